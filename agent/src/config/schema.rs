@@ -1,0 +1,132 @@
+//! What may be configured: one struct for each part of the agent, with its defaults.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// Everything that may be configured.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// Whether decisions are carried out.
+    pub mode: Mode,
+    /// How often the host is scanned.
+    pub sense: SenseConfig,
+    /// When a detector claims something.
+    pub detect: DetectConfig,
+    /// What the policy makes of it.
+    pub decide: DecideConfig,
+    /// Where metrics and health are served.
+    pub serve: ServeConfig,
+}
+
+/// Whether decisions are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Every decision is recorded as what would be done, and nothing is done.
+    #[default]
+    Observe,
+}
+
+/// How often the host is scanned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SenseConfig {
+    /// Time between two scans of every process.
+    pub interval: Duration,
+}
+
+/// When a detector claims something.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DetectConfig {
+    /// Memory leaks.
+    pub leak: LeakConfig,
+    /// Overloaded listeners.
+    pub overload: OverloadConfig,
+}
+
+/// Memory leaks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeakConfig {
+    /// Growth this soon after a process starts, or replaces its image, is not looked at.
+    pub warm_up: Duration,
+    /// Spans over which growth is judged, ascending, at most [`LeakConfig::HORIZONS_MAX`].
+    pub horizons: Vec<Duration>,
+    /// Chance at which steady growth over one horizon may be noise (Mann-Kendall, one-sided).
+    pub significance: f64,
+    /// Growth over a horizon below this is not worth a claim, in bytes.
+    pub min_growth_bytes: u64,
+    /// How many times its horizon ahead a forecast may reach: the further off the end, the longer the growth must have been seen.
+    pub max_extrapolation: f64,
+}
+
+/// Overloaded listeners.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OverloadConfig {
+    /// A connection that waits this long for accept() stands in a queue.
+    pub target: Duration,
+    /// Time between two looks at every listener.
+    pub interval: Duration,
+    /// A queue that never falls below `target` for this long is an overload.
+    pub sustain: Duration,
+    /// A queue that has not stood for this long is well again.
+    pub clear_after: Duration,
+}
+
+/// What the policy makes of a verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecideConfig {
+    /// A leak whose forecast is nearer than this is to be limited.
+    pub limit_within: Duration,
+    /// A leak whose forecast is nearer than this is to be drained away from.
+    pub drain_within: Duration,
+}
+
+/// Where metrics and health are served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServeConfig {
+    /// Address of `/metrics` and `/healthz`.
+    pub listen: SocketAddr,
+}
+
+impl LeakConfig {
+    /// Most horizons that a process's bounded state has room for.
+    pub const HORIZONS_MAX: usize = 5;
+}
+
+impl Default for SenseConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1) }
+    }
+}
+
+impl Default for LeakConfig {
+    fn default() -> Self {
+        Self {
+            warm_up: Duration::from_secs(10),
+            horizons: [32, 192, 1_200, 7_200, 43_200].map(Duration::from_secs).to_vec(),
+            significance: 1e-6,
+            min_growth_bytes: 16 << 20,
+            max_extrapolation: 240.0,
+        }
+    }
+}
+
+impl Default for OverloadConfig {
+    fn default() -> Self {
+        Self {
+            target: Duration::from_millis(5),
+            interval: Duration::from_millis(100),
+            sustain: Duration::from_secs(1),
+            clear_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for DecideConfig {
+    fn default() -> Self {
+        Self { limit_within: Duration::from_secs(3_600), drain_within: Duration::from_secs(600) }
+    }
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9646)) }
+    }
+}

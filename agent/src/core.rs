@@ -1,0 +1,1 @@
+//! `detect` and `decide` put together: pure.

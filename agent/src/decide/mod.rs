@@ -1,0 +1,1 @@
+//! Policy: from verdicts to decisions.

@@ -1,0 +1,82 @@
+//! What a detector claims, with its evidence and forecast.
+//!
+//! The serialised form is what `spillway replay` and `spillway run --json` print, one object a line.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::sense::ProcessId;
+
+/// A detector's claim, made or withdrawn.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// When, on the observations' clock, in seconds.
+    pub t: f64,
+    /// What is claimed, about whom.
+    #[serde(flatten)]
+    pub claim: Claim,
+    /// Seconds until memory runs out or the accept queue overflows; `None` where nothing is forecast.
+    pub exhaustion_secs: Option<f64>,
+    /// How sure the detector is, 0 to 1.
+    pub confidence: f64,
+    /// Whether the claim is made or withdrawn.
+    pub state: State,
+    /// The evidence in a sentence, for a person.
+    pub why: String,
+}
+
+/// Whether a claim is made or withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The condition holds.
+    Raised,
+    /// The condition is over.
+    Cleared,
+}
+
+/// What is claimed, about whom.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "lowercase")]
+pub enum Claim {
+    /// A process grows without end.
+    Leak(LeakClaim),
+    /// A listener's accept queue stands.
+    Overload(OverloadClaim),
+}
+
+/// A process that grows without end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LeakClaim {
+    /// Which process.
+    #[serde(flatten)]
+    pub id: ProcessId,
+    /// Its name.
+    pub comm: Arc<str>,
+    /// Its cgroup.
+    pub cgroup: Arc<str>,
+    /// How fast it grows.
+    pub growth_bytes_per_sec: f64,
+}
+
+/// A listener whose accept queue stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OverloadClaim {
+    /// Address and port.
+    pub addr: Arc<str>,
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// A process that holds the socket, where known.
+    pub pid: Option<u32>,
+    /// Its cgroup; empty where unknown.
+    pub cgroup: Arc<str>,
+    /// Connections waiting.
+    pub backlog: u32,
+    /// The listener's limit.
+    pub backlog_max: u32,
+    /// How fast the queue grows, in connections a second.
+    pub backlog_growth_per_sec: f64,
+    /// How long the oldest connection has waited; `None` where it cannot be seen.
+    pub oldest_wait_us: Option<u64>,
+}

@@ -1,0 +1,1 @@
+//! Records: traces, verdicts and decisions as JSON Lines.

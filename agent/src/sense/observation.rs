@@ -1,0 +1,131 @@
+//! The typed, timestamped facts that sensors hand to detectors.
+//!
+//! Their serialised form is the trace format, so that a live run, a recorded trace and the simulation feed the core
+//! the same values. Field names carry their units; a value that a sensor could not learn is `None`, never zero.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// One fact and when it held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Seconds on a monotonic clock from any origin.
+    pub t: f64,
+    /// What was seen.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What a sensor saw. A scan of the host is one `Host` fact followed by its `Process` facts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Fact {
+    /// The machine as a whole; opens a scan.
+    Host(HostFact),
+    /// The memory of one process.
+    Process(ProcessFact),
+    /// The accept queue of one listening socket.
+    Listener(ListenerFact),
+    /// A process replaced its program image: what it grows to from here is a new program's business.
+    Exec(ProcessId),
+    /// A process is gone.
+    Exit(ProcessId),
+}
+
+/// A process as the kernel tells it apart from later ones with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Thread-group id in the initial pid namespace.
+    pub pid: u32,
+    /// Start time in clock ticks since boot, as field 22 of `/proc/PID/stat`.
+    pub start_ticks: u64,
+}
+
+/// The machine as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostFact {
+    /// `MemAvailable` of `/proc/meminfo`.
+    pub mem_available_bytes: u64,
+    /// `some avg10` of `/proc/pressure/memory`, in percent; `None` without PSI.
+    #[serde(default)]
+    pub psi_memory_some_avg10: Option<f64>,
+}
+
+/// The memory of one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessFact {
+    /// Which process.
+    #[serde(flatten)]
+    pub id: ProcessId,
+    /// Parent's pid.
+    pub ppid: u32,
+    /// The kernel's name for the process, at most 15 bytes.
+    pub comm: Arc<str>,
+    /// Path of the cgroup that the memory controller charges, from the hierarchy's root.
+    pub cgroup: Arc<str>,
+    /// Resident anonymous memory.
+    pub anon_bytes: u64,
+    /// Resident file mappings.
+    pub file_bytes: u64,
+    /// Resident shared memory.
+    pub shmem_bytes: u64,
+    /// Swapped out.
+    pub swap_bytes: u64,
+    /// Nearest effective hard limit on the cgroup, or `None` where there is none.
+    #[serde(default)]
+    pub memory_max_bytes: Option<u64>,
+    /// Growth that sampled page faults stand for, since the process was first seen; `None` where faults are not sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faulted_bytes_total: Option<u64>,
+}
+
+impl ProcessFact {
+    /// The memory that a leak takes: anonymous, swapped and shared. Page cache and file mappings never count.
+    pub fn private_bytes(&self) -> u64 {
+        self.anon_bytes.saturating_add(self.swap_bytes).saturating_add(self.shmem_bytes)
+    }
+}
+
+/// The accept queue of one listening socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListenerFact {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Address and port, as `0.0.0.0:8080` or `[::]:8080`.
+    pub addr: Arc<str>,
+    /// Cgroup of the process that listens; empty where unknown.
+    #[serde(default)]
+    pub cgroup: Arc<str>,
+    /// A process that holds the socket; `None` where unknown.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Connections that are established and wait for accept().
+    pub backlog: u32,
+    /// The listener's limit; the kernel refuses once `backlog` exceeds it.
+    pub backlog_max: u32,
+    /// Connections accepted since the listener was first seen.
+    #[serde(default)]
+    pub accepted_total: Option<u64>,
+    /// Connections that the kernel dropped at this listener because the queue was full.
+    #[serde(default)]
+    pub overflows_total: Option<u64>,
+    /// Shortest time from established to accept() in the interval; `None` where nothing was accepted.
+    #[serde(default)]
+    pub sojourn_min_us: Option<u64>,
+    /// Mean of the same.
+    #[serde(default)]
+    pub sojourn_mean_us: Option<u64>,
+    /// 99th percentile of the same.
+    #[serde(default)]
+    pub sojourn_p99_us: Option<u64>,
+    /// How long the connection at the head of the queue has waited; `None` where it cannot be seen, 0 on an empty queue.
+    #[serde(default)]
+    pub oldest_wait_us: Option<u64>,
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.pid, self.start_ticks)
+    }
+}

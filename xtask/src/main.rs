@@ -1,0 +1,2 @@
+//! Spillway's own commands.
+fn main() {}
