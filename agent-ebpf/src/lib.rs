@@ -1,2 +1,207 @@
-//! The samples that Spillway's BPF programs emit, as both sides of the kernel boundary see them.
+//! The samples that Spillway's BPF programs emit, and the struct offsets they are given, as both sides of the kernel
+//! boundary see them.
+//!
+//! Every type is plain old data without padding, so that bytes from the kernel can be read as they are. Nothing here
+//! names an offset into a kernel struct: those come from the running kernel's BTF at load time, through [`Offsets`].
 #![no_std]
+
+/// Bytes of a process name, its terminating NUL included (`TASK_COMM_LEN`, the same on every kernel).
+pub const COMM_LEN: usize = 16;
+
+/// Pages that one page-fault sample stands for: the sample period. 64 pages of 4 KiB are 256 KiB of growth, so a
+/// process that grows by 1 MiB a second costs four samples a second.
+pub const FAULT_SAMPLE_PERIOD_PAGES: u64 = 64;
+
+/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few samples name it; eight
+/// keep [`FaultCount`] within one cache line.
+pub const FAULT_STACKS_KEPT: usize = 8;
+
+/// Memory of one process, from `iter/task`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskSample {
+    /// Start of the thread group's leader on the boot clock, in nanoseconds.
+    pub start_boottime_ns: u64,
+    /// Kernel id (kernfs node) of the cgroup that the memory controller charges.
+    pub cgroup_id: u64,
+    /// Resident file pages. Like the next three a per-CPU sum's plain count: it may be off, and below zero.
+    pub file_pages: i64,
+    /// Resident anonymous pages.
+    pub anon_pages: i64,
+    /// Swapped-out pages.
+    pub swap_pages: i64,
+    /// Resident shared-memory pages.
+    pub shmem_pages: i64,
+    /// Page-fault samples taken in this process so far.
+    pub fault_samples: u64,
+    /// Thread-group id.
+    pub pid: u32,
+    /// Thread-group id of the parent.
+    pub ppid: u32,
+    /// Name, NUL-padded.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// Page-fault samples of one process, kept in a map by thread-group id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCount {
+    /// Samples so far; the next stack goes to slot `samples % FAULT_STACKS_KEPT`.
+    pub samples: u64,
+    /// Ids of the latest user stacks in the stack map, each plus one; zero where there is none.
+    pub stacks: [u32; FAULT_STACKS_KEPT],
+}
+
+/// A birth or death, from the `sched_process_*` tracepoints.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifeSample {
+    /// Start of the process on the boot clock, in nanoseconds.
+    pub start_boottime_ns: u64,
+    /// Thread-group id.
+    pub pid: u32,
+    /// One of the `LIFE_*` constants.
+    pub kind: u32,
+}
+
+/// A process was forked.
+pub const LIFE_FORK: u32 = 1;
+/// A process replaced its image.
+pub const LIFE_EXEC: u32 = 2;
+/// The last thread of a process is gone.
+pub const LIFE_EXIT: u32 = 3;
+
+/// One listening socket, from `iter/bpf_map_elem` over the map of known listeners.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerSample {
+    /// Address of the socket in the kernel: its identity while it lives.
+    pub sock: u64,
+    /// The boot-independent clock, in nanoseconds, when this sample was taken.
+    pub now_ns: u64,
+    /// `jiffies_64` at the same moment; with `now_ns` it tells how long a jiffy is.
+    pub now_jiffies: u64,
+    /// Local address, network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of the process that called listen().
+    pub pid: u32,
+    /// Connections in the accept queue.
+    pub backlog: u32,
+    /// Its limit.
+    pub backlog_max: u32,
+    /// Connections dropped at this listener (`sk_drops`).
+    pub drops: u32,
+    /// Low half of `jiffies` when the head of the queue was established; meaningful with [`HEAD_SEEN`].
+    pub head_jiffies: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Local port, host byte order.
+    pub port: u16,
+    /// One of the `HEAD_*` constants.
+    pub head: u16,
+    /// The socket's state; anything but [`TCP_LISTEN`] means that it is no listener any more.
+    pub state: u16,
+}
+
+/// The queue is empty.
+pub const HEAD_NONE: u16 = 0;
+/// `head_jiffies` is the time at which the head of the queue was established.
+pub const HEAD_SEEN: u16 = 1;
+/// The queue has a head, but it moved while it was looked at, or is not established yet.
+pub const HEAD_MOVING: u16 = 2;
+
+/// A listening socket that a process holds, from `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOwnerSample {
+    /// Address of the socket in the kernel.
+    pub sock: u64,
+    /// Thread-group id of a process that holds it.
+    pub pid: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
+pub const TCP_LISTEN: u16 = 10;
+
+/// What was lost on the way from kernel to user: index into a per-CPU array of counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// A birth or death found the ring full.
+    LifeRingFull = 0,
+    /// A process's first fault sample found the map of counts full.
+    FaultMapFull = 1,
+    /// A fault sample's user stack could not be kept.
+    FaultStack = 2,
+    /// A new listener found the map of listeners full.
+    ListenerMapFull = 3,
+}
+
+impl Loss {
+    /// Every kind, with the name it has in metrics.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::LifeRingFull, "life_ring_full"),
+        (Self::FaultMapFull, "fault_map_full"),
+        (Self::FaultStack, "fault_stack"),
+        (Self::ListenerMapFull, "listener_map_full"),
+    ];
+}
+
+/// Byte offsets of the kernel's struct members, and what else differs between kernels. Filled from the running kernel's
+/// BTF at load time; a program whose members were not all found is never loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is named <struct>_<member>")]
+pub struct Offsets {
+    pub task_tgid: u32,
+    pub task_pid: u32,
+    pub task_group_leader: u32,
+    pub task_real_parent: u32,
+    pub task_start_boottime: u32,
+    pub task_mm: u32,
+    pub task_comm: u32,
+    pub task_cgroups: u32,
+    pub task_signal: u32,
+    pub signal_live: u32,
+    /// From `mm_struct` to the plain count of counter 0.
+    pub mm_rss_count: u32,
+    /// From one counter of `rss_stat` to the next.
+    pub mm_rss_stride: u32,
+    /// From `css_set` to the pointer that leads to the cgroup: `dfl_cgrp`, or `subsys[memory]`.
+    pub css_set_cgroup: u32,
+    /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] where `css_set_cgroup` leads to the cgroup itself.
+    pub css_cgroup: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_id: u32,
+    pub file_inode: u32,
+    pub inode_mode: u32,
+    pub file_private_data: u32,
+    pub socket_sk: u32,
+    pub sock_family: u32,
+    pub sock_state: u32,
+    pub sock_num: u32,
+    pub sock_rcv_saddr: u32,
+    pub sock_v6_rcv_saddr: u32,
+    pub sock_net: u32,
+    pub net_inum: u32,
+    pub sock_protocol: u32,
+    pub sock_ack_backlog: u32,
+    pub sock_max_ack_backlog: u32,
+    pub sock_drops: u32,
+    pub accept_head: u32,
+    pub request_sk: u32,
+    pub tcp_lsndtime: u32,
+}
+
+/// Stands in [`Offsets`] where a step of the way does not exist on this kernel.
+pub const ABSENT: u32 = u32::MAX;
+
+impl Offsets {
+    /// Before the loader filled them in.
+    // SAFETY: every field is a u32, for which all bytes are valid.
+    pub const UNSET: Self = unsafe { core::mem::zeroed() };
+}

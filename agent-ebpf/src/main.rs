@@ -1,1 +1,23 @@
+//! Spillway's BPF programs. One file a probe; what they share is in `kernel`.
+//!
+//! Kernel structs are read only through `bpf_probe_read_kernel` at offsets that the loader took from the running
+//! kernel's BTF: Rust emits no CO-RE relocations, and an offset fixed at compile time is silently wrong elsewhere.
+#![no_std]
+#![no_main]
 
+mod faults;
+mod kernel;
+mod life;
+mod listeners;
+mod tasks;
+
+// SAFETY: the loader looks for the licence in this section; nothing else is placed there.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // No path of these programs panics: the linker would keep this loop and the verifier refuse it.
+    loop {}
+}

@@ -17,5 +17,6 @@ pub mod config;
 pub mod core;
 pub mod decide;
 pub mod detect;
+pub mod kernel;
 pub mod record;
 pub mod sense;

@@ -1,0 +1,194 @@
+//! Accept queues of every listening TCP socket, in every network namespace.
+//!
+//! Listeners are known by their socket's address. `socket_state` keeps the map of them as they come and go;
+//! `find_listeners` fills it once with those that were there before; `scan_listeners` reads each one's queue. A scan so
+//! costs by the number of listeners, not of connections, and needs to enter no namespace.
+//!
+//! - Hooks: raw tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`;
+//!   `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`,
+//!   `int (struct bpf_iter__bpf_map_elem *ctx)`.
+//! - Minimum kernel: 5.8.
+//! - Cost: two comparisons a state change of any TCP socket; about 14 reads a listener a scan.
+//! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
+//!
+//! The head's age needs no hook on accept(): `tcp_sock.lsndtime` is set when a connection is established and next when
+//! it sends, which one that waits for accept() never does. It is in jiffies, so ages are good to 1 to 10 ms.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_jiffies64, bpf_ktime_get_ns},
+    macros::{map, raw_tracepoint},
+    maps::HashMap,
+    programs::RawTracePointContext,
+};
+use spillway_ebpf::{
+    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN,
+};
+
+use crate::kernel::{IterMeta, count, emit, offset, read, read_pointer};
+
+/// Listeners by socket address, with the process that called listen(). 16,384 are three times what issue reports of
+/// busy Kubernetes nodes name; a full map is counted.
+#[map]
+static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
+
+/// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
+/// does not stand.
+const HEAD_TRIES: u32 = 3;
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn socket_state(ctx: RawTracePointContext) -> i32 {
+    let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
+    let listen = u32::from(TCP_LISTEN);
+    if new == listen {
+        let sock = ctx.arg::<u64>(0);
+        if is_tcp(sock) == Some(true) {
+            // SAFETY: a plain helper without arguments. listen() runs in its caller's context.
+            let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+            if LISTENERS.insert(sock, pid, 0).is_err() {
+                count(Loss::ListenerMapFull);
+            }
+        }
+    } else if old == listen {
+        // Absent where the map was full when it came.
+        let _ = LISTENERS.remove(ctx.arg::<u64>(0));
+    }
+    0
+}
+
+#[repr(C)]
+pub struct IterTaskFile {
+    meta: *mut IterMeta,
+    task: *mut c_void,
+    /// 32 bits in a slot of 64, as the kernel lays it out.
+    fd: u64,
+    file: *mut c_void,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
+    // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task as u64, (*ctx).file as u64) };
+    if task == 0 || file == 0 {
+        return 0;
+    }
+    if let Some(owner) = owner(task, file) {
+        if LISTENERS.get_ptr(owner.sock).is_none()
+            && LISTENERS.insert(owner.sock, owner.pid, u64::from(BPF_NOEXIST)).is_err()
+            && LISTENERS.get_ptr(owner.sock).is_none()
+        {
+            count(Loss::ListenerMapFull);
+        }
+        emit(meta, &owner);
+    }
+    0
+}
+
+/// The listener behind `file`, or `None` where it is anything else.
+#[inline(always)]
+fn owner(task: u64, file: u64) -> Option<SocketOwnerSample> {
+    let inode = read_pointer(file, offset!(file_inode))?;
+    if read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let socket = read_pointer(file, offset!(file_private_data))?;
+    let sock = read_pointer(socket, offset!(socket_sk))?;
+    let listens = u16::from(read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN;
+    (listens && is_tcp(sock)?).then_some(())?;
+    Some(SocketOwnerSample { sock, pid: read(task, offset!(task_tgid))?, reserved: 0 })
+}
+
+#[inline(always)]
+fn is_tcp(sock: u64) -> Option<bool> {
+    let family = read::<u16>(sock, offset!(sock_family))?;
+    let inet = family == AF_INET || family == AF_INET6;
+    Some(inet && read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
+}
+
+#[repr(C)]
+pub struct IterMapElem {
+    meta: *mut IterMeta,
+    map: *mut c_void,
+    key: *mut u64,
+    value: *mut u32,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
+    // SAFETY: the kernel passes a valid context; key and value are null after the last element.
+    let (meta, key, value) = unsafe { ((*ctx).meta, (*ctx).key, (*ctx).value) };
+    if key.is_null() || value.is_null() {
+        return 0;
+    }
+    // SAFETY: both point to an element of LISTENERS, whose key and value types these are.
+    let (sock, pid) = unsafe { (*key, *value) };
+    if let Some(sample) = sample(sock, pid) {
+        emit(meta, &sample);
+    }
+    0
+}
+
+#[inline(always)]
+fn sample(sock: u64, pid: u32) -> Option<ListenerSample> {
+    let family = read::<u16>(sock, offset!(sock_family))?;
+    let mut addr = [0; 16];
+    if family == AF_INET6 {
+        addr = read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
+    } else {
+        addr[..4].copy_from_slice(&read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
+    }
+    let net = read_pointer(sock, offset!(sock_net))?;
+    let (head, head_jiffies) = head(sock)?;
+    Some(ListenerSample {
+        sock,
+        // SAFETY: plain helpers without arguments.
+        now_ns: unsafe { bpf_ktime_get_ns() },
+        // SAFETY: as above.
+        now_jiffies: unsafe { bpf_jiffies64() },
+        addr,
+        netns: read(net, offset!(net_inum))?,
+        pid,
+        backlog: read(sock, offset!(sock_ack_backlog))?,
+        backlog_max: read(sock, offset!(sock_max_ack_backlog))?,
+        drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { read(sock, offset!(sock_drops))? },
+        head_jiffies,
+        family,
+        port: read(sock, offset!(sock_num))?,
+        head,
+        state: u16::from(read::<u8>(sock, offset!(sock_state))?),
+    })
+}
+
+/// When the connection at the head of the queue was established. The queue's lock is not taken, so the head is believed
+/// only where it is still the head after its child was read.
+#[inline(always)]
+fn head(sock: u64) -> Option<(u16, u32)> {
+    for _ in 0..HEAD_TRIES {
+        let request = read::<u64>(sock, offset!(accept_head))?;
+        if request == 0 {
+            return Some((HEAD_NONE, 0));
+        }
+        let child = read_pointer(request, offset!(request_sk));
+        let established = child.and_then(|child| {
+            let state = read::<u8>(child, offset!(sock_state))?;
+            let done = state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
+            done.then(|| read::<u32>(child, offset!(tcp_lsndtime)))?
+        });
+        if read::<u64>(sock, offset!(accept_head))? == request {
+            return Some(established.map_or((HEAD_MOVING, 0), |jiffies| (HEAD_SEEN, jiffies)));
+        }
+    }
+    Some((HEAD_MOVING, 0))
+}
