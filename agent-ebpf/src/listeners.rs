@@ -23,9 +23,7 @@ use aya_ebpf::{
     maps::HashMap,
     programs::RawTracePointContext,
 };
-use spillway_ebpf::{
-    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN,
-};
+use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN};
 
 use crate::kernel::{IterMeta, count, emit, offset, read, read_pointer};
 

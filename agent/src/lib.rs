@@ -13,10 +13,14 @@
 //!
 //! Each stage imports only the stages before it, and nothing after [`sense`] knows a clock, a file or a socket.
 
+pub mod clock;
 pub mod config;
 pub mod core;
+pub mod daemon;
 pub mod decide;
 pub mod detect;
+pub mod doctor;
 pub mod kernel;
 pub mod record;
 pub mod sense;
+pub mod serve;

@@ -178,10 +178,8 @@ fn listeners(ebpf: &mut Ebpf, btf: &Btf) -> Result<ListenerProbes, String> {
 fn iter(ebpf: &mut Ebpf, name: &str, kind: &str, map: Option<&str>, btf: &Btf) -> Result<IterHandle, String> {
     let program: &mut Iter = program(ebpf, name)?;
     program.load(kind, btf).map_err(|error| refused(&format!("iter/{kind}"), &error))?;
-    let fd = program
-        .fd()
-        .and_then(|fd| Ok(fd.try_clone()?))
-        .map_err(|error| refused(&format!("iter/{kind}"), &error))?;
+    let fd =
+        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|error| refused(&format!("iter/{kind}"), &error))?;
     let map = match map {
         Some(name) => match ebpf.map(name) {
             Some(Map::HashMap(data)) => Some(data.fd().as_fd()),

@@ -117,8 +117,8 @@ fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), Strin
         let subsys = offset_of(btf, "css_set", "subsys").ok_or_else(|| missing("css_set.subsys"))?;
         let id = enumerator(btf, "cgroup_subsys_id", "memory_cgrp_id").ok_or_else(|| missing("memory_cgrp_id"))?;
         offsets.css_set_cgroup = subsys + id * size_of::<u64>() as u32;
-        offsets.css_cgroup = offset_of(btf, "cgroup_subsys_state", "cgroup")
-            .ok_or_else(|| missing("cgroup_subsys_state.cgroup"))?;
+        offsets.css_cgroup =
+            offset_of(btf, "cgroup_subsys_state", "cgroup").ok_or_else(|| missing("cgroup_subsys_state.cgroup"))?;
     } else {
         offsets.css_set_cgroup = offset_of(btf, "css_set", "dfl_cgrp").ok_or_else(|| missing("css_set.dfl_cgrp"))?;
         offsets.css_cgroup = ABSENT;

@@ -1,5 +1,26 @@
 //! Sensors: from the kernel's bytes to observations.
+//!
+//! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing reads the same facts
+//! from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and never stops the agent.
 
+mod cgroups;
+mod faults;
+mod life;
+mod listeners;
+mod lost;
 mod observation;
+mod pressure;
+mod processes;
+mod samples;
+mod sensors;
+mod sock_diag;
 
+pub use cgroups::{CgroupPaths, Hierarchy};
+pub use faults::FaultSensor;
+pub use life::{LifeSensor, LifeTotals};
+pub use listeners::ListenerSensor;
+pub use lost::Lost;
 pub use observation::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId};
+pub use pressure::PressureSensor;
+pub use processes::ProcessSensor;
+pub use sensors::Sensors;

@@ -1,0 +1,22 @@
+//! The only reader of time. Everything else is told.
+
+use std::time::Instant;
+
+/// Seconds since the clock was made, monotonic. Time that the machine spends suspended does not pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// A clock that stands at zero.
+    #[allow(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// Seconds since the start.
+    pub fn now(&self) -> f64 {
+        self.origin.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,79 @@
+//! `spillway doctor`: what each probe attached to, what is degraded, and why.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::{
+    kernel::{ProbeReport, ProbeState},
+    sense::{Fact, Sensors},
+};
+
+/// What the doctor found.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// Kernel release.
+    pub kernel: String,
+    /// What became of each probe.
+    pub probes: Vec<ProbeReport>,
+    /// Processes that one scan saw.
+    pub processes: usize,
+    /// Listeners that one look saw.
+    pub listeners: usize,
+    /// Whether available memory could be read.
+    pub host_memory: bool,
+    /// Whether memory pressure could be read.
+    pub memory_pressure: bool,
+}
+
+impl Diagnosis {
+    /// Attaches every probe and makes one read of each sensor.
+    pub fn make(mut sensors: Sensors) -> Self {
+        let mut facts = Vec::new();
+        sensors.scan_processes(&mut facts);
+        sensors.scan_listeners(0.0, &mut facts);
+        let host = facts.iter().find_map(|fact| match fact {
+            Fact::Host(host) => Some(host),
+            _ => None,
+        });
+        Self {
+            kernel: nix::sys::utsname::uname()
+                .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),
+            probes: sensors.reports().to_vec(),
+            processes: facts.iter().filter(|fact| matches!(fact, Fact::Process(_))).count(),
+            listeners: facts.iter().filter(|fact| matches!(fact, Fact::Listener(_))).count(),
+            host_memory: host.is_some(),
+            memory_pressure: host.is_some_and(|host| host.psi_memory_some_avg10.is_some()),
+        }
+    }
+
+    /// Whether anything at all can be sensed. A host always has processes: none seen means that none can be.
+    pub fn works(&self) -> bool {
+        self.processes > 0
+    }
+
+    /// Prints it for a person.
+    ///
+    /// # Errors
+    ///
+    /// Where `out` cannot be written.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "kernel {}", self.kernel)?;
+        for report in &self.probes {
+            let state = match report.state {
+                ProbeState::Attached => "attached",
+                ProbeState::Degraded { .. } => "degraded",
+                ProbeState::Off { .. } => "off",
+            };
+            writeln!(out, "  {:<15} {:<9} {}", report.probe.name(), state, report.source)?;
+            if let Some(reason) = report.reason() {
+                writeln!(out, "  {:<15} {:<9} because {reason}", "", "")?;
+            }
+        }
+        let memory = if self.host_memory { "readable" } else { "not readable" };
+        let pressure = if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
+        writeln!(out, "  {:<15} {:<9} /proc/meminfo", "host_memory", memory)?;
+        writeln!(out, "  {:<15} {:<9} /proc/pressure/memory", "memory_pressure", pressure)?;
+        writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
+    }
+}

@@ -1,0 +1,74 @@
+//! Births and deaths of processes, as they happen.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::maps::{MapData, RingBuf};
+use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample};
+
+use super::{Fact, Lost, processes::sample_id, samples};
+
+/// How many births and deaths there were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LifeTotals {
+    /// Processes forked.
+    pub forks: u64,
+    /// Program images replaced.
+    pub execs: u64,
+    /// Processes gone.
+    pub exits: u64,
+}
+
+/// Reads births and deaths from the kernel's ring.
+pub struct LifeSensor {
+    ring: RingBuf<MapData>,
+    ns_per_tick: u64,
+    totals: LifeTotals,
+}
+
+impl LifeSensor {
+    /// A sensor over the probe's ring.
+    pub fn new(ring: RingBuf<MapData>) -> Self {
+        let ns_per_tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
+        Self { ring, ns_per_tick, totals: LifeTotals::default() }
+    }
+
+    /// Totals so far.
+    pub fn totals(&self) -> LifeTotals {
+        self.totals
+    }
+
+    /// A descriptor that is readable when the ring has something.
+    ///
+    /// # Errors
+    ///
+    /// Where no descriptor is left.
+    pub fn fd(&self) -> io::Result<OwnedFd> {
+        self.ring.as_fd().try_clone_to_owned()
+    }
+
+    /// Empties the ring into `out`. A birth is counted only: the next scan sees the process whole.
+    pub fn drain(&mut self, out: &mut Vec<Fact>, lost: &mut Lost) {
+        while let Some(item) = self.ring.next() {
+            let Some(sample) = samples::decode::<LifeSample>(&item).next() else {
+                lost.count("short_read");
+                continue;
+            };
+            let id = sample_id(sample.pid, sample.start_boottime_ns, self.ns_per_tick);
+            match sample.kind {
+                LIFE_FORK => self.totals.forks += 1,
+                LIFE_EXEC => {
+                    self.totals.execs += 1;
+                    out.push(Fact::Exec(id));
+                }
+                LIFE_EXIT => {
+                    self.totals.exits += 1;
+                    out.push(Fact::Exit(id));
+                }
+                _ => lost.count("unknown_sample"),
+            }
+        }
+    }
+}

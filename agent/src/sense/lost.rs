@@ -1,0 +1,34 @@
+//! What did not reach an observation, by name. Nothing is lost silently.
+
+use std::collections::BTreeMap;
+
+/// Counts of what was lost between kernel and observation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lost {
+    totals: BTreeMap<&'static str, u64>,
+}
+
+impl Lost {
+    /// Counts one loss.
+    pub fn count(&mut self, what: &'static str) {
+        *self.totals.entry(what).or_default() += 1;
+    }
+
+    /// Counts a read that failed as a whole, and logs the first of its kind: a sensor that fails does so at each tick.
+    pub fn failed(&mut self, what: &'static str, error: &dyn std::error::Error) {
+        if !self.totals.contains_key(what) {
+            tracing::warn!(what, %error, "a sensor cannot read; the agent goes on without it");
+        }
+        self.count(what);
+    }
+
+    /// Sets the total of a loss that the kernel counts itself.
+    pub fn set(&mut self, what: &'static str, total: u64) {
+        self.totals.insert(what, total);
+    }
+
+    /// Every loss so far, by name.
+    pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.totals.iter().map(|(&what, &total)| (what, total))
+    }
+}

@@ -1,0 +1,137 @@
+//! Memory of every process.
+//!
+//! One pass of `iter/task` where BPF is to be had; else `/proc/PID/{stat,status,cgroup}` for each, which says the same
+//! at ten times the cost.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use procfs::process::{Process, all_processes};
+use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, TaskSample};
+
+use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId, samples};
+use crate::kernel::IterHandle;
+
+/// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24 bytes.
+const NAMES_MAX: usize = 4_096;
+
+/// Reads the memory of every process.
+pub struct ProcessSensor {
+    iter: Option<IterHandle>,
+    faults_sampled: bool,
+    page_bytes: u64,
+    ns_per_tick: u64,
+    cgroups: CgroupPaths,
+    names: HashMap<[u8; COMM_LEN], Arc<str>>,
+    buffer: Vec<u8>,
+}
+
+impl ProcessSensor {
+    /// A sensor over `iter`, or over `/proc` without one. `faults_sampled` says whether the samples' fault counts mean
+    /// anything.
+    pub fn new(iter: Option<IterHandle>, faults_sampled: bool, hierarchy: Hierarchy) -> Self {
+        Self {
+            iter,
+            faults_sampled,
+            page_bytes: procfs::page_size(),
+            ns_per_tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
+            cgroups: CgroupPaths::new(hierarchy),
+            names: HashMap::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Reads every process into `out`, which it empties first.
+    ///
+    /// # Errors
+    ///
+    /// Where the pass as a whole failed; `out` then holds nothing.
+    pub fn scan(&mut self, out: &mut Vec<ProcessFact>, lost: &mut Lost) -> io::Result<()> {
+        out.clear();
+        match self.iter.take() {
+            Some(iter) => {
+                let scanned = self.scan_samples(&iter, out, lost);
+                self.iter = Some(iter);
+                scanned?;
+            }
+            None => self.scan_proc(out)?,
+        }
+        self.cgroups.end_scan();
+        Ok(())
+    }
+
+    fn scan_samples(&mut self, iter: &IterHandle, out: &mut Vec<ProcessFact>, lost: &mut Lost) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let scanned = samples::pass(iter, &mut buffer, lost).map(|samples| {
+            out.extend(samples.map(|sample| self.fact(&sample)));
+        });
+        self.buffer = buffer;
+        scanned
+    }
+
+    fn fact(&mut self, sample: &TaskSample) -> ProcessFact {
+        // A counter that is summed over CPUs may be below zero for a moment.
+        let bytes = |pages: i64| pages.max(0) as u64 * self.page_bytes;
+        let (cgroup, memory_max_bytes) = self.cgroups.get(sample.cgroup_id, sample.pid);
+        ProcessFact {
+            id: sample_id(sample.pid, sample.start_boottime_ns, self.ns_per_tick),
+            ppid: sample.ppid,
+            anon_bytes: bytes(sample.anon_pages),
+            file_bytes: bytes(sample.file_pages),
+            shmem_bytes: bytes(sample.shmem_pages),
+            swap_bytes: bytes(sample.swap_pages),
+            faulted_bytes_total: self
+                .faults_sampled
+                .then(|| sample.fault_samples * FAULT_SAMPLE_PERIOD_PAGES * self.page_bytes),
+            comm: self.name(&sample.comm),
+            cgroup,
+            memory_max_bytes,
+        }
+    }
+
+    fn name(&mut self, comm: &[u8; COMM_LEN]) -> Arc<str> {
+        if let Some(name) = self.names.get(comm) {
+            return name.clone();
+        }
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
+        let name: Arc<str> = Arc::from(String::from_utf8_lossy(&comm[..end]));
+        self.names.insert(*comm, name.clone());
+        name
+    }
+
+    fn scan_proc(&self, out: &mut Vec<ProcessFact>) -> io::Result<()> {
+        let processes = all_processes().map_err(io::Error::other)?;
+        // A process that ends while it is read is no loss: it is gone.
+        out.extend(processes.filter_map(|process| self.fact_from_proc(&process.ok()?)));
+        Ok(())
+    }
+
+    /// `None` for a kernel thread, and for a process that ended meanwhile.
+    fn fact_from_proc(&self, process: &Process) -> Option<ProcessFact> {
+        let status = process.status().ok()?;
+        let kib = |value: Option<u64>| value.unwrap_or(0) * 1024;
+        status.vmrss?;
+        let stat = process.stat().ok()?;
+        let pid = process.pid as u32;
+        let (cgroup, memory_max_bytes) = self.cgroups.of_process(pid);
+        Some(ProcessFact {
+            id: ProcessId { pid, start_ticks: stat.starttime },
+            ppid: stat.ppid as u32,
+            comm: Arc::from(stat.comm),
+            cgroup,
+            anon_bytes: kib(status.rssanon),
+            file_bytes: kib(status.rssfile),
+            shmem_bytes: kib(status.rssshmem),
+            swap_bytes: kib(status.vmswap),
+            memory_max_bytes,
+            faulted_bytes_total: None,
+        })
+    }
+}
+
+/// The kernel's start time as `/proc/PID/stat` prints it.
+pub(super) fn sample_id(pid: u32, start_boottime_ns: u64, ns_per_tick: u64) -> ProcessId {
+    ProcessId { pid, start_ticks: start_boottime_ns / ns_per_tick }
+}

@@ -1,0 +1,83 @@
+//! Bytes from an iterator's pass, as samples.
+
+use std::{fs::File, io, io::Read as _};
+
+use spillway_ebpf::{LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
+
+use super::Lost;
+use crate::kernel::IterHandle;
+
+/// A sample type that any bytes of its size are a value of.
+///
+/// # Safety
+///
+/// The type must be `repr(C)` without padding, and valid for every bit pattern.
+pub(super) unsafe trait Plain: Copy {}
+
+// SAFETY: `repr(C)`, integers and byte arrays alone, laid out without padding.
+unsafe impl Plain for TaskSample {}
+// SAFETY: as above.
+unsafe impl Plain for LifeSample {}
+// SAFETY: as above.
+unsafe impl Plain for ListenerSample {}
+// SAFETY: as above.
+unsafe impl Plain for SocketOwnerSample {}
+
+/// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
+const READ_BYTES: usize = 64 << 10;
+
+/// Makes one pass and keeps its bytes in `buffer`, whose room is used again by the next.
+pub(super) fn pass<'a, T: Plain>(
+    iter: &IterHandle,
+    buffer: &'a mut Vec<u8>,
+    lost: &mut Lost,
+) -> io::Result<impl Iterator<Item = T> + 'a> {
+    let filled = read_all(&mut iter.open()?, buffer)?;
+    if filled % size_of::<T>() != 0 {
+        lost.count("short_read");
+    }
+    Ok(decode(&buffer[..filled]))
+}
+
+fn read_all(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut filled = 0;
+    loop {
+        if buffer.len() < filled + READ_BYTES {
+            buffer.resize(filled + READ_BYTES, 0);
+        }
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok(filled),
+            Ok(count) => filled += count,
+            // The kernel gives up its turn after a million elements and is asked again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whole samples in `bytes`; a rest at the end is left out.
+pub(super) fn decode<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> + '_ {
+    // SAFETY: the chunk has the size of `T`, which is valid for any bytes; the read asks for no alignment.
+    bytes.chunks_exact(size_of::<T>()).map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_have_no_padding() {
+        assert_eq!(size_of::<TaskSample>(), 7 * 8 + 2 * 4 + 16);
+        assert_eq!(size_of::<LifeSample>(), 8 + 2 * 4);
+        assert_eq!(size_of::<ListenerSample>(), 3 * 8 + 16 + 6 * 4 + 4 * 2);
+        assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);
+    }
+
+    #[test]
+    fn a_rest_shorter_than_a_sample_is_left_out() {
+        let bytes = [1u8; size_of::<LifeSample>() * 2 + 5];
+        let samples: Vec<LifeSample> = decode(&bytes).collect();
+        assert_eq!(samples.len(), 2);
+        assert_eq!(samples[1].pid, 0x0101_0101);
+    }
+}

@@ -1,0 +1,116 @@
+//! Every sensor of this host, and what each read costs.
+//!
+//! This is the explicit list: a new sensor gets a field, a line in [`Sensors::start`], and a place in one of the reads.
+
+use std::{io, os::fd::OwnedFd};
+
+use super::{
+    Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerFact, ListenerSensor, Lost, PressureSensor,
+    ProcessFact, ProcessSensor,
+};
+use crate::kernel::{Kernel, ProbeReport};
+
+/// The sensors of this host.
+pub struct Sensors {
+    kernel: Kernel,
+    pressure: PressureSensor,
+    processes: ProcessSensor,
+    listeners: ListenerSensor,
+    life: Option<LifeSensor>,
+    faults: Option<FaultSensor>,
+    lost: Lost,
+    process_facts: Vec<ProcessFact>,
+    listener_facts: Vec<ListenerFact>,
+}
+
+impl Sensors {
+    /// Attaches what this kernel allows, and falls back for the rest. Never fails: see [`Sensors::reports`].
+    pub fn start() -> Self {
+        let hierarchy = Hierarchy::detect();
+        Self::over(Kernel::load(hierarchy.is_v1()), hierarchy)
+    }
+
+    /// Sensors that use no BPF, for the reason given.
+    pub fn without_bpf(reason: &str) -> Self {
+        Self::over(Kernel::without_bpf(reason), Hierarchy::detect())
+    }
+
+    fn over(mut kernel: Kernel, hierarchy: Hierarchy) -> Self {
+        let faults = kernel.faults.take().map(FaultSensor::new);
+        Self {
+            pressure: PressureSensor,
+            processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
+            listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy),
+            life: kernel.process_life.take().map(LifeSensor::new),
+            faults,
+            lost: Lost::default(),
+            process_facts: Vec::new(),
+            listener_facts: Vec::new(),
+            kernel,
+        }
+    }
+
+    /// What became of each probe.
+    pub fn reports(&self) -> &[ProbeReport] {
+        &self.kernel.reports
+    }
+
+    /// What did not reach an observation so far, the kernel's own losses included.
+    pub fn lost(&mut self) -> &Lost {
+        for (what, total) in self.kernel.losses() {
+            self.lost.set(what, total);
+        }
+        &self.lost
+    }
+
+    /// Total memory of the machine in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where `/proc/meminfo` cannot be read.
+    pub fn mem_total_bytes(&self) -> io::Result<u64> {
+        self.pressure.mem_total_bytes()
+    }
+
+    /// Scans the host: one `Host` fact, then one `Process` fact each. A part that fails is counted and left out.
+    pub fn scan_processes(&mut self, out: &mut Vec<Fact>) {
+        match self.pressure.read() {
+            Ok(host) => out.push(Fact::Host(host)),
+            Err(error) => self.lost.failed("host_read_failed", &error),
+        }
+        match self.processes.scan(&mut self.process_facts, &mut self.lost) {
+            Ok(()) => out.extend(self.process_facts.drain(..).map(Fact::Process)),
+            Err(error) => self.lost.failed("process_scan_failed", &error),
+        }
+    }
+
+    /// Reads every listener's queue. `now` is in seconds on any monotonic clock.
+    pub fn scan_listeners(&mut self, now: f64, out: &mut Vec<Fact>) {
+        match self.listeners.scan(now, &mut self.listener_facts, &mut self.lost) {
+            Ok(()) => out.extend(self.listener_facts.drain(..).map(Fact::Listener)),
+            Err(error) => self.lost.failed("listener_scan_failed", &error),
+        }
+    }
+
+    /// Takes the births and deaths since the last call.
+    pub fn drain_life(&mut self, out: &mut Vec<Fact>) {
+        if let Some(life) = &mut self.life {
+            life.drain(out, &mut self.lost);
+        }
+    }
+
+    /// A descriptor that is readable when there are births or deaths to take.
+    pub fn life_fd(&self) -> Option<OwnedFd> {
+        self.life.as_ref()?.fd().ok()
+    }
+
+    /// Births and deaths so far; zeros where they are not seen.
+    pub fn life_totals(&self) -> LifeTotals {
+        self.life.as_ref().map(LifeSensor::totals).unwrap_or_default()
+    }
+
+    /// Where processes grow, where page faults are sampled.
+    pub fn faults(&self) -> Option<&FaultSensor> {
+        self.faults.as_ref()
+    }
+}

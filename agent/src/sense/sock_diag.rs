@@ -1,0 +1,184 @@
+//! Listeners without BPF: `sock_diag`, asked for the LISTEN state alone, once a network namespace.
+//!
+//! A netlink socket sees the namespace that it was opened in, for as long as it is open. So one is held for each
+//! namespace, opened from a thread that entered it and ended.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use nix::sched::{CloneFlags, setns};
+
+use super::{CgroupPaths, ListenerFact, Lost};
+
+/// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
+const ANSWER_BYTES: usize = 64 << 10;
+
+/// A handle on each network namespace, and who owns each socket.
+#[derive(Default)]
+pub(super) struct SockDiag {
+    namespaces: HashMap<u64, Socket>,
+    owners: HashMap<u64, Owner>,
+}
+
+struct Owner {
+    pid: u32,
+    cgroup: Arc<str>,
+}
+
+impl SockDiag {
+    /// Reads every listener of every namespace that may be entered. `refresh` looks for new namespaces and owners first.
+    pub(super) fn scan(
+        &mut self,
+        refresh: bool,
+        cgroups: &CgroupPaths,
+        out: &mut Vec<ListenerFact>,
+        lost: &mut Lost,
+    ) -> io::Result<()> {
+        if refresh {
+            self.refresh(cgroups, lost);
+        }
+        let mut asked = Err(io::Error::other("no network namespace could be opened"));
+        for (&netns, socket) in &self.namespaces {
+            for family in [AF_INET, AF_INET6] {
+                match dump(socket, family, |response| out.push(self.fact(netns, response))) {
+                    Ok(()) => asked = Ok(()),
+                    Err(error) if asked.is_err() => asked = Err(error),
+                    Err(_) => lost.count("sock_diag_failed"),
+                }
+            }
+        }
+        asked
+    }
+
+    fn fact(&self, netns: u64, response: &InetResponse) -> ListenerFact {
+        let header = &response.header;
+        let owner = self.owners.get(&u64::from(header.inode));
+        let drops = response.nlas.iter().find_map(|nla| match nla {
+            Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
+            _ => None,
+        });
+        ListenerFact {
+            netns: netns as u32,
+            addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
+            cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
+            pid: owner.map(|owner| owner.pid),
+            backlog: header.recv_queue,
+            backlog_max: header.send_queue,
+            accepted_total: None,
+            overflows_total: drops,
+            sojourn_min_us: None,
+            sojourn_mean_us: None,
+            sojourn_p99_us: None,
+            oldest_wait_us: None,
+        }
+    }
+
+    /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
+    fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) {
+        let mut seen = Vec::new();
+        self.owners.clear();
+        let Ok(processes) = fs::read_dir("/proc") else { return };
+        for process in processes.flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let path = process.path();
+            if let Ok(netns) = fs::metadata(path.join("ns/net")) {
+                let inode = netns.ino();
+                seen.push(inode);
+                if !self.namespaces.contains_key(&inode) {
+                    match open_in(&path.join("ns/net")) {
+                        Ok(socket) => {
+                            self.namespaces.insert(inode, socket);
+                        }
+                        Err(_) => lost.count("netns_not_entered"),
+                    }
+                }
+            }
+            self.own_sockets(pid, &path, cgroups);
+        }
+        self.namespaces.retain(|inode, _| seen.contains(inode));
+    }
+
+    fn own_sockets(&mut self, pid: u32, process: &Path, cgroups: &CgroupPaths) {
+        let Ok(files) = fs::read_dir(process.join("fd")) else { return };
+        let mut cgroup: Option<Arc<str>> = None;
+        for file in files.flatten() {
+            let Ok(target) = fs::read_link(file.path()) else { continue };
+            let inode = target
+                .to_str()
+                .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
+            if let Some(inode) = inode {
+                let cgroup = cgroup.get_or_insert_with(|| cgroups.of_process(pid).0).clone();
+                self.owners.entry(inode).or_insert(Owner { pid, cgroup });
+            }
+        }
+    }
+}
+
+/// Opens a `sock_diag` socket inside a network namespace. Our own needs no entering, and so no privilege.
+fn open_in(netns: &Path) -> io::Result<Socket> {
+    let open = || {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        Ok(socket)
+    };
+    let target = File::open(netns)?;
+    if target.metadata()?.ino() == fs::metadata("/proc/self/ns/net")?.ino() {
+        return open();
+    }
+    let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        setns(&target, CloneFlags::CLONE_NEWNET)?;
+        open()
+    })?;
+    entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
+}
+
+fn dump(socket: &Socket, family: u8, mut each: impl FnMut(&InetResponse)) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::SKMEMINFO,
+        states: StateFlags::LISTEN,
+        socket_id: SocketId::new_v4(),
+    };
+    let mut packet = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+
+    let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    loop {
+        answer.clear();
+        socket.recv(&mut answer, 0)?;
+        let mut rest = &answer[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match &message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(response),
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            // Messages are aligned to four bytes; a length of nothing would never end.
+            let length = (message.header.length as usize).max(4).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}

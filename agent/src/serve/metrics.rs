@@ -1,0 +1,252 @@
+//! What the agent says of itself, as OpenMetrics: what is sensed, lost and degraded, and its own cost.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    clock::Clock,
+    daemon::{Batch, Read},
+    detect::{Claim, State, Verdict},
+    kernel::ProbeState,
+    sense::Fact,
+};
+
+/// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host, three are a hang.
+const SCANS_MISSED_MAX: f64 = 3.0;
+
+/// A scan takes from a tenth of a millisecond to a second on the slowest fallback.
+const SCAN_BUCKETS_SECS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadLabel {
+    sensor: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LostLabel {
+    what: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProbeLabel {
+    probe: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabel {
+    verdict: &'static str,
+}
+
+/// The agent's metrics, shared by the loop that writes them and the server that reads them.
+pub struct Metrics {
+    clock: Clock,
+    interval_secs: f64,
+    /// Bits of the `f64` time of the latest scan.
+    scanned_at: AtomicU64,
+    registry: Mutex<Registry>,
+    observations: Family<ReadLabel, Counter>,
+    read_seconds: Family<ReadLabel, Histogram>,
+    lost: Family<LostLabel, Counter>,
+    probe_attached: Family<ProbeLabel, Gauge>,
+    processes: Gauge,
+    listeners: Gauge,
+    mem_available_bytes: Gauge,
+    births: Counter,
+    execs: Counter,
+    deaths: Counter,
+    raised: Family<VerdictLabel, Counter>,
+    cleared: Family<VerdictLabel, Counter>,
+    standing: Family<VerdictLabel, Gauge>,
+    cpu_seconds: Counter<f64, AtomicU64>,
+    resident_bytes: Gauge,
+}
+
+impl Metrics {
+    /// Registers every metric. `interval_secs` is the time between two scans, by which health is judged.
+    pub fn new(clock: Clock, interval_secs: f64) -> Self {
+        let metrics = Self {
+            clock,
+            interval_secs,
+            scanned_at: AtomicU64::new(clock.now().to_bits()),
+            registry: Mutex::new(Registry::with_prefix("spillway")),
+            observations: Family::default(),
+            read_seconds: Family::new_with_constructor(|| Histogram::new(SCAN_BUCKETS_SECS)),
+            lost: Family::default(),
+            probe_attached: Family::default(),
+            processes: Gauge::default(),
+            listeners: Gauge::default(),
+            mem_available_bytes: Gauge::default(),
+            births: Counter::default(),
+            execs: Counter::default(),
+            deaths: Counter::default(),
+            raised: Family::default(),
+            cleared: Family::default(),
+            standing: Family::default(),
+            cpu_seconds: Counter::default(),
+            resident_bytes: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry();
+        registry.register("build", "The agent's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("observations", "Facts read, by sensor", self.observations.clone());
+        registry.register_with_unit("read", "Time of one read, by sensor", Unit::Seconds, self.read_seconds.clone());
+        registry.register("lost", "What did not reach an observation, by name", self.lost.clone());
+        registry.register(
+            "probe_attached",
+            "1 where the probe is attached, 0 where its fallback is used or it is off",
+            self.probe_attached.clone(),
+        );
+        registry.register("processes", "Processes in the latest scan", self.processes.clone());
+        registry.register("listeners", "Listening sockets in the latest look", self.listeners.clone());
+        registry.register_with_unit(
+            "host_mem_available",
+            "MemAvailable",
+            Unit::Bytes,
+            self.mem_available_bytes.clone(),
+        );
+        registry.register("process_births", "Processes forked", self.births.clone());
+        registry.register("process_execs", "Program images replaced", self.execs.clone());
+        registry.register("process_deaths", "Processes gone", self.deaths.clone());
+        registry.register("verdicts_raised", "Verdicts raised, by kind", self.raised.clone());
+        registry.register("verdicts_cleared", "Verdicts cleared, by kind", self.cleared.clone());
+        registry.register("verdicts_standing", "Verdicts that stand, by kind", self.standing.clone());
+        registry.register_with_unit("cpu", "CPU time of the agent", Unit::Seconds, self.cpu_seconds.clone());
+        registry.register_with_unit(
+            "resident",
+            "Resident memory of the agent",
+            Unit::Bytes,
+            self.resident_bytes.clone(),
+        );
+    }
+
+    /// Takes note of a read.
+    pub fn note_batch(&self, batch: &mut Batch<'_>) {
+        let label = ReadLabel { sensor: name(batch.read) };
+        self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
+        self.read_seconds.get_or_create(&label).observe(batch.took_secs);
+        match batch.read {
+            Read::Listeners => {
+                self.listeners.set(batch.observations.len() as i64);
+            }
+            Read::Life => {}
+            Read::Processes => self.note_scan(batch),
+        }
+    }
+
+    fn note_scan(&self, batch: &mut Batch<'_>) {
+        self.scanned_at.store(self.clock.now().to_bits(), Ordering::Relaxed);
+        let mut processes = 0;
+        for observation in batch.observations {
+            match &observation.fact {
+                Fact::Process(_) => processes += 1,
+                Fact::Host(host) => {
+                    self.mem_available_bytes.set(host.mem_available_bytes as i64);
+                }
+                _ => {}
+            }
+        }
+        self.processes.set(processes);
+        for report in batch.sensors.reports() {
+            let attached = report.state == ProbeState::Attached;
+            self.probe_attached.get_or_create(&ProbeLabel { probe: report.probe.name() }).set(i64::from(attached));
+        }
+        let life = batch.sensors.life_totals();
+        raise_to(&self.births, life.forks);
+        raise_to(&self.execs, life.execs);
+        raise_to(&self.deaths, life.exits);
+        for (what, total) in batch.sensors.lost().totals() {
+            raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
+        }
+        self.note_own_cost();
+    }
+
+    fn note_own_cost(&self) {
+        if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
+            let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+            let total = seconds(usage.user_time()) + seconds(usage.system_time());
+            self.cpu_seconds.inc_by((total - self.cpu_seconds.get()).max(0.0));
+        }
+        if let Ok(memory) = procfs::process::Process::myself().and_then(|process| process.statm()) {
+            self.resident_bytes.set((memory.resident * procfs::page_size()) as i64);
+        }
+    }
+
+    /// Takes note of a verdict.
+    pub fn note_verdict(&self, verdict: &Verdict) {
+        let label = VerdictLabel {
+            verdict: match verdict.claim {
+                Claim::Leak(_) => "leak",
+                Claim::Overload(_) => "overload",
+            },
+        };
+        let standing = self.standing.get_or_create(&label);
+        match verdict.state {
+            State::Raised => {
+                self.raised.get_or_create(&label).inc();
+                standing.inc();
+            }
+            State::Cleared => {
+                self.cleared.get_or_create(&label).inc();
+                standing.dec();
+            }
+        }
+    }
+
+    /// Everything, as OpenMetrics text.
+    ///
+    /// # Errors
+    ///
+    /// Where the encoder fails, which it does not for metrics of these types.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry())?;
+        Ok(text)
+    }
+
+    /// Whether the loop still scans.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is unwell, in a sentence.
+    pub fn health(&self) -> Result<(), String> {
+        let late = self.clock.now() - f64::from_bits(self.scanned_at.load(Ordering::Relaxed));
+        if late > self.interval_secs * (1.0 + SCANS_MISSED_MAX) {
+            return Err(format!("no scan of the host for {late:.1} s; one is due every {} s", self.interval_secs));
+        }
+        Ok(())
+    }
+
+    /// Nothing panics while it holds the lock, and the registry would be whole even then.
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(read: Read) -> &'static str {
+    match read {
+        Read::Processes => "processes",
+        Read::Listeners => "listeners",
+        Read::Life => "life",
+    }
+}
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn raise_to(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
