@@ -99,7 +99,8 @@ fn ticks(period: Duration) -> Interval {
 }
 
 fn readable(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    AsyncFd::register_with_interest(fd, Interest::READABLE)
+    // SAFETY: the descriptor is owned by the AsyncFd and stays open for as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
         .inspect_err(|error| tracing::warn!(%error, "births and deaths are read with each scan only"))
         .ok()
 }
