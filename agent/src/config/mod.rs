@@ -1,5 +1,110 @@
 //! The configuration: what may be said, what is said by default, and what is wrong with what was said.
+//!
+//! The table in `keys.rs` is the single source: parsing, hints and the generated `configs/spillway.toml` all
+//! walk it, so an option is one field in `schema.rs` and one row in `keys.rs`. An operator who made five mistakes
+//! is told of five, in file order, because a host that is restarted once per typo is a host that is not watched.
+//!
+//! Refused: unknown keys and tables, numbers without units, values outside a stated range, combinations that could
+//! never work, and any mode that acts. Nothing here exits the process or reads the environment.
 
+mod check;
+mod error;
+mod generate;
+mod keys;
+mod kind;
+mod parse;
 mod schema;
+mod suggest;
+mod units;
+mod value;
 
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+pub use error::{ConfigErrors, Problem};
+pub use generate::commented_defaults;
+pub use parse::parse;
 pub use schema::{Config, DecideConfig, DetectConfig, LeakConfig, Mode, OverloadConfig, SenseConfig, ServeConfig};
+
+/// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads the configuration in the file at `path`.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, in file order; or the one reason why it cannot be read (missing, unreadable, a
+/// directory, larger than 1 MiB, not UTF-8).
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let file = path.display().to_string();
+    match read(path) {
+        Ok(bytes) => parse_bytes(&bytes, &file),
+        Err(problem) => Err(ConfigErrors::new(&file, vec![problem])),
+    }
+}
+
+/// The bytes of the file at `path`, at most [`FILE_BYTES_MAX`].
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let unreadable = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "`spillway check-config --print-defaults` prints a file to start from",
+            io::ErrorKind::PermissionDenied => "the user that spillway runs as must be able to read it",
+            io::ErrorKind::IsADirectory => "name the file in it, as in spillway.toml",
+            _ => "name a regular file",
+        };
+        Problem { line: None, message: format!("cannot be read: {error}"), hint: hint.to_owned() }
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    // One byte over the bound tells "exactly full" from "too large", also where no length is known beforehand (a pipe).
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Problem {
+            line: None,
+            message: "is larger than 1 MiB".to_owned(),
+            hint: "a configuration has a few kilobytes: is this the right file?".to_owned(),
+        });
+    }
+    Ok(bytes)
+}
+
+/// As [`parse()`], for bytes that may not be text.
+fn parse_bytes(bytes: &[u8], file: &str) -> Result<Config, ConfigErrors> {
+    let error = match str::from_utf8(bytes) {
+        Ok(text) => return parse(text, file),
+        Err(error) => error,
+    };
+    let (text, rest) = bytes.split_at(error.valid_up_to());
+    let problem = Problem {
+        line: Some(1 + text.iter().filter(|byte| **byte == b'\n').count()),
+        message: format!("byte 0x{:02x} is not UTF-8", rest.first().copied().unwrap_or_default()),
+        hint: "save the file as UTF-8 text".to_owned(),
+    };
+    Err(ConfigErrors::new(file, vec![problem]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_text_are_named_with_their_line() {
+        let errors = parse_bytes(b"mode = \"observe\"\n# \xff\n", "x.toml").unwrap_err();
+        assert_eq!(errors.to_string(), "x.toml:2: byte 0xff is not UTF-8\n  hint: save the file as UTF-8 text");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let lines = 1 + bytes.iter().filter(|byte| **byte == b'\n').count();
+            if let Err(errors) = parse_bytes(&bytes, "x.toml") {
+                prop_assert!(errors.problems().iter().all(|problem| problem.line.is_some_and(|line| line <= lines)));
+            }
+        }
+    }
+}

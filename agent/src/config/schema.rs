@@ -1,4 +1,7 @@
 //! What may be configured: one struct for each part of the agent, with its defaults.
+//!
+//! A field says nothing of how it is written or what it may be: its row in `keys.rs` does, and a test in `generate.rs`
+//! holds the row's default to the one here.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -88,6 +91,9 @@ pub struct ServeConfig {
 impl LeakConfig {
     /// Most horizons that a process's bounded state has room for.
     pub const HORIZONS_MAX: usize = 5;
+
+    /// Buckets in which growth over one horizon is judged: each must see at least one scan.
+    pub const BUCKETS_PER_HORIZON: u32 = 16;
 }
 
 impl Default for SenseConfig {

@@ -1,0 +1,199 @@
+//! What two keys say together that could never work.
+//!
+//! Each rule reads the finished [`Config`], so that a key that was left out takes part with its default. A rule names
+//! the keys it is about: the first that the operator wrote is where the problem is reported, and a rule is left out
+//! where one of its keys is already in error, since it would judge a default that was not meant.
+
+use super::{
+    schema::{Config, LeakConfig},
+    units::duration_text,
+};
+
+/// Keys that contradict one another.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Paths of the keys, the likelier mistake first.
+    pub keys: &'static [&'static str],
+    /// What is wrong, with the values.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// An interval is looked at once at each of its ends: anything shorter than two says what a single look says.
+const SUSTAIN_INTERVALS_MIN: u32 = 2;
+
+/// Everything in `config` that contradicts something else in it.
+pub fn conflicts(config: &Config) -> Vec<Conflict> {
+    [
+        horizon_count(config),
+        horizon_order(config),
+        horizon_resolution(config),
+        sustain(config),
+        clear_after(config),
+        drain_after_limit(config),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn horizon_count(config: &Config) -> Option<Conflict> {
+    let count = config.detect.leak.horizons.len();
+    (!(1..=LeakConfig::HORIZONS_MAX).contains(&count)).then(|| Conflict {
+        keys: &["detect.leak.horizons"],
+        message: format!("detect.leak.horizons has {count} spans"),
+        hint: format!("give 1 to {}, or leave the key out for the default", LeakConfig::HORIZONS_MAX),
+    })
+}
+
+fn horizon_order(config: &Config) -> Option<Conflict> {
+    let pair = config.detect.leak.horizons.windows(2).find(|pair| pair[0] >= pair[1])?;
+    let [first, second] = [pair[0], pair[1]].map(duration_text);
+    Some(Conflict {
+        keys: &["detect.leak.horizons"],
+        message: format!("detect.leak.horizons is not ascending: {second} follows {first}"),
+        hint: "put the shortest first, and each once".to_owned(),
+    })
+}
+
+fn horizon_resolution(config: &Config) -> Option<Conflict> {
+    let (shortest, interval) = (*config.detect.leak.horizons.iter().min()?, config.sense.interval);
+    let least = interval.saturating_mul(LeakConfig::BUCKETS_PER_HORIZON);
+    (shortest < least).then(|| Conflict {
+        keys: &["detect.leak.horizons", "sense.interval"],
+        message: format!(
+            "detect.leak.horizons begins with {}, which is shorter than {} scans at sense.interval = {}",
+            duration_text(shortest),
+            LeakConfig::BUCKETS_PER_HORIZON,
+            duration_text(interval),
+        ),
+        hint: format!("begin with {} or more, or scan more often", duration_text(least)),
+    })
+}
+
+fn sustain(config: &Config) -> Option<Conflict> {
+    let overload = &config.detect.overload;
+    let least = overload.interval.saturating_mul(SUSTAIN_INTERVALS_MIN);
+    (overload.sustain < least).then(|| Conflict {
+        keys: &["detect.overload.sustain", "detect.overload.interval"],
+        message: format!(
+            "detect.overload.sustain = {} is shorter than two intervals of {}",
+            duration_text(overload.sustain),
+            duration_text(overload.interval),
+        ),
+        hint: format!("sustain at {} or more, or look more often", duration_text(least)),
+    })
+}
+
+fn clear_after(config: &Config) -> Option<Conflict> {
+    let overload = &config.detect.overload;
+    let least = overload.interval.saturating_mul(SUSTAIN_INTERVALS_MIN);
+    (overload.clear_after < least).then(|| Conflict {
+        keys: &["detect.overload.clear_after", "detect.overload.interval"],
+        message: format!(
+            "detect.overload.clear_after = {} is shorter than two intervals of {}",
+            duration_text(overload.clear_after),
+            duration_text(overload.interval),
+        ),
+        hint: format!("clear after {} or more, or look more often", duration_text(least)),
+    })
+}
+
+fn drain_after_limit(config: &Config) -> Option<Conflict> {
+    let decide = &config.decide;
+    (decide.drain_within > decide.limit_within).then(|| Conflict {
+        keys: &["decide.drain_within", "decide.limit_within"],
+        message: format!(
+            "decide.drain_within = {} is longer than decide.limit_within = {}",
+            duration_text(decide.drain_within),
+            duration_text(decide.limit_within),
+        ),
+        hint: "draining is the last step: the limit must come no later".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::keys::KEYS;
+
+    /// The keys of the only conflict that `change` makes in the defaults.
+    fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        let found = conflicts(&config);
+        assert!(found.len() <= 1, "{found:?}");
+        for key in found.iter().flat_map(|conflict| conflict.keys) {
+            assert!(KEYS.iter().any(|row| row.path == *key), "{key} is no key");
+        }
+        found.first().map(|conflict| conflict.keys.to_vec()).unwrap_or_default()
+    }
+
+    fn secs(counts: &[u64]) -> Vec<Duration> {
+        counts.iter().copied().map(Duration::from_secs).collect()
+    }
+
+    #[test]
+    fn the_defaults_agree() {
+        assert_eq!(conflicts(&Config::default()), []);
+    }
+
+    #[test]
+    fn horizons_are_one_to_five() {
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[])), ["detect.leak.horizons"]);
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[16, 17, 18, 19, 20])), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.detect.leak.horizons = secs(&[16, 17, 18, 19, 20, 21])),
+            ["detect.leak.horizons"]
+        );
+    }
+
+    #[test]
+    fn horizons_ascend() {
+        for horizons in [secs(&[60, 60]), secs(&[60, 40]), secs(&[20, 60, 40])] {
+            assert_eq!(conflict(|config| config.detect.leak.horizons = horizons), ["detect.leak.horizons"]);
+        }
+    }
+
+    #[test]
+    fn each_bucket_of_the_shortest_horizon_sees_a_scan() {
+        assert_eq!(conflict(|config| config.sense.interval = Duration::from_secs(2)), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.sense.interval = Duration::from_millis(2_001)),
+            ["detect.leak.horizons", "sense.interval"]
+        );
+    }
+
+    #[test]
+    fn sustain_and_clear_after_span_two_intervals() {
+        assert_eq!(conflict(|config| config.detect.overload.interval = Duration::from_millis(500)), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.detect.overload.interval = Duration::from_millis(501)),
+            ["detect.overload.sustain", "detect.overload.interval"]
+        );
+        assert_eq!(
+            conflict(|config| config.detect.overload.clear_after = Duration::from_millis(199)),
+            ["detect.overload.clear_after", "detect.overload.interval"]
+        );
+    }
+
+    #[test]
+    fn draining_comes_no_sooner_than_the_limit() {
+        assert_eq!(conflict(|config| config.decide.drain_within = config.decide.limit_within), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.decide.limit_within = Duration::from_secs(599)),
+            ["decide.drain_within", "decide.limit_within"]
+        );
+    }
+
+    #[test]
+    fn durations_that_would_overflow_do_not_panic() {
+        let mut config = Config::default();
+        config.sense.interval = Duration::MAX;
+        config.detect.overload.interval = Duration::MAX;
+        assert_eq!(conflicts(&config).len(), 3);
+    }
+}

@@ -1,0 +1,196 @@
+//! Every key an operator may set: the single source for parsing, hints and the generated file.
+//!
+//! Adding an option is one field in `schema.rs` and one row here. A row's `default` is TOML text, for people; that it
+//! says the same as `Config::default()` is a test in `generate.rs`.
+//!
+//! A range refuses what could only be a mistake, so that its ends are generous; what depends on a second key is in
+//! `check.rs`.
+
+use std::time::Duration;
+
+use super::kind::Kind;
+
+/// One key that may be set.
+pub struct Key {
+    /// Table and name, dotted: `sense.interval`.
+    pub path: &'static str,
+    /// What it does, for an operator; its range is added where it is printed.
+    pub doc: &'static str,
+    /// The default, as TOML.
+    pub default: &'static str,
+    /// The values it takes, and the field they go to.
+    pub kind: Kind,
+}
+
+/// A table of keys, for the generated file.
+pub struct Table {
+    /// Its name, dotted; empty for the top level.
+    pub path: &'static str,
+    /// What its keys are about, for an operator; of the top level, what the file is about.
+    pub doc: &'static str,
+}
+
+const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+/// Tables, in the order in which they are printed.
+pub const TABLES: &[Table] = &[
+    Table {
+        path: "",
+        doc: "The configuration of Spillway. Every key stands here with its default, commented out: as it is, this file \
+              changes nothing. To change a key, remove the \"# \" before it. Durations and sizes carry their units: \
+              \"100ms\", \"5s\", \"1h30m\", \"64MiB\". `spillway check-config` names everything that is wrong with a \
+              file, and where.",
+    },
+    Table { path: "sense", doc: "How often the host is looked at." },
+    Table { path: "detect.leak", doc: "When the growth of a process is called a memory leak." },
+    Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
+    Table { path: "decide", doc: "What is to be done about it, and when." },
+    Table { path: "serve", doc: "Where the agent can be asked how it is." },
+];
+
+/// Keys, in the order in which they are printed.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "mode",
+        doc: "Whether decisions are carried out. With \"observe\" each is recorded as what would be done, and nothing \
+              is done; this version has no other mode.",
+        default: r#""observe""#,
+        kind: Kind::Mode(|config| &mut config.mode),
+    },
+    Key {
+        path: "sense.interval",
+        doc: "Time between two scans of every process.",
+        default: r#""1s""#,
+        // Below, the scans themselves are the load; above, a fast leak has run its course between two of them.
+        kind: Kind::Duration(|config| &mut config.sense.interval, millis(100)..=Duration::from_mins(1)),
+    },
+    Key {
+        path: "detect.leak.warm_up",
+        doc: "How long a process may grow after its start, or after it replaced its image, before it is looked at: \
+              filling caches is not a leak.",
+        default: r#""10s""#,
+        kind: Kind::Duration(|config| &mut config.detect.leak.warm_up, Duration::ZERO..=WEEK),
+    },
+    Key {
+        path: "detect.leak.horizons",
+        doc: "The spans over which growth is judged, shortest first, at most 5. Short ones find fast leaks early, long \
+              ones find slow leaks at all; each must span at least 16 scans.",
+        default: r#"["32s", "3m12s", "20m", "2h", "12h"]"#,
+        // How short it may be really depends on the interval: see check.rs.
+        kind: Kind::Durations(|config| &mut config.detect.leak.horizons, millis(1_000)..=WEEK),
+    },
+    Key {
+        path: "detect.leak.significance",
+        doc: "The chance that steady growth over one horizon is noise after all. Smaller means fewer false alarms and \
+              later true ones.",
+        default: "1e-6",
+        // Sixteen buckets that only ever rise have a chance of 4e-8 (Mann-Kendall, normal approximation). Asking for
+        // less than that would silence the detector without a word.
+        kind: Kind::Number(|config| &mut config.detect.leak.significance, 1e-7..=0.5),
+    },
+    Key {
+        path: "detect.leak.min_growth",
+        doc: "Growth over a horizon below this is not worth a claim.",
+        default: r#""16MiB""#,
+        // One page, to one tebibyte.
+        kind: Kind::Size(|config| &mut config.detect.leak.min_growth_bytes, 4 << 10..=1 << 40),
+    },
+    Key {
+        path: "detect.leak.max_extrapolation",
+        doc: "How far ahead a forecast may reach, in horizons: exhaustion further off than this many times the time \
+              over which growth was seen is not claimed.",
+        default: "240",
+        kind: Kind::Number(|config| &mut config.detect.leak.max_extrapolation, 1.0..=10_000.0),
+    },
+    Key {
+        path: "detect.overload.target",
+        doc: "A connection that waits this long to be accepted stands in a queue.",
+        default: r#""5ms""#,
+        // Waking a thread takes tens of microseconds: a wait shorter than 100 is no queue.
+        kind: Kind::Duration(
+            |config| &mut config.detect.overload.target,
+            Duration::from_micros(100)..=Duration::from_mins(1),
+        ),
+    },
+    Key {
+        path: "detect.overload.interval",
+        doc: "Time between two looks at every listening socket.",
+        default: r#""100ms""#,
+        kind: Kind::Duration(|config| &mut config.detect.overload.interval, millis(10)..=millis(10_000)),
+    },
+    Key {
+        path: "detect.overload.sustain",
+        doc: "A queue in which every connection has waited longer than the target for this long is an overload; a \
+              shorter one is a burst. At least two intervals.",
+        default: r#""1s""#,
+        kind: Kind::Duration(|config| &mut config.detect.overload.sustain, millis(20)..=Duration::from_mins(10)),
+    },
+    Key {
+        path: "detect.overload.clear_after",
+        doc: "A queue that has not stood for this long is well again. At least two intervals.",
+        default: r#""5s""#,
+        kind: Kind::Duration(|config| &mut config.detect.overload.clear_after, millis(20)..=Duration::from_hours(1)),
+    },
+    Key {
+        path: "decide.limit_within",
+        doc: "A leak that is forecast to exhaust memory sooner than this is to be limited.",
+        default: r#""1h""#,
+        kind: Kind::Duration(|config| &mut config.decide.limit_within, millis(1_000)..=WEEK),
+    },
+    Key {
+        path: "decide.drain_within",
+        doc: "A leak that is forecast to exhaust memory sooner than this is to be drained away from: the last step, so \
+              no sooner than the limit.",
+        default: r#""10m""#,
+        kind: Kind::Duration(|config| &mut config.decide.drain_within, millis(1_000)..=WEEK),
+    },
+    Key {
+        path: "serve.listen",
+        doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
+              this host.",
+        default: r#""127.0.0.1:9646""#,
+        kind: Kind::Address(|config| &mut config.serve.listen),
+    },
+];
+
+impl Key {
+    /// Its table and its name: `("detect.leak", "warm_up")`; the top level is `""`.
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_key_and_table_is_documented_for_a_person() {
+        let docs = KEYS.iter().map(|key| (key.path, key.doc)).chain(TABLES.iter().map(|table| (table.path, table.doc)));
+        for (path, doc) in docs {
+            assert!(doc.len() > 20 && doc.ends_with('.') && !doc.contains('\n'), "{path:?} wants a sentence: {doc:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_listed_once_in_a_listed_table() {
+        let mut seen = HashSet::new();
+        for key in KEYS {
+            assert!(seen.insert(key.path), "{} has two rows", key.path);
+            assert!(TABLES.iter().any(|table| table.path == key.split().0), "{} is in no table of TABLES", key.path);
+        }
+    }
+
+    #[test]
+    fn every_table_has_keys() {
+        for table in TABLES {
+            assert!(KEYS.iter().any(|key| key.split().0 == table.path), "[{}] is empty", table.path);
+        }
+    }
+}

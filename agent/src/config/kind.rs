@@ -1,0 +1,65 @@
+//! The kinds of value a key may take: which reader each goes through, and the field it goes to.
+//!
+//! A kind holds the address of its field, so that a key cannot be read into a field of another type, and its range,
+//! so that the generated file states the bounds that are really checked.
+
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use super::{
+    schema::{Config, Mode},
+    units,
+    value::{Fault, Found},
+};
+
+/// The place in a [`Config`] to which a key's value goes.
+type Field<T> = fn(&mut Config) -> &mut T;
+
+/// The values that a key takes, and the field they go to.
+pub enum Kind {
+    /// `"observe"`.
+    Mode(Field<Mode>),
+    /// A duration within a range.
+    Duration(Field<Duration>, RangeInclusive<Duration>),
+    /// Durations, each within a range.
+    Durations(Field<Vec<Duration>>, RangeInclusive<Duration>),
+    /// A size in bytes within a range.
+    Size(Field<u64>, RangeInclusive<u64>),
+    /// A number without a unit within a range.
+    Number(Field<f64>, RangeInclusive<f64>),
+    /// An IP address and a port.
+    Address(Field<SocketAddr>),
+}
+
+impl Kind {
+    /// Puts what was found into its field of `config`.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with the value; the field is then as it was.
+    pub fn set(&self, config: &mut Config, found: &Found<'_>) -> Result<(), Vec<Fault>> {
+        match self {
+            Self::Mode(field) => *field(config) = found.mode()?,
+            Self::Duration(field, range) => *field(config) = found.duration(range)?,
+            Self::Durations(field, range) => *field(config) = found.durations(range)?,
+            Self::Size(field, range) => *field(config) = found.size(range)?,
+            Self::Number(field, range) => *field(config) = found.number(range)?,
+            Self::Address(field) => *field(config) = found.address()?,
+        }
+        Ok(())
+    }
+
+    /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
+    pub fn range_text(&self) -> Option<String> {
+        match self {
+            Self::Mode(_) | Self::Address(_) => None,
+            Self::Duration(_, range) | Self::Durations(_, range) => Some(range_text(range, units::duration_text)),
+            Self::Size(_, range) => Some(range_text(range, units::size_text)),
+            Self::Number(_, range) => Some(range_text(range, units::number_text)),
+        }
+    }
+}
+
+/// `range` as words, each end as `text` spells it.
+pub fn range_text<T: Copy>(range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> String {
+    format!("{} to {}", text(*range.start()), text(*range.end()))
+}

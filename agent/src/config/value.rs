@@ -1,0 +1,211 @@
+//! Reads one value as it was found in the text, or says what is wrong with it.
+//!
+//! A message names the key and quotes the value as the operator wrote it; the hint shows a form that is accepted.
+//!
+//! Refused: coercion of any sort. A bare `5` is not five seconds, and `"240"` is not a number.
+
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    kind::range_text,
+    schema::Mode,
+    units::{self, Refusal},
+};
+
+/// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
+const QUOTE_CHARS_MAX: usize = 60;
+
+/// What a key wants: its name for messages, and how it is written.
+struct Form {
+    noun: &'static str,
+    hint: &'static str,
+}
+
+const MODE: Form =
+    Form { noun: "a mode", hint: r#"only "observe" is: decisions are recorded as what would be done, and not done"# };
+const DURATION: Form =
+    Form { noun: "a duration", hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""# };
+const DURATIONS: Form =
+    Form { noun: "an array of durations", hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"# };
+const SIZE: Form = Form { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
+const NUMBER: Form = Form { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
+const ADDRESS: Form =
+    Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+
+/// A value that was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Byte in the text at which it begins.
+    pub offset: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+impl From<Fault> for Vec<Fault> {
+    fn from(fault: Fault) -> Self {
+        vec![fault]
+    }
+}
+
+/// A value as it stands in the text.
+pub struct Found<'a> {
+    /// The name it is reported by: its key's path, or an element of it.
+    pub name: String,
+    /// The value, with its place in `text`.
+    pub value: &'a Spanned<DeValue<'a>>,
+    /// All of the text.
+    pub text: &'a str,
+}
+
+impl Found<'_> {
+    /// Reads a mode; one that acts is refused by name, as this version performs nothing.
+    pub fn mode(&self) -> Result<Mode, Fault> {
+        match self.string(&MODE)? {
+            "observe" => Ok(Mode::Observe),
+            "enforce" => Err(self.fault(format!("{self}: enforce is not available in this version"), MODE.hint)),
+            _ => Err(self.fault(format!("{self} is not a mode"), MODE.hint)),
+        }
+    }
+
+    /// Reads a duration within `range`.
+    pub fn duration(&self, range: &RangeInclusive<Duration>) -> Result<Duration, Fault> {
+        self.within(range, self.with_unit(&DURATION, units::duration)?, units::duration_text)
+    }
+
+    /// Reads durations, each within `range`; reports every element that is not.
+    pub fn durations(&self, range: &RangeInclusive<Duration>) -> Result<Vec<Duration>, Vec<Fault>> {
+        let array = self.value.get_ref().as_array().ok_or_else(|| self.wrong_type(&DURATIONS))?;
+        let mut durations = Vec::with_capacity(array.len());
+        let mut faults = Vec::new();
+        for (index, value) in array.iter().enumerate() {
+            match (Found { name: format!("{}[{index}]", self.name), value, text: self.text }).duration(range) {
+                Ok(duration) => durations.push(duration),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if faults.is_empty() { Ok(durations) } else { Err(faults) }
+    }
+
+    /// Reads a size within `range`, in bytes.
+    pub fn size(&self, range: &RangeInclusive<u64>) -> Result<u64, Fault> {
+        self.within(range, self.with_unit(&SIZE, units::size)?, units::size_text)
+    }
+
+    /// Reads a number within `range`, with or without a fraction.
+    pub fn number(&self, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
+        let number = match self.value.get_ref() {
+            DeValue::Float(float) => float.as_str().parse().ok(),
+            DeValue::Integer(integer) => {
+                i128::from_str_radix(integer.as_str(), integer.radix()).ok().map(|integer| integer as f64)
+            }
+            _ => return Err(self.wrong_type(&NUMBER)),
+        };
+        // What does not even fit i128 is beyond every range; a NaN is in none.
+        self.within(range, number.unwrap_or(f64::INFINITY), units::number_text)
+    }
+
+    /// Reads an IP address and a port; a name is refused, since resolving it would be a guess about which address.
+    pub fn address(&self) -> Result<SocketAddr, Fault> {
+        let not_an_address = |_| self.fault(format!("{self} is not an address"), ADDRESS.hint);
+        self.string(&ADDRESS)?.parse().map_err(not_an_address)
+    }
+
+    fn string(&self, form: &Form) -> Result<&str, Fault> {
+        self.value.get_ref().as_str().ok_or_else(|| self.wrong_type(form))
+    }
+
+    fn with_unit<T>(&self, form: &Form, read: impl Fn(&str) -> Result<T, Refusal>) -> Result<T, Fault> {
+        if matches!(self.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
+            return Err(self.fault(format!("{self} has no unit"), form.hint));
+        }
+        read(self.string(form)?).map_err(|refusal| match refusal {
+            Refusal::NoUnit => self.fault(format!("{self} has no unit"), form.hint),
+            Refusal::Form => self.fault(format!("{self} is not {}", form.noun), form.hint),
+        })
+    }
+
+    fn within<T: Copy + PartialOrd>(
+        &self,
+        range: &RangeInclusive<T>,
+        value: T,
+        text: impl Fn(T) -> String,
+    ) -> Result<T, Fault> {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(self.fault(format!("{self} is out of range"), format!("{} is accepted", range_text(range, text))))
+    }
+
+    fn wrong_type(&self, form: &Form) -> Fault {
+        let found = with_article(self.value.get_ref());
+        self.fault(format!("{self} is {found}, not {}", form.noun), form.hint)
+    }
+
+    fn fault(&self, message: impl Into<String>, hint: impl Into<String>) -> Fault {
+        Fault { offset: self.value.span().start, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// As the operator wrote it: `sense.interval = "5"`, or `[sense.interval]` for a table.
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.value.get_ref().is_table() {
+            return write!(f, "[{}]", self.name);
+        }
+        write!(f, "{} = {}", self.name, quote(self.text.get(self.value.span()).unwrap_or_default()))
+    }
+}
+
+/// The type of `value` in a sentence.
+pub fn with_article(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The first line of `text` for a message: bounded, and without control characters that a terminal would obey.
+pub fn quote(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default();
+    let mut quoted: String = line
+        .chars()
+        .take(QUOTE_CHARS_MAX)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    if line.chars().nth(QUOTE_CHARS_MAX).is_some() || line.len() < text.trim().len() {
+        quoted.push('…');
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_one_bounded_line_without_control_characters() {
+        assert_eq!(quote(" 5s \n"), "5s");
+        assert_eq!(quote("[1,\n2]"), "[1,…");
+        assert_eq!(quote("a\u{1b}[31m"), "a\u{fffd}[31m");
+        assert_eq!(quote(&"é".repeat(60)), "é".repeat(60));
+        assert_eq!(quote(&"é".repeat(61)), "é".repeat(60) + "…");
+        assert_eq!(quote(""), "");
+    }
+
+    #[test]
+    fn every_hint_shows_forms_that_are_accepted() {
+        let quoted = |hint: &'static str| hint.split('"').skip(1).step_by(2);
+        assert!(quoted(DURATION.hint).chain(quoted(DURATIONS.hint)).all(|form| units::duration(form).is_ok()));
+        assert!(quoted(SIZE.hint).all(|form| units::size(form).is_ok()));
+        assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
+    }
+}

@@ -1,0 +1,400 @@
+//! What an operator is told about a configuration, word for word, and that no text makes the reader fall over.
+
+use std::{fs, path::Path, time::Duration};
+
+use proptest::prelude::*;
+use spillway_agent::config::{Config, commented_defaults, load, parse};
+
+const NASTY: &str = r#"# Everything an operator can get wrong in one evening.
+mode = "enforce"
+interval = "1s"
+
+[sense]
+interval = 5
+intervall = "1s"
+
+[detect.leak]
+treshold = 3
+warm_up = "10 parsecs"
+horizons = ["32s", 192, "12h",
+            "1ms"]
+significance = 2.0
+min_growth = "16"
+max_extrapolation = "240"
+
+[detect.overlaod]
+target = "5ms"
+
+[detect.overload]
+target = "0s"
+interval = 5s
+sustain = true
+sustain = "2s"
+
+[decide]
+limit_within = "10d"
+max_actions_per_hour = 6
+
+[serve]
+listen = "localhost:9646"
+
+[fleet
+backend = "none"
+slots = 1
+
+[act.limit]
+enabled = true
+"#;
+
+const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforce": enforce is not available in this version
+  hint: only "observe" is: decisions are recorded as what would be done, and not done
+configs/spillway.toml:3: unknown key "interval" at the top level
+  hint: "interval" belongs in [sense] or in [detect.overload]
+configs/spillway.toml:6: sense.interval = 5 has no unit
+  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:7: unknown key "intervall" in [sense]
+  hint: did you mean "interval"?
+configs/spillway.toml:10: unknown key "treshold" in [detect.leak]
+  hint: known in [detect.leak]: warm_up, horizons, significance, min_growth, max_extrapolation
+configs/spillway.toml:11: detect.leak.warm_up = "10 parsecs" is not a duration
+  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:12: detect.leak.horizons[1] = 192 has no unit
+  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:13: detect.leak.horizons[3] = "1ms" is out of range
+  hint: 1s to 7d is accepted
+configs/spillway.toml:14: detect.leak.significance = 2.0 is out of range
+  hint: 1e-7 to 0.5 is accepted
+configs/spillway.toml:15: detect.leak.min_growth = "16" has no unit
+  hint: a number and its unit in quotes: "64MiB", "1GiB", or "500MB"
+configs/spillway.toml:16: detect.leak.max_extrapolation = "240" is a string, not a number
+  hint: a number without quotes: 240, 0.5 or 1e-6
+configs/spillway.toml:18: unknown table [detect.overlaod]
+  hint: did you mean [detect.overload]?
+configs/spillway.toml:22: detect.overload.target = "0s" is out of range
+  hint: 100us to 1m is accepted
+configs/spillway.toml:23: no value in TOML: interval = 5s
+  hint: words, durations and sizes go in quotes: "5s"
+configs/spillway.toml:24: detect.overload.sustain = true is a boolean, not a duration
+  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:25: given before: sustain = "2s"
+  hint: give each key and each table once
+configs/spillway.toml:28: decide.limit_within = "10d" is out of range
+  hint: 1s to 7d is accepted
+configs/spillway.toml:29: unknown key "max_actions_per_hour" in [decide]
+  hint: known in [decide]: limit_within, drain_within
+configs/spillway.toml:32: serve.listen = "localhost:9646" is not an address
+  hint: an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646"
+configs/spillway.toml:34: not TOML: [fleet
+  hint: unclosed table, expected `]`
+configs/spillway.toml:38: unknown table [act]
+  hint: known at the top level: mode, sense, detect, decide, serve"#;
+
+fn told(text: &str) -> String {
+    parse(text, "x.toml").map_or_else(|errors| errors.to_string(), |_| "nothing".to_owned())
+}
+
+/// The shipped file with every key set.
+fn uncommented() -> String {
+    let is_key = |rest: &str| rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
+    let lines = commented_defaults();
+    let lines = lines.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
+    lines.fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn everything_wrong_is_told_at_once_in_file_order() {
+    assert_eq!(parse(NASTY, "configs/spillway.toml").unwrap_err().to_string(), TOLD);
+}
+
+#[test]
+fn the_shipped_file_is_what_the_agent_prints() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/spillway.toml");
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == commented_defaults(),
+        "configs/spillway.toml is out of date: run `target/release/spillway check-config --print-defaults > \
+         configs/spillway.toml`"
+    );
+    assert_eq!(load(&path).unwrap(), Config::default());
+}
+
+#[test]
+fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
+    assert_eq!(key_names().len(), 14);
+    assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
+    assert_eq!(parse("", "x.toml").unwrap(), Config::default());
+}
+
+#[test]
+fn what_is_set_is_what_is_read() {
+    // Every key with a value of its own, in all the ways TOML has; with a byte order mark and Windows line ends.
+    let text = "mode = \"observe\"\r\n\
+                detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, min_growth = '1MB' }\r\n\
+                sense.interval = \"1.5s\"\r\n\
+                detect.overload.target = '7ms'\r\n\
+                detect.overload.interval = '11ms'\r\n\
+                [decide]\r\n\
+                limit_within = \"\"\"40m\"\"\"\r\n\
+                'drain_within' = '20m' # the rest is up to us\r\n\
+                [serve]\r\n\
+                \"listen\" = '[::1]:80'";
+    let rest = "[detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
+                [detect.overload]\nsustain = '17s'\nclear_after = '19s'";
+    let mut wanted = Config::default();
+    wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
+    wanted.detect.leak.max_extrapolation = 16.0;
+    wanted.detect.leak.min_growth_bytes = 1_000_000;
+    wanted.sense.interval = Duration::from_millis(1_500);
+    wanted.detect.overload.target = Duration::from_millis(7);
+    wanted.detect.overload.interval = Duration::from_millis(11);
+    wanted.decide.limit_within = Duration::from_mins(40);
+    wanted.decide.drain_within = Duration::from_mins(20);
+    wanted.serve.listen = "[::1]:80".parse().unwrap();
+    assert_eq!(parse(&format!("\u{feff}{text}"), "x.toml").unwrap(), wanted);
+
+    let mut wanted = Config::default();
+    wanted.detect.leak.warm_up = Duration::from_secs(13);
+    wanted.detect.leak.significance = 0.01;
+    wanted.detect.overload.sustain = Duration::from_secs(17);
+    wanted.detect.overload.clear_after = Duration::from_secs(19);
+    assert_eq!(parse(rest, "x.toml").unwrap(), wanted);
+}
+
+#[test]
+fn each_contradiction_is_told_at_the_key_that_was_set() {
+    for (text, wanted) in [
+        (
+            "detect.leak.horizons = []",
+            "x.toml:1: detect.leak.horizons has 0 spans\n  hint: give 1 to 5, or leave the key out for the default",
+        ),
+        (
+            "detect.leak.horizons = ['1m', '2m', '3m', '4m', '5m', '6m']",
+            "x.toml:1: detect.leak.horizons has 6 spans\n  hint: give 1 to 5, or leave the key out for the default",
+        ),
+        (
+            "detect.leak.horizons = ['1m', '1h', '60m']",
+            "x.toml:1: detect.leak.horizons is not ascending: 1h follows 1h\n  hint: put the shortest first, and each once",
+        ),
+        (
+            "[sense]\ninterval = '10s'",
+            "x.toml:2: detect.leak.horizons begins with 32s, which is shorter than 16 scans at sense.interval = 10s\n  \
+             hint: begin with 2m40s or more, or scan more often",
+        ),
+        (
+            "sense.interval = '10s'\ndetect.leak.horizons = ['1m']",
+            "x.toml:2: detect.leak.horizons begins with 1m, which is shorter than 16 scans at sense.interval = 10s\n  \
+             hint: begin with 2m40s or more, or scan more often",
+        ),
+        (
+            "\ndetect.overload.interval = '600ms'",
+            "x.toml:2: detect.overload.sustain = 1s is shorter than two intervals of 600ms\n  \
+             hint: sustain at 1s200ms or more, or look more often",
+        ),
+        (
+            "detect.overload.clear_after = '150ms'",
+            "x.toml:1: detect.overload.clear_after = 150ms is shorter than two intervals of 100ms\n  \
+             hint: clear after 200ms or more, or look more often",
+        ),
+        (
+            "[decide]\ndrain_within = '2h'",
+            "x.toml:2: decide.drain_within = 2h is longer than decide.limit_within = 1h\n  \
+             hint: draining is the last step: the limit must come no later",
+        ),
+    ] {
+        assert_eq!(told(text), wanted, "{text}");
+    }
+}
+
+#[test]
+fn a_key_in_error_is_not_told_twice() {
+    assert_eq!(
+        told("decide.drain_within = '2h'\ndecide.limit_within = 3"),
+        "x.toml:2: decide.limit_within = 3 has no unit\n  \
+         hint: a number and its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
+    );
+}
+
+#[test]
+fn ranges_include_their_ends_and_nothing_beyond() {
+    for (key, within, beyond) in [
+        ("sense.interval", "'100ms'", "'99ms'"),
+        ("sense.interval", "'2s'", "'61s'"),
+        ("detect.leak.warm_up", "'0s'", "'8d'"),
+        ("detect.leak.horizons", "['7d']", "['169h']"),
+        ("detect.leak.significance", "0.5", "0.51"),
+        ("detect.leak.significance", "1e-7", "0"),
+        ("detect.leak.significance", "0.1", "nan"),
+        ("detect.leak.significance", "0.1", "-inf"),
+        ("detect.leak.min_growth", "'4KiB'", "'4095B'"),
+        ("detect.leak.min_growth", "'1TiB'", "'2TiB'"),
+        ("detect.leak.max_extrapolation", "1", "0.99"),
+        ("detect.leak.max_extrapolation", "10000", "999999999999999999999999999999999999999999"),
+        ("detect.overload.target", "'100us'", "'0s'"),
+        ("detect.overload.interval", "'10ms'", "'9ms'"),
+        ("detect.overload.interval", "'500ms'", "'11s'"),
+        ("detect.overload.sustain", "'10m'", "'11m'"),
+        ("detect.overload.clear_after", "'1h'", "'61m'"),
+        ("decide.limit_within", "'7d'", "'8d'"),
+        ("decide.drain_within", "'1s'", "'999ms'"),
+    ] {
+        assert_eq!(told(&format!("{key} = {within}")), "nothing");
+        let told = told(&format!("{key} = {beyond}"));
+        assert!(
+            told.contains(" is out of range\n  hint: ") && told.contains(&beyond.replace(['[', ']'], "")),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn tables_and_keys_are_not_taken_for_one_another() {
+    for (text, wanted) in [
+        (
+            "[[sense]]",
+            "x.toml:1: \"sense\" is an array, not a table\n  hint: write [sense], and its keys on the lines below",
+        ),
+        (
+            "detect.leak = 3",
+            "x.toml:1: \"detect.leak\" is an integer, not a table\n  \
+             hint: write [detect.leak], and its keys on the lines below",
+        ),
+        (
+            "[serve.listen]",
+            "x.toml:1: [serve.listen] is a table, not an address\n  \
+             hint: an IP address and a port in quotes: \"127.0.0.1:9646\" or \"[::1]:9646\"",
+        ),
+        (
+            "'' = { mode = 'observe' }",
+            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, serve",
+        ),
+        (
+            "'sense.interval' = '1s'",
+            "x.toml:1: unknown key \"sense.interval\" at the top level\n  \
+             hint: within quotes a dot is part of the name: write sense.interval without them",
+        ),
+    ] {
+        assert_eq!(told(text), wanted, "{text}");
+    }
+}
+
+#[test]
+fn what_is_quoted_is_bounded_and_harmless_to_a_terminal() {
+    let told = told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
+    assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+    assert!(told.lines().all(|line| line.chars().count() < 130), "{told}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_as_one_problem() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut full = vec![b'#'; 1 << 20];
+    let exactly_full = write("full.toml", &full);
+    full.push(b'\n');
+    let latin1 = write("latin1.toml", b"mode = 'observe'\n# caf\xe9\n");
+    for (path, wanted) in [
+        (
+            directory.join("missing.toml"),
+            "cannot be read: No such file or directory (os error 2)\n  \
+             hint: `spillway check-config --print-defaults` prints a file to start from",
+        ),
+        (
+            directory.to_owned(),
+            "cannot be read: Is a directory (os error 21)\n  hint: name the file in it, as in spillway.toml",
+        ),
+        ("/proc/self/mem".into(), "cannot be read: Input/output error (os error 5)\n  hint: name a regular file"),
+        (
+            write("large.toml", &full),
+            "is larger than 1 MiB\n  hint: a configuration has a few kilobytes: is this the right file?",
+        ),
+        (
+            "/dev/zero".into(),
+            "is larger than 1 MiB\n  hint: a configuration has a few kilobytes: is this the right file?",
+        ),
+        (latin1, "byte 0xe9 is not UTF-8\n  hint: save the file as UTF-8 text"),
+    ] {
+        let errors = load(&path).unwrap_err();
+        assert_eq!(errors.problems().len(), 1);
+        let line = errors.problems()[0].line.map(|line| format!("{line}:")).unwrap_or_default();
+        assert_eq!(errors.to_string(), format!("{}:{line} {wanted}", path.display()));
+    }
+    assert_eq!(load(&exactly_full).unwrap(), Config::default());
+    assert_eq!(load(Path::new("/dev/null")).unwrap(), Config::default());
+}
+
+/// The name of every key, without its table.
+fn key_names() -> Vec<String> {
+    uncommented().lines().filter_map(|line| line.split_once(" = ").map(|(name, _)| name.to_owned())).collect()
+}
+
+/// Reads `text`, and checks what holds of every answer.
+fn check(text: &str) {
+    if let Err(errors) = parse(text, "x.toml") {
+        let lines = text.lines().count().max(1);
+        let mut last = 1;
+        for problem in errors.problems() {
+            let line = problem.line.expect("text has lines");
+            assert!((last..=lines).contains(&line), "{problem:?} of {lines} lines in {text:?}");
+            assert!(!problem.message.is_empty() && !problem.hint.is_empty(), "{problem:?}");
+            last = line;
+        }
+        assert!(!errors.problems().is_empty());
+    }
+}
+
+/// A cut out of the text, and what is put in its place.
+fn mutation() -> impl Strategy<Value = (usize, usize, String)> {
+    let scrap = prop_oneof![
+        4 => "[\\[\\]{}=\",.'#\n\r0-9a-z_µ -]{0,6}",
+        2 => prop::sample::select(vec!["\n[", "]]", "\"\"\"", "'5s'", "-1", "1e999", "nan", "[sense]\n", "mode", "\u{0}"])
+            .prop_map(str::to_owned),
+        1 => any::<String>(),
+    ];
+    (any::<usize>(), 0..12_usize, scrap)
+}
+
+proptest! {
+    // A counterexample goes into a test of its own, not into a file.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        check(&text);
+    }
+
+    #[test]
+    fn anything_like_toml_is_read_or_refused(
+        text in "([a-z\\[\\]=\"'.,{}# \n0-9-]|mode|sense|detect|leak|interval|= '5s'\n){0,60}",
+    ) {
+        check(&text);
+    }
+
+    #[test]
+    fn any_mutation_of_the_defaults_is_read_or_refused(mutations in prop::collection::vec(mutation(), 1..8)) {
+        for mut text in [commented_defaults(), uncommented()] {
+            for (at, length, scrap) in &mutations {
+                let start = text.floor_char_boundary(at % (text.len() + 1));
+                let end = text.floor_char_boundary((start + length).min(text.len())).max(start);
+                text.replace_range(start..end, scrap);
+            }
+            check(&text);
+        }
+    }
+
+    #[test]
+    fn any_value_of_any_key_is_read_or_refused(
+        key in prop::sample::select(key_names()),
+        table in prop::sample::select(vec!["", "sense", "detect", "detect.leak", "detect.overload", "decide", "serve"]),
+        value in prop_oneof![
+            "-?[0-9]{0,30}(\\.[0-9]{1,3})?(e[0-9]{1,4})?",
+            "\"([0-9]{1,20}(ns|s|h|d|y|MiB|TB)?){0,6}\"",
+            "\\[('[0-9]{1,3}[smhd]',){0,8}\\]",
+            "true|\\{\\}|1979-05-27",
+        ],
+    ) {
+        check(&format!("[{table}]\n{key} = {value}\n").replace("[]\n", ""));
+    }
+}
