@@ -1,2 +1,149 @@
-//! The `spillway` command.
-fn main() {}
+//! The `spillway` command: what it takes, and what its exit code means.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use spillway_agent::{
+    commands::{self, Failure},
+    sense::Sensors,
+};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::time::uptime;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 bad usage, configuration or trace.
+
+Examples:
+  spillway run                                  watch this host with every default
+  spillway run --config /etc/spillway.toml --json
+  spillway record --out host.jsonl --duration 60s
+  spillway replay host.jsonl --decisions
+  spillway doctor                               what each probe attached to, and why not
+  spillway check-config --print-defaults > spillway.toml";
+
+/// Sees memory leaks and overloaded listeners before they become outages.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES)]
+struct Cli {
+    /// Log more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch this host until stopped. Verdicts go to standard output, logs to standard error.
+    Run {
+        /// Configuration file; every default without one.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line instead of sentences.
+        #[arg(long)]
+        json: bool,
+        /// Use no BPF, only /proc and sock_diag.
+        #[arg(long)]
+        no_bpf: bool,
+    },
+    /// Check a configuration file and report everything that is wrong with it.
+    CheckConfig {
+        /// The file.
+        #[arg(required_unless_present = "print_defaults")]
+        file: Option<PathBuf>,
+        /// Print every option with its default instead.
+        #[arg(long, conflicts_with = "file")]
+        print_defaults: bool,
+        /// Print the problems as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Record what the sensors see, as a trace.
+    Record {
+        /// Where to write; `-` for standard output. A file that exists is not overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How long, as in 60s or 2h.
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        duration: std::time::Duration,
+        /// Configuration file, for the intervals.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Use no BPF, only /proc and sock_diag.
+        #[arg(long)]
+        no_bpf: bool,
+    },
+    /// Run the detectors over a trace and print their verdicts, one JSON object a line.
+    Replay {
+        /// The trace; `-` for standard input.
+        trace: PathBuf,
+        /// Print what the policy would do, too.
+        #[arg(long)]
+        decisions: bool,
+        /// Configuration file; every default without one.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Say what each probe attached to, what is degraded, and why. Exits 1 if nothing at all works.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Use no BPF, only /proc and sock_diag.
+        #[arg(long)]
+        no_bpf: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    let done = match cli.command {
+        Command::Run { config, json, no_bpf } => {
+            commands::run(config.as_deref(), json, || sensors(no_bpf))
+        }
+        Command::CheckConfig { file, json, .. } => commands::check_config(file.as_deref(), json),
+        Command::Record { out, duration, config, no_bpf } => {
+            commands::record(&out, duration, config.as_deref(), || sensors(no_bpf))
+        }
+        Command::Replay { trace, decisions, config } => commands::replay(&trace, decisions, config.as_deref()),
+        Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::BadInput(error)) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("spillway: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Told) => ExitCode::FAILURE,
+        // Whoever read our output has what they wanted.
+        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+    }
+}
+
+fn sensors(no_bpf: bool) -> Sensors {
+    if no_bpf { Sensors::without_bpf("--no-bpf was given") } else { Sensors::start() }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_timer(uptime())
+        .with_target(false)
+        .with_max_level(level)
+        .init();
+}

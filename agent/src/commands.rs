@@ -1,0 +1,177 @@
+//! What each command does, from its arguments to what it prints.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+
+use crate::{
+    config::{self, Config},
+    doctor::Diagnosis,
+    live,
+    record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
+    sense::Sensors,
+};
+
+/// Why a command did not do what it was asked, by what the exit code says of it.
+#[derive(Debug)]
+pub enum Failure {
+    /// What the user gave is wrong: exit 2.
+    BadInput(anyhow::Error),
+    /// It was right and could not be done: exit 1.
+    Failed(anyhow::Error),
+    /// As above, and the output says it already.
+    Told,
+    /// The reader of our output closed it.
+    OutputClosed,
+}
+
+/// `spillway run`. Sensors are started only once the configuration is known to be good.
+///
+/// # Errors
+///
+/// A bad configuration; a runtime that cannot start.
+pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), Failure> {
+    let config = load(config)?;
+    Ok(live::run(&config, json, sensors)?)
+}
+
+/// `spillway record`.
+///
+/// # Errors
+///
+/// A bad configuration; a file that exists or cannot be written.
+pub fn record(
+    out: &Path,
+    duration: Duration,
+    config: Option<&Path>,
+    sensors: impl FnOnce() -> Sensors,
+) -> Result<(), Failure> {
+    let config = load(config)?;
+    let to_stdout = out == Path::new("-");
+    let writer: Box<dyn Write> = if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(out)?) };
+    let recorded = live::record(&config, duration, BufWriter::new(writer), sensors)?;
+    eprintln!("recorded {} observations in {:.0} s to {}", recorded.observations, recorded.secs, out.display());
+    Ok(())
+}
+
+/// `spillway check-config`; without a file it prints every default.
+///
+/// # Errors
+///
+/// Everything that is wrong with the file.
+pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let Some(file) = file else {
+        print!("{}", config::commented_defaults());
+        return Ok(());
+    };
+    match config::load(file) {
+        Ok(_) if json => println!("{}", serde_json::json!({ "file": file, "problems": [] })),
+        Ok(_) => println!("{}: ok", file.display()),
+        Err(errors) if json => {
+            println!("{}", serde_json::to_string(&errors)?);
+            return Err(Failure::BadInput(anyhow!("{}: {} problems", file.display(), errors.problems().len())));
+        }
+        Err(errors) => return Err(Failure::BadInput(errors.into())),
+    }
+    Ok(())
+}
+
+/// `spillway replay`.
+///
+/// # Errors
+///
+/// A bad configuration, a trace without a header, or a stream that fails.
+pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<(), Failure> {
+    let config = load(config)?;
+    let input: Box<dyn BufRead> = if trace == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let file = File::open(trace)
+            .with_context(|| format!("cannot open trace {}", trace.display()))
+            .map_err(Failure::BadInput)?;
+        Box::new(BufReader::new(file))
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    match replay_trace(input, &config, &mut out, ReplayOptions { decisions }) {
+        Ok(summary) => {
+            report_skips(trace, &summary);
+            Ok(())
+        }
+        Err(ReplayError::Output(TraceError::Io(error))) => Err(error.into()),
+        Err(error @ ReplayError::Output(_)) => Err(Failure::Failed(error.into())),
+        Err(ReplayError::Trace(error)) => {
+            Err(Failure::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))
+        }
+    }
+}
+
+/// Silence about a broken trace must not be mistaken for health.
+fn report_skips(trace: &Path, summary: &ReplaySummary) {
+    if summary.skipped == 0 {
+        return;
+    }
+    let trace = trace.display();
+    for skip in &summary.first_skips {
+        eprintln!("{trace}: {skip}");
+    }
+    let sorts: Vec<_> = summary.skipped_by_sort.iter().map(|(sort, count)| format!("{count} {sort}")).collect();
+    eprintln!("{trace}: skipped {} of {} lines: {}", summary.skipped, summary.lines, sorts.join(", "));
+    for (kind, count) in &summary.unknown_kinds {
+        eprintln!("{trace}: {count} of unknown kind {kind:?}");
+    }
+}
+
+/// `spillway doctor`.
+///
+/// # Errors
+///
+/// [`Failure::Told`] where nothing at all can be sensed.
+pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
+    let diagnosis = Diagnosis::make(sensors);
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&diagnosis)?)?;
+    } else {
+        diagnosis.print(&mut out)?;
+    }
+    if diagnosis.works() { Ok(()) } else { Err(Failure::Told) }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    file.map_or_else(|| Ok(Config::default()), config::load).map_err(|errors| Failure::BadInput(errors.into()))
+}
+
+/// A new file that only its owner may read: a trace names what runs on the host.
+fn create(path: &Path) -> Result<File, Failure> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
+        let hint = if fs::exists(path).unwrap_or(false) { "\n  hint: remove it, or name another file" } else { "" };
+        Failure::BadInput(anyhow!("cannot create {}: {error}{hint}", path.display()))
+    })
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Failed(error.into()) }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<TraceError> for Failure {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::Io(error) => error.into(),
+            error => Self::Failed(error.into()),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a trace.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    core::{Core, HostInfo, Output},
+    daemon::{Batch, Pace, watch},
+    kernel::{Probe, ProbeReport},
+    record::{Printer, TraceError, Writer},
+    sense::Sensors,
+    serve::{Metrics, serve},
+};
+
+/// What a recording holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Recorded {
+    /// Observations written.
+    pub observations: u64,
+    /// Seconds that it spans.
+    pub secs: f64,
+}
+
+/// Watches this host until a signal asks to stop.
+///
+/// # Errors
+///
+/// Where the runtime or a signal handler cannot start. Once it runs it does not fail.
+pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io::Result<()> {
+    runtime()?.block_on(async {
+        let stop = stopped()?;
+        let sensors = sensors();
+        let clock = Clock::start();
+        let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
+        match serve(config.serve.listen, metrics.clone()).await {
+            Ok(listen) => tracing::info!(%listen, "serving /metrics and /healthz"),
+            // Watching matters more than being watched.
+            Err(error) => tracing::warn!("{error}"),
+        }
+        let mut core = Core::new(config, host_info(&sensors)?);
+        let mut printer = Printer::to_stdout(json);
+        let mut output = Output::default();
+        announce(&sensors, config);
+        let consume = |mut batch: Batch<'_>| {
+            metrics.note_batch(&mut batch);
+            for observation in batch.observations {
+                core.apply_into(observation, &mut output);
+            }
+            for verdict in output.verdicts.drain(..) {
+                metrics.note_verdict(&verdict);
+                printer.verdict(&verdict);
+            }
+            for decision in output.decisions.drain(..) {
+                printer.decision(&decision);
+            }
+            metrics.note_tracked(&core.tracked());
+            Ok::<(), io::Error>(())
+        };
+        watch(sensors, pace(config), clock, stop, consume).await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Writes what the sensors see for `duration`, or until a signal asks to stop.
+///
+/// # Errors
+///
+/// Where the trace cannot be written, or the runtime cannot start.
+pub fn record(
+    config: &Config,
+    duration: Duration,
+    out: impl Write,
+    sensors: impl FnOnce() -> Sensors,
+) -> Result<Recorded, TraceError> {
+    runtime()?.block_on(async {
+        let stopped = stopped()?;
+        let sensors = sensors();
+        let mut writer = Writer::new(out, host_info(&sensors)?, config.sense.interval.as_secs_f64())?;
+        announce(&sensors, config);
+        let stop = async {
+            tokio::select! {
+                () = stopped => {}
+                () = tokio::time::sleep(duration) => {}
+            }
+        };
+        let mut observations = 0;
+        let consume = |batch: Batch<'_>| {
+            observations += batch.observations.len() as u64;
+            batch.observations.iter().try_for_each(|observation| writer.write(observation))
+        };
+        let clock = Clock::start();
+        watch(sensors, pace(config), clock, stop, consume).await?;
+        let secs = clock.now();
+        writer.finish()?;
+        Ok(Recorded { observations, secs })
+    })
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Done at the first SIGINT or SIGTERM.
+fn stopped() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn pace(config: &Config) -> Pace {
+    Pace { processes: config.sense.interval, listeners: config.detect.overload.interval }
+}
+
+fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    Ok(HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus })
+}
+
+/// Says in the log what is watched, and how. One reason is one line, however many probes it keeps from attaching.
+fn announce(sensors: &Sensors, config: &Config) {
+    for line in degraded(sensors.reports()) {
+        tracing::warn!("{line}");
+    }
+    tracing::info!(
+        mode = ?config.mode,
+        interval = ?config.sense.interval,
+        listener_interval = ?config.detect.overload.interval,
+        "spillway is watching"
+    );
+}
+
+fn degraded(reports: &[ProbeReport]) -> Vec<String> {
+    if let [first, rest @ ..] = reports
+        && let Some(reason) = first.reason()
+        && rest.iter().all(|report| report.reason() == Some(reason))
+    {
+        let sources: Vec<_> = Probe::ALL
+            .iter()
+            .filter_map(|probe| Some(format!("{} from {}", probe.name(), probe.fallback()?)))
+            .collect();
+        return vec![format!("BPF is not used: {reason}; {} instead", sources.join(", "))];
+    }
+    reports.iter().filter(|report| report.reason().is_some()).map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reason_is_one_line() {
+        let reports = Probe::ALL.map(|probe| ProbeReport::new(probe, Err("not root".to_owned())));
+        assert_eq!(
+            degraded(&reports),
+            [concat!(
+                "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
+                "process_life from comparing scans, accept_queue from sock_diag instead"
+            )]
+        );
+    }
+
+    #[test]
+    fn probes_that_fail_alone_are_named_alone() {
+        let mut reports = Probe::ALL.map(|probe| ProbeReport::new(probe, Ok(())));
+        assert_eq!(degraded(&reports), [""; 0]);
+        reports[1] = ProbeReport::new(Probe::FaultSamples, Err("kernel refused it (EPERM)".to_owned()));
+        assert_eq!(degraded(&reports), ["probe fault_samples not attached: kernel refused it (EPERM)"]);
+    }
+}

@@ -1,0 +1,58 @@
+//! What `spillway run` prints: a sentence for a person, or the same JSON Lines as replay.
+
+use std::io::{self, Write};
+
+use super::trace::write_line;
+use crate::{
+    decide::Decision,
+    detect::{Claim, State, Verdict},
+};
+
+/// Prints verdicts and decisions to standard output as they come.
+pub struct Printer {
+    json: bool,
+    broken: bool,
+}
+
+impl Printer {
+    /// Prints JSON Lines or sentences.
+    pub fn to_stdout(json: bool) -> Self {
+        Self { json, broken: false }
+    }
+
+    /// Prints a verdict.
+    pub fn verdict(&mut self, verdict: &Verdict) {
+        let kind = match verdict.claim {
+            Claim::Leak(_) => "leak",
+            Claim::Overload(_) => "overload",
+        };
+        let state = match verdict.state {
+            State::Raised => "raised",
+            State::Cleared => "cleared",
+        };
+        let sentence = format!("{kind} {state} ({:.0} % sure): {}", verdict.confidence * 100.0, verdict.why);
+        self.line(verdict, &sentence);
+    }
+
+    /// Prints what the policy would do.
+    pub fn decision(&mut self, decision: &Decision) {
+        self.line(decision, &format!("  {} would be done for {}", decision.action, decision.id));
+    }
+
+    /// A daemon outlives its log: a reader that went away is told of once, and no more is printed.
+    fn line(&mut self, json: &impl serde::Serialize, sentence: &str) {
+        if self.broken {
+            return;
+        }
+        let mut out = io::stdout().lock();
+        let printed = if self.json {
+            write_line(&mut out, json).map_err(|error| error.to_string())
+        } else {
+            writeln!(out, "{sentence}").map_err(|error| error.to_string())
+        };
+        if let Err(error) = printed.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+            self.broken = true;
+            tracing::warn!(error, "standard output is closed; the agent goes on without it");
+        }
+    }
+}
