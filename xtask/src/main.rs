@@ -1,2 +1,83 @@
-//! Spillway's own commands.
-fn main() {}
+//! Spillway's own commands, run as `cargo xtask <command>`.
+//!
+//! This file only parses; each command is one file. Exit codes: 0 all went well, 1 something failed or did not match,
+//! 2 the command line is wrong, 130 stopped by Ctrl-C or SIGTERM (after everything was put away).
+
+mod bench;
+mod build;
+mod clock;
+mod demo;
+mod hold;
+mod run;
+mod setup;
+mod signals;
+mod step;
+mod test;
+mod toolchain;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Spillway's own commands. Each installs what it needs first; nothing has to be prepared by hand.
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "Examples:\n  \
+    cargo xtask demo                 see Spillway find a real leak and a real overload, in about a minute\n  \
+    cargo xtask test                 every test there is\n  \
+    cargo xtask build --release      leave target/release/spillway\n\n\
+    Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building needs; does nothing when all is there
+    Setup(setup::Args),
+    /// Build the BPF programs and the agent
+    Build(build::Args),
+    /// Run the real agent against a real leak and a real overload, and check what it says
+    Demo(demo::Args),
+    /// Run the agent on this host in observe mode until stopped
+    Run(run::Args),
+    /// Run every test there is
+    Test(test::Args),
+    /// Measure what Spillway costs
+    Bench(bench::Args),
+    /// Run a command for as long as standard input stays open (how the demo holds the agent)
+    #[command(hide = true)]
+    Hold(hold::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Hold(args) = &cli.command {
+        return hold::main(args);
+    }
+    let outcome = signals::install().and_then(|()| match cli.command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Test(args) => test::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Hold(_) => Ok(ExitCode::SUCCESS),
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) if error.is::<signals::Interrupted>() => {
+            eprintln!("interrupted: everything that was started has been stopped and put away");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

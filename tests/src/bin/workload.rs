@@ -1,0 +1,147 @@
+//! The small real programs that Spillway is shown: in the demo, in host tests, in benchmarks.
+//!
+//! Each prints one JSON line when it is ready (`{"pid":…,"addr":…}`), ends on SIGTERM, dies with its parent, and is bounded in memory,
+//! sockets and processes. Network ones talk to the address they are given and are meant for loopback. It uses nothing of
+//! the agent, so that what is measured shares no mistake with what measures.
+
+#[path = "../workload/memory.rs"]
+mod memory;
+#[path = "../workload/processes.rs"]
+mod processes;
+#[path = "../workload/sockets.rs"]
+mod sockets;
+#[path = "../workload/system.rs"]
+mod system;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use system::{parse_duration, parse_size};
+
+/// Small real programs for Spillway to watch.
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:\n  \
+    workload leak --rate 4MiB\n  \
+    workload cache --rate 6MiB --size 90MiB\n  \
+    workload stuck-server --addr 127.0.0.1:0 --backlog 128 --healthy-for 8s\n\n\
+    Sizes are bytes or carry KiB, MiB, GiB; durations are seconds or carry ms, s, m.")]
+struct Cli {
+    /// What the process calls itself, at most 15 bytes
+    #[arg(long, global = true)]
+    name: Option<String>,
+    #[command(subcommand)]
+    workload: Workload,
+}
+
+#[derive(Debug, Subcommand)]
+enum Workload {
+    /// Allocate, touch and forget, without end
+    Leak {
+        /// Bytes a second
+        #[arg(long, value_parser = parse_size)]
+        rate: u64,
+        /// Stop growing here, for safety
+        #[arg(long, value_parser = parse_size, default_value = "1GiB")]
+        limit: u64,
+    },
+    /// Grow to a size, then serve from it
+    Cache {
+        /// Bytes a second while it fills
+        #[arg(long, value_parser = parse_size)]
+        rate: u64,
+        /// Where it stops growing
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+    },
+    /// Touch exactly so many bytes of each kind (rounded up to pages), then wait
+    Touch {
+        /// Private anonymous memory
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        anon_bytes: u64,
+        /// A mapped file on a disk
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        file_bytes: u64,
+        /// Shared memory (a memfd)
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        shmem_bytes: u64,
+    },
+    /// Allocate and free as fast as possible, then print operations a second
+    AllocLoop {
+        /// How long
+        #[arg(long, default_value_t = 5.0)]
+        secs: f64,
+    },
+    /// Serve for a while, then stop accepting and keep listening
+    StuckServer {
+        /// Where to listen; port 0 picks one
+        #[arg(long, default_value = "127.0.0.1:0")]
+        addr: SocketAddr,
+        /// The accept queue's limit
+        #[arg(long, default_value_t = 128)]
+        backlog: i32,
+        /// How long it serves
+        #[arg(long, value_parser = parse_duration, default_value = "8s")]
+        healthy_for: Duration,
+    },
+    /// Keep connecting, never blocking
+    Clients {
+        /// Whom
+        #[arg(long)]
+        addr: SocketAddr,
+        /// Connections a second
+        #[arg(long, default_value_t = 10.0)]
+        rate_per_sec: f64,
+        /// How long
+        #[arg(long = "for", value_parser = parse_duration, default_value = "120s")]
+        lasting: Duration,
+    },
+    /// Listen and connect to itself without accepting, then wait
+    Listen {
+        /// The accept queue's limit
+        #[arg(long, default_value_t = 128)]
+        backlog: i32,
+        /// How many connections wait
+        #[arg(long, default_value_t = 0)]
+        pending: usize,
+        /// On ::1 instead of 127.0.0.1
+        #[arg(long)]
+        v6: bool,
+    },
+    /// Many small processes that do nothing
+    Sleepers {
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+    /// Start and end processes one after the other
+    Churn {
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = system::prepare(cli.name.as_deref()).and_then(|()| match cli.workload {
+        Workload::Leak { rate, limit } => memory::leak(rate, limit),
+        Workload::Cache { rate, size } => memory::cache(rate, size),
+        Workload::Touch { anon_bytes, file_bytes, shmem_bytes } => memory::touch(anon_bytes, file_bytes, shmem_bytes),
+        Workload::AllocLoop { secs } => memory::alloc_loop(Duration::try_from_secs_f64(secs)?),
+        Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
+        Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
+        Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
+        Workload::Sleepers { count } => processes::sleepers(count),
+        Workload::Churn { count } => processes::churn(count),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("workload: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

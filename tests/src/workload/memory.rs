@@ -1,0 +1,187 @@
+//! Programs that use memory: one leaks, one fills a cache, one holds exact amounts, one allocates as fast as it can.
+//!
+//! Growth follows the clock, not the number of turns, so that a busy machine does not change the rate.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::ptr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::system::{Random, now, ready, say, wait_forever};
+
+const TICK: Duration = Duration::from_millis(100);
+const PAGE_BYTES: usize = 4096;
+/// Small enough that malloc takes it from its heap, as a leaking program's objects would be.
+const LEAKED_OBJECT_BYTES: usize = 16 << 10;
+const CACHE_ENTRY_BYTES: usize = 64 << 10;
+
+/// Allocates, touches and forgets at a rate, up to a limit.
+pub fn leak(rate: u64, limit: u64) -> anyhow::Result<()> {
+    ready(None)?;
+    let start = now();
+    let mut leaked = 0;
+    loop {
+        let due = (rate as f64 * start.elapsed().as_secs_f64()) as u64;
+        while leaked + LEAKED_OBJECT_BYTES as u64 <= due.min(limit) {
+            forget_object()?;
+            leaked += LEAKED_OBJECT_BYTES as u64;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// The leak itself, in a function of its own so that a stack names it.
+#[inline(never)]
+fn forget_object() -> anyhow::Result<()> {
+    // SAFETY: malloc takes a size; what it returns is checked before use.
+    let object = unsafe { libc::malloc(LEAKED_OBJECT_BYTES) }.cast::<u8>();
+    if object.is_null() {
+        bail!("malloc of {LEAKED_OBJECT_BYTES} bytes failed");
+    }
+    // SAFETY: malloc returned that many bytes, which nothing else uses.
+    unsafe { touch_pages(object, LEAKED_OBJECT_BYTES, true) };
+    Ok(())
+}
+
+/// Grows to a size at a rate, then reads and writes what it holds.
+pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
+    ready(None)?;
+    let start = now();
+    let mut random = Random(0x5EED);
+    let mut entries: Vec<Box<[u8]>> = Vec::new();
+    loop {
+        let due = ((rate as f64 * start.elapsed().as_secs_f64()) as u64).min(size) / CACHE_ENTRY_BYTES as u64;
+        while (entries.len() as u64) < due {
+            entries.push(vec![1; CACHE_ENTRY_BYTES].into_boxed_slice());
+        }
+        for _ in 0..entries.len().min(32) {
+            let chosen = random.below(entries.len());
+            let byte = random.below(CACHE_ENTRY_BYTES);
+            entries[chosen][byte] = entries[chosen][byte].wrapping_add(1);
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Holds exactly so many bytes of each kind, rounded up to whole pages.
+pub fn touch(anon: u64, file: u64, shmem: u64) -> anyhow::Result<()> {
+    if anon > 0 {
+        let start = map(
+            usize::try_from(anon)?,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            None,
+        )?;
+        // SAFETY: the mapping is that long, ours and writable. A kernel without huge pages refuses the advice, which is
+        // then not needed.
+        unsafe {
+            libc::madvise(start.cast(), usize::try_from(anon)?, libc::MADV_NOHUGEPAGE);
+            touch_pages(start, usize::try_from(anon)?, true);
+        }
+    }
+    if file > 0 {
+        let backing = unlinked_file()?;
+        backing.set_len(file).context("the temporary file cannot grow")?;
+        let start = map(usize::try_from(file)?, libc::PROT_READ, libc::MAP_SHARED, Some(backing.as_raw_fd()))?;
+        // SAFETY: the mapping is that long and readable, and the file is that long.
+        unsafe { touch_pages(start, usize::try_from(file)?, false) };
+    }
+    if shmem > 0 {
+        // SAFETY: memfd_create reads a NUL-terminated literal.
+        let fd = unsafe { libc::memfd_create(c"workload".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error()).context("memfd_create failed");
+        }
+        // SAFETY: the descriptor was just made, is open, and nothing else owns it.
+        let memory = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        memory.set_len(shmem).context("the memfd cannot grow")?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let start = map(usize::try_from(shmem)?, protection, libc::MAP_SHARED, Some(memory.as_raw_fd()))?;
+        // SAFETY: the mapping is that long and writable, and the memfd is that long.
+        unsafe { touch_pages(start, usize::try_from(shmem)?, true) };
+    }
+    ready(None)?;
+    wait_forever()
+}
+
+/// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast that went.
+pub fn alloc_loop(lasting: Duration) -> anyhow::Result<()> {
+    const SLOTS: usize = 1024;
+    const GROW_EVERY: u64 = 4096;
+    const GROWTH_BYTES: usize = 1 << 20;
+    ready(None)?;
+    let mut random = Random(0x5EED);
+    let mut slots: Vec<Vec<u8>> = vec![Vec::new(); SLOTS];
+    let mut grown: Vec<Vec<u8>> = Vec::new();
+    let mut operations = 0u64;
+    let start = now();
+    while start.elapsed() < lasting {
+        for _ in 0..GROW_EVERY {
+            let size = 16 + random.below(4080);
+            let mut block = Vec::with_capacity(size);
+            block.push(1);
+            slots[random.below(SLOTS)] = std::hint::black_box(block);
+        }
+        operations += GROW_EVERY;
+        if grown.len() == 8 {
+            grown.clear();
+        }
+        grown.push(std::hint::black_box(vec![1; GROWTH_BYTES]));
+    }
+    let secs = start.elapsed().as_secs_f64();
+    say(&json!({"ops": operations, "secs": secs, "ops_per_sec": operations as f64 / secs}))
+}
+
+/// Maps memory for the rest of the process's life.
+fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::Result<*mut u8> {
+    // SAFETY: the kernel picks the address, so no memory in use is replaced; the result is checked.
+    let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.unwrap_or(-1), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error()).with_context(|| format!("mmap of {length} bytes failed"));
+    }
+    Ok(start.cast())
+}
+
+/// Reads or writes one byte of each page, so that the kernel maps it.
+///
+/// # Safety
+/// `start` must be valid for `length` bytes, for writing if `write`.
+unsafe fn touch_pages(start: *mut u8, length: usize, write: bool) {
+    for offset in (0..length).step_by(PAGE_BYTES) {
+        // SAFETY: the offset is below the length, for which the caller vouches.
+        unsafe {
+            if write {
+                start.add(offset).write_volatile(1);
+            } else {
+                start.add(offset).read_volatile();
+            }
+        }
+    }
+}
+
+/// A file without a name, on a disk: on tmpfs its pages would count as shared memory.
+fn unlinked_file() -> anyhow::Result<File> {
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from));
+    let places = [Some(PathBuf::from("/var/tmp")), Some(std::env::temp_dir()), own];
+    for place in places.into_iter().flatten() {
+        let path = place.join(format!(".spillway-workload-{}", std::process::id()));
+        let Ok(file) = File::options().read(true).write(true).create_new(true).open(&path) else { continue };
+        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        if !on_tmpfs(&file) {
+            return Ok(file);
+        }
+    }
+    bail!("no place on a disk for a temporary file\n  hint: make /var/tmp writable, on a disk")
+}
+
+fn on_tmpfs(file: &File) -> bool {
+    // SAFETY: statfs is plain data, for which all zeroes is a valid value.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: fstatfs writes one statfs through the pointer, which lives until the call returns.
+    let read = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) };
+    read == 0 && stat.f_type == libc::TMPFS_MAGIC
+}

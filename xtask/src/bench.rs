@@ -1,0 +1,41 @@
+//! `cargo xtask bench`: what Spillway costs, in the core and on a host.
+//!
+//! Criterion measures the pure core; the `cost` binary measures the agent beside real workloads, prints ratios, and exits
+//! non-zero if a target was missed. Both run even if the first fails, so that one look shows all.
+
+use std::process::ExitCode;
+
+use crate::workspace::Workspace;
+use crate::{build, step};
+
+/// Measure what Spillway costs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask bench           the core's speed, then the agent's cost beside real workloads\n  \
+    cargo xtask bench --json    the agent's cost as JSON on standard output, and nothing else there")]
+pub struct Args {
+    /// Print the cost table as JSON; criterion is left out
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    build::bpf(&workspace)?;
+    let wanted = [("spillway-agent", "spillway"), ("spillway-tests", "workload"), ("spillway-tests", "cost")];
+    build::binaries(&workspace, true, &wanted)?;
+    let mut ok = true;
+    if !args.json {
+        let mut core = workspace.cargo("bench");
+        core.args(["--locked", "--package", "spillway-agent", "--bench", "core"]);
+        ok &= step::streaming("the core's speed", &mut core)?.success();
+    }
+    let mut cost = workspace.cargo("run");
+    cost.args(["--quiet", "--release", "--locked", "--package", "spillway-tests", "--bin", "cost", "--"]);
+    if args.json {
+        cost.arg("--json");
+    }
+    ok &= step::streaming("the agent's cost", &mut cost)?.success();
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

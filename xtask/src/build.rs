@@ -1,0 +1,149 @@
+//! `cargo xtask build`: the BPF programs, then the agent that embeds them.
+//!
+//! The BPF half has its own compiler, target and target directory (`target/bpf`), so that neither half ever rebuilds the
+//! other. The object is copied to `target/bpf/spillway.bpf.o` only when its bytes changed: the agent is rebuilt when
+//! that file is newer. `Cargo.lock` is shared, and every step holds to it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+
+use crate::step::{self, OnInterrupt};
+use crate::toolchain::{Compiler, Origin};
+use crate::workspace::{Workspace, cargo};
+use crate::{setup, tools};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Build the BPF programs and the agent.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask build              leave target/debug/spillway\n  \
+    cargo xtask build --release    leave target/release/spillway: one file, no configuration needed")]
+pub struct Args {
+    /// Optimise
+    #[arg(long)]
+    release: bool,
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    bpf(&workspace)?;
+    let packages = [("spillway-agent", "spillway")];
+    binaries(&workspace, args.release, &packages)?;
+    println!("{}", workspace.binary(args.release, "spillway").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up what is missing and builds the BPF programs.
+pub fn bpf(workspace: &Workspace) -> anyhow::Result<()> {
+    let compiler = setup::bpf(workspace)?;
+    let linker = tools::bpf_linker(compiler.llvm)?;
+    let target_dir = workspace.target.join("bpf");
+    let mut command = bpf_command(&compiler, &linker, &target_dir);
+    command.current_dir(&workspace.root);
+    let hint = "`cargo xtask setup --check` says which compiler and linker are used";
+    let what = format!("build the BPF programs with {}", compiler.name());
+    step::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
+    let built = target_dir.join(TARGET).join("release/spillway-ebpf");
+    copy_if_changed(&built, &workspace.bpf_object())
+}
+
+/// Builds binaries of the user's half, each named with its package, in one go.
+pub fn binaries(workspace: &Workspace, release: bool, wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut command = workspace.cargo("build");
+    command.arg("--locked");
+    if release {
+        command.arg("--release");
+    }
+    for (package, binary) in wanted {
+        command.args(["--package", package, "--bin", binary]);
+    }
+    let names: Vec<_> = wanted.iter().map(|(_, binary)| *binary).collect();
+    let what = format!("build {}", names.join(" and "));
+    step::quiet(&what, &mut command, "the compiler's message above names the place", OnInterrupt::Stop)
+}
+
+fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
+    let mut command = match &compiler.origin {
+        Origin::Rustup(name) => {
+            let mut command = Command::new("rustup");
+            command.args(["run", name, "cargo"]);
+            command
+        }
+        Origin::Distribution(rustc) => {
+            let mut command = Command::new(cargo());
+            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            command
+        }
+    };
+    command.args(["build", "--release", "--locked", "--package=spillway-ebpf", "--bin=spillway-ebpf"]);
+    command.args(["--features=programs", "-Zbuild-std=core", "--target", TARGET, "--target-dir"]).arg(target_dir);
+    if matches!(compiler.origin, Origin::Rustup(_)) {
+        command.env_remove("RUSTC");
+    }
+    for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
+        command.env_remove(name);
+    }
+    // Debug information is what BTF is made from; bpf-linker, which sees the whole program anyway, optimises last.
+    command.env("CARGO_PROFILE_RELEASE_DEBUG", "2").env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
+    command.env("CARGO_ENCODED_RUSTFLAGS", rustflags(std::env::consts::ARCH, linker));
+    command
+}
+
+/// The flags of the BPF half, separated as `CARGO_ENCODED_RUSTFLAGS` wants them.
+fn rustflags(arch: &str, linker: &Path) -> OsString {
+    let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\""));
+    for flag in ["-Cdebuginfo=2", "-Cpanic=abort", "-Clink-arg=--btf", "-Clinker="] {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
+    flags.push(linker);
+    flags
+}
+
+fn copy_if_changed(from: &PathBuf, to: &PathBuf) -> anyhow::Result<()> {
+    let new = fs::read(from).with_context(|| format!("the BPF object {} cannot be read", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::write(to, new).with_context(|| format!("the BPF object {} cannot be written", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_survive_spaces_in_the_linkers_path() {
+        let flags = rustflags("x86_64", Path::new("/home/a b/bpf-linker"));
+        let flags = flags.to_str().unwrap();
+        let flags: Vec<_> = flags.split('\x1f').collect();
+        assert_eq!(flags[0], "--cfg=bpf_target_arch=\"x86_64\"");
+        assert_eq!(flags[4], "-Clinker=/home/a b/bpf-linker");
+    }
+
+    #[test]
+    fn an_unchanged_object_is_not_touched() {
+        let dir = std::env::temp_dir().join(format!("spillway-xtask-build-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        fs::write(&from, b"one").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        let first = fs::metadata(&to).unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        copy_if_changed(&from, &to).unwrap();
+        let second = fs::metadata(&to).unwrap().modified().unwrap();
+        fs::write(&from, b"two").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        let third = fs::read(&to).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(first, second);
+        assert_eq!(third, b"two");
+    }
+}

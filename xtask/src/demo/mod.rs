@@ -1,0 +1,183 @@
+//! `cargo xtask demo`: the real agent with real probes, a real leak, a real overload, and a check of what it says.
+//!
+//! Beside the leak runs a cache that grows faster and stops, so that growth alone does not win; the server works for eight seconds before it
+//! stops accepting. The demo waits at least a minute, so that wrong verdicts have time to appear. Everything that it starts
+//! or makes is held by a guard that ends with it, whether it returns, fails or is interrupted.
+
+mod agent;
+mod cgroup;
+mod summary;
+mod verdict;
+mod workloads;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use self::agent::Agent;
+use self::cgroup::LeakCgroup;
+use self::summary::{Expected, Seen};
+use self::verdict::{Screen, Verdict};
+use self::workloads::{LEAK_LIMIT, LEAK_RATE, Workloads};
+use crate::step::Progress;
+use crate::workspace::Workspace;
+use crate::{build, clock, signals};
+
+/// How long wrong verdicts get to appear, from the workloads' start.
+const AT_LEAST: Duration = Duration::from_secs(60);
+/// How long missing verdicts get to come.
+const AT_MOST: Duration = Duration::from_secs(90);
+/// The overload must be seen before the queue of 128 is full, 12.8 s after the last accept() at ten connections a second.
+const OVERLOAD_WITHIN_SECS: f64 = 12.0;
+
+/// Run the real agent against a real leak and a real overload, and check what it says.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask demo                            build everything, watch for a minute, compare\n  \
+    cargo xtask demo --json                     the comparison as JSON on standard output\n  \
+    cargo xtask demo --agent /usr/bin/spillway  with an agent that is built already\n\n\
+    Needs root for the agent alone, and asks sudo for it. Ctrl-C at any time leaves nothing behind.\n\
+    Exit codes: 0 all matched, 1 not all matched, 130 interrupted.")]
+pub struct Args {
+    /// Print the comparison as JSON; everything else goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Use this agent instead of building one
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let screen = Screen::new(args.json);
+    let (agent, workload) = build_all(args)?;
+    signals::check()?;
+    cgroup::remove_stale();
+    let before = agent::OWN_PATHS.map(|path| Path::new(path).exists());
+
+    let mut agent = Agent::start(&agent)?;
+    let leak_cgroup = LeakCgroup::make(LEAK_LIMIT)?;
+    let mut workloads = Workloads::start(&workload, &leak_cgroup)?;
+    let start = clock::now();
+    let expected = Expected {
+        leaker: workloads.leaker,
+        leak_bytes_per_sec: LEAK_RATE as f64,
+        cache: workloads.cache,
+        addr: workloads.addr.clone(),
+        overload_within_secs: OVERLOAD_WITHIN_SECS,
+    };
+    introduce(screen, &expected, &leak_cgroup);
+    let mut seen = watch(screen, &expected, &mut agent, &mut workloads, start)?;
+
+    workloads.stop();
+    let exit = agent.stop();
+    seen.agent_exit = seen.agent_exit.or(exit);
+    let made = leak_cgroup.path().map(Path::to_path_buf);
+    drop(leak_cgroup);
+    seen.left_behind = left_behind(&agent, &workloads, made.as_deref(), before);
+
+    let rows = summary::rows(&expected, &seen);
+    let ok = rows.iter().all(|row| row.ok);
+    screen.line(&format!("\n{}", summary::table(&rows, screen.paint)));
+    screen.line(&screen.paint.outcome(ok, if ok { "all matched" } else { "NOT all matched" }));
+    if args.json {
+        println!("{}", summary::to_json(&rows, &seen));
+    }
+    if !ok {
+        eprintln!("the agent's last log lines:{}", agent.log());
+    }
+    signals::check()?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds what is not given, and says where the agent and the workloads are.
+fn build_all(args: &Args) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let workspace = Workspace::find()?;
+    let workload = ("spillway-tests", "workload");
+    let agent = match &args.agent {
+        Some(agent) if !agent.is_file() => {
+            bail!("--agent {}: there is no such file\n  hint: leave it out to build the agent", agent.display())
+        }
+        Some(agent) => {
+            build::binaries(&workspace, true, &[workload])?;
+            std::path::absolute(agent)?
+        }
+        None => {
+            build::bpf(&workspace)?;
+            build::binaries(&workspace, true, &[("spillway-agent", "spillway"), workload])?;
+            workspace.binary(true, "spillway")
+        }
+    };
+    Ok((agent, workspace.binary(true, "workload")))
+}
+
+fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
+    let Expected { leaker, cache, addr, .. } = expected;
+    let (rate, place) = (verdict::bytes(LEAK_RATE as f64), leak_cgroup.describe());
+    screen.line("\nThe agent watches this host. Beside everything else that runs here, there now are:");
+    screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s without end, in {place}"));
+    screen.line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
+    screen.line(&format!(
+        "  demo-server  {addr}, stops accepting after 8 s; demo-clients keep connecting, ten a second\n"
+    ));
+}
+
+/// Prints verdicts as they come, until all have come and wrong ones had their time.
+fn watch(
+    screen: Screen,
+    expected: &Expected,
+    agent: &mut Agent,
+    workloads: &mut Workloads,
+    start: Instant,
+) -> anyhow::Result<Seen> {
+    let mut seen = Seen::default();
+    let mut progress = Progress::new();
+    loop {
+        signals::check().inspect_err(|_| progress.clear())?;
+        let line = agent.next_line(Duration::from_millis(100));
+        let elapsed = start.elapsed();
+        if workloads.server_just_stopped() {
+            progress.clear();
+            screen.line(&format!("{:7.1} s  demo-server has stopped accepting", elapsed.as_secs_f64()));
+        }
+        seen.stopped_at = workloads.stopped_at.map(|at| (at - start).as_secs_f64());
+        if let Some(verdict) = line.and_then(|line| Verdict::parse(&line, elapsed.as_secs_f64())) {
+            progress.clear();
+            screen.line(&verdict.describe(screen.paint));
+            seen.verdicts.push(verdict);
+            continue;
+        }
+        if let Some(code) = agent.ended()? {
+            progress.clear();
+            seen.agent_died = true;
+            seen.agent_exit = Some(code);
+            return Ok(seen);
+        }
+        let complete = summary::complete(expected, &seen.verdicts);
+        if (complete && elapsed >= AT_LEAST) || elapsed >= AT_MOST {
+            progress.clear();
+            return Ok(seen);
+        }
+        let waiting = if complete { "all seen; waiting for wrong verdicts" } else { "waiting for verdicts" };
+        progress.show(waiting, elapsed, &format!("of {} s", if complete { AT_LEAST } else { AT_MOST }.as_secs()));
+    }
+}
+
+fn left_behind(agent: &Agent, workloads: &Workloads, cgroup: Option<&Path>, before: [bool; 3]) -> Vec<String> {
+    let mut left = Vec::new();
+    if agent.remains() {
+        left.push("the agent's process".to_owned());
+    }
+    if workloads.remain() {
+        left.push("a workload's process".to_owned());
+    }
+    left.extend(cgroup.filter(|path| path.exists()).map(|path| path.display().to_string()));
+    for (path, there_before) in agent::OWN_PATHS.iter().zip(before) {
+        if !there_before && Path::new(path).exists() {
+            left.push((*path).to_owned());
+        }
+    }
+    left
+}

@@ -1,0 +1,252 @@
+//! One step of a command: a child process, what it is for, how long it took, and what it said if it failed.
+//!
+//! A quiet step keeps the child's output and shows its last lines only on failure; while it runs there is a spinner on
+//! a terminal and a line every 15 s elsewhere, so that a log never looks hung. A streaming step hands its output through.
+//! Every child gets its own process group and is killed with it when the command is interrupted or panics.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::{clock, signals};
+
+/// How often a wait looks at the signal flag: short enough that Ctrl-C feels immediate.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a step says that it still runs where there is no terminal.
+const STILL_RUNNING: Duration = Duration::from_secs(15);
+/// How much of a failed child's output is shown.
+const TAIL_LINES: usize = 40;
+/// How long an interrupted child may take to stop by itself before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A child in a process group of its own, killed as a group when dropped.
+#[derive(Debug)]
+pub struct Group(Child);
+
+impl Group {
+    /// Starts the command in a new process group.
+    pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.process_group(0).spawn();
+        let program = command.get_program().to_string_lossy().into_owned();
+        child.map(Self).with_context(|| format!("{program} could not be started"))
+    }
+
+    /// The child, for its pipes and its pid.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.0.try_wait().context("a child's state could not be read")
+    }
+
+    /// Whether any process of the group still exists, whoever owns it.
+    pub fn has_members(&self) -> bool {
+        let Ok(pid) = i32::try_from(self.0.id()) else { return false };
+        // SAFETY: signal 0 sends nothing; kill takes two integers and touches no memory of ours.
+        let found = unsafe { libc::kill(-pid, 0) };
+        found == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+    }
+
+    /// Sends a signal to every process of the group.
+    pub fn signal(&self, signal: i32) {
+        if let Ok(pid) = i32::try_from(self.0.id()) {
+            // SAFETY: kill takes two integers and touches no memory of ours; the group is that of an unreaped child.
+            unsafe { libc::kill(-pid, signal) };
+        }
+    }
+
+    /// Waits for the end, up to a limit.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let start = clock::now();
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if start.elapsed() < limit => thread::sleep(Duration::from_millis(20)),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Stops the group: SIGTERM, a moment of grace, SIGKILL.
+    pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
+        if let Ok(Some(status)) = self.0.try_wait() {
+            return Some(status);
+        }
+        self.signal(libc::SIGTERM);
+        if let Some(status) = self.wait_for(grace) {
+            return Some(status);
+        }
+        self.signal(libc::SIGKILL);
+        self.wait_for(GRACE)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.stop(GRACE);
+    }
+}
+
+/// What a stopping signal does to a step that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// Stop it at once: it can be repeated from where it was.
+    Stop,
+    /// Let it finish first: stopping it half-way would leave the machine worse, as with apt-get.
+    Finish,
+}
+
+/// Runs a command quietly: `what` names it while it runs, `hint` says what to do if it fails.
+pub fn quiet(what: &str, command: &mut Command, hint: &str, on_interrupt: OnInterrupt) -> anyhow::Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let start = clock::now();
+    let mut group = Group::spawn(command)?;
+    let lines = lines_of(&mut group);
+    let mut tail = VecDeque::new();
+    let mut progress = Progress::new();
+    let status = loop {
+        if on_interrupt == OnInterrupt::Stop {
+            signals::check().inspect_err(|_| progress.clear())?;
+        }
+        match lines.recv_timeout(TICK) {
+            Ok(line) => {
+                if tail.len() == TAIL_LINES {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // Both pipes are closed: the child has ended, or will in a moment.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
+        }
+        let last = tail.back().map_or("", String::as_str).trim();
+        let finishing = signals::stopped();
+        progress.show(what, start.elapsed(), if finishing { "stopping once this has finished" } else { last });
+        if let Some(status) = group.try_wait()? {
+            // The readers may still be a few lines behind; a grandchild may hold the pipe open for long.
+            tail.extend(std::iter::from_fn(|| lines.recv_timeout(TICK).ok()));
+            break status;
+        }
+    };
+    progress.clear();
+    signals::check()?;
+    if status.success() {
+        eprintln!("  ok  {what} ({:.1} s)", start.elapsed().as_secs_f64());
+        return Ok(());
+    }
+    let shown: Vec<_> = tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(String::as_str).collect();
+    let command = line_of(command);
+    bail!(
+        "{what} failed ({status})\n  command: {command}\n  its last lines:\n    {}\n  hint: {hint}",
+        shown.join("\n    ")
+    );
+}
+
+/// Runs a command with its output handed through.
+pub fn streaming(what: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    eprintln!("  ..  {what}: {}", line_of(command));
+    let start = clock::now();
+    let mut group = Group::spawn(command.stdin(Stdio::null()))?;
+    loop {
+        signals::check()?;
+        if let Some(status) = group.try_wait()? {
+            let mark = if status.success() { "ok " } else { "FAILED" };
+            eprintln!("  {mark} {what} ({:.1} s)", start.elapsed().as_secs_f64());
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// What a command prints on standard output, if it could be run and succeeded.
+pub fn output_of(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command as a person would type it.
+pub fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Hands each line of a stream, without its line end, to `sink` until the stream closes or `sink` says false.
+pub fn each_line(stream: impl Read + Send + 'static, mut sink: impl FnMut(String) -> bool + Send + 'static) {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            // Cargo and apt redraw a line with carriage returns: the last drawing counts.
+            let line = line.trim_end().rsplit('\r').next().unwrap_or_default().to_owned();
+            if !sink(line) {
+                break;
+            }
+        }
+    });
+}
+
+fn lines_of(group: &mut Group) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    if let Some(stdout) = group.child().stdout.take() {
+        let sender = sender.clone();
+        each_line(stdout, move |line| sender.send(line).is_ok());
+    }
+    if let Some(stderr) = group.child().stderr.take() {
+        each_line(stderr, move |line| sender.send(line).is_ok());
+    }
+    receiver
+}
+
+/// A line that says what is being waited for: redrawn on a terminal, repeated now and then elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+    frame: usize,
+    said: Duration,
+}
+
+impl Progress {
+    /// Progress on standard error.
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), frame: 0, said: Duration::ZERO }
+    }
+
+    /// Says that `what` has been running for `elapsed`, and what it last did.
+    pub fn show(&mut self, what: &str, elapsed: Duration, detail: &str) {
+        let secs = elapsed.as_secs();
+        if self.terminal {
+            self.frame += 1;
+            let spinner = ['|', '/', '-', '\\'][self.frame % 4];
+            let line: String = format!("  {spinner}   {what} ({secs} s) {detail}").chars().take(columns()).collect();
+            eprint!("\r\x1b[2K{line}");
+            std::io::stderr().flush().ok();
+        } else if elapsed >= self.said + STILL_RUNNING {
+            self.said = elapsed;
+            eprintln!("  ..  {what} ({secs} s) {detail}");
+        }
+    }
+
+    /// Takes the line away, so that something else can be printed.
+    pub fn clear(&mut self) {
+        if self.terminal {
+            eprint!("\r\x1b[2K");
+            std::io::stderr().flush().ok();
+        }
+    }
+}
+
+/// How many columns the terminal has, less one so that a full line does not wrap.
+fn columns() -> usize {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the call returns.
+    let read = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    if read == 0 && size.ws_col > 1 { usize::from(size.ws_col) - 1 } else { 79 }
+}

@@ -1,0 +1,124 @@
+//! `cargo xtask test`: every test there is, and what could not run, with the reason.
+//!
+//! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in `SPILLWAY_SKIPS` and
+//! passes. What was skipped is listed last. Where `CI` is set, a skip that `.ci/expected-skips` does not list fails the run: there a skip
+//! is a hole in what was promised.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+
+use crate::workspace::Workspace;
+use crate::{build, setup, step};
+
+/// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask test              everything; without root or BPF, what needs them is listed as skipped\n  \
+    cargo xtask test leak         only tests whose name contains \"leak\", without formatting and lints\n\n\
+    Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
+pub struct Args {
+    /// Only tests whose name contains one of these
+    filters: Vec<String>,
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let nextest = setup::nextest(&workspace)?;
+    build::bpf(&workspace)?;
+    if args.filters.is_empty() {
+        for (what, mut command) in checks(&workspace) {
+            if !step::streaming(what, &mut command)?.success() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    let skips_file = workspace.target.join("skipped-tests");
+    fs::write(&skips_file, "").with_context(|| format!("{} cannot be written", skips_file.display()))?;
+    let mut command = nextest;
+    command.args(["run", "--workspace", "--locked"]).args(&args.filters).current_dir(&workspace.root);
+    command.env("SPILLWAY_BPF_OBJECT", workspace.bpf_object()).env("SPILLWAY_SKIPS", &skips_file);
+    let passed = step::streaming("tests", &mut command)?.success();
+
+    let skips = parse_skips(&fs::read_to_string(&skips_file).unwrap_or_default());
+    println!("{}", list(&skips));
+    let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
+    let strict = env::var_os("CI").is_some_and(|value| !value.is_empty());
+    if strict && !unexpected.is_empty() {
+        println!("error: skipped although this is CI: {}", unexpected.join(", "));
+        println!("  hint: make them run here, or list them with a reason in .ci/expected-skips");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own summary is what ends the run.
+fn checks(workspace: &Workspace) -> Vec<(&'static str, Command)> {
+    let mut format = workspace.cargo("fmt");
+    format.args(["--all", "--check"]);
+    let mut lint = workspace.cargo("clippy");
+    lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
+    let mut doc = workspace.cargo("test");
+    doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
+    vec![("formatting", format), ("lints", lint), ("documentation tests", doc)]
+}
+
+/// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but each line whole.
+fn parse_skips(text: &str) -> BTreeMap<String, String> {
+    let pair = |line: &str| {
+        let (name, reason) = line.split_once('\t').unwrap_or((line, "no reason was given"));
+        (name.trim().to_owned(), reason.trim().to_owned())
+    };
+    text.lines().filter(|line| !line.trim().is_empty()).map(pair).collect()
+}
+
+/// The names that `.ci/expected-skips` lists, one a line; `#` begins a comment.
+fn parse_expected(text: &str) -> Vec<String> {
+    let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn expected_skips(root: &Path) -> Vec<String> {
+    parse_expected(&fs::read_to_string(root.join(".ci/expected-skips")).unwrap_or_default())
+}
+
+fn unexpected<'a>(skips: &'a BTreeMap<String, String>, expected: &[String]) -> Vec<&'a str> {
+    skips.keys().map(String::as_str).filter(|name| !expected.iter().any(|known| known == name)).collect()
+}
+
+fn list(skips: &BTreeMap<String, String>) -> String {
+    let width = skips.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+    let mut text = format!("Skipped: {}", skips.len());
+    for (name, reason) in skips {
+        text.push_str(&format!("\n  {name:width$}  {reason}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skips_are_read_once_each_with_their_reason() {
+        let skips = parse_skips("b\tneeds root\n\na\tno BTF here\nb\tneeds root\nbare\n");
+        assert_eq!(list(&skips), "Skipped: 3\n  a     no BTF here\n  b     needs root\n  bare  no reason was given");
+    }
+
+    #[test]
+    fn nothing_skipped_is_said_too() {
+        assert_eq!(list(&parse_skips("")), "Skipped: 0");
+    }
+
+    #[test]
+    fn only_unlisted_skips_are_unexpected() {
+        let skips = parse_skips("a\tx\nb\ty\n");
+        let expected = parse_expected("# comment\nb   # no nested KVM\n\n");
+        assert_eq!(unexpected(&skips, &expected), ["a"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! What is on this machine: compilers, LLVM, and the tools that setup builds into the cache.
+//!
+//! A tool of ours lives in `~/.cache/spillway/<name>-<version>[-llvmN]` (or under `$XDG_CACHE_HOME`), put there by `cargo install --root`: it
+//! outlives `cargo clean`, and a new version gets a new directory. A tool counts as there only if it runs, since an
+//! upgrade of the distribution can take its shared libraries away.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::step::{self, OnInterrupt};
+use crate::toolchain::{Compiler, Facts, LLVM_MAJORS, Origin, parse_version};
+use crate::workspace::{self, Workspace, cargo, on_path};
+
+const BPF_LINKER: &str = "0.13.0";
+const NEXTEST: &str = "0.9.143";
+
+/// Gathers what [`crate::toolchain::decide`] wants to know.
+pub fn facts(tried: BTreeSet<String>) -> anyhow::Result<Facts> {
+    let mut linkers = BTreeSet::new();
+    for major in LLVM_MAJORS {
+        if works(Command::new(bpf_linker(major)?).arg("--version")) {
+            linkers.insert(major);
+        }
+    }
+    Ok(Facts {
+        compilers: nightlies().into_iter().chain(distribution()).collect(),
+        linkers,
+        llvm_dev: LLVM_MAJORS.into_iter().filter(|major| llvm_prefix(*major).is_some()).collect(),
+        has_cc: on_path("cc").is_some(),
+        has_apt: on_path("apt-get").is_some(),
+        tried,
+    })
+}
+
+/// Where our bpf-linker for an LLVM major is, built or not.
+pub fn bpf_linker(llvm: u32) -> anyhow::Result<PathBuf> {
+    Ok(workspace::cache_dir()?.join(format!("bpf-linker-{BPF_LINKER}-llvm{llvm}/bin/bpf-linker")))
+}
+
+/// Builds bpf-linker against an LLVM major whose development files are installed.
+pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> {
+    let mut command = cargo_install(workspace, "bpf-linker", BPF_LINKER, &format!("-llvm{llvm}"))?;
+    command.args(["--no-default-features", "--features"]).arg(format!("llvm-{llvm}"));
+    if let Some(prefix) = llvm_prefix(llvm) {
+        // llvm-sys reads the first; bpf-linker's own build script the second, and without it takes whatever
+        // `llvm-config` is first on the path, which may be another major.
+        command.env(format!("LLVM_SYS_{llvm}1_PREFIX"), &prefix).env("LLVM_PREFIX", &prefix);
+    }
+    let what = format!("build bpf-linker {BPF_LINKER} against LLVM {llvm} (once, some minutes)");
+    let hint = format!("check that llvm-{llvm}-dev is complete, then run `cargo xtask setup` again");
+    step::quiet(&what, &mut command, &hint, OnInterrupt::Stop)?;
+    discard_build(workspace, "bpf-linker");
+    Ok(())
+}
+
+/// The command that runs nextest, if it is there: the user's own, else ours.
+pub fn nextest() -> anyhow::Result<Option<Command>> {
+    let own = || {
+        let mut command = Command::new(cargo());
+        command.arg("nextest");
+        command
+    };
+    if works(own().arg("--version")) {
+        return Ok(Some(own()));
+    }
+    let binary = workspace::cache_dir()?.join(format!("cargo-nextest-{NEXTEST}/bin/cargo-nextest"));
+    let mut command = Command::new(binary);
+    command.arg("nextest");
+    let mut probe = Command::new(command.get_program());
+    Ok(works(probe.args(["nextest", "--version"])).then_some(command))
+}
+
+/// Builds nextest into the cache.
+pub fn build_nextest(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut command = cargo_install(workspace, "cargo-nextest", NEXTEST, "")?;
+    command.args(["--no-default-features", "--features", "default-no-update"]);
+    let what = format!("build cargo-nextest {NEXTEST} (once, some minutes)");
+    step::quiet(&what, &mut command, "see https://nexte.st for other ways to install it", OnInterrupt::Stop)?;
+    discard_build(workspace, "cargo-nextest");
+    Ok(())
+}
+
+/// `cargo install` into the cache. The intermediate files go under the target directory, not to a temporary one that an interruption
+/// would leave behind; an interrupted build goes on from them.
+fn cargo_install(workspace: &Workspace, name: &str, version: &str, suffix: &str) -> anyhow::Result<Command> {
+    let root = workspace::cache_dir()?.join(format!("{name}-{version}{suffix}"));
+    let mut command = Command::new(cargo());
+    command.args(["install", "--locked", "--force", "--root"]).arg(root);
+    command.arg("--target-dir").arg(workspace.target.join("tools").join(name));
+    command.arg(format!("{name}@{version}")).current_dir(&workspace.root).env_remove("RUSTFLAGS");
+    Ok(command)
+}
+
+fn discard_build(workspace: &Workspace, name: &str) {
+    std::fs::remove_dir_all(workspace.target.join("tools").join(name)).ok();
+}
+
+/// Rustup's nightlies, the plain `nightly` first.
+fn nightlies() -> Vec<Compiler> {
+    let Some(list) = step::output_of(Command::new("rustup").args(["toolchain", "list"])) else { return vec![] };
+    let mut names: Vec<&str> = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| name.starts_with("nightly"))
+        .collect();
+    // A dated nightly is `nightly-2026-…`: the plain one, which its user keeps current, goes before it.
+    names.sort_by_key(|name| {
+        name.strip_prefix("nightly-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    let of = |name: &&str| {
+        let mut command = Command::new("rustup");
+        command.args(["run", *name, "rustc"]);
+        compiler(Origin::Rustup((*name).to_owned()), &command)
+    };
+    names.iter().filter_map(of).collect()
+}
+
+/// The distribution's compiler, which is not on the path where rustup's come first.
+fn distribution() -> Option<Compiler> {
+    let path = Path::new("/usr/bin/rustc");
+    // Rustup as a distribution's package puts its proxy there; that is no compiler of its own.
+    let real = path.canonicalize().ok()?;
+    if real.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustup")) {
+        return None;
+    }
+    compiler(Origin::Distribution(path.into()), &Command::new(path))
+}
+
+fn compiler(origin: Origin, rustc: &Command) -> Option<Compiler> {
+    let call = |argument: &str| {
+        let mut command = Command::new(rustc.get_program());
+        step::output_of(command.args(rustc.get_args()).args(argument.split(' ')))
+    };
+    let (version, llvm) = parse_version(&call("-vV")?)?;
+    let sysroot = call("--print sysroot")?;
+    let has_src = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file();
+    Some(Compiler { origin, version, llvm, has_src })
+}
+
+/// Where an LLVM major's development files are: Debian's place, else what a versioned or plain `llvm-config` says.
+fn llvm_prefix(major: u32) -> Option<PathBuf> {
+    let debian = PathBuf::from(format!("/usr/lib/llvm-{major}"));
+    if debian.join("lib/libLLVM.so").exists() && debian.join("bin/llvm-config").exists() {
+        return Some(debian);
+    }
+    [format!("llvm-config-{major}"), format!("llvm-config{major}"), "llvm-config".into()].iter().find_map(|name| {
+        let version = step::output_of(Command::new(name).arg("--version"))?;
+        let matches = version.trim().split('.').next()? == major.to_string();
+        let prefix = matches.then(|| step::output_of(Command::new(name).arg("--prefix"))).flatten()?;
+        Some(PathBuf::from(prefix.trim()))
+    })
+}
+
+fn works(command: &mut Command) -> bool {
+    step::output_of(command).is_some()
+}

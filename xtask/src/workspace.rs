@@ -1,0 +1,83 @@
+//! Where things are: the workspace, its target directory, and the cache that outlives a `cargo clean`.
+//!
+//! The target directory is asked of cargo, since a user may have moved it by environment or configuration.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+/// The directories that the commands work in.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// The directory of the workspace's `Cargo.toml`.
+    pub root: PathBuf,
+    /// Cargo's target directory.
+    pub target: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the workspace that this command was built from.
+    pub fn find() -> anyhow::Result<Self> {
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest).parent().unwrap_or(Path::new("/")).to_path_buf();
+        let output = Command::new(cargo())
+            .args(["metadata", "--no-deps", "--locked", "--format-version=1"])
+            .current_dir(&root)
+            .output()
+            .context("`cargo metadata` could not be started")?;
+        if !output.status.success() {
+            bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let metadata: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("`cargo metadata` did not print JSON")?;
+        let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target directory")?;
+        Ok(Self { root, target: target.into() })
+    }
+
+    /// The BPF object that `agent/build.rs` embeds.
+    pub fn bpf_object(&self) -> PathBuf {
+        self.target.join("bpf/spillway.bpf.o")
+    }
+
+    /// A binary that cargo built in the named profile.
+    pub fn binary(&self, release: bool, name: &str) -> PathBuf {
+        self.target.join(if release { "release" } else { "debug" }).join(name)
+    }
+
+    /// A cargo command for the user's half: right directory, locked, and told where the BPF object is.
+    pub fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(cargo());
+        command.arg(subcommand).current_dir(&self.root).env("SPILLWAY_BPF_OBJECT", self.bpf_object());
+        command
+    }
+}
+
+/// The cargo that started this command, or the one on the path.
+pub fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Where built tools are kept: `$XDG_CACHE_HOME/spillway` or `~/.cache/spillway`.
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("spillway"))
+        .context("no place for built tools: neither XDG_CACHE_HOME nor HOME is set\n  hint: set HOME")
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes no arguments, cannot fail and touches no memory.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The first file of that name on the path.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
