@@ -1,1 +1,149 @@
-//! What the host tests share.
+//! What the host tests share: workloads that end with the test, skips that are told, and the agent's binary.
+
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use spillway_agent::{
+    kernel::Probe,
+    sense::{Fact, ListenerFact, ProcessFact, Sensors},
+};
+
+/// A program that runs until it is dropped.
+pub struct Workload {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    /// What it said when it was ready.
+    pub ready: Value,
+}
+
+impl Workload {
+    /// Starts a command and waits for its ready line.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started or says nothing.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("its output can be read");
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command:?} said {line:?}: {error}"));
+        Self { child, output, ready }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Panics
+    ///
+    /// Where it named none.
+    pub fn addr(&self) -> SocketAddr {
+        self.ready["addr"].as_str().and_then(|addr| addr.parse().ok()).expect("the workload names its address")
+    }
+
+    /// The next line that it says.
+    ///
+    /// # Panics
+    ///
+    /// Where its output cannot be read.
+    pub fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output can be read");
+        line
+    }
+
+    /// Ends it and waits until it is gone.
+    pub fn stop(self) {}
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Says that a test cannot run here, and why. The test then returns.
+pub fn skip(test: &str, reason: &str) {
+    println!("SKIP {test}: {reason}");
+    if let Some(file) = env::var_os("SPILLWAY_SKIPS") {
+        let file = OpenOptions::new().append(true).create(true).open(file);
+        let _ = file.and_then(|mut file| file.write_all(format!("{test}\t{reason}\n").as_bytes()));
+    }
+}
+
+/// Sensors with the probe that a test is about attached; `None`, told as a skip, where it cannot be.
+pub fn sensors_with(probe: Probe, test: &str) -> Option<Sensors> {
+    let sensors = Sensors::start();
+    let report = sensors.reports().iter().find(|report| report.probe == probe);
+    match report.and_then(|report| report.reason()) {
+        Some(reason) => {
+            skip(test, reason);
+            None
+        }
+        None => Some(sensors),
+    }
+}
+
+/// Whether this is root; told as a skip where it is not.
+pub fn is_root(test: &str) -> bool {
+    // SAFETY: a plain system call without arguments.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        skip(test, "needs root");
+    }
+    root
+}
+
+/// One scan of every process.
+pub fn processes(sensors: &mut Sensors) -> Vec<ProcessFact> {
+    let mut facts = Vec::new();
+    sensors.scan_processes(&mut facts);
+    facts.into_iter().filter_map(|fact| if let Fact::Process(process) = fact { Some(process) } else { None }).collect()
+}
+
+/// One look at every listener, `t` seconds into the test.
+pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
+    let mut facts = Vec::new();
+    sensors.scan_listeners(t, &mut facts);
+    facts.into_iter().filter_map(|fact| if let Fact::Listener(one) = fact { Some(one) } else { None }).collect()
+}
+
+/// The agent's binary, which `cargo xtask test` builds and names.
+///
+/// # Panics
+///
+/// Where it is not named.
+pub fn agent() -> Command {
+    let binary = env::var_os("SPILLWAY_BIN").map(PathBuf::from);
+    let binary = binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
+    Command::new(binary)
+}
+
+/// Waits until `done` gives something, for at most `limit`.
+pub fn wait_for<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
+    const STEP: Duration = Duration::from_millis(20);
+    for _ in 0..=limit.as_millis() / STEP.as_millis() {
+        if let Some(found) = done() {
+            return Some(found);
+        }
+        std::thread::sleep(STEP);
+    }
+    None
+}

@@ -1,0 +1,207 @@
+//! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be had, how it stops.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    time::Duration,
+};
+
+use spillway_tests::{agent, is_root, wait_for};
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("spillway-{test}-{}", std::process::id()));
+        fs::create_dir(&path).expect("a scratch directory can be made");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a scratch file can be written");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running agent.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the agent starts");
+        let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let mut running = Self { child, log, said: String::new() };
+        while !running.said.contains("spillway is watching") {
+            let read = running.log.read_line(&mut running.said).expect("the log can be read");
+            assert!(read > 0, "the agent ended: {}", running.said);
+        }
+        running
+    }
+
+    fn listens_on(&self) -> SocketAddr {
+        let (_, rest) = self.said.split_once("listen=").expect("it says where it serves");
+        rest.split_whitespace().next().and_then(|addr| addr.parse().ok()).expect("that is an address")
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it takes requests");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        let pid = self.child.id() as i32;
+        // SAFETY: a signal to a child that was not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).expect("the log can be read");
+        (status.expect("it stops within five seconds").code(), self.said.clone() + &rest)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run_with(config: &Path) -> Command {
+    let mut command = agent();
+    command.args(["run", "--config"]).arg(config);
+    command
+}
+
+const ANY_PORT: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n";
+
+fn metric(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    let line = line.unwrap_or_else(|| panic!("no metric {name} in {metrics}"));
+    line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).expect("a metric has a value")
+}
+
+#[test]
+fn it_serves_health_and_metrics_and_stops_when_told() {
+    let scratch = Scratch::make("serves");
+    let running = Running::start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(running.get("/healthz").starts_with("HTTP/1.1 200"));
+    let answer = running.get("/metrics");
+    assert!(answer.to_lowercase().contains("content-type: application/openmetrics-text"), "{answer}");
+    assert!(answer.trim_end().ends_with("# EOF"), "{answer}");
+    assert!(metric(&answer, "spillway_processes") >= 2.0);
+    assert!(metric(&answer, "spillway_listeners") >= 1.0, "it listens itself");
+    assert!(metric(&answer, "spillway_resident_bytes") > 1e6);
+    assert!(metric(&answer, "spillway_cpu_seconds_total") > 0.0);
+    assert!(metric(&answer, "spillway_observations_total{sensor=\"processes\"}") >= 2.0);
+    assert!(running.get("/nothing").starts_with("HTTP/1.1 404"));
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn without_bpf_it_says_so_in_one_line_and_watches() {
+    let scratch = Scratch::make("no-bpf");
+    let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
+    command.arg("--no-bpf");
+    let running = Running::start(command);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(metric(&running.get("/metrics"), "spillway_processes") >= 2.0);
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(log.matches("BPF is not used: --no-bpf was given").count(), 1, "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+}
+
+#[test]
+fn as_a_user_it_says_so_in_one_line_and_watches() {
+    if !is_root("as_a_user_it_says_so_in_one_line_and_watches") {
+        return;
+    }
+    // The binary may lie where other users may not look.
+    let scratch = Scratch::make("user");
+    let binary = scratch.0.join("spillway");
+    fs::copy(agent().get_program(), &binary).expect("the agent can be copied");
+    let config = scratch.file("spillway.toml", ANY_PORT);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+    command.args(["run", "--config"]).arg(&config);
+    let running = Running::start(command);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(metric(&running.get("/metrics"), "spillway_processes") >= 2.0);
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert!(log.contains("BPF is not used: "), "{log}");
+}
+
+#[test]
+fn a_port_in_use_does_not_keep_it_from_watching() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let addr = taken.local_addr().expect("it has an address");
+    let scratch = Scratch::make("port");
+    let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
+    let (code, log) = Running::start(run_with(&config)).stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains(&format!("cannot serve metrics on {addr}")), "{log}");
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("the agent runs")
+}
+
+#[test]
+fn a_recording_replays() {
+    let scratch = Scratch::make("record");
+    let trace = scratch.0.join("host.jsonl");
+    let recorded = run(agent().args(["record", "--duration", "2s", "--out"]).arg(&trace));
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    let text = fs::read_to_string(&trace).expect("the trace is there");
+    assert!(text.starts_with("{\"spillway_trace\":1,"), "{text}");
+    for kind in ["host", "process"] {
+        assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "no {kind} in {text}");
+    }
+    let replayed = run(agent().args(["replay", "--decisions"]).arg(&trace));
+    let said = String::from_utf8_lossy(&replayed.stderr);
+    assert!(replayed.status.success(), "{said}");
+    assert!(said.is_empty(), "every recorded line is used: {said}");
+
+    let again = run(agent().args(["record", "--duration", "1s", "--out"]).arg(&trace));
+    assert_eq!(again.status.code(), Some(2), "a trace that exists is not overwritten");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("hint: remove it"));
+}
+
+#[test]
+fn the_doctor_names_every_probe() {
+    let output = run(agent().arg("doctor"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    for probe in ["process_memory", "fault_samples", "process_life", "accept_queue"] {
+        assert!(said.contains(probe), "{said}");
+    }
+    let output = run(agent().args(["doctor", "--json", "--no-bpf"]));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("that is JSON");
+    assert_eq!(found["probes"][0]["state"], "degraded");
+    assert_eq!(found["probes"][1]["state"], "off");
+    assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
+    assert!(found["processes"].as_u64().is_some_and(|count| count > 1));
+}
