@@ -63,6 +63,8 @@ struct Process {
     /// Private KiB at the same moment.
     private_from_kib: u32,
     seen_scan: u32,
+    /// Shorter horizons than this have cried wolf about this program.
+    trusted_from: u8,
 }
 
 /// A standing claim.
@@ -107,8 +109,10 @@ impl LeakDetector {
         }
         process.see(fact, context.scan);
         let age_secs = context.t - process.origin_t;
-        if age_secs < 0.0 {
+        if age_secs <= 0.0 {
             process.start_from(fact);
+        }
+        if age_secs < 0.0 {
             return;
         }
         let closed = process.window.observe(&self.horizons, age_secs, fact.private_bytes());
@@ -117,6 +121,7 @@ impl LeakDetector {
         }
         for horizon in (0..self.horizons.count()).filter(|horizon| closed & (1 << horizon) != 0) {
             match process.raised {
+                None if horizon < usize::from(process.trusted_from) => {}
                 None => process.judge(context, fact, horizon, &self.config, &self.horizons, findings),
                 Some(raised) if usize::from(raised.horizon) == horizon => {
                     process.follow(context, fact, raised, &self.horizons, findings);
@@ -132,6 +137,7 @@ impl LeakDetector {
         process.window = Window::default();
         process.origin_t = context.t + self.config.warm_up.as_secs_f64();
         process.faulted_from_bytes = None;
+        process.trusted_from = 0;
     }
 
     fn forget(&mut self, context: &Context<'_>, id: ProcessId, findings: &mut Findings) {
@@ -191,6 +197,7 @@ impl Process {
             faulted_from_bytes: None,
             private_from_kib: 0,
             seen_scan: context.scan,
+            trusted_from: 0,
         };
         process.start_from(fact);
         process
@@ -271,6 +278,8 @@ impl Process {
         raised.still_since_t = if still { raised.still_since_t.min(context.t) } else { f64::INFINITY };
         self.raised = Some(raised);
         if given_back_kib > GIVEN_BACK_SHARE * grown_kib {
+            // Its memory comes and goes at a longer period than this horizon: from now on only longer ones are believed.
+            self.trusted_from = (horizon + 1).min(horizons.count() - 1) as u8;
             let why = format!("it gave back {} of the {} it grew", Size(given_back_kib * KIB), Size(grown_kib * KIB));
             self.clear(context, fact.id.pid, &why, findings);
         } else if context.t - raised.still_since_t >= horizons.horizon_secs(0) {
@@ -380,3 +389,6 @@ fn headroom(context: &Context<'_>, fact: &ProcessFact) -> Headroom {
         _ => Headroom { bytes: available as f64, until: "the host's available memory" },
     }
 }
+
+#[cfg(test)]
+mod tests;

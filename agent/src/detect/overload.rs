@@ -410,3 +410,6 @@ fn standing_since(t: f64, fact: &ListenerFact, config: &OverloadConfig) -> Optio
     let stands = head_secs >= target_secs && (!drained || head_secs >= config.sustain.as_secs_f64());
     stands.then_some(t - head_secs)
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,18 @@ pub fn theil_sen(points: &[Point]) -> Option<f64> {
     Some((slopes[(count - 1) / 2] + slopes[count / 2]) / 2.0)
 }
 
+/// How evenly the points rise: Student's t of the steps between neighbours, infinite where all steps are alike.
+///
+/// A random walk passes for a trend far more often than chance: once up, it stays up. Its steps give it away.
+pub fn evenness(points: &[Point]) -> f64 {
+    let points = &points[..points.len().min(POINTS_MAX)];
+    let steps = || points.windows(2).map(|pair| (pair[1].y - pair[0].y) / (pair[1].x - pair[0].x));
+    let n = points.len() as f64 - 1.0;
+    let mean = steps().sum::<f64>() / n;
+    let variance = steps().map(|step| (step - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    if n < 2.0 || mean <= 0.0 { 0.0 } else { mean / (variance / n).sqrt() }
+}
+
 /// Chance that a standard normal variable exceeds `z`.
 ///
 /// A Chebyshev fit to erfc with a *relative* error below 1.2e-7 everywhere (Press et al., Numerical Recipes in C, 2nd
@@ -146,6 +158,15 @@ mod tests {
         tied[1].y = 0.0;
         assert!(mann_kendall(&tied).tau < 1.0);
         assert!(mann_kendall(&tied).p_value > mann_kendall(&rising(16)).p_value);
+    }
+
+    #[test]
+    fn even_steps_are_told_from_one_jump() {
+        assert_eq!(evenness(&rising(16)), f64::INFINITY);
+        assert_eq!(evenness(&points(&[5.0; 16])), 0.0);
+        assert!(evenness(&points(&[1.0, 1.0, 1.0, 9.0, 9.0, 9.0])) < 2.0);
+        assert_eq!(evenness(&rising(2)), 0.0);
+        assert_eq!(evenness(&[]), 0.0);
     }
 
     #[test]

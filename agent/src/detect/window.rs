@@ -162,6 +162,11 @@ impl Window {
         floors
     }
 
+    /// Whether a whole horizon has gone by since the window's origin, gaps included.
+    pub fn covers(&self, horizon: usize) -> bool {
+        self.open[horizon] as usize >= BUCKETS
+    }
+
     /// Highest floor that a horizon has forgotten, in KiB; zero where it has forgotten none.
     pub fn past_peak_kib(&self, horizon: usize) -> u32 {
         self.past_peak_kib[horizon]
