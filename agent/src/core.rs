@@ -1,1 +1,147 @@
-//! `detect` and `decide` put together: pure.
+//! The core: one observation in, verdicts and decisions out. Pure; the live daemon, replay and simulation share it.
+//!
+//! It owns the detectors, the policy and the little they must be told about time and the host. A `Host` fact opens a
+//! scan; what later scans do not show is gone. Cold start: nothing is known and nothing is claimed.
+//! Failure: there is none to report; what cannot be used is counted. It refuses time that is not a number or runs
+//! backwards, except that an exit or exec that arrives late still happened, and counts as happening now.
+
+use crate::{
+    config::Config,
+    decide::{Decision, Ladder},
+    detect::{Context, Detector, Findings, LeakDetector, OverloadDetector, Verdict},
+    sense::{Fact, HostFact, Observation},
+};
+
+pub use crate::detect::HostInfo;
+
+/// Detectors and policy put together.
+pub struct Core {
+    info: HostInfo,
+    leak: LeakDetector,
+    overload: OverloadDetector,
+    ladder: Ladder,
+    host: Option<HostFact>,
+    host_t: Option<f64>,
+    last_t: Option<f64>,
+    scan: u32,
+    ignored_total: u64,
+    findings: Findings,
+}
+
+/// What followed from one observation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Output {
+    /// Claims made and withdrawn, in the order in which they were.
+    pub verdicts: Vec<Verdict>,
+    /// What policy makes of them and of fresher forecasts.
+    pub decisions: Vec<Decision>,
+}
+
+/// How much the core holds, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tracked {
+    /// Processes watched.
+    pub processes: usize,
+    /// Listeners watched.
+    pub listeners: usize,
+    /// Leaks standing.
+    pub leaks_raised: usize,
+    /// Overloads standing.
+    pub overloads_raised: usize,
+    /// Observations of processes and listeners that there was no room for.
+    pub untracked_total: u64,
+    /// Observations whose time made no sense.
+    pub ignored_total: u64,
+}
+
+impl Output {
+    /// Whether nothing followed.
+    pub fn is_empty(&self) -> bool {
+        self.verdicts.is_empty() && self.decisions.is_empty()
+    }
+}
+
+impl Core {
+    /// Knows nothing yet but the configuration and the host.
+    pub fn new(config: &Config, info: HostInfo) -> Self {
+        Self {
+            info,
+            leak: LeakDetector::new(&config.detect.leak),
+            overload: OverloadDetector::new(&config.detect.overload),
+            ladder: Ladder::new(&config.decide, config.mode),
+            host: None,
+            host_t: None,
+            last_t: None,
+            scan: 0,
+            ignored_total: 0,
+            findings: Findings::default(),
+        }
+    }
+
+    /// Takes one observation and returns what follows from it. Allocates only when something does.
+    pub fn apply(&mut self, observation: &Observation) -> Output {
+        let mut output = Output::default();
+        self.apply_into(observation, &mut output);
+        output
+    }
+
+    /// As [`Core::apply`], appending to `output`.
+    pub fn apply_into(&mut self, observation: &Observation, output: &mut Output) {
+        let Some(t) = self.now(observation) else {
+            self.ignored_total = self.ignored_total.saturating_add(1);
+            return;
+        };
+        if let Fact::Host(host) = &observation.fact {
+            self.host = Some(host.clone());
+            // The same scan told twice is one scan.
+            if self.host_t.replace(t) != Some(t) {
+                self.scan = self.scan.saturating_add(1);
+            }
+        }
+        let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref() };
+        // The list of detectors.
+        let detectors: [&mut dyn Detector; 2] = [&mut self.leak, &mut self.overload];
+        for detector in detectors {
+            detector.observe(&context, &observation.fact, &mut self.findings);
+        }
+        for verdict in self.findings.verdicts.drain(..) {
+            self.ladder.judge(&verdict, &mut output.decisions);
+            output.verdicts.push(verdict);
+        }
+        for forecast in self.findings.forecasts.drain(..) {
+            self.ladder.update(&forecast, &mut output.decisions);
+        }
+    }
+
+    /// Claims that stand, each with its latest forecast, in a stable order.
+    pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
+        self.ladder.open()
+    }
+
+    /// How much is held.
+    pub fn tracked(&self) -> Tracked {
+        let (leak, overload) = (self.leak.held(), self.overload.held());
+        Tracked {
+            processes: leak.tracked,
+            listeners: overload.tracked,
+            leaks_raised: leak.raised,
+            overloads_raised: overload.raised,
+            untracked_total: leak.untracked_total.saturating_add(overload.untracked_total),
+            ignored_total: self.ignored_total,
+        }
+    }
+
+    /// The time to use for an observation; `None` where it makes no sense.
+    fn now(&mut self, observation: &Observation) -> Option<f64> {
+        let t = observation.t;
+        if !t.is_finite() {
+            return None;
+        }
+        let last_t = self.last_t.unwrap_or(t);
+        if t < last_t {
+            return matches!(observation.fact, Fact::Exit(_) | Fact::Exec(_)).then_some(last_t);
+        }
+        self.last_t = Some(t);
+        Some(t)
+    }
+}

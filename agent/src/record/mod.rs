@@ -1,1 +1,10 @@
-//! Records: traces, verdicts and decisions as JSON Lines.
+//! Records: traces of what was seen, and what the core makes of them.
+
+mod line;
+mod replay;
+mod skip;
+mod trace;
+
+pub use replay::{ReplayError, ReplayOptions, ReplaySummary, replay};
+pub use skip::{Problem, Skip};
+pub use trace::{Header, Reader, TRACE_VERSION, TraceError, Writer};

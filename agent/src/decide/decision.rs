@@ -1,0 +1,109 @@
+//! What policy chose, as a value that can be printed, recorded and carried out.
+//!
+//! An action is an enum variant, so that the compiler asks for its dry run, its guard, its record and its undo wherever
+//! actions are handled. In observe mode, the only one there is yet, a decision is what *would* be done.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    config::Mode,
+    detect::{Claim, Verdict},
+    sense::ProcessId,
+};
+
+/// What policy chose.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    /// When, on the observations' clock, in seconds.
+    pub t: f64,
+    /// The effect asked for.
+    #[serde(flatten)]
+    pub action: Action,
+    /// Whether decisions are carried out at all.
+    #[serde(serialize_with = "mode_name")]
+    pub mode: Mode,
+    /// The incident that it belongs to; the same from raised to cleared.
+    pub id: IncidentId,
+    /// The cgroup concerned; empty where unknown.
+    pub cgroup: Arc<str>,
+    /// Whether it was done; false in observe mode.
+    pub performed: bool,
+    /// The reason in a sentence, for a person.
+    pub why: String,
+}
+
+/// The effect asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "lowercase")]
+pub enum Action {
+    /// Tell a human.
+    Page {
+        /// How urgently.
+        severity: Severity,
+    },
+    /// Throttle the cgroup with memory.high.
+    Limit,
+    /// Stop new work on this node.
+    Drain,
+    /// Take new work again.
+    Undrain,
+    /// Tell the human that it is over.
+    Resolve,
+}
+
+/// How urgently a human is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// In working hours.
+    Warning,
+    /// Now.
+    Critical,
+}
+
+/// Names an incident by its subject, so that every restart and every replay names it alike. Prints as
+/// `leak-PID-START_TICKS` or `overload-NETNS-ADDR`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IncidentId {
+    /// A leaking process.
+    Leak(ProcessId),
+    /// An overloaded listener.
+    Overload {
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// Its address and port.
+        addr: Arc<str>,
+    },
+}
+
+impl From<&Verdict> for IncidentId {
+    fn from(verdict: &Verdict) -> Self {
+        match &verdict.claim {
+            Claim::Leak(claim) => Self::Leak(claim.id),
+            Claim::Overload(claim) => Self::Overload { netns: claim.netns, addr: claim.addr.clone() },
+        }
+    }
+}
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leak(id) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
+            Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
+        }
+    }
+}
+
+impl Serialize for IncidentId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn mode_name<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match mode {
+        Mode::Observe => "observe",
+    })
+}

@@ -1,0 +1,232 @@
+//! What a process weighed lately, at several time scales at once, in a few hundred bytes.
+//!
+//! Each horizon is a ring of [`BUCKETS`] equal buckets. A closed bucket keeps the *lowest* weight seen in it: the floor
+//! that a garbage collector returns to, so that a sawtooth shorter than a bucket vanishes by itself, and a longer
+//! horizon, whose buckets are longer, hides longer ones. A bucket in which nothing was seen is missing, never zero:
+//! a gap (a suspended host, a stalled sensor) costs points and invents none.
+//! Cold start: a window is empty until its first bucket closes. It refuses time that runs backwards.
+
+use std::time::Duration;
+
+use super::trend::Point;
+use crate::config::LeakConfig;
+
+/// Buckets a horizon. 16 is the fewest round number at which Mann-Kendall reaches 1e-6 with room for two gaps.
+pub const BUCKETS: usize = super::trend::POINTS_MAX;
+
+/// Horizons that a window has room for.
+pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
+
+/// Floors are kept in KiB.
+pub const KIB: f64 = 1024.0;
+
+/// Marks a bucket in which nothing was seen; weights saturate one below, at 4 TiB.
+const MISSING: u32 = u32::MAX;
+
+/// The bucket lengths that all windows share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Horizons {
+    bucket_secs: [f64; HORIZONS_MAX],
+    len: usize,
+}
+
+impl Horizons {
+    /// Takes the first [`HORIZONS_MAX`] spans that are longer than zero, in ascending order.
+    pub fn new(spans: &[Duration]) -> Self {
+        let mut spans: Vec<f64> = spans.iter().map(Duration::as_secs_f64).filter(|secs| *secs > 0.0).collect();
+        spans.sort_by(f64::total_cmp);
+        let mut bucket_secs = [f64::INFINITY; HORIZONS_MAX];
+        for (slot, secs) in bucket_secs.iter_mut().zip(&spans) {
+            *slot = secs / BUCKETS as f64;
+        }
+        Self { bucket_secs, len: spans.len().min(HORIZONS_MAX) }
+    }
+
+    /// How many there are; none turns the detector off.
+    pub fn count(&self) -> usize {
+        self.len
+    }
+
+    /// Length of one bucket of a horizon, in seconds.
+    pub fn bucket_secs(&self, horizon: usize) -> f64 {
+        self.bucket_secs[horizon]
+    }
+
+    /// Length of a horizon, in seconds.
+    pub fn horizon_secs(&self, horizon: usize) -> f64 {
+        self.bucket_secs[horizon] * BUCKETS as f64
+    }
+}
+
+/// One bounded window a process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    /// Floors of closed buckets in KiB, by bucket number modulo [`BUCKETS`].
+    floors_kib: [[u32; BUCKETS]; HORIZONS_MAX],
+    /// Number of the bucket that is being filled.
+    open: [u32; HORIZONS_MAX],
+    /// Its floor so far; `MISSING` until something is seen.
+    open_floor_kib: [u32; HORIZONS_MAX],
+    /// Highest floor that has left the ring: what the process has weighed before and come back from.
+    past_peak_kib: [u32; HORIZONS_MAX],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            floors_kib: [[MISSING; BUCKETS]; HORIZONS_MAX],
+            open: [0; HORIZONS_MAX],
+            open_floor_kib: [MISSING; HORIZONS_MAX],
+            past_peak_kib: [0; HORIZONS_MAX],
+        }
+    }
+}
+
+/// The closed buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Floors {
+    points: [Point; BUCKETS],
+    len: usize,
+}
+
+impl Floors {
+    /// All of them.
+    pub fn points(&self) -> &[Point] {
+        &self.points[..self.len]
+    }
+
+    /// Those in the first `buckets` of the horizon.
+    pub fn first(&self, buckets: usize) -> &[Point] {
+        let points = self.points();
+        &points[..points.partition_point(|point| point.x < buckets as f64)]
+    }
+
+    /// Those in the last `buckets` of the horizon.
+    pub fn last(&self, buckets: usize) -> &[Point] {
+        let points = self.points();
+        &points[points.partition_point(|point| point.x < (BUCKETS - buckets) as f64)..]
+    }
+}
+
+impl Window {
+    /// Takes a weight seen `age_secs` after the window's origin; returns the horizons of which a bucket closed, a bit each.
+    pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, weight_bytes: u64) -> u8 {
+        let weight_kib = u32::try_from(weight_bytes >> 10).unwrap_or(MISSING).min(MISSING - 1);
+        let mut closed = 0;
+        for horizon in 0..horizons.len {
+            // Saturates: negative ages land in bucket 0, ages past 2^32 buckets in the last.
+            let bucket = (age_secs / horizons.bucket_secs[horizon]) as u32;
+            if bucket > self.open[horizon] {
+                closed |= u8::from(self.close(horizon, bucket)) << horizon;
+            }
+            if bucket == self.open[horizon] {
+                self.open_floor_kib[horizon] = self.open_floor_kib[horizon].min(weight_kib);
+            }
+        }
+        closed
+    }
+
+    /// Closes the open bucket, marks those between as missing, and opens `bucket`; true if the closed one held anything.
+    fn close(&mut self, horizon: usize, bucket: u32) -> bool {
+        let open = self.open[horizon];
+        let floor = self.open_floor_kib[horizon];
+        self.store(horizon, open, floor);
+        let missing_from = (open + 1).max(bucket.saturating_sub(BUCKETS as u32));
+        for missing in missing_from..bucket {
+            self.store(horizon, missing, MISSING);
+        }
+        self.open[horizon] = bucket;
+        self.open_floor_kib[horizon] = MISSING;
+        floor != MISSING
+    }
+
+    fn store(&mut self, horizon: usize, bucket: u32, floor_kib: u32) {
+        let slot = &mut self.floors_kib[horizon][bucket as usize % BUCKETS];
+        let left = std::mem::replace(slot, floor_kib);
+        if left != MISSING {
+            self.past_peak_kib[horizon] = self.past_peak_kib[horizon].max(left);
+        }
+    }
+
+    /// The closed buckets of a horizon.
+    pub fn floors(&self, horizon: usize) -> Floors {
+        let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
+        let oldest = self.open[horizon] as usize % BUCKETS;
+        for x in 0..BUCKETS {
+            let floor_kib = self.floors_kib[horizon][(oldest + x) % BUCKETS];
+            if floor_kib != MISSING {
+                floors.points[floors.len] = Point { x: x as f64, y: f64::from(floor_kib) };
+                floors.len += 1;
+            }
+        }
+        floors
+    }
+
+    /// Whether a whole horizon has gone by since the window's origin, gaps included.
+    pub fn covers(&self, horizon: usize) -> bool {
+        self.open[horizon] as usize >= BUCKETS
+    }
+
+    /// Highest floor that a horizon has forgotten, in KiB; zero where it has forgotten none.
+    pub fn past_peak_kib(&self, horizon: usize) -> u32 {
+        self.past_peak_kib[horizon]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn one(secs: u64) -> Horizons {
+        Horizons::new(&[Duration::from_secs(secs)])
+    }
+
+    fn ys(window: &Window) -> Vec<f64> {
+        window.floors(0).points().iter().map(|point| point.y / 1024.0).collect()
+    }
+
+    #[test]
+    fn keeps_the_lowest_of_each_bucket() {
+        let (horizons, mut window) = (one(32), Window::default());
+        for (t, mib) in [(0.0, 9), (1.0, 4), (2.0, 7), (3.5, 8), (4.0, 1)] {
+            window.observe(&horizons, t, mib * MIB);
+        }
+        assert_eq!(ys(&window), [4.0, 7.0]);
+    }
+
+    #[test]
+    fn a_gap_is_missing_and_a_long_one_empties_the_ring() {
+        let (horizons, mut window) = (one(16), Window::default());
+        window.observe(&horizons, 0.0, MIB);
+        assert_eq!(window.observe(&horizons, 3.0, 2 * MIB), 1);
+        window.observe(&horizons, 4.0, 3 * MIB);
+        assert_eq!(ys(&window), [1.0, 2.0]);
+        assert_eq!(window.floors(0).points().iter().map(|p| p.x).collect::<Vec<_>>(), [12.0, 15.0]);
+        window.observe(&horizons, 1e9, MIB);
+        assert_eq!(ys(&window), [0.0; 0]);
+        assert_eq!(window.past_peak_kib(0), 3 * 1024);
+    }
+
+    #[test]
+    fn backwards_and_absurd_ages_do_no_harm() {
+        let (horizons, mut window) = (one(16), Window::default());
+        window.observe(&horizons, 5.0, MIB);
+        assert_eq!(window.observe(&horizons, 1.0, 2 * MIB), 0);
+        for age in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, -1.0] {
+            window.observe(&horizons, age, u64::MAX);
+        }
+    }
+
+    #[test]
+    fn holds_sixteen_and_remembers_the_peak_it_forgot() {
+        let (horizons, mut window) = (one(16), Window::default());
+        for t in 0..40 {
+            window.observe(&horizons, f64::from(t), u64::from(t as u32 + 1) * MIB);
+        }
+        assert_eq!(ys(&window).len(), BUCKETS);
+        assert_eq!(ys(&window)[0], 24.0);
+        assert_eq!(window.past_peak_kib(0), 23 * 1024);
+    }
+}

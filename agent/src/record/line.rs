@@ -1,0 +1,88 @@
+//! Lines of a stream in bounded memory: a line that is too long is read past, not into memory.
+
+use std::io::{self, BufRead};
+
+/// Longest line that is kept. The longest sensible record, with a cgroup path of 4 KiB, is some 5 KiB.
+pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// How a line came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// In the buffer, without its line end.
+    Whole,
+    /// In the buffer; the stream ended before its line did.
+    Unterminated,
+    /// Longer than [`LINE_BYTES_MAX`], and dropped.
+    TooLong,
+}
+
+/// Reads the next line into `buffer`; `None` at the end of the stream.
+///
+/// # Errors
+///
+/// Whatever the stream reports, but for interruptions, which are retried.
+pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<Line>> {
+    buffer.clear();
+    let (mut any, mut too_long) = (false, false);
+    loop {
+        let chunk = match input.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if chunk.is_empty() {
+            let line = if too_long { Line::TooLong } else { Line::Unterminated };
+            return Ok(any.then_some(line));
+        }
+        any = true;
+        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let content = &chunk[..end.unwrap_or(chunk.len())];
+        if too_long || buffer.len() + content.len() > LINE_BYTES_MAX {
+            too_long = true;
+            buffer.clear();
+        } else {
+            buffer.extend_from_slice(content);
+        }
+        let used = end.map_or(chunk.len(), |end| end + 1);
+        input.consume(used);
+        if end.is_some() {
+            if buffer.last() == Some(&b'\r') {
+                buffer.pop();
+            }
+            return Ok(Some(if too_long { Line::TooLong } else { Line::Whole }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_whatever_the_chunks() {
+        for capacity in [1, 2, 3, 64] {
+            let mut input = BufReader::with_capacity(capacity, &b"one\r\n\ntwo\nthree"[..]);
+            let mut buffer = Vec::new();
+            let mut lines = Vec::new();
+            while let Some(line) = read_line(&mut input, &mut buffer).unwrap() {
+                lines.push((line, String::from_utf8(buffer.clone()).unwrap()));
+            }
+            let whole = |text: &str| (Line::Whole, text.to_owned());
+            assert_eq!(lines, [whole("one"), whole(""), whole("two"), (Line::Unterminated, "three".into())]);
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_dropped_and_the_next_one_is_not() {
+        let mut text = vec![b'x'; 10 << 20];
+        text.extend_from_slice(b"\nnext\n");
+        let mut input = BufReader::new(&text[..]);
+        let mut buffer = Vec::new();
+        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(Line::TooLong));
+        assert!(buffer.capacity() <= 2 * LINE_BYTES_MAX);
+        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(Line::Whole));
+        assert_eq!(buffer, b"next");
+    }
+}

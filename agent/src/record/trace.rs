@@ -1,0 +1,325 @@
+//! The trace format: JSON Lines of observations under a one-line header.
+//!
+//! A trace is how a live run, a bug report, the corpus and the simulation speak to the same core. The reader streams
+//! in bounded memory, since a trace may be larger than the host and may come from anybody: a line that cannot be used is
+//! handed out as a [`Skip`] and the next one is read. Only a bad header ends it, because without one nothing else
+//! means anything. Unknown fields are ignored. It refuses values that no kernel reports.
+
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    line::{Line, read_line},
+    skip::{Problem, Skip},
+};
+use crate::{
+    detect::HostInfo,
+    sense::{Fact, Observation},
+};
+
+/// The version that is written, and the only one that is read.
+pub const TRACE_VERSION: u64 = 1;
+
+/// More memory than any host has: 64 PiB, the reach of five-level page tables' half. Sums of a few stay below 2^64.
+const BYTES_MAX: u64 = 1 << 56;
+
+/// Longest cgroup path: the kernel's PATH_MAX.
+const CGROUP_BYTES_MAX: usize = 4_096;
+
+/// Longest process name: the kernel keeps 16 bytes, some recorders add brackets or the executable's name.
+const COMM_BYTES_MAX: usize = 256;
+
+/// Longest address and port, with an IPv6 zone.
+const ADDR_BYTES_MAX: usize = 128;
+
+/// A step of time longer than a year is a broken clock, after which everything would seem to run backwards.
+const STEP_SECS_MAX: f64 = 366.0 * 86_400.0;
+
+/// The first line of a trace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the format.
+    pub spillway_trace: u64,
+    /// The host on which it was recorded.
+    pub host: HostInfo,
+    /// Time between two scans of every process.
+    pub interval_secs: f64,
+}
+
+/// A trace that cannot be read or written at all.
+#[derive(Debug, Error)]
+pub enum TraceError {
+    /// The first line is not a header.
+    #[error(
+        "line 1: not a trace header: {0}\n  hint: a trace starts with {{\"spillway_trace\":1,\"host\":{{…}},\"interval_secs\":…}}"
+    )]
+    NoHeader(String),
+    /// A header of another version.
+    #[error("line 1: trace version {0} is not supported\n  hint: this version reads version 1")]
+    Version(u64),
+    /// The stream failed.
+    #[error("cannot read or write the trace: {0}")]
+    Io(#[from] io::Error),
+    /// An observation has no serialised form.
+    #[error("cannot serialise an observation: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Streams the observations of a trace.
+#[derive(Debug)]
+pub struct Reader<R> {
+    input: R,
+    header: Header,
+    buffer: Vec<u8>,
+    line: u64,
+    last_t: Option<f64>,
+    failure: Option<io::Error>,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    ///
+    /// If the first line is not a header of version 1, or cannot be read.
+    pub fn new(mut input: R) -> Result<Self, TraceError> {
+        let mut buffer = Vec::new();
+        let header = match read_line(&mut input, &mut buffer)? {
+            None => return Err(TraceError::NoHeader("the trace is empty".into())),
+            Some(Line::TooLong) => return Err(TraceError::NoHeader(Problem::TooLong.to_string())),
+            Some(Line::Whole | Line::Unterminated) => parse_header(&buffer)?,
+        };
+        Ok(Self { input, header, buffer, line: 1, last_t: None, failure: None })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Lines read so far, the header included.
+    pub fn lines(&self) -> u64 {
+        self.line
+    }
+
+    /// What ended the iteration, if it was not the end of the trace.
+    ///
+    /// # Errors
+    ///
+    /// The stream's failure.
+    pub fn finish(self) -> io::Result<()> {
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn parse(&mut self, line: Line) -> Result<Observation, Problem> {
+        if line == Line::TooLong {
+            return Err(Problem::TooLong);
+        }
+        let text = str::from_utf8(&self.buffer).map_err(|_| Problem::NotUtf8)?;
+        let observation: Observation = serde_json::from_str(text).map_err(|error| match line {
+            Line::Unterminated => Problem::CutOff,
+            _ => Problem::of(&error, text),
+        })?;
+        check(&observation).map_err(Problem::Impossible)?;
+        let t = observation.t;
+        let last_t = self.last_t.unwrap_or(t);
+        if t < last_t {
+            return Err(Problem::Backwards { t, last_t });
+        }
+        if t - last_t > STEP_SECS_MAX {
+            return Err(Problem::Impossible("t jumps ahead by more than a year"));
+        }
+        self.last_t = Some(t);
+        Ok(observation)
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Result<Observation, Skip>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.failure.is_none() {
+            let line = match read_line(&mut self.input, &mut self.buffer) {
+                Ok(line) => line?,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return None;
+                }
+            };
+            self.line += 1;
+            if line != Line::TooLong && self.buffer.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            return Some(self.parse(line).map_err(|problem| Skip { line: self.line, problem }));
+        }
+        None
+    }
+}
+
+/// Writes observations as a trace.
+#[derive(Debug)]
+pub struct Writer<W> {
+    output: W,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header.
+    ///
+    /// # Errors
+    ///
+    /// If the stream fails.
+    pub fn new(mut output: W, host: HostInfo, interval_secs: f64) -> Result<Self, TraceError> {
+        write_line(&mut output, &Header { spillway_trace: TRACE_VERSION, host, interval_secs })?;
+        Ok(Self { output })
+    }
+
+    /// Writes one observation as one line.
+    ///
+    /// # Errors
+    ///
+    /// If the stream fails.
+    pub fn write(&mut self, observation: &Observation) -> Result<(), TraceError> {
+        write_line(&mut self.output, observation)
+    }
+
+    /// Flushes, and hands the stream back.
+    ///
+    /// # Errors
+    ///
+    /// If the stream fails.
+    pub fn finish(mut self) -> Result<W, TraceError> {
+        self.output.flush()?;
+        Ok(self.output)
+    }
+}
+
+/// Writes a value as one line of JSON.
+pub(super) fn write_line<W: Write, T: Serialize>(output: &mut W, value: &T) -> Result<(), TraceError> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    output.write_all(&line)?;
+    Ok(())
+}
+
+fn parse_header(bytes: &[u8]) -> Result<Header, TraceError> {
+    #[derive(Deserialize)]
+    struct Version {
+        spillway_trace: u64,
+    }
+    // The version comes first: another one may have another header.
+    let no_header = |error: serde_json::Error| TraceError::NoHeader(error.to_string());
+    let Version { spillway_trace: version } = serde_json::from_slice(bytes).map_err(no_header)?;
+    if version != TRACE_VERSION {
+        return Err(TraceError::Version(version));
+    }
+    let header: Header = serde_json::from_slice(bytes).map_err(no_header)?;
+    if !(header.interval_secs.is_finite() && header.interval_secs > 0.0) {
+        return Err(TraceError::NoHeader(format!("interval_secs is {}", header.interval_secs)));
+    }
+    Ok(header)
+}
+
+/// Names the field that no kernel would report.
+fn check(observation: &Observation) -> Result<(), &'static str> {
+    let require = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
+    require(observation.t.is_finite(), "t is not finite")?;
+    match &observation.fact {
+        Fact::Host(host) => {
+            require(host.mem_available_bytes <= BYTES_MAX, "mem_available_bytes")?;
+            let psi = host.psi_memory_some_avg10.unwrap_or(0.0);
+            require((0.0..=100.0).contains(&psi), "psi_memory_some_avg10 is no percentage")
+        }
+        Fact::Process(process) => {
+            let sizes = [
+                (process.anon_bytes, "anon_bytes"),
+                (process.file_bytes, "file_bytes"),
+                (process.shmem_bytes, "shmem_bytes"),
+                (process.swap_bytes, "swap_bytes"),
+            ];
+            sizes.into_iter().try_for_each(|(bytes, name)| require(bytes <= BYTES_MAX, name))?;
+            require(process.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
+            require(process.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
+        }
+        Fact::Listener(listener) => {
+            require(listener.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;
+            require(listener.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
+        }
+        Fact::Exec(_) | Fact::Exit(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = r#"{"spillway_trace":1,"host":{"mem_total_bytes":17179869184,"cpus":8},"interval_secs":5.0}"#;
+
+    fn read(body: &str) -> Vec<Result<Observation, Skip>> {
+        Reader::new(format!("{HEADER}\n{body}").as_bytes()).unwrap().collect()
+    }
+
+    fn problems(body: &str) -> Vec<String> {
+        read(body).into_iter().filter_map(Result::err).map(|skip| skip.to_string()).collect()
+    }
+
+    #[test]
+    fn the_designs_examples_parse() {
+        let body = concat!(
+            r#"{"t":0.0,"kind":"host","mem_available_bytes":9000000000,"psi_memory_some_avg10":0.0}"#,
+            "\r\n\r\n",
+            r#"{"t":0,"kind":"process","pid":812,"start_ticks":4711,"ppid":1,"comm":"api","cgroup":"/system.slice/api.service","anon_bytes":104857600,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"memory_max_bytes":null,"extra":[1]}"#,
+            "\n",
+            r#"{"t":0.0,"kind":"listener","netns":4026531840,"addr":"0.0.0.0:8080","cgroup":"/system.slice/api.service","pid":812,"backlog":3,"backlog_max":128,"accepted_total":1200,"overflows_total":0,"sojourn_min_us":40,"sojourn_mean_us":90,"sojourn_p99_us":400,"oldest_wait_us":90}"#,
+            "\n",
+            r#"{"t":5.0,"kind":"exit","pid":812,"start_ticks":4711}"#,
+        );
+        let read = read(body);
+        assert_eq!(read.len(), 4);
+        assert!(read.iter().all(Result::is_ok), "{read:?}");
+    }
+
+    #[test]
+    fn bad_lines_are_named_and_the_rest_is_read() {
+        let body = concat!(
+            "{\"t\":1,\"kind\":\"host\",\"mem_available_bytes\":NaN}\n",
+            "{\"t\":1e999,\"kind\":\"host\",\"mem_available_bytes\":1}\n",
+            "{\"t\":1,\"kind\":\"host\",\"mem_available_bytes\":-1}\n",
+            "{\"t\":1,\"kind\":\"host\",\"mem_available_bytes\":18446744073709551615}\n",
+            "{\"t\":1,\"kind\":\"gpu\",\"x\":1}\n",
+            "{\"t\":2,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}\n",
+            "{\"t\":1,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}\n",
+            "{\"t\":9e9,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}\n",
+            "[]\n",
+            "{\"t\":2,\"kind\":\"exit\",\"pid\":1,\"sta",
+        );
+        let problems = problems(body);
+        let expected = [
+            "line 2: not JSON",
+            "line 3: not JSON: number out of range",
+            "line 4: not a record: invalid value: integer `-1`, expected u64",
+            "line 5: impossible value: mem_available_bytes",
+            "line 6: unknown kind \"gpu\"",
+            "line 8: time runs backwards, from 2 to 1",
+            "line 9: impossible value: t jumps ahead by more than a year",
+            "line 10: not a record",
+            "line 11: cut off",
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            assert!(problem.starts_with(expected), "{problem} / {expected}");
+        }
+    }
+
+    #[test]
+    fn a_bad_header_names_line_1() {
+        let bad = ["", "\n", "{}", "[1]", "{\"spillway_trace\":1}", "{\"spillway_trace\":2}", "\u{fffd}"];
+        for text in bad {
+            let error = Reader::new(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("line 1: "), "{text}: {error}");
+        }
+        let zero = HEADER.replace("5.0", "0.0");
+        assert!(Reader::new(zero.as_bytes()).is_err());
+    }
+}
