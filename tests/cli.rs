@@ -42,12 +42,16 @@ fn the_printed_defaults_are_the_shipped_file() {
     let output = spillway(&["check-config", "--print-defaults"], b"");
     assert!(output.status.success());
     let shipped = include_str!("../configs/spillway.toml");
-    assert!(output.stdout == shipped.as_bytes(), "hint: spillway check-config --print-defaults > configs/spillway.toml");
+    assert!(
+        output.stdout == shipped.as_bytes(),
+        "hint: spillway check-config --print-defaults > configs/spillway.toml"
+    );
 }
 
 #[test]
 fn a_bad_configuration_tells_everything_and_exits_2() {
-    let output = spillway(&["check-config", "/dev/stdin"], b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n");
+    let output =
+        spillway(&["check-config", "/dev/stdin"], b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n");
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     let said = stderr(&output);
     for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
@@ -81,7 +85,12 @@ fn a_hostile_trace_is_skipped_line_by_line() {
 
 #[test]
 fn a_trace_without_a_header_is_refused() {
-    for input in [&b""[..], b"{}\n", b"\xff\n", b"{\"spillway_trace\":2,\"host\":{\"mem_total_bytes\":1,\"cpus\":1},\"interval_secs\":1}\n"] {
+    for input in [
+        &b""[..],
+        b"{}\n",
+        b"\xff\n",
+        b"{\"spillway_trace\":2,\"host\":{\"mem_total_bytes\":1,\"cpus\":1},\"interval_secs\":1}\n",
+    ] {
         let output = spillway(&["replay", "-"], input);
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         assert!(stderr(&output).contains("line 1: "), "{}", stderr(&output));

@@ -61,7 +61,8 @@ impl Running {
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it takes requests");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .expect("it takes requests");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
         answer

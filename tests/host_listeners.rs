@@ -104,10 +104,8 @@ fn an_empty_queue_has_no_age() {
 }
 
 fn sees_other_namespaces(sensors: &mut Sensors) {
-    let script = format!(
-        "ip link set lo up && exec {} listen --backlog=16 --pending=4",
-        env!("CARGO_BIN_EXE_workload")
-    );
+    let script =
+        format!("ip link set lo up && exec {} listen --backlog=16 --pending=4", env!("CARGO_BIN_EXE_workload"));
     let inside = Workload::start(Command::new("unshare").args(["--net", "sh", "-c", &script]));
     let facts = listeners(sensors, 0.0);
     let fact = find(&facts, inside.addr());

@@ -42,8 +42,7 @@ fn sees_what_was_touched(sensors: &mut Sensors) {
     assert_near("anonymous", after.anon_bytes - before.anon_bytes, 64 * MIB);
     assert_near("file", after.file_bytes - before.file_bytes, 24 * MIB);
     assert_near("shared", after.shmem_bytes - before.shmem_bytes, 16 * MIB);
-    for (seen, field) in
-        [(after.anon_bytes, "RssAnon"), (after.file_bytes, "RssFile"), (after.shmem_bytes, "RssShmem")]
+    for (seen, field) in [(after.anon_bytes, "RssAnon"), (after.file_bytes, "RssFile"), (after.shmem_bytes, "RssShmem")]
     {
         assert_near(field, seen, status_bytes(busy.pid(), field));
     }
@@ -186,7 +185,10 @@ fn fault_samples_stand_for_the_growth_and_keep_its_stack() {
             line.contains("workload") && (number(from)..number(to)).contains(&ip)
         })
     };
-    assert!(stacks.iter().any(|stack| stack.first().is_some_and(|&ip| mapped(ip))), "no stack leads into it: {stacks:x?}");
+    assert!(
+        stacks.iter().any(|stack| stack.first().is_some_and(|&ip| mapped(ip))),
+        "no stack leads into it: {stacks:x?}"
+    );
 }
 
 #[test]

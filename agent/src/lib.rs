@@ -14,6 +14,7 @@
 //! Each stage imports only the stages before it, and nothing after [`sense`] knows a clock, a file or a socket.
 
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod core;
 pub mod daemon;
@@ -21,6 +22,7 @@ pub mod decide;
 pub mod detect;
 pub mod doctor;
 pub mod kernel;
+pub mod live;
 pub mod record;
 pub mod sense;
 pub mod serve;

@@ -103,9 +103,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let done = match cli.command {
-        Command::Run { config, json, no_bpf } => {
-            commands::run(config.as_deref(), json, || sensors(no_bpf))
-        }
+        Command::Run { config, json, no_bpf } => commands::run(config.as_deref(), json, || sensors(no_bpf)),
         Command::CheckConfig { file, json, .. } => commands::check_config(file.as_deref(), json),
         Command::Record { out, duration, config, no_bpf } => {
             commands::record(&out, duration, config.as_deref(), || sensors(no_bpf))

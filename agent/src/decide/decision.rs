@@ -78,6 +78,19 @@ pub enum IncidentId {
     },
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Page { severity: Severity::Warning } => "page (warning)",
+            Self::Page { severity: Severity::Critical } => "page (critical)",
+            Self::Limit => "limit",
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+            Self::Resolve => "resolve",
+        })
+    }
+}
+
 impl From<&Verdict> for IncidentId {
     fn from(verdict: &Verdict) -> Self {
         match &verdict.claim {

@@ -17,6 +17,7 @@ use prometheus_client::{
 
 use crate::{
     clock::Clock,
+    core::Tracked,
     daemon::{Batch, Read},
     detect::{Claim, State, Verdict},
     kernel::ProbeState,
@@ -69,6 +70,10 @@ pub struct Metrics {
     raised: Family<VerdictLabel, Counter>,
     cleared: Family<VerdictLabel, Counter>,
     standing: Family<VerdictLabel, Gauge>,
+    tracked_processes: Gauge,
+    tracked_listeners: Gauge,
+    untracked: Counter,
+    ignored: Counter,
     cpu_seconds: Counter<f64, AtomicU64>,
     resident_bytes: Gauge,
 }
@@ -94,6 +99,10 @@ impl Metrics {
             raised: Family::default(),
             cleared: Family::default(),
             standing: Family::default(),
+            tracked_processes: Gauge::default(),
+            tracked_listeners: Gauge::default(),
+            untracked: Counter::default(),
+            ignored: Counter::default(),
             cpu_seconds: Counter::default(),
             resident_bytes: Gauge::default(),
         };
@@ -126,6 +135,10 @@ impl Metrics {
         registry.register("verdicts_raised", "Verdicts raised, by kind", self.raised.clone());
         registry.register("verdicts_cleared", "Verdicts cleared, by kind", self.cleared.clone());
         registry.register("verdicts_standing", "Verdicts that stand, by kind", self.standing.clone());
+        registry.register("tracked_processes", "Processes with a window", self.tracked_processes.clone());
+        registry.register("tracked_listeners", "Listeners with a window", self.tracked_listeners.clone());
+        registry.register("untracked", "Observations of what there was no room to track", self.untracked.clone());
+        registry.register("ignored", "Observations whose time made no sense", self.ignored.clone());
         registry.register_with_unit("cpu", "CPU time of the agent", Unit::Seconds, self.cpu_seconds.clone());
         registry.register_with_unit(
             "resident",
@@ -206,6 +219,14 @@ impl Metrics {
                 standing.dec();
             }
         }
+    }
+
+    /// Takes note of what the core holds.
+    pub fn note_tracked(&self, tracked: &Tracked) {
+        self.tracked_processes.set(tracked.processes as i64);
+        self.tracked_listeners.set(tracked.listeners as i64);
+        raise_to(&self.untracked, tracked.untracked_total);
+        raise_to(&self.ignored, tracked.ignored_total);
     }
 
     /// Everything, as OpenMetrics text.
