@@ -38,7 +38,9 @@ const STOPPED_SHARE: f64 = 0.1;
 /// Share of what was grown since the claim's window began that, once given back, makes it no leak.
 const GIVEN_BACK_SHARE: f64 = 0.5;
 
-const _: () = assert!(size_of::<Process>() <= STATE_BYTES_MAX);
+/// What one process costs.
+pub const PROCESS_STATE_BYTES: usize = size_of::<Process>();
+const _: () = assert!(PROCESS_STATE_BYTES <= STATE_BYTES_MAX);
 
 /// Finds processes that grow without end.
 pub struct LeakDetector {

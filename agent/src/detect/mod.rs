@@ -13,7 +13,7 @@ mod verdict;
 mod window;
 mod words;
 
-pub use leak::LeakDetector;
+pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
 pub use verdict::{Claim, LeakClaim, OverloadClaim, State, Verdict};
 

@@ -1,0 +1,284 @@
+//! What the agent costs, beside real workloads on this host: `cargo xtask bench` builds and runs it.
+//!
+//! Every figure compares two things within one run, because hosts are noisy: a scan with the same reads made by hand,
+//! a loop with the agent off and on in turns. Medians of the turns are compared. A target that is missed is printed as
+//! missed, and the exit code is 1.
+
+#![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
+
+use std::{
+    fs,
+    io::IsTerminal as _,
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use serde_json::json;
+use spillway_agent::{detect::PROCESS_STATE_BYTES, sense::Sensors};
+use spillway_tests::{Workload, processes};
+
+const PROCESSES: usize = 2_000;
+/// Scans compared; the median of so many is steady to a few percent on a busy host.
+const SCANS: usize = 50;
+/// How long the agent's own use of CPU is summed up: 30 scans, against a clock of 10 ms.
+const WATCHED: Duration = Duration::from_secs(30);
+/// Turns of the loop with the agent off and on.
+const TURNS: usize = 10;
+const TURN_SECS: f64 = 2.0;
+
+/// Measures what the agent costs.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A figure and what it must be.
+struct Row {
+    what: &'static str,
+    measured: f64,
+    unit: &'static str,
+    target: Target,
+    detail: String,
+}
+
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Row {
+    fn met(&self) -> bool {
+        match self.target {
+            Target::AtLeast(bound) => self.measured >= bound,
+            Target::AtMost(bound) => self.measured <= bound,
+        }
+    }
+
+    fn target(&self) -> String {
+        match self.target {
+            Target::AtLeast(bound) => format!(">= {bound} {}", self.unit),
+            Target::AtMost(bound) => format!("<= {bound} {}", self.unit),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let mut rows = Vec::new();
+    {
+        tell(&format!("starting {PROCESSES} processes"));
+        let _sleepers = Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
+        tell("scanning them, and reading /proc/PID/statm of each, in turns");
+        rows.push(scan_against_statm()?);
+        tell(&format!("watching them with the agent for {} s", WATCHED.as_secs()));
+        rows.extend(agent_watching()?);
+    }
+    rows.push(Row {
+        what: "state of one process in the detector",
+        measured: PROCESS_STATE_BYTES as f64,
+        unit: "bytes",
+        target: Target::AtMost(512.0),
+        detail: String::new(),
+    });
+    tell(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
+    rows.push(allocation_loop()?);
+
+    let met = rows.iter().all(Row::met);
+    if cli.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({"what": row.what, "measured": row.measured, "unit": row.unit, "target": row.target(),
+                       "met": row.met(), "detail": row.detail})
+            })
+            .collect();
+        println!("{}", json!({"met": met, "rows": rows}));
+    } else {
+        print(&rows);
+    }
+    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(step: &str) {
+    eprintln!("cost: {step}");
+}
+
+fn print(rows: &[Row]) {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    println!("{:<52} {:>18}  {:<14} result", "cost", "measured", "target");
+    for row in rows {
+        let result = match (row.met(), colour) {
+            (true, true) => "\x1b[32mmet\x1b[0m",
+            (true, false) => "met",
+            (false, true) => "\x1b[31mmissed\x1b[0m",
+            (false, false) => "missed",
+        };
+        let measured = format!("{:.2} {}", row.measured, row.unit);
+        println!("{:<52} {measured:>18}  {:<14} {result}  {}", row.what, row.target(), row.detail);
+    }
+}
+
+/// One pass over every process, against opening, reading and closing each one's statm.
+fn scan_against_statm() -> anyhow::Result<Row> {
+    let mut sensors = Sensors::start();
+    if let Some(report) = sensors.reports().iter().find(|report| report.reason().is_some()) {
+        bail!("the figures are those of BPF, and here {report}");
+    }
+    let paths: Vec<PathBuf> =
+        processes(&mut sensors).iter().map(|fact| format!("/proc/{}/statm", fact.id.pid).into()).collect();
+    let (mut scans, mut reads) = (Vec::new(), Vec::new());
+    let mut buffer = Vec::new();
+    for _ in 0..SCANS {
+        scans.push(time(|| {
+            std::hint::black_box(processes(&mut sensors));
+        }));
+        reads.push(time(|| {
+            for path in &paths {
+                use std::io::Read as _;
+                buffer.clear();
+                if let Ok(mut file) = fs::File::open(path) {
+                    let _ = std::hint::black_box(file.read_to_end(&mut buffer));
+                }
+            }
+        }));
+    }
+    let (scan, read) = (median(&mut scans), median(&mut reads));
+    Ok(Row {
+        what: "a scan, times cheaper than statm of each process",
+        measured: read / scan,
+        unit: "x",
+        target: Target::AtLeast(8.0),
+        detail: format!("{:.2} ms against {:.2} ms at {} processes", scan * 1e3, read * 1e3, paths.len()),
+    })
+}
+
+/// CPU and memory of the installed agent, on its defaults.
+fn agent_watching() -> anyhow::Result<[Row; 2]> {
+    let agent = Agent::start()?;
+    let before = agent.cpu_secs()?;
+    let start = Instant::now();
+    sleep(WATCHED);
+    let used = agent.cpu_secs()? - before;
+    let share = used / start.elapsed().as_secs_f64() * 100.0;
+    let (resident, peak) = (agent.status_mib("VmRSS")?, agent.status_mib("VmHWM")?);
+    Ok([
+        Row {
+            what: "the agent's CPU at a 1 s interval, of one core",
+            measured: share,
+            unit: "%",
+            target: Target::AtMost(1.0),
+            detail: format!("{used:.2} s in {:.0} s at {PROCESSES} processes", start.elapsed().as_secs_f64()),
+        },
+        Row {
+            what: "the agent's resident memory",
+            measured: resident,
+            unit: "MiB",
+            target: Target::AtMost(32.0),
+            detail: format!("{peak:.1} MiB at its peak, while it reads the kernel's type information"),
+        },
+    ])
+}
+
+/// Speed of a loop that allocates, with the agent on and off.
+fn allocation_loop() -> anyhow::Result<Row> {
+    let (mut off, mut on) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        // Whoever goes first in a turn may be favoured: take turns at that, too.
+        for with_agent in [turn % 2 == 0, turn % 2 != 0] {
+            let agent = with_agent.then(Agent::start).transpose()?;
+            if with_agent { &mut on } else { &mut off }.push(operations_per_sec()?);
+            drop(agent);
+        }
+    }
+    let (off, on) = (median(&mut off), median(&mut on));
+    Ok(Row {
+        what: "speed that an allocation-heavy loop keeps",
+        measured: on / off * 100.0,
+        unit: "%",
+        target: Target::AtLeast(99.0),
+        detail: format!("{:.2} against {:.2} million operations a second", on / 1e6, off / 1e6),
+    })
+}
+
+fn operations_per_sec() -> anyhow::Result<f64> {
+    let mut run = Workload::start(workload()?.args(["alloc-loop", &format!("--secs={TURN_SECS}")]));
+    let line = run.next_line();
+    let said: serde_json::Value = serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
+    said["ops_per_sec"].as_f64().with_context(|| format!("the loop said {line:?}"))
+}
+
+fn time(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The binary of this name that was built beside this one.
+fn beside(name: &str) -> anyhow::Result<Command> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if !path.exists() {
+        bail!("no {} is built\n  hint: run `cargo xtask bench`", path.display());
+    }
+    Ok(Command::new(path))
+}
+
+fn workload() -> anyhow::Result<Command> {
+    beside("workload")
+}
+
+/// The agent, running on its defaults but for the port.
+struct Agent {
+    child: Child,
+    config: PathBuf,
+}
+
+impl Agent {
+    fn start() -> anyhow::Result<Self> {
+        let config = std::env::temp_dir().join(format!("spillway-cost-{}.toml", std::process::id()));
+        fs::write(&config, "[serve]\nlisten = \"127.0.0.1:0\"\n")?;
+        let child = beside("spillway")?
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let agent = Self { child, config };
+        // Attaching takes a third of a second; it is not what is measured.
+        sleep(Duration::from_secs(2));
+        Ok(agent)
+    }
+
+    /// User and system time so far.
+    fn cpu_secs(&self) -> anyhow::Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the agent ended")?;
+        let fields = stat.rsplit_once(") ").context("stat has a name")?.1;
+        let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(ticks as f64 / 100.0)
+    }
+
+    fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).context("the agent ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("the field is there")?;
+        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.config);
+    }
+}
