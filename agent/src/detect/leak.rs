@@ -29,7 +29,7 @@ use crate::{
 /// Processes watched at once. At [`STATE_BYTES_MAX`] each that is 32 MiB; the default `kernel.pid_max` of small hosts.
 const PROCESSES_MAX: usize = 65_536;
 
-/// What one process may cost, whatever it does.
+/// What one process may cost, whatever it does; it takes 496 of these today.
 const STATE_BYTES_MAX: usize = 512;
 
 /// Share of the claimed slope below which growth has stopped.

@@ -6,6 +6,8 @@ use crate::{config::Config, core::Core, detect::HostInfo, sense::HostFact, sense
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1024.0 * MIB;
 
+type Shape = Box<dyn Fn(f64) -> f64>;
+
 /// One process on a host, looked at from its birth.
 struct Run {
     core: Core,
@@ -140,7 +142,7 @@ fn a_leak_under_a_sawtooth_is_found_by_its_floor() {
 fn what_ends_by_itself_is_silent() {
     let log = |a: f64, tau: f64| move |t: f64| 100.0 + a * (1.0 + t / tau).ln();
     let fill = |secs: f64, from: f64| move |t: f64| 50.0 + 6.0 * (t - from).clamp(0.0, secs);
-    let shapes: Vec<(&str, Box<dyn Fn(f64) -> f64>)> = vec![
+    let shapes: Vec<(&str, Shape)> = vec![
         ("fill 15 s", Box::new(fill(15.0, 0.0))),
         ("fill 20 s", Box::new(fill(20.0, 0.0))),
         ("fill 20 s later", Box::new(fill(20.0, 31.0))),
@@ -274,7 +276,6 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
 #[test]
 #[ignore = "prints a survey of shapes, for whoever tunes the constants"]
 fn survey() {
-    type Shape = Box<dyn Fn(f64) -> f64>;
     let saw = |period: f64, low: f64, high: f64| move |t: f64| low + (high - low) * (t % period) / period;
     let mut shapes: Vec<(String, Shape)> = vec![];
     for a in [20.0, 50.0, 100.0, 200.0, 400.0, 1000.0] {
