@@ -2,8 +2,6 @@
 //!
 //! Sequences are drawn from small sets of pids, listeners and sizes, so that reuse, gaps, wraps and claims meet often.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};

@@ -126,6 +126,9 @@ impl LeakDetector {
                 Some(raised) if usize::from(raised.horizon) == horizon => {
                     process.follow(context, fact, raised, &self.horizons, findings);
                 }
+                Some(raised) if usize::from(raised.horizon) > horizon => {
+                    process.quicken(context, fact, raised, horizon, &self.config, &self.horizons, findings);
+                }
                 Some(_) => {}
             }
         }
@@ -286,24 +289,63 @@ impl Process {
             let still_for = Span(context.t - raised.still_since_t);
             let why = format!("it has not grown for {still_for} and holds {}", Size(fact.private_bytes() as f64));
             self.clear(context, fact.id.pid, &why, findings);
-        } else if let Some(slope) = theil_sen(floors.points()).map(|slope| slope * per_sec).filter(|slope| *slope > 0.0)
-        {
-            let headroom = headroom(context, fact);
-            let exhaustion_secs = headroom.bytes / slope;
-            let why = format!(
-                "{} (pid {}) still grows {}/s; {} of {} is gone in {}",
-                self.comm,
-                fact.id.pid,
-                Size(slope),
-                Size(headroom.bytes),
-                headroom.until,
-                Span(exhaustion_secs)
-            );
-            let confidence = f64::from(raised.confidence);
-            let pid = fact.id.pid;
-            let verdict = self.verdict(context, pid, State::Raised, slope, Some(exhaustion_secs), confidence, why);
-            findings.forecasts.push(verdict);
+        } else if let Some(slope) = theil_sen(floors.points()) {
+            self.forecast(context, fact, raised, slope * per_sec, findings);
         }
+    }
+
+    /// A standing claim, when a bucket of a shorter horizon closed: a leak that quickens, or a headroom that others eat,
+    /// must not wait for its own horizon, whose buckets may be most of an hour.
+    #[expect(clippy::too_many_arguments, reason = "as judge, of which it is the other half")]
+    fn quicken(
+        &self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        raised: Raised,
+        horizon: usize,
+        config: &LeakConfig,
+        horizons: &Horizons,
+        findings: &mut Findings,
+    ) {
+        if raised.still_since_t.is_finite() {
+            return;
+        }
+        let own = usize::from(raised.horizon);
+        let own_slope = theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB / horizons.bucket_secs(own);
+        let faster = (horizon >= usize::from(self.trusted_from))
+            .then(|| Growth::of(&self.window, horizon, config, horizons))
+            .flatten()
+            .map_or(0.0, |growth| growth.slope_bytes_per_sec);
+        self.forecast(context, fact, raised, own_slope.max(faster), findings);
+    }
+
+    /// Hands out a fresh forecast of a standing claim.
+    fn forecast(
+        &self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        raised: Raised,
+        slope_bytes_per_sec: f64,
+        findings: &mut Findings,
+    ) {
+        if slope_bytes_per_sec <= 0.0 {
+            return;
+        }
+        let headroom = headroom(context, fact);
+        let exhaustion_secs = headroom.bytes / slope_bytes_per_sec;
+        let why = format!(
+            "{} (pid {}) still grows {}/s; {} of {} is gone in {}",
+            self.comm,
+            fact.id.pid,
+            Size(slope_bytes_per_sec),
+            Size(headroom.bytes),
+            headroom.until,
+            Span(exhaustion_secs)
+        );
+        let (pid, confidence) = (fact.id.pid, f64::from(raised.confidence));
+        let exhaustion_secs = Some(exhaustion_secs);
+        let verdict = self.verdict(context, pid, State::Raised, slope_bytes_per_sec, exhaustion_secs, confidence, why);
+        findings.forecasts.push(verdict);
     }
 
     /// Withdraws the claim, if there is one.

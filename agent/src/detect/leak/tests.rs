@@ -274,6 +274,24 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
 }
 
 #[test]
+fn a_leak_that_quickens_reaches_the_policy_before_its_own_horizon_does() {
+    let mut run = Run::new(1.0, 9.0, None);
+    let mut decisions = Vec::new();
+    for step in 0..3_100 {
+        let t = f64::from(step);
+        let fact = run.fact(50.0 + 0.1 * t + 16.0 * (t - 3_000.0).max(0.0));
+        let host = HostFact { mem_available_bytes: run.available_bytes as u64, psi_memory_some_avg10: None };
+        run.core.apply(&Observation { t, fact: Fact::Host(host) });
+        let output = run.core.apply(&Observation { t, fact: Fact::Process(fact) });
+        decisions.extend(output.decisions.iter().map(|d| (d.t as u64, d.action)));
+    }
+    use crate::decide::{Action, Severity};
+    let page = (1_210, Action::Page { severity: Severity::Warning });
+    assert_eq!(decisions[0], page);
+    assert_eq!(decisions[1..], [(3_028, Action::Limit), (3_028, Action::Drain)]);
+}
+
+#[test]
 #[ignore = "prints a survey of shapes, for whoever tunes the constants"]
 fn survey() {
     let saw = |period: f64, low: f64, high: f64| move |t: f64| low + (high - low) * (t % period) / period;
