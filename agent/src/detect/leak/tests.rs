@@ -1,7 +1,14 @@
 //! The leak rule against shapes of growth, each a function from seconds to MiB, under the default configuration.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::{config::Config, core::Core, detect::HostInfo, sense::HostFact, sense::Observation};
+use crate::{
+    config::Config,
+    core::Core,
+    detect::{HostInfo, State, Verdict},
+    sense::{HostFact, Observation},
+};
 
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1024.0 * MIB;
