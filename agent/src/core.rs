@@ -145,3 +145,20 @@ impl Core {
         Some(t)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sense::ProcessId;
+
+    #[test]
+    fn late_exits_count_and_other_facts_from_the_past_do_not() {
+        let mut core = Core::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
+        let host = || Fact::Host(HostFact { mem_available_bytes: 1, psi_memory_some_avg10: None });
+        let exit = || Fact::Exit(ProcessId { pid: 1, start_ticks: 1 });
+        for (t, fact) in [(5.0, host()), (4.0, exit()), (4.0, host()), (f64::NAN, exit()), (f64::INFINITY, host())] {
+            assert!(core.apply(&Observation { t, fact }).is_empty());
+        }
+        assert_eq!(core.tracked(), Tracked { ignored_total: 3, ..Tracked::default() });
+    }
+}

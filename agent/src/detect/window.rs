@@ -12,7 +12,8 @@ use super::trend::Point;
 use crate::config::LeakConfig;
 
 /// Buckets a horizon. 16 is the fewest round number at which Mann-Kendall reaches 1e-6 with room for two gaps.
-pub const BUCKETS: usize = super::trend::POINTS_MAX;
+pub const BUCKETS: usize = LeakConfig::BUCKETS_PER_HORIZON as usize;
+const _: () = assert!(BUCKETS <= super::trend::POINTS_MAX);
 
 /// Horizons that a window has room for.
 pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;

@@ -73,12 +73,16 @@ impl Problem {
         struct Kind {
             kind: String,
         }
+        // serde_json counts lines from the one it was given, which would read as the trace's first.
+        let text = error.to_string();
+        let text = text.split(" at line ").next().unwrap_or_default();
+        let said = quote(&format!("{text} in column {}", error.column()));
         if !error.is_data() {
-            return Self::NotJson(quote(&error.to_string()));
+            return Self::NotJson(said);
         }
         match serde_json::from_str::<Kind>(line) {
             Ok(Kind { kind }) if !KINDS.contains(&kind.as_str()) => Self::UnknownKind(quote(&kind)),
-            _ => Self::NotARecord(quote(&error.to_string())),
+            _ => Self::NotARecord(said),
         }
     }
 }

@@ -1,10 +1,19 @@
 //! The leak rule against shapes of growth, each a function from seconds to MiB, under the default configuration.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::{config::Config, core::Core, detect::HostInfo, sense::HostFact, sense::Observation};
+use crate::{
+    config::Config,
+    core::Core,
+    detect::{HostInfo, State, Verdict},
+    sense::{HostFact, Observation},
+};
 
 const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1024.0 * MIB;
+
+type Shape = Box<dyn Fn(f64) -> f64>;
 
 /// One process on a host, looked at from its birth.
 struct Run {
@@ -140,7 +149,7 @@ fn a_leak_under_a_sawtooth_is_found_by_its_floor() {
 fn what_ends_by_itself_is_silent() {
     let log = |a: f64, tau: f64| move |t: f64| 100.0 + a * (1.0 + t / tau).ln();
     let fill = |secs: f64, from: f64| move |t: f64| 50.0 + 6.0 * (t - from).clamp(0.0, secs);
-    let shapes: Vec<(&str, Box<dyn Fn(f64) -> f64>)> = vec![
+    let shapes: Vec<(&str, Shape)> = vec![
         ("fill 15 s", Box::new(fill(15.0, 0.0))),
         ("fill 20 s", Box::new(fill(20.0, 0.0))),
         ("fill 20 s later", Box::new(fill(20.0, 31.0))),
@@ -272,9 +281,26 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
 }
 
 #[test]
+fn a_leak_that_quickens_reaches_the_policy_before_its_own_horizon_does() {
+    let mut run = Run::new(1.0, 9.0, None);
+    let mut decisions = Vec::new();
+    for step in 0..3_100 {
+        let t = f64::from(step);
+        let fact = run.fact(50.0 + 0.1 * t + 16.0 * (t - 3_000.0).max(0.0));
+        let host = HostFact { mem_available_bytes: run.available_bytes as u64, psi_memory_some_avg10: None };
+        run.core.apply(&Observation { t, fact: Fact::Host(host) });
+        let output = run.core.apply(&Observation { t, fact: Fact::Process(fact) });
+        decisions.extend(output.decisions.iter().map(|d| (d.t as u64, d.action)));
+    }
+    use crate::decide::{Action, Severity};
+    let page = (1_210, Action::Page { severity: Severity::Warning });
+    assert_eq!(decisions[0], page);
+    assert_eq!(decisions[1..], [(3_028, Action::Limit), (3_028, Action::Drain)]);
+}
+
+#[test]
 #[ignore = "prints a survey of shapes, for whoever tunes the constants"]
 fn survey() {
-    type Shape = Box<dyn Fn(f64) -> f64>;
     let saw = |period: f64, low: f64, high: f64| move |t: f64| low + (high - low) * (t % period) / period;
     let mut shapes: Vec<(String, Shape)> = vec![];
     for a in [20.0, 50.0, 100.0, 200.0, 400.0, 1000.0] {

@@ -1,0 +1,331 @@
+//! What must hold for any sequence of observations, and for any bytes that call themselves a trace.
+//!
+//! Sequences are drawn from small sets of pids, listeners and sizes, so that reuse, gaps, wraps and claims meet often.
+
+use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use spillway_agent::{
+    config::Config,
+    core::{Core, HostInfo, Output},
+    decide::IncidentId,
+    detect::{State, Verdict},
+    record::{Reader, ReplayOptions, Writer, replay},
+    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+};
+
+const MIB: u64 = 1 << 20;
+const INFO: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
+
+/// A configuration that claims easily, so that arbitrary sequences reach every state.
+fn eager() -> Config {
+    let mut config = Config::default();
+    config.detect.leak.warm_up = Duration::from_secs(1);
+    config.detect.leak.horizons = [8, 32, 128].map(Duration::from_secs).to_vec();
+    config.detect.leak.significance = 0.5;
+    config.detect.leak.min_growth_bytes = 1024;
+    config.detect.leak.max_extrapolation = 1e12;
+    config.detect.overload.sustain = Duration::from_millis(200);
+    config.detect.overload.clear_after = Duration::from_millis(500);
+    config
+}
+
+fn process_fact(pid: u32, start_ticks: u64, anon_bytes: u64) -> ProcessFact {
+    ProcessFact {
+        id: ProcessId { pid, start_ticks },
+        ppid: 1,
+        comm: Arc::from("api"),
+        cgroup: Arc::from("/api.service"),
+        anon_bytes,
+        file_bytes: 0,
+        shmem_bytes: 0,
+        swap_bytes: 0,
+        memory_max_bytes: None,
+        faulted_bytes_total: None,
+    }
+}
+
+fn host_fact(mem_available_bytes: u64) -> Fact {
+    Fact::Host(HostFact { mem_available_bytes, psi_memory_some_avg10: None })
+}
+
+fn id() -> impl Strategy<Value = ProcessId> {
+    (1..4_u32, 1..3_u64).prop_map(|(pid, start_ticks)| ProcessId { pid, start_ticks })
+}
+
+fn size() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..4_096 * MIB, 1 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)]
+}
+
+fn listener_fact() -> impl Strategy<Value = ListenerFact> {
+    let counters = (option::of(any::<u32>()), option::of(any::<u64>()), option::of(0..20_000_u64));
+    let queue =
+        (0..200_u32, select(vec![0, 1, 128, u32::MAX]), option::of(prop_oneof![0..3_000_000_u64, any::<u64>()]));
+    (0..3_u32, queue, counters, option::of(any::<u32>())).prop_map(|(netns, queue, counters, pid)| ListenerFact {
+        netns,
+        addr: Arc::from("[::]:80"),
+        cgroup: Arc::from(""),
+        pid,
+        backlog: queue.0,
+        backlog_max: queue.1,
+        accepted_total: counters.1,
+        overflows_total: counters.0.map(u64::from),
+        sojourn_min_us: counters.2,
+        sojourn_mean_us: counters.2,
+        sojourn_p99_us: counters.2,
+        oldest_wait_us: queue.2,
+    })
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let process = (id(), [size(), size(), size(), size()], option::of(size()), option::of(size())).prop_map(
+        |(id, sizes, memory_max_bytes, faulted_bytes_total)| {
+            let [anon_bytes, file_bytes, shmem_bytes, swap_bytes] = sizes;
+            Fact::Process(ProcessFact {
+                file_bytes,
+                shmem_bytes,
+                swap_bytes,
+                memory_max_bytes,
+                faulted_bytes_total,
+                ..process_fact(id.pid, id.start_ticks, anon_bytes)
+            })
+        },
+    );
+    let steady =
+        (id(), 0..2_000_u64).prop_map(|(id, mib)| Fact::Process(process_fact(id.pid, id.start_ticks, mib * MIB)));
+    let host = (size(), option::of(0.0..100.0)).prop_map(|(mem_available_bytes, psi_memory_some_avg10)| {
+        Fact::Host(HostFact { mem_available_bytes, psi_memory_some_avg10 })
+    });
+    prop_oneof![
+        2 => host,
+        2 => process,
+        4 => steady,
+        6 => listener_fact().prop_map(Fact::Listener),
+        1 => id().prop_map(Fact::Exec),
+        1 => id().prop_map(Fact::Exit),
+    ]
+}
+
+/// Facts in time order, most of them close together, some after a gap or a suspend.
+fn sequence() -> impl Strategy<Value = Vec<Observation>> {
+    let step = prop_oneof![6 => Just(0.0), 6 => Just(0.1), 4 => 0.0..2.0, 1 => 0.0..1e6];
+    vec((step, fact()), 0..400).prop_map(|facts| {
+        let mut t = 0.0;
+        facts
+            .into_iter()
+            .map(|(step, fact)| {
+                t += step;
+                Observation { t, fact }
+            })
+            .collect()
+    })
+}
+
+/// Growing processes and standing queues with interruptions: dense in claims.
+fn eventful() -> impl Strategy<Value = Vec<Observation>> {
+    let tick = prop_oneof![30 => Just(None), 1 => id().prop_map(|id| Some(Fact::Exit(id))), 1 => id().prop_map(|id| Some(Fact::Exec(id)))];
+    let phase = (0..40_u64, 5..40_usize, any::<bool>(), 1..3_u64);
+    (vec(phase, 1..10), vec(tick, 1..20)).prop_map(|(phases, extras)| {
+        let (mut observations, mut t, mut mib) = (Vec::new(), 0.0, 100);
+        let mut extras = extras.into_iter().cycle();
+        for (rate, secs, stuck, start_ticks) in phases {
+            for second in 0..secs {
+                mib += rate;
+                let process = process_fact(1, start_ticks, mib * MIB);
+                let mut facts = vec![host_fact(8 << 30), Fact::Process(process)];
+                facts.extend(extras.next().flatten());
+                let oldest_wait_us = Some(if stuck { second as u64 * 1_000_000 } else { 0 });
+                facts.push(Fact::Listener(ListenerFact {
+                    netns: 0,
+                    addr: Arc::from("[::]:80"),
+                    cgroup: Arc::from(""),
+                    pid: None,
+                    backlog: u32::from(stuck),
+                    backlog_max: 128,
+                    accepted_total: None,
+                    overflows_total: None,
+                    sojourn_min_us: None,
+                    sojourn_mean_us: None,
+                    sojourn_p99_us: None,
+                    oldest_wait_us,
+                }));
+                observations.extend(facts.into_iter().map(|fact| Observation { t, fact }));
+                t += 1.0;
+            }
+        }
+        observations
+    })
+}
+
+fn run(config: &Config, observations: &[Observation]) -> (Core, Output) {
+    let mut core = Core::new(config, INFO);
+    let mut output = Output::default();
+    observations.iter().for_each(|observation| core.apply_into(observation, &mut output));
+    (core, output)
+}
+
+/// Verdicts that claim nonsense, or do not alternate from raised on.
+fn faults(verdicts: &[Verdict]) -> Vec<String> {
+    let mut raised = BTreeMap::new();
+    let mut faults = Vec::new();
+    for verdict in verdicts {
+        let is_raised = verdict.state == State::Raised;
+        if raised.insert(IncidentId::from(verdict), is_raised).unwrap_or(false) == is_raised {
+            faults.push(format!("does not alternate: {verdict:?}"));
+        }
+        let forecast = verdict.exhaustion_secs.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&verdict.confidence)
+            || !forecast.is_finite()
+            || forecast < 0.0
+            || verdict.why.is_empty()
+        {
+            faults.push(format!("makes no sense: {verdict:?}"));
+        }
+    }
+    faults
+}
+
+fn scans(secs: u32, mib: impl Fn(u32) -> u64) -> Vec<Observation> {
+    let scan = |t: u32| [host_fact(8 << 30), Fact::Process(process_fact(812, 1, mib(t) * MIB))].map(|fact| (t, fact));
+    (0..secs).flat_map(scan).map(|(t, fact)| Observation { t: f64::from(t), fact }).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn any_sequence_gives_sensible_alternating_verdicts(observations in prop_oneof![sequence(), eventful()]) {
+        for config in [eager(), Config::default()] {
+            let (core, output) = run(&config, &observations);
+            prop_assert_eq!(faults(&output.verdicts), Vec::<String>::new());
+            let tracked = core.tracked();
+            prop_assert!(tracked.processes <= 3 && tracked.listeners <= 3, "{:?}", tracked);
+            prop_assert_eq!(core.raised().count(), tracked.leaks_raised + tracked.overloads_raised);
+        }
+    }
+
+    #[test]
+    fn any_time_is_survived(times in vec(any::<f64>(), 0..50), facts in vec(fact(), 50)) {
+        let observations: Vec<_> = times.into_iter().zip(facts).map(|(t, fact)| Observation { t, fact }).collect();
+        let (_, output) = run(&eager(), &observations);
+        prop_assert!(output.verdicts.iter().all(|verdict| verdict.t.is_finite()));
+    }
+
+    #[test]
+    fn order_within_a_scan_does_not_matter(
+        ticks in vec((vec(0..4_000_u64, 6), any::<bool>()), 1..80), seed in any::<u64>(),
+    ) {
+        // Five processes grow, one is noise; the second core sees every scan in another order.
+        let mut orders = [Vec::new(), Vec::new()];
+        let mut x = seed | 1;
+        for (t, (noise, reverse)) in ticks.iter().enumerate() {
+            let mut facts: Vec<_> = (0..6)
+                .map(|pid| Fact::Process(process_fact(pid, 1, (t as u64 * u64::from(pid) * 3 + noise[pid as usize] % 20) * MIB)))
+                .collect();
+            for order in &mut orders {
+                let scan = std::iter::once(host_fact(4 << 30)).chain(facts.iter().cloned());
+                order.extend(scan.map(|fact| Observation { t: t as f64, fact }));
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                facts.rotate_left((x >> 60) as usize % 6);
+                if *reverse { facts.reverse() }
+            }
+        }
+        let [a, b] = orders.map(|order| {
+            let mut verdicts = run(&eager(), &order).1.verdicts;
+            verdicts.sort_by(|a, b| a.t.total_cmp(&b.t).then(IncidentId::from(a).cmp(&IncidentId::from(b))));
+            verdicts
+        });
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn duplicate_observations_change_nothing(observations in eventful()) {
+        let twice: Vec<_> = observations.iter().flat_map(|o| [o.clone(), o.clone()]).collect();
+        prop_assert_eq!(run(&eager(), &observations).1, run(&eager(), &twice).1);
+    }
+
+    #[test]
+    fn constant_memory_is_never_a_leak(mib in 0..8_000_u64, gaps in vec(1..5_000_u32, 0..300)) {
+        let mut t = 0;
+        let mut observations = Vec::new();
+        for gap in gaps {
+            t += gap % if gap % 7 == 0 { 5_000 } else { 6 };
+            let fact = Fact::Process(process_fact(1, 1, mib * MIB));
+            observations.push(Observation { t: f64::from(t), fact });
+        }
+        prop_assert_eq!(run(&eager(), &observations).1, Output::default());
+    }
+
+    #[test]
+    fn a_straight_steep_leak_is_always_found(base in 0..2_000_u64, rate in 4..64_u64) {
+        let output = run(&Config::default(), &scans(56, |t| base + rate * u64::from(t))).1;
+        prop_assert_eq!(output.verdicts.len(), 1);
+        prop_assert_eq!(output.verdicts[0].state, State::Raised);
+    }
+
+    #[test]
+    fn a_suspend_is_no_growth(before in 20..100_u32, asleep in 60..1_000_000_u32, mib in 0..4_000_u64) {
+        let mut observations = scans(before, |_| 100);
+        let later = scans(100, |_| mib).into_iter();
+        observations.extend(later.map(|o| Observation { t: o.t + f64::from(before + asleep), ..o }));
+        prop_assert_eq!(run(&Config::default(), &observations).1, Output::default());
+    }
+
+    #[test]
+    fn a_reused_pid_inherits_nothing(secs in 45..100_u32) {
+        let mut observations = scans(secs, |t| 100 + 4 * u64::from(t));
+        let next = Fact::Process(process_fact(812, 2, 5_000 * MIB));
+        observations.push(Observation { t: f64::from(secs), fact: next.clone() });
+        observations.push(Observation { t: f64::from(secs + 1), fact: next });
+        let states: Vec<_> = run(&Config::default(), &observations).1.verdicts.iter().map(|v| v.state).collect();
+        prop_assert_eq!(states, [State::Raised, State::Cleared]);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(header in any::<bool>(), lines in vec(prop_oneof![
+        vec(any::<u8>(), 0..200),
+        "\\PC{0,80}".prop_map(String::into_bytes),
+        "\\{\"t\":[-0-9.eE]{1,6},\"kind\":\"(host|exit|exec|process|x)\",\"(pid|mem_available_bytes)\":[-0-9.]{1,4}(,\"start_ticks\":1)?\\}"
+            .prop_map(String::into_bytes),
+    ], 0..20)) {
+        let mut bytes = if header { br#"{"spillway_trace":1,"host":{"mem_total_bytes":1,"cpus":1},"interval_secs":1}"#.to_vec() } else { vec![] };
+        lines.iter().for_each(|line| { bytes.push(b'\n'); bytes.extend_from_slice(line) });
+        let mut out = Vec::new();
+        let result = replay(&bytes[..], &eager(), &mut out, ReplayOptions { decisions: true });
+        prop_assert!(!header || result.is_ok());
+        // Chunks of any size read the same.
+        let small = replay(BufReader::with_capacity(3, &bytes[..]), &eager(), &mut Vec::new(), ReplayOptions::default());
+        prop_assert_eq!(result.ok(), small.ok());
+    }
+
+    #[test]
+    fn what_is_written_is_read(observations in sequence()) {
+        // The reader refuses what no kernel reports; the rest comes back as it went.
+        let sane: Vec<_> = observations.into_iter().filter(|observation| match &observation.fact {
+            Fact::Host(host) => host.mem_available_bytes <= 1 << 56,
+            Fact::Process(p) => [p.anon_bytes, p.file_bytes, p.shmem_bytes, p.swap_bytes].iter().all(|b| *b <= 1 << 56),
+            _ => true,
+        }).collect();
+        let mut writer = Writer::new(Vec::new(), INFO, 1.0).unwrap();
+        sane.iter().for_each(|observation| writer.write(observation).unwrap());
+        let bytes = writer.finish().unwrap();
+        let read: Result<Vec<_>, _> = Reader::new(&bytes[..]).unwrap().collect();
+        prop_assert_eq!(read.unwrap(), sane);
+    }
+}
+
+#[test]
+fn state_is_bounded_however_many_processes_and_listeners_there_are() {
+    let mut core = Core::new(&Config::default(), INFO);
+    let json = r#"{"netns":1,"addr":"[::]:80","backlog":0,"backlog_max":1}"#;
+    let template: ListenerFact = serde_json::from_str(json).unwrap();
+    for n in 0..70_000_u32 {
+        core.apply(&Observation { t: 0.0, fact: Fact::Process(process_fact(n, 1, MIB)) });
+        core.apply(&Observation { t: 0.0, fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }) });
+    }
+    let tracked = core.tracked();
+    assert_eq!((tracked.processes, tracked.listeners), (65_536, 4_096));
+    assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 4_096));
+    (0..7).for_each(|t| drop(core.apply(&Observation { t: f64::from(t), fact: host_fact(1 << 30) })));
+    assert_eq!((core.tracked().processes, core.tracked().listeners), (0, 0));
+}

@@ -1,0 +1,261 @@
+//! The replay corpus: small traces, each with the exact lines that `spillway replay` prints for it.
+//!
+//! The traces are committed, so that a change of the core shows as a changed line here and never as a changed trace.
+//! Each is also the output of a function below, so that nobody has to wonder how it came about; after changing one, run
+//! `cargo test -p spillway-tests --test replay -- --ignored write_traces`. `hostile` is written by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use spillway_agent::{
+    config::Config,
+    core::HostInfo,
+    record::{ReplayOptions, ReplaySummary, Writer, replay},
+    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+};
+
+const MIB: f64 = 1_048_576.0;
+const API: ProcessId = ProcessId { pid: 812, start_ticks: 4711 };
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces").join(format!("{name}.jsonl"))
+}
+
+fn run(trace: &[u8], decisions: bool) -> (Vec<String>, ReplaySummary) {
+    let mut out = Vec::new();
+    let summary = replay(trace, &Config::default(), &mut out, ReplayOptions { decisions }).unwrap();
+    (String::from_utf8(out).unwrap().lines().map(str::to_owned).collect(), summary)
+}
+
+/// Replays a committed trace twice: every time must print the same.
+fn verdicts(name: &str) -> Vec<String> {
+    let trace = fs::read(path(name)).unwrap();
+    let (lines, summary) = run(&trace, false);
+    assert_eq!(summary.skipped, 0);
+    assert_eq!(run(&trace, false).0, lines);
+    lines
+}
+
+fn host(t: f64) -> Observation {
+    let fact = HostFact { mem_available_bytes: 9_000_000_000, psi_memory_some_avg10: Some(0.0) };
+    Observation { t, fact: Fact::Host(fact) }
+}
+
+fn process(t: f64, id: ProcessId, comm: &str, mib: f64) -> Observation {
+    let fact = ProcessFact {
+        id,
+        ppid: 1,
+        comm: Arc::from(comm),
+        cgroup: Arc::from("/api.service"),
+        anon_bytes: (mib * MIB) as u64,
+        file_bytes: 0,
+        shmem_bytes: 0,
+        swap_bytes: 0,
+        memory_max_bytes: None,
+        faulted_bytes_total: None,
+    };
+    Observation { t, fact: Fact::Process(fact) }
+}
+
+fn listener(t: f64, backlog: u32, oldest_wait_us: u64, accepted_total: u64) -> Observation {
+    let fact = ListenerFact {
+        netns: 4_026_531_840,
+        addr: Arc::from("0.0.0.0:8080"),
+        cgroup: Arc::from("/api.service"),
+        pid: Some(API.pid),
+        backlog,
+        backlog_max: 128,
+        accepted_total: Some(accepted_total),
+        overflows_total: Some(0),
+        sojourn_min_us: None,
+        sojourn_mean_us: None,
+        sojourn_p99_us: None,
+        oldest_wait_us: Some(oldest_wait_us),
+    };
+    Observation { t, fact: Fact::Listener(fact) }
+}
+
+/// One process whose size is a function of time, scanned every `interval` seconds.
+fn one_process(interval: u32, secs: u32, mib: impl Fn(f64) -> f64) -> Vec<Observation> {
+    let scan = |t: f64| [host(t), process(t, API, "api", mib(t))];
+    (0..=secs / interval).flat_map(|step| scan(f64::from(step * interval))).collect()
+}
+
+/// One listener, looked at ten times a second; backlog, head's wait in seconds and accepted total by tenth of a second.
+fn one_listener(secs: u32, look: impl Fn(u32) -> (u32, f64, u64)) -> Vec<Observation> {
+    let look = |step: u32| {
+        let (backlog, wait_secs, accepted) = look(step);
+        listener(f64::from(step) / 10.0, backlog, (wait_secs * 1e6) as u64, accepted)
+    };
+    (0..secs * 10).map(look).collect()
+}
+
+fn pid_reuse() -> Vec<Observation> {
+    let mut all = one_process(1, 60, |t| 100.0 + 4.0 * t);
+    let next = ProcessId { start_ticks: 9_001, ..API };
+    (61..=120).for_each(|t| all.extend([host(f64::from(t)), process(f64::from(t), next, "cron", 5.0)]));
+    all
+}
+
+fn gap() -> Vec<Observation> {
+    // An hour of suspend half way, from which the process comes back larger and then leaks.
+    let mut all = one_process(1, 30, |t| 100.0 + 4.0 * t);
+    let later = one_process(1, 60, |t| 500.0 + 4.0 * t);
+    all.extend(later.into_iter().map(|o| Observation { t: o.t + 3_630.0, ..o }));
+    all
+}
+
+/// Interval and observations of every generated trace.
+fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
+    let sawtooth = |t: f64| 200.0 + 200.0 * (t % 15.0) / 15.0;
+    let stuck = |step: u32| match step {
+        0..30 => (1, 0.000_1, u64::from(step) * 20),
+        30..70 => ((step - 30) * 2, f64::from(step - 30) / 10.0, 600),
+        _ => (0, 0.0, 600 + u64::from(step - 69) * 20),
+    };
+    let burst = |step: u32| if step % 25 == 7 { (129, 0.000_9, u64::from(step)) } else { (0, 0.0, u64::from(step)) };
+    let pauses = |step: u32| match step % 20 {
+        pause @ 5..=6 => (pause * 10, f64::from(pause - 4) / 10.0, 5),
+        _ => (2, 0.000_3, u64::from(step)),
+    };
+    vec![
+        ("leak-linear", 5.0, one_process(5, 420, |t| 100.0 + t)),
+        ("cache-fill-then-flat", 1.0, one_process(1, 150, |t| 50.0 + 6.0 * (t - 40.0).clamp(0.0, 18.0))),
+        ("sawtooth", 1.0, one_process(1, 300, sawtooth)),
+        ("stuck-acceptor", 0.1, one_listener(14, stuck)),
+        ("burst", 0.1, one_listener(20, burst)),
+        ("gc-pauses", 0.1, one_listener(20, pauses)),
+        ("pid-reuse", 1.0, pid_reuse()),
+        ("gap", 1.0, gap()),
+    ]
+}
+
+fn serialise(interval_secs: f64, observations: &[Observation]) -> Vec<u8> {
+    let info = HostInfo { mem_total_bytes: 17_179_869_184, cpus: 8 };
+    let mut writer = Writer::new(Vec::new(), info, interval_secs).unwrap();
+    observations.iter().for_each(|observation| writer.write(observation).unwrap());
+    writer.finish().unwrap()
+}
+
+#[test]
+#[ignore = "writes the traces anew"]
+fn write_traces() {
+    for (name, interval_secs, observations) in generated() {
+        fs::write(path(name), serialise(interval_secs, &observations)).unwrap();
+    }
+}
+
+#[test]
+fn committed_traces_are_what_their_functions_say_and_small() {
+    for (name, interval_secs, observations) in generated() {
+        let trace = fs::read(path(name)).unwrap();
+        assert!(trace.len() < 200_000, "{name}: {} bytes", trace.len());
+        assert!(trace == serialise(interval_secs, &observations), "{name} differs: see write_traces");
+    }
+}
+
+const LEAK_TAIL: &str = r#""confidence":1.0,"state":"raised","why":"api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s, without slowing; 8.4 GiB of the host's available memory is gone in 36 min"}"#;
+const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 1.0 s: 20 of 128 connections wait, growing 20/s; the queue overflows in 5.5 s";
+const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.0 s of overload";
+
+#[test]
+fn leak_linear() {
+    let line = r#"{"t":205.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":1048576.0,"exhaustion_secs":8583.1,"confidence":1.0,"state":"raised","why":"api (pid 812) grew 180.0 MiB in 3 min, 1.0 MiB/s, without slowing; 8.4 GiB of the host's available memory is gone in 2.4 h"}"#;
+    assert_eq!(verdicts("leak-linear"), [line]);
+}
+
+#[test]
+fn healthy_traces_print_nothing() {
+    for name in ["cache-fill-then-flat", "sawtooth", "burst", "gc-pauses"] {
+        assert_eq!(verdicts(name), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn stuck_acceptor() {
+    let head = r#""verdict":"overload","addr":"0.0.0.0:8080","netns":4026531840,"pid":812,"cgroup":"/api.service","#;
+    let lines = [
+        format!(
+            r#"{{"t":4.0,{head}"backlog":20,"backlog_max":128,"backlog_growth_per_sec":20.0,"oldest_wait_us":1000000,"exhaustion_secs":5.5,"confidence":0.95,"state":"raised","why":"{STUCK_WHY}"}}"#
+        ),
+        format!(
+            r#"{{"t":12.0,{head}"backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":0,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"{WELL_WHY}"}}"#
+        ),
+    ];
+    assert_eq!(verdicts("stuck-acceptor"), lines);
+}
+
+#[test]
+fn stuck_acceptor_with_decisions() {
+    let (lines, summary) = run(&fs::read(path("stuck-acceptor")).unwrap(), true);
+    let tail = r#""mode":"observe","id":"overload-4026531840-0.0.0.0:8080","cgroup":"/api.service","performed":false,"#;
+    let expected = [
+        format!(r#"{{"t":4.0,"decision":"page","severity":"critical",{tail}"why":"{STUCK_WHY}"}}"#),
+        format!(r#"{{"t":4.0,"decision":"drain",{tail}"why":"{STUCK_WHY}"}}"#),
+        format!(r#"{{"t":12.0,"decision":"undrain",{tail}"why":"{WELL_WHY}"}}"#),
+        format!(r#"{{"t":12.0,"decision":"resolve",{tail}"why":"{WELL_WHY}"}}"#),
+    ];
+    let decisions: Vec<_> = lines.into_iter().filter(|line| line.contains("\"decision\"")).collect();
+    assert_eq!(decisions, expected);
+    assert_eq!((summary.verdicts, summary.decisions), (2, 4));
+}
+
+#[test]
+fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
+    let head = r#""verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"exhaustion_secs":"#;
+    let lines = [
+        format!(r#"{{"t":42.0,{head}2145.8,{LEAK_TAIL}"#),
+        format!(
+            r#"{{"t":61.0,{head}null,"confidence":1.0,"state":"cleared","why":"api (pid 812) no longer counts as leaking: its pid now belongs to another process"}}"#
+        ),
+    ];
+    assert_eq!(verdicts("pid-reuse"), lines);
+}
+
+#[test]
+fn a_gap_costs_confidence_and_invents_no_growth() {
+    let line = r#"{"t":3658.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"exhaustion_secs":2145.8,"confidence":0.88,"state":"raised","why":"api (pid 812) grew 104.0 MiB in 26 s, 4.0 MiB/s, without slowing; 8.4 GiB of the host's available memory is gone in 36 min"}"#;
+    assert_eq!(verdicts("gap"), [line]);
+}
+
+#[test]
+fn hostile_lines_cost_themselves_and_nothing_else() {
+    let mut trace = fs::read(path("hostile")).unwrap();
+    // A line of 10 MB right after the header, too large to commit and too large to keep.
+    let second_line = trace.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    trace.splice(second_line..second_line, [vec![b'x'; 10_000_000], vec![b'\n']].concat());
+    let (lines, summary) = run(&trace, false);
+    let line = r#"{"t":42.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"exhaustion_secs":2145.8,"#;
+    assert_eq!(lines, [format!("{line}{LEAK_TAIL}")]);
+    let sorts: Vec<_> = summary.skipped_by_sort.into_iter().collect();
+    let expected = [
+        ("cut off", 1),
+        ("impossible value", 2),
+        ("not JSON", 3),
+        ("not UTF-8", 1),
+        ("not a record", 6),
+        ("time runs backwards", 1),
+        ("too long", 1),
+        ("unknown kind", 3),
+    ];
+    assert_eq!(sorts, expected);
+    assert_eq!((summary.lines, summary.observations, summary.skipped), (144, 122, 18));
+    assert_eq!(summary.unknown_kinds.into_iter().collect::<Vec<_>>(), [("<script>".into(), 1), ("gpu".into(), 2)]);
+    let first: Vec<_> = summary.first_skips.iter().take(3).map(ToString::to_string).collect();
+    let expected = [
+        "line 2: longer than 1 MiB",
+        "line 25: not JSON: expected value in column 114",
+        "line 28: not a record: invalid value: integer `-5`, expected u64 in column 162",
+    ];
+    assert_eq!(first, expected);
+}
+
+#[test]
+fn a_bad_header_ends_a_replay_and_names_line_1() {
+    for header in ["", "nonsense", "{\"t\":0,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}", "{\"spillway_trace\":9}"]
+    {
+        let error = replay(header.as_bytes(), &Config::default(), &mut Vec::new(), ReplayOptions::default());
+        assert!(error.unwrap_err().to_string().starts_with("line 1: "), "{header}");
+    }
+}
