@@ -5,13 +5,13 @@
 //! and is asked again at the next scan. Limits are read again every [`LIMIT_SCANS`] scans.
 
 use std::{
-    collections::HashMap,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::Process;
 
 /// How many scans a limit is believed. At the default interval ten seconds, so that a limit set by an operator counts

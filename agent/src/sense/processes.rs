@@ -3,8 +3,9 @@
 //! One pass of `iter/task` where BPF is to be had; else `/proc/PID/{stat,status,cgroup}` for each, which says the same
 //! at ten times the cost.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
+use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::{Process, all_processes};
 use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, TaskSample};
 

@@ -8,7 +8,8 @@
 
 use std::{
     fs,
-    io::IsTerminal as _,
+    hint::black_box,
+    io::{IsTerminal as _, Read as _},
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     thread::sleep,
@@ -18,8 +19,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde_json::json;
-use spillway_agent::{detect::PROCESS_STATE_BYTES, sense::Sensors};
-use spillway_tests::{Workload, processes};
+use spillway_agent::{
+    detect::PROCESS_STATE_BYTES,
+    kernel::Kernel,
+    sense::{Hierarchy, Lost, ProcessSensor},
+};
+use spillway_tests::Workload;
 
 const PROCESSES: usize = 2_000;
 /// Scans compared; the median of so many is steady to a few percent on a busy host.
@@ -124,29 +129,29 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// One pass over every process, against opening, reading and closing each one's statm.
+/// One pass over every process, against opening, reading and closing each one's statm with as few calls as can be.
 fn scan_against_statm() -> anyhow::Result<Row> {
-    let mut sensors = Sensors::start();
-    if let Some(report) = sensors.reports().iter().find(|report| report.reason().is_some()) {
+    let hierarchy = Hierarchy::detect();
+    let mut kernel = Kernel::load(hierarchy.is_v1());
+    if let Some(report) = kernel.reports.iter().find(|report| report.reason().is_some()) {
         bail!("the figures are those of BPF, and here {report}");
     }
-    let paths: Vec<PathBuf> =
-        processes(&mut sensors).iter().map(|fact| format!("/proc/{}/statm", fact.id.pid).into()).collect();
+    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, hierarchy);
+    let (mut facts, mut lost) = (Vec::new(), Lost::default());
+    sensor.scan(&mut facts, &mut lost)?;
+    let paths: Vec<PathBuf> = facts.iter().map(|fact| format!("/proc/{}/statm", fact.id.pid).into()).collect();
     let (mut scans, mut reads) = (Vec::new(), Vec::new());
-    let mut buffer = Vec::new();
     for _ in 0..SCANS {
-        scans.push(time(|| {
-            std::hint::black_box(processes(&mut sensors));
-        }));
-        reads.push(time(|| {
-            for path in &paths {
-                use std::io::Read as _;
-                buffer.clear();
-                if let Ok(mut file) = fs::File::open(path) {
-                    let _ = std::hint::black_box(file.read_to_end(&mut buffer));
-                }
-            }
-        }));
+        let start = Instant::now();
+        sensor.scan(&mut facts, &mut lost)?;
+        scans.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for path in &paths {
+            let mut buffer = [0; 256];
+            // A process may have ended since.
+            let _ = black_box(fs::File::open(path).and_then(|mut file| file.read(&mut buffer)));
+        }
+        reads.push(start.elapsed().as_secs_f64());
     }
     let (scan, read) = (median(&mut scans), median(&mut reads));
     Ok(Row {
@@ -211,12 +216,6 @@ fn operations_per_sec() -> anyhow::Result<f64> {
     let line = run.next_line();
     let said: serde_json::Value = serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
     said["ops_per_sec"].as_f64().with_context(|| format!("the loop said {line:?}"))
-}
-
-fn time(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
 }
 
 fn median(values: &mut [f64]) -> f64 {
