@@ -41,12 +41,16 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Sets up what is missing and builds the BPF programs.
 pub fn bpf(workspace: &Workspace) -> anyhow::Result<()> {
-    let compiler = setup::bpf(workspace)?;
+    bpf_with(workspace, &setup::bpf(workspace)?)
+}
+
+/// Builds the BPF programs with a compiler that setup has made ready.
+pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()> {
     let linker = tools::bpf_linker(compiler.llvm)?;
     let target_dir = workspace.target.join("bpf");
-    let mut command = bpf_command(&compiler, &linker, &target_dir);
+    let mut command = bpf_command(compiler, &linker, &target_dir);
     command.current_dir(&workspace.root);
-    let hint = "`cargo xtask setup --check` says which compiler and linker are used";
+    let hint = "the message above names the place; `cargo xtask setup --check` says which compiler is used";
     let what = format!("build the BPF programs with {}", compiler.name());
     step::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
     let built = target_dir.join(TARGET).join("release/spillway-ebpf");

@@ -8,6 +8,7 @@ mod build;
 mod clock;
 mod demo;
 mod hold;
+mod progress;
 mod run;
 mod setup;
 mod signals;

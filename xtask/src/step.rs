@@ -5,7 +5,7 @@
 //! Every child gets its own process group and is killed with it when the command is interrupted or panics.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use crate::progress::Progress;
 use crate::{clock, signals};
 
 /// How often a wait looks at the signal flag: short enough that Ctrl-C feels immediate.
 const TICK: Duration = Duration::from_millis(100);
-/// How often a step says that it still runs where there is no terminal.
-const STILL_RUNNING: Duration = Duration::from_secs(15);
 /// How much of a failed child's output is shown.
 const TAIL_LINES: usize = 40;
 /// How long an interrupted child may take to stop by itself before it is killed.
@@ -203,50 +202,4 @@ fn lines_of(group: &mut Group) -> Receiver<String> {
         each_line(stderr, move |line| sender.send(line).is_ok());
     }
     receiver
-}
-
-/// A line that says what is being waited for: redrawn on a terminal, repeated now and then elsewhere.
-#[derive(Debug)]
-pub struct Progress {
-    terminal: bool,
-    frame: usize,
-    said: Duration,
-}
-
-impl Progress {
-    /// Progress on standard error.
-    pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), frame: 0, said: Duration::ZERO }
-    }
-
-    /// Says that `what` has been running for `elapsed`, and what it last did.
-    pub fn show(&mut self, what: &str, elapsed: Duration, detail: &str) {
-        let secs = elapsed.as_secs();
-        if self.terminal {
-            self.frame += 1;
-            let spinner = ['|', '/', '-', '\\'][self.frame % 4];
-            let line: String = format!("  {spinner}   {what} ({secs} s) {detail}").chars().take(columns()).collect();
-            eprint!("\r\x1b[2K{line}");
-            std::io::stderr().flush().ok();
-        } else if elapsed >= self.said + STILL_RUNNING {
-            self.said = elapsed;
-            eprintln!("  ..  {what} ({secs} s) {detail}");
-        }
-    }
-
-    /// Takes the line away, so that something else can be printed.
-    pub fn clear(&mut self) {
-        if self.terminal {
-            eprint!("\r\x1b[2K");
-            std::io::stderr().flush().ok();
-        }
-    }
-}
-
-/// How many columns the terminal has, less one so that a full line does not wrap.
-fn columns() -> usize {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the call returns.
-    let read = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    if read == 0 && size.ws_col > 1 { usize::from(size.ws_col) - 1 } else { 79 }
 }

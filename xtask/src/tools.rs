@@ -75,6 +75,9 @@ pub fn nextest() -> anyhow::Result<Option<Command>> {
 pub fn build_nextest(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo_install(workspace, "cargo-nextest", NEXTEST, "")?;
     command.args(["--no-default-features", "--features", "default-no-update"]);
+    // It mostly waits for tests: what its own release profile gains is less than what it costs to build.
+    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let what = format!("build cargo-nextest {NEXTEST} (once, some minutes)");
     step::quiet(&what, &mut command, "see https://nexte.st for other ways to install it", OnInterrupt::Stop)?;
     discard_build(workspace, "cargo-nextest");

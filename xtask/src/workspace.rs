@@ -47,11 +47,21 @@ impl Workspace {
         self.target.join(if release { "release" } else { "debug" }).join(name)
     }
 
-    /// A cargo command for the user's half: right directory, locked, and told where the BPF object is.
+    /// A cargo command for the user's half, in the right directory, and told where the BPF object is.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo());
-        command.arg(subcommand).current_dir(&self.root).env("SPILLWAY_BPF_OBJECT", self.bpf_object());
+        command.arg(subcommand);
+        self.equip(&mut command);
         command
+    }
+
+    /// Sets a command's directory, and names the BPF object to it if there is one.
+    pub fn equip(&self, command: &mut Command) {
+        command.current_dir(&self.root);
+        let object = self.bpf_object();
+        if object.is_file() {
+            command.env("SPILLWAY_BPF_OBJECT", object);
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::hold::PID_LINE;
-use crate::step::{Group, Progress, each_line};
+use crate::progress::Progress;
+use crate::step::{Group, each_line};
 use crate::workspace::is_root;
 use crate::{clock, setup, signals};
 

@@ -21,7 +21,7 @@ use self::cgroup::LeakCgroup;
 use self::summary::{Expected, Seen};
 use self::verdict::{Screen, Verdict};
 use self::workloads::{LEAK_LIMIT, LEAK_RATE, Workloads};
-use crate::step::Progress;
+use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{build, clock, signals};
 

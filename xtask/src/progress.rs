@@ -1,0 +1,55 @@
+//! The line that says what is being waited for, and for how long already.
+//!
+//! On a terminal it is redrawn in place; elsewhere it is printed now and then, so that a log neither fills nor looks hung.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+/// How often it is printed where there is no terminal.
+const STILL_RUNNING: Duration = Duration::from_secs(15);
+
+/// A line that says what is being waited for: redrawn on a terminal, repeated now and then elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+    frame: usize,
+    said: Duration,
+}
+
+impl Progress {
+    /// Progress on standard error.
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), frame: 0, said: Duration::ZERO }
+    }
+
+    /// Says that `what` has been running for `elapsed`, and what it last did.
+    pub fn show(&mut self, what: &str, elapsed: Duration, detail: &str) {
+        let secs = elapsed.as_secs();
+        if self.terminal {
+            self.frame += 1;
+            let spinner = ['|', '/', '-', '\\'][self.frame % 4];
+            let line: String = format!("  {spinner}   {what} ({secs} s) {detail}").chars().take(columns()).collect();
+            eprint!("\r\x1b[2K{line}");
+            std::io::stderr().flush().ok();
+        } else if elapsed >= self.said + STILL_RUNNING {
+            self.said = elapsed;
+            eprintln!("  ..  {what} ({secs} s) {detail}");
+        }
+    }
+
+    /// Takes the line away, so that something else can be printed.
+    pub fn clear(&mut self) {
+        if self.terminal {
+            eprint!("\r\x1b[2K");
+            std::io::stderr().flush().ok();
+        }
+    }
+}
+
+/// How many columns the terminal has, less one so that a full line does not wrap.
+fn columns() -> usize {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the call returns.
+    let read = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    if read == 0 && size.ws_col > 1 { usize::from(size.ws_col) - 1 } else { 79 }
+}
