@@ -20,11 +20,11 @@ fn an_exec_and_an_exit_name_their_process() {
     let stat = fs::read_to_string(format!("/proc/{}/stat", started.pid())).expect("the workload has a stat");
     let start_ticks = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
     let id = ProcessId { pid: started.pid(), start_ticks: start_ticks.expect("field 22 is a number") };
-    let mut facts = Vec::new();
+    let mut seen = Vec::new();
     let mut saw = |wanted: Fact| {
         wait_for(Duration::from_secs(5), || {
-            sensors.drain_life(&mut facts);
-            facts.contains(&wanted).then_some(())
+            sensors.drain_life(0.0, &mut seen);
+            seen.iter().any(|one| one.fact == wanted).then_some(())
         })
     };
     assert!(saw(Fact::Exec(id)).is_some(), "no exec of {id}");
@@ -40,7 +40,7 @@ fn every_short_life_is_counted() {
     let mut churn = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=500"]));
     while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
     churn.stop();
-    sensors.drain_life(&mut Vec::new());
+    sensors.drain_life(0.0, &mut Vec::new());
     let after = sensors.life_totals();
     assert!(after.forks - before.forks >= 501, "{before:?} → {after:?}");
     assert!(after.exits - before.exits >= 501, "{before:?} → {after:?}");
@@ -57,8 +57,7 @@ fn a_full_ring_is_counted() {
         while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
     }
     let lost = sensors.lost().totals().find(|&(what, _)| what == "life_ring_full").map(|(_, total)| total);
-    let mut facts = Vec::new();
-    sensors.drain_life(&mut facts);
+    sensors.drain_life(0.0, &mut Vec::new());
     let totals = sensors.life_totals();
     let told = totals.forks + totals.execs + totals.exits + lost.unwrap_or(0);
     assert!(lost.is_some_and(|lost| lost > 0), "{lost:?} after {totals:?}");

@@ -3,8 +3,8 @@
 //! - Hook: perf software event `PAGE_FAULTS` with a sample period, one event a CPU; runs in the faulting task's
 //!   context with page faults allowed, never in NMI.
 //! - Minimum kernel: 4.9.
-//! - Cost: nothing on an unsampled fault but the counter; one map update and one stack walk every
-//!   `FAULT_SAMPLE_PERIOD_PAGES` faults.
+//! - Cost: nothing on an unsampled fault but the counter; one map update every `FAULT_SAMPLE_PERIOD_PAGES` faults, one
+//!   stack walk every four of those.
 //! - A fault that maps a huge page counts once, so growth in huge pages is underrated here; the scan sees it in full.
 
 use aya_ebpf::{
@@ -28,19 +28,16 @@ pub(crate) static FAULTS: HashMap<u32, FaultCount> = HashMap::with_max_entries(1
 #[map]
 static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
 
+/// After its first few, every so many samples of a process keep their stack: one a MiB of growth names a path as well as
+/// four do, and walking the stack is most of a sample's cost.
+const STACK_EVERY: u64 = 4;
+
 #[perf_event]
 pub fn sample_faults(ctx: PerfEventContext) -> u32 {
     let pid = ctx.tgid();
     if pid == 0 {
         return 0;
     }
-    let stack = match ctx.get_stackid(&FAULT_STACKS, u64::from(BPF_F_USER_STACK | BPF_F_REUSE_STACKID)) {
-        Ok(id) => id as u32 + 1,
-        Err(_) => {
-            count(Loss::FaultStack);
-            0
-        }
-    };
     if FAULTS.get_ptr_mut(pid).is_none() {
         // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
         let _ = FAULTS.insert(pid, FaultCount::default(), u64::from(BPF_NOEXIST));
@@ -52,11 +49,18 @@ pub fn sample_faults(ctx: PerfEventContext) -> u32 {
     // SAFETY: the entry lives while the program runs. Two threads of one process may race here; a sample is then
     // counted once instead of twice, which the estimate bears.
     unsafe {
-        let slot = (*faults).samples as usize % FAULT_STACKS_KEPT;
-        if stack != 0 {
-            (*faults).stacks[slot] = stack;
+        let samples = (*faults).samples;
+        (*faults).samples = samples + 1;
+        if samples < FAULT_STACKS_KEPT as u64 || samples % STACK_EVERY == 0 {
+            match ctx.get_stackid(&FAULT_STACKS, u64::from(BPF_F_USER_STACK | BPF_F_REUSE_STACKID)) {
+                Ok(id) => {
+                    let slot = ((*faults).stacks_total as usize) % FAULT_STACKS_KEPT;
+                    (*faults).stacks_total += 1;
+                    (*faults).stacks[slot] = id as u32 + 1;
+                }
+                Err(_) => count(Loss::FaultStack),
+            }
         }
-        (*faults).samples += 1;
     }
     0
 }

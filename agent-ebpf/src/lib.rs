@@ -12,8 +12,8 @@ pub const COMM_LEN: usize = 16;
 /// process that grows by 1 MiB a second costs four samples a second.
 pub const FAULT_SAMPLE_PERIOD_PAGES: u64 = 64;
 
-/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few samples name it; eight
-/// keep [`FaultCount`] within one cache line.
+/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few samples name it; with eight
+/// [`FaultCount`] is within one cache line.
 pub const FAULT_STACKS_KEPT: usize = 8;
 
 /// Memory of one process, from `iter/task`.
@@ -46,8 +46,10 @@ pub struct TaskSample {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCount {
-    /// Samples so far; the next stack goes to slot `samples % FAULT_STACKS_KEPT`.
+    /// Samples so far.
     pub samples: u64,
+    /// Stacks kept so far; the next one goes to slot `stacks_total % FAULT_STACKS_KEPT`.
+    pub stacks_total: u64,
     /// Ids of the latest user stacks in the stack map, each plus one; zero where there is none.
     pub stacks: [u32; FAULT_STACKS_KEPT],
 }

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    sense::{Fact, Observation, Sensors},
+    sense::{Observation, Sensors},
 };
 
 /// Which read a batch comes from.
@@ -65,7 +65,6 @@ pub async fn watch<E>(
     let mut processes = ticks(pace.processes);
     let mut listeners = ticks(pace.listeners);
     let life = sensors.life_fd().and_then(readable);
-    let mut facts = Vec::new();
     let mut observations = Vec::new();
     loop {
         let read = tokio::select! {
@@ -76,20 +75,15 @@ pub async fn watch<E>(
             _ = processes.tick() => Read::Processes,
         };
         let t = clock.now();
+        observations.clear();
         match read {
-            Read::Processes => sensors.scan_processes(&mut facts),
-            Read::Listeners => sensors.scan_listeners(t, &mut facts),
-            Read::Life => sensors.drain_life(&mut facts),
+            Read::Processes => sensors.scan_processes(t, &mut observations),
+            Read::Listeners => sensors.scan_listeners(t, &mut observations),
+            Read::Life => sensors.drain_life(t, &mut observations),
         }
         let took_secs = clock.now() - t;
-        stamp(t, &mut facts, &mut observations);
         consume(Batch { read, observations: &observations, took_secs, sensors: &mut sensors })?;
     }
-}
-
-fn stamp(t: f64, facts: &mut Vec<Fact>, observations: &mut Vec<Observation>) {
-    observations.clear();
-    observations.extend(facts.drain(..).map(|fact| Observation { t, fact }));
 }
 
 fn ticks(period: Duration) -> Interval {

@@ -29,10 +29,11 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// Attaches every probe and makes one read of each sensor.
     pub fn make(mut sensors: Sensors) -> Self {
-        let mut facts = Vec::new();
-        sensors.scan_processes(&mut facts);
-        sensors.scan_listeners(0.0, &mut facts);
-        let host = facts.iter().find_map(|fact| match fact {
+        let mut seen = Vec::new();
+        sensors.scan_processes(0.0, &mut seen);
+        sensors.scan_listeners(0.0, &mut seen);
+        let count = |is: fn(&Fact) -> bool| seen.iter().filter(|observation| is(&observation.fact)).count();
+        let host = seen.iter().find_map(|observation| match &observation.fact {
             Fact::Host(host) => Some(host),
             _ => None,
         });
@@ -40,8 +41,8 @@ impl Diagnosis {
             kernel: nix::sys::utsname::uname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),
             probes: sensors.reports().to_vec(),
-            processes: facts.iter().filter(|fact| matches!(fact, Fact::Process(_))).count(),
-            listeners: facts.iter().filter(|fact| matches!(fact, Fact::Listener(_))).count(),
+            processes: count(|fact| matches!(fact, Fact::Process(_))),
+            listeners: count(|fact| matches!(fact, Fact::Listener(_))),
             host_memory: host.is_some(),
             memory_pressure: host.is_some_and(|host| host.psi_memory_some_avg10.is_some()),
         }

@@ -113,16 +113,16 @@ pub fn is_root(test: &str) -> bool {
 
 /// One scan of every process.
 pub fn processes(sensors: &mut Sensors) -> Vec<ProcessFact> {
-    let mut facts = Vec::new();
-    sensors.scan_processes(&mut facts);
-    facts.into_iter().filter_map(|fact| if let Fact::Process(process) = fact { Some(process) } else { None }).collect()
+    let mut seen = Vec::new();
+    sensors.scan_processes(0.0, &mut seen);
+    seen.into_iter().filter_map(|one| if let Fact::Process(fact) = one.fact { Some(fact) } else { None }).collect()
 }
 
 /// One look at every listener, `t` seconds into the test.
 pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
-    let mut facts = Vec::new();
-    sensors.scan_listeners(t, &mut facts);
-    facts.into_iter().filter_map(|fact| if let Fact::Listener(one) = fact { Some(one) } else { None }).collect()
+    let mut seen = Vec::new();
+    sensors.scan_listeners(t, &mut seen);
+    seen.into_iter().filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None }).collect()
 }
 
 /// The agent's binary, which `cargo xtask test` builds and names.

@@ -10,8 +10,8 @@ mod process;
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use self::process::Process;
 pub use self::process::PROCESS_STATE_BYTES;
+use self::process::Process;
 use super::{Context, Detector, Findings, Held, is_gone, verdict::Claim, window::Horizons};
 use crate::{
     config::LeakConfig,

@@ -30,7 +30,7 @@ pub struct Shared<T>(pub T);
 
 // SAFETY: `Offsets` is `repr(C)` with `u32` fields alone: no padding, any bytes are valid.
 unsafe impl Pod for Shared<Offsets> {}
-// SAFETY: `FaultCount` is `repr(C)`, a u64 and eight u32: no padding, any bytes are valid.
+// SAFETY: `FaultCount` is `repr(C)`, two u64 and eight u32: no padding, any bytes are valid.
 unsafe impl Pod for Shared<FaultCount> {}
 
 /// What the kernel gives: attached probes and the way to their samples. Dropping it detaches everything; nothing is

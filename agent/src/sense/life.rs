@@ -49,8 +49,8 @@ impl LifeSensor {
         self.ring.as_fd().try_clone_to_owned()
     }
 
-    /// Empties the ring into `out`. A birth is counted only: the next scan sees the process whole.
-    pub fn drain(&mut self, out: &mut Vec<Fact>, lost: &mut Lost) {
+    /// Empties the ring, and hands each fact to `each`. A birth is counted only: the next scan sees the process whole.
+    pub fn drain(&mut self, lost: &mut Lost, mut each: impl FnMut(Fact)) {
         while let Some(item) = self.ring.next() {
             let Some(sample) = samples::decode::<LifeSample>(&item).next() else {
                 lost.count("short_read");
@@ -61,11 +61,11 @@ impl LifeSensor {
                 LIFE_FORK => self.totals.forks += 1,
                 LIFE_EXEC => {
                     self.totals.execs += 1;
-                    out.push(Fact::Exec(id));
+                    each(Fact::Exec(id));
                 }
                 LIFE_EXIT => {
                     self.totals.exits += 1;
-                    out.push(Fact::Exit(id));
+                    each(Fact::Exit(id));
                 }
                 _ => lost.count("unknown_sample"),
             }

@@ -66,13 +66,12 @@ impl ListenerSensor {
         Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
     }
 
-    /// Reads every listener into `out`, which it empties first. `now` is in seconds on any monotonic clock.
+    /// Reads every listener, and hands each to `each`. `now` is in seconds on any monotonic clock.
     ///
     /// # Errors
     ///
     /// Where the pass as a whole failed.
-    pub fn scan(&mut self, now: f64, out: &mut Vec<ListenerFact>, lost: &mut Lost) -> io::Result<()> {
-        out.clear();
+    pub fn scan(&mut self, now: f64, lost: &mut Lost, mut each: impl FnMut(ListenerFact)) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= OWNER_REFRESH_SECS);
         if refresh {
             self.refreshed = Some(now);
@@ -96,14 +95,14 @@ impl ListenerSensor {
                         *known = fresh();
                     }
                     known.seen = true;
-                    out.push(fact(&sample, known, jiffies));
+                    each(fact(&sample, known, jiffies));
                 }
                 if refresh {
                     known.retain(|_, known| std::mem::take(&mut known.seen));
                 }
                 Ok(())
             }
-            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, out, lost),
+            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
         }
     }
 }

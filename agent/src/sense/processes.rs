@@ -41,30 +41,33 @@ impl ProcessSensor {
         }
     }
 
-    /// Reads every process into `out`, which it empties first.
+    /// Reads every process, and hands each to `each`.
     ///
     /// # Errors
     ///
-    /// Where the pass as a whole failed; `out` then holds nothing.
-    pub fn scan(&mut self, out: &mut Vec<ProcessFact>, lost: &mut Lost) -> io::Result<()> {
-        out.clear();
+    /// Where the pass as a whole failed; nothing was handed on then.
+    pub fn scan(&mut self, lost: &mut Lost, each: impl FnMut(ProcessFact)) -> io::Result<()> {
         match self.iter.take() {
             Some(iter) => {
-                let scanned = self.scan_samples(&iter, out, lost);
+                let scanned = self.scan_samples(&iter, lost, each);
                 self.iter = Some(iter);
                 scanned?;
             }
-            None => self.scan_proc(out)?,
+            None => self.scan_proc(each)?,
         }
         self.cgroups.end_scan();
         Ok(())
     }
 
-    fn scan_samples(&mut self, iter: &IterHandle, out: &mut Vec<ProcessFact>, lost: &mut Lost) -> io::Result<()> {
+    fn scan_samples(
+        &mut self,
+        iter: &IterHandle,
+        lost: &mut Lost,
+        mut each: impl FnMut(ProcessFact),
+    ) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let scanned = samples::pass(iter, &mut buffer, lost).map(|samples| {
-            out.extend(samples.map(|sample| self.fact(&sample)));
-        });
+        let scanned = samples::pass(iter, &mut buffer, lost)
+            .map(|samples| samples.for_each(|sample: TaskSample| each(self.fact(&sample))));
         self.buffer = buffer;
         scanned
     }
@@ -102,10 +105,10 @@ impl ProcessSensor {
         name
     }
 
-    fn scan_proc(&self, out: &mut Vec<ProcessFact>) -> io::Result<()> {
+    fn scan_proc(&self, each: impl FnMut(ProcessFact)) -> io::Result<()> {
         let processes = all_processes().map_err(io::Error::other)?;
         // A process that ends while it is read is no loss: it is gone.
-        out.extend(processes.filter_map(|process| self.fact_from_proc(&process.ok()?)));
+        processes.filter_map(|process| self.fact_from_proc(&process.ok()?)).for_each(each);
         Ok(())
     }
 

@@ -5,8 +5,8 @@
 use std::{io, os::fd::OwnedFd};
 
 use super::{
-    Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerFact, ListenerSensor, Lost, PressureSensor,
-    ProcessFact, ProcessSensor,
+    Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation, PressureSensor,
+    ProcessSensor,
 };
 use crate::kernel::{Kernel, ProbeReport};
 
@@ -19,8 +19,6 @@ pub struct Sensors {
     life: Option<LifeSensor>,
     faults: Option<FaultSensor>,
     lost: Lost,
-    process_facts: Vec<ProcessFact>,
-    listener_facts: Vec<ListenerFact>,
 }
 
 impl Sensors {
@@ -44,8 +42,6 @@ impl Sensors {
             life: kernel.process_life.take().map(LifeSensor::new),
             faults,
             lost: Lost::default(),
-            process_facts: Vec::new(),
-            listener_facts: Vec::new(),
             kernel,
         }
     }
@@ -72,30 +68,30 @@ impl Sensors {
         self.pressure.mem_total_bytes()
     }
 
-    /// Scans the host: one `Host` fact, then one `Process` fact each. A part that fails is counted and left out.
-    pub fn scan_processes(&mut self, out: &mut Vec<Fact>) {
+    /// Scans the host at `t`: one `Host` fact, then one `Process` fact each. A part that fails is counted and left out.
+    pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
-            Ok(host) => out.push(Fact::Host(host)),
+            Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
             Err(error) => self.lost.failed("host_read_failed", &error),
         }
-        match self.processes.scan(&mut self.process_facts, &mut self.lost) {
-            Ok(()) => out.extend(self.process_facts.drain(..).map(Fact::Process)),
-            Err(error) => self.lost.failed("process_scan_failed", &error),
+        let each = |process| out.push(Observation { t, fact: Fact::Process(process) });
+        if let Err(error) = self.processes.scan(&mut self.lost, each) {
+            self.lost.failed("process_scan_failed", &error);
         }
     }
 
-    /// Reads every listener's queue. `now` is in seconds on any monotonic clock.
-    pub fn scan_listeners(&mut self, now: f64, out: &mut Vec<Fact>) {
-        match self.listeners.scan(now, &mut self.listener_facts, &mut self.lost) {
-            Ok(()) => out.extend(self.listener_facts.drain(..).map(Fact::Listener)),
-            Err(error) => self.lost.failed("listener_scan_failed", &error),
+    /// Reads every listener's queue at `t`, in seconds on any monotonic clock.
+    pub fn scan_listeners(&mut self, t: f64, out: &mut Vec<Observation>) {
+        let each = |listener| out.push(Observation { t, fact: Fact::Listener(listener) });
+        if let Err(error) = self.listeners.scan(t, &mut self.lost, each) {
+            self.lost.failed("listener_scan_failed", &error);
         }
     }
 
-    /// Takes the births and deaths since the last call.
-    pub fn drain_life(&mut self, out: &mut Vec<Fact>) {
+    /// Takes the births and deaths since the last call, as of `t`.
+    pub fn drain_life(&mut self, t: f64, out: &mut Vec<Observation>) {
         if let Some(life) = &mut self.life {
-            life.drain(out, &mut self.lost);
+            life.drain(&mut self.lost, |fact| out.push(Observation { t, fact }));
         }
     }
 

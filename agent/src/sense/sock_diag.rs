@@ -46,8 +46,8 @@ impl SockDiag {
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
-        out: &mut Vec<ListenerFact>,
         lost: &mut Lost,
+        mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         if refresh {
             self.refresh(cgroups, lost);
@@ -55,7 +55,7 @@ impl SockDiag {
         let mut asked = Err(io::Error::other("no network namespace could be opened"));
         for (&netns, socket) in &self.namespaces {
             for family in [AF_INET, AF_INET6] {
-                match dump(socket, family, |response| out.push(self.fact(netns, response))) {
+                match dump(socket, family, |response| each(self.fact(netns, response))) {
                     Ok(()) => asked = Ok(()),
                     Err(error) if asked.is_err() => asked = Err(error),
                     Err(_) => lost.count("sock_diag_failed"),

@@ -138,12 +138,13 @@ fn scan_against_statm() -> anyhow::Result<Row> {
     }
     let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, hierarchy);
     let (mut facts, mut lost) = (Vec::new(), Lost::default());
-    sensor.scan(&mut facts, &mut lost)?;
+    sensor.scan(&mut lost, |fact| facts.push(fact))?;
     let paths: Vec<PathBuf> = facts.iter().map(|fact| format!("/proc/{}/statm", fact.id.pid).into()).collect();
     let (mut scans, mut reads) = (Vec::new(), Vec::new());
     for _ in 0..SCANS {
         let start = Instant::now();
-        sensor.scan(&mut facts, &mut lost)?;
+        facts.clear();
+        sensor.scan(&mut lost, |fact| facts.push(fact))?;
         scans.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for path in &paths {
