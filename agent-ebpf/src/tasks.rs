@@ -65,16 +65,12 @@ fn sample(task: *const c_void) -> Option<TaskSample> {
     })
 }
 
-/// Byte by byte, which is all that the verifier allows of a `char` array, and still a third of a helper's call.
+/// Two loads: the verifier allows any that stays within the array, and they cost a tenth of a helper's call.
 #[inline(always)]
 fn comm(task: *const c_void) -> [u8; COMM_LEN] {
-    let mut comm = [0; COMM_LEN];
-    let mut index = 0;
-    while index < COMM_LEN {
-        comm[index] = load(task, offset!(task_comm) + index);
-        index += 1;
-    }
-    comm
+    let halves: [u64; 2] = [load(task, offset!(task_comm)), load(task, offset!(task_comm) + size_of::<u64>())];
+    // SAFETY: both are sixteen plain bytes.
+    unsafe { core::mem::transmute(halves) }
 }
 
 #[inline(always)]

@@ -50,10 +50,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    build::binaries(&workspace, false, &[("spillway-agent", "spillway")])?;
     let skips_file = workspace.target.join("skipped-tests");
     fs::write(&skips_file, "").with_context(|| format!("{} cannot be written", skips_file.display()))?;
     let mut command = nextest;
     command.args(["run", "--workspace", "--locked"]).args(&args.filters).env("SPILLWAY_SKIPS", &skips_file);
+    command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
     let passed = step::streaming("tests", &mut command)?.success();
 

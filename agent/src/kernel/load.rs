@@ -101,6 +101,11 @@ impl Kernel {
     }
 
     fn attach_all(&mut self, memory_v1: bool) -> Result<(), String> {
+        if OBJECT.is_empty() {
+            return Err(
+                "this agent was built without its BPF programs, as only `cargo xtask build` makes them".to_owned()
+            );
+        }
         let found = {
             let btf = btf_rs::Btf::from_file(BTF_PATH)
                 .map_err(|error| format!("{BTF_PATH} cannot be read ({error}): the kernel has no BTF"))?;

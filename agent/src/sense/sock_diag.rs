@@ -4,7 +4,7 @@
 //! namespace, opened from a thread that entered it and ended.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::{self, File},
     io,
     net::SocketAddr,
@@ -99,10 +99,10 @@ impl SockDiag {
             if let Ok(netns) = fs::metadata(path.join("ns/net")) {
                 let inode = netns.ino();
                 seen.push(inode);
-                if !self.namespaces.contains_key(&inode) {
+                if let Entry::Vacant(namespace) = self.namespaces.entry(inode) {
                     match open_in(&path.join("ns/net")) {
                         Ok(socket) => {
-                            self.namespaces.insert(inode, socket);
+                            namespace.insert(socket);
                         }
                         Err(_) => lost.count("netns_not_entered"),
                     }

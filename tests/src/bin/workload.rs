@@ -73,6 +73,9 @@ enum Workload {
         /// How long
         #[arg(long, default_value_t = 5.0)]
         secs: f64,
+        /// Take a fresh MiB every so many operations
+        #[arg(long, default_value_t = 65_536)]
+        grow_every: u64,
     },
     /// Serve for a while, then stop accepting and keep listening
     StuckServer {
@@ -130,7 +133,9 @@ fn main() -> ExitCode {
         Workload::Leak { rate, limit } => memory::leak(rate, limit),
         Workload::Cache { rate, size } => memory::cache(rate, size),
         Workload::Touch { anon_bytes, file_bytes, shmem_bytes } => memory::touch(anon_bytes, file_bytes, shmem_bytes),
-        Workload::AllocLoop { secs } => memory::alloc_loop(Duration::try_from_secs_f64(secs)?),
+        Workload::AllocLoop { secs, grow_every } => {
+            memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
+        }
         Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
         Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),

@@ -109,9 +109,8 @@ pub fn touch(anon: u64, file: u64, shmem: u64) -> anyhow::Result<()> {
 }
 
 /// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast that went.
-pub fn alloc_loop(lasting: Duration) -> anyhow::Result<()> {
+pub fn alloc_loop(lasting: Duration, grow_every: u64) -> anyhow::Result<()> {
     const SLOTS: usize = 1024;
-    const GROW_EVERY: u64 = 4096;
     const GROWTH_BYTES: usize = 1 << 20;
     ready(None)?;
     let mut random = Random(0x5EED);
@@ -120,13 +119,13 @@ pub fn alloc_loop(lasting: Duration) -> anyhow::Result<()> {
     let mut operations = 0u64;
     let start = now();
     while start.elapsed() < lasting {
-        for _ in 0..GROW_EVERY {
+        for _ in 0..grow_every {
             let size = 16 + random.below(4080);
             let mut block = Vec::with_capacity(size);
             block.push(1);
             slots[random.below(SLOTS)] = std::hint::black_box(block);
         }
-        operations += GROW_EVERY;
+        operations += grow_every;
         if grown.len() == 8 {
             grown.clear();
         }
