@@ -27,7 +27,7 @@ Examples:
 
 /// Sees memory leaks and overloaded listeners before they become outages.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = "spillway", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Log more; twice for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
