@@ -206,3 +206,15 @@ fn the_doctor_names_every_probe() {
     assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
     assert!(found["processes"].as_u64().is_some_and(|count| count > 1));
 }
+
+#[test]
+fn the_doctor_fails_where_nothing_can_be_sensed() {
+    if !is_root("the_doctor_fails_where_nothing_can_be_sensed") {
+        return;
+    }
+    // A mount namespace in which /proc is empty.
+    let script = format!("mount -t tmpfs none /proc && exec {} doctor --no-bpf", agent().get_program().display());
+    let output = run(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("sees 0 processes"));
+}

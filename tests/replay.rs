@@ -259,3 +259,16 @@ fn a_bad_header_ends_a_replay_and_names_line_1() {
         assert!(error.unwrap_err().to_string().starts_with("line 1: "), "{header}");
     }
 }
+
+/// What `spillway record` saw of a leak that was then killed, a cache that filled, and a server that stopped accepting, on a
+/// real host; other processes were left out.
+#[test]
+#[rustfmt::skip]
+fn a_recorded_host() {
+    let lines = [
+        r#"{"t":9.500714469,"verdict":"overload","addr":"127.0.0.1:18080","netns":4026531833,"pid":6567,"cgroup":"/demo","backlog":13,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":1216059,"exhaustion_secs":11.6,"confidence":0.95,"state":"raised","why":"127.0.0.1:18080 (pid 6567) has not accepted for 1.2 s: 13 of 128 connections wait, growing 10/s; the queue overflows in 12 s"}"#,
+        r#"{"t":43.00069555,"verdict":"leak","pid":6565,"start_ticks":594798,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4196488.5,"exhaustion_secs":5844.1,"confidence":0.99,"state":"raised","why":"demo-leak (pid 6565) grew 120.1 MiB in 30 s, 4.0 MiB/s, without slowing; 22.8 GiB of the host's available memory is gone in 1.6 h; page-fault samples say 132.0 MiB were allocated in the last 32 s, 131.8 MiB retained"}"#,
+        r#"{"t":50.570011475,"verdict":"leak","pid":6565,"start_ticks":594798,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4196488.5,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","why":"demo-leak (pid 6565) no longer counts as leaking: it exited"}"#,
+    ];
+    assert_eq!(verdicts("live-demo"), lines);
+}

@@ -4,14 +4,20 @@
 //! Sample → sense → Observation → detect → Verdict → decide → Decision → act → Outcome → record
 //! ```
 //!
-//! - [`sense`] turns what the kernel emits into typed, timestamped [`sense::Observation`]s.
+//! - [`kernel`] attaches the BPF programs that this kernel allows, and says why not the others.
+//! - [`sense`] turns what they emit, or what `/proc` and netlink say in their place, into [`sense::Observation`]s.
 //! - [`detect`] keeps a bounded window per process and per listener, and claims [`detect::Verdict`]s with evidence.
-//! - [`decide`] says what the policy makes of a verdict: a decision, holding included.
-//! - [`core`] puts `detect` and `decide` together: pure, driven by the live daemon and by replay alike.
+//! - [`decide`] says what the policy makes of a verdict: a [`decide::Decision`]. Actions are not there yet.
+//! - [`core`] puts `detect` and `decide` together: pure, driven by the live agent and by replay alike.
 //! - [`record`] writes and reads traces, and prints verdicts and decisions.
-//! - [`config`] is what an operator may say about all of it.
 //!
-//! Each stage imports only the stages before it, and nothing after [`sense`] knows a clock, a file or a socket.
+//! Around it: [`config`] is what an operator may say about all of it, [`daemon`] the loop that reads the sensors,
+//! [`live`] that loop into the core or into a trace, [`serve`] metrics and health, [`doctor`] what works on this host,
+//! [`commands`] what each command does, and [`clock`] the only reader of time.
+//!
+//! Each stage imports only the stages before it, and from [`detect`] to [`decide`] nothing knows a clock, a file or a
+//! socket. The next sensor is a file in `sense/` and a line in [`sense::Sensors`]; the next detector a file in `detect/`
+//! and a line in [`core::Core::apply_into`]; the next action a variant of [`decide::Action`].
 
 pub mod clock;
 pub mod commands;

@@ -57,15 +57,19 @@ fn horizon_order(config: &Config) -> Option<Conflict> {
     })
 }
 
+/// Scans that must fit into one bucket of a horizon: with a single one, a scan that comes a little late leaves its bucket
+/// empty, and a few of those silence the horizon.
+const SCANS_PER_BUCKET: u32 = 2;
+
 fn horizon_resolution(config: &Config) -> Option<Conflict> {
     let (shortest, interval) = (*config.detect.leak.horizons.iter().min()?, config.sense.interval);
-    let least = interval.saturating_mul(LeakConfig::BUCKETS_PER_HORIZON);
+    let scans = LeakConfig::BUCKETS_PER_HORIZON * SCANS_PER_BUCKET;
+    let least = interval.saturating_mul(scans);
     (shortest < least).then(|| Conflict {
         keys: &["detect.leak.horizons", "sense.interval"],
         message: format!(
-            "detect.leak.horizons begins with {}, which is shorter than {} scans at sense.interval = {}",
+            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at sense.interval = {}",
             duration_text(shortest),
-            LeakConfig::BUCKETS_PER_HORIZON,
             duration_text(interval),
         ),
         hint: format!("begin with {} or more, or scan more often", duration_text(least)),
@@ -144,25 +148,25 @@ mod tests {
     #[test]
     fn horizons_are_one_to_five() {
         assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[])), ["detect.leak.horizons"]);
-        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[16, 17, 18, 19, 20])), [""; 0]);
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36])), [""; 0]);
         assert_eq!(
-            conflict(|config| config.detect.leak.horizons = secs(&[16, 17, 18, 19, 20, 21])),
+            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37])),
             ["detect.leak.horizons"]
         );
     }
 
     #[test]
     fn horizons_ascend() {
-        for horizons in [secs(&[60, 60]), secs(&[60, 40]), secs(&[20, 60, 40])] {
+        for horizons in [secs(&[60, 60]), secs(&[60, 40]), secs(&[40, 90, 60])] {
             assert_eq!(conflict(|config| config.detect.leak.horizons = horizons), ["detect.leak.horizons"]);
         }
     }
 
     #[test]
-    fn each_bucket_of_the_shortest_horizon_sees_a_scan() {
-        assert_eq!(conflict(|config| config.sense.interval = Duration::from_secs(2)), [""; 0]);
+    fn each_bucket_of_the_shortest_horizon_sees_two_scans() {
+        assert_eq!(conflict(|config| config.sense.interval = Duration::from_secs(1)), [""; 0]);
         assert_eq!(
-            conflict(|config| config.sense.interval = Duration::from_millis(2_001)),
+            conflict(|config| config.sense.interval = Duration::from_millis(1_001)),
             ["detect.leak.horizons", "sense.interval"]
         );
     }

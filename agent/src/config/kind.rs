@@ -52,14 +52,11 @@ impl Kind {
     pub fn range_text(&self) -> Option<String> {
         match self {
             Self::Mode(_) | Self::Address(_) => None,
-            Self::Duration(_, range) | Self::Durations(_, range) => Some(range_text(range, units::duration_text)),
-            Self::Size(_, range) => Some(range_text(range, units::size_text)),
-            Self::Number(_, range) => Some(range_text(range, units::number_text)),
+            Self::Duration(_, range) | Self::Durations(_, range) => {
+                Some(units::range_text(range, units::duration_text))
+            }
+            Self::Size(_, range) => Some(units::range_text(range, units::size_text)),
+            Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
         }
     }
-}
-
-/// `range` as words, each end as `text` spells it.
-pub fn range_text<T: Copy>(range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> String {
-    format!("{} to {}", text(*range.start()), text(*range.end()))
 }

@@ -5,7 +5,7 @@
 //!
 //! Refused: a number without a unit, whitespace between the two, fractions of a byte, anything negative.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Why text is no duration or size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,11 @@ pub fn size_text(bytes: u64) -> String {
 /// `number` as a person writes it: small ones with an exponent.
 pub fn number_text(number: f64) -> String {
     if number != 0.0 && number.abs() < 1e-3 { format!("{number:e}") } else { number.to_string() }
+}
+
+/// `range` as words, each end as `text` spells it.
+pub fn range_text<T: Copy>(range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> String {
+    format!("{} to {}", text(*range.start()), text(*range.end()))
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    kind::range_text,
     schema::Mode,
-    units::{self, Refusal},
+    units::{self, Refusal, range_text},
 };
 
 /// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.

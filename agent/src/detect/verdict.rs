@@ -46,6 +46,26 @@ pub enum Claim {
     Overload(OverloadClaim),
 }
 
+impl State {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Cleared => "cleared",
+        }
+    }
+}
+
+impl Claim {
+    /// What kind of claim, as it is printed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Leak(_) => "leak",
+            Self::Overload(_) => "overload",
+        }
+    }
+}
+
 /// A process that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LeakClaim {

@@ -3,10 +3,7 @@
 use std::io::{self, Write};
 
 use super::trace::write_line;
-use crate::{
-    decide::Decision,
-    detect::{Claim, State, Verdict},
-};
+use crate::{decide::Decision, detect::Verdict};
 
 /// Prints verdicts and decisions to standard output as they come.
 pub struct Printer {
@@ -22,14 +19,7 @@ impl Printer {
 
     /// Prints a verdict.
     pub fn verdict(&mut self, verdict: &Verdict) {
-        let kind = match verdict.claim {
-            Claim::Leak(_) => "leak",
-            Claim::Overload(_) => "overload",
-        };
-        let state = match verdict.state {
-            State::Raised => "raised",
-            State::Cleared => "cleared",
-        };
+        let (kind, state) = (verdict.claim.name(), verdict.state.name());
         let sentence = format!("{kind} {state} ({:.0} % sure): {}", verdict.confidence * 100.0, verdict.why);
         self.line(verdict, &sentence);
     }

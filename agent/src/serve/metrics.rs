@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     core::Tracked,
     daemon::{Batch, Read},
-    detect::{Claim, State, Verdict},
+    detect::{State, Verdict},
     kernel::ProbeState,
     sense::Fact,
 };
@@ -202,12 +202,7 @@ impl Metrics {
 
     /// Takes note of a verdict.
     pub fn note_verdict(&self, verdict: &Verdict) {
-        let label = VerdictLabel {
-            verdict: match verdict.claim {
-                Claim::Leak(_) => "leak",
-                Claim::Overload(_) => "overload",
-            },
-        };
+        let label = VerdictLabel { verdict: verdict.claim.name() };
         let standing = self.standing.get_or_create(&label);
         match verdict.state {
             State::Raised => {
