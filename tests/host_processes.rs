@@ -1,10 +1,10 @@
 //! Live: the memory of processes, through BPF and through `/proc`, against what the kernel says elsewhere.
 
-use std::{collections::HashSet, fs, process::Command, time::Duration};
+use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use spillway_agent::{
-    kernel::Probe,
-    sense::{Hierarchy, ProcessFact, Sensors},
+    kernel::{Kernel, Probe},
+    sense::{Fact, Hierarchy, Lost, ProcessFact, ProcessSensor, Sensors},
 };
 use spillway_tests::{Workload, is_root, processes, sensors_with};
 
@@ -113,7 +113,7 @@ fn both_ways_see_the_same_processes() {
 
 /// A cgroup under the memory controller that goes with the test.
 struct OwnCgroup {
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     path: String,
 }
 
@@ -137,6 +137,33 @@ impl Drop for OwnCgroup {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.directory);
     }
+}
+
+#[test]
+fn bpf_sees_the_unified_hierarchy() {
+    let test = "bpf_sees_the_unified_hierarchy";
+    if sensors_with(Probe::ProcessMemory, test).is_none() {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
+    let unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let Some(mount) = unified.map(|fields| PathBuf::from(fields[1])) else {
+        return spillway_tests::skip(test, "no unified hierarchy is mounted");
+    };
+    let path = format!("/spillway-unified-{}", std::process::id());
+    let directory = mount.join(&path[1..]);
+    if let Err(error) = fs::create_dir(&directory) {
+        return spillway_tests::skip(test, &format!("no cgroup can be made in {}: {error}", mount.display()));
+    }
+    let cgroup = OwnCgroup { directory, path };
+    let workload = touch(1, 0, 0);
+    fs::write(cgroup.directory.join("cgroup.procs"), workload.pid().to_string()).expect("the workload can be moved");
+    let mut kernel = Kernel::load(false);
+    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
+    let mut facts = Vec::new();
+    sensor.scan(&mut Lost::default(), |fact| facts.push(fact)).expect("the scan succeeds");
+    assert_eq!(&*find(&facts, workload.pid()).cgroup, cgroup.path);
+    workload.stop();
 }
 
 fn sees_cgroup_and_limit(sensors: &mut Sensors, test: &str) {
@@ -209,4 +236,18 @@ fn a_pass_over_two_thousand_processes_loses_none() {
         processes(&mut sensors).iter().all(|fact| &*fact.comm != "workload").then_some(())
     });
     assert!(gone.is_some(), "sleepers outlive their parent");
+}
+
+#[test]
+fn the_host_is_read_as_proc_says() {
+    let mut seen = Vec::new();
+    Sensors::without_bpf("this test is about /proc").scan_processes(0.0, &mut seen);
+    let Fact::Host(host) = &seen[0].fact else { panic!("a scan begins with the host: {:?}", seen[0]) };
+    let memory = fs::read_to_string("/proc/meminfo").expect("meminfo can be read");
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("it says MemAvailable");
+    let available = available.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") * 1024;
+    // Other processes go on meanwhile.
+    assert!(host.mem_available_bytes.abs_diff(available) < 256 * MIB, "{host:?} against {available}");
+    let psi = fs::read_to_string("/proc/pressure/memory").ok();
+    assert_eq!(host.psi_memory_some_avg10.is_some(), psi.is_some());
 }

@@ -5,10 +5,11 @@
 //!   `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
 //!   `sched_process_exit(struct task_struct *p)`.
 //! - Minimum kernel: 5.8 (ring buffer).
-//! - Cost: two to four reads and one ring entry a process; threads end after two reads.
+//! - Cost: two to four reads and one ring entry a process, and no wake-up of the reader; threads end after two reads.
 //! - A full ring is counted; the next scan then shows the truth.
 
 use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
     macros::{map, raw_tracepoint},
     maps::RingBuf,
     programs::RawTracePointContext,
@@ -71,7 +72,7 @@ fn emit(task: u64, kind: u32) {
     match LIFE.reserve::<LifeSample>(0) {
         Some(mut entry) => {
             entry.write(sample);
-            entry.submit(0);
+            entry.submit(u64::from(BPF_RB_NO_WAKEUP));
         }
         None => count(Loss::LifeRingFull),
     }

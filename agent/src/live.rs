@@ -136,7 +136,7 @@ fn announce(sensors: &Sensors, config: &Config) {
         tracing::warn!("{line}");
     }
     tracing::info!(
-        mode = ?config.mode,
+        mode = config.mode.name(),
         interval = ?config.sense.interval,
         listener_interval = ?config.detect.overload.interval,
         "spillway is watching"

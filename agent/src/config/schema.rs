@@ -88,6 +88,15 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
 }
 
+impl Mode {
+    /// As it is configured and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+        }
+    }
+}
+
 impl LeakConfig {
     /// Most horizons that a process's bounded state has room for.
     pub const HORIZONS_MAX: usize = 5;

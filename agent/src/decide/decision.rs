@@ -116,7 +116,5 @@ impl Serialize for IncidentId {
 }
 
 fn mode_name<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match mode {
-        Mode::Observe => "observe",
-    })
+    serializer.serialize_str(mode.name())
 }

@@ -165,7 +165,7 @@ fn faults(ebpf: &mut Ebpf) -> Result<FaultMaps, String> {
                 PerfEventConfig::Software(SoftwareEvent::PageFaults),
                 PerfEventScope::AllProcessesOneCpu { cpu },
                 SamplePolicy::Period(FAULT_SAMPLE_PERIOD_PAGES),
-                true,
+                false,
             )
             .map_err(|error| refused("the page-fault event", &error))?;
     }

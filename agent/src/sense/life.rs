@@ -1,9 +1,4 @@
-//! Births and deaths of processes, as they happen.
-
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+//! Births and deaths of processes.
 
 use aya::maps::{MapData, RingBuf};
 use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample};
@@ -38,15 +33,6 @@ impl LifeSensor {
     /// Totals so far.
     pub fn totals(&self) -> LifeTotals {
         self.totals
-    }
-
-    /// A descriptor that is readable when the ring has something.
-    ///
-    /// # Errors
-    ///
-    /// Where no descriptor is left.
-    pub fn fd(&self) -> io::Result<OwnedFd> {
-        self.ring.as_fd().try_clone_to_owned()
     }
 
     /// Empties the ring, and hands each fact to `each`. A birth is counted only: the next scan sees the process whole.

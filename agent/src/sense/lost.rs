@@ -22,9 +22,12 @@ impl Lost {
         self.count(what);
     }
 
-    /// Sets the total of a loss that the kernel counts itself.
+    /// Sets the total of a loss that the kernel counts itself, and logs the first of its kind.
     pub fn set(&mut self, what: &'static str, total: u64) {
-        self.totals.insert(what, total);
+        let before = self.totals.insert(what, total).unwrap_or(0);
+        if before == 0 && total > 0 {
+            tracing::warn!(what, total, "samples were lost on the way from the kernel; see spillway_lost_total");
+        }
     }
 
     /// Every loss so far, by name.

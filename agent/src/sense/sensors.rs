@@ -2,7 +2,7 @@
 //!
 //! This is the explicit list: a new sensor gets a field, a line in [`Sensors::start`], and a place in one of the reads.
 
-use std::{io, os::fd::OwnedFd};
+use std::io;
 
 use super::{
     Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation, PressureSensor,
@@ -93,11 +93,6 @@ impl Sensors {
         if let Some(life) = &mut self.life {
             life.drain(&mut self.lost, |fact| out.push(Observation { t, fact }));
         }
-    }
-
-    /// A descriptor that is readable when there are births or deaths to take.
-    pub fn life_fd(&self) -> Option<OwnedFd> {
-        self.life.as_ref()?.fd().ok()
     }
 
     /// Births and deaths so far; zeros where they are not seen.

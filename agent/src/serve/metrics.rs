@@ -21,7 +21,7 @@ use crate::{
     daemon::{Batch, Read},
     detect::{State, Verdict},
     kernel::ProbeState,
-    sense::Fact,
+    sense::{Fact, Sensors},
 };
 
 /// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host, three are a hang.
@@ -151,39 +151,41 @@ impl Metrics {
     /// Takes note of a read.
     pub fn note_batch(&self, batch: &mut Batch<'_>) {
         let label = ReadLabel { sensor: name(batch.read) };
-        self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
         self.read_seconds.get_or_create(&label).observe(batch.took_secs);
-        match batch.read {
-            Read::Listeners => {
-                self.listeners.set(batch.observations.len() as i64);
-            }
-            Read::Life => {}
-            Read::Processes => self.note_scan(batch),
-        }
-    }
-
-    fn note_scan(&self, batch: &mut Batch<'_>) {
-        self.scanned_at.store(self.clock.now().to_bits(), Ordering::Relaxed);
-        let mut processes = 0;
+        let (mut processes, mut listeners) = (0, 0);
         for observation in batch.observations {
             match &observation.fact {
                 Fact::Process(_) => processes += 1,
+                Fact::Listener(_) => listeners += 1,
                 Fact::Host(host) => {
                     self.mem_available_bytes.set(host.mem_available_bytes as i64);
                 }
-                _ => {}
+                Fact::Exec(_) | Fact::Exit(_) => {}
             }
         }
-        self.processes.set(processes);
-        for report in batch.sensors.reports() {
+        self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
+        match batch.read {
+            Read::Listeners => {
+                self.listeners.set(listeners);
+            }
+            Read::Processes => {
+                self.processes.set(processes);
+                self.note_scan(batch.sensors);
+            }
+        }
+    }
+
+    fn note_scan(&self, sensors: &mut Sensors) {
+        self.scanned_at.store(self.clock.now().to_bits(), Ordering::Relaxed);
+        for report in sensors.reports() {
             let attached = report.state == ProbeState::Attached;
             self.probe_attached.get_or_create(&ProbeLabel { probe: report.probe.name() }).set(i64::from(attached));
         }
-        let life = batch.sensors.life_totals();
+        let life = sensors.life_totals();
         raise_to(&self.births, life.forks);
         raise_to(&self.execs, life.execs);
         raise_to(&self.deaths, life.exits);
-        for (what, total) in batch.sensors.lost().totals() {
+        for (what, total) in sensors.lost().totals() {
             raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
         }
         self.note_own_cost();
@@ -258,7 +260,6 @@ fn name(read: Read) -> &'static str {
     match read {
         Read::Processes => "processes",
         Read::Listeners => "listeners",
-        Read::Life => "life",
     }
 }
 
