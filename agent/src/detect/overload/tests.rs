@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     config::Config,
     core::Core,
-    detect::HostInfo,
+    detect::{HostInfo, State, Verdict},
     sense::{HostFact, Observation},
 };
 
