@@ -324,8 +324,8 @@ fn state_is_bounded_however_many_processes_and_listeners_there_are() {
         core.apply(&Observation { t: 0.0, fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }) });
     }
     let tracked = core.tracked();
-    assert_eq!((tracked.processes, tracked.listeners), (65_536, 4_096));
-    assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 4_096));
+    assert_eq!((tracked.processes, tracked.listeners), (65_536, 8_192));
+    assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 8_192));
     (0..7).for_each(|t| drop(core.apply(&Observation { t: f64::from(t), fact: host_fact(1 << 30) })));
     assert_eq!((core.tracked().processes, core.tracked().listeners), (0, 0));
 }

@@ -152,7 +152,7 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(log.matches("WARN").count(), 1, "{log}");
-    assert!(log.contains("BPF is not used: "), "{log}");
+    assert!(log.contains("which need root, or CAP_BPF and CAP_PERFMON; process_memory from /proc"), "{log}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Loads the embedded BPF object and attaches what this kernel allows.
 
-use std::os::fd::AsFd as _;
+use std::{io::ErrorKind, os::fd::AsFd as _};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, include_bytes_aligned,
@@ -116,8 +116,8 @@ impl Kernel {
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
             .load(OBJECT)
-            .map_err(|error| format!("the kernel refused BPF maps: {}", chain(&error)))?;
-        let btf = Btf::from_sys_fs().map_err(|error| format!("{BTF_PATH}: {}", chain(&error)))?;
+            .map_err(|error| refused("BPF maps", &error))?;
+        let btf = Btf::from_sys_fs().map_err(|error| refused("to show its BTF", &error))?;
 
         let mut report = |probe, attached| self.reports.push(ProbeReport::new(probe, attached));
         let known = |probe| match found.missing.get(&probe) {
@@ -224,25 +224,22 @@ where
         .map_err(|error: aya::maps::MapError| format!("map {name}: {error}"))
 }
 
-/// A program's refusal in one line. The verifier's log is long and goes to the debug log.
-fn refused(what: &str, error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
+/// A refusal in one line. The verifier's log is long and goes to the debug log.
+fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(ProgramError::LoadError { io_error, verifier_log }) = error.downcast_ref() {
         tracing::debug!(what, %verifier_log, "the kernel refused a program");
         return format!("kernel refused {what} ({io_error})");
     }
-    format!("kernel refused {what} ({})", chain(error))
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
+    let causes = || std::iter::successors(Some(error), |error| error.source());
+    let denied = |error: &&(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    };
+    if causes().any(|cause| denied(&cause)) && !nix::unistd::geteuid().is_root() {
+        return format!("kernel refused {what} (EPERM), which need root, or CAP_BPF and CAP_PERFMON");
     }
-    line
+    // Libraries repeat a cause in their own words; the innermost says it best.
+    let cause = causes().last().map(ToString::to_string).unwrap_or_default();
+    format!("kernel refused {what} ({cause})")
 }
 
 /// Type information takes tens of MiB while it is read; the allocator keeps freed pages unless told.
