@@ -218,3 +218,17 @@ fn the_doctor_fails_where_nothing_can_be_sensed() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(String::from_utf8_lossy(&output.stdout).contains("sees 0 processes"));
 }
+
+#[test]
+fn in_a_pid_namespace_of_its_own_it_trusts_proc_alone() {
+    if !is_root("in_a_pid_namespace_of_its_own_it_trusts_proc_alone") {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(agent().get_program()).args(["doctor", "--json"]);
+    let output = run(&mut command);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("that is JSON");
+    assert_eq!(found["probes"][0]["state"], "degraded");
+    assert!(found["probes"][0]["reason"].as_str().is_some_and(|reason| reason.contains("hostPID: true")), "{found}");
+    assert_eq!(found["processes"], 1, "it sees itself alone");
+}

@@ -14,6 +14,10 @@ use crate::{
     sense::{Observation, Sensors},
 };
 
+/// Share of one core that reads of one kind may take. A guess at what an operator would still call cheap; with BPF a scan
+/// would need 50,000 processes to reach it, without BPF some 1,000 do.
+const READ_SHARE_MAX: f64 = 0.05;
+
 /// Which read a batch comes from; either also brings the births and deaths since the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Read {
@@ -31,6 +35,8 @@ pub struct Batch<'a> {
     pub observations: &'a [Observation],
     /// How long the read took, in seconds.
     pub took_secs: f64,
+    /// When the next read of this kind is due.
+    pub next_in: Duration,
     /// The sensors, for what else they know.
     pub sensors: &'a mut Sensors,
 }
@@ -76,12 +82,40 @@ pub async fn watch<E>(
             Read::Listeners => sensors.scan_listeners(t, &mut observations),
         }
         let took_secs = clock.now() - t;
-        consume(Batch { read, observations: &observations, took_secs, sensors: &mut sensors })?;
+        let (ticks, period) = match read {
+            Read::Processes => (&mut processes, pace.processes),
+            Read::Listeners => (&mut listeners, pace.listeners),
+        };
+        let next_in = rest_after(took_secs, period);
+        if next_in > period {
+            ticks.reset_after(next_in);
+        }
+        consume(Batch { read, observations: &observations, took_secs, next_in, sensors: &mut sensors })?;
     }
+}
+
+/// Time until the next read after one that took so long: a slow read is made less often, so that reads of one kind never
+/// take more than [`READ_SHARE_MAX`] of a core.
+fn rest_after(took_secs: f64, period: Duration) -> Duration {
+    Duration::try_from_secs_f64(took_secs / READ_SHARE_MAX).map_or(period, |rest| rest.max(period))
 }
 
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_read_is_made_less_often() {
+        let second = Duration::from_secs(1);
+        assert_eq!(rest_after(0.001, second), second);
+        assert_eq!(rest_after(0.05, second), second);
+        assert_eq!(rest_after(0.25, second), Duration::from_secs(5));
+        assert_eq!(rest_after(f64::NAN, second), second);
+    }
 }

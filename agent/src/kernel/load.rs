@@ -1,6 +1,9 @@
 //! Loads the embedded BPF object and attaches what this kernel allows.
 
-use std::{io::ErrorKind, os::fd::AsFd as _};
+use std::{
+    io::ErrorKind,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, include_bytes_aligned,
@@ -20,6 +23,9 @@ use super::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("SPILLWAY_BPF_OBJECT"));
+
+/// `PROC_PID_INIT_INO` of include/linux/proc_ns.h, the same on every kernel since 3.8.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
@@ -106,6 +112,13 @@ impl Kernel {
                 "this agent was built without its BPF programs, as only `cargo xtask build` makes them".to_owned()
             );
         }
+        if !in_initial_pid_namespace() {
+            return Err(
+                "this is a pid namespace of its own, where /proc and the kernel number processes differently; \
+                 share the host's (hostPID: true, --pid=host)"
+                    .to_owned(),
+            );
+        }
         let found = {
             let btf = btf_rs::Btf::from_file(BTF_PATH)
                 .map_err(|error| format!("{BTF_PATH} cannot be read ({error}): the kernel has no BTF"))?;
@@ -137,6 +150,12 @@ impl Kernel {
         self.ebpf = Some(ebpf);
         Ok(())
     }
+}
+
+/// Iterators and tracepoints tell a process by its pid in the initial namespace; elsewhere that is somebody else's, or
+/// nobody's. A host without pid namespaces has only the initial one.
+fn in_initial_pid_namespace() -> bool {
+    std::fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
 }
 
 fn keep<T>(attached: Result<T, String>, slot: &mut Option<T>) -> Result<(), String> {

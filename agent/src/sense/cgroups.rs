@@ -14,6 +14,8 @@ use std::{
 use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::Process;
 
+use super::ProcessId;
+
 /// How many scans a limit is believed. At the default interval ten seconds, so that a limit set by an operator counts
 /// in the next forecast, at a file read a cgroup.
 const LIMIT_SCANS: u32 = 10;
@@ -43,6 +45,8 @@ pub enum Hierarchy {
 pub struct CgroupPaths {
     hierarchy: Hierarchy,
     known: HashMap<u64, Known>,
+    /// Without BPF a cgroup's id is not known: then each process keeps its own.
+    of_processes: HashMap<ProcessId, Known>,
     root: Arc<str>,
 }
 
@@ -116,7 +120,7 @@ impl Hierarchy {
 impl CgroupPaths {
     /// Nothing known yet.
     pub fn new(hierarchy: Hierarchy) -> Self {
-        Self { hierarchy, known: HashMap::new(), root: Arc::from("/") }
+        Self { hierarchy, known: HashMap::new(), of_processes: HashMap::new(), root: Arc::from("/") }
     }
 
     /// Path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
@@ -131,10 +135,21 @@ impl CgroupPaths {
         }
         let (path, memory_max_bytes) = self.of_process(pid);
         if self.is_id_of(id, &path) {
-            // Spread the later reads over scans: ids are dense, so they make an even spread.
-            let scans_until_read = 1 + (id % u64::from(LIMIT_SCANS)) as u32;
-            self.known.insert(id, Known { path: path.clone(), memory_max_bytes, scans_until_read, seen: true });
+            self.known.insert(id, Known::new(path.clone(), memory_max_bytes, id));
         }
+        (path, memory_max_bytes)
+    }
+
+    /// Path and limit of a process's cgroup, believed for [`LIMIT_SCANS`] scans.
+    pub fn of_process_kept(&mut self, id: ProcessId) -> (Arc<str>, Option<u64>) {
+        if let Some(known) = self.of_processes.get_mut(&id)
+            && known.scans_until_read > 0
+        {
+            known.seen = true;
+            return (known.path.clone(), known.memory_max_bytes);
+        }
+        let (path, memory_max_bytes) = self.of_process(id.pid);
+        self.of_processes.insert(id, Known::new(path.clone(), memory_max_bytes, u64::from(id.pid)));
         (path, memory_max_bytes)
     }
 
@@ -149,17 +164,29 @@ impl CgroupPaths {
         }
     }
 
-    /// Ends a scan: forgets cgroups without a process, and lets the others' limits age.
+    /// Ends a scan: forgets what no process was seen in, and lets the rest age.
     pub fn end_scan(&mut self) {
-        self.known.retain(|_, known| {
-            known.scans_until_read = known.scans_until_read.saturating_sub(1);
-            std::mem::take(&mut known.seen)
-        });
+        self.known.retain(|_, known| known.age());
+        self.of_processes.retain(|_, known| known.age());
     }
 
     fn is_id_of(&self, id: u64, path: &str) -> bool {
         let Some(mount) = self.hierarchy.mount() else { return false };
         fs::metadata(below(mount, path)).is_ok_and(|directory| directory.ino() == id)
+    }
+}
+
+impl Known {
+    /// Later reads are spread over scans: ids and pids are dense, so `key` makes an even spread.
+    fn new(path: Arc<str>, memory_max_bytes: Option<u64>, key: u64) -> Self {
+        let scans_until_read = 1 + (key % u64::from(LIMIT_SCANS)) as u32;
+        Self { path, memory_max_bytes, scans_until_read, seen: true }
+    }
+
+    /// Ends a scan; says whether it was seen in it.
+    fn age(&mut self) -> bool {
+        self.scans_until_read = self.scans_until_read.saturating_sub(1);
+        std::mem::take(&mut self.seen)
     }
 }
 

@@ -105,23 +105,28 @@ impl ProcessSensor {
         name
     }
 
-    fn scan_proc(&self, each: impl FnMut(ProcessFact)) -> io::Result<()> {
-        let processes = all_processes().map_err(io::Error::other)?;
-        // A process that ends while it is read is no loss: it is gone.
-        processes.filter_map(|process| self.fact_from_proc(&process.ok()?)).for_each(each);
+    fn scan_proc(&mut self, mut each: impl FnMut(ProcessFact)) -> io::Result<()> {
+        for process in all_processes().map_err(io::Error::other)? {
+            // A process that ends while it is read is no loss: it is gone.
+            if let Some(fact) = process.ok().and_then(|process| self.fact_from_proc(&process)) {
+                each(fact);
+            }
+        }
         Ok(())
     }
 
     /// `None` for a kernel thread, and for a process that ended meanwhile.
-    fn fact_from_proc(&self, process: &Process) -> Option<ProcessFact> {
+    fn fact_from_proc(&mut self, process: &Process) -> Option<ProcessFact> {
+        let stat = process.stat().ok()?;
+        if stat.rss == 0 && stat.vsize == 0 {
+            return None;
+        }
         let status = process.status().ok()?;
         let kib = |value: Option<u64>| value.unwrap_or(0) * 1024;
-        status.vmrss?;
-        let stat = process.stat().ok()?;
-        let pid = process.pid as u32;
-        let (cgroup, memory_max_bytes) = self.cgroups.of_process(pid);
+        let id = ProcessId { pid: process.pid as u32, start_ticks: stat.starttime };
+        let (cgroup, memory_max_bytes) = self.cgroups.of_process_kept(id);
         Some(ProcessFact {
-            id: ProcessId { pid, start_ticks: stat.starttime },
+            id,
             ppid: stat.ppid as u32,
             comm: Arc::from(stat.comm),
             cgroup,

@@ -54,8 +54,8 @@ struct VerdictLabel {
 pub struct Metrics {
     clock: Clock,
     interval_secs: f64,
-    /// Bits of the `f64` time of the latest scan.
-    scanned_at: AtomicU64,
+    /// Bits of the `f64` time at which the next scan is due.
+    scan_due_at: AtomicU64,
     registry: Mutex<Registry>,
     observations: Family<ReadLabel, Counter>,
     read_seconds: Family<ReadLabel, Histogram>,
@@ -84,7 +84,7 @@ impl Metrics {
         let metrics = Self {
             clock,
             interval_secs,
-            scanned_at: AtomicU64::new(clock.now().to_bits()),
+            scan_due_at: AtomicU64::new((clock.now() + interval_secs).to_bits()),
             registry: Mutex::new(Registry::with_prefix("spillway")),
             observations: Family::default(),
             read_seconds: Family::new_with_constructor(|| Histogram::new(SCAN_BUCKETS_SECS)),
@@ -170,13 +170,14 @@ impl Metrics {
             }
             Read::Processes => {
                 self.processes.set(processes);
+                let due_at = self.clock.now() + batch.next_in.as_secs_f64();
+                self.scan_due_at.store(due_at.to_bits(), Ordering::Relaxed);
                 self.note_scan(batch.sensors);
             }
         }
     }
 
     fn note_scan(&self, sensors: &mut Sensors) {
-        self.scanned_at.store(self.clock.now().to_bits(), Ordering::Relaxed);
         for report in sensors.reports() {
             let attached = report.state == ProbeState::Attached;
             self.probe_attached.get_or_create(&ProbeLabel { probe: report.probe.name() }).set(i64::from(attached));
@@ -243,9 +244,9 @@ impl Metrics {
     ///
     /// The reason why it is unwell, in a sentence.
     pub fn health(&self) -> Result<(), String> {
-        let late = self.clock.now() - f64::from_bits(self.scanned_at.load(Ordering::Relaxed));
-        if late > self.interval_secs * (1.0 + SCANS_MISSED_MAX) {
-            return Err(format!("no scan of the host for {late:.1} s; one is due every {} s", self.interval_secs));
+        let late = self.clock.now() - f64::from_bits(self.scan_due_at.load(Ordering::Relaxed));
+        if late > self.interval_secs * SCANS_MISSED_MAX {
+            return Err(format!("the next scan of the host is {late:.1} s late"));
         }
         Ok(())
     }
