@@ -155,3 +155,18 @@ fn bpf_counts_overflows() {
 fn sock_diag_counts_overflows() {
     counts_overflows(&mut Sensors::without_bpf("this test is about sock_diag"));
 }
+
+#[test]
+fn a_full_map_of_listeners_is_counted() {
+    let test = "a_full_map_of_listeners_is_counted";
+    let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
+    // The map has room for 8,192.
+    let mut many = Command::new(env!("CARGO_BIN_EXE_workload"));
+    let many = Workload::start(many.args(["listeners", "--count=8300"]));
+    let seen = listeners(&mut sensors, 0.0).len();
+    let lost = sensors.lost().totals().find(|&(what, _)| what == "listener_map_full").map_or(0, |(_, total)| total);
+    assert_eq!(seen, 8_192);
+    assert!(lost >= 108, "{lost} of at least 108 were counted");
+    many.stop();
+    assert!(listeners(&mut sensors, 0.1).len() < 8_192, "closed listeners leave the map");
+}

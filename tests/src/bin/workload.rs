@@ -113,6 +113,12 @@ enum Workload {
         #[arg(long)]
         v6: bool,
     },
+    /// Many listeners that nobody connects to
+    Listeners {
+        /// How many
+        #[arg(long)]
+        count: usize,
+    },
     /// Many small processes that do nothing
     Sleepers {
         /// How many
@@ -139,6 +145,7 @@ fn main() -> ExitCode {
         Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
         Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
+        Workload::Listeners { count } => sockets::listeners(count),
         Workload::Sleepers { count } => processes::sleepers(count),
         Workload::Churn { count } => processes::churn(count),
     });

@@ -134,6 +134,15 @@ pub fn listen(backlog: i32, pending: usize, v6: bool) -> anyhow::Result<()> {
     wait_forever()
 }
 
+/// Many listeners at once, on ports that the kernel picks.
+pub fn listeners(count: usize) -> anyhow::Result<()> {
+    allow_files(count as u64 + 64)?;
+    let any = "127.0.0.1:0".parse()?;
+    let _held = (0..count).map(|_| listener(any, 1)).collect::<anyhow::Result<Vec<_>>>()?;
+    ready(None)?;
+    wait_forever()
+}
+
 /// A listening socket with this backlog; std would choose one of its own.
 fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpListener> {
     let socket = socket(addr, 0)?;
