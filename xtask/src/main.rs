@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod clock;
 mod demo;
+mod fuzz;
 mod hold;
 mod progress;
 mod run;
@@ -51,6 +52,8 @@ enum Command {
     Test(test::Args),
     /// Measure what Spillway costs
     Bench(bench::Args),
+    /// Feed any bytes to what Spillway parses
+    Fuzz(fuzz::Args),
     /// Run a command for as long as standard input stays open (how the demo holds the agent)
     #[command(hide = true)]
     Hold(hold::Args),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Hold(_) => Ok(ExitCode::SUCCESS),
     });
     match outcome {

@@ -1,0 +1,76 @@
+//! `cargo xtask fuzz`: any bytes into what Spillway parses, for as long as asked.
+//!
+//! The targets in `tests/fuzz` are built with the stable compiler's own coverage and address sanitizer, so that neither a
+//! nightly nor another tool is needed (but a C++ compiler is, for libFuzzer). The corpora begin with the traces and the configuration that are in the tree
+//! and grow under `target/fuzz`; an input that breaks a target is left beside them, and its path is printed.
+
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+
+use crate::step::{self, OnInterrupt};
+use crate::workspace::Workspace;
+
+/// What cargo-fuzz passes, too: counters at every edge, the operands of comparisons, and a check of every access.
+const FLAGS: &[&str] = &[
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Zsanitizer=address",
+    "-Ccodegen-units=1",
+];
+
+/// The sanitizer wants the target to be named, so that build scripts and macros stay free of it.
+const HOST: &str = "x86_64-unknown-linux-gnu";
+
+/// A target, where its first inputs are, and how they end.
+const TARGETS: &[(&str, &str, &str)] = &[("trace", "tests/traces", "jsonl"), ("config", "configs", "toml")];
+
+/// Feed any bytes to what Spillway parses.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask fuzz               every target for a minute each\n  \
+    cargo xtask fuzz trace --secs 3600\n\n\
+    Exit codes: 0 nothing broke, 1 something did.")]
+pub struct Args {
+    /// Only this target
+    #[arg(value_parser = ["trace", "config"])]
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60)]
+    secs: u32,
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let home = workspace.target.join("fuzz");
+    let mut build = workspace.cargo("build");
+    build.args(["--release", "--locked", "--target", HOST, "--manifest-path", "tests/fuzz/Cargo.toml"]);
+    build.arg("--target-dir").arg(&home).env("RUSTC_BOOTSTRAP", "1");
+    build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    step::quiet("build the fuzz targets", &mut build, "libFuzzer needs a C++ compiler (g++)", OnInterrupt::Stop)?;
+
+    let mut ok = true;
+    for &(name, seeds, ending) in
+        TARGETS.iter().filter(|(name, ..)| args.target.as_deref().is_none_or(|it| it == *name))
+    {
+        let corpus = home.join("corpus").join(name);
+        fs::create_dir_all(&corpus).with_context(|| format!("{} cannot be made", corpus.display()))?;
+        for seed in fs::read_dir(workspace.root.join(seeds))?.flatten() {
+            if seed.path().extension().is_some_and(|it| it == ending) {
+                fs::copy(seed.path(), corpus.join(seed.file_name()))?;
+            }
+        }
+        let mut run = Command::new(home.join(HOST).join("release").join(name));
+        run.arg(&corpus).arg(format!("-max_total_time={}", args.secs));
+        run.args(["-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1"]);
+        run.arg(format!("-artifact_prefix={}/", home.display())).current_dir(&workspace.root);
+        ok &= step::streaming(&format!("fuzz {name}"), &mut run)?.success();
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
