@@ -28,8 +28,8 @@ pub(crate) static FAULTS: HashMap<u32, FaultCount> = HashMap::with_max_entries(1
 #[map]
 static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
 
-/// After its first few, every so many samples of a process keep their stack: one a MiB of growth names a path as well as
-/// four do, and walking the stack is most of a sample's cost.
+/// After its first few, every so many samples of a process keep their stack: one a MiB of growth should name a path as well
+/// as four do, and spares three walks of the stack. A guess.
 const STACK_EVERY: u64 = 4;
 
 #[perf_event]
