@@ -1,7 +1,7 @@
 //! What every probe needs: reading kernel memory at offsets from BTF, and counting what is lost.
 //!
 //! There are two ways to read. [`load`] is for pointers whose type the verifier knows; it costs an instruction.
-//! [`read`] is for any address, and costs a helper's call of some 15 ns.
+//! [`read`] is for any address, and costs a helper's call.
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 

@@ -28,7 +28,7 @@ use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, L
 use crate::kernel::{IterMeta, count, emit, offset, read, read_pointer};
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
-/// cost 0.15 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
+/// cost 0.1 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
 #[map]
 static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
 

@@ -19,8 +19,8 @@ use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample, SocketOwnerSample, TCP
 use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, samples, sock_diag::SockDiag};
 use crate::kernel::ListenerProbes;
 
-/// How long an owner is believed. Ten seconds: long against the cost of asking every file of every process (2 ms at
-/// 10,000 files), short against a page.
+/// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every file of every process,
+/// short against a page.
 const OWNER_REFRESH_SECS: f64 = 10.0;
 
 /// Jiffies that must pass before their length is known well enough: within 10 %, for an age that is good to a jiffy.
