@@ -18,10 +18,10 @@ use spillway_ebpf::{FAULT_STACKS_KEPT, FaultCount, Loss};
 
 use crate::kernel::count;
 
-/// Processes with at least one sample. Entries go with their process (see `life`); 16,384 processes that fault are
-/// more than a host of this product's users runs, and cost 1.5 MiB. A full map is counted.
+/// Processes with at least one sample. Entries go with their process (see `life`). Every scan looks each process up, so the
+/// table should stay in the cache: 8,192 processes that fault are a guess at the largest host's. A full map is counted.
 #[map]
-pub(crate) static FAULTS: HashMap<u32, FaultCount> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static FAULTS: HashMap<u32, FaultCount> = HashMap::with_max_entries(8_192, 0);
 
 /// User stacks by id: 2,048 stacks cost 2 MiB. An id that is taken by another stack is reused, because the latest
 /// growth matters most.

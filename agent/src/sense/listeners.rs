@@ -81,11 +81,10 @@ impl ListenerSensor {
                 if refresh {
                     find_owners(probes, known, &self.cgroups, &mut self.buffer, lost)?;
                 }
-                for sample in samples::pass::<ListenerSample>(&probes.scan, &mut self.buffer, lost)? {
+                let mut closed = Vec::new();
+                samples::pass(&probes.scan, &mut self.buffer, lost, |sample: ListenerSample| {
                     if sample.state != TCP_LISTEN {
-                        // It closed while the tracepoint could not say so.
-                        let _ = probes.known.remove(&sample.sock);
-                        continue;
+                        return closed.push(sample.sock);
                     }
                     let socket = address(&sample);
                     let fresh = || Known::new(socket, sample.pid, &self.cgroups);
@@ -96,6 +95,10 @@ impl ListenerSensor {
                     }
                     known.seen = true;
                     each(fact(&sample, known, jiffies));
+                })?;
+                for sock in closed {
+                    // It closed while the tracepoint could not say so.
+                    let _ = probes.known.remove(&sock);
                 }
                 if refresh {
                     known.retain(|_, known| std::mem::take(&mut known.seen));
@@ -116,10 +119,10 @@ fn find_owners(
     lost: &mut Lost,
 ) -> io::Result<()> {
     let mut holders = HashMap::new();
-    for owner in samples::pass::<SocketOwnerSample>(&probes.find, buffer, lost)? {
+    samples::pass(&probes.find, buffer, lost, |owner: SocketOwnerSample| {
         // Processes come in order of pid: of a master and its workers the master holds it first.
         holders.entry(owner.sock).or_insert(owner.pid);
-    }
+    })?;
     for (sock, known) in known {
         if !Path::new("/proc").join(known.pid.to_string()).exists()
             && let Some(&pid) = holders.get(sock)

@@ -45,7 +45,7 @@ impl ProcessSensor {
     ///
     /// # Errors
     ///
-    /// Where the pass as a whole failed; nothing was handed on then.
+    /// Where the pass failed; what was read until then was handed on.
     pub fn scan(&mut self, lost: &mut Lost, each: impl FnMut(ProcessFact)) -> io::Result<()> {
         match self.iter.take() {
             Some(iter) => {
@@ -66,8 +66,7 @@ impl ProcessSensor {
         mut each: impl FnMut(ProcessFact),
     ) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let scanned = samples::pass(iter, &mut buffer, lost)
-            .map(|samples| samples.for_each(|sample: TaskSample| each(self.fact(&sample))));
+        let scanned = samples::pass(iter, &mut buffer, lost, |sample: TaskSample| each(self.fact(&sample)));
         self.buffer = buffer;
         scanned
     }

@@ -1,6 +1,6 @@
 //! Bytes from an iterator's pass, as samples.
 
-use std::{fs::File, io, io::Read as _};
+use std::{io, io::Read as _};
 
 use spillway_ebpf::{LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
 
@@ -26,33 +26,37 @@ unsafe impl Plain for SocketOwnerSample {}
 /// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
 const READ_BYTES: usize = 64 << 10;
 
-/// Makes one pass and keeps its bytes in `buffer`, whose room is used again by the next.
-pub(super) fn pass<'a, T: Plain>(
+/// Makes one pass and hands each sample to `each` as soon as it is read, while it is in the cache. `buffer` is used again
+/// by the next pass.
+pub(super) fn pass<T: Plain>(
     iter: &IterHandle,
-    buffer: &'a mut Vec<u8>,
+    buffer: &mut Vec<u8>,
     lost: &mut Lost,
-) -> io::Result<impl Iterator<Item = T> + 'a> {
-    let filled = read_all(&mut iter.open()?, buffer)?;
-    if filled % size_of::<T>() != 0 {
-        lost.count("short_read");
-    }
-    Ok(decode(&buffer[..filled]))
-}
-
-fn read_all(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    mut each: impl FnMut(T),
+) -> io::Result<()> {
+    let mut file = iter.open()?;
+    buffer.resize(READ_BYTES, 0);
     let mut filled = 0;
     loop {
-        if buffer.len() < filled + READ_BYTES {
-            buffer.resize(filled + READ_BYTES, 0);
-        }
         match file.read(&mut buffer[filled..]) {
-            Ok(0) => return Ok(filled),
-            Ok(count) => filled += count,
+            Ok(0) => break,
+            Ok(count) => {
+                filled += count;
+                decode(&buffer[..filled]).for_each(&mut each);
+                // The kernel hands out whole samples; should one be cut, the next read has the rest of it.
+                let rest = filled % size_of::<T>();
+                buffer.copy_within(filled - rest..filled, 0);
+                filled = rest;
+            }
             // The kernel gives up its turn after a million elements and is asked again.
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(error) => return Err(error),
         }
     }
+    if filled != 0 {
+        lost.count("short_read");
+    }
+    Ok(())
 }
 
 /// Whole samples in `bytes`; a rest at the end is left out.
