@@ -96,6 +96,22 @@ fn the_age_of_the_head_is_true_to_a_jiffy() {
 }
 
 #[test]
+fn a_restarted_server_is_named_by_its_new_pid() {
+    let test = "a_restarted_server_is_named_by_its_new_pid";
+    let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
+    let serve = |addr: &str| {
+        Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(["stuck-server", "--addr", addr]))
+    };
+    let addr = serve("127.0.0.1:0").addr();
+    // The kernel likes to put the new socket where the old one was; owners are looked up only every ten seconds.
+    for restart in 0..20 {
+        let server = serve(&addr.to_string());
+        let facts = listeners(&mut sensors, f64::from(restart) / 10.0);
+        assert_eq!(find(&facts, addr).pid, Some(server.pid()), "restart {restart}");
+    }
+}
+
+#[test]
 fn an_empty_queue_has_no_age() {
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, "an_empty_queue_has_no_age") else { return };
     let queue = listen(8, 0, &[]);

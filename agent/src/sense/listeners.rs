@@ -44,6 +44,8 @@ enum Source {
 /// What is said of a socket in every scan and seldom changes.
 struct Known {
     socket: SocketAddr,
+    /// Who called listen(); with the address it tells this socket from a later one in the same place.
+    listened_pid: u32,
     addr: Arc<str>,
     cgroup: Arc<str>,
     pid: u32,
@@ -70,7 +72,7 @@ impl ListenerSensor {
     ///
     /// # Errors
     ///
-    /// Where the pass as a whole failed.
+    /// Where the pass failed; what was read until then was handed on.
     pub fn scan(&mut self, now: f64, lost: &mut Lost, mut each: impl FnMut(ListenerFact)) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= OWNER_REFRESH_SECS);
         if refresh {
@@ -89,8 +91,8 @@ impl ListenerSensor {
                     let socket = address(&sample);
                     let fresh = || Known::new(socket, sample.pid, &self.cgroups);
                     let known = known.entry(sample.sock).or_insert_with(fresh);
-                    if known.socket != socket {
-                        // The kernel gave the address of a closed socket to another.
+                    if (known.socket, known.listened_pid) != (socket, sample.pid) {
+                        // The kernel gave the place of a closed socket to another, such as a restarted server's.
                         *known = fresh();
                     }
                     known.seen = true;
@@ -170,7 +172,8 @@ fn fact(sample: &ListenerSample, known: &Known, jiffies: &mut Jiffies) -> Listen
 
 impl Known {
     fn new(socket: SocketAddr, pid: u32, cgroups: &CgroupPaths) -> Self {
-        Self { socket, addr: Arc::from(socket.to_string()), cgroup: cgroups.of_process(pid).0, pid, seen: false }
+        let (cgroup, _) = cgroups.of_process(pid);
+        Self { socket, listened_pid: pid, addr: Arc::from(socket.to_string()), cgroup, pid, seen: false }
     }
 }
 
