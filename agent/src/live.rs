@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     config::Config,
     core::{Core, HostInfo, Output},
-    daemon::{Batch, Pace, watch},
+    daemon::{Batch, Pace, Read, watch},
     kernel::{Probe, ProbeReport},
     record::{Printer, TraceError, Writer},
     sense::Sensors,
@@ -61,7 +61,10 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             for decision in output.decisions.drain(..) {
                 printer.decision(&decision);
             }
-            metrics.note_tracked(&core.tracked());
+            // Counting walks all that is held: once a scan, not ten times a second.
+            if batch.read == Read::Processes {
+                metrics.note_tracked(&core.tracked());
+            }
             Ok::<(), io::Error>(())
         };
         watch(sensors, pace(config), clock, stop, consume).await?;

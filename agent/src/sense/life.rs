@@ -3,7 +3,11 @@
 use aya::maps::{MapData, RingBuf};
 use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample};
 
-use super::{Fact, Lost, processes::sample_id, samples};
+use super::{
+    Fact, Lost,
+    processes::{ns_per_tick, sample_id},
+    samples,
+};
 
 /// How many births and deaths there were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,8 +30,7 @@ pub struct LifeSensor {
 impl LifeSensor {
     /// A sensor over the probe's ring.
     pub fn new(ring: RingBuf<MapData>) -> Self {
-        let ns_per_tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
-        Self { ring, ns_per_tick, totals: LifeTotals::default() }
+        Self { ring, ns_per_tick: ns_per_tick(), totals: LifeTotals::default() }
     }
 
     /// Totals so far.

@@ -34,7 +34,7 @@ impl ProcessSensor {
             iter,
             faults_sampled,
             page_bytes: procfs::page_size(),
-            ns_per_tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
+            ns_per_tick: ns_per_tick(),
             cgroups: CgroupPaths::new(hierarchy),
             names: HashMap::new(),
             buffer: Vec::new(),
@@ -137,6 +137,11 @@ impl ProcessSensor {
             faulted_bytes_total: None,
         })
     }
+}
+
+/// Length of the clock tick in which `/proc` counts.
+pub(super) fn ns_per_tick() -> u64 {
+    1_000_000_000 / procfs::ticks_per_second().max(1)
 }
 
 /// The kernel's start time as `/proc/PID/stat` prints it.
