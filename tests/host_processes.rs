@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use spillway_agent::{
-    kernel::{Kernel, Probe},
+    kernel::{Kernel, Probe, Wanted},
     sense::{Fact, Hierarchy, Lost, ProcessFact, ProcessSensor, Sensors},
 };
 use spillway_tests::{Workload, is_root, processes, sensors_with};
@@ -158,7 +158,7 @@ fn bpf_sees_the_unified_hierarchy() {
     let cgroup = OwnCgroup { directory, path };
     let workload = touch(1, 0, 0);
     fs::write(cgroup.directory.join("cgroup.procs"), workload.pid().to_string()).expect("the workload can be moved");
-    let mut kernel = Kernel::load(false);
+    let mut kernel = Kernel::load(&Wanted::default());
     let mut sensor = ProcessSensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
     let mut facts = Vec::new();
     sensor.scan(&mut Lost::default(), |fact| facts.push(fact)).expect("the scan succeeds");

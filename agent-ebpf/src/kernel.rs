@@ -1,7 +1,6 @@
 //! What every probe needs: reading kernel memory at offsets from BTF, and counting what is lost.
 //!
-//! There are two ways to read. [`load`] is for pointers whose type the verifier knows; it costs an instruction.
-//! [`read`] is for any address, and costs a helper's call.
+//! There are two ways to read, see [`Reading`].
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
@@ -36,35 +35,62 @@ pub(crate) fn read_offset(field: usize) -> usize {
     unsafe { ptr::read_volatile((&raw const OFFSETS).byte_add(field).cast::<u32>()) as usize }
 }
 
-/// Loads a `T` at `offset` of the struct that `pointer` points to, where the verifier knows that struct's type: an
-/// iterator's argument, or what was loaded from one. It becomes one instruction instead of a helper's call, and reads
-/// zero where the address faults. The verifier refuses the program where no such member of that size is.
+/// How kernel structs are read. Programs that can run either way are written over it once.
+pub(crate) trait Reading {
+    /// Reads a `T` at `offset` bytes into the struct at `pointer`; `None` where the address is known to fault.
+    fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T>;
+
+    /// Reads a pointer; `None` where it is null or the address is known to fault.
+    #[inline(always)]
+    fn pointer(pointer: *const c_void, offset: usize) -> Option<*const c_void> {
+        Self::read::<*const c_void>(pointer, offset).filter(|pointer| !pointer.is_null())
+    }
+}
+
+/// By plain loads, where the verifier knows the struct's type: an argument of an iterator or BTF tracepoint, or what was
+/// loaded from one. One instruction instead of a helper's call, also under kernel lockdown; reads zero where the address
+/// faults. The verifier refuses the program where no such member of that size is.
+pub(crate) enum Typed {}
+
+impl Reading for Typed {
+    #[inline(always)]
+    fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T> {
+        Some(load(pointer, offset))
+    }
+}
+
+/// By `bpf_probe_read_kernel`, at any address. Kernel lockdown in its confidentiality mode forbids it.
+pub(crate) enum Helper {}
+
+impl Reading for Helper {
+    #[inline(always)]
+    fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes exactly size_of::<T>() bytes to `value` or fails, and never faults on a bad address.
+        let status = unsafe {
+            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, pointer.wrapping_byte_add(offset))
+        };
+        // SAFETY: status 0 means that all bytes were written; every T used here is valid for any bytes.
+        (status == 0).then(|| unsafe { value.assume_init() })
+    }
+}
+
+/// As [`Helper`], with zero where the address faults.
+#[inline(always)]
+pub(crate) fn read_or_zero<T: Default>(pointer: *const c_void, offset: usize) -> T {
+    let mut value = T::default();
+    // SAFETY: the helper writes exactly size_of::<T>() bytes to `value`, zeros where the address faults.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, pointer.wrapping_byte_add(offset));
+    }
+    value
+}
+
+/// As [`Typed`], for what cannot fail.
 #[inline(always)]
 pub(crate) fn load<T: Copy>(pointer: *const c_void, offset: usize) -> T {
     // SAFETY: the verifier proves the access, and the kernel makes a faulting one read zero.
     unsafe { ptr::read_volatile(pointer.byte_add(offset).cast::<T>()) }
-}
-
-/// Reads a `T` from kernel memory at `base + offset`; `None` where the address faults.
-#[inline(always)]
-pub(crate) fn read<T: Copy>(base: u64, offset: usize) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes exactly size_of::<T>() bytes to `value` or fails, and never faults on a bad address.
-    let status = unsafe {
-        bpf_probe_read_kernel(
-            value.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-            base.wrapping_add(offset as u64) as *const c_void,
-        )
-    };
-    // SAFETY: status 0 means that all bytes were written; every T used here is valid for any bytes.
-    (status == 0).then(|| unsafe { value.assume_init() })
-}
-
-/// Reads a pointer; `None` where the address faults or the pointer is null.
-#[inline(always)]
-pub(crate) fn read_pointer(base: u64, offset: usize) -> Option<u64> {
-    read::<u64>(base, offset).filter(|&pointer| pointer != 0)
 }
 
 /// Counts something that did not reach user space.

@@ -24,7 +24,8 @@ pub struct TaskSample {
     pub start_boottime_ns: u64,
     /// Kernel id (kernfs node) of the cgroup that the memory controller charges.
     pub cgroup_id: u64,
-    /// Resident file pages. Like the next three a per-CPU sum's plain count: it may be off, and below zero.
+    /// Resident file pages. This and the next three may be plain counts of per-CPU sums: then off by some pages a CPU, and
+    /// even below zero.
     pub file_pages: i64,
     /// Resident anonymous pages.
     pub anon_pages: i64,
@@ -79,10 +80,14 @@ pub const LIFE_EXIT: u32 = 3;
 pub struct ListenerSample {
     /// Address of the socket in the kernel: its identity while it lives.
     pub sock: u64,
-    /// The boot-independent clock, in nanoseconds, when this sample was taken.
+    /// The monotonic clock when this sample was taken, in nanoseconds.
     pub now_ns: u64,
-    /// `jiffies_64` at the same moment; with `now_ns` it tells how long a jiffy is.
-    pub now_jiffies: u64,
+    /// The same clock when the head of the queue was established, in microseconds; meaningful with [`HEAD_SEEN`].
+    pub head_us: u64,
+    /// Connections that accept() returned, and how long they waited in all; zeros where accept() is not followed.
+    pub accepted_total: u64,
+    /// Microseconds.
+    pub wait_us_total: u64,
     /// Local address, network byte order; IPv4 in the first four bytes.
     pub addr: [u8; 16],
     /// Inode of the network namespace.
@@ -95,8 +100,8 @@ pub struct ListenerSample {
     pub backlog_max: u32,
     /// Connections dropped at this listener (`sk_drops`).
     pub drops: u32,
-    /// Low half of `jiffies` when the head of the queue was established; meaningful with [`HEAD_SEEN`].
-    pub head_jiffies: u32,
+    /// Always zero.
+    pub reserved: u32,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
     /// Local port, host byte order.
@@ -109,10 +114,30 @@ pub struct ListenerSample {
 
 /// The queue is empty.
 pub const HEAD_NONE: u16 = 0;
-/// `head_jiffies` is the time at which the head of the queue was established.
+/// `head_us` is the time at which the head of the queue was established.
 pub const HEAD_SEEN: u16 = 1;
 /// The queue has a head, but it moved while it was looked at, or is not established yet.
 pub const HEAD_MOVING: u16 = 2;
+
+mod sojourn;
+
+pub use sojourn::{SOJOURN_BUCKETS, Sojourn};
+
+/// CPUs whose slots can be summed. A guess at the largest host's; what further CPUs hold is left out.
+pub const CPUS_MAX: usize = 1024;
+
+/// How far each CPU's copy of per-CPU memory lies from the address that is kept for it, by CPU number; zero ends the list.
+pub type CpuOffsets = [u64; CPUS_MAX];
+
+/// Where one CPU's copy of a per-CPU map's value is, from `iter/bpf_map`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSlotSample {
+    /// Address that the kernel keeps for all of them.
+    pub base: u64,
+    /// Address of this CPU's.
+    pub slot: u64,
+}
 
 /// A listening socket that a process holds, from `iter/task_file`.
 #[repr(C)]
@@ -141,15 +166,18 @@ pub enum Loss {
     FaultStack = 2,
     /// A new listener found the map of listeners full.
     ListenerMapFull = 3,
+    /// A listener's first accepted connection found the map of sojourns full.
+    SojournMapFull = 4,
 }
 
 impl Loss {
     /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::LifeRingFull, "life_ring_full"),
         (Self::FaultMapFull, "fault_map_full"),
         (Self::FaultStack, "fault_stack"),
         (Self::ListenerMapFull, "listener_map_full"),
+        (Self::SojournMapFull, "sojourn_map_full"),
     ];
 }
 
@@ -173,6 +201,11 @@ pub struct Offsets {
     pub mm_rss_count: u32,
     /// From one counter of `rss_stat` to the next.
     pub mm_rss_stride: u32,
+    /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters have none.
+    pub mm_rss_slots: u32,
+    pub map_id: u32,
+    /// From `bpf_array` to its first per-CPU pointer.
+    pub array_slots: u32,
     /// From `css_set` to the pointer that leads to the cgroup: `dfl_cgrp`, or `subsys[memory]`.
     pub css_set_cgroup: u32,
     /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] where `css_set_cgroup` leads to the cgroup itself.
@@ -196,7 +229,8 @@ pub struct Offsets {
     pub sock_drops: u32,
     pub accept_head: u32,
     pub request_sk: u32,
-    pub tcp_lsndtime: u32,
+    /// When the connection was established: `rcvq_space.time`.
+    pub tcp_established: u32,
 }
 
 /// Stands in [`Offsets`] where a step of the way does not exist on this kernel.

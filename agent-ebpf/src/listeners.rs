@@ -11,21 +11,23 @@
 //! - Cost: two comparisons a state change of any TCP socket; about 14 reads a listener a scan.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
-//! The head's age needs no hook on accept(): `tcp_sock.lsndtime` is set when a connection is established and next when
-//! it sends, which one that waits for accept() never does. It is in jiffies, so ages are good to 1 to 10 ms.
+//! The head's age needs no hook: see `established_us`.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_jiffies64, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{map, raw_tracepoint},
     maps::HashMap,
     programs::RawTracePointContext,
 };
 use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN};
 
-use crate::kernel::{IterMeta, count, emit, offset, read, read_pointer};
+use crate::{
+    accept::SOJOURNS,
+    kernel::{Helper, IterMeta, Reading as _, count, emit, offset},
+};
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
 /// cost 0.1 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
@@ -37,8 +39,6 @@ const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_CLOSE_WAIT: u8 = 8;
 
 /// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
 /// does not stand.
@@ -49,17 +49,18 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
     let listen = u32::from(TCP_LISTEN);
     if new == listen {
-        let sock = ctx.arg::<u64>(0);
+        let sock = ctx.arg::<*const c_void>(0);
         if is_tcp(sock) == Some(true) {
             // SAFETY: a plain helper without arguments. listen() runs in its caller's context.
             let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
-            if LISTENERS.insert(sock, pid, 0).is_err() {
+            if LISTENERS.insert(sock as u64, pid, 0).is_err() {
                 count(Loss::ListenerMapFull);
             }
         }
     } else if old == listen {
         // Absent where the map was full when it came.
         let _ = LISTENERS.remove(ctx.arg::<u64>(0));
+        let _ = SOJOURNS.remove(ctx.arg::<u64>(0));
     }
     0
 }
@@ -77,8 +78,8 @@ pub struct IterTaskFile {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task as u64, (*ctx).file as u64) };
-    if task == 0 || file == 0 {
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    if task.is_null() || file.is_null() {
         return 0;
     }
     if let Some(owner) = owner(task, file) {
@@ -95,23 +96,23 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
 
 /// The listener behind `file`, or `None` where it is anything else.
 #[inline(always)]
-fn owner(task: u64, file: u64) -> Option<SocketOwnerSample> {
-    let inode = read_pointer(file, offset!(file_inode))?;
-    if read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> {
+    let inode = Helper::pointer(file, offset!(file_inode))?;
+    if Helper::read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
         return None;
     }
-    let socket = read_pointer(file, offset!(file_private_data))?;
-    let sock = read_pointer(socket, offset!(socket_sk))?;
-    let listens = u16::from(read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN;
+    let socket = Helper::pointer(file, offset!(file_private_data))?;
+    let sock = Helper::pointer(socket, offset!(socket_sk))?;
+    let listens = u16::from(Helper::read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN;
     (listens && is_tcp(sock)?).then_some(())?;
-    Some(SocketOwnerSample { sock, pid: read(task, offset!(task_tgid))?, reserved: 0 })
+    Some(SocketOwnerSample { sock: sock as u64, pid: Helper::read(task, offset!(task_tgid))?, reserved: 0 })
 }
 
 #[inline(always)]
-fn is_tcp(sock: u64) -> Option<bool> {
-    let family = read::<u16>(sock, offset!(sock_family))?;
+pub(crate) fn is_tcp(sock: *const c_void) -> Option<bool> {
+    let family = Helper::read::<u16>(sock, offset!(sock_family))?;
     let inet = family == AF_INET || family == AF_INET6;
-    Some(inet && read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
+    Some(inet && Helper::read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
 }
 
 #[repr(C)]
@@ -131,7 +132,7 @@ pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
         return 0;
     }
     // SAFETY: both point to an element of LISTENERS, whose key and value types these are.
-    let (sock, pid) = unsafe { (*key, *value) };
+    let (sock, pid) = unsafe { (*key as *const c_void, *value) };
     if let Some(sample) = sample(sock, pid) {
         emit(meta, &sample);
     }
@@ -139,54 +140,64 @@ pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
 }
 
 #[inline(always)]
-fn sample(sock: u64, pid: u32) -> Option<ListenerSample> {
-    let family = read::<u16>(sock, offset!(sock_family))?;
+fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
+    let family = Helper::read::<u16>(sock, offset!(sock_family))?;
     let mut addr = [0; 16];
     if family == AF_INET6 {
-        addr = read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
+        addr = Helper::read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
     } else {
-        addr[..4].copy_from_slice(&read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
+        addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
     }
-    let net = read_pointer(sock, offset!(sock_net))?;
-    let (head, head_jiffies) = head(sock)?;
+    let net = Helper::pointer(sock, offset!(sock_net))?;
+    let (head, head_us) = head(sock)?;
+    // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
+    let (accepted_total, wait_us_total) = SOJOURNS
+        .get_ptr(sock as u64)
+        .map_or((0, 0), |sojourn| unsafe { ((*sojourn).accepted_total, (*sojourn).wait_us_total) });
     Some(ListenerSample {
-        sock,
-        // SAFETY: plain helpers without arguments.
+        sock: sock as u64,
+        // SAFETY: a plain helper without arguments.
         now_ns: unsafe { bpf_ktime_get_ns() },
-        // SAFETY: as above.
-        now_jiffies: unsafe { bpf_jiffies64() },
+        head_us,
+        accepted_total,
+        wait_us_total,
         addr,
-        netns: read(net, offset!(net_inum))?,
+        netns: Helper::read(net, offset!(net_inum))?,
         pid,
-        backlog: read(sock, offset!(sock_ack_backlog))?,
-        backlog_max: read(sock, offset!(sock_max_ack_backlog))?,
-        drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { read(sock, offset!(sock_drops))? },
-        head_jiffies,
+        backlog: Helper::read(sock, offset!(sock_ack_backlog))?,
+        backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
+        drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { Helper::read(sock, offset!(sock_drops))? },
+        reserved: 0,
         family,
-        port: read(sock, offset!(sock_num))?,
+        port: Helper::read(sock, offset!(sock_num))?,
         head,
-        state: u16::from(read::<u8>(sock, offset!(sock_state))?),
+        state: u16::from(Helper::read::<u8>(sock, offset!(sock_state))?),
     })
 }
 
 /// When the connection at the head of the queue was established. The queue's lock is not taken, so the head is believed
 /// only where it is still the head after its child was read.
 #[inline(always)]
-fn head(sock: u64) -> Option<(u16, u32)> {
+fn head(sock: *const c_void) -> Option<(u16, u64)> {
     for _ in 0..HEAD_TRIES {
-        let request = read::<u64>(sock, offset!(accept_head))?;
-        if request == 0 {
+        let request = Helper::read::<*const c_void>(sock, offset!(accept_head))?;
+        if request.is_null() {
             return Some((HEAD_NONE, 0));
         }
-        let child = read_pointer(request, offset!(request_sk));
-        let established = child.and_then(|child| {
-            let state = read::<u8>(child, offset!(sock_state))?;
-            let done = state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
-            done.then(|| read::<u32>(child, offset!(tcp_lsndtime)))?
-        });
-        if read::<u64>(sock, offset!(accept_head))? == request {
-            return Some(established.map_or((HEAD_MOVING, 0), |jiffies| (HEAD_SEEN, jiffies)));
+        let established = Helper::pointer(request, offset!(request_sk)).and_then(established_us);
+        if Helper::read::<*const c_void>(sock, offset!(accept_head))? == request {
+            return Some(established.map_or((HEAD_MOVING, 0), |time| (HEAD_SEEN, time)));
         }
     }
     Some((HEAD_MOVING, 0))
+}
+
+/// When a connection that waits for accept() was established, on the monotonic clock in microseconds; `None` before.
+///
+/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the network stack in which it
+/// enters the accept queue, and next when an application reads from it, which nobody can before accept(). So the socket
+/// itself carries its time: no map has to, and none has to be purged of connections that die in the queue.
+#[inline(always)]
+pub(crate) fn established_us(child: *const c_void) -> Option<u64> {
+    Helper::read::<u64>(child, offset!(tcp_established)).filter(|&time| time != 0)
 }

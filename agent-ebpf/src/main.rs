@@ -4,7 +4,9 @@
 //! kernel's BTF: Rust emits no CO-RE relocations, and an offset fixed at compile time is silently wrong elsewhere.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod accept;
 mod faults;
 mod kernel;
 mod life;

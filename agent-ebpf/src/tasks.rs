@@ -1,18 +1,41 @@
 //! `scan_tasks`: the memory of every process in one pass.
 //!
-//! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the read.
-//! - Minimum kernel: 5.8 (iterators), 5.5 (`start_boottime`).
+//! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the read; and once at the
+//!   start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
+//! - Minimum kernel: 5.8 (iterators).
 //! - Cost: 0.25 µs a process, half of it the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a thread.
 //! - Refuses: kernel threads (no `mm`) and threads that do not lead their group.
+//!
+//! Since 6.2 the counters are per-CPU sums, and a plain count is off by up to a batch (at least 32 pages) a CPU. The slots of
+//! processes that matter are therefore summed: those which sampled page faults show to grow. `scan_tasks_plain` does without.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
-use spillway_ebpf::{ABSENT, COMM_LEN, TaskSample};
+use aya_ebpf::{
+    helpers::generated::bpf_map_lookup_percpu_elem,
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use spillway_ebpf::{ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, TaskSample};
 
 use crate::{
     faults::FAULTS,
-    kernel::{IterMeta, emit, load, offset},
+    kernel::{Helper, IterMeta, Reading as _, emit, load, offset, read_or_zero},
 };
+
+/// Where each CPU's slots are, written by the loader from what `find_cpu_slots` told.
+#[map]
+static CPU_OFFSETS: Array<CpuOffsets> = Array::with_max_entries(1, 0);
+
+/// A map whose own slots are looked at to learn the offsets, and its id.
+#[map]
+static CPU_SLOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static CPU_SLOT_ID: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Growth, in fault samples of 256 KiB, from which a process matters: 1 MiB, which is what a plain count may be off by on the
+/// smallest hosts.
+const SUM_FROM_SAMPLES: u64 = 4;
 
 #[repr(C)]
 pub struct IterTask {
@@ -25,14 +48,26 @@ const FILE_PAGES: usize = 0;
 const ANON_PAGES: usize = 1;
 const SWAP_ENTS: usize = 2;
 const SHMEM_PAGES: usize = 3;
+const COUNTERS: usize = 4;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn scan_tasks(ctx: *mut IterTask) -> i32 {
+    scan(ctx, true)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn scan_tasks_plain(ctx: *mut IterTask) -> i32 {
+    scan(ctx, false)
+}
+
+#[inline(always)]
+fn scan(ctx: *mut IterTask, sum: bool) -> i32 {
     // SAFETY: the kernel passes a valid context; both members are read as the verifier allows.
     let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task.cast_const()) };
     if !task.is_null()
-        && let Some(sample) = sample(task)
+        && let Some(sample) = sample(task, sum)
     {
         emit(meta, &sample);
     }
@@ -40,7 +75,7 @@ pub extern "C" fn scan_tasks(ctx: *mut IterTask) -> i32 {
 }
 
 #[inline(always)]
-fn sample(task: *const c_void) -> Option<TaskSample> {
+fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     let pid: u32 = load(task, offset!(task_tgid));
     if load::<u32>(task, offset!(task_pid)) != pid {
         return None;
@@ -50,19 +85,48 @@ fn sample(task: *const c_void) -> Option<TaskSample> {
         return None;
     }
     let parent: *const c_void = load(task, offset!(task_real_parent));
+    // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
+    let fault_samples = FAULTS.get_ptr(pid).map_or(0, |faults| unsafe { (*faults).samples });
+    let mut pages = [0i64; COUNTERS];
+    for (counter, pages) in pages.iter_mut().enumerate() {
+        *pages = load(mm, offset!(mm_rss_count) + counter * offset!(mm_rss_stride));
+    }
+    if sum && offset!(mm_rss_slots) != ABSENT as usize && fault_samples >= SUM_FROM_SAMPLES {
+        add_slots(mm, &mut pages);
+    }
     Some(TaskSample {
         start_boottime_ns: load(task, offset!(task_start_boottime)),
         cgroup_id: cgroup_id(task),
-        file_pages: counter(mm, FILE_PAGES),
-        anon_pages: counter(mm, ANON_PAGES),
-        swap_pages: counter(mm, SWAP_ENTS),
-        shmem_pages: counter(mm, SHMEM_PAGES),
-        // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
-        fault_samples: FAULTS.get_ptr(pid).map_or(0, |faults| unsafe { (*faults).samples }),
+        file_pages: pages[FILE_PAGES],
+        anon_pages: pages[ANON_PAGES],
+        swap_pages: pages[SWAP_ENTS],
+        shmem_pages: pages[SHMEM_PAGES],
+        fault_samples,
         pid,
         ppid: load(parent, offset!(task_tgid)),
         comm: comm(task),
     })
+}
+
+/// Adds each CPU's part to the plain counts. A slot that moves to the count meanwhile is missed or counted twice: a batch at
+/// most.
+#[inline(always)]
+fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
+    let Some(cpus) = CPU_OFFSETS.get_ptr(0) else { return };
+    let slots: [*const c_void; COUNTERS] =
+        core::array::from_fn(|counter| load(mm, offset!(mm_rss_slots) + counter * offset!(mm_rss_stride)));
+    let mut cpu = 0;
+    while cpu < CPUS_MAX {
+        // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass, and nobody after.
+        let offset = unsafe { ptr::read_volatile(&raw const (*cpus)[cpu]) };
+        if offset == 0 {
+            break;
+        }
+        for counter in 0..COUNTERS {
+            pages[counter] += i64::from(read_or_zero::<i32>(slots[counter], offset as usize));
+        }
+        cpu += 1;
+    }
 }
 
 /// Two loads: the verifier allows any that stays within the array. A helper's call took 35 ns a process here.
@@ -71,11 +135,6 @@ fn comm(task: *const c_void) -> [u8; COMM_LEN] {
     let halves: [u64; 2] = [load(task, offset!(task_comm)), load(task, offset!(task_comm) + size_of::<u64>())];
     // SAFETY: both are sixteen plain bytes.
     unsafe { core::mem::transmute(halves) }
-}
-
-#[inline(always)]
-fn counter(mm: *const c_void, index: usize) -> i64 {
-    load(mm, offset!(mm_rss_count) + index * offset!(mm_rss_stride))
 }
 
 /// Id of the cgroup that charges this task's memory: the default hierarchy's, or the memory controller's own where
@@ -90,4 +149,39 @@ fn cgroup_id(task: *const c_void) -> u64 {
     }
     let node: *const c_void = load(cgroup, offset!(cgroup_kn));
     load(node, offset!(kernfs_node_id))
+}
+
+#[repr(C)]
+pub struct IterMap {
+    meta: *mut IterMeta,
+    map: *mut c_void,
+}
+
+/// Tells where each CPU's copy of a per-CPU map's value is, and the address that the kernel keeps for all: the difference is
+/// the same for everything per-CPU, the counters' slots included.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map")]
+pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
+    // SAFETY: the kernel passes a valid context; both members are read as the verifier allows.
+    let (meta, map) = unsafe { ((*ctx).meta, (*ctx).map.cast_const()) };
+    if map.is_null() {
+        return 0;
+    }
+    let id: u32 = load(map, offset!(map_id));
+    // SAFETY: the loader writes it before the pass.
+    if CPU_SLOT_ID.get(0).is_none_or(|&wanted| wanted != id) {
+        return 0;
+    }
+    let key = 0u32;
+    let Some(base) = Helper::read::<u64>(map, offset!(array_slots)) else { return 0 };
+    for cpu in 0..CPUS_MAX as u32 {
+        let map = (&raw const CPU_SLOT).cast_mut().cast();
+        // SAFETY: the map is a per-CPU array with a key of 0; the answer is null beyond the last CPU.
+        let slot = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const key).cast(), cpu) };
+        if slot.is_null() {
+            break;
+        }
+        emit(meta, &CpuSlotSample { base, slot: slot as u64 });
+    }
+    0
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::{
-    kernel::{ProbeReport, ProbeState},
+    kernel::{ProbeReport, ladder::Shortfall},
     sense::{Fact, Sensors},
 };
 
@@ -61,14 +61,13 @@ impl Diagnosis {
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "kernel {}", self.kernel)?;
         for report in &self.probes {
-            let state = match report.state {
-                ProbeState::Attached => "attached",
-                ProbeState::Degraded { .. } => "degraded",
-                ProbeState::Off { .. } => "off",
-            };
-            writeln!(out, "  {:<15} {:<9} {}", report.probe.name(), state, report.source)?;
-            if let Some(reason) = report.reason() {
-                writeln!(out, "  {:<15} {:<9} because {reason}", "", "")?;
+            writeln!(out, "  {:<15} {:<9} {}", report.probe.name(), report.state.name(), report.source)?;
+            for passed in &report.passed_over {
+                let Shortfall { why, reason } = &passed.shortfall;
+                writeln!(out, "  {:<15} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
+            }
+            if let Some(lacks) = report.lacks {
+                writeln!(out, "  {:<15} {:<9} so {lacks}", "", "")?;
             }
         }
         let memory = if self.host_memory { "readable" } else { "not readable" };

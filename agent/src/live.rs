@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
-    kernel::{Probe, ProbeReport},
+    kernel::{ProbeReport, ProbeState},
     record::{Printer, TraceError, Writer},
     sense::Sensors,
     serve::{Metrics, serve},
@@ -151,9 +151,10 @@ fn degraded(reports: &[ProbeReport]) -> Vec<String> {
         && let Some(reason) = first.reason()
         && rest.iter().all(|report| report.reason() == Some(reason))
     {
-        let sources: Vec<_> = Probe::ALL
+        let sources: Vec<_> = reports
             .iter()
-            .filter_map(|probe| Some(format!("{} from {}", probe.name(), probe.fallback()?)))
+            .filter(|report| report.state != ProbeState::Off)
+            .map(|report| format!("{} from {}", report.probe.name(), report.source))
             .collect();
         return vec![format!("BPF is not used: {reason}; {} instead", sources.join(", "))];
     }
@@ -163,10 +164,14 @@ fn degraded(reports: &[ProbeReport]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{
+        Probe,
+        ladder::{LADDERS, Passed, Shortfall, Why},
+    };
 
     #[test]
     fn one_reason_is_one_line() {
-        let reports = Probe::ALL.map(|probe| ProbeReport::new(probe, Err("not root".to_owned())));
+        let reports = ProbeReport::without_bpf(&Shortfall::new(Why::Refused, "not root"));
         assert_eq!(
             degraded(&reports),
             [concat!(
@@ -178,9 +183,14 @@ mod tests {
 
     #[test]
     fn probes_that_fail_alone_are_named_alone() {
-        let mut reports = Probe::ALL.map(|probe| ProbeReport::new(probe, Ok(())));
+        let report = |probe, attached: bool| {
+            let passed = Passed { at: "it", shortfall: Shortfall::new(Why::Refused, "kernel refused it (EPERM)") };
+            let ladder = LADDERS.iter().find(|ladder| ladder.probe == probe).expect("every probe has a ladder");
+            ProbeReport::new(probe, attached.then_some(&ladder.rungs[0]), if attached { vec![] } else { vec![passed] })
+        };
+        let mut reports = Probe::ALL.map(|probe| report(probe, true));
         assert_eq!(degraded(&reports), [""; 0]);
-        reports[1] = ProbeReport::new(Probe::FaultSamples, Err("kernel refused it (EPERM)".to_owned()));
+        reports[1] = report(Probe::FaultSamples, false);
         assert_eq!(degraded(&reports), ["probe fault_samples not attached: kernel refused it (EPERM)"]);
     }
 }

@@ -1,13 +1,21 @@
-//! The kernel's side of the agent: which probes could be attached, where, and why the others could not.
+//! The kernel's side of the agent: which probes could be attached, where, and why not elsewhere.
 //!
-//! Loading never fails as a whole. Whatever the kernel refuses becomes a [`ProbeReport`] with a reason, and the sensor
-//! that wanted the probe uses what is left.
+//! Loading never fails as a whole. Each probe climbs down its [`ladder`] of hooks to the first that this kernel gives; what is
+//! passed over keeps its reason in a [`ProbeReport`], and the sensor that wanted the probe uses what was taken.
 
+mod attach;
+mod failure;
 mod iter;
+pub mod ladder;
 mod load;
+mod offer;
 mod offsets;
 mod report;
+mod samples;
 
+pub use attach::{FaultMaps, ListenerProbes, Shared, Sojourns};
 pub use iter::IterHandle;
-pub use load::{FaultMaps, Kernel, ListenerProbes};
+pub use ladder::Hook;
+pub use load::{Kernel, Wanted};
 pub use report::{Probe, ProbeReport, ProbeState};
+pub use samples::{Plain, decode, pass};

@@ -3,12 +3,15 @@
 //! [`MEMBERS`] is the whole list: a probe that needs another member gets another row. A member that this kernel lacks
 //! disables the probes that need it, by name, and nothing else.
 
-use std::collections::HashMap;
+use std::{collections::BTreeMap, fmt};
 
 use btf_rs::{Btf, BtfType, Type};
 use spillway_ebpf::{ABSENT, Offsets};
 
-use super::report::Probe::{self, AcceptQueue, ProcessLife, ProcessMemory};
+use super::ladder::{
+    Hook::{self, AcceptFexit, AcceptKprobe, LifeBtf, LifeRaw, ListenerIter, TaskIter, TaskIterPlain},
+    Shortfall, Why,
+};
 
 /// One member of a kernel struct, who needs it, and where its offset goes.
 struct Member {
@@ -16,81 +19,139 @@ struct Member {
     of: &'static str,
     /// The way to the member; anonymous structs and unions are looked through.
     path: &'static str,
-    needed_by: &'static [Probe],
+    /// What it must be, or the programs would read something else.
+    form: Form,
+    needed_by: &'static [Hook],
     slot: fn(&mut Offsets) -> &mut u32,
 }
 
+/// Form of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// An integer, or a struct of nothing else such as `atomic_t`, of so many bytes.
+    Bytes(usize),
+    Pointer,
+}
+
+use Form::{Bytes, Pointer};
+
+const TASKS: &[Hook] = &[TaskIter, TaskIterPlain];
+const TASKS_AND_LIFE: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw];
+const LIFE: &[Hook] = &[LifeBtf, LifeRaw];
+const LISTENERS: &[Hook] = &[ListenerIter];
+const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
+
 const MEMBERS: &[Member] = &[
-    row("task_struct", "tgid", &[ProcessMemory, ProcessLife, AcceptQueue], |o| &mut o.task_tgid),
-    row("task_struct", "pid", &[ProcessMemory, ProcessLife], |o| &mut o.task_pid),
-    row("task_struct", "group_leader", &[ProcessLife], |o| &mut o.task_group_leader),
-    row("task_struct", "real_parent", &[ProcessMemory], |o| &mut o.task_real_parent),
-    row("task_struct", "start_boottime", &[ProcessMemory, ProcessLife], |o| &mut o.task_start_boottime),
-    row("task_struct", "mm", &[ProcessMemory], |o| &mut o.task_mm),
-    row("task_struct", "comm", &[ProcessMemory], |o| &mut o.task_comm),
-    row("task_struct", "cgroups", &[ProcessMemory], |o| &mut o.task_cgroups),
-    row("task_struct", "signal", &[ProcessLife], |o| &mut o.task_signal),
-    row("signal_struct", "live", &[ProcessLife], |o| &mut o.signal_live),
-    row("cgroup", "kn", &[ProcessMemory], |o| &mut o.cgroup_kn),
-    row("kernfs_node", "id", &[ProcessMemory], |o| &mut o.kernfs_node_id),
-    row("file", "f_inode", &[AcceptQueue], |o| &mut o.file_inode),
-    row("file", "private_data", &[AcceptQueue], |o| &mut o.file_private_data),
-    row("inode", "i_mode", &[AcceptQueue], |o| &mut o.inode_mode),
-    row("socket", "sk", &[AcceptQueue], |o| &mut o.socket_sk),
-    row("sock", "__sk_common.skc_family", &[AcceptQueue], |o| &mut o.sock_family),
-    row("sock", "__sk_common.skc_state", &[AcceptQueue], |o| &mut o.sock_state),
-    row("sock", "__sk_common.skc_num", &[AcceptQueue], |o| &mut o.sock_num),
-    row("sock", "__sk_common.skc_rcv_saddr", &[AcceptQueue], |o| &mut o.sock_rcv_saddr),
-    row("sock", "__sk_common.skc_v6_rcv_saddr", &[AcceptQueue], |o| &mut o.sock_v6_rcv_saddr),
-    row("sock", "__sk_common.skc_net.net", &[AcceptQueue], |o| &mut o.sock_net),
-    row("net", "ns.inum", &[AcceptQueue], |o| &mut o.net_inum),
-    row("sock", "sk_protocol", &[AcceptQueue], |o| &mut o.sock_protocol),
-    row("sock", "sk_ack_backlog", &[AcceptQueue], |o| &mut o.sock_ack_backlog),
-    row("sock", "sk_max_ack_backlog", &[AcceptQueue], |o| &mut o.sock_max_ack_backlog),
+    row("task_struct", "tgid", Bytes(4), &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, ListenerIter], |o| {
+        &mut o.task_tgid
+    }),
+    row("task_struct", "pid", Bytes(4), TASKS_AND_LIFE, |o| &mut o.task_pid),
+    row("task_struct", "group_leader", Pointer, LIFE, |o| &mut o.task_group_leader),
+    row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
+    row("task_struct", "start_boottime", Bytes(8), TASKS_AND_LIFE, |o| &mut o.task_start_boottime),
+    row("task_struct", "mm", Pointer, TASKS, |o| &mut o.task_mm),
+    row("task_struct", "comm", Bytes(16), TASKS, |o| &mut o.task_comm),
+    row("task_struct", "cgroups", Pointer, TASKS, |o| &mut o.task_cgroups),
+    row("task_struct", "signal", Pointer, LIFE, |o| &mut o.task_signal),
+    row("signal_struct", "live", Bytes(4), LIFE, |o| &mut o.signal_live),
+    row("cgroup", "kn", Pointer, TASKS, |o| &mut o.cgroup_kn),
+    row("kernfs_node", "id", Bytes(8), TASKS, |o| &mut o.kernfs_node_id),
+    row("bpf_map", "id", Bytes(4), &[TaskIter], |o| &mut o.map_id),
+    row("bpf_array", "pptrs", Pointer, &[TaskIter], |o| &mut o.array_slots),
+    row("file", "f_inode", Pointer, LISTENERS, |o| &mut o.file_inode),
+    row("file", "private_data", Pointer, LISTENERS, |o| &mut o.file_private_data),
+    row("inode", "i_mode", Bytes(2), LISTENERS, |o| &mut o.inode_mode),
+    row("socket", "sk", Pointer, LISTENERS, |o| &mut o.socket_sk),
+    row("sock", "__sk_common.skc_family", Bytes(2), ACCEPT, |o| &mut o.sock_family),
+    row("sock", "__sk_common.skc_state", Bytes(1), LISTENERS, |o| &mut o.sock_state),
+    row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
+    row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
+    row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
+    row("sock", "__sk_common.skc_net.net", Pointer, LISTENERS, |o| &mut o.sock_net),
+    row("net", "ns.inum", Bytes(4), LISTENERS, |o| &mut o.net_inum),
+    row("sock", "sk_protocol", Bytes(2), ACCEPT, |o| &mut o.sock_protocol),
+    row("sock", "sk_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_ack_backlog),
+    row("sock", "sk_max_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_max_ack_backlog),
     // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
-    row("sock", "sk_drops", &[], |o| &mut o.sock_drops),
-    row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", &[AcceptQueue], |o| &mut o.accept_head),
-    row("request_sock", "sk", &[AcceptQueue], |o| &mut o.request_sk),
-    row("tcp_sock", "lsndtime", &[AcceptQueue], |o| &mut o.tcp_lsndtime),
+    row("sock", "sk_drops", Bytes(4), &[], |o| &mut o.sock_drops),
+    row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, LISTENERS, |o| &mut o.accept_head),
+    row("request_sock", "sk", Pointer, LISTENERS, |o| &mut o.request_sk),
+    row("tcp_sock", "rcvq_space.time", Bytes(8), ACCEPT, |o| &mut o.tcp_established),
 ];
 
 const fn row(
     of: &'static str,
     path: &'static str,
-    needed_by: &'static [Probe],
+    form: Form,
+    needed_by: &'static [Hook],
     slot: fn(&mut Offsets) -> &mut u32,
 ) -> Member {
-    Member { of, path, needed_by, slot }
+    Member { of, path, form, needed_by, slot }
 }
 
-/// Offsets on this kernel, and why some probes cannot do without what is missing.
+/// Offsets on this kernel, and the hooks that cannot do without what is missing.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) offsets: Offsets,
-    pub(super) missing: HashMap<Probe, String>,
+    pub(super) ruled_out: BTreeMap<Hook, Shortfall>,
 }
 
 /// Looks every member up. `memory_v1` says that the memory controller is mounted as cgroup version 1, so that a
 /// process's charge follows that hierarchy and not the default one.
 pub(super) fn find(btf: &Btf, memory_v1: bool) -> Found {
     let mut found = Found::default();
-    for member in MEMBERS {
-        let offset = offset_of(btf, member.of, member.path);
-        if offset.is_none() {
-            for &probe in member.needed_by {
-                found
-                    .missing
-                    .entry(probe)
-                    .or_insert_with(|| format!("this kernel's struct {} has no {}", member.of, member.path));
-            }
+    let mut rule_out = |hooks: &[Hook], reason: String| {
+        for &hook in hooks {
+            found.ruled_out.entry(hook).or_insert_with(|| Shortfall::new(Why::Unsupported, &reason));
         }
+    };
+    for member in MEMBERS {
+        let offset = locate(btf, member).map_err(|reason| rule_out(member.needed_by, reason));
         *(member.slot)(&mut found.offsets) = offset.unwrap_or(ABSENT);
     }
-    if let Err(reason) = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets))
-    {
-        found.missing.entry(ProcessMemory).or_insert(reason);
+    let rest = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
+    if let Err(reason) = rest {
+        rule_out(TASKS, reason);
     }
     found
+}
+
+fn locate(btf: &Btf, member: &Member) -> Result<u32, String> {
+    let Member { of, path, form, .. } = member;
+    let (offset, found) =
+        find_member(btf, of, path).ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
+    let is = form_of(btf, &found);
+    if is == Some(*form) {
+        Ok(offset)
+    } else {
+        let is = is.map_or_else(|| "something else".to_owned(), |is| is.to_string());
+        Err(format!("this kernel's {of}.{path} is {is}, not {form}"))
+    }
+}
+
+/// Form of a member of this type; of an array without a length, that of its elements.
+fn form_of(btf: &Btf, of: &Type) -> Option<Form> {
+    match of {
+        Type::Int(of) => Some(Bytes(of.size())),
+        Type::Enum(of) => Some(Bytes(of.size())),
+        Type::Struct(of) | Type::Union(of) => Some(Bytes(of.size())),
+        Type::Ptr(_) => Some(Pointer),
+        Type::Array(array) => match (form_of(btf, &plain(btf, array)?)?, array.len()) {
+            (element, 0) => Some(element),
+            (Bytes(bytes), elements) => Some(Bytes(bytes * elements)),
+            (Pointer, _) => None,
+        },
+        _ => None,
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bytes(bytes) => write!(f, "{bytes} bytes"),
+            Pointer => f.write_str("a pointer"),
+        }
+    }
 }
 
 /// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct percpu_counter`,
@@ -98,16 +159,17 @@ pub(super) fn find(btf: &Btf, memory_v1: bool) -> Found {
 fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
     let unknown = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
     let (base, of) = member(btf, &structure(btf, "mm_struct").ok_or_else(unknown)?, "rss_stat").ok_or_else(unknown)?;
-    let (count, stride) = match of {
+    let (count, stride, slots) = match of {
         Type::Array(_) => {
             let counter = structure(btf, "percpu_counter").ok_or_else(unknown)?;
-            (offset_of(btf, "percpu_counter", "count").ok_or_else(unknown)?, size_of_struct(&counter))
+            let count = offset_of(btf, "percpu_counter", "count").ok_or_else(unknown)?;
+            let slots = offset_of(btf, "percpu_counter", "counters").ok_or_else(unknown)?;
+            (count, size_of_struct(&counter).ok_or_else(unknown)?, base + slots)
         }
-        Type::Struct(_) => (member(btf, &of, "count").ok_or_else(unknown)?.0, Some(8)),
+        Type::Struct(_) => (member(btf, &of, "count").ok_or_else(unknown)?.0, size_of::<u64>() as u32, ABSENT),
         _ => return Err(unknown()),
     };
-    offsets.mm_rss_count = base + count;
-    offsets.mm_rss_stride = stride.ok_or_else(unknown)?;
+    (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) = (base + count, stride, slots);
     Ok(())
 }
 
@@ -126,16 +188,26 @@ fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), Strin
     Ok(())
 }
 
-/// Byte offset of the member at `path`, dots between its steps.
 fn offset_of(btf: &Btf, of: &str, path: &str) -> Option<u32> {
-    let mut at = structure(btf, of)?;
-    let mut offset = 0;
-    for step in path.split('.') {
+    find_member(btf, of, path).map(|(offset, _)| offset)
+}
+
+/// Byte offset and type of the member at `path`, dots between its steps.
+fn find_member(btf: &Btf, of: &str, path: &str) -> Option<(u32, Type)> {
+    path.split('.').try_fold((0, structure(btf, of)?), |(offset, at), step| {
         let (by, to) = member(btf, &at, step)?;
-        offset += by;
-        at = to;
+        Some((offset + by, to))
+    })
+}
+
+/// How many parameters a kernel function takes.
+pub(super) fn parameters_of(btf: &Btf, function: &str) -> Option<usize> {
+    let found = btf.resolve_types_by_name(function).ok()?;
+    let of = found.iter().find_map(|found| if let Type::Func(of) = found { Some(of) } else { None })?;
+    match btf.resolve_chained_type(of).ok()? {
+        Type::FuncProto(of) => Some(of.parameters.len()),
+        _ => None,
     }
-    Some(offset)
 }
 
 fn structure(btf: &Btf, name: &str) -> Option<Type> {

@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A probe by its job. Each has one sensor, and a fallback or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+use super::ladder::{LADDERS, Offer, Passed, Rung, Shortfall, Why, climb};
+
+/// A probe by its job. Each has one sensor, and a ladder of hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// Memory of every process.
@@ -16,41 +18,43 @@ pub enum Probe {
     ProcessLife,
     /// Accept queues of every listener.
     AcceptQueue,
+    /// How long connections wait for accept().
+    AcceptSojourn,
 }
 
 /// What became of a probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProbeState {
-    /// Attached at the first choice.
+    /// All that it should tell is told.
     Attached,
-    /// Not attached; the same is learnt in another way.
-    Degraded {
-        /// What the kernel refused, or lacks.
-        reason: String,
-    },
-    /// Not attached, and nothing takes its place.
-    Off {
-        /// What the kernel refused, or lacks.
-        reason: String,
-    },
+    /// Less is told, or at a higher price.
+    Degraded,
+    /// Nothing is told.
+    Off,
 }
 
-/// A probe, the hook or source in use, and why.
+/// A probe, the hook or source in use, and why those above it are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbeReport {
     /// Which.
     pub probe: Probe,
+    /// What became of it.
+    pub state: ProbeState,
     /// Where it is attached, or what is read in its place.
     pub source: &'static str,
-    /// What became of it.
-    #[serde(flatten)]
-    pub state: ProbeState,
+    /// What is lost against the best hook; `None` where nothing is.
+    pub lacks: Option<&'static str>,
+    /// Why the best hook is not in use; `None` where nothing is lost.
+    reason: Option<String>,
+    /// Rungs that were passed over, the best first.
+    pub passed_over: Vec<Passed>,
 }
 
 impl Probe {
     /// Every probe.
-    pub const ALL: [Self; 4] = [Self::ProcessMemory, Self::FaultSamples, Self::ProcessLife, Self::AcceptQueue];
+    pub const ALL: [Self; 5] =
+        [Self::ProcessMemory, Self::FaultSamples, Self::ProcessLife, Self::AcceptQueue, Self::AcceptSojourn];
 
     /// Its name in logs, metrics and configuration.
     pub fn name(self) -> &'static str {
@@ -59,57 +63,76 @@ impl Probe {
             Self::FaultSamples => "fault_samples",
             Self::ProcessLife => "process_life",
             Self::AcceptQueue => "accept_queue",
+            Self::AcceptSojourn => "accept_sojourn",
         }
     }
+}
 
-    /// Where its programs attach.
-    pub fn hook(self) -> &'static str {
+impl ProbeState {
+    /// Its name in print and metrics.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::ProcessMemory => "iter/task",
-            Self::FaultSamples => "perf software event PAGE_FAULTS",
-            Self::ProcessLife => "raw tracepoints sched_process_{fork,exec,exit}",
-            Self::AcceptQueue => "iter/bpf_map_elem, iter/task_file, raw tracepoint inet_sock_set_state",
-        }
-    }
-
-    /// What the sensor reads where the probe is not attached; `None` where nothing takes its place.
-    pub fn fallback(self) -> Option<&'static str> {
-        match self {
-            Self::ProcessMemory => Some("/proc/PID/{stat,status}"),
-            Self::FaultSamples => None,
-            Self::ProcessLife => Some("comparing scans"),
-            Self::AcceptQueue => Some("sock_diag"),
+            Self::Attached => "attached",
+            Self::Degraded => "degraded",
+            Self::Off => "off",
         }
     }
 }
 
 impl ProbeReport {
-    /// The report on a probe that was attached, or not, for the reason given.
-    pub fn new(probe: Probe, attached: Result<(), String>) -> Self {
-        match (attached, probe.fallback()) {
-            (Ok(()), _) => Self { probe, source: probe.hook(), state: ProbeState::Attached },
-            (Err(reason), Some(source)) => Self { probe, source, state: ProbeState::Degraded { reason } },
-            (Err(reason), None) => Self { probe, source: "nothing", state: ProbeState::Off { reason } },
-        }
+    /// The report on a probe that took `rung`, or none, after passing over others.
+    pub fn new(probe: Probe, rung: Option<&Rung>, passed_over: Vec<Passed>) -> Self {
+        let (state, source, lacks) = match rung {
+            None => (ProbeState::Off, "nothing", Some("nothing takes its place")),
+            Some(rung) if rung.lacks.is_some() => (ProbeState::Degraded, rung.at, rung.lacks),
+            Some(rung) => (ProbeState::Attached, rung.at, None),
+        };
+        let reason = lacks.map(|_| match passed_over.first() {
+            Some(passed) => passed.shortfall.reason.clone(),
+            None => "it has no hook".to_owned(),
+        });
+        Self { probe, state, source, lacks, reason, passed_over }
     }
 
-    /// Why the probe is not attached; `None` where it is.
+    /// Reports where BPF is not used at all.
+    pub fn without_bpf(shortfall: &Shortfall) -> Vec<Self> {
+        let mut offer = Offer { no_bpf: Some(shortfall.clone()), ..Offer::default() };
+        super::offer::rule_on_listeners(&mut offer, None);
+        LADDERS
+            .iter()
+            .map(|ladder| {
+                let (rung, passed) = climb(ladder.rungs, &offer);
+                Self::new(ladder.probe, rung, passed)
+            })
+            .collect()
+    }
+
+    /// Why the probe is not all that it should be; `None` where it is.
     pub fn reason(&self) -> Option<&str> {
-        match &self.state {
-            ProbeState::Attached => None,
-            ProbeState::Degraded { reason } | ProbeState::Off { reason } => Some(reason),
-        }
+        self.reason.as_deref()
     }
 }
 
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.state {
-            ProbeState::Attached => write!(f, "probe {} attached: {}", self.probe.name(), self.source),
-            ProbeState::Degraded { reason } => {
-                write!(f, "probe {} not attached: {reason}; {} is used instead", self.probe.name(), self.source)
+        let name = self.probe.name();
+        match (self.state, self.reason(), self.lacks) {
+            (ProbeState::Degraded, Some(reason), Some(lacks)) => {
+                write!(f, "probe {name} not attached: {reason}; {} is used instead: {lacks}", self.source)
             }
-            ProbeState::Off { reason } => write!(f, "probe {} not attached: {reason}", self.probe.name()),
+            (ProbeState::Off, Some(reason), _) => write!(f, "probe {name} not attached: {reason}"),
+            _ => write!(f, "probe {name} attached: {}", self.source),
         }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsupported => "unsupported",
+            Self::Refused => "refused",
+            Self::Broken => "broken",
+            Self::Unwanted => "unwanted",
+        })
     }
 }

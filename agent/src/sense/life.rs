@@ -6,8 +6,8 @@ use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample};
 use super::{
     Fact, Lost,
     processes::{ns_per_tick, sample_id},
-    samples,
 };
+use crate::kernel::decode;
 
 /// How many births and deaths there were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl LifeSensor {
     /// Empties the ring, and hands each fact to `each`. A birth is counted only: the next scan sees the process whole.
     pub fn drain(&mut self, lost: &mut Lost, mut each: impl FnMut(Fact)) {
         while let Some(item) = self.ring.next() {
-            let Some(sample) = samples::decode::<LifeSample>(&item).next() else {
+            let Some(sample) = decode::<LifeSample>(&item).next() else {
                 lost.count("short_read");
                 continue;
             };

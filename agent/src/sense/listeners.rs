@@ -1,7 +1,7 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
-//! With BPF each listener is read by its socket's address: depth, limit, drops and the age of the connection that has
-//! waited longest. Without it `sock_diag` tells depth, limit and drops, and no age.
+//! With BPF each listener is read by its socket's address: depth, limit, drops, the age of the connection that has waited
+//! longest, and where accept() can be followed how long each waited. Without it `sock_diag` tells depth, limit and drops.
 //!
 //! Who owns a socket is learnt from who called listen(), and every [`OWNER_REFRESH_SECS`] from who holds it, so that a
 //! server whose parent went away is still named.
@@ -16,15 +16,12 @@ use std::{
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample, SocketOwnerSample, TCP_LISTEN};
 
-use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, samples, sock_diag::SockDiag};
-use crate::kernel::ListenerProbes;
+use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, sock_diag::SockDiag, waits::Waits};
+use crate::kernel::{ListenerProbes, Sojourns, pass};
 
 /// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every file of every process,
 /// short against a page.
 const OWNER_REFRESH_SECS: f64 = 10.0;
-
-/// Jiffies that must pass before their length is known well enough: within 10 %, for an age that is good to a jiffy.
-const JIFFIES_TO_MEASURE: u64 = 10;
 
 const AF_INET6: u16 = libc::AF_INET6 as u16;
 
@@ -37,7 +34,7 @@ pub struct ListenerSensor {
 }
 
 enum Source {
-    Probes { probes: ListenerProbes, known: HashMap<u64, Known>, jiffies: Jiffies },
+    Probes { probes: ListenerProbes, known: HashMap<u64, Known> },
     SockDiag(SockDiag),
 }
 
@@ -50,19 +47,14 @@ struct Known {
     cgroup: Arc<str>,
     pid: u32,
     seen: bool,
-}
-
-/// How long a jiffy is, measured between the first sample and the latest.
-#[derive(Debug, Default)]
-struct Jiffies {
-    first: Option<(u64, u64)>,
+    waits: Waits,
 }
 
 impl ListenerSensor {
     /// A sensor over the probes, or over `sock_diag` without them.
     pub fn new(probes: Option<ListenerProbes>, hierarchy: Hierarchy) -> Self {
         let source = match probes {
-            Some(probes) => Source::Probes { probes, known: HashMap::new(), jiffies: Jiffies::default() },
+            Some(probes) => Source::Probes { probes, known: HashMap::new() },
             None => Source::SockDiag(SockDiag::default()),
         };
         Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
@@ -79,12 +71,12 @@ impl ListenerSensor {
             self.refreshed = Some(now);
         }
         match &mut self.source {
-            Source::Probes { probes, known, jiffies } => {
+            Source::Probes { probes, known } => {
                 if refresh {
                     find_owners(probes, known, &self.cgroups, &mut self.buffer, lost)?;
                 }
                 let mut closed = Vec::new();
-                samples::pass(&probes.scan, &mut self.buffer, lost, |sample: ListenerSample| {
+                let rest = pass(&probes.scan, &mut self.buffer, |sample: ListenerSample| {
                     if sample.state != TCP_LISTEN {
                         return closed.push(sample.sock);
                     }
@@ -96,8 +88,9 @@ impl ListenerSensor {
                         *known = fresh();
                     }
                     known.seen = true;
-                    each(fact(&sample, known, jiffies));
+                    each(known.fact(&sample, probes.sojourns.as_ref()));
                 })?;
+                lost.short_read(rest);
                 for sock in closed {
                     // It closed while the tracepoint could not say so.
                     let _ = probes.known.remove(&sock);
@@ -121,10 +114,11 @@ fn find_owners(
     lost: &mut Lost,
 ) -> io::Result<()> {
     let mut holders = HashMap::new();
-    samples::pass(&probes.find, buffer, lost, |owner: SocketOwnerSample| {
+    let rest = pass(&probes.find, buffer, |owner: SocketOwnerSample| {
         // Processes come in order of pid: of a master and its workers the master holds it first.
         holders.entry(owner.sock).or_insert(owner.pid);
     })?;
+    lost.short_read(rest);
     for (sock, known) in known {
         if !Path::new("/proc").join(known.pid.to_string()).exists()
             && let Some(&pid) = holders.get(sock)
@@ -146,77 +140,71 @@ fn address(sample: &ListenerSample) -> SocketAddr {
     SocketAddr::new(ip, sample.port)
 }
 
-fn fact(sample: &ListenerSample, known: &Known, jiffies: &mut Jiffies) -> ListenerFact {
-    let oldest_wait_us = match sample.head {
+/// How long the head of the queue has waited; `None` where it could not be seen.
+fn oldest_wait_us(sample: &ListenerSample) -> Option<u64> {
+    match sample.head {
         HEAD_NONE => Some(0),
-        HEAD_SEEN => jiffies.age_us(sample),
+        HEAD_SEEN => Some((sample.now_ns / 1_000).saturating_sub(sample.head_us)),
         _ => None,
-    };
-    // The head still has its time where the reader was not given the length of a jiffy yet.
-    jiffies.first.get_or_insert((sample.now_ns, sample.now_jiffies));
-    ListenerFact {
-        netns: sample.netns,
-        addr: known.addr.clone(),
-        cgroup: known.cgroup.clone(),
-        pid: Some(known.pid),
-        backlog: sample.backlog,
-        backlog_max: sample.backlog_max,
-        accepted_total: None,
-        overflows_total: Some(u64::from(sample.drops)),
-        sojourn_min_us: None,
-        sojourn_mean_us: None,
-        sojourn_p99_us: None,
-        oldest_wait_us,
     }
 }
 
 impl Known {
     fn new(socket: SocketAddr, pid: u32, cgroups: &CgroupPaths) -> Self {
         let (cgroup, _) = cgroups.of_process(pid);
-        Self { socket, listened_pid: pid, addr: Arc::from(socket.to_string()), cgroup, pid, seen: false }
+        Self {
+            socket,
+            listened_pid: pid,
+            addr: Arc::from(socket.to_string()),
+            cgroup,
+            pid,
+            seen: false,
+            waits: Waits::default(),
+        }
     }
-}
 
-impl Jiffies {
-    /// How long the head has waited; `None` until a jiffy's length is known.
-    fn age_us(&self, sample: &ListenerSample) -> Option<u64> {
-        let (first_ns, first_jiffies) = self.first?;
-        let passed = sample.now_jiffies.checked_sub(first_jiffies).filter(|&passed| passed >= JIFFIES_TO_MEASURE)?;
-        let jiffy_us = sample.now_ns.saturating_sub(first_ns) as f64 / passed as f64 / 1e3;
-        // Both are the low half of the same counter, which wraps. A head from the future was established since.
-        let waited = (sample.now_jiffies as u32).wrapping_sub(sample.head_jiffies) as i32;
-        Some((f64::from(waited.max(0)) * jiffy_us) as u64)
+    fn fact(&mut self, sample: &ListenerSample, sojourns: Option<&Sojourns>) -> ListenerFact {
+        // The histogram is asked for only where a connection was accepted since the last look.
+        let interval = sojourns
+            .filter(|_| sample.accepted_total != self.waits.accepted_total())
+            .and_then(|sojourns| self.waits.advance(&sojourns.get(&sample.sock, 0).ok()?.0));
+        ListenerFact {
+            netns: sample.netns,
+            addr: self.addr.clone(),
+            cgroup: self.cgroup.clone(),
+            pid: Some(self.pid),
+            backlog: sample.backlog,
+            backlog_max: sample.backlog_max,
+            accepted_total: sojourns.map(|_| self.waits.accepted_total()),
+            overflows_total: Some(u64::from(sample.drops)),
+            sojourn_min_us: interval.map(|waits| waits.min_us),
+            sojourn_mean_us: interval.map(|waits| waits.mean_us),
+            sojourn_p99_us: interval.map(|waits| waits.p99_us),
+            oldest_wait_us: oldest_wait_us(sample),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use spillway_ebpf::HEAD_MOVING;
+
     use super::*;
 
-    fn sample(now_ns: u64, now_jiffies: u64, head_jiffies: u32) -> ListenerSample {
-        ListenerSample { now_ns, now_jiffies, head_jiffies, head: HEAD_SEEN, ..ListenerSample::default() }
+    fn with_head(head: u16, head_us: u64) -> ListenerSample {
+        ListenerSample { now_ns: 5_000_999, head, head_us, ..ListenerSample::default() }
     }
 
     #[test]
-    fn a_jiffy_is_measured_before_it_is_used() {
-        let mut jiffies = Jiffies { first: Some((0, 1_000)) };
-        assert_eq!(jiffies.age_us(&sample(8_000_000, 1_002, 1_001)), None);
-        assert_eq!(jiffies.age_us(&sample(400_000_000, 1_100, 1_075)), Some(100_000));
-        jiffies.first = None;
-        assert_eq!(jiffies.age_us(&sample(400_000_000, 1_100, 1_075)), None);
-    }
-
-    #[test]
-    fn the_low_half_of_jiffies_wraps() {
-        let start = u64::from(u32::MAX) - 100;
-        let jiffies = Jiffies { first: Some((0, start)) };
-        assert_eq!(jiffies.age_us(&sample(200_000_000, start + 200, u32::MAX - 50)), Some(150_000));
+    fn a_head_is_as_old_as_its_connection() {
+        assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 2_000)), Some(3_000));
+        assert_eq!(oldest_wait_us(&with_head(HEAD_NONE, 0)), Some(0));
+        assert_eq!(oldest_wait_us(&with_head(HEAD_MOVING, 0)), None);
     }
 
     #[test]
     fn a_head_from_the_future_has_not_waited() {
-        let jiffies = Jiffies { first: Some((0, 0)) };
-        assert_eq!(jiffies.age_us(&sample(100_000_000, 100, 102)), Some(0));
+        assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 6_000)), Some(0));
     }
 
     #[test]

@@ -14,6 +14,13 @@ impl Lost {
         *self.totals.entry(what).or_default() += 1;
     }
 
+    /// Counts a pass that ended within a sample, of which so many bytes were left.
+    pub fn short_read(&mut self, rest_bytes: usize) {
+        if rest_bytes != 0 {
+            self.count("short_read");
+        }
+    }
+
     /// Counts a read that failed as a whole, and logs the first of its kind: a sensor that fails does so at each tick.
     pub fn failed(&mut self, what: &'static str, error: &dyn std::error::Error) {
         if !self.totals.contains_key(what) {

@@ -11,9 +11,9 @@ mod lost;
 mod observation;
 mod pressure;
 mod processes;
-mod samples;
 mod sensors;
 mod sock_diag;
+mod waits;
 
 pub use cgroups::{CgroupPaths, Hierarchy};
 pub use faults::FaultSensor;

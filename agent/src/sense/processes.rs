@@ -9,8 +9,8 @@ use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::{Process, all_processes};
 use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, TaskSample};
 
-use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId, samples};
-use crate::kernel::IterHandle;
+use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId};
+use crate::kernel::{IterHandle, pass};
 
 /// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24 bytes.
 const NAMES_MAX: usize = 4_096;
@@ -66,9 +66,9 @@ impl ProcessSensor {
         mut each: impl FnMut(ProcessFact),
     ) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let scanned = samples::pass(iter, &mut buffer, lost, |sample: TaskSample| each(self.fact(&sample)));
+        let scanned = pass(iter, &mut buffer, |sample: TaskSample| each(self.fact(&sample)));
         self.buffer = buffer;
-        scanned
+        scanned.map(|rest| lost.short_read(rest))
     }
 
     fn fact(&mut self, sample: &TaskSample) -> ProcessFact {

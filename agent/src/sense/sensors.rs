@@ -8,7 +8,7 @@ use super::{
     Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation, PressureSensor,
     ProcessSensor,
 };
-use crate::kernel::{Kernel, ProbeReport};
+use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
 /// The sensors of this host.
 pub struct Sensors {
@@ -24,8 +24,14 @@ pub struct Sensors {
 impl Sensors {
     /// Attaches what this kernel allows, and falls back for the rest. Never fails: see [`Sensors::reports`].
     pub fn start() -> Self {
+        Self::start_without(&[])
+    }
+
+    /// As [`Sensors::start`], with hooks that are not to be used.
+    pub fn start_without(unwanted: &[Hook]) -> Self {
         let hierarchy = Hierarchy::detect();
-        Self::over(Kernel::load(hierarchy.is_v1()), hierarchy)
+        let wanted = Wanted { memory_v1: hierarchy.is_v1(), unwanted: unwanted.to_vec() };
+        Self::over(Kernel::load(&wanted), hierarchy)
     }
 
     /// Sensors that use no BPF, for the reason given.

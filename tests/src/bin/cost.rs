@@ -22,7 +22,7 @@ use clap::Parser;
 use serde_json::json;
 use spillway_agent::{
     detect::PROCESS_STATE_BYTES,
-    kernel::Kernel,
+    kernel::{Kernel, Wanted},
     sense::{Hierarchy, Lost, ProcessSensor},
 };
 use spillway_tests::Workload;
@@ -150,7 +150,7 @@ fn print(rows: &[Row]) {
 /// of known pids does not.
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let hierarchy = Hierarchy::detect();
-    let mut kernel = Kernel::load(hierarchy.is_v1());
+    let mut kernel = Kernel::load(&Wanted { memory_v1: hierarchy.is_v1(), ..Wanted::default() });
     if let Some(report) = kernel.reports.iter().find(|report| report.reason().is_some()) {
         bail!("the figures are those of BPF, and here {report}");
     }

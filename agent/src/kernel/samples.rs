@@ -2,17 +2,16 @@
 
 use std::{io, io::Read as _};
 
-use spillway_ebpf::{LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
+use spillway_ebpf::{CpuSlotSample, LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
 
-use super::Lost;
-use crate::kernel::IterHandle;
+use super::IterHandle;
 
 /// A sample type that any bytes of its size are a value of.
 ///
 /// # Safety
 ///
 /// The type must be `repr(C)` without padding, and valid for every bit pattern.
-pub(super) unsafe trait Plain: Copy {}
+pub unsafe trait Plain: Copy {}
 
 // SAFETY: `repr(C)`, integers and byte arrays alone, laid out without padding.
 unsafe impl Plain for TaskSample {}
@@ -22,24 +21,25 @@ unsafe impl Plain for LifeSample {}
 unsafe impl Plain for ListenerSample {}
 // SAFETY: as above.
 unsafe impl Plain for SocketOwnerSample {}
+// SAFETY: as above.
+unsafe impl Plain for CpuSlotSample {}
 
 /// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
 const READ_BYTES: usize = 64 << 10;
 
 /// Makes one pass and hands each sample to `each` as soon as it is read, while it is in the cache. `buffer` is used again
-/// by the next pass.
-pub(super) fn pass<T: Plain>(
-    iter: &IterHandle,
-    buffer: &mut Vec<u8>,
-    lost: &mut Lost,
-    mut each: impl FnMut(T),
-) -> io::Result<()> {
+/// by the next pass. Returns how many bytes at the end were no whole sample: none, unless something is wrong.
+///
+/// # Errors
+///
+/// Where the pass could not begin, or ended early; what was read until then was handed on.
+pub fn pass<T: Plain>(iter: &IterHandle, buffer: &mut Vec<u8>, mut each: impl FnMut(T)) -> io::Result<usize> {
     let mut file = iter.open()?;
     buffer.resize(READ_BYTES, 0);
     let mut filled = 0;
     loop {
         match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
+            Ok(0) => return Ok(filled),
             Ok(count) => {
                 filled += count;
                 decode(&buffer[..filled]).for_each(&mut each);
@@ -53,14 +53,10 @@ pub(super) fn pass<T: Plain>(
             Err(error) => return Err(error),
         }
     }
-    if filled != 0 {
-        lost.count("short_read");
-    }
-    Ok(())
 }
 
 /// Whole samples in `bytes`; a rest at the end is left out.
-pub(super) fn decode<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> + '_ {
+pub fn decode<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> + '_ {
     // SAFETY: the chunk has the size of `T`, which is valid for any bytes; the read asks for no alignment.
     bytes.chunks_exact(size_of::<T>()).map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
 }
@@ -73,7 +69,7 @@ mod tests {
     fn samples_have_no_padding() {
         assert_eq!(size_of::<TaskSample>(), 7 * 8 + 2 * 4 + 16);
         assert_eq!(size_of::<LifeSample>(), 8 + 2 * 4);
-        assert_eq!(size_of::<ListenerSample>(), 3 * 8 + 16 + 6 * 4 + 4 * 2);
+        assert_eq!(size_of::<ListenerSample>(), 5 * 8 + 16 + 6 * 4 + 4 * 2);
         assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);
     }
 

@@ -1,0 +1,136 @@
+//! `accept_*`: how long each connection waited in its accept queue, as a histogram a listener.
+//!
+//! A connection carries the time at which it entered the queue (see `established_us`), so one hook on accept() suffices,
+//! and nothing is kept of connections that nobody accepts.
+//!
+//! - Hook: fexit `inet_csk_accept`, `struct sock *(struct sock *sk, int flags, int *err, bool kern)` until 6.9,
+//!   `struct sock *(struct sock *sk, struct proto_accept_arg *arg)` since; process context, may have slept for any time.
+//!   The loader reads from BTF which of the two it is.
+//! - Or: kprobes on `inet_csk_accept`, which names the listener, and on `security_sock_graft(struct sock *sk,
+//!   struct socket *parent)`, which the same thread calls next with the connection. No return probe: a thread that blocks in accept()
+//!   holds one of a few instances of that, and calls beyond them would not be seen.
+//! - Minimum kernel: 5.5 (fexit), 4.9 (kprobe).
+//! - Cost: two reads, one lookup and three additions an accepted connection; the kprobes one map update and one lookup more.
+//! - Refuses: what is not TCP (Multipath TCP is not).
+
+use core::{arch::asm, ffi::c_void, hint::black_box};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{fexit, kprobe, map},
+    maps::{HashMap, LruHashMap},
+    programs::{FExitContext, ProbeContext},
+};
+use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
+
+use crate::{
+    kernel::count,
+    listeners::{established_us, is_tcp},
+};
+
+/// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048 listeners that accept anything
+/// take 3 MiB; that is a guess at the busiest node's, doubled, and a full map is counted.
+#[map]
+pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(2_048, 0);
+
+/// The listener that each thread last called accept() on. Threads that are gone fall out of it when it is full.
+#[map]
+static ACCEPTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
+
+/// A value is too large for a program's stack, so that a new entry is copied from here.
+static EMPTY: Sojourn = Sojourn::EMPTY;
+
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_exit_2(ctx: FExitContext) -> i32 {
+    // What it returned comes after its arguments; the helper that fetches it is there since 5.17 only.
+    accepted(ctx.arg(0), ctx.arg(2))
+}
+
+#[fexit(function = "inet_csk_accept")]
+pub fn accept_exit_4(ctx: FExitContext) -> i32 {
+    accepted(ctx.arg(0), ctx.arg(4))
+}
+
+#[kprobe]
+pub fn accept_enter(ctx: ProbeContext) -> u32 {
+    if let Some(listener) = ctx.arg::<u64>(0) {
+        let _ = ACCEPTING.insert(thread(), listener, 0);
+    }
+    0
+}
+
+#[kprobe]
+pub fn accept_graft(ctx: ProbeContext) -> u32 {
+    let thread = thread();
+    // Sockets of other kinds come by here too; their threads did not call inet_csk_accept() before.
+    if let (Some(child), Some(listener)) = (ctx.arg::<*const c_void>(0), ACCEPTING.get_ptr(thread)) {
+        // SAFETY: the entry lives while the program runs; only this thread writes it.
+        accepted(unsafe { *listener } as *const c_void, child);
+        let _ = ACCEPTING.remove(thread);
+    }
+    0
+}
+
+#[inline(always)]
+fn thread() -> u64 {
+    // SAFETY: a plain helper without arguments.
+    unsafe { bpf_get_current_pid_tgid() }
+}
+
+#[inline(always)]
+fn accepted(listener: *const c_void, child: *const c_void) -> i32 {
+    if !child.is_null() && is_tcp(child) == Some(true) {
+        // SAFETY: a plain helper without arguments.
+        let now_us = unsafe { bpf_ktime_get_ns() } / 1_000;
+        // A time of nothing, or of later: it is being established on another CPU just now.
+        let wait_us = established_us(child).map_or(0, |time| now_us.saturating_sub(time));
+        add(listener as u64, wait_us);
+    }
+    0
+}
+
+#[inline(always)]
+fn add(listener: u64, wait_us: u64) {
+    if SOJOURNS.get_ptr_mut(listener).is_none() {
+        // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
+        let _ = SOJOURNS.insert(listener, &EMPTY, u64::from(BPF_NOEXIST));
+    }
+    let Some(sojourn) = SOJOURNS.get_ptr_mut(listener) else { return count(Loss::SojournMapFull) };
+    // The compiler knows that a bucket is in range and would leave the check out; the verifier does not.
+    let bucket = black_box(Sojourn::bucket(wait_us));
+    if bucket >= SOJOURN_BUCKETS {
+        return;
+    }
+    // SAFETY: the entry lives while the program runs, its fields are aligned, and the bucket is in range.
+    unsafe {
+        add_u64(&raw mut (*sojourn).accepted_total, 1);
+        add_u64(&raw mut (*sojourn).wait_us_total, wait_us);
+        add_u32((&raw mut (*sojourn).buckets).cast::<u32>().add(bucket), 1);
+    }
+}
+
+/// Adds atomically. The target has the instruction and `core` no function for it, because it lacks compare-and-swap; kernels
+/// before 5.12 know no more either.
+///
+/// # Safety
+///
+/// `to` is valid and aligned.
+#[inline(always)]
+unsafe fn add_u64(to: *mut u64, value: u64) {
+    // SAFETY: the instruction adds to what the caller says is valid.
+    unsafe { asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack)) };
+}
+
+/// As [`add_u64`].
+///
+/// # Safety
+///
+/// `to` is valid and aligned.
+#[inline(always)]
+unsafe fn add_u32(to: *mut u32, value: u32) {
+    // SAFETY: the instruction adds to what the caller says is valid.
+    unsafe {
+        asm!("lock *(u32 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) u64::from(value), options(nostack))
+    };
+}

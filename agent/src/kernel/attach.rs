@@ -1,0 +1,246 @@
+//! Attaches one rung: loads its programs, hooks them up, and takes the maps through which they tell.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    Btf, Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, RingBuf, StackTraceMap},
+    programs::{
+        BtfTracePoint, FExit, Iter, KProbe, PerfEvent, Program, ProgramError, RawTracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::online_cpus,
+};
+use spillway_ebpf::{
+    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, Offsets, Sojourn,
+};
+
+use super::{
+    failure,
+    iter::IterHandle,
+    ladder::{Shortfall, Why},
+    samples::pass,
+};
+
+/// A struct shared with the BPF side, as the loader and the map wrappers want it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Shared<T>(pub T);
+
+// SAFETY: `Offsets` is `repr(C)` with `u32` fields alone: no padding, any bytes are valid.
+unsafe impl Pod for Shared<Offsets> {}
+// SAFETY: `FaultCount` is `repr(C)`, two u64 and eight u32: no padding, any bytes are valid.
+unsafe impl Pod for Shared<FaultCount> {}
+// SAFETY: `Sojourn` is `repr(C)`, two u64 and an even number of u32: no padding, any bytes are valid.
+unsafe impl Pod for Shared<Sojourn> {}
+
+/// Passes over every listener.
+pub struct ListenerProbes {
+    /// One sample a known listener.
+    pub scan: IterHandle,
+    /// Finds listeners that were there before the agent, and who holds them.
+    pub find: IterHandle,
+    /// Known listeners by socket address.
+    pub known: HashMap<MapData, u64, u32>,
+    /// Waits by the listener's socket address; `None` where accept() is not followed.
+    pub sojourns: Option<Sojourns>,
+}
+
+/// Waits by the listener's socket address.
+pub type Sojourns = HashMap<MapData, u64, Shared<Sojourn>>;
+
+/// Fault samples of each process.
+pub struct FaultMaps {
+    /// Counts by pid.
+    pub counts: HashMap<MapData, u32, Shared<FaultCount>>,
+    /// User stacks by id.
+    pub stacks: StackTraceMap<MapData>,
+}
+
+/// What rungs attach from and to.
+pub(super) struct Target<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    pub(super) btf: &'a Btf,
+    pub(super) offsets: &'a Offsets,
+    /// How many parameters this kernel's `inet_csk_accept` takes.
+    pub(super) accept_parameters: Option<usize>,
+}
+
+impl Target<'_> {
+    /// Where counts are per CPU, it is found out first where each CPU's are.
+    pub(super) fn tasks(&mut self, at: &str) -> Result<IterHandle, Shortfall> {
+        if self.offsets.mm_rss_slots != ABSENT {
+            self.find_cpu_slots()?;
+        }
+        self.iter("scan_tasks", "task", None, at)
+    }
+
+    fn find_cpu_slots(&mut self) -> Result<(), Shortfall> {
+        let id = match self.ebpf.map("CPU_SLOT") {
+            Some(Map::PerCpuArray(data)) => data.info().map_err(|error| failure::of("map CPU_SLOT", &error))?.id(),
+            _ => return Err(broken("the BPF object has no per-CPU array CPU_SLOT")),
+        };
+        self.set("CPU_SLOT_ID", id)?;
+        let find = self.iter("find_cpu_slots", "bpf_map", None, "iter/bpf_map")?;
+        let mut found = Vec::with_capacity(CPUS_MAX);
+        let each = |sample: CpuSlotSample| found.push(sample.slot.wrapping_sub(sample.base));
+        pass(&find, &mut Vec::new(), each).map_err(|error| failure::of_io("a pass of iter/bpf_map", &error))?;
+        if found.is_empty() {
+            return Err(broken("iter/bpf_map did not find the per-CPU slots of a map of ours"));
+        }
+        found.resize(CPUS_MAX, 0);
+        let offsets: CpuOffsets = found.try_into().map_err(|_| broken("there are more per-CPU slots than expected"))?;
+        self.set("CPU_OFFSETS", offsets)
+    }
+
+    /// Sets the one value of an array that stays with the programs.
+    fn set<T: Pod>(&mut self, name: &str, value: T) -> Result<(), Shortfall> {
+        let map = self.ebpf.map_mut(name).ok_or_else(|| broken(&format!("the BPF object has no map {name}")))?;
+        Array::<_, T>::try_from(map)
+            .and_then(|mut array| array.set(0, value, 0))
+            .map_err(|error| failure::of(&format!("map {name}"), &error))
+    }
+
+    pub(super) fn faults(&mut self, at: &str) -> Result<FaultMaps, Shortfall> {
+        let program: &mut PerfEvent = self.program("sample_faults")?;
+        program.load().map_err(|error| failure::of("perf event programs", &error))?;
+        let cpus = online_cpus().map_err(|(path, error)| failure::of_io(path, &error))?;
+        for cpu in cpus {
+            program
+                .attach(
+                    PerfEventConfig::Software(SoftwareEvent::PageFaults),
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Period(FAULT_SAMPLE_PERIOD_PAGES),
+                    false,
+                )
+                .map_err(|error| failure::of(at, &error))?;
+        }
+        Ok(FaultMaps { counts: self.take("FAULTS")?, stacks: self.take("FAULT_STACKS")? })
+    }
+
+    pub(super) fn life_btf(&mut self) -> Result<RingBuf<MapData>, Shortfall> {
+        for (name, tracepoint) in [
+            ("process_fork", "sched_process_fork"),
+            ("process_exec", "sched_process_exec"),
+            ("process_exit", "sched_process_exit"),
+        ] {
+            let btf = self.btf;
+            let program: &mut BtfTracePoint = self.program(name)?;
+            program
+                .load(tracepoint, btf)
+                .and_then(|()| program.attach())
+                .map_err(|error| failure::of(&format!("tp_btf {tracepoint}"), &error))?;
+        }
+        self.take("LIFE")
+    }
+
+    pub(super) fn life_raw(&mut self) -> Result<RingBuf<MapData>, Shortfall> {
+        for (name, tracepoint) in [
+            ("process_fork_raw", "sched_process_fork"),
+            ("process_exec_raw", "sched_process_exec"),
+            ("process_exit_raw", "sched_process_exit"),
+        ] {
+            self.raw_tracepoint(name, tracepoint)?;
+        }
+        self.take("LIFE")
+    }
+
+    /// The tracepoint goes first, so that no listener that appears while the old ones are found is missed.
+    pub(super) fn listeners(&mut self) -> Result<ListenerProbes, Shortfall> {
+        self.raw_tracepoint("socket_state", "inet_sock_set_state")?;
+        let find = self.iter("find_listeners", "task_file", None, "iter/task_file")?;
+        let scan = self.iter("scan_listeners", "bpf_map_elem", Some("LISTENERS"), "iter/bpf_map_elem")?;
+        Ok(ListenerProbes { scan, find, known: self.take("LISTENERS")?, sojourns: None })
+    }
+
+    /// What a function returns comes after its arguments, so that there is a program for each number of them.
+    pub(super) fn accept_fexit(&mut self, at: &str) -> Result<(), Shortfall> {
+        let name = match self.accept_parameters {
+            Some(2) => "accept_exit_2",
+            Some(4) => "accept_exit_4",
+            other => {
+                let reason = format!("this kernel's inet_csk_accept takes {other:?} parameters, not 2 or 4");
+                return Err(Shortfall::new(Why::Unsupported, reason));
+            }
+        };
+        let btf = self.btf;
+        let program: &mut FExit = self.program(name)?;
+        let attached = program.load("inet_csk_accept", btf).and_then(|()| program.attach());
+        attached.map(drop).map_err(|error| failure::of(at, &error))
+    }
+
+    /// The listener first: a connection whose thread was not seen to begin is not counted.
+    pub(super) fn accept_kprobe(&mut self) -> Result<(), Shortfall> {
+        for (name, function) in [("accept_enter", "inet_csk_accept"), ("accept_graft", "security_sock_graft")] {
+            let program: &mut KProbe = self.program(name)?;
+            program
+                .load()
+                .and_then(|()| program.attach(function, 0))
+                .map_err(|error| failure::of(&format!("kprobe {function}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Loads an iterator and links it, over `map` where it walks the elements of one.
+    pub(super) fn iter(
+        &mut self,
+        name: &str,
+        kind: &str,
+        map: Option<&str>,
+        at: &str,
+    ) -> Result<IterHandle, Shortfall> {
+        let btf = self.btf;
+        let program: &mut Iter = self.program(name)?;
+        program.load(kind, btf).map_err(|error| failure::of(at, &error))?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|error| failure::of(at, &error))?;
+        let map = match map {
+            Some(name) => match self.ebpf.map(name) {
+                Some(Map::HashMap(data)) => Some(data.fd().as_fd()),
+                _ => return Err(broken(&format!("the BPF object has no hash map {name}"))),
+            },
+            None => None,
+        };
+        IterHandle::attach(fd.as_fd(), map).map_err(|error| failure::of_io(at, &error))
+    }
+
+    fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<(), Shortfall> {
+        let program: &mut RawTracePoint = self.program(name)?;
+        program
+            .load()
+            .and_then(|()| program.attach(tracepoint))
+            .map(drop)
+            .map_err(|error| failure::of(&format!("raw_tp {tracepoint}"), &error))
+    }
+
+    fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, Shortfall>
+    where
+        &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
+        self.ebpf
+            .program_mut(name)
+            .ok_or_else(|| broken(&format!("the BPF object has no program {name}")))?
+            .try_into()
+            .map_err(|error: ProgramError| broken(&format!("program {name}: {error}")))
+    }
+
+    pub(super) fn take<T>(&mut self, name: &str) -> Result<T, Shortfall>
+    where
+        T: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        take(self.ebpf, name)
+    }
+}
+
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, Shortfall>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or_else(|| broken(&format!("the BPF object has no map {name}")))?
+        .try_into()
+        .map_err(|error: aya::maps::MapError| broken(&format!("map {name}: {error}")))
+}
+
+fn broken(reason: &str) -> Shortfall {
+    Shortfall::new(Why::Broken, reason)
+}

@@ -1,0 +1,319 @@
+//! Which hook each probe tries, in what order, and which it gets.
+//!
+//! [`LADDERS`] is the whole table: a probe is a row, a way to the same knowledge is a rung of it. [`climb`] chooses, purely, over
+//! what the kernel was found to offer and what failed when it was tried. Every rung that is passed over keeps its reason.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::report::Probe;
+
+/// A way to what a probe wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// `iter/task`, with the per-CPU parts of the counts of those that grow.
+    TaskIter,
+    /// `iter/task`, with plain counts.
+    TaskIterPlain,
+    /// A scan of `/proc`.
+    Proc,
+    /// The perf software event.
+    PageFaultEvent,
+    /// BTF tracepoints.
+    LifeBtf,
+    /// Raw tracepoints.
+    LifeRaw,
+    /// What two scans show.
+    LifeScans,
+    /// Iterators over known listeners.
+    ListenerIter,
+    /// Netlink.
+    SockDiag,
+    /// A trampoline at the exit of accept().
+    AcceptFexit,
+    /// Breakpoints on the way of accept().
+    AcceptKprobe,
+    /// The time of the connection at the queue's head.
+    QueueHead,
+}
+
+/// What a rung cannot do without, beside the struct members that `offsets` lists for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Need {
+    /// An iterator, by the name of what it walks.
+    Iterator(&'static str),
+    /// A tracepoint, by name.
+    Tracepoint(&'static str),
+    /// A kernel function that can be traced.
+    Function(&'static str),
+    /// That programs of a kind may be loaded. Iterators and BTF tracepoints are not asked for so: the attempt tells.
+    Programs(Kind),
+    /// That another probe got this.
+    Hook(Hook),
+}
+
+/// Kinds of BPF programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// fentry and fexit.
+    Trampoline,
+    /// Raw tracepoints.
+    RawTracepoint,
+    /// Kprobes.
+    Kprobe,
+    /// Perf events.
+    PerfEvent,
+}
+
+/// One way, and what it takes.
+#[derive(Debug)]
+pub struct Rung {
+    /// Which.
+    pub hook: Hook,
+    /// Where it attaches or what it reads, for people.
+    pub at: &'static str,
+    /// What it cannot do without.
+    pub needs: &'static [Need],
+    /// What is lost against the rungs above; `None` where nothing is.
+    pub lacks: Option<&'static str>,
+}
+
+/// A probe and its rungs, the best first.
+#[derive(Debug)]
+pub struct Ladder {
+    /// Which probe.
+    pub probe: Probe,
+    /// In the order in which they are tried.
+    pub rungs: &'static [Rung],
+}
+
+/// Every probe's ladder. A later row may need what an earlier one got.
+pub const LADDERS: &[Ladder] = &[
+    Ladder {
+        probe: Probe::ProcessMemory,
+        rungs: &[
+            rung(Hook::TaskIter, "iter/task", &[Need::Iterator("task"), Need::Iterator("bpf_map")]),
+            rung(Hook::TaskIterPlain, "iter/task, plain counts", &[Need::Iterator("task")])
+                .lacking("counts may be off by some pages a CPU"),
+            rung(Hook::Proc, "/proc/PID/{stat,status}", &[]).lacking("a scan costs a hundred times as much"),
+        ],
+    },
+    Ladder {
+        probe: Probe::FaultSamples,
+        rungs: &[rung(Hook::PageFaultEvent, "perf software event PAGE_FAULTS", &[Need::Programs(Kind::PerfEvent)])],
+    },
+    Ladder {
+        probe: Probe::ProcessLife,
+        rungs: &[
+            rung(
+                Hook::LifeBtf,
+                "tp_btf sched_process_{fork,exec,exit}",
+                &[
+                    Need::Tracepoint("sched_process_fork"),
+                    Need::Tracepoint("sched_process_exec"),
+                    Need::Tracepoint("sched_process_exit"),
+                ],
+            ),
+            rung(Hook::LifeRaw, "raw_tp sched_process_{fork,exec,exit}", &[Need::Programs(Kind::RawTracepoint)]),
+            rung(Hook::LifeScans, "comparing scans", &[]).lacking("what lives and dies between two scans is not seen"),
+        ],
+    },
+    Ladder {
+        probe: Probe::AcceptQueue,
+        rungs: &[
+            rung(
+                Hook::ListenerIter,
+                "iter/bpf_map_elem, iter/task_file, raw_tp inet_sock_set_state",
+                &[
+                    Need::Programs(Kind::RawTracepoint),
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                    Need::Tracepoint("inet_sock_set_state"),
+                ],
+            ),
+            rung(Hook::SockDiag, "sock_diag", &[]).lacking("the age of a queue is not seen"),
+        ],
+    },
+    Ladder {
+        probe: Probe::AcceptSojourn,
+        rungs: &[
+            rung(
+                Hook::AcceptFexit,
+                "fexit inet_csk_accept",
+                &[Need::Hook(Hook::ListenerIter), Need::Programs(Kind::Trampoline), Need::Function("inet_csk_accept")],
+            ),
+            rung(
+                Hook::AcceptKprobe,
+                "kprobes inet_csk_accept, security_sock_graft",
+                &[
+                    Need::Hook(Hook::ListenerIter),
+                    Need::Programs(Kind::Kprobe),
+                    Need::Function("inet_csk_accept"),
+                    Need::Function("security_sock_graft"),
+                ],
+            ),
+            rung(Hook::QueueHead, "age of the queue's head", &[Need::Hook(Hook::ListenerIter)])
+                .lacking("only the connection that waits longest is timed"),
+        ],
+    },
+];
+
+const fn rung(hook: Hook, at: &'static str, needs: &'static [Need]) -> Rung {
+    Rung { hook, at, needs, lacks: None }
+}
+
+impl Rung {
+    const fn lacking(self, what: &'static str) -> Self {
+        Self { lacks: Some(what), ..self }
+    }
+}
+
+impl Hook {
+    /// Whether it takes BPF programs of its own.
+    pub fn is_bpf(self) -> bool {
+        !matches!(self, Self::Proc | Self::LifeScans | Self::SockDiag | Self::QueueHead)
+    }
+}
+
+/// Why a rung is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// This kernel has no such thing.
+    Unsupported,
+    /// It has, and does not let us.
+    Refused,
+    /// It should work and does not: a bug here or there.
+    Broken,
+    /// It was asked not to be used.
+    Unwanted,
+}
+
+/// What keeps a rung from being taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shortfall {
+    /// Its kind.
+    pub why: Why,
+    /// In words, to go after "because".
+    pub reason: String,
+}
+
+impl Shortfall {
+    /// A shortfall of a kind, in words.
+    pub fn new(why: Why, reason: impl Into<String>) -> Self {
+        Self { why, reason: reason.into() }
+    }
+}
+
+/// What the kernel offers, as far as the table asks.
+#[derive(Debug, Clone, Default)]
+pub struct Offer {
+    /// Why BPF cannot be used at all; `None` where it can.
+    pub no_bpf: Option<Shortfall>,
+    /// Needs that are not met.
+    pub lacks: BTreeMap<Need, Shortfall>,
+    /// Hooks that cannot be used whatever their needs: a member of a struct is missing, an attempt failed, nobody wants it.
+    pub ruled_out: BTreeMap<Hook, Shortfall>,
+}
+
+/// A rung that is passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Passed {
+    /// Where it would attach.
+    pub at: &'static str,
+    /// Why it does not.
+    #[serde(flatten)]
+    pub shortfall: Shortfall,
+}
+
+/// The first rung that nothing speaks against, and those above it. `None` where the ladder ends.
+pub fn climb<'a>(rungs: &'a [Rung], offer: &Offer) -> (Option<&'a Rung>, Vec<Passed>) {
+    let mut passed = Vec::new();
+    for rung in rungs {
+        match shortfall(rung, offer) {
+            None => return (Some(rung), passed),
+            Some(shortfall) => passed.push(Passed { at: rung.at, shortfall: shortfall.clone() }),
+        }
+    }
+    (None, passed)
+}
+
+fn shortfall<'a>(rung: &Rung, offer: &'a Offer) -> Option<&'a Shortfall> {
+    let whole = offer.no_bpf.as_ref().filter(|_| rung.hook.is_bpf());
+    whole
+        .or_else(|| rung.needs.iter().find_map(|need| offer.lacks.get(need)))
+        .or_else(|| offer.ruled_out.get(&rung.hook))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(probe: Probe) -> &'static [Rung] {
+        LADDERS.iter().find(|ladder| ladder.probe == probe).expect("every probe has a ladder").rungs
+    }
+
+    fn taken(probe: Probe, offer: &Offer) -> Option<Hook> {
+        climb(of(probe), offer).0.map(|rung| rung.hook)
+    }
+
+    fn lacking(need: Need, why: Why) -> Offer {
+        Offer { lacks: BTreeMap::from([(need, Shortfall::new(why, "of this test"))]), ..Offer::default() }
+    }
+
+    #[test]
+    fn every_probe_has_one_ladder_and_every_hook_one_rung() {
+        let probes: Vec<_> = LADDERS.iter().map(|ladder| ladder.probe).collect();
+        assert_eq!(probes, Probe::ALL);
+        let mut hooks: Vec<_> = LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook).collect();
+        let count = hooks.len();
+        hooks.sort();
+        hooks.dedup();
+        assert_eq!(hooks.len(), count);
+    }
+
+    #[test]
+    fn a_kernel_that_offers_all_gets_the_first_rungs() {
+        for ladder in LADDERS {
+            let (rung, passed) = climb(ladder.rungs, &Offer::default());
+            assert_eq!(rung.map(|rung| rung.hook), Some(ladder.rungs[0].hook));
+            assert_eq!(passed, []);
+        }
+    }
+
+    #[test]
+    fn without_bpf_only_what_needs_none_is_left() {
+        let offer = Offer { no_bpf: Some(Shortfall::new(Why::Refused, "bpf() is denied")), ..Offer::default() };
+        assert_eq!(taken(Probe::ProcessMemory, &offer), Some(Hook::Proc));
+        assert_eq!(taken(Probe::FaultSamples, &offer), None);
+        assert_eq!(taken(Probe::ProcessLife, &offer), Some(Hook::LifeScans));
+        assert_eq!(taken(Probe::AcceptQueue, &offer), Some(Hook::SockDiag));
+    }
+
+    #[test]
+    fn a_rung_that_failed_leaves_the_next_and_its_reason() {
+        let broken = Shortfall::new(Why::Broken, "the verifier rejected it");
+        let offer = Offer { ruled_out: BTreeMap::from([(Hook::TaskIter, broken.clone())]), ..Offer::default() };
+        let (rung, passed) = climb(of(Probe::ProcessMemory), &offer);
+        assert_eq!(rung.map(|rung| rung.hook), Some(Hook::TaskIterPlain));
+        assert_eq!(passed, [Passed { at: "iter/task", shortfall: broken }]);
+    }
+
+    #[test]
+    fn a_kernel_without_kprobes_and_trampolines_gets_the_head_of_the_queue() {
+        let mut offer = lacking(Need::Programs(Kind::Kprobe), Why::Unsupported);
+        assert_eq!(taken(Probe::AcceptSojourn, &offer), Some(Hook::AcceptFexit));
+        offer.ruled_out.insert(Hook::AcceptFexit, Shortfall::new(Why::Refused, "EPERM"));
+        let (rung, passed) = climb(of(Probe::AcceptSojourn), &offer);
+        assert_eq!(rung.map(|rung| rung.hook), Some(Hook::QueueHead));
+        assert_eq!(passed.iter().map(|one| one.shortfall.why).collect::<Vec<_>>(), [Why::Refused, Why::Unsupported]);
+    }
+
+    #[test]
+    fn nothing_times_accept_where_listeners_are_not_walked() {
+        let offer = lacking(Need::Hook(Hook::ListenerIter), Why::Unsupported);
+        assert_eq!(taken(Probe::AcceptSojourn, &offer), None);
+    }
+}

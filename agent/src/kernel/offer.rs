@@ -1,0 +1,85 @@
+//! What this kernel offers, as far as the ladders ask: looked up in its type information, or tried with a program that does
+//! nothing.
+
+use std::io;
+
+use aya::{programs::ProgramType, sys::is_program_supported};
+use btf_rs::{Btf, Type};
+
+use super::{
+    failure,
+    ladder::{Hook, Kind, LADDERS, Need, Offer, Shortfall, Why},
+};
+
+/// Asks for every need in the table, hooks of other probes apart: see [`rule_on_listeners`].
+pub(super) fn find(btf: &Btf) -> Offer {
+    let mut offer = Offer::default();
+    let needs = LADDERS.iter().flat_map(|ladder| ladder.rungs).flat_map(|rung| rung.needs);
+    for &need in needs {
+        if !offer.lacks.contains_key(&need)
+            && let Some(shortfall) = shortfall(need, btf)
+        {
+            offer.lacks.insert(need, shortfall);
+        }
+    }
+    offer
+}
+
+/// Takes note of what watches accept queues: what follows accept() needs the listeners to be known.
+pub(super) fn rule_on_listeners(offer: &mut Offer, taken: Option<Hook>) {
+    if taken != Some(Hook::ListenerIter) {
+        let shortfall = match &offer.no_bpf {
+            Some(whole) => whole.clone(),
+            None => Shortfall::new(Why::Unsupported, "listeners are not walked by BPF"),
+        };
+        offer.lacks.insert(Need::Hook(Hook::ListenerIter), shortfall);
+    }
+}
+
+fn shortfall(need: Need, btf: &Btf) -> Option<Shortfall> {
+    let has =
+        |name: &str, is: fn(&Type) -> bool| btf.resolve_types_by_name(name).is_ok_and(|found| found.iter().any(is));
+    let (there, what) = match need {
+        Need::Iterator(of) => {
+            (has(&format!("bpf_iter__{of}"), |found| matches!(found, Type::Struct(_))), format!("iterator over {of}"))
+        }
+        Need::Tracepoint(name) => {
+            (has(&format!("btf_trace_{name}"), |found| matches!(found, Type::Typedef(_))), format!("tracepoint {name}"))
+        }
+        Need::Function(name) => {
+            (has(name, |found| matches!(found, Type::Func(_))), format!("function {name} to trace"))
+        }
+        Need::Programs(kind) => return programs(kind),
+        Need::Hook(_) => return None,
+    };
+    (!there).then(|| Shortfall::new(Why::Unsupported, format!("this kernel has no {what}")))
+}
+
+fn programs(kind: Kind) -> Option<Shortfall> {
+    let (program, what) = match kind {
+        // The trial is an fentry program.
+        Kind::Trampoline => (ProgramType::Tracing, "fentry and fexit"),
+        Kind::RawTracepoint => (ProgramType::RawTracePoint, "raw tracepoint programs"),
+        Kind::Kprobe => (ProgramType::KProbe, "kprobe programs"),
+        Kind::PerfEvent => (ProgramType::PerfEvent, "perf event programs"),
+    };
+    match is_program_supported(program) {
+        // Programs of this type are also what tracepoints run: whether there are kprobes is another question.
+        Ok(true) if kind == Kind::Kprobe => kprobes(),
+        Ok(true) => None,
+        Ok(false) => Some(Shortfall::new(Why::Unsupported, format!("this kernel has no {what}"))),
+        Err(error) => Some(failure::of(what, &error)),
+    }
+}
+
+/// The performance unit through which kprobes are attached; it needs no tracefs.
+fn kprobes() -> Option<Shortfall> {
+    const UNIT: &str = "/sys/bus/event_source/devices/kprobe/type";
+    match std::fs::metadata(UNIT) {
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(Shortfall::new(Why::Unsupported, "this kernel has no kprobes"))
+        }
+        Err(error) => Some(failure::of_io(UNIT, &error)),
+    }
+}
