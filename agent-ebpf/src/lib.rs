@@ -199,7 +199,7 @@ pub struct Offsets {
     pub signal_live: u32,
     /// From `mm_struct` to the plain count of counter 0.
     pub mm_rss_count: u32,
-    /// From one counter of `rss_stat` to the next.
+    /// From one counter of `rss_stat` to the next, where they have per-CPU slots; else they are side by side.
     pub mm_rss_stride: u32,
     /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters have none.
     pub mm_rss_slots: u32,

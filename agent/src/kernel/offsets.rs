@@ -166,7 +166,7 @@ fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
             let slots = offset_of(btf, "percpu_counter", "counters").ok_or_else(unknown)?;
             (count, size_of_struct(&counter).ok_or_else(unknown)?, base + slots)
         }
-        Type::Struct(_) => (member(btf, &of, "count").ok_or_else(unknown)?.0, size_of::<u64>() as u32, ABSENT),
+        Type::Struct(_) => (member(btf, &of, "count").ok_or_else(unknown)?.0, ABSENT, ABSENT),
         _ => return Err(unknown()),
     };
     (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) = (base + count, stride, slots);

@@ -34,7 +34,7 @@ pub struct ListenerSensor {
 }
 
 enum Source {
-    Probes { probes: ListenerProbes, known: HashMap<u64, Known> },
+    Probes { probes: Box<ListenerProbes>, known: HashMap<u64, Known> },
     SockDiag(SockDiag),
 }
 
@@ -54,7 +54,7 @@ impl ListenerSensor {
     /// A sensor over the probes, or over `sock_diag` without them.
     pub fn new(probes: Option<ListenerProbes>, hierarchy: Hierarchy) -> Self {
         let source = match probes {
-            Some(probes) => Source::Probes { probes, known: HashMap::new() },
+            Some(probes) => Source::Probes { probes: Box::new(probes), known: HashMap::new() },
             None => Source::SockDiag(SockDiag::default()),
         };
         Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
