@@ -67,6 +67,9 @@ enum Workload {
         /// Shared memory (a memfd)
         #[arg(long, value_parser = parse_size, default_value = "0")]
         shmem_bytes: u64,
+        /// Touch the anonymous memory from so many threads, each on a CPU of its own where there are enough
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
     },
     /// Allocate and free as fast as possible, then print operations a second
     AllocLoop {
@@ -138,7 +141,9 @@ fn main() -> ExitCode {
     let outcome = system::prepare(cli.name.as_deref()).and_then(|()| match cli.workload {
         Workload::Leak { rate, limit } => memory::leak(rate, limit),
         Workload::Cache { rate, size } => memory::cache(rate, size),
-        Workload::Touch { anon_bytes, file_bytes, shmem_bytes } => memory::touch(anon_bytes, file_bytes, shmem_bytes),
+        Workload::Touch { anon_bytes, file_bytes, shmem_bytes, threads } => {
+            memory::touch(anon_bytes, file_bytes, shmem_bytes, threads)
+        }
         Workload::AllocLoop { secs, grow_every } => {
             memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
         }

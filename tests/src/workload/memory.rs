@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +19,8 @@ const PAGE_BYTES: usize = 4096;
 /// Small enough that malloc takes it from its heap, as a leaking program's objects would be.
 const LEAKED_OBJECT_BYTES: usize = 16 << 10;
 const CACHE_ENTRY_BYTES: usize = 64 << 10;
+/// More would say nothing new.
+const MOST_THREADS: u32 = 256;
 
 /// Allocates, touches and forgets at a rate, up to a limit.
 pub fn leak(rate: u64, limit: u64) -> anyhow::Result<()> {
@@ -67,8 +70,8 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     }
 }
 
-/// Holds exactly so many bytes of each kind, rounded up to whole pages.
-pub fn touch(anon: u64, file: u64, shmem: u64) -> anyhow::Result<()> {
+/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched by so many threads.
+pub fn touch(anon: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
     if anon > 0 {
         let start = map(
             usize::try_from(anon)?,
@@ -80,7 +83,11 @@ pub fn touch(anon: u64, file: u64, shmem: u64) -> anyhow::Result<()> {
         // then not needed.
         unsafe {
             libc::madvise(start.cast(), usize::try_from(anon)?, libc::MADV_NOHUGEPAGE);
-            touch_pages(start, usize::try_from(anon)?, true);
+        }
+        match threads.min(MOST_THREADS) {
+            // SAFETY: the mapping is that long, ours and writable.
+            0 | 1 => unsafe { touch_pages(start, usize::try_from(anon)?, true) },
+            threads => touch_from_threads(start, usize::try_from(anon)?, threads),
         }
     }
     if file > 0 {
@@ -106,6 +113,39 @@ pub fn touch(anon: u64, file: u64, shmem: u64) -> anyhow::Result<()> {
     }
     ready(None)?;
     wait_forever()
+}
+
+/// Touches an equal part from each thread, the rest from the last. The threads stay: where the kernel keeps a count for
+/// each CPU or each thread, every one of them then holds a part of the truth.
+fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
+    let threads = threads as usize;
+    let part = length.div_ceil(PAGE_BYTES) / threads * PAGE_BYTES;
+    let address = start.expose_provenance();
+    let touched = Arc::new(Barrier::new(threads + 1));
+    for number in 0..threads {
+        let own = if number + 1 == threads { length - part * number } else { part };
+        let touched = Arc::clone(&touched);
+        std::thread::spawn(move || {
+            pin_to_cpu(number);
+            let start = ptr::with_exposed_provenance_mut::<u8>(address + part * number);
+            // SAFETY: the mapping is `length` bytes long, ours and writable, and no part overlaps another.
+            unsafe { touch_pages(start, own, true) };
+            touched.wait();
+            wait_forever();
+        });
+    }
+    touched.wait();
+}
+
+/// Keeps this thread on a CPU; where there is none of that number, the kernel chooses.
+fn pin_to_cpu(cpu: usize) {
+    // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; the number is below MOST_THREADS, for
+    // which it has room; the call reads one set, which lives here. Pid 0 is this thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
 }
 
 /// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast that went.

@@ -1,0 +1,58 @@
+//! Holds every probe against the truth, on the kernel that runs. `cargo xtask vm` runs it, in virtual machines and on the host.
+//!
+//! As pid 1 it is the whole user space of a virtual machine: it mounts what the agent needs, runs every check, writes one
+//! JSON line a result to the second serial port and powers off. Elsewhere it does the same on standard output. Each check
+//! is a process of its own with a time limit, so that one that panics or hangs hides no other; what it logs, the
+//! verifier's words included, goes to standard error, which is the console in a virtual machine.
+
+#[path = "../kernel/checks.rs"]
+mod checks;
+#[path = "../kernel/faults.rs"]
+mod faults;
+#[path = "../kernel/guest.rs"]
+mod guest;
+#[path = "../kernel/life.rs"]
+mod life;
+#[path = "../kernel/listeners.rs"]
+mod listeners;
+#[path = "../kernel/memory.rs"]
+mod memory;
+#[path = "../kernel/own_cgroup.rs"]
+mod own_cgroup;
+#[path = "../kernel/pressure.rs"]
+mod pressure;
+#[path = "../kernel/rungs.rs"]
+mod rungs;
+#[path = "../kernel/runner.rs"]
+mod runner;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Holds every probe against the truth, on this kernel.
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:\n  \
+    kernel                                  every check, one JSON line a result\n  \
+    kernel --only accept_queue              those of one probe\n  \
+    kernel --check process_memory/iter/task/touched    one, in this process, with its log\n\n\
+    `cargo xtask vm host` builds it and shows its results as a table.")]
+struct Cli {
+    /// Only checks whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Run one check here and now, by its whole name
+    #[arg(long)]
+    check: Option<String>,
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 && std::env::args_os().nth(1).is_none_or(|first| first != "--check") {
+        guest::live_and_die();
+    }
+    let cli = Cli::parse();
+    match cli.check {
+        Some(name) => runner::check_here(&name),
+        None => runner::run_all(&mut std::io::stdout(), cli.only.as_deref()),
+    }
+}

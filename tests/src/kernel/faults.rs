@@ -1,0 +1,42 @@
+//! Growth that sampled page faults stand for, and the stacks that lead to it.
+
+use std::fs;
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::kernel::Probe;
+use spillway_tests::processes;
+
+use crate::{
+    checks::{NotOffered, Seen},
+    memory::touch,
+    rungs::{Rung, sensors},
+};
+
+const MIB: u64 = 1 << 20;
+/// What a sample stands for: one fault in 64, each of a page.
+const SAMPLE_BYTES: u64 = 64 * 4096;
+
+/// 128 MiB touched: seen within a quarter, with a stack that leads into the program.
+pub fn growth_and_stack(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::FaultSamples, rung)?;
+    let workload = touch(128, &[])?;
+    let facts = processes(&mut sensors);
+    let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).context("the workload is not seen")?;
+    let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;
+    let (samples, stacks) = faults.of_process(workload.pid());
+    // Where processes are read without BPF, samples do not come with them.
+    let faulted = fact.faulted_bytes_total.unwrap_or(samples * SAMPLE_BYTES);
+    let near = 96 * MIB..=160 * MIB;
+    ensure!(near.contains(&faulted), "128 MiB were touched, the samples stand for {faulted} bytes");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", workload.pid())).context("the workload has no maps")?;
+    let own: Vec<_> = maps.lines().filter(|line| line.contains("workload")).filter_map(range).collect();
+    let leads = |stack: &Vec<u64>| stack.first().is_some_and(|ip| own.iter().any(|range| range.contains(ip)));
+    ensure!(stacks.iter().any(leads), "no stack leads into the workload: {stacks:x?}");
+    let detail = format!("{} MiB by {samples} samples, {} stacks", faulted / MIB, stacks.len());
+    Ok(Seen { events: samples, detail })
+}
+
+fn range(line: &str) -> Option<std::ops::Range<u64>> {
+    let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+    Some(u64::from_str_radix(from, 16).ok()?..u64::from_str_radix(to, 16).ok()?)
+}

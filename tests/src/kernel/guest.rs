@@ -1,0 +1,133 @@
+//! What pid 1 of a virtual machine does: mounts, modules, the checks, the end.
+//!
+//! No tracefs: nothing that Spillway does may need it. A step that fails is told on the console and the checks that need
+//! it then fail with their own words.
+
+use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
+
+use anyhow::Context as _;
+
+use crate::runner;
+
+/// Set for every check that runs in a virtual machine.
+const GUEST: &str = "SPILLWAY_GUEST";
+const RESULTS: &str = "/dev/ttyS1";
+
+/// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs as shared.
+const MOUNTS: [(&str, &str, &str); 8] = [
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("cgroup2", "/sys/fs/cgroup", ""),
+    ("bpf", "/sys/fs/bpf", ""),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("tmpfs", "/tmp", "mode=1777"),
+    ("ramfs", "/var/tmp", ""),
+];
+
+/// Whether this is a virtual machine of `cargo xtask vm`, where no sandbox stands between a check and its kernel.
+pub fn is_guest() -> bool {
+    std::env::var_os(GUEST).is_some()
+}
+
+/// The whole life of the machine.
+pub fn live_and_die() -> ! {
+    if let Err(error) = live() {
+        eprintln!("kernel: {error:#}");
+    }
+    // SAFETY: neither call touches memory of ours; nothing is mounted that could lose data.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_POWER_OFF);
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn live() -> anyhow::Result<()> {
+    for (kind, place, options) in MOUNTS {
+        tell(mount(kind, place, options).with_context(|| format!("{kind} is not mounted on {place}")));
+    }
+    let memory = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+    tell(memory.context("the root cgroup hands no memory controller on"));
+    tell(loopback_up().context("the loopback interface is down"));
+    tell(load_modules());
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var(GUEST, "1") };
+    let results = fs::File::options().read(true).write(true).open(RESULTS);
+    let mut results = results.with_context(|| format!("{RESULTS} cannot be opened"))?;
+    tell(raw(&results).with_context(|| format!("{RESULTS} is no terminal")));
+    runner::run_all(&mut results, None);
+    // What is still in the port's buffer would be lost when the power goes.
+    // SAFETY: tcdrain takes a descriptor, which is open.
+    unsafe { libc::tcdrain(results.as_raw_fd()) };
+    Ok(())
+}
+
+fn tell(step: anyhow::Result<()>) {
+    if let Err(error) = step {
+        eprintln!("kernel: {error:#}");
+    }
+}
+
+fn mount(kind: &str, place: &str, options: &str) -> anyhow::Result<()> {
+    fs::create_dir_all(place)?;
+    let (kind, place, options) = (CString::new(kind)?, CString::new(place)?, CString::new(options)?);
+    // SAFETY: mount reads four NUL-terminated strings, which live until it returns.
+    done(unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) })?;
+    Ok(())
+}
+
+/// Modules are named so that their order is the one in which they can be loaded.
+fn load_modules() -> anyhow::Result<()> {
+    let mut modules: Vec<_> = match fs::read_dir("/modules") {
+        Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?.iter().map(fs::DirEntry::path).collect(),
+        Err(_) => return Ok(()),
+    };
+    modules.sort();
+    for module in modules {
+        load_module(&module).with_context(|| format!("{} is not loaded", module.display()))?;
+    }
+    Ok(())
+}
+
+fn load_module(path: &Path) -> anyhow::Result<()> {
+    let file = fs::File::open(path)?;
+    // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it returns.
+    done(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32)?;
+    Ok(())
+}
+
+/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec: system calls alone.
+pub fn loopback_up() -> io::Result<()> {
+    // SAFETY: socket takes three integers.
+    let socket = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the ioctl reads one ifreq, which lives here.
+    let up = done(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) });
+    // SAFETY: the descriptor was opened here and nothing else knows it.
+    unsafe { libc::close(socket) };
+    up.map(drop)
+}
+
+/// Has the port hand bytes through as they are.
+fn raw(port: &fs::File) -> io::Result<()> {
+    // SAFETY: termios is plain data, for which all zeroes is a valid value.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the calls read and write one termios, which lives here, and the descriptor is open.
+    unsafe {
+        done(libc::tcgetattr(port.as_raw_fd(), &raw mut settings))?;
+        libc::cfmakeraw(&raw mut settings);
+        done(libc::tcsetattr(port.as_raw_fd(), libc::TCSANOW, &raw const settings))?;
+    }
+    Ok(())
+}
+
+fn done(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

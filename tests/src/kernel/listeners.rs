@@ -1,0 +1,151 @@
+//! Accept queues, against queues of a known depth and age, and against `sock_diag`.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    kernel::Probe,
+    sense::{ListenerFact, Sensors},
+};
+use spillway_tests::{Workload, listeners, wait_for};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    guest,
+    memory::workload,
+    rungs::{Rung, sensors},
+    runner::now,
+};
+
+fn listen(backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
+    let (backlog, pending) = (format!("--backlog={backlog}"), format!("--pending={pending}"));
+    Ok(Workload::start(workload()?.args(["listen", &backlog, &pending]).args(more)))
+}
+
+fn find(facts: &[ListenerFact], addr: SocketAddr) -> anyhow::Result<&ListenerFact> {
+    let addr = addr.to_string();
+    facts.iter().find(|fact| *fact.addr == *addr).with_context(|| format!("no listener {addr} in {facts:?}"))
+}
+
+fn netns_of(process: &str) -> anyhow::Result<u32> {
+    let path = format!("/proc/{process}/ns/net");
+    Ok(fs::metadata(&path).with_context(|| format!("{path} cannot be read"))?.ino() as u32)
+}
+
+/// Depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
+pub fn depth_and_owner(rung: Rung) -> anyhow::Result<Seen> {
+    let before = listen(8, 2, &[])?;
+    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    let (v4, v6) = (listen(16, 5, &[])?, listen(32, 3, &["--v6"])?);
+    let facts = listeners(&mut sensors, 0.0);
+    for (listener, backlog, backlog_max) in [(&before, 2, 8), (&v4, 5, 16), (&v6, 3, 32)] {
+        let fact = find(&facts, listener.addr())?;
+        let truth = (backlog, backlog_max, Some(listener.pid()), netns_of("self")?, Some(0));
+        let seen = (fact.backlog, fact.backlog_max, fact.pid, fact.netns, fact.overflows_total);
+        ensure!(seen == truth, "{}: (depth, limit, pid, netns, overflows) {seen:?} were seen, {truth:?} are true", fact.addr);
+    }
+    let addr = v6.addr();
+    v6.stop();
+    let after = listeners(&mut sensors, 0.1);
+    ensure!(find(&after, addr).is_err(), "{addr} is closed and still seen");
+    Ok(Seen { events: facts.len() as u64, detail: "one from before, IPv4, IPv6, one closed".to_owned() })
+}
+
+/// Every listener that `sock_diag` shows, with the same numbers.
+pub fn as_sock_diag(rung: Rung) -> anyhow::Result<Seen> {
+    let mut bpf = sensors(Probe::AcceptQueue, rung)?;
+    let mut netlink = Sensors::without_bpf("this check compares");
+    let held = [listen(4, 0, &[])?, listen(16, 16, &[])?, listen(64, 40, &["--v6"])?];
+    let (seen, truth) = (listeners(&mut bpf, 0.0), listeners(&mut netlink, 0.0));
+    for listener in &held {
+        let key = |fact: &ListenerFact| (fact.addr.clone(), fact.netns, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup.clone());
+        let (seen, truth) = (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
+        ensure!(seen == truth, "{seen:?} was seen, {truth:?} is what sock_diag says");
+    }
+    // A listener that was there before, and that no process here holds, can only be seen by sock_diag.
+    let held = |fact: &&ListenerFact| fact.pid.is_some();
+    let unseen: Vec<_> =
+        truth.iter().filter(held).filter(|fact| !seen.iter().any(|other| other.addr == fact.addr)).collect();
+    ensure!(unseen.is_empty(), "sock_diag shows what is not seen: {unseen:?}");
+    Ok(Seen { events: seen.len() as u64, detail: format!("{} of {} listeners", seen.len(), truth.len()) })
+}
+
+/// A listener in a network namespace of its own.
+pub fn other_namespace(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    let mut command = workload()?;
+    command.args(["listen", "--backlog=16", "--pending=4"]);
+    let enter = || {
+        // SAFETY: unshare takes a number and touches no memory of ours.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        guest::loopback_up()
+    };
+    // SAFETY: geteuid takes nothing, cannot fail and touches no memory.
+    if unsafe { libc::geteuid() } != 0 {
+        return Err(NotOffered("a network namespace needs root".to_owned()).into());
+    }
+    // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
+    let inside = Workload::start(unsafe { command.pre_exec(enter) });
+    let facts = listeners(&mut sensors, 0.0);
+    let fact = find(&facts, inside.addr())?;
+    let netns = netns_of(&inside.pid().to_string())?;
+    ensure!(netns != netns_of("self")?, "the workload is in this namespace");
+    let (seen, truth) = ((fact.netns, fact.backlog, fact.backlog_max, fact.pid), (netns, 4, 16, Some(inside.pid())));
+    ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
+    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
+}
+
+/// How long the head of a queue has waited, to two jiffies of the slowest clock either way.
+pub fn age_of_the_head(rung: Rung) -> anyhow::Result<Seen> {
+    const SLACK: Duration = Duration::from_millis(20);
+    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    // The sensor measures how long a jiffy is between its first look and the next.
+    let _early = listen(8, 1, &[])?;
+    let start = now();
+    listeners(&mut sensors, 0.0);
+    sleep(Duration::from_secs(1));
+    let asked = now();
+    let queue = listen(8, 3, &[])?;
+    let ready = now();
+    let mut furthest = Duration::ZERO;
+    for _ in 0..3 {
+        sleep(Duration::from_millis(300));
+        let oldest = ready.elapsed();
+        let facts = listeners(&mut sensors, start.elapsed().as_secs_f64());
+        let newest = asked.elapsed();
+        let seen = find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
+        let seen = Duration::from_micros(seen);
+        ensure!(
+            seen + SLACK >= oldest && seen <= newest + SLACK,
+            "a wait of {seen:?} was seen, it is between {oldest:?} and {newest:?}"
+        );
+        furthest = furthest.max(oldest.saturating_sub(seen)).max(seen.saturating_sub(newest));
+    }
+    let empty = listen(8, 0, &[])?;
+    let age = find(&listeners(&mut sensors, start.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
+    ensure!(age == Some(0), "an empty queue has the age {age:?}");
+    Ok(Seen { events: 4, detail: format!("three looks, {:.1} ms outside what is known", furthest.as_secs_f64() * 1e3) })
+}
+
+/// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are dropped.
+pub fn overflows(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    let full = listen(2, 8, &[])?;
+    let mut seen = None;
+    let counted = wait_for(Duration::from_secs(10), || {
+        let facts = listeners(&mut sensors, 0.0);
+        seen = find(&facts, full.addr()).ok().map(|fact| (fact.backlog, fact.backlog_max));
+        find(&facts, full.addr()).ok()?.overflows_total.filter(|&total| total > 0)
+    });
+    let counted = counted.with_context(|| format!("no overflow was counted; (depth, limit) is {seen:?}"))?;
+    ensure!(seen == Some((3, 2)), "(depth, limit) {seen:?} were seen, (3, 2) are true");
+    Ok(Seen { events: counted, detail: format!("{counted} overflows") })
+}

@@ -1,0 +1,148 @@
+//! The memory of processes, against what was touched and what the kernel says elsewhere.
+
+use std::{collections::HashSet, fs, process::Command};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    kernel::Probe,
+    sense::{Hierarchy, ProcessFact, Sensors},
+};
+use spillway_tests::{Workload, processes};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    own_cgroup::OwnCgroup,
+    rungs::{Rung, sensors},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// The workload's binary, which stands beside this one.
+pub fn workload() -> anyhow::Result<Command> {
+    let path = std::env::current_exe()?.with_file_name("workload");
+    ensure!(path.exists(), "no {} is there\n  hint: run `cargo xtask vm host`, which builds it", path.display());
+    Ok(Command::new(path))
+}
+
+/// A process that touches so much memory, and waits.
+pub fn touch(anon_mib: u64, more: &[String]) -> anyhow::Result<Workload> {
+    Ok(Workload::start(workload()?.arg("touch").arg(format!("--anon-bytes={}", anon_mib * MIB)).args(more)))
+}
+
+fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
+    facts.iter().find(|fact| fact.id.pid == pid).with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
+}
+
+/// Within 1 % or 1 MiB, whichever is more; says how far off.
+fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
+    let off = seen.abs_diff(truth);
+    ensure!(off <= (truth / 100).max(MIB), "{what}: {seen} bytes were seen, {truth} are true: {} KiB off", off / 1024);
+    Ok(format!("{what} {} KiB off", off / 1024))
+}
+
+/// A field of `/proc/PID/FILE` in bytes.
+fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{path} has no number {field}"))? * 1024)
+}
+
+/// Known amounts of each kind, against the amounts and against `/proc/PID/status`.
+pub fn touched(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+    let idle = touch(0, &[])?;
+    let busy = touch(64, &[format!("--file-bytes={}", 24 * MIB), format!("--shmem-bytes={}", 16 * MIB)])?;
+    let facts = processes(&mut sensors);
+    let (before, after) = (find(&facts, idle.pid())?, find(&facts, busy.pid())?);
+    let mut detail = vec![
+        near("anonymous", after.anon_bytes.saturating_sub(before.anon_bytes), 64 * MIB)?,
+        near("file", after.file_bytes.saturating_sub(before.file_bytes), 24 * MIB)?,
+        near("shared", after.shmem_bytes.saturating_sub(before.shmem_bytes), 16 * MIB)?,
+    ];
+    for (seen, field) in [(after.anon_bytes, "RssAnon"), (after.file_bytes, "RssFile"), (after.shmem_bytes, "RssShmem")]
+    {
+        detail.push(near(field, seen, field_bytes(busy.pid(), "status", field)?)?);
+    }
+    let swap = field_bytes(busy.pid(), "status", "VmSwap")?;
+    ensure!(after.swap_bytes == swap, "{} swapped bytes were seen, {swap} are true", after.swap_bytes);
+    Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
+}
+
+/// Start, parent and name, as `/proc/PID/stat` has them.
+pub fn identity(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+    let workload = touch(1, &[])?;
+    let facts = processes(&mut sensors);
+    let fact = find(&facts, workload.pid())?;
+    let (start_ticks, ppid) = start_and_parent(workload.pid())?;
+    ensure!(fact.id.start_ticks == start_ticks, "start {} was seen, {start_ticks} is true", fact.id.start_ticks);
+    ensure!(fact.ppid == ppid, "parent {} was seen, {ppid} is true", fact.ppid);
+    ensure!(&*fact.comm == "workload", "name {:?} was seen, \"workload\" is true", fact.comm);
+    Ok(Seen { events: facts.len() as u64, detail: format!("{}, child of {ppid}", fact.id) })
+}
+
+/// Fields 22 and 4 of `/proc/PID/stat`.
+pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the workload has no stat")?;
+    // Counted from field 3, which comes first after the name.
+    let fields: Vec<&str> = stat.rsplit_once(") ").context("stat has no name in brackets")?.1.split(' ').collect();
+    Ok((fields[19].parse()?, fields[1].parse()?))
+}
+
+/// Every process that was there all along is seen in both ways, in the same cgroup.
+pub fn complete(rung: Rung) -> anyhow::Result<Seen> {
+    let mut bpf = sensors(Probe::ProcessMemory, rung)?;
+    let mut proc = Sensors::without_bpf("this check compares");
+    let _sleepers = Workload::start(workload()?.args(["sleepers", "--count=200"]));
+    let before = processes(&mut proc);
+    let seen: HashSet<_> = processes(&mut bpf).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
+    let after: HashSet<_> = processes(&mut proc).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
+    // Some sandboxes shield their own pid 1 from ptrace and from iterators, even from root.
+    let shielded = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_err();
+    let stable: Vec<_> = before
+        .into_iter()
+        .map(|fact| (fact.id, fact.cgroup))
+        .filter(|fact| after.contains(fact) && !shielded(fact.0.pid))
+        .collect();
+    ensure!(stable.len() > 200, "{} processes stayed, and 200 sleepers alone should have", stable.len());
+    let unseen: Vec<_> = stable.iter().filter(|process| !seen.contains(process)).collect();
+    ensure!(unseen.is_empty(), "{} of {} are not seen: {unseen:?}", unseen.len(), stable.len());
+    Ok(Seen { events: seen.len() as u64, detail: format!("{} stable processes, all seen", stable.len()) })
+}
+
+/// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a count per CPU.
+pub fn eight_threads(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+    let workload = touch(200, &["--threads=8".to_owned()])?;
+    let facts = processes(&mut sensors);
+    let seen = find(&facts, workload.pid())?.anon_bytes;
+    let truth = field_bytes(workload.pid(), "smaps_rollup", "Anonymous")?;
+    ensure!(truth >= 200 * MIB, "the workload holds {truth} bytes, not the 200 MiB that it was told to touch");
+    let detail = near("anonymous", seen, truth)?;
+    Ok(Seen { events: facts.len() as u64, detail })
+}
+
+/// Path and limit of a cgroup under the memory controller, of either version.
+pub fn cgroup(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+    let (mount, file, version) = match Hierarchy::detect() {
+        Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", 1),
+        Hierarchy::V2 { mount } => (mount, "memory.max", 2),
+        Hierarchy::None => return Err(NotOffered("no cgroup file system is mounted".to_owned()).into()),
+    };
+    let cgroup = OwnCgroup::make(&mount, "limit")?;
+    if !cgroup.has(file) {
+        return Err(NotOffered(format!("{} hands no memory controller on", mount.display())).into());
+    }
+    cgroup.set(file, 512 * MIB)?;
+    let workload = touch(1, &[])?;
+    cgroup.set("cgroup.procs", workload.pid())?;
+    let facts = processes(&mut sensors);
+    let fact = find(&facts, workload.pid())?;
+    ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
+    ensure!(fact.memory_max_bytes == Some(512 * MIB), "limit {:?} was seen, 512 MiB are true", fact.memory_max_bytes);
+    workload.stop();
+    Ok(Seen { events: facts.len() as u64, detail: format!("path and limit in version {version}") })
+}

@@ -1,0 +1,75 @@
+//! A cgroup that goes with the check.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use crate::checks::NotOffered;
+
+/// A cgroup, removed when dropped; nothing may run in it by then.
+pub struct OwnCgroup {
+    directory: PathBuf,
+    /// From the hierarchy's root.
+    pub path: String,
+}
+
+impl OwnCgroup {
+    /// Makes one below a hierarchy's mount.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOffered`] where none may be made.
+    pub fn make(mount: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = format!("/spillway-{name}-{}", std::process::id());
+        let directory = mount.join(&path[1..]);
+        fs::create_dir(&directory)
+            .map_err(|error| NotOffered(format!("no cgroup can be made in {}: {error}", mount.display())))?;
+        Ok(Self { directory, path })
+    }
+
+    /// Writes one of its files.
+    pub fn set(&self, file: &str, value: impl ToString) -> anyhow::Result<()> {
+        let (path, value) = (self.directory.join(file), value.to_string());
+        fs::write(&path, &value).with_context(|| format!("{}={value} was refused", path.display()))
+    }
+
+    /// Reads one of its files.
+    pub fn get(&self, file: &str) -> anyhow::Result<String> {
+        let path = self.directory.join(file);
+        fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
+    }
+
+    /// Whether it has that file.
+    pub fn has(&self, file: &str) -> bool {
+        self.directory.join(file).exists()
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        // The kernel may need a moment after the last process.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Where the unified hierarchy is mounted.
+///
+/// # Errors
+///
+/// [`NotOffered`] where it is not.
+pub fn unified() -> anyhow::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
+    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let mount = mount.map(|fields| PathBuf::from(fields[1]));
+    mount.ok_or_else(|| NotOffered("no unified hierarchy is mounted".to_owned()).into())
+}

@@ -1,0 +1,58 @@
+//! Memory pressure, of the host and of a cgroup that is throttled.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::sense::PressureSensor;
+use spillway_tests::{Workload, wait_for};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    memory::workload,
+    own_cgroup::{OwnCgroup, unified},
+    rungs::Rung,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// The host's available memory and its pressure.
+pub fn readable(_: Rung) -> anyhow::Result<Seen> {
+    let host = PressureSensor.read().context("the host cannot be read")?;
+    let Some(avg10) = host.psi_memory_some_avg10 else {
+        return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
+    };
+    ensure!(host.mem_available_bytes > 0, "no memory is available");
+    Ok(Seen { events: 1, detail: format!("{} MiB available, some avg10 {avg10}", host.mem_available_bytes / MIB) })
+}
+
+/// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
+pub fn throttled_cgroup(_: Rung) -> anyhow::Result<Seen> {
+    let cgroup = OwnCgroup::make(&unified()?, "hog")?;
+    if !cgroup.has("memory.high") {
+        return Err(NotOffered("the unified hierarchy has no memory controller here".to_owned()).into());
+    }
+    if !cgroup.has("memory.pressure") {
+        return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
+    }
+    cgroup.set("memory.high", 16 * MIB)?;
+    cgroup.set("memory.max", 256 * MIB)?;
+    let before = some_total(&cgroup)?;
+    let mut hog = workload()?;
+    hog.args(["leak", "--rate=64MiB", "--limit=128MiB"]);
+    let hog = Workload::start(&mut hog);
+    cgroup.set("cgroup.procs", hog.pid())?;
+    let rise = wait_for(Duration::from_secs(30), || {
+        some_total(&cgroup).ok().and_then(|total| total.checked_sub(before)).filter(|&rise| rise > 10_000)
+    });
+    let current = cgroup.get("memory.current")?;
+    hog.stop();
+    let rise = rise.with_context(|| format!("`some total` stayed at {before} µs with {} bytes in use", current.trim()))?;
+    Ok(Seen { events: 1, detail: format!("some total rose by {} ms", rise / 1000) })
+}
+
+/// The microseconds of `some total` in `memory.pressure`.
+fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
+    let text = cgroup.get("memory.pressure")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
+    total.with_context(|| format!("memory.pressure says {text:?}"))
+}
