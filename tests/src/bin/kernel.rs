@@ -25,6 +25,8 @@ mod pressure;
 mod rungs;
 #[path = "../kernel/runner.rs"]
 mod runner;
+#[path = "../kernel/sojourns.rs"]
+mod sojourns;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,8 @@ use spillway_agent::kernel::Probe;
 
 use crate::{
     faults, life, listeners, memory, pressure,
-    rungs::{Rung, rungs},
+    rungs::{self, Rung, rungs},
+    sojourns,
 };
 
 /// What a check held against the truth, when all was true.
@@ -50,7 +51,7 @@ impl Check {
 
     /// A name that no other check has.
     pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.probe_name(), self.rung.name(self.probe), self.what)
+        format!("{}/{}/{}", self.probe_name(), rungs::name(self.rung), self.what)
     }
 
     /// Holds the probe to the truth.
@@ -68,7 +69,7 @@ enum On {
 
 type Row = (Option<Probe>, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 21] = [
     (Some(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (Some(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (Some(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
@@ -82,6 +83,12 @@ const ROWS: [Row; 15] = [
     (Some(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
     (Some(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
     (Some(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
+    (Some(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
+    (Some(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
+    (Some(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),
+    (Some(Probe::AcceptSojourn), On::Bpf, "shared port", sojourns::shared_port),
+    (Some(Probe::AcceptSojourn), On::Bpf, "SYN cookies", sojourns::syn_cookies),
+    (Some(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
     (None, On::Every, "readable", pressure::readable),
     (None, On::Every, "throttled cgroup", pressure::throttled_cgroup),
 ];
@@ -91,7 +98,7 @@ pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
     for (probe, on, what, run) in ROWS {
         for rung in rungs(probe) {
-            if on == On::Every || rung != Rung::Fallback {
+            if on == On::Every || rungs::is_bpf(rung) {
                 checks.push(Check { probe, rung, what, limit: Duration::from_secs(90), run });
             }
         }

@@ -1,54 +1,80 @@
-//! The ways in which a probe may read, and sensors that are held to one of them.
+//! The rungs of each probe's ladder, and sensors that are held to one of them.
 
-use spillway_agent::{kernel::Probe, sense::Sensors};
+use spillway_agent::{
+    kernel::{Hook, Kernel, Probe, ProbeReport, Wanted, ladder},
+    sense::{Hierarchy, Sensors},
+};
 
 use crate::{checks::NotOffered, guest};
 
-/// One way of reading.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rung {
-    /// The probe's first choice.
-    First,
-    /// Without BPF.
-    Fallback,
-    /// What no probe reads.
-    Plain,
-}
+/// One way of reading; `None` is the only way, of what no probe reads.
+pub type Rung = Option<&'static ladder::Rung>;
 
-impl Rung {
-    /// What it is called, for a probe.
-    pub fn name(self, probe: Option<Probe>) -> &'static str {
-        match (self, probe) {
-            (Self::First, Some(probe)) => probe.hook(),
-            (Self::Fallback, Some(probe)) => probe.fallback().unwrap_or("nothing"),
-            _ => "/proc/pressure",
-        }
-    }
-}
-
-/// The ways in which a probe may read, the best first.
+/// The rungs of a probe, the best first.
 pub fn rungs(probe: Option<Probe>) -> Vec<Rung> {
     match probe {
-        None => vec![Rung::Plain],
-        Some(_) => vec![Rung::First, Rung::Fallback],
+        None => vec![None],
+        Some(probe) => ladder(probe).iter().map(Some).collect(),
     }
 }
 
-/// Sensors whose `probe` reads in this way.
+/// What a rung is called.
+pub fn name(rung: Rung) -> &'static str {
+    rung.map_or("/proc/pressure", |rung| rung.at)
+}
+
+/// Whether a rung takes BPF programs of its own.
+pub fn is_bpf(rung: Rung) -> bool {
+    rung.is_some_and(|rung| rung.hook.is_bpf())
+}
+
+/// Sensors whose `probe` is on this rung, the other probes on their best.
 ///
 /// # Errors
 ///
 /// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual machine, where nothing
 /// stands in the way, it is a failure.
 pub fn sensors(probe: Probe, rung: Rung) -> anyhow::Result<Sensors> {
-    if rung != Rung::First {
-        return Ok(Sensors::without_bpf("this check is about the way without BPF"));
+    let sensors = Sensors::start_without(&others(probe, rung));
+    hold(sensors.reports(), probe, rung)?;
+    Ok(sensors)
+}
+
+/// As [`sensors`], what the kernel gives alone.
+///
+/// # Errors
+///
+/// As [`sensors`].
+pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<Kernel> {
+    let unwanted = others(probe, rung);
+    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+    hold(&kernel.reports, probe, rung)?;
+    Ok(kernel)
+}
+
+fn ladder(probe: Probe) -> &'static [ladder::Rung] {
+    ladder::LADDERS.iter().find(|ladder| ladder.probe == probe).map_or(&[], |ladder| ladder.rungs)
+}
+
+fn others(probe: Probe, rung: Rung) -> Vec<Hook> {
+    let wanted = rung.map(|rung| rung.hook);
+    ladder(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
+}
+
+fn hold(reports: &[ProbeReport], probe: Probe, rung: Rung) -> anyhow::Result<()> {
+    let Some(report) = reports.iter().find(|report| report.probe == probe) else {
+        anyhow::bail!("there is no report on {}", probe.name());
+    };
+    if report.source == name(rung) {
+        return Ok(());
     }
-    let sensors = Sensors::start();
-    let reason = sensors.reports().iter().find(|report| report.probe == probe).and_then(|report| report.reason());
-    match reason {
-        None => Ok(sensors),
-        Some(reason) if guest::is_guest() => anyhow::bail!("not attached: {reason}"),
-        Some(reason) => Err(NotOffered(format!("not attached: {reason}")).into()),
+    let passed = report.passed_over.iter().find(|passed| passed.at == name(rung));
+    let reason = passed.map_or_else(
+        || format!("{} was taken instead", report.source),
+        |passed| format!("{}: {}", passed.shortfall.why, passed.shortfall.reason),
+    );
+    if guest::is_guest() {
+        anyhow::bail!(reason);
     }
+    Err(NotOffered(reason).into())
 }

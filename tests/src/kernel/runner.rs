@@ -14,7 +14,10 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::checks::{self, Check, NotOffered, Seen};
+use crate::{
+    checks::{self, Check, NotOffered, Seen},
+    rungs,
+};
 
 /// Runs every check whose name contains `only`, and says whether none failed.
 pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
@@ -25,10 +28,11 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
     let mut failed = say(out, &json!({"kernel": release.trim(), "cpus": cpus, "checks": chosen.len()})).is_err();
     for check in &chosen {
         let start = now();
-        let mut line = in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
+        let mut line =
+            in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
         failed |= line["pass"] == false;
         line["probe"] = check.probe_name().into();
-        line["rung"] = check.rung.name(check.probe).into();
+        line["rung"] = rungs::name(check.rung).into();
         line["check"] = check.what.into();
         line["secs"] = ((start.elapsed().as_secs_f64() * 100.0).round() / 100.0).into();
         failed |= say(out, &line).is_err();
@@ -76,7 +80,9 @@ fn in_own_process(check: &Check) -> anyhow::Result<Value> {
         }
     });
     let status = wait(&mut child, check.limit)?;
-    let said = || receiver.recv_timeout(Duration::from_millis(200)).ok().map(|first| receiver.try_iter().last().unwrap_or(first));
+    let said = || {
+        receiver.recv_timeout(Duration::from_millis(200)).ok().map(|first| receiver.try_iter().last().unwrap_or(first))
+    };
     match status {
         None => anyhow::bail!("took longer than {} s and was stopped", check.limit.as_secs()),
         Some(status) => said()

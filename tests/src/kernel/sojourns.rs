@@ -1,0 +1,253 @@
+//! How long connections wait for accept(), against a server whose delays are known.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    sync::mpsc,
+    thread::{self, sleep},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    kernel::Probe,
+    sense::{ListenerFact, Sensors},
+};
+use spillway_tests::listeners;
+
+use crate::{
+    checks::{NotOffered, Seen},
+    guest,
+    rungs::{Rung, kernel, sensors},
+    runner::now,
+};
+
+/// How far what is seen may be from what is true.
+const SLACK_US: u64 = 1_000;
+
+/// Facts about the listeners at an address, of which there may be several.
+fn of(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
+    let addr = addr.to_string();
+    listeners(sensors, 0.0).into_iter().filter(|fact| *fact.addr == *addr).collect()
+}
+
+/// Connections that wait for so long before they are accepted, and how long that was, sorted, in microseconds.
+fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Result<Vec<u64>> {
+    let addr = listener.local_addr()?;
+    let mut waits = Vec::new();
+    for _ in 0..count {
+        let client = TcpStream::connect(addr).context("the server cannot be reached")?;
+        let connected = now();
+        sleep(delay);
+        let accepted = listener.accept().context("accept failed")?;
+        waits.push(connected.elapsed().as_micros() as u64);
+        drop((client, accepted));
+    }
+    waits.sort_unstable();
+    Ok(waits)
+}
+
+fn agree(what: &str, seen: Option<u64>, truth_us: u64) -> anyhow::Result<u64> {
+    let seen = seen.with_context(|| format!("{what} was not seen"))?;
+    let off = seen.abs_diff(truth_us);
+    ensure!(off <= SLACK_US, "{what}: {seen} µs were seen, {truth_us} are true");
+    Ok(off)
+}
+
+/// Holds count, mean and 99th percentile to the truth.
+fn held_to_truth(
+    sensors: &mut Sensors,
+    listener: &TcpListener,
+    count: usize,
+    delay: Duration,
+) -> anyhow::Result<String> {
+    let addr = listener.local_addr()?;
+    of(sensors, addr);
+    let waits = delayed(listener, count, delay)?;
+    let facts = of(sensors, addr);
+    let [fact] = &facts[..] else { anyhow::bail!("{} listeners at {addr}, not one", facts.len()) };
+    ensure!(fact.accepted_total == Some(count as u64), "{:?} were counted of {count}", fact.accepted_total);
+    let p99 = agree("p99", fact.sojourn_p99_us, waits[count - 1 - count / 100])?;
+    let mean = agree("mean", fact.sojourn_mean_us, waits.iter().sum::<u64>() / count as u64)?;
+    let min = fact.sojourn_min_us.context("the shortest was not seen")?;
+    ensure!(min <= waits[0] && min + min / 8 + SLACK_US >= waits[0], "shortest: {min} µs seen, {} true", waits[0]);
+    Ok(format!("p99 {p99} µs off {}, mean {mean} µs off", waits[count - 1 - count / 100]))
+}
+
+/// A server that accepts after a known sleep.
+pub fn known_delay(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let detail = held_to_truth(&mut sensors, &TcpListener::bind("127.0.0.1:0")?, 100, Duration::from_millis(20))?;
+    Ok(Seen { events: 100, detail })
+}
+
+/// The same over IPv6.
+pub fn over_ipv6(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let detail = held_to_truth(&mut sensors, &TcpListener::bind("[::1]:0")?, 30, Duration::from_millis(10))?;
+    Ok(Seen { events: 30, detail })
+}
+
+/// More threads than there are return probes sleep in accept() on an empty queue; then connections come.
+pub fn blocking_accept(rung: Rung) -> anyhow::Result<Seen> {
+    const THREADS: usize = 40;
+    const ASLEEP: Duration = Duration::from_millis(500);
+    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let (sender, accepted) = mpsc::channel();
+    for _ in 0..THREADS {
+        let (listener, sender) = (listener.try_clone()?, sender.clone());
+        thread::spawn(move || sender.send(listener.accept()));
+    }
+    sleep(ASLEEP);
+    let start = now();
+    let clients = (0..THREADS).map(|_| TcpStream::connect(addr)).collect::<io::Result<Vec<_>>>()?;
+    for _ in 0..THREADS {
+        accepted.recv_timeout(Duration::from_secs(20)).context("a thread still sleeps")??;
+    }
+    let took = start.elapsed();
+    let facts = of(&mut sensors, addr);
+    let fact = facts.first().context("the listener is not seen")?;
+    ensure!(fact.accepted_total == Some(THREADS as u64), "{:?} were counted of {THREADS}", fact.accepted_total);
+    let p99 = fact.sojourn_p99_us.context("no wait was seen")?;
+    // The sleep before is no wait: nobody was in the queue.
+    ensure!(u128::from(p99) <= took.as_micros() * 17 / 16, "a wait of {p99} µs in {took:?}, after {ASLEEP:?} of sleep");
+    drop(clients);
+    Ok(Seen { events: THREADS as u64, detail: format!("{THREADS} sleepers, p99 {p99} µs") })
+}
+
+/// Four sockets on one port, of which one accepts late: each has its own waits.
+pub fn shared_port(rung: Rung) -> anyhow::Result<Seen> {
+    const SOCKETS: usize = 4;
+    const LATE: Duration = Duration::from_millis(200);
+    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let first = reuseport("127.0.0.1:0".parse()?)?;
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..SOCKETS {
+        sockets.push(reuseport(addr)?);
+    }
+    for socket in &sockets {
+        socket.set_nonblocking(true)?;
+    }
+    let take = |socket: &TcpListener| std::iter::from_fn(|| socket.accept().ok()).count() as u64;
+    let (mut clients, mut taken) = (Vec::new(), vec![0; SOCKETS]);
+    let start = now();
+    for _ in 0..64 {
+        clients.push(TcpStream::connect(addr)?);
+        for (socket, taken) in sockets.iter().zip(&mut taken).skip(1) {
+            *taken += take(socket);
+        }
+    }
+    let prompt = start.elapsed();
+    sleep(LATE);
+    taken[0] = take(&sockets[0]);
+    ensure!(taken.iter().all(|&count| count > 0), "the kernel gave the sockets {taken:?} connections");
+    let mut seen: Vec<_> =
+        of(&mut sensors, addr).iter().map(|fact| (fact.accepted_total, fact.sojourn_min_us)).collect();
+    seen.sort_by_key(|&(_, min)| min);
+    let late = seen.pop().context("no listener is seen")?;
+    let late_us = LATE.as_micros() as u64;
+    ensure!(late.0 == Some(taken[0]), "{:?} were counted on the late socket, {} are true", late.0, taken[0]);
+    ensure!(late.1.is_some_and(|min| min + min / 8 >= late_us), "the late socket's shortest wait is {:?} µs", late.1);
+    let mut rest: Vec<_> = seen.iter().map(|&(accepted, _)| accepted.unwrap_or(0)).collect();
+    let mut truth = taken[1..].to_vec();
+    rest.sort_unstable();
+    truth.sort_unstable();
+    ensure!(rest == truth, "{rest:?} were counted on the others, {truth:?} are true");
+    let slowest = seen.last().and_then(|&(_, min)| min).unwrap_or(u64::MAX);
+    ensure!(u128::from(slowest) <= prompt.as_micros(), "a prompt socket's shortest wait is {slowest} µs");
+    Ok(Seen { events: 64, detail: format!("{taken:?} connections, the late ones waited {:?} µs and more", late.1) })
+}
+
+/// In a network namespace of its own, where every handshake is answered with a SYN cookie.
+pub fn syn_cookies(rung: Rung) -> anyhow::Result<Seen> {
+    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let inside = thread::spawn(|| -> anyhow::Result<(TcpListener, Vec<u64>, BTreeMap<String, u64>)> {
+        // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(NotOffered(format!("no network namespace: {}", io::Error::last_os_error())).into());
+        }
+        guest::loopback_up()?;
+        fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").context("SYN cookies cannot be forced")?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let waits = delayed(&listener, 30, Duration::from_millis(10))?;
+        Ok((listener, waits, netstat()?))
+    });
+    let (listener, waits, counters) = inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+    let cookies = counters.get("SyncookiesRecv").copied().unwrap_or(0);
+    ensure!(cookies >= 30, "{cookies} connections came by cookie, not 30");
+    let facts = of(&mut sensors, listener.local_addr()?);
+    let fact = facts.first().context("the listener is not seen")?;
+    ensure!(fact.accepted_total == Some(30), "{:?} were counted of 30", fact.accepted_total);
+    let off = agree("p99", fact.sojourn_p99_us, waits[29])?;
+    Ok(Seen { events: 30, detail: format!("{cookies} cookies, netns {}, p99 {off} µs off", fact.netns) })
+}
+
+/// Connections that die in the queue, and listeners that close, leave nothing behind.
+pub fn nothing_stays(rung: Rung) -> anyhow::Result<Seen> {
+    const ROUNDS: usize = 50;
+    let kernel = kernel(Probe::AcceptSojourn, rung)?;
+    let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
+    let held = || {
+        let sojourns = probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
+        (probes.known.keys().filter_map(Result::ok).count(), sojourns)
+    };
+    let before = held();
+    for _ in 0..ROUNDS {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let addr = listener.local_addr()?;
+        let clients = (0..10).map(|_| TcpStream::connect(addr)).collect::<io::Result<Vec<_>>>()?;
+        listener.accept()?;
+        drop(clients);
+    }
+    let after = held();
+    ensure!(after == before, "(listeners, histograms) were {before:?} and are {after:?} after {ROUNDS} that closed");
+    // A histogram that is there as long as its listener is.
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let _client = TcpStream::connect(listener.local_addr()?)?;
+    listener.accept()?;
+    ensure!(
+        held() == (before.0 + 1, before.1 + 1),
+        "a listener that accepts has no histogram: {before:?}, {:?}",
+        held()
+    );
+    Ok(Seen { events: (ROUNDS * 10) as u64, detail: format!("{} connections, {ROUNDS} listeners", ROUNDS * 10) })
+}
+
+/// The extended TCP counters of this thread's network namespace.
+fn netstat() -> anyhow::Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    Ok(names.split(' ').map(str::to_owned).zip(values.split(' ').filter_map(|value| value.parse().ok())).collect())
+}
+
+/// A listener that shares its port; std sets no options before it binds.
+fn reuseport(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let SocketAddr::V4(v4) = addr else { anyhow::bail!("{addr} is not IPv4") };
+    let done = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: socket takes three integers.
+    let fd = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let on: libc::c_int = 1;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: v4.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: each call reads a value of the size that it is told, which lives here, and the descriptor is open.
+    unsafe {
+        let size = size_of_val(&on) as libc::socklen_t;
+        done(libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const on).cast(), size))?;
+        let size = size_of_val(&address) as libc::socklen_t;
+        done(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size))?;
+        done(libc::listen(socket.as_raw_fd(), 128))?;
+    }
+    Ok(TcpListener::from(socket))
+}
