@@ -12,6 +12,7 @@ mod observation;
 mod pressure;
 mod processes;
 mod samples;
+mod sensing;
 mod sensors;
 mod sock_diag;
 
@@ -20,7 +21,8 @@ pub use faults::FaultSensor;
 pub use life::{LifeSensor, LifeTotals};
 pub use listeners::ListenerSensor;
 pub use lost::Lost;
-pub use observation::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId};
+pub use observation::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact};
 pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
+pub use sensing::SensingSensor;
 pub use sensors::Sensors;
