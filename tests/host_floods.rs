@@ -39,14 +39,14 @@ fn lost(metrics: &str, what: &str) -> f64 {
     metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
 }
 
-/// One more line of the log than before, and it names what was lost; the agent is well, and ends when told to.
-fn assert_said_once(running: Running, before: usize, what: &str) {
+/// One more line of the log than before, and it says this; the agent is well, and ends when told to.
+fn assert_said_once(running: Running, before: usize, said: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     let warnings = warnings(&log);
     assert_eq!(warnings.len(), before + 1, "{log}");
-    assert!(warnings[before].contains(&format!("what=\"{what}\"")), "{log}");
+    assert!(warnings[before].contains(said), "{log}");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
     let counted = wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
     assert!(counted.is_some(), "later births and deaths are seen");
     assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
-    assert_said_once(running, before, "life_ring_full");
+    assert_said_once(running, before, "what=\"life_ring_full\"");
 }
 
 #[test]
@@ -93,7 +93,22 @@ fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
     many.stop();
     let seen = || metric(&running.get("/metrics"), "spillway_listeners");
     assert!(wait_for(PATIENCE, || (seen() < 8_192.0).then_some(())).is_some(), "closed listeners leave the map");
-    assert_said_once(running, before, "listener_map_full");
+    assert_said_once(running, before, "what=\"listener_map_full\"");
+}
+
+#[test]
+fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
+    let scratch = Scratch::make("more_listeners_than_the_core_tracks_are_counted_and_said_once");
+    let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
+    // sock_diag has no map that would be full first.
+    command.arg("--no-bpf");
+    let running = Running::start(command);
+    let before = warnings(&running.log()).len();
+    let _many = workload(&["listeners", "--count=8300"]);
+    let counted =
+        wait_for(PATIENCE, || (metric(&running.get("/metrics"), "spillway_untracked_total") >= 108.0).then_some(()));
+    assert!(counted.is_some(), "{}", running.get("/metrics"));
+    assert_said_once(running, before, "see spillway_untracked_total");
 }
 
 fn resident_bytes(running: &Running) -> u64 {

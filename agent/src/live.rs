@@ -68,7 +68,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 metrics.note_tracked(&tracked);
                 if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
                     tracing::warn!(
-                        "there are more processes or listeners than there is room for; see spillway_untracked"
+                        "there are more processes or listeners than there is room for; see spillway_untracked_total"
                     );
                 }
             }

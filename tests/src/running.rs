@@ -96,7 +96,7 @@ impl Heard {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn to_its_end(self) -> String {
+    fn until_closed(self) -> String {
         self.reader.join().expect("the reader does not panic");
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -196,7 +196,7 @@ impl Running {
         let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
         let status = status.unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
         let (_, log) = self.pipes.take().expect("it is stopped once");
-        (status.code(), log.to_its_end())
+        (status.code(), log.until_closed())
     }
 }
 

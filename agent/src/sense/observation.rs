@@ -36,7 +36,8 @@ pub enum Fact {
     Exit(ProcessId),
 }
 
-/// A process as the kernel tells it apart from later ones with the same pid.
+/// A process as the kernel tells it apart from later ones with the same pid. Two that began in the same tick look alike but
+/// for the exit between them; the first lived for less than a tick then, so at most one scan saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Thread-group id in the initial pid namespace.
