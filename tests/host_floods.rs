@@ -43,14 +43,13 @@ fn lost(metrics: &str, what: &str) -> f64 {
     metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
 }
 
-/// One more line of the log than before, and it says this; the agent is well, and ends when told to.
-fn assert_said_once(running: Running, before: usize, said: &str) {
+/// One line of the log says this, however often it happened; the agent is well, and ends when told to. What else happens on
+/// the host meanwhile may have lines of its own.
+fn assert_said_once(running: Running, said: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    let warnings = warnings(&log);
-    assert_eq!(warnings.len(), before + 1, "{log}");
-    assert!(warnings[before].contains(said), "{log}");
+    assert_eq!(warnings(&log).iter().filter(|line| line.contains(said)).count(), 1, "{log}");
 }
 
 #[test]
@@ -59,7 +58,6 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
     else {
         return;
     };
-    let before = warnings(&running.log()).len();
     // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900 births and deaths.
     for turn in 1..=2 {
         let (told, lost) = told_and_lost(&running);
@@ -77,14 +75,13 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
     let counted = wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
     assert!(counted.is_some(), "later births and deaths are seen");
     assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
-    assert_said_once(running, before, "what=\"life_ring_full\"");
+    assert_said_once(running, "what=\"life_ring_full\"");
 }
 
 #[test]
 fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
     let test = "more_listeners_than_there_is_room_for_are_counted_and_said_once";
     let Some((_scratch, running)) = agent_with(Probe::AcceptQueue, test) else { return };
-    let before = warnings(&running.log()).len();
     // The map has room for 8,192.
     let many = workload(&["listeners", "--count=8300"]);
     let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
@@ -100,7 +97,7 @@ fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
         wait_for(PATIENCE_FOR_LISTENERS, || (seen() < 8_192.0).then_some(())).is_some(),
         "closed listeners leave the map"
     );
-    assert_said_once(running, before, "what=\"listener_map_full\"");
+    assert_said_once(running, "what=\"listener_map_full\"");
 }
 
 #[test]
@@ -110,13 +107,12 @@ fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
     // sock_diag has no map that would be full first.
     command.arg("--no-bpf");
     let running = Running::start(command);
-    let before = warnings(&running.log()).len();
     let _many = workload(&["listeners", "--count=8300"]);
     let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
         (metric(&running.get("/metrics"), "spillway_untracked_total") >= 108.0).then_some(())
     });
     assert!(counted.is_some(), "{}", running.get("/metrics"));
-    assert_said_once(running, before, "see spillway_untracked_total");
+    assert_said_once(running, "see spillway_untracked_total");
 }
 
 fn resident_bytes(running: &Running) -> u64 {
@@ -130,7 +126,6 @@ fn resident_bytes(running: &Running) -> u64 {
 fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
     let test = "fifty_thousand_short_lives_are_counted_and_cost_no_memory";
     let Some((_scratch, running)) = agent_with(Probe::ProcessLife, test) else { return };
-    let before = warnings(&running.log()).len();
     // What buffers grow to once is no leak.
     churn(2_000);
     let (told, lost) = told_and_lost(&running);
@@ -152,5 +147,6 @@ fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
     assert!(running.is_well());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(warnings(&log).len() - before, usize::from(lost > 0.0), "{log}");
+    let said = warnings(&log).iter().filter(|line| line.contains("life_ring_full")).count();
+    assert_eq!(said, usize::from(lost > 0.0), "{log}");
 }
