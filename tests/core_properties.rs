@@ -11,7 +11,7 @@ use spillway_agent::{
     decide::IncidentId,
     detect::{State, Verdict},
     record::{Reader, ReplayOptions, Writer, replay},
-    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
 };
 
 const MIB: u64 = 1 << 20;
@@ -77,6 +77,34 @@ fn listener_fact() -> impl Strategy<Value = ListenerFact> {
     })
 }
 
+const PROBES: [&str; 6] =
+    ["process_memory", "fault_samples", "process_life", "accept_queue", "accept_sojourn", "of_a_later_version"];
+const LOSSES: [&str; 5] =
+    ["life_ring_full", "process_scan_failed", "listener_map_full", "fault_map_full", "of_a_later_version"];
+
+/// How bad it is with each probe: 0 at its first choice, 1 degraded, 2 off; and which losses there were.
+type Blindness = ([u8; PROBES.len()], [bool; LOSSES.len()]);
+
+fn blindness() -> impl Strategy<Value = Blindness> {
+    (prop::array::uniform6(0..3_u8), prop::array::uniform5(any::<bool>()))
+}
+
+fn sensing((probes, losses): Blindness) -> SensingFact {
+    let at = |grade| PROBES.iter().zip(probes).filter(move |(_, g)| *g == grade).map(|(&name, _)| Arc::from(name));
+    let lost = LOSSES.iter().zip(losses).filter(|(_, lost)| *lost).map(|(&name, _)| (Arc::from(name), 1));
+    SensingFact { degraded: at(1).collect(), off: at(2).collect(), lost: lost.collect() }
+}
+
+/// Opens every scan with how blind the sensors are.
+fn seen_through(blindness: Blindness, observations: &[Observation]) -> Vec<Observation> {
+    let with = |observation: &Observation| {
+        let opens = matches!(observation.fact, Fact::Host(_));
+        let sensing = Observation { t: observation.t, fact: Fact::Sensing(sensing(blindness)) };
+        std::iter::once(observation.clone()).chain(opens.then_some(sensing))
+    };
+    observations.iter().flat_map(with).collect()
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     let process = (id(), [size(), size(), size(), size()], option::of(size()), option::of(size())).prop_map(
         |(id, sizes, memory_max_bytes, faulted_bytes_total)| {
@@ -101,6 +129,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         2 => process,
         4 => steady,
         6 => listener_fact().prop_map(Fact::Listener),
+        1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
@@ -236,6 +265,23 @@ proptest! {
             verdicts
         });
         prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn seeing_less_never_raises_confidence_and_changes_nothing_else(
+        observations in eventful(), probes in prop::array::uniform6((0..3_u8, 0..3_u8)), losses in prop::array::uniform5((any::<bool>(), any::<bool>())),
+    ) {
+        let better = (probes.map(|(a, b)| a.min(b)), losses.map(|(a, b)| a && b));
+        let worse = (probes.map(|(a, b)| a.max(b)), losses.map(|(a, b)| a || b));
+        let see = |blindness| run(&eager(), &seen_through(blindness, &observations)).1.verdicts;
+        let [plain, better, worse] = [run(&eager(), &observations).1.verdicts, see(better), see(worse)];
+        let claims = |verdicts: &[Verdict]| verdicts.iter().map(|v| (v.claim.clone(), v.state, v.exhaustion_secs)).collect::<Vec<_>>();
+        prop_assert_eq!(claims(&plain), claims(&better));
+        prop_assert_eq!(claims(&plain), claims(&worse));
+        for ((plain, better), worse) in plain.iter().zip(&better).zip(&worse) {
+            prop_assert!(plain.confidence >= better.confidence && better.confidence >= worse.confidence);
+            prop_assert!(worse.confidence > 0.0, "{:?}", worse);
+        }
     }
 
     #[test]

@@ -2,103 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Command, Output},
     time::Duration,
 };
 
-use spillway_tests::{agent, is_root, wait_for};
-
-/// A directory that goes with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("spillway-{test}-{}", std::process::id()));
-        fs::create_dir(&path).expect("a scratch directory can be made");
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).expect("a scratch file can be written");
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A running agent.
-struct Running {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    said: String,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the agent starts");
-        let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let mut running = Self { child, log, said: String::new() };
-        while !running.said.contains("spillway is watching") {
-            let read = running.log.read_line(&mut running.said).expect("the log can be read");
-            assert!(read > 0, "the agent ended: {}", running.said);
-        }
-        running
-    }
-
-    fn listens_on(&self) -> SocketAddr {
-        let (_, rest) = self.said.split_once("listen=").expect("it says where it serves");
-        rest.split_whitespace().next().and_then(|addr| addr.parse().ok()).expect("that is an address")
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .expect("it takes requests");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
-    }
-
-    fn stop(mut self) -> (Option<i32>, String) {
-        let pid = self.child.id() as i32;
-        // SAFETY: a signal to a child that was not waited for yet.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-        let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).expect("the log can be read");
-        (status.expect("it stops within five seconds").code(), self.said.clone() + &rest)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn run_with(config: &Path) -> Command {
-    let mut command = agent();
-    command.args(["run", "--config"]).arg(config);
-    command
-}
-
-const ANY_PORT: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n";
-
-fn metric(metrics: &str, name: &str) -> f64 {
-    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-    let line = line.unwrap_or_else(|| panic!("no metric {name} in {metrics}"));
-    line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).expect("a metric has a value")
-}
+use spillway_tests::{ANY_PORT, Running, Scratch, agent, is_root, metric, run_with};
 
 #[test]
 fn it_serves_health_and_metrics_and_stops_when_told() {

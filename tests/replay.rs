@@ -12,7 +12,7 @@ use spillway_agent::{
     config::Config,
     core::HostInfo,
     record::{ReplayOptions, ReplaySummary, Writer, replay},
-    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
 };
 
 const MIB: f64 = 1_048_576.0;
@@ -106,6 +106,22 @@ fn gap() -> Vec<Observation> {
     all
 }
 
+/// A leak that is watched without page faults and half blind for births and deaths; one name is from a later version. Half
+/// way the host's memory cannot be read for a while.
+fn half_blind() -> Vec<Observation> {
+    let names = |names: &[&str]| names.iter().map(|&name| Arc::from(name)).collect::<Vec<_>>();
+    let (degraded, off) = (names(&["process_life"]), names(&["fault_samples", "gpu_memory"]));
+    let sensing = |lost: &[(&str, u64)]| {
+        let lost = lost.iter().map(|&(what, count)| (Arc::from(what), count)).collect();
+        Fact::Sensing(SensingFact { degraded: degraded.clone(), off: off.clone(), lost })
+    };
+    let mut all = one_process(1, 60, |t| 100.0 + 4.0 * t);
+    all.insert(1, Observation { t: 0.0, fact: sensing(&[]) });
+    let later = all.partition_point(|observation| observation.t < 20.0);
+    all[later].fact = sensing(&[("host_read_failed", 1)]);
+    all
+}
+
 /// Interval and observations of every generated trace.
 fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
     let sawtooth = |t: f64| 200.0 + 200.0 * (t % 15.0) / 15.0;
@@ -128,6 +144,7 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
         ("gc-pauses", 0.1, one_listener(20, pauses)),
         ("pid-reuse", 1.0, pid_reuse()),
         ("gap", 1.0, gap()),
+        ("half-blind", 1.0, half_blind()),
     ]
 }
 
@@ -217,6 +234,12 @@ fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
 fn a_gap_costs_confidence_and_invents_no_growth() {
     let line = r#"{"t":3658.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"exhaustion_secs":2145.8,"confidence":0.88,"state":"raised","why":"api (pid 812) grew 104.0 MiB in 26 s, 4.0 MiB/s, without slowing; 8.4 GiB of the host's available memory is gone in 36 min"}"#;
     assert_eq!(verdicts("gap"), [line]);
+}
+
+#[test]
+fn what_is_not_seen_costs_confidence_and_is_said() {
+    let line = r#"{"t":42.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"exhaustion_secs":2145.8,"confidence":0.86,"state":"raised","why":"api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s, without slowing; 8.4 GiB of the host's available memory is gone in 36 min; page faults were not sampled; process births and deaths were seen only indirectly; the host's memory could not always be read"}"#;
+    assert_eq!(verdicts("half-blind"), [line]);
 }
 
 #[test]

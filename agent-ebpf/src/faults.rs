@@ -11,17 +11,18 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_REUSE_STACKID, BPF_F_USER_STACK, BPF_NOEXIST},
     macros::{map, perf_event},
-    maps::{HashMap, StackTrace},
+    maps::{LruHashMap, StackTrace},
     programs::{PerfEventContext, tracing::StackIdContext as _},
 };
 use spillway_ebpf::{FAULT_STACKS_KEPT, FaultCount, Loss};
 
 use crate::kernel::count;
 
-/// Processes with at least one sample. Entries go with their process (see `life`). Every scan looks each process up, so the
-/// table should stay in the cache: 8,192 processes that fault are a guess at the largest host's. A full map is counted.
+/// Processes with at least one sample. Entries go with their process (see `life`), and where deaths are not seen those that
+/// have not faulted for longest make room. Every scan looks each process up, so the table should stay in the cache: 8,192
+/// processes that fault are a guess at the largest host's.
 #[map]
-pub(crate) static FAULTS: HashMap<u32, FaultCount> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static FAULTS: LruHashMap<u32, FaultCount> = LruHashMap::with_max_entries(8_192, 0);
 
 /// User stacks by id: 2,048 stacks cost 2 MiB. An id that is taken by another stack is reused, because the latest
 /// growth matters most.

@@ -8,7 +8,7 @@
 use crate::{
     config::Config,
     decide::{Decision, Ladder},
-    detect::{Context, Detector, Findings, LeakDetector, OverloadDetector, Verdict},
+    detect::{Context, Detector, Findings, LeakDetector, OverloadDetector, Trust, Verdict},
     sense::{Fact, HostFact, Observation},
 };
 
@@ -21,6 +21,7 @@ pub struct Core {
     overload: OverloadDetector,
     ladder: Ladder,
     host: Option<HostFact>,
+    trust: Trust,
     host_t: Option<f64>,
     last_t: Option<f64>,
     scan: u32,
@@ -70,6 +71,7 @@ impl Core {
             overload: OverloadDetector::new(&config.detect.overload),
             ladder: Ladder::new(&config.decide, config.mode),
             host: None,
+            trust: Trust::default(),
             host_t: None,
             last_t: None,
             scan: 0,
@@ -91,14 +93,18 @@ impl Core {
             self.ignored_total = self.ignored_total.saturating_add(1);
             return;
         };
-        if let Fact::Host(host) = &observation.fact {
-            self.host = Some(host.clone());
-            // The same scan told twice is one scan.
-            if self.host_t.replace(t) != Some(t) {
-                self.scan = self.scan.saturating_add(1);
+        match &observation.fact {
+            Fact::Host(host) => {
+                self.host = Some(host.clone());
+                // The same scan told twice is one scan.
+                if self.host_t.replace(t) != Some(t) {
+                    self.scan = self.scan.saturating_add(1);
+                }
             }
+            Fact::Sensing(sensing) => self.trust.note(t, sensing),
+            _ => {}
         }
-        let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref() };
+        let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref(), trust: &self.trust };
         // The list of detectors.
         let detectors: [&mut dyn Detector; 2] = [&mut self.leak, &mut self.overload];
         for detector in detectors {

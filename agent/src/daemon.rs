@@ -67,6 +67,7 @@ pub async fn watch<E>(
     let mut processes = ticks(pace.processes);
     let mut listeners = ticks(pace.listeners);
     let mut observations = Vec::new();
+    let mut last_took_secs = (0.0, 0.0);
     loop {
         let read = tokio::select! {
             biased;
@@ -82,11 +83,12 @@ pub async fn watch<E>(
             Read::Listeners => sensors.scan_listeners(t, &mut observations),
         }
         let took_secs = clock.now() - t;
-        let (ticks, period) = match read {
-            Read::Processes => (&mut processes, pace.processes),
-            Read::Listeners => (&mut listeners, pace.listeners),
+        let (ticks, period, last_took_secs) = match read {
+            Read::Processes => (&mut processes, pace.processes, &mut last_took_secs.0),
+            Read::Listeners => (&mut listeners, pace.listeners, &mut last_took_secs.1),
         };
-        let next_in = rest_after(took_secs, period);
+        // One slow read is bad luck, or much that is new at once; a long rest for it would only blind.
+        let next_in = rest_after(took_secs.min(std::mem::replace(last_took_secs, took_secs)), period);
         if next_in > period {
             ticks.reset_after(next_in);
         }
@@ -94,8 +96,8 @@ pub async fn watch<E>(
     }
 }
 
-/// Time until the next read after one that took so long: a slow read is made less often, so that reads of one kind never
-/// take more than [`READ_SHARE_MAX`] of a core.
+/// Time until the next read where reads take so long: slow ones are made less often, so that those of one kind do not take more
+/// than [`READ_SHARE_MAX`] of a core.
 fn rest_after(took_secs: f64, period: Duration) -> Duration {
     Duration::try_from_secs_f64(took_secs / READ_SHARE_MAX).map_or(period, |rest| rest.max(period))
 }

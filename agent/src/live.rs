@@ -48,6 +48,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         let mut core = Core::new(config, host_info(&sensors)?);
         let mut printer = Printer::to_stdout(json);
         let mut output = Output::default();
+        let mut told_untracked = false;
         announce(&sensors, config);
         let consume = |mut batch: Batch<'_>| {
             metrics.note_batch(&mut batch);
@@ -63,7 +64,13 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             }
             // Counting walks all that is held: once a scan, not ten times a second.
             if batch.read == Read::Processes {
-                metrics.note_tracked(&core.tracked());
+                let tracked = core.tracked();
+                metrics.note_tracked(&tracked);
+                if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
+                    tracing::warn!(
+                        "there are more processes or listeners than there is room for; see spillway_untracked_total"
+                    );
+                }
             }
             Ok::<(), io::Error>(())
         };

@@ -1,11 +1,15 @@
-//! What the host tests share: workloads that end with the test, skips that are told, and the agent's binary.
+//! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
+//! that it is put through.
+
+mod broken;
+mod refuse;
+mod running;
 
 use std::{
     env,
     fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
-    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -15,6 +19,10 @@ use spillway_agent::{
     kernel::Probe,
     sense::{Fact, ListenerFact, ProcessFact, Sensors},
 };
+
+pub use broken::break_program;
+pub use refuse::{Refused, hide, refuse};
+pub use running::{ANY_PORT, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
 
 /// A program that runs until it is dropped.
 pub struct Workload {
@@ -123,17 +131,6 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
     seen.into_iter().filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None }).collect()
-}
-
-/// The agent's binary, which `cargo xtask test` builds and names.
-///
-/// # Panics
-///
-/// Where it is not named.
-pub fn agent() -> Command {
-    let binary = env::var_os("SPILLWAY_BIN").map(PathBuf::from);
-    let binary = binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
-    Command::new(binary)
 }
 
 /// Waits until `done` gives something, for at most `limit`.

@@ -9,12 +9,14 @@ mod leak;
 mod overload;
 mod queue;
 mod trend;
+mod trust;
 mod verdict;
 mod window;
 mod words;
 
 pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
+pub use trust::Trust;
 pub use verdict::{Claim, LeakClaim, OverloadClaim, State, Verdict};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,8 @@ pub struct Context<'a> {
     pub info: HostInfo,
     /// The latest state of the host; `None` before the first scan.
     pub host: Option<&'a HostFact>,
+    /// How far the sensors are to be trusted now.
+    pub trust: &'a Trust,
 }
 
 /// What detectors found in one observation.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Listeners watched at once: as many as the sensor has room for.
-const LISTENERS_MAX: usize = 8_192;
+const LISTENERS_MAX: usize = 16_384;
 
 /// Finds listeners whose accept queue stands.
 pub struct OverloadDetector {
@@ -67,7 +67,7 @@ impl Detector for OverloadDetector {
         match fact {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Listener(fact) => self.listener(context, fact, findings),
-            Fact::Process(_) | Fact::Exec(_) | Fact::Exit(_) => {}
+            Fact::Sensing(_) | Fact::Process(_) | Fact::Exec(_) | Fact::Exit(_) => {}
         }
     }
 

@@ -18,7 +18,7 @@ use spillway_ebpf::{
 use super::{
     failure,
     iter::IterHandle,
-    ladder::{Shortfall, Why},
+    ladder::{Hook, Shortfall, Why},
     samples::pass,
 };
 
@@ -179,6 +179,33 @@ impl Target<'_> {
                 .map_err(|error| failure::of(&format!("kprobe {function}"), &error))?;
         }
         Ok(())
+    }
+
+    /// Takes everything of a hook away again, whatever of it was attached.
+    pub(super) fn detach(&mut self, hook: Hook) {
+        let names: &[&str] = match hook {
+            Hook::TaskIter => &["scan_tasks", "find_cpu_slots"],
+            Hook::TaskIterPlain => &["scan_tasks_plain"],
+            Hook::PageFaultEvent => &["sample_faults"],
+            Hook::LifeBtf => &["process_fork", "process_exec", "process_exit"],
+            Hook::LifeRaw => &["process_fork_raw", "process_exec_raw", "process_exit_raw"],
+            Hook::ListenerIter => &["socket_state", "find_listeners", "scan_listeners"],
+            Hook::AcceptFexit => &["accept_exit_2", "accept_exit_4"],
+            Hook::AcceptKprobe => &["accept_enter", "accept_graft"],
+            Hook::Proc | Hook::LifeScans | Hook::SockDiag | Hook::QueueHead => &[],
+        };
+        for name in names {
+            // Not loaded is as good as unloaded.
+            let _ = match self.ebpf.program_mut(name) {
+                Some(Program::Iter(program)) => program.unload(),
+                Some(Program::BtfTracePoint(program)) => program.unload(),
+                Some(Program::RawTracePoint(program)) => program.unload(),
+                Some(Program::PerfEvent(program)) => program.unload(),
+                Some(Program::FExit(program)) => program.unload(),
+                Some(Program::KProbe(program)) => program.unload(),
+                _ => Ok(()),
+            };
+        }
     }
 
     /// Loads an iterator and links it, over `map` where it walks the elements of one.

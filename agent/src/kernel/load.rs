@@ -112,8 +112,12 @@ impl Kernel {
                 let Some(taken) = rung else { break (None, passed) };
                 match self.attach(taken, &mut target) {
                     Ok(()) => break (Some(taken), passed),
-                    Err(shortfall) => offer.ruled_out.insert(taken.hook, shortfall),
-                };
+                    Err(shortfall) => {
+                        // Half a probe would fill maps that nobody reads.
+                        target.detach(taken.hook);
+                        offer.ruled_out.insert(taken.hook, shortfall);
+                    }
+                }
             };
             if ladder.probe == super::Probe::AcceptQueue {
                 offer::rule_on_listeners(&mut offer, rung.map(|rung| rung.hook));

@@ -67,7 +67,7 @@ impl Problem {
 
     /// Why a line did not parse.
     pub(super) fn of(error: &serde_json::Error, line: &str) -> Self {
-        const KINDS: [&str; 5] = ["host", "process", "listener", "exec", "exit"];
+        const KINDS: [&str; 6] = ["host", "sensing", "process", "listener", "exec", "exit"];
 
         #[derive(Deserialize)]
         struct Kind {

@@ -9,9 +9,11 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// Counts one loss.
+    /// Counts one thing that could not be used, and logs the first of its kind.
     pub fn count(&mut self, what: &'static str) {
-        *self.totals.entry(what).or_default() += 1;
+        if self.add(what) {
+            tracing::warn!(what, "something was lost on the way to an observation; see spillway_lost_total");
+        }
     }
 
     /// Counts a pass that ended within a sample, of which so many bytes were left.
@@ -23,10 +25,16 @@ impl Lost {
 
     /// Counts a read that failed as a whole, and logs the first of its kind: a sensor that fails does so at each tick.
     pub fn failed(&mut self, what: &'static str, error: &dyn std::error::Error) {
-        if !self.totals.contains_key(what) {
+        if self.add(what) {
             tracing::warn!(what, %error, "a sensor cannot read; the agent goes on without it");
         }
-        self.count(what);
+    }
+
+    /// Counts one; says whether it is the first of its kind.
+    fn add(&mut self, what: &'static str) -> bool {
+        let total = self.totals.entry(what).or_default();
+        *total += 1;
+        *total == 1
     }
 
     /// Sets the total of a loss that the kernel counts itself, and logs the first of its kind.

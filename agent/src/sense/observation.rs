@@ -3,7 +3,7 @@
 //! Their serialised form is the trace format, so that a live run, a recorded trace and the simulation feed the core
 //! the same values. Field names carry their units; a value that a sensor could not learn is `None`, never zero.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,12 +17,15 @@ pub struct Observation {
     pub fact: Fact,
 }
 
-/// What a sensor saw. A scan of the host is one `Host` fact followed by its `Process` facts.
+/// What a sensor saw. A scan of the host is one `Host` fact, a `Sensing` fact where there is something to tell, and its
+/// `Process` facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Fact {
     /// The machine as a whole; opens a scan.
     Host(HostFact),
+    /// What the sensors do not see, from here on until the next such fact.
+    Sensing(SensingFact),
     /// The memory of one process.
     Process(ProcessFact),
     /// The accept queue of one listening socket.
@@ -33,7 +36,8 @@ pub enum Fact {
     Exit(ProcessId),
 }
 
-/// A process as the kernel tells it apart from later ones with the same pid.
+/// A process as the kernel tells it apart from later ones with the same pid. Two that began in the same tick look alike but
+/// for the exit between them; the first lived for less than a tick then, so at most one scan saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Thread-group id in the initial pid namespace.
@@ -50,6 +54,21 @@ pub struct HostFact {
     /// `some avg10` of `/proc/pressure/memory`, in percent; `None` without PSI.
     #[serde(default)]
     pub psi_memory_some_avg10: Option<f64>,
+}
+
+/// What the sensors do not see. A probe that is not named is at its first choice; a trace without such facts is taken as
+/// seeing all.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SensingFact {
+    /// Probes that learn the same in another way than the first choice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Arc<str>>,
+    /// Probes whose signal is not had at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off: Vec<Arc<str>>,
+    /// What was lost since the last of these facts, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<Arc<str>, u64>,
 }
 
 /// The memory of one process.

@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation, PressureSensor,
-    ProcessSensor,
+    ProcessSensor, SensingSensor,
 };
 use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
@@ -18,6 +18,7 @@ pub struct Sensors {
     listeners: ListenerSensor,
     life: Option<LifeSensor>,
     faults: Option<FaultSensor>,
+    sensing: SensingSensor,
     lost: Lost,
 }
 
@@ -47,6 +48,7 @@ impl Sensors {
             listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy),
             life: kernel.process_life.take().map(LifeSensor::new),
             faults,
+            sensing: SensingSensor::default(),
             lost: Lost::default(),
             kernel,
         }
@@ -59,10 +61,14 @@ impl Sensors {
 
     /// What did not reach an observation so far, the kernel's own losses included.
     pub fn lost(&mut self) -> &Lost {
+        self.count_losses();
+        &self.lost
+    }
+
+    fn count_losses(&mut self) {
         for (what, total) in self.kernel.losses() {
             self.lost.set(what, total);
         }
-        &self.lost
     }
 
     /// Total memory of the machine in bytes.
@@ -74,12 +80,16 @@ impl Sensors {
         self.pressure.mem_total_bytes()
     }
 
-    /// Scans the host at `t`: one `Host` fact, then one `Process` fact each. A part that fails is counted and left out.
+    /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or something was lost since
+    /// the last scan, then one `Process` fact each. A part that fails is counted and left out.
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
             Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
             Err(error) => self.lost.failed("host_read_failed", &error),
         }
+        self.count_losses();
+        let sensing = self.sensing.look(&self.kernel.reports, &self.lost);
+        out.extend(sensing.map(|fact| Observation { t, fact: Fact::Sensing(fact) }));
         let each = |process| out.push(Observation { t, fact: Fact::Process(process) });
         if let Err(error) = self.processes.scan(&mut self.lost, each) {
             self.lost.failed("process_scan_failed", &error);

@@ -52,17 +52,20 @@ impl SockDiag {
         if refresh {
             self.refresh(cgroups, lost);
         }
-        let mut asked = Err(io::Error::other("no network namespace could be opened"));
+        let mut answered = false;
+        let mut failed = io::Error::other("no network namespace could be opened");
         for (&netns, socket) in &self.namespaces {
             for family in [AF_INET, AF_INET6] {
                 match dump(socket, family, |response| each(self.fact(netns, response))) {
-                    Ok(()) => asked = Ok(()),
-                    Err(error) if asked.is_err() => asked = Err(error),
-                    Err(_) => lost.count("sock_diag_failed"),
+                    Ok(()) => answered = true,
+                    Err(error) => {
+                        lost.count("sock_diag_failed");
+                        failed = error;
+                    }
                 }
             }
         }
-        asked
+        if answered { Ok(()) } else { Err(failed) }
     }
 
     fn fact(&self, netns: u64, response: &InetResponse) -> ListenerFact {

@@ -20,7 +20,7 @@ use crate::{
     core::Tracked,
     daemon::{Batch, Read},
     detect::{State, Verdict},
-    kernel::ProbeState,
+    kernel::{ProbeReport, ProbeState},
     sense::{Fact, Sensors},
 };
 
@@ -46,6 +46,13 @@ struct ProbeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProbeStateLabel {
+    probe: &'static str,
+    state: &'static str,
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabel {
     verdict: &'static str,
 }
@@ -61,6 +68,7 @@ pub struct Metrics {
     read_seconds: Family<ReadLabel, Histogram>,
     lost: Family<LostLabel, Counter>,
     probe_attached: Family<ProbeLabel, Gauge>,
+    probe_state: Family<ProbeStateLabel, Gauge>,
     processes: Gauge,
     listeners: Gauge,
     mem_available_bytes: Gauge,
@@ -90,6 +98,7 @@ impl Metrics {
             read_seconds: Family::new_with_constructor(|| Histogram::new(SCAN_BUCKETS_SECS)),
             lost: Family::default(),
             probe_attached: Family::default(),
+            probe_state: Family::default(),
             processes: Gauge::default(),
             listeners: Gauge::default(),
             mem_available_bytes: Gauge::default(),
@@ -120,6 +129,11 @@ impl Metrics {
             "probe_attached",
             "1 where the probe is attached, 0 where its fallback is used or it is off",
             self.probe_attached.clone(),
+        );
+        registry.register(
+            "probe_state",
+            "1 for the state that each probe is in, attached, degraded or off, and where its facts come from",
+            self.probe_state.clone(),
         );
         registry.register("processes", "Processes in the latest scan", self.processes.clone());
         registry.register("listeners", "Listening sockets in the latest look", self.listeners.clone());
@@ -160,7 +174,7 @@ impl Metrics {
                 Fact::Host(host) => {
                     self.mem_available_bytes.set(host.mem_available_bytes as i64);
                 }
-                Fact::Exec(_) | Fact::Exit(_) => {}
+                Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => {}
             }
         }
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
@@ -178,10 +192,7 @@ impl Metrics {
     }
 
     fn note_scan(&self, sensors: &mut Sensors) {
-        for report in sensors.reports() {
-            let attached = report.state == ProbeState::Attached;
-            self.probe_attached.get_or_create(&ProbeLabel { probe: report.probe.name() }).set(i64::from(attached));
-        }
+        self.note_probes(sensors.reports());
         let life = sensors.life_totals();
         raise_to(&self.births, life.forks);
         raise_to(&self.execs, life.execs);
@@ -190,6 +201,22 @@ impl Metrics {
             raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
         }
         self.note_own_cost();
+    }
+
+    fn note_probes(&self, reports: &[ProbeReport]) {
+        // A probe that changed its state must not be left in both.
+        self.probe_state.clear();
+        for report in reports {
+            let (probe, source) = (report.probe.name(), report.source.to_string());
+            let attached = report.state == ProbeState::Attached;
+            self.probe_attached.get_or_create(&ProbeLabel { probe }).set(i64::from(attached));
+            let state = match report.state {
+                ProbeState::Attached => "attached",
+                ProbeState::Degraded { .. } => "degraded",
+                ProbeState::Off { .. } => "off",
+            };
+            self.probe_state.get_or_create(&ProbeStateLabel { probe, state, source }).set(1);
+        }
     }
 
     fn note_own_cost(&self) {

@@ -10,6 +10,7 @@ use super::super::{
     Context, Findings,
     growth::{END_BUCKETS, Growth},
     trend::theil_sen,
+    trust::Rule,
     verdict::{Claim, LeakClaim, State, Verdict},
     window::{Floors, Horizons, KIB, Window},
     words::{Size, Span, rounded},
@@ -125,8 +126,8 @@ impl Process {
         if exhaustion_secs > config.max_extrapolation * horizons.horizon_secs(horizon) {
             return;
         }
-        let confidence = growth.confidence();
-        let why = self.why(context, fact, &growth, &headroom, exhaustion_secs);
+        let mut why = self.why(context, fact, &growth, &headroom, exhaustion_secs);
+        let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
         self.raised = Some(Raised {
             slope_bytes_per_sec: growth.slope_bytes_per_sec,
             still_since_t: f64::INFINITY,

@@ -12,6 +12,7 @@ use std::{
 use super::super::{
     Context,
     queue::{Counter, Depths},
+    trust::Rule,
     verdict::{Claim, OverloadClaim, State, Verdict},
     words::{Span, rounded},
 };
@@ -225,10 +226,12 @@ impl Listener {
             Some(room / growth_per_sec).filter(|secs| growth_per_sec > 0.0 && *secs <= FORECAST_SECS_MAX)
         };
         let stuck = run.is_stuck(fact, config);
-        let base = if run.by_age { CONFIDENCE_BY_AGE } else { CONFIDENCE_BY_DEPTH };
+        let (base, rule) =
+            if run.by_age { (CONFIDENCE_BY_AGE, Rule::QueueAge) } else { (CONFIDENCE_BY_DEPTH, Rule::QueueDepth) };
         let steps = f64::from(u8::from(stuck) + u8::from(run.overflows > 0));
-        let confidence = rounded(base + CONFIDENCE_STEP * steps, 2);
-        let why = run.why(context, fact, stuck, growth_per_sec, exhaustion_secs);
+        let mut why = run.why(context, fact, stuck, growth_per_sec, exhaustion_secs);
+        let seen = context.trust.weigh(rule, context.t, base + CONFIDENCE_STEP * steps, &mut why);
+        let confidence = rounded(seen, 2);
         self.raised =
             Some(Raised { since_t: context.t, well_since_t: None, confidence, backlog_max: fact.backlog_max });
         Verdict {

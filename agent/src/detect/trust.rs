@@ -1,0 +1,250 @@
+//! What the sensors do not see, and what that takes off a claim's confidence.
+//!
+//! A probe at its second choice, a probe that is off, samples that were lost: none of it changes a rule, all of it makes
+//! the rule's claims less sure, and a claim says so. Only what the claim rests on counts: who leaks does not depend on how
+//! accept queues are read. Probes hold until told otherwise; a loss counts for [`LOSS_COUNTS_SECS`].
+//! Cold start: all is seen, as older traces, which say nothing of it, assume. It refuses nothing: a name that it does not
+//! know takes nothing off, and nothing of it is kept.
+
+use std::sync::Arc;
+
+use crate::sense::SensingFact;
+
+/// What a claim rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Memory of a process over time.
+    Leak,
+    /// A queue whose head's age was seen throughout.
+    QueueAge,
+    /// A queue of which only the depth was seen: its rule already starts from less confidence for that.
+    QueueDepth,
+}
+
+/// How long a loss counts. A guess: twice the shortest horizon on which a leak is judged, and many times the longest run
+/// that an overload needs.
+const LOSS_COUNTS_SECS: f64 = 60.0;
+
+// The four grades of doubt. Guesses all; what was chosen is their order, and that no two or three together bury a claim:
+// an agent without any BPF is still worth waking up for.
+
+/// Evidence beside the rule is less good; the rule itself sees all it looks at.
+const SLIGHT: f64 = 0.98;
+
+/// What the rule looks at is seen, but later, coarser or with a little missing.
+const MILD: f64 = 0.95;
+
+/// A premise of the rule is not seen and taken on trust, such as that a process still runs the same program.
+const MARKED: f64 = 0.85;
+
+/// What the rule looks at should not be there at all.
+const SEVERE: f64 = 0.5;
+
+const _: () = assert!(0.0 < SEVERE && SEVERE <= MARKED && MARKED <= MILD && MILD <= SLIGHT && SLIGHT <= 1.0);
+
+/// A factor on confidence, and how the claim's sentence says it.
+struct Doubt(f64, &'static str);
+
+/// A probe, which rules rest on it, and what they lose with it.
+struct ProbeRow {
+    name: &'static str,
+    rules: &'static [Rule],
+    degraded: Doubt,
+    off: Doubt,
+}
+
+/// A loss, which rules rest on what was lost, and what they lose with it.
+struct LossRow {
+    name: &'static str,
+    rules: &'static [Rule],
+    doubt: Doubt,
+}
+
+const PROBES: [ProbeRow; 4] = [
+    ProbeRow {
+        name: "process_memory",
+        rules: &[Rule::Leak],
+        degraded: Doubt(MILD, "memory was read in a coarser or slower way"),
+        off: Doubt(SEVERE, "memory was not read"),
+    },
+    ProbeRow {
+        name: "fault_samples",
+        rules: &[Rule::Leak],
+        degraded: Doubt(SLIGHT, "page faults were sampled less exactly"),
+        off: Doubt(MILD, "page faults were not sampled"),
+    },
+    ProbeRow {
+        name: "process_life",
+        rules: &[Rule::Leak],
+        degraded: Doubt(MILD, "process births and deaths were seen only indirectly"),
+        off: Doubt(MARKED, "process births and deaths were not seen"),
+    },
+    ProbeRow {
+        name: "accept_queue",
+        rules: &[Rule::QueueAge],
+        degraded: Doubt(MILD, "accept queues were read in a slower way"),
+        off: Doubt(SEVERE, "accept queues were not read"),
+    },
+];
+
+const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
+
+const LOSSES: [LossRow; 8] = [
+    LossRow {
+        name: "process_scan_failed",
+        rules: &[Rule::Leak],
+        doubt: Doubt(MARKED, "not every scan of processes succeeded"),
+    },
+    LossRow {
+        name: "host_read_failed",
+        rules: &[Rule::Leak],
+        doubt: Doubt(MILD, "the host's memory could not always be read"),
+    },
+    LossRow {
+        name: "life_ring_full",
+        rules: &[Rule::Leak],
+        doubt: Doubt(MILD, "some process births and deaths were lost"),
+    },
+    LossRow {
+        name: "unknown_sample",
+        rules: &[Rule::Leak],
+        doubt: Doubt(MILD, "some process births and deaths made no sense"),
+    },
+    LossRow {
+        name: "fault_map_full",
+        rules: &[Rule::Leak],
+        doubt: Doubt(SLIGHT, "page faults of some processes were lost"),
+    },
+    LossRow {
+        name: "listener_scan_failed",
+        rules: QUEUE,
+        doubt: Doubt(MARKED, "not every look at accept queues succeeded"),
+    },
+    LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
+    LossRow {
+        name: "short_read",
+        rules: &[Rule::Leak, Rule::QueueAge, Rule::QueueDepth],
+        doubt: Doubt(MILD, "some samples were cut off"),
+    },
+];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Sight {
+    #[default]
+    Whole,
+    Degraded,
+    Off,
+}
+
+/// How far the sensors are to be trusted now.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    probes: [Sight; PROBES.len()],
+    /// When each loss was last told of.
+    lost_t: [Option<f64>; LOSSES.len()],
+}
+
+impl Trust {
+    /// Takes what the sensors say of themselves at `t`.
+    pub fn note(&mut self, t: f64, fact: &SensingFact) {
+        let names = |list: &[Arc<str>], name: &str| list.iter().any(|one| **one == *name);
+        for (sight, row) in self.probes.iter_mut().zip(&PROBES) {
+            *sight = match (names(&fact.off, row.name), names(&fact.degraded, row.name)) {
+                (true, _) => Sight::Off,
+                (false, true) => Sight::Degraded,
+                (false, false) => Sight::Whole,
+            };
+        }
+        for (lost_t, row) in self.lost_t.iter_mut().zip(&LOSSES) {
+            if fact.lost.get(row.name).is_some_and(|&count| count > 0) {
+                *lost_t = Some(t);
+            }
+        }
+    }
+
+    /// What is left of a claim's confidence at `t`; `why` ends with what was not seen.
+    pub(super) fn weigh(&self, rule: Rule, t: f64, confidence: f64, why: &mut String) -> f64 {
+        self.doubts(rule, t).fold(confidence, |left, Doubt(factor, words)| {
+            why.push_str("; ");
+            why.push_str(words);
+            left * factor
+        })
+    }
+
+    fn doubts(&self, rule: Rule, t: f64) -> impl Iterator<Item = &'static Doubt> {
+        let probes = self.probes.iter().zip(&PROBES).filter(move |(_, row)| row.rules.contains(&rule));
+        let probes = probes.filter_map(|(sight, row)| match sight {
+            Sight::Whole => None,
+            Sight::Degraded => Some(&row.degraded),
+            Sight::Off => Some(&row.off),
+        });
+        let losses = self.lost_t.iter().zip(&LOSSES).filter(move |(_, row)| row.rules.contains(&rule));
+        let losses = losses.filter_map(move |(lost_t, row)| {
+            lost_t.is_some_and(|then| t - then <= LOSS_COUNTS_SECS).then_some(&row.doubt)
+        });
+        probes.chain(losses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: [Rule; 3] = [Rule::Leak, Rule::QueueAge, Rule::QueueDepth];
+
+    fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensingFact {
+        let names = |list: &[&str]| list.iter().map(|&name| Arc::from(name)).collect();
+        let lost = lost.iter().map(|&(name, count)| (Arc::from(name), count)).collect();
+        SensingFact { degraded: names(degraded), off: names(off), lost }
+    }
+
+    fn weigh(trust: &Trust, rule: Rule, t: f64) -> (f64, String) {
+        let mut why = String::from("it grew");
+        (trust.weigh(rule, t, 1.0, &mut why), why)
+    }
+
+    #[test]
+    fn unseen_births_lower_a_leak_and_its_sentence_says_so() {
+        let mut trust = Trust::default();
+        trust.note(0.0, &fact(&[], &["process_life"], &[]));
+        let said = "it grew; process births and deaths were not seen".to_owned();
+        assert_eq!(weigh(&trust, Rule::Leak, 1e6), (MARKED, said));
+        assert_eq!(weigh(&trust, Rule::QueueAge, 0.0), (1.0, "it grew".to_owned()));
+        trust.note(1.0, &SensingFact::default());
+        assert_eq!(weigh(&trust, Rule::Leak, 1.0), (1.0, "it grew".to_owned()));
+    }
+
+    #[test]
+    fn a_loss_counts_for_a_minute() {
+        let mut trust = Trust::default();
+        trust.note(100.0, &fact(&[], &[], &[("life_ring_full", 3), ("listener_map_full", 0)]));
+        assert_eq!(weigh(&trust, Rule::Leak, 160.0).0, MILD);
+        assert_eq!(weigh(&trust, Rule::Leak, 160.1).0, 1.0);
+        assert_eq!(weigh(&trust, Rule::QueueAge, 100.0).0, 1.0, "a loss of none is none");
+        trust.note(150.0, &SensingFact::default());
+        assert_eq!(weigh(&trust, Rule::Leak, 160.0).0, MILD, "news of probes ends no loss");
+    }
+
+    #[test]
+    fn what_is_known_by_depth_alone_is_not_punished_twice() {
+        let mut trust = Trust::default();
+        trust.note(0.0, &fact(&["accept_queue"], &[], &[]));
+        assert_eq!(weigh(&trust, Rule::QueueDepth, 0.0).0, 1.0);
+        assert_eq!(weigh(&trust, Rule::QueueAge, 0.0).0, MILD);
+    }
+
+    #[test]
+    fn names_that_nobody_knows_take_nothing_off() {
+        let mut trust = Trust::default();
+        trust.note(0.0, &fact(&["gpu", ""], &["<script>"], &[("gpu_ring_full", u64::MAX)]));
+        RULES.iter().for_each(|&rule| assert_eq!(weigh(&trust, rule, 0.0).0, 1.0));
+    }
+
+    #[test]
+    fn worse_never_weighs_more() {
+        for row in &PROBES {
+            assert!(row.off.0 <= row.degraded.0 && row.degraded.0 <= 1.0 && row.off.0 > 0.0, "{}", row.name);
+        }
+        assert!(LOSSES.iter().all(|row| row.doubt.0 > 0.0 && row.doubt.0 <= 1.0));
+    }
+}

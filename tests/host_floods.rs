@@ -1,0 +1,152 @@
+//! Live: the installed agent under more than it has room for: births and deaths that nobody reads, listeners that no map
+//! holds, and tens of thousands of short lives. It counts what it lost, says so once, and runs on.
+
+use std::{fs, process::Command, thread, time::Duration};
+
+use spillway_agent::kernel::Probe;
+use spillway_tests::{ANY_PORT, Running, Scratch, Workload, metric, run_with, sensors_with, wait_for, warnings};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A first look at thousands of new listeners takes some 0.3 s, more on a busy machine, and the agent then rests for twenty
+/// times as long.
+const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
+
+/// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test is about does not attach.
+fn agent_with(probe: Probe, test: &str) -> Option<(Scratch, Running)> {
+    drop(sensors_with(probe, test)?);
+    let scratch = Scratch::make(test);
+    let running = Running::start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
+    let scanned = wait_for(PATIENCE, || running.get("/metrics").contains("spillway_lost_total{").then_some(()));
+    assert!(scanned.is_some() && running.is_well(), "{}", running.log());
+    Some((scratch, running))
+}
+
+fn workload(args: &[&str]) -> Workload {
+    Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(args))
+}
+
+/// Starts and ends so many processes, one after the other.
+fn churn(count: u32) {
+    let mut churn = workload(&["churn", &format!("--count={count}")]);
+    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+}
+
+/// Births and deaths that were counted, and those that were counted as lost.
+fn told_and_lost(running: &Running) -> (f64, f64) {
+    let metrics = running.get("/metrics");
+    let told = ["births", "deaths"].map(|what| metric(&metrics, &format!("spillway_process_{what}_total")));
+    (told.iter().sum(), lost(&metrics, "life_ring_full"))
+}
+
+fn lost(metrics: &str, what: &str) -> f64 {
+    metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
+}
+
+/// One line of the log says this, however often it happened; the agent is well, and ends when told to. What else happens on
+/// the host meanwhile may have lines of its own.
+fn assert_said_once(running: Running, said: &str) {
+    assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(warnings(&log).iter().filter(|line| line.contains(said)).count(), 1, "{log}");
+}
+
+#[test]
+fn a_ring_that_nobody_reads_is_counted_and_said_once() {
+    let Some((_scratch, running)) = agent_with(Probe::ProcessLife, "a_ring_that_nobody_reads_is_counted_and_said_once")
+    else {
+        return;
+    };
+    // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900 births and deaths.
+    for turn in 1..=2 {
+        let (told, lost) = told_and_lost(&running);
+        running.signal(libc::SIGSTOP);
+        churn(7_500);
+        running.signal(libc::SIGCONT);
+        let counted = wait_for(PATIENCE, || {
+            let (told_now, lost_now) = told_and_lost(&running);
+            (lost_now > lost && told_now - told + lost_now - lost >= 15_000.0).then_some(())
+        });
+        assert!(counted.is_some(), "turn {turn}: of ({told}, {lost}) became {:?}", told_and_lost(&running));
+    }
+    let (told, lost) = told_and_lost(&running);
+    churn(500);
+    let counted = wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
+    assert!(counted.is_some(), "later births and deaths are seen");
+    assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
+    assert_said_once(running, "what=\"life_ring_full\"");
+}
+
+#[test]
+fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
+    let test = "more_listeners_than_there_is_room_for_are_counted_and_said_once";
+    let Some((_scratch, running)) = agent_with(Probe::AcceptQueue, test) else { return };
+    // The map has room for 8,192.
+    let many = workload(&["listeners", "--count=8300"]);
+    let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
+        let metrics = running.get("/metrics");
+        (lost(&metrics, "listener_map_full") >= 108.0 && metric(&metrics, "spillway_listeners") >= 8_192.0)
+            .then_some(())
+    });
+    assert!(counted.is_some(), "{}", running.get("/metrics"));
+    assert!(running.is_well());
+    many.stop();
+    let seen = || metric(&running.get("/metrics"), "spillway_listeners");
+    assert!(
+        wait_for(PATIENCE_FOR_LISTENERS, || (seen() < 8_192.0).then_some(())).is_some(),
+        "closed listeners leave the map"
+    );
+    assert_said_once(running, "what=\"listener_map_full\"");
+}
+
+#[test]
+fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
+    let scratch = Scratch::make("more_listeners_than_the_core_tracks_are_counted_and_said_once");
+    let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
+    // sock_diag has no map that would be full first.
+    command.arg("--no-bpf");
+    let running = Running::start(command);
+    let _many = workload(&["listeners", "--count=8300"]);
+    let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
+        (metric(&running.get("/metrics"), "spillway_untracked_total") >= 108.0).then_some(())
+    });
+    assert!(counted.is_some(), "{}", running.get("/metrics"));
+    assert_said_once(running, "see spillway_untracked_total");
+}
+
+fn resident_bytes(running: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it has a status");
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("it has resident memory") << 10
+}
+
+#[test]
+fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
+    let test = "fifty_thousand_short_lives_are_counted_and_cost_no_memory";
+    let Some((_scratch, running)) = agent_with(Probe::ProcessLife, test) else { return };
+    // What buffers grow to once is no leak.
+    churn(2_000);
+    let (told, lost) = told_and_lost(&running);
+    let resident = resident_bytes(&running);
+    let churning = thread::spawn(|| churn(50_000));
+    let done = wait_for(Duration::from_secs(60), || {
+        assert!(running.is_well(), "{}", running.get("/healthz"));
+        churning.is_finished().then_some(())
+    });
+    assert!(done.is_some(), "50,000 lives take more than a minute here");
+    churning.join().expect("they come and go");
+    let counted = wait_for(PATIENCE, || {
+        let (told_now, lost_now) = told_and_lost(&running);
+        (told_now - told + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
+    });
+    let lost = counted.unwrap_or_else(|| panic!("of ({told}, {lost}) became {:?}", told_and_lost(&running)));
+    let grown = resident_bytes(&running).saturating_sub(resident);
+    assert!(grown < 4 << 20, "it grew by {grown} bytes");
+    assert!(running.is_well());
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let said = warnings(&log).iter().filter(|line| line.contains("life_ring_full")).count();
+    assert_eq!(said, usize::from(lost > 0.0), "{log}");
+}

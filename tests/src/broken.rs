@@ -1,0 +1,55 @@
+//! An agent of which one BPF program is broken, for the kernel's verifier to refuse.
+//!
+//! The agent carries its BPF object as it was built, so the program is found in the agent's own file: the only ELF image
+//! for the BPF machine in it, its symbol table, and the symbol's instructions.
+
+/// `EM_BPF` of include/uapi/linux/elf-em.h, at the place of `e_machine`.
+const BPF_MACHINE: [u8; 2] = [247, 0];
+const ELF_64_LITTLE: [u8; 6] = [0x7F, b'E', b'L', b'F', 2, 1];
+
+const SYMBOL_TABLE: u32 = 2;
+const SECTION_BYTES: usize = 64;
+const SYMBOL_BYTES: usize = 24;
+const INSTRUCTION_BYTES: usize = 8;
+
+/// No instruction has this code, on any kernel.
+const INVALID_CODE: u8 = 0xFF;
+
+/// Makes the last instruction of a BPF program invalid, in the bytes of an agent's binary.
+///
+/// # Panics
+///
+/// Where the binary holds no BPF object, or that no such program.
+pub fn break_program(binary: &mut [u8], program: &str) {
+    let object = binary
+        .windows(64)
+        .position(|bytes| bytes.starts_with(&ELF_64_LITTLE) && bytes[18..20] == BPF_MACHINE)
+        .expect("the agent holds a BPF object");
+    let (at, bytes) = instructions(&binary[object..], program).unwrap_or_else(|| panic!("no BPF program {program}"));
+    binary[object + at + bytes - INSTRUCTION_BYTES] = INVALID_CODE;
+}
+
+/// Where a function's instructions are in an object, and how many bytes they take.
+fn instructions(elf: &[u8], function: &str) -> Option<(usize, usize)> {
+    let sections = number(elf, 0x28, 8)?;
+    let section = |index: usize| elf.get(sections + index * SECTION_BYTES..)?.get(..SECTION_BYTES);
+    let table =
+        (0..number(elf, 0x3C, 2)?).filter_map(section).find(|s| number(s, 4, 4) == Some(SYMBOL_TABLE as usize))?;
+    let (symbols, size) = (number(table, 24, 8)?, number(table, 32, 8)?);
+    let names = number(section(number(table, 40, 4)?)?, 24, 8)?;
+    elf.get(symbols..symbols + size)?.chunks_exact(SYMBOL_BYTES).find_map(|symbol| {
+        let name = elf.get(names + number(symbol, 0, 4)?..)?;
+        let found = name.strip_prefix(function.as_bytes())?.first() == Some(&0);
+        let start = number(section(number(symbol, 6, 2)?)?, 24, 8)?;
+        found.then_some((start + number(symbol, 8, 8)?, number(symbol, 16, 8)?))
+    })
+}
+
+/// A little-endian number of so many bytes.
+fn number(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
+    bytes
+        .get(at..at + size)?
+        .iter()
+        .rev()
+        .try_fold(0, |number: usize, &byte| number.checked_mul(256)?.checked_add(byte.into()))
+}

@@ -1,0 +1,232 @@
+//! The agent's binary as it runs: what it logs, prints and serves, and how it ends.
+//!
+//! Its output is read by threads of its own, so that an agent that logs more than a pipe holds is not held up by the test.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::wait_for;
+
+/// How long the agent may take until it watches, whatever the kernel refuses it.
+pub const STARTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A configuration that serves on a port which the kernel picks.
+pub const ANY_PORT: &str = "[serve]\nlisten = \"127.0.0.1:0\"\n";
+
+/// A directory that goes with the test.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// Makes it.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be made.
+    pub fn make(test: &str) -> Self {
+        let path = env::temp_dir().join(format!("spillway-{test}-{}", std::process::id()));
+        fs::create_dir(&path).expect("a scratch directory can be made");
+        Self(path)
+    }
+
+    /// Writes a file in it.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be written.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a scratch file can be written");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The agent's binary, which `cargo xtask test` builds and names.
+///
+/// # Panics
+///
+/// Where it is not named.
+pub fn agent() -> Command {
+    let binary = env::var_os("SPILLWAY_BIN").map(PathBuf::from);
+    let binary = binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
+    Command::new(binary)
+}
+
+/// `spillway run` with this configuration.
+pub fn run_with(config: &Path) -> Command {
+    let mut command = agent();
+    command.args(["run", "--config"]).arg(config);
+    command
+}
+
+/// What a pipe has said so far, read by a thread until its other end is closed.
+struct Heard {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Heard {
+    fn from(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let shared = text.clone();
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn so_far(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn until_closed(self) -> String {
+        self.reader.join().expect("the reader does not panic");
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A running agent; killed where the test ends before it was stopped.
+pub struct Running {
+    child: Child,
+    /// Both taken when it is stopped.
+    pipes: Option<(Heard, Heard)>,
+}
+
+impl Running {
+    /// Starts a command that becomes the agent, and waits until it watches.
+    ///
+    /// # Panics
+    ///
+    /// Where it ends, or does not say that it watches within [`STARTS_WITHIN`].
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let out = Heard::from(child.stdout.take().expect("stdout is piped"));
+        let log = Heard::from(child.stderr.take().expect("stderr is piped"));
+        let mut running = Self { child, pipes: Some((out, log)) };
+        let watching = wait_for(STARTS_WITHIN, || {
+            let ended = running.child.try_wait().expect("it can be waited for");
+            assert!(ended.is_none(), "the agent ended with {ended:?}: {}", running.log());
+            running.log().contains("spillway is watching").then_some(())
+        });
+        assert!(watching.is_some(), "after {STARTS_WITHIN:?} it does not watch: {}", running.log());
+        running
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.pipes.as_ref().map_or_else(String::new, |(_, log)| log.so_far())
+    }
+
+    /// What it printed so far: verdicts and decisions.
+    pub fn printed(&self) -> String {
+        self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
+    }
+
+    fn listens_on(&self) -> SocketAddr {
+        let log = self.log();
+        let (_, rest) = log.split_once("listen=").expect("it says where it serves");
+        rest.split_whitespace().next().and_then(|addr| addr.parse().ok()).expect("that is an address")
+    }
+
+    /// Its answer to a request, head and all.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer within five seconds.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .expect("it takes requests");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    /// Whether it calls itself well.
+    pub fn is_well(&self) -> bool {
+        self.get("/healthz").starts_with("HTTP/1.1 200")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// Where it is gone.
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to a child that was not waited for yet.
+        let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(sent, 0, "it takes signal {signal}: {}", self.log());
+    }
+
+    /// Asks it to stop; gives its exit code and all that it logged.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not end within five seconds.
+    pub fn stop(mut self) -> (Option<i32>, String) {
+        self.signal(libc::SIGTERM);
+        let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
+        let status = status.unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
+        let (_, log) = self.pipes.take().expect("it is stopped once");
+        (status.code(), log.until_closed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The value of a metric, by its name with labels; `None` where it is not there.
+///
+/// # Panics
+///
+/// Where its value is no number.
+pub fn find_metric(metrics: &str, name: &str) -> Option<f64> {
+    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit_once(' ').map(|(_, value)| value.parse().expect("a metric has a value"))
+}
+
+/// The value of a metric that must be there.
+///
+/// # Panics
+///
+/// Where it is not.
+pub fn metric(metrics: &str, name: &str) -> f64 {
+    find_metric(metrics, name).unwrap_or_else(|| panic!("no metric {name} in {metrics}"))
+}
+
+/// The lines of a log that warn.
+pub fn warnings(log: &str) -> Vec<&str> {
+    log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
+}
