@@ -48,7 +48,11 @@ pub fn depth_and_owner(rung: Rung) -> anyhow::Result<Seen> {
         let fact = find(&facts, listener.addr())?;
         let truth = (backlog, backlog_max, Some(listener.pid()), netns_of("self")?, Some(0));
         let seen = (fact.backlog, fact.backlog_max, fact.pid, fact.netns, fact.overflows_total);
-        ensure!(seen == truth, "{}: (depth, limit, pid, netns, overflows) {seen:?} were seen, {truth:?} are true", fact.addr);
+        ensure!(
+            seen == truth,
+            "{}: (depth, limit, pid, netns, overflows) {seen:?} were seen, {truth:?} are true",
+            fact.addr
+        );
     }
     let addr = v6.addr();
     v6.stop();
@@ -64,7 +68,9 @@ pub fn as_sock_diag(rung: Rung) -> anyhow::Result<Seen> {
     let held = [listen(4, 0, &[])?, listen(16, 16, &[])?, listen(64, 40, &["--v6"])?];
     let (seen, truth) = (listeners(&mut bpf, 0.0), listeners(&mut netlink, 0.0));
     for listener in &held {
-        let key = |fact: &ListenerFact| (fact.addr.clone(), fact.netns, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup.clone());
+        let key = |fact: &ListenerFact| {
+            (fact.addr.clone(), fact.netns, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup.clone())
+        };
         let (seen, truth) = (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
         ensure!(seen == truth, "{seen:?} was seen, {truth:?} is what sock_diag says");
     }

@@ -46,7 +46,8 @@ pub fn throttled_cgroup(_: Rung) -> anyhow::Result<Seen> {
     });
     let current = cgroup.get("memory.current")?;
     hog.stop();
-    let rise = rise.with_context(|| format!("`some total` stayed at {before} µs with {} bytes in use", current.trim()))?;
+    let rise =
+        rise.with_context(|| format!("`some total` stayed at {before} µs with {} bytes in use", current.trim()))?;
     Ok(Seen { events: 1, detail: format!("some total rose by {} ms", rise / 1000) })
 }
 

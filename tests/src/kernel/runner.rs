@@ -25,7 +25,8 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
     let mut failed = say(out, &json!({"kernel": release.trim(), "cpus": cpus, "checks": chosen.len()})).is_err();
     for check in &chosen {
         let start = now();
-        let mut line = in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
+        let mut line =
+            in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
         failed |= line["pass"] == false;
         line["probe"] = check.probe_name().into();
         line["rung"] = check.rung.name(check.probe).into();
@@ -76,7 +77,9 @@ fn in_own_process(check: &Check) -> anyhow::Result<Value> {
         }
     });
     let status = wait(&mut child, check.limit)?;
-    let said = || receiver.recv_timeout(Duration::from_millis(200)).ok().map(|first| receiver.try_iter().last().unwrap_or(first));
+    let said = || {
+        receiver.recv_timeout(Duration::from_millis(200)).ok().map(|first| receiver.try_iter().last().unwrap_or(first))
+    };
     match status {
         None => anyhow::bail!("took longer than {} s and was stopped", check.limit.as_secs()),
         Some(status) => said()
