@@ -17,6 +17,7 @@ mod step;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     Run(run::Args),
     /// Run every test there is
     Test(test::Args),
+    /// Check every probe on real kernels, from 5.10 to the newest
+    Vm(vm::Args),
     /// Measure what Spillway costs
     Bench(bench::Args),
     /// Feed any bytes to what Spillway parses
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Hold(_) => Ok(ExitCode::SUCCESS),

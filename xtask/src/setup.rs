@@ -15,6 +15,9 @@ use crate::toolchain::{self, Compiler, Next};
 use crate::workspace::{Workspace, is_root, on_path};
 use crate::{signals, tools};
 
+/// What boots other kernels and unpacks their modules: each program with its package.
+const EMULATION: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
+
 /// Install what building and testing need; does nothing when all is there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -34,6 +37,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     let compiler = bpf(&workspace)?;
     nextest(&workspace)?;
+    vm()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -52,7 +56,12 @@ fn check() -> anyhow::Result<ExitCode> {
     }
     let nextest = tools::nextest()?.is_some();
     println!("{}: cargo-nextest", if nextest { "ready" } else { "missing, `cargo xtask test` builds it" });
-    Ok(if ready && nextest { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let emulator = EMULATION.iter().all(|(program, _)| on_path(program).is_some());
+    println!(
+        "{}: the emulator for other kernels",
+        if emulator { "ready" } else { "missing, `cargo xtask vm` installs it" }
+    );
+    Ok(if ready && nextest && emulator { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Makes sure that the BPF programs can be built, and says with which compiler.
@@ -91,6 +100,25 @@ pub fn nextest(workspace: &Workspace) -> anyhow::Result<Command> {
     eprintln!("setup: no cargo-nextest yet, which runs the tests");
     tools::build_nextest(workspace)?;
     tools::nextest()?.context("cargo-nextest was built and does not run\n  hint: run `cargo xtask setup` again")
+}
+
+/// Makes sure that other kernels can be booted.
+pub fn vm() -> anyhow::Result<()> {
+    let missing = || EMULATION.into_iter().filter(|(program, _)| on_path(program).is_none());
+    let packages: Vec<_> = missing().map(|(_, package)| package.to_owned()).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    eprintln!("setup: no emulator yet, which boots other kernels");
+    if on_path("apt-get").is_some() {
+        install(&packages)?;
+    }
+    match missing().next() {
+        None => Ok(()),
+        Some((program, package)) => {
+            bail!("there is no {program}, without which no other kernel can be booted\n  hint: install {package}")
+        }
+    }
 }
 
 /// Installs packages that apt-get knows; one that it does not know is left to the next decision.

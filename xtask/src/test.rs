@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, setup, step};
+use crate::{build, setup, step, vm};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -57,7 +57,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     command.args(["run", "--workspace", "--locked"]).args(&args.filters).env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
-    let passed = step::streaming("tests", &mut command)?.success();
+    let mut passed = step::streaming("tests", &mut command)?.success();
+    if args.filters.is_empty() {
+        let (ok, skipped) = vm::all(&workspace)?;
+        passed &= ok;
+        skips.extend(skipped);
+    }
 
     skips.extend(parse_skips(&fs::read_to_string(&skips_file).unwrap_or_default()));
     println!("{}", list(&skips));

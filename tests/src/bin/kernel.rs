@@ -49,10 +49,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 && std::env::args_os().nth(1).is_none_or(|first| first != "--check") {
-        guest::live_and_die();
-    }
     let cli = Cli::parse();
+    if std::process::id() == 1 {
+        guest::live_and_die(cli.only.as_deref());
+    }
     match cli.check {
         Some(name) => runner::check_here(&name),
         None => runner::run_all(&mut std::io::stdout(), cli.only.as_deref()),

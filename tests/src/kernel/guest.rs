@@ -31,8 +31,8 @@ pub fn is_guest() -> bool {
 }
 
 /// The whole life of the machine.
-pub fn live_and_die() -> ! {
-    if let Err(error) = live() {
+pub fn live_and_die(only: Option<&str>) -> ! {
+    if let Err(error) = live(only) {
         eprintln!("kernel: {error:#}");
     }
     // SAFETY: neither call touches memory of ours; nothing is mounted that could lose data.
@@ -45,7 +45,7 @@ pub fn live_and_die() -> ! {
     }
 }
 
-fn live() -> anyhow::Result<()> {
+fn live(only: Option<&str>) -> anyhow::Result<()> {
     for (kind, place, options) in MOUNTS {
         tell(mount(kind, place, options).with_context(|| format!("{kind} is not mounted on {place}")));
     }
@@ -58,7 +58,7 @@ fn live() -> anyhow::Result<()> {
     let results = fs::File::options().read(true).write(true).open(RESULTS);
     let mut results = results.with_context(|| format!("{RESULTS} cannot be opened"))?;
     tell(raw(&results).with_context(|| format!("{RESULTS} is no terminal")));
-    runner::run_all(&mut results, None);
+    runner::run_all(&mut results, only);
     // What is still in the port's buffer would be lost when the power goes.
     // SAFETY: tcdrain takes a descriptor, which is open.
     unsafe { libc::tcdrain(results.as_raw_fd()) };

@@ -1,0 +1,208 @@
+//! Debian's archive, asked through apt with a configuration of its own.
+//!
+//! Where the archive is, is what this machine's apt is set up with: no host is named here. apt checks signatures and
+//! hashes, against Debian's keyring. Nothing of the machine's own apt is written, so none of this needs root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use super::output;
+use crate::step::{self, OnInterrupt};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The sites that serve the running Debian.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sites {
+    main: String,
+    /// Where the security suites are, if this machine uses them.
+    security: Option<String>,
+}
+
+impl Sites {
+    /// Asks this machine's apt.
+    pub fn find() -> anyhow::Result<Self> {
+        let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let format = ["indextargets", "--no-release-info", "--format", "$(SITE) $(RELEASE)"];
+        let targets = step::output_of(Command::new("apt-get").args(format)).unwrap_or_default();
+        Self::among(&os, &targets)
+    }
+
+    fn among(os: &str, targets: &str) -> anyhow::Result<Self> {
+        let field = |name: &str| os.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        if field("ID") != Some("debian") {
+            bail!("this is not Debian, whose archive the kernels come from");
+        }
+        let codename = field("VERSION_CODENAME").unwrap_or("sid").trim_matches('"');
+        let site = |wanted: &dyn Fn(&str) -> bool| {
+            let mut rows = targets.lines().filter_map(|line| line.split_once(' '));
+            rows.find(|(_, release)| wanted(release)).map(|(site, _)| site.to_owned())
+        };
+        let names = [codename, "stable", "oldstable", "testing", "unstable", "sid"];
+        let main = site(&|release| names.contains(&release));
+        let main = main.with_context(|| format!("apt is set up with no site that serves Debian {codename}"))?;
+        Ok(Self { main, security: site(&|release| release.ends_with("-security")) })
+    }
+
+    /// apt's list of sources for a suite and its security updates.
+    fn list(&self, suite: &str, has_security: bool) -> String {
+        let line = |site: &str, suite: &str| {
+            format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {site} {suite} main\n")
+        };
+        let mut list = line(&self.main, suite);
+        if let (true, Some(site)) = (has_security, &self.security) {
+            list.push_str(&line(site, &format!("{suite}-security")));
+        }
+        list
+    }
+}
+
+/// apt, for one suite.
+pub struct Archive {
+    directory: PathBuf,
+}
+
+impl Archive {
+    /// An apt that keeps everything in this directory.
+    pub fn open(directory: &Path, sites: &Sites, suite: &str, has_security: bool) -> anyhow::Result<Self> {
+        for part in ["lists/partial", "archives/partial"] {
+            let path = directory.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        }
+        let list = directory.join("sources.list");
+        fs::write(&list, sites.list(suite, has_security))
+            .with_context(|| format!("{} cannot be written", list.display()))?;
+        // No package is installed here: what the machine has must not count.
+        let status = directory.join("status");
+        fs::write(&status, "").with_context(|| format!("{} cannot be written", status.display()))?;
+        Ok(Self { directory: directory.to_path_buf() })
+    }
+
+    /// Fetches the lists of packages, as far as they have changed.
+    pub fn update(&self, what: &str) -> anyhow::Result<()> {
+        let mut command = self.apt("apt-get");
+        command.args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]);
+        quiet(&format!("ask the archive for {what}"), &mut command)
+    }
+
+    /// The package and those that it needs of the same kernel, each as `name=version`.
+    pub fn resolve(&self, package: &str) -> anyhow::Result<Vec<String>> {
+        let (mut wanted, mut found) = (vec![package.to_owned()], Vec::<String>::new());
+        while let Some(name) = wanted.pop() {
+            let shown = output(self.apt("apt-cache").args(["show", "--no-all-versions", &name]))?;
+            let (version, needed) = parse_show(&String::from_utf8_lossy(&shown))
+                .with_context(|| format!("apt-cache knows no version of {name}"))?;
+            found.push(format!("{name}={version}"));
+            wanted.extend(
+                needed.into_iter().filter(|needed| !found.iter().any(|one| one.starts_with(&format!("{needed}=")))),
+            );
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Downloads packages into a directory.
+    pub fn download(&self, what: &str, packages: &[String], into: &Path) -> anyhow::Result<()> {
+        let mut command = self.apt("apt-get");
+        command.args(["-q", "download"]).args(packages).current_dir(into);
+        quiet(&format!("download {what}"), &mut command)
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let at = |option: &str, name: &str| format!("--option={option}={}", self.directory.join(name).display());
+        let mut command = Command::new(program);
+        // Messages are read here, and locales may not be there.
+        command.env("LC_ALL", "C");
+        command.args([at("Dir::State", ""), at("Dir::State::lists", "lists"), at("Dir::State::status", "status")]);
+        command.args([at("Dir::Cache", ""), at("Dir::Etc::sourcelist", "sources.list")]);
+        for option in [
+            "Dir::Etc::sourceparts=/dev/null",
+            "Dir::Etc::preferences=/dev/null",
+            "Dir::Etc::preferencesparts=/dev/null",
+            "APT::Architecture=amd64",
+            "APT::Architectures=amd64",
+            "APT::Sandbox::User=root",
+            "Acquire::Languages=none",
+            "Acquire::GzipIndexes=true",
+            "Acquire::Retries=1",
+            "Acquire::http::Timeout=20",
+        ] {
+            command.args(["-o", option]);
+        }
+        command
+    }
+}
+
+/// Runs apt; if it fails, its own `E:` line is what went wrong.
+fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
+    step::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop).map_err(|error| {
+        let text = error.to_string();
+        match text.lines().map(str::trim).find(|line| line.starts_with("E: ")) {
+            Some(line) => anyhow::anyhow!("{what}: {}", &line[3..]).context_if_interrupted(error),
+            None => error,
+        }
+    })
+}
+
+trait KeepInterrupted {
+    fn context_if_interrupted(self, original: anyhow::Error) -> anyhow::Error;
+}
+
+impl KeepInterrupted for anyhow::Error {
+    fn context_if_interrupted(self, original: anyhow::Error) -> anyhow::Error {
+        if original.is::<crate::signals::Interrupted>() { original } else { self }
+    }
+}
+
+/// Version, and the packages of the same kernel that it needs, from what `apt-cache show` prints.
+fn parse_show(text: &str) -> Option<(String, Vec<String>)> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let parts = ["linux-image-", "linux-binary-", "linux-modules-"];
+    let needed = field("Depends").unwrap_or_default().split(',').filter_map(|one| one.split_whitespace().next());
+    let needed = needed.filter(|name| parts.iter().any(|part| name.starts_with(part)));
+    Some((field("Version")?.to_owned(), needed.map(str::to_owned).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "ID=debian\nVERSION_CODENAME=bookworm\n";
+
+    #[test]
+    fn sites_are_those_of_the_running_debian() {
+        let targets = "https://other/apt nodistro\nhttp://one/debian bookworm\nhttp://one/debian bookworm-updates\n\
+                       http://two/security bookworm-security\n";
+        let sites = Sites::among(DEBIAN, targets).unwrap();
+        assert_eq!(
+            (sites.main.as_str(), sites.security.as_deref()),
+            ("http://one/debian", Some("http://two/security"))
+        );
+        let list = sites.list("trixie", true);
+        assert!(
+            list.contains("http://one/debian trixie main\n")
+                && list.contains("http://two/security trixie-security main")
+        );
+        assert_eq!(sites.list("sid", false).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_machine_without_such_a_site_says_so() {
+        assert!(Sites::among(DEBIAN, "https://other/apt nodistro\n").unwrap_err().to_string().contains("bookworm"));
+        assert!(Sites::among("ID=fedora\n", "").unwrap_err().to_string().contains("not Debian"));
+    }
+
+    #[test]
+    fn what_belongs_to_a_kernel_is_followed() {
+        let text = "Package: linux-image-7\nVersion: 7.2-1\n\
+                    Depends: dracut | initramfs-tools (>= 0.1), linux-base-7 (= 7.2-1), linux-binary-7 (= 7.2-1), linux-modules-7\n";
+        let (version, needed) = parse_show(text).unwrap();
+        assert_eq!(
+            (version.as_str(), needed),
+            ("7.2-1", vec!["linux-binary-7".to_owned(), "linux-modules-7".to_owned()])
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! `cargo xtask vm`: every probe held against the truth, on real kernels from 5.10 to the newest.
+//!
+//! Debian's cloud kernels boot under an emulator, so that no hardware support is needed, with the `kernel` test binary as
+//! their whole user space; `host` is the machine's own kernel, with the same checks and no emulator. A kernel that cannot
+//! be had is skipped, with the reason. The file system's image has release builds: emulation is some fifteen times slower than
+//! hardware.
+
+mod archive;
+mod cpio;
+mod initramfs;
+mod kernels;
+mod machine;
+mod table;
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::builder::PossibleValuesParser;
+
+use crate::signals::Interrupted;
+use crate::workspace::Workspace;
+use crate::{build, clock, setup, step};
+use kernels::{KERNELS, Kernel};
+use table::{Outcome, Report};
+
+/// The name of the machine's own kernel.
+const HOST: &str = "host";
+
+/// Check every probe on real kernels: 5.10, 6.1, 6.12, 7.2 and the host's own.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask vm              every kernel, then one table; each takes about a minute\n  \
+    cargo xtask vm 6.1 host     these two\n  \
+    cargo xtask vm 7.2 --only accept_queue\n  \
+    cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
+    Kernels are kept in ~/.cache/spillway/kernels; what a kernel printed is in target/vm/KERNEL.log.\n\
+    Exit codes: 0 nothing failed, 1 something failed.")]
+pub struct Args {
+    /// Which kernels
+    #[arg(value_parser = PossibleValuesParser::new(names()), value_name = "KERNEL")]
+    kernels: Vec<String>,
+    /// Only checks whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn names() -> Vec<&'static str> {
+    KERNELS.iter().map(|kernel| kernel.name).chain([HOST]).collect()
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    build::bpf(&workspace)?;
+    let reports = run(&workspace, &args.kernels, args.only.as_deref())?;
+    if args.json {
+        println!("{}", table::json(&reports));
+    } else {
+        println!("{}", table::print(&reports));
+    }
+    Ok(if reports.iter().any(Report::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the reason. Prints the table.
+pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
+    let reports = run(workspace, &[], None)?;
+    println!("{}", table::print(&reports));
+    let skipped = |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
+    Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
+}
+
+fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::Result<Vec<Report>> {
+    let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
+    let binaries = [("spillway-agent", "spillway"), ("spillway-tests", "workload"), ("spillway-tests", "kernel")];
+    build::binaries(workspace, true, &binaries)?;
+    let directory = workspace.target.join("vm");
+    std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    let emulated: Vec<&Kernel> = KERNELS.iter().filter(|kernel| wanted(kernel.name)).collect();
+    let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
+    if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+        return Err(Interrupted.into());
+    }
+    let mut reports = Vec::new();
+    for kernel in emulated {
+        let start = clock::now();
+        eprintln!("vm: {}", kernel.name);
+        let outcome = match &ready {
+            Ok(()) => emulate(workspace, kernel, only),
+            Err(error) => Ok(Outcome::Skipped(first_line(error))),
+        };
+        reports.push(Report { name: kernel.name, outcome: outcome?, secs: start.elapsed().as_secs_f64() });
+    }
+    if wanted(HOST) {
+        let start = clock::now();
+        eprintln!("vm: {HOST}");
+        let mut command = Command::new(workspace.binary(true, "kernel"));
+        if let Some(only) = only {
+            command.args(["--only", only]);
+        }
+        let outcome = machine::watch(command, &directory.join("host.log"), machine::HOST_LIMIT)?;
+        reports.push(Report { name: HOST, outcome, secs: start.elapsed().as_secs_f64() });
+    }
+    Ok(reports)
+}
+
+fn emulate(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow::Result<Outcome> {
+    let found = match kernels::get(kernel) {
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => return Ok(Outcome::Skipped(first_line(&error))),
+        Ok(found) => found,
+    };
+    let directory = workspace.target.join("vm");
+    let image = directory.join(format!("{}.cpio", kernel.name));
+    let programs = [("init", "kernel"), ("workload", "workload"), ("spillway", "spillway")];
+    let programs = programs.map(|(name, binary)| (name, workspace.binary(true, binary)));
+    initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
+    let log = directory.join(format!("{}.log", kernel.name));
+    let outcome = machine::boot(&found.vmlinuz, &image, &log, only);
+    std::fs::remove_file(&image).ok();
+    outcome
+}
+
+/// What a message says before its details.
+fn first_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// What a program prints, or why it could not.
+fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let line = step::line_of(command);
+    let output = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("`{line}`"))?;
+    if !output.status.success() {
+        bail!("`{line}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
+}
