@@ -84,8 +84,8 @@ fn accepted(listener: *const c_void, child: *const c_void) -> i32 {
         // SAFETY: a plain helper without arguments.
         let now_us = unsafe { bpf_ktime_get_ns() } / 1_000;
         // A time of nothing, or of later: it is being established on another CPU just now.
-        let wait_us = established_us(child).map_or(0, |time| now_us.saturating_sub(time));
-        add(listener as u64, wait_us);
+        let time = established_us(child);
+        add(listener as u64, if time == 0 { 0 } else { now_us.saturating_sub(time) });
     }
     0
 }

@@ -26,7 +26,7 @@ use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, L
 
 use crate::{
     accept::SOJOURNS,
-    kernel::{Helper, IterMeta, Reading as _, count, emit, offset},
+    kernel::{Helper, IterMeta, Reading as _, count, emit, offset, read_or_zero},
 };
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
@@ -149,7 +149,7 @@ fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
         addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
     }
     let net = Helper::pointer(sock, offset!(sock_net))?;
-    let (head, head_us) = head(sock)?;
+    let (head, head_us) = head(sock);
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
     let (accepted_total, wait_us_total) = SOJOURNS
         .get_ptr(sock as u64)
@@ -178,26 +178,31 @@ fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
 /// When the connection at the head of the queue was established. The queue's lock is not taken, so the head is believed
 /// only where it is still the head after its child was read.
 #[inline(always)]
-fn head(sock: *const c_void) -> Option<(u16, u64)> {
+fn head(sock: *const c_void) -> (u16, u64) {
     for _ in 0..HEAD_TRIES {
-        let request = Helper::read::<*const c_void>(sock, offset!(accept_head))?;
+        let request: *const c_void = read_or_null(sock, offset!(accept_head));
         if request.is_null() {
-            return Some((HEAD_NONE, 0));
+            return (HEAD_NONE, 0);
         }
-        let established = Helper::pointer(request, offset!(request_sk)).and_then(established_us);
-        if Helper::read::<*const c_void>(sock, offset!(accept_head))? == request {
-            return Some(established.map_or((HEAD_MOVING, 0), |time| (HEAD_SEEN, time)));
+        let time = established_us(read_or_null(request, offset!(request_sk)));
+        if read_or_null(sock, offset!(accept_head)) == request {
+            return if time == 0 { (HEAD_MOVING, 0) } else { (HEAD_SEEN, time) };
         }
     }
-    Some((HEAD_MOVING, 0))
+    (HEAD_MOVING, 0)
 }
 
-/// When a connection that waits for accept() was established, on the monotonic clock in microseconds; `None` before.
+/// When a connection that waits for accept() was established, on the monotonic clock in microseconds; 0 before.
 ///
 /// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the network stack in which it
 /// enters the accept queue, and next when an application reads from it, which nobody can before accept(). So the socket
 /// itself carries its time: no map has to, and none has to be purged of connections that die in the queue.
 #[inline(always)]
-pub(crate) fn established_us(child: *const c_void) -> Option<u64> {
-    Helper::read::<u64>(child, offset!(tcp_established)).filter(|&time| time != 0)
+pub(crate) fn established_us(child: *const c_void) -> u64 {
+    read_or_zero(child, offset!(tcp_established))
+}
+
+#[inline(always)]
+fn read_or_null(pointer: *const c_void, offset: usize) -> *const c_void {
+    read_or_zero::<u64>(pointer, offset) as *const c_void
 }

@@ -210,12 +210,8 @@ impl Metrics {
             let (probe, source) = (report.probe.name(), report.source.to_string());
             let attached = report.state == ProbeState::Attached;
             self.probe_attached.get_or_create(&ProbeLabel { probe }).set(i64::from(attached));
-            let state = match report.state {
-                ProbeState::Attached => "attached",
-                ProbeState::Degraded { .. } => "degraded",
-                ProbeState::Off { .. } => "off",
-            };
-            self.probe_state.get_or_create(&ProbeStateLabel { probe, state, source }).set(1);
+            let label = ProbeStateLabel { probe, state: report.state.name(), source };
+            self.probe_state.get_or_create(&label).set(1);
         }
     }
 
