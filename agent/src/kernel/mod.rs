@@ -9,7 +9,7 @@ mod iter;
 pub mod ladder;
 mod load;
 mod offer;
-mod offsets;
+pub mod offsets;
 mod report;
 mod samples;
 

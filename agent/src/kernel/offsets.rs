@@ -91,14 +91,16 @@ const fn row(
 
 /// Offsets on this kernel, and the hooks that cannot do without what is missing.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) offsets: Offsets,
-    pub(super) ruled_out: BTreeMap<Hook, Shortfall>,
+pub struct Found {
+    /// Where the members are; [`ABSENT`] where one is not.
+    pub offsets: Offsets,
+    /// Hooks that cannot be used here, each with the member that is missing or not what it was.
+    pub ruled_out: BTreeMap<Hook, Shortfall>,
 }
 
 /// Looks every member up. `memory_v1` says that the memory controller is mounted as cgroup version 1, so that a
 /// process's charge follows that hierarchy and not the default one.
-pub(super) fn find(btf: &Btf, memory_v1: bool) -> Found {
+pub fn find(btf: &Btf, memory_v1: bool) -> Found {
     let mut found = Found::default();
     let mut rule_out = |hooks: &[Hook], reason: String| {
         for &hook in hooks {
@@ -106,7 +108,8 @@ pub(super) fn find(btf: &Btf, memory_v1: bool) -> Found {
         }
     };
     for member in MEMBERS {
-        let offset = locate(btf, member).map_err(|reason| rule_out(member.needed_by, reason));
+        let offset = locate(btf, member.of, member.path, member.form);
+        let offset = offset.map_err(|reason| rule_out(member.needed_by, reason));
         *(member.slot)(&mut found.offsets) = offset.unwrap_or(ABSENT);
     }
     let rest = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
@@ -116,12 +119,12 @@ pub(super) fn find(btf: &Btf, memory_v1: bool) -> Found {
     found
 }
 
-fn locate(btf: &Btf, member: &Member) -> Result<u32, String> {
-    let Member { of, path, form, .. } = member;
+/// Byte offset of the member at `path`, dots between its steps, where it has this form.
+fn locate(btf: &Btf, of: &str, path: &str, form: Form) -> Result<u32, String> {
     let (offset, found) =
         find_member(btf, of, path).ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
     let is = form_of(btf, &found);
-    if is == Some(*form) {
+    if is == Some(form) {
         Ok(offset)
     } else {
         let is = is.map_or_else(|| "something else".to_owned(), |is| is.to_string());
@@ -154,19 +157,19 @@ impl fmt::Display for Form {
     }
 }
 
-/// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct percpu_counter`,
-/// each with its plain count.
+/// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct percpu_counter`, each with
+/// its plain count and its slots.
 fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
     let unknown = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
-    let (base, of) = member(btf, &structure(btf, "mm_struct").ok_or_else(unknown)?, "rss_stat").ok_or_else(unknown)?;
+    let (base, of) = find_member(btf, "mm_struct", "rss_stat").ok_or_else(unknown)?;
     let (count, stride, slots) = match of {
         Type::Array(_) => {
-            let counter = structure(btf, "percpu_counter").ok_or_else(unknown)?;
-            let count = offset_of(btf, "percpu_counter", "count").ok_or_else(unknown)?;
-            let slots = offset_of(btf, "percpu_counter", "counters").ok_or_else(unknown)?;
-            (count, size_of_struct(&counter).ok_or_else(unknown)?, base + slots)
+            let counter = structure(btf, "percpu_counter").and_then(|counter| form_of(btf, &counter));
+            let Some(Bytes(stride)) = counter else { return Err(unknown()) };
+            let slots = locate(btf, "percpu_counter", "counters", Pointer)?;
+            (locate(btf, "percpu_counter", "count", Bytes(8))?, stride as u32, base + slots)
         }
-        Type::Struct(_) => (member(btf, &of, "count").ok_or_else(unknown)?.0, ABSENT, ABSENT),
+        Type::Struct(_) => (locate(btf, "mm_rss_stat", "count", Bytes(4 * 8))?, ABSENT, ABSENT),
         _ => return Err(unknown()),
     };
     (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) = (base + count, stride, slots);
@@ -174,22 +177,16 @@ fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
 }
 
 fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), String> {
-    let missing = |what: &str| format!("this kernel has no {what}");
     if memory_v1 {
-        let subsys = offset_of(btf, "css_set", "subsys").ok_or_else(|| missing("css_set.subsys"))?;
-        let id = enumerator(btf, "cgroup_subsys_id", "memory_cgrp_id").ok_or_else(|| missing("memory_cgrp_id"))?;
+        let (subsys, _) = find_member(btf, "css_set", "subsys").ok_or("this kernel's struct css_set has no subsys")?;
+        let id = enumerator(btf, "cgroup_subsys_id", "memory_cgrp_id").ok_or("this kernel has no memory controller")?;
         offsets.css_set_cgroup = subsys + id * size_of::<u64>() as u32;
-        offsets.css_cgroup =
-            offset_of(btf, "cgroup_subsys_state", "cgroup").ok_or_else(|| missing("cgroup_subsys_state.cgroup"))?;
+        offsets.css_cgroup = locate(btf, "cgroup_subsys_state", "cgroup", Pointer)?;
     } else {
-        offsets.css_set_cgroup = offset_of(btf, "css_set", "dfl_cgrp").ok_or_else(|| missing("css_set.dfl_cgrp"))?;
+        offsets.css_set_cgroup = locate(btf, "css_set", "dfl_cgrp", Pointer)?;
         offsets.css_cgroup = ABSENT;
     }
     Ok(())
-}
-
-fn offset_of(btf: &Btf, of: &str, path: &str) -> Option<u32> {
-    find_member(btf, of, path).map(|(offset, _)| offset)
 }
 
 /// Byte offset and type of the member at `path`, dots between its steps.
@@ -212,13 +209,6 @@ pub(super) fn parameters_of(btf: &Btf, function: &str) -> Option<usize> {
 
 fn structure(btf: &Btf, name: &str) -> Option<Type> {
     btf.resolve_types_by_name(name).ok()?.into_iter().find(|found| matches!(found, Type::Struct(_)))
-}
-
-fn size_of_struct(of: &Type) -> Option<u32> {
-    match of {
-        Type::Struct(found) | Type::Union(found) => Some(found.size() as u32),
-        _ => None,
-    }
 }
 
 /// Byte offset and type of a member, looking through anonymous structs and unions. Bit-fields are no bytes: `None`.

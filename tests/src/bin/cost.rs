@@ -7,6 +7,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
 
+#[path = "../cost/programs.rs"]
+mod programs;
+
 use std::{
     fs,
     hint::black_box,
@@ -48,11 +51,14 @@ struct Cli {
     /// Measure the scan alone.
     #[arg(long)]
     scan: bool,
+    /// Measure the BPF programs alone.
+    #[arg(long)]
+    programs: bool,
 }
 
 /// A figure and what it must be.
 struct Row {
-    what: &'static str,
+    what: String,
     measured: f64,
     unit: &'static str,
     /// `None` where there is nothing to reach: the figure is for the reader.
@@ -86,6 +92,10 @@ impl Row {
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let mut rows = Vec::new();
+    if cli.programs {
+        print(&program_rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     {
         tell(&format!("starting {PROCESSES} processes"));
         let _sleepers = Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
@@ -99,7 +109,7 @@ fn main() -> anyhow::Result<ExitCode> {
         rows.extend(agent_watching()?);
     }
     rows.push(Row {
-        what: "state of one process in the detector",
+        what: "state of one process in the detector".to_owned(),
         measured: PROCESS_STATE_BYTES as f64,
         unit: "bytes",
         target: Some(Target::AtMost(512.0)),
@@ -109,6 +119,8 @@ fn main() -> anyhow::Result<ExitCode> {
     rows.push(allocation_loop("speed that an allocation-heavy loop keeps", 65_536, Some(Target::AtLeast(99.0)))?);
     tell("and once more, with sixteen times the page faults");
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
+
+    rows.extend(program_rows()?);
 
     let met = rows.iter().all(Row::met);
     if cli.json {
@@ -180,8 +192,8 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
         }
     }
     let (scan, read, bare_read) = (median(&mut scans), median(&mut reads), median(&mut bare_reads));
-    let row = |what, read: f64, target| Row {
-        what,
+    let row = |what: &str, read: f64, target| Row {
+        what: what.to_owned(),
         measured: read / scan,
         unit: "x",
         target,
@@ -223,14 +235,14 @@ fn agent_watching() -> anyhow::Result<[Row; 2]> {
     let (resident, peak) = (agent.status_mib("VmRSS")?, agent.status_mib("VmHWM")?);
     Ok([
         Row {
-            what: "the agent's CPU at a 1 s interval, of one core",
+            what: "the agent's CPU at a 1 s interval, of one core".to_owned(),
             measured: share,
             unit: "%",
             target: Some(Target::AtMost(1.0)),
             detail: format!("{least:.2} to {most:.2} % in {WATCHES} watches at {PROCESSES} processes"),
         },
         Row {
-            what: "the agent's resident memory",
+            what: "the agent's resident memory".to_owned(),
             measured: resident,
             unit: "MiB",
             target: Some(Target::AtMost(32.0)),
@@ -240,7 +252,7 @@ fn agent_watching() -> anyhow::Result<[Row; 2]> {
 }
 
 /// Speed of a loop that allocates, with the agent on and off. It takes a fresh MiB every `grow_every` operations.
-fn allocation_loop(what: &'static str, grow_every: u64, target: Option<Target>) -> anyhow::Result<Row> {
+fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyhow::Result<Row> {
     let (mut off, mut on) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
         // Whoever goes first in a turn may be favoured: take turns at that, too.
@@ -252,7 +264,7 @@ fn allocation_loop(what: &'static str, grow_every: u64, target: Option<Target>) 
     }
     let (off, on) = (best(&off), best(&on));
     Ok(Row {
-        what,
+        what: what.to_owned(),
         measured: on / off * 100.0,
         unit: "%",
         target,
@@ -263,6 +275,22 @@ fn allocation_loop(what: &'static str, grow_every: u64, target: Option<Target>) 
             off / grow_every as f64
         ),
     })
+}
+
+/// A row for each BPF program that can be attached here.
+fn program_rows() -> anyhow::Result<Vec<Row>> {
+    tell("counting what each BPF program costs an event");
+    let costs = programs::measure(|name, args| Ok(Workload::start(workload()?.arg(name).args(args))))?;
+    Ok(costs
+        .into_iter()
+        .map(|(program, nanos, events)| Row {
+            what: format!("program {program}"),
+            measured: nanos,
+            unit: "ns",
+            target: None,
+            detail: format!("an event, over {events}"),
+        })
+        .collect())
 }
 
 fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {

@@ -1,0 +1,76 @@
+//! What each BPF program costs an event, as the kernel counts it while real workloads run.
+//!
+//! The kernel's own clock around a program is part of each figure, some 20 ns. Iterators count one event for each process, file or
+//! listener that they pass. A program that cannot be attached here has no figure.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{TcpListener, TcpStream},
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::Context as _;
+use aya::sys::{Stats, enable_stats};
+use spillway_agent::{
+    kernel::{Hook, Kernel, Wanted},
+    sense::{Hierarchy, Lost, ProcessSensor},
+};
+use spillway_tests::Workload;
+
+/// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
+const LIVES: u32 = 2_000;
+const CONNECTIONS: usize = 5_000;
+const PASSES: usize = 20;
+
+/// A program's name, its mean cost of an event in nanoseconds, and how many there were.
+pub type Cost = (String, f64, u64);
+
+/// Measures every program that this kernel takes, those of second choice as well.
+pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -> anyhow::Result<Vec<Cost>> {
+    let mut costs = BTreeMap::new();
+    for unwanted in [vec![], vec![Hook::TaskIter, Hook::LifeBtf, Hook::AcceptFexit]] {
+        let memory_v1 = Hierarchy::detect().is_v1();
+        let mut kernel = Kernel::load(&Wanted { memory_v1, unwanted });
+        let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+        exercise(&mut kernel, &workload)?;
+        for (name, program) in kernel.programs() {
+            let Ok(fd) = program.fd() else { continue };
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+            let field = |name: &str| -> Option<u64> {
+                info.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().parse().ok())
+            };
+            if let (Some(nanos), Some(events @ 1..)) = (field("run_time_ns"), field("run_cnt")) {
+                costs.entry(name.to_owned()).or_insert((nanos as f64 / events as f64, events));
+            }
+        }
+    }
+    Ok(costs.into_iter().map(|(name, (nanos, events))| (name, nanos, events)).collect())
+}
+
+fn exercise(
+    kernel: &mut Kernel,
+    workload: &impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
+) -> anyhow::Result<()> {
+    let _growing = workload("touch", &["--anon-bytes=512MiB".to_owned()])?;
+    let mut churn = workload("churn", &[format!("--count={LIVES}")])?;
+    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+
+    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
+    for _ in 0..PASSES {
+        sensor.scan(&mut Lost::default(), |_| ())?;
+    }
+
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let _many = workload("listeners", &["--count=200".to_owned()])?;
+    for _ in 0..CONNECTIONS {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        drop((listener.accept()?, client));
+    }
+    if let Some(probes) = &kernel.accept_queue {
+        for handle in [&probes.find, &probes.scan].into_iter().cycle().take(2 * PASSES) {
+            io::copy(&mut handle.open()?, &mut io::sink())?;
+        }
+    }
+    Ok(())
+}
