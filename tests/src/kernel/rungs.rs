@@ -2,7 +2,10 @@
 
 use spillway_agent::{kernel::Probe, sense::Sensors};
 
-use crate::{checks::NotOffered, guest};
+use crate::{
+    checks::{About, NotOffered},
+    guest,
+};
 
 /// One way of reading.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,21 +19,22 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// What it is called, for a probe.
-    pub fn name(self, probe: Option<Probe>) -> &'static str {
-        match (self, probe) {
-            (Self::First, Some(probe)) => probe.hook(),
-            (Self::Fallback, Some(probe)) => probe.fallback().unwrap_or("nothing"),
-            _ => "/proc/pressure",
+    /// What it is called.
+    pub fn name(self, about: About) -> &'static str {
+        match (about, self) {
+            (About::Probe(probe), Self::Fallback) => probe.fallback().unwrap_or("nothing"),
+            (About::Probe(probe), _) => probe.hook(),
+            (About::Pressure, _) => "/proc/pressure",
+            (About::Agent, _) => "spillway doctor",
         }
     }
 }
 
-/// The ways in which a probe may read, the best first.
-pub fn rungs(probe: Option<Probe>) -> Vec<Rung> {
-    match probe {
-        None => vec![Rung::Plain],
-        Some(_) => vec![Rung::First, Rung::Fallback],
+/// The ways in which something may be read, the best first.
+pub fn rungs(about: About) -> Vec<Rung> {
+    match about {
+        About::Probe(_) => vec![Rung::First, Rung::Fallback],
+        About::Pressure | About::Agent => vec![Rung::Plain],
     }
 }
 

@@ -28,8 +28,8 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
         let mut line =
             in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
         failed |= line["pass"] == false;
-        line["probe"] = check.probe_name().into();
-        line["rung"] = check.rung.name(check.probe).into();
+        line["probe"] = check.about.name().into();
+        line["rung"] = check.rung.name(check.about).into();
         line["check"] = check.what.into();
         line["secs"] = ((start.elapsed().as_secs_f64() * 100.0).round() / 100.0).into();
         failed |= say(out, &line).is_err();
