@@ -48,7 +48,8 @@ pub enum Need {
     Tracepoint(&'static str),
     /// A kernel function that can be traced.
     Function(&'static str),
-    /// That programs of a kind may be loaded. Iterators and BTF tracepoints are not asked for so: the attempt tells.
+    /// That programs of a kind may be loaded. Iterators, BTF tracepoints and trampolines are
+    /// not asked for so: a trial would cost as much as the attempt.
     Programs(Kind),
     /// That another probe got this.
     Hook(Hook),
@@ -57,8 +58,6 @@ pub enum Need {
 /// Kinds of BPF programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// fentry and fexit.
-    Trampoline,
     /// Raw tracepoints.
     RawTracepoint,
     /// Kprobes.
@@ -142,7 +141,7 @@ pub const LADDERS: &[Ladder] = &[
             rung(
                 Hook::AcceptFexit,
                 "fexit inet_csk_accept",
-                &[Need::Hook(Hook::ListenerIter), Need::Programs(Kind::Trampoline), Need::Function("inet_csk_accept")],
+                &[Need::Hook(Hook::ListenerIter), Need::Function("inet_csk_accept")],
             ),
             rung(
                 Hook::AcceptKprobe,

@@ -57,8 +57,6 @@ fn shortfall(need: Need, btf: &Btf) -> Option<Shortfall> {
 
 fn programs(kind: Kind) -> Option<Shortfall> {
     let (program, what) = match kind {
-        // The trial is an fentry program.
-        Kind::Trampoline => (ProgramType::Tracing, "fentry and fexit"),
         Kind::RawTracepoint => (ProgramType::RawTracePoint, "raw tracepoint programs"),
         Kind::Kprobe => (ProgramType::KProbe, "kprobe programs"),
         Kind::PerfEvent => (ProgramType::PerfEvent, "perf event programs"),

@@ -5,6 +5,8 @@
 //! is a process of its own with a time limit, so that one that panics or hangs hides no other; what it logs, the
 //! verifier's words included, goes to standard error, which is the console in a virtual machine.
 
+#[path = "../kernel/agent.rs"]
+mod agent;
 #[path = "../kernel/checks.rs"]
 mod checks;
 #[path = "../kernel/faults.rs"]

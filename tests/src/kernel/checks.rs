@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    faults, life, listeners, memory, pressure,
+    agent, faults, life, listeners, memory, pressure,
     rungs::{self, Rung, rungs},
     sojourns,
 };
@@ -30,10 +30,32 @@ impl fmt::Display for NotOffered {
 
 impl std::error::Error for NotOffered {}
 
-/// A check of one probe, on one of its rungs.
+/// What a check is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// A probe.
+    Probe(Probe),
+    /// Memory pressure, which no probe reads.
+    Pressure,
+    /// The agent's own program.
+    Agent,
+}
+
+impl About {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probe(probe) => probe.name(),
+            Self::Pressure => "pressure",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// A check of one thing, in one of the ways in which it may be read.
 pub struct Check {
-    /// What it is about; `None` is memory pressure, which no probe reads.
-    pub probe: Option<Probe>,
+    /// What it is about.
+    pub about: About,
     /// The way of reading that it is held to.
     pub rung: Rung,
     /// What it holds against the truth.
@@ -44,14 +66,9 @@ pub struct Check {
 }
 
 impl Check {
-    /// The probe's name.
-    pub fn probe_name(&self) -> &'static str {
-        self.probe.map_or("pressure", Probe::name)
-    }
-
     /// A name that no other check has.
     pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.probe_name(), rungs::name(self.rung), self.what)
+        format!("{}/{}/{}", self.about.name(), rungs::name(self.about, self.rung), self.what)
     }
 
     /// Holds the probe to the truth.
@@ -67,39 +84,40 @@ enum On {
     Bpf,
 }
 
-type Row = (Option<Probe>, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
+type Row = (About, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
 
-const ROWS: [Row; 21] = [
-    (Some(Probe::ProcessMemory), On::Every, "touched", memory::touched),
-    (Some(Probe::ProcessMemory), On::Every, "identity", memory::identity),
-    (Some(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
-    (Some(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
-    (Some(Probe::ProcessMemory), On::Every, "cgroup", memory::cgroup),
-    (Some(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
-    (Some(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
-    (Some(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
-    (Some(Probe::AcceptQueue), On::Every, "depth and owner", listeners::depth_and_owner),
-    (Some(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
-    (Some(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
-    (Some(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
-    (Some(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
-    (Some(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
-    (Some(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
-    (Some(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),
-    (Some(Probe::AcceptSojourn), On::Bpf, "shared port", sojourns::shared_port),
-    (Some(Probe::AcceptSojourn), On::Bpf, "SYN cookies", sojourns::syn_cookies),
-    (Some(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
-    (None, On::Every, "readable", pressure::readable),
-    (None, On::Every, "throttled cgroup", pressure::throttled_cgroup),
+const ROWS: [Row; 22] = [
+    (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
+    (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
+    (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
+    (About::Probe(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
+    (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", memory::cgroup),
+    (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
+    (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
+    (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
+    (About::Probe(Probe::AcceptQueue), On::Every, "depth and owner", listeners::depth_and_owner),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
+    (About::Probe(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
+    (About::Probe(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "shared port", sojourns::shared_port),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "SYN cookies", sojourns::syn_cookies),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
+    (About::Pressure, On::Every, "readable", pressure::readable),
+    (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
+    (About::Agent, On::Every, "doctor", agent::doctor),
 ];
 
 /// Every check, in the order in which they run.
 pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
-    for (probe, on, what, run) in ROWS {
-        for rung in rungs(probe) {
+    for (about, on, what, run) in ROWS {
+        for rung in rungs(about) {
             if on == On::Every || rungs::is_bpf(rung) {
-                checks.push(Check { probe, rung, what, limit: Duration::from_secs(90), run });
+                checks.push(Check { about, rung, what, limit: Duration::from_secs(90), run });
             }
         }
     }

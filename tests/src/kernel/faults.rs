@@ -19,7 +19,7 @@ const SAMPLE_BYTES: u64 = 64 * 4096;
 /// 128 MiB touched: seen within a quarter, with a stack that leads into the program.
 pub fn growth_and_stack(rung: Rung) -> anyhow::Result<Seen> {
     let mut sensors = sensors(Probe::FaultSamples, rung)?;
-    let workload = touch(128, &[])?;
+    let workload = touch(128 * MIB, &[])?;
     let facts = processes(&mut sensors);
     let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).context("the workload is not seen")?;
     let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;

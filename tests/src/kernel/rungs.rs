@@ -5,22 +5,29 @@ use spillway_agent::{
     sense::{Hierarchy, Sensors},
 };
 
-use crate::{checks::NotOffered, guest};
+use crate::{
+    checks::{About, NotOffered},
+    guest,
+};
 
 /// One way of reading; `None` is the only way, of what no probe reads.
 pub type Rung = Option<&'static ladder::Rung>;
 
 /// The rungs of a probe, the best first.
-pub fn rungs(probe: Option<Probe>) -> Vec<Rung> {
-    match probe {
-        None => vec![None],
-        Some(probe) => ladder(probe).iter().map(Some).collect(),
+pub fn rungs(about: About) -> Vec<Rung> {
+    match about {
+        About::Probe(probe) => ladder(probe).iter().map(Some).collect(),
+        About::Pressure | About::Agent => vec![None],
     }
 }
 
 /// What a rung is called.
-pub fn name(rung: Rung) -> &'static str {
-    rung.map_or("/proc/pressure", |rung| rung.at)
+pub fn name(about: About, rung: Rung) -> &'static str {
+    match (about, rung) {
+        (About::Agent, _) => "spillway doctor",
+        (_, Some(rung)) => rung.at,
+        (_, None) => "/proc/pressure",
+    }
 }
 
 /// Whether a rung takes BPF programs of its own.
@@ -65,10 +72,10 @@ fn hold(reports: &[ProbeReport], probe: Probe, rung: Rung) -> anyhow::Result<()>
     let Some(report) = reports.iter().find(|report| report.probe == probe) else {
         anyhow::bail!("there is no report on {}", probe.name());
     };
-    if report.source == name(rung) {
+    if report.source == name(About::Probe(probe), rung) {
         return Ok(());
     }
-    let passed = report.passed_over.iter().find(|passed| passed.at == name(rung));
+    let passed = report.passed_over.iter().find(|passed| passed.at == name(About::Probe(probe), rung));
     let reason = passed.map_or_else(
         || format!("{} was taken instead", report.source),
         |passed| format!("{}: {}", passed.shortfall.why, passed.shortfall.reason),

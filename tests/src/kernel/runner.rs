@@ -31,8 +31,8 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
         let mut line =
             in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
         failed |= line["pass"] == false;
-        line["probe"] = check.probe_name().into();
-        line["rung"] = rungs::name(check.rung).into();
+        line["probe"] = check.about.name().into();
+        line["rung"] = rungs::name(check.about, check.rung).into();
         line["check"] = check.what.into();
         line["secs"] = ((start.elapsed().as_secs_f64() * 100.0).round() / 100.0).into();
         failed |= say(out, &line).is_err();

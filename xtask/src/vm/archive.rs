@@ -88,20 +88,24 @@ impl Archive {
         quiet(&format!("ask the archive for {what}"), &mut command)
     }
 
-    /// The package and those that it needs of the same kernel, each as `name=version`.
-    pub fn resolve(&self, package: &str) -> anyhow::Result<Vec<String>> {
-        let (mut wanted, mut found) = (vec![package.to_owned()], Vec::<String>::new());
+    /// What a package needs of the same kernel, each as `name=version`; not itself, which only names the newest.
+    pub fn needs(&self, package: &str) -> anyhow::Result<Vec<String>> {
+        let (mut wanted, mut found) = (self.show(package)?.1, Vec::new());
         while let Some(name) = wanted.pop() {
-            let shown = output(self.apt("apt-cache").args(["show", "--no-all-versions", &name]))?;
-            let (version, needed) = parse_show(&String::from_utf8_lossy(&shown))
-                .with_context(|| format!("apt-cache knows no version of {name}"))?;
-            found.push(format!("{name}={version}"));
-            wanted.extend(
-                needed.into_iter().filter(|needed| !found.iter().any(|one| one.starts_with(&format!("{needed}=")))),
-            );
+            let (version, needed) = self.show(&name)?;
+            let one = format!("{name}={version}");
+            if !found.contains(&one) {
+                found.push(one);
+                wanted.extend(needed);
+            }
         }
         found.sort();
         Ok(found)
+    }
+
+    fn show(&self, package: &str) -> anyhow::Result<(String, Vec<String>)> {
+        let shown = output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
+        parse_show(&String::from_utf8_lossy(&shown)).with_context(|| format!("apt-cache knows no version of {package}"))
     }
 
     /// Downloads packages into a directory.
@@ -138,23 +142,14 @@ impl Archive {
 
 /// Runs apt; if it fails, its own `E:` line is what went wrong.
 fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    step::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop).map_err(|error| {
+    let done = step::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop);
+    done.map_err(|error| {
         let text = error.to_string();
-        match text.lines().map(str::trim).find(|line| line.starts_with("E: ")) {
-            Some(line) => anyhow::anyhow!("{what}: {}", &line[3..]).context_if_interrupted(error),
+        match text.lines().find_map(|line| line.trim().strip_prefix("E: ")) {
+            Some(line) => anyhow::anyhow!("cannot {what}: {line}"),
             None => error,
         }
     })
-}
-
-trait KeepInterrupted {
-    fn context_if_interrupted(self, original: anyhow::Error) -> anyhow::Error;
-}
-
-impl KeepInterrupted for anyhow::Error {
-    fn context_if_interrupted(self, original: anyhow::Error) -> anyhow::Error {
-        if original.is::<crate::signals::Interrupted>() { original } else { self }
-    }
 }
 
 /// Version, and the packages of the same kernel that it needs, from what `apt-cache show` prints.

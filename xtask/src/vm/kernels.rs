@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use super::archive::{Archive, Sites};
 use super::{first_line, output};
@@ -36,6 +36,7 @@ pub const KERNELS: [Kernel; 4] = [
     Kernel { name: "7.2", suite: "sid", has_security: false },
 ];
 
+/// Names the newest kernel of its suite.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// A kernel that can be booted.
@@ -82,11 +83,15 @@ fn kept(directory: &Path) -> Option<Found> {
 fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     let archive = Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
     archive.update(&format!("its kernels of {}", kernel.suite))?;
-    let packages = archive.resolve(PACKAGE)?;
+    let packages = archive.needs(PACKAGE)?;
     let names = packages.join("\n");
-    let newest = packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name)));
-    if !newest {
-        bail!("{} has moved on from {}: it has {}", kernel.suite, kernel.name, packages.join(", "));
+    if !packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name))) {
+        eprintln!(
+            "vm: {} has moved on from {}, and what it has now is taken: {}",
+            kernel.suite,
+            kernel.name,
+            packages.join(", ")
+        );
     }
     if fs::read_to_string(directory.join("packages")).is_ok_and(|kept| kept == names) {
         return Ok(());

@@ -1,89 +1,177 @@
-//! One virtual machine, from power-on to power-off, and the results that it tells as they come.
+//! Machines that run the checks, some at a time, and what they tell as they tell it.
+//!
+//! Emulating eight processors keeps about one real one busy, so as many machines run at once as there are of those. One
+//! that hangs is stopped, one that ends early has failed; both show the end of their console.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use serde_json::Value;
 
-use super::table::{self, Outcome};
+use super::table::Checked;
 use crate::progress::Progress;
 use crate::step::{self, Group};
 use crate::{clock, signals};
 
-/// For the checks of a virtual machine, which take about a minute when nothing hangs.
+/// For all checks of one kernel: under emulation they take some 80 s alone, on hardware 15.
 const LIMIT: Duration = Duration::from_mins(6);
-/// For the same checks on hardware, which take about ten seconds.
-pub const HOST_LIMIT: Duration = Duration::from_mins(4);
 const TICK: Duration = Duration::from_millis(100);
 /// How much of the console is shown where the machine itself fails.
 const TAIL_LINES: usize = 25;
 
-/// Boots a kernel and runs the checks in it.
-pub fn boot(vmlinuz: &Path, image: &Path, log: &Path, only: Option<&str>) -> anyhow::Result<Outcome> {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
-    // Emulation works everywhere. The model is the newest that Debian 12's emulator has in full. A count that each CPU
-    // keeps for itself shows only with several of them.
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "Haswell-v4", "-smp", "8", "-m", "2G"]);
-    qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
-    let only = only.map(|only| format!(" -- --only {only}")).unwrap_or_default();
-    qemu.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=5{only}")]);
-    // The first port is the console, the second the results.
-    let console = log.with_extension("console");
-    qemu.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]);
-    let outcome = watch(qemu, log, LIMIT);
-    // The emulator's own words, then the console: one file tells it all.
-    let told = fs::read(log).unwrap_or_default();
-    let said = fs::read(&console).unwrap_or_default();
-    fs::remove_file(&console).ok();
-    fs::write(log, [said, told].concat()).with_context(|| format!("{} cannot be written", log.display()))?;
-    outcome.map(|outcome| outcome.with_tail(log))
+/// A kernel's checks, ready to start.
+pub struct Machine {
+    /// The kernel's name.
+    pub name: &'static str,
+    command: Command,
+    /// Where everything goes but the results.
+    log: PathBuf,
+    /// What is not needed once it has run.
+    image: Option<PathBuf>,
 }
 
-/// Runs a program that prints one JSON line a result, and shows each as it comes. What it says beside that goes to the log.
-pub fn watch(mut command: Command, log: &Path, limit: Duration) -> anyhow::Result<Outcome> {
-    let errors = File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-    let start = clock::now();
-    let mut group = Group::spawn(&mut command)?;
-    let (sender, lines) = channel();
-    let stdout = group.child().stdout.take().context("standard output is piped")?;
-    step::each_line(stdout, move |line| sender.send(line).is_ok());
-    let mut progress = Progress::new();
-    let mut outcome = table::Checked::default();
-    let ended = loop {
-        signals::check().inspect_err(|_| progress.clear())?;
-        match lines.recv_timeout(TICK) {
-            Ok(line) => {
-                if let Ok(value) = serde_json::from_str::<Value>(&line)
-                    && let Some(result) = outcome.take(&value)
-                {
-                    progress.clear();
-                    eprintln!("{result}");
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => break "ended early",
-            Err(RecvTimeoutError::Timeout) if start.elapsed() > limit => break "hung, and was stopped",
-            Err(RecvTimeoutError::Timeout) => progress.show(&outcome.stands(), start.elapsed(), ""),
-        }
-    };
-    progress.clear();
-    group.stop(Duration::from_secs(2));
-    if !outcome.done {
-        outcome.broken = Some(format!("{ended} after {:.0} s", start.elapsed().as_secs_f64()));
+impl Machine {
+    /// An emulated one.
+    pub fn emulated(name: &'static str, vmlinuz: &Path, image: PathBuf, log: PathBuf, only: Option<&str>) -> Self {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
+        // Emulation works everywhere. The model is the newest that Debian 12's emulator has in full. A count that each
+        // CPU keeps for itself shows only with several of them.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "Haswell-v4", "-smp", "8", "-m", "2G"]);
+        qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&image);
+        // What follows the two dashes reaches pid 1.
+        let only = only.map(|only| format!(" -- --only={only}")).unwrap_or_default();
+        qemu.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=5{only}")]);
+        // The first port is the console, the second the results.
+        qemu.args(["-serial", &format!("file:{}", console(&log).display()), "-serial", "stdio"]);
+        Self { name, command: qemu, log, image: Some(image) }
     }
-    outcome.log = log.to_path_buf();
-    Ok(Outcome::Checked(outcome))
+
+    /// The machine that this runs on.
+    pub fn host(name: &'static str, checks: &Path, log: PathBuf, only: Option<&str>) -> Self {
+        let mut command = Command::new(checks);
+        command.args(only.map(|only| format!("--only={only}")));
+        Self { name, command, log, image: None }
+    }
+}
+
+/// A machine that runs.
+struct Running {
+    name: &'static str,
+    group: Group,
+    lines: Receiver<String>,
+    checked: Checked,
+    start: Instant,
+    log: PathBuf,
+    image: Option<PathBuf>,
+}
+
+/// Runs machines, so many at once, and shows each result as it comes.
+pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'static str, Checked)>> {
+    let mut waiting = VecDeque::from(machines);
+    let mut running: Vec<Running> = Vec::new();
+    let mut ended = Vec::new();
+    let mut progress = Progress::new();
+    let start = clock::now();
+    loop {
+        while running.len() < at_once
+            && let Some(machine) = waiting.pop_front()
+        {
+            running.push(Running::start(machine)?);
+        }
+        if running.is_empty() {
+            progress.clear();
+            return Ok(ended);
+        }
+        signals::check().inspect_err(|_| progress.clear())?;
+        let mut still = Vec::new();
+        for mut machine in running {
+            let end = machine.look(&mut progress);
+            match end {
+                Some(how) => ended.push((machine.name, machine.end(how)?)),
+                None => still.push(machine),
+            }
+        }
+        running = still;
+        let stand: Vec<_> = running.iter().map(|one| format!("{} {}", one.name, one.checked.stands())).collect();
+        progress.show(&stand.join(", "), start.elapsed(), "");
+        thread::sleep(TICK);
+    }
+}
+
+impl Running {
+    fn start(machine: Machine) -> anyhow::Result<Self> {
+        let Machine { name, mut command, log, image } = machine;
+        let errors = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut group = Group::spawn(&mut command)?;
+        let (sender, lines) = channel();
+        let stdout = group.child().stdout.take().context("standard output is piped")?;
+        step::each_line(stdout, move |line| sender.send(line).is_ok());
+        Ok(Self { name, group, lines, checked: Checked::default(), start: clock::now(), log, image })
+    }
+
+    /// Shows what came since the last look; says how the machine ended, if it did.
+    fn look(&mut self, progress: &mut Progress) -> Option<&'static str> {
+        loop {
+            match self.lines.try_recv() {
+                Ok(line) => {
+                    let line = serde_json::from_str(&line).ok();
+                    if let Some(result) = line.and_then(|line| self.checked.take(&line)) {
+                        progress.clear();
+                        eprintln!("  {:<4}  {result}", self.name);
+                    }
+                }
+                Err(TryRecvError::Empty) => break (self.start.elapsed() > LIMIT).then_some("hung and was stopped"),
+                Err(TryRecvError::Disconnected) => break Some("ended early"),
+            }
+        }
+    }
+
+    /// Stops what still runs and puts its logs together.
+    fn end(mut self, how: &str) -> anyhow::Result<Checked> {
+        self.group.stop(Duration::from_secs(2));
+        self.checked.secs = self.start.elapsed().as_secs_f64();
+        let console = console(&self.log);
+        if let Ok(said) = fs::read(&console) {
+            // The console first, then the emulator's own words: one file tells it all.
+            let text = [said, fs::read(&self.log).unwrap_or_default()].concat();
+            fs::write(&self.log, text).with_context(|| format!("{} cannot be written", self.log.display()))?;
+            fs::remove_file(&console).ok();
+        }
+        if !self.checked.done {
+            let after = self.checked.secs;
+            let tail = tail(&self.log);
+            self.checked.broken = Some(format!("it {how} after {after:.0} s; the last that it said:\n    {tail}"));
+        }
+        self.checked.log.clone_from(&self.log);
+        Ok(std::mem::take(&mut self.checked))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.group.stop(Duration::from_secs(2));
+        fs::remove_file(console(&self.log)).ok();
+        if let Some(image) = &self.image {
+            fs::remove_file(image).ok();
+        }
+    }
+}
+
+fn console(log: &Path) -> PathBuf {
+    log.with_extension("console")
 }
 
 /// The last lines of a file.
-pub fn tail(path: &Path) -> String {
+fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).replace('\r', "");
-    let lines: Vec<_> = text.lines().collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ")
 }

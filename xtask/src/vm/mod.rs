@@ -14,14 +14,16 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use anyhow::{Context as _, bail};
 use clap::builder::PossibleValuesParser;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, clock, setup, step};
+use crate::{build, setup, step};
 use kernels::{KERNELS, Kernel};
+use machine::Machine;
 use table::{Outcome, Report};
 
 /// The name of the machine's own kernel.
@@ -30,7 +32,7 @@ const HOST: &str = "host";
 /// Check every probe on real kernels: 5.10, 6.1, 6.12, 7.2 and the host's own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every kernel, then one table; each takes about a minute\n  \
+    cargo xtask vm              every kernel, then one table; some four minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
@@ -84,44 +86,48 @@ fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         return Err(Interrupted.into());
     }
-    let mut reports = Vec::new();
+    let (mut machines, mut skipped) = (Vec::new(), BTreeMap::new());
     for kernel in emulated {
-        let start = clock::now();
-        eprintln!("vm: {}", kernel.name);
-        let outcome = match &ready {
-            Ok(()) => emulate(workspace, kernel, only),
-            Err(error) => Ok(Outcome::Skipped(first_line(error))),
+        let prepared = match &ready {
+            Ok(()) => prepare(workspace, kernel, only),
+            Err(error) => Err(anyhow::anyhow!(first_line(error))),
         };
-        reports.push(Report { name: kernel.name, outcome: outcome?, secs: start.elapsed().as_secs_f64() });
-    }
-    if wanted(HOST) {
-        let start = clock::now();
-        eprintln!("vm: {HOST}");
-        let mut command = Command::new(workspace.binary(true, "kernel"));
-        if let Some(only) = only {
-            command.args(["--only", only]);
+        match prepared {
+            Ok(machine) => machines.push(machine),
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => drop(skipped.insert(kernel.name, first_line(&error))),
         }
-        let outcome = machine::watch(command, &directory.join("host.log"), machine::HOST_LIMIT)?;
-        reports.push(Report { name: HOST, outcome, secs: start.elapsed().as_secs_f64() });
     }
-    Ok(reports)
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let mut checked = machine::run(machines, at_once)?;
+    if wanted(HOST) {
+        // Alone: nothing else shall start and end processes beside it.
+        let checks = workspace.binary(true, "kernel");
+        let host = Machine::host(HOST, &checks, directory.join("host.log"), only);
+        checked.extend(machine::run(vec![host], 1)?);
+    }
+    let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
+    let all: BTreeMap<_, _> =
+        checked.into_iter().map(|(name, one)| (name, Outcome::Checked(one))).chain(skipped).collect();
+    Ok(in_order(all))
 }
 
-fn emulate(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow::Result<Outcome> {
-    let found = match kernels::get(kernel) {
-        Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => return Ok(Outcome::Skipped(first_line(&error))),
-        Ok(found) => found,
-    };
+/// The oldest kernel first, the host's last.
+fn in_order(mut outcomes: BTreeMap<&'static str, Outcome>) -> Vec<Report> {
+    let report = |name| outcomes.remove(name).map(|outcome| Report { name, outcome });
+    names().into_iter().filter_map(report).collect()
+}
+
+/// Gets a kernel and makes the file system that it boots with.
+fn prepare(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow::Result<Machine> {
+    let found = kernels::get(kernel)?;
     let directory = workspace.target.join("vm");
     let image = directory.join(format!("{}.cpio", kernel.name));
     let programs = [("init", "kernel"), ("workload", "workload"), ("spillway", "spillway")];
     let programs = programs.map(|(name, binary)| (name, workspace.binary(true, binary)));
     initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
     let log = directory.join(format!("{}.log", kernel.name));
-    let outcome = machine::boot(&found.vmlinuz, &image, &log, only);
-    std::fs::remove_file(&image).ok();
-    outcome
+    Ok(Machine::emulated(kernel.name, &found.vmlinuz, image, log, only))
 }
 
 /// What a message says before its details.

@@ -1,19 +1,15 @@
 //! What was found, kernel by kernel: a line as each result comes, one table at the end, or JSON.
 
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
-
-use super::machine;
 
 /// One kernel.
 #[derive(Debug)]
 pub struct Report {
     pub name: &'static str,
     pub outcome: Outcome,
-    /// From the first look for it to its end.
-    pub secs: f64,
 }
 
 /// What became of one kernel.
@@ -35,7 +31,8 @@ pub struct Checked {
     pub done: bool,
     /// How it failed as a whole.
     pub broken: Option<String>,
-    tail: String,
+    /// From power-on to power-off.
+    pub secs: f64,
     /// Where everything else is that it said.
     pub log: PathBuf,
 }
@@ -53,14 +50,20 @@ struct Row {
     detail: String,
 }
 
+/// All checks of one way of reading, on one kernel: a line of the table.
+struct Line<'a> {
+    kernel: &'a str,
+    probe: &'a str,
+    rung: &'a str,
+    rows: Vec<&'a Row>,
+}
+
 impl Report {
     /// Whether something in it failed.
     pub fn failed(&self) -> bool {
         match &self.outcome {
             Outcome::Skipped(_) => false,
-            Outcome::Checked(checked) => {
-                checked.broken.is_some() || checked.results.iter().any(|row| row.pass == Some(false))
-            }
+            Outcome::Checked(checked) => checked.broken.is_some() || checked.count(Some(false)) > 0,
         }
     }
 
@@ -68,17 +71,36 @@ impl Report {
     pub fn skipped(&self) -> Option<&str> {
         if let Outcome::Skipped(reason) = &self.outcome { Some(reason) } else { None }
     }
-}
 
-impl Outcome {
-    /// Keeps the end of the log, where the machine itself failed.
-    pub fn with_tail(mut self, log: &Path) -> Self {
-        if let Self::Checked(checked) = &mut self
-            && checked.broken.is_some()
-        {
-            checked.tail = machine::tail(log);
+    fn lines(&self) -> Vec<Line<'_>> {
+        let Outcome::Checked(checked) = &self.outcome else { return vec![] };
+        let mut lines: Vec<Line<'_>> = Vec::new();
+        for row in &checked.results {
+            match lines.iter_mut().find(|line| line.probe == row.probe && line.rung == row.rung) {
+                Some(line) => line.rows.push(row),
+                None => {
+                    lines.push(Line { kernel: self.name, probe: &row.probe, rung: &row.rung, rows: vec![row] });
+                }
+            }
         }
-        self
+        lines
+    }
+
+    fn summary(&self) -> String {
+        let checked = match &self.outcome {
+            Outcome::Skipped(reason) => return format!("skipped: {reason}"),
+            Outcome::Checked(checked) => checked,
+        };
+        let release = if checked.release.is_empty() { "did not boot" } else { &checked.release };
+        let (passed, failed, not) = (checked.count(Some(true)), checked.count(Some(false)), checked.count(None));
+        let mut text = format!("{release}: {passed} passed, {failed} failed, {not} not offered, {:.0} s", checked.secs);
+        if let Some(broken) = &checked.broken {
+            text.push_str(&format!("\n  error: {broken}"));
+        }
+        if self.failed() {
+            text.push_str(&format!("\n  hint: all that it said is in {}", checked.log.display()));
+        }
+        text
     }
 }
 
@@ -101,107 +123,92 @@ impl Checked {
             secs: line["secs"].as_f64().unwrap_or(0.0),
             detail: text("detail"),
         };
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let said = format!(
-            "  {}  {} by {}: {} ({:.1} s) {}",
-            row.mark(colour),
-            row.probe,
-            row.rung,
-            row.check,
-            row.secs,
-            row.detail
-        );
+        let mark = mark(row.pass, coloured(&std::io::stderr()));
+        let said = format!("{mark}  {} by {}: {} ({:.1} s) {}", row.probe, row.rung, row.check, row.secs, row.detail);
         self.results.push(row);
         Some(said)
     }
 
     /// How far it is, for the progress line.
     pub fn stands(&self) -> String {
-        match self.announced {
-            0 => "booting".to_owned(),
-            all => format!("{}: {} of {all} checks", self.release, self.results.len()),
+        if self.announced == 0 {
+            return "boots".to_owned();
         }
+        format!("{} of {}", self.results.len(), self.announced)
+    }
+
+    fn count(&self, pass: Option<bool>) -> usize {
+        self.results.iter().filter(|row| row.pass == pass).count()
     }
 }
 
-impl Row {
-    fn mark(&self, colour: bool) -> &'static str {
-        match (self.pass, colour) {
-            (Some(true), true) => "\x1b[32mok\x1b[0m  ",
-            (Some(true), false) => "ok  ",
-            (Some(false), true) => "\x1b[31mFAIL\x1b[0m",
-            (Some(false), false) => "FAIL",
-            (None, true) => "\x1b[33m-\x1b[0m   ",
-            (None, false) => "-   ",
+impl Line<'_> {
+    /// Failed if one failed; passed if one passed; else nothing was offered.
+    fn pass(&self) -> Option<bool> {
+        let any = |pass| self.rows.iter().any(|row| row.pass == Some(pass));
+        if any(false) { Some(false) } else { any(true).then_some(true) }
+    }
+
+    fn events(&self) -> String {
+        let events: u64 = self.rows.iter().filter_map(|row| row.events).sum();
+        if self.rows.iter().any(|row| row.events.is_some()) { events.to_string() } else { "-".to_owned() }
+    }
+
+    fn checks(&self) -> String {
+        let passed = self.rows.iter().filter(|row| row.pass == Some(true)).count();
+        format!("{passed}/{}", self.rows.len())
+    }
+
+    /// What did not pass, and why; one reason is given once.
+    fn why(&self) -> String {
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for row in self.rows.iter().filter(|row| row.pass != Some(true)) {
+            let reason = row.detail.lines().next().unwrap_or_default();
+            match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, checks)) => checks.push(&row.check),
+                None => reasons.push((reason, vec![&row.check])),
+            }
         }
+        let each = reasons.iter().map(|(reason, checks)| match checks.len() == self.rows.len() {
+            true => (*reason).to_owned(),
+            false => format!("{}: {reason}", checks.join(", ")),
+        });
+        each.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// Every result of every kernel, one a line, and what failed in full.
+/// A line for each way of reading of each kernel, then a line for each kernel.
 pub fn print(reports: &[Report]) -> String {
-    print_with(reports, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    print_with(reports, coloured(&std::io::stdout()))
 }
 
 fn print_with(reports: &[Report], colour: bool) -> String {
-    let rows = || {
-        reports.iter().filter_map(|report| match &report.outcome {
-            Outcome::Checked(checked) => Some(checked.results.iter().map(move |row| (report.name, row))),
-            Outcome::Skipped(_) => None,
-        })
-    };
-    let width = |of: &dyn Fn(&Row) -> usize| rows().flatten().map(|(_, row)| of(row)).max().unwrap_or(0);
-    let (probe, check, rung) =
-        (width(&|row| row.probe.len()), width(&|row| row.check.len()), width(&|row| row.rung.len()));
+    let lines: Vec<Line<'_>> = reports.iter().flat_map(Report::lines).collect();
+    let width = |of: &dyn Fn(&Line<'_>) -> usize| lines.iter().map(of).max().unwrap_or(0).max(5);
+    let (probe, rung) = (width(&|line| line.probe.len()), width(&|line| line.rung.len()));
     let mut text =
-        format!("{:<6}  {:<probe$}  {:<check$}  {:<rung$}  {:>7}  result", "kernel", "probe", "check", "by", "events");
-    for (kernel, row) in rows().flatten() {
-        let events = row.events.map_or_else(|| "-".to_owned(), |events| events.to_string());
-        let why = if row.pass == Some(true) {
-            String::new()
-        } else {
-            row.detail.lines().next().unwrap_or_default().to_owned()
-        };
-        let line = format!(
-            "\n{kernel:<6}  {:<probe$}  {:<check$}  {:<rung$}  {events:>7}  {}  {why}",
-            row.probe,
-            row.check,
-            row.rung,
-            row.mark(colour)
+        format!("{:<6}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  result", "kernel", "probe", "by", "events", "checks");
+    for line in &lines {
+        let row = format!(
+            "\n{:<6}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  {}  {}",
+            line.kernel,
+            line.probe,
+            line.rung,
+            line.events(),
+            line.checks(),
+            mark(line.pass(), colour),
+            line.why()
         );
-        text.push_str(line.trim_end_matches(' '));
+        text.push_str(row.trim_end_matches(' '));
     }
     text.push('\n');
     for report in reports {
-        text.push_str(&format!("\n{:<6}  {}", report.name, summary(report)));
+        text.push_str(&format!("\n{:<6}  {}", report.name, report.summary()));
     }
     text
 }
 
-fn summary(report: &Report) -> String {
-    match &report.outcome {
-        Outcome::Skipped(reason) => format!("skipped: {reason}"),
-        Outcome::Checked(checked) => {
-            let count = |pass| checked.results.iter().filter(|row| row.pass == pass).count();
-            let mut text = format!(
-                "{}: {} passed, {} failed, {} not offered, {:.0} s",
-                checked.release,
-                count(Some(true)),
-                count(Some(false)),
-                count(None),
-                report.secs
-            );
-            if let Some(broken) = &checked.broken {
-                text.push_str(&format!("\n  error: it {broken}; its last lines:\n    {}", checked.tail));
-            }
-            if report.failed() {
-                text.push_str(&format!("\n  hint: all that it said is in {}", checked.log.display()));
-            }
-            text
-        }
-    }
-}
-
-/// The same for a program.
+/// The same for a program, check by check.
 pub fn json(reports: &[Report]) -> Value {
     let row = |row: &Row| {
         json!({"probe": row.probe, "rung": row.rung, "check": row.check, "pass": row.pass, "events": row.events,
@@ -210,9 +217,68 @@ pub fn json(reports: &[Report]) -> Value {
     let one = |report: &Report| match &report.outcome {
         Outcome::Skipped(reason) => json!({"kernel": report.name, "skipped": reason}),
         Outcome::Checked(checked) => json!({
-            "kernel": report.name, "release": checked.release, "secs": report.secs, "failed": report.failed(),
+            "kernel": report.name, "release": checked.release, "secs": checked.secs, "failed": report.failed(),
             "broken": checked.broken, "results": checked.results.iter().map(row).collect::<Vec<_>>(),
         }),
     };
     json!(reports.iter().map(one).collect::<Vec<_>>())
+}
+
+fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn mark(pass: Option<bool>, colour: bool) -> &'static str {
+    match (pass, colour) {
+        (Some(true), true) => "\x1b[32mok\x1b[0m  ",
+        (Some(true), false) => "ok  ",
+        (Some(false), true) => "\x1b[31mFAIL\x1b[0m",
+        (Some(false), false) => "FAIL",
+        (None, true) => "\x1b[33m-\x1b[0m   ",
+        (None, false) => "-   ",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(lines: &[Value]) -> Checked {
+        let mut checked = Checked { done: true, ..Checked::default() };
+        lines.iter().for_each(|line| drop(checked.take(line)));
+        checked
+    }
+
+    fn result(check: &str, pass: Option<bool>, detail: &str) -> Value {
+        json!({"probe": "p", "rung": "r", "check": check, "pass": pass, "events": 2, "secs": 1.0, "detail": detail})
+    }
+
+    #[test]
+    fn checks_of_one_way_share_a_line_and_a_reason_is_given_once() {
+        let lines = [
+            json!({"kernel": "6.1.0", "checks": 3}),
+            result("a", Some(true), "fine"),
+            result("b", Some(false), "refused"),
+            result("c", Some(false), "refused"),
+        ];
+        let report = Report { name: "6.1", outcome: Outcome::Checked(checked(&lines)) };
+        assert!(report.failed());
+        let text = print_with(&[report], false);
+        assert!(text.contains("6.1     p      r           6     1/3  FAIL  b, c: refused\n"), "{text}");
+        assert!(text.contains("6.1     6.1.0: 1 passed, 2 failed, 0 not offered"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_offered_fails_nothing() {
+        let report = Report { name: "host", outcome: Outcome::Checked(checked(&[result("a", None, "no PSI")])) };
+        assert!(!report.failed());
+        assert!(print_with(&[report], false).contains("0/1  -     no PSI"));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_says_why() {
+        let report = Report { name: "7.2", outcome: Outcome::Skipped("no network".into()) };
+        assert_eq!((report.failed(), report.skipped()), (false, Some("no network")));
+        assert!(print_with(&[report], false).ends_with("7.2     skipped: no network"));
+    }
 }
