@@ -115,7 +115,16 @@ impl Running {
     /// # Panics
     ///
     /// Where it ends, or does not say that it watches within [`STARTS_WITHIN`].
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_within(command, STARTS_WITHIN)
+    }
+
+    /// As [`Running::start`], with another limit: an emulated processor is slower.
+    ///
+    /// # Panics
+    ///
+    /// As [`Running::start`].
+    pub fn start_within(mut command: Command, limit: Duration) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -125,12 +134,12 @@ impl Running {
         let out = Heard::from(child.stdout.take().expect("stdout is piped"));
         let log = Heard::from(child.stderr.take().expect("stderr is piped"));
         let mut running = Self { child, pipes: Some((out, log)) };
-        let watching = wait_for(STARTS_WITHIN, || {
+        let watching = wait_for(limit, || {
             let ended = running.child.try_wait().expect("it can be waited for");
             assert!(ended.is_none(), "the agent ended with {ended:?}: {}", running.log());
             running.log().contains("spillway is watching").then_some(())
         });
-        assert!(watching.is_some(), "after {STARTS_WITHIN:?} it does not watch: {}", running.log());
+        assert!(watching.is_some(), "after {limit:?} it does not watch: {}", running.log());
         running
     }
 

@@ -29,6 +29,8 @@ mod rungs;
 mod runner;
 #[path = "../kernel/sojourns.rs"]
 mod sojourns;
+#[path = "../kernel/survival.rs"]
+mod survival;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use spillway_agent::kernel::Probe;
 use crate::{
     agent, faults, life, listeners, memory, pressure,
     rungs::{self, Rung, rungs},
-    sojourns,
+    sojourns, survival,
 };
 
 /// What a check held against the truth, when all was true.
@@ -86,7 +86,7 @@ enum On {
 
 type Row = (About, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 24] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
@@ -109,6 +109,9 @@ const ROWS: [Row; 22] = [
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Agent, On::Every, "doctor", agent::doctor),
+    (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
+    // The last: there is no way back from it.
+    (About::Agent, On::Every, "lockdown", survival::lockdown),
 ];
 
 /// Every check, in the order in which they run.

@@ -24,7 +24,7 @@ pub fn rungs(about: About) -> Vec<Rung> {
 /// What a rung is called.
 pub fn name(about: About, rung: Rung) -> &'static str {
     match (about, rung) {
-        (About::Agent, _) => "spillway doctor",
+        (About::Agent, _) => "spillway",
         (_, Some(rung)) => rung.at,
         (_, None) => "/proc/pressure",
     }
@@ -84,4 +84,18 @@ fn hold(reports: &[ProbeReport], probe: Probe, rung: Rung) -> anyhow::Result<()>
         anyhow::bail!(reason);
     }
     Err(NotOffered(reason).into())
+}
+
+/// This kernel's first two numbers.
+///
+/// # Errors
+///
+/// Where its release has none.
+pub fn kernel_version() -> anyhow::Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => anyhow::bail!("release {release:?} has no version"),
+    }
 }

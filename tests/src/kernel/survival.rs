@@ -1,0 +1,101 @@
+//! The agent on a kernel that refuses it something: it runs on what is left, says in one line each what that is, and stays.
+
+use std::{fs, os::unix::process::CommandExt as _, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::kernel::{Probe, ProbeState};
+use spillway_tests::{ANY_PORT, Running, STARTS_WITHIN, Scratch, find_metric, wait_for, warnings};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    guest,
+    memory::beside,
+    rungs::{Rung, kernel_version},
+};
+
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
+/// How much slower than hardware emulation is taken to be.
+const EMULATED: u32 = 12;
+
+/// The limit on locked memory that Debian's 5.10 gives: maps count against it until 5.11.
+const MEMLOCK_BYTES: u64 = 64 << 10;
+
+/// Under a low limit on locked memory that may not be raised.
+pub fn low_memlock(_: Rung) -> anyhow::Result<Seen> {
+    let lower = || {
+        let limit = libc::rlimit { rlim_cur: MEMLOCK_BYTES, rlim_max: MEMLOCK_BYTES };
+        // CAP_SYS_RESOURCE of include/uapi/linux/capability.h: with it the limit could be raised.
+        let capability: libc::c_ulong = 24;
+        // SAFETY: setrlimit reads one rlimit, which lives here; prctl takes numbers alone.
+        let lowered = unsafe {
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) == 0
+                && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+        };
+        if lowered { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let bound = kernel_version()? < (5, 11);
+    let degraded = if bound { "process_memory fault_samples process_life accept_queue accept_sojourn" } else { "" };
+    survive(degraded, bound.then_some("RLIMIT_MEMLOCK"), |command| {
+        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+        unsafe { command.pre_exec(lower) };
+    })
+}
+
+/// Under kernel lockdown in its confidentiality mode, which there is no way back from: the last check of a virtual machine.
+pub fn lockdown(_: Rung) -> anyhow::Result<Seen> {
+    if !guest::is_guest() {
+        return Err(NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into());
+    }
+    fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("{LOCKDOWN} does not take it"))?;
+    // Kernel memory may not be read by a helper, but where the verifier knows its type; perf events are refused.
+    survive("process_memory fault_samples accept_queue accept_sojourn", Some("lockdown"), |_| ())
+}
+
+/// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that has `word` in it.
+fn survive(
+    degraded: &str,
+    word: Option<&str>,
+    hinder: impl FnOnce(&mut std::process::Command),
+) -> anyhow::Result<Seen> {
+    let scratch = Scratch::make("survival");
+    let config = scratch.file("spillway.toml", ANY_PORT);
+    let mut command = beside("spillway")?;
+    command.args(["run", "--json", "--config"]).arg(&config);
+    hinder(&mut command);
+    let limit = if guest::is_guest() { STARTS_WITHIN * EMULATED } else { STARTS_WITHIN };
+    let running = Running::start_within(command, limit);
+    let scanned =
+        wait_for(limit, || find_metric(&running.get("/metrics"), "spillway_processes").filter(|&seen| seen > 0.0));
+    let processes = scanned.context("no process was seen")?;
+    let metrics = running.get("/metrics");
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(running.is_well(), "it calls itself unwell: {}", running.get("/healthz"));
+    let (code, log) = running.stop();
+    eprintln!("{log}");
+    ensure!(code == Some(0), "it ended with {code:?}");
+    for probe in Probe::ALL {
+        let name = probe.name();
+        let attached = metrics.lines().any(|line| {
+            line.starts_with(&format!(
+                "spillway_probe_state{{probe=\"{name}\",state=\"{}\"",
+                ProbeState::Attached.name()
+            ))
+        });
+        // Elsewhere than in a virtual machine the kernel may refuse more.
+        let expected = !degraded.split(' ').any(|other| other == name);
+        ensure!(attached == expected || !guest::is_guest(), "{name} attached is {attached}: {metrics}");
+    }
+    let warnings = warnings(&log);
+    if let Some(word) = word {
+        let naming = warnings.iter().filter(|line| line.contains(word)).count();
+        ensure!(naming > 0, "no warning names {word}: {log}");
+    }
+    let whole = warnings.len() == 1 && warnings[0].contains("BPF is not used");
+    ensure!(
+        whole || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
+        "{} warnings, for {degraded:?}: {log}",
+        warnings.len()
+    );
+    Ok(Seen { events: processes as u64, detail: format!("{} warnings, degraded: {degraded:?}", warnings.len()) })
+}
