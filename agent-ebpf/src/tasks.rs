@@ -33,9 +33,9 @@ static CPU_SLOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CPU_SLOT_ID: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Growth, in fault samples of 256 KiB, from which a process matters: 1 MiB, which is what a plain count may be off by on the
-/// smallest hosts.
-const SUM_FROM_SAMPLES: u64 = 4;
+/// Fault samples from which a process matters, written by the loader: everything matters where faults are not sampled.
+#[map]
+static SUM_FROM_SAMPLES: Array<u64> = Array::with_max_entries(1, 0);
 
 #[repr(C)]
 pub struct IterTask {
@@ -93,7 +93,7 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     } else {
         core::array::from_fn(|counter| load(mm, offset!(mm_rss_count) + counter * offset!(mm_rss_stride)))
     };
-    if sum && offset!(mm_rss_slots) != ABSENT as usize && fault_samples >= SUM_FROM_SAMPLES {
+    if sum && offset!(mm_rss_slots) != ABSENT as usize && matters(fault_samples) {
         add_slots(mm, &mut pages);
     }
     Some(TaskSample {
@@ -108,6 +108,11 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
         ppid: load(parent, offset!(task_tgid)),
         comm: comm(task),
     })
+}
+
+#[inline(always)]
+fn matters(fault_samples: u64) -> bool {
+    SUM_FROM_SAMPLES.get(0).is_some_and(|&from| fault_samples >= from)
 }
 
 /// Adds each CPU's part to the plain counts. A slot that moves to the count meanwhile is missed or counted twice: a batch at

@@ -2,6 +2,7 @@
 //! that it is put through.
 
 mod broken;
+mod program_costs;
 mod refuse;
 mod running;
 
@@ -21,6 +22,7 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use program_costs::{ProgramCost, program_costs};
 pub use refuse::{Refused, hide, refuse};
 pub use running::{ANY_PORT, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
 

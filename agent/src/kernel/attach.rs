@@ -101,6 +101,11 @@ impl Target<'_> {
             .map_err(|error| failure::of(&format!("map {name}"), &error))
     }
 
+    /// Says from how many fault samples on a process's slots are summed.
+    pub(super) fn sum_from(&mut self, samples: u64) -> Result<(), Shortfall> {
+        self.set("SUM_FROM_SAMPLES", samples)
+    }
+
     pub(super) fn faults(&mut self, at: &str) -> Result<FaultMaps, Shortfall> {
         let program: &mut PerfEvent = self.program("sample_faults")?;
         program.load().map_err(|error| failure::of("perf event programs", &error))?;

@@ -25,6 +25,10 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
+/// Growth, in fault samples of 256 KiB, from which a process matters enough to sum its counts over all CPUs: 1 MiB, which is what a
+/// plain count may be off by on small hosts. Until faults are sampled it is 0, and every process matters.
+const SUM_FROM_SAMPLES: u64 = 4;
+
 /// What to load, and for what host.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
@@ -135,7 +139,10 @@ impl Kernel {
             Hook::TaskIterPlain => {
                 self.process_memory = Some(target.iter("scan_tasks_plain", "task", None, rung.at)?)
             }
-            Hook::PageFaultEvent => self.faults = Some(target.faults(rung.at)?),
+            Hook::PageFaultEvent => {
+                self.faults = Some(target.faults(rung.at)?);
+                target.sum_from(SUM_FROM_SAMPLES)?;
+            }
             Hook::LifeBtf => self.process_life = Some(target.life_btf()?),
             Hook::LifeRaw => self.process_life = Some(target.life_raw()?),
             Hook::ListenerIter => self.accept_queue = Some(target.listeners()?),

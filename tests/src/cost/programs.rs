@@ -5,9 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     net::{TcpListener, TcpStream},
-    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use anyhow::Context as _;
@@ -16,33 +15,23 @@ use spillway_agent::{
     kernel::{Hook, Kernel, Wanted},
     sense::{Hierarchy, Lost, ProcessSensor},
 };
-use spillway_tests::Workload;
+use spillway_tests::{ProgramCost, Workload, program_costs};
 
 /// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
 const LIVES: u32 = 2_000;
 const CONNECTIONS: usize = 5_000;
 const PASSES: usize = 20;
 
-/// A program's name, its mean cost of an event in nanoseconds, and how many there were.
-pub type Cost = (String, f64, u64);
-
 /// Measures every program that this kernel takes, those of second choice as well.
-pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -> anyhow::Result<Vec<Cost>> {
+pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -> anyhow::Result<Vec<ProgramCost>> {
     let mut costs = BTreeMap::new();
     for unwanted in [vec![], vec![Hook::TaskIter, Hook::LifeBtf, Hook::AcceptFexit]] {
         let memory_v1 = Hierarchy::detect().is_v1();
         let mut kernel = Kernel::load(&Wanted { memory_v1, unwanted });
         let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
         exercise(&mut kernel, &workload)?;
-        for (name, program) in kernel.programs() {
-            let Ok(fd) = program.fd() else { continue };
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-            let field = |name: &str| -> Option<u64> {
-                info.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().parse().ok())
-            };
-            if let (Some(nanos), Some(events @ 1..)) = (field("run_time_ns"), field("run_cnt")) {
-                costs.entry(name.to_owned()).or_insert((nanos as f64 / events as f64, events));
-            }
+        for (name, nanos, events) in program_costs(&kernel)? {
+            costs.entry(name).or_insert((nanos, events));
         }
     }
     Ok(costs.into_iter().map(|(name, (nanos, events))| (name, nanos, events)).collect())

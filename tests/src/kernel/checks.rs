@@ -86,7 +86,7 @@ enum On {
 
 type Row = (About, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
 
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 25] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
@@ -106,6 +106,7 @@ const ROWS: [Row; 24] = [
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "shared port", sojourns::shared_port),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "SYN cookies", sojourns::syn_cookies),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
+    (About::Probe(Probe::AcceptSojourn), On::Bpf, "cost", sojourns::cost),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Agent, On::Every, "doctor", agent::doctor),

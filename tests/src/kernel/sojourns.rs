@@ -11,11 +11,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
     kernel::Probe,
     sense::{ListenerFact, Sensors},
 };
-use spillway_tests::listeners;
+use spillway_tests::{listeners, program_costs};
 
 use crate::{
     checks::{NotOffered, Seen},
@@ -241,6 +242,24 @@ pub fn nothing_stays(rung: Rung) -> anyhow::Result<Seen> {
         held()
     );
     Ok(Seen { events: (ROUNDS * 10) as u64, detail: format!("{} connections, {ROUNDS} listeners", ROUNDS * 10) })
+}
+
+/// What following accept() costs a connection, in times of the program that looks at each change of a socket's state: emulated
+/// nanoseconds say nothing, and the bench knows what that one costs on hardware.
+pub fn cost(rung: Rung) -> anyhow::Result<Seen> {
+    const CONNECTIONS: u64 = 500;
+    let kernel = kernel(Probe::AcceptSojourn, rung)?;
+    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    for _ in 0..CONNECTIONS {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        drop((listener.accept()?, client));
+    }
+    let costs = program_costs(&kernel)?;
+    let of = |is: fn(&str) -> bool| costs.iter().filter(|(name, ..)| is(name)).map(|(_, nanos, _)| nanos).sum::<f64>();
+    let (accept, state) = (of(|name| name.starts_with("accept_")), of(|name| name == "socket_state"));
+    ensure!(accept > 0.0 && state > 0.0, "not every program ran: {costs:?}");
+    Ok(Seen { events: CONNECTIONS, detail: format!("{:.1} times socket_state", accept / state) })
 }
 
 /// The extended TCP counters of this thread's network namespace.

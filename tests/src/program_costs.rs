@@ -1,0 +1,31 @@
+//! What the kernel counted of each BPF program: how often it ran, and how long.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use spillway_agent::kernel::Kernel;
+
+/// A program's name, its mean cost of an event in nanoseconds, and how many there were.
+pub type ProgramCost = (String, f64, u64);
+
+/// Every program that ran while the kernel counted (`BPF_ENABLE_STATS`).
+///
+/// # Errors
+///
+/// Where a descriptor of our own cannot be looked up.
+pub fn program_costs(kernel: &Kernel) -> io::Result<Vec<ProgramCost>> {
+    let mut costs = Vec::new();
+    for (name, program) in kernel.programs() {
+        let Ok(fd) = program.fd() else { continue };
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+        let field = |name: &str| -> Option<u64> {
+            info.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().parse().ok())
+        };
+        if let (Some(nanos), Some(events @ 1..)) = (field("run_time_ns"), field("run_cnt")) {
+            costs.push((name.to_owned(), nanos as f64 / events as f64, events));
+        }
+    }
+    Ok(costs)
+}
