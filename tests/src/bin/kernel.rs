@@ -41,15 +41,12 @@ use clap::Parser;
 #[command(after_help = "Examples:\n  \
     kernel                                  every check, one JSON line a result\n  \
     kernel --only accept_queue              those of one probe\n  \
-    kernel --check process_memory/iter/task/touched    one, in this process, with its log\n\n\
+    kernel --only process_memory/iter/task/touched     one; its log is on standard error\n\n\
     `cargo xtask vm host` builds it and shows its results as a table.")]
 struct Cli {
     /// Only checks whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Run one check here and now, by its whole name
-    #[arg(long)]
-    check: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -57,8 +54,5 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         guest::live_and_die(cli.only.as_deref());
     }
-    match cli.check {
-        Some(name) => runner::check_here(&name),
-        None => runner::run_all(&mut std::io::stdout(), cli.only.as_deref()),
-    }
+    runner::run_all(&mut std::io::stdout(), cli.only.as_deref())
 }

@@ -6,10 +6,14 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use spillway_agent::kernel::Probe;
 
-use crate::{checks::Seen, memory::beside, rungs::Rung};
+use crate::{
+    checks::Seen,
+    memory::beside,
+    rungs::{Prepared, Rung},
+};
 
 /// `spillway doctor` ends well, names every probe, and sees processes and what it reads of the host.
-pub fn doctor(_: Rung) -> anyhow::Result<Seen> {
+pub fn doctor(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let output = beside("spillway")?.args(["doctor", "--json"]).output().context("it does not start")?;
     let said = String::from_utf8_lossy(&output.stdout);
     eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));

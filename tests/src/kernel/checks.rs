@@ -6,7 +6,7 @@ use spillway_agent::kernel::Probe;
 
 use crate::{
     agent, faults, life, listeners, memory, pressure,
-    rungs::{self, Rung, rungs},
+    rungs::{self, Prepared, Rung, rungs},
     sojourns, survival,
 };
 
@@ -62,8 +62,12 @@ pub struct Check {
     pub what: &'static str,
     /// Emulated kernels are some fifteen times slower than hardware: the limits are for hangs, not for slowness.
     pub limit: Duration,
-    run: fn(Rung) -> anyhow::Result<Seen>,
+    /// Whether it starts sensors of its own: what was there before they did is part of it.
+    pub fresh: bool,
+    run: Run,
 }
+
+type Run = fn(&mut Prepared, Rung) -> anyhow::Result<Seen>;
 
 impl Check {
     /// A name that no other check has.
@@ -72,8 +76,8 @@ impl Check {
     }
 
     /// Holds the probe to the truth.
-    pub fn run(&self) -> anyhow::Result<Seen> {
-        (self.run)(self.rung)
+    pub fn run(&self, prepared: &mut Prepared) -> anyhow::Result<Seen> {
+        (self.run)(prepared, self.rung)
     }
 }
 
@@ -81,10 +85,12 @@ impl Check {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum On {
     Every,
+    /// As `Every`, with sensors that start within the check.
+    EveryFresh,
     Bpf,
 }
 
-type Row = (About, On, &'static str, fn(Rung) -> anyhow::Result<Seen>);
+type Row = (About, On, &'static str, Run);
 
 const ROWS: [Row; 25] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
@@ -95,7 +101,7 @@ const ROWS: [Row; 25] = [
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
     (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
-    (About::Probe(Probe::AcceptQueue), On::Every, "depth and owner", listeners::depth_and_owner),
+    (About::Probe(Probe::AcceptQueue), On::EveryFresh, "depth and owner", listeners::depth_and_owner),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
     (About::Probe(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
@@ -115,13 +121,18 @@ const ROWS: [Row; 25] = [
     (About::Agent, On::Every, "lockdown", survival::lockdown),
 ];
 
-/// Every check, in the order in which they run.
+/// Every check, in the order in which they run: those of a rung one after the other.
 pub fn all() -> Vec<Check> {
+    let mut abouts: Vec<About> = ROWS.iter().map(|(about, ..)| *about).collect();
+    abouts.dedup();
     let mut checks = Vec::new();
-    for (about, on, what, run) in ROWS {
+    for about in abouts {
         for rung in rungs(about) {
-            if on == On::Every || rungs::is_bpf(rung) {
-                checks.push(Check { about, rung, what, limit: Duration::from_secs(90), run });
+            for (_, on, what, run) in ROWS.into_iter().filter(|row| row.0 == about) {
+                if on != On::Bpf || rungs::is_bpf(rung) {
+                    let fresh = on == On::EveryFresh;
+                    checks.push(Check { about, rung, what, limit: Duration::from_secs(90), fresh, run });
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use spillway_tests::processes;
 use crate::{
     checks::{NotOffered, Seen},
     memory::touch,
-    rungs::{Rung, sensors},
+    rungs::{Prepared, Rung},
 };
 
 const MIB: u64 = 1 << 20;
@@ -17,10 +17,10 @@ const MIB: u64 = 1 << 20;
 const SAMPLE_BYTES: u64 = 64 * 4096;
 
 /// 128 MiB touched: seen within a quarter, with a stack that leads into the program.
-pub fn growth_and_stack(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::FaultSamples, rung)?;
+pub fn growth_and_stack(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::FaultSamples, rung)?;
     let workload = touch(128 * MIB, &[])?;
-    let facts = processes(&mut sensors);
+    let facts = processes(sensors);
     let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).context("the workload is not seen")?;
     let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;
     let (samples, stacks) = faults.of_process(workload.pid());

@@ -12,14 +12,14 @@ use spillway_tests::{Workload, wait_for};
 use crate::{
     checks::Seen,
     memory::{start_and_parent, touch, workload},
-    rungs::{Rung, sensors},
+    rungs::{Prepared, Rung},
 };
 
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// A known process's exec and exit, named by pid and start.
-pub fn exec_and_exit(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessLife, rung)?;
+pub fn exec_and_exit(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let started = touch(0, &[])?;
     let id = ProcessId { pid: started.pid(), start_ticks: start_and_parent(started.pid())?.0 };
     let mut seen = Vec::new();
@@ -36,8 +36,8 @@ pub fn exec_and_exit(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Five hundred processes that live for a moment.
-pub fn short_lives(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessLife, rung)?;
+pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let before = sensors.life_totals();
     let mut churn = Workload::start(workload()?.args(["churn", "--count=500"]));
     while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}

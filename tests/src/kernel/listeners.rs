@@ -19,7 +19,7 @@ use crate::{
     checks::{NotOffered, Seen},
     guest,
     memory::workload,
-    rungs::{Rung, sensors},
+    rungs::{Prepared, Rung},
     runner::now,
 };
 
@@ -39,11 +39,11 @@ fn netns_of(process: &str) -> anyhow::Result<u32> {
 }
 
 /// Depth, limit, owner and namespace, over IPv4 and IPv6; a closed listener is not seen.
-pub fn depth_and_owner(rung: Rung) -> anyhow::Result<Seen> {
+pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let before = listen(8, 2, &[])?;
-    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let (v4, v6) = (listen(16, 5, &[])?, listen(32, 3, &["--v6"])?);
-    let facts = listeners(&mut sensors, 0.0);
+    let facts = listeners(sensors, 0.0);
     for (listener, backlog, backlog_max) in [(&before, 2, 8), (&v4, 5, 16), (&v6, 3, 32)] {
         let fact = find(&facts, listener.addr())?;
         let truth = (backlog, backlog_max, Some(listener.pid()), netns_of("self")?, Some(0));
@@ -56,17 +56,17 @@ pub fn depth_and_owner(rung: Rung) -> anyhow::Result<Seen> {
     }
     let addr = v6.addr();
     v6.stop();
-    let after = listeners(&mut sensors, 0.1);
+    let after = listeners(sensors, 0.1);
     ensure!(find(&after, addr).is_err(), "{addr} is closed and still seen");
     Ok(Seen { events: facts.len() as u64, detail: "one from before, IPv4, IPv6, one closed".to_owned() })
 }
 
 /// Every listener that `sock_diag` shows, with the same numbers.
-pub fn as_sock_diag(rung: Rung) -> anyhow::Result<Seen> {
-    let mut bpf = sensors(Probe::AcceptQueue, rung)?;
+pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let bpf = prepared.sensors(Probe::AcceptQueue, rung)?;
     let mut netlink = Sensors::without_bpf("this check compares");
     let held = [listen(4, 0, &[])?, listen(16, 16, &[])?, listen(64, 40, &["--v6"])?];
-    let (seen, truth) = (listeners(&mut bpf, 0.0), listeners(&mut netlink, 0.0));
+    let (seen, truth) = (listeners(bpf, 0.0), listeners(&mut netlink, 0.0));
     for listener in &held {
         let key = |fact: &ListenerFact| {
             (fact.addr.clone(), fact.netns, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup.clone())
@@ -83,8 +83,8 @@ pub fn as_sock_diag(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// A listener in a network namespace of its own.
-pub fn other_namespace(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let mut command = workload()?;
     command.args(["listen", "--backlog=16", "--pending=4"]);
     let enter = || {
@@ -100,7 +100,7 @@ pub fn other_namespace(rung: Rung) -> anyhow::Result<Seen> {
     }
     // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
     let inside = Workload::start(unsafe { command.pre_exec(enter) });
-    let facts = listeners(&mut sensors, 0.0);
+    let facts = listeners(sensors, 0.0);
     let fact = find(&facts, inside.addr())?;
     let netns = netns_of(&inside.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
@@ -110,9 +110,9 @@ pub fn other_namespace(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// How long the head of a queue has waited.
-pub fn age_of_the_head(rung: Rung) -> anyhow::Result<Seen> {
+pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const SLACK: Duration = Duration::from_millis(1);
-    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let start = now();
     let asked = now();
     let queue = listen(8, 3, &[])?;
@@ -121,7 +121,7 @@ pub fn age_of_the_head(rung: Rung) -> anyhow::Result<Seen> {
     for _ in 0..3 {
         sleep(Duration::from_millis(300));
         let oldest = ready.elapsed();
-        let facts = listeners(&mut sensors, start.elapsed().as_secs_f64());
+        let facts = listeners(sensors, start.elapsed().as_secs_f64());
         let newest = asked.elapsed();
         let seen = find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
         let seen = Duration::from_micros(seen);
@@ -132,18 +132,18 @@ pub fn age_of_the_head(rung: Rung) -> anyhow::Result<Seen> {
         furthest = furthest.max(oldest.saturating_sub(seen)).max(seen.saturating_sub(newest));
     }
     let empty = listen(8, 0, &[])?;
-    let age = find(&listeners(&mut sensors, start.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
+    let age = find(&listeners(sensors, start.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
     ensure!(age == Some(0), "an empty queue has the age {age:?}");
     Ok(Seen { events: 4, detail: format!("three looks, {:.1} ms outside what is known", furthest.as_secs_f64() * 1e3) })
 }
 
 /// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are dropped.
-pub fn overflows(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::AcceptQueue, rung)?;
+pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let full = listen(2, 8, &[])?;
     let mut seen = None;
     let counted = wait_for(Duration::from_secs(10), || {
-        let facts = listeners(&mut sensors, 0.0);
+        let facts = listeners(sensors, 0.0);
         seen = find(&facts, full.addr()).ok().map(|fact| (fact.backlog, fact.backlog_max));
         find(&facts, full.addr()).ok()?.overflows_total.filter(|&total| total > 0)
     });

@@ -12,7 +12,7 @@ use spillway_tests::{Workload, processes};
 use crate::{
     checks::{NotOffered, Seen},
     own_cgroup::OwnCgroup,
-    rungs::{Rung, kernel_version, sensors},
+    rungs::{Prepared, Rung, kernel_version},
 };
 
 const MIB: u64 = 1 << 20;
@@ -60,11 +60,11 @@ fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
 }
 
 /// Known amounts of each kind, against the amounts and against `/proc/PID/status`.
-pub fn touched(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
     let busy = touch(64 * MIB, &[format!("--file-bytes={}", 24 * MIB), format!("--shmem-bytes={}", 16 * MIB)])?;
-    let facts = processes(&mut sensors);
+    let facts = processes(sensors);
     let (before, after) = (find(&facts, idle.pid())?, find(&facts, busy.pid())?);
     let mut detail = vec![
         near("anonymous", after.anon_bytes.saturating_sub(before.anon_bytes), 64 * MIB)?,
@@ -81,10 +81,10 @@ pub fn touched(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Start, parent and name, as `/proc/PID/stat` has them.
-pub fn identity(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(MIB, &[])?;
-    let facts = processes(&mut sensors);
+    let facts = processes(sensors);
     let fact = find(&facts, workload.pid())?;
     let (start_ticks, ppid) = start_and_parent(workload.pid())?;
     ensure!(fact.id.start_ticks == start_ticks, "start {} was seen, {start_ticks} is true", fact.id.start_ticks);
@@ -102,12 +102,12 @@ pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
 }
 
 /// Every process that was there all along is seen in both ways, in the same cgroup.
-pub fn complete(rung: Rung) -> anyhow::Result<Seen> {
-    let mut bpf = sensors(Probe::ProcessMemory, rung)?;
+pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let bpf = prepared.sensors(Probe::ProcessMemory, rung)?;
     let mut proc = Sensors::without_bpf("this check compares");
     let _sleepers = Workload::start(workload()?.args(["sleepers", "--count=200"]));
     let before = processes(&mut proc);
-    let seen: HashSet<_> = processes(&mut bpf).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
+    let seen: HashSet<_> = processes(bpf).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
     let after: HashSet<_> = processes(&mut proc).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
     // Some sandboxes shield their own pid 1 from ptrace and from iterators, even from root.
     let shielded = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_err();
@@ -123,10 +123,10 @@ pub fn complete(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a count per CPU.
-pub fn eight_threads(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(HELD_BYTES, &["--threads=8".to_owned()])?;
-    let facts = processes(&mut sensors);
+    let facts = processes(sensors);
     let seen = find(&facts, workload.pid())?.anon_bytes;
     let truth = field_bytes(workload.pid(), "smaps_rollup", "Anonymous")?;
     ensure!(truth >= HELD_BYTES, "the workload holds {truth} bytes, not the {HELD_BYTES} that it was told to touch");
@@ -138,8 +138,8 @@ pub fn eight_threads(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Path and limit of a cgroup under the memory controller, of either version.
-pub fn cgroup(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::ProcessMemory, rung)?;
+pub fn cgroup(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let (mount, file, version) = match Hierarchy::detect() {
         Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", 1),
         Hierarchy::V2 { mount } => (mount, "memory.max", 2),
@@ -152,7 +152,7 @@ pub fn cgroup(rung: Rung) -> anyhow::Result<Seen> {
     cgroup.set(file, 512 * MIB)?;
     let workload = touch(MIB, &[])?;
     cgroup.set("cgroup.procs", workload.pid())?;
-    let facts = processes(&mut sensors);
+    let facts = processes(sensors);
     let fact = find(&facts, workload.pid())?;
     ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
     ensure!(fact.memory_max_bytes == Some(512 * MIB), "limit {:?} was seen, 512 MiB are true", fact.memory_max_bytes);

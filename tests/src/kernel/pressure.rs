@@ -10,13 +10,13 @@ use crate::{
     checks::{NotOffered, Seen},
     memory::workload,
     own_cgroup::{OwnCgroup, unified},
-    rungs::Rung,
+    rungs::{Prepared, Rung},
 };
 
 const MIB: u64 = 1 << 20;
 
 /// The host's available memory and its pressure.
-pub fn readable(_: Rung) -> anyhow::Result<Seen> {
+pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let host = PressureSensor.read().context("the host cannot be read")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
@@ -26,7 +26,7 @@ pub fn readable(_: Rung) -> anyhow::Result<Seen> {
 }
 
 /// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
-pub fn throttled_cgroup(_: Rung) -> anyhow::Result<Seen> {
+pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let cgroup = OwnCgroup::make(&unified()?, "hog")?;
     if !cgroup.has("memory.high") {
         return Err(NotOffered("the unified hierarchy has no memory controller here".to_owned()).into());

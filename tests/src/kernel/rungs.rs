@@ -35,23 +35,47 @@ pub fn is_bpf(rung: Rung) -> bool {
     rung.is_some_and(|rung| rung.hook.is_bpf())
 }
 
-/// Sensors whose `probe` is on this rung, the other probes on their best.
-///
-/// # Errors
-///
-/// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual machine, where nothing
-/// stands in the way, it is a failure.
-pub fn sensors(probe: Probe, rung: Rung) -> anyhow::Result<Sensors> {
-    let sensors = Sensors::start_without(&others(probe, rung));
-    hold(sensors.reports(), probe, rung)?;
-    Ok(sensors)
+/// Sensors that were started for a rung, before the process that checks it was forked.
+#[derive(Default)]
+pub struct Prepared(Option<(About, Rung, Sensors)>);
+
+impl Prepared {
+    /// Starts those of this rung, unless they are the ones that are there.
+    pub fn start(&mut self, about: About, rung: Rung) {
+        let same = |(of, on, _): &(About, Rung, Sensors)| *of == about && name(*of, *on) == name(about, rung);
+        if self.0.as_ref().is_some_and(same) {
+            return;
+        }
+        self.clear();
+        if let About::Probe(probe) = about {
+            self.0 = Some((about, rung, Sensors::start_without(&others(probe, rung))));
+        }
+    }
+
+    /// Detaches what is there.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// Sensors whose `probe` is on this rung, the other probes on their best.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual machine, where nothing
+    /// stands in the way, it is a failure.
+    pub fn sensors(&mut self, probe: Probe, rung: Rung) -> anyhow::Result<&mut Sensors> {
+        self.start(About::Probe(probe), rung);
+        let Some((_, _, sensors)) = &mut self.0 else { anyhow::bail!("no sensors were started") };
+        hold(sensors.reports(), probe, rung)?;
+        Ok(sensors)
+    }
 }
 
-/// As [`sensors`], what the kernel gives alone.
+/// What the kernel gives on this rung, alone.
 ///
 /// # Errors
 ///
-/// As [`sensors`].
+/// As [`Prepared::sensors`].
 pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<Kernel> {
     let unwanted = others(probe, rung);
     let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });

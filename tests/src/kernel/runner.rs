@@ -1,11 +1,14 @@
 //! Runs checks, each in a process of its own, and writes one JSON line a result.
+//!
+//! Attaching takes an emulated processor seconds, so the sensors of a rung are started once and every check of that rung is a fork
+//! that finds them ready. Nothing here starts a thread, so that a fork has all that it needs.
 
 use std::{
-    io::{Read as _, Write},
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    fs::File,
+    io::{self, Read as _, Write},
+    os::fd::{FromRawFd as _, OwnedFd},
     panic,
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::mpsc,
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +19,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     checks::{self, Check, NotOffered, Seen},
-    rungs,
+    rungs::{self, Prepared},
 };
 
 /// Runs every check whose name contains `only`, and says whether none failed.
@@ -26,10 +29,18 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = thread::available_parallelism().map_or(0, usize::from);
     let mut failed = say(out, &json!({"kernel": release.trim(), "cpus": cpus, "checks": chosen.len()})).is_err();
+    log_to_stderr();
+    let mut prepared = Prepared::default();
     for check in &chosen {
         let start = now();
-        let mut line =
-            in_own_process(check).unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
+        eprintln!("--- {}", check.name());
+        if check.fresh {
+            prepared.clear()
+        } else {
+            prepared.start(check.about, check.rung)
+        }
+        let mut line = in_a_fork(check, &mut prepared)
+            .unwrap_or_else(|error| json!({"pass": false, "detail": format!("{error:#}")}));
         failed |= line["pass"] == false;
         line["probe"] = check.about.name().into();
         line["rung"] = rungs::name(check.about, check.rung).into();
@@ -42,74 +53,80 @@ pub fn run_all(out: &mut dyn Write, only: Option<&str>) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs one check in this process, and prints its result.
-pub fn check_here(name: &str) -> ExitCode {
-    tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG).with_ansi(false).with_writer(std::io::stderr).init();
-    let outcome = match checks::all().into_iter().find(|check| check.name() == name) {
-        Some(check) => panic::catch_unwind(|| check.run()).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("for no reason given")))
-        }),
-        None => Err(anyhow::anyhow!("there is no check {name:?}")),
-    };
-    let line = match &outcome {
+/// What Spillway logs, the verifier's words included.
+fn log_to_stderr() {
+    tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG).with_ansi(false).with_writer(io::stderr).init();
+}
+
+/// The result of a check, made in this process.
+fn result(check: &Check, prepared: &mut Prepared) -> Value {
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| check.run(prepared))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("for no reason given")))
+    });
+    match outcome {
         Ok(Seen { events, detail }) => json!({"pass": true, "events": events, "detail": detail}),
         Err(error) if error.is::<NotOffered>() => json!({"pass": null, "detail": error.to_string()}),
         Err(error) => json!({"pass": false, "detail": format!("{error:#}")}),
-    };
-    let said = say(&mut std::io::stdout(), &line);
-    if said.is_ok() && line["pass"] != false { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn in_own_process(check: &Check) -> anyhow::Result<Value> {
-    eprintln!("--- {}", check.name());
-    let mut command = Command::new(std::env::current_exe().context("the name of this program is not known")?);
-    command.args(["--check", &check.name()]).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().context("the check cannot be started")?;
-    let mut stdout = child.stdout.take().context("standard output is piped")?;
-    // A workload that outlives the check may hold the pipe open: whoever waits for it waits in a thread.
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut text = String::new();
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stdout.read(&mut buffer) {
-            text.push_str(&String::from_utf8_lossy(&buffer[..read]));
-            if text.ends_with('\n') {
-                let _ = sender.send(text.clone());
-            }
-        }
-    });
-    let status = wait(&mut child, check.limit)?;
-    let said = || {
-        receiver.recv_timeout(Duration::from_millis(200)).ok().map(|first| receiver.try_iter().last().unwrap_or(first))
-    };
-    match status {
-        None => anyhow::bail!("took longer than {} s and was stopped", check.limit.as_secs()),
-        Some(status) => said()
-            .and_then(|text| serde_json::from_str(text.lines().last()?).ok())
-            .with_context(|| format!("ended without a result: {}", ending(status))),
     }
 }
 
-fn ending(status: ExitStatus) -> String {
-    status.signal().map_or_else(|| status.to_string(), |signal| format!("killed by signal {signal}"))
+fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2 writes two descriptors.
+    done(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }).context("no pipe can be made")?;
+    // SAFETY: both were just made, and nobody else has them.
+    let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    // SAFETY: this process has one thread, so that its copy is whole.
+    let child = done(unsafe { libc::fork() }).context("the check cannot be started")?;
+    if child == 0 {
+        // SAFETY: a process may lead a group of its own.
+        unsafe { libc::setpgid(0, 0) };
+        drop(reader);
+        let line = result(check, prepared);
+        let said = say(&mut File::from(writer), &line);
+        // Nothing is dropped: what is prepared belongs to the parent, and detaching it here would detach it there.
+        // SAFETY: it ends this process and nothing else.
+        unsafe { libc::_exit(i32::from(said.is_err())) };
+    }
+    drop(writer);
+    let status = wait(child, check.limit)?;
+    let status = status.with_context(|| format!("took longer than {} s and was stopped", check.limit.as_secs()))?;
+    // A line is shorter than what a pipe holds, so that it is all there now. A workload that outlives the check has no part
+    // in this pipe: it is closed on exec.
+    let mut text = String::new();
+    File::from(reader).read_to_string(&mut text).context("the result cannot be read")?;
+    serde_json::from_str(&text).with_context(|| {
+        let signal = libc::WIFSIGNALED(status).then(|| format!("killed by signal {}", libc::WTERMSIG(status)));
+        format!("ended without a result: {}", signal.unwrap_or_else(|| format!("status {status}")))
+    })
 }
 
 /// Waits for the end; kills the whole process group at the limit.
-fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_int>> {
     let start = now();
+    let mut status = 0;
     loop {
-        if let Some(status) = child.try_wait().context("the check's state cannot be read")? {
+        // SAFETY: waitpid writes one status, which lives here.
+        if done(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) }).context("the check is not ours")? != 0
+        {
             return Ok(Some(status));
         }
         if start.elapsed() > limit {
-            // SAFETY: kill takes two integers; the group is that of a child which is not reaped yet.
-            unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
-            child.wait().context("the check was not reaped")?;
+            // SAFETY: kill takes two integers; the group is that of a child which is not reaped yet. Then it is.
+            unsafe {
+                libc::kill(-child, libc::SIGKILL);
+                libc::kill(child, libc::SIGKILL);
+                libc::waitpid(child, &raw mut status, 0);
+            }
             return Ok(None);
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn done(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// As pid 1 this inherits every orphan. It is called where no child of its own runs.
@@ -120,7 +137,7 @@ fn reap() {
     }
 }
 
-fn say(out: &mut dyn Write, line: &Value) -> std::io::Result<()> {
+fn say(out: &mut dyn Write, line: &Value) -> io::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()
 }

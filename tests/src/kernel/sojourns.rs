@@ -21,7 +21,7 @@ use spillway_tests::{listeners, program_costs};
 use crate::{
     checks::{NotOffered, Seen},
     guest,
-    rungs::{Rung, kernel, sensors},
+    rungs::{Prepared, Rung, kernel},
     runner::now,
 };
 
@@ -100,29 +100,29 @@ fn one(facts: &[ListenerFact]) -> anyhow::Result<&ListenerFact> {
     }
 }
 
-fn delays(rung: Rung, any: &str, count: usize, delay: Duration) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+fn delays(prepared: &mut Prepared, rung: Rung, any: &str, count: usize, delay: Duration) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let listener = TcpListener::bind(any)?;
     let waits = delayed(&listener, count, delay)?;
-    let detail = held_to_truth(one(&of(&mut sensors, listener.local_addr()?))?, &waits)?;
+    let detail = held_to_truth(one(&of(sensors, listener.local_addr()?))?, &waits)?;
     Ok(Seen { events: count as u64, detail })
 }
 
 /// A server that accepts after a known sleep.
-pub fn known_delay(rung: Rung) -> anyhow::Result<Seen> {
-    delays(rung, "127.0.0.1:0", 100, Duration::from_millis(20))
+pub fn known_delay(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    delays(prepared, rung, "127.0.0.1:0", 100, Duration::from_millis(20))
 }
 
 /// The same over IPv6.
-pub fn over_ipv6(rung: Rung) -> anyhow::Result<Seen> {
-    delays(rung, "[::1]:0", 30, Duration::from_millis(10))
+pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    delays(prepared, rung, "[::1]:0", 30, Duration::from_millis(10))
 }
 
 /// More threads than there are return probes sleep in accept() on an empty queue; then connections come.
-pub fn blocking_accept(rung: Rung) -> anyhow::Result<Seen> {
+pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const THREADS: usize = 40;
     const ASLEEP: Duration = Duration::from_millis(500);
-    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let (sender, accepted) = mpsc::channel();
@@ -137,7 +137,7 @@ pub fn blocking_accept(rung: Rung) -> anyhow::Result<Seen> {
         accepted.recv_timeout(Duration::from_secs(20)).context("a thread still sleeps")??;
     }
     let took = start.elapsed();
-    let facts = of(&mut sensors, addr);
+    let facts = of(sensors, addr);
     let fact = facts.first().context("the listener is not seen")?;
     ensure!(fact.accepted_total == Some(THREADS as u64), "{:?} were counted of {THREADS}", fact.accepted_total);
     let p99 = fact.sojourn_p99_us.context("no wait was seen")?;
@@ -148,10 +148,10 @@ pub fn blocking_accept(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Four sockets on one port, of which one accepts late: each has its own waits.
-pub fn shared_port(rung: Rung) -> anyhow::Result<Seen> {
+pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const SOCKETS: usize = 4;
     const LATE: Duration = Duration::from_millis(200);
-    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+    let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let first = reuseport("127.0.0.1:0".parse()?)?;
     let addr = first.local_addr()?;
     let mut sockets = vec![first];
@@ -174,8 +174,7 @@ pub fn shared_port(rung: Rung) -> anyhow::Result<Seen> {
     sleep(LATE);
     taken[0] = take(&sockets[0]);
     ensure!(taken.iter().all(|&count| count > 0), "the kernel gave the sockets {taken:?} connections");
-    let mut seen: Vec<_> =
-        of(&mut sensors, addr).iter().map(|fact| (fact.accepted_total, fact.sojourn_min_us)).collect();
+    let mut seen: Vec<_> = of(sensors, addr).iter().map(|fact| (fact.accepted_total, fact.sojourn_min_us)).collect();
     seen.sort_by_key(|&(_, min)| min);
     let late = seen.pop().context("no listener is seen")?;
     let late_us = LATE.as_micros() as u64;
@@ -192,8 +191,8 @@ pub fn shared_port(rung: Rung) -> anyhow::Result<Seen> {
 }
 
 /// In a network namespace of its own, where every handshake is answered with a SYN cookie.
-pub fn syn_cookies(rung: Rung) -> anyhow::Result<Seen> {
-    let mut sensors = sensors(Probe::AcceptSojourn, rung)?;
+pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let inside = thread::spawn(|| -> anyhow::Result<(TcpListener, Waits, BTreeMap<String, u64>)> {
         // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -208,13 +207,13 @@ pub fn syn_cookies(rung: Rung) -> anyhow::Result<Seen> {
     let (listener, waits, counters) = inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
     let cookies = counters.get("SyncookiesRecv").copied().unwrap_or(0);
     ensure!(cookies >= 30, "{cookies} connections came by cookie, not 30");
-    let facts = of(&mut sensors, listener.local_addr()?);
+    let facts = of(sensors, listener.local_addr()?);
     let detail = held_to_truth(one(&facts)?, &waits)?;
     Ok(Seen { events: 30, detail: format!("{cookies} cookies, {detail}") })
 }
 
 /// Connections that die in the queue, and listeners that close, leave nothing behind.
-pub fn nothing_stays(rung: Rung) -> anyhow::Result<Seen> {
+pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 50;
     let kernel = kernel(Probe::AcceptSojourn, rung)?;
     let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
@@ -246,7 +245,7 @@ pub fn nothing_stays(rung: Rung) -> anyhow::Result<Seen> {
 
 /// What following accept() costs a connection, in times of the program that looks at each change of a socket's state: emulated
 /// nanoseconds say nothing, and the bench knows what that one costs on hardware.
-pub fn cost(rung: Rung) -> anyhow::Result<Seen> {
+pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 500;
     let kernel = kernel(Probe::AcceptSojourn, rung)?;
     let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;

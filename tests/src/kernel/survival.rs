@@ -10,7 +10,7 @@ use crate::{
     checks::{NotOffered, Seen},
     guest,
     memory::beside,
-    rungs::{Rung, kernel_version},
+    rungs::{Prepared, Rung, kernel_version},
 };
 
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
@@ -22,7 +22,7 @@ const EMULATED: u32 = 12;
 const MEMLOCK_BYTES: u64 = 64 << 10;
 
 /// Under a low limit on locked memory that may not be raised.
-pub fn low_memlock(_: Rung) -> anyhow::Result<Seen> {
+pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let lower = || {
         let limit = libc::rlimit { rlim_cur: MEMLOCK_BYTES, rlim_max: MEMLOCK_BYTES };
         // CAP_SYS_RESOURCE of include/uapi/linux/capability.h: with it the limit could be raised.
@@ -43,13 +43,13 @@ pub fn low_memlock(_: Rung) -> anyhow::Result<Seen> {
 }
 
 /// Under kernel lockdown in its confidentiality mode, which there is no way back from: the last check of a virtual machine.
-pub fn lockdown(_: Rung) -> anyhow::Result<Seen> {
+pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !guest::is_guest() {
         return Err(NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into());
     }
     fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("{LOCKDOWN} does not take it"))?;
-    // Kernel memory may not be read by a helper, but where the verifier knows its type; perf events are refused.
-    survive("process_memory fault_samples accept_queue accept_sojourn", Some("lockdown"), |_| ())
+    // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so does what needs neither.
+    survive("process_memory accept_queue accept_sojourn", Some("lockdown"), |_| ())
 }
 
 /// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that has `word` in it.
