@@ -72,19 +72,24 @@ impl Archive {
             let path = directory.join(part);
             fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         }
-        let list = directory.join("sources.list");
-        fs::write(&list, sites.list(suite, has_security))
-            .with_context(|| format!("{} cannot be written", list.display()))?;
-        // No package is installed here: what the machine has must not count.
-        let status = directory.join("status");
-        fs::write(&status, "").with_context(|| format!("{} cannot be written", status.display()))?;
+        let machine = step::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
+        let files = [
+            ("apt.conf", configuration(directory, &machine)),
+            ("sources.list", sites.list(suite, has_security)),
+            // No package is installed here: what the machine has must not count.
+            ("status", String::new()),
+        ];
+        for (name, text) in files {
+            let path = directory.join(name);
+            fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+        }
         Ok(Self { directory: directory.to_path_buf() })
     }
 
     /// Fetches the lists of packages, as far as they have changed.
     pub fn update(&self, what: &str) -> anyhow::Result<()> {
         let mut command = self.apt("apt-get");
-        command.args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]);
+        command.args(["-q", "update"]);
         quiet(&format!("ask the archive for {what}"), &mut command)
     }
 
@@ -116,28 +121,36 @@ impl Archive {
     }
 
     fn apt(&self, program: &str) -> Command {
-        let at = |option: &str, name: &str| format!("--option={option}={}", self.directory.join(name).display());
         let mut command = Command::new(program);
         // Messages are read here, and locales may not be there.
-        command.env("LC_ALL", "C");
-        command.args([at("Dir::State", ""), at("Dir::State::lists", "lists"), at("Dir::State::status", "status")]);
-        command.args([at("Dir::Cache", ""), at("Dir::Etc::sourcelist", "sources.list")]);
-        for option in [
-            "Dir::Etc::sourceparts=/dev/null",
-            "Dir::Etc::preferences=/dev/null",
-            "Dir::Etc::preferencesparts=/dev/null",
-            "APT::Architecture=amd64",
-            "APT::Architectures=amd64",
-            "APT::Sandbox::User=root",
-            "Acquire::Languages=none",
-            "Acquire::GzipIndexes=true",
-            "Acquire::Retries=1",
-            "Acquire::http::Timeout=20",
-        ] {
-            command.args(["-o", option]);
-        }
+        command.env("LC_ALL", "C").env("APT_CONFIG", self.directory.join("apt.conf"));
         command
     }
+}
+
+/// apt's configuration: of the machine's own only how things are fetched, as through a proxy. Its hooks must not run.
+fn configuration(directory: &Path, machine: &str) -> String {
+    let at = |option: &str, name: &str| format!("{option} \"{}\";\n", directory.join(name).display());
+    let mut text: String =
+        machine.lines().filter(|line| line.starts_with("Acquire::")).flat_map(|line| [line, "\n"]).collect();
+    text += &at("Dir::State", "");
+    text += &at("Dir::State::lists", "lists");
+    text += &at("Dir::State::status", "status");
+    text += &at("Dir::Cache", "");
+    text += &at("Dir::Etc::sourcelist", "sources.list");
+    for other in ["parts", "main", "sourceparts", "preferences", "preferencesparts"] {
+        text += &format!("Dir::Etc::{other} \"/dev/null\";\n");
+    }
+    text += "APT::Architecture \"amd64\";\n";
+    for weak in ["AllowInsecureRepositories", "AllowWeakRepositories", "AllowDowngradeToInsecureRepositories"] {
+        text += &format!("Acquire::{weak} \"0\";\n");
+    }
+    // The cache lies in a home directory, which apt's own user may not enter.
+    text += "APT::Sandbox::User \"root\";\n";
+    text += "APT::Update::Error-Mode \"any\";\n";
+    text += "Acquire::Languages \"none\";\nAcquire::GzipIndexes \"true\";\n";
+    text += "Acquire::Retries \"1\";\nAcquire::http::Timeout \"20\";\nAcquire::https::Timeout \"20\";\n";
+    text
 }
 
 /// Runs apt; if it fails, its own `E:` line is what went wrong.
@@ -188,6 +201,16 @@ mod tests {
     fn a_machine_without_such_a_site_says_so() {
         assert!(Sites::among(DEBIAN, "https://other/apt nodistro\n").unwrap_err().to_string().contains("bookworm"));
         assert!(Sites::among("ID=fedora\n", "").unwrap_err().to_string().contains("not Debian"));
+    }
+
+    #[test]
+    fn of_the_machines_configuration_only_how_to_fetch_is_kept() {
+        let text = configuration(
+            Path::new("/cache"),
+            "Acquire::http::Proxy \"http://proxy\";\nAPT::Update::Post-Invoke:: \"rm\";\n",
+        );
+        assert!(text.contains("Acquire::http::Proxy \"http://proxy\";\n") && !text.contains("Invoke"), "{text}");
+        assert!(text.contains("Dir::State::lists \"/cache/lists\";\n"), "{text}");
     }
 
     #[test]

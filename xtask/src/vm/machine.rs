@@ -139,8 +139,8 @@ impl Running {
         self.checked.secs = self.start.elapsed().as_secs_f64();
         let console = console(&self.log);
         if let Ok(said) = fs::read(&console) {
-            // The console first, then the emulator's own words: one file tells it all.
-            let text = [said, fs::read(&self.log).unwrap_or_default()].concat();
+            // The emulator's own words, then the console: one file tells it all, and ends with what matters.
+            let text = [fs::read(&self.log).unwrap_or_default(), said].concat();
             fs::write(&self.log, text).with_context(|| format!("{} cannot be written", self.log.display()))?;
             fs::remove_file(&console).ok();
         }
