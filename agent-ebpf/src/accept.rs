@@ -25,7 +25,7 @@ use aya_ebpf::{
 use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
-    kernel::count,
+    kernel::{Helper, Reading, Typed, count},
     listeners::{established_us, is_tcp},
 };
 
@@ -44,12 +44,12 @@ static EMPTY: Sojourn = Sojourn::EMPTY;
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_exit_2(ctx: FExitContext) -> i32 {
     // What it returned comes after its arguments; the helper that fetches it is there since 5.17 only.
-    accepted(ctx.arg(0), ctx.arg(2))
+    accepted::<Typed>(ctx.arg(0), ctx.arg(2))
 }
 
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_exit_4(ctx: FExitContext) -> i32 {
-    accepted(ctx.arg(0), ctx.arg(4))
+    accepted::<Typed>(ctx.arg(0), ctx.arg(4))
 }
 
 #[kprobe]
@@ -66,7 +66,7 @@ pub fn accept_graft(ctx: ProbeContext) -> u32 {
     // Sockets of other kinds come by here too; their threads did not call inet_csk_accept() before.
     if let (Some(child), Some(listener)) = (ctx.arg::<*const c_void>(0), ACCEPTING.get_ptr(thread)) {
         // SAFETY: the entry lives while the program runs; only this thread writes it.
-        accepted(unsafe { *listener } as *const c_void, child);
+        accepted::<Helper>(unsafe { *listener } as *const c_void, child);
         let _ = ACCEPTING.remove(thread);
     }
     0
@@ -79,8 +79,8 @@ fn thread() -> u64 {
 }
 
 #[inline(always)]
-fn accepted(listener: *const c_void, child: *const c_void) -> i32 {
-    if !child.is_null() && is_tcp(child) == Some(true) {
+fn accepted<R: Reading>(listener: *const c_void, child: *const c_void) -> i32 {
+    if !child.is_null() && is_tcp::<R>(child) == Some(true) {
         // SAFETY: a plain helper without arguments.
         let now_us = unsafe { bpf_ktime_get_ns() } / 1_000;
         // A time of nothing, or of later: it is being established on another CPU just now.

@@ -3,7 +3,8 @@
 //! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the read; and once at the
 //!   start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
 //! - Minimum kernel: 5.8 (iterators).
-//! - Cost: 0.25 µs a process, half of it the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a thread.
+//! - Cost: 60 ns a process in the program, 0.25 µs with the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a
+//!   thread. Summing reads four slots a CPU more.
 //! - Refuses: kernel threads (no `mm`) and threads that do not lead their group.
 //!
 //! Since 6.2 the counters are per-CPU sums, and a plain count is off by up to a batch (at least 32 pages) a CPU. The slots of

@@ -76,8 +76,9 @@ fn of_program(what: &str, errno: Errno, log: &str) -> Shortfall {
         return of_call(what, errno, false);
     }
     let unknown_helper = ["unknown func", "invalid func", "cannot use helper"].iter().any(|said| log.contains(said));
-    if unknown_helper && log.contains("probe_read_kernel") {
-        // Every kernel with BTF has it; lockdown in its confidentiality mode hides it.
+    if unknown_helper && log.contains("bpf_probe_read") {
+        // Every kernel with BTF has it; lockdown in its confidentiality mode hides it, and the older form that the loader then
+        // tries as well.
         return Shortfall::new(Why::Refused, format!("kernel lockdown refuses {what} to read kernel memory"));
     }
     if unknown_helper {
@@ -129,6 +130,8 @@ mod tests {
     fn a_hidden_helper_is_lockdown_and_an_unknown_one_is_an_old_kernel() {
         let lockdown = "12: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n";
         assert_eq!(of_program("raw_tp", Errno::EINVAL, lockdown).why, Why::Refused);
+        let older = "12: (85) call bpf_probe_read#4\nunknown func bpf_probe_read#4\n";
+        assert_eq!(of_program("raw_tp", Errno::EINVAL, older).why, Why::Refused);
         let old = "3: (85) call unknown#195\ninvalid func unknown#195\n";
         assert_eq!(of_program("iter/bpf_map", Errno::EINVAL, old).why, Why::Unsupported);
     }
