@@ -370,8 +370,8 @@ fn state_is_bounded_however_many_processes_and_listeners_there_are() {
         core.apply(&Observation { t: 0.0, fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }) });
     }
     let tracked = core.tracked();
-    assert_eq!((tracked.processes, tracked.listeners), (65_536, 8_192));
-    assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 8_192));
+    assert_eq!((tracked.processes, tracked.listeners), (65_536, 16_384));
+    assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 16_384));
     (0..7).for_each(|t| drop(core.apply(&Observation { t: f64::from(t), fact: host_fact(1 << 30) })));
     assert_eq!((core.tracked().processes, core.tracked().listeners), (0, 0));
 }

@@ -65,6 +65,16 @@ impl Stage {
         run_with(&self.scratch.0.join("spillway.toml"))
     }
 
+    /// As [`Stage::command`], of another agent than the installed one.
+    fn own_agent(&self, binary: &[u8]) -> Command {
+        let path = self.scratch.0.join("spillway");
+        fs::write(&path, binary).expect("the agent can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
+        let mut command = Command::new(path);
+        command.args(self.command().get_args());
+        command
+    }
+
     fn refused(&self, refused: Refused) -> Met {
         let mut command = self.command();
         refuse(&mut command, refused);
@@ -111,42 +121,61 @@ fn without_tracefs_nothing_is_lost() {
 fn denied_bpf_it_runs_on() {
     let Some(stage) = Stage::set("denied_bpf_it_runs_on") else { return };
     let met = stage.refused(Refused::BPF);
-    stage.assert_nothing_attached(&met, "Operation not permitted");
+    stage.assert_nothing_attached(&met, "kernel refused BPF maps (EPERM)");
 }
 
 #[test]
 fn without_memory_for_maps_it_runs_on() {
     let Some(stage) = Stage::set("without_memory_for_maps_it_runs_on") else { return };
     let met = stage.refused(Refused::BPF_MAPS);
-    stage.assert_nothing_attached(&met, "Cannot allocate memory");
+    stage.assert_nothing_attached(&met, "BPF maps failed (ENOMEM)");
 }
 
 #[test]
 fn refused_perf_events_cost_their_probe_alone() {
     let Some(stage) = Stage::set("refused_perf_events_cost_their_probe_alone") else { return };
     let met = stage.refused(Refused::PERF_EVENTS);
-    stage.assert_lost(&met, Probe::FaultSamples, "Operation not permitted");
+    stage.assert_lost(&met, Probe::FaultSamples, "kernel refused perf software event PAGE_FAULTS (EPERM)");
 }
 
 /// Runs an agent of which one BPF program does not pass the verifier.
 fn rejected(stage: &Stage, program: &str) -> Met {
     let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
     break_program(&mut binary, program);
-    let path = stage.scratch.0.join("spillway");
-    fs::write(&path, binary).expect("the broken agent can be written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
-    let mut command = Command::new(path);
-    command.args(stage.command().get_args());
-    meet(command)
+    meet(stage.own_agent(&binary))
+}
+
+#[test]
+fn a_rejected_program_that_is_half_a_probe_takes_the_other_half_along() {
+    let test = "a_rejected_program_that_is_half_a_probe_takes_the_other_half_along";
+    let Some(stage) = Stage::set(test) else { return };
+    // Of two rungs one program each is broken; the others of the rung would fill a ring that nobody reads.
+    let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
+    for program in ["process_exit", "process_exit_raw"] {
+        break_program(&mut binary, program);
+    }
+    let met = meet(stage.own_agent(&binary));
+    stage.assert_lost(&met, Probe::ProcessLife, "the kernel's verifier rejected tp_btf sched_process_exit: ");
+    let running = Running::start(stage.own_agent(&binary));
+    let mut churn = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]));
+    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+    let scans = |metrics: &str| metric(metrics, "spillway_read_seconds_count{sensor=\"processes\"}");
+    let before = scans(&running.get("/metrics"));
+    let later = wait_for(STARTS_WITHIN, || {
+        let metrics = running.get("/metrics");
+        (scans(&metrics) > before + 1.0).then_some(metrics)
+    });
+    let lost = find_metric(&later.expect("it scans"), "spillway_lost_total{what=\"life_ring_full\"}");
+    assert_eq!(lost.unwrap_or(0.0), 0.0);
 }
 
 #[test]
 fn a_rejected_program_costs_its_probe_alone() {
     let Some(stage) = Stage::set("a_rejected_program_costs_its_probe_alone") else { return };
     let met = rejected(&stage, "scan_tasks");
-    stage.assert_lost(&met, Probe::ProcessMemory, "kernel refused iter/task (Invalid argument");
+    stage.assert_lost(&met, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
     let met = rejected(&stage, "sample_faults");
-    stage.assert_lost(&met, Probe::FaultSamples, "kernel refused perf event programs (Invalid argument");
+    stage.assert_lost(&met, Probe::FaultSamples, "the kernel's verifier rejected perf event programs: ");
 }
 
 #[test]
@@ -162,7 +191,7 @@ fn a_recording_says_what_was_not_seen() {
     let told: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
     assert_eq!(told.len(), 1, "it is told once: {told:?}");
     let told: Value = serde_json::from_str(told[0]).expect("a line is JSON");
-    assert_eq!(told["off"], serde_json::json!(["fault_samples"]));
+    assert_eq!(told["off"], serde_json::json!(["fault_samples", "accept_sojourn"]));
     assert!(told["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())), "{told}");
 }
 

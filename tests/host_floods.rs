@@ -107,9 +107,9 @@ fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
     // sock_diag has no map that would be full first.
     command.arg("--no-bpf");
     let running = Running::start(command);
-    let _many = workload(&["listeners", "--count=8300"]);
+    let _many = workload(&["listeners", "--count=16500"]);
     let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
-        (metric(&running.get("/metrics"), "spillway_untracked_total") >= 108.0).then_some(())
+        (metric(&running.get("/metrics"), "spillway_untracked_total") >= 116.0).then_some(())
     });
     assert!(counted.is_some(), "{}", running.get("/metrics"));
     assert_said_once(running, "see spillway_untracked_total");

@@ -7,7 +7,10 @@ use std::error::Error;
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use nix::{
     errno::Errno,
-    sys::resource::{Resource, getrlimit},
+    sys::{
+        resource::{Resource, getrlimit},
+        utsname::uname,
+    },
     unistd::geteuid,
 };
 
@@ -95,8 +98,16 @@ fn complaint(log: &str, errno: Errno) -> String {
     said.map_or_else(|| format!("{errno:?}"), str::to_owned)
 }
 
+/// Whether the limit on locked memory stands in the way of our maps.
 fn memlock_is_low() -> bool {
-    getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft < MEMLOCK_MIN)
+    let counts = uname().is_ok_and(|name| counts_maps_as_locked(&name.release().to_string_lossy()));
+    counts && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft < MEMLOCK_MIN)
+}
+
+/// Kernels until 5.10 do; later ones charge the cgroup.
+fn counts_maps_as_locked(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());
+    (numbers.next(), numbers.next()) < (Some(5u32), Some(11u32))
 }
 
 #[cfg(test)]
@@ -109,6 +120,15 @@ mod tests {
         assert_eq!(of_call("kprobes", Errno::ENOENT, false).why, Why::Unsupported);
         assert_eq!(of_call("BPF maps", Errno::ENOMEM, false), Shortfall::new(Why::Broken, "BPF maps failed (ENOMEM)"));
         assert!(of_call("BPF maps", Errno::EPERM, true).reason.contains("RLIMIT_MEMLOCK"));
+    }
+
+    #[test]
+    fn only_old_kernels_count_maps_as_locked() {
+        for (release, counts) in
+            [("5.10.0-46-cloud-amd64", true), ("4.19.0", true), ("5.11.0", false), ("6.1.0-56", false)]
+        {
+            assert_eq!(counts_maps_as_locked(release), counts, "{release}");
+        }
     }
 
     #[test]
