@@ -25,7 +25,7 @@ use clap::Parser;
 use serde_json::json;
 use spillway_agent::{
     detect::PROCESS_STATE_BYTES,
-    kernel::{Kernel, Wanted},
+    kernel::{Kernel, Probe, ProbeReport, Wanted},
     sense::{Hierarchy, Lost, ProcessSensor},
 };
 use spillway_tests::Workload;
@@ -163,7 +163,8 @@ fn print(rows: &[Row]) {
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let hierarchy = Hierarchy::detect();
     let mut kernel = Kernel::load(&Wanted { memory_v1: hierarchy.is_v1(), ..Wanted::default() });
-    if let Some(report) = kernel.reports.iter().find(|report| report.reason().is_some()) {
+    let memory = |report: &&ProbeReport| report.probe == Probe::ProcessMemory && report.reason().is_some();
+    if let Some(report) = kernel.reports.iter().find(memory) {
         bail!("the figures are those of BPF, and here {report}");
     }
     let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, hierarchy);
