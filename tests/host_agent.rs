@@ -112,6 +112,9 @@ fn the_doctor_names_every_probe() {
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert_eq!(found["probes"][1]["state"], "off");
     assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
+    let passed = found["probes"][0]["passed_over"].as_array().expect("every rung passed over is there");
+    let whys: Vec<_> = passed.iter().map(|rung| (rung["at"].as_str(), rung["why"].as_str())).collect();
+    assert_eq!(whys, [(Some("iter/task"), Some("unwanted")), (Some("iter/task, plain counts"), Some("unwanted"))]);
     assert!(found["processes"].as_u64().is_some_and(|count| count > 1));
 }
 

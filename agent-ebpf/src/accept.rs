@@ -1,6 +1,6 @@
 //! `accept_*`: how long each connection waited in its accept queue, as a histogram a listener.
 //!
-//! A connection carries the time at which it entered the queue (see `established_us`), so one hook on accept() suffices,
+//! A connection carries the time at which it entered the queue (see `sockets::established_us`), so one hook on accept() suffices,
 //! and nothing is kept of connections that nobody accepts.
 //!
 //! - Hook: fexit `inet_csk_accept`, `struct sock *(struct sock *sk, int flags, int *err, bool kern)` until 6.9,
@@ -27,7 +27,7 @@ use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
     kernel::{Helper, Reading, Typed, count},
-    listeners::{established_us, is_tcp},
+    sockets::{established_us, is_tcp},
 };
 
 /// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048 listeners that accept anything

@@ -11,7 +11,7 @@
 //! - Cost: 0.05 µs a state change of any TCP socket; 0.2 µs a listener a scan; 0.12 µs an open file, once every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
-//! The head's age needs no hook: see `established_us`.
+//! The head's age needs no hook: see `sockets::established_us`.
 
 use core::ffi::c_void;
 
@@ -26,7 +26,8 @@ use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, L
 
 use crate::{
     accept::SOJOURNS,
-    kernel::{Helper, IterMeta, Reading, count, emit, offset, read_or_zero},
+    kernel::{Helper, IterMeta, Reading as _, count, emit, offset, read_or_zero},
+    sockets::{AF_INET6, established_us, is_tcp},
 };
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
@@ -34,9 +35,6 @@ use crate::{
 #[map]
 static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u16 = 6;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
@@ -106,13 +104,6 @@ fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> 
     let listens = u16::from(Helper::read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN;
     (listens && is_tcp::<Helper>(sock)?).then_some(())?;
     Some(SocketOwnerSample { sock: sock as u64, pid: Helper::read(task, offset!(task_tgid))?, reserved: 0 })
-}
-
-#[inline(always)]
-pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
-    let family = R::read::<u16>(sock, offset!(sock_family))?;
-    let inet = family == AF_INET || family == AF_INET6;
-    Some(inet && R::read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
 }
 
 #[repr(C)]
@@ -190,16 +181,6 @@ fn head(sock: *const c_void) -> (u16, u64) {
         }
     }
     (HEAD_MOVING, 0)
-}
-
-/// When a connection that waits for accept() was established, on the monotonic clock in microseconds; 0 before.
-///
-/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the network stack in which it
-/// enters the accept queue, and next when an application reads from it, which nobody can before accept(). So the socket
-/// itself carries its time: no map has to, and none has to be purged of connections that die in the queue.
-#[inline(always)]
-pub(crate) fn established_us(child: *const c_void) -> u64 {
-    read_or_zero(child, offset!(tcp_established))
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ mod faults;
 mod kernel;
 mod life;
 mod listeners;
+mod sockets;
 mod tasks;
 
 // SAFETY: the loader looks for the licence in this section; nothing else is placed there.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::report::Probe;
+use super::Probe;
 
 /// A way to what a probe wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -215,6 +215,19 @@ pub struct Offer {
     pub lacks: BTreeMap<Need, Shortfall>,
     /// Hooks that cannot be used whatever their needs: a member of a struct is missing, an attempt failed, nobody wants it.
     pub ruled_out: BTreeMap<Hook, Shortfall>,
+}
+
+impl Offer {
+    /// Takes note of what watches accept queues: what follows accept() needs the listeners to be known.
+    pub fn rule_on_listeners(&mut self, taken: Option<Hook>) {
+        if taken != Some(Hook::ListenerIter) {
+            let shortfall = match &self.no_bpf {
+                Some(whole) => whole.clone(),
+                None => Shortfall::new(Why::Unsupported, "listeners are not walked by BPF"),
+            };
+            self.lacks.insert(Need::Hook(Hook::ListenerIter), shortfall);
+        }
+    }
 }
 
 /// A rung that is passed over.

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spillway_ebpf::Loss;
 
 use super::{
+    Probe,
     attach::{self, FaultMaps, ListenerProbes, Shared, Target},
     failure,
     iter::IterHandle,
@@ -123,8 +124,8 @@ impl Kernel {
                     }
                 }
             };
-            if ladder.probe == super::Probe::AcceptQueue {
-                offer::rule_on_listeners(&mut offer, rung.map(|rung| rung.hook));
+            if ladder.probe == Probe::AcceptQueue {
+                offer.rule_on_listeners(rung.map(|rung| rung.hook));
             }
             self.reports.push(ProbeReport::new(ladder.probe, rung, passed));
         }

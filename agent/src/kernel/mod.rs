@@ -10,6 +10,7 @@ pub mod ladder;
 mod load;
 mod offer;
 pub mod offsets;
+mod probe;
 mod report;
 mod samples;
 
@@ -17,5 +18,6 @@ pub use attach::{FaultMaps, ListenerProbes, Shared, Sojourns};
 pub use iter::IterHandle;
 pub use ladder::Hook;
 pub use load::{Kernel, Wanted};
-pub use report::{Probe, ProbeReport, ProbeState};
+pub use probe::Probe;
+pub use report::{ProbeReport, ProbeState};
 pub use samples::{Plain, decode, pass};

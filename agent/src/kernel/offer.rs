@@ -8,10 +8,10 @@ use btf_rs::{Btf, Type};
 
 use super::{
     failure,
-    ladder::{Hook, Kind, LADDERS, Need, Offer, Shortfall, Why},
+    ladder::{Kind, LADDERS, Need, Offer, Shortfall, Why},
 };
 
-/// Asks for every need in the table, hooks of other probes apart: see [`rule_on_listeners`].
+/// Asks for every need in the table, hooks of other probes apart: see [`Offer::rule_on_listeners`].
 pub(super) fn find(btf: &Btf) -> Offer {
     let mut offer = Offer::default();
     let needs = LADDERS.iter().flat_map(|ladder| ladder.rungs).flat_map(|rung| rung.needs);
@@ -23,17 +23,6 @@ pub(super) fn find(btf: &Btf) -> Offer {
         }
     }
     offer
-}
-
-/// Takes note of what watches accept queues: what follows accept() needs the listeners to be known.
-pub(super) fn rule_on_listeners(offer: &mut Offer, taken: Option<Hook>) {
-    if taken != Some(Hook::ListenerIter) {
-        let shortfall = match &offer.no_bpf {
-            Some(whole) => whole.clone(),
-            None => Shortfall::new(Why::Unsupported, "listeners are not walked by BPF"),
-        };
-        offer.lacks.insert(Need::Hook(Hook::ListenerIter), shortfall);
-    }
 }
 
 fn shortfall(need: Need, btf: &Btf) -> Option<Shortfall> {

@@ -4,23 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::ladder::{LADDERS, Offer, Passed, Rung, Shortfall, Why, climb};
-
-/// A probe by its job. Each has one sensor, and a ladder of hooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Probe {
-    /// Memory of every process.
-    ProcessMemory,
-    /// Growth between scans, by sampled page faults.
-    FaultSamples,
-    /// Births and deaths of processes.
-    ProcessLife,
-    /// Accept queues of every listener.
-    AcceptQueue,
-    /// How long connections wait for accept().
-    AcceptSojourn,
-}
+use super::{
+    Probe,
+    ladder::{LADDERS, Offer, Passed, Rung, Shortfall, Why, climb},
+};
 
 /// What became of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,23 +36,6 @@ pub struct ProbeReport {
     reason: Option<String>,
     /// Rungs that were passed over, the best first.
     pub passed_over: Vec<Passed>,
-}
-
-impl Probe {
-    /// Every probe.
-    pub const ALL: [Self; 5] =
-        [Self::ProcessMemory, Self::FaultSamples, Self::ProcessLife, Self::AcceptQueue, Self::AcceptSojourn];
-
-    /// Its name in logs, metrics and configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ProcessMemory => "process_memory",
-            Self::FaultSamples => "fault_samples",
-            Self::ProcessLife => "process_life",
-            Self::AcceptQueue => "accept_queue",
-            Self::AcceptSojourn => "accept_sojourn",
-        }
-    }
 }
 
 impl ProbeState {
@@ -97,7 +67,7 @@ impl ProbeReport {
     /// Reports where BPF is not used at all.
     pub fn without_bpf(shortfall: &Shortfall) -> Vec<Self> {
         let mut offer = Offer { no_bpf: Some(shortfall.clone()), ..Offer::default() };
-        super::offer::rule_on_listeners(&mut offer, None);
+        offer.rule_on_listeners(None);
         LADDERS
             .iter()
             .map(|ladder| {

@@ -88,11 +88,13 @@ enum On {
     /// As `Every`, with sensors that start within the check.
     EveryFresh,
     Bpf,
+    /// Those that take no program.
+    WithoutBpf,
 }
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 25] = [
+const ROWS: [Row; 27] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
@@ -100,6 +102,7 @@ const ROWS: [Row; 25] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", memory::cgroup),
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
+    (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
     (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
     (About::Probe(Probe::AcceptQueue), On::EveryFresh, "depth and owner", listeners::depth_and_owner),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
@@ -113,6 +116,7 @@ const ROWS: [Row; 25] = [
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "SYN cookies", sojourns::syn_cookies),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "cost", sojourns::cost),
+    (About::Probe(Probe::AcceptSojourn), On::WithoutBpf, "age of the head", listeners::head_alone),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Agent, On::Every, "doctor", agent::doctor),
@@ -129,7 +133,12 @@ pub fn all() -> Vec<Check> {
     for about in abouts {
         for rung in rungs(about) {
             for (_, on, what, run) in ROWS.into_iter().filter(|row| row.0 == about) {
-                if on != On::Bpf || rungs::is_bpf(rung) {
+                let applies = match on {
+                    On::Every | On::EveryFresh => true,
+                    On::Bpf => rungs::is_bpf(rung),
+                    On::WithoutBpf => !rungs::is_bpf(rung),
+                };
+                if applies {
                     let fresh = on == On::EveryFresh;
                     checks.push(Check { about, rung, what, limit: Duration::from_secs(90), fresh, run });
                 }

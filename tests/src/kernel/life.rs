@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::ensure;
 use spillway_agent::{
     kernel::Probe,
-    sense::{Fact, ProcessId},
+    sense::{Fact, LifeTotals, ProcessId, Sensors},
 };
-use spillway_tests::{Workload, wait_for};
+use spillway_tests::{Workload, processes, wait_for};
 
 use crate::{
     checks::Seen,
@@ -49,4 +49,18 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let lost: u64 = sensors.lost().totals().map(|(_, total)| total).sum();
     ensure!(lost == 0, "{lost} were lost: {:?}", sensors.lost());
     Ok(Seen { events: forks + exits, detail: format!("{forks} births, {exits} deaths, none lost") })
+}
+
+/// A process that is in one scan and not in the next: births and deaths themselves are not told.
+pub fn two_scans(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
+    let started = touch(0, &[])?;
+    let pid = started.pid();
+    let sees = |sensors: &mut Sensors| processes(sensors).iter().any(|fact| fact.id.pid == pid);
+    ensure!(sees(sensors), "pid {pid} is not seen while it runs");
+    started.stop();
+    ensure!(!sees(sensors), "pid {pid} is gone and still seen");
+    let totals = sensors.life_totals();
+    ensure!(totals == LifeTotals::default(), "births and deaths are told: {totals:?}");
+    Ok(Seen { events: 2, detail: format!("pid {pid}, then not") })
 }

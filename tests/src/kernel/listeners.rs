@@ -111,9 +111,21 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
 
 /// How long the head of a queue has waited.
 pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    ages(prepared.sensors(Probe::AcceptQueue, rung)?)
+}
+
+/// The same where accept() is not followed: the head is then all that is timed.
+pub fn head_alone(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
+    let queue = listen(8, 1, &[])?;
+    let facts = listeners(sensors, 0.0);
+    let fact = find(&facts, queue.addr())?;
+    ensure!((fact.accepted_total, fact.sojourn_mean_us) == (None, None), "accept() is followed: {fact:?}");
+    ages(sensors)
+}
+
+fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
     const SLACK: Duration = Duration::from_millis(1);
-    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
-    let start = now();
     let asked = now();
     let queue = listen(8, 3, &[])?;
     let ready = now();
@@ -121,7 +133,7 @@ pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     for _ in 0..3 {
         sleep(Duration::from_millis(300));
         let oldest = ready.elapsed();
-        let facts = listeners(sensors, start.elapsed().as_secs_f64());
+        let facts = listeners(sensors, asked.elapsed().as_secs_f64());
         let newest = asked.elapsed();
         let seen = find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
         let seen = Duration::from_micros(seen);
@@ -132,7 +144,7 @@ pub fn age_of_the_head(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
         furthest = furthest.max(oldest.saturating_sub(seen)).max(seen.saturating_sub(newest));
     }
     let empty = listen(8, 0, &[])?;
-    let age = find(&listeners(sensors, start.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
+    let age = find(&listeners(sensors, asked.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
     ensure!(age == Some(0), "an empty queue has the age {age:?}");
     Ok(Seen { events: 4, detail: format!("three looks, {:.1} ms outside what is known", furthest.as_secs_f64() * 1e3) })
 }

@@ -1,0 +1,36 @@
+//! The probes, by name.
+
+use serde::Serialize;
+
+/// A probe by its job. Each has one sensor, and a ladder of hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// Memory of every process.
+    ProcessMemory,
+    /// Growth between scans, by sampled page faults.
+    FaultSamples,
+    /// Births and deaths of processes.
+    ProcessLife,
+    /// Accept queues of every listener.
+    AcceptQueue,
+    /// How long connections wait for accept().
+    AcceptSojourn,
+}
+
+impl Probe {
+    /// Every probe.
+    pub const ALL: [Self; 5] =
+        [Self::ProcessMemory, Self::FaultSamples, Self::ProcessLife, Self::AcceptQueue, Self::AcceptSojourn];
+
+    /// Its name in logs, metrics and configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProcessMemory => "process_memory",
+            Self::FaultSamples => "fault_samples",
+            Self::ProcessLife => "process_life",
+            Self::AcceptQueue => "accept_queue",
+            Self::AcceptSojourn => "accept_sojourn",
+        }
+    }
+}
