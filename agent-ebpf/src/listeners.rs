@@ -7,7 +7,7 @@
 //! - Hooks: raw tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`;
 //!   `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`,
 //!   `int (struct bpf_iter__bpf_map_elem *ctx)`.
-//! - Minimum kernel: 5.8.
+//! - Minimum kernel: 5.9 (iterators over the elements of a map).
 //! - Cost: 0.05 µs a state change of any TCP socket; 0.2 µs a listener a scan; 0.12 µs an open file, once every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
