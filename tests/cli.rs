@@ -97,3 +97,40 @@ fn a_trace_without_a_header_is_refused() {
     }
     assert_eq!(spillway(&["replay", "/nonexistent"], b"").status.code(), Some(2));
 }
+
+#[test]
+fn a_process_is_explained_as_a_picture() {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
+    let output = spillway(&["explain", trace, "--pid", "6565"], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let svg = String::from_utf8(output.stdout).expect("SVG is text");
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for told in [
+        "demo-leak (pid 6565) in /demo",
+        "raised",
+        "cleared",
+        "memory, MiB",
+        "seconds since",
+        "without slowing",
+        "it exited",
+    ] {
+        assert!(svg.contains(told), "no {told:?} in {svg}");
+    }
+    // The curve, the pace through it, and a line for each claim.
+    assert!(svg.matches("<polyline").count() > 3, "{svg}");
+    let healthy = spillway(&["explain", trace, "--pid", "6566"], b"");
+    assert!(String::from_utf8_lossy(&healthy.stdout).contains("Nothing was claimed about it."));
+}
+
+#[test]
+fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
+    let output = spillway(&["explain", trace, "--pid", "1"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("no process with pid 1") && said.contains("6565 (demo-leak)"), "{said}");
+    let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
+    assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
+    let output = spillway(&["explain", trace, "--pid", "6565", "--out", trace], b"");
+    assert_eq!(output.status.code(), Some(2), "a file that exists is not overwritten: {}", stderr(&output));
+}

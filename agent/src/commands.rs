@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use crate::{
     config::{self, Config},
     doctor::Diagnosis,
-    live,
+    explain, live,
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
     sense::Sensors,
 };
@@ -88,16 +88,8 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
 /// A bad configuration, a trace without a header, or a stream that fails.
 pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<(), Failure> {
     let config = load(config)?;
-    let input: Box<dyn BufRead> = if trace == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        let file = File::open(trace)
-            .with_context(|| format!("cannot open trace {}", trace.display()))
-            .map_err(Failure::BadInput)?;
-        Box::new(BufReader::new(file))
-    };
     let mut out = BufWriter::new(io::stdout().lock());
-    match replay_trace(input, &config, &mut out, ReplayOptions { decisions }) {
+    match replay_trace(open(trace)?, &config, &mut out, ReplayOptions { decisions }) {
         Ok(summary) => {
             report_skips(trace, &summary);
             Ok(())
@@ -108,6 +100,31 @@ pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<()
             Err(Failure::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))
         }
     }
+}
+
+fn open(trace: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if trace == Path::new("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(trace).with_context(|| format!("cannot open trace {}", trace.display()));
+    Ok(Box::new(BufReader::new(file.map_err(Failure::BadInput)?)))
+}
+
+/// `spillway explain`.
+///
+/// # Errors
+///
+/// A trace that cannot be read or has no such process; a file that exists or cannot be written.
+pub fn explain(trace: &Path, pid: u32, out: Option<&Path>, config: Option<&Path>) -> Result<(), Failure> {
+    let config = load(config)?;
+    let explained = explain::explain(open(trace)?, &config, pid)
+        .map_err(|error| Failure::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))?;
+    let svg = explain::draw(&explained).map_err(|error| Failure::Failed(anyhow!("the picture failed: {error}")))?;
+    match out {
+        Some(file) => create(file)?.write_all(svg.as_bytes())?,
+        None => io::stdout().lock().write_all(svg.as_bytes())?,
+    }
+    Ok(())
 }
 
 /// Silence about a broken trace must not be mistaken for health.

@@ -88,6 +88,20 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Draw one process of a trace: its memory, what was claimed about it, and where that leads.
+    Explain {
+        /// The trace; `-` for standard input.
+        trace: PathBuf,
+        /// Which process.
+        #[arg(long)]
+        pid: u32,
+        /// Where to write the picture (SVG); standard output without it. A file that exists is not overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Configuration file; every default without one.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Say what each probe attached to, what is degraded, and why. Exits 1 if nothing at all works.
     Doctor {
         /// Print JSON.
@@ -109,6 +123,9 @@ fn main() -> ExitCode {
             commands::record(&out, duration, config.as_deref(), || sensors(no_bpf))
         }
         Command::Replay { trace, decisions, config } => commands::replay(&trace, decisions, config.as_deref()),
+        Command::Explain { trace, pid, out, config } => {
+            commands::explain(&trace, pid, out.as_deref(), config.as_deref())
+        }
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
     };
     match done {
