@@ -116,6 +116,8 @@ fn a_process_is_explained_as_a_picture() {
     ] {
         assert!(svg.contains(told), "no {told:?} in {svg}");
     }
+    let shipped = include_str!("traces/live-demo.svg");
+    assert!(svg == shipped, "hint: spillway explain {trace} --pid 6565 > tests/traces/live-demo.svg");
     // The curve, the pace through it, and a line for each claim.
     assert!(svg.matches("<polyline").count() > 3, "{svg}");
     let healthy = spillway(&["explain", trace, "--pid", "6566"], b"");
