@@ -11,7 +11,7 @@ use spillway_agent::{
     decide::IncidentId,
     detect::{State, Verdict},
     record::{Reader, ReplayOptions, Writer, replay},
-    sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
+    sense::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
 };
 
 const MIB: u64 = 1 << 20;
@@ -130,9 +130,15 @@ fn fact() -> impl Strategy<Value = Fact> {
         4 => steady,
         6 => listener_fact().prop_map(Fact::Listener),
         1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
+        1 => handles_fact().prop_map(Fact::Handles),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
+}
+
+fn handles_fact() -> impl Strategy<Value = HandlesFact> {
+    (id(), any::<u64>(), option::of(any::<u64>()), any::<u64>(), option::of(any::<u64>()))
+        .prop_map(|(id, fds, fds_max, threads, close_wait)| HandlesFact { id, fds, fds_max, threads, close_wait })
 }
 
 /// Facts in time order, most of them close together, some after a gap or a suspend.

@@ -71,7 +71,8 @@ fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
     // Each now has the other's type and place: an integer where sixteen bytes should be, and the reverse.
     let Some(btf) = renamed(test, &[("tgid", "comm"), ("comm", "tgid")]) else { return };
     let reason = || "this kernel's task_struct.tgid is 16 bytes, not 4 bytes".to_owned();
-    let hooks = [Hook::TaskIter, Hook::TaskIterPlain, Hook::LifeBtf, Hook::LifeRaw, Hook::ListenerIter];
+    let hooks =
+        [Hook::TaskIter, Hook::TaskIterPlain, Hook::LifeBtf, Hook::LifeRaw, Hook::HandleIter, Hook::ListenerIter];
     assert_eq!(ruled_out(&btf), hooks.map(|hook| (hook, reason())));
 }
 

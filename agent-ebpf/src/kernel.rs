@@ -110,12 +110,20 @@ pub(crate) struct IterMeta {
     pub(crate) seq_num: u64,
 }
 
-/// Appends a sample to the iterator's output. When the buffer is full the kernel keeps this element for the reader's
-/// next read, so nothing is lost.
+/// Appends a sample to the iterator's output, and says whether it fitted. When the buffer is full the kernel shows this element
+/// again at the reader's next read, so nothing is lost.
 #[inline(always)]
-pub(crate) fn emit<T: Copy>(meta: *mut IterMeta, sample: &T) {
-    // SAFETY: `meta` is the trusted pointer from the iterator's context; `sample` lives on this stack.
-    unsafe {
-        bpf_seq_write((*meta).seq.cast(), ptr::from_ref(sample).cast(), size_of::<T>() as u32);
-    }
+pub(crate) fn emit<T: Copy>(meta: *mut IterMeta, sample: &T) -> bool {
+    // SAFETY: `meta` is the trusted pointer from the iterator's context; `sample` lives while the program runs.
+    unsafe { bpf_seq_write((*meta).seq.cast(), ptr::from_ref(sample).cast(), size_of::<T>() as u32) == 0 }
+}
+
+/// `struct bpf_iter__task_file`; task and file are null after the last.
+#[repr(C)]
+pub struct IterTaskFile {
+    pub(crate) meta: *mut IterMeta,
+    pub(crate) task: *mut c_void,
+    /// 32 bits in a slot of 64, as the kernel lays it out.
+    fd: u64,
+    pub(crate) file: *mut c_void,
 }

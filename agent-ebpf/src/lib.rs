@@ -43,6 +43,24 @@ pub struct TaskSample {
     pub comm: [u8; COMM_LEN],
 }
 
+/// What one process holds that can run out, from `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandleSample {
+    /// Start of the thread group's leader on the boot clock, in nanoseconds.
+    pub start_boottime_ns: u64,
+    /// Soft limit on open files (`RLIMIT_NOFILE`).
+    pub fds_max: u64,
+    /// Thread-group id.
+    pub pid: u32,
+    /// Open files.
+    pub fds: u32,
+    /// Threads.
+    pub threads: u32,
+    /// TCP sockets among the files whose peer has closed and that were not closed here (`CLOSE_WAIT`).
+    pub close_wait: u32,
+}
+
 /// Page-fault samples of one process, kept in a map by thread-group id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,6 +215,9 @@ pub struct Offsets {
     pub task_cgroups: u32,
     pub task_signal: u32,
     pub signal_live: u32,
+    pub signal_threads: u32,
+    /// From `signal_struct` to the soft limit on open files.
+    pub signal_fds_max: u32,
     /// From `mm_struct` to the plain count of counter 0.
     pub mm_rss_count: u32,
     /// From one counter of `rss_stat` to the next, where they have per-CPU slots; else they are side by side.

@@ -26,17 +26,14 @@ use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, L
 
 use crate::{
     accept::SOJOURNS,
-    kernel::{Helper, IterMeta, Reading as _, count, emit, offset, read_or_zero},
-    sockets::{AF_INET6, established_us, is_tcp},
+    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
+    sockets::{AF_INET6, established_us, is_tcp, tcp_in_state},
 };
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
 /// cost 0.1 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
 #[map]
 static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
-
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
 
 /// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
 /// does not stand.
@@ -63,15 +60,6 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[repr(C)]
-pub struct IterTaskFile {
-    meta: *mut IterMeta,
-    task: *mut c_void,
-    /// 32 bits in a slot of 64, as the kernel lays it out.
-    fd: u64,
-    file: *mut c_void,
-}
-
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
@@ -95,14 +83,7 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
 /// The listener behind `file`, or `None` where it is anything else.
 #[inline(always)]
 fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> {
-    let inode = Helper::pointer(file, offset!(file_inode))?;
-    if Helper::read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
-        return None;
-    }
-    let socket = Helper::pointer(file, offset!(file_private_data))?;
-    let sock = Helper::pointer(socket, offset!(socket_sk))?;
-    let listens = u16::from(Helper::read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN;
-    (listens && is_tcp::<Helper>(sock)?).then_some(())?;
+    let sock = tcp_in_state(file, TCP_LISTEN as u8)?;
     Some(SocketOwnerSample { sock: sock as u64, pid: Helper::read(task, offset!(task_tgid))?, reserved: 0 })
 }
 

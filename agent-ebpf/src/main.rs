@@ -8,6 +8,7 @@
 
 mod accept;
 mod faults;
+mod handles;
 mod kernel;
 mod life;
 mod listeners;

@@ -2,11 +2,26 @@
 
 use core::ffi::c_void;
 
-use crate::kernel::{Reading, offset, read_or_zero};
+use crate::kernel::{Helper, Reading, offset, read_or_zero};
 
 const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// The TCP socket behind `file` if it is in this state, or `None` where the file is anything else.
+#[inline(always)]
+pub(crate) fn tcp_in_state(file: *const c_void, state: u8) -> Option<*const c_void> {
+    let inode = Helper::pointer(file, offset!(file_inode))?;
+    if Helper::read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let socket = Helper::pointer(file, offset!(file_private_data))?;
+    let sock = Helper::pointer(socket, offset!(socket_sk))?;
+    let is = Helper::read::<u8>(sock, offset!(sock_state))? == state && is_tcp::<Helper>(sock)?;
+    is.then_some(sock)
+}
 
 /// Whether a socket speaks TCP over IP; `None` where it cannot be read.
 #[inline(always)]

@@ -117,7 +117,7 @@ impl Detector for LeakDetector {
             Fact::Process(fact) => self.process(context, fact, findings),
             Fact::Exec(id) => self.restart(context, *id, findings),
             Fact::Exit(id) => self.forget(context, *id, findings),
-            Fact::Sensing(_) | Fact::Listener(_) => {}
+            Fact::Handles(_) | Fact::Sensing(_) | Fact::Listener(_) => {}
         }
     }
 

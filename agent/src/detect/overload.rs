@@ -67,7 +67,7 @@ impl Detector for OverloadDetector {
         match fact {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Listener(fact) => self.listener(context, fact, findings),
-            Fact::Sensing(_) | Fact::Process(_) | Fact::Exec(_) | Fact::Exit(_) => {}
+            Fact::Handles(_) | Fact::Sensing(_) | Fact::Process(_) | Fact::Exec(_) | Fact::Exit(_) => {}
         }
     }
 

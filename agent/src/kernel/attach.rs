@@ -194,10 +194,11 @@ impl Target<'_> {
             Hook::PageFaultEvent => &["sample_faults"],
             Hook::LifeBtf => &["process_fork", "process_exec", "process_exit"],
             Hook::LifeRaw => &["process_fork_raw", "process_exec_raw", "process_exit_raw"],
+            Hook::HandleIter => &["count_handles"],
             Hook::ListenerIter => &["socket_state", "find_listeners", "scan_listeners"],
             Hook::AcceptFexit => &["accept_exit_2", "accept_exit_4"],
             Hook::AcceptKprobe => &["accept_enter", "accept_graft"],
-            Hook::Proc | Hook::LifeScans | Hook::SockDiag | Hook::QueueHead => &[],
+            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => &[],
         };
         for name in names {
             // Not loaded is as good as unloaded.

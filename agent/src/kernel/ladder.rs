@@ -27,6 +27,10 @@ pub enum Hook {
     LifeRaw,
     /// What two scans show.
     LifeScans,
+    /// `iter/task_file`.
+    HandleIter,
+    /// A scan of `/proc`.
+    HandleProc,
     /// Iterators over known listeners.
     ListenerIter,
     /// Netlink.
@@ -120,6 +124,14 @@ pub const LADDERS: &[Ladder] = &[
         ],
     },
     Ladder {
+        probe: Probe::ProcessHandles,
+        rungs: &[
+            rung(Hook::HandleIter, "iter/task_file", &[Need::Iterator("task_file")]),
+            rung(Hook::HandleProc, "/proc/PID/{fd,limits,stat}", &[])
+                .lacking("sockets left in CLOSE_WAIT are not seen"),
+        ],
+    },
+    Ladder {
         probe: Probe::AcceptQueue,
         rungs: &[
             rung(
@@ -172,7 +184,7 @@ impl Rung {
 impl Hook {
     /// Whether it takes BPF programs of its own.
     pub fn is_bpf(self) -> bool {
-        !matches!(self, Self::Proc | Self::LifeScans | Self::SockDiag | Self::QueueHead)
+        !matches!(self, Self::Proc | Self::LifeScans | Self::HandleProc | Self::SockDiag | Self::QueueHead)
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Wanted {
 pub struct Kernel {
     /// Passes over every process.
     pub process_memory: Option<IterHandle>,
+    /// Passes over every process's files.
+    pub process_handles: Option<IterHandle>,
     /// Passes over every listener.
     pub accept_queue: Option<ListenerProbes>,
     /// Births and deaths.
@@ -146,6 +148,9 @@ impl Kernel {
             }
             Hook::LifeBtf => self.process_life = Some(target.life_btf()?),
             Hook::LifeRaw => self.process_life = Some(target.life_raw()?),
+            Hook::HandleIter => {
+                self.process_handles = Some(target.iter("count_handles", "task_file", None, rung.at)?);
+            }
             Hook::ListenerIter => self.accept_queue = Some(target.listeners()?),
             Hook::AcceptFexit | Hook::AcceptKprobe => {
                 if rung.hook == Hook::AcceptFexit {
@@ -157,7 +162,7 @@ impl Kernel {
                     listeners.sojourns = Some(target.take("SOJOURNS")?);
                 }
             }
-            Hook::Proc | Hook::LifeScans | Hook::SockDiag | Hook::QueueHead => {}
+            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => {}
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use btf_rs::{Btf, BtfType, Type};
 use spillway_ebpf::{ABSENT, Offsets};
 
 use super::ladder::{
-    Hook::{self, AcceptFexit, AcceptKprobe, LifeBtf, LifeRaw, ListenerIter, TaskIter, TaskIterPlain},
+    Hook::{self, AcceptFexit, AcceptKprobe, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter, TaskIterPlain},
     Shortfall, Why,
 };
 
@@ -37,39 +37,46 @@ use Form::{Bytes, Pointer};
 
 const TASKS: &[Hook] = &[TaskIter, TaskIterPlain];
 const TASKS_AND_LIFE: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw];
+const TASKS_LIFE_AND_HANDLES: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter];
+const LIFE_AND_HANDLES: &[Hook] = &[LifeBtf, LifeRaw, HandleIter];
 const LIFE: &[Hook] = &[LifeBtf, LifeRaw];
 const LISTENERS: &[Hook] = &[ListenerIter];
+const FILES: &[Hook] = &[HandleIter, ListenerIter];
 const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
+const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe];
 
 const MEMBERS: &[Member] = &[
-    row("task_struct", "tgid", Bytes(4), &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, ListenerIter], |o| {
+    row("task_struct", "tgid", Bytes(4), &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter, ListenerIter], |o| {
         &mut o.task_tgid
     }),
     row("task_struct", "pid", Bytes(4), TASKS_AND_LIFE, |o| &mut o.task_pid),
-    row("task_struct", "group_leader", Pointer, LIFE, |o| &mut o.task_group_leader),
+    row("task_struct", "group_leader", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_group_leader),
     row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
-    row("task_struct", "start_boottime", Bytes(8), TASKS_AND_LIFE, |o| &mut o.task_start_boottime),
+    row("task_struct", "start_boottime", Bytes(8), TASKS_LIFE_AND_HANDLES, |o| &mut o.task_start_boottime),
     row("task_struct", "mm", Pointer, TASKS, |o| &mut o.task_mm),
     row("task_struct", "comm", Bytes(16), TASKS, |o| &mut o.task_comm),
     row("task_struct", "cgroups", Pointer, TASKS, |o| &mut o.task_cgroups),
-    row("task_struct", "signal", Pointer, LIFE, |o| &mut o.task_signal),
+    row("task_struct", "signal", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_signal),
     row("signal_struct", "live", Bytes(4), LIFE, |o| &mut o.signal_live),
+    row("signal_struct", "nr_threads", Bytes(4), &[HandleIter], |o| &mut o.signal_threads),
+    // The array's beginning; RLIMIT_NOFILE is added below.
+    row("signal_struct", "rlim", Bytes(RLIMITS * 2 * 8), &[HandleIter], |o| &mut o.signal_fds_max),
     row("cgroup", "kn", Pointer, TASKS, |o| &mut o.cgroup_kn),
     row("kernfs_node", "id", Bytes(8), TASKS, |o| &mut o.kernfs_node_id),
     row("bpf_map", "id", Bytes(4), &[TaskIter], |o| &mut o.map_id),
     row("bpf_array", "pptrs", Pointer, &[TaskIter], |o| &mut o.array_slots),
-    row("file", "f_inode", Pointer, LISTENERS, |o| &mut o.file_inode),
-    row("file", "private_data", Pointer, LISTENERS, |o| &mut o.file_private_data),
-    row("inode", "i_mode", Bytes(2), LISTENERS, |o| &mut o.inode_mode),
-    row("socket", "sk", Pointer, LISTENERS, |o| &mut o.socket_sk),
-    row("sock", "__sk_common.skc_family", Bytes(2), ACCEPT, |o| &mut o.sock_family),
-    row("sock", "__sk_common.skc_state", Bytes(1), LISTENERS, |o| &mut o.sock_state),
+    row("file", "f_inode", Pointer, FILES, |o| &mut o.file_inode),
+    row("file", "private_data", Pointer, FILES, |o| &mut o.file_private_data),
+    row("inode", "i_mode", Bytes(2), FILES, |o| &mut o.inode_mode),
+    row("socket", "sk", Pointer, FILES, |o| &mut o.socket_sk),
+    row("sock", "__sk_common.skc_family", Bytes(2), SOCKETS, |o| &mut o.sock_family),
+    row("sock", "__sk_common.skc_state", Bytes(1), FILES, |o| &mut o.sock_state),
     row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
     row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
     row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
     row("sock", "__sk_common.skc_net.net", Pointer, LISTENERS, |o| &mut o.sock_net),
     row("net", "ns.inum", Bytes(4), LISTENERS, |o| &mut o.net_inum),
-    row("sock", "sk_protocol", Bytes(2), ACCEPT, |o| &mut o.sock_protocol),
+    row("sock", "sk_protocol", Bytes(2), SOCKETS, |o| &mut o.sock_protocol),
     row("sock", "sk_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_ack_backlog),
     row("sock", "sk_max_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_max_ack_backlog),
     // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
@@ -78,6 +85,9 @@ const MEMBERS: &[Member] = &[
     row("request_sock", "sk", Pointer, LISTENERS, |o| &mut o.request_sk),
     row("tcp_sock", "rcvq_space.time", Bytes(8), ACCEPT, |o| &mut o.tcp_established),
 ];
+
+/// `RLIM_NLIMITS` of include/uapi/asm-generic/resource.h.
+const RLIMITS: usize = 16;
 
 const fn row(
     of: &'static str,
@@ -111,6 +121,9 @@ pub fn find(btf: &Btf, memory_v1: bool) -> Found {
         let offset = locate(btf, member.of, member.path, member.form);
         let offset = offset.map_err(|reason| rule_out(member.needed_by, reason));
         *(member.slot)(&mut found.offsets) = offset.unwrap_or(ABSENT);
+    }
+    if found.offsets.signal_fds_max != ABSENT {
+        found.offsets.signal_fds_max += libc::RLIMIT_NOFILE * size_of::<libc::rlimit>() as u32;
     }
     let rest = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
     if let Err(reason) = rest {

@@ -12,6 +12,8 @@ pub enum Probe {
     FaultSamples,
     /// Births and deaths of processes.
     ProcessLife,
+    /// Files, threads and forgotten sockets of every process.
+    ProcessHandles,
     /// Accept queues of every listener.
     AcceptQueue,
     /// How long connections wait for accept().
@@ -20,8 +22,14 @@ pub enum Probe {
 
 impl Probe {
     /// Every probe.
-    pub const ALL: [Self; 5] =
-        [Self::ProcessMemory, Self::FaultSamples, Self::ProcessLife, Self::AcceptQueue, Self::AcceptSojourn];
+    pub const ALL: [Self; 6] = [
+        Self::ProcessMemory,
+        Self::FaultSamples,
+        Self::ProcessLife,
+        Self::ProcessHandles,
+        Self::AcceptQueue,
+        Self::AcceptSojourn,
+    ];
 
     /// Its name in logs, metrics and configuration.
     pub fn name(self) -> &'static str {
@@ -29,6 +37,7 @@ impl Probe {
             Self::ProcessMemory => "process_memory",
             Self::FaultSamples => "fault_samples",
             Self::ProcessLife => "process_life",
+            Self::ProcessHandles => "process_handles",
             Self::AcceptQueue => "accept_queue",
             Self::AcceptSojourn => "accept_sojourn",
         }

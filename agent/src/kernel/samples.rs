@@ -2,7 +2,7 @@
 
 use std::{io, io::Read as _};
 
-use spillway_ebpf::{CpuSlotSample, LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
+use spillway_ebpf::{CpuSlotSample, HandleSample, LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
 
 use super::IterHandle;
 
@@ -23,6 +23,8 @@ unsafe impl Plain for ListenerSample {}
 unsafe impl Plain for SocketOwnerSample {}
 // SAFETY: as above.
 unsafe impl Plain for CpuSlotSample {}
+// SAFETY: as above.
+unsafe impl Plain for HandleSample {}
 
 /// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
 const READ_BYTES: usize = 64 << 10;
@@ -71,6 +73,7 @@ mod tests {
         assert_eq!(size_of::<LifeSample>(), 8 + 2 * 4);
         assert_eq!(size_of::<ListenerSample>(), 5 * 8 + 16 + 6 * 4 + 4 * 2);
         assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);
+        assert_eq!(size_of::<HandleSample>(), 2 * 8 + 4 * 4);
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(listener.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
         // Names that nobody knows are not kept, and a line has a longest length.
-        Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => Ok(()),
+        Fact::Handles(_) | Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => Ok(()),
     }
 }
 
@@ -275,9 +275,13 @@ mod tests {
             r#"{"t":0.0,"kind":"listener","netns":4026531840,"addr":"0.0.0.0:8080","cgroup":"/system.slice/api.service","pid":812,"backlog":3,"backlog_max":128,"accepted_total":1200,"overflows_total":0,"sojourn_min_us":40,"sojourn_mean_us":90,"sojourn_p99_us":400,"oldest_wait_us":90}"#,
             "\n",
             r#"{"t":5.0,"kind":"exit","pid":812,"start_ticks":4711}"#,
+            "\n",
+            r#"{"t":5.0,"kind":"sensing","degraded":["process_life"],"off":["fault_samples"],"lost":{"life_ring_full":12}}"#,
+            "\n",
+            r#"{"t":5.0,"kind":"handles","pid":812,"start_ticks":4711,"fds":120,"fds_max":1024,"threads":9,"close_wait":null}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 4);
+        assert_eq!(read.len(), 6);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
     }
 

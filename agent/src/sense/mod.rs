@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod faults;
+mod handles;
 mod life;
 mod listeners;
 mod lost;
@@ -18,10 +19,11 @@ mod waits;
 
 pub use cgroups::{CgroupPaths, Hierarchy};
 pub use faults::FaultSensor;
+pub use handles::HandleSensor;
 pub use life::{LifeSensor, LifeTotals};
 pub use listeners::ListenerSensor;
 pub use lost::Lost;
-pub use observation::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact};
+pub use observation::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact};
 pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;

@@ -28,6 +28,8 @@ pub enum Fact {
     Sensing(SensingFact),
     /// The memory of one process.
     Process(ProcessFact),
+    /// What one process holds that can run out.
+    Handles(HandlesFact),
     /// The accept queue of one listening socket.
     Listener(ListenerFact),
     /// A process replaced its program image: what it grows to from here is a new program's business.
@@ -104,6 +106,24 @@ impl ProcessFact {
     pub fn private_bytes(&self) -> u64 {
         self.anon_bytes.saturating_add(self.swap_bytes).saturating_add(self.shmem_bytes)
     }
+}
+
+/// What one process holds that can run out, but for memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlesFact {
+    /// Which process.
+    #[serde(flatten)]
+    pub id: ProcessId,
+    /// Open files, sockets among them.
+    pub fds: u64,
+    /// Its own limit on them (`RLIMIT_NOFILE`); `None` where it has none or it could not be read.
+    #[serde(default)]
+    pub fds_max: Option<u64>,
+    /// Threads.
+    pub threads: u64,
+    /// TCP sockets that the peer has closed and the process has not; `None` where they are not seen.
+    #[serde(default)]
+    pub close_wait: Option<u64>,
 }
 
 /// The accept queue of one listening socket.

@@ -5,8 +5,8 @@
 use std::io;
 
 use super::{
-    Fact, FaultSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation, PressureSensor,
-    ProcessSensor, SensingSensor,
+    Fact, FaultSensor, HandleSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation,
+    PressureSensor, ProcessSensor, SensingSensor,
 };
 use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
@@ -15,6 +15,7 @@ pub struct Sensors {
     kernel: Kernel,
     pressure: PressureSensor,
     processes: ProcessSensor,
+    handles: HandleSensor,
     listeners: ListenerSensor,
     life: Option<LifeSensor>,
     faults: Option<FaultSensor>,
@@ -45,6 +46,7 @@ impl Sensors {
         Self {
             pressure: PressureSensor,
             processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
+            handles: HandleSensor::new(kernel.process_handles.take()),
             listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy),
             life: kernel.process_life.take().map(LifeSensor::new),
             faults,
@@ -81,7 +83,7 @@ impl Sensors {
     }
 
     /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or something was lost since
-    /// the last scan, then one `Process` fact each. A part that fails is counted and left out.
+    /// the last scan, then one `Process` fact each, and now and then a `Handles` fact each. A part that fails is counted and left out.
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
             Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
@@ -93,6 +95,10 @@ impl Sensors {
         let each = |process| out.push(Observation { t, fact: Fact::Process(process) });
         if let Err(error) = self.processes.scan(&mut self.lost, each) {
             self.lost.failed("process_scan_failed", &error);
+        }
+        let each = |handles| out.push(Observation { t, fact: Fact::Handles(handles) });
+        if let Err(error) = self.handles.scan(t, &mut self.lost, each) {
+            self.lost.failed("handle_scan_failed", &error);
         }
     }
 

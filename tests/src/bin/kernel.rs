@@ -13,6 +13,8 @@ mod checks;
 mod faults;
 #[path = "../kernel/guest.rs"]
 mod guest;
+#[path = "../kernel/handles.rs"]
+mod handles;
 #[path = "../kernel/life.rs"]
 mod life;
 #[path = "../kernel/listeners.rs"]

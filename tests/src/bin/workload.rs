@@ -4,6 +4,8 @@
 //! sockets and processes. Network ones talk to the address they are given and are meant for loopback. It uses nothing of
 //! the agent, so that what is measured shares no mistake with what measures.
 
+#[path = "../workload/handles.rs"]
+mod handles;
 #[path = "../workload/memory.rs"]
 mod memory;
 #[path = "../workload/processes.rs"]
@@ -122,6 +124,18 @@ enum Workload {
         #[arg(long)]
         count: usize,
     },
+    /// Hold files, threads and sockets that the peer has closed, then wait; its own few come on top
+    Hold {
+        /// Files
+        #[arg(long, default_value_t = 0)]
+        fds: u32,
+        /// Threads
+        #[arg(long, default_value_t = 0)]
+        threads: u32,
+        /// Sockets in CLOSE_WAIT
+        #[arg(long, default_value_t = 0)]
+        close_wait: u32,
+    },
     /// Many small processes that do nothing
     Sleepers {
         /// How many
@@ -151,6 +165,7 @@ fn main() -> ExitCode {
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
         Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
         Workload::Listeners { count } => sockets::listeners(count),
+        Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
         Workload::Sleepers { count } => processes::sleepers(count),
         Workload::Churn { count } => processes::churn(count),
     });

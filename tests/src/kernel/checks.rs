@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, faults, life, listeners, memory, pressure,
+    agent, faults, handles, life, listeners, memory, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival,
 };
@@ -94,7 +94,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 27] = [
+const ROWS: [Row; 28] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
@@ -104,6 +104,7 @@ const ROWS: [Row; 27] = [
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
     (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
+    (About::Probe(Probe::ProcessHandles), On::Every, "held", handles::held),
     (About::Probe(Probe::AcceptQueue), On::EveryFresh, "depth and owner", listeners::depth_and_owner),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
     (About::Probe(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),

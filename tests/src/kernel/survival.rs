@@ -35,7 +35,11 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         if lowered { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     let bound = kernel_version()? < (5, 11);
-    let degraded = if bound { "process_memory fault_samples process_life accept_queue accept_sojourn" } else { "" };
+    let degraded = if bound {
+        "process_memory fault_samples process_life process_handles accept_queue accept_sojourn"
+    } else {
+        ""
+    };
     survive(degraded, bound.then_some("RLIMIT_MEMLOCK"), |command| {
         // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
         unsafe { command.pre_exec(lower) };
@@ -49,7 +53,7 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("{LOCKDOWN} does not take it"))?;
     // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so does what needs neither.
-    survive("process_memory accept_queue accept_sojourn", Some("lockdown"), |_| ())
+    survive("process_memory process_handles accept_queue accept_sojourn", Some("lockdown"), |_| ())
 }
 
 /// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that has `word` in it.
