@@ -28,7 +28,8 @@ const FLAGS: &[&str] = &[
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// A target, where its first inputs are, and how they end.
-const TARGETS: &[(&str, &str, &str)] = &[("trace", "tests/traces", "jsonl"), ("config", "configs", "toml")];
+const TARGETS: &[(&str, &str, &str)] =
+    &[("trace", "tests/traces", "jsonl"), ("explain", "tests/traces", "jsonl"), ("config", "configs", "toml")];
 
 /// Feed any bytes to what Spillway parses.
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,7 @@ const TARGETS: &[(&str, &str, &str)] = &[("trace", "tests/traces", "jsonl"), ("c
     Exit codes: 0 nothing broke, 1 something did.")]
 pub struct Args {
     /// Only this target
-    #[arg(value_parser = ["trace", "config"])]
+    #[arg(value_parser = ["trace", "explain", "config"])]
     target: Option<String>,
     /// How long each target runs
     #[arg(long, default_value_t = 60)]

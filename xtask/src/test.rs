@@ -85,7 +85,10 @@ fn checks(workspace: &Workspace) -> Vec<(&'static str, Command)> {
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     let mut doc = workspace.cargo("test");
     doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
-    vec![("formatting", format), ("lints", lint), ("documentation tests", doc)]
+    // The fuzz targets are a workspace of their own, which nothing else here resolves.
+    let mut lock = workspace.cargo("tree");
+    lock.args(["--quiet", "--locked", "--depth=0", "--manifest-path", "tests/fuzz/Cargo.toml"]);
+    vec![("formatting", format), ("lints", lint), ("documentation tests", doc), ("the fuzz targets' lock file", lock)]
 }
 
 /// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but each line whole.
