@@ -3,7 +3,7 @@
 //! One pass of `iter/task_file` where BPF is to be had; else `/proc/PID/{fd,limits,stat}` for each, which says nothing of the state that
 //! a socket is in. Either costs by the number of open files, so it is done every [`PERIOD_SECS`].
 
-use std::io;
+use std::{fs, io};
 
 use procfs::process::{LimitValue, Process, all_processes};
 use spillway_ebpf::HandleSample;
@@ -81,7 +81,8 @@ fn fact_from_proc(process: &Process) -> Option<HandlesFact> {
     });
     Some(HandlesFact {
         id: ProcessId { pid: process.pid as u32, start_ticks: stat.starttime },
-        fds: process.fd_count().ok()? as u64,
+        // procfs counts "." and ".." as well before 6.2.
+        fds: fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?.count() as u64,
         fds_max,
         threads: stat.num_threads as u64,
         close_wait: None,
