@@ -183,7 +183,8 @@ mod tests {
             degraded(&reports),
             [concat!(
                 "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
-                "process_life from comparing scans, accept_queue from sock_diag instead"
+                "process_life from comparing scans, process_handles from /proc/PID/{fd,limits,stat}, ",
+                "accept_queue from sock_diag instead"
             )]
         );
     }
