@@ -158,7 +158,7 @@ fn a_rejected_program_that_is_half_a_probe_takes_the_other_half_along() {
     stage.assert_lost(&met, Probe::ProcessLife, "the kernel's verifier rejected tp_btf sched_process_exit: ");
     let running = Running::start(stage.own_agent(&binary));
     let mut churn = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]));
-    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+    churn.until_done();
     let scans = |metrics: &str| metric(metrics, "spillway_read_seconds_count{sensor=\"processes\"}");
     let before = scans(&running.get("/metrics"));
     let later = wait_for(STARTS_WITHIN, || {

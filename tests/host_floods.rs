@@ -8,8 +8,8 @@ use spillway_tests::{ANY_PORT, Running, Scratch, Workload, metric, run_with, sen
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A first look at thousands of new listeners takes some 0.3 s, more on a busy machine, and the agent then rests for twenty
-/// times as long.
+/// A look at thousands of new listeners takes some 0.3 s, more on a busy machine, and after two such looks the agent rests for
+/// twenty times as long.
 const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
 
 /// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test is about does not attach.
@@ -29,7 +29,7 @@ fn workload(args: &[&str]) -> Workload {
 /// Starts and ends so many processes, one after the other.
 fn churn(count: u32) {
     let mut churn = workload(&["churn", &format!("--count={count}")]);
-    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+    churn.until_done();
 }
 
 /// Births and deaths that were counted, and those that were counted as lost.

@@ -4,7 +4,7 @@
 //!   `u32 (struct bpf_perf_event_data *ctx)`. It runs in the faulting task's context, never in NMI or an interrupt: the user
 //!   stack, the only user memory that Spillway reads, is that task's own, and a page of it that is not there ends the walk.
 //! - Minimum kernel: 4.9.
-//! - Cost: nothing on an unsampled fault but the counter; 0.7 µs a sample, every `FAULT_SAMPLE_PERIOD_PAGES` faults: one map
+//! - Cost: nothing on an unsampled fault but the counter; 0.7 to 1.1 µs a sample, every `FAULT_SAMPLE_PERIOD_PAGES` faults: one map
 //!   lookup, and a stack walk every four.
 //! - A fault that maps a huge page counts once, so growth in huge pages is underrated here; the scan sees it in full.
 

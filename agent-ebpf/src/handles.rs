@@ -3,7 +3,7 @@
 //! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context. The files of one process come one after the
 //!   other, so that one count at a time is kept, and told when the next process comes or the pass ends.
 //! - Minimum kernel: 5.8.
-//! - Cost: 0.1 µs an open file, once every ten seconds.
+//! - Cost: 0.08 to 0.13 µs an open file, once every ten seconds.
 
 use core::ffi::c_void;
 

@@ -3,7 +3,7 @@
 //! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the read; and once at the
 //!   start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
 //! - Minimum kernel: 5.8 (iterators); to sum 5.19 (`bpf_map_lookup_percpu_elem`), which every kernel that needs it is past.
-//! - Cost: 60 ns a process in the program, 0.25 µs with the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a
+//! - Cost: 50 to 80 ns a process in the program, 0.25 µs with the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a
 //!   thread. Summing reads four slots a CPU more.
 //! - Refuses: kernel threads (no `mm`) and threads that do not lead their group.
 //!

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::kernel::{
         Probe,
-        ladder::{LADDERS, Passed, Shortfall, Why},
+        ladder::{self, Passed, Shortfall, Why},
     };
 
     #[test]
@@ -193,8 +193,11 @@ mod tests {
     fn probes_that_fail_alone_are_named_alone() {
         let report = |probe, attached: bool| {
             let passed = Passed { at: "it", shortfall: Shortfall::new(Why::Refused, "kernel refused it (EPERM)") };
-            let ladder = LADDERS.iter().find(|ladder| ladder.probe == probe).expect("every probe has a ladder");
-            ProbeReport::new(probe, attached.then_some(&ladder.rungs[0]), if attached { vec![] } else { vec![passed] })
+            ProbeReport::new(
+                probe,
+                attached.then_some(&ladder::of(probe)[0]),
+                if attached { vec![] } else { vec![passed] },
+            )
         };
         let mut reports = Probe::ALL.map(|probe| report(probe, true));
         assert_eq!(degraded(&reports), [""; 0]);

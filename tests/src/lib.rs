@@ -78,6 +78,15 @@ impl Workload {
         line
     }
 
+    /// Waits until it says that it is done, as those do that come to an end by themselves.
+    ///
+    /// # Panics
+    ///
+    /// Where its output cannot be read.
+    pub fn until_done(&mut self) {
+        while !self.ready.to_string().contains("done") && !self.next_line().contains("done") {}
+    }
+
     /// Ends it and waits until it is gone.
     pub fn stop(self) {}
 }

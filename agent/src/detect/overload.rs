@@ -19,7 +19,8 @@ use crate::{
     sense::{Fact, ListenerFact},
 };
 
-/// Listeners watched at once: as many as the sensor has room for.
+/// Listeners watched at once: twice as many as the sensor has room for, so that those that vanished and linger for a few scans
+/// crowd out none that came.
 const LISTENERS_MAX: usize = 16_384;
 
 /// Finds listeners whose accept queue stands.

@@ -171,6 +171,11 @@ pub const LADDERS: &[Ladder] = &[
     },
 ];
 
+/// The rungs of a probe, the best first.
+pub fn of(probe: Probe) -> &'static [Rung] {
+    LADDERS.iter().find(|ladder| ladder.probe == probe).map_or(&[], |ladder| ladder.rungs)
+}
+
 const fn rung(hook: Hook, at: &'static str, needs: &'static [Need]) -> Rung {
     Rung { hook, at, needs, lacks: None }
 }
@@ -274,10 +279,6 @@ fn shortfall<'a>(rung: &Rung, offer: &'a Offer) -> Option<&'a Shortfall> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn of(probe: Probe) -> &'static [Rung] {
-        LADDERS.iter().find(|ladder| ladder.probe == probe).expect("every probe has a ladder").rungs
-    }
 
     fn taken(probe: Probe, offer: &Offer) -> Option<Hook> {
         climb(of(probe), offer).0.map(|rung| rung.hook)

@@ -143,8 +143,9 @@ impl Kernel {
                 self.process_memory = Some(target.iter("scan_tasks_plain", "task", None, rung.at)?)
             }
             Hook::PageFaultEvent => {
-                self.faults = Some(target.faults(rung.at)?);
+                let faults = target.faults(rung.at)?;
                 target.sum_from(SUM_FROM_SAMPLES)?;
+                self.faults = Some(faults);
             }
             Hook::LifeBtf => self.process_life = Some(target.life_btf()?),
             Hook::LifeRaw => self.process_life = Some(target.life_raw()?),

@@ -44,12 +44,11 @@ impl SensingSensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Probe, ladder::LADDERS};
+    use crate::kernel::{Probe, ladder};
 
     /// A probe on the first rung of its ladder, or on the last that takes no BPF.
     fn report(probe: Probe, attached: bool) -> ProbeReport {
-        let ladder = LADDERS.iter().find(|ladder| ladder.probe == probe).unwrap();
-        let rung = ladder.rungs.iter().find(|rung| attached || !rung.hook.is_bpf());
+        let rung = ladder::of(probe).iter().find(|rung| attached || !rung.hook.is_bpf());
         ProbeReport::new(probe, rung, Vec::new())
     }
 

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{TcpListener, TcpStream},
+    process::Command,
 };
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use spillway_tests::{ProgramCost, Workload, program_costs};
 
 /// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
 const LIVES: u32 = 2_000;
+const EXECS: u32 = 300;
 const CONNECTIONS: usize = 5_000;
 const PASSES: usize = 20;
 
@@ -43,7 +45,10 @@ fn exercise(
 ) -> anyhow::Result<()> {
     let _growing = workload("touch", &["--anon-bytes=512MiB".to_owned()])?;
     let mut churn = workload("churn", &[format!("--count={LIVES}")])?;
-    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+    churn.until_done();
+    for _ in 0..EXECS {
+        Command::new("true").status()?;
+    }
 
     let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
     for _ in 0..PASSES {
@@ -56,8 +61,9 @@ fn exercise(
         let client = TcpStream::connect(listener.local_addr()?)?;
         drop((listener.accept()?, client));
     }
-    if let Some(probes) = &kernel.accept_queue {
-        for handle in [&probes.find, &probes.scan].into_iter().cycle().take(2 * PASSES) {
+    let listeners = kernel.accept_queue.iter().flat_map(|probes| [&probes.find, &probes.scan]);
+    for handle in listeners.chain(&kernel.process_handles) {
+        for _ in 0..PASSES {
             io::copy(&mut handle.open()?, &mut io::sink())?;
         }
     }

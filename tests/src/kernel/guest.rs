@@ -7,7 +7,7 @@ use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::Context as _;
 
-use crate::runner;
+use crate::runner::{self, done};
 
 /// Set for every check that runs in a virtual machine.
 const GUEST: &str = "SPILLWAY_GUEST";
@@ -126,8 +126,4 @@ fn raw(port: &fs::File) -> io::Result<()> {
         done(libc::tcsetattr(port.as_raw_fd(), libc::TCSANOW, &raw const settings))?;
     }
     Ok(())
-}
-
-fn done(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -40,7 +40,7 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let sensors = prepared.sensors(Probe::ProcessLife, rung)?;
     let before = sensors.life_totals();
     let mut churn = Workload::start(workload()?.args(["churn", "--count=500"]));
-    while !churn.ready.to_string().contains("done") && !churn.next_line().contains("done") {}
+    churn.until_done();
     churn.stop();
     sensors.drain_life(0.0, &mut Vec::new());
     let after = sensors.life_totals();

@@ -16,7 +16,7 @@ pub type Rung = Option<&'static ladder::Rung>;
 /// The rungs of a probe, the best first.
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
-        About::Probe(probe) => ladder(probe).iter().map(Some).collect(),
+        About::Probe(probe) => ladder::of(probe).iter().map(Some).collect(),
         About::Pressure | About::Agent => vec![None],
     }
 }
@@ -83,13 +83,9 @@ pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<Kernel> {
     Ok(kernel)
 }
 
-fn ladder(probe: Probe) -> &'static [ladder::Rung] {
-    ladder::LADDERS.iter().find(|ladder| ladder.probe == probe).map_or(&[], |ladder| ladder.rungs)
-}
-
 fn others(probe: Probe, rung: Rung) -> Vec<Hook> {
     let wanted = rung.map(|rung| rung.hook);
-    ladder(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
+    ladder::of(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
 }
 
 fn hold(reports: &[ProbeReport], probe: Probe, rung: Rung) -> anyhow::Result<()> {

@@ -125,7 +125,8 @@ fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_in
     }
 }
 
-fn done(result: i32) -> io::Result<i32> {
+/// What a system call answered, or why it failed.
+pub fn done(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     checks::{NotOffered, Seen},
     guest,
     rungs::{Prepared, Rung, kernel},
-    runner::now,
+    runner::{done, now},
 };
 
 /// How far what is seen may be from what is true.
@@ -279,7 +279,6 @@ fn netstat() -> anyhow::Result<BTreeMap<String, u64>> {
 /// A listener that shares its port; std sets no options before it binds.
 fn reuseport(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let SocketAddr::V4(v4) = addr else { anyhow::bail!("{addr} is not IPv4") };
-    let done = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
     // SAFETY: socket takes three integers.
     let fd = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just made and nobody else has it.

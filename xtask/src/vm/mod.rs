@@ -32,7 +32,7 @@ const HOST: &str = "host";
 /// Check every probe on real kernels: 5.10, 6.1, 6.12, 7.2 and the host's own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every kernel, then one table; some four minutes on two cores\n  \
+    cargo xtask vm              every kernel, then one table; some six minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
