@@ -164,11 +164,11 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
     for (text, wanted) in [
         (
             "detect.leak.horizons = []",
-            "x.toml:1: detect.leak.horizons has 0 spans\n  hint: give 1 to 5, or leave the key out for the default",
+            "x.toml:1: detect.leak.horizons has 0 spans\n  hint: give 1 to 8, or leave the key out for the default",
         ),
         (
-            "detect.leak.horizons = ['1m', '2m', '3m', '4m', '5m', '6m']",
-            "x.toml:1: detect.leak.horizons has 6 spans\n  hint: give 1 to 5, or leave the key out for the default",
+            "detect.leak.horizons = ['1m', '2m', '3m', '4m', '5m', '6m', '7m', '8m', '9m']",
+            "x.toml:1: detect.leak.horizons has 9 spans\n  hint: give 1 to 8, or leave the key out for the default",
         ),
         (
             "detect.leak.horizons = ['1m', '1h', '60m']",

@@ -41,7 +41,9 @@ fn process_fact(pid: u32, start_ticks: u64, anon_bytes: u64) -> ProcessFact {
         shmem_bytes: 0,
         swap_bytes: 0,
         memory_max_bytes: None,
+        memory_charged_bytes: None,
         faulted_bytes_total: None,
+        mapped_bytes: None,
     }
 }
 
@@ -106,15 +108,18 @@ fn seen_through(blindness: Blindness, observations: &[Observation]) -> Vec<Obser
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
-    let process = (id(), [size(), size(), size(), size()], option::of(size()), option::of(size())).prop_map(
-        |(id, sizes, memory_max_bytes, faulted_bytes_total)| {
+    let known = [option::of(size()), option::of(size()), option::of(size()), option::of(size())];
+    let process = (id(), [size(), size(), size(), size()], known).prop_map(
+        |(id, sizes, [memory_max_bytes, memory_charged_bytes, faulted_bytes_total, mapped_bytes])| {
             let [anon_bytes, file_bytes, shmem_bytes, swap_bytes] = sizes;
             Fact::Process(ProcessFact {
                 file_bytes,
                 shmem_bytes,
                 swap_bytes,
                 memory_max_bytes,
+                memory_charged_bytes,
                 faulted_bytes_total,
+                mapped_bytes,
                 ..process_fact(id.pid, id.start_ticks, anon_bytes)
             })
         },
@@ -255,7 +260,11 @@ proptest! {
         let mut x = seed | 1;
         for (t, (noise, reverse)) in ticks.iter().enumerate() {
             let mut facts: Vec<_> = (0..6)
-                .map(|pid| Fact::Process(process_fact(pid, 1, (t as u64 * u64::from(pid) * 3 + noise[pid as usize] % 20) * MIB)))
+                .map(|pid| {
+                    // A workload each: of a workload's processes the first to be seen names the claim.
+                    let mib = t as u64 * u64::from(pid) * 3 + noise[pid as usize] % 20;
+                    Fact::Process(ProcessFact { comm: format!("api-{pid}").into(), ..process_fact(pid, 1, mib * MIB) })
+                })
                 .collect();
             for order in &mut orders {
                 let scan = std::iter::once(host_fact(4 << 30)).chain(facts.iter().cloned());
@@ -326,9 +335,12 @@ proptest! {
     #[test]
     fn a_reused_pid_inherits_nothing(secs in 45..100_u32) {
         let mut observations = scans(secs, |t| 100 + 4 * u64::from(t));
-        let next = Fact::Process(process_fact(812, 2, 5_000 * MIB));
+        let next = Fact::Process(ProcessFact { comm: Arc::from("cron"), ..process_fact(812, 2, 5_000 * MIB) });
         observations.push(Observation { t: f64::from(secs), fact: next.clone() });
         observations.push(Observation { t: f64::from(secs + 1), fact: next });
+        // Another program is no successor: the claim waits for one, and then it is over.
+        let after = (2..40).map(|later| Observation { t: f64::from(secs + later), fact: host_fact(8 << 30) });
+        observations.extend(after);
         let states: Vec<_> = run(&Config::default(), &observations).1.verdicts.iter().map(|v| v.state).collect();
         prop_assert_eq!(states, [State::Raised, State::Cleared]);
     }
@@ -355,7 +367,11 @@ proptest! {
         // The reader refuses what no kernel reports; the rest comes back as it went.
         let sane: Vec<_> = observations.into_iter().filter(|observation| match &observation.fact {
             Fact::Host(host) => host.mem_available_bytes <= 1 << 56,
-            Fact::Process(p) => [p.anon_bytes, p.file_bytes, p.shmem_bytes, p.swap_bytes].iter().all(|b| *b <= 1 << 56),
+            Fact::Process(p) => {
+                let sizes = [p.anon_bytes, p.file_bytes, p.shmem_bytes, p.swap_bytes];
+                let known = [p.mapped_bytes, p.memory_charged_bytes];
+                sizes.into_iter().chain(known.into_iter().flatten()).all(|b| b <= 1 << 56)
+            }
             _ => true,
         }).collect();
         let mut writer = Writer::new(Vec::new(), INFO, 1.0).unwrap();

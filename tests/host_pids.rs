@@ -23,8 +23,11 @@ use spillway_tests::{is_root, sensors_with, wait_for};
 
 const MIB: usize = 1 << 20;
 
-/// Lives one after the other, a second of the detector's time each: its warm-up and its shortest horizon take 42.
+/// Lives one after the other, a second of the detector's time each: its shortest horizon takes 32.
 const LIVES: usize = 60;
+
+/// How much more each holds than the last: steep enough for the shortest horizon.
+const MORE: usize = 4 * MIB;
 
 /// A child that holds memory and waits; it ends when dropped.
 struct Life(libc::pid_t);
@@ -107,7 +110,7 @@ fn lives(sensors: &mut Sensors) -> Vec<Observation> {
         let before = life.id();
         drop(life);
         let reborn = wait_for(Duration::from_secs(5), || {
-            let next = Life::begin(Some(pid), (step + 1) * MIB).expect("a pid can be asked for");
+            let next = Life::begin(Some(pid), (step + 1) * MORE).expect("a pid can be asked for");
             (next.id() != before).then_some(next)
         });
         life = reborn.expect("ticks pass");

@@ -3,7 +3,11 @@
 use std::fs;
 
 use btf_rs::Btf;
-use spillway_agent::kernel::{Hook, ladder::Why, offsets};
+use spillway_agent::kernel::{
+    Hook,
+    ladder::Why,
+    offsets::{self, ABSENT},
+};
 use spillway_tests::skip;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -74,6 +78,15 @@ fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
     let hooks =
         [Hook::TaskIter, Hook::TaskIterPlain, Hook::LifeBtf, Hook::LifeRaw, Hook::HandleIter, Hook::ListenerIter];
     assert_eq!(ruled_out(&btf), hooks.map(|hook| (hook, reason())));
+}
+
+#[test]
+fn without_the_counts_of_what_is_mapped_all_else_is_read() {
+    let test = "without_the_counts_of_what_is_mapped_all_else_is_read";
+    let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else { return };
+    assert_eq!(ruled_out(&btf), []);
+    let offsets = offsets::find(&btf, false).offsets;
+    assert_eq!([offsets.mm_data_vm, offsets.mm_stack_vm], [ABSENT; 2]);
 }
 
 #[test]

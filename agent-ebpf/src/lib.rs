@@ -33,6 +33,8 @@ pub struct TaskSample {
     pub swap_pages: i64,
     /// Resident shared-memory pages.
     pub shmem_pages: i64,
+    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] where this kernel has no such count.
+    pub mapped_pages: u64,
     /// Page-fault samples taken in this process so far.
     pub fault_samples: u64,
     /// Thread-group id.
@@ -42,6 +44,9 @@ pub struct TaskSample {
     /// Name, NUL-padded.
     pub comm: [u8; COMM_LEN],
 }
+
+/// Stands in [`TaskSample`] where a count is not known: more pages than fit any address space.
+pub const PAGES_UNKNOWN: u64 = u64::MAX;
 
 /// What one process holds that can run out, from `iter/task_file`.
 #[repr(C)]
@@ -224,6 +229,8 @@ pub struct Offsets {
     pub mm_rss_stride: u32,
     /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters have none.
     pub mm_rss_slots: u32,
+    pub mm_data_vm: u32,
+    pub mm_stack_vm: u32,
     pub map_id: u32,
     /// From `bpf_array` to its first per-CPU pointer.
     pub array_slots: u32,

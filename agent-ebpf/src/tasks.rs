@@ -17,7 +17,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use spillway_ebpf::{ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, TaskSample};
+use spillway_ebpf::{ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, PAGES_UNKNOWN, TaskSample};
 
 use crate::{
     faults::FAULTS,
@@ -104,11 +104,21 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
         anon_pages: pages[ANON_PAGES],
         swap_pages: pages[SWAP_ENTS],
         shmem_pages: pages[SHMEM_PAGES],
+        mapped_pages: mapped_pages(mm),
         fault_samples,
         pid,
         ppid: load(parent, offset!(task_tgid)),
         comm: comm(task),
     })
+}
+
+/// As `task_statm` of fs/proc/task_mmu.c counts `data`. Plain counts that follow mapping; by touching, only a stack grows.
+#[inline(always)]
+fn mapped_pages(mm: *const c_void) -> u64 {
+    if offset!(mm_data_vm) == ABSENT as usize || offset!(mm_stack_vm) == ABSENT as usize {
+        return PAGES_UNKNOWN;
+    }
+    load::<u64>(mm, offset!(mm_data_vm)) + load::<u64>(mm, offset!(mm_stack_vm))
 }
 
 #[inline(always)]

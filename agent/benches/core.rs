@@ -30,7 +30,9 @@ fn processes(growth_bytes: u64) -> Vec<Observation> {
             shmem_bytes: 0,
             swap_bytes: 0,
             memory_max_bytes: None,
+            memory_charged_bytes: None,
             faulted_bytes_total: None,
+            mapped_bytes: Some(160 << 20),
         })
     };
     std::iter::once(host).chain((1..=PROCESSES).map(process)).map(|fact| Observation { t: 0.0, fact }).collect()

@@ -8,7 +8,7 @@
 use crate::{
     config::Config,
     decide::{Decision, Ladder},
-    detect::{Context, Detector, Findings, LeakDetector, OverloadDetector, Trust, Verdict},
+    detect::{Context, Detector, Findings, HandlesDetector, LeakDetector, OverloadDetector, Trust, Verdict},
     sense::{Fact, HostFact, Observation},
 };
 
@@ -18,6 +18,7 @@ pub use crate::detect::HostInfo;
 pub struct Core {
     info: HostInfo,
     leak: LeakDetector,
+    handles: HandlesDetector,
     overload: OverloadDetector,
     ladder: Ladder,
     host: Option<HostFact>,
@@ -45,7 +46,7 @@ pub struct Tracked {
     pub processes: usize,
     /// Listeners watched.
     pub listeners: usize,
-    /// Leaks standing.
+    /// Leaks standing, of whatever.
     pub leaks_raised: usize,
     /// Overloads standing.
     pub overloads_raised: usize,
@@ -68,6 +69,7 @@ impl Core {
         Self {
             info,
             leak: LeakDetector::new(&config.detect.leak),
+            handles: HandlesDetector::default(),
             overload: OverloadDetector::new(&config.detect.overload),
             ladder: Ladder::new(&config.decide, config.mode),
             host: None,
@@ -106,7 +108,7 @@ impl Core {
         }
         let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref(), trust: &self.trust };
         // The list of detectors.
-        let detectors: [&mut dyn Detector; 2] = [&mut self.leak, &mut self.overload];
+        let detectors: [&mut dyn Detector; 3] = [&mut self.leak, &mut self.handles, &mut self.overload];
         for detector in detectors {
             detector.observe(&context, &observation.fact, &mut self.findings);
         }
@@ -126,13 +128,15 @@ impl Core {
 
     /// How much is held.
     pub fn tracked(&self) -> Tracked {
-        let (leak, overload) = (self.leak.held(), self.overload.held());
+        let (leak, handles, overload) = (self.leak.held(), self.handles.held(), self.overload.held());
         Tracked {
             processes: leak.tracked,
             listeners: overload.tracked,
-            leaks_raised: leak.raised,
+            leaks_raised: leak.raised + handles.raised,
             overloads_raised: overload.raised,
-            untracked_total: leak.untracked_total.saturating_add(overload.untracked_total),
+            untracked_total: [leak, handles, overload]
+                .iter()
+                .fold(0, |sum, held| sum.saturating_add(held.untracked_total)),
             ignored_total: self.ignored_total,
         }
     }

@@ -2,6 +2,7 @@
 //! that it is put through.
 
 mod broken;
+pub mod corpus;
 mod program_costs;
 mod refuse;
 mod running;

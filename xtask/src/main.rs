@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod clock;
+mod corpus;
 mod demo;
 mod fuzz;
 mod hold;
@@ -56,6 +57,8 @@ enum Command {
     Vm(vm::Args),
     /// Measure what Spillway costs
     Bench(bench::Args),
+    /// Record, list, write or score the corpus of leaks and healthy processes
+    Corpus(corpus::Args),
     /// Feed any bytes to what Spillway parses
     Fuzz(fuzz::Args),
     /// Run a command for as long as standard input stays open (how the demo holds the agent)
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Corpus(args) => corpus::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Hold(_) => Ok(ExitCode::SUCCESS),
     });

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is, and what could not run, with the reason.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in `SPILLWAY_SKIPS` and
-//! passes. Then every probe is checked on every kernel that can be had. What was skipped is listed last. Where `CI` is
+//! passes. Then the leak detector is scored on the corpus, and every probe is checked on every kernel that can be had. What was skipped is listed last. Where `CI` is
 //! set, a skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole in what was promised.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, setup, step, vm};
+use crate::{build, corpus, setup, step, vm};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
     let mut passed = step::streaming("tests", &mut command)?.success();
+    if args.filters.is_empty() {
+        passed &= corpus::holds(&workspace)?;
+    }
     if args.filters.is_empty() && has_programs {
         let (ok, skipped) = vm::all(&workspace)?;
         passed &= ok;

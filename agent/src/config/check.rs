@@ -146,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn horizons_are_one_to_five() {
+    fn horizons_are_one_to_eight() {
         assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[])), ["detect.leak.horizons"]);
-        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36])), [""; 0]);
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39])), [""; 0]);
         assert_eq!(
-            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37])),
+            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39, 40])),
             ["detect.leak.horizons"]
         );
     }

@@ -70,32 +70,31 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "detect.leak.warm_up",
-        doc: "How long a process may grow after its start, or after it replaced its image, before it is looked at: \
-              filling caches is not a leak.",
-        default: r#""10s""#,
+        doc: "How long a process that starts, or replaces its image, under watch may grow before it is judged: filling \
+              caches is not a leak. What it weighs is kept from its first minute on.",
+        default: r#""20m""#,
         kind: Kind::Duration(|config| &mut config.detect.leak.warm_up, Duration::ZERO..=WEEK),
     },
     Key {
         path: "detect.leak.horizons",
-        doc: "The spans over which growth is judged, shortest first, at most 5. Short ones find fast leaks early, long \
-              ones find slow leaks at all; each must span at least 16 scans.",
-        default: r#"["32s", "3m12s", "20m", "2h", "12h"]"#,
+        doc: "The spans over which growth is judged, shortest first, at most 8. Short ones find fast leaks early, long \
+              ones find slow leaks at all and tell growth that slows; the shortest must span at least 32 scans.",
+        default: r#"["32s", "1m36s", "5m", "15m", "45m", "2h", "6h", "18h"]"#,
         // How short it may be really depends on the interval: see check.rs.
         kind: Kind::Durations(|config| &mut config.detect.leak.horizons, millis(1_000)..=WEEK),
     },
     Key {
         path: "detect.leak.significance",
-        doc: "The chance that steady growth over one horizon is noise after all. Smaller means fewer false alarms and \
-              later true ones.",
+        doc: "The chance that growth which looks steady over the shortest horizon is noise after all. Longer ones, which \
+              are asked less often, may err as often a day. Smaller means fewer false alarms and later true ones.",
         default: "1e-6",
-        // Sixteen buckets that only ever rise have a chance of 4e-8 (Mann-Kendall, normal approximation). Asking for
-        // less than that would silence the detector without a word.
+        // Student's t of few points has heavy tails: asking for less than this would silence all but perfect lines.
         kind: Kind::Number(|config| &mut config.detect.leak.significance, 1e-7..=0.5),
     },
     Key {
         path: "detect.leak.min_growth",
-        doc: "Growth over a horizon below this is not worth a claim.",
-        default: r#""16MiB""#,
+        doc: "Growth below this is not worth a claim, unless the limit is near.",
+        default: r#""24MiB""#,
         // One page, to one tebibyte.
         kind: Kind::Size(|config| &mut config.detect.leak.min_growth_bytes, 4 << 10..=1 << 40),
     },
@@ -103,7 +102,7 @@ pub const KEYS: &[Key] = &[
         path: "detect.leak.max_extrapolation",
         doc: "How far ahead a forecast may reach, in horizons: exhaustion further off than this many times the time \
               over which growth was seen is not claimed.",
-        default: "240",
+        default: "10000",
         kind: Kind::Number(|config| &mut config.detect.leak.max_extrapolation, 1.0..=10_000.0),
     },
     Key {

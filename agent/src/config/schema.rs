@@ -99,7 +99,7 @@ impl Mode {
 
 impl LeakConfig {
     /// Most horizons that a process's bounded state has room for.
-    pub const HORIZONS_MAX: usize = 5;
+    pub const HORIZONS_MAX: usize = 8;
 
     /// Buckets in which growth over one horizon is judged: each must see at least one scan.
     pub const BUCKETS_PER_HORIZON: u32 = 16;
@@ -114,11 +114,11 @@ impl Default for SenseConfig {
 impl Default for LeakConfig {
     fn default() -> Self {
         Self {
-            warm_up: Duration::from_secs(10),
-            horizons: [32, 192, 1_200, 7_200, 43_200].map(Duration::from_secs).to_vec(),
+            warm_up: Duration::from_mins(20),
+            horizons: [32, 96, 300, 900, 2_700, 7_200, 21_600, 64_800].map(Duration::from_secs).to_vec(),
             significance: 1e-6,
-            min_growth_bytes: 16 << 20,
-            max_extrapolation: 240.0,
+            min_growth_bytes: 24 << 20,
+            max_extrapolation: 10_000.0,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     config::Mode,
-    detect::{Claim, Verdict},
+    detect::{Claim, Resource, Verdict},
     sense::ProcessId,
 };
 
@@ -64,11 +64,11 @@ pub enum Severity {
 }
 
 /// Names an incident by its subject, so that every restart and every replay names it alike. Prints as
-/// `leak-PID-START_TICKS` or `overload-NETNS-ADDR`.
+/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, or `overload-NETNS-ADDR`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
-    /// A leaking process.
-    Leak(ProcessId),
+    /// A leaking process, and what leaks.
+    Leak(ProcessId, Resource),
     /// An overloaded listener.
     Overload {
         /// Inode number of its network namespace.
@@ -94,7 +94,7 @@ impl fmt::Display for Action {
 impl From<&Verdict> for IncidentId {
     fn from(verdict: &Verdict) -> Self {
         match &verdict.claim {
-            Claim::Leak(claim) => Self::Leak(claim.id),
+            Claim::Leak(claim) => Self::Leak(claim.id, claim.resource),
             Claim::Overload(claim) => Self::Overload { netns: claim.netns, addr: claim.addr.clone() },
         }
     }
@@ -103,7 +103,8 @@ impl From<&Verdict> for IncidentId {
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Leak(id) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
+            Self::Leak(id, Resource::Memory) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
+            Self::Leak(id, resource) => write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks),
             Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
         }
     }

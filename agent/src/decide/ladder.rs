@@ -1,7 +1,8 @@
 //! The ladder: how policy answers a claim, one rung at a time, and climbs back down when it is over.
 //!
 //! A leak pages as a warning at once; it is limited, and then drained away from, when its forecast comes nearer than the
-//! configured distances, which may be long after it was raised: so the ladder reads every fresh forecast too. An overload
+//! configured distances, which may be long after it was raised: so the ladder reads every fresh forecast too. Files, threads
+//! and sockets are not limited: throttling memory closes none of them. An overload
 //! drains and pages at once, because a queue that stands has seconds. Each rung is taken once an incident; clearing undoes
 //! what was done and resolves. Cold start: no incidents. Failure: an update of an unknown incident is nothing.
 //! It refuses to guard: protected units, budgets and cooldowns stand between a decision and its performance.
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use super::{Action, Decision, IncidentId, Severity};
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{Claim, State, Verdict},
+    detect::{Claim, Resource, State, Verdict},
 };
 
 /// The policy and its open incidents. As many as detectors hold claims, so bounded by them.
@@ -77,8 +78,8 @@ impl Ladder {
         let Some(incident) = self.incidents.get_mut(&id) else { return };
         let left_secs = verdict.exhaustion_secs.unwrap_or(f64::INFINITY);
         let (limit, drain) = match verdict.claim {
-            Claim::Leak(_) => (
-                left_secs <= self.config.limit_within.as_secs_f64(),
+            Claim::Leak(ref claim) => (
+                claim.resource == Resource::Memory && left_secs <= self.config.limit_within.as_secs_f64(),
                 left_secs <= self.config.drain_within.as_secs_f64(),
             ),
             Claim::Overload(_) => (false, true),
@@ -117,13 +118,23 @@ mod tests {
 
     fn leak(state: State, exhaustion_secs: f64) -> Verdict {
         let claim = LeakClaim {
+            resource: Resource::Memory,
             id: ProcessId { pid: 812, start_ticks: 4711 },
             comm: Arc::from("api"),
             cgroup: Arc::from("/api.service"),
-            growth_bytes_per_sec: 1.0,
+            growth_bytes_per_sec: Some(1.0),
+            growth_handles_per_sec: None,
+            growth_interval_bytes_per_sec: None,
         };
-        let claim = Claim::Leak(claim);
-        Verdict { t: 1.0, claim, exhaustion_secs: Some(exhaustion_secs), confidence: 1.0, state, why: "so".into() }
+        Verdict {
+            t: 1.0,
+            claim: Claim::Leak(claim),
+            exhaustion_secs: Some(exhaustion_secs),
+            exhaustion_interval_secs: None,
+            confidence: 1.0,
+            state,
+            why: "so".into(),
+        }
     }
 
     fn names(ladder: &mut Ladder, verdict: &Verdict, fresh: bool) -> Vec<String> {
@@ -154,6 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn files_that_leak_are_another_incident_and_are_never_limited() {
+        let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Observe);
+        let mut files = leak(State::Raised, 3_000.0);
+        let Claim::Leak(claim) = &mut files.claim else { unreachable!() };
+        claim.resource = Resource::Files;
+        names(&mut ladder, &leak(State::Raised, 9_000.0), true);
+        let page = "leak-files-812-4711 Page { severity: Warning }";
+        assert_eq!(names(&mut ladder, &files, true), [page]);
+        assert_eq!(ladder.open().count(), 2);
+        files.exhaustion_secs = Some(500.0);
+        assert_eq!(names(&mut ladder, &files, false), ["leak-files-812-4711 Drain"]);
+    }
+
+    #[test]
     fn an_overload_pages_and_drains_at_once() {
         let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Observe);
         let claim = OverloadClaim {
@@ -166,9 +191,15 @@ mod tests {
             backlog_growth_per_sec: 0.0,
             oldest_wait_us: None,
         };
-        let claim = Claim::Overload(claim);
-        let state = State::Raised;
-        let verdict = Verdict { t: 1.5, claim, exhaustion_secs: None, confidence: 0.9, state, why: "so".into() };
+        let verdict = Verdict {
+            t: 1.5,
+            claim: Claim::Overload(claim),
+            exhaustion_secs: None,
+            exhaustion_interval_secs: None,
+            confidence: 0.9,
+            state: State::Raised,
+            why: "so".into(),
+        };
         let mut decisions = Vec::new();
         ladder.judge(&verdict, &mut decisions);
         let lines: Vec<_> = decisions.iter().map(|d| serde_json::to_string(d).unwrap()).collect();

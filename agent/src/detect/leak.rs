@@ -1,132 +1,225 @@
-//! The leak detector: which process grows, steadily and without slowing, towards an end that is near enough to say so.
+//! The leak detector: which workload grows, steadily and without slowing, towards an end that is near enough to say so.
 //!
 //! Watching the host's total would find nothing: it moves for good reasons all day. One process's floor does not. A claim
 //! takes growth that passes every test of [`super::growth`] on some horizon, and a forecast that does not reach further
-//! than what was seen supports. It stands until growth stops, is given back, or the process or its program is gone.
-//! Cold start: the first `warm_up` of a process, or of a program image, is not looked at; then one horizon must pass.
+//! than what was seen supports. It is made once for a workload, whichever of its processes leak, and stands until
+//! they stop, give back, or are gone and not replaced: a leak survives a restart, and a restart must not page twice.
+//! Cold start: the first `warm_up` of a process that starts under watch is not judged; then one horizon must pass.
 //! It refuses: page cache and file mappings (they are given back), and claims without a headroom to forecast against.
 
+mod claim;
 mod process;
+mod workload;
 
 use std::collections::{HashMap, hash_map::Entry};
 
 pub use self::process::PROCESS_STATE_BYTES;
-use self::process::Process;
-use super::{Context, Detector, Findings, Held, is_gone, verdict::Claim, window::Horizons};
+use self::{
+    claim::{Claims, Headroom},
+    process::{Followed, Leak, Process, loading_secs},
+    workload::Members,
+};
+use super::{Context, Detector, Findings, Held, is_gone, trust::Rule, window::Horizons};
 use crate::{
     config::LeakConfig,
-    sense::{Fact, ProcessFact, ProcessId},
+    sense::{Fact, HandlesFact, ProcessFact, ProcessId},
 };
 
 /// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
 const PROCESSES_MAX: usize = 65_536;
 
-/// Finds processes that grow without end.
+/// A gap between two scans above which the host is taken to have slept, and its processes with it: several of the longest
+/// interval that can be configured.
+const ASLEEP_SECS_MIN: f64 = 300.0;
+
+/// Finds workloads that grow without end.
 pub struct LeakDetector {
     config: LeakConfig,
     horizons: Horizons,
     /// By pid, so that a reused pid meets the process that it replaces.
     processes: HashMap<u32, Process>,
+    claims: Claims,
+    members: Members,
+    clock: Clock,
+    /// The first scan that was seen: what a later one shows anew has just started.
+    first_scan: Option<u32>,
     untracked_total: u64,
+}
+
+/// Time in which processes were watched.
+#[derive(Debug, Clone, Copy, Default)]
+struct Clock {
+    last_scan_t: Option<f64>,
+    asleep_secs: f64,
+}
+
+impl Clock {
+    /// A scan begins: what lies between it and the last was slept through if it is too long for a stall.
+    fn scan(&mut self, t: f64) {
+        let passed_secs = self.last_scan_t.replace(t).map_or(0.0, |last_t| t - last_t);
+        if passed_secs > ASLEEP_SECS_MIN {
+            self.asleep_secs += passed_secs;
+        }
+    }
+
+    fn now(&self, t: f64) -> f64 {
+        t - self.asleep_secs
+    }
 }
 
 impl LeakDetector {
     /// Watches nothing yet.
     pub fn new(config: &LeakConfig) -> Self {
-        let horizons = Horizons::new(&config.horizons);
-        Self { config: config.clone(), horizons, processes: HashMap::new(), untracked_total: 0 }
+        Self {
+            config: config.clone(),
+            horizons: Horizons::new(&config.horizons),
+            processes: HashMap::new(),
+            claims: Claims::default(),
+            members: Members::default(),
+            clock: Clock::default(),
+            first_scan: None,
+            untracked_total: 0,
+        }
     }
 
     fn process(&mut self, context: &Context<'_>, fact: &ProcessFact, findings: &mut Findings) {
-        let warm_up_secs = self.config.warm_up.as_secs_f64();
+        let first = self.first_scan.unwrap_or(context.scan);
+        let loading_secs = (context.scan > first).then(|| loading_secs(&self.config));
+        let now = self.clock.now(context.t);
         let full = self.processes.len() >= PROCESSES_MAX;
+        let members = &mut self.members;
         let process = match self.processes.entry(fact.id.pid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(_) if full => {
                 self.untracked_total = self.untracked_total.saturating_add(1);
                 return;
             }
-            Entry::Vacant(entry) => entry.insert(Process::new(fact, context, warm_up_secs)),
+            Entry::Vacant(entry) => entry.insert(Process::new(fact, now, context.scan, loading_secs, members)),
         };
         if process.start_ticks != fact.id.start_ticks {
-            process.clear(context, fact.id.pid, "its pid now belongs to another process", findings);
-            *process = Process::new(fact, context, warm_up_secs);
+            self.claims.leave(context, process, "its pid now belongs to another process");
+            members.leave(&process.workload, fact.id.pid);
+            *process = Process::new(fact, now, context.scan, loading_secs, members);
         }
-        process.see(fact, context.scan);
-        let age_secs = context.t - process.origin_t;
-        if age_secs <= 0.0 {
-            process.start_from(fact);
-        }
-        if age_secs < 0.0 {
-            return;
-        }
-        let closed = process.window.observe(&self.horizons, age_secs, fact.private_bytes());
-        if closed == 0 {
-            return;
-        }
+        let closed = process.see(fact, now, context.scan, &self.horizons, members);
+        self.claims.inherit(process);
         for horizon in (0..self.horizons.count()).filter(|horizon| closed & (1 << horizon) != 0) {
-            match process.raised {
-                None if horizon < usize::from(process.trusted_from) => {}
-                None => process.judge(context, fact, horizon, &self.config, &self.horizons, findings),
-                Some(raised) if usize::from(raised.horizon) == horizon => {
-                    process.follow(context, fact, raised, &self.horizons, findings);
-                }
-                Some(raised) if usize::from(raised.horizon) > horizon => {
-                    process.quicken(context, fact, raised, horizon, &self.config, &self.horizons, findings);
-                }
-                Some(_) => {}
-            }
+            self.turn(context, fact, now, horizon, findings);
         }
     }
 
-    fn restart(&mut self, context: &Context<'_>, id: ProcessId, findings: &mut Findings) {
-        let Some(process) = self.processes.get_mut(&id.pid).filter(|p| p.start_ticks == id.start_ticks) else { return };
-        process.clear(context, id.pid, "it replaced its program", findings);
-        process.begin_anew(context.t + self.config.warm_up.as_secs_f64());
+    /// A bucket of one horizon of a process has closed.
+    fn turn(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        now: f64,
+        horizon: usize,
+        findings: &mut Findings,
+    ) -> Option<()> {
+        let pid = fact.id.pid;
+        let process = self.processes.get(&pid)?;
+        let headroom = Headroom::of(context, fact);
+        match process.leak.as_deref().copied() {
+            None => {
+                let others = |buckets: usize| others_grew_kib(&self.processes, &self.members, pid, horizon, buckets);
+                let growth = process.judge(now, horizon, &self.config, &self.horizons, headroom.bytes, &others)?;
+                let mut why = claim::why(process, now, fact, &growth, &headroom);
+                let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
+                self.claims.raise(context, fact, process, &growth, (confidence, why), findings);
+                self.processes.get_mut(&pid)?.leak = Some(Box::new(Leak::new(&growth, horizon, confidence)));
+            }
+            Some(leak) if usize::from(leak.horizon) == horizon => {
+                let process = self.processes.get_mut(&pid)?;
+                match process.follow(leak, now, &self.horizons) {
+                    Followed::Over(because) => {
+                        process.end_leak();
+                        self.claims.clear(context, process, &leak, &because, findings);
+                    }
+                    Followed::Grows(slope) => {
+                        self.claims.forecast(context, fact, process, &leak, slope, &headroom, findings);
+                    }
+                    Followed::Pauses => {}
+                }
+            }
+            Some(leak) if usize::from(leak.horizon) > horizon => {
+                let slope = process.quickened(&leak, now, horizon, &self.config, &self.horizons)?;
+                self.claims.forecast(context, fact, process, &leak, slope, &headroom, findings);
+            }
+            Some(_) => {}
+        }
+        Some(())
     }
 
-    fn forget(&mut self, context: &Context<'_>, id: ProcessId, findings: &mut Findings) {
+    fn count(&mut self, context: &Context<'_>, fact: &HandlesFact) {
+        if let Some(process) = self.processes.get_mut(&fact.id.pid).filter(|p| p.start_ticks == fact.id.start_ticks) {
+            process.count(fact, self.clock.now(context.t), &self.horizons);
+        }
+    }
+
+    fn restart(&mut self, context: &Context<'_>, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(&id.pid).filter(|p| p.start_ticks == id.start_ticks) else { return };
+        self.claims.leave(context, process, "it replaced its program");
+        process.begin_anew(self.clock.now(context.t), loading_secs(&self.config));
+    }
+
+    fn forget(&mut self, context: &Context<'_>, id: ProcessId) {
         let Entry::Occupied(mut entry) = self.processes.entry(id.pid) else { return };
         if entry.get().start_ticks == id.start_ticks {
-            entry.get_mut().clear(context, id.pid, "it exited", findings);
-            entry.remove();
+            self.claims.leave(context, entry.get_mut(), "it exited");
+            let process = entry.remove();
+            self.members.leave(&process.workload, id.pid);
         }
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
-        let cleared_from = findings.verdicts.len();
+        let (claims, members) = (&mut self.claims, &mut self.members);
         self.processes.retain(|pid, process| {
             let gone = is_gone(context, process.seen_scan);
             if gone {
-                process.clear(context, *pid, "it vanished: the last scans do not show it", findings);
+                claims.leave(context, process, "it vanished: the last scans do not show it");
+                members.leave(&process.workload, *pid);
             }
             !gone
         });
-        // A hash map has no order; output has one.
-        findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
-            Claim::Leak(claim) => claim.id,
-            Claim::Overload(_) => ProcessId { pid: 0, start_ticks: 0 },
-        });
+        claims.expire(context, findings);
     }
+}
+
+/// How much the other processes of a process's workload grew together over so many of a horizon's last buckets.
+fn others_grew_kib(
+    processes: &HashMap<u32, Process>,
+    members: &Members,
+    pid: u32,
+    horizon: usize,
+    buckets: usize,
+) -> f64 {
+    let Some(own) = processes.get(&pid) else { return 0.0 };
+    let others = members.pids(&own.workload).iter().filter(|other| **other != pid);
+    // Those that this scan has not shown yet are a bucket behind.
+    let rise_kib = |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
+    let share = (buckets - 1) as f64 / (buckets - 2) as f64;
+    others.filter_map(|other| processes.get(other)).map(rise_kib).sum::<f64>() * share
 }
 
 impl Detector for LeakDetector {
     fn observe(&mut self, context: &Context<'_>, fact: &Fact, findings: &mut Findings) {
         match fact {
-            Fact::Host(_) => self.prune(context, findings),
+            Fact::Host(_) => {
+                self.clock.scan(context.t);
+                self.first_scan.get_or_insert(context.scan);
+                self.prune(context, findings);
+            }
             Fact::Process(fact) => self.process(context, fact, findings),
-            Fact::Exec(id) => self.restart(context, *id, findings),
-            Fact::Exit(id) => self.forget(context, *id, findings),
-            Fact::Handles(_) | Fact::Sensing(_) | Fact::Listener(_) => {}
+            Fact::Handles(fact) => self.count(context, fact),
+            Fact::Exec(id) => self.restart(context, *id),
+            Fact::Exit(id) => self.forget(context, *id),
+            Fact::Sensing(_) | Fact::Listener(_) => {}
         }
     }
 
     fn held(&self) -> Held {
-        Held {
-            tracked: self.processes.len(),
-            raised: self.processes.values().filter(|process| process.raised.is_some()).count(),
-            untracked_total: self.untracked_total,
-        }
+        Held { tracked: self.processes.len(), raised: self.claims.len(), untracked_total: self.untracked_total }
     }
 }
 

@@ -5,7 +5,9 @@
 //! stands, a detector hands out fresh forecasts, which the policy reads and nobody prints.
 
 mod growth;
+mod handles;
 mod leak;
+mod load;
 mod overload;
 mod queue;
 mod trend;
@@ -14,10 +16,11 @@ mod verdict;
 mod window;
 mod words;
 
+pub use handles::HandlesDetector;
 pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
 pub use trust::Trust;
-pub use verdict::{Claim, LeakClaim, OverloadClaim, State, Verdict};
+pub use verdict::{Claim, LeakClaim, OverloadClaim, Resource, State, Verdict};
 
 use serde::{Deserialize, Serialize};
 

@@ -15,6 +15,8 @@ use crate::sense::SensingFact;
 pub(super) enum Rule {
     /// Memory of a process over time.
     Leak,
+    /// Files, threads and sockets of a process over time.
+    Handles,
     /// A queue whose head's age was seen throughout.
     QueueAge,
     /// A queue of which only the depth was seen: its rule already starts from less confidence for that.
@@ -60,7 +62,9 @@ struct LossRow {
     doubt: Doubt,
 }
 
-const PROBES: [ProbeRow; 4] = [
+const PROCESS: &[Rule] = &[Rule::Leak, Rule::Handles];
+
+const PROBES: [ProbeRow; 5] = [
     ProbeRow {
         name: "process_memory",
         rules: &[Rule::Leak],
@@ -74,8 +78,14 @@ const PROBES: [ProbeRow; 4] = [
         off: Doubt(MILD, "page faults were not sampled"),
     },
     ProbeRow {
+        name: "process_handles",
+        rules: &[Rule::Handles],
+        degraded: Doubt(MILD, "open files were counted in a slower way, and CLOSE_WAIT not at all"),
+        off: Doubt(SEVERE, "open files were not counted"),
+    },
+    ProbeRow {
         name: "process_life",
-        rules: &[Rule::Leak],
+        rules: PROCESS,
         degraded: Doubt(MILD, "process births and deaths were seen only indirectly"),
         off: Doubt(MARKED, "process births and deaths were not seen"),
     },
@@ -89,25 +99,26 @@ const PROBES: [ProbeRow; 4] = [
 
 const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 
-const LOSSES: [LossRow; 8] = [
+const LOSSES: [LossRow; 9] = [
     LossRow {
         name: "process_scan_failed",
         rules: &[Rule::Leak],
         doubt: Doubt(MARKED, "not every scan of processes succeeded"),
     },
     LossRow {
+        name: "handle_scan_failed",
+        rules: &[Rule::Handles],
+        doubt: Doubt(MILD, "open files could not always be counted"),
+    },
+    LossRow {
         name: "host_read_failed",
         rules: &[Rule::Leak],
         doubt: Doubt(MILD, "the host's memory could not always be read"),
     },
-    LossRow {
-        name: "life_ring_full",
-        rules: &[Rule::Leak],
-        doubt: Doubt(MILD, "some process births and deaths were lost"),
-    },
+    LossRow { name: "life_ring_full", rules: PROCESS, doubt: Doubt(MILD, "some process births and deaths were lost") },
     LossRow {
         name: "unknown_sample",
-        rules: &[Rule::Leak],
+        rules: PROCESS,
         doubt: Doubt(MILD, "some process births and deaths made no sense"),
     },
     LossRow {
@@ -123,7 +134,7 @@ const LOSSES: [LossRow; 8] = [
     LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
     LossRow {
         name: "short_read",
-        rules: &[Rule::Leak, Rule::QueueAge, Rule::QueueDepth],
+        rules: &[Rule::Leak, Rule::Handles, Rule::QueueAge, Rule::QueueDepth],
         doubt: Doubt(MILD, "some samples were cut off"),
     },
 ];
@@ -190,7 +201,7 @@ impl Trust {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 3] = [Rule::Leak, Rule::QueueAge, Rule::QueueDepth];
+    const RULES: [Rule; 4] = [Rule::Leak, Rule::Handles, Rule::QueueAge, Rule::QueueDepth];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensingFact {
         let names = |list: &[&str]| list.iter().map(|&name| Arc::from(name)).collect();

@@ -16,8 +16,11 @@ pub struct Verdict {
     /// What is claimed, about whom.
     #[serde(flatten)]
     pub claim: Claim,
-    /// Seconds until memory runs out or the accept queue overflows; `None` where nothing is forecast.
+    /// Seconds until what leaks runs out or the accept queue overflows; `None` where nothing is forecast.
     pub exhaustion_secs: Option<f64>,
+    /// 95 % of it, soonest first; `None` where growth is too uncertain to say, and where nothing is forecast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exhaustion_interval_secs: Option<[f64; 2]>,
     /// How sure the detector is, 0 to 1.
     pub confidence: f64,
     /// Whether the claim is made or withdrawn.
@@ -64,11 +67,53 @@ impl Claim {
             Self::Overload(_) => "overload",
         }
     }
+
+    /// What runs out.
+    pub fn resource(&self) -> &'static str {
+        match self {
+            Self::Leak(claim) => claim.resource.name(),
+            Self::Overload(_) => "accept_queue",
+        }
+    }
+}
+
+/// What leaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Anonymous, swapped and shared memory.
+    Memory,
+    /// Open files, but for sockets in CLOSE_WAIT.
+    Files,
+    /// Threads.
+    Threads,
+    /// TCP sockets that the peer has closed and the process has not.
+    CloseWait,
+}
+
+impl Resource {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "files",
+            Self::Threads => "threads",
+            Self::CloseWait => "close_wait",
+        }
+    }
+
+    /// Printed claims of memory do not name it, as they did before there was anything else to leak.
+    fn is_memory(&self) -> bool {
+        *self == Self::Memory
+    }
 }
 
 /// A process that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LeakClaim {
+    /// What of it grows.
+    #[serde(skip_serializing_if = "Resource::is_memory")]
+    pub resource: Resource,
     /// Which process.
     #[serde(flatten)]
     pub id: ProcessId,
@@ -76,8 +121,15 @@ pub struct LeakClaim {
     pub comm: Arc<str>,
     /// Its cgroup.
     pub cgroup: Arc<str>,
-    /// How fast it grows.
-    pub growth_bytes_per_sec: f64,
+    /// How fast its memory grows; `None` where something else leaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_sec: Option<f64>,
+    /// How fast its files, threads or sockets grow in number; `None` where memory leaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_handles_per_sec: Option<f64>,
+    /// 95 % of the growth of memory; `None` once the claim is withdrawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_interval_bytes_per_sec: Option<[f64; 2]>,
 }
 
 /// A listener whose accept queue stands.

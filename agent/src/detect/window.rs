@@ -4,6 +4,8 @@
 //! that a garbage collector returns to, so that a sawtooth shorter than a bucket vanishes by itself, and a longer
 //! horizon, whose buckets are longer, hides longer ones. A bucket in which nothing was seen is missing, never zero:
 //! a gap (a suspended host, a stalled sensor) costs points and invents none.
+//! Floors are 16 bits wide in a unit that all share: a KiB for small processes, doubled whenever a heavier weight comes, so that
+//! what is lost is never more than a part in 32,768 of the heaviest.
 //! Cold start: a window is empty until its first bucket closes. It refuses time that runs backwards.
 
 use std::time::Duration;
@@ -11,18 +13,18 @@ use std::time::Duration;
 use super::trend::Point;
 use crate::config::LeakConfig;
 
-/// Buckets a horizon. 16 is the fewest round number at which Mann-Kendall reaches 1e-6 with room for two gaps.
+/// Buckets a horizon: enough for a line's scatter to be told from its slope, with room for gaps.
 pub const BUCKETS: usize = LeakConfig::BUCKETS_PER_HORIZON as usize;
 const _: () = assert!(BUCKETS <= super::trend::POINTS_MAX);
 
 /// Horizons that a window has room for.
 pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
 
-/// Floors are kept in KiB.
+/// Floors are handed out in KiB.
 pub const KIB: f64 = 1024.0;
 
-/// Marks a bucket in which nothing was seen; weights saturate one below, at 4 TiB.
-const MISSING: u32 = u32::MAX;
+/// Marks a bucket in which nothing was seen.
+const MISSING: u16 = u16::MAX;
 
 /// The bucket lengths that all windows share.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,23 +64,26 @@ impl Horizons {
 /// One bounded window a process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
-    /// Floors of closed buckets in KiB, by bucket number modulo [`BUCKETS`].
-    floors_kib: [[u32; BUCKETS]; HORIZONS_MAX],
+    /// Floors of closed buckets, by bucket number modulo [`BUCKETS`].
+    floors: [[u16; BUCKETS]; HORIZONS_MAX],
     /// Number of the bucket that is being filled.
     open: [u32; HORIZONS_MAX],
     /// Its floor so far; `MISSING` until something is seen.
-    open_floor_kib: [u32; HORIZONS_MAX],
+    open_floor: [u16; HORIZONS_MAX],
     /// Highest floor that has left the ring: what the process has weighed before and come back from.
-    past_peak_kib: [u32; HORIZONS_MAX],
+    past_peak: [u16; HORIZONS_MAX],
+    /// A floor's unit is a KiB, doubled so often.
+    shift: u8,
 }
 
 impl Default for Window {
     fn default() -> Self {
         Self {
-            floors_kib: [[MISSING; BUCKETS]; HORIZONS_MAX],
+            floors: [[MISSING; BUCKETS]; HORIZONS_MAX],
             open: [0; HORIZONS_MAX],
-            open_floor_kib: [MISSING; HORIZONS_MAX],
-            past_peak_kib: [0; HORIZONS_MAX],
+            open_floor: [MISSING; HORIZONS_MAX],
+            past_peak: [0; HORIZONS_MAX],
+            shift: 0,
         }
     }
 }
@@ -96,10 +101,10 @@ impl Floors {
         &self.points[..self.len]
     }
 
-    /// Those in the first `buckets` of the horizon.
-    pub fn first(&self, buckets: usize) -> &[Point] {
+    /// Those before the `x`-th bucket of the horizon.
+    pub fn before(&self, x: f64) -> &[Point] {
         let points = self.points();
-        &points[..points.partition_point(|point| point.x < buckets as f64)]
+        &points[..points.partition_point(|point| point.x < x)]
     }
 
     /// Those in the last `buckets` of the horizon.
@@ -112,7 +117,7 @@ impl Floors {
 impl Window {
     /// Takes a weight seen `age_secs` after the window's origin; returns the horizons of which a bucket closed, a bit each.
     pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, weight_bytes: u64) -> u8 {
-        let weight_kib = u32::try_from(weight_bytes >> 10).unwrap_or(MISSING).min(MISSING - 1);
+        let weight = self.scaled(weight_bytes >> 10);
         let mut closed = 0;
         for horizon in 0..horizons.len {
             // Saturates: negative ages land in bucket 0, ages past 2^32 buckets in the last.
@@ -121,31 +126,48 @@ impl Window {
                 closed |= u8::from(self.close(horizon, bucket)) << horizon;
             }
             if bucket == self.open[horizon] {
-                self.open_floor_kib[horizon] = self.open_floor_kib[horizon].min(weight_kib);
+                self.open_floor[horizon] = self.open_floor[horizon].min(weight);
             }
         }
         closed
     }
 
+    /// A weight in this window's unit, which grows until the weight fits.
+    fn scaled(&mut self, weight_kib: u64) -> u16 {
+        while weight_kib >> self.shift >= u64::from(MISSING) {
+            self.shift += 1;
+            let rings = self.floors.iter_mut().flatten();
+            for floor in rings.chain(&mut self.open_floor).filter(|floor| **floor != MISSING) {
+                *floor >>= 1;
+            }
+            self.past_peak.iter_mut().for_each(|peak| *peak >>= 1);
+        }
+        (weight_kib >> self.shift) as u16
+    }
+
+    fn kib(&self, floor: u16) -> f64 {
+        (u64::from(floor) << self.shift) as f64
+    }
+
     /// Closes the open bucket, marks those between as missing, and opens `bucket`; true if the closed one held anything.
     fn close(&mut self, horizon: usize, bucket: u32) -> bool {
         let open = self.open[horizon];
-        let floor = self.open_floor_kib[horizon];
+        let floor = self.open_floor[horizon];
         self.store(horizon, open, floor);
         let missing_from = (open + 1).max(bucket.saturating_sub(BUCKETS as u32));
         for missing in missing_from..bucket {
             self.store(horizon, missing, MISSING);
         }
         self.open[horizon] = bucket;
-        self.open_floor_kib[horizon] = MISSING;
+        self.open_floor[horizon] = MISSING;
         floor != MISSING
     }
 
-    fn store(&mut self, horizon: usize, bucket: u32, floor_kib: u32) {
-        let slot = &mut self.floors_kib[horizon][bucket as usize % BUCKETS];
-        let left = std::mem::replace(slot, floor_kib);
+    fn store(&mut self, horizon: usize, bucket: u32, floor: u16) {
+        let slot = &mut self.floors[horizon][bucket as usize % BUCKETS];
+        let left = std::mem::replace(slot, floor);
         if left != MISSING {
-            self.past_peak_kib[horizon] = self.past_peak_kib[horizon].max(left);
+            self.past_peak[horizon] = self.past_peak[horizon].max(left);
         }
     }
 
@@ -154,23 +176,26 @@ impl Window {
         let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
         let oldest = self.open[horizon] as usize % BUCKETS;
         for x in 0..BUCKETS {
-            let floor_kib = self.floors_kib[horizon][(oldest + x) % BUCKETS];
-            if floor_kib != MISSING {
-                floors.points[floors.len] = Point { x: x as f64, y: f64::from(floor_kib) };
+            let floor = self.floors[horizon][(oldest + x) % BUCKETS];
+            if floor != MISSING {
+                floors.points[floors.len] = Point { x: x as f64, y: self.kib(floor) };
                 floors.len += 1;
             }
         }
         floors
     }
 
-    /// Whether a whole horizon has gone by since the window's origin, gaps included.
-    pub fn covers(&self, horizon: usize) -> bool {
-        self.open[horizon] as usize >= BUCKETS
+    /// How much higher the newest floor of a horizon is than the one `back` buckets before, in KiB; `None` where either is
+    /// missing. The cheapest look there is.
+    pub fn rise_kib(&self, horizon: usize, back: usize) -> Option<f64> {
+        let newest = (self.open[horizon] as usize).wrapping_add(BUCKETS - 1);
+        let [older, newest] = [newest.wrapping_sub(back), newest].map(|at| self.floors[horizon][at % BUCKETS]);
+        (older != MISSING && newest != MISSING).then(|| self.kib(newest) - self.kib(older))
     }
 
     /// Highest floor that a horizon has forgotten, in KiB; zero where it has forgotten none.
-    pub fn past_peak_kib(&self, horizon: usize) -> u32 {
-        self.past_peak_kib[horizon]
+    pub fn past_peak_kib(&self, horizon: usize) -> f64 {
+        self.kib(self.past_peak[horizon])
     }
 }
 
@@ -207,7 +232,7 @@ mod tests {
         assert_eq!(window.floors(0).points().iter().map(|p| p.x).collect::<Vec<_>>(), [12.0, 15.0]);
         window.observe(&horizons, 1e9, MIB);
         assert_eq!(ys(&window), [0.0; 0]);
-        assert_eq!(window.past_peak_kib(0), 3 * 1024);
+        assert_eq!(window.past_peak_kib(0), 3.0 * 1024.0);
     }
 
     #[test]
@@ -228,6 +253,6 @@ mod tests {
         }
         assert_eq!(ys(&window).len(), BUCKETS);
         assert_eq!(ys(&window)[0], 24.0);
-        assert_eq!(window.past_peak_kib(0), 23 * 1024);
+        assert_eq!(window.past_peak_kib(0), 23.0 * 1024.0);
     }
 }

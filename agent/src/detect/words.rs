@@ -1,4 +1,4 @@
-//! Sizes and spans as a colleague would say them. Only for people: machines get the numbers beside the sentence.
+//! Sizes, numbers and spans as a colleague would say them. Only for people: machines get the numbers beside the sentence.
 
 use std::fmt;
 
@@ -34,6 +34,39 @@ impl fmt::Display for Span {
     }
 }
 
+/// A number, as `1,024`.
+pub(super) struct Count(pub u64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (place, digit) in digits.char_indices() {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            write!(f, "{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more than one.
+pub(super) struct Pace(pub f64);
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("s", 1.0), ("min", 60.0), ("h", 3_600.0), ("day", 86_400.0)];
+        let shortest = units.iter().find(|(_, secs)| self.0 * secs >= 1.0);
+        let (unit, secs) = shortest.unwrap_or(&units[units.len() - 1]);
+        let number = rounded(self.0 * secs, 1);
+        if number < 9.95 && number.fract() != 0.0 {
+            write!(f, "{number:.1}/{unit}")
+        } else {
+            write!(f, "{number:.0}/{unit}")
+        }
+    }
+}
+
 /// Rounds for output, so that a verdict does not claim digits that nobody measured.
 pub(super) fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
@@ -43,6 +76,18 @@ pub(super) fn rounded(value: f64, digits: i32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_and_paces_read_well() {
+        for (count, expected) in [(0, "0"), (999, "999"), (1_024, "1,024"), (1_048_576, "1,048,576")] {
+            assert_eq!(Count(count).to_string(), expected);
+        }
+        for (per_sec, expected) in
+            [(120.0, "120/s"), (1.0 / 3.0, "20/min"), (1.5 / 3_600.0, "1.5/h"), (1e-6, "0.1/day"), (3.0, "3/s")]
+        {
+            assert_eq!(Pace(per_sec).to_string(), expected);
+        }
+    }
 
     #[test]
     fn sizes_and_spans_read_well() {

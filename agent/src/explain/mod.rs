@@ -48,7 +48,7 @@ pub struct Explained {
     pub pid: u32,
     /// Each process that had it, in order.
     pub lives: Vec<Life>,
-    /// Leaks claimed and withdrawn, in order.
+    /// Leaks claimed and withdrawn, of memory and of anything else, in order.
     pub verdicts: Vec<Verdict>,
     /// First and last time of the trace, in its seconds.
     pub span: Option<(f64, f64)>,

@@ -7,7 +7,7 @@ use plotters::{
 };
 
 use super::Explained;
-use crate::detect::{Claim, State, Verdict};
+use crate::detect::{Claim, Resource, State, Verdict};
 
 const WIDTH: u32 = 1_000;
 const CHART_HEIGHT: u32 = 480;
@@ -78,7 +78,8 @@ fn paint(
         chart.draw_series([DashedPathElement::new([(0.0, limit), (frame.x_max, limit)], 6, 4, style)])?;
         chart.draw_series([Text::new("limit", (0.0, limit), ("sans-serif", 12).into_font().color(&GREY))])?;
     }
-    for verdict in &explained.verdicts {
+    // The curve is memory's: what is said of anything else stands in words below it.
+    for verdict in explained.verdicts.iter().filter(|verdict| is_of_memory(verdict)) {
         let x = frame.x(verdict.t);
         let (colour, word) = match verdict.state {
             State::Raised => (VERMILLION, "raised"),
@@ -121,8 +122,8 @@ impl Frame {
     fn of(explained: &Explained) -> Self {
         let (start_t, end_t) = explained.span.unwrap_or((0.0, 1.0));
         let secs = (end_t - start_t).max(1.0);
-        let forecast =
-            explained.verdicts.iter().filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
+        let of_memory = explained.verdicts.iter().filter(|verdict| is_of_memory(verdict));
+        let forecast = of_memory.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
         let furthest = forecast.fold(secs, f64::max).min(secs * (1.0 + FORECAST_SHARE));
         let highest = explained.lives.iter().flat_map(|life| &life.points).map(|&(_, bytes)| bytes as f64);
         let highest = highest.fold(1.0, f64::max);
@@ -156,14 +157,19 @@ fn pace(explained: &Explained, verdict: &Verdict, frame: &Frame) -> Option<[(f64
     let life = explained.lives.iter().find(|life| life.start_ticks == claim.id.start_ticks)?;
     let at = life.points.partition_point(|&(t, _)| t <= verdict.t).checked_sub(1)?;
     let (t, bytes) = (verdict.t, life.points[at].1 as f64);
-    let slope = claim.growth_bytes_per_sec;
+    let slope = claim.growth_bytes_per_sec?;
     let least = life.points[..=at].iter().map(|&(_, bytes)| bytes as f64).fold(bytes, f64::min);
     let begin_t = (t - (bytes - least) / slope).max(life.points.first()?.0);
-    let cleared = explained.verdicts.iter().find(|other| other.t > t && other.state == State::Cleared);
+    let cleared =
+        explained.verdicts.iter().find(|other| other.t > t && other.state == State::Cleared && is_of_memory(other));
     let end_t = cleared.map_or(frame.start_t + frame.x_max * frame.time.is, |cleared| cleared.t);
     let top_t = t + (frame.y_max * frame.size.is - bytes) / slope;
     let on_line = |at_t: f64| (frame.x(at_t), frame.y(bytes + slope * (at_t - t)));
     Some([on_line(begin_t), on_line(end_t.min(top_t))])
+}
+
+fn is_of_memory(verdict: &Verdict) -> bool {
+    matches!(&verdict.claim, Claim::Leak(claim) if claim.resource == Resource::Memory)
 }
 
 fn title(explained: &Explained) -> String {

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use btf_rs::{Btf, BtfType, Type};
-use spillway_ebpf::{ABSENT, Offsets};
+pub use spillway_ebpf::ABSENT;
+use spillway_ebpf::Offsets;
 
 use super::ladder::{
     Hook::{self, AcceptFexit, AcceptKprobe, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter, TaskIterPlain},
@@ -54,6 +55,9 @@ const MEMBERS: &[Member] = &[
     row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
     row("task_struct", "start_boottime", Bytes(8), TASKS_LIFE_AND_HANDLES, |o| &mut o.task_start_boottime),
     row("task_struct", "mm", Pointer, TASKS, |o| &mut o.task_mm),
+    // Evidence only: without them it is not known how much is mapped, and the processes are read all the same.
+    row("mm_struct", "data_vm", Bytes(8), &[], |o| &mut o.mm_data_vm),
+    row("mm_struct", "stack_vm", Bytes(8), &[], |o| &mut o.mm_stack_vm),
     row("task_struct", "comm", Bytes(16), TASKS, |o| &mut o.task_comm),
     row("task_struct", "cgroups", Pointer, TASKS, |o| &mut o.task_cgroups),
     row("task_struct", "signal", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_signal),

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn samples_have_no_padding() {
-        assert_eq!(size_of::<TaskSample>(), 7 * 8 + 2 * 4 + 16);
+        assert_eq!(size_of::<TaskSample>(), 8 * 8 + 2 * 4 + 16);
         assert_eq!(size_of::<LifeSample>(), 8 + 2 * 4);
         assert_eq!(size_of::<ListenerSample>(), 5 * 8 + 16 + 6 * 4 + 4 * 2);
         assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);

@@ -237,6 +237,8 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
                 (process.file_bytes, "file_bytes"),
                 (process.shmem_bytes, "shmem_bytes"),
                 (process.swap_bytes, "swap_bytes"),
+                (process.memory_charged_bytes.unwrap_or(0), "memory_charged_bytes"),
+                (process.mapped_bytes.unwrap_or(0), "mapped_bytes"),
             ];
             sizes.into_iter().try_for_each(|(bytes, name)| require(bytes <= BYTES_MAX, name))?;
             require(process.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
@@ -297,6 +299,10 @@ mod tests {
             "{\"t\":1,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}\n",
             "{\"t\":9e9,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}\n",
             "[]\n",
+            "{\"t\":2,\"kind\":\"process\",\"pid\":1,\"start_ticks\":1,\"ppid\":1,\"comm\":\"\",\"cgroup\":\"\",",
+            "\"anon_bytes\":0,\"file_bytes\":0,\"shmem_bytes\":0,\"swap_bytes\":0,\"mapped_bytes\":72057594037927937}\n",
+            "{\"t\":2,\"kind\":\"process\",\"pid\":1,\"start_ticks\":1,\"ppid\":1,\"comm\":\"\",\"cgroup\":\"\",",
+            "\"anon_bytes\":0,\"file_bytes\":0,\"shmem_bytes\":0,\"swap_bytes\":0,\"memory_charged_bytes\":72057594037927937}\n",
             "{\"t\":2,\"kind\":\"exit\",\"pid\":1,\"sta",
         );
         let problems = problems(body);
@@ -309,7 +315,9 @@ mod tests {
             "line 8: time runs backwards, from 2 to 1",
             "line 9: impossible value: t jumps ahead by more than a year",
             "line 10: not a record",
-            "line 11: cut off",
+            "line 11: impossible value: mapped_bytes",
+            "line 12: impossible value: memory_charged_bytes",
+            "line 13: cut off",
         ];
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");
         for (problem, expected) in problems.iter().zip(expected) {

@@ -1,10 +1,12 @@
-//! Which cgroup charges a process's memory, and what its hard limit is.
+//! Which cgroup charges a process's memory, what its hard limit is, and how much of that is taken.
 //!
 //! BPF tells a cgroup by its kernel id. The first process seen with an id gives it a path, through `/proc/PID/cgroup`,
 //! and the directory's inode number proves that the path is that id's: a process that moved in between proves nothing
-//! and is asked again at the next scan. Limits are read again every [`LIMIT_SCANS`] scans.
+//! and is asked again at the next scan. Limits are read again every [`LIMIT_SCANS`] scans, and so is what is charged
+//! against them: once for all the cgroups that one limit holds for.
 
 use std::{
+    collections::hash_map::Entry,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -16,8 +18,8 @@ use procfs::process::Process;
 
 use super::ProcessId;
 
-/// How many scans a limit is believed. At the default interval ten seconds, so that a limit set by an operator counts
-/// in the next forecast, at a file read a cgroup.
+/// How many scans a limit, and what is charged against it, is believed. At the default interval ten seconds, so that a
+/// limit set by an operator counts in the next forecast, at a file read a cgroup and one more a limit.
 const LIMIT_SCANS: u32 = 10;
 
 /// `memory.limit_in_bytes` without a limit is the largest page-aligned `long`; anything near it is none.
@@ -40,6 +42,16 @@ pub enum Hierarchy {
     None,
 }
 
+/// A hard limit on memory, and how much of it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HardLimit {
+    /// `memory.max`, or `memory.limit_in_bytes` in version 1.
+    pub max_bytes: u64,
+    /// Anonymous and shared memory of all processes under it, up to [`LIMIT_SCANS`] scans old; `None` where it cannot be
+    /// read. Page cache is charged too, but the kernel gives it back before it kills.
+    pub charged_bytes: Option<u64>,
+}
+
 /// Paths and limits of the cgroups in use. Holds as many entries as there are cgroups with processes.
 #[derive(Debug)]
 pub struct CgroupPaths {
@@ -47,13 +59,39 @@ pub struct CgroupPaths {
     known: HashMap<u64, Known>,
     /// Without BPF a cgroup's id is not known: then each process keeps its own.
     of_processes: HashMap<ProcessId, Known>,
+    charges: Charges,
     root: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Known {
     path: Arc<str>,
-    memory_max_bytes: Option<u64>,
+    holder: Option<Holder>,
+    age: Age,
+}
+
+/// The cgroup that has the least limit, of one and its ancestors.
+#[derive(Debug, PartialEq, Eq)]
+struct Holder {
+    max_bytes: u64,
+    directory: PathBuf,
+    /// Its inode number, which tells it from one that had the same path before.
+    id: u64,
+}
+
+/// What is charged against each limit in use, by the id of its holder.
+#[derive(Debug, Default)]
+struct Charges(HashMap<u64, Charge>);
+
+#[derive(Debug)]
+struct Charge {
+    bytes: Option<u64>,
+    age: Age,
+}
+
+/// When something is to be read again, and whether it is still in use.
+#[derive(Debug)]
+struct Age {
     scans_until_read: u32,
     seen: bool,
 }
@@ -100,74 +138,105 @@ impl Hierarchy {
         })
     }
 
-    /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is least. The limit files are
-    /// read one by one because version 1's `memory.stat`, which knows the least, sums over all CPUs at each read.
-    fn memory_max_bytes(&self, path: &str) -> Option<u64> {
+    /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is least; of equal ones the
+    /// outermost, against which the most is charged. The limit files are read one by one because version 1's
+    /// `memory.stat`, which knows the least, sums over all CPUs at each read.
+    fn holder(&self, path: &str) -> Option<Holder> {
         let (mount, file) = match self {
             Self::V1 { mount } => (mount, "memory.limit_in_bytes"),
             Self::V2 { mount } => (mount, "memory.max"),
             Self::None => return None,
         };
-        below(mount, path)
+        let path = below(mount, path);
+        let (max_bytes, directory) = path
             .ancestors()
             .take_while(|directory| directory.starts_with(mount))
-            .filter_map(|directory| fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok())
-            .filter(|&bytes| bytes < V1_UNLIMITED_BYTES)
-            .min()
+            .filter_map(|directory| {
+                let max_bytes = fs::read_to_string(directory.join(file)).ok()?.trim().parse::<u64>().ok()?;
+                Some((max_bytes, directory))
+            })
+            .filter(|&(max_bytes, _)| max_bytes < V1_UNLIMITED_BYTES)
+            .reduce(|least, outer| if outer.0 <= least.0 { outer } else { least })?;
+        // A cgroup that was removed since limits nothing any more.
+        let id = fs::metadata(directory).ok()?.ino();
+        Some(Holder { max_bytes, directory: directory.to_owned(), id })
     }
+
+    /// Anonymous and shared memory charged to a cgroup and those below it. A read takes 6 µs where little has happened
+    /// since the last, and sums up what has: 0.1 ms after a second in which one cgroup below it touched 8 MiB, 0.3 ms
+    /// where a hundred did, on two CPUs with Linux 6.18 and version 1.
+    fn charged_bytes(&self, directory: &Path) -> Option<u64> {
+        let keys = match self {
+            // Without `total_` they are the cgroup's own, without those below it.
+            Self::V1 { .. } => ["total_rss", "total_shmem"],
+            Self::V2 { .. } => ["anon", "shmem"],
+            Self::None => return None,
+        };
+        sum_of(&fs::read_to_string(directory.join("memory.stat")).ok()?, keys)
+    }
+}
+
+/// The sum of two of `memory.stat`'s lines; `None` unless both are there.
+fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
+    let value = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
+    let [one, other]: [Option<u64>; 2] = keys.map(value);
+    one?.checked_add(other?)
 }
 
 impl CgroupPaths {
     /// Nothing known yet.
     pub fn new(hierarchy: Hierarchy) -> Self {
-        Self { hierarchy, known: HashMap::new(), of_processes: HashMap::new(), root: Arc::from("/") }
+        Self {
+            hierarchy,
+            known: HashMap::new(),
+            of_processes: HashMap::new(),
+            charges: Charges::default(),
+            root: Arc::from("/"),
+        }
     }
 
     /// Path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
-    pub fn get(&mut self, id: u64, pid: u32) -> (Arc<str>, Option<u64>) {
+    pub fn get(&mut self, id: u64, pid: u32) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.known.get_mut(&id) {
-            known.seen = true;
-            if known.scans_until_read == 0 {
-                known.scans_until_read = LIMIT_SCANS;
-                known.memory_max_bytes = self.hierarchy.memory_max_bytes(&known.path);
+            if known.age.is_due() {
+                known.holder = self.hierarchy.holder(&known.path);
             }
-            return (known.path.clone(), known.memory_max_bytes);
+            return (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let (path, memory_max_bytes) = self.of_process(pid);
-        if self.is_id_of(id, &path) {
-            self.known.insert(id, Known::new(path.clone(), memory_max_bytes, id));
+        let known = Known::new(&self.hierarchy, self.of_process(pid), id);
+        let found = (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        if self.is_id_of(id, &known.path) {
+            self.known.insert(id, known);
         }
-        (path, memory_max_bytes)
+        found
     }
 
     /// Path and limit of a process's cgroup, believed for [`LIMIT_SCANS`] scans.
-    pub fn of_process_kept(&mut self, id: ProcessId) -> (Arc<str>, Option<u64>) {
+    pub fn of_process_kept(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.of_processes.get_mut(&id)
-            && known.scans_until_read > 0
+            && !known.age.is_due()
         {
-            known.seen = true;
-            return (known.path.clone(), known.memory_max_bytes);
+            return (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let (path, memory_max_bytes) = self.of_process(id.pid);
-        self.of_processes.insert(id, Known::new(path.clone(), memory_max_bytes, u64::from(id.pid)));
-        (path, memory_max_bytes)
+        let known = Known::new(&self.hierarchy, self.of_process(id.pid), u64::from(id.pid));
+        let found = (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        self.of_processes.insert(id, known);
+        found
     }
 
-    /// Path and limit of a process's cgroup, read now; the root's where it cannot be read.
-    pub fn of_process(&self, pid: u32) -> (Arc<str>, Option<u64>) {
+    /// Path of a process's cgroup, read now; the root's where it cannot be read.
+    pub fn of_process(&self, pid: u32) -> Arc<str> {
         match self.hierarchy.path_of(pid) {
-            Some(path) if path != "/" => {
-                let limit = self.hierarchy.memory_max_bytes(&path);
-                (Arc::from(path), limit)
-            }
-            _ => (self.root.clone(), self.hierarchy.memory_max_bytes("/")),
+            Some(path) if path != "/" => Arc::from(path),
+            _ => self.root.clone(),
         }
     }
 
     /// Ends a scan: forgets what no process was seen in, and lets the rest age.
     pub fn end_scan(&mut self) {
-        self.known.retain(|_, known| known.age());
-        self.of_processes.retain(|_, known| known.age());
+        self.known.retain(|_, known| known.age.end_scan());
+        self.of_processes.retain(|_, known| known.age.end_scan());
+        self.charges.end_scan();
     }
 
     fn is_id_of(&self, id: u64, path: &str) -> bool {
@@ -177,14 +246,54 @@ impl CgroupPaths {
 }
 
 impl Known {
-    /// Later reads are spread over scans: ids and pids are dense, so `key` makes an even spread.
-    fn new(path: Arc<str>, memory_max_bytes: Option<u64>, key: u64) -> Self {
-        let scans_until_read = 1 + (key % u64::from(LIMIT_SCANS)) as u32;
-        Self { path, memory_max_bytes, scans_until_read, seen: true }
+    fn new(hierarchy: &Hierarchy, path: Arc<str>, key: u64) -> Self {
+        let holder = hierarchy.holder(&path);
+        Self { path, holder, age: Age::new(key) }
+    }
+}
+
+impl Charges {
+    /// A limit with what is charged against it.
+    fn limit(&mut self, hierarchy: &Hierarchy, holder: Option<&Holder>) -> Option<HardLimit> {
+        let Holder { max_bytes, directory, id } = holder?;
+        let charge = match self.0.entry(*id) {
+            Entry::Occupied(charge) => {
+                let charge = charge.into_mut();
+                if charge.age.is_due() {
+                    charge.bytes = hierarchy.charged_bytes(directory);
+                }
+                charge
+            }
+            Entry::Vacant(charge) => {
+                charge.insert(Charge { bytes: hierarchy.charged_bytes(directory), age: Age::new(*id) })
+            }
+        };
+        Some(HardLimit { max_bytes: *max_bytes, charged_bytes: charge.bytes })
+    }
+
+    fn end_scan(&mut self) {
+        self.0.retain(|_, charge| charge.age.end_scan());
+    }
+}
+
+impl Age {
+    /// Of what was read now. Later reads are spread over scans: ids and pids are dense, so `key` makes an even spread.
+    fn new(key: u64) -> Self {
+        Self { scans_until_read: 1 + (key % u64::from(LIMIT_SCANS)) as u32, seen: true }
+    }
+
+    /// Says that it is in use, and whether it must be read now.
+    fn is_due(&mut self) -> bool {
+        self.seen = true;
+        let due = self.scans_until_read == 0;
+        if due {
+            self.scans_until_read = LIMIT_SCANS;
+        }
+        due
     }
 
     /// Ends a scan; says whether it was seen in it.
-    fn age(&mut self) -> bool {
+    fn end_scan(&mut self) -> bool {
         self.scans_until_read = self.scans_until_read.saturating_sub(1);
         std::mem::take(&mut self.seen)
     }
@@ -192,4 +301,112 @@ impl Known {
 
 fn below(mount: &Path, path: &str) -> PathBuf {
     mount.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A directory that looks like a hierarchy of version 1.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn make(name: &str) -> Self {
+            let mount = std::env::temp_dir().join(format!("spillway-cgroups-{name}-{}", std::process::id()));
+            fs::create_dir_all(&mount).unwrap();
+            Self(mount)
+        }
+
+        fn hierarchy(&self) -> Hierarchy {
+            Hierarchy::V1 { mount: self.0.clone() }
+        }
+
+        fn set(&self, path: &str, max_bytes: u64, rss_bytes: u64) {
+            let directory = below(&self.0, path);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("memory.limit_in_bytes"), format!("{max_bytes}\n")).unwrap();
+            let stat = format!("cache 7\nrss 7\ntotal_cache 999999999\ntotal_rss {rss_bytes}\ntotal_shmem 4096\n");
+            fs::write(directory.join("memory.stat"), stat).unwrap();
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn only_whole_lines_with_numbers_are_summed() {
+        let v2 = ["anon", "shmem"];
+        assert_eq!(sum_of("anon 8192\nfile 1\nshmem 4096\nanon_thp 5\n", v2), Some(12_288));
+        assert_eq!(sum_of("anon_thp 5\nshmem_thp 6\nshmem 0\nanon 1", v2), Some(1));
+        assert_eq!(sum_of("rss 1\nshmem 2\ntotal_rss 4\ntotal_shmem 8\n", ["total_rss", "total_shmem"]), Some(12));
+        for text in [
+            "",
+            "anon 1\n",
+            "shmem 1\n",
+            "anon_thp 1\nshmem 1\n",
+            "anon\nshmem 1\n",
+            "anon -1\nshmem 1\n",
+            "anon many\nshmem 1\n",
+            "anon 1 2\nshmem 1\n",
+            "anon 99999999999999999999\nshmem 1\n",
+            "anon 18446744073709551615\nshmem 1\n",
+            "\0\u{fffd}",
+        ] {
+            assert_eq!(sum_of(text, v2), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_least_limit_holds_and_of_equal_ones_the_outermost() {
+        let tree = Tree::make("least");
+        tree.set("/", V1_UNLIMITED_BYTES + MIB, 0);
+        tree.set("/a", 64 * MIB, 0);
+        tree.set("/a/b", 64 * MIB, 0);
+        tree.set("/a/b/c", 128 * MIB, 0);
+        tree.set("/a/b/d", 32 * MIB, 0);
+        let holder = |path: &str| tree.hierarchy().holder(path).map(|holder| (holder.max_bytes, holder.directory));
+        assert_eq!(holder("/"), None);
+        assert_eq!(holder("/a/b/c"), Some((64 * MIB, tree.0.join("a"))));
+        assert_eq!(holder("/a/b/d"), Some((32 * MIB, tree.0.join("a/b/d"))));
+    }
+
+    #[test]
+    fn a_charge_is_read_once_for_all_below_a_limit_and_again_after_ten_scans() {
+        let tree = Tree::make("charge");
+        tree.set("/a", 64 * MIB, MIB);
+        tree.set("/a/b", 128 * MIB, 5 * MIB);
+        let hierarchy = tree.hierarchy();
+        let holders = ["/a", "/a/b"].map(|path| hierarchy.holder(path).unwrap());
+        let mut charges = Charges::default();
+        let mut charged =
+            || holders.each_ref().map(|holder| charges.limit(&hierarchy, Some(holder)).unwrap().charged_bytes);
+        assert_eq!(charged(), [Some(MIB + 4096); 2]);
+        tree.set("/a", 64 * MIB, 2 * MIB);
+        assert_eq!(charged(), [Some(MIB + 4096); 2]);
+        let mut read_after = None;
+        for scan in 1..=LIMIT_SCANS {
+            charges.end_scan();
+            let limit = charges.limit(&hierarchy, Some(&holders[1])).unwrap();
+            assert_eq!(limit.max_bytes, 64 * MIB);
+            if limit.charged_bytes == Some(2 * MIB + 4096) {
+                read_after.get_or_insert(scan);
+            }
+        }
+        assert!(read_after.is_some());
+        // What cannot be read is unknown, once its turn comes.
+        fs::remove_file(tree.0.join("a/memory.stat")).unwrap();
+        let unknown = (0..LIMIT_SCANS).any(|_| {
+            charges.end_scan();
+            charges.limit(&hierarchy, Some(&holders[0])).unwrap().charged_bytes.is_none()
+        });
+        assert!(unknown);
+        charges.end_scan();
+        charges.end_scan();
+        assert!(charges.0.is_empty(), "what no process was seen under is forgotten");
+    }
 }

@@ -125,7 +125,7 @@ fn find_owners(
         {
             known.pid = pid;
         }
-        known.cgroup = cgroups.of_process(known.pid).0;
+        known.cgroup = cgroups.of_process(known.pid);
     }
     Ok(())
 }
@@ -151,12 +151,11 @@ fn oldest_wait_us(sample: &ListenerSample) -> Option<u64> {
 
 impl Known {
     fn new(socket: SocketAddr, pid: u32, cgroups: &CgroupPaths) -> Self {
-        let (cgroup, _) = cgroups.of_process(pid);
         Self {
             socket,
             listened_pid: pid,
             addr: Arc::from(socket.to_string()),
-            cgroup,
+            cgroup: cgroups.of_process(pid),
             pid,
             seen: false,
             waits: Waits::default(),

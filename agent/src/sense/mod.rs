@@ -17,7 +17,7 @@ mod sensors;
 mod sock_diag;
 mod waits;
 
-pub use cgroups::{CgroupPaths, Hierarchy};
+pub use cgroups::{CgroupPaths, HardLimit, Hierarchy};
 pub use faults::FaultSensor;
 pub use handles::HandleSensor;
 pub use life::{LifeSensor, LifeTotals};

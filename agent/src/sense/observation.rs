@@ -96,9 +96,16 @@ pub struct ProcessFact {
     /// Nearest effective hard limit on the cgroup, or `None` where there is none.
     #[serde(default)]
     pub memory_max_bytes: Option<u64>,
+    /// Anonymous and shared memory charged against that limit, by all processes under it; `None` where there is none or
+    /// it cannot be read. Up to ten scans old, unlike the sizes above: a fast leak has taken more since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_charged_bytes: Option<u64>,
     /// Growth that sampled page faults stand for, since the process was first seen; `None` where faults are not sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faulted_bytes_total: Option<u64>,
+    /// Private writable memory mapped, touched or not: `data` of `/proc/PID/statm`; `None` where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_bytes: Option<u64>,
 }
 
 impl ProcessFact {

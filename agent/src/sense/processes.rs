@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::{Process, all_processes};
-use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, TaskSample};
+use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, PAGES_UNKNOWN, TaskSample};
 
 use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId};
 use crate::kernel::{IterHandle, pass};
@@ -74,7 +74,7 @@ impl ProcessSensor {
     fn fact(&mut self, sample: &TaskSample) -> ProcessFact {
         // A counter that is summed over CPUs may be below zero for a moment.
         let bytes = |pages: i64| pages.max(0) as u64 * self.page_bytes;
-        let (cgroup, memory_max_bytes) = self.cgroups.get(sample.cgroup_id, sample.pid);
+        let (cgroup, limit) = self.cgroups.get(sample.cgroup_id, sample.pid);
         ProcessFact {
             id: sample_id(sample.pid, sample.start_boottime_ns, self.ns_per_tick),
             ppid: sample.ppid,
@@ -85,9 +85,11 @@ impl ProcessSensor {
             faulted_bytes_total: self
                 .faults_sampled
                 .then(|| sample.fault_samples * FAULT_SAMPLE_PERIOD_PAGES * self.page_bytes),
+            mapped_bytes: (sample.mapped_pages != PAGES_UNKNOWN).then(|| sample.mapped_pages * self.page_bytes),
             comm: self.name(&sample.comm),
             cgroup,
-            memory_max_bytes,
+            memory_max_bytes: limit.map(|limit| limit.max_bytes),
+            memory_charged_bytes: limit.and_then(|limit| limit.charged_bytes),
         }
     }
 
@@ -123,7 +125,7 @@ impl ProcessSensor {
         let status = process.status().ok()?;
         let kib = |value: Option<u64>| value.unwrap_or(0) * 1024;
         let id = ProcessId { pid: process.pid as u32, start_ticks: stat.starttime };
-        let (cgroup, memory_max_bytes) = self.cgroups.of_process_kept(id);
+        let (cgroup, limit) = self.cgroups.of_process_kept(id);
         Some(ProcessFact {
             id,
             ppid: stat.ppid as u32,
@@ -133,8 +135,11 @@ impl ProcessSensor {
             file_bytes: kib(status.rssfile),
             shmem_bytes: kib(status.rssshmem),
             swap_bytes: kib(status.vmswap),
-            memory_max_bytes,
+            memory_max_bytes: limit.map(|limit| limit.max_bytes),
+            memory_charged_bytes: limit.and_then(|limit| limit.charged_bytes),
             faulted_bytes_total: None,
+            // The two parts of what `statm` calls `data`, which would be one more file to read.
+            mapped_bytes: status.vmdata.zip(status.vmstk).map(|(data, stack)| (data + stack) * 1024),
         })
     }
 }

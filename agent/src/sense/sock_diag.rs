@@ -125,7 +125,7 @@ impl SockDiag {
                 .to_str()
                 .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
             if let Some(inode) = inode {
-                let cgroup = cgroup.get_or_insert_with(|| cgroups.of_process(pid).0).clone();
+                let cgroup = cgroup.get_or_insert_with(|| cgroups.of_process(pid)).clone();
                 self.owners.entry(inode).or_insert(Owner { pid, cgroup });
             }
         }

@@ -55,6 +55,7 @@ struct ProbeStateLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabel {
     verdict: &'static str,
+    resource: &'static str,
 }
 
 /// The agent's metrics, shared by the loop that writes them and the server that reads them.
@@ -146,9 +147,13 @@ impl Metrics {
         registry.register("process_births", "Processes forked", self.births.clone());
         registry.register("process_execs", "Program images replaced", self.execs.clone());
         registry.register("process_deaths", "Processes gone", self.deaths.clone());
-        registry.register("verdicts_raised", "Verdicts raised, by kind", self.raised.clone());
-        registry.register("verdicts_cleared", "Verdicts cleared, by kind", self.cleared.clone());
-        registry.register("verdicts_standing", "Verdicts that stand, by kind", self.standing.clone());
+        registry.register("verdicts_raised", "Verdicts raised, by kind and by what runs out", self.raised.clone());
+        registry.register("verdicts_cleared", "Verdicts cleared, by kind and by what runs out", self.cleared.clone());
+        registry.register(
+            "verdicts_standing",
+            "Verdicts that stand, by kind and by what runs out",
+            self.standing.clone(),
+        );
         registry.register("tracked_processes", "Processes with a window", self.tracked_processes.clone());
         registry.register("tracked_listeners", "Listeners with a window", self.tracked_listeners.clone());
         registry.register("untracked", "Observations of what there was no room to track", self.untracked.clone());
@@ -228,7 +233,7 @@ impl Metrics {
 
     /// Takes note of a verdict.
     pub fn note_verdict(&self, verdict: &Verdict) {
-        let label = VerdictLabel { verdict: verdict.claim.name() };
+        let label = VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
         let standing = self.standing.get_or_create(&label);
         match verdict.state {
             State::Raised => {

@@ -17,6 +17,8 @@ mod guest;
 mod handles;
 #[path = "../kernel/life.rs"]
 mod life;
+#[path = "../kernel/limits.rs"]
+mod limits;
 #[path = "../kernel/listeners.rs"]
 mod listeners;
 #[path = "../kernel/memory.rs"]

@@ -63,6 +63,9 @@ enum Workload {
         /// Private anonymous memory
         #[arg(long, value_parser = parse_size, default_value = "0")]
         anon_bytes: u64,
+        /// Map so much of it, where that is more, and leave the rest untouched
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        mapped_bytes: u64,
         /// A mapped file on a disk
         #[arg(long, value_parser = parse_size, default_value = "0")]
         file_bytes: u64,
@@ -155,8 +158,8 @@ fn main() -> ExitCode {
     let outcome = system::prepare(cli.name.as_deref()).and_then(|()| match cli.workload {
         Workload::Leak { rate, limit } => memory::leak(rate, limit),
         Workload::Cache { rate, size } => memory::cache(rate, size),
-        Workload::Touch { anon_bytes, file_bytes, shmem_bytes, threads } => {
-            memory::touch(anon_bytes, file_bytes, shmem_bytes, threads)
+        Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
+            memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
         }
         Workload::AllocLoop { secs, grow_every } => {
             memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))

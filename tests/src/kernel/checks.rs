@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, faults, handles, life, listeners, memory, pressure,
+    agent, faults, handles, life, limits, listeners, memory, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival,
 };
@@ -94,12 +94,14 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 28] = [
+const ROWS: [Row; 30] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
+    (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
     (About::Probe(Probe::ProcessMemory), On::Bpf, "complete", memory::complete),
     (About::Probe(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
-    (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", memory::cgroup),
+    (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", limits::own),
+    (About::Probe(Probe::ProcessMemory), On::Every, "limit of the parent", limits::parents),
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),

@@ -5,22 +5,26 @@ use std::{collections::HashSet, fs, process::Command};
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
     kernel::{Hook, Probe},
-    sense::{Hierarchy, ProcessFact, Sensors},
+    sense::{ProcessFact, Sensors},
 };
 use spillway_tests::{Workload, processes};
 
 use crate::{
-    checks::{NotOffered, Seen},
-    own_cgroup::OwnCgroup,
+    checks::Seen,
     rungs::{Prepared, Rung, kernel_version},
 };
 
 const MIB: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4096;
 /// What may move between a CPU's slot and the count while they are summed: the kernel's batch of 32 pages.
-const BATCH_BYTES: u64 = 32 * 4096;
+const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
 /// Some 200 MiB, 24 pages more on each of eight CPUs than a multiple of the 32 that a CPU may keep to itself; a thread's stack
 /// takes a few more. What a plain count does not know is then nearly as much as can be, which is 992 KiB.
-const HELD_BYTES: u64 = 8 * (6400 + 24) * 4096;
+const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
+/// Four times what is touched of it: neither stands for the other.
+const MAPPED_BYTES: u64 = 64 * MIB;
+/// By which two of one program, started with other arguments, may differ: a page of the stack and one of the heap.
+const STARTED_OTHERWISE_BYTES: u64 = 2 * PAGE_BYTES;
 
 /// The workload, which stands beside this program.
 pub fn workload() -> anyhow::Result<Command> {
@@ -39,7 +43,8 @@ pub fn touch(anon_bytes: u64, more: &[String]) -> anyhow::Result<Workload> {
     Ok(Workload::start(workload()?.arg("touch").arg(format!("--anon-bytes={anon_bytes}")).args(more)))
 }
 
-fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
+/// What was seen of a process.
+pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
     facts.iter().find(|fact| fact.id.pid == pid).with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
 }
 
@@ -51,7 +56,7 @@ fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
 }
 
 /// A field of `/proc/PID/FILE` in bytes.
-fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
+pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -78,6 +83,38 @@ pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let swap = field_bytes(busy.pid(), "status", "VmSwap")?;
     ensure!(after.swap_bytes == swap, "{} swapped bytes were seen, {swap} are true", after.swap_bytes);
     Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
+}
+
+/// Private writable memory that is mapped, touched only in part, beside memory that is not private or not writable.
+pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let idle = touch(0, &[])?;
+    let [file, shmem] = [24, 16].map(|mib| mib * MIB);
+    let more = [("mapped", MAPPED_BYTES), ("file", file), ("shmem", shmem)];
+    let busy = touch(16 * MIB, &more.map(|(kind, bytes)| format!("--{kind}-bytes={bytes}")))?;
+    let facts = processes(sensors);
+    let (before, after) = (find(&facts, idle.pid())?, find(&facts, busy.pid())?);
+    for fact in [before, after] {
+        let truth = statm_data_bytes(fact.id.pid)?;
+        ensure!(fact.mapped_bytes == Some(truth), "{:?} mapped bytes were seen, {truth} are true", fact.mapped_bytes);
+    }
+    let grown = after.mapped_bytes.unwrap_or(0).saturating_sub(before.mapped_bytes.unwrap_or(0));
+    let off = grown.abs_diff(MAPPED_BYTES);
+    ensure!(
+        off <= STARTED_OTHERWISE_BYTES,
+        "{grown} more bytes are mapped, {MAPPED_BYTES} were: {} KiB off",
+        off / 1024
+    );
+    let touched = near("touched", after.anon_bytes.saturating_sub(before.anon_bytes), 16 * MIB)?;
+    let detail = format!("as statm, {} KiB off what was mapped, {touched}", off / 1024);
+    Ok(Seen { events: facts.len() as u64, detail })
+}
+
+/// `data` of `/proc/PID/statm`, its sixth field.
+fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
+    let pages: u64 = text.split(' ').nth(5).context("statm has a sixth field")?.parse()?;
+    Ok(pages * PAGE_BYTES)
 }
 
 /// Start, parent and name, as `/proc/PID/stat` has them.
@@ -135,27 +172,4 @@ pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     let off = seen.abs_diff(truth);
     ensure!(!summed || off <= BATCH_BYTES, "{} KiB off, more than a slot may hold: slots are not summed", off / 1024);
     Ok(Seen { events: facts.len() as u64, detail })
-}
-
-/// Path and limit of a cgroup under the memory controller, of either version.
-pub fn cgroup(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
-    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
-    let (mount, file, version) = match Hierarchy::detect() {
-        Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", 1),
-        Hierarchy::V2 { mount } => (mount, "memory.max", 2),
-        Hierarchy::None => return Err(NotOffered("no cgroup file system is mounted".to_owned()).into()),
-    };
-    let cgroup = OwnCgroup::make(&mount, "limit")?;
-    if !cgroup.has(file) {
-        return Err(NotOffered(format!("{} hands no memory controller on", mount.display())).into());
-    }
-    cgroup.set(file, 512 * MIB)?;
-    let workload = touch(MIB, &[])?;
-    cgroup.set("cgroup.procs", workload.pid())?;
-    let facts = processes(sensors);
-    let fact = find(&facts, workload.pid())?;
-    ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
-    ensure!(fact.memory_max_bytes == Some(512 * MIB), "limit {:?} was seen, 512 MiB are true", fact.memory_max_bytes);
-    workload.stop();
-    Ok(Seen { events: facts.len() as u64, detail: format!("path and limit in version {version}") })
 }

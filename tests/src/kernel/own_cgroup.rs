@@ -1,8 +1,11 @@
 //! A cgroup that goes with the check.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
     thread::sleep,
     time::Duration,
 };
@@ -26,10 +29,29 @@ impl OwnCgroup {
     /// [`NotOffered`] where none may be made.
     pub fn make(mount: &Path, name: &str) -> anyhow::Result<Self> {
         let path = format!("/spillway-{name}-{}", std::process::id());
-        let directory = mount.join(&path[1..]);
+        Self::make_at(mount.join(&path[1..]), path)
+    }
+
+    /// Makes one below this one.
+    pub fn make_below(&self, name: &str) -> anyhow::Result<Self> {
+        Self::make_at(self.directory.join(name), format!("{}/{name}", self.path))
+    }
+
+    fn make_at(directory: PathBuf, path: String) -> anyhow::Result<Self> {
         fs::create_dir(&directory)
-            .map_err(|error| NotOffered(format!("no cgroup can be made in {}: {error}", mount.display())))?;
+            .map_err(|error| NotOffered(format!("cgroup {} cannot be made: {error}", directory.display())))?;
         Ok(Self { directory, path })
+    }
+
+    /// Has a command's process enter it before it runs, so that all of its memory is charged here.
+    pub fn admit<'a>(&self, command: &'a mut Command) -> anyhow::Result<&'a mut Command> {
+        let path = self.directory.join("cgroup.procs");
+        let mut procs =
+            File::options().write(true).open(&path).with_context(|| format!("{} is no file", path.display()))?;
+        // Zero is the process that writes.
+        let enter = move || procs.write_all(b"0");
+        // SAFETY: after fork the closure makes one write to a file that is open already, and allocates nothing.
+        Ok(unsafe { command.pre_exec(enter) })
     }
 
     /// Writes one of its files.

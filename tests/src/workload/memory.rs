@@ -70,22 +70,19 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     }
 }
 
-/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched by so many threads.
-pub fn touch(anon: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
-    if anon > 0 {
-        let start = map(
-            usize::try_from(anon)?,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            None,
-        )?;
+/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched by so many threads, and
+/// mapped in one piece with what is left untouched.
+pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
+    let mapped = usize::try_from(mapped.max(anon))?;
+    if mapped > 0 {
+        let start = map(mapped, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
         // SAFETY: the mapping is that long, ours and writable. A kernel without huge pages refuses the advice, which is
         // then not needed.
         unsafe {
-            libc::madvise(start.cast(), usize::try_from(anon)?, libc::MADV_NOHUGEPAGE);
+            libc::madvise(start.cast(), mapped, libc::MADV_NOHUGEPAGE);
         }
         match threads.min(MOST_THREADS) {
-            // SAFETY: the mapping is that long, ours and writable.
+            // SAFETY: the mapping is at least that long, ours and writable.
             0 | 1 => unsafe { touch_pages(start, usize::try_from(anon)?, true) },
             threads => touch_from_threads(start, usize::try_from(anon)?, threads),
         }

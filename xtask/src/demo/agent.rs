@@ -43,10 +43,14 @@ pub struct Agent {
     ready: bool,
 }
 
+/// Asks for the password that the agent will need, before anything else has started.
+pub fn authenticate(binary: &Path) -> anyhow::Result<()> {
+    setup::authenticate(&format!("{} run", binary.display()))
+}
+
 impl Agent {
     /// Starts the agent and waits until it watches.
     pub fn start(binary: &Path) -> anyhow::Result<Self> {
-        setup::authenticate(&format!("{} run", binary.display()))?;
         let xtask = env::current_exe().context("the path of this program is not known")?;
         let mut command = if is_root() { Command::new(&xtask) } else { Command::new("sudo") };
         if !is_root() {

@@ -1,4 +1,4 @@
-//! The leaking process's own cgroup, with a hard limit that gives the forecast a near end.
+//! A watched process's own cgroup, with a hard limit: the demo's leak gets one, and each program of the corpus.
 //!
 //! Made directly under the memory hierarchy's root (v1 or v2) where this is root; else as a systemd scope; else not at all, which the
 //! demo says. Removed on drop with whatever still runs in it. Earlier runs that were killed may have left theirs: those whose
@@ -17,7 +17,9 @@ use anyhow::Context as _;
 use crate::step;
 use crate::workspace::is_root;
 
-const PREFIX: &str = "spillway-demo-leak-";
+const PREFIX: &str = "spillway-demo-leak";
+/// What the names of all cgroups begin with that commands here make; they end with the maker's pid.
+const PREFIXES: [&str; 2] = [PREFIX, "spillway-corpus-"];
 
 /// Where the leaking process runs.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub enum LeakCgroup {
     /// In a cgroup of its own, made here.
     Made(PathBuf),
     /// In a scope that systemd makes.
-    Scope { user: bool, limit: u64 },
+    Scope { user: bool, limit: u64, unit: String },
     /// In the cgroup of this process, for this reason.
     Shared(String),
 }
@@ -33,16 +35,22 @@ pub enum LeakCgroup {
 impl LeakCgroup {
     /// Makes the best one that this machine and user allow.
     pub fn make(limit_bytes: u64) -> anyhow::Result<Self> {
+        Self::make_named(PREFIX, limit_bytes)
+    }
+
+    /// The same under a name, which begins with one of the prefixes that a later run tells stale ones by.
+    pub fn make_named(name: &str, limit_bytes: u64) -> anyhow::Result<Self> {
+        let unit = format!("{name}-{}", std::process::id());
         if is_root()
             && let Some(memory) = Hierarchy::find()
         {
-            return memory.make(limit_bytes).map(Self::Made);
+            return memory.make(&unit, limit_bytes).map(Self::Made);
         }
         let user = !is_root();
         let mut probe = Command::new("systemd-run");
         probe.args(user.then_some("--user")).args(["--scope", "--quiet", "--collect", "true"]);
         if step::output_of(&mut probe).is_some() {
-            return Ok(Self::Scope { user, limit: limit_bytes });
+            return Ok(Self::Scope { user, limit: limit_bytes, unit });
         }
         let who = if user { "not root" } else { "no memory hierarchy to make one in" };
         Ok(Self::Shared(format!("{who}, and systemd-run makes no scope here")))
@@ -65,12 +73,10 @@ impl LeakCgroup {
                 unsafe { command.pre_exec(enter) };
                 Ok(command)
             }
-            Self::Scope { user, limit } => {
+            Self::Scope { user, limit, unit } => {
                 let mut command = Command::new("systemd-run");
                 command.args(user.then_some("--user")).args(["--scope", "--quiet", "--collect"]);
-                command
-                    .arg(format!("--unit={PREFIX}{}", std::process::id()))
-                    .arg(format!("--property=MemoryMax={limit}"));
+                command.arg(format!("--unit={unit}")).arg(format!("--property=MemoryMax={limit}"));
                 command.arg("--").arg(program);
                 Ok(command)
             }
@@ -127,8 +133,8 @@ impl Hierarchy {
         memory.then_some(Self { root, limit_file: "memory.max" })
     }
 
-    fn make(&self, limit_bytes: u64) -> anyhow::Result<PathBuf> {
-        let path = self.root.join(format!("{PREFIX}{}", std::process::id()));
+    fn make(&self, name: &str, limit_bytes: u64) -> anyhow::Result<PathBuf> {
+        let path = self.root.join(name);
         fs::create_dir(&path).with_context(|| format!("cgroup {} cannot be made", path.display()))?;
         let limit = path.join(self.limit_file);
         if let Err(error) = fs::write(&limit, limit_bytes.to_string()) {
@@ -144,14 +150,15 @@ pub fn remove_stale() {
     let Some(entries) = Hierarchy::find().and_then(|memory| fs::read_dir(memory.root).ok()) else { return };
     for entry in entries.flatten() {
         if is_stale(&entry.file_name().to_string_lossy(), |pid| Path::new(&format!("/proc/{pid}")).exists()) {
-            eprintln!("demo: removing {}, left by a run that was killed", entry.path().display());
+            eprintln!("cgroup: removing {}, left by a run that was killed", entry.path().display());
             remove(&entry.path());
         }
     }
 }
 
 fn is_stale(name: &str, alive: impl Fn(u32) -> bool) -> bool {
-    let pid = name.strip_prefix(PREFIX).and_then(|pid| pid.parse().ok());
+    let ours = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let pid = name.rsplit_once('-').filter(|_| ours).and_then(|(_, pid)| pid.parse().ok());
     pid.is_some_and(|pid| !alive(pid))
 }
 
@@ -171,7 +178,7 @@ fn remove(path: &Path) {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    eprintln!("demo: cgroup {} could not be removed\n  hint: rmdir it once it is empty", path.display());
+    eprintln!("cgroup: cgroup {} could not be removed\n  hint: rmdir it once it is empty", path.display());
 }
 
 #[cfg(test)]
@@ -205,5 +212,7 @@ mod tests {
         assert!(!is_stale("spillway-demo-leak-7", |pid| pid == 7));
         assert!(!is_stale("spillway-demo-leak-x", |_| false));
         assert!(!is_stale("system.slice", |_| false));
+        assert!(is_stale("spillway-corpus-redis-7.0.15-9", |_| false));
+        assert!(!is_stale("someone-elses-9", |_| false));
     }
 }

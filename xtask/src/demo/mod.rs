@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: the real agent with real probes, a real leak, a real overload, and a check of what it says.
 //!
-//! Beside the leak runs a cache that grows faster and stops, so that growth alone does not win; the server works for eight seconds before it
+//! The workloads start before the agent: what starts under its watch has a warm-up of twenty minutes, which nobody would sit through.
+//! Beside the leak runs a cache that grows faster and stops, so that growth alone does not win; the server works for ten seconds before it
 //! stops accepting. The demo waits at least a minute, so that wrong verdicts have time to appear. Everything that it starts
 //! or makes is held by a guard that ends with it, whether it returns, fails or is interrupted.
 
 mod agent;
-mod cgroup;
+pub mod cgroup;
 mod summary;
 mod verdict;
 mod workloads;
@@ -57,9 +58,10 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cgroup::remove_stale();
     let before = agent::OWN_PATHS.map(|path| Path::new(path).exists());
 
-    let mut agent = Agent::start(&agent)?;
+    agent::authenticate(&agent)?;
     let leak_cgroup = LeakCgroup::make(LEAK_LIMIT)?;
     let mut workloads = Workloads::start(&workload, &leak_cgroup)?;
+    let mut agent = Agent::start(&agent)?;
     let start = clock::now();
     let expected = Expected {
         leaker: workloads.leaker,
@@ -120,7 +122,7 @@ fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
     screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s without end, in {place}"));
     screen.line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
     screen.line(&format!(
-        "  demo-server  {addr}, stops accepting after 8 s; demo-clients keep connecting, ten a second\n"
+        "  demo-server  {addr}, stops accepting after 10 s; demo-clients keep connecting, ten a second\n"
     ));
 }
 

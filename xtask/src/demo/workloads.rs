@@ -22,7 +22,7 @@ pub const LEAK_LIMIT: u64 = 2 << 30;
 /// The cache grows faster than the leak, for 15 s, and stops.
 const CACHE: [&str; 4] = ["--rate", "6MiB", "--size", "90MiB"];
 /// With ten connections a second, a queue of 128 is full some 13 s after the last accept().
-const SERVER: [&str; 4] = ["--backlog", "128", "--healthy-for", "8s"];
+const SERVER: [&str; 4] = ["--backlog", "128", "--healthy-for", "10s"];
 const CLIENTS: [&str; 4] = ["--rate-per-sec", "10", "--for", "120s"];
 const READY_WITHIN: Duration = Duration::from_secs(10);
 

@@ -1,322 +1,288 @@
-//! One process under watch: its window, its standing claim, and what is said about either.
+//! One process under watch: its window, its load, and whether it leaks.
 //!
-//! A claim is raised once, by the horizon that first shows growth that passes; it is followed on that horizon alone, where
-//! its noise was judged, but forecast on every shorter one too. Whoever cried wolf on a horizon is not believed on it again.
-//! Cold start: nothing counts before `origin_t`. It refuses to hold more than [`STATE_BYTES_MAX`].
+//! It is judged by every horizon; once it leaks it is followed on the horizon that showed it, where its noise was judged,
+//! but forecast on every shorter one too. Whoever cried wolf on a horizon is not believed on it again.
+//! Cold start: a process that starts under watch is not judged before its warm-up is over, but what it weighs is kept from the
+//! first minute on, so that a start that slows can be told from a leak. It refuses to hold more than [`STATE_BYTES_MAX`].
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use super::super::{
-    Context, Findings,
-    growth::{END_BUCKETS, Growth},
+    growth::{Growth, Look},
+    load::Load,
     trend::theil_sen,
-    trust::Rule,
-    verdict::{Claim, LeakClaim, State, Verdict},
     window::{Floors, Horizons, KIB, Window},
-    words::{Size, Span, rounded},
+    words::{Size, Span},
 };
+use super::workload::{Members, Workload};
 use crate::{
     config::LeakConfig,
-    sense::{ProcessFact, ProcessId},
+    sense::{HandlesFact, ProcessFact},
 };
 
 /// What one process may cost, whatever it does.
 const STATE_BYTES_MAX: usize = 512;
 
-/// Share of the claimed slope below which growth has stopped.
-const STOPPED_SHARE: f64 = 0.1;
-
-/// Share of what was grown since the claim's window began that, once given back, makes it no leak.
-const GIVEN_BACK_SHARE: f64 = 0.5;
-
 /// What one process costs.
 pub const PROCESS_STATE_BYTES: usize = size_of::<Process>();
 const _: () = assert!(PROCESS_STATE_BYTES <= STATE_BYTES_MAX);
 
+/// How long the image of a program is read in and its first tables are built; nothing of it is kept. A guess.
+const LOADING_SECS: f64 = 60.0;
+
+/// The same, where the whole warm-up is configured to be shorter.
+pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
+    config.warm_up.as_secs_f64().min(LOADING_SECS)
+}
+
+/// Buckets at the end of its horizon by which a leak is seen to stop.
+const END_BUCKETS: usize = 6;
+
+/// Share of the claimed slope below which growth has stopped.
+const STOPPED_SHARE: f64 = 0.1;
+
+/// Growth must have stopped for this long, and for its own horizon's buckets at the end: a pause is not an end. A guess.
+const STOPPED_SECS_MIN: f64 = 60.0;
+
+/// Share of what was grown since the claim's window began that, once given back, makes it no leak.
+const GIVEN_BACK_SHARE: f64 = 0.5;
+
+/// Share of growth that must have come since a claim was withdrawn for it to be claimed again.
+const NEWS_SHARE: f64 = 0.5;
+
+/// Share of its growth that came without anything new being mapped, from which a process only touches what it had.
+const TOUCHED_SHARE: f64 = 0.5;
+
 /// All that is known of one process.
 pub(super) struct Process {
     pub(super) window: Window,
+    load: Load,
     pub(super) start_ticks: u64,
-    /// When its window began: first sight or exec, plus warm-up.
+    /// When its window began: first sight, or a little after its start.
     pub(super) origin_t: f64,
-    comm: Arc<str>,
-    cgroup: Arc<str>,
-    pub(super) raised: Option<Raised>,
+    pub(super) workload: Arc<Workload>,
+    /// Few do, so it lies elsewhere.
+    pub(super) leak: Option<Box<Leak>>,
     /// Faulted bytes when the window began, where faults are sampled.
     faulted_from_bytes: Option<u64>,
     /// Private KiB at the same moment.
     private_from_kib: u32,
+    /// What it had mapped when last seen; 0 where that is not seen.
+    mapped_kib: u32,
+    /// What it weighed when that last became more.
+    weighed_when_mapped_kib: u32,
     pub(super) seen_scan: u32,
+    /// Whether it started, or replaced its program, under watch: then its first growth is a warm-up.
+    young: bool,
+    /// What it weighed when a claim about it was withdrawn: growth up to there is no news.
+    settled_kib: u32,
     /// Shorter horizons than this have cried wolf about this program.
-    pub(super) trusted_from: u8,
+    trusted_from: u8,
 }
 
-/// A standing claim.
-#[derive(Clone, Copy)]
-pub(super) struct Raised {
-    slope_bytes_per_sec: f64,
+/// That a process leaks, and by what it is followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leak {
+    pub(super) slope_bytes_per_sec: f64,
     /// Since when its horizon has shown no growth; infinite while it grows.
     still_since_t: f64,
-    base_kib: u32,
-    peak_kib: u32,
+    /// Floors since the claim; `None` after a restart, until the successor has one.
+    floors_kib: Option<(u32, u32)>,
     pub(super) horizon: u8,
-    confidence: f32,
+    pub(super) confidence: f32,
 }
 
-/// What is left, and until what.
-struct Headroom {
-    bytes: f64,
-    until: &'static str,
+/// What came of a leak that was followed.
+pub(super) enum Followed {
+    /// It grows on: how fast now.
+    Grows(f64),
+    /// It pauses.
+    Pauses,
+    /// It is no leak after all, or no more, and why.
+    Over(String),
 }
 
 impl Process {
-    pub(super) fn new(fact: &ProcessFact, context: &Context<'_>, warm_up_secs: f64) -> Self {
-        let mut process = Self {
+    /// `loading_secs` for one that starts now; `None` for one that ran before it was watched.
+    pub(super) fn new(fact: &ProcessFact, t: f64, scan: u32, loading_secs: Option<f64>, members: &mut Members) -> Self {
+        Self {
             window: Window::default(),
+            load: Load::default(),
             start_ticks: fact.id.start_ticks,
-            origin_t: context.t + warm_up_secs,
-            comm: fact.comm.clone(),
-            cgroup: fact.cgroup.clone(),
-            raised: None,
-            faulted_from_bytes: None,
-            private_from_kib: 0,
-            seen_scan: context.scan,
+            origin_t: t + loading_secs.unwrap_or(0.0),
+            workload: members.join(fact),
+            leak: None,
+            faulted_from_bytes: fact.faulted_bytes_total,
+            private_from_kib: kib(fact),
+            mapped_kib: 0,
+            weighed_when_mapped_kib: 0,
+            seen_scan: scan,
+            young: loading_secs.is_some(),
+            settled_kib: 0,
             trusted_from: 0,
-        };
-        process.start_from(fact);
-        process
+        }
     }
 
     /// Forgets all growth: another program runs now.
-    pub(super) fn begin_anew(&mut self, origin_t: f64) {
+    pub(super) fn begin_anew(&mut self, t: f64, loading_secs: f64) {
         self.window = Window::default();
-        self.origin_t = origin_t;
+        self.load = Load::default();
+        self.origin_t = t + loading_secs;
         self.faulted_from_bytes = None;
-        self.trusted_from = 0;
+        (self.mapped_kib, self.weighed_when_mapped_kib) = (0, 0);
+        (self.young, self.settled_kib, self.trusted_from) = (true, 0, 0);
     }
 
-    pub(super) fn see(&mut self, fact: &ProcessFact, scan: u32) {
-        self.seen_scan = scan;
-        if self.comm != fact.comm {
-            self.comm = fact.comm.clone();
-        }
-        if self.cgroup != fact.cgroup {
-            self.cgroup = fact.cgroup.clone();
-        }
-    }
-
-    pub(super) fn start_from(&mut self, fact: &ProcessFact) {
-        self.faulted_from_bytes = fact.faulted_bytes_total;
-        self.private_from_kib = u32::try_from(fact.private_bytes() >> 10).unwrap_or(u32::MAX);
-    }
-
-    /// Applies the whole rule to one horizon, cheapest test first, and claims a leak if all of it holds.
-    pub(super) fn judge(
+    /// Takes a sight of it; returns the horizons of which a bucket closed, a bit each.
+    pub(super) fn see(
         &mut self,
-        context: &Context<'_>,
         fact: &ProcessFact,
+        t: f64,
+        scan: u32,
+        horizons: &Horizons,
+        members: &mut Members,
+    ) -> u8 {
+        self.seen_scan = scan;
+        if !self.workload.is_of(fact) {
+            members.leave(&self.workload, fact.id.pid);
+            self.workload = members.join(fact);
+        }
+        if let Some(mapped_bytes) = fact.mapped_bytes {
+            let before_kib = std::mem::replace(&mut self.mapped_kib, to_kib(mapped_bytes));
+            if self.mapped_kib > before_kib {
+                self.weighed_when_mapped_kib = kib(fact);
+            }
+        }
+        let age_secs = t - self.origin_t;
+        if age_secs <= 0.0 {
+            (self.faulted_from_bytes, self.private_from_kib) = (fact.faulted_bytes_total, kib(fact));
+        }
+        if age_secs < 0.0 { 0 } else { self.window.observe(horizons, age_secs, fact.private_bytes()) }
+    }
+
+    /// Takes a count of what it holds.
+    pub(super) fn count(&mut self, fact: &HandlesFact, t: f64, horizons: &Horizons) {
+        self.load.observe(horizons, t - self.origin_t, fact);
+    }
+
+    /// What a horizon shows, if that is a leak; the caller says how many bytes are left.
+    pub(super) fn judge(
+        &self,
+        t: f64,
         horizon: usize,
         config: &LeakConfig,
         horizons: &Horizons,
-        findings: &mut Findings,
-    ) {
-        let Some(growth) = Growth::of(&self.window, horizon, config, horizons) else { return };
-        let headroom = headroom(context, fact);
-        let exhaustion_secs = headroom.bytes / growth.slope_bytes_per_sec;
-        if exhaustion_secs > config.max_extrapolation * horizons.horizon_secs(horizon) {
-            return;
+        headroom_bytes: f64,
+        others_grew_kib: &dyn Fn(usize) -> f64,
+    ) -> Option<Growth> {
+        let warm_up_secs = config.warm_up.as_secs_f64() - loading_secs(config);
+        if horizon < usize::from(self.trusted_from) || (self.young && t - self.origin_t < warm_up_secs) {
+            return None;
         }
-        let mut why = self.why(context, fact, &growth, &headroom, exhaustion_secs);
-        let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
-        self.raised = Some(Raised {
-            slope_bytes_per_sec: growth.slope_bytes_per_sec,
-            still_since_t: f64::INFINITY,
-            base_kib: growth.base_kib,
-            peak_kib: growth.peak_kib,
-            horizon: horizon as u8,
-            confidence: confidence as f32,
-        });
-        let slope = growth.slope_bytes_per_sec;
-        findings.verdicts.push(self.verdict(
-            context,
-            fact.id.pid,
-            State::Raised,
-            slope,
-            Some(exhaustion_secs),
-            confidence,
-            why,
-        ));
+        let (window, load, young) = (&self.window, &self.load, self.young);
+        let look = Look { window, horizon, config, horizons, load, young, headroom_bytes, others_grew_kib };
+        let growth = look.growth()?;
+        let reach_secs = config.max_extrapolation * horizons.horizon_secs(horizon);
+        let news_kib = f64::from(growth.peak_kib.saturating_sub(self.settled_kib));
+        let is_news = news_kib * KIB >= NEWS_SHARE * growth.grown_bytes;
+        (is_news && growth.exhaustion_secs() <= reach_secs && !self.touches_what_it_had(&growth)).then_some(growth)
     }
 
-    /// A standing claim, when a bucket of its horizon closed: withdraws it, or forecasts anew.
-    pub(super) fn follow(
-        &mut self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        mut raised: Raised,
-        horizons: &Horizons,
-        findings: &mut Findings,
-    ) {
-        let horizon = usize::from(raised.horizon);
+    /// Whether growth is into memory that was mapped before it, of which there is less than is left to the limit: huge pages that
+    /// arrive, a heap that is touched for the first time. It cannot run out before it maps more, and is judged again then.
+    fn touches_what_it_had(&self, growth: &Growth) -> bool {
+        let weighs_kib = f64::from(growth.peak_kib);
+        let untouched_kib = f64::from(self.mapped_kib) - weighs_kib;
+        self.mapped_kib > 0
+            && weighs_kib - f64::from(self.weighed_when_mapped_kib) >= TOUCHED_SHARE * growth.grown_bytes / KIB
+            && untouched_kib * KIB < growth.headroom_bytes
+    }
+
+    /// A leak, when a bucket of its own horizon closed.
+    pub(super) fn follow(&mut self, mut leak: Leak, t: f64, horizons: &Horizons) -> Followed {
+        let horizon = usize::from(leak.horizon);
         let floors: Floors = self.window.floors(horizon);
-        let (Some(last), Some(recent)) = (floors.points().last(), theil_sen(floors.last(END_BUCKETS))) else { return };
+        let (Some(last), Some(recent)) = (floors.points().last(), theil_sen(floors.last(END_BUCKETS))) else {
+            return Followed::Pauses;
+        };
         let last_kib = last.y as u32;
-        raised.peak_kib = raised.peak_kib.max(last_kib);
-        let grown_kib = f64::from(raised.peak_kib - raised.base_kib.min(raised.peak_kib));
-        let given_back_kib = f64::from(raised.peak_kib - last_kib);
+        let (base_kib, peak_kib) = leak.floors_kib.unwrap_or((last_kib, last_kib));
+        let peak_kib = peak_kib.max(last_kib);
+        leak.floors_kib = Some((base_kib, peak_kib));
+        let (grown_kib, given_back_kib) =
+            (f64::from(peak_kib.saturating_sub(base_kib)), f64::from(peak_kib - last_kib));
         let per_sec = KIB / horizons.bucket_secs(horizon);
-        let recent_bytes_per_sec = recent * per_sec;
-        let still = recent_bytes_per_sec < STOPPED_SHARE * raised.slope_bytes_per_sec;
-        raised.still_since_t = if still { raised.still_since_t.min(context.t) } else { f64::INFINITY };
-        self.raised = Some(raised);
+        let still = recent * per_sec < STOPPED_SHARE * leak.slope_bytes_per_sec;
+        leak.still_since_t = if still { leak.still_since_t.min(t) } else { f64::INFINITY };
+        self.leak = Some(Box::new(leak));
         if given_back_kib > GIVEN_BACK_SHARE * grown_kib {
             // Its memory comes and goes at a longer period than this horizon: from now on only longer ones are believed.
             self.trusted_from = (horizon + 1).min(horizons.count() - 1) as u8;
-            let why = format!("it gave back {} of the {} it grew", Size(given_back_kib * KIB), Size(grown_kib * KIB));
-            self.clear(context, fact.id.pid, &why, findings);
-        } else if context.t - raised.still_since_t >= horizons.horizon_secs(0) {
-            let still_for = Span(context.t - raised.still_since_t);
-            let why = format!("it has not grown for {still_for} and holds {}", Size(fact.private_bytes() as f64));
-            self.clear(context, fact.id.pid, &why, findings);
-        } else if let Some(slope) = theil_sen(floors.points()) {
-            self.forecast(context, fact, raised, slope * per_sec, findings);
+            let (back, grown) = (Size(given_back_kib * KIB), Size(grown_kib * KIB));
+            Followed::Over(format!("it gave back {back} of the {grown} it grew"))
+        } else if t - leak.still_since_t >= STOPPED_SECS_MIN.max(horizons.bucket_secs(horizon)) {
+            let still_for = Span(t - leak.still_since_t);
+            Followed::Over(format!("it has not grown for {still_for} and holds {}", Size(last.y * KIB)))
+        } else {
+            theil_sen(floors.points()).map_or(Followed::Pauses, |slope| Followed::Grows(slope * per_sec))
         }
     }
 
-    /// A standing claim, when a bucket of a shorter horizon closed: a leak that quickens, or a headroom that others eat,
-    /// must not wait for its own horizon, whose buckets may be most of an hour.
-    #[expect(clippy::too_many_arguments, reason = "as judge, of which it is the other half")]
-    pub(super) fn quicken(
+    /// How fast a leak grows now, when a bucket of a shorter horizon than its own closed: a leak that quickens, or a headroom
+    /// that others eat, must not wait for its own horizon, whose buckets may be most of an hour.
+    pub(super) fn quickened(
         &self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        raised: Raised,
+        leak: &Leak,
+        t: f64,
         horizon: usize,
         config: &LeakConfig,
         horizons: &Horizons,
-        findings: &mut Findings,
-    ) {
-        if raised.still_since_t.is_finite() {
-            return;
+    ) -> Option<f64> {
+        if leak.still_since_t.is_finite() {
+            return None;
         }
-        let own = usize::from(raised.horizon);
+        let own = usize::from(leak.horizon);
         let own_slope = theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB / horizons.bucket_secs(own);
-        let faster = (horizon >= usize::from(self.trusted_from))
-            .then(|| Growth::of(&self.window, horizon, config, horizons))
-            .flatten()
-            .map_or(0.0, |growth| growth.slope_bytes_per_sec);
-        self.forecast(context, fact, raised, own_slope.max(faster), findings);
+        let growth = self.judge(t, horizon, config, horizons, 0.0, &|_| 0.0);
+        let faster = growth.map_or(0.0, |growth| growth.slope_bytes_per_sec);
+        Some(own_slope.max(faster))
     }
 
-    /// Hands out a fresh forecast of a standing claim.
-    fn forecast(
-        &self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        raised: Raised,
-        slope_bytes_per_sec: f64,
-        findings: &mut Findings,
-    ) {
-        if slope_bytes_per_sec <= 0.0 {
-            return;
-        }
-        let headroom = headroom(context, fact);
-        let exhaustion_secs = headroom.bytes / slope_bytes_per_sec;
-        let why = format!(
-            "{} (pid {}) still grows {}/s; {} of {} is gone in {}",
-            self.comm,
-            fact.id.pid,
-            Size(slope_bytes_per_sec),
-            Size(headroom.bytes),
-            headroom.until,
-            Span(exhaustion_secs)
-        );
-        let (pid, confidence) = (fact.id.pid, f64::from(raised.confidence));
-        let exhaustion_secs = Some(exhaustion_secs);
-        let verdict = self.verdict(context, pid, State::Raised, slope_bytes_per_sec, exhaustion_secs, confidence, why);
-        findings.forecasts.push(verdict);
-    }
-
-    /// Withdraws the claim, if there is one.
-    pub(super) fn clear(&mut self, context: &Context<'_>, pid: u32, because: &str, findings: &mut Findings) {
-        let Some(raised) = self.raised.take() else { return };
-        let why = format!("{} (pid {pid}) no longer counts as leaking: {because}", self.comm);
-        let (slope, confidence) = (raised.slope_bytes_per_sec, f64::from(raised.confidence));
-        findings.verdicts.push(self.verdict(context, pid, State::Cleared, slope, None, confidence, why));
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the one place where a leak's verdict is put together")]
-    fn verdict(
-        &self,
-        context: &Context<'_>,
-        pid: u32,
-        state: State,
-        slope_bytes_per_sec: f64,
-        exhaustion_secs: Option<f64>,
-        confidence: f64,
-        why: String,
-    ) -> Verdict {
-        Verdict {
-            t: context.t,
-            claim: Claim::Leak(LeakClaim {
-                id: ProcessId { pid, start_ticks: self.start_ticks },
-                comm: self.comm.clone(),
-                cgroup: self.cgroup.clone(),
-                growth_bytes_per_sec: rounded(slope_bytes_per_sec, 1),
-            }),
-            exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
-            confidence: rounded(confidence, 2),
-            state,
-            why,
+    /// It leaks no more: what it grew until now is settled.
+    pub(super) fn end_leak(&mut self) {
+        if let Some((_, peak_kib)) = self.leak.take().and_then(|leak| leak.floors_kib) {
+            self.settled_kib = peak_kib;
         }
     }
 
-    fn why(
-        &self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        growth: &Growth,
-        headroom: &Headroom,
-        exhaustion_secs: f64,
-    ) -> String {
-        let mut why = format!(
-            "{} (pid {}) grew {} in {}, {}/s, without slowing; {} of {} is gone in {}",
-            self.comm,
-            fact.id.pid,
-            Size(growth.grown_bytes),
-            Span(growth.grown_secs),
-            Size(growth.slope_bytes_per_sec),
-            Size(headroom.bytes),
-            headroom.until,
-            Span(exhaustion_secs),
-        );
-        if let (Some(from), Some(now)) = (self.faulted_from_bytes, fact.faulted_bytes_total)
-            && let Some(faulted) = now.checked_sub(from).filter(|bytes| *bytes > 0)
-        {
-            let retained = fact.private_bytes().saturating_sub(u64::from(self.private_from_kib) << 10);
-            // Writing to a String cannot fail.
-            let _ = write!(
-                why,
-                "; page-fault samples say {} were allocated in the last {}, {} retained",
-                Size(faulted as f64),
-                Span(context.t - self.origin_t),
-                Size(retained as f64)
-            );
-        }
-        why
+    /// Bytes that sampled page faults stand for, and bytes retained, since the window began.
+    pub(super) fn allocated_and_retained(&self, fact: &ProcessFact) -> Option<(u64, u64)> {
+        let allocated = fact.faulted_bytes_total?.checked_sub(self.faulted_from_bytes?).filter(|bytes| *bytes > 0)?;
+        Some((allocated, fact.private_bytes().saturating_sub(u64::from(self.private_from_kib) << 10)))
     }
 }
 
-/// Bytes to the nearest limit. Swapped memory is not charged to memory.max; file pages are, but are given back first.
-/// Before the first scan of the host all of its memory counts as available but for what the process holds.
-fn headroom(context: &Context<'_>, fact: &ProcessFact) -> Headroom {
-    let available = context.host.map_or_else(
-        || context.info.mem_total_bytes.saturating_sub(fact.private_bytes()),
-        |host| host.mem_available_bytes,
-    );
-    let charged = fact.anon_bytes.saturating_add(fact.shmem_bytes);
-    match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
-        Some(left) if left < available => Headroom { bytes: left as f64, until: "headroom to its cgroup's memory.max" },
-        _ => Headroom { bytes: available as f64, until: "the host's available memory" },
+impl Leak {
+    pub(super) fn new(growth: &Growth, horizon: usize, confidence: f64) -> Self {
+        Self {
+            slope_bytes_per_sec: growth.slope_bytes_per_sec,
+            still_since_t: f64::INFINITY,
+            floors_kib: Some((growth.base_kib, growth.peak_kib)),
+            horizon: horizon as u8,
+            confidence: confidence as f32,
+        }
     }
+
+    /// As the successor of the process takes it over.
+    pub(super) fn inherited(self) -> Self {
+        Self { still_since_t: f64::INFINITY, floors_kib: None, ..self }
+    }
+}
+
+fn kib(fact: &ProcessFact) -> u32 {
+    to_kib(fact.private_bytes())
+}
+
+fn to_kib(bytes: u64) -> u32 {
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX)
 }

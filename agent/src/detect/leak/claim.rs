@@ -1,0 +1,270 @@
+//! The claims that stand, one a workload, and what is said of them.
+//!
+//! A workload is a cgroup and a program's name. Its claim is made with the process that showed the leak first and keeps that
+//! name to its end; further processes of the workload that leak join it, and one that takes the place of the last inherits it.
+//! A claim whose processes are all gone waits for a successor, then it is withdrawn.
+//! It refuses nothing; there are never more claims than processes that leak, and those that wait.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use super::{
+    super::{
+        Context, Findings,
+        growth::{Beginning, Growth},
+        verdict::{Claim, LeakClaim, Resource, State, Verdict},
+        words::{Size, Span, rounded},
+    },
+    process::{Leak, Process},
+    workload::Workload,
+};
+use crate::sense::{ProcessFact, ProcessId};
+
+/// How long a successor is waited for: supervisors restart within a second, or within ten or twenty in a crash loop's beginning.
+const WAIT_SECS: f64 = 30.0;
+
+/// Claims by workload; a tree, because output has an order.
+#[derive(Default)]
+pub(super) struct Claims {
+    standing: BTreeMap<Arc<Workload>, Standing>,
+    /// How many of them wait for a successor.
+    waiting: usize,
+}
+
+struct Standing {
+    /// The process that it was made with.
+    id: ProcessId,
+    /// How many processes leak now.
+    leaking: u32,
+    /// Where none does: the last one's leak, since when, and what became of it.
+    waits: Option<(Leak, f64, &'static str)>,
+}
+
+/// What is left, and until what.
+pub(super) struct Headroom {
+    pub(super) bytes: f64,
+    until: &'static str,
+}
+
+impl Headroom {
+    /// Bytes to the nearest limit, which all of a cgroup's processes share. Swapped memory is not charged to memory.max;
+    /// file pages are, but are given back first. Before the first scan of the host all of its memory counts as available but for what the process holds.
+    pub(super) fn of(context: &Context<'_>, fact: &ProcessFact) -> Self {
+        let available = context.host.map_or_else(
+            || context.info.mem_total_bytes.saturating_sub(fact.private_bytes()),
+            |host| host.mem_available_bytes,
+        );
+        let charged = fact.memory_charged_bytes.unwrap_or_else(|| fact.anon_bytes.saturating_add(fact.shmem_bytes));
+        match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
+            Some(left) if left < available => Self { bytes: left as f64, until: "headroom to its cgroup's memory.max" },
+            _ => Self { bytes: available as f64, until: "the host's available memory" },
+        }
+    }
+}
+
+impl Claims {
+    pub(super) fn len(&self) -> usize {
+        self.standing.len()
+    }
+
+    /// A process was found to leak: claims it, unless its workload's claim stands already.
+    pub(super) fn raise(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        process: &Process,
+        growth: &Growth,
+        (confidence, why): (f64, String),
+        findings: &mut Findings,
+    ) {
+        let workload = process.workload.clone();
+        if let Some(standing) = self.standing.get_mut(&workload) {
+            standing.leaking += 1;
+            self.waiting -= usize::from(standing.waits.take().is_some());
+            return;
+        }
+        let (slope, error) = (growth.slope_bytes_per_sec, growth.slope_error_bytes_per_sec);
+        let mut verdict = verdict(context, fact.id, &workload, State::Raised, slope, confidence, why);
+        verdict.exhaustion_secs = Some(rounded(growth.exhaustion_secs(), 1));
+        let slopes = [(slope - error).max(0.0), slope + error];
+        if let Claim::Leak(claim) = &mut verdict.claim {
+            claim.growth_interval_bytes_per_sec = Some(slopes.map(|slope| rounded(slope, 1)));
+        }
+        verdict.exhaustion_interval_secs = exhaustion_interval(growth, slopes);
+        self.standing.insert(workload, Standing { id: fact.id, leaking: 1, waits: None });
+        findings.verdicts.push(verdict);
+    }
+
+    /// A leaking process is gone or another program now: its workload's claim waits for a successor.
+    pub(super) fn leave(&mut self, context: &Context<'_>, process: &mut Process, because: &'static str) {
+        let Some(leak) = process.leak.take() else { return };
+        let Some(standing) = self.standing.get_mut(&process.workload) else { return };
+        standing.leaking = standing.leaking.saturating_sub(1);
+        if standing.leaking == 0 {
+            standing.waits = Some((*leak, context.t, because));
+            self.waiting += 1;
+        }
+    }
+
+    /// Hands a waiting claim to a process of the same workload.
+    pub(super) fn inherit(&mut self, process: &mut Process) {
+        if self.waiting == 0 || process.leak.is_some() {
+            return;
+        }
+        let Some(standing) = self.standing.get_mut(&process.workload) else { return };
+        if let Some((leak, ..)) = standing.waits.take() {
+            self.waiting -= 1;
+            standing.leaking = 1;
+            process.leak = Some(Box::new(leak.inherited()));
+        }
+    }
+
+    /// Withdraws claims that have waited long enough.
+    pub(super) fn expire(&mut self, context: &Context<'_>, findings: &mut Findings) {
+        if self.waiting == 0 {
+            return;
+        }
+        let waiting = &mut self.waiting;
+        self.standing.retain(|workload, standing| {
+            let Some((leak, since_t, because)) = standing.waits else { return true };
+            let over = context.t - since_t >= WAIT_SECS;
+            if over {
+                *waiting -= 1;
+                let because = format!("{because}, and nothing has taken its place");
+                findings.verdicts.push(cleared(context, standing.id, workload, &leak, &because));
+            }
+            !over
+        });
+    }
+
+    /// A process no longer leaks: withdraws its workload's claim, unless others still do.
+    pub(super) fn clear(
+        &mut self,
+        context: &Context<'_>,
+        process: &Process,
+        leak: &Leak,
+        because: &str,
+        findings: &mut Findings,
+    ) {
+        let workload = process.workload.clone();
+        let Some(standing) = self.standing.get_mut(&workload) else { return };
+        standing.leaking = standing.leaking.saturating_sub(1);
+        if standing.leaking == 0 {
+            let id = standing.id;
+            self.standing.remove(&workload);
+            findings.verdicts.push(cleared(context, id, &workload, leak, because));
+        }
+    }
+
+    /// Hands out a fresh forecast of a standing claim.
+    #[expect(clippy::too_many_arguments, reason = "all that a forecast says")]
+    pub(super) fn forecast(
+        &self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        process: &Process,
+        leak: &Leak,
+        slope_bytes_per_sec: f64,
+        headroom: &Headroom,
+        findings: &mut Findings,
+    ) {
+        let workload = process.workload.clone();
+        let Some(standing) = self.standing.get(&workload).filter(|_| slope_bytes_per_sec > 0.0) else { return };
+        let exhaustion_secs = headroom.bytes / slope_bytes_per_sec;
+        let why = format!(
+            "{} (pid {}) still grows {}/s; {} of {} is gone in {}",
+            workload.comm,
+            fact.id.pid,
+            Size(slope_bytes_per_sec),
+            Size(headroom.bytes),
+            headroom.until,
+            Span(exhaustion_secs)
+        );
+        let confidence = f64::from(leak.confidence);
+        let verdict = verdict(context, standing.id, &workload, State::Raised, slope_bytes_per_sec, confidence, why);
+        findings.forecasts.push(Verdict { exhaustion_secs: Some(rounded(exhaustion_secs, 1)), ..verdict });
+    }
+}
+
+fn cleared(context: &Context<'_>, id: ProcessId, workload: &Workload, leak: &Leak, because: &str) -> Verdict {
+    let why = format!("{} (pid {}) no longer counts as leaking: {because}", workload.comm, id.pid);
+    let (slope, confidence) = (leak.slope_bytes_per_sec, f64::from(leak.confidence));
+    verdict(context, id, workload, State::Cleared, slope, confidence, why)
+}
+
+fn verdict(
+    context: &Context<'_>,
+    id: ProcessId,
+    workload: &Workload,
+    state: State,
+    slope_bytes_per_sec: f64,
+    confidence: f64,
+    why: String,
+) -> Verdict {
+    Verdict {
+        t: context.t,
+        claim: Claim::Leak(LeakClaim {
+            resource: Resource::Memory,
+            id,
+            comm: workload.comm.clone(),
+            cgroup: workload.cgroup.clone(),
+            growth_bytes_per_sec: Some(rounded(slope_bytes_per_sec, 1)),
+            growth_handles_per_sec: None,
+            growth_interval_bytes_per_sec: None,
+        }),
+        exhaustion_secs: None,
+        exhaustion_interval_secs: None,
+        confidence: rounded(confidence, 2),
+        state,
+        why,
+    }
+}
+
+/// By how much the pace of a leak may change before its end, either way: of the leaks in the corpus's tuning part 95 in 100 end
+/// between the moments that this gives. What the line's scatter leaves open is far less.
+const PACE_MAY_CHANGE: f64 = 1.8;
+
+/// From the fastest to the slowest growth; `None` where the slowest is no growth.
+fn exhaustion_interval(growth: &Growth, slopes: [f64; 2]) -> Option<[f64; 2]> {
+    let [slowest, fastest] = slopes.map(|slope| slope + growth.others_bytes_per_sec);
+    let secs = [fastest * PACE_MAY_CHANGE, slowest / PACE_MAY_CHANGE].map(|slope| growth.headroom_bytes / slope);
+    (slowest > 0.0).then_some(secs.map(|secs| rounded(secs, 1)))
+}
+
+/// Why a process is believed to leak, and what it would take to be wrong.
+pub(super) fn why(process: &Process, t: f64, fact: &ProcessFact, growth: &Growth, headroom: &Headroom) -> String {
+    let slope = growth.slope_bytes_per_sec;
+    let mut why = format!("{} (pid {}) grew ", process.workload.comm, fact.id.pid);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        why,
+        "{} in {}, {}/s ± {}, without slowing",
+        Size(growth.grown_bytes),
+        Span(growth.grown_secs),
+        Size(slope),
+        Size(growth.slope_error_bytes_per_sec),
+    );
+    if growth.others_bytes_per_sec > slope / 10.0 {
+        let _ = write!(why, ", and others like it {}/s together", Size(growth.others_bytes_per_sec));
+    }
+    let _ = match growth.beginning {
+        Beginning::BrokeOut { steady_secs } => write!(why, ", after {} without growth", Span(steady_secs)),
+        Beginning::Unseen => write!(why, ", for as long as it was watched"),
+    };
+    let _ =
+        write!(why, "; {} of {} is gone in {}", Size(headroom.bytes), headroom.until, Span(growth.exhaustion_secs()),);
+    let slopes = [slope - growth.slope_error_bytes_per_sec, slope + growth.slope_error_bytes_per_sec];
+    if let Some([soonest, latest]) = exhaustion_interval(growth, slopes) {
+        let _ = write!(why, " ({} to {})", Span(soonest), Span(latest));
+    }
+    let _ = write!(why, ", unless it stops before");
+    if let Some((allocated, retained)) = process.allocated_and_retained(fact) {
+        let _ = write!(
+            why,
+            "; page-fault samples say {} were allocated in the last {}, {} retained",
+            Size(allocated as f64),
+            Span(t - process.origin_t),
+            Size(retained as f64)
+        );
+    }
+    why
+}

@@ -1,0 +1,286 @@
+//! The rules that are compared: the detector itself, and the reference rules as small baselines over the same facts.
+//!
+//! Baselines look at resident memory once a minute, as a metrics system that scrapes does, over an hour at most, and claim once until
+//! their condition no longer holds. They know pids, not workloads, as the originals know instances.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use spillway_agent::{
+    config::Config,
+    core::{Core, HostInfo, Output},
+    detect::{Claim, Resource, State},
+    sense::{Fact, Observation, ProcessFact, ProcessId},
+};
+
+/// Time between two looks, and how many are kept: an hour of the usual scrape interval.
+const LOOK_SECS: f64 = 60.0;
+const LOOKS: usize = 60;
+
+/// Fewest looks for a verdict on a trend: the quarter of an hour that the first rule asks for.
+const LOOKS_MIN: usize = 15;
+
+/// Coroot's check of memory leaks: ordinary least squares over the last hour of an instance, growth of 10 % an hour
+/// (its default threshold), held for the 15 minutes of its built-in alert.
+const COROOT_PER_HOUR: f64 = 0.10;
+const COROOT_HELD: usize = 15;
+
+/// What it also asks for since April 2026: a growth worth a share of the limit an hour, or so much without one, and a last quarter that
+/// still rises at a share of the whole.
+const COROOT_LIMIT_SHARE: f64 = 0.05;
+const COROOT_UNLIMITED_BYTES: f64 = 50e6;
+const COROOT_LAST_QUARTER: f64 = 0.3;
+
+/// Mann-Kendall with Theil and Sen's slope: z of 5 %, two-sided, which is what implementations default to. Machida and
+/// others (2013) find it prone to false alarms in software ageing; it is here because that field uses it all the same.
+const MANN_KENDALL_Z: f64 = 1.96;
+
+/// Precog (Jindal and others, 2021): a line whose R² is at least 0.8, as in its authors' published results (their code
+/// defaults to 0.78 in one variant and 0.88 in another), and that meets the limit within seven days. Its training on
+/// the past and its six hours that a trend must last are left out: they would keep it silent on short runs.
+const R2_MIN: f64 = 0.8;
+const R2_WITHIN_SECS: f64 = 7.0 * 86_400.0;
+
+/// The usual alert on memory: 80 % of the limit, as in the collections of alerting rules that people start from.
+const THRESHOLD: f64 = 0.8;
+
+/// A claim that a process leaks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alarm {
+    /// When.
+    pub t: f64,
+    /// Which process.
+    pub id: ProcessId,
+    /// Its name.
+    pub comm: Arc<str>,
+    /// Its cgroup.
+    pub cgroup: Arc<str>,
+    /// When memory will be gone, in seconds from then.
+    pub exhaustion_secs: Option<f64>,
+    /// From when to when that may be; `None` for a rule that does not say.
+    pub exhaustion_interval_secs: Option<[f64; 2]>,
+    /// What the rule says of it; empty where it says nothing.
+    pub why: String,
+}
+
+/// Anything that claims leaks from observations.
+pub trait Rule {
+    /// Takes one observation; appends the claims that it makes.
+    fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>);
+}
+
+/// The detector first, then the baselines, each with the name of its column.
+pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
+    let mut rules: Vec<(&'static str, Box<dyn Rule>)> =
+        vec![("spillway", Box::new(Detector { core: Core::new(&Config::default(), host), output: Output::default() }))];
+    for (name, condition) in BASELINES {
+        rules.push((
+            name,
+            Box::new(Baseline { host, available: host.mem_total_bytes, condition, processes: HashMap::new() }),
+        ));
+    }
+    rules
+}
+
+/// The names of all columns.
+pub(super) const COLUMNS: usize = 1 + BASELINES.len();
+
+const BASELINES: [(&str, Condition); 4] =
+    [("coroot", coroot), ("mann-kendall", mann_kendall), ("ols-r2", ols_r2), ("threshold", threshold)];
+
+struct Detector {
+    core: Core,
+    output: Output,
+}
+
+impl Rule for Detector {
+    fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>) {
+        self.core.apply_into(observation, &mut self.output);
+        self.output.decisions.clear();
+        for verdict in self.output.verdicts.drain(..) {
+            // The labels are about memory.
+            if let (Claim::Leak(claim), State::Raised) = (verdict.claim, verdict.state)
+                && claim.resource == Resource::Memory
+            {
+                let (id, t, exhaustion_secs) = (claim.id, verdict.t, verdict.exhaustion_secs);
+                let (why, exhaustion_interval_secs) = (verdict.why, verdict.exhaustion_interval_secs);
+                let (comm, cgroup) = (claim.comm, claim.cgroup);
+                alarms.push(Alarm { t, id, comm, cgroup, exhaustion_secs, exhaustion_interval_secs, why });
+            }
+        }
+    }
+}
+
+/// What a baseline sees of one process.
+struct Seen {
+    start_ticks: u64,
+    next_look: f64,
+    looks: VecDeque<(f64, f64)>,
+    held: usize,
+    raised: bool,
+}
+
+/// What is known at a look beside the past.
+struct Now {
+    rss: f64,
+    limit: f64,
+    /// Whether that is a limit of the cgroup.
+    limited: bool,
+    headroom: f64,
+}
+
+/// Whether the claim holds now, and its forecast.
+type Condition = fn(&mut Seen, &Now) -> Option<Option<f64>>;
+
+struct Baseline {
+    host: HostInfo,
+    available: u64,
+    condition: Condition,
+    processes: HashMap<u32, Seen>,
+}
+
+impl Rule for Baseline {
+    fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>) {
+        match &observation.fact {
+            Fact::Host(host) => self.available = host.mem_available_bytes,
+            Fact::Exit(id) | Fact::Exec(id) => drop(self.processes.remove(&id.pid)),
+            Fact::Process(fact) => self.look(observation.t, fact, alarms),
+            _ => {}
+        }
+    }
+}
+
+impl Baseline {
+    fn look(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
+        let start_ticks = fact.id.start_ticks;
+        let fresh =
+            || Seen { start_ticks, next_look: t, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
+        let seen = self.processes.entry(fact.id.pid).or_insert_with(fresh);
+        if seen.start_ticks != start_ticks {
+            *seen = fresh();
+        }
+        if t < seen.next_look {
+            return;
+        }
+        seen.next_look = t + LOOK_SECS;
+        let rss = (fact.anon_bytes + fact.shmem_bytes) as f64;
+        if seen.looks.len() == LOOKS {
+            seen.looks.pop_front();
+        }
+        seen.looks.push_back((t, rss));
+        let limit = fact.memory_max_bytes.unwrap_or(self.host.mem_total_bytes) as f64;
+        let left = fact.memory_max_bytes.map_or(f64::INFINITY, |max| max as f64 - rss);
+        let limited = fact.memory_max_bytes.is_some();
+        let now = Now { rss, limit, limited, headroom: left.min(self.available as f64) };
+        let claim = (self.condition)(seen, &now);
+        if let (Some(exhaustion_secs), false) = (claim, seen.raised) {
+            alarms.push(Alarm {
+                t,
+                id: fact.id,
+                comm: fact.comm.clone(),
+                cgroup: fact.cgroup.clone(),
+                exhaustion_secs,
+                exhaustion_interval_secs: None,
+                why: String::new(),
+            });
+        }
+        seen.raised = claim.is_some();
+    }
+}
+
+fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
+    let least = COROOT_PER_HOUR * now.rss;
+    let least = least.max(if now.limited { COROOT_LIMIT_SHARE * now.limit } else { COROOT_UNLIMITED_BYTES });
+    let whole = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN);
+    let growing = whole.is_some_and(|(slope, _)| {
+        let quarter = seen.looks.len() * 3 / 4;
+        let last = line(seen.looks.iter().skip(quarter)).map_or(0.0, |(slope, _)| slope);
+        slope > 0.0 && slope * 3_600.0 >= least && last >= COROOT_LAST_QUARTER * slope
+    });
+    seen.held = if growing { seen.held + 1 } else { 0 };
+    (seen.held >= COROOT_HELD).then_some(None)
+}
+
+fn mann_kendall(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
+    let n = seen.looks.len();
+    if n < LOOKS_MIN {
+        return None;
+    }
+    let (mut s, mut slopes) = (0.0, Vec::with_capacity(n * n / 2));
+    for (place, (t, y)) in seen.looks.iter().enumerate() {
+        for (earlier, before) in seen.looks.iter().take(place) {
+            s += if y > before {
+                1.0
+            } else if y < before {
+                -1.0
+            } else {
+                0.0
+            };
+            slopes.push((y - before) / (t - earlier));
+        }
+    }
+    let mut sorted: Vec<f64> = seen.looks.iter().map(|look| look.1).collect();
+    sorted.sort_by(f64::total_cmp);
+    let term = |m: f64| m * (m - 1.0) * (2.0 * m + 5.0);
+    let ties: f64 = sorted.chunk_by(|a, b| a == b).map(|group| term(group.len() as f64)).sum();
+    let variance = (term(n as f64) - ties) / 18.0;
+    let z = if variance > 0.0 { (s - 1.0) / variance.sqrt() } else { 0.0 };
+    if z < MANN_KENDALL_Z {
+        return None;
+    }
+    let middle = slopes.len() / 2;
+    let slope = *slopes.select_nth_unstable_by(middle, f64::total_cmp).1;
+    (slope > 0.0).then(|| Some(now.headroom / slope))
+}
+
+fn ols_r2(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
+    let (slope, r2) = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN)?;
+    let secs = now.headroom / slope;
+    (slope > 0.0 && r2 >= R2_MIN && secs <= R2_WITHIN_SECS).then_some(Some(secs))
+}
+
+fn threshold(_: &mut Seen, now: &Now) -> Option<Option<f64>> {
+    (now.rss >= THRESHOLD * now.limit).then_some(None)
+}
+
+/// Slope and R² of ordinary least squares.
+fn line<'a>(looks: impl ExactSizeIterator<Item = &'a (f64, f64)> + Clone) -> Option<(f64, f64)> {
+    if looks.len() < 3 {
+        return None;
+    }
+    let n = looks.len() as f64;
+    let (mx, my) = looks.clone().fold((0.0, 0.0), |(x, y), look| (x + look.0 / n, y + look.1 / n));
+    let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
+    for (x, y) in looks {
+        xx += (x - mx) * (x - mx);
+        xy += (x - mx) * (y - my);
+        yy += (y - my) * (y - my);
+    }
+    Some((xy / xx, if yy > 0.0 { xy * xy / (xx * yy) } else { 0.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(y: impl Fn(f64) -> f64) -> Vec<bool> {
+        let conditions = BASELINES.iter().map(|(_, condition)| {
+            let mut seen = Seen { start_ticks: 0, next_look: 0.0, looks: VecDeque::new(), held: 0, raised: false };
+            (0..40).any(|look| {
+                let rss = y(f64::from(look));
+                seen.looks.push_back((f64::from(look) * 60.0, rss));
+                condition(&mut seen, &Now { rss, limit: 1e9, limited: true, headroom: 1e9 - rss }).is_some()
+            })
+        });
+        conditions.collect()
+    }
+
+    #[test]
+    fn a_straight_line_is_claimed_and_a_flat_one_is_not() {
+        assert_eq!(claims(|minute| 1e8 + 1e6 * minute), [true, true, true, false]);
+        assert_eq!(claims(|_| 1e8), [false; 4]);
+        assert_eq!(claims(|_| 9e8), [false, false, false, true]);
+    }
+}

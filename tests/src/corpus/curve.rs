@@ -1,0 +1,155 @@
+//! What a process weighs over time, put together from a few mechanisms: each is a function from seconds to bytes.
+//!
+//! Curves are asked in order of time, and may remember (a high-water mark, an integral). What is random in them is drawn
+//! by index, so that asking at other moments gives the same curve: the scorer looks beyond the end of a run for the moment
+//! of exhaustion with coarser steps than the run's.
+
+use super::rng::{Rng, unit_at};
+
+/// Seconds to bytes.
+pub(super) type Curve = Box<dyn FnMut(f64) -> f64 + Send>;
+
+pub(super) const KIB: f64 = 1024.0;
+pub(super) const MIB: f64 = 1_048_576.0;
+pub(super) const GIB: f64 = 1_073_741_824.0;
+pub(super) const MINUTE: f64 = 60.0;
+pub(super) const HOUR: f64 = 3_600.0;
+pub(super) const DAY: f64 = 86_400.0;
+
+pub(super) fn flat(bytes: f64) -> Curve {
+    Box::new(move |_| bytes)
+}
+
+pub(super) fn sum(mut curves: Vec<Curve>) -> Curve {
+    Box::new(move |t| curves.iter_mut().map(|curve| curve(t)).sum())
+}
+
+/// Nothing until `from`, then so much a second.
+pub(super) fn ramp(from: f64, per_sec: f64) -> Curve {
+    Box::new(move |t| (t - from).max(0.0) * per_sec)
+}
+
+/// Fast at first, then never more than `height`.
+pub(super) fn saturating(from: f64, height: f64, tau: f64) -> Curve {
+    Box::new(move |t| height * (1.0 - libm::exp(-(t - from).max(0.0) / tau)))
+}
+
+/// Ever slower, without a plateau: what fragmentation does.
+pub(super) fn logarithmic(from: f64, scale: f64, tau: f64) -> Curve {
+    Box::new(move |t| scale * libm::log1p((t - from).max(0.0) / tau))
+}
+
+/// `curve`'s time begins at `origin`.
+pub(super) fn since(origin: f64, mut curve: Curve) -> Curve {
+    Box::new(move |t| curve(t - origin))
+}
+
+pub(super) fn at_most(mut curve: Curve, bytes: f64) -> Curve {
+    Box::new(move |t| curve(t).min(bytes))
+}
+
+/// Never gives back: an arena, a heap that is not trimmed.
+pub(super) fn high_water(mut curve: Curve) -> Curve {
+    let mut highest = 0.0_f64;
+    Box::new(move |t| {
+        highest = highest.max(curve(t));
+        highest
+    })
+}
+
+/// In whole steps of so many bytes.
+pub(super) fn in_steps(mut curve: Curve, step: f64) -> Curve {
+    Box::new(move |t| (curve(t) / step).ceil() * step)
+}
+
+/// The product, such as an amplitude and a load.
+pub(super) fn scaled(mut curve: Curve, mut by: Curve) -> Curve {
+    Box::new(move |t| curve(t) * by(t))
+}
+
+/// What has come together since `from` at `per_sec` times a load.
+pub(super) fn integral(from: f64, per_sec: f64, mut load: Curve) -> Curve {
+    let (mut last_t, mut last_load, mut total) = (from, 0.0, 0.0);
+    Box::new(move |t| {
+        if t > from {
+            let now = load(t);
+            let before = if last_t > from { last_load } else { now };
+            total += (t - last_t) * per_sec * (now + before) / 2.0;
+            (last_t, last_load) = (t, now);
+        }
+        total
+    })
+}
+
+/// A collector's: rises over a period, falls at its end; periods' heights differ by up to a third.
+pub(super) fn sawtooth(seed: u64, period: f64, height: f64) -> Curve {
+    let phase = unit_at(seed, -1) * period;
+    Box::new(move |t| {
+        let turns = (t + phase) / period;
+        let turn = turns.floor();
+        height * (1.0 - unit_at(seed, turn as i64) / 3.0) * (turns - turn)
+    })
+}
+
+/// Wanders between `-amplitude` and `amplitude`, over about `period` from one mood to the next.
+pub(super) fn noise(seed: u64, period: f64, amplitude: f64) -> Curve {
+    Box::new(move |t| {
+        let place = t / period;
+        let cell = place.floor();
+        let (left, right) = (unit_at(seed, cell as i64), unit_at(seed, cell as i64 + 1));
+        let x = place - cell;
+        amplitude * (2.0 * (left + (right - left) * x * x * (3.0 - 2.0 * x)) - 1.0)
+    })
+}
+
+/// Steps that come one to a period, at a moment of their own in it; each between half and one and a half times as big.
+pub(super) fn stairs(seed: u64, from: f64, period: f64, step: f64) -> Curve {
+    let (mut turn, mut total) = (0_i64, 0.0);
+    Box::new(move |t| {
+        while t >= from + (turn as f64 + unit_at(seed, turn)) * period {
+            total += step * (0.5 + unit_at(seed ^ 1, turn));
+            turn += 1;
+        }
+        total
+    })
+}
+
+/// `height` for the first `busy` seconds of each period, with flanks of a tenth of that; heights differ by up to a half.
+pub(super) fn bursts(seed: u64, period: f64, busy: f64, height: f64) -> Curve {
+    let phase = unit_at(seed, -1) * period;
+    Box::new(move |t| {
+        let turn = ((t + phase) / period).floor();
+        let into = t + phase - turn * period;
+        let flank = busy / 10.0;
+        let share = (into / flank).min((busy - into) / flank).clamp(0.0, 1.0);
+        share * height * (1.0 - unit_at(seed, turn as i64) / 2.0)
+    })
+}
+
+/// The load of a day between about 0.2 and 1: one smooth wave, nights low.
+pub(super) fn day_wave(phase: f64) -> Curve {
+    Box::new(move |t| 0.6 - 0.4 * libm::cos(std::f64::consts::TAU * (t / DAY + phase)))
+}
+
+/// The load of offices: a morning, a lunch dip, an afternoon, a night near nothing; weekends at a quarter.
+pub(super) fn office_hours(phase: f64) -> Curve {
+    Box::new(move |t| {
+        let days = t / DAY + phase;
+        let hour = (days - days.floor()) * 24.0;
+        let hump = |mid: f64, width: f64| libm::exp(-((hour - mid) / width) * ((hour - mid) / width));
+        let weekend = (days.floor() as i64).rem_euclid(7) >= 5;
+        0.1 + (hump(10.5, 2.2) + hump(15.0, 2.5)) * if weekend { 0.2 } else { 0.8 }
+    })
+}
+
+/// A base that breathes: request buffers over seconds, caches and pools over many minutes. Shares of the base are guesses
+/// from services of a few hundred MiB, which breathe by a few parts in a thousand to a few in a hundred.
+pub(super) fn breathing(rng: &mut Rng, base: f64) -> Curve {
+    let quick = base * rng.log_range(0.000_5, 0.01);
+    let slow = base * rng.log_range(0.000_5, 0.01);
+    sum(vec![
+        flat(base),
+        noise(rng.bits(), rng.range(2.0, 20.0), quick),
+        noise(rng.bits(), rng.log_range(5.0 * MINUTE, HOUR), slow),
+    ])
+}

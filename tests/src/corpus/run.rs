@@ -1,0 +1,302 @@
+//! From a family and a seed to a run: its truth for the manifest, and its observations for the detector.
+//!
+//! A family says what its subject does; here it gets a host, bystanders and a limit, so that memory adds up and each leak
+//! has an end that can be known: the scorer's truth of exhaustion is the moment at which the simulated host itself runs out.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use anyhow::{Context as _, bail};
+use flate2::read::MultiGzDecoder;
+use spillway_agent::{core::HostInfo, record::Reader, sense::Observation};
+
+use super::{
+    bystanders,
+    curve::{Curve, GIB, HOUR, MIB},
+    families::{FAMILIES, Family},
+    manifest::{Entry, Label, Part, Source, Subject},
+    rng::Rng,
+    sim::{Actor, Sim},
+};
+
+/// Physical memory that hosts come with.
+const HOST_GIB: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// How many times the run's length after the leak's start is looked at for the moment of exhaustion.
+const AHEAD: f64 = 20.0;
+
+/// Looks at each such length: the moment is then known to half a percent of it.
+const LOOKS: usize = 200;
+
+/// Share of what is in use that a healthy host has to spare at least: below, its own kernel would not be healthy. A guess.
+const SPARE: f64 = 0.05;
+
+/// Looks at a healthy run for its peak.
+const PEAK_LOOKS: usize = 400;
+
+/// Steps from a leak's start to the end of its run in which what leaks is added up: a few minutes each over days.
+const RATE_LOOKS: usize = 1_000;
+
+/// What a family says about one run.
+pub(super) struct Plan {
+    /// The subject's processes; all in one cgroup and of one name.
+    pub(super) subjects: Vec<Actor>,
+    pub(super) secs: f64,
+    pub(super) leak: Option<Leak>,
+    pub(super) room: Room,
+    /// The interval between scans, where the family needs a particular one.
+    pub(super) interval_secs: Option<f64>,
+    pub(super) gaps: Vec<(f64, f64)>,
+    pub(super) loss: f64,
+}
+
+pub(super) struct Leak {
+    pub(super) start: f64,
+    /// What has leaked by then: the truth that the subject's curve also contains.
+    pub(super) leaked: Curve,
+    /// Whether restarts always come before the end.
+    pub(super) never_ends: bool,
+}
+
+/// How near the limit is.
+pub(super) enum Room {
+    /// So many bytes are left when the leak starts.
+    Left(f64),
+    /// The limit is the peak of the run and this share of it again.
+    AbovePeak(f64),
+}
+
+impl Plan {
+    pub(super) fn leaking(subjects: Vec<Actor>, start: f64, secs: f64, left: f64, leaked: Curve) -> Self {
+        let leak = Some(Leak { start, leaked, never_ends: false });
+        Self { subjects, secs, leak, room: Room::Left(left), interval_secs: None, gaps: Vec::new(), loss: 0.0 }
+    }
+
+    /// Limits between a tenth above the peak and twice it: tight ones look as dangerous as a leak.
+    pub(super) fn healthy(rng: &mut Rng, subjects: Vec<Actor>, secs: f64) -> Self {
+        let room = Room::AbovePeak(rng.log_range(0.1, 1.0));
+        Self { subjects, secs, leak: None, room, interval_secs: None, gaps: Vec::new(), loss: 0.0 }
+    }
+}
+
+/// A synthetic run.
+pub struct Run {
+    /// Its line of the manifest.
+    pub entry: Entry,
+    sim: Sim,
+    truth: Option<Truth>,
+}
+
+/// The host of a run and what is seen of it.
+pub struct Stream {
+    /// The host.
+    pub host: HostInfo,
+    /// What is seen, in order of time.
+    pub observations: Box<dyn Iterator<Item = anyhow::Result<Observation>>>,
+    /// How far the leak is; `None` where there is none, where restarts set it back, and where it is not known.
+    pub truth: Option<Truth>,
+}
+
+/// The truth about a leak.
+pub struct Truth {
+    leaked: Curve,
+    left_bytes: f64,
+}
+
+impl Truth {
+    /// The share of the headroom that has leaked away; what swings healthily does not count. Asked in order of time.
+    pub fn used(&mut self, t: f64) -> f64 {
+        ((self.leaked)(t) / self.left_bytes).clamp(0.0, 1.0)
+    }
+}
+
+/// Plan and host, before anything is known of limits.
+struct Draft {
+    plan: Plan,
+    subject: Subject,
+    subjects: usize,
+    limited: bool,
+    sim: Sim,
+}
+
+impl Draft {
+    fn new(family: &Family, seed: u64) -> Self {
+        let mut rng = Rng::new(family.name, seed);
+        let mut plan = (family.plan)(&mut rng);
+        let mut actors = std::mem::take(&mut plan.subjects);
+        let subject = Subject { cgroup: actors[0].cgroup.to_string(), comm: actors[0].comm.to_string() };
+        let subjects = actors.len();
+        bystanders::add(&mut rng, plan.secs, &mut actors);
+        let interval_secs = plan.interval_secs.unwrap_or_else(|| interval(&mut rng, plan.secs));
+        let sim = Sim {
+            host: HostInfo { mem_total_bytes: 0, cpus: rng.pick(&[1, 2, 4, 8, 16]) },
+            actors,
+            other_bytes: 0.0,
+            secs: plan.secs,
+            interval_secs,
+            gaps: plan.gaps.clone(),
+            loss: plan.loss,
+            blur_pages: rng.pick(&[0.0, 16.0, 64.0]),
+            seed: rng.bits(),
+        };
+        Self { limited: rng.chance(0.5), plan, subject, subjects, sim }
+    }
+
+    /// Bytes that a limit counts: the subject's, and everybody's.
+    fn use_at(&mut self, t: f64) -> (f64, f64) {
+        let mut used = (0.0, 0.0);
+        for (place, actor) in self.sim.actors.iter_mut().enumerate() {
+            let charged = actor.charged(t);
+            used.1 += charged;
+            if place < self.subjects {
+                used.0 += charged;
+            }
+        }
+        used
+    }
+
+    /// What the subject and the host must have room for.
+    fn needs(mut self) -> (f64, f64) {
+        match (&self.plan.room, &self.plan.leak) {
+            // What is left is left above every healthy swing: a collector's teeth and a day's load never were a danger.
+            (Room::Left(left), _) => {
+                let (left, secs) = (*left, self.plan.secs);
+                let mut worst = (0.0, 0.0);
+                for look in 0..=PEAK_LOOKS {
+                    let t = secs * look as f64 / PEAK_LOOKS as f64;
+                    let leaked = self.plan.leak.as_mut().map_or(0.0, |leak| (leak.leaked)(t));
+                    let (own, all) = self.use_at(t);
+                    worst = (f64::max(worst.0, own - leaked), f64::max(worst.1, all - leaked));
+                }
+                (worst.0 + left, worst.1 + left)
+            }
+            (Room::AbovePeak(share), _) => {
+                let (share, secs) = (*share, self.plan.secs);
+                let looks = (0..=PEAK_LOOKS).map(|look| self.use_at(secs * look as f64 / PEAK_LOOKS as f64));
+                let (own, all) = looks.fold((0.0, 0.0), |(own, all), (o, a)| (f64::max(own, o), f64::max(all, a)));
+                // A small process never was all that stands between a host and its end.
+                (own * (1.0 + share), all + (own * share).max(all * SPARE))
+            }
+        }
+    }
+
+    fn limit(mut self, (own, all): (f64, f64)) -> Self {
+        let wanted = if self.limited { 2.0 * (own + all) } else { 1.15 * all };
+        let fits = HOST_GIB.iter().map(|gib| gib * GIB).find(|bytes| *bytes >= wanted);
+        let total = fits.unwrap_or_else(|| (wanted / GIB).ceil() * GIB);
+        self.sim.host.mem_total_bytes = total as u64;
+        self.sim.other_bytes = if self.limited { total * 0.04 } else { total - all };
+        if self.limited {
+            let max = ((own / MIB).ceil() * MIB) as u64;
+            self.sim.actors[..self.subjects].iter_mut().for_each(|actor| actor.memory_max_bytes = Some(max));
+        }
+        self
+    }
+
+    fn exhausted_secs(mut self) -> Option<f64> {
+        let leak = self.plan.leak.as_ref().filter(|leak| !leak.never_ends)?;
+        let (start, step) = (leak.start, (self.plan.secs - leak.start) / LOOKS as f64);
+        (1..(AHEAD * LOOKS as f64) as usize)
+            .map(|look| start + look as f64 * step)
+            .find(|t| self.sim.headroom(*t, &self.subject.cgroup) <= 0.0)
+    }
+}
+
+/// Time between scans: the default of 1 s while runs are short, up to 30 s over days, as operators would set it.
+fn interval(rng: &mut Rng, secs: f64) -> f64 {
+    match secs {
+        secs if secs <= 3.0 * HOUR => rng.pick(&[1.0, 1.0, 1.0, 2.0]),
+        secs if secs <= 14.0 * HOUR => rng.pick(&[5.0, 5.0, 10.0]),
+        _ => rng.pick(&[10.0, 15.0, 30.0]),
+    }
+}
+
+impl Run {
+    /// The run of a family and a seed; always the same.
+    pub fn new(family: &Family, seed: u64) -> Self {
+        let draft = || Draft::new(family, seed);
+        let needs = draft().needs();
+        let exhausted_secs = draft().limit(needs).exhausted_secs();
+        let Plan { leak, room, .. } = draft().plan;
+        let truth = match (leak.filter(|leak| !leak.never_ends), room) {
+            (Some(leak), Room::Left(left_bytes)) => Some(Truth { leaked: leak.leaked, left_bytes }),
+            _ => None,
+        };
+        let mut draft = draft().limit(needs);
+        let secs = exhausted_secs.map_or(draft.plan.secs, |end| end.min(draft.plan.secs)).floor();
+        draft.sim.secs = secs;
+        let leak = draft.plan.leak.as_mut();
+        let leak = leak.map(|leak| {
+            // Step by step: an integral is only as good as how often it is asked.
+            let step = (secs - leak.start) / RATE_LOOKS as f64;
+            let leaked =
+                (0..=RATE_LOOKS).map(|look| (leak.leaked)(leak.start + look as f64 * step)).fold(0.0, |_, now| now);
+            (leak.start, (leaked / (secs - leak.start)).round())
+        });
+        let entry = Entry {
+            run: format!("{}/{seed}", family.name),
+            family: family.name.to_owned(),
+            part: family.part,
+            source: Source::Synthetic,
+            seed: Some(seed),
+            trace: None,
+            label: if leak.is_some() { Label::Leak } else { Label::Healthy },
+            subject: draft.subject,
+            leak_start_secs: leak.map(|leak| leak.0.round()),
+            leak_bytes_per_sec: leak.map(|leak| leak.1),
+            exhausted_secs: exhausted_secs.map(f64::round),
+            secs,
+            interval_secs: draft.sim.interval_secs,
+            why: family.why.to_owned(),
+        };
+        Self { entry, sim: draft.sim, truth }
+    }
+
+    /// What is seen of it.
+    pub fn stream(self) -> Stream {
+        let host = self.sim.host;
+        Stream { host, observations: Box::new(self.sim.observations().map(Ok)), truth: self.truth }
+    }
+}
+
+/// Every synthetic run of a part, or of all.
+pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u64)> {
+    let families = FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
+    families.flat_map(|family| (0..family.runs).map(move |seed| (family, seed)))
+}
+
+impl Stream {
+    /// The observations of a run in the manifest; `dir` is the corpus's.
+    ///
+    /// # Errors
+    ///
+    /// If its family is not known, or its trace cannot be read.
+    pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
+        match (entry.source, entry.seed, &entry.trace) {
+            (Source::Synthetic, Some(seed), _) => {
+                let family = FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
+                    format!("{}: no family {:?}\n  hint: `cargo xtask corpus list` names them", entry.run, entry.family)
+                })?;
+                Ok(Run::new(family, seed).stream())
+            }
+            (Source::Recorded, _, Some(trace)) => Self::recorded(&dir.join(trace)),
+            _ => bail!("{}: a synthetic run needs `seed`, a recorded one `trace`", entry.run),
+        }
+    }
+
+    fn recorded(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("the trace {} cannot be opened", path.display()))?;
+        let input: Box<dyn std::io::Read> = if path.extension().is_some_and(|end| end == "gz") {
+            Box::new(MultiGzDecoder::new(file))
+        } else {
+            Box::new(file)
+        };
+        let reader = Reader::new(BufReader::new(input)).with_context(|| format!("{} is no trace", path.display()))?;
+        let (host, path) = (reader.header().host, path.to_owned());
+        let observations = reader.map(move |line| {
+            line.map_err(|skip| {
+                anyhow::anyhow!("{}: {skip}\n  hint: a corpus's trace has no line to skip", path.display())
+            })
+        });
+        Ok(Self { host, observations: Box::new(observations), truth: None })
+    }
+}

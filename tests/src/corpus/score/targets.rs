@@ -1,0 +1,136 @@
+//! What the detector is to reach on the held-out part, and how each figure is counted.
+//!
+//! Precision and recall count runs: a run with any false claim is a false positive, and a leak run may be both found and
+//! the scene of a false claim. Deadlines ask for 95 of 100 leaks of constant rate in a single process, each at
+//! its rate or more. A leak that is missed has used all of its headroom. Forecasts are judged where there is a truth.
+
+use serde::Serialize;
+
+use super::{
+    judge::{Outcome, Scored},
+    stats::{Figure, median, rate, share},
+};
+use crate::corpus::{curve::DAY, manifest::Label};
+
+/// Share of leaks for which a deadline must hold. A guess at what "within" means for many runs; the same as recall.
+const WITHIN: f64 = 0.95;
+
+/// Rates from which deadlines hold, and the deadline: bytes a second (a little less, for rounding), seconds.
+const DEADLINES: [(&str, f64, f64); 3] = [
+    ("1 MB/s and more within 60 s", 1e6, 60.0),
+    ("100 KB/s to 1 MB/s within 10 min", 1e5, 600.0),
+    ("64 MB/day to 100 KB/s within 24 h", 64e6 / DAY, DAY),
+];
+
+/// Targets that are not reached yet, and the figure below which they must not fall meanwhile. An entry goes when its target is met.
+const NOT_YET: [(&str, f64); 1] = [(BEFORE_A_QUARTER, 0.8)];
+
+const BEFORE_A_QUARTER: &str = "flagged before 25 % of headroom";
+
+/// Families whose leaks are a straight line in one process.
+const STRAIGHT: [&str; 2] = ["constant-leak", "late-leak"];
+
+/// One figure and what it is to be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// What is counted.
+    pub what: &'static str,
+    /// The figure of each rule.
+    pub figures: Vec<Figure>,
+    /// What it is to be at least, or at most.
+    pub target: Option<Target>,
+}
+
+/// What a figure is to be.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// So much or more.
+    AtLeast(f64),
+    /// So much or less.
+    AtMost(f64),
+}
+
+impl Row {
+    /// Whether the detector, which is the first rule, meets it; a figure of nothing does not.
+    pub fn met(&self) -> Option<bool> {
+        let value = self.figures.first()?.value;
+        self.target.map(|target| match target {
+            Target::AtLeast(least) => value >= least,
+            Target::AtMost(most) => value <= most,
+        })
+    }
+}
+
+impl Row {
+    /// Whether the detector is as good as it has been: the target, or what stands in for one that is not reached yet.
+    pub fn holds(&self) -> bool {
+        let not_yet = NOT_YET.iter().find(|(what, _)| *what == self.what);
+        not_yet.map_or(self.met() != Some(false), |(_, least)| {
+            self.figures.first().is_some_and(|figure| figure.value >= *least)
+        })
+    }
+}
+
+/// One rule's outcome of each run.
+type Pairs<'a> = [(&'a Scored, &'a Outcome)];
+
+/// All rows over some runs.
+pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
+    let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
+        let figures =
+            (0..rules).map(|rule| figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>()));
+        Row { what, figures: figures.collect(), target }
+    };
+    let is_leak = |run: &Scored| run.entry.label == Label::Leak;
+    let mut rows = vec![
+        row("precision, by run", Some(Target::AtLeast(0.97)), &|runs| {
+            let right = runs.iter().filter(|(_, outcome)| outcome.detection.is_some()).count();
+            share(right, right + runs.iter().filter(|(_, outcome)| outcome.false_alarm_days > 0).count())
+        }),
+        row("recall, by run", Some(Target::AtLeast(0.95)), &|runs| {
+            let leaks = || runs.iter().filter(|(run, _)| is_leak(run));
+            share(leaks().filter(|(_, outcome)| outcome.detection.is_some()).count(), leaks().count())
+        }),
+        row("false alarms in 1,000 process-days", Some(Target::AtMost(1.0)), &|runs| {
+            let days: f64 = runs.iter().map(|(run, _)| run.healthy_process_days).sum();
+            rate(runs.iter().map(|(_, outcome)| outcome.false_alarm_days).sum(), days / 1_000.0)
+        }),
+    ];
+    for (place, (what, from, within)) in DEADLINES.into_iter().enumerate() {
+        let below = if place == 0 { f64::INFINITY } else { DEADLINES[place - 1].1 };
+        rows.push(row(what, Some(Target::AtLeast(WITHIN)), &|runs| {
+            let class = || {
+                runs.iter().filter(|(run, _)| {
+                    let rate = run.entry.leak_bytes_per_sec.unwrap_or(0.0).round();
+                    let straight = STRAIGHT.iter().any(|name| run.entry.family.starts_with(name));
+                    straight && is_leak(run) && rate >= from.floor() && rate < below.floor()
+                })
+            };
+            let in_time = |outcome: &Outcome| outcome.detection.is_some_and(|found| found.after_secs <= within);
+            share(class().filter(|(_, outcome)| in_time(outcome)).count(), class().count())
+        }));
+    }
+    rows.push(row(BEFORE_A_QUARTER, Some(Target::AtLeast(0.95)), &|runs| {
+        let leaks = || runs.iter().filter(|(run, _)| is_leak(run));
+        let early = |outcome: &Outcome| outcome.detection.is_some_and(|found| found.headroom_used <= 0.25);
+        share(leaks().filter(|(_, outcome)| early(outcome)).count(), leaks().count())
+    }));
+    rows.push(row("median error of time to exhaustion", Some(Target::AtMost(0.15)), &|runs| {
+        let errors = runs.iter().filter_map(|(_, outcome)| outcome.detection?.forecast_error);
+        median(&errors.collect::<Vec<_>>())
+    }));
+    rows.push(row("forecast intervals that hold the truth", None, &|runs| {
+        let held: Vec<bool> = runs.iter().filter_map(|(_, outcome)| outcome.detection?.interval_holds).collect();
+        share(held.iter().filter(|held| **held).count(), held.len())
+    }));
+    rows.push(row("median headroom used when flagged", None, &|runs| {
+        let used = runs.iter().filter_map(|(_, outcome)| Some(outcome.detection?.headroom_used));
+        median(&used.collect::<Vec<_>>())
+    }));
+    rows.push(row("median seconds to detection", None, &|runs| {
+        let after = runs.iter().filter_map(|(_, outcome)| Some(outcome.detection?.after_secs));
+        median(&after.collect::<Vec<_>>())
+    }));
+    rows
+}

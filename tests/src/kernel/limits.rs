@@ -1,0 +1,120 @@
+//! Hard limits of cgroups under the memory controller, of either version, and what is charged against them.
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    kernel::Probe,
+    sense::{Hierarchy, ProcessFact},
+};
+use spillway_tests::{Workload, processes};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    memory::{field_bytes, find, workload},
+    own_cgroup::OwnCgroup,
+    rungs::{Prepared, Rung},
+};
+
+const MIB: u64 = 1 << 20;
+/// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the programs have a few pages
+/// that are charged and in nobody's page tables.
+const CHARGE_OFF_BYTES: u64 = 4 * MIB;
+/// More than anything else that is charged to the cgroup, so that it would be seen if it counted.
+const CACHE_BYTES: u64 = 96 * MIB;
+/// Twice what a sum may be off, so that it would be missed.
+const SHMEM_BYTES: u64 = 2 * CHARGE_OFF_BYTES;
+
+/// A cgroup for a check, and the names of its files.
+struct Limited {
+    cgroup: OwnCgroup,
+    max: &'static str,
+    usage: &'static str,
+    version: u32,
+}
+
+impl Limited {
+    fn make(name: &str) -> anyhow::Result<Self> {
+        let (mount, max, usage, version) = match Hierarchy::detect() {
+            Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", "memory.usage_in_bytes", 1),
+            Hierarchy::V2 { mount } => (mount, "memory.max", "memory.current", 2),
+            Hierarchy::None => return Err(NotOffered("no cgroup file system is mounted".to_owned()).into()),
+        };
+        let cgroup = OwnCgroup::make(&mount, name)?;
+        if !cgroup.has(max) {
+            return Err(NotOffered(format!("{} hands no memory controller on", mount.display())).into());
+        }
+        cgroup.set(max, 512 * MIB)?;
+        Ok(Self { cgroup, max, usage, version })
+    }
+}
+
+/// A process that touches so much of each kind, all of it charged to that cgroup.
+fn touch_in(cgroup: &OwnCgroup, kinds: &[(&str, u64)]) -> anyhow::Result<Workload> {
+    let mut workload = workload()?;
+    workload.arg("touch").args(kinds.iter().map(|(kind, bytes)| format!("--{kind}-bytes={bytes}")));
+    Ok(Workload::start(cgroup.admit(&mut workload)?))
+}
+
+/// What these processes hold of what counts: `shmem_bytes` were touched by one of them. `RssShmem` would not do: where the
+/// root is a tmpfs, as in the virtual machines, the program itself is in it, charged to who unpacked it.
+fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
+    let anon: anyhow::Result<u64> =
+        workloads.iter().map(|workload| field_bytes(workload.pid(), "status", "RssAnon")).sum();
+    Ok(anon? + shmem_bytes)
+}
+
+/// Holds limit and charge of a process to the truth; says how far off the charge is.
+fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
+    ensure!(fact.memory_max_bytes == Some(512 * MIB), "limit {:?} was seen, 512 MiB are true", fact.memory_max_bytes);
+    let charged = fact.memory_charged_bytes.context("what is charged against the limit is not seen")?;
+    let off = charged.abs_diff(held);
+    ensure!(off <= CHARGE_OFF_BYTES, "{charged} bytes charged were seen, {held} are true: {} KiB off", off / 1024);
+    Ok(off)
+}
+
+/// A limit of the processes' own cgroup: both have the same charge, without the page cache of one.
+pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let Limited { cgroup, usage, version, .. } = Limited::make("limit")?;
+    let workloads = [
+        touch_in(&cgroup, &[("anon", 48 * MIB), ("file", CACHE_BYTES), ("shmem", SHMEM_BYTES)])?,
+        touch_in(&cgroup, &[("anon", 24 * MIB)])?,
+    ];
+    let facts = processes(sensors);
+    let held = held_bytes(&workloads, SHMEM_BYTES)?;
+    ensure!(held >= 80 * MIB, "the workloads hold {held} bytes, not the 80 MiB that they were told to touch");
+    let used: u64 = cgroup.get(usage)?.trim().parse()?;
+    ensure!(
+        used >= held + CACHE_BYTES - CHARGE_OFF_BYTES,
+        "{used} bytes are in use: the page cache is not charged here"
+    );
+    let mut off = 0;
+    for workload in &workloads {
+        let fact = find(&facts, workload.pid())?;
+        ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
+        off = off.max(check(fact, held)?);
+    }
+    let detail = format!("path, limit and charge in version {version}, {} KiB off", off / 1024);
+    Ok(Seen { events: facts.len() as u64, detail })
+}
+
+/// A limit of the parent that is less than the child's: what is charged is what the parent and both its children hold.
+pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let Limited { cgroup: parent, max, version, .. } = Limited::make("parent")?;
+    if version == 2 {
+        parent.set("cgroup.subtree_control", "+memory")?;
+    }
+    let (child, sibling) = (parent.make_below("child")?, parent.make_below("sibling")?);
+    child.set(max, 1024 * MIB)?;
+    let workloads = [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
+    let facts = processes(sensors);
+    let held = held_bytes(&workloads, 0)?;
+    ensure!(held >= 56 * MIB, "the workloads hold {held} bytes, not the 56 MiB that they were told to touch");
+    let mut off = 0;
+    for (workload, cgroup) in workloads.iter().zip([&child, &sibling]) {
+        let fact = find(&facts, workload.pid())?;
+        ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
+        off = off.max(check(fact, held)?);
+    }
+    Ok(Seen { events: facts.len() as u64, detail: format!("limit and charge of the parent, {} KiB off", off / 1024) })
+}

@@ -1,0 +1,203 @@
+//! Keeps of a host's trace what one program's verdict needs: the host, the program's own processes and three of the
+//! loads', each with its images, handles and end.
+//!
+//! What else ran on the host is nobody's business and is dropped, as are listeners. The pid that the cgroups' names end
+//! with is cut off, so that the names stay the same from one recording to the next. Not kept is a version that should
+//! leak and did not grow, its fixed version if that grew, and a program whose start is not in the trace or whose limit
+//! was moved: a truth that the trace contradicts is worse than none. The kept trace is compressed with gzip, and its
+//! line in `manifest.jsonl` is replaced.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use super::gathered::{self, Gathered, Id};
+use super::program::Program;
+
+/// How many of the loads' processes are kept beside the program's.
+const BYSTANDERS: usize = 3;
+/// A version that should leak must grow at this share of its expected rate: less, and the load did not reach the leak.
+/// Its fixed version must not.
+const SEEN_SHARE: f64 = 0.1;
+/// Scans from the program's first to when its leak is said to start: what was free before must have been seen once, and
+/// no rule can claim anything from two points.
+const SCANS_BEFORE_LEAK: f64 = 2.0;
+
+/// A program that was recorded.
+#[derive(Debug)]
+pub struct Subject {
+    /// Family and version.
+    pub id: String,
+    family: String,
+    version: String,
+    leaks: bool,
+    cgroup: String,
+    spec: Value,
+}
+
+impl Subject {
+    /// The program, in the cgroup of that name.
+    pub fn of(program: &Program, cgroup: String) -> Self {
+        Self {
+            id: program.id(),
+            family: program.family.clone(),
+            version: program.version.clone(),
+            leaks: program.leaks,
+            cgroup,
+            spec: program.spec.clone(),
+        }
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.spec[key].as_f64().unwrap_or(0.0)
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.spec[key].as_str().unwrap_or_default()
+    }
+
+    /// Refuses what contradicts `program.json`.
+    fn check(&self, gathered: &Gathered, rate: f64) -> anyhow::Result<()> {
+        if !gathered.begins() {
+            bail!("its exec is not in the trace\n  hint: the recorder was not ready when it started; record it again");
+        }
+        let limit = self.spec["memory_max_bytes"].as_u64();
+        if gathered.limits.iter().any(|seen| *seen != limit) {
+            bail!(
+                "its limit should be {limit:?} and was {:?}\n  hint: leave memory.max alone while it is recorded",
+                gathered.limits
+            );
+        }
+        let least = self.number("expected_bytes_per_sec") * SEEN_SHARE;
+        if self.leaks && rate < least {
+            bail!("it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its load");
+        }
+        if !self.leaks && least > 0.0 && rate >= least {
+            bail!("it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a longer warm-up");
+        }
+        Ok(())
+    }
+}
+
+/// Writes the subject's trace and its line of the manifest.
+pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> anyhow::Result<()> {
+    let header = gathered::lines(trace)?.next().context("the trace is empty")?;
+    let interval = header["interval_secs"].as_f64().context("the trace's header has no interval_secs")?;
+    let gathered = Gathered::read(trace, &subject.cgroup, load)?;
+    let main = gathered.main().context("the trace holds none of its processes")?;
+    let begin = gathered.curve.first().map_or(0.0, |point| point.0);
+    let grown = gathered.line_from(begin + subject.number("warm_up_secs"));
+    subject.check(&gathered, grown.slope)?;
+    let name = format!("{}.jsonl.gz", subject.id);
+    let kept: Vec<_> = gathered.own.keys().copied().chain(gathered.longest_loads(BYSTANDERS)).collect();
+    let bytes = write(trace, &recorded.join(&name), &kept)?;
+    let label = if subject.leaks { "leak" } else { "healthy" };
+    let exhausted = grown.reaches(subject.number("memory_max_bytes")).filter(|_| subject.leaks);
+    let entry = json!({
+        "run": format!("{}/{}", subject.family, subject.version),
+        "family": subject.family,
+        "part": subject.spec["part"],
+        "source": "recorded",
+        "trace": format!("recorded/{name}"),
+        "label": label,
+        // A workload of many processes says what they are called: its largest one may be a helper.
+        "subject": {
+            "cgroup": format!("/{}", stable(&subject.cgroup)),
+            "comm": subject.spec["comm"].as_str().unwrap_or(&main.comm),
+        },
+        "leak_start_secs": subject.leaks.then(|| (begin + SCANS_BEFORE_LEAK * interval).ceil()),
+        "leak_bytes_per_sec": subject.leaks.then(|| grown.slope.round()),
+        "exhausted_secs": exhausted.map(f64::round),
+        "secs": gathered.last.round(),
+        "interval_secs": interval,
+        "program": {
+            "runtime": subject.spec["runtime"], "package": subject.spec["package"], "version": subject.version,
+            "reference": subject.spec["reference"],
+        },
+        "why": format!("{} {} under load: {}", subject.text("package"), subject.version, subject.text("load")),
+    });
+    update(&recorded.join("manifest.jsonl"), &entry)?;
+    eprintln!(
+        "  kept: {:<22} {label:<8} {:>9.0} bytes/s after warm-up, peak {:.1} MB, {bytes} bytes",
+        subject.id,
+        grown.slope,
+        gathered.peak() / 1e6
+    );
+    Ok(())
+}
+
+/// Writes the chosen processes' lines and the host's, compressed; returns how many bytes that took.
+fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
+    let file = File::create(out).with_context(|| format!("{} cannot be written", out.display()))?;
+    let mut gzip = Command::new("gzip");
+    let mut gzip = gzip.arg("-9n").stdin(Stdio::piped()).stdout(file).spawn().context("gzip could not be started")?;
+    let mut pipe = gzip.stdin.take().context("gzip has no standard input")?;
+    let text = BufReader::new(File::open(trace)?);
+    for (number, line) in text.lines().enumerate() {
+        let line = line.with_context(|| format!("{} cannot be read", trace.display()))?;
+        if !gathered::may_matter(&line) {
+            continue;
+        }
+        let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+        let wanted = match value["kind"].as_str() {
+            None => number == 0,
+            Some("host" | "sensing") => true,
+            Some("listener") => false,
+            Some(_) => gathered::id_of(&value).is_some_and(|id| kept.contains(&id)),
+        };
+        if !wanted {
+            continue;
+        }
+        let line = match value["cgroup"].as_str().map(|cgroup| (cgroup.to_owned(), stable(cgroup).to_owned())) {
+            Some((cgroup, stable)) => line.replacen(&cgroup, &stable, 1),
+            None => line,
+        };
+        writeln!(pipe, "{line}").context("gzip stopped reading")?;
+    }
+    drop(pipe);
+    let status = gzip.wait().context("gzip's state could not be read")?;
+    if !status.success() {
+        bail!("gzip failed ({status}) on {}", out.display());
+    }
+    Ok(out.metadata()?.len())
+}
+
+/// Puts a line into the manifest, in place of the one of the same run.
+fn update(path: &Path, entry: &Value) -> anyhow::Result<()> {
+    let text = if path.exists() { fs::read_to_string(path)? } else { String::new() };
+    let mut entries: Vec<Value> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{} is not JSON Lines", path.display()))?;
+    entries.retain(|other| other["run"] != entry["run"]);
+    entries.push(entry.clone());
+    entries.sort_by(|a, b| a["run"].as_str().cmp(&b["run"].as_str()));
+    let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
+    fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// A cgroup's name without the recording's pid at its end.
+fn stable(cgroup: &str) -> &str {
+    let cgroup = cgroup.strip_suffix(".scope").unwrap_or(cgroup);
+    match cgroup.rsplit_once('-') {
+        Some((name, pid)) if pid.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => cgroup,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_the_recordings_pid_only() {
+        assert_eq!(stable("/spillway-corpus-ujson-5.11.0-4711"), "/spillway-corpus-ujson-5.11.0");
+        assert_eq!(stable("/system.slice/ssh.service"), "/system.slice/ssh.service");
+        assert_eq!(stable("spillway-corpus-load-9.scope"), "spillway-corpus-load");
+    }
+}

@@ -1,0 +1,44 @@
+//! `cargo xtask corpus`: the published corpus of leaks and healthy processes, and the detector's score on it.
+
+mod gathered;
+mod keep;
+mod others;
+mod program;
+mod record;
+
+use std::process::ExitCode;
+
+pub use others::holds;
+
+/// Record, list, write or score the corpus of leaks and healthy processes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask corpus record ujson                       run a real program, both versions, and record it\n  \
+    cargo xtask corpus list                               the families, and which part each belongs to\n  \
+    cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway replay`\n  \
+    cargo xtask corpus write-manifest                     after a change of the families\n  \
+    cargo xtask corpus score                              the detector beside the reference rules\n  \
+    cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
+    cargo xtask corpus score --hold --part held-out       fails where it is worse than it was\n\n\
+    Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run real programs under load and record them with the agent's own sensors
+    Record(record::Args),
+    /// list, write DIR, write-manifest or score, and their options
+    #[command(external_subcommand)]
+    Others(Vec<String>),
+}
+
+/// Runs the command.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Record(args) => record::main(args),
+        Command::Others(arguments) => others::main(arguments),
+    }
+}
