@@ -51,7 +51,8 @@ pub struct LeakConfig {
     pub warm_up: Duration,
     /// Spans over which growth is judged, ascending, at most [`LeakConfig::HORIZONS_MAX`].
     pub horizons: Vec<Duration>,
-    /// Chance at which steady growth over one horizon may be noise (Mann-Kendall, one-sided).
+    /// Chance at which growth over the shortest horizon may be noise (Student's t of the slope, one-sided); longer ones, asked less
+    /// often, may err as often a day.
     pub significance: f64,
     /// Growth over a horizon below this is not worth a claim, in bytes.
     pub min_growth_bytes: u64,

@@ -28,6 +28,10 @@ use crate::{
 /// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
 const PROCESSES_MAX: usize = 65_536;
 
+/// Processes of a workload whose growth is added up; of more, so many stand for all. Else a workload of thousands that all grow
+/// would cost their number squared.
+const OTHERS_MAX: usize = 64;
+
 /// A gap between two scans above which the host is taken to have slept, and its processes with it: several of the longest
 /// interval that can be configured.
 const ASLEEP_SECS_MIN: f64 = 300.0;
@@ -195,10 +199,11 @@ fn others_grew_kib(
     buckets: usize,
 ) -> f64 {
     let Some(own) = processes.get(&pid) else { return 0.0 };
-    let others = members.pids(&own.workload).iter().filter(|other| **other != pid);
+    let pids = members.pids(&own.workload);
+    let others = pids.iter().take(OTHERS_MAX).filter(|other| **other != pid);
     // Those that this scan has not shown yet are a bucket behind.
     let rise_kib = |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
-    let share = (buckets - 1) as f64 / (buckets - 2) as f64;
+    let share = (buckets - 1) as f64 / (buckets - 2) as f64 * (pids.len() as f64 / OTHERS_MAX as f64).max(1.0);
     others.filter_map(|other| processes.get(other)).map(rise_kib).sum::<f64>() * share
 }
 
