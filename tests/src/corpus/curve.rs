@@ -91,6 +91,18 @@ pub(super) fn sawtooth(seed: u64, period: f64, height: f64) -> Curve {
     })
 }
 
+/// Filled evenly, `height` in a period, and emptied at a moment of its own in each period.
+pub(super) fn purges(seed: u64, period: f64, height: f64) -> Curve {
+    let phase = unit_at(seed, -1);
+    Box::new(move |t| {
+        let place = t / period + phase;
+        let turn = place.floor() as i64;
+        let purged_at = |turn: i64| turn as f64 + unit_at(seed, turn);
+        let last = if place >= purged_at(turn) { purged_at(turn) } else { purged_at(turn - 1) };
+        height * (place - last)
+    })
+}
+
 /// Wanders between `-amplitude` and `amplitude`, over about `period` from one mood to the next.
 pub(super) fn noise(seed: u64, period: f64, amplitude: f64) -> Curve {
     Box::new(move |t| {

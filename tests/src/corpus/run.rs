@@ -171,8 +171,14 @@ impl Draft {
             }
             (Room::AbovePeak(share), _) => {
                 let (share, secs) = (*share, self.plan.secs);
-                let looks = (0..=PEAK_LOOKS).map(|look| self.use_at(secs * look as f64 / PEAK_LOOKS as f64));
-                let (own, all) = looks.fold((0.0, 0.0), |(own, all), (o, a)| (f64::max(own, o), f64::max(all, a)));
+                let mut looks: Vec<_> = (0..=PEAK_LOOKS).map(|look| secs * look as f64 / PEAK_LOOKS as f64).collect();
+                // An old process and its successor may be there together for less than the time between two looks.
+                looks.extend(self.sim.actors.iter().map(|actor| actor.dies.next_down()).filter(|dies| *dies < secs));
+                looks.sort_by(f64::total_cmp);
+                let (own, all) = looks
+                    .into_iter()
+                    .map(|t| self.use_at(t))
+                    .fold((0.0, 0.0), |(own, all), (o, a)| (f64::max(own, o), f64::max(all, a)));
                 // A small process never was all that stands between a host and its end.
                 (own * (1.0 + share), all + (own * share).max(all * SPARE))
             }

@@ -6,7 +6,7 @@
 use super::super::{
     curve::{
         Curve, DAY, GIB, HOUR, KIB, MIB, MINUTE, breathing, bursts, day_wave, flat, integral, noise, office_hours,
-        ramp, saturating, sawtooth, since, stairs, sum,
+        purges, ramp, saturating, sawtooth, since, stairs, sum,
     },
     rng::Rng,
     run::Plan,
@@ -200,6 +200,18 @@ pub(super) fn major_gc(rng: &mut Rng) -> Plan {
     let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), base * rng.range(0.03, 0.2));
     let old = sawtooth(rng.bits(), major, base * rng.range(0.1, 0.5));
     let healthy = vec![breathing(rng, base), young, old];
+    alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
+}
+
+/// A cache that is filled evenly and emptied at odd times.
+pub(super) fn purged(rng: &mut Rng) -> Plan {
+    let start = settled(rng);
+    let rate = rng.log_range(1e3, 1e6);
+    let period = rng.log_range(2.0 * MINUTE, 40.0 * MINUTE);
+    let pace = Pace::new(rng, rate, start, 20.0 * period);
+    let base = rng.log_range(50.0, 1_000.0) * MIB;
+    let cache = purges(rng.bits(), period, base * rng.range(0.05, 0.6));
+    let healthy = vec![breathing(rng, base), cache];
     alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
 }
 
