@@ -19,7 +19,13 @@ use self::{
     process::{Followed, Leak, Process, loading_secs},
     workload::Members,
 };
-use super::{Context, Detector, Findings, Held, is_gone, trust::Rule, window::Horizons};
+use super::{
+    Context, Detector, Findings, Held,
+    growth::{Growth, due},
+    is_gone,
+    trust::Rule,
+    window::{BUCKETS, Horizons, Newest},
+};
 use crate::{
     config::LeakConfig,
     sense::{Fact, HandlesFact, ProcessFact, ProcessId},
@@ -107,44 +113,37 @@ impl LeakDetector {
         }
         let closed = process.see(fact, now, context.scan, &self.horizons, members);
         self.claims.inherit(process);
-        for horizon in (0..self.horizons.count()).filter(|horizon| closed & (1 << horizon) != 0) {
-            self.turn(context, fact, now, horizon, findings);
+        for look in due(closed.horizons, self.horizons.count()) {
+            self.turn(context, fact, now, look, findings);
+        }
+        if closed.trough {
+            self.turn_of_tooth(context, fact, now, findings);
         }
     }
 
-    /// A bucket of one horizon of a process has closed.
+    /// A bucket of one horizon of a process has closed, or is looked at while it fills.
     fn turn(
         &mut self,
         context: &Context<'_>,
         fact: &ProcessFact,
         now: f64,
-        horizon: usize,
+        (horizon, newest): (usize, Newest),
         findings: &mut Findings,
     ) -> Option<()> {
         let pid = fact.id.pid;
         let process = self.processes.get(&pid)?;
-        let headroom = Headroom::of(context, fact);
+        let headroom = Headroom::of(context, fact, process.window.peak_kib());
         match process.leak.as_deref().copied() {
             None => {
                 let others = |buckets: usize| others_grew_kib(&self.processes, &self.members, pid, horizon, buckets);
-                let growth = process.judge(now, horizon, &self.config, &self.horizons, headroom.bytes, &others)?;
-                let mut why = claim::why(process, now, fact, &growth, &headroom);
-                let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
-                self.claims.raise(context, fact, process, &growth, (confidence, why), findings);
-                self.processes.get_mut(&pid)?.leak = Some(Box::new(Leak::new(&growth, horizon, confidence)));
+                let look = (horizon, newest);
+                let growth = process.judge(now, look, &self.config, &self.horizons, headroom.bytes, &others)?;
+                self.raise(context, fact, now, horizon, &growth, &headroom, findings);
             }
+            Some(_) if newest == Newest::Open => {}
             Some(leak) if usize::from(leak.horizon) == horizon => {
-                let process = self.processes.get_mut(&pid)?;
-                match process.follow(leak, now, &self.horizons) {
-                    Followed::Over(because) => {
-                        process.end_leak();
-                        self.claims.clear(context, process, &leak, &because, findings);
-                    }
-                    Followed::Grows(slope) => {
-                        self.claims.forecast(context, fact, process, &leak, slope, &headroom, findings);
-                    }
-                    Followed::Pauses => {}
-                }
+                let followed = self.processes.get_mut(&pid)?.follow(leak, now, &self.horizons);
+                self.act(context, fact, &leak, followed, &headroom, findings);
             }
             Some(leak) if usize::from(leak.horizon) > horizon => {
                 let slope = process.quickened(&leak, now, horizon, &self.config, &self.horizons)?;
@@ -153,6 +152,75 @@ impl LeakDetector {
             Some(_) => {}
         }
         Some(())
+    }
+
+    /// A trough of a process's sawtooth was completed.
+    fn turn_of_tooth(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        now: f64,
+        findings: &mut Findings,
+    ) -> Option<()> {
+        let pid = fact.id.pid;
+        let process = self.processes.get(&pid)?;
+        let headroom = Headroom::of(context, fact, process.window.peak_kib());
+        match process.leak.as_deref().copied() {
+            None => {
+                let growth = process.judge_troughs(now, &self.config, &self.horizons, headroom.bytes)?;
+                // Once the sawtooth ends, it is followed where a bucket is as long as a tooth was.
+                let tooth_secs = growth.grown_secs / (growth.points - 1) as f64;
+                let horizon = self.horizons.covering(tooth_secs * BUCKETS as f64);
+                self.raise(context, fact, now, horizon, &growth, &headroom, findings);
+            }
+            Some(leak) => {
+                let followed = self.processes.get_mut(&pid)?.follow_troughs(leak, now, &self.horizons);
+                self.act(context, fact, &leak, followed, &headroom, findings);
+            }
+        }
+        Some(())
+    }
+
+    /// A process was found to leak.
+    #[expect(clippy::too_many_arguments, reason = "all that a claim says")]
+    fn raise(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        now: f64,
+        horizon: usize,
+        growth: &Growth,
+        headroom: &Headroom,
+        findings: &mut Findings,
+    ) {
+        let Some(process) = self.processes.get_mut(&fact.id.pid) else { return };
+        let mut why = claim::why(process, now, fact, growth, headroom);
+        let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
+        self.claims.raise(context, fact, process, growth, (confidence, why), findings);
+        process.leak = Some(Box::new(Leak::new(growth, horizon, confidence)));
+    }
+
+    /// What became of a leak that was followed is said.
+    fn act(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessFact,
+        leak: &Leak,
+        followed: Followed,
+        headroom: &Headroom,
+        findings: &mut Findings,
+    ) {
+        let Some(process) = self.processes.get_mut(&fact.id.pid) else { return };
+        match followed {
+            Followed::Over(because) => {
+                process.end_leak();
+                self.claims.clear(context, process, leak, &because, findings);
+            }
+            Followed::Grows(slope) => {
+                self.claims.forecast(context, fact, process, leak, slope, headroom, findings);
+            }
+            Followed::Pauses => {}
+        }
     }
 
     fn count(&mut self, context: &Context<'_>, fact: &HandlesFact) {
@@ -228,5 +296,7 @@ impl Detector for LeakDetector {
     }
 }
 
+#[cfg(test)]
+mod sawtooth_tests;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ mod load;
 mod overload;
 mod queue;
 mod trend;
+mod troughs;
 mod trust;
 mod verdict;
 mod window;

@@ -24,8 +24,10 @@ pub struct Point {
 pub struct Line {
     /// Theil and Sen's slope.
     pub slope: f64,
-    /// Standard error of the slope.
-    pub slope_error: f64,
+    /// Sum of the squares of how far points lie from the line.
+    pub squares: f64,
+    /// Sum of the squares of how far their times lie from the middle.
+    pub spread: f64,
     /// Degrees of freedom: points less two.
     pub freedom: u32,
 }
@@ -37,22 +39,27 @@ impl Line {
         let slope = theil_sen(points)?;
         let n = points.len() as f64;
         let mean = |of: &dyn Fn(&Point) -> f64| points.iter().map(of).sum::<f64>() / n;
-        let (middle, spread) = (mean(&|p| p.x), |x: f64, middle: f64| (x - middle) * (x - middle));
+        let (middle, squared) = (mean(&|p| p.x), |x: f64, middle: f64| (x - middle) * (x - middle));
         let height = mean(&|p| p.y - slope * p.x);
-        let squares: f64 = points.iter().map(|p| spread(p.y - slope * p.x, height)).sum();
-        let over: f64 = points.iter().map(|p| spread(p.x, middle)).sum();
+        let squares = points.iter().map(|p| squared(p.y - slope * p.x, height)).sum();
+        let spread = points.iter().map(|p| squared(p.x, middle)).sum();
         let freedom = points.len().checked_sub(2).filter(|freedom| *freedom > 0)?;
-        Some(Self { slope, slope_error: (squares / freedom as f64 / over).sqrt(), freedom: freedom as u32 })
+        Some(Self { slope, squares, spread, freedom: freedom as u32 })
+    }
+
+    /// Standard error of the slope.
+    pub fn slope_error(&self) -> f64 {
+        (self.squares / f64::from(self.freedom) / self.spread).sqrt()
     }
 
     /// Chance that points without a trend rise this evenly: Student's t of the slope, one-sided.
     pub fn p_value(&self) -> f64 {
         if self.slope <= 0.0 {
             1.0
-        } else if self.slope_error <= 0.0 {
+        } else if self.squares <= 0.0 {
             0.0
         } else {
-            student_tail(self.slope / self.slope_error, self.freedom)
+            student_tail(self.slope / self.slope_error(), self.freedom)
         }
     }
 }

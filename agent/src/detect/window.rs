@@ -6,11 +6,16 @@
 //! a gap (a suspended host, a stalled sensor) costs points and invents none.
 //! Floors are 16 bits wide in a unit that all share: a KiB for small processes, doubled whenever a heavier weight comes, so that
 //! what is lost is never more than a part in 32,768 of the heaviest.
+//! Beside them it keeps the troughs of teeth that are longer than a bucket (see [`super::troughs`]), and what the process lately weighed
+//! at most.
 //! Cold start: a window is empty until its first bucket closes. It refuses time that runs backwards.
 
 use std::time::Duration;
 
-use super::trend::Point;
+use super::{
+    trend::Point,
+    troughs::{TROUGHS, Troughs},
+};
 use crate::config::LeakConfig;
 
 /// Buckets a horizon: enough for a line's scatter to be told from its slope, with room for gaps.
@@ -22,6 +27,16 @@ pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
 
 /// Floors are handed out in KiB.
 pub const KIB: f64 = 1024.0;
+
+/// The horizon of which the floors are read for troughs: 15 minutes by default, so that teeth shorter than a minute make none.
+const TROUGH_HORIZON: usize = 3;
+
+/// A fall by less than this is none: counters are off by some pages a CPU.
+const FALL_MIN_KIB: f64 = 2_048.0;
+
+/// In this time a peak is forgotten to its e-th part where scans come often, else more slowly. A guess: a batch of every hour or so is
+/// remembered.
+const PEAK_SECS: f64 = 7_200.0;
 
 /// Marks a bucket in which nothing was seen.
 const MISSING: u16 = u16::MAX;
@@ -55,6 +70,12 @@ impl Horizons {
         self.bucket_secs[horizon]
     }
 
+    /// The shortest horizon that is so long, or the longest.
+    pub fn covering(&self, secs: f64) -> usize {
+        let longest = self.len.saturating_sub(1);
+        (0..longest).find(|horizon| self.horizon_secs(*horizon) >= secs).unwrap_or(longest)
+    }
+
     /// Length of a horizon, in seconds.
     pub fn horizon_secs(&self, horizon: usize) -> f64 {
         self.bucket_secs[horizon] * BUCKETS as f64
@@ -66,12 +87,17 @@ impl Horizons {
 pub struct Window {
     /// Floors of closed buckets, by bucket number modulo [`BUCKETS`].
     floors: [[u16; BUCKETS]; HORIZONS_MAX],
-    /// Number of the bucket that is being filled.
-    open: [u32; HORIZONS_MAX],
-    /// Its floor so far; `MISSING` until something is seen.
+    /// The open bucket's number, modulo [`BUCKETS`].
+    open: [u8; HORIZONS_MAX],
+    /// When it was last fed, in seconds after its origin.
+    age_secs: f64,
+    /// The open bucket's floor so far; `MISSING` until something is seen.
     open_floor: [u16; HORIZONS_MAX],
     /// Highest floor that has left the ring: what the process has weighed before and come back from.
     past_peak: [u16; HORIZONS_MAX],
+    troughs: Troughs,
+    /// What it lately weighed at most, in KiB.
+    peak_kib: f32,
     /// A floor's unit is a KiB, doubled so often.
     shift: u8,
 }
@@ -81,14 +107,35 @@ impl Default for Window {
         Self {
             floors: [[MISSING; BUCKETS]; HORIZONS_MAX],
             open: [0; HORIZONS_MAX],
+            age_secs: 0.0,
             open_floor: [MISSING; HORIZONS_MAX],
             past_peak: [0; HORIZONS_MAX],
+            troughs: Troughs::default(),
+            peak_kib: 0.0,
             shift: 0,
         }
     }
 }
 
-/// The closed buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
+/// Which bucket of a horizon counts as its newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newest {
+    /// The last that has closed.
+    Closed,
+    /// The one that is being filled; what came before moves up by one.
+    Open,
+}
+
+/// What became whole with an observation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Closed {
+    /// The horizons of which a bucket closed, a bit each.
+    pub horizons: u8,
+    /// Whether a trough was completed.
+    pub trough: bool,
+}
+
+/// The buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
 #[derive(Debug, Clone, Copy)]
 pub struct Floors {
     points: [Point; BUCKETS],
@@ -107,6 +154,15 @@ impl Floors {
         &points[..points.partition_point(|point| point.x < x)]
     }
 
+    /// The last `buckets` of those; `None` where there are fewer.
+    pub fn last_before(&self, x: f64, buckets: usize) -> Option<Self> {
+        let before = self.before(x);
+        let last = &before[before.len().checked_sub(buckets)?..];
+        let mut floors = Self { points: [Point::default(); BUCKETS], len: buckets };
+        floors.points[..buckets].copy_from_slice(last);
+        Some(floors)
+    }
+
     /// Those in the last `buckets` of the horizon.
     pub fn last(&self, buckets: usize) -> &[Point] {
         let points = self.points();
@@ -114,22 +170,53 @@ impl Floors {
     }
 }
 
+/// Where in its ring a bucket lies.
+fn place(bucket: u32) -> u8 {
+    (bucket as usize % BUCKETS) as u8
+}
+
 impl Window {
-    /// Takes a weight seen `age_secs` after the window's origin; returns the horizons of which a bucket closed, a bit each.
-    pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, weight_bytes: u64) -> u8 {
+    /// Takes a weight seen `age_secs` after the window's origin.
+    pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, weight_bytes: u64) -> Closed {
         let weight = self.scaled(weight_bytes >> 10);
-        let mut closed = 0;
+        let before_secs = self.age_secs;
+        self.age_secs = before_secs.max(age_secs);
+        self.remember_peak((weight_bytes >> 10) as f32, self.age_secs - before_secs);
+        let mut closed = Closed::default();
         for horizon in 0..horizons.len {
+            let bucket_secs = horizons.bucket_secs[horizon];
             // Saturates: negative ages land in bucket 0, ages past 2^32 buckets in the last.
-            let bucket = (age_secs / horizons.bucket_secs[horizon]) as u32;
-            if bucket > self.open[horizon] {
-                closed |= u8::from(self.close(horizon, bucket)) << horizon;
+            let bucket = (age_secs / bucket_secs) as u32;
+            // Nearly always the bucket is still the same, and within the ring its place says so.
+            let within = age_secs >= before_secs && age_secs - before_secs < bucket_secs * (BUCKETS - 1) as f64;
+            if within && place(bucket) == self.open[horizon] {
+                self.open_floor[horizon] = self.open_floor[horizon].min(weight);
+                continue;
             }
-            if bucket == self.open[horizon] {
+            let open = (before_secs / bucket_secs) as u32;
+            if bucket > open {
+                let floor = self.close(horizon, open, bucket);
+                closed.horizons |= u8::from(floor != MISSING) << horizon;
+                if horizon == TROUGH_HORIZON && floor != MISSING {
+                    let least = FALL_MIN_KIB / self.kib(1);
+                    closed.trough = self.troughs.see(open, floor, least);
+                }
+            }
+            if bucket >= open {
                 self.open_floor[horizon] = self.open_floor[horizon].min(weight);
             }
         }
         closed
+    }
+
+    fn remember_peak(&mut self, weight_kib: f32, passed_secs: f64) {
+        if weight_kib >= self.peak_kib {
+            self.peak_kib = weight_kib;
+            return;
+        }
+        // Step by step an exponential, without its cost.
+        let kept = 1.0 / (1.0 + (passed_secs / PEAK_SECS) as f32);
+        self.peak_kib = weight_kib + (self.peak_kib - weight_kib) * kept;
     }
 
     /// A weight in this window's unit, which grows until the weight fits.
@@ -141,6 +228,7 @@ impl Window {
                 *floor >>= 1;
             }
             self.past_peak.iter_mut().for_each(|peak| *peak >>= 1);
+            self.troughs.halve();
         }
         (weight_kib >> self.shift) as u16
     }
@@ -149,18 +237,17 @@ impl Window {
         (u64::from(floor) << self.shift) as f64
     }
 
-    /// Closes the open bucket, marks those between as missing, and opens `bucket`; true if the closed one held anything.
-    fn close(&mut self, horizon: usize, bucket: u32) -> bool {
-        let open = self.open[horizon];
+    /// Closes the open bucket, marks those between as missing, and opens `bucket`; returns the floor of the closed one.
+    fn close(&mut self, horizon: usize, open: u32, bucket: u32) -> u16 {
         let floor = self.open_floor[horizon];
         self.store(horizon, open, floor);
         let missing_from = (open + 1).max(bucket.saturating_sub(BUCKETS as u32));
         for missing in missing_from..bucket {
             self.store(horizon, missing, MISSING);
         }
-        self.open[horizon] = bucket;
+        self.open[horizon] = place(bucket);
         self.open_floor[horizon] = MISSING;
-        floor != MISSING
+        floor
     }
 
     fn store(&mut self, horizon: usize, bucket: u32, floor: u16) {
@@ -173,10 +260,17 @@ impl Window {
 
     /// The closed buckets of a horizon.
     pub fn floors(&self, horizon: usize) -> Floors {
+        self.floors_to(horizon, Newest::Closed)
+    }
+
+    /// The last buckets of a horizon.
+    pub fn floors_to(&self, horizon: usize, newest: Newest) -> Floors {
         let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
-        let oldest = self.open[horizon] as usize % BUCKETS;
+        let open = newest == Newest::Open;
+        let oldest = usize::from(self.open[horizon]) + usize::from(open);
         for x in 0..BUCKETS {
-            let floor = self.floors[horizon][(oldest + x) % BUCKETS];
+            let is_open = open && x + 1 == BUCKETS;
+            let floor = if is_open { self.open_floor[horizon] } else { self.floors[horizon][(oldest + x) % BUCKETS] };
             if floor != MISSING {
                 floors.points[floors.len] = Point { x: x as f64, y: self.kib(floor) };
                 floors.len += 1;
@@ -188,7 +282,7 @@ impl Window {
     /// How much higher the newest floor of a horizon is than the one `back` buckets before, in KiB; `None` where either is
     /// missing. The cheapest look there is.
     pub fn rise_kib(&self, horizon: usize, back: usize) -> Option<f64> {
-        let newest = (self.open[horizon] as usize).wrapping_add(BUCKETS - 1);
+        let newest = usize::from(self.open[horizon]) + BUCKETS - 1;
         let [older, newest] = [newest.wrapping_sub(back), newest].map(|at| self.floors[horizon][at % BUCKETS]);
         (older != MISSING && newest != MISSING).then(|| self.kib(newest) - self.kib(older))
     }
@@ -196,6 +290,35 @@ impl Window {
     /// Highest floor that a horizon has forgotten, in KiB; zero where it has forgotten none.
     pub fn past_peak_kib(&self, horizon: usize) -> f64 {
         self.kib(self.past_peak[horizon])
+    }
+
+    /// The troughs, oldest first; `x` in seconds from the oldest, `y` in KiB.
+    pub fn troughs(&self, horizons: &Horizons) -> Floors {
+        const _: () = assert!(TROUGHS <= BUCKETS);
+        let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
+        let (bucket_secs, unit_kib) = (horizons.bucket_secs[TROUGH_HORIZON], self.kib(1));
+        for point in self.troughs.points() {
+            floors.points[floors.len] = Point { x: point.x * bucket_secs, y: point.y * unit_kib };
+            floors.len += 1;
+        }
+        floors
+    }
+
+    /// Highest trough that was forgotten, in KiB; zero where none was.
+    pub fn past_trough_kib(&self) -> f64 {
+        self.kib(self.troughs.past_peak())
+    }
+
+    /// Seconds since the last trough; `None` before the first.
+    pub fn since_trough_secs(&self, horizons: &Horizons) -> Option<f64> {
+        let bucket_secs = horizons.bucket_secs[TROUGH_HORIZON];
+        let buckets = self.troughs.since((self.age_secs / bucket_secs) as u32)?;
+        Some(f64::from(buckets) * bucket_secs)
+    }
+
+    /// What it lately weighed at most, in KiB.
+    pub fn peak_kib(&self) -> f64 {
+        f64::from(self.peak_kib)
     }
 }
 
@@ -226,7 +349,7 @@ mod tests {
     fn a_gap_is_missing_and_a_long_one_empties_the_ring() {
         let (horizons, mut window) = (one(16), Window::default());
         window.observe(&horizons, 0.0, MIB);
-        assert_eq!(window.observe(&horizons, 3.0, 2 * MIB), 1);
+        assert_eq!(window.observe(&horizons, 3.0, 2 * MIB).horizons, 1);
         window.observe(&horizons, 4.0, 3 * MIB);
         assert_eq!(ys(&window), [1.0, 2.0]);
         assert_eq!(window.floors(0).points().iter().map(|p| p.x).collect::<Vec<_>>(), [12.0, 15.0]);
@@ -239,7 +362,7 @@ mod tests {
     fn backwards_and_absurd_ages_do_no_harm() {
         let (horizons, mut window) = (one(16), Window::default());
         window.observe(&horizons, 5.0, MIB);
-        assert_eq!(window.observe(&horizons, 1.0, 2 * MIB), 0);
+        assert_eq!(window.observe(&horizons, 1.0, 2 * MIB), Closed::default());
         for age in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, -1.0] {
             window.observe(&horizons, age, u64::MAX);
         }
@@ -254,5 +377,30 @@ mod tests {
         assert_eq!(ys(&window).len(), BUCKETS);
         assert_eq!(ys(&window)[0], 24.0);
         assert_eq!(window.past_peak_kib(0), 23.0 * 1024.0);
+    }
+
+    #[test]
+    fn the_open_bucket_can_be_the_newest() {
+        let (horizons, mut window) = (one(16), Window::default());
+        for t in 0..20 {
+            window.observe(&horizons, f64::from(t), u64::from(t as u32) * MIB);
+        }
+        let newest = |newest| window.floors_to(0, newest).points().last().map(|point| (point.x, point.y / 1024.0));
+        assert_eq!(newest(Newest::Closed), Some((15.0, 18.0)));
+        assert_eq!(newest(Newest::Open), Some((15.0, 19.0)));
+        assert_eq!(window.floors_to(0, Newest::Open).points().len(), BUCKETS);
+    }
+
+    #[test]
+    fn a_peak_is_remembered_for_hours_and_then_forgotten() {
+        let (horizons, mut window) = (one(16), Window::default());
+        let mut peak_mib = |t: f64, mib: u64| {
+            window.observe(&horizons, t, mib * MIB);
+            window.peak_kib() / 1024.0
+        };
+        assert_eq!(peak_mib(0.0, 500), 500.0);
+        assert!((450.0..500.0).contains(&peak_mib(600.0, 100)));
+        let later = (11..600).map(|minute| peak_mib(f64::from(minute) * 60.0, 100)).fold(0.0, |_, peak| peak);
+        assert!((100.0..105.0).contains(&later), "{later}");
     }
 }

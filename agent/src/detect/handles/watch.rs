@@ -195,7 +195,7 @@ fn rise(ring: &Ring, number: usize, look: &Look) -> Option<Rise> {
         grown: (last.y - first.y) as u32,
         secs: (last.x - first.x) * ring.bucket_secs(),
         per_sec: line.slope.max(if latter > QUICKENS * line.slope { latter } else { 0.0 }) / ring.bucket_secs(),
-        per_sec_error: line.slope_error / ring.bucket_secs(),
+        per_sec_error: line.slope_error() / ring.bucket_secs(),
         ring: number,
         bucket_secs: ring.bucket_secs(),
         from: from as u32,

@@ -5,13 +5,18 @@
 //! A claim whose processes are all gone waits for a successor, then it is withdrawn.
 //! It refuses nothing; there are never more claims than processes that leak, and those that wait.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use super::{
     super::{
         Context, Findings,
         growth::{Beginning, Growth},
         verdict::{Claim, LeakClaim, Resource, State, Verdict},
+        window::KIB,
         words::{Size, Span, rounded},
     },
     process::{Leak, Process},
@@ -39,25 +44,41 @@ struct Standing {
     waits: Option<(Leak, f64, &'static str)>,
 }
 
+/// Of what is left, the share that a process's own peaks cannot take: it may have changed its ways. A guess.
+const BESIDE_PEAKS_MIN: f64 = 0.1;
+
 /// What is left, and until what.
 pub(super) struct Headroom {
     pub(super) bytes: f64,
     until: &'static str,
+    /// Whether the process's own peaks, when they come again, take a good part of what is left now.
+    beside_peaks: bool,
 }
 
 impl Headroom {
     /// Bytes to the nearest limit, which all of a cgroup's processes share. Swapped memory is not charged to memory.max;
     /// file pages are, but are given back first. Before the first scan of the host all of its memory counts as available but for what the process holds.
-    pub(super) fn of(context: &Context<'_>, fact: &ProcessFact) -> Self {
+    /// Memory runs out on a peak: what the process lately weighed more than now is not left.
+    pub(super) fn of(context: &Context<'_>, fact: &ProcessFact, peak_kib: f64) -> Self {
         let available = context.host.map_or_else(
             || context.info.mem_total_bytes.saturating_sub(fact.private_bytes()),
             |host| host.mem_available_bytes,
         );
         let charged = fact.memory_charged_bytes.unwrap_or_else(|| fact.anon_bytes.saturating_add(fact.shmem_bytes));
-        match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
-            Some(left) if left < available => Self { bytes: left as f64, until: "headroom to its cgroup's memory.max" },
-            _ => Self { bytes: available as f64, until: "the host's available memory" },
-        }
+        let (left, until) = match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
+            Some(left) if left < available => (left as f64, "headroom to its cgroup's memory.max"),
+            _ => (available as f64, "the host's available memory"),
+        };
+        let comes_again = (peak_kib * KIB - fact.private_bytes() as f64).max(0.0);
+        let bytes = (left - comes_again).max(BESIDE_PEAKS_MIN * left);
+        Self { bytes, until, beside_peaks: bytes < (1.0 - BESIDE_PEAKS_MIN) * left }
+    }
+}
+
+impl fmt::Display for Headroom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beside = if self.beside_peaks { " beside its own peaks" } else { "" };
+        write!(f, "{} of {}{beside}", Size(self.bytes), self.until)
     }
 }
 
@@ -171,12 +192,10 @@ impl Claims {
         let Some(standing) = self.standing.get(&workload).filter(|_| slope_bytes_per_sec > 0.0) else { return };
         let exhaustion_secs = headroom.bytes / slope_bytes_per_sec;
         let why = format!(
-            "{} (pid {}) still grows {}/s; {} of {} is gone in {}",
+            "{} (pid {}) still grows {}/s; {headroom} is gone in {}",
             workload.comm,
             fact.id.pid,
             Size(slope_bytes_per_sec),
-            Size(headroom.bytes),
-            headroom.until,
             Span(exhaustion_secs)
         );
         let confidence = f64::from(leak.confidence);
@@ -237,9 +256,10 @@ pub(super) fn why(process: &Process, t: f64, fact: &ProcessFact, growth: &Growth
     // Writing to a String cannot fail.
     let _ = write!(
         why,
-        "{} in {}, {}/s ± {}, without slowing",
+        "{} in {}{}, {}/s ± {}, without slowing",
         Size(growth.grown_bytes),
         Span(growth.grown_secs),
+        if growth.under_sawtooth { " at the foot of its sawtooth" } else { "" },
         Size(slope),
         Size(growth.slope_error_bytes_per_sec),
     );
@@ -250,8 +270,7 @@ pub(super) fn why(process: &Process, t: f64, fact: &ProcessFact, growth: &Growth
         Beginning::BrokeOut { steady_secs } => write!(why, ", after {} without growth", Span(steady_secs)),
         Beginning::Unseen => write!(why, ", for as long as it was watched"),
     };
-    let _ =
-        write!(why, "; {} of {} is gone in {}", Size(headroom.bytes), headroom.until, Span(growth.exhaustion_secs()),);
+    let _ = write!(why, "; {headroom} is gone in {}", Span(growth.exhaustion_secs()));
     let slopes = [slope - growth.slope_error_bytes_per_sec, slope + growth.slope_error_bytes_per_sec];
     if let Some([soonest, latest]) = exhaustion_interval(growth, slopes) {
         let _ = write!(why, " ({} to {})", Span(soonest), Span(latest));

@@ -1,0 +1,166 @@
+//! What a process comes down to, however long its teeth are: the floors of a sawtooth.
+//!
+//! A collector of minutes, a cache that is emptied now and then, a batch: their teeth are longer than a bucket, so that its floor
+//! is some height of a tooth. The turning points are what tells: a trough is the lowest between a fall and a rise that
+//! both are markedly more than the process breathes. Read off floors of a bucket's length, so that teeth of seconds make none.
+//! Cold start: the first trough is that after the first fall. It refuses nothing.
+
+use super::trend::Point;
+
+/// Troughs that are kept: enough for a line's scatter to be told from its slope.
+pub const TROUGHS: usize = 8;
+
+/// A fall at least so big, as a share of the weight, is a tooth. A guess.
+const FALL_SHARE: f64 = 0.03;
+
+/// And as a share of the deepest fall.
+const FALL_OF_DEEPEST: f64 = 0.3;
+
+/// What is left of the deepest fall at the next.
+const DEEPEST_KEPT: f64 = 0.9;
+
+/// A rise of this share of a fall ends a trough.
+const RISE_OF_FALL: f64 = 0.25;
+
+/// The last turning points of one process; heights are in the unit of the window that feeds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Troughs {
+    floors: [u16; TROUGHS],
+    /// The buckets that they were in, modulo 2^16; the last `len` are taken.
+    at: [u16; TROUGHS],
+    len: u8,
+    /// Whether it falls: then `turn` is the lowest since it fell, else the highest since it rose.
+    falls: bool,
+    turn: u16,
+    turned_at: u16,
+    deepest: u16,
+    /// Highest trough that has been forgotten.
+    past_peak: u16,
+}
+
+impl Default for Troughs {
+    fn default() -> Self {
+        Self {
+            floors: [0; TROUGHS],
+            at: [0; TROUGHS],
+            len: 0,
+            falls: false,
+            turn: 0,
+            turned_at: 0,
+            deepest: 0,
+            past_peak: 0,
+        }
+    }
+}
+
+impl Troughs {
+    /// Takes the floor of a bucket; `least` is the smallest fall that counts. True if a trough was completed.
+    pub fn see(&mut self, bucket: u32, floor: u16, least: f64) -> bool {
+        let (bucket, height) = (bucket as u16, f64::from(floor));
+        let fall = least.max(FALL_SHARE * height).max(FALL_OF_DEEPEST * f64::from(self.deepest));
+        let apart = f64::from(floor.abs_diff(self.turn));
+        if self.falls {
+            if floor < self.turn {
+                (self.turn, self.turned_at) = (floor, bucket);
+            } else if apart >= RISE_OF_FALL * fall {
+                self.push();
+                (self.falls, self.turn) = (false, floor);
+                return true;
+            }
+        } else if floor >= self.turn {
+            self.turn = floor;
+        } else if apart >= fall {
+            self.deepest = (DEEPEST_KEPT * f64::from(self.deepest)).max(apart) as u16;
+            (self.falls, self.turn, self.turned_at) = (true, floor, bucket);
+        }
+        false
+    }
+
+    fn push(&mut self) {
+        if usize::from(self.len) == TROUGHS {
+            self.past_peak = self.past_peak.max(self.floors[0]);
+            self.len -= 1;
+        }
+        self.floors.rotate_left(1);
+        self.at.rotate_left(1);
+        (self.floors[TROUGHS - 1], self.at[TROUGHS - 1]) = (self.turn, self.turned_at);
+        self.len += 1;
+    }
+
+    /// The troughs, oldest first: `x` in buckets from the oldest, `y` in the window's unit.
+    pub fn points(&self) -> impl Iterator<Item = Point> {
+        let from = TROUGHS - usize::from(self.len);
+        let oldest = self.at[from.min(TROUGHS - 1)];
+        self.at[from..]
+            .iter()
+            .zip(&self.floors[from..])
+            .map(move |(at, floor)| Point { x: f64::from(at.wrapping_sub(oldest)), y: f64::from(*floor) })
+    }
+
+    /// Buckets since the last trough, at most 2^16; `None` before the first.
+    pub fn since(&self, bucket: u32) -> Option<u16> {
+        (self.len > 0).then(|| (bucket as u16).wrapping_sub(self.at[TROUGHS - 1]))
+    }
+
+    /// Highest trough that has been forgotten; zero where none has.
+    pub fn past_peak(&self) -> u16 {
+        self.past_peak
+    }
+
+    /// The window's unit was doubled.
+    pub fn halve(&mut self) {
+        for height in self.floors.iter_mut().chain([&mut self.turn, &mut self.deepest, &mut self.past_peak]) {
+            *height >>= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(floors: &[u16]) -> Troughs {
+        let mut troughs = Troughs::default();
+        floors.iter().enumerate().for_each(|(bucket, floor)| {
+            troughs.see(bucket as u32, *floor, 10.0);
+        });
+        troughs
+    }
+
+    fn points(troughs: &Troughs) -> Vec<(f64, f64)> {
+        troughs.points().map(|point| (point.x, point.y)).collect()
+    }
+
+    #[test]
+    fn a_trough_is_the_lowest_between_a_fall_and_a_rise() {
+        let troughs = seen(&[100, 150, 200, 110, 105, 160, 210, 120, 170]);
+        assert_eq!(points(&troughs), [(0.0, 105.0), (3.0, 120.0)]);
+        assert_eq!(troughs.since(9), Some(2));
+    }
+
+    #[test]
+    fn what_only_breathes_or_climbs_has_none() {
+        assert_eq!(points(&seen(&[100, 104, 98, 103, 99, 105, 97])), []);
+        assert_eq!(points(&seen(&[100, 200, 300, 400, 500])), []);
+        // A ripple in a deep fall is no trough of its own.
+        assert_eq!(points(&seen(&[100, 900, 100, 900, 500, 515, 100, 600])), [(0.0, 100.0), (4.0, 100.0)]);
+    }
+
+    #[test]
+    fn the_ninth_is_kept_and_the_first_remembered() {
+        let floors: Vec<u16> = (0..9).flat_map(|turn| [500, 100 + turn]).chain([500]).collect();
+        let troughs = seen(&floors);
+        assert_eq!(points(&troughs).len(), TROUGHS);
+        assert_eq!(points(&troughs)[0], (0.0, 101.0));
+        assert_eq!(troughs.past_peak(), 100);
+    }
+
+    #[test]
+    fn all_heights_change_their_unit_together() {
+        let mut troughs = seen(&[100, 500, 100, 500, 100, 500]);
+        troughs.halve();
+        assert_eq!(points(&troughs), [(0.0, 50.0), (2.0, 50.0)]);
+        // Less than a third of the deepest fall is no fall in the new unit either.
+        assert!(!troughs.see(6, 200, 10.0) && !troughs.see(7, 250, 10.0));
+    }
+}
