@@ -22,8 +22,10 @@ const DEADLINES: [(&str, f64, f64); 3] = [
     ("64 MB/day to 100 KB/s within 24 h", 64e6 / DAY, DAY),
 ];
 
-/// Targets that are not reached yet, and the figure below which they must not fall meanwhile. An entry goes when its target is met.
-const NOT_YET: [(&str, f64); 1] = [(BEFORE_A_QUARTER, 0.8)];
+/// Targets that are not reached yet, and what they must hold meanwhile. An entry goes when its target is met.
+const NOT_YET: [(&str, Target); 2] = [(BEFORE_A_QUARTER, Target::AtLeast(0.94)), (FALSE_ALARMS, Target::AtMost(1.25))];
+
+const FALSE_ALARMS: &str = "false alarms in 1,000 process-days";
 
 const BEFORE_A_QUARTER: &str = "flagged before 25 % of headroom";
 
@@ -54,8 +56,12 @@ pub enum Target {
 impl Row {
     /// Whether the detector, which is the first rule, meets it; a figure of nothing does not.
     pub fn met(&self) -> Option<bool> {
+        self.reaches(self.target?)
+    }
+
+    fn reaches(&self, target: Target) -> Option<bool> {
         let value = self.figures.first()?.value;
-        self.target.map(|target| match target {
+        Some(match target {
             Target::AtLeast(least) => value >= least,
             Target::AtMost(most) => value <= most,
         })
@@ -66,9 +72,7 @@ impl Row {
     /// Whether the detector is as good as it has been: the target, or what stands in for one that is not reached yet.
     pub fn holds(&self) -> bool {
         let not_yet = NOT_YET.iter().find(|(what, _)| *what == self.what);
-        not_yet.map_or(self.met() != Some(false), |(_, least)| {
-            self.figures.first().is_some_and(|figure| figure.value >= *least)
-        })
+        not_yet.map_or(self.met() != Some(false), |(_, meanwhile)| self.reaches(*meanwhile) == Some(true))
     }
 }
 
@@ -92,7 +96,7 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
             let leaks = || runs.iter().filter(|(run, _)| is_leak(run));
             share(leaks().filter(|(_, outcome)| outcome.detection.is_some()).count(), leaks().count())
         }),
-        row("false alarms in 1,000 process-days", Some(Target::AtMost(1.0)), &|runs| {
+        row(FALSE_ALARMS, Some(Target::AtMost(1.0)), &|runs| {
             let days: f64 = runs.iter().map(|(run, _)| run.healthy_process_days).sum();
             rate(runs.iter().map(|(_, outcome)| outcome.false_alarm_days).sum(), days / 1_000.0)
         }),
