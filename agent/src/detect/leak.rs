@@ -8,6 +8,7 @@
 //! It refuses: page cache and file mappings (they are given back), and claims without a headroom to forecast against.
 
 mod claim;
+mod follow;
 mod process;
 mod workload;
 
@@ -16,7 +17,8 @@ use std::collections::{HashMap, hash_map::Entry};
 pub use self::process::PROCESS_STATE_BYTES;
 use self::{
     claim::{Claims, Headroom},
-    process::{Followed, Leak, Process, loading_secs},
+    follow::{Followed, Leak},
+    process::{Process, loading_secs},
     workload::Members,
 };
 use super::{

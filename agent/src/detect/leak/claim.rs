@@ -19,7 +19,8 @@ use super::{
         window::KIB,
         words::{Size, Span, rounded},
     },
-    process::{Leak, Process},
+    follow::Leak,
+    process::Process,
     workload::Workload,
 };
 use crate::sense::{ProcessFact, ProcessId};
