@@ -98,15 +98,18 @@ fn a_trace_without_a_header_is_refused() {
     assert_eq!(spillway(&["replay", "/nonexistent"], b"").status.code(), Some(2));
 }
 
+/// The demo's agent has a short warm-up.
+const DEMO_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/demo.toml");
+
 #[test]
 fn a_process_is_explained_as_a_picture() {
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
-    let output = spillway(&["explain", trace, "--pid", "26579"], b"");
+    let output = spillway(&["explain", trace, "--pid", "26921", "--config", DEMO_CONFIG], b"");
     assert!(output.status.success(), "{}", stderr(&output));
     let svg = String::from_utf8(output.stdout).expect("SVG is text");
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
     for told in [
-        "demo-leak (pid 26579) in /demo",
+        "demo-leak (pid 26921) in /demo",
         "raised",
         "cleared",
         "memory, MiB",
@@ -117,10 +120,13 @@ fn a_process_is_explained_as_a_picture() {
         assert!(svg.contains(told), "no {told:?} in {svg}");
     }
     let shipped = include_str!("traces/live-demo.svg");
-    assert!(svg == shipped, "hint: spillway explain {trace} --pid 26579 > tests/traces/live-demo.svg");
+    assert!(
+        svg == shipped,
+        "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > tests/traces/live-demo.svg"
+    );
     // The curve, the pace through it, and a line for each claim.
     assert!(svg.matches("<polyline").count() > 3, "{svg}");
-    let healthy = spillway(&["explain", trace, "--pid", "26580"], b"");
+    let healthy = spillway(&["explain", trace, "--pid", "26923"], b"");
     assert!(String::from_utf8_lossy(&healthy.stdout).contains("Nothing was claimed about it."));
 }
 
@@ -130,9 +136,9 @@ fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
     let output = spillway(&["explain", trace, "--pid", "1"], b"");
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);
-    assert!(said.contains("no process with pid 1") && said.contains("26579 (demo-leak)"), "{said}");
+    assert!(said.contains("no process with pid 1") && said.contains("26921 (demo-leak)"), "{said}");
     let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
     assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
-    let output = spillway(&["explain", trace, "--pid", "26579", "--out", trace], b"");
+    let output = spillway(&["explain", trace, "--pid", "26921", "--out", trace], b"");
     assert_eq!(output.status.code(), Some(2), "a file that exists is not overwritten: {}", stderr(&output));
 }

@@ -30,6 +30,13 @@ fn eager() -> Config {
     config
 }
 
+/// Without a warm-up: all processes count as known from the first scan on.
+fn known() -> Config {
+    let mut config = Config::default();
+    config.detect.leak.warm_up = Duration::ZERO;
+    config
+}
+
 fn process_fact(pid: u32, start_ticks: u64, anon_bytes: u64) -> ProcessFact {
     ProcessFact {
         id: ProcessId { pid, start_ticks },
@@ -319,7 +326,7 @@ proptest! {
 
     #[test]
     fn a_straight_steep_leak_is_always_found(base in 0..2_000_u64, rate in 4..64_u64) {
-        let output = run(&Config::default(), &scans(56, |t| base + rate * u64::from(t))).1;
+        let output = run(&known(), &scans(64, |t| base + rate * u64::from(t))).1;
         prop_assert_eq!(output.verdicts.len(), 1);
         prop_assert_eq!(output.verdicts[0].state, State::Raised);
     }
@@ -333,7 +340,7 @@ proptest! {
     }
 
     #[test]
-    fn a_reused_pid_inherits_nothing(secs in 45..100_u32) {
+    fn a_reused_pid_inherits_nothing(secs in 64..100_u32) {
         let mut observations = scans(secs, |t| 100 + 4 * u64::from(t));
         let next = Fact::Process(ProcessFact { comm: Arc::from("cron"), ..process_fact(812, 2, 5_000 * MIB) });
         observations.push(Observation { t: f64::from(secs), fact: next.clone() });
@@ -341,7 +348,7 @@ proptest! {
         // Another program is no successor: the claim waits for one, and then it is over.
         let after = (2..40).map(|later| Observation { t: f64::from(secs + later), fact: host_fact(8 << 30) });
         observations.extend(after);
-        let states: Vec<_> = run(&Config::default(), &observations).1.verdicts.iter().map(|v| v.state).collect();
+        let states: Vec<_> = run(&known(), &observations).1.verdicts.iter().map(|v| v.state).collect();
         prop_assert_eq!(states, [State::Raised, State::Cleared]);
     }
 

@@ -71,7 +71,8 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "detect.leak.warm_up",
         doc: "How long a process that starts, or replaces its image, under watch may grow before it is judged: filling \
-              caches is not a leak. What it weighs is kept from its first minute on.",
+              caches is not a leak. What it weighs is kept from its first minute on. A process that ran before is \
+              watched for as long before less than some minutes of growth are a leak: a job may be what it does.",
         default: r#""20m""#,
         kind: Kind::Duration(|config| &mut config.detect.leak.warm_up, Duration::ZERO..=WEEK),
     },

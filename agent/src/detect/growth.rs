@@ -5,10 +5,12 @@
 //! long steady stretch is believed as it is. Growth of which the beginning was not seen, or that never was steady, may
 //! be a cache that fills or a start that takes its time; it is believed once even the strongest deceleration that its scatter
 //! allows would not let it end below the limit ([`ending`]). So each claim knows what it would take to be wrong.
+//! And the limit must come nearer by it ([`limit`]).
 //! Where teeth are longer than buckets the troughs between them are asked the same ([`sawtooth`]).
 //! Tests run cheapest first: nearly every process stops at the first. It refuses nothing else and cannot fail.
 
 mod ending;
+mod limit;
 mod past;
 mod sawtooth;
 
@@ -53,7 +55,7 @@ const POOL_MAX: f64 = 16.0;
 const FAST_BYTES_PER_SEC: f64 = 800_000.0;
 
 /// The first horizon that is not one of seconds: five minutes by default.
-const MINUTES_HORIZON_MIN: usize = 2;
+pub(super) const MINUTES_HORIZON_MIN: usize = 2;
 
 /// Growth as a share of the process's own size below which it merely breathes. A guess.
 const BREATHING_SHARE: f64 = 0.01;
@@ -126,8 +128,19 @@ pub(super) struct Look<'a> {
     pub(super) watched_secs: f64,
     /// Bytes to the nearest limit.
     pub(super) headroom_bytes: f64,
-    /// How much the other processes of the workload grew over so many of this horizon's last buckets, in KiB.
-    pub(super) others_grew_kib: &'a dyn Fn(usize) -> f64,
+    pub(super) around: &'a dyn Surroundings,
+}
+
+/// What a process shares with others.
+pub(super) trait Surroundings {
+    /// Bytes to the nearest limit.
+    fn headroom_bytes(&self) -> f64;
+    /// The process's resident shared memory.
+    fn shmem_bytes(&self) -> f64;
+    /// How much the other processes of the workload grew over so many of a horizon's last buckets, in KiB.
+    fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64;
+    /// How much more of the nearest limit is in use than so many seconds ago, in KiB; `None` where that is not known.
+    fn limit_rose_kib(&self, secs: f64) -> Option<f64>;
 }
 
 /// The last buckets of the horizon that is looked at, and the line through them.
@@ -186,7 +199,7 @@ impl Look<'_> {
         if !spans || grown_kib < own_worth_kib || (points.len() as f64) < PRESENT_MIN * buckets as f64 {
             return None;
         }
-        let others_kib = (self.others_grew_kib)(buckets);
+        let others_kib = self.around.others_grew_kib(self.horizon, buckets);
         if grown_kib + others_kib < self.worth_kib() {
             return None;
         }
@@ -206,9 +219,13 @@ impl Look<'_> {
         if self.horizon < MINUTES_HORIZON_MIN && stretch.slope_bytes_per_sec < FAST_BYTES_PER_SEC {
             return None;
         }
+        let grown_secs = (last.x - first.x) * bucket_secs;
+        if !self.has_lasted(&stretch) || !self.nears_limit(grown_kib, stretch.together_kib(), grown_secs) {
+            return None;
+        }
         let quickened = self.quickened(&stretch);
         if (!quickened && self.slows_on_a_longer_horizon(late_slope * per_sec))
-            || self.load.explains(self.horizon, grown_kib / first.y.max(1.0))
+            || self.load.explains(self.horizons, self.horizon, grown_kib / first.y.max(1.0))
         {
             return None;
         }
@@ -217,7 +234,6 @@ impl Look<'_> {
             None if self.goes_on(&stretch, quickened) => Beginning::Unseen,
             None => return None,
         };
-        let grown_secs = (last.x - first.x) * bucket_secs;
         Some(Growth {
             headroom_bytes: self.headroom_bytes,
             others_bytes_per_sec: others_kib * KIB / grown_secs,

@@ -9,7 +9,9 @@
 
 mod claim;
 mod follow;
+mod limits;
 mod process;
+mod surroundings;
 mod workload;
 
 use std::collections::{HashMap, hash_map::Entry};
@@ -18,7 +20,9 @@ pub use self::process::PROCESS_STATE_BYTES;
 use self::{
     claim::{Claims, Headroom},
     follow::{Followed, Leak},
+    limits::Limits,
     process::{Process, loading_secs},
+    surroundings::Shared,
     workload::Members,
 };
 use super::{
@@ -36,10 +40,6 @@ use crate::{
 /// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
 const PROCESSES_MAX: usize = 65_536;
 
-/// Processes of a workload whose growth is added up; of more, so many stand for all. Else a workload of thousands that all grow
-/// would cost their number squared.
-const OTHERS_MAX: usize = 64;
-
 /// A gap between two scans above which the host is taken to have slept, and its processes with it: several of the longest
 /// interval that can be configured.
 const ASLEEP_SECS_MIN: f64 = 300.0;
@@ -52,6 +52,7 @@ pub struct LeakDetector {
     processes: HashMap<u32, Process>,
     claims: Claims,
     members: Members,
+    limits: Limits,
     clock: Clock,
     /// The first scan that was seen: what a later one shows anew has just started.
     first_scan: Option<u32>,
@@ -88,6 +89,7 @@ impl LeakDetector {
             processes: HashMap::new(),
             claims: Claims::default(),
             members: Members::default(),
+            limits: Limits::default(),
             clock: Clock::default(),
             first_scan: None,
             untracked_total: 0,
@@ -99,6 +101,7 @@ impl LeakDetector {
         let loading_secs = (context.scan > first).then(|| loading_secs(&self.config));
         let now = self.clock.now(context.t);
         let full = self.processes.len() >= PROCESSES_MAX;
+        self.limits.see_cgroup(context, now, fact, &self.horizons);
         let members = &mut self.members;
         let process = match self.processes.entry(fact.id.pid) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -137,9 +140,8 @@ impl LeakDetector {
         let headroom = Headroom::of(context, fact, process.window.peak_kib());
         match process.leak.as_deref().copied() {
             None => {
-                let others = |buckets: usize| others_grew_kib(&self.processes, &self.members, pid, horizon, buckets);
-                let look = (horizon, newest);
-                let growth = process.judge(now, look, &self.config, &self.horizons, headroom.bytes, &others)?;
+                let around = self.around(fact, &headroom);
+                let growth = process.judge(now, (horizon, newest), &self.config, &self.horizons, &around)?;
                 self.raise(context, fact, now, horizon, &growth, &headroom, findings);
             }
             Some(_) if newest == Newest::Open => {}
@@ -169,7 +171,8 @@ impl LeakDetector {
         let headroom = Headroom::of(context, fact, process.window.peak_kib());
         match process.leak.as_deref().copied() {
             None => {
-                let growth = process.judge_troughs(now, &self.config, &self.horizons, headroom.bytes)?;
+                let around = self.around(fact, &headroom);
+                let growth = process.judge_troughs(now, &self.config, &self.horizons, &around)?;
                 // Once the sawtooth ends, it is followed where a bucket is as long as a tooth was.
                 let tooth_secs = growth.grown_secs / (growth.points - 1) as f64;
                 let horizon = self.horizons.covering(tooth_secs * BUCKETS as f64);
@@ -181,6 +184,11 @@ impl LeakDetector {
             }
         }
         Some(())
+    }
+
+    fn around<'a>(&'a self, fact: &'a ProcessFact, headroom: &'a Headroom) -> Shared<'a> {
+        let Self { processes, members, limits, horizons, .. } = self;
+        Shared { fact, headroom, processes, members, limits, horizons }
     }
 
     /// A process was found to leak.
@@ -260,28 +268,12 @@ impl LeakDetector {
     }
 }
 
-/// How much the other processes of a process's workload grew together over so many of a horizon's last buckets.
-fn others_grew_kib(
-    processes: &HashMap<u32, Process>,
-    members: &Members,
-    pid: u32,
-    horizon: usize,
-    buckets: usize,
-) -> f64 {
-    let Some(own) = processes.get(&pid) else { return 0.0 };
-    let pids = members.pids(&own.workload);
-    let others = pids.iter().take(OTHERS_MAX).filter(|other| **other != pid);
-    // Those that this scan has not shown yet are a bucket behind.
-    let rise_kib = |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
-    let share = (buckets - 1) as f64 / (buckets - 2) as f64 * (pids.len() as f64 / OTHERS_MAX as f64).max(1.0);
-    others.filter_map(|other| processes.get(other)).map(rise_kib).sum::<f64>() * share
-}
-
 impl Detector for LeakDetector {
     fn observe(&mut self, context: &Context<'_>, fact: &Fact, findings: &mut Findings) {
         match fact {
-            Fact::Host(_) => {
+            Fact::Host(host) => {
                 self.clock.scan(context.t);
+                self.limits.see_host(context, self.clock.now(context.t), host, &self.horizons);
                 self.first_scan.get_or_insert(context.scan);
                 self.prune(context, findings);
             }

@@ -1,7 +1,7 @@
 //! The rules that are compared: the detector itself, and the reference rules as small baselines over the same facts.
 //!
-//! Baselines look at resident memory once a minute, as a metrics system that scrapes does, over an hour at most, and claim once until
-//! their condition no longer holds. They know pids, not workloads, as the originals know instances.
+//! Baselines look at the resident memory of all processes once a minute, as a metrics system that scrapes does, over an hour at most,
+//! and claim once until their condition no longer holds. They know pids, not workloads, as the originals know instances.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -78,7 +78,14 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     for (name, condition) in BASELINES {
         rules.push((
             name,
-            Box::new(Baseline { host, available: host.mem_total_bytes, condition, processes: HashMap::new() }),
+            Box::new(Baseline {
+                host,
+                available: host.mem_total_bytes,
+                condition,
+                next_look: 0.0,
+                looks: false,
+                processes: HashMap::new(),
+            }),
         ));
     }
     rules
@@ -116,7 +123,6 @@ impl Rule for Detector {
 /// What a baseline sees of one process.
 struct Seen {
     start_ticks: u64,
-    next_look: f64,
     looks: VecDeque<(f64, f64)>,
     held: usize,
     raised: bool,
@@ -138,15 +144,24 @@ struct Baseline {
     host: HostInfo,
     available: u64,
     condition: Condition,
+    next_look: f64,
+    /// Whether this scan is looked at.
+    looks: bool,
     processes: HashMap<u32, Seen>,
 }
 
 impl Rule for Baseline {
     fn observe(&mut self, observation: &Observation, alarms: &mut Vec<Alarm>) {
         match &observation.fact {
-            Fact::Host(host) => self.available = host.mem_available_bytes,
+            Fact::Host(host) => {
+                self.available = host.mem_available_bytes;
+                self.looks = observation.t >= self.next_look;
+                if self.looks {
+                    self.next_look = observation.t + LOOK_SECS;
+                }
+            }
             Fact::Exit(id) | Fact::Exec(id) => drop(self.processes.remove(&id.pid)),
-            Fact::Process(fact) => self.look(observation.t, fact, alarms),
+            Fact::Process(fact) if self.looks => self.look(observation.t, fact, alarms),
             _ => {}
         }
     }
@@ -155,16 +170,11 @@ impl Rule for Baseline {
 impl Baseline {
     fn look(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
         let start_ticks = fact.id.start_ticks;
-        let fresh =
-            || Seen { start_ticks, next_look: t, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
+        let fresh = || Seen { start_ticks, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
         let seen = self.processes.entry(fact.id.pid).or_insert_with(fresh);
         if seen.start_ticks != start_ticks {
             *seen = fresh();
         }
-        if t < seen.next_look {
-            return;
-        }
-        seen.next_look = t + LOOK_SECS;
         let rss = (fact.anon_bytes + fact.shmem_bytes) as f64;
         if seen.looks.len() == LOOKS {
             seen.looks.pop_front();
@@ -267,7 +277,7 @@ mod tests {
 
     fn claims(y: impl Fn(f64) -> f64) -> Vec<bool> {
         let conditions = BASELINES.iter().map(|(_, condition)| {
-            let mut seen = Seen { start_ticks: 0, next_look: 0.0, looks: VecDeque::new(), held: 0, raised: false };
+            let mut seen = Seen { start_ticks: 0, looks: VecDeque::new(), held: 0, raised: false };
             (0..40).any(|look| {
                 let rss = y(f64::from(look));
                 seen.looks.push_back((f64::from(look) * 60.0, rss));

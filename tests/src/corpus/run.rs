@@ -11,7 +11,7 @@ use spillway_agent::{core::HostInfo, record::Reader, sense::Observation};
 
 use super::{
     bystanders,
-    curve::{Curve, GIB, HOUR, MIB},
+    curve::{Curve, GIB, MIB},
     families::{FAMILIES, Family},
     manifest::{Entry, Label, Part, Source, Subject},
     rng::Rng,
@@ -126,7 +126,7 @@ impl Draft {
         let subject = Subject { cgroup: actors[0].cgroup.to_string(), comm: actors[0].comm.to_string() };
         let subjects = actors.len();
         bystanders::add(&mut rng, plan.secs, &mut actors);
-        let interval_secs = plan.interval_secs.unwrap_or_else(|| interval(&mut rng, plan.secs));
+        let interval_secs = plan.interval_secs.unwrap_or_else(|| interval(&mut rng));
         let sim = Sim {
             host: HostInfo { mem_total_bytes: 0, cpus: rng.pick(&[1, 2, 4, 8, 16]) },
             actors,
@@ -207,13 +207,10 @@ impl Draft {
     }
 }
 
-/// Time between scans: the default of 1 s while runs are short, up to 30 s over days, as operators would set it.
-fn interval(rng: &mut Rng, secs: f64) -> f64 {
-    match secs {
-        secs if secs <= 3.0 * HOUR => rng.pick(&[1.0, 1.0, 1.0, 2.0]),
-        secs if secs <= 14.0 * HOUR => rng.pick(&[5.0, 5.0, 10.0]),
-        _ => rng.pick(&[10.0, 15.0, 30.0]),
-    }
+/// Mostly the default. Long runs are scanned as often as short ones: seldom scans would leave the horizons of seconds blind, which see
+/// fast leaks and are the first to be wrong about a burst.
+fn interval(rng: &mut Rng) -> f64 {
+    rng.pick(&[1.0, 1.0, 1.0, 2.0])
 }
 
 impl Run {

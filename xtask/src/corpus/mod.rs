@@ -8,7 +8,7 @@ mod record;
 
 use std::process::ExitCode;
 
-pub use others::holds;
+pub use others::meets_targets;
 
 /// Record, list, write or score the corpus of leaks and healthy processes.
 #[derive(Debug, clap::Args)]
@@ -18,8 +18,7 @@ pub use others::holds;
     cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway replay`\n  \
     cargo xtask corpus write-manifest                     after a change of the families\n  \
     cargo xtask corpus score                              the detector beside the reference rules\n  \
-    cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
-    cargo xtask corpus score --hold --part held-out       fails where it is worse than it was\n\n\
+    cargo xtask corpus score --check --part held-out      fails where a target is missed\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
 pub struct Args {
     #[command(subcommand)]

@@ -1,4 +1,4 @@
-//! The agent that the demo watches: the real one, on embedded defaults, held by `xtask hold` as root.
+//! The agent that the demo watches: the real one, on `configs/demo.toml`, held by `xtask hold` as root.
 //!
 //! Its standard output carries verdicts, its standard error says when it watches and is kept for the case that something fails.
 //! Dropping it closes the pipe that `hold` reads, which stops the agent and removes what it made on a machine that never ran it.
@@ -50,7 +50,7 @@ pub fn authenticate(binary: &Path) -> anyhow::Result<()> {
 
 impl Agent {
     /// Starts the agent and waits until it watches.
-    pub fn start(binary: &Path) -> anyhow::Result<Self> {
+    pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Self> {
         let xtask = env::current_exe().context("the path of this program is not known")?;
         let mut command = if is_root() { Command::new(&xtask) } else { Command::new("sudo") };
         if !is_root() {
@@ -61,7 +61,7 @@ impl Agent {
         for path in OWN_PATHS {
             command.args(["--own", path]);
         }
-        command.arg("--").arg(binary).args(["run", "--json"]);
+        command.arg("--").arg(binary).args(["run", "--json", "--config"]).arg(config);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut group = Group::spawn(&mut command)?;
         let (sender, events) = channel();

@@ -53,10 +53,14 @@ impl Look<'_> {
             return None;
         }
         let grown_secs = last.x - first.x;
+        if !self.nears_limit(grown_kib, grown_kib, grown_secs) {
+            return None;
+        }
         // Each tooth takes its time, and so does the load's.
         let horizons = self.horizons.covering(grown_secs)..self.horizons.count();
         let late_slope = even(points, &line, 1.0)?;
-        if horizons.into_iter().any(|horizon| self.load.explains(horizon, grown_kib / first.y.max(1.0))) {
+        if horizons.into_iter().any(|horizon| self.load.explains(self.horizons, horizon, grown_kib / first.y.max(1.0)))
+        {
             return None;
         }
         let slope_before = (before.len() >= BEFORE_MIN).then(|| theil_sen(before)).flatten();

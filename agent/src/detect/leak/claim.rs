@@ -48,10 +48,17 @@ struct Standing {
 /// Of what is left, the share that a process's own peaks cannot take: it may have changed its ways. A guess.
 const BESIDE_PEAKS_MIN: f64 = 0.1;
 
+/// A limit that memory can run into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Cgroup,
+    Host,
+}
+
 /// What is left, and until what.
 pub(super) struct Headroom {
     pub(super) bytes: f64,
-    until: &'static str,
+    until: Until,
     /// Whether the process's own peaks, when they come again, take a good part of what is left now.
     beside_peaks: bool,
 }
@@ -67,19 +74,28 @@ impl Headroom {
         );
         let charged = fact.memory_charged_bytes.unwrap_or_else(|| fact.anon_bytes.saturating_add(fact.shmem_bytes));
         let (left, until) = match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
-            Some(left) if left < available => (left as f64, "headroom to its cgroup's memory.max"),
-            _ => (available as f64, "the host's available memory"),
+            Some(left) if left < available => (left as f64, Until::Cgroup),
+            _ => (available as f64, Until::Host),
         };
         let comes_again = (peak_kib * KIB - fact.private_bytes() as f64).max(0.0);
         let bytes = (left - comes_again).max(BESIDE_PEAKS_MIN * left);
         Self { bytes, until, beside_peaks: bytes < (1.0 - BESIDE_PEAKS_MIN) * left }
+    }
+
+    /// Whether the host's memory is what runs out first.
+    pub(super) fn is_host(&self) -> bool {
+        self.until == Until::Host
     }
 }
 
 impl fmt::Display for Headroom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let beside = if self.beside_peaks { " beside its own peaks" } else { "" };
-        write!(f, "{} of {}{beside}", Size(self.bytes), self.until)
+        let until = match self.until {
+            Until::Cgroup => "headroom to its cgroup's memory.max",
+            Until::Host => "the host's available memory",
+        };
+        write!(f, "{} of {until}{beside}", Size(self.bytes))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     super::{
-        growth::Growth,
+        growth::{Growth, Surroundings},
         trend::theil_sen,
         window::{Horizons, KIB, Newest},
         words::{Size, Span},
@@ -50,6 +50,27 @@ pub(super) enum Followed {
     Pauses,
     /// It is no leak after all, or no more, and why.
     Over(String),
+}
+
+/// No limit and no company: how fast a leak grows does not depend on them.
+struct Alone;
+
+impl Surroundings for Alone {
+    fn headroom_bytes(&self) -> f64 {
+        0.0
+    }
+
+    fn shmem_bytes(&self) -> f64 {
+        0.0
+    }
+
+    fn others_grew_kib(&self, _horizon: usize, _buckets: usize) -> f64 {
+        0.0
+    }
+
+    fn limit_rose_kib(&self, _secs: f64) -> Option<f64> {
+        None
+    }
 }
 
 /// Why a leak is over.
@@ -152,7 +173,7 @@ impl Process {
         } else {
             theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB / horizons.bucket_secs(own)
         };
-        let growth = self.judge(t, (horizon, Newest::Closed), config, horizons, 0.0, &|_| 0.0);
+        let growth = self.judge(t, (horizon, Newest::Closed), config, horizons, &Alone);
         let faster = growth.map_or(0.0, |growth| growth.slope_bytes_per_sec);
         Some(own_slope.max(faster))
     }

@@ -8,7 +8,7 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use super::super::{
-    growth::{Growth, Look},
+    growth::{Growth, Look, MINUTES_HORIZON_MIN, Surroundings},
     load::Load,
     window::{Closed, Horizons, KIB, Newest, Window},
 };
@@ -132,20 +132,21 @@ impl Process {
         self.load.observe(horizons, t - self.origin_t, fact);
     }
 
-    /// What a horizon shows, if that is a leak; the caller says how many bytes are left.
+    /// What a horizon shows, if that is a leak.
     pub(super) fn judge(
         &self,
         t: f64,
         (horizon, newest): (usize, Newest),
         config: &LeakConfig,
         horizons: &Horizons,
-        headroom_bytes: f64,
-        others_grew_kib: &dyn Fn(usize) -> f64,
+        around: &dyn Surroundings,
     ) -> Option<Growth> {
-        if horizon < usize::from(self.trusted_from) {
+        // Of a process that was met at work nothing is known at first: half a minute of growth may be what it always does.
+        let met = !self.young && t - self.origin_t < config.warm_up.as_secs_f64();
+        if horizon < usize::from(self.trusted_from) || met && horizon < MINUTES_HORIZON_MIN {
             return None;
         }
-        let look = self.look(t, (horizon, newest), config, horizons, headroom_bytes, others_grew_kib)?;
+        let look = self.look(t, (horizon, newest), config, horizons, around)?;
         self.is_believed(look.growth()?, horizon, config, horizons)
     }
 
@@ -155,10 +156,9 @@ impl Process {
         t: f64,
         config: &LeakConfig,
         horizons: &Horizons,
-        headroom_bytes: f64,
+        around: &dyn Surroundings,
     ) -> Option<Growth> {
-        let growth =
-            self.look(t, (0, Newest::Closed), config, horizons, headroom_bytes, &|_| 0.0)?.growth_of_troughs()?;
+        let growth = self.look(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
         self.is_believed(growth, horizons.covering(growth.grown_secs), config, horizons)
     }
 
@@ -169,8 +169,7 @@ impl Process {
         (horizon, newest): (usize, Newest),
         config: &'a LeakConfig,
         horizons: &'a Horizons,
-        headroom_bytes: f64,
-        others_grew_kib: &'a dyn Fn(usize) -> f64,
+        around: &'a dyn Surroundings,
     ) -> Option<Look<'a>> {
         let warm_up_secs = config.warm_up.as_secs_f64() - loading_secs(config);
         let watched_secs = t - self.origin_t;
@@ -178,18 +177,8 @@ impl Process {
             return None;
         }
         let (window, load, young) = (&self.window, &self.load, self.young);
-        Some(Look {
-            window,
-            horizon,
-            newest,
-            config,
-            horizons,
-            load,
-            young,
-            watched_secs,
-            headroom_bytes,
-            others_grew_kib,
-        })
+        let headroom_bytes = around.headroom_bytes();
+        Some(Look { window, horizon, newest, config, horizons, load, young, watched_secs, headroom_bytes, around })
     }
 
     fn is_believed(&self, growth: Growth, horizon: usize, config: &LeakConfig, horizons: &Horizons) -> Option<Growth> {

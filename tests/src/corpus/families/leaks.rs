@@ -203,6 +203,19 @@ pub(super) fn major_gc(rng: &mut Rng) -> Plan {
     alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
 }
 
+/// Young collections, and full ones when something asks for them.
+pub(super) fn odd_gc(rng: &mut Rng) -> Plan {
+    let start = settled(rng);
+    let rate = rng.log_range(1e3, 1e6);
+    let full = rng.log_range(3.0 * MINUTE, HOUR);
+    let pace = Pace::new(rng, rate, start, 20.0 * full);
+    let base = rng.log_range(100.0, 1_500.0) * MIB;
+    let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), base * rng.range(0.03, 0.2));
+    let old = purges(rng.bits(), full, base * rng.range(0.1, 0.5));
+    let healthy = vec![breathing(rng, base), young, old];
+    alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
+}
+
 /// A cache that is filled evenly and emptied at odd times.
 pub(super) fn purged(rng: &mut Rng) -> Plan {
     let start = settled(rng);

@@ -59,6 +59,7 @@ pub const FAMILIES: &[Family] = &[
     leak("gc-leak-minor", Tuning, leaks::minor_gc, "a leak under the sawtooth of one frequent collector"),
     leak("gc-leak-major", HeldOut, leaks::major_gc, "a leak under young collections and rare full ones"),
     leak("gc-leak-purge", Tuning, leaks::purged, "a leak under a cache that is emptied at odd times"),
+    leak("gc-leak-odd", Tuning, leaks::odd_gc, "a leak under young collections and full ones at odd times"),
     leak("restart-leak-nightly", Tuning, multi::nightly, "leaks, and is restarted on a timer before it runs out"),
     leak("restart-leak-crash", HeldOut, multi::crashing, "leaks, crashes at irregular times, and leaks again"),
     leak("worker-leak-all", Tuning, multi::all_workers, "all workers of a pool leak slowly under one limit"),

@@ -67,11 +67,6 @@ impl Report {
         }
     }
 
-    /// Whether the detector is as good as it has been.
-    pub fn holds(&self) -> bool {
-        self.rows.iter().all(Row::holds)
-    }
-
     /// Whether the detector meets every target.
     pub fn met(&self) -> bool {
         self.rows.iter().all(|row| row.met() != Some(false))
