@@ -5,14 +5,14 @@
 //! long steady stretch is believed as it is. Growth of which the beginning was not seen, or that never was steady, may
 //! be a cache that fills or a start that takes its time; it is believed once even the strongest deceleration that its scatter
 //! allows would not let it end below the limit ([`ending`]). So each claim knows what it would take to be wrong.
-//! And the limit must come nearer by it ([`limit`]).
+//! And it must be worth a claim ([`worth`]): the limit comes nearer by it, and it has lasted.
 //! Where teeth are longer than buckets the troughs between them are asked the same ([`sawtooth`]).
 //! Tests run cheapest first: nearly every process stops at the first. It refuses nothing else and cannot fail.
 
 mod ending;
-mod limit;
 mod past;
 mod sawtooth;
+mod worth;
 
 use super::{
     load::Load,
@@ -41,15 +41,6 @@ const EARLY_SHARE_MIN: f64 = 0.5;
 
 /// Growth at the end, as a share of the whole stretch's and of any longer horizon's so far, below which it is ending.
 const RECENT_SHARE_MIN: f64 = 0.7;
-
-/// Growth as a share of what is left to the limit above which it is worth a claim even where it is less than `min_growth`.
-const HEADROOM_SHARE: f64 = 0.07;
-
-/// The least that is ever worth a claim: counters are off by some pages a CPU.
-const WORTH_MIN_BYTES: f64 = 2_097_152.0;
-
-/// Processes of one workload that may leak together, each so little that only their sum is worth a claim. A guess.
-const POOL_MAX: f64 = 16.0;
 
 /// Growth that is no older than the horizons of seconds must be at least so fast: slower growth can be watched for longer.
 const FAST_BYTES_PER_SEC: f64 = 800_000.0;
@@ -220,7 +211,7 @@ impl Look<'_> {
             return None;
         }
         let grown_secs = (last.x - first.x) * bucket_secs;
-        if !self.has_lasted(&stretch) || !self.nears_limit(grown_kib, stretch.together_kib(), grown_secs) {
+        if !self.has_lasted(&stretch, grown_secs) || !self.nears_limit(grown_kib, stretch.together_kib(), grown_secs) {
             return None;
         }
         let quickened = self.quickened(&stretch);
@@ -282,16 +273,6 @@ impl Look<'_> {
     fn significance(&self) -> f64 {
         let share = self.horizons.bucket_secs(self.horizon) / self.horizons.bucket_secs(0);
         (self.config.significance * share).min(SIGNIFICANCE_MAX)
-    }
-
-    /// What one process must have grown by, with others or alone.
-    fn own_worth_kib(&self) -> f64 {
-        (self.worth_kib() / POOL_MAX).max(WORTH_MIN_BYTES / KIB).min(self.worth_kib())
-    }
-
-    fn worth_kib(&self) -> f64 {
-        let least = (self.headroom_bytes * HEADROOM_SHARE).max(WORTH_MIN_BYTES);
-        least.min(self.config.min_growth_bytes as f64) / KIB
     }
 }
 

@@ -5,8 +5,9 @@ use super::{
         trend::{Line, Point, theil_sen},
         window::KIB,
     },
-    FAST_BYTES_PER_SEC, HEADROOM_SHARE, Look, MINUTES_HORIZON_MIN, RECENT_SHARE_MIN, Stretch,
+    FAST_BYTES_PER_SEC, Look, MINUTES_HORIZON_MIN, RECENT_SHARE_MIN, Stretch,
     past::STEADY_BUCKETS_MIN,
+    worth::HEADROOM_SHARE,
 };
 
 /// The shortest stretch that is believed without a steady time before it.

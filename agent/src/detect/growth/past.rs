@@ -8,7 +8,6 @@ use super::{
         window::{BUCKETS, Floors, KIB},
     },
     Look, Stretch,
-    sawtooth::given_back,
 };
 
 /// How much more than it varied while it was steady it must grow to have broken out.
@@ -96,4 +95,14 @@ impl Look<'_> {
         let before = self.floors(horizon).last_before(BUCKETS as f64 - since_secs / bucket_secs - begins, buckets)?;
         Some((before, bucket_secs))
     }
+}
+
+/// How far the points ever came down from where they, or what was before, had been.
+pub(super) fn given_back<'a>(mut peak: f64, points: impl IntoIterator<Item = &'a Point>) -> f64 {
+    let mut deepest = 0.0;
+    for point in points {
+        peak = f64::max(peak, point.y);
+        deepest = f64::max(deepest, peak - point.y);
+    }
+    deepest
 }

@@ -8,10 +8,11 @@ use super::{
         trend::{Line, Point, theil_sen},
         window::KIB,
     },
-    BREAKOUT, BREATHING_SHARE, Beginning, Growth, HEADROOM_SHARE, INTERVAL_ERRORS, Look, SIGNIFICANCE_MAX,
+    BREAKOUT, BREATHING_SHARE, Beginning, Growth, INTERVAL_ERRORS, Look, SIGNIFICANCE_MAX,
     ending::{OLD_ERRORS, QUICKENED_ERRORS, YOUNG_ERRORS, ends_below},
     even,
-    past::{BREAKOUT_OF_STEADY, QUICKENED_SHARE_MAX, STEADY_SHARE_MAX},
+    past::{BREAKOUT_OF_STEADY, QUICKENED_SHARE_MAX, STEADY_SHARE_MAX, given_back},
+    worth::HEADROOM_SHARE,
 };
 
 /// Fewest troughs that are believed.
@@ -109,14 +110,4 @@ impl Look<'_> {
 fn range(points: &[Point]) -> (f64, f64) {
     let ys = || points.iter().map(|point| point.y);
     (ys().reduce(f64::min).unwrap_or(0.0), ys().reduce(f64::max).unwrap_or(0.0))
-}
-
-/// How far the points ever came down from where they, or what was before, had been.
-pub(super) fn given_back<'a>(mut peak: f64, points: impl IntoIterator<Item = &'a Point>) -> f64 {
-    let mut deepest = 0.0;
-    for point in points {
-        peak = f64::max(peak, point.y);
-        deepest = f64::max(deepest, peak - point.y);
-    }
-    deepest
 }

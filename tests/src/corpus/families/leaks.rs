@@ -192,26 +192,22 @@ pub(super) fn minor_gc(rng: &mut Rng) -> Plan {
 }
 
 pub(super) fn major_gc(rng: &mut Rng) -> Plan {
-    let start = settled(rng);
-    let rate = rng.log_range(1e3, 1e6);
-    let major = rng.log_range(3.0 * MINUTE, HOUR);
-    let pace = Pace::new(rng, rate, start, 20.0 * major);
-    let base = rng.log_range(100.0, 1_500.0) * MIB;
-    let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), base * rng.range(0.03, 0.2));
-    let old = sawtooth(rng.bits(), major, base * rng.range(0.1, 0.5));
-    let healthy = vec![breathing(rng, base), young, old];
-    alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
+    two_generations(rng, sawtooth)
 }
 
-/// Young collections, and full ones when something asks for them.
 pub(super) fn odd_gc(rng: &mut Rng) -> Plan {
+    two_generations(rng, purges)
+}
+
+/// Young collections of seconds, and full ones of minutes; `full` are the latter's teeth, by seed, period and height.
+fn two_generations(rng: &mut Rng, full: fn(u64, f64, f64) -> Curve) -> Plan {
     let start = settled(rng);
     let rate = rng.log_range(1e3, 1e6);
-    let full = rng.log_range(3.0 * MINUTE, HOUR);
-    let pace = Pace::new(rng, rate, start, 20.0 * full);
+    let period = rng.log_range(3.0 * MINUTE, HOUR);
+    let pace = Pace::new(rng, rate, start, 20.0 * period);
     let base = rng.log_range(100.0, 1_500.0) * MIB;
     let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), base * rng.range(0.03, 0.2));
-    let old = purges(rng.bits(), full, base * rng.range(0.1, 0.5));
+    let old = full(rng.bits(), period, base * rng.range(0.1, 0.5));
     let healthy = vec![breathing(rng, base), young, old];
     alone(rng, &pace, healthy, || ramp(pace.start, pace.rate))
 }
