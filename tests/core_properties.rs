@@ -83,6 +83,7 @@ fn listener_fact() -> impl Strategy<Value = ListenerFact> {
         sojourn_mean_us: counters.2,
         sojourn_p99_us: counters.2,
         oldest_wait_us: queue.2,
+        ..ListenerFact::default()
     })
 }
 
@@ -185,16 +186,10 @@ fn eventful() -> impl Strategy<Value = Vec<Observation>> {
                 facts.push(Fact::Listener(ListenerFact {
                     netns: 0,
                     addr: Arc::from("[::]:80"),
-                    cgroup: Arc::from(""),
-                    pid: None,
                     backlog: u32::from(stuck),
                     backlog_max: 128,
-                    accepted_total: None,
-                    overflows_total: None,
-                    sojourn_min_us: None,
-                    sojourn_mean_us: None,
-                    sojourn_p99_us: None,
                     oldest_wait_us,
+                    ..ListenerFact::default()
                 }));
                 observations.extend(facts.into_iter().map(|fact| Observation { t, fact }));
                 t += 1.0;

@@ -77,10 +77,8 @@ fn listener(t: f64, backlog: u32, oldest_wait_us: u64, accepted_total: u64) -> O
         backlog_max: 128,
         accepted_total: Some(accepted_total),
         overflows_total: Some(0),
-        sojourn_min_us: None,
-        sojourn_mean_us: None,
-        sojourn_p99_us: None,
         oldest_wait_us: Some(oldest_wait_us),
+        ..ListenerFact::default()
     };
     Observation { t, fact: Fact::Listener(fact) }
 }

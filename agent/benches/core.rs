@@ -53,6 +53,7 @@ fn listeners() -> Vec<Observation> {
             sojourn_mean_us: Some(90),
             sojourn_p99_us: Some(400),
             oldest_wait_us: Some(90),
+            ..ListenerFact::default()
         })
     };
     (0..LISTENERS).map(listener).map(|fact| Observation { t: 0.0, fact }).collect()

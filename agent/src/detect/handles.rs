@@ -177,7 +177,7 @@ impl Detector for HandlesDetector {
             Fact::Handles(fact) => self.handles(context, fact, findings),
             Fact::Exec(id) => self.end(context, *id, "it replaced its program", findings),
             Fact::Exit(id) => self.end(context, *id, "it exited", findings),
-            Fact::Sensing(_) | Fact::Listener(_) => {}
+            Fact::Sensing(_) | Fact::Listener(_) | Fact::Outbound(_) => {}
         }
     }
 

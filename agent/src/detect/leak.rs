@@ -281,7 +281,7 @@ impl Detector for LeakDetector {
             Fact::Handles(fact) => self.count(context, fact),
             Fact::Exec(id) => self.restart(context, *id),
             Fact::Exit(id) => self.forget(context, *id),
-            Fact::Sensing(_) | Fact::Listener(_) => {}
+            Fact::Sensing(_) | Fact::Listener(_) | Fact::Outbound(_) => {}
         }
     }
 

@@ -68,7 +68,12 @@ impl Detector for OverloadDetector {
         match fact {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Listener(fact) => self.listener(context, fact, findings),
-            Fact::Handles(_) | Fact::Sensing(_) | Fact::Process(_) | Fact::Exec(_) | Fact::Exit(_) => {}
+            Fact::Handles(_)
+            | Fact::Outbound(_)
+            | Fact::Sensing(_)
+            | Fact::Process(_)
+            | Fact::Exec(_)
+            | Fact::Exit(_) => {}
         }
     }
 

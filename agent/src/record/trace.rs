@@ -31,8 +31,8 @@ const CGROUP_BYTES_MAX: usize = 4_096;
 /// Longest process name: the kernel keeps 16 bytes, some recorders add brackets or the executable's name.
 const COMM_BYTES_MAX: usize = 256;
 
-/// Longest address and port, with an IPv6 zone.
-const ADDR_BYTES_MAX: usize = 128;
+/// Longest address: a UNIX listener's path of 108 bytes, of which each may be escaped; IPv6 with port and zone is shorter.
+const ADDR_BYTES_MAX: usize = 512;
 
 /// A step of time longer than a year is a broken clock, after which everything would seem to run backwards.
 const STEP_SECS_MAX: f64 = 366.0 * 86_400.0;
@@ -246,7 +246,16 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
         }
         Fact::Listener(listener) => {
             require(listener.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;
-            require(listener.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
+            require(listener.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")?;
+            let Some(strain) = &listener.strain else { return Ok(()) };
+            require(strain.secs.is_finite() && strain.secs >= 0.0, "strain is over no time")?;
+            let shares = [strain.psi_cpu_some_percent, strain.psi_memory_some_percent, strain.busiest_thread_percent];
+            require(shares.into_iter().flatten().all(|share| (0.0..=100.0).contains(&share)), "strain is no percentage")
+        }
+        Fact::Outbound(outbound) => {
+            require(outbound.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;
+            require(outbound.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
+            require(outbound.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
         // Names that nobody knows are not kept, and a line has a longest length.
         Fact::Handles(_) | Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => Ok(()),

@@ -180,6 +180,7 @@ impl Known {
             sojourn_mean_us: interval.map(|waits| waits.mean_us),
             sojourn_p99_us: interval.map(|waits| waits.p99_us),
             oldest_wait_us: oldest_wait_us(sample),
+            ..ListenerFact::default()
         }
     }
 }

@@ -23,7 +23,10 @@ pub use handles::HandleSensor;
 pub use life::{LifeSensor, LifeTotals};
 pub use listeners::ListenerSensor;
 pub use lost::Lost;
-pub use observation::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact};
+pub use observation::{
+    Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
+    StrainFact,
+};
 pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;

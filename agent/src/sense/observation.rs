@@ -32,6 +32,8 @@ pub enum Fact {
     Handles(HandlesFact),
     /// The accept queue of one listening socket.
     Listener(ListenerFact),
+    /// How one workload's connects to one address end.
+    Outbound(OutboundFact),
     /// A process replaced its program image: what it grows to from here is a new program's business.
     Exec(ProcessId),
     /// A process is gone.
@@ -134,12 +136,15 @@ pub struct HandlesFact {
 }
 
 /// The accept queue of one listening socket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListenerFact {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Address and port, as `0.0.0.0:8080` or `[::]:8080`.
+    /// Address and port, as `0.0.0.0:8080` or `[::]:8080`; a UNIX listener's path, as `unix:/run/api.sock` or `unix:@api`.
     pub addr: Arc<str>,
+    /// Tells this socket from others with its address (SO_REUSEPORT) for as long as it lives; 0 where they are not told apart.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub socket: u64,
     /// Cgroup of the process that listens; empty where unknown.
     #[serde(default)]
     pub cgroup: Arc<str>,
@@ -153,6 +158,10 @@ pub struct ListenerFact {
     /// Connections accepted since the listener was first seen.
     #[serde(default)]
     pub accepted_total: Option<u64>,
+    /// Connections that entered the accept queues of this address since it was first seen, all its sockets taken together;
+    /// `None` where they are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived_total: Option<u64>,
     /// Connections that the kernel dropped at this listener because the queue was full.
     #[serde(default)]
     pub overflows_total: Option<u64>,
@@ -168,6 +177,63 @@ pub struct ListenerFact {
     /// How long the connection at the head of the queue has waited; `None` where it cannot be seen, 0 on an empty queue.
     #[serde(default)]
     pub oldest_wait_us: Option<u64>,
+    /// What its service runs short of; looked at only while connections wait, so `None` where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strain: Option<StrainFact>,
+}
+
+/// What the service behind a listener runs short of, since the last look at it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StrainFact {
+    /// How long ago that was.
+    pub secs: f64,
+    /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in percent; the host's where
+    /// its cgroup has none, `None` without PSI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psi_cpu_some_percent: Option<f64>,
+    /// The same for memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psi_memory_some_percent: Option<f64>,
+    /// Share of that time in which the busiest of the main threads that hold the socket ran, in percent of one CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busiest_thread_percent: Option<f64>,
+    /// TCP segments that its network namespace sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
+    /// Connects from or to its network namespace that were refused or given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+}
+
+/// How one workload's connects to one address end. Told about once a second, while any is tried or under way.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OutboundFact {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// The address and port connected to.
+    pub addr: Arc<str>,
+    /// Cgroup of the processes that connect.
+    #[serde(default)]
+    pub cgroup: Arc<str>,
+    /// The one of them that connected last.
+    pub pid: u32,
+    /// Its name.
+    #[serde(default)]
+    pub comm: Arc<str>,
+    /// Connects that succeeded since it was first seen.
+    pub established_total: u64,
+    /// Connects that the other side refused, or that no route led to.
+    pub refused_total: u64,
+    /// Connects that the kernel gave up waiting for.
+    pub timed_out_total: u64,
+    /// Connects that the process itself gave up before there was an answer.
+    pub abandoned_total: u64,
+    /// Connects under way, neither established nor failed.
+    pub pending: u32,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl fmt::Display for ProcessId {

@@ -77,17 +77,14 @@ impl SockDiag {
         });
         ListenerFact {
             netns: netns as u32,
+            socket: u64::from(header.inode),
             addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
             cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
             pid: owner.map(|owner| owner.pid),
             backlog: header.recv_queue,
             backlog_max: header.send_queue,
-            accepted_total: None,
             overflows_total: drops,
-            sojourn_min_us: None,
-            sojourn_mean_us: None,
-            sojourn_p99_us: None,
-            oldest_wait_us: None,
+            ..ListenerFact::default()
         }
     }
 

@@ -179,7 +179,7 @@ impl Metrics {
                 Fact::Host(host) => {
                     self.mem_available_bytes.set(host.mem_available_bytes as i64);
                 }
-                Fact::Handles(_) | Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => {}
+                Fact::Handles(_) | Fact::Outbound(_) | Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => {}
             }
         }
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);

@@ -21,12 +21,8 @@ fn fact(backlog: u32, oldest_wait_us: Option<u64>) -> ListenerFact {
         pid: Some(812),
         backlog,
         backlog_max: 128,
-        accepted_total: None,
-        overflows_total: None,
-        sojourn_min_us: None,
-        sojourn_mean_us: None,
-        sojourn_p99_us: None,
         oldest_wait_us,
+        ..ListenerFact::default()
     }
 }
 
