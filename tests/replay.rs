@@ -201,8 +201,8 @@ fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     format!(r#"{{"t":{t},{LEAK_HEAD}{LEAK_FORECAST}"confidence":{confidence},"state":"raised","why":"{why}"}}"#)
 }
 
-const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 1.0 s: 20 of 128 connections wait, growing 20/s; the queue overflows in 5.5 s";
-const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.0 s of overload";
+const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 0.7 s: 14 of 128 connections wait, growing 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
+const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.2 s of overload";
 
 #[test]
 fn leak_linear() {
@@ -219,13 +219,13 @@ fn healthy_traces_print_nothing() {
 
 #[test]
 fn stuck_acceptor() {
-    let head = r#""verdict":"overload","addr":"0.0.0.0:8080","netns":4026531840,"pid":812,"cgroup":"/api.service","#;
+    let head = r#""verdict":"overload","addr":"0.0.0.0:8080","netns":4026531840,"pid":812,"cgroup":"/api.service","scarce":"accept_loop","#;
     let lines = [
         format!(
-            r#"{{"t":4.0,{head}"backlog":20,"backlog_max":128,"backlog_growth_per_sec":20.0,"oldest_wait_us":1000000,"exhaustion_secs":5.5,"confidence":0.95,"state":"raised","why":"{STUCK_WHY}"}}"#
+            r#"{{"t":3.7,{head}"backlog":14,"backlog_max":128,"backlog_growth_per_sec":20.0,"accepts_per_sec":0.0,"oldest_wait_us":700000,"exhaustion_secs":5.8,"confidence":0.95,"state":"raised","why":"{STUCK_WHY}"}}"#
         ),
         format!(
-            r#"{{"t":12.0,{head}"backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":0,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"{WELL_WHY}"}}"#
+            r#"{{"t":11.9,{head}"backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"accepts_per_sec":0.0,"oldest_wait_us":0,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"{WELL_WHY}"}}"#
         ),
     ];
     assert_eq!(verdicts("stuck-acceptor"), lines);
@@ -236,10 +236,10 @@ fn stuck_acceptor_with_decisions() {
     let (lines, summary) = run(&fs::read(path("stuck-acceptor")).unwrap(), true);
     let tail = r#""mode":"observe","id":"overload-4026531840-0.0.0.0:8080","cgroup":"/api.service","performed":false,"#;
     let expected = [
-        format!(r#"{{"t":4.0,"decision":"page","severity":"critical",{tail}"why":"{STUCK_WHY}"}}"#),
-        format!(r#"{{"t":4.0,"decision":"drain",{tail}"why":"{STUCK_WHY}"}}"#),
-        format!(r#"{{"t":12.0,"decision":"undrain",{tail}"why":"{WELL_WHY}"}}"#),
-        format!(r#"{{"t":12.0,"decision":"resolve",{tail}"why":"{WELL_WHY}"}}"#),
+        format!(r#"{{"t":3.7,"decision":"page","severity":"critical",{tail}"why":"{STUCK_WHY}"}}"#),
+        format!(r#"{{"t":3.7,"decision":"drain",{tail}"why":"{STUCK_WHY}"}}"#),
+        format!(r#"{{"t":11.9,"decision":"undrain",{tail}"why":"{WELL_WHY}"}}"#),
+        format!(r#"{{"t":11.9,"decision":"resolve",{tail}"why":"{WELL_WHY}"}}"#),
     ];
     let decisions: Vec<_> = lines.into_iter().filter(|line| line.contains("\"decision\"")).collect();
     assert_eq!(decisions, expected);
@@ -314,9 +314,9 @@ fn a_bad_header_ends_a_replay_and_names_line_1() {
 #[rustfmt::skip]
 fn a_recorded_host() {
     let lines = [
-        r#"{"t":10.601379412,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","backlog":11,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":1071942,"exhaustion_secs":11.8,"confidence":0.95,"state":"raised","why":"127.0.0.1:37607 (pid 26925) has not accepted for 1.1 s: 11 of 128 connections wait, growing 10/s; the queue overflows in 12 s"}"#,
+        r#"{"t":10.301052719,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":8,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":771620,"exhaustion_secs":12.1,"confidence":0.95,"state":"raised","why":"127.0.0.1:37607 (pid 26925) has not accepted for 0.8 s: 8 of 128 connections wait, growing 10/s; the queue overflows in 12 s; its accept loop is stuck"}"#,
         r#"{"t":55.001362533,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"growth_interval_bytes_per_sec":[3998744.5,4439015.5],"exhaustion_secs":462.7,"exhaustion_interval_secs":[244.3,878.7],"confidence":0.99,"state":"raised","why":"demo-leak (pid 26921) grew 123.9 MiB in 30 s, 4.0 MiB/s ± 215.0 KiB, without slowing, for as long as it was watched; 1.8 GiB of headroom to its cgroup's memory.max is gone in 8 min (4 min to 15 min), unless it stops before; page-fault samples say 220.2 MiB were allocated in the last 55 s, 220.5 MiB retained"}"#,
-        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"127.0.0.1:37607 (pid 26925) vanished: the last scans do not show it"}"#,
+        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"127.0.0.1:37607 (pid 26925) vanished: the last scans do not show it"}"#,
         r#"{"t":101.001441446,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","why":"demo-leak (pid 26921) no longer counts as leaking: it exited, and nothing has taken its place"}"#,
     ];
     assert_eq!(verdicts("live-demo"), lines);

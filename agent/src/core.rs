@@ -8,7 +8,9 @@
 use crate::{
     config::Config,
     decide::{Decision, Ladder},
-    detect::{Context, Detector, Findings, HandlesDetector, LeakDetector, OverloadDetector, Trust, Verdict},
+    detect::{
+        CascadeDetector, Context, Detector, Findings, HandlesDetector, LeakDetector, OverloadDetector, Trust, Verdict,
+    },
     sense::{Fact, HostFact, Observation},
 };
 
@@ -20,6 +22,7 @@ pub struct Core {
     leak: LeakDetector,
     handles: HandlesDetector,
     overload: OverloadDetector,
+    cascade: CascadeDetector,
     ladder: Ladder,
     host: Option<HostFact>,
     trust: Trust,
@@ -50,7 +53,9 @@ pub struct Tracked {
     pub leaks_raised: usize,
     /// Overloads standing.
     pub overloads_raised: usize,
-    /// Observations of processes and listeners that there was no room for.
+    /// Cascade risks standing.
+    pub cascade_risks_raised: usize,
+    /// Observations of processes, listeners and connects that there was no room for.
     pub untracked_total: u64,
     /// Observations whose time made no sense.
     pub ignored_total: u64,
@@ -71,6 +76,7 @@ impl Core {
             leak: LeakDetector::new(&config.detect.leak),
             handles: HandlesDetector::default(),
             overload: OverloadDetector::new(&config.detect.overload),
+            cascade: CascadeDetector::default(),
             ladder: Ladder::new(&config.decide, config.mode),
             host: None,
             trust: Trust::default(),
@@ -108,7 +114,8 @@ impl Core {
         }
         let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref(), trust: &self.trust };
         // The list of detectors.
-        let detectors: [&mut dyn Detector; 3] = [&mut self.leak, &mut self.handles, &mut self.overload];
+        let detectors: [&mut dyn Detector; 4] =
+            [&mut self.leak, &mut self.handles, &mut self.overload, &mut self.cascade];
         for detector in detectors {
             detector.observe(&context, &observation.fact, &mut self.findings);
         }
@@ -128,13 +135,15 @@ impl Core {
 
     /// How much is held.
     pub fn tracked(&self) -> Tracked {
-        let (leak, handles, overload) = (self.leak.held(), self.handles.held(), self.overload.held());
+        let (leak, handles) = (self.leak.held(), self.handles.held());
+        let (overload, cascade) = (self.overload.held(), self.cascade.held());
         Tracked {
             processes: leak.tracked,
             listeners: overload.tracked,
             leaks_raised: leak.raised + handles.raised,
             overloads_raised: overload.raised,
-            untracked_total: [leak, handles, overload]
+            cascade_risks_raised: cascade.raised,
+            untracked_total: [leak, handles, overload, cascade]
                 .iter()
                 .fold(0, |sum, held| sum.saturating_add(held.untracked_total)),
             ignored_total: self.ignored_total,

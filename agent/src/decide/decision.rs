@@ -64,7 +64,8 @@ pub enum Severity {
 }
 
 /// Names an incident by its subject, so that every restart and every replay names it alike. Prints as
-/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, or `overload-NETNS-ADDR`.
+/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, `overload-NETNS-ADDR`, or
+/// `cascade-risk-NETNS-ADDR-CGROUP`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and what leaks.
@@ -74,6 +75,15 @@ pub enum IncidentId {
         /// Inode number of its network namespace.
         netns: u32,
         /// Its address and port.
+        addr: Arc<str>,
+    },
+    /// A workload's dependency that does not answer.
+    CascadeRisk {
+        /// The workload's cgroup.
+        cgroup: Arc<str>,
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// The address that it connects to.
         addr: Arc<str>,
     },
 }
@@ -96,6 +106,9 @@ impl From<&Verdict> for IncidentId {
         match &verdict.claim {
             Claim::Leak(claim) => Self::Leak(claim.id, claim.resource),
             Claim::Overload(claim) => Self::Overload { netns: claim.netns, addr: claim.addr.clone() },
+            Claim::CascadeRisk(claim) => {
+                Self::CascadeRisk { cgroup: claim.cgroup.clone(), netns: claim.netns, addr: claim.addr.clone() }
+            }
         }
     }
 }
@@ -106,6 +119,7 @@ impl fmt::Display for IncidentId {
             Self::Leak(id, Resource::Memory) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
             Self::Leak(id, resource) => write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks),
             Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
+            Self::CascadeRisk { cgroup, netns, addr } => write!(f, "cascade-risk-{netns}-{addr}-{cgroup}"),
         }
     }
 }

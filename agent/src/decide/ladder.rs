@@ -3,7 +3,8 @@
 //! A leak pages as a warning at once; it is limited, and then drained away from, when its forecast comes nearer than the
 //! configured distances, which may be long after it was raised: so the ladder reads every fresh forecast too. Files, threads
 //! and sockets are not limited: throttling memory closes none of them. An overload
-//! drains and pages at once, because a queue that stands has seconds. Each rung is taken once an incident; clearing undoes
+//! drains and pages at once, because a queue that stands has seconds; one whose backlog is too small is a warning, and so is a dependency
+//! that does not answer, because no drain helps either. Each rung is taken once an incident; clearing undoes
 //! what was done and resolves. Cold start: no incidents. Failure: an update of an unknown incident is nothing.
 //! It refuses to guard: protected units, budgets and cooldowns stand between a decision and its performance.
 
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use super::{Action, Decision, IncidentId, Severity};
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{Claim, Resource, State, Verdict},
+    detect::{Claim, Resource, Scarce, State, Verdict},
 };
 
 /// The policy and its open incidents. As many as detectors hold claims, so bounded by them.
@@ -46,7 +47,8 @@ impl Ladder {
         match verdict.state {
             State::Raised => {
                 let severity = match verdict.claim {
-                    Claim::Leak(_) => Severity::Warning,
+                    Claim::Leak(_) | Claim::CascadeRisk(_) => Severity::Warning,
+                    Claim::Overload(ref claim) if claim.scarce == Some(Scarce::Backlog) => Severity::Warning,
                     Claim::Overload(_) => Severity::Critical,
                 };
                 let why = verdict.why.clone();
@@ -82,7 +84,9 @@ impl Ladder {
                 claim.resource == Resource::Memory && left_secs <= self.config.limit_within.as_secs_f64(),
                 left_secs <= self.config.drain_within.as_secs_f64(),
             ),
-            Claim::Overload(_) => (false, true),
+            // Elsewhere the same bursts meet the same backlog; and what a dependency withholds, no other node has.
+            Claim::Overload(ref claim) => (false, claim.scarce != Some(Scarce::Backlog)),
+            Claim::CascadeRisk(_) => (false, false),
         };
         let limit = limit && !std::mem::replace(&mut incident.limited, true);
         let drain = drain && !std::mem::replace(&mut incident.drained, true);
@@ -95,10 +99,7 @@ impl Ladder {
     }
 
     fn decision(&self, verdict: &Verdict, id: &IncidentId, action: Action, why: String) -> Decision {
-        let cgroup = match &verdict.claim {
-            Claim::Leak(claim) => claim.cgroup.clone(),
-            Claim::Overload(claim) => claim.cgroup.clone(),
-        };
+        let cgroup = verdict.claim.cgroup().clone();
         let performed = match self.mode {
             Mode::Observe => false,
         };
@@ -188,8 +189,7 @@ mod tests {
             cgroup: Arc::from(""),
             backlog: 3,
             backlog_max: 4,
-            backlog_growth_per_sec: 0.0,
-            oldest_wait_us: None,
+            ..OverloadClaim::default()
         };
         let verdict = Verdict {
             t: 1.5,

@@ -4,12 +4,12 @@
 //! the observation, and what it knows of the host arrives with it. Every claim is raised once and cleared once; while it
 //! stands, a detector hands out fresh forecasts, which the policy reads and nobody prints.
 
+mod cascade;
 mod growth;
 mod handles;
 mod leak;
 mod load;
 mod overload;
-mod queue;
 mod trend;
 mod troughs;
 mod trust;
@@ -17,11 +17,12 @@ mod verdict;
 mod window;
 mod words;
 
+pub use cascade::CascadeDetector;
 pub use handles::HandlesDetector;
 pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
 pub use trust::Trust;
-pub use verdict::{Claim, LeakClaim, OverloadClaim, Resource, State, Verdict};
+pub use verdict::{CascadeRiskClaim, Claim, LeakClaim, OverloadClaim, Resource, Scarce, Sign, State, Verdict};
 
 use serde::{Deserialize, Serialize};
 

@@ -8,12 +8,20 @@
 //! Cold start: none needed but the run itself. A gap between looks restarts the run and the forecast. Failure: a sensor
 //! that stops is a listener that vanishes. It refuses: an empty queue, whatever else is reported about it.
 
-mod listener;
+mod address;
+mod claim;
+mod counter;
+mod drops;
+mod looks;
+mod queue;
+mod rates;
+mod run;
+mod scarce;
 
 use std::{collections::HashMap, sync::Arc};
 
-use self::listener::Listener;
-use super::{Context, Detector, Findings, Held, is_gone, verdict::Claim};
+use self::address::Address;
+use super::{Context, Detector, Findings, Held, verdict::Claim};
 use crate::{
     config::OverloadConfig,
     sense::{Fact, ListenerFact},
@@ -26,39 +34,40 @@ const LISTENERS_MAX: usize = 16_384;
 /// Finds listeners whose accept queue stands.
 pub struct OverloadDetector {
     config: OverloadConfig,
-    listeners: HashMap<(u32, Arc<str>), Listener>,
+    addresses: HashMap<(u32, Arc<str>), Address>,
+    sockets: usize,
     untracked_total: u64,
 }
 
 impl OverloadDetector {
     /// Watches nothing yet.
     pub fn new(config: &OverloadConfig) -> Self {
-        Self { config: config.clone(), listeners: HashMap::new(), untracked_total: 0 }
+        Self { config: config.clone(), addresses: HashMap::new(), sockets: 0, untracked_total: 0 }
     }
 
     fn listener(&mut self, context: &Context<'_>, fact: &ListenerFact, findings: &mut Findings) {
         let key = (fact.netns, fact.addr.clone());
-        if self.listeners.len() >= LISTENERS_MAX && !self.listeners.contains_key(&key) {
+        if self.sockets >= LISTENERS_MAX && !self.addresses.get(&key).is_some_and(|address| address.knows(fact)) {
             self.untracked_total = self.untracked_total.saturating_add(1);
             return;
         }
-        let listener = self.listeners.entry(key).or_default();
-        findings.verdicts.extend(listener.observe(context, fact, &self.config));
+        let address = self.addresses.entry(key).or_default();
+        let before = address.sockets();
+        address.observe(context, fact, &self.config, findings);
+        self.sockets += address.sockets() - before;
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
         let cleared_from = findings.verdicts.len();
-        self.listeners.retain(|(netns, addr), listener| {
-            let gone = is_gone(context, listener.seen_scan());
-            if gone {
-                findings.verdicts.extend(listener.vanish(context, *netns, addr));
-            }
-            !gone
+        self.addresses.retain(|_, address| {
+            findings.verdicts.extend(address.prune(context));
+            address.sockets() > 0
         });
+        self.sockets = self.addresses.values().map(Address::sockets).sum();
         // A hash map has no order; output has one.
         findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
             Claim::Overload(claim) => (claim.netns, claim.addr.clone()),
-            Claim::Leak(_) => (0, Arc::from("")),
+            Claim::Leak(_) | Claim::CascadeRisk(_) => (0, Arc::from("")),
         });
     }
 }
@@ -79,8 +88,8 @@ impl Detector for OverloadDetector {
 
     fn held(&self) -> Held {
         Held {
-            tracked: self.listeners.len(),
-            raised: self.listeners.values().filter(|listener| listener.is_raised()).count(),
+            tracked: self.sockets,
+            raised: self.addresses.values().filter(|address| address.is_raised()).count(),
             untracked_total: self.untracked_total,
         }
     }

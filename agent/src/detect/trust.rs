@@ -17,6 +17,8 @@ pub(super) enum Rule {
     Leak,
     /// Files, threads and sockets of a process over time.
     Handles,
+    /// How connects of a workload end.
+    Outbound,
     /// A queue whose head's age was seen throughout.
     QueueAge,
     /// A queue of which only the depth was seen: its rule already starts from less confidence for that.
@@ -64,7 +66,7 @@ struct LossRow {
 
 const PROCESS: &[Rule] = &[Rule::Leak, Rule::Handles];
 
-const PROBES: [ProbeRow; 5] = [
+const PROBES: [ProbeRow; 6] = [
     ProbeRow {
         name: "process_memory",
         rules: &[Rule::Leak],
@@ -94,6 +96,12 @@ const PROBES: [ProbeRow; 5] = [
         rules: &[Rule::QueueAge],
         degraded: Doubt(MILD, "accept queues were read in a slower way"),
         off: Doubt(SEVERE, "accept queues were not read"),
+    },
+    ProbeRow {
+        name: "outbound_connects",
+        rules: &[Rule::Outbound],
+        degraded: Doubt(MILD, "connects were followed in a coarser way"),
+        off: Doubt(SEVERE, "connects were not followed"),
     },
 ];
 
@@ -134,7 +142,7 @@ const LOSSES: [LossRow; 9] = [
     LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
     LossRow {
         name: "short_read",
-        rules: &[Rule::Leak, Rule::Handles, Rule::QueueAge, Rule::QueueDepth],
+        rules: &[Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth],
         doubt: Doubt(MILD, "some samples were cut off"),
     },
 ];
@@ -201,7 +209,7 @@ impl Trust {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 4] = [Rule::Leak, Rule::Handles, Rule::QueueAge, Rule::QueueDepth];
+    const RULES: [Rule; 5] = [Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensingFact {
         let names = |list: &[&str]| list.iter().map(|&name| Arc::from(name)).collect();

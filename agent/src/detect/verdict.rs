@@ -41,12 +41,14 @@ pub enum State {
 
 /// What is claimed, about whom.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "verdict", rename_all = "lowercase")]
+#[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Claim {
     /// A process grows without end.
     Leak(LeakClaim),
     /// A listener's accept queue stands.
     Overload(OverloadClaim),
+    /// Something fails that makes others fail.
+    CascadeRisk(CascadeRiskClaim),
 }
 
 impl State {
@@ -65,6 +67,7 @@ impl Claim {
         match self {
             Self::Leak(_) => "leak",
             Self::Overload(_) => "overload",
+            Self::CascadeRisk(_) => "cascade_risk",
         }
     }
 
@@ -73,6 +76,16 @@ impl Claim {
         match self {
             Self::Leak(claim) => claim.resource.name(),
             Self::Overload(_) => "accept_queue",
+            Self::CascadeRisk(_) => "dependency",
+        }
+    }
+
+    /// The cgroup concerned; empty where unknown.
+    pub fn cgroup(&self) -> &Arc<str> {
+        match self {
+            Self::Leak(claim) => &claim.cgroup,
+            Self::Overload(claim) => &claim.cgroup,
+            Self::CascadeRisk(claim) => &claim.cgroup,
         }
     }
 }
@@ -133,7 +146,7 @@ pub struct LeakClaim {
 }
 
 /// A listener whose accept queue stands.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct OverloadClaim {
     /// Address and port.
     pub addr: Arc<str>,
@@ -141,14 +154,81 @@ pub struct OverloadClaim {
     pub netns: u32,
     /// A process that holds the socket, where known.
     pub pid: Option<u32>,
+    /// Its name; empty where unknown.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub comm: Arc<str>,
     /// Its cgroup; empty where unknown.
     pub cgroup: Arc<str>,
+    /// What its service runs short of; `None` where nothing tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scarce: Option<Scarce>,
+    /// The sign of a cascade that comes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<Sign>,
     /// Connections waiting.
     pub backlog: u32,
     /// The listener's limit.
     pub backlog_max: u32,
     /// How fast the queue grows, in connections a second.
     pub backlog_growth_per_sec: f64,
+    /// Connections that come to the address a second; `None` where they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals_per_sec: Option<f64>,
+    /// Connections that are accepted a second; `None` where they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepts_per_sec: Option<f64>,
     /// How long the oldest connection has waited; `None` where it cannot be seen.
     pub oldest_wait_us: Option<u64>,
+}
+
+/// What an overloaded service runs short of. The fix differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scarce {
+    /// CPU: more of it, or less work.
+    Cpu,
+    /// Memory: it stalls on reclaim.
+    Memory,
+    /// The accept loop does not turn.
+    AcceptLoop,
+    /// The listener's limit: bursts that it could serve find no room.
+    Backlog,
+    /// Workers: all wait for something else, or are too few.
+    Workers,
+}
+
+/// A sign of a cascade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// More connections come than before while the service accepts as it did: load of peers that failed.
+    LoadSurge,
+    /// More come while fewer are accepted: clients try again.
+    RetryStorm,
+    /// Connects to an address that used to answer fail.
+    DependencyDown,
+}
+
+/// Something fails that makes others fail.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CascadeRiskClaim {
+    /// Which sign.
+    pub sign: Sign,
+    /// The address that is connected to.
+    pub addr: Arc<str>,
+    /// Inode number of the network namespace from which.
+    pub netns: u32,
+    /// A process that connects.
+    pub pid: u32,
+    /// Its name; empty where unknown.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub comm: Arc<str>,
+    /// Its cgroup; empty where unknown.
+    pub cgroup: Arc<str>,
+    /// Connects that failed since the first of those that failed in a row.
+    pub failed: u64,
+}
+
+fn is_empty(text: &Arc<str>) -> bool {
+    text.is_empty()
 }

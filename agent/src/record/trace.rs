@@ -247,6 +247,7 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
         Fact::Listener(listener) => {
             require(listener.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;
             require(listener.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")?;
+            require(listener.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             let Some(strain) = &listener.strain else { return Ok(()) };
             require(strain.secs.is_finite() && strain.secs >= 0.0, "strain is over no time")?;
             let shares = [strain.psi_cpu_some_percent, strain.psi_memory_some_percent, strain.busiest_thread_percent];

@@ -151,6 +151,9 @@ pub struct ListenerFact {
     /// A process that holds the socket; `None` where unknown.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// Its name; empty where unknown.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub comm: Arc<str>,
     /// Connections that are established and wait for accept().
     pub backlog: u32,
     /// The listener's limit; the kernel refuses once `backlog` exceeds it.
@@ -230,6 +233,10 @@ pub struct OutboundFact {
     pub abandoned_total: u64,
     /// Connects under way, neither established nor failed.
     pub pending: u32,
+}
+
+fn is_empty(text: &Arc<str>) -> bool {
+    text.is_empty()
 }
 
 fn is_zero(number: &u64) -> bool {

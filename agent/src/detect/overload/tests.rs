@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     config::Config,
     core::Core,
-    detect::{HostInfo, State, Verdict},
+    detect::{HostInfo, Scarce, Sign, State, Verdict},
     sense::{HostFact, Observation},
 };
 
@@ -58,48 +58,174 @@ fn wait_us(secs: f64) -> Option<u64> {
     Some((secs * 1e6) as u64)
 }
 
+/// A server that accepts `capacity` connections a second, in order, unless it pauses; looked at ten times a second. Its own
+/// arithmetic, so that a queue, its head's age and its counters fit each other.
+struct Server {
+    capacity: f64,
+    backlog_max: u32,
+    depth: f64,
+    arrived: f64,
+    accepted: f64,
+    /// When each thousandth of a second's arrivals had come in all, to find the head's.
+    history: Vec<f64>,
+    exact: bool,
+    overflows: u64,
+}
+
+impl Server {
+    fn new(capacity: f64, backlog_max: u32) -> Self {
+        let (depth, arrived, accepted) = (0.0, 0.0, 0.0);
+        Self { capacity, backlog_max, depth, arrived, accepted, history: Vec::new(), exact: false, overflows: 0 }
+    }
+
+    /// Runs for `secs` under a load of so many a second, looked at every 100 ms; pauses while `pause` says so.
+    fn run(&mut self, run: &mut Run, secs: f64, load: impl Fn(f64) -> f64, pauses: impl Fn(f64) -> bool) {
+        let start_ms = self.history.len();
+        for ms in 0..(secs * 1e3).round() as usize {
+            let since = ms as f64 / 1e3;
+            let room = (f64::from(self.backlog_max) + 1.0 - self.depth).max(0.0);
+            let came = load(since) / 1e3;
+            self.overflows += u64::from(came > room);
+            let (came, serves) = (came.min(room), if pauses(since) { 0.0 } else { self.capacity / 1e3 });
+            self.depth += came;
+            let served = serves.min(self.depth);
+            self.depth -= served;
+            self.arrived += came;
+            self.accepted += served;
+            self.history.push(self.arrived);
+            if (start_ms + ms + 1).is_multiple_of(100) {
+                run.look((start_ms + ms + 1) as f64 / 1e3, self.fact());
+            }
+        }
+    }
+
+    fn fact(&self) -> ListenerFact {
+        let backlog = self.depth as u32;
+        let established_ms = self.history.partition_point(|arrived| *arrived <= self.accepted);
+        let head_ms = self.history.len().saturating_sub(established_ms);
+        ListenerFact {
+            socket: 1,
+            backlog_max: self.backlog_max,
+            accepted_total: Some(self.arrived as u64 - u64::from(backlog)),
+            arrived_total: Some(self.arrived as u64),
+            overflows_total: Some(self.overflows),
+            sojourn_min_us: self.exact.then_some(head_ms as u64 * 1_000),
+            ..fact(backlog, Some(if backlog == 0 { 0 } else { head_ms as u64 * 1_000 }))
+        }
+    }
+}
+
 #[test]
 fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again() {
     let mut run = Run::new();
     run.looks(0.0, 5.0, |_| fact(1, Some(100)));
     run.looks(5.0, 4.0, |since| fact((since * 20.0) as u32, wait_us((since - 0.05).max(0.0))));
     run.looks(9.0, 8.0, |_| fact(0, Some(0)));
-    assert_eq!(run.states(), [(State::Raised, 6.1), (State::Cleared, 14.0)]);
+    assert_eq!(run.states(), [(State::Raised, 5.8), (State::Cleared, 13.9)]);
     let raised = &run.verdicts[0];
     assert_eq!(
         raised.why,
-        "0.0.0.0:8080 (pid 812) has not accepted for 1.0 s: 22 of 128 connections wait, growing 20/s; the queue overflows in 5.3 s"
+        "0.0.0.0:8080 (pid 812) has not accepted for 0.8 s: 16 of 128 connections wait, growing 20/s; the queue overflows in 5.7 s; \
+         its accept loop is stuck"
     );
-    assert!((raised.exhaustion_secs.unwrap() - 5.4).abs() < 0.11, "{raised:?}");
+    assert!((raised.exhaustion_secs.unwrap() - 5.7).abs() < 0.11, "{raised:?}");
     assert_eq!(raised.confidence, 0.95);
-    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 7.9 s of overload";
+    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.1 s of overload";
     assert_eq!(run.verdicts[1].why, cleared);
 }
 
 #[test]
-fn bursts_and_short_pauses_are_healthy() {
+fn a_stopped_acceptor_is_seen_at_two_connections_a_second() {
     let mut run = Run::new();
-    // A burst that fills the queue within an interval, and a pause of 200 ms every two seconds.
-    run.looks(0.0, 60.0, |since| match (since * 10.0).round() as u32 % 20 {
-        0 => fact(129, Some(900)),
-        7 => fact(30, wait_us(0.1)),
-        8 => fact(60, wait_us(0.2)),
-        _ => fact(2, Some(300)),
-    });
-    assert_eq!(run.states(), []);
+    run.looks(0.0, 3.0, |since| fact((since * 2.0) as u32 + 1, wait_us(since)));
+    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+}
+
+#[test]
+fn a_ramp_is_claimed_before_the_first_overflow() {
+    for (capacity, backlog_max) in [(200.0, 128), (1_000.0, 128), (1_000.0, 511), (5_000.0, 511), (20_000.0, 4_096)] {
+        let (mut run, mut server) = (Run::new(), Server::new(capacity, backlog_max));
+        server.run(&mut run, 60.0, |_| 0.7 * capacity, |_| false);
+        assert_eq!(run.states(), []);
+        server.run(&mut run, 20.0, |since| (1.0 + since / 20.0 * 0.4) * capacity, |_| false);
+        let raised = run.verdicts.first().expect("the ramp is claimed");
+        let Claim::Overload(claim) = &raised.claim else { unreachable!() };
+        assert!(claim.backlog <= backlog_max, "{capacity}/s, {backlog_max}: {}", raised.why);
+        assert!(server.overflows > 0, "it would have overflowed");
+    }
+}
+
+#[test]
+fn steps_that_take_longer_than_three_looks_to_overflow_are_claimed_before() {
+    let (mut run, mut server) = (Run::new(), Server::new(1_000.0, 128));
+    server.run(&mut run, 60.0, |_| 700.0, |_| false);
+    server.run(&mut run, 2.0, |_| 1_300.0, |_| false);
+    let raised = &run.verdicts[0];
+    assert!(raised.why.starts_with("more connections come to 0.0.0.0:8080 (pid 812) than it accepts: its queue fills"));
+    let Claim::Overload(claim) = &raised.claim else { unreachable!() };
+    assert!(claim.backlog <= 128 && claim.sign == Some(Sign::LoadSurge), "{}", raised.why);
+}
+
+#[test]
+fn pauses_of_200_ms_and_bursts_of_100_ms_are_healthy() {
+    for capacity in [100.0, 1_000.0, 10_000.0] {
+        for exact in [false, true] {
+            let (mut run, mut server) = (Run::new(), Server::new(capacity, 4_096));
+            server.exact = exact;
+            server.run(&mut run, 120.0, |_| 0.8 * capacity, |since| since % 3.1 < 0.2);
+            assert_eq!(run.states(), [], "pauses at {capacity}/s");
+            let burst = |since: f64| if since % 5.3 < 0.1 { 3.0 } else { 0.7 };
+            server.run(&mut run, 120.0, |since| burst(since) * capacity, |_| false);
+            assert_eq!(run.states(), [], "bursts at {capacity}/s");
+        }
+    }
+}
+
+#[test]
+fn a_pause_that_the_agent_meets_in_any_phase_is_healthy() {
+    for phase in 0..20 {
+        let (mut run, mut server) = (Run::new(), Server::new(1_000.0, 511));
+        let from = 1.0 + f64::from(phase) * 0.005;
+        server.run(&mut run, 4.0, |_| 800.0, |since| (from..from + 0.2).contains(&since));
+        assert_eq!(run.states(), [], "{from}");
+    }
 }
 
 #[test]
 fn a_queue_that_never_drains_is_an_overload_however_short_the_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| {
-        let accepted_total = Some((since * 500.0) as u64);
-        ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(9, Some(8_000)) }
+        let accepted_total = Some((since * 2_500.0) as u64);
+        ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(20, Some(8_000)) }
     });
     assert_eq!(run.states(), [(State::Raised, 1.0)]);
-    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 9 of 128 connections wait, the oldest for 8 ms";
+    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 20 of 128 connections wait, the oldest for 8 ms";
     assert_eq!(run.verdicts[0].why, why);
     assert_eq!((run.verdicts[0].confidence, run.verdicts[0].exhaustion_secs), (0.9, None));
+}
+
+#[test]
+fn a_slow_server_stands_longer_before_that_is_no_chance() {
+    let stands = |per_sec: f64| {
+        let mut run = Run::new();
+        run.looks(0.0, 60.0, |since| {
+            let accepted_total = Some((since * per_sec) as u64);
+            ListenerFact { accepted_total, sojourn_min_us: Some(30_000), ..fact(5, Some(40_000)) }
+        });
+        run.states()
+    };
+    assert_eq!(stands(100.0), [(State::Raised, 20.0)]);
+    assert_eq!(stands(20.0), []);
+}
+
+#[test]
+fn where_nobody_timed_each_connection_a_short_wait_must_last_longer() {
+    let mut run = Run::new();
+    run.looks(0.0, 6.0, |since| ListenerFact {
+        accepted_total: Some((since * 2_500.0) as u64),
+        ..fact(20, Some(8_000))
+    });
+    assert_eq!(run.states(), [(State::Raised, 3.0)]);
 }
 
 #[test]
@@ -121,6 +247,17 @@ fn without_head_age_depth_takes_longer_and_says_so() {
 }
 
 #[test]
+fn a_head_that_moved_just_then_ends_no_run() {
+    let mut run = Run::new();
+    run.looks(0.0, 3.0, |since| {
+        let oldest_wait_us = if (since * 10.0).round() as u32 % 4 == 2 { None } else { Some(8_000) };
+        let accepted_total = Some((since * 2_500.0) as u64);
+        ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(20, oldest_wait_us) }
+    });
+    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+}
+
+#[test]
 fn without_head_age_a_full_queue_that_drops_is_enough() {
     let mut run = Run::new();
     run.host(0.0, Some(40.0));
@@ -134,14 +271,39 @@ fn without_head_age_a_full_queue_that_drops_is_enough() {
     assert_eq!(run.verdicts[0].exhaustion_secs, Some(0.0));
     let why = &run.verdicts[0].why;
     assert!(why.contains("the queue is full; 10 connections were dropped meanwhile"), "{why}");
-    assert!(why.contains("stalls on memory 40 % of the time"), "{why}");
+}
+
+#[test]
+fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
+    let mut run = Run::new();
+    run.looks(0.0, 60.0, |since| ListenerFact {
+        backlog_max: 1,
+        overflows_total: Some((since / 10.0) as u64 * 4),
+        ..fact(0, Some(0))
+    });
+    assert_eq!(run.states(), [(State::Raised, 30.0)]);
+    let Claim::Overload(claim) = &run.verdicts[0].claim else { unreachable!() };
+    assert_eq!(claim.scarce, Some(Scarce::Backlog));
+    assert!(run.verdicts[0].why.ends_with("the backlog is too small for its bursts, though each wait is short"));
+}
+
+#[test]
+fn a_backlog_of_nothing_lets_one_wait_and_is_not_full() {
+    let mut run = Run::new();
+    run.looks(0.0, 10.0, |since| {
+        let waits = (since * 10.0).round() as u32 % 3 == 1;
+        ListenerFact { backlog_max: 0, ..fact(u32::from(waits), Some(if waits { 900 } else { 0 })) }
+    });
+    assert_eq!(run.states(), []);
+    run.looks(10.0, 2.0, |since| ListenerFact { backlog_max: 0, ..fact(1, wait_us(since)) });
+    assert_eq!(run.states(), [(State::Raised, 10.6)]);
 }
 
 #[test]
 fn gaps_restart_the_run() {
     let mut run = Run::new();
     for t in [0.0, 0.1, 0.2, 0.3, 5.0, 5.1, 5.2, 10.0, 10.1, 10.2] {
-        run.look(t, fact(9, Some(8_000)));
+        run.look(t, fact(64, Some(8_000)));
     }
     assert_eq!(run.states(), []);
 }
@@ -152,25 +314,63 @@ fn coarse_looks_suffice_where_the_head_proves_it() {
     run.look(0.0, fact(1, Some(90)));
     run.look(5.0, fact(40, wait_us(4.0)));
     assert_eq!(run.states(), [(State::Raised, 5.0)]);
-    let mut run = Run::new();
-    for t in [0.0, 5.0, 10.0] {
-        assert_eq!(run.states(), []);
-        run.look(t, fact(4, Some(8_000)));
-    }
-    assert_eq!(run.states(), [(State::Raised, 10.0)]);
 }
 
 #[test]
-fn sockets_that_share_an_address_stand_if_one_does_in_any_order() {
-    for order in [[0, 1], [1, 0]] {
-        let mut run = Run::new();
-        for step in 0..20 {
-            let t = f64::from(step) / 10.0;
-            let both = [fact(9, wait_us(t)), fact(0, Some(0))];
-            order.into_iter().for_each(|i| run.look(t, both[i].clone()));
+fn one_stuck_socket_of_eight_is_told_and_which_process_holds_it() {
+    let mut run = Run::new();
+    for step in 0..20 {
+        let t = f64::from(step) / 10.0;
+        for socket in 1..=8 {
+            let (backlog, age) = if socket == 3 { (9, wait_us(t)) } else { (0, Some(0)) };
+            run.look(t, ListenerFact { socket, pid: Some(800 + socket as u32), ..fact(backlog, age) });
         }
-        assert_eq!(run.states(), [(State::Raised, 1.0)], "{order:?}");
     }
+    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+    let why = &run.verdicts[0].why;
+    assert!(why.starts_with("0.0.0.0:8080 (pid 803) has not accepted for 0.7 s"), "{why}");
+    assert!(why.contains("at one of 8 sockets that share this address"), "{why}");
+}
+
+#[test]
+fn eight_sockets_that_stand_by_turns_are_not_one_that_stands() {
+    let mut run = Run::new();
+    for step in 0..400_u64 {
+        let t = step as f64 / 10.0;
+        for socket in 1..=8 {
+            // Each pauses for 200 ms in its turn.
+            let paused = step / 2 % 8 + 1 == socket;
+            let (backlog, age) = if paused { (9, wait_us((step % 2) as f64 / 10.0 + 0.1)) } else { (0, Some(0)) };
+            run.look(t, ListenerFact { socket, ..fact(backlog, age) });
+        }
+    }
+    assert_eq!(run.states(), []);
+}
+
+#[test]
+fn sockets_without_a_number_are_told_apart_by_who_holds_them() {
+    let mut run = Run::new();
+    for step in 0..20 {
+        let t = f64::from(step) / 10.0;
+        for fact in [fact(9, wait_us(t)), ListenerFact { pid: Some(813), ..fact(0, Some(0)) }] {
+            run.look(t, fact);
+        }
+    }
+    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+}
+
+#[test]
+fn a_claim_that_stands_is_forecast_anew_each_second() {
+    let mut overload = OverloadDetector::new(&Config::default().detect.overload);
+    let mut findings = Findings::default();
+    let trust = crate::detect::Trust::default();
+    for step in 0..31 {
+        let t = f64::from(step) / 10.0;
+        let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
+        let context = Context { t, scan: 0, info, host: None, trust: &trust };
+        overload.observe(&context, &Fact::Listener(fact(step, wait_us(t))), &mut findings);
+    }
+    assert_eq!((findings.verdicts.len(), findings.forecasts.len()), (1, 2));
 }
 
 #[test]
@@ -179,7 +379,7 @@ fn a_listener_that_vanishes_takes_its_claim_with_it() {
     run.host(0.0, None);
     run.looks(0.0, 2.0, |since| fact(9, wait_us(since)));
     (1..=8).for_each(|t| run.host(1.0 + f64::from(t), None));
-    assert_eq!(run.states(), [(State::Raised, 1.0), (State::Cleared, 7.0)]);
+    assert_eq!(run.states(), [(State::Raised, 0.7), (State::Cleared, 7.0)]);
     assert_eq!(run.verdicts[1].why, "0.0.0.0:8080 (pid 812) vanished: the last scans do not show it");
     assert_eq!(run.core.tracked().listeners, 0);
 }

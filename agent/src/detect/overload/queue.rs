@@ -1,0 +1,138 @@
+//! One socket's accept queue: whether it stands, since when, and on which ground that is an overload.
+//!
+//! A run begins when the queue begins to stand and ends when it does not, or when looks are too far apart to tell.
+//! Cold start: nothing but the first look's head. It refuses to read growth across a gap.
+
+use super::{
+    counter::Counter,
+    drops::Drops,
+    looks::Look,
+    run::{DEPTH_MIN, DEPTH_SHARE, Ground, Run, head_secs},
+};
+use crate::{config::OverloadConfig, sense::ListenerFact};
+
+/// A pause of more than this many of the last intervals is a gap...
+const GAP_INTERVALS: f64 = 3.0;
+
+/// ...unless it is shorter than this, which any busy host shows.
+const GAP_SECS_MIN: f64 = 1.0;
+
+/// Share of `sustain` for which a queue has stood that may become an overload: the rates before are those until then.
+const STANDS_SHARE: f64 = 0.5;
+
+/// All that is known of one socket's queue.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// The last look, whether it stood or not.
+    last: Option<Look>,
+    interval_secs: Option<f64>,
+    accepted: Counter,
+    overflows: Counter,
+    drops: Drops,
+    run: Option<Box<Run>>,
+    seen: Seen,
+    seen_scan: u32,
+}
+
+/// What one look at a queue gave.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// Connections accepted since the last; `None` where they are not counted.
+    pub(super) accepted: Option<u64>,
+    /// Connections dropped since the last.
+    pub(super) dropped: u64,
+    /// On which ground it is an overload, if it is one now.
+    pub(super) ground: Option<Ground>,
+    /// Whether it is an overload still: the run in which it was one goes on.
+    pub(super) is_overload: bool,
+    /// Whether it has stood so long that what comes and goes is not as it was before.
+    pub(super) stands: bool,
+    /// Whether nothing was seen for so long that nothing follows from what was seen before.
+    pub(super) gap: bool,
+}
+
+impl Queue {
+    /// Takes a look.
+    pub(super) fn look(&mut self, t: f64, scan: u32, fact: &ListenerFact, config: &OverloadConfig) -> Seen {
+        self.seen_scan = scan;
+        let before = self.last;
+        if before.is_some_and(|look| look.t == t) {
+            // The same instant told twice is one look.
+            return self.seen;
+        }
+        let (interval_secs, gap) = self.advance(Look { t, depth: fact.backlog, accepted: None }, config);
+        let before = before.filter(|_| !gap);
+        let counted = self.accepted.is_known();
+        let accepted = self.accepted.rise(fact.accepted_total);
+        let accepted = (counted && fact.accepted_total.is_some()).then_some(accepted);
+        let dropped = self.overflows.rise(fact.overflows_total);
+        let since_t = standing_since(t, fact, self.run.as_deref(), config);
+        match since_t {
+            Some(since_t) => {
+                let run = self.run.get_or_insert_with(|| Box::new(Run::new(since_t, before)));
+                run.look(t, interval_secs, fact, accepted, dropped);
+            }
+            None => self.run = None,
+        }
+        let ground = match &mut self.run {
+            Some(run) => {
+                let ground = run.ground(t, fact, config);
+                run.is_overload |= ground.is_some();
+                ground
+            }
+            None => {
+                // What is dropped while the queue stands has another cause than a limit that is too small.
+                if dropped > 0 {
+                    self.drops.note(t);
+                }
+                self.drops.recur(t).then_some(Ground::Dropping)
+            }
+        };
+        let stood_secs = self.run.as_ref().map_or(0.0, |run| t - run.since_t);
+        let stands = stood_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
+        let is_overload = ground.is_some() || self.run.as_ref().is_some_and(|run| run.is_overload);
+        // Told again, it counts nothing anew.
+        self.seen = Seen { accepted: Some(0), dropped: 0, ground, is_overload, stands, gap };
+        Seen { accepted, dropped, ..self.seen }
+    }
+
+    /// The run that goes on.
+    pub(super) fn run(&self) -> Option<&Run> {
+        self.run.as_deref()
+    }
+
+    /// The scan of the host in which it was last seen.
+    pub(super) fn seen_scan(&self) -> u32 {
+        self.seen_scan
+    }
+
+    /// Moves on to a new instant; gives the seconds since the last, and whether too much time went by unseen.
+    fn advance(&mut self, look: Look, config: &OverloadConfig) -> (f64, bool) {
+        let Some(last) = self.last.replace(look) else { return (0.0, false) };
+        let interval_secs = look.t - last.t;
+        let expected_secs = self.interval_secs.replace(interval_secs).unwrap_or(interval_secs);
+        let gap_secs = GAP_SECS_MIN.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
+        let gap = interval_secs > gap_secs;
+        if gap {
+            self.run = None;
+        }
+        (interval_secs, gap)
+    }
+}
+
+/// Since when this look shows the queue to stand; `None` where it does not.
+fn standing_since(t: f64, fact: &ListenerFact, run: Option<&Run>, config: &OverloadConfig) -> Option<f64> {
+    if fact.backlog == 0 {
+        return None;
+    }
+    let target_secs = config.target.as_secs_f64();
+    let Some(head_secs) = head_secs(fact) else {
+        let deep = f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE;
+        // A head that moved just then says nothing against a queue that stood a look ago.
+        return ((fact.backlog >= DEPTH_MIN && deep) || run.is_some_and(Run::saw_the_last_head)).then_some(t);
+    };
+    // Somebody was accepted below the target in between: the queue drained, unless this head proves otherwise.
+    let drained = fact.sojourn_min_us.is_some_and(|us| us as f64 / 1e6 < target_secs);
+    let stands = head_secs >= target_secs && (!drained || head_secs >= config.sustain.as_secs_f64());
+    stands.then_some(t - head_secs)
+}

@@ -1,0 +1,235 @@
+//! A stretch of time in which one accept queue never ceased to stand, and on which ground that is an overload.
+//!
+//! Cold start: the age of the first look's head proves how long the queue has stood already. It refuses to call a queue overloaded that
+//! is seen to drain, unless nothing is accepted at all.
+
+use super::{
+    looks::{Look, Looks},
+    scarce::Strain,
+};
+use crate::{config::OverloadConfig, sense::ListenerFact};
+
+/// Share of `sustain` for which the same connection may wait at the head: with looks a tenth of that apart, and the time until somebody
+/// connects, a stopped acceptor is known within the whole.
+const STUCK_SHARE: f64 = 0.7;
+
+/// Connections accepted in a run without draining it, which is no chance: at eight tenths of capacity a queue of random arrivals forgets what it was
+/// within a hundred, at nine tenths within four hundred (M/M/1, relaxation time 1/(1-√ρ)² services).
+const ACCEPTED_MIN: u64 = 2_000;
+
+/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look in 40,000 finds as many waiting.
+const DEEP: u32 = 48;
+
+/// Share of the limit that is deep where the limit is small.
+const LIMIT_SHARE: f64 = 0.5;
+
+/// Share of `sustain` for which a queue must have been that near its limit.
+const NEAR_LIMIT_SHARE: f64 = 0.5;
+
+/// Overflow within this time of a queue that fills steadily is not waited for.
+const OVERFLOWS_WITHIN_SECS: f64 = 1.0;
+
+/// How many times `sustain` a queue must stand of which it is not proven that it never drained between two looks: nobody
+/// timed its connections one by one, and its head was younger than the look before.
+const UNPROVEN_FACTOR: f64 = 3.0;
+
+/// How many times `sustain` where nobody counted what was accepted.
+const UNCOUNTED_FACTOR: f64 = 2.0;
+
+/// Depth, as a share of the limit, from which a queue of unseen age may stand. A guess: healthy queues are near empty.
+pub(super) const DEPTH_SHARE: f64 = 0.25;
+
+/// Depth from which a queue of unseen age may stand, however small its limit.
+pub(super) const DEPTH_MIN: u32 = 2;
+
+/// How many times `sustain` a queue of unseen age must have been that deep.
+const DEPTH_SUSTAIN_FACTOR: f64 = 2.0;
+
+/// Looks in a row that a run takes where its head is too young to prove it, so that two coarse looks are no run.
+const LOOKS_MIN: u32 = 3;
+
+/// Looks in a row without the head's age after which a run rests on depth. One is a head that moved just then.
+const BLIND_LOOKS_MIN: u32 = 2;
+
+/// Two looks whose heads were established within this of each other saw the same one: both clocks count microseconds.
+const SAME_HEAD_SECS: f64 = 0.001;
+
+/// Why a queue is overloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// Nothing is accepted.
+    Stuck,
+    /// It stands, and does not drain.
+    Standing,
+    /// It fills, and overflows soon.
+    Filling,
+    /// It stands near its limit.
+    NearLimit,
+    /// It is deep, of an age that cannot be seen.
+    Deep,
+    /// It drops connections again and again, and does not stand: it is too short.
+    Dropping,
+}
+
+/// A stretch of time in which a queue never ceased to stand.
+pub(super) struct Run {
+    pub(super) since_t: f64,
+    pub(super) looks: Looks,
+    pub(super) strain: Strain,
+    /// Whether every look saw the head's age.
+    pub(super) by_age: bool,
+    pub(super) overflows: u64,
+    /// Whether it was an overload at any look: then it is one until it ends.
+    pub(super) is_overload: bool,
+    looks_total: u32,
+    /// Looks in a row that did not see the head's age.
+    blind_looks: u32,
+    /// Since when it is proven not to have drained between two looks.
+    proven_since_t: f64,
+    /// `None` where a look did not count them.
+    accepted: Option<u64>,
+    /// When a connection was last seen to be accepted, or the first head was established.
+    accepted_t: f64,
+    head_established_t: f64,
+    near_limit_since_t: f64,
+    full_since_t: f64,
+}
+
+impl Run {
+    /// Begins at `since_t`; the look before, where there was one, says from which depth it grew.
+    pub(super) fn new(since_t: f64, before: Option<Look>) -> Self {
+        let mut looks = Looks::default();
+        before.into_iter().for_each(|look| looks.push(look));
+        Self {
+            since_t,
+            looks,
+            strain: Strain::default(),
+            by_age: true,
+            overflows: 0,
+            is_overload: false,
+            looks_total: 0,
+            blind_looks: 0,
+            proven_since_t: since_t,
+            accepted: Some(0),
+            accepted_t: since_t,
+            head_established_t: since_t,
+            near_limit_since_t: f64::INFINITY,
+            full_since_t: f64::INFINITY,
+        }
+    }
+
+    /// Takes a look at a queue that stands: since the one before, `interval_secs` ago, so many were accepted and dropped.
+    pub(super) fn look(
+        &mut self,
+        t: f64,
+        interval_secs: f64,
+        fact: &ListenerFact,
+        accepted: Option<u64>,
+        dropped: u64,
+    ) {
+        // Before the first look of a run, connections were still being accepted.
+        if self.looks_total > 0 {
+            self.accepted = self.accepted.zip(accepted).map(|(sum, more)| sum.saturating_add(more));
+        }
+        self.looks.push(Look { t, depth: fact.backlog, accepted });
+        self.overflows = self.overflows.saturating_add(dropped);
+        self.strain.add(fact.strain.as_ref());
+        match head_secs(fact) {
+            Some(secs) => self.note_head(t, secs, interval_secs, fact, accepted),
+            None => {
+                self.blind_looks = self.blind_looks.saturating_add(1);
+                self.by_age &= self.blind_looks < BLIND_LOOKS_MIN && self.looks_total > 0;
+            }
+        }
+        self.looks_total = self.looks_total.saturating_add(1);
+        let since = |holds: bool, since_t: f64| if holds { since_t.min(t) } else { f64::INFINITY };
+        self.near_limit_since_t = since(is_near_limit(fact), self.near_limit_since_t);
+        self.full_since_t = since(is_full(fact), self.full_since_t);
+    }
+
+    fn note_head(&mut self, t: f64, secs: f64, interval_secs: f64, fact: &ListenerFact, accepted: Option<u64>) {
+        self.blind_looks = 0;
+        let established_t = t - secs;
+        self.since_t = self.since_t.min(established_t);
+        if self.looks_total == 0 {
+            self.accepted_t = established_t;
+        } else {
+            let is_another = (established_t - self.head_established_t).abs() > SAME_HEAD_SECS;
+            if is_another && accepted != Some(0) {
+                self.accepted_t = t;
+            }
+            if secs < interval_secs && fact.sojourn_min_us.is_none() {
+                self.proven_since_t = established_t;
+            }
+        }
+        self.head_established_t = established_t;
+    }
+
+    /// Whether the look before saw the head's age.
+    pub(super) fn saw_the_last_head(&self) -> bool {
+        self.blind_looks == 0
+    }
+
+    /// On which ground it is an overload now.
+    pub(super) fn ground(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> Option<Ground> {
+        let sustain_secs = config.sustain.as_secs_f64();
+        if self.is_stuck(t, fact, config) {
+            return Some(Ground::Stuck);
+        }
+        if self.looks_total < LOOKS_MIN || self.looks.drains() {
+            return None;
+        }
+        if !self.by_age {
+            let deep = reached(t - self.since_t, DEPTH_SUSTAIN_FACTOR * sustain_secs)
+                || (self.overflows > 0 && reached(t - self.full_since_t, sustain_secs));
+            return deep.then_some(Ground::Deep);
+        }
+        if reached(t - self.near_limit_since_t, NEAR_LIMIT_SHARE * sustain_secs) {
+            return Some(Ground::NearLimit);
+        }
+        if self.overflow_secs(fact).is_some_and(|secs| secs <= OVERFLOWS_WITHIN_SECS) {
+            return Some(Ground::Filling);
+        }
+        let counted = self.accepted.is_none_or(|count| count >= ACCEPTED_MIN) || fact.backlog >= DEEP;
+        let factor = if self.accepted.is_some() { 1.0 } else { UNCOUNTED_FACTOR };
+        let stands = reached(t - self.proven_since_t, factor * sustain_secs)
+            || reached(t - self.since_t, UNPROVEN_FACTOR * sustain_secs);
+        (counted && stands).then_some(Ground::Standing)
+    }
+
+    /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to go meanwhile.
+    pub(super) fn is_stuck(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
+        let wanted_secs = STUCK_SHARE * config.sustain.as_secs_f64();
+        head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs)) && reached(t - self.accepted_t, wanted_secs)
+    }
+
+    /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not fill.
+    fn overflow_secs(&self, fact: &ListenerFact) -> Option<f64> {
+        Some(room(fact) / self.looks.fills_per_sec()?)
+    }
+}
+
+/// Connections that still find room.
+pub(super) fn room(fact: &ListenerFact) -> f64 {
+    (f64::from(fact.backlog_max) + 1.0 - f64::from(fact.backlog)).max(0.0)
+}
+
+/// The kernel refuses once the backlog *exceeds* its limit.
+pub(super) fn is_full(fact: &ListenerFact) -> bool {
+    fact.backlog > fact.backlog_max
+}
+
+fn is_near_limit(fact: &ListenerFact) -> bool {
+    let half = (f64::from(fact.backlog_max) * LIMIT_SHARE).ceil() as u32;
+    fact.backlog >= half.max(DEEP.min(fact.backlog_max)).max(1)
+}
+
+/// How long the connection at the head has waited, in seconds; `None` where that is not seen.
+pub(super) fn head_secs(fact: &ListenerFact) -> Option<f64> {
+    fact.oldest_wait_us.map(|us| us as f64 / 1e6)
+}
+
+/// Whether a span has lasted, to within what sums of decimal intervals lose (ten times 0.1 s is not quite 1 s).
+pub(super) fn reached(secs: f64, wanted_secs: f64) -> bool {
+    secs + 1e-6 >= wanted_secs
+}

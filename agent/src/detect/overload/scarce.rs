@@ -1,0 +1,145 @@
+//! What an overloaded service runs short of: the fix differs.
+//!
+//! It rests on what was read of the service while its queue stood, so it is a claim about those seconds. Where nothing could be read
+//! it says nothing, but for what the queue itself shows: a stuck accept loop, a backlog that is too small.
+
+use super::run::Ground;
+use crate::{detect::verdict::Scarce, sense::StrainFact};
+
+/// Share of the time in which something of the service waited for a CPU, from which CPU is what it lacks. A guess: a service whose
+/// load fits waits in a few percent; one that has half of the CPU that it could use, in nearly all.
+const PSI_CPU_MIN_PERCENT: f64 = 25.0;
+
+/// The same for memory: refaults and reclaim that take a tenth of the time take more from every request. A guess.
+const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
+
+/// A thread that runs for so much of the time is the whole of a server that has one. A guess: accounting is by ticks.
+const BUSY_THREAD_PERCENT: f64 = 85.0;
+
+/// What was read of a service throughout a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Strain {
+    cpu: Mean,
+    memory: Mean,
+    thread: Mean,
+    /// Segments that its network namespace sent again.
+    pub(super) retransmits: u64,
+    /// Connects from or to its network namespace that were refused or given up.
+    pub(super) refused: u64,
+}
+
+/// A mean over time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    percent_secs: f64,
+    secs: f64,
+}
+
+impl Mean {
+    fn add(&mut self, secs: f64, percent: Option<f64>) {
+        if let Some(percent) = percent {
+            self.percent_secs += percent * secs;
+            self.secs += secs;
+        }
+    }
+
+    fn percent(self) -> Option<f64> {
+        (self.secs > 0.0).then(|| self.percent_secs / self.secs)
+    }
+}
+
+impl Strain {
+    /// Takes what was read since the last look.
+    pub(super) fn add(&mut self, fact: Option<&StrainFact>) {
+        let Some(fact) = fact else { return };
+        self.cpu.add(fact.secs, fact.psi_cpu_some_percent);
+        self.memory.add(fact.secs, fact.psi_memory_some_percent);
+        self.thread.add(fact.secs, fact.busiest_thread_percent);
+        self.retransmits = self.retransmits.saturating_add(fact.retransmits.unwrap_or(0));
+        self.refused = self.refused.saturating_add(fact.refused.unwrap_or(0));
+    }
+
+    /// What the service runs short of; `None` where nothing tells.
+    pub(super) fn scarce(&self, ground: Ground, is_stuck: bool) -> Option<Scarce> {
+        if ground == Ground::Dropping {
+            return Some(Scarce::Backlog);
+        }
+        let at_least = |mean: Mean, least: f64| mean.percent().is_some_and(|percent| percent >= least);
+        if at_least(self.memory, PSI_MEMORY_MIN_PERCENT) {
+            return Some(Scarce::Memory);
+        }
+        if is_stuck {
+            return Some(Scarce::AcceptLoop);
+        }
+        if at_least(self.cpu, PSI_CPU_MIN_PERCENT) || at_least(self.thread, BUSY_THREAD_PERCENT) {
+            return Some(Scarce::Cpu);
+        }
+        let is_known = self.cpu.percent().is_some() || self.thread.percent().is_some();
+        is_known.then_some(Scarce::Workers)
+    }
+
+    /// The evidence for what is scarce, in words.
+    pub(super) fn because(&self, scarce: Scarce) -> Option<String> {
+        Some(match scarce {
+            Scarce::Memory => format!("it stalls on memory {:.0} % of the time", self.memory.percent()?),
+            Scarce::Cpu => match (self.cpu.percent(), self.thread.percent()) {
+                (_, Some(busy)) if busy >= BUSY_THREAD_PERCENT => {
+                    format!("its busiest thread takes {busy:.0} % of a CPU, which is all it can")
+                }
+                (cpu, _) => format!("it waits for a CPU {:.0} % of the time", cpu?),
+            },
+            Scarce::AcceptLoop => match self.thread.percent() {
+                Some(busy) if busy >= BUSY_THREAD_PERCENT => {
+                    format!("its accept loop is stuck, busy with something else ({busy:.0} % of a CPU)")
+                }
+                Some(_) => "its accept loop is stuck, waiting for something else".to_owned(),
+                None => "its accept loop is stuck".to_owned(),
+            },
+            Scarce::Workers => {
+                "neither CPU nor memory is short: its workers wait for something else, or are too few".to_owned()
+            }
+            Scarce::Backlog => "the backlog is too small for its bursts, though each wait is short".to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strain(cpu: Option<f64>, memory: Option<f64>, thread: Option<f64>) -> Strain {
+        let mut strain = Strain::default();
+        let fact = |psi_cpu_some_percent, psi_memory_some_percent, busiest_thread_percent| StrainFact {
+            secs: 0.1,
+            psi_cpu_some_percent,
+            psi_memory_some_percent,
+            busiest_thread_percent,
+            ..StrainFact::default()
+        };
+        strain.add(Some(&fact(cpu, memory, thread)));
+        strain.add(None);
+        strain
+    }
+
+    #[test]
+    fn what_is_scarce_follows_from_what_was_read() {
+        let standing = |strain: Strain| strain.scarce(Ground::Standing, false);
+        assert_eq!(standing(strain(Some(60.0), Some(0.0), Some(40.0))), Some(Scarce::Cpu));
+        assert_eq!(standing(strain(Some(0.0), Some(0.0), Some(99.0))), Some(Scarce::Cpu));
+        assert_eq!(standing(strain(Some(60.0), Some(30.0), Some(40.0))), Some(Scarce::Memory));
+        assert_eq!(standing(strain(Some(2.0), Some(0.0), Some(10.0))), Some(Scarce::Workers));
+        assert_eq!(standing(strain(None, None, None)), None);
+        assert_eq!(strain(Some(2.0), None, None).scarce(Ground::Stuck, true), Some(Scarce::AcceptLoop));
+        assert_eq!(strain(None, None, None).scarce(Ground::Dropping, false), Some(Scarce::Backlog));
+    }
+
+    #[test]
+    fn a_mean_is_over_time() {
+        let mut strain = Strain::default();
+        for (secs, percent) in [(0.1, 100.0), (0.9, 0.0)] {
+            let psi_cpu_some_percent = Some(percent);
+            strain.add(Some(&StrainFact { secs, psi_cpu_some_percent, ..StrainFact::default() }));
+        }
+        assert!((strain.cpu.percent().unwrap() - 10.0).abs() < 1e-9);
+    }
+}
