@@ -202,7 +202,7 @@ fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
 }
 
 const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 0.7 s: 14 of 128 connections wait, growing 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
-const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.2 s of overload";
+const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.2 s of overload";
 
 #[test]
 fn leak_linear() {

@@ -124,14 +124,15 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "detect.overload.sustain",
-        doc: "A queue in which every connection has waited longer than the target for this long is an overload; a \
-              shorter one is a burst. At least two intervals.",
+        doc: "A queue in which every connection has waited longer than the target for this long, and which does not drain, \
+              is an overload, unless so few wait that chance explains it. One that nears its limit is claimed after \
+              half of it, one from which nothing is accepted after seven tenths. At least two intervals.",
         default: r#""1s""#,
         kind: Kind::Duration(|config| &mut config.detect.overload.sustain, millis(20)..=Duration::from_mins(10)),
     },
     Key {
         path: "detect.overload.clear_after",
-        doc: "A queue that has not stood for this long is well again. At least two intervals.",
+        doc: "A queue that was no overload for this long is well again. At least two intervals.",
         default: r#""5s""#,
         kind: Kind::Duration(|config| &mut config.detect.overload.clear_after, millis(20)..=Duration::from_hours(1)),
     },

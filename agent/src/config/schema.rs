@@ -67,9 +67,9 @@ pub struct OverloadConfig {
     pub target: Duration,
     /// Time between two looks at every listener.
     pub interval: Duration,
-    /// A queue that never falls below `target` for this long is an overload.
+    /// A queue that never falls below `target` for this long, and does not drain, is an overload.
     pub sustain: Duration,
-    /// A queue that has not stood for this long is well again.
+    /// A queue that was no overload for this long is well again.
     pub clear_after: Duration,
 }
 

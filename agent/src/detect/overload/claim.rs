@@ -165,7 +165,7 @@ impl Subject<'_> {
 /// Why a claim is withdrawn.
 pub(super) fn well_again(fact: &ListenerFact, well_secs: f64, stood_secs: f64) -> String {
     let (well, stood) = (Span(well_secs), Span(stood_secs));
-    format!("the accept queue of {} has not stood for {well}, after {stood} of overload", Who::of(fact))
+    format!("the accept queue of {} has been well for {well}, after {stood} of overload", Who::of(fact))
 }
 
 /// Why the claim about a listener that is gone is withdrawn.

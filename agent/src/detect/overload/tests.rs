@@ -130,7 +130,7 @@ fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again()
     );
     assert!((raised.exhaustion_secs.unwrap() - 5.7).abs() < 0.11, "{raised:?}");
     assert_eq!(raised.confidence, 0.95);
-    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has not stood for 5.0 s, after 8.1 s of overload";
+    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.1 s of overload";
     assert_eq!(run.verdicts[1].why, cleared);
 }
 
