@@ -11,7 +11,9 @@ use spillway_agent::{
     decide::IncidentId,
     detect::{State, Verdict},
     record::{Reader, ReplayOptions, Writer, replay},
-    sense::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
+    sense::{
+        Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -89,8 +91,15 @@ fn listener_fact() -> impl Strategy<Value = ListenerFact> {
     })
 }
 
-const PROBES: [&str; 6] =
-    ["process_memory", "fault_samples", "process_life", "accept_queue", "accept_sojourn", "of_a_later_version"];
+const PROBES: [&str; 7] = [
+    "process_memory",
+    "fault_samples",
+    "process_life",
+    "accept_queue",
+    "accept_sojourn",
+    "outbound_connects",
+    "of_a_later_version",
+];
 const LOSSES: [&str; 5] =
     ["life_ring_full", "process_scan_failed", "listener_map_full", "fault_map_full", "of_a_later_version"];
 
@@ -98,7 +107,7 @@ const LOSSES: [&str; 5] =
 type Blindness = ([u8; PROBES.len()], [bool; LOSSES.len()]);
 
 fn blindness() -> impl Strategy<Value = Blindness> {
-    (prop::array::uniform6(0..3_u8), prop::array::uniform5(any::<bool>()))
+    (prop::array::uniform7(0..3_u8), prop::array::uniform5(any::<bool>()))
 }
 
 fn sensing((probes, losses): Blindness) -> SensingFact {
@@ -146,6 +155,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         6 => listener_fact().prop_map(Fact::Listener),
         1 => blindness().prop_map(|blindness| Fact::Sensing(sensing(blindness))),
         1 => handles_fact().prop_map(Fact::Handles),
+        1 => outbound_fact().prop_map(Fact::Outbound),
         1 => id().prop_map(Fact::Exec),
         1 => id().prop_map(Fact::Exit),
     ]
@@ -154,6 +164,25 @@ fn fact() -> impl Strategy<Value = Fact> {
 fn handles_fact() -> impl Strategy<Value = HandlesFact> {
     (id(), any::<u64>(), option::of(any::<u64>()), any::<u64>(), option::of(any::<u64>()))
         .prop_map(|(id, fds, fds_max, threads, close_wait)| HandlesFact { id, fds, fds_max, threads, close_wait })
+}
+
+/// Totals that do as they please, of a few destinations.
+fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
+    let totals = (size(), size(), size(), size());
+    (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(|(netns, port, pid, totals, pending)| {
+        OutboundFact {
+            netns,
+            addr: Arc::from(format!("10.0.0.1:{port}")),
+            cgroup: Arc::from("/api"),
+            pid,
+            comm: Arc::from("api"),
+            established_total: totals.0,
+            refused_total: totals.1,
+            timed_out_total: totals.2,
+            abandoned_total: totals.3,
+            pending,
+        }
+    })
 }
 
 /// Facts in time order, most of them close together, some after a gap or a suspend.
@@ -290,7 +319,7 @@ proptest! {
 
     #[test]
     fn seeing_less_never_raises_confidence_and_changes_nothing_else(
-        observations in eventful(), probes in prop::array::uniform6((0..3_u8, 0..3_u8)), losses in prop::array::uniform5((any::<bool>(), any::<bool>())),
+        observations in eventful(), probes in prop::array::uniform7((0..3_u8, 0..3_u8)), losses in prop::array::uniform5((any::<bool>(), any::<bool>())),
     ) {
         let better = (probes.map(|(a, b)| a.min(b)), losses.map(|(a, b)| a && b));
         let worse = (probes.map(|(a, b)| a.max(b)), losses.map(|(a, b)| a || b));

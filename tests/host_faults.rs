@@ -191,7 +191,7 @@ fn a_recording_says_what_was_not_seen() {
     let told: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
     assert_eq!(told.len(), 1, "it is told once: {told:?}");
     let told: Value = serde_json::from_str(told[0]).expect("a line is JSON");
-    assert_eq!(told["off"], serde_json::json!(["fault_samples", "accept_sojourn"]));
+    assert_eq!(told["off"], serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"]));
     assert!(told["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())), "{told}");
 }
 

@@ -118,7 +118,7 @@ fn add(listener: u64, wait_us: u64) {
 ///
 /// `to` is valid and aligned.
 #[inline(always)]
-unsafe fn add_u64(to: *mut u64, value: u64) {
+pub(crate) unsafe fn add_u64(to: *mut u64, value: u64) {
     // SAFETY: the instruction adds to what the caller says is valid.
     unsafe { asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack)) };
 }

@@ -174,6 +174,51 @@ pub struct SocketOwnerSample {
     pub reserved: u32,
 }
 
+/// Whose connects to where: key of the map in which their ends are counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OutboundKey {
+    /// Address connected to, each word in network byte order; IPv4 in the first, also where the socket is an IPv6 one.
+    pub addr: [u32; 4],
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of the process that connects; 0 where its connect was not seen to begin.
+    pub pid: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Port connected to, host byte order.
+    pub port: u16,
+}
+
+/// How connects ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboundCount {
+    /// Those that succeeded.
+    pub established: u64,
+    /// Those that the other side, or the network, refused.
+    pub refused: u64,
+    /// Those that the kernel gave up waiting for.
+    pub timed_out: u64,
+    /// Those that ended on this side without an answer.
+    pub abandoned: u64,
+}
+
+/// A connect under way, kept by its socket's address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboundConnect {
+    /// The monotonic clock when it began, in nanoseconds: tells it from a later one of a socket in the same place.
+    pub since_ns: u64,
+    /// Whose it is, and where to.
+    pub key: OutboundKey,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Room for connects under way, and for whose ends are counted. A guess at the busiest proxy's, doubled; a full map is counted.
+pub const OUTBOUND_MAX: u32 = 8_192;
+
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
 pub const TCP_LISTEN: u16 = 10;
 
@@ -191,16 +236,19 @@ pub enum Loss {
     ListenerMapFull = 3,
     /// A listener's first accepted connection found the map of sojourns full.
     SojournMapFull = 4,
+    /// A connect found no room among those under way, or its end none among those counted.
+    OutboundMapFull = 5,
 }
 
 impl Loss {
     /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::LifeRingFull, "life_ring_full"),
         (Self::FaultMapFull, "fault_map_full"),
         (Self::FaultStack, "fault_stack"),
         (Self::ListenerMapFull, "listener_map_full"),
         (Self::SojournMapFull, "sojourn_map_full"),
+        (Self::OutboundMapFull, "outbound_map_full"),
     ];
 }
 
@@ -249,6 +297,10 @@ pub struct Offsets {
     pub sock_num: u32,
     pub sock_rcv_saddr: u32,
     pub sock_v6_rcv_saddr: u32,
+    pub sock_daddr: u32,
+    pub sock_v6_daddr: u32,
+    pub sock_dport: u32,
+    pub sock_err: u32,
     pub sock_net: u32,
     pub net_inum: u32,
     pub sock_protocol: u32,

@@ -12,6 +12,7 @@ mod handles;
 mod kernel;
 mod life;
 mod listeners;
+mod outbound;
 mod sockets;
 mod tasks;
 

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use crate::kernel::{Helper, Reading, offset, read_or_zero};
 
-const AF_INET: u16 = 2;
+pub(crate) const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const S_IFMT: u16 = 0o170_000;

@@ -61,19 +61,19 @@ impl Diagnosis {
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "kernel {}", self.kernel)?;
         for report in &self.probes {
-            writeln!(out, "  {:<15} {:<9} {}", report.probe.name(), report.state.name(), report.source)?;
+            writeln!(out, "  {:<17} {:<9} {}", report.probe.name(), report.state.name(), report.source)?;
             for passed in &report.passed_over {
                 let Shortfall { why, reason } = &passed.shortfall;
-                writeln!(out, "  {:<15} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
+                writeln!(out, "  {:<17} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
             }
             if let Some(lacks) = report.lacks {
-                writeln!(out, "  {:<15} {:<9} so {lacks}", "", "")?;
+                writeln!(out, "  {:<17} {:<9} so {lacks}", "", "")?;
             }
         }
         let memory = if self.host_memory { "readable" } else { "not readable" };
         let pressure = if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
-        writeln!(out, "  {:<15} {:<9} /proc/meminfo", "host_memory", memory)?;
-        writeln!(out, "  {:<15} {:<9} /proc/pressure/memory", "memory_pressure", pressure)?;
+        writeln!(out, "  {:<17} {:<9} /proc/meminfo", "host_memory", memory)?;
+        writeln!(out, "  {:<17} {:<9} /proc/pressure/memory", "memory_pressure", pressure)?;
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
     }
 }

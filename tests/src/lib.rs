@@ -19,7 +19,7 @@ use std::{
 use serde_json::Value;
 use spillway_agent::{
     kernel::Probe,
-    sense::{Fact, ListenerFact, ProcessFact, Sensors},
+    sense::{Fact, ListenerFact, OutboundFact, ProcessFact, Sensors},
 };
 
 pub use broken::break_program;
@@ -143,6 +143,13 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
     seen.into_iter().filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None }).collect()
+}
+
+/// What one scan says of outbound connects, `t` seconds into the test.
+pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
+    let mut seen = Vec::new();
+    sensors.scan_processes(t, &mut seen);
+    seen.into_iter().filter_map(|one| if let Fact::Outbound(fact) = one.fact { Some(fact) } else { None }).collect()
 }
 
 /// Waits until `done` gives something, for at most `limit`.

@@ -11,15 +11,18 @@ use aya::{
     },
     util::online_cpus,
 };
+pub use spillway_ebpf::OUTBOUND_MAX;
 use spillway_ebpf::{
-    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, Offsets, Sojourn,
+    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, Offsets, OutboundConnect,
+    OutboundCount, OutboundKey, Sojourn,
 };
 
 use super::{
+    batch::BatchMap,
     failure,
     iter::IterHandle,
     ladder::{Hook, Shortfall, Why},
-    samples::pass,
+    samples::{Plain, pass},
 };
 
 /// A struct shared with the BPF side, as the loader and the map wrappers want it.
@@ -55,6 +58,14 @@ pub struct FaultMaps {
     pub counts: HashMap<MapData, u32, Shared<FaultCount>>,
     /// User stacks by id.
     pub stacks: StackTraceMap<MapData>,
+}
+
+/// Outbound connects.
+pub struct OutboundMaps {
+    /// How they ended, by whose they were and where to.
+    pub ended: BatchMap<OutboundKey, OutboundCount>,
+    /// Those under way, by socket address.
+    pub under_way: BatchMap<u64, OutboundConnect>,
 }
 
 /// What rungs attach from and to.
@@ -158,6 +169,22 @@ impl Target<'_> {
         Ok(ListenerProbes { scan, find, known: self.take("LISTENERS")?, sojourns: None })
     }
 
+    pub(super) fn connects(&mut self) -> Result<OutboundMaps, Shortfall> {
+        self.raw_tracepoint("connect_state", "inet_sock_set_state")?;
+        Ok(OutboundMaps { ended: self.take_whole("CONNECTED")?, under_way: self.take_whole("CONNECTING")? })
+    }
+
+    /// A hash map that is read whole, which is tried once.
+    fn take_whole<K: Plain + Default, V: Plain + Default>(&mut self, name: &str) -> Result<BatchMap<K, V>, Shortfall> {
+        let map = match self.ebpf.take_map(name) {
+            Some(Map::HashMap(data)) => BatchMap::over(data),
+            _ => None,
+        };
+        let mut map = map.ok_or_else(|| broken(&format!("the BPF object has no hash map {name} of this form")))?;
+        map.read(|_, _| ()).map_err(|error| failure::of_io("lookup of map entries in batches", &error))?;
+        Ok(map)
+    }
+
     /// What a function returns comes after its arguments, so that there is a program for each number of them.
     pub(super) fn accept_fexit(&mut self, at: &str) -> Result<(), Shortfall> {
         let name = match self.accept_parameters {
@@ -198,6 +225,7 @@ impl Target<'_> {
             Hook::ListenerIter => &["socket_state", "find_listeners", "scan_listeners"],
             Hook::AcceptFexit => &["accept_exit_2", "accept_exit_4"],
             Hook::AcceptKprobe => &["accept_enter", "accept_graft"],
+            Hook::ConnectStates => &["connect_state"],
             Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => &[],
         };
         for name in names {

@@ -9,6 +9,8 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
+use super::sys::bpf;
+
 /// `enum bpf_cmd` and `enum bpf_attach_type` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
@@ -46,30 +48,26 @@ impl IterHandle {
     pub fn attach(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         // `union bpf_iter_link_info` begins with the map's descriptor.
         let info = map.map(|map| map.as_raw_fd() as u32);
-        let attr = LinkCreate {
+        let mut attr = LinkCreate {
             prog_fd: program.as_raw_fd() as u32,
             attach_type: BPF_TRACE_ITER,
             iter_info: info.as_ref().map_or(0, |info| std::ptr::from_ref(info) as u64),
             iter_info_len: if info.is_some() { size_of::<u32>() as u32 } else { 0 },
             ..LinkCreate::default()
         };
-        Ok(Self { link: bpf(BPF_LINK_CREATE, &attr)? })
+        Ok(Self { link: opened(BPF_LINK_CREATE, &mut attr)? })
     }
 
     /// Starts a pass; reading the file to its end makes it.
     pub fn open(&self) -> io::Result<File> {
-        let attr = IterCreate { link_fd: self.link.as_raw_fd() as u32, flags: 0 };
-        bpf(BPF_ITER_CREATE, &attr).map(File::from)
+        let mut attr = IterCreate { link_fd: self.link.as_raw_fd() as u32, flags: 0 };
+        opened(BPF_ITER_CREATE, &mut attr).map(File::from)
     }
 }
 
-/// Makes the system call; each of the two commands answers with a new descriptor.
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is a plain struct of the size given, and what it points to lives until the call returns.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+/// Both commands answer with a new descriptor.
+fn opened<T>(command: libc::c_int, attr: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
     // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -41,6 +41,8 @@ pub enum Hook {
     AcceptKprobe,
     /// The time of the connection at the queue's head.
     QueueHead,
+    /// The states that connecting sockets go through.
+    ConnectStates,
 }
 
 /// What a rung cannot do without, beside the struct members that `offsets` lists for it.
@@ -168,6 +170,14 @@ pub const LADDERS: &[Ladder] = &[
             rung(Hook::QueueHead, "age of the queue's head", &[Need::Hook(Hook::ListenerIter)])
                 .lacking("only the connection that waits longest is timed"),
         ],
+    },
+    Ladder {
+        probe: Probe::OutboundConnects,
+        rungs: &[rung(
+            Hook::ConnectStates,
+            "raw_tp inet_sock_set_state",
+            &[Need::Programs(Kind::RawTracepoint), Need::Tracepoint("inet_sock_set_state")],
+        )],
     },
 ];
 
@@ -315,6 +325,7 @@ mod tests {
         assert_eq!(taken(Probe::FaultSamples, &offer), None);
         assert_eq!(taken(Probe::ProcessLife, &offer), Some(Hook::LifeScans));
         assert_eq!(taken(Probe::AcceptQueue, &offer), Some(Hook::SockDiag));
+        assert_eq!(taken(Probe::OutboundConnects, &offer), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use spillway_ebpf::Loss;
 
 use super::{
     Probe,
-    attach::{self, FaultMaps, ListenerProbes, Shared, Target},
+    attach::{self, FaultMaps, ListenerProbes, OutboundMaps, Shared, Target},
     failure,
     iter::IterHandle,
     ladder::{Hook, LADDERS, Rung, Shortfall, Why, climb},
@@ -53,6 +53,8 @@ pub struct Kernel {
     pub process_life: Option<RingBuf<MapData>>,
     /// Fault samples of each process, with their stacks.
     pub faults: Option<FaultMaps>,
+    /// How outbound connects end.
+    pub outbound: Option<OutboundMaps>,
     /// What became of each probe.
     pub reports: Vec<ProbeReport>,
     losses: Option<PerCpuArray<MapData, u64>>,
@@ -163,6 +165,7 @@ impl Kernel {
                     listeners.sojourns = Some(target.take("SOJOURNS")?);
                 }
             }
+            Hook::ConnectStates => self.outbound = Some(target.connects()?),
             Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => {}
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! passed over keeps its reason in a [`ProbeReport`], and the sensor that wanted the probe uses what was taken.
 
 mod attach;
+mod batch;
 mod failure;
 mod iter;
 pub mod ladder;
@@ -13,8 +14,10 @@ pub mod offsets;
 mod probe;
 mod report;
 mod samples;
+mod sys;
 
-pub use attach::{FaultMaps, ListenerProbes, Shared, Sojourns};
+pub use attach::{FaultMaps, ListenerProbes, OUTBOUND_MAX, OutboundMaps, Shared, Sojourns};
+pub use batch::BatchMap;
 pub use iter::IterHandle;
 pub use ladder::Hook;
 pub use load::{Kernel, Wanted};

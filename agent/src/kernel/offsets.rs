@@ -10,7 +10,10 @@ pub use spillway_ebpf::ABSENT;
 use spillway_ebpf::Offsets;
 
 use super::ladder::{
-    Hook::{self, AcceptFexit, AcceptKprobe, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter, TaskIterPlain},
+    Hook::{
+        self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter,
+        TaskIterPlain,
+    },
     Shortfall, Why,
 };
 
@@ -44,7 +47,9 @@ const LIFE: &[Hook] = &[LifeBtf, LifeRaw];
 const LISTENERS: &[Hook] = &[ListenerIter];
 const FILES: &[Hook] = &[HandleIter, ListenerIter];
 const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
-const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe];
+const CONNECTS: &[Hook] = &[ConnectStates];
+const LISTENERS_AND_CONNECTS: &[Hook] = &[ListenerIter, ConnectStates];
+const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe, ConnectStates];
 
 const MEMBERS: &[Member] = &[
     row("task_struct", "tgid", Bytes(4), &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter, ListenerIter], |o| {
@@ -78,8 +83,12 @@ const MEMBERS: &[Member] = &[
     row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
     row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
     row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
-    row("sock", "__sk_common.skc_net.net", Pointer, LISTENERS, |o| &mut o.sock_net),
-    row("net", "ns.inum", Bytes(4), LISTENERS, |o| &mut o.net_inum),
+    row("sock", "__sk_common.skc_daddr", Bytes(4), CONNECTS, |o| &mut o.sock_daddr),
+    row("sock", "__sk_common.skc_v6_daddr", Bytes(16), CONNECTS, |o| &mut o.sock_v6_daddr),
+    row("sock", "__sk_common.skc_dport", Bytes(2), CONNECTS, |o| &mut o.sock_dport),
+    row("sock", "sk_err", Bytes(4), CONNECTS, |o| &mut o.sock_err),
+    row("sock", "__sk_common.skc_net.net", Pointer, LISTENERS_AND_CONNECTS, |o| &mut o.sock_net),
+    row("net", "ns.inum", Bytes(4), LISTENERS_AND_CONNECTS, |o| &mut o.net_inum),
     row("sock", "sk_protocol", Bytes(2), SOCKETS, |o| &mut o.sock_protocol),
     row("sock", "sk_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_ack_backlog),
     row("sock", "sk_max_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_max_ack_backlog),

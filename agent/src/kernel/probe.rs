@@ -18,17 +18,20 @@ pub enum Probe {
     AcceptQueue,
     /// How long connections wait for accept().
     AcceptSojourn,
+    /// How connects to other hosts end.
+    OutboundConnects,
 }
 
 impl Probe {
     /// Every probe.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ProcessMemory,
         Self::FaultSamples,
         Self::ProcessLife,
         Self::ProcessHandles,
         Self::AcceptQueue,
         Self::AcceptSojourn,
+        Self::OutboundConnects,
     ];
 
     /// Its name in logs, metrics and configuration.
@@ -40,6 +43,7 @@ impl Probe {
             Self::ProcessHandles => "process_handles",
             Self::AcceptQueue => "accept_queue",
             Self::AcceptSojourn => "accept_sojourn",
+            Self::OutboundConnects => "outbound_connects",
         }
     }
 }

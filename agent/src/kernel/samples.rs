@@ -2,7 +2,10 @@
 
 use std::{io, io::Read as _};
 
-use spillway_ebpf::{CpuSlotSample, HandleSample, LifeSample, ListenerSample, SocketOwnerSample, TaskSample};
+use spillway_ebpf::{
+    CpuSlotSample, HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount, OutboundKey,
+    SocketOwnerSample, TaskSample,
+};
 
 use super::IterHandle;
 
@@ -25,6 +28,14 @@ unsafe impl Plain for SocketOwnerSample {}
 unsafe impl Plain for CpuSlotSample {}
 // SAFETY: as above.
 unsafe impl Plain for HandleSample {}
+// SAFETY: as above.
+unsafe impl Plain for OutboundKey {}
+// SAFETY: as above.
+unsafe impl Plain for OutboundCount {}
+// SAFETY: as above.
+unsafe impl Plain for OutboundConnect {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
 
 /// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
 const READ_BYTES: usize = 64 << 10;
@@ -74,6 +85,9 @@ mod tests {
         assert_eq!(size_of::<ListenerSample>(), 5 * 8 + 16 + 6 * 4 + 4 * 2);
         assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);
         assert_eq!(size_of::<HandleSample>(), 2 * 8 + 4 * 4);
+        assert_eq!(size_of::<OutboundKey>(), 6 * 4 + 2 * 2);
+        assert_eq!(size_of::<OutboundCount>(), 4 * 8);
+        assert_eq!(size_of::<OutboundConnect>(), 8 + size_of::<OutboundKey>() + 4);
     }
 
     #[test]

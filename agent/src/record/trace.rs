@@ -291,10 +291,15 @@ mod tests {
             r#"{"t":5.0,"kind":"sensing","degraded":["process_life"],"off":["fault_samples"],"lost":{"life_ring_full":12}}"#,
             "\n",
             r#"{"t":5.0,"kind":"handles","pid":812,"start_ticks":4711,"fds":120,"fds_max":1024,"threads":9,"close_wait":null}"#,
+            "\n",
+            r#"{"t":6.0,"kind":"outbound","netns":4026531840,"addr":"10.0.0.7:5432","cgroup":"/system.slice/api.service","pid":812,"comm":"api","established_total":90,"refused_total":3,"timed_out_total":2,"abandoned_total":1,"pending":4}"#,
         );
         let read = read(body);
-        assert_eq!(read.len(), 6);
+        assert_eq!(read.len(), 7);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
+        let Some(Ok(Observation { fact: Fact::Outbound(outbound), .. })) = read.last() else { panic!("{read:?}") };
+        let ends = [outbound.established_total, outbound.refused_total, outbound.timed_out_total];
+        assert_eq!((ends, outbound.abandoned_total, outbound.pending), ([90, 3, 2], 1, 4));
     }
 
     #[test]

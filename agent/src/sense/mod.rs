@@ -4,12 +4,14 @@
 //! from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and never stops the agent.
 
 mod cgroups;
+mod connects;
 mod faults;
 mod handles;
 mod life;
 mod listeners;
 mod lost;
 mod observation;
+mod outbound;
 mod pressure;
 mod processes;
 mod sensing;
@@ -27,6 +29,7 @@ pub use observation::{
     Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
     StrainFact,
 };
+pub use outbound::OutboundSensor;
 pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;

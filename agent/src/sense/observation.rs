@@ -208,28 +208,31 @@ pub struct StrainFact {
     pub refused: Option<u64>,
 }
 
-/// How one workload's connects to one address end. Told about once a second, while any is tried or under way.
+/// How one workload's connects to one address end: those of all processes of a cgroup, over TCP. Told at a scan, while any was tried
+/// since the last or is under way. Totals never run backwards; after ten minutes without a connect they begin anew, and are soonest
+/// forgotten where there are thousands. What fails before anything could be sent, for want of a route, is not seen.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OutboundFact {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// The address and port connected to.
+    /// The address and port connected to, as `192.0.2.7:5432` or `[2001:db8::7]:5432`; IPv4 through an IPv6 socket as IPv4.
     pub addr: Arc<str>,
-    /// Cgroup of the processes that connect.
+    /// Cgroup of the processes that connect; empty where they had gone before it was read.
     #[serde(default)]
     pub cgroup: Arc<str>,
-    /// The one of them that connected last.
+    /// The one of them that connected last, as far as is known; 0 where it is not, as of connects that began before the agent did.
     pub pid: u32,
-    /// Its name.
+    /// Its name; empty where it has gone.
     #[serde(default)]
     pub comm: Arc<str>,
     /// Connects that succeeded since it was first seen.
     pub established_total: u64,
-    /// Connects that the other side refused, or that no route led to.
+    /// Connects that the other side refused, or that a router reported to lead nowhere.
     pub refused_total: u64,
     /// Connects that the kernel gave up waiting for.
     pub timed_out_total: u64,
-    /// Connects that the process itself gave up before there was an answer.
+    /// Connects that ended on this side before there was an answer: the process closed them, which is how most programs' own timeouts
+    /// look, or ended, or no local port was free.
     pub abandoned_total: u64,
     /// Connects under way, neither established nor failed.
     pub pending: u32,

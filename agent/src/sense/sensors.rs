@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     Fact, FaultSensor, HandleSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation,
-    PressureSensor, ProcessSensor, SensingSensor,
+    OutboundSensor, PressureSensor, ProcessSensor, SensingSensor,
 };
 use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
@@ -17,6 +17,7 @@ pub struct Sensors {
     processes: ProcessSensor,
     handles: HandleSensor,
     listeners: ListenerSensor,
+    outbound: OutboundSensor,
     life: Option<LifeSensor>,
     faults: Option<FaultSensor>,
     sensing: SensingSensor,
@@ -47,7 +48,8 @@ impl Sensors {
             pressure: PressureSensor,
             processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
             handles: HandleSensor::new(kernel.process_handles.take()),
-            listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy),
+            listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
+            outbound: OutboundSensor::new(kernel.outbound.take(), hierarchy),
             life: kernel.process_life.take().map(LifeSensor::new),
             faults,
             sensing: SensingSensor::default(),
@@ -83,7 +85,8 @@ impl Sensors {
     }
 
     /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or something was lost since
-    /// the last scan, then one `Process` fact each, and now and then a `Handles` fact each. A part that fails is counted and left out.
+    /// the last scan, then one `Process` fact each, now and then a `Handles` fact each, and `Outbound` facts about what connected since. A part
+    /// that fails is counted and left out.
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
             Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
@@ -99,6 +102,10 @@ impl Sensors {
         let each = |handles| out.push(Observation { t, fact: Fact::Handles(handles) });
         if let Err(error) = self.handles.scan(t, &mut self.lost, each) {
             self.lost.failed("handle_scan_failed", &error);
+        }
+        let each = |outbound| out.push(Observation { t, fact: Fact::Outbound(outbound) });
+        if let Err(error) = self.outbound.read(t, &mut self.lost, each) {
+            self.lost.failed("outbound_read_failed", &error);
         }
     }
 

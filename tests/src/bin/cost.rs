@@ -282,16 +282,22 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
 fn program_rows() -> anyhow::Result<Vec<Row>> {
     tell("counting what each BPF program costs an event");
     let costs = programs::measure(|name, args| Ok(Workload::start(workload()?.arg(name).args(args))))?;
-    Ok(costs
-        .into_iter()
-        .map(|(program, nanos, events)| Row {
-            what: format!("program {program}"),
-            measured: nanos,
-            unit: "ns",
-            target: None,
-            detail: format!("an event, over {events}"),
-        })
-        .collect())
+    let programs = costs.into_iter().map(|(program, nanos, events)| Row {
+        what: format!("program {program}"),
+        measured: nanos,
+        unit: "ns",
+        target: None,
+        detail: format!("an event, over {events}"),
+    });
+    tell("connecting over loopback without and with the program that follows connects");
+    let connects = programs::connect_secs()?.map(|[without, with]| Row {
+        what: "speed that connects over loopback keep".to_owned(),
+        measured: without / with * 100.0,
+        unit: "%",
+        target: None,
+        detail: format!("{:.2} against {:.2} µs, from socket to close", with * 1e6, without * 1e6),
+    });
+    Ok(programs.chain(connects).collect())
 }
 
 fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {

@@ -23,6 +23,8 @@ mod limits;
 mod listeners;
 #[path = "../kernel/memory.rs"]
 mod memory;
+#[path = "../kernel/outbound.rs"]
+mod outbound;
 #[path = "../kernel/own_cgroup.rs"]
 mod own_cgroup;
 #[path = "../kernel/pressure.rs"]

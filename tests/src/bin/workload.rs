@@ -4,6 +4,8 @@
 //! sockets and processes. Network ones talk to the address they are given and are meant for loopback. It uses nothing of
 //! the agent, so that what is measured shares no mistake with what measures.
 
+#[path = "../workload/connects.rs"]
+mod connects;
 #[path = "../workload/handles.rs"]
 mod handles;
 #[path = "../workload/memory.rs"]
@@ -127,6 +129,24 @@ enum Workload {
         #[arg(long)]
         count: usize,
     },
+    /// Connect so often, say how that ended, then wait
+    Connects {
+        /// Where to
+        #[arg(long)]
+        to: SocketAddr,
+        /// And to so many hosts in all, from there on
+        #[arg(long, default_value_t = 1)]
+        hosts: u32,
+        /// How often, to each
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+        /// How often the kernel tries again, where not as usual
+        #[arg(long)]
+        syn_retries: Option<i32>,
+        /// What becomes of those that are not answered at once
+        #[arg(long, value_enum, default_value = "wait")]
+        then: connects::Then,
+    },
     /// Hold files, threads and sockets that the peer has closed, then wait; its own few come on top
     Hold {
         /// Files
@@ -168,6 +188,9 @@ fn main() -> ExitCode {
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
         Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
         Workload::Listeners { count } => sockets::listeners(count),
+        Workload::Connects { to, hosts, count, syn_retries, then } => {
+            connects::connects(to, hosts, count, syn_retries, then)
+        }
         Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
         Workload::Sleepers { count } => processes::sleepers(count),
         Workload::Churn { count } => processes::churn(count),

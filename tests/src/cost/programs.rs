@@ -8,15 +8,21 @@ use std::{
     io,
     net::{TcpListener, TcpStream},
     process::Command,
+    time::Instant,
 };
 
 use anyhow::Context as _;
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
-    kernel::{Hook, Kernel, Wanted},
+    kernel::{Hook, Kernel, Wanted, ladder},
     sense::{Hierarchy, Lost, ProcessSensor},
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
+
+/// Turns of a loop of connects without and with the program that follows them, and connects in a turn: some 50 ms of them, short
+/// against what else comes and goes on a host.
+const TURNS: usize = 30;
+const CONNECTS: usize = 2_000;
 
 /// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
 const LIVES: u32 = 2_000;
@@ -68,4 +74,39 @@ fn exercise(
         }
     }
     Ok(())
+}
+
+/// How long a connect over loopback takes, from socket to close, without and with the program that follows connects: medians over
+/// turns, in seconds. `None` where it cannot be attached.
+pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {
+    let hooks = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
+    let unwanted = hooks.filter(|&hook| hook != Hook::ConnectStates).collect();
+    let wanted = Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted };
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let connect = |count| {
+        (0..count).try_for_each(|_| {
+            let client = TcpStream::connect(addr)?;
+            listener.accept().map(|_| drop(client))
+        })
+    };
+    let mut secs = [Vec::new(), Vec::new()];
+    for turn in 0..TURNS {
+        // Whoever goes first in a turn may be favoured: take turns at that, too.
+        for with in [turn % 2 == 0, turn % 2 != 0] {
+            let kernel = with.then(|| Kernel::load(&wanted));
+            if kernel.as_ref().is_some_and(|kernel| kernel.outbound.is_none()) {
+                return Ok(None);
+            }
+            // Attaching leaves cold caches behind.
+            connect(CONNECTS / 10)?;
+            let start = Instant::now();
+            connect(CONNECTS)?;
+            secs[usize::from(with)].push(start.elapsed().as_secs_f64() / CONNECTS as f64);
+        }
+    }
+    Ok(Some(secs.map(|mut secs| {
+        secs.sort_by(f64::total_cmp);
+        secs[secs.len() / 2]
+    })))
 }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, faults, handles, life, limits, listeners, memory, pressure,
+    agent, faults, handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival,
 };
@@ -94,7 +94,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 30] = [
+const ROWS: [Row; 37] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -120,6 +120,13 @@ const ROWS: [Row; 30] = [
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "nothing stays", sojourns::nothing_stays),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "cost", sojourns::cost),
     (About::Probe(Probe::AcceptSojourn), On::WithoutBpf, "age of the head", listeners::head_alone),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "how they end", outbound::how_they_end),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "IPv6", outbound::over_ipv6),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "IPv4 through IPv6", outbound::mapped),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "workers", outbound::workers),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "other namespace", outbound::other_namespace),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "unreachable host", outbound::unreachable_host),
+    (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
     (About::Agent, On::Every, "doctor", agent::doctor),

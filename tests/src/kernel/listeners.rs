@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    process::Command,
     thread::sleep,
     time::Duration,
 };
@@ -23,7 +24,7 @@ use crate::{
     runner::now,
 };
 
-fn listen(backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
+pub fn listen(backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
     let (backlog, pending) = (format!("--backlog={backlog}"), format!("--pending={pending}"));
     Ok(Workload::start(workload()?.args(["listen", &backlog, &pending]).args(more)))
 }
@@ -33,7 +34,7 @@ fn find(facts: &[ListenerFact], addr: SocketAddr) -> anyhow::Result<&ListenerFac
     facts.iter().find(|fact| *fact.addr == *addr).with_context(|| format!("no listener {addr} in {facts:?}"))
 }
 
-fn netns_of(process: &str) -> anyhow::Result<u32> {
+pub fn netns_of(process: &str) -> anyhow::Result<u32> {
     let path = format!("/proc/{process}/ns/net");
     Ok(fs::metadata(&path).with_context(|| format!("{path} cannot be read"))?.ino() as u32)
 }
@@ -85,8 +86,18 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
 /// A listener in a network namespace of its own.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
-    let mut command = workload()?;
-    command.args(["listen", "--backlog=16", "--pending=4"]);
+    let inside = in_own_namespace(workload()?.args(["listen", "--backlog=16", "--pending=4"]))?;
+    let facts = listeners(sensors, 0.0);
+    let fact = find(&facts, inside.addr())?;
+    let netns = netns_of(&inside.pid().to_string())?;
+    ensure!(netns != netns_of("self")?, "the workload is in this namespace");
+    let (seen, truth) = ((fact.netns, fact.backlog, fact.backlog_max, fact.pid), (netns, 4, 16, Some(inside.pid())));
+    ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
+    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
+}
+
+/// Starts a workload in a network namespace of its own, whose loopback interface is up.
+pub fn in_own_namespace(command: &mut Command) -> anyhow::Result<Workload> {
     let enter = || {
         // SAFETY: unshare takes a number and touches no memory of ours.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -99,14 +110,7 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
         return Err(NotOffered("a network namespace needs root".to_owned()).into());
     }
     // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
-    let inside = Workload::start(unsafe { command.pre_exec(enter) });
-    let facts = listeners(sensors, 0.0);
-    let fact = find(&facts, inside.addr())?;
-    let netns = netns_of(&inside.pid().to_string())?;
-    ensure!(netns != netns_of("self")?, "the workload is in this namespace");
-    let (seen, truth) = ((fact.netns, fact.backlog, fact.backlog_max, fact.pid), (netns, 4, 16, Some(inside.pid())));
-    ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
-    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
+    Ok(Workload::start(unsafe { command.pre_exec(enter) }))
 }
 
 /// How long the head of a queue has waited.

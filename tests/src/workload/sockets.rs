@@ -178,7 +178,7 @@ fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-fn socket(addr: SocketAddr, flags: i32) -> anyhow::Result<OwnedFd> {
+pub(super) fn socket(addr: SocketAddr, flags: i32) -> anyhow::Result<OwnedFd> {
     let family = if addr.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: socket takes three integers; the result is checked before it is owned.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0) };
@@ -190,7 +190,7 @@ fn socket(addr: SocketAddr, flags: i32) -> anyhow::Result<OwnedFd> {
 }
 
 /// An address as the kernel reads it, and how much of it counts.
-fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+pub(super) fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: sockaddr_storage is plain data, for which all zeroes is a valid value.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let start = &raw mut storage;

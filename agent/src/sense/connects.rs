@@ -1,0 +1,325 @@
+//! How connects end, summed up by workload and destination: what the outbound sensor keeps between two reads.
+//!
+//! Processes of one cgroup that connect to one address from one network namespace are one workload, so that a server's workers,
+//! which come and go, are not taken apart. Totals only ever rise. Cold start: they begin at 0 with the first end that is seen.
+//! State is bounded by time, [`FORGET_SECS`], and by number, [`KEPT_MAX`]; what was forgotten begins anew.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use foldhash::HashMap;
+use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
+
+use super::OutboundFact;
+
+/// How long a destination is kept that nobody connects to: longer than a client waits between two tries that belong together. A guess.
+const FORGET_SECS: f64 = 600.0;
+
+/// How many are kept. A guess at the busiest proxy's destinations; those without a connect for longest go first.
+const KEPT_MAX: usize = 4_096;
+
+/// How many are told about at once: more than anybody depends on, and at most some 60 KiB of a trace a second.
+pub(super) const TOLD_MAX: usize = 256;
+
+/// A process that connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// Its cgroup; empty where it has gone.
+    pub(super) cgroup: Arc<str>,
+    /// Its name, likewise.
+    pub(super) comm: Arc<str>,
+}
+
+/// Connects of every workload to every destination.
+#[derive(Debug, Default)]
+pub(super) struct Connects {
+    kept: HashMap<Subject, Kept>,
+}
+
+/// Whose connects to where: a key of the kernel's without the pid, which is 0 here, but with the cgroup.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Subject {
+    to: OutboundKey,
+    cgroup: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    addr: Arc<str>,
+    pid: u32,
+    comm: Arc<str>,
+    lead: Lead,
+    total: OutboundCount,
+    untold: OutboundCount,
+    pending: u32,
+    active_t: f64,
+}
+
+/// What makes a process the one that is named, more before less: when the latest of its connects under way began, in nanoseconds, and
+/// how many of what is not told yet have ended.
+type Lead = (u64, u64);
+
+impl Connects {
+    /// Connects of a process that ended since the last call, of which `key` says whose and where to.
+    pub(super) fn ended(&mut self, key: &OutboundKey, caller: &Caller, fresh: &OutboundCount, now: f64) {
+        let kept = self.kept(key, caller, (0, all(fresh)), now);
+        add(&mut kept.total, fresh);
+        add(&mut kept.untold, fresh);
+    }
+
+    /// A connect that is under way.
+    pub(super) fn under_way(&mut self, connect: &OutboundConnect, caller: &Caller, now: f64) {
+        let kept = self.kept(&connect.key, caller, (connect.since_ns, 0), now);
+        kept.pending = kept.pending.saturating_add(1);
+    }
+
+    fn kept(&mut self, key: &OutboundKey, caller: &Caller, lead: Lead, now: f64) -> &mut Kept {
+        let subject = Subject { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
+        let kept = self.kept.entry(subject).or_insert_with_key(|subject| Kept {
+            addr: Arc::from(address(&subject.to).to_string()),
+            pid: key.pid,
+            comm: caller.comm.clone(),
+            lead: (0, 0),
+            total: OutboundCount::default(),
+            untold: OutboundCount::default(),
+            pending: 0,
+            active_t: now,
+        });
+        kept.active_t = now;
+        if lead > kept.lead {
+            (kept.pid, kept.comm, kept.lead) = (key.pid, caller.comm.clone(), lead);
+        }
+        kept
+    }
+
+    /// Ends a read: hands out a fact for each that anything is known of since it was told last, the worst first, and says how many
+    /// had to wait for the next time. Then forgets.
+    pub(super) fn tell(&mut self, now: f64, mut each: impl FnMut(OutboundFact)) -> usize {
+        let mut news: Vec<_> =
+            self.kept.iter_mut().filter(|(_, kept)| kept.pending > 0 || all(&kept.untold) > 0).collect();
+        let left_out = news.len().saturating_sub(TOLD_MAX);
+        if left_out > 0 {
+            news.sort_unstable_by_key(|(_, kept)| std::cmp::Reverse((failed(&kept.untold), all(&kept.untold))));
+        }
+        for (subject, kept) in news.into_iter().take(TOLD_MAX) {
+            each(kept.fact(subject));
+            kept.untold = OutboundCount::default();
+            kept.lead = (0, 0);
+        }
+        for kept in self.kept.values_mut() {
+            kept.pending = 0;
+        }
+        self.forget(now);
+        left_out
+    }
+
+    fn forget(&mut self, now: f64) {
+        self.kept.retain(|_, kept| now - kept.active_t < FORGET_SECS);
+        if self.kept.len() > KEPT_MAX {
+            let mut active: Vec<_> = self.kept.values().map(|kept| kept.active_t).collect();
+            let at = active.len() - KEPT_MAX;
+            let (_, &mut least, _) = active.select_nth_unstable_by(at, f64::total_cmp);
+            let mut room = KEPT_MAX - active.iter().filter(|&&t| t > least).count();
+            self.kept.retain(|_, kept| {
+                let keep = kept.active_t > least || (kept.active_t == least && room > 0);
+                if kept.active_t == least && keep {
+                    room -= 1;
+                }
+                keep
+            });
+        }
+    }
+}
+
+impl Kept {
+    fn fact(&self, subject: &Subject) -> OutboundFact {
+        OutboundFact {
+            netns: subject.to.netns,
+            addr: self.addr.clone(),
+            cgroup: subject.cgroup.clone(),
+            pid: self.pid,
+            comm: self.comm.clone(),
+            established_total: self.total.established,
+            refused_total: self.total.refused,
+            timed_out_total: self.total.timed_out,
+            abandoned_total: self.total.abandoned,
+            pending: self.pending,
+        }
+    }
+}
+
+/// What was counted since; a count that is lower was begun anew.
+pub(super) fn since(latest: &OutboundCount, last: &OutboundCount) -> OutboundCount {
+    let anew = latest.established < last.established
+        || latest.refused < last.refused
+        || latest.timed_out < last.timed_out
+        || latest.abandoned < last.abandoned;
+    if anew {
+        return *latest;
+    }
+    OutboundCount {
+        established: latest.established - last.established,
+        refused: latest.refused - last.refused,
+        timed_out: latest.timed_out - last.timed_out,
+        abandoned: latest.abandoned - last.abandoned,
+    }
+}
+
+fn add(to: &mut OutboundCount, fresh: &OutboundCount) {
+    to.established = to.established.saturating_add(fresh.established);
+    to.refused = to.refused.saturating_add(fresh.refused);
+    to.timed_out = to.timed_out.saturating_add(fresh.timed_out);
+    to.abandoned = to.abandoned.saturating_add(fresh.abandoned);
+}
+
+fn failed(count: &OutboundCount) -> u64 {
+    count.refused.saturating_add(count.timed_out).saturating_add(count.abandoned)
+}
+
+fn all(count: &OutboundCount) -> u64 {
+    count.established.saturating_add(failed(count))
+}
+
+fn address(key: &OutboundKey) -> SocketAddr {
+    let ip = if key.family == libc::AF_INET6 as u16 {
+        let mut bytes = [0; 16];
+        bytes.chunks_exact_mut(4).zip(key.addr).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(key.addr[0].to_ne_bytes()))
+    };
+    SocketAddr::new(ip, key.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: OutboundCount = OutboundCount { established: 0, refused: 1, timed_out: 0, abandoned: 0 };
+    const ESTABLISHED: OutboundCount = OutboundCount { established: 1, refused: 0, timed_out: 0, abandoned: 0 };
+
+    fn key(pid: u32, host: u32) -> OutboundKey {
+        let addr = [(0x7F00_0000 + host).to_be(), 0, 0, 0];
+        OutboundKey { addr, netns: 1, pid, family: libc::AF_INET as u16, port: 80 }
+    }
+
+    fn caller(cgroup: &str, comm: &str) -> Caller {
+        Caller { cgroup: Arc::from(cgroup), comm: Arc::from(comm) }
+    }
+
+    fn under_way(pid: u32, since_ns: u64) -> OutboundConnect {
+        OutboundConnect { since_ns, key: key(pid, 1), reserved: 0 }
+    }
+
+    fn told(connects: &mut Connects, now: f64) -> Vec<OutboundFact> {
+        let mut told = Vec::new();
+        connects.tell(now, |fact| told.push(fact));
+        told
+    }
+
+    #[test]
+    fn processes_of_a_cgroup_are_one_workload_and_another_cgroup_is_another() {
+        let mut connects = Connects::default();
+        for pid in [7, 8, 9] {
+            connects.ended(&key(pid, 1), &caller("/api", "worker"), &REFUSED, 0.0);
+        }
+        connects.ended(&key(10, 1), &caller("/cron", "curl"), &ESTABLISHED, 0.0);
+        let mut facts = told(&mut connects, 0.0);
+        facts.sort_by_key(|fact| fact.pid);
+        let seen: Vec<_> =
+            facts.iter().map(|fact| (&*fact.cgroup, fact.refused_total, fact.established_total)).collect();
+        assert_eq!(seen, [("/api", 3, 0), ("/cron", 0, 1)]);
+        assert_eq!(&*facts[0].addr, "127.0.0.1:80");
+    }
+
+    #[test]
+    fn totals_go_on_after_they_were_told_and_what_is_no_news_is_not_told() {
+        let mut connects = Connects::default();
+        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
+        assert_eq!(told(&mut connects, 0.0).len(), 1);
+        assert_eq!(told(&mut connects, 1.0), []);
+        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 2.0);
+        assert_eq!(told(&mut connects, 2.0)[0].refused_total, 2);
+    }
+
+    #[test]
+    fn what_is_under_way_is_told_as_long_as_it_is() {
+        let mut connects = Connects::default();
+        for t in [0.0, 1.0] {
+            connects.under_way(&under_way(7, 5), &caller("/api", "api"), t);
+            connects.under_way(&under_way(7, 6), &caller("/api", "api"), t);
+            assert_eq!(told(&mut connects, t)[0].pending, 2);
+        }
+        assert_eq!(told(&mut connects, 2.0), []);
+    }
+
+    #[test]
+    fn the_process_that_connected_last_is_named() {
+        let mut connects = Connects::default();
+        connects.under_way(&under_way(7, 50), &caller("/api", "old"), 0.0);
+        connects.under_way(&under_way(8, 90), &caller("/api", "new"), 0.0);
+        connects.ended(&key(9, 1), &caller("/api", "done"), &OutboundCount { refused: 99, ..REFUSED }, 0.0);
+        let fact = told(&mut connects, 0.0).remove(0);
+        assert_eq!((fact.pid, &*fact.comm), (8, "new"));
+        connects.ended(&key(9, 1), &caller("/api", "done"), &REFUSED, 1.0);
+        assert_eq!(told(&mut connects, 1.0)[0].pid, 9, "it begins anew with each telling");
+    }
+
+    #[test]
+    fn those_that_fail_are_told_first_and_the_rest_later() {
+        let mut connects = Connects::default();
+        for host in 0..TOLD_MAX as u32 + 10 {
+            let count = if host % 2 == 0 { ESTABLISHED } else { REFUSED };
+            connects.ended(&key(7, host), &caller("/api", "api"), &count, 0.0);
+        }
+        let mut first = Vec::new();
+        assert_eq!(connects.tell(0.0, |fact| first.push(fact)), 10);
+        assert_eq!(first.len(), TOLD_MAX);
+        assert_eq!(first.iter().filter(|fact| fact.refused_total > 0).count(), TOLD_MAX / 2 + 5);
+        let rest = told(&mut connects, 1.0);
+        assert_eq!(rest.len(), 10);
+        assert!(rest.iter().all(|fact| fact.established_total == 1), "{rest:?}");
+    }
+
+    #[test]
+    fn a_destination_is_forgotten_after_ten_minutes_without_a_connect() {
+        let mut connects = Connects::default();
+        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
+        connects.ended(&key(7, 2), &caller("/api", "api"), &REFUSED, 1.0);
+        told(&mut connects, FORGET_SECS);
+        assert_eq!(connects.kept.len(), 1);
+        connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, FORGET_SECS);
+        assert_eq!(told(&mut connects, FORGET_SECS)[0].refused_total, 1, "it begins anew");
+    }
+
+    #[test]
+    fn however_many_destinations_there_are_so_many_are_kept() {
+        let mut connects = Connects::default();
+        for t in 0..3_u32 {
+            for host in 0..KEPT_MAX as u32 - 1_000 {
+                connects.ended(&key(7, t * 10_000 + host), &caller("/api", "api"), &REFUSED, f64::from(t));
+            }
+            told(&mut connects, f64::from(t));
+            assert!(connects.kept.len() <= KEPT_MAX, "{}", connects.kept.len());
+        }
+        assert_eq!(connects.kept.len(), KEPT_MAX);
+        let latest = connects.kept.values().filter(|kept| kept.active_t == 2.0).count();
+        assert_eq!(latest, KEPT_MAX - 1_000, "those that connected last stay");
+    }
+
+    #[test]
+    fn a_count_that_fell_was_begun_anew() {
+        let count = |established, refused| OutboundCount { established, refused, ..OutboundCount::default() };
+        assert_eq!(since(&count(9, 2), &count(4, 2)), count(5, 0));
+        assert_eq!(since(&count(9, 0), &count(4, 2)), count(9, 0));
+    }
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        assert_eq!(address(&key(1, 1)).to_string(), "127.0.0.1:80");
+        let v6 = OutboundKey { addr: [0, 0, 0, 1_u32.to_be()], family: libc::AF_INET6 as u16, ..key(1, 1) };
+        assert_eq!(address(&v6).to_string(), "[::1]:80");
+    }
+}

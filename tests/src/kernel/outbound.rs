@@ -1,0 +1,277 @@
+//! How outbound connects end, against programs that know it of themselves.
+
+use std::{
+    io::Read as _,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use spillway_agent::{
+    kernel::{OUTBOUND_MAX, Probe},
+    sense::{CgroupPaths, Hierarchy, OutboundFact, Sensors},
+};
+use spillway_tests::{Workload, outbound, wait_for};
+
+use crate::{
+    checks::{NotOffered, Seen},
+    listeners::{in_own_namespace, listen, netns_of},
+    memory::workload,
+    rungs::{Prepared, Rung},
+    runner::done,
+};
+
+/// Established, refused, timed out, abandoned, under way.
+type Ends = [u64; 5];
+
+/// A program that connects so often to `to`, and how it says that this ended.
+fn connects(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<(Workload, Ends)> {
+    let (to, count) = (format!("--to={to}"), format!("--count={count}"));
+    let program = Workload::start(workload()?.args(["connects", &to, &count]).args(more));
+    let ends = said(&program.ready)?;
+    Ok((program, ends))
+}
+
+fn said(line: &Value) -> anyhow::Result<Ends> {
+    let field = |name: &str| line[name].as_u64().with_context(|| format!("it says no {name}: {line}"));
+    Ok([field("established")?, field("refused")?, field("timed_out")?, field("abandoned")?, field("pending")?])
+}
+
+fn ends(fact: &OutboundFact) -> Ends {
+    let pending = u64::from(fact.pending);
+    [fact.established_total, fact.refused_total, fact.timed_out_total, fact.abandoned_total, pending]
+}
+
+fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFact> {
+    let addr = addr.to_string();
+    let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
+    let fact = found.next().with_context(|| format!("nothing is said of {addr}, of {} others", facts.len()))?;
+    ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
+    Ok(fact)
+}
+
+/// An address at which nobody listens as long as this lives.
+fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
+    let any: SocketAddr = any.parse()?;
+    let family = if any.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: socket takes three integers.
+    let fd = done(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let socket = TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: sockaddr_in6 is plain data, for which all zeroes is a valid value.
+    let mut addr: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    addr.sin6_family = family as libc::sa_family_t;
+    // SAFETY: bind reads an address of this size, which is no shorter than one of IPv4 and lives here. All zeroes is any.
+    done(unsafe { libc::bind(socket.as_raw_fd(), (&raw const addr).cast(), size_of_val(&addr) as libc::socklen_t) })?;
+    let addr = SocketAddr::new(any.ip(), socket.local_addr()?.port());
+    Ok((OwnedFd::from(socket), addr))
+}
+
+/// Connects of one process that end in each of the five ways, over one family; `through` is how the client writes an address.
+fn five_ends(
+    prepared: &mut Prepared,
+    rung: Rung,
+    any: &str,
+    through: fn(SocketAddr) -> SocketAddr,
+) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    let server = TcpListener::bind(any)?;
+    let (_held, closed) = closed(any)?;
+    let v6: &[&str] = if server.local_addr()?.is_ipv6() { &["--v6"] } else { &[] };
+    // A queue that is full drops what else comes: nobody answers.
+    let full = [listen(0, 1, v6)?, listen(0, 1, v6)?, listen(0, 1, v6)?];
+    let plans = [
+        (server.local_addr()?, [20, 0, 0, 0, 0], "--then=wait"),
+        (closed, [0, 7, 0, 0, 0], "--then=wait"),
+        (full[0].addr(), [0, 0, 3, 0, 0], "--syn-retries=1"),
+        (full[1].addr(), [0, 0, 0, 5, 0], "--then=close"),
+        (full[2].addr(), [0, 0, 0, 0, 4], "--then=hold"),
+    ];
+    let mut programs = Vec::new();
+    for (to, plan, how) in plans {
+        let count = plan.iter().sum();
+        let (program, said) = connects(through(to), count, &[how])?;
+        ensure!(
+            said == plan,
+            "to {to} (established, refused, timed out, abandoned, under way) are {said:?}, not {plan:?}"
+        );
+        programs.push((program, to, plan));
+    }
+    let facts = outbound(sensors, 0.0);
+    let cgroups = CgroupPaths::new(Hierarchy::detect());
+    for (program, to, plan) in &programs {
+        // The listener connects to itself once.
+        let own = full.iter().any(|listener| listener.addr() == *to);
+        let mut truth = *plan;
+        truth[0] += u64::from(own);
+        let fact = find(&facts, *to)?;
+        ensure!(ends(fact) == truth, "{}: {:?} were seen, {truth:?} are true", fact.addr, ends(fact));
+        let whose = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
+        let truly = (netns_of("self")?, program.pid(), "workload", cgroups.of_process(program.pid()));
+        ensure!(whose == truly, "{}: (netns, pid, comm, cgroup) {whose:?} were seen, {truly:?} are true", fact.addr);
+    }
+    let again = outbound(sensors, 1.0);
+    let told: Vec<_> = programs.iter().filter(|(_, to, _)| find(&again, *to).is_ok()).map(|(_, to, _)| *to).collect();
+    ensure!(told == [full[2].addr()], "of {told:?} something is told anew, where only {} has news", full[2].addr());
+    // What was under way is abandoned by the end of its process.
+    programs.pop();
+    let last = outbound(sensors, 2.0);
+    let fact = find(&last, full[2].addr())?;
+    ensure!(ends(fact) == [1, 0, 0, 4, 0], "after its end {:?} were seen, [1, 0, 0, 4, 0] are true", ends(fact));
+    Ok(Seen { events: 39, detail: "20 established, 7 refused, 3 timed out, 5 and 4 abandoned".to_owned() })
+}
+
+/// Over IPv4.
+pub fn how_they_end(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    five_ends(prepared, rung, "127.0.0.1:0", |to| to)
+}
+
+/// Over IPv6.
+pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    five_ends(prepared, rung, "[::1]:0", |to| to)
+}
+
+/// To IPv4 addresses through IPv6 sockets: told as IPv4.
+pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    five_ends(prepared, rung, "127.0.0.1:0", |to| match to {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        v6 => v6,
+    })
+}
+
+/// Processes of one cgroup that come and go are one workload, whose totals never run backwards.
+pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const WORKERS: u64 = 4;
+    const EACH: u64 = 5;
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let to = server.local_addr()?;
+    for generation in 1..=3_u32 {
+        let workers = (0..WORKERS).map(|_| connects(to, EACH, &[])).collect::<anyhow::Result<Vec<_>>>()?;
+        // Longer than the kernel keeps what does not change, so that the next generation finds nothing of this one.
+        let facts = outbound(sensors, 100.0 * f64::from(generation));
+        let fact = find(&facts, to)?;
+        let truth = [u64::from(generation) * WORKERS * EACH, 0, 0, 0, 0];
+        ensure!(ends(fact) == truth, "{:?} were seen of generation {generation}, {truth:?} are true", ends(fact));
+        let pids: Vec<_> = workers.iter().map(|(worker, _)| worker.pid()).collect();
+        ensure!(pids.contains(&fact.pid), "pid {} is not one of {pids:?}", fact.pid);
+    }
+    Ok(Seen { events: 3 * WORKERS * EACH, detail: format!("three generations of {WORKERS} workers") })
+}
+
+/// Connects inside a network namespace of its own, to a port that nobody listens on.
+pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    let to: SocketAddr = "127.0.0.1:9".parse()?;
+    let program = in_own_namespace(workload()?.args(["connects", "--count=6", "--to", &to.to_string()]))?;
+    let said = said(&program.ready)?;
+    ensure!(said == [0, 6, 0, 0, 0], "inside {said:?} are true, not six refusals");
+    let facts = outbound(sensors, 0.0);
+    let netns = netns_of(&program.pid().to_string())?;
+    ensure!(netns != netns_of("self")?, "the workload is in this namespace");
+    let fact = facts.iter().find(|fact| fact.netns == netns).context("nothing is said of that namespace")?;
+    ensure!((ends(fact), fact.addr.as_ref()) == (said, "127.0.0.1:9"), "{fact:?} was seen, {said:?} are true");
+    Ok(Seen { events: 6, detail: format!("netns {netns}") })
+}
+
+/// A connect that an ICMP error ends, as a router sends it that cannot reach the host.
+pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    let full = listen(0, 1, &[])?;
+    let mut tcp = raw(libc::IPPROTO_TCP)?;
+    let (program, said) = connects(full.addr(), 1, &["--then=hold"])?;
+    ensure!(said == [0, 0, 0, 0, 1], "{said:?} are true, not one under way");
+    // ICMP: destination unreachable, host unreachable; then the head of the packet that it answers.
+    let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
+    let syn = wait_for(Duration::from_secs(10), || syn_to(&mut tcp, full.addr().port()));
+    error.extend(syn.context("no SYN was seen")?);
+    let sum = checksum(&error);
+    error[2..4].copy_from_slice(&sum.to_be_bytes());
+    let icmp = raw(libc::IPPROTO_ICMP)?;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live here.
+    let sent = unsafe {
+        let size = size_of_val(&address) as libc::socklen_t;
+        libc::sendto(icmp.as_raw_fd(), error.as_ptr().cast(), error.len(), 0, (&raw const address).cast(), size)
+    };
+    ensure!(sent == error.len() as isize, "the ICMP error was not sent: {}", std::io::Error::last_os_error());
+    let mut t = 0.0;
+    let seen = wait_for(Duration::from_secs(5), || {
+        t += 1.0;
+        find(&outbound(sensors, t), full.addr()).ok().map(ends).filter(|ends| ends[4] == 0)
+    });
+    ensure!(seen == Some([1, 1, 0, 0, 0]), "{seen:?} were seen, [1, 1, 0, 0, 0] are true");
+    drop(program);
+    Ok(Seen { events: 1, detail: "counted as refused".to_owned() })
+}
+
+fn raw(protocol: i32) -> anyhow::Result<std::fs::File> {
+    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three integers.
+    let fd = unsafe { libc::socket(libc::AF_INET, flags, protocol) };
+    if fd < 0 {
+        return Err(NotOffered(format!("no raw socket: {}", std::io::Error::last_os_error())).into());
+    }
+    // SAFETY: the descriptor was just made and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
+/// The IP header and eight bytes more of the next packet that asks this port for a connection.
+fn syn_to(tcp: &mut std::fs::File, port: u16) -> Option<Vec<u8>> {
+    const SYN_ALONE: u8 = 2;
+    let mut packet = [0; 256];
+    while let Ok(length) = tcp.read(&mut packet) {
+        let head = usize::from(packet[0] & 15) * 4;
+        let is = length >= head + 14 && packet[head + 2..head + 4] == port.to_be_bytes();
+        if is && packet[head + 13] & 0x3F == SYN_ALONE {
+            return Some(packet[..head + 8].to_vec());
+        }
+    }
+    None
+}
+
+/// The Internet checksum.
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    !((sum & 0xFFFF) + (sum >> 16)) as u16
+}
+
+/// More destinations than there is room for: what is kept and told stays bounded, and every one that is not counted is told of.
+pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const MORE: u64 = 1_000;
+    /// What else may connect on a host meanwhile.
+    const OTHERS: u64 = 64;
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    let room = u64::from(OUTBOUND_MAX);
+    let (_held, closed) = closed("127.0.0.1:0")?;
+    let first = SocketAddr::new([127, 16, 0, 0].into(), closed.port());
+    let (program, truth) = connects(first, 1, &[&format!("--hosts={}", room + MORE)])?;
+    ensure!(truth == [0, room + MORE, 0, 0, 0], "{truth:?} are true, not {} refusals", room + MORE);
+    let told = outbound(sensors, 0.0).len() as u64;
+    let [full, left_out] = losses(sensors);
+    ensure!(told <= 256, "{told} are told about at once");
+    ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, {MORE} are true");
+    ensure!((told + left_out).abs_diff(room) <= OTHERS, "{told} are told about and {left_out} left out of {room}");
+    // What does not change makes room.
+    outbound(sensors, 1.0);
+    let (again, said) = connects(closed, 3, &[])?;
+    let facts = outbound(sensors, 2.0);
+    ensure!(ends(find(&facts, closed)?) == said, "{:?} were seen, {said:?} are true", find(&facts, closed)?);
+    ensure!(losses(sensors)[0] == full, "there is no room yet: {} found none", losses(sensors)[0] - full);
+    drop((again, program));
+    Ok(Seen { events: room + MORE, detail: format!("{full} found the map full, {told} told at once") })
+}
+
+/// How many found the map full, and how many were left out of what is told.
+fn losses(sensors: &mut Sensors) -> [u64; 2] {
+    ["outbound_map_full", "outbound_left_out"]
+        .map(|name| sensors.lost().totals().find(|(what, _)| *what == name).map_or(0, |(_, total)| total))
+}
