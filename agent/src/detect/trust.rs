@@ -107,7 +107,9 @@ const PROBES: [ProbeRow; 6] = [
 
 const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 
-const LOSSES: [LossRow; 9] = [
+const OUTBOUND: &[Rule] = &[Rule::Outbound];
+
+const LOSSES: [LossRow; 12] = [
     LossRow {
         name: "process_scan_failed",
         rules: &[Rule::Leak],
@@ -140,6 +142,21 @@ const LOSSES: [LossRow; 9] = [
         doubt: Doubt(MARKED, "not every look at accept queues succeeded"),
     },
     LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
+    LossRow {
+        name: "outbound_read_failed",
+        rules: OUTBOUND,
+        doubt: Doubt(MILD, "connects could not always be read"),
+    },
+    LossRow {
+        name: "outbound_map_full",
+        rules: OUTBOUND,
+        doubt: Doubt(MILD, "some connects had no room to be counted"),
+    },
+    LossRow {
+        name: "outbound_left_out",
+        rules: OUTBOUND,
+        doubt: Doubt(SLIGHT, "some destinations without failures were left out"),
+    },
     LossRow {
         name: "short_read",
         rules: &[Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth],
