@@ -111,6 +111,10 @@ pub struct ListenerSample {
     pub accepted_total: u64,
     /// Microseconds.
     pub wait_us_total: u64,
+    /// Connections that entered the accept queues of its address since the first of them.
+    pub arrived_total: u64,
+    /// The clock of `now_ns` when one of them last found nobody waiting; 0 before that.
+    pub found_empty_ns: u64,
     /// Local address, network byte order; IPv4 in the first four bytes.
     pub addr: [u8; 16],
     /// Inode of the network namespace.
@@ -238,17 +242,20 @@ pub enum Loss {
     SojournMapFull = 4,
     /// A connect found no room among those under way, or its end none among those counted.
     OutboundMapFull = 5,
+    /// A listener's first connection found the map of arrivals full.
+    ArrivalMapFull = 6,
 }
 
 impl Loss {
     /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::LifeRingFull, "life_ring_full"),
         (Self::FaultMapFull, "fault_map_full"),
         (Self::FaultStack, "fault_stack"),
         (Self::ListenerMapFull, "listener_map_full"),
         (Self::SojournMapFull, "sojourn_map_full"),
         (Self::OutboundMapFull, "outbound_map_full"),
+        (Self::ArrivalMapFull, "arrival_map_full"),
     ];
 }
 

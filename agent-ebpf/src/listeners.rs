@@ -12,6 +12,7 @@
 //!   every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
+//! Connections that come are counted at the same hook: see `arrivals`.
 //! The head's age needs no hook: see `sockets::established_us`.
 
 use core::ffi::c_void;
@@ -27,14 +28,18 @@ use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, L
 
 use crate::{
     accept::SOJOURNS,
+    arrivals,
     kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
-    sockets::{AF_INET6, established_us, is_tcp, tcp_in_state},
+    sockets::{established_us, is_tcp, tcp_in_state},
 };
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
 /// cost 0.1 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
 #[map]
 static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
+
+/// `TCP_SYN_RECV` of `include/net/tcp_states.h`.
+const TCP_SYN_RECV: u32 = 3;
 
 /// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
 /// does not stand.
@@ -54,9 +59,18 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
             }
         }
     } else if old == listen {
-        // Absent where the map was full when it came.
-        let _ = LISTENERS.remove(ctx.arg::<u64>(0));
-        let _ = SOJOURNS.remove(ctx.arg::<u64>(0));
+        let sock = ctx.arg::<*const c_void>(0);
+        if new == TCP_SYN_RECV {
+            // No listener any more, but a copy of one: a connection.
+            if is_tcp::<Helper>(sock) == Some(true) {
+                arrivals::came(sock);
+            }
+        } else {
+            // Absent where the map was full when it came.
+            let _ = LISTENERS.remove(sock as u64);
+            let _ = SOJOURNS.remove(sock as u64);
+            arrivals::closed(sock);
+        }
     }
     0
 }
@@ -114,14 +128,8 @@ pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
 
 #[inline(always)]
 fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
-    let family = Helper::read::<u16>(sock, offset!(sock_family))?;
-    let mut addr = [0; 16];
-    if family == AF_INET6 {
-        addr = Helper::read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
-    } else {
-        addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
-    }
-    let net = Helper::pointer(sock, offset!(sock_net))?;
+    let address = arrivals::address(sock)?;
+    let came = arrivals::at(&address);
     let (head, head_us) = head(sock);
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
     let (accepted_total, wait_us_total) = SOJOURNS
@@ -134,15 +142,17 @@ fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
         head_us,
         accepted_total,
         wait_us_total,
-        addr,
-        netns: Helper::read(net, offset!(net_inum))?,
+        arrived_total: came.total,
+        found_empty_ns: came.found_empty_ns,
+        addr: address.addr,
+        netns: Helper::read(address.net as *const c_void, offset!(net_inum))?,
         pid,
         backlog: Helper::read(sock, offset!(sock_ack_backlog))?,
         backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
         drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { Helper::read(sock, offset!(sock_drops))? },
         reserved: 0,
-        family,
-        port: Helper::read(sock, offset!(sock_num))?,
+        family: address.family,
+        port: address.port,
         head,
         state: u16::from(Helper::read::<u8>(sock, offset!(sock_state))?),
     })

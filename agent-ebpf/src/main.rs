@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod accept;
+mod arrivals;
 mod faults;
 mod handles;
 mod kernel;

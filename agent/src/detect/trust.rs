@@ -109,7 +109,7 @@ const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 
 const OUTBOUND: &[Rule] = &[Rule::Outbound];
 
-const LOSSES: [LossRow; 12] = [
+const LOSSES: [LossRow; 13] = [
     LossRow {
         name: "process_scan_failed",
         rules: &[Rule::Leak],
@@ -143,10 +143,11 @@ const LOSSES: [LossRow; 12] = [
     },
     LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
     LossRow {
-        name: "outbound_read_failed",
-        rules: OUTBOUND,
-        doubt: Doubt(MILD, "connects could not always be read"),
+        name: "arrival_map_full",
+        rules: &[Rule::QueueAge],
+        doubt: Doubt(SLIGHT, "connections of some listeners were not counted"),
     },
+    LossRow { name: "outbound_read_failed", rules: OUTBOUND, doubt: Doubt(MILD, "connects could not always be read") },
     LossRow {
         name: "outbound_map_full",
         rules: OUTBOUND,

@@ -8,6 +8,7 @@ mod connects;
 mod faults;
 mod handles;
 mod life;
+mod listener;
 mod listeners;
 mod lost;
 mod observation;

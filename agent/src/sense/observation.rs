@@ -165,6 +165,10 @@ pub struct ListenerFact {
     /// `None` where they are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrived_total: Option<u64>,
+    /// How long ago a connection last found nobody waiting when it came: since then the queue was never empty. `None` where that
+    /// is not known, as where sockets share the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_empty_us: Option<u64>,
     /// Connections that the kernel dropped at this listener because the queue was full.
     #[serde(default)]
     pub overflows_total: Option<u64>,

@@ -66,6 +66,10 @@ impl Queue {
         let accepted = self.accepted.rise(fact.accepted_total);
         let accepted = (counted && fact.accepted_total.is_some()).then_some(accepted);
         let dropped = self.overflows.rise(fact.overflows_total);
+        if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
+            // It drained since the last look, and what stands now has begun since.
+            self.run = None;
+        }
         let since_t = standing_since(t, fact, self.run.as_deref(), config);
         match since_t {
             Some(since_t) => {
@@ -118,6 +122,10 @@ impl Queue {
         }
         (interval_secs, gap)
     }
+}
+
+fn found_empty_secs(fact: &ListenerFact) -> Option<f64> {
+    fact.found_empty_us.map(|us| us as f64 / 1e6)
 }
 
 /// Since when this look shows the queue to stand; `None` where it does not.

@@ -30,7 +30,7 @@ const NEAR_LIMIT_SHARE: f64 = 0.5;
 const OVERFLOWS_WITHIN_SECS: f64 = 1.0;
 
 /// How many times `sustain` a queue must stand of which it is not proven that it never drained between two looks: nobody
-/// timed its connections one by one, and its head was younger than the look before.
+/// timed its connections one by one or asked each what it found, and its head was younger than the look before.
 const UNPROVEN_FACTOR: f64 = 3.0;
 
 /// How many times `sustain` where nobody counted what was accepted.
@@ -158,7 +158,8 @@ impl Run {
             if is_another && accepted != Some(0) {
                 self.accepted_t = t;
             }
-            if secs < interval_secs && fact.sojourn_min_us.is_none() {
+            let is_proven = secs >= interval_secs || fact.sojourn_min_us.is_some() || fact.found_empty_us.is_some();
+            if !is_proven {
                 self.proven_since_t = established_t;
             }
         }

@@ -229,10 +229,33 @@ fn where_nobody_timed_each_connection_a_short_wait_must_last_longer() {
 }
 
 #[test]
-fn a_queue_that_drained_between_looks_does_not_stand() {
+fn a_queue_that_nobody_found_empty_stands_as_if_each_connection_were_timed() {
     let mut run = Run::new();
-    run.looks(0.0, 30.0, |_| ListenerFact { sojourn_min_us: Some(40), ..fact(9, Some(8_000)) });
-    assert_eq!(run.states(), []);
+    run.looks(0.0, 6.0, |since| {
+        let found_empty_us = Some((since * 1e6) as u64 + 8_000);
+        let accepted_total = Some((since * 2_500.0) as u64);
+        ListenerFact { accepted_total, found_empty_us, ..fact(20, Some(8_000)) }
+    });
+    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+}
+
+#[test]
+fn a_queue_that_drained_between_looks_does_not_stand() {
+    let (mut timed, mut found_empty) = (Run::new(), Run::new());
+    let accepted_total = |since: f64| Some((since * 2_500.0) as u64);
+    timed.looks(0.0, 30.0, |since| ListenerFact {
+        accepted_total: accepted_total(since),
+        sojourn_min_us: Some(40),
+        ..fact(20, Some(8_000))
+    });
+    found_empty.looks(0.0, 30.0, |since| ListenerFact {
+        accepted_total: accepted_total(since),
+        found_empty_us: Some(9_000),
+        ..fact(20, Some(8_000))
+    });
+    for run in [timed, found_empty] {
+        assert_eq!(run.states(), []);
+    }
 }
 
 #[test]

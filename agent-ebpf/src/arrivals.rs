@@ -1,0 +1,96 @@
+//! How many connections came to each address, and when one last found nobody waiting.
+//!
+//! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept queue: a copy of the listener, whose
+//! state it then changes from LISTEN to SYN_RECV. At that moment the copy still says all that the listener does: its
+//! address, and how many were waiting (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
+//! sockets that share an address (SO_REUSEPORT) are counted together.
+//!
+//! - Hook: raw tracepoint `inet_sock_set_state`, see `listeners`; softirq context.
+//! - Cost: see README.md, a change of a TCP socket's state.
+//! - Refuses: connections that overflow, of which no socket is made.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap};
+use spillway_ebpf::Loss;
+
+use crate::{
+    accept::add_u64,
+    kernel::{Helper, Reading as _, count, offset},
+    sockets::AF_INET6,
+};
+
+/// Counts by address, which `socket_state` removes when a listener closes. As many as there are listeners.
+#[map]
+static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(8_192, 0);
+
+/// Where a listener listens: its network namespace by the kernel's address, which costs one read less than its number.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Address {
+    pub(crate) net: u64,
+    pub(crate) addr: [u8; 16],
+    pub(crate) family: u16,
+    pub(crate) port: u16,
+    reserved: u32,
+}
+
+/// What came to an address.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Arrivals {
+    /// Connections that entered an accept queue.
+    pub(crate) total: u64,
+    /// The monotonic clock when one last found the queue empty, in nanoseconds.
+    pub(crate) found_empty_ns: u64,
+}
+
+const NONE: Arrivals = Arrivals { total: 0, found_empty_ns: 0 };
+
+/// The address of a listener, or of a copy of one.
+#[inline(always)]
+pub(crate) fn address(sock: *const c_void) -> Option<Address> {
+    let net = Helper::pointer(sock, offset!(sock_net))? as u64;
+    let family = Helper::read::<u16>(sock, offset!(sock_family))?;
+    let mut addr = [0; 16];
+    if family == AF_INET6 {
+        addr = Helper::read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
+    } else {
+        addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
+    }
+    Some(Address { net, addr, family, port: Helper::read(sock, offset!(sock_num))?, reserved: 0 })
+}
+
+/// Counts a connection; `child` is the copy of its listener.
+#[inline(always)]
+pub(crate) fn came(child: *const c_void) {
+    let Some(address) = address(child) else { return };
+    if ARRIVALS.get_ptr_mut(address).is_none() {
+        // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
+        let _ = ARRIVALS.insert(address, NONE, u64::from(BPF_NOEXIST));
+    }
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return count(Loss::ArrivalMapFull) };
+    // SAFETY: the entry lives while the program runs, and its fields are aligned. Two CPUs may both find the queue empty:
+    // then either time is right.
+    unsafe {
+        add_u64(&raw mut (*arrivals).total, 1);
+        if Helper::read::<u32>(child, offset!(sock_ack_backlog)) == Some(0) {
+            (*arrivals).found_empty_ns = bpf_ktime_get_ns();
+        }
+    }
+}
+
+/// What came to an address so far.
+#[inline(always)]
+pub(crate) fn at(address: &Address) -> Arrivals {
+    // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
+    ARRIVALS.get_ptr(address).map_or(NONE, |arrivals| unsafe { *arrivals })
+}
+
+/// Forgets an address.
+#[inline(always)]
+pub(crate) fn closed(sock: *const c_void) {
+    if let Some(address) = address(sock) {
+        let _ = ARRIVALS.remove(address);
+    }
+}

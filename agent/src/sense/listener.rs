@@ -1,0 +1,214 @@
+//! One listening socket as the BPF side samples it, and what is kept of it between two looks.
+//!
+//! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from those that came and those that wait,
+//! unless sockets share the address: then those that came are not told apart. Cold start: nothing was accepted before the first look.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
+
+use super::{CgroupPaths, ListenerFact, waits::Waits};
+use crate::kernel::Sojourns;
+
+const AF_INET6: u16 = libc::AF_INET6 as u16;
+
+/// What is said of a socket in every look and seldom changes.
+pub(super) struct Listener {
+    number: u64,
+    netns: u32,
+    socket: SocketAddr,
+    /// Who called listen(); with the address it tells this socket from a later one in the same place.
+    listened_pid: u32,
+    addr: Arc<str>,
+    cgroup: Arc<str>,
+    comm: Arc<str>,
+    pid: u32,
+    /// The look that last saw it.
+    pub(super) seen: u64,
+    waits: Waits,
+    flow: Flow,
+}
+
+impl Listener {
+    /// A socket that is seen for the first time, by the number that it gets.
+    pub(super) fn new(sample: &ListenerSample, number: u64, cgroups: &CgroupPaths) -> Self {
+        let socket = address(sample);
+        let mut listener = Self {
+            number,
+            netns: sample.netns,
+            socket,
+            listened_pid: sample.pid,
+            addr: Arc::from(socket.to_string()),
+            cgroup: Arc::from(""),
+            comm: Arc::from(""),
+            pid: 0,
+            seen: 0,
+            waits: Waits::default(),
+            flow: Flow::default(),
+        };
+        listener.belongs_to(sample.pid, cgroups);
+        listener
+    }
+
+    /// Whether a sample is of this socket, and not of a later one that the kernel gave its place.
+    pub(super) fn is_of(&self, sample: &ListenerSample) -> bool {
+        (self.netns, self.socket, self.listened_pid) == (sample.netns, address(sample), sample.pid)
+    }
+
+    /// Where it listens.
+    pub(super) fn place(&self) -> (u32, SocketAddr) {
+        (self.netns, self.socket)
+    }
+
+    /// Who holds it.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Takes note of who holds it, and reads that process's cgroup and name anew.
+    pub(super) fn belongs_to(&mut self, pid: u32, cgroups: &CgroupPaths) {
+        self.pid = pid;
+        self.cgroup = cgroups.of_process(pid);
+        if let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) {
+            self.comm = Arc::from(comm.trim_end_matches('\n'));
+        }
+    }
+
+    /// What a sample says; `shares` is whether other sockets have its address.
+    pub(super) fn fact(&mut self, sample: &ListenerSample, shares: bool, sojourns: Option<&Sojourns>) -> ListenerFact {
+        // The histogram is asked for only where a connection was accepted since the last look.
+        let interval = sojourns
+            .filter(|_| sample.accepted_total != self.waits.accepted_total())
+            .and_then(|sojourns| self.waits.advance(&sojourns.get(&sample.sock, 0).ok()?.0));
+        let derived = self.flow.accepted(sample.arrived_total, sample.backlog, shares);
+        let found_empty_ns = Some(sample.found_empty_ns).filter(|ns| !shares && *ns > 0);
+        ListenerFact {
+            netns: sample.netns,
+            addr: self.addr.clone(),
+            socket: self.number,
+            cgroup: self.cgroup.clone(),
+            pid: Some(self.pid),
+            comm: self.comm.clone(),
+            backlog: sample.backlog,
+            backlog_max: sample.backlog_max,
+            accepted_total: sojourns.map(|_| self.waits.accepted_total()).or(derived),
+            arrived_total: Some(sample.arrived_total),
+            found_empty_us: found_empty_ns.map(|ns| sample.now_ns.saturating_sub(ns) / 1_000),
+            overflows_total: Some(u64::from(sample.drops)),
+            sojourn_min_us: interval.map(|waits| waits.min_us),
+            sojourn_mean_us: interval.map(|waits| waits.mean_us),
+            sojourn_p99_us: interval.map(|waits| waits.p99_us),
+            oldest_wait_us: oldest_wait_us(sample),
+            strain: None,
+        }
+    }
+}
+
+/// Connections accepted, from those that came and those that wait.
+#[derive(Debug, Default)]
+struct Flow {
+    accepted: u64,
+    /// What came at the last look, and how many of them had been accepted at most.
+    last: Option<(u64, u64)>,
+}
+
+impl Flow {
+    /// Connections accepted since the first look; `None` where sockets share what came.
+    fn accepted(&mut self, arrived: u64, backlog: u32, shares: bool) -> Option<u64> {
+        if shares {
+            self.last = None;
+            return None;
+        }
+        let mut through = arrived.saturating_sub(u64::from(backlog));
+        // A count that falls was begun anew, with the listener that it is of.
+        if let Some((_, before)) = self.last.filter(|last| arrived >= last.0) {
+            self.accepted += through.saturating_sub(before);
+            // A connection is counted a moment before it waits: for that moment it seems to be accepted.
+            through = through.max(before);
+        }
+        self.last = Some((arrived, through));
+        Some(self.accepted)
+    }
+}
+
+fn address(sample: &ListenerSample) -> SocketAddr {
+    let [a, b, c, d, ..] = sample.addr;
+    let ip = if sample.family == AF_INET6 {
+        IpAddr::V6(Ipv6Addr::from(sample.addr))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    SocketAddr::new(ip, sample.port)
+}
+
+/// How long the head of the queue has waited; `None` where it could not be seen.
+fn oldest_wait_us(sample: &ListenerSample) -> Option<u64> {
+    match sample.head {
+        HEAD_NONE => Some(0),
+        HEAD_SEEN => Some((sample.now_ns / 1_000).saturating_sub(sample.head_us)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spillway_ebpf::HEAD_MOVING;
+
+    use super::*;
+
+    fn with_head(head: u16, head_us: u64) -> ListenerSample {
+        ListenerSample { now_ns: 5_000_999, head, head_us, ..ListenerSample::default() }
+    }
+
+    #[test]
+    fn a_head_is_as_old_as_its_connection() {
+        assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 2_000)), Some(3_000));
+        assert_eq!(oldest_wait_us(&with_head(HEAD_NONE, 0)), Some(0));
+        assert_eq!(oldest_wait_us(&with_head(HEAD_MOVING, 0)), None);
+    }
+
+    #[test]
+    fn a_head_from_the_future_has_not_waited() {
+        assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 6_000)), Some(0));
+    }
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        let v4 = ListenerSample {
+            addr: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            family: libc::AF_INET as u16,
+            port: 8080,
+            ..ListenerSample::default()
+        };
+        assert_eq!(address(&v4).to_string(), "127.0.0.1:8080");
+        let v6 = ListenerSample { addr: [0; 16], family: AF_INET6, ..v4 };
+        assert_eq!(address(&v6).to_string(), "[::]:8080");
+    }
+
+    #[test]
+    fn what_came_and_does_not_wait_was_accepted() {
+        let mut flow = Flow::default();
+        let looks = [
+            ((100, 4, false), Some(0)),
+            ((150, 4, false), Some(50)),
+            // Counted already, and not waiting yet: nothing is told twice.
+            ((151, 4, false), Some(51)),
+            ((151, 5, false), Some(51)),
+            ((152, 5, false), Some(51)),
+            // Others share the address for a while.
+            ((300, 5, true), None),
+            ((400, 5, false), Some(51)),
+            ((410, 5, false), Some(61)),
+            // The count was begun anew.
+            ((3, 1, false), Some(61)),
+            ((9, 1, false), Some(67)),
+        ];
+        for ((arrived, backlog, shares), accepted) in looks {
+            assert_eq!(flow.accepted(arrived, backlog, shares), accepted, "{arrived}");
+        }
+    }
+}
