@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     detect::HostInfo,
-    sense::{Fact, Observation},
+    sense::{Fact, Observation, StrainFact},
 };
 
 /// The version that is written, and the only one that is read.
@@ -250,8 +250,10 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(listener.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             let Some(strain) = &listener.strain else { return Ok(()) };
             require(strain.secs.is_finite() && strain.secs >= 0.0, "strain is over no time")?;
-            let shares = [strain.psi_cpu_some_percent, strain.psi_memory_some_percent, strain.busiest_thread_percent];
-            require(shares.into_iter().flatten().all(|share| (0.0..=100.0).contains(&share)), "strain is no percentage")
+            let StrainFact { psi_cpu_some_percent, psi_memory_some_percent, .. } = *strain;
+            let threads = [strain.busiest_thread_percent, strain.thread_waits_percent];
+            let shares = [psi_cpu_some_percent, psi_memory_some_percent].into_iter().chain(threads);
+            require(shares.flatten().all(|share: f64| (0.0..=100.0).contains(&share)), "strain is no percentage")
         }
         Fact::Outbound(outbound) => {
             require(outbound.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;

@@ -113,6 +113,12 @@ impl Hierarchy {
         found
     }
 
+    /// Where the unified hierarchy is mounted, which on hosts with both says what waits for what; `None` where it is not.
+    pub fn unified() -> Option<PathBuf> {
+        let mounts = Process::myself().and_then(|process| process.mountinfo()).ok()?;
+        mounts.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
+    }
+
     /// Whether memory is charged by a version-1 controller.
     pub fn is_v1(&self) -> bool {
         matches!(self, Self::V1 { .. })

@@ -27,6 +27,8 @@ pub(super) struct Listener {
     cgroup: Arc<str>,
     comm: Arc<str>,
     pid: u32,
+    /// Every process that holds it, as far as they are known.
+    holders: Vec<u32>,
     /// The look that last saw it.
     pub(super) seen: u64,
     waits: Waits,
@@ -46,6 +48,7 @@ impl Listener {
             cgroup: Arc::from(""),
             comm: Arc::from(""),
             pid: 0,
+            holders: Vec::new(),
             seen: 0,
             waits: Waits::default(),
             flow: Flow::default(),
@@ -64,12 +67,22 @@ impl Listener {
         (self.netns, self.socket)
     }
 
-    /// Who holds it.
+    /// Who answers for it: a process that holds it.
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Takes note of who holds it, and reads that process's cgroup and name anew.
+    /// Every process that is known to hold it.
+    pub(super) fn holders(&self) -> &[u32] {
+        if self.holders.is_empty() { std::slice::from_ref(&self.pid) } else { &self.holders }
+    }
+
+    /// Takes note of every process that holds it.
+    pub(super) fn is_held_by(&mut self, pids: Vec<u32>) {
+        self.holders = pids;
+    }
+
+    /// Takes note of who answers for it, and reads that process's cgroup and name anew.
     pub(super) fn belongs_to(&mut self, pid: u32, cgroups: &CgroupPaths) {
         self.pid = pid;
         self.cgroup = cgroups.of_process(pid);

@@ -16,12 +16,20 @@ use std::{
 
 use spillway_ebpf::{ListenerSample, SocketOwnerSample, TCP_LISTEN};
 
-use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, listener::Listener, sock_diag::SockDiag};
+use super::{
+    CgroupPaths, Hierarchy, ListenerFact, Lost, listener::Listener, sock_diag::SockDiag, strain::StrainSensor,
+};
 use crate::kernel::{ListenerProbes, pass};
 
 /// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every file of every process,
 /// short against a page.
 const OWNER_REFRESH_SECS: f64 = 10.0;
+
+/// Processes that are known to hold a socket: more workers than most servers have, and few enough to be asked often.
+const HOLDERS_MAX: usize = 16;
+
+/// A head that has waited for less says nothing of its service; healthy queues are seen with one now and then.
+const WAITS_MIN_US: u64 = 1_000;
 
 /// Reads the accept queue of every listener.
 pub struct ListenerSensor {
@@ -44,6 +52,7 @@ struct Probed {
     /// Sockets numbered so far.
     numbered: u64,
     looks: u64,
+    strain: StrainSensor,
     buffer: Vec<u8>,
 }
 
@@ -72,7 +81,7 @@ impl ListenerSensor {
                 if refresh {
                     probed.find_owners(&self.cgroups, lost)?;
                 }
-                probed.look(&self.cgroups, lost, each)
+                probed.look(now, &self.cgroups, lost, each)
             }
             Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
         }
@@ -82,13 +91,20 @@ impl ListenerSensor {
 impl Probed {
     fn new(probes: ListenerProbes) -> Self {
         let (known, sharing) = (HashMap::new(), HashMap::new());
-        Self { probes, known, sharing, numbered: 0, looks: 0, buffer: Vec::new() }
+        let strain = StrainSensor::new(Hierarchy::unified());
+        Self { probes, known, sharing, numbered: 0, looks: 0, strain, buffer: Vec::new() }
     }
 
     /// Reads each one's queue.
-    fn look(&mut self, cgroups: &CgroupPaths, lost: &mut Lost, mut each: impl FnMut(ListenerFact)) -> io::Result<()> {
+    fn look(
+        &mut self,
+        now: f64,
+        cgroups: &CgroupPaths,
+        lost: &mut Lost,
+        mut each: impl FnMut(ListenerFact),
+    ) -> io::Result<()> {
         self.looks += 1;
-        let Self { probes, known, sharing, numbered, looks, buffer } = self;
+        let Self { probes, known, sharing, numbered, looks, strain, buffer } = self;
         let (mut closed, mut seen) = (Vec::new(), 0);
         let rest = pass(&probes.scan, buffer, |sample: ListenerSample| {
             if sample.state != TCP_LISTEN {
@@ -118,8 +134,13 @@ impl Probed {
             listener.seen = *looks;
             seen += 1;
             let shares = sharing.get(&listener.place()).is_some_and(|sockets| *sockets > 1);
-            each(listener.fact(&sample, shares, probes.sojourns.as_ref()));
+            let mut fact = listener.fact(&sample, shares, probes.sojourns.as_ref());
+            if waits(&fact) {
+                fact.strain = strain.read(now, listener.pid(), listener.holders());
+            }
+            each(fact);
         })?;
+        strain.end_look(now);
         lost.short_read(rest);
         for sock in closed {
             // It closed while the tracepoint could not say so.
@@ -139,18 +160,31 @@ impl Probed {
 
     /// Finds who holds each listener, and the listeners that were there before the agent.
     fn find_owners(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) -> io::Result<()> {
-        let mut holders = HashMap::new();
+        let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
         let rest = pass(&self.probes.find, &mut self.buffer, |owner: SocketOwnerSample| {
-            // Processes come in order of pid: of a master and its workers the master holds it first.
-            holders.entry(owner.sock).or_insert(owner.pid);
+            let holders = holders.entry(owner.sock).or_default();
+            if holders.len() < HOLDERS_MAX && holders.last() != Some(&owner.pid) {
+                holders.push(owner.pid);
+            }
         })?;
         lost.short_read(rest);
         for (sock, listener) in &mut self.known {
             let gone = !Path::new("/proc").join(listener.pid().to_string()).exists();
-            let holder = holders.get(sock).filter(|_| gone);
+            let holders = holders.remove(sock).unwrap_or_default();
+            // Processes come in order of pid: of a master and its workers the master holds it first.
+            let holder = holders.first().filter(|_| gone);
             listener.belongs_to(holder.copied().unwrap_or(listener.pid()), cgroups);
+            listener.is_held_by(holders);
         }
         Ok(())
+    }
+}
+
+/// Whether connections wait longer than it takes to wake a thread, so that it is worth asking what their service lacks.
+fn waits(fact: &ListenerFact) -> bool {
+    match fact.oldest_wait_us {
+        Some(us) => us >= WAITS_MIN_US,
+        None => fact.backlog > 1,
     }
 }
 

@@ -18,6 +18,7 @@ mod processes;
 mod sensing;
 mod sensors;
 mod sock_diag;
+mod strain;
 mod waits;
 
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy};

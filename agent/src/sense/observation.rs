@@ -194,16 +194,19 @@ pub struct ListenerFact {
 pub struct StrainFact {
     /// How long ago that was.
     pub secs: f64,
-    /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in percent; the host's where
-    /// its cgroup has none, `None` without PSI.
+    /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in percent; `None` where it has
+    /// no cgroup of its own, because others' waits say nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psi_cpu_some_percent: Option<f64>,
-    /// The same for memory.
+    /// The same for memory; the host's where it has no cgroup of its own, because the host's memory is everybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psi_memory_some_percent: Option<f64>,
     /// Share of that time in which the busiest of the main threads that hold the socket ran, in percent of one CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busiest_thread_percent: Option<f64>,
+    /// Share of that time in which one of these threads was ready to run and waited for a CPU, in percent; that which waited most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread_waits_percent: Option<f64>,
     /// TCP segments that its network namespace sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,

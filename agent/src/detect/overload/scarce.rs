@@ -8,7 +8,7 @@ use crate::{detect::verdict::Scarce, sense::StrainFact};
 
 /// Share of the time in which something of the service waited for a CPU, from which CPU is what it lacks. A guess: a service whose
 /// load fits waits in a few percent; one that has half of the CPU that it could use, in nearly all.
-const PSI_CPU_MIN_PERCENT: f64 = 25.0;
+const CPU_WAITS_MIN_PERCENT: f64 = 25.0;
 
 /// The same for memory: refaults and reclaim that take a tenth of the time take more from every request. A guess.
 const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
@@ -22,6 +22,7 @@ pub(super) struct Strain {
     cpu: Mean,
     memory: Mean,
     thread: Mean,
+    waits: Mean,
     /// Segments that its network namespace sent again.
     pub(super) retransmits: u64,
     /// Connects from or to its network namespace that were refused or given up.
@@ -55,6 +56,7 @@ impl Strain {
         self.cpu.add(fact.secs, fact.psi_cpu_some_percent);
         self.memory.add(fact.secs, fact.psi_memory_some_percent);
         self.thread.add(fact.secs, fact.busiest_thread_percent);
+        self.waits.add(fact.secs, fact.thread_waits_percent);
         self.retransmits = self.retransmits.saturating_add(fact.retransmits.unwrap_or(0));
         self.refused = self.refused.saturating_add(fact.refused.unwrap_or(0));
     }
@@ -71,7 +73,8 @@ impl Strain {
         if is_stuck {
             return Some(Scarce::AcceptLoop);
         }
-        if at_least(self.cpu, PSI_CPU_MIN_PERCENT) || at_least(self.thread, BUSY_THREAD_PERCENT) {
+        let waits = at_least(self.cpu, CPU_WAITS_MIN_PERCENT) || at_least(self.waits, CPU_WAITS_MIN_PERCENT);
+        if waits || at_least(self.thread, BUSY_THREAD_PERCENT) {
             return Some(Scarce::Cpu);
         }
         let is_known = self.cpu.percent().is_some() || self.thread.percent().is_some();
@@ -86,7 +89,10 @@ impl Strain {
                 (_, Some(busy)) if busy >= BUSY_THREAD_PERCENT => {
                     format!("its busiest thread takes {busy:.0} % of a CPU, which is all it can")
                 }
-                (cpu, _) => format!("it waits for a CPU {:.0} % of the time", cpu?),
+                (cpu, _) => {
+                    let waits = cpu.unwrap_or(0.0).max(self.waits.percent().unwrap_or(0.0));
+                    format!("it waits for a CPU {waits:.0} % of the time")
+                }
             },
             Scarce::AcceptLoop => match self.thread.percent() {
                 Some(busy) if busy >= BUSY_THREAD_PERCENT => {
@@ -129,6 +135,10 @@ mod tests {
         assert_eq!(standing(strain(Some(60.0), Some(30.0), Some(40.0))), Some(Scarce::Memory));
         assert_eq!(standing(strain(Some(2.0), Some(0.0), Some(10.0))), Some(Scarce::Workers));
         assert_eq!(standing(strain(None, None, None)), None);
+        let mut waits = Strain::default();
+        waits.add(Some(&StrainFact { secs: 1.0, thread_waits_percent: Some(40.0), ..StrainFact::default() }));
+        assert_eq!(standing(waits), Some(Scarce::Cpu));
+        assert_eq!(waits.because(Scarce::Cpu).unwrap(), "it waits for a CPU 40 % of the time");
         assert_eq!(strain(Some(2.0), None, None).scarce(Ground::Stuck, true), Some(Scarce::AcceptLoop));
         assert_eq!(strain(None, None, None).scarce(Ground::Dropping, false), Some(Scarce::Backlog));
     }
