@@ -54,8 +54,11 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
         if is_tcp::<Helper>(sock) == Some(true) {
             // SAFETY: a plain helper without arguments. listen() runs in its caller's context.
             let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+            let is_new = LISTENERS.get_ptr(sock as u64).is_none();
             if LISTENERS.insert(sock as u64, pid, 0).is_err() {
                 count(Loss::ListenerMapFull);
+            } else if is_new {
+                arrivals::opened(sock);
             }
         }
     } else if old == listen {
@@ -67,9 +70,10 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
             }
         } else {
             // Absent where the map was full when it came.
-            let _ = LISTENERS.remove(sock as u64);
+            if LISTENERS.remove(sock as u64).is_ok() {
+                arrivals::closed(sock);
+            }
             let _ = SOJOURNS.remove(sock as u64);
-            arrivals::closed(sock);
         }
     }
     0
@@ -84,11 +88,12 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
         return 0;
     }
     if let Some(owner) = owner(task, file) {
-        if LISTENERS.get_ptr(owner.sock).is_none()
-            && LISTENERS.insert(owner.sock, owner.pid, u64::from(BPF_NOEXIST)).is_err()
-            && LISTENERS.get_ptr(owner.sock).is_none()
-        {
-            count(Loss::ListenerMapFull);
+        if LISTENERS.get_ptr(owner.sock).is_none() {
+            if LISTENERS.insert(owner.sock, owner.pid, u64::from(BPF_NOEXIST)).is_ok() {
+                arrivals::opened(owner.sock as *const c_void);
+            } else if LISTENERS.get_ptr(owner.sock).is_none() {
+                count(Loss::ListenerMapFull);
+            }
         }
         emit(meta, &owner);
     }

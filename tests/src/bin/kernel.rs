@@ -7,6 +7,8 @@
 
 #[path = "../kernel/agent.rs"]
 mod agent;
+#[path = "../kernel/arrivals.rs"]
+mod arrivals;
 #[path = "../kernel/checks.rs"]
 mod checks;
 #[path = "../kernel/faults.rs"]

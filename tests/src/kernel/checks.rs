@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, faults, handles, life, limits, listeners, memory, outbound, pressure,
+    agent, arrivals, faults, handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival,
 };
@@ -94,7 +94,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 37] = [
+const ROWS: [Row; 41] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -112,6 +112,10 @@ const ROWS: [Row; 37] = [
     (About::Probe(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
     (About::Probe(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "arrivals", arrivals::counted),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "found empty", arrivals::found_empty),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "arrivals under load", arrivals::under_load),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "shared address", arrivals::shared_address),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),

@@ -147,17 +147,23 @@ pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     Ok(Seen { events: THREADS as u64, detail: format!("{THREADS} sleepers, p99 {p99} µs") })
 }
 
+/// Sockets that listen at one address of the kernel's choice.
+pub fn shared_listeners(count: usize) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = reuseport("127.0.0.1:0".parse()?)?;
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(reuseport(addr)?);
+    }
+    Ok((addr, sockets))
+}
+
 /// Four sockets on one port, of which one accepts late: each has its own waits.
 pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const SOCKETS: usize = 4;
     const LATE: Duration = Duration::from_millis(200);
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
-    let first = reuseport("127.0.0.1:0".parse()?)?;
-    let addr = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..SOCKETS {
-        sockets.push(reuseport(addr)?);
-    }
+    let (addr, sockets) = shared_listeners(SOCKETS)?;
     for socket in &sockets {
         socket.set_nonblocking(true)?;
     }
