@@ -4,6 +4,7 @@
 mod broken;
 pub mod corpus;
 mod program_costs;
+pub mod queues;
 mod refuse;
 mod running;
 

@@ -7,7 +7,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// One run and what is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,7 +97,8 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn read(path: &Path, writer: &str) -> anyhow::Result<Vec<Entry>> {
+/// Reads the entries of one file; `writer` is the subcommand that writes it.
+pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Result<Vec<E>> {
     let text = fs::read_to_string(path).with_context(|| {
         format!("the manifest {} cannot be read\n  hint: `cargo xtask corpus {writer}` writes it", path.display())
     })?;
@@ -106,7 +107,7 @@ fn read(path: &Path, writer: &str) -> anyhow::Result<Vec<Entry>> {
         .map(|(index, line)| {
             serde_json::from_str(line).with_context(|| {
                 format!(
-                    "{}:{}: not a manifest entry\n  hint: tests/src/corpus/manifest.rs lists the fields",
+                    "{}:{}: not a manifest entry\n  hint: the manifest.rs of its corpus, in tests/src/, lists the fields",
                     path.display(),
                     index + 1
                 )
@@ -120,10 +121,10 @@ fn read(path: &Path, writer: &str) -> anyhow::Result<Vec<Entry>> {
 /// # Errors
 ///
 /// If a number is not finite.
-pub fn render(entries: &[Entry]) -> anyhow::Result<String> {
+pub fn render<E: Serialize>(entries: &[E]) -> anyhow::Result<String> {
     let mut text = String::new();
-    for entry in entries {
-        text.push_str(&serde_json::to_string(entry).with_context(|| format!("{} cannot be written", entry.run))?);
+    for (index, entry) in entries.iter().enumerate() {
+        text.push_str(&serde_json::to_string(entry).with_context(|| format!("entry {index} cannot be written"))?);
         text.push('\n');
     }
     Ok(text)

@@ -9,10 +9,10 @@ mod baselines;
 mod bystanders;
 mod curve;
 mod families;
-mod manifest;
-mod rng;
-mod run;
-mod score;
+pub(crate) mod manifest;
+pub(crate) mod rng;
+pub(crate) mod run;
+pub(crate) mod score;
 mod sim;
 
 pub use baselines::{Alarm, Rule, rules};

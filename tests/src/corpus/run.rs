@@ -286,7 +286,8 @@ impl Stream {
         }
     }
 
-    fn recorded(path: &Path) -> anyhow::Result<Self> {
+    /// The observations of a trace; gzip where its name ends in `.gz`.
+    pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("the trace {} cannot be opened", path.display()))?;
         let input: Box<dyn std::io::Read> = if path.extension().is_some_and(|end| end == "gz") {
             Box::new(MultiGzDecoder::new(file))

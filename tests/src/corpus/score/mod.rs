@@ -5,7 +5,12 @@
 mod judge;
 mod report;
 mod stats;
+mod table;
 mod targets;
 
 pub use judge::{Scored, score_run};
 pub use report::Report;
+
+pub(crate) use stats::{Figure, quantile, rate, share};
+pub(crate) use table::{FamilyRow, Table};
+pub(crate) use targets::{Row, Target};

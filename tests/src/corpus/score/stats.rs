@@ -24,7 +24,7 @@ pub struct Figure {
 }
 
 /// A share of successes, with Wilson's score interval.
-pub(super) fn share(successes: usize, n: usize) -> Figure {
+pub(crate) fn share(successes: usize, n: usize) -> Figure {
     if n == 0 {
         return Figure { value: f64::NAN, low: f64::NAN, high: f64::NAN, n };
     }
@@ -37,21 +37,26 @@ pub(super) fn share(successes: usize, n: usize) -> Figure {
 
 /// A median, with a bootstrap's percentiles.
 pub(super) fn median(values: &[f64]) -> Figure {
+    quantile(values, 0.5)
+}
+
+/// The value below which this share of all lies, with a bootstrap's percentiles.
+pub(crate) fn quantile(values: &[f64], share: f64) -> Figure {
     let n = values.len();
     if n == 0 {
         return Figure { value: f64::NAN, low: f64::NAN, high: f64::NAN, n };
     }
     let mut rng = Rng::new("bootstrap", 0);
-    let mut medians: Vec<f64> = (0..RESAMPLES)
-        .map(|_| middle(&mut (0..n).map(|_| values[rng.below(n as u64) as usize]).collect::<Vec<_>>()))
+    let mut resamples: Vec<f64> = (0..RESAMPLES)
+        .map(|_| point(&mut (0..n).map(|_| values[rng.below(n as u64) as usize]).collect::<Vec<_>>(), share))
         .collect();
-    medians.sort_by(f64::total_cmp);
-    let (low, high) = (medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40]);
-    Figure { value: middle(&mut values.to_vec()), low, high, n }
+    resamples.sort_by(f64::total_cmp);
+    let (low, high) = (resamples[RESAMPLES / 40], resamples[RESAMPLES - 1 - RESAMPLES / 40]);
+    Figure { value: point(&mut values.to_vec(), share), low, high, n }
 }
 
 /// A rate of rare events, with the interval of a Poisson count (Wilson and Hilferty's approximation).
-pub(super) fn rate(events: u64, exposure: f64) -> Figure {
+pub(crate) fn rate(events: u64, exposure: f64) -> Figure {
     let bound = |k: f64, z: f64| {
         if k == 0.0 { 0.0 } else { k * (1.0 - 1.0 / (9.0 * k) + z / (3.0 * k.sqrt())).powi(3) }
     };
@@ -59,10 +64,11 @@ pub(super) fn rate(events: u64, exposure: f64) -> Figure {
     Figure { value: k / exposure, low: bound(k, -Z) / exposure, high: bound(k + 1.0, Z) / exposure, n: events as usize }
 }
 
-fn middle(values: &mut [f64]) -> f64 {
+/// In the middle between two values where it falls on neither.
+fn point(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    if values.len() % 2 == 1 { values[half] } else { f64::midpoint(values[half - 1], values[half]) }
+    let place = share * (values.len() - 1) as f64;
+    f64::midpoint(values[place.floor() as usize], values[place.ceil() as usize])
 }
 
 #[cfg(test)]
@@ -85,5 +91,7 @@ mod tests {
         assert_eq!(figure.value, 50.0);
         assert!(figure.low < 50.0 && figure.high > 50.0 && figure.low > 30.0 && figure.high < 70.0, "{figure:?}");
         assert_eq!(figure, median(&values));
+        assert_eq!(quantile(&values, 0.95).value, 95.0);
+        assert_eq!(median(&values[..100]).value, 49.5);
     }
 }

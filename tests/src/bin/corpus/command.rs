@@ -1,0 +1,203 @@
+//! What can be asked of a corpus, whichever it is: its list, its traces, its manifest and the score on it.
+
+use std::{
+    fs,
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use flate2::{Compression, write::GzEncoder};
+use serde::Serialize;
+use spillway_agent::{core::HostInfo, record::Writer, sense::Observation};
+use spillway_tests::corpus::{Part, render};
+
+use crate::each::each;
+
+/// A corpus.
+pub(crate) trait Corpus {
+    /// A line of its manifest.
+    type Entry: Serialize + Clone + Send + Sync;
+    /// A run and what came of it.
+    type Scored: Serialize + Send;
+    /// The score of one part.
+    type Report: Serialize;
+
+    /// Where it is, below the corpora.
+    const DIR: &str;
+
+    /// Every family: its name, its part, how many runs it has and what it is.
+    fn families() -> Vec<(&'static str, Part, u64, &'static str)>;
+    /// Every run of the manifest at this path.
+    fn load(manifest: &Path) -> anyhow::Result<Vec<Self::Entry>>;
+    /// A family's run, made anew.
+    fn make(family: &str, seed: u64) -> Option<Self::Entry>;
+    fn about(entry: &Self::Entry) -> About<'_>;
+    fn observations(entry: &Self::Entry, dir: &Path) -> anyhow::Result<(HostInfo, Observations)>;
+    fn score(entry: &Self::Entry, dir: &Path) -> anyhow::Result<Self::Scored>;
+    /// The score of a part; `None` where none of its runs is among these.
+    fn report(part: Part, scored: &[Self::Scored]) -> Option<Self::Report>;
+    fn shown(report: &Self::Report) -> String;
+    fn met(report: &Self::Report) -> bool;
+}
+
+pub(crate) type Observations = Box<dyn Iterator<Item = anyhow::Result<Observation>>>;
+
+/// What is asked of any run.
+pub(crate) struct About<'a> {
+    pub(crate) run: &'a str,
+    pub(crate) family: &'a str,
+    pub(crate) part: Part,
+    /// What a recorded run is of, in a sentence; `None` for a synthetic one.
+    pub(crate) recorded: Option<&'a str>,
+    pub(crate) interval_secs: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the families, or the runs of one
+    List(Choice),
+    /// Write runs as compressed traces
+    Write {
+        /// Where to
+        dir: PathBuf,
+        #[command(flatten)]
+        choice: Choice,
+    },
+    /// Write manifest.jsonl of the corpus, the synthetic runs' lines
+    WriteManifest,
+    /// Run the detector and the reference rules over the corpus
+    Score {
+        #[command(flatten)]
+        choice: Choice,
+        /// Fail if the detector misses a target on the held-out part
+        #[arg(long)]
+        check: bool,
+        /// Print figures and each run as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Choice {
+    /// Only this part
+    #[arg(long)]
+    part: Option<Part>,
+    /// Only this family
+    #[arg(long)]
+    family: Option<String>,
+    /// Only this run
+    #[arg(long)]
+    run: Option<String>,
+}
+
+impl Choice {
+    fn entries<C: Corpus>(&self) -> anyhow::Result<Vec<C::Entry>> {
+        let mut entries = C::load(&manifest::<C>())?;
+        entries.retain(|entry| {
+            let about = C::about(entry);
+            self.part.is_none_or(|part| about.part == part)
+                && self.family.as_ref().is_none_or(|family| about.family == *family)
+                && self.run.as_ref().is_none_or(|run| about.run == *run)
+        });
+        if entries.is_empty() {
+            bail!("no run is chosen by {self:?}\n  hint: `list` names the families");
+        }
+        Ok(entries)
+    }
+}
+
+fn dir<C: Corpus>() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(C::DIR)
+}
+
+fn manifest<C: Corpus>() -> PathBuf {
+    dir::<C>().join("manifest.jsonl")
+}
+
+impl Command {
+    pub(crate) fn run<C: Corpus>(&self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::List(choice) => list::<C>(choice),
+            Self::Write { dir, choice } => write::<C>(dir, choice),
+            Self::WriteManifest => write_manifest::<C>(),
+            Self::Score { choice, check, json } => score::<C>(choice, *check, *json),
+        }
+    }
+}
+
+fn list<C: Corpus>(choice: &Choice) -> anyhow::Result<ExitCode> {
+    let entries = choice.entries::<C>()?;
+    if choice.family.is_some() || choice.run.is_some() {
+        print!("{}", render(&entries)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, part, runs, why) in C::families() {
+        if choice.part.is_none_or(|chosen| part == chosen) {
+            println!("{name:<26} {:<9} {runs:>3} runs  {why}", format!("{part:?}"));
+        }
+    }
+    for about in entries.iter().map(C::about) {
+        if let Some(why) = about.recorded {
+            println!("{:<26} {:<9} recorded  {why}", about.run, format!("{:?}", about.part));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
+    fs::create_dir_all(to).with_context(|| format!("{} cannot be made", to.display()))?;
+    for entry in choice.entries::<C>()? {
+        let about = C::about(&entry);
+        let path = to.join(format!("{}.jsonl.gz", about.run.replace('/', "-")));
+        let file = fs::File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+        let (host, observations) = C::observations(&entry, &dir::<C>())?;
+        let output = BufWriter::new(GzEncoder::new(file, Compression::default()));
+        let mut writer = Writer::new(output, host, about.interval_secs)?;
+        for observation in observations {
+            writer.write(&observation?)?;
+        }
+        writer.finish()?.into_inner().map_err(|error| error.into_error())?.finish()?.flush()?;
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
+    let path = manifest::<C>();
+    let runs: Vec<_> =
+        C::families().iter().flat_map(|(name, _, runs, _)| (0..*runs).map(|seed| (*name, seed))).collect();
+    let entries: Vec<_> = each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();
+    fs::create_dir_all(dir::<C>())?;
+    fs::write(&path, render(&entries)?).with_context(|| format!("{} cannot be written", path.display()))?;
+    println!("{}: {} runs", path.display(), entries.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let mut entries = choice.entries::<C>()?;
+    entries.sort_by(|a, b| C::about(a).run.cmp(C::about(b).run));
+    let scored = each(&entries, |entry| {
+        C::score(entry, &dir::<C>()).with_context(|| format!("{} cannot be scored", C::about(entry).run))
+    });
+    let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let parts = [Part::Tuning, Part::HeldOut, Part::Untellable];
+    let reports: Vec<_> = parts.into_iter().filter_map(|part| Some((part, C::report(part, &scored)?))).collect();
+    if json {
+        let reports: Vec<_> = reports.iter().map(|report| &report.1).collect();
+        println!("{}", serde_json::json!({ "reports": reports, "runs": scored }));
+    } else {
+        reports.iter().for_each(|(_, report)| println!("{}", C::shown(report)));
+        if choice.run.is_some() {
+            println!("{}", serde_json::to_string_pretty(&scored)?);
+        }
+    }
+    if check && reports.iter().any(|(part, report)| *part == Part::HeldOut && !C::met(report)) {
+        eprintln!("error: the detector misses targets on the held-out part\n  hint: the rows above say which");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}

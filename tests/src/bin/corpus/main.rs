@@ -1,0 +1,43 @@
+//! The corpora on the command line; `cargo xtask corpus` builds and runs it.
+//!
+//! Exit codes: 0 done, 1 failed, or with `--check` a target is missed.
+
+mod command;
+mod each;
+mod leaks;
+mod queues;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::{command::Command, leaks::Leaks, queues::Queues};
+
+/// The published corpora: of leaks and of healthy processes, and of accept queues.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Which,
+}
+
+#[derive(Debug, Subcommand)]
+enum Which {
+    #[command(flatten)]
+    Leaks(Command),
+    /// The same of the corpus of accept queues
+    Queues {
+        #[command(subcommand)]
+        command: Command,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Which::Leaks(command) => command.run::<Leaks>(),
+        Which::Queues { command } => command.run::<Queues>(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,100 @@
+//! How a score is printed: figures with their intervals, the rules beside each other, and the families. Any corpus's.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{
+    stats::Figure,
+    targets::{Row, Target},
+};
+use crate::corpus::manifest::Part;
+
+/// One family's runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct FamilyRow {
+    /// Its name.
+    pub family: String,
+    /// In how many of its runs there is something to be found.
+    pub positives: usize,
+    /// How many runs.
+    pub runs: usize,
+    /// By rule, runs in which that was found.
+    pub found: Vec<usize>,
+    /// By rule, runs in which something healthy was claimed.
+    pub wrong: Vec<usize>,
+}
+
+/// A report, ready to print.
+pub(crate) struct Table<'a> {
+    pub(crate) part: Part,
+    /// What the part holds.
+    pub(crate) what: String,
+    pub(crate) rules: &'a [&'static str],
+    pub(crate) rows: &'a [Row],
+    pub(crate) families: &'a [FamilyRow],
+}
+
+impl Table<'_> {
+    /// For a terminal.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        let part = match self.part {
+            Part::Tuning => "tuning",
+            Part::HeldOut => "held-out",
+            Part::Untellable => "untellable",
+        };
+        let _ = writeln!(text, "{part} part: {}\n", self.what);
+        let _ = write!(text, "{:<36}", "");
+        for (place, rule) in self.rules.iter().enumerate() {
+            let _ = if place == 0 {
+                write!(text, "{:>28}", format!("{rule} [95 % interval]"))
+            } else {
+                write!(text, "{rule:>14}")
+            };
+        }
+        let _ = writeln!(text, "  {:>8}", "target");
+        for row in self.rows {
+            let _ = write!(text, "{:<36}", row.what);
+            for (place, figure) in row.figures.iter().enumerate() {
+                let _ = if place == 0 {
+                    write!(text, "{:>28}", with_interval(figure))
+                } else {
+                    write!(text, "{:>14}", number(figure.value))
+                };
+            }
+            let target = match row.target {
+                Some(Target::AtLeast(least)) => format!("≥ {least}"),
+                Some(Target::AtMost(most)) => format!("≤ {most}"),
+                None => String::new(),
+            };
+            let met = row.met().map_or("", |met| if met { "met" } else { "missed" });
+            let _ = writeln!(text, "  {target:>8}  {met}");
+        }
+        let _ = writeln!(text, "\n{:<36}{:>6}  runs found and runs with a false alarm, by rule", "family", "runs");
+        for family in self.families {
+            let _ = write!(text, "{:<36}{:>6}", family.family, family.runs);
+            for (found, wrong) in family.found.iter().zip(&family.wrong) {
+                let cell = if family.positives > 0 { format!("{found} found, {wrong}") } else { wrong.to_string() };
+                let _ = write!(text, "{cell:>14}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn with_interval(figure: &Figure) -> String {
+    if figure.value.is_nan() {
+        return "none".to_owned();
+    }
+    format!("{} [{}, {}] n={}", number(figure.value), number(figure.low), number(figure.high), figure.n)
+}
+
+fn number(value: f64) -> String {
+    match value {
+        value if value.is_nan() => "none".to_owned(),
+        value if value.abs() < 10.0 => format!("{value:.3}"),
+        value => format!("{value:.0}"),
+    }
+}

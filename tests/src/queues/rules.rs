@@ -1,0 +1,199 @@
+//! The rules that are compared: the detector itself, and the reference rules as small baselines over the same looks.
+//!
+//! Each says after every observation whether it holds that an address is overloaded; a claim is the time from one such moment until it
+//! has not held for five seconds, as the detector's own claims clear. Baselines see what the agent sees, ten times a second.
+
+use std::collections::HashMap;
+
+use spillway_agent::{
+    config::Config,
+    core::{Core, HostInfo, Output},
+    detect::{self, State},
+    sense::{Fact, ListenerFact, Observation},
+};
+
+use super::plan::Scarce;
+
+/// DAGOR (Zhou and others, 2018, section 4.1): the mean time in the queue over 20 ms in a window of a second. Its window also ends at
+/// 2,000 requests, which a look of a tenth of a second cannot see. It was made for a queue of requests within the server.
+const DAGOR_US: f64 = 20_000.0;
+const DAGOR_WINDOW_SECS: f64 = 1.0;
+
+/// CoDel as Facebook put it on queues (Maurer, 2015): the least wait was over 5 ms throughout 100 ms.
+const CODEL_US: u64 = 5_000;
+const CODEL_WINDOW_SECS: f64 = 0.1;
+
+/// A look that is due after a window of CoDel's comes a millisecond early or late.
+const TIMER_SECS: f64 = 0.005;
+
+/// The usual alert on a queue: 80 % of its limit.
+const DEPTH_SHARE: f64 = 0.8;
+
+/// The usual alert on drops: any within so long.
+const OVERFLOW_WINDOW_SECS: f64 = 10.0;
+
+/// How long a rule must not hold until its claim is over.
+const CLEAR_SECS: f64 = 5.0;
+
+/// A claim that an address is overloaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The address.
+    pub addr: String,
+    /// When it was made.
+    pub raised_secs: f64,
+    /// When it was withdrawn; `None` while it stands.
+    pub cleared_secs: Option<f64>,
+    /// What the rule says is scarce; `None` where it does not.
+    pub scarce: Option<Scarce>,
+    /// What the rule says of it; empty where it says nothing.
+    pub why: String,
+}
+
+/// Anything that claims overloads from observations.
+pub trait Rule {
+    /// Takes one observation; appends the claims that it makes, and closes those that it withdraws.
+    fn observe(&mut self, observation: &Observation, claims: &mut Vec<Claim>);
+}
+
+/// The detector first, then the baselines, each with the name of its column.
+pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
+    let detector = Detector { core: Core::new(&Config::default(), host), output: Output::default() };
+    let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![("spillway", Box::new(detector))];
+    for (name, condition) in BASELINES {
+        rules.push((name, Box::new(Baseline { condition, addresses: HashMap::new() })));
+    }
+    rules
+}
+
+/// The number of all columns.
+pub(super) const COLUMNS: usize = 1 + BASELINES.len();
+
+const BASELINES: [(&str, Condition); 4] =
+    [("dagor", dagor), ("codel", codel), ("depth", depth), ("overflow", overflow)];
+
+struct Detector {
+    core: Core,
+    output: Output,
+}
+
+impl Rule for Detector {
+    fn observe(&mut self, observation: &Observation, claims: &mut Vec<Claim>) {
+        self.core.apply_into(observation, &mut self.output);
+        self.output.decisions.clear();
+        for verdict in self.output.verdicts.drain(..) {
+            let detect::Claim::Overload(claim) = verdict.claim else { continue };
+            match verdict.state {
+                State::Raised => claims.push(Claim {
+                    addr: claim.addr.to_string(),
+                    raised_secs: verdict.t,
+                    cleared_secs: None,
+                    scarce: None,
+                    why: verdict.why,
+                }),
+                State::Cleared => clear(claims, &claim.addr, verdict.t),
+            }
+        }
+    }
+}
+
+fn clear(claims: &mut [Claim], addr: &str, t: f64) {
+    if let Some(claim) = claims.iter_mut().rev().find(|claim| claim.addr == *addr && claim.cleared_secs.is_none()) {
+        claim.cleared_secs = Some(t);
+    }
+}
+
+/// Whether the rule holds for one socket, which was last seen so many seconds ago.
+type Condition = fn(&mut Seen, t: f64, &ListenerFact) -> bool;
+
+/// What a baseline keeps of one socket.
+#[derive(Default)]
+struct Seen {
+    accepted: Option<u64>,
+    overflows: Option<u64>,
+    /// DAGOR's window: when it began, waits in it and how many.
+    window: (f64, f64, f64),
+    /// What it last said.
+    holds: bool,
+    /// Since when the least wait has been over the target.
+    over_t: Option<f64>,
+    overflow_t: Option<f64>,
+}
+
+struct Baseline {
+    condition: Condition,
+    addresses: HashMap<std::sync::Arc<str>, Address>,
+}
+
+#[derive(Default)]
+struct Address {
+    sockets: HashMap<u64, Seen>,
+    raised: bool,
+    held_t: f64,
+}
+
+impl Rule for Baseline {
+    fn observe(&mut self, observation: &Observation, claims: &mut Vec<Claim>) {
+        let (t, Fact::Listener(fact)) = (observation.t, &observation.fact) else { return };
+        if !self.addresses.contains_key(&fact.addr) {
+            self.addresses.insert(fact.addr.clone(), Address::default());
+        }
+        let Some(address) = self.addresses.get_mut(&fact.addr) else { return };
+        if (self.condition)(address.sockets.entry(fact.socket).or_default(), t, fact) {
+            address.held_t = t;
+            if !std::mem::replace(&mut address.raised, true) {
+                let addr = fact.addr.to_string();
+                claims.push(Claim { addr, raised_secs: t, cleared_secs: None, scarce: None, why: String::new() });
+            }
+        } else if address.raised && t - address.held_t >= CLEAR_SECS {
+            address.raised = false;
+            clear(claims, &fact.addr, t);
+        }
+    }
+}
+
+/// By how much a counter of 32 bits rose; 0 where it began anew.
+fn rise(last: &mut Option<u64>, now: Option<u64>) -> u64 {
+    let (Some(now), last) = (now, last) else { return 0 };
+    let rise = last.replace(now).map_or(0, |last| (now as u32).wrapping_sub(last as u32));
+    if rise < 1 << 31 { u64::from(rise) } else { 0 }
+}
+
+fn dagor(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
+    let accepted = rise(&mut seen.accepted, fact.accepted_total) as f64;
+    // Without exact waits the head's age stands for them.
+    let (wait_us, weight) = match (fact.sojourn_mean_us, fact.oldest_wait_us) {
+        (Some(mean), _) => (mean as f64, accepted),
+        (None, Some(age)) => (age as f64, 1.0),
+        (None, None) => (0.0, 0.0),
+    };
+    let (since, waits, count) = seen.window;
+    seen.window = (since, waits + wait_us * weight, count + weight);
+    if t - since >= DAGOR_WINDOW_SECS {
+        seen.holds = seen.window.2 > 0.0 && seen.window.1 / seen.window.2 > DAGOR_US;
+        seen.window = (t, 0.0, 0.0);
+    }
+    seen.holds
+}
+
+fn codel(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
+    let over = |wait: Option<u64>| wait.is_some_and(|wait| wait > CODEL_US);
+    // Who was accepted since the last look, and who is at the head now, must all have waited.
+    let least = over(fact.oldest_wait_us) && (fact.sojourn_min_us.is_none() || over(fact.sojourn_min_us));
+    if !least {
+        seen.over_t = None;
+        return false;
+    }
+    t - *seen.over_t.get_or_insert(t) + TIMER_SECS >= CODEL_WINDOW_SECS
+}
+
+fn depth(_: &mut Seen, _: f64, fact: &ListenerFact) -> bool {
+    f64::from(fact.backlog) > DEPTH_SHARE * f64::from(fact.backlog_max)
+}
+
+fn overflow(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
+    if rise(&mut seen.overflows, fact.overflows_total) > 0 {
+        seen.overflow_t = Some(t);
+    }
+    seen.overflow_t.is_some_and(|then| t - then <= OVERFLOW_WINDOW_SECS)
+}

@@ -1,0 +1,137 @@
+//! One run, judged: which overloads each rule claimed, when, and what it claimed wrongly.
+//!
+//! A claim is right if it is made between the onset of an overload of the run's address and a second after its end: a look may be late.
+//! Any other is false, however near. An overload that comes while a rightful claim about an earlier one still stands is claimed.
+
+use std::path::Path;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::super::{
+    manifest::Entry,
+    rules::{Claim, rules},
+    run::Stream,
+    truth::{Kind, Overload},
+};
+
+/// How long after its end an overload may still be claimed.
+const GRACE_SECS: f64 = 1.0;
+
+/// One run and what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scored {
+    /// The run.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Days of it in which its address was not overloaded.
+    pub healthy_days: f64,
+    /// What each rule made of it, in the order of [`rules`].
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What one rule made of one run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The rule's name.
+    pub rule: &'static str,
+    /// Each overload of the run in turn: whether and how it was claimed.
+    pub found: Vec<Option<Found>>,
+    /// Wrong claims.
+    pub false_alarms: u64,
+    /// The first of them: when, and what was said.
+    pub first_false_alarm: Option<(f64, String)>,
+}
+
+/// A right claim.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// Seconds from the onset.
+    pub after_secs: f64,
+    /// Whether it came before the first connection was dropped; `None` where none was.
+    pub before_overflow: Option<bool>,
+    /// Seconds from when a connection first waited for an acceptor that had stopped; `None` where it did not stop.
+    pub after_stop_secs: Option<f64>,
+    /// Whether it says rightly what is scarce; `None` where either is not known.
+    pub scarce_is_right: Option<bool>,
+    /// What was said.
+    pub why: String,
+}
+
+impl Outcome {
+    /// Holds the claims of a rule against what the run was.
+    pub(super) fn new(rule: &'static str, claims: &[Claim], entry: &Entry) -> Self {
+        let rightly = |claim: &Claim, overload: &Overload| {
+            let span = overload.onset_secs..=overload.end_secs + GRACE_SECS;
+            claim.addr == entry.addr && span.contains(&claim.raised_secs)
+        };
+        let right = |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
+        let find = |overload: &Overload| {
+            let stands = |claim: &&Claim| {
+                let cleared = claim.cleared_secs.unwrap_or(f64::INFINITY);
+                rightly(claim, overload)
+                    || (right(claim) && (claim.raised_secs..cleared).contains(&overload.onset_secs))
+            };
+            let claim = claims.iter().find(stands)?;
+            let since = |then: f64| (claim.raised_secs - then).max(0.0);
+            Some(Found {
+                after_secs: since(overload.onset_secs),
+                before_overflow: overload.overflow_secs.map(|overflow| claim.raised_secs <= overflow),
+                after_stop_secs: overload.stopped_secs.map(since),
+                scarce_is_right: claim.scarce.zip(overload.scarce).map(|(said, is)| said == is),
+                why: claim.why.clone(),
+            })
+        };
+        let wrong: Vec<_> = claims.iter().filter(|claim| !right(claim)).collect();
+        Self {
+            rule,
+            found: entry.overloads.iter().map(find).collect(),
+            false_alarms: wrong.len() as u64,
+            first_false_alarm: wrong.first().map(|claim| (claim.raised_secs, claim.why.clone())),
+        }
+    }
+
+    /// Whether every overload of the run was claimed; none of a healthy run.
+    pub(super) fn found_all(&self) -> bool {
+        !self.found.is_empty() && self.found.iter().all(Option::is_some)
+    }
+}
+
+/// Pairs of an overload and whether and how one rule claimed it.
+pub(super) fn overloads<'a>(
+    entry: &'a Entry,
+    outcome: &'a Outcome,
+) -> impl Iterator<Item = (&'a Overload, Option<&'a Found>)> {
+    entry.overloads.iter().zip(outcome.found.iter().map(Option::as_ref))
+}
+
+/// Time from the onset to the first drop; `None` where nothing was dropped, or drops are what the overload is.
+pub(super) fn warning_secs(overload: &Overload) -> Option<f64> {
+    overload.overflow_secs.filter(|_| overload.kind != Kind::Drops).map(|overflow| overflow - overload.onset_secs)
+}
+
+/// Runs every rule over a run; `dir` is the corpus's.
+///
+/// # Errors
+///
+/// If the run cannot be made or read, or its simulation says something else than the manifest.
+pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
+    let mut stream = Stream::open(entry, dir)?;
+    let mut rules = rules(stream.host());
+    let mut claims = vec![Vec::new(); rules.len()];
+    for observation in stream.by_ref() {
+        let observation = observation?;
+        for ((_, rule), claims) in rules.iter_mut().zip(&mut claims) {
+            rule.observe(&observation, claims);
+        }
+    }
+    if stream.truth().is_some_and(|truth| truth != entry.overloads) {
+        bail!("its label is not what its simulation says\n  hint: run `cargo xtask corpus queues write-manifest`");
+    }
+    let overloaded: f64 = entry.overloads.iter().map(|overload| overload.end_secs - overload.onset_secs).sum();
+    Ok(Scored {
+        entry: entry.clone(),
+        healthy_days: (entry.secs - overloaded) / 86_400.0,
+        outcomes: rules.iter().zip(&claims).map(|((rule, _), claims)| Outcome::new(rule, claims, entry)).collect(),
+    })
+}

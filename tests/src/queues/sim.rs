@@ -1,0 +1,353 @@
+//! The simulation of one listener address, event by event: who connects, what waits, what is accepted, what is dropped.
+//!
+//! Times are whole nanoseconds and all chance comes from one seeded stream, so that a run is the same everywhere. Clients whose
+//! connection is dropped send again after 1, 3 and 7 s, as TCP does, to the same socket, since their ports hash alike; then they give up.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
+
+use super::{
+    plan::{Accepts, Plan},
+    socket::{Client, Nanos, SECOND, Socket, Waiting, nanos},
+    truth::Truth,
+};
+use crate::corpus::rng::Rng;
+
+/// Seconds between a connection's tries; after the last it is given up.
+const TRIES_SECS: [f64; 3] = [1.0, 2.0, 4.0];
+
+/// When a client of a closed loop starts over after it gave up, or was refused or reset. A guess.
+const AGAIN_SECS: f64 = 1.0;
+
+/// How often the truth is looked at.
+const POLL: Nanos = 50_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Poll,
+    Opens(u16),
+    Closes(u16),
+    /// A try to connect, the first one (0) to whichever socket.
+    Connect {
+        client: Client,
+        tries: u8,
+        socket: u16,
+    },
+    /// A worker is done with a client.
+    Free {
+        socket: u16,
+        client: Client,
+    },
+    /// A socket looks at its queue again.
+    Turn(u16),
+}
+
+/// One client that gives up after a while.
+struct Patient {
+    until: Nanos,
+    answered: bool,
+}
+
+/// An address, its clients and its servers.
+pub(super) struct Sim {
+    pub(super) plan: Plan,
+    pub(super) sockets: Vec<Socket>,
+    pub(super) truth: Truth,
+    /// Tries that followed a drop.
+    pub(super) retransmits_total: u64,
+    /// Tries at a time when nobody listened.
+    pub(super) refused_total: u64,
+    /// Clients that gave up.
+    pub(super) given_up_total: u64,
+    now: Nanos,
+    rng: Rng,
+    events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
+    sequence: u64,
+    /// When each source has its next clump, in seconds.
+    sources: Vec<Option<f64>>,
+    burst: usize,
+    patients: VecDeque<Patient>,
+    /// The number of the first of them.
+    patient: u64,
+}
+
+impl Sim {
+    pub(super) fn new(plan: Plan, rng: Rng) -> Self {
+        let mut sim = Self {
+            sockets: plan.sockets.iter().cloned().map(Socket::new).collect(),
+            truth: Truth::new(&plan),
+            retransmits_total: 0,
+            refused_total: 0,
+            given_up_total: 0,
+            now: 0,
+            rng,
+            events: BinaryHeap::new(),
+            sequence: 0,
+            sources: Vec::new(),
+            burst: 0,
+            patients: VecDeque::new(),
+            patient: 0,
+            plan,
+        };
+        sim.push(0, Event::Poll);
+        for place in 0..sim.sockets.len() {
+            let (opens, closes) = (sim.sockets[place].plan.opens, sim.sockets[place].plan.closes);
+            sim.push(nanos(opens), Event::Opens(place as u16));
+            if closes.is_finite() {
+                sim.push(nanos(closes), Event::Closes(place as u16));
+            }
+        }
+        for place in 0..sim.plan.loops.len() {
+            let (from, clients, think) =
+                (sim.plan.loops[place].from, sim.plan.loops[place].clients, sim.plan.loops[place].think_secs);
+            for _ in 0..clients {
+                // They do not come all at once: over one round, or a tenth of a second.
+                let t = from + think.max(0.1) * sim.rng.unit();
+                sim.push(nanos(t), Event::Connect { client: Client::Looped(place as u16), tries: 0, socket: 0 });
+            }
+        }
+        for place in 0..sim.plan.sources.len() {
+            let next = sim.plan.sources[place].next(0.0, &mut sim.rng);
+            sim.sources.push(next);
+        }
+        sim
+    }
+
+    fn push(&mut self, t: Nanos, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse((t, self.sequence, event)));
+    }
+
+    fn push_in(&mut self, secs: f64, event: Event) {
+        self.push(self.now + nanos(secs), event);
+    }
+
+    /// Lets everything happen up to and including `until`.
+    pub(super) fn advance(&mut self, until: Nanos) {
+        loop {
+            let event = self.events.peek().map_or(Nanos::MAX, |next| next.0.0);
+            let source = (0..self.sources.len())
+                .filter_map(|place| Some((nanos(self.sources[place]?), place)))
+                .min()
+                .unwrap_or((Nanos::MAX, 0));
+            let burst = self.plan.bursts.get(self.burst).map_or(Nanos::MAX, |burst| nanos(burst.t));
+            let patient = self.patients.front().map_or(Nanos::MAX, |patient| patient.until);
+            let t = event.min(source.0).min(burst).min(patient);
+            if t > until {
+                self.now = until;
+                return;
+            }
+            self.now = t.max(self.now);
+            if t == event {
+                if let Some(Reverse((_, _, event))) = self.events.pop() {
+                    self.happen(event);
+                }
+            } else if t == source.0 {
+                self.clump(source.1);
+            } else if t == burst {
+                let burst = self.plan.bursts[self.burst];
+                self.burst += 1;
+                self.spread(burst.count, burst.spread_secs);
+            } else {
+                self.lose_patience();
+            }
+        }
+    }
+
+    fn clump(&mut self, place: usize) {
+        let source = &self.plan.sources[place];
+        let ([least, most], spread_secs) = (source.clump, source.spread_secs);
+        self.sources[place] = source.next(self.sources[place].unwrap_or_default(), &mut self.rng);
+        if most <= 1 {
+            let client = self.newcomer();
+            return self.connect(client, 0, 0);
+        }
+        let count = u64::from(least) + self.rng.below(u64::from(most - least) + 1);
+        self.spread(count as u32, spread_secs);
+    }
+
+    fn spread(&mut self, count: u32, spread_secs: f64) {
+        for _ in 0..count {
+            let secs = spread_secs * self.rng.unit();
+            self.push_in(secs, Event::Connect { client: Client::Stranger, tries: 0, socket: 0 });
+        }
+    }
+
+    /// Somebody who connects for the first time, or once more after having lost patience.
+    fn newcomer(&mut self) -> Client {
+        let Some(patience_secs) = self.plan.patience_secs else { return Client::Stranger };
+        self.patients.push_back(Patient { until: self.now + nanos(patience_secs), answered: false });
+        Client::Patient(self.patient + self.patients.len() as u64 - 1)
+    }
+
+    fn lose_patience(&mut self) {
+        self.patient += 1;
+        if let Some(patient) = self.patients.pop_front()
+            && !patient.answered
+        {
+            self.given_up_total += 1;
+            let client = self.newcomer();
+            self.connect(client, 0, 0);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Poll => {
+                for place in 0..self.sockets.len() {
+                    // Stops are noticed even where nobody comes.
+                    let _ = self.sockets[place].held_until(self.now);
+                }
+                self.truth.poll(self.now, &self.sockets);
+                self.push(self.now + POLL, Event::Poll);
+            }
+            Event::Opens(place) => {
+                let socket = &mut self.sockets[usize::from(place)];
+                (socket.open, socket.empty_t) = (true, self.now);
+                self.take(usize::from(place));
+            }
+            Event::Closes(place) => self.close(usize::from(place)),
+            Event::Connect { client, tries, socket } => self.connect(client, tries, usize::from(socket)),
+            Event::Free { socket, client } => {
+                let place = usize::from(socket);
+                if self.sockets[place].open {
+                    self.sockets[place].done(self.now);
+                    self.answer(client);
+                    self.take(place);
+                }
+            }
+            Event::Turn(place) => {
+                self.sockets[usize::from(place)].turn = None;
+                self.take(usize::from(place));
+            }
+        }
+    }
+
+    fn close(&mut self, place: usize) {
+        let socket = &mut self.sockets[place];
+        socket.open = false;
+        socket.counts.reset += socket.queue.len() as u64;
+        socket.empty_t = self.now;
+        let clients: Vec<_> = socket.queue.drain(..).map(|waiting| waiting.client).collect();
+        clients.into_iter().for_each(|client| self.start_over(client));
+    }
+
+    fn start_over(&mut self, client: Client) {
+        if matches!(client, Client::Looped(_)) {
+            self.push_in(AGAIN_SECS, Event::Connect { client, tries: 0, socket: 0 });
+        }
+    }
+
+    fn answer(&mut self, client: Client) {
+        match client {
+            Client::Stranger => {}
+            Client::Looped(place) => {
+                let one = &self.plan.loops[usize::from(place)];
+                let think = if one.think_secs > 0.0 { one.think_secs * self.rng.exponential() } else { 0.0 };
+                if self.now as f64 / SECOND + think < one.to {
+                    self.push_in(think, Event::Connect { client, tries: 0, socket: 0 });
+                }
+            }
+            Client::Patient(number) => {
+                let place = number.checked_sub(self.patient);
+                if let Some(patient) = place.and_then(|place| self.patients.get_mut(place as usize)) {
+                    patient.answered = true;
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, client: Client, tries: u8, before: usize) {
+        let place = if tries > 0 && self.sockets[before].open { Some(before) } else { self.pick() };
+        let Some(place) = place else {
+            self.refused_total += 1;
+            return self.start_over(client);
+        };
+        self.retransmits_total += u64::from(tries > 0);
+        let (now, socket) = (self.now, &mut self.sockets[place]);
+        if socket.has_room(self.plan.backlog_max) {
+            socket.counts.arrived += 1;
+            socket.queue.push_back(Waiting { since: now, client });
+            return self.take(place);
+        }
+        socket.counts.dropped += 1;
+        self.truth.dropped(now);
+        match TRIES_SECS.get(usize::from(tries)) {
+            // Who has lost patience meanwhile has a new connection.
+            Some(secs) if !self.gives_up_within(client, *secs) => {
+                self.push_in(*secs, Event::Connect { client, tries: tries + 1, socket: place as u16 });
+            }
+            Some(_) => {}
+            None => {
+                self.given_up_total += 1;
+                self.start_over(client);
+            }
+        }
+    }
+
+    fn gives_up_within(&self, client: Client, secs: f64) -> bool {
+        let Client::Patient(number) = client else { return false };
+        let place = number.checked_sub(self.patient).map(|place| place as usize);
+        place.and_then(|place| self.patients.get(place)).is_none_or(|patient| patient.until <= self.now + nanos(secs))
+    }
+
+    /// A socket by hash: any that is open.
+    fn pick(&mut self) -> Option<usize> {
+        let open = self.sockets.iter().filter(|socket| socket.open).count();
+        let nth = match open {
+            0 => return None,
+            1 => 0,
+            many => self.rng.below(many as u64) as usize,
+        };
+        self.sockets.iter().enumerate().filter(|(_, socket)| socket.open).nth(nth).map(|(place, _)| place)
+    }
+
+    /// Accepts what may be accepted now.
+    fn take(&mut self, place: usize) {
+        let now = self.now;
+        if !self.sockets[place].open {
+            return;
+        }
+        match self.sockets[place].plan.accepts {
+            Accepts::Workers(_) => loop {
+                let socket = &mut self.sockets[place];
+                if socket.queue.is_empty() || !socket.has_idle() {
+                    return;
+                }
+                if let Some(until) = socket.held_until(now) {
+                    return self.turn(place, until);
+                }
+                let Some(client) = socket.accept(now) else { return };
+                if socket.begin(now) {
+                    let work = socket.plan.service.draw(&mut self.rng) * socket.plan.slow.at(now as f64 / SECOND);
+                    let end = socket.finish(now, nanos(work).max(1));
+                    self.push(end, Event::Free { socket: place as u16, client });
+                }
+            },
+            Accepts::Turns { secs, most } => {
+                if self.sockets[place].turn.is_some() {
+                    return;
+                }
+                if let Some(until) = self.sockets[place].held_until(now) {
+                    return self.turn(place, until);
+                }
+                for _ in 0..most {
+                    let Some(client) = self.sockets[place].accept(now) else { break };
+                    self.answer(client);
+                }
+                let next = nanos(self.rng.range(secs[0], secs[1]));
+                self.turn(place, now + next);
+            }
+        }
+    }
+
+    fn turn(&mut self, place: usize, t: Nanos) {
+        let socket = &mut self.sockets[place];
+        if socket.turn.is_none_or(|turn| t < turn) && t < nanos(f64::INFINITY) {
+            socket.turn = Some(t);
+            self.push(t, Event::Turn(place as u16));
+        }
+    }
+}
