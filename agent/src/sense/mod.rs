@@ -17,6 +17,8 @@ mod processes;
 mod sensing;
 mod sensors;
 mod sock_diag;
+mod unix;
+mod unix_addr;
 mod waits;
 
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy};
@@ -34,3 +36,4 @@ pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;
 pub use sensors::Sensors;
+pub use unix::UnixSensor;

@@ -37,6 +37,8 @@ mod runner;
 mod sojourns;
 #[path = "../kernel/survival.rs"]
 mod survival;
+#[path = "../kernel/unix.rs"]
+mod unix;
 
 use std::process::ExitCode;
 
