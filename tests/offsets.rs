@@ -75,9 +75,25 @@ fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
     // Each now has the other's type and place: an integer where sixteen bytes should be, and the reverse.
     let Some(btf) = renamed(test, &[("tgid", "comm"), ("comm", "tgid")]) else { return };
     let reason = || "this kernel's task_struct.tgid is 16 bytes, not 4 bytes".to_owned();
-    let hooks =
-        [Hook::TaskIter, Hook::TaskIterPlain, Hook::LifeBtf, Hook::LifeRaw, Hook::HandleIter, Hook::ListenerIter];
+    let hooks = [
+        Hook::TaskIter,
+        Hook::TaskIterPlain,
+        Hook::LifeBtf,
+        Hook::LifeRaw,
+        Hook::HandleIter,
+        Hook::ListenerIter,
+        Hook::UnixIter,
+    ];
     assert_eq!(ruled_out(&btf), hooks.map(|hook| (hook, reason())));
+}
+
+#[test]
+fn what_unix_listeners_and_connects_need_costs_nothing_else() {
+    let test = "what_unix_listeners_and_connects_need_costs_nothing_else";
+    let Some(btf) = renamed(test, &[("sk_type", "sk_typo"), ("sk_err", "sk_irr")]) else { return };
+    let reason = |member| format!("this kernel's struct sock has no {member}");
+    let expected = [(Hook::UnixIter, reason("sk_type")), (Hook::ConnectStates, reason("sk_err"))];
+    assert_eq!(ruled_out(&btf), expected);
 }
 
 #[test]

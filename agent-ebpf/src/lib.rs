@@ -178,6 +178,50 @@ pub struct SocketOwnerSample {
     pub reserved: u32,
 }
 
+/// Longest name of a UNIX socket, in bytes: `sun_path` of include/uapi/linux/un.h.
+pub const UNIX_NAME_LEN: usize = 108;
+
+/// A listening UNIX socket that a process holds, from `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixFoundSample {
+    /// Address of the socket in the kernel.
+    pub sock: u64,
+    /// Number of its inode, which tells it from a later socket in the same place.
+    pub inode: u64,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of a process that holds it.
+    pub pid: u32,
+    /// How much of `name` counts.
+    pub name_len: u32,
+    /// A path and its terminating NUL, or a NUL and an abstract name.
+    pub name: [u8; UNIX_NAME_LEN],
+}
+
+/// One known UNIX listener, from `iter/bpf_map_elem` over the map of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixSample {
+    /// Address of the socket in the kernel.
+    pub sock: u64,
+    /// Number of its inode.
+    pub inode: u64,
+    /// Connections in the accept queue.
+    pub backlog: u32,
+    /// Its limit.
+    pub backlog_max: u32,
+    /// 1, or 0 where the socket listens no more and the rest means nothing.
+    pub listens: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl UnixSample {
+    /// A socket that listens no more.
+    pub const GONE: Self = Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, listens: 0, reserved: 0 };
+}
+
 /// Whose connects to where: key of the map in which their ends are counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -314,6 +358,14 @@ pub struct Offsets {
     pub sock_ack_backlog: u32,
     pub sock_max_ack_backlog: u32,
     pub sock_drops: u32,
+    pub sock_type: u32,
+    pub sock_socket: u32,
+    pub sock_receive_queue_len: u32,
+    /// From `socket` to the number of the inode that it lies beside.
+    pub socket_inode: u32,
+    pub unix_addr: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
     pub accept_head: u32,
     pub request_sk: u32,
     /// When the connection was established: `rcvq_space.time`.

@@ -16,6 +16,7 @@ mod listeners;
 mod outbound;
 mod sockets;
 mod tasks;
+mod unix;
 
 // SAFETY: the loader looks for the licence in this section; nothing else is placed there.
 #[unsafe(no_mangle)]

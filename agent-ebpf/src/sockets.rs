@@ -10,15 +10,21 @@ const IPPROTO_TCP: u16 = 6;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// The TCP socket behind `file` if it is in this state, or `None` where the file is anything else.
+/// The socket behind `file`, of whatever family; `None` where the file is anything else.
 #[inline(always)]
-pub(crate) fn tcp_in_state(file: *const c_void, state: u8) -> Option<*const c_void> {
+pub(crate) fn socket_of(file: *const c_void) -> Option<*const c_void> {
     let inode = Helper::pointer(file, offset!(file_inode))?;
     if Helper::read::<u16>(inode, offset!(inode_mode))? & S_IFMT != S_IFSOCK {
         return None;
     }
     let socket = Helper::pointer(file, offset!(file_private_data))?;
-    let sock = Helper::pointer(socket, offset!(socket_sk))?;
+    Helper::pointer(socket, offset!(socket_sk))
+}
+
+/// The TCP socket behind `file` if it is in this state, or `None` where the file is anything else.
+#[inline(always)]
+pub(crate) fn tcp_in_state(file: *const c_void, state: u8) -> Option<*const c_void> {
+    let sock = socket_of(file)?;
     let is = Helper::read::<u8>(sock, offset!(sock_state))? == state && is_tcp::<Helper>(sock)?;
     is.then_some(sock)
 }

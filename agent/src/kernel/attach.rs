@@ -60,6 +60,16 @@ pub struct FaultMaps {
     pub stacks: StackTraceMap<MapData>,
 }
 
+/// Passes over every UNIX listener.
+pub struct UnixProbes {
+    /// One sample a known listener.
+    pub scan: IterHandle,
+    /// Finds them, and who holds them.
+    pub find: IterHandle,
+    /// Inode numbers of known listeners by socket address.
+    pub known: HashMap<MapData, u64, u64>,
+}
+
 /// Outbound connects.
 pub struct OutboundMaps {
     /// How they ended, by whose they were and where to.
@@ -169,6 +179,12 @@ impl Target<'_> {
         Ok(ListenerProbes { scan, find, known: self.take("LISTENERS")?, sojourns: None })
     }
 
+    pub(super) fn unix(&mut self) -> Result<UnixProbes, Shortfall> {
+        let find = self.iter("find_unix", "task_file", None, "iter/task_file")?;
+        let scan = self.iter("scan_unix", "bpf_map_elem", Some("UNIX_LISTENERS"), "iter/bpf_map_elem")?;
+        Ok(UnixProbes { scan, find, known: self.take("UNIX_LISTENERS")? })
+    }
+
     pub(super) fn connects(&mut self) -> Result<OutboundMaps, Shortfall> {
         self.raw_tracepoint("connect_state", "inet_sock_set_state")?;
         Ok(OutboundMaps { ended: self.take_whole("CONNECTED")?, under_way: self.take_whole("CONNECTING")? })
@@ -223,10 +239,11 @@ impl Target<'_> {
             Hook::LifeRaw => &["process_fork_raw", "process_exec_raw", "process_exit_raw"],
             Hook::HandleIter => &["count_handles"],
             Hook::ListenerIter => &["socket_state", "find_listeners", "scan_listeners"],
+            Hook::UnixIter => &["find_unix", "scan_unix"],
             Hook::AcceptFexit => &["accept_exit_2", "accept_exit_4"],
             Hook::AcceptKprobe => &["accept_enter", "accept_graft"],
             Hook::ConnectStates => &["connect_state"],
-            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => &[],
+            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::UnixDiag | Hook::QueueHead => &[],
         };
         for name in names {
             // Not loaded is as good as unloaded.

@@ -35,6 +35,10 @@ pub enum Hook {
     ListenerIter,
     /// Netlink.
     SockDiag,
+    /// Iterators over known UNIX listeners.
+    UnixIter,
+    /// Netlink.
+    UnixDiag,
     /// A trampoline at the exit of accept().
     AcceptFexit,
     /// Breakpoints on the way of accept().
@@ -150,6 +154,17 @@ pub const LADDERS: &[Ladder] = &[
         ],
     },
     Ladder {
+        probe: Probe::UnixQueue,
+        rungs: &[
+            rung(
+                Hook::UnixIter,
+                "iter/bpf_map_elem, iter/task_file",
+                &[Need::Hook(Hook::ListenerIter), Need::Iterator("bpf_map_elem"), Need::Iterator("task_file")],
+            ),
+            rung(Hook::UnixDiag, "sock_diag", &[]).lacking("a look costs by the number of UNIX sockets"),
+        ],
+    },
+    Ladder {
         probe: Probe::AcceptSojourn,
         rungs: &[
             rung(
@@ -199,7 +214,10 @@ impl Rung {
 impl Hook {
     /// Whether it takes BPF programs of its own.
     pub fn is_bpf(self) -> bool {
-        !matches!(self, Self::Proc | Self::LifeScans | Self::HandleProc | Self::SockDiag | Self::QueueHead)
+        !matches!(
+            self,
+            Self::Proc | Self::LifeScans | Self::HandleProc | Self::SockDiag | Self::UnixDiag | Self::QueueHead
+        )
     }
 }
 
@@ -325,6 +343,7 @@ mod tests {
         assert_eq!(taken(Probe::FaultSamples, &offer), None);
         assert_eq!(taken(Probe::ProcessLife, &offer), Some(Hook::LifeScans));
         assert_eq!(taken(Probe::AcceptQueue, &offer), Some(Hook::SockDiag));
+        assert_eq!(taken(Probe::UnixQueue, &offer), Some(Hook::UnixDiag));
         assert_eq!(taken(Probe::OutboundConnects, &offer), None);
     }
 

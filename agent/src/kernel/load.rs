@@ -11,7 +11,7 @@ use spillway_ebpf::Loss;
 
 use super::{
     Probe,
-    attach::{self, FaultMaps, ListenerProbes, OutboundMaps, Shared, Target},
+    attach::{self, FaultMaps, ListenerProbes, OutboundMaps, Shared, Target, UnixProbes},
     failure,
     iter::IterHandle,
     ladder::{Hook, LADDERS, Rung, Shortfall, Why, climb},
@@ -49,6 +49,8 @@ pub struct Kernel {
     pub process_handles: Option<IterHandle>,
     /// Passes over every listener.
     pub accept_queue: Option<ListenerProbes>,
+    /// Passes over every UNIX listener.
+    pub unix_queue: Option<UnixProbes>,
     /// Births and deaths.
     pub process_life: Option<RingBuf<MapData>>,
     /// Fault samples of each process, with their stacks.
@@ -165,8 +167,9 @@ impl Kernel {
                     listeners.sojourns = Some(target.take("SOJOURNS")?);
                 }
             }
+            Hook::UnixIter => self.unix_queue = Some(target.unix()?),
             Hook::ConnectStates => self.outbound = Some(target.connects()?),
-            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::QueueHead => {}
+            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::UnixDiag | Hook::QueueHead => {}
         }
         Ok(())
     }

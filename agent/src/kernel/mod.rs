@@ -16,7 +16,7 @@ mod report;
 mod samples;
 mod sys;
 
-pub use attach::{FaultMaps, ListenerProbes, OUTBOUND_MAX, OutboundMaps, Shared, Sojourns};
+pub use attach::{FaultMaps, ListenerProbes, OUTBOUND_MAX, OutboundMaps, Shared, Sojourns, UnixProbes};
 pub use batch::BatchMap;
 pub use iter::IterHandle;
 pub use ladder::Hook;

@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, fmt};
 
 use btf_rs::{Btf, BtfType, Type};
 pub use spillway_ebpf::ABSENT;
-use spillway_ebpf::Offsets;
+use spillway_ebpf::{Offsets, UNIX_NAME_LEN};
 
 use super::ladder::{
     Hook::{
         self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter,
-        TaskIterPlain,
+        TaskIterPlain, UnixIter,
     },
     Shortfall, Why,
 };
@@ -45,16 +45,23 @@ const TASKS_LIFE_AND_HANDLES: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, Life
 const LIFE_AND_HANDLES: &[Hook] = &[LifeBtf, LifeRaw, HandleIter];
 const LIFE: &[Hook] = &[LifeBtf, LifeRaw];
 const LISTENERS: &[Hook] = &[ListenerIter];
-const FILES: &[Hook] = &[HandleIter, ListenerIter];
+const UNIX: &[Hook] = &[UnixIter];
+const QUEUES: &[Hook] = &[ListenerIter, UnixIter];
+const FILES: &[Hook] = &[HandleIter, ListenerIter, UnixIter];
 const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
 const CONNECTS: &[Hook] = &[ConnectStates];
-const LISTENERS_AND_CONNECTS: &[Hook] = &[ListenerIter, ConnectStates];
+const QUEUES_AND_CONNECTS: &[Hook] = &[ListenerIter, UnixIter, ConnectStates];
+const FAMILIES: &[Hook] = &[HandleIter, ListenerIter, UnixIter, AcceptFexit, AcceptKprobe, ConnectStates];
 const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe, ConnectStates];
 
 const MEMBERS: &[Member] = &[
-    row("task_struct", "tgid", Bytes(4), &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter, ListenerIter], |o| {
-        &mut o.task_tgid
-    }),
+    row(
+        "task_struct",
+        "tgid",
+        Bytes(4),
+        &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter, ListenerIter, UnixIter],
+        |o| &mut o.task_tgid,
+    ),
     row("task_struct", "pid", Bytes(4), TASKS_AND_LIFE, |o| &mut o.task_pid),
     row("task_struct", "group_leader", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_group_leader),
     row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
@@ -78,7 +85,7 @@ const MEMBERS: &[Member] = &[
     row("file", "private_data", Pointer, FILES, |o| &mut o.file_private_data),
     row("inode", "i_mode", Bytes(2), FILES, |o| &mut o.inode_mode),
     row("socket", "sk", Pointer, FILES, |o| &mut o.socket_sk),
-    row("sock", "__sk_common.skc_family", Bytes(2), SOCKETS, |o| &mut o.sock_family),
+    row("sock", "__sk_common.skc_family", Bytes(2), FAMILIES, |o| &mut o.sock_family),
     row("sock", "__sk_common.skc_state", Bytes(1), FILES, |o| &mut o.sock_state),
     row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
     row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
@@ -87,13 +94,21 @@ const MEMBERS: &[Member] = &[
     row("sock", "__sk_common.skc_v6_daddr", Bytes(16), CONNECTS, |o| &mut o.sock_v6_daddr),
     row("sock", "__sk_common.skc_dport", Bytes(2), CONNECTS, |o| &mut o.sock_dport),
     row("sock", "sk_err", Bytes(4), CONNECTS, |o| &mut o.sock_err),
-    row("sock", "__sk_common.skc_net.net", Pointer, LISTENERS_AND_CONNECTS, |o| &mut o.sock_net),
-    row("net", "ns.inum", Bytes(4), LISTENERS_AND_CONNECTS, |o| &mut o.net_inum),
+    row("sock", "__sk_common.skc_net.net", Pointer, QUEUES_AND_CONNECTS, |o| &mut o.sock_net),
+    row("net", "ns.inum", Bytes(4), QUEUES_AND_CONNECTS, |o| &mut o.net_inum),
     row("sock", "sk_protocol", Bytes(2), SOCKETS, |o| &mut o.sock_protocol),
     row("sock", "sk_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_ack_backlog),
-    row("sock", "sk_max_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_max_ack_backlog),
+    row("sock", "sk_max_ack_backlog", Bytes(4), QUEUES, |o| &mut o.sock_max_ack_backlog),
     // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
     row("sock", "sk_drops", Bytes(4), &[], |o| &mut o.sock_drops),
+    row("sock", "sk_type", Bytes(2), UNIX, |o| &mut o.sock_type),
+    row("sock", "sk_socket", Pointer, UNIX, |o| &mut o.sock_socket),
+    row("sock", "sk_receive_queue.qlen", Bytes(4), UNIX, |o| &mut o.sock_receive_queue_len),
+    // A socket is the first member of this, and its inode the second.
+    row("socket_alloc", "vfs_inode.i_ino", Bytes(8), UNIX, |o| &mut o.socket_inode),
+    row("unix_sock", "addr", Pointer, UNIX, |o| &mut o.unix_addr),
+    row("unix_address", "len", Bytes(4), UNIX, |o| &mut o.unix_address_len),
+    row("unix_address", "name", Bytes(2 + UNIX_NAME_LEN), UNIX, |o| &mut o.unix_address_name),
     row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, LISTENERS, |o| &mut o.accept_head),
     row("request_sock", "sk", Pointer, LISTENERS, |o| &mut o.request_sk),
     row("tcp_sock", "rcvq_space.time", Bytes(8), ACCEPT, |o| &mut o.tcp_established),

@@ -14,8 +14,10 @@ pub enum Probe {
     ProcessLife,
     /// Files, threads and forgotten sockets of every process.
     ProcessHandles,
-    /// Accept queues of every listener.
+    /// Accept queues of every TCP listener.
     AcceptQueue,
+    /// The same of UNIX listeners.
+    UnixQueue,
     /// How long connections wait for accept().
     AcceptSojourn,
     /// How connects to other hosts end.
@@ -24,12 +26,13 @@ pub enum Probe {
 
 impl Probe {
     /// Every probe.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ProcessMemory,
         Self::FaultSamples,
         Self::ProcessLife,
         Self::ProcessHandles,
         Self::AcceptQueue,
+        Self::UnixQueue,
         Self::AcceptSojourn,
         Self::OutboundConnects,
     ];
@@ -42,6 +45,7 @@ impl Probe {
             Self::ProcessLife => "process_life",
             Self::ProcessHandles => "process_handles",
             Self::AcceptQueue => "accept_queue",
+            Self::UnixQueue => "unix_queue",
             Self::AcceptSojourn => "accept_sojourn",
             Self::OutboundConnects => "outbound_connects",
         }

@@ -4,7 +4,7 @@ use std::{io, io::Read as _};
 
 use spillway_ebpf::{
     CpuSlotSample, HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount, OutboundKey,
-    SocketOwnerSample, TaskSample,
+    SocketOwnerSample, TaskSample, UnixFoundSample, UnixSample,
 };
 
 use super::IterHandle;
@@ -34,6 +34,10 @@ unsafe impl Plain for OutboundKey {}
 unsafe impl Plain for OutboundCount {}
 // SAFETY: as above.
 unsafe impl Plain for OutboundConnect {}
+// SAFETY: as above.
+unsafe impl Plain for UnixFoundSample {}
+// SAFETY: as above.
+unsafe impl Plain for UnixSample {}
 // SAFETY: an integer.
 unsafe impl Plain for u64 {}
 
@@ -87,6 +91,8 @@ mod tests {
         assert_eq!(size_of::<HandleSample>(), 2 * 8 + 4 * 4);
         assert_eq!(size_of::<OutboundKey>(), 6 * 4 + 2 * 2);
         assert_eq!(size_of::<OutboundCount>(), 4 * 8);
+        assert_eq!(size_of::<UnixFoundSample>(), 2 * 8 + 3 * 4 + 108);
+        assert_eq!(size_of::<UnixSample>(), 2 * 8 + 4 * 4);
         assert_eq!(size_of::<OutboundConnect>(), 8 + size_of::<OutboundKey>() + 4);
     }
 

@@ -19,6 +19,8 @@ mod sensing;
 mod sensors;
 mod sock_diag;
 mod strain;
+mod unix;
+mod unix_addr;
 mod waits;
 
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy};
@@ -36,3 +38,4 @@ pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;
 pub use sensors::Sensors;
+pub use unix::UnixSensor;

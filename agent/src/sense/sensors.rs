@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     Fact, FaultSensor, HandleSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation,
-    OutboundSensor, PressureSensor, ProcessSensor, SensingSensor,
+    OutboundSensor, PressureSensor, ProcessSensor, SensingSensor, UnixSensor,
 };
 use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
@@ -17,6 +17,7 @@ pub struct Sensors {
     processes: ProcessSensor,
     handles: HandleSensor,
     listeners: ListenerSensor,
+    unix: UnixSensor,
     outbound: OutboundSensor,
     life: Option<LifeSensor>,
     faults: Option<FaultSensor>,
@@ -48,6 +49,7 @@ impl Sensors {
             pressure: PressureSensor,
             processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
             handles: HandleSensor::new(kernel.process_handles.take()),
+            unix: UnixSensor::new(kernel.unix_queue.take(), kernel.accept_queue.is_some(), hierarchy.clone()),
             listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
             outbound: OutboundSensor::new(kernel.outbound.take(), hierarchy),
             life: kernel.process_life.take().map(LifeSensor::new),
@@ -114,6 +116,10 @@ impl Sensors {
         let each = |listener| out.push(Observation { t, fact: Fact::Listener(listener) });
         if let Err(error) = self.listeners.scan(t, &mut self.lost, each) {
             self.lost.failed("listener_scan_failed", &error);
+        }
+        let each = |listener| out.push(Observation { t, fact: Fact::Listener(listener) });
+        if let Err(error) = self.unix.scan(t, &mut self.lost, each) {
+            self.lost.failed("unix_scan_failed", &error);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Listeners without BPF: `sock_diag`, asked for the LISTEN state alone, once a network namespace.
+//! Listeners without BPF, of TCP and UNIX: `sock_diag`, asked for the LISTEN state alone, once a network namespace.
 //!
 //! A netlink socket sees the namespace that it was opened in, for as long as it is open. So one is held for each
 //! namespace, opened from a thread that entered it and ended.
@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io,
     net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::Path,
     sync::Arc,
     thread,
@@ -19,11 +19,12 @@ use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+    unix::{self, nlas::UnixDiagName},
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
-use super::{CgroupPaths, ListenerFact, Lost};
+use super::{CgroupPaths, ListenerFact, Lost, unix_addr};
 
 /// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
 const ANSWER_BYTES: usize = 64 << 10;
@@ -31,6 +32,11 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// A handle on each network namespace, and who owns each socket.
 #[derive(Default)]
 pub(super) struct SockDiag {
+    /// TCP is read elsewhere.
+    unix_alone: bool,
+    /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
+    /// there, each question would have it looked for.
+    without_unix: bool,
     namespaces: HashMap<u64, Socket>,
     owners: HashMap<u64, Owner>,
 }
@@ -41,6 +47,11 @@ struct Owner {
 }
 
 impl SockDiag {
+    /// For UNIX listeners alone.
+    pub(super) fn of_unix() -> Self {
+        Self { unix_alone: true, ..Self::default() }
+    }
+
     /// Reads every listener of every namespace that may be entered. `refresh` looks for new namespaces and owners first.
     pub(super) fn scan(
         &mut self,
@@ -51,12 +62,15 @@ impl SockDiag {
     ) -> io::Result<()> {
         if refresh {
             self.refresh(cgroups, lost);
+            self.without_unix = false;
         }
-        let mut answered = false;
+        let mut without_unix = self.without_unix;
+        let mut answered = self.unix_alone && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
         for (&netns, socket) in &self.namespaces {
-            for family in [AF_INET, AF_INET6] {
-                match dump(socket, family, |response| each(self.fact(netns, response))) {
+            let tcp: &[u8] = if self.unix_alone { &[] } else { &[AF_INET, AF_INET6] };
+            for &family in tcp {
+                match dump(socket, tcp_listeners(family), |response| each(self.fact(netns, response))) {
                     Ok(()) => answered = true,
                     Err(error) => {
                         lost.count("sock_diag_failed");
@@ -64,27 +78,33 @@ impl SockDiag {
                     }
                 }
             }
+            if !without_unix {
+                match dump(socket, unix_listeners(), |response| each(self.fact(netns, response))) {
+                    Ok(()) => answered |= self.unix_alone,
+                    Err(error) => {
+                        lost.count("unix_diag_failed");
+                        without_unix = true;
+                        failed = error;
+                    }
+                }
+            }
         }
+        self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
     }
 
-    fn fact(&self, netns: u64, response: &InetResponse) -> ListenerFact {
-        let header = &response.header;
-        let owner = self.owners.get(&u64::from(header.inode));
-        let drops = response.nlas.iter().find_map(|nla| match nla {
-            Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
-            _ => None,
-        });
+    fn fact(&self, netns: u64, response: &Listener<'_>) -> ListenerFact {
+        let (inode, fact) = match response {
+            Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
+            Listener::Unix(response) => (response.header.inode, unix_fact(response)),
+        };
+        let owner = self.owners.get(&u64::from(inode));
         ListenerFact {
             netns: netns as u32,
-            socket: u64::from(header.inode),
-            addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
+            socket: u64::from(inode),
             cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
             pid: owner.map(|owner| owner.pid),
-            backlog: header.recv_queue,
-            backlog_max: header.send_queue,
-            overflows_total: drops,
-            ..ListenerFact::default()
+            ..fact
         }
     }
 
@@ -147,38 +167,95 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
     entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
 }
 
-fn dump(socket: &Socket, family: u8, mut each: impl FnMut(&InetResponse)) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest {
+/// What an answer tells of.
+enum Listener<'a> {
+    Tcp(&'a InetResponse),
+    Unix(&'a unix::UnixResponse),
+}
+
+fn tcp_fact(response: &InetResponse) -> ListenerFact {
+    let header = &response.header;
+    let drops = response.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
+        _ => None,
+    });
+    ListenerFact {
+        addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
+        backlog: header.recv_queue,
+        backlog_max: header.send_queue,
+        overflows_total: drops,
+        ..ListenerFact::default()
+    }
+}
+
+fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
+    let addr = match response.name() {
+        Some(UnixDiagName::Pathname(path)) => unix_addr::of_path(path.as_bytes()),
+        Some(UnixDiagName::Abstract(name)) => unix_addr::of_abstract(name),
+        None => unix_addr::of_path(b""),
+    };
+    let backlog = response.number_of_pending_connection().unwrap_or(0);
+    ListenerFact {
+        addr,
+        backlog,
+        backlog_max: response.max_number_of_pending_connection().unwrap_or(0),
+        oldest_wait_us: (backlog == 0).then_some(0),
+        ..ListenerFact::default()
+    }
+}
+
+fn tcp_listeners(family: u8) -> SockDiagMessage {
+    SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::SKMEMINFO,
         states: StateFlags::LISTEN,
         socket_id: SocketId::new_v4(),
-    };
-    let mut packet = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    })
+}
+
+fn unix_listeners() -> SockDiagMessage {
+    SockDiagMessage::UnixRequest(unix::UnixRequest {
+        state_flags: unix::StateFlags::LISTEN,
+        inode: 0,
+        show_flags: unix::ShowFlags::NAME | unix::ShowFlags::RQLEN,
+        cookie: [0xFF; 8],
+    })
+}
+
+fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&Listener<'_>)) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut packet = NetlinkMessage::new(header, request.into());
     packet.finalize();
     let mut bytes = vec![0; packet.buffer_len()];
     packet.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
     let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    // What cannot be read does not end the answer: its rest would be taken for the next one's.
+    let mut unread = Ok(());
     loop {
         answer.clear();
         socket.recv(&mut answer, 0)?;
         let mut rest = &answer[..];
         while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+            // Its length comes first. Messages are aligned to four bytes; a length of nothing would never end.
+            let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
+            rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+            let Ok(message) = message.map_err(|error| unread = Err(io::Error::other(error))) else { continue };
             match &message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(response),
-                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    each(&Listener::Tcp(response));
+                }
+                NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                    each(&Listener::Unix(response));
+                }
+                NetlinkPayload::Done(_) => return unread,
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => {}
             }
-            // Messages are aligned to four bytes; a length of nothing would never end.
-            let length = (message.header.length as usize).max(4).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
         }
     }
 }

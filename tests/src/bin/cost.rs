@@ -42,6 +42,9 @@ const WATCHES: usize = 5;
 const TURNS: usize = 20;
 const TURN_SECS: f64 = 1.0;
 
+/// As many as the kernel keeps that do not change: half of what there is room for, less what else connects.
+const DESTINATIONS: u32 = 4_000;
+
 /// Measures what the agent costs.
 #[derive(Debug, Parser)]
 struct Cli {
@@ -281,7 +284,8 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
 /// A row for each BPF program that can be attached here.
 fn program_rows() -> anyhow::Result<Vec<Row>> {
     tell("counting what each BPF program costs an event");
-    let costs = programs::measure(|name, args| Ok(Workload::start(workload()?.arg(name).args(args))))?;
+    let workloads = |name: &str, args: &[String]| Ok(Workload::start(workload()?.arg(name).args(args)));
+    let costs = programs::measure(workloads)?;
     let programs = costs.into_iter().map(|(program, nanos, events)| Row {
         what: format!("program {program}"),
         measured: nanos,
@@ -297,7 +301,15 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
         target: None,
         detail: format!("{:.2} against {:.2} µs, from socket to close", with * 1e6, without * 1e6),
     });
-    Ok(programs.chain(connects).collect())
+    tell(&format!("reading how connects to {DESTINATIONS} destinations ended"));
+    let reads = programs::outbound_read_secs(DESTINATIONS, workloads)?.map(|[none, many]| Row {
+        what: "a read of how connects ended".to_owned(),
+        measured: many * 1e6,
+        unit: "µs",
+        target: None,
+        detail: format!("with {DESTINATIONS} destinations counted, {:.0} µs with none", none * 1e6),
+    });
+    Ok(programs.chain(connects).chain(reads).collect())
 }
 
 fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {

@@ -39,6 +39,8 @@ mod runner;
 mod sojourns;
 #[path = "../kernel/survival.rs"]
 mod survival;
+#[path = "../kernel/unix.rs"]
+mod unix;
 
 use std::process::ExitCode;
 

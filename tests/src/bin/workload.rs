@@ -16,6 +16,8 @@ mod processes;
 mod sockets;
 #[path = "../workload/system.rs"]
 mod system;
+#[path = "../workload/unix.rs"]
+mod unix;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -147,6 +149,27 @@ enum Workload {
         #[arg(long, value_enum, default_value = "wait")]
         then: connects::Then,
     },
+    /// Listen on a UNIX socket and connect to itself without accepting, then wait
+    UnixListen {
+        /// A path, or @ and an abstract name, in which %01 stands for the byte 1
+        #[arg(long)]
+        name: String,
+        /// The accept queue's limit
+        #[arg(long, default_value_t = 128)]
+        backlog: i32,
+        /// How many connections wait
+        #[arg(long, default_value_t = 0)]
+        pending: usize,
+        /// Packets instead of a stream
+        #[arg(long)]
+        seqpacket: bool,
+    },
+    /// Many UNIX listeners that nobody connects to
+    UnixListeners {
+        /// How many
+        #[arg(long)]
+        count: usize,
+    },
     /// Hold files, threads and sockets that the peer has closed, then wait; its own few come on top
     Hold {
         /// Files
@@ -191,6 +214,8 @@ fn main() -> ExitCode {
         Workload::Connects { to, hosts, count, syn_retries, then } => {
             connects::connects(to, hosts, count, syn_retries, then)
         }
+        Workload::UnixListen { name, backlog, pending, seqpacket } => unix::listen(&name, backlog, pending, seqpacket),
+        Workload::UnixListeners { count } => unix::listeners(count),
         Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
         Workload::Sleepers { count } => processes::sleepers(count),
         Workload::Churn { count } => processes::churn(count),

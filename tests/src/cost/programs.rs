@@ -8,14 +8,15 @@ use std::{
     io,
     net::{TcpListener, TcpStream},
     process::Command,
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
     kernel::{Hook, Kernel, Wanted, ladder},
-    sense::{Hierarchy, Lost, ProcessSensor},
+    sense::{Hierarchy, Lost, OutboundSensor, ProcessSensor},
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
 
@@ -23,6 +24,7 @@ use spillway_tests::{ProgramCost, Workload, program_costs};
 /// against what else comes and goes on a host.
 const TURNS: usize = 30;
 const CONNECTS: usize = 2_000;
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
 const LIVES: u32 = 2_000;
@@ -63,12 +65,14 @@ fn exercise(
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let _many = workload("listeners", &["--count=200".to_owned()])?;
+    let _many_unix = workload("unix-listeners", &["--count=200".to_owned()])?;
     for _ in 0..CONNECTIONS {
         let client = TcpStream::connect(listener.local_addr()?)?;
         drop((listener.accept()?, client));
     }
     let listeners = kernel.accept_queue.iter().flat_map(|probes| [&probes.find, &probes.scan]);
-    for handle in listeners.chain(&kernel.process_handles) {
+    let unix = kernel.unix_queue.iter().flat_map(|probes| [&probes.find, &probes.scan]);
+    for handle in listeners.chain(unix).chain(&kernel.process_handles) {
         for _ in 0..PASSES {
             io::copy(&mut handle.open()?, &mut io::sink())?;
         }
@@ -80,8 +84,10 @@ fn exercise(
 /// turns, in seconds. `None` where it cannot be attached.
 pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {
     let hooks = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
-    let unwanted = hooks.filter(|&hook| hook != Hook::ConnectStates).collect();
-    let wanted = Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted };
+    let none: Vec<_> = hooks.collect();
+    let connects = none.iter().copied().filter(|&hook| hook != Hook::ConnectStates).collect();
+    let memory_v1 = Hierarchy::detect().is_v1();
+    let wanted = [none, connects].map(|unwanted| Wanted { memory_v1, unwanted });
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let connect = |count| {
@@ -94,11 +100,12 @@ pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {
     for turn in 0..TURNS {
         // Whoever goes first in a turn may be favoured: take turns at that, too.
         for with in [turn % 2 == 0, turn % 2 != 0] {
-            let kernel = with.then(|| Kernel::load(&wanted));
-            if kernel.as_ref().is_some_and(|kernel| kernel.outbound.is_none()) {
+            // Without it everything is loaded as well and nothing attached: what that leaves to be done slows what comes after.
+            let kernel = Kernel::load(&wanted[usize::from(with)]);
+            if with && kernel.outbound.is_none() {
                 return Ok(None);
             }
-            // Attaching leaves cold caches behind.
+            sleep(SETTLES);
             connect(CONNECTS / 10)?;
             let start = Instant::now();
             connect(CONNECTS)?;
@@ -109,4 +116,29 @@ pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {
         secs.sort_by(f64::total_cmp);
         secs[secs.len() / 2]
     })))
+}
+
+/// How long a read of the ends of connects takes, medians in seconds: of none, and of so many destinations that do not change.
+/// `None` where they are not followed.
+pub fn outbound_read_secs(
+    destinations: u32,
+    workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
+) -> anyhow::Result<Option<[f64; 2]>> {
+    let mut kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), ..Wanted::default() });
+    let Some(maps) = kernel.outbound.take() else { return Ok(None) };
+    let mut sensor = OutboundSensor::new(Some(maps), Hierarchy::detect());
+    let mut read = || -> anyhow::Result<f64> {
+        let mut secs = Vec::new();
+        for _ in 0..PASSES {
+            let start = Instant::now();
+            sensor.read(0.0, &mut Lost::default(), |_| ())?;
+            secs.push(start.elapsed().as_secs_f64());
+        }
+        secs.sort_by(f64::total_cmp);
+        Ok(secs[PASSES / 2])
+    };
+    let none = read()?;
+    // Port 1 of loopback addresses: nobody listens there, which ends a connect as well as any other answer.
+    let _connected = workload("connects", &["--to=127.16.0.0:1".to_owned(), format!("--hosts={destinations}")])?;
+    Ok(Some([none, read()?]))
 }

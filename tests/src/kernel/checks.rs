@@ -7,7 +7,7 @@ use spillway_agent::kernel::Probe;
 use crate::{
     agent, arrivals, faults, handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
-    sojourns, survival,
+    sojourns, survival, unix,
 };
 
 /// What a check held against the truth, when all was true.
@@ -94,7 +94,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 41] = [
+const ROWS: [Row; 45] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -116,6 +116,10 @@ const ROWS: [Row; 41] = [
     (About::Probe(Probe::AcceptQueue), On::Bpf, "found empty", arrivals::found_empty),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "arrivals under load", arrivals::under_load),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "shared address", arrivals::shared_address),
+    (About::Probe(Probe::UnixQueue), On::EveryFresh, "depth and owner", unix::depth_and_owner),
+    (About::Probe(Probe::UnixQueue), On::Bpf, "as sock_diag", unix::as_sock_diag),
+    (About::Probe(Probe::UnixQueue), On::Every, "other namespace", unix::other_namespace),
+    (About::Probe(Probe::UnixQueue), On::Bpf, "reused memory", unix::reused_memory),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "known delay", sojourns::known_delay),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "IPv6", sojourns::over_ipv6),
     (About::Probe(Probe::AcceptSojourn), On::Bpf, "blocking accept", sojourns::blocking_accept),

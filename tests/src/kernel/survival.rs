@@ -36,7 +36,7 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     let bound = kernel_version()? < (5, 11);
     let degraded = if bound {
-        "process_memory fault_samples process_life process_handles accept_queue accept_sojourn outbound_connects"
+        "process_memory fault_samples process_life process_handles accept_queue unix_queue accept_sojourn outbound_connects"
     } else {
         ""
     };
@@ -53,7 +53,11 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("{LOCKDOWN} does not take it"))?;
     // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so does what needs neither.
-    survive("process_memory process_handles accept_queue accept_sojourn outbound_connects", Some("lockdown"), |_| ())
+    survive(
+        "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects",
+        Some("lockdown"),
+        |_| (),
+    )
 }
 
 /// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that has `word` in it.

@@ -17,7 +17,7 @@ use crate::{clock, workspace};
 /// Debian publishes four times a day.
 const ASK_AGAIN: Duration = Duration::from_hours(6);
 /// What the checks need that Debian builds as modules.
-const MODULES: [&str; 2] = ["inet_diag", "tcp_diag"];
+const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
 
 /// A kernel, and where in Debian it is.
 #[derive(Debug)]
@@ -76,15 +76,21 @@ fn kept(directory: &Path) -> Option<Found> {
     let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     modules.sort();
     let vmlinuz = directory.join("vmlinuz");
-    // Written last: what an interruption left half-made does not count.
-    directory.join("packages").is_file().then_some(Found { vmlinuz, modules })
+    // Written last: what an interruption left half-made does not count, nor what was made for other checks.
+    let made = fs::read_to_string(directory.join("packages")).is_ok_and(|made| made.ends_with(&made_for()));
+    made.then_some(Found { vmlinuz, modules })
+}
+
+/// How the list of packages ends: what was taken out of them.
+fn made_for() -> String {
+    format!("\nwith {}", MODULES.join(" "))
 }
 
 fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     let archive = Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
     archive.update(&format!("its kernels of {}", kernel.suite))?;
     let packages = archive.needs(PACKAGE)?;
-    let names = packages.join("\n");
+    let made = packages.join("\n") + &made_for();
     if !packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name))) {
         eprintln!(
             "vm: {} has moved on from {}, and what it has now is taken: {}",
@@ -93,7 +99,7 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
             packages.join(", ")
         );
     }
-    if fs::read_to_string(directory.join("packages")).is_ok_and(|kept| kept == names) {
+    if fs::read_to_string(directory.join("packages")).is_ok_and(|kept| kept == made) {
         return Ok(());
     }
     let unpacked = directory.join("unpacked");
@@ -105,7 +111,7 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     });
     fs::remove_dir_all(&unpacked).ok();
     done?;
-    fs::write(directory.join("packages"), names).context("the list of packages cannot be written")
+    fs::write(directory.join("packages"), made).context("the list of packages cannot be written")
 }
 
 /// Takes the kernel and its modules out of the packages in a directory.

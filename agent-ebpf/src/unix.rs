@@ -1,0 +1,124 @@
+//! Accept queues of every listening UNIX socket, in every network namespace.
+//!
+//! No tracepoint tells when such a socket begins or ends to listen. So `find_unix` goes through every open file every ten seconds,
+//! and says each listener's name; `scan_unix` reads the queues of those found. A socket that was closed since may have left its
+//! place to another: its inode number tells, which comes again only after four billion others.
+//!
+//! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`.
+//! - Minimum kernel: 5.9 (iterators over the elements of a map).
+//! - Cost: see README.md.
+//! - Does not see: a listener before it was found, and one that no process holds; since when the head of a queue waits, which
+//!   nothing in the kernel knows.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{macros::map, maps::HashMap};
+use spillway_ebpf::{Loss, TCP_LISTEN, UNIX_NAME_LEN, UnixFoundSample, UnixSample};
+
+use crate::{
+    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset},
+    sockets::socket_of,
+};
+
+const AF_UNIX: u16 = 1;
+const SOCK_STREAM: u16 = 1;
+const SOCK_SEQPACKET: u16 = 5;
+/// Bytes of a `sockaddr_un` before its path.
+const FAMILY_LEN: usize = 2;
+
+/// Inode numbers of known listeners by socket address. A guess at the busiest node's, doubled; a full map is counted.
+#[map]
+static UNIX_LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(2_048, 0);
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn find_unix(ctx: *mut IterTaskFile) -> i32 {
+    // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    if let Some(found) = found(task, file) {
+        if UNIX_LISTENERS.insert(found.sock, found.inode, 0).is_err() {
+            count(Loss::ListenerMapFull);
+        }
+        emit(meta, &found);
+    }
+    0
+}
+
+#[inline(always)]
+fn found(task: *const c_void, file: *const c_void) -> Option<UnixFoundSample> {
+    let sock = socket_of(file)?;
+    if !listens(sock)? {
+        return None;
+    }
+    let address = Helper::pointer(sock, offset!(unix_addr))?;
+    let length = Helper::read::<u32>(address, offset!(unix_address_len))? as usize;
+    let net = Helper::pointer(sock, offset!(sock_net))?;
+    Some(UnixFoundSample {
+        sock: sock as u64,
+        inode: inode(sock)?,
+        netns: Helper::read(net, offset!(net_inum))?,
+        pid: Helper::read(task, offset!(task_tgid))?,
+        // What lies behind a shorter name is cut off by the reader.
+        name: Helper::read(address, offset!(unix_address_name) + FAMILY_LEN)?,
+        name_len: length.saturating_sub(FAMILY_LEN).min(UNIX_NAME_LEN) as u32,
+    })
+}
+
+/// `struct bpf_iter__bpf_map_elem` over that map.
+#[repr(C)]
+pub struct IterUnixElem {
+    meta: *mut IterMeta,
+    map: *mut c_void,
+    key: *mut u64,
+    value: *mut u64,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub extern "C" fn scan_unix(ctx: *mut IterUnixElem) -> i32 {
+    // SAFETY: the kernel passes a valid context; key and value are null after the last element.
+    let (meta, key, value) = unsafe { ((*ctx).meta, (*ctx).key, (*ctx).value) };
+    if key.is_null() || value.is_null() {
+        return 0;
+    }
+    // SAFETY: both point to an element of UNIX_LISTENERS, whose key and value types these are.
+    let (sock, known) = unsafe { (*key as *const c_void, *value) };
+    let sample = sample(sock, known).unwrap_or(UnixSample { sock: sock as u64, inode: known, ..UnixSample::GONE });
+    emit(meta, &sample);
+    0
+}
+
+/// `None` where another socket is there now, or none.
+#[inline(always)]
+fn sample(sock: *const c_void, known: u64) -> Option<UnixSample> {
+    let backlog = Helper::read(sock, offset!(sock_receive_queue_len))?;
+    let backlog_max = Helper::read(sock, offset!(sock_max_ack_backlog))?;
+    // Last: what was read before was this listener's if it still is.
+    (listens(sock)? && inode(sock)? == known).then_some(UnixSample {
+        sock: sock as u64,
+        inode: known,
+        backlog,
+        backlog_max,
+        listens: 1,
+        reserved: 0,
+    })
+}
+
+#[inline(always)]
+fn listens(sock: *const c_void) -> Option<bool> {
+    let kind = || Helper::read::<u16>(sock, offset!(sock_type));
+    Some(
+        Helper::read::<u16>(sock, offset!(sock_family))? == AF_UNIX
+            && u16::from(Helper::read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN
+            && matches!(kind()?, SOCK_STREAM | SOCK_SEQPACKET),
+    )
+}
+
+/// The inode number of the file behind a socket; a closed socket has none.
+#[inline(always)]
+fn inode(sock: *const c_void) -> Option<u64> {
+    Helper::read(Helper::pointer(sock, offset!(sock_socket))?, offset!(socket_inode))
+}

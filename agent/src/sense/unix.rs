@@ -1,0 +1,131 @@
+//! Accept queues of every listening UNIX socket, in every network namespace.
+//!
+//! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found anew, and with them their names and who holds
+//! them. Without it `sock_diag` tells the same. Cold start: what began to listen since the last time is found at the next. Since
+//! when the head of a queue waits is not known in either way, nor how many were refused.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use spillway_ebpf::{UnixFoundSample, UnixSample};
+
+use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, sock_diag::SockDiag, unix_addr};
+use crate::kernel::{UnixProbes, pass};
+
+/// Time between two looks at every open file, as of TCP listeners' owners: long against the cost, short against a page. A guess.
+const REFRESH_SECS: f64 = 10.0;
+
+/// Reads the accept queue of every UNIX listener.
+pub struct UnixSensor {
+    source: Source,
+    cgroups: CgroupPaths,
+    refreshed: Option<f64>,
+    buffer: Vec<u8>,
+}
+
+enum Source {
+    Probes {
+        probes: Box<UnixProbes>,
+        known: HashMap<u64, Known>,
+    },
+    SockDiag(SockDiag),
+    /// They are read with the others.
+    WithTcp,
+}
+
+struct Known {
+    inode: u64,
+    netns: u32,
+    pid: u32,
+    addr: Arc<str>,
+    cgroup: Arc<str>,
+}
+
+impl UnixSensor {
+    /// A sensor over the probes, or over `sock_diag` without them. Where TCP listeners are not read by BPF either, one `sock_diag`
+    /// tells of both, and this of nothing.
+    pub fn new(probes: Option<UnixProbes>, tcp_by_bpf: bool, hierarchy: Hierarchy) -> Self {
+        let source = match probes {
+            Some(probes) => Source::Probes { probes: Box::new(probes), known: HashMap::new() },
+            None if tcp_by_bpf => Source::SockDiag(SockDiag::of_unix()),
+            None => Source::WithTcp,
+        };
+        Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
+    }
+
+    /// Reads every listener, and hands each to `each`. `now` is in seconds on any monotonic clock.
+    ///
+    /// # Errors
+    ///
+    /// Where the pass failed; what was read until then was handed on.
+    pub fn scan(&mut self, now: f64, lost: &mut Lost, mut each: impl FnMut(ListenerFact)) -> io::Result<()> {
+        let refresh = self.refreshed.is_none_or(|then| now - then >= REFRESH_SECS);
+        if refresh {
+            self.refreshed = Some(now);
+        }
+        match &mut self.source {
+            Source::Probes { probes, known } => {
+                if refresh {
+                    *known = find(probes, &self.cgroups, &mut self.buffer, lost)?;
+                }
+                let mut gone = Vec::new();
+                let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| {
+                    match known.get(&sample.sock).filter(|known| sample.listens != 0 && known.inode == sample.inode) {
+                        Some(known) => each(known.fact(&sample)),
+                        None => gone.push(sample.sock),
+                    }
+                })?;
+                lost.short_read(rest);
+                for sock in gone {
+                    known.remove(&sock);
+                    // It may not be there any more.
+                    let _ = probes.known.remove(&sock);
+                }
+                Ok(())
+            }
+            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
+            Source::WithTcp => Ok(()),
+        }
+    }
+}
+
+/// Every UNIX listener that a process holds. Processes come in order of pid: of a master and its workers the master is named.
+fn find(
+    probes: &UnixProbes,
+    cgroups: &CgroupPaths,
+    buffer: &mut Vec<u8>,
+    lost: &mut Lost,
+) -> io::Result<HashMap<u64, Known>> {
+    let mut known = HashMap::new();
+    let rest = pass(&probes.find, buffer, |found: UnixFoundSample| {
+        known.entry(found.sock).or_insert_with(|| Known::new(&found, cgroups));
+    })?;
+    lost.short_read(rest);
+    Ok(known)
+}
+
+impl Known {
+    fn new(found: &UnixFoundSample, cgroups: &CgroupPaths) -> Self {
+        let length = (found.name_len as usize).min(found.name.len());
+        Self {
+            inode: found.inode,
+            netns: found.netns,
+            pid: found.pid,
+            addr: unix_addr::of_kernel(&found.name[..length]),
+            cgroup: cgroups.of_process(found.pid),
+        }
+    }
+
+    fn fact(&self, sample: &UnixSample) -> ListenerFact {
+        ListenerFact {
+            netns: self.netns,
+            addr: self.addr.clone(),
+            socket: self.inode,
+            cgroup: self.cgroup.clone(),
+            pid: Some(self.pid),
+            backlog: sample.backlog,
+            backlog_max: sample.backlog_max,
+            oldest_wait_us: (sample.backlog == 0).then_some(0),
+            ..ListenerFact::default()
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Accept queues of UNIX listeners, against queues of a known depth and against `sock_diag`.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::{
+    kernel::Probe,
+    sense::{ListenerFact, Sensors},
+};
+use spillway_tests::{Workload, listeners};
+
+use crate::{
+    checks::Seen,
+    listeners::{in_own_namespace, netns_of},
+    memory::workload,
+    rungs::{Prepared, Rung},
+};
+
+/// Longer than listeners are believed before they are looked for again.
+const LATER: f64 = 11.0;
+
+fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
+    let (backlog, pending) = (format!("--backlog={backlog}"), format!("--pending={pending}"));
+    Ok(Workload::start(workload()?.args(["unix-listen", "--name", name, &backlog, &pending]).args(more)))
+}
+
+/// What is said of the UNIX listeners, `t` seconds into the check.
+fn look(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
+    let mut facts = listeners(sensors, t);
+    facts.retain(|fact| fact.addr.starts_with("unix:"));
+    facts
+}
+
+fn find<'a>(facts: &'a [ListenerFact], addr: &str) -> anyhow::Result<&'a ListenerFact> {
+    let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
+    let fact = found.next().with_context(|| format!("no listener {addr} in {facts:?}"))?;
+    ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
+    Ok(fact)
+}
+
+/// A name that no other check has.
+fn unique(what: &str) -> String {
+    format!("spillway-check-{}-{what}", std::process::id())
+}
+
+/// A socket's file, which is removed with this.
+struct Path(PathBuf);
+
+impl Path {
+    fn of(what: &str) -> Self {
+        Self(std::env::temp_dir().join(unique(what)))
+    }
+
+    fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Depth, limit, owner and namespace of listeners with paths and abstract names; one that closed is not seen.
+pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let (path, name, odd) = (Path::of("path"), unique("name"), unique("odd"));
+    let before = listen(&path.name(), 8, 2, &[])?;
+    let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
+    let first = look(sensors, 0.0);
+    find(&first, &format!("unix:{}", path.name()))?;
+    let named = listen(&format!("@{name}"), 16, 0, &[])?;
+    let packets = listen(&format!("@{odd}%01\\"), 4, 5, &["--seqpacket"])?;
+    let facts = look(sensors, LATER);
+    for (addr, listener, backlog, backlog_max) in [
+        (format!("unix:{}", path.name()), &before, 2, 8),
+        (format!("unix:@{name}"), &named, 0, 16),
+        // One more than the limit, as of TCP.
+        (format!("unix:@{odd}\\x01\\\\"), &packets, 5, 4),
+    ] {
+        let fact = find(&facts, &addr)?;
+        let oldest = (backlog == 0).then_some(0);
+        let truth = (backlog, backlog_max, Some(listener.pid()), netns_of("self")?, oldest);
+        let seen = (fact.backlog, fact.backlog_max, fact.pid, fact.netns, fact.oldest_wait_us);
+        ensure!(seen == truth, "{addr}: (depth, limit, pid, netns, age) {seen:?} were seen, {truth:?} are true");
+    }
+    named.stop();
+    let after = look(sensors, LATER + 0.1);
+    ensure!(find(&after, &format!("unix:@{name}")).is_err(), "@{name} is closed and still seen");
+    find(&after, &format!("unix:{}", path.name()))?;
+    Ok(Seen {
+        events: facts.len() as u64,
+        detail: "a path from before, an abstract name, packets, one closed".to_owned(),
+    })
+}
+
+/// Every listener that `sock_diag` shows, with the same numbers.
+pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let bpf = prepared.sensors(Probe::UnixQueue, rung)?;
+    let mut netlink = Sensors::without_bpf("this check compares");
+    let path = Path::of("same");
+    // The longest path there is, and what is behind a shorter one.
+    let long = Path(std::env::temp_dir().join("l".repeat(107 - std::env::temp_dir().as_os_str().len() - 1)));
+    let _held = [
+        listen(&format!("@{}", unique("same")), 3, 3, &[])?,
+        listen(&path.name(), 64, 40, &[])?,
+        listen(&long.name(), 2, 1, &[])?,
+    ];
+    let held = |facts: Vec<ListenerFact>| -> BTreeSet<_> {
+        let held = facts.into_iter().filter(|fact| fact.pid.is_some());
+        held.map(|fact| (fact.addr, fact.netns, fact.socket, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup))
+            .collect()
+    };
+    let (seen, truth) = (held(look(bpf, 0.0)), held(look(&mut netlink, 0.0)));
+    ensure!(truth.len() >= 3, "sock_diag shows {truth:?} alone");
+    let differing: Vec<_> = seen.symmetric_difference(&truth).collect();
+    ensure!(differing.is_empty(), "only one of the two says {differing:?}");
+    Ok(Seen { events: seen.len() as u64, detail: format!("{} listeners", seen.len()) })
+}
+
+/// A listener in a network namespace of its own, with an abstract name that another one has here.
+pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
+    let name = format!("@{}", unique("both"));
+    let here = listen(&name, 16, 1, &[])?;
+    let mut command = workload()?;
+    let there = in_own_namespace(command.args(["unix-listen", "--backlog=16", "--pending=4", "--name", &name]))?;
+    let facts = look(sensors, 0.0);
+    let (netns, own) = (netns_of(&there.pid().to_string())?, netns_of("self")?);
+    ensure!(netns != own, "the workload is in this namespace");
+    let addr = format!("unix:{name}");
+    let mut seen: Vec<_> = facts.iter().filter(|fact| *fact.addr == *addr).collect();
+    seen.sort_by_key(|fact| fact.backlog);
+    let seen: Vec<_> = seen.iter().map(|fact| (fact.netns, fact.backlog, fact.pid)).collect();
+    let truth = [(own, 1, Some(here.pid())), (netns, 4, Some(there.pid()))];
+    ensure!(seen == truth, "(netns, depth, pid) {seen:?} were seen, {truth:?} are true");
+    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
+}
+
+/// A listener that closes leaves its memory to other sockets: none of them is taken for it, other listeners included.
+pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const ROUNDS: usize = 40;
+    let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
+    let bind = |name: &str| -> anyhow::Result<UnixListener> {
+        Ok(UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?)
+    };
+    for round in 0..ROUNDS {
+        // Each round finds anew, and looks again before it would find once more.
+        let t = round as f64 * LATER;
+        let (old, new) = (unique(&format!("old-{round}")), unique(&format!("new-{round}")));
+        let listener = bind(&old)?;
+        find(&look(sensors, t), &format!("unix:@{old}"))?;
+        drop(listener);
+        // The kernel likes to give the place that was freed last: in turn to another listener and to what is none.
+        let first = (round % 2 == 0).then(|| bind(&new)).transpose()?;
+        let others = (0..8).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
+        let later = first.map_or_else(|| bind(&new), Ok)?;
+        let facts = look(sensors, t + 0.1);
+        ensure!(find(&facts, &format!("unix:@{old}")).is_err(), "{old} is closed and still seen in round {round}");
+        ensure!(find(&facts, &format!("unix:@{new}")).is_err(), "{new} cannot be known yet in round {round}");
+        drop((others, later));
+    }
+    Ok(Seen { events: ROUNDS as u64, detail: format!("{ROUNDS} that closed, each followed by 17 others") })
+}
