@@ -3,10 +3,13 @@
 
 mod broken;
 pub mod corpus;
+mod netns;
 mod program_costs;
 pub mod queues;
+mod real_time;
 mod refuse;
 mod running;
+mod servers;
 
 use std::{
     env,
@@ -14,7 +17,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -24,9 +27,12 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use netns::{loopback_up, own_network};
 pub use program_costs::{ProgramCost, program_costs};
+pub use real_time::{in_real_time, real_time};
 pub use refuse::{Refused, hide, refuse};
-pub use running::{ANY_PORT, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
+pub use running::{ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
+pub use servers::{Program, Servers};
 
 /// A program that runs until it is dropped.
 pub struct Workload {
@@ -144,6 +150,12 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
     seen.into_iter().filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None }).collect()
+}
+
+/// The monotonic clock, now.
+#[expect(clippy::disallowed_methods, reason = "tests hold what is seen against their own clock")]
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 /// What one scan says of outbound connects, `t` seconds into the test.

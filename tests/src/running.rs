@@ -10,10 +10,10 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::wait_for;
+use crate::{now, wait_for};
 
 /// How long the agent may take until it watches, whatever the kernel refuses it.
 pub const STARTS_WITHIN: Duration = Duration::from_secs(5);
@@ -72,33 +72,46 @@ pub fn run_with(config: &Path) -> Command {
     command
 }
 
+/// A line that the agent printed.
+#[derive(Debug, Clone)]
+pub struct Printed {
+    /// When it arrived here.
+    pub at: Instant,
+    /// Without its line end.
+    pub line: String,
+}
+
 /// What a pipe has said so far, read by a thread until its other end is closed.
 struct Heard {
-    text: Arc<Mutex<String>>,
+    lines: Arc<Mutex<Vec<Printed>>>,
     reader: JoinHandle<()>,
 }
 
 impl Heard {
     fn from(pipe: impl Read + Send + 'static) -> Self {
-        let text = Arc::new(Mutex::new(String::new()));
-        let shared = text.clone();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let shared = lines.clone();
         let reader = thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                text.push_str(&line);
-                text.push('\n');
+                shared.lock().unwrap_or_else(PoisonError::into_inner).push(Printed { at: now(), line });
             }
         });
-        Self { text, reader }
+        Self { lines, reader }
+    }
+
+    fn lines(&self) -> Vec<Printed> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn so_far(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lines().iter().flat_map(|printed| [printed.line.as_str(), "\n"]).collect()
     }
 
     fn until_closed(self) -> String {
-        self.reader.join().expect("the reader does not panic");
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let Self { lines, reader } = self;
+        reader.join().expect("the reader does not panic");
+        let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().flat_map(|printed| [printed.line.as_str(), "\n"]).collect()
     }
 }
 
@@ -156,6 +169,11 @@ impl Running {
     /// What it printed so far: verdicts and decisions.
     pub fn printed(&self) -> String {
         self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
+    }
+
+    /// The same, each line with the time at which it came.
+    pub fn printed_at(&self) -> Vec<Printed> {
+        self.pipes.as_ref().map_or_else(Vec::new, |(out, _)| out.lines())
     }
 
     fn listens_on(&self) -> SocketAddr {

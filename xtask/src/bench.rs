@@ -5,8 +5,9 @@
 
 use std::process::ExitCode;
 
+use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, step};
+use crate::{build, servers, step};
 
 /// Measure what Spillway costs.
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cost.args(["--quiet", "--release", "--locked", "--package", "spillway-tests", "--bin", "cost", "--"]);
     if args.json {
         cost.arg("--json");
+    }
+    match servers::provide() {
+        Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("bench: going on without nginx and wrk: {error:#}"),
     }
     ok &= step::streaming("the agent's cost", &mut cost)?.success();
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -12,6 +12,7 @@ mod fuzz;
 mod hold;
 mod progress;
 mod run;
+mod servers;
 mod setup;
 mod signals;
 mod step;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use crate::step::{self, OnInterrupt};
 use crate::toolchain::{self, Compiler, Next};
 use crate::workspace::{Workspace, is_root, on_path};
-use crate::{signals, tools};
+use crate::{servers, signals, tools};
 
 /// What boots other kernels and unpacks their modules: each program with its package.
 const EMULATION: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
@@ -38,6 +38,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let compiler = bpf(&workspace)?;
     nextest(&workspace)?;
     vm()?;
+    servers::provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -61,7 +62,9 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: the emulator for other kernels",
         if emulator { "ready" } else { "missing, `cargo xtask vm` installs it" }
     );
-    Ok(if ready && nextest && emulator { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let servers = servers::provided()?;
+    println!("{}: nginx and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
+    Ok(if ready && nextest && emulator && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Makes sure that the BPF programs can be built, and says with which compiler.
@@ -145,7 +148,8 @@ fn apt_line(packages: &[String]) -> String {
     format!("{sudo}apt-get install {}", packages.join(" "))
 }
 
-fn apt(arguments: &[&str]) -> Command {
+/// apt-get, as root and without questions.
+pub fn apt(arguments: &[&str]) -> Command {
     let mut command = if is_root() { Command::new("env") } else { Command::new("sudo") };
     if !is_root() {
         command.args(["-n", "env"]);
@@ -183,7 +187,8 @@ fn installed(package: &str) -> bool {
     state.is_some_and(|state| state.ends_with(" installed"))
 }
 
-fn has_candidate(package: &str) -> bool {
+/// Whether apt knows a version of this package that it could install.
+pub fn has_candidate(package: &str) -> bool {
     let policy = step::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
     policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate: ")).any(|candidate| candidate != "(none)")
 }

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, corpus, setup, step, vm};
+use crate::{build, corpus, servers, setup, step, vm};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     command.args(["run", "--workspace", "--locked"]).args(&args.filters).env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
+    match servers::provide() {
+        Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on without nginx and wrk: {error:#}"),
+    }
     let mut passed = step::streaming("tests", &mut command)?.success();
     if args.filters.is_empty() {
         passed &= corpus::meets_targets(&workspace)?;

@@ -10,8 +10,12 @@ mod connects;
 mod handles;
 #[path = "../workload/memory.rs"]
 mod memory;
+#[path = "../workload/offer.rs"]
+mod offer;
 #[path = "../workload/processes.rs"]
 mod processes;
+#[path = "../workload/server.rs"]
+mod server;
 #[path = "../workload/sockets.rs"]
 mod sockets;
 #[path = "../workload/system.rs"]
@@ -25,6 +29,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use offer::Offer;
+use server::Service;
 use system::{parse_duration, parse_size};
 
 /// Small real programs for Spillway to watch.
@@ -112,6 +118,54 @@ enum Workload {
         /// How long
         #[arg(long = "for", value_parser = parse_duration, default_value = "120s")]
         lasting: Duration,
+    },
+    /// Serve HTTP with so many threads, one connection each at a time, a known time for each
+    Serve {
+        /// Where to listen; port 0 picks one
+        #[arg(long, default_value = "127.0.0.1:0")]
+        addr: SocketAddr,
+        /// The accept queue's limit
+        #[arg(long, default_value_t = 128)]
+        backlog: i32,
+        /// How many connections are served at once
+        #[arg(long, default_value_t = 64)]
+        threads: u32,
+        /// Mean time that a connection takes
+        #[arg(long, value_parser = parse_duration, default_value = "50ms")]
+        service: Duration,
+        /// Spend that time computing, not waiting
+        #[arg(long)]
+        burn: bool,
+    },
+    /// Open connections at a rate, whatever became of those before, and ask HTTP
+    Offer {
+        /// Whom
+        #[arg(long)]
+        addr: SocketAddr,
+        /// Connections a second
+        #[arg(long)]
+        rate_per_sec: f64,
+        /// Connections a second in the end, where they become more
+        #[arg(long)]
+        to_rate_per_sec: Option<f64>,
+        /// How long they take to the last
+        #[arg(long, value_parser = parse_duration, default_value = "0s")]
+        ramp: Duration,
+        /// As many more at once, now and then
+        #[arg(long, default_value_t = 0)]
+        burst: u32,
+        /// How often
+        #[arg(long, value_parser = parse_duration, default_value = "3s")]
+        burst_every: Duration,
+        /// How long
+        #[arg(long = "for", value_parser = parse_duration, default_value = "120s")]
+        lasting: Duration,
+    },
+    /// Connections to itself, both ends held open
+    Connections {
+        /// How many
+        #[arg(long)]
+        count: usize,
     },
     /// Listen and connect to itself without accepting, then wait
     Listen {
@@ -209,6 +263,14 @@ fn main() -> ExitCode {
         }
         Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
+        Workload::Serve { addr, backlog, threads, service, burn } => {
+            server::serve(addr, backlog, threads, if burn { Service::Burn(service) } else { Service::Wait(service) })
+        }
+        Workload::Offer { addr, rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting } => {
+            let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
+            offer::offer(addr, &Offer { rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting })
+        }
+        Workload::Connections { count } => sockets::connections(count),
         Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
         Workload::Listeners { count } => sockets::listeners(count),
         Workload::Connects { to, hosts, count, syn_retries, then } => {

@@ -6,6 +6,7 @@
 use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::Context as _;
+pub use spillway_tests::loopback_up;
 
 use crate::runner::{self, done};
 
@@ -97,22 +98,6 @@ fn load_module(path: &Path) -> anyhow::Result<()> {
     // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it returns.
     done(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32)?;
     Ok(())
-}
-
-/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec: system calls alone.
-pub fn loopback_up() -> io::Result<()> {
-    // SAFETY: socket takes three integers.
-    let socket = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the ioctl reads one ifreq, which lives here.
-    let up = done(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) });
-    // SAFETY: the descriptor was opened here and nothing else knows it.
-    unsafe { libc::close(socket) };
-    up.map(drop)
 }
 
 /// Has the port hand bytes through as they are.

@@ -10,11 +10,12 @@ use std::{
     panic,
     process::ExitCode,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+pub use spillway_tests::now;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
@@ -141,10 +142,4 @@ fn reap() {
 fn say(out: &mut dyn Write, line: &Value) -> io::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()
-}
-
-/// The monotonic clock, now.
-#[expect(clippy::disallowed_methods, reason = "checks hold what is seen against their own clock")]
-pub fn now() -> Instant {
-    Instant::now()
 }

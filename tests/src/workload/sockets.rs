@@ -143,8 +143,19 @@ pub fn listeners(count: usize) -> anyhow::Result<()> {
     wait_forever()
 }
 
+/// So many connections to itself, both ends of each held open: two descriptors each.
+pub fn connections(count: usize) -> anyhow::Result<()> {
+    allow_files(2 * count as u64 + 64)?;
+    let listener = listener("127.0.0.1:0".parse()?, 128)?;
+    let addr = listener.local_addr()?;
+    let pair = |_| Ok((TcpStream::connect(addr)?, listener.accept()?));
+    let _held = (0..count).map(pair).collect::<std::io::Result<Vec<_>>>().context("a connection cannot be made")?;
+    ready(Some(addr.to_string()))?;
+    wait_forever()
+}
+
 /// A listening socket with this backlog; std would choose one of its own.
-fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpListener> {
+pub(super) fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpListener> {
     let socket = socket(addr, 0)?;
     let on: libc::c_int = 1;
     let (raw, length) = raw_address(addr);
@@ -165,7 +176,7 @@ fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpListener> {
 }
 
 /// Begins to connect, without waiting for the handshake.
-fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
+pub(super) fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
     let socket = socket(addr, libc::SOCK_NONBLOCK)?;
     let (raw, length) = raw_address(addr);
     // SAFETY: connect reads `length` bytes of an address of that length, which lives here.
@@ -223,7 +234,7 @@ pub(super) fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::so
 }
 
 /// Raises the limit of open files as far as is wanted and allowed.
-fn allow_files(wanted: u64) -> anyhow::Result<()> {
+pub(super) fn allow_files(wanted: u64) -> anyhow::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {

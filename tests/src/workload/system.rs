@@ -58,6 +58,12 @@ pub fn now() -> Instant {
 pub struct Random(pub u64);
 
 impl Random {
+    /// A share of one, below 1.
+    pub fn share(&mut self) -> f64 {
+        const STEPS: usize = 1 << 24;
+        self.below(STEPS) as f64 / STEPS as f64
+    }
+
     /// A number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;

@@ -1,0 +1,173 @@
+//! Live: when an overload is claimed, against what the queue really did. nginx under wrk and a thread-per-connection server, each in
+//! a network namespace of the test's own; the installed agent on its defaults, which watches the whole host.
+
+#[path = "src/overload_live/mod.rs"]
+mod overload_live;
+
+use std::{env, thread::sleep, time::Duration};
+
+use overload_live::{
+    load::{ramp, random, steady},
+    report::{Ramped, judge, print},
+    server::{Kind, Server, THREADS},
+    stage::Stage,
+    truth::Truth,
+};
+use spillway_tests::{now, wait_for};
+
+/// Ramps a server: a chance arrival may decide one, hardly all.
+const RAMPS: usize = 5;
+/// How long after a ramp its queue may take to overflow, and to be claimed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a server is loaded healthily, unless `SPILLWAY_QUIET_SECS` says otherwise: the README's figure is of ten minutes each.
+const QUIET_SECS: u64 = 30;
+/// Share of the capacity at which it is.
+const HEALTHY: f64 = 0.8;
+/// What a burst brings: so much of the server's time beyond what it can take at once, in connections that all come within some
+/// milliseconds.
+const BURST_SECS: f64 = 0.08;
+
+const GC_PAUSE: Duration = Duration::from_millis(200);
+const GC_EVERY: Duration = Duration::from_secs(3);
+const GC_PAUSES: usize = 8;
+
+/// Servers that are stopped for good, and connections a second that come all the same.
+const STOPS: usize = 5;
+const TO_A_STOPPED_SERVER_PER_SEC: f64 = 20.0;
+const STOPPED_CLAIMED_WITHIN: Duration = Duration::from_secs(1);
+
+#[test]
+fn nginx_on_a_ramp_is_claimed_before_it_overflows() {
+    ramps("nginx_on_a_ramp_is_claimed_before_it_overflows", Kind::Nginx);
+}
+
+#[test]
+fn threads_on_a_ramp_are_claimed_before_they_overflow() {
+    ramps("threads_on_a_ramp_are_claimed_before_they_overflow", Kind::Threads { backlog: 128 });
+}
+
+fn ramps(test: &str, kind: Kind) {
+    let Some(mut stage) = Stage::set(test) else { return };
+    let ramps: Vec<_> = (0..RAMPS).map(|_| one_ramp(&mut stage, kind)).collect();
+    print(&format!("{kind:?}"), &ramps);
+    judge(&ramps);
+    stage.clear();
+}
+
+fn one_ramp(stage: &mut Stage, kind: Kind) -> Ramped {
+    // Right before, because on a shared machine it changes within a minute.
+    let capacity_per_sec = Server::capacity_per_sec(stage, kind);
+    let (_server, addr) = Server::start(stage, kind);
+    let truth = Truth::watch();
+    let (_load, start) = ramp(stage, kind, addr, capacity_per_sec);
+    wait_for(PATIENCE, || truth.overflowed().then(|| stage.claimed(addr)).flatten());
+    // The condition may hold later than the claim.
+    sleep(2 * stage.sustain);
+    Ramped::new(&truth.end(), start, capacity_per_sec, stage.claimed(addr), (stage.target, stage.sustain))
+}
+
+#[test]
+fn nginx_at_four_fifths_with_bursts_is_never_claimed() {
+    never_claimed("nginx_at_four_fifths_with_bursts_is_never_claimed", Kind::Nginx);
+}
+
+#[test]
+fn threads_at_four_fifths_with_bursts_are_never_claimed() {
+    never_claimed("threads_at_four_fifths_with_bursts_are_never_claimed", Kind::Threads { backlog: 511 });
+}
+
+fn never_claimed(test: &str, kind: Kind) {
+    let Some(mut stage) = Stage::set(test) else { return };
+    let capacity_per_sec = Server::capacity_per_sec(&mut stage, kind);
+    let (_server, addr) = Server::start(&mut stage, kind);
+    let truth = Truth::watch();
+    let idle = match kind {
+        Kind::Nginx => 0.0,
+        Kind::Threads { .. } => (1.0 - HEALTHY) * f64::from(THREADS),
+    };
+    let burst = (idle + BURST_SECS * capacity_per_sec) as u32;
+    let load = steady(&stage, kind, addr, capacity_per_sec, HEALTHY, burst);
+    let secs = env::var("SPILLWAY_QUIET_SECS").ok().map(|secs| secs.parse().expect("a number of seconds"));
+    sleep(Duration::from_secs(secs.unwrap_or(QUIET_SECS)));
+    let history = truth.end();
+    drop(load);
+    let (from, to) = history.span().expect("somebody looked");
+    let (lasted, load) = (to - from, history.arrivals_per_sec(from, to) / capacity_per_sec);
+    println!(
+        "{kind:?}: {:.0} s at {load:.2} of {capacity_per_sec:.0} connections/s with bursts of {burst}: the deepest queue {}, the \
+         longest stand {:.0} ms, overflows: {}",
+        lasted.as_secs_f64(),
+        history.deepest(),
+        history.longest_stand(stage.target).as_secs_f64() * 1e3,
+        if history.first_overflow().is_some() { "some" } else { "none" },
+    );
+    assert!(load > 0.7, "the load was {load:.2} of the capacity");
+    assert!(
+        history.deepest() >= (BURST_SECS * capacity_per_sec / 2.0) as u64,
+        "bursts made no queue deeper than {}",
+        history.deepest()
+    );
+    assert_no_claim(&stage, addr);
+    stage.clear();
+}
+
+/// None about this listener; what was loaded to measure a capacity was overloaded.
+fn assert_no_claim(stage: &Stage, addr: std::net::SocketAddr) {
+    let claims: Vec<_> = stage.claims().into_iter().filter(|(_, claim)| claim["addr"] == addr.to_string()).collect();
+    assert!(claims.is_empty(), "{claims:?}");
+}
+
+#[test]
+fn pauses_as_of_a_garbage_collector_are_never_claimed() {
+    let Some(mut stage) = Stage::set("pauses_as_of_a_garbage_collector_are_never_claimed") else { return };
+    let kind = Kind::Threads { backlog: 511 };
+    let capacity_per_sec = Server::capacity_per_sec(&mut stage, kind);
+    let (server, addr) = Server::start(&mut stage, kind);
+    let truth = Truth::watch();
+    let load = random(addr, capacity_per_sec / 2.0);
+    for _ in 0..GC_PAUSES {
+        sleep(GC_EVERY);
+        server.pause(GC_PAUSE);
+    }
+    sleep(GC_EVERY);
+    let history = truth.end();
+    drop(load);
+    let longest = history.longest_stand(stage.target);
+    println!(
+        "{GC_PAUSES} pauses of {} ms: the deepest queue {}, the longest stand {:.0} ms",
+        GC_PAUSE.as_millis(),
+        history.deepest(),
+        longest.as_secs_f64() * 1e3
+    );
+    assert!(longest >= GC_PAUSE / 2, "pauses made no queue stand for longer than {longest:?}");
+    assert_no_claim(&stage, addr);
+    stage.clear();
+}
+
+#[test]
+fn a_server_stopped_for_good_is_claimed_within_a_second() {
+    let Some(mut stage) = Stage::set("a_server_stopped_for_good_is_claimed_within_a_second") else { return };
+    let kind = Kind::Threads { backlog: 128 };
+    let after: Vec<_> = (0..STOPS)
+        .map(|stop| {
+            let (server, addr) = Server::start(&mut stage, kind);
+            let truth = Truth::watch();
+            let _load = random(addr, TO_A_STOPPED_SERVER_PER_SEC);
+            // Not always at the same time of the agent's tick.
+            sleep(Duration::from_millis(1_000 + 37 * stop as u64));
+            server.signal(libc::SIGSTOP);
+            let stopped = now();
+            wait_for(PATIENCE, || stage.claimed(addr));
+            let history = truth.end();
+            let claimed = stage.claimed(addr).expect("a server that is stopped is claimed");
+            let waits_since = history.waits_since().expect("somebody waits");
+            assert!(waits_since >= stopped - GC_PAUSE && claimed > stopped, "claimed before it stopped");
+            claimed - waits_since
+        })
+        .collect();
+    let millis: Vec<_> = after.iter().map(Duration::as_millis).collect();
+    println!("stopped servers: claimed {millis:?} ms after the first connection that waits");
+    assert!(after.iter().all(|after| *after <= STOPPED_CLAIMED_WITHIN), "{millis:?} ms");
+    stage.clear();
+}

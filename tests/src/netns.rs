@@ -1,0 +1,40 @@
+//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of theirs is taken.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _};
+
+/// Moves this thread into a network namespace that it makes, loopback up, and gives the namespace's inode number. What the
+/// thread starts from here on, threads and programs, is inside too; what it started before is not. Needs root.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn own_network() -> io::Result<u32> {
+    // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
+    done(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+    loopback_up()?;
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino() as u32)
+}
+
+/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec: system calls alone.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn loopback_up() -> io::Result<()> {
+    // SAFETY: socket takes three integers.
+    let socket = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the ioctl reads one ifreq, which lives here.
+    let up = done(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) });
+    // SAFETY: the descriptor was opened here and nothing else knows it.
+    unsafe { libc::close(socket) };
+    up.map(drop)
+}
+
+fn done(returned: libc::c_int) -> io::Result<libc::c_int> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}

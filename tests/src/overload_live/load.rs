@@ -1,0 +1,105 @@
+//! The load: ramps from all that a server can do to 1.4 times as much, and steady loads with bursts.
+//!
+//! wrk waits for each answer before it asks again, so that its connections are a fixed number. That is just what a
+//! thread-per-connection server can do a number of, and what its ramp consists of. It is no ramp for an event loop, which under any
+//! number works as fast as it can; and wrk's own delays come after it has connected, so that connections would be in the queue that
+//! have nothing to ask yet. nginx is therefore measured with wrk and loaded with connections that come at a rate.
+
+use std::{
+    net::SocketAddr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use spillway_tests::{Program, Servers, Workload, now};
+
+use super::{
+    server::{Kind, THREADS},
+    stage::{Stage, workload},
+};
+
+/// How long a ramp takes from 1.0 to 1.4 times the capacity.
+const RAMP: Duration = Duration::from_secs(4);
+const UP_TO: f64 = 1.4;
+/// Steps of the ramp where concurrency is what grows.
+const STEPS: u32 = 16;
+/// How long concurrency is steady before it grows.
+const SETTLES: Duration = Duration::from_secs(1);
+/// Connections with which wrk begins at a time, so that the beginning is no burst.
+const BATCH: u32 = 20;
+const BATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// The longest that any load runs, should nobody end it.
+const AT_MOST_SECS: u32 = 1_200;
+
+/// A running load, ended when it is dropped.
+#[derive(Default)]
+pub struct Load {
+    wrks: Vec<Program>,
+    offers: Vec<Workload>,
+}
+
+/// Loads a server with all that it can do, then ever more; gives the load, which goes on at 1.4 times that, and when the ramp began.
+/// Returns when it has ended.
+pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, Instant) {
+    match kind {
+        Kind::Nginx => {
+            let start = now();
+            let (from, to) = (capacity_per_sec, UP_TO * capacity_per_sec);
+            let mut load = Load::default();
+            let ramp = format!("--ramp={}s", RAMP.as_secs_f64());
+            load.offer(addr, &[&format!("--rate-per-sec={from}"), &format!("--to-rate-per-sec={to}"), &ramp]);
+            sleep(RAMP);
+            (load, start)
+        }
+        Kind::Threads { .. } => {
+            let mut load = concurrent(&stage.servers, addr, THREADS);
+            let start = now();
+            let more = (f64::from(THREADS) * (UP_TO - 1.0)).round() as u32 / STEPS;
+            for step in 1..=STEPS {
+                load.wrk(&stage.servers, addr, more);
+                sleep((start + RAMP * step / STEPS).saturating_duration_since(now()));
+            }
+            (load, start)
+        }
+    }
+}
+
+/// A load of this share of the capacity, with as many connections more at once every three seconds.
+pub fn steady(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64, share: f64, burst: u32) -> Load {
+    let (mut load, rate_per_sec) = match kind {
+        Kind::Nginx => (Load::default(), share * capacity_per_sec),
+        Kind::Threads { .. } => (concurrent(&stage.servers, addr, (share * f64::from(THREADS)) as u32), 0.0),
+    };
+    load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}"), &format!("--burst={burst}")]);
+    load
+}
+
+/// Connections at random times, whatever becomes of them.
+pub fn random(addr: SocketAddr, rate_per_sec: f64) -> Load {
+    let mut load = Load::default();
+    load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}")]);
+    load
+}
+
+/// wrk with so many connections, at work when this returns.
+fn concurrent(servers: &Servers, addr: SocketAddr, connections: u32) -> Load {
+    let mut load = Load::default();
+    for _ in 0..connections / BATCH {
+        load.wrk(servers, addr, BATCH);
+        sleep(BATCH_EVERY);
+    }
+    sleep(SETTLES);
+    load
+}
+
+impl Load {
+    fn wrk(&mut self, servers: &Servers, addr: SocketAddr, connections: u32) {
+        self.wrks.push(Program::start(&mut servers.wrk(addr, connections, AT_MOST_SECS)));
+    }
+
+    fn offer(&mut self, addr: SocketAddr, what: &[&str]) {
+        let (addr, lasting) = (format!("--addr={addr}"), format!("--for={AT_MOST_SECS}s"));
+        self.offers.push(workload(&[&["offer", &addr, &lasting], what].concat()));
+    }
+}

@@ -1,0 +1,7 @@
+//! What the live tests of overload detection share: real servers, real load, and the truth about the queue between them.
+
+pub mod load;
+pub mod report;
+pub mod server;
+pub mod stage;
+pub mod truth;

@@ -1,0 +1,98 @@
+//! The two servers, and how much each can do.
+
+use std::{net::SocketAddr, thread::sleep, time::Duration};
+
+use spillway_tests::{Program, Workload};
+
+use super::{
+    stage::{Stage, workload},
+    truth::Counters,
+};
+
+/// Threads of the thread-per-connection server, and how long each connection takes one: a thousand connections a second with the
+/// CPUs all but idle, so that neither load nor agent takes from its capacity.
+pub const THREADS: u32 = 400;
+const SERVICE: &str = "400ms";
+
+/// Bytes of the page that nginx compresses for each connection, some millisecond of work: as many connections a second then fill
+/// its one worker as wrk makes with a tenth of a CPU.
+const PAGE_BYTES: usize = 32_000;
+
+/// Connections that wait while a capacity is measured: the server is never idle, and its backlog never full.
+const SATURATING: u32 = 32;
+/// How long that is measured, after as long as it takes until connections come evenly.
+const MEASURED: Duration = Duration::from_millis(1_500);
+const SETTLES: Duration = Duration::from_secs(1);
+
+/// What is under load; ends when it is dropped.
+pub enum Server {
+    Nginx { _nginx: Program },
+    Threads(Workload),
+}
+
+/// Which server.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Its defaults: an event loop, a backlog of 511.
+    Nginx,
+    /// A thread for each connection, and this backlog.
+    Threads { backlog: u32 },
+}
+
+impl Server {
+    /// Starts it on an address of its own.
+    pub fn start(stage: &mut Stage, kind: Kind) -> (Self, SocketAddr) {
+        let addr = stage.fresh_addr();
+        let server = match kind {
+            Kind::Nginx => Self::Nginx { _nginx: stage.servers.nginx(&stage.dir(addr), addr, &page()) },
+            Kind::Threads { backlog } => {
+                let (addr, backlog) = (format!("--addr={addr}"), format!("--backlog={backlog}"));
+                let (threads, service) = (format!("--threads={THREADS}"), format!("--service={SERVICE}"));
+                Self::Threads(workload(&["serve", &addr, &backlog, &threads, &service]))
+            }
+        };
+        (server, addr)
+    }
+
+    /// Connections that a server of this kind completes in a second under wrk, where it is never idle. It is another one than those
+    /// that are judged: its queue stands, and rightly so.
+    pub fn capacity_per_sec(stage: &mut Stage, kind: Kind) -> f64 {
+        let (_server, addr) = Self::start(stage, kind);
+        let connections = match kind {
+            Kind::Nginx => SATURATING,
+            Kind::Threads { .. } => THREADS + SATURATING,
+        };
+        let lasting = SETTLES + 2 * MEASURED;
+        let _wrk = Program::start(&mut stage.servers.wrk(addr, connections, lasting.as_secs() as u32));
+        sleep(SETTLES);
+        let mut counters = Counters::open().expect("the namespace's counters can be read");
+        let mut look = || counters.look().expect("the namespace's counters can be read");
+        let first = look();
+        sleep(MEASURED);
+        let last = look();
+        // wrk opens a connection for each that is answered.
+        (last.arrived - first.arrived) as f64 / (last.at - first.at).as_secs_f64()
+    }
+
+    /// Stops the process for so long, and lets it go on.
+    pub fn pause(&self, lasting: Duration) {
+        self.signal(libc::SIGSTOP);
+        sleep(lasting);
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Sends a signal to the threaded server.
+    pub fn signal(&self, signal: libc::c_int) {
+        let Self::Threads(workload) = self else { panic!("nginx is more than one process") };
+        // SAFETY: a signal to a child that was not waited for yet.
+        let sent = unsafe { libc::kill(workload.pid() as i32, signal) };
+        assert_eq!(sent, 0, "the server is there");
+    }
+}
+
+/// Lines of numbers: they compress, and not for nothing.
+fn page() -> Vec<u8> {
+    let mut page: Vec<u8> = (1..PAGE_BYTES).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    page.truncate(PAGE_BYTES);
+    page
+}

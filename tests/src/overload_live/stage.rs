@@ -1,0 +1,83 @@
+//! Where a live test plays: the installed agent on its defaults, and a network namespace of the test's own in which one server at
+//! a time is loaded.
+
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use spillway_agent::{config::Config, kernel::Probe};
+use spillway_tests::{
+    ANY_PORT, Running, Scratch, Servers, Workload, in_real_time, is_root, own_network, run_with, sensors_with, skip,
+};
+
+/// The first port that is listened on: a server that is started anew is a listener that was never seen.
+const FIRST_PORT: u16 = 8_000;
+
+/// What a test plays on.
+pub struct Stage {
+    pub servers: Servers,
+    /// From which wait on a connection counts as standing, and how long a queue stands before it is an overload.
+    pub target: Duration,
+    pub sustain: Duration,
+    running: Running,
+    netns: u32,
+    scratch: Scratch,
+    next_port: u16,
+}
+
+impl Stage {
+    /// Starts the agent, then enters the namespace; `None`, told as a skip, where that cannot be.
+    pub fn set(test: &str) -> Option<Self> {
+        if !is_root(test) {
+            return None;
+        }
+        let servers = Servers::find().inspect_err(|reason| skip(test, reason)).ok()?;
+        drop(sensors_with(Probe::AcceptQueue, test)?);
+        let scratch = Scratch::make(test);
+        let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
+        command.arg("--json");
+        let running = Running::start(command);
+        let netns = own_network().expect("root can make a network namespace");
+        let overload = Config::default().detect.overload;
+        let (target, sustain) = (overload.target, overload.sustain);
+        Some(Self { servers, target, sustain, running, netns, scratch, next_port: FIRST_PORT })
+    }
+
+    /// An address that nobody listened on so far.
+    pub fn fresh_addr(&mut self) -> SocketAddr {
+        self.next_port += 1;
+        SocketAddr::from(([127, 0, 0, 1], self.next_port - 1))
+    }
+
+    /// A directory for a server's files.
+    pub fn dir(&self, addr: SocketAddr) -> std::path::PathBuf {
+        self.scratch.0.join(addr.port().to_string())
+    }
+
+    /// When an overload of this listener was claimed, by the arrival of the agent's line.
+    pub fn claimed(&self, addr: SocketAddr) -> Option<Instant> {
+        self.claims().into_iter().find(|(_, claim)| claim["addr"] == addr.to_string()).map(|(at, _)| at)
+    }
+
+    /// Every overload that was claimed in this namespace.
+    pub fn claims(&self) -> Vec<(Instant, Value)> {
+        let printed = self.running.printed_at().into_iter();
+        let parsed = printed.filter_map(|line| Some((line.at, serde_json::from_str::<Value>(&line.line).ok()?)));
+        let raised = parsed.filter(|(_, line)| line["verdict"] == "overload" && line["state"] == "raised");
+        raised.filter(|(_, claim)| claim["netns"] == self.netns).collect()
+    }
+
+    /// Asks the agent to stop, which it must do well.
+    pub fn clear(self) {
+        let (code, log) = self.running.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+/// A workload of the tests' own, ahead of what else runs here.
+pub fn workload(args: &[&str]) -> Workload {
+    Workload::start(in_real_time(&mut Command::new(env!("CARGO_BIN_EXE_workload"))).args(args))
+}

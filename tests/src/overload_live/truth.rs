@@ -1,0 +1,246 @@
+//! What a listener's queue did, seen by other means than the agent's: every two milliseconds the queue's depth from
+//! `/proc/net/tcp`, connections made so far from `PassiveOpens`, and `ListenOverflows`, all of the test's own namespace.
+//!
+//! The queue is first in, first out. So with `arrived` connections of which `depth` wait, the head is number
+//! `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes one listener in the namespace.
+//! A look that came late, on a busy machine, only makes heads seem younger; how late is reported.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use spillway_tests::{now, real_time};
+
+/// Time between two looks: short against the 5 ms from which a wait counts.
+const EVERY: Duration = Duration::from_millis(2);
+
+/// One look.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    pub at: Instant,
+    pub depth: u64,
+    /// Connections that were established so far.
+    pub arrived: u64,
+    pub overflows: u64,
+}
+
+/// Looks until it is asked what it saw.
+pub struct Truth {
+    stop: Arc<AtomicBool>,
+    looks: Arc<Mutex<Vec<Look>>>,
+    looking: JoinHandle<()>,
+}
+
+impl Truth {
+    /// Begins to look at the one listener of this thread's namespace.
+    pub fn watch() -> Self {
+        let (stop, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (stopped, seen) = (stop.clone(), looks.clone());
+        let looking = thread::spawn(move || {
+            // Where that is not allowed, looks come later.
+            let _ = real_time();
+            let mut counters = Counters::open().expect("the namespace's counters can be read");
+            while !stopped.load(Ordering::Relaxed) {
+                let look = counters.look().expect("the namespace's counters can be read");
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+                thread::sleep(EVERY);
+            }
+        });
+        Self { stop, looks, looking }
+    }
+
+    /// Whether a connection was refused room since it began.
+    pub fn overflowed(&self) -> bool {
+        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.first().zip(looks.last()).is_some_and(|(first, last)| last.overflows > first.overflows)
+    }
+
+    /// Ends it, and gives what it saw.
+    pub fn end(self) -> History {
+        self.stop.store(true, Ordering::Relaxed);
+        self.looking.join().expect("looking does not panic");
+        History { looks: std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner)) }
+    }
+}
+
+/// Files of a namespace, held open: whoever reads them, they tell of the namespace in which they were opened.
+pub struct Counters {
+    tcp: File,
+    snmp: File,
+    netstat: File,
+    text: Vec<u8>,
+}
+
+impl Counters {
+    /// Those of this thread's namespace.
+    pub fn open() -> io::Result<Self> {
+        let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
+        Ok(Self { tcp: open("tcp")?, snmp: open("snmp")?, netstat: open("netstat")?, text: vec![0; 16 << 10] })
+    }
+
+    /// Reads them.
+    pub fn look(&mut self) -> io::Result<Look> {
+        let arrived = counter(read(&self.snmp, &mut self.text)?, "Tcp:", "PassiveOpens");
+        // Header and first line, each 150 bytes: asked for more, the kernel would walk the table of all connections.
+        let length = self.tcp.read_at(&mut self.text[..300], 0)?;
+        let depth = listener_depth(&String::from_utf8_lossy(&self.text[..length]));
+        let at = now();
+        let overflows = counter(read(&self.netstat, &mut self.text)?, "TcpExt:", "ListenOverflows");
+        Ok(Look { at, depth, arrived, overflows })
+    }
+}
+
+fn read<'a>(file: &File, into: &'a mut [u8]) -> io::Result<&'a str> {
+    let length = file.read_at(into, 0)?;
+    std::str::from_utf8(&into[..length]).map_err(io::Error::other)
+}
+
+/// The value below a name, in the two lines of a group.
+fn counter(text: &str, group: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(known, _)| *known == name);
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("{group} has no {name}: {text}"))
+}
+
+/// What waits at the listener of the first line: the kernel shows it where other sockets have bytes to read.
+fn listener_depth(text: &str) -> u64 {
+    let mut fields = text.lines().nth(1).unwrap_or("").split_whitespace().skip(3);
+    let (state, queues) = (fields.next(), fields.next());
+    let depth = queues.and_then(|queues| u64::from_str_radix(queues.split_once(':')?.1, 16).ok());
+    // 0A is LISTEN; a listener that has closed has no queue.
+    depth.filter(|_| state == Some("0A")).unwrap_or(0)
+}
+
+/// A stretch of time in which the head of the queue was never younger than the target.
+#[derive(Debug, Clone, Copy)]
+pub struct Stand {
+    pub from: Instant,
+    pub to: Instant,
+}
+
+/// What was seen, oldest first.
+pub struct History {
+    looks: Vec<Look>,
+}
+
+impl History {
+    /// Every stretch in which the queue stood.
+    pub fn stands(&self, target: Duration) -> Vec<Stand> {
+        let mut stands: Vec<Stand> = Vec::new();
+        let mut stood = false;
+        let mut head_came = 0;
+        for look in &self.looks {
+            let head = (look.arrived + 1).saturating_sub(look.depth);
+            while self.looks[head_came].arrived < head && self.looks[head_came].at < look.at {
+                head_came += 1;
+            }
+            let stands_now = look.depth > 0 && look.at - self.looks[head_came].at >= target;
+            match stands.last_mut() {
+                Some(stand) if stands_now && stood => stand.to = look.at,
+                _ if stands_now => stands.push(Stand { from: look.at, to: look.at }),
+                _ => {}
+            }
+            stood = stands_now;
+        }
+        stands
+    }
+
+    /// The longest of them; zero where it never stood.
+    pub fn longest_stand(&self, target: Duration) -> Duration {
+        self.stands(target).iter().map(|stand| stand.to - stand.from).max().unwrap_or_default()
+    }
+
+    /// When it had first stood throughout `sustain`.
+    pub fn stood_throughout(&self, target: Duration, sustain: Duration) -> Option<Instant> {
+        let stands = self.stands(target);
+        stands.iter().find(|stand| stand.to - stand.from >= sustain).map(|stand| stand.from + sustain)
+    }
+
+    /// The first look that showed a connection waiting, of those after which no look showed none.
+    pub fn waits_since(&self) -> Option<Instant> {
+        let waiting = self.looks.iter().rev().take_while(|look| look.depth > 0);
+        waiting.last().map(|look| look.at)
+    }
+
+    /// When the first connection was refused room.
+    pub fn first_overflow(&self) -> Option<Instant> {
+        let before = self.looks.first()?.overflows;
+        self.looks.iter().find(|look| look.overflows > before).map(|look| look.at)
+    }
+
+    /// Connections a second that arrived between two instants.
+    pub fn arrivals_per_sec(&self, from: Instant, to: Instant) -> f64 {
+        let within: Vec<_> = self.looks.iter().filter(|look| look.at >= from && look.at <= to).collect();
+        match (within.first(), within.last()) {
+            (Some(first), Some(last)) if last.at > first.at => {
+                (last.arrived - first.arrived) as f64 / (last.at - first.at).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Deepest queue that was seen.
+    pub fn deepest(&self) -> u64 {
+        self.looks.iter().map(|look| look.depth).max().unwrap_or(0)
+    }
+
+    /// First and last look.
+    pub fn span(&self) -> Option<(Instant, Instant)> {
+        Some((self.looks.first()?.at, self.looks.last()?.at))
+    }
+
+    /// The longest time in which it did not look.
+    pub fn longest_gap(&self) -> Duration {
+        self.looks.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks 2 ms apart, each with what waits and what has come.
+    fn history(seen: impl IntoIterator<Item = (u64, u64)>) -> History {
+        let start = now();
+        let look = |(n, (depth, arrived))| Look { at: start + EVERY * n, depth, arrived, overflows: 0 };
+        History { looks: (0..).zip(seen).map(look).collect() }
+    }
+
+    const TARGET: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn a_queue_that_turns_over_quickly_does_not_stand() {
+        // One waits at every look, each time another.
+        let moving = history((0..100).map(|n| (1, n)));
+        assert_eq!(moving.longest_stand(TARGET), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_queue_stands_as_long_as_its_heads_are_old() {
+        // Ten wait from the tenth look on, and each look one is accepted and one comes: a head has waited for 18 ms.
+        let standing = history((0..10).map(|n| (n, n)).chain((10..60).map(|n| (10, n))).chain([(0, 60), (1, 61)]));
+        let stands = standing.stands(TARGET);
+        assert_eq!(stands.len(), 1, "{stands:?}");
+        let since_start = |at: Instant| (at - standing.looks[0].at).as_millis();
+        // Number 1 came in look 1 and was 6 ms old in look 4; look 59 was the last at which ten waited.
+        assert_eq!((since_start(stands[0].from), since_start(stands[0].to)), (8, 118));
+    }
+
+    #[test]
+    fn the_listener_of_a_namespace_is_read() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
+                    0: 0100007F:1F40 00000000:0000 0A 00000000:0000001F 00:00000000 00000000     0";
+        assert_eq!(listener_depth(text), 31);
+        assert_eq!(listener_depth(&text.replace(" 0A ", " 01 ")), 0);
+        assert_eq!(listener_depth(""), 0);
+    }
+}

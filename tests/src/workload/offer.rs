@@ -1,0 +1,183 @@
+//! An open load: connections come when they are due, whatever became of those before.
+//!
+//! A client that waits for its answers before it asks again slows down with the server and hides an overload; this one does not.
+//! Arrivals are random and independent (Poisson), at a rate that may rise, with bursts on top. Each connection sends one
+//! HTTP request and is closed with the answer's end. Never blocks; holds at most [`OPEN_MAX`] connections, and counts those that it
+//! could not open for that.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::sockets::{allow_files, connect};
+use super::system::{Random, now, ready, say};
+
+/// How many connections are open at most.
+const OPEN_MAX: usize = 8_192;
+/// Rates that one thread keeps up with; a connection costs it some 50 µs.
+const RATE_MAX: f64 = 10_000.0;
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 256;
+
+/// What is offered, and for how long.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Connections a second at first.
+    pub rate_per_sec: f64,
+    /// Connections a second in the end; the rate moves there in a straight line.
+    pub to_rate_per_sec: f64,
+    /// How long it moves.
+    pub ramp: Duration,
+    /// Connections of a burst, made as fast as they can be.
+    pub burst: u32,
+    /// Time from one burst to the next.
+    pub burst_every: Duration,
+    /// When it ends.
+    pub lasting: Duration,
+}
+
+impl Offer {
+    fn rate_at(&self, elapsed: Duration) -> f64 {
+        let share = if self.ramp.is_zero() { 1.0 } else { elapsed.div_duration_f64(self.ramp).min(1.0) };
+        self.rate_per_sec + share * (self.to_rate_per_sec - self.rate_per_sec)
+    }
+}
+
+/// Offers it to the server at `addr`; the ready line comes before the first connection, the last line counts them.
+pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
+    for rate in [offer.rate_per_sec, offer.to_rate_per_sec] {
+        if !(0.0..=RATE_MAX).contains(&rate) {
+            bail!("a rate of {rate} a second is not between 0 and {RATE_MAX}");
+        }
+    }
+    allow_files(OPEN_MAX as u64 + 64)?;
+    let mut clients = Clients::new(addr)?;
+    ready(Some(addr.to_string()))?;
+    let (start, mut random) = (now(), Random(0x5EED));
+    let mut due = Duration::ZERO;
+    let mut burst_due = offer.burst_every;
+    while start.elapsed() < offer.lasting {
+        while due <= start.elapsed() {
+            let rate = offer.rate_at(due);
+            // At no rate at all it is asked again in a moment.
+            let gap = if rate > 0.0 { -(1.0 - random.share()).ln() / rate } else { 0.01 };
+            due += Duration::from_secs_f64(gap);
+            if rate > 0.0 {
+                clients.open()?;
+            }
+        }
+        if offer.burst > 0 && burst_due <= start.elapsed() {
+            burst_due += offer.burst_every;
+            for _ in 0..offer.burst {
+                clients.open()?;
+            }
+        }
+        clients.turn(due.saturating_sub(start.elapsed()))?;
+    }
+    let Clients { started, answered, failed, not_opened, .. } = clients;
+    say(&json!({"event": "done", "started": started, "answered": answered, "failed": failed, "not_opened": not_opened}))
+}
+
+/// The connections that are open.
+struct Clients {
+    addr: SocketAddr,
+    epoll: OwnedFd,
+    open: HashMap<RawFd, Client>,
+    started: u64,
+    answered: u64,
+    failed: u64,
+    not_opened: u64,
+}
+
+struct Client {
+    stream: TcpStream,
+    asked: bool,
+    heard: bool,
+}
+
+impl Clients {
+    fn new(addr: SocketAddr) -> anyhow::Result<Self> {
+        // SAFETY: epoll_create1 takes a number; the result is checked before it is owned.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error()).context("no epoll");
+        }
+        // SAFETY: the descriptor was just made, is open, and nothing else owns it.
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { addr, epoll, open: HashMap::new(), started: 0, answered: 0, failed: 0, not_opened: 0 })
+    }
+
+    /// Begins to connect. A connection that cannot be opened is one more that failed.
+    fn open(&mut self) -> anyhow::Result<()> {
+        if self.open.len() >= OPEN_MAX {
+            self.not_opened += 1;
+            return Ok(());
+        }
+        self.started += 1;
+        let Ok(stream) = connect(self.addr) else {
+            self.failed += 1;
+            return Ok(());
+        };
+        let fd = stream.as_raw_fd();
+        let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let mut event = libc::epoll_event { events: edges as u32, u64: fd as u64 };
+        // SAFETY: epoll_ctl reads one event, which lives here; both descriptors are open. Closing one takes it out.
+        if unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
+            return Err(std::io::Error::last_os_error()).context("epoll takes no more");
+        }
+        self.open.insert(fd, Client { stream, asked: false, heard: false });
+        Ok(())
+    }
+
+    /// Waits so long for events, a millisecond at the least, and does what can be done without waiting.
+    fn turn(&mut self, wait: Duration) -> anyhow::Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let wait_ms = wait.as_millis().clamp(1, 20) as libc::c_int;
+        // SAFETY: the kernel writes at most as many events as it is told, which there is room for.
+        let count =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS as libc::c_int, wait_ms) };
+        for event in &events[..usize::try_from(count).unwrap_or(0)] {
+            let fd = event.u64 as RawFd;
+            match self.open.get_mut(&fd).map(Client::turn) {
+                Some(Turn::Answered) => self.answered += 1,
+                Some(Turn::Failed) => self.failed += 1,
+                Some(Turn::Waiting) | None => continue,
+            }
+            self.open.remove(&fd);
+        }
+        Ok(())
+    }
+}
+
+enum Turn {
+    Waiting,
+    Answered,
+    Failed,
+}
+
+impl Client {
+    fn turn(&mut self) -> Turn {
+        let pending = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected);
+        if !self.asked {
+            match self.stream.write(REQUEST) {
+                Ok(_) => self.asked = true,
+                Err(error) if pending(&error) => return Turn::Waiting,
+                Err(_) => return Turn::Failed,
+            }
+        }
+        loop {
+            match self.stream.read(&mut [0; 4096]) {
+                Ok(0) => return if self.heard { Turn::Answered } else { Turn::Failed },
+                Ok(_) => self.heard = true,
+                Err(error) if pending(&error) => return Turn::Waiting,
+                Err(_) => return Turn::Failed,
+            }
+        }
+    }
+}
