@@ -192,12 +192,14 @@ impl Seen {
             backlog_max: self.sim.plan.backlog_max,
             accepted_total,
             arrived_total: Some(narrow(arrived)),
+            found_empty_us: socket.found_empty.filter(|_| sockets == 1).map(|then| (now - then) / 1_000),
             overflows_total: Some(narrow(began.wrapping_add(socket.counts.dropped))),
             sojourn_min_us: waits.map(|waits| waits.0),
             sojourn_mean_us: waits.map(|waits| waits.1),
             sojourn_p99_us: waits.map(|waits| waits.2),
             oldest_wait_us,
             strain,
+            ..ListenerFact::default()
         };
         self.tell(Fact::Listener(fact));
     }
@@ -233,6 +235,7 @@ impl Seen {
             psi_cpu_some_percent: Some(blur(cpu.unwrap_or(0.0), 5.0)),
             psi_memory_some_percent: Some(blur(memory.unwrap_or(0.0), 1.0)),
             busiest_thread_percent: Some(blur(100.0 * runs, 3.0)),
+            thread_waits_percent: Some(blur(cpu.unwrap_or(0.0), 3.0)),
             retransmits: Some(latest.retransmits - last.retransmits),
             refused: Some(latest.refused - last.refused),
         })

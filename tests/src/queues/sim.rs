@@ -205,7 +205,7 @@ impl Sim {
             }
             Event::Opens(place) => {
                 let socket = &mut self.sockets[usize::from(place)];
-                (socket.open, socket.empty_t) = (true, self.now);
+                (socket.open, socket.empty_t, socket.found_empty) = (true, self.now, None);
                 self.take(usize::from(place));
             }
             Event::Closes(place) => self.close(usize::from(place)),
@@ -269,6 +269,9 @@ impl Sim {
         let (now, socket) = (self.now, &mut self.sockets[place]);
         if socket.has_room(self.plan.backlog_max) {
             socket.counts.arrived += 1;
+            if socket.queue.is_empty() {
+                socket.found_empty = Some(now);
+            }
             socket.queue.push_back(Waiting { since: now, client });
             return self.take(place);
         }

@@ -53,6 +53,8 @@ pub(super) struct Socket {
     pub(super) waits_us: Vec<u32>,
     /// When the queue was last empty.
     pub(super) empty_t: Nanos,
+    /// When a connection last found it empty as it came.
+    pub(super) found_empty: Option<Nanos>,
     /// Worker-nanoseconds of service since the run began.
     pub(super) busy_total: u64,
     /// Since when nothing is accepted any more.
@@ -81,6 +83,7 @@ impl Socket {
             counts: Counts::default(),
             waits_us: Vec::new(),
             empty_t: 0,
+            found_empty: None,
             busy_total: 0,
             stopped: None,
             turn: None,
