@@ -25,6 +25,7 @@ mod queue;
 mod rates;
 mod run;
 mod scarce;
+mod usual;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -88,12 +88,22 @@ impl Rule for Detector {
                     addr: claim.addr.to_string(),
                     raised_secs: verdict.t,
                     cleared_secs: None,
-                    scarce: None,
+                    scarce: claim.scarce.map(scarce),
                     why: verdict.why,
                 }),
                 State::Cleared => clear(claims, &claim.addr, verdict.t),
             }
         }
+    }
+}
+
+fn scarce(said: detect::Scarce) -> Scarce {
+    match said {
+        detect::Scarce::Cpu => Scarce::Cpu,
+        detect::Scarce::Memory => Scarce::Memory,
+        detect::Scarce::AcceptLoop => Scarce::AcceptLoop,
+        detect::Scarce::Backlog => Scarce::Backlog,
+        detect::Scarce::Workers => Scarce::Workers,
     }
 }
 

@@ -17,14 +17,12 @@ const APART_SECS: f64 = 1.0;
 pub(super) struct Drops {
     /// Oldest first.
     times: [Option<f64>; TIMES],
-    last_t: Option<f64>,
 }
 
 impl Drops {
     /// Connections were dropped at `t`.
     pub(super) fn note(&mut self, t: f64) {
-        let is_same = self.last_t.replace(t).is_some_and(|last_t| t - last_t < APART_SECS);
-        if !is_same {
+        if self.times[TIMES - 1].is_none_or(|last_t| t - last_t >= APART_SECS) {
             self.times.rotate_left(1);
             self.times[TIMES - 1] = Some(t);
         }
@@ -52,5 +50,8 @@ mod tests {
         assert!(!drops.recur(60.1));
         drops.note(90.0);
         assert!(!drops.recur(90.0));
+        let mut steady = Drops::default();
+        (0..30).for_each(|step| steady.note(f64::from(step) / 10.0));
+        assert!(steady.recur(3.0), "without a break is again and again");
     }
 }

@@ -10,16 +10,15 @@ use crate::detect::trend::{POINTS_MAX, Point, theil_sen};
 /// Looks kept: at the default interval a second and a half.
 const LOOKS_MAX: usize = POINTS_MAX;
 
-/// Over how long a queue is seen to drain: what is left of half a second, after which queues are judged, behind a pause of 200 ms.
-const DRAINS_OVER_SECS: f64 = 0.3;
+/// How far a queue must have moved to be on its way, in standard deviations of what came and went since. One only: what is in doubt is
+/// asked again at the next look.
+const TREND_SIGMAS: f64 = 1.0;
 
-/// How far a queue must have fallen to be draining, in standard deviations of what came and went. Half of one, because the
-/// doubt is the other way round here: a queue that stands falls so far by chance in three of ten looks, and is claimed a look later.
-const DRAINS_SIGMAS: f64 = 0.5;
+/// Rises that may be one burst of 100 ms or one pause of 200 ms, in looks of the default interval...
+const BURST_LOOKS: usize = 3;
 
-/// A queue that at this pace takes longer to drain than this does not drain. Two seconds: the rest of a pause of 200 ms at nine
-/// tenths of capacity.
-const DRAINS_WITHIN_SECS: f64 = 2.0;
+/// ...if each is farther than this from what chance does, in standard deviations of one look.
+const BURST_SIGMAS: f64 = 3.0;
 
 /// Looks in a row with growth and accepts that show a queue filling. A pause of 200 ms or a burst of 100 ms shows growth in three
 /// looks at most, and one of them then saw no accept.
@@ -29,8 +28,22 @@ const FILLS_LOOKS: usize = 3;
 /// nine times of capacity nobody waits for three looks.
 const FILLS_ACCEPTED_SHARE: f64 = 0.125;
 
-/// How far it must have grown in them, in standard deviations. Few, because the looks beside each other say it again. A guess.
-const FILLS_SIGMAS: f64 = 3.0;
+/// How far it must have grown in them, in standard deviations: a busy queue is asked 36,000 times an hour.
+const FILLS_SIGMAS: f64 = 4.5;
+
+/// Share of that which each look must show at least of its third: behind a burst the queue goes on to grow by chance.
+const FILLS_EVENLY: f64 = 0.5;
+
+/// Where a queue is on its way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trend {
+    /// To be empty, as what a burst or a pause has left behind.
+    Drains,
+    /// Neither is sure.
+    Unclear,
+    /// To overflow.
+    Grows,
+}
 
 /// One look.
 #[derive(Debug, Clone, Copy, Default)]
@@ -74,27 +87,47 @@ impl Looks {
         theil_sen(&points[..self.len]).unwrap_or(0.0)
     }
 
-    /// Whether the queue is about to be empty by itself: what a burst or a pause has left behind.
-    pub(super) fn drains(&self) -> bool {
-        let Some(last) = self.all().last() else { return false };
-        let from = self.all().partition_point(|look| look.t + 1e-6 < last.t - DRAINS_OVER_SECS);
-        let window = &self.all()[from..];
-        let (first, secs) = (window[0], last.t - window[0].t);
-        let fallen = f64::from(first.depth) - f64::from(last.depth);
-        let left_secs = f64::from(last.depth) / fallen * secs;
-        fallen >= 1.0 && fallen >= DRAINS_SIGMAS * scatter(window) && left_secs <= DRAINS_WITHIN_SECS
+    /// Where the queue is on its way to, but for what a burst or a pause has put in it.
+    pub(super) fn trend(&self) -> Trend {
+        let peak = self.all().iter().rposition(|look| self.all().iter().all(|other| other.depth <= look.depth));
+        let (Some(peak), Some(last)) = (peak, self.all().last()) else { return Trend::Unclear };
+        let since_peak = &self.all()[peak..];
+        let fallen = f64::from(since_peak[0].depth) - f64::from(last.depth);
+        if fallen >= 1.0 && fallen >= TREND_SIGMAS * scatter(since_peak) {
+            return Trend::Drains;
+        }
+        let mut bursts = [0.0; BURST_LOOKS];
+        let (mut moved, mut variance) = (0.0, 0.0);
+        for pair in self.all().windows(2) {
+            let (rise, noise) = (f64::from(pair[1].depth) - f64::from(pair[0].depth), scatter(pair));
+            moved += rise;
+            variance += noise * noise;
+            if rise >= BURST_SIGMAS * noise {
+                // The smallest of the largest makes room.
+                bursts.sort_by(f64::total_cmp);
+                bursts[0] = rise.max(bursts[0]);
+            }
+        }
+        let moved = moved - bursts.iter().sum::<f64>();
+        match TREND_SIGMAS * variance.sqrt() {
+            noise if moved >= noise.max(1.0) => Trend::Grows,
+            noise if moved <= -noise.max(1.0) => Trend::Drains,
+            _ => Trend::Unclear,
+        }
     }
 
-    /// How fast the queue fills while connections are accepted all along; `None` where it does not.
-    pub(super) fn fills_per_sec(&self) -> Option<f64> {
+    /// How fast the queue fills from look to look; `None` where it does not. While connections are accepted all along, or else
+    /// whether any are.
+    pub(super) fn fills_per_sec(&self, while_accepting: bool) -> Option<f64> {
         let window = &self.all()[self.len.checked_sub(FILLS_LOOKS + 1)?..];
-        let goes_on = |pair: &[Look]| {
-            let grown = f64::from(pair[1].depth) - f64::from(pair[0].depth);
-            let accepted = pair[1].accepted.unwrap_or(0) as f64;
-            grown > 0.0 && accepted > 1.0 && accepted >= FILLS_ACCEPTED_SHARE * grown
-        };
         let (first, last) = (window[0], window[FILLS_LOOKS]);
         let grown = f64::from(last.depth) - f64::from(first.depth);
+        let goes_on = |pair: &[Look]| {
+            let here = f64::from(pair[1].depth) - f64::from(pair[0].depth);
+            let accepted = pair[1].accepted.unwrap_or(0) as f64;
+            let accepts = accepted > 1.0 && accepted >= FILLS_ACCEPTED_SHARE * here;
+            here >= FILLS_EVENLY * grown / FILLS_LOOKS as f64 && (accepts || !while_accepting)
+        };
         let fills = window.windows(2).all(goes_on) && grown >= FILLS_SIGMAS * scatter(window);
         fills.then(|| grown / (last.t - first.t))
     }
@@ -134,25 +167,29 @@ mod tests {
     #[test]
     fn what_a_pause_left_behind_drains_and_a_queue_that_stands_does_not() {
         // Eight tenths of a thousand a second arrive after 200 ms without an accept.
-        assert!(looks([0, 80, 160, 140, 120, 100, 80], Some(100)).drains());
-        assert!(!looks([40; 16], Some(100)).drains());
-        assert!(!looks([0, 80, 160], Some(100)).drains());
-        // Falling, but for a long time yet.
-        assert!(!looks([4_000, 3_900, 3_800, 3_700, 3_600, 3_500], Some(1_000)).drains());
+        assert_eq!(looks([0, 80, 160, 140, 120, 100, 80], Some(100)).trend(), Trend::Drains);
+        assert_eq!(looks([40; 16], Some(100)).trend(), Trend::Unclear);
+        assert_eq!(looks([0, 80, 160], Some(100)).trend(), Trend::Unclear, "so far it may be a pause");
+        assert_eq!(looks([0, 80, 160, 240, 320, 400], Some(100)).trend(), Trend::Grows);
+        assert_eq!(looks([0, 8, 16, 24, 32, 40, 48], Some(100)).trend(), Trend::Grows);
+        // For a long time yet, but surely.
+        assert_eq!(looks([4_000, 3_900, 3_800, 3_700, 3_600, 3_500], Some(1_000)).trend(), Trend::Drains);
         // By no more than chance.
-        assert!(!looks([50, 49, 50, 48, 49, 48], Some(100)).drains());
-        assert!(looks([30, 25, 20, 15, 10, 5], None).drains());
-        assert!(!looks([0, 80, 160, 140], Some(100)).drains());
+        assert_eq!(looks([0, 80, 160, 155], Some(100)).trend(), Trend::Unclear);
+        assert_eq!(looks([50, 49, 50, 48, 49, 48], Some(100)).trend(), Trend::Unclear);
+        assert_eq!(looks([30, 25, 20, 15, 10, 5], None).trend(), Trend::Drains);
     }
 
     #[test]
     fn a_queue_fills_while_connections_are_accepted_all_along() {
-        let fills = looks([5, 45, 85, 125], Some(100)).fills_per_sec().unwrap();
+        let fills = looks([5, 45, 85, 125], Some(100)).fills_per_sec(true).unwrap();
         assert!((fills - 400.0).abs() < 1e-6);
-        assert_eq!(looks([5, 45, 85, 125], Some(0)).fills_per_sec(), None);
-        assert_eq!(looks([5, 45, 85, 125], None).fills_per_sec(), None);
-        assert_eq!(looks([5, 45, 85, 85], Some(100)).fills_per_sec(), None);
-        assert_eq!(looks([5, 10, 15, 20], Some(100)).fills_per_sec(), None, "within what chance does");
-        assert_eq!(looks([45, 85, 125], Some(100)).fills_per_sec(), None);
+        assert_eq!(looks([5, 45, 85, 125], Some(0)).fills_per_sec(true), None);
+        assert!(looks([5, 45, 85, 125], Some(0)).fills_per_sec(false).is_some());
+        assert_eq!(looks([5, 45, 85, 125], None).fills_per_sec(true), None);
+        assert_eq!(looks([5, 45, 85, 85], Some(100)).fills_per_sec(true), None);
+        assert_eq!(looks([5, 30, 55, 80], Some(200)).fills_per_sec(true), None, "within what chance does");
+        assert_eq!(looks([5, 105, 205, 210], Some(100)).fills_per_sec(true), None, "a burst and what follows it");
+        assert_eq!(looks([45, 85, 125], Some(100)).fills_per_sec(true), None);
     }
 }

@@ -8,6 +8,7 @@ use super::{
     drops::Drops,
     looks::Look,
     run::{DEPTH_MIN, DEPTH_SHARE, Ground, Run, head_secs},
+    usual::Usual,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
@@ -29,6 +30,7 @@ pub(super) struct Queue {
     accepted: Counter,
     overflows: Counter,
     drops: Drops,
+    usual: Usual,
     run: Option<Box<Run>>,
     seen: Seen,
     seen_scan: u32,
@@ -68,36 +70,38 @@ impl Queue {
         let dropped = self.overflows.rise(fact.overflows_total);
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
             // It drained since the last look, and what stands now has begun since.
-            self.run = None;
+            self.end_run(t);
         }
-        let since_t = standing_since(t, fact, self.run.as_deref(), config);
-        match since_t {
+        if dropped > 0 {
+            self.drops.note(t);
+        }
+        match standing_since(t, fact, self.run.as_deref(), config) {
             Some(since_t) => {
                 let run = self.run.get_or_insert_with(|| Box::new(Run::new(since_t, before)));
                 run.look(t, interval_secs, fact, accepted, dropped);
             }
-            None => self.run = None,
+            None => self.end_run(t),
         }
-        let ground = match &mut self.run {
-            Some(run) => {
-                let ground = run.ground(t, fact, config);
-                run.is_overload |= ground.is_some();
-                ground
-            }
-            None => {
-                // What is dropped while the queue stands has another cause than a limit that is too small.
-                if dropped > 0 {
-                    self.drops.note(t);
-                }
-                self.drops.recur(t).then_some(Ground::Dropping)
-            }
-        };
+        let ground = self.run.as_mut().and_then(|run| {
+            let ground = run.ground(t, fact, &self.usual, config);
+            run.is_overload |= ground.is_some();
+            ground
+        });
+        let ground = ground.or_else(|| self.drops.recur(t).then_some(Ground::Dropping));
         let stood_secs = self.run.as_ref().map_or(0.0, |run| t - run.since_t);
         let stands = stood_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
         let is_overload = ground.is_some() || self.run.as_ref().is_some_and(|run| run.is_overload);
         // Told again, it counts nothing anew.
         self.seen = Seen { accepted: Some(0), dropped: 0, ground, is_overload, stands, gap };
         Seen { accepted, dropped, ..self.seen }
+    }
+
+    /// Ends the run, if there is one; what it was like is usual if it was no overload.
+    fn end_run(&mut self, t: f64) {
+        if let Some(run) = self.run.take_if(|run| !run.is_overload) {
+            self.usual.learn(t, run.extremes());
+        }
+        self.run = None;
     }
 
     /// The run that goes on.

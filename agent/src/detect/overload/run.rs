@@ -4,8 +4,9 @@
 //! is seen to drain, unless nothing is accepted at all.
 
 use super::{
-    looks::{Look, Looks},
+    looks::{Look, Looks, Trend},
     scarce::Strain,
+    usual::Usual,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
@@ -13,18 +14,36 @@ use crate::{config::OverloadConfig, sense::ListenerFact};
 /// connects, a stopped acceptor is known within the whole.
 const STUCK_SHARE: f64 = 0.7;
 
-/// Connections accepted in a run without draining it, which is no chance: at eight tenths of capacity a queue of random arrivals forgets what it was
+/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and half as many within twice that: at eight tenths of capacity a queue of random arrivals forgets what it was
 /// within a hundred, at nine tenths within four hundred (M/M/1, relaxation time 1/(1-√ρ)² services).
 const ACCEPTED_MIN: u64 = 2_000;
 
-/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look in 40,000 finds as many waiting.
-const DEEP: u32 = 48;
+/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look in twenty thousand finds as many
+/// waiting where the time that each takes varies as much as in the field (a variance of three squared means).
+const DEEP: u32 = 100;
+
+/// Depth below which a queue that is near its limit has a small limit rather than many waiting.
+const NEAR_LIMIT_MIN: u32 = 48;
+
+/// How many times deeper than it usually is a queue must be.
+const DEPTH_FACTOR: f64 = 1.5;
+
+/// How many times longer than usual nothing must have been accepted: a server that takes a quarter of a second for each
+/// is now and then not heard of for one.
+const GAP_FACTOR: f64 = 2.0;
 
 /// Share of the limit that is deep where the limit is small.
 const LIMIT_SHARE: f64 = 0.5;
 
 /// Share of `sustain` for which a queue must have been that near its limit.
 const NEAR_LIMIT_SHARE: f64 = 0.5;
+
+/// How many times longer what holds must hold while it is not clear that the queue grows: a burst may be draining.
+const UNCLEAR_FACTOR: f64 = 2.0;
+
+/// Share of `sustain` for which nothing must have been accepted where the queue overflows before it is clear that nothing will be.
+/// A pause of 200 ms is shorter, whatever looks it falls between.
+const STALLED_SHARE: f64 = 0.35;
 
 /// Overflow within this time of a queue that fills steadily is not waited for.
 const OVERFLOWS_WITHIN_SECS: f64 = 1.0;
@@ -86,11 +105,15 @@ pub(super) struct Run {
     blind_looks: u32,
     /// Since when it is proven not to have drained between two looks.
     proven_since_t: f64,
-    /// `None` where a look did not count them.
-    accepted: Option<u64>,
+    /// Counted, or where a look could not, estimated.
+    accepted: u64,
+    is_counted: bool,
     /// When a connection was last seen to be accepted, or the first head was established.
     accepted_t: f64,
     head_established_t: f64,
+    /// The longest that was seen between two accepts, and the most that waited.
+    longest_gap_secs: f64,
+    deepest: u32,
     near_limit_since_t: f64,
     full_since_t: f64,
 }
@@ -110,9 +133,12 @@ impl Run {
             looks_total: 0,
             blind_looks: 0,
             proven_since_t: since_t,
-            accepted: Some(0),
+            accepted: 0,
+            is_counted: true,
             accepted_t: since_t,
             head_established_t: since_t,
+            longest_gap_secs: 0.0,
+            deepest: 0,
             near_limit_since_t: f64::INFINITY,
             full_since_t: f64::INFINITY,
         }
@@ -129,9 +155,12 @@ impl Run {
     ) {
         // Before the first look of a run, connections were still being accepted.
         if self.looks_total > 0 {
-            self.accepted = self.accepted.zip(accepted).map(|(sum, more)| sum.saturating_add(more));
+            self.is_counted &= accepted.is_some();
+            let more = accepted.unwrap_or_else(|| likely_accepted(fact, interval_secs));
+            self.accepted = self.accepted.saturating_add(more);
         }
         self.looks.push(Look { t, depth: fact.backlog, accepted });
+        self.deepest = self.deepest.max(fact.backlog);
         self.overflows = self.overflows.saturating_add(dropped);
         self.strain.add(fact.strain.as_ref());
         match head_secs(fact) {
@@ -155,9 +184,12 @@ impl Run {
             self.accepted_t = established_t;
         } else {
             let is_another = (established_t - self.head_established_t).abs() > SAME_HEAD_SECS;
-            if is_another && accepted != Some(0) {
+            // Of a burst all were established at once, so that one head looks like the next; a count tells them, but for one,
+            // by which a count may be ahead.
+            if accepted.is_some_and(|count| count > 1) || (is_another && accepted != Some(0)) {
                 self.accepted_t = t;
             }
+            self.longest_gap_secs = self.longest_gap_secs.max(t - self.accepted_t);
             let is_proven = secs >= interval_secs || fact.sojourn_min_us.is_some() || fact.found_empty_us.is_some();
             if !is_proven {
                 self.proven_since_t = established_t;
@@ -172,30 +204,43 @@ impl Run {
     }
 
     /// On which ground it is an overload now.
-    pub(super) fn ground(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> Option<Ground> {
+    pub(super) fn ground(&self, t: f64, fact: &ListenerFact, usual: &Usual, config: &OverloadConfig) -> Option<Ground> {
         let sustain_secs = config.sustain.as_secs_f64();
-        if self.is_stuck(t, fact, config) {
+        if self.is_stuck(t, fact, config) && t - self.accepted_t >= GAP_FACTOR * usual.gap_secs(t) {
             return Some(Ground::Stuck);
         }
-        if self.looks_total < LOOKS_MIN || self.looks.drains() {
+        let trend = self.looks.trend();
+        if self.looks_total < LOOKS_MIN || trend == Trend::Drains {
             return None;
         }
+        let sure = if trend == Trend::Grows { 1.0 } else { UNCLEAR_FACTOR };
         if !self.by_age {
             let deep = reached(t - self.since_t, DEPTH_SUSTAIN_FACTOR * sustain_secs)
                 || (self.overflows > 0 && reached(t - self.full_since_t, sustain_secs));
             return deep.then_some(Ground::Deep);
         }
-        if reached(t - self.near_limit_since_t, NEAR_LIMIT_SHARE * sustain_secs) {
+        if reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs) {
             return Some(Ground::NearLimit);
         }
-        if self.overflow_secs(fact).is_some_and(|secs| secs <= OVERFLOWS_WITHIN_SECS) {
+        let gap_secs = t - self.accepted_t;
+        let is_stalled = gap_secs >= (STALLED_SHARE * sustain_secs).max(GAP_FACTOR * usual.gap_secs(t));
+        if self.overflow_secs(fact, !is_stalled).is_some_and(|secs| secs <= OVERFLOWS_WITHIN_SECS) {
             return Some(Ground::Filling);
         }
-        let counted = self.accepted.is_none_or(|count| count >= ACCEPTED_MIN) || fact.backlog >= DEEP;
-        let factor = if self.accepted.is_some() { 1.0 } else { UNCOUNTED_FACTOR };
-        let stands = reached(t - self.proven_since_t, factor * sustain_secs)
-            || reached(t - self.since_t, UNPROVEN_FACTOR * sustain_secs);
-        (counted && stands).then_some(Ground::Standing)
+        let deep = f64::from(fact.backlog) >= f64::from(DEEP).max(DEPTH_FACTOR * usual.depth(t));
+        let stands = |factor: f64| {
+            let secs = factor * if self.is_counted { 1.0 } else { UNCOUNTED_FACTOR } * sustain_secs;
+            reached(t - self.proven_since_t, secs) || reached(t - self.since_t, UNPROVEN_FACTOR * secs)
+        };
+        let is_standing = (deep && stands(sure))
+            || (self.accepted >= ACCEPTED_MIN && stands(1.0))
+            || (self.accepted >= ACCEPTED_MIN / 2 && stands(2.0));
+        is_standing.then_some(Ground::Standing)
+    }
+
+    /// What it was like, for as long as nothing was wrong with it: the longest between two accepts, and the deepest.
+    pub(super) fn extremes(&self) -> (f64, u32) {
+        (self.longest_gap_secs, self.deepest)
     }
 
     /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to go meanwhile.
@@ -205,9 +250,16 @@ impl Run {
     }
 
     /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not fill.
-    fn overflow_secs(&self, fact: &ListenerFact) -> Option<f64> {
-        Some(room(fact) / self.looks.fills_per_sec()?)
+    fn overflow_secs(&self, fact: &ListenerFact, while_accepting: bool) -> Option<f64> {
+        Some(room(fact) / self.looks.fills_per_sec(while_accepting)?)
     }
+}
+
+/// Connections that were likely accepted in the last seconds, by Little's law: those that wait came since their head did, and
+/// as many went.
+fn likely_accepted(fact: &ListenerFact, interval_secs: f64) -> u64 {
+    let secs = head_secs(fact).unwrap_or(0.0);
+    if secs > 0.0 { (f64::from(fact.backlog) / secs * interval_secs) as u64 } else { 0 }
 }
 
 /// Connections that still find room.
@@ -222,7 +274,7 @@ pub(super) fn is_full(fact: &ListenerFact) -> bool {
 
 fn is_near_limit(fact: &ListenerFact) -> bool {
     let half = (f64::from(fact.backlog_max) * LIMIT_SHARE).ceil() as u32;
-    fact.backlog >= half.max(DEEP.min(fact.backlog_max)).max(1)
+    fact.backlog >= half.max(NEAR_LIMIT_MIN.min(fact.backlog_max)).max(1)
 }
 
 /// How long the connection at the head has waited, in seconds; `None` where that is not seen.
