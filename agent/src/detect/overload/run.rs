@@ -114,6 +114,7 @@ pub(super) struct Run {
     /// The longest that was seen between two accepts, and the most that waited.
     longest_gap_secs: f64,
     deepest: u32,
+    accepted_at_deepest: u64,
     near_limit_since_t: f64,
     full_since_t: f64,
 }
@@ -139,6 +140,7 @@ impl Run {
             head_established_t: since_t,
             longest_gap_secs: 0.0,
             deepest: 0,
+            accepted_at_deepest: 0,
             near_limit_since_t: f64::INFINITY,
             full_since_t: f64::INFINITY,
         }
@@ -160,7 +162,9 @@ impl Run {
             self.accepted = self.accepted.saturating_add(more);
         }
         self.looks.push(Look { t, depth: fact.backlog, accepted });
-        self.deepest = self.deepest.max(fact.backlog);
+        if fact.backlog >= self.deepest {
+            (self.deepest, self.accepted_at_deepest) = (fact.backlog, self.accepted);
+        }
         self.overflows = self.overflows.saturating_add(dropped);
         self.strain.add(fact.strain.as_ref());
         match head_secs(fact) {
@@ -209,7 +213,7 @@ impl Run {
         if self.is_stuck(t, fact, config) && t - self.accepted_t >= GAP_FACTOR * usual.gap_secs(t) {
             return Some(Ground::Stuck);
         }
-        let trend = self.looks.trend();
+        let trend = self.trend(fact);
         if self.looks_total < LOOKS_MIN || trend == Trend::Drains {
             return None;
         }
@@ -236,6 +240,20 @@ impl Run {
             || (self.accepted >= ACCEPTED_MIN && stands(1.0))
             || (self.accepted >= ACCEPTED_MIN / 2 && stands(2.0));
         is_standing.then_some(Ground::Standing)
+    }
+
+    /// Where it is on its way to. What the last looks leave open, its peak may tell: a large burst takes long to drain.
+    fn trend(&self, fact: &ListenerFact) -> Trend {
+        match self.looks.trend() {
+            Trend::Unclear if self.has_fallen(fact) => Trend::Drains,
+            trend => trend,
+        }
+    }
+
+    fn has_fallen(&self, fact: &ListenerFact) -> bool {
+        let fallen = f64::from(self.deepest.saturating_sub(fact.backlog));
+        let gone = self.accepted.saturating_sub(self.accepted_at_deepest) as f64;
+        fallen >= 1.0 && fallen >= (2.0 * gone).sqrt()
     }
 
     /// What it was like, for as long as nothing was wrong with it: the longest between two accepts, and the deepest.
