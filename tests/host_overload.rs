@@ -1,4 +1,4 @@
-//! Live: when an overload is claimed, against what the queue really did. nginx under wrk and a thread-per-connection server, each in
+//! Live: when an overload is claimed, against what the queue really did. nginx, HAProxy and a thread-per-connection server, each in
 //! a network namespace of the test's own; the installed agent on its defaults, which watches the whole host.
 
 #[path = "src/overload_live/mod.rs"]
@@ -9,7 +9,7 @@ use std::{env, thread::sleep, time::Duration};
 use overload_live::{
     load::{ramp, random, steady},
     report::{Ramped, judge, print},
-    server::{Kind, Server, THREADS},
+    server::{Kind, Server},
     stage::Stage,
     truth::Truth,
 };
@@ -68,8 +68,8 @@ fn one_ramp(stage: &mut Stage, kind: Kind) -> Ramped {
 }
 
 #[test]
-fn nginx_at_four_fifths_with_bursts_is_never_claimed() {
-    never_claimed("nginx_at_four_fifths_with_bursts_is_never_claimed", Kind::Nginx);
+fn haproxy_at_four_fifths_with_bursts_is_never_claimed() {
+    never_claimed("haproxy_at_four_fifths_with_bursts_is_never_claimed", Kind::Haproxy);
 }
 
 #[test]
@@ -82,10 +82,7 @@ fn never_claimed(test: &str, kind: Kind) {
     let capacity_per_sec = Server::capacity_per_sec(&mut stage, kind);
     let (_server, addr) = Server::start(&mut stage, kind);
     let truth = Truth::watch();
-    let idle = match kind {
-        Kind::Nginx => 0.0,
-        Kind::Threads { .. } => (1.0 - HEALTHY) * f64::from(THREADS),
-    };
+    let idle = (1.0 - HEALTHY) * f64::from(kind.at_once());
     let burst = (idle + BURST_SECS * capacity_per_sec) as u32;
     let load = steady(&stage, kind, addr, capacity_per_sec, HEALTHY, burst);
     let secs = env::var("SPILLWAY_QUIET_SECS").ok().map(|secs| secs.parse().expect("a number of seconds"));

@@ -1,12 +1,15 @@
-//! nginx and wrk as Debian packages them, unpacked into the user's cache by `cargo xtask test` and not installed: no service of
+//! nginx, HAProxy and wrk as Debian packages them, unpacked into the user's cache by `cargo xtask test` and not installed: no service of
 //! theirs is ever enabled on this machine. `SPILLWAY_SERVERS` names the directory.
 
 use std::{
     env,
-    net::SocketAddr,
+    ffi::OsStr,
+    fs, io,
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use crate::{in_real_time, wait_for};
 /// How long a program may take to end when it is asked to, before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
-/// A program without a ready line, ahead of what else runs here; ended with what it started when it is dropped, and when this thread ends.
+/// A program without a ready line, ended with what it started when it is dropped, and when this thread ends.
 pub struct Program(Child);
 
 impl Program {
@@ -28,11 +31,11 @@ impl Program {
         let die_with_parent = || {
             // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
             let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
-            if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
         };
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe { command.pre_exec(die_with_parent) };
-        let child = in_real_time(command).stdin(Stdio::null()).spawn();
+        let child = command.stdin(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
     }
 }
@@ -48,9 +51,12 @@ impl Drop for Program {
     }
 }
 
-/// Where the packages are unpacked.
+/// Where the packages are unpacked, and how what they hold is run.
 #[derive(Debug, Clone)]
-pub struct Servers(PathBuf);
+pub struct Servers {
+    root: PathBuf,
+    ahead: bool,
+}
 
 impl Servers {
     /// Where the environment says, or why there is nothing.
@@ -60,11 +66,21 @@ impl Servers {
     /// The reason, for a skip.
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
-        let root = root.ok_or("needs nginx and wrk, which `cargo xtask test` unpacks where there is apt-get")?;
-        match ["usr/sbin/nginx", "usr/bin/wrk"].map(|name| root.join(name)).iter().find(|file| !file.is_file()) {
+        let root =
+            root.ok_or("needs nginx, HAProxy and wrk, which `cargo xtask test` unpacks where there is apt-get")?;
+        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk"]
+            .map(|name| root.join(name))
+            .iter()
+            .find(|file| !file.is_file())
+        {
             Some(missing) => Err(format!("{} is missing", missing.display())),
-            None => Ok(Self(root)),
+            None => Ok(Self { root, ahead: false }),
         }
+    }
+
+    /// The same, run ahead of what else runs here.
+    pub fn ahead(self) -> Self {
+        Self { ahead: true, ..self }
     }
 
     /// nginx with one worker on the first CPU and files of its own in `dir`, serving `page` compressed at `/`: what one
@@ -76,8 +92,8 @@ impl Servers {
     pub fn nginx(&self, dir: &Path, addr: SocketAddr, page: &[u8]) -> Program {
         let at = dir.display();
         let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
-        std::fs::create_dir_all(&www).expect("a directory can be made");
-        std::fs::write(www.join("index.html"), page).expect("a page can be written");
+        fs::create_dir_all(&www).expect("a directory can be made");
+        fs::write(www.join("index.html"), page).expect("a page can be written");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String = temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
         let text = format!(
@@ -87,26 +103,39 @@ impl Servers {
              http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type text/html;\n{temporary}\
              server {{ listen {addr}; root {at}/www; }} }}\n"
         );
-        std::fs::write(&config, text).expect("a configuration can be written");
-        let log = dir.join("error.log");
-        let mut command = self.command("usr/sbin/nginx");
-        command.arg("-e").arg(&log).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-        let nginx = Program::start(&mut command);
-        let listens = wait_for(Duration::from_secs(5), || std::net::TcpStream::connect(addr).ok());
-        assert!(
-            listens.is_some(),
-            "nginx does not listen on {addr}: {}",
-            std::fs::read_to_string(&log).unwrap_or_default()
+        fs::write(&config, text).expect("a configuration can be written");
+        let mut command = self.command(self.root.join("usr/sbin/nginx"));
+        command.arg("-e").arg(dir.join("error.log")).arg("-c").arg(&config);
+        listening(&mut command, addr)
+    }
+
+    /// HAProxy with one thread and files of its own in `dir`, which answers each connection after `held` and holds so many at once,
+    /// as `maxconn` says; more wait in its backlog of 511. What it can do is the one over the other, whatever the CPUs do.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not listen within five seconds.
+    pub fn haproxy(&self, dir: &Path, addr: SocketAddr, maxconn: u32, held: Duration) -> Program {
+        fs::create_dir_all(dir).expect("a directory can be made");
+        let (config, held_ms) = (dir.join("haproxy.cfg"), held.as_millis());
+        let text = format!(
+            "global\n  nbthread 1\n  maxconn 4096\n\
+             defaults\n  mode http\n  timeout client 10s\n  timeout connect 1s\n  timeout server 10s\n  \
+             timeout tarpit {held_ms}ms\n\
+             frontend answers\n  bind {addr}\n  maxconn {maxconn}\n  backlog 511\n  option httpclose\n  \
+             http-request tarpit deny_status 200\n"
         );
-        nginx
+        fs::write(&config, text).expect("a configuration can be written");
+        let mut command = self.command(self.root.join("usr/sbin/haproxy"));
+        command.arg("-db").arg("-f").arg(&config);
+        listening(&mut command, addr)
     }
 
     /// wrk with one thread on the last CPU: a new connection for each request, `secs` long.
     pub fn wrk(&self, addr: SocketAddr, connections: u32, secs: u32) -> Command {
-        let mut command = Command::new("taskset");
-        let last = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
-        command.args(["-c", &last.to_string()]).arg(self.0.join("usr/bin/wrk"));
-        command.env("LD_LIBRARY_PATH", self.libraries());
+        let mut command = self.command("taskset");
+        let last = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
+        command.args(["-c", &last.to_string()]).arg(self.root.join("usr/bin/wrk"));
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{secs}s")]);
         command.args(["-H", "Connection: close", "-H", "Accept-Encoding: gzip", &format!("http://{addr}/")]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -125,13 +154,20 @@ impl Servers {
         rate.unwrap_or_else(|| panic!("wrk gave no rate: {said}"))
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.0.join(program));
-        command.env("LD_LIBRARY_PATH", self.libraries());
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", self.root.join("usr/lib/x86_64-linux-gnu"));
+        if self.ahead {
+            in_real_time(&mut command);
+        }
         command
     }
+}
 
-    fn libraries(&self) -> PathBuf {
-        self.0.join("usr/lib/x86_64-linux-gnu")
-    }
+/// A server, once it listens.
+fn listening(command: &mut Command, addr: SocketAddr) -> Program {
+    let server = Program::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    let listens = wait_for(Duration::from_secs(5), || TcpStream::connect(addr).ok());
+    assert!(listens.is_some(), "{command:?} does not listen on {addr}");
+    server
 }

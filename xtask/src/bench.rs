@@ -40,7 +40,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match servers::provide() {
         Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
         Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("bench: going on without nginx and wrk: {error:#}"),
+        Err(error) => eprintln!("bench: going on without nginx, HAProxy and wrk: {error:#}"),
     }
     ok &= step::streaming("the agent's cost", &mut cost)?.success();
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

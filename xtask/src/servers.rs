@@ -1,6 +1,6 @@
-//! nginx and wrk, which the live tests and the bench load: Debian's packages, unpacked into the cache.
+//! nginx, HAProxy and wrk, which the live tests and the bench load and load with: Debian's packages, unpacked into the cache.
 //!
-//! Nothing is installed: a test must not leave a web server enabled on its user's machine. They count as there only if both run,
+//! Nothing is installed: a test must not leave a web server enabled on its user's machine. They count as there only if all run,
 //! since an upgrade of the distribution can take their libraries away. Needs apt-get and dpkg, and root only where apt has no lists.
 
 use std::fs;
@@ -14,7 +14,17 @@ use crate::step::{self, OnInterrupt};
 use crate::workspace::{cache_dir, on_path};
 
 /// What is unpacked: the programs, and libraries that a bare Debian 12 may lack.
-const PACKAGES: [&str; 5] = ["nginx", "wrk", "libluajit-5.1-2", "libluajit-5.1-common", "libssl3"];
+const PACKAGES: [&str; 9] = [
+    "nginx",
+    "haproxy",
+    "wrk",
+    "libluajit-5.1-2",
+    "libluajit-5.1-common",
+    "liblua5.3-0",
+    "libopentracing-c-wrapper0",
+    "libopentracing1",
+    "libssl3",
+];
 
 /// Makes sure that they are there; gives the root of what was unpacked.
 pub fn provide() -> anyhow::Result<PathBuf> {
@@ -24,11 +34,14 @@ pub fn provide() -> anyhow::Result<PathBuf> {
         return Ok(root);
     }
     if let Some(missing) = ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none()) {
-        bail!("nginx and wrk are unpacked from Debian's packages, and there is no {missing}");
+        bail!("nginx, HAProxy and wrk are unpacked from Debian's packages, and there is no {missing}");
     }
-    eprintln!("setup: no nginx and wrk yet, which the live tests load; they are unpacked into {}", dir.display());
+    eprintln!(
+        "setup: no nginx, HAProxy and wrk yet, which the live tests load; they are unpacked into {}",
+        dir.display()
+    );
     let hint = "the network or the package lists may be at fault";
-    if !has_candidate("wrk") {
+    if !["nginx", "haproxy", "wrk"].iter().all(|package| has_candidate(package)) {
         authenticate("apt-get update")?;
         step::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
     }
@@ -37,7 +50,7 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     let known = PACKAGES.into_iter().filter(|package| has_candidate(package));
     let mut download = Command::new("apt-get");
     download.args(["download", "-q"]).args(known).current_dir(&dir);
-    step::quiet("download nginx and wrk", &mut download, hint, OnInterrupt::Stop)?;
+    step::quiet("download nginx, HAProxy and wrk", &mut download, hint, OnInterrupt::Stop)?;
     for package in fs::read_dir(&dir)?.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "deb"))
     {
         let mut unpack = Command::new("dpkg");
@@ -47,7 +60,7 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     }
     if !run(&root) {
         bail!(
-            "nginx and wrk were unpacked into {} and do not run\n  hint: run them by hand to see why",
+            "nginx, HAProxy and wrk were unpacked into {} and do not run\n  hint: run them by hand to see why",
             root.display()
         );
     }
@@ -59,9 +72,9 @@ pub fn provided() -> anyhow::Result<bool> {
     Ok(run(&cache_dir()?.join("servers/root")))
 }
 
-/// Whether both run with what was unpacked. wrk tells its version and calls that a failure.
+/// Whether all run with what was unpacked. wrk tells its version and calls that a failure.
 fn run(root: &Path) -> bool {
-    [("usr/sbin/nginx", 0), ("usr/bin/wrk", 1)].into_iter().all(|(program, code)| {
+    [("usr/sbin/nginx", 0), ("usr/sbin/haproxy", 0), ("usr/bin/wrk", 1)].into_iter().all(|(program, code)| {
         let mut command = Command::new(root.join(program));
         command.arg("-v").env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
         command.output().is_ok_and(|output| output.status.code() == Some(code))

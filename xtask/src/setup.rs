@@ -63,7 +63,7 @@ fn check() -> anyhow::Result<ExitCode> {
         if emulator { "ready" } else { "missing, `cargo xtask vm` installs it" }
     );
     let servers = servers::provided()?;
-    println!("{}: nginx and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
+    println!("{}: nginx, HAProxy and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
     Ok(if ready && nextest && emulator && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -7,6 +7,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
 
+#[path = "../cost/listeners.rs"]
+mod listeners;
 #[path = "../cost/programs.rs"]
 mod programs;
 
@@ -57,6 +59,9 @@ struct Cli {
     /// Measure the BPF programs alone.
     #[arg(long)]
     programs: bool,
+    /// Measure listeners and connections alone.
+    #[arg(long)]
+    listeners: bool,
 }
 
 /// A figure and what it must be.
@@ -99,6 +104,10 @@ fn main() -> anyhow::Result<ExitCode> {
         print(&program_rows()?);
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.listeners {
+        print(&listeners::rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     {
         tell(&format!("starting {PROCESSES} processes"));
         let _sleepers = Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
@@ -123,6 +132,7 @@ fn main() -> anyhow::Result<ExitCode> {
     tell("and once more, with sixteen times the page faults");
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
 
+    rows.extend(listeners::rows()?);
     rows.extend(program_rows()?);
 
     let met = rows.iter().all(Row::met);

@@ -80,6 +80,36 @@ fn exercise(
     Ok(())
 }
 
+/// What the programs of listeners, and that of connects, take of a connection over loopback, in nanoseconds and for both its ends;
+/// and how often they ran for it.
+pub fn connection_nanos() -> anyhow::Result<[(f64, f64); 2]> {
+    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted: Vec::new() });
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let connect = |count| {
+        (0..count).try_for_each(|_| {
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            listener.accept().map(|accepted| drop((accepted, client)))
+        })
+    };
+    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+    let totals = |passed: fn(&str) -> bool| -> anyhow::Result<(f64, f64)> {
+        let costs = program_costs(&kernel)?;
+        let passed = costs.iter().filter(|(name, ..)| passed(name));
+        Ok(passed.fold((0.0, 0.0), |(nanos, runs), (_, mean, more)| (nanos + mean * *more as f64, runs + *more as f64)))
+    };
+    let listeners = |name: &str| name.starts_with("accept_") || name == "socket_state";
+    let connects = |name: &str| name == "connect_state";
+    connect(CONNECTIONS / 10)?;
+    let before = [totals(listeners)?, totals(connects)?];
+    connect(CONNECTIONS)?;
+    let after = [totals(listeners)?, totals(connects)?];
+    let each = |n: usize| {
+        let count = CONNECTIONS as f64;
+        ((after[n].0 - before[n].0) / count, (after[n].1 - before[n].1) / count)
+    };
+    Ok([each(0), each(1)])
+}
+
 /// How long a connect over loopback takes, from socket to close, without and with the program that follows connects: medians over
 /// turns, in seconds. `None` where it cannot be attached.
 pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {

@@ -3,7 +3,7 @@
 //! wrk waits for each answer before it asks again, so that its connections are a fixed number. That is just what a
 //! thread-per-connection server can do a number of, and what its ramp consists of. It is no ramp for an event loop, which under any
 //! number works as fast as it can; and wrk's own delays come after it has connected, so that connections would be in the queue that
-//! have nothing to ask yet. nginx is therefore measured with wrk and loaded with connections that come at a rate.
+//! have nothing to ask yet. nginx and HAProxy are therefore measured with wrk and loaded with connections that come at a rate.
 
 use std::{
     net::SocketAddr,
@@ -43,7 +43,7 @@ pub struct Load {
 /// Returns when it has ended.
 pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, Instant) {
     match kind {
-        Kind::Nginx => {
+        Kind::Nginx | Kind::Haproxy => {
             let start = now();
             let (from, to) = (capacity_per_sec, UP_TO * capacity_per_sec);
             let mut load = Load::default();
@@ -68,7 +68,7 @@ pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) 
 /// A load of this share of the capacity, with as many connections more at once every three seconds.
 pub fn steady(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64, share: f64, burst: u32) -> Load {
     let (mut load, rate_per_sec) = match kind {
-        Kind::Nginx => (Load::default(), share * capacity_per_sec),
+        Kind::Nginx | Kind::Haproxy => (Load::default(), share * capacity_per_sec),
         Kind::Threads { .. } => (concurrent(&stage.servers, addr, (share * f64::from(THREADS)) as u32), 0.0),
     };
     load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}"), &format!("--burst={burst}")]);

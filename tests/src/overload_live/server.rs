@@ -1,4 +1,4 @@
-//! The two servers, and how much each can do.
+//! The servers, and how much each can do.
 
 use std::{net::SocketAddr, thread::sleep, time::Duration};
 
@@ -14,6 +14,10 @@ use super::{
 pub const THREADS: u32 = 400;
 const SERVICE: &str = "400ms";
 
+/// How many connections HAProxy holds at once, and for how long: a thousand a second here too.
+const MAXCONN: u32 = 100;
+const HELD: Duration = Duration::from_millis(100);
+
 /// Bytes of the page that nginx compresses for each connection, some millisecond of work: as many connections a second then fill
 /// its one worker as wrk makes with a tenth of a CPU.
 const PAGE_BYTES: usize = 32_000;
@@ -26,25 +30,40 @@ const SETTLES: Duration = Duration::from_secs(1);
 
 /// What is under load; ends when it is dropped.
 pub enum Server {
-    Nginx { _nginx: Program },
+    Debian { _program: Program },
     Threads(Workload),
 }
 
 /// Which server.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// Its defaults: an event loop, a backlog of 511.
+    /// An event loop that a CPU bounds, and its default backlog of 511. What else the machine does may take from its CPU's speed.
     Nginx,
+    /// An event loop that `maxconn` bounds, whatever else the machine does.
+    Haproxy,
     /// A thread for each connection, and this backlog.
     Threads { backlog: u32 },
+}
+
+impl Kind {
+    /// How many connections it works on at once.
+    pub fn at_once(self) -> u32 {
+        match self {
+            Self::Nginx => 1,
+            Self::Haproxy => MAXCONN,
+            Self::Threads { .. } => THREADS,
+        }
+    }
 }
 
 impl Server {
     /// Starts it on an address of its own.
     pub fn start(stage: &mut Stage, kind: Kind) -> (Self, SocketAddr) {
         let addr = stage.fresh_addr();
+        let dir = stage.dir(addr);
         let server = match kind {
-            Kind::Nginx => Self::Nginx { _nginx: stage.servers.nginx(&stage.dir(addr), addr, &page()) },
+            Kind::Nginx => Self::Debian { _program: stage.servers.nginx(&dir, addr, &page()) },
+            Kind::Haproxy => Self::Debian { _program: stage.servers.haproxy(&dir, addr, MAXCONN, HELD) },
             Kind::Threads { backlog } => {
                 let (addr, backlog) = (format!("--addr={addr}"), format!("--backlog={backlog}"));
                 let (threads, service) = (format!("--threads={THREADS}"), format!("--service={SERVICE}"));
@@ -58,12 +77,9 @@ impl Server {
     /// that are judged: its queue stands, and rightly so.
     pub fn capacity_per_sec(stage: &mut Stage, kind: Kind) -> f64 {
         let (_server, addr) = Self::start(stage, kind);
-        let connections = match kind {
-            Kind::Nginx => SATURATING,
-            Kind::Threads { .. } => THREADS + SATURATING,
-        };
         let lasting = SETTLES + 2 * MEASURED;
-        let _wrk = Program::start(&mut stage.servers.wrk(addr, connections, lasting.as_secs() as u32));
+        let wrk = &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
+        let _wrk = Program::start(wrk);
         sleep(SETTLES);
         let mut counters = Counters::open().expect("the namespace's counters can be read");
         let mut look = || counters.look().expect("the namespace's counters can be read");
@@ -83,7 +99,7 @@ impl Server {
 
     /// Sends a signal to the threaded server.
     pub fn signal(&self, signal: libc::c_int) {
-        let Self::Threads(workload) = self else { panic!("nginx is more than one process") };
+        let Self::Threads(workload) = self else { panic!("only the threaded server is one process") };
         // SAFETY: a signal to a child that was not waited for yet.
         let sent = unsafe { libc::kill(workload.pid() as i32, signal) };
         assert_eq!(sent, 0, "the server is there");

@@ -34,7 +34,7 @@ impl Stage {
         if !is_root(test) {
             return None;
         }
-        let servers = Servers::find().inspect_err(|reason| skip(test, reason)).ok()?;
+        let servers = Servers::find().inspect_err(|reason| skip(test, reason)).ok()?.ahead();
         drop(sensors_with(Probe::AcceptQueue, test)?);
         let scratch = Scratch::make(test);
         let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));

@@ -1,0 +1,119 @@
+//! What watching listeners costs: a look at many of them on a busy host, what a connection costs in the kernel, and how fast a real
+//! server accepts with the agent beside it.
+
+use std::{io, net::SocketAddr, thread, time::Instant};
+
+use anyhow::{Context as _, anyhow};
+use spillway_agent::{config::Config, sense::Sensors};
+use spillway_tests::{Scratch, Servers, Workload, own_network};
+
+use crate::{Agent, Row, TURNS, Target, WATCHED, best, median, programs, tell, workload};
+
+/// A busy host: the target is set for it.
+const LISTENERS: usize = 200;
+const CONNECTIONS: usize = 10_000;
+/// Processes that hold the connections, both ends of each: one alone would need more files than is usually allowed.
+const HOLDERS: usize = 2;
+
+/// wrk's connections at a server that is never idle, and how long each turn is.
+const CLIENTS: u32 = 16;
+const TURN_SECS: u32 = 2;
+
+/// The rows that there can be here.
+pub fn rows() -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::from(look()?);
+    tell("counting what a connection costs in the kernel");
+    let names = ["programs of listeners, a connection, both its ends", "that of connects, the same"];
+    for ((what, target), (nanos, runs)) in names.into_iter().zip([Some(500.0), None]).zip(programs::connection_nanos()?)
+    {
+        let (what, target) = (what.to_owned(), target.map(Target::AtMost));
+        rows.push(Row { what, measured: nanos, unit: "ns", target, detail: format!("{runs:.1} runs of them") });
+    }
+    match Servers::find() {
+        Ok(servers) => {
+            tell(&format!("running nginx under wrk {TURNS} times without and with the agent"));
+            rows.push(accept_rate(servers)?);
+        }
+        Err(reason) => tell(&format!("no accept rate: {reason}")),
+    }
+    Ok(rows)
+}
+
+/// The sensor at its default pace, a search for the listeners' owners and all; and the whole agent beside it.
+fn look() -> anyhow::Result<[Row; 2]> {
+    tell(&format!("holding {LISTENERS} listeners and {CONNECTIONS} connections"));
+    let _listeners = Workload::start(workload()?.args(["listeners", &format!("--count={LISTENERS}")]));
+    let each = format!("--count={}", CONNECTIONS / HOLDERS);
+    let hold = |_| Ok(Workload::start(workload()?.args(["connections", &each])));
+    let _connections = (0..HOLDERS).map(hold).collect::<anyhow::Result<Vec<_>>>()?;
+
+    tell(&format!("looking at them for {} s", WATCHED.as_secs()));
+    let every = Config::default().detect.overload.interval;
+    let mut sensors = Sensors::start();
+    let (mut seen, mut looks, start) = (Vec::new(), Vec::new(), Instant::now());
+    while start.elapsed() < WATCHED {
+        seen.clear();
+        let before = thread_cpu_secs()?;
+        sensors.scan_listeners(start.elapsed().as_secs_f64(), &mut seen);
+        looks.push(thread_cpu_secs()? - before);
+        thread::sleep((every * looks.len() as u32).saturating_sub(start.elapsed()));
+    }
+    let share = looks.iter().sum::<f64>() / start.elapsed().as_secs_f64() * 100.0;
+    drop(sensors);
+    let most = looks.iter().copied().fold(0.0, f64::max);
+    let detail = format!(
+        "{} listeners; a look {:.2} ms, with the search for owners {:.1} ms",
+        seen.len(),
+        median(&mut looks) * 1e3,
+        most * 1e3
+    );
+
+    let agent = Agent::start()?;
+    let (before, start) = (agent.cpu_secs()?, Instant::now());
+    thread::sleep(WATCHED);
+    let whole = (agent.cpu_secs()? - before) / start.elapsed().as_secs_f64() * 100.0;
+    let what = format!("the sensor at {LISTENERS} listeners, {CONNECTIONS} connections");
+    let row = |what, measured, target, detail| Row { what, measured, unit: "%", target, detail };
+    Ok([
+        row(what, share, Some(Target::AtMost(1.0)), detail),
+        row("the agent's CPU beside them, of one core".to_owned(), whole, None, String::new()),
+    ])
+}
+
+/// Connections a second that nginx takes under wrk, with the agent on against off: in a network namespace of their own, because the
+/// host's would fill with what is left of them.
+fn accept_rate(servers: Servers) -> anyhow::Result<Row> {
+    let measure = move || -> anyhow::Result<[f64; 2]> {
+        own_network().context("no network namespace; hint: the bench needs root")?;
+        let scratch = Scratch::make("accept-rate");
+        let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
+        let _nginx = servers.nginx(&scratch.0, addr, b"ok\n");
+        let mut rates = [Vec::new(), Vec::new()];
+        for turn in 0..TURNS {
+            for with_agent in [turn % 2 == 0, turn % 2 != 0] {
+                let agent = with_agent.then(Agent::start).transpose()?;
+                rates[usize::from(with_agent)].push(servers.closed_loop_per_sec(addr, CLIENTS, TURN_SECS));
+                drop(agent);
+            }
+        }
+        Ok(rates.map(|rates| best(&rates)))
+    };
+    let [off, on] = thread::spawn(measure).join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
+    Ok(Row {
+        what: "accept rate that a server keeps".to_owned(),
+        measured: on / off * 100.0,
+        unit: "%",
+        target: Some(Target::AtLeast(98.0)),
+        detail: format!("nginx under wrk, {on:.0} against {off:.0} connections a second"),
+    })
+}
+
+/// What this thread has used of a CPU, in the kernel as well.
+fn thread_cpu_secs() -> io::Result<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec through the pointer, which lives until it returns.
+    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } {
+        0 => Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
