@@ -46,7 +46,6 @@ pub(super) struct Seen {
     arrived_before: u64,
     ready: VecDeque<Observation>,
     overloads: Option<Vec<Overload>>,
-    drops: usize,
 }
 
 #[derive(Clone, Default)]
@@ -73,7 +72,6 @@ impl Seen {
             arrived_before: sim.plan.counted_before,
             ready: VecDeque::new(),
             overloads: None,
-            drops: 0,
             sim,
             rng,
         }
@@ -90,11 +88,6 @@ impl Seen {
     /// The run's overloads; empty before its end.
     pub(super) fn overloads(&self) -> &[Overload] {
         self.overloads.as_deref().unwrap_or_default()
-    }
-
-    /// Moments of drops; none before its end.
-    pub(super) fn drops(&self) -> usize {
-        self.drops
     }
 
     pub(super) fn sim(&self) -> &Sim {
@@ -170,10 +163,11 @@ impl Seen {
         let began = if self.sim.sockets[place].plan.opens > 0.0 { 0 } else { self.sim.plan.counted_before };
         let narrow = |count: u64| u64::from(count as u32);
         let strain = self.strain(place);
-        let moving = self.rng.chance(MOVING_SHARE);
+        let moved = self.rng.chance(MOVING_SHARE);
         let exact = self.sim.plan.looks.exact;
         let socket = &mut self.sim.sockets[place];
         let backlog = socket.queue.len() as u32;
+        let moving = moved && !socket.waits_us.is_empty();
         let waits = exact.then(|| waits(&mut socket.waits_us)).flatten();
         socket.waits_us.clear();
         let accepted_total = match (exact, sockets) {
@@ -220,6 +214,8 @@ impl Seen {
         let waits = socket.head_age(now).is_some_and(|age| age >= STRAIN_FROM);
         let nanos = (now - last.t.max(nanos(socket.plan.opens))).max(1) as f64;
         let busy = match socket.plan.accepts {
+            // What hangs while its thread runs, turns in circles.
+            _ if socket.stopped.is_some() => 1.0,
             Accepts::Workers(_) => (latest.busy_total - last.busy_total) as f64 / nanos / f64::from(socket.workers()),
             Accepts::Turns { .. } => 1.0,
         };
@@ -252,7 +248,6 @@ impl Seen {
         if self.overloads.is_none() {
             let end = nanos(self.sim.plan.secs);
             self.sim.advance(end.max(self.t));
-            self.drops = self.sim.truth.drops();
             self.overloads = Some(self.sim.truth.finish(end));
         }
     }

@@ -36,6 +36,9 @@ pub struct Entry {
     pub secs: f64,
     /// Time between two looks at its listeners.
     pub interval_secs: f64,
+    /// What a recorded run is, in a sentence; of a synthetic one its family says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// Reads the manifest of synthetic runs, then that of recorded ones beside it if there is one.

@@ -48,6 +48,7 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
         overloads: seen.overloads().to_vec(),
         secs: plan.secs,
         interval_secs: plan.looks.interval_secs,
+        why: String::new(),
     }
 }
 

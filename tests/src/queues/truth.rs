@@ -107,7 +107,7 @@ impl Truth {
     fn found(&mut self, kind: Kind, from: Nanos, to: Nanos) {
         let secs = |t: Nanos| t as f64 / SECOND;
         let stopped_secs = (kind == Kind::Stopped).then_some(secs(from));
-        let scarce = Some(self.scarce);
+        let scarce = Some(if kind == Kind::Stopped { Scarce::AcceptLoop } else { self.scarce });
         let span =
             Overload { kind, onset_secs: secs(from), stopped_secs, overflow_secs: None, end_secs: secs(to), scarce };
         self.spans.push(span);
@@ -127,10 +127,8 @@ impl Truth {
                     (watch.place, watch.stood) = (watch.place + 1, false);
                 }
             }
-            if let Some(stopped) = socket.stopped {
-                if let Some(head) = socket.queue.front() {
-                    watch.stopped.get_or_insert(head.since.max(stopped));
-                }
+            if let (Some(stopped), Some(head)) = (socket.stopped, socket.queue.front()) {
+                watch.stopped.get_or_insert(head.since.max(stopped));
             }
             let mut goes_on = None;
             if let Some(since) = watch.stopped
@@ -181,11 +179,6 @@ impl Truth {
             overload.stopped_secs = overload.stopped_secs.map(rounded);
         }
         merged
-    }
-
-    /// How often connections were dropped, moments within a millisecond taken as one.
-    pub(super) fn drops(&self) -> usize {
-        self.dropped.len()
     }
 }
 

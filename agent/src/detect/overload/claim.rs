@@ -48,7 +48,10 @@ impl Subject<'_> {
     pub(super) fn verdict(&self, context: &Context<'_>, config: &OverloadConfig) -> Verdict {
         let fact = self.fact;
         let growth_per_sec = self.run.map_or(0.0, |run| run.looks.growth_per_sec());
-        let is_stuck = self.run.is_some_and(|run| run.is_stuck(context.t, fact, config));
+        let is_stuck = self.run.is_some_and(|run| {
+            let is_stalled = self.ground == Ground::Filling && run.is_stalled(context.t, config);
+            is_stalled || run.is_stuck(context.t, fact, config)
+        });
         let scarce = self.run.map(|run| run.strain).unwrap_or_default().scarce(self.ground, is_stuck);
         let exhaustion_secs = self.exhaustion_secs(growth_per_sec);
         let mut why = self.why(context, is_stuck, growth_per_sec, exhaustion_secs, scarce);
@@ -107,9 +110,10 @@ impl Subject<'_> {
     ) -> String {
         let (fact, who) = (self.fact, Who::of(self.fact));
         let stood = Span(self.run.map_or(0.0, |run| context.t - run.since_t));
+        let unaccepted = Span(self.run.map_or(0.0, |run| run.unaccepted_secs(context.t)));
         let mut why = match self.ground {
             Ground::Dropping => format!("{who} drops connections again and again, in three seconds of the last minute"),
-            _ if is_stuck => format!("{who} has not accepted for {stood}"),
+            _ if is_stuck => format!("{who} has not accepted for {unaccepted}"),
             Ground::Filling => format!("more connections come to {who} than it accepts: its queue fills"),
             Ground::NearLimit => format!("{who} accepts too slowly: its queue is near its limit"),
             _ => format!("{who} accepts too slowly: its queue has stood for {stood}"),

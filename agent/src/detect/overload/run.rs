@@ -14,8 +14,9 @@ use crate::{config::OverloadConfig, sense::ListenerFact};
 /// connects, a stopped acceptor is known within the whole.
 const STUCK_SHARE: f64 = 0.7;
 
-/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and half as many within twice that: at eight tenths of capacity a queue of random arrivals forgets what it was
-/// within a hundred, at nine tenths within four hundred (M/M/1, relaxation time 1/(1-√ρ)² services).
+/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and half as many within twice that: at
+/// eight tenths of capacity a queue of random arrivals forgets what it was within a hundred, at nine tenths within four hundred
+/// (M/M/1, relaxation time 1/(1-√ρ)² services).
 const ACCEPTED_MIN: u64 = 2_000;
 
 /// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look in twenty thousand finds as many
@@ -30,7 +31,7 @@ const DEPTH_FACTOR: f64 = 1.5;
 
 /// How many times longer than usual nothing must have been accepted: a server that takes a quarter of a second for each
 /// is now and then not heard of for one.
-const GAP_FACTOR: f64 = 2.0;
+const GAP_FACTOR: f64 = 3.0;
 
 /// Share of the limit that is deep where the limit is small.
 const LIMIT_SHARE: f64 = 0.5;
@@ -210,7 +211,8 @@ impl Run {
     /// On which ground it is an overload now.
     pub(super) fn ground(&self, t: f64, fact: &ListenerFact, usual: &Usual, config: &OverloadConfig) -> Option<Ground> {
         let sustain_secs = config.sustain.as_secs_f64();
-        if self.is_stuck(t, fact, config) && t - self.accepted_t >= GAP_FACTOR * usual.gap_secs(t) {
+        let is_unusual = self.unaccepted_secs(t) >= GAP_FACTOR * usual.gap_secs(t);
+        if self.is_stuck(t, fact, config) && is_unusual {
             return Some(Ground::Stuck);
         }
         let trend = self.trend(fact);
@@ -226,8 +228,7 @@ impl Run {
         if reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs) {
             return Some(Ground::NearLimit);
         }
-        let gap_secs = t - self.accepted_t;
-        let is_stalled = gap_secs >= (STALLED_SHARE * sustain_secs).max(GAP_FACTOR * usual.gap_secs(t));
+        let is_stalled = self.is_stalled(t, config) && is_unusual;
         if self.overflow_secs(fact, !is_stalled).is_some_and(|secs| secs <= OVERFLOWS_WITHIN_SECS) {
             return Some(Ground::Filling);
         }
@@ -264,7 +265,17 @@ impl Run {
     /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to go meanwhile.
     pub(super) fn is_stuck(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
         let wanted_secs = STUCK_SHARE * config.sustain.as_secs_f64();
-        head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs)) && reached(t - self.accepted_t, wanted_secs)
+        head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs)) && reached(self.unaccepted_secs(t), wanted_secs)
+    }
+
+    /// Whether nothing has been accepted for so long that no more is to be expected, should the queue overflow before that is sure.
+    pub(super) fn is_stalled(&self, t: f64, config: &OverloadConfig) -> bool {
+        reached(self.unaccepted_secs(t), STALLED_SHARE * config.sustain.as_secs_f64())
+    }
+
+    /// For how long nothing has been accepted, in seconds.
+    pub(super) fn unaccepted_secs(&self, t: f64) -> f64 {
+        t - self.accepted_t
     }
 
     /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not fill.

@@ -5,7 +5,7 @@
 //! It learns nothing from an overload.
 
 /// What was usual is half of it after this time: what happens every hour is no longer held against a claim. A guess.
-const HALF_LIFE_SECS: f64 = 600.0;
+const HALF_LIFE_SECS: f64 = 3600.0;
 
 /// The largest of each, as of some time.
 #[derive(Debug, Clone, Copy, Default)]

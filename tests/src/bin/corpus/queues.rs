@@ -33,7 +33,7 @@ impl Corpus for Queues {
     }
 
     fn about(entry: &Entry) -> About<'_> {
-        let recorded = (entry.source == Source::Recorded).then_some(entry.family.as_str());
+        let recorded = (entry.source == Source::Recorded).then_some(entry.why.as_str());
         let Entry { run, family, part, interval_secs, .. } = entry;
         About { run, family, part: *part, recorded, interval_secs: *interval_secs }
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// A bursts's worst: longer than this to work off, and nobody would call it healthy. A guess.
+/// A burst's worst: longer than this to work off, and nobody would call it healthy. A guess.
 const WORKED_OFF_SECS: f64 = 20.0;
 
 fn steady(rng: &mut Rng, server: Server, source: fn(Line) -> Source) -> Plan {
@@ -119,7 +119,7 @@ pub(super) fn day_office(rng: &mut Rng) -> Plan {
 fn idle(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
     let rate = rng.log_range(0.02, 1.0);
-    let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), 3_600.0, 511);
+    let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), 5_400.0, 511);
     plan.keepalives = rng.log_range(1_000.0, 20_000.0) as u64;
     plan
 }
@@ -145,7 +145,7 @@ fn timers(rng: &mut Rng, every: f64, jobs: u32, late: f64) -> Plan {
     let server = Server::event_loop(rng);
     let load = rng.range(0.02, 0.5);
     let rate = server.capacity * load;
-    let secs = healthy_secs(rate).max(10.0 * every).min(3_600.0);
+    let secs = healthy_secs(rate).max(5.0 * every);
     let left = server.capacity * (1.0 - load);
     let most = (left * every.min(WORKED_OFF_SECS) * 0.5).min(1_500.0 / f64::from(jobs)).max(1.0);
     let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), secs, 4_096);

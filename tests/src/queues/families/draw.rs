@@ -13,8 +13,8 @@ const CAPACITIES: [f64; 7] = [20.0, 20.0, 200.0, 200.0, 1_000.0, 1_000.0, 20_000
 const BACKLOGS: [u32; 6] = [1, 5, 16, 128, 511, 4_096];
 
 /// Connections that a run may take to simulate, and how long a healthy one is for all that.
-const CONNECTIONS: f64 = 500_000.0;
-const HEALTHY_SECS: [f64; 2] = [120.0, 3_600.0];
+const CONNECTIONS: f64 = 300_000.0;
+const HEALTHY_SECS: [f64; 2] = [60.0, 5_400.0];
 
 /// Chance that a healthy run overflows by nothing but its own randomness.
 const OVERFLOWS: f64 = 1e-4;
@@ -108,7 +108,7 @@ pub(super) fn plan(rng: &mut Rng, socket: Socket, source: Source, secs: f64, bac
         bursts: Vec::new(),
         loops: Vec::new(),
         patience_secs: None,
-        scarce: if matches!(socket.accepts, Accepts::Workers(2..)) { Scarce::Workers } else { Scarce::AcceptLoop },
+        scarce: if matches!(socket.accepts, Accepts::Workers(2..)) { Scarce::Workers } else { Scarce::Cpu },
         runs_share: if matches!(socket.accepts, Accepts::Workers(2..)) { 0.3 } else { 1.0 },
         sockets: vec![socket],
         looks,

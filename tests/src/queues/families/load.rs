@@ -10,7 +10,7 @@ use super::{
 use crate::corpus::rng::Rng;
 
 /// Connections that the overloaded part of a run may take to simulate.
-const CONNECTIONS: f64 = 400_000.0;
+const CONNECTIONS: f64 = 250_000.0;
 
 /// How long it is healthy first: minutes, or one where simulating them takes long.
 pub(super) fn ahead(rng: &mut Rng, capacity: f64) -> f64 {

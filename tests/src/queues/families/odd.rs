@@ -114,21 +114,22 @@ pub(super) fn wrapping_pool(rng: &mut Rng) -> Plan {
     lone_overflow(rng, server)
 }
 
-fn lone_overflow(rng: &mut Rng, server: Server) -> Plan {
-    let load = rng.range(0.1, 0.6);
+fn lone_overflow(rng: &mut Rng, mut server: Server) -> Plan {
+    let (load, overflows) = (rng.range(0.1, 0.6), rng.chance(0.5));
+    if overflows {
+        // What overflows is gone again before those who were dropped come once more, a second later.
+        server.capacity = rng.pick(&[1_000.0, 4_000.0, 20_000.0]);
+    }
     let rate = server.capacity * load;
     let secs = healthy_secs(rate);
-    // What overflows is gone again before those who were dropped come once more.
     let holds = server.depth(load, secs, 1.0);
-    let limit = backlog(rng, holds);
-    let drains = f64::from(limit) < 0.5 * server.capacity * (1.0 - load);
+    let limit = if overflows { holds.max(16.0) as u32 } else { backlog(rng, holds) };
     let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), secs, limit);
     let wraps_at = rng.range(0.1, 0.9);
     plan.counted_before = (1 << 32) - 1 - (rate * secs * wraps_at) as u64;
-    if drains && rng.chance(0.5) {
-        let dropped = 1.0 + rng.range(0.0, 0.3) * server.capacity * (1.0 - load);
-        let count = limit + dropped.min(f64::from(limit) * 0.2 + 2.0) as u32;
-        plan.bursts.push(Burst { t: secs * 0.5, count, spread_secs: rng.range(0.0, 0.005) });
+    if overflows {
+        let count = limit + 2 + rng.below(u64::from(limit / 4) + 1) as u32;
+        plan.bursts.push(Burst { t: secs * 0.5, count, spread_secs: rng.range(0.0, 0.0005) });
         // The counter of drops wraps with it.
         plan.counted_before = (1 << 32) - 1;
     }
