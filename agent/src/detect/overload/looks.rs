@@ -135,7 +135,7 @@ impl Looks {
 
 /// Connections accepted in these looks; `None` where one did not count.
 fn accepted(looks: &[Look]) -> Option<f64> {
-    looks.iter().map(|look| look.accepted).sum::<Option<u64>>().map(|count| count as f64)
+    looks.iter().map(|look| look.accepted.map(|count| count as f64)).sum()
 }
 
 /// One standard deviation of how much a queue differs between the first and the last of these looks if as many come as go. Where

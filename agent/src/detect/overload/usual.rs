@@ -4,7 +4,7 @@
 //! no overload is what this listener is like, and is forgotten by and by. Cold start: nothing is usual, so the rules' own bounds hold.
 //! It learns nothing from an overload.
 
-/// What was usual is half of it after this time: what happens every hour is no longer held against a claim. A guess.
+/// What was usual is half of it after this time: what happens once a day is no longer held against a claim. A guess.
 const HALF_LIFE_SECS: f64 = 3600.0;
 
 /// The largest of each, as of some time.
@@ -47,8 +47,9 @@ mod tests {
         usual.learn(100.0, (0.4, 30));
         usual.learn(100.0, (0.2, 40));
         assert_eq!((usual.gap_secs(100.0), usual.depth(100.0)), (0.4, 40.0));
-        assert_eq!((usual.gap_secs(700.0), usual.depth(700.0)), (0.2, 20.0));
-        usual.learn(700.0, (0.3, 1));
-        assert_eq!((usual.gap_secs(700.0), usual.depth(700.0)), (0.3, 20.0));
+        let later = 100.0 + HALF_LIFE_SECS;
+        assert_eq!((usual.gap_secs(later), usual.depth(later)), (0.2, 20.0));
+        usual.learn(later, (0.3, 1));
+        assert_eq!((usual.gap_secs(later), usual.depth(later)), (0.3, 20.0));
     }
 }
