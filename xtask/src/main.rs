@@ -58,7 +58,7 @@ enum Command {
     Vm(vm::Args),
     /// Measure what Spillway costs
     Bench(bench::Args),
-    /// Record, list, write or score the corpus of leaks and healthy processes
+    /// Record, list, write or score the corpora of leaks and of accept queues
     Corpus(corpus::Args),
     /// Feed any bytes to what Spillway parses
     Fuzz(fuzz::Args),

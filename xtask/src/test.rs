@@ -1,8 +1,9 @@
 //! `cargo xtask test`: every test there is, and what could not run, with the reason.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in `SPILLWAY_SKIPS` and
-//! passes. Then the leak detector is scored on the corpus, and every probe is checked on every kernel that can be had. What was skipped is listed last. Where `CI` is
-//! set, a skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole in what was promised.
+//! passes. Then the detectors are scored on the corpora, and every probe is checked on every kernel that can be had. What was
+//! skipped is listed last. Where `CI` is set, a skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole
+//! in what was promised.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -28,14 +28,17 @@ use crate::{
 /// How far what is seen may be from what is true.
 const SLACK_US: u64 = 1_000;
 
+/// A client that is connected waits for accept() within so long, on the slowest of emulated kernels.
+const QUEUED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Facts about the listeners at an address, of which there may be several.
 fn of(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
     let addr = addr.to_string();
     listeners(sensors, 0.0).into_iter().filter(|fact| *fact.addr == *addr).collect()
 }
 
-/// What is known of some connections' waits, in microseconds, sorted: each lay between these two. It began within connect()
-/// and ended within accept(), and an emulated kernel takes its time over both.
+/// What is known of some connections' waits, in microseconds, sorted: each lay between these two. It began between connect() and
+/// the listener's readiness and ended within accept(), and an emulated kernel takes its time over all three.
 struct Waits {
     least: Vec<u64>,
     most: Vec<u64>,
@@ -61,6 +64,8 @@ fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Res
     for _ in 0..count {
         let before = now();
         let client = TcpStream::connect(addr).context("the server cannot be reached")?;
+        // The kernel may be late with the last packet of the handshake, which the client does not wait for.
+        wait_until_queued(listener)?;
         let after = now();
         sleep(delay);
         waits.least.push(after.elapsed().as_micros() as u64);
@@ -71,6 +76,15 @@ fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Res
     waits.least.sort_unstable();
     waits.most.sort_unstable();
     Ok(waits)
+}
+
+/// Waits until a connection waits for accept().
+fn wait_until_queued(listener: &TcpListener) -> anyhow::Result<()> {
+    let mut polled = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd is read and written through the pointer, which lives until poll returns.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, QUEUED_WITHIN.as_millis() as i32) };
+    ensure!(ready == 1, "no connection waits after {} s: {}", QUEUED_WITHIN.as_secs(), io::Error::last_os_error());
+    Ok(())
 }
 
 /// How far outside its bounds a figure is.

@@ -1,4 +1,4 @@
-//! `cargo xtask corpus`: the published corpus of leaks and healthy processes, and the detector's score on it.
+//! `cargo xtask corpus`: the published corpora of leaks and of accept queues, and the detectors' scores on them.
 
 mod gathered;
 mod keep;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 pub use others::meets_targets;
 
-/// Record, list, write or score the corpus of leaks and healthy processes.
+/// Record, list, write or score the corpora of leaks and healthy processes, and of accept queues.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask corpus record ujson                       run a real program, both versions, and record it\n  \
@@ -18,7 +18,8 @@ pub use others::meets_targets;
     cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway replay`\n  \
     cargo xtask corpus write-manifest                     after a change of the families\n  \
     cargo xtask corpus score                              the detector beside the reference rules\n  \
-    cargo xtask corpus score --check --part held-out      fails where a target is missed\n\n\
+    cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
+    cargo xtask corpus queues score                       the same of accept queues\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
 pub struct Args {
     #[command(subcommand)]
@@ -29,7 +30,7 @@ pub struct Args {
 enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
-    /// list, write DIR, write-manifest or score, and their options
+    /// list, write DIR, write-manifest or score, and their options; queues before them for accept queues
     #[command(external_subcommand)]
     Others(Vec<String>),
 }
