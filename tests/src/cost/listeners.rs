@@ -12,6 +12,9 @@ use crate::{Agent, Row, TURNS, Target, WATCHED, best, median, programs, tell, wo
 /// A busy host: the target is set for it.
 const LISTENERS: usize = 200;
 const CONNECTIONS: usize = 10_000;
+/// Services at which connections wait, each asked in every look what it runs short of: the most that are in one.
+const STANDING: usize = 16;
+
 /// Processes that hold the connections, both ends of each: one alone would need more files than is usually allowed.
 const HOLDERS: usize = 2;
 
@@ -40,7 +43,7 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
 }
 
 /// The sensor at its default pace, a search for the listeners' owners and all; and the whole agent beside it.
-fn look() -> anyhow::Result<[Row; 2]> {
+fn look() -> anyhow::Result<[Row; 3]> {
     tell(&format!("holding {LISTENERS} listeners and {CONNECTIONS} connections"));
     let _listeners = Workload::start(workload()?.args(["listeners", &format!("--count={LISTENERS}")]));
     let each = format!("--count={}", CONNECTIONS / HOLDERS);
@@ -48,25 +51,19 @@ fn look() -> anyhow::Result<[Row; 2]> {
     let _connections = (0..HOLDERS).map(hold).collect::<anyhow::Result<Vec<_>>>()?;
 
     tell(&format!("looking at them for {} s", WATCHED.as_secs()));
-    let every = Config::default().detect.overload.interval;
-    let mut sensors = Sensors::start();
-    let (mut seen, mut looks, start) = (Vec::new(), Vec::new(), Instant::now());
-    while start.elapsed() < WATCHED {
-        seen.clear();
-        let before = thread_cpu_secs()?;
-        sensors.scan_listeners(start.elapsed().as_secs_f64(), &mut seen);
-        looks.push(thread_cpu_secs()? - before);
-        thread::sleep((every * looks.len() as u32).saturating_sub(start.elapsed()));
-    }
-    let share = looks.iter().sum::<f64>() / start.elapsed().as_secs_f64() * 100.0;
-    drop(sensors);
-    let most = looks.iter().copied().fold(0.0, f64::max);
+    let Looks { share, listeners, median_secs, most_secs } = looks(&mut Sensors::start())?;
     let detail = format!(
-        "{} listeners; a look {:.2} ms, with the search for owners {:.1} ms",
-        seen.len(),
-        median(&mut looks) * 1e3,
-        most * 1e3
+        "{listeners} listeners; a look {:.2} ms, with the search for owners {:.1} ms",
+        median_secs * 1e3,
+        most_secs * 1e3
     );
+
+    tell(&format!("looking at them for {} s while connections wait at {STANDING} more", WATCHED.as_secs()));
+    let stands = |_| Ok(Workload::start(workload()?.args(["listen", "--pending=5"])));
+    let standing = (0..STANDING).map(stands).collect::<anyhow::Result<Vec<_>>>()?;
+    let with_standing = looks(&mut Sensors::start())?;
+    drop(standing);
+    let reading_secs = (with_standing.median_secs - median_secs) / STANDING as f64;
 
     let agent = Agent::start()?;
     let (before, start) = (agent.cpu_secs()?, Instant::now());
@@ -76,8 +73,42 @@ fn look() -> anyhow::Result<[Row; 2]> {
     let row = |what, measured, target, detail| Row { what, measured, unit: "%", target, detail };
     Ok([
         row(what, share, Some(Target::AtMost(1.0)), detail),
+        row(
+            format!("the same while connections wait at {STANDING} more"),
+            with_standing.share,
+            None,
+            format!("{:.0} µs to ask one what it runs short of", reading_secs * 1e6),
+        ),
         row("the agent's CPU beside them, of one core".to_owned(), whole, None, String::new()),
     ])
+}
+
+/// What looks at the default pace took.
+struct Looks {
+    /// Of one core, in percent.
+    share: f64,
+    /// Listeners seen in the last.
+    listeners: usize,
+    median_secs: f64,
+    most_secs: f64,
+}
+
+fn looks(sensors: &mut Sensors) -> anyhow::Result<Looks> {
+    let every = Config::default().detect.overload.interval;
+    let (mut seen, mut looks, start) = (Vec::new(), Vec::new(), Instant::now());
+    while start.elapsed() < WATCHED {
+        seen.clear();
+        let before = thread_cpu_secs()?;
+        sensors.scan_listeners(start.elapsed().as_secs_f64(), &mut seen);
+        looks.push(thread_cpu_secs()? - before);
+        thread::sleep((every * looks.len() as u32).saturating_sub(start.elapsed()));
+    }
+    Ok(Looks {
+        share: looks.iter().sum::<f64>() / start.elapsed().as_secs_f64() * 100.0,
+        listeners: seen.len(),
+        median_secs: median(&mut looks),
+        most_secs: looks.iter().copied().fold(0.0, f64::max),
+    })
 }
 
 /// Connections a second that nginx takes under wrk, with the agent on against off: in a network namespace of their own, because the
