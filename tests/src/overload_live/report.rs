@@ -12,6 +12,8 @@ pub const REPORTED_WITHIN: Duration = Duration::from_millis(250);
 pub struct Ramped {
     capacity_per_sec: f64,
     stands_at: Option<f64>,
+    /// When it had stood throughout `sustain`, and when that was no chance.
+    stood_at: Option<f64>,
     holds_at: Option<f64>,
     claimed_at: Option<f64>,
     overflows_at: Option<f64>,
@@ -34,11 +36,13 @@ impl Ramped {
             Some(after) => after.as_secs_f64(),
             None => -(start - at).as_secs_f64(),
         };
-        let holds = history.stood_throughout(target, sustain);
+        let stood = history.stood_throughout(target, sustain);
+        let holds = history.overloaded(target, sustain);
         let until = claimed.or(holds).unwrap_or(start + Duration::from_secs(1));
         Self {
             capacity_per_sec,
-            stands_at: holds.map(|holds| after_start(holds - sustain)),
+            stands_at: stood.map(|stood| after_start(stood - sustain)),
+            stood_at: stood.map(after_start),
             holds_at: holds.map(after_start),
             claimed_at: claimed.map(after_start),
             overflows_at: history.first_overflow().map(after_start),
@@ -68,14 +72,15 @@ impl Ramped {
 pub fn print(server: &str, ramps: &[Ramped]) {
     println!("{server}, connections/s and seconds after the ramp's start:");
     println!(
-        "  capacity | stands  condition  claimed  overflow | delay ms  lead s | load at claim  deepest  unseen ms"
+        "  capacity | stands  sustain  condition  claimed  overflow | delay ms  lead s | load at claim  deepest  unseen ms"
     );
     let secs = |at: Option<f64>| at.map_or_else(|| "-".to_owned(), |at| format!("{at:.2}"));
     for ramp in ramps {
         println!(
-            "  {:>8.0} | {:>6}  {:>9}  {:>7}  {:>8} | {:>8.0}  {:>6.2} | {:>13.2}  {:>7}  {:>9.0}",
+            "  {:>8.0} | {:>6}  {:>7}  {:>9}  {:>7}  {:>8} | {:>8.0}  {:>6.2} | {:>13.2}  {:>7}  {:>9.0}",
             ramp.capacity_per_sec,
             secs(ramp.stands_at),
+            secs(ramp.stood_at),
             secs(ramp.holds_at),
             secs(ramp.claimed_at),
             secs(ramp.overflows_at),

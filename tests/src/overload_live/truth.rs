@@ -22,6 +22,10 @@ use spillway_tests::{now, real_time};
 /// Time between two looks: short against the 5 ms from which a wait counts.
 const EVERY: Duration = Duration::from_millis(2);
 
+/// Connections that come while a queue stands, from which that is no chance: within `sustain`, and half as many within twice that. As
+/// the README has it; a server at nine tenths of its capacity lets a thousand stand for a second each minute.
+const CAME_MIN: u64 = 2_000;
+
 /// One look.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
@@ -165,6 +169,21 @@ impl History {
         stands.iter().find(|stand| stand.to - stand.from >= sustain).map(|stand| stand.from + sustain)
     }
 
+    /// When it was first an overload by what is published of one: it had stood throughout `sustain` and so long that no chance
+    /// explains it, while many connections came and went.
+    pub fn overloaded(&self, target: Duration, sustain: Duration) -> Option<Instant> {
+        let proven = |stand: &Stand| {
+            let mut within = self.looks.iter().filter(|look| look.at >= stand.from && look.at <= stand.to);
+            let first = within.next()?;
+            let is_proven = |look: &&Look| {
+                let (stood, came) = (look.at - stand.from, look.arrived - first.arrived);
+                (stood >= sustain && came >= CAME_MIN) || (stood >= 2 * sustain && came >= CAME_MIN / 2)
+            };
+            within.find(is_proven).map(|look| look.at)
+        };
+        self.stands(target).iter().find_map(proven)
+    }
+
     /// The first look that showed a connection waiting, of those after which no look showed none.
     pub fn waits_since(&self) -> Option<Instant> {
         let waiting = self.looks.iter().rev().take_while(|look| look.depth > 0);
@@ -233,6 +252,19 @@ mod tests {
         let since_start = |at: Instant| (at - standing.looks[0].at).as_millis();
         // Number 1 came in look 1 and was 6 ms old in look 4; look 59 was the last at which ten waited.
         assert_eq!((since_start(stands[0].from), since_start(stands[0].to)), (8, 118));
+    }
+
+    #[test]
+    fn a_queue_that_stands_is_an_overload_once_that_is_no_chance() {
+        let overloaded_ms = |per_look: u64| {
+            let seen = history((0..2_000).map(|n| (10 * per_look, n * per_look)));
+            seen.overloaded(TARGET, Duration::from_secs(1)).map(|at| (at - seen.looks[0].at).as_millis())
+        };
+        // Ten looks' worth waits from the beginning, so that the head is old from the fourth look on.
+        assert_eq!(overloaded_ms(8), Some(1_006));
+        assert_eq!(overloaded_ms(1), Some(2_006));
+        let slow = history((0..2_000).map(|n| (10, n / 3)));
+        assert_eq!(slow.overloaded(TARGET, Duration::from_secs(1)), None);
     }
 
     #[test]
