@@ -26,12 +26,12 @@ const TURN_SECS: u32 = 2;
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::from(look()?);
     tell("counting what a connection costs in the kernel");
-    let names = ["programs of listeners, a connection, both its ends", "that of connects, the same"];
-    for ((what, target), (nanos, runs)) in names.into_iter().zip([Some(500.0), None]).zip(programs::connection_nanos()?)
-    {
-        let (what, target) = (what.to_owned(), target.map(Target::AtMost));
-        rows.push(Row { what, measured: nanos, unit: "ns", target, detail: format!("{runs:.1} runs of them") });
-    }
+    let programs::Connection { server_nanos, both_nanos, connects_nanos, runs } = programs::connection()?;
+    let row =
+        |what: &str, measured, target, detail| Row { what: what.to_owned(), measured, unit: "ns", target, detail };
+    let detail = format!("{both_nanos:.0} at both its ends, in {runs:.1} changes of their states");
+    rows.push(row("programs of listeners, a connection", server_nanos, Some(Target::AtMost(500.0)), detail));
+    rows.push(row("that of connects, a connection, both its ends", connects_nanos, None, String::new()));
     match Servers::find() {
         Ok(servers) => {
             tell(&format!("running nginx under wrk {TURNS} times without and with the agent"));

@@ -80,14 +80,26 @@ fn exercise(
     Ok(())
 }
 
-/// What the programs of listeners, and that of connects, take of a connection over loopback, in nanoseconds and for both its ends;
-/// and how often they ran for it.
-pub fn connection_nanos() -> anyhow::Result<[(f64, f64); 2]> {
+/// What programs take of a connection over loopback, in nanoseconds.
+pub struct Connection {
+    /// Those of listeners, at the server's end of it.
+    pub server_nanos: f64,
+    /// The same, at both its ends.
+    pub both_nanos: f64,
+    /// That of connects, at both its ends.
+    pub connects_nanos: f64,
+    /// How often each ran for it, and so how often its sockets changed their states.
+    pub runs: f64,
+}
+
+/// Counts them. The client's end is what the same programs take of as many changes of sockets that have to do with no listener.
+pub fn connection() -> anyhow::Result<Connection> {
     let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted: Vec::new() });
     let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
     let connect = |count| {
         (0..count).try_for_each(|_| {
-            let client = TcpStream::connect(listener.local_addr()?)?;
+            let client = TcpStream::connect(addr)?;
             listener.accept().map(|accepted| drop((accepted, client)))
         })
     };
@@ -103,11 +115,20 @@ pub fn connection_nanos() -> anyhow::Result<[(f64, f64); 2]> {
     let before = [totals(listeners)?, totals(connects)?];
     connect(CONNECTIONS)?;
     let after = [totals(listeners)?, totals(connects)?];
-    let each = |n: usize| {
-        let count = CONNECTIONS as f64;
-        ((after[n].0 - before[n].0) / count, (after[n].1 - before[n].1) / count)
-    };
-    Ok([each(0), each(1)])
+    let each = |n: usize| (after[n].0 - before[n].0) / CONNECTIONS as f64;
+    let runs = (after[1].1 - before[1].1) / CONNECTIONS as f64;
+    drop(listener);
+    for _ in 0..CONNECTIONS {
+        anyhow::ensure!(TcpStream::connect(addr).is_err(), "somebody listens at {addr}");
+    }
+    let refused = totals(listeners)?;
+    let idle_nanos = (refused.0 - after[0].0) / (refused.1 - after[0].1);
+    Ok(Connection {
+        server_nanos: each(0) - idle_nanos * runs / 2.0,
+        both_nanos: each(0),
+        connects_nanos: each(1),
+        runs,
+    })
 }
 
 /// How long a connect over loopback takes, from socket to close, without and with the program that follows connects: medians over
