@@ -3,6 +3,7 @@
 //! This file only parses; each command is one file. Exit codes: 0 all went well, 1 something failed or did not match,
 //! 2 the command line is wrong, 130 stopped by Ctrl-C or SIGTERM (after everything was put away).
 
+mod apt;
 mod bench;
 mod build;
 mod clock;
@@ -16,6 +17,7 @@ mod servers;
 mod setup;
 mod signals;
 mod step;
+mod sudo;
 mod test;
 mod toolchain;
 mod tools;

@@ -9,8 +9,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::setup::{apt, authenticate, has_candidate};
+use crate::apt::{apt, has_candidate};
 use crate::step::{self, OnInterrupt};
+use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
 
 /// What is unpacked: the programs, and libraries that a bare Debian 12 may lack.

@@ -5,14 +5,14 @@
 //! toolchains, and to prompt for a password where there is no terminal.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
 
-use crate::step::{self, OnInterrupt};
+use crate::apt::{apt_line, install};
+use crate::step;
 use crate::toolchain::{self, Compiler, Next};
-use crate::workspace::{Workspace, is_root, on_path};
+use crate::workspace::{Workspace, on_path};
 use crate::{servers, signals, tools};
 
 /// What boots other kernels and unpacks their modules: each program with its package.
@@ -122,73 +122,4 @@ pub fn vm() -> anyhow::Result<()> {
             bail!("there is no {program}, without which no other kernel can be booted\n  hint: install {package}")
         }
     }
-}
-
-/// Installs packages that apt-get knows; one that it does not know is left to the next decision.
-fn install(packages: &[String]) -> anyhow::Result<()> {
-    let missing: Vec<String> = packages.iter().filter(|package| !installed(package)).cloned().collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    eprintln!("setup: will run `{}`", apt_line(&missing));
-    let hint = "the network or the package lists may be at fault; the command above can be run by hand";
-    authenticate(&apt_line(&missing))?;
-    step::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
-    if let Some(unknown) = missing.iter().find(|package| !has_candidate(package)) {
-        eprintln!("setup: this distribution has no package {unknown}");
-        return Ok(());
-    }
-    let mut command = apt(&["install", "--yes", "--no-install-recommends", "--no-remove"]);
-    command.args(&missing);
-    step::quiet(&format!("apt-get install {}", missing.join(" ")), &mut command, hint, OnInterrupt::Finish)
-}
-
-fn apt_line(packages: &[String]) -> String {
-    let sudo = if is_root() { "" } else { "sudo " };
-    format!("{sudo}apt-get install {}", packages.join(" "))
-}
-
-/// apt-get, as root and without questions.
-pub fn apt(arguments: &[&str]) -> Command {
-    let mut command = if is_root() { Command::new("env") } else { Command::new("sudo") };
-    if !is_root() {
-        command.args(["-n", "env"]);
-    }
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]).args(arguments);
-    command
-}
-
-/// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what root is needed for.
-pub fn authenticate(what: &str) -> anyhow::Result<()> {
-    if is_root() {
-        return Ok(());
-    }
-    if on_path("sudo").is_none() {
-        bail!("`{what}` needs root, and there is no sudo\n  hint: run it as root, then this again");
-    }
-    if step::output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        bail!("`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: run `sudo -v` first");
-    }
-    let status =
-        Command::new("sudo").arg("-v").stdin(Stdio::inherit()).status().context("sudo could not be started")?;
-    signals::check()?;
-    if !status.success() {
-        bail!("sudo was refused, and `{what}` needs root\n  hint: run it as root, then this again");
-    }
-    Ok(())
-}
-
-fn installed(package: &str) -> bool {
-    let mut query = Command::new("dpkg-query");
-    let state = step::output_of(query.args(["--show", "--showformat=${Status}", package]));
-    state.is_some_and(|state| state.ends_with(" installed"))
-}
-
-/// Whether apt knows a version of this package that it could install.
-pub fn has_candidate(package: &str) -> bool {
-    let policy = step::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
-    policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate: ")).any(|candidate| candidate != "(none)")
 }

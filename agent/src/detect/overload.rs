@@ -20,6 +20,7 @@ mod address;
 mod claim;
 mod counter;
 mod drops;
+mod ground;
 mod looks;
 mod queue;
 mod rates;

@@ -20,7 +20,7 @@ use crate::demo::cgroup::{self, LeakCgroup};
 use crate::progress::Progress;
 use crate::step::Group;
 use crate::workspace::{Workspace, is_root};
-use crate::{build, clock, setup, signals};
+use crate::{build, clock, signals, sudo};
 
 const PREFIX: &str = "spillway-corpus-";
 /// How long the recorder gets to attach its probes before the programs start: 2 s here, with room for a busy host.
@@ -118,7 +118,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Starts the agent's recorder, through sudo where this is not root.
 fn recorder(agent: &Path, config: &Path, trace: &Path, time: Duration) -> anyhow::Result<Group> {
-    setup::authenticate(&format!("{} record", agent.display()))?;
+    sudo::authenticate(&format!("{} record", agent.display()))?;
     let xtask = env::current_exe().context("the path of this program is not known")?;
     let mut command = if is_root() { Command::new(&xtask) } else { Command::new("sudo") };
     if !is_root() {

@@ -16,7 +16,7 @@ use crate::hold::PID_LINE;
 use crate::progress::Progress;
 use crate::step::{Group, each_line};
 use crate::workspace::is_root;
-use crate::{clock, setup, signals};
+use crate::{clock, signals, sudo};
 
 /// What the agent prints on standard error once its probes are attached.
 const READY: &str = "spillway is watching";
@@ -45,7 +45,7 @@ pub struct Agent {
 
 /// Asks for the password that the agent will need, before anything else has started.
 pub fn authenticate(binary: &Path) -> anyhow::Result<()> {
-    setup::authenticate(&format!("{} run", binary.display()))
+    sudo::authenticate(&format!("{} run", binary.display()))
 }
 
 impl Agent {

@@ -9,9 +9,9 @@ use foldhash::HashMap;
 use super::{
     claim::{self, Subject},
     counter::Counter,
+    ground::Ground,
     queue::{Queue, Seen},
     rates::Rates,
-    run::Ground,
 };
 use crate::{
     config::OverloadConfig,

@@ -3,8 +3,9 @@
 use std::fmt::{self, Write};
 
 use super::{
+    ground::Ground,
     rates::Rates,
-    run::{Ground, Run, head_secs, is_full, room},
+    run::{Run, head_secs, is_full, room},
 };
 use crate::{
     config::OverloadConfig,

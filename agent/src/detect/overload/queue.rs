@@ -6,8 +6,9 @@
 use super::{
     counter::Counter,
     drops::Drops,
+    ground::Ground,
     looks::Look,
-    run::{DEPTH_MIN, DEPTH_SHARE, Ground, Run, head_secs},
+    run::{DEPTH_MIN, DEPTH_SHARE, Run, head_secs},
     usual::Usual,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};

@@ -4,6 +4,7 @@
 //! is seen to drain, unless nothing is accepted at all.
 
 use super::{
+    ground::Ground,
     looks::{Look, Looks, Trend},
     scarce::Strain,
     usual::Usual,
@@ -73,23 +74,6 @@ const BLIND_LOOKS_MIN: u32 = 2;
 
 /// Two looks whose heads were established within this of each other saw the same one: both clocks count microseconds.
 const SAME_HEAD_SECS: f64 = 0.001;
-
-/// Why a queue is overloaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
-    /// Nothing is accepted.
-    Stuck,
-    /// It stands, and does not drain.
-    Standing,
-    /// It fills, and overflows soon.
-    Filling,
-    /// It stands near its limit.
-    NearLimit,
-    /// It is deep, of an age that cannot be seen.
-    Deep,
-    /// It drops connections again and again, and does not stand: it is too short.
-    Dropping,
-}
 
 /// A stretch of time in which a queue never ceased to stand.
 pub(super) struct Run {

@@ -3,7 +3,7 @@
 //! It rests on what was read of the service while its queue stood, so it is a claim about those seconds. Where nothing could be read
 //! it says nothing, but for what the queue itself shows: a stuck accept loop, a backlog that is too small.
 
-use super::run::Ground;
+use super::ground::Ground;
 use crate::{detect::verdict::Scarce, sense::StrainFact};
 
 /// Share of the time in which something of the service waited for a CPU, from which CPU is what it lacks. A guess: a service whose

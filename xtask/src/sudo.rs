@@ -1,0 +1,32 @@
+//! Root's rights where this is not root: sudo, asked for at a terminal or never.
+
+use std::io::IsTerminal as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::workspace::{is_root, on_path};
+use crate::{signals, step};
+
+/// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what root is needed for.
+pub fn authenticate(what: &str) -> anyhow::Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    if on_path("sudo").is_none() {
+        bail!("`{what}` needs root, and there is no sudo\n  hint: run it as root, then this again");
+    }
+    if step::output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: run `sudo -v` first");
+    }
+    let status =
+        Command::new("sudo").arg("-v").stdin(Stdio::inherit()).status().context("sudo could not be started")?;
+    signals::check()?;
+    if !status.success() {
+        bail!("sudo was refused, and `{what}` needs root\n  hint: run it as root, then this again");
+    }
+    Ok(())
+}
