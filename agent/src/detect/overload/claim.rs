@@ -124,6 +124,9 @@ impl Subject<'_> {
         if let Some(secs) = head_secs(fact).filter(|_| !is_stuck && self.run.is_some()) {
             let _ = write!(why, ", the oldest for {:.0} ms", secs * 1e3);
         }
+        if let Some(us) = fact.sojourn_mean_us.filter(|_| !is_stuck) {
+            let _ = write!(why, ", those accepted last had waited for {:.0} ms on average", us as f64 / 1e3);
+        }
         if growth_per_sec >= 0.5 {
             let _ = write!(why, ", growing {growth_per_sec:.0}/s");
         }

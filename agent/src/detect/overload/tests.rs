@@ -197,10 +197,12 @@ fn a_queue_that_never_drains_is_an_overload_however_short_the_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| {
         let accepted_total = Some((since * 2_500.0) as u64);
-        ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(20, Some(8_000)) }
+        let (sojourn_min_us, sojourn_mean_us) = (Some(6_000), Some(7_600));
+        ListenerFact { accepted_total, sojourn_min_us, sojourn_mean_us, ..fact(20, Some(8_000)) }
     });
     assert_eq!(run.states(), [(State::Raised, 1.0)]);
-    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 20 of 128 connections wait, the oldest for 8 ms";
+    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 20 of 128 connections wait, the oldest for 8 ms, \
+               those accepted last had waited for 8 ms on average";
     assert_eq!(run.verdicts[0].why, why);
     assert_eq!((run.verdicts[0].confidence, run.verdicts[0].exhaustion_secs), (0.9, None));
 }
