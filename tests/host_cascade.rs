@@ -48,9 +48,8 @@ fn a_dependency_that_refuses_or_is_silent_is_a_risk_until_it_answers() {
     let server = serve(refusing);
     let healthy_for = format!("--healthy-for={}s", HEALTHY.as_secs());
     let _stuck = workload(&["stuck-server", &format!("--addr={silent}"), "--backlog=1", &healthy_for]);
-    let _clients = [refusing, silent].map(|addr| {
-        workload(&["clients", &format!("--addr={addr}"), "--rate-per-sec=10", "--for=120s"])
-    });
+    let _clients = [refusing, silent]
+        .map(|addr| workload(&["clients", &format!("--addr={addr}"), "--rate-per-sec=10", "--for=120s"]));
     sleep(HEALTHY);
     drop(server);
     let gone = now();

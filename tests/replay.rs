@@ -12,7 +12,9 @@ use spillway_agent::{
     config::Config,
     core::HostInfo,
     record::{ReplayOptions, ReplaySummary, Writer, replay},
-    sense::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId, SensingFact},
+    sense::{
+        Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
+    },
 };
 
 const MIB: f64 = 1_048_576.0;
@@ -124,6 +126,25 @@ fn fd_leak() -> Vec<Observation> {
     (0..=120).flat_map(|step| look(f64::from(step) * 10.0)).chain([exit]).collect()
 }
 
+/// A database that answers four connects a second for a minute, refuses them for half of one, and is back.
+fn dependency_down() -> Vec<Observation> {
+    let look = |second: u64| {
+        let refused = second.clamp(60, 90) - 60;
+        let fact = OutboundFact {
+            netns: 4_026_531_840,
+            addr: Arc::from("10.0.0.5:5432"),
+            cgroup: Arc::from("/api.service"),
+            pid: API.pid,
+            comm: Arc::from("api"),
+            established_total: 4 * (second - refused),
+            refused_total: 4 * refused,
+            ..OutboundFact::default()
+        };
+        Observation { t: second as f64, fact: Fact::Outbound(fact) }
+    };
+    (0..100).map(look).collect()
+}
+
 /// A leak that is watched without page faults and half blind for births and deaths; one name is from a later version. Half
 /// way the host's memory cannot be read for a while.
 fn half_blind() -> Vec<Observation> {
@@ -164,6 +185,7 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
         ("gap", 1.0, gap()),
         ("half-blind", 1.0, half_blind()),
         ("fd-leak", 10.0, fd_leak()),
+        ("dependency-down", 1.0, dependency_down()),
     ]
 }
 
@@ -244,6 +266,23 @@ fn stuck_acceptor_with_decisions() {
     let decisions: Vec<_> = lines.into_iter().filter(|line| line.contains("\"decision\"")).collect();
     assert_eq!(decisions, expected);
     assert_eq!((summary.verdicts, summary.decisions), (2, 4));
+}
+
+#[test]
+fn dependency_down_is_told_to_a_person_and_drains_nothing() {
+    let (lines, summary) = run(&fs::read(path("dependency-down")).unwrap(), true);
+    let head = r#""verdict":"cascade_risk","sign":"dependency_down","addr":"10.0.0.5:5432","netns":4026531840,"pid":812,"comm":"api","cgroup":"/api.service","failed":64,"exhaustion_secs":null,"confidence":0.9,"#;
+    let tail = r#""mode":"observe","id":"cascade-risk-4026531840-10.0.0.5:5432-/api.service","cgroup":"/api.service","performed":false,"#;
+    let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 240 connects that succeeded was 16 s ago; what depends on it will fail next";
+    let back = "10.0.0.5:5432 answers again, after 30 s without";
+    let expected = [
+        format!(r#"{{"t":76.0,{head}"state":"raised","why":"{down}"}}"#),
+        format!(r#"{{"t":76.0,"decision":"page","severity":"warning",{tail}"why":"{down}"}}"#),
+        format!(r#"{{"t":91.0,{head}"state":"cleared","why":"{back}"}}"#),
+        format!(r#"{{"t":91.0,"decision":"resolve",{tail}"why":"{back}"}}"#),
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!((summary.verdicts, summary.decisions), (2, 2));
 }
 
 #[test]

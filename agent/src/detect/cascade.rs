@@ -81,8 +81,8 @@ impl Address {
         if answered > 0 {
             self.answered_t = Some(t);
             self.answered = self.answered.saturating_add(answered);
-            self.failing = Failing::default();
-            return self.raised.take().map(|raised| answers_again(t, raised));
+            let failing = std::mem::take(&mut self.failing);
+            return self.raised.take().map(|raised| answers_again(t, failing, raised));
         }
         let failing = &mut self.failing;
         failing.refused = failing.refused.saturating_add(rise(fact.refused_total, last.refused_total));
@@ -193,9 +193,10 @@ fn claim(context: &Context<'_>, fact: &OutboundFact, failing: Failing, answered_
     }
 }
 
-fn answers_again(t: f64, raised: Verdict) -> Verdict {
+fn answers_again(t: f64, failing: Failing, raised: Verdict) -> Verdict {
+    let failed = Span(t - failing.since_t.unwrap_or(raised.t));
     let why = match &raised.claim {
-        Claim::CascadeRisk(claim) => format!("{} answers again, after {}", claim.addr, Span(t - raised.t)),
+        Claim::CascadeRisk(claim) => format!("{} answers again, after {failed} without", claim.addr),
         Claim::Leak(_) | Claim::Overload(_) => String::new(),
     };
     Verdict { t, state: State::Cleared, why, ..raised }
@@ -259,7 +260,7 @@ mod tests {
             "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 236 connects that \
              succeeded was 16 s ago; what depends on it will fail next"
         );
-        assert_eq!(run.verdicts[1].why, "10.0.0.5:5432 answers again, after 25 s");
+        assert_eq!(run.verdicts[1].why, "10.0.0.5:5432 answers again, after 40 s without");
     }
 
     #[test]
