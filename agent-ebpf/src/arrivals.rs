@@ -61,7 +61,9 @@ pub(crate) fn address(sock: *const c_void) -> Option<Address> {
     } else {
         addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
     }
-    Some(Address { net, addr, family, port: Helper::read(sock, offset!(sock_num))?, reserved: 0 })
+    // `skc_num` says the same, but is zero by the time at which a listener closes to which the kernel gave its port.
+    let port = u16::from_be(Helper::read(sock, offset!(inet_sport))?);
+    Some(Address { net, addr, family, port, reserved: 0 })
 }
 
 /// Begins to count at the address of a listener that is new.

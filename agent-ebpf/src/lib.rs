@@ -345,7 +345,7 @@ pub struct Offsets {
     pub socket_sk: u32,
     pub sock_family: u32,
     pub sock_state: u32,
-    pub sock_num: u32,
+    pub inet_sport: u32,
     pub sock_rcv_saddr: u32,
     pub sock_v6_rcv_saddr: u32,
     pub sock_daddr: u32,

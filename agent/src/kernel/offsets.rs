@@ -87,7 +87,7 @@ const MEMBERS: &[Member] = &[
     row("socket", "sk", Pointer, FILES, |o| &mut o.socket_sk),
     row("sock", "__sk_common.skc_family", Bytes(2), FAMILIES, |o| &mut o.sock_family),
     row("sock", "__sk_common.skc_state", Bytes(1), FILES, |o| &mut o.sock_state),
-    row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
+    row("inet_sock", "inet_sport", Bytes(2), LISTENERS, |o| &mut o.inet_sport),
     row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
     row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
     row("sock", "__sk_common.skc_daddr", Bytes(4), CONNECTS, |o| &mut o.sock_daddr),

@@ -109,7 +109,7 @@ const ROWS: [Row; 45] = [
     (About::Probe(Probe::ProcessHandles), On::Every, "held", handles::held),
     (About::Probe(Probe::AcceptQueue), On::EveryFresh, "depth and owner", listeners::depth_and_owner),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
-    (About::Probe(Probe::AcceptQueue), On::Every, "other namespace", listeners::other_namespace),
+    (About::Probe(Probe::AcceptQueue), On::Every, "in a container", listeners::in_container),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
     (About::Probe(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "arrivals", arrivals::counted),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
     kernel::Probe,
-    sense::{ListenerFact, Sensors},
+    sense::{Hierarchy, ListenerFact, Sensors},
 };
 use spillway_tests::{Workload, listeners, wait_for};
 
@@ -20,6 +20,7 @@ use crate::{
     checks::{NotOffered, Seen},
     guest,
     memory::workload,
+    own_cgroup::OwnCgroup,
     rungs::{Prepared, Rung},
     runner::now,
 };
@@ -83,17 +84,23 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     Ok(Seen { events: seen.len() as u64, detail: format!("{} of {} listeners", seen.len(), truth.len()) })
 }
 
-/// A listener in a network namespace of its own.
-pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+/// A listener in a network namespace and a cgroup of its own, as in a container.
+pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {
+        return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
+    };
+    let cgroup = OwnCgroup::make(&mount, "container")?;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
-    let inside = in_own_namespace(workload()?.args(["listen", "--backlog=16", "--pending=4"]))?;
+    let mut command = workload()?;
+    let inside = in_own_namespace(cgroup.admit(command.args(["listen", "--backlog=16", "--pending=4"]))?)?;
     let facts = listeners(sensors, 0.0);
     let fact = find(&facts, inside.addr())?;
     let netns = netns_of(&inside.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
     let (seen, truth) = ((fact.netns, fact.backlog, fact.backlog_max, fact.pid), (netns, 4, 16, Some(inside.pid())));
     ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
-    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
+    ensure!(*fact.cgroup == *cgroup.path, "cgroup {:?} was seen, {:?} is true", fact.cgroup, cgroup.path);
+    Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}, {}", cgroup.path) })
 }
 
 /// Starts a workload in a network namespace of its own, whose loopback interface is up.
