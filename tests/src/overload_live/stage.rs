@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use spillway_agent::{config::Config, kernel::Probe};
 use crate::{
     ANY_PORT, Running, Scratch, Servers, Workload, in_real_time, is_root, own_network, run_with, sensors_with, skip,
 };
+use serde_json::Value;
+use spillway_agent::{config::Config, kernel::Probe};
 
 /// The first port that is listened on: a server that is started anew is a listener that was never seen.
 const FIRST_PORT: u16 = 8_000;

@@ -109,7 +109,13 @@ impl Counters {
     /// Where `/proc` does not let them be read.
     pub fn open(listeners: usize) -> io::Result<Self> {
         let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
-        Ok(Self { tcp: open("tcp")?, snmp: open("snmp")?, netstat: open("netstat")?, listeners, text: vec![0; 16 << 10] })
+        Ok(Self {
+            tcp: open("tcp")?,
+            snmp: open("snmp")?,
+            netstat: open("netstat")?,
+            listeners,
+            text: vec![0; 16 << 10],
+        })
     }
 
     /// Reads them.

@@ -26,14 +26,18 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     let Played { recorded, history, addr, did, target } = played;
     let blind = history.longest_gap();
     ensure!(blind <= BLIND_MAX, "the truth was blind for {} ms\n  hint: others use the machine", blind.as_millis());
-    let overloads = label::overloads(history, *did, (recorded.origin, *target), play.scarce);
+    let mut overloads = label::overloads(history, *did, (recorded.origin, *target), play.scarce);
     let (deepest, longest) = (history.deepest(), history.longest_stand(*target));
     let seen = format!("the deepest queue {deepest}, the longest stand {} ms", longest.as_millis());
     label::check(&overloads, *did, recorded.origin).with_context(|| seen.clone())?;
     let addr = addr.to_string();
     let own = |fact: &Fact| matches!(fact, Fact::Listener(listener) if *listener.addr == *addr);
     let first = recorded.observations.iter().position(|observation| own(&observation.fact));
-    let (Some(_), Some(last)) = (first, recorded.observations.last()) else { bail!("the sensors saw nothing of {addr}") };
+    let (Some(_), Some(last)) = (first, recorded.observations.last()) else {
+        bail!("the sensors saw nothing of {addr}")
+    };
+    // The truth looked for a moment longer.
+    overloads.iter_mut().for_each(|overload| overload.end_secs = overload.end_secs.min(last.t));
     let name = format!("recorded/{}.jsonl.gz", play.name);
     let bytes = write(recorded, |fact| own(fact) || matches!(fact, Fact::Sensing(_)), &corpus.join(&name))?;
     ensure!(bytes <= BYTES_MAX, "its trace takes {bytes} bytes");

@@ -1,5 +1,5 @@
-//! Every recording: which server, under what, for a minute or so. Each begins healthily, and each that is overloaded for a while ends
-//! healthily.
+//! Every recording: which server, under what, for a minute or so. Each begins healthily; one that is overloaded for a while is then offered
+//! what it can take again, and takes as long to recover as those that were refused keep trying.
 //!
 //! All that nginx does belongs to the tuning part, all that HAProxy and the threaded server do is held out.
 
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use spillway_tests::{
     corpus::Part,
     overload_live::{
-        load::{Load, busy, bursts, ramp, random, steady},
+        load::{Load, bursts, busy, ramp, random, steady},
         server::{GC_EVERY, GC_PAUSE, Kind, Server, page},
         stage::workload,
     },
@@ -53,22 +53,77 @@ const fn held_out(
 
 /// All of them.
 pub(crate) const PLAYS: [Play; 13] = [
-    nginx("nginx-ramp", Some(Scarce::Cpu), nginx_ramp, "nginx on one CPU, from 1.0 to 1.4 times of what it can do in 4 s"),
+    nginx(
+        "nginx-ramp",
+        Some(Scarce::Cpu),
+        nginx_ramp,
+        "nginx on one CPU, from 1.0 to 1.4 times of what it can do in 4 s",
+    ),
     Play {
         ahead: false,
-        ..nginx("nginx-quota", Some(Scarce::Cpu), nginx_quota, "nginx held to a quarter of a CPU, offered 1.4 times of that")
+        ..nginx(
+            "nginx-quota",
+            Some(Scarce::Cpu),
+            nginx_quota,
+            "nginx held to a quarter of a CPU, offered 1.4 times of that",
+        )
     },
     nginx("nginx-idle", None, nginx_idle, "nginx with 3000 idle connections and ten requests a second"),
-    nginx("nginx-clumps", Some(Scarce::Backlog), nginx_clumps, "nginx with a backlog of 5, to which 12 connect at once every 3 s"),
-    nginx("nginx-stuck-worker", Some(Scarce::AcceptLoop), nginx_stuck, "nginx with a socket for each of eight workers, of which one is stopped"),
-    held_out("haproxy-maxconn", Some(Scarce::Workers), haproxy_maxconn, "HAProxy at its maxconn before a slow backend, offered 1.3 times of what that lets it take"),
-    held_out("haproxy-bursts", None, haproxy_bursts, "HAProxy at 0.8 of what its maxconn lets it take, with bursts every 3 s"),
+    nginx(
+        "nginx-clumps",
+        Some(Scarce::Backlog),
+        nginx_clumps,
+        "nginx with a backlog of 5, to which 12 connect at once every 3 s",
+    ),
+    nginx(
+        "nginx-stuck-worker",
+        Some(Scarce::AcceptLoop),
+        nginx_stuck,
+        "nginx with a socket for each of eight workers, of which one is stopped",
+    ),
+    held_out(
+        "haproxy-maxconn",
+        Some(Scarce::Workers),
+        haproxy_maxconn,
+        "HAProxy at its maxconn before a slow backend, offered 1.3 times of what that lets it take",
+    ),
+    held_out(
+        "haproxy-bursts",
+        None,
+        haproxy_bursts,
+        "HAProxy at 0.8 of what its maxconn lets it take, with bursts every 3 s",
+    ),
     held_out("haproxy-crowd", None, haproxy_crowd, "HAProxy in a crowd of four times as many, which it can take"),
-    held_out("threads-ramp", Some(Scarce::Workers), threads_ramp, "A thread-per-connection server, from 1.0 to 1.4 times of its threads in 4 s"),
-    held_out("threads-bursts", None, threads_bursts, "A thread-per-connection server with 0.8 of its threads at work, and bursts every 3 s"),
-    held_out("threads-pauses", None, threads_pauses, "A thread-per-connection server that stops for 200 ms every 3 s, as to collect garbage"),
-    held_out("threads-stopped-slow", Some(Scarce::AcceptLoop), |set| stopped(set, 20.0), "A thread-per-connection server that is stopped while 20 connect a second"),
-    held_out("threads-stopped-fast", Some(Scarce::AcceptLoop), |set| stopped(set, 500.0), "A thread-per-connection server that is stopped while 500 connect a second"),
+    held_out(
+        "threads-ramp",
+        Some(Scarce::Workers),
+        threads_ramp,
+        "A thread-per-connection server, from 1.0 to 1.4 times of its threads in 4 s",
+    ),
+    held_out(
+        "threads-bursts",
+        None,
+        threads_bursts,
+        "A thread-per-connection server with 0.8 of its threads at work, and bursts every 3 s",
+    ),
+    held_out(
+        "threads-pauses",
+        None,
+        threads_pauses,
+        "A thread-per-connection server that stops for 200 ms every 3 s, as to collect garbage",
+    ),
+    held_out(
+        "threads-stopped-slow",
+        Some(Scarce::AcceptLoop),
+        |set| stopped(set, 20.0),
+        "A thread-per-connection server that is stopped while 20 connect a second",
+    ),
+    held_out(
+        "threads-stopped-fast",
+        Some(Scarce::AcceptLoop),
+        |set| stopped(set, 500.0),
+        "A thread-per-connection server that is stopped while 500 connect a second",
+    ),
 ];
 
 /// How long a server is loaded healthily at first, then overloaded, then healthily again.
