@@ -1,19 +1,19 @@
 //! Live: when an overload is claimed, against what the queue really did. nginx, HAProxy and a thread-per-connection server, each in
 //! a network namespace of the test's own; the installed agent on its defaults, which watches the whole host.
 
-#[path = "src/overload_live/mod.rs"]
-mod overload_live;
-
 use std::{env, thread::sleep, time::Duration};
 
-use overload_live::{
-    load::{ramp, random, steady},
-    report::{Ramped, judge, print},
-    server::{Kind, Server},
-    stage::Stage,
-    truth::Truth,
+use spillway_tests::{
+    now,
+    overload_live::{
+        load::{BURST_SECS, busy, ramp, random},
+        report::{Ramped, judge, print},
+        server::{GC_EVERY, GC_PAUSE, Kind, Server},
+        stage::Stage,
+        truth::Truth,
+    },
+    wait_for,
 };
-use spillway_tests::{now, wait_for};
 
 /// Ramps a server: a chance arrival may decide one, hardly all.
 const RAMPS: usize = 5;
@@ -22,14 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a server is loaded healthily, unless `SPILLWAY_QUIET_SECS` says otherwise: the README's figure is of ten minutes each.
 const QUIET_SECS: u64 = 30;
-/// Share of the capacity at which it is.
-const HEALTHY: f64 = 0.8;
-/// What a burst brings: so much of the server's time beyond what it can take at once, in connections that all come within some
-/// milliseconds.
-const BURST_SECS: f64 = 0.08;
-
-const GC_PAUSE: Duration = Duration::from_millis(200);
-const GC_EVERY: Duration = Duration::from_secs(3);
 const GC_PAUSES: usize = 8;
 
 /// Servers that are stopped for good, and connections a second that come all the same.
@@ -82,9 +74,7 @@ fn never_claimed(test: &str, kind: Kind) {
     let capacity_per_sec = Server::capacity_per_sec(&mut stage, kind);
     let (_server, addr) = Server::start(&mut stage, kind);
     let truth = Truth::watch();
-    let idle = (1.0 - HEALTHY) * f64::from(kind.at_once());
-    let burst = (idle + BURST_SECS * capacity_per_sec) as u32;
-    let load = steady(&stage, kind, addr, capacity_per_sec, HEALTHY, burst);
+    let (load, burst) = busy(&stage, kind, addr, capacity_per_sec);
     let secs = env::var("SPILLWAY_QUIET_SECS").ok().map(|secs| secs.parse().expect("a number of seconds"));
     sleep(Duration::from_secs(secs.unwrap_or(QUIET_SECS)));
     let history = truth.end();

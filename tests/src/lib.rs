@@ -4,6 +4,7 @@
 mod broken;
 pub mod corpus;
 mod netns;
+pub mod overload_live;
 mod program_costs;
 pub mod queues;
 mod real_time;

@@ -38,6 +38,11 @@ impl Program {
         let child = command.stdin(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
     }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Program {
@@ -90,6 +95,15 @@ impl Servers {
     ///
     /// Where it does not listen within five seconds.
     pub fn nginx(&self, dir: &Path, addr: SocketAddr, page: &[u8]) -> Program {
+        self.nginx_with(dir, addr, page, 1, "")
+    }
+
+    /// The same with so many workers and these parameters of its `listen`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Servers::nginx`].
+    pub fn nginx_with(&self, dir: &Path, addr: SocketAddr, page: &[u8], workers: u32, listen: &str) -> Program {
         let at = dir.display();
         let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
         fs::create_dir_all(&www).expect("a directory can be made");
@@ -97,11 +111,11 @@ impl Servers {
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String = temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
         let text = format!(
-            "daemon off; user root; worker_processes 1; worker_cpu_affinity 1; worker_rlimit_nofile 16384;\n\
+            "daemon off; user root; worker_processes {workers}; worker_cpu_affinity 1; worker_rlimit_nofile 16384;\n\
              pid {at}/nginx.pid;\n\
              events {{ worker_connections 8192; }}\n\
              http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type text/html;\n{temporary}\
-             server {{ listen {addr}; root {at}/www; }} }}\n"
+             server {{ listen {addr} {listen}; root {at}/www; }} }}\n"
         );
         fs::write(&config, text).expect("a configuration can be written");
         let mut command = self.command(self.root.join("usr/sbin/nginx"));

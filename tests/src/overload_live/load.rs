@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spillway_tests::{Program, Servers, Workload, now};
+use crate::{Program, Servers, Workload, now};
 
 use super::{
     server::{Kind, THREADS},
@@ -28,6 +28,12 @@ const SETTLES: Duration = Duration::from_secs(1);
 /// Connections with which wrk begins at a time, so that the beginning is no burst.
 const BATCH: u32 = 20;
 const BATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// Share of the capacity at which a server is busy and healthy.
+const BUSY: f64 = 0.8;
+/// What a burst brings: so much of the server's time beyond what it can take at once, in connections that all come within some
+/// milliseconds.
+pub const BURST_SECS: f64 = 0.08;
 
 /// The longest that any load runs, should nobody end it.
 const AT_MOST_SECS: u32 = 1_200;
@@ -75,10 +81,22 @@ pub fn steady(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64
     load
 }
 
+/// A load of four fifths of the capacity, with bursts that it can take; and how many connections a burst has.
+pub fn busy(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, u32) {
+    let idle = (1.0 - BUSY) * f64::from(kind.at_once());
+    let burst = (idle + BURST_SECS * capacity_per_sec) as u32;
+    (steady(stage, kind, addr, capacity_per_sec, BUSY, burst), burst)
+}
+
 /// Connections at random times, whatever becomes of them.
 pub fn random(addr: SocketAddr, rate_per_sec: f64) -> Load {
+    bursts(addr, rate_per_sec, 0)
+}
+
+/// The same, with so many more at once every three seconds.
+pub fn bursts(addr: SocketAddr, rate_per_sec: f64, burst: u32) -> Load {
     let mut load = Load::default();
-    load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}")]);
+    load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}"), &format!("--burst={burst}")]);
     load
 }
 

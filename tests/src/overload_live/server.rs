@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, thread::sleep, time::Duration};
 
-use spillway_tests::{Program, Workload};
+use crate::{Program, Workload};
 
 use super::{
     stage::{Stage, workload},
@@ -28,9 +28,19 @@ const SATURATING: u32 = 32;
 const MEASURED: Duration = Duration::from_millis(1_500);
 const SETTLES: Duration = Duration::from_secs(1);
 
+/// How long a pause to collect garbage takes, and how often one comes.
+pub const GC_PAUSE: Duration = Duration::from_millis(200);
+/// See [`GC_PAUSE`].
+pub const GC_EVERY: Duration = Duration::from_secs(3);
+
 /// What is under load; ends when it is dropped.
 pub enum Server {
-    Debian { _program: Program },
+    /// nginx or HAProxy.
+    Debian {
+        /// Its first process.
+        program: Program,
+    },
+    /// The threaded server.
     Threads(Workload),
 }
 
@@ -42,7 +52,10 @@ pub enum Kind {
     /// An event loop that `maxconn` bounds, whatever else the machine does.
     Haproxy,
     /// A thread for each connection, and this backlog.
-    Threads { backlog: u32 },
+    Threads {
+        /// Connections that may wait.
+        backlog: u32,
+    },
 }
 
 impl Kind {
@@ -62,8 +75,8 @@ impl Server {
         let addr = stage.fresh_addr();
         let dir = stage.dir(addr);
         let server = match kind {
-            Kind::Nginx => Self::Debian { _program: stage.servers.nginx(&dir, addr, &page()) },
-            Kind::Haproxy => Self::Debian { _program: stage.servers.haproxy(&dir, addr, MAXCONN, HELD) },
+            Kind::Nginx => Self::Debian { program: stage.servers.nginx(&dir, addr, &page()) },
+            Kind::Haproxy => Self::Debian { program: stage.servers.haproxy(&dir, addr, MAXCONN, HELD) },
             Kind::Threads { backlog } => {
                 let (addr, backlog) = (format!("--addr={addr}"), format!("--backlog={backlog}"));
                 let (threads, service) = (format!("--threads={THREADS}"), format!("--service={SERVICE}"));
@@ -81,7 +94,7 @@ impl Server {
         let wrk = &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
         let _wrk = Program::start(wrk);
         sleep(SETTLES);
-        let mut counters = Counters::open().expect("the namespace's counters can be read");
+        let mut counters = Counters::open(1).expect("the namespace's counters can be read");
         let mut look = || counters.look().expect("the namespace's counters can be read");
         let first = look();
         sleep(MEASURED);
@@ -107,7 +120,7 @@ impl Server {
 }
 
 /// Lines of numbers: they compress, and not for nothing.
-fn page() -> Vec<u8> {
+pub fn page() -> Vec<u8> {
     let mut page: Vec<u8> = (1..PAGE_BYTES).flat_map(|n| format!("{n}\n").into_bytes()).collect();
     page.truncate(PAGE_BYTES);
     page

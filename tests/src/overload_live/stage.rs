@@ -1,29 +1,35 @@
 //! Where a live test plays: the installed agent on its defaults, and a network namespace of the test's own in which one server at
-//! a time is loaded.
+//! a time is loaded. Who records with sensors of its own plays on it without the agent.
 
 use std::{
+    env,
     net::SocketAddr,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use spillway_agent::{config::Config, kernel::Probe};
-use spillway_tests::{
+use crate::{
     ANY_PORT, Running, Scratch, Servers, Workload, in_real_time, is_root, own_network, run_with, sensors_with, skip,
 };
+use serde_json::Value;
+use spillway_agent::{config::Config, kernel::Probe};
 
 /// The first port that is listened on: a server that is started anew is a listener that was never seen.
 const FIRST_PORT: u16 = 8_000;
 
 /// What a test plays on.
 pub struct Stage {
+    /// nginx, HAProxy and wrk.
     pub servers: Servers,
-    /// From which wait on a connection counts as standing, and how long a queue stands before it is an overload.
+    /// From which wait on a connection counts as standing.
     pub target: Duration,
+    /// How long a queue stands before it is an overload.
     pub sustain: Duration,
-    running: Running,
-    netns: u32,
+    /// The network namespace's inode number.
+    pub netns: u32,
+    /// `None` where nobody is asked for claims.
+    running: Option<Running>,
     scratch: Scratch,
     next_port: u16,
 }
@@ -40,10 +46,23 @@ impl Stage {
         let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
         command.arg("--json");
         let running = Running::start(command);
+        Some(Self::enter(scratch, servers, Some(running)))
+    }
+
+    /// Enters the namespace, with no agent of its own outside.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not allowed.
+    pub fn without_agent(name: &str, servers: Servers) -> Self {
+        Self::enter(Scratch::make(name), servers, None)
+    }
+
+    fn enter(scratch: Scratch, servers: Servers, running: Option<Running>) -> Self {
         let netns = own_network().expect("root can make a network namespace");
         let overload = Config::default().detect.overload;
         let (target, sustain) = (overload.target, overload.sustain);
-        Some(Self { servers, target, sustain, running, netns, scratch, next_port: FIRST_PORT })
+        Self { servers, target, sustain, netns, running, scratch, next_port: FIRST_PORT }
     }
 
     /// An address that nobody listened on so far.
@@ -53,7 +72,7 @@ impl Stage {
     }
 
     /// A directory for a server's files.
-    pub fn dir(&self, addr: SocketAddr) -> std::path::PathBuf {
+    pub fn dir(&self, addr: SocketAddr) -> PathBuf {
         self.scratch.0.join(addr.port().to_string())
     }
 
@@ -64,20 +83,32 @@ impl Stage {
 
     /// Every overload that was claimed in this namespace.
     pub fn claims(&self) -> Vec<(Instant, Value)> {
-        let printed = self.running.printed_at().into_iter();
+        let printed = self.running.iter().flat_map(Running::printed_at);
         let parsed = printed.filter_map(|line| Some((line.at, serde_json::from_str::<Value>(&line.line).ok()?)));
         let raised = parsed.filter(|(_, line)| line["verdict"] == "overload" && line["state"] == "raised");
         raised.filter(|(_, claim)| claim["netns"] == self.netns).collect()
     }
 
     /// Asks the agent to stop, which it must do well.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
     pub fn clear(self) {
-        let (code, log) = self.running.stop();
+        let Some(running) = self.running else { return };
+        let (code, log) = running.stop();
         assert_eq!(code, Some(0), "{log}");
     }
 }
 
 /// A workload of the tests' own, ahead of what else runs here.
 pub fn workload(args: &[&str]) -> Workload {
-    Workload::start(in_real_time(&mut Command::new(env!("CARGO_BIN_EXE_workload"))).args(args))
+    Workload::start(in_real_time(&mut Command::new(built("workload"))).args(args))
+}
+
+/// A binary of the tests' own package: beside this one, or one directory up from a test's.
+fn built(name: &str) -> PathBuf {
+    let own = env::current_exe().expect("this program has a path");
+    let mut beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    beside.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not built"))
 }

@@ -2,7 +2,8 @@
 //! `/proc/net/tcp`, connections made so far from `PassiveOpens`, and `ListenOverflows`, all of the test's own namespace.
 //!
 //! The queue is first in, first out. So with `arrived` connections of which `depth` wait, the head is number
-//! `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes one listener in the namespace.
+//! `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes one listener in the namespace; of several on
+//! one address only the sum of what waits is known, and heads seem younger than they are.
 //! A look that came late, on a busy machine, only makes heads seem younger; how late is reported.
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spillway_tests::{now, real_time};
+use crate::{now, real_time};
 
 /// Time between two looks: short against the 5 ms from which a wait counts.
 const EVERY: Duration = Duration::from_millis(2);
@@ -29,10 +30,13 @@ const CAME_MIN: u64 = 2_000;
 /// One look.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
+    /// When.
     pub at: Instant,
+    /// Connections that wait.
     pub depth: u64,
     /// Connections that were established so far.
     pub arrived: u64,
+    /// Connections that were refused room so far.
     pub overflows: u64,
 }
 
@@ -46,12 +50,21 @@ pub struct Truth {
 impl Truth {
     /// Begins to look at the one listener of this thread's namespace.
     pub fn watch() -> Self {
+        Self::watch_all(1)
+    }
+
+    /// Begins to look at the so many listeners of this thread's namespace.
+    ///
+    /// # Panics
+    ///
+    /// Its thread, where the counters cannot be read.
+    pub fn watch_all(listeners: usize) -> Self {
         let (stop, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (stopped, seen) = (stop.clone(), looks.clone());
         let looking = thread::spawn(move || {
             // Where that is not allowed, looks come later.
             let _ = real_time();
-            let mut counters = Counters::open().expect("the namespace's counters can be read");
+            let mut counters = Counters::open(listeners).expect("the namespace's counters can be read");
             while !stopped.load(Ordering::Relaxed) {
                 let look = counters.look().expect("the namespace's counters can be read");
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push(look);
@@ -68,6 +81,10 @@ impl Truth {
     }
 
     /// Ends it, and gives what it saw.
+    ///
+    /// # Panics
+    ///
+    /// Where the counters could not be read.
     pub fn end(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         self.looking.join().expect("looking does not panic");
@@ -80,22 +97,37 @@ pub struct Counters {
     tcp: File,
     snmp: File,
     netstat: File,
+    listeners: usize,
     text: Vec<u8>,
 }
 
 impl Counters {
-    /// Those of this thread's namespace.
-    pub fn open() -> io::Result<Self> {
+    /// Those of this thread's namespace, in which there are so many listeners.
+    ///
+    /// # Errors
+    ///
+    /// Where `/proc` does not let them be read.
+    pub fn open(listeners: usize) -> io::Result<Self> {
         let open = |name| File::open(format!("/proc/thread-self/net/{name}"));
-        Ok(Self { tcp: open("tcp")?, snmp: open("snmp")?, netstat: open("netstat")?, text: vec![0; 16 << 10] })
+        Ok(Self {
+            tcp: open("tcp")?,
+            snmp: open("snmp")?,
+            netstat: open("netstat")?,
+            listeners,
+            text: vec![0; 16 << 10],
+        })
     }
 
     /// Reads them.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be read any more.
     pub fn look(&mut self) -> io::Result<Look> {
         let arrived = counter(read(&self.snmp, &mut self.text)?, "Tcp:", "PassiveOpens");
-        // Header and first line, each 150 bytes: asked for more, the kernel would walk the table of all connections.
-        let length = self.tcp.read_at(&mut self.text[..300], 0)?;
-        let depth = listener_depth(&String::from_utf8_lossy(&self.text[..length]));
+        // Header and a line each, 150 bytes: asked for more, the kernel would walk the table of all connections.
+        let length = self.tcp.read_at(&mut self.text[..150 * (1 + self.listeners)], 0)?;
+        let depth = listeners_depth(&String::from_utf8_lossy(&self.text[..length]));
         let at = now();
         let overflows = counter(read(&self.netstat, &mut self.text)?, "TcpExt:", "ListenOverflows");
         Ok(Look { at, depth, arrived, overflows })
@@ -115,19 +147,24 @@ fn counter(text: &str, group: &str, name: &str) -> u64 {
     found.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("{group} has no {name}: {text}"))
 }
 
-/// What waits at the listener of the first line: the kernel shows it where other sockets have bytes to read.
-fn listener_depth(text: &str) -> u64 {
-    let mut fields = text.lines().nth(1).unwrap_or("").split_whitespace().skip(3);
-    let (state, queues) = (fields.next(), fields.next());
-    let depth = queues.and_then(|queues| u64::from_str_radix(queues.split_once(':')?.1, 16).ok());
-    // 0A is LISTEN; a listener that has closed has no queue.
-    depth.filter(|_| state == Some("0A")).unwrap_or(0)
+/// What waits at the listeners, which come first: the kernel shows it where other sockets have bytes to read.
+fn listeners_depth(text: &str) -> u64 {
+    let depth = |line: &str| {
+        let mut fields = line.split_whitespace().skip(3);
+        let (state, queues) = (fields.next(), fields.next());
+        let depth = queues.and_then(|queues| u64::from_str_radix(queues.split_once(':')?.1, 16).ok());
+        // 0A is LISTEN; a listener that has closed has no queue.
+        depth.filter(|_| state == Some("0A"))
+    };
+    text.lines().skip(1).filter_map(depth).sum()
 }
 
 /// A stretch of time in which the head of the queue was never younger than the target.
 #[derive(Debug, Clone, Copy)]
 pub struct Stand {
+    /// The first look that showed it.
     pub from: Instant,
+    /// The last.
     pub to: Instant,
 }
 
@@ -137,6 +174,16 @@ pub struct History {
 }
 
 impl History {
+    /// What these looks saw, oldest first.
+    pub fn of(looks: Vec<Look>) -> Self {
+        Self { looks }
+    }
+
+    /// Every look.
+    pub fn looks(&self) -> &[Look] {
+        &self.looks
+    }
+
     /// Every stretch in which the queue stood.
     pub fn stands(&self, target: Duration) -> Vec<Stand> {
         let mut stands: Vec<Stand> = Vec::new();
@@ -268,11 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_of_a_namespace_is_read() {
+    fn the_listeners_of_a_namespace_are_read() {
         let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
                     0: 0100007F:1F40 00000000:0000 0A 00000000:0000001F 00:00000000 00000000     0";
-        assert_eq!(listener_depth(text), 31);
-        assert_eq!(listener_depth(&text.replace(" 0A ", " 01 ")), 0);
-        assert_eq!(listener_depth(""), 0);
+        assert_eq!(listeners_depth(text), 31);
+        assert_eq!(listeners_depth(&text.replace(" 0A ", " 01 ")), 0);
+        assert_eq!(listeners_depth(""), 0);
+        let (_, line) = text.split_once('\n').unwrap();
+        assert_eq!(listeners_depth(&format!("{text}\n{line}")), 62);
     }
 }

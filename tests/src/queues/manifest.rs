@@ -3,12 +3,13 @@
 //!
 //! Only the scorer reads labels, and it compares those of synthetic runs with what their simulation says each time.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::truth::Overload;
-use crate::corpus::{Part, Source, manifest::read};
+use crate::corpus::{Part, Source, manifest::read, render};
 
 /// One run and what is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,4 +54,17 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
         entries.extend(read::<Entry>(&recorded, "queues record")?);
     }
     Ok(entries)
+}
+
+/// Puts a recorded run into its manifest, in place of the one of the same name.
+///
+/// # Errors
+///
+/// If the manifest cannot be read or written.
+pub fn put(path: &Path, entry: Entry) -> anyhow::Result<()> {
+    let mut entries: Vec<Entry> = if path.exists() { read(path, "queues record")? } else { Vec::new() };
+    entries.retain(|other| other.run != entry.run);
+    entries.push(entry);
+    entries.sort_by(|a, b| a.run.cmp(&b.run));
+    fs::write(path, render(&entries)?).with_context(|| format!("{} cannot be written", path.display()))
 }

@@ -18,9 +18,9 @@ mod socket;
 mod truth;
 
 pub use families::{FAMILIES, Family};
-pub use manifest::{Entry, load};
+pub use manifest::{Entry, load, put};
 pub use plan::Scarce;
 pub use rules::{Claim, Rule, rules};
 pub use run::{Stream, entry, synthetic};
 pub use score::{Report, Scored, score_run};
-pub use truth::{Kind, Overload};
+pub use truth::{Drops, Kind, Overload, together};

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::plan::{self, Accepts, STOP_SECS};
 
 /// Nanoseconds since the run began.
-pub(super) type Nanos = u64;
+pub type Nanos = u64;
 
 pub(super) const SECOND: f64 = 1e9;
 

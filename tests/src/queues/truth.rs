@@ -62,10 +62,17 @@ pub enum Kind {
 pub(super) struct Truth {
     sockets: Vec<Watch>,
     spans: Vec<Overload>,
-    /// Moments of drops, those within a second taken as one; and all of them.
-    drops: Vec<Nanos>,
-    dropped: Vec<Nanos>,
+    drops: Drops,
     scarce: Scarce,
+}
+
+/// When connections were dropped.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// Those within a second taken as one.
+    moments: Vec<Nanos>,
+    /// All of them, one a millisecond at the most.
+    all: Vec<Nanos>,
 }
 
 struct Watch {
@@ -88,29 +95,17 @@ impl Truth {
         Self {
             sockets: plan.sockets.iter().map(watch).collect(),
             spans: Vec::new(),
-            drops: Vec::new(),
-            dropped: Vec::new(),
+            drops: Drops::default(),
             scarce: plan.scarce,
         }
     }
 
     pub(super) fn dropped(&mut self, now: Nanos) {
-        // One a millisecond says when the first was.
-        if self.dropped.last().is_none_or(|last| now - last >= 1_000_000) {
-            self.dropped.push(now);
-        }
-        if self.drops.last().is_none_or(|last| now - last >= nanos(DROPS_APART_SECS)) {
-            self.drops.push(now);
-        }
+        self.drops.note(now);
     }
 
     fn found(&mut self, kind: Kind, from: Nanos, to: Nanos) {
-        let secs = |t: Nanos| t as f64 / SECOND;
-        let stopped_secs = (kind == Kind::Stopped).then_some(secs(from));
-        let scarce = Some(if kind == Kind::Stopped { Scarce::AcceptLoop } else { self.scarce });
-        let span =
-            Overload { kind, onset_secs: secs(from), stopped_secs, overflow_secs: None, end_secs: secs(to), scarce };
-        self.spans.push(span);
+        self.spans.push(Overload::new(kind, (from, to), Some(self.scarce)));
     }
 
     /// Looks at every socket.
@@ -156,30 +151,64 @@ impl Truth {
                 self.found(Kind::Stopped, since, now);
             }
         }
-        let drops = std::mem::take(&mut self.drops);
-        for chain in drops.chunk_by(|a, b| b - a <= nanos(DROPS_WITHIN_SECS)).filter(|chain| chain.len() >= DROPS_MIN) {
-            self.found(Kind::Drops, chain[0], chain[chain.len() - 1]);
-        }
-        self.spans.sort_by(|a, b| a.onset_secs.total_cmp(&b.onset_secs));
-        let mut merged: Vec<Overload> = Vec::new();
-        for span in self.spans.drain(..) {
-            match merged.last_mut().filter(|last| span.onset_secs - last.end_secs <= APART_SECS) {
-                Some(last) => {
-                    last.end_secs = last.end_secs.max(span.end_secs);
-                    last.stopped_secs = last.stopped_secs.or(span.stopped_secs);
-                }
-                None => merged.push(span),
-            }
-        }
-        for overload in &mut merged {
-            let within = |t: &f64| (overload.onset_secs..=overload.end_secs).contains(t);
-            overload.overflow_secs = self.dropped.iter().map(|t| *t as f64 / SECOND).find(within).map(rounded);
-            overload.onset_secs = rounded(overload.onset_secs);
-            overload.end_secs = rounded(overload.end_secs);
-            overload.stopped_secs = overload.stopped_secs.map(rounded);
-        }
-        merged
+        together(std::mem::take(&mut self.spans), &self.drops, Some(self.scarce))
     }
+}
+
+impl Overload {
+    /// One from here to there, of which no drop is known yet.
+    pub fn new(kind: Kind, (from, to): (Nanos, Nanos), scarce: Option<Scarce>) -> Self {
+        let secs = |t: Nanos| t as f64 / SECOND;
+        Self {
+            kind,
+            onset_secs: secs(from),
+            stopped_secs: (kind == Kind::Stopped).then_some(secs(from)),
+            overflow_secs: None,
+            end_secs: secs(to),
+            scarce: if kind == Kind::Stopped { Some(Scarce::AcceptLoop) } else { scarce },
+        }
+    }
+}
+
+impl Drops {
+    /// One now; told in order of time.
+    pub fn note(&mut self, now: Nanos) {
+        // One a millisecond says when the first was.
+        if self.all.last().is_none_or(|last| now - last >= 1_000_000) {
+            self.all.push(now);
+        }
+        if self.moments.last().is_none_or(|last| now - last >= nanos(DROPS_APART_SECS)) {
+            self.moments.push(now);
+        }
+    }
+}
+
+/// Overloads of each kind, and those that drops are by recurring, in order of time: those near each other as one, each with its first
+/// drop.
+pub fn together(mut spans: Vec<Overload>, drops: &Drops, scarce: Option<Scarce>) -> Vec<Overload> {
+    let moments = drops.moments.chunk_by(|a, b| b - a <= nanos(DROPS_WITHIN_SECS));
+    for chain in moments.filter(|chain| chain.len() >= DROPS_MIN) {
+        spans.push(Overload::new(Kind::Drops, (chain[0], chain[chain.len() - 1]), scarce));
+    }
+    spans.sort_by(|a, b| a.onset_secs.total_cmp(&b.onset_secs));
+    let mut merged: Vec<Overload> = Vec::new();
+    for span in spans {
+        match merged.last_mut().filter(|last| span.onset_secs - last.end_secs <= APART_SECS) {
+            Some(last) => {
+                last.end_secs = last.end_secs.max(span.end_secs);
+                last.stopped_secs = last.stopped_secs.or(span.stopped_secs);
+            }
+            None => merged.push(span),
+        }
+    }
+    for overload in &mut merged {
+        let within = |t: &f64| (overload.onset_secs..=overload.end_secs).contains(t);
+        overload.overflow_secs = drops.all.iter().map(|t| *t as f64 / SECOND).find(within).map(rounded);
+        overload.onset_secs = rounded(overload.onset_secs);
+        overload.end_secs = rounded(overload.end_secs);
+        overload.stopped_secs = overload.stopped_secs.map(rounded);
+    }
+    merged
 }
 
 /// To a millisecond.

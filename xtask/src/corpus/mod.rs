@@ -4,6 +4,7 @@ mod gathered;
 mod keep;
 mod others;
 mod program;
+mod queues;
 mod record;
 
 use std::process::ExitCode;
@@ -19,7 +20,8 @@ pub use others::meets_targets;
     cargo xtask corpus write-manifest                     after a change of the families\n  \
     cargo xtask corpus score                              the detector beside the reference rules\n  \
     cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
-    cargo xtask corpus queues score                       the same of accept queues\n\n\
+    cargo xtask corpus queues score                       the same of accept queues\n  \
+    cargo xtask corpus queues record nginx-ramp           load a real server and record its queue\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
 pub struct Args {
     #[command(subcommand)]
@@ -30,7 +32,7 @@ pub struct Args {
 enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
-    /// list, write DIR, write-manifest or score, and their options; queues before them for accept queues
+    /// list, write DIR, write-manifest or score, and their options; queues before them or before record for accept queues
     #[command(external_subcommand)]
     Others(Vec<String>),
 }
@@ -39,6 +41,9 @@ enum Command {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Record(args) => record::main(args),
-        Command::Others(arguments) => others::main(arguments),
+        Command::Others(arguments) => match &arguments[..] {
+            [queues, record, names @ ..] if queues == "queues" && record == "record" => queues::record(names),
+            _ => others::main(arguments),
+        },
     }
 }

@@ -1,0 +1,103 @@
+//! One recording as it is made: the stage, the recorder outside of it, the truth, and what was done to the server when.
+
+use std::{
+    any::Any,
+    net::SocketAddr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use spillway_tests::{
+    Servers, now,
+    overload_live::{
+        server::{Kind, Server},
+        stage::Stage,
+        truth::{History, Truth},
+    },
+};
+
+use crate::{
+    label::Did,
+    plays::Play,
+    recorder::{Recorded, Recorder},
+};
+
+/// How long the recorder looks before there is a server, and after the last look of the truth.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// What a recording came to.
+pub(crate) struct Played {
+    pub(crate) recorded: Recorded,
+    pub(crate) history: History,
+    pub(crate) addr: SocketAddr,
+    pub(crate) did: Did,
+    /// From which wait on a connection stands.
+    pub(crate) target: Duration,
+}
+
+/// What must live until the recording has ended.
+pub(crate) type Kept = Box<dyn Any>;
+
+/// Where it is made.
+pub(crate) struct Set {
+    pub(crate) stage: Stage,
+    recorder: Recorder,
+    under_way: Option<(SocketAddr, Truth)>,
+    did: Did,
+}
+
+impl Set {
+    /// Makes the recording, in a network namespace that this thread enters.
+    pub(crate) fn play(play: &Play, servers: Servers, recorder: Recorder) -> anyhow::Result<Played> {
+        let servers = if play.ahead { servers.ahead() } else { servers };
+        let stage = Stage::without_agent(play.name, servers);
+        let mut set = Self { stage, recorder, under_way: None, did: Did::default() };
+        let kept = (play.play)(&mut set)?;
+        let Self { stage, recorder, under_way, did } = set;
+        let recorded = recorder.end()?;
+        let (addr, truth) = under_way.expect("every play starts a server");
+        let history = truth.end();
+        drop(kept);
+        Ok(Played { recorded, history, addr, did, target: stage.target })
+    }
+
+    /// How many connections a second a server of this kind completes.
+    pub(crate) fn capacity_per_sec(&mut self, kind: Kind) -> f64 {
+        Server::capacity_per_sec(&mut self.stage, kind)
+    }
+
+    /// Starts the server that is recorded, of so many sockets: recorder first, truth last.
+    pub(crate) fn start_as<S>(
+        &mut self,
+        sockets: usize,
+        start: impl FnOnce(&mut Stage) -> (S, SocketAddr),
+    ) -> anyhow::Result<(S, SocketAddr)> {
+        self.recorder.begin(self.stage.netns)?;
+        sleep(AHEAD);
+        let (server, addr) = start(&mut self.stage);
+        self.under_way = Some((addr, Truth::watch_all(sockets)));
+        Ok((server, addr))
+    }
+
+    /// The same of one socket of a server of this kind.
+    pub(crate) fn start(&mut self, kind: Kind) -> anyhow::Result<(Server, SocketAddr)> {
+        self.start_as(1, |stage| Server::start(stage, kind))
+    }
+
+    /// From now on it is offered more than it takes; and not before.
+    pub(crate) fn overloads(&mut self) -> Instant {
+        *self.did.overloads_from.get_or_insert(now())
+    }
+
+    /// Its acceptor has just been stopped.
+    pub(crate) fn stopped(&mut self) {
+        self.did.stopped = Some((self.overloads(), None));
+    }
+
+    /// It has just been let go on.
+    pub(crate) fn goes_on(&mut self) {
+        if let Some((_, goes_on)) = &mut self.did.stopped {
+            *goes_on = Some(now());
+        }
+    }
+}

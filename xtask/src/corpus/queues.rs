@@ -1,0 +1,18 @@
+//! `cargo xtask corpus queues record`: real servers under real load, recorded by the `record` binary of the tests package.
+//!
+//! It takes a minute a recording, root, and a machine that does nothing else.
+
+use std::process::{Command, ExitCode};
+
+use crate::workspace::Workspace;
+use crate::{build, servers, step};
+
+/// Makes the recordings of these names; all where none is named.
+pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    build::bpf(&workspace)?;
+    build::binaries(&workspace, true, &[("spillway-tests", "record"), ("spillway-tests", "workload")])?;
+    let mut record = Command::new(workspace.binary(true, "record"));
+    record.args(names).env("SPILLWAY_SERVERS", servers::provide()?);
+    Ok(if step::streaming("record", &mut record)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
