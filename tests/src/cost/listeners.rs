@@ -5,9 +5,9 @@ use std::{io, net::SocketAddr, thread, time::Instant};
 
 use anyhow::{Context as _, anyhow};
 use spillway_agent::{config::Config, sense::Sensors};
-use spillway_tests::{Scratch, Servers, Workload, own_network};
+use spillway_tests::{Scratch, Servers, Workload, overload_live::server::page, own_network};
 
-use crate::{Agent, Row, TURNS, Target, WATCHED, best, median, programs, tell, workload};
+use crate::{Agent, Row, Target, WATCHED, median, programs, tell, workload};
 
 /// A busy host: the target is set for it.
 const LISTENERS: usize = 200;
@@ -21,21 +21,24 @@ const HOLDERS: usize = 2;
 /// wrk's connections at a server that is never idle, and how long each turn is.
 const CLIENTS: u32 = 16;
 const TURN_SECS: u32 = 2;
+const ACCEPT_TURNS: usize = 10;
 
 /// The rows that there can be here.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::from(look()?);
     tell("counting what a connection costs in the kernel");
-    let programs::Connection { server_nanos, both_nanos, connects_nanos, runs } = programs::connection()?;
-    let row =
-        |what: &str, measured, target, detail| Row { what: what.to_owned(), measured, unit: "ns", target, detail };
-    let detail = format!("{both_nanos:.0} at both its ends, in {runs:.1} changes of their states");
-    rows.push(row("programs of listeners, a connection", server_nanos, Some(Target::AtMost(500.0)), detail));
-    rows.push(row("that of connects, a connection, both its ends", connects_nanos, None, String::new()));
+    let programs::Connection { listeners_nanos, connects_nanos, runs } = programs::connection()?;
+    let detail = format!("in {runs:.1} changes of its sockets' states");
+    for (what, measured, target) in [("listeners", listeners_nanos, Some(500.0)), ("connects", connects_nanos, None)] {
+        let what = format!("programs of {what}, a connection, both its ends");
+        rows.push(Row { what, measured, unit: "ns", target: target.map(Target::AtMost), detail: detail.clone() });
+    }
     match Servers::find() {
         Ok(servers) => {
-            tell(&format!("running nginx under wrk {TURNS} times without and with the agent"));
-            rows.push(accept_rate(servers)?);
+            for (what, page) in [("that does nothing else", b"ok\n".to_vec()), ("that works 1 ms for each", page())] {
+                tell(&format!("running a server {what} under wrk {ACCEPT_TURNS} times without and with the agent"));
+                rows.push(accept_rate(servers.clone(), what, page)?);
+            }
         }
         Err(reason) => tell(&format!("no accept rate: {reason}")),
     }
@@ -113,25 +116,25 @@ fn looks(sensors: &mut Sensors) -> anyhow::Result<Looks> {
 
 /// Connections a second that nginx takes under wrk, with the agent on against off: in a network namespace of their own, because the
 /// host's would fill with what is left of them.
-fn accept_rate(servers: Servers) -> anyhow::Result<Row> {
+fn accept_rate(servers: Servers, what: &str, page: Vec<u8>) -> anyhow::Result<Row> {
     let measure = move || -> anyhow::Result<[f64; 2]> {
         own_network().context("no network namespace; hint: the bench needs root")?;
         let scratch = Scratch::make("accept-rate");
         let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
-        let _nginx = servers.nginx(&scratch.0, addr, b"ok\n");
+        let _nginx = servers.nginx(&scratch.0, addr, &page);
         let mut rates = [Vec::new(), Vec::new()];
-        for turn in 0..TURNS {
+        for turn in 0..ACCEPT_TURNS {
             for with_agent in [turn % 2 == 0, turn % 2 != 0] {
                 let agent = with_agent.then(Agent::start).transpose()?;
                 rates[usize::from(with_agent)].push(servers.closed_loop_per_sec(addr, CLIENTS, TURN_SECS));
                 drop(agent);
             }
         }
-        Ok(rates.map(|rates| best(&rates)))
+        Ok(rates.map(|mut rates| median(&mut rates)))
     };
     let [off, on] = thread::spawn(measure).join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
     Ok(Row {
-        what: "accept rate that a server keeps".to_owned(),
+        what: format!("accept rate that a server keeps {what}"),
         measured: on / off * 100.0,
         unit: "%",
         target: Some(Target::AtLeast(98.0)),

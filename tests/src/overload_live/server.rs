@@ -119,7 +119,7 @@ impl Server {
     }
 }
 
-/// Lines of numbers: they compress, and not for nothing.
+/// What nginx compresses for each connection: lines of numbers.
 pub fn page() -> Vec<u8> {
     let mut page: Vec<u8> = (1..PAGE_BYTES).flat_map(|n| format!("{n}\n").into_bytes()).collect();
     page.truncate(PAGE_BYTES);
