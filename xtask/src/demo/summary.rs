@@ -58,6 +58,7 @@ pub fn complete(expected: &Expected, verdicts: &[Verdict]) -> bool {
 pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
     let leaks = || seen.verdicts.iter().filter(|v| v.raised("leak"));
     let overloads = || seen.verdicts.iter().filter(|v| v.raised("overload"));
+    let risks = || seen.verdicts.iter().filter(|v| v.raised("cascade_risk"));
     let (leaker, cache) = (Some(u64::from(expected.leaker)), Some(u64::from(expected.cache)));
     let leak = leaks().find(|v| v.pid() == leaker);
     let overload = overloads().find(|v| v.addr() == Some(&expected.addr));
@@ -79,6 +80,8 @@ pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
         none_of("leak: any other process", leaks().filter(|v| v.pid() != leaker && v.pid() != cache)),
         overload_row(expected, seen.stopped_at, overload),
         none_of("overload: any other listener", overloads().filter(|v| v.addr() != Some(&expected.addr))),
+        // The clients' connects to the server that is stuck fail: that risk is a right one.
+        none_of("cascade risk: any other", risks().filter(|v| v.addr() != Some(&expected.addr))),
         Row {
             what: "the agent",
             expected: "exit code 0 on SIGTERM".into(),
@@ -221,6 +224,9 @@ mod tests {
         assert_eq!(with(|seen| seen.verdicts.push(leak(11, 4e6))), ["leak: the healthy cache"]);
         assert_eq!(with(|seen| seen.verdicts.push(leak(99, 4e6))), ["leak: any other process"]);
         assert_eq!(with(|seen| seen.verdicts.push(overload(20.0, "0.0.0.0:22"))), ["overload: any other listener"]);
+        let risk = |addr: &str| verdict(20.0, json!({"verdict": "cascade_risk", "state": "raised", "addr": addr}));
+        assert_eq!(with(|seen| seen.verdicts.push(risk("127.0.0.1:4000"))), [""; 0]);
+        assert_eq!(with(|seen| seen.verdicts.push(risk("10.0.0.5:5432"))), ["cascade risk: any other"]);
     }
 
     #[test]
