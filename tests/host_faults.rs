@@ -212,7 +212,7 @@ fn a_verdict_is_less_sure_without_bpf() {
     let denied = Running::start(command);
 
     let workload = || Command::new(env!("CARGO_BIN_EXE_workload"));
-    let server = Workload::start(workload().args(["stuck-server", "--healthy-for=1s", "--backlog=64"]));
+    let server = Workload::start(workload().args(["stuck-server", "--healthy-for=1s", "--backlog=128"]));
     let addr = server.addr().to_string();
     let _clients = Workload::start(workload().args(["clients", "--rate-per-sec=40", "--addr", &addr]));
     let [usual, denied] = [usual, denied].map(|running| {
