@@ -141,7 +141,11 @@ fn accepted(looks: &[Look]) -> Option<f64> {
 /// One standard deviation of how much a queue differs between the first and the last of these looks if as many come as go. Where
 /// accepts are not counted, the queue itself is the best guess at how many came and went.
 fn scatter(looks: &[Look]) -> f64 {
-    let gone = accepted(&looks[1..]).unwrap_or_else(|| f64::from(looks[0].depth));
+    scatter_of(accepted(&looks[1..]).unwrap_or_else(|| f64::from(looks[0].depth)))
+}
+
+/// The same where so many went, and as many came.
+pub(super) fn scatter_of(gone: f64) -> f64 {
     (2.0 * gone).sqrt()
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     ground::Ground,
-    looks::{Look, Looks, Trend},
+    looks::{Look, Looks, Trend, scatter_of},
     scarce::Strain,
     usual::Usual,
 };
@@ -238,7 +238,7 @@ impl Run {
     fn has_fallen(&self, fact: &ListenerFact) -> bool {
         let fallen = f64::from(self.deepest.saturating_sub(fact.backlog));
         let gone = self.accepted.saturating_sub(self.accepted_at_deepest) as f64;
-        fallen >= 1.0 && fallen >= (2.0 * gone).sqrt()
+        fallen >= 1.0 && fallen >= scatter_of(gone)
     }
 
     /// What it was like, for as long as nothing was wrong with it: the longest between two accepts, and the deepest.
