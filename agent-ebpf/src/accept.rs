@@ -14,7 +14,7 @@
 //!   fexit and has no kprobes; some 0.35 µs by kprobes, from the ratio that emulated kernels show.
 //! - Refuses: what is not TCP (Multipath TCP is not).
 
-use core::{arch::asm, ffi::c_void, hint::black_box};
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -26,6 +26,7 @@ use aya_ebpf::{
 use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
+    atomic::{add_u32, add_u64},
     kernel::{Helper, Reading, Typed, count},
     sockets::{established_us, is_tcp},
 };
@@ -109,29 +110,4 @@ fn add(listener: u64, wait_us: u64) {
         add_u64(&raw mut (*sojourn).wait_us_total, wait_us);
         add_u32((&raw mut (*sojourn).buckets).cast::<u32>().add(bucket), 1);
     }
-}
-
-/// Adds atomically. The target has the instruction and `core` no function for it, because it lacks compare-and-swap; kernels
-/// before 5.12 know no more either.
-///
-/// # Safety
-///
-/// `to` is valid and aligned.
-#[inline(always)]
-pub(crate) unsafe fn add_u64(to: *mut u64, value: u64) {
-    // SAFETY: the instruction adds to what the caller says is valid.
-    unsafe { asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack)) };
-}
-
-/// As [`add_u64`].
-///
-/// # Safety
-///
-/// `to` is valid and aligned.
-#[inline(always)]
-unsafe fn add_u32(to: *mut u32, value: u32) {
-    // SAFETY: the instruction adds to what the caller says is valid.
-    unsafe {
-        asm!("lock *(u32 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) u64::from(value), options(nostack))
-    };
 }

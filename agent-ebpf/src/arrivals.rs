@@ -16,7 +16,7 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macr
 use spillway_ebpf::Loss;
 
 use crate::{
-    accept::add_u64,
+    atomic::add_u64,
     kernel::{Helper, Reading as _, count, offset},
     sockets::AF_INET6,
 };

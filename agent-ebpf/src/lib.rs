@@ -286,7 +286,7 @@ pub enum Loss {
     SojournMapFull = 4,
     /// A connect found no room among those under way, or its end none among those counted.
     OutboundMapFull = 5,
-    /// A listener's first connection found the map of arrivals full.
+    /// A listener began, and found the map of arrivals full.
     ArrivalMapFull = 6,
 }
 

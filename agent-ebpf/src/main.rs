@@ -8,6 +8,7 @@
 
 mod accept;
 mod arrivals;
+mod atomic;
 mod faults;
 mod handles;
 mod kernel;

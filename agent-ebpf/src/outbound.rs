@@ -28,7 +28,7 @@ use aya_ebpf::{
 use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, OutboundKey};
 
 use crate::{
-    accept::add_u64,
+    atomic::add_u64,
     kernel::{Helper, Reading as _, count, offset},
     sockets::{AF_INET, AF_INET6, is_tcp},
 };
@@ -90,11 +90,17 @@ fn end(sock: *const c_void, new: u32) {
         },
         None => return,
     };
-    if CONNECTED.get_ptr_mut(key).is_none() {
-        // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
-        let _ = CONNECTED.insert(key, EMPTY, u64::from(BPF_NOEXIST));
-    }
-    let Some(counted) = CONNECTED.get_ptr_mut(key) else { return count(Loss::OutboundMapFull) };
+    let counted = match CONNECTED.get_ptr_mut(key) {
+        Some(counted) => counted,
+        None => {
+            // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
+            let _ = CONNECTED.insert(key, EMPTY, u64::from(BPF_NOEXIST));
+            match CONNECTED.get_ptr_mut(key) {
+                Some(counted) => counted,
+                None => return count(Loss::OutboundMapFull),
+            }
+        }
+    };
     let error = if new == TCP_CLOSE { Some(Helper::read::<i32>(sock, offset!(sock_err)).unwrap_or(0)) } else { None };
     // SAFETY: the entry lives while the program runs, and its fields are aligned.
     unsafe {
