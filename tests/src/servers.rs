@@ -170,7 +170,9 @@ impl Servers {
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("LD_LIBRARY_PATH", self.root.join("usr/lib/x86_64-linux-gnu"));
+        let libraries =
+            ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|part| self.root.join(part).display().to_string());
+        command.env("LD_LIBRARY_PATH", libraries.join(":"));
         if self.ahead {
             in_real_time(&mut command);
         }

@@ -5,9 +5,10 @@
 
 use std::process::ExitCode;
 
+use crate::servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, servers, step};
+use crate::{build, step};
 
 /// Measure what Spillway costs.
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         cost.arg("--json");
     }
-    match servers::provide() {
+    match SERVERS.provide() {
         Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
         Err(error) if error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("bench: going on without nginx, HAProxy and wrk: {error:#}"),

@@ -21,6 +21,7 @@ mod sudo;
 mod test;
 mod toolchain;
 mod tools;
+mod unpacked;
 mod vm;
 mod workspace;
 

@@ -10,13 +10,15 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 
 use crate::apt::{apt_line, install};
+use crate::servers::SERVERS;
 use crate::step;
 use crate::toolchain::{self, Compiler, Next};
+use crate::vm::emulator;
 use crate::workspace::{Workspace, on_path};
-use crate::{servers, signals, tools};
+use crate::{signals, tools};
 
-/// What boots other kernels and unpacks their modules: each program with its package.
-const EMULATION: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
+/// What unpacks the modules of other kernels: the program and its package.
+const XZ: (&str, &str) = ("xz", "xz-utils");
 
 /// Install what building and testing need; does nothing when all is there.
 #[derive(Debug, clap::Args)]
@@ -38,7 +40,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let compiler = bpf(&workspace)?;
     nextest(&workspace)?;
     vm()?;
-    servers::provide()?;
+    SERVERS.provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -57,12 +59,12 @@ fn check() -> anyhow::Result<ExitCode> {
     }
     let nextest = tools::nextest()?.is_some();
     println!("{}: cargo-nextest", if nextest { "ready" } else { "missing, `cargo xtask test` builds it" });
-    let emulator = EMULATION.iter().all(|(program, _)| on_path(program).is_some());
+    let emulator = on_path(XZ.0).is_some() && emulator::is_there()?;
     println!(
         "{}: the emulator for other kernels",
-        if emulator { "ready" } else { "missing, `cargo xtask vm` installs it" }
+        if emulator { "ready" } else { "missing, `cargo xtask vm` unpacks it" }
     );
-    let servers = servers::provided()?;
+    let servers = SERVERS.is_there()?;
     println!("{}: nginx, HAProxy and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
     Ok(if ready && nextest && emulator && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -107,19 +109,15 @@ pub fn nextest(workspace: &Workspace) -> anyhow::Result<Command> {
 
 /// Makes sure that other kernels can be booted.
 pub fn vm() -> anyhow::Result<()> {
-    let missing = || EMULATION.into_iter().filter(|(program, _)| on_path(program).is_none());
-    let packages: Vec<_> = missing().map(|(_, package)| package.to_owned()).collect();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    eprintln!("setup: no emulator yet, which boots other kernels");
-    if on_path("apt-get").is_some() {
-        install(&packages)?;
-    }
-    match missing().next() {
-        None => Ok(()),
-        Some((program, package)) => {
+    let (program, package) = XZ;
+    if on_path(program).is_none() {
+        eprintln!("setup: no {program} yet, which unpacks other kernels' modules");
+        if on_path("apt-get").is_some() {
+            install(&[package.to_owned()])?;
+        }
+        if on_path(program).is_none() {
             bail!("there is no {program}, without which no other kernel can be booted\n  hint: install {package}")
         }
     }
+    emulator::provide().map(drop)
 }

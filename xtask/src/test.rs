@@ -13,9 +13,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 
+use crate::servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, corpus, servers, setup, step, vm};
+use crate::{build, corpus, setup, step, vm};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     command.args(["run", "--workspace", "--locked"]).args(&args.filters).env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
-    match servers::provide() {
+    match SERVERS.provide() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: going on without nginx, HAProxy and wrk: {error:#}"),

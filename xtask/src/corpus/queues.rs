@@ -4,8 +4,9 @@
 
 use std::process::{Command, ExitCode};
 
+use crate::servers::SERVERS;
 use crate::workspace::Workspace;
-use crate::{build, servers, step};
+use crate::{build, step};
 
 /// Makes the recordings of these names; all where none is named.
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
@@ -13,6 +14,6 @@ pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     build::bpf(&workspace)?;
     build::binaries(&workspace, true, &[("spillway-tests", "record"), ("spillway-tests", "workload")])?;
     let mut record = Command::new(workspace.binary(true, "record"));
-    record.args(names).env("SPILLWAY_SERVERS", servers::provide()?);
+    record.args(names).env("SPILLWAY_SERVERS", SERVERS.provide()?);
     Ok(if step::streaming("record", &mut record)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

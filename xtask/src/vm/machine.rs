@@ -36,9 +36,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An emulated one.
-    pub fn emulated(name: &'static str, vmlinuz: &Path, image: PathBuf, log: PathBuf, only: Option<&str>) -> Self {
-        let mut qemu = Command::new("qemu-system-x86_64");
+    /// An emulated one; `qemu` is the emulator.
+    pub fn emulated(
+        name: &'static str,
+        mut qemu: Command,
+        vmlinuz: &Path,
+        image: PathBuf,
+        log: PathBuf,
+        only: Option<&str>,
+    ) -> Self {
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
         // Emulation works everywhere. The model is the newest that Debian 12's emulator has in full. A count that each
         // CPU keeps for itself shows only with several of them. They take turns on one thread: kernels change their own code

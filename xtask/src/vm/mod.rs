@@ -7,6 +7,7 @@
 
 mod archive;
 mod cpio;
+pub mod emulator;
 mod initramfs;
 mod kernels;
 mod machine;
@@ -127,7 +128,7 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow
     let programs = programs.map(|(name, binary)| (name, workspace.binary(true, binary)));
     initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
     let log = directory.join(format!("{}.log", kernel.name));
-    Ok(Machine::emulated(kernel.name, &found.vmlinuz, image, log, only))
+    Ok(Machine::emulated(kernel.name, emulator::provide()?, &found.vmlinuz, image, log, only))
 }
 
 /// What a message says before its details.

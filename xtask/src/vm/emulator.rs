@@ -1,0 +1,29 @@
+//! The emulator that boots other kernels: the machine's own, or else Debian's.
+
+use std::process::Command;
+
+use crate::unpacked::{Unpacked, command};
+use crate::workspace::on_path;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+const EMULATOR: Unpacked = Unpacked {
+    name: "emulator",
+    what: "QEMU",
+    why: "which boots other kernels",
+    packages: &["qemu-system-x86"],
+    programs: &[("usr/bin/qemu-system-x86_64", "--version", 0)],
+};
+
+/// Whether there is one.
+pub fn is_there() -> anyhow::Result<bool> {
+    Ok(on_path(PROGRAM).is_some() || EMULATOR.is_there()?)
+}
+
+/// Makes sure that there is one, and gives the command that runs it.
+pub fn provide() -> anyhow::Result<Command> {
+    match on_path(PROGRAM) {
+        Some(program) => Ok(Command::new(program)),
+        None => Ok(command(&EMULATOR.provide()?, EMULATOR.programs[0].0)),
+    }
+}
