@@ -47,6 +47,20 @@ fn one(sensors: &mut Sensors, addr: SocketAddr) -> anyhow::Result<ListenerFact> 
     facts.pop().context("one is seen")
 }
 
+/// Until so many wait. A client may be connected before its connection waits: its last packet is then still on its way, which a busy
+/// processor puts off.
+fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow::Result<()> {
+    let start = now();
+    loop {
+        let waiting = one(sensors, addr)?.backlog;
+        if waiting == count {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < Duration::from_secs(5), "{waiting} connections wait, not {count}");
+        sleep(Duration::from_millis(1));
+    }
+}
+
 /// What came, what was accepted and what waits, whatever the address.
 pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
@@ -84,10 +98,12 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     for _ in 0..3 {
         let before = now();
         open.push(TcpStream::connect(addr)?);
+        until_waiting(sensors, addr, 1)?;
         let after = now();
         // Others that come and go meanwhile find it occupied.
         for _ in 0..5 {
             open.push(TcpStream::connect(addr)?);
+            until_waiting(sensors, addr, 2)?;
             listener.accept()?;
             sleep(Duration::from_millis(10));
         }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::sockets::{raw_address, socket};
-use super::system::{now, say, wait_forever};
+use super::system::{now, pin_to_cpu, say, wait_forever};
 
 /// Connects at once: what is beyond it follows when those have ended. Fewer than the files that any system allows.
 const AT_ONCE: usize = 512;
@@ -22,6 +23,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 pub enum Then {
     /// The kernel's answer is waited for
     Wait,
+    /// It is asked for without rest, from another CPU than the one on which the kernel finds it
+    Spin,
     /// They are closed
     Close,
     /// They are left under way
@@ -31,11 +34,16 @@ pub enum Then {
 /// Connects so often to each of so many hosts, of which `to` is the first; the ready line says how that ended.
 pub fn connects(to: SocketAddr, hosts: u32, count: usize, syn_retries: Option<i32>, then: Then) -> anyhow::Result<()> {
     let destinations: Vec<_> = (0..hosts).flat_map(|host| std::iter::repeat_n(after(to, host), count)).collect();
-    if then != Then::Wait && destinations.len() > AT_ONCE {
+    if matches!(then, Then::Close | Then::Hold) && destinations.len() > AT_ONCE {
         bail!("more than {AT_ONCE} connects at once were asked for");
     }
     let (mut ends, mut open) = (Ends::default(), Vec::new());
+    let cpus = thread::available_parallelism()?.get();
     for some in destinations.chunks(AT_ONCE) {
+        if then == Then::Spin {
+            // Here the kernel then waits for the answers.
+            pin_to_cpu(0);
+        }
         for &addr in some {
             match begin(addr, syn_retries)? {
                 Some(stream) => open.push(stream),
@@ -43,7 +51,8 @@ pub fn connects(to: SocketAddr, hosts: u32, count: usize, syn_retries: Option<i3
             }
         }
         match then {
-            Then::Wait => wait(std::mem::take(&mut open), &mut ends)?,
+            Then::Wait => wait(std::mem::take(&mut open), &mut ends, Duration::from_millis(2))?,
+            Then::Spin => spin(std::mem::take(&mut open), &mut ends, cpus)?,
             Then::Close => ends.abandoned += open.drain(..).len(),
             Then::Hold => {}
         }
@@ -75,8 +84,8 @@ fn after(to: SocketAddr, hosts: u32) -> SocketAddr {
     }
 }
 
-/// Waits until the kernel has said how each ended.
-fn wait(mut open: Vec<TcpStream>, ends: &mut Ends) -> anyhow::Result<()> {
+/// Waits until the kernel has said how each ended, with a rest between two times that all are asked.
+fn wait(mut open: Vec<TcpStream>, ends: &mut Ends, rest: Duration) -> anyhow::Result<()> {
     let start = now();
     loop {
         let mut left = Vec::new();
@@ -95,8 +104,27 @@ fn wait(mut open: Vec<TcpStream>, ends: &mut Ends) -> anyhow::Result<()> {
         if start.elapsed() > ANSWER_WITHIN {
             bail!("{} connects were not answered within {} s", open.len(), ANSWER_WITHIN.as_secs());
         }
-        thread::sleep(Duration::from_millis(2));
+        if !rest.is_zero() {
+            thread::sleep(rest);
+        }
     }
+}
+
+/// As [`wait`], without a rest and on the last CPU, while the first is kept awake: otherwise this one would wait in its place.
+fn spin(open: Vec<TcpStream>, ends: &mut Ends, cpus: usize) -> anyhow::Result<()> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pin_to_cpu(0);
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        pin_to_cpu(cpus - 1);
+        let waited = wait(open, ends, Duration::ZERO);
+        over.store(true, Ordering::Relaxed);
+        waited
+    })
 }
 
 /// Begins to connect without waiting; `None` where it was refused on the spot.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use super::system::{Random, now, ready, say, wait_forever};
+use super::system::{Random, now, pin_to_cpu, ready, say, wait_forever};
 
 const TICK: Duration = Duration::from_millis(100);
 const PAGE_BYTES: usize = 4096;
@@ -132,17 +132,6 @@ fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
         });
     }
     touched.wait();
-}
-
-/// Keeps this thread on a CPU; where there is none of that number, the kernel chooses.
-fn pin_to_cpu(cpu: usize) {
-    // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; the number is below MOST_THREADS, for
-    // which it has room; the call reads one set, which lives here. Pid 0 is this thread.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
-    }
 }
 
 /// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast that went.

@@ -54,6 +54,17 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Keeps this thread on a CPU; where there is none of that number, the kernel chooses.
+pub fn pin_to_cpu(cpu: usize) {
+    // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; CPU_SET
+    // checks that the number is within it; the call reads one set, which lives here. Pid 0 is this thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
 /// Cheap pseudo-random numbers (xorshift64*), the same ones in every run.
 pub struct Random(pub u64);
 
