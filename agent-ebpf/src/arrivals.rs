@@ -5,8 +5,7 @@
 //! address, and how many were waiting (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
 //! sockets that share an address (SO_REUSEPORT) are counted together.
 //!
-//! - Hook: raw tracepoint `inet_sock_set_state`, see `listeners`; softirq context.
-//! - Cost: see README.md, a change of a TCP socket's state.
+//! - Hook: see `states`; softirq context.
 //! - Refuses: connections that overflow, of which no socket is made. One whose last packet two CPUs met at once is counted twice:
 //!   one in a thousand on an emulated 5.10 with four clients on eight CPUs.
 
@@ -17,7 +16,7 @@ use spillway_ebpf::Loss;
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading as _, count, offset},
+    kernel::{Helper, Reading, Typed, count, offset},
     sockets::AF_INET6,
 };
 
@@ -30,7 +29,7 @@ static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(8_192, 0
 #[derive(Clone, Copy)]
 pub(crate) struct Address {
     pub(crate) net: u64,
-    pub(crate) addr: [u8; 16],
+    pub(crate) addr: [u32; 4],
     pub(crate) family: u16,
     pub(crate) port: u16,
     reserved: u32,
@@ -50,26 +49,31 @@ pub(crate) struct Arrivals {
 
 const NONE: Arrivals = Arrivals { total: 0, found_empty_ns: 0, listeners: 0 };
 
-/// The address of a listener, or of a copy of one.
+/// The address of a listener.
 #[inline(always)]
-pub(crate) fn address(sock: *const c_void) -> Option<Address> {
-    let net = Helper::pointer(sock, offset!(sock_net))? as u64;
-    let family = Helper::read::<u16>(sock, offset!(sock_family))?;
-    let mut addr = [0; 16];
-    if family == AF_INET6 {
-        addr = Helper::read::<[u8; 16]>(sock, offset!(sock_v6_rcv_saddr))?;
-    } else {
-        addr[..4].copy_from_slice(&Helper::read::<[u8; 4]>(sock, offset!(sock_rcv_saddr))?);
-    }
+pub(crate) fn address_of_listener(sock: *const c_void) -> Option<Address> {
     // `skc_num` says the same, but is zero by the time at which a listener closes to which the kernel gave its port.
-    let port = u16::from_be(Helper::read(sock, offset!(inet_sport))?);
+    let port = Helper::read(sock, offset!(inet_sport))?;
+    address::<Helper>(sock, u16::from_be(port))
+}
+
+#[inline(always)]
+fn address<R: Reading>(sock: *const c_void, port: u16) -> Option<Address> {
+    let net = R::pointer(sock, offset!(sock_net))? as u64;
+    let family = R::read(sock, offset!(sock_family))?;
+    let mut addr = [0; 4];
+    if family == AF_INET6 {
+        addr = R::read(sock, offset!(sock_v6_rcv_saddr))?;
+    } else {
+        addr[0] = R::read(sock, offset!(sock_rcv_saddr))?;
+    }
     Some(Address { net, addr, family, port, reserved: 0 })
 }
 
 /// Begins to count at the address of a listener that is new.
 #[inline(always)]
 pub(crate) fn opened(sock: *const c_void) {
-    let Some(address) = address(sock) else { return };
+    let Some(address) = address_of_listener(sock) else { return };
     // Another may share the address: then the insert fails and the entry is there all the same.
     let _ = ARRIVALS.insert(address, NONE, u64::from(BPF_NOEXIST));
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return count(Loss::ArrivalMapFull) };
@@ -80,7 +84,7 @@ pub(crate) fn opened(sock: *const c_void) {
 /// Ends counting at the address of a listener that closes, if it was the last there.
 #[inline(always)]
 pub(crate) fn closed(sock: *const c_void) {
-    let Some(address) = address(sock) else { return };
+    let Some(address) = address_of_listener(sock) else { return };
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return };
     // SAFETY: as above; adding the largest number takes one away. Two that close at once may both see none left, or leave
     // one entry behind, which the next listener at the address takes over.
@@ -96,12 +100,13 @@ pub(crate) fn closed(sock: *const c_void) {
 /// Counts a connection; `child` is the copy of its listener.
 #[inline(always)]
 pub(crate) fn came(child: *const c_void) {
-    let Some(mut address) = address(child) else { return };
+    let Some(port) = Typed::read(child, offset!(sock_num)) else { return };
+    let Some(mut address) = address::<Typed>(child, port) else { return };
     let arrivals = match ARRIVALS.get_ptr_mut(address) {
         Some(arrivals) => arrivals,
         None => {
             // Since 6.16 or so the copy has its own address by now, which a listener at every address does not have.
-            address.addr = [0; 16];
+            address.addr = [0; 4];
             match ARRIVALS.get_ptr_mut(address) {
                 Some(arrivals) => arrivals,
                 None => return,
@@ -112,7 +117,7 @@ pub(crate) fn came(child: *const c_void) {
     // then either time is right.
     unsafe {
         add_u64(&raw mut (*arrivals).total, 1);
-        if Helper::read::<u32>(child, offset!(sock_ack_backlog)) == Some(0) {
+        if Typed::read::<u32>(child, offset!(sock_ack_backlog)) == Some(0) {
             (*arrivals).found_empty_ns = bpf_ktime_get_ns();
         }
     }

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::map,
     maps::PerCpuArray,
 };
-use spillway_ebpf::{Loss, Offsets};
+use spillway_ebpf::{ABSENT, Loss, Offsets};
 
 /// Offsets into this kernel's structs, written by the loader before the programs are loaded.
 #[unsafe(no_mangle)]
@@ -49,13 +49,14 @@ pub(crate) trait Reading {
 
 /// By plain loads, where the verifier knows the struct's type: an argument of an iterator or BTF tracepoint, or what was
 /// loaded from one. One instruction instead of a helper's call, also under kernel lockdown; reads zero where the address
-/// faults. The verifier refuses the program where no such member of that size is.
+/// faults. A member that this kernel lacks reads as nothing; one of another size makes the verifier refuse the program.
 pub(crate) enum Typed {}
 
 impl Reading for Typed {
     #[inline(always)]
     fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T> {
-        Some(load(pointer, offset))
+        // Known to the verifier, which then does not look at a read that it would refuse.
+        if offset == ABSENT as usize { None } else { Some(load(pointer, offset)) }
     }
 }
 

@@ -115,8 +115,8 @@ pub struct ListenerSample {
     pub arrived_total: u64,
     /// The clock of `now_ns` when one of them last found nobody waiting; 0 before that.
     pub found_empty_ns: u64,
-    /// Local address, network byte order; IPv4 in the first four bytes.
-    pub addr: [u8; 16],
+    /// Local address, each word in network byte order; IPv4 in the first.
+    pub addr: [u32; 4],
     /// Inode of the network namespace.
     pub netns: u32,
     /// Thread-group id of the process that called listen().
@@ -267,6 +267,11 @@ pub struct OutboundConnect {
 /// Room for connects under way, and for whose ends are counted. A guess at the busiest proxy's, doubled; a full map is counted.
 pub const OUTBOUND_MAX: u32 = 8_192;
 
+/// The hook on the states of TCP sockets serves the probe of listeners.
+pub const WATCHES_LISTENERS: u32 = 1;
+/// It serves the probe of connects.
+pub const WATCHES_CONNECTS: u32 = 2;
+
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
 pub const TCP_LISTEN: u16 = 10;
 
@@ -346,11 +351,15 @@ pub struct Offsets {
     pub sock_family: u32,
     pub sock_state: u32,
     pub inet_sport: u32,
+    /// From `sock` to its own port, host byte order.
+    pub sock_num: u32,
     pub sock_rcv_saddr: u32,
     pub sock_v6_rcv_saddr: u32,
     pub sock_daddr: u32,
     pub sock_v6_daddr: u32,
     pub sock_dport: u32,
+    /// From `sock` to the sides that are shut down; [`ABSENT`] where it is not a byte.
+    pub sock_shutdown: u32,
     pub sock_err: u32,
     pub sock_net: u32,
     pub net_inum: u32,

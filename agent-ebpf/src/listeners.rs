@@ -1,14 +1,13 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
-//! Listeners are known by their socket's address. `socket_state` keeps the map of them as they come and go;
+//! Listeners are known by their socket's address. `states` keeps the map of them as they come and go;
 //! `find_listeners` fills it once with those that were there before; `scan_listeners` reads each one's queue. A scan so
 //! costs by the number of listeners, not of connections, and needs to enter no namespace.
 //!
-//! - Hooks: raw tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`;
-//!   `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`,
+//! - Hooks: the one of `states`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`,
 //!   `int (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
-//! - Cost: 0.05 to 0.08 µs a state change of any TCP socket; 0.18 to 0.32 µs a listener a scan; 0.11 to 0.17 µs an open file, once
+//! - Cost: 0.18 to 0.32 µs a listener a scan; 0.11 to 0.17 µs an open file, once
 //!   every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
@@ -20,9 +19,8 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{map, raw_tracepoint},
+    macros::map,
     maps::HashMap,
-    programs::RawTracePointContext,
 };
 use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN};
 
@@ -30,7 +28,7 @@ use crate::{
     accept::SOJOURNS,
     arrivals,
     kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
-    sockets::{established_us, is_tcp, tcp_in_state},
+    sockets::{established_us, tcp_in_state},
 };
 
 /// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
@@ -38,45 +36,31 @@ use crate::{
 #[map]
 static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
 
-/// `TCP_SYN_RECV` of `include/net/tcp_states.h`.
-const TCP_SYN_RECV: u32 = 3;
-
 /// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
 /// does not stand.
 const HEAD_TRIES: u32 = 3;
 
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn socket_state(ctx: RawTracePointContext) -> i32 {
-    let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
-    let listen = u32::from(TCP_LISTEN);
-    if new == listen {
-        let sock = ctx.arg::<*const c_void>(0);
-        if is_tcp::<Helper>(sock) == Some(true) {
-            // SAFETY: a plain helper without arguments. listen() runs in its caller's context.
-            let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
-            let is_new = LISTENERS.get_ptr(sock as u64).is_none();
-            if LISTENERS.insert(sock as u64, pid, 0).is_err() {
-                count(Loss::ListenerMapFull);
-            } else if is_new {
-                arrivals::opened(sock);
-            }
-        }
-    } else if old == listen {
-        let sock = ctx.arg::<*const c_void>(0);
-        if new == TCP_SYN_RECV {
-            // No listener any more, but a copy of one: a connection.
-            if is_tcp::<Helper>(sock) == Some(true) {
-                arrivals::came(sock);
-            }
-        } else {
-            // Absent where the map was full when it came.
-            if LISTENERS.remove(sock as u64).is_ok() {
-                arrivals::closed(sock);
-            }
-            let _ = SOJOURNS.remove(sock as u64);
-        }
+/// A socket begins to listen; listen() runs in its caller's context.
+#[inline(always)]
+pub(crate) fn opened(sock: *const c_void) {
+    // SAFETY: a plain helper without arguments.
+    let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+    let is_new = LISTENERS.get_ptr(sock as u64).is_none();
+    if LISTENERS.insert(sock as u64, pid, 0).is_err() {
+        count(Loss::ListenerMapFull);
+    } else if is_new {
+        arrivals::opened(sock);
     }
-    0
+}
+
+/// A listener closes.
+#[inline(always)]
+pub(crate) fn closed(sock: *const c_void) {
+    // Absent where the map was full when it came.
+    if LISTENERS.remove(sock as u64).is_ok() {
+        arrivals::closed(sock);
+    }
+    let _ = SOJOURNS.remove(sock as u64);
 }
 
 #[unsafe(no_mangle)]
@@ -133,7 +117,7 @@ pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
 
 #[inline(always)]
 fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
-    let address = arrivals::address(sock)?;
+    let address = arrivals::address_of_listener(sock)?;
     let came = arrivals::at(&address);
     let (head, head_us) = head(sock);
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.

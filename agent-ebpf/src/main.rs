@@ -16,6 +16,7 @@ mod life;
 mod listeners;
 mod outbound;
 mod sockets;
+mod states;
 mod tasks;
 mod unix;
 

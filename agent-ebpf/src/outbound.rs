@@ -1,13 +1,12 @@
-//! `connect_state`: how each process's outbound TCP connects end, counted by where they went.
+//! How each process's outbound TCP connects end, counted by where they went.
 //!
 //! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it in whatever context the answer
 //! comes: so who connects is kept from the one to the other, by the socket's address. How it ended is the state that follows, and
 //! where that is CLOSE the socket's error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
 //! close(), shutdown() and an exit close it first, and so does connect() itself where no local port is free.
 //!
-//! - Hook: raw tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, any context.
-//! - Minimum kernel: 4.17; reading the maps in batches takes 5.6.
-//! - Cost: see README.md; a change between other states ends at two comparisons.
+//! - Hook: see `states`; any context.
+//! - Minimum kernel: 5.6 (reading the maps in batches).
 //! - Cold start: a connect that was under way before is counted under no process, as is one that found no room. An end that was
 //!   missed leaves its entry until the same socket connects again or the reader drops it.
 //! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as established there.
@@ -21,20 +20,20 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{map, raw_tracepoint},
+    macros::map,
     maps::HashMap,
-    programs::RawTracePointContext,
 };
 use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, OutboundKey};
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading as _, count, offset},
-    sockets::{AF_INET, AF_INET6, is_tcp},
+    kernel::{Reading as _, Typed, count, offset},
+    sockets::{AF_INET, AF_INET6},
 };
 
-const TCP_SYN_SENT: u32 = 2;
 const TCP_CLOSE: u32 = 7;
+/// No connect times out before its first SYN was sent again, after a second (`TCP_TIMEOUT_INIT` of include/net/tcp.h).
+const LEAST_TIMEOUT_NS: u64 = 1_000_000_000;
 const ECONNABORTED: i32 = 103;
 const ETIMEDOUT: i32 = 110;
 
@@ -48,22 +47,9 @@ static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entrie
 
 const EMPTY: OutboundCount = OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0 };
 
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn connect_state(ctx: RawTracePointContext) -> i32 {
-    let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
-    if new == TCP_SYN_SENT {
-        begin(ctx.arg(0));
-    } else if old == TCP_SYN_SENT {
-        end(ctx.arg(0), new);
-    }
-    0
-}
-
+/// A socket begins to connect; connect() runs in its caller's context.
 #[inline(always)]
-fn begin(sock: *const c_void) {
-    if is_tcp::<Helper>(sock) != Some(true) {
-        return;
-    }
+pub(crate) fn begin(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
     let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
     if let Some(key) = key(sock, pid) {
@@ -75,20 +61,20 @@ fn begin(sock: *const c_void) {
     }
 }
 
+/// A socket connects no more: it is in this state now.
 #[inline(always)]
-fn end(sock: *const c_void, new: u32) {
-    let key = match CONNECTING.get_ptr(sock as u64) {
+pub(crate) fn end(sock: *const c_void, new: u32) {
+    let (key, since_ns) = match CONNECTING.get_ptr(sock as u64) {
         Some(connect) => {
             // SAFETY: the entry lives while the program runs; a socket's states change one after the other.
-            let key = unsafe { (*connect).key };
+            let OutboundConnect { key, since_ns, .. } = unsafe { *connect };
             let _ = CONNECTING.remove(sock as u64);
-            key
+            (key, since_ns)
         }
-        None if is_tcp::<Helper>(sock) == Some(true) => match key(sock, 0) {
-            Some(key) => key,
+        None => match key(sock, 0) {
+            Some(key) => (key, u64::MAX),
             None => return,
         },
-        None => return,
     };
     let counted = match CONNECTED.get_ptr_mut(key) {
         Some(counted) => counted,
@@ -101,11 +87,12 @@ fn end(sock: *const c_void, new: u32) {
             }
         }
     };
-    let error = if new == TCP_CLOSE { Some(Helper::read::<i32>(sock, offset!(sock_err)).unwrap_or(0)) } else { None };
+    let error = if new == TCP_CLOSE { Some(Typed::read::<i32>(sock, offset!(sock_err)).unwrap_or(0)) } else { None };
     // SAFETY: the entry lives while the program runs, and its fields are aligned.
     unsafe {
         let field = match error {
             None => &raw mut (*counted).established,
+            Some(0) if error_was_fetched(sock, since_ns) => &raw mut (*counted).timed_out,
             // Aborted is by an administrator, through sock_diag.
             Some(0 | ECONNABORTED) => &raw mut (*counted).abandoned,
             Some(ETIMEDOUT) => &raw mut (*counted).timed_out,
@@ -115,19 +102,29 @@ fn end(sock: *const c_void, new: u32) {
     }
 }
 
+/// Whether a socket that closes without an error had one until a moment ago. The last timeout wakes the owner before it closes the
+/// socket, who may fetch the error first; whoever gives up shuts the socket down first. Where no local port was free it was not
+/// shut down either, but that shows at once.
+#[inline(always)]
+fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
+    // SAFETY: a plain helper without arguments.
+    let lasted_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(since_ns);
+    lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
+}
+
 /// Where the socket connects to, as `pid`.
 #[inline(always)]
 fn key(sock: *const c_void, pid: u32) -> Option<OutboundKey> {
-    let net = Helper::pointer(sock, offset!(sock_net))?;
+    let net = Typed::pointer(sock, offset!(sock_net))?;
     let mut key = OutboundKey {
         addr: [0; 4],
-        netns: Helper::read(net, offset!(net_inum))?,
+        netns: Typed::read(net, offset!(net_inum))?,
         pid,
-        family: Helper::read(sock, offset!(sock_family))?,
-        port: u16::from_be(Helper::read(sock, offset!(sock_dport))?),
+        family: Typed::read(sock, offset!(sock_family))?,
+        port: u16::from_be(Typed::read(sock, offset!(sock_dport))?),
     };
     if key.family == AF_INET6 {
-        key.addr = Helper::read(sock, offset!(sock_v6_daddr))?;
+        key.addr = Typed::read(sock, offset!(sock_v6_daddr))?;
         let [first, second, third, fourth] = key.addr;
         // ::ffff:0:0/96: IPv4 through an IPv6 socket.
         if first | second == 0 && third == 0xFFFF_u32.to_be() {
@@ -135,7 +132,7 @@ fn key(sock: *const c_void, pid: u32) -> Option<OutboundKey> {
             key.addr = [fourth, 0, 0, 0];
         }
     } else {
-        key.addr[0] = Helper::read(sock, offset!(sock_daddr))?;
+        key.addr[0] = Typed::read(sock, offset!(sock_daddr))?;
     }
     Some(key)
 }

@@ -14,7 +14,7 @@ use aya::{
 pub use spillway_ebpf::OUTBOUND_MAX;
 use spillway_ebpf::{
     ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, Offsets, OutboundConnect,
-    OutboundCount, OutboundKey, Sojourn,
+    OutboundCount, OutboundKey, Sojourn, WATCHES_CONNECTS, WATCHES_LISTENERS,
 };
 
 use super::{
@@ -24,6 +24,9 @@ use super::{
     ladder::{Hook, Shortfall, Why},
     samples::{Plain, pass},
 };
+
+/// The program at the states of TCP sockets.
+const STATES_PROGRAM: &str = "socket_state";
 
 /// A struct shared with the BPF side, as the loader and the map wrappers want it.
 #[repr(transparent)]
@@ -85,6 +88,8 @@ pub(super) struct Target<'a> {
     pub(super) offsets: &'a Offsets,
     /// How many parameters this kernel's `inet_csk_accept` takes.
     pub(super) accept_parameters: Option<usize>,
+    /// For which probes the states of TCP sockets are watched.
+    pub(super) states_watched: u32,
 }
 
 impl Target<'_> {
@@ -150,12 +155,7 @@ impl Target<'_> {
             ("process_exec", "sched_process_exec"),
             ("process_exit", "sched_process_exit"),
         ] {
-            let btf = self.btf;
-            let program: &mut BtfTracePoint = self.program(name)?;
-            program
-                .load(tracepoint, btf)
-                .and_then(|()| program.attach())
-                .map_err(|error| failure::of(&format!("tp_btf {tracepoint}"), &error))?;
+            self.btf_tracepoint(name, tracepoint)?;
         }
         self.take("LIFE")
     }
@@ -173,7 +173,7 @@ impl Target<'_> {
 
     /// The tracepoint goes first, so that no listener that appears while the old ones are found is missed.
     pub(super) fn listeners(&mut self) -> Result<ListenerProbes, Shortfall> {
-        self.raw_tracepoint("socket_state", "inet_sock_set_state")?;
+        self.watch_states(WATCHES_LISTENERS)?;
         let find = self.iter("find_listeners", "task_file", None, "iter/task_file")?;
         let scan = self.iter("scan_listeners", "bpf_map_elem", Some("LISTENERS"), "iter/bpf_map_elem")?;
         Ok(ListenerProbes { scan, find, known: self.take("LISTENERS")?, sojourns: None })
@@ -186,8 +186,31 @@ impl Target<'_> {
     }
 
     pub(super) fn connects(&mut self) -> Result<OutboundMaps, Shortfall> {
-        self.raw_tracepoint("connect_state", "inet_sock_set_state")?;
+        self.watch_states(WATCHES_CONNECTS)?;
         Ok(OutboundMaps { ended: self.take_whole("CONNECTED")?, under_way: self.take_whole("CONNECTING")? })
+    }
+
+    /// The states of TCP sockets, for one probe more. The first attaches the program that serves them all.
+    fn watch_states(&mut self, probe: u32) -> Result<(), Shortfall> {
+        if self.states_watched == 0 {
+            self.btf_tracepoint(STATES_PROGRAM, "inet_sock_set_state")?;
+        }
+        self.states_watched |= probe;
+        self.set("WATCHED", self.states_watched)
+    }
+
+    fn unwatch_states(&mut self, probe: u32) {
+        self.states_watched &= !probe;
+        // What cannot be written goes with the program.
+        if self.set("WATCHED", self.states_watched).is_err() {
+            self.states_watched = 0;
+        }
+        if self.states_watched == 0
+            && let Ok(program) = self.program::<BtfTracePoint>(STATES_PROGRAM)
+        {
+            // Not loaded is as good as unloaded.
+            let _ = program.unload();
+        }
     }
 
     /// A hash map that is read whole, which is tried once.
@@ -231,6 +254,11 @@ impl Target<'_> {
 
     /// Takes everything of a hook away again, whatever of it was attached.
     pub(super) fn detach(&mut self, hook: Hook) {
+        match hook {
+            Hook::ListenerIter => self.unwatch_states(WATCHES_LISTENERS),
+            Hook::ConnectStates => self.unwatch_states(WATCHES_CONNECTS),
+            _ => {}
+        }
         let names: &[&str] = match hook {
             Hook::TaskIter => &["scan_tasks", "find_cpu_slots"],
             Hook::TaskIterPlain => &["scan_tasks_plain"],
@@ -238,12 +266,17 @@ impl Target<'_> {
             Hook::LifeBtf => &["process_fork", "process_exec", "process_exit"],
             Hook::LifeRaw => &["process_fork_raw", "process_exec_raw", "process_exit_raw"],
             Hook::HandleIter => &["count_handles"],
-            Hook::ListenerIter => &["socket_state", "find_listeners", "scan_listeners"],
+            Hook::ListenerIter => &["find_listeners", "scan_listeners"],
             Hook::UnixIter => &["find_unix", "scan_unix"],
             Hook::AcceptFexit => &["accept_exit_2", "accept_exit_4"],
             Hook::AcceptKprobe => &["accept_enter", "accept_graft"],
-            Hook::ConnectStates => &["connect_state"],
-            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::UnixDiag | Hook::QueueHead => &[],
+            Hook::ConnectStates
+            | Hook::Proc
+            | Hook::LifeScans
+            | Hook::HandleProc
+            | Hook::SockDiag
+            | Hook::UnixDiag
+            | Hook::QueueHead => &[],
         };
         for name in names {
             // Not loaded is as good as unloaded.
@@ -279,6 +312,16 @@ impl Target<'_> {
             None => None,
         };
         IterHandle::attach(fd.as_fd(), map).map_err(|error| failure::of_io(at, &error))
+    }
+
+    fn btf_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<(), Shortfall> {
+        let btf = self.btf;
+        let program: &mut BtfTracePoint = self.program(name)?;
+        program
+            .load(tracepoint, btf)
+            .and_then(|()| program.attach())
+            .map(drop)
+            .map_err(|error| failure::of(&format!("tp_btf {tracepoint}"), &error))
     }
 
     fn raw_tracepoint(&mut self, name: &str, tracepoint: &str) -> Result<(), Shortfall> {

@@ -142,13 +142,8 @@ pub const LADDERS: &[Ladder] = &[
         rungs: &[
             rung(
                 Hook::ListenerIter,
-                "iter/bpf_map_elem, iter/task_file, raw_tp inet_sock_set_state",
-                &[
-                    Need::Programs(Kind::RawTracepoint),
-                    Need::Iterator("bpf_map_elem"),
-                    Need::Iterator("task_file"),
-                    Need::Tracepoint("inet_sock_set_state"),
-                ],
+                "iter/bpf_map_elem, iter/task_file, tp_btf inet_sock_set_state",
+                &[Need::Iterator("bpf_map_elem"), Need::Iterator("task_file"), Need::Tracepoint("inet_sock_set_state")],
             ),
             rung(Hook::SockDiag, "sock_diag", &[]).lacking("the age of a queue is not seen"),
         ],
@@ -188,11 +183,7 @@ pub const LADDERS: &[Ladder] = &[
     },
     Ladder {
         probe: Probe::OutboundConnects,
-        rungs: &[rung(
-            Hook::ConnectStates,
-            "raw_tp inet_sock_set_state",
-            &[Need::Programs(Kind::RawTracepoint), Need::Tracepoint("inet_sock_set_state")],
-        )],
+        rungs: &[rung(Hook::ConnectStates, "tp_btf inet_sock_set_state", &[Need::Tracepoint("inet_sock_set_state")])],
     },
 ];
 

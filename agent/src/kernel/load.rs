@@ -116,7 +116,8 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|error| failure::of("BPF maps", &error))?;
         let btf = Btf::from_sys_fs().map_err(|error| failure::of("type information", &error))?;
-        let mut target = Target { ebpf: &mut ebpf, btf: &btf, offsets: &found.offsets, accept_parameters };
+        let mut target =
+            Target { ebpf: &mut ebpf, btf: &btf, offsets: &found.offsets, accept_parameters, states_watched: 0 };
         for ladder in LADDERS {
             let (rung, passed) = loop {
                 let (rung, passed) = climb(ladder.rungs, &offer);

@@ -4,15 +4,12 @@
 //! which come and go, are not taken apart. Totals only ever rise. Cold start: they begin at 0 with the first end that is seen.
 //! State is bounded by time, [`FORGET_SECS`], and by number, [`KEPT_MAX`]; what was forgotten begins anew.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
 
-use super::OutboundFact;
+use super::{OutboundFact, inet_addr::inet_addr};
 
 /// How long a destination is kept that nobody connects to: longer than a client waits between two tries that belong together. A guess.
 const FORGET_SECS: f64 = 600.0;
@@ -78,7 +75,7 @@ impl Connects {
     fn kept(&mut self, key: &OutboundKey, caller: &Caller, lead: Lead, now: f64) -> &mut Kept {
         let subject = Subject { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
         let kept = self.kept.entry(subject).or_insert_with_key(|subject| Kept {
-            addr: Arc::from(address(&subject.to).to_string()),
+            addr: Arc::from(inet_addr(subject.to.family, subject.to.addr, subject.to.port).to_string()),
             pid: key.pid,
             comm: caller.comm.clone(),
             lead: (0, 0),
@@ -180,17 +177,6 @@ fn failed(count: &OutboundCount) -> u64 {
 
 fn all(count: &OutboundCount) -> u64 {
     count.established.saturating_add(failed(count))
-}
-
-fn address(key: &OutboundKey) -> SocketAddr {
-    let ip = if key.family == libc::AF_INET6 as u16 {
-        let mut bytes = [0; 16];
-        bytes.chunks_exact_mut(4).zip(key.addr).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
-        IpAddr::V6(Ipv6Addr::from(bytes))
-    } else {
-        IpAddr::V4(Ipv4Addr::from(key.addr[0].to_ne_bytes()))
-    };
-    SocketAddr::new(ip, key.port)
 }
 
 #[cfg(test)]
@@ -314,12 +300,5 @@ mod tests {
         let count = |established, refused| OutboundCount { established, refused, ..OutboundCount::default() };
         assert_eq!(since(&count(9, 2), &count(4, 2)), count(5, 0));
         assert_eq!(since(&count(9, 0), &count(4, 2)), count(9, 0));
-    }
-
-    #[test]
-    fn addresses_read_as_they_are_written() {
-        assert_eq!(address(&key(1, 1)).to_string(), "127.0.0.1:80");
-        let v6 = OutboundKey { addr: [0, 0, 0, 1_u32.to_be()], family: libc::AF_INET6 as u16, ..key(1, 1) };
-        assert_eq!(address(&v6).to_string(), "[::1]:80");
     }
 }

@@ -3,18 +3,12 @@
 //! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from those that came and those that wait,
 //! unless sockets share the address: then those that came are not told apart. Cold start: nothing was accepted before the first look.
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{fs, net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use super::{CgroupPaths, ListenerFact, waits::Waits};
+use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, waits::Waits};
 use crate::kernel::Sojourns;
-
-const AF_INET6: u16 = libc::AF_INET6 as u16;
 
 /// What is said of a socket in every look and seldom changes.
 pub(super) struct Listener {
@@ -38,7 +32,7 @@ pub(super) struct Listener {
 impl Listener {
     /// A socket that is seen for the first time, by the number that it gets.
     pub(super) fn new(sample: &ListenerSample, number: u64, cgroups: &CgroupPaths) -> Self {
-        let socket = address(sample);
+        let socket = inet_addr(sample.family, sample.addr, sample.port);
         let mut listener = Self {
             number,
             netns: sample.netns,
@@ -59,7 +53,8 @@ impl Listener {
 
     /// Whether a sample is of this socket, and not of a later one that the kernel gave its place.
     pub(super) fn is_of(&self, sample: &ListenerSample) -> bool {
-        (self.netns, self.socket, self.listened_pid) == (sample.netns, address(sample), sample.pid)
+        (self.netns, self.socket, self.listened_pid)
+            == (sample.netns, inet_addr(sample.family, sample.addr, sample.port), sample.pid)
     }
 
     /// Where it listens.
@@ -148,16 +143,6 @@ impl Flow {
     }
 }
 
-fn address(sample: &ListenerSample) -> SocketAddr {
-    let [a, b, c, d, ..] = sample.addr;
-    let ip = if sample.family == AF_INET6 {
-        IpAddr::V6(Ipv6Addr::from(sample.addr))
-    } else {
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    SocketAddr::new(ip, sample.port)
-}
-
 /// How long the head of the queue has waited; `None` where it could not be seen.
 fn oldest_wait_us(sample: &ListenerSample) -> Option<u64> {
     match sample.head {
@@ -187,19 +172,6 @@ mod tests {
     #[test]
     fn a_head_from_the_future_has_not_waited() {
         assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 6_000)), Some(0));
-    }
-
-    #[test]
-    fn addresses_read_as_they_are_written() {
-        let v4 = ListenerSample {
-            addr: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            family: libc::AF_INET as u16,
-            port: 8080,
-            ..ListenerSample::default()
-        };
-        assert_eq!(address(&v4).to_string(), "127.0.0.1:8080");
-        let v6 = ListenerSample { addr: [0; 16], family: AF_INET6, ..v4 };
-        assert_eq!(address(&v6).to_string(), "[::]:8080");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cgroups;
 mod connects;
 mod faults;
 mod handles;
+mod inet_addr;
 mod life;
 mod listener;
 mod listeners;

@@ -7,6 +7,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
 
+#[path = "../cost/connections.rs"]
+mod connections;
+#[path = "../cost/far_client.rs"]
+mod far_client;
 #[path = "../cost/listeners.rs"]
 mod listeners;
 #[path = "../cost/programs.rs"]
@@ -15,7 +19,7 @@ mod programs;
 use std::{
     fs,
     hint::black_box,
-    io::{IsTerminal as _, Read as _},
+    io::{self, IsTerminal as _, Read as _},
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     thread::sleep,
@@ -74,6 +78,7 @@ struct Row {
     detail: String,
 }
 
+#[derive(Clone, Copy)]
 enum Target {
     AtLeast(f64),
     AtMost(f64),
@@ -156,7 +161,7 @@ fn tell(step: &str) {
 }
 
 fn print(rows: &[Row]) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     println!("{:<52} {:>18}  {:<14} result", "cost", "measured", "target");
     for row in rows {
         let result = match (row.met(), colour) {
@@ -303,14 +308,6 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
         target: None,
         detail: format!("an event, over {events}"),
     });
-    tell("connecting over loopback without and with the program that follows connects");
-    let connects = programs::connect_secs()?.map(|[without, with]| Row {
-        what: "speed that connects over loopback keep".to_owned(),
-        measured: without / with * 100.0,
-        unit: "%",
-        target: None,
-        detail: format!("{:.2} against {:.2} µs, from socket to close", with * 1e6, without * 1e6),
-    });
     tell(&format!("reading how connects to {DESTINATIONS} destinations ended"));
     let reads = programs::outbound_read_secs(DESTINATIONS, workloads)?.map(|[none, many]| Row {
         what: "a read of how connects ended".to_owned(),
@@ -319,7 +316,7 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
         target: None,
         detail: format!("with {DESTINATIONS} destinations counted, {:.0} µs with none", none * 1e6),
     });
-    Ok(programs.chain(connects).chain(reads).collect())
+    Ok(programs.chain(reads).collect())
 }
 
 fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {
@@ -332,6 +329,16 @@ fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {
 
 fn best(values: &[f64]) -> f64 {
     values.iter().copied().fold(0.0, f64::max)
+}
+
+/// What this thread has used of a CPU, in the kernel as well.
+fn thread_cpu_secs() -> io::Result<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec through the pointer, which lives until it returns.
+    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } {
+        0 => Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -1,13 +1,12 @@
-//! What watching listeners costs: a look at many of them on a busy host, what a connection costs in the kernel, and how fast a real
-//! server accepts with the agent beside it.
+//! What watching listeners costs: a look at many of them on a busy host, and how fast a real server accepts with the agent beside it.
 
-use std::{io, net::SocketAddr, thread, time::Instant};
+use std::{net::SocketAddr, thread, time::Instant};
 
 use anyhow::{Context as _, anyhow};
 use spillway_agent::{config::Config, sense::Sensors};
 use spillway_tests::{Scratch, Servers, Workload, overload_live::server::page, own_network};
 
-use crate::{Agent, Row, Target, WATCHED, median, programs, tell, workload};
+use crate::{Agent, Row, Target, WATCHED, connections, median, tell, thread_cpu_secs, workload};
 
 /// A busy host: the target is set for it.
 const LISTENERS: usize = 200;
@@ -21,18 +20,12 @@ const HOLDERS: usize = 2;
 /// wrk's connections at a server that is never idle, and how long each turn is.
 const CLIENTS: u32 = 16;
 const TURN_SECS: u32 = 2;
-const ACCEPT_TURNS: usize = 10;
+const ACCEPT_TURNS: usize = 20;
 
 /// The rows that there can be here.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::from(look()?);
-    tell("counting what a connection costs in the kernel");
-    let programs::Connection { listeners_nanos, connects_nanos, runs } = programs::connection()?;
-    let detail = format!("in {runs:.1} changes of its sockets' states");
-    for (what, measured, target) in [("listeners", listeners_nanos, Some(500.0)), ("connects", connects_nanos, None)] {
-        let what = format!("programs of {what}, a connection, both its ends");
-        rows.push(Row { what, measured, unit: "ns", target: target.map(Target::AtMost), detail: detail.clone() });
-    }
+    rows.extend(connections::rows()?);
     match Servers::find() {
         Ok(servers) => {
             for (what, page) in [("that does nothing else", b"ok\n".to_vec()), ("that works 1 ms for each", page())] {
@@ -140,14 +133,4 @@ fn accept_rate(servers: Servers, what: &str, page: Vec<u8>) -> anyhow::Result<Ro
         target: Some(Target::AtLeast(98.0)),
         detail: format!("nginx under wrk, {on:.0} against {off:.0} connections a second"),
     })
-}
-
-/// What this thread has used of a CPU, in the kernel as well.
-fn thread_cpu_secs() -> io::Result<f64> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime writes one timespec through the pointer, which lives until it returns.
-    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } {
-        0 => Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

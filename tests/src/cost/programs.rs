@@ -8,23 +8,16 @@ use std::{
     io,
     net::{TcpListener, TcpStream},
     process::Command,
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context as _;
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
-    kernel::{Hook, Kernel, Wanted, ladder},
+    kernel::{Hook, Kernel, Wanted},
     sense::{Hierarchy, Lost, OutboundSensor, ProcessSensor},
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
-
-/// Turns of a loop of connects without and with the program that follows them, and connects in a turn: some 50 ms of them, short
-/// against what else comes and goes on a host.
-const TURNS: usize = 30;
-const CONNECTS: usize = 2_000;
-const SETTLES: Duration = Duration::from_millis(100);
 
 /// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
 const LIVES: u32 = 2_000;
@@ -78,81 +71,6 @@ fn exercise(
         }
     }
     Ok(())
-}
-
-/// What programs take of a connection over loopback at both its ends, in nanoseconds. Counting takes a part of it, some tens a run.
-pub struct Connection {
-    /// Those of listeners.
-    pub listeners_nanos: f64,
-    /// That of connects.
-    pub connects_nanos: f64,
-    /// How often each ran for it, and so how often its sockets changed their states.
-    pub runs: f64,
-}
-
-/// Counts them.
-pub fn connection() -> anyhow::Result<Connection> {
-    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted: Vec::new() });
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let connect = |count| {
-        (0..count).try_for_each(|_| {
-            let client = TcpStream::connect(listener.local_addr()?)?;
-            listener.accept().map(|accepted| drop((accepted, client)))
-        })
-    };
-    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
-    let totals = |passed: fn(&str) -> bool| -> anyhow::Result<(f64, f64)> {
-        let costs = program_costs(&kernel)?;
-        let passed = costs.iter().filter(|(name, ..)| passed(name));
-        Ok(passed.fold((0.0, 0.0), |(nanos, runs), (_, mean, more)| (nanos + mean * *more as f64, runs + *more as f64)))
-    };
-    let listeners = |name: &str| name.starts_with("accept_") || name == "socket_state";
-    let connects = |name: &str| name == "connect_state";
-    connect(CONNECTIONS / 10)?;
-    let before = [totals(listeners)?, totals(connects)?];
-    connect(CONNECTIONS)?;
-    let after = [totals(listeners)?, totals(connects)?];
-    let each = |n: usize| (after[n].0 - before[n].0) / CONNECTIONS as f64;
-    let runs = (after[1].1 - before[1].1) / CONNECTIONS as f64;
-    Ok(Connection { listeners_nanos: each(0), connects_nanos: each(1), runs })
-}
-
-/// How long a connect over loopback takes, from socket to close, without and with the program that follows connects: medians over
-/// turns, in seconds. `None` where it cannot be attached.
-pub fn connect_secs() -> anyhow::Result<Option<[f64; 2]>> {
-    let hooks = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
-    let none: Vec<_> = hooks.collect();
-    let connects = none.iter().copied().filter(|&hook| hook != Hook::ConnectStates).collect();
-    let memory_v1 = Hierarchy::detect().is_v1();
-    let wanted = [none, connects].map(|unwanted| Wanted { memory_v1, unwanted });
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let addr = listener.local_addr()?;
-    let connect = |count| {
-        (0..count).try_for_each(|_| {
-            let client = TcpStream::connect(addr)?;
-            listener.accept().map(|_| drop(client))
-        })
-    };
-    let mut secs = [Vec::new(), Vec::new()];
-    for turn in 0..TURNS {
-        // Whoever goes first in a turn may be favoured: take turns at that, too.
-        for with in [turn % 2 == 0, turn % 2 != 0] {
-            // Without it everything is loaded as well and nothing attached: what that leaves to be done slows what comes after.
-            let kernel = Kernel::load(&wanted[usize::from(with)]);
-            if with && kernel.outbound.is_none() {
-                return Ok(None);
-            }
-            sleep(SETTLES);
-            connect(CONNECTS / 10)?;
-            let start = Instant::now();
-            connect(CONNECTS)?;
-            secs[usize::from(with)].push(start.elapsed().as_secs_f64() / CONNECTS as f64);
-        }
-    }
-    Ok(Some(secs.map(|mut secs| {
-        secs.sort_by(f64::total_cmp);
-        secs[secs.len() / 2]
-    })))
 }
 
 /// How long a read of the ends of connects takes, medians in seconds: of none, and of so many destinations that do not change.

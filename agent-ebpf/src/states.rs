@@ -1,0 +1,63 @@
+//! `socket_state`: every change of a TCP socket's state, handed to those who want to know of it.
+//!
+//! One program serves two probes, since what a connection pays is above all the way to it, ten times over loopback: the listeners
+//! that come and go and the connections that come to them (`listeners`, `arrivals`), and the connects that begin and end
+//! (`outbound`). Which of them are attached stands in [`WATCHED`].
+//!
+//! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, any context.
+//! - Minimum kernel: 5.5 (BTF tracepoints).
+//! - Cost: see README.md; a change that nobody wants ends at four comparisons.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, map},
+    maps::Array,
+    programs::BtfTracePointContext,
+};
+use spillway_ebpf::{TCP_LISTEN, WATCHES_CONNECTS, WATCHES_LISTENERS};
+
+use crate::{arrivals, kernel::Typed, listeners, outbound, sockets::is_tcp};
+
+const LISTEN: u32 = TCP_LISTEN as u32;
+const TCP_SYN_SENT: u32 = 2;
+const TCP_SYN_RECV: u32 = 3;
+
+/// Which probes are attached: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Without a probe nobody would read what it counts.
+#[map]
+static WATCHED: Array<u32> = Array::with_max_entries(1, 0);
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn socket_state(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
+    if new == LISTEN || old == LISTEN {
+        let sock = ctx.arg(0);
+        if watched(WATCHES_LISTENERS) && is_tcp::<Typed>(sock) == Some(true) {
+            listening(sock, old, new);
+        }
+    } else if new == TCP_SYN_SENT || old == TCP_SYN_SENT {
+        let sock = ctx.arg(0);
+        if watched(WATCHES_CONNECTS) && is_tcp::<Typed>(sock) == Some(true) {
+            if new == TCP_SYN_SENT { outbound::begin(sock) } else { outbound::end(sock, new) }
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn listening(sock: *const c_void, old: u32, new: u32) {
+    if new == LISTEN {
+        listeners::opened(sock);
+    } else if new == TCP_SYN_RECV {
+        // No listener any more, but a copy of one: a connection.
+        arrivals::came(sock);
+    } else if old == LISTEN {
+        listeners::closed(sock);
+    }
+}
+
+#[inline(always)]
+fn watched(probe: u32) -> bool {
+    // SAFETY: the entry is there as long as the map; an aligned u32 is read whole.
+    WATCHED.get_ptr(0).is_some_and(|probes| unsafe { *probes } & probe != 0)
+}

@@ -1,0 +1,115 @@
+//! What a connection costs with the programs at its sockets' states, all of it in one thread.
+//!
+//! The thread's CPU time tells, with them against without: the way to a program is a part of it, and the kernel's own counting of
+//! programs, which takes more than some of them do, is not. They are attached and taken away between turns so short that whatever
+//! else a machine does meets all alike.
+
+use std::{
+    io,
+    net::{TcpListener, TcpStream},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    thread,
+};
+
+use anyhow::{Context as _, anyhow};
+use spillway_agent::{
+    kernel::{Hook, Kernel, Wanted, ladder},
+    sense::Hierarchy,
+};
+
+use crate::{Row, Target, far_client::FarClient, median, tell, thread_cpu_secs};
+
+const TURNS: usize = 100;
+/// Connections in a turn: some 5 ms of them. Before them a part as many, until caches are as warm as they leave them themselves.
+const CONNECTIONS: usize = 2500;
+
+/// `BPF_RAW_TRACEPOINT_OPEN` of include/uapi/linux/bpf.h.
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
+
+/// The part of `union bpf_attr` that it reads. A name is for raw tracepoints alone; others know where they attach to.
+#[repr(C)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    reserved: u32,
+}
+
+/// Measures it, at a server whose clients are elsewhere and with both ends here.
+pub fn rows() -> anyhow::Result<Vec<Row>> {
+    tell(&format!("connecting in {TURNS} turns without and with what follows connections"));
+    // In a thread of its own, since that moves to a network namespace of its own.
+    let far = || -> anyhow::Result<[Row; 2]> {
+        let mut client = FarClient::start()?;
+        measure("at its server's end", Some(Target::AtMost(500.0)), || client.connect())
+    };
+    let far = thread::spawn(far).join().map_err(|_| anyhow!("the far client's thread panicked"))??;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let near = measure("both its ends", None, || {
+        let client = TcpStream::connect(addr)?;
+        drop((listener.accept()?, client));
+        Ok(())
+    })?;
+    Ok(far.into_iter().chain(near).collect())
+}
+
+fn measure(
+    ends: &str,
+    target: Option<Target>,
+    mut connect: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<[Row; 2]> {
+    let listeners = [Hook::ListenerIter, Hook::AcceptFexit];
+    let both = [Hook::ListenerIter, Hook::AcceptFexit, Hook::ConnectStates];
+    let watched = [Vec::new(), programs(&listeners)?, programs(&both)?];
+    let mut nanos: [Vec<f64>; 3] = Default::default();
+    for turn in 0..TURNS {
+        // Whoever goes first in a turn may be favoured: take turns at that, too.
+        for nth in (0..3).map(|nth| (nth + turn) % 3) {
+            let attached = watched[nth].iter().map(attach).collect::<io::Result<Vec<_>>>();
+            let attached = attached.context("a program cannot be attached a second time")?;
+            (0..CONNECTIONS / 5).try_for_each(|_| connect())?;
+            let before = thread_cpu_secs()?;
+            (0..CONNECTIONS).try_for_each(|_| connect())?;
+            nanos[nth].push((thread_cpu_secs()? - before) * 1e9 / CONNECTIONS as f64);
+            drop(attached);
+        }
+    }
+    let [without, rest @ ..] = nanos;
+    let exact = if watched[1].len() > 1 { "exact waits included" } else { "exact waits refused here" };
+    let detail = format!("of {:.1} µs; {exact}", median(&mut without.clone()) / 1e3);
+    let row = |(what, with): (&str, Vec<f64>)| {
+        let mut longer: Vec<_> = with.iter().zip(&without).map(|(with, without)| with - without).collect();
+        Row {
+            what: format!("a connection, {ends}, takes longer with {what} watched"),
+            measured: median(&mut longer),
+            unit: "ns",
+            target,
+            detail: detail.clone(),
+        }
+    };
+    let [listeners, both] = rest;
+    Ok([("listeners", listeners), ("listeners and connects", both)].map(row))
+}
+
+/// The programs that connections meet, of the kernel's side with these hooks alone; loaded and not attached.
+fn programs(hooks: &[Hook]) -> anyhow::Result<Vec<OwnedFd>> {
+    let all = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
+    let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
+    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+    let met = kernel.programs().filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
+    met.filter_map(|(_, program)| program.fd().ok()).map(|fd| Ok(fd.as_fd().try_clone_to_owned()?)).collect()
+}
+
+/// Attaches a program to where it belongs, until what this gives is dropped.
+fn attach(program: &OwnedFd) -> io::Result<OwnedFd> {
+    let open = RawTracepointOpen { name: 0, prog_fd: program.as_raw_fd() as u32, reserved: 0 };
+    // SAFETY: the kernel reads so many bytes of `open`, which lives until it returns.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_RAW_TRACEPOINT_OPEN, &raw const open, size_of::<RawTracepointOpen>())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
