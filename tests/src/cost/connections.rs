@@ -58,15 +58,12 @@ fn measure(
     target: Option<Target>,
     mut connect: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<[Row; 2]> {
-    let listeners = [Hook::ListenerIter, Hook::AcceptFexit];
-    let both = [Hook::ListenerIter, Hook::AcceptFexit, Hook::ConnectStates];
-    let watched = [Vec::new(), programs(&listeners)?, programs(&both)?];
+    let watched = [None, Some(Programs::load(Connects::Unwatched)?), Some(Programs::load(Connects::Watched)?)];
     let mut nanos: [Vec<f64>; 3] = Default::default();
     for turn in 0..TURNS {
         // Whoever goes first in a turn may be favoured: take turns at that, too.
         for nth in (0..3).map(|nth| (nth + turn) % 3) {
-            let attached = watched[nth].iter().map(attach).collect::<io::Result<Vec<_>>>();
-            let attached = attached.context("a program cannot be attached a second time")?;
+            let attached = watched[nth].as_ref().map(Programs::attach).transpose()?;
             (0..CONNECTIONS / 5).try_for_each(|_| connect())?;
             let before = thread_cpu_secs()?;
             (0..CONNECTIONS).try_for_each(|_| connect())?;
@@ -75,7 +72,8 @@ fn measure(
         }
     }
     let [without, rest @ ..] = nanos;
-    let exact = if watched[1].len() > 1 { "exact waits included" } else { "exact waits refused here" };
+    let is_exact = watched.iter().flatten().any(Programs::are_exact);
+    let exact = if is_exact { "exact waits included" } else { "exact waits refused here" };
     let detail = format!("of {:.1} µs; {exact}", median(&mut without.clone()) / 1e3);
     let row = |(what, with): (&str, Vec<f64>)| {
         let mut longer: Vec<_> = with.iter().zip(&without).map(|(with, without)| with - without).collect();
@@ -91,13 +89,41 @@ fn measure(
     Ok([("listeners", listeners), ("listeners and connects", both)].map(row))
 }
 
-/// The programs that connections meet, of the kernel's side with these hooks alone; loaded and not attached.
-fn programs(hooks: &[Hook]) -> anyhow::Result<Vec<OwnedFd>> {
-    let all = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
-    let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
-    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
-    let met = kernel.programs().filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
-    met.filter_map(|(_, program)| program.fd().ok()).map(|fd| Ok(fd.as_fd().try_clone_to_owned()?)).collect()
+/// Whether connects are followed beside listeners.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Connects {
+    Watched,
+    Unwatched,
+}
+
+/// The programs that connections meet, loaded and not attached.
+pub struct Programs(Vec<OwnedFd>);
+
+impl Programs {
+    /// Those of the kernel's side that watches listeners alone, or connects as well.
+    pub fn load(connects: Connects) -> anyhow::Result<Self> {
+        let mut hooks = vec![Hook::ListenerIter, Hook::AcceptFexit];
+        if connects == Connects::Watched {
+            hooks.push(Hook::ConnectStates);
+        }
+        let all = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
+        let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
+        let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+        let met = kernel.programs().filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
+        let fds = met.filter_map(|(_, program)| program.fd().ok()).map(|fd| fd.as_fd().try_clone_to_owned());
+        Ok(Self(fds.collect::<io::Result<_>>()?))
+    }
+
+    /// Attaches them, until what this gives is dropped.
+    pub fn attach(&self) -> anyhow::Result<Vec<OwnedFd>> {
+        let attached = self.0.iter().map(attach).collect::<io::Result<Vec<_>>>();
+        attached.context("a program cannot be attached a second time")
+    }
+
+    /// Whether they time each connection's wait for accept().
+    fn are_exact(&self) -> bool {
+        self.0.len() > 1
+    }
 }
 
 /// Attaches a program to where it belongs, until what this gives is dropped.

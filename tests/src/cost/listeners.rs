@@ -1,12 +1,21 @@
 //! What watching listeners costs: a look at many of them on a busy host, and how fast a real server accepts with the agent beside it.
 
-use std::{net::SocketAddr, thread, time::Instant};
+use std::{
+    fs,
+    net::SocketAddr,
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
 use spillway_agent::{config::Config, sense::Sensors};
 use spillway_tests::{Scratch, Servers, Workload, overload_live::server::page, own_network};
 
-use crate::{Agent, Row, Target, WATCHED, connections, median, tell, thread_cpu_secs, workload};
+use crate::{
+    Agent, Row, Target, WATCHED,
+    connections::{self, Connects, Programs},
+    median, tell, thread_cpu_secs, workload,
+};
 
 /// A busy host: the target is set for it.
 const LISTENERS: usize = 200;
@@ -17,10 +26,12 @@ const STANDING: usize = 16;
 /// Processes that hold the connections, both ends of each: one alone would need more files than is usually allowed.
 const HOLDERS: usize = 2;
 
-/// wrk's connections at a server that is never idle, and how long each turn is.
+/// wrk's connections at a server that is never idle.
 const CLIENTS: u32 = 16;
-const TURN_SECS: u32 = 2;
-const ACCEPT_TURNS: usize = 20;
+/// Pairs of windows in which connections are counted, how long each is, and how long what was attached or taken away settles.
+const WINDOWS: usize = 600;
+const WINDOW: Duration = Duration::from_millis(60);
+const WINDOW_SETTLES: Duration = Duration::from_millis(20);
 
 /// The rows that there can be here.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
@@ -29,7 +40,9 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
     match Servers::find() {
         Ok(servers) => {
             for (what, page) in [("that does nothing else", b"ok\n".to_vec()), ("that works 1 ms for each", page())] {
-                tell(&format!("running a server {what} under wrk {ACCEPT_TURNS} times without and with the agent"));
+                tell(&format!(
+                    "running a server {what} under wrk, in {WINDOWS} windows with what follows connections and without"
+                ));
                 rows.push(accept_rate(servers.clone(), what, page)?);
             }
         }
@@ -63,7 +76,7 @@ fn look() -> anyhow::Result<[Row; 3]> {
 
     let agent = Agent::start()?;
     let (before, start) = (agent.cpu_secs()?, Instant::now());
-    thread::sleep(WATCHED);
+    sleep(WATCHED);
     let whole = (agent.cpu_secs()? - before) / start.elapsed().as_secs_f64() * 100.0;
     let what = format!("the sensor at {LISTENERS} listeners, {CONNECTIONS} connections");
     let row = |what, measured, target, detail| Row { what, measured, unit: "%", target, detail };
@@ -97,7 +110,7 @@ fn looks(sensors: &mut Sensors) -> anyhow::Result<Looks> {
         let before = thread_cpu_secs()?;
         sensors.scan_listeners(start.elapsed().as_secs_f64(), &mut seen);
         looks.push(thread_cpu_secs()? - before);
-        thread::sleep((every * looks.len() as u32).saturating_sub(start.elapsed()));
+        sleep((every * looks.len() as u32).saturating_sub(start.elapsed()));
     }
     Ok(Looks {
         share: looks.iter().sum::<f64>() / start.elapsed().as_secs_f64() * 100.0,
@@ -107,30 +120,62 @@ fn looks(sensors: &mut Sensors) -> anyhow::Result<Looks> {
     })
 }
 
-/// Connections a second that nginx takes under wrk, with the agent on against off: in a network namespace of their own, because the
-/// host's would fill with what is left of them.
+/// Connections a second that nginx takes under wrk, with what follows connections attached against without: in a network namespace of
+/// their own, because the host's would fill with what is left of them. Speeds here wander by percents from second to second, so that
+/// windows are short and compared with the one beside them. What the agent takes of a CPU beside it is another row.
 fn accept_rate(servers: Servers, what: &str, page: Vec<u8>) -> anyhow::Result<Row> {
-    let measure = move || -> anyhow::Result<[f64; 2]> {
+    let measure = move || -> anyhow::Result<[Vec<f64>; 2]> {
         own_network().context("no network namespace; hint: the bench needs root")?;
         let scratch = Scratch::make("accept-rate");
         let addr = SocketAddr::from(([127, 0, 0, 1], 8_000));
         let _nginx = servers.nginx(&scratch.0, addr, &page);
+        let watched = Programs::load(Connects::Watched)?;
+        let secs = (WINDOW + WINDOW_SETTLES).as_secs_f64() * 2.0 * (WINDOWS + 10) as f64;
+        let mut wrk = servers.wrk(addr, CLIENTS, secs as u32).spawn().context("wrk does not start")?;
+        sleep(WINDOW_SETTLES * 10);
         let mut rates = [Vec::new(), Vec::new()];
-        for turn in 0..ACCEPT_TURNS {
-            for with_agent in [turn % 2 == 0, turn % 2 != 0] {
-                let agent = with_agent.then(Agent::start).transpose()?;
-                rates[usize::from(with_agent)].push(servers.closed_loop_per_sec(addr, CLIENTS, TURN_SECS));
-                drop(agent);
+        for turn in 0..WINDOWS {
+            for with in [turn % 2 == 0, turn % 2 != 0] {
+                let attached = with.then(|| watched.attach()).transpose()?;
+                sleep(WINDOW_SETTLES);
+                let (before, start) = (accepted()?, Instant::now());
+                sleep(WINDOW);
+                let rate = (accepted()? - before) as f64 / start.elapsed().as_secs_f64();
+                rates[usize::from(with)].push(rate);
+                drop(attached);
             }
         }
-        Ok(rates.map(|mut rates| median(&mut rates)))
+        wrk.kill()?;
+        wrk.wait()?;
+        Ok(rates)
     };
     let [off, on] = thread::spawn(measure).join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
+    let mut kept: Vec<_> = on.iter().zip(&off).map(|(on, off)| on / off * 100.0).collect();
+    let measured = median(&mut kept);
+    let (least, most) = (kept[WINDOWS / 2 - sign_test_margin()], kept[WINDOWS / 2 + sign_test_margin()]);
     Ok(Row {
         what: format!("accept rate that a server keeps {what}"),
-        measured: on / off * 100.0,
+        measured,
         unit: "%",
         target: Some(Target::AtLeast(98.0)),
-        detail: format!("nginx under wrk, {on:.0} against {off:.0} connections a second"),
+        detail: format!(
+            "{least:.1} to {most:.1} with 95 %; nginx under wrk, {:.0} connections a second without",
+            median(&mut off.clone())
+        ),
     })
+}
+
+/// How far from the median, in ranks, its interval of 95 % reaches.
+fn sign_test_margin() -> usize {
+    (0.98 * (WINDOWS as f64).sqrt()).ceil() as usize
+}
+
+/// Connections that this network namespace has accepted so far.
+fn accepted() -> anyhow::Result<u64> {
+    let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut rows = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = rows.next().zip(rows.next()).context("snmp has no rows of TCP")?;
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let (_, value) = columns.find(|(name, _)| *name == "PassiveOpens").context("snmp has no PassiveOpens")?;
+    Ok(value.parse()?)
 }
