@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
-use spillway_agent::config::{Config, commented_defaults, load, parse};
+use spillway_agent::config::{Config, Pattern, commented_defaults, load, parse};
 
 const NASTY: &str = r#"# Everything an operator can get wrong in one evening.
 mode = "enforce"
@@ -33,7 +33,9 @@ sustain = "2s"
 
 [decide]
 limit_within = "10d"
-max_actions_per_hour = 6
+protected = ["ssh.service", 3, "a/b", "[z-a"]
+max_actions_an_hour = 6
+max_actions_per_hour = 1.5
 
 [serve]
 listen = "localhost:9646"
@@ -80,13 +82,21 @@ configs/spillway.toml:25: given before: sustain = "2s"
   hint: give each key and each table once
 configs/spillway.toml:28: decide.limit_within = "10d" is out of range
   hint: 1s to 7d is accepted
-configs/spillway.toml:29: unknown key "max_actions_per_hour" in [decide]
-  hint: known in [decide]: limit_within, drain_within
-configs/spillway.toml:32: serve.listen = "localhost:9646" is not an address
+configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit or cgroup
+  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit's name nor a path, which begins with a /
+  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+configs/spillway.toml:29: decide.protected[3] = "[z-a" is no pattern: invalid range pattern
+  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+configs/spillway.toml:30: unknown key "max_actions_an_hour" in [decide]
+  hint: did you mean "max_actions_per_hour"?
+configs/spillway.toml:31: decide.max_actions_per_hour = 1.5 is a float, not a whole number
+  hint: a whole number without quotes: 6
+configs/spillway.toml:34: serve.listen = "localhost:9646" is not an address
   hint: an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646"
-configs/spillway.toml:34: not TOML: [fleet
+configs/spillway.toml:36: not TOML: [fleet
   hint: unclosed table, expected `]`
-configs/spillway.toml:38: unknown table [act]
+configs/spillway.toml:40: unknown table [act]
   hint: known at the top level: mode, sense, detect, decide, serve"#;
 
 fn told(text: &str) -> String {
@@ -119,7 +129,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 14);
+    assert_eq!(key_names().len(), 18);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -137,7 +147,9 @@ fn what_is_set_is_what_is_read() {
                 'drain_within' = '20m' # the rest is up to us\r\n\
                 [serve]\r\n\
                 \"listen\" = '[::1]:80'";
-    let rest = "[detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
+    let rest = "[decide]\nprotected = ['db-*.service', '/a/*']\nallow = ['/b']\ncooldown = '23s'\n\
+                max_actions_per_hour = 0x1d\n\
+                [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
                 [detect.overload]\nsustain = '17s'\nclear_after = '19s'";
     let mut wanted = Config::default();
     wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
@@ -156,6 +168,11 @@ fn what_is_set_is_what_is_read() {
     wanted.detect.leak.significance = 0.01;
     wanted.detect.overload.sustain = Duration::from_secs(17);
     wanted.detect.overload.clear_after = Duration::from_secs(19);
+    let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
+    wanted.decide.protected = patterns(&["db-*.service", "/a/*"]);
+    wanted.decide.allow = patterns(&["/b"]);
+    wanted.decide.cooldown = Duration::from_secs(23);
+    wanted.decide.max_actions_per_hour = 29;
     assert_eq!(parse(rest, "x.toml").unwrap(), wanted);
 }
 
@@ -235,6 +252,9 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("detect.overload.clear_after", "'1h'", "'61m'"),
         ("decide.limit_within", "'7d'", "'8d'"),
         ("decide.drain_within", "'1s'", "'999ms'"),
+        ("decide.cooldown", "'1s'", "'999ms'"),
+        ("decide.max_actions_per_hour", "0", "-1"),
+        ("decide.max_actions_per_hour", "1000", "999999999999999999999999999999999999999999"),
     ] {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));

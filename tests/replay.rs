@@ -233,6 +233,25 @@ fn leak_linear() {
 }
 
 #[test]
+fn a_leak_in_a_protected_unit_is_told_and_not_limited() {
+    let trace = fs::read_to_string(path("leak-linear")).unwrap();
+    let limits = |trace: &str| -> Vec<serde_json::Value> {
+        let mut config = config();
+        config.decide.limit_within = Duration::from_hours(3);
+        let mut out = Vec::new();
+        replay(trace.as_bytes(), &config, &mut out, ReplayOptions { decisions: true }).unwrap();
+        let lines = String::from_utf8(out).unwrap();
+        let decisions = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        decisions.filter(|line| line["decision"] == "limit").collect()
+    };
+    assert!(matches!(&limits(&trace)[..], [one] if one["refused"].is_null() && one["t"] == 105.0));
+    let protected = limits(&trace.replace("/api.service", "/system.slice/ssh.service"));
+    let [refused] = &protected[..] else { panic!("{protected:?}") };
+    assert_eq!(refused["refused"], "unit is protected (ssh.service)");
+    assert_eq!(refused["cgroup"], "/system.slice/ssh.service");
+}
+
+#[test]
 fn healthy_traces_print_nothing() {
     for name in ["cache-fill-then-flat", "sawtooth", "burst", "gc-pauses"] {
         assert_eq!(verdicts(name), [""; 0], "{name}");

@@ -150,6 +150,33 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Duration(|config| &mut config.decide.drain_within, millis(1_000)..=WEEK),
     },
     Key {
+        path: "decide.protected",
+        doc: "Units and cgroups that are never limited, with all below them: a unit by its name (\"db-*.service\"), a \
+              cgroup by its path (\"/kubepods.slice/*\"). Never limited anyway are init, systemd's own services, dbus, ssh, \
+              what manages the network, the kubelet, container runtimes and Spillway.",
+        default: "[]",
+        kind: Kind::Patterns(|config| &mut config.decide.protected),
+    },
+    Key {
+        path: "decide.allow",
+        doc: "Units and cgroups that alone may be limited, written likewise. With none, every one may be that is not \
+              protected.",
+        default: "[]",
+        kind: Kind::Patterns(|config| &mut config.decide.allow),
+    },
+    Key {
+        path: "decide.cooldown",
+        doc: "A cgroup that was limited, or a node that was drained, is left alone for this long before it is again.",
+        default: r#""10m""#,
+        kind: Kind::Duration(|config| &mut config.decide.cooldown, millis(1_000)..=WEEK),
+    },
+    Key {
+        path: "decide.max_actions_per_hour",
+        doc: "Limits and drains in any hour; what is put back, and telling a human, is not counted.",
+        default: "6",
+        kind: Kind::Count(|config| &mut config.decide.max_actions_per_hour, 0..=1_000),
+    },
+    Key {
         path: "serve.listen",
         doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
               this host.",

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
+    pattern::Pattern,
     schema::{Config, Mode},
     units,
     value::{Fault, Found},
@@ -26,6 +27,10 @@ pub enum Kind {
     Size(Field<u64>, RangeInclusive<u64>),
     /// A number without a unit within a range.
     Number(Field<f64>, RangeInclusive<f64>),
+    /// A whole number within a range.
+    Count(Field<u32>, RangeInclusive<u32>),
+    /// Units and cgroups.
+    Patterns(Field<Vec<Pattern>>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
 }
@@ -43,6 +48,8 @@ impl Kind {
             Self::Durations(field, range) => *field(config) = found.durations(range)?,
             Self::Size(field, range) => *field(config) = found.size(range)?,
             Self::Number(field, range) => *field(config) = found.number(range)?,
+            Self::Count(field, range) => *field(config) = found.count(range)?,
+            Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Address(field) => *field(config) = found.address()?,
         }
         Ok(())
@@ -51,12 +58,13 @@ impl Kind {
     /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
     pub fn range_text(&self) -> Option<String> {
         match self {
-            Self::Mode(_) | Self::Address(_) => None,
+            Self::Mode(_) | Self::Patterns(_) | Self::Address(_) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }
             Self::Size(_, range) => Some(units::range_text(range, units::size_text)),
             Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
+            Self::Count(_, range) => Some(units::range_text(range, |count| count.to_string())),
         }
     }
 }

@@ -13,6 +13,7 @@ mod generate;
 mod keys;
 mod kind;
 mod parse;
+mod pattern;
 mod schema;
 mod suggest;
 mod units;
@@ -27,6 +28,7 @@ use std::{
 pub use error::{ConfigErrors, Problem};
 pub use generate::commented_defaults;
 pub use parse::parse;
+pub use pattern::Pattern;
 pub use schema::{Config, DecideConfig, DetectConfig, LeakConfig, Mode, OverloadConfig, SenseConfig, ServeConfig};
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.

@@ -5,6 +5,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::pattern::Pattern;
+
 /// Everything that may be configured.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
@@ -80,6 +82,14 @@ pub struct DecideConfig {
     pub limit_within: Duration,
     /// A leak whose forecast is nearer than this is to be drained away from.
     pub drain_within: Duration,
+    /// What is never limited, beside what never is.
+    pub protected: Vec<Pattern>,
+    /// What alone may be limited; everything else may be where there is none.
+    pub allow: Vec<Pattern>,
+    /// A cgroup that was limited, or a node that was drained, is not again for this long.
+    pub cooldown: Duration,
+    /// Limits and drains in any hour.
+    pub max_actions_per_hour: u32,
 }
 
 /// Where metrics and health are served.
@@ -137,7 +147,14 @@ impl Default for OverloadConfig {
 
 impl Default for DecideConfig {
     fn default() -> Self {
-        Self { limit_within: Duration::from_secs(3_600), drain_within: Duration::from_secs(600) }
+        Self {
+            limit_within: Duration::from_secs(3_600),
+            drain_within: Duration::from_secs(600),
+            protected: Vec::new(),
+            allow: Vec::new(),
+            cooldown: Duration::from_mins(10),
+            max_actions_per_hour: 6,
+        }
     }
 }
 

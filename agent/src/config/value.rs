@@ -9,6 +9,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    pattern::Pattern,
     schema::Mode,
     units::{self, Refusal, range_text},
 };
@@ -30,6 +31,15 @@ const DURATIONS: Form =
     Form { noun: "an array of durations", hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"# };
 const SIZE: Form = Form { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
 const NUMBER: Form = Form { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
+const COUNT: Form = Form { noun: "a whole number", hint: "a whole number without quotes: 6" };
+const PATTERN: Form = Form {
+    noun: "a unit or cgroup",
+    hint: r#"a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*""#,
+};
+const PATTERNS: Form = Form {
+    noun: "an array of units and cgroups",
+    hint: r#"names and paths in brackets: ["db-*.service", "/kubepods.slice/*"]"#,
+};
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
 
@@ -77,16 +87,38 @@ impl Found<'_> {
 
     /// Reads durations, each within `range`; reports every element that is not.
     pub fn durations(&self, range: &RangeInclusive<Duration>) -> Result<Vec<Duration>, Vec<Fault>> {
-        let array = self.value.get_ref().as_array().ok_or_else(|| self.wrong_type(&DURATIONS))?;
-        let mut durations = Vec::with_capacity(array.len());
+        self.each(&DURATIONS, |found| found.duration(range))
+    }
+
+    /// Reads units and cgroups; reports every element that is none.
+    pub fn patterns(&self) -> Result<Vec<Pattern>, Vec<Fault>> {
+        self.each(&PATTERNS, |found| {
+            let text = found.string(&PATTERN)?;
+            Pattern::new(text).map_err(|wrong| found.fault(format!("{found} {wrong}"), PATTERN.hint))
+        })
+    }
+
+    fn each<T>(&self, form: &Form, read: impl Fn(&Found<'_>) -> Result<T, Fault>) -> Result<Vec<T>, Vec<Fault>> {
+        let array = self.value.get_ref().as_array().ok_or_else(|| self.wrong_type(form))?;
+        let mut values = Vec::with_capacity(array.len());
         let mut faults = Vec::new();
         for (index, value) in array.iter().enumerate() {
-            match (Found { name: format!("{}[{index}]", self.name), value, text: self.text }).duration(range) {
-                Ok(duration) => durations.push(duration),
+            match read(&Found { name: format!("{}[{index}]", self.name), value, text: self.text }) {
+                Ok(value) => values.push(value),
                 Err(fault) => faults.push(fault),
             }
         }
-        if faults.is_empty() { Ok(durations) } else { Err(faults) }
+        if faults.is_empty() { Ok(values) } else { Err(faults) }
+    }
+
+    /// Reads a whole number within `range`.
+    pub fn count(&self, range: &RangeInclusive<u32>) -> Result<u32, Fault> {
+        let DeValue::Integer(integer) = self.value.get_ref() else { return Err(self.wrong_type(&COUNT)) };
+        match i128::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|count| u32::try_from(count).ok()) {
+            Some(count) => self.within(range, count, |count| count.to_string()),
+            // Beyond every range, or below.
+            None => Err(self.out_of(range, |count| count.to_string())),
+        }
     }
 
     /// Reads a size within `range`, in bytes.
@@ -136,7 +168,11 @@ impl Found<'_> {
         if range.contains(&value) {
             return Ok(value);
         }
-        Err(self.fault(format!("{self} is out of range"), format!("{} is accepted", range_text(range, text))))
+        Err(self.out_of(range, text))
+    }
+
+    fn out_of<T: Copy + PartialOrd>(&self, range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> Fault {
+        self.fault(format!("{self} is out of range"), format!("{} is accepted", range_text(range, text)))
     }
 
     fn wrong_type(&self, form: &Form) -> Fault {
@@ -205,6 +241,7 @@ mod tests {
         let quoted = |hint: &'static str| hint.split('"').skip(1).step_by(2);
         assert!(quoted(DURATION.hint).chain(quoted(DURATIONS.hint)).all(|form| units::duration(form).is_ok()));
         assert!(quoted(SIZE.hint).all(|form| units::size(form).is_ok()));
+        assert!(quoted(PATTERN.hint).chain(quoted(PATTERNS.hint)).all(|form| Pattern::new(form).is_ok()));
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
     }
 }

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
+use super::Refusal;
 use crate::{
     config::Mode,
     detect::{Claim, Resource, Verdict},
@@ -30,6 +31,9 @@ pub struct Decision {
     pub cgroup: Arc<str>,
     /// Whether it was done; false in observe mode.
     pub performed: bool,
+    /// What stands against it; `None` where it is granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
     /// The reason in a sentence, for a person.
     pub why: String,
 }

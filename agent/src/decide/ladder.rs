@@ -6,11 +6,11 @@
 //! drains and pages at once, because a queue that stands has seconds; one whose backlog is too small is a warning, and so is a dependency
 //! that does not answer, because no drain helps either. Each rung is taken once an incident; clearing undoes
 //! what was done and resolves. Cold start: no incidents. Failure: an update of an unknown incident is nothing.
-//! It refuses to guard: protected units, budgets and cooldowns stand between a decision and its performance.
+//! What the guard refuses is told once; where it may grant the same later, it is asked again with every forecast.
 
 use std::collections::BTreeMap;
 
-use super::{Action, Decision, IncidentId, Severity};
+use super::{Action, Decision, Guard, IncidentId, Severity};
 use crate::{
     config::{DecideConfig, Mode},
     detect::{Claim, Resource, Scarce, State, Verdict},
@@ -20,20 +20,33 @@ use crate::{
 pub struct Ladder {
     config: DecideConfig,
     mode: Mode,
+    guard: Guard,
     incidents: BTreeMap<IncidentId, Incident>,
 }
 
-/// An open incident and the rungs taken.
+/// An open incident, and how far up the ladder it is.
 struct Incident {
     latest: Verdict,
-    limited: bool,
-    drained: bool,
+    limit: Rung,
+    drain: Rung,
+}
+
+/// An action that an incident may call for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rung {
+    /// Not called for yet.
+    Ahead,
+    /// Refused for now, and told so.
+    Held,
+    /// Refused for good.
+    Barred,
+    Taken,
 }
 
 impl Ladder {
     /// No incidents yet.
     pub fn new(config: &DecideConfig, mode: Mode) -> Self {
-        Self { config: config.clone(), mode, incidents: BTreeMap::new() }
+        Self { config: config.clone(), mode, guard: Guard::new(config), incidents: BTreeMap::new() }
     }
 
     /// Claims that stand, each with its latest forecast, in a stable order.
@@ -53,12 +66,12 @@ impl Ladder {
                 };
                 let why = verdict.why.clone();
                 decisions.push(self.decision(verdict, &id, Action::Page { severity }, why));
-                self.incidents.insert(id, Incident { latest: verdict.clone(), limited: false, drained: false });
+                self.incidents.insert(id, Incident { latest: verdict.clone(), limit: Rung::Ahead, drain: Rung::Ahead });
                 self.climb(verdict, decisions);
             }
             State::Cleared => {
                 let Some(incident) = self.incidents.remove(&id) else { return };
-                if incident.drained {
+                if incident.drain == Rung::Taken && !self.is_drained() {
                     decisions.push(self.decision(verdict, &id, Action::Undrain, verdict.why.clone()));
                 }
                 decisions.push(self.decision(verdict, &id, Action::Resolve, verdict.why.clone()));
@@ -77,7 +90,6 @@ impl Ladder {
     /// Takes the rungs that the forecast calls for and that are not taken yet.
     fn climb(&mut self, verdict: &Verdict, decisions: &mut Vec<Decision>) {
         let id = IncidentId::from(verdict);
-        let Some(incident) = self.incidents.get_mut(&id) else { return };
         let left_secs = verdict.exhaustion_secs.unwrap_or(f64::INFINITY);
         let (limit, drain) = match verdict.claim {
             Claim::Leak(ref claim) => (
@@ -88,14 +100,38 @@ impl Ladder {
             Claim::Overload(ref claim) => (false, claim.scarce != Some(Scarce::Backlog)),
             Claim::CascadeRisk(_) => (false, false),
         };
-        let limit = limit && !std::mem::replace(&mut incident.limited, true);
-        let drain = drain && !std::mem::replace(&mut incident.drained, true);
-        if limit {
-            decisions.push(self.decision(verdict, &id, Action::Limit, verdict.why.clone()));
+        let is_drained = self.is_drained();
+        let Some(incident) = self.incidents.get_mut(&id) else { return };
+        if drain && is_drained {
+            // Another incident's drain is this one's too, and lasts as long as either.
+            incident.drain = Rung::Taken;
         }
-        if drain {
-            decisions.push(self.decision(verdict, &id, Action::Drain, verdict.why.clone()));
+        let mut asked = Vec::new();
+        for (action, due, rung) in
+            [(Action::Limit, limit, &mut incident.limit), (Action::Drain, drain, &mut incident.drain)]
+        {
+            if !due || matches!(rung, Rung::Barred | Rung::Taken) {
+                continue;
+            }
+            let refused = self.guard.ask(verdict.t, action, verdict.claim.cgroup()).err();
+            let now = match &refused {
+                None => Rung::Taken,
+                Some(refusal) if refusal.is_for_now() => Rung::Held,
+                Some(_) => Rung::Barred,
+            };
+            if std::mem::replace(rung, now) != now {
+                asked.push((action, refused));
+            }
         }
+        for (action, refused) in asked {
+            let decision = self.decision(verdict, &id, action, verdict.why.clone());
+            decisions.push(Decision { refused, ..decision });
+        }
+    }
+
+    /// Whether an incident that is open has drained the node.
+    fn is_drained(&self) -> bool {
+        self.incidents.values().any(|incident| incident.drain == Rung::Taken)
     }
 
     fn decision(&self, verdict: &Verdict, id: &IncidentId, action: Action, why: String) -> Decision {
@@ -103,7 +139,7 @@ impl Ladder {
         let performed = match self.mode {
             Mode::Observe => false,
         };
-        Decision { t: verdict.t, action, mode: self.mode, id: id.clone(), cgroup, performed, why }
+        Decision { t: verdict.t, action, mode: self.mode, id: id.clone(), cgroup, performed, refused: None, why }
     }
 }
 
@@ -177,6 +213,55 @@ mod tests {
         assert_eq!(ladder.open().count(), 2);
         files.exhaustion_secs = Some(500.0);
         assert_eq!(names(&mut ladder, &files, false), ["leak-files-812-4711 Drain"]);
+    }
+
+    #[test]
+    fn a_leaker_that_may_not_be_limited_is_told_once_and_drained_away_from() {
+        let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Observe);
+        let ssh = |exhaustion_secs| {
+            let mut verdict = leak(State::Raised, exhaustion_secs);
+            let Claim::Leak(claim) = &mut verdict.claim else { unreachable!() };
+            claim.cgroup = Arc::from("/system.slice/ssh.service");
+            verdict
+        };
+        let mut decisions = Vec::new();
+        ladder.judge(&ssh(3_000.0), &mut decisions);
+        ladder.update(&ssh(2_000.0), &mut decisions);
+        ladder.update(&ssh(500.0), &mut decisions);
+        let told: Vec<_> = decisions
+            .iter()
+            .map(|decision| (decision.action.to_string(), decision.refused.as_ref().map(ToString::to_string)))
+            .collect();
+        let protected = Some("unit is protected (ssh.service)".to_owned());
+        let wanted = [("page (warning)", None), ("limit", protected), ("drain", None)];
+        assert_eq!(told, wanted.map(|(action, refused)| (action.to_owned(), refused)));
+    }
+
+    #[test]
+    fn what_is_refused_for_now_is_told_once_and_done_when_it_may_be() {
+        let config = DecideConfig { max_actions_per_hour: 0, ..DecideConfig::default() };
+        let mut ladder = Ladder::new(&config, Mode::Observe);
+        assert_eq!(names(&mut ladder, &leak(State::Raised, 3_000.0), true).len(), 2);
+        assert_eq!(names(&mut ladder, &leak(State::Raised, 2_000.0), false), [""; 0]);
+        ladder.guard = Guard::new(&DecideConfig::default());
+        assert_eq!(names(&mut ladder, &leak(State::Raised, 1_000.0), false), ["leak-812-4711 Limit"]);
+    }
+
+    #[test]
+    fn a_node_is_drained_once_for_all_and_until_the_last_is_over() {
+        let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Observe);
+        let files = |state, exhaustion_secs| {
+            let mut verdict = leak(state, exhaustion_secs);
+            let Claim::Leak(claim) = &mut verdict.claim else { unreachable!() };
+            claim.resource = Resource::Files;
+            verdict
+        };
+        assert_eq!(names(&mut ladder, &leak(State::Raised, 500.0), true).len(), 3);
+        let page = "leak-files-812-4711 Page { severity: Warning }";
+        assert_eq!(names(&mut ladder, &files(State::Raised, 500.0), true), [page]);
+        assert_eq!(names(&mut ladder, &leak(State::Cleared, 500.0), true), ["leak-812-4711 Resolve"]);
+        let down = ["leak-files-812-4711 Undrain", "leak-files-812-4711 Resolve"];
+        assert_eq!(names(&mut ladder, &files(State::Cleared, 500.0), true), down);
     }
 
     #[test]

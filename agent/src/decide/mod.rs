@@ -1,7 +1,9 @@
 //! The policy: what is made of a verdict. Pure; it decides, and others act.
 
 mod decision;
+mod guard;
 mod ladder;
 
 pub use decision::{Action, Decision, IncidentId, Severity};
+pub use guard::{ALWAYS_PROTECTED, Guard, Refusal};
 pub use ladder::Ladder;

@@ -3,7 +3,19 @@
 use std::io::{self, Write};
 
 use super::trace::write_line;
-use crate::{decide::Decision, detect::Verdict};
+use crate::{
+    decide::{Action, Decision},
+    detect::Verdict,
+};
+
+/// What an action is about, for a person.
+fn subject(decision: &Decision) -> &str {
+    match decision.action {
+        Action::Limit if !decision.cgroup.is_empty() => &decision.cgroup,
+        Action::Limit => "a process",
+        _ => "this node",
+    }
+}
 
 /// Prints verdicts and decisions to standard output as they come.
 pub struct Printer {
@@ -26,7 +38,11 @@ impl Printer {
 
     /// Prints what the policy would do.
     pub fn decision(&mut self, decision: &Decision) {
-        self.line(decision, &format!("  {} would be done for {}", decision.action, decision.id));
+        let sentence = match &decision.refused {
+            None => format!("  {} would be done for {}", decision.action, decision.id),
+            Some(refusal) => format!("  refused {} of {}: {refusal}", decision.action, subject(decision)),
+        };
+        self.line(decision, &sentence);
     }
 
     /// A daemon outlives its log: a reader that went away is told of once, and no more is printed.
