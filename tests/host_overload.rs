@@ -17,6 +17,8 @@ use spillway_tests::{
 
 /// Ramps a server: a chance arrival may decide one, hardly all.
 const RAMPS: usize = 5;
+/// Ramps that are run again because the host itself stood still: it happens on shared machines, and hardly twice.
+const CUT_SHORT_MAX: usize = 2;
 /// How long after a ramp its queue may take to overflow, and to be claimed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,7 +43,17 @@ fn threads_on_a_ramp_are_claimed_before_they_overflow() {
 
 fn ramps(test: &str, kind: Kind) {
     let Some(mut stage) = Stage::set(test) else { return };
-    let ramps: Vec<_> = (0..RAMPS).map(|_| one_ramp(&mut stage, kind)).collect();
+    let (mut ramps, mut cut_short) = (Vec::new(), 0);
+    while ramps.len() < RAMPS {
+        let ramp = one_ramp(&mut stage, kind);
+        match ramp.cut_short() {
+            Some(gap) if cut_short < CUT_SHORT_MAX => {
+                cut_short += 1;
+                println!("a ramp once more: this host stood still for {gap:?} right before the queue overflowed");
+            }
+            _ => ramps.push(ramp),
+        }
+    }
     print(&format!("{kind:?}"), &ramps);
     judge(&ramps);
     stage.clear();

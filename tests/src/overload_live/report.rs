@@ -8,6 +8,9 @@ use super::truth::History;
 /// all else.
 pub const REPORTED_WITHIN: Duration = Duration::from_millis(250);
 
+/// The shortest backlog here fills in so long, at a rate that these machines can do.
+const STOOD_STILL: Duration = Duration::from_millis(100);
+
 /// One ramp; times are seconds after its start, negative before.
 pub struct Ramped {
     capacity_per_sec: f64,
@@ -21,6 +24,7 @@ pub struct Ramped {
     load_at_claim: f64,
     deepest: u64,
     longest_gap: Duration,
+    gap_before_overflow: Duration,
 }
 
 impl Ramped {
@@ -49,7 +53,18 @@ impl Ramped {
             load_at_claim: history.arrivals_per_sec(until - Duration::from_secs(1), until) / capacity_per_sec,
             deepest: history.deepest(),
             longest_gap: history.longest_gap(),
+            gap_before_overflow: history
+                .first_overflow()
+                .map_or(Duration::ZERO, |overflow| history.longest_gap_before(overflow)),
         }
+    }
+
+    /// How long this host stood still, if it did for long enough to fill the queue by that alone, before the first overflow and before
+    /// the condition held: whoever watches runs before all else here. Such a ramp says nothing of the agent.
+    pub fn cut_short(&self) -> Option<Duration> {
+        let holds_first =
+            self.holds_at.is_some_and(|holds| self.overflows_at.is_none_or(|overflows| holds < overflows));
+        (!holds_first && self.gap_before_overflow > STOOD_STILL).then_some(self.gap_before_overflow)
     }
 
     /// How long after the condition it was claimed; negative before it.

@@ -264,6 +264,12 @@ impl History {
         Some((self.looks.first()?.at, self.looks.last()?.at))
     }
 
+    /// The longest time in which it did not look, of the second before `at`.
+    pub fn longest_gap_before(&self, at: Instant) -> Duration {
+        let near = self.looks.windows(2).filter(|pair| pair[0].at <= at && pair[1].at + Duration::from_secs(1) >= at);
+        near.map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
+    }
+
     /// The longest time in which it did not look.
     pub fn longest_gap(&self) -> Duration {
         self.looks.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
