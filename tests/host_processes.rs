@@ -7,16 +7,7 @@ use spillway_agent::{
     kernel::{Kernel, Probe, Wanted},
     sense::{Fact, Hierarchy, Lost, ProcessSensor, Sensors},
 };
-use spillway_tests::{Workload, processes, sensors_with, skip, wait_for};
-
-/// A cgroup that goes with the test.
-struct OwnCgroup(PathBuf);
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
+use spillway_tests::{OwnCgroup, Workload, processes, sensors_with, skip, wait_for};
 
 #[test]
 fn bpf_sees_the_unified_hierarchy() {
@@ -29,20 +20,18 @@ fn bpf_sees_the_unified_hierarchy() {
     let Some(mount) = unified.map(|fields| PathBuf::from(fields[1])) else {
         return skip(test, "no unified hierarchy is mounted");
     };
-    let path = format!("/spillway-unified-{}", std::process::id());
-    let directory = mount.join(&path[1..]);
-    if let Err(error) = fs::create_dir(&directory) {
-        return skip(test, &format!("no cgroup can be made in {}: {error}", mount.display()));
-    }
-    let cgroup = OwnCgroup(directory);
+    let cgroup = match OwnCgroup::make(&mount, "unified") {
+        Ok(cgroup) => cgroup,
+        Err(error) => return skip(test, &error.to_string()),
+    };
     let workload = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("touch"));
-    fs::write(cgroup.0.join("cgroup.procs"), workload.pid().to_string()).expect("the workload can be moved");
+    cgroup.set("cgroup.procs", workload.pid()).expect("the workload can be moved");
     let mut kernel = Kernel::load(&Wanted::default());
     let mut sensor = ProcessSensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
     let mut facts = Vec::new();
     sensor.scan(&mut Lost::default(), |fact| facts.push(fact)).expect("the scan succeeds");
     let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).expect("the scan sees the workload");
-    assert_eq!(*fact.cgroup, *path);
+    assert_eq!(*fact.cgroup, *cgroup.path);
     workload.stop();
 }
 

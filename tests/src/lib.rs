@@ -5,12 +5,14 @@ mod broken;
 pub mod corpus;
 mod netns;
 pub mod overload_live;
+mod own_cgroup;
 mod program_costs;
 pub mod queues;
 mod real_time;
 mod refuse;
 mod running;
 mod servers;
+mod stepped;
 
 use std::{
     env,
@@ -29,11 +31,13 @@ use spillway_agent::{
 
 pub use broken::break_program;
 pub use netns::{loopback_up, own_network};
+pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
 pub use refuse::{Refused, hide, refuse};
 pub use running::{ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
 pub use servers::{Program, Servers};
+pub use stepped::{Came, run_until};
 
 /// A program that runs until it is dropped.
 pub struct Workload {

@@ -1,8 +1,8 @@
-//! A cgroup that goes with the check.
+//! A cgroup that goes with the test.
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -11,8 +11,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-
-use crate::checks::NotOffered;
 
 /// A cgroup, removed when dropped; nothing may run in it by then.
 pub struct OwnCgroup {
@@ -26,24 +24,38 @@ impl OwnCgroup {
     ///
     /// # Errors
     ///
-    /// [`NotOffered`] where none may be made.
-    pub fn make(mount: &Path, name: &str) -> anyhow::Result<Self> {
+    /// Where none may be made.
+    pub fn make(mount: &Path, name: &str) -> io::Result<Self> {
         let path = format!("/spillway-{name}-{}", std::process::id());
         Self::make_at(mount.join(&path[1..]), path)
     }
 
     /// Makes one below this one.
-    pub fn make_below(&self, name: &str) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Where none may be made.
+    pub fn make_below(&self, name: &str) -> io::Result<Self> {
         Self::make_at(self.directory.join(name), format!("{}/{name}", self.path))
     }
 
-    fn make_at(directory: PathBuf, path: String) -> anyhow::Result<Self> {
-        fs::create_dir(&directory)
-            .map_err(|error| NotOffered(format!("cgroup {} cannot be made: {error}", directory.display())))?;
+    fn make_at(directory: PathBuf, path: String) -> io::Result<Self> {
+        fs::create_dir(&directory).map_err(|error| {
+            io::Error::new(error.kind(), format!("cgroup {} cannot be made: {error}", directory.display()))
+        })?;
         Ok(Self { directory, path })
     }
 
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Has a command's process enter it before it runs, so that all of its memory is charged here.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody can enter.
     pub fn admit<'a>(&self, command: &'a mut Command) -> anyhow::Result<&'a mut Command> {
         let path = self.directory.join("cgroup.procs");
         let mut procs =
@@ -55,12 +67,20 @@ impl OwnCgroup {
     }
 
     /// Writes one of its files.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not take it.
     pub fn set(&self, file: &str, value: impl ToString) -> anyhow::Result<()> {
         let (path, value) = (self.directory.join(file), value.to_string());
         fs::write(&path, &value).with_context(|| format!("{}={value} was refused", path.display()))
     }
 
     /// Reads one of its files.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
     pub fn get(&self, file: &str) -> anyhow::Result<String> {
         let path = self.directory.join(file);
         fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
@@ -82,16 +102,4 @@ impl Drop for OwnCgroup {
             sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// Where the unified hierarchy is mounted.
-///
-/// # Errors
-///
-/// [`NotOffered`] where it is not.
-pub fn unified() -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
-    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
-    let mount = mount.map(|fields| PathBuf::from(fields[1]));
-    mount.ok_or_else(|| NotOffered("no unified hierarchy is mounted".to_owned()).into())
 }

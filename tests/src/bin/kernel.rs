@@ -27,8 +27,6 @@ mod listeners;
 mod memory;
 #[path = "../kernel/outbound.rs"]
 mod outbound;
-#[path = "../kernel/own_cgroup.rs"]
-mod own_cgroup;
 #[path = "../kernel/pressure.rs"]
 mod pressure;
 #[path = "../kernel/rungs.rs"]

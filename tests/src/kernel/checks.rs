@@ -1,6 +1,6 @@
 //! The list of checks, and what one says.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use spillway_agent::kernel::Probe;
 
@@ -29,6 +29,12 @@ impl fmt::Display for NotOffered {
 }
 
 impl std::error::Error for NotOffered {}
+
+impl From<io::Error> for NotOffered {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// What a check is about.
 #[derive(Clone, Copy, PartialEq, Eq)]

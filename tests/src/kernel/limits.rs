@@ -1,16 +1,17 @@
 //! Hard limits of cgroups under the memory controller, of either version, and what is charged against them.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
     kernel::Probe,
-    sense::{Hierarchy, ProcessFact},
+    sense::{Hierarchy, ProcessFact, Sensors},
 };
-use spillway_tests::{Workload, processes};
+use spillway_tests::{OwnCgroup, Workload, processes, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
     memory::{field_bytes, find, workload},
-    own_cgroup::OwnCgroup,
     rungs::{Prepared, Rung},
 };
 
@@ -18,6 +19,8 @@ const MIB: u64 = 1 << 20;
 /// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the programs have a few pages
 /// that are charged and in nobody's page tables.
 const CHARGE_OFF_BYTES: u64 = 4 * MIB;
+/// Two seconds and what an emulated processor takes for some scans more.
+const SUMMED_WITHIN: Duration = Duration::from_secs(5);
 /// More than anything else that is charged to the cgroup, so that it would be seen if it counted.
 const CACHE_BYTES: u64 = 96 * MIB;
 /// Twice what a sum may be off, so that it would be missed.
@@ -38,7 +41,7 @@ impl Limited {
             Hierarchy::V2 { mount } => (mount, "memory.max", "memory.current", 2),
             Hierarchy::None => return Err(NotOffered("no cgroup file system is mounted".to_owned()).into()),
         };
-        let cgroup = OwnCgroup::make(&mount, name)?;
+        let cgroup = OwnCgroup::make(&mount, name).map_err(NotOffered::from)?;
         if !cgroup.has(max) {
             return Err(NotOffered(format!("{} hands no memory controller on", mount.display())).into());
         }
@@ -71,6 +74,33 @@ fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
     Ok(off)
 }
 
+/// Scans until every process has its limit and what is charged against it. The kernel sums up what each CPU has counted every two seconds,
+/// and in between may leave a part of it out; the agent asks again every ten scans.
+fn until_charged(
+    sensors: &mut Sensors,
+    members: &[(&Workload, &OwnCgroup)],
+    held: u64,
+) -> anyhow::Result<(Vec<ProcessFact>, u64)> {
+    let mut look = || -> anyhow::Result<_> {
+        let facts = processes(sensors);
+        let mut off = 0;
+        for (workload, cgroup) in members {
+            let fact = find(&facts, workload.pid())?;
+            ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
+            off = off.max(check(fact, held)?);
+        }
+        Ok((facts, off))
+    };
+    let mut last = look();
+    wait_for(SUMMED_WITHIN, || {
+        if last.is_err() {
+            last = look();
+        }
+        last.is_ok().then_some(())
+    });
+    last
+}
+
 /// A limit of the processes' own cgroup: both have the same charge, without the page cache of one.
 pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
@@ -79,7 +109,6 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         touch_in(&cgroup, &[("anon", 48 * MIB), ("file", CACHE_BYTES), ("shmem", SHMEM_BYTES)])?,
         touch_in(&cgroup, &[("anon", 24 * MIB)])?,
     ];
-    let facts = processes(sensors);
     let held = held_bytes(&workloads, SHMEM_BYTES)?;
     ensure!(held >= 80 * MIB, "the workloads hold {held} bytes, not the 80 MiB that they were told to touch");
     let used: u64 = cgroup.get(usage)?.trim().parse()?;
@@ -87,12 +116,8 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         used >= held + CACHE_BYTES - CHARGE_OFF_BYTES,
         "{used} bytes are in use: the page cache is not charged here"
     );
-    let mut off = 0;
-    for workload in &workloads {
-        let fact = find(&facts, workload.pid())?;
-        ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
-        off = off.max(check(fact, held)?);
-    }
+    let members = workloads.iter().map(|workload| (workload, &cgroup));
+    let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
     let detail = format!("path, limit and charge in version {version}, {} KiB off", off / 1024);
     Ok(Seen { events: facts.len() as u64, detail })
 }
@@ -107,14 +132,9 @@ pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (child, sibling) = (parent.make_below("child")?, parent.make_below("sibling")?);
     child.set(max, 1024 * MIB)?;
     let workloads = [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
-    let facts = processes(sensors);
     let held = held_bytes(&workloads, 0)?;
     ensure!(held >= 56 * MIB, "the workloads hold {held} bytes, not the 56 MiB that they were told to touch");
-    let mut off = 0;
-    for (workload, cgroup) in workloads.iter().zip([&child, &sibling]) {
-        let fact = find(&facts, workload.pid())?;
-        ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
-        off = off.max(check(fact, held)?);
-    }
+    let members = workloads.iter().zip([&child, &sibling]);
+    let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
     Ok(Seen { events: facts.len() as u64, detail: format!("limit and charge of the parent, {} KiB off", off / 1024) })
 }

@@ -14,13 +14,12 @@ use spillway_agent::{
     kernel::Probe,
     sense::{Hierarchy, ListenerFact, Sensors},
 };
-use spillway_tests::{Workload, listeners, wait_for};
+use spillway_tests::{OwnCgroup, Workload, listeners, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
     guest,
     memory::workload,
-    own_cgroup::OwnCgroup,
     rungs::{Prepared, Rung},
     runner::now,
 };
@@ -89,7 +88,7 @@ pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {
         return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
     };
-    let cgroup = OwnCgroup::make(&mount, "container")?;
+    let cgroup = OwnCgroup::make(&mount, "container").map_err(NotOffered::from)?;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let mut command = workload()?;
     let inside = in_own_namespace(cgroup.admit(command.args(["listen", "--backlog=16", "--pending=4"]))?)?;

@@ -1,15 +1,14 @@
 //! Memory pressure, of the host and of a cgroup that is throttled.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::sense::PressureSensor;
-use spillway_tests::{Workload, wait_for};
+use spillway_tests::{OwnCgroup, Workload, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
     memory::workload,
-    own_cgroup::{OwnCgroup, unified},
     rungs::{Prepared, Rung},
 };
 
@@ -27,7 +26,7 @@ pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
 /// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
 pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let cgroup = OwnCgroup::make(&unified()?, "hog")?;
+    let cgroup = OwnCgroup::make(&unified()?, "hog").map_err(NotOffered::from)?;
     if !cgroup.has("memory.high") {
         return Err(NotOffered("the unified hierarchy has no memory controller here".to_owned()).into());
     }
@@ -56,4 +55,12 @@ fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     let text = cgroup.get("memory.pressure")?;
     let total = text.lines().find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
     total.with_context(|| format!("memory.pressure says {text:?}"))
+}
+
+/// Where the unified hierarchy is mounted.
+fn unified() -> anyhow::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
+    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let mount = mount.map(|fields| PathBuf::from(fields[1]));
+    mount.ok_or_else(|| NotOffered("no unified hierarchy is mounted".to_owned()).into())
 }
