@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use spillway_agent::config::{Config, Pattern, commented_defaults, load, parse};
 
 const NASTY: &str = r#"# Everything an operator can get wrong in one evening.
-mode = "enforce"
+mode = "enforced"
 interval = "1s"
 
 [sense]
@@ -45,11 +45,18 @@ backend = "none"
 slots = 1
 
 [act.limit]
-enabled = true
+enabled = "yes"
+margin = "1MiB"
+
+[act.drain]
+url = "https://lb.internal"
+
+[record]
+state_dir = "var/lib/spillway"
 "#;
 
-const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforce": enforce is not available in this version
-  hint: only "observe" is: decisions are recorded as what would be done, and not done
+const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
+  hint: "observe" records what would be done, and "enforce" does what is enabled
 configs/spillway.toml:3: unknown key "interval" at the top level
   hint: "interval" belongs in [sense] or in [detect.overload]
 configs/spillway.toml:6: sense.interval = 5 has no unit
@@ -96,8 +103,14 @@ configs/spillway.toml:34: serve.listen = "localhost:9646" is not an address
   hint: an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646"
 configs/spillway.toml:36: not TOML: [fleet
   hint: unclosed table, expected `]`
-configs/spillway.toml:40: unknown table [act]
-  hint: known at the top level: mode, sense, detect, decide, serve"#;
+configs/spillway.toml:41: act.limit.enabled = "yes" is a string, not a boolean
+  hint: true or false, without quotes
+configs/spillway.toml:42: act.limit.margin = "1MiB" is out of range
+  hint: 8MiB to 1TiB is accepted
+configs/spillway.toml:44: unknown table [act.drain]
+  hint: known in [act]: limit
+configs/spillway.toml:48: record.state_dir = "var/lib/spillway" is not an absolute path
+  hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
 
 fn told(text: &str) -> String {
     parse(text, "x.toml").map_or_else(|errors| errors.to_string(), |_| "nothing".to_owned())
@@ -129,7 +142,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 18);
+    assert_eq!(key_names().len(), 21);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -284,7 +297,7 @@ fn tables_and_keys_are_not_taken_for_one_another() {
         ),
         (
             "'' = { mode = 'observe' }",
-            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, serve",
+            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, serve, record",
         ),
         (
             "'sense.interval' = '1s'",

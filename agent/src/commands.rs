@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 
 use crate::{
+    act::{Event, Journal, Pause, undo_all},
     config::{self, Config},
     doctor::Diagnosis,
     explain, live,
@@ -157,6 +158,48 @@ pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
         diagnosis.print(&mut out)?;
     }
     if diagnosis.works() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// `spillway pause` and `spillway resume`.
+///
+/// # Errors
+///
+/// A bad configuration; a file that cannot be made or removed.
+pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), Failure> {
+    let pause = Pause::below(&load(config)?.record.state_dir);
+    let path = pause.path().display();
+    let done = if is_on { pause.turn_on() } else { pause.turn_off() };
+    done.with_context(|| format!("{path} cannot be {}", if is_on { "made" } else { "removed" }))
+        .map_err(Failure::Failed)?;
+    match is_on {
+        true => println!("paused: nothing new is done while {path} is there; `spillway undo` puts back what was"),
+        false => println!("not paused: what is called for is done again"),
+    }
+    Ok(())
+}
+
+/// `spillway undo`. It needs no agent, and does not wait for one.
+///
+/// # Errors
+///
+/// A bad configuration; [`Failure::Told`] where something cannot be put back.
+pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let state_dir = load(config)?.record.state_dir;
+    let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
+    let undone = journal.map_err(Failure::Failed)?.map(|journal| undo_all(&journal)).unwrap_or_default();
+    let mut out = io::stdout().lock();
+    for one in &undone {
+        let outcome = one.outcome(0.0);
+        if json {
+            writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
+        } else {
+            writeln!(out, "{} {}: {}", outcome.event, outcome.cgroup, outcome.why)?;
+        }
+    }
+    if undone.is_empty() && !json {
+        writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;
+    }
+    if undone.iter().any(|one| one.outcome(0.0).event == Event::Failed) { Err(Failure::Told) } else { Ok(()) }
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Failure> {

@@ -128,6 +128,11 @@ impl Core {
         }
     }
 
+    /// Takes it that what was done for an incident does not do what it is for.
+    pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
+        self.ladder.set_back(t, id, why, &mut output.decisions);
+    }
+
     /// Claims that stand, each with its latest forecast, in a stable order.
     pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
         self.ladder.open()

@@ -10,6 +10,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    act::{self, Actor, Outcome},
     clock::Clock,
     config::Config,
     core::{Core, HostInfo, Output},
@@ -47,6 +48,8 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         }
         let mut core = Core::new(config, host_info(&sensors)?);
         let mut printer = Printer::to_stdout(json);
+        act::recover(config, clock.now()).iter().for_each(|outcome| tell(&mut printer, outcome));
+        let mut actor = Actor::start(config, clock)?;
         let mut output = Output::default();
         let mut told_untracked = false;
         announce(&sensors, config);
@@ -59,7 +62,14 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 metrics.note_verdict(&verdict);
                 printer.verdict(&verdict);
             }
-            for decision in output.decisions.drain(..) {
+            for outcome in actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default() {
+                tell(&mut printer, &outcome);
+                if outcome.event.is_setback() {
+                    core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
+                }
+            }
+            for mut decision in output.decisions.drain(..) {
+                decision.performed = actor.as_mut().is_some_and(|actor| actor.perform(&decision));
                 printer.decision(&decision);
             }
             // Counting walks all that is held: once a scan, not ten times a second.
@@ -75,6 +85,9 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             Ok::<(), io::Error>(())
         };
         watch(sensors, pace(config), clock, stop, consume).await?;
+        for outcome in actor.map(Actor::stop).unwrap_or_default() {
+            tell(&mut printer, &outcome);
+        }
         tracing::info!("stopped");
         Ok(())
     })
@@ -113,6 +126,15 @@ pub fn record(
         writer.finish()?;
         Ok(Recorded { observations, secs })
     })
+}
+
+/// Prints an outcome; the log has it as well where somebody should look.
+fn tell(printer: &mut Printer, outcome: &Outcome) {
+    let Outcome { event, id, cgroup, why, .. } = outcome;
+    if event.is_setback() {
+        tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");
+    }
+    printer.outcome(outcome);
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

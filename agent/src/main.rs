@@ -23,6 +23,8 @@ Examples:
   spillway record --out host.jsonl --duration 60s
   spillway replay host.jsonl --decisions
   spillway doctor                               what each probe attached to, and why not
+  spillway pause                                do nothing new, whatever the agent is at
+  spillway undo                                 put back everything that was changed, agent or none
   spillway check-config --print-defaults > spillway.toml";
 
 /// Sees memory leaks and overloaded listeners before they become outages.
@@ -102,6 +104,27 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Stop every action of an agent, even of one that hangs. What was changed stays until `spillway undo`.
+    Pause {
+        /// Configuration file, for record.state_dir.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Let the agent act again.
+    Resume {
+        /// Configuration file, for record.state_dir.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Put back everything that was changed on this host, with or without an agent. Exits 1 if something cannot be.
+    Undo {
+        /// Configuration file, for record.state_dir.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what each probe attached to, what is degraded, and why. Exits 1 if nothing at all works.
     Doctor {
         /// Print JSON.
@@ -126,6 +149,9 @@ fn main() -> ExitCode {
         Command::Explain { trace, pid, out, config } => {
             commands::explain(&trace, pid, out.as_deref(), config.as_deref())
         }
+        Command::Pause { config } => commands::pause(config.as_deref(), true),
+        Command::Resume { config } => commands::pause(config.as_deref(), false),
+        Command::Undo { config, json } => commands::undo(config.as_deref(), json),
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
     };
     match done {

@@ -49,7 +49,9 @@ pub const TABLES: &[Table] = &[
     Table { path: "detect.leak", doc: "When the growth of a process is called a memory leak." },
     Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
     Table { path: "decide", doc: "What is to be done about it, and when." },
+    Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
     Table { path: "serve", doc: "Where the agent can be asked how it is." },
+    Table { path: "record", doc: "What is kept on disk." },
 ];
 
 /// Keys, in the order in which they are printed.
@@ -57,7 +59,7 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "mode",
         doc: "Whether decisions are carried out. With \"observe\" each is recorded as what would be done, and nothing \
-              is done; this version has no other mode.",
+              is done; with \"enforce\" the actions below are done that are enabled.",
         default: r#""observe""#,
         kind: Kind::Mode(|config| &mut config.mode),
     },
@@ -177,11 +179,32 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Count(|config| &mut config.decide.max_actions_per_hour, 0..=1_000),
     },
     Key {
+        path: "act.limit.enabled",
+        doc: "Whether limits are set where the mode is \"enforce\".",
+        default: "true",
+        kind: Kind::Flag(|config| &mut config.act.limit.enabled),
+    },
+    Key {
+        path: "act.limit.margin",
+        doc: "How much more than it uses a cgroup gets at least. A limit is never set closer, so that setting it frees nothing and \
+              kills nobody.",
+        default: r#""64MiB""#,
+        // Below, what a busy service allocates between two looks is in the way; above, it is a share of no host.
+        kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
+    },
+    Key {
         path: "serve.listen",
         doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
               this host.",
         default: r#""127.0.0.1:9646""#,
         kind: Kind::Address(|config| &mut config.serve.listen),
+    },
+    Key {
+        path: "record.state_dir",
+        doc: "Directory of the journal, which says what was changed on this host and what was there before, and of the file \
+              \"paused\", which stops every action while it is there.",
+        default: r#""/var/lib/spillway""#,
+        kind: Kind::Path(|config| &mut config.record.state_dir),
     },
 ];
 

@@ -3,7 +3,7 @@
 //! A kind holds the address of its field, so that a key cannot be read into a field of another type, and its range,
 //! so that the generated file states the bounds that are really checked.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     pattern::Pattern,
@@ -17,8 +17,10 @@ type Field<T> = fn(&mut Config) -> &mut T;
 
 /// The values that a key takes, and the field they go to.
 pub enum Kind {
-    /// `"observe"`.
+    /// `"observe"` or `"enforce"`.
     Mode(Field<Mode>),
+    /// `true` or `false`.
+    Flag(Field<bool>),
     /// A duration within a range.
     Duration(Field<Duration>, RangeInclusive<Duration>),
     /// Durations, each within a range.
@@ -31,6 +33,8 @@ pub enum Kind {
     Count(Field<u32>, RangeInclusive<u32>),
     /// Units and cgroups.
     Patterns(Field<Vec<Pattern>>),
+    /// An absolute path.
+    Path(Field<PathBuf>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
 }
@@ -44,12 +48,14 @@ impl Kind {
     pub fn set(&self, config: &mut Config, found: &Found<'_>) -> Result<(), Vec<Fault>> {
         match self {
             Self::Mode(field) => *field(config) = found.mode()?,
+            Self::Flag(field) => *field(config) = found.flag()?,
             Self::Duration(field, range) => *field(config) = found.duration(range)?,
             Self::Durations(field, range) => *field(config) = found.durations(range)?,
             Self::Size(field, range) => *field(config) = found.size(range)?,
             Self::Number(field, range) => *field(config) = found.number(range)?,
             Self::Count(field, range) => *field(config) = found.count(range)?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
+            Self::Path(field) => *field(config) = found.path()?,
             Self::Address(field) => *field(config) = found.address()?,
         }
         Ok(())
@@ -58,7 +64,7 @@ impl Kind {
     /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
     pub fn range_text(&self) -> Option<String> {
         match self {
-            Self::Mode(_) | Self::Patterns(_) | Self::Address(_) => None,
+            Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }

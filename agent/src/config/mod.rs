@@ -29,7 +29,10 @@ pub use error::{ConfigErrors, Problem};
 pub use generate::commented_defaults;
 pub use parse::parse;
 pub use pattern::Pattern;
-pub use schema::{Config, DecideConfig, DetectConfig, LeakConfig, Mode, OverloadConfig, SenseConfig, ServeConfig};
+pub use schema::{
+    ActConfig, Config, DecideConfig, DetectConfig, LeakConfig, LimitConfig, Mode, OverloadConfig, RecordConfig,
+    SenseConfig, ServeConfig,
+};
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.
 const FILE_BYTES_MAX: u64 = 1 << 20;

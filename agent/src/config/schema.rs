@@ -3,7 +3,7 @@
 //! A field says nothing of how it is written or what it may be: its row in `keys.rs` does, and a test in `generate.rs`
 //! holds the row's default to the one here.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::pattern::Pattern;
 
@@ -18,8 +18,12 @@ pub struct Config {
     pub detect: DetectConfig,
     /// What the policy makes of it.
     pub decide: DecideConfig,
+    /// What is done about it.
+    pub act: ActConfig,
     /// Where metrics and health are served.
     pub serve: ServeConfig,
+    /// What is kept on disk.
+    pub record: RecordConfig,
 }
 
 /// Whether decisions are carried out.
@@ -28,6 +32,8 @@ pub enum Mode {
     /// Every decision is recorded as what would be done, and nothing is done.
     #[default]
     Observe,
+    /// What is enabled is done.
+    Enforce,
 }
 
 /// How often the host is scanned.
@@ -92,6 +98,29 @@ pub struct DecideConfig {
     pub max_actions_per_hour: u32,
 }
 
+/// What is done about it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ActConfig {
+    /// Limits on cgroups.
+    pub limit: LimitConfig,
+}
+
+/// Limits on cgroups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitConfig {
+    /// Whether limits are set at all.
+    pub enabled: bool,
+    /// How much more than it uses a cgroup gets at least, in bytes.
+    pub margin_bytes: u64,
+}
+
+/// What is kept on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordConfig {
+    /// Where.
+    pub state_dir: PathBuf,
+}
+
 /// Where metrics and health are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
@@ -104,6 +133,7 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Observe => "observe",
+            Self::Enforce => "enforce",
         }
     }
 }
@@ -155,6 +185,18 @@ impl Default for DecideConfig {
             cooldown: Duration::from_mins(10),
             max_actions_per_hour: 6,
         }
+    }
+}
+
+impl Default for LimitConfig {
+    fn default() -> Self {
+        Self { enabled: true, margin_bytes: 64 << 20 }
+    }
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self { state_dir: PathBuf::from("/var/lib/spillway") }
     }
 }
 

@@ -4,7 +4,13 @@
 //!
 //! Refused: coercion of any sort. A bare `5` is not five seconds, and `"240"` is not a number.
 
-use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::{Spanned, de::DeValue};
 
@@ -24,7 +30,10 @@ struct Form {
 }
 
 const MODE: Form =
-    Form { noun: "a mode", hint: r#"only "observe" is: decisions are recorded as what would be done, and not done"# };
+    Form { noun: "a mode", hint: r#""observe" records what would be done, and "enforce" does what is enabled"# };
+const FLAG: Form = Form { noun: "a boolean", hint: "true or false, without quotes" };
+const PATH: Form =
+    Form { noun: "a path", hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""# };
 const DURATION: Form =
     Form { noun: "a duration", hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""# };
 const DURATIONS: Form =
@@ -71,13 +80,27 @@ pub struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Reads a mode; one that acts is refused by name, as this version performs nothing.
+    /// Reads a mode.
     pub fn mode(&self) -> Result<Mode, Fault> {
         match self.string(&MODE)? {
             "observe" => Ok(Mode::Observe),
-            "enforce" => Err(self.fault(format!("{self}: enforce is not available in this version"), MODE.hint)),
+            "enforce" => Ok(Mode::Enforce),
             _ => Err(self.fault(format!("{self} is not a mode"), MODE.hint)),
         }
+    }
+
+    /// Reads a boolean.
+    pub fn flag(&self) -> Result<bool, Fault> {
+        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type(&FLAG))
+    }
+
+    /// Reads an absolute path: what a relative one is from, nobody knows of a daemon.
+    pub fn path(&self) -> Result<PathBuf, Fault> {
+        let path = Path::new(self.string(&PATH)?);
+        if path.is_absolute() {
+            return Ok(path.to_owned());
+        }
+        Err(self.fault(format!("{self} is not an absolute path"), PATH.hint))
     }
 
     /// Reads a duration within `range`.

@@ -1,7 +1,7 @@
 //! What policy chose, as a value that can be printed, recorded and carried out.
 //!
 //! An action is an enum variant, so that the compiler asks for its dry run, its guard, its record and its undo wherever
-//! actions are handled. In observe mode, the only one there is yet, a decision is what *would* be done.
+//! actions are handled. Unless it is performed, a decision is what *would* be done.
 
 use std::{fmt, sync::Arc};
 
@@ -29,7 +29,7 @@ pub struct Decision {
     pub id: IncidentId,
     /// The cgroup concerned; empty where unknown.
     pub cgroup: Arc<str>,
-    /// Whether it was done; false in observe mode.
+    /// Whether it is carried out; what came of it is told apart.
     pub performed: bool,
     /// What stands against it; `None` where it is granted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +49,8 @@ pub enum Action {
     },
     /// Throttle the cgroup with memory.high.
     Limit,
+    /// Give the cgroup back what it had.
+    Unlimit,
     /// Stop new work on this node.
     Drain,
     /// Take new work again.
@@ -98,6 +100,7 @@ impl fmt::Display for Action {
             Self::Page { severity: Severity::Warning } => "page (warning)",
             Self::Page { severity: Severity::Critical } => "page (critical)",
             Self::Limit => "limit",
+            Self::Unlimit => "unlimit",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
             Self::Resolve => "resolve",

@@ -17,8 +17,10 @@ use crate::config::{DecideConfig, Pattern};
 
 /// Units that are never limited, whatever is configured: without them a host is lost, cannot be reached, or loses what supervises
 /// everything else on it. The agent is among them.
-pub const ALWAYS_PROTECTED: [&str; 20] = [
+pub const ALWAYS_PROTECTED: [&str; 21] = [
     "init.scope",
+    // Somebody's shell, who may be there to help.
+    "session-*.scope",
     "systemd-*",
     "dbus.service",
     "dbus-broker.service",
@@ -102,7 +104,7 @@ impl Guard {
         let subject = match action {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
             Action::Drain => Arc::from("node"),
-            Action::Page { .. } | Action::Undrain | Action::Resolve => return Ok(()),
+            Action::Page { .. } | Action::Unlimit | Action::Undrain | Action::Resolve => return Ok(()),
         };
         self.cooling.retain(|_, last| t - *last < self.cooldown_secs);
         if let Some(last) = self.cooling.get(&subject) {
@@ -196,6 +198,7 @@ mod tests {
             "/system.slice/kubelet.service",
             "/system.slice/containerd.service",
             "/system.slice/spillway.service",
+            "/user.slice/user-0.slice/session-3.scope",
             "/system.slice/system-getty.slice/getty@tty1.service",
         ] {
             let refused = limit(&mut guard, 0.0, cgroup).unwrap_err();
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(limit(&mut guard, 3_600.0, "/b"), Ok(()));
         assert!(limit(&mut guard, 3_609.0, "/c").is_err());
         assert_eq!(limit(&mut guard, 3_610.0, "/c"), Ok(()));
-        for action in [Action::Undrain, Action::Resolve] {
+        for action in [Action::Unlimit, Action::Undrain, Action::Resolve] {
             assert_eq!(guard.ask(3_610.0, action, &cgroup), Ok(()));
         }
     }

@@ -29,6 +29,8 @@ struct Incident {
     latest: Verdict,
     limit: Rung,
     drain: Rung,
+    /// Whether what was done does not help.
+    is_set_back: bool,
 }
 
 /// An action that an incident may call for.
@@ -66,11 +68,16 @@ impl Ladder {
                 };
                 let why = verdict.why.clone();
                 decisions.push(self.decision(verdict, &id, Action::Page { severity }, why));
-                self.incidents.insert(id, Incident { latest: verdict.clone(), limit: Rung::Ahead, drain: Rung::Ahead });
+                let latest = verdict.clone();
+                let incident = Incident { latest, limit: Rung::Ahead, drain: Rung::Ahead, is_set_back: false };
+                self.incidents.insert(id, incident);
                 self.climb(verdict, decisions);
             }
             State::Cleared => {
                 let Some(incident) = self.incidents.remove(&id) else { return };
+                if incident.limit == Rung::Taken {
+                    decisions.push(self.decision(verdict, &id, Action::Unlimit, verdict.why.clone()));
+                }
                 if incident.drain == Rung::Taken && !self.is_drained() {
                     decisions.push(self.decision(verdict, &id, Action::Undrain, verdict.why.clone()));
                 }
@@ -85,6 +92,18 @@ impl Ladder {
             incident.latest = verdict.clone();
             self.climb(verdict, decisions);
         }
+    }
+
+    /// Answers an action of an incident that does not do what it is for: a human has to look now, and the node to be drained away from.
+    pub fn set_back(&mut self, t: f64, id: &str, why: &str, decisions: &mut Vec<Decision>) {
+        let Some((id, incident)) = self.incidents.iter_mut().find(|(known, _)| known.to_string() == id) else { return };
+        if std::mem::replace(&mut incident.is_set_back, true) {
+            return;
+        }
+        let (id, verdict) = (id.clone(), Verdict { t, ..incident.latest.clone() });
+        let action = Action::Page { severity: Severity::Critical };
+        decisions.push(self.decision(&verdict, &id, action, why.to_owned()));
+        self.climb(&verdict, decisions);
     }
 
     /// Takes the rungs that the forecast calls for and that are not taken yet.
@@ -102,6 +121,7 @@ impl Ladder {
         };
         let is_drained = self.is_drained();
         let Some(incident) = self.incidents.get_mut(&id) else { return };
+        let drain = drain || incident.is_set_back;
         if drain && is_drained {
             // Another incident's drain is this one's too, and lasts as long as either.
             incident.drain = Rung::Taken;
@@ -136,10 +156,7 @@ impl Ladder {
 
     fn decision(&self, verdict: &Verdict, id: &IncidentId, action: Action, why: String) -> Decision {
         let cgroup = verdict.claim.cgroup().clone();
-        let performed = match self.mode {
-            Mode::Observe => false,
-        };
-        Decision { t: verdict.t, action, mode: self.mode, id: id.clone(), cgroup, performed, refused: None, why }
+        Decision { t: verdict.t, action, mode: self.mode, id: id.clone(), cgroup, performed: false, refused: None, why }
     }
 }
 
@@ -195,10 +212,24 @@ mod tests {
         assert_eq!(names(&mut ladder, &leak(State::Raised, 9_000.0), false), [""; 0]);
         assert_eq!(names(&mut ladder, &leak(State::Raised, 1.0), false), [""; 0]);
         assert_eq!(ladder.open().count(), 1);
-        let down = ["leak-812-4711 Undrain", "leak-812-4711 Resolve"];
+        let down = ["leak-812-4711 Unlimit", "leak-812-4711 Undrain", "leak-812-4711 Resolve"];
         assert_eq!(names(&mut ladder, &leak(State::Cleared, 0.0), true), down);
         assert_eq!(names(&mut ladder, &leak(State::Cleared, 0.0), true), [""; 0]);
         assert_eq!(names(&mut ladder, &leak(State::Raised, 1.0), false), [""; 0]);
+    }
+
+    #[test]
+    fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
+        let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Enforce);
+        names(&mut ladder, &leak(State::Raised, 3_000.0), true);
+        let mut decisions = Vec::new();
+        ladder.set_back(2.0, "leak-1-1", "another's", &mut decisions);
+        assert!(decisions.is_empty());
+        for _ in 0..2 {
+            ladder.set_back(2.0, "leak-812-4711", "it thrashes", &mut decisions);
+        }
+        let told: Vec<_> = decisions.iter().map(|d| (d.t, d.action.to_string(), d.why.as_str())).collect();
+        assert_eq!(told, [(2.0, "page (critical)".to_owned(), "it thrashes"), (2.0, "drain".to_owned(), "so")]);
     }
 
     #[test]
@@ -259,7 +290,10 @@ mod tests {
         assert_eq!(names(&mut ladder, &leak(State::Raised, 500.0), true).len(), 3);
         let page = "leak-files-812-4711 Page { severity: Warning }";
         assert_eq!(names(&mut ladder, &files(State::Raised, 500.0), true), [page]);
-        assert_eq!(names(&mut ladder, &leak(State::Cleared, 500.0), true), ["leak-812-4711 Resolve"]);
+        assert_eq!(
+            names(&mut ladder, &leak(State::Cleared, 500.0), true),
+            ["leak-812-4711 Unlimit", "leak-812-4711 Resolve"]
+        );
         let down = ["leak-files-812-4711 Undrain", "leak-files-812-4711 Resolve"];
         assert_eq!(names(&mut ladder, &files(State::Cleared, 500.0), true), down);
     }

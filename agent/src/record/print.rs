@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::trace::write_line;
 use crate::{
+    act::Outcome,
     decide::{Action, Decision},
     detect::Verdict,
 };
@@ -11,13 +12,13 @@ use crate::{
 /// What an action is about, for a person.
 fn subject(decision: &Decision) -> &str {
     match decision.action {
-        Action::Limit if !decision.cgroup.is_empty() => &decision.cgroup,
-        Action::Limit => "a process",
+        Action::Limit | Action::Unlimit if !decision.cgroup.is_empty() => &decision.cgroup,
+        Action::Limit | Action::Unlimit => "a process",
         _ => "this node",
     }
 }
 
-/// Prints verdicts and decisions to standard output as they come.
+/// Prints verdicts, decisions and outcomes to standard output as they come.
 pub struct Printer {
     json: bool,
     broken: bool,
@@ -36,13 +37,20 @@ impl Printer {
         self.line(verdict, &sentence);
     }
 
-    /// Prints what the policy would do.
+    /// Prints what the policy does, or would do.
     pub fn decision(&mut self, decision: &Decision) {
         let sentence = match &decision.refused {
+            None if decision.performed => format!("  {} for {}", decision.action, decision.id),
             None => format!("  {} would be done for {}", decision.action, decision.id),
             Some(refusal) => format!("  refused {} of {}: {refusal}", decision.action, subject(decision)),
         };
         self.line(decision, &sentence);
+    }
+
+    /// Prints what came of a decision.
+    pub fn outcome(&mut self, outcome: &Outcome) {
+        let why = outcome.why.replace("\n  hint:", "; hint:");
+        self.line(outcome, &format!("  {} {}: {why}", outcome.event, outcome.cgroup));
     }
 
     /// A daemon outlives its log: a reader that went away is told of once, and no more is printed.

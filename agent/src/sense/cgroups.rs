@@ -124,7 +124,8 @@ impl Hierarchy {
         matches!(self, Self::V1 { .. })
     }
 
-    fn mount(&self) -> Option<&Path> {
+    /// Where it is mounted.
+    pub fn mount(&self) -> Option<&Path> {
         match self {
             Self::V1 { mount } | Self::V2 { mount } => Some(mount),
             Self::None => None,

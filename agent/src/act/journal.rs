@@ -1,0 +1,346 @@
+//! What the agent has changed on this host, on disk before each change: whoever starts next, `spillway undo` included, finds what
+//! to put back.
+//!
+//! One small file for each cgroup, replaced as a whole: written beside, synced, renamed, and the directory synced, so that a crash
+//! leaves the old one or the new one. A file that cannot be read all the same, after a disk failed or somebody edited it, is set
+//! aside and told, and stops nothing. Cold start: an empty directory, made where there is none. Changes do not outlive a boot, and an
+//! entry from another boot is forgotten.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 1;
+const SUFFIX: &str = ".json";
+/// Of a file that was being written when the agent died. Nothing was changed on its account yet.
+const UNFINISHED: &str = ".new";
+const UNREADABLE: &str = ".unreadable";
+
+/// What was changed of one cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    #[serde(rename = "spillway_journal")]
+    version: u32,
+    /// The boot in which it was changed.
+    boot_id: String,
+    /// Directory of the cgroup.
+    pub directory: PathBuf,
+    /// Its inode number, which tells it from one that has the same path later.
+    pub inode: u64,
+    /// Incidents on whose account it is limited.
+    pub incidents: BTreeSet<String>,
+    /// What was changed, in the order in which it was.
+    pub changes: Vec<Change>,
+}
+
+/// A file of a cgroup whose content was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name in the directory.
+    pub file: String,
+    /// What was there before the first change.
+    pub prior: String,
+    /// What was put there instead; the last is what should be there. The one before it stays until the next is written: a crash
+    /// in between leaves either.
+    pub wanted: Vec<String>,
+}
+
+/// A file of the journal that said nothing, and where it was put.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// The directory of entries.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    boot_id: String,
+    /// Of the one agent that adds to it; released with it, however it ends.
+    _claim: Option<File>,
+}
+
+impl Journal {
+    /// The journal below `state_dir`, to add to: made where it is not there, and nobody else's until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be made, or another agent adds to it.
+    pub fn claim(state_dir: &Path) -> io::Result<Self> {
+        let directory = state_dir.join("journal");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(state_dir.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock) }),
+            Err(TryLockError::WouldBlock) => Err(io::Error::other("another agent acts by it")),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it answers; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be told.
+    pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
+        let directory = state_dir.join("journal");
+        match fs::exists(&directory)? {
+            true => Ok(Some(Self { directory, boot_id: boot_id()?, _claim: None })),
+            false => Ok(None),
+        }
+    }
+
+    /// An entry for a cgroup of which nothing was changed yet.
+    pub fn entry(&self, directory: PathBuf, inode: u64) -> Entry {
+        let boot_id = self.boot_id.clone();
+        Entry { version: VERSION, boot_id, directory, inode, incidents: BTreeSet::new(), changes: Vec::new() }
+    }
+
+    /// Puts an entry on disk, in place of the one before it.
+    ///
+    /// # Errors
+    ///
+    /// Where it may not be there after a crash.
+    pub fn put(&self, entry: &Entry) -> io::Result<()> {
+        let path = self.path(entry);
+        let unfinished = path.with_extension(&UNFINISHED[1..]);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        file.write_all(&serde_json::to_vec(entry)?)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        self.sync()
+    }
+
+    /// Forgets an entry.
+    ///
+    /// # Errors
+    ///
+    /// Where it may still be there after a crash.
+    pub fn remove(&self, entry: &Entry) -> io::Result<()> {
+        match fs::remove_file(self.path(entry)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync(),
+        }
+    }
+
+    /// Whether an entry is still there: another process may have undone it.
+    pub fn holds(&self, entry: &Entry) -> bool {
+        fs::exists(self.path(entry)).unwrap_or(true)
+    }
+
+    /// Every entry of this boot. What is of another, or was not finished, is removed; what cannot be read is set aside.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory cannot be read.
+    pub fn entries(&self) -> io::Result<(Vec<Entry>, Vec<Unreadable>)> {
+        let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
+        let mut paths = fs::read_dir(&self.directory)?.map(|file| Ok(file?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        for path in paths {
+            let name = path.to_string_lossy();
+            if name.ends_with(UNFINISHED) {
+                fs::remove_file(&path)?;
+            } else if name.ends_with(SUFFIX) {
+                match self.read(&path) {
+                    Ok(entry) if entry.boot_id != self.boot_id => fs::remove_file(&path)?,
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => unreadable.push(set_aside(&path, error)),
+                }
+            }
+        }
+        Ok((entries, unreadable))
+    }
+
+    fn read(&self, path: &Path) -> Result<Entry, String> {
+        let bytes = fs::read(path).map_err(|error| error.to_string())?;
+        let entry: Entry = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        if entry.version != VERSION {
+            return Err(format!("it is of version {}, and {VERSION} is understood", entry.version));
+        }
+        // What is put back goes where the entry says: it has to be an entry's own name at least.
+        if self.path(&entry) != path {
+            return Err("its name is another's".to_owned());
+        }
+        if entry.changes.iter().any(|change| change.file.contains('/')) {
+            return Err("it names a file outside of its cgroup".to_owned());
+        }
+        Ok(entry)
+    }
+
+    fn path(&self, entry: &Entry) -> PathBuf {
+        self.directory.join(format!("cgroup-{}{SUFFIX}", entry.inode))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Entry {
+    /// Whether a file says something that was put there on this entry's account.
+    pub fn is_ours(&self, file: &str, found: &str) -> bool {
+        self.changes.iter().any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
+    }
+
+    /// Notes that `value` is to be put into a file in which `found` is now.
+    pub fn want(&mut self, file: &str, found: &str, value: &str) {
+        match self.changes.iter_mut().find(|change| change.file == file) {
+            Some(change) => {
+                let at = change.wanted.len().saturating_sub(1);
+                change.wanted.drain(..at);
+                change.wanted.push(value.to_owned());
+            }
+            None => self.changes.push(Change {
+                file: file.to_owned(),
+                prior: found.to_owned(),
+                wanted: vec![value.to_owned()],
+            }),
+        }
+    }
+}
+
+/// Moves a file away so that it is not read again, and stays for a person to look at.
+fn set_aside(path: &Path, error: String) -> Unreadable {
+    let aside = PathBuf::from(format!("{}{UNREADABLE}", path.display()));
+    let path = if fs::rename(path, &aside).is_ok() { aside } else { path.to_owned() };
+    Unreadable { path, error }
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn make(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("spillway-journal-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("journal/cgroup-7.json")
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn entry(journal: &Journal) -> Entry {
+        let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/a"), 7);
+        entry.incidents.insert("leak-1-2".to_owned());
+        entry.want("memory.high", "max", "4096");
+        entry
+    }
+
+    #[test]
+    fn what_is_put_is_found_until_it_is_removed() {
+        let dir = Dir::make("put");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let mut entry = entry(&journal);
+        journal.put(&entry).unwrap();
+        entry.want("memory.high", "4096", "8192");
+        journal.put(&entry).unwrap();
+        let (entries, unreadable) = journal.entries().unwrap();
+        assert_eq!(entries, [entry.clone()]);
+        assert!(unreadable.is_empty());
+        assert!(journal.holds(&entry));
+        assert!(entry.is_ours("memory.high", "8192") && !entry.is_ours("memory.high", "max"));
+        journal.remove(&entry).unwrap();
+        journal.remove(&entry).unwrap();
+        assert!(!journal.holds(&entry));
+        assert!(journal.entries().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn the_first_prior_and_the_last_two_values_are_kept() {
+        let dir = Dir::make("want");
+        let mut entry = entry(&Journal::claim(&dir.0).unwrap());
+        for value in ["3", "2", "1"] {
+            entry.want("memory.high", "whatever was found", value);
+        }
+        let change = Change { file: "memory.high".into(), prior: "max".into(), wanted: vec!["2".into(), "1".into()] };
+        assert_eq!(entry.changes, [change]);
+    }
+
+    #[test]
+    fn no_file_stops_the_start_however_broken() {
+        let dir = Dir::make("broken");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let whole = serde_json::to_vec(&entry(&journal)).unwrap();
+        let other = |from: &str, to: &str| String::from_utf8(whole.clone()).unwrap().replace(from, to).into_bytes();
+        let broken = [
+            Vec::new(),
+            vec![0; 4096],
+            whole[..whole.len() / 2].to_vec(),
+            b"{}".to_vec(),
+            vec![0xff; 3],
+            other("\"spillway_journal\":1", "\"spillway_journal\":2"),
+            other("\"inode\":7", "\"inode\":8"),
+            other("\"memory.high\"", "\"../memory.high\""),
+        ];
+        for bytes in broken {
+            fs::write(dir.file(), &bytes).unwrap();
+            let (entries, unreadable) = journal.entries().unwrap();
+            assert!(entries.is_empty(), "{bytes:?}");
+            assert!(matches!(&unreadable[..], [one] if one.path.exists() && !one.error.is_empty()), "{bytes:?}");
+            assert!(!dir.file().exists());
+            let (entries, unreadable) = journal.entries().unwrap();
+            assert!(entries.is_empty() && unreadable.is_empty(), "it is told once");
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_boot_or_was_not_finished_is_forgotten() {
+        let dir = Dir::make("boot");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let mut old = entry(&journal);
+        old.boot_id = "another".to_owned();
+        journal.put(&old).unwrap();
+        let unfinished = dir.0.join("journal/cgroup-9.new");
+        fs::write(&unfinished, b"{\"spill").unwrap();
+        let (entries, unreadable) = journal.entries().unwrap();
+        assert!(entries.is_empty() && unreadable.is_empty());
+        assert!(!dir.file().exists() && !unfinished.exists());
+    }
+
+    #[test]
+    fn a_journal_that_went_missing_is_an_empty_one() {
+        let dir = Dir::make("missing");
+        let journal = Journal::claim(&dir.0).unwrap();
+        fs::remove_dir_all(dir.0.join("journal")).unwrap();
+        drop(journal);
+        assert!(Journal::find(&dir.0).unwrap().is_none());
+        assert!(Journal::claim(&dir.0).unwrap().entries().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn one_agent_adds_to_it_and_anybody_may_undo() {
+        let dir = Dir::make("claim");
+        let journal = Journal::claim(&dir.0).unwrap();
+        journal.put(&entry(&journal)).unwrap();
+        assert!(Journal::claim(&dir.0).unwrap_err().to_string().contains("another agent"));
+        assert_eq!(Journal::find(&dir.0).unwrap().unwrap().entries().unwrap().0.len(), 1);
+        drop(journal);
+        assert!(Journal::claim(&dir.0).is_ok());
+    }
+}

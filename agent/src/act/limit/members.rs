@@ -1,0 +1,97 @@
+//! Who else would be limited: the processes of a cgroup beside the one that leaks.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use procfs::process::Process;
+
+/// A process of a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its pid.
+    pub pid: u32,
+    /// Its parent's.
+    pub ppid: u32,
+    /// The program that it runs.
+    pub program: PathBuf,
+}
+
+impl Member {
+    /// A process as it is now; `None` where it is gone.
+    pub fn of(pid: u32) -> Option<Self> {
+        let process = Process::new(pid as i32).ok()?;
+        let ppid = process.stat().ok()?.ppid as u32;
+        Some(Self { pid, ppid, program: process.exe().ok()? })
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        write!(f, "{name} (pid {})", self.pid)
+    }
+}
+
+/// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor below it. A worker's siblings and
+/// its master are one service; a wrapper lives by what it wraps; and what the leaker started is the leaker's.
+pub fn innocents(members: &[Member], leaker: u32) -> Vec<&Member> {
+    let find = |pid: u32| members.iter().find(|member| member.pid == pid);
+    let lineage = |pid: u32| {
+        // As long as there are members at most: pids may be reused while they are read, and then go in a circle.
+        std::iter::successors(find(pid), |member| find(member.ppid)).take(members.len())
+    };
+    let Some(culprit) = find(leaker) else { return members.iter().collect() };
+    let is_related = |member: &Member| {
+        same_program(&member.program, &culprit.program)
+            || lineage(leaker).any(|above| above.pid == member.pid)
+            || lineage(member.pid).any(|above| above.pid == leaker)
+    };
+    members.iter().filter(|member| !is_related(member)).collect()
+}
+
+/// Whether two processes run one program, were it replaced since one of them was started.
+fn same_program(one: &Path, other: &Path) -> bool {
+    let name = |path: &Path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    name(one) == name(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn innocent(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+        let member = |&(pid, ppid, program): &(u32, u32, &str)| Member { pid, ppid, program: PathBuf::from(program) };
+        let members: Vec<_> = members.iter().map(member).collect();
+        innocents(&members, leaker).iter().map(|member| member.pid).collect()
+    }
+
+    #[test]
+    fn a_service_of_one_program_has_no_innocents() {
+        let nginx = [(10, 1, "/nginx"), (11, 10, "/nginx (deleted)"), (12, 10, "/nginx")];
+        assert_eq!(innocent(&nginx, 12), [0; 0]);
+    }
+
+    #[test]
+    fn wrappers_and_children_are_the_leakers_own() {
+        let container = [(10, 9, "/tini"), (11, 10, "/sh"), (12, 11, "/api"), (13, 12, "/convert"), (14, 13, "/gs")];
+        assert_eq!(innocent(&container, 12), [0; 0]);
+    }
+
+    #[test]
+    fn another_program_beside_it_is_innocent_with_all_its_own() {
+        let omnibus = [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
+        assert_eq!(innocent(&omnibus, 11), [12, 13]);
+    }
+
+    #[test]
+    fn a_leaker_that_has_left_leaves_innocents_alone() {
+        assert_eq!(innocent(&[(10, 1, "/api")], 11), [10]);
+    }
+
+    #[test]
+    fn pids_that_go_in_a_circle_end() {
+        assert_eq!(innocent(&[(10, 11, "/a"), (11, 10, "/b"), (12, 12, "/c")], 12), [10, 11]);
+    }
+}

@@ -1,0 +1,195 @@
+//! A cgroup as it can be limited: which files say so, what they say now, and who is in it.
+//!
+//! What kind of cgroup it is, the file system that its directory is on says, and nothing else. It is known by the directory's inode
+//! number, so that one that was made again under the same name is another.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+
+use super::Refusal;
+
+/// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
+const OOM_CONTROL: &str = "memory.oom_control";
+
+/// A limit as large is none, and version 1 writes such ones for none.
+const UNLIMITED_BYTES: u64 = 1 << 62;
+
+/// A cgroup of the memory controller.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// The directory's inode number.
+    pub inode: u64,
+    version: Version,
+}
+
+/// Which controller charges its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Has a hard limit alone, at which processes are killed unless they are told to wait.
+    V1,
+    /// Has a limit above which processes are slowed down.
+    V2,
+}
+
+impl Target {
+    /// The cgroup at `path` of the hierarchy mounted at `mount`.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there, is not seen whole from here, or has no limit of its own.
+    pub fn find(mount: &Path, path: &str) -> Result<Self, Refusal> {
+        let below = Path::new(path.trim_start_matches('/'));
+        // A process outside of the part of the tree that is mounted here has its path from there, as "/../a".
+        if below.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(Refusal::NotHere);
+        }
+        Self::at(mount.join(below)).ok_or(Refusal::NotHere)
+    }
+
+    /// The cgroup whose directory is at `directory`; `None` where there is none with a limit.
+    pub fn at(directory: PathBuf) -> Option<Self> {
+        let version = match statfs(&directory).ok()?.filesystem_type() {
+            CGROUP_SUPER_MAGIC => Version::V1,
+            CGROUP2_SUPER_MAGIC => Version::V2,
+            _ => return None,
+        };
+        let inode = fs::metadata(&directory).ok()?.ino();
+        let target = Self { directory, inode, version };
+        fs::exists(target.directory.join(target.limit_file())).is_ok_and(|there| there).then_some(target)
+    }
+
+    /// Which controller it is.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The file of the limit that is set.
+    pub fn limit_file(&self) -> &'static str {
+        match self.version {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.high",
+        }
+    }
+
+    /// What has to be in which file for a limit to hold and kill nobody, in the order in which it is to be put there.
+    pub fn values(&self, limit_bytes: u64) -> Vec<(&'static str, String)> {
+        let limit = (self.limit_file(), limit_bytes.to_string());
+        match self.version {
+            Version::V1 => vec![(OOM_CONTROL, "1".to_owned()), limit],
+            Version::V2 => vec![limit],
+        }
+    }
+
+    /// What a file says; of one with several lines the value of the first.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn read(&self, file: &str) -> io::Result<String> {
+        let text = fs::read_to_string(self.directory.join(file))?;
+        let line = text.lines().next().unwrap_or_default();
+        Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
+    }
+
+    /// Puts a value into a file. May take long where the kernel has to free memory first.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not take it.
+    pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        fs::write(self.directory.join(file), value)
+    }
+
+    /// Memory charged now to it and all below it, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn usage_bytes(&self) -> io::Result<u64> {
+        let file = match self.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        self.read(file)?.parse().map_err(io::Error::other)
+    }
+
+    /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for memory; `None` where it is not known.
+    pub fn full_pressure(&self) -> Option<f64> {
+        match self.version {
+            // It counts no time, and says whether they wait now.
+            Version::V1 => {
+                let text = fs::read_to_string(self.directory.join(OOM_CONTROL)).ok()?;
+                let waits = text.lines().find_map(|line| line.strip_prefix("under_oom "))?;
+                waits.trim().parse().ok()
+            }
+            Version::V2 => {
+                let text = fs::read_to_string(self.directory.join("memory.pressure")).ok()?;
+                let percent = text.lines().find_map(|line| line.strip_prefix("full avg10="))?.split(' ').next()?;
+                percent.parse().ok().map(|percent: f64| percent / 100.0)
+            }
+        }
+    }
+
+    /// Whether it is still the one that it was.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.directory).is_ok_and(|directory| directory.ino() == self.inode)
+    }
+
+    /// Every process in it and below it.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be told.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let (mut pids, mut directories) = (Vec::new(), vec![self.directory.clone()]);
+        while let Some(directory) = directories.pop() {
+            let processes = fs::read_to_string(directory.join("cgroup.procs"))?;
+            pids.extend(processes.lines().filter_map(|line| line.parse::<u32>().ok()));
+            for entry in fs::read_dir(&directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    directories.push(entry.path());
+                }
+            }
+        }
+        Ok(pids)
+    }
+}
+
+/// The limit that a file's value means; `None` where there is none.
+pub fn limit_bytes(value: &str) -> Option<u64> {
+    value.parse().ok().filter(|bytes| *bytes < UNLIMITED_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_seen_whole_or_is_no_cgroup_is_no_target() {
+        for path in ["/../a", "/a/../../b", "/a/./b/.."] {
+            assert!(matches!(Target::find(Path::new("/sys/fs/cgroup"), path), Err(Refusal::NotHere)), "{path}");
+        }
+        // A directory like any other, even with such a file in it.
+        let directory = std::env::temp_dir().join(format!("spillway-target-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("memory.high"), "max\n").unwrap();
+        let found = Target::at(directory.clone());
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(found.is_none());
+    }
+
+    #[test]
+    fn no_limit_is_told_in_either_version() {
+        assert_eq!(limit_bytes("max"), None);
+        assert_eq!(limit_bytes("9223372036854771712"), None);
+        assert_eq!(limit_bytes("67108864"), Some(64 << 20));
+    }
+}

@@ -1,0 +1,156 @@
+//! Putting back what the journal says was changed, by whoever finds it: the agent, its next run, or `spillway undo` without one.
+//!
+//! A file that says what we wanted gets back what was there before. One that says neither was changed by somebody else, and is
+//! theirs. An entry is forgotten once nothing of it is left to do.
+
+use std::{fmt, io, sync::Arc};
+
+use super::target::Target;
+use crate::act::{
+    Journal,
+    journal::{Change, Entry, Unreadable},
+    outcome::{Event, Outcome},
+};
+
+/// What came of an entry.
+#[derive(Debug)]
+pub struct Undone {
+    id: String,
+    cgroup: String,
+    files: Vec<(String, State)>,
+    /// What kept the entry, or why there was none.
+    error: Option<String>,
+}
+
+/// What came of one file.
+#[derive(Debug)]
+enum State {
+    /// It says again what it said before.
+    Restored(String),
+    /// It said so all along.
+    AsBefore,
+    /// Somebody else changed it.
+    Theirs {
+        found: String,
+        wanted: String,
+    },
+    /// Its cgroup is gone.
+    Gone,
+    Failed(io::Error),
+}
+
+/// Undoes every entry of a journal.
+pub fn undo_all(journal: &Journal) -> Vec<Undone> {
+    match journal.entries() {
+        Ok((entries, unreadable)) => {
+            entries.iter().map(|entry| undo(journal, entry)).chain(unreadable.into_iter().map(Undone::from)).collect()
+        }
+        Err(error) => vec![Undone::failed(String::new(), format!("the journal cannot be read: {error}"))],
+    }
+}
+
+/// Undoes one entry.
+pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
+    let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut undone = Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), error: None };
+    let target = Target::at(entry.directory.clone()).filter(|target| target.inode == entry.inode);
+    // The other way round than it was changed: a limit goes before what keeps it from killing.
+    for change in entry.changes.iter().rev() {
+        let state = match &target {
+            Some(target) => put_back(target, change),
+            None => State::Gone,
+        };
+        undone.files.push((change.file.clone(), state));
+    }
+    if undone.is_done()
+        && let Err(error) = journal.remove(entry)
+    {
+        undone.error = Some(format!("the journal cannot be written: {error}"));
+    }
+    undone
+}
+
+fn put_back(target: &Target, change: &Change) -> State {
+    let try_put_back = || -> io::Result<State> {
+        let found = target.read(&change.file)?;
+        if found == change.prior {
+            return Ok(State::AsBefore);
+        }
+        if !change.wanted.contains(&found) {
+            let wanted = change.wanted.last().cloned().unwrap_or_default();
+            return Ok(State::Theirs { found, wanted });
+        }
+        target.write(&change.file, &change.prior)?;
+        match target.read(&change.file)? {
+            now if now == change.prior => Ok(State::Restored(now)),
+            now => Err(io::Error::other(format!("it says {now} after {} was written", change.prior))),
+        }
+    };
+    match try_put_back() {
+        Err(_) if !target.is_there() => State::Gone,
+        Err(error) => State::Failed(error),
+        Ok(state) => state,
+    }
+}
+
+impl Undone {
+    fn failed(cgroup: String, error: String) -> Self {
+        Self { id: String::new(), cgroup, files: Vec::new(), error: Some(error) }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_done(&self) -> bool {
+        self.error.is_none() && !self.files.iter().any(|(_, state)| matches!(state, State::Failed(_)))
+    }
+
+    /// As what happened at `t`.
+    pub fn outcome(&self, t: f64) -> Outcome {
+        let all_gone = !self.files.is_empty() && self.files.iter().all(|(_, state)| matches!(state, State::Gone));
+        let event = match () {
+            () if !self.is_done() => Event::Failed,
+            () if all_gone => Event::Gone,
+            () if self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. })) => Event::Yielded,
+            () => Event::Undone,
+        };
+        let (id, cgroup) = (Arc::from(self.id.as_str()), Arc::from(self.cgroup.as_str()));
+        Outcome { t, event, id, cgroup, limit_bytes: None, why: self.to_string() }
+    }
+
+    /// The cgroup's directory, or the file that says nothing of any.
+    pub fn place(&self) -> &str {
+        &self.cgroup
+    }
+}
+
+impl From<Unreadable> for Undone {
+    fn from(unreadable: Unreadable) -> Self {
+        let error = format!(
+            "it says nothing that can be put back: {}\n  hint: look at it, and at the limits of this host's cgroups",
+            unreadable.error
+        );
+        Self::failed(unreadable.path.display().to_string(), error)
+    }
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (file, state) in &self.files {
+            write!(f, "{separator}")?;
+            separator = "; ";
+            match state {
+                State::Restored(prior) => write!(f, "{file} is {prior} again"),
+                State::AsBefore => write!(f, "{file} was as before"),
+                State::Theirs { found, wanted } => {
+                    write!(f, "{file} is {found}, which somebody else set after we set {wanted}, and is left so")
+                }
+                State::Gone => write!(f, "{file} went with its cgroup"),
+                State::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
+            }?;
+        }
+        match &self.error {
+            Some(error) => write!(f, "{separator}{error}"),
+            None => Ok(()),
+        }
+    }
+}

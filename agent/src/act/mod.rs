@@ -1,0 +1,17 @@
+//! The actions: what decisions ask for, done to this host, and what came of it.
+//!
+//! Everything that is changed is in the [`Journal`] first, so that it can be put back by whoever comes next. [`Actor`] does it beside the
+//! loop; [`Pause`] stops it; [`undo_all`] puts everything back, with or without an agent. The next action is a module here, and
+//! an arm in [`Actor::perform`].
+
+mod actor;
+mod journal;
+pub mod limit;
+mod outcome;
+mod pause;
+
+pub use actor::{Actor, recover};
+pub use journal::{Change, Entry, Journal, Unreadable};
+pub use limit::{Undone, undo_all};
+pub use outcome::{Event, Outcome};
+pub use pause::Pause;

@@ -1,0 +1,80 @@
+//! What came of a decision, and of what was done on its account.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// When, on the observations' clock, in seconds.
+    pub t: f64,
+    /// What happened.
+    #[serde(rename = "outcome")]
+    pub event: Event,
+    /// The incident on whose account.
+    pub id: Arc<str>,
+    /// The cgroup concerned, as a path from the hierarchy's root or as a directory.
+    pub cgroup: Arc<str>,
+    /// The limit that stands now; `None` where there is none of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// The reason in a sentence, for a person.
+    pub why: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The limit was set.
+    Limited,
+    /// It was not set, for a reason that is none of the kernel's.
+    Refused,
+    /// The kernel, or the disk, did not do what was asked.
+    Failed,
+    /// Somebody changed the limit, and it was set again.
+    Reasserted,
+    /// Somebody changed it once too often; it is left to them.
+    Yielded,
+    /// The limit was lowered.
+    Tightened,
+    /// The limit was raised, because the cgroup did nothing but wait for memory.
+    BackedOff,
+    /// It does nothing but wait for memory, and the limit gives way no more.
+    Thrashing,
+    /// It does not grow any more.
+    Still,
+    /// The incident is over, and the limit stays because it is what holds the memory down.
+    Held,
+    /// What was there before is there again.
+    Undone,
+    /// The cgroup is gone, and the limit with it.
+    Gone,
+}
+
+impl Event {
+    /// Whether a human has to look now: containment does not do what it is for.
+    pub fn is_setback(self) -> bool {
+        matches!(self, Self::Failed | Self::Yielded | Self::BackedOff | Self::Thrashing)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Limited => "limited",
+            Self::Refused => "refused to limit",
+            Self::Failed => "failed to limit",
+            Self::Reasserted => "set again the limit of",
+            Self::Yielded => "gave up the limit of",
+            Self::Tightened => "tightened the limit of",
+            Self::BackedOff => "widened the limit of",
+            Self::Thrashing => "cannot help",
+            Self::Still => "contained",
+            Self::Held => "keeps the limit of",
+            Self::Undone => "put back the limit of",
+            Self::Gone => "forgot the limit of",
+        })
+    }
+}
