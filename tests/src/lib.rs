@@ -3,6 +3,7 @@
 
 mod broken;
 pub mod corpus;
+pub mod limit_live;
 mod netns;
 pub mod overload_live;
 mod own_cgroup;

@@ -11,6 +11,8 @@ mod agent;
 mod arrivals;
 #[path = "../kernel/checks.rs"]
 mod checks;
+#[path = "../kernel/containment.rs"]
+mod containment;
 #[path = "../kernel/faults.rs"]
 mod faults;
 #[path = "../kernel/guest.rs"]

@@ -86,6 +86,15 @@ enum Workload {
         #[arg(long, default_value_t = 1)]
         threads: u32,
     },
+    /// Take some memory, touch it and give it back, as fast as possible and without end
+    Swell {
+        /// The most at once
+        #[arg(long, value_parser = parse_size)]
+        most: u64,
+        /// Which amounts, of those that there may be
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Allocate and free as fast as possible, then print operations a second
     AllocLoop {
         /// How long
@@ -258,6 +267,7 @@ fn main() -> ExitCode {
         Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
             memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
         }
+        Workload::Swell { most, seed } => memory::swell(most, seed),
         Workload::AllocLoop { secs, grow_every } => {
             memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
         }

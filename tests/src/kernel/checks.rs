@@ -5,7 +5,7 @@ use std::{fmt, io, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, arrivals, faults, handles, life, limits, listeners, memory, outbound, pressure,
+    agent, arrivals, containment, faults, handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival, unix,
 };
@@ -43,6 +43,8 @@ pub enum About {
     Probe(Probe),
     /// Memory pressure, which no probe reads.
     Pressure,
+    /// Limits on cgroups.
+    Limit,
     /// The agent's own program.
     Agent,
 }
@@ -53,6 +55,7 @@ impl About {
         match self {
             Self::Probe(probe) => probe.name(),
             Self::Pressure => "pressure",
+            Self::Limit => "limit",
             Self::Agent => "agent",
         }
     }
@@ -100,7 +103,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 45] = [
+const ROWS: [Row; 52] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -143,6 +146,13 @@ const ROWS: [Row; 45] = [
     (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
+    (About::Limit, On::Every, "held", containment::held),
+    (About::Limit, On::Every, "refused", containment::refused),
+    (About::Limit, On::Every, "others", containment::changed_by_others),
+    (About::Limit, On::Every, "by hand", containment::by_hand),
+    (About::Limit, On::Every, "over", containment::over),
+    (About::Limit, On::Every, "killed anywhere", containment::killed),
+    (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
     // The last: there is no way back from it.

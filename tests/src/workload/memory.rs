@@ -171,6 +171,22 @@ fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::R
     Ok(start.cast())
 }
 
+/// Takes a random amount of memory at a time, touches it and gives it back.
+pub fn swell(most: u64, seed: u64) -> anyhow::Result<()> {
+    let most_pages = usize::try_from(most)? / PAGE_BYTES;
+    ready(None)?;
+    let mut random = Random(seed.max(1));
+    loop {
+        let length = (random.below(most_pages.max(1)) + 1) * PAGE_BYTES;
+        let start = map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
+        // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is touched.
+        unsafe {
+            touch_pages(start, length, true);
+            libc::munmap(start.cast(), length);
+        }
+    }
+}
+
 /// Reads or writes one byte of each page, so that the kernel maps it.
 ///
 /// # Safety

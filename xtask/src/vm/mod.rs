@@ -78,7 +78,8 @@ pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, Stri
 
 fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    let binaries = [("spillway-agent", "spillway"), ("spillway-tests", "workload"), ("spillway-tests", "kernel")];
+    let tests = ["workload", "contain", "kernel"].map(|binary| ("spillway-tests", binary));
+    let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
     build::binaries(workspace, true, &binaries)?;
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
@@ -124,7 +125,7 @@ fn prepare(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow
     let found = kernels::get(kernel)?;
     let directory = workspace.target.join("vm");
     let image = directory.join(format!("{}.cpio", kernel.name));
-    let programs = [("init", "kernel"), ("workload", "workload"), ("spillway", "spillway")];
+    let programs = [("init", "kernel"), ("workload", "workload"), ("contain", "contain"), ("spillway", "spillway")];
     let programs = programs.map(|(name, binary)| (name, workspace.binary(true, binary)));
     initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
     let log = directory.join(format!("{}.log", kernel.name));

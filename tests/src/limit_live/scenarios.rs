@@ -1,0 +1,264 @@
+//! What must hold of limits on cgroups, with real processes in them, on every kernel and in either version.
+
+use std::{sync::Arc, thread::sleep, time::Duration};
+
+use spillway_agent::{
+    act::{Event, Pause, Undone, limit::Limits, undo_all},
+    sense::ProcessId,
+};
+
+use super::stage::{ID, SOON, Stage, is_alive, life};
+use crate::{Came, corpus::rng::Rng, run_until, wait_for};
+
+const MIB: u64 = 1 << 20;
+/// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a process is slowed down.
+const OVER_BYTES: u64 = 8 * MIB;
+
+/// The part of a long scenario that one machine takes, where several share it: every `of`-th step, from the `nth` on.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// How many share it.
+    pub of: u32,
+    /// Which of them this is, from 0.
+    pub nth: u32,
+}
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self { of: 1, nth: 0 };
+}
+
+/// A leaker is held and nobody is killed, and it goes on when that is over.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn held(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
+    stage.until_used(40 * MIB);
+    let mut limits = stage.limits();
+    let outcome = stage.limit(&mut limits, leak.pid());
+    assert_eq!(outcome.event, Event::Limited, "{outcome:?}");
+    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    assert_eq!(stage.number(stage.limit_file()), limit_bytes);
+    stage.until_used(limit_bytes - OVER_BYTES);
+    let mut most_bytes = 0;
+    for _ in 0..20 {
+        most_bytes = most_bytes.max(stage.usage_bytes());
+        sleep(Duration::from_millis(50));
+    }
+    assert!(most_bytes <= limit_bytes + OVER_BYTES, "{} MiB of {}", most_bytes / MIB, limit_bytes / MIB);
+    assert!(is_alive(leak.pid()));
+    let undone = limits.undo_all(1.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert_eq!(stage.state(), before);
+    stage.until_used(limit_bytes + 4 * OVER_BYTES);
+    assert!(is_alive(leak.pid()));
+    assert_eq!(stage.killed(), 0);
+    leak.stop();
+    format!("at {} MiB, over by {} KiB at most", limit_bytes / MIB, most_bytes.saturating_sub(limit_bytes) / 1024)
+}
+
+/// What should not be limited is refused with the reason, and left as it is.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn refused(stage: &Stage) -> String {
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.limits();
+    let before = stage.state();
+    let refused = |limits: &mut Limits, pid: u32| {
+        let outcome = stage.limit(limits, pid);
+        assert_eq!(outcome.event, Event::Refused, "{outcome:?}");
+        let (entries, _) = stage.found_journal().entries().expect("it can be done");
+        assert!(entries.is_empty(), "{entries:?}");
+        outcome.why
+    };
+
+    // Not in it, and one that had the same pid before.
+    assert_eq!(refused(&mut limits, std::process::id()), "the process is not in it any more");
+    let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
+    let outcome = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), gone);
+    assert_eq!(outcome.why, "the process is not in it any more");
+    assert_eq!(limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event, Event::Refused);
+
+    let neighbour = stage.another_program(&["touch"]);
+    let named = wait_for(SOON, || {
+        let why = refused(&mut limits, leak.pid());
+        why.starts_with(&format!("it is shared with neighbour (pid {})", neighbour.pid())).then_some(())
+    });
+    assert!(named.is_some(), "{}", refused(&mut limits, leak.pid()));
+    neighbour.stop();
+
+    let pause = Pause::below(&stage.config.record.state_dir);
+    pause.turn_on().expect("it can be done");
+    assert!(refused(&mut limits, leak.pid()).starts_with(&format!("paused by {}", pause.path().display())));
+    pause.turn_off().expect("it can be done");
+    assert_eq!(stage.state(), before);
+
+    stage.set_limit(16 * MIB);
+    let before = stage.state();
+    let why = refused(&mut limits, leak.pid());
+    assert!(why.starts_with(&format!("it has {}={} already", stage.limit_file(), 16 * MIB)), "{why}");
+    assert_eq!(stage.state(), before);
+    leak.stop();
+    "each with its reason".to_owned()
+}
+
+/// What others change is set again three times, and is then theirs.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn changed_by_others(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.limits();
+    let limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    assert!(limits.look(1.0).is_empty());
+    for turn in 0..3 {
+        stage.set_limit(stage.unlimited());
+        let looked = limits.look(2.0 + f64::from(turn));
+        assert!(matches!(&looked[..], [one] if one.event == Event::Reasserted), "{looked:?}");
+        assert_eq!(stage.number(stage.limit_file()), limit_bytes);
+    }
+    let theirs = limit_bytes + 64 * MIB;
+    stage.set_limit(theirs);
+    let looked = limits.look(9.0);
+    assert!(matches!(&looked[..], [one] if one.event == Event::Yielded), "{looked:?}");
+    assert_eq!(stage.number(stage.limit_file()), theirs);
+    // All but what they changed is as before, and the limit is nobody's business any more.
+    assert_eq!(stage.state()[1], before[1]);
+    assert!(limits.look(10.0).is_empty() && limits.undo_all(11.0).is_empty());
+    assert_eq!(stage.number(stage.limit_file()), theirs);
+    leak.stop();
+    "three times".to_owned()
+}
+
+/// What is paused or undone by hand is not set again.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn by_hand(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.limits();
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    let pause = Pause::below(&stage.config.record.state_dir);
+    pause.turn_on().expect("it can be done");
+    stage.set_limit(stage.unlimited());
+    assert!(limits.look(1.0).is_empty());
+    assert_eq!(stage.state()[0], before[0]);
+    pause.turn_off().expect("it can be done");
+    assert_eq!(limits.look(2.0).len(), 1);
+    assert_ne!(stage.state(), before);
+
+    // As `spillway undo` does, beside an agent that holds the journal.
+    let undone = undo_all(&stage.found_journal());
+    assert!(matches!(&undone[..], [one] if one.is_done()), "{undone:?}");
+    assert_eq!(stage.state(), before);
+    let looked = limits.look(3.0);
+    assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+    assert!(limits.look(4.0).is_empty());
+    assert_eq!(stage.state(), before);
+    leak.stop();
+    "neither paused nor undone".to_owned()
+}
+
+/// An incident that is over gives back what was there, and one of two does not.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn over(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.limits();
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    let cgroup = Arc::from(stage.cgroup.path.as_str());
+    let again = limits.limit(0.5, "leak-2-2", &cgroup, life(leak.pid()));
+    assert_eq!(again.why, "it is limited already");
+    limits.end(ID);
+    assert!(limits.look(1.0).is_empty());
+    assert_ne!(stage.state(), before);
+    limits.end("leak-2-2");
+    let looked = limits.look(2.0);
+    assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+    assert_eq!(stage.state(), before);
+    leak.stop();
+    "with the last of two".to_owned()
+}
+
+/// Killed between any two system calls it leaves what undo puts back.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn killed(stage: &Stage, share: Share) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let life = life(leak.pid());
+    // Of its start nothing is to be learned, and it is most of what there is.
+    let mut stop = 1;
+    while run_until(stage.contain(life), stop) == Came::Killed && !stage.config.record.state_dir.exists() {
+        stop += 16;
+    }
+    stop = stop.saturating_sub(16).next_multiple_of(share.of) + share.nth;
+    let (mut stops, mut left, mut found) = (0, 0, 0);
+    // Each run ends a step later than the one before it, and the last one by itself.
+    while run_until(stage.contain(life), stop) == Came::Killed {
+        stops += 1;
+        stop += share.of;
+        left += u32::from(stage.state() != before);
+        // As the next agent does when it starts.
+        let undone = undo_all(&stage.journal());
+        found += u32::from(!undone.is_empty());
+        assert!(undone.iter().all(Undone::is_done), "stop {stops}: {undone:?}");
+        assert_eq!(stage.state(), before, "stop {stops}: {undone:?}");
+        assert!(undo_all(&stage.journal()).is_empty(), "stop {stops}");
+    }
+    assert_eq!(stage.state(), before, "it puts everything back itself");
+    assert!(stops * share.of > 100 && left > 10 && found > left, "{left} of {stops} left a limit, {found} an entry");
+    leak.stop();
+    format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
+}
+
+/// Limits that come and go, and are changed by others, kill nobody, however everybody allocates meanwhile.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn racing(stage: &Stage, least_changes: u64) -> String {
+    let before = stage.state();
+    let workloads = [1, 2, 3].map(|seed| stage.workload(&["swell", "--most=64MiB", &format!("--seed={seed}")]));
+    let mut random = Rng::new("limits", 1);
+    let (mut changes, mut refused, mut waited) = (0, 0, 0);
+    while changes < least_changes {
+        let mut config = stage.config.clone();
+        config.act.limit.margin_bytes = (8 << 20) + random.bits() % (56 << 20);
+        let mut limits = Limits::new(&config, Ok(stage.journal()));
+        let outcome = stage.limit(&mut limits, workloads[0].pid());
+        match outcome.event {
+            Event::Limited => changes += 1,
+            Event::Refused => refused += 1,
+            _ => panic!("{outcome:?}"),
+        }
+        // Mostly the next change comes at once; now and then everybody comes to the limit first.
+        let micros = if random.bits().is_multiple_of(8) { 10_000 } else { 200 };
+        sleep(Duration::from_micros(random.bits() % micros));
+        waited += u64::from(stage.full_pressure() > 0.0);
+        if random.bits().is_multiple_of(4) {
+            stage.set_limit(stage.unlimited());
+            changes += limits.look(1.0).iter().filter(|outcome| outcome.event == Event::Reasserted).count() as u64;
+        }
+        changes += limits.undo_all(2.0).iter().filter(|outcome| outcome.event == Event::Undone).count() as u64;
+        assert_eq!(stage.state(), before);
+    }
+    assert_eq!(stage.killed(), 0);
+    assert!(workloads.iter().all(|workload| is_alive(workload.pid())));
+    assert!(waited > 0, "somebody reached a limit after {waited} changes alone");
+    format!("{changes} changes, {refused} refused, after {waited} somebody waited for memory; nobody was killed")
+}

@@ -1,0 +1,236 @@
+//! A cgroup that may be limited, and what is read of it without the agent.
+
+use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use spillway_agent::{
+    act::{Journal, Outcome, limit::Limits},
+    config::Config,
+    sense::{Hierarchy, ProcessId},
+};
+
+use crate::{OwnCgroup, Scratch, Workload, wait_for};
+
+const MIB: u64 = 1 << 20;
+const MARGIN_BYTES: u64 = 16 * MIB;
+/// What to wait for is there within milliseconds, or on a busy machine seconds.
+pub const SOON: Duration = Duration::from_secs(20);
+/// The incident on whose account the cgroup is limited.
+pub const ID: &str = "leak-1-1";
+
+/// A cgroup that may be limited, and the names of its files.
+pub struct Stage {
+    /// Where the journal and all else is.
+    pub scratch: Scratch,
+    /// The cgroup.
+    pub cgroup: OwnCgroup,
+    /// Whether it is one of version 1.
+    pub is_v1: bool,
+    /// What the agent is told.
+    pub config: Config,
+    programs: Programs,
+}
+
+/// Where the programs are that run in it.
+pub struct Programs {
+    /// `workload`.
+    pub workload: PathBuf,
+    /// `contain`.
+    pub contain: PathBuf,
+}
+
+impl Stage {
+    /// Makes the cgroup.
+    ///
+    /// # Errors
+    ///
+    /// Why none can be limited here.
+    pub fn set(name: &str, programs: Programs) -> Result<Self, String> {
+        let hierarchy = Hierarchy::detect();
+        let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
+        let cgroup = OwnCgroup::make(mount, name).map_err(|error| error.to_string())?;
+        if !cgroup.has("memory.high") && !cgroup.has("memory.limit_in_bytes") {
+            return Err(format!("{} hands no memory controller on", mount.display()));
+        }
+        let scratch = Scratch::make(name);
+        let mut config = Config::default();
+        config.act.limit.margin_bytes = MARGIN_BYTES;
+        config.record.state_dir = scratch.0.join("state");
+        Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs })
+    }
+
+    /// The journal, as somebody finds it who does not add to it.
+    ///
+    /// # Panics
+    ///
+    /// Where there is none.
+    pub fn found_journal(&self) -> Journal {
+        let found = Journal::find(&self.config.record.state_dir).expect("it can be looked for");
+        found.expect("there is one")
+    }
+
+    /// The agent's limits, of which none stands.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn limits(&self) -> Limits {
+        Limits::new(&self.config, Ok(self.journal()))
+    }
+
+    /// The journal, to add to.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn journal(&self) -> Journal {
+        Journal::claim(&self.config.record.state_dir).expect("the journal is nobody else's")
+    }
+
+    /// Limits it on account of a process in it.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn limit(&self, limits: &mut Limits, pid: u32) -> Outcome {
+        limits.limit(0.0, ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
+    }
+
+    /// The file of the limit.
+    pub fn limit_file(&self) -> &'static str {
+        if self.is_v1 { "memory.limit_in_bytes" } else { "memory.high" }
+    }
+
+    /// What is put there for none.
+    pub fn unlimited(&self) -> &'static str {
+        if self.is_v1 { "-1" } else { "max" }
+    }
+
+    /// What is charged to it now.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn usage_bytes(&self) -> u64 {
+        self.number(if self.is_v1 { "memory.usage_in_bytes" } else { "memory.current" })
+    }
+
+    /// What one of its files says.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn number(&self, file: &str) -> u64 {
+        self.cgroup.get(file).expect("the cgroup is there").trim().parse().expect("it is a number")
+    }
+
+    /// All that a limit may change.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn state(&self) -> Vec<String> {
+        let files = if self.is_v1 {
+            &["memory.limit_in_bytes", "memory.oom_control"][..]
+        } else {
+            &["memory.high", "memory.max"]
+        };
+        let state = files.iter().map(|file| self.cgroup.get(file).expect("the cgroup is there"));
+        // Whether somebody waits at the limit is not changed by anybody.
+        state.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Sets another limit, as somebody else would.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn set_limit(&self, value: impl ToString) {
+        self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
+    }
+
+    /// `contain` with this cgroup, on account of a process in it.
+    pub fn contain(&self, culprit: ProcessId) -> Command {
+        let mut command = Command::new(&self.programs.contain);
+        command.arg("--state-dir").arg(&self.config.record.state_dir).args(["--cgroup", &self.cgroup.path]);
+        command.arg("--wipe").arg(self.cgroup.directory().join(self.limit_file()));
+        // A negative number would be an option.
+        command.arg(if self.is_v1 { u64::MAX.to_string() } else { "max".to_owned() });
+        command.args([format!("--pid={}", culprit.pid), format!("--start-ticks={}", culprit.start_ticks)]);
+        command
+    }
+
+    /// A workload in it.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn workload(&self, args: &[&str]) -> Workload {
+        let mut command = Command::new(&self.programs.workload);
+        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+    }
+
+    /// Share of the time in which everybody in it waits for memory.
+    ///
+    /// # Panics
+    ///
+    /// Where it is gone.
+    pub fn full_pressure(&self) -> f64 {
+        let (file, name) =
+            if self.is_v1 { ("memory.oom_control", "under_oom ") } else { ("memory.pressure", "full avg10=") };
+        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next()?.parse().ok());
+        value.expect("it says how long they wait")
+    }
+
+    /// Another program in it, which has nothing to do with the workloads.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not start.
+    pub fn another_program(&self, args: &[&str]) -> Workload {
+        let path = self.scratch.0.join("neighbour");
+        fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+        let mut command = Command::new(path);
+        Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
+    }
+
+    /// Waits until so much is used.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn until_used(&self, bytes: u64) {
+        let used = wait_for(SOON, || (self.usage_bytes() >= bytes).then_some(()));
+        assert!(used.is_some(), "{} MiB of {} are used", self.usage_bytes() / MIB, bytes / MIB);
+    }
+
+    /// How many the kernel has killed in it.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn killed(&self) -> u64 {
+        let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
+        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let killed = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        killed.and_then(|killed| killed.parse().ok()).expect("it counts whom it kills")
+    }
+}
+
+/// A process's life.
+///
+/// # Panics
+///
+/// Where it is gone.
+pub fn life(pid: u32) -> ProcessId {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let (_, fields) = stat.rsplit_once(") ").expect("its name is in parentheses");
+    let start_ticks = fields.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("it has a start");
+    ProcessId { pid, start_ticks }
+}
+
+/// Whether a process is there, and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
