@@ -28,6 +28,29 @@ fn it_serves_health_and_metrics_and_stops_when_told() {
 }
 
 #[test]
+fn its_memory_stays_where_it_is_when_others_need_some() {
+    if !is_root("its_memory_stays_where_it_is_when_others_need_some") {
+        return;
+    }
+    let scratch = Scratch::make("locked");
+    let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
+    command.args(["--verbose"]);
+    let running = Running::start(command);
+    std::thread::sleep(Duration::from_millis(1_500));
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it runs");
+    let kib = |field: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
+        line.trim().trim_end_matches(" kB").parse().expect("it is a size")
+    };
+    // What is not locked is what it has not touched since, and what it shares with the kernel.
+    assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(score.trim() == "-900" || log.contains("the OOM score is as it was"), "{score} {log}");
+}
+
+#[test]
 fn without_bpf_it_says_so_in_one_line_and_watches() {
     let scratch = Scratch::make("no-bpf");
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
+    hardship,
     kernel::{ProbeReport, ProbeState},
     record::{Printer, TraceError, Writer},
     sense::Sensors,
@@ -50,6 +51,8 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         let mut printer = Printer::to_stdout(json);
         act::recover(config, clock.now()).iter().for_each(|outcome| tell(&mut printer, outcome));
         let mut actor = Actor::start(config, clock)?;
+        // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
+        hardship::prepare();
         let mut output = Output::default();
         let mut told_untracked = false;
         announce(&sensors, config);
