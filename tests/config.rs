@@ -89,12 +89,12 @@ configs/spillway.toml:25: given before: sustain = "2s"
   hint: give each key and each table once
 configs/spillway.toml:28: decide.limit_within = "10d" is out of range
   hint: 1s to 7d is accepted
-configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit or cgroup
-  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup or program
+  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
 configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit's name nor a path, which begins with a /
-  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
 configs/spillway.toml:29: decide.protected[3] = "[z-a" is no pattern: invalid range pattern
-  hint: a unit's name or a cgroup's path: "db-*.service" or "/kubepods.slice/*"
+  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
 configs/spillway.toml:30: unknown key "max_actions_an_hour" in [decide]
   hint: did you mean "max_actions_per_hour"?
 configs/spillway.toml:31: decide.max_actions_per_hour = 1.5 is a float, not a whole number

@@ -33,16 +33,28 @@ pub struct Entry {
     pub directory: PathBuf,
     /// Its inode number, which tells it from one that has the same path later.
     pub inode: u64,
+    /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and it outlives the cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<ChangedUnit>,
     /// Incidents on whose account it is limited.
     pub incidents: BTreeSet<String>,
     /// What was changed, in the order in which it was.
     pub changes: Vec<Change>,
 }
 
-/// A file of a cgroup whose content was replaced.
+/// A unit of systemd's that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedUnit {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody had set the same property for this boot before.
+    pub had_drop_in: bool,
+}
+
+/// A file of a cgroup, or a property of its unit, whose content was replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Its name in the directory.
+    /// Its name.
     pub file: String,
     /// What was there before the first change.
     pub prior: String,
@@ -103,7 +115,15 @@ impl Journal {
     /// An entry for a cgroup of which nothing was changed yet.
     pub fn entry(&self, directory: PathBuf, inode: u64) -> Entry {
         let boot_id = self.boot_id.clone();
-        Entry { version: VERSION, boot_id, directory, inode, incidents: BTreeSet::new(), changes: Vec::new() }
+        Entry {
+            version: VERSION,
+            boot_id,
+            directory,
+            inode,
+            unit: None,
+            incidents: BTreeSet::new(),
+            changes: Vec::new(),
+        }
     }
 
     /// Puts an entry on disk, in place of the one before it.
@@ -172,7 +192,8 @@ impl Journal {
         if self.path(&entry) != path {
             return Err("its name is another's".to_owned());
         }
-        if entry.changes.iter().any(|change| change.file.contains('/')) {
+        let units = entry.unit.iter().map(|unit| &unit.name);
+        if entry.changes.iter().map(|change| &change.file).chain(units).any(|name| name.contains('/')) {
             return Err("it names a file outside of its cgroup".to_owned());
         }
         Ok(entry)

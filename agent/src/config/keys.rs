@@ -153,15 +153,15 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "decide.protected",
-        doc: "Units and cgroups that are never limited, with all below them: a unit by its name (\"db-*.service\"), a \
-              cgroup by its path (\"/kubepods.slice/*\"). Never limited anyway are init, systemd's own services, dbus, ssh, \
+        doc: "Units, cgroups and programs that are never limited: a unit by its name (\"db-*.service\"), a cgroup by its \
+              path (\"/kubepods.slice/*\"), either with all below it, a program by its own (\"exe:/usr/bin/db\"). Never limited anyway are init, systemd's own services, dbus, ssh, \
               what manages the network, the kubelet, container runtimes and Spillway.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.protected),
     },
     Key {
         path: "decide.allow",
-        doc: "Units and cgroups that alone may be limited, written likewise. With none, every one may be that is not \
+        doc: "Units, cgroups and programs that alone may be limited, written likewise. With none, every one may be that is not \
               protected.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.allow),

@@ -129,7 +129,9 @@ impl Guard {
         if let Some(pattern) = ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup)) {
             return Err(Refusal::Protected(pattern.clone()));
         }
-        if !self.allow.is_empty() && !self.allow.iter().any(|pattern| pattern.covers(cgroup)) {
+        // Which program it is, the action sees.
+        let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_program();
+        if !self.allow.is_empty() && !self.allow.iter().any(allows) {
             return Err(Refusal::NotAllowed);
         }
         Ok(())

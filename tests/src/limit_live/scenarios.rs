@@ -4,6 +4,7 @@ use std::{sync::Arc, thread::sleep, time::Duration};
 
 use spillway_agent::{
     act::{Event, Pause, Undone, limit::Limits, undo_all},
+    config::Pattern,
     sense::ProcessId,
 };
 
@@ -91,6 +92,18 @@ pub fn refused(stage: &Stage) -> String {
     });
     assert!(named.is_some(), "{}", refused(&mut limits, leak.pid()));
     neighbour.stop();
+
+    drop(limits);
+    let program = std::fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("it runs");
+    let pattern = |text: String| Pattern::new(&text).expect("it is one");
+    let mut config = stage.config.clone();
+    config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
+    let why = refused(&mut Limits::new(&config, Ok(stage.journal())), leak.pid());
+    assert_eq!(why, format!("its program is protected (exe:{})", program.display()));
+    (config.decide.protected, config.decide.allow) = (Vec::new(), vec![pattern("exe:/usr/bin/*".to_owned())]);
+    let why = refused(&mut Limits::new(&config, Ok(stage.journal())), leak.pid());
+    assert_eq!(why, format!("{} is not among those of decide.allow", program.display()));
+    let mut limits = stage.limits();
 
     let pause = Pause::below(&stage.config.record.state_dir);
     pause.turn_on().expect("it can be done");

@@ -7,6 +7,7 @@
 
 mod hold;
 mod members;
+mod systemd;
 mod target;
 mod undo;
 
@@ -18,17 +19,18 @@ use std::{
 };
 
 use super::{
-    journal::{Entry, Journal},
+    journal::{ChangedUnit, Entry, Journal},
     outcome::{Event, Outcome},
     pause::Pause,
 };
 use crate::{
-    config::Config,
+    config::{Config, DecideConfig, Pattern},
     sense::{Hierarchy, ProcessId},
 };
 
 use hold::{Hold, Reading, Step, least_bytes};
 use members::{Member, innocents};
+use systemd::DropIn;
 use target::{Target, Version};
 
 pub use undo::{Undone, undo_all};
@@ -40,7 +42,7 @@ const TRIES: u32 = 3;
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
 /// Why a cgroup is not limited.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// Somebody stopped every action.
     #[error("paused by {0}\n  hint: `spillway resume` lets it act again")]
@@ -57,6 +59,12 @@ pub enum Refusal {
     /// The process has left it, or has ended.
     #[error("the process is not in it any more")]
     Left,
+    /// Its program is protected.
+    #[error("its program is protected ({0})")]
+    Protected(Pattern),
+    /// Neither its program nor its cgroup is one that may be limited.
+    #[error("{0} is not among those of decide.allow")]
+    NotAllowed(String),
     /// Others would be limited with it.
     #[error("it is shared with {0}\n  hint: give the service a unit or container of its own")]
     Shared(String),
@@ -97,6 +105,7 @@ pub struct Limits {
     pause: Pause,
     mount: Option<PathBuf>,
     margin_bytes: u64,
+    decide: DecideConfig,
     standing: BTreeMap<Arc<str>, Standing>,
 }
 
@@ -104,6 +113,8 @@ struct Standing {
     target: Target,
     entry: Entry,
     hold: Hold,
+    /// Whether it was to be put back and could not be.
+    is_stuck: bool,
 }
 
 impl Limits {
@@ -114,6 +125,7 @@ impl Limits {
             pause: Pause::below(&config.record.state_dir),
             mount: Hierarchy::detect().mount().map(Path::to_owned),
             margin_bytes: config.act.limit.margin_bytes,
+            decide: config.decide.clone(),
             standing: BTreeMap::new(),
         }
     }
@@ -145,9 +157,13 @@ impl Limits {
         if target.version() == Version::V2 {
             is_high_safe(&kernel_release())?;
         }
-        is_alone(&target, culprit)?;
+        is_allowed(&self.decide, cgroup, &alone(&target, culprit)?)?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
+        if let Some(unit) = target.unit() {
+            let had_drop_in = DropIn::of(unit).is_there().map_err(failed("its drop-in cannot be looked for"))?;
+            entry.unit = Some(ChangedUnit { name: unit.to_owned(), had_drop_in });
+        }
         entry.incidents.insert(id.to_owned());
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
         let limit_bytes = set(journal, &target, &mut entry, self.margin_bytes, None).inspect_err(|_| {
@@ -161,7 +177,7 @@ impl Limits {
         }
         let hold = Hold::new(t, limit_bytes, usage_bytes, self.margin_bytes);
         let why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
-        self.standing.insert(cgroup.clone(), Standing { target, entry, hold });
+        self.standing.insert(cgroup.clone(), Standing { target, entry, hold, is_stuck: false });
         Ok((limit_bytes, why))
     }
 
@@ -216,15 +232,12 @@ impl Standing {
             return Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned());
         }
         let file = self.target.limit_file();
-        let found = self.target.read(file).and_then(|found| Ok((found, self.target.usage_bytes()?)));
+        let found = self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
         let (found, usage_bytes) = match found {
             Ok(found) if self.target.is_there() => found,
             // Removed since, or for a moment not to be read: the next look will tell.
             _ if self.target.is_there() => return Next::Nothing,
-            _ => {
-                undo::undo(journal, &self.entry);
-                return Next::End(Event::Gone, "the cgroup was removed".to_owned());
-            }
+            _ => return self.lift(journal, Event::Gone),
         };
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
@@ -280,6 +293,8 @@ impl Standing {
         let undone = undo::undo(journal, &self.entry);
         match undone.is_done() {
             true => Next::End(event, undone.to_string()),
+            // Tried again with every look, and told once.
+            false if std::mem::replace(&mut self.is_stuck, true) => Next::Nothing,
             false => Next::Tell(Event::Failed, undone.to_string()),
         }
     }
@@ -308,7 +323,8 @@ fn set(
             if is_lower && !entry.is_ours(file, &found) {
                 return Err(Refusal::Lower { file, found, wanted_bytes: limit_bytes }.into());
             }
-            if found != value {
+            // What stands in the cgroup may have been changed behind systemd's back.
+            if found != value || wanted_bytes.is_some() {
                 entry.want(file, &found, &value);
                 due.push((file, value));
             }
@@ -330,11 +346,20 @@ fn set(
 
 /// Writes a value and reads it back.
 fn write(target: &Target, file: &'static str, value: String) -> Result<(), Failure> {
-    let what = format!("{}/{file}={value}", target.directory.display());
+    let what = match target.unit() {
+        Some(unit) => format!("{file}={value} of {unit}"),
+        None => format!("{}/{file}={value}", target.directory.display()),
+    };
     target.write(file, &value).map_err(failed(&what))?;
     let found = target.read(file).map_err(failed(&what))?;
     if found != value {
         return Err(failed(&what)(io::Error::other(format!("it says {found} after the write"))));
+    }
+    if file == target.limit_file() {
+        let stands = target.limit_now().map_err(failed(&what))?;
+        if target::limit_bytes(&stands) != target::limit_bytes(&value) {
+            return Err(failed(&what)(io::Error::other(format!("{stands} stands in the cgroup after the write"))));
+        }
     }
     Ok(())
 }
@@ -344,16 +369,26 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::Failed { what, error }
 }
 
-/// Whether a cgroup holds the culprit and those that belong to it, and nobody else.
-fn is_alone(target: &Target, culprit: ProcessId) -> Result<(), Failure> {
+/// Whether an operator lets a program be limited. What can be told of a cgroup alone is told before.
+fn is_allowed(decide: &DecideConfig, cgroup: &str, program: &Path) -> Result<(), Refusal> {
+    if let Some(pattern) = decide.protected.iter().find(|pattern| pattern.is_of(program)) {
+        return Err(Refusal::Protected(pattern.clone()));
+    }
+    let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_of(program);
+    if !decide.allow.is_empty() && !decide.allow.iter().any(allows) {
+        return Err(Refusal::NotAllowed(program.display().to_string()));
+    }
+    Ok(())
+}
+
+/// The culprit's program, where its cgroup holds what belongs to it and nobody else.
+fn alone(target: &Target, culprit: ProcessId) -> Result<PathBuf, Failure> {
     let pids = target.pids().map_err(failed("its processes cannot be told"))?;
     let members: Vec<_> = pids.into_iter().filter_map(Member::of).collect();
-    let is_in = members.iter().any(|member| member.pid == culprit.pid);
-    if !is_in || start_ticks(culprit.pid) != Some(culprit.start_ticks) {
-        return Err(Refusal::Left.into());
-    }
+    let leaker = members.iter().find(|member| member.pid == culprit.pid);
+    let leaker = leaker.filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks)).ok_or(Refusal::Left)?;
     let mut others = innocents(&members, culprit.pid).into_iter();
-    let Some(first) = others.next() else { return Ok(()) };
+    let Some(first) = others.next() else { return Ok(leaker.program.clone()) };
     let more = others.count();
     let shared = if more == 0 { first.to_string() } else { format!("{first} and {more} more") };
     Err(Refusal::Shared(shared).into())

@@ -1,7 +1,8 @@
-//! A cgroup as it can be limited: which files say so, what they say now, and who is in it.
+//! A cgroup as it can be limited: which files or properties say so, what they say now, and who is in it.
 //!
-//! What kind of cgroup it is, the file system that its directory is on says, and nothing else. It is known by the directory's inode
-//! number, so that one that was made again under the same name is another.
+//! What kind of cgroup it is, the file system that its directory is on says, and whose, systemd; nothing is guessed from a name. It is
+//! known by the directory's inode number, so that one that was made again under the same name is another; but a unit is known by its
+//! name, because what was set for it holds for its next cgroup too.
 
 use std::{
     fs, io,
@@ -11,10 +12,16 @@ use std::{
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use super::Refusal;
+use super::{
+    Failure, Refusal, failed,
+    systemd::{self, Systemd},
+};
 
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
 const OOM_CONTROL: &str = "memory.oom_control";
+
+/// The property of a unit that is its `memory.high`.
+const UNIT_LIMIT: &str = "MemoryHigh";
 
 /// A limit as large is none, and version 1 writes such ones for none.
 const UNLIMITED_BYTES: u64 = 1 << 62;
@@ -27,6 +34,8 @@ pub struct Target {
     /// The directory's inode number.
     pub inode: u64,
     version: Version,
+    /// The systemd unit whose own cgroup it is: then systemd writes its files, and has to be asked.
+    unit: Option<String>,
 }
 
 /// Which controller charges its memory.
@@ -43,17 +52,23 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// Where it is not there, is not seen whole from here, or has no limit of its own.
-    pub fn find(mount: &Path, path: &str) -> Result<Self, Refusal> {
+    /// Where it is not there, is not seen whole from here, or has no limit of its own; where systemd runs this host and does not answer.
+    pub fn find(mount: &Path, path: &str) -> Result<Self, Failure> {
         let below = Path::new(path.trim_start_matches('/'));
         // A process outside of the part of the tree that is mounted here has its path from there, as "/../a".
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return Err(Refusal::NotHere);
+            return Err(Refusal::NotHere.into());
         }
-        Self::at(mount.join(below)).ok_or(Refusal::NotHere)
+        let target = Self::at(mount.join(below)).ok_or(Refusal::NotHere)?;
+        if target.version == Version::V1 || !systemd::is_running() {
+            return Ok(target);
+        }
+        let unit = Systemd::connect().and_then(|systemd| systemd.unit_of(path));
+        let unit = unit.map_err(failed(format!("whose cgroup {path} is cannot be told")))?;
+        Ok(Self { unit, ..target })
     }
 
-    /// The cgroup whose directory is at `directory`; `None` where there is none with a limit.
+    /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a limit.
     pub fn at(directory: PathBuf) -> Option<Self> {
         let version = match statfs(&directory).ok()?.filesystem_type() {
             CGROUP_SUPER_MAGIC => Version::V1,
@@ -61,8 +76,8 @@ impl Target {
             _ => return None,
         };
         let inode = fs::metadata(&directory).ok()?.ino();
-        let target = Self { directory, inode, version };
-        fs::exists(target.directory.join(target.limit_file())).is_ok_and(|there| there).then_some(target)
+        let target = Self { directory, inode, version, unit: None };
+        fs::exists(target.directory.join(target.cgroup_file())).is_ok_and(|there| there).then_some(target)
     }
 
     /// Which controller it is.
@@ -70,8 +85,18 @@ impl Target {
         self.version
     }
 
-    /// The file of the limit that is set.
+    /// The systemd unit whose own cgroup it is.
+    pub fn unit(&self) -> Option<&str> {
+        self.unit.as_deref()
+    }
+
+    /// The file, or property, that sets the limit.
     pub fn limit_file(&self) -> &'static str {
+        if self.unit.is_some() { UNIT_LIMIT } else { self.cgroup_file() }
+    }
+
+    /// The file of the limit in the cgroup, whoever writes it.
+    fn cgroup_file(&self) -> &'static str {
         match self.version {
             Version::V1 => "memory.limit_in_bytes",
             Version::V2 => "memory.high",
@@ -87,24 +112,44 @@ impl Target {
         }
     }
 
-    /// What a file says; of one with several lines the value of the first.
+    /// The limit that stands in the cgroup, whatever it was told.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn limit_now(&self) -> io::Result<String> {
+        self.read_file(self.cgroup_file())
+    }
+
+    /// What a file or property says.
     ///
     /// # Errors
     ///
     /// Where it cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
+        match &self.unit {
+            Some(unit) if file == UNIT_LIMIT => systemd::read(unit),
+            _ => self.read_file(file),
+        }
+    }
+
+    /// What a file of the cgroup says; of one with several lines the value of the first.
+    fn read_file(&self, file: &str) -> io::Result<String> {
         let text = fs::read_to_string(self.directory.join(file))?;
         let line = text.lines().next().unwrap_or_default();
         Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
     }
 
-    /// Puts a value into a file. May take long where the kernel has to free memory first.
+    /// Puts a value there. May take long where the kernel has to free memory first.
     ///
     /// # Errors
     ///
-    /// Where the kernel does not take it.
+    /// Where the kernel, or systemd, does not take it.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        fs::write(self.directory.join(file), value)
+        match &self.unit {
+            Some(unit) if file == UNIT_LIMIT => systemd::write(unit, value),
+            _ => fs::write(self.directory.join(file), value),
+        }
     }
 
     /// Memory charged now to it and all below it, in bytes.
@@ -117,7 +162,7 @@ impl Target {
             Version::V1 => "memory.usage_in_bytes",
             Version::V2 => "memory.current",
         };
-        self.read(file)?.parse().map_err(io::Error::other)
+        self.read_file(file)?.parse().map_err(io::Error::other)
     }
 
     /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for memory; `None` where it is not known.
@@ -134,6 +179,19 @@ impl Target {
                 let percent = text.lines().find_map(|line| line.strip_prefix("full avg10="))?.split(' ').next()?;
                 percent.parse().ok().map(|percent: f64| percent / 100.0)
             }
+        }
+    }
+
+    /// The own cgroup of a unit, wherever that is by now.
+    pub fn of_unit(directory: PathBuf, inode: u64, unit: String) -> Self {
+        Self { directory, inode, version: Version::V2, unit: Some(unit) }
+    }
+
+    /// Whether an error says that what is asked for is no longer there.
+    pub fn is_gone(&self, error: &io::Error) -> bool {
+        match &self.unit {
+            Some(_) => error.kind() == io::ErrorKind::NotFound,
+            None => !self.is_there(),
         }
     }
 
@@ -175,7 +233,10 @@ mod tests {
     #[test]
     fn what_is_not_seen_whole_or_is_no_cgroup_is_no_target() {
         for path in ["/../a", "/a/../../b", "/a/./b/.."] {
-            assert!(matches!(Target::find(Path::new("/sys/fs/cgroup"), path), Err(Refusal::NotHere)), "{path}");
+            assert!(
+                matches!(Target::find(Path::new("/sys/fs/cgroup"), path), Err(Failure::Refused(Refusal::NotHere))),
+                "{path}"
+            );
         }
         // A directory like any other, even with such a file in it.
         let directory = std::env::temp_dir().join(format!("spillway-target-{}", std::process::id()));

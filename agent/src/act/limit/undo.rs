@@ -5,7 +5,7 @@
 
 use std::{fmt, io, sync::Arc};
 
-use super::target::Target;
+use super::{systemd::DropIn, target::Target};
 use crate::act::{
     Journal,
     journal::{Change, Entry, Unreadable},
@@ -53,7 +53,11 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut undone = Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), error: None };
-    let target = Target::at(entry.directory.clone()).filter(|target| target.inode == entry.inode);
+    let target = match &entry.unit {
+        // Its next cgroup would get what was set for it.
+        Some(unit) => Some(Target::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
+        None => Target::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
+    };
     // The other way round than it was changed: a limit goes before what keeps it from killing.
     for change in entry.changes.iter().rev() {
         let state = match &target {
@@ -61,6 +65,13 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
             None => State::Gone,
         };
         undone.files.push((change.file.clone(), state));
+    }
+    if let Some(unit) = &entry.unit
+        && undone.is_as_before()
+        && !unit.had_drop_in
+        && let Err(error) = DropIn::of(&unit.name).remove()
+    {
+        undone.error = Some(format!("the drop-in of {} cannot be removed: {error}", unit.name));
     }
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
@@ -87,7 +98,7 @@ fn put_back(target: &Target, change: &Change) -> State {
         }
     };
     match try_put_back() {
-        Err(_) if !target.is_there() => State::Gone,
+        Err(error) if target.is_gone(&error) => State::Gone,
         Err(error) => State::Failed(error),
         Ok(state) => state,
     }
@@ -96,6 +107,11 @@ fn put_back(target: &Target, change: &Change) -> State {
 impl Undone {
     fn failed(cgroup: String, error: String) -> Self {
         Self { id: String::new(), cgroup, files: Vec::new(), error: Some(error) }
+    }
+
+    /// Whether nobody else has changed anything since.
+    fn is_as_before(&self) -> bool {
+        !self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. } | State::Failed(_)))
     }
 
     /// Whether nothing is left to do.

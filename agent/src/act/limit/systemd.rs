@@ -1,0 +1,223 @@
+//! systemd, asked over the system bus: which unit a cgroup is, and what its MemoryHigh is to be.
+//!
+//! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
+//! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
+//! limit. Each question is a connection of its own: there are few, and the bus may be restarted in between.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::runtime::{Builder, Runtime};
+use zbus::{
+    Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, connection,
+    zvariant::{DynamicType, Type},
+};
+
+/// There exactly where systemd runs this host: sd_booted(3).
+const IS_RUNNING: &str = "/run/systemd/system";
+
+/// Where properties that are set for this boot are kept.
+const CONTROL: &str = "/run/systemd/system.control";
+
+/// It answers within milliseconds, unless it is reading every unit again.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+const NAME: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// The manager of this host's units.
+pub struct Systemd {
+    runtime: Runtime,
+    connection: Connection,
+}
+
+/// What a unit's MemoryHigh is, as a number; that of a unit which is gone is not found.
+///
+/// # Errors
+///
+/// Where it cannot be told.
+pub fn read(unit: &str) -> io::Result<String> {
+    let bytes = Systemd::connect()?.memory_high(unit)?;
+    bytes
+        .map(|bytes| bytes.to_string())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no unit {unit}")))
+}
+
+/// Sets it for this boot.
+///
+/// # Errors
+///
+/// Where systemd does not take it.
+pub fn write(unit: &str, value: &str) -> io::Result<()> {
+    Systemd::connect()?.set_memory_high(unit, value.parse().map_err(io::Error::other)?)
+}
+
+/// Whether systemd runs this host.
+pub fn is_running() -> bool {
+    Path::new(IS_RUNNING).is_dir()
+}
+
+impl Systemd {
+    /// Connects to it.
+    ///
+    /// # Errors
+    ///
+    /// Where the system bus is not to be had.
+    pub fn connect() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let build = async { connection::Builder::system().method_timeout(ANSWERS_WITHIN).build().await };
+        let connection = runtime.block_on(build).map_err(told)?;
+        Ok(Self { runtime, connection })
+    }
+
+    /// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not answer.
+    pub fn unit_of(&self, cgroup: &str) -> io::Result<Option<String>> {
+        let Some(path) = self.object::<OwnedObjectPath>("GetUnitByControlGroup", &(cgroup,))? else { return Ok(None) };
+        let unit = String::try_from(self.property(&path, "org.freedesktop.systemd1.Unit", "Id")?).map_err(told)?;
+        let Some(interface) = interface(&unit) else { return Ok(None) };
+        let own = String::try_from(self.property(&path, &interface, "ControlGroup")?).map_err(told)?;
+        Ok((own == cgroup).then_some(unit))
+    }
+
+    /// A unit's MemoryHigh, in bytes, `u64::MAX` where it has none; `None` where there is no such unit.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not answer.
+    pub fn memory_high(&self, unit: &str) -> io::Result<Option<u64>> {
+        let Some(path) = self.object::<OwnedObjectPath>("GetUnit", &(unit,))? else { return Ok(None) };
+        let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
+        u64::try_from(self.property(&path, &interface, "MemoryHigh")?).map(Some).map_err(told)
+    }
+
+    /// Sets it for this boot.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not answer, or refuses.
+    pub fn set_memory_high(&self, unit: &str, bytes: u64) -> io::Result<()> {
+        let properties = vec![("MemoryHigh", Variant::from(bytes))];
+        self.call("/org/freedesktop/systemd1", MANAGER, "SetUnitProperties", &(unit, true, properties)).map(drop)
+    }
+
+    /// What a method of the manager gives; `None` where there is no such unit.
+    fn object<T>(&self, method: &str, body: &(impl serde::Serialize + DynamicType)) -> io::Result<Option<T>>
+    where
+        T: for<'a> serde::Deserialize<'a> + Type,
+    {
+        match self.try_call("/org/freedesktop/systemd1", MANAGER, method, body) {
+            Ok(message) => message.body().deserialize().map(Some).map_err(told),
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_SUCH_UNIT => Ok(None),
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    fn property(&self, path: &ObjectPath<'_>, interface: &str, name: &str) -> io::Result<OwnedVariant> {
+        let message = self.call(path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name))?;
+        message.body().deserialize().map_err(told)
+    }
+
+    fn call(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &(impl serde::Serialize + DynamicType),
+    ) -> io::Result<zbus::Message> {
+        self.try_call(path, interface, method, body).map_err(told)
+    }
+
+    fn try_call(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &(impl serde::Serialize + DynamicType),
+    ) -> zbus::Result<zbus::Message> {
+        self.runtime.block_on(self.connection.call_method(Some(NAME), path, Some(interface), method, body))
+    }
+}
+
+/// The file that a unit's MemoryHigh is kept in for this boot.
+#[derive(Debug)]
+pub struct DropIn(PathBuf);
+
+impl DropIn {
+    /// That of a unit.
+    pub fn of(unit: &str) -> Self {
+        Self(Path::new(CONTROL).join(format!("{unit}.d/50-MemoryHigh.conf")))
+    }
+
+    /// Whether it is there.
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be told.
+    pub fn is_there(&self) -> io::Result<bool> {
+        fs::exists(&self.0)
+    }
+
+    /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told last, which is the same.
+    ///
+    /// # Errors
+    ///
+    /// Where it is still there.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(directory) = self.0.parent() {
+            // Of another property's file it says that it is not empty.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(())
+    }
+}
+
+/// Where a unit's properties of cgroups are, by its kind; `None` of one that has no cgroup.
+fn interface(unit: &str) -> Option<String> {
+    const KINDS: [(&str, &str); 6] = [
+        ("service", "Service"),
+        ("scope", "Scope"),
+        ("slice", "Slice"),
+        ("socket", "Socket"),
+        ("mount", "Mount"),
+        ("swap", "Swap"),
+    ];
+    let (_, suffix) = unit.rsplit_once('.')?;
+    let (_, kind) = KINDS.iter().find(|(name, _)| *name == suffix)?;
+    Some(format!("{NAME}.{kind}"))
+}
+
+fn told(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("systemd: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_cgroup_is_known_by_its_kind() {
+        assert_eq!(interface("api.service").as_deref(), Some("org.freedesktop.systemd1.Service"));
+        assert_eq!(interface("docker-0a.scope").as_deref(), Some("org.freedesktop.systemd1.Scope"));
+        assert_eq!(interface("-.slice").as_deref(), Some("org.freedesktop.systemd1.Slice"));
+        assert_eq!(interface("logrotate.timer"), None);
+        assert_eq!(interface("nothing"), None);
+    }
+
+    #[test]
+    fn a_drop_in_is_where_set_property_puts_it() {
+        let file = DropIn::of("api.service").0;
+        assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d/50-MemoryHigh.conf"));
+    }
+}
