@@ -14,6 +14,7 @@ use crate::servers::SERVERS;
 use crate::step;
 use crate::toolchain::{self, Compiler, Next};
 use crate::vm::emulator;
+use crate::vm::userland::MAKERS;
 use crate::workspace::{Workspace, on_path};
 use crate::{signals, tools};
 
@@ -40,6 +41,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let compiler = bpf(&workspace)?;
     nextest(&workspace)?;
     vm()?;
+    userlands()?;
     SERVERS.provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
@@ -64,9 +66,14 @@ fn check() -> anyhow::Result<ExitCode> {
         "{}: the emulator for other kernels",
         if emulator { "ready" } else { "missing, `cargo xtask vm` unpacks it" }
     );
+    let userlands = makes_userlands();
+    println!(
+        "{}: what puts a Debian together for a virtual machine",
+        if userlands { "ready" } else { "missing, `cargo xtask vm` installs it" }
+    );
     let servers = SERVERS.is_there()?;
     println!("{}: nginx, HAProxy and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
-    Ok(if ready && nextest && emulator && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ready && nextest && emulator && userlands && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Makes sure that the BPF programs can be built, and says with which compiler.
@@ -120,4 +127,20 @@ pub fn vm() -> anyhow::Result<()> {
         }
     }
     emulator::provide().map(drop)
+}
+
+/// Makes sure that a Debian can be put together for a virtual machine.
+pub fn userlands() -> anyhow::Result<()> {
+    if !makes_userlands() && on_path("apt-get").is_some() {
+        eprintln!("setup: {} are not all there yet, which put a Debian with systemd together", MAKERS.join(" and "));
+        install(&MAKERS.map(str::to_owned))?;
+    }
+    if !makes_userlands() {
+        bail!("there is no mmdebstrap or no bsdtar, which put a Debian together\n  hint: install {}", MAKERS.join(" "))
+    }
+    Ok(())
+}
+
+fn makes_userlands() -> bool {
+    ["mmdebstrap", "bsdtar"].iter().all(|program| on_path(program).is_some())
 }

@@ -39,6 +39,8 @@ mod runner;
 mod sojourns;
 #[path = "../kernel/survival.rs"]
 mod survival;
+#[path = "../kernel/units.rs"]
+mod units;
 #[path = "../kernel/unix.rs"]
 mod unix;
 
@@ -57,6 +59,9 @@ struct Cli {
     /// Only checks whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// The checks of limits on systemd's units, on a host that it runs, and no others
+    #[arg(long)]
+    systemd: bool,
 }
 
 fn main() -> ExitCode {
@@ -64,5 +69,6 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         guest::live_and_die(cli.only.as_deref());
     }
-    runner::run_all(&mut std::io::stdout(), cli.only.as_deref())
+    let checks = if cli.systemd { checks::of_units() } else { checks::all() };
+    runner::run_all(&mut std::io::stdout(), checks, cli.only.as_deref())
 }

@@ -7,7 +7,7 @@ use spillway_agent::kernel::Probe;
 use crate::{
     agent, arrivals, containment, faults, handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
-    sojourns, survival, unix,
+    sojourns, survival, units, unix,
 };
 
 /// What a check held against the truth, when all was true.
@@ -45,6 +45,8 @@ pub enum About {
     Pressure,
     /// Limits on cgroups.
     Limit,
+    /// Limits on systemd's units.
+    Unit,
     /// The agent's own program.
     Agent,
 }
@@ -56,6 +58,7 @@ impl About {
             Self::Probe(probe) => probe.name(),
             Self::Pressure => "pressure",
             Self::Limit => "limit",
+            Self::Unit => "limit_of_unit",
             Self::Agent => "agent",
         }
     }
@@ -159,14 +162,34 @@ const ROWS: [Row; 52] = [
     (About::Agent, On::Every, "lockdown", survival::lockdown),
 ];
 
-/// Every check, in the order in which they run: those of a rung one after the other.
+/// What a whole Debian is for; each starts its units and stops them.
+const ROWS_OF_UNITS: [Row; 7] = [
+    (About::Unit, On::Every, "running", units::running),
+    (About::Unit, On::Every, "lasting", units::lasting),
+    (About::Unit, On::Every, "wiped", units::wiped),
+    (About::Unit, On::Every, "set by others", units::set_by_others),
+    (About::Unit, On::Every, "restarted", units::restarted),
+    (About::Unit, On::Every, "scope", units::scope),
+    (About::Unit, On::Every, "agent", units::agent),
+];
+
+/// Every check but those of units, in the order in which they run: those of a rung one after the other.
 pub fn all() -> Vec<Check> {
-    let mut abouts: Vec<About> = ROWS.iter().map(|(about, ..)| *about).collect();
+    of_rows(&ROWS)
+}
+
+/// The checks of limits on systemd's units.
+pub fn of_units() -> Vec<Check> {
+    of_rows(&ROWS_OF_UNITS)
+}
+
+fn of_rows(rows: &[Row]) -> Vec<Check> {
+    let mut abouts: Vec<About> = rows.iter().map(|(about, ..)| *about).collect();
     abouts.dedup();
     let mut checks = Vec::new();
     for about in abouts {
         for rung in rungs(about) {
-            for (_, on, what, run) in ROWS.into_iter().filter(|row| row.0 == about) {
+            for (_, on, what, run) in rows.iter().copied().filter(|row| row.0 == about) {
                 let applies = match on {
                     On::Every | On::EveryFresh => true,
                     On::Bpf => rungs::is_bpf(rung),

@@ -8,7 +8,10 @@ use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
 use anyhow::Context as _;
 pub use spillway_tests::loopback_up;
 
-use crate::runner::{self, done};
+use crate::{
+    checks,
+    runner::{self, done},
+};
 
 /// Set for every check that runs in a virtual machine.
 const GUEST: &str = "SPILLWAY_GUEST";
@@ -59,7 +62,7 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     let results = fs::File::options().read(true).write(true).open(RESULTS);
     let mut results = results.with_context(|| format!("{RESULTS} cannot be opened"))?;
     tell(raw(&results).with_context(|| format!("{RESULTS} is no terminal")));
-    runner::run_all(&mut results, only);
+    runner::run_all(&mut results, checks::all(), only);
     // What is still in the port's buffer would be lost when the power goes.
     // SAFETY: tcdrain takes a descriptor, which is open.
     unsafe { libc::tcdrain(results.as_raw_fd()) };

@@ -4,4 +4,4 @@ mod scenarios;
 mod stage;
 
 pub use scenarios::{Share, by_hand, changed_by_others, held, killed, over, racing, refused};
-pub use stage::{Programs, Stage, is_alive};
+pub use stage::{Programs, Stage, is_alive, life};

@@ -48,7 +48,7 @@ impl Sites {
     }
 
     /// apt's list of sources for a suite and its security updates.
-    fn list(&self, suite: &str, has_security: bool) -> String {
+    pub fn list(&self, suite: &str, has_security: bool) -> String {
         let line = |site: &str, suite: &str| {
             format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {site} {suite} main\n")
         };
@@ -128,11 +128,15 @@ impl Archive {
     }
 }
 
+/// How things are fetched on this machine, as apt's options: through a proxy, for one.
+pub fn fetching(machine: &str) -> impl Iterator<Item = &str> {
+    machine.lines().filter(|line| line.starts_with("Acquire::"))
+}
+
 /// apt's configuration: of the machine's own only how things are fetched, as through a proxy. Its hooks must not run.
 fn configuration(directory: &Path, machine: &str) -> String {
     let at = |option: &str, name: &str| format!("{option} \"{}\";\n", directory.join(name).display());
-    let mut text: String =
-        machine.lines().filter(|line| line.starts_with("Acquire::")).flat_map(|line| [line, "\n"]).collect();
+    let mut text: String = fetching(machine).flat_map(|line| [line, "\n"]).collect();
     text += &at("Dir::State", "");
     text += &at("Dir::State::lists", "lists");
     text += &at("Dir::State::status", "status");

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// Writes one archive.
@@ -27,6 +28,11 @@ impl<W: Write> Cpio<W> {
     /// Adds a file that may be executed.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.entry(name, PROGRAM, (0, 0), bytes)
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, to: &str) -> io::Result<()> {
+        self.entry(name, LINK, (0, 0), to.as_bytes())
     }
 
     /// Adds a character device, by its two numbers.

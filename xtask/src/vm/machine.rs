@@ -36,24 +36,23 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An emulated one; `qemu` is the emulator.
+    /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size says.
     pub fn emulated(
         name: &'static str,
         mut qemu: Command,
+        (cpus, memory): (u32, &str),
         vmlinuz: &Path,
         image: PathBuf,
         log: PathBuf,
-        only: Option<&str>,
+        arguments: &str,
     ) -> Self {
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
         // Emulation works everywhere. The model is the newest that Debian 12's emulator has in full. A count that each
         // CPU keeps for itself shows only with several of them. They take turns on one thread: kernels change their own code
         // while other CPUs run it, and with a thread each the emulator now and then shows one a breakpoint that is gone.
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "Haswell-v4", "-smp", "8", "-m", "2G"]);
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", "Haswell-v4", "-smp", &cpus.to_string(), "-m", memory]);
         qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&image);
-        // What follows the two dashes reaches pid 1.
-        let only = only.map(|only| format!(" -- --only={only}")).unwrap_or_default();
-        qemu.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=5{only}")]);
+        qemu.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=5 {arguments}")]);
         // The first port is the console, the second the results.
         qemu.args(["-serial", &format!("file:{}", console(&log).display()), "-serial", "stdio"]);
         Self { name, command: qemu, log, image: Some(image) }
@@ -131,7 +130,7 @@ impl Running {
                     let line = serde_json::from_str(&line).ok();
                     if let Some(result) = line.and_then(|line| self.checked.take(&line)) {
                         progress.clear();
-                        eprintln!("  {:<4}  {result}", self.name);
+                        eprintln!("  {:<8}  {result}", self.name);
                     }
                 }
                 Err(TryRecvError::Empty) => break (self.start.elapsed() > LIMIT).then_some("hung and was stopped"),

@@ -12,6 +12,7 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod table;
+pub mod userland;
 
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
@@ -26,6 +27,7 @@ use crate::{build, setup, step};
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
 use table::{Outcome, Report};
+use userland::{Addition, USERLANDS, Userland};
 
 /// The name of the machine's own kernel.
 const HOST: &str = "host";
@@ -52,7 +54,8 @@ pub struct Args {
 }
 
 fn names() -> Vec<&'static str> {
-    KERNELS.iter().map(|kernel| kernel.name).chain([HOST]).collect()
+    let userlands = USERLANDS.iter().map(|userland| userland.name);
+    KERNELS.iter().map(|kernel| kernel.name).chain(userlands).chain([HOST]).collect()
 }
 
 /// Runs the command.
@@ -83,21 +86,23 @@ fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::
     build::binaries(workspace, true, &binaries)?;
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-    let emulated: Vec<&Kernel> = KERNELS.iter().filter(|kernel| wanted(kernel.name)).collect();
+    let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
+    let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
+    let emulated: Vec<_> = kernels.chain(userlands).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         return Err(Interrupted.into());
     }
     let (mut machines, mut skipped) = (Vec::new(), BTreeMap::new());
-    for kernel in emulated {
+    for machine in emulated {
         let prepared = match &ready {
-            Ok(()) => prepare(workspace, kernel, only),
+            Ok(()) => prepare(workspace, &machine, only),
             Err(error) => Err(anyhow::anyhow!(first_line(error))),
         };
         match prepared {
             Ok(machine) => machines.push(machine),
             Err(error) if error.is::<Interrupted>() => return Err(error),
-            Err(error) => drop(skipped.insert(kernel.name, first_line(&error))),
+            Err(error) => drop(skipped.insert(machine.name(), first_line(&error))),
         }
     }
     let at_once = thread::available_parallelism().map_or(1, usize::from);
@@ -114,22 +119,56 @@ fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::
     Ok(in_order(all))
 }
 
-/// The oldest kernel first, the host's last.
+/// The oldest kernel first, Debians after them, the host's last.
 fn in_order(mut outcomes: BTreeMap<&'static str, Outcome>) -> Vec<Report> {
     let report = |name| outcomes.remove(name).map(|outcome| Report { name, outcome });
     names().into_iter().filter_map(report).collect()
 }
 
-/// Gets a kernel and makes the file system that it boots with.
-fn prepare(workspace: &Workspace, kernel: &Kernel, only: Option<&str>) -> anyhow::Result<Machine> {
-    let found = kernels::get(kernel)?;
-    let directory = workspace.target.join("vm");
-    let image = directory.join(format!("{}.cpio", kernel.name));
-    let programs = [("init", "kernel"), ("workload", "workload"), ("contain", "contain"), ("spillway", "spillway")];
-    let programs = programs.map(|(name, binary)| (name, workspace.binary(true, binary)));
-    initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
-    let log = directory.join(format!("{}.log", kernel.name));
-    Ok(Machine::emulated(kernel.name, emulator::provide()?, &found.vmlinuz, image, log, only))
+/// A machine to be emulated.
+enum Emulated {
+    /// A kernel with the checks as its whole user space.
+    Bare(&'static Kernel),
+    /// A Debian.
+    Whole(&'static Userland),
+}
+
+impl Emulated {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Bare(kernel) => kernel.name,
+            Self::Whole(userland) => userland.name,
+        }
+    }
+}
+
+/// Gets a machine's parts and makes the file system that it boots with.
+fn prepare(workspace: &Workspace, machine: &Emulated, only: Option<&str>) -> anyhow::Result<Machine> {
+    let (name, directory) = (machine.name(), workspace.target.join("vm"));
+    let (image, log) = (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
+    let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
+    let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
+    let only = only.map(|only| format!("\"--only={only}\"")).unwrap_or_default();
+    let (size, vmlinuz, arguments) = match machine {
+        Emulated::Bare(kernel) => {
+            let found = kernels::get(kernel)?;
+            let programs = [&[program("init", "kernel")][..], &beside].concat();
+            initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
+            // What follows the two dashes reaches pid 1.
+            ((8, "2G"), found.vmlinuz, format!("-- {only}"))
+        }
+        Emulated::Whole(userland) => {
+            setup::userlands()?;
+            let kernel =
+                KERNELS.iter().find(|kernel| kernel.name == userland.kernel).context("no such kernel is kept")?;
+            let programs = [&[program("kernel", "kernel")][..], &beside].concat();
+            let command = format!("/usr/local/bin/kernel --systemd {only}");
+            let addition = Addition { programs: &programs, command: &command };
+            userland::write(&image, &userland::get(userland)?, &addition)?;
+            ((2, "1G"), kernels::get(kernel)?.vmlinuz, userland::arguments())
+        }
+    };
+    Ok(Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments))
 }
 
 /// What a message says before its details.

@@ -187,10 +187,10 @@ fn print_with(reports: &[Report], colour: bool) -> String {
     let width = |of: &dyn Fn(&Line<'_>) -> usize| lines.iter().map(of).max().unwrap_or(0).max(5);
     let (probe, rung) = (width(&|line| line.probe.len()), width(&|line| line.rung.len()));
     let mut text =
-        format!("{:<6}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  result", "kernel", "probe", "by", "events", "checks");
+        format!("{:<8}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  result", "kernel", "probe", "by", "events", "checks");
     for line in &lines {
         let row = format!(
-            "\n{:<6}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  {}  {}",
+            "\n{:<8}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  {}  {}",
             line.kernel,
             line.probe,
             line.rung,
@@ -203,7 +203,7 @@ fn print_with(reports: &[Report], colour: bool) -> String {
     }
     text.push('\n');
     for report in reports {
-        text.push_str(&format!("\n{:<6}  {}", report.name, report.summary()));
+        text.push_str(&format!("\n{:<8}  {}", report.name, report.summary()));
     }
     text
 }
@@ -264,8 +264,8 @@ mod tests {
         let report = Report { name: "6.1", outcome: Outcome::Checked(checked(&lines)) };
         assert!(report.failed());
         let text = print_with(&[report], false);
-        assert!(text.contains("6.1     p      r           6     1/3  FAIL  b, c: refused\n"), "{text}");
-        assert!(text.contains("6.1     6.1.0: 1 passed, 2 failed, 0 not offered"), "{text}");
+        assert!(text.contains("6.1       p      r           6     1/3  FAIL  b, c: refused\n"), "{text}");
+        assert!(text.contains("6.1       6.1.0: 1 passed, 2 failed, 0 not offered"), "{text}");
     }
 
     #[test]
@@ -279,6 +279,6 @@ mod tests {
     fn a_kernel_that_cannot_be_had_says_why() {
         let report = Report { name: "7.2", outcome: Outcome::Skipped("no network".into()) };
         assert_eq!((report.failed(), report.skipped()), (false, Some("no network")));
-        assert!(print_with(&[report], false).ends_with("7.2     skipped: no network"));
+        assert!(print_with(&[report], false).ends_with("7.2       skipped: no network"));
     }
 }

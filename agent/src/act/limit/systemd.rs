@@ -19,8 +19,8 @@ use zbus::{
 /// There exactly where systemd runs this host: sd_booted(3).
 const IS_RUNNING: &str = "/run/systemd/system";
 
-/// Where properties that are set for this boot are kept.
-const CONTROL: &str = "/run/systemd/system.control";
+/// Where properties that are set for this boot are kept: of units that have a file, and of those that were started without one.
+const CONTROLS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
 
 /// It answers within milliseconds, unless it is reading every unit again.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -146,14 +146,14 @@ impl Systemd {
     }
 }
 
-/// The file that a unit's MemoryHigh is kept in for this boot.
+/// The file that a unit's MemoryHigh is kept in for this boot, wherever that is.
 #[derive(Debug)]
-pub struct DropIn(PathBuf);
+pub struct DropIn([PathBuf; 2]);
 
 impl DropIn {
     /// That of a unit.
     pub fn of(unit: &str) -> Self {
-        Self(Path::new(CONTROL).join(format!("{unit}.d/50-MemoryHigh.conf")))
+        Self(CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d/50-MemoryHigh.conf"))))
     }
 
     /// Whether it is there.
@@ -162,7 +162,7 @@ impl DropIn {
     ///
     /// Where that cannot be told.
     pub fn is_there(&self) -> io::Result<bool> {
-        fs::exists(&self.0)
+        self.0.iter().try_fold(false, |is_there, path| Ok(is_there || fs::exists(path)?))
     }
 
     /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told last, which is the same.
@@ -171,13 +171,15 @@ impl DropIn {
     ///
     /// Where it is still there.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        if let Some(directory) = self.0.parent() {
-            // Of another property's file it says that it is not empty.
-            let _ = fs::remove_dir(directory);
+        for path in &self.0 {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if let Some(directory) = path.parent() {
+                // Of another property's file it says that it is not empty.
+                let _ = fs::remove_dir(directory);
+            }
         }
         Ok(())
     }
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_drop_in_is_where_set_property_puts_it() {
-        let file = DropIn::of("api.service").0;
+        let [file, _] = DropIn::of("api.service").0;
         assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d/50-MemoryHigh.conf"));
     }
 }

@@ -1,0 +1,144 @@
+//! A Debian with systemd, as a file system that a kernel unpacks into memory: `~/.cache/spillway/userlands/NAME`.
+//!
+//! mmdebstrap puts it together, as root or in a user namespace, and it is kept for a week: what is tested with it is systemd, which a stable
+//! release does not change. Where the archive cannot be reached, the kept one is used, however old.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::archive::{Sites, fetching};
+use super::cpio::Cpio;
+use super::first_line;
+use crate::signals::Interrupted;
+use crate::step::{self, OnInterrupt};
+use crate::{clock, workspace};
+
+const MAKE_AGAIN: Duration = Duration::from_hours(7 * 24);
+
+/// What a host has that runs services; what is not named is what these need.
+const PACKAGES: &str = "dbus,procps,systemd-sysv";
+
+/// What nobody reads in a machine that lives for a minute, and every start would unpack.
+const LEFT_OUT: [&str; 7] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/zoneinfo",
+    "usr/share/perl",
+    "var/cache",
+    "var/lib/apt/lists",
+];
+
+/// A release of Debian, with its kernel.
+#[derive(Debug)]
+pub struct Userland {
+    /// What the machine is called.
+    pub name: &'static str,
+    suite: &'static str,
+    /// The kernel that it comes with, by the name under which kernels are kept.
+    pub kernel: &'static str,
+}
+
+/// systemd 252 and 257: the oldest and the newest release that are supported.
+pub const USERLANDS: [Userland; 2] = [
+    Userland { name: "debian12", suite: "bookworm", kernel: "6.1" },
+    Userland { name: "debian13", suite: "trixie", kernel: "6.12" },
+];
+
+/// Packages of the programs that make one: mmdebstrap, and bsdtar, which turns its archive into the kernel's form.
+pub const MAKERS: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
+
+/// What has to be in the machine beside it.
+pub struct Addition<'a> {
+    /// Programs, by the names that they get in /usr/local/bin.
+    pub programs: &'a [(&'a str, PathBuf)],
+    /// What runs once all has started, and ends the machine.
+    pub command: &'a str,
+}
+
+/// Its archive, made now or kept.
+pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
+    let directory = workspace::cache_dir()?.join("userlands").join(userland.name);
+    let kept = directory.join("base.cpio");
+    if clock::age(&kept).is_some_and(|age| age < MAKE_AGAIN) {
+        return Ok(kept);
+    }
+    match make(userland, &directory, &kept) {
+        Err(error) if error.is::<Interrupted>() || !kept.exists() => Err(error),
+        Err(error) => {
+            eprintln!("vm: using the kept {}: {}", userland.name, first_line(&error));
+            Ok(kept)
+        }
+        Ok(()) => Ok(kept),
+    }
+}
+
+fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    let (sources, tar) = (directory.join("sources.list"), directory.join("base.tar"));
+    fs::write(&sources, Sites::find()?.list(userland.suite, true))
+        .with_context(|| format!("{} cannot be written", sources.display()))?;
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--variant=essential", &format!("--include={PACKAGES}")]);
+    command.arg(format!("--mode={}", if workspace::is_root() { "root" } else { "unshare" }));
+    let machine = step::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
+    command.args(fetching(&machine).map(|option| format!("--aptopt={option}")));
+    command.arg(userland.suite).args([&tar, &sources]);
+    let hint = "the network or the archive may be at fault; not as root it takes user namespaces";
+    step::quiet(&format!("put {} together", userland.name), &mut command, hint, OnInterrupt::Stop)?;
+
+    let made = directory.join("new.cpio");
+    let mut command = Command::new("bsdtar");
+    command.args(["--format=newc", "-cf"]).arg(&made).args(LEFT_OUT.map(|path| format!("--exclude=./{path}/*")));
+    command.arg(format!("@{}", tar.display()));
+    let packed =
+        step::quiet(&format!("pack {}", userland.name), &mut command, "the disk may be full", OnInterrupt::Stop);
+    fs::remove_file(&tar).ok();
+    packed?;
+    fs::rename(&made, kept).with_context(|| format!("{} cannot be made", kept.display()))
+}
+
+/// Writes the file system of a machine: the kept archive, and after it one with what is added, which the kernel unpacks over it.
+pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(image)?;
+        io::copy(&mut File::open(base)?, &mut file)?;
+        let mut cpio = Cpio::new(io::BufWriter::new(file));
+        cpio.link("init", "usr/lib/systemd/systemd")?;
+        for (name, path) in addition.programs {
+            cpio.file(&format!("usr/local/bin/{name}"), &fs::read(path)?)?;
+        }
+        cpio.file("etc/systemd/system/checks.service", service(addition.command).as_bytes())?;
+        cpio.file("etc/systemd/system/checks.target", TARGET.as_bytes())?;
+        cpio.finish().map(drop)
+    };
+    write().with_context(|| format!("{} cannot be written", image.display()))
+}
+
+/// What the kernel is told: to start what the checks need and no more. Devices, the clock and logins are other people's.
+pub fn arguments() -> String {
+    let unneeded = [
+        "ldconfig",
+        "systemd-journal-catalog-update",
+        "systemd-modules-load",
+        "systemd-timesyncd",
+        "systemd-udev-trigger",
+        "systemd-udevd",
+    ];
+    let mask: String = unneeded.iter().map(|unit| format!(" systemd.mask={unit}.service")).collect();
+    format!("systemd.unit=checks.target{mask} systemd.default_timeout_start_sec=180s")
+}
+
+const TARGET: &str = "[Unit]\nRequires=basic.target dbus.service\nWants=checks.service\nAfter=basic.target\n";
+
+fn service(command: &str) -> String {
+    format!(
+        "[Unit]\nAfter=basic.target dbus.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={command}\n\
+         ExecStopPost=/usr/bin/systemctl poweroff --force --force\nStandardOutput=file:/dev/ttyS1\nStandardError=file:/dev/ttyS0\n"
+    )
+}
