@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: every probe held against the truth, on real kernels from 5.10 to the newest.
 //!
 //! Debian's cloud kernels boot under an emulator, so that no hardware support is needed, with the `kernel` test binary as
-//! their whole user space; `host` is the machine's own kernel, with the same checks and no emulator. A kernel that cannot
+//! their whole user space; `debian12` and `debian13` boot a whole Debian with systemd, for what is done to its units; `host` is the machine's own kernel, with the same checks and no emulator. A kernel that cannot
 //! be had is skipped, with the reason. The file system's image has release builds: emulation is some fifteen times slower than
 //! hardware.
 
@@ -32,10 +32,10 @@ use userland::{Addition, USERLANDS, Userland};
 /// The name of the machine's own kernel.
 const HOST: &str = "host";
 
-/// Check every probe on real kernels: 5.10, 6.1, 6.12, 7.2 and the host's own.
+/// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real Debians.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every kernel, then one table; some six minutes on two cores\n  \
+    cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
