@@ -7,7 +7,7 @@ use serde_json::Value;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
     limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
-    run_with, skip, wait_for,
+    metric, run_with, skip, wait_for,
 };
 
 const MIB: u64 = 1 << 20;
@@ -96,6 +96,7 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     let took = t(&outcome) - t(&decision);
     println!("limited {:.0} ms after it was decided, at {} MiB", took * 1e3, limit_bytes / MIB);
     assert!(took < 0.5, "{took} s");
+    assert_eq!(metric(&running.get("/metrics"), "spillway_outcomes_total{outcome=\"limited\"}"), 1.0);
     (before, running, leak)
 }
 

@@ -49,7 +49,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         }
         let mut core = Core::new(config, host_info(&sensors)?);
         let mut printer = Printer::to_stdout(json);
-        act::recover(config, clock.now()).iter().for_each(|outcome| tell(&mut printer, outcome));
+        act::recover(config, clock.now()).iter().for_each(|outcome| tell(&mut printer, &metrics, outcome));
         let mut actor = Actor::start(config, clock)?;
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
         hardship::prepare();
@@ -66,7 +66,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 printer.verdict(&verdict);
             }
             for outcome in actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default() {
-                tell(&mut printer, &outcome);
+                tell(&mut printer, &metrics, &outcome);
                 if outcome.event.is_setback() {
                     core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
                 }
@@ -89,7 +89,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         };
         watch(sensors, pace(config), clock, stop, consume).await?;
         for outcome in actor.map(Actor::stop).unwrap_or_default() {
-            tell(&mut printer, &outcome);
+            tell(&mut printer, &metrics, &outcome);
         }
         tracing::info!("stopped");
         Ok(())
@@ -131,8 +131,9 @@ pub fn record(
     })
 }
 
-/// Prints an outcome; the log has it as well where somebody should look.
-fn tell(printer: &mut Printer, outcome: &Outcome) {
+/// Prints and counts an outcome; the log has it as well where somebody should look.
+fn tell(printer: &mut Printer, metrics: &Metrics, outcome: &Outcome) {
+    metrics.note_outcome(outcome);
     let Outcome { event, id, cgroup, why, .. } = outcome;
     if event.is_setback() {
         tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,8 +24,7 @@ pub struct Outcome {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The limit was set.
     Limited,
@@ -54,9 +53,33 @@ pub enum Event {
 }
 
 impl Event {
+    /// As it is printed for programs, and counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Limited => "limited",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Reasserted => "reasserted",
+            Self::Yielded => "yielded",
+            Self::Tightened => "tightened",
+            Self::BackedOff => "backed_off",
+            Self::Thrashing => "thrashing",
+            Self::Still => "still",
+            Self::Held => "held",
+            Self::Undone => "undone",
+            Self::Gone => "gone",
+        }
+    }
+
     /// Whether a human has to look now: containment does not do what it is for.
     pub fn is_setback(self) -> bool {
         matches!(self, Self::Failed | Self::Yielded | Self::BackedOff | Self::Thrashing)
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

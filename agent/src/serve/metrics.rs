@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    act::Outcome,
     clock::Clock,
     core::Tracked,
     daemon::{Batch, Read},
@@ -58,6 +59,11 @@ struct VerdictLabel {
     resource: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// The agent's metrics, shared by the loop that writes them and the server that reads them.
 pub struct Metrics {
     clock: Clock,
@@ -79,6 +85,7 @@ pub struct Metrics {
     raised: Family<VerdictLabel, Counter>,
     cleared: Family<VerdictLabel, Counter>,
     standing: Family<VerdictLabel, Gauge>,
+    outcomes: Family<OutcomeLabel, Counter>,
     tracked_processes: Gauge,
     tracked_listeners: Gauge,
     untracked: Counter,
@@ -109,6 +116,7 @@ impl Metrics {
             raised: Family::default(),
             cleared: Family::default(),
             standing: Family::default(),
+            outcomes: Family::default(),
             tracked_processes: Gauge::default(),
             tracked_listeners: Gauge::default(),
             untracked: Counter::default(),
@@ -154,6 +162,7 @@ impl Metrics {
             "Verdicts that stand, by kind and by what runs out",
             self.standing.clone(),
         );
+        registry.register("outcomes", "What came of actions, by what happened", self.outcomes.clone());
         registry.register("tracked_processes", "Processes with a window", self.tracked_processes.clone());
         registry.register("tracked_listeners", "Listeners with a window", self.tracked_listeners.clone());
         registry.register("untracked", "Observations of what there was no room to track", self.untracked.clone());
@@ -245,6 +254,11 @@ impl Metrics {
                 standing.dec();
             }
         }
+    }
+
+    /// Takes note of what came of an action.
+    pub fn note_outcome(&self, outcome: &Outcome) {
+        self.outcomes.get_or_create(&OutcomeLabel { outcome: outcome.event.name() }).inc();
     }
 
     /// Takes note of what the core holds.

@@ -13,13 +13,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use serde_json::Value;
 use spillway_agent::{
     act::{Event, Journal, Outcome, limit::Limits},
     config::Config,
     sense::ProcessId,
 };
-use spillway_tests::{Running, Scratch, limit_live::life, wait_for};
+use spillway_tests::{Scratch, limit_live::life, wait_for};
 
 use crate::{
     checks::Seen,
@@ -34,7 +33,8 @@ const ID: &str = "leak-1-1";
 /// Judges within seconds, and acts.
 const AGENT: &str = "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"200ms\"\n\
     [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
-    [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n[record]\nstate_dir = \"/run/spillway\"\n";
+    [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
+const AGENT_UNIT: &str = "spillway.service";
 const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A unit that goes with its check, and what limits it.
@@ -43,7 +43,7 @@ struct Stage {
     cgroup: Arc<str>,
     limits: Limits,
     config: Config,
-    scratch: Scratch,
+    _scratch: Scratch,
 }
 
 /// systemd runs the host, nothing has failed, and the memory controller is handed on.
@@ -156,41 +156,32 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 2, detail: "by its property; a cgroup below it by its file".to_owned() })
 }
 
-/// The installed agent holds a service that would take the whole machine, and leaves nothing behind.
+/// The agent as it is installed holds a service that would take the whole machine, is hard to get rid of, and leaves nothing behind when
+/// it is killed.
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let stage = Stage::running("agent", "leak --rate=10MiB --limit=2GiB", "")?;
+    let stage = Stage::running("leak", "leak --rate=10MiB --limit=2GiB", "")?;
     let before = stage.properties()?;
-    let config = stage.scratch.file("spillway.toml", AGENT);
-    let mut command = beside("spillway")?;
-    command.args(["run", "--json", "--config"]).arg(&config);
-    let running = Running::start_within(command, SOON);
-    let limited = wait_for(CLAIMED_WITHIN, || {
-        let lines = running.printed();
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find(|line| line["outcome"] == "limited")
-    });
-    let limited = limited.with_context(|| format!("it limits nothing: {}{}", running.printed(), running.log()))?;
-    ensure!(limited["cgroup"] == *stage.cgroup, "{limited}");
-    let limit_bytes = limited["limit_bytes"].as_u64().context("it says no limit")?;
+    let agent = Installed::start()?;
+    let limit_bytes = wait_for(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
+    let limit_bytes = limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
     let (mut most_bytes, mut least_available) = (0, 1.0_f64);
     for _ in 0..100 {
         most_bytes = most_bytes.max(fs::read_to_string(stage.file("memory.current"))?.trim().parse::<u64>()?);
         least_available = least_available.min(available_share()?);
         sleep(Duration::from_millis(100));
     }
-    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
+    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}: {}", stage.high()?, agent.said());
     ensure!(most_bytes <= limit_bytes + 16 * MIB, "{most_bytes} bytes are used, {limit_bytes} is the limit");
     ensure!(least_available > 0.1, "{least_available:.2} of the memory were available");
     let events = fs::read_to_string(stage.file("memory.events"))?;
     ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
-    let (code, log) = running.stop();
-    ensure!(code == Some(0), "{log}");
-    ensure!(
-        stage.properties()? == before && stage.drop_ins().is_empty(),
-        "{} {:?}",
-        stage.properties()?,
-        stage.drop_ins()
-    );
+    agent.is_hard_to_get_rid_of()?;
+
+    systemctl(&["kill", "--signal=KILL", AGENT_UNIT])?;
+    let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));
+    ensure!(undone.is_some(), "what a killed agent has set stands: {}", agent.said());
+    let undone = wait_for(SOON, || stage.drop_ins().is_empty().then_some(()));
+    ensure!(undone.is_some() && stage.properties()? == before, "{} {:?}", stage.properties()?, stage.drop_ins());
     let detail = format!(
         "held at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
         limit_bytes / MIB,
@@ -198,6 +189,48 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         least_available * 100.0
     );
     Ok(Seen { events: 1, detail })
+}
+
+/// The agent as a service, by the unit file that it comes with.
+struct Installed;
+
+impl Installed {
+    fn start() -> anyhow::Result<Self> {
+        fs::write("/etc/spillway.toml", AGENT)?;
+        let unit = include_str!("../../../configs/systemd/spillway.service");
+        fs::write(Path::new("/run/systemd/system").join(AGENT_UNIT), unit)?;
+        systemctl(&["daemon-reload"])?;
+        let agent = Self;
+        systemctl(&["start", AGENT_UNIT])?;
+        Ok(agent)
+    }
+
+    /// What it logged and printed.
+    fn said(&self) -> String {
+        let output = Command::new("journalctl").args(["--unit", AGENT_UNIT, "--output=cat", "--no-pager"]).output();
+        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Its memory is its own, and others are killed before it.
+    fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
+        let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
+        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+        let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
+        ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
+        let min = read(&format!("/sys/fs/cgroup/system.slice/{AGENT_UNIT}/memory.min"))?;
+        ensure!(min.trim() == (32 * MIB).to_string(), "its memory.min is {min}");
+        let status = read(&format!("/proc/{pid}/status"))?;
+        let locked =
+            status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("the kernel tells no VmLck")?;
+        ensure!(locked.trim() != "0 kB", "none of its memory is locked");
+        Ok(())
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = systemctl(&["stop", AGENT_UNIT]);
+    }
 }
 
 /// Share of the host's memory that is available.
@@ -244,7 +277,7 @@ impl Stage {
         config.record.state_dir = scratch.0.join("state");
         let limits = Limits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
         let cgroup = format!("/system.slice/{unit}").into();
-        let stage = Self { name: unit, cgroup, limits, config, scratch };
+        let stage = Self { name: unit, cgroup, limits, config, _scratch: scratch };
         let started = wait_for(SOON, || {
             // Not systemd's own process, before it becomes the program.
             let program = fs::read_link(format!("/proc/{}/exe", stage.pid().ok()?)).ok()?;

@@ -134,6 +134,9 @@ impl Hold {
         let Reading { t, usage_bytes, .. } = reading;
         let least_bytes = least_bytes(usage_bytes, self.margin_bytes);
         if reading.limit_bytes != Some(self.limit_bytes) {
+            if self.is_over {
+                return Some(Step::Lift);
+            }
             // A lower one contains as well, and whoever set it knows why.
             let is_lower = reading.limit_bytes.is_some_and(|found| found < self.limit_bytes);
             if is_lower || self.reasserts == REASSERTS_MAX {
@@ -264,6 +267,15 @@ mod tests {
     }
 
     #[test]
+    fn what_others_change_is_not_set_again_when_the_incident_is_over() {
+        let mut hold = hold(100 * MIB);
+        hold.end();
+        let full = hold.limit_bytes();
+        let wiped = Reading { limit_bytes: None, ..reading(&hold, 1.0, full) };
+        assert_eq!(hold.look(wiped), Some(Step::Lift));
+    }
+
+    #[test]
     fn it_is_lifted_when_the_incident_is_over_unless_it_is_what_holds() {
         let mut hold = hold(100 * MIB);
         let full = hold.limit_bytes();
@@ -297,7 +309,8 @@ mod tests {
                         back_offs += u32::from(matches!(step, Step::BackOff(_)));
                     }
                     Some(Step::Lift) => {
-                        prop_assert!(nth >= ends_at && usage_bytes + MARGIN <= hold.limit_bytes());
+                        prop_assert!(nth >= ends_at);
+                        prop_assert!(is_changed || usage_bytes + MARGIN <= hold.limit_bytes());
                         break;
                     }
                     Some(Step::Yield) => break,

@@ -1,0 +1,86 @@
+//! Whether a cgroup may be limited on account of a process: by this kernel, by who else lives in it, and by the operator.
+//!
+//! What can be told of a cgroup by its path alone was asked before, of the guards.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Failure, Refusal, failed,
+    members::{Member, innocents},
+    target::{Target, Version},
+};
+use crate::{
+    config::{DecideConfig, Pattern},
+    sense::ProcessId,
+};
+
+/// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one system call.
+const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
+
+/// Whether it may.
+///
+/// # Errors
+///
+/// Why not.
+pub fn permit(decide: &DecideConfig, target: &Target, cgroup: &str, culprit: ProcessId) -> Result<(), Failure> {
+    if target.version() == Version::V2 {
+        is_high_safe(&kernel_release())?;
+    }
+    Ok(is_allowed(decide, cgroup, &alone(target, culprit)?)?)
+}
+
+/// Whether an operator lets a program be limited. What can be told of a cgroup alone is told before.
+fn is_allowed(decide: &DecideConfig, cgroup: &str, program: &Path) -> Result<(), Refusal> {
+    if let Some(pattern) = decide.protected.iter().find(|pattern| pattern.is_of(program)) {
+        return Err(Refusal::Protected(pattern.clone()));
+    }
+    let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_of(program);
+    if !decide.allow.is_empty() && !decide.allow.iter().any(allows) {
+        return Err(Refusal::NotAllowed(program.display().to_string()));
+    }
+    Ok(())
+}
+
+/// The culprit's program, where its cgroup holds what belongs to it and nobody else.
+fn alone(target: &Target, culprit: ProcessId) -> Result<PathBuf, Failure> {
+    let pids = target.pids().map_err(failed("its processes cannot be told"))?;
+    let members: Vec<_> = pids.into_iter().filter_map(Member::of).collect();
+    let leaker = members.iter().find(|member| member.pid == culprit.pid);
+    let leaker = leaker.filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks)).ok_or(Refusal::Left)?;
+    let mut others = innocents(&members, culprit.pid).into_iter();
+    let Some(first) = others.next() else { return Ok(leaker.program.clone()) };
+    let more = others.count();
+    let shared = if more == 0 { first.to_string() } else { format!("{first} and {more} more") };
+    Err(Refusal::Shared(shared).into())
+}
+
+fn start_ticks(pid: u32) -> Option<u64> {
+    procfs::process::Process::new(pid as i32).ok()?.stat().ok().map(|stat| stat.starttime)
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn is_high_safe(release: &str) -> Result<(), Refusal> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) >= MEMORY_HIGH_SINCE => Ok(()),
+        _ => Err(Refusal::KernelTooOld(release.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_high_is_refused_before_5_9_and_where_the_kernel_is_not_known() {
+        for release in ["5.9.0", "5.10.0-30-cloud-amd64", "6.18.44", "10.0"] {
+            assert_eq!(is_high_safe(release), Ok(()), "{release}");
+        }
+        for release in ["5.8.18", "4.19.0-27-amd64", "3.10.0-1160.el7", "", "linux"] {
+            assert!(is_high_safe(release).is_err(), "{release}");
+        }
+    }
+}

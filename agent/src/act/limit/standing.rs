@@ -1,0 +1,113 @@
+//! A limit that stands: what [`Hold`] says is next, done.
+
+use super::{
+    Failure,
+    hold::{Hold, Reading, Step},
+    set::set,
+    target::{self, Target},
+    undo::undo,
+};
+use crate::act::{
+    journal::{Entry, Journal},
+    outcome::Event,
+    pause::Pause,
+};
+
+/// A limit that stands.
+pub struct Standing {
+    target: Target,
+    pub entry: Entry,
+    pub hold: Hold,
+    /// Whether it was to be put back and could not be.
+    is_stuck: bool,
+}
+
+/// What came of a look at it.
+pub enum Next {
+    /// Nothing that is worth a word.
+    Nothing,
+    /// This, for this reason, and it stands.
+    Tell(Event, String),
+    /// This, for this reason, and it is over.
+    End(Event, String),
+}
+
+impl Standing {
+    /// One that was just set.
+    pub fn new(target: Target, entry: Entry, hold: Hold) -> Self {
+        Self { target, entry, hold, is_stuck: false }
+    }
+
+    /// Looks at it and does what is next.
+    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, margin_bytes: u64) -> Next {
+        if !journal.holds(&self.entry) {
+            return Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned());
+        }
+        let file = self.target.limit_file();
+        let found = self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
+        let (found, usage_bytes) = match found {
+            Ok(found) if self.target.is_there() => found,
+            // Removed since, or for a moment not to be read: the next look will tell.
+            _ if self.target.is_there() => return Next::Nothing,
+            _ => return self.lift(journal, Event::Gone),
+        };
+        let limit_bytes = target::limit_bytes(&found);
+        let full_pressure = self.target.full_pressure();
+        let before = self.hold.clone();
+        let Some(step) = self.hold.look(Reading { t, limit_bytes, usage_bytes, full_pressure }) else {
+            return Next::Nothing;
+        };
+        let event = match step {
+            Step::Reassert(_) => Event::Reasserted,
+            Step::Tighten(_) => Event::Tightened,
+            Step::BackOff(_) => Event::BackedOff,
+            Step::Thrashing => {
+                return Next::Tell(Event::Thrashing, "it waits for memory, and got all that it gets".to_owned());
+            }
+            Step::Still => {
+                return Next::Tell(
+                    Event::Still,
+                    format!("it stands still at {usage_bytes} bytes below {}", self.hold.limit_bytes()),
+                );
+            }
+            Step::Held => return Next::Tell(Event::Held, "without it the memory would grow again".to_owned()),
+            Step::Lift => return self.lift(journal, Event::Undone),
+            Step::Yield => return self.lift(journal, Event::Yielded),
+        };
+        if pause.is_on() {
+            self.hold = before;
+            return Next::Nothing;
+        }
+        let wanted_bytes = self.hold.limit_bytes();
+        let why = match event {
+            Event::Reasserted => format!("somebody set {file} to {found}"),
+            Event::BackedOff => {
+                format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
+            }
+            _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
+        };
+        match set(journal, &self.target, &mut self.entry, margin_bytes, Some(wanted_bytes)) {
+            Ok(_) => Next::Tell(event, why),
+            // It grew meanwhile: the next look says what is due then.
+            Err(Failure::Refused(_)) => {
+                self.hold = before;
+                Next::Nothing
+            }
+            Err(failure) => {
+                self.hold = before;
+                Next::Tell(Event::Failed, failure.to_string())
+            }
+        }
+    }
+
+    /// Ends the limit: puts back what is still ours to put back.
+    fn lift(&mut self, journal: &Journal, event: Event) -> Next {
+        let undone = undo(journal, &self.entry);
+        match undone.is_done() {
+            true => Next::End(event, undone.to_string()),
+            // Tried again with every look, and told once.
+            false if std::mem::replace(&mut self.is_stuck, true) => Next::Nothing,
+            false => Next::Tell(Event::Failed, undone.to_string()),
+        }
+    }
+}
