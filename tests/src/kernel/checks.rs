@@ -5,7 +5,9 @@ use std::{fmt, io, time::Duration};
 use spillway_agent::kernel::Probe;
 
 use crate::{
-    agent, arrivals, containment, faults, handles, life, limits, listeners, memory, outbound, pressure,
+    agent, arrivals, containment, faults,
+    guest::is_thorough,
+    handles, life, limits, listeners, memory, outbound, pressure,
     rungs::{self, Prepared, Rung, rungs},
     sojourns, survival, units, unix,
 };
@@ -197,7 +199,8 @@ fn of_rows(rows: &[Row]) -> Vec<Check> {
                 };
                 if applies {
                     let fresh = on == On::EveryFresh;
-                    checks.push(Check { about, rung, what, limit: Duration::from_secs(90), fresh, run });
+                    let limit = Duration::from_secs(if is_thorough() { 900 } else { 90 });
+                    checks.push(Check { about, rung, what, limit, fresh, run });
                 }
             }
         }

@@ -15,6 +15,8 @@ use crate::{
 
 /// Set for every check that runs in a virtual machine.
 const GUEST: &str = "SPILLWAY_GUEST";
+/// Set for every check that is to be done at its full length.
+const THOROUGH: &str = "SPILLWAY_THOROUGH";
 const RESULTS: &str = "/dev/ttyS1";
 
 /// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs as shared.
@@ -32,6 +34,17 @@ const MOUNTS: [(&str, &str, &str); 8] = [
 /// Whether this is a virtual machine of `cargo xtask vm`, where no sandbox stands between a check and its kernel.
 pub fn is_guest() -> bool {
     std::env::var_os(GUEST).is_some()
+}
+
+/// Whether a check is to be done at its full length.
+pub fn is_thorough() -> bool {
+    std::env::var_os(THOROUGH).is_some()
+}
+
+/// Has every check done at its full length.
+pub fn be_thorough() {
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var(THOROUGH, "1") };
 }
 
 /// The whole life of the machine.

@@ -169,17 +169,18 @@ impl Stage {
         Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
     }
 
-    /// Share of the time in which everybody in it waits for memory.
+    /// How many times somebody wanted more than a limit let him have.
     ///
     /// # Panics
     ///
     /// Where it is gone.
-    pub fn full_pressure(&self) -> f64 {
-        let (file, name) =
-            if self.is_v1 { ("memory.oom_control", "under_oom ") } else { ("memory.pressure", "full avg10=") };
-        let text = self.cgroup.get(file).expect("the cgroup is there");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next()?.parse().ok());
-        value.expect("it says how long they wait")
+    pub fn reached(&self) -> u64 {
+        if self.is_v1 {
+            return self.number("memory.failcnt");
+        }
+        let events = self.cgroup.get("memory.events").expect("the cgroup is there");
+        let reached = events.lines().find_map(|line| line.strip_prefix("high "));
+        reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
     }
 
     /// Another program in it, which has nothing to do with the workloads.

@@ -59,9 +59,9 @@ impl Machine {
     }
 
     /// The machine that this runs on.
-    pub fn host(name: &'static str, checks: &Path, log: PathBuf, only: Option<&str>) -> Self {
+    pub fn host(name: &'static str, checks: &Path, log: PathBuf, arguments: &[String]) -> Self {
         let mut command = Command::new(checks);
-        command.args(only.map(|only| format!("--only={only}")));
+        command.args(arguments);
         Self { name, command, log, image: None }
     }
 }

@@ -38,6 +38,7 @@ const HOST: &str = "host";
     cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
+    cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that allocate\n  \
     cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
     Kernels are kept in ~/.cache/spillway/kernels; what a kernel printed is in target/vm/KERNEL.log.\n\
     Exit codes: 0 nothing failed, 1 something failed.")]
@@ -48,6 +49,9 @@ pub struct Args {
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Each check at its full length, of which otherwise only a part is done
+    #[arg(long)]
+    thorough: bool,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -62,7 +66,15 @@ fn names() -> Vec<&'static str> {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    let reports = run(&workspace, &args.kernels, args.only.as_deref())?;
+    let only = args.only.iter().map(|only| format!("--only={only}"));
+    let arguments: Vec<_> = only.chain(args.thorough.then(|| "--thorough".to_owned())).collect();
+    let reports = run(&workspace, &args.kernels, &arguments)?;
+    if let Some(only) = args.only.as_ref().filter(|_| reports.iter().all(Report::is_empty)) {
+        bail!(
+            "no check's name contains `{only}`\n  hint: a name is probe/rung/check, as `limit/memory.high or \
+               memory.limit_in_bytes/racing allocators`"
+        );
+    }
     if args.json {
         println!("{}", table::json(&reports));
     } else {
@@ -73,13 +85,13 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the reason. Prints the table.
 pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
-    let reports = run(workspace, &[], None)?;
+    let reports = run(workspace, &[], &[])?;
     println!("{}", table::print(&reports));
     let skipped = |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
     Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
 }
 
-fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::Result<Vec<Report>> {
+fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     let tests = ["workload", "contain", "kernel"].map(|binary| ("spillway-tests", binary));
     let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
@@ -96,7 +108,7 @@ fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::
     let (mut machines, mut skipped) = (Vec::new(), BTreeMap::new());
     for machine in emulated {
         let prepared = match &ready {
-            Ok(()) => prepare(workspace, &machine, only),
+            Ok(()) => prepare(workspace, &machine, arguments),
             Err(error) => Err(anyhow::anyhow!(first_line(error))),
         };
         match prepared {
@@ -110,7 +122,7 @@ fn run(workspace: &Workspace, wanted: &[String], only: Option<&str>) -> anyhow::
     if wanted(HOST) {
         // Alone: nothing else shall start and end processes beside it.
         let checks = workspace.binary(true, "kernel");
-        let host = Machine::host(HOST, &checks, directory.join("host.log"), only);
+        let host = Machine::host(HOST, &checks, directory.join("host.log"), arguments);
         checked.extend(machine::run(vec![host], 1)?);
     }
     let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
@@ -143,26 +155,26 @@ impl Emulated {
 }
 
 /// Gets a machine's parts and makes the file system that it boots with.
-fn prepare(workspace: &Workspace, machine: &Emulated, only: Option<&str>) -> anyhow::Result<Machine> {
+fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> anyhow::Result<Machine> {
     let (name, directory) = (machine.name(), workspace.target.join("vm"));
     let (image, log) = (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
     let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
     let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
-    let only = only.map(|only| format!("\"--only={only}\"")).unwrap_or_default();
+    let arguments: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
     let (size, vmlinuz, arguments) = match machine {
         Emulated::Bare(kernel) => {
             let found = kernels::get(kernel)?;
             let programs = [&[program("init", "kernel")][..], &beside].concat();
             initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
             // What follows the two dashes reaches pid 1.
-            ((8, "2G"), found.vmlinuz, format!("-- {only}"))
+            ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
         }
         Emulated::Whole(userland) => {
             setup::userlands()?;
             let kernel =
                 KERNELS.iter().find(|kernel| kernel.name == userland.kernel).context("no such kernel is kept")?;
             let programs = [&[program("kernel", "kernel")][..], &beside].concat();
-            let command = format!("/usr/local/bin/kernel --systemd {only}");
+            let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, command: &command };
             userland::write(&image, &userland::get(userland)?, &addition)?;
             ((2, "1G"), kernels::get(kernel)?.vmlinuz, userland::arguments())

@@ -67,6 +67,11 @@ impl Report {
         }
     }
 
+    /// Whether it ran and had nothing to check.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.outcome, Outcome::Checked(checked) if checked.done && checked.results.is_empty())
+    }
+
     /// Why it could not be had.
     pub fn skipped(&self) -> Option<&str> {
         if let Outcome::Skipped(reason) = &self.outcome { Some(reason) } else { None }
