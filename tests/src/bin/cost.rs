@@ -7,14 +7,20 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
 
+#[path = "../cost/accept_rate.rs"]
+mod accept_rate;
 #[path = "../cost/connections.rs"]
 mod connections;
 #[path = "../cost/far_client.rs"]
 mod far_client;
+#[path = "../cost/far_load.rs"]
+mod far_load;
 #[path = "../cost/listeners.rs"]
 mod listeners;
 #[path = "../cost/programs.rs"]
 mod programs;
+#[path = "../cost/tun.rs"]
+mod tun;
 
 use std::{
     fs,
@@ -66,6 +72,9 @@ struct Cli {
     /// Measure listeners and connections alone.
     #[arg(long)]
     listeners: bool,
+    /// Measure what a server keeps of its accept rate alone.
+    #[arg(long)]
+    accept_rate: bool,
 }
 
 /// A figure and what it must be.
@@ -111,6 +120,10 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if cli.listeners {
         print(&listeners::rows()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cli.accept_rate {
+        print(&accept_rate::rows()?);
         return Ok(ExitCode::SUCCESS);
     }
     {
