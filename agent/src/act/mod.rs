@@ -8,7 +8,9 @@ mod actor;
 mod journal;
 pub mod limit;
 mod outcome;
+pub mod page;
 mod pause;
+mod signature;
 
 pub use actor::{Actor, recover};
 pub use journal::{Change, ChangedUnit, Entry, Journal, Unreadable};

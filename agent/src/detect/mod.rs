@@ -15,7 +15,7 @@ mod troughs;
 mod trust;
 mod verdict;
 mod window;
-mod words;
+pub(crate) mod words;
 
 pub use cascade::CascadeDetector;
 pub use handles::HandlesDetector;

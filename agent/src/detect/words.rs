@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A size, as `1.9 GiB`.
-pub(super) struct Size(pub f64);
+pub(crate) struct Size(pub f64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,7 +20,7 @@ impl fmt::Display for Size {
 }
 
 /// A span of seconds, as `4.5 s`, `8 min` or `2.3 h`.
-pub(super) struct Span(pub f64);
+pub(crate) struct Span(pub f64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +35,7 @@ impl fmt::Display for Span {
 }
 
 /// A number, as `1,024`.
-pub(super) struct Count(pub u64);
+pub(crate) struct Count(pub u64);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +51,7 @@ impl fmt::Display for Count {
 }
 
 /// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more than one.
-pub(super) struct Pace(pub f64);
+pub(crate) struct Pace(pub f64);
 
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +68,7 @@ impl fmt::Display for Pace {
 }
 
 /// Rounds for output, so that a verdict does not claim digits that nobody measured.
-pub(super) fn rounded(value: f64, digits: i32) -> f64 {
+pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }

@@ -4,6 +4,7 @@ mod line;
 mod print;
 mod replay;
 mod skip;
+pub mod spool;
 mod trace;
 
 pub use print::Printer;

@@ -1,0 +1,374 @@
+//! What waits, for whom, and what became of it: the queues of all sinks over one spool.
+//!
+//! No thread and no socket is here: it is told what came and what was answered, and says what to send. What the disk does not take is kept in memory and
+//! put there as soon as it can be. Where too much waits, what only says how an incident stands goes first, and is counted; what
+//! begins or ends one never does. Cold start: what an earlier run left waits again, with the identities that it had.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    News, Page,
+    queue::{Next, Queue},
+    sink::{Fate, Post, Sink, SinkKind},
+};
+use crate::record::spool::{Entry, Spool, SpoolError, Told};
+
+/// Most pages that wait, of those that may be lost.
+const WAITING_MAX: usize = 1_000;
+
+/// Time between two tries to put on disk what it did not take.
+const SAVE_EVERY_SECS: f64 = 5.0;
+
+/// The queues of all sinks.
+pub struct Desk {
+    spool: Spool,
+    sinks: Vec<(Sink, Queue)>,
+    next_nth: u64,
+    /// What waits and is not on disk.
+    unsaved: BTreeMap<u64, Entry<Page>>,
+    /// How incidents stand where that is not on disk; `None` for one that is over.
+    untold: BTreeMap<String, Option<Page>>,
+    /// What is delivered and still on disk.
+    unsettled: Vec<(u64, Option<SinkKind>)>,
+    /// When to try again, where the disk has not taken something.
+    retries_at: Option<f64>,
+    events: Vec<Event>,
+}
+
+/// Something that is worth a line in the log, or a count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A page is delivered.
+    Delivered(SinkKind),
+    /// A call was in vain, and will be made again.
+    Failed(SinkKind, String),
+    /// A sink takes a page never.
+    Refused(SinkKind, String),
+    /// A sink takes nothing any more.
+    Closed(SinkKind, String),
+    /// Pages were lost for want of room.
+    Lost(usize),
+    /// The disk does not take what waits.
+    NotSaved(String),
+    /// It does again.
+    Saved,
+}
+
+impl Desk {
+    /// Goes on with what a spool held.
+    pub fn new(spool: Spool, sinks: Vec<Sink>, found: Vec<(u64, Entry<Page>)>) -> Self {
+        let next_nth = found.last().map_or(1, |(nth, _)| nth + 1);
+        let sinks = sinks.into_iter().map(|sink| (sink, Queue::default())).collect();
+        let mut desk = Self {
+            spool,
+            sinks,
+            next_nth,
+            unsaved: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            unsettled: Vec::new(),
+            retries_at: None,
+            events: Vec::new(),
+        };
+        for (nth, entry) in found {
+            // Who is no longer told has no part in it.
+            let has_none = desk.queue(nth, &entry) == 0;
+            if has_none {
+                desk.unsettled.push((nth, None));
+            }
+        }
+        desk
+    }
+
+    /// Takes pages: once this returns they are on disk, or in memory where it takes nothing.
+    pub fn accept(&mut self, t: f64, pages: Vec<Page>) {
+        let mut entries = Vec::new();
+        for page in pages {
+            let to = self
+                .sinks
+                .iter()
+                .filter(|(sink, _)| sink.wants(page.news))
+                .map(|(sink, _)| sink.kind().name().to_owned());
+            let to: Vec<_> = to.collect();
+            match page.news {
+                News::Raised | News::Updated => drop(self.untold.insert(page.incident.clone(), Some(page.clone()))),
+                News::Resolved => drop(self.untold.insert(page.incident.clone(), None)),
+                News::Changed => {}
+            }
+            if !to.is_empty() {
+                entries.push((self.next_nth, Entry { to, what: page }));
+                self.next_nth += 1;
+            }
+        }
+        for (nth, entry) in entries {
+            self.queue(nth, &entry);
+            self.unsaved.insert(nth, entry);
+        }
+        self.save(t);
+        let mut lost = 0;
+        while self.waiting() > WAITING_MAX && self.give_way() {
+            lost += 1;
+        }
+        if lost > 0 {
+            self.events.push(Event::Lost(lost));
+        }
+    }
+
+    /// What to send now, and to which sink; each has to be answered. `unix_secs` is now.
+    pub fn due(&mut self, t: f64, unix_secs: u64, chance: f64) -> Vec<(usize, Post)> {
+        let mut due = Vec::new();
+        for at in 0..self.sinks.len() {
+            while let Next::Send(nth) = self.sinks[at].1.next(t) {
+                let (sink, queue) = &mut self.sinks[at];
+                let page = match self.unsaved.get(&nth) {
+                    Some(entry) => Ok(Some(entry.what.clone())),
+                    None => self.spool.get::<Page>(nth).map(|entry| entry.map(|entry| entry.what)),
+                };
+                match page.map_err(|error| error.to_string()).and_then(|page| match page {
+                    Some(page) => sink.post(&page, unix_secs),
+                    None => Ok(None),
+                }) {
+                    Ok(Some(post)) => {
+                        due.push((at, post));
+                        break;
+                    }
+                    // Gone, or none of its business.
+                    Ok(None) => self.settle(at),
+                    Err(why) => {
+                        let kind = sink.kind();
+                        queue.failed(t, None, chance);
+                        self.events.push(Event::Failed(kind, why));
+                    }
+                }
+            }
+        }
+        due
+    }
+
+    /// A call was answered, or not.
+    pub fn answered(&mut self, t: f64, at: usize, fate: Fate, chance: f64) {
+        let Some((sink, queue)) = self.sinks.get_mut(at) else { return };
+        let kind = sink.kind();
+        let event = match fate {
+            Fate::Taken => {
+                self.settle(at);
+                Event::Delivered(kind)
+            }
+            Fate::Refused(why) => {
+                self.settle(at);
+                Event::Refused(kind, why)
+            }
+            Fate::Later(after, why) => {
+                queue.failed(t, after, chance);
+                Event::Failed(kind, why)
+            }
+            Fate::Closed(why) => {
+                let dropped = queue.close();
+                self.unsettled.extend(dropped.into_iter().map(|nth| (nth, Some(kind))));
+                Event::Closed(kind, why)
+            }
+        };
+        self.events.push(event);
+        self.save(t);
+    }
+
+    /// How a sink reads an answer.
+    pub fn fate(&self, at: usize, status: u16, retry_after: Option<Duration>, body: &[u8]) -> Fate {
+        let Some((sink, _)) = self.sinks.get(at) else { return Fate::Refused("no such sink".to_owned()) };
+        sink.fate(status, retry_after, body)
+    }
+
+    /// When to ask again what is due, and to catch up, at the latest; `None` where nothing waits.
+    pub fn wakes_at(&self, t: f64) -> Option<f64> {
+        let queues = self.sinks.iter().filter_map(|(_, queue)| queue.wakes_at(t));
+        queues.chain(self.retries_at).min_by(f64::total_cmp)
+    }
+
+    /// Puts on disk what it has not taken, if it is time for that.
+    pub fn catch_up(&mut self, t: f64) {
+        if self.retries_at.is_some_and(|at| t >= at) {
+            self.save(t);
+        }
+    }
+
+    /// What happened since the last time.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// How many calls are still to be made, all sinks together.
+    pub fn waiting(&self) -> usize {
+        self.sinks.iter().map(|(_, queue)| queue.len()).sum()
+    }
+
+    /// Puts a page into the queues of those who have not got it; gives how many there are.
+    fn queue(&mut self, nth: u64, entry: &Entry<Page>) -> usize {
+        let incident: Arc<str> = Arc::from(entry.what.incident.as_str());
+        let mut queued = 0;
+        for (sink, queue) in &mut self.sinks {
+            let kind = sink.kind();
+            if entry.to.iter().any(|to| to == kind.name()) {
+                queued += 1;
+                let needless = queue.add(nth, incident.clone(), entry.what.news);
+                self.unsettled.extend(needless.into_iter().map(|nth| (nth, Some(kind))));
+            }
+        }
+        queued
+    }
+
+    /// A sink is done with what was being sent to it.
+    fn settle(&mut self, at: usize) {
+        let Some((sink, queue)) = self.sinks.get_mut(at) else { return };
+        let kind = sink.kind();
+        self.unsettled.extend(queue.settled().map(|nth| (nth, Some(kind))));
+    }
+
+    /// Lets the oldest page go that may be lost; `false` where there is none.
+    fn give_way(&mut self) -> bool {
+        let longest = self.sinks.iter_mut().max_by_key(|(_, queue)| queue.len());
+        let Some((sink, queue)) = longest else { return false };
+        let gone = queue.give_way().map(|nth| (nth, Some(sink.kind())));
+        self.unsettled.extend(gone);
+        gone.is_some()
+    }
+
+    fn save(&mut self, t: f64) {
+        match self.try_save() {
+            Ok(()) if self.retries_at.take().is_some() => self.events.push(Event::Saved),
+            Ok(()) => {}
+            Err(error) => {
+                if self.retries_at.replace(t + SAVE_EVERY_SECS).is_none() {
+                    self.events.push(Event::NotSaved(error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn try_save(&mut self) -> Result<(), SpoolError> {
+        // What makes room first.
+        while let Some((nth, kind)) = self.unsettled.last().copied() {
+            let is_unsaved = self.unsaved.get_mut(&nth).map(|entry| {
+                entry.to.retain(|to| kind.is_some_and(|kind| to != kind.name()));
+                entry.to.is_empty()
+            });
+            match is_unsaved {
+                Some(true) => drop(self.unsaved.remove(&nth)),
+                Some(false) => {}
+                None => self.spool.settle::<Page>(&[nth], kind.map(SinkKind::name))?,
+            }
+            self.unsettled.pop();
+        }
+        if self.unsaved.is_empty() && self.untold.is_empty() {
+            return Ok(());
+        }
+        let entries: Vec<_> = self.unsaved.iter().map(|(nth, entry)| (*nth, entry.clone())).collect();
+        let told: Vec<_> = self
+            .untold
+            .iter()
+            .map(|(incident, last)| match last {
+                Some(page) => Told::Last(incident.as_str(), page),
+                None => Told::Over(incident.as_str()),
+            })
+            .collect();
+        self.spool.accept(&entries, &told)?;
+        self.unsaved.clear();
+        self.untold.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use serde_json::Map;
+
+    use super::*;
+    use crate::{
+        act::page::sink::{Form, Links},
+        decide::Severity,
+    };
+
+    struct Dir(PathBuf);
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn dir(name: &str) -> Dir {
+        let dir = Dir(std::env::temp_dir().join(format!("spillway-desk-{name}-{}", std::process::id())));
+        fs::create_dir_all(&dir.0).unwrap();
+        dir
+    }
+
+    /// A desk with an Alertmanager, which is told of no changes, and of what an earlier one left.
+    fn desk(dir: &Dir) -> (Desk, Vec<Page>) {
+        let (spool, found) = Spool::open::<Page>(&dir.0.join("spool.redb")).unwrap();
+        let sink = Sink { form: Form::Alertmanager { url: "http://127.0.0.1:9/".to_owned() }, links: Links::default() };
+        (Desk::new(spool, vec![sink], found.waiting), found.open)
+    }
+
+    fn page(id: &str, incident: &str, news: News) -> Page {
+        Page {
+            id: id.to_owned(),
+            incident: incident.to_owned(),
+            news,
+            severity: Severity::Warning,
+            summary: id.to_owned(),
+            host: String::new(),
+            component: String::new(),
+            group: String::new(),
+            class: String::new(),
+            raised_at_ms: 0,
+            at_ms: 0,
+            details: Map::new(),
+        }
+    }
+
+    fn sent(desk: &mut Desk, t: f64) -> Vec<String> {
+        let posts = desk.due(t, 0, 0.5);
+        let text = |body: &[u8]| {
+            serde_json::from_slice::<serde_json::Value>(body).unwrap()[0]["annotations"]["summary"].clone()
+        };
+        posts.iter().map(|(_, post)| text(&post.body).as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_not_delivered_is_told_by_the_next_run_in_its_order() {
+        let dir = dir("next-run");
+        let (mut first, open) = desk(&dir);
+        assert!(open.is_empty());
+        let pages = vec![page("1", "a", News::Raised), page("2", "a", News::Changed), page("3", "b", News::Raised)];
+        first.accept(0.0, pages);
+        first.accept(0.0, vec![page("4", "b", News::Resolved)]);
+        assert_eq!((first.waiting(), sent(&mut first, 0.0)), (3, vec!["1".to_owned()]));
+        first.answered(0.0, 0, Fate::Taken, 0.0);
+        assert_eq!(first.events(), [Event::Delivered(SinkKind::Alertmanager)]);
+        assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
+        drop(first);
+
+        let (mut next, open) = desk(&dir);
+        assert_eq!(open, [page("1", "a", News::Raised)], "b is over");
+        assert_eq!((next.waiting(), sent(&mut next, 0.0)), (2, vec!["3".to_owned()]));
+        next.answered(0.0, 0, Fate::Refused("no".to_owned()), 0.0);
+        assert_eq!(sent(&mut next, 0.0), ["4"], "a resolve goes although its trigger was refused");
+        next.answered(0.0, 0, Fate::Taken, 0.0);
+        drop(next);
+        assert_eq!(desk(&dir).0.waiting(), 0);
+    }
+
+    #[test]
+    fn what_is_too_much_is_lost_by_its_weight_and_counted() {
+        let dir = dir("too-much");
+        let (mut desk, _) = desk(&dir);
+        let raised = (0..WAITING_MAX).map(|nth| page(&format!("{nth}"), &format!("{nth}"), News::Raised)).collect();
+        desk.accept(0.0, raised);
+        desk.accept(
+            0.0,
+            vec![page("u", "0", News::Updated), page("v", "1", News::Updated), page("r", "2", News::Resolved)],
+        );
+        assert_eq!(desk.events(), [Event::Lost(2)]);
+        assert_eq!(desk.waiting(), WAITING_MAX + 1, "what begins and ends an incident stays");
+    }
+}

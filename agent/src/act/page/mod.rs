@@ -1,0 +1,95 @@
+//! The action `page`: a human is told of an incident once, again when it got worse or something was done about it, and when it is over.
+//!
+//! [`Pager`] says what is told, and is pure. [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on disk in this
+//! form. A sink is a file here: it puts a page into the form of its receiver, and reads the answer. The next sink is one more
+//! file, a variant of [`SinkKind`] and a table of the configuration.
+
+mod alertmanager;
+mod counts;
+mod desk;
+mod notifier;
+mod pager;
+mod pagerduty;
+mod queue;
+mod sink;
+mod slack;
+mod summary;
+mod webhook;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::decide::Severity;
+
+pub use notifier::{Notifier, Setup};
+pub use pager::{Now, Pager, Teller};
+pub use sink::{Form, Links, Sink, SinkKind};
+
+/// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
+const KEY_BYTES_MAX: usize = 255;
+
+/// One thing that is told of an incident, or of a change to this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// Tells this page from every other one; the same however often it is sent.
+    pub id: String,
+    /// The incident, by a name that is the same from its first page to its last, and after a restart. At most 255 bytes.
+    pub incident: String,
+    /// What it tells.
+    pub news: News,
+    /// How urgent the incident is.
+    pub severity: Severity,
+    /// What, where, since when, how fast, what will happen and what was done, in a sentence of at most 1,024 characters.
+    pub summary: String,
+    /// This host's name.
+    pub host: String,
+    /// Who it is about: a process, an address.
+    pub component: String,
+    /// What that belongs to: its cgroup; empty where unknown.
+    pub group: String,
+    /// What kind of incident, as `leak of memory`.
+    pub class: String,
+    /// When the incident was raised, in milliseconds since 1970.
+    pub raised_at_ms: u64,
+    /// When this was told, likewise.
+    pub at_ms: u64,
+    /// Figures and evidence, by name.
+    pub details: Map<String, Value>,
+}
+
+/// What a page tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum News {
+    /// There is an incident.
+    Raised,
+    /// It is more urgent, or something else is done about it.
+    Updated,
+    /// It is over.
+    Resolved,
+    /// Something was changed on this host, or put back.
+    Changed,
+}
+
+impl News {
+    /// Whether it may be lost where there is no room: whoever is told when an incident begins and ends knows what counts.
+    pub fn is_informational(self) -> bool {
+        matches!(self, Self::Updated | Self::Changed)
+    }
+
+    /// As it is printed and counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Updated => "updated",
+            Self::Resolved => "resolved",
+            Self::Changed => "changed",
+        }
+    }
+}
+
+/// A time as RFC 3339 has it.
+fn timestamp(at_ms: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms);
+    humantime::format_rfc3339_millis(at).to_string()
+}

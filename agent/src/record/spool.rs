@@ -1,0 +1,375 @@
+//! What is to be told and is not delivered yet, on disk: whatever was accepted is there after a kill, and goes out after the next start.
+//!
+//! Beside it stands what was told last of each incident that is open, so that the next run of the agent can end it. One embedded store
+//! (redb), whose commits are atomic and synced. A file that cannot be read, truncated or zeroed, is set aside for a person to look at, and a new
+//! one begun: no file stops the agent. Where the disk takes nothing the error says so; the caller keeps what it has, and tries again.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+/// Memory for its pages: the least that it works with, for what is rarely more than some kilobytes.
+const CACHE_BYTES: usize = 256 << 10;
+
+/// What waits, by number.
+const WAITING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("waiting-1");
+/// What was told last of each open incident.
+const OPEN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("open-1");
+
+const UNREADABLE: &str = "unreadable";
+
+/// A store of what waits, each for some receivers.
+pub struct Spool {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+/// One that waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry<T> {
+    /// Who has not got it yet.
+    pub to: Vec<String>,
+    /// What it is.
+    pub what: T,
+}
+
+/// What a spool held when it was opened.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// What waits, oldest first.
+    pub waiting: Vec<(u64, Entry<T>)>,
+    /// What was told last of each open incident.
+    pub open: Vec<T>,
+    /// Where a file was put that could not be read, and why.
+    pub set_aside: Option<(PathBuf, String)>,
+}
+
+/// A change of an open incident.
+#[derive(Debug, Clone, Copy)]
+pub enum Told<'a, T> {
+    /// This was told last of it.
+    Last(&'a str, &'a T),
+    /// It is over.
+    Over(&'a str),
+}
+
+/// Why the disk did not take something.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct SpoolError {
+    path: PathBuf,
+    why: String,
+}
+
+impl Spool {
+    /// Opens the spool at `path`, or begins one.
+    ///
+    /// # Errors
+    ///
+    /// Where there can be none.
+    pub fn open<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<(Self, Found<T>), SpoolError> {
+        let failed = |why: String| SpoolError { path: path.to_owned(), why };
+        if let Some(parent) = path.parent() {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
+            made.map_err(|error| failed(error.to_string()))?;
+        }
+        match read(path) {
+            Ok((database, waiting, open)) => {
+                let spool = Self { path: path.to_owned(), database: Some(database) };
+                Ok((spool, Found { waiting, open, set_aside: None }))
+            }
+            Err(Unopened::Unavailable(why)) => Err(failed(why)),
+            Err(Unopened::Broken(why)) => {
+                let aside = set_aside(path).map_err(|error| failed(error.to_string()))?;
+                let (database, waiting, open) = read(path).map_err(|again| failed(again.why()))?;
+                let spool = Self { path: path.to_owned(), database: Some(database) };
+                Ok((spool, Found { waiting, open, set_aside: Some((aside, why)) }))
+            }
+        }
+    }
+
+    /// Puts these on disk, and how their incidents stand; all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where they may not be there after a crash.
+    pub fn accept<T: Serialize>(
+        &mut self,
+        entries: &[(u64, Entry<T>)],
+        told: &[Told<'_, T>],
+    ) -> Result<(), SpoolError> {
+        self.commit(|write| {
+            let mut waiting = write.open_table(WAITING)?;
+            for (nth, entry) in entries {
+                waiting.insert(nth, &json(entry)?[..])?;
+            }
+            let mut open = write.open_table(OPEN)?;
+            for told in told {
+                match told {
+                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
+                    Told::Over(incident) => drop(open.remove(*incident)?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets these, which are delivered or never will be, for one receiver or for all.
+    ///
+    /// # Errors
+    ///
+    /// Where they may be there again after a crash.
+    pub fn settle<T: Serialize + for<'a> Deserialize<'a>>(
+        &mut self,
+        settled: &[u64],
+        to: Option<&str>,
+    ) -> Result<(), SpoolError> {
+        self.commit(|write| {
+            let mut waiting = write.open_table(WAITING)?;
+            for nth in settled {
+                let entry = match waiting.get(nth)? {
+                    Some(bytes) => serde_json::from_slice::<Entry<T>>(bytes.value()).ok(),
+                    None => continue,
+                };
+                let left = entry.map(|mut entry| {
+                    entry.to.retain(|other| to.is_some_and(|to| other != to));
+                    entry
+                });
+                match left.filter(|entry| !entry.to.is_empty()) {
+                    Some(entry) => drop(waiting.insert(nth, &json(&entry)?[..])?),
+                    None => drop(waiting.remove(nth)?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One that waits; `None` where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be read.
+    pub fn get<T: for<'a> Deserialize<'a>>(&mut self, nth: u64) -> Result<Option<Entry<T>>, SpoolError> {
+        let database = self.database()?;
+        let entry = || -> Result<Option<Entry<T>>, redb::Error> {
+            let waiting = database.begin_read()?.open_table(WAITING)?;
+            Ok(waiting.get(nth)?.and_then(|bytes| serde_json::from_slice(bytes.value()).ok()))
+        };
+        let found = entry().map_err(|error| error.to_string());
+        found.map_err(|why| self.failed(why))
+    }
+
+    fn commit(&mut self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), SpoolError> {
+        let database = self.database()?;
+        let committed = || -> Result<(), redb::Error> {
+            let write = database.begin_write()?;
+            change(&write)?;
+            Ok(write.commit()?)
+        };
+        let committed = committed().map_err(|error| error.to_string());
+        committed.map_err(|why| self.failed(why))
+    }
+
+    /// After an error of the disk a database answers nothing but that error: the next try opens it anew.
+    fn failed(&mut self, why: String) -> SpoolError {
+        self.database = None;
+        SpoolError { path: self.path.clone(), why }
+    }
+
+    fn database(&mut self) -> Result<&Database, SpoolError> {
+        if self.database.is_none() {
+            let failed = |why| SpoolError { path: self.path.clone(), why };
+            self.database = Some(begin(&self.path).map_err(|error| failed(error.why()))?);
+        }
+        self.database.as_ref().ok_or_else(|| SpoolError { path: self.path.clone(), why: "it is not open".to_owned() })
+    }
+}
+
+/// Why a file is not opened.
+enum Unopened {
+    /// It says nothing that can be read.
+    Broken(String),
+    /// It may well be whole, and is not to be had now.
+    Unavailable(String),
+}
+
+impl Unopened {
+    fn why(self) -> String {
+        match self {
+            Self::Broken(why) | Self::Unavailable(why) => why,
+        }
+    }
+}
+
+type Contents<T> = (Database, Vec<(u64, Entry<T>)>, Vec<T>);
+
+/// Opens the file at `path` and reads all of it: one that opens may still be broken further in.
+fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened> {
+    let database = begin(path)?;
+    // A page that was written over may be anything, and has been seen to trip an assertion.
+    let contents = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
+        let read = database.begin_read()?;
+        let (waiting, open) = (read.open_table(WAITING)?, read.open_table(OPEN)?);
+        let waiting: Vec<_> = waiting
+            .iter()?
+            .filter_map(|row| {
+                row.map(|(nth, bytes)| Some((nth.value(), serde_json::from_slice(bytes.value()).ok()?))).transpose()
+            })
+            .collect::<Result<_, _>>()?;
+        let open: Vec<T> = open
+            .iter()?
+            .filter_map(|row| row.map(|(_, bytes)| serde_json::from_slice(bytes.value()).ok()).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok((waiting, open))
+    }));
+    match contents {
+        Ok(Ok((waiting, open))) => Ok((database, waiting, open)),
+        Ok(Err(error)) => Err(Unopened::Broken(error.to_string())),
+        Err(_) => Err(Unopened::Broken("it contradicts itself".to_owned())),
+    }
+}
+
+/// Opens the file at `path`, or makes it, with its tables.
+fn begin(path: &Path) -> Result<Database, Unopened> {
+    let opened = catch_unwind(|| -> Result<Database, redb::Error> {
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(redb::StorageError::from)?;
+        let write = database.begin_write()?;
+        write.open_table(WAITING)?;
+        write.open_table(OPEN)?;
+        write.commit()?;
+        Ok(database)
+    });
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) if is_unavailable(&error) => Err(Unopened::Unavailable(error.to_string())),
+        Ok(Err(error)) => Err(Unopened::Broken(error.to_string())),
+        Err(_) => Err(Unopened::Broken("it contradicts itself".to_owned())),
+    }
+}
+
+/// Whether an error says nothing of the file's contents.
+fn is_unavailable(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::DatabaseAlreadyOpen => true,
+        // What was cut off ends too early, and what is no database has no beginning.
+        redb::Error::Io(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+        ),
+        _ => false,
+    }
+}
+
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension(UNREADABLE);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn make(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("spillway-spool-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("state/spool.redb")
+        }
+
+        fn open(&self) -> (Spool, Found<String>) {
+            Spool::open(&self.file()).unwrap()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn entry(to: &[&str], what: &str) -> Entry<String> {
+        Entry { to: to.iter().map(|to| (*to).to_owned()).collect(), what: what.to_owned() }
+    }
+
+    #[test]
+    fn what_is_accepted_waits_until_everybody_has_it() {
+        let dir = Dir::make("waits");
+        let (mut spool, found) = dir.open();
+        assert!(found.waiting.is_empty() && found.open.is_empty() && found.set_aside.is_none());
+        let last = "a raised".to_owned();
+        let entries = [(1, entry(&["x", "y"], "a")), (2, entry(&["x"], "b"))];
+        spool.accept(&entries, &[Told::Last("a", &last), Told::Last("b", &last)]).unwrap();
+        spool.settle::<String>(&[1], Some("x")).unwrap();
+        spool.settle::<String>(&[2, 9], Some("x")).unwrap();
+        spool.accept::<String>(&[], &[Told::Over("b")]).unwrap();
+        assert_eq!(spool.get(1).unwrap(), Some(entry(&["y"], "a")));
+        assert_eq!(spool.get::<String>(2).unwrap(), None);
+        drop(spool);
+        let (mut spool, found) = dir.open();
+        assert_eq!((found.waiting, found.open), (vec![(1, entry(&["y"], "a"))], vec![last]));
+        spool.settle::<String>(&[1], None).unwrap();
+        assert_eq!(spool.get::<String>(1).unwrap(), None);
+        assert_eq!(fs::metadata(dir.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_set_aside_however_it_is_broken() {
+        let dir = Dir::make("broken");
+        let (mut spool, _) = dir.open();
+        for nth in 0..50 {
+            spool.accept(&[(nth, entry(&["x"], &"a".repeat(500)))], &[]).unwrap();
+        }
+        drop(spool);
+        let whole = fs::read(dir.file()).unwrap();
+        let zeroed_from = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at..].fill(0);
+            bytes
+        };
+        let garbage: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| byte ^ (at as u8).wrapping_mul(31)).collect();
+        let mut broken = vec![vec![0; 1], vec![0; whole.len()], b"not a database".to_vec(), garbage];
+        for part in 1..32 {
+            broken.push(whole[..whole.len() * part / 32].to_vec());
+            broken.push(zeroed_from(whole.len() * part / 32));
+        }
+        let mut set_aside = 0;
+        for bytes in broken {
+            fs::write(dir.file(), &bytes).unwrap();
+            let (mut spool, found) = dir.open();
+            set_aside += u32::from(found.set_aside.is_some());
+            // What is found was there, and what is put there next is found.
+            assert!(found.waiting.iter().all(|(nth, entry)| *nth < 50 && entry.what == "a".repeat(500)));
+            spool.accept(&[(99, entry(&["x"], "b"))], &[]).unwrap();
+            assert_eq!(spool.get(99).unwrap(), Some(entry(&["x"], "b")));
+        }
+        assert!(set_aside > 30, "{set_aside}");
+    }
+
+    #[test]
+    fn a_file_that_another_has_is_not_set_aside() {
+        let dir = Dir::make("shared");
+        let (mut spool, _) = dir.open();
+        assert!(Spool::open::<String>(&dir.file()).is_err());
+        spool.accept(&[(1, entry(&["x"], "a"))], &[]).unwrap();
+        drop(spool);
+        assert_eq!(dir.open().1.waiting.len(), 1);
+    }
+}
