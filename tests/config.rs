@@ -47,6 +47,9 @@ slots = 1
 [act.limit]
 enabled = "yes"
 margin = "1MiB"
+backstop = "off"
+cpu_weight = 0
+cpu_max = "half"
 
 [act.drain]
 url = "https://lb.internal"
@@ -107,9 +110,15 @@ configs/spillway.toml:41: act.limit.enabled = "yes" is a string, not a boolean
   hint: true or false, without quotes
 configs/spillway.toml:42: act.limit.margin = "1MiB" is out of range
   hint: 8MiB to 1TiB is accepted
-configs/spillway.toml:44: unknown table [act.drain]
+configs/spillway.toml:43: act.limit.backstop = "off" is not a size
+  hint: a number and its unit in quotes: "64MiB", "1GiB", or "500MB", or "none"
+configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
+  hint: 1 to 10000 is accepted, or "none"
+configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
+  hint: whole percents in quotes: "50%", or "none"
+configs/spillway.toml:47: unknown table [act.drain]
   hint: known in [act]: limit
-configs/spillway.toml:48: record.state_dir = "var/lib/spillway" is not an absolute path
+configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
 
 fn told(text: &str) -> String {
@@ -142,7 +151,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 21);
+    assert_eq!(key_names().len(), 25);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -163,7 +172,8 @@ fn what_is_set_is_what_is_read() {
     let rest = "[decide]\nprotected = ['db-*.service', '/a/*']\nallow = ['/b']\ncooldown = '23s'\n\
                 max_actions_per_hour = 0x1d\n\
                 [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
-                [detect.overload]\nsustain = '17s'\nclear_after = '19s'";
+                [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
+                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'";
     let mut wanted = Config::default();
     wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
     wanted.detect.leak.max_extrapolation = 16.0;
@@ -186,6 +196,9 @@ fn what_is_set_is_what_is_read() {
     wanted.decide.allow = patterns(&["/b"]);
     wanted.decide.cooldown = Duration::from_secs(23);
     wanted.decide.max_actions_per_hour = 29;
+    wanted.act.limit.backstop_bytes = Some(1 << 30);
+    (wanted.act.limit.cpu_weight, wanted.act.limit.cpu_max_percent) = (Some(31), Some(37));
+    wanted.act.limit.cpu_after = Duration::from_secs(41);
     assert_eq!(parse(rest, "x.toml").unwrap(), wanted);
 }
 
@@ -229,6 +242,11 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
             "x.toml:2: decide.drain_within = 2h is longer than decide.limit_within = 1h\n  \
              hint: draining is the last step: the limit must come no later",
         ),
+        (
+            "act.limit.backstop = '255MiB'",
+            "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = 64MiB\n  \
+             hint: at 256MiB or more it kills nobody whom the limit would hold",
+        ),
     ] {
         assert_eq!(told(text), wanted, "{text}");
     }
@@ -268,6 +286,13 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("decide.cooldown", "'1s'", "'999ms'"),
         ("decide.max_actions_per_hour", "0", "-1"),
         ("decide.max_actions_per_hour", "1000", "999999999999999999999999999999999999999999"),
+        ("act.limit.backstop", "'1TiB'", "'2TiB'"),
+        ("act.limit.backstop", "'none'", "'31MiB'"),
+        ("act.limit.cpu_weight", "10000", "10001"),
+        ("act.limit.cpu_weight", "'none'", "0"),
+        ("act.limit.cpu_max", "'10%'", "'9%'"),
+        ("act.limit.cpu_max", "'none'", "'10001%'"),
+        ("act.limit.cpu_after", "'0s'", "'61m'"),
     ] {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));

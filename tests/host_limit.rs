@@ -1,12 +1,15 @@
 //! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched, and nothing stays. The first
 //! are the scenarios that hold on every kernel, see `src/kernel/containment.rs`; then there is the agent as it is installed.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
 use serde_json::Value;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
-    limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
+    limit_live::{
+        Programs, Share, Stage, backstop, by_hand, changed_by_others, held, is_alive, killed, killed_with_all,
+        never_wider_than_before, over, refused, slowed,
+    },
     metric, run_with, skip, wait_for,
 };
 
@@ -57,27 +60,57 @@ fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
     on_stage("killed", |stage| killed(stage, Share::WHOLE));
 }
 
-/// A configuration that judges within seconds and acts.
+#[test]
+fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
+    on_stage("killed-all", |stage| match stage.is_v1 {
+        true => "nothing but the limit is set in this version".to_owned(),
+        false => killed_with_all(stage, Share::WHOLE),
+    });
+}
+
+#[test]
+fn a_limit_that_would_be_wider_than_what_was_there_gives_way_to_it() {
+    on_stage("wider", never_wider_than_before);
+}
+
+#[test]
+fn a_backstop_stands_well_above_the_limit_and_gives_way_with_it_and_to_others() {
+    on_stage("backstop", backstop);
+}
+
+#[test]
+fn what_spins_at_its_limit_is_slowed_until_the_limit_goes_or_the_reason_told_why_not() {
+    on_stage("slowed", slowed);
+}
+
+/// A configuration that judges within seconds and acts, on this cgroup and nobody else's: others may test here too.
 fn quick(stage: &Stage) -> String {
     format!(
         "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
          horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
-         [act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
+         allow = [\"{}\"]\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
+        stage.cgroup.path,
         stage.config.record.state_dir.display()
     )
 }
 
-/// The first line that the agent prints of this kind, as JSON.
-fn line_of(running: &Running, kind: &str, value: &str) -> Option<Value> {
-    let is_it = |line: &Value| line[kind] == value;
+/// The first line that the agent prints of this kind about this cgroup, as JSON.
+fn line_of(running: &Running, kind: &str, value: &str, stage: &Stage) -> Option<Value> {
+    // What was left is told by its directory.
+    let is_ours = |line: &Value| line["cgroup"].as_str().is_some_and(|cgroup| cgroup.ends_with(&stage.cgroup.path));
+    let is_it = |line: &Value| line[kind] == value && is_ours(line);
     running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
+}
+
+/// An end that is near, for a forecast.
+fn has_an_end(stage: &Stage) {
+    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
 }
 
 /// What the cgroup was before, an agent that has limited it, and the leaker in it.
 fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
-    // An end that is near, for a forecast.
-    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    has_an_end(stage);
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
     fs::write(&config, quick(stage)).expect("a configuration can be written");
@@ -85,11 +118,10 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited", stage));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = line_of(&running, "decision", "limit").expect("it was decided");
+    let decision = line_of(&running, "decision", "limit", stage).expect("it was decided");
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
-    assert_eq!(outcome["cgroup"], stage.cgroup.path);
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     let t = |line: &Value| line["t"].as_f64().expect("it has a time");
@@ -113,6 +145,30 @@ fn the_agent_limits_a_leaker_and_puts_back_what_was_when_it_is_told_to_stop() {
 }
 
 #[test]
+fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced() {
+    let Some(stage) = stage("disabled") else { return };
+    has_an_end(&stage);
+    let before = stage.state();
+    let config = quick(&stage).replace("[act.limit]", "[act.limit]\nenabled = false");
+    let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
+    command.arg("--json");
+    let running = Running::start(command);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let decision = wait_for(Duration::from_secs(60), || line_of(&running, "decision", "limit", &stage));
+    let decision = decision.unwrap_or_else(|| panic!("{}{}", running.printed(), running.log()));
+    assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(false), &Value::from("enforce")));
+    assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
+    // Twice as long as it takes where they are.
+    sleep(Duration::from_secs(1));
+    assert_eq!(stage.state(), before);
+    assert!(!running.printed().contains("\"outcome\""), "{}", running.printed());
+    assert!(!stage.config.record.state_dir.join("journal").exists(), "nobody keeps a journal");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    leak.stop();
+}
+
+#[test]
 fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
     let Some(stage) = stage("undo") else { return };
     let config = stage.scratch.0.join("spillway.toml");
@@ -132,7 +188,7 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             let mut command = run_with(&config);
             command.arg("--json");
             let next = Running::start(command);
-            assert!(line_of(&next, "outcome", "undone").is_some(), "{}{}", next.printed(), next.log());
+            assert!(line_of(&next, "outcome", "undone", &stage).is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));

@@ -40,6 +40,8 @@ pub enum Event {
     Tightened,
     /// The limit was raised, because the cgroup did nothing but wait for memory.
     BackedOff,
+    /// Its CPU was limited as well, because it spun at its limit.
+    Slowed,
     /// It does nothing but wait for memory, and the limit gives way no more.
     Thrashing,
     /// It does not grow any more.
@@ -63,6 +65,7 @@ impl Event {
             Self::Yielded => "yielded",
             Self::Tightened => "tightened",
             Self::BackedOff => "backed_off",
+            Self::Slowed => "slowed",
             Self::Thrashing => "thrashing",
             Self::Still => "still",
             Self::Held => "held",
@@ -93,6 +96,7 @@ impl fmt::Display for Event {
             Self::Yielded => "gave up the limit of",
             Self::Tightened => "tightened the limit of",
             Self::BackedOff => "widened the limit of",
+            Self::Slowed => "slowed down",
             Self::Thrashing => "cannot help",
             Self::Still => "contained",
             Self::Held => "keeps the limit of",

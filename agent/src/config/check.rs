@@ -6,7 +6,7 @@
 
 use super::{
     schema::{Config, LeakConfig},
-    units::duration_text,
+    units::{duration_text, size_text},
 };
 
 /// Keys that contradict one another.
@@ -32,6 +32,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         sustain(config),
         clear_after(config),
         drain_after_limit(config),
+        backstop(config),
     ]
     .into_iter()
     .flatten()
@@ -117,6 +118,24 @@ fn drain_after_limit(config: &Config) -> Option<Conflict> {
     })
 }
 
+/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what a CPU has charged ahead, or is charged
+/// before the kernel slows a process down, comes on top: nearer, it would kill what the limit is about to hold.
+const BACKSTOP_MARGINS_MIN: u64 = 4;
+
+fn backstop(config: &Config) -> Option<Conflict> {
+    let limit = &config.act.limit;
+    let (backstop_bytes, least) = (limit.backstop_bytes?, limit.margin_bytes.saturating_mul(BACKSTOP_MARGINS_MIN));
+    (backstop_bytes < least).then(|| Conflict {
+        keys: &["act.limit.backstop", "act.limit.margin"],
+        message: format!(
+            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = {}",
+            size_text(backstop_bytes),
+            size_text(limit.margin_bytes),
+        ),
+        hint: format!("at {} or more it kills nobody whom the limit would hold", size_text(least)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -191,6 +210,13 @@ mod tests {
             conflict(|config| config.decide.limit_within = Duration::from_secs(599)),
             ["decide.drain_within", "decide.limit_within"]
         );
+    }
+
+    #[test]
+    fn a_backstop_is_well_above_the_limit() {
+        let set = |backstop_bytes| conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes));
+        assert_eq!(set(256 << 20), [""; 0]);
+        assert_eq!(set((256 << 20) - 1), ["act.limit.backstop", "act.limit.margin"]);
     }
 
     #[test]

@@ -193,6 +193,40 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
     },
     Key {
+        path: "act.limit.backstop",
+        doc: "How far above its limit (memory.high) a cgroup gets a hard one (memory.max) as well, at least four margins; \"none\" for no \
+              hard one. A leaker that reaches it in spite of the limit is killed by the kernel, in its own cgroup alone, before \
+              it takes the host. Off, because nothing else that is set here kills anybody. It gives way with the limit, a lower \
+              memory.max that is there stays, and one that others set is theirs. Not with cgroup v1, where the limit is a hard one, and \
+              killing at it is turned off.",
+        default: r#""none""#,
+        // Four of the least margins; above, it is a share of no host.
+        kind: Kind::MaybeSize(|config| &mut config.act.limit.backstop_bytes, (32 << 20)..=(1 << 40)),
+    },
+    Key {
+        path: "act.limit.cpu_weight",
+        doc: "The cpu.weight of a limited cgroup that spins: one that stands at its limit and uses nine tenths of a CPU or more, which it \
+              takes from its neighbours to free memory in circles. 100 is everybody's. \"none\" leaves it alone, and so is a lower one. \
+              Put back with the limit. Needs cgroup v2 with the cpu controller handed on.",
+        default: r#""none""#,
+        // What the kernel takes.
+        kind: Kind::MaybeCount(|config| &mut config.act.limit.cpu_weight, 1..=10_000),
+    },
+    Key {
+        path: "act.limit.cpu_max",
+        doc: "How much of one CPU such a cgroup may use at most (cpu.max), likewise: \"50%\" is half of one. What it serves waits \
+              then, even where CPUs are idle: a weight is the milder choice.",
+        default: r#""none""#,
+        // Below, it would hold what others wait for inside of the kernel for too long; above, it is no bound.
+        kind: Kind::MaybePercent(|config| &mut config.act.limit.cpu_max_percent, 10..=10_000),
+    },
+    Key {
+        path: "act.limit.cpu_after",
+        doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
+        default: r#""10s""#,
+        kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+    },
+    Key {
         path: "serve.listen",
         doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
               this host.",

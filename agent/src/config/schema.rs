@@ -112,6 +112,14 @@ pub struct LimitConfig {
     pub enabled: bool,
     /// How much more than it uses a cgroup gets at least, in bytes.
     pub margin_bytes: u64,
+    /// How far above the throttle `memory.max` is put, in bytes; `None` where it is left alone.
+    pub backstop_bytes: Option<u64>,
+    /// The `cpu.weight` that a cgroup gets which spins at its limit, at most.
+    pub cpu_weight: Option<u32>,
+    /// Share of one CPU that it gets at most, in percent.
+    pub cpu_max_percent: Option<u32>,
+    /// How long it has to spin before.
+    pub cpu_after: Duration,
 }
 
 /// What is kept on disk.
@@ -190,7 +198,14 @@ impl Default for DecideConfig {
 
 impl Default for LimitConfig {
     fn default() -> Self {
-        Self { enabled: true, margin_bytes: 64 << 20 }
+        Self {
+            enabled: true,
+            margin_bytes: 64 << 20,
+            backstop_bytes: None,
+            cpu_weight: None,
+            cpu_max_percent: None,
+            cpu_after: Duration::from_secs(10),
+        }
     }
 }
 

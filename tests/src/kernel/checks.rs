@@ -108,7 +108,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 52] = [
+const ROWS: [Row; 56] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -156,7 +156,11 @@ const ROWS: [Row; 52] = [
     (About::Limit, On::Every, "others", containment::changed_by_others),
     (About::Limit, On::Every, "by hand", containment::by_hand),
     (About::Limit, On::Every, "over", containment::over),
+    (About::Limit, On::Every, "never wider", containment::never_wider),
+    (About::Limit, On::Every, "backstop", containment::backstop),
+    (About::Limit, On::Every, "slowed", containment::slowed),
     (About::Limit, On::Every, "killed anywhere", containment::killed),
+    (About::Limit, On::Every, "killed anywhere, with all", containment::killed_with_all),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
@@ -165,9 +169,10 @@ const ROWS: [Row; 52] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 7] = [
+const ROWS_OF_UNITS: [Row; 8] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
+    (About::Unit, On::Every, "all properties", units::all_properties),
     (About::Unit, On::Every, "wiped", units::wiped),
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),

@@ -40,6 +40,32 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("killed", |stage| limit_live::killed(stage, share))
 }
 
+/// The end of one that has set all that there is.
+pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    // A quarter of the calls on each kernel would take as long again as without; between them a quarter will do.
+    let Share { of, nth } = share()?;
+    let share = if of == 1 { Share::WHOLE } else { Share { of: of * of, nth: of * nth } };
+    on_stage("killed-all", |stage| match stage.is_v1 {
+        true => "nothing but the limit is set in this version".to_owned(),
+        false => limit_live::killed_with_all(stage, share),
+    })
+}
+
+/// A hard limit above the one that slows down.
+pub fn backstop(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("backstop", limit_live::backstop)
+}
+
+/// What was there before is the most that there is.
+pub fn never_wider(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("wider", limit_live::never_wider_than_before)
+}
+
+/// The CPU of what spins.
+pub fn slowed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("slowed", limit_live::slowed)
+}
+
 /// Limits that come and go while everybody allocates.
 pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // Emulated, a change takes 40 ms beside processes that only allocate; here it waits eight times for the disk.

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use spillway_agent::{
     act::{Event, Journal, Outcome, limit::Limits},
-    config::Config,
+    config::{Config, LimitConfig},
     sense::ProcessId,
 };
 use spillway_tests::{Scratch, limit_live::life, wait_for};
@@ -83,6 +83,56 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(left == ["50-CPUWeight.conf"], "what is left of it: {left:?}");
     ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
     Ok(Seen { events: 1, detail: format!("{limit_bytes} bytes through daemon-reload and set-property") })
+}
+
+/// A backstop and less CPU are properties as well: each lasts, and goes without a trace where there was none.
+pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let mut stage = Stage::running("all", "leak --rate=4MiB --limit=400MiB", "")?;
+    stage.configure(|limit| {
+        limit.backstop_bytes = Some(256 * MIB);
+        (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) = (Some(10), Some(50), Duration::ZERO);
+    })?;
+    // One of them was set by somebody else, who has the controller handed on by that.
+    systemctl(&["set-property", "--runtime", &stage.name, "CPUWeight=200"])?;
+    let before = stage.properties()?;
+    let limit_bytes = stage.limit()?;
+    // It may have outgrown the limit's room before the backstop was set, and have that a little higher.
+    let backstop = fs::read_to_string(stage.file("memory.max"))?.trim().to_owned();
+    let backstop_bytes: u64 = backstop.parse().with_context(|| format!("memory.max is {backstop}"))?;
+    ensure!(
+        (limit_bytes + 256 * MIB..limit_bytes + 300 * MIB).contains(&backstop_bytes),
+        "{backstop} above {limit_bytes}"
+    );
+    let slowed = wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
+    ensure!(slowed.event == Event::Slowed, "{slowed:?}");
+    let wanted = [
+        ("memory.high", limit_bytes.to_string()),
+        ("memory.max", backstop),
+        ("cpu.weight", "10".to_owned()),
+        ("cpu.max", "50000 100000".to_owned()),
+    ];
+    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "TasksMax=99"]] {
+        systemctl(args)?;
+        for (file, wanted) in &wanted {
+            let stands = fs::read_to_string(stage.file(file))?;
+            ensure!(stands.trim() == wanted, "after {args:?} {file} is {stands}, not {wanted}");
+        }
+    }
+    stage.undo()?;
+    let after = stage.properties()?;
+    let tasks = |properties: &str| -> Vec<String> {
+        properties.lines().filter(|line| !line.starts_with("TasksMax=")).map(str::to_owned).collect()
+    };
+    ensure!(tasks(&after) == tasks(&before), "before: {before}; after: {after}");
+    let left = stage.drop_ins();
+    ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "what is left of it: {left:?}");
+    for (file, wanted) in
+        [("memory.high", "max"), ("memory.max", "max"), ("cpu.weight", "200"), ("cpu.max", "max 100000")]
+    {
+        let stands = fs::read_to_string(stage.file(file))?;
+        ensure!(stands.trim() == wanted, "{file} is {stands}, not {wanted}");
+    }
+    Ok(Seen { events: 4, detail: slowed.why })
 }
 
 /// A limit that was wiped in the cgroup alone stands again.
@@ -287,6 +337,15 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Has what limits it configured otherwise.
+    fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
+        change(&mut self.config.act.limit);
+        // The journal is one agent's: the one that is replaced gives it up first.
+        self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits = Limits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
+        Ok(())
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         Path::new("/sys/fs/cgroup").join(&self.cgroup[1..]).join(name)
     }
@@ -329,7 +388,8 @@ impl Stage {
 
     /// What a limit must not change, and what it changes.
     fn properties(&self) -> anyhow::Result<String> {
-        systemctl(&["show", "--property=MemoryHigh,MemoryMax,MemoryLow,CPUWeight,TasksMax,IOWeight", &self.name])
+        const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
+        systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
     }
 
     /// Files of properties that are set for this boot, of both kinds of units.

@@ -214,18 +214,36 @@ pub fn over(stage: &Stage) -> String {
 ///
 /// Where that does not hold.
 pub fn killed(stage: &Stage, share: Share) -> String {
+    killed_with(stage, share, &[])
+}
+
+/// So it does with a backstop that gives way, and with less CPU. There is neither in version 1.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn killed_with_all(stage: &Stage, share: Share) -> String {
+    killed_with(stage, share, &["--all"])
+}
+
+fn killed_with(stage: &Stage, share: Share, args: &[&str]) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let life = life(leak.pid());
+    let contain = || {
+        let mut contain = stage.contain(life);
+        contain.args(args);
+        contain
+    };
     // Of its start nothing is to be learned, and it is most of what there is.
     let mut stop = 1;
-    while run_until(stage.contain(life), stop) == Came::Killed && !stage.config.record.state_dir.exists() {
+    while run_until(contain(), stop) == Came::Killed && !stage.config.record.state_dir.exists() {
         stop += 16;
     }
     stop = stop.saturating_sub(16).next_multiple_of(share.of) + share.nth;
     let (mut stops, mut left, mut found) = (0, 0, 0);
     // Each run ends a step later than the one before it, and the last one by itself.
-    while run_until(stage.contain(life), stop) == Came::Killed {
+    while run_until(contain(), stop) == Came::Killed {
         stops += 1;
         stop += share.of;
         left += u32::from(stage.state() != before);

@@ -132,9 +132,12 @@ impl Stage {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
         } else {
-            &["memory.high", "memory.max"]
+            &["memory.high", "memory.max", "cpu.weight", "cpu.max"]
         };
-        let state = files.iter().map(|file| self.cgroup.get(file).expect("the cgroup is there"));
+        let state = files
+            .iter()
+            .filter(|file| self.cgroup.has(file))
+            .map(|file| self.cgroup.get(file).expect("the cgroup is there"));
         // Whether somebody waits at the limit is not changed by anybody.
         state.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
     }

@@ -108,6 +108,11 @@ impl Hold {
         self.limit_bytes
     }
 
+    /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
+    pub fn is_pressed(&self, usage_bytes: u64) -> bool {
+        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+    }
+
     /// Its incident is over.
     pub fn end(&mut self) {
         self.is_over = true;
@@ -145,8 +150,7 @@ impl Hold {
             self.reasserts += 1;
             return Some(Step::Reassert(self.limit_bytes.max(least_bytes)));
         }
-        let is_pressed = least_bytes > self.limit_bytes;
-        if self.is_over && !is_pressed {
+        if self.is_over && !self.is_pressed(usage_bytes) {
             return Some(Step::Lift);
         }
         if let Some(step) = self.relief(reading) {

@@ -2,13 +2,17 @@
 //!
 //! What is set leaves the margin above what is used, looked at again just before: a limit below use would kill, or stall. It is put on
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
-//! incident ends. Cold start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
+//! incident ends. Where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
+//! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
 //! It refuses a cgroup that others live in, one that it does not see whole, and one that has a lower limit already.
 
+mod backstop;
 mod hold;
 mod members;
 mod permit;
 mod set;
+mod slow;
+mod spin;
 mod standing;
 mod systemd;
 mod target;
@@ -27,7 +31,7 @@ use super::{
     pause::Pause,
 };
 use crate::{
-    config::{Config, DecideConfig, Pattern},
+    config::{Config, DecideConfig, LimitConfig, Pattern},
     sense::{Hierarchy, ProcessId},
 };
 
@@ -35,8 +39,7 @@ use hold::Hold;
 use permit::permit;
 use set::set;
 use standing::{Next, Standing};
-use systemd::DropIn;
-use target::Target;
+use target::{MEMORY_MAX, Target};
 
 pub use undo::{Undone, undo_all};
 
@@ -103,7 +106,7 @@ pub struct Limits {
     journal: Result<Journal, String>,
     pause: Pause,
     mount: Option<PathBuf>,
-    margin_bytes: u64,
+    config: LimitConfig,
     decide: DecideConfig,
     standing: BTreeMap<Arc<str>, Standing>,
 }
@@ -115,7 +118,7 @@ impl Limits {
             journal,
             pause: Pause::below(&config.record.state_dir),
             mount: Hierarchy::detect().mount().map(Path::to_owned),
-            margin_bytes: config.act.limit.margin_bytes,
+            config: config.act.limit.clone(),
             decide: config.decide.clone(),
             standing: BTreeMap::new(),
         }
@@ -148,13 +151,10 @@ impl Limits {
         permit(&self.decide, &target, cgroup, culprit)?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
-        if let Some(unit) = target.unit() {
-            let had_drop_in = DropIn::of(unit).is_there().map_err(failed("its drop-in cannot be looked for"))?;
-            entry.unit = Some(ChangedUnit { name: unit.to_owned(), had_drop_in });
-        }
+        entry.unit = target.unit().map(ChangedUnit::new);
         entry.incidents.insert(id.to_owned());
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
-        let limit_bytes = set(journal, &target, &mut entry, self.margin_bytes, None).inspect_err(|_| {
+        let limit_bytes = set(journal, &target, &mut entry, &self.config, None).inspect_err(|_| {
             // Half of it may be there. What cannot be put back now is in the journal.
             undo::undo(journal, &entry);
         })?;
@@ -163,9 +163,17 @@ impl Limits {
             undo::undo(journal, &entry);
             return Err(Refusal::Paused(PathBuf::from("spillway undo")).into());
         }
-        let hold = Hold::new(t, limit_bytes, usage_bytes, self.margin_bytes);
-        let why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
-        self.standing.insert(cgroup.clone(), Standing::new(target, entry, hold));
+        let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
+        let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
+        let backstop = target.name(MEMORY_MAX);
+        if let Some(bytes) = entry.change(backstop).and_then(|change| change.wanted.last()) {
+            why.push_str(&format!(", and {backstop} to {bytes}"));
+        }
+        let spin = slow::watch(&self.config, &target).unwrap_or_else(|obstacle| {
+            why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
+            None
+        });
+        self.standing.insert(cgroup.clone(), Standing::new(target, entry, hold, spin));
         Ok((limit_bytes, why))
     }
 
@@ -185,7 +193,7 @@ impl Limits {
         let Ok(journal) = &self.journal else { return Vec::new() };
         let mut outcomes = Vec::new();
         self.standing.retain(|cgroup, standing| {
-            let (event, why, stays) = match standing.step(t, journal, &self.pause, self.margin_bytes) {
+            let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
                 Next::Nothing => return true,
                 Next::Tell(event, why) => (event, why, true),
                 Next::End(event, why) => (event, why, false),

@@ -1,16 +1,21 @@
-//! A limit that stands: what [`Hold`] says is next, done.
+//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`] says.
 
 use super::{
     Failure,
     hold::{Hold, Reading, Step},
     set::set,
+    slow::slow,
+    spin::Spin,
     target::{self, Target},
     undo::undo,
 };
-use crate::act::{
-    journal::{Entry, Journal},
-    outcome::Event,
-    pause::Pause,
+use crate::{
+    act::{
+        journal::{Entry, Journal},
+        outcome::Event,
+        pause::Pause,
+    },
+    config::LimitConfig,
 };
 
 /// A limit that stands.
@@ -18,6 +23,8 @@ pub struct Standing {
     target: Target,
     pub entry: Entry,
     pub hold: Hold,
+    /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
+    spin: Option<Spin>,
     /// Whether it was to be put back and could not be.
     is_stuck: bool,
 }
@@ -34,12 +41,12 @@ pub enum Next {
 
 impl Standing {
     /// One that was just set.
-    pub fn new(target: Target, entry: Entry, hold: Hold) -> Self {
-        Self { target, entry, hold, is_stuck: false }
+    pub fn new(target: Target, entry: Entry, hold: Hold, spin: Option<Spin>) -> Self {
+        Self { target, entry, hold, spin, is_stuck: false }
     }
 
     /// Looks at it and does what is next.
-    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, margin_bytes: u64) -> Next {
+    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
         if !journal.holds(&self.entry) {
             return Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned());
         }
@@ -55,7 +62,7 @@ impl Standing {
         let full_pressure = self.target.full_pressure();
         let before = self.hold.clone();
         let Some(step) = self.hold.look(Reading { t, limit_bytes, usage_bytes, full_pressure }) else {
-            return Next::Nothing;
+            return self.slow_down(t, usage_bytes, journal, pause, config);
         };
         let event = match step {
             Step::Reassert(_) => Event::Reasserted,
@@ -79,6 +86,12 @@ impl Standing {
             return Next::Nothing;
         }
         let wanted_bytes = self.hold.limit_bytes();
+        let prior = self.entry.change(file).and_then(|change| target::limit_bytes(&change.prior));
+        if prior.is_some_and(|prior| prior <= wanted_bytes) {
+            // What was there before holds as well as what would be set, and nobody is let have more than that.
+            let event = if event == Event::Reasserted { Event::Yielded } else { Event::Undone };
+            return self.lift(journal, event);
+        }
         let why = match event {
             Event::Reasserted => format!("somebody set {file} to {found}"),
             Event::BackedOff => {
@@ -86,7 +99,7 @@ impl Standing {
             }
             _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
         };
-        match set(journal, &self.target, &mut self.entry, margin_bytes, Some(wanted_bytes)) {
+        match set(journal, &self.target, &mut self.entry, config, Some(wanted_bytes)) {
             Ok(_) => Next::Tell(event, why),
             // It grew meanwhile: the next look says what is due then.
             Err(Failure::Refused(_)) => {
@@ -97,6 +110,24 @@ impl Standing {
                 self.hold = before;
                 Next::Tell(Event::Failed, failure.to_string())
             }
+        }
+    }
+
+    /// Limits its CPU as well once it spins: once, whatever comes of it.
+    fn slow_down(&mut self, t: f64, usage_bytes: u64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
+        let Some(spin) = &mut self.spin else { return Next::Nothing };
+        let cpu_usec = self.target.cpu_usec().ok();
+        if !spin.look(t, cpu_usec, self.hold.is_pressed(usage_bytes)) || pause.is_on() {
+            return Next::Nothing;
+        }
+        self.spin = None;
+        match slow(config, journal, &self.target, &mut self.entry) {
+            Ok(Some(done)) => {
+                let secs = config.cpu_after.as_secs_f64();
+                Next::Tell(Event::Slowed, format!("it used a CPU, or nearly, for {secs:.0} s at its limit{done}"))
+            }
+            Ok(None) => Next::Nothing,
+            Err(failure) => Next::Tell(Event::Failed, failure.to_string()),
         }
     }
 

@@ -64,14 +64,14 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
             Some(target) => put_back(target, change),
             None => State::Gone,
         };
+        if let Some(unit) = &entry.unit
+            && !matches!(state, State::Theirs { .. } | State::Failed(_))
+            && !unit.had_drop_in(&change.file)
+            && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
+        {
+            undone.error = Some(format!("the drop-in of {} for {} cannot be removed: {error}", unit.name, change.file));
+        }
         undone.files.push((change.file.clone(), state));
-    }
-    if let Some(unit) = &entry.unit
-        && undone.is_as_before()
-        && !unit.had_drop_in
-        && let Err(error) = DropIn::of(&unit.name).remove()
-    {
-        undone.error = Some(format!("the drop-in of {} cannot be removed: {error}", unit.name));
     }
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
@@ -107,11 +107,6 @@ fn put_back(target: &Target, change: &Change) -> State {
 impl Undone {
     fn failed(cgroup: String, error: String) -> Self {
         Self { id: String::new(), cgroup, files: Vec::new(), error: Some(error) }
-    }
-
-    /// Whether nobody else has changed anything since.
-    fn is_as_before(&self) -> bool {
-        !self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. } | State::Failed(_)))
     }
 
     /// Whether nothing is left to do.
