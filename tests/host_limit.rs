@@ -6,7 +6,10 @@ use std::{fs, path::PathBuf, time::Duration};
 use serde_json::Value;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
-    limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
+    limit_live::{
+        Programs, Share, Stage, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
+        divided_and_used, held, is_alive, killed, over, refused, replaced,
+    },
     metric, run_with, skip, wait_for,
 };
 
@@ -55,6 +58,31 @@ fn an_incident_that_is_over_gives_back_what_was_there_and_one_of_two_does_not() 
 #[test]
 fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
     on_stage("killed", |stage| killed(stage, Share::WHOLE));
+}
+
+#[test]
+fn a_leaker_that_shares_its_cgroup_is_moved_and_held_and_the_others_are_not() {
+    on_stage("divided", divided);
+}
+
+#[test]
+fn a_divided_cgroup_is_whole_again_with_the_end_of_the_leaker_or_of_its_incident() {
+    on_stage("divided-over", divided_and_over);
+}
+
+#[test]
+fn what_others_make_of_a_divided_cgroup_is_theirs_and_nobody_stays_limited() {
+    on_stage("divided-used", divided_and_used);
+}
+
+#[test]
+fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
+    on_stage("replaced", replaced);
+}
+
+#[test]
+fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
 }
 
 /// A configuration that judges within seconds and acts.

@@ -40,6 +40,8 @@ pub enum Event {
     Tightened,
     /// The limit was raised, because the cgroup did nothing but wait for memory.
     BackedOff,
+    /// The limit was raised, because processes that were moved replace memory that they had before.
+    Widened,
     /// It does nothing but wait for memory, and the limit gives way no more.
     Thrashing,
     /// It does not grow any more.
@@ -63,6 +65,7 @@ impl Event {
             Self::Yielded => "yielded",
             Self::Tightened => "tightened",
             Self::BackedOff => "backed_off",
+            Self::Widened => "widened",
             Self::Thrashing => "thrashing",
             Self::Still => "still",
             Self::Held => "held",
@@ -93,6 +96,7 @@ impl fmt::Display for Event {
             Self::Yielded => "gave up the limit of",
             Self::Tightened => "tightened the limit of",
             Self::BackedOff => "widened the limit of",
+            Self::Widened => "made room below the limit of",
             Self::Thrashing => "cannot help",
             Self::Still => "contained",
             Self::Held => "keeps the limit of",

@@ -193,6 +193,14 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
     },
     Key {
+        path: "act.limit.delegated",
+        doc: "Units and cgroups that Spillway may divide, written as in decide.protected, with all below them: a leaker that \
+              shares one with other programs is moved to a child of it, and is limited there. Where systemd runs the host \
+              the unit needs Delegate=yes as well. With none, a leaker that shares its cgroup is not limited.",
+        default: "[]",
+        kind: Kind::Patterns(|config| &mut config.act.limit.delegated),
+    },
+    Key {
         path: "serve.listen",
         doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
               this host.",

@@ -112,6 +112,8 @@ pub struct LimitConfig {
     pub enabled: bool,
     /// How much more than it uses a cgroup gets at least, in bytes.
     pub margin_bytes: u64,
+    /// Where a leaker that shares its cgroup may be moved to a child of it.
+    pub delegated: Vec<Pattern>,
 }
 
 /// What is kept on disk.
@@ -190,7 +192,7 @@ impl Default for DecideConfig {
 
 impl Default for LimitConfig {
     fn default() -> Self {
-        Self { enabled: true, margin_bytes: 64 << 20 }
+        Self { enabled: true, margin_bytes: 64 << 20, delegated: Vec::new() }
     }
 }
 

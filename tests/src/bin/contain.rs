@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use spillway_agent::{
     act::{Event, Journal, limit::Limits},
-    config::Config,
+    config::{Config, Pattern},
     sense::ProcessId,
 };
 
@@ -24,6 +24,9 @@ struct Args {
     /// A file of it, and what is put there between
     #[arg(long, num_args = 2)]
     wipe: Vec<String>,
+    /// Cgroups that may be divided
+    #[arg(long)]
+    delegated: Vec<String>,
     /// A process in it, and when it was started
     #[arg(long)]
     pid: u32,
@@ -36,6 +39,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let mut config = Config::default();
     config.record.state_dir = args.state_dir;
+    let delegated = args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
+    config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
     let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };

@@ -108,7 +108,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 52] = [
+const ROWS: [Row; 57] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -157,6 +157,11 @@ const ROWS: [Row; 52] = [
     (About::Limit, On::Every, "by hand", containment::by_hand),
     (About::Limit, On::Every, "over", containment::over),
     (About::Limit, On::Every, "killed anywhere", containment::killed),
+    (About::Limit, On::Every, "divided", containment::divided),
+    (About::Limit, On::Every, "divided and over", containment::divided_and_over),
+    (About::Limit, On::Every, "divided and used", containment::divided_and_used),
+    (About::Limit, On::Every, "replaced", containment::replaced),
+    (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),

@@ -216,16 +216,33 @@ pub fn over(stage: &Stage) -> String {
 pub fn killed(stage: &Stage, share: Share) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    let life = life(leak.pid());
+    let (stops, left, found) = killed_with(stage, share, life(leak.pid()), false, || {
+        assert_eq!(stage.state(), before);
+    });
+    leak.stop();
+    format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
+}
+
+/// Kills `contain` with a culprit at every step, undoes what it left, and has that looked at each time; gives how many steps that were, and
+/// after how many something was to be undone.
+pub(super) fn killed_with(
+    stage: &Stage,
+    share: Share,
+    life: ProcessId,
+    is_delegated: bool,
+    is_as_before: impl Fn(),
+) -> (u32, u32, u32) {
+    let before = stage.state();
     // Of its start nothing is to be learned, and it is most of what there is.
     let mut stop = 1;
-    while run_until(stage.contain(life), stop) == Came::Killed && !stage.config.record.state_dir.exists() {
+    while run_until(stage.contain(life, is_delegated), stop) == Came::Killed && !stage.config.record.state_dir.exists()
+    {
         stop += 16;
     }
     stop = stop.saturating_sub(16).next_multiple_of(share.of) + share.nth;
     let (mut stops, mut left, mut found) = (0, 0, 0);
     // Each run ends a step later than the one before it, and the last one by itself.
-    while run_until(stage.contain(life), stop) == Came::Killed {
+    while run_until(stage.contain(life, is_delegated), stop) == Came::Killed {
         stops += 1;
         stop += share.of;
         left += u32::from(stage.state() != before);
@@ -234,12 +251,13 @@ pub fn killed(stage: &Stage, share: Share) -> String {
         found += u32::from(!undone.is_empty());
         assert!(undone.iter().all(Undone::is_done), "stop {stops}: {undone:?}");
         assert_eq!(stage.state(), before, "stop {stops}: {undone:?}");
+        is_as_before();
         assert!(undo_all(&stage.journal()).is_empty(), "stop {stops}");
     }
     assert_eq!(stage.state(), before, "it puts everything back itself");
+    is_as_before();
     assert!(stops * share.of > 100 && left > 10 && found > left, "{left} of {stops} left a limit, {found} an entry");
-    leak.stop();
-    format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
+    (stops, left, found)
 }
 
 /// Limits that come and go, and are changed by others, kill nobody, however everybody allocates meanwhile.

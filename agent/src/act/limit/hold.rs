@@ -27,6 +27,9 @@ const STILL_SECS: f64 = 60.0;
 pub struct Hold {
     margin_bytes: u64,
     limit_bytes: u64,
+    /// The limit that it began with, and memory that is only taken instead of what was had before: together it may get as much.
+    first_limit_bytes: u64,
+    replaced_bytes: u64,
     is_over: bool,
     reasserts: u32,
     back_offs: u32,
@@ -69,6 +72,8 @@ pub enum Step {
     Tighten(u64),
     /// Set it higher.
     BackOff(u64),
+    /// Set it higher, because memory that was had before is replaced.
+    Widen(u64),
     /// Nothing is left to give way with.
     Thrashing,
     /// Say that the cgroup does not grow any more.
@@ -93,6 +98,8 @@ impl Hold {
         Self {
             margin_bytes,
             limit_bytes,
+            first_limit_bytes: limit_bytes,
+            replaced_bytes: 0,
             is_over: false,
             reasserts: 0,
             back_offs: 0,
@@ -119,10 +126,24 @@ impl Hold {
         self.told.held = false;
     }
 
+    /// Whether less than the margin is left below it.
+    pub fn is_pressed(&self, usage_bytes: u64) -> bool {
+        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+    }
+
+    /// So much of what is charged to it is no growth.
+    pub fn make_room(&mut self, replaced_bytes: u64) {
+        self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
+    }
+
     /// The next step, which is taken as done.
     pub fn look(&mut self, reading: Reading) -> Option<Step> {
         let step = self.next(reading)?;
-        if let Step::Reassert(limit_bytes) | Step::Tighten(limit_bytes) | Step::BackOff(limit_bytes) = step {
+        if let Step::Reassert(limit_bytes)
+        | Step::Tighten(limit_bytes)
+        | Step::BackOff(limit_bytes)
+        | Step::Widen(limit_bytes) = step
+        {
             self.limit_bytes = limit_bytes;
             self.changed_at = reading.t;
             self.thrashing_since = None;
@@ -145,11 +166,11 @@ impl Hold {
             self.reasserts += 1;
             return Some(Step::Reassert(self.limit_bytes.max(least_bytes)));
         }
-        let is_pressed = least_bytes > self.limit_bytes;
+        let is_pressed = self.is_pressed(usage_bytes);
         if self.is_over && !is_pressed {
             return Some(Step::Lift);
         }
-        if let Some(step) = self.relief(reading) {
+        if let Some(step) = self.room(least_bytes).or_else(|| self.relief(reading)) {
             return Some(step);
         }
         if self.is_over {
@@ -166,6 +187,15 @@ impl Hold {
         }
         let is_still = t - self.still.0 >= STILL_SECS && self.thrashing_since.is_none();
         (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Step::Still)
+    }
+
+    /// The step for one that is pressed by what is replaced: a margin at a time, and never by little.
+    fn room(&self, least_bytes: u64) -> Option<Step> {
+        const PAGE_BYTES: u64 = 4_096;
+        let most_bytes = self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
+        let wider = most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
+        let is_pressed = least_bytes > self.limit_bytes;
+        (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 8)).then_some(Step::Widen(wider))
     }
 
     /// The step for a cgroup that does nothing but wait for memory.

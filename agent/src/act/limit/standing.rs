@@ -4,6 +4,7 @@ use super::{
     Failure,
     hold::{Hold, Reading, Step},
     set::set,
+    split::{self, Turnover},
     target::{self, Target},
     undo::undo,
 };
@@ -13,9 +14,20 @@ use crate::act::{
     pause::Pause,
 };
 
+/// A limit that was just set.
+pub struct Limited {
+    /// Of what.
+    pub target: Target,
+    /// What to do about it from now on.
+    pub hold: Hold,
+    /// Of one whose processes were moved there.
+    pub turnover: Option<Turnover>,
+}
+
 /// A limit that stands.
 pub struct Standing {
     target: Target,
+    turnover: Option<Turnover>,
     pub entry: Entry,
     pub hold: Hold,
     /// Whether it was to be put back and could not be.
@@ -34,8 +46,13 @@ pub enum Next {
 
 impl Standing {
     /// One that was just set.
-    pub fn new(target: Target, entry: Entry, hold: Hold) -> Self {
-        Self { target, entry, hold, is_stuck: false }
+    pub fn new(Limited { target, hold, turnover }: Limited, entry: Entry) -> Self {
+        Self { target, turnover, entry, hold, is_stuck: false }
+    }
+
+    /// Whether it holds for this process of its cgroup: where that is divided, not for all.
+    pub fn is_of(&self, pid: u32) -> bool {
+        self.entry.split.is_none() || split::holds(&self.target, pid)
     }
 
     /// Looks at it and does what is next.
@@ -51,9 +68,16 @@ impl Standing {
             _ if self.target.is_there() => return Next::Nothing,
             _ => return self.lift(journal, Event::Gone),
         };
+        if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
+            // Who was moved has ended: nobody is left to limit.
+            return self.lift(journal, Event::Gone);
+        }
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
         let before = self.hold.clone();
+        if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
+            self.hold.make_room(turnover.replaced_bytes(&self.target));
+        }
         let Some(step) = self.hold.look(Reading { t, limit_bytes, usage_bytes, full_pressure }) else {
             return Next::Nothing;
         };
@@ -61,6 +85,7 @@ impl Standing {
             Step::Reassert(_) => Event::Reasserted,
             Step::Tighten(_) => Event::Tightened,
             Step::BackOff(_) => Event::BackedOff,
+            Step::Widen(_) => Event::Widened,
             Step::Thrashing => {
                 return Next::Tell(Event::Thrashing, "it waits for memory, and got all that it gets".to_owned());
             }
@@ -84,8 +109,13 @@ impl Standing {
             Event::BackedOff => {
                 format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
             }
+            Event::Widened => {
+                format!("it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}")
+            }
             _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
         };
+        // One that is only made wider needs to leave no margin.
+        let margin_bytes = if event == Event::Widened { 0 } else { margin_bytes };
         match set(journal, &self.target, &mut self.entry, margin_bytes, Some(wanted_bytes)) {
             Ok(_) => Next::Tell(event, why),
             // It grew meanwhile: the next look says what is due then.
