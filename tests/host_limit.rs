@@ -1,9 +1,10 @@
 //! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched, and nothing stays. The first
 //! are the scenarios that hold on every kernel, see `src/kernel/containment.rs`; then there is the agent as it is installed.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
 use serde_json::Value;
+use spillway_agent::sense::LEAK_CHILD;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
     limit_live::{
@@ -138,6 +139,46 @@ fn the_agent_limits_a_leaker_and_puts_back_what_was_when_it_is_told_to_stop() {
     assert!(is_alive(leak.pid()));
     assert_eq!(stage.killed(), 0);
     leak.stop();
+}
+
+#[test]
+fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back() {
+    let Some(stage) = stage("agent-divided") else { return };
+    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    let before = stage.state();
+    let delegated = format!("[act.limit]\ndelegated = [\"{}\"]", stage.cgroup.path);
+    let config = quick(&stage).replace("[act.limit]", &delegated);
+    let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
+    command.arg("--json");
+    let running = Running::start(command);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+    assert_eq!(outcome["cgroup"], stage.cgroup.path);
+    assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
+    let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
+    assert_eq!(outcome["limit_bytes"], limit_bytes);
+    assert_eq!(stage.state()[..2], before[..2]);
+
+    // As long as the longest but one of its horizons: what moved is what leaked before, and is claimed and limited once.
+    sleep(Duration::from_secs(10));
+    let lines = |kind: &str, value: &str| {
+        let lines = running.printed();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line[kind] == value).count()
+    };
+    assert_eq!(lines("state", "raised"), 1, "{}", running.printed());
+    assert_eq!(lines("state", "cleared"), 0, "{}", running.printed());
+    assert_eq!((lines("decision", "limit"), lines("outcome", "limited")), (1, 1), "{}", running.printed());
+
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(stage.state(), before);
+    assert!(stage.is_in(".", leak.pid()) && stage.is_in(".", neighbour.pid()));
+    assert!(is_alive(leak.pid()) && is_alive(neighbour.pid()));
+    assert_eq!(stage.killed(), 0);
 }
 
 #[test]

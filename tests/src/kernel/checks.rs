@@ -170,13 +170,14 @@ const ROWS: [Row; 57] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 7] = [
+const ROWS_OF_UNITS: [Row; 8] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "wiped", units::wiped),
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),
     (About::Unit, On::Every, "scope", units::scope),
+    (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),
 ];
 

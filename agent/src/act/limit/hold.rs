@@ -277,6 +277,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_replaced_makes_room_a_margin_at_a_time_and_never_more_than_that() {
+        let mut hold = hold(0);
+        let first = hold.limit_bytes();
+        let full = |hold: &mut Hold, t: f64| {
+            let usage_bytes = hold.limit_bytes();
+            hold.look(reading(hold, t, usage_bytes))
+        };
+        assert_eq!(full(&mut hold, 1.0), None);
+        hold.make_room(100 * MIB);
+        assert!(!hold.is_pressed(0) && hold.is_pressed(first));
+        assert_eq!(hold.look(reading(&hold, 2.0, 0)), None, "there is room enough");
+        let steps: Vec<_> = (3..9_u32).filter_map(|t| full(&mut hold, f64::from(t))).collect();
+        assert!(steps.iter().all(|step| matches!(step, Step::Widen(_))), "{steps:?}");
+        assert_eq!((steps.len(), hold.limit_bytes()), (1, first + 100 * MIB));
+        // Less than before is no news.
+        hold.make_room(10 * MIB);
+        assert_eq!(full(&mut hold, 10.0), None);
+        hold.make_room(100 * MIB + MARGIN / 16);
+        assert_eq!(full(&mut hold, 11.0), None, "it is little");
+        hold.make_room(500 * MIB);
+        let wider = least_bytes(hold.limit_bytes(), MARGIN) + MARGIN;
+        assert_eq!(full(&mut hold, 12.0), Some(Step::Widen(wider)));
+    }
+
+    #[test]
     fn one_that_became_too_wide_is_tightened_step_by_step() {
         let mut hold = hold(300 * MIB);
         assert_eq!(hold.look(reading(&hold, 10.0, 299 * MIB)), None);
