@@ -83,7 +83,8 @@ fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
 
 #[test]
 fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
-    on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
+    // At each one's end: what it is then it is as the next begins.
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 2, nth: 0 }));
 }
 
 /// A configuration that judges within seconds and acts.
@@ -147,8 +148,11 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
     let before = stage.state();
-    let delegated = format!("[act.limit]\ndelegated = [\"{}\"]", stage.cgroup.path);
-    let config = quick(&stage).replace("[act.limit]", &delegated);
+    let path = &stage.cgroup.path;
+    // Whatever else leaks on this host meanwhile is left alone.
+    let config = quick(&stage)
+        .replace("[decide]", &format!("[decide]\nallow = [\"{path}\"]"))
+        .replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
@@ -156,7 +160,7 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
     let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    assert_eq!(outcome["cgroup"], stage.cgroup.path);
+    assert_eq!(outcome["cgroup"], *path);
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
     let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
     assert_eq!(outcome["limit_bytes"], limit_bytes);
@@ -167,7 +171,7 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     let lines = |kind: &str, value: &str| {
         let lines = running.printed();
         let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line[kind] == value).count()
+        lines.filter(|line| line[kind] == value && line["cgroup"] == *path).count()
     };
     assert_eq!(lines("state", "raised"), 1, "{}", running.printed());
     assert_eq!(lines("state", "cleared"), 0, "{}", running.printed());

@@ -175,7 +175,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let limit = |stage: &mut Stage| -> anyhow::Result<()> {
         let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
         // The shell that started both goes with it.
-        let moved = "moved to spillway-leak, a child of it, of 2 processes; memory.high set to ";
+        let moved = "it was moved with 1 of its own to spillway-leak, a child of its cgroup; memory.high set to ";
         ensure!(outcome.event == Event::Limited && outcome.why.starts_with(moved), "{outcome:?}");
         ensure!(stage.children()? == [LEAK_CHILD, REST_CHILD], "{:?}", stage.children()?);
         Ok(())

@@ -226,9 +226,13 @@ impl Limits {
         let (leak, moved) = split::split(journal, entry, target, whole, culprit)?;
         let turnover = Turnover::begin(&leak);
         let (limited, set) = self.limit_target(t, journal, leak, entry)?;
+        let who = match moved {
+            0 | 1 => "it was moved".to_owned(),
+            moved => format!("it was moved with {} of its own", moved - 1),
+        };
         let why = format!(
-            "moved to {LEAK_CHILD}, a child of it, of {moved} processes; {set} there; what they had before stays charged to {cgroup}, \
-             so that this bounds what they take from now on"
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before stays charged to {cgroup}, so that this \
+             bounds what it takes from now on"
         );
         Ok((Limited { turnover: Some(turnover), ..limited }, why))
     }

@@ -69,8 +69,10 @@ impl Standing {
             _ => return self.lift(journal, Event::Gone),
         };
         if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
-            // Who was moved has ended: nobody is left to limit.
-            return self.lift(journal, Event::Gone);
+            return match self.lift(journal, Event::Undone) {
+                Next::End(event, why) => Next::End(event, format!("nobody is left who was moved; {why}")),
+                next => next,
+            };
         }
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
@@ -134,6 +136,7 @@ impl Standing {
     fn lift(&mut self, journal: &Journal, event: Event) -> Next {
         let undone = undo(journal, &self.entry);
         match undone.is_done() {
+            true if undone.is_in_use() => Next::End(Event::Yielded, undone.to_string()),
             true => Next::End(event, undone.to_string()),
             // Tried again with every look, and told once.
             false if std::mem::replace(&mut self.is_stuck, true) => Next::Nothing,

@@ -127,6 +127,11 @@ impl Undone {
         self.files.iter().find(|(_, state)| matches!(state, State::Theirs { .. })).map(|(file, _)| file.as_str())
     }
 
+    /// Whether somebody else uses what was made of a divided cgroup.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.merged, Some(Merged::Theirs(_)))
+    }
+
     /// Whether nobody else has changed anything since.
     fn is_as_before(&self) -> bool {
         !self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. } | State::Failed(_)))
@@ -147,7 +152,7 @@ impl Undone {
         let event = match () {
             () if !self.is_done() => Event::Failed,
             () if all_gone => Event::Gone,
-            () if self.theirs().is_some() || matches!(self.merged, Some(Merged::Theirs(_))) => Event::Yielded,
+            () if self.theirs().is_some() || self.is_in_use() => Event::Yielded,
             () => Event::Undone,
         };
         let (id, cgroup) = (Arc::from(self.id.as_str()), Arc::from(self.cgroup.as_str()));

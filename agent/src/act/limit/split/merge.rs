@@ -60,14 +60,15 @@ fn try_merge(directory: &Path, split: &Split) -> Result<Merged, Failed> {
     {
         return Ok(Merged::Theirs(theirs));
     }
+    let mut left = Merged::Whole;
     for child in [LEAK_CHILD, REST_CHILD] {
         let child_directory = directory.join(child);
         return_all(&child_directory, directory).map_err(|error| (format!("{child} cannot be emptied"), error))?;
         if !remove(&child_directory).map_err(|error| (format!("{child} cannot be removed"), error))? {
-            return Ok(Merged::Theirs(format!("{child} has cgroups of somebody else's by now, and stays")));
+            left = Merged::Theirs(format!("{child} has cgroups of somebody else's by now, and stays"));
         }
     }
-    Ok(Merged::Whole)
+    Ok(left)
 }
 
 /// Takes the memory controller from a cgroup's children, if it is on our account that they have it; says why not.

@@ -48,7 +48,7 @@ fn held_bytes(leak: &Target) -> Option<u64> {
 /// Anonymous memory that is charged to it.
 fn charged_bytes(leak: &Target) -> Option<u64> {
     let key = match leak.version() {
-        Version::V1 => "rss ",
+        Version::V1 => "total_rss ",
         Version::V2 => "anon ",
     };
     let stat = fs::read_to_string(leak.directory.join("memory.stat")).ok()?;
