@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     Failure, Refusal, failed,
-    members::{Member, innocents},
+    members::{Member, belonging},
     permit::start_ticks,
     target::{Target, Version},
 };
@@ -120,9 +120,8 @@ impl Shared<'_> {
         if !is_there || start_ticks(culprit.pid) != Some(culprit.start_ticks) {
             return Err(Refusal::Left.into());
         }
-        let innocents: BTreeSet<u32> = innocents(&members, culprit.pid).iter().map(|member| member.pid).collect();
-        let theirs = members.iter().map(|member| member.pid).filter(|pid| !innocents.contains(pid));
-        Ok(theirs.filter(|pid| here.contains(pid)).collect())
+        let leaving = belonging(&members, culprit.pid).into_iter().map(|member| member.pid);
+        Ok(leaving.filter(|pid| here.contains(pid)).collect())
     }
 
     /// Gives its children the memory controller; says whether it did: not while somebody is in it.
