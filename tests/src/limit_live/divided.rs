@@ -212,7 +212,8 @@ pub fn replaced(stage: &Stage) -> String {
         |limit_bytes| wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit");
     until_full(first_bytes);
     for t in [1.0, 2.0, 3.0] {
-        assert!(limits.look(t).is_empty(), "nothing was replaced");
+        let looked = limits.look(t);
+        assert!(looked.is_empty(), "nothing was replaced: {looked:?}");
     }
     assert_eq!(stage.limit_of_leak(), first_bytes);
 

@@ -11,29 +11,29 @@ use procfs::process::Process;
 
 use super::super::target::{Target, Version};
 
-/// What the processes of a child held when they were moved there.
+/// What the processes of a child had when they were moved there, which is charged elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub struct Turnover {
-    held_bytes: u64,
+    had_bytes: u64,
 }
 
 impl Turnover {
-    /// They were moved just now.
+    /// They were moved just now. What they have taken in the child since is none of it: it is read last, so that it is rather too much.
     pub fn begin(leak: &Target) -> Self {
-        Self { held_bytes: held_bytes(leak).unwrap_or(0) }
+        let had_bytes = held_bytes(leak).and_then(|held| Some(held.saturating_sub(charged_bytes(leak)?)));
+        Self { had_bytes: had_bytes.unwrap_or(0) }
     }
 
-    /// How much of it is not held any more, in bytes.
+    /// How much of it is not held any more, in bytes; rather too little, so that it is read the other way round.
     pub fn replaced_bytes(self, leak: &Target) -> u64 {
-        match (held_bytes(leak), charged_bytes(leak)) {
-            (Some(held_now), Some(charged_now)) => replaced(self.held_bytes, held_now, charged_now),
-            _ => 0,
-        }
+        let replaced =
+            charged_bytes(leak).and_then(|charged| Some(replaced(self.had_bytes, held_bytes(leak)?, charged)));
+        replaced.unwrap_or(0)
     }
 }
 
-fn replaced(held_then: u64, held_now: u64, charged_now: u64) -> u64 {
-    held_then.saturating_sub(held_now.saturating_sub(charged_now))
+fn replaced(had: u64, held_now: u64, charged_now: u64) -> u64 {
+    had.saturating_sub(held_now.saturating_sub(charged_now))
 }
 
 /// Anonymous memory of a cgroup's processes, swapped or not, whoever is charged for it.
