@@ -4,11 +4,13 @@
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
 use serde_json::Value;
+use spillway_agent::sense::LEAK_CHILD;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
     limit_live::{
-        Programs, Share, Stage, backstop, by_hand, changed_by_others, held, is_alive, killed, killed_with_all,
-        never_wider_than_before, over, refused, slowed,
+        Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
+        divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, refused, replaced,
+        slowed,
     },
     metric, run_with, skip, wait_for,
 };
@@ -81,6 +83,32 @@ fn a_backstop_stands_well_above_the_limit_and_gives_way_with_it_and_to_others() 
 #[test]
 fn what_spins_at_its_limit_is_slowed_until_the_limit_goes_or_the_reason_told_why_not() {
     on_stage("slowed", slowed);
+}
+
+#[test]
+fn a_leaker_that_shares_its_cgroup_is_moved_and_held_and_the_others_are_not() {
+    on_stage("divided", divided);
+}
+
+#[test]
+fn a_divided_cgroup_is_whole_again_with_the_end_of_the_leaker_or_of_its_incident() {
+    on_stage("divided-over", divided_and_over);
+}
+
+#[test]
+fn what_others_make_of_a_divided_cgroup_is_theirs_and_nobody_stays_limited() {
+    on_stage("divided-used", divided_and_used);
+}
+
+#[test]
+fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
+    on_stage("replaced", replaced);
+}
+
+#[test]
+fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
+    // At each one's end: what it is then it is as the next begins.
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 2, nth: 0 }));
 }
 
 /// A configuration that judges within seconds and acts, on this cgroup and nobody else's: others may test here too.
@@ -166,6 +194,49 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     leak.stop();
+}
+
+#[test]
+fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back() {
+    let Some(stage) = stage("agent-divided") else { return };
+    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    let before = stage.state();
+    let path = &stage.cgroup.path;
+    // Whatever else leaks on this host meanwhile is left alone.
+    let config = quick(&stage)
+        .replace("[decide]", &format!("[decide]\nallow = [\"{path}\"]"))
+        .replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
+    let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
+    command.arg("--json");
+    let running = Running::start(command);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+    assert_eq!(outcome["cgroup"], *path);
+    assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
+    let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
+    assert_eq!(outcome["limit_bytes"], limit_bytes);
+    assert_eq!(stage.state()[..2], before[..2]);
+
+    // As long as the longest but one of its horizons: what moved is what leaked before, and is claimed and limited once.
+    sleep(Duration::from_secs(10));
+    let lines = |kind: &str, value: &str| {
+        let lines = running.printed();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line[kind] == value && line["cgroup"] == *path).count()
+    };
+    assert_eq!(lines("state", "raised"), 1, "{}", running.printed());
+    assert_eq!(lines("state", "cleared"), 0, "{}", running.printed());
+    assert_eq!((lines("decision", "limit"), lines("outcome", "limited")), (1, 1), "{}", running.printed());
+
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(stage.state(), before);
+    assert!(stage.is_in(".", leak.pid()) && stage.is_in(".", neighbour.pid()));
+    assert!(is_alive(leak.pid()) && is_alive(neighbour.pid()));
+    assert_eq!(stage.killed(), 0);
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub struct Entry {
     /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and it outlives the cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<ChangedUnit>,
+    /// Where it was divided: then what was changed is the child that its leaker was moved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
     /// Incidents on whose account it is limited.
     pub incidents: BTreeSet<String>,
     /// What was changed, in the order in which it was.
@@ -53,6 +56,13 @@ pub struct ChangedUnit {
     /// Whether MemoryHigh was one, as long as it was the only one that was set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     had_drop_in: bool,
+}
+
+/// A cgroup that was divided into children of ours. Who was moved is not kept: whoever is in them goes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// What its `cgroup.subtree_control` said before; `None` in version 1, which has none.
+    pub subtree_control: Option<String>,
 }
 
 /// A file of a cgroup, or a property of its unit, whose content was replaced.
@@ -125,6 +135,7 @@ impl Journal {
             directory,
             inode,
             unit: None,
+            split: None,
             incidents: BTreeSet::new(),
             changes: Vec::new(),
         }

@@ -11,7 +11,7 @@ mod outcome;
 mod pause;
 
 pub use actor::{Actor, recover};
-pub use journal::{Change, ChangedUnit, Entry, Journal, Unreadable};
+pub use journal::{Change, ChangedUnit, Entry, Journal, Split, Unreadable};
 pub use limit::{Undone, undo_all};
 pub use outcome::{Event, Outcome};
 pub use pause::Pause;

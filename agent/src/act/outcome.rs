@@ -42,6 +42,8 @@ pub enum Event {
     BackedOff,
     /// Its CPU was limited as well, because it spun at its limit.
     Slowed,
+    /// The limit was raised, because processes that were moved replace memory that they had before.
+    Widened,
     /// It does nothing but wait for memory, and the limit gives way no more.
     Thrashing,
     /// It does not grow any more.
@@ -66,6 +68,7 @@ impl Event {
             Self::Tightened => "tightened",
             Self::BackedOff => "backed_off",
             Self::Slowed => "slowed",
+            Self::Widened => "widened",
             Self::Thrashing => "thrashing",
             Self::Still => "still",
             Self::Held => "held",
@@ -97,6 +100,7 @@ impl fmt::Display for Event {
             Self::Tightened => "tightened the limit of",
             Self::BackedOff => "widened the limit of",
             Self::Slowed => "slowed down",
+            Self::Widened => "made room below the limit of",
             Self::Thrashing => "cannot help",
             Self::Still => "contained",
             Self::Held => "keeps the limit of",

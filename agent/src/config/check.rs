@@ -33,6 +33,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         clear_after(config),
         drain_after_limit(config),
         backstop(config),
+        delegated_program(config),
     ]
     .into_iter()
     .flatten()
@@ -136,12 +137,21 @@ fn backstop(config: &Config) -> Option<Conflict> {
     })
 }
 
+fn delegated_program(config: &Config) -> Option<Conflict> {
+    let program = config.act.limit.delegated.iter().find(|pattern| pattern.is_program())?;
+    Some(Conflict {
+        keys: &["act.limit.delegated"],
+        message: format!("act.limit.delegated names a program, {program}"),
+        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\"".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::keys::KEYS;
+    use crate::config::{Pattern, keys::KEYS};
 
     /// The keys of the only conflict that `change` makes in the defaults.
     fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
@@ -217,6 +227,16 @@ mod tests {
         let set = |backstop_bytes| conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes));
         assert_eq!(set(256 << 20), [""; 0]);
         assert_eq!(set((256 << 20) - 1), ["act.limit.backstop", "act.limit.margin"]);
+    }
+
+    #[test]
+    fn what_may_be_divided_is_no_program() {
+        let delegated = |text: &str| {
+            let pattern = Pattern::new(text).unwrap();
+            conflict(|config| config.act.limit.delegated = vec![pattern])
+        };
+        assert_eq!(delegated("app-*.service"), [""; 0]);
+        assert_eq!(delegated("exe:/usr/bin/app"), ["act.limit.delegated"]);
     }
 
     #[test]

@@ -193,6 +193,14 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
     },
     Key {
+        path: "act.limit.delegated",
+        doc: "Units and cgroups that Spillway may divide, written as in decide.protected, with all below them: a leaker that \
+              shares one with other programs is moved to a child of it, and is limited there. Where systemd runs the host \
+              the unit needs Delegate=yes as well. With none, a leaker that shares its cgroup is not limited.",
+        default: "[]",
+        kind: Kind::Patterns(|config| &mut config.act.limit.delegated),
+    },
+    Key {
         path: "act.limit.backstop",
         doc: "How far above its limit (memory.high) a cgroup gets a hard one (memory.max) as well, at least four margins; \"none\" for no \
               hard one. A leaker that reaches it in spite of the limit is killed by the kernel, in its own cgroup alone, before \

@@ -120,6 +120,8 @@ pub struct LimitConfig {
     pub cpu_max_percent: Option<u32>,
     /// How long it has to spin before.
     pub cpu_after: Duration,
+    /// Where a leaker that shares its cgroup may be moved to a child of it.
+    pub delegated: Vec<Pattern>,
 }
 
 /// What is kept on disk.
@@ -201,6 +203,7 @@ impl Default for LimitConfig {
         Self {
             enabled: true,
             margin_bytes: 64 << 20,
+            delegated: Vec::new(),
             backstop_bytes: None,
             cpu_weight: None,
             cpu_max_percent: None,

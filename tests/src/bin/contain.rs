@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use spillway_agent::{
     act::{Event, Journal, limit::Limits},
-    config::Config,
+    config::{Config, Pattern},
     sense::ProcessId,
 };
 
@@ -29,6 +29,9 @@ struct Args {
     /// A file of it, and what is put there between
     #[arg(long, num_args = 2)]
     wipe: Vec<String>,
+    /// Cgroups that may be divided
+    #[arg(long)]
+    delegated: Vec<String>,
     /// A process in it, and when it was started
     #[arg(long)]
     pid: u32,
@@ -49,6 +52,8 @@ fn main() -> anyhow::Result<ExitCode> {
         limit.backstop_bytes = Some(4 * limit.margin_bytes);
         (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) = (Some(10), Some(50), Duration::ZERO);
     }
+    let delegated = args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
+    config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
     let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };

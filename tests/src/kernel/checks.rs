@@ -108,7 +108,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 56] = [
+const ROWS: [Row; 61] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -161,6 +161,11 @@ const ROWS: [Row; 56] = [
     (About::Limit, On::Every, "slowed", containment::slowed),
     (About::Limit, On::Every, "killed anywhere", containment::killed),
     (About::Limit, On::Every, "killed anywhere, with all", containment::killed_with_all),
+    (About::Limit, On::Every, "divided", containment::divided),
+    (About::Limit, On::Every, "divided and over", containment::divided_and_over),
+    (About::Limit, On::Every, "divided and used", containment::divided_and_used),
+    (About::Limit, On::Every, "replaced", containment::replaced),
+    (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
@@ -177,6 +182,7 @@ const ROWS_OF_UNITS: [Row; 8] = [
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),
     (About::Unit, On::Every, "scope", units::scope),
+    (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),
 ];
 

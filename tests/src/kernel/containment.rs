@@ -66,6 +66,36 @@ pub fn slowed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("slowed", limit_live::slowed)
 }
 
+/// A leaker that shares its cgroup.
+pub fn divided(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided", limit_live::divided)
+}
+
+/// The end of its incident, or its own.
+pub fn divided_and_over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided-over", limit_live::divided_and_over)
+}
+
+/// Others who use what is there.
+pub fn divided_and_used(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided-used", limit_live::divided_and_used)
+}
+
+/// What it had before.
+pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("replaced", limit_live::replaced)
+}
+
+/// The end of an agent, anywhere in between.
+pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    // Emulated, a quarter takes 80 s on 7.2: an eighth of each, at system calls' ends. What it is after one it is as the next begins.
+    let share = match share()? {
+        Share { of: 1, .. } => Share::WHOLE,
+        Share { of, nth } => Share { of: 8 * of, nth: 8 * nth },
+    };
+    on_stage("divided-killed", |stage| limit_live::divided_and_killed(stage, share))
+}
+
 /// Limits that come and go while everybody allocates.
 pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     // Emulated, a change takes 40 ms beside processes that only allocate; here it waits eight times for the disk.

@@ -15,10 +15,14 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use spillway_agent::{
     act::{Event, Journal, Outcome, limit::Limits},
-    config::{Config, LimitConfig},
-    sense::ProcessId,
+    config::{Config, LimitConfig, Pattern},
+    sense::{LEAK_CHILD, ProcessId, REST_CHILD},
 };
-use spillway_tests::{Scratch, limit_live::life, wait_for};
+use spillway_tests::{
+    Scratch,
+    limit_live::{is_alive, life},
+    wait_for,
+};
 
 use crate::{
     checks::Seen,
@@ -206,6 +210,56 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 2, detail: "by its property; a cgroup below it by its file".to_owned() })
 }
 
+/// A service that several programs share is divided where it has Delegate=yes, which systemd does not mind, and only there.
+pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let mut stage = Stage::shared("shared", "")?;
+    let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+    ensure!(outcome.event == Event::Refused, "{outcome:?}");
+    let owned = "is not divided: /system.slice/spillway-shared.service is systemd's own";
+    ensure!(outcome.why.contains(owned), "{outcome:?}");
+    ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
+    drop(stage);
+
+    let mut stage = Stage::shared("delegated", "Delegate=yes\n")?;
+    let (before, control) = (stage.properties()?, fs::read_to_string(stage.file("cgroup.subtree_control"))?);
+    let limit = |stage: &mut Stage| -> anyhow::Result<()> {
+        let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+        // The shell that started both stays with the other.
+        let moved = "it was moved to spillway-leak, a child of its cgroup; memory.high set to ";
+        ensure!(outcome.event == Event::Limited && outcome.why.starts_with(moved), "{outcome:?}");
+        ensure!(stage.children()? == [LEAK_CHILD, REST_CHILD], "{:?}", stage.children()?);
+        Ok(())
+    };
+    limit(&mut stage)?;
+    let stands = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
+    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]] {
+        systemctl(args)?;
+        let now = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
+        ensure!(now == stands, "memory.high is {now} after {args:?}");
+        let looked = stage.limits.look(1.0);
+        ensure!(looked.is_empty(), "after {args:?}: {looked:?}");
+    }
+    stage.undo()?;
+    let after = stage.properties()?;
+    ensure!(after.replace("CPUWeight=50", "CPUWeight=[not set]") == before, "before: {before}; after: {after}");
+    ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
+    ensure!(fs::read_to_string(stage.file("cgroup.subtree_control"))? == control, "its controllers are others");
+
+    limit(&mut stage)?;
+    systemctl(&["restart", &stage.name])?;
+    let looked = stage.limits.look(2.0);
+    ensure!(matches!(&looked[..], [one] if one.event == Event::Gone), "{looked:?}");
+    ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
+    let runs = wait_for(SOON, || stage.pid().ok());
+    ensure!(runs.is_some(), "it does not run again");
+
+    limit(&mut stage)?;
+    let leaker = stage.pid()?;
+    systemctl(&["stop", &stage.name])?;
+    ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd has not found everybody");
+    Ok(Seen { events: 3, detail: "divided through daemon-reload and set-property, restarted, stopped".to_owned() })
+}
+
 /// The agent as it is installed holds a service that would take the whole machine, is hard to get rid of, and leaves nothing behind when
 /// it is killed.
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
@@ -310,6 +364,18 @@ impl Stage {
         Self::of(unit)
     }
 
+    /// A service of two programs that have nothing to do with one another.
+    fn shared(name: &str, settings: &str) -> anyhow::Result<Self> {
+        let unit = format!("spillway-{name}.service");
+        let workload = beside("workload")?.get_program().to_string_lossy().into_owned();
+        let command = format!("'{workload} touch --anon-bytes=8MiB & sleep 100000 & wait'");
+        let text = format!("[Service]\nExecStart=/bin/sh -c {command}\n{settings}");
+        fs::write(Path::new("/run/systemd/system").join(&unit), text)?;
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["start", &unit])?;
+        Self::of(unit)
+    }
+
     /// The same in a scope that may have cgroups of its own.
     fn scope(name: &str) -> anyhow::Result<Self> {
         let unit = format!("spillway-{name}.scope");
@@ -325,14 +391,11 @@ impl Stage {
         let scratch = Scratch::make(&unit);
         let mut config = Config::default();
         config.record.state_dir = scratch.0.join("state");
+        config.act.limit.delegated = vec![Pattern::new(&unit).map_err(anyhow::Error::msg)?];
         let limits = Limits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
         let cgroup = format!("/system.slice/{unit}").into();
         let stage = Self { name: unit, cgroup, limits, config, _scratch: scratch };
-        let started = wait_for(SOON, || {
-            // Not systemd's own process, before it becomes the program.
-            let program = fs::read_link(format!("/proc/{}/exe", stage.pid().ok()?)).ok()?;
-            program.ends_with("workload").then_some(())
-        });
+        let started = wait_for(SOON, || stage.pid().ok());
         ensure!(started.is_some(), "{} does not start", stage.name);
         Ok(stage)
     }
@@ -354,9 +417,22 @@ impl Stage {
         Ok(fs::read_to_string(self.file("memory.high")).context("its cgroup is gone")?.trim().to_owned())
     }
 
+    /// The workload: not systemd's own process, before it becomes that, and wherever it was moved.
     fn pid(&self) -> anyhow::Result<u32> {
-        let pids = fs::read_to_string(self.file("cgroup.procs"))?;
-        pids.lines().next().and_then(|pid| pid.parse().ok()).context("nobody is in it")
+        let directories = ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
+        let pids = directories.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
+        let mut pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        let is_it = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"));
+        pids.find(is_it).context("no workload is in it")
+    }
+
+    /// The cgroups below it.
+    fn children(&self) -> anyhow::Result<Vec<String>> {
+        let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
+        let children = entries.into_iter().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<_> = children.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// Limits it, and gives the limit.

@@ -4,14 +4,15 @@ use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use spillway_agent::{
     act::{Journal, Outcome, limit::Limits},
-    config::Config,
-    sense::{Hierarchy, ProcessId},
+    config::{Config, Pattern},
+    sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
 use crate::{OwnCgroup, Scratch, Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
-const MARGIN_BYTES: u64 = 16 * MIB;
+/// What a cgroup gets more than it uses.
+pub const MARGIN_BYTES: u64 = 16 * MIB;
 /// What to wait for is there within milliseconds, or on a busy machine seconds.
 pub const SOON: Duration = Duration::from_secs(20);
 /// The incident on whose account the cgroup is limited.
@@ -132,14 +133,38 @@ impl Stage {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
         } else {
-            &["memory.high", "memory.max", "cpu.weight", "cpu.max"]
+            &["memory.high", "memory.max", "cpu.weight", "cpu.max", "cgroup.subtree_control"]
         };
         let state = files
             .iter()
             .filter(|file| self.cgroup.has(file))
             .map(|file| self.cgroup.get(file).expect("the cgroup is there"));
         // Whether somebody waits at the limit is not changed by anybody.
-        state.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+        let files = state.map(|text| text.lines().next().unwrap_or_default().to_owned());
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let children = entries.filter(|entry| entry.path().is_dir());
+        files.chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// As it is told, and that it may divide its cgroup.
+    ///
+    /// # Panics
+    ///
+    /// Where its path is no pattern.
+    pub fn delegating(&self) -> Config {
+        let mut config = self.config.clone();
+        config.act.limit.delegated = vec![Pattern::new(&self.cgroup.path).expect("it is one")];
+        config
+    }
+
+    /// Whether a process is in its cgroup itself, or in a child of it that is named.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not there.
+    pub fn is_in(&self, child: &str, pid: u32) -> bool {
+        let processes = self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
+        processes.lines().any(|line| line.parse() == Ok(pid))
     }
 
     /// Sets another limit, as somebody else would.
@@ -151,14 +176,19 @@ impl Stage {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
 
-    /// `contain` with this cgroup, on account of a process in it.
-    pub fn contain(&self, culprit: ProcessId) -> Command {
+    /// `contain` with this cgroup, on account of a process in it, which it may divide or not.
+    pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
+        let limited =
+            if is_delegated { self.cgroup.directory().join(LEAK_CHILD) } else { self.cgroup.directory().into() };
         let mut command = Command::new(&self.programs.contain);
         command.arg("--state-dir").arg(&self.config.record.state_dir).args(["--cgroup", &self.cgroup.path]);
-        command.arg("--wipe").arg(self.cgroup.directory().join(self.limit_file()));
+        command.arg("--wipe").arg(limited.join(self.limit_file()));
         // A negative number would be an option.
         command.arg(if self.is_v1 { u64::MAX.to_string() } else { "max".to_owned() });
         command.args([format!("--pid={}", culprit.pid), format!("--start-ticks={}", culprit.start_ticks)]);
+        if is_delegated {
+            command.args(["--delegated", &self.cgroup.path]);
+        }
         command
     }
 
@@ -193,7 +223,10 @@ impl Stage {
     /// Where it does not start.
     pub fn another_program(&self, args: &[&str]) -> Workload {
         let path = self.scratch.0.join("neighbour");
-        fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+        // One that runs cannot be written.
+        if !path.exists() {
+            fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+        }
         let mut command = Command::new(path);
         Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
     }

@@ -4,7 +4,8 @@
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
 //! incident ends. Where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
 //! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
-//! It refuses a cgroup that others live in, one that it does not see whole, and one that has a lower limit already.
+//! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, and
+//! one that has a lower limit already.
 
 mod backstop;
 mod hold;
@@ -13,6 +14,7 @@ mod permit;
 mod set;
 mod slow;
 mod spin;
+mod split;
 mod standing;
 mod systemd;
 mod target;
@@ -26,19 +28,20 @@ use std::{
 };
 
 use super::{
-    journal::{ChangedUnit, Journal},
+    journal::{ChangedUnit, Entry, Journal, Split},
     outcome::{Event, Outcome},
     pause::Pause,
 };
 use crate::{
     config::{Config, DecideConfig, LimitConfig, Pattern},
-    sense::{Hierarchy, ProcessId},
+    sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
 use hold::Hold;
 use permit::permit;
 use set::set;
-use standing::{Next, Standing};
+use split::Turnover;
+use standing::{Limited, Next, Standing};
 use target::{MEMORY_MAX, Target};
 
 pub use undo::{Undone, undo_all};
@@ -68,8 +71,26 @@ pub enum Refusal {
     #[error("{0} is not among those of decide.allow")]
     NotAllowed(String),
     /// Others would be limited with it.
-    #[error("it is shared with {0}\n  hint: give the service a unit or container of its own")]
+    #[error(
+        "it is shared with {0}\n  hint: give the service a unit or container of its own, or name it in act.limit.delegated"
+    )]
     Shared(String),
+    /// The same, and it is not to be divided.
+    #[error("it is shared with {shared}, and is not divided: {why}\n  hint: {hint}")]
+    NotDivided {
+        /// With whom.
+        shared: String,
+        /// Why not.
+        why: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// It is divided on account of another program.
+    #[error("another program of it leaks as well, and was moved to a child that is limited")]
+    Divided,
+    /// While it was being divided it forked without end.
+    #[error("it is shared, and its processes come faster than they can be moved")]
+    TooManyForks,
     /// There is a limit already that is lower.
     #[error("it has {file}={found} already, below the {wanted_bytes} that it would get")]
     Lower {
@@ -141,6 +162,9 @@ impl Limits {
         }
         let journal = self.journal.as_ref().map_err(|error| Refusal::NoJournal(error.clone()))?;
         if let Some(standing) = self.standing.get_mut(cgroup) {
+            if !standing.is_of(culprit.pid) {
+                return Err(Refusal::Divided.into());
+            }
             // Another process of it leaks, or the same again.
             standing.hold.resume();
             standing.entry.incidents.insert(id.to_owned());
@@ -148,13 +172,18 @@ impl Limits {
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
         let target = Target::find(self.mount.as_deref().ok_or(Refusal::NotHere)?, cgroup)?;
-        permit(&self.decide, &target, cgroup, culprit)?;
+        let shared = permit(&self.decide, &target, cgroup, culprit)?;
+        let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
+        let whole = shared.map(|shared| split::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
-        entry.unit = target.unit().map(ChangedUnit::new);
         entry.incidents.insert(id.to_owned());
-        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
-        let limit_bytes = set(journal, &target, &mut entry, &self.config, None).inspect_err(|_| {
+        entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
+        let limited = match whole {
+            None => self.limit_target(t, journal, target, &mut entry),
+            Some(whole) => self.limit_child(t, journal, &target, &mut entry, whole, (cgroup, culprit)),
+        };
+        let (limited, why) = limited.inspect_err(|_| {
             // Half of it may be there. What cannot be put back now is in the journal.
             undo::undo(journal, &entry);
         })?;
@@ -163,6 +192,20 @@ impl Limits {
             undo::undo(journal, &entry);
             return Err(Refusal::Paused(PathBuf::from("spillway undo")).into());
         }
+        let limit_bytes = limited.hold.limit_bytes();
+        self.standing.insert(cgroup.clone(), Standing::new(limited, entry));
+        Ok((limit_bytes, why))
+    }
+
+    fn limit_target(
+        &self,
+        t: f64,
+        journal: &Journal,
+        target: Target,
+        entry: &mut Entry,
+    ) -> Result<(Limited, String), Failure> {
+        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
+        let limit_bytes = set(journal, &target, entry, &self.config, None)?;
         let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
         let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
         let backstop = target.name(MEMORY_MAX);
@@ -173,8 +216,31 @@ impl Limits {
             why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
             None
         });
-        self.standing.insert(cgroup.clone(), Standing::new(target, entry, hold, spin));
-        Ok((limit_bytes, why))
+        Ok((Limited { target, hold, spin, turnover: None }, why))
+    }
+
+    /// The same of a child to which the leaker is moved.
+    fn limit_child(
+        &self,
+        t: f64,
+        journal: &Journal,
+        target: &Target,
+        entry: &mut Entry,
+        whole: Split,
+        (cgroup, culprit): (&str, ProcessId),
+    ) -> Result<(Limited, String), Failure> {
+        let (leak, moved) = split::split(journal, entry, target, whole, culprit)?;
+        let turnover = Turnover::begin(&leak);
+        let (limited, set) = self.limit_target(t, journal, leak, entry)?;
+        let who = match moved {
+            0 | 1 => "it was moved".to_owned(),
+            moved => format!("it was moved with {} of its own", moved - 1),
+        };
+        let why = format!(
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before stays charged to {cgroup}, so that this \
+             bounds what it takes from now on"
+        );
+        Ok((Limited { turnover: Some(turnover), ..limited }, why))
     }
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it not needed.

@@ -17,16 +17,23 @@ use crate::{
 /// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one system call.
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
-/// Whether it may.
+/// Whether it may, and with whom it is shared; `None` where the culprit is alone in it, with what belongs to it.
 ///
 /// # Errors
 ///
 /// Why not.
-pub fn permit(decide: &DecideConfig, target: &Target, cgroup: &str, culprit: ProcessId) -> Result<(), Failure> {
+pub fn permit(
+    decide: &DecideConfig,
+    target: &Target,
+    cgroup: &str,
+    culprit: ProcessId,
+) -> Result<Option<String>, Failure> {
     if target.version() == Version::V2 {
         is_high_safe(&kernel_release())?;
     }
-    Ok(is_allowed(decide, cgroup, &alone(target, culprit)?)?)
+    let (program, shared) = company(target, culprit)?;
+    is_allowed(decide, cgroup, &program)?;
+    Ok(shared)
 }
 
 /// Whether an operator lets a program be limited. What can be told of a cgroup alone is told before.
@@ -41,20 +48,22 @@ fn is_allowed(decide: &DecideConfig, cgroup: &str, program: &Path) -> Result<(),
     Ok(())
 }
 
-/// The culprit's program, where its cgroup holds what belongs to it and nobody else.
-fn alone(target: &Target, culprit: ProcessId) -> Result<PathBuf, Failure> {
+/// The culprit's program, and who is in its cgroup that does not belong to it.
+fn company(target: &Target, culprit: ProcessId) -> Result<(PathBuf, Option<String>), Failure> {
     let pids = target.pids().map_err(failed("its processes cannot be told"))?;
     let members: Vec<_> = pids.into_iter().filter_map(Member::of).collect();
     let leaker = members.iter().find(|member| member.pid == culprit.pid);
     let leaker = leaker.filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks)).ok_or(Refusal::Left)?;
     let mut others = innocents(&members, culprit.pid).into_iter();
-    let Some(first) = others.next() else { return Ok(leaker.program.clone()) };
-    let more = others.count();
-    let shared = if more == 0 { first.to_string() } else { format!("{first} and {more} more") };
-    Err(Refusal::Shared(shared).into())
+    let shared = others.next().map(|first| match others.count() {
+        0 => first.to_string(),
+        more => format!("{first} and {more} more"),
+    });
+    Ok((leaker.program.clone(), shared))
 }
 
-fn start_ticks(pid: u32) -> Option<u64> {
+/// When a process was started; `None` where it is gone.
+pub fn start_ticks(pid: u32) -> Option<u64> {
     procfs::process::Process::new(pid as i32).ok()?.stat().ok().map(|stat| stat.starttime)
 }
 

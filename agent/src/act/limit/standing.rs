@@ -6,6 +6,7 @@ use super::{
     set::set,
     slow::slow,
     spin::Spin,
+    split::{self, Turnover},
     target::{self, Target},
     undo::undo,
 };
@@ -18,9 +19,22 @@ use crate::{
     config::LimitConfig,
 };
 
+/// A limit that was just set.
+pub struct Limited {
+    /// Of what.
+    pub target: Target,
+    /// What to do about it from now on.
+    pub hold: Hold,
+    /// Of a cgroup whose CPU is to be limited if it spins.
+    pub spin: Option<Spin>,
+    /// Of one whose processes were moved there.
+    pub turnover: Option<Turnover>,
+}
+
 /// A limit that stands.
 pub struct Standing {
     target: Target,
+    turnover: Option<Turnover>,
     pub entry: Entry,
     pub hold: Hold,
     /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
@@ -41,8 +55,13 @@ pub enum Next {
 
 impl Standing {
     /// One that was just set.
-    pub fn new(target: Target, entry: Entry, hold: Hold, spin: Option<Spin>) -> Self {
-        Self { target, entry, hold, spin, is_stuck: false }
+    pub fn new(Limited { target, hold, spin, turnover }: Limited, entry: Entry) -> Self {
+        Self { target, turnover, entry, hold, spin, is_stuck: false }
+    }
+
+    /// Whether it holds for this process of its cgroup: where that is divided, not for all.
+    pub fn is_of(&self, pid: u32) -> bool {
+        self.entry.split.is_none() || split::holds(&self.target, pid)
     }
 
     /// Looks at it and does what is next.
@@ -58,9 +77,18 @@ impl Standing {
             _ if self.target.is_there() => return Next::Nothing,
             _ => return self.lift(journal, Event::Gone),
         };
+        if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
+            return match self.lift(journal, Event::Undone) {
+                Next::End(event, why) => Next::End(event, format!("nobody is left who was moved; {why}")),
+                next => next,
+            };
+        }
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
         let before = self.hold.clone();
+        if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
+            self.hold.make_room(turnover.replaced_bytes(&self.target));
+        }
         let Some(step) = self.hold.look(Reading { t, limit_bytes, usage_bytes, full_pressure }) else {
             return self.slow_down(t, usage_bytes, journal, pause, config);
         };
@@ -68,6 +96,7 @@ impl Standing {
             Step::Reassert(_) => Event::Reasserted,
             Step::Tighten(_) => Event::Tightened,
             Step::BackOff(_) => Event::BackedOff,
+            Step::Widen(_) => Event::Widened,
             Step::Thrashing => {
                 return Next::Tell(Event::Thrashing, "it waits for memory, and got all that it gets".to_owned());
             }
@@ -97,9 +126,15 @@ impl Standing {
             Event::BackedOff => {
                 format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
             }
+            Event::Widened => {
+                format!("it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}")
+            }
             _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
         };
-        match set(journal, &self.target, &mut self.entry, config, Some(wanted_bytes)) {
+        // One that is only made wider needs to leave no margin.
+        let margin_bytes = if event == Event::Widened { 0 } else { config.margin_bytes };
+        let config = LimitConfig { margin_bytes, ..config.clone() };
+        match set(journal, &self.target, &mut self.entry, &config, Some(wanted_bytes)) {
             Ok(_) => Next::Tell(event, why),
             // It grew meanwhile: the next look says what is due then.
             Err(Failure::Refused(_)) => {
@@ -135,6 +170,7 @@ impl Standing {
     fn lift(&mut self, journal: &Journal, event: Event) -> Next {
         let undone = undo(journal, &self.entry);
         match undone.is_done() {
+            true if undone.is_in_use() => Next::End(Event::Yielded, undone.to_string()),
             true => Next::End(event, undone.to_string()),
             // Tried again with every look, and told once.
             false if std::mem::replace(&mut self.is_stuck, true) => Next::Nothing,
