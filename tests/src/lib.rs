@@ -14,6 +14,7 @@ mod refuse;
 mod running;
 mod servers;
 mod stepped;
+pub mod tls;
 
 use std::{
     env,
@@ -31,7 +32,7 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
-pub use netns::{loopback_up, own_network};
+pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
