@@ -31,7 +31,7 @@ pub enum Kind {
     Number(Field<f64>, RangeInclusive<f64>),
     /// A whole number within a range.
     Count(Field<u32>, RangeInclusive<u32>),
-    /// Units and cgroups.
+    /// Units, cgroups, programs and pods.
     Patterns(Field<Vec<Pattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),
