@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Running, Workload, agent, is_root,
+    Running, Workload, agent, is_root,
     limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
     metric, run_with, skip, wait_for,
 };
@@ -57,22 +57,6 @@ fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
     on_stage("killed", |stage| killed(stage, Share::WHOLE));
 }
 
-/// A configuration that judges within seconds and acts.
-fn quick(stage: &Stage) -> String {
-    format!(
-        "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-         horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
-         [act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
-        stage.config.record.state_dir.display()
-    )
-}
-
-/// The first line that the agent prints of this kind, as JSON.
-fn line_of(running: &Running, kind: &str, value: &str) -> Option<Value> {
-    let is_it = |line: &Value| line[kind] == value;
-    running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
-}
-
 /// What the cgroup was before, an agent that has limited it, and the leaker in it.
 fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     // An end that is near, for a forecast.
@@ -80,14 +64,14 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
-    fs::write(&config, quick(stage)).expect("a configuration can be written");
+    fs::write(&config, stage.quick()).expect("a configuration can be written");
     let mut command = run_with(&config);
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited"));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = line_of(&running, "decision", "limit").expect("it was decided");
+    let decision = running.line_of("decision", "limit").expect("it was decided");
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
     assert_eq!(outcome["cgroup"], stage.cgroup.path);
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
@@ -127,12 +111,12 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             assert!(undone.status.success() && told.starts_with("put back the limit of "), "{told}");
         } else {
             // Whatever it is configured to do.
-            let observe = quick(&stage).replace("enforce", "observe");
+            let observe = stage.quick().replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);
             command.arg("--json");
             let next = Running::start(command);
-            assert!(line_of(&next, "outcome", "undone").is_some(), "{}{}", next.printed(), next.log());
+            assert!(next.line_of("outcome", "undone").is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));
@@ -147,7 +131,7 @@ fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching(
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
     let config =
-        quick(&stage).replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
+        stage.quick().replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
     let running = Running::start(run_with(&stage.scratch.file("spillway.toml", &config)));
     assert!(running.is_well());
     let (code, log) = running.stop();

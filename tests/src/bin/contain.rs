@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use spillway_agent::{
     act::{Event, Journal, limit::Limits},
-    config::Config,
+    config::{self, Config},
     sense::ProcessId,
 };
 
@@ -18,6 +18,9 @@ struct Args {
     /// Where the journal is
     #[arg(long)]
     state_dir: PathBuf,
+    /// What the operator says of it
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// The cgroup, from the hierarchy's root
     #[arg(long)]
     cgroup: String,
@@ -34,13 +37,16 @@ struct Args {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let mut config = Config::default();
+    let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config::load)?;
     config.record.state_dir = args.state_dir;
     let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
-    ensure!(limited.event == Event::Limited, "{limited:?}");
+    if limited.event != Event::Limited {
+        println!("{}", serde_json::to_string(&limited)?);
+        return Ok(ExitCode::FAILURE);
+    }
     let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
     std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
     let looked = limits.look(1.0);
