@@ -64,16 +64,15 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
-    fs::write(&config, stage.quick()).expect("a configuration can be written");
+    fs::write(&config, stage.quick(&stage.only_this())).expect("a configuration can be written");
     let mut command = run_with(&config);
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited"));
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", &stage.cgroup.path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = running.line_of("decision", "limit").expect("it was decided");
+    let decision = running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
-    assert_eq!(outcome["cgroup"], stage.cgroup.path);
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     let t = |line: &Value| line["t"].as_f64().expect("it has a time");
@@ -111,12 +110,13 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             assert!(undone.status.success() && told.starts_with("put back the limit of "), "{told}");
         } else {
             // Whatever it is configured to do.
-            let observe = stage.quick().replace("enforce", "observe");
+            let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);
             command.arg("--json");
             let next = Running::start(command);
-            assert!(next.line_of("outcome", "undone").is_some(), "{}{}", next.printed(), next.log());
+            let directory = stage.cgroup.directory().display().to_string();
+            assert!(next.line_of("outcome", "undone", &directory).is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));
@@ -130,8 +130,9 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
 fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching() {
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
-    let config =
-        stage.quick().replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
+    let config = stage
+        .quick(&stage.only_this())
+        .replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
     let running = Running::start(run_with(&stage.scratch.file("spillway.toml", &config)));
     assert!(running.is_well());
     let (code, log) = running.stop();

@@ -212,7 +212,7 @@ fn what_is_kubernetes_and_names_no_pod_is_left_alone() {
     node.is_in("shop");
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let refused = node.limit(leak.pid(), "", |_| {}).expect_err("it is refused");
-    assert!(refused.starts_with("it is one of Kubernetes' cgroups, and names no pod"), "{refused}");
+    assert!(refused.starts_with("it is one of Kubernetes' cgroups and names no pod"), "{refused}");
     leak.stop();
 }
 
@@ -269,8 +269,8 @@ fn running(node: &Node, decide: &str) -> (Running, Workload) {
     // An end that is near, for a forecast.
     let file = if node.stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     node.stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
-    let quick = node.stage.quick().replace("[decide]\n", &format!("[decide]\n{decide}\n"));
-    let mut command = run_with(&node.stage.scratch.file("spillway.toml", &node.config(&quick)));
+    let config = node.config(&node.stage.quick(decide));
+    let mut command = run_with(&node.stage.scratch.file("spillway.toml", &config));
     node.equip(command.arg("--json"));
     (Running::start(command), node.stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]))
 }
@@ -282,16 +282,14 @@ fn the_agent_asks_for_labels_when_it_would_limit_and_keeps_to_them() {
         node.is_in("shop");
         let decide = match is_allowed {
             true => "allow = ['pod:app=api']".to_owned(),
-            false => format!("protected = ['pod:app=api']\nallow = ['{}']", node.stage.cgroup.path),
+            false => format!("protected = ['pod:app=api']\n{}", node.stage.only_this()),
         };
         let (running, leak) = running(&node, &decide);
         let before = node.stage.state();
-        let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", event));
+        let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", event, &node.stage.cgroup.path));
         let outcome = outcome.unwrap_or_else(|| panic!("no {event}: {}{}", running.printed(), running.log()));
         assert_eq!(node.asked(), 1, "{outcome}");
-        let lines: Vec<Value> = running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let is_it = |line: &&Value| line["decision"] == "limit" && line["id"] == outcome["id"];
-        let decision = lines.iter().find(is_it).expect("it was decided");
+        let decision = running.line_of("decision", "limit", &node.stage.cgroup.path).expect("it was decided");
         let took_secs = outcome["t"].as_f64().zip(decision["t"].as_f64()).map(|(after, before)| after - before);
         println!("{event} {:.0} ms after it was decided", took_secs.expect("both have a time") * 1e3);
         if !is_allowed {
@@ -312,16 +310,16 @@ fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
     let Some(node) = Node::with_pod("pods-hang") else { return };
     node.is_in("shop");
     node.api.conduct(Conduct::Hangs);
-    let decide = format!("protected = ['pod:app=db']\nallow = ['{}']", node.stage.cgroup.path);
+    let decide = format!("protected = ['pod:app=db']\n{}", node.stage.only_this());
     let (running, leak) = running(&node, &decide);
     assert!(wait_for(Duration::from_secs(60), || (node.asked() == 1).then_some(())).is_some(), "{}", running.printed());
     assert!(running.is_well());
-    let refused = wait_for(Duration::from_secs(10), || running.line_of("outcome", "refused"));
+    let refused = wait_for(Duration::from_secs(10), || running.line_of("outcome", "refused", &node.stage.cgroup.path));
     let refused = refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
     let why = refused["why"].as_str().expect("it says why");
     assert!(why.contains("no answer within 3 s, waiting for the answer\n  hint: "), "{why}");
     // No human is woken: it is what the operator asked for.
-    assert!(running.line_of("outcome", "failed").is_none(), "{}", running.printed());
+    assert!(running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(), "{}", running.printed());
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     leak.stop();

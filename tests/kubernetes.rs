@@ -61,7 +61,9 @@ impl Cluster {
 fn the_pods_of_this_node_are_told_with_their_labels_whatever_form_the_list_has() {
     for is_partial in [true, false] {
         let cluster = Cluster::lists("k8s-list", is_partial);
+        let before = now();
         let pods = cluster.api().pods().expect("it tells");
+        println!("asked and told in {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
         let labels = [("app", "api"), ("app.kubernetes.io/part-of", "shop"), ("empty", "")];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         assert_eq!(
@@ -115,11 +117,13 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
     }
     cluster.server.conduct(Conduct::Resets);
     assert!(cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "), "{}", cluster.refused());
+    // On a machine that takes three seconds to read so much, its time is up.
     cluster.server.conduct(Conduct::Floods);
+    let told = cluster.refused();
+    let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
     assert!(
-        cluster.refused().starts_with("the Kubernetes API at ADDRESS: the answer is larger than 16777216 bytes"),
-        "{}",
-        cluster.refused()
+        is_it("the answer is larger than 16777216 bytes") || is_it("no answer within 3 s, reading the answer"),
+        "{told}"
     );
 }
 

@@ -173,9 +173,9 @@ impl Running {
         self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
     }
 
-    /// The first line that it printed of this kind, as JSON.
-    pub fn line_of(&self, kind: &str, value: &str) -> Option<Value> {
-        let is_it = |line: &Value| line[kind] == value;
+    /// The first line that it printed of this kind and about this cgroup, as JSON.
+    pub fn line_of(&self, kind: &str, value: &str, cgroup: &str) -> Option<Value> {
+        let is_it = |line: &Value| line[kind] == value && line["cgroup"] == cgroup;
         self.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
     }
 

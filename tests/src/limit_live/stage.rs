@@ -77,14 +77,19 @@ impl Stage {
         Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs, _above: above })
     }
 
-    /// A configuration that judges within seconds and acts.
-    pub fn quick(&self) -> String {
+    /// A configuration that judges within seconds and acts, with these lines on what to decide.
+    pub fn quick(&self, decide: &str) -> String {
         format!(
             "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
              horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
-             [act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
+             {decide}\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
             self.config.record.state_dir.display()
         )
+    }
+
+    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is somebody else's.
+    pub fn only_this(&self) -> String {
+        format!("allow = [\"{}\"]", self.cgroup.path)
     }
 
     /// The journal, as somebody finds it who does not add to it.

@@ -75,6 +75,12 @@ pub enum Refusal {
     /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
     #[error("{0}")]
     PodUnknown(String),
+    /// It is one of those that a kubelet makes, and none that it makes for a pod.
+    #[error(
+        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
+         hint: a kubelet names them unless its cgroupsPerQOS is false"
+    )]
+    NoPod,
     /// Neither its program nor its cgroup is one that may be limited.
     #[error("{0} is not among those of decide.allow")]
     NotAllowed(String),

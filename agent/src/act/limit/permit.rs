@@ -58,11 +58,7 @@ impl Asked<'_> {
         }
         match pod::owner(self.cgroup) {
             Owner::Pod(uid) => self.of_pod(&uid, pods),
-            Owner::Unnamed => Err(Refusal::PodUnknown(
-                "it is one of Kubernetes' cgroups, and names no pod: whether it is protected cannot be told\n  \
-                 hint: pods are known by the kubelet's cgroups, which it makes unless cgroupsPerQOS is false"
-                    .to_owned(),
-            )),
+            Owner::Unnamed => Err(Refusal::NoPod),
             Owner::Host if self.is_allowed(|_| false) => Ok(()),
             Owner::Host => Err(self.not_allowed()),
         }
