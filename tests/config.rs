@@ -33,7 +33,7 @@ sustain = "2s"
 
 [decide]
 limit_within = "10d"
-protected = ["ssh.service", 3, "a/b", "[z-a"]
+protected = ["ssh.service", 3, "a/b", "[z-a", "namespace:Shop", "pod:app", "pod:a b=c", "pod:app=a/b"]
 max_actions_an_hour = 6
 max_actions_per_hour = 1.5
 
@@ -92,12 +92,20 @@ configs/spillway.toml:25: given before: sustain = "2s"
   hint: give each key and each table once
 configs/spillway.toml:28: decide.limit_within = "10d" is out of range
   hint: 1s to 7d is accepted
-configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup or program
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup, program, namespace or label
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit's name nor a path, which begins with a /
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:29: decide.protected[3] = "[z-a" is no pattern: invalid range pattern
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[4] = "namespace:Shop" names a namespace by other than lowercase letters, digits and dashes
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[5] = "pod:app" names a label without its value, as in pod:KEY=VALUE
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[6] = "pod:a b=c" names a label "a b", which no pod can have
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[7] = "pod:app=a/b" names a value by other than letters, digits, dashes, dots and underscores
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:30: unknown key "max_actions_an_hour" in [decide]
   hint: did you mean "max_actions_per_hour"?
 configs/spillway.toml:31: decide.max_actions_per_hour = 1.5 is a float, not a whole number
@@ -151,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 25);
+    assert_eq!(key_names().len(), 27);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -169,8 +177,9 @@ fn what_is_set_is_what_is_read() {
                 'drain_within' = '20m' # the rest is up to us\r\n\
                 [serve]\r\n\
                 \"listen\" = '[::1]:80'";
-    let rest = "[decide]\nprotected = ['db-*.service', '/a/*']\nallow = ['/b']\ncooldown = '23s'\n\
+    let rest = "[decide]\nprotected = ['db-*.service', '/a/*', 'namespace:a-*']\nallow = ['/b', \"pod:a/b=c\"]\ncooldown = '23s'\n\
                 max_actions_per_hour = 0x1d\n\
+                [kubernetes]\npod_logs_dir = '/c'\nservice_account_dir = '/d'\n\
                 [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
                 [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
                 [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'";
@@ -192,8 +201,10 @@ fn what_is_set_is_what_is_read() {
     wanted.detect.overload.sustain = Duration::from_secs(17);
     wanted.detect.overload.clear_after = Duration::from_secs(19);
     let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
-    wanted.decide.protected = patterns(&["db-*.service", "/a/*"]);
-    wanted.decide.allow = patterns(&["/b"]);
+    wanted.decide.protected = patterns(&["db-*.service", "/a/*", "namespace:a-*"]);
+    wanted.decide.allow = patterns(&["/b", "pod:a/b=c"]);
+    wanted.kubernetes.pod_logs_dir = "/c".into();
+    wanted.kubernetes.service_account_dir = "/d".into();
     wanted.decide.cooldown = Duration::from_secs(23);
     wanted.decide.max_actions_per_hour = 29;
     wanted.act.limit.backstop_bytes = Some(1 << 30);
@@ -322,7 +333,7 @@ fn tables_and_keys_are_not_taken_for_one_another() {
         ),
         (
             "'' = { mode = 'observe' }",
-            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, serve, record",
+            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, kubernetes, serve, record",
         ),
         (
             "'sense.interval' = '1s'",

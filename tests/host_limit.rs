@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 use serde_json::Value;
 use spillway_agent::sense::LEAK_CHILD;
 use spillway_tests::{
-    ANY_PORT, Running, Workload, agent, is_root,
+    Running, Workload, agent, is_root,
     limit_live::{
         Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
         divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, refused, replaced,
@@ -111,25 +111,6 @@ fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
     on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 2, nth: 0 }));
 }
 
-/// A configuration that judges within seconds and acts, on this cgroup and nobody else's: others may test here too.
-fn quick(stage: &Stage) -> String {
-    format!(
-        "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-         horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
-         allow = [\"{}\"]\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
-        stage.cgroup.path,
-        stage.config.record.state_dir.display()
-    )
-}
-
-/// The first line that the agent prints of this kind about this cgroup, as JSON.
-fn line_of(running: &Running, kind: &str, value: &str, stage: &Stage) -> Option<Value> {
-    // What was left is told by its directory.
-    let is_ours = |line: &Value| line["cgroup"].as_str().is_some_and(|cgroup| cgroup.ends_with(&stage.cgroup.path));
-    let is_it = |line: &Value| line[kind] == value && is_ours(line);
-    running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
-}
-
 /// An end that is near, for a forecast.
 fn has_an_end(stage: &Stage) {
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
@@ -141,14 +122,14 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     has_an_end(stage);
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
-    fs::write(&config, quick(stage)).expect("a configuration can be written");
+    fs::write(&config, stage.quick(&stage.only_this())).expect("a configuration can be written");
     let mut command = run_with(&config);
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited", stage));
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", &stage.cgroup.path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = line_of(&running, "decision", "limit", stage).expect("it was decided");
+    let decision = running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
@@ -177,12 +158,12 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
     let Some(stage) = stage("disabled") else { return };
     has_an_end(&stage);
     let before = stage.state();
-    let config = quick(&stage).replace("[act.limit]", "[act.limit]\nenabled = false");
+    let config = stage.quick(&stage.only_this()).replace("[act.limit]", "[act.limit]\nenabled = false");
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let decision = wait_for(Duration::from_secs(60), || line_of(&running, "decision", "limit", &stage));
+    let decision = wait_for(Duration::from_secs(60), || running.line_of("decision", "limit", &stage.cgroup.path));
     let decision = decision.unwrap_or_else(|| panic!("{}{}", running.printed(), running.log()));
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(false), &Value::from("enforce")));
     assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
@@ -203,16 +184,14 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
     let before = stage.state();
     let path = &stage.cgroup.path;
-    // Whatever else leaks on this host meanwhile is left alone.
-    let config = quick(&stage)
-        .replace("[decide]", &format!("[decide]\nallow = [\"{path}\"]"))
-        .replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
+    let config =
+        stage.quick(&stage.only_this()).replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
     assert_eq!(outcome["cgroup"], *path);
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
@@ -254,12 +233,13 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             assert!(undone.status.success() && told.starts_with("put back the limit of "), "{told}");
         } else {
             // Whatever it is configured to do.
-            let observe = quick(&stage).replace("enforce", "observe");
+            let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);
             command.arg("--json");
             let next = Running::start(command);
-            assert!(line_of(&next, "outcome", "undone", &stage).is_some(), "{}{}", next.printed(), next.log());
+            let directory = stage.cgroup.directory().display().to_string();
+            assert!(next.line_of("outcome", "undone", &directory).is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));
@@ -273,8 +253,9 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
 fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching() {
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
-    let config =
-        quick(&stage).replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
+    let config = stage
+        .quick(&stage.only_this())
+        .replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
     let running = Running::start(run_with(&stage.scratch.file("spillway.toml", &config)));
     assert!(running.is_well());
     let (code, log) = running.stop();

@@ -1,6 +1,7 @@
 //! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
 //! that it is put through.
 
+pub mod api_server;
 mod broken;
 pub mod corpus;
 pub mod limit_live;
@@ -14,6 +15,7 @@ mod refuse;
 mod running;
 mod servers;
 mod stepped;
+pub mod tls;
 
 use std::{
     env,
@@ -31,7 +33,7 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
-pub use netns::{loopback_up, own_network};
+pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};

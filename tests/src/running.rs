@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::{now, wait_for};
 
 /// How long the agent may take until it watches, whatever the kernel refuses it.
@@ -169,6 +171,12 @@ impl Running {
     /// What it printed so far: verdicts and decisions.
     pub fn printed(&self) -> String {
         self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
+    }
+
+    /// The first line that it printed of this kind and about this cgroup, as JSON.
+    pub fn line_of(&self, kind: &str, value: &str, cgroup: &str) -> Option<Value> {
+        let is_it = |line: &Value| line[kind] == value && line["cgroup"] == cgroup;
+        self.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
     }
 
     /// The same, each line with the time at which it came.

@@ -50,6 +50,7 @@ pub const TABLES: &[Table] = &[
     Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
     Table { path: "decide", doc: "What is to be done about it, and when." },
     Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
+    Table { path: "kubernetes", doc: "How the pods of this node are known, where it is one of Kubernetes." },
     Table { path: "serve", doc: "Where the agent can be asked how it is." },
     Table { path: "record", doc: "What is kept on disk." },
 ];
@@ -153,16 +154,17 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "decide.protected",
-        doc: "Units, cgroups and programs that are never limited: a unit by its name (\"db-*.service\"), a cgroup by its \
-              path (\"/kubepods.slice/*\"), either with all below it, a program by its own (\"exe:/usr/bin/db\"). Never limited anyway are init, systemd's own services, dbus, ssh, \
-              what manages the network, the kubelet, container runtimes and Spillway.",
+        doc: "What is never limited: a unit by its name (\"db-*.service\") or a cgroup by its path (\"/kubepods.slice/*\"), either \
+              with all below it, a program by its path (\"exe:/usr/bin/db\"), the pods of a namespace (\"namespace:db-*\") or with a \
+              label (\"pod:app=db\"). Never limited anyway are init, systemd's own services, dbus, ssh, what manages the network, \
+              the kubelet, container runtimes, Spillway, and the namespaces kube-system, kube-node-lease and kube-public. A pod of \
+              which that cannot be told is not limited.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.protected),
     },
     Key {
         path: "decide.allow",
-        doc: "Units, cgroups and programs that alone may be limited, written likewise. With none, every one may be that is not \
-              protected.",
+        doc: "What alone may be limited, written likewise. With none, everything may be that is not protected.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.allow),
     },
@@ -233,6 +235,21 @@ pub const KEYS: &[Key] = &[
         doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
         default: r#""10s""#,
         kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+    },
+    Key {
+        path: "kubernetes.pod_logs_dir",
+        doc: "Directory in which the kubelet keeps one for each pod, named after its namespace, its name and its uid. In a container, \
+              mount it read-only.",
+        default: r#""/var/log/pods""#,
+        kind: Kind::Path(|config| &mut config.kubernetes.pod_logs_dir),
+    },
+    Key {
+        path: "kubernetes.service_account_dir",
+        doc: "Directory of the token for the Kubernetes API and of the certificate that signed the API's, as every pod has it. Used for \
+              labels alone, where a pattern names one. The API's address is in KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in \
+              every pod; NODE_NAME has to say which node this is.",
+        default: r#""/var/run/secrets/kubernetes.io/serviceaccount""#,
+        kind: Kind::Path(|config| &mut config.kubernetes.service_account_dir),
     },
     Key {
         path: "serve.listen",

@@ -37,7 +37,7 @@ pub enum Kind {
     MaybeCount(Field<Option<u32>>, RangeInclusive<u32>),
     /// Whole percents within a range, or `"none"`.
     MaybePercent(Field<Option<u32>>, RangeInclusive<u32>),
-    /// Units and cgroups.
+    /// Units, cgroups, programs and pods.
     Patterns(Field<Vec<Pattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),

@@ -20,6 +20,8 @@ pub struct Config {
     pub decide: DecideConfig,
     /// What is done about it.
     pub act: ActConfig,
+    /// How this node's pods are known.
+    pub kubernetes: KubernetesConfig,
     /// Where metrics and health are served.
     pub serve: ServeConfig,
     /// What is kept on disk.
@@ -124,6 +126,15 @@ pub struct LimitConfig {
     pub delegated: Vec<Pattern>,
 }
 
+/// How this node's pods are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KubernetesConfig {
+    /// Where the kubelet keeps a directory for each pod, named after its namespace, its name and its uid.
+    pub pod_logs_dir: PathBuf,
+    /// Where the token for the API is, and the certificate of who signed the API's.
+    pub service_account_dir: PathBuf,
+}
+
 /// What is kept on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordConfig {
@@ -208,6 +219,15 @@ impl Default for LimitConfig {
             cpu_weight: None,
             cpu_max_percent: None,
             cpu_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            pod_logs_dir: PathBuf::from("/var/log/pods"),
+            service_account_dir: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
         }
     }
 }

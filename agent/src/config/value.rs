@@ -43,12 +43,12 @@ const NUMBER: Form = Form { noun: "a number", hint: "a number without quotes: 24
 const COUNT: Form = Form { noun: "a whole number", hint: "a whole number without quotes: 6" };
 const PERCENT: Form = Form { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
 const PATTERN: Form = Form {
-    noun: "a unit, cgroup or program",
-    hint: r#"a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db""#,
+    noun: "a unit, cgroup, program, namespace or label",
+    hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
 };
 const PATTERNS: Form = Form {
-    noun: "an array of units, cgroups and programs",
-    hint: r#"names and paths in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"]"#,
+    noun: "an array of units, cgroups, programs, namespaces and labels",
+    hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
@@ -117,7 +117,7 @@ impl Found<'_> {
         self.each(&DURATIONS, |found| found.duration(range))
     }
 
-    /// Reads units and cgroups; reports every element that is none.
+    /// Reads patterns; reports every element that is none.
     pub fn patterns(&self) -> Result<Vec<Pattern>, Vec<Fault>> {
         self.each(&PATTERNS, |found| {
             let text = found.string(&PATTERN)?;

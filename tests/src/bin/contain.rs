@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use spillway_agent::{
     act::{Event, Journal, limit::Limits},
-    config::{Config, Pattern},
+    config::{self, Config, Pattern},
     sense::ProcessId,
 };
 
@@ -23,6 +23,9 @@ struct Args {
     /// Where the journal is
     #[arg(long)]
     state_dir: PathBuf,
+    /// What the operator says of it
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// The cgroup, from the hierarchy's root
     #[arg(long)]
     cgroup: String,
@@ -45,7 +48,7 @@ struct Args {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let mut config = Config::default();
+    let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config::load)?;
     config.record.state_dir = args.state_dir;
     if args.all {
         let limit = &mut config.act.limit;
@@ -58,7 +61,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
-    ensure!(limited.event == Event::Limited, "{limited:?}");
+    if limited.event != Event::Limited {
+        println!("{}", serde_json::to_string(&limited)?);
+        return Ok(ExitCode::FAILURE);
+    }
     let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
     let mut charged = Vec::new();
     if args.all {

@@ -174,7 +174,7 @@ const ROWS: [Row; 61] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 8] = [
+const ROWS_OF_UNITS: [Row; 9] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),

@@ -8,7 +8,7 @@ use spillway_agent::{
     sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
-use crate::{OwnCgroup, Scratch, Workload, wait_for};
+use crate::{ANY_PORT, OwnCgroup, Scratch, Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
 /// What a cgroup gets more than it uses.
@@ -29,6 +29,8 @@ pub struct Stage {
     /// What the agent is told.
     pub config: Config,
     programs: Programs,
+    /// The cgroups above it, the innermost first: they go after it, in this order.
+    _above: Vec<OwnCgroup>,
 }
 
 /// Where the programs are that run in it.
@@ -46,9 +48,26 @@ impl Stage {
     ///
     /// Why none can be limited here.
     pub fn set(name: &str, programs: Programs) -> Result<Self, String> {
+        Self::set_below(name, &[], programs)
+    }
+
+    /// Makes the cgroup as the last of `below`, each below the one before.
+    ///
+    /// # Errors
+    ///
+    /// Why none can be limited here.
+    pub fn set_below(name: &str, below: &[&str], programs: Programs) -> Result<Self, String> {
         let hierarchy = Hierarchy::detect();
         let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
-        let cgroup = OwnCgroup::make(mount, name).map_err(|error| error.to_string())?;
+        let mut cgroup = OwnCgroup::make(mount, name).map_err(|error| error.to_string())?;
+        let mut above = Vec::new();
+        for name in below {
+            if cgroup.has("cgroup.subtree_control") {
+                cgroup.set("cgroup.subtree_control", "+memory").map_err(|error| error.to_string())?;
+            }
+            let inner = cgroup.make_below(name).map_err(|error| error.to_string())?;
+            above.insert(0, std::mem::replace(&mut cgroup, inner));
+        }
         if !cgroup.has("memory.high") && !cgroup.has("memory.limit_in_bytes") {
             return Err(format!("{} hands no memory controller on", mount.display()));
         }
@@ -56,7 +75,22 @@ impl Stage {
         let mut config = Config::default();
         config.act.limit.margin_bytes = MARGIN_BYTES;
         config.record.state_dir = scratch.0.join("state");
-        Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs })
+        Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs, _above: above })
+    }
+
+    /// A configuration that judges within seconds and acts, with these lines on what to decide.
+    pub fn quick(&self, decide: &str) -> String {
+        format!(
+            "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
+             horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
+             {decide}\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
+            self.config.record.state_dir.display()
+        )
+    }
+
+    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is somebody else's.
+    pub fn only_this(&self) -> String {
+        format!("allow = [\"{}\"]", self.cgroup.path)
     }
 
     /// The journal, as somebody finds it who does not add to it.

@@ -4,13 +4,14 @@
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
 //! incident ends. Where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
 //! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
-//! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, and
-//! one that has a lower limit already.
+//! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
+//! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
 
 mod backstop;
 mod hold;
 mod members;
 mod permit;
+mod pods;
 mod set;
 mod slow;
 mod spin;
@@ -44,6 +45,7 @@ use split::Turnover;
 use standing::{Limited, Next, Standing};
 use target::{MEMORY_MAX, Target};
 
+pub use pods::Pods;
 pub use undo::{Undone, undo_all};
 
 /// Why a cgroup is not limited.
@@ -67,9 +69,29 @@ pub enum Refusal {
     /// Its program is protected.
     #[error("its program is protected ({0})")]
     Protected(Pattern),
+    /// Its pod is protected.
+    #[error("its pod {pod} is protected ({pattern})")]
+    PodProtected {
+        /// Its namespace and name.
+        pod: String,
+        /// By what.
+        pattern: Pattern,
+    },
+    /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
+    #[error("{0}")]
+    PodUnknown(String),
+    /// It is one of those that a kubelet makes, and none that it makes for a pod.
+    #[error(
+        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
+         hint: a kubelet names them unless its cgroupsPerQOS is false"
+    )]
+    NoPod,
     /// Neither its program nor its cgroup is one that may be limited.
     #[error("{0} is not among those of decide.allow")]
     NotAllowed(String),
+    /// The agent would be limited with it.
+    #[error("it is the agent's own")]
+    Own,
     /// Others would be limited with it.
     #[error(
         "it is shared with {0}\n  hint: give the service a unit or container of its own, or name it in act.limit.delegated"
@@ -122,6 +144,16 @@ pub enum Failure {
     },
 }
 
+/// After what time whoever could not tell whose a pod is gets asked again. It may take three seconds, in which no limit is looked at.
+const ASK_AGAIN_SECS: f64 = 30.0;
+
+/// A limit that is still to be set: nobody could tell whose pod it would be.
+struct Unknown {
+    asked: f64,
+    cgroup: Arc<str>,
+    culprit: ProcessId,
+}
+
 /// Every limit that stands.
 pub struct Limits {
     journal: Result<Journal, String>,
@@ -129,19 +161,29 @@ pub struct Limits {
     mount: Option<PathBuf>,
     config: LimitConfig,
     decide: DecideConfig,
+    pods: Pods,
     standing: BTreeMap<Arc<str>, Standing>,
+    /// By incident.
+    unknown: BTreeMap<Arc<str>, Unknown>,
 }
 
 impl Limits {
     /// No limit stands yet. Without a journal none will.
     pub fn new(config: &Config, journal: Result<Journal, String>) -> Self {
+        Self::with(config, journal, Pods::from_env(config))
+    }
+
+    /// As [`Limits::new`], with pods that are known from elsewhere.
+    pub fn with(config: &Config, journal: Result<Journal, String>, pods: Pods) -> Self {
         Self {
             journal,
             pause: Pause::below(&config.record.state_dir),
             mount: Hierarchy::detect().mount().map(Path::to_owned),
             config: config.act.limit.clone(),
             decide: config.decide.clone(),
+            pods,
             standing: BTreeMap::new(),
+            unknown: BTreeMap::new(),
         }
     }
 
@@ -149,7 +191,13 @@ impl Limits {
     pub fn limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Outcome {
         let outcome =
             |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
-        match self.try_limit(t, id, cgroup, culprit) {
+        let tried = self.try_limit(t, id, cgroup, culprit);
+        if let Err(Failure::Refused(Refusal::PodUnknown(_))) = &tried {
+            self.unknown.insert(id.into(), Unknown { asked: t, cgroup: cgroup.clone(), culprit });
+        } else {
+            self.unknown.remove(id);
+        }
+        match tried {
             Ok((limit_bytes, why)) => outcome(Event::Limited, Some(limit_bytes), why),
             Err(Failure::Refused(refusal)) => outcome(Event::Refused, None, refusal.to_string()),
             Err(failure) => outcome(Event::Failed, None, failure.to_string()),
@@ -172,7 +220,7 @@ impl Limits {
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
         let target = Target::find(self.mount.as_deref().ok_or(Refusal::NotHere)?, cgroup)?;
-        let shared = permit(&self.decide, &target, cgroup, culprit)?;
+        let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
         let whole = shared.map(|shared| split::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
 
@@ -245,6 +293,7 @@ impl Limits {
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it not needed.
     pub fn end(&mut self, id: &str) {
+        self.unknown.remove(id);
         for standing in self.standing.values_mut() {
             if standing.entry.incidents.remove(id) && standing.entry.incidents.is_empty() {
                 // Told of to the end.
@@ -254,10 +303,27 @@ impl Limits {
         }
     }
 
-    /// Looks at every limit that stands and does what is next.
+    /// Looks at every limit that stands, and at what is still to be set, and does what is next.
     pub fn look(&mut self, t: f64) -> Vec<Outcome> {
-        let Ok(journal) = &self.journal else { return Vec::new() };
-        let mut outcomes = Vec::new();
+        let mut outcomes = self.ask_again(t).into_iter().collect();
+        self.look_at_standing(t, &mut outcomes);
+        outcomes
+    }
+
+    /// Tries to set one limit that could not be told of before. That it cannot be still is told once, at first.
+    fn ask_again(&mut self, t: f64) -> Option<Outcome> {
+        if self.pause.is_on() {
+            return None;
+        }
+        let is_due = |unknown: &Unknown| t - unknown.asked >= ASK_AGAIN_SECS;
+        let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
+        let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
+        let outcome = self.limit(t, &id, &cgroup, culprit);
+        (!self.unknown.contains_key(&id)).then_some(outcome)
+    }
+
+    fn look_at_standing(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
+        let Ok(journal) = &self.journal else { return };
         self.standing.retain(|cgroup, standing| {
             let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
                 Next::Nothing => return true,
@@ -269,12 +335,12 @@ impl Limits {
             outcomes.push(Outcome { t, event, id, cgroup: cgroup.clone(), limit_bytes, why });
             stays
         });
-        outcomes
     }
 
     /// Puts everything back, as at the end of the agent.
     pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
         self.standing.clear();
+        self.unknown.clear();
         match &self.journal {
             Ok(journal) => undo_all(journal).into_iter().map(|undone| undone.outcome(t)).collect(),
             Err(_) => Vec::new(),

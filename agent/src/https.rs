@@ -1,0 +1,323 @@
+//! One request over HTTPS, and its answer: for what asks others, each on a thread of its own and never on the loop.
+//!
+//! One deadline holds for all of it, from the look-up of the name to the last byte, because what is not awaited any more is dropped. A
+//! body is read up to a bound and no further. No redirect is followed, so that a token goes nowhere but where it was meant to, no proxy
+//! is asked, and nothing is compressed. Files are read anew by each client: certificates are replaced while the agent runs. It
+//! refuses plain HTTP.
+
+use std::{
+    cell::Cell,
+    error::Error as StdError,
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, StatusCode, Uri,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONNECTION, HOST, HeaderMap, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    },
+};
+
+/// An address that says nothing must not keep the next one from being tried.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Most bytes of an answer's head. Heads have some hundreds.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Who is asked and trusted, and who asks.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Certificates, in PEM, one of which has to have signed the server's.
+    pub ca_file: PathBuf,
+    /// What this client shows of itself, where it is asked to.
+    pub client: Option<ClientFiles>,
+}
+
+/// A client's certificate and its key, in PEM.
+#[derive(Debug, Clone)]
+pub struct ClientFiles {
+    /// The certificate, followed by those up to the one that the server trusts.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+}
+
+/// How long, and how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// For everything.
+    pub within: Duration,
+    /// Of the answer's body, in bytes.
+    pub body_bytes_max: usize,
+}
+
+/// What was answered, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, whole.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file with a certificate or key is not what it should be.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What was asked for is no address with https.
+    #[error("{0:?} is no address that begins with https:// and names a host")]
+    Address(String),
+    /// Not all was done in time.
+    #[error("no answer within {} s, {phase}", within.as_secs_f64())]
+    Late {
+        /// Within which time.
+        within: Duration,
+        /// What was being done.
+        phase: Phase,
+    },
+    /// Something failed.
+    #[error("it failed {phase}: {why}")]
+    Failed {
+        /// What was being done.
+        phase: Phase,
+        /// What came of it.
+        why: String,
+    },
+    /// There is more of it than is read.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The name is looked up.
+    Resolving,
+    /// A connection is made.
+    Connecting,
+    /// Certificates are shown and keys agreed on.
+    Handshaking,
+    /// The request is sent, and the answer's head awaited.
+    Asking,
+    /// The body is read.
+    Reading,
+}
+
+/// Asks servers that an [`Identity`] trusts.
+pub struct Client {
+    tls: TlsConnector,
+}
+
+impl Client {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// Which of them cannot be used.
+    pub fn new(identity: &Identity) -> Result<Self, Error> {
+        let ca_file = &identity.ca_file;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(ca_file)? {
+            roots.add(certificate).map_err(|error| unusable(ca_file, error))?;
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(ca_file, error))?
+            .with_root_certificates(roots);
+        let mut config = match &identity.client {
+            None => config.with_no_client_auth(),
+            Some(ClientFiles { cert_file, key_file }) => {
+                let key = PrivateKeyDer::from_pem_slice(&read(key_file)?).map_err(|error| unusable(key_file, error))?;
+                config
+                    .with_client_auth_cert(certificates(cert_file)?, key)
+                    .map_err(|error| unusable(key_file, error))?
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Sends a request to the host that its address names, and reads the answer. Blocks for at most `bounds.within`: not for the
+    /// daemon's loop.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no whole answer.
+    pub fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Answer, Error> {
+        let phase = Cell::new(Phase::Resolving);
+        let failed = |why: &(dyn StdError + 'static)| Error::Failed { phase: phase.get(), why: chain(why) };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+        let asked = runtime
+            .block_on(async { timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await });
+        // A name that is still being looked up is on a thread that nobody waits for.
+        runtime.shutdown_background();
+        asked.unwrap_or_else(|_| Err(Error::Late { within: bounds.within, phase: phase.get() }))
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<Bytes>,
+        body_bytes_max: usize,
+        phase: &Cell<Phase>,
+    ) -> Result<Answer, Error> {
+        let failed = |why: &(dyn StdError + 'static)| Error::Failed { phase: phase.get(), why: chain(why) };
+        let (host, port, authority) = target(request.uri())?;
+        let name = ServerName::try_from(host.clone()).map_err(|_| Error::Address(request.uri().to_string()))?;
+        let addresses = lookup_host((host.as_str(), port)).await.map_err(|error| failed(&error))?;
+
+        phase.set(Phase::Connecting);
+        let stream = connect(addresses).await.map_err(|error| failed(&error))?;
+
+        phase.set(Phase::Handshaking);
+        let stream: TlsStream<TcpStream> = self.tls.connect(name, stream).await.map_err(|error| failed(&error))?;
+
+        phase.set(Phase::Asking);
+        // Of the address the server gets the path, and the host as a header.
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = path.parse::<Uri>().map_err(|error| failed(&error))?;
+        *request.uri_mut() = path;
+        request.headers_mut().insert(HOST, authority);
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+        // It ends with the runtime at the latest; what it has to say of a failure the answer says too.
+        tokio::spawn(connection);
+        let answer = sender.send_request(request.map(Full::new)).await.map_err(|error| failed(&error))?;
+
+        phase.set(Phase::Reading);
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { Error::TooLarge(body_bytes_max) } else { failed(error.as_ref()) }
+        })?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+    }
+}
+
+/// The host, as it is looked up and as its certificate names it, the port, and both as a header.
+fn target(uri: &Uri) -> Result<(String, u16, HeaderValue), Error> {
+    let wrong = || Error::Address(uri.to_string());
+    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(wrong)?;
+    // Somebody's name and password would be sent to nobody.
+    if authority.as_str().contains('@') {
+        return Err(wrong());
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let header = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong())?;
+    Ok((host.to_owned(), authority.port_u16().unwrap_or(443), header))
+}
+
+/// A connection to the first address that takes one.
+async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        let at = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        match timeout(CONNECTS_WITHIN, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = at(error),
+            Err(_) => last = at(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(last)
+}
+
+/// A host and port as an address has them.
+pub fn authority(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(host)) => format!("[{host}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let certificates = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| unusable(path, error))?;
+    if certificates.is_empty() { Err(unusable(path, "there is no certificate in it")) } else { Ok(certificates) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|error| unusable(path, error))
+}
+
+fn unusable(path: &Path, why: impl ToString) -> Error {
+    Error::File { path: path.to_owned(), why: why.to_string() }
+}
+
+/// An error with all that is behind it: the outermost often says only where it comes from.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut told = error.to_string();
+    for cause in std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string) {
+        if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Resolving => "looking up the name",
+            Self::Connecting => "connecting",
+            Self::Handshaking => "agreeing on TLS",
+            Self::Asking => "waiting for the answer",
+            Self::Reading => "reading the answer",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_host_a_port_and_nobodys_password() {
+        let of = |uri: &str| {
+            let (host, port, header) = target(&uri.parse().unwrap()).ok()?;
+            Some((host, port, header.to_str().unwrap().to_owned()))
+        };
+        let told = |host: &str, port, header: &str| Some((host.to_owned(), port, header.to_owned()));
+        assert_eq!(of("https://lb.internal/drain?a=b"), told("lb.internal", 443, "lb.internal"));
+        assert_eq!(of("https://10.0.0.1:6443/"), told("10.0.0.1", 6443, "10.0.0.1:6443"));
+        assert_eq!(of("https://[fd00::1]:6443/"), told("fd00::1", 6443, "[fd00::1]:6443"));
+        for uri in ["http://lb.internal/", "/path", "https://me:secret@lb.internal/"] {
+            assert_eq!(of(uri), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_version_6_goes_into_brackets() {
+        assert_eq!(authority("fd00::1", 443), "[fd00::1]:443");
+        assert_eq!(authority("10.0.0.1", 443), "10.0.0.1:443");
+        assert_eq!(authority("api.internal", 6443), "api.internal:6443");
+    }
+}
