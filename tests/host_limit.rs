@@ -6,7 +6,9 @@ use std::{fs, path::PathBuf, time::Duration};
 use serde_json::Value;
 use spillway_tests::{
     ANY_PORT, Running, Workload, agent, is_root,
-    limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
+    limit_live::{
+        Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused, thrashing,
+    },
     metric, run_with, skip, wait_for,
 };
 
@@ -50,6 +52,11 @@ fn whatever_is_paused_or_undone_by_hand_is_not_set_again() {
 #[test]
 fn an_incident_that_is_over_gives_back_what_was_there_and_one_of_two_does_not() {
     on_stage("over", over);
+}
+
+#[test]
+fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_told() {
+    on_stage("thrashing", thrashing);
 }
 
 #[test]
