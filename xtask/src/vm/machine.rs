@@ -36,11 +36,11 @@ pub struct Machine {
 }
 
 /// What the drive of a machine holds; the file behind it takes what is written to it and no more.
-const DRIVE_BYTES: u64 = 128 << 20;
+const DRIVE_BYTES: u64 = 512 << 20;
 
 /// What it can do, as a small volume in a cloud: with a drive as fast as this machine's, an emulated CPU would be what everybody waits for.
 const DRIVE_IOPS: u32 = 500;
-const DRIVE_BYTES_PER_SEC: u32 = 16 << 20;
+const DRIVE_BYTES_PER_SEC: u32 = 64 << 20;
 
 impl Machine {
     /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size says.
