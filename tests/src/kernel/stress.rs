@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::{
     checks::Seen,
     drive::{Swap, be_there, vmstat},
-    installed::{Installed, QUICK, line_of, t_of},
+    installed::{Installed, line_of, t_of},
     rungs::{Prepared, Rung},
     unit_stage::{MIB, Stage, available_bytes, until},
 };
@@ -22,10 +22,15 @@ const STORMS_WITHIN: Duration = Duration::from_secs(100);
 /// For how long the loop may be away.
 const AWAY_MAX_SECS: f64 = 1.0;
 
-/// Leaks once the storm is there, and stops where what is left of the drive would be full.
-const LEAK: &str = "leak --rate=3MiB --limit=120MiB --after=20s";
+/// Scans and judges as it does by default, but from the start: with every scan an emulated CPU is busy for tens of milliseconds, and
+/// while it is, not everybody waits.
+const AGENT: &str = "mode = \"enforce\"\n[detect.leak]\nwarm_up = \"0s\"\nmin_growth = \"16MiB\"\n[detect.overload]\n\
+    interval = \"500ms\"\n[decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
+
+/// Is judged when the storm is there, and stops where what is left of the drive would be full.
+const LEAK: &str = "leak --rate=2MiB --limit=160MiB";
 /// By how much more is used than is there. What others have and do not use, a part of the file system included, goes first.
-const OVER_BYTES: u64 = 240 * MIB;
+const OVER_BYTES: u64 = 200 * MIB;
 /// All of that, and the leak.
 const SWAP_BYTES: u64 = 500 * MIB;
 const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
@@ -34,7 +39,7 @@ const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
 pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
-    let agent = Installed::start(QUICK)?;
+    let agent = Installed::start(AGENT)?;
     let leak = Stage::running("leak", LEAK, "")?;
     let away = || agent.metric("spillway_loop_gap_max_seconds").context("it does not tell how long it was away");
     let (calm, kills) = (away()?, vmstat("oom_kill")?);
