@@ -10,7 +10,7 @@ use spillway_tests::{
     limit_live::{
         Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
         divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, refused, replaced,
-        slowed,
+        slowed, thrashing,
     },
     metric, run_with, skip, wait_for,
 };
@@ -55,6 +55,11 @@ fn whatever_is_paused_or_undone_by_hand_is_not_set_again() {
 #[test]
 fn an_incident_that_is_over_gives_back_what_was_there_and_one_of_two_does_not() {
     on_stage("over", over);
+}
+
+#[test]
+fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_told() {
+    on_stage("thrashing", thrashing);
 }
 
 #[test]

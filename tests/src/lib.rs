@@ -38,7 +38,9 @@ pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
 pub use refuse::{Refused, hide, refuse};
-pub use running::{ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
+pub use running::{
+    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
+};
 pub use servers::{Program, Servers};
 pub use stepped::{Came, run_until};
 

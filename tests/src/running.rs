@@ -4,7 +4,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -196,13 +196,7 @@ impl Running {
     ///
     /// Where it does not answer within five seconds.
     pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .expect("it takes requests");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
+        http_get(self.listens_on(), path).expect("it answers")
     }
 
     /// Whether it calls itself well.
@@ -240,6 +234,20 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What is answered to a GET, head and all.
+///
+/// # Errors
+///
+/// Where nobody answers within five seconds.
+pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The value of a metric, by its name with labels; `None` where it is not there.

@@ -213,6 +213,7 @@ mod tests {
             "/system.slice/kubelet.service",
             "/system.slice/containerd.service",
             "/system.slice/spillway.service",
+            "/spillway.service",
             "/user.slice/user-0.slice/session-3.scope",
             "/system.slice/system-getty.slice/getty@tty1.service",
         ] {

@@ -34,6 +34,11 @@ pub fn over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("over", limit_live::over)
 }
 
+/// A limit that does harm.
+pub fn thrashing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("thrashing", limit_live::thrashing)
+}
+
 /// The end of an agent, anywhere.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let share = share()?;

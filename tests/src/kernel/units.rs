@@ -3,52 +3,24 @@
 //! Seen, and what the action is built on: setting any other property of a service wipes what was written to its memory.high, and with 252 a
 //! daemon-reload does as well. A property stays, and setting it to what it is writes the file again.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    thread::sleep,
-    time::Duration,
-};
+use std::{fs, thread::sleep, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    act::{Event, Journal, Outcome, limit::Limits},
-    config::{Config, LimitConfig, Pattern},
-    sense::{LEAK_CHILD, ProcessId, REST_CHILD},
+    act::Event,
+    sense::{LEAK_CHILD, REST_CHILD},
 };
 use spillway_tests::{
-    Scratch,
     limit_live::{is_alive, life},
     wait_for,
 };
 
 use crate::{
     checks::Seen,
-    memory::beside,
+    installed::{AGENT_UNIT, CLAIMED_WITHIN, Installed, QUICK},
     rungs::{Prepared, Rung},
+    unit_stage::{ID, MIB, SOON, Stage, available_share, systemctl},
 };
-
-const MIB: u64 = 1 << 20;
-const SOON: Duration = Duration::from_secs(30);
-const ID: &str = "leak-1-1";
-
-/// Judges within seconds, and acts.
-const AGENT: &str = "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"200ms\"\n\
-    [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
-    [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
-const AGENT_UNIT: &str = "spillway.service";
-const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
-
-/// A unit that goes with its check, and what limits it.
-struct Stage {
-    name: String,
-    cgroup: Arc<str>,
-    limits: Limits,
-    config: Config,
-    _scratch: Scratch,
-}
 
 /// systemd runs the host, nothing has failed, and the memory controller is handed on.
 pub fn running(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
@@ -265,7 +237,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stage = Stage::running("leak", "leak --rate=10MiB --limit=2GiB", "")?;
     let before = stage.properties()?;
-    let agent = Installed::start()?;
+    let agent = Installed::start(QUICK)?;
     let limit_bytes = wait_for(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
     let limit_bytes = limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
     let (mut most_bytes, mut least_available) = (0, 1.0_f64);
@@ -293,207 +265,4 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         least_available * 100.0
     );
     Ok(Seen { events: 1, detail })
-}
-
-/// The agent as a service, by the unit file that it comes with.
-struct Installed;
-
-impl Installed {
-    fn start() -> anyhow::Result<Self> {
-        fs::write("/etc/spillway.toml", AGENT)?;
-        let unit = include_str!("../../../configs/systemd/spillway.service");
-        fs::write(Path::new("/run/systemd/system").join(AGENT_UNIT), unit)?;
-        systemctl(&["daemon-reload"])?;
-        let agent = Self;
-        systemctl(&["start", AGENT_UNIT])?;
-        Ok(agent)
-    }
-
-    /// What it logged and printed.
-    fn said(&self) -> String {
-        let output = Command::new("journalctl").args(["--unit", AGENT_UNIT, "--output=cat", "--no-pager"]).output();
-        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Its memory is its own, and others are killed before it.
-    fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
-        let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
-        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
-        let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
-        ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
-        let min = read(&format!("/sys/fs/cgroup/system.slice/{AGENT_UNIT}/memory.min"))?;
-        ensure!(min.trim() == (32 * MIB).to_string(), "its memory.min is {min}");
-        let status = read(&format!("/proc/{pid}/status"))?;
-        let locked =
-            status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("the kernel tells no VmLck")?;
-        ensure!(locked.trim() != "0 kB", "none of its memory is locked");
-        Ok(())
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        let _ = systemctl(&["stop", AGENT_UNIT]);
-    }
-}
-
-/// Share of the host's memory that is available.
-fn available_share() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
-        line.and_then(|kib| kib.trim().parse::<f64>().ok()).with_context(|| format!("there is no {name}"))
-    };
-    Ok(field("MemAvailable:")? / field("MemTotal:")?)
-}
-
-impl Stage {
-    /// A service that holds some memory.
-    fn service(name: &str, settings: &str) -> anyhow::Result<Self> {
-        Self::running(name, "touch --anon-bytes=8MiB", settings)
-    }
-
-    /// A service that runs a workload.
-    fn running(name: &str, workload: &str, settings: &str) -> anyhow::Result<Self> {
-        let unit = format!("spillway-{name}.service");
-        let command = beside("workload")?.get_program().to_string_lossy().into_owned();
-        let text = format!("[Service]\nExecStart={command} {workload}\n{settings}");
-        fs::write(Path::new("/run/systemd/system").join(&unit), text)?;
-        systemctl(&["daemon-reload"])?;
-        systemctl(&["start", &unit])?;
-        Self::of(unit)
-    }
-
-    /// A service of two programs that have nothing to do with one another.
-    fn shared(name: &str, settings: &str) -> anyhow::Result<Self> {
-        let unit = format!("spillway-{name}.service");
-        let workload = beside("workload")?.get_program().to_string_lossy().into_owned();
-        let command = format!("'{workload} touch --anon-bytes=8MiB & sleep 100000 & wait'");
-        let text = format!("[Service]\nExecStart=/bin/sh -c {command}\n{settings}");
-        fs::write(Path::new("/run/systemd/system").join(&unit), text)?;
-        systemctl(&["daemon-reload"])?;
-        systemctl(&["start", &unit])?;
-        Self::of(unit)
-    }
-
-    /// The same in a scope that may have cgroups of its own.
-    fn scope(name: &str) -> anyhow::Result<Self> {
-        let unit = format!("spillway-{name}.scope");
-        let mut command = Command::new("systemd-run");
-        command.args(["--scope", "--quiet", "--collect", "--slice=system.slice", "--property=Delegate=yes"]);
-        command.arg(format!("--unit={unit}")).arg(beside("workload")?.get_program());
-        command.args(["touch", "--anon-bytes=8MiB"]).stdout(std::process::Stdio::null());
-        command.spawn().context("systemd-run does not start")?;
-        Self::of(unit)
-    }
-
-    fn of(unit: String) -> anyhow::Result<Self> {
-        let scratch = Scratch::make(&unit);
-        let mut config = Config::default();
-        config.record.state_dir = scratch.0.join("state");
-        config.act.limit.delegated = vec![Pattern::new(&unit).map_err(anyhow::Error::msg)?];
-        let limits = Limits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
-        let cgroup = format!("/system.slice/{unit}").into();
-        let stage = Self { name: unit, cgroup, limits, config, _scratch: scratch };
-        let started = wait_for(SOON, || stage.pid().ok());
-        ensure!(started.is_some(), "{} does not start", stage.name);
-        Ok(stage)
-    }
-
-    /// Has what limits it configured otherwise.
-    fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
-        change(&mut self.config.act.limit);
-        // The journal is one agent's: the one that is replaced gives it up first.
-        self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
-        self.limits = Limits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
-        Ok(())
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        Path::new("/sys/fs/cgroup").join(&self.cgroup[1..]).join(name)
-    }
-
-    fn high(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.file("memory.high")).context("its cgroup is gone")?.trim().to_owned())
-    }
-
-    /// The workload: not systemd's own process, before it becomes that, and wherever it was moved.
-    fn pid(&self) -> anyhow::Result<u32> {
-        let directories = ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
-        let pids = directories.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
-        let mut pids = pids.lines().filter_map(|pid| pid.parse().ok());
-        let is_it = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"));
-        pids.find(is_it).context("no workload is in it")
-    }
-
-    /// The cgroups below it.
-    fn children(&self) -> anyhow::Result<Vec<String>> {
-        let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
-        let children = entries.into_iter().filter(|entry| entry.path().is_dir());
-        let mut names: Vec<_> = children.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Limits it, and gives the limit.
-    fn limit(&mut self) -> anyhow::Result<u64> {
-        let culprit: ProcessId = life(self.pid()?);
-        let outcome = self.limits.limit(0.0, ID, &self.cgroup, culprit);
-        ensure!(outcome.event == Event::Limited && outcome.why.starts_with("MemoryHigh set"), "{outcome:?}");
-        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
-        ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
-        Ok(limit_bytes)
-    }
-
-    /// Whether a look has set the limit again: to what it was, or a little more where more is used by now.
-    fn is_set_again(&self, looked: &[Outcome]) -> anyhow::Result<()> {
-        let [Outcome { event: Event::Reasserted, limit_bytes: Some(bytes), .. }] = looked else { bail!("{looked:?}") };
-        ensure!(self.high()? == bytes.to_string(), "memory.high is {}, not {bytes}", self.high()?);
-        Ok(())
-    }
-
-    /// Puts everything back, as another process would that finds the journal.
-    fn undo(&mut self) -> anyhow::Result<()> {
-        let journal = Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
-        let undone: Vec<Outcome> = spillway_agent::act::undo_all(&journal).iter().map(|one| one.outcome(9.0)).collect();
-        ensure!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
-        let looked = self.limits.look(9.0);
-        ensure!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
-        Ok(())
-    }
-
-    /// What a limit must not change, and what it changes.
-    fn properties(&self) -> anyhow::Result<String> {
-        const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
-        systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
-    }
-
-    /// Files of properties that are set for this boot, of both kinds of units.
-    fn drop_ins(&self) -> Vec<String> {
-        let directories = ["/run/systemd/system.control", "/run/systemd/transient"];
-        let entries =
-            directories.iter().filter_map(|directory| fs::read_dir(format!("{directory}/{}.d", self.name)).ok());
-        let mut names: Vec<_> =
-            entries.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        // How a scope was started is kept there as well.
-        names.retain(|name| !name.ends_with("Delegate.conf"));
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = systemctl(&["stop", &self.name]);
-        let _ = fs::remove_file(Path::new("/run/systemd/system").join(&self.name));
-        let _ = fs::remove_dir_all(Path::new("/run/systemd/system.control").join(format!("{}.d", self.name)));
-    }
-}
-
-fn systemctl(args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("systemctl").args(args).output().context("systemctl does not start")?;
-    if !output.status.success() {
-        bail!("systemctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -250,6 +250,19 @@ impl Stage {
         reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
     }
 
+    /// Share of the time, 0 to 1, in which all of it waits for memory: of the last ten seconds, or in version 1 now.
+    ///
+    /// # Panics
+    ///
+    /// Where that cannot be told.
+    pub fn waiting(&self) -> f64 {
+        let (file, field) =
+            if self.is_v1 { ("memory.oom_control", "under_oom ") } else { ("memory.pressure", "full avg10=") };
+        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
+        value.expect("it says how much is waited") / if self.is_v1 { 1.0 } else { 100.0 }
+    }
+
     /// Another program in it, which has nothing to do with the workloads.
     ///
     /// # Panics
