@@ -255,7 +255,10 @@ fn killed_with(stage: &Stage, share: Share, args: &[&str]) -> String {
         assert!(undo_all(&stage.journal()).is_empty(), "stop {stops}");
     }
     assert_eq!(stage.state(), before, "it puts everything back itself");
-    assert!(stops * share.of > 100 && left > 10 && found > left, "{left} of {stops} left a limit, {found} an entry");
+    // What is seen of the journal alone is some dozen calls, of which a small share may see none.
+    let more = u32::from(share.of <= 4);
+    let is_seen = stops * share.of > 100 && left > 10 && found >= left + more;
+    assert!(is_seen, "{left} of {stops} left a limit, {found} an entry");
     leak.stop();
     format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
 }
