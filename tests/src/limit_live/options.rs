@@ -175,10 +175,11 @@ pub fn slowed(stage: &Stage) -> String {
     assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     drop(limits);
+    spinner.stop();
 
     // What is lower already.
     stage.cgroup.set("cpu.weight", 9).expect("the kernel takes it");
-    stage.cgroup.set("cpu.max", "10000 50000").expect("the kernel takes it");
+    stage.cgroup.set("cpu.max", "15000 50000").expect("the kernel takes it");
     let before = stage.state();
     config.act.limit.cpu_after = Duration::ZERO;
     let mut limits = Limits::new(&config, Ok(stage.journal()));
@@ -188,9 +189,8 @@ pub fn slowed(stage: &Stage) -> String {
     assert_eq!(stage.state()[2..], before[2..]);
     assert_eq!(limits.undo_all(2.0).len(), 1);
     assert_eq!(stage.state(), before);
-    for workload in [grown, spinner, leak] {
-        workload.stop();
-    }
+    grown.stop();
+    leak.stop();
     format!("from a CPU to {share:.2} of one")
 }
 

@@ -271,8 +271,10 @@ pub(super) fn killed_with(
     assert_eq!(stage.state(), before, "it puts everything back itself");
     is_as_before();
     let left_in_all = left * share.of;
+    // What is seen of the journal alone is some dozen calls, of which a small share may see none.
+    let more = u32::from(share.of <= 4);
     assert!(
-        stops * share.of > 100 && left_in_all > 40 && found >= left,
+        stops * share.of > 100 && left_in_all > 40 && found >= left + more,
         "{left} of {stops} left a limit, {found} an entry"
     );
     (stops, left, found)

@@ -159,7 +159,10 @@ impl Standing {
         match slow(config, journal, &self.target, &mut self.entry) {
             Ok(Some(done)) => {
                 let secs = config.cpu_after.as_secs_f64();
-                Next::Tell(Event::Slowed, format!("it used a CPU, or nearly, for {secs:.0} s at its limit{done}"))
+                Next::Tell(
+                    Event::Slowed,
+                    format!("it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"),
+                )
             }
             Ok(None) => Next::Nothing,
             Err(failure) => Next::Tell(Event::Failed, failure.to_string()),
