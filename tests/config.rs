@@ -33,7 +33,7 @@ sustain = "2s"
 
 [decide]
 limit_within = "10d"
-protected = ["ssh.service", 3, "a/b", "[z-a"]
+protected = ["ssh.service", 3, "a/b", "[z-a", "namespace:Shop", "pod:app", "pod:a b=c", "pod:app=a/b"]
 max_actions_an_hour = 6
 max_actions_per_hour = 1.5
 
@@ -47,6 +47,9 @@ slots = 1
 [act.limit]
 enabled = "yes"
 margin = "1MiB"
+backstop = "off"
+cpu_weight = 0
+cpu_max = "half"
 
 [act.drain]
 url = "https://lb.internal"
@@ -89,12 +92,20 @@ configs/spillway.toml:25: given before: sustain = "2s"
   hint: give each key and each table once
 configs/spillway.toml:28: decide.limit_within = "10d" is out of range
   hint: 1s to 7d is accepted
-configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup or program
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup, program, namespace or label
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit's name nor a path, which begins with a /
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:29: decide.protected[3] = "[z-a" is no pattern: invalid range pattern
-  hint: a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[4] = "namespace:Shop" names a namespace by other than lowercase letters, digits and dashes
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[5] = "pod:app" names a label without its value, as in pod:KEY=VALUE
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[6] = "pod:a b=c" names a label "a b", which no pod can have
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
+configs/spillway.toml:29: decide.protected[7] = "pod:app=a/b" names a value by other than letters, digits, dashes, dots and underscores
+  hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
 configs/spillway.toml:30: unknown key "max_actions_an_hour" in [decide]
   hint: did you mean "max_actions_per_hour"?
 configs/spillway.toml:31: decide.max_actions_per_hour = 1.5 is a float, not a whole number
@@ -107,9 +118,15 @@ configs/spillway.toml:41: act.limit.enabled = "yes" is a string, not a boolean
   hint: true or false, without quotes
 configs/spillway.toml:42: act.limit.margin = "1MiB" is out of range
   hint: 8MiB to 1TiB is accepted
-configs/spillway.toml:44: unknown table [act.drain]
+configs/spillway.toml:43: act.limit.backstop = "off" is not a size
+  hint: a number and its unit in quotes: "64MiB", "1GiB", or "500MB", or "none"
+configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
+  hint: 1 to 10000 is accepted, or "none"
+configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
+  hint: whole percents in quotes: "50%", or "none"
+configs/spillway.toml:47: unknown table [act.drain]
   hint: known in [act]: limit
-configs/spillway.toml:48: record.state_dir = "var/lib/spillway" is not an absolute path
+configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
 
 fn told(text: &str) -> String {
@@ -142,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 21);
+    assert_eq!(key_names().len(), 28);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -160,10 +177,12 @@ fn what_is_set_is_what_is_read() {
                 'drain_within' = '20m' # the rest is up to us\r\n\
                 [serve]\r\n\
                 \"listen\" = '[::1]:80'";
-    let rest = "[decide]\nprotected = ['db-*.service', '/a/*']\nallow = ['/b']\ncooldown = '23s'\n\
+    let rest = "[decide]\nprotected = ['db-*.service', '/a/*', 'namespace:a-*']\nallow = ['/b', \"pod:a/b=c\"]\ncooldown = '23s'\n\
                 max_actions_per_hour = 0x1d\n\
+                [kubernetes]\npod_logs_dir = '/c'\nservice_account_dir = '/d'\n\
                 [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
-                [detect.overload]\nsustain = '17s'\nclear_after = '19s'";
+                [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
+                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'";
     let mut wanted = Config::default();
     wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
     wanted.detect.leak.max_extrapolation = 16.0;
@@ -182,10 +201,15 @@ fn what_is_set_is_what_is_read() {
     wanted.detect.overload.sustain = Duration::from_secs(17);
     wanted.detect.overload.clear_after = Duration::from_secs(19);
     let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
-    wanted.decide.protected = patterns(&["db-*.service", "/a/*"]);
-    wanted.decide.allow = patterns(&["/b"]);
+    wanted.decide.protected = patterns(&["db-*.service", "/a/*", "namespace:a-*"]);
+    wanted.decide.allow = patterns(&["/b", "pod:a/b=c"]);
+    wanted.kubernetes.pod_logs_dir = "/c".into();
+    wanted.kubernetes.service_account_dir = "/d".into();
     wanted.decide.cooldown = Duration::from_secs(23);
     wanted.decide.max_actions_per_hour = 29;
+    wanted.act.limit.backstop_bytes = Some(1 << 30);
+    (wanted.act.limit.cpu_weight, wanted.act.limit.cpu_max_percent) = (Some(31), Some(37));
+    wanted.act.limit.cpu_after = Duration::from_secs(41);
     assert_eq!(parse(rest, "x.toml").unwrap(), wanted);
 }
 
@@ -229,6 +253,11 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
             "x.toml:2: decide.drain_within = 2h is longer than decide.limit_within = 1h\n  \
              hint: draining is the last step: the limit must come no later",
         ),
+        (
+            "act.limit.backstop = '255MiB'",
+            "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = 64MiB\n  \
+             hint: at 256MiB or more it kills nobody whom the limit would hold",
+        ),
     ] {
         assert_eq!(told(text), wanted, "{text}");
     }
@@ -268,6 +297,13 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("decide.cooldown", "'1s'", "'999ms'"),
         ("decide.max_actions_per_hour", "0", "-1"),
         ("decide.max_actions_per_hour", "1000", "999999999999999999999999999999999999999999"),
+        ("act.limit.backstop", "'1TiB'", "'2TiB'"),
+        ("act.limit.backstop", "'none'", "'31MiB'"),
+        ("act.limit.cpu_weight", "10000", "10001"),
+        ("act.limit.cpu_weight", "'none'", "0"),
+        ("act.limit.cpu_max", "'10%'", "'9%'"),
+        ("act.limit.cpu_max", "'none'", "'10001%'"),
+        ("act.limit.cpu_after", "'0s'", "'61m'"),
     ] {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));
@@ -297,7 +333,7 @@ fn tables_and_keys_are_not_taken_for_one_another() {
         ),
         (
             "'' = { mode = 'observe' }",
-            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, serve, record",
+            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, kubernetes, serve, record",
         ),
         (
             "'sense.interval' = '1s'",

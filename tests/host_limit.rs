@@ -1,12 +1,17 @@
 //! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched, and nothing stays. The first
 //! are the scenarios that hold on every kernel, see `src/kernel/containment.rs`; then there is the agent as it is installed.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
 use serde_json::Value;
+use spillway_agent::sense::LEAK_CHILD;
 use spillway_tests::{
-    ANY_PORT, Running, Workload, agent, is_root,
-    limit_live::{Programs, Share, Stage, by_hand, changed_by_others, held, is_alive, killed, over, refused},
+    Running, Workload, agent, is_root,
+    limit_live::{
+        Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
+        divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, refused, replaced,
+        slowed, thrashing,
+    },
     metric, run_with, skip, wait_for,
 };
 
@@ -53,43 +58,84 @@ fn an_incident_that_is_over_gives_back_what_was_there_and_one_of_two_does_not() 
 }
 
 #[test]
+fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_told() {
+    on_stage("thrashing", thrashing);
+}
+
+#[test]
 fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
     on_stage("killed", |stage| killed(stage, Share::WHOLE));
 }
 
-/// A configuration that judges within seconds and acts.
-fn quick(stage: &Stage) -> String {
-    format!(
-        "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-         horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
-         [act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
-        stage.config.record.state_dir.display()
-    )
+#[test]
+fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
+    on_stage("killed-all", |stage| match stage.is_v1 {
+        true => "nothing but the limit is set in this version".to_owned(),
+        false => killed_with_all(stage, Share::WHOLE),
+    });
 }
 
-/// The first line that the agent prints of this kind, as JSON.
-fn line_of(running: &Running, kind: &str, value: &str) -> Option<Value> {
-    let is_it = |line: &Value| line[kind] == value;
-    running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
+#[test]
+fn a_limit_that_would_be_wider_than_what_was_there_gives_way_to_it() {
+    on_stage("wider", never_wider_than_before);
+}
+
+#[test]
+fn a_backstop_stands_well_above_the_limit_and_gives_way_with_it_and_to_others() {
+    on_stage("backstop", backstop);
+}
+
+#[test]
+fn what_spins_at_its_limit_is_slowed_until_the_limit_goes_or_the_reason_told_why_not() {
+    on_stage("slowed", slowed);
+}
+
+#[test]
+fn a_leaker_that_shares_its_cgroup_is_moved_and_held_and_the_others_are_not() {
+    on_stage("divided", divided);
+}
+
+#[test]
+fn a_divided_cgroup_is_whole_again_with_the_end_of_the_leaker_or_of_its_incident() {
+    on_stage("divided-over", divided_and_over);
+}
+
+#[test]
+fn what_others_make_of_a_divided_cgroup_is_theirs_and_nobody_stays_limited() {
+    on_stage("divided-used", divided_and_used);
+}
+
+#[test]
+fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
+    on_stage("replaced", replaced);
+}
+
+#[test]
+fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
+    // At each one's end: what it is then it is as the next begins.
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 2, nth: 0 }));
+}
+
+/// An end that is near, for a forecast.
+fn has_an_end(stage: &Stage) {
+    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
 }
 
 /// What the cgroup was before, an agent that has limited it, and the leaker in it.
 fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
-    // An end that is near, for a forecast.
-    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    has_an_end(stage);
     let before = stage.state();
     let config = stage.scratch.0.join("spillway.toml");
-    fs::write(&config, quick(stage)).expect("a configuration can be written");
+    fs::write(&config, stage.quick(&stage.only_this())).expect("a configuration can be written");
     let mut command = run_with(&config);
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || line_of(&running, "outcome", "limited"));
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", &stage.cgroup.path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = line_of(&running, "decision", "limit").expect("it was decided");
+    let decision = running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
-    assert_eq!(outcome["cgroup"], stage.cgroup.path);
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     let t = |line: &Value| line["t"].as_f64().expect("it has a time");
@@ -113,6 +159,71 @@ fn the_agent_limits_a_leaker_and_puts_back_what_was_when_it_is_told_to_stop() {
 }
 
 #[test]
+fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced() {
+    let Some(stage) = stage("disabled") else { return };
+    has_an_end(&stage);
+    let before = stage.state();
+    let config = stage.quick(&stage.only_this()).replace("[act.limit]", "[act.limit]\nenabled = false");
+    let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
+    command.arg("--json");
+    let running = Running::start(command);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let decision = wait_for(Duration::from_secs(60), || running.line_of("decision", "limit", &stage.cgroup.path));
+    let decision = decision.unwrap_or_else(|| panic!("{}{}", running.printed(), running.log()));
+    assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(false), &Value::from("enforce")));
+    assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
+    // Twice as long as it takes where they are.
+    sleep(Duration::from_secs(1));
+    assert_eq!(stage.state(), before);
+    assert!(!running.printed().contains("\"outcome\""), "{}", running.printed());
+    assert!(!stage.config.record.state_dir.join("journal").exists(), "nobody keeps a journal");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    leak.stop();
+}
+
+#[test]
+fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back() {
+    let Some(stage) = stage("agent-divided") else { return };
+    let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    let before = stage.state();
+    let path = &stage.cgroup.path;
+    let config =
+        stage.quick(&stage.only_this()).replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
+    let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
+    command.arg("--json");
+    let running = Running::start(command);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", path));
+    let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+    assert_eq!(outcome["cgroup"], *path);
+    assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
+    let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
+    assert_eq!(outcome["limit_bytes"], limit_bytes);
+    assert_eq!(stage.state()[..2], before[..2]);
+
+    // As long as the longest but one of its horizons: what moved is what leaked before, and is claimed and limited once.
+    sleep(Duration::from_secs(10));
+    let lines = |kind: &str, value: &str| {
+        let lines = running.printed();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line[kind] == value && line["cgroup"] == *path).count()
+    };
+    assert_eq!(lines("state", "raised"), 1, "{}", running.printed());
+    assert_eq!(lines("state", "cleared"), 0, "{}", running.printed());
+    assert_eq!((lines("decision", "limit"), lines("outcome", "limited")), (1, 1), "{}", running.printed());
+
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(stage.state(), before);
+    assert!(stage.is_in(".", leak.pid()) && stage.is_in(".", neighbour.pid()));
+    assert!(is_alive(leak.pid()) && is_alive(neighbour.pid()));
+    assert_eq!(stage.killed(), 0);
+}
+
+#[test]
 fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
     let Some(stage) = stage("undo") else { return };
     let config = stage.scratch.0.join("spillway.toml");
@@ -127,12 +238,13 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             assert!(undone.status.success() && told.starts_with("put back the limit of "), "{told}");
         } else {
             // Whatever it is configured to do.
-            let observe = quick(&stage).replace("enforce", "observe");
+            let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
             fs::write(&config, observe).expect("a configuration can be written");
             let mut command = run_with(&config);
             command.arg("--json");
             let next = Running::start(command);
-            assert!(line_of(&next, "outcome", "undone").is_some(), "{}{}", next.printed(), next.log());
+            let directory = stage.cgroup.directory().display().to_string();
+            assert!(next.line_of("outcome", "undone", &directory).is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));
@@ -146,8 +258,9 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
 fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching() {
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
-    let config =
-        quick(&stage).replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
+    let config = stage
+        .quick(&stage.only_this())
+        .replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
     let running = Running::start(run_with(&stage.scratch.file("spillway.toml", &config)));
     assert!(running.is_well());
     let (code, log) = running.stop();

@@ -25,4 +25,9 @@ impl Clock {
     pub fn now(&self) -> f64 {
         self.origin.elapsed().as_secs_f64()
     }
+
+    /// A moment that somebody else named, on this clock; zero for one before its start.
+    pub fn at(&self, instant: Instant) -> f64 {
+        instant.saturating_duration_since(self.origin).as_secs_f64()
+    }
 }

@@ -35,6 +35,8 @@ pub struct Batch<'a> {
     pub observations: &'a [Observation],
     /// How long the read took, in seconds.
     pub took_secs: f64,
+    /// For how long the loop was away before it, in seconds: see [`gap_secs`].
+    pub gap_secs: f64,
     /// When the next read of this kind is due.
     pub next_in: Duration,
     /// The sensors, for what else they know.
@@ -68,14 +70,17 @@ pub async fn watch<E>(
     let mut listeners = ticks(pace.listeners);
     let mut observations = Vec::new();
     let mut last_took_secs = (0.0, 0.0);
+    let mut last_t = clock.now();
     loop {
-        let read = tokio::select! {
+        let waits_from = clock.now();
+        let (read, due) = tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            _ = listeners.tick() => Read::Listeners,
-            _ = processes.tick() => Read::Processes,
+            due = listeners.tick() => (Read::Listeners, due),
+            due = processes.tick() => (Read::Processes, due),
         };
         let t = clock.now();
+        let gap_secs = gap_secs(std::mem::replace(&mut last_t, t), waits_from, clock.at(due.into_std()), t);
         observations.clear();
         sensors.drain_life(t, &mut observations);
         match read {
@@ -92,8 +97,15 @@ pub async fn watch<E>(
         if next_in > period {
             ticks.reset_after(next_in);
         }
-        consume(Batch { read, observations: &observations, took_secs, next_in, sensors: &mut sensors })?;
+        let observations = &observations;
+        consume(Batch { read, observations, took_secs, gap_secs, next_in, sensors: &mut sensors })?;
     }
+}
+
+/// For how long nothing could be noticed between two turns that began at `last_t` and `t`: all of the time but the wait, from
+/// `waits_from`, until the second was due. It is what the first took and by how much the second was late.
+fn gap_secs(last_t: f64, waits_from: f64, due: f64, t: f64) -> f64 {
+    t - last_t - (due - waits_from).max(0.0)
 }
 
 /// Time until the next read where reads take so long: slow ones are made less often, so that those of one kind do not take more
@@ -111,6 +123,17 @@ fn ticks(period: Duration) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_is_what_a_turn_took_and_by_how_much_the_next_was_late() {
+        let is = |gap: f64, wanted: f64| assert!((gap - wanted).abs() < 1e-9, "{gap}, not {wanted}");
+        // A turn of 20 ms, and the next one on time.
+        is(gap_secs(1.0, 1.02, 1.1, 1.1), 0.02);
+        // The next one late by half a second: nobody woke the loop.
+        is(gap_secs(1.0, 1.02, 1.1, 1.6), 0.52);
+        // A turn that took longer than the pace, so that the next was due before it ended.
+        is(gap_secs(1.0, 3.0, 1.1, 3.0), 2.0);
+    }
 
     #[test]
     fn a_slow_read_is_made_less_often() {

@@ -2,8 +2,8 @@
 //!
 //! One deadline holds for all of it, from the look-up of the name to the last byte, because what is not awaited any more is dropped. A
 //! body is read up to a bound and no further. No redirect is followed, so that a token goes nowhere but where it was meant to, no proxy
-//! is asked, and nothing is compressed. Files are read anew by each client: certificates are replaced while the agent runs. It
-//! speaks plain HTTP only where it is told to.
+//! is asked, and nothing is compressed. Files are read anew by each client: certificates are replaced while the agent runs.
+//! Plain HTTP is spoken where the address says so; whoever configures addresses says which may.
 
 use std::{
     cell::Cell,

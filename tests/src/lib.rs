@@ -1,6 +1,7 @@
 //! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
 //! that it is put through.
 
+pub mod api_server;
 mod broken;
 pub mod corpus;
 pub mod limit_live;
@@ -9,11 +10,13 @@ pub mod overload_live;
 mod own_cgroup;
 mod program_costs;
 pub mod queues;
+pub mod receiver;
 mod real_time;
 mod refuse;
 mod running;
 mod servers;
 mod stepped;
+pub mod tls;
 
 use std::{
     env,
@@ -31,12 +34,14 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
-pub use netns::{loopback_up, own_network};
+pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
 pub use refuse::{Refused, hide, refuse};
-pub use running::{ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, metric, run_with, warnings};
+pub use running::{
+    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
+};
 pub use servers::{Program, Servers};
 pub use stepped::{Came, run_until};
 

@@ -1,6 +1,13 @@
-//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of theirs is taken.
+//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of theirs is taken. Names are looked up
+//! where the test says.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _};
+use std::{
+    ffi::{CStr, CString},
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
+    ptr,
+};
 
 /// Moves this thread into a network namespace that it makes, loopback up, and gives the namespace's inode number. What the
 /// thread starts from here on, threads and programs, is inside too; what it started before is not. Needs root.
@@ -37,4 +44,23 @@ pub fn loopback_up() -> io::Result<()> {
 
 fn done(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}
+
+/// Moves this thread into a mount namespace that it makes, in which names are looked up as the file `resolv_conf` says. What the thread
+/// starts from here on is inside too. Needs root.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn own_resolver(resolv_conf: &Path) -> io::Result<()> {
+    let resolv_conf = CString::new(resolv_conf.as_os_str().as_bytes())?;
+    // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
+    done(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let mount = |from: *const libc::c_char, to: &CStr, flags| {
+        // SAFETY: the paths end with a NUL and outlive the call; there is no type and there are no options.
+        done(unsafe { libc::mount(from, to.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+    };
+    // What is mounted here is nobody else's business.
+    mount(ptr::null(), c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+    mount(resolv_conf.as_ptr(), c"/etc/resolv.conf", libc::MS_BIND)
 }

@@ -94,8 +94,13 @@ impl OwnCgroup {
 
 impl Drop for OwnCgroup {
     fn drop(&mut self) {
-        // The kernel may need a moment after the last process.
+        // The kernel may need a moment after the last process; and a test that fails may leave what was made in it.
         for _ in 0..100 {
+            for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
             if fs::remove_dir(&self.directory).is_ok() {
                 return;
             }

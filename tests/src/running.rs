@@ -4,7 +4,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,6 +12,8 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::{now, wait_for};
 
@@ -171,6 +173,12 @@ impl Running {
         self.pipes.as_ref().map_or_else(String::new, |(out, _)| out.so_far())
     }
 
+    /// The first line that it printed of this kind and about this cgroup, as JSON.
+    pub fn line_of(&self, kind: &str, value: &str, cgroup: &str) -> Option<Value> {
+        let is_it = |line: &Value| line[kind] == value && line["cgroup"] == cgroup;
+        self.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).find(is_it)
+    }
+
     /// The same, each line with the time at which it came.
     pub fn printed_at(&self) -> Vec<Printed> {
         self.pipes.as_ref().map_or_else(Vec::new, |(out, _)| out.lines())
@@ -188,13 +196,7 @@ impl Running {
     ///
     /// Where it does not answer within five seconds.
     pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.listens_on()).expect("it serves");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out can be set");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .expect("it takes requests");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
+        http_get(self.listens_on(), path).expect("it answers")
     }
 
     /// Whether it calls itself well.
@@ -232,6 +234,20 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What is answered to a GET, head and all.
+///
+/// # Errors
+///
+/// Where nobody answers within five seconds.
+pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The value of a metric, by its name with labels; `None` where it is not there.

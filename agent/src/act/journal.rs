@@ -36,6 +36,9 @@ pub struct Entry {
     /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and it outlives the cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<ChangedUnit>,
+    /// Where it was divided: then what was changed is the child that its leaker was moved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
     /// Incidents on whose account it is limited.
     pub incidents: BTreeSet<String>,
     /// What was changed, in the order in which it was.
@@ -47,8 +50,19 @@ pub struct Entry {
 pub struct ChangedUnit {
     /// Its name.
     pub name: String,
-    /// Whether somebody had set the same property for this boot before.
-    pub had_drop_in: bool,
+    /// Properties that somebody had set for this boot before.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub had_drop_ins: BTreeSet<String>,
+    /// Whether MemoryHigh was one, as long as it was the only one that was set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    had_drop_in: bool,
+}
+
+/// A cgroup that was divided into children of ours. Who was moved is not kept: whoever is in them goes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// What its `cgroup.subtree_control` said before; `None` in version 1, which has none.
+    pub subtree_control: Option<String>,
 }
 
 /// A file of a cgroup, or a property of its unit, whose content was replaced.
@@ -58,8 +72,8 @@ pub struct Change {
     pub file: String,
     /// What was there before the first change.
     pub prior: String,
-    /// What was put there instead; the last is what should be there. The one before it stays until the next is written: a crash
-    /// in between leaves either.
+    /// What was put there instead; the last is what should be there. The one before it, and the one that is there, stay until the next is
+    /// written: a crash in between leaves either.
     pub wanted: Vec<String>,
 }
 
@@ -121,6 +135,7 @@ impl Journal {
             directory,
             inode,
             unit: None,
+            split: None,
             incidents: BTreeSet::new(),
             changes: Vec::new(),
         }
@@ -208,19 +223,38 @@ impl Journal {
     }
 }
 
+impl ChangedUnit {
+    /// One of which nothing was changed yet.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), had_drop_ins: BTreeSet::new(), had_drop_in: false }
+    }
+
+    /// Whether somebody had set this property for this boot before.
+    pub fn had_drop_in(&self, property: &str) -> bool {
+        self.had_drop_ins.contains(property) || self.had_drop_in && property == "MemoryHigh"
+    }
+}
+
 impl Entry {
     /// Whether a file says something that was put there on this entry's account.
     pub fn is_ours(&self, file: &str, found: &str) -> bool {
         self.changes.iter().any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
     }
 
+    /// What was changed of a file.
+    pub fn change(&self, file: &str) -> Option<&Change> {
+        self.changes.iter().find(|change| change.file == file)
+    }
+
     /// Notes that `value` is to be put into a file in which `found` is now.
     pub fn want(&mut self, file: &str, found: &str, value: &str) {
         match self.changes.iter_mut().find(|change| change.file == file) {
             Some(change) => {
-                let at = change.wanted.len().saturating_sub(1);
-                change.wanted.drain(..at);
-                change.wanted.push(value.to_owned());
+                let last = change.wanted.pop();
+                // What was wanted since may never have been written, as often as the cgroup outgrew it first.
+                change.wanted.retain(|wanted| wanted == found);
+                change.wanted.extend(last.into_iter().chain([value.to_owned()]));
+                change.wanted.dedup();
             }
             None => self.changes.push(Change {
                 file: file.to_owned(),
@@ -301,6 +335,37 @@ mod tests {
         }
         let change = Change { file: "memory.high".into(), prior: "max".into(), wanted: vec!["2".into(), "1".into()] };
         assert_eq!(entry.changes, [change]);
+    }
+
+    #[test]
+    fn what_stands_is_ours_however_often_the_next_is_not_written() {
+        let dir = Dir::make("stands");
+        let mut entry = entry(&Journal::claim(&dir.0).unwrap());
+        for value in ["5000", "6000", "7000"] {
+            entry.want("memory.high", "4096", value);
+        }
+        assert!(entry.is_ours("memory.high", "4096") && entry.is_ours("memory.high", "7000"));
+        assert_eq!(entry.changes[0].wanted, ["4096", "6000", "7000"]);
+    }
+
+    #[test]
+    fn what_the_version_before_has_left_is_read() {
+        let dir = Dir::make("before");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let text = format!(
+            r#"{{"spillway_journal":1,"boot_id":"{}","directory":"/sys/fs/cgroup/a","inode":7,
+               "unit":{{"name":"a.service","had_drop_in":true}},"incidents":["leak-1-2"],
+               "changes":[{{"file":"MemoryHigh","prior":"8192","wanted":["4096"]}}]}}"#,
+            journal.boot_id
+        );
+        fs::write(dir.file(), text).unwrap();
+        let (entries, unreadable) = journal.entries().unwrap();
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        let unit = entries[0].unit.clone().unwrap();
+        assert!(unit.had_drop_in("MemoryHigh") && !unit.had_drop_in("MemoryMax"));
+        // And what is written of it now is read as well.
+        journal.put(&entries[0]).unwrap();
+        assert_eq!(journal.entries().unwrap().0, entries);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod pause;
 mod signature;
 
 pub use actor::{Actor, recover};
-pub use journal::{Change, ChangedUnit, Entry, Journal, Unreadable};
+pub use journal::{Change, ChangedUnit, Entry, Journal, Split, Unreadable};
 pub use limit::{Undone, undo_all};
 pub use outcome::{Event, Outcome};
 pub use pause::Pause;

@@ -40,6 +40,10 @@ pub enum Event {
     Tightened,
     /// The limit was raised, because the cgroup did nothing but wait for memory.
     BackedOff,
+    /// Its CPU was limited as well, because it spun at its limit.
+    Slowed,
+    /// The limit was raised, because processes that were moved replace memory that they had before.
+    Widened,
     /// It does nothing but wait for memory, and the limit gives way no more.
     Thrashing,
     /// It does not grow any more.
@@ -63,6 +67,8 @@ impl Event {
             Self::Yielded => "yielded",
             Self::Tightened => "tightened",
             Self::BackedOff => "backed_off",
+            Self::Slowed => "slowed",
+            Self::Widened => "widened",
             Self::Thrashing => "thrashing",
             Self::Still => "still",
             Self::Held => "held",
@@ -93,6 +99,8 @@ impl fmt::Display for Event {
             Self::Yielded => "gave up the limit of",
             Self::Tightened => "tightened the limit of",
             Self::BackedOff => "widened the limit of",
+            Self::Slowed => "slowed down",
+            Self::Widened => "made room below the limit of",
             Self::Thrashing => "cannot help",
             Self::Still => "contained",
             Self::Held => "keeps the limit of",

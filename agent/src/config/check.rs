@@ -6,7 +6,7 @@
 
 use super::{
     schema::{Config, LeakConfig},
-    units::duration_text,
+    units::{duration_text, size_text},
 };
 
 /// Keys that contradict one another.
@@ -32,6 +32,8 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         sustain(config),
         clear_after(config),
         drain_after_limit(config),
+        backstop(config),
+        delegated_program(config),
     ]
     .into_iter()
     .flatten()
@@ -117,12 +119,39 @@ fn drain_after_limit(config: &Config) -> Option<Conflict> {
     })
 }
 
+/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what a CPU has charged ahead, or is charged
+/// before the kernel slows a process down, comes on top: nearer, it would kill what the limit is about to hold.
+const BACKSTOP_MARGINS_MIN: u64 = 4;
+
+fn backstop(config: &Config) -> Option<Conflict> {
+    let limit = &config.act.limit;
+    let (backstop_bytes, least) = (limit.backstop_bytes?, limit.margin_bytes.saturating_mul(BACKSTOP_MARGINS_MIN));
+    (backstop_bytes < least).then(|| Conflict {
+        keys: &["act.limit.backstop", "act.limit.margin"],
+        message: format!(
+            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = {}",
+            size_text(backstop_bytes),
+            size_text(limit.margin_bytes),
+        ),
+        hint: format!("at {} or more it kills nobody whom the limit would hold", size_text(least)),
+    })
+}
+
+fn delegated_program(config: &Config) -> Option<Conflict> {
+    let program = config.act.limit.delegated.iter().find(|pattern| pattern.is_program())?;
+    Some(Conflict {
+        keys: &["act.limit.delegated"],
+        message: format!("act.limit.delegated names a program, {program}"),
+        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\"".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::keys::KEYS;
+    use crate::config::{Pattern, keys::KEYS};
 
     /// The keys of the only conflict that `change` makes in the defaults.
     fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
@@ -191,6 +220,23 @@ mod tests {
             conflict(|config| config.decide.limit_within = Duration::from_secs(599)),
             ["decide.drain_within", "decide.limit_within"]
         );
+    }
+
+    #[test]
+    fn a_backstop_is_well_above_the_limit() {
+        let set = |backstop_bytes| conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes));
+        assert_eq!(set(256 << 20), [""; 0]);
+        assert_eq!(set((256 << 20) - 1), ["act.limit.backstop", "act.limit.margin"]);
+    }
+
+    #[test]
+    fn what_may_be_divided_is_no_program() {
+        let delegated = |text: &str| {
+            let pattern = Pattern::new(text).unwrap();
+            conflict(|config| config.act.limit.delegated = vec![pattern])
+        };
+        assert_eq!(delegated("app-*.service"), [""; 0]);
+        assert_eq!(delegated("exe:/usr/bin/app"), ["act.limit.delegated"]);
     }
 
     #[test]

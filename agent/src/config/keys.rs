@@ -50,6 +50,7 @@ pub const TABLES: &[Table] = &[
     Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
     Table { path: "decide", doc: "What is to be done about it, and when." },
     Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
+    Table { path: "kubernetes", doc: "How the pods of this node are known, where it is one of Kubernetes." },
     Table { path: "serve", doc: "Where the agent can be asked how it is." },
     Table { path: "record", doc: "What is kept on disk." },
 ];
@@ -153,16 +154,17 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "decide.protected",
-        doc: "Units, cgroups and programs that are never limited: a unit by its name (\"db-*.service\"), a cgroup by its \
-              path (\"/kubepods.slice/*\"), either with all below it, a program by its own (\"exe:/usr/bin/db\"). Never limited anyway are init, systemd's own services, dbus, ssh, \
-              what manages the network, the kubelet, container runtimes and Spillway.",
+        doc: "What is never limited: a unit by its name (\"db-*.service\") or a cgroup by its path (\"/kubepods.slice/*\"), either \
+              with all below it, a program by its path (\"exe:/usr/bin/db\"), the pods of a namespace (\"namespace:db-*\") or with a \
+              label (\"pod:app=db\"). Never limited anyway are init, systemd's own services, dbus, ssh, what manages the network, \
+              the kubelet, container runtimes, Spillway, and the namespaces kube-system, kube-node-lease and kube-public. A pod of \
+              which that cannot be told is not limited.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.protected),
     },
     Key {
         path: "decide.allow",
-        doc: "Units, cgroups and programs that alone may be limited, written likewise. With none, every one may be that is not \
-              protected.",
+        doc: "What alone may be limited, written likewise. With none, everything may be that is not protected.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.allow),
     },
@@ -191,6 +193,63 @@ pub const KEYS: &[Key] = &[
         default: r#""64MiB""#,
         // Below, what a busy service allocates between two looks is in the way; above, it is a share of no host.
         kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
+    },
+    Key {
+        path: "act.limit.delegated",
+        doc: "Units and cgroups that Spillway may divide, written as in decide.protected, with all below them: a leaker that \
+              shares one with other programs is moved to a child of it, and is limited there. Where systemd runs the host \
+              the unit needs Delegate=yes as well. With none, a leaker that shares its cgroup is not limited.",
+        default: "[]",
+        kind: Kind::Patterns(|config| &mut config.act.limit.delegated),
+    },
+    Key {
+        path: "act.limit.backstop",
+        doc: "How far above its limit (memory.high) a cgroup gets a hard one (memory.max) as well, at least four margins; \"none\" for no \
+              hard one. A leaker that reaches it in spite of the limit is killed by the kernel, in its own cgroup alone, before \
+              it takes the host. Off, because nothing else that is set here kills anybody. It gives way with the limit, a lower \
+              memory.max that is there stays, and one that others set is theirs. Not with cgroup v1, where the limit is a hard one, and \
+              killing at it is turned off.",
+        default: r#""none""#,
+        // Four of the least margins; above, it is a share of no host.
+        kind: Kind::MaybeSize(|config| &mut config.act.limit.backstop_bytes, (32 << 20)..=(1 << 40)),
+    },
+    Key {
+        path: "act.limit.cpu_weight",
+        doc: "The cpu.weight of a limited cgroup that spins: one that stands at its limit and uses nine tenths of a CPU or more, which it \
+              takes from its neighbours to free memory in circles. 100 is everybody's. \"none\" leaves it alone, and so is a lower one. \
+              Put back with the limit. Needs cgroup v2 with the cpu controller handed on.",
+        default: r#""none""#,
+        // What the kernel takes.
+        kind: Kind::MaybeCount(|config| &mut config.act.limit.cpu_weight, 1..=10_000),
+    },
+    Key {
+        path: "act.limit.cpu_max",
+        doc: "How much of one CPU such a cgroup may use at most (cpu.max), likewise: \"50%\" is half of one. What it serves waits \
+              then, even where CPUs are idle: a weight is the milder choice.",
+        default: r#""none""#,
+        // Below, it would hold what others wait for inside of the kernel for too long; above, it is no bound.
+        kind: Kind::MaybePercent(|config| &mut config.act.limit.cpu_max_percent, 10..=10_000),
+    },
+    Key {
+        path: "act.limit.cpu_after",
+        doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
+        default: r#""10s""#,
+        kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+    },
+    Key {
+        path: "kubernetes.pod_logs_dir",
+        doc: "Directory in which the kubelet keeps one for each pod, named after its namespace, its name and its uid. In a container, \
+              mount it read-only.",
+        default: r#""/var/log/pods""#,
+        kind: Kind::Path(|config| &mut config.kubernetes.pod_logs_dir),
+    },
+    Key {
+        path: "kubernetes.service_account_dir",
+        doc: "Directory of the token for the Kubernetes API and of the certificate that signed the API's, as every pod has it. Used for \
+              labels alone, where a pattern names one. The API's address is in KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in \
+              every pod; NODE_NAME has to say which node this is.",
+        default: r#""/var/run/secrets/kubernetes.io/serviceaccount""#,
+        kind: Kind::Path(|config| &mut config.kubernetes.service_account_dir),
     },
     Key {
         path: "serve.listen",

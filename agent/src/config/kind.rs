@@ -9,7 +9,7 @@ use super::{
     pattern::Pattern,
     schema::{Config, Mode},
     units,
-    value::{Fault, Found},
+    value::{Fault, Found, or_none},
 };
 
 /// The place in a [`Config`] to which a key's value goes.
@@ -27,11 +27,17 @@ pub enum Kind {
     Durations(Field<Vec<Duration>>, RangeInclusive<Duration>),
     /// A size in bytes within a range.
     Size(Field<u64>, RangeInclusive<u64>),
+    /// A size within a range, or `"none"`.
+    MaybeSize(Field<Option<u64>>, RangeInclusive<u64>),
     /// A number without a unit within a range.
     Number(Field<f64>, RangeInclusive<f64>),
     /// A whole number within a range.
     Count(Field<u32>, RangeInclusive<u32>),
-    /// Units and cgroups.
+    /// A whole number within a range, or `"none"`.
+    MaybeCount(Field<Option<u32>>, RangeInclusive<u32>),
+    /// Whole percents within a range, or `"none"`.
+    MaybePercent(Field<Option<u32>>, RangeInclusive<u32>),
+    /// Units, cgroups, programs and pods.
     Patterns(Field<Vec<Pattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),
@@ -52,8 +58,11 @@ impl Kind {
             Self::Duration(field, range) => *field(config) = found.duration(range)?,
             Self::Durations(field, range) => *field(config) = found.durations(range)?,
             Self::Size(field, range) => *field(config) = found.size(range)?,
+            Self::MaybeSize(field, range) => *field(config) = found.or_none(|found| found.size(range))?,
             Self::Number(field, range) => *field(config) = found.number(range)?,
             Self::Count(field, range) => *field(config) = found.count(range)?,
+            Self::MaybeCount(field, range) => *field(config) = found.or_none(|found| found.count(range))?,
+            Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Path(field) => *field(config) = found.path()?,
             Self::Address(field) => *field(config) = found.address()?,
@@ -69,8 +78,11 @@ impl Kind {
                 Some(units::range_text(range, units::duration_text))
             }
             Self::Size(_, range) => Some(units::range_text(range, units::size_text)),
+            Self::MaybeSize(_, range) => Some(or_none(&units::range_text(range, units::size_text))),
             Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
             Self::Count(_, range) => Some(units::range_text(range, |count| count.to_string())),
+            Self::MaybeCount(_, range) => Some(or_none(&units::range_text(range, |count| count.to_string()))),
+            Self::MaybePercent(_, range) => Some(or_none(&units::range_text(range, units::percent_text))),
         }
     }
 }

@@ -1,33 +1,42 @@
-//! Patterns by which an operator names units, cgroups and programs.
+//! Patterns by which an operator names units, cgroups, programs, and pods by their namespace or labels.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use glob::MatchOptions;
 
 /// A unit by its name, such as `db-*.service`, or a cgroup by its path, such as `/kubepods.slice/*`, either with all that is below
-/// it; or a program by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`. `*`, `?` and `[a-z]` stand for what they do in a
-/// shell; `*` never for a `/`.
+/// it; a program by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such as `namespace:kube-*`,
+/// or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what they do in a shell; `*` never for a `/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
     of: Of,
     glob: glob::Pattern,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Of {
     Unit,
     Cgroup,
     Program,
+    Namespace,
+    /// The label with this key.
+    Label(String),
 }
 
-/// What a program's pattern begins with.
+/// What a program's pattern begins with, a namespace's, and a label's.
 const PROGRAM: &str = "exe:";
+const NAMESPACE: &str = "namespace:";
+const LABEL: &str = "pod:";
+
+/// Longest name in a label's key, and longest prefix of one: what Kubernetes takes.
+const KEY_NAME_MAX: usize = 63;
+const KEY_PREFIX_MAX: usize = 253;
 
 const OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 impl Pattern {
-    /// Reads one.
+    /// Reads one. What could never match is refused: it would protect nothing.
     ///
     /// # Errors
     ///
@@ -36,10 +45,20 @@ impl Pattern {
         if text.is_empty() {
             return Err("is empty".to_owned());
         }
-        let (of, text) = match text.strip_prefix(PROGRAM) {
-            Some(path) => (Of::Program, path),
-            None if text.starts_with('/') => (Of::Cgroup, text),
-            None => (Of::Unit, text),
+        let (of, text) = if let Some(path) = text.strip_prefix(PROGRAM) {
+            (Of::Program, path)
+        } else if let Some(name) = text.strip_prefix(NAMESPACE) {
+            (Of::Namespace, name)
+        } else if let Some(label) = text.strip_prefix(LABEL) {
+            let (key, value) = label.split_once('=').ok_or("names a label without its value, as in pod:KEY=VALUE")?;
+            if !is_label_key(key) {
+                return Err(format!("names a label {key:?}, which no pod can have"));
+            }
+            (Of::Label(key.to_owned()), value)
+        } else if text.starts_with('/') {
+            (Of::Cgroup, text)
+        } else {
+            (Of::Unit, text)
         };
         match of {
             Of::Unit if text.contains('/') => {
@@ -47,6 +66,12 @@ impl Pattern {
             }
             Of::Program if !text.starts_with('/') => {
                 return Err("names a program that does not begin with a /".to_owned());
+            }
+            Of::Namespace if text.is_empty() || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) => {
+                return Err("names a namespace by other than lowercase letters, digits and dashes".to_owned());
+            }
+            Of::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
+                return Err("names a value by other than letters, digits, dashes, dots and underscores".to_owned());
             }
             _ => {}
         }
@@ -59,9 +84,30 @@ impl Pattern {
         self.of == Of::Program
     }
 
+    /// Whether it names pods, of which a cgroup tells no more than that it is one's.
+    pub fn is_pods(&self) -> bool {
+        self.of == Of::Namespace || self.is_label()
+    }
+
+    /// Whether it names pods by a label.
+    pub fn is_label(&self) -> bool {
+        matches!(self.of, Of::Label(_))
+    }
+
     /// Whether a program is what this names.
     pub fn is_of(&self, program: &Path) -> bool {
         self.is_program() && self.glob.matches_path_with(program, OPTIONS)
+    }
+
+    /// Whether a namespace is what this names.
+    pub fn is_namespace(&self, namespace: &str) -> bool {
+        self.of == Of::Namespace && self.glob.matches_with(namespace, OPTIONS)
+    }
+
+    /// Whether one of a pod's labels is what this names.
+    pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
+        let Of::Label(key) = &self.of else { return false };
+        labels.get(key).is_some_and(|value| self.glob.matches_with(value, OPTIONS))
     }
 
     /// Whether a cgroup is what this names, or is below it.
@@ -72,15 +118,42 @@ impl Pattern {
                 ends.any(|end| self.glob.matches_with(&cgroup[..end], OPTIONS))
             }
             Of::Unit => cgroup.split('/').any(|name| self.glob.matches_with(name, OPTIONS)),
-            Of::Program => false,
+            Of::Program | Of::Namespace | Of::Label(_) => false,
         }
     }
 }
 
+/// A name with an optional domain before it, as in `app.kubernetes.io/name`.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let ends_well = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let is_prefix = |prefix: &str| {
+        prefix.len() <= KEY_PREFIX_MAX && ends_well(prefix) && prefix.chars().all(|c| is_of_namespace(c) || c == '.')
+    };
+    name.len() <= KEY_NAME_MAX && ends_well(name) && name.chars().all(is_of_label) && prefix.is_none_or(is_prefix)
+}
+
+fn is_of_namespace(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+}
+
+fn is_of_label(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+fn is_of_glob(c: char) -> bool {
+    matches!(c, '*' | '?' | '[' | ']' | '!')
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_program() {
-            f.write_str(PROGRAM)?;
+        match &self.of {
+            Of::Unit | Of::Cgroup => {}
+            Of::Program => f.write_str(PROGRAM)?,
+            Of::Namespace => f.write_str(NAMESPACE)?,
+            Of::Label(key) => write!(f, "{LABEL}{key}=")?,
         }
         f.write_str(self.glob.as_str())
     }
@@ -125,8 +198,55 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_named_by_their_namespace_or_a_label_and_are_no_cgroup() {
+        let namespace = Pattern::new("namespace:kube-*").unwrap();
+        assert!(namespace.is_namespace("kube-system") && !namespace.is_namespace("shop-kube-1"));
+        assert!(namespace.is_pods() && !namespace.is_label() && !namespace.covers("kube-system"));
+        assert!(!Pattern::new("kube-*").unwrap().is_namespace("kube-system"));
+
+        let labels = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let label = Pattern::new("pod:app.kubernetes.io/name=db-?").unwrap();
+        assert!(label.is_among(&labels("app.kubernetes.io/name", "db-1")));
+        assert!(!label.is_among(&labels("app.kubernetes.io/name", "db-10")));
+        assert!(!label.is_among(&labels("name", "db-1")) && !label.is_among(&BTreeMap::new()));
+        assert!(label.is_pods() && label.is_label() && !label.covers("db-1") && !label.is_namespace("db-1"));
+        // That there is one, and one without a value.
+        assert!(Pattern::new("pod:app=*").unwrap().is_among(&labels("app", "")));
+        let without = Pattern::new("pod:app=").unwrap();
+        assert!(without.is_among(&labels("app", "")) && !without.is_among(&labels("app", "x")));
+        for text in ["namespace:kube-*", "pod:app.kubernetes.io/name=db-?", "pod:app="] {
+            assert_eq!(Pattern::new(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
     fn what_names_nothing_is_refused() {
-        for text in ["", "system.slice/ssh.service", "a[", "***", "exe:", "exe:postgres"] {
+        let long = format!("pod:{}=x", "k".repeat(64));
+        for text in [
+            "",
+            "system.slice/ssh.service",
+            "a[",
+            "***",
+            "exe:",
+            "exe:postgres",
+            "namespace:",
+            "namespace:Shop",
+            "namespace:a/b",
+            "namespace:a_b",
+            "namespace:[a",
+            "pod:",
+            "pod:app",
+            "pod:=x",
+            "pod:a/b/c=x",
+            "pod:/a=x",
+            "pod:Example.com/a=x",
+            "pod:-a=x",
+            "pod:a=b/c",
+            "pod:a=b,c=d",
+            "pod:a b=c",
+            "pod:a=b=c",
+            &long,
+        ] {
             assert!(Pattern::new(text).is_err(), "{text}");
         }
     }

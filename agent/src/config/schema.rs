@@ -20,6 +20,8 @@ pub struct Config {
     pub decide: DecideConfig,
     /// What is done about it.
     pub act: ActConfig,
+    /// How this node's pods are known.
+    pub kubernetes: KubernetesConfig,
     /// Where metrics and health are served.
     pub serve: ServeConfig,
     /// What is kept on disk.
@@ -112,6 +114,25 @@ pub struct LimitConfig {
     pub enabled: bool,
     /// How much more than it uses a cgroup gets at least, in bytes.
     pub margin_bytes: u64,
+    /// How far above the throttle `memory.max` is put, in bytes; `None` where it is left alone.
+    pub backstop_bytes: Option<u64>,
+    /// The `cpu.weight` that a cgroup gets which spins at its limit, at most.
+    pub cpu_weight: Option<u32>,
+    /// Share of one CPU that it gets at most, in percent.
+    pub cpu_max_percent: Option<u32>,
+    /// How long it has to spin before.
+    pub cpu_after: Duration,
+    /// Where a leaker that shares its cgroup may be moved to a child of it.
+    pub delegated: Vec<Pattern>,
+}
+
+/// How this node's pods are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KubernetesConfig {
+    /// Where the kubelet keeps a directory for each pod, named after its namespace, its name and its uid.
+    pub pod_logs_dir: PathBuf,
+    /// Where the token for the API is, and the certificate of who signed the API's.
+    pub service_account_dir: PathBuf,
 }
 
 /// What is kept on disk.
@@ -190,7 +211,24 @@ impl Default for DecideConfig {
 
 impl Default for LimitConfig {
     fn default() -> Self {
-        Self { enabled: true, margin_bytes: 64 << 20 }
+        Self {
+            enabled: true,
+            margin_bytes: 64 << 20,
+            delegated: Vec::new(),
+            backstop_bytes: None,
+            cpu_weight: None,
+            cpu_max_percent: None,
+            cpu_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            pod_logs_dir: PathBuf::from("/var/log/pods"),
+            service_account_dir: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+        }
     }
 }
 

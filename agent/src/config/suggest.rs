@@ -105,7 +105,10 @@ mod tests {
 
     #[test]
     fn a_name_like_no_other_gets_the_list() {
-        assert_eq!(for_key("", "treshold"), "known at the top level: mode, sense, detect, decide, act, serve, record");
+        assert_eq!(
+            for_key("", "treshold"),
+            "known at the top level: mode, sense, detect, decide, act, kubernetes, serve, record"
+        );
         assert_eq!(for_table("detect", "wobble"), "known in [detect]: leak, overload");
         assert_eq!(for_key("sense", &"x".repeat(1 << 20)), "known in [sense]: interval");
     }

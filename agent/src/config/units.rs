@@ -60,6 +60,19 @@ pub fn size(text: &str) -> Result<u64, Refusal> {
     count.checked_mul(*bytes).ok_or(Refusal::Form)
 }
 
+/// The whole percents that `text` spells, such as `50%`.
+pub fn percent(text: &str) -> Result<u32, Refusal> {
+    if is_bare_number(text) {
+        return Err(Refusal::NoUnit);
+    }
+    let digits = text.strip_suffix('%').ok_or(Refusal::Form)?;
+    // No sign, which parse would take.
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::Form);
+    }
+    digits.parse().map_err(|_| Refusal::Form)
+}
+
 fn is_bare_number(text: &str) -> bool {
     text.trim().parse::<f64>().is_ok_and(f64::is_finite)
 }
@@ -76,6 +89,11 @@ pub fn size_text(bytes: u64) -> String {
     let (name, unit) =
         SIZE_UNITS.iter().filter(exact).max_by_key(|unit| unit.1).filter(|_| bytes > 0).unwrap_or(&SIZE_UNITS[0]);
     format!("{}{name}", bytes / unit)
+}
+
+/// `count` as [`percent`] reads it back.
+pub fn percent_text(count: u32) -> String {
+    format!("{count}%")
 }
 
 /// `number` as a person writes it: small ones with an exponent.
@@ -112,6 +130,15 @@ mod tests {
         assert_eq!(size("1KB"), Ok(1_000));
         assert_eq!(size("7B"), Ok(7));
         assert_eq!(size("0B"), Ok(0));
+    }
+
+    #[test]
+    fn percents_are_whole_and_carry_their_sign() {
+        assert_eq!((percent("50%"), percent("0%")), (Ok(50), Ok(0)));
+        assert_eq!((percent("50"), percent("0.5")), (Err(Refusal::NoUnit), Err(Refusal::NoUnit)));
+        for text in ["", "%", "50 %", "+5%", "-5%", "0.5%", "50%%", "99999999999%"] {
+            assert_eq!(percent(text), Err(Refusal::Form), "{text:?}");
+        }
     }
 
     #[test]

@@ -41,16 +41,20 @@ const DURATIONS: Form =
 const SIZE: Form = Form { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
 const NUMBER: Form = Form { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
 const COUNT: Form = Form { noun: "a whole number", hint: "a whole number without quotes: 6" };
+const PERCENT: Form = Form { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
 const PATTERN: Form = Form {
-    noun: "a unit, cgroup or program",
-    hint: r#"a unit's name, a cgroup's path or a program's: "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db""#,
+    noun: "a unit, cgroup, program, namespace or label",
+    hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
 };
 const PATTERNS: Form = Form {
-    noun: "an array of units, cgroups and programs",
-    hint: r#"names and paths in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db"]"#,
+    noun: "an array of units, cgroups, programs, namespaces and labels",
+    hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+
+/// What a key says that may be left unset.
+const NONE: &str = "none";
 
 /// A value that was refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +117,7 @@ impl Found<'_> {
         self.each(&DURATIONS, |found| found.duration(range))
     }
 
-    /// Reads units and cgroups; reports every element that is none.
+    /// Reads patterns; reports every element that is none.
     pub fn patterns(&self) -> Result<Vec<Pattern>, Vec<Fault>> {
         self.each(&PATTERNS, |found| {
             let text = found.string(&PATTERN)?;
@@ -142,6 +146,19 @@ impl Found<'_> {
             // Beyond every range, or below.
             None => Err(self.out_of(range, |count| count.to_string())),
         }
+    }
+
+    /// Reads whole percents within `range`.
+    pub fn percent(&self, range: &RangeInclusive<u32>) -> Result<u32, Fault> {
+        self.within(range, self.with_unit(&PERCENT, units::percent)?, units::percent_text)
+    }
+
+    /// Reads what `read` reads, or `"none"`.
+    pub fn or_none<T>(&self, read: impl Fn(&Self) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
+        if self.value.get_ref().as_str() == Some(NONE) {
+            return Ok(None);
+        }
+        read(self).map(Some).map_err(|fault| Fault { hint: or_none(&fault.hint), ..fault })
     }
 
     /// Reads a size within `range`, in bytes.
@@ -218,6 +235,11 @@ impl fmt::Display for Found<'_> {
     }
 }
 
+/// What is accepted, and that none is.
+pub fn or_none(accepted: &str) -> String {
+    format!("{accepted}, or \"{NONE}\"")
+}
+
 /// The type of `value` in a sentence.
 pub fn with_article(value: &DeValue<'_>) -> &'static str {
     match value {
@@ -264,6 +286,7 @@ mod tests {
         let quoted = |hint: &'static str| hint.split('"').skip(1).step_by(2);
         assert!(quoted(DURATION.hint).chain(quoted(DURATIONS.hint)).all(|form| units::duration(form).is_ok()));
         assert!(quoted(SIZE.hint).all(|form| units::size(form).is_ok()));
+        assert!(quoted(PERCENT.hint).all(|form| units::percent(form).is_ok()));
         assert!(quoted(PATTERN.hint).chain(quoted(PATTERNS.hint)).all(|form| Pattern::new(form).is_ok()));
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
     }

@@ -12,12 +12,16 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::Action;
+use super::{
+    Action,
+    pod::{self, Owner},
+};
 use crate::config::{DecideConfig, Pattern};
 
 /// Units that are never limited, whatever is configured: without them a host is lost, cannot be reached, or loses what supervises
-/// everything else on it. The agent is among them.
-pub const ALWAYS_PROTECTED: [&str; 21] = [
+/// everything else on it. The agent is among them, and the namespaces that Kubernetes keeps for itself. What else a cluster cannot do
+/// without, as its network or its storage, has a namespace that an operator chose.
+pub const ALWAYS_PROTECTED: [&str; 24] = [
     "init.scope",
     // Somebody's shell, who may be there to help.
     "session-*.scope",
@@ -40,10 +44,18 @@ pub const ALWAYS_PROTECTED: [&str; 21] = [
     "crio.service",
     "podman.service",
     "spillway.service",
+    "namespace:kube-system",
+    "namespace:kube-node-lease",
+    "namespace:kube-public",
 ];
 
 static ALWAYS: LazyLock<Vec<Pattern>> =
     LazyLock::new(|| ALWAYS_PROTECTED.iter().filter_map(|text| Pattern::new(text).ok()).collect());
+
+/// [`ALWAYS_PROTECTED`], read.
+pub fn always_protected() -> &'static [Pattern] {
+    &ALWAYS
+}
 
 const HOUR_SECS: f64 = 3_600.0;
 
@@ -129,8 +141,9 @@ impl Guard {
         if let Some(pattern) = ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup)) {
             return Err(Refusal::Protected(pattern.clone()));
         }
-        // Which program it is, the action sees.
-        let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_program();
+        // Which program it is, and whose the pod, the action sees.
+        let is_pod = pod::owner(cgroup) != Owner::Host;
+        let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_program() || is_pod && pattern.is_pods();
         if !self.allow.is_empty() && !self.allow.iter().any(allows) {
             return Err(Refusal::NotAllowed);
         }
@@ -200,6 +213,7 @@ mod tests {
             "/system.slice/kubelet.service",
             "/system.slice/containerd.service",
             "/system.slice/spillway.service",
+            "/spillway.service",
             "/user.slice/user-0.slice/session-3.scope",
             "/system.slice/system-getty.slice/getty@tty1.service",
         ] {
@@ -225,6 +239,18 @@ mod tests {
         let refused = limit(&mut guard, 0.0, "/user.slice/a.scope");
         assert_eq!(refused, Err("it is not among those of decide.allow".to_owned()));
         assert_eq!(limit(&mut guard, 0.0, "/system.slice/api.service"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_told_of_pods_concerns_them_alone_and_is_left_to_who_can_ask() {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
+        let mut guard = guard(|config| {
+            config.protected = patterns(&["pod:app=db"]);
+            config.allow = patterns(&["namespace:shop", "pod:tier=web"]);
+        });
+        assert_eq!(limit(&mut guard, 0.0, "/kubepods/burstable/pod1/0a1b"), Ok(()));
+        let refused = limit(&mut guard, 0.0, "/system.slice/api.service");
+        assert_eq!(refused, Err("it is not among those of decide.allow".to_owned()));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 mod decision;
 mod guard;
 mod ladder;
+pub mod pod;
 
 pub use decision::{Action, Decision, IncidentId, Severity};
-pub use guard::{ALWAYS_PROTECTED, Guard, Refusal};
+pub use guard::{ALWAYS_PROTECTED, Guard, Refusal, always_protected};
 pub use ladder::Ladder;

@@ -116,7 +116,11 @@ impl LeakDetector {
             members.leave(&process.workload, fact.id.pid);
             *process = Process::new(fact, now, context.scan, loading_secs, members);
         }
+        let workload = process.leak.is_some().then(|| process.workload.clone());
         let closed = process.see(fact, now, context.scan, &self.horizons, members);
+        if let Some(workload) = workload {
+            self.claims.follow(context, fact.id, &workload, process);
+        }
         self.claims.inherit(process);
         for look in due(closed.horizons, self.horizons.count()) {
             self.turn(context, fact, now, look, findings);

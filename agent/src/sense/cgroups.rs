@@ -25,6 +25,12 @@ const LIMIT_SCANS: u32 = 10;
 /// `memory.limit_in_bytes` without a limit is the largest page-aligned `long`; anything near it is none.
 const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
+/// The child of a shared cgroup to which the action `limit` moves a leaker.
+pub const LEAK_CHILD: &str = "spillway-leak";
+
+/// The child to which it moves everybody else, where they cannot stay.
+pub const REST_CHILD: &str = "spillway-rest";
+
 /// The hierarchy that charges memory on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hierarchy {
@@ -66,6 +72,8 @@ pub struct CgroupPaths {
 #[derive(Debug)]
 struct Known {
     path: Arc<str>,
+    /// As it is told; see [`told`].
+    told: Arc<str>,
     holder: Option<Holder>,
     age: Age,
 }
@@ -208,10 +216,10 @@ impl CgroupPaths {
             if known.age.is_due() {
                 known.holder = self.hierarchy.holder(&known.path);
             }
-            return (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let known = Known::new(&self.hierarchy, self.of_process(pid), id);
-        let found = (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        let known = Known::new(&self.hierarchy, self.path_of(pid), id);
+        let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         if self.is_id_of(id, &known.path) {
             self.known.insert(id, known);
         }
@@ -223,16 +231,20 @@ impl CgroupPaths {
         if let Some(known) = self.of_processes.get_mut(&id)
             && !known.age.is_due()
         {
-            return (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let known = Known::new(&self.hierarchy, self.of_process(id.pid), u64::from(id.pid));
-        let found = (known.path.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        let known = Known::new(&self.hierarchy, self.path_of(id.pid), u64::from(id.pid));
+        let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         self.of_processes.insert(id, known);
         found
     }
 
     /// Path of a process's cgroup, read now; the root's where it cannot be read.
     pub fn of_process(&self, pid: u32) -> Arc<str> {
+        told(&self.path_of(pid))
+    }
+
+    fn path_of(&self, pid: u32) -> Arc<str> {
         match self.hierarchy.path_of(pid) {
             Some(path) if path != "/" => Arc::from(path),
             _ => self.root.clone(),
@@ -254,8 +266,8 @@ impl CgroupPaths {
 
 impl Known {
     fn new(hierarchy: &Hierarchy, path: Arc<str>, key: u64) -> Self {
-        let holder = hierarchy.holder(&path);
-        Self { path, holder, age: Age::new(key) }
+        let (told, holder) = (told(&path), hierarchy.holder(&path));
+        Self { path, told, holder, age: Age::new(key) }
     }
 }
 
@@ -303,6 +315,15 @@ impl Age {
     fn end_scan(&mut self) -> bool {
         self.scans_until_read = self.scans_until_read.saturating_sub(1);
         std::mem::take(&mut self.seen)
+    }
+}
+
+/// A cgroup's path as it is told of its processes. Children that Spillway made while it limits a leaker are told as their parent: who was
+/// moved is of the same service as before, and neither a claim nor a limit is another one for it.
+fn told(path: &Arc<str>) -> Arc<str> {
+    match path.rsplit_once('/') {
+        Some((parent, LEAK_CHILD | REST_CHILD)) if !parent.is_empty() => Arc::from(parent),
+        _ => path.clone(),
     }
 }
 
@@ -365,6 +386,17 @@ mod tests {
             "\0\u{fffd}",
         ] {
             assert_eq!(sum_of(text, v2), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn children_that_were_made_for_a_limit_are_told_as_their_parent() {
+        let told_of = |path: &str| told(&Arc::from(path)).to_string();
+        assert_eq!(told_of("/a/spillway-leak"), "/a");
+        assert_eq!(told_of("/a/b.service/spillway-rest"), "/a/b.service");
+        for path in ["/", "/a", "/spillway-leak", "/a/spillway-leak/theirs", "/a/spillway-leaks", "/a/my-spillway-leak"]
+        {
+            assert_eq!(told_of(path), path);
         }
     }
 

@@ -24,7 +24,7 @@ mod unix;
 mod unix_addr;
 mod waits;
 
-pub use cgroups::{CgroupPaths, HardLimit, Hierarchy};
+pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use faults::FaultSensor;
 pub use handles::HandleSensor;
 pub use life::{LifeSensor, LifeTotals};

@@ -20,11 +20,10 @@ pub struct SensingSensor {
 impl SensingSensor {
     /// What to tell at the head of a scan; `None` where nothing has changed and nothing was lost since the last call.
     pub fn look(&mut self, reports: &[ProbeReport], lost: &Lost) -> Option<SensingFact> {
-        let named = |state: ProbeState| -> Vec<Arc<str>> {
-            reports.iter().filter(|report| report.state == state).map(|report| Arc::from(report.probe.name())).collect()
-        };
-        let (degraded, off) = (named(ProbeState::Degraded), named(ProbeState::Off));
-        let changed = (&degraded, &off) != (&self.degraded, &self.off);
+        let named =
+            |state| reports.iter().filter(move |report| report.state == state).map(|report| report.probe.name());
+        let is_as_before = |state, before: &[Arc<str>]| named(state).eq(before.iter().map(|name| &**name));
+        let changed = !is_as_before(ProbeState::Degraded, &self.degraded) || !is_as_before(ProbeState::Off, &self.off);
         let mut fresh = BTreeMap::new();
         for (what, total) in lost.totals() {
             let rise = total.saturating_sub(self.totals.insert(what, total).unwrap_or(0));
@@ -35,9 +34,9 @@ impl SensingSensor {
         if !changed && fresh.is_empty() {
             return None;
         }
-        self.degraded.clone_from(&degraded);
-        self.off.clone_from(&off);
-        Some(SensingFact { degraded, off, lost: fresh })
+        self.degraded = named(ProbeState::Degraded).map(Arc::from).collect();
+        self.off = named(ProbeState::Off).map(Arc::from).collect();
+        Some(SensingFact { degraded: self.degraded.clone(), off: self.off.clone(), lost: fresh })
     }
 }
 

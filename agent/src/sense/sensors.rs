@@ -46,7 +46,7 @@ impl Sensors {
     fn over(mut kernel: Kernel, hierarchy: Hierarchy) -> Self {
         let faults = kernel.faults.take().map(FaultSensor::new);
         Self {
-            pressure: PressureSensor,
+            pressure: PressureSensor::default(),
             processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
             handles: HandleSensor::new(kernel.process_handles.take()),
             unix: UnixSensor::new(kernel.unix_queue.take(), kernel.accept_queue.is_some(), hierarchy.clone()),

@@ -31,6 +31,9 @@ const SCANS_MISSED_MAX: f64 = 3.0;
 /// A scan takes from a tenth of a millisecond to a second on the slowest fallback.
 const SCAN_BUCKETS_SECS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
 
+/// The loop is away for a read, or where the machine has no time for it: a second is what it may be at the worst.
+const GAP_BUCKETS_SECS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReadLabel {
     sensor: &'static str,
@@ -73,9 +76,13 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     observations: Family<ReadLabel, Counter>,
     read_seconds: Family<ReadLabel, Histogram>,
+    loop_gap_seconds: Histogram,
+    loop_gap_max_seconds: Gauge<f64, AtomicU64>,
     lost: Family<LostLabel, Counter>,
     probe_attached: Family<ProbeLabel, Gauge>,
     probe_state: Family<ProbeStateLabel, Gauge>,
+    /// What those two say.
+    probes: Mutex<Vec<ProbeReport>>,
     processes: Gauge,
     listeners: Gauge,
     mem_available_bytes: Gauge,
@@ -104,9 +111,12 @@ impl Metrics {
             registry: Mutex::new(Registry::with_prefix("spillway")),
             observations: Family::default(),
             read_seconds: Family::new_with_constructor(|| Histogram::new(SCAN_BUCKETS_SECS)),
+            loop_gap_seconds: Histogram::new(GAP_BUCKETS_SECS),
+            loop_gap_max_seconds: Gauge::default(),
             lost: Family::default(),
             probe_attached: Family::default(),
             probe_state: Family::default(),
+            probes: Mutex::default(),
             processes: Gauge::default(),
             listeners: Gauge::default(),
             mem_available_bytes: Gauge::default(),
@@ -133,6 +143,18 @@ impl Metrics {
         registry.register("build", "The agent's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("observations", "Facts read, by sensor", self.observations.clone());
         registry.register_with_unit("read", "Time of one read, by sensor", Unit::Seconds, self.read_seconds.clone());
+        registry.register_with_unit(
+            "loop_gap",
+            "Time for which the loop could notice nothing: what a turn took, and by how much the next was late",
+            Unit::Seconds,
+            self.loop_gap_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "loop_gap_max",
+            "The longest of these since the start",
+            Unit::Seconds,
+            self.loop_gap_max_seconds.clone(),
+        );
         registry.register("lost", "What did not reach an observation, by name", self.lost.clone());
         registry.register(
             "probe_attached",
@@ -180,6 +202,8 @@ impl Metrics {
     pub fn note_batch(&self, batch: &mut Batch<'_>) {
         let label = ReadLabel { sensor: name(batch.read) };
         self.read_seconds.get_or_create(&label).observe(batch.took_secs);
+        self.loop_gap_seconds.observe(batch.gap_secs);
+        self.loop_gap_max_seconds.set(self.loop_gap_max_seconds.get().max(batch.gap_secs));
         let (mut processes, mut listeners) = (0, 0);
         for observation in batch.observations {
             match &observation.fact {
@@ -218,6 +242,11 @@ impl Metrics {
     }
 
     fn note_probes(&self, reports: &[ProbeReport]) {
+        let mut noted = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *noted == reports {
+            return;
+        }
+        *noted = reports.to_vec();
         // A probe that changed its state must not be left in both.
         self.probe_state.clear();
         for report in reports {

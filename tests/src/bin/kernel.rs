@@ -13,12 +13,16 @@ mod arrivals;
 mod checks;
 #[path = "../kernel/containment.rs"]
 mod containment;
+#[path = "../kernel/drive.rs"]
+mod drive;
 #[path = "../kernel/faults.rs"]
 mod faults;
 #[path = "../kernel/guest.rs"]
 mod guest;
 #[path = "../kernel/handles.rs"]
 mod handles;
+#[path = "../kernel/installed.rs"]
+mod installed;
 #[path = "../kernel/life.rs"]
 mod life;
 #[path = "../kernel/limits.rs"]
@@ -27,18 +31,28 @@ mod limits;
 mod listeners;
 #[path = "../kernel/memory.rs"]
 mod memory;
+#[path = "../kernel/neighbour.rs"]
+mod neighbour;
 #[path = "../kernel/outbound.rs"]
 mod outbound;
 #[path = "../kernel/pressure.rs"]
 mod pressure;
+#[path = "../kernel/reconcile.rs"]
+mod reconcile;
 #[path = "../kernel/rungs.rs"]
 mod rungs;
 #[path = "../kernel/runner.rs"]
 mod runner;
 #[path = "../kernel/sojourns.rs"]
 mod sojourns;
+#[path = "../kernel/stress.rs"]
+mod stress;
 #[path = "../kernel/survival.rs"]
 mod survival;
+#[path = "../kernel/uninstall.rs"]
+mod uninstall;
+#[path = "../kernel/unit_stage.rs"]
+mod unit_stage;
 #[path = "../kernel/units.rs"]
 mod units;
 #[path = "../kernel/unix.rs"]

@@ -20,6 +20,8 @@ mod server;
 mod sockets;
 #[path = "../workload/system.rs"]
 mod system;
+#[path = "../workload/table.rs"]
+mod table;
 #[path = "../workload/unix.rs"]
 mod unix;
 
@@ -58,6 +60,9 @@ enum Workload {
         /// Stop growing here, for safety
         #[arg(long, value_parser = parse_size, default_value = "1GiB")]
         limit: u64,
+        /// Wait so long first
+        #[arg(long, value_parser = parse_duration, default_value = "0s")]
+        after: Duration,
     },
     /// Grow to a size, then serve from it
     Cache {
@@ -84,6 +89,15 @@ enum Workload {
         shmem_bytes: u64,
         /// Touch the anonymous memory from so many threads, each on a CPU of its own where there are enough
         #[arg(long, default_value_t = 1)]
+        threads: u32,
+    },
+    /// Write here and there in so much memory, without end
+    Roam {
+        /// How much
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+        /// From so many threads at once
+        #[arg(long, default_value_t = 4)]
         threads: u32,
     },
     /// Take some memory, touch it and give it back, as fast as possible and without end
@@ -145,6 +159,18 @@ enum Workload {
         /// Spend that time computing, not waiting
         #[arg(long)]
         burn: bool,
+    },
+    /// Answer from a table in memory, of which each request reads some rows
+    Table {
+        /// Where to listen; port 0 picks one
+        #[arg(long, default_value = "127.0.0.1:0")]
+        addr: SocketAddr,
+        /// The table
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+        /// How many a request reads, each on a page of its own
+        #[arg(long, default_value_t = 64)]
+        rows: u32,
     },
     /// Open connections at a rate, whatever became of those before, and ask HTTP
     Offer {
@@ -262,11 +288,12 @@ enum Workload {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = system::prepare(cli.name.as_deref()).and_then(|()| match cli.workload {
-        Workload::Leak { rate, limit } => memory::leak(rate, limit),
+        Workload::Leak { rate, limit, after } => memory::leak(rate, limit, after),
         Workload::Cache { rate, size } => memory::cache(rate, size),
         Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
             memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
         }
+        Workload::Roam { size, threads } => memory::roam(size, threads),
         Workload::Swell { most, seed } => memory::swell(most, seed),
         Workload::AllocLoop { secs, grow_every } => {
             memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
@@ -276,6 +303,7 @@ fn main() -> ExitCode {
         Workload::Serve { addr, backlog, threads, service, burn } => {
             server::serve(addr, backlog, threads, if burn { Service::Burn(service) } else { Service::Wait(service) })
         }
+        Workload::Table { addr, size, rows } => table::table(addr, size, rows),
         Workload::Offer { addr, rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting } => {
             let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
             offer::offer(addr, &Offer { rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting })

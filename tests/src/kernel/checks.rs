@@ -7,9 +7,9 @@ use spillway_agent::kernel::Probe;
 use crate::{
     agent, arrivals, containment, faults,
     guest::is_thorough,
-    handles, life, limits, listeners, memory, outbound, pressure,
+    handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile,
     rungs::{self, Prepared, Rung, rungs},
-    sojourns, survival, units, unix,
+    sojourns, stress, survival, uninstall, units, unix,
 };
 
 /// What a check held against the truth, when all was true.
@@ -108,7 +108,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 52] = [
+const ROWS: [Row; 62] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -156,7 +156,17 @@ const ROWS: [Row; 52] = [
     (About::Limit, On::Every, "others", containment::changed_by_others),
     (About::Limit, On::Every, "by hand", containment::by_hand),
     (About::Limit, On::Every, "over", containment::over),
+    (About::Limit, On::Every, "never wider", containment::never_wider),
+    (About::Limit, On::Every, "backstop", containment::backstop),
+    (About::Limit, On::Every, "slowed", containment::slowed),
+    (About::Limit, On::Every, "thrashing", containment::thrashing),
     (About::Limit, On::Every, "killed anywhere", containment::killed),
+    (About::Limit, On::Every, "killed anywhere, with all", containment::killed_with_all),
+    (About::Limit, On::Every, "divided", containment::divided),
+    (About::Limit, On::Every, "divided and over", containment::divided_and_over),
+    (About::Limit, On::Every, "divided and used", containment::divided_and_used),
+    (About::Limit, On::Every, "replaced", containment::replaced),
+    (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),
     (About::Agent, On::Every, "low RLIMIT_MEMLOCK", survival::low_memlock),
@@ -165,14 +175,21 @@ const ROWS: [Row; 52] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 7] = [
+const ROWS_OF_UNITS: [Row; 14] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
+    (About::Unit, On::Every, "all properties", units::all_properties),
     (About::Unit, On::Every, "wiped", units::wiped),
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),
     (About::Unit, On::Every, "scope", units::scope),
+    (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),
+    (About::Unit, On::Every, "neighbour without the agent", neighbour::without),
+    (About::Unit, On::Every, "neighbour with the agent", neighbour::with),
+    (About::Unit, On::Every, "kubelet", reconcile::kubelet),
+    (About::Unit, On::Every, "everybody waits for memory", stress::storm),
+    (About::Unit, On::Every, "uninstall", uninstall::uninstall),
 ];
 
 /// Every check but those of units, in the order in which they run: those of a rung one after the other.
@@ -199,7 +216,11 @@ fn of_rows(rows: &[Row]) -> Vec<Check> {
                 };
                 if applies {
                     let fresh = on == On::EveryFresh;
-                    let limit = Duration::from_secs(if is_thorough() { 900 } else { 90 });
+                    let limit = Duration::from_secs(match about {
+                        _ if is_thorough() => 900,
+                        About::Unit => 240,
+                        _ => 90,
+                    });
                     checks.push(Check { about, rung, what, limit, fresh, run });
                 }
             }

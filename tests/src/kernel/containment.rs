@@ -34,10 +34,71 @@ pub fn over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("over", limit_live::over)
 }
 
+/// A limit that does harm.
+pub fn thrashing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("thrashing", limit_live::thrashing)
+}
+
 /// The end of an agent, anywhere.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let share = share()?;
     on_stage("killed", |stage| limit_live::killed(stage, share))
+}
+
+/// The end of one that has set all that there is.
+pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    // A quarter of the calls on each kernel would take as long again as without; between them a quarter will do.
+    let Share { of, nth } = share()?;
+    let share = if of == 1 { Share::WHOLE } else { Share { of: of * of, nth: of * nth } };
+    on_stage("killed-all", |stage| match stage.is_v1 {
+        true => "nothing but the limit is set in this version".to_owned(),
+        false => limit_live::killed_with_all(stage, share),
+    })
+}
+
+/// A hard limit above the one that slows down.
+pub fn backstop(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("backstop", limit_live::backstop)
+}
+
+/// What was there before is the most that there is.
+pub fn never_wider(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("wider", limit_live::never_wider_than_before)
+}
+
+/// The CPU of what spins.
+pub fn slowed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("slowed", limit_live::slowed)
+}
+
+/// A leaker that shares its cgroup.
+pub fn divided(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided", limit_live::divided)
+}
+
+/// The end of its incident, or its own.
+pub fn divided_and_over(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided-over", limit_live::divided_and_over)
+}
+
+/// Others who use what is there.
+pub fn divided_and_used(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("divided-used", limit_live::divided_and_used)
+}
+
+/// What it had before.
+pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    on_stage("replaced", limit_live::replaced)
+}
+
+/// The end of an agent, anywhere in between.
+pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    // Emulated, a quarter takes 80 s on 7.2: an eighth of each, at system calls' ends. What it is after one it is as the next begins.
+    let share = match share()? {
+        Share { of: 1, .. } => Share::WHOLE,
+        Share { of, nth } => Share { of: 8 * of, nth: 8 * nth },
+    };
+    on_stage("divided-killed", |stage| limit_live::divided_and_killed(stage, share))
 }
 
 /// Limits that come and go while everybody allocates.

@@ -66,8 +66,10 @@ fn live(only: Option<&str>) -> anyhow::Result<()> {
     for (kind, place, options) in MOUNTS {
         tell(mount(kind, place, options).with_context(|| format!("{kind} is not mounted on {place}")));
     }
-    let memory = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-    tell(memory.context("the root cgroup hands no memory controller on"));
+    for controller in ["memory", "cpu"] {
+        let handed_on = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
+        tell(handed_on.with_context(|| format!("the root cgroup hands no {controller} controller on")));
+    }
     tell(loopback_up().context("the loopback interface is down"));
     tell(load_modules());
     // SAFETY: no other thread runs yet that could read the environment.

@@ -4,14 +4,15 @@ use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use spillway_agent::{
     act::{Journal, Outcome, limit::Limits},
-    config::Config,
-    sense::{Hierarchy, ProcessId},
+    config::{Config, Pattern},
+    sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
-use crate::{OwnCgroup, Scratch, Workload, wait_for};
+use crate::{ANY_PORT, OwnCgroup, Scratch, Workload, wait_for};
 
 const MIB: u64 = 1 << 20;
-const MARGIN_BYTES: u64 = 16 * MIB;
+/// What a cgroup gets more than it uses.
+pub const MARGIN_BYTES: u64 = 16 * MIB;
 /// What to wait for is there within milliseconds, or on a busy machine seconds.
 pub const SOON: Duration = Duration::from_secs(20);
 /// The incident on whose account the cgroup is limited.
@@ -28,6 +29,8 @@ pub struct Stage {
     /// What the agent is told.
     pub config: Config,
     programs: Programs,
+    /// The cgroups above it, the innermost first: they go after it, in this order.
+    _above: Vec<OwnCgroup>,
 }
 
 /// Where the programs are that run in it.
@@ -45,9 +48,26 @@ impl Stage {
     ///
     /// Why none can be limited here.
     pub fn set(name: &str, programs: Programs) -> Result<Self, String> {
+        Self::set_below(name, &[], programs)
+    }
+
+    /// Makes the cgroup as the last of `below`, each below the one before.
+    ///
+    /// # Errors
+    ///
+    /// Why none can be limited here.
+    pub fn set_below(name: &str, below: &[&str], programs: Programs) -> Result<Self, String> {
         let hierarchy = Hierarchy::detect();
         let mount = hierarchy.mount().ok_or("no cgroup file system is mounted")?;
-        let cgroup = OwnCgroup::make(mount, name).map_err(|error| error.to_string())?;
+        let mut cgroup = OwnCgroup::make(mount, name).map_err(|error| error.to_string())?;
+        let mut above = Vec::new();
+        for name in below {
+            if cgroup.has("cgroup.subtree_control") {
+                cgroup.set("cgroup.subtree_control", "+memory").map_err(|error| error.to_string())?;
+            }
+            let inner = cgroup.make_below(name).map_err(|error| error.to_string())?;
+            above.insert(0, std::mem::replace(&mut cgroup, inner));
+        }
         if !cgroup.has("memory.high") && !cgroup.has("memory.limit_in_bytes") {
             return Err(format!("{} hands no memory controller on", mount.display()));
         }
@@ -55,7 +75,22 @@ impl Stage {
         let mut config = Config::default();
         config.act.limit.margin_bytes = MARGIN_BYTES;
         config.record.state_dir = scratch.0.join("state");
-        Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs })
+        Ok(Self { scratch, cgroup, is_v1: hierarchy.is_v1(), config, programs, _above: above })
+    }
+
+    /// A configuration that judges within seconds and acts, with these lines on what to decide.
+    pub fn quick(&self, decide: &str) -> String {
+        format!(
+            "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
+             horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
+             {decide}\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
+            self.config.record.state_dir.display()
+        )
+    }
+
+    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is somebody else's.
+    pub fn only_this(&self) -> String {
+        format!("allow = [\"{}\"]", self.cgroup.path)
     }
 
     /// The journal, as somebody finds it who does not add to it.
@@ -132,11 +167,38 @@ impl Stage {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
         } else {
-            &["memory.high", "memory.max"]
+            &["memory.high", "memory.max", "cpu.weight", "cpu.max", "cgroup.subtree_control"]
         };
-        let state = files.iter().map(|file| self.cgroup.get(file).expect("the cgroup is there"));
+        let state = files
+            .iter()
+            .filter(|file| self.cgroup.has(file))
+            .map(|file| self.cgroup.get(file).expect("the cgroup is there"));
         // Whether somebody waits at the limit is not changed by anybody.
-        state.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+        let files = state.map(|text| text.lines().next().unwrap_or_default().to_owned());
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let children = entries.filter(|entry| entry.path().is_dir());
+        files.chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// As it is told, and that it may divide its cgroup.
+    ///
+    /// # Panics
+    ///
+    /// Where its path is no pattern.
+    pub fn delegating(&self) -> Config {
+        let mut config = self.config.clone();
+        config.act.limit.delegated = vec![Pattern::new(&self.cgroup.path).expect("it is one")];
+        config
+    }
+
+    /// Whether a process is in its cgroup itself, or in a child of it that is named.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not there.
+    pub fn is_in(&self, child: &str, pid: u32) -> bool {
+        let processes = self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
+        processes.lines().any(|line| line.parse() == Ok(pid))
     }
 
     /// Sets another limit, as somebody else would.
@@ -148,14 +210,19 @@ impl Stage {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
 
-    /// `contain` with this cgroup, on account of a process in it.
-    pub fn contain(&self, culprit: ProcessId) -> Command {
+    /// `contain` with this cgroup, on account of a process in it, which it may divide or not.
+    pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
+        let limited =
+            if is_delegated { self.cgroup.directory().join(LEAK_CHILD) } else { self.cgroup.directory().into() };
         let mut command = Command::new(&self.programs.contain);
         command.arg("--state-dir").arg(&self.config.record.state_dir).args(["--cgroup", &self.cgroup.path]);
-        command.arg("--wipe").arg(self.cgroup.directory().join(self.limit_file()));
+        command.arg("--wipe").arg(limited.join(self.limit_file()));
         // A negative number would be an option.
         command.arg(if self.is_v1 { u64::MAX.to_string() } else { "max".to_owned() });
         command.args([format!("--pid={}", culprit.pid), format!("--start-ticks={}", culprit.start_ticks)]);
+        if is_delegated {
+            command.args(["--delegated", &self.cgroup.path]);
+        }
         command
     }
 
@@ -183,6 +250,19 @@ impl Stage {
         reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
     }
 
+    /// Share of the time, 0 to 1, in which all of it waits for memory: of the last ten seconds, or in version 1 now.
+    ///
+    /// # Panics
+    ///
+    /// Where that cannot be told.
+    pub fn waiting(&self) -> f64 {
+        let (file, field) =
+            if self.is_v1 { ("memory.oom_control", "under_oom ") } else { ("memory.pressure", "full avg10=") };
+        let text = self.cgroup.get(file).expect("the cgroup is there");
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
+        value.expect("it says how much is waited") / if self.is_v1 { 1.0 } else { 100.0 }
+    }
+
     /// Another program in it, which has nothing to do with the workloads.
     ///
     /// # Panics
@@ -190,7 +270,10 @@ impl Stage {
     /// Where it does not start.
     pub fn another_program(&self, args: &[&str]) -> Workload {
         let path = self.scratch.0.join("neighbour");
-        fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+        // One that runs cannot be written.
+        if !path.exists() {
+            fs::copy(&self.programs.workload, &path).expect("a program can be copied");
+        }
         let mut command = Command::new(path);
         Workload::start(self.cgroup.admit(command.args(args)).expect("the cgroup can be entered"))
     }

@@ -22,9 +22,10 @@ const CACHE_ENTRY_BYTES: usize = 64 << 10;
 /// More would say nothing new.
 const MOST_THREADS: u32 = 256;
 
-/// Allocates, touches and forgets at a rate, up to a limit.
-pub fn leak(rate: u64, limit: u64) -> anyhow::Result<()> {
+/// Allocates, touches and forgets at a rate, up to a limit, once it has waited.
+pub fn leak(rate: u64, limit: u64, after: Duration) -> anyhow::Result<()> {
     ready(None)?;
+    std::thread::sleep(after);
     let start = now();
     let mut leaked = 0;
     loop {
@@ -169,6 +170,26 @@ fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::R
         return Err(std::io::Error::last_os_error()).with_context(|| format!("mmap of {length} bytes failed"));
     }
     Ok(start.cast())
+}
+
+/// Writes here and there in so much memory, from so many threads and without end: where there is less, they wait for what was swapped out.
+pub fn roam(size: u64, threads: u32) -> anyhow::Result<()> {
+    let length = usize::try_from(size)?.next_multiple_of(PAGE_BYTES);
+    let start = map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
+    let address = start.expose_provenance();
+    ready(None)?;
+    for seed in 0..threads.clamp(1, MOST_THREADS) {
+        std::thread::spawn(move || {
+            let mut random = Random(u64::from(seed) + 1);
+            loop {
+                let page = random.below(length / PAGE_BYTES) * PAGE_BYTES;
+                let start = ptr::with_exposed_provenance_mut::<u8>(address + page);
+                // SAFETY: the mapping is `length` bytes long, ours and writable, and nobody reads what is written.
+                unsafe { touch_pages(start, PAGE_BYTES, true) };
+            }
+        });
+    }
+    wait_forever()
 }
 
 /// Takes a random amount of memory at a time, touches it and gives it back.

@@ -180,7 +180,12 @@ fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> a
             ((2, "1G"), kernels::get(kernel)?.vmlinuz, userland::arguments())
         }
     };
-    Ok(Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments))
+    let made = Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
+    match machine {
+        Emulated::Bare(_) => Ok(made),
+        // Where memory is short, something has to be slower than it.
+        Emulated::Whole(_) => made.with_drive(directory.join(format!("{name}.drive"))),
+    }
 }
 
 /// What a message says before its details.

@@ -27,6 +27,9 @@ const STILL_SECS: f64 = 60.0;
 pub struct Hold {
     margin_bytes: u64,
     limit_bytes: u64,
+    /// The limit that it began with, and memory that is only taken instead of what was had before: together it may get as much.
+    first_limit_bytes: u64,
+    replaced_bytes: u64,
     is_over: bool,
     reasserts: u32,
     back_offs: u32,
@@ -69,6 +72,8 @@ pub enum Step {
     Tighten(u64),
     /// Set it higher.
     BackOff(u64),
+    /// Set it higher, because memory that was had before is replaced.
+    Widen(u64),
     /// Nothing is left to give way with.
     Thrashing,
     /// Say that the cgroup does not grow any more.
@@ -93,6 +98,8 @@ impl Hold {
         Self {
             margin_bytes,
             limit_bytes,
+            first_limit_bytes: limit_bytes,
+            replaced_bytes: 0,
             is_over: false,
             reasserts: 0,
             back_offs: 0,
@@ -108,6 +115,11 @@ impl Hold {
         self.limit_bytes
     }
 
+    /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
+    pub fn is_pressed(&self, usage_bytes: u64) -> bool {
+        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+    }
+
     /// Its incident is over.
     pub fn end(&mut self) {
         self.is_over = true;
@@ -119,10 +131,19 @@ impl Hold {
         self.told.held = false;
     }
 
+    /// So much of what is charged to it is no growth.
+    pub fn make_room(&mut self, replaced_bytes: u64) {
+        self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
+    }
+
     /// The next step, which is taken as done.
     pub fn look(&mut self, reading: Reading) -> Option<Step> {
         let step = self.next(reading)?;
-        if let Step::Reassert(limit_bytes) | Step::Tighten(limit_bytes) | Step::BackOff(limit_bytes) = step {
+        if let Step::Reassert(limit_bytes)
+        | Step::Tighten(limit_bytes)
+        | Step::BackOff(limit_bytes)
+        | Step::Widen(limit_bytes) = step
+        {
             self.limit_bytes = limit_bytes;
             self.changed_at = reading.t;
             self.thrashing_since = None;
@@ -145,11 +166,10 @@ impl Hold {
             self.reasserts += 1;
             return Some(Step::Reassert(self.limit_bytes.max(least_bytes)));
         }
-        let is_pressed = least_bytes > self.limit_bytes;
-        if self.is_over && !is_pressed {
+        if self.is_over && !self.is_pressed(usage_bytes) {
             return Some(Step::Lift);
         }
-        if let Some(step) = self.relief(reading) {
+        if let Some(step) = self.room(least_bytes).or_else(|| self.relief(reading)) {
             return Some(step);
         }
         if self.is_over {
@@ -166,6 +186,15 @@ impl Hold {
         }
         let is_still = t - self.still.0 >= STILL_SECS && self.thrashing_since.is_none();
         (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Step::Still)
+    }
+
+    /// The step for one that is pressed by what is replaced: a margin at a time, and never by little.
+    fn room(&self, least_bytes: u64) -> Option<Step> {
+        const PAGE_BYTES: u64 = 4_096;
+        let most_bytes = self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
+        let wider = most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
+        let is_pressed = least_bytes > self.limit_bytes;
+        (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 8)).then_some(Step::Widen(wider))
     }
 
     /// The step for a cgroup that does nothing but wait for memory.
@@ -244,6 +273,31 @@ mod tests {
         let kinds: Vec<_> = steps.iter().map(|(t, step)| (*t, matches!(step, Step::BackOff(_)))).collect();
         assert_eq!(kinds, [(10, true), (21, true), (32, true), (43, false)], "{steps:?}");
         assert_eq!(steps[3].1, Step::Thrashing);
+    }
+
+    #[test]
+    fn what_is_only_replaced_makes_room_a_margin_at_a_time_and_never_more_than_that() {
+        let mut hold = hold(0);
+        let first = hold.limit_bytes();
+        let full = |hold: &mut Hold, t: f64| {
+            let usage_bytes = hold.limit_bytes();
+            hold.look(reading(hold, t, usage_bytes))
+        };
+        assert_eq!(full(&mut hold, 1.0), None);
+        hold.make_room(100 * MIB);
+        assert!(!hold.is_pressed(0) && hold.is_pressed(first));
+        assert_eq!(hold.look(reading(&hold, 2.0, 0)), None, "there is room enough");
+        let steps: Vec<_> = (3..9_u32).filter_map(|t| full(&mut hold, f64::from(t))).collect();
+        assert!(steps.iter().all(|step| matches!(step, Step::Widen(_))), "{steps:?}");
+        assert_eq!((steps.len(), hold.limit_bytes()), (1, first + 100 * MIB));
+        // Less than before is no news.
+        hold.make_room(10 * MIB);
+        assert_eq!(full(&mut hold, 10.0), None);
+        hold.make_room(100 * MIB + MARGIN / 16);
+        assert_eq!(full(&mut hold, 11.0), None, "it is little");
+        hold.make_room(500 * MIB);
+        let wider = least_bytes(hold.limit_bytes(), MARGIN) + MARGIN;
+        assert_eq!(full(&mut hold, 12.0), Some(Step::Widen(wider)));
     }
 
     #[test]

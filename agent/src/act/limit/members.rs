@@ -37,18 +37,33 @@ impl fmt::Display for Member {
 /// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor below it. A worker's siblings and
 /// its master are one service; a wrapper lives by what it wraps; and what the leaker started is the leaker's.
 pub fn innocents(members: &[Member], leaker: u32) -> Vec<&Member> {
-    let find = |pid: u32| members.iter().find(|member| member.pid == pid);
-    let lineage = |pid: u32| {
-        // As long as there are members at most: pids may be reused while they are read, and then go in a circle.
-        std::iter::successors(find(pid), |member| find(member.ppid)).take(members.len())
-    };
-    let Some(culprit) = find(leaker) else { return members.iter().collect() };
+    let Some(culprit) = find(members, leaker) else { return members.iter().collect() };
     let is_related = |member: &Member| {
         same_program(&member.program, &culprit.program)
-            || lineage(leaker).any(|above| above.pid == member.pid)
-            || lineage(member.pid).any(|above| above.pid == leaker)
+            || lineage(members, leaker).any(|above| above.pid == member.pid)
+            || lineage(members, member.pid).any(|above| above.pid == leaker)
     };
     members.iter().filter(|member| !is_related(member)).collect()
+}
+
+/// Those that are limited with the leaker where the innocents are not: the others, but for who started innocents as well and is none of the
+/// leaker's program. A supervisor wraps them all, and what it starts next begins where it is itself.
+pub fn belonging(members: &[Member], leaker: u32) -> Vec<&Member> {
+    let Some(culprit) = find(members, leaker) else { return Vec::new() };
+    let innocents = innocents(members, leaker);
+    let starts_innocents =
+        |member: &Member| innocents.iter().any(|innocent| lineage(members, innocent.pid).any(|above| above == member));
+    let stays = |member: &Member| starts_innocents(member) && !same_program(&member.program, &culprit.program);
+    members.iter().filter(|member| !innocents.contains(member) && !stays(member)).collect()
+}
+
+fn find(members: &[Member], pid: u32) -> Option<&Member> {
+    members.iter().find(|member| member.pid == pid)
+}
+
+/// A process, and those above it. As long as there are members at most: pids may be reused while they are read, and then go in a circle.
+fn lineage(members: &[Member], pid: u32) -> impl Iterator<Item = &Member> {
+    std::iter::successors(find(members, pid), |member| find(members, member.ppid)).take(members.len())
 }
 
 /// Whether two processes run one program, were it replaced since one of them was started.
@@ -61,10 +76,17 @@ fn same_program(one: &Path, other: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn innocent(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+    fn all(members: &[(u32, u32, &str)]) -> Vec<Member> {
         let member = |&(pid, ppid, program): &(u32, u32, &str)| Member { pid, ppid, program: PathBuf::from(program) };
-        let members: Vec<_> = members.iter().map(member).collect();
-        innocents(&members, leaker).iter().map(|member| member.pid).collect()
+        members.iter().map(member).collect()
+    }
+
+    fn innocent(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+        innocents(&all(members), leaker).iter().map(|member| member.pid).collect()
+    }
+
+    fn goes(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+        belonging(&all(members), leaker).iter().map(|member| member.pid).collect()
     }
 
     #[test]
@@ -83,6 +105,17 @@ mod tests {
     fn another_program_beside_it_is_innocent_with_all_its_own() {
         let omnibus = [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
         assert_eq!(innocent(&omnibus, 11), [12, 13]);
+    }
+
+    #[test]
+    fn a_supervisor_of_innocents_does_not_go_with_the_leaker_and_a_wrapper_or_a_master_does() {
+        let omnibus =
+            [(10, 1, "/runsvdir"), (11, 10, "/sh"), (12, 11, "/puma"), (13, 12, "/puma"), (14, 10, "/postgres")];
+        assert_eq!(goes(&omnibus, 13), [11, 12, 13]);
+        let master = [(10, 1, "/nginx"), (11, 10, "/nginx"), (12, 10, "/logger"), (13, 11, "/convert")];
+        assert_eq!(goes(&master, 11), [10, 11, 13]);
+        assert_eq!(goes(&[(10, 1, "/api"), (11, 1, "/db")], 10), [10]);
+        assert_eq!(goes(&[(10, 1, "/api")], 11), [0; 0]);
     }
 
     #[test]

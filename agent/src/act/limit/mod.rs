@@ -2,13 +2,20 @@
 //!
 //! What is set leaves the margin above what is used, looked at again just before: a limit below use would kill, or stall. It is put on
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
-//! incident ends. Cold start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
-//! It refuses a cgroup that others live in, one that it does not see whole, and one that has a lower limit already.
+//! incident ends. Where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
+//! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
+//! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
+//! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
 
+mod backstop;
 mod hold;
 mod members;
 mod permit;
+mod pods;
 mod set;
+mod slow;
+mod spin;
+mod split;
 mod standing;
 mod systemd;
 mod target;
@@ -22,22 +29,23 @@ use std::{
 };
 
 use super::{
-    journal::{ChangedUnit, Journal},
+    journal::{ChangedUnit, Entry, Journal, Split},
     outcome::{Event, Outcome},
     pause::Pause,
 };
 use crate::{
-    config::{Config, DecideConfig, Pattern},
-    sense::{Hierarchy, ProcessId},
+    config::{Config, DecideConfig, LimitConfig, Pattern},
+    sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
 use hold::Hold;
 use permit::permit;
 use set::set;
-use standing::{Next, Standing};
-use systemd::DropIn;
-use target::Target;
+use split::Turnover;
+use standing::{Limited, Next, Standing};
+use target::{MEMORY_MAX, Target};
 
+pub use pods::Pods;
 pub use undo::{Undone, undo_all};
 
 /// Why a cgroup is not limited.
@@ -61,12 +69,50 @@ pub enum Refusal {
     /// Its program is protected.
     #[error("its program is protected ({0})")]
     Protected(Pattern),
+    /// Its pod is protected.
+    #[error("its pod {pod} is protected ({pattern})")]
+    PodProtected {
+        /// Its namespace and name.
+        pod: String,
+        /// By what.
+        pattern: Pattern,
+    },
+    /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
+    #[error("{0}")]
+    PodUnknown(String),
+    /// It is one of those that a kubelet makes, and none that it makes for a pod.
+    #[error(
+        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
+         hint: a kubelet names them unless its cgroupsPerQOS is false"
+    )]
+    NoPod,
     /// Neither its program nor its cgroup is one that may be limited.
     #[error("{0} is not among those of decide.allow")]
     NotAllowed(String),
+    /// The agent would be limited with it.
+    #[error("it is the agent's own")]
+    Own,
     /// Others would be limited with it.
-    #[error("it is shared with {0}\n  hint: give the service a unit or container of its own")]
+    #[error(
+        "it is shared with {0}\n  hint: give the service a unit or container of its own, or name it in act.limit.delegated"
+    )]
     Shared(String),
+    /// The same, and it is not to be divided.
+    #[error("it is shared with {shared}, and is not divided: {why}\n  hint: {hint}")]
+    NotDivided {
+        /// With whom.
+        shared: String,
+        /// Why not.
+        why: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// It is divided on account of another program.
+    #[error("another program of it leaks as well, and was moved to a child that is limited")]
+    Divided,
+    /// While it was being divided it forked without end.
+    #[error("it is shared, and its processes come faster than they can be moved")]
+    TooManyForks,
     /// There is a limit already that is lower.
     #[error("it has {file}={found} already, below the {wanted_bytes} that it would get")]
     Lower {
@@ -98,26 +144,46 @@ pub enum Failure {
     },
 }
 
+/// After what time whoever could not tell whose a pod is gets asked again. It may take three seconds, in which no limit is looked at.
+const ASK_AGAIN_SECS: f64 = 30.0;
+
+/// A limit that is still to be set: nobody could tell whose pod it would be.
+struct Unknown {
+    asked: f64,
+    cgroup: Arc<str>,
+    culprit: ProcessId,
+}
+
 /// Every limit that stands.
 pub struct Limits {
     journal: Result<Journal, String>,
     pause: Pause,
     mount: Option<PathBuf>,
-    margin_bytes: u64,
+    config: LimitConfig,
     decide: DecideConfig,
+    pods: Pods,
     standing: BTreeMap<Arc<str>, Standing>,
+    /// By incident.
+    unknown: BTreeMap<Arc<str>, Unknown>,
 }
 
 impl Limits {
     /// No limit stands yet. Without a journal none will.
     pub fn new(config: &Config, journal: Result<Journal, String>) -> Self {
+        Self::with(config, journal, Pods::from_env(config))
+    }
+
+    /// As [`Limits::new`], with pods that are known from elsewhere.
+    pub fn with(config: &Config, journal: Result<Journal, String>, pods: Pods) -> Self {
         Self {
             journal,
             pause: Pause::below(&config.record.state_dir),
             mount: Hierarchy::detect().mount().map(Path::to_owned),
-            margin_bytes: config.act.limit.margin_bytes,
+            config: config.act.limit.clone(),
             decide: config.decide.clone(),
+            pods,
             standing: BTreeMap::new(),
+            unknown: BTreeMap::new(),
         }
     }
 
@@ -125,7 +191,13 @@ impl Limits {
     pub fn limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Outcome {
         let outcome =
             |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
-        match self.try_limit(t, id, cgroup, culprit) {
+        let tried = self.try_limit(t, id, cgroup, culprit);
+        if let Err(Failure::Refused(Refusal::PodUnknown(_))) = &tried {
+            self.unknown.insert(id.into(), Unknown { asked: t, cgroup: cgroup.clone(), culprit });
+        } else {
+            self.unknown.remove(id);
+        }
+        match tried {
             Ok((limit_bytes, why)) => outcome(Event::Limited, Some(limit_bytes), why),
             Err(Failure::Refused(refusal)) => outcome(Event::Refused, None, refusal.to_string()),
             Err(failure) => outcome(Event::Failed, None, failure.to_string()),
@@ -138,6 +210,9 @@ impl Limits {
         }
         let journal = self.journal.as_ref().map_err(|error| Refusal::NoJournal(error.clone()))?;
         if let Some(standing) = self.standing.get_mut(cgroup) {
+            if !standing.is_of(culprit.pid) {
+                return Err(Refusal::Divided.into());
+            }
             // Another process of it leaks, or the same again.
             standing.hold.resume();
             standing.entry.incidents.insert(id.to_owned());
@@ -145,16 +220,18 @@ impl Limits {
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
         let target = Target::find(self.mount.as_deref().ok_or(Refusal::NotHere)?, cgroup)?;
-        permit(&self.decide, &target, cgroup, culprit)?;
+        let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
+        let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
+        let whole = shared.map(|shared| split::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
-        if let Some(unit) = target.unit() {
-            let had_drop_in = DropIn::of(unit).is_there().map_err(failed("its drop-in cannot be looked for"))?;
-            entry.unit = Some(ChangedUnit { name: unit.to_owned(), had_drop_in });
-        }
         entry.incidents.insert(id.to_owned());
-        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
-        let limit_bytes = set(journal, &target, &mut entry, self.margin_bytes, None).inspect_err(|_| {
+        entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
+        let limited = match whole {
+            None => self.limit_target(t, journal, target, &mut entry),
+            Some(whole) => self.limit_child(t, journal, &target, &mut entry, whole, (cgroup, culprit)),
+        };
+        let (limited, why) = limited.inspect_err(|_| {
             // Half of it may be there. What cannot be put back now is in the journal.
             undo::undo(journal, &entry);
         })?;
@@ -163,14 +240,60 @@ impl Limits {
             undo::undo(journal, &entry);
             return Err(Refusal::Paused(PathBuf::from("spillway undo")).into());
         }
-        let hold = Hold::new(t, limit_bytes, usage_bytes, self.margin_bytes);
-        let why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
-        self.standing.insert(cgroup.clone(), Standing::new(target, entry, hold));
+        let limit_bytes = limited.hold.limit_bytes();
+        self.standing.insert(cgroup.clone(), Standing::new(limited, entry));
         Ok((limit_bytes, why))
+    }
+
+    fn limit_target(
+        &self,
+        t: f64,
+        journal: &Journal,
+        target: Target,
+        entry: &mut Entry,
+    ) -> Result<(Limited, String), Failure> {
+        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
+        let limit_bytes = set(journal, &target, entry, &self.config, None)?;
+        let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
+        let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
+        let backstop = target.name(MEMORY_MAX);
+        if let Some(bytes) = entry.change(backstop).and_then(|change| change.wanted.last()) {
+            why.push_str(&format!(", and {backstop} to {bytes}"));
+        }
+        let spin = slow::watch(&self.config, &target).unwrap_or_else(|obstacle| {
+            why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
+            None
+        });
+        Ok((Limited { target, hold, spin, turnover: None }, why))
+    }
+
+    /// The same of a child to which the leaker is moved.
+    fn limit_child(
+        &self,
+        t: f64,
+        journal: &Journal,
+        target: &Target,
+        entry: &mut Entry,
+        whole: Split,
+        (cgroup, culprit): (&str, ProcessId),
+    ) -> Result<(Limited, String), Failure> {
+        let (leak, moved) = split::split(journal, entry, target, whole, culprit)?;
+        let turnover = Turnover::begin(&leak);
+        let (limited, set) = self.limit_target(t, journal, leak, entry)?;
+        let who = match moved {
+            0 | 1 => "it was moved".to_owned(),
+            moved => format!("it was moved with {} of its own", moved - 1),
+        };
+        let why = format!(
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before stays charged to {cgroup}, so that this \
+             bounds what it takes from now on"
+        );
+        Ok((Limited { turnover: Some(turnover), ..limited }, why))
     }
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it not needed.
     pub fn end(&mut self, id: &str) {
+        self.unknown.remove(id);
         for standing in self.standing.values_mut() {
             if standing.entry.incidents.remove(id) && standing.entry.incidents.is_empty() {
                 // Told of to the end.
@@ -180,12 +303,29 @@ impl Limits {
         }
     }
 
-    /// Looks at every limit that stands and does what is next.
+    /// Looks at every limit that stands, and at what is still to be set, and does what is next.
     pub fn look(&mut self, t: f64) -> Vec<Outcome> {
-        let Ok(journal) = &self.journal else { return Vec::new() };
-        let mut outcomes = Vec::new();
+        let mut outcomes = self.ask_again(t).into_iter().collect();
+        self.look_at_standing(t, &mut outcomes);
+        outcomes
+    }
+
+    /// Tries to set one limit that could not be told of before. That it cannot be still is told once, at first.
+    fn ask_again(&mut self, t: f64) -> Option<Outcome> {
+        if self.pause.is_on() {
+            return None;
+        }
+        let is_due = |unknown: &Unknown| t - unknown.asked >= ASK_AGAIN_SECS;
+        let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
+        let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
+        let outcome = self.limit(t, &id, &cgroup, culprit);
+        (!self.unknown.contains_key(&id)).then_some(outcome)
+    }
+
+    fn look_at_standing(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
+        let Ok(journal) = &self.journal else { return };
         self.standing.retain(|cgroup, standing| {
-            let (event, why, stays) = match standing.step(t, journal, &self.pause, self.margin_bytes) {
+            let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
                 Next::Nothing => return true,
                 Next::Tell(event, why) => (event, why, true),
                 Next::End(event, why) => (event, why, false),
@@ -195,12 +335,12 @@ impl Limits {
             outcomes.push(Outcome { t, event, id, cgroup: cgroup.clone(), limit_bytes, why });
             stays
         });
-        outcomes
     }
 
     /// Puts everything back, as at the end of the agent.
     pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
         self.standing.clear();
+        self.unknown.clear();
         match &self.journal {
             Ok(journal) => undo_all(journal).into_iter().map(|undone| undone.outcome(t)).collect(),
             Err(_) => Vec::new(),

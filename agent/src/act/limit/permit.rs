@@ -1,60 +1,120 @@
 //! Whether a cgroup may be limited on account of a process: by this kernel, by who else lives in it, and by the operator.
 //!
-//! What can be told of a cgroup by its path alone was asked before, of the guards.
+//! What can be told of a cgroup by its path alone was asked before, of the guards. Here is what needs the host: which program it is, and
+//! whose the pod. The labels of a pod are asked for only where nothing else decides.
 
 use std::path::{Path, PathBuf};
 
 use super::{
-    Failure, Refusal, failed,
+    Failure, Pods, Refusal, failed,
     members::{Member, innocents},
     target::{Target, Version},
 };
 use crate::{
     config::{DecideConfig, Pattern},
+    decide::{
+        always_protected,
+        pod::{self, Owner},
+    },
     sense::ProcessId,
 };
 
 /// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one system call.
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
-/// Whether it may.
+/// Whether it may, and with whom it is shared; `None` where the culprit is alone in it, with what belongs to it.
 ///
 /// # Errors
 ///
 /// Why not.
-pub fn permit(decide: &DecideConfig, target: &Target, cgroup: &str, culprit: ProcessId) -> Result<(), Failure> {
+pub fn permit(
+    decide: &DecideConfig,
+    pods: &mut Pods,
+    t: f64,
+    target: &Target,
+    cgroup: &str,
+    culprit: ProcessId,
+) -> Result<Option<String>, Failure> {
     if target.version() == Version::V2 {
         is_high_safe(&kernel_release())?;
     }
-    Ok(is_allowed(decide, cgroup, &alone(target, culprit)?)?)
+    let (program, shared) = company(target, culprit)?;
+    Asked { decide, t, cgroup, program: &program }.of(pods)?;
+    Ok(shared)
 }
 
-/// Whether an operator lets a program be limited. What can be told of a cgroup alone is told before.
-fn is_allowed(decide: &DecideConfig, cgroup: &str, program: &Path) -> Result<(), Refusal> {
-    if let Some(pattern) = decide.protected.iter().find(|pattern| pattern.is_of(program)) {
-        return Err(Refusal::Protected(pattern.clone()));
-    }
-    let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_of(program);
-    if !decide.allow.is_empty() && !decide.allow.iter().any(allows) {
-        return Err(Refusal::NotAllowed(program.display().to_string()));
-    }
-    Ok(())
+/// Who is to be limited, and the operator's word on it.
+struct Asked<'a> {
+    decide: &'a DecideConfig,
+    t: f64,
+    cgroup: &'a str,
+    program: &'a Path,
 }
 
-/// The culprit's program, where its cgroup holds what belongs to it and nobody else.
-fn alone(target: &Target, culprit: ProcessId) -> Result<PathBuf, Failure> {
+impl Asked<'_> {
+    /// Whether an operator lets it be limited. What can be told of a cgroup alone is told before.
+    fn of(&self, pods: &mut Pods) -> Result<(), Refusal> {
+        if let Some(pattern) = self.decide.protected.iter().find(|pattern| pattern.is_of(self.program)) {
+            return Err(Refusal::Protected(pattern.clone()));
+        }
+        match pod::owner(self.cgroup) {
+            Owner::Pod(uid) => self.of_pod(&uid, pods),
+            Owner::Unnamed => Err(Refusal::NoPod),
+            Owner::Host if self.is_allowed(|_| false) => Ok(()),
+            Owner::Host => Err(self.not_allowed()),
+        }
+    }
+
+    fn of_pod(&self, uid: &str, pods: &mut Pods) -> Result<(), Refusal> {
+        let protected = || always_protected().iter().chain(&self.decide.protected);
+        let name = pods.name(uid)?;
+        let is_of = |pattern: &Pattern| pattern.is_namespace(&name.namespace);
+        if let Some(pattern) = protected().find(|pattern| is_of(pattern)) {
+            return Err(Refusal::PodProtected { pod: name.to_string(), pattern: pattern.clone() });
+        }
+        let labels_allow = self.decide.allow.iter().any(Pattern::is_label) && !self.is_allowed(is_of);
+        if !labels_allow && !protected().any(Pattern::is_label) {
+            return if self.is_allowed(is_of) { Ok(()) } else { Err(self.not_allowed()) };
+        }
+        let labels = pods.labels(self.t, uid, &name)?;
+        if let Some(pattern) = protected().find(|pattern| pattern.is_among(labels)) {
+            return Err(Refusal::PodProtected { pod: name.to_string(), pattern: pattern.clone() });
+        }
+        let is_of = |pattern: &Pattern| is_of(pattern) || pattern.is_among(labels);
+        if self.is_allowed(is_of) { Ok(()) } else { Err(self.not_allowed()) }
+    }
+
+    fn is_allowed(&self, is_of_pod: impl Fn(&Pattern) -> bool) -> bool {
+        let allows =
+            |pattern: &Pattern| pattern.covers(self.cgroup) || pattern.is_of(self.program) || is_of_pod(pattern);
+        self.decide.allow.is_empty() || self.decide.allow.iter().any(allows)
+    }
+
+    fn not_allowed(&self) -> Refusal {
+        Refusal::NotAllowed(self.program.display().to_string())
+    }
+}
+
+/// The culprit's program, and who is in its cgroup that does not belong to it.
+fn company(target: &Target, culprit: ProcessId) -> Result<(PathBuf, Option<String>), Failure> {
     let pids = target.pids().map_err(failed("its processes cannot be told"))?;
+    // As a unit it is protected by its name; a container of it may have any.
+    if pids.contains(&std::process::id()) {
+        return Err(Refusal::Own.into());
+    }
     let members: Vec<_> = pids.into_iter().filter_map(Member::of).collect();
     let leaker = members.iter().find(|member| member.pid == culprit.pid);
     let leaker = leaker.filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks)).ok_or(Refusal::Left)?;
     let mut others = innocents(&members, culprit.pid).into_iter();
-    let Some(first) = others.next() else { return Ok(leaker.program.clone()) };
-    let more = others.count();
-    let shared = if more == 0 { first.to_string() } else { format!("{first} and {more} more") };
-    Err(Refusal::Shared(shared).into())
+    let shared = others.next().map(|first| match others.count() {
+        0 => first.to_string(),
+        more => format!("{first} and {more} more"),
+    });
+    Ok((leaker.program.clone(), shared))
 }
 
-fn start_ticks(pid: u32) -> Option<u64> {
+/// When a process was started; `None` where it is gone.
+pub fn start_ticks(pid: u32) -> Option<u64> {
     procfs::process::Process::new(pid as i32).ok()?.stat().ok().map(|stat| stat.starttime)
 }
 

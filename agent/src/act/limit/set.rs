@@ -3,22 +3,48 @@
 use std::io;
 
 use super::{
-    Failure, Refusal, failed,
+    Failure, Refusal,
+    backstop::{is_backed, set_backstop},
+    failed,
     hold::least_bytes,
+    systemd::DropIn,
     target::{self, Target},
 };
-use crate::act::journal::{Entry, Journal};
+use crate::{
+    act::journal::{Entry, Journal},
+    config::LimitConfig,
+};
 
 /// Times that a limit is computed anew because the cgroup outgrew it before it was set.
-const TRIES: u32 = 3;
+pub const TRIES: u32 = 3;
 
-/// Sets `wanted_bytes`, or the least that there may be, and gives it. Looks at what is used just before, so that the margin is whole when
-/// the kernel gets it.
+/// Sets `wanted_bytes`, or the least that there may be, and gives it; and the backstop with it. Looks at what is used just before, so that
+/// the margin is whole when the kernel gets it.
 ///
 /// # Errors
 ///
 /// Why it is not set, or not all of it: what the entry says may have been done.
 pub fn set(
+    journal: &Journal,
+    target: &Target,
+    entry: &mut Entry,
+    config: &LimitConfig,
+    wanted_bytes: Option<u64>,
+) -> Result<u64, Failure> {
+    // A backstop that stands gets out of the way first; a new one comes once the limit holds.
+    if let Some(wanted_bytes) = wanted_bytes
+        && is_backed(entry, target)
+    {
+        set_backstop(journal, target, entry, config, wanted_bytes)?;
+    }
+    let limit_bytes = set_limit(journal, target, entry, config.margin_bytes, wanted_bytes)?;
+    if wanted_bytes.is_none() {
+        set_backstop(journal, target, entry, config, limit_bytes)?;
+    }
+    Ok(limit_bytes)
+}
+
+fn set_limit(
     journal: &Journal,
     target: &Target,
     entry: &mut Entry,
@@ -41,7 +67,7 @@ pub fn set(
             }
             // What stands in the cgroup may have been changed behind systemd's back.
             if found != value || wanted_bytes.is_some() {
-                entry.want(file, &found, &value);
+                want(target, entry, file, &found, &value)?;
                 due.push((file, value));
             }
         }
@@ -60,8 +86,29 @@ pub fn set(
     Err(Refusal::TooFast.into())
 }
 
+/// Notes in the entry that a value is to be put there, and of a unit's property whether somebody else has set it for this boot.
+///
+/// # Errors
+///
+/// Where that cannot be told.
+pub fn want(target: &Target, entry: &mut Entry, file: &'static str, found: &str, value: &str) -> Result<(), Failure> {
+    if entry.change(file).is_none()
+        && target.unit().is_some()
+        && let Some(unit) = &mut entry.unit
+        && DropIn::of(&unit.name, file).is_there().map_err(failed("its drop-in cannot be looked for"))?
+    {
+        unit.had_drop_ins.insert(file.to_owned());
+    }
+    entry.want(file, found, value);
+    Ok(())
+}
+
 /// Writes a value and reads it back.
-fn write(target: &Target, file: &'static str, value: String) -> Result<(), Failure> {
+///
+/// # Errors
+///
+/// Where it is not there then.
+pub fn write(target: &Target, file: &'static str, value: String) -> Result<(), Failure> {
     let what = match target.unit() {
         Some(unit) => format!("{file}={value} of {unit}"),
         None => format!("{}/{file}={value}", target.directory.display()),

@@ -1,23 +1,44 @@
-//! A limit that stands: what [`Hold`] says is next, done.
+//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`] says.
 
 use super::{
     Failure,
     hold::{Hold, Reading, Step},
     set::set,
+    slow::slow,
+    spin::Spin,
+    split::{self, Turnover},
     target::{self, Target},
     undo::undo,
 };
-use crate::act::{
-    journal::{Entry, Journal},
-    outcome::Event,
-    pause::Pause,
+use crate::{
+    act::{
+        journal::{Entry, Journal},
+        outcome::Event,
+        pause::Pause,
+    },
+    config::LimitConfig,
 };
+
+/// A limit that was just set.
+pub struct Limited {
+    /// Of what.
+    pub target: Target,
+    /// What to do about it from now on.
+    pub hold: Hold,
+    /// Of a cgroup whose CPU is to be limited if it spins.
+    pub spin: Option<Spin>,
+    /// Of one whose processes were moved there.
+    pub turnover: Option<Turnover>,
+}
 
 /// A limit that stands.
 pub struct Standing {
     target: Target,
+    turnover: Option<Turnover>,
     pub entry: Entry,
     pub hold: Hold,
+    /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
+    spin: Option<Spin>,
     /// Whether it was to be put back and could not be.
     is_stuck: bool,
 }
@@ -34,12 +55,17 @@ pub enum Next {
 
 impl Standing {
     /// One that was just set.
-    pub fn new(target: Target, entry: Entry, hold: Hold) -> Self {
-        Self { target, entry, hold, is_stuck: false }
+    pub fn new(Limited { target, hold, spin, turnover }: Limited, entry: Entry) -> Self {
+        Self { target, turnover, entry, hold, spin, is_stuck: false }
+    }
+
+    /// Whether it holds for this process of its cgroup: where that is divided, not for all.
+    pub fn is_of(&self, pid: u32) -> bool {
+        self.entry.split.is_none() || split::holds(&self.target, pid)
     }
 
     /// Looks at it and does what is next.
-    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, margin_bytes: u64) -> Next {
+    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
         if !journal.holds(&self.entry) {
             return Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned());
         }
@@ -51,16 +77,26 @@ impl Standing {
             _ if self.target.is_there() => return Next::Nothing,
             _ => return self.lift(journal, Event::Gone),
         };
+        if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
+            return match self.lift(journal, Event::Undone) {
+                Next::End(event, why) => Next::End(event, format!("nobody is left who was moved; {why}")),
+                next => next,
+            };
+        }
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
         let before = self.hold.clone();
+        if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
+            self.hold.make_room(turnover.replaced_bytes(&self.target));
+        }
         let Some(step) = self.hold.look(Reading { t, limit_bytes, usage_bytes, full_pressure }) else {
-            return Next::Nothing;
+            return self.slow_down(t, usage_bytes, journal, pause, config);
         };
         let event = match step {
             Step::Reassert(_) => Event::Reasserted,
             Step::Tighten(_) => Event::Tightened,
             Step::BackOff(_) => Event::BackedOff,
+            Step::Widen(_) => Event::Widened,
             Step::Thrashing => {
                 return Next::Tell(Event::Thrashing, "it waits for memory, and got all that it gets".to_owned());
             }
@@ -79,14 +115,26 @@ impl Standing {
             return Next::Nothing;
         }
         let wanted_bytes = self.hold.limit_bytes();
+        let prior = self.entry.change(file).and_then(|change| target::limit_bytes(&change.prior));
+        if prior.is_some_and(|prior| prior <= wanted_bytes) {
+            // What was there before holds as well as what would be set, and nobody is let have more than that.
+            let event = if event == Event::Reasserted { Event::Yielded } else { Event::Undone };
+            return self.lift(journal, event);
+        }
         let why = match event {
             Event::Reasserted => format!("somebody set {file} to {found}"),
             Event::BackedOff => {
                 format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
             }
+            Event::Widened => {
+                format!("it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}")
+            }
             _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
         };
-        match set(journal, &self.target, &mut self.entry, margin_bytes, Some(wanted_bytes)) {
+        // One that is only made wider needs to leave no margin.
+        let margin_bytes = if event == Event::Widened { 0 } else { config.margin_bytes };
+        let config = LimitConfig { margin_bytes, ..config.clone() };
+        match set(journal, &self.target, &mut self.entry, &config, Some(wanted_bytes)) {
             Ok(_) => Next::Tell(event, why),
             // It grew meanwhile: the next look says what is due then.
             Err(Failure::Refused(_)) => {
@@ -100,10 +148,32 @@ impl Standing {
         }
     }
 
+    /// Limits its CPU as well once it spins: once, whatever comes of it.
+    fn slow_down(&mut self, t: f64, usage_bytes: u64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
+        let Some(spin) = &mut self.spin else { return Next::Nothing };
+        let cpu_usec = self.target.cpu_usec().ok();
+        if !spin.look(t, cpu_usec, self.hold.is_pressed(usage_bytes)) || pause.is_on() {
+            return Next::Nothing;
+        }
+        self.spin = None;
+        match slow(config, journal, &self.target, &mut self.entry) {
+            Ok(Some(done)) => {
+                let secs = config.cpu_after.as_secs_f64();
+                Next::Tell(
+                    Event::Slowed,
+                    format!("it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"),
+                )
+            }
+            Ok(None) => Next::Nothing,
+            Err(failure) => Next::Tell(Event::Failed, failure.to_string()),
+        }
+    }
+
     /// Ends the limit: puts back what is still ours to put back.
     fn lift(&mut self, journal: &Journal, event: Event) -> Next {
         let undone = undo(journal, &self.entry);
         match undone.is_done() {
+            true if undone.is_in_use() => Next::End(Event::Yielded, undone.to_string()),
             true => Next::End(event, undone.to_string()),
             // Tried again with every look, and told once.
             false if std::mem::replace(&mut self.is_stuck, true) => Next::Nothing,

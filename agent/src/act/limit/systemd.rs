@@ -1,4 +1,4 @@
-//! systemd, asked over the system bus: which unit a cgroup is, and what its MemoryHigh is to be.
+//! systemd, asked over the system bus: which unit a cgroup is, and what its limits are to be.
 //!
 //! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
 //! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
@@ -35,15 +35,15 @@ pub struct Systemd {
     connection: Connection,
 }
 
-/// What a unit's MemoryHigh is, as a number; that of a unit which is gone is not found.
+/// What a property of a unit is, one that is a number; that of a unit which is gone is not found.
 ///
 /// # Errors
 ///
 /// Where it cannot be told.
-pub fn read(unit: &str) -> io::Result<String> {
-    let bytes = Systemd::connect()?.memory_high(unit)?;
-    bytes
-        .map(|bytes| bytes.to_string())
+pub fn read(unit: &str, property: &str) -> io::Result<String> {
+    let number = Systemd::connect()?.number(unit, property)?;
+    number
+        .map(|number| number.to_string())
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no unit {unit}")))
 }
 
@@ -52,8 +52,8 @@ pub fn read(unit: &str) -> io::Result<String> {
 /// # Errors
 ///
 /// Where systemd does not take it.
-pub fn write(unit: &str, value: &str) -> io::Result<()> {
-    Systemd::connect()?.set_memory_high(unit, value.parse().map_err(io::Error::other)?)
+pub fn write(unit: &str, property: &str, value: &str) -> io::Result<()> {
+    Systemd::connect()?.set_number(unit, property, value.parse().map_err(io::Error::other)?)
 }
 
 /// Whether systemd runs this host.
@@ -87,15 +87,15 @@ impl Systemd {
         Ok((own == cgroup).then_some(unit))
     }
 
-    /// A unit's MemoryHigh, in bytes, `u64::MAX` where it has none; `None` where there is no such unit.
+    /// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
     ///
     /// # Errors
     ///
     /// Where it does not answer.
-    pub fn memory_high(&self, unit: &str) -> io::Result<Option<u64>> {
+    pub fn number(&self, unit: &str, property: &str) -> io::Result<Option<u64>> {
         let Some(path) = self.object::<OwnedObjectPath>("GetUnit", &(unit,))? else { return Ok(None) };
         let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
-        u64::try_from(self.property(&path, &interface, "MemoryHigh")?).map(Some).map_err(told)
+        u64::try_from(self.property(&path, &interface, property)?).map(Some).map_err(told)
     }
 
     /// Sets it for this boot.
@@ -103,8 +103,8 @@ impl Systemd {
     /// # Errors
     ///
     /// Where it does not answer, or refuses.
-    pub fn set_memory_high(&self, unit: &str, bytes: u64) -> io::Result<()> {
-        let properties = vec![("MemoryHigh", Variant::from(bytes))];
+    pub fn set_number(&self, unit: &str, property: &str, number: u64) -> io::Result<()> {
+        let properties = vec![(property, Variant::from(number))];
         self.call("/org/freedesktop/systemd1", MANAGER, "SetUnitProperties", &(unit, true, properties)).map(drop)
     }
 
@@ -146,14 +146,15 @@ impl Systemd {
     }
 }
 
-/// The file that a unit's MemoryHigh is kept in for this boot, wherever that is.
+/// The file that a property of a unit is kept in for this boot, wherever that is.
 #[derive(Debug)]
 pub struct DropIn([PathBuf; 2]);
 
 impl DropIn {
-    /// That of a unit.
-    pub fn of(unit: &str) -> Self {
-        Self(CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d/50-MemoryHigh.conf"))))
+    /// That of a property of a unit. It is called as the property is where a unit is configured.
+    pub fn of(unit: &str, property: &str) -> Self {
+        let setting = if property == "CPUQuotaPerSecUSec" { "CPUQuota" } else { property };
+        Self(CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d/50-{setting}.conf"))))
     }
 
     /// Whether it is there.
@@ -219,7 +220,9 @@ mod tests {
 
     #[test]
     fn a_drop_in_is_where_set_property_puts_it() {
-        let [file, _] = DropIn::of("api.service").0;
-        assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d/50-MemoryHigh.conf"));
+        for (property, name) in [("MemoryHigh", "50-MemoryHigh.conf"), ("CPUQuotaPerSecUSec", "50-CPUQuota.conf")] {
+            let [file, _] = DropIn::of("api.service", property).0;
+            assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d").join(name));
+        }
     }
 }

@@ -20,8 +20,20 @@ use super::{
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
 const OOM_CONTROL: &str = "memory.oom_control";
 
-/// The property of a unit that is its `memory.high`.
-const UNIT_LIMIT: &str = "MemoryHigh";
+/// The files that are set, and the property of a unit that is each.
+const UNIT_FILES: [(&str, &str); 4] = [
+    (MEMORY_HIGH, "MemoryHigh"),
+    (MEMORY_MAX, "MemoryMax"),
+    (CPU_WEIGHT, "CPUWeight"),
+    (CPU_MAX, "CPUQuotaPerSecUSec"),
+];
+const MEMORY_HIGH: &str = "memory.high";
+/// Version 2's limit at which the kernel kills.
+pub const MEMORY_MAX: &str = "memory.max";
+/// Share of the CPU among neighbours.
+pub const CPU_WEIGHT: &str = "cpu.weight";
+/// Time on a CPU in each period.
+pub const CPU_MAX: &str = "cpu.max";
 
 /// A limit as large is none, and version 1 writes such ones for none.
 const UNLIMITED_BYTES: u64 = 1 << 62;
@@ -92,14 +104,20 @@ impl Target {
 
     /// The file, or property, that sets the limit.
     pub fn limit_file(&self) -> &'static str {
-        if self.unit.is_some() { UNIT_LIMIT } else { self.cgroup_file() }
+        self.name(self.cgroup_file())
+    }
+
+    /// What has to be written for this file of the cgroup to say something: itself, or a property of the unit.
+    pub fn name(&self, cgroup_file: &'static str) -> &'static str {
+        let property = UNIT_FILES.iter().find(|(file, _)| *file == cgroup_file);
+        property.filter(|_| self.unit.is_some()).map_or(cgroup_file, |(_, property)| property)
     }
 
     /// The file of the limit in the cgroup, whoever writes it.
     fn cgroup_file(&self) -> &'static str {
         match self.version {
             Version::V1 => "memory.limit_in_bytes",
-            Version::V2 => "memory.high",
+            Version::V2 => MEMORY_HIGH,
         }
     }
 
@@ -121,6 +139,11 @@ impl Target {
         self.read_file(self.cgroup_file())
     }
 
+    /// Whether the cgroup has such a file.
+    pub fn has(&self, cgroup_file: &str) -> bool {
+        fs::exists(self.directory.join(cgroup_file)).unwrap_or(false)
+    }
+
     /// What a file or property says.
     ///
     /// # Errors
@@ -128,16 +151,21 @@ impl Target {
     /// Where it cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
         match &self.unit {
-            Some(unit) if file == UNIT_LIMIT => systemd::read(unit),
+            Some(unit) if is_property(file) => systemd::read(unit, file),
             _ => self.read_file(file),
         }
     }
 
-    /// What a file of the cgroup says; of one with several lines the value of the first.
-    fn read_file(&self, file: &str) -> io::Result<String> {
+    /// What a file of the cgroup says, whoever writes it.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn read_file(&self, file: &str) -> io::Result<String> {
         let text = fs::read_to_string(self.directory.join(file))?;
         let line = text.lines().next().unwrap_or_default();
-        Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
+        // Says more than what was written to it, and the name of that before it.
+        Ok(if file == OOM_CONTROL { line.rsplit(' ').next().unwrap_or_default() } else { line }.to_owned())
     }
 
     /// Puts a value there. May take long where the kernel has to free memory first.
@@ -147,7 +175,7 @@ impl Target {
     /// Where the kernel, or systemd, does not take it.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         match &self.unit {
-            Some(unit) if file == UNIT_LIMIT => systemd::write(unit, value),
+            Some(unit) if is_property(file) => systemd::write(unit, file, value),
             _ => fs::write(self.directory.join(file), value),
         }
     }
@@ -163,6 +191,17 @@ impl Target {
             Version::V2 => "memory.current",
         };
         self.read_file(file)?.parse().map_err(io::Error::other)
+    }
+
+    /// Time that it and all below it have had on CPUs so far, in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn cpu_usec(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.directory.join("cpu.stat"))?;
+        let usec = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        usec.unwrap_or_default().parse().map_err(io::Error::other)
     }
 
     /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for memory; `None` where it is not known.
@@ -219,6 +258,10 @@ impl Target {
         }
         Ok(pids)
     }
+}
+
+fn is_property(name: &str) -> bool {
+    UNIT_FILES.iter().any(|(_, property)| *property == name)
 }
 
 /// The limit that a file's value means; `None` where there is none.

@@ -5,7 +5,11 @@
 
 use std::{fmt, io, sync::Arc};
 
-use super::{systemd::DropIn, target::Target};
+use super::{
+    split::{self, Merged},
+    systemd::DropIn,
+    target::Target,
+};
 use crate::act::{
     Journal,
     journal::{Change, Entry, Unreadable},
@@ -18,6 +22,8 @@ pub struct Undone {
     id: String,
     cgroup: String,
     files: Vec<(String, State)>,
+    /// Of a cgroup that was divided.
+    merged: Option<Merged>,
     /// What kept the entry, or why there was none.
     error: Option<String>,
 }
@@ -52,10 +58,12 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 /// Undoes one entry.
 pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
-    let mut undone = Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), error: None };
+    let mut undone =
+        Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), merged: None, error: None };
     let target = match &entry.unit {
         // Its next cgroup would get what was set for it.
         Some(unit) => Some(Target::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
+        None if entry.split.is_some() => split::leak_of(entry),
         None => Target::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
     };
     // The other way round than it was changed: a limit goes before what keeps it from killing.
@@ -64,15 +72,20 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
             Some(target) => put_back(target, change),
             None => State::Gone,
         };
+        if let Some(unit) = &entry.unit
+            && !matches!(state, State::Theirs { .. } | State::Failed(_))
+            && !unit.had_drop_in(&change.file)
+            && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
+        {
+            undone.error = Some(format!("the drop-in of {} for {} cannot be removed: {error}", unit.name, change.file));
+        }
         undone.files.push((change.file.clone(), state));
     }
-    if let Some(unit) = &entry.unit
-        && undone.is_as_before()
-        && !unit.had_drop_in
-        && let Err(error) = DropIn::of(&unit.name).remove()
-    {
-        undone.error = Some(format!("the drop-in of {} cannot be removed: {error}", unit.name));
-    }
+    // Where somebody else limits the child he limits who is in it.
+    undone.merged = entry.split.as_ref().map(|split| match undone.theirs() {
+        Some(file) => Merged::Theirs(format!("who was moved stays where {file} is theirs")),
+        None => split::merge(entry, split),
+    });
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
     {
@@ -106,26 +119,35 @@ fn put_back(target: &Target, change: &Change) -> State {
 
 impl Undone {
     fn failed(cgroup: String, error: String) -> Self {
-        Self { id: String::new(), cgroup, files: Vec::new(), error: Some(error) }
+        Self { id: String::new(), cgroup, files: Vec::new(), merged: None, error: Some(error) }
     }
 
-    /// Whether nobody else has changed anything since.
-    fn is_as_before(&self) -> bool {
-        !self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. } | State::Failed(_)))
+    /// The first file that somebody else changed.
+    fn theirs(&self) -> Option<&str> {
+        self.files.iter().find(|(_, state)| matches!(state, State::Theirs { .. })).map(|(file, _)| file.as_str())
+    }
+
+    /// Whether somebody else uses what was made of a divided cgroup.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.merged, Some(Merged::Theirs(_)))
     }
 
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
-        self.error.is_none() && !self.files.iter().any(|(_, state)| matches!(state, State::Failed(_)))
+        self.error.is_none()
+            && !self.files.iter().any(|(_, state)| matches!(state, State::Failed(_)))
+            && !matches!(self.merged, Some(Merged::Failed(_)))
     }
 
     /// As what happened at `t`.
     pub fn outcome(&self, t: f64) -> Outcome {
-        let all_gone = !self.files.is_empty() && self.files.iter().all(|(_, state)| matches!(state, State::Gone));
+        let all_gone = !self.files.is_empty()
+            && self.files.iter().all(|(_, state)| matches!(state, State::Gone))
+            && matches!(self.merged, None | Some(Merged::Gone));
         let event = match () {
             () if !self.is_done() => Event::Failed,
             () if all_gone => Event::Gone,
-            () if self.files.iter().any(|(_, state)| matches!(state, State::Theirs { .. })) => Event::Yielded,
+            () if self.theirs().is_some() || self.is_in_use() => Event::Yielded,
             () => Event::Undone,
         };
         let (id, cgroup) = (Arc::from(self.id.as_str()), Arc::from(self.cgroup.as_str()));
@@ -163,6 +185,10 @@ impl fmt::Display for Undone {
                 State::Gone => write!(f, "{file} went with its cgroup"),
                 State::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
             }?;
+        }
+        if let Some(merged) = &self.merged {
+            write!(f, "{separator}{merged}")?;
+            separator = "; ";
         }
         match &self.error {
             Some(error) => write!(f, "{separator}{error}"),

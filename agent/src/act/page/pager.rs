@@ -91,7 +91,8 @@ impl Pager {
             Event::Failed => format!("it could not be limited: {why}"),
             Event::Yielded => format!("its limit is left to somebody else: {why}"),
             Event::BackedOff | Event::Thrashing => format!("a limit does not help: {why}"),
-            Event::Reasserted | Event::Tightened | Event::Held => return Vec::new(),
+            Event::Slowed => format!("its memory is held below {}, and it gets less CPU", size.unwrap_or_default()),
+            Event::Reasserted | Event::Tightened | Event::Widened | Event::Held => return Vec::new(),
         };
         // Whoever was told in an earlier run is told of by its names.
         let incidents: Vec<_> = outcome.id.split(", ").map(|id| self.key(id)).collect();

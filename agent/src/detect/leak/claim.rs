@@ -115,9 +115,7 @@ impl Claims {
         findings: &mut Findings,
     ) {
         let workload = process.workload.clone();
-        if let Some(standing) = self.standing.get_mut(&workload) {
-            standing.leaking += 1;
-            self.waiting -= usize::from(standing.waits.take().is_some());
+        if self.join(process) {
             return;
         }
         let (slope, error) = (growth.slope_bytes_per_sec, growth.slope_error_bytes_per_sec);
@@ -134,12 +132,58 @@ impl Claims {
 
     /// A leaking process is gone or another program now: its workload's claim waits for a successor.
     pub(super) fn leave(&mut self, context: &Context<'_>, process: &mut Process, because: &'static str) {
-        let Some(leak) = process.leak.take() else { return };
-        let Some(standing) = self.standing.get_mut(&process.workload) else { return };
+        let leak = process.leak.take().map(|leak| *leak);
+        self.leave_workload(context, &process.workload, leak, because);
+    }
+
+    fn leave_workload(
+        &mut self,
+        context: &Context<'_>,
+        workload: &Arc<Workload>,
+        leak: Option<Leak>,
+        because: &'static str,
+    ) {
+        let Some(leak) = leak else { return };
+        let Some(standing) = self.standing.get_mut(workload) else { return };
         standing.leaking = standing.leaking.saturating_sub(1);
         if standing.leaking == 0 {
-            standing.waits = Some((*leak, context.t, because));
+            standing.waits = Some((leak, context.t, because));
             self.waiting += 1;
+        }
+    }
+
+    /// One more process of a workload leaks; says whether a claim stands about it.
+    fn join(&mut self, process: &Process) -> bool {
+        let Some(standing) = self.standing.get_mut(&process.workload) else { return false };
+        standing.leaking += 1;
+        self.waiting -= usize::from(standing.waits.take().is_some());
+        true
+    }
+
+    /// A leaking process may be in another cgroup than before, or call itself otherwise: the claim that was made with it goes with it, as
+    /// does one that is about nobody else. A leak that no claim is about is none, and is judged anew.
+    pub(super) fn follow(
+        &mut self,
+        context: &Context<'_>,
+        id: ProcessId,
+        before: &Arc<Workload>,
+        process: &mut Process,
+    ) {
+        let is_taken = self.standing.contains_key(&process.workload);
+        if *before != process.workload
+            && let Some(mut standing) = self.standing.remove(before)
+        {
+            if !is_taken && (standing.id == id || standing.leaking <= 1) {
+                standing.leaking = 1;
+                self.standing.insert(process.workload.clone(), standing);
+            } else {
+                self.standing.insert(before.clone(), standing);
+                self.join(process);
+                self.leave_workload(context, before, process.leak.as_deref().copied(), "it is in another cgroup");
+            }
+        }
+        if !self.standing.contains_key(&process.workload) {
+            process.end_leak();
         }
     }
 

@@ -349,6 +349,61 @@ fn a_leak_survives_a_restart_without_a_second_claim_and_ends_with_a_successor_th
 }
 
 #[test]
+fn a_claim_goes_with_its_process_to_another_cgroup_and_ends_there() {
+    let mut run = leaking();
+    for step in 111..600 {
+        let t = f64::from(step);
+        let fact = ProcessFact { cgroup: Arc::from("/elsewhere"), ..run.fact(20.0 + 4.0 * t.min(200.0)) };
+        run.scan(t, [fact]);
+    }
+    let [raised, cleared] = &run.verdicts[..] else { panic!("{:#?}", run.verdicts) };
+    assert!(raised.state == State::Raised && cleared.state == State::Cleared);
+    let [Claim::Leak(first), Claim::Leak(last)] = [&raised.claim, &cleared.claim] else { panic!() };
+    assert_eq!((first.id, &*first.cgroup, &*last.cgroup), (last.id, "/api.service", "/elsewhere"));
+    assert!(cleared.why.contains("has not grown"), "{}", cleared.why);
+}
+
+#[test]
+fn of_workers_that_leak_together_each_may_go_elsewhere_and_every_claim_ends() {
+    // The one that the claim was made with goes, another goes, and all do.
+    for gone in [&[900][..], &[901], &[900, 901, 902]] {
+        let mut run = Run::known(1.0, 9.0, None);
+        for step in 0..=900 {
+            let t = f64::from(step);
+            for_workers(
+                &mut run,
+                t,
+                |pid| if t > 200.0 && gone.contains(&pid) { "/elsewhere" } else { "/api.service" },
+            );
+        }
+        let of = |state| {
+            let of = run.verdicts.iter().filter(move |verdict| verdict.state == state);
+            let mut ids: Vec<_> = of.map(|verdict| crate::decide::IncidentId::from(verdict).to_string()).collect();
+            ids.sort();
+            ids
+        };
+        let (raised, cleared) = (of(State::Raised), of(State::Cleared));
+        assert_eq!(raised, cleared, "{gone:?}: {:#?}", run.verdicts);
+        assert!(gone.len() < 3 || raised.len() == 1, "{:#?}", run.verdicts);
+        assert_eq!(run.core.tracked().leaks_raised, 0);
+        let mut once = raised.clone();
+        once.dedup();
+        assert_eq!(once, raised, "{gone:?}: the same process is claimed twice");
+    }
+}
+
+/// Three workers that leak until the 500th second.
+fn for_workers(run: &mut Run, t: f64, cgroup: impl Fn(u32) -> &'static str) {
+    let facts: Vec<_> = (900..903)
+        .map(|pid| {
+            let fact = run.fact(20.0 + 4.0 * t.min(500.0));
+            ProcessFact { id: ProcessId { pid, start_ticks: 1 }, cgroup: Arc::from(cgroup(pid)), ..fact }
+        })
+        .collect();
+    run.scan(t, facts);
+}
+
+#[test]
 fn a_workload_is_claimed_once_however_many_of_its_processes_leak() {
     let mut run = Run::new(1.0, 9.0, Some(4.0));
     for step in 0..400 {

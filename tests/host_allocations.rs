@@ -1,0 +1,121 @@
+//! What the loop takes of the allocator on a host where nothing new happens: where memory is short, each allocation may have to wait.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::TcpListener,
+    time::Duration,
+};
+
+use spillway_agent::{
+    clock::Clock,
+    config::Config,
+    core::{Core, HostInfo, Output},
+    daemon::{Batch, Read},
+    sense::{Observation, Sensors},
+    serve::Metrics,
+};
+use spillway_tests::is_root;
+
+thread_local! {
+    static TAKEN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's, which counts what each thread takes.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this thread and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        // SAFETY: as the caller vouches.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as the caller vouches.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        TAKEN.with(|taken| taken.set(taken.get() + 1));
+        // SAFETY: as the caller vouches.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Turns in which what is seen for the first time is kept.
+const WARM_UP: usize = 200;
+const TURNS: usize = 60;
+
+/// Most of a turn in the middle of all: what is read of limits every ten scans and of owners every ten seconds comes on top. Metrics and
+/// the kernel's counts of what it lost allocate a few times a scan, all of it small and given back.
+const LISTENERS_MOST: u64 = 8;
+const PROCESSES_MOST: u64 = 60;
+
+/// The loop's own parts, without its timers.
+struct Loop {
+    sensors: Sensors,
+    core: Core,
+    metrics: Metrics,
+    observations: Vec<Observation>,
+    output: Output,
+    t: f64,
+}
+
+impl Loop {
+    /// Allocations of reading, of judging what was read, and of counting it.
+    fn turn(&mut self, read: Read) -> [u64; 3] {
+        self.t += 0.1;
+        self.observations.clear();
+        let before = TAKEN.get();
+        self.sensors.drain_life(self.t, &mut self.observations);
+        match read {
+            Read::Listeners => self.sensors.scan_listeners(self.t, &mut self.observations),
+            Read::Processes => self.sensors.scan_processes(self.t, &mut self.observations),
+        }
+        let seen = TAKEN.get();
+        for observation in &self.observations {
+            self.core.apply_into(observation, &mut self.output);
+        }
+        let judged = TAKEN.get();
+        let (observations, next_in) = (&self.observations[..], Duration::from_millis(100));
+        let sensors = &mut self.sensors;
+        self.metrics.note_batch(&mut Batch { read, observations, took_secs: 0.0, gap_secs: 0.0, next_in, sensors });
+        [seen - before, judged - seen, TAKEN.get() - judged]
+    }
+
+    /// The turn in the middle of many, by what it takes in all.
+    fn usual_turn(&mut self, read: Read) -> [u64; 3] {
+        for _ in 0..WARM_UP {
+            self.turn(read);
+        }
+        let mut turns: Vec<_> = (0..TURNS).map(|_| self.turn(read)).collect();
+        turns.sort_by_key(|taken| taken.iter().sum::<u64>());
+        println!("{read:?}: {} observations; {:?} to {:?}", self.observations.len(), turns[0], turns[TURNS - 1]);
+        turns[TURNS / 2]
+    }
+}
+
+#[test]
+fn a_quiet_turn_of_the_loop_takes_next_to_nothing_of_the_allocator() {
+    if !is_root("allocations") {
+        return;
+    }
+    let sensors = Sensors::start();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("it can listen");
+    let info = HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
+    let (core, metrics) = (Core::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
+    let mut daemon = Loop { sensors, core, metrics, observations: Vec::new(), output: Output::default(), t: 0.0 };
+    for (read, most) in [(Read::Listeners, LISTENERS_MOST), (Read::Processes, PROCESSES_MOST)] {
+        let [seen, judged, counted] = daemon.usual_turn(read);
+        assert!(!daemon.observations.is_empty(), "{read:?} are not seen");
+        println!("{read:?}: {seen} to read, {judged} to judge, {counted} to count");
+        assert_eq!(judged, 0, "judging what is not new takes memory");
+        assert!(seen + counted <= most, "{seen} to read and {counted} to count");
+    }
+    drop(listener);
+}

@@ -1,0 +1,313 @@
+//! The agent's HTTPS, against real sockets: whom it trusts, and that nobody who answers badly, or not at all, holds it up.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use spillway_agent::https::{Answer, Bounds, Client, ClientFiles, Error, Identity, Phase};
+use spillway_tests::{
+    Scratch, is_root, now, own_network, own_resolver,
+    tls::{Authority, TlsServer, answer, reset},
+};
+
+const NAMES: &[&str] = &["localhost", "127.0.0.1"];
+const WHOLE: Bounds = Bounds { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
+/// Short, for those who do not answer.
+const SHORT: Bounds = Bounds { within: Duration::from_millis(500), ..WHOLE };
+/// Longer than any of these waits.
+const FOREVER: Duration = Duration::from_secs(60);
+
+struct Asker {
+    scratch: Scratch,
+    authority: Authority,
+}
+
+impl Asker {
+    fn make(test: &str) -> Self {
+        Self { scratch: Scratch::make(test), authority: Authority::make() }
+    }
+
+    fn identity(&self, authority: &Authority) -> Identity {
+        Identity { ca_file: Some(self.scratch.file("ca.crt", &authority.pem())), client: None }
+    }
+
+    fn send(&self, url: &str, bounds: Bounds) -> Result<Answer, Error> {
+        let client = Client::new(&self.identity(&self.authority)).expect("its files are there");
+        let request = hyper::Request::builder().method("POST").uri(url).header("x-spillway", "1");
+        client.send(request.body("said".into()).expect("it is a request"), bounds)
+    }
+
+    fn get(&self, addr: SocketAddr, bounds: Bounds) -> Result<Answer, Error> {
+        self.send(&format!("https://{addr}/a?b=c%3Dd"), bounds)
+    }
+}
+
+/// What came of it, and that it did not take much longer than it may.
+fn late(asked: impl FnOnce() -> Result<Answer, Error>) -> Phase {
+    let before: Instant = now();
+    let error = asked().expect_err("it is not answered");
+    let took = before.elapsed();
+    assert!(took < SHORT.within + Duration::from_secs(5), "{took:?}");
+    match error {
+        Error::Late { phase, within } if within == SHORT.within => phase,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_request_arrives_whole_and_so_does_its_answer_whatever_its_status() {
+    let asker = Asker::make("https-whole");
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        answer(stream, "418 I'm a teapot", "text/plain", "short and stout")
+    });
+    for host in ["127.0.0.1", "localhost"] {
+        let answer =
+            asker.send(&format!("https://{host}:{}/a?b=c%3Dd", server.addr.port()), WHOLE).expect("it answers");
+        assert_eq!((answer.status.as_u16(), &answer.body[..]), (418, &b"short and stout"[..]));
+        assert_eq!(answer.headers["content-type"], "text/plain");
+        let received = server.received().pop().expect("it was asked");
+        assert_eq!(received.line, "POST /a?b=c%3Dd HTTP/1.1");
+        assert_eq!(received.header("host"), Some(format!("{host}:{}", server.addr.port()).as_str()));
+        assert_eq!((received.header("x-spillway"), received.header("connection")), (Some("1"), Some("close")));
+        assert_eq!(received.body, b"said");
+    }
+}
+
+#[test]
+fn nobody_is_sent_elsewhere() {
+    let asker = Asker::make("https-redirect");
+    let elsewhere =
+        TlsServer::start(&asker.authority, NAMES, None, |_, stream| answer(stream, "200 OK", "text/plain", ""));
+    let location = elsewhere.addr;
+    let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
+        write!(stream, "HTTP/1.1 302 Found\r\nlocation: https://{location}/\r\ncontent-length: 0\r\n\r\n")?;
+        stream.flush()
+    });
+    assert_eq!(asker.get(server.addr, WHOLE).expect("it answers").status.as_u16(), 302);
+    assert!(elsewhere.received().is_empty());
+}
+
+#[test]
+fn only_who_is_signed_by_the_authority_and_has_the_name_is_asked() {
+    let asker = Asker::make("https-trust");
+    let stranger = Authority::make();
+    for (authority, names, why) in [
+        // He calls himself as the authority does.
+        (&stranger, NAMES, "invalid peer certificate: BadSignature"),
+        (&asker.authority, &["other.internal"][..], "invalid peer certificate: certificate not valid for name"),
+    ] {
+        let server = TlsServer::start(authority, names, None, |_, stream| answer(stream, "200 OK", "text/plain", ""));
+        match asker.get(server.addr, WHOLE) {
+            Err(Error::Failed { phase: Phase::Handshaking, why: told }) => assert!(told.starts_with(why), "{told}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(server.received().is_empty());
+    }
+}
+
+#[test]
+fn a_client_shows_its_certificate_where_it_is_asked_to() {
+    let asker = Asker::make("https-client");
+    let clients = Authority::make();
+    let server = TlsServer::start(&asker.authority, NAMES, Some(&clients), |_, stream| {
+        answer(stream, "204 No Content", "text/plain", "")
+    });
+    assert!(asker.get(server.addr, WHOLE).is_err());
+    let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
+    for (signer, is_answered) in [(&clients, true), (&asker.authority, false)] {
+        signer.client(&cert_file, &key_file);
+        let client = Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() });
+        let client =
+            Client::new(&Identity { client, ..asker.identity(&asker.authority) }).expect("its files are there");
+        let request = hyper::Request::get(format!("https://{}/", server.addr)).body(Default::default());
+        let answer = client.send(request.expect("it is a request"), WHOLE);
+        assert_eq!(answer.map(|answer| answer.status.as_u16()).ok(), is_answered.then_some(204));
+    }
+    assert_eq!(server.received().len(), 1);
+}
+
+#[test]
+fn a_file_that_is_not_what_it_should_be_is_named() {
+    let asker = Asker::make("https-files");
+    let identity = asker.identity(&asker.authority);
+    let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
+    asker.authority.client(&cert_file, &key_file);
+    let files = |cert_file: &PathBuf, key_file: &PathBuf| {
+        Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() })
+    };
+    let empty = asker.scratch.file("empty", "");
+    let garbage = asker.scratch.file("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let missing = asker.scratch.0.join("missing");
+    let other = (asker.scratch.0.join("other.crt"), asker.scratch.0.join("other.key"));
+    asker.authority.client(&other.0, &other.1);
+    for (ca_file, client, named, why) in [
+        (&missing, None, &missing, "No such file"),
+        (&empty, None, &empty, "there is no certificate in it"),
+        (&garbage, None, &garbage, "invalid peer certificate: BadEncoding"),
+        (&identity.ca_file, files(&missing, &key_file), &missing, "No such file"),
+        (&identity.ca_file, files(&cert_file, &cert_file), &cert_file, ""),
+        (&identity.ca_file, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
+    ] {
+        match Client::new(&Identity { ca_file: Some(ca_file.clone()), client }).map(drop) {
+            Err(Error::File { path, why: told }) => assert!(path == *named && told.contains(why), "{path:?}: {told}"),
+            other => panic!("{other:?} for {named:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
+    let asker = Asker::make("https-bound");
+    const BYTES_MAX: usize = 1_000;
+    for (length, says, is_read) in
+        [(BYTES_MAX, true, true), (BYTES_MAX + 1, true, false), (BYTES_MAX, false, true), (BYTES_MAX + 1, false, false)]
+    {
+        let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
+            let body = "x".repeat(length);
+            if says {
+                return answer(stream, "200 OK", "text/plain", &body);
+            }
+            write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
+        });
+        match asker.get(server.addr, Bounds { body_bytes_max: BYTES_MAX, ..WHOLE }) {
+            Ok(answer) => assert!(is_read && answer.body.len() == length, "{length} {says}"),
+            Err(Error::TooLarge(BYTES_MAX)) => assert!(!is_read, "{length} {says}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // One that never ends is left.
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+        loop {
+            write!(stream, "3e8\r\n{}\r\n", "x".repeat(1_000))?;
+        }
+    });
+    let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
+    assert!(matches!(error, Error::TooLarge(_)), "{error}");
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\n")?;
+        loop {
+            write!(stream, "x-{0}: {0}\r\n", "x".repeat(1_000))?;
+        }
+    });
+    let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
+    assert!(matches!(error, Error::Failed { phase: Phase::Asking, .. }), "{error}");
+}
+
+#[test]
+fn whatever_is_not_done_in_time_is_left_and_said() {
+    let asker = Asker::make("https-late");
+    // Connections that nobody takes are made by the kernel, and then nothing comes.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+    let addr = silent.local_addr().expect("it has one");
+    assert_eq!(late(|| asker.get(addr, SHORT)), Phase::Handshaking);
+
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, _| {
+        sleep(FOREVER);
+        Ok(())
+    });
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Asking);
+
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345")?;
+        stream.flush()?;
+        sleep(FOREVER);
+        Ok(())
+    });
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Reading);
+
+    // A byte now and then is no answer either.
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")?;
+        loop {
+            write!(stream, "x")?;
+            stream.flush()?;
+            sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Reading);
+}
+
+#[test]
+fn who_breaks_off_is_told_with_what_was_being_done() {
+    let asker = Asker::make("https-broken");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+    let addr = closed.local_addr().expect("it has one");
+    drop(closed);
+    let phase = |asked: Result<Answer, Error>| match asked {
+        Err(Error::Failed { phase, why }) => {
+            assert!(!why.is_empty());
+            phase
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Connecting);
+
+    let resets = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+    let addr = resets.local_addr().expect("it has one");
+    let resetting = thread::spawn(move || {
+        let (mut stream, _) = resets.accept().expect("somebody comes");
+        stream.read_exact(&mut [0; 16]).expect("it is spoken to");
+        reset(&stream);
+    });
+    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Handshaking);
+    resetting.join().expect("it does not panic");
+
+    // Plain HTTP where TLS was to be.
+    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+    let addr = plain.local_addr().expect("it has one");
+    let speaking = thread::spawn(move || {
+        let (mut stream, _) = plain.accept().expect("somebody comes");
+        stream.read_exact(&mut [0; 16]).expect("it is spoken to");
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("it listens");
+    });
+    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Handshaking);
+    speaking.join().expect("it does not panic");
+
+    for (said, wanted) in [
+        ("", Phase::Asking),
+        ("220 smtp.internal\r\n", Phase::Asking),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", Phase::Reading),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n", Phase::Reading),
+    ] {
+        for is_reset in [false, true] {
+            let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
+                stream.write_all(said.as_bytes())?;
+                stream.flush()?;
+                if is_reset {
+                    reset(&stream.sock);
+                    return Err(std::io::ErrorKind::Other.into());
+                }
+                Ok(())
+            });
+            let phase = phase(asker.get(server.addr, WHOLE));
+            // What was sent before a reset may be lost with it.
+            assert!(phase == wanted || is_reset && phase == Phase::Asking, "{said:?}: {phase:?}");
+        }
+    }
+}
+
+#[test]
+fn plain_http_is_refused() {
+    let error = Asker::make("https-plain").send("http://127.0.0.1/", WHOLE).expect_err("it is not encrypted");
+    assert_eq!(error.to_string(), r#""http://127.0.0.1/" is no address that begins with https:// and names a host"#);
+}
+
+#[test]
+fn a_name_is_not_waited_for_longer_than_anything_else() {
+    if !is_root("https-names") {
+        return;
+    }
+    let asker = Asker::make("https-names");
+    own_network().expect("root may");
+    own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\n")).expect("root may");
+    // A port at which nobody is answers at once that nobody is.
+    let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody knows it");
+    assert!(matches!(error, Error::Failed { phase: Phase::Resolving, .. }), "{error}");
+    let _silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).expect("it is the test's own network");
+    assert_eq!(late(|| asker.send("https://api.internal/", SHORT)), Phase::Resolving);
+}

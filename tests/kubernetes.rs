@@ -1,0 +1,224 @@
+//! What the agent asks the Kubernetes API, what it makes of the answers, and that whatever else answers is a reason and nothing worse.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use serde_json::json;
+use spillway_agent::{
+    act::limit::Pods,
+    kubernetes::{Api, Pod},
+};
+use spillway_tests::{
+    Scratch,
+    api_server::{ApiServer, Conduct, HOST, NODE, PodOf},
+    now,
+    tls::Authority,
+};
+
+const API: [&str; 3] = ["shop", "api-6d4b", "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9e"];
+const STATIC: [&str; 3] = ["shop", "cache-node-1", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"];
+const HASH: &str = "81cdabfc720501d9e81b425b15921b4d";
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiYXBpIl19.c2ln";
+
+struct Cluster {
+    scratch: Scratch,
+    server: ApiServer,
+}
+
+impl Cluster {
+    fn start(test: &str, conduct: Conduct) -> Self {
+        let pods = vec![
+            PodOf::with(API, json!({ "app": "api", "app.kubernetes.io/part-of": "shop", "empty": "" })),
+            PodOf { mirrored: Some(HASH), ..PodOf::with(STATIC, json!({})) },
+        ];
+        let cluster = Self { scratch: Scratch::make(test), server: ApiServer::start(pods, conduct) };
+        cluster.server.service_account(&cluster.directory(), TOKEN);
+        cluster
+    }
+
+    fn lists(test: &str, is_partial: bool) -> Self {
+        Self::start(test, Conduct::Lists { token: TOKEN.to_owned(), is_partial })
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.scratch.0.join("serviceaccount")
+    }
+
+    fn api(&self) -> Api {
+        Api::new(HOST, self.server.server.addr.port(), NODE.to_owned(), self.directory())
+            .expect("that is a node's name")
+    }
+
+    /// Why it does not tell, without where it is.
+    fn refused(&self) -> String {
+        let error = self.api().pods().expect_err("it does not tell").to_string();
+        assert!(!error.contains(TOKEN), "{error}");
+        assert!(error.contains("\n  hint: "), "{error}");
+        error.replace(&self.server.server.addr.to_string(), "ADDRESS")
+    }
+}
+
+#[test]
+fn the_pods_of_this_node_are_told_with_their_labels_whatever_form_the_list_has() {
+    for is_partial in [true, false] {
+        let cluster = Cluster::lists("k8s-list", is_partial);
+        let before = now();
+        let pods = cluster.api().pods().expect("it tells");
+        println!("asked and told in {:.1} ms", before.elapsed().as_secs_f64() * 1e3);
+        let labels = [("app", "api"), ("app.kubernetes.io/part-of", "shop"), ("empty", "")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        assert_eq!(
+            pods,
+            [
+                Pod { uid: API[2].to_owned(), mirrored: None, labels },
+                Pod { uid: STATIC[2].to_owned(), mirrored: Some(HASH.to_owned()), labels: [].into() },
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_token_that_was_rotated_is_read_anew() {
+    let cluster = Cluster::lists("k8s-token", true);
+    assert!(cluster.api().pods().is_ok());
+    cluster.server.takes("another");
+    assert_eq!(
+        cluster.refused(),
+        "the Kubernetes API at ADDRESS answered 401 Unauthorized: Unauthorized\n  \
+         hint: the token in kubernetes.service_account_dir has to be one of this cluster, and not expired"
+    );
+    // As the kubelet ends it, or somebody with an editor.
+    fs::write(cluster.directory().join("token"), "another\n").expect("a file can be written");
+    assert!(cluster.api().pods().is_ok());
+}
+
+#[test]
+fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
+    let cluster = Cluster::start("k8s-bad", Conduct::Forbids);
+    assert_eq!(
+        cluster.refused(),
+        "the Kubernetes API at ADDRESS answered 403 Forbidden: pods is forbidden: User \
+         \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API group \"\" at the cluster scope\n  \
+         hint: a ClusterRole has to let the agent's service account list pods"
+    );
+    for said in [
+        "",
+        "<html>Please log in</html>",
+        "null",
+        "{\"kind\":\"PodList\"",
+        "{\"kind\":\"PodList\",\"items\":null}",
+        "{\"kind\":\"PodList\",\"items\":[{\"metadata\":{\"name\":\"without-a-uid\"}}]}",
+        "{\"kind\":\"ServiceList\",\"items\":[]}",
+        "{\"kind\":\"PodList\",\"items\":[{\"metadata\":{\"uid\":\"1\",\"labels\":{\"app\":1}}}]}",
+    ] {
+        cluster.server.conduct(Conduct::Says(said.to_owned()));
+        let told = cluster.refused();
+        assert!(told.starts_with("the Kubernetes API at ADDRESS answered no list of pods: "), "{said}: {told}");
+        assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
+    }
+    cluster.server.conduct(Conduct::Resets);
+    assert!(cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "), "{}", cluster.refused());
+    // On a machine that takes three seconds to read so much, its time is up.
+    cluster.server.conduct(Conduct::Floods);
+    let told = cluster.refused();
+    let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
+    assert!(
+        is_it("the answer is larger than 16777216 bytes") || is_it("no answer within 3 s, reading the answer"),
+        "{told}"
+    );
+}
+
+#[test]
+fn one_that_hangs_is_left_before_anybody_wonders() {
+    let cluster = Cluster::start("k8s-hangs", Conduct::Hangs);
+    let before = now();
+    let told = cluster.refused();
+    // Three seconds, on a machine that others load.
+    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    assert!(
+        told.starts_with("the Kubernetes API at ADDRESS: no answer within 3 s, waiting for the answer\n"),
+        "{told}"
+    );
+}
+
+#[test]
+fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
+    let cluster = Cluster::lists("k8s-trust", true);
+    let token = cluster.directory().join("token");
+    for (text, why) in [("", "is empty"), (" \n", "is empty"), ("a\nb", "it has characters that no header may have")] {
+        fs::write(&token, text).expect("a file can be written");
+        let told = cluster.refused();
+        assert!(told.starts_with(&token.display().to_string()) && told.contains(why), "{told}");
+    }
+    fs::remove_file(&token).expect("it is there");
+    assert!(cluster.refused().contains("No such file"), "{}", cluster.refused());
+    cluster.server.service_account(&cluster.directory(), TOKEN);
+    assert!(cluster.api().pods().is_ok());
+    let asked = cluster.server.server.received().len();
+    fs::write(cluster.directory().join("ca.crt"), Authority::make().pem()).expect("a file can be written");
+    let told = cluster.refused();
+    assert!(told.contains("it failed agreeing on TLS: invalid peer certificate: "), "{told}");
+    fs::remove_file(cluster.directory().join("ca.crt")).expect("it is there");
+    assert!(cluster.refused().contains("ca.crt: No such file"), "{}", cluster.refused());
+    assert_eq!(cluster.server.server.received().len(), asked);
+}
+
+#[test]
+fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_longer() {
+    let cluster = Cluster::lists("k8s-cache", true);
+    let logs = cluster.scratch.0.join("pods");
+    for [namespace, name, uid] in [API, ["shop", "cache-node-1", HASH], ["shop", "new", "0000"]] {
+        fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}"))).expect("a directory can be made");
+    }
+    let mut pods = Pods::new(logs, Ok(cluster.api()));
+    let asked = || cluster.server.server.received().len();
+    let mut labels = |t: f64, uid: &str| {
+        let name = pods.name(uid).expect("it has a directory");
+        pods.labels(t, uid, &name).map(|labels| labels.len()).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!((labels(0.0, API[2]), asked()), (Ok(3), 1));
+    // One from a file is known by its hash.
+    assert_eq!((labels(4.9, HASH), asked()), (Ok(0), 1));
+    // What happened since is not known.
+    cluster.server.takes("another");
+    let unknown = labels(4.9, "0000").unwrap_err();
+    assert!(
+        unknown
+            .starts_with("the labels of pod shop/new cannot be told: it is none of the 2 that the Kubernetes API has")
+    );
+    assert_eq!((labels(4.9, API[2]), asked()), (Ok(3), 1));
+    // And is found out once what was told is too old, a failure too; nothing older is believed then.
+    let refused = labels(5.0, API[2]).unwrap_err();
+    assert!(refused.contains("answered 401 Unauthorized"), "{refused}");
+    cluster.server.takes(TOKEN);
+    assert_eq!((labels(9.9, API[2]), asked()), (Err(refused), 2));
+    assert_eq!((labels(10.0, API[2]), asked()), (Ok(3), 3));
+}
+
+#[test]
+fn a_pod_that_says_it_is_another_gets_neither_its_limits_nor_its_protection() {
+    let impostor = PodOf { mirrored: Some(API[2]), ..PodOf::with(STATIC, json!({ "app": "allowed" })) };
+    let scratch = Scratch::make("k8s-impostor");
+    let pods = vec![PodOf::with(API, json!({ "app": "db" })), impostor];
+    let server = ApiServer::start(pods, Conduct::Lists { token: TOKEN.to_owned(), is_partial: true });
+    server.service_account(&scratch.0, TOKEN);
+    fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
+    let api =
+        Api::new(HOST, server.server.addr.port(), NODE.to_owned(), scratch.0.clone()).expect("that is a node's name");
+    let mut pods = Pods::new(scratch.0.clone(), Ok(api));
+    let name = pods.name(API[2]).expect("it has a directory");
+    let refused = pods.labels(0.0, API[2], &name).unwrap_err().to_string();
+    assert_eq!(refused, "the labels of pod shop/api-6d4b cannot be told: more than one says that it is it");
+}
+
+#[test]
+fn a_pod_without_a_directory_is_unknown() {
+    let scratch = Scratch::make("k8s-logs");
+    let pods = |directory: PathBuf| Pods::new(directory, Err("nobody needs it".to_owned()));
+    fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
+    assert_eq!(pods(scratch.0.clone()).name(API[2]).map(|name| name.to_string()), Ok("shop/api-6d4b".to_owned()));
+    for (directory, why) in [(scratch.0.clone(), "has no directory of it"), (scratch.0.join("none"), "No such file")] {
+        let refused = pods(directory).name(STATIC[2]).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("the namespace of pod {} cannot be told: ", STATIC[2])), "{refused}");
+        assert!(refused.contains(why) && refused.contains("\n  hint: "), "{refused}");
+    }
+}

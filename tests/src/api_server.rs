@@ -1,0 +1,216 @@
+//! As much of a Kubernetes API server as lists the pods of a node, over TLS, as the real one answers: what it does not know, or whoever
+//! may not ask, it refuses as that does.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::sleep,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::tls::{Answering, Authority, Received, TlsServer, answer, reset};
+
+/// The node whose pods it has.
+pub const NODE: &str = "node-1.internal";
+/// The name for which its certificate is, and where it listens.
+pub const HOST: &str = "127.0.0.1";
+
+const PATH: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1.internal&resourceVersion=0";
+
+/// A pod of its node.
+#[derive(Debug, Clone)]
+pub struct PodOf {
+    /// Namespace, name and uid.
+    pub name: [&'static str; 3],
+    /// Its labels.
+    pub labels: Value,
+    /// The uid by which the kubelet knows it, of one from a file.
+    pub mirrored: Option<&'static str>,
+}
+
+/// What it does.
+#[derive(Debug, Clone)]
+pub enum Conduct {
+    /// Lists pods for who has this token.
+    Lists {
+        /// The token.
+        token: String,
+        /// Whether it knows how to leave out all but the metadata.
+        is_partial: bool,
+    },
+    /// Lets nobody list pods.
+    Forbids,
+    /// Answers with this body and a status of 200.
+    Says(String),
+    /// Answers never.
+    Hangs,
+    /// Breaks off in the midst of its answer.
+    Resets,
+    /// Does not come to an end.
+    Floods,
+}
+
+/// The server; ended when it is dropped.
+pub struct ApiServer {
+    /// What it listens on, and who asked.
+    pub server: TlsServer,
+    authority: Authority,
+    conduct: Arc<Mutex<Conduct>>,
+}
+
+impl PodOf {
+    /// One with these labels.
+    pub fn with(name: [&'static str; 3], labels: Value) -> Self {
+        Self { name, labels, mirrored: None }
+    }
+}
+
+impl ApiServer {
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot listen.
+    pub fn start(pods: Vec<PodOf>, conduct: Conduct) -> Self {
+        let authority = Authority::make();
+        let conduct = Arc::new(Mutex::new(conduct));
+        let now = conduct.clone();
+        let server = TlsServer::start(&authority, &[HOST], None, move |received, stream| {
+            let conduct = now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            act(&pods, &conduct, received, stream)
+        });
+        Self { server, authority, conduct }
+    }
+
+    /// Has it do something else from now on.
+    pub fn conduct(&self, conduct: Conduct) {
+        *self.conduct.lock().unwrap_or_else(PoisonError::into_inner) = conduct;
+    }
+
+    /// Has it list pods for who has this token.
+    pub fn takes(&self, token: &str) {
+        self.conduct(Conduct::Lists { token: token.to_owned(), is_partial: true });
+    }
+
+    /// Writes what a pod finds of it in its service account's directory.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be written.
+    pub fn service_account(&self, directory: &Path, token: &str) {
+        fs::create_dir_all(directory).expect("a directory can be made");
+        fs::write(directory.join("ca.crt"), self.authority.pem()).expect("a file can be written");
+        fs::write(directory.join("token"), token).expect("a file can be written");
+    }
+}
+
+fn act(pods: &[PodOf], conduct: &Conduct, received: &Received, stream: &mut Answering) -> io::Result<()> {
+    match conduct {
+        Conduct::Lists { token, is_partial } => {
+            let (status, body) = list(pods, token, *is_partial, received);
+            say(stream, status, &body.to_string())
+        }
+        Conduct::Forbids => say(
+            stream,
+            "403 Forbidden",
+            &failure(
+                403,
+                "Forbidden",
+                "pods is forbidden: User \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API \
+                 group \"\" at the cluster scope",
+            )
+            .to_string(),
+        ),
+        Conduct::Says(body) => say(stream, "200 OK", body),
+        Conduct::Hangs => {
+            sleep(Duration::from_secs(600));
+            Ok(())
+        }
+        Conduct::Resets => {
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{{")?;
+            stream.flush()?;
+            reset(&stream.sock);
+            Err(io::ErrorKind::Other.into())
+        }
+        Conduct::Floods => {
+            write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            let spaces = " ".repeat(1 << 20);
+            loop {
+                write!(stream, "{:x}\r\n{spaces}\r\n", spaces.len())?;
+            }
+        }
+    }
+}
+
+fn say(stream: &mut Answering, status: &str, body: &str) -> io::Result<()> {
+    answer(stream, status, "application/json", body)
+}
+
+fn list(pods: &[PodOf], token: &str, is_partial: bool, received: &Received) -> (&'static str, Value) {
+    if received.header("authorization") != Some(&format!("Bearer {token}")) {
+        return ("401 Unauthorized", failure(401, "Unauthorized", "Unauthorized"));
+    }
+    if received.line != format!("GET {PATH} HTTP/1.1") {
+        return ("404 Not Found", failure(404, "NotFound", "the server could not find the requested resource"));
+    }
+    let accepted = received.header("accept").unwrap_or_default();
+    if !accepted.split(", ").any(|one| one == "application/json") {
+        return ("406 Not Acceptable", failure(406, "NotAcceptable", "only application/json is served"));
+    }
+    let is_partial =
+        is_partial && accepted.starts_with("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    let (kind, version) = if is_partial { ("PartialObjectMetadataList", "meta.k8s.io/v1") } else { ("PodList", "v1") };
+    let items: Vec<_> = pods.iter().map(|pod| item(pod, is_partial)).collect();
+    (
+        "200 OK",
+        json!({ "kind": kind, "apiVersion": version, "metadata": { "resourceVersion": "4711" }, "items": items }),
+    )
+}
+
+fn item(pod: &PodOf, is_partial: bool) -> Value {
+    let [namespace, name, uid] = pod.name;
+    let mut metadata = json!({
+        "name": name,
+        "namespace": namespace,
+        "uid": uid,
+        "resourceVersion": "4242",
+        "creationTimestamp": "2026-11-01T08:00:00Z",
+        "ownerReferences": [{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "api-6d4b", "uid": "0c0ffee0-0000-4000-8000-000000000000",
+            "controller": true, "blockOwnerDeletion": true,
+        }],
+        "managedFields": [{
+            "manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1", "time": "2026-11-01T08:00:00Z",
+            "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": { "f:labels": { ".": {}, "f:app": {} } } },
+        }],
+    });
+    // What is empty is left out.
+    if pod.labels.as_object().is_some_and(|labels| !labels.is_empty()) {
+        metadata["labels"] = pod.labels.clone();
+    }
+    if let Some(hash) = pod.mirrored {
+        metadata["annotations"] = json!({ "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file" });
+    }
+    if is_partial {
+        return json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+    }
+    json!({
+        "metadata": metadata,
+        "spec": {
+            "nodeName": NODE, "restartPolicy": "Always", "serviceAccountName": "default",
+            "containers": [{ "name": "api", "image": "api:1", "resources": { "limits": { "memory": "512Mi" } } }],
+        },
+        "status": { "phase": "Running", "qosClass": "Burstable", "podIP": "10.244.0.7" },
+    })
+}
+
+fn failure(code: u16, reason: &str, message: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
+        "code": code,
+    })
+}

@@ -1,0 +1,63 @@
+//! The slow drive of an emulated Debian, as swap: where memory is short, everybody waits for it.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::checks::NotOffered;
+
+const DRIVE: &str = "/dev/nvme0n1";
+
+/// Swap; none when dropped.
+pub struct Swap;
+
+impl Swap {
+    /// Makes so much of the drive swap.
+    pub fn on(bytes: u64) -> anyhow::Result<Self> {
+        if !fs::exists(DRIVE)? {
+            return Err(NotOffered(format!("there is no {DRIVE} to swap to")).into());
+        }
+        // Of a check that was stopped.
+        let _ = run(&["swapoff", DRIVE]);
+        run(&["mkswap", DRIVE, &(bytes / 1024).to_string()])?;
+        run(&["swapon", DRIVE])?;
+        Ok(Self)
+    }
+
+    /// What is in use of it, in bytes.
+    pub fn used_bytes(&self) -> anyhow::Result<u64> {
+        let swaps = fs::read_to_string("/proc/swaps")?;
+        let line = swaps.lines().find(|line| line.starts_with(DRIVE)).context("it is no swap any more")?;
+        let kib = line.split_whitespace().nth(3).and_then(|kib| kib.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("/proc/swaps says {line}"))? * 1024)
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = run(&["swapoff", DRIVE]);
+    }
+}
+
+/// Keeps this check out of what it looks at: its pages stay, and others are killed before it.
+pub fn be_there() -> anyhow::Result<()> {
+    // SAFETY: mlockall takes flags and touches no memory of ours.
+    let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
+    ensure!(locked == 0, "the check's memory cannot be locked: {}", std::io::Error::last_os_error());
+    fs::write("/proc/self/oom_score_adj", "-1000").context("the check's OOM score cannot be lowered")
+}
+
+/// A count of /proc/vmstat.
+pub fn vmstat(name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.with_context(|| format!("/proc/vmstat has no {name}"))
+}
+
+fn run(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(args[0]).args(&args[1..]).output().with_context(|| format!("no {}", args[0]))?;
+    if !output.status.success() {
+        bail!("{}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The agent as it is installed: a service, by the unit file that it comes with.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use spillway_tests::{find_metric, http_get};
+
+use crate::unit_stage::{MIB, SOON, systemctl, until};
+
+/// Its unit.
+pub const AGENT_UNIT: &str = "spillway.service";
+/// The unit file.
+pub const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
+/// A leak is claimed by then: emulated, an agent takes seconds to start, and the shortest horizons begin after that.
+pub const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Judges within seconds, and acts.
+pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
+    [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
+    [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
+
+/// Where it serves, by default.
+const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
+
+/// All that is not as it is installed: it prints for a program.
+const FOR_A_PROGRAM: &str =
+    "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json --config /etc/spillway.toml\n";
+
+/// A running agent; stopped when dropped.
+pub struct Installed {
+    /// Which of its lives this is.
+    invocation: String,
+}
+
+impl Installed {
+    /// Starts it, and waits until it watches.
+    pub fn start(config: &str) -> anyhow::Result<Self> {
+        fs::write("/etc/spillway.toml", config)?;
+        let units = Path::new("/run/systemd/system");
+        fs::write(units.join(AGENT_UNIT), UNIT_FILE)?;
+        fs::create_dir_all(units.join("spillway.service.d"))?;
+        fs::write(units.join("spillway.service.d/for-a-program.conf"), FOR_A_PROGRAM)?;
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["start", AGENT_UNIT])?;
+        let invocation = systemctl(&["show", "--property=InvocationID", "--value", AGENT_UNIT])?;
+        let agent = Self { invocation };
+        let watches = until(SOON, || agent.metric("spillway_processes").filter(|&seen| seen > 0.0));
+        ensure!(watches.is_some(), "it does not watch: {}", agent.said());
+        Ok(agent)
+    }
+
+    /// What it logged and printed.
+    pub fn said(&self) -> String {
+        let ours = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
+        let output = Command::new("journalctl").args([&ours, "--output=cat", "--no-pager"]).output();
+        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The lines that it printed, as JSON: verdicts, decisions and outcomes.
+    pub fn printed(&self) -> Vec<Value> {
+        self.said().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// A metric, by its name with labels; `None` where it is not there.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        find_metric(&http_get(SERVES, "/metrics").ok()?, name)
+    }
+
+    /// Its memory is its own, and others are killed before it.
+    pub fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
+        let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
+        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+        let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
+        ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
+        let cgroup = read(&format!("/proc/{pid}/cgroup"))?;
+        let own = Path::new(cgroup.trim().strip_prefix("0::/").context("it is in no cgroup of version 2")?);
+        // A cgroup keeps no more than those above it keep for it, but for the root, which keeps all.
+        for above in own.ancestors().filter(|above| !above.as_os_str().is_empty()) {
+            let min = read(&format!("/sys/fs/cgroup/{}/memory.min", above.display()))?;
+            let min_bytes: u64 = min.trim().parse().unwrap_or(u64::MAX);
+            ensure!(min_bytes >= 32 * MIB, "{} keeps {min_bytes} bytes for it", above.display());
+        }
+        let status = read(&format!("/proc/{pid}/status"))?;
+        let locked =
+            status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("the kernel tells no VmLck")?;
+        ensure!(locked.trim() != "0 kB", "none of its memory is locked");
+        Ok(())
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = systemctl(&["stop", AGENT_UNIT]);
+        let _ = systemctl(&["clean", "--what=state", AGENT_UNIT]);
+        let units = Path::new("/run/systemd/system");
+        let _ = fs::remove_dir_all(units.join("spillway.service.d"));
+        let _ = fs::remove_file(units.join(AGENT_UNIT));
+        let _ = fs::remove_file("/etc/spillway.toml");
+        let _ = systemctl(&["daemon-reload"]);
+    }
+}
+
+/// The first of these lines that has this value in this field.
+pub fn line_of<'a>(printed: &'a [Value], field: &str, value: &str) -> Option<&'a Value> {
+    printed.iter().find(|line| line[field] == value)
+}
+
+/// When that was, on the agent's clock, in seconds.
+pub fn t_of(line: &Value) -> anyhow::Result<f64> {
+    line["t"].as_f64().with_context(|| format!("it has no time: {line}"))
+}

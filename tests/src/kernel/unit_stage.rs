@@ -1,0 +1,222 @@
+//! What the checks on a whole Debian share: a unit that goes with its check, and systemd as it is asked by hand.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use spillway_agent::{
+    act::{Event, Journal, Outcome, limit::Limits},
+    config::{Config, LimitConfig, Pattern},
+    sense::ProcessId,
+};
+use spillway_tests::{Scratch, limit_live::life, now, wait_for};
+
+use crate::memory::beside;
+
+pub const MIB: u64 = 1 << 20;
+/// What systemd is asked for is done by then.
+pub const SOON: Duration = Duration::from_secs(30);
+/// The incident on whose account a unit is limited.
+pub const ID: &str = "leak-1-1";
+
+/// A unit that goes with its check, and what limits it.
+pub struct Stage {
+    pub name: String,
+    pub cgroup: Arc<str>,
+    pub limits: Limits,
+    config: Config,
+    _scratch: Scratch,
+}
+
+/// Waits until `done` gives something, for at most `limit` however long each time takes.
+pub fn until<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = now();
+    loop {
+        match done() {
+            None if start.elapsed() < limit => sleep(Duration::from_millis(100)),
+            came => return came,
+        }
+    }
+}
+
+/// Share of the host's memory that is available.
+pub fn available_share() -> anyhow::Result<f64> {
+    Ok(available_bytes()? as f64 / meminfo_bytes("MemTotal:")? as f64)
+}
+
+/// Memory of the host that is available, in bytes.
+pub fn available_bytes() -> anyhow::Result<u64> {
+    meminfo_bytes("MemAvailable:")
+}
+
+fn meminfo_bytes(name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
+    let kib = line.and_then(|kib| kib.trim().parse::<u64>().ok()).with_context(|| format!("there is no {name}"))?;
+    Ok(kib * 1024)
+}
+
+impl Stage {
+    /// A service that holds some memory.
+    pub fn service(name: &str, settings: &str) -> anyhow::Result<Self> {
+        Self::running(name, "touch --anon-bytes=8MiB", settings)
+    }
+
+    /// A service that runs a workload.
+    pub fn running(name: &str, workload: &str, settings: &str) -> anyhow::Result<Self> {
+        let unit = format!("spillway-{name}.service");
+        let command = beside("workload")?.get_program().to_string_lossy().into_owned();
+        let text = format!("[Service]\nExecStart={command} {workload}\n{settings}");
+        fs::write(Path::new("/run/systemd/system").join(&unit), text)?;
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["start", &unit])?;
+        Self::of(unit)
+    }
+
+    /// A service of two programs that have nothing to do with one another.
+    pub fn shared(name: &str, settings: &str) -> anyhow::Result<Self> {
+        let unit = format!("spillway-{name}.service");
+        let workload = beside("workload")?.get_program().to_string_lossy().into_owned();
+        let command = format!("'{workload} touch --anon-bytes=8MiB & sleep 100000 & wait'");
+        let text = format!("[Service]\nExecStart=/bin/sh -c {command}\n{settings}");
+        fs::write(Path::new("/run/systemd/system").join(&unit), text)?;
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["start", &unit])?;
+        Self::of(unit)
+    }
+
+    /// The same in a scope that may have cgroups of its own.
+    pub fn scope(name: &str) -> anyhow::Result<Self> {
+        let unit = format!("spillway-{name}.scope");
+        let mut command = Command::new("systemd-run");
+        command.args(["--scope", "--quiet", "--collect", "--slice=system.slice", "--property=Delegate=yes"]);
+        command.arg(format!("--unit={unit}")).arg(beside("workload")?.get_program());
+        command.args(["touch", "--anon-bytes=8MiB"]).stdout(std::process::Stdio::null());
+        command.spawn().context("systemd-run does not start")?;
+        Self::of(unit)
+    }
+
+    fn of(unit: String) -> anyhow::Result<Self> {
+        let scratch = Scratch::make(&unit);
+        let mut config = Config::default();
+        config.record.state_dir = scratch.0.join("state");
+        config.act.limit.delegated = vec![Pattern::new(&unit).map_err(anyhow::Error::msg)?];
+        let limits = Limits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
+        let cgroup = format!("/system.slice/{unit}").into();
+        let stage = Self { name: unit, cgroup, limits, config, _scratch: scratch };
+        let started = wait_for(SOON, || stage.pid().ok());
+        ensure!(started.is_some(), "{} does not start", stage.name);
+        Ok(stage)
+    }
+
+    /// Has what limits it configured otherwise.
+    pub fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
+        change(&mut self.config.act.limit);
+        // The journal is one agent's: the one that is replaced gives it up first.
+        self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits = Limits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
+        Ok(())
+    }
+
+    /// One of its cgroup's files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(&self.cgroup[1..]).join(name)
+    }
+
+    /// The limit that stands in its cgroup.
+    pub fn high(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.file("memory.high")).context("its cgroup is gone")?.trim().to_owned())
+    }
+
+    /// What is charged to its cgroup, in bytes.
+    pub fn used_bytes(&self) -> anyhow::Result<u64> {
+        Ok(fs::read_to_string(self.file("memory.current")).context("its cgroup is gone")?.trim().parse()?)
+    }
+
+    /// The workload: not systemd's own process, before it becomes that, and wherever it was moved.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let directories = ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
+        let pids = directories.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
+        let mut pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        let is_it = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"));
+        pids.find(is_it).context("no workload is in it")
+    }
+
+    /// The cgroups below it.
+    pub fn children(&self) -> anyhow::Result<Vec<String>> {
+        let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
+        let children = entries.into_iter().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<_> = children.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Limits it, and gives the limit.
+    pub fn limit(&mut self) -> anyhow::Result<u64> {
+        let culprit: ProcessId = life(self.pid()?);
+        let outcome = self.limits.limit(0.0, ID, &self.cgroup, culprit);
+        ensure!(outcome.event == Event::Limited && outcome.why.starts_with("MemoryHigh set"), "{outcome:?}");
+        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
+        ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
+        Ok(limit_bytes)
+    }
+
+    /// Whether a look has set the limit again: to what it was, or a little more where more is used by now.
+    pub fn is_set_again(&self, looked: &[Outcome]) -> anyhow::Result<()> {
+        let [Outcome { event: Event::Reasserted, limit_bytes: Some(bytes), .. }] = looked else { bail!("{looked:?}") };
+        ensure!(self.high()? == bytes.to_string(), "memory.high is {}, not {bytes}", self.high()?);
+        Ok(())
+    }
+
+    /// Puts everything back, as another process would that finds the journal.
+    pub fn undo(&mut self) -> anyhow::Result<()> {
+        let journal = Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
+        let undone: Vec<Outcome> = spillway_agent::act::undo_all(&journal).iter().map(|one| one.outcome(9.0)).collect();
+        ensure!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+        let looked = self.limits.look(9.0);
+        ensure!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+        Ok(())
+    }
+
+    /// What a limit must not change, and what it changes.
+    pub fn properties(&self) -> anyhow::Result<String> {
+        const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
+        systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
+    }
+
+    /// Files of properties that are set for this boot, of both kinds of units.
+    pub fn drop_ins(&self) -> Vec<String> {
+        let directories = ["/run/systemd/system.control", "/run/systemd/transient"];
+        let entries =
+            directories.iter().filter_map(|directory| fs::read_dir(format!("{directory}/{}.d", self.name)).ok());
+        let mut names: Vec<_> =
+            entries.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        // How a scope was started is kept there as well.
+        names.retain(|name| !name.ends_with("Delegate.conf"));
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = systemctl(&["stop", &self.name]);
+        let _ = fs::remove_file(Path::new("/run/systemd/system").join(&self.name));
+        let _ = fs::remove_dir_all(Path::new("/run/systemd/system.control").join(format!("{}.d", self.name)));
+    }
+}
+
+/// What systemctl says, or why it could not do that.
+pub fn systemctl(args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("systemctl").args(args).output().context("systemctl does not start")?;
+    if !output.status.success() {
+        bail!("systemctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

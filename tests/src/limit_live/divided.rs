@@ -1,0 +1,261 @@
+//! What must hold where a leaker shares its cgroup and may be moved to a child of it, with real processes, in either version.
+
+use std::fs;
+
+use spillway_agent::{
+    act::{Event, limit::Limits},
+    sense::{LEAK_CHILD, REST_CHILD},
+};
+
+use super::{
+    scenarios::{Share, killed_with},
+    stage::{ID, MARGIN_BYTES, SOON, Stage, is_alive, life},
+};
+use crate::{Workload, wait_for};
+
+const MIB: u64 = 1 << 20;
+/// What is charged over a limit before a process is slowed down.
+const OVER_BYTES: u64 = 8 * MIB;
+
+impl Stage {
+    /// Where an innocent is once the leaker was moved: without a limit of ours, whichever it is.
+    fn rest(&self) -> &'static str {
+        if self.is_v1 { "." } else { REST_CHILD }
+    }
+
+    fn dividing(&self) -> Limits {
+        Limits::new(&self.delegating(), Ok(self.journal()))
+    }
+
+    /// The limit of the child.
+    fn limit_of_leak(&self) -> u64 {
+        self.number(&format!("{LEAK_CHILD}/{}", self.limit_file()))
+    }
+
+    fn usage_of_leak(&self) -> u64 {
+        let file = if self.is_v1 { "memory.usage_in_bytes" } else { "memory.current" };
+        self.number(&format!("{LEAK_CHILD}/{file}"))
+    }
+
+    fn is_back(&self, workloads: &[&Workload]) {
+        for workload in workloads {
+            assert!(is_alive(workload.pid()) && self.is_in(".", workload.pid()));
+        }
+    }
+}
+
+/// A leaker is moved and held, whoever shares its cgroup grows and forks on, and both are where they were when that is over.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn divided(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
+    let neighbour = stage.another_program(&["leak", "--rate=30MiB", "--limit=400MiB"]);
+    let forking = stage.another_program(&["churn", "--count=10000000"]);
+    stage.until_used(40 * MIB);
+    let mut limits = stage.dividing();
+    let outcome = stage.limit(&mut limits, leak.pid());
+    assert_eq!(outcome.event, Event::Limited, "{outcome:?}");
+    assert!(outcome.why.starts_with("it was moved to spillway-leak, a child of its cgroup; memory."), "{outcome:?}");
+    let limit_bytes = outcome.limit_bytes.expect("it says which");
+    assert_eq!(stage.limit_of_leak(), limit_bytes);
+    assert_eq!(stage.state()[..2], before[..2], "its own limits are none of ours");
+    assert!(stage.is_in(LEAK_CHILD, leak.pid()));
+    assert!(stage.is_in(stage.rest(), neighbour.pid()) && stage.is_in(stage.rest(), forking.pid()));
+
+    let at_first = anon_bytes(neighbour.pid());
+    let is_full = || (stage.usage_of_leak() + OVER_BYTES >= limit_bytes).then_some(());
+    assert!(wait_for(SOON, is_full).is_some(), "{} of {limit_bytes}", stage.usage_of_leak());
+    let grew = wait_for(SOON, || (anon_bytes(neighbour.pid()) > at_first + 4 * MARGIN_BYTES).then_some(()));
+    assert!(grew.is_some(), "the neighbour is held at {} MiB", anon_bytes(neighbour.pid()) / MIB);
+    let most_bytes = stage.usage_of_leak();
+    assert!(most_bytes <= limit_bytes + OVER_BYTES, "{} MiB of {}", most_bytes / MIB, limit_bytes / MIB);
+    let other = stage.limit(&mut limits, neighbour.pid());
+    assert_eq!(
+        (other.event, other.why.split(',').next()),
+        (Event::Refused, Some("another program of it leaks as well"))
+    );
+    assert_eq!(stage.limit(&mut limits, leak.pid()).why, "it is limited already");
+
+    let held = anon_bytes(leak.pid());
+    let undone = limits.undo_all(1.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert!(undone[0].why.ends_with("who was moved is back where it was"), "{undone:?}");
+    assert_eq!(stage.state(), before);
+    stage.is_back(&[&leak, &neighbour, &forking]);
+    let goes_on = wait_for(SOON, || (anon_bytes(leak.pid()) > held + 2 * MARGIN_BYTES).then_some(()));
+    assert!(goes_on.is_some(), "{} MiB, from {}", anon_bytes(leak.pid()) / MIB, held / MIB);
+    assert_eq!(stage.killed(), 0);
+    format!(
+        "in a child at {} MiB, over by {} KiB at most",
+        limit_bytes / MIB,
+        most_bytes.saturating_sub(limit_bytes) / 1024
+    )
+}
+
+/// With nobody left in the child all is put back, and so it is as an incident ends.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn divided_and_over(stage: &Stage) -> String {
+    let before = stage.state();
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.dividing();
+    for ends in [true, false] {
+        let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+        assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+        assert!(limits.look(1.0).is_empty());
+        let leak = if ends {
+            leak.stop();
+            None
+        } else {
+            limits.end(ID);
+            Some(leak)
+        };
+        let looked = limits.look(2.0);
+        assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+        assert_eq!(looked[0].why.starts_with("nobody is left who was moved; "), ends, "{looked:?}");
+        assert_eq!(stage.state(), before);
+        stage.is_back(&[&neighbour]);
+        assert_eq!(leak.is_some_and(|leak| stage.is_in(".", leak.pid())), !ends);
+        assert!(limits.look(3.0).is_empty());
+    }
+    "with its last process and with its incident".to_owned()
+}
+
+/// Where others begin to use what is there it is theirs, and who was moved is free of the limit.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn divided_and_used(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
+    let leak_path = stage.cgroup.directory().join(LEAK_CHILD);
+
+    // Somebody makes a cgroup below the leaker's: its processes go back, and the cgroup stays.
+    let mut limits = stage.dividing();
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    fs::create_dir(leak_path.join("theirs")).expect("it can be made");
+    let undone = limits.undo_all(1.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Yielded), "{undone:?}");
+    assert!(undone[0].why.ends_with("spillway-leak has cgroups of somebody else's by now, and stays"), "{undone:?}");
+    stage.is_back(&[&leak, &neighbour]);
+    let refused = stage.limit(&mut limits, leak.pid());
+    assert_eq!(refused.event, Event::Refused);
+    assert!(refused.why.contains("is not divided: it has a child spillway-leak already"), "{refused:?}");
+    fs::remove_dir(leak_path.join("theirs")).expect("it is empty");
+    fs::remove_dir(&leak_path).expect("it is empty");
+    assert_eq!(stage.state(), before);
+    stage.is_back(&[&leak, &neighbour]);
+    if stage.is_v1 {
+        return "a cgroup below the child".to_owned();
+    }
+
+    // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody is moved.
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
+    theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
+    let undone = limits.undo_all(2.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Yielded), "{undone:?}");
+    assert!(undone[0].why.contains("somebody else set theirs/memory.max; who was moved stays"), "{undone:?}");
+    assert!(stage.is_in(LEAK_CHILD, leak.pid()) && stage.is_in(REST_CHILD, neighbour.pid()));
+    assert_eq!(stage.cgroup.get(&format!("{LEAK_CHILD}/memory.high")).ok().as_deref(), Some("max\n"));
+    drop(theirs);
+    stage.cgroup.set("cgroup.subtree_control", "-memory").expect("nobody uses it");
+    bring_home(stage, &[&leak, &neighbour]);
+    assert_eq!(stage.state(), before);
+
+    // Somebody makes a child without a limit: it was the same before.
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
+    let undone = limits.undo_all(3.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    drop(theirs);
+    assert_eq!(stage.state(), before);
+    stage.is_back(&[&leak, &neighbour]);
+    "a cgroup below the child, and two beside it".to_owned()
+}
+
+/// Puts back by hand what was left to others.
+fn bring_home(stage: &Stage, workloads: &[&Workload]) {
+    for workload in workloads {
+        stage.cgroup.set("cgroup.procs", workload.pid()).expect("it can go home");
+    }
+    for child in [LEAK_CHILD, REST_CHILD] {
+        let directory = stage.cgroup.directory().join(child);
+        let gone = wait_for(SOON, || (!directory.exists() || fs::remove_dir(&directory).is_ok()).then_some(()));
+        assert!(gone.is_some(), "{child} stays");
+    }
+}
+
+/// What was had before may be replaced, and no more than that.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn replaced(stage: &Stage) -> String {
+    const HAD_BYTES: u64 = 96 * MIB;
+    let before = stage.state();
+    let had = stage.workload(&["touch", "--anon-bytes=96MiB"]);
+    let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
+    let mut limits = stage.dividing();
+    let outcome = stage.limit(&mut limits, leak.pid());
+    let first_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
+    let is_full = |limit_bytes: u64| stage.usage_of_leak() + OVER_BYTES >= limit_bytes;
+    let until_full =
+        |limit_bytes| wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit");
+    until_full(first_bytes);
+    for t in [1.0, 2.0, 3.0] {
+        let looked = limits.look(t);
+        assert!(looked.is_empty(), "nothing was replaced: {looked:?}");
+    }
+    assert_eq!(stage.limit_of_leak(), first_bytes);
+
+    // It gives back what it had.
+    had.stop();
+    let mut limit_bytes = first_bytes;
+    for nth in 0..20 {
+        until_full(limit_bytes);
+        let looked = limits.look(4.0 + f64::from(nth));
+        let Some(outcome) = looked.first() else { break };
+        assert!(looked.len() == 1 && outcome.event == Event::Widened, "{looked:?}");
+        let wider = outcome.limit_bytes.expect("it says which");
+        assert!(wider > limit_bytes && wider == stage.limit_of_leak(), "{wider} after {limit_bytes}");
+        limit_bytes = wider;
+    }
+    let more = limit_bytes - first_bytes;
+    // The leaker's own memory that it had before it was moved is some of it, and is never replaced.
+    assert!((HAD_BYTES - 4 * MARGIN_BYTES / 8..=HAD_BYTES + 2 * MIB).contains(&more), "{} MiB more", more / MIB);
+    assert!(is_full(limit_bytes) && is_alive(leak.pid()));
+    limits.undo_all(30.0);
+    assert_eq!(stage.state(), before);
+    stage.is_back(&[&leak, &neighbour]);
+    assert_eq!(stage.killed(), 0);
+    format!("{} MiB of {}", more / MIB, HAD_BYTES / MIB)
+}
+
+/// Killed between any two system calls while it divides, limits and puts together, it leaves what undo puts back.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
+    let life = life(leak.pid());
+    let contain = || stage.contain(life, true);
+    let (stops, left, found) = killed_with(stage, share, contain, || stage.is_back(&[&leak, &neighbour]));
+    format!("at {stops} system calls' begins and ends; {left} left it divided, and the journal spoke after {found}")
+}
+
+fn anon_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("the kernel tells it") << 10
+}

@@ -1,0 +1,70 @@
+//! A cgroup that does nothing but wait for memory at its limit: the limit gives way a few times, and then somebody is told.
+//!
+//! Time is the scenario's own, so that eleven seconds of waiting take none; how much is waited is read of the kernel.
+
+use std::time::Duration;
+
+use spillway_agent::act::{Event, Outcome, limit::Limits};
+
+use super::stage::{Stage, is_alive};
+use crate::wait_for;
+
+const MIB: u64 = 1 << 20;
+/// Version 2 tells of the last ten seconds, so that waiting shows after some of them.
+const WAITS_WITHIN: Duration = Duration::from_secs(40);
+/// Well above the half that is too much: between two looks it may fall a little.
+const WAITS: f64 = 0.6;
+/// Times that it is looked whether it has waited too long.
+const TRIES: u32 = 20;
+/// Longer than a cgroup may wait.
+const TOO_LONG_SECS: f64 = 11.0;
+
+/// What waits for memory and nothing else gets more three times, and then it is told and nothing else is done.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn thrashing(stage: &Stage) -> String {
+    let before = stage.state();
+    let leak = stage.workload(&["leak", "--rate=100MiB", "--limit=600MiB"]);
+    stage.until_used(40 * MIB);
+    let mut limits = stage.limits();
+    let mut limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
+    let (first_bytes, mut t) = (limit_bytes, 0.0);
+    // What is done, or told, once it has waited too long. Where it goes on for a moment between two looks, it is waited for again.
+    let mut too_long = |limits: &mut Limits| -> Vec<Outcome> {
+        for _ in 0..TRIES {
+            let waits = wait_for(WAITS_WITHIN, || (stage.waiting() >= WAITS).then_some(()));
+            assert!(waits.is_some(), "it waits for {:.0} % of the time alone", stage.waiting() * 100.0);
+            for secs in [1.0, TOO_LONG_SECS] {
+                t += secs;
+                let looked: Vec<_> = limits.look(t).into_iter().filter(|one| one.event != Event::Still).collect();
+                if !looked.is_empty() {
+                    return looked;
+                }
+            }
+        }
+        Vec::new()
+    };
+    for _ in 0..3 {
+        let looked = too_long(&mut limits);
+        let [Outcome { event: Event::BackedOff, limit_bytes: Some(wider_bytes), .. }] = looked[..] else {
+            panic!("{looked:?}")
+        };
+        assert_eq!(stage.number(stage.limit_file()), wider_bytes);
+        assert!(wider_bytes > limit_bytes);
+        limit_bytes = wider_bytes;
+    }
+    let looked = too_long(&mut limits);
+    assert!(matches!(&looked[..], [one] if one.event == Event::Thrashing && one.event.is_setback()), "{looked:?}");
+    let looked = too_long(&mut limits);
+    assert!(looked.is_empty(), "it is told once: {looked:?}");
+    assert_eq!(stage.number(stage.limit_file()), limit_bytes);
+    assert!(is_alive(leak.pid()));
+    assert_eq!(stage.killed(), 0);
+    let undone = limits.undo_all(999.0);
+    assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    assert_eq!(stage.state(), before);
+    leak.stop();
+    format!("from {} to {} MiB in three steps, and told", first_bytes / MIB, limit_bytes / MIB)
+}
