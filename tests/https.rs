@@ -133,7 +133,7 @@ fn a_client_shows_its_certificate_where_it_is_asked_to() {
 #[test]
 fn a_file_that_is_not_what_it_should_be_is_named() {
     let asker = Asker::make("https-files");
-    let identity = asker.identity(&asker.authority);
+    let whole = asker.scratch.file("ca.crt", &asker.authority.pem());
     let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
     asker.authority.client(&cert_file, &key_file);
     let files = |cert_file: &PathBuf, key_file: &PathBuf| {
@@ -148,9 +148,9 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
         (&missing, None, &missing, "No such file"),
         (&empty, None, &empty, "there is no certificate in it"),
         (&garbage, None, &garbage, "invalid peer certificate: BadEncoding"),
-        (&identity.ca_file, files(&missing, &key_file), &missing, "No such file"),
-        (&identity.ca_file, files(&cert_file, &cert_file), &cert_file, ""),
-        (&identity.ca_file, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
+        (&whole, files(&missing, &key_file), &missing, "No such file"),
+        (&whole, files(&cert_file, &cert_file), &cert_file, ""),
+        (&whole, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
     ] {
         match Client::new(&Identity { ca_file: Some(ca_file.clone()), client }).map(drop) {
             Err(Error::File { path, why: told }) => assert!(path == *named && told.contains(why), "{path:?}: {told}"),
