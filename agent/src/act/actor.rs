@@ -157,8 +157,10 @@ fn act(mut limits: Limits, clock: Clock, orders: &Receiver<Order>, busy: &Mutex<
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => (limits.undo_all(t), true),
         };
         *lock(busy) = None;
+        // What was asked for at one time is done at another, and that is what an outcome tells.
+        let done_t = clock.now();
         // Nobody listens once the loop has ended, and everything is put back all the same.
-        outcomes.into_iter().for_each(|outcome| drop(told.send(outcome)));
+        outcomes.into_iter().for_each(|outcome| drop(told.send(Outcome { t: done_t, ..outcome })));
         if ends {
             return;
         }

@@ -19,7 +19,7 @@ pub const AGENT_UNIT: &str = "spillway.service";
 /// The unit file.
 pub const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
 /// A leak is claimed by then: emulated, an agent takes seconds to start, and the shortest horizons begin after that.
-pub const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
+pub const CLAIMED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Judges within seconds, and acts.
 pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\

@@ -40,7 +40,7 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _program = MovedAway::to(&scratch)?;
     scratch.file("spillway.toml", QUICK);
     scratch.file("spillway.service", UNIT_FILE);
-    let stage = Stage::running("leak", "leak --rate=12MiB --limit=400MiB", "")?;
+    let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
     // systemd's own place for what is set for this boot; it makes it with the first property and keeps it.
     fs::create_dir_all("/run/systemd/system.control")?;
     let before = Found::look(&stage)?;

@@ -1,6 +1,6 @@
 //! What must hold of limits on cgroups, with real processes in them, on every kernel and in either version.
 
-use std::{process::Command, sync::Arc, thread::sleep, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, process::Command, sync::Arc, thread::sleep, time::Duration};
 
 use spillway_agent::{
     act::{Event, Pause, Undone, limit::Limits, undo_all},
@@ -113,6 +113,17 @@ pub fn refused(stage: &Stage) -> String {
     assert!(refused(&mut limits, leak.pid()).starts_with(&format!("paused by {}", pause.path().display())));
     pause.turn_off().expect("it can be done");
     assert_eq!(stage.state(), before);
+
+    // What an earlier run has changed and could not put back.
+    let directory = stage.cgroup.directory();
+    let inode = fs::metadata(directory).expect("the cgroup is there").ino();
+    let mut stuck = stage.found_journal().entry(directory.into(), inode);
+    stuck.want(stage.limit_file(), "what was there before", "ours");
+    stage.found_journal().put(&stuck).expect("the journal takes it");
+    let why = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
+    assert!(why.starts_with("an earlier limit of it is not undone yet"), "{why}");
+    assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
+    stage.found_journal().remove(&stuck).expect("it can be done");
 
     stage.set_limit(16 * MIB);
     let before = stage.state();

@@ -39,8 +39,8 @@ pub struct Machine {
 const DRIVE_BYTES: u64 = 512 << 20;
 
 /// What it can do, as a small volume in a cloud: with a drive as fast as this machine's, an emulated CPU would be what everybody waits for.
-const DRIVE_IOPS: u32 = 500;
-const DRIVE_BYTES_PER_SEC: u32 = 64 << 20;
+const DRIVE_IOPS: u32 = 100;
+const DRIVE_BYTES_PER_SEC: u32 = 16 << 20;
 
 impl Machine {
     /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size says.

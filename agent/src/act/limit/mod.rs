@@ -123,6 +123,9 @@ pub enum Refusal {
         /// What it would get, in bytes.
         wanted_bytes: u64,
     },
+    /// What was changed of it before could not be put back.
+    #[error("an earlier limit of it is not undone yet\n  hint: `spillway undo` says why")]
+    NotUndone,
     /// It outgrew every limit before that was set.
     #[error("it grows faster than it can be limited")]
     TooFast,
@@ -225,6 +228,10 @@ impl Limits {
         let whole = shared.map(|shared| split::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
+        if journal.holds(&entry) {
+            // Only it knows what was there before the first change.
+            return Err(Refusal::NotUndone.into());
+        }
         entry.incidents.insert(id.to_owned());
         entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
         let limited = match whole {
