@@ -125,7 +125,7 @@ configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
 configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
   hint: whole percents in quotes: "50%", or "none"
 configs/spillway.toml:47: unknown table [act.drain]
-  hint: known in [act]: limit
+  hint: known in [act]: limit, page
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
 
@@ -159,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 28);
+    assert_eq!(key_names().len(), 38);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }

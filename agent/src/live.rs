@@ -10,7 +10,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    act::{self, Actor, Outcome},
+    act::{self, Actor, Outcome, Paging},
     clock::Clock,
     config::Config,
     core::{Core, HostInfo, Output},
@@ -49,7 +49,13 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         }
         let mut core = Core::new(config, host_info(&sensors)?);
         let mut printer = Printer::to_stdout(json);
-        act::recover(config, clock.now()).iter().for_each(|outcome| tell(&mut printer, &metrics, outcome));
+        let mut paging = Paging::start(config, clock)?;
+        if let Some(paging) = &paging {
+            metrics.show_pages(&paging.counts());
+        }
+        for outcome in act::recover(config, clock.now()) {
+            tell(&mut printer, &metrics, &mut paging, &outcome);
+        }
         let mut actor = Actor::start(config, clock)?;
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
         hardship::prepare();
@@ -61,22 +67,27 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             for observation in batch.observations {
                 core.apply_into(observation, &mut output);
             }
-            for verdict in output.verdicts.drain(..) {
-                metrics.note_verdict(&verdict);
-                printer.verdict(&verdict);
+            for verdict in &output.verdicts {
+                metrics.note_verdict(verdict);
+                printer.verdict(verdict);
             }
             for outcome in actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default() {
-                tell(&mut printer, &metrics, &outcome);
+                tell(&mut printer, &metrics, &mut paging, &outcome);
                 if outcome.event.is_setback() {
                     core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
                 }
             }
             for mut decision in output.decisions.drain(..) {
-                decision.performed = actor.as_mut().is_some_and(|actor| actor.perform(&decision));
+                let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, &output.verdicts));
+                decision.performed = is_told || actor.as_mut().is_some_and(|actor| actor.perform(&decision));
                 printer.decision(&decision);
             }
+            output.verdicts.clear();
             // Counting walks all that is held: once a scan, not ten times a second.
             if batch.read == Read::Processes {
+                if let Some(paging) = &mut paging {
+                    paging.forget();
+                }
                 let tracked = core.tracked();
                 metrics.note_tracked(&tracked);
                 if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
@@ -89,7 +100,10 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         };
         watch(sensors, pace(config), clock, stop, consume).await?;
         for outcome in actor.map(Actor::stop).unwrap_or_default() {
-            tell(&mut printer, &metrics, &outcome);
+            tell(&mut printer, &metrics, &mut paging, &outcome);
+        }
+        if let Some(paging) = paging {
+            paging.stop();
         }
         tracing::info!("stopped");
         Ok(())
@@ -131,9 +145,12 @@ pub fn record(
     })
 }
 
-/// Prints and counts an outcome; the log has it as well where somebody should look.
-fn tell(printer: &mut Printer, metrics: &Metrics, outcome: &Outcome) {
+/// Prints, counts and pages an outcome; the log has it as well where somebody should look.
+fn tell(printer: &mut Printer, metrics: &Metrics, paging: &mut Option<Paging>, outcome: &Outcome) {
     metrics.note_outcome(outcome);
+    if let Some(paging) = paging {
+        paging.done(outcome);
+    }
     let Outcome { event, id, cgroup, why, .. } = outcome;
     if event.is_setback() {
         tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");

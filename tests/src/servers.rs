@@ -18,6 +18,8 @@ use crate::{in_real_time, wait_for};
 /// How long a program may take to end when it is asked to, before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
+const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
+
 /// A program without a ready line, ended with what it started when it is dropped, and when this thread ends.
 pub struct Program(Child);
 
@@ -71,9 +73,10 @@ impl Servers {
     /// The reason, for a skip.
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
-        let root =
-            root.ok_or("needs nginx, HAProxy and wrk, which `cargo xtask test` unpacks where there is apt-get")?;
-        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk"]
+        let root = root.ok_or(
+            "needs nginx, HAProxy, wrk and Alertmanager, which `cargo xtask test` unpacks where there is apt-get",
+        )?;
+        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk", ALERTMANAGER]
             .map(|name| root.join(name))
             .iter()
             .find(|file| !file.is_file())
@@ -142,6 +145,24 @@ impl Servers {
         fs::write(&config, text).expect("a configuration can be written");
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         command.arg("-db").arg("-f").arg(&config);
+        listening(&mut command, addr)
+    }
+
+    /// Alertmanager with files of its own in `dir`, alone and with nobody to tell. It finds its templates at one place alone, where they are put
+    /// for it and nobody else: that takes root.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not listen within five seconds.
+    pub fn alertmanager(&self, dir: &Path, addr: SocketAddr) -> Program {
+        let config = dir.join("alertmanager.yml");
+        fs::write(&config, "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n")
+            .expect("a configuration can be written");
+        let mut command = self.command("unshare");
+        let within = "mount --bind \"$1/usr/share\" /usr/share && shift && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", within, "sh"]).arg(&self.root).arg(self.root.join(ALERTMANAGER));
+        command.arg("--config.file").arg(&config).arg("--storage.path").arg(dir.join("alertmanager"));
+        command.args(["--cluster.listen-address=", "--log.level=warn"]).arg(format!("--web.listen-address={addr}"));
         listening(&mut command, addr)
     }
 

@@ -41,7 +41,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match SERVERS.provide() {
         Ok(root) => drop(cost.env("SPILLWAY_SERVERS", root)),
         Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("bench: going on without nginx, HAProxy and wrk: {error:#}"),
+        Err(error) => eprintln!("bench: going on without {}: {error:#}", SERVERS.what),
     }
     ok &= step::streaming("the agent's cost", &mut cost)?.success();
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -72,7 +72,7 @@ fn check() -> anyhow::Result<ExitCode> {
         if userlands { "ready" } else { "missing, `cargo xtask vm` installs it" }
     );
     let servers = SERVERS.is_there()?;
-    println!("{}: nginx, HAProxy and wrk", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" });
+    println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
     Ok(if ready && nextest && emulator && userlands && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -64,7 +64,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match SERVERS.provide() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without nginx, HAProxy and wrk: {error:#}"),
+        Err(error) => eprintln!("test: going on without {}: {error:#}", SERVERS.what),
     }
     let mut passed = step::streaming("tests", &mut command)?.success();
     if args.filters.is_empty() {

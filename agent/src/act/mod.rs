@@ -16,4 +16,5 @@ pub use actor::{Actor, recover};
 pub use journal::{Change, ChangedUnit, Entry, Journal, Split, Unreadable};
 pub use limit::{Undone, undo_all};
 pub use outcome::{Event, Outcome};
+pub use page::Paging;
 pub use pause::Pause;

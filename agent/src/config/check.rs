@@ -33,6 +33,7 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         clear_after(config),
         drain_after_limit(config),
         backstop(config),
+        page_webhook(config),
         delegated_program(config),
     ]
     .into_iter()
@@ -146,6 +147,15 @@ fn delegated_program(config: &Config) -> Option<Conflict> {
     })
 }
 
+fn page_webhook(config: &Config) -> Option<Conflict> {
+    let webhook = &config.act.page.webhook;
+    (webhook.url.is_some() != webhook.secret_file.is_some()).then(|| Conflict {
+        keys: &["act.page.webhook.url", "act.page.webhook.secret_file"],
+        message: "act.page.webhook has only one of url and secret_file".to_owned(),
+        hint: "nothing is sent unsigned: set both, or neither".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -237,6 +247,20 @@ mod tests {
         };
         assert_eq!(delegated("app-*.service"), [""; 0]);
         assert_eq!(delegated("exe:/usr/bin/app"), ["act.limit.delegated"]);
+    }
+
+    #[test]
+    fn a_webhook_has_keys() {
+        let keys = ["act.page.webhook.url", "act.page.webhook.secret_file"];
+        let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
+        assert_eq!(conflict(set), keys);
+        let secret = crate::secret::Secret::new("/a").unwrap();
+        assert_eq!(conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())), keys);
+        let both = |config: &mut Config| {
+            set(config);
+            config.act.page.webhook.secret_file = Some(secret);
+        };
+        assert_eq!(conflict(both), [""; 0]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::kind::Kind;
+use super::{kind::Kind, url::Plain};
 
 /// One key that may be set.
 pub struct Key {
@@ -50,6 +50,14 @@ pub const TABLES: &[Table] = &[
     Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
     Table { path: "decide", doc: "What is to be done about it, and when." },
     Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
+    Table { path: "act.page", doc: "Who is told of incidents, beside what is printed." },
+    Table { path: "act.page.pagerduty", doc: "PagerDuty, by its Events API v2." },
+    Table { path: "act.page.alertmanager", doc: "Alertmanager, by its API v2." },
+    Table { path: "act.page.slack", doc: "Slack, and what takes messages as its incoming webhooks do." },
+    Table {
+        path: "act.page.webhook",
+        doc: "A webhook of your own: CloudEvents 1.0, signed as Standard Webhooks 1.0 says.",
+    },
     Table { path: "kubernetes", doc: "How the pods of this node are known, where it is one of Kubernetes." },
     Table { path: "serve", doc: "Where the agent can be asked how it is." },
     Table { path: "record", doc: "What is kept on disk." },
@@ -235,6 +243,68 @@ pub const KEYS: &[Key] = &[
         doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
         default: r#""10s""#,
         kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+    },
+    Key {
+        path: "act.page.in_observe",
+        doc: "Whether somebody is told where the mode is \"observe\": telling changes nothing on this host.",
+        default: "false",
+        kind: Kind::Flag(|config| &mut config.act.page.in_observe),
+    },
+    Key {
+        path: "act.page.runbook_url",
+        doc: "What to do, as a link on every page.",
+        default: r#""none""#,
+        kind: Kind::MaybeUrl(|config| &mut config.act.page.runbook_url, Plain::Anywhere),
+    },
+    Key {
+        path: "act.page.picture_url",
+        doc: "What it looks like, as a picture on every page that can have one: a graph of this host. PagerDuty asks for https.",
+        default: r#""none""#,
+        kind: Kind::MaybeUrl(|config| &mut config.act.page.picture_url, Plain::Loopback),
+    },
+    Key {
+        path: "act.page.ca_file",
+        doc: "Certificates in PEM by which receivers are trusted. With \"none\", by those that this host trusts.",
+        default: r#""none""#,
+        kind: Kind::MaybePath(|config| &mut config.act.page.ca_file),
+    },
+    Key {
+        path: "act.page.pagerduty.url",
+        doc: "Where its Events API takes alerts; accounts in Europe have another address.",
+        default: r#""https://events.pagerduty.com/v2/enqueue""#,
+        kind: Kind::Url(|config| &mut config.act.page.pagerduty.url, Plain::Loopback),
+    },
+    Key {
+        path: "act.page.pagerduty.routing_key_file",
+        doc: "Where the integration's key is, 32 characters: a file that only its owner reads, or \"credential:NAME\", handed over by \
+              systemd's LoadCredential=NAME:PATH. With \"none\" nobody is told there.",
+        default: r#""none""#,
+        kind: Kind::MaybeSecret(|config| &mut config.act.page.pagerduty.routing_key_file),
+    },
+    Key {
+        path: "act.page.alertmanager.url",
+        doc: "Where it takes alerts: its address and /api/v2/alerts.",
+        default: r#""none""#,
+        kind: Kind::MaybeUrl(|config| &mut config.act.page.alertmanager.url, Plain::Anywhere),
+    },
+    Key {
+        path: "act.page.slack.url_file",
+        doc: "Where the address of an incoming webhook is, likewise: whoever knows it may write.",
+        default: r#""none""#,
+        kind: Kind::MaybeSecret(|config| &mut config.act.page.slack.url_file),
+    },
+    Key {
+        path: "act.page.webhook.url",
+        doc: "Where it takes events. It may refuse them for good with 410.",
+        default: r#""none""#,
+        kind: Kind::MaybeUrl(|config| &mut config.act.page.webhook.url, Plain::Loopback),
+    },
+    Key {
+        path: "act.page.webhook.secret_file",
+        doc: "Where the keys are that sign what is sent, one a line, as \"whsec_\" and base64: with several each signs, so that one can \
+              be replaced.",
+        default: r#""none""#,
+        kind: Kind::MaybeSecret(|config| &mut config.act.page.webhook.secret_file),
     },
     Key {
         path: "kubernetes.pod_logs_dir",

@@ -9,8 +9,10 @@ use super::{
     pattern::Pattern,
     schema::{Config, Mode},
     units,
+    url::Plain,
     value::{Fault, Found, or_none},
 };
+use crate::secret::Secret;
 
 /// The place in a [`Config`] to which a key's value goes.
 type Field<T> = fn(&mut Config) -> &mut T;
@@ -41,8 +43,16 @@ pub enum Kind {
     Patterns(Field<Vec<Pattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),
+    /// An absolute path, or `"none"`.
+    MaybePath(Field<Option<PathBuf>>),
+    /// Where a secret is, or `"none"`.
+    MaybeSecret(Field<Option<Secret>>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
+    /// A web address.
+    Url(Field<String>, Plain),
+    /// A web address, or `"none"`.
+    MaybeUrl(Field<Option<String>>, Plain),
 }
 
 impl Kind {
@@ -65,7 +75,11 @@ impl Kind {
             Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Path(field) => *field(config) = found.path()?,
+            Self::MaybePath(field) => *field(config) = found.or_none(Found::path)?,
+            Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
             Self::Address(field) => *field(config) = found.address()?,
+            Self::Url(field, plain) => *field(config) = found.url(*plain)?,
+            Self::MaybeUrl(field, plain) => *field(config) = found.or_none(|found| found.url(*plain))?,
         }
         Ok(())
     }
@@ -73,7 +87,10 @@ impl Kind {
     /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
     pub fn range_text(&self) -> Option<String> {
         match self {
-            Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) => None,
+            Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) | Self::Url(..) => {
+                None
+            }
+            Self::MaybePath(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }

@@ -17,6 +17,7 @@ mod pattern;
 mod schema;
 mod suggest;
 mod units;
+mod url;
 mod value;
 
 use std::{
@@ -30,8 +31,9 @@ pub use generate::commented_defaults;
 pub use parse::parse;
 pub use pattern::Pattern;
 pub use schema::{
-    ActConfig, Config, DecideConfig, DetectConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig,
-    RecordConfig, SenseConfig, ServeConfig,
+    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode,
+    OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig,
+    SlackConfig,
 };
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::pattern::Pattern;
+use crate::secret::Secret;
 
 /// Everything that may be configured.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -105,6 +106,61 @@ pub struct DecideConfig {
 pub struct ActConfig {
     /// Limits on cgroups.
     pub limit: LimitConfig,
+    /// Telling a human.
+    pub page: PageConfig,
+}
+
+/// Telling a human.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PageConfig {
+    /// Whether somebody is told in observe mode too.
+    pub in_observe: bool,
+    /// What every page is linked to: what to do.
+    pub runbook_url: Option<String>,
+    /// The same: what it looks like.
+    pub picture_url: Option<String>,
+    /// Certificates that receivers' have to be signed by; the host's where there is none.
+    pub ca_file: Option<PathBuf>,
+    /// PagerDuty.
+    pub pagerduty: PagerDutyConfig,
+    /// Alertmanager.
+    pub alertmanager: AlertmanagerConfig,
+    /// Slack, and what speaks like it.
+    pub slack: SlackConfig,
+    /// A webhook of the operator's own.
+    pub webhook: PageWebhookConfig,
+}
+
+/// PagerDuty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PagerDutyConfig {
+    /// Where its Events API takes alerts.
+    pub url: String,
+    /// The integration's key; nobody is told there without one.
+    pub routing_key_file: Option<Secret>,
+}
+
+/// Alertmanager.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AlertmanagerConfig {
+    /// Where it takes alerts.
+    pub url: Option<String>,
+}
+
+/// Slack, and what speaks like it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SlackConfig {
+    /// The address of an incoming webhook, which is a secret.
+    pub url_file: Option<Secret>,
+}
+
+/// A webhook of the operator's own.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PageWebhookConfig {
+    /// Its address.
+    pub url: Option<String>,
+    /// The keys that sign what is sent there.
+    pub secret_file: Option<Secret>,
 }
 
 /// Limits on cgroups.
@@ -229,6 +285,12 @@ impl Default for KubernetesConfig {
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             service_account_dir: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
         }
+    }
+}
+
+impl Default for PagerDutyConfig {
+    fn default() -> Self {
+        Self { url: "https://events.pagerduty.com/v2/enqueue".to_owned(), routing_key_file: None }
     }
 }
 

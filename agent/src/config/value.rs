@@ -18,7 +18,9 @@ use super::{
     pattern::Pattern,
     schema::Mode,
     units::{self, Refusal, range_text},
+    url::{self, Plain},
 };
+use crate::secret::Secret;
 
 /// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
 const QUOTE_CHARS_MAX: usize = 60;
@@ -52,6 +54,12 @@ const PATTERNS: Form = Form {
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+
+const URL: Form = Form { noun: "a web address", hint: r#"an address in quotes: "https://hooks.internal/spillway""# };
+const SECRET: Form = Form {
+    noun: "the place of a secret",
+    hint: r#"a file that only its owner reads, or a credential of systemd's, in quotes: "/etc/spillway/key", "credential:key""#,
+};
 
 /// What a key says that may be left unset.
 const NONE: &str = "none";
@@ -185,6 +193,18 @@ impl Found<'_> {
         self.string(&ADDRESS)?.parse().map_err(not_an_address)
     }
 
+    /// Reads a web address.
+    pub fn url(&self, plain: Plain) -> Result<String, Fault> {
+        let text = self.string(&URL)?;
+        url::check(text, plain).map_err(|wrong| self.fault(format!("{self} {wrong}"), URL.hint))?;
+        Ok(text.to_owned())
+    }
+
+    /// Reads where a secret is.
+    pub fn secret(&self) -> Result<Secret, Fault> {
+        Secret::new(self.string(&SECRET)?).map_err(|wrong| self.fault(format!("{self} {wrong}"), SECRET.hint))
+    }
+
     fn string(&self, form: &Form) -> Result<&str, Fault> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong_type(form))
     }
@@ -289,5 +309,7 @@ mod tests {
         assert!(quoted(PERCENT.hint).all(|form| units::percent(form).is_ok()));
         assert!(quoted(PATTERN.hint).chain(quoted(PATTERNS.hint)).all(|form| Pattern::new(form).is_ok()));
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
+        assert!(quoted(URL.hint).all(|form| url::check(form, Plain::Loopback).is_ok()));
+        assert!(quoted(SECRET.hint).all(|form| Secret::new(form).is_ok()));
     }
 }

@@ -94,6 +94,13 @@ pub enum IncidentId {
     },
 }
 
+impl Action {
+    /// Whether it changes nothing but what a human knows.
+    pub fn is_told(self) -> bool {
+        matches!(self, Self::Page { .. } | Self::Resolve)
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

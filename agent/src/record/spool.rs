@@ -94,6 +94,11 @@ impl Spool {
         }
     }
 
+    /// One that is not to be had yet: what it is given it refuses, until it can be opened.
+    pub fn later(path: &Path) -> Self {
+        Self { path: path.to_owned(), database: None }
+    }
+
     /// Puts these on disk, and how their incidents stand; all or nothing.
     ///
     /// # Errors
@@ -185,7 +190,15 @@ impl Spool {
     fn database(&mut self) -> Result<&Database, SpoolError> {
         if self.database.is_none() {
             let failed = |why| SpoolError { path: self.path.clone(), why };
-            self.database = Some(begin(&self.path).map_err(|error| failed(error.why()))?);
+            let begun = match begin(&self.path) {
+                // One that was being made when the disk was full.
+                Err(Unopened::Broken(_)) => {
+                    set_aside(&self.path).map_err(|error| failed(error.to_string()))?;
+                    begin(&self.path)
+                }
+                begun => begun,
+            };
+            self.database = Some(begun.map_err(|error| failed(error.why()))?);
         }
         self.database.as_ref().ok_or_else(|| SpoolError { path: self.path.clone(), why: "it is not open".to_owned() })
     }

@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    act::Outcome,
+    act::{Outcome, page::Counts},
     clock::Clock,
     core::Tracked,
     daemon::{Batch, Read},
@@ -227,6 +227,11 @@ impl Metrics {
                 self.note_scan(batch.sensors);
             }
         }
+    }
+
+    /// Shows what became of pages, too.
+    pub fn show_pages(&self, counts: &Counts) {
+        counts.register(&mut self.registry());
     }
 
     fn note_scan(&self, sensors: &mut Sensors) {

@@ -97,7 +97,7 @@ pub fn refused(stage: &Stage) -> String {
     neighbour.stop();
 
     drop(limits);
-    let program = std::fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("it runs");
+    let program = fs::read_link(format!("/proc/{}/exe", leak.pid())).expect("it runs");
     let pattern = |text: String| Pattern::new(&text).expect("it is one");
     let mut config = stage.config.clone();
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];

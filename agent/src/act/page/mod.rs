@@ -10,6 +10,7 @@ mod desk;
 mod notifier;
 mod pager;
 mod pagerduty;
+mod paging;
 mod queue;
 mod sink;
 mod slack;
@@ -21,9 +22,8 @@ use serde_json::{Map, Value};
 
 use crate::decide::Severity;
 
-pub use notifier::{Notifier, Setup};
-pub use pager::{Now, Pager, Teller};
-pub use sink::{Form, Links, Sink, SinkKind};
+pub use counts::Counts;
+pub use paging::Paging;
 
 /// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;

@@ -20,7 +20,11 @@ use super::{
     desk::{Desk, Event},
     sink::{Fate, Post, Sink},
 };
-use crate::{clock::Clock, https, record::spool::Spool};
+use crate::{
+    clock::Clock,
+    https,
+    record::spool::{Found, Spool},
+};
 
 /// For one call, from the look-up of the name to the last byte of the answer.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
@@ -62,16 +66,19 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// Where there is no spool, or no thread to be had.
+    /// Where no thread is to be had.
     pub fn start(setup: Setup<'_>, clock: Clock) -> io::Result<(Self, Vec<Page>)> {
-        let (spool, found) = Spool::open::<Page>(setup.spool).map_err(io::Error::other)?;
+        let (spool, found) = Spool::open::<Page>(setup.spool).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what waits to be told is not on disk, and what an earlier run has left is not told yet");
+            (Spool::later(setup.spool), Found { waiting: Vec::new(), open: Vec::new(), set_aside: None })
+        });
         if let Some((path, why)) = &found.set_aside {
             tracing::warn!(why, "what waited to be told could not be read and is now {}", path.display());
         }
         let (orders, ordered) = channel();
         let (sinks, identities): (Vec<_>, Vec<_>) = setup.sinks.into_iter().unzip();
         let names: Vec<_> = sinks.iter().map(|sink| sink.kind().name()).collect();
-        let desk = Desk::new(spool, sinks, found.waiting);
+        let desk = Desk::new(spool, sinks, found.waiting, clock.unix_ms());
         let mut callers = Vec::new();
         for (at, (name, identity)) in names.into_iter().zip(identities).enumerate() {
             let (posts, posted) = channel();

@@ -61,8 +61,8 @@ fn leak(claim: &LeakClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
         (None, None) => String::new(),
     };
     let end = match exhaustion_secs {
-        Some(secs) => format!(" and runs out in {}", Span(secs)),
-        None => " with no end in sight".to_owned(),
+        Some(secs) => format!(", and runs out in {}", Span(secs)),
+        None => ", with no end in sight".to_owned(),
     };
     who + &pace + &end
 }
@@ -134,7 +134,7 @@ mod tests {
         let done = Some("held at 512.0 MiB");
         assert_eq!(
             standing(&verdict(Claim::Leak(leak.clone()), Some(8_280.0)), "web-3", "14:02 UTC", done),
-            "api (pid 812) on web-3 leaks memory, 1.0 MiB a second and runs out in 2.3 h. Seen since 14:02 UTC; held at 512.0 MiB."
+            "api (pid 812) on web-3 leaks memory, 1.0 MiB a second, and runs out in 2.3 h. Seen since 14:02 UTC; held at 512.0 MiB."
         );
         let files = LeakClaim {
             resource: Resource::Files,
@@ -144,7 +144,7 @@ mod tests {
         };
         assert_eq!(
             standing(&verdict(Claim::Leak(files), None), "web-3", "14:02 UTC", None),
-            "api (pid 812) on web-3 leaks open files, 20/min with no end in sight. Seen since 14:02 UTC; nothing was done about it."
+            "api (pid 812) on web-3 leaks open files, 20/min, with no end in sight. Seen since 14:02 UTC; nothing was done about it."
         );
         let overload = OverloadClaim {
             addr: Arc::from("0.0.0.0:80"),

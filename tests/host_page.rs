@@ -1,0 +1,72 @@
+//! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill, says nothing of it again.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
+
+use serde_json::Value;
+use spillway_tests::{
+    ANY_PORT, Running, Scratch, Workload, metric,
+    receiver::{Form, PAGERDUTY_KEY, Receiver},
+    run_with, wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
+    let (scratch, receiver) = (Scratch::make("host-page"), Receiver::start(Form::PagerDuty));
+    let key = scratch.file("key", PAGERDUTY_KEY);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let config = scratch.file(
+        "spillway.toml",
+        &format!(
+            "{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\"]\n\
+             min_growth = \"16MiB\"\n[act.page]\nin_observe = true\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
+             [record]\nstate_dir = \"{}\"\n",
+            receiver.url("/v2/enqueue"),
+            key.display(),
+            scratch.0.join("state").display()
+        ),
+    );
+    let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
+    let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let incident = format!("/leak-{}-", leak.pid());
+    let run = || {
+        let mut command = run_with(&config);
+        command.arg("--json");
+        Running::start(command)
+    };
+    let told = || {
+        let calls = receiver
+            .calls()
+            .into_iter()
+            .filter(|call| call.json()["dedup_key"].as_str().is_some_and(|key| key.contains(&incident)));
+        calls.collect::<Vec<_>>()
+    };
+    let has_claimed = |running: &Running| {
+        let is_it = |line: &Value| line["verdict"] == "leak" && line["pid"] == leak.pid();
+        running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line: Value| is_it(&line))
+    };
+
+    let running = run();
+    let calls = wait_for(SOON, || Some(told()).filter(|calls| !calls.is_empty()));
+    let calls = calls.unwrap_or_else(|| panic!("nobody is told: {}{}", running.printed(), running.log()));
+    assert_eq!((calls[0].status, &calls[0].json()["event_action"]), (202, &Value::from("trigger")));
+    let summary = calls[0].json()["payload"]["summary"].as_str().expect("a summary").to_owned();
+    println!("told: {summary}");
+    assert!(summary.starts_with(&format!("workload (pid {}) on ", leak.pid())), "{summary}");
+    assert!(
+        metric(&running.get("/metrics"), "spillway_page_calls_total{sink=\"pagerduty\",result=\"delivered\"}") >= 1.0
+    );
+    let said = running.printed() + &running.log() + &running.get("/metrics");
+    assert!(!said.contains(PAGERDUTY_KEY), "the key is told");
+    running.signal(libc::SIGKILL);
+    drop(running);
+
+    let running = run();
+    let claimed = wait_for(SOON, || has_claimed(&running).then_some(()));
+    assert!(claimed.is_some(), "{}{}", running.printed(), running.log());
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(told().len(), 1, "{:?}", told());
+    leak.stop();
+}
