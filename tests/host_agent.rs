@@ -2,11 +2,14 @@
 
 use std::{
     fs,
-    process::{Command, Output},
+    io::{PipeReader, PipeWriter, Write as _, pipe},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::AsRawFd as _,
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
-use spillway_tests::{ANY_PORT, Running, Scratch, agent, is_root, metric, run_with};
+use spillway_tests::{ANY_PORT, Running, Scratch, agent, find_metric, http_get, is_root, metric, run_with, wait_for};
 
 #[test]
 fn it_serves_health_and_metrics_and_stops_when_told() {
@@ -50,6 +53,49 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     assert!(score.trim() == "-900" || log.contains("the OOM score is as it was"), "{score} {log}");
 }
 
+/// An agent that nobody listens to; gone when the test is.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A pipe that is full, and that nobody reads.
+fn full() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().expect("a pipe can be made");
+    // SAFETY: fcntl takes numbers here, and the descriptor is open.
+    let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+    let size = usize::try_from(size).expect("a pipe has a size");
+    writer.write_all(&vec![b'\n'; size]).expect("it takes so much");
+    (reader, writer)
+}
+
+#[test]
+fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
+    let scratch = Scratch::make("unread");
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    let addr: SocketAddr = port.expect("loopback has ports");
+    let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
+    let ((printed, prints), (logged, logs)) = (full(), full());
+    let mut command = run_with(&config);
+    // More than the pipe and all that waits for it hold.
+    command.args(["--json", "-vv"]).stdin(Stdio::null()).stdout(prints).stderr(logs);
+    let mut agent = Killed(command.spawn().expect("it starts"));
+    let reads = || find_metric(&http_get(addr, "/metrics").ok()?, "spillway_observations_total{sensor=\"processes\"}");
+    let first = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > 0.0)).expect("it watches");
+    let goes_on = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
+    assert!(goes_on.is_some(), "it stands");
+    // Nor is its end held up.
+    // SAFETY: a signal to a child that nobody has waited for.
+    unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };
+    let ended = wait_for(Duration::from_secs(10), || agent.0.try_wait().expect("it is ours"));
+    assert!(ended.is_some(), "it does not end");
+    drop((printed, logged));
+}
+
 #[test]
 fn without_bpf_it_says_so_in_one_line_and_watches() {
     let scratch = Scratch::make("no-bpf");
@@ -88,7 +134,7 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
 
 #[test]
 fn a_port_in_use_does_not_keep_it_from_watching() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let addr = taken.local_addr().expect("it has an address");
     let scratch = Scratch::make("port");
     let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));

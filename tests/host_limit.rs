@@ -244,7 +244,8 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             command.arg("--json");
             let next = Running::start(command);
             let directory = stage.cgroup.directory().display().to_string();
-            assert!(next.line_of("outcome", "undone", &directory).is_some(), "{}{}", next.printed(), next.log());
+            let undone = wait_for(Duration::from_secs(10), || next.line_of("outcome", "undone", &directory));
+            assert!(undone.is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
         assert!(is_alive(leak.pid()));

@@ -13,11 +13,36 @@ use nix::{
     },
 };
 
+use crate::sense::HostFact;
+
 /// Nearly the last to be killed: a host that has nothing left but the agent is no use to anybody.
 const OOM_SCORE_ADJ: i32 = -900;
 
+/// Of linux/prctl.h.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Above this pressure, in percent, and below this share of the memory that is available it is short; and until it is at ease again.
+const SHORT: (f64, f64) = (10.0, 0.1);
+const AT_EASE: (f64, f64) = (5.0, 0.15);
+
 /// Bit of CAP_IPC_LOCK in a set of capabilities.
 const CAP_IPC_LOCK: u32 = 14;
+
+/// Has what the kernel allocates for the calls of this thread, and of those that it starts from now on, wait for no disk: where memory is
+/// short the kernel has whoever wants some write others' pages to swap first, and every file of /proc that is opened wants some.
+pub fn wait_for_no_disk() {
+    const YES: libc::c_ulong = 1;
+    const NOTHING: libc::c_ulong = 0;
+    // SAFETY: this prctl takes numbers and touches no memory of ours. Linux 5.6 and later know it.
+    let set = unsafe { libc::prctl(PR_SET_IO_FLUSHER, YES, NOTHING, NOTHING, NOTHING) };
+    match set {
+        0 => tracing::debug!("what the kernel allocates for the agent waits for no disk"),
+        _ => {
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, "what the kernel allocates for the agent waits for disks: under pressure it may be late");
+        }
+    }
+}
 
 /// Prepares for it, as far as this process may.
 pub fn prepare() {
@@ -28,6 +53,55 @@ pub fn prepare() {
     match lower_oom_score() {
         Ok(()) => tracing::debug!(oom_score_adj = OOM_SCORE_ADJ, "others are killed first"),
         Err(error) => tracing::debug!(%error, "the OOM score is as it was; OOMScoreAdjust=-900 in its unit lowers it"),
+    }
+}
+
+/// The loop before others while the host's memory is short, and only then.
+///
+/// A real-time thread gets a CPU before those that look for memory in circles, and the kernel lets it have some of what it keeps back, so
+/// that its reads do not wait behind theirs. It takes a CPU from nobody who could use it: where memory is that short they wait.
+#[derive(Debug, Default)]
+pub struct Precedence {
+    has: bool,
+    /// Told once that it is not to be had.
+    is_refused: bool,
+}
+
+impl Precedence {
+    /// Goes by what was seen of the host, which has so much memory.
+    pub fn look(&mut self, host: &HostFact, mem_total_bytes: u64) {
+        let wants = wants_precedence(self.has, host, mem_total_bytes);
+        if wants == self.has || self.is_refused {
+            return;
+        }
+        match set_precedence(wants) {
+            Ok(()) => {
+                self.has = wants;
+                tracing::debug!(before_others = wants, "memory is short, or no longer");
+            }
+            Err(error) => {
+                self.is_refused = true;
+                tracing::debug!(%error, "the loop gets no CPU before others: under pressure the agent may be late");
+            }
+        }
+    }
+}
+
+/// A limited cgroup waits for memory as well, and shows in the pressure of the host: both have to say that it is short.
+fn wants_precedence(has: bool, host: &HostFact, mem_total_bytes: u64) -> bool {
+    let (pressure_percent, available) = if has { AT_EASE } else { SHORT };
+    let is_low = (host.mem_available_bytes as f64) < available * mem_total_bytes as f64;
+    is_low && host.psi_memory_some_avg10.is_some_and(|percent| percent > pressure_percent)
+}
+
+/// Of this thread alone; what it starts is like any other.
+fn set_precedence(wanted: bool) -> io::Result<()> {
+    let policy = if wanted { libc::SCHED_RR } else { libc::SCHED_OTHER };
+    let param = libc::sched_param { sched_priority: i32::from(wanted) };
+    // SAFETY: the call reads one struct, which lives here; 0 is this thread.
+    match unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const param) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -53,4 +127,24 @@ fn lower_oom_score() -> io::Result<()> {
         return Ok(());
     }
     fs::write(file, OOM_SCORE_ADJ.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_short_where_little_is_available_and_others_wait_for_it() {
+        let host = |percent, available_percent: u64| HostFact {
+            mem_available_bytes: available_percent * 10_000_000,
+            psi_memory_some_avg10: percent,
+        };
+        let wants = |has, percent, available: u64| wants_precedence(has, &host(percent, available), 1_000_000_000);
+        assert!(wants(false, Some(50.0), 3));
+        assert!(!wants(false, Some(50.0), 40), "somebody waits at his limit");
+        assert!(!wants(false, Some(1.0), 3), "little is available, and that is enough");
+        assert!(!wants(false, None, 3));
+        assert!(wants(true, Some(7.0), 12) && !wants(false, Some(7.0), 12), "it does not come and go");
+        assert!(!wants(true, Some(4.0), 3) && !wants(true, Some(50.0), 16));
+    }
 }

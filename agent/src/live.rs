@@ -15,10 +15,10 @@ use crate::{
     config::Config,
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
-    hardship,
+    hardship::{self, Precedence},
     kernel::{ProbeReport, ProbeState},
     record::{Printer, TraceError, Writer},
-    sense::Sensors,
+    sense::{Fact, Sensors},
     serve::{Metrics, serve},
 };
 
@@ -30,6 +30,9 @@ pub struct Recorded {
     /// Seconds that it spans.
     pub secs: f64,
 }
+
+/// What was printed is read by then, or is not waited for at the end.
+const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Watches this host until a signal asks to stop.
 ///
@@ -47,8 +50,12 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             // Watching matters more than being watched.
             Err(error) => tracing::warn!("{error}"),
         }
-        let mut core = Core::new(config, host_info(&sensors)?);
-        let mut printer = Printer::to_stdout(json);
+        let host = host_info(&sensors)?;
+        let mem_total_bytes = host.mem_total_bytes;
+        let (mut core, mut precedence) = (Core::new(config, host), Precedence::default());
+        let mut printer = Printer::to_stdout(json)?;
+        // Threads that start from now on have it from this one.
+        hardship::wait_for_no_disk();
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {
             metrics.show_pages(&paging.counts());
@@ -65,6 +72,9 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         let consume = |mut batch: Batch<'_>| {
             metrics.note_batch(&mut batch);
             for observation in batch.observations {
+                if let Fact::Host(host) = &observation.fact {
+                    precedence.look(host, mem_total_bytes);
+                }
                 core.apply_into(observation, &mut output);
             }
             for verdict in &output.verdicts {
@@ -105,6 +115,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         if let Some(paging) = paging {
             paging.stop();
         }
+        printer.drain(PRINTED_WITHIN);
         tracing::info!("stopped");
         Ok(())
     })

@@ -4,15 +4,20 @@ use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 use spillway_agent::{
     commands::{self, Failure},
+    outlet::Outlet,
     sense::Sensors,
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::time::uptime;
+
+/// The last of the log is read by then, or is not waited for.
+const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 bad usage, configuration or trace.
@@ -71,7 +76,7 @@ enum Command {
         out: PathBuf,
         /// How long, as in 60s or 2h.
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
-        duration: std::time::Duration,
+        duration: Duration,
         /// Configuration file, for the intervals.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -138,7 +143,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
+    let log = match log_to_stderr(cli.verbose, matches!(cli.command, Command::Run { .. })) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("spillway: nothing can be logged: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let done = match cli.command {
         Command::Run { config, json, no_bpf } => commands::run(config.as_deref(), json, || sensors(no_bpf)),
         Command::CheckConfig { file, json, .. } => commands::check_config(file.as_deref(), json),
@@ -154,6 +165,9 @@ fn main() -> ExitCode {
         Command::Undo { config, json } => commands::undo(config.as_deref(), json),
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
     };
+    if let Some(log) = log {
+        log.drain(LOGGED_WITHIN);
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::BadInput(error)) => {
@@ -174,17 +188,24 @@ fn sensors(no_bpf: bool) -> Sensors {
     if no_bpf { Sensors::without_bpf("--no-bpf was given") } else { Sensors::start() }
 }
 
-fn log_to_stderr(verbose: u8) {
+/// The log of a daemon is written beside it, by what is given; that of a command, by itself.
+fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<Outlet>> {
     let level = match verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+    let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_timer(uptime())
         .with_target(false)
-        .with_max_level(level)
-        .init();
+        .with_max_level(level);
+    if !is_daemon {
+        log.with_writer(io::stderr).init();
+        return Ok(None);
+    }
+    let outlet = Outlet::start("standard error", io::stderr())?;
+    let writer = outlet.clone();
+    log.with_writer(move || writer.clone()).init();
+    Ok(Some(outlet))
 }

@@ -1,12 +1,16 @@
 //! What `spillway run` prints: a sentence for a person, or the same JSON Lines as replay.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use super::trace::write_line;
 use crate::{
     act::Outcome,
     decide::{Action, Decision},
     detect::Verdict,
+    outlet::Outlet,
 };
 
 /// What an action is about, for a person.
@@ -21,13 +25,22 @@ fn subject(decision: &Decision) -> &str {
 /// Prints verdicts, decisions and outcomes to standard output as they come.
 pub struct Printer {
     json: bool,
-    broken: bool,
+    out: Outlet,
 }
 
 impl Printer {
     /// Prints JSON Lines or sentences.
-    pub fn to_stdout(json: bool) -> Self {
-        Self { json, broken: false }
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be had that writes them.
+    pub fn to_stdout(json: bool) -> io::Result<Self> {
+        Ok(Self { json, out: Outlet::start("standard output", io::stdout())? })
+    }
+
+    /// Waits for what was printed so far, for about `limit` at most.
+    pub fn drain(&self, limit: Duration) {
+        self.out.drain(limit);
     }
 
     /// Prints a verdict.
@@ -53,20 +66,15 @@ impl Printer {
         self.line(outcome, &format!("  {} {}: {why}", outcome.event, outcome.cgroup));
     }
 
-    /// A daemon outlives its log: a reader that went away is told of once, and no more is printed.
+    /// Hands it on as a whole; nobody waits until it is written.
     fn line(&mut self, json: &impl serde::Serialize, sentence: &str) {
-        if self.broken {
-            return;
-        }
-        let mut out = io::stdout().lock();
         let printed = if self.json {
-            write_line(&mut out, json).map_err(|error| error.to_string())
+            write_line(&mut self.out, json).map_err(|error| error.to_string())
         } else {
-            writeln!(out, "{sentence}").map_err(|error| error.to_string())
+            self.out.write_all(format!("{sentence}\n").as_bytes()).map_err(|error| error.to_string())
         };
-        if let Err(error) = printed.and_then(|()| out.flush().map_err(|error| error.to_string())) {
-            self.broken = true;
-            tracing::warn!(error, "standard output is closed; the agent goes on without it");
+        if let Err(error) = printed {
+            tracing::warn!(error, "a line is not printed");
         }
     }
 }

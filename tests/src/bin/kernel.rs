@@ -49,6 +49,8 @@ mod sojourns;
 mod stress;
 #[path = "../kernel/survival.rs"]
 mod survival;
+#[path = "../kernel/swapped.rs"]
+mod swapped;
 #[path = "../kernel/uninstall.rs"]
 mod uninstall;
 #[path = "../kernel/unit_stage.rs"]
@@ -85,6 +87,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.thorough {
         guest::be_thorough();
+    }
+    if cli.only.is_some() {
+        guest::be_asked_for();
     }
     if std::process::id() == 1 {
         guest::live_and_die(cli.only.as_deref());

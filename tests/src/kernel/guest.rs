@@ -17,6 +17,8 @@ use crate::{
 const GUEST: &str = "SPILLWAY_GUEST";
 /// Set for every check that is to be done at its full length.
 const THOROUGH: &str = "SPILLWAY_THOROUGH";
+/// Set for every check where some were chosen by name.
+const CHOSEN: &str = "SPILLWAY_CHOSEN";
 const RESULTS: &str = "/dev/ttyS1";
 
 /// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs as shared.
@@ -45,6 +47,17 @@ pub fn is_thorough() -> bool {
 pub fn be_thorough() {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(THOROUGH, "1") };
+}
+
+/// Whether a long check is to be done wherever it can be: at full length, or chosen by name.
+pub fn is_asked_for() -> bool {
+    is_thorough() || std::env::var_os(CHOSEN).is_some()
+}
+
+/// Has long checks done wherever they can be.
+pub fn be_asked_for() {
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var(CHOSEN, "1") };
 }
 
 /// The whole life of the machine.

@@ -34,6 +34,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(5);
 const ROUNDS_MAX: usize = 15;
 
 const MOUNT: &str = "/sys/fs/cgroup";
+const POD_LOGS: &str = "/var/log/pods";
 const SLICE: &str = "kubepods-burstable-pod1.slice";
 const SCOPE: &str = "cri-containerd-1.scope";
 
@@ -59,7 +60,7 @@ struct Container {
 
 /// The kubelet and the agent agree in the end.
 pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let _pods = Pods;
+    let _pods = Pods::set()?;
     let agent = Installed::start(QUICK)?;
     let containers = [Container::of_systemd()?, Container::of_cgroupfs()?];
     for container in &containers {
@@ -220,11 +221,22 @@ impl Container {
     }
 }
 
-/// The kubelet's cgroups; gone when dropped, which is after the containers are.
+/// The kubelet's cgroups, and its directories of their pods, which tell the agent whose they are; gone when dropped, which is after
+/// the containers are.
 struct Pods;
+
+impl Pods {
+    fn set() -> anyhow::Result<Self> {
+        for directory in ["shop_api-1_1", "shop_db-0_2"] {
+            fs::create_dir_all(Path::new(POD_LOGS).join(directory)).context("no directory of a pod can be made")?;
+        }
+        Ok(Self)
+    }
+}
 
 impl Drop for Pods {
     fn drop(&mut self) {
+        let _ = fs::remove_dir_all(POD_LOGS);
         let _ = systemctl(&["stop", "kubepods.slice"]);
         let mut left = Some(Path::new(MOUNT).join("kubepods/burstable/pod2/2"));
         while let Some(directory) = left.take().filter(|directory| *directory != *MOUNT) {

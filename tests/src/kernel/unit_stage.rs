@@ -186,7 +186,8 @@ impl Stage {
 
     /// What a limit must not change, and what it changes.
     pub fn properties(&self) -> anyhow::Result<String> {
-        const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
+        const PROPERTIES: &str =
+            "MemoryHigh,MemoryMax,MemorySwapMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
         systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
     }
 

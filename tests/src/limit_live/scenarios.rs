@@ -155,6 +155,9 @@ pub fn changed_by_others(stage: &Stage) -> String {
     stage.set_limit(theirs);
     let looked = limits.look(9.0);
     assert!(matches!(&looked[..], [one] if one.event == Event::Yielded), "{looked:?}");
+    let file = stage.limit_file();
+    let who_won = format!("others set {file} 4 times, to {theirs} at last, and we 3 times again: it is left to them; ");
+    assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), theirs);
     // All but what they changed is as before, and the limit is nobody's business any more.
     assert_eq!(stage.state()[1], before[1]);

@@ -115,6 +115,11 @@ impl Hold {
         self.limit_bytes
     }
 
+    /// Times that what others changed was set right.
+    pub fn reasserts(&self) -> u32 {
+        self.reasserts
+    }
+
     /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
     pub fn is_pressed(&self, usage_bytes: u64) -> bool {
         least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes

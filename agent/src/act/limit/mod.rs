@@ -2,7 +2,7 @@
 //!
 //! What is set leaves the margin above what is used, looked at again just before: a limit below use would kill, or stall. It is put on
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
-//! incident ends. Where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
+//! incident ends. What is in [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
 //! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
 //! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
 //! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
@@ -17,6 +17,7 @@ mod slow;
 mod spin;
 mod split;
 mod standing;
+mod swap;
 mod systemd;
 mod target;
 mod undo;
@@ -43,7 +44,7 @@ use permit::permit;
 use set::set;
 use split::Turnover;
 use standing::{Limited, Next, Standing};
-use target::{MEMORY_MAX, Target};
+use target::{MEMORY_MAX, MEMORY_SWAP_MAX, Target};
 
 pub use pods::Pods;
 pub use undo::{Undone, undo_all};
@@ -80,6 +81,9 @@ pub enum Refusal {
     /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
     #[error("{0}")]
     PodUnknown(String),
+    /// systemd, or the bus that it is asked over, gives no answer: where memory is short it waits for its own pages.
+    #[error("whose cgroup it is cannot be told, and is asked again: {0}")]
+    NoAnswer(String),
     /// It is one of those that a kubelet makes, and none that it makes for a pod.
     #[error(
         "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
@@ -149,10 +153,13 @@ pub enum Failure {
 
 /// After what time whoever could not tell whose a pod is gets asked again. It may take three seconds, in which no limit is looked at.
 const ASK_AGAIN_SECS: f64 = 30.0;
+/// The same of systemd, which answers as soon as it can.
+const ASK_SYSTEMD_AGAIN_SECS: f64 = 2.0;
 
-/// A limit that is still to be set: nobody could tell whose pod it would be.
+/// A limit that is still to be set: nobody could tell whose cgroup, or pod, it would be.
 struct Unknown {
     asked: f64,
+    again_secs: f64,
     cgroup: Arc<str>,
     culprit: ProcessId,
 }
@@ -195,10 +202,17 @@ impl Limits {
         let outcome =
             |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
         let tried = self.try_limit(t, id, cgroup, culprit);
-        if let Err(Failure::Refused(Refusal::PodUnknown(_))) = &tried {
-            self.unknown.insert(id.into(), Unknown { asked: t, cgroup: cgroup.clone(), culprit });
-        } else {
-            self.unknown.remove(id);
+        let again_secs = match &tried {
+            Err(Failure::Refused(Refusal::PodUnknown(_))) => Some(ASK_AGAIN_SECS),
+            Err(Failure::Refused(Refusal::NoAnswer(_))) => Some(ASK_SYSTEMD_AGAIN_SECS),
+            _ => None,
+        };
+        match again_secs {
+            Some(again_secs) => {
+                let unknown = Unknown { asked: t, again_secs, cgroup: cgroup.clone(), culprit };
+                self.unknown.insert(id.into(), unknown);
+            }
+            None => drop(self.unknown.remove(id)),
         }
         match tried {
             Ok((limit_bytes, why)) => outcome(Event::Limited, Some(limit_bytes), why),
@@ -263,9 +277,10 @@ impl Limits {
         let limit_bytes = set(journal, &target, entry, &self.config, None)?;
         let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
         let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
-        let backstop = target.name(MEMORY_MAX);
-        if let Some(bytes) = entry.change(backstop).and_then(|change| change.wanted.last()) {
-            why.push_str(&format!(", and {backstop} to {bytes}"));
+        for beside in [MEMORY_SWAP_MAX, MEMORY_MAX].map(|file| target.name(file)) {
+            if let Some(bytes) = entry.change(beside).and_then(|change| change.wanted.last()) {
+                why.push_str(&format!(", and {beside} to {bytes}"));
+            }
         }
         let spin = slow::watch(&self.config, &target).unwrap_or_else(|obstacle| {
             why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
@@ -322,7 +337,7 @@ impl Limits {
         if self.pause.is_on() {
             return None;
         }
-        let is_due = |unknown: &Unknown| t - unknown.asked >= ASK_AGAIN_SECS;
+        let is_due = |unknown: &Unknown| t - unknown.asked >= unknown.again_secs;
         let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
         let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
         let outcome = self.limit(t, &id, &cgroup, culprit);

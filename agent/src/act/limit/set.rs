@@ -7,8 +7,9 @@ use super::{
     backstop::{is_backed, set_backstop},
     failed,
     hold::least_bytes,
+    swap,
     systemd::DropIn,
-    target::{self, Target},
+    target::{self, MEMORY_SWAP_MAX, Target},
 };
 use crate::{
     act::journal::{Entry, Journal},
@@ -18,7 +19,7 @@ use crate::{
 /// Times that a limit is computed anew because the cgroup outgrew it before it was set.
 pub const TRIES: u32 = 3;
 
-/// Sets `wanted_bytes`, or the least that there may be, and gives it; and the backstop with it. Looks at what is used just before, so that
+/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what may be in swap, and the backstop. Looks at what is used just before, so that
 /// the margin is whole when the kernel gets it.
 ///
 /// # Errors
@@ -58,6 +59,14 @@ fn set_limit(
             None => least_bytes(usage()?, margin_bytes),
         };
         let mut due = Vec::new();
+        // Before the limit: what is over that would go there.
+        if wanted_bytes.is_none()
+            && let Some((found, value)) = swap::due(target)?
+        {
+            let file = target.name(MEMORY_SWAP_MAX);
+            want(target, entry, file, &found, &value)?;
+            due.push((file, value));
+        }
         for (file, value) in target.values(limit_bytes) {
             let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
             let is_lower =

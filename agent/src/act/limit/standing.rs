@@ -53,6 +53,16 @@ pub enum Next {
     End(Event, String),
 }
 
+impl Next {
+    /// The same, of an end with its reason first.
+    fn because(self, reason: &str) -> Self {
+        match self {
+            Self::End(event, why) => Self::End(event, format!("{reason}; {why}")),
+            next => next,
+        }
+    }
+}
+
 impl Standing {
     /// One that was just set.
     pub fn new(Limited { target, hold, spin, turnover }: Limited, entry: Entry) -> Self {
@@ -78,10 +88,7 @@ impl Standing {
             _ => return self.lift(journal, Event::Gone),
         };
         if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
-            return match self.lift(journal, Event::Undone) {
-                Next::End(event, why) => Next::End(event, format!("nobody is left who was moved; {why}")),
-                next => next,
-            };
+            return self.lift(journal, Event::Undone).because("nobody is left who was moved");
         }
         let limit_bytes = target::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
@@ -108,7 +115,20 @@ impl Standing {
             }
             Step::Held => return Next::Tell(Event::Held, "without it the memory would grow again".to_owned()),
             Step::Lift => return self.lift(journal, Event::Undone),
-            Step::Yield => return self.lift(journal, Event::Yielded),
+            Step::Yield => {
+                let who_won = match self.hold.reasserts() {
+                    _ if limit_bytes.is_some_and(|bytes| bytes < self.hold.limit_bytes()) => {
+                        format!("somebody set {file} to {found}, below the {} that we set", self.hold.limit_bytes())
+                    }
+                    reasserts => {
+                        format!(
+                            "others set {file} {} times, to {found} at last, and we {reasserts} times again",
+                            reasserts + 1
+                        )
+                    }
+                };
+                return self.lift(journal, Event::Yielded).because(&format!("{who_won}: it is left to them"));
+            }
         };
         if pause.is_on() {
             self.hold = before;
@@ -119,7 +139,12 @@ impl Standing {
         if prior.is_some_and(|prior| prior <= wanted_bytes) {
             // What was there before holds as well as what would be set, and nobody is let have more than that.
             let event = if event == Event::Reasserted { Event::Yielded } else { Event::Undone };
-            return self.lift(journal, event);
+            return match event {
+                Event::Yielded => self.lift(journal, event).because(&format!(
+                    "somebody set {file} to {found}, and what was there before us is no wider than ours would be: it is left to them"
+                )),
+                _ => self.lift(journal, event),
+            };
         }
         let why = match event {
             Event::Reasserted => format!("somebody set {file} to {found}"),

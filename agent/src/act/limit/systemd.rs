@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
 use zbus::{
     Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, connection,
     zvariant::{DynamicType, Type},
@@ -69,8 +72,11 @@ impl Systemd {
     /// Where the system bus is not to be had.
     pub fn connect() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let build = async { connection::Builder::system().method_timeout(ANSWERS_WITHIN).build().await };
-        let connection = runtime.block_on(build).map_err(told)?;
+        let build = async {
+            // The bus is one that has to answer as well.
+            timeout(ANSWERS_WITHIN, connection::Builder::system().method_timeout(ANSWERS_WITHIN).build()).await
+        };
+        let connection = runtime.block_on(build).map_err(told)?.map_err(told)?;
         Ok(Self { runtime, connection })
     }
 
@@ -220,7 +226,11 @@ mod tests {
 
     #[test]
     fn a_drop_in_is_where_set_property_puts_it() {
-        for (property, name) in [("MemoryHigh", "50-MemoryHigh.conf"), ("CPUQuotaPerSecUSec", "50-CPUQuota.conf")] {
+        for (property, name) in [
+            ("MemoryHigh", "50-MemoryHigh.conf"),
+            ("MemorySwapMax", "50-MemorySwapMax.conf"),
+            ("CPUQuotaPerSecUSec", "50-CPUQuota.conf"),
+        ] {
             let [file, _] = DropIn::of("api.service", property).0;
             assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d").join(name));
         }

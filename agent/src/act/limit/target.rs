@@ -13,7 +13,7 @@ use std::{
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::{
-    Failure, Refusal, failed,
+    Failure, Refusal,
     systemd::{self, Systemd},
 };
 
@@ -21,8 +21,9 @@ use super::{
 const OOM_CONTROL: &str = "memory.oom_control";
 
 /// The files that are set, and the property of a unit that is each.
-const UNIT_FILES: [(&str, &str); 4] = [
+const UNIT_FILES: [(&str, &str); 5] = [
     (MEMORY_HIGH, "MemoryHigh"),
+    (MEMORY_SWAP_MAX, "MemorySwapMax"),
     (MEMORY_MAX, "MemoryMax"),
     (CPU_WEIGHT, "CPUWeight"),
     (CPU_MAX, "CPUQuotaPerSecUSec"),
@@ -30,6 +31,8 @@ const UNIT_FILES: [(&str, &str); 4] = [
 const MEMORY_HIGH: &str = "memory.high";
 /// Version 2's limit at which the kernel kills.
 pub const MEMORY_MAX: &str = "memory.max";
+/// How much of it may be in swap; version 1 knows only memory and swap together.
+pub const MEMORY_SWAP_MAX: &str = "memory.swap.max";
 /// Share of the CPU among neighbours.
 pub const CPU_WEIGHT: &str = "cpu.weight";
 /// Time on a CPU in each period.
@@ -76,7 +79,7 @@ impl Target {
             return Ok(target);
         }
         let unit = Systemd::connect().and_then(|systemd| systemd.unit_of(path));
-        let unit = unit.map_err(failed(format!("whose cgroup {path} is cannot be told")))?;
+        let unit = unit.map_err(|error| Refusal::NoAnswer(error.to_string()))?;
         Ok(Self { unit, ..target })
     }
 
@@ -191,6 +194,33 @@ impl Target {
             Version::V2 => "memory.current",
         };
         self.read_file(file)?.parse().map_err(io::Error::other)
+    }
+
+    /// What of it and all below it is in swap, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn swapped_bytes(&self) -> io::Result<u64> {
+        self.read_file("memory.swap.current")?.parse().map_err(io::Error::other)
+    }
+
+    /// Whether it, or one above it, has a hard limit: where that is reached the kernel kills who cannot be swapped out.
+    ///
+    /// # Errors
+    ///
+    /// Where one cannot be read.
+    pub fn is_bounded(&self) -> io::Result<bool> {
+        for directory in self.directory.ancestors() {
+            match fs::read_to_string(directory.join(MEMORY_MAX)) {
+                Ok(text) if text.trim() != "max" => return Ok(true),
+                Ok(_) => {}
+                // The root has none.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Time that it and all below it have had on CPUs so far, in microseconds.

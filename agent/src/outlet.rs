@@ -1,0 +1,182 @@
+//! Lines for standard output and standard error that nobody waits for.
+//!
+//! Whoever reads what an agent says may be stuck: where memory is short the journal waits for its own pages, a full pipe takes
+//! nothing more, and an agent that writes to it itself stands with it. So each stream has a thread that writes, and a line for it is
+//! left out when [`LINES_MAX`] wait already. How many were left out is said in their place. Failure: a reader that went away is told
+//! of once, in the log, and no more is written to it. Cold start: what waits at the end is written, if that is soon done.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::clock::Clock;
+
+/// Lines that wait at most: more than an agent says in an hour in which much happens.
+const LINES_MAX: usize = 1_024;
+
+/// What is handed to the thread.
+enum Piece {
+    Line(Vec<u8>),
+    /// Say when you come to this.
+    Mark(Sender<()>),
+}
+
+/// One stream; its clones write to the same.
+#[derive(Clone)]
+pub struct Outlet {
+    pieces: SyncSender<Piece>,
+    left_out: Arc<AtomicU64>,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Outlet {
+    /// Starts its thread, which writes to `stream`, called `name`, whatever it takes.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be had.
+    pub fn start(name: &'static str, stream: impl Write + Send + 'static) -> io::Result<Self> {
+        let (pieces, taken) = sync_channel(LINES_MAX);
+        let outlet = Self { pieces, left_out: Arc::default(), is_closed: Arc::default() };
+        let (left_out, is_closed) = (outlet.left_out.clone(), outlet.is_closed.clone());
+        thread::Builder::new().name("spillway-write".to_owned()).spawn(move || {
+            if let Err(error) = write_all(name, stream, &taken, &left_out) {
+                is_closed.store(true, Ordering::Relaxed);
+                tracing::warn!(%error, "{name} is closed; the agent goes on without it");
+            }
+        })?;
+        Ok(outlet)
+    }
+
+    /// Waits until all that was handed on so far is written, for about `limit` at most.
+    pub fn drain(&self, limit: Duration) {
+        let clock = Clock::start();
+        let (said, came) = channel();
+        let mut mark = Piece::Mark(said);
+        // There may be no room for it yet.
+        while let Err(TrySendError::Full(back)) = self.pieces.try_send(mark) {
+            if clock.now() > limit.as_secs_f64() {
+                return;
+            }
+            mark = back;
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = came.recv_timeout(limit);
+    }
+}
+
+impl Write for Outlet {
+    /// Takes a whole line, at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !self.is_closed.load(Ordering::Relaxed) && self.pieces.try_send(Piece::Line(line.to_vec())).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(name: &str, mut stream: impl Write, pieces: &Receiver<Piece>, left_out: &AtomicU64) -> io::Result<()> {
+    for piece in pieces {
+        match piece {
+            Piece::Line(line) => {
+                stream.write_all(&line)?;
+                stream.flush()?;
+            }
+            Piece::Mark(said) => drop(said.send(())),
+        }
+        let left_out = left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, PipeWriter, pipe},
+        sync::mpsc::RecvTimeoutError,
+    };
+
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// A pipe that nobody reads yet, with so much in it that no line has room.
+    fn full() -> (BufReader<io::PipeReader>, PipeWriter) {
+        let (reader, mut writer) = pipe().unwrap();
+        let size = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap();
+        writer.write_all(&vec![b'\n'; size as usize]).unwrap();
+        (BufReader::new(reader), writer)
+    }
+
+    #[test]
+    fn who_writes_does_not_wait_for_who_reads_and_what_has_no_room_is_counted() {
+        let (reader, writer) = full();
+        let mut outlet = Outlet::start("a full pipe", writer).unwrap();
+        let (done, ends) = channel();
+        let writes = {
+            let mut outlet = outlet.clone();
+            thread::spawn(move || {
+                for number in 0..LINES_MAX + 100 {
+                    writeln_at_once(&mut outlet, number);
+                }
+                drop(done);
+            })
+        };
+        assert_eq!(ends.recv_timeout(LONG), Err::<(), _>(RecvTimeoutError::Disconnected), "it waits for the reader");
+        writes.join().unwrap();
+        // The thread has taken one at most, which waits for the reader.
+        let left_out = outlet.left_out.load(Ordering::Relaxed);
+        assert!((99..=100).contains(&left_out), "{left_out} were left out");
+
+        let kept = LINES_MAX + 100 - left_out as usize;
+        let lines = thread::spawn(move || {
+            let numbers = reader.lines().map(Result::unwrap).filter_map(|line| line.parse::<usize>().ok());
+            numbers.collect::<Vec<_>>()
+        });
+        outlet.drain(LONG);
+        writeln_at_once(&mut outlet, 9_999);
+        outlet.drain(LONG);
+        drop(outlet);
+        let lines = lines.join().unwrap();
+        assert_eq!(lines[..kept], (0..kept).collect::<Vec<_>>()[..], "those that had room, in their order");
+        assert_eq!(lines[kept..], [9_999], "and what came when there was room again");
+    }
+
+    fn writeln_at_once(outlet: &mut Outlet, number: usize) {
+        outlet.write_all(format!("{number}\n").as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_went_away_or_is_stuck_holds_up_no_end() {
+        let (reader, writer) = full();
+        let mut stuck = Outlet::start("a full pipe", writer).unwrap();
+        writeln_at_once(&mut stuck, 1);
+        let clock = Clock::start();
+        stuck.drain(Duration::from_millis(50));
+        assert!(clock.now() < LONG.as_secs_f64());
+        drop(reader);
+        // Its thread ends with that line; nothing is taken any more.
+        while !stuck.is_closed.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        writeln_at_once(&mut stuck, 2);
+        stuck.drain(LONG);
+        assert_eq!(stuck.left_out.load(Ordering::Relaxed), 0);
+    }
+}
