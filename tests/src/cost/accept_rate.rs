@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use spillway_tests::{Scratch, Servers, overload_live::server::page, own_network};
 
 use crate::{
@@ -114,9 +114,13 @@ fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Ve
             rates[usize::from(with)].push(rate);
             drop(attached);
         }
-        load.goes_on()?;
+        if load.has_ended()? {
+            break;
+        }
     }
+    // Says why, where it ended by itself.
     load.end()?;
+    ensure!(rates[1].len() == WINDOWS, "the load ended before the measurement");
     Ok(rates)
 }
 
@@ -144,13 +148,12 @@ impl Load {
         Ok(Self::Elsewhere { stop, thread })
     }
 
-    /// Fails where nobody asks any more.
-    fn goes_on(&mut self) -> anyhow::Result<()> {
-        let has_ended = match self {
+    /// Whether nobody asks any more.
+    fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(match self {
             Self::Here(wrk) => wrk.try_wait()?.is_some(),
             Self::Elsewhere { thread, .. } => thread.is_finished(),
-        };
-        if has_ended { Err(anyhow!("the load ended before the measurement")) } else { Ok(()) }
+        })
     }
 
     fn end(self) -> anyhow::Result<()> {

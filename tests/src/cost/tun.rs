@@ -139,11 +139,11 @@ impl Tun {
         }
     }
 
-    /// Waits until there is something to receive, for a second at most.
+    /// Waits until there is something to receive, for longer than a kernel waits before it sends something again.
     pub fn wait(&self) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: the kernel reads and writes one pollfd, which lives until it returns.
-        match done(unsafe { libc::poll(&raw mut poll, 1, 1_000) })? {
+        match done(unsafe { libc::poll(&raw mut poll, 1, 2_000) })? {
             0 => Err(io::ErrorKind::TimedOut.into()),
             _ => Ok(()),
         }
