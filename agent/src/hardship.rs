@@ -13,6 +13,8 @@ use nix::{
     },
 };
 
+use procfs::process::{MMPermissions, MMapPath};
+
 use crate::sense::HostFact;
 
 /// Nearly the last to be killed: a host that has nothing left but the agent is no use to anybody.
@@ -105,14 +107,34 @@ fn set_precedence(wanted: bool) -> io::Result<()> {
     }
 }
 
-/// Keeps every page that has been touched, now and from now on. Not up to a limit: what is mapped beyond one would fail.
+/// Keeps every page that has been touched, now and from now on, and all of the program. Not up to a limit: what is mapped beyond one would fail.
 fn lock_memory() -> io::Result<()> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     if soft != RLIM_INFINITY && !may_lock()? {
         return Err(io::Error::other(format!("only {soft} bytes may be locked")));
     }
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?)
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?;
+    lock_program()
+}
+
+/// Reads all of the program in and keeps it: what of it runs for the first time while memory is short would wait for the disk.
+fn lock_program() -> io::Result<()> {
+    let program = std::env::current_exe()?;
+    let maps = procfs::process::Process::myself().and_then(|process| process.maps()).map_err(io::Error::other)?;
+    for map in maps {
+        let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
+        // What may not be read cannot be read in.
+        if is_program && map.perms.contains(MMPermissions::READ) {
+            let (start, end) = map.address;
+            // SAFETY: mlock reads no memory through the address; one that is no longer mapped it refuses.
+            match unsafe { libc::mlock(start as *const libc::c_void, (end - start) as usize) } {
+                0 => {}
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn may_lock() -> io::Result<bool> {
