@@ -1,7 +1,8 @@
 //! Being there when memory is short: the agent's own pages stay where they are, and the kernel looks for others to kill first.
 //!
 //! Under pressure the kernel takes back a program's own code first, and a page of it that is needed then waits for the disk behind
-//! everybody else. Either step is a wish: who may not have it runs on without, and the log says so.
+//! everybody else. So does whoever asks the kernel for memory, of which every read of /proc takes some; the loop asks it not to wait for
+//! that, and runs before others while memory is short. Each step is a wish: who may not have it runs on without, and the log says so.
 
 use std::{fs, io};
 

