@@ -47,6 +47,15 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     };
     // What is not locked is what it has not touched since, and what it shares with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("it runs");
+    let text = maps.lines().skip_while(|line| !(line.contains(" r-xp ") && line.ends_with("/spillway"))).skip(1);
+    let text: Vec<_> = text.take_while(|line| !line.contains(" r--p ") && !line.contains(" rw-p ")).collect();
+    let kib = |field: &str| {
+        let line = text.iter().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a size")
+    };
+    // Whatever has not run yet as well.
+    assert!(kib("Size:") > 1_024 && kib("Rss:") == kib("Size:"), "{text:?}");
     let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");

@@ -1,7 +1,8 @@
 //! Being there when memory is short: the agent's own pages stay where they are, and the kernel looks for others to kill first.
 //!
 //! Under pressure the kernel takes back a program's own code first, and a page of it that is needed then waits for the disk behind
-//! everybody else. Either step is a wish: who may not have it runs on without, and the log says so.
+//! everybody else. So does whoever asks the kernel for memory, of which every read of /proc takes some; the loop asks it not to wait for
+//! that, and runs before others while memory is short. Each step is a wish: who may not have it runs on without, and the log says so.
 
 use std::{fs, io};
 
@@ -12,6 +13,8 @@ use nix::{
         resource::{RLIM_INFINITY, Resource, getrlimit},
     },
 };
+
+use procfs::process::{MMPermissions, MMapPath};
 
 use crate::sense::HostFact;
 
@@ -105,14 +108,34 @@ fn set_precedence(wanted: bool) -> io::Result<()> {
     }
 }
 
-/// Keeps every page that has been touched, now and from now on. Not up to a limit: what is mapped beyond one would fail.
+/// Keeps every page that has been touched, now and from now on, and all of the program. Not up to a limit: what is mapped beyond one would fail.
 fn lock_memory() -> io::Result<()> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     if soft != RLIM_INFINITY && !may_lock()? {
         return Err(io::Error::other(format!("only {soft} bytes may be locked")));
     }
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?)
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?;
+    lock_program()
+}
+
+/// Reads all of the program in and keeps it: what of it runs for the first time while memory is short would wait for the disk.
+fn lock_program() -> io::Result<()> {
+    let program = std::env::current_exe()?;
+    let maps = procfs::process::Process::myself().and_then(|process| process.maps()).map_err(io::Error::other)?;
+    for map in maps {
+        let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
+        // What may not be read cannot be read in.
+        if is_program && map.perms.contains(MMPermissions::READ) {
+            let (start, end) = map.address;
+            // SAFETY: mlock reads no memory through the address; one that is no longer mapped it refuses.
+            match unsafe { libc::mlock(start as *const libc::c_void, (end - start) as usize) } {
+                0 => {}
+                _ => return Err(io::Error::last_os_error()),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn may_lock() -> io::Result<bool> {
