@@ -34,6 +34,8 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         drain_after_limit(config),
         backstop(config),
         delegated_program(config),
+        drain_secret(config),
+        drain_client(config),
     ]
     .into_iter()
     .flatten()
@@ -143,6 +145,25 @@ fn delegated_program(config: &Config) -> Option<Conflict> {
         keys: &["act.limit.delegated"],
         message: format!("act.limit.delegated names a program, {program}"),
         hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\"".to_owned(),
+    })
+}
+
+fn drain_secret(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.url.is_some() && drain.secret_file.is_none()).then(|| Conflict {
+        keys: &["act.drain.url", "act.drain.secret_file"],
+        message: "act.drain.url is set, and act.drain.secret_file is not".to_owned(),
+        hint: "who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64"
+            .to_owned(),
+    })
+}
+
+fn drain_client(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
+        keys: &["act.drain.client_cert_file", "act.drain.client_key_file"],
+        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set".to_owned(),
+        hint: "a certificate is shown with its key: set both, or neither".to_owned(),
     })
 }
 

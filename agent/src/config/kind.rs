@@ -11,6 +11,7 @@ use super::{
     units,
     value::{Fault, Found, or_none},
 };
+use crate::secret::Secret;
 
 /// The place in a [`Config`] to which a key's value goes.
 type Field<T> = fn(&mut Config) -> &mut T;
@@ -41,8 +42,16 @@ pub enum Kind {
     Patterns(Field<Vec<Pattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),
+    /// An absolute path, or `"none"`.
+    MaybePath(Field<Option<PathBuf>>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
+    /// An IP address and a port, or `"none"`.
+    MaybeAddress(Field<Option<SocketAddr>>),
+    /// An address with https, or with http on this host, or `"none"`.
+    MaybeUrl(Field<Option<String>>),
+    /// Where a secret is, or `"none"`.
+    MaybeSecret(Field<Option<Secret>>),
 }
 
 impl Kind {
@@ -65,7 +74,11 @@ impl Kind {
             Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Path(field) => *field(config) = found.path()?,
+            Self::MaybePath(field) => *field(config) = found.or_none(Found::path)?,
             Self::Address(field) => *field(config) = found.address()?,
+            Self::MaybeAddress(field) => *field(config) = found.or_none(Found::address)?,
+            Self::MaybeUrl(field) => *field(config) = found.or_none(Found::url)?,
+            Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
         }
         Ok(())
     }
@@ -74,6 +87,7 @@ impl Kind {
     pub fn range_text(&self) -> Option<String> {
         match self {
             Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) => None,
+            Self::MaybePath(_) | Self::MaybeAddress(_) | Self::MaybeUrl(_) | Self::MaybeSecret(_) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }

@@ -30,8 +30,8 @@ pub use generate::commented_defaults;
 pub use parse::parse;
 pub use pattern::Pattern;
 pub use schema::{
-    ActConfig, Config, DecideConfig, DetectConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig,
-    RecordConfig, SenseConfig, ServeConfig,
+    ActConfig, Config, DecideConfig, DetectConfig, DrainConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode,
+    OverloadConfig, RecordConfig, SenseConfig, ServeConfig,
 };
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.

@@ -6,12 +6,13 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use hyper::Uri;
 use toml::{Spanned, de::DeValue};
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     schema::Mode,
     units::{self, Refusal, range_text},
 };
+use crate::secret::Secret;
 
 /// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
 const QUOTE_CHARS_MAX: usize = 60;
@@ -52,6 +54,14 @@ const PATTERNS: Form = Form {
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+const URL: Form = Form {
+    noun: "an address to send to",
+    hint: r#"an address with https in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
+};
+const SECRET: Form = Form {
+    noun: "a secret",
+    hint: r#"the path of a file, or a credential of systemd's: "/etc/spillway/key", "credential:key""#,
+};
 
 /// What a key says that may be left unset.
 const NONE: &str = "none";
@@ -183,6 +193,29 @@ impl Found<'_> {
     pub fn address(&self) -> Result<SocketAddr, Fault> {
         let not_an_address = |_| self.fault(format!("{self} is not an address"), ADDRESS.hint);
         self.string(&ADDRESS)?.parse().map_err(not_an_address)
+    }
+
+    /// Reads an address to send to: with https, or with http where nothing leaves this host.
+    pub fn url(&self) -> Result<String, Fault> {
+        let text = self.string(&URL)?;
+        let uri: Option<Uri> = text.parse().ok();
+        let authority = uri.as_ref().and_then(Uri::authority).filter(|authority| !authority.as_str().contains('@'));
+        let Some((uri, authority)) = uri.as_ref().zip(authority) else {
+            return Err(self.fault(format!("{self} is not an address to send to"), URL.hint));
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback());
+        match uri.scheme_str() {
+            Some("https") => Ok(text.to_owned()),
+            Some("http") if is_here => Ok(text.to_owned()),
+            Some("http") => Err(self.fault(format!("{self} leaves this host without TLS"), URL.hint)),
+            _ => Err(self.fault(format!("{self} is not an address to send to"), URL.hint)),
+        }
+    }
+
+    /// Reads where a secret is.
+    pub fn secret(&self) -> Result<Secret, Fault> {
+        Secret::new(self.string(&SECRET)?).map_err(|wrong| self.fault(format!("{self} {wrong}"), SECRET.hint))
     }
 
     fn string(&self, form: &Form) -> Result<&str, Fault> {
