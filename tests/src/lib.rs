@@ -10,8 +10,8 @@ pub mod overload_live;
 mod own_cgroup;
 mod program_costs;
 pub mod queues;
-pub mod receiver;
 mod real_time;
+pub mod receiver;
 mod refuse;
 mod running;
 mod servers;
@@ -104,6 +104,11 @@ impl Workload {
     /// Where its output cannot be read.
     pub fn until_done(&mut self) {
         while !self.ready.to_string().contains("done") && !self.next_line().contains("done") {}
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     /// Ends it and waits until it is gone.

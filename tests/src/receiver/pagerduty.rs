@@ -80,8 +80,10 @@ fn described(payload: &Map<String, Value>) -> Checked {
     ensure((1..=1_024).contains(&chars), || format!("summary has {chars} characters"))?;
     ensure(!text(payload, "source")?.is_empty(), || "source is empty".to_owned())?;
     let at = text(payload, "timestamp")?;
-    let digits = |range: std::ops::Range<usize>| at.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
-    let is_time = at.len() >= 20 && digits(0..4) && digits(5..7) && digits(8..10) && digits(11..13) && at.ends_with('Z');
+    let digits =
+        |range: std::ops::Range<usize>| at.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let is_time =
+        at.len() >= 20 && digits(0..4) && digits(5..7) && digits(8..10) && digits(11..13) && at.ends_with('Z');
     ensure(is_time, || format!("timestamp is {at:?}"))?;
     ensure(payload.get("custom_details").is_none_or(Value::is_object), || "custom_details is no object".to_owned())
 }
