@@ -44,7 +44,8 @@ struct Node {
 
 /// A node's agent, and what it told so far.
 struct Agent {
-    drainer: Drainer,
+    /// Taken when it ends.
+    drainer: Option<Drainer>,
     told: Vec<Outcome>,
 }
 
@@ -66,7 +67,7 @@ impl Node {
     }
 
     fn start(&self) -> Agent {
-        Agent { drainer: Drainer::start(&self.config, Clock::start()).expect("it starts"), told: Vec::new() }
+        Agent { drainer: Some(Drainer::start(&self.config, Clock::start()).expect("it starts")), told: Vec::new() }
     }
 
     fn word(&self) -> WordFile {
@@ -89,15 +90,26 @@ impl Node {
     }
 }
 
+impl Drop for Agent {
+    /// It writes nothing any more where the test's directory was.
+    fn drop(&mut self) {
+        self.drainer.take().map(Drainer::stop);
+    }
+}
+
 impl Agent {
+    fn drainer(&self) -> &Drainer {
+        self.drainer.as_ref().expect("it runs until it is dropped")
+    }
+
     fn decide(&self, action: Action) -> bool {
-        self.drainer.perform(&decision(action), Some(&verdict()))
+        self.drainer().perform(&decision(action), Some(&verdict()))
     }
 
     /// Waits until it told of this, and gives it.
     fn until(&mut self, event: Event) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.outcomes());
+            self.told.extend(self.drainer.iter().flat_map(Drainer::outcomes));
             self.told.iter().position(|outcome| outcome.event == event)
         });
         let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
@@ -105,7 +117,7 @@ impl Agent {
     }
 
     fn says(&self) -> Says {
-        self.drainer.readiness().says()
+        self.drainer().readiness().says()
     }
 }
 
@@ -327,7 +339,7 @@ fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
     let mut agent = node.start();
     agent.decide(Action::Drain);
     agent.until(Event::Drained);
-    agent.drainer.stop();
+    drop(agent);
     // Its process number is that of this test, which began at another time: it is gone.
     let mut agent = node.start();
     assert_eq!(agent.says(), Says::Drain, "from the first moment on");
@@ -343,7 +355,7 @@ fn a_request_outlives_a_restart_as_the_same_request() {
     node.word().say(Word::Drain).expect("it can be said");
     let agent = node.start();
     wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
-    agent.drainer.stop();
+    drop(agent);
     node.receiver.behaves(Manner::Well);
     let mut agent = node.start();
     agent.until(Event::Draining);
@@ -356,7 +368,7 @@ fn a_clock_that_was_set_confuses_nobody() {
     let mut agent = node.start();
     node.word().say(Word::Drain).expect("it can be said");
     agent.until(Event::Drained);
-    agent.drainer.stop();
+    drop(agent);
     for since_ms in [0_u64, u64::MAX] {
         let mut kept = node.kept();
         kept["since_ms"] = json!(since_ms);
@@ -365,7 +377,7 @@ fn a_clock_that_was_set_confuses_nobody() {
         assert_eq!(agent.says(), Says::Drain);
         sleep(Duration::from_millis(300));
         assert_eq!(agent.says(), Says::Drain);
-        agent.drainer.stop();
+        drop(agent);
     }
     // A request whose time is over by this clock is answered by nobody, and withdrawn.
     let mut kept = node.kept();
@@ -392,7 +404,7 @@ fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
     node.word().say(Word::Undrain).expect("it can be said");
     agent.until(Event::Undrained);
     assert_eq!(agent.says(), Says::Ready(100));
-    agent.drainer.stop();
+    drop(agent);
 
     node.config.mode = Mode::Enforce;
     let agent = node.start();
@@ -438,7 +450,7 @@ fn a_disk_that_keeps_nothing_has_nothing_drained() {
     // Whether it is paused cannot be told either, and so it is; an operator cannot say so.
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(1));
-    agent.told.extend(agent.drainer.outcomes());
+    agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
     assert!(node.receiver.calls().is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
 }
 

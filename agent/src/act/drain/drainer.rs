@@ -120,6 +120,13 @@ impl Drainer {
     }
 }
 
+impl Drop for Drainer {
+    /// The threads know one another, and would go on for ever.
+    fn drop(&mut self) {
+        let _ = self.orders.send(Order::Stop);
+    }
+}
+
 fn keep(mut keeper: Keeper, orders: &Receiver<Order>) {
     loop {
         keeper.look();
