@@ -51,7 +51,7 @@ backstop = "off"
 cpu_weight = 0
 cpu_max = "half"
 
-[act.drain]
+[act.restart]
 url = "https://lb.internal"
 
 [record]
@@ -124,8 +124,8 @@ configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
   hint: 1 to 10000 is accepted, or "none"
 configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
   hint: whole percents in quotes: "50%", or "none"
-configs/spillway.toml:47: unknown table [act.drain]
-  hint: known in [act]: limit, page
+configs/spillway.toml:47: unknown table [act.restart]
+  hint: known in [act]: limit, drain, page
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
   hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
 
@@ -159,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 38);
+    assert_eq!(key_names().len(), 49);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -182,7 +182,10 @@ fn what_is_set_is_what_is_read() {
                 [kubernetes]\npod_logs_dir = '/c'\nservice_account_dir = '/d'\n\
                 [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
                 [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
-                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'";
+                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'\n\
+                [act.drain]\nenabled = false\nurl = 'https://a:1/b'\nsecret_file = 'credential:e'\ndeadline = '43s'\n\
+                dwell = '47s'\ndrained_within = '53s'\nverify = '59s'\nca_file = '/f'\nclient_cert_file = '/g'\n\
+                client_key_file = '/h'\nagent_check = { listen = '[::1]:81' }";
     let mut wanted = Config::default();
     wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
     wanted.detect.leak.max_extrapolation = 16.0;
@@ -210,6 +213,15 @@ fn what_is_set_is_what_is_read() {
     wanted.act.limit.backstop_bytes = Some(1 << 30);
     (wanted.act.limit.cpu_weight, wanted.act.limit.cpu_max_percent) = (Some(31), Some(37));
     wanted.act.limit.cpu_after = Duration::from_secs(41);
+    let drain = &mut wanted.act.drain;
+    (drain.enabled, drain.url) = (false, Some("https://a:1/b".to_owned()));
+    (drain.deadline, drain.dwell) = (Duration::from_secs(43), Duration::from_secs(47));
+    (drain.drained_within, drain.verify) = (Duration::from_secs(53), Duration::from_secs(59));
+    (drain.ca_file, drain.client_cert_file) = (Some("/f".into()), Some("/g".into()));
+    (drain.client_key_file, drain.agent_check) = (Some("/h".into()), Some("[::1]:81".parse().unwrap()));
+    let secret = parse(rest, "x.toml").unwrap().act.drain.secret_file;
+    assert_eq!(secret.as_ref().map(ToString::to_string).as_deref(), Some("credential:e"));
+    wanted.act.drain.secret_file = secret;
     assert_eq!(parse(rest, "x.toml").unwrap(), wanted);
 }
 
@@ -258,6 +270,16 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
             "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = 64MiB\n  \
              hint: at 256MiB or more it kills nobody whom the limit would hold",
         ),
+        (
+            "\nact.drain.url = 'https://lb.internal/'",
+            "x.toml:2: act.drain.url is set, and act.drain.secret_file is not\n  \
+             hint: who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64",
+        ),
+        (
+            "act.drain.client_key_file = '/a'",
+            "x.toml:1: of act.drain.client_cert_file and act.drain.client_key_file one is set\n  \
+             hint: a certificate is shown with its key: set both, or neither",
+        ),
     ] {
         assert_eq!(told(text), wanted, "{text}");
     }
@@ -270,6 +292,21 @@ fn a_key_in_error_is_not_told_twice() {
         "x.toml:2: decide.limit_within = 3 has no unit\n  \
          hint: a number and its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
     );
+}
+
+#[test]
+fn what_leaves_this_host_goes_over_https() {
+    let url = |url: &str| told(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
+    for good in ["https://lb.internal/a?b=c", "http://127.0.0.1:80/", "http://[::1]/", "http://localhost/a", "none"] {
+        assert_eq!(url(good), "nothing", "{good}");
+    }
+    for plain in ["http://lb.internal/", "http://10.0.0.1/", "http://localhost.evil/"] {
+        assert!(url(plain).contains("leaves this host without TLS\n  hint: "), "{plain}");
+    }
+    for none in ["", "lb.internal", "/a", "ftp://lb.internal/", "https://", "https://me:secret@lb.internal/"] {
+        assert!(url(none).contains("is not an address to send to\n  hint: "), "{none}");
+    }
+    assert!(told("act.drain.secret_file = 'key'").contains("is neither an absolute path nor a credential"));
 }
 
 #[test]
@@ -304,6 +341,10 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("act.limit.cpu_max", "'10%'", "'9%'"),
         ("act.limit.cpu_max", "'none'", "'10001%'"),
         ("act.limit.cpu_after", "'0s'", "'61m'"),
+        ("act.drain.deadline", "'1s'", "'25h'"),
+        ("act.drain.dwell", "'24h'", "'999ms'"),
+        ("act.drain.drained_within", "'1s'", "'0s'"),
+        ("act.drain.verify", "'1s'", "'0s'"),
     ] {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));

@@ -11,6 +11,7 @@ use std::{
 use spillway_agent::https::{Answer, Bounds, Client, ClientFiles, Error, Identity, Phase};
 use spillway_tests::{
     Scratch, is_root, now, own_network, own_resolver,
+    receiver::{Form, Receiver},
     tls::{Authority, TlsServer, answer, reset},
 };
 
@@ -292,9 +293,16 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
 }
 
 #[test]
-fn plain_http_is_refused() {
-    let error = Asker::make("https-plain").send("http://127.0.0.1/", WHOLE).expect_err("it is not encrypted");
-    assert_eq!(error.to_string(), r#""http://127.0.0.1/" is no address that begins with https:// and names a host"#);
+fn an_address_says_whether_it_is_encrypted_and_nothing_else_is_spoken() {
+    let receiver = Receiver::start(Form::Webhook);
+    let asker = Asker::make("https-plain");
+    let client = Client::new(&asker.identity(&asker.authority)).expect("its files are there");
+    let answer = client.post(&receiver.url("/"), &[], b"{}".to_vec(), WHOLE).expect("it answers in the open");
+    assert_eq!((answer.status.as_u16(), receiver.calls().len()), (204, 1));
+    let encrypted = receiver.url("/").replace("http://", "https://");
+    assert!(client.post(&encrypted, &[], b"{}".to_vec(), WHOLE).is_err(), "it speaks no TLS");
+    let error = asker.send("ftp://127.0.0.1/", WHOLE).expect_err("it is neither");
+    assert_eq!(error.to_string(), "it is no address that begins with https:// or http:// and names a host");
 }
 
 #[test]

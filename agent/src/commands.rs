@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context as _, anyhow};
 
 use crate::{
-    act::{Event, Journal, Pause, undo_all},
+    act::{
+        Event, Journal, Pause,
+        drain::{Phase, Store, Word, WordFile},
+        undo_all,
+    },
     config::{self, Config},
     doctor::Diagnosis,
     explain, live,
@@ -166,15 +170,34 @@ pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
 ///
 /// A bad configuration; a file that cannot be made or removed.
 pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), Failure> {
-    let pause = Pause::below(&load(config)?.record.state_dir);
+    let state_dir = load(config)?.record.state_dir;
+    let (pause, word) = (Pause::below(&state_dir), WordFile::below(&state_dir));
     let path = pause.path().display();
-    let done = if is_on { pause.turn_on() } else { pause.turn_off() };
+    let done = if is_on { pause.turn_on() } else { pause.turn_off().and_then(|()| word.clear()) };
     done.with_context(|| format!("{path} cannot be {}", if is_on { "made" } else { "removed" }))
         .map_err(Failure::Failed)?;
     match is_on {
         true => println!("paused: nothing new is done while {path} is there; `spillway undo` puts back what was"),
-        false => println!("not paused: what is called for is done again"),
+        false => println!("not paused, and nothing is said of this node: what is called for is done again"),
     }
+    Ok(())
+}
+
+/// `spillway drain` and `spillway undrain`. They need no agent, and hold once there is one.
+///
+/// # Errors
+///
+/// A bad configuration; a file that cannot be written.
+pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
+    let file = WordFile::below(&load(config)?.record.state_dir);
+    let path = file.path().display();
+    file.say(word).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
+    let done = match word {
+        Word::Drain => "out of service",
+        Word::Maintenance => "out of service, and in maintenance once it has no work",
+        Word::Undrain => "in service, and not drained",
+    };
+    println!("{done}: so it stays, whatever the agent sees, until `spillway resume` removes {path}");
     Ok(())
 }
 
@@ -196,10 +219,29 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
             writeln!(out, "{} {}: {}", outcome.event, outcome.cgroup, outcome.why)?;
         }
     }
-    if undone.is_empty() && !json {
+    let undrained = undrain(&state_dir, &mut out, json)?;
+    if undone.is_empty() && !undrained && !json {
         writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;
     }
     if undone.iter().any(|one| one.outcome(0.0).event == Event::Failed) { Err(Failure::Told) } else { Ok(()) }
+}
+
+/// Has a node that is drained, or about to be, put back into service, and kept there. Says whether there was anything to do.
+fn undrain(state_dir: &Path, out: &mut impl Write, json: bool) -> Result<bool, Failure> {
+    // What cannot be read says nothing that could be undone, and the agent tells of it.
+    let kept = Store::below(state_dir).load().ok().flatten();
+    if kept.is_none_or(|kept| kept.phase == Phase::Healthy) {
+        return Ok(false);
+    }
+    let word = WordFile::below(state_dir);
+    let path = word.path().display();
+    word.say(Word::Undrain).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
+    if json {
+        writeln!(out, "{}", serde_json::json!({ "outcome": Event::UndrainRequested.name(), "cgroup": "node" }))?;
+    } else {
+        writeln!(out, "this node is undrained by its agent, now or when it is started, until `spillway resume`")?;
+    }
+    Ok(true)
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Failure> {

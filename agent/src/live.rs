@@ -10,16 +10,18 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    act::{self, Actor, Outcome, Paging},
+    act::{self, Actor, Outcome, Paging, drain::Drainer},
     clock::Clock,
     config::Config,
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
+    decide::{Decision, IncidentId},
+    detect::Verdict,
     hardship::{self, Precedence},
     kernel::{ProbeReport, ProbeState},
     record::{Printer, TraceError, Writer},
     sense::{Fact, Sensors},
-    serve::{Metrics, serve},
+    serve::{Metrics, serve, serve_agent_check},
 };
 
 /// What a recording holds.
@@ -45,17 +47,15 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         let sensors = sensors();
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
-        match serve(config.serve.listen, metrics.clone()).await {
-            Ok(listen) => tracing::info!(%listen, "serving /metrics and /healthz"),
-            // Watching matters more than being watched.
-            Err(error) => tracing::warn!("{error}"),
-        }
         let host = host_info(&sensors)?;
         let mem_total_bytes = host.mem_total_bytes;
         let (mut core, mut precedence) = (Core::new(config, host), Precedence::default());
         let mut printer = Printer::to_stdout(json)?;
         // Threads that start from now on have it from this one.
         hardship::wait_for_no_disk();
+        // Before anybody may ask: an earlier run's drain goes on.
+        let mut drainer = Drainer::start(config, clock)?;
+        listen(config, &metrics, &drainer).await;
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {
             metrics.show_pages(&paging.counts());
@@ -81,7 +81,8 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 metrics.note_verdict(verdict);
                 printer.verdict(verdict);
             }
-            for outcome in actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default() {
+            let limited = actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default();
+            for outcome in limited.into_iter().chain(drainer.outcomes()) {
                 tell(&mut printer, &metrics, &mut paging, &outcome);
                 if outcome.event.is_setback() {
                     core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
@@ -89,7 +90,9 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             }
             for mut decision in output.decisions.drain(..) {
                 let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, &output.verdicts));
-                decision.performed = is_told || actor.as_mut().is_some_and(|actor| actor.perform(&decision));
+                decision.performed = is_told
+                    || actor.as_mut().is_some_and(|actor| actor.perform(&decision))
+                    || drainer.perform(&decision, evidence(&core, &decision));
                 printer.decision(&decision);
             }
             output.verdicts.clear();
@@ -98,6 +101,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 if let Some(paging) = &mut paging {
                     paging.forget();
                 }
+                drainer.weigh(clock.now(), nearest_secs(&core, clock.now()));
                 let tracked = core.tracked();
                 metrics.note_tracked(&tracked);
                 if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
@@ -109,7 +113,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             Ok::<(), io::Error>(())
         };
         watch(sensors, pace(config), clock, stop, consume).await?;
-        for outcome in actor.map(Actor::stop).unwrap_or_default() {
+        for outcome in drainer.stop().into_iter().chain(actor.map(Actor::stop).unwrap_or_default()) {
             tell(&mut printer, &metrics, &mut paging, &outcome);
         }
         if let Some(paging) = paging {
@@ -154,6 +158,32 @@ pub fn record(
         writer.finish()?;
         Ok(Recorded { observations, secs })
     })
+}
+
+/// Serves what others may ask.
+async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &Drainer) {
+    match serve(config.serve.listen, metrics.clone(), drainer.readiness()).await {
+        Ok(listen) => tracing::info!(%listen, "serving /metrics, /healthz and /ready"),
+        // Watching matters more than being watched.
+        Err(error) => tracing::warn!("{error}"),
+    }
+    let Some(agent_check) = config.act.drain.agent_check else { return };
+    match serve_agent_check(agent_check, drainer.readiness()).await {
+        Ok(address) => tracing::info!(%address, "serving HAProxy's agent check"),
+        Err(error) => tracing::warn!(
+            "cannot serve the agent check on {agent_check}: {error}\n  hint: set [act.drain.agent_check] listen to a free address"
+        ),
+    }
+}
+
+/// The verdict that a decision followed from, where its claim stands.
+fn evidence<'a>(core: &'a Core, decision: &Decision) -> Option<&'a Verdict> {
+    core.raised().find(|verdict| IncidentId::from(*verdict) == decision.id)
+}
+
+/// How far off the nearest end of what any open incident has left is.
+fn nearest_secs(core: &Core, t: f64) -> Option<f64> {
+    core.raised().filter_map(|verdict| Some(verdict.exhaustion_secs? - (t - verdict.t))).min_by(f64::total_cmp)
 }
 
 /// Prints, counts and pages an outcome; the log has it as well where somebody should look.

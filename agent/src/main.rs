@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use spillway_agent::{
+    act::drain::Word,
     commands::{self, Failure},
     outlet::Outlet,
     sense::Sensors,
@@ -29,6 +30,7 @@ Examples:
   spillway replay host.jsonl --decisions
   spillway doctor                               what each probe attached to, and why not
   spillway pause                                do nothing new, whatever the agent is at
+  spillway drain                                take this node out of service until `spillway resume`
   spillway undo                                 put back everything that was changed, agent or none
   spillway check-config --print-defaults > spillway.toml";
 
@@ -115,8 +117,23 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Let the agent act again.
+    /// Let the agent act again, and decide by itself whether this node is drained.
     Resume {
+        /// Configuration file, for record.state_dir.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Take this node out of service, and keep it out, whatever the agent sees.
+    Drain {
+        /// Have balancers not even look at it, once it has no work.
+        #[arg(long)]
+        maintenance: bool,
+        /// Configuration file, for record.state_dir.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Put this node into service, and keep it there, whatever the agent sees.
+    Undrain {
         /// Configuration file, for record.state_dir.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -162,6 +179,10 @@ fn main() -> ExitCode {
         }
         Command::Pause { config } => commands::pause(config.as_deref(), true),
         Command::Resume { config } => commands::pause(config.as_deref(), false),
+        Command::Drain { maintenance, config } => {
+            commands::say(config.as_deref(), if maintenance { Word::Maintenance } else { Word::Drain })
+        }
+        Command::Undrain { config } => commands::say(config.as_deref(), Word::Undrain),
         Command::Undo { config, json } => commands::undo(config.as_deref(), json),
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
     };

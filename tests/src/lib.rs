@@ -106,6 +106,11 @@ impl Workload {
         while !self.ready.to_string().contains("done") && !self.next_line().contains("done") {}
     }
 
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
     /// Ends it and waits until it is gone.
     pub fn stop(self) {}
 }

@@ -184,7 +184,12 @@ impl Running {
         self.pipes.as_ref().map_or_else(Vec::new, |(out, _)| out.lines())
     }
 
-    fn listens_on(&self) -> SocketAddr {
+    /// Where it serves.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
+    pub fn address(&self) -> SocketAddr {
         let log = self.log();
         let (_, rest) = log.split_once("listen=").expect("it says where it serves");
         rest.split_whitespace().next().and_then(|addr| addr.parse().ok()).expect("that is an address")
@@ -196,7 +201,7 @@ impl Running {
     ///
     /// Where it does not answer within five seconds.
     pub fn get(&self, path: &str) -> String {
-        http_get(self.listens_on(), path).expect("it answers")
+        http_get(self.address(), path).expect("it answers")
     }
 
     /// Whether it calls itself well.

@@ -166,6 +166,29 @@ impl Servers {
         listening(&mut command, addr)
     }
 
+    /// HAProxy with a configuration of the test's own, once it listens on `addr`.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not within five seconds.
+    pub fn haproxy_with(&self, config: &Path, addr: SocketAddr) -> Program {
+        let mut command = self.command(self.root.join("usr/sbin/haproxy"));
+        command.arg("-db").arg("-f").arg(config);
+        listening(&mut command, addr)
+    }
+
+    /// What HAProxy has against a configuration; empty where it takes it without a word.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be asked.
+    pub fn haproxy_objects_to(&self, config: &Path) -> String {
+        let mut command = self.command(self.root.join("usr/sbin/haproxy"));
+        let output = command.args(["-c", "-q", "-f"]).arg(config).output().expect("haproxy runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        if output.status.success() { said } else { format!("{}: {said}", output.status) }
+    }
+
     /// wrk with one thread on the last CPU: a new connection for each request, `secs` long.
     pub fn wrk(&self, addr: SocketAddr, connections: u32, secs: u32) -> Command {
         let mut command = self.command("taskset");

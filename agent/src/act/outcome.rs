@@ -14,7 +14,7 @@ pub struct Outcome {
     pub event: Event,
     /// The incident on whose account.
     pub id: Arc<str>,
-    /// The cgroup concerned, as a path from the hierarchy's root or as a directory.
+    /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it is all of them.
     pub cgroup: Arc<str>,
     /// The limit that stands now; `None` where there is none of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +54,22 @@ pub enum Event {
     Undone,
     /// The cgroup is gone, and the limit with it.
     Gone,
+    /// Somebody was asked to give this node no new work.
+    DrainRequested,
+    /// That was granted.
+    Draining,
+    /// It has no work any more, or none that is waited for.
+    Drained,
+    /// What it was drained for seems to be over.
+    Verifying,
+    /// It goes on taking work: nobody granted that it need not.
+    DrainRefused,
+    /// Somebody was asked to give it work again.
+    UndrainRequested,
+    /// It takes work again.
+    Undrained,
+    /// Nobody granted that it may. That is asked for again.
+    UndrainFailed,
 }
 
 impl Event {
@@ -74,12 +90,23 @@ impl Event {
             Self::Held => "held",
             Self::Undone => "undone",
             Self::Gone => "gone",
+            Self::DrainRequested => "drain_requested",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Verifying => "verifying",
+            Self::DrainRefused => "drain_refused",
+            Self::UndrainRequested => "undrain_requested",
+            Self::Undrained => "undrained",
+            Self::UndrainFailed => "undrain_failed",
         }
     }
 
-    /// Whether a human has to look now: containment does not do what it is for.
+    /// Whether a human has to look now: what was done does not do what it is for.
     pub fn is_setback(self) -> bool {
-        matches!(self, Self::Failed | Self::Yielded | Self::BackedOff | Self::Thrashing)
+        matches!(
+            self,
+            Self::Failed | Self::Yielded | Self::BackedOff | Self::Thrashing | Self::DrainRefused | Self::UndrainFailed
+        )
     }
 }
 
@@ -106,6 +133,14 @@ impl fmt::Display for Event {
             Self::Held => "keeps the limit of",
             Self::Undone => "put back the limit of",
             Self::Gone => "forgot the limit of",
+            Self::DrainRequested => "asked to drain",
+            Self::Draining => "drains",
+            Self::Drained => "drained",
+            Self::Verifying => "looks once more at",
+            Self::DrainRefused => "could not drain",
+            Self::UndrainRequested => "asked to undrain",
+            Self::Undrained => "undrained",
+            Self::UndrainFailed => "could not undrain",
         })
     }
 }

@@ -35,6 +35,8 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         backstop(config),
         page_webhook(config),
         delegated_program(config),
+        drain_secret(config),
+        drain_client(config),
     ]
     .into_iter()
     .flatten()
@@ -153,6 +155,25 @@ fn page_webhook(config: &Config) -> Option<Conflict> {
         keys: &["act.page.webhook.url", "act.page.webhook.secret_file"],
         message: "act.page.webhook has only one of url and secret_file".to_owned(),
         hint: "nothing is sent unsigned: set both, or neither".to_owned(),
+    })
+}
+
+fn drain_secret(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.url.is_some() && drain.secret_file.is_none()).then(|| Conflict {
+        keys: &["act.drain.url", "act.drain.secret_file"],
+        message: "act.drain.url is set, and act.drain.secret_file is not".to_owned(),
+        hint: "who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64"
+            .to_owned(),
+    })
+}
+
+fn drain_client(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
+        keys: &["act.drain.client_cert_file", "act.drain.client_key_file"],
+        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set".to_owned(),
+        hint: "a certificate is shown with its key: set both, or neither".to_owned(),
     })
 }
 

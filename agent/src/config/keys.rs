@@ -50,6 +50,15 @@ pub const TABLES: &[Table] = &[
     Table { path: "detect.overload", doc: "When a listening socket is called overloaded." },
     Table { path: "decide", doc: "What is to be done about it, and when." },
     Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
+    Table {
+        path: "act.drain",
+        doc: "Taking this node out of service before it fails, and putting it back. With a url somebody grants it; where HAProxy asks \
+              the agent check below, it is who does. With neither nothing is drained.",
+    },
+    Table {
+        path: "act.drain.agent_check",
+        doc: "What HAProxy asks, as its \"agent-check\" does; see configs/haproxy/.",
+    },
     Table { path: "act.page", doc: "Who is told of incidents, beside what is printed." },
     Table { path: "act.page.pagerduty", doc: "PagerDuty, by its Events API v2." },
     Table { path: "act.page.alertmanager", doc: "Alertmanager, by its API v2." },
@@ -245,6 +254,84 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
     },
     Key {
+        path: "act.drain.enabled",
+        doc: "Whether drains are asked for where the mode is \"enforce\". What an operator says with `spillway drain` and `spillway \
+              undrain` holds anyway.",
+        default: "true",
+        kind: Kind::Flag(|config| &mut config.act.drain.enabled),
+    },
+    Key {
+        path: "act.drain.url",
+        doc: "Who is asked for a drain and for its end, by a signed POST; \"none\" for nobody. A 2xx grants it, 409 and 423 refuse it, \
+              410 has nobody asked any more, and anything else is tried again until the deadline. No grant means no drain.",
+        default: r#""none""#,
+        kind: Kind::MaybeUrl(|config| &mut config.act.drain.url, Plain::Loopback),
+    },
+    Key {
+        path: "act.drain.secret_file",
+        doc: "File with the keys that requests are signed with, as Standard Webhooks have them, \"whsec_...\", one a line: the newest \
+              first, and the one before it until the receiver knows the new one. \"credential:NAME\" for one that systemd hands over.",
+        default: r#""none""#,
+        kind: Kind::MaybeSecret(|config| &mut config.act.drain.secret_file),
+    },
+    Key {
+        path: "act.drain.deadline",
+        doc: "How long a request is tried and of use. A drain that is not granted by then is refused: this node goes on, and a human is told.",
+        default: r#""5m""#,
+        kind: Kind::Duration(
+            |config| &mut config.act.drain.deadline,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        ),
+    },
+    Key {
+        path: "act.drain.dwell",
+        doc: "Least time for which this node is healthy after a drain, draining, drained, and looked at once more, so that it does not come \
+              and go. What an operator says is done at once.",
+        default: r#""30s""#,
+        kind: Kind::Duration(|config| &mut config.act.drain.dwell, Duration::from_secs(1)..=Duration::from_hours(24)),
+    },
+    Key {
+        path: "act.drain.drained_within",
+        doc: "How long open connections are waited for before this node is called drained all the same.",
+        default: r#""2m""#,
+        kind: Kind::Duration(
+            |config| &mut config.act.drain.drained_within,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        ),
+    },
+    Key {
+        path: "act.drain.verify",
+        doc: "How long nothing may call for the drain before its end is asked for.",
+        default: r#""1m""#,
+        kind: Kind::Duration(|config| &mut config.act.drain.verify, Duration::from_secs(1)..=Duration::from_hours(24)),
+    },
+    Key {
+        path: "act.drain.ca_file",
+        doc: "Certificates, in PEM, one of which has to have signed that of act.drain.url; \"none\" for those that this host trusts.",
+        default: r#""none""#,
+        kind: Kind::MaybePath(|config| &mut config.act.drain.ca_file),
+    },
+    Key {
+        path: "act.drain.client_cert_file",
+        doc: "The agent's own certificate, in PEM, where the receiver asks for one.",
+        default: r#""none""#,
+        kind: Kind::MaybePath(|config| &mut config.act.drain.client_cert_file),
+    },
+    Key {
+        path: "act.drain.client_key_file",
+        doc: "The key of act.drain.client_cert_file, in PEM.",
+        default: r#""none""#,
+        kind: Kind::MaybePath(|config| &mut config.act.drain.client_key_file),
+    },
+    Key {
+        path: "act.drain.agent_check.listen",
+        doc: "Address and port of HAProxy's agent check, as in \"127.0.0.1:9647\"; \"none\" where it does not listen. It answers with \
+              \"ready\" and a weight, \"drain\" or \"maint\", and in observe mode that all is well. The weight is a share of the server's in \
+              HAProxy, which should be 100 there: of 1 it leaves nothing. Whoever reaches it may read that.",
+        default: r#""none""#,
+        kind: Kind::MaybeAddress(|config| &mut config.act.drain.agent_check),
+    },
+    Key {
         path: "act.page.in_observe",
         doc: "Whether somebody is told where the mode is \"observe\": telling changes nothing on this host.",
         default: "false",
@@ -323,7 +410,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "serve.listen",
-        doc: "Address and port of /metrics and /healthz. Whoever reaches it may read it: think before opening it beyond \
+        doc: "Address and port of /metrics, /healthz and /ready. Whoever reaches it may read it: think before opening it beyond \
               this host.",
         default: r#""127.0.0.1:9646""#,
         kind: Kind::Address(|config| &mut config.serve.listen),
@@ -331,7 +418,8 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "record.state_dir",
         doc: "Directory of the journal, which says what was changed on this host and what was there before, and of the file \
-              \"paused\", which stops every action while it is there.",
+              \"paused\", which stops every action while it is there; of \"drain.json\", which says whether this node is drained, and \
+              of \"operator\", which says what an operator wants of it.",
         default: r#""/var/lib/spillway""#,
         kind: Kind::Path(|config| &mut config.record.state_dir),
     },

@@ -49,6 +49,8 @@ pub enum Kind {
     MaybeSecret(Field<Option<Secret>>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
+    /// An IP address and a port, or `"none"`.
+    MaybeAddress(Field<Option<SocketAddr>>),
     /// A web address.
     Url(Field<String>, Plain),
     /// A web address, or `"none"`.
@@ -78,6 +80,7 @@ impl Kind {
             Self::MaybePath(field) => *field(config) = found.or_none(Found::path)?,
             Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
             Self::Address(field) => *field(config) = found.address()?,
+            Self::MaybeAddress(field) => *field(config) = found.or_none(Found::address)?,
             Self::Url(field, plain) => *field(config) = found.url(*plain)?,
             Self::MaybeUrl(field, plain) => *field(config) = found.or_none(|found| found.url(*plain))?,
         }
@@ -90,7 +93,7 @@ impl Kind {
             Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) | Self::Url(..) => {
                 None
             }
-            Self::MaybePath(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
+            Self::MaybePath(_) | Self::MaybeAddress(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }

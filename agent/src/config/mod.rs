@@ -31,9 +31,9 @@ pub use generate::commented_defaults;
 pub use parse::parse;
 pub use pattern::Pattern;
 pub use schema::{
-    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode,
-    OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig,
-    SlackConfig,
+    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig, KubernetesConfig, LeakConfig,
+    LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,
+    ServeConfig, SlackConfig,
 };
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.

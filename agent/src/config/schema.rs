@@ -106,6 +106,8 @@ pub struct DecideConfig {
 pub struct ActConfig {
     /// Limits on cgroups.
     pub limit: LimitConfig,
+    /// Taking this node out of service.
+    pub drain: DrainConfig,
     /// Telling a human.
     pub page: PageConfig,
 }
@@ -182,6 +184,33 @@ pub struct LimitConfig {
     pub delegated: Vec<Pattern>,
 }
 
+/// Taking this node out of service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrainConfig {
+    /// Whether drains are asked for at all.
+    pub enabled: bool,
+    /// Who grants them; `None` where nobody is to be asked.
+    pub url: Option<String>,
+    /// The keys that requests are signed with.
+    pub secret_file: Option<Secret>,
+    /// How long a request is of use.
+    pub deadline: Duration,
+    /// Least time in each state that waits for no answer.
+    pub dwell: Duration,
+    /// How long connections are waited for.
+    pub drained_within: Duration,
+    /// How long nothing may call for a drain before it ends.
+    pub verify: Duration,
+    /// Certificates one of which signed the server's; `None` for those that this host trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The agent's own certificate.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its key.
+    pub client_key_file: Option<PathBuf>,
+    /// Address of HAProxy's agent check; `None` where it is off.
+    pub agent_check: Option<SocketAddr>,
+}
+
 /// How this node's pods are known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KubernetesConfig {
@@ -201,7 +230,7 @@ pub struct RecordConfig {
 /// Where metrics and health are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
-    /// Address of `/metrics` and `/healthz`.
+    /// Address of `/metrics`, `/healthz` and `/ready`.
     pub listen: SocketAddr,
 }
 
@@ -275,6 +304,24 @@ impl Default for LimitConfig {
             cpu_weight: None,
             cpu_max_percent: None,
             cpu_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            url: None,
+            secret_file: None,
+            deadline: Duration::from_mins(5),
+            dwell: Duration::from_secs(30),
+            drained_within: Duration::from_mins(2),
+            verify: Duration::from_mins(1),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            agent_check: None,
         }
     }
 }

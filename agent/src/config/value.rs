@@ -54,8 +54,10 @@ const PATTERNS: Form = Form {
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
-
-const URL: Form = Form { noun: "a web address", hint: r#"an address in quotes: "https://hooks.internal/spillway""# };
+const URL: Form = Form {
+    noun: "a web address",
+    hint: r#"an address with https in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
+};
 const SECRET: Form = Form {
     noun: "the place of a secret",
     hint: r#"a file that only its owner reads, or a credential of systemd's, in quotes: "/etc/spillway/key", "credential:key""#,

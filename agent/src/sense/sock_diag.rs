@@ -4,7 +4,7 @@
 //! namespace, opened from a thread that entered it and ended.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fs::{self, File},
     io,
     net::SocketAddr,
@@ -91,6 +91,42 @@ impl SockDiag {
         }
         self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
+    }
+
+    /// Connections that the listeners of these owners have: a pid and a cgroup, `None` where unknown. `refresh` is as of [`SockDiag::scan`].
+    pub(super) fn connections(
+        &mut self,
+        refresh: bool,
+        cgroups: &CgroupPaths,
+        lost: &mut Lost,
+        counts: impl Fn(Option<(u32, &str)>) -> bool,
+    ) -> io::Result<u64> {
+        if refresh {
+            self.refresh(cgroups, lost);
+        }
+        let mut connections = 0;
+        for socket in self.namespaces.values() {
+            let mut ports = HashSet::new();
+            for family in [AF_INET, AF_INET6] {
+                dump(socket, tcp_listeners(family), |response| {
+                    let Listener::Tcp(InetResponse { header, .. }) = response else { return };
+                    let owner = self.owners.get(&u64::from(header.inode));
+                    if counts(owner.map(|owner| (owner.pid, &*owner.cgroup))) {
+                        ports.insert(header.socket_id.source_port);
+                    }
+                })?;
+            }
+            if ports.is_empty() {
+                continue;
+            }
+            for family in [AF_INET, AF_INET6] {
+                dump(socket, tcp_sockets(family, StateFlags::ESTABLISHED), |response| {
+                    let Listener::Tcp(InetResponse { header, .. }) = response else { return };
+                    connections += u64::from(ports.contains(&header.socket_id.source_port));
+                })?;
+            }
+        }
+        Ok(connections)
     }
 
     fn fact(&self, netns: u64, response: &Listener<'_>) -> ListenerFact {
@@ -205,11 +241,15 @@ fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
 }
 
 fn tcp_listeners(family: u8) -> SockDiagMessage {
+    tcp_sockets(family, StateFlags::LISTEN)
+}
+
+fn tcp_sockets(family: u8, states: StateFlags) -> SockDiagMessage {
     SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::SKMEMINFO,
-        states: StateFlags::LISTEN,
+        states,
         socket_id: SocketId::new_v4(),
     })
 }

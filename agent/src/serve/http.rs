@@ -1,6 +1,6 @@
 //! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, which is what a probe should see.
 //!
-//! It refuses to be a burden: two routes, HTTP/1 only, few connections, short time-outs.
+//! It refuses to be a burden: few routes, HTTP/1 only, few connections, short time-outs.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Metrics;
+use crate::act::drain::{Readiness, Says};
 
 /// A scraper and a health probe or two; a guess, doubled often.
 const CONNECTIONS_MAX: usize = 32;
@@ -42,15 +43,19 @@ pub struct ServeError {
 /// # Errors
 ///
 /// Where the address cannot be bound.
-pub async fn serve(listen: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr, ServeError> {
+pub async fn serve(
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+) -> Result<SocketAddr, ServeError> {
     let failed = |source| ServeError { listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    tokio::spawn(accept(listener, metrics));
+    tokio::spawn(accept(listener, metrics, readiness));
     Ok(bound)
 }
 
-async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
+async fn accept(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -63,10 +68,10 @@ async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
                 continue;
             }
         };
-        let metrics = metrics.clone();
+        let (metrics, readiness) = (metrics.clone(), readiness.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = answer(&request, &metrics);
+                let response = answer(&request, &metrics, readiness.says());
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -80,7 +85,7 @@ async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics, says: Says) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
     }
@@ -93,7 +98,11 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
             Ok(()) => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, PLAIN, "try /metrics or /healthz\n".to_owned()),
+        "/ready" => match says {
+            Says::Ready(_) => text(StatusCode::OK, PLAIN, format!("{says}\n")),
+            Says::Drain | Says::Maintenance => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{says}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned()),
     }
 }
 

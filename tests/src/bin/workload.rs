@@ -159,6 +159,9 @@ enum Workload {
         /// Spend that time computing, not waiting
         #[arg(long)]
         burn: bool,
+        /// Forget so many bytes with each connection
+        #[arg(long, value_parser = parse_size, default_value = "0")]
+        leak: u64,
     },
     /// Answer from a table in memory, of which each request reads some rows
     Table {
@@ -300,8 +303,9 @@ fn main() -> ExitCode {
         }
         Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
         Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
-        Workload::Serve { addr, backlog, threads, service, burn } => {
-            server::serve(addr, backlog, threads, if burn { Service::Burn(service) } else { Service::Wait(service) })
+        Workload::Serve { addr, backlog, threads, service, burn, leak } => {
+            let service = if burn { Service::Burn(service) } else { Service::Wait(service) };
+            server::serve(addr, backlog, threads, service, leak)
         }
         Workload::Table { addr, size, rows } => table::table(addr, size, rows),
         Workload::Offer { addr, rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting } => {

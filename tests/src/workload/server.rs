@@ -34,29 +34,32 @@ pub enum Service {
 }
 
 /// Serves for ever.
-pub fn serve(addr: SocketAddr, backlog: i32, threads: u32, service: Service) -> anyhow::Result<()> {
+///
+/// Each request leaves so many bytes of `leak` behind.
+pub fn serve(addr: SocketAddr, backlog: i32, threads: u32, service: Service, leak: u64) -> anyhow::Result<()> {
+    let leak = usize::try_from(leak)?;
     let listener = Arc::new(listener(addr, backlog)?);
     for seed in 0..threads {
         let listener = listener.clone();
-        let work = move || take_turns(&listener, service, Random(u64::from(seed) + 1));
+        let work = move || take_turns(&listener, service, Random(u64::from(seed) + 1), leak);
         thread::Builder::new().stack_size(STACK_BYTES).spawn(work).context("a thread cannot be started")?;
     }
     ready(Some(listener.local_addr()?.to_string()))?;
     wait_forever()
 }
 
-fn take_turns(listener: &TcpListener, service: Service, mut random: Random) {
+fn take_turns(listener: &TcpListener, service: Service, mut random: Random, leak: usize) {
     loop {
         match listener.accept() {
             // A client that goes away early is its own affair.
-            Ok((stream, _)) => answer(stream, service, &mut random).unwrap_or(()),
+            Ok((stream, _)) => answer(stream, service, &mut random, leak).unwrap_or(()),
             // Out of descriptors, or reset before it was accepted: the next one may fare better.
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
     }
 }
 
-fn answer(mut stream: TcpStream, service: Service, random: &mut Random) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, service: Service, random: &mut Random, leak: usize) -> std::io::Result<()> {
     stream.set_read_timeout(Some(REQUEST_WITHIN))?;
     let (mut request, mut length) = ([0; REQUEST_BYTES_MAX], 0);
     while !request[..length].windows(4).any(|window| window == b"\r\n\r\n") {
@@ -65,6 +68,8 @@ fn answer(mut stream: TcpStream, service: Service, random: &mut Random) -> std::
             read => length += read,
         }
     }
+    // Written, so that it is there.
+    Vec::leak(vec![1_u8; leak]);
     match service {
         Service::Wait(mean) => thread::sleep(scattered(mean, random)),
         Service::Burn(mean) => {

@@ -23,7 +23,9 @@ use serde_json::{Map, Value};
 use crate::decide::Severity;
 
 pub use counts::Counts;
+pub(in crate::act) use notifier::Chance;
 pub use paging::Paging;
+pub(in crate::act) use sink::said;
 
 /// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;
@@ -89,7 +91,7 @@ impl News {
 }
 
 /// A time as RFC 3339 has it.
-fn timestamp(at_ms: u64) -> String {
+pub(in crate::act) fn timestamp(at_ms: u64) -> String {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms);
     humantime::format_rfc3339_millis(at).to_string()
 }

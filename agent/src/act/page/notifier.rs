@@ -185,10 +185,10 @@ fn tell_log(event: &Event, counts: &Counts) {
 }
 
 /// Numbers from 0 to 1 that nobody has to be unable to guess: splitmix64.
-struct Chance(u64);
+pub(in crate::act) struct Chance(pub(in crate::act) u64);
 
 impl Chance {
-    fn next(&mut self) -> f64 {
+    pub(in crate::act) fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

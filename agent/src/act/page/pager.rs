@@ -92,6 +92,11 @@ impl Pager {
             Event::Yielded => format!("its limit is left to somebody else: {why}"),
             Event::BackedOff | Event::Thrashing => format!("a limit does not help: {why}"),
             Event::Slowed => format!("its memory is held below {}, and it gets less CPU", size.unwrap_or_default()),
+            Event::Draining => "this node is drained".to_owned(),
+            Event::DrainRefused => format!("this node could not be drained: {why}"),
+            Event::Undrained => "this node takes work again".to_owned(),
+            Event::UndrainFailed => format!("this node does not get its work back: {why}"),
+            Event::DrainRequested | Event::Drained | Event::Verifying | Event::UndrainRequested => return Vec::new(),
             Event::Reasserted | Event::Tightened | Event::Widened | Event::Held => return Vec::new(),
         };
         // Whoever was told in an earlier run is told of by its names.
@@ -107,7 +112,7 @@ impl Pager {
                 pages.extend(self.update(now, incident, severity));
             }
         }
-        if matches!(outcome.event, Event::Limited | Event::Undone) {
+        if matches!(outcome.event, Event::Limited | Event::Undone | Event::Draining | Event::Undrained) {
             let incident = incidents.into_iter().next().unwrap_or_default();
             pages.push(self.change(now, incident, outcome));
         }

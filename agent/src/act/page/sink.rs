@@ -173,7 +173,7 @@ impl Sink {
 }
 
 /// A status and the first line of what came with it, short enough for a log.
-fn said(status: u16, body: &[u8]) -> String {
+pub(in crate::act) fn said(status: u16, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(300)]);
     let line = text.trim().lines().next().unwrap_or_default();
     let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();

@@ -1,0 +1,91 @@
+//! The thread that asks: one call at a time, so that a drain and its undrain come in their order.
+
+use std::{
+    sync::mpsc::{Receiver, Sender},
+    time::Duration,
+};
+
+use super::request::{Meaning, meaning};
+use crate::{act::signature::Keys, clock::Clock, config::DrainConfig, https, secret::Secret};
+
+/// For one call, from the look-up of the name to the last byte of the answer.
+pub const CALL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Most bytes of an answer that are read. Nothing of it counts but its status; one that is longer comes from something else.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Who is asked.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    url: String,
+    keys: Secret,
+    identity: https::Identity,
+}
+
+/// One attempt at a request.
+pub struct Call {
+    /// The request's identity.
+    pub id: String,
+    /// What is sent.
+    pub body: Vec<u8>,
+    /// How long it may take.
+    pub within: Duration,
+}
+
+/// What came of one.
+pub struct Answered {
+    /// The request's identity.
+    pub id: String,
+    /// What it means.
+    pub meaning: Meaning,
+}
+
+impl Endpoint {
+    /// As it is configured; `None` where nobody is to be asked.
+    pub fn new(config: &DrainConfig) -> Option<Self> {
+        let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, .. } = config;
+        let client = client_cert_file.clone().zip(client_key_file.clone());
+        let client = client.map(|(cert_file, key_file)| https::ClientFiles { cert_file, key_file });
+        let identity = https::Identity { ca_file: ca_file.clone(), client };
+        Some(Self { url: url.clone()?, keys: secret_file.clone()?, identity })
+    }
+
+    /// Makes one call. Secret and certificates are read each time: they are replaced while the agent runs.
+    fn call(&self, call: Call, clock: Clock) -> Meaning {
+        let later = |why: String| Meaning::Later(None, why);
+        let keys = match self
+            .keys
+            .read()
+            .and_then(|text| Keys::read(&text).map_err(|error| format!("{}: {error}", self.keys)))
+        {
+            Ok(keys) => keys,
+            Err(why) => return later(why),
+        };
+        let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
+        headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
+        let bounds = https::Bounds { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+        let answer =
+            https::Client::new(&self.identity).and_then(|client| client.post(&self.url, &headers, call.body, bounds));
+        match answer {
+            Ok(answer) => meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &answer.body),
+            Err(error) => later(error.to_string()),
+        }
+    }
+}
+
+/// Makes calls until nobody wants any more.
+pub fn run<T>(
+    endpoint: &Endpoint,
+    clock: Clock,
+    calls: &Receiver<Call>,
+    answers: &Sender<T>,
+    told: impl Fn(Answered) -> T,
+) {
+    while let Ok(call) = calls.recv() {
+        let id = call.id.clone();
+        let meaning = endpoint.call(call, clock);
+        if answers.send(told(Answered { id, meaning })).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//!
+//! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
+//! configuration. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
+//! given back: who stops or replaces the agent does not mean to send work to a node that is unwell.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    caller::{self, Answered, Endpoint},
+    keeper::Keeper,
+    readiness::Readiness,
+    request::Cause,
+    weight::Weight,
+};
+use crate::{
+    act::outcome::Outcome,
+    clock::Clock,
+    config::{Config, Mode},
+    decide::{Action, Decision},
+    detect::Verdict,
+};
+
+/// How long the end may take: what was decided last is on disk by then.
+const STOPS_WITHIN: Duration = Duration::from_secs(3);
+
+enum Order {
+    Drain(Cause),
+    Undrain,
+    Answered(Answered),
+    Stop,
+}
+
+/// The threads that drain, as the loop sees them.
+pub struct Drainer {
+    orders: Sender<Order>,
+    outcomes: Receiver<Outcome>,
+    readiness: Arc<Readiness>,
+    weight: Weight,
+    /// Whether decisions are carried out.
+    performs: bool,
+}
+
+impl Drainer {
+    /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be had.
+    pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
+        let drain = &config.act.drain;
+        let endpoint = Endpoint::new(drain);
+        let performs =
+            config.mode == Mode::Enforce && drain.enabled && (endpoint.is_some() || drain.agent_check.is_some());
+        let readiness = Arc::new(Readiness::default());
+        let (orders, ordered) = channel();
+        let (told, outcomes) = channel();
+        let calls = endpoint.map(|endpoint| {
+            let (calls, called) = channel();
+            let answers = orders.clone();
+            let run = move || caller::run(&endpoint, clock, &called, &answers, Order::Answered);
+            thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
+        });
+        let keeper = Keeper::new(config, clock, performs, calls.transpose()?, readiness.clone(), told);
+        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || keep(keeper, &ordered))?;
+        Ok(Self { orders, outcomes, readiness, weight: Weight::new(&config.decide), performs })
+    }
+
+    /// What balancers are told.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        self.readiness.clone()
+    }
+
+    /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the verdict behind it.
+    pub fn perform(&self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
+        if !self.performs || decision.refused.is_some() {
+            return false;
+        }
+        let order = match decision.action {
+            Action::Drain => Order::Drain(Cause {
+                id: decision.id.to_string(),
+                why: decision.why.clone(),
+                evidence: serde_json::to_value(evidence).unwrap_or_default(),
+            }),
+            Action::Undrain => Order::Undrain,
+            Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve => return false,
+        };
+        self.orders.send(order).is_ok()
+    }
+
+    /// Takes the nearest forecast of the open incidents, in seconds from `t`; `None` where there is none.
+    pub fn weigh(&mut self, t: f64, nearest_secs: Option<f64>) {
+        if self.performs {
+            self.readiness.weigh(self.weight.note(t, nearest_secs));
+        }
+    }
+
+    /// What was done since.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.outcomes.try_iter().collect()
+    }
+
+    /// Ends the thread, and gives what was done since; waits for at most [`STOPS_WITHIN`].
+    pub fn stop(self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        if self.orders.send(Order::Stop).is_ok() {
+            while let Ok(outcome) = self.outcomes.recv_timeout(STOPS_WITHIN) {
+                outcomes.push(outcome);
+            }
+        }
+        outcomes
+    }
+}
+
+impl Drop for Drainer {
+    /// The threads know one another, and would go on for ever.
+    fn drop(&mut self) {
+        let _ = self.orders.send(Order::Stop);
+    }
+}
+
+fn keep(mut keeper: Keeper, orders: &Receiver<Order>) {
+    loop {
+        keeper.look();
+        match orders.recv_timeout(keeper.sleeps_for()) {
+            Ok(Order::Drain(cause)) => keeper.want(Some(cause)),
+            Ok(Order::Undrain) => keeper.want(None),
+            Ok(Order::Answered(answered)) => keeper.answered(answered),
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

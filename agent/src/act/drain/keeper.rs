@@ -1,0 +1,412 @@
+//! Keeps where the node is: looks at what an operator says and what the kernel counts, keeps each step on disk, and sends what
+//! is due. All that may wait for somebody else is on another thread.
+
+use std::{
+    collections::hash_map::RandomState,
+    fs,
+    hash::{BuildHasher as _, Hasher as _},
+    sync::{Arc, mpsc::Sender},
+    time::Duration,
+};
+
+use super::{
+    caller::{Answered, CALL_WITHIN, Call},
+    readiness::Readiness,
+    request::{Ask, Cause, Meaning, Request},
+    retry::Retries,
+    state::{Answer, Facts, Machine, Pace, Phase, Step, Word},
+    store::{Kept, Store},
+    word::WordFile,
+};
+use crate::{
+    act::{
+        outcome::{Event, Outcome},
+        page::Chance,
+        pause::Pause,
+    },
+    clock::Clock,
+    config::{Config, Pattern},
+    decide::always_protected,
+    sense::{Hierarchy, InFlight},
+};
+
+/// How often an operator's word is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often connections are counted while a node drains, in seconds: a pass over all of them, which may be a hundred thousand.
+const COUNT_EVERY_SECS: f64 = 2.0;
+
+/// How long what an earlier run drained for is believed without being seen again, in seconds. A leak that goes on is found within
+/// minutes; a process that is gone is over at once.
+const INHERITED_SECS: f64 = 600.0;
+
+/// What is asked, and when it is sent.
+struct Asked {
+    request: Request,
+    retries: Retries,
+    /// `None` while an answer is awaited.
+    due: Option<f64>,
+    /// Why the last attempt failed.
+    last: String,
+}
+
+/// Where the node is, and what there is to know of it.
+pub struct Keeper {
+    clock: Clock,
+    machine: Machine,
+    deadline: Duration,
+    performs: bool,
+    host: String,
+    /// What calls for a drain.
+    wanted: Option<Cause>,
+    /// Until when [`Keeper::wanted`] is an earlier run's.
+    inherited_until: Option<f64>,
+    /// What the node is being drained for.
+    cause: Option<Cause>,
+    word: Option<Word>,
+    told_wrong_word: bool,
+    asked: Option<Asked>,
+    /// `None` where nobody is to be asked.
+    calls: Option<Sender<Call>>,
+    is_closed: bool,
+    in_flight: InFlight,
+    protected: Vec<Pattern>,
+    connections: Option<u64>,
+    counted_at: f64,
+    store: Store,
+    word_file: WordFile,
+    pause: Pause,
+    readiness: Arc<Readiness>,
+    told: Sender<Outcome>,
+    chance: Chance,
+}
+
+impl Keeper {
+    /// Goes on where an earlier run was. Without `calls` nobody is to be asked.
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        performs: bool,
+        calls: Option<Sender<Call>>,
+        readiness: Arc<Readiness>,
+        told: Sender<Outcome>,
+    ) -> Self {
+        let (drain, state_dir) = (&config.act.drain, &config.record.state_dir);
+        let pace = Pace {
+            dwell_secs: drain.dwell.as_secs_f64(),
+            drained_within_secs: drain.drained_within.as_secs_f64(),
+            verify_secs: drain.verify.as_secs_f64(),
+            ask_again_secs: config.decide.cooldown.as_secs_f64(),
+        };
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let mut keeper = Self {
+            clock,
+            machine: Machine::new(pace),
+            deadline: drain.deadline,
+            performs,
+            host,
+            wanted: None,
+            inherited_until: None,
+            cause: None,
+            word: None,
+            told_wrong_word: false,
+            asked: None,
+            calls,
+            is_closed: false,
+            in_flight: InFlight::new(Hierarchy::detect()),
+            protected: config.decide.protected.clone(),
+            connections: None,
+            counted_at: f64::NEG_INFINITY,
+            store: Store::below(state_dir),
+            word_file: WordFile::below(state_dir),
+            pause: Pause::below(state_dir),
+            readiness,
+            told,
+            chance: Chance(random()),
+        };
+        match keeper.store.load() {
+            Ok(Some(kept)) if kept.phase != Phase::Healthy => keeper.resume(kept, pace),
+            Ok(_) => {}
+            Err(why) => {
+                tracing::warn!(why, "whether this node was drained cannot be told, and it is taken for healthy")
+            }
+        }
+        keeper.read_word();
+        keeper.readiness.note(&keeper.machine, keeper.word);
+        keeper
+    }
+
+    fn resume(&mut self, kept: Kept, pace: Pace) {
+        let (t, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        // The host's clock may have been set in between.
+        let age_secs = unix_ms.saturating_sub(kept.since_ms) as f64 / 1e3;
+        self.machine = Machine::resume(pace, kept.phase, t - age_secs, kept.is_out);
+        let is_incident = kept.cause.as_ref().is_some_and(|cause| *cause != Cause::operator());
+        if is_incident && self.performs && kept.phase != Phase::UndrainRequested {
+            (self.wanted, self.inherited_until) = (kept.cause.clone(), Some(t + INHERITED_SECS));
+        }
+        self.cause = kept.cause;
+        self.asked = kept.request.map(|request| {
+            let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms)).min(self.deadline);
+            Asked { request, retries: Retries::until(t + left.as_secs_f64()), due: Some(t), last: String::new() }
+        });
+        tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
+    }
+
+    /// Something calls for a drain, or nothing does any more.
+    pub fn want(&mut self, cause: Option<Cause>) {
+        (self.wanted, self.inherited_until) = (cause, None);
+    }
+
+    /// Takes the answer to an attempt; nothing where something else is asked by now.
+    pub fn answered(&mut self, answered: Answered) {
+        let now = self.clock.now();
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id) else { return };
+        let (answer, why) = match answered.meaning {
+            Meaning::Granted => (Answer::Granted, "granted".to_owned()),
+            Meaning::Refused(said) => (Answer::Refused, format!("refused: {said}")),
+            Meaning::Closed(said) => {
+                tracing::error!(said, "nobody is asked for drains any more until the agent is started again");
+                self.is_closed = true;
+                (Answer::Closed, format!("the receiver is gone: {said}"))
+            }
+            Meaning::Later(asked_for, said) => {
+                asked.due = asked.retries.next(now, asked_for, self.chance.next());
+                let attempt = said.lines().next().unwrap_or_default();
+                tracing::debug!(id = asked.request.id, attempt, "not answered yet");
+                asked.last = said;
+                if asked.due.is_some() {
+                    return;
+                }
+                (Answer::Nothing, format!("nobody granted it within its time: {}", asked.last))
+            }
+        };
+        self.settle(now, answer, why);
+    }
+
+    /// Looks at all there is to know, and goes on.
+    pub fn look(&mut self) {
+        self.read_word();
+        loop {
+            let now = self.clock.now();
+            if self.inherited_until.is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone)) {
+                self.want(None);
+            }
+            self.count(now);
+            let facts = Facts {
+                now,
+                wanted: self.wanted.is_some(),
+                may_drain: self.performs && !self.is_closed && !self.pause.is_on(),
+                word: self.word,
+                connections: self.connections,
+            };
+            match self.machine.step(facts) {
+                Some(step) => self.entered(now, step, None),
+                None => break,
+            }
+        }
+        self.send(self.clock.now());
+        self.readiness.note(&self.machine, self.word);
+    }
+
+    /// How long nothing is to be done.
+    pub fn sleeps_for(&self) -> Duration {
+        let due = self.asked.as_ref().and_then(|asked| asked.due);
+        let until_due = due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
+        until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+    }
+
+    fn read_word(&mut self) {
+        match self.word_file.read() {
+            Ok(word) => (self.word, self.told_wrong_word) = (word, false),
+            Err(why) => {
+                if !std::mem::replace(&mut self.told_wrong_word, true) {
+                    tracing::warn!(why, "what an operator says cannot be read, and changes nothing");
+                }
+            }
+        }
+    }
+
+    /// Counts connections, at a gentle pace, while they are waited for.
+    fn count(&mut self, now: f64) {
+        if self.machine.phase() != Phase::Draining {
+            (self.connections, self.counted_at) = (None, f64::NEG_INFINITY);
+            return;
+        }
+        if now - self.counted_at < COUNT_EVERY_SECS {
+            return;
+        }
+        self.counted_at = now;
+        // Who logs in to help, and who reads metrics, is no work that is waited for.
+        let own = std::process::id();
+        let protected = &self.protected;
+        let counts = |owner: Option<(u32, &str)>| {
+            owner.is_none_or(|(pid, cgroup)| {
+                pid != own && !always_protected().iter().chain(protected).any(|pattern| pattern.covers(cgroup))
+            })
+        };
+        self.connections = match self.in_flight.count(now, counts) {
+            Ok(connections) => Some(connections),
+            Err(error) => {
+                tracing::debug!(%error, "connections cannot be counted");
+                None
+            }
+        };
+    }
+
+    /// Takes the answer to what is asked, and tells of it.
+    fn settle(&mut self, now: f64, answer: Answer, why: String) {
+        let phase = self.machine.phase();
+        if let Some(step) = self.machine.answered(now, answer) {
+            self.entered(now, step, Some(why));
+        } else if phase == Phase::UndrainRequested {
+            self.asked = None;
+            self.tell(now, Event::UndrainFailed, why);
+        }
+    }
+
+    /// Keeps a step, and does what belongs to it. `answered` is what was answered, where it followed from that.
+    fn entered(&mut self, now: f64, step: Step, answered: Option<String>) {
+        let Step { from, to } = step;
+        self.asked = None;
+        let connections = self.connections;
+        let refused = from == Phase::DrainRequested && answered.is_some() && to != Phase::Draining;
+        if let Some(why) = answered.clone().filter(|_| refused) {
+            self.tell(now, Event::DrainRefused, why);
+        }
+        let over = || match self.word {
+            Some(Word::Undrain) => "an operator said so".to_owned(),
+            _ if refused => "whether it was drained all the same is not known".to_owned(),
+            _ => "nothing calls for a drain any more".to_owned(),
+        };
+        let told = match to {
+            Phase::DrainRequested => {
+                let says_so = self.word.is_some_and(Word::is_drain);
+                let cause = if says_so { Some(Cause::operator()) } else { self.wanted.clone() };
+                self.cause = cause;
+                let why = self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
+                self.ask(now, Ask::Drain);
+                Some((Event::DrainRequested, why))
+            }
+            Phase::UndrainRequested => {
+                let why = over();
+                if let Some(cause) = &mut self.cause {
+                    cause.why.clone_from(&why);
+                }
+                self.ask(now, Ask::Undrain);
+                Some((Event::UndrainRequested, why))
+            }
+            Phase::Draining if from == Phase::Verifying => Some((Event::Draining, "it is not over".to_owned())),
+            Phase::Draining => Some((Event::Draining, answered.unwrap_or_default())),
+            Phase::Drained => Some((Event::Drained, left(connections))),
+            Phase::Verifying => Some((Event::Verifying, "nothing calls for a drain any more".to_owned())),
+            Phase::Healthy if refused => None,
+            Phase::Healthy => Some((Event::Undrained, answered.unwrap_or_default())),
+        };
+        let kept = self.keep(now);
+        if let Some((event, why)) = told {
+            self.tell(now, event, why);
+        }
+        if to == Phase::Healthy {
+            self.cause = None;
+        }
+        match kept {
+            Err(why) if to == Phase::DrainRequested => {
+                self.settle(now, Answer::Refused, format!("it cannot be kept on disk: {why}"));
+            }
+            // The balancer asks by itself.
+            _ if to.is_request() && self.calls.is_none() => {
+                self.settle(now, Answer::Granted, "balancers are told when they ask".to_owned());
+            }
+            _ if to.is_request() && self.is_closed => {
+                self.settle(now, Answer::Closed, "the receiver is gone".to_owned());
+            }
+            _ => {}
+        }
+        self.readiness.note(&self.machine, self.word);
+    }
+
+    fn ask(&mut self, now: f64, ask: Ask) {
+        let at_ms = self.clock.unix_ms();
+        let request = Request {
+            id: format!("{}-{at_ms}-{:016x}", ask.name(), random()),
+            ask,
+            at_ms,
+            deadline_ms: at_ms + self.deadline.as_millis() as u64,
+            cause: self.cause.clone().unwrap_or_else(Cause::operator),
+        };
+        let retries = Retries::until(now + self.deadline.as_secs_f64());
+        self.asked = Some(Asked { request, retries, due: Some(now), last: String::new() });
+    }
+
+    /// Sends what is due. What an earlier run asked, and no time is left for, is answered by nobody.
+    fn send(&mut self, now: f64) {
+        if self.asked.is_none() && self.machine.phase().is_request() && !self.machine.is_held(now) {
+            // An earlier run ended between two requests.
+            let ask = if self.machine.phase() == Phase::DrainRequested { Ask::Drain } else { Ask::Undrain };
+            self.ask(now, ask);
+        }
+        let Some(asked) = &mut self.asked else { return };
+        if asked.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let left_secs = asked.retries.left_secs(now);
+        let Some(calls) = self.calls.as_ref().filter(|_| left_secs > 0.0) else {
+            let (answer, why) = match self.calls.is_some() {
+                true => (Answer::Nothing, "nobody granted it within its time"),
+                false => (Answer::Granted, "balancers are told when they ask"),
+            };
+            return self.settle(now, answer, why.to_owned());
+        };
+        asked.due = None;
+        let (id, body) = (asked.request.id.clone(), asked.request.body(&self.host));
+        let within = CALL_WITHIN.min(Duration::try_from_secs_f64(left_secs).unwrap_or_default());
+        // The thread ends with this one.
+        let _ = calls.send(Call { id, body, within });
+    }
+
+    fn keep(&self, now: f64) -> Result<(), String> {
+        let age_ms = ((now - self.machine.since()).max(0.0) * 1e3) as u64;
+        let request = self.asked.as_ref().map(|asked| asked.request.clone());
+        let since_ms = self.clock.unix_ms().saturating_sub(age_ms);
+        let kept = Kept::new(self.machine.phase(), self.machine.is_out(), since_ms, self.cause.clone(), request);
+        self.store.put(&kept).map_err(|error| {
+            tracing::warn!(%error, "where this node is cannot be kept on disk");
+            error.to_string()
+        })
+    }
+
+    fn tell(&self, t: f64, event: Event, why: String) {
+        let id = self.cause.as_ref().map_or("operator", |cause| &cause.id);
+        let outcome = Outcome { t, event, id: Arc::from(id), cgroup: Arc::from("node"), limit_bytes: None, why };
+        // Nobody listens once the loop has ended.
+        let _ = self.told.send(outcome);
+    }
+}
+
+fn left(connections: Option<u64>) -> String {
+    match connections {
+        Some(0) => "no connection is left".to_owned(),
+        Some(1) => "1 connection is left, and waited for no more".to_owned(),
+        Some(more) => format!("{more} connections are left, and waited for no more"),
+        None => "how many connections are left cannot be told".to_owned(),
+    }
+}
+
+/// Whether what was drained for is a leak of a process that is gone.
+fn is_gone(cause: &Cause) -> bool {
+    let Some(rest) = cause.id.strip_prefix("leak-") else { return false };
+    let mut numbers = rest.rsplit('-').map(str::parse::<u64>);
+    let (Some(Ok(start_ticks)), Some(Ok(pid))) = (numbers.next(), numbers.next()) else { return false };
+    let process = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    match process {
+        Ok(stat) => stat.starttime != start_ticks,
+        Err(procfs::ProcError::NotFound(_)) => true,
+        Err(_) => false,
+    }
+}
+
+/// A number that nobody has had.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

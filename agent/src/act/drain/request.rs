@@ -1,0 +1,177 @@
+//! What is asked of whoever gives this node its work, and what the answer means.
+//!
+//! A CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says. Pure. All attempts at one request send the same bytes
+//! under the same identity, so that a receiver which has seen them knows them again. What an answer says beside its status does not
+//! count: a 2xx grants, whatever is in it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::act::page::{said, timestamp};
+
+/// What it is sent as.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// No new work.
+    Drain,
+    /// Work again.
+    Undrain,
+}
+
+/// Why a node is drained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The incident, or `operator`.
+    pub id: String,
+    /// The reason in a sentence, for a person.
+    pub why: String,
+    /// What was seen, as the verdict says it.
+    pub evidence: Value,
+}
+
+/// One request, however often it is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Tells it from every other one.
+    pub id: String,
+    /// What is asked.
+    pub ask: Ask,
+    /// When it was made, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// When it is of no use any more, likewise.
+    pub deadline_ms: u64,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Yes.
+    Granted,
+    /// No.
+    Refused(String),
+    /// Nothing is ever to be asked there again.
+    Closed(String),
+    /// It may be asked again, not before this long from now if that is said.
+    Later(Option<Duration>, String),
+}
+
+impl Ask {
+    /// As it is printed, and part of identities.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+        }
+    }
+}
+
+impl Cause {
+    /// An operator said so.
+    pub fn operator() -> Self {
+        Self { id: "operator".to_owned(), why: "an operator said so".to_owned(), evidence: Value::Null }
+    }
+}
+
+impl Request {
+    /// What is sent. `host` is this node's name.
+    pub fn body(&self, host: &str) -> Vec<u8> {
+        let Cause { id, why, evidence } = &self.cause;
+        let event = json!({
+            "specversion": "1.0",
+            "id": self.id,
+            "source": format!("/spillway/{host}"),
+            "type": format!("io.spillway.node.{}.requested", self.ask.name()),
+            "subject": host,
+            "time": timestamp(self.at_ms),
+            "datacontenttype": "application/json",
+            "data": {
+                "node": host,
+                "incident": id,
+                "reason": why,
+                "evidence": evidence,
+                "deadline": timestamp(self.deadline_ms),
+            },
+        });
+        event.to_string().into_bytes()
+    }
+}
+
+/// What an answer means. `retry_after` is what its header of that name asks for.
+pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Meaning {
+    let said = said(status, body);
+    match status {
+        200..300 => Meaning::Granted,
+        // What is wrong with the request will be wrong the next time.
+        400 | 409 | 413 | 422 | 423 => Meaning::Refused(said),
+        410 => Meaning::Closed(said),
+        _ => Meaning::Later(retry_after, said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let evidence = json!({"verdict": "leak"});
+        let cause = Cause { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
+        Request { id: "drain-1".to_owned(), ask: Ask::Drain, at_ms: 0, deadline_ms: 300_000, cause }
+    }
+
+    #[test]
+    fn a_request_is_a_cloud_event_with_reason_evidence_and_deadline() {
+        let event: Value = serde_json::from_slice(&request().body("web-3")).unwrap();
+        assert_eq!(
+            event,
+            json!({
+                "specversion": "1.0",
+                "id": "drain-1",
+                "source": "/spillway/web-3",
+                "type": "io.spillway.node.drain.requested",
+                "subject": "web-3",
+                "time": "1970-01-01T00:00:00.000Z",
+                "datacontenttype": "application/json",
+                "data": {
+                    "node": "web-3",
+                    "incident": "leak-812-4711",
+                    "reason": "it leaks",
+                    "evidence": {"verdict": "leak"},
+                    "deadline": "1970-01-01T00:05:00.000Z",
+                },
+            })
+        );
+        let undrain = Request { ask: Ask::Undrain, ..request() };
+        let event: Value = serde_json::from_slice(&undrain.body("web-3")).unwrap();
+        assert_eq!(event["type"], "io.spillway.node.undrain.requested");
+    }
+
+    #[test]
+    fn only_a_status_of_success_grants() {
+        let kind = |status| match meaning(status, None, b"<html>") {
+            Meaning::Granted => "granted",
+            Meaning::Refused(_) => "refused",
+            Meaning::Closed(_) => "closed",
+            Meaning::Later(..) => "later",
+        };
+        for (statuses, meant) in [
+            (&[200, 202, 204, 299][..], "granted"),
+            (&[400, 409, 413, 422, 423], "refused"),
+            (&[410], "closed"),
+            (&[100, 301, 302, 307, 308, 401, 403, 404, 408, 429, 500, 502, 503, 504], "later"),
+        ] {
+            for &status in statuses {
+                assert_eq!(kind(status), meant, "{status}");
+            }
+        }
+        let later = meaning(429, Some(Duration::from_secs(7)), b"slow down");
+        assert_eq!(later, Meaning::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned()));
+    }
+}

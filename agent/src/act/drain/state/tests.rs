@@ -1,0 +1,226 @@
+//! What must hold of every way a node may go.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PACE: Pace = Pace { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
+
+fn facts(now: f64, wanted: bool) -> Facts {
+    Facts { now, wanted, may_drain: true, word: None, connections: Some(0) }
+}
+
+/// Steps once a second until `until`, and gives each state with the time at which it was entered.
+fn walk(machine: &mut Machine, from: u32, until: u32, facts_at: impl Fn(f64) -> Facts) -> Vec<(u32, Phase)> {
+    let mut walked = Vec::new();
+    for second in from..until {
+        let now = f64::from(second);
+        if let Some(step) = machine.step(facts_at(now)) {
+            walked.push((second, step.to));
+        }
+        if machine.phase().is_request()
+            && !machine.is_held(now)
+            && let Some(step) = machine.answered(now, Answer::Granted)
+        {
+            walked.push((second, step.to));
+        }
+    }
+    walked
+}
+
+#[test]
+fn a_node_goes_all_the_way_out_and_back() {
+    let mut machine = Machine::new(PACE);
+    let walked = walk(&mut machine, 0, 400, |now| Facts {
+        connections: Some(if now < 50.0 { 3 } else { 0 }),
+        ..facts(now, now < 100.0)
+    });
+    let all = [
+        (0, Phase::DrainRequested),
+        (0, Phase::Draining),
+        (50, Phase::Drained),
+        (100, Phase::Verifying),
+        (160, Phase::UndrainRequested),
+        (160, Phase::Healthy),
+    ];
+    assert_eq!(walked, all);
+}
+
+#[test]
+fn connections_are_waited_for_and_not_for_ever() {
+    let mut machine = Machine::new(PACE);
+    let walked = walk(&mut machine, 0, 200, |now| Facts { connections: None, ..facts(now, true) });
+    assert_eq!(walked.last(), Some(&(120, Phase::Drained)));
+}
+
+#[test]
+fn what_is_refused_is_held_and_asked_for_again_later() {
+    let mut machine = Machine::new(PACE);
+    machine.step(facts(0.0, true));
+    let step = machine.answered(2.0, Answer::Refused);
+    assert_eq!(step, Some(Step { from: Phase::DrainRequested, to: Phase::Healthy }));
+    assert!(machine.step(facts(601.0, true)).is_none() && !machine.is_out());
+    assert_eq!(machine.step(facts(602.0, true)).map(|step| step.to), Some(Phase::DrainRequested));
+}
+
+#[test]
+fn what_nobody_answers_is_withdrawn_and_never_takes_work_away() {
+    let mut machine = Machine::new(PACE);
+    machine.step(facts(0.0, true));
+    assert_eq!(machine.answered(300.0, Answer::Nothing).map(|step| step.to), Some(Phase::UndrainRequested));
+    assert!(!machine.is_out());
+    assert_eq!(machine.answered(301.0, Answer::Granted).map(|step| step.to), Some(Phase::Healthy));
+    assert!(machine.step(facts(330.0, true)).is_none());
+    assert_eq!(machine.step(facts(331.0, true)).map(|step| step.to), Some(Phase::DrainRequested));
+}
+
+#[test]
+fn an_undrain_is_asked_for_until_it_is_granted() {
+    let mut machine = Machine::resume(PACE, Phase::UndrainRequested, 0.0, true);
+    for round in 0..20 {
+        let now = f64::from(round) * 100.0;
+        assert!(machine.answered(now, Answer::Nothing).is_none());
+        assert!(machine.step(facts(now + 29.0, false)).is_none() && machine.is_out());
+        assert_eq!(machine.step(facts(now + 30.0, false)).map(|step| step.to), Some(Phase::UndrainRequested));
+    }
+    assert_eq!(machine.answered(3_000.0, Answer::Granted).map(|step| step.to), Some(Phase::Healthy));
+    assert!(!machine.is_out());
+}
+
+#[test]
+fn an_operator_waits_for_nothing() {
+    let mut machine = Machine::new(PACE);
+    machine.step(facts(0.0, true));
+    machine.answered(0.0, Answer::Refused);
+    let says = |now, word| Facts { word: Some(word), may_drain: false, ..facts(now, true) };
+    assert_eq!(machine.step(says(1.0, Word::Drain)).map(|step| step.to), Some(Phase::DrainRequested));
+    machine.answered(1.0, Answer::Granted);
+    assert_eq!(machine.step(says(2.0, Word::Undrain)).map(|step| step.to), Some(Phase::UndrainRequested));
+    machine.answered(2.0, Answer::Granted);
+    assert!((3..2_000).all(|now| machine.step(says(f64::from(now), Word::Undrain)).is_none()));
+}
+
+/// What may follow on what.
+fn may_follow(step: Step) -> bool {
+    use Phase::*;
+    matches!(
+        (step.from, step.to),
+        (Healthy, DrainRequested)
+            | (DrainRequested, Draining | Healthy | UndrainRequested)
+            | (Draining, Drained | Verifying | UndrainRequested)
+            | (Drained, Verifying | UndrainRequested)
+            | (Verifying, Draining | UndrainRequested)
+            | (UndrainRequested, Healthy | DrainRequested | UndrainRequested)
+    )
+}
+
+fn words() -> impl Strategy<Value = Option<Word>> {
+    prop_oneof![
+        12 => Just(None),
+        1 => Just(Some(Word::Drain)),
+        1 => Just(Some(Word::Maintenance)),
+        1 => Just(Some(Word::Undrain)),
+    ]
+}
+
+fn answers() -> impl Strategy<Value = Option<Answer>> {
+    prop_oneof![
+        4 => Just(None),
+        4 => Just(Some(Answer::Granted)),
+        1 => Just(Some(Answer::Refused)),
+        1 => Just(Some(Answer::Nothing)),
+        1 => Just(Some(Answer::Closed)),
+    ]
+}
+
+/// Seconds since the last, whether a drain is wanted and may be asked for, connections, and what is answered.
+type Moment = (f64, bool, bool, Option<u64>, Option<Answer>);
+
+fn moments() -> impl Strategy<Value = Vec<Moment>> {
+    let connections = prop_oneof![Just(None), Just(Some(0)), Just(Some(7))];
+    prop::collection::vec((0.0..40.0_f64, any::<bool>(), any::<bool>(), connections, answers()), 1..300)
+}
+
+proptest! {
+    #[test]
+    fn it_never_skips_and_is_never_out_without_a_grant(
+        moments in moments(),
+        words in prop::collection::vec(words(), 300),
+        restarts in prop::collection::vec(any::<u8>(), 300),
+    ) {
+        let (mut machine, mut now, mut was_granted) = (Machine::new(PACE), 0.0, false);
+        for (nth, (later, wanted, may_drain, connections, answer)) in moments.into_iter().enumerate() {
+            now += later;
+            if restarts[nth] < 20 {
+                // The next run begins its clock anew, and goes on where this one was.
+                let age = now - machine.since();
+                let (phase, is_out) = (machine.phase(), machine.is_out());
+                if phase != Phase::Healthy {
+                    (machine, now) = (Machine::resume(PACE, phase, 0.0 - age, is_out), 0.0);
+                }
+            }
+            let mut steps = Vec::new();
+            steps.extend(machine.step(Facts { now, wanted, may_drain, word: words[nth], connections }));
+            if let Some(answer) = answer {
+                was_granted |= answer == Answer::Granted && machine.phase() == Phase::DrainRequested;
+                steps.extend(machine.answered(now, answer));
+            }
+            for step in &steps {
+                prop_assert!(may_follow(*step), "{step:?}");
+                was_granted &= step.to != Phase::Healthy;
+            }
+            prop_assert!(!machine.is_out() || was_granted);
+            let is_out_there = matches!(machine.phase(), Phase::Draining | Phase::Drained | Phase::Verifying);
+            prop_assert!(machine.is_out() || !is_out_there);
+            prop_assert!(!machine.is_out() || machine.phase() != Phase::Healthy);
+        }
+    }
+
+    #[test]
+    fn it_never_flaps_faster_than_its_least_times(moments in moments()) {
+        let (mut machine, mut now) = (Machine::new(PACE), 0.0);
+        let (mut entered, mut taken_out) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+        let mut given_back = f64::NEG_INFINITY;
+        for (later, wanted, may_drain, connections, answer) in moments {
+            now += later;
+            let was_out = machine.is_out();
+            let stepped = machine.step(Facts { now, wanted, may_drain, word: None, connections });
+            let answered = answer.and_then(|answer| machine.answered(now, answer));
+            for step in stepped.into_iter().chain(answered) {
+                if !step.from.is_request() {
+                    prop_assert!(now - entered >= PACE.dwell_secs, "{step:?} after {}", now - entered);
+                }
+                entered = now;
+            }
+            match (was_out, machine.is_out()) {
+                (false, true) => {
+                    prop_assert!(now - given_back >= PACE.dwell_secs);
+                    taken_out = now;
+                }
+                (true, false) if machine.phase() == Phase::Healthy => {
+                    prop_assert!(now - taken_out >= PACE.dwell_secs + PACE.verify_secs);
+                    given_back = now;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_operators_word_wins(moments in moments(), says_drain in any::<bool>()) {
+        let (mut machine, mut now) = (Machine::new(PACE), 0.0);
+        for (later, wanted, may_drain, connections, answer) in moments {
+            now += later;
+            machine.step(Facts { now, wanted, may_drain, word: None, connections });
+            answer.map(|answer| machine.answered(now, answer));
+        }
+        let word = Some(if says_drain { Word::Drain } else { Word::Undrain });
+        for _ in 0..8 {
+            now += PACE.ask_again_secs;
+            machine.step(Facts { now, wanted: !says_drain, may_drain: !says_drain, word, connections: Some(0) });
+            machine.answered(now, Answer::Granted);
+        }
+        let end = if says_drain { Phase::Drained } else { Phase::Healthy };
+        prop_assert_eq!(machine.phase(), end);
+    }
+}

@@ -1,0 +1,510 @@
+//! Drains over real sockets: what is asked of a receiver that works, and that one which is slow, down or a liar takes no work from a node.
+//!
+//! Signatures are read by a library that is not the agent's.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use hyper::http::{HeaderMap, HeaderName};
+use serde_json::{Value, json};
+use spillway_agent::{
+    act::{
+        Event, Outcome,
+        drain::{Drainer, Says, Word, WordFile},
+    },
+    clock::Clock,
+    config::{Config, Mode, parse},
+    decide::{Action, Decision, IncidentId},
+    detect::{Claim, LeakClaim, Resource, State, Verdict},
+    sense::ProcessId,
+};
+use spillway_tests::{
+    Scratch, agent, now,
+    receiver::{Call, Form, Manner, Receiver},
+    tls::{Authority, TlsServer, answer},
+    wait_for,
+};
+use standardwebhooks::Webhook;
+
+const KEYS: [&str; 2] =
+    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ="];
+const SOON: Duration = Duration::from_secs(10);
+
+/// A node, and who is asked.
+struct Node {
+    scratch: Scratch,
+    receiver: Receiver,
+    config: Config,
+}
+
+/// A node's agent, and what it told so far.
+struct Agent {
+    /// Taken when it ends.
+    drainer: Option<Drainer>,
+    told: Vec<Outcome>,
+}
+
+impl Node {
+    fn make(test: &str) -> Self {
+        let (scratch, receiver) = (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
+        let keys = scratch.file("keys", &KEYS.join("\n"));
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let text = format!(
+            "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
+             drained_within = \"1s\"\n\
+             [record]\nstate_dir = \"{}\"\n",
+            receiver.url("/drains"),
+            keys.display(),
+            scratch.0.join("state").display()
+        );
+        let config = parse(&text, "x.toml").unwrap_or_else(|errors| panic!("{errors}"));
+        Self { scratch, receiver, config }
+    }
+
+    fn start(&self) -> Agent {
+        Agent { drainer: Some(Drainer::start(&self.config, Clock::start()).expect("it starts")), told: Vec::new() }
+    }
+
+    fn word(&self) -> WordFile {
+        WordFile::below(&self.config.record.state_dir)
+    }
+
+    /// Every call of this type, each signed by both keys and under one identity with the same bytes.
+    fn calls(&self, ask: &str) -> Vec<Call> {
+        let wanted = format!("io.spillway.node.{ask}.requested");
+        let calls: Vec<_> = self.receiver.calls().into_iter().filter(|call| call.json()["type"] == wanted).collect();
+        for call in &calls {
+            verify(call);
+        }
+        calls
+    }
+
+    fn kept(&self) -> Value {
+        let text = fs::read(self.config.record.state_dir.join("drain.json")).expect("it is there");
+        serde_json::from_slice(&text).expect("it is JSON")
+    }
+}
+
+impl Drop for Agent {
+    /// It writes nothing any more where the test's directory was.
+    fn drop(&mut self) {
+        self.drainer.take().map(Drainer::stop);
+    }
+}
+
+impl Agent {
+    fn drainer(&self) -> &Drainer {
+        self.drainer.as_ref().expect("it runs until it is dropped")
+    }
+
+    fn decide(&self, action: Action) -> bool {
+        self.drainer().perform(&decision(action), Some(&verdict()))
+    }
+
+    /// Waits until it told of this, and gives it.
+    fn until(&mut self, event: Event) -> Outcome {
+        let found = wait_for(SOON, || {
+            self.told.extend(self.drainer.iter().flat_map(Drainer::outcomes));
+            self.told.iter().position(|outcome| outcome.event == event)
+        });
+        let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
+        self.told.drain(..=at).next_back().expect("it is there")
+    }
+
+    fn says(&self) -> Says {
+        self.drainer().readiness().says()
+    }
+}
+
+fn leak(pid: u32) -> IncidentId {
+    IncidentId::Leak(ProcessId { pid, start_ticks: 4_711 }, Resource::Memory)
+}
+
+fn decision(action: Action) -> Decision {
+    let (id, cgroup) = (leak(std::process::id()), Arc::from("/api.service"));
+    let mode = Mode::Enforce;
+    Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why: "it leaks".to_owned() }
+}
+
+fn verdict() -> Verdict {
+    let claim = LeakClaim {
+        resource: Resource::Memory,
+        id: ProcessId { pid: std::process::id(), start_ticks: 4_711 },
+        comm: Arc::from("api"),
+        cgroup: Arc::from("/api.service"),
+        growth_bytes_per_sec: Some(1_048_576.0),
+        growth_handles_per_sec: None,
+        growth_interval_bytes_per_sec: None,
+    };
+    Verdict {
+        t: 1.0,
+        claim: Claim::Leak(claim),
+        exhaustion_secs: Some(300.0),
+        exhaustion_interval_secs: None,
+        confidence: 1.0,
+        state: State::Raised,
+        why: "it leaks".to_owned(),
+    }
+}
+
+/// That either key's owner takes it, and nobody else.
+fn verify(call: &Call) {
+    let headers: HeaderMap = call
+        .headers
+        .iter()
+        .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value")))
+        .collect();
+    for key in KEYS {
+        let webhook = Webhook::new(key).expect("it is a key");
+        webhook.verify(&call.body, &headers).unwrap_or_else(|error| panic!("{error}: {call:?}"));
+        let forged = [&call.body[..], b" "].concat();
+        assert!(webhook.verify(&forged, &headers).is_err());
+    }
+    assert_eq!(call.headers["webhook-id"], call.json()["id"].as_str().expect("it has an id"));
+    assert_eq!(call.headers["content-type"], "application/cloudevents+json; charset=utf-8");
+}
+
+fn assert_one_request(calls: &[Call]) {
+    for call in calls {
+        assert_eq!(call.headers["webhook-id"], calls[0].headers["webhook-id"]);
+        assert_eq!(call.body, calls[0].body);
+    }
+}
+
+#[test]
+fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over() {
+    let node = Node::make("granted");
+    let mut agent = node.start();
+    assert!(agent.decide(Action::Drain));
+    let asked = agent.until(Event::DrainRequested);
+    assert_eq!(
+        (&*asked.id, &*asked.cgroup, asked.why.as_str()),
+        (&*leak(std::process::id()).to_string(), "node", "it leaks")
+    );
+    agent.until(Event::Draining);
+    assert_eq!(agent.says(), Says::Drain);
+    agent.until(Event::Drained);
+    assert!(agent.decide(Action::Undrain));
+    agent.until(Event::Verifying);
+    assert_eq!(agent.says(), Says::Drain);
+    agent.until(Event::UndrainRequested);
+    agent.until(Event::Undrained);
+    assert_eq!(agent.says(), Says::Ready(100));
+
+    let (drains, undrains) = (node.calls("drain"), node.calls("undrain"));
+    assert_eq!((drains.len(), undrains.len()), (1, 1));
+    let event = drains[0].json();
+    assert_eq!((&event["specversion"], &event["subject"]), (&json!("1.0"), &event["data"]["node"]));
+    let data = &event["data"];
+    assert_eq!((&data["reason"], &data["evidence"]["verdict"]), (&json!("it leaks"), &json!("leak")), "{event}");
+    assert!(data["deadline"].as_str() > event["time"].as_str(), "{event}");
+    assert_ne!(drains[0].headers["webhook-id"], undrains[0].headers["webhook-id"]);
+    assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn what_fails_is_sent_again_within_a_second_as_the_same_request_until_it_is_granted() {
+    let node = Node::make("retried");
+    node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let seen = |count: usize| -> Instant {
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+    };
+    let (first, second) = (seen(1), seen(2));
+    // A machine that is busy elsewhere adds to it.
+    assert!(second - first < Duration::from_millis(1_500), "{:?}", second - first);
+    assert_eq!(agent.says(), Says::Ready(100));
+    // For most of its time.
+    sleep(Duration::from_millis(500));
+    node.receiver.behaves(Manner::Well);
+    agent.until(Event::Draining);
+    let drains = node.calls("drain");
+    assert!(drains.len() >= 3, "{}", drains.len());
+    assert_one_request(&drains);
+}
+
+#[test]
+fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
+    for (nth, manner) in [
+        Manner::Hangs,
+        Manner::Resets,
+        Manner::Answers(503, "", Vec::new()),
+        Manner::Answers(302, "location: /elsewhere\r\n", Vec::new()),
+        Manner::Answers(200, "", vec![b'x'; 1 << 20]),
+        Manner::Answers(429, "retry-after: 60\r\n", Vec::new()),
+        Manner::Slow(Duration::from_secs(20)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let node = Node::make(&format!("denied-{nth}"));
+        node.receiver.behaves(manner.clone());
+        let mut agent = node.start();
+        let begun = now();
+        agent.decide(Action::Drain);
+        let refused = agent.until(Event::DrainRefused);
+        assert!(begun.elapsed() < Duration::from_secs(6), "{manner:?}: {:?}", begun.elapsed());
+        assert!(
+            refused.event.is_setback() && refused.why.starts_with("nobody granted it within its time"),
+            "{refused:?}"
+        );
+        assert_eq!(agent.says(), Says::Ready(100));
+        assert_one_request(&node.calls("drain"));
+        // He may have done it all the same.
+        node.receiver.behaves(Manner::Well);
+        agent.until(Event::UndrainRequested);
+        assert!(node.receiver.calls().iter().all(|call| call.path == "/drains"), "a redirect was followed");
+    }
+}
+
+#[test]
+fn what_is_refused_is_held_and_told_and_not_asked_for_again() {
+    for status in [409, 423] {
+        let node = Node::make(&format!("refused-{status}"));
+        node.receiver.behaves(Manner::Answers(status, "", b"two are drained already".to_vec()));
+        let mut agent = node.start();
+        agent.decide(Action::Drain);
+        let refused = agent.until(Event::DrainRefused);
+        assert_eq!(refused.why, format!("refused: HTTP {status}: two are drained already"));
+        assert!(refused.event.is_setback());
+        sleep(Duration::from_secs(2));
+        assert_eq!((node.receiver.calls().len(), agent.says()), (1, Says::Ready(100)));
+        assert_eq!(node.kept()["phase"], "healthy");
+    }
+}
+
+#[test]
+fn a_drain_that_is_over_before_it_was_granted_is_withdrawn() {
+    let node = Node::make("withdrawn");
+    node.receiver.behaves(Manner::Slow(Duration::from_secs(1)));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    wait_for(SOON, || (node.receiver.most_open() > 0).then_some(())).expect("it asks");
+    agent.decide(Action::Undrain);
+    agent.until(Event::UndrainRequested);
+    agent.until(Event::Undrained);
+    // In their order, so that what holds in the end is the undrain; and the grant that came late took nothing.
+    let types: Vec<_> = node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
+    assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
+    assert!(agent.told.is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
+}
+
+#[test]
+fn a_receiver_that_is_gone_is_not_asked_any_more() {
+    let node = Node::make("gone");
+    node.receiver.behaves(Manner::Answers(410, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::DrainRefused);
+    node.receiver.behaves(Manner::Well);
+    node.word().say(Word::Drain).expect("it can be said");
+    // An operator's word holds for whoever asks.
+    assert!(wait_for(SOON, || (agent.says() == Says::Drain).then_some(())).is_some());
+    agent.until(Event::DrainRefused);
+    assert_eq!(node.receiver.calls().len(), 1);
+}
+
+#[test]
+fn he_who_asks_to_be_left_alone_is_for_as_long() {
+    let node = Node::make("later");
+    node.receiver.behaves(Manner::Answers(429, "retry-after: 2\r\n", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let seen = |count: usize| wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks");
+    let first = seen(1);
+    node.receiver.behaves(Manner::Well);
+    let waited = seen(2) - first;
+    assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
+    agent.until(Event::Draining);
+}
+
+#[test]
+fn a_success_with_nonsense_in_it_is_one() {
+    let node = Node::make("nonsense");
+    node.receiver.behaves(Manner::Answers(200, "content-type: text/html\r\n", b"<html>\xff{".to_vec()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Draining);
+}
+
+#[test]
+fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
+    let node = Node::make("restart");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Drained);
+    drop(agent);
+    // Its process number is that of this test, which began at another time: it is gone.
+    let mut agent = node.start();
+    assert_eq!(agent.says(), Says::Drain, "from the first moment on");
+    agent.until(Event::Verifying);
+    agent.until(Event::Undrained);
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+}
+
+#[test]
+fn a_request_outlives_a_restart_as_the_same_request() {
+    let node = Node::make("restart-request");
+    node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    node.word().say(Word::Drain).expect("it can be said");
+    let agent = node.start();
+    wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
+    drop(agent);
+    node.receiver.behaves(Manner::Well);
+    let mut agent = node.start();
+    agent.until(Event::Draining);
+    assert_one_request(&node.calls("drain"));
+}
+
+#[test]
+fn a_clock_that_was_set_confuses_nobody() {
+    let node = Node::make("clock");
+    let mut agent = node.start();
+    node.word().say(Word::Drain).expect("it can be said");
+    agent.until(Event::Drained);
+    drop(agent);
+    for since_ms in [0_u64, u64::MAX] {
+        let mut kept = node.kept();
+        kept["since_ms"] = json!(since_ms);
+        fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
+        let agent = node.start();
+        assert_eq!(agent.says(), Says::Drain);
+        sleep(Duration::from_millis(300));
+        assert_eq!(agent.says(), Says::Drain);
+        drop(agent);
+    }
+    // A request whose time is over by this clock is answered by nobody, and withdrawn.
+    let mut kept = node.kept();
+    let cause = json!({"id": "operator", "why": "so", "evidence": null});
+    let request = json!({"id": "drain-old", "ask": "drain", "at_ms": 1, "deadline_ms": 2, "cause": cause});
+    (kept["phase"], kept["is_out"], kept["request"]) = (json!("drain_requested"), json!(false), request);
+    fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
+    let mut agent = node.start();
+    agent.until(Event::DrainRefused);
+    agent.until(Event::UndrainRequested);
+}
+
+#[test]
+fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
+    let mut node = Node::make("word");
+    node.config.mode = Mode::Observe;
+    let mut agent = node.start();
+    assert!(!agent.decide(Action::Drain), "nothing is drained in observe mode");
+    node.word().say(Word::Drain).expect("it can be said");
+    agent.until(Event::Drained);
+    assert_eq!(agent.says(), Says::Drain);
+    node.word().say(Word::Maintenance).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Says::Maintenance).then_some(())).is_some());
+    node.word().say(Word::Undrain).expect("it can be said");
+    agent.until(Event::Undrained);
+    assert_eq!(agent.says(), Says::Ready(100));
+    drop(agent);
+
+    node.config.mode = Mode::Enforce;
+    let agent = node.start();
+    let asked = node.receiver.calls().len();
+    assert!(agent.decide(Action::Drain));
+    sleep(Duration::from_secs(2));
+    assert_eq!((node.receiver.calls().len(), agent.says()), (asked, Says::Ready(100)), "it is to stay in service");
+}
+
+#[test]
+fn a_pause_stops_new_drains_and_none_that_is_there() {
+    let node = Node::make("paused");
+    let pause = spillway_agent::act::Pause::below(&node.config.record.state_dir);
+    pause.turn_on().expect("it can be done");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    sleep(Duration::from_secs(2));
+    assert!(node.receiver.calls().is_empty());
+    pause.turn_off().expect("it can be done");
+    agent.until(Event::Drained);
+    pause.turn_on().expect("it can be done");
+    sleep(Duration::from_secs(2));
+    assert_eq!(agent.says(), Says::Drain);
+}
+
+#[test]
+fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
+    let mut node = Node::make("nobody");
+    node.config.act.drain.url = None;
+    assert!(!node.start().decide(Action::Drain));
+    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    let mut agent = node.start();
+    assert!(agent.decide(Action::Drain));
+    agent.until(Event::Draining);
+    assert_eq!((agent.says(), node.receiver.calls().len()), (Says::Drain, 0));
+}
+
+#[test]
+fn a_disk_that_keeps_nothing_has_nothing_drained() {
+    let node = Node::make("disk");
+    fs::write(node.scratch.0.join("state"), "no directory").expect("it is ours");
+    let mut agent = node.start();
+    // Whether it is paused cannot be told either, and so it is; an operator cannot say so.
+    assert!(agent.decide(Action::Drain));
+    sleep(Duration::from_secs(1));
+    agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
+    assert!(node.receiver.calls().is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
+}
+
+#[test]
+fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
+    let mut node = Node::make("tls");
+    let (servers, clients) = (Authority::make(), Authority::make());
+    let server = TlsServer::start(&servers, &["127.0.0.1"], Some(&clients), |_, stream| {
+        answer(stream, "204 No Content", "text/plain", "")
+    });
+    let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| node.scratch.0.join(name));
+    clients.client(&cert_file, &key_file);
+    let drain = &mut node.config.act.drain;
+    drain.url = Some(format!("https://{}/drains", server.addr));
+    (drain.client_cert_file, drain.client_key_file) = (Some(cert_file), Some(key_file));
+    drain.ca_file = Some(node.scratch.file("ca.crt", &servers.pem()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Draining);
+    assert_eq!(server.received().len(), 1);
+
+    // Somebody else's server gets nothing.
+    let mut other = Node::make("tls-other");
+    other.config.act.drain = node.config.act.drain.clone();
+    other.config.act.drain.ca_file = Some(other.scratch.file("ca.crt", &clients.pem()));
+    let mut agent = other.start();
+    agent.decide(Action::Drain);
+    let refused = agent.until(Event::DrainRefused);
+    assert!(refused.why.contains("agreeing on TLS"), "{refused:?}");
+    assert_eq!(server.received().len(), 1);
+}
+
+#[test]
+fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again() {
+    let node = Node::make("undo");
+    let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
+    let config = node.scratch.file("agent.toml", &config);
+    let run = |command: &str| {
+        let output = agent().arg(command).arg("--config").arg(&config).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run("undo").starts_with("nothing to undo"));
+    assert_eq!(node.word().read(), Ok(None));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Draining);
+    assert!(run("undo").starts_with("this node is undrained by its agent"));
+    agent.until(Event::Undrained);
+    assert_eq!(agent.says(), Says::Ready(100));
+    run("resume");
+    assert_eq!(node.word().read(), Ok(None));
+    for (command, word) in [("drain", Word::Drain), ("undrain", Word::Undrain)] {
+        assert!(run(command).contains("so it stays, whatever the agent sees, until `spillway resume`"));
+        assert_eq!(node.word().read(), Ok(Some(word)));
+    }
+}
