@@ -164,7 +164,7 @@ pub fn slowed(stage: &Stage) -> String {
     assert_eq!(told.event, Event::Slowed, "{told:?}");
     let state = |weight: &str, quota: &str| {
         let mut state = limited.clone();
-        state.splice(2.., [weight.to_owned(), quota.to_owned()]);
+        state.splice(2..4, [weight.to_owned(), quota.to_owned()]);
         state
     };
     assert_eq!(stage.state(), state("10", "30000 100000"));

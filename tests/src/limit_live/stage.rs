@@ -167,7 +167,7 @@ impl Stage {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
         } else {
-            &["memory.high", "memory.max", "memory.swap.max", "cpu.weight", "cpu.max", "cgroup.subtree_control"]
+            &["memory.high", "memory.max", "cpu.weight", "cpu.max", "cgroup.subtree_control", "memory.swap.max"]
         };
         let state = files
             .iter()
