@@ -301,10 +301,17 @@ fn what_leaves_this_host_goes_over_https() {
         assert_eq!(url(good), "nothing", "{good}");
     }
     for plain in ["http://lb.internal/", "http://10.0.0.1/", "http://localhost.evil/"] {
-        assert!(url(plain).contains("leaves this host without TLS\n  hint: "), "{plain}");
+        assert!(url(plain).contains("is in the open: https is needed beyond this host\n  hint: "), "{plain}");
     }
-    for none in ["", "lb.internal", "/a", "ftp://lb.internal/", "https://", "https://me:secret@lb.internal/"] {
-        assert!(url(none).contains("is not an address to send to\n  hint: "), "{none}");
+    for (none, wrong) in [
+        ("", "is not an address"),
+        ("lb.internal", "is not an address with its scheme and host"),
+        ("/a", "is not an address with its scheme and host"),
+        ("ftp://lb.internal/", "is neither http nor https"),
+        ("https://", "is not an address"),
+        ("https://me:secret@lb.internal/", "carries a name or password, which would be in the open here"),
+    ] {
+        assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
     }
     assert!(told("act.drain.secret_file = 'key'").contains("is neither an absolute path nor a credential"));
 }

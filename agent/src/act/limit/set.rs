@@ -19,8 +19,8 @@ use crate::{
 /// Times that a limit is computed anew because the cgroup outgrew it before it was set.
 pub const TRIES: u32 = 3;
 
-/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what may be in swap, and the backstop. Looks at what is used just before, so that
-/// the margin is whole when the kernel gets it.
+/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what may be in swap, and the backstop. Looks at
+/// what is used just before, so that the margin is whole when the kernel gets it.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ fn set_limit(
         let mut due = Vec::new();
         // Before the limit: what is over that would go there.
         if wanted_bytes.is_none()
-            && let Some((found, value)) = swap::due(target)?
+            && let Ok(Some((found, value))) = swap::due(target)
         {
             let file = target.name(MEMORY_SWAP_MAX);
             want(target, entry, file, &found, &value)?;
@@ -88,7 +88,11 @@ fn set_limit(
             continue;
         }
         for (file, value) in due {
-            write(target, file, value)?;
+            match write(target, file, value) {
+                // The limit counts; without this the leak may go on in swap, and shows there.
+                Err(error) if file == target.name(MEMORY_SWAP_MAX) => tracing::warn!("swap is not held: {error}"),
+                written => written?,
+            }
         }
         return Ok(limit_bytes);
     }

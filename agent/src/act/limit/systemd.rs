@@ -2,9 +2,11 @@
 //!
 //! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
 //! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
-//! limit. Each question is a connection of its own: there are few, and the bus may be restarted in between.
+//! limit. A connection is kept for the next question, of which a limit takes a dozen; one that does not answer is made anew, because the bus may have
+//! been restarted in between.
 
 use std::{
+    cell::RefCell,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -33,9 +35,38 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// The manager of this host's units.
-pub struct Systemd {
+struct Systemd {
     runtime: Runtime,
     connection: Connection,
+}
+
+thread_local! {
+    /// The acting thread's, as long as it answers.
+    static CONNECTED: RefCell<Option<Systemd>> = const { RefCell::new(None) };
+}
+
+/// Asks over the connection that there is, or a new one where there is none or that one gives no answer.
+fn ask<T>(question: impl Fn(&Systemd) -> io::Result<T>) -> io::Result<T> {
+    CONNECTED.with_borrow_mut(|connected| {
+        if let Some(answer) = connected.as_ref().and_then(|systemd| question(systemd).ok()) {
+            return Ok(answer);
+        }
+        // Not to be asked again if it does not answer now.
+        *connected = None;
+        let systemd = Systemd::connect()?;
+        let answer = question(&systemd)?;
+        *connected = Some(systemd);
+        Ok(answer)
+    })
+}
+
+/// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.
+///
+/// # Errors
+///
+/// Where it cannot be told.
+pub fn unit_of(cgroup: &str) -> io::Result<Option<String>> {
+    ask(|systemd| systemd.unit_of(cgroup))
 }
 
 /// What a property of a unit is, one that is a number; that of a unit which is gone is not found.
@@ -44,7 +75,7 @@ pub struct Systemd {
 ///
 /// Where it cannot be told.
 pub fn read(unit: &str, property: &str) -> io::Result<String> {
-    let number = Systemd::connect()?.number(unit, property)?;
+    let number = ask(|systemd| systemd.number(unit, property))?;
     number
         .map(|number| number.to_string())
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no unit {unit}")))
@@ -56,7 +87,8 @@ pub fn read(unit: &str, property: &str) -> io::Result<String> {
 ///
 /// Where systemd does not take it.
 pub fn write(unit: &str, property: &str, value: &str) -> io::Result<()> {
-    Systemd::connect()?.set_number(unit, property, value.parse().map_err(io::Error::other)?)
+    let number = value.parse().map_err(io::Error::other)?;
+    ask(|systemd| systemd.set_number(unit, property, number))
 }
 
 /// Whether systemd runs this host.
@@ -65,12 +97,7 @@ pub fn is_running() -> bool {
 }
 
 impl Systemd {
-    /// Connects to it.
-    ///
-    /// # Errors
-    ///
-    /// Where the system bus is not to be had.
-    pub fn connect() -> io::Result<Self> {
+    fn connect() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let build = async {
             // The bus is one that has to answer as well.
@@ -80,12 +107,7 @@ impl Systemd {
         Ok(Self { runtime, connection })
     }
 
-    /// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.
-    ///
-    /// # Errors
-    ///
-    /// Where it does not answer.
-    pub fn unit_of(&self, cgroup: &str) -> io::Result<Option<String>> {
+    fn unit_of(&self, cgroup: &str) -> io::Result<Option<String>> {
         let Some(path) = self.object::<OwnedObjectPath>("GetUnitByControlGroup", &(cgroup,))? else { return Ok(None) };
         let unit = String::try_from(self.property(&path, "org.freedesktop.systemd1.Unit", "Id")?).map_err(told)?;
         let Some(interface) = interface(&unit) else { return Ok(None) };
@@ -94,22 +116,13 @@ impl Systemd {
     }
 
     /// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
-    ///
-    /// # Errors
-    ///
-    /// Where it does not answer.
-    pub fn number(&self, unit: &str, property: &str) -> io::Result<Option<u64>> {
+    fn number(&self, unit: &str, property: &str) -> io::Result<Option<u64>> {
         let Some(path) = self.object::<OwnedObjectPath>("GetUnit", &(unit,))? else { return Ok(None) };
         let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
         u64::try_from(self.property(&path, &interface, property)?).map(Some).map_err(told)
     }
 
-    /// Sets it for this boot.
-    ///
-    /// # Errors
-    ///
-    /// Where it does not answer, or refuses.
-    pub fn set_number(&self, unit: &str, property: &str, number: u64) -> io::Result<()> {
+    fn set_number(&self, unit: &str, property: &str, number: u64) -> io::Result<()> {
         let properties = vec![(property, Variant::from(number))];
         self.call("/org/freedesktop/systemd1", MANAGER, "SetUnitProperties", &(unit, true, properties)).map(drop)
     }

@@ -12,10 +12,7 @@ use std::{
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{
-    Failure, Refusal,
-    systemd::{self, Systemd},
-};
+use super::{Failure, Refusal, systemd};
 
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
 const OOM_CONTROL: &str = "memory.oom_control";
@@ -78,7 +75,7 @@ impl Target {
         if target.version == Version::V1 || !systemd::is_running() {
             return Ok(target);
         }
-        let unit = Systemd::connect().and_then(|systemd| systemd.unit_of(path));
+        let unit = systemd::unit_of(path);
         let unit = unit.map_err(|error| Refusal::NoAnswer(error.to_string()))?;
         Ok(Self { unit, ..target })
     }
