@@ -7,7 +7,7 @@
 use super::{
     Failure, Refusal, failed,
     hold::least_bytes,
-    set::{TRIES, want, write},
+    put::{TRIES, want, write},
     target::{self, MEMORY_MAX, Target, Version},
 };
 use crate::{

@@ -12,6 +12,7 @@ mod hold;
 mod members;
 mod permit;
 mod pods;
+mod put;
 mod set;
 mod slow;
 mod spin;

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, io};
 
 use super::{
     Failure, failed,
-    set::{want, write},
+    put::{want, write},
     spin::Spin,
     target::{CPU_MAX, CPU_WEIGHT, Target, Version},
 };

@@ -6,9 +6,9 @@
 //! been restarted in between.
 
 use std::{
-    cell::RefCell,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -40,24 +40,21 @@ struct Systemd {
     connection: Connection,
 }
 
-thread_local! {
-    /// The acting thread's, as long as it answers.
-    static CONNECTED: RefCell<Option<Systemd>> = const { RefCell::new(None) };
-}
+/// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because no thread's end should have to end it.
+static CONNECTED: Mutex<Option<Systemd>> = Mutex::new(None);
 
 /// Asks over the connection that there is, or a new one where there is none or that one gives no answer.
 fn ask<T>(question: impl Fn(&Systemd) -> io::Result<T>) -> io::Result<T> {
-    CONNECTED.with_borrow_mut(|connected| {
-        if let Some(answer) = connected.as_ref().and_then(|systemd| question(systemd).ok()) {
-            return Ok(answer);
-        }
-        // Not to be asked again if it does not answer now.
-        *connected = None;
-        let systemd = Systemd::connect()?;
-        let answer = question(&systemd)?;
-        *connected = Some(systemd);
-        Ok(answer)
-    })
+    let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(answer) = connected.as_ref().and_then(|systemd| question(systemd).ok()) {
+        return Ok(answer);
+    }
+    // Not to be asked again if it does not answer now.
+    *connected = None;
+    let systemd = Systemd::connect()?;
+    let answer = question(&systemd)?;
+    *connected = Some(systemd);
+    Ok(answer)
 }
 
 /// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{News, Page, sink::Links, timestamp};
+use super::{News, Page, links::Links, timestamp};
 use crate::decide::Severity;
 
 /// By when somebody has looked, or the agent has told again.

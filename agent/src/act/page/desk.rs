@@ -285,7 +285,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        act::page::sink::{Form, Links},
+        act::page::{links::Links, sink::Form},
         decide::Severity,
     };
 

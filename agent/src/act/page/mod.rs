@@ -7,6 +7,7 @@
 mod alertmanager;
 mod counts;
 mod desk;
+mod links;
 mod notifier;
 mod pager;
 mod pagerduty;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{News, Page, sink::Links, timestamp};
+use super::{News, Page, links::Links, timestamp};
 use crate::decide::Severity;
 
 /// Most bytes of an event.

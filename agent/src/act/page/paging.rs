@@ -4,9 +4,10 @@ use std::{fs, io, sync::Arc};
 
 use super::{
     counts::Counts,
+    links::Links,
     notifier::{Notifier, Setup},
     pager::{Now, Pager, Teller},
-    sink::{Form, Links, Sink},
+    sink::{Form, Sink},
 };
 use crate::{
     act::outcome::Outcome,

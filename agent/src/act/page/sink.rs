@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::{News, Page, alertmanager, pagerduty, slack, webhook};
+use super::{News, Page, alertmanager, links::Links, pagerduty, slack, webhook};
 use crate::{act::signature::Keys, secret::Secret};
 
 /// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be told.
@@ -49,15 +49,6 @@ pub enum Form {
         /// Its keys.
         keys: Secret,
     },
-}
-
-/// What every page is linked to.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Links {
-    /// What to do.
-    pub runbook: Option<String>,
-    /// What it looks like.
-    pub picture: Option<String>,
 }
 
 /// What is sent. Not to be logged: its address or body may hold a secret.

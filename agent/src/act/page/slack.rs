@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::{News, Page, sink::Links};
+use super::{News, Page, links::Links};
 use crate::decide::Severity;
 
 /// The message.
