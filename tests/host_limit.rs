@@ -119,7 +119,7 @@ fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
 /// An end that is near, for a forecast.
 fn has_an_end(stage: &Stage) {
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
 }
 
 /// What the cgroup was before, an agent that has limited it, and the leaker in it.
@@ -131,7 +131,7 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     let mut command = run_with(&config);
     command.arg("--json");
     let running = Running::start(command);
-    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
     let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", &stage.cgroup.path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
     let decision = running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
@@ -167,7 +167,7 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
-    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
     let decision = wait_for(Duration::from_secs(60), || running.line_of("decision", "limit", &stage.cgroup.path));
     let decision = decision.unwrap_or_else(|| panic!("{}{}", running.printed(), running.log()));
     assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(false), &Value::from("enforce")));
@@ -186,7 +186,7 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
 fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back() {
     let Some(stage) = stage("agent-divided") else { return };
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
     let before = stage.state();
     let path = &stage.cgroup.path;
     let config =
@@ -195,7 +195,7 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     command.arg("--json");
     let running = Running::start(command);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
-    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]);
+    let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
     let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", path));
     let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
     assert_eq!(outcome["cgroup"], *path);

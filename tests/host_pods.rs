@@ -268,11 +268,11 @@ fn an_agent_in_a_pod_does_not_limit_itself() {
 fn running(node: &Node, decide: &str) -> (Running, Workload) {
     // An end that is near, for a forecast.
     let file = if node.stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-    node.stage.cgroup.set(file, 1_024 * MIB).expect("the kernel takes it");
+    node.stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
     let config = node.config(&node.stage.quick(decide));
     let mut command = run_with(&node.stage.scratch.file("spillway.toml", &config));
     node.equip(command.arg("--json"));
-    (Running::start(command), node.stage.workload(&["leak", "--rate=8MiB", "--limit=800MiB"]))
+    (Running::start(command), node.stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]))
 }
 
 #[test]
