@@ -382,6 +382,7 @@ mod tests {
             desk.events();
         }
         let grown_bytes = resident_pages().saturating_sub(before) * procfs::page_size();
+        println!("{grown_bytes} bytes more, {calls} calls");
         assert!(grown_bytes < 1 << 20, "{grown_bytes} bytes more after a day than after an hour");
         // Once in 225 s at the longest rest's mean, and some to get there.
         assert!((300..400).contains(&calls), "{calls} calls");
