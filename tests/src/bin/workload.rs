@@ -46,6 +46,9 @@ struct Cli {
     /// What the process calls itself, at most 15 bytes
     #[arg(long, global = true)]
     name: Option<String>,
+    /// Have the kernel give it pages of the usual size alone, and gather none of them into huge ones later
+    #[arg(long, global = true)]
+    small_pages: bool,
     #[command(subcommand)]
     workload: Workload,
 }
@@ -290,7 +293,7 @@ enum Workload {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = system::prepare(cli.name.as_deref()).and_then(|()| match cli.workload {
+    let outcome = system::prepare(cli.name.as_deref(), cli.small_pages).and_then(|()| match cli.workload {
         Workload::Leak { rate, limit, after } => memory::leak(rate, limit, after),
         Workload::Cache { rate, size } => memory::cache(rate, size),
         Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {

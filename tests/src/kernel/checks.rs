@@ -111,7 +111,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 62] = [
+const ROWS: [Row; 63] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -169,6 +169,7 @@ const ROWS: [Row; 62] = [
     (About::Limit, On::Every, "divided and over", containment::divided_and_over),
     (About::Limit, On::Every, "divided and used", containment::divided_and_used),
     (About::Limit, On::Every, "replaced", containment::replaced),
+    (About::Limit, On::Every, "gathered", containment::gathered),
     (About::Limit, On::Every, "divided, killed anywhere", containment::divided_and_killed),
     (About::Limit, On::Every, "racing allocators", containment::racing),
     (About::Agent, On::Every, "doctor", agent::doctor),

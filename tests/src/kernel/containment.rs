@@ -1,5 +1,7 @@
 //! Limits on cgroups, on this kernel and in this version of the memory controller.
 
+use std::fs;
+
 use spillway_tests::limit_live::{self, Programs, Share, Stage};
 
 use crate::{
@@ -89,6 +91,27 @@ pub fn divided_and_used(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 /// What it had before.
 pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("replaced", limit_live::replaced)
+}
+
+/// What it had before, in huge pages.
+pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    if !is_guest() {
+        return Err(NotOffered("how the kernel gathers huge pages is the whole host's: in virtual machines alone".to_owned()).into());
+    }
+    on_stage("gathered", |stage| limit_live::gathered(stage, gather_huge_pages))
+}
+
+/// Has the kernel gather small pages into huge ones as fast as it can, until the machine ends: by default it looks at 16 MiB in ten seconds.
+fn gather_huge_pages() {
+    for (setting, value) in [
+        ("enabled", "always"),
+        ("khugepaged/pages_to_scan", "65536"),
+        ("khugepaged/scan_sleep_millisecs", "10"),
+        ("khugepaged/alloc_sleep_millisecs", "10"),
+    ] {
+        let path = format!("/sys/kernel/mm/transparent_hugepage/{setting}");
+        fs::write(&path, value).unwrap_or_else(|error| panic!("{path}={value}: {error}"));
+    }
 }
 
 /// The end of an agent, anywhere in between.

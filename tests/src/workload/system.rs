@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-/// Names the process, if a name is given, and ties its life to its parent's.
-pub fn prepare(name: Option<&str>) -> anyhow::Result<()> {
+/// Names the process, if a name is given, keeps huge pages from it where it is told to, and ties its life to its parent's.
+pub fn prepare(name: Option<&str>, small_pages: bool) -> anyhow::Result<()> {
+    // SAFETY: this prctl takes numbers alone.
+    if small_pages && unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("huge pages cannot be turned off for it");
+    }
     die_with_parent()?;
     if let Some(name) = name {
         let name = CString::new(name).context("the name has a NUL in it")?;

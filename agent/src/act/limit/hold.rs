@@ -193,14 +193,13 @@ impl Hold {
         (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Step::Still)
     }
 
-    /// The step for one that is pressed by what is replaced: a margin at a time, and no less than half of one. What was charged as it was moved
-    /// is known to some MiB alone: 7.4 were once seen to be replaced, on an emulated 5.10, of which nothing was.
+    /// The step for one that is pressed by what is replaced: a margin at a time, and never by little.
     fn room(&self, least_bytes: u64) -> Option<Step> {
         const PAGE_BYTES: u64 = 4_096;
         let most_bytes = self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
         let wider = most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
         let is_pressed = least_bytes > self.limit_bytes;
-        (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 2)).then_some(Step::Widen(wider))
+        (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 8)).then_some(Step::Widen(wider))
     }
 
     /// The step for a cgroup that does nothing but wait for memory.
