@@ -116,17 +116,16 @@ fn lock_memory() -> io::Result<()> {
     }
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?;
-    lock_program()
+    lock_files()
 }
 
-/// Reads all of the program in and keeps it: what of it runs for the first time while memory is short would wait for the disk.
-fn lock_program() -> io::Result<()> {
-    let program = std::env::current_exe()?;
+/// Reads all of the program and of its libraries in and keeps it: what of it runs for the first time while memory is short would wait for
+/// the disk, for seconds.
+fn lock_files() -> io::Result<()> {
     let maps = procfs::process::Process::myself().and_then(|process| process.maps()).map_err(io::Error::other)?;
     for map in maps {
-        let is_program = matches!(&map.pathname, MMapPath::Path(path) if *path == program);
         // What may not be read cannot be read in.
-        if is_program && map.perms.contains(MMPermissions::READ) {
+        if matches!(map.pathname, MMapPath::Path(_)) && map.perms.contains(MMPermissions::READ) {
             let (start, end) = map.address;
             // SAFETY: mlock reads no memory through the address; one that is no longer mapped it refuses.
             match unsafe { libc::mlock(start as *const libc::c_void, (end - start) as usize) } {
@@ -155,6 +154,33 @@ fn lower_oom_score() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_page_of_the_program_or_of_its_libraries_is_read_in_later() {
+        lock_memory().expect("root may lock memory, and what these tests run on lets this user have some");
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut file, mut files) = (None, std::collections::BTreeSet::new());
+        let mut size_kib = 0;
+        for line in smaps.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let kib = || words[1].parse::<u64>().unwrap();
+            match words[0] {
+                "Size:" => size_kib = kib(),
+                "Rss:" => {
+                    if let Some(name) = &file {
+                        assert_eq!(kib(), size_kib, "of {name}");
+                    }
+                }
+                range if range.contains('-') => {
+                    let is_file = words[1].starts_with('r') && words.get(5).is_some_and(|path| path.starts_with('/'));
+                    file = is_file.then(|| words[5].to_owned());
+                    files.extend(file.clone());
+                }
+                _ => {}
+            }
+        }
+        assert!(files.iter().any(|file| file.contains("libc.so")), "{files:?}");
+    }
 
     #[test]
     fn memory_is_short_where_little_is_available_and_others_wait_for_it() {

@@ -43,6 +43,8 @@ mod reconcile;
 mod rungs;
 #[path = "../kernel/runner.rs"]
 mod runner;
+#[path = "../kernel/silent.rs"]
+mod silent;
 #[path = "../kernel/sojourns.rs"]
 mod sojourns;
 #[path = "../kernel/stress.rs"]

@@ -9,7 +9,7 @@ use crate::{
     guest::{is_asked_for, is_thorough},
     handles, life, limits, listeners, memory, neighbour, outbound, pressure, reconcile,
     rungs::{self, Prepared, Rung, rungs},
-    sojourns, stress, survival, swapped, uninstall, units, unix,
+    silent, sojourns, stress, survival, swapped, uninstall, units, unix,
 };
 
 /// What a check held against the truth, when all was true.
@@ -179,13 +179,14 @@ const ROWS: [Row; 63] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 15] = [
+const ROWS_OF_UNITS: [Row; 16] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),
     (About::Unit, On::Every, "wiped", units::wiped),
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),
+    (About::Unit, On::Every, "silent bus", silent::bus),
     (About::Unit, On::Every, "scope", units::scope),
     (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),

@@ -29,8 +29,8 @@ const AWAY_MAX_SECS: f64 = 1.0;
 
 /// Scans as seldom as the shortest horizon lets it: with every scan an emulated CPU is busy for tens of milliseconds, and while it is, not
 /// everybody waits.
-const AGENT: &str = "mode = \"enforce\"\n[sense]\ninterval = \"500ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-    horizons = [\"16s\", \"24s\", \"32s\", \"64s\"]\nmin_growth = \"16MiB\"\n[detect.overload]\ninterval = \"500ms\"\n[decide]\n\
+const AGENT: &str = "mode = \"enforce\"\n[sense]\ninterval = \"1s\"\n[detect.leak]\nwarm_up = \"0s\"\n\
+    horizons = [\"32s\", \"48s\", \"64s\", \"128s\"]\nmin_growth = \"16MiB\"\n[detect.overload]\ninterval = \"500ms\"\n[decide]\n\
     limit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
 /// Is judged when the storm is there or nearly, and stops where what is left of the drive would be full.

@@ -8,6 +8,7 @@
 //! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
 
 mod backstop;
+mod hand_over;
 mod hold;
 mod members;
 mod permit;
@@ -82,9 +83,6 @@ pub enum Refusal {
     /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
     #[error("{0}")]
     PodUnknown(String),
-    /// systemd, or the bus that it is asked over, gives no answer: where memory is short it waits for its own pages.
-    #[error("whose cgroup it is cannot be told, and is asked again: {0}")]
-    NoAnswer(String),
     /// It is one of those that a kubelet makes, and none that it makes for a pod.
     #[error(
         "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
@@ -154,13 +152,10 @@ pub enum Failure {
 
 /// After what time whoever could not tell whose a pod is gets asked again. It may take three seconds, in which no limit is looked at.
 const ASK_AGAIN_SECS: f64 = 30.0;
-/// The same of systemd, which answers as soon as it can.
-const ASK_SYSTEMD_AGAIN_SECS: f64 = 2.0;
 
-/// A limit that is still to be set: nobody could tell whose cgroup, or pod, it would be.
+/// A limit that is still to be set: nobody could tell whose pod it would be of.
 struct Unknown {
     asked: f64,
-    again_secs: f64,
     cgroup: Arc<str>,
     culprit: ProcessId,
 }
@@ -203,17 +198,11 @@ impl Limits {
         let outcome =
             |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
         let tried = self.try_limit(t, id, cgroup, culprit);
-        let again_secs = match &tried {
-            Err(Failure::Refused(Refusal::PodUnknown(_))) => Some(ASK_AGAIN_SECS),
-            Err(Failure::Refused(Refusal::NoAnswer(_))) => Some(ASK_SYSTEMD_AGAIN_SECS),
-            _ => None,
-        };
-        match again_secs {
-            Some(again_secs) => {
-                let unknown = Unknown { asked: t, again_secs, cgroup: cgroup.clone(), culprit };
-                self.unknown.insert(id.into(), unknown);
+        match &tried {
+            Err(Failure::Refused(Refusal::PodUnknown(_))) => {
+                self.unknown.insert(id.into(), Unknown { asked: t, cgroup: cgroup.clone(), culprit });
             }
-            None => drop(self.unknown.remove(id)),
+            _ => drop(self.unknown.remove(id)),
         }
         match tried {
             Ok((limit_bytes, why)) => outcome(Event::Limited, Some(limit_bytes), why),
@@ -271,17 +260,20 @@ impl Limits {
         &self,
         t: f64,
         journal: &Journal,
-        target: Target,
+        mut target: Target,
         entry: &mut Entry,
     ) -> Result<(Limited, String), Failure> {
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
-        let limit_bytes = set(journal, &target, entry, &self.config, None)?;
+        let limit_bytes = set(journal, &mut target, entry, &self.config, None)?;
         let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
         let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
         for beside in [MEMORY_SWAP_MAX, MEMORY_MAX].map(|file| target.name(file)) {
             if let Some(bytes) = entry.change(beside).and_then(|change| change.wanted.last()) {
                 why.push_str(&format!(", and {beside} to {bytes}"));
             }
+        }
+        if target.is_stopgap() {
+            why.push_str("; systemd gives no answer, and is told of it when it does");
         }
         let spin = slow::watch(&self.config, &target).unwrap_or_else(|obstacle| {
             why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
@@ -338,7 +330,7 @@ impl Limits {
         if self.pause.is_on() {
             return None;
         }
-        let is_due = |unknown: &Unknown| t - unknown.asked >= unknown.again_secs;
+        let is_due = |unknown: &Unknown| t - unknown.asked >= ASK_AGAIN_SECS;
         let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
         let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
         let outcome = self.limit(t, &id, &cgroup, culprit);
@@ -348,6 +340,7 @@ impl Limits {
     fn look_at_standing(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
         let Ok(journal) = &self.journal else { return };
         self.standing.retain(|cgroup, standing| {
+            standing.hand_over(cgroup, journal);
             let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
                 Next::Nothing => return true,
                 Next::Tell(event, why) => (event, why, true),
@@ -368,6 +361,13 @@ impl Limits {
             Ok(journal) => undo_all(journal).into_iter().map(|undone| undone.outcome(t)).collect(),
             Err(_) => Vec::new(),
         }
+    }
+}
+
+impl Failure {
+    /// Whether it is that systemd gave no answer.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Failed { error, .. } if systemd::is_silent(error))
     }
 }
 

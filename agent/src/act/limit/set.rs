@@ -15,12 +15,28 @@ use crate::{
 };
 
 /// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what may be in swap, and the backstop. Looks at
-/// what is used just before, so that the margin is whole when the kernel gets it.
+/// what is used just before, so that the margin is whole when the kernel gets it. Where systemd gives no answer the files are written.
 ///
 /// # Errors
 ///
 /// Why it is not set, or not all of it: what the entry says may have been done.
 pub fn set(
+    journal: &Journal,
+    target: &mut Target,
+    entry: &mut Entry,
+    config: &LimitConfig,
+    wanted_bytes: Option<u64>,
+) -> Result<u64, Failure> {
+    match set_all(journal, target, entry, config, wanted_bytes) {
+        Err(failure) if failure.is_silence() => {
+            target.fall_silent();
+            set_all(journal, target, entry, config, wanted_bytes)
+        }
+        done => done,
+    }
+}
+
+fn set_all(
     journal: &Journal,
     target: &Target,
     entry: &mut Entry,
@@ -66,7 +82,10 @@ fn set_limit(
             let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
             let is_lower =
                 file == target.limit_file() && target::limit_bytes(&found).is_some_and(|bytes| bytes <= limit_bytes);
-            if is_lower && !entry.is_ours(file, &found) {
+            // What systemd was told and gave no answer to, it may have done since.
+            let is_ours = entry.is_ours(file, &found)
+                || target::property(file).is_some_and(|property| entry.is_ours(property, &found));
+            if is_lower && !is_ours {
                 return Err(Refusal::Lower { file, found, wanted_bytes: limit_bytes }.into());
             }
             // What stands in the cgroup may have been changed behind systemd's back.

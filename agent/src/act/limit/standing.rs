@@ -2,6 +2,7 @@
 
 use super::{
     Failure,
+    hand_over::hand_over,
     hold::{Hold, Reading, Step},
     set::set,
     slow::slow,
@@ -41,6 +42,8 @@ pub struct Standing {
     spin: Option<Spin>,
     /// Whether it was to be put back and could not be.
     is_stuck: bool,
+    /// Whether it was to be changed and could not be.
+    is_set_back: bool,
 }
 
 /// What came of a look at it.
@@ -66,12 +69,27 @@ impl Next {
 impl Standing {
     /// One that was just set.
     pub fn new(Limited { target, hold, spin, turnover }: Limited, entry: Entry) -> Self {
-        Self { target, turnover, entry, hold, spin, is_stuck: false }
+        Self { target, turnover, entry, hold, spin, is_stuck: false, is_set_back: false }
     }
 
     /// Whether it holds for this process of its cgroup: where that is divided, not for all.
     pub fn is_of(&self, pid: u32) -> bool {
         self.entry.split.is_none() || split::holds(&self.target, pid)
+    }
+
+    /// Tells systemd of it, which gave no answer before and may by now.
+    pub fn hand_over(&mut self, cgroup: &str, journal: &Journal) {
+        if !self.target.is_stopgap() || !journal.holds(&self.entry) {
+            return;
+        }
+        let limit_bytes = self.hold.limit_bytes();
+        match hand_over(journal, &self.target, &mut self.entry, cgroup, limit_bytes) {
+            Ok(target) => {
+                self.target = target;
+                tracing::info!(%cgroup, "systemd answers again, and knows of the limit");
+            }
+            Err(failure) => tracing::debug!(%cgroup, %failure, "systemd is not told of the limit yet"),
+        }
     }
 
     /// Looks at it and does what is next.
@@ -159,17 +177,26 @@ impl Standing {
         // One that is only made wider needs to leave no margin.
         let margin_bytes = if event == Event::Widened { 0 } else { config.margin_bytes };
         let config = LimitConfig { margin_bytes, ..config.clone() };
-        match set(journal, &self.target, &mut self.entry, &config, Some(wanted_bytes)) {
-            Ok(_) => Next::Tell(event, why),
-            // It grew meanwhile: the next look says what is due then.
-            Err(Failure::Refused(_)) => {
-                self.hold = before;
-                Next::Nothing
+        match set(journal, &mut self.target, &mut self.entry, &config, Some(wanted_bytes)) {
+            Ok(_) => {
+                self.is_set_back = false;
+                Next::Tell(event, why)
             }
             Err(failure) => {
                 self.hold = before;
-                Next::Tell(Event::Failed, failure.to_string())
+                self.set_back(failure)
             }
+        }
+    }
+
+    /// What was to be done is not, and due with the next look as well.
+    fn set_back(&mut self, failure: Failure) -> Next {
+        match failure {
+            // It grew meanwhile.
+            Failure::Refused(_) => Next::Nothing,
+            // Told once.
+            _ if std::mem::replace(&mut self.is_set_back, true) => Next::Nothing,
+            failure => Next::Tell(Event::Failed, failure.to_string()),
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
 //! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
-//! limit. A connection is kept for the next question, of which a limit takes a dozen; one that does not answer is made anew, because the bus may have
-//! been restarted in between.
+//! limit. A connection is kept for the next question, of which a limit takes a dozen; one that is broken is made anew, because the bus may
+//! have been restarted in between. Failure: where memory is short systemd and the bus wait for their own pages, for half a minute; whoever asks says how
+//! long he waits, and [`is_silent`] tells that from a no.
 
 use std::{
     fs, io,
@@ -27,10 +28,8 @@ const IS_RUNNING: &str = "/run/systemd/system";
 /// Where properties that are set for this boot are kept: of units that have a file, and of those that were started without one.
 const CONTROLS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
 
-/// It answers within milliseconds, unless it is reading every unit again.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-
 const NAME: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
@@ -43,49 +42,63 @@ struct Systemd {
 /// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because no thread's end should have to end it.
 static CONNECTED: Mutex<Option<Systemd>> = Mutex::new(None);
 
-/// Asks over the connection that there is, or a new one where there is none or that one gives no answer.
-fn ask<T>(question: impl Fn(&Systemd) -> io::Result<T>) -> io::Result<T> {
+/// Asks over the connection that there is, or a new one where there is none or that one is broken.
+fn ask<T>(within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>) -> io::Result<T> {
     let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(answer) = connected.as_ref().and_then(|systemd| question(systemd).ok()) {
-        return Ok(answer);
+    if let Some(systemd) = connected.as_ref() {
+        match systemd.ask(within, &question) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            // An answer that comes late would be the next question's.
+            Err(error) if is_silent(&error) => {
+                *connected = None;
+                return Err(error);
+            }
+            answered => return answered,
+        }
     }
-    // Not to be asked again if it does not answer now.
     *connected = None;
-    let systemd = Systemd::connect()?;
-    let answer = question(&systemd)?;
-    *connected = Some(systemd);
-    Ok(answer)
+    let systemd = Systemd::connect(within)?;
+    let answered = systemd.ask(within, &question);
+    if !answered.as_ref().is_err_and(is_silent) {
+        *connected = Some(systemd);
+    }
+    answered
+}
+
+/// Whether an error says that there was no answer, rather than no.
+pub fn is_silent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::NotConnected)
 }
 
 /// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.
 ///
 /// # Errors
 ///
-/// Where it cannot be told.
-pub fn unit_of(cgroup: &str) -> io::Result<Option<String>> {
-    ask(|systemd| systemd.unit_of(cgroup))
+/// Where it cannot be told in time.
+pub fn unit_of(cgroup: &str, within: Duration) -> io::Result<Option<String>> {
+    ask(within, async |systemd| unit_with(systemd, cgroup).await)
 }
 
 /// What a property of a unit is, one that is a number; that of a unit which is gone is not found.
 ///
 /// # Errors
 ///
-/// Where it cannot be told.
-pub fn read(unit: &str, property: &str) -> io::Result<String> {
-    let number = ask(|systemd| systemd.number(unit, property))?;
+/// Where it cannot be told in time.
+pub fn read(unit: &str, property: &str, within: Duration) -> io::Result<String> {
+    let number = ask(within, async |systemd| number(systemd, unit, property).await)?;
     number
         .map(|number| number.to_string())
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no unit {unit}")))
 }
 
-/// Sets it for this boot.
+/// Sets it for this boot. What is not answered in time may be done later.
 ///
 /// # Errors
 ///
-/// Where systemd does not take it.
-pub fn write(unit: &str, property: &str, value: &str) -> io::Result<()> {
-    let number = value.parse().map_err(io::Error::other)?;
-    ask(|systemd| systemd.set_number(unit, property, number))
+/// Where systemd does not take it, or does not say so in time.
+pub fn write(unit: &str, property: &str, value: &str, within: Duration) -> io::Result<()> {
+    let number: u64 = value.parse().map_err(io::Error::other)?;
+    ask(within, async |systemd| set_number(systemd, unit, property, number).await)
 }
 
 /// Whether systemd runs this host.
@@ -94,72 +107,78 @@ pub fn is_running() -> bool {
 }
 
 impl Systemd {
-    fn connect() -> io::Result<Self> {
+    fn connect(within: Duration) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let build = async {
-            // The bus is one that has to answer as well.
-            timeout(ANSWERS_WITHIN, connection::Builder::system().method_timeout(ANSWERS_WITHIN).build()).await
-        };
-        let connection = runtime.block_on(build).map_err(told)?.map_err(told)?;
+        // The bus is one that has to answer as well.
+        let build = async { timeout(within, connection::Builder::system().build()).await };
+        let connection = runtime.block_on(build).map_err(|_| no_answer(within))?;
+        let connection = connection
+            .map_err(|error| io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}")))?;
         Ok(Self { runtime, connection })
     }
 
-    fn unit_of(&self, cgroup: &str) -> io::Result<Option<String>> {
-        let Some(path) = self.object::<OwnedObjectPath>("GetUnitByControlGroup", &(cgroup,))? else { return Ok(None) };
-        let unit = String::try_from(self.property(&path, "org.freedesktop.systemd1.Unit", "Id")?).map_err(told)?;
-        let Some(interface) = interface(&unit) else { return Ok(None) };
-        let own = String::try_from(self.property(&path, &interface, "ControlGroup")?).map_err(told)?;
-        Ok((own == cgroup).then_some(unit))
+    fn ask<T>(&self, within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>) -> io::Result<T> {
+        let asked = async { timeout(within, question(&self.connection)).await };
+        self.runtime.block_on(asked).unwrap_or_else(|_| Err(no_answer(within)))
     }
+}
 
-    /// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
-    fn number(&self, unit: &str, property: &str) -> io::Result<Option<u64>> {
-        let Some(path) = self.object::<OwnedObjectPath>("GetUnit", &(unit,))? else { return Ok(None) };
-        let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
-        u64::try_from(self.property(&path, &interface, property)?).map(Some).map_err(told)
-    }
+async fn unit_with(systemd: &Connection, cgroup: &str) -> io::Result<Option<String>> {
+    let path = object::<OwnedObjectPath>(systemd, "GetUnitByControlGroup", &(cgroup,)).await?;
+    let Some(path) = path else { return Ok(None) };
+    let id = property(systemd, &path, "org.freedesktop.systemd1.Unit", "Id").await?;
+    let unit = String::try_from(id).map_err(told)?;
+    let Some(interface) = interface(&unit) else { return Ok(None) };
+    let own = String::try_from(property(systemd, &path, &interface, "ControlGroup").await?).map_err(told)?;
+    Ok((own == cgroup).then_some(unit))
+}
 
-    fn set_number(&self, unit: &str, property: &str, number: u64) -> io::Result<()> {
-        let properties = vec![(property, Variant::from(number))];
-        self.call("/org/freedesktop/systemd1", MANAGER, "SetUnitProperties", &(unit, true, properties)).map(drop)
-    }
+/// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
+async fn number(systemd: &Connection, unit: &str, name: &str) -> io::Result<Option<u64>> {
+    let Some(path) = object::<OwnedObjectPath>(systemd, "GetUnit", &(unit,)).await? else { return Ok(None) };
+    let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
+    u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(told)
+}
 
-    /// What a method of the manager gives; `None` where there is no such unit.
-    fn object<T>(&self, method: &str, body: &(impl serde::Serialize + DynamicType)) -> io::Result<Option<T>>
-    where
-        T: for<'a> serde::Deserialize<'a> + Type,
-    {
-        match self.try_call("/org/freedesktop/systemd1", MANAGER, method, body) {
-            Ok(message) => message.body().deserialize().map(Some).map_err(told),
-            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_SUCH_UNIT => Ok(None),
-            Err(error) => Err(told(error)),
-        }
-    }
+async fn set_number(systemd: &Connection, unit: &str, property: &str, number: u64) -> io::Result<()> {
+    let properties = vec![(property, Variant::from(number))];
+    call(systemd, PATH, MANAGER, "SetUnitProperties", &(unit, true, properties)).await.map(drop).map_err(asked)
+}
 
-    fn property(&self, path: &ObjectPath<'_>, interface: &str, name: &str) -> io::Result<OwnedVariant> {
-        let message = self.call(path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name))?;
-        message.body().deserialize().map_err(told)
+/// What a method of the manager gives; `None` where there is no such unit.
+async fn object<T>(
+    systemd: &Connection,
+    method: &str,
+    body: &(impl serde::Serialize + DynamicType),
+) -> io::Result<Option<T>>
+where
+    T: for<'a> serde::Deserialize<'a> + Type,
+{
+    match call(systemd, PATH, MANAGER, method, body).await {
+        Ok(message) => message.body().deserialize().map(Some).map_err(told),
+        Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_SUCH_UNIT => Ok(None),
+        Err(error) => Err(asked(error)),
     }
+}
 
-    fn call(
-        &self,
-        path: &str,
-        interface: &str,
-        method: &str,
-        body: &(impl serde::Serialize + DynamicType),
-    ) -> io::Result<zbus::Message> {
-        self.try_call(path, interface, method, body).map_err(told)
-    }
+async fn property(
+    systemd: &Connection,
+    path: &ObjectPath<'_>,
+    interface: &str,
+    name: &str,
+) -> io::Result<OwnedVariant> {
+    let message = call(systemd, path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name)).await;
+    message.map_err(asked)?.body().deserialize().map_err(told)
+}
 
-    fn try_call(
-        &self,
-        path: &str,
-        interface: &str,
-        method: &str,
-        body: &(impl serde::Serialize + DynamicType),
-    ) -> zbus::Result<zbus::Message> {
-        self.runtime.block_on(self.connection.call_method(Some(NAME), path, Some(interface), method, body))
-    }
+async fn call(
+    systemd: &Connection,
+    path: &str,
+    interface: &str,
+    method: &str,
+    body: &(impl serde::Serialize + DynamicType),
+) -> zbus::Result<zbus::Message> {
+    systemd.call_method(Some(NAME), path, Some(interface), method, body).await
 }
 
 /// The file that a property of a unit is kept in for this boot, wherever that is.
@@ -217,8 +236,22 @@ fn interface(unit: &str) -> Option<String> {
     Some(format!("{NAME}.{kind}"))
 }
 
+/// Of a call: a connection that broke says neither yes nor no.
+fn asked(error: zbus::Error) -> io::Error {
+    match error {
+        zbus::Error::InputOutput(error) => {
+            io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}"))
+        }
+        error => told(error),
+    }
+}
+
 fn told(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("systemd: {error}"))
+}
+
+fn no_answer(within: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("systemd gives no answer within {within:?}"))
 }
 
 #[cfg(test)]

@@ -2,17 +2,18 @@
 //!
 //! What kind of cgroup it is, the file system that its directory is on says, and whose, systemd; nothing is guessed from a name. It is
 //! known by the directory's inode number, so that one that was made again under the same name is another; but a unit is known by its
-//! name, because what was set for it holds for its next cgroup too.
+//! name, because what was set for it holds for its next cgroup too. Where systemd gives no answer the files are written as if they were nobody's.
 
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{Failure, Refusal, systemd};
+use super::{Failure, Refusal, failed, systemd};
 
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
 const OOM_CONTROL: &str = "memory.oom_control";
@@ -35,6 +36,11 @@ pub const CPU_WEIGHT: &str = "cpu.weight";
 /// Time on a CPU in each period.
 pub const CPU_MAX: &str = "cpu.max";
 
+/// systemd answers within milliseconds, unless it is reading every unit again or waits for its own pages. A limit does not wait for it
+/// for longer than this, and who undoes one has time.
+const ANSWERS_SOON: Duration = Duration::from_secs(1);
+const ANSWERS_AT_LAST: Duration = Duration::from_secs(5);
+
 /// A limit as large is none, and version 1 writes such ones for none.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
@@ -46,8 +52,18 @@ pub struct Target {
     /// The directory's inode number.
     pub inode: u64,
     version: Version,
-    /// The systemd unit whose own cgroup it is: then systemd writes its files, and has to be asked.
-    unit: Option<String>,
+    owner: Owner,
+}
+
+/// Whose a cgroup's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Owner {
+    /// Nobody writes them.
+    Nobody,
+    /// It is the own cgroup of a systemd unit: then systemd writes them, and has to be asked, who answers within this time.
+    Unit(String, Duration),
+    /// systemd runs the host and gives no answer: they are written until it does, when it may tell the unit, or was told of it before.
+    Silent(Option<String>),
 }
 
 /// Which controller charges its memory.
@@ -64,7 +80,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// Where it is not there, is not seen whole from here, or has no limit of its own; where systemd runs this host and does not answer.
+    /// Where it is not there, is not seen whole from here, or has no limit of its own.
     pub fn find(mount: &Path, path: &str) -> Result<Self, Failure> {
         let below = Path::new(path.trim_start_matches('/'));
         // A process outside of the part of the tree that is mounted here has its path from there, as "/../a".
@@ -75,9 +91,13 @@ impl Target {
         if target.version == Version::V1 || !systemd::is_running() {
             return Ok(target);
         }
-        let unit = systemd::unit_of(path);
-        let unit = unit.map_err(|error| Refusal::NoAnswer(error.to_string()))?;
-        Ok(Self { unit, ..target })
+        let owner = match systemd::unit_of(path, ANSWERS_SOON) {
+            Ok(None) => Owner::Nobody,
+            Ok(Some(unit)) => Owner::Unit(unit, ANSWERS_SOON),
+            Err(error) if systemd::is_silent(&error) => Owner::Silent(None),
+            Err(error) => return Err(failed(format!("whose {path} is cannot be told"))(error)),
+        };
+        Ok(Self { owner, ..target })
     }
 
     /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a limit.
@@ -88,7 +108,7 @@ impl Target {
             _ => return None,
         };
         let inode = fs::metadata(&directory).ok()?.ino();
-        let target = Self { directory, inode, version, unit: None };
+        let target = Self { directory, inode, version, owner: Owner::Nobody };
         fs::exists(target.directory.join(target.cgroup_file())).is_ok_and(|there| there).then_some(target)
     }
 
@@ -97,9 +117,38 @@ impl Target {
         self.version
     }
 
-    /// The systemd unit whose own cgroup it is.
+    /// The systemd unit that has to be asked for what its files are to say.
     pub fn unit(&self) -> Option<&str> {
-        self.unit.as_deref()
+        match &self.owner {
+            Owner::Unit(unit, _) => Some(unit),
+            Owner::Nobody | Owner::Silent(_) => None,
+        }
+    }
+
+    /// Whether its files are written only because systemd gives no answer.
+    pub fn is_stopgap(&self) -> bool {
+        matches!(self.owner, Owner::Silent(_))
+    }
+
+    /// systemd gave no answer: its files are written until it does.
+    pub fn fall_silent(&mut self) {
+        if let Owner::Unit(unit, _) = &self.owner {
+            self.owner = Owner::Silent(Some(unit.clone()));
+        }
+    }
+
+    /// Asks again whose it is, where there was no answer.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none still.
+    pub fn asked_again(&self, path: &str) -> io::Result<Self> {
+        let unit = match &self.owner {
+            Owner::Silent(Some(unit)) => Some(unit.clone()),
+            _ => systemd::unit_of(path, ANSWERS_SOON)?,
+        };
+        let owner = unit.map_or(Owner::Nobody, |unit| Owner::Unit(unit, ANSWERS_SOON));
+        Ok(Self { owner, ..self.clone() })
     }
 
     /// The file, or property, that sets the limit.
@@ -109,8 +158,7 @@ impl Target {
 
     /// What has to be written for this file of the cgroup to say something: itself, or a property of the unit.
     pub fn name(&self, cgroup_file: &'static str) -> &'static str {
-        let property = UNIT_FILES.iter().find(|(file, _)| *file == cgroup_file);
-        property.filter(|_| self.unit.is_some()).map_or(cgroup_file, |(_, property)| property)
+        property(cgroup_file).filter(|_| self.unit().is_some()).unwrap_or(cgroup_file)
     }
 
     /// The file of the limit in the cgroup, whoever writes it.
@@ -150,8 +198,8 @@ impl Target {
     ///
     /// Where it cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
-        match &self.unit {
-            Some(unit) if is_property(file) => systemd::read(unit, file),
+        match &self.owner {
+            Owner::Unit(unit, within) if is_property(file) => systemd::read(unit, file, *within),
             _ => self.read_file(file),
         }
     }
@@ -174,8 +222,8 @@ impl Target {
     ///
     /// Where the kernel, or systemd, does not take it.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        match &self.unit {
-            Some(unit) if is_property(file) => systemd::write(unit, file, value),
+        match &self.owner {
+            Owner::Unit(unit, within) if is_property(file) => systemd::write(unit, file, value, *within),
             _ => fs::write(self.directory.join(file), value),
         }
     }
@@ -248,14 +296,14 @@ impl Target {
         }
     }
 
-    /// The own cgroup of a unit, wherever that is by now.
+    /// The own cgroup of a unit, wherever that is by now, to put back what was changed.
     pub fn of_unit(directory: PathBuf, inode: u64, unit: String) -> Self {
-        Self { directory, inode, version: Version::V2, unit: Some(unit) }
+        Self { directory, inode, version: Version::V2, owner: Owner::Unit(unit, ANSWERS_AT_LAST) }
     }
 
     /// Whether an error says that what is asked for is no longer there.
     pub fn is_gone(&self, error: &io::Error) -> bool {
-        match &self.unit {
+        match self.unit() {
             Some(_) => error.kind() == io::ErrorKind::NotFound,
             None => !self.is_there(),
         }
@@ -285,6 +333,11 @@ impl Target {
         }
         Ok(pids)
     }
+}
+
+/// The property that a file of a unit's cgroup is written by.
+pub fn property(cgroup_file: &str) -> Option<&'static str> {
+    UNIT_FILES.iter().find(|(file, _)| *file == cgroup_file).map(|(_, property)| *property)
 }
 
 fn is_property(name: &str) -> bool {

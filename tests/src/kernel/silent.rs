@@ -1,0 +1,108 @@
+//! Limits on systemd's units while systemd gives no answer: as where memory is so short that it waits for its own pages.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use spillway_agent::act::Event;
+use spillway_tests::{limit_live::life, now};
+
+use crate::{
+    checks::Seen,
+    rungs::{Prepared, Rung},
+    unit_stage::{ID, Stage, systemctl},
+};
+
+/// A limit waits for an answer for a second, and an emulated machine takes its time for the rest.
+const LIMITED_WITHIN: Duration = Duration::from_secs(4);
+
+/// The system bus, which answers nobody until this is dropped. systemctl asks systemd itself.
+struct SilentBus(i32);
+
+impl SilentBus {
+    fn stop() -> anyhow::Result<Self> {
+        let pid = systemctl(&["show", "--property=MainPID", "--value", "dbus.service"])?;
+        let pid = pid.parse().with_context(|| format!("the bus is pid {pid}"))?;
+        ensure!(pid > 0, "the bus does not run");
+        // SAFETY: a signal to a process that is systemd's child and runs as long as it does.
+        ensure!(unsafe { libc::kill(pid, libc::SIGSTOP) } == 0, "the bus cannot be stopped");
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for SilentBus {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+/// A limit stands all the same, in the cgroup's file; systemd is told as soon as it answers, and it goes without a trace, whenever it goes.
+pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let mut stage = Stage::service("silent", "")?;
+    let before = stage.properties()?;
+    let limit = |stage: &mut Stage| -> anyhow::Result<(u64, Duration)> {
+        let start = now();
+        let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+        let took = start.elapsed();
+        ensure!(outcome.event == Event::Limited && outcome.why.contains("systemd gives no answer"), "{outcome:?}");
+        ensure!(took < LIMITED_WITHIN, "it took {took:?}");
+        let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
+        ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
+        ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
+        Ok((limit_bytes, took))
+    };
+    let is_as_before = |stage: &Stage| -> anyhow::Result<()> {
+        ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
+        ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
+        ensure!(stage.drop_ins().is_empty(), "what is left of it: {:?}", stage.drop_ins());
+        Ok(())
+    };
+
+    // There is a connection that answered before, and one that never did.
+    stage.limit()?;
+    stage.undo()?;
+    let silence = SilentBus::stop()?;
+    let (limit_bytes, took) = limit(&mut stage)?;
+    let looked = stage.limits.look(1.0);
+    ensure!(looked.is_empty(), "{looked:?}");
+    fs::write(stage.file("memory.high"), "max")?;
+    let looked = stage.limits.look(2.0);
+    stage.is_set_again(&looked)?;
+    drop(silence);
+    let looked = stage.limits.look(3.0);
+    ensure!(looked.is_empty(), "{looked:?}");
+    ensure!(stage.drop_ins() == ["50-MemoryHigh.conf"], "systemd was not told: {:?}", stage.drop_ins());
+    let told = format!("MemoryHigh={limit_bytes}");
+    ensure!(stage.properties()?.lines().any(|line| line == told), "{told} is not in {}", stage.properties()?);
+    systemctl(&["daemon-reload"])?;
+    systemctl(&["set-property", "--runtime", &stage.name, "TasksMax=99"])?;
+    systemctl(&["set-property", "--runtime", &stage.name, "TasksMax="])?;
+    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
+    stage.undo()?;
+    let left = stage.drop_ins();
+    ensure!(left == ["50-TasksMax.conf"], "what is left of it: {left:?}");
+    fs::remove_file(format!("/run/systemd/system.control/{}.d/50-TasksMax.conf", stage.name))?;
+    systemctl(&["daemon-reload"])?;
+    is_as_before(&stage)?;
+
+    // It falls silent while a limit stands that it knows of, and is asked to put that back.
+    let limit_bytes = stage.limit()?;
+    let silence = SilentBus::stop()?;
+    fs::write(stage.file("memory.high"), "max")?;
+    let looked = [10.0, 11.0].map(|t| stage.limits.look(t));
+    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}: {looked:?}", stage.high()?);
+    drop(silence);
+    stage.limits.look(12.0);
+    stage.undo()?;
+    is_as_before(&stage)?;
+
+    // It is silent to the end.
+    let silence = SilentBus::stop()?;
+    limit(&mut stage)?;
+    stage.undo()?;
+    is_as_before(&stage)?;
+    drop(silence);
+    is_as_before(&stage)?;
+    let detail = format!("limited after {:.1} s by the file alone, then by the property", took.as_secs_f64());
+    Ok(Seen { events: 3, detail })
+}
