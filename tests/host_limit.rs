@@ -9,8 +9,8 @@ use spillway_tests::{
     Running, Workload, agent, is_root,
     limit_live::{
         Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
-        divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, refused, replaced,
-        slowed, thrashing,
+        divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, overtaken, refused,
+        replaced, slowed, thrashing,
     },
     metric, run_with, skip, wait_for,
 };
@@ -73,6 +73,11 @@ fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
         true => "nothing but the limit is set in this version".to_owned(),
         false => killed_with_all(stage, Share::WHOLE),
     });
+}
+
+#[test]
+fn undone_by_hand_between_any_two_system_calls_it_does_not_come_back() {
+    on_stage("overtaken", |stage| overtaken(stage, Share { of: 2, nth: 0 }));
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
 };
 pub use servers::{Program, Servers};
-pub use stepped::{Came, run_until};
+pub use stepped::Stopped;
 
 /// A program that runs until it is dropped.
 pub struct Workload {

@@ -14,6 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
@@ -43,6 +47,9 @@ pub struct Entry {
     pub incidents: BTreeSet<String>,
     /// What was changed, in the order in which it was.
     pub changes: Vec<Change>,
+    /// Whether it is on disk, or was: who finds it gone then has been overtaken by an undo.
+    #[serde(skip)]
+    is_kept: bool,
 }
 
 /// A unit of systemd's that was changed.
@@ -138,21 +145,27 @@ impl Journal {
             split: None,
             incidents: BTreeSet::new(),
             changes: Vec::new(),
+            is_kept: false,
         }
     }
 
-    /// Puts an entry on disk, in place of the one before it.
+    /// Puts an entry on disk, in place of the one before it. One that was there and is not any more was undone by somebody, and stays so.
     ///
     /// # Errors
     ///
-    /// Where it may not be there after a crash.
-    pub fn put(&self, entry: &Entry) -> io::Result<()> {
+    /// Where it may not be there after a crash; not found where it was undone.
+    pub fn put(&self, entry: &mut Entry) -> io::Result<()> {
         let path = self.path(entry);
         let unfinished = path.with_extension(&UNFINISHED[1..]);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
         file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
+        let placed = if entry.is_kept { replace(&unfinished, &path) } else { fs::rename(&unfinished, &path) };
+        if let Err(error) = placed {
+            let _ = fs::remove_file(&unfinished);
+            return Err(error);
+        }
+        entry.is_kept = true;
         self.sync()
     }
 
@@ -199,7 +212,8 @@ impl Journal {
 
     fn read(&self, path: &Path) -> Result<Entry, String> {
         let bytes = fs::read(path).map_err(|error| error.to_string())?;
-        let entry: Entry = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let mut entry: Entry = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        entry.is_kept = true;
         if entry.version != VERSION {
             return Err(format!("it is of version {}, and {VERSION} is understood", entry.version));
         }
@@ -265,6 +279,16 @@ impl Entry {
     }
 }
 
+/// Puts a file in the place of one that has to be there, in one step: in between somebody might remove that.
+fn replace(new: &Path, old: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => fs::remove_file(new),
+        // A file system that cannot.
+        Err(Errno::EINVAL | Errno::ENOSYS) if fs::exists(old)? => fs::rename(new, old),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Moves a file away so that it is not read again, and stays for a person to look at.
 fn set_aside(path: &Path, error: String) -> Unreadable {
     let aside = PathBuf::from(format!("{}{UNREADABLE}", path.display()));
@@ -312,9 +336,9 @@ mod tests {
         let dir = Dir::make("put");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut entry = entry(&journal);
-        journal.put(&entry).unwrap();
+        journal.put(&mut entry).unwrap();
         entry.want("memory.high", "4096", "8192");
-        journal.put(&entry).unwrap();
+        journal.put(&mut entry).unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
         assert_eq!(entries, [entry.clone()]);
         assert!(unreadable.is_empty());
@@ -324,6 +348,20 @@ mod tests {
         journal.remove(&entry).unwrap();
         assert!(!journal.holds(&entry));
         assert!(journal.entries().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_was_undone_meanwhile_is_not_put_again() {
+        let dir = Dir::make("undone");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let mut ours = entry(&journal);
+        journal.put(&mut ours).unwrap();
+        let by_hand = Journal::find(&dir.0).unwrap().unwrap();
+        by_hand.remove(&by_hand.entries().unwrap().0[0]).unwrap();
+        ours.want("memory.high", "4096", "8192");
+        assert_eq!(journal.put(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!journal.holds(&ours) && journal.entries().unwrap().0.is_empty());
+        assert!(fs::read_dir(dir.0.join("journal")).unwrap().next().is_none(), "nothing is left of it");
     }
 
     #[test]
@@ -359,12 +397,12 @@ mod tests {
             journal.boot_id
         );
         fs::write(dir.file(), text).unwrap();
-        let (entries, unreadable) = journal.entries().unwrap();
+        let (mut entries, unreadable) = journal.entries().unwrap();
         assert!(unreadable.is_empty(), "{unreadable:?}");
         let unit = entries[0].unit.clone().unwrap();
         assert!(unit.had_drop_in("MemoryHigh") && !unit.had_drop_in("MemoryMax"));
         // And what is written of it now is read as well.
-        journal.put(&entries[0]).unwrap();
+        journal.put(&mut entries[0]).unwrap();
         assert_eq!(journal.entries().unwrap().0, entries);
     }
 
@@ -401,7 +439,7 @@ mod tests {
         let journal = Journal::claim(&dir.0).unwrap();
         let mut old = entry(&journal);
         old.boot_id = "another".to_owned();
-        journal.put(&old).unwrap();
+        journal.put(&mut old).unwrap();
         let unfinished = dir.0.join("journal/cgroup-9.new");
         fs::write(&unfinished, b"{\"spill").unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
@@ -423,7 +461,7 @@ mod tests {
     fn one_agent_adds_to_it_and_anybody_may_undo() {
         let dir = Dir::make("claim");
         let journal = Journal::claim(&dir.0).unwrap();
-        journal.put(&entry(&journal)).unwrap();
+        journal.put(&mut entry(&journal)).unwrap();
         assert!(Journal::claim(&dir.0).unwrap_err().to_string().contains("another agent"));
         assert_eq!(Journal::find(&dir.0).unwrap().unwrap().entries().unwrap().0.len(), 1);
         drop(journal);

@@ -44,6 +44,9 @@ struct Args {
     /// With a backstop, and less CPU as soon as more is used
     #[arg(long)]
     all: bool,
+    /// Somebody undoes it meanwhile: look once more, and leave what is there
+    #[arg(long)]
+    overtaken: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -61,6 +64,14 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
+    if args.overtaken {
+        for t in [1.0, 2.0, 3.0] {
+            let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
+            std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
+            limits.look(t);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if limited.event != Event::Limited {
         println!("{}", serde_json::to_string(&limited)?);
         return Ok(ExitCode::FAILURE);

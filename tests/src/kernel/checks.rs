@@ -111,7 +111,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 63] = [
+const ROWS: [Row; 64] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -165,6 +165,7 @@ const ROWS: [Row; 63] = [
     (About::Limit, On::Every, "thrashing", containment::thrashing),
     (About::Limit, On::Every, "killed anywhere", containment::killed),
     (About::Limit, On::Every, "killed anywhere, with all", containment::killed_with_all),
+    (About::Limit, On::Every, "undone by hand anywhere", containment::overtaken),
     (About::Limit, On::Every, "divided", containment::divided),
     (About::Limit, On::Every, "divided and over", containment::divided_and_over),
     (About::Limit, On::Every, "divided and used", containment::divided_and_used),

@@ -58,6 +58,12 @@ pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
+/// `spillway undo`, anywhere.
+pub fn overtaken(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let Share { of, nth } = share()?;
+    on_stage("overtaken", |stage| limit_live::overtaken(stage, Share { of: 2 * of, nth: 2 * nth }))
+}
+
 /// A hard limit above the one that slows down.
 pub fn backstop(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("backstop", limit_live::backstop)

@@ -9,7 +9,7 @@ use spillway_agent::{
 };
 
 use super::stage::{ID, SOON, Stage, is_alive, life};
-use crate::{Came, corpus::rng::Rng, run_until, wait_for};
+use crate::{Stopped, corpus::rng::Rng, wait_for};
 
 const MIB: u64 = 1 << 20;
 /// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a process is slowed down.
@@ -119,7 +119,7 @@ pub fn refused(stage: &Stage) -> String {
     let inode = fs::metadata(directory).expect("the cgroup is there").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
     stuck.want(stage.limit_file(), "what was there before", "ours");
-    stage.found_journal().put(&stuck).expect("the journal takes it");
+    stage.found_journal().put(&mut stuck).expect("the journal takes it");
     let why = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of it is not undone yet"), "{why}");
     assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
@@ -262,15 +262,11 @@ pub(super) fn killed_with(
     is_as_before: impl Fn(),
 ) -> (u32, u32, u32) {
     let before = stage.state();
-    // Of its start nothing is to be learned, and it is most of what there is.
-    let mut stop = 1;
-    while run_until(contain(), stop) == Came::Killed && !stage.config.record.state_dir.exists() {
-        stop += 16;
-    }
-    stop = stop.saturating_sub(16).next_multiple_of(share.of) + share.nth;
+    let mut stop = first_stop(stage, share, &contain);
     let (mut stops, mut left, mut found) = (0, 0, 0);
     // Each run ends a step later than the one before it, and the last one by itself.
-    while run_until(contain(), stop) == Came::Killed {
+    while let Some(stopped) = Stopped::at(contain(), stop) {
+        stopped.kill();
         stops += 1;
         stop += share.of;
         left += u32::from(stage.state() != before);
@@ -292,6 +288,57 @@ pub(super) fn killed_with(
         "{left} of {stops} left a limit, {found} an entry"
     );
     (stops, left, found)
+}
+
+/// The first of a share's stops at which there is anything to see: of a program's start nothing is to be learned, and it is most of what
+/// there is.
+fn first_stop(stage: &Stage, share: Share, contain: impl Fn() -> Command) -> u32 {
+    let mut stop = 1;
+    while let Some(stopped) = Stopped::at(contain(), stop) {
+        stopped.kill();
+        if stage.config.record.state_dir.exists() {
+            break;
+        }
+        stop += 16;
+    }
+    stop.saturating_sub(16).next_multiple_of(share.of) + share.nth
+}
+
+/// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does not come back.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn overtaken(stage: &Stage, share: Share) -> String {
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let life = life(leak.pid());
+    let contain = || {
+        let mut contain = stage.contain(life, false);
+        contain.arg("--overtaken");
+        contain
+    };
+    let before = stage.state();
+    let mut stop = first_stop(stage, share, contain);
+    let (mut stops, mut found) = (0, 0);
+    while let Some(stopped) = Stopped::at(contain(), stop) {
+        stops += 1;
+        stop += share.of;
+        let undone = undo_all(&stage.found_journal());
+        stopped.go_on();
+        let (entries, _) = stage.found_journal().entries().expect("the journal can be read");
+        if undone.is_empty() {
+            // It came before there was anything to undo, or after all was.
+            undo_all(&stage.found_journal());
+        } else {
+            found += 1;
+            assert!(entries.is_empty(), "stop {stops}: {undone:?}, and then {entries:?}");
+        }
+        assert_eq!(stage.state(), before, "stop {stops}: {undone:?}");
+    }
+    undo_all(&stage.found_journal());
+    leak.stop();
+    assert!(found * share.of > 40, "something was undone at {found} of {stops}");
+    format!("at {stops} system calls' begins and ends, of which {found} had something to undo")
 }
 
 /// Limits that come and go, and are changed by others, kill nobody, however everybody allocates meanwhile.

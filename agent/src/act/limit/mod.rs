@@ -223,7 +223,7 @@ impl Limits {
             // Another process of it leaks, or the same again.
             standing.hold.resume();
             standing.entry.incidents.insert(id.to_owned());
-            journal.put(&standing.entry).map_err(failed("the journal cannot be written"))?;
+            journal.put(&mut standing.entry).map_err(failed("the journal cannot be written"))?;
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
         let target = Target::find(self.mount.as_deref().ok_or(Refusal::NotHere)?, cgroup)?;

@@ -92,11 +92,18 @@ impl Standing {
         }
     }
 
-    /// Looks at it and does what is next.
+    /// Looks at it and does what is next, unless somebody has undone it: before, or while that was being done.
     pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
-        if !journal.holds(&self.entry) {
-            return Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned());
+        let next = if journal.holds(&self.entry) { self.next(t, journal, pause, config) } else { Next::Nothing };
+        if matches!(next, Next::End(..)) || journal.holds(&self.entry) {
+            return next;
         }
+        // What was written after it was put back.
+        undo(journal, &self.entry);
+        Next::End(Event::Undone, "by `spillway undo`, or the journal was removed".to_owned())
+    }
+
+    fn next(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Next {
         let file = self.target.limit_file();
         let found = self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
         let (found, usage_bytes) = match found {
