@@ -4,7 +4,8 @@
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -44,6 +45,23 @@ impl Program {
     /// Its pid.
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
+    /// What it says on a standard output that is piped, until it ends.
+    ///
+    /// # Panics
+    ///
+    /// Where that cannot be read.
+    pub fn said(mut self) -> String {
+        let mut said = String::new();
+        let mut output = self.0.stdout.take().expect("its output is piped");
+        output.read_to_string(&mut said).expect("its output can be read");
+        said
     }
 }
 
