@@ -1,6 +1,7 @@
 //! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
 //! that it is put through.
 
+pub mod api_nodes;
 pub mod api_server;
 mod broken;
 pub mod corpus;

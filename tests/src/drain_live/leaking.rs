@@ -29,6 +29,8 @@ const SERVICE: Duration = Duration::from_millis(100);
 const CONNECTIONS: u32 = 64;
 /// How long wrk asks. Without an agent the leaker is killed some 12 s in.
 const LOAD_SECS: u32 = 16;
+/// How long a client waits, as many do. wrk's own two seconds are less than a shared machine stands still now and then.
+const PATIENCE: &str = "10s";
 /// How often it is looked at what happened.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -113,7 +115,8 @@ pub fn leaking(
     for server in ["web-1", "web-2", "web-3"] {
         balancer.until(server, "UP");
     }
-    let mut wrk = Program::start(servers.wrk(balancer.addr, CONNECTIONS, LOAD_SECS).stdout(Stdio::piped()));
+    let mut wrk = servers.wrk(balancer.addr, CONNECTIONS, LOAD_SECS);
+    let mut wrk = Program::start(wrk.args(["--timeout", PATIENCE]).stdout(Stdio::piped()));
     let begun = now();
     tell(0.0, Happened::Loaded { secs: LOAD_SECS });
     let mut ran = Ran::default();
