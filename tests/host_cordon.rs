@@ -12,11 +12,10 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 use spillway_agent::clock::Clock;
 use spillway_tests::{
-    Running, Scratch, agent, api_nodes::NodeServer, api_server::HOST, http_get, run_with, skip, wait_for,
+    Running, Scratch, Servers, agent, api_nodes::NodeServer, api_server::HOST, http_get, run_with, skip, wait_for,
 };
 use standardwebhooks::Webhook;
 
@@ -28,11 +27,9 @@ const KEYS: [&str; 2] =
 const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
 
-/// What is shipped.
+/// What is shipped, as kubectl applies it.
 struct Manifests {
-    kustomization: Value,
     objects: Vec<Value>,
-    text: String,
 }
 
 fn shipped(file: &str) -> PathBuf {
@@ -48,15 +45,13 @@ fn strings(list: &Value) -> Vec<&str> {
 }
 
 impl Manifests {
-    fn read() -> Self {
-        let text = read("kustomization.yaml");
-        let kustomization: Value = serde_yaml_ng::from_str(&text).expect("it is YAML");
-        let files = strings(&kustomization["resources"]).into_iter().map(read);
-        let objects = files.flat_map(|file| {
-            let documents = serde_yaml_ng::Deserializer::from_str(&file);
-            documents.map(|document| Value::deserialize(document).expect("it is YAML")).collect::<Vec<_>>()
-        });
-        Self { objects: objects.collect(), kustomization, text }
+    fn read(servers: &Servers) -> Self {
+        let directory = shipped("");
+        let built = servers.kubectl(&["kustomize", &directory.display().to_string()], "");
+        // What the label is does not matter: kubectl says all of it as JSON.
+        let told = servers.kubectl(&["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"], &built);
+        let objects = serde_json::Deserializer::from_str(&told).into_iter().map(|object| object.expect("it is JSON"));
+        Self { objects: objects.collect() }
     }
 
     fn one(&self, kind: &str) -> &Value {
@@ -102,17 +97,45 @@ impl Manifests {
     }
 }
 
+/// Whether all of `ours` is in `theirs`, which may have more.
+fn holds(theirs: &Value, ours: &Value) -> bool {
+    match (theirs, ours) {
+        (Value::Object(theirs), Value::Object(ours)) => {
+            ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|known| holds(known, value)))
+        }
+        (Value::Array(theirs), Value::Array(ours)) => {
+            ours.iter().enumerate().all(|(nth, value)| theirs.get(nth).is_some_and(|known| holds(known, value)))
+        }
+        _ => theirs == ours,
+    }
+}
+
+#[test]
+fn kubectl_knows_every_field_of_what_runs_the_receiver() {
+    let Some(servers) = servers("cordon-fields") else { return };
+    let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
+    let seen = |daemons: &Value| {
+        // Unlike others this command reads what a DaemonSet has, and leaves out what it has not.
+        let arguments = ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
+        let told = servers.kubectl(&arguments, &daemons.to_string());
+        holds(&serde_json::from_str(&told).expect("it is JSON"), daemons)
+    };
+    assert!(seen(&daemons));
+    daemons["spec"]["template"]["spec"]["hostNetwrk"] = true.into();
+    assert!(!seen(&daemons), "it would not have been noticed");
+}
+
 #[test]
 fn what_a_manifest_names_is_there() {
-    let manifests = Manifests::read();
+    let Some(servers) = servers("cordon-manifests") else { return };
+    let manifests = Manifests::read(&servers);
+    let (program, how) = (read("cordon.py"), read("kustomization.yaml"));
     let namespace = &manifests.one("Namespace")["metadata"]["name"];
-    assert_eq!(manifests.kustomization["namespace"], *namespace);
     for object in &manifests.objects {
-        assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{object}");
-        let is_global =
-            object["kind"] == "Namespace" || object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster"));
-        assert_eq!(object["metadata"]["namespace"].is_null(), is_global, "{object}");
-        assert!(is_global || object["metadata"]["namespace"] == *namespace, "{object}");
+        let kind = object["kind"].as_str().expect("it is something");
+        let is_global = kind == "Namespace" || kind.starts_with("Cluster");
+        let own = if is_global { &Value::Null } else { namespace };
+        assert_eq!(object["metadata"]["namespace"], *own, "{object}");
     }
     // Who runs, and what it may.
     let account = &manifests.one("ServiceAccount")["metadata"]["name"];
@@ -126,24 +149,20 @@ fn what_a_manifest_names_is_there() {
     let daemons = &manifests.one("DaemonSet")["spec"];
     assert_eq!(daemons["selector"]["matchLabels"], daemons["template"]["metadata"]["labels"]);
     // The program and the key.
-    let generated = &manifests.kustomization["configMapGenerator"][0];
     let (program_at, config_map) = manifests.mounted("configMap");
-    assert_eq!(config_map["name"], generated["name"]);
-    assert_eq!(strings(&generated["files"]), ["cordon.py"]);
+    let made = manifests.one("ConfigMap");
+    assert_eq!(config_map["name"], made["metadata"]["name"]);
+    assert_eq!(made["data"], json!({ "cordon.py": program }));
     let command = strings(&manifests.container()["command"]);
     assert_eq!(command, ["python3", "-u", &format!("{program_at}/cordon.py")]);
     let (keys_at, secret) = manifests.mounted("secret");
     assert_eq!(manifests.env("KEYS_FILE")["value"], format!("{keys_at}/keys"));
-    let made = format!(
-        "kubectl -n {} create secret generic {} --from-file=keys",
-        namespace.as_str().unwrap_or_default(),
-        secret["secretName"].as_str().unwrap_or_default()
-    );
-    assert!(manifests.text.contains(&made), "{made}");
+    let [namespace, secret] = [namespace, &secret["secretName"]].map(|name| name.as_str().expect("it is named"));
+    let make = format!("kubectl -n {namespace} create secret generic {secret} --from-file=keys");
+    assert!(how.contains(&make), "{make}");
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
     assert_eq!(manifests.container()["volumeMounts"].as_array().map(Vec::len), Some(2));
     // What it is told.
-    let program = read("cordon.py");
     for variable in manifests.container()["env"].as_array().expect("there are some") {
         let name = variable["name"].as_str().expect("it is named");
         assert!(program.contains(&format!("os.environ.get(\"{name}\"")), "{name} is read");
@@ -151,7 +170,7 @@ fn what_a_manifest_names_is_there() {
     assert_eq!(manifests.env("NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
     let listen = manifests.env("LISTEN")["value"].as_str().expect("it is told");
     assert!(listen.starts_with("127.0.0.1:") && manifests.pod()["hostNetwork"] == true, "the agent finds it");
-    assert!(manifests.text.contains(&format!("url = \"http://{listen}/\"")), "{listen}");
+    assert!(how.contains(&format!("url = \"http://{listen}/\"")), "{listen}");
     for probe in ["readinessProbe", "livenessProbe"] {
         let asked = &manifests.container()[probe]["httpGet"];
         assert_eq!(format!("{}:{}", asked["host"].as_str().unwrap_or_default(), asked["port"]), listen);
@@ -269,14 +288,19 @@ impl Cluster {
     }
 }
 
-/// Everything that a test needs; `None`, told as a skip, where there is no Python.
+/// kubectl; `None`, told as a skip, where there is none.
+fn servers(test: &str) -> Option<Servers> {
+    Servers::find().inspect_err(|reason| skip(test, reason)).ok()
+}
+
+/// Everything that a test of the receiver needs; `None`, told as a skip, where it is not there.
 fn set(test: &str) -> Option<(Manifests, Cluster)> {
     let python = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     if !python.is_ok_and(|status| status.success()) {
         skip(test, "needs python3, which `cargo xtask test` installs where there is apt-get");
         return None;
     }
-    let manifests = Manifests::read();
+    let manifests = Manifests::read(&servers(test)?);
     let cluster = Cluster::start(test, &manifests);
     Some((manifests, cluster))
 }
