@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread::{self, sleep},
     time::Duration,
@@ -15,7 +15,12 @@ use std::{
 use serde_json::{Value, json};
 use spillway_agent::clock::Clock;
 use spillway_tests::{
-    Running, Scratch, Servers, agent, api_nodes::NodeServer, api_server::HOST, http_get, run_with, skip, wait_for,
+    Running, Scratch, Servers, agent,
+    api_nodes::NodeServer,
+    api_server::HOST,
+    http_get,
+    manifests::{Manifests, read_shipped, shipped, strings},
+    run_with, skip, wait_for,
 };
 use standardwebhooks::Webhook;
 
@@ -26,76 +31,6 @@ const KEYS: [&str; 2] =
     ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ="];
 const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
-
-/// What is shipped, as kubectl applies it.
-struct Manifests {
-    objects: Vec<Value>,
-}
-
-fn shipped(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/kubernetes").join(file)
-}
-
-fn read(file: &str) -> String {
-    fs::read_to_string(shipped(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-}
-
-fn strings(list: &Value) -> Vec<&str> {
-    list.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
-}
-
-impl Manifests {
-    fn read(servers: &Servers) -> Self {
-        let directory = shipped("");
-        let built = servers.kubectl(&["kustomize", &directory.display().to_string()], "");
-        // What the label is does not matter: kubectl says all of it as JSON.
-        let told = servers.kubectl(&["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"], &built);
-        let objects = serde_json::Deserializer::from_str(&told).into_iter().map(|object| object.expect("it is JSON"));
-        Self { objects: objects.collect() }
-    }
-
-    fn one(&self, kind: &str) -> &Value {
-        let mut found = self.objects.iter().filter(|object| object["kind"] == kind);
-        let one = found.next().unwrap_or_else(|| panic!("there is a {kind}"));
-        assert!(found.next().is_none(), "there is one {kind}");
-        one
-    }
-
-    fn pod(&self) -> &Value {
-        &self.one("DaemonSet")["spec"]["template"]["spec"]
-    }
-
-    fn container(&self) -> &Value {
-        let containers = self.pod()["containers"].as_array().expect("there are some");
-        assert_eq!(containers.len(), 1);
-        &containers[0]
-    }
-
-    fn env(&self, name: &str) -> &Value {
-        let variables = self.container()["env"].as_array().expect("there are some");
-        variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("{name} is set"))
-    }
-
-    fn rules(&self) -> Value {
-        self.one("ClusterRole")["rules"].clone()
-    }
-
-    /// As the API calls who runs there.
-    fn user(&self) -> String {
-        let account = &self.one("ServiceAccount")["metadata"];
-        let part = |key: &str| account[key].as_str().expect("it is named");
-        format!("system:serviceaccount:{}:{}", part("namespace"), part("name"))
-    }
-
-    /// A volume's mount, and the volume.
-    fn mounted(&self, kind: &str) -> (&str, &Value) {
-        let volumes = self.pod()["volumes"].as_array().expect("there are some");
-        let volume = volumes.iter().find(|volume| volume.get(kind).is_some()).expect("there is one");
-        let mounts = self.container()["volumeMounts"].as_array().expect("there are some");
-        let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).expect("it is mounted");
-        (mount["mountPath"].as_str().expect("it is somewhere"), &volume[kind])
-    }
-}
 
 /// Whether all of `ours` is in `theirs`, which may have more.
 fn holds(theirs: &Value, ours: &Value) -> bool {
@@ -129,7 +64,7 @@ fn kubectl_knows_every_field_of_what_runs_the_receiver() {
 fn what_a_manifest_names_is_there() {
     let Some(servers) = servers("cordon-manifests") else { return };
     let manifests = Manifests::read(&servers);
-    let (program, how) = (read("cordon.py"), read("kustomization.yaml"));
+    let (program, how) = (read_shipped("cordon.py"), read_shipped("kustomization.yaml"));
     let namespace = &manifests.one("Namespace")["metadata"]["name"];
     for object in &manifests.objects {
         let kind = object["kind"].as_str().expect("it is something");

@@ -63,7 +63,11 @@ fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_req
         ran
     };
     let without = run(false);
-    assert!(without.died_at_secs.is_some() && without.failed > 0, "nothing went wrong without the agent: {without:?}");
+    // It takes what it was at: two or three in a thousand of these seconds' requests.
+    assert!(
+        without.died_at_secs.is_some() && without.share() < 0.999,
+        "too little went wrong without the agent: {without:?}"
+    );
     let with = run(true);
     assert!(with.drained_at_secs.is_some(), "the node was not drained: {with:?}");
     assert!(with.died_at_secs.is_none() && with.failed == 0 && with.share() >= 0.999, "{with:?}");

@@ -7,6 +7,7 @@ mod broken;
 pub mod corpus;
 pub mod drain_live;
 pub mod limit_live;
+pub mod manifests;
 mod netns;
 pub mod overload_live;
 mod own_cgroup;
