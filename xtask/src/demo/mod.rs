@@ -57,7 +57,8 @@ pub struct Args {
 /// Runs the command.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(args.json);
-    let Built { agent: binary, workload, drain, config } = build_all(args)?;
+    let Built { agent: binary, workload, drain: scenario, config } = build_all(args)?;
+    let servers = drain::servers()?;
     signals::check()?;
     cgroup::remove_stale();
     let before = OWN_PATHS.map(|path| Path::new(path).exists());
@@ -82,7 +83,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     seen.agent_exit = seen.agent_exit.or(exit);
     let made = leak_cgroup.path().map(Path::to_path_buf);
     drop(leak_cgroup);
-    let drains = drain::watch(screen, &drain, &binary)?;
+    let drains = drain::watch(screen, &scenario, &binary, servers)?;
     seen.left_behind = left_behind(&agent, &workloads, made.as_deref(), before);
     if drains.left_behind {
         seen.left_behind.push("a process of the drain".to_owned());

@@ -5,7 +5,7 @@
 
 mod summary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,14 +23,25 @@ use crate::{clock, signals};
 /// How long both runs may take: each loads for a quarter of a minute, and starts five programs before.
 const AT_MOST: Duration = Duration::from_secs(120);
 
+/// HAProxy and wrk, or why they cannot be had.
+pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
+    match SERVERS.provide() {
+        Ok(root) => Ok(Ok(root)),
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => Ok(Err(format!("{error:#}"))),
+    }
+}
+
 /// Runs the scenario, and tells what happens.
-pub fn watch(screen: Screen, program: &Path, agent: &Path) -> anyhow::Result<Drains> {
-    let servers = match SERVERS.provide() {
+pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathBuf, String>) -> anyhow::Result<Drains> {
+    let servers = match servers {
         Ok(root) => root,
-        Err(error) if error.is::<Interrupted>() => return Err(error),
-        Err(error) => return Ok(Drains::not_run(format!("{error:#}"))),
+        Err(why) => return Ok(Drains::not_run(why)),
     };
-    screen.line("\nNow three backends behind HAProxy under load. One leaks until it is killed; the agent, on seconds instead of minutes, may drain it.");
+    screen.line(
+        "\nNow three backends stand behind HAProxy under load, and one leaks with each request until it is killed: without the agent, \
+         then with one that judges by seconds instead of minutes and drains.",
+    );
     let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
     let mut command = Command::new("env");
     command.arg(variable("SPILLWAY_BIN", agent)).arg(variable("SPILLWAY_SERVERS", &servers)).arg(program);
