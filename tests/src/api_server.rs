@@ -102,10 +102,15 @@ impl ApiServer {
     ///
     /// Where it cannot be written.
     pub fn service_account(&self, directory: &Path, token: &str) {
-        fs::create_dir_all(directory).expect("a directory can be made");
-        fs::write(directory.join("ca.crt"), self.authority.pem()).expect("a file can be written");
-        fs::write(directory.join("token"), token).expect("a file can be written");
+        service_account(&self.authority, directory, token);
     }
+}
+
+/// Writes what a pod finds in its service account's directory.
+pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &str) {
+    fs::create_dir_all(directory).expect("a directory can be made");
+    fs::write(directory.join("ca.crt"), authority.pem()).expect("a file can be written");
+    fs::write(directory.join("token"), token).expect("a file can be written");
 }
 
 fn act(pods: &[PodOf], conduct: &Conduct, received: &Received, stream: &mut Answering) -> io::Result<()> {
@@ -146,7 +151,7 @@ fn act(pods: &[PodOf], conduct: &Conduct, received: &Received, stream: &mut Answ
     }
 }
 
-fn say(stream: &mut Answering, status: &str, body: &str) -> io::Result<()> {
+pub(crate) fn say(stream: &mut Answering, status: &str, body: &str) -> io::Result<()> {
     answer(stream, status, "application/json", body)
 }
 
@@ -208,7 +213,7 @@ fn item(pod: &PodOf, is_partial: bool) -> Value {
     })
 }
 
-fn failure(code: u16, reason: &str, message: &str) -> Value {
+pub(crate) fn failure(code: u16, reason: &str, message: &str) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
         "code": code,

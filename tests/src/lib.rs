@@ -1,10 +1,13 @@
 //! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
 //! that it is put through.
 
+pub mod api_nodes;
 pub mod api_server;
 mod broken;
 pub mod corpus;
+pub mod drain_live;
 pub mod limit_live;
+pub mod manifests;
 mod netns;
 pub mod overload_live;
 mod own_cgroup;
@@ -23,6 +26,7 @@ use std::{
     fs::OpenOptions,
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -120,6 +124,17 @@ impl Drop for Workload {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A binary of the tests' own package: beside this one, or one directory up from a test's.
+///
+/// # Panics
+///
+/// Where it is not built.
+pub fn built(name: &str) -> PathBuf {
+    let own = env::current_exe().expect("this program has a path");
+    let mut beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    beside.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not built"))
 }
 
 /// Says that a test cannot run here, and why. The test then returns.

@@ -1,10 +1,11 @@
-//! nginx, HAProxy and wrk as Debian packages them, unpacked into the user's cache by `cargo xtask test` and not installed: no service of
+//! nginx, HAProxy, wrk and others as Debian packages them, unpacked into the user's cache by `cargo xtask test` and not installed: no service of
 //! theirs is ever enabled on this machine. `SPILLWAY_SERVERS` names the directory.
 
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -45,6 +46,23 @@ impl Program {
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
+    /// What it says on a standard output that is piped, until it ends.
+    ///
+    /// # Panics
+    ///
+    /// Where that cannot be read.
+    pub fn said(mut self) -> String {
+        let mut said = String::new();
+        let mut output = self.0.stdout.take().expect("its output is piped");
+        output.read_to_string(&mut said).expect("its output can be read");
+        said
+    }
 }
 
 impl Drop for Program {
@@ -74,9 +92,9 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, wrk and Alertmanager, which `cargo xtask test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, wrk, Alertmanager and kubectl, which `cargo xtask test` unpacks where there is apt-get",
         )?;
-        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk", ALERTMANAGER]
+        match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER]
             .map(|name| root.join(name))
             .iter()
             .find(|file| !file.is_file())
@@ -187,6 +205,21 @@ impl Servers {
         let output = command.args(["-c", "-q", "-f"]).arg(config).output().expect("haproxy runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         if output.status.success() { said } else { format!("{}: {said}", output.status) }
+    }
+
+    /// What kubectl makes of manifests by itself, without an API to ask.
+    ///
+    /// # Panics
+    ///
+    /// Where it objects.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = self.command(self.root.join("usr/bin/kubectl"));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl runs");
+        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("kubectl reads");
+        let output = child.wait_with_output().expect("kubectl ends");
+        assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("kubectl writes UTF-8")
     }
 
     /// wrk with one thread on the last CPU: a new connection for each request, `secs` long.

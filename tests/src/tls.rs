@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tokio_rustls::rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     crypto::ring,
@@ -67,7 +67,10 @@ impl Authority {
     /// A certificate for these names that it signs, and its key.
     fn signed(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let common_name = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("the names are ones");
+        // Of a name that is not its signer's, or OpenSSL takes it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key can be made");
         (params.signed_by(&key, &self.0).expect("it can sign"), key)

@@ -34,7 +34,7 @@ use clap::{Parser, Subcommand};
 #[command(
     bin_name = "cargo xtask",
     after_help = "Examples:\n  \
-    cargo xtask demo                 see Spillway find a real leak and a real overload, in about a minute\n  \
+    cargo xtask demo                 see Spillway find a real leak and a real overload, and drain a node, in two minutes\n  \
     cargo xtask test                 every test there is\n  \
     cargo xtask vm                   every probe, checked on Linux 5.10, 6.1, 6.12, 7.2 and this host's kernel\n  \
     cargo xtask build --release      leave target/release/spillway\n\n\
@@ -51,7 +51,7 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF programs and the agent
     Build(build::Args),
-    /// Run the real agent against a real leak and a real overload, and check what it says
+    /// Run the real agent against a real leak, a real overload and a node that has to be drained, and check it
     Demo(demo::Args),
     /// Run the agent on this host in observe mode until stopped
     Run(run::Args),

@@ -21,6 +21,9 @@ use crate::{signals, tools};
 /// What unpacks the modules of other kernels: the program and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
 
+/// What runs the receiver of `configs/kubernetes/`, whose image has it: the program and its package.
+const PYTHON: (&str, &str) = ("python3", "python3");
+
 /// Install what building and testing need; does nothing when all is there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -43,6 +46,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     vm()?;
     userlands()?;
     SERVERS.provide()?;
+    python()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +77,13 @@ fn check() -> anyhow::Result<ExitCode> {
     );
     let servers = SERVERS.is_there()?;
     println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
-    Ok(if ready && nextest && emulator && userlands && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let python = on_path(PYTHON.0).is_some();
+    println!("{}: Python", if python { "ready" } else { "missing, `cargo xtask test` installs it" });
+    Ok(if ready && nextest && emulator && userlands && servers && python {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Makes sure that the BPF programs can be built, and says with which compiler.
@@ -116,17 +126,27 @@ pub fn nextest(workspace: &Workspace) -> anyhow::Result<Command> {
 
 /// Makes sure that other kernels can be booted.
 pub fn vm() -> anyhow::Result<()> {
-    let (program, package) = XZ;
+    program(XZ, "which unpacks other kernels' modules")?;
+    emulator::provide().map(drop)
+}
+
+/// Makes sure that the receiver for Kubernetes can be run.
+pub fn python() -> anyhow::Result<()> {
+    program(PYTHON, "which the receiver that cordons a Kubernetes node is run by")
+}
+
+/// Makes sure that a program of this package is there, `why` it is wanted.
+fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
     if on_path(program).is_none() {
-        eprintln!("setup: no {program} yet, which unpacks other kernels' modules");
+        eprintln!("setup: no {program} yet, {why}");
         if on_path("apt-get").is_some() {
             install(&[package.to_owned()])?;
         }
         if on_path(program).is_none() {
-            bail!("there is no {program}, without which no other kernel can be booted\n  hint: install {package}")
+            bail!("there is no {program}, {why}\n  hint: install {package}")
         }
     }
-    emulator::provide().map(drop)
+    Ok(())
 }
 
 /// Makes sure that a Debian can be put together for a virtual machine.

@@ -66,6 +66,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: going on without {}: {error:#}", SERVERS.what),
     }
+    match setup::python() {
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on: {error:#}"),
+        Ok(()) => {}
+    }
     let mut passed = step::streaming("tests", &mut command)?.success();
     if args.filters.is_empty() {
         passed &= corpus::meets_targets(&workspace)?;

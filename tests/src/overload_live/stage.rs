@@ -2,7 +2,6 @@
 //! a time is loaded. Who records with sensors of its own plays on it without the agent.
 
 use std::{
-    env,
     net::SocketAddr,
     path::PathBuf,
     process::Command,
@@ -10,7 +9,8 @@ use std::{
 };
 
 use crate::{
-    ANY_PORT, Running, Scratch, Servers, Workload, in_real_time, is_root, own_network, run_with, sensors_with, skip,
+    ANY_PORT, Running, Scratch, Servers, Workload, built, in_real_time, is_root, own_network, run_with, sensors_with,
+    skip,
 };
 use serde_json::Value;
 use spillway_agent::{config::Config, kernel::Probe};
@@ -104,11 +104,4 @@ impl Stage {
 /// A workload of the tests' own, ahead of what else runs here.
 pub fn workload(args: &[&str]) -> Workload {
     Workload::start(in_real_time(&mut Command::new(built("workload"))).args(args))
-}
-
-/// A binary of the tests' own package: beside this one, or one directory up from a test's.
-fn built(name: &str) -> PathBuf {
-    let own = env::current_exe().expect("this program has a path");
-    let mut beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    beside.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} is not built"))
 }

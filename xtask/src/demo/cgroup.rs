@@ -19,7 +19,7 @@ use crate::workspace::is_root;
 
 const PREFIX: &str = "spillway-demo-leak";
 /// What the names of all cgroups begin with that commands here make; they end with the maker's pid.
-const PREFIXES: [&str; 2] = [PREFIX, "spillway-corpus-"];
+const PREFIXES: [&str; 3] = [PREFIX, "spillway-corpus-", "spillway-drain-"];
 
 /// Where the leaking process runs.
 #[derive(Debug)]

@@ -40,9 +40,12 @@ pub struct Seen {
 /// One line of the summary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    what: &'static str,
-    expected: String,
-    seen: String,
+    /// What it is about.
+    pub what: &'static str,
+    /// What was to be seen.
+    pub expected: String,
+    /// What was.
+    pub seen: String,
     /// Whether what was seen is what was expected.
     pub ok: bool,
 }

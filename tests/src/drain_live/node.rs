@@ -1,0 +1,36 @@
+//! A node's service, and what its agent is told.
+
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+
+use crate::{OwnCgroup, Scratch, Workload, built};
+
+/// A server that takes so long for each request on average, up to 64 at once, and forgets so much memory with each.
+///
+/// # Panics
+///
+/// Where it does not start.
+pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Workload {
+    let mut command = Command::new(built("workload"));
+    command.args(["--name", "backend", "serve", "--threads", "64", "--leak", leak]);
+    command.args(["--service", &format!("{}ms", service.as_millis())]);
+    if let Some(cgroup) = cgroup {
+        cgroup.admit(&mut command).expect("it may be entered");
+    }
+    Workload::start(&mut command)
+}
+
+/// A configuration that judges within seconds and drains, and waits for connections of others on this machine as briefly. Nothing is
+/// limited: what a drain does is seen alone.
+pub fn quick(scratch: &Scratch, mode: &str, agent_check: SocketAddr) -> PathBuf {
+    scratch.file(
+        "spillway.toml",
+        &format!(
+            "mode = \"{mode}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"100ms\"\n[detect.leak]\n\
+             warm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"8MiB\"\n\
+             [act.limit]\nenabled = false\n[act.drain]\ndwell = \"1s\"\ndrained_within = \"4s\"\n\
+             verify = \"2s\"\n\
+             [act.drain.agent_check]\nlisten = \"{agent_check}\"\n[record]\nstate_dir = \"{}\"\n",
+            scratch.0.join("state").display()
+        ),
+    )
+}

@@ -1,0 +1,79 @@
+//! The demo's second half: three backends behind Debian's HAProxy under load, of which one leaks until it is killed, without the agent and with it.
+//!
+//! The scenario is the tests' own, by their `drain` binary; here it is started, told of and shown. Where HAProxy cannot be
+//! had it is not run, which is said.
+
+mod summary;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::bail;
+use serde_json::Value;
+
+pub use self::summary::{Drains, rows, table};
+use super::held::Held;
+use super::verdict::Screen;
+use crate::progress::Progress;
+use crate::servers::SERVERS;
+use crate::signals::Interrupted;
+use crate::{clock, signals};
+
+/// How long both runs may take: each loads for a quarter of a minute, and starts five programs before.
+const AT_MOST: Duration = Duration::from_secs(120);
+
+/// HAProxy and wrk, or why they cannot be had.
+pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
+    match SERVERS.provide() {
+        Ok(root) => Ok(Ok(root)),
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => Ok(Err(format!("{error:#}"))),
+    }
+}
+
+/// Runs the scenario, and tells what happens.
+pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathBuf, String>) -> anyhow::Result<Drains> {
+    let servers = match servers {
+        Ok(root) => root,
+        Err(why) => return Ok(Drains::not_run(why)),
+    };
+    screen.line(
+        "\nNow three backends stand behind HAProxy under load, and one leaks with each request until it is killed: without the agent, \
+         then with one that judges by seconds instead of minutes and drains.",
+    );
+    let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
+    let mut command = Command::new("env");
+    command.arg(variable("SPILLWAY_BIN", agent)).arg(variable("SPILLWAY_SERVERS", &servers)).arg(program);
+    let mut runs = Held::start(&command)?;
+    let mut drains = Drains::default();
+    let (start, mut progress, mut detail) = (clock::now(), Progress::new(), String::new());
+    loop {
+        signals::check().inspect_err(|_| progress.clear())?;
+        // Looked at first, so that what is said last is read.
+        let ended = runs.ended()?;
+        if let Some(line) = runs.next_line(Duration::from_millis(100)) {
+            let line = serde_json::from_str(&line).unwrap_or(Value::Null);
+            if let Some(told) = drains.note(&line) {
+                progress.clear();
+                screen.line(&told);
+            }
+            detail = drains.doing().to_owned();
+            continue;
+        }
+        if let Some(code) = ended {
+            progress.clear();
+            if code != 0 {
+                bail!("{} ended with exit code {code}\n  its log:{}", program.display(), runs.log());
+            }
+            break;
+        }
+        if start.elapsed() > AT_MOST {
+            progress.clear();
+            bail!("{} did not end within {} s\n  its log:{}", program.display(), AT_MOST.as_secs(), runs.log());
+        }
+        progress.show("three backends under load", start.elapsed(), &detail);
+    }
+    drains.left_behind = runs.remains();
+    Ok(drains)
+}

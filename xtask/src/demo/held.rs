@@ -1,0 +1,132 @@
+//! What the demo runs as root: a command that `xtask hold` holds, through sudo where need be.
+//!
+//! Its standard output is what it has to say, its standard error is kept for the case that something fails. Dropping it closes
+//! the pipe that `hold` reads, which stops the command and removes what an agent made on a machine that never ran one.
+
+use std::collections::VecDeque;
+use std::env;
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::hold::PID_LINE;
+use crate::step::{Group, each_line};
+use crate::workspace::is_root;
+use crate::{clock, sudo};
+
+/// How long it may take to end: `hold` gives it 10 s before it kills it.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+const LOG_LINES: usize = 40;
+/// What an agent may make on a machine: removed in the end unless it was there before.
+pub const OWN_PATHS: [&str; 3] = ["/var/lib/spillway", "/run/spillway", "/sys/fs/bpf/spillway"];
+
+enum Event {
+    Out(String),
+    Log(String),
+}
+
+/// A command that runs until it ends or is dropped.
+pub struct Held {
+    group: Group,
+    pipe: Option<ChildStdin>,
+    events: Receiver<Event>,
+    log: VecDeque<String>,
+    pid: Option<u32>,
+}
+
+/// Asks for the password that will be needed, before anything has started.
+pub fn authenticate(agent: &Path) -> anyhow::Result<()> {
+    sudo::authenticate(&format!("{} run", agent.display()))
+}
+
+impl Held {
+    /// Starts it; of the command its program and arguments count.
+    pub fn start(held: &Command) -> anyhow::Result<Self> {
+        let xtask = env::current_exe().context("the path of this program is not known")?;
+        let mut command = if is_root() { Command::new(&xtask) } else { Command::new("sudo") };
+        if !is_root() {
+            command.arg("-n").arg(&xtask);
+        }
+        command.arg("hold");
+        for path in OWN_PATHS {
+            command.args(["--own", path]);
+        }
+        command.arg("--").arg(held.get_program()).args(held.get_args());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut group = Group::spawn(&mut command)?;
+        let (sender, events) = channel();
+        let pipe = group.child().stdin.take();
+        listen(&mut group, &sender);
+        Ok(Self { group, pipe, events, log: VecDeque::new(), pid: None })
+    }
+
+    /// The next line of standard output, if one comes in time.
+    pub fn next_line(&mut self, wait: Duration) -> Option<String> {
+        let start = clock::now();
+        loop {
+            match self.events.recv_timeout(wait.saturating_sub(start.elapsed())) {
+                Ok(Event::Out(line)) => return Some(line),
+                Ok(Event::Log(line)) => self.keep(line),
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(wait.saturating_sub(start.elapsed()));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What became of it, if it has ended.
+    pub fn ended(&mut self) -> anyhow::Result<Option<i32>> {
+        Ok(self.group.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    /// Stops it with SIGTERM and returns its exit code; `None` if it would not end.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.pipe = None;
+        let status = self.group.wait_for(STOP_WITHIN);
+        while let Some(_last) = self.next_line(Duration::ZERO) {}
+        status.map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// Whether any of its processes is still there.
+    pub fn remains(&self) -> bool {
+        self.group.has_members() || self.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        self.log.iter().map(|line| format!("\n    {line}")).collect()
+    }
+
+    fn keep(&mut self, line: String) {
+        if let Some(pid) = line.strip_prefix(PID_LINE) {
+            self.pid = pid.parse().ok();
+            return;
+        }
+        if self.log.len() == LOG_LINES {
+            self.log.pop_front();
+        }
+        self.log.push_back(line);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(group: &mut Group, sender: &Sender<Event>) {
+    if let Some(stdout) = group.child().stdout.take() {
+        let sender = sender.clone();
+        each_line(stdout, move |line| sender.send(Event::Out(line)).is_ok());
+    }
+    if let Some(stderr) = group.child().stderr.take() {
+        let sender = sender.clone();
+        each_line(stderr, move |line| sender.send(Event::Log(line)).is_ok());
+    }
+}
