@@ -180,13 +180,14 @@ const ROWS: [Row; 64] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 16] = [
+const ROWS_OF_UNITS: [Row; 17] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),
     (About::Unit, On::Every, "wiped", units::wiped),
     (About::Unit, On::Every, "set by others", units::set_by_others),
     (About::Unit, On::Every, "restarted", units::restarted),
+    (About::Unit, On::Every, "killed anywhere", units::killed),
     (About::Unit, On::Every, "silent bus", silent::bus),
     (About::Unit, On::Every, "scope", units::scope),
     (About::Unit, On::Every, "shared", units::shared),

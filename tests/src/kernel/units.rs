@@ -3,7 +3,7 @@
 //! Seen, and what the action is built on: setting any other property of a service wipes what was written to its memory.high, and with 252 a
 //! daemon-reload does as well. A property stays, and setting it to what it is writes the file again.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{fs, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
@@ -11,13 +11,15 @@ use spillway_agent::{
     sense::{LEAK_CHILD, REST_CHILD},
 };
 use spillway_tests::{
-    limit_live::{is_alive, life},
+    limit_live::{Share, is_alive, killed_anywhere, life},
     wait_for,
 };
 
 use crate::{
     checks::Seen,
+    guest::is_thorough,
     installed::{AGENT_UNIT, CLAIMED_WITHIN, Installed, QUICK},
+    memory::beside,
     rungs::{Prepared, Rung},
     unit_stage::{ID, MIB, SOON, Stage, available_share, systemctl},
 };
@@ -154,6 +156,31 @@ pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(stage.high()? == "max" && stage.drop_ins().is_empty(), "{} {:?}", stage.high()?, stage.drop_ins());
     ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
     Ok(Seen { events: 1, detail: "without a limit".to_owned() })
+}
+
+/// Killed between any two system calls an agent leaves what undo puts back, by its properties.
+pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let mut stage = Stage::service("killed", "")?;
+    let (state_dir, pid) = (stage.leave_journal()?, stage.pid()?);
+    let (contain, life) = (beside("contain")?.get_program().to_owned(), life(pid));
+    let contain = || {
+        let mut command = Command::new(&contain);
+        command.arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
+        command.arg("--wipe").arg(stage.file("memory.high")).arg("max");
+        command.args([format!("--pid={}", life.pid), format!("--start-ticks={}", life.start_ticks)]);
+        command
+    };
+    let state = || {
+        let properties = stage.properties().expect("systemd answers");
+        (properties, stage.high().expect("the cgroup is there"), stage.drop_ins())
+    };
+    // One takes half a second where it is emulated.
+    let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 16, nth: 0 } };
+    let (stops, left, found) = killed_anywhere(&state_dir, share, contain, state, || {});
+    let detail = format!(
+        "at {stops} system calls' begins and ends; a limit stood after {left}, the journal spoke after {found}"
+    );
+    Ok(Seen { events: u64::from(stops), detail })
 }
 
 /// A scope, as container runtimes make them, is a unit as well; what is below it is its own affair.

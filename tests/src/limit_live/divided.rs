@@ -8,7 +8,7 @@ use spillway_agent::{
 };
 
 use super::{
-    scenarios::{Share, killed_with},
+    anywhere::{Share, killed_anywhere},
     stage::{ID, MARGIN_BYTES, SOON, Stage, is_alive, life},
 };
 use crate::{Workload, wait_for};
@@ -283,7 +283,8 @@ pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
     let life = life(leak.pid());
     let contain = || stage.contain(life, true);
-    let (stops, left, found) = killed_with(stage, share, contain, || stage.is_back(&[&leak, &neighbour]));
+    let (state_dir, is_back) = (&stage.config.record.state_dir, || stage.is_back(&[&leak, &neighbour]));
+    let (stops, left, found) = killed_anywhere(state_dir, share, contain, || stage.state(), is_back);
     format!("at {stops} system calls' begins and ends; {left} left it divided, and the journal spoke after {found}")
 }
 

@@ -1,15 +1,15 @@
 //! What must hold of limits on cgroups, with real processes in them, on every kernel and in either version.
 
-use std::{fs, os::unix::fs::MetadataExt as _, process::Command, sync::Arc, thread::sleep, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Duration};
 
 use spillway_agent::{
-    act::{Event, Pause, Undone, limit::Limits, undo_all},
+    act::{Event, Pause, limit::Limits, undo_all},
     config::Pattern,
     sense::ProcessId,
 };
 
 use super::stage::{ID, SOON, Stage, is_alive, life};
-use crate::{Stopped, corpus::rng::Rng, wait_for};
+use crate::{corpus::rng::Rng, wait_for};
 
 const MIB: u64 = 1 << 20;
 /// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a process is slowed down.
@@ -17,20 +17,6 @@ const OVER_BYTES: u64 = 8 * MIB;
 
 /// Within this those who allocate come to a limit, unless they turned around below it.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
-
-/// The part of a long scenario that one machine takes, where several share it: every `of`-th step, from the `nth` on.
-#[derive(Debug, Clone, Copy)]
-pub struct Share {
-    /// How many share it.
-    pub of: u32,
-    /// Which of them this is, from 0.
-    pub nth: u32,
-}
-
-impl Share {
-    /// All of it.
-    pub const WHOLE: Self = Self { of: 1, nth: 0 };
-}
 
 /// A leaker is held and nobody is killed, and it goes on when that is over.
 ///
@@ -220,125 +206,6 @@ pub fn over(stage: &Stage) -> String {
     assert_eq!(stage.state(), before);
     leak.stop();
     "with the last of two".to_owned()
-}
-
-/// Killed between any two system calls it leaves what undo puts back.
-///
-/// # Panics
-///
-/// Where that does not hold.
-pub fn killed(stage: &Stage, share: Share) -> String {
-    killed_alone(stage, share, &[])
-}
-
-/// So it does with a backstop that gives way, and with less CPU. There is neither in version 1.
-///
-/// # Panics
-///
-/// Where that does not hold.
-pub fn killed_with_all(stage: &Stage, share: Share) -> String {
-    killed_alone(stage, share, &["--all"])
-}
-
-fn killed_alone(stage: &Stage, share: Share, args: &[&str]) -> String {
-    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    let life = life(leak.pid());
-    let contain = || {
-        let mut contain = stage.contain(life, false);
-        contain.args(args);
-        contain
-    };
-    let (stops, left, found) = killed_with(stage, share, contain, || {});
-    leak.stop();
-    format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
-}
-
-/// Kills a `contain` at every step, undoes what it left, and has that looked at each time; gives how many steps that were, and
-/// after how many something was to be undone.
-pub(super) fn killed_with(
-    stage: &Stage,
-    share: Share,
-    contain: impl Fn() -> Command,
-    is_as_before: impl Fn(),
-) -> (u32, u32, u32) {
-    let before = stage.state();
-    let mut stop = first_stop(stage, share, &contain);
-    let (mut stops, mut left, mut found) = (0, 0, 0);
-    // Each run ends a step later than the one before it, and the last one by itself.
-    while let Some(stopped) = Stopped::at(contain(), stop) {
-        stopped.kill();
-        stops += 1;
-        stop += share.of;
-        left += u32::from(stage.state() != before);
-        // As the next agent does when it starts.
-        let undone = undo_all(&stage.journal());
-        found += u32::from(!undone.is_empty());
-        assert!(undone.iter().all(Undone::is_done), "stop {stops}: {undone:?}");
-        assert_eq!(stage.state(), before, "stop {stops}: {undone:?}");
-        is_as_before();
-        assert!(undo_all(&stage.journal()).is_empty(), "stop {stops}");
-    }
-    assert_eq!(stage.state(), before, "it puts everything back itself");
-    is_as_before();
-    let left_in_all = left * share.of;
-    // What is seen of the journal alone is some dozen calls, of which a small share may see none.
-    let more = u32::from(share.of <= 4);
-    assert!(
-        stops * share.of > 100 && left_in_all > 40 && found >= left + more,
-        "{left} of {stops} left a limit, {found} an entry"
-    );
-    (stops, left, found)
-}
-
-/// The first of a share's stops at which there is anything to see: of a program's start nothing is to be learned, and it is most of what
-/// there is.
-fn first_stop(stage: &Stage, share: Share, contain: impl Fn() -> Command) -> u32 {
-    let mut stop = 1;
-    while let Some(stopped) = Stopped::at(contain(), stop) {
-        stopped.kill();
-        if stage.config.record.state_dir.exists() {
-            break;
-        }
-        stop += 16;
-    }
-    stop.saturating_sub(16).next_multiple_of(share.of) + share.nth
-}
-
-/// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does not come back.
-///
-/// # Panics
-///
-/// Where that does not hold.
-pub fn overtaken(stage: &Stage, share: Share) -> String {
-    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    let life = life(leak.pid());
-    let contain = || {
-        let mut contain = stage.contain(life, false);
-        contain.arg("--overtaken");
-        contain
-    };
-    let before = stage.state();
-    let mut stop = first_stop(stage, share, contain);
-    let (mut stops, mut found) = (0, 0);
-    while let Some(stopped) = Stopped::at(contain(), stop) {
-        stops += 1;
-        stop += share.of;
-        let undone = undo_all(&stage.found_journal());
-        stopped.go_on();
-        let (entries, _) = stage.found_journal().entries().expect("the journal can be read");
-        if undone.is_empty() {
-            // It came before there was anything to undo, or after all was.
-            undo_all(&stage.found_journal());
-        } else {
-            found += 1;
-            assert!(entries.is_empty(), "stop {stops}: {undone:?}, and then {entries:?}");
-        }
-        assert_eq!(stage.state(), before, "stop {stops}: {undone:?}");
-    }
-    undo_all(&stage.found_journal());
-    leak.stop();
-    assert!(found * share.of > 40, "something was undone at {found} of {stops}");
-    format!("at {stops} system calls' begins and ends, of which {found} had something to undo")
 }
 
 /// Limits that come and go, and are changed by others, kill nobody, however everybody allocates meanwhile.
