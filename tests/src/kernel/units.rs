@@ -17,6 +17,7 @@ use spillway_tests::{
 
 use crate::{
     checks::Seen,
+    drive::Swap,
     guest::is_thorough,
     installed::{AGENT_UNIT, CLAIMED_WITHIN, Installed, QUICK},
     memory::beside,
@@ -158,8 +159,9 @@ pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: "without a limit".to_owned() })
 }
 
-/// Killed between any two system calls an agent leaves what undo puts back, by its properties.
+/// Killed between any two system calls an agent leaves what undo puts back, by its properties: of its swap too, where there is some.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let _swap = Swap::on(64 * MIB)?;
     let mut stage = Stage::service("killed", "")?;
     let (state_dir, pid) = (stage.leave_journal()?, stage.pid()?);
     let (contain, life) = (beside("contain")?.get_program().to_owned(), life(pid));
