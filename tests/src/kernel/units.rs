@@ -177,7 +177,7 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (properties, stage.high().expect("the cgroup is there"), stage.drop_ins())
     };
     // One takes half a second where it is emulated.
-    let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 16, nth: 0 } };
+    let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 24, nth: 0 } };
     let (stops, left, found) = killed_anywhere(&state_dir, share, contain, state, || {});
     let detail = format!(
         "at {stops} system calls' begins and ends; a limit stood after {left}, the journal spoke after {found}"
