@@ -28,6 +28,9 @@ const PROGRAM: &str = "exe:";
 const NAMESPACE: &str = "namespace:";
 const LABEL: &str = "pod:";
 
+/// What the names of units that have a cgroup end with.
+const UNITS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
+
 /// Longest name in a label's key, and longest prefix of one: what Kubernetes takes.
 const KEY_NAME_MAX: usize = 63;
 const KEY_PREFIX_MAX: usize = 253;
@@ -63,6 +66,12 @@ impl Pattern {
         match of {
             Of::Unit if text.contains('/') => {
                 return Err("is neither a unit's name nor a path, which begins with a /".to_owned());
+            }
+            // A unit's name may have a colon; a word before one is rather a kind that is spelled otherwise.
+            Of::Unit if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) => {
+                return Err(format!(
+                    "begins with none of {PROGRAM}, {NAMESPACE} and {LABEL}, and ends as no unit does"
+                ));
             }
             Of::Program if !text.starts_with('/') => {
                 return Err("names a program that does not begin with a /".to_owned());
@@ -170,6 +179,7 @@ mod tests {
     #[test]
     fn a_unit_is_found_wherever_it_is_with_all_below_it() {
         assert!(covers("ssh.service", "/system.slice/ssh.service"));
+        assert!(covers("dbus-:1.2-*.service", "/system.slice/dbus-:1.2-org.example.service"));
         assert!(covers("user@*.service", "/user.slice/user-0.slice/user@0.service/app.slice/app.service"));
         assert!(!covers("ssh.service", "/system.slice/openssh.service"));
         assert!(!covers("ssh.service", "/system.slice/ssh.service-backup.service"));
@@ -225,6 +235,9 @@ mod tests {
         for text in [
             "",
             "system.slice/ssh.service",
+            "ns:kube-*",
+            "Namespace:shop",
+            "label:app=db",
             "a[",
             "***",
             "exe:",
