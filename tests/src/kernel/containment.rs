@@ -96,7 +96,10 @@ pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 /// What it had before, in huge pages.
 pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !is_guest() {
-        return Err(NotOffered("how the kernel gathers huge pages is the whole host's: in virtual machines alone".to_owned()).into());
+        return Err(NotOffered(
+            "how the kernel gathers huge pages is the whole host's: in virtual machines alone".to_owned(),
+        )
+        .into());
     }
     on_stage("gathered", |stage| limit_live::gathered(stage, gather_huge_pages))
 }

@@ -117,6 +117,11 @@ impl Receiver {
         self.calls().into_iter().filter(|call| (200..300).contains(&call.status)).collect()
     }
 
+    /// Connections that it has now.
+    pub fn open(&self) -> usize {
+        lock(&self.shared).open
+    }
+
     /// Most connections that it had at once.
     pub fn most_open(&self) -> usize {
         lock(&self.shared).most_open

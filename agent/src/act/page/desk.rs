@@ -38,6 +38,8 @@ pub struct Desk {
 /// Something that is worth a line in the log, or a count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// So many pages are on disk, and survive a kill from now on.
+    Kept(usize),
     /// A page is delivered.
     Delivered(SinkKind),
     /// A call was in vain, and will be made again.
@@ -245,19 +247,20 @@ impl Desk {
     }
 
     fn try_save(&mut self) -> Result<(), SpoolError> {
-        // What makes room first.
-        while let Some((nth, kind)) = self.unsettled.last().copied() {
-            let is_unsaved = self.unsaved.get_mut(&nth).map(|entry| {
-                entry.to.retain(|to| kind.is_some_and(|kind| to != kind.name()));
-                entry.to.is_empty()
-            });
-            match is_unsaved {
-                Some(true) => drop(self.unsaved.remove(&nth)),
-                Some(false) => {}
-                None => self.spool.settle::<Page>(&[nth], kind.map(SinkKind::name))?,
+        // What makes room first, and all of it at once: a trigger that is there again after a crash has its resolve behind it.
+        let mut on_disk = Vec::new();
+        for (nth, kind) in &self.unsettled {
+            let to = kind.map(SinkKind::name);
+            match self.unsaved.get_mut(nth) {
+                Some(entry) => entry.to.retain(|other| to.is_some_and(|to| other != to)),
+                None => on_disk.push((*nth, to)),
             }
-            self.unsettled.pop();
         }
+        self.unsaved.retain(|_, entry| !entry.to.is_empty());
+        if !on_disk.is_empty() {
+            self.spool.settle::<Page>(&on_disk)?;
+        }
+        self.unsettled.clear();
         if self.unsaved.is_empty() && self.untold.is_empty() {
             return Ok(());
         }
@@ -271,6 +274,9 @@ impl Desk {
             })
             .collect();
         self.spool.accept(&entries, &told)?;
+        if !entries.is_empty() {
+            self.events.push(Event::Kept(entries.len()));
+        }
         self.unsaved.clear();
         self.untold.clear();
         Ok(())
@@ -345,7 +351,7 @@ mod tests {
         first.accept(0.0, vec![page("4", "b", News::Resolved)]);
         assert_eq!((first.waiting(), sent(&mut first, 0.0)), (3, vec!["1".to_owned()]));
         first.answered(0.0, 0, Fate::Taken, 0.0);
-        assert_eq!(first.events(), [Event::Delivered(SinkKind::Alertmanager)]);
+        assert_eq!(first.events(), [Event::Kept(2), Event::Kept(1), Event::Delivered(SinkKind::Alertmanager)]);
         assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
         drop(first);
 
@@ -399,7 +405,7 @@ mod tests {
             0.0,
             vec![page("u", "0", News::Updated), page("v", "1", News::Updated), page("r", "2", News::Resolved)],
         );
-        assert_eq!(desk.events(), [Event::Lost(2)]);
+        assert_eq!(desk.events(), [Event::Kept(WAITING_MAX), Event::Kept(3), Event::Lost(2)]);
         assert_eq!(desk.waiting(), WAITING_MAX + 1, "what begins and ends an incident stays");
     }
 }

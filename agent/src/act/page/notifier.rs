@@ -89,6 +89,7 @@ impl Notifier {
         }
         let (stops, stopped) = channel();
         let counts = Arc::new(Counts::default());
+        counts.waiting.set(desk.waiting() as i64);
         let counted = counts.clone();
         let run = move || {
             keep(desk, &ordered, &callers, &counted, clock, setup.seed);
@@ -172,6 +173,7 @@ fn call(identity: &https::Identity, posts: &Receiver<Post>, answered: impl Fn(Re
 fn tell_log(event: &Event, counts: &Counts) {
     counts.note(event);
     match event {
+        Event::Kept(_) => {}
         Event::Delivered(sink) => tracing::debug!(%sink, "page delivered"),
         Event::Failed(sink, why) => tracing::warn!(%sink, why, "page not delivered yet, and tried again"),
         Event::Refused(sink, why) => tracing::error!(%sink, why, "page refused, and not tried again"),
