@@ -4,6 +4,7 @@
 pub mod api_server;
 mod broken;
 pub mod corpus;
+mod held;
 pub mod limit_live;
 mod netns;
 pub mod overload_live;
@@ -13,6 +14,7 @@ pub mod queues;
 mod real_time;
 pub mod receiver;
 mod refuse;
+mod resolver;
 mod running;
 mod servers;
 mod stepped;
@@ -34,11 +36,13 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use held::Held;
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
 pub use refuse::{Refused, hide, refuse};
+pub use resolver::{Knows, Resolver};
 pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
 };
