@@ -24,8 +24,9 @@ use spillway_agent::{
     sense::ProcessId,
 };
 use spillway_tests::{
-    Scratch, agent, now,
+    Reference, Scratch, agent, now,
     receiver::{Call, Form, Manner, Receiver},
+    skip,
     tls::{Authority, TlsServer, answer},
     wait_for,
 };
@@ -205,6 +206,27 @@ fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over()
     assert!(data["deadline"].as_str() > event["time"].as_str(), "{event}");
     assert_ne!(drains[0].headers["webhook-id"], undrains[0].headers["webhook-id"]);
     assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip("drain-reference", &reason),
+    };
+    let node = Node::make("reference");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Drained);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    agent.decide(Action::Undrain);
+    agent.until(Event::Undrained);
+    let calls = node.receiver.calls();
+    assert_eq!(calls.len(), 2);
+    reference.judge(&KEYS, &calls[0]);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use spillway_agent::{
     sense::ProcessId,
 };
 use spillway_tests::{
-    Scratch, Servers, http_get, is_root, now,
+    Reference, Scratch, Servers, http_get, is_root, now,
     receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
     skip, wait_for,
 };
@@ -156,6 +156,26 @@ fn everybody_is_told_in_the_form_that_each_takes() {
         assert_eq!((&event["specversion"], &event["id"]), (&"1.0".into(), &header("webhook-id").into()));
         assert!(header("content-type").starts_with("application/cloudevents+json"));
     }
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let test = "page-reference";
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip(test, &reason),
+    };
+    let webhook = Receiver::start(Form::Webhook);
+    let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
+    told.judge(812, State::Raised);
+    let calls = until(&webhook, "told", |calls| calls.len() == 1);
+    reference.judge(&KEYS, &calls[0]);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    told.judge(812, State::Cleared);
+    let calls = until(&webhook, "told", |calls| calls.len() == 2);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod program_costs;
 pub mod queues;
 mod real_time;
 pub mod receiver;
+mod reference;
 mod refuse;
 mod resolver;
 mod running;
@@ -41,6 +42,7 @@ pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
+pub use reference::Reference;
 pub use refuse::{Refused, hide, refuse};
 pub use resolver::{Knows, Resolver};
 pub use running::{

@@ -16,7 +16,7 @@ use crate::toolchain::{self, Compiler, Next};
 use crate::vm::emulator;
 use crate::vm::userland::MAKERS;
 use crate::workspace::{Workspace, on_path};
-use crate::{signals, tools};
+use crate::{signals, tools, webhooks};
 
 /// What unpacks the modules of other kernels: the program and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
@@ -43,6 +43,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     vm()?;
     userlands()?;
     SERVERS.provide()?;
+    webhooks::provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +74,13 @@ fn check() -> anyhow::Result<ExitCode> {
     );
     let servers = SERVERS.is_there()?;
     println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
-    Ok(if ready && nextest && emulator && userlands && servers { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let webhooks = webhooks::is_there()?;
+    println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, webhooks::WHAT);
+    Ok(if ready && nextest && emulator && userlands && servers && webhooks {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Makes sure that the BPF programs can be built, and says with which compiler.
