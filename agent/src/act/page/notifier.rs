@@ -161,10 +161,11 @@ fn keep(mut desk: Desk, orders: &Receiver<Order>, callers: &[Sender<Post>], coun
 /// Makes the calls of one sink, one after the other.
 fn call(identity: &https::Identity, posts: &Receiver<Post>, answered: impl Fn(Result<https::Answer, String>) -> bool) {
     let bounds = https::Bounds { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
-    while let Ok(Post { url, headers, body }) = posts.recv() {
+    while let Ok(Post { url, headers, body, hidden }) = posts.recv() {
         // Certificates are replaced while the agent runs.
         let answer = https::Client::new(identity).and_then(|client| client.post(&url, &headers, body, bounds));
-        if !answered(answer.map_err(|error| error.to_string())) {
+        let answer = answer.map(|answer| https::Answer { body: hidden.mask(&answer.body).into(), ..answer });
+        if !answered(answer.map_err(|error| hidden.mask_text(&error.to_string()))) {
             return;
         }
     }
