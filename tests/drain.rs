@@ -371,6 +371,37 @@ fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
 }
 
 #[test]
+fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
+    let node = Node::make("two");
+    let mut first = node.start();
+    let mut second = node.start();
+    assert!(!second.decide(Action::Drain), "the other one drains");
+    sleep(Duration::from_secs(1));
+    assert!(node.receiver.calls().is_empty() && first.says() == Says::Ready(100));
+    assert!(first.decide(Action::Drain));
+    first.until(Event::Drained);
+    let follows = wait_for(SOON, || (second.says() == Says::Drain).then_some(()));
+    assert!(follows.is_some(), "whom a balancer asks makes no difference");
+    drop(first);
+    // It goes on with what both were asked for, and asks nobody again.
+    assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
+    assert_eq!(second.says(), Says::Drain);
+    let third = node.start();
+    assert!(second.decide(Action::Undrain) && !third.decide(Action::Undrain));
+    second.until(Event::Undrained);
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+    drop(second);
+    drop(third);
+    // Somebody who holds it for ever holds up no end.
+    let lock = fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
+    lock.lock().expect("nobody has it");
+    let waits = node.start();
+    let begun = now();
+    drop(waits);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_request_outlives_a_restart_as_the_same_request() {
     let node = Node::make("restart-request");
     node.receiver.behaves(Manner::Answers(503, "", Vec::new()));

@@ -8,13 +8,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+use super::claim::claim;
 
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".json";
@@ -104,13 +106,7 @@ impl Journal {
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let directory = state_dir.join("journal");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let lock =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(state_dir.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock) }),
-            Err(TryLockError::WouldBlock) => Err(io::Error::other("another agent acts by it")),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        Ok(Self { directory, boot_id: boot_id()?, _claim: Some(claim(&state_dir.join("lock"))?) })
     }
 
     /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it answers; `None` where there is none.

@@ -1,13 +1,15 @@
 //! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
 //!
 //! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
-//! configuration. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
+//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
 //! given back: who stops or replaces the agent does not mean to send work to a node that is unwell.
 
 use std::{
+    fs::File,
     io,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -16,9 +18,10 @@ use std::{
 
 use super::{
     caller::{self, Answered, Endpoint},
-    keeper::Keeper,
+    keeper::{Keeper, LOOK_EVERY},
     readiness::Readiness,
     request::Cause,
+    standby::Standby,
     weight::Weight,
 };
 use crate::{
@@ -45,8 +48,9 @@ pub struct Drainer {
     outcomes: Receiver<Outcome>,
     readiness: Arc<Readiness>,
     weight: Weight,
-    /// Whether decisions are carried out.
+    /// Whether decisions are carried out, by the one agent that drains.
     performs: bool,
+    is_ours: Arc<AtomicBool>,
 }
 
 impl Drainer {
@@ -69,9 +73,31 @@ impl Drainer {
             let run = move || caller::run(&endpoint, clock, &called, &answers, Order::Answered);
             thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
         });
-        let keeper = Keeper::new(config, clock, performs, calls.transpose()?, readiness.clone(), told);
-        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || keep(keeper, &ordered))?;
-        Ok(Self { orders, outcomes, readiness, weight: Weight::new(&config.decide), performs })
+        let calls = calls.transpose()?;
+        let standby = Standby::below(&config.record.state_dir, readiness.clone());
+        let weight = Weight::new(&config.decide);
+        let (config, drained) = (config.clone(), readiness.clone());
+        let begin = move |claim| Keeper::new(&config, clock, performs, calls, drained, told, claim);
+        let is_ours = Arc::new(AtomicBool::new(true));
+        let begun = match standby.claim() {
+            Ok(claim) => Ok(begin(claim)),
+            Err(error) => {
+                tracing::warn!(%error, "this agent does not drain until the other one ends");
+                is_ours.store(false, Ordering::Relaxed);
+                standby.follow();
+                Err(begin)
+            }
+        };
+        let becomes_ours = is_ours.clone();
+        let run = move || {
+            let keeper = begun.map_or_else(|begin| wait(&standby, &ordered, begin), Some);
+            becomes_ours.store(true, Ordering::Relaxed);
+            if let Some(keeper) = keeper {
+                keep(keeper, &ordered);
+            }
+        };
+        thread::Builder::new().name("spillway-drain".to_owned()).spawn(run)?;
+        Ok(Self { orders, outcomes, readiness, weight, performs, is_ours })
     }
 
     /// What balancers are told.
@@ -93,7 +119,8 @@ impl Drainer {
             Action::Undrain => Order::Undrain,
             Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve => return false,
         };
-        self.orders.send(order).is_ok()
+        // Whoever waits needs to know as well.
+        self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
     }
 
     /// Takes the nearest forecast of the open incidents, in seconds from `t`; `None` where there is none.
@@ -124,6 +151,28 @@ impl Drop for Drainer {
     /// The threads know one another, and would go on for ever.
     fn drop(&mut self) {
         let _ = self.orders.send(Order::Stop);
+    }
+}
+
+/// Waits until no other agent drains; `None` where this one is told to stop.
+fn wait(standby: &Standby, orders: &Receiver<Order>, begin: impl FnOnce(Option<File>) -> Keeper) -> Option<Keeper> {
+    let mut wanted = None;
+    loop {
+        match orders.recv_timeout(LOOK_EVERY) {
+            Ok(Order::Drain(cause)) => wanted = Some(Some(cause)),
+            Ok(Order::Undrain) => wanted = Some(None),
+            Ok(Order::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+        }
+        if let Ok(claim) = standby.claim() {
+            tracing::info!("no other agent drains any more, and this one does");
+            let mut keeper = begin(claim);
+            if let Some(cause) = wanted {
+                keeper.want(cause);
+            }
+            return Some(keeper);
+        }
+        standby.follow();
     }
 }
 

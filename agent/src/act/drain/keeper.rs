@@ -3,7 +3,7 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs,
+    fs::{self, File},
     hash::{BuildHasher as _, Hasher as _},
     sync::{Arc, mpsc::Sender},
     time::Duration,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How often an operator's word is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often connections are counted while a node drains, in seconds: a pass over all of them, which may be a hundred thousand.
 const COUNT_EVERY_SECS: f64 = 2.0;
@@ -77,12 +77,14 @@ pub struct Keeper {
     word_file: WordFile,
     pause: Pause,
     readiness: Arc<Readiness>,
+    /// Given back before anybody hears that this one has ended; `None` where nothing can be kept.
+    _claim: Option<File>,
     told: Sender<Outcome>,
     chance: Chance,
 }
 
 impl Keeper {
-    /// Goes on where an earlier run was. Without `calls` nobody is to be asked.
+    /// Goes on where an earlier run was. Without `calls` nobody is to be asked. `claim` says that no other agent keeps it.
     pub fn new(
         config: &Config,
         clock: Clock,
@@ -90,6 +92,7 @@ impl Keeper {
         calls: Option<Sender<Call>>,
         readiness: Arc<Readiness>,
         told: Sender<Outcome>,
+        claim: Option<File>,
     ) -> Self {
         let (drain, state_dir) = (&config.act.drain, &config.record.state_dir);
         let pace = Pace {
@@ -121,6 +124,7 @@ impl Keeper {
             word_file: WordFile::below(state_dir),
             pause: Pause::below(state_dir),
             readiness,
+            _claim: claim,
             told,
             chance: Chance(random()),
         };
@@ -132,7 +136,7 @@ impl Keeper {
             }
         }
         keeper.read_word();
-        keeper.readiness.note(&keeper.machine, keeper.word);
+        keeper.note();
         keeper
     }
 
@@ -206,7 +210,7 @@ impl Keeper {
             }
         }
         self.send(self.clock.now());
-        self.readiness.note(&self.machine, self.word);
+        self.note();
     }
 
     /// How long nothing is to be done.
@@ -214,6 +218,10 @@ impl Keeper {
         let due = self.asked.as_ref().and_then(|asked| asked.due);
         let until_due = due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
         until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+    }
+
+    fn note(&self) {
+        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.word);
     }
 
     fn read_word(&mut self) {
@@ -323,7 +331,7 @@ impl Keeper {
             }
             _ => {}
         }
-        self.readiness.note(&self.machine, self.word);
+        self.note();
     }
 
     fn ask(&mut self, now: f64, ask: Ask) {
