@@ -373,6 +373,7 @@ fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
 #[test]
 fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     let node = Node::make("two");
+    fs::create_dir(&node.config.record.state_dir).expect("it can be made");
     let mut first = node.start();
     let mut second = node.start();
     assert!(!second.decide(Action::Drain), "the other one drains");
@@ -399,6 +400,27 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     let begun = now();
     drop(waits);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn two_agents_that_never_kept_anything_ask_once() {
+    let node = Node::make("two-new");
+    let mut agents = [node.start(), node.start()];
+    assert!(!node.config.record.state_dir.exists(), "who has nothing to keep makes no directory for it");
+    let decided = agents.each_ref().map(|agent| agent.decide(Action::Drain));
+    assert!(decided.contains(&true), "one of them drains");
+    let first = wait_for(SOON, || {
+        let says = agents.each_ref().map(|agent| agent.says() == Says::Drain);
+        (says == [true; 2]).then_some(())
+    });
+    assert!(first.is_some(), "one drains and the other follows");
+    assert_eq!(node.calls("drain").len(), 1);
+    let refused = agents.iter_mut().filter_map(|agent| {
+        agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
+        agent.told.iter().find(|outcome| outcome.event == Event::DrainRefused).cloned()
+    });
+    let refused: Vec<_> = refused.collect();
+    assert!(matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")), "{refused:?}");
 }
 
 #[test]

@@ -351,6 +351,8 @@ fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_kil
             scratch.0.join("state").display()
         ),
     );
+    // As systemd makes it before the agent is started.
+    fs::create_dir(scratch.0.join("state")).expect("it can be made");
     let (first, second) = (start(&config), start(&config));
     assert!(second.log().contains("this agent does not drain until the other one ends"), "{}", second.log());
     let until = |agent: &Running, state: &str, ready: &str| {

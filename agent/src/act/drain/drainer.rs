@@ -5,7 +5,6 @@
 //! given back: who stops or replaces the agent does not mean to send work to a node that is unwell.
 
 use std::{
-    fs::File,
     io,
     sync::{
         Arc,
@@ -75,28 +74,19 @@ impl Drainer {
         });
         let calls = calls.transpose()?;
         let standby = Standby::below(&config.record.state_dir, readiness.clone());
-        let weight = Weight::new(&config.decide);
-        let (config, drained) = (config.clone(), readiness.clone());
-        let begin = move |claim| Keeper::new(&config, clock, performs, calls, drained, told, claim);
+        let mut keeper = Keeper::new(config, clock, performs, calls, standby.clone(), readiness.clone(), told);
         let is_ours = Arc::new(AtomicBool::new(true));
-        let begun = match standby.claim() {
-            Ok(claim) => Ok(begin(claim)),
-            Err(error) => {
-                tracing::warn!(%error, "this agent does not drain until the other one ends");
-                is_ours.store(false, Ordering::Relaxed);
-                standby.follow();
-                Err(begin)
+        match standby.claim() {
+            Ok(claim) => keeper.take_over(claim),
+            Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
+        }
+        let weight = Weight::new(&config.decide);
+        let keeps = is_ours.clone();
+        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || {
+            while wait(&mut keeper, &standby, &keeps, &ordered) && keep(&mut keeper, &ordered) {
+                stand_by(&standby, &keeps, "another agent acts by it");
             }
-        };
-        let becomes_ours = is_ours.clone();
-        let run = move || {
-            let keeper = begun.map_or_else(|begin| wait(&standby, &ordered, begin), Some);
-            becomes_ours.store(true, Ordering::Relaxed);
-            if let Some(keeper) = keeper {
-                keep(keeper, &ordered);
-            }
-        };
-        thread::Builder::new().name("spillway-drain".to_owned()).spawn(run)?;
+        })?;
         Ok(Self { orders, outcomes, readiness, weight, performs, is_ours })
     }
 
@@ -154,37 +144,49 @@ impl Drop for Drainer {
     }
 }
 
-/// Waits until no other agent drains; `None` where this one is told to stop.
-fn wait(standby: &Standby, orders: &Receiver<Order>, begin: impl FnOnce(Option<File>) -> Keeper) -> Option<Keeper> {
+/// From now on another agent drains.
+fn stand_by(standby: &Standby, is_ours: &AtomicBool, why: &str) {
+    tracing::warn!(why, "this agent does not drain until the other one ends");
+    is_ours.store(false, Ordering::Relaxed);
+    standby.follow();
+}
+
+/// Waits until no other agent drains; `false` where this one is told to stop.
+fn wait(keeper: &mut Keeper, standby: &Standby, is_ours: &AtomicBool, orders: &Receiver<Order>) -> bool {
     let mut wanted = None;
-    loop {
+    while !is_ours.load(Ordering::Relaxed) {
         match orders.recv_timeout(LOOK_EVERY) {
             Ok(Order::Drain(cause)) => wanted = Some(Some(cause)),
             Ok(Order::Undrain) => wanted = Some(None),
             Ok(Order::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
-            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
-        if let Ok(claim) = standby.claim() {
-            tracing::info!("no other agent drains any more, and this one does");
-            let mut keeper = begin(claim);
-            if let Some(cause) = wanted {
-                keeper.want(cause);
+        match standby.claim() {
+            Ok(claim) => {
+                tracing::info!("no other agent drains any more, and this one does");
+                keeper.take_over(claim);
+                is_ours.store(true, Ordering::Relaxed);
             }
-            return Some(keeper);
+            Err(_) => standby.follow(),
         }
-        standby.follow();
     }
+    if let Some(cause) = wanted {
+        keeper.want(cause);
+    }
+    true
 }
 
-fn keep(mut keeper: Keeper, orders: &Receiver<Order>) {
-    loop {
+/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found to.
+fn keep(keeper: &mut Keeper, orders: &Receiver<Order>) -> bool {
+    while !keeper.is_theirs() {
         keeper.look();
         match orders.recv_timeout(keeper.sleeps_for()) {
             Ok(Order::Drain(cause)) => keeper.want(Some(cause)),
             Ok(Order::Undrain) => keeper.want(None),
             Ok(Order::Answered(answered)) => keeper.answered(answered),
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
+    true
 }

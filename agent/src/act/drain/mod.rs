@@ -12,6 +12,7 @@ mod keeper;
 mod readiness;
 mod request;
 mod retry;
+mod served;
 mod standby;
 mod state;
 mod store;

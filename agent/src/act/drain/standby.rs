@@ -15,6 +15,7 @@ use super::{readiness::Readiness, state::Phase, store::Store, word::WordFile};
 use crate::act::claim::claim;
 
 /// What the other agent has, as this one sees it.
+#[derive(Clone)]
 pub struct Standby {
     lock: PathBuf,
     store: Store,
@@ -29,17 +30,28 @@ impl Standby {
         Self { lock: state_dir.join("drain.lock"), store, word_file, readiness }
     }
 
-    /// Tries to be the one that keeps it; `None` where nobody can be.
+    /// Tries to be the one that keeps it, where anything was ever kept.
     ///
     /// # Errors
     ///
     /// Another agent is.
     pub fn claim(&self) -> io::Result<Option<File>> {
+        // Who has nothing to keep makes no directory for it.
+        if self.lock.parent().is_some_and(|state_dir| !state_dir.is_dir()) { Ok(None) } else { self.claim_first() }
+    }
+
+    /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody can be.
+    ///
+    /// # Errors
+    ///
+    /// Another agent is.
+    pub fn claim_first(&self) -> io::Result<Option<File>> {
         match claim(&self.lock) {
             Ok(claim) => Ok(Some(claim)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
-                tracing::warn!(%error, "{} cannot be locked, and another agent may drain by it", self.lock.display());
+                // What keeps it from being locked keeps it from being written, which is told when that is tried.
+                tracing::debug!(%error, "{} cannot be locked", self.lock.display());
                 Ok(None)
             }
         }
