@@ -5,18 +5,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env,
     io::{BufRead as _, BufReader},
-    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Stdio},
     thread::{self, sleep},
     time::Duration,
 };
 
-use hyper::header::{HeaderMap, HeaderName};
 use spillway_tests::{
-    Scratch, now,
+    Scratch, now, random,
     receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
     tls::Authority,
 };
@@ -61,11 +59,7 @@ impl Lane {
     fn start(nth: u64) -> Self {
         let scratch = Scratch::make(&format!("delivery-{nth}"));
         let (pagerduty, webhook) = (Receiver::start(Form::PagerDuty), Receiver::start(Form::Webhook));
-        let secret = |name: &str, text: &str| {
-            let path = scratch.file(name, text);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
-            path.display().to_string()
-        };
+        let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
         let text = format!(
             "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nca_file = \"{}\"\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
              [act.page.webhook]\nurl = \"{}\"\nsecret_file = \"{}\"\n",
@@ -232,21 +226,8 @@ fn identity(call: &Call) -> Option<String> {
 }
 
 fn verify(call: &Call) {
-    let headers: HeaderMap = call
-        .headers
-        .iter()
-        .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value")))
-        .collect();
-    let verified = Webhook::new(SIGNING_KEY).expect("it is a key").verify(&call.body, &headers);
+    let verified = Webhook::new(SIGNING_KEY).expect("it is a key").verify(&call.body, &call.header_map());
     verified.unwrap_or_else(|error| panic!("{error}: {call:?}"));
-}
-
-/// Numbers in no order, the same in each run: splitmix64.
-fn random(nth: u64) -> u64 {
-    let mut bits = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[test]

@@ -4,13 +4,11 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use hyper::http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 use spillway_agent::{
     act::{
@@ -53,8 +51,7 @@ struct Agent {
 impl Node {
     fn make(test: &str) -> Self {
         let (scratch, receiver) = (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
-        let keys = scratch.file("keys", &KEYS.join("\n"));
-        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let keys = scratch.secret("keys", &KEYS.join("\n"));
         let text = format!(
             "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
              drained_within = \"1s\"\n\
@@ -155,11 +152,7 @@ fn verdict() -> Verdict {
 
 /// That either key's owner takes it, and nobody else.
 fn verify(call: &Call) {
-    let headers: HeaderMap = call
-        .headers
-        .iter()
-        .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value")))
-        .collect();
+    let headers = call.header_map();
     for key in KEYS {
         let webhook = Webhook::new(key).expect("it is a key");
         webhook.verify(&call.body, &headers).unwrap_or_else(|error| panic!("{error}: {call:?}"));

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
@@ -339,8 +339,7 @@ fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
 fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_killed() {
     const TEST: &str = "drain-two";
     let (scratch, receiver) = (Scratch::make(TEST), Receiver::start(Form::Webhook));
-    let keys = scratch.file("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let keys = scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let config = scratch.file(
         "spillway.toml",
         &format!(

@@ -3,7 +3,7 @@
 //!
 //! The network and the resolver are the test's own; what runs is the agent as it is installed, over TLS but for Alertmanager.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Command, thread::sleep, time::Duration};
+use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use spillway_tests::{
     ANY_PORT, Held, Knows, Resolver, Running, Scratch, Workload, agent, find_metric, is_root, metric, now, own_network,
@@ -108,11 +108,7 @@ fn configuration(
     [pagerduty, slack, webhook, balancer]: [SocketAddr; 4],
     alertmanager: &Receiver,
 ) -> std::path::PathBuf {
-    let secret = |name: &str, text: &str| {
-        let path = scratch.file(name, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
-        path.display().to_string()
-    };
+    let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
     let (routing_key, keys) = (secret("routing-key", PAGERDUTY_KEY), secret("keys", KEY));
     let slack = secret("slack", &format!("https://hooks.internal:{}/services/T0/B0/x", slack.port()));
     let (ca_file, state_dir) = (scratch.file("ca.crt", &authority.pem()), scratch.0.join("state"));

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -123,21 +122,12 @@ fn assert_untold(what: &str, told: &[u8]) {
 #[test]
 fn no_secret_is_told_whoever_sends_it_back() {
     let scratch = Scratch::make("host-secrets");
-    let secret = |name: &str, text: &str| {
-        let path = scratch.file(name, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
-        path
-    };
     let echoes = [ROUTING_KEY, "", SLACK_PATH, PAGE_KEYS[0], DRAIN_KEY].map(Echo::start);
     let [pagerduty, alertmanager, slack, webhook, balancer] = &echoes;
-    secret("routing-key", ROUTING_KEY);
-    let slack_url = secret("slack", &format!("http://{}{SLACK_PATH}", slack.addr));
-    let config = configuration(
-        &scratch,
-        [pagerduty, alertmanager, webhook, balancer].map(|echo| echo.addr),
-        &slack_url,
-        |name, text| secret(name, text).display().to_string(),
-    );
+    scratch.secret("routing-key", ROUTING_KEY);
+    let slack_url = scratch.secret("slack", &format!("http://{}{SLACK_PATH}", slack.addr));
+    let config =
+        configuration(&scratch, [pagerduty, alertmanager, webhook, balancer].map(|echo| echo.addr), &slack_url);
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
     let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let mut command = run_with(&config);
@@ -191,8 +181,8 @@ fn configuration(
     scratch: &Scratch,
     [pagerduty, alertmanager, webhook, balancer]: [SocketAddr; 4],
     slack_url: &Path,
-    secret: impl Fn(&str, &str) -> String,
 ) -> PathBuf {
+    let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
     let (page_keys, drain_key) = (secret("page-keys", &PAGE_KEYS.join("\n")), secret("drain-key", DRAIN_KEY));
     let [of_pagerduty, of_alertmanager, of_webhook, of_drain] = TOKENS;
     let (state_dir, slack_url) = (scratch.0.join("state"), slack_url.display());

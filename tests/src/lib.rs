@@ -180,6 +180,14 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// A number for this one, in no order, the same in each run: splitmix64.
+pub fn random(nth: u64) -> u64 {
+    let mut bits = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
 /// What one scan says of outbound connects, `t` seconds into the test.
 pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
     let mut seen = Vec::new();

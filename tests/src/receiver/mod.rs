@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use hyper::header::{HeaderMap, HeaderName};
 pub use pagerduty::PAGERDUTY_KEY;
 use serde_json::Value;
 
@@ -129,6 +130,18 @@ impl Receiver {
 }
 
 impl Call {
+    /// Its headers, as libraries take them.
+    ///
+    /// # Panics
+    ///
+    /// Where one is none.
+    pub fn header_map(&self) -> HeaderMap {
+        let header = |(name, value): (&String, &String)| {
+            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+        };
+        self.headers.iter().map(header).collect()
+    }
+
     /// Its body as JSON.
     ///
     /// # Panics
