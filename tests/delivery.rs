@@ -14,9 +14,10 @@ use std::{
 };
 
 use spillway_tests::{
-    Scratch, now, random,
+    Kills, Scratch, now, random,
     receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
     tls::Authority,
+    wait_for,
 };
 use standardwebhooks::Webhook;
 
@@ -25,6 +26,9 @@ const KILLS: u64 = 1_000;
 
 /// Each kills a process of its own, so that the whole takes less than a minute.
 const LANES: u64 = 2;
+
+/// A call that nobody waits for any more is over by then.
+const SOON: Duration = Duration::from_secs(20);
 
 const SIGNING_KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -43,6 +47,7 @@ struct Lane {
     /// Kills while a call was open, before its answer.
     killed_calling: u64,
     kills: u64,
+    kills_at: Kills,
 }
 
 /// What came of a lane.
@@ -74,7 +79,20 @@ impl Lane {
         let config = scratch.file("spillway.toml", &text);
         let [raised, changed, resolved] = [(); 3].map(|()| BTreeSet::new());
         let (next, open) = (1, Vec::new());
-        Self { scratch, config, pagerduty, webhook, next, open, raised, changed, resolved, killed_calling: 0, kills: 0 }
+        Self {
+            scratch,
+            config,
+            pagerduty,
+            webhook,
+            next,
+            open,
+            raised,
+            changed,
+            resolved,
+            killed_calling: 0,
+            kills: 0,
+            kills_at: Kills::default(),
+        }
     }
 
     fn teller(&self) -> Command {
@@ -87,12 +105,15 @@ impl Lane {
     fn kill(&mut self, random: u64) {
         let mut command = self.teller();
         command.arg(format!("--raise={}", self.next));
+        let mut expected = 1;
         if random.is_multiple_of(3) {
             command.arg("--limit");
+            expected += 1;
         }
         // A third of the incidents stays open, so that runs which begin find some.
         if self.open.len() > 3 {
             command.arg(format!("--resolve={}", self.open[random as usize % self.open.len()]));
+            expected += 2;
         }
         let manner = match (random >> 8) % 16 {
             0 => Manner::Answers(503, "", Vec::new()),
@@ -104,16 +125,18 @@ impl Lane {
         self.pagerduty.behaves(manner.clone());
         self.webhook.behaves(manner);
         let mut teller = command.spawn().expect("it starts");
-        // Spread evenly over what it does, from before its first commit to after its last call.
-        sleep(Duration::from_micros(3_000 + (random >> 16) % 60_000));
+        sleep(self.kills_at.after(random));
         let is_calling = self.pagerduty.open() + self.webhook.open() > 0;
         teller.kill().expect("it runs until it is killed");
         teller.wait().expect("it is ours");
         self.kills += 1;
         self.killed_calling += u64::from(is_calling);
+        // What it was sending is with the receivers, who are done with it before the next one sends.
+        wait_for(SOON, || (self.pagerduty.open() + self.webhook.open() == 0).then_some(()));
         let said = BufReader::new(teller.stdout.take().expect("it is piped"));
-        for line in said.lines() {
-            let line = line.expect("it is text");
+        let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
+        self.kills_at.note(said.len() == expected);
+        for line in said {
             let (what, number) = line.split_once(' ').expect("two words");
             let number: u32 = number.parse().expect("a number");
             match what {

@@ -2,7 +2,7 @@
 //! it was answered.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use spillway_agent::act::drain::{Word, WordFile};
 use spillway_tests::{
-    Scratch, now, random,
+    Kills, Scratch, now, random,
     receiver::{Call, Form, Manner, Receiver},
     tls::Authority,
     wait_for,
@@ -38,6 +39,9 @@ struct Lane {
     receiver: Receiver,
     /// What was said to be done in all runs.
     said: BTreeMap<String, u64>,
+    /// What was being asked for after each kill, where it is not what it was before.
+    asked: Vec<Option<String>>,
+    kills: Kills,
     killed_calling: u64,
 }
 
@@ -56,7 +60,7 @@ impl Lane {
         );
         let config = scratch.file("spillway.toml", &text);
         let (word, said) = (WordFile::below(&state_dir), BTreeMap::new());
-        Self { scratch, config, word, receiver, said, killed_calling: 0 }
+        Self { scratch, config, word, receiver, said, asked: Vec::new(), kills: Kills::default(), killed_calling: 0 }
     }
 
     fn drainer(&self) -> Command {
@@ -67,7 +71,8 @@ impl Lane {
 
     /// Starts it, with or without another word of the operator's, and kills it. What it has said by then has come to be.
     fn kill(&mut self, random: u64) {
-        if !random.is_multiple_of(3) {
+        let is_new = !random.is_multiple_of(3);
+        if is_new {
             let is_drain = matches!(self.word.read(), Ok(Some(Word::Drain)));
             self.word.say(if is_drain { Word::Undrain } else { Word::Drain }).expect("it can be said");
         }
@@ -78,18 +83,27 @@ impl Lane {
             _ => Manner::Well,
         });
         let mut drainer = self.drainer().spawn().expect("it starts");
-        sleep(Duration::from_micros(2_000 + (random >> 16) % 30_000));
+        sleep(self.kills.after(random));
         self.killed_calling += u64::from(self.receiver.open() > 0);
         drainer.kill().expect("it runs until it is killed");
         drainer.wait().expect("it is ours");
+        // What it was asking for is with the receiver, who is done with it before the next one asks.
+        wait_for(SOON, || (self.receiver.open() == 0).then_some(()));
+        let asked = kept(&self.scratch)["request"]["id"].as_str().map(str::to_owned);
+        if self.asked.last() != Some(&asked) {
+            self.asked.push(asked);
+        }
         let said = BufReader::new(drainer.stdout.take().expect("it is piped"));
         let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
         let last = said.iter().rev().find(|said| ["draining", "undrained"].contains(&said.as_str()));
+        if is_new {
+            self.kills.note(last.is_some());
+        }
         if let Some(last) = last {
             let wanted = if last == "draining" { "drain" } else { "undrain" };
             let taken = self.receiver.taken();
-            // The next thing may have been asked for by then.
-            let is_asked = taken.iter().rev().take(2).any(|call| ask(call) == wanted);
+            // The next thing may have been asked for by then, and withdrawn.
+            let is_asked = taken.iter().rev().take(3).any(|call| ask(call) == wanted);
             assert!(is_asked, "it said {said:?}, and was granted {:?}", taken.iter().map(ask).collect::<Vec<_>>());
         }
         said.into_iter().for_each(|said| *self.said.entry(said).or_default() += 1);
@@ -102,11 +116,10 @@ impl Lane {
         self.receiver.behaves(Manner::Well);
         self.word.say(Word::Undrain).expect("it can be said");
         let mut drainer = self.drainer().spawn().expect("it starts");
-        let kept = || fs::read_to_string(self.scratch.0.join("state/drain.json")).unwrap_or_default();
-        let healthy = wait_for(SOON, || kept().contains("\"phase\":\"healthy\"").then_some(()));
+        let healthy = wait_for(SOON, || (kept(&self.scratch)["phase"] == "healthy").then_some(()));
         drainer.kill().expect("it runs until it is killed");
         drainer.wait().expect("it is ours");
-        assert!(healthy.is_some(), "{}", kept());
+        assert!(healthy.is_some(), "{}", kept(&self.scratch));
         let calls = self.receiver.calls();
         let mut by_id = BTreeMap::<_, Vec<&Call>>::new();
         for call in &calls {
@@ -117,14 +130,19 @@ impl Lane {
         for (id, calls) in &by_id {
             assert!(calls.iter().all(|call| call.body == calls[0].body), "{id} was asked for in two ways");
         }
-        // What was asked for first is not asked for again once something else is.
-        let mut order: Vec<_> = calls.iter().map(|call| &call.headers["webhook-id"]).collect();
-        order.dedup();
-        assert_eq!(order.len(), by_id.len(), "what was over was asked for again");
+        // What was being asked for when each was killed: never what was over by then.
+        let asked: Vec<_> = self.asked.iter().flatten().collect();
+        assert_eq!(asked.len(), asked.iter().collect::<BTreeSet<_>>().len(), "what was over was asked for again");
         let taken = self.receiver.taken();
         assert_eq!(taken.last().map(ask), Some("undrain"));
         [calls.len(), by_id.len(), taken.len()]
     }
+}
+
+/// Where the node is, as it is on disk.
+fn kept(scratch: &Scratch) -> Value {
+    let text = fs::read(scratch.0.join("state/drain.json"));
+    text.map_or(Value::Null, |text| serde_json::from_slice(&text).expect("it is whole, whenever it is read"))
 }
 
 fn ask(call: &Call) -> &'static str {

@@ -5,6 +5,7 @@ pub mod api_server;
 mod broken;
 pub mod corpus;
 mod held;
+mod kills;
 pub mod limit_live;
 mod netns;
 pub mod overload_live;
@@ -38,6 +39,7 @@ use spillway_agent::{
 
 pub use broken::break_program;
 pub use held::Held;
+pub use kills::{Kills, random};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
@@ -178,14 +180,6 @@ pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
 #[expect(clippy::disallowed_methods, reason = "tests hold what is seen against their own clock")]
 pub fn now() -> Instant {
     Instant::now()
-}
-
-/// A number for this one, in no order, the same in each run: splitmix64.
-pub fn random(nth: u64) -> u64 {
-    let mut bits = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 /// What one scan says of outbound connects, `t` seconds into the test.
