@@ -4,13 +4,11 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use hyper::http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 use spillway_agent::{
     act::{
@@ -24,8 +22,9 @@ use spillway_agent::{
     sense::ProcessId,
 };
 use spillway_tests::{
-    Scratch, agent, now,
+    Reference, Scratch, agent, now,
     receiver::{Call, Form, Manner, Receiver},
+    skip,
     tls::{Authority, TlsServer, answer},
     wait_for,
 };
@@ -52,8 +51,7 @@ struct Agent {
 impl Node {
     fn make(test: &str) -> Self {
         let (scratch, receiver) = (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
-        let keys = scratch.file("keys", &KEYS.join("\n"));
-        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let keys = scratch.secret("keys", &KEYS.join("\n"));
         let text = format!(
             "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
              drained_within = \"1s\"\n\
@@ -154,11 +152,7 @@ fn verdict() -> Verdict {
 
 /// That either key's owner takes it, and nobody else.
 fn verify(call: &Call) {
-    let headers: HeaderMap = call
-        .headers
-        .iter()
-        .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value")))
-        .collect();
+    let headers = call.header_map();
     for key in KEYS {
         let webhook = Webhook::new(key).expect("it is a key");
         webhook.verify(&call.body, &headers).unwrap_or_else(|error| panic!("{error}: {call:?}"));
@@ -205,6 +199,27 @@ fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over()
     assert!(data["deadline"].as_str() > event["time"].as_str(), "{event}");
     assert_ne!(drains[0].headers["webhook-id"], undrains[0].headers["webhook-id"]);
     assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip("drain-reference", &reason),
+    };
+    let node = Node::make("reference");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Drained);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    agent.decide(Action::Undrain);
+    agent.until(Event::Undrained);
+    let calls = node.receiver.calls();
+    assert_eq!(calls.len(), 2);
+    reference.judge(&KEYS, &calls[0]);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
 
 #[test]
@@ -346,6 +361,59 @@ fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
     agent.until(Event::Verifying);
     agent.until(Event::Undrained);
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+}
+
+#[test]
+fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
+    let node = Node::make("two");
+    fs::create_dir(&node.config.record.state_dir).expect("it can be made");
+    let mut first = node.start();
+    let mut second = node.start();
+    assert!(!second.decide(Action::Drain), "the other one drains");
+    sleep(Duration::from_secs(1));
+    assert!(node.receiver.calls().is_empty() && first.says() == Says::Ready(100));
+    assert!(first.decide(Action::Drain));
+    first.until(Event::Drained);
+    let follows = wait_for(SOON, || (second.says() == Says::Drain).then_some(()));
+    assert!(follows.is_some(), "whom a balancer asks makes no difference");
+    drop(first);
+    // It goes on with what both were asked for, and asks nobody again.
+    assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
+    assert_eq!(second.says(), Says::Drain);
+    let third = node.start();
+    assert!(second.decide(Action::Undrain) && !third.decide(Action::Undrain));
+    second.until(Event::Undrained);
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+    drop(second);
+    drop(third);
+    // Somebody who holds it for ever holds up no end.
+    let lock = fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
+    lock.lock().expect("nobody has it");
+    let waits = node.start();
+    let begun = now();
+    drop(waits);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn two_agents_that_never_kept_anything_ask_once() {
+    let node = Node::make("two-new");
+    let mut agents = [node.start(), node.start()];
+    assert!(!node.config.record.state_dir.exists(), "who has nothing to keep makes no directory for it");
+    let decided = agents.each_ref().map(|agent| agent.decide(Action::Drain));
+    assert!(decided.contains(&true), "one of them drains");
+    let first = wait_for(SOON, || {
+        let says = agents.each_ref().map(|agent| agent.says() == Says::Drain);
+        (says == [true; 2]).then_some(())
+    });
+    assert!(first.is_some(), "one drains and the other follows");
+    assert_eq!(node.calls("drain").len(), 1);
+    let refused = agents.iter_mut().filter_map(|agent| {
+        agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
+        agent.told.iter().find(|outcome| outcome.event == Event::DrainRefused).cloned()
+    });
+    let refused: Vec<_> = refused.collect();
+    assert!(matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")), "{refused:?}");
 }
 
 #[test]

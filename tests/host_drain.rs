@@ -17,9 +17,11 @@ use std::{
 use serde_json::Value;
 use spillway_agent::sense::{Hierarchy, InFlight};
 use spillway_tests::{
-    OwnCgroup, Running, Scratch, Servers, Workload, agent,
+    ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent,
     drain_live::{Balancer, Ran, SOON, backend, free_addr, leaking, quick},
-    is_root, now, own_network, run_with, skip, wait_for,
+    is_root, metric, now, own_network,
+    receiver::{Form, Receiver},
+    run_with, skip, wait_for,
 };
 
 const MIB: u64 = 1 << 20;
@@ -175,6 +177,52 @@ fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
     assert_eq!(weight("web-2"), Some(100));
     leak.stop();
     agent.stop();
+}
+
+#[test]
+fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_killed() {
+    const TEST: &str = "drain-two";
+    let (scratch, receiver) = (Scratch::make(TEST), Receiver::start(Form::Webhook));
+    let keys = scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let config = scratch.file(
+        "spillway.toml",
+        &format!(
+            "{ANY_PORT}[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndwell = \"1s\"\ndrained_within = \"1s\"\nverify = \"1s\"\n\
+             [record]\nstate_dir = \"{}\"\n",
+            receiver.url("/drains"),
+            keys.display(),
+            scratch.0.join("state").display()
+        ),
+    );
+    // As systemd makes it before the agent is started.
+    fs::create_dir(scratch.0.join("state")).expect("it can be made");
+    let (first, second) = (start(&config), start(&config));
+    assert!(second.log().contains("this agent does not drain until the other one ends"), "{}", second.log());
+    let until = |agent: &Running, state: &str, ready: &str| {
+        let is_there = || {
+            let metrics = agent.get("/metrics");
+            let is_state = metric(&metrics, &format!("spillway_drain_state{{state=\"{state}\"}}")) == 1.0;
+            (is_state && agent.get("/ready").starts_with(ready)).then_some(metrics)
+        };
+        let metrics = wait_for(SOON, is_there).unwrap_or_else(|| panic!("not {state}: {}", agent.log()));
+        let states = metrics.lines().filter(|line| line.starts_with("spillway_drain_state{") && line.ends_with(" 1"));
+        assert_eq!(states.count(), 1, "a node is in one state");
+    };
+    for agent in [&first, &second] {
+        until(agent, "healthy", "HTTP/1.1 200");
+    }
+    say(&["drain"], &config);
+    for agent in [&first, &second] {
+        until(agent, "drained", "HTTP/1.1 503");
+    }
+    assert_eq!(receiver.calls().len(), 1, "{:?}", receiver.calls());
+    first.signal(libc::SIGKILL);
+    drop(first);
+    assert!(wait_for(SOON, || second.log().contains("no other agent drains any more").then_some(())).is_some());
+    say(&["undrain"], &config);
+    until(&second, "healthy", "HTTP/1.1 200");
+    assert_eq!(receiver.calls().len(), 2, "{:?}", receiver.calls());
+    second.stop();
 }
 
 #[test]

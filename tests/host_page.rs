@@ -1,6 +1,6 @@
 //! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill, says nothing of it again.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 use spillway_tests::{
@@ -14,8 +14,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[test]
 fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
     let (scratch, receiver) = (Scratch::make("host-page"), Receiver::start(Form::PagerDuty));
-    let key = scratch.file("key", PAGERDUTY_KEY);
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let key = scratch.secret("key", PAGERDUTY_KEY);
     let config = scratch.file(
         "spillway.toml",
         &format!(

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     thread::{self, sleep},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use spillway_agent::https::{Answer, Bounds, Client, ClientFiles, Error, Identity, Phase};
 use spillway_tests::{
-    Scratch, is_root, now, own_network, own_resolver,
+    Held, Knows, Resolver, Scratch, is_root, now, own_network, own_resolver,
     receiver::{Form, Receiver},
     tls::{Authority, TlsServer, answer, reset},
 };
@@ -312,10 +312,57 @@ fn a_name_is_not_waited_for_longer_than_anything_else() {
     }
     let asker = Asker::make("https-names");
     own_network().expect("root may");
-    own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\n")).expect("root may");
+    own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1\n")).expect("root may");
     // A port at which nobody is answers at once that nobody is.
     let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody knows it");
     assert!(matches!(error, Error::Failed { phase: Phase::Resolving, .. }), "{error}");
-    let _silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).expect("it is the test's own network");
+    let resolver = Resolver::start(Knows::Nothing).expect("it is the test's own network");
     assert_eq!(late(|| asker.send("https://api.internal/", SHORT)), Phase::Resolving);
+    // Somebody who comes late is heard by who asks again.
+    resolver.behaves(Knows::All);
+    let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody is there");
+    assert!(matches!(error, Error::Failed { phase: Phase::Connecting, .. }), "{error}");
+}
+
+#[test]
+fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
+    const TRIES: u32 = 150;
+    if !is_root("https-many-names") {
+        return;
+    }
+    let asker = Asker::make("https-many-names");
+    own_network().expect("root may");
+    // As many as are asked, each for as long as the resolver's own defaults say: half a minute a name.
+    let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
+    own_resolver(&asker.scratch.file("resolv.conf", all)).expect("root may");
+    let short = Bounds { within: Duration::from_millis(20), ..WHOLE };
+    let mut resolver = None;
+    // Nobody is there at first, which is said at once; one that refuses is asked over and over.
+    for (knows, bounds) in [(None, WHOLE), (Some(Knows::Nothing), short), (Some(Knows::Nobody), short)] {
+        if let Some(knows) = knows {
+            let start = || Resolver::start(knows).expect("it is the test's own network");
+            resolver.get_or_insert_with(start).behaves(knows);
+        }
+        let mut before = None;
+        for nth in 0..TRIES {
+            for host in ["pages.internal", "drains.internal"] {
+                let error = asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
+                let is_unknown = match error {
+                    Error::Late { phase, .. } => phase == Phase::Resolving && knows.is_some(),
+                    Error::Failed { phase, .. } => phase == Phase::Resolving,
+                    _ => false,
+                };
+                assert!(is_unknown, "{error} with {knows:?}");
+            }
+            if nth == TRIES / 10 {
+                before = Some(Held::by(std::process::id()));
+            }
+        }
+        let (before, after) = (before.expect("it is noted"), Held::by(std::process::id()));
+        println!("{knows:?}: {before:?}, then {after:?} after {TRIES} tries of two names");
+        assert!(after.resident_bytes < before.resident_bytes + (1 << 20), "{before:?}, then {after:?}");
+        // One thread a name, and a socket for each resolver that it has come to.
+        assert!(after.threads <= before.threads + 1, "{before:?}, then {after:?}");
+        assert!(after.descriptors <= before.descriptors + 2 * 3, "{before:?}, then {after:?}");
+    }
 }

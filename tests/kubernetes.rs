@@ -115,6 +115,11 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
         assert!(told.starts_with("the Kubernetes API at ADDRESS answered no list of pods: "), "{said}: {told}");
         assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
     }
+    // One that sends back what it was shown.
+    let token = fs::read_to_string(cluster.directory().join("token")).expect("it is there");
+    cluster.server.conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
+    let told = cluster.refused();
+    assert!(told.contains("its kind is \"Bearer [secret]\"") && !told.contains(token.trim()), "{told}");
     cluster.server.conduct(Conduct::Resets);
     assert!(cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "), "{}", cluster.refused());
     // On a machine that takes three seconds to read so much, its time is up.

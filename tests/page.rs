@@ -1,8 +1,6 @@
 //! Paging against receivers that take what real ones take, refuse what they refuse, and are slow, down or lie.
 
-use std::{
-    fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, thread::sleep, time::Duration,
-};
+use std::{fs, net::TcpListener, path::Path, sync::Arc, thread::sleep, time::Duration};
 
 use serde_json::Value;
 use spillway_agent::{
@@ -14,7 +12,7 @@ use spillway_agent::{
     sense::ProcessId,
 };
 use spillway_tests::{
-    Scratch, Servers, http_get, is_root, now,
+    Reference, Scratch, Servers, http_get, is_root, now,
     receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
     skip, wait_for,
 };
@@ -35,11 +33,7 @@ impl Told {
     /// Somebody is told as `table` says, of which `{}` is the address.
     fn start(test: &str, tables: &[(&str, &str)]) -> Self {
         let scratch = Scratch::make(test);
-        let secret = |name: &str, text: &str| {
-            let path = scratch.file(name, text);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
-            path.display().to_string()
-        };
+        let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
         let mut text = format!("mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n", scratch.0.join("state").display());
         for (form, url) in tables {
             let keys = match *form {
@@ -142,11 +136,7 @@ fn everybody_is_told_in_the_form_that_each_takes() {
     assert_eq!(types, kinds.map(|kind| format!("io.spillway.incident.{kind}")));
     for call in &calls {
         let header = |name: &str| call.headers.get(name).cloned().unwrap_or_default();
-        let mut headers = hyper::HeaderMap::new();
-        for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
-            let name = hyper::header::HeaderName::from_static(name);
-            headers.insert(name.clone(), header(name.as_str()).parse().expect("it is a header's value"));
-        }
+        let headers = call.header_map();
         for key in KEYS {
             let webhook = Webhook::new(key).expect("it is a key");
             webhook.verify(&call.body, &headers).expect("either key has signed it");
@@ -156,6 +146,26 @@ fn everybody_is_told_in_the_form_that_each_takes() {
         assert_eq!((&event["specversion"], &event["id"]), (&"1.0".into(), &header("webhook-id").into()));
         assert!(header("content-type").starts_with("application/cloudevents+json"));
     }
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let test = "page-reference";
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip(test, &reason),
+    };
+    let webhook = Receiver::start(Form::Webhook);
+    let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
+    told.judge(812, State::Raised);
+    let calls = until(&webhook, "told", |calls| calls.len() == 1);
+    reference.judge(&KEYS, &calls[0]);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    told.judge(812, State::Cleared);
+    let calls = until(&webhook, "told", |calls| calls.len() == 2);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
 }
 
 #[test]

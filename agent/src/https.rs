@@ -25,7 +25,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{
@@ -36,6 +36,8 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
+
+use crate::resolve::look_up;
 
 /// An address that says nothing must not keep the next one from being tried.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
@@ -190,8 +192,6 @@ impl Client {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
         let asked = runtime
             .block_on(async { timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await });
-        // A name that is still being looked up is on a thread that nobody waits for.
-        runtime.shutdown_background();
         asked.unwrap_or_else(|_| Err(Error::Late { within: bounds.within, phase: phase.get() }))
     }
 
@@ -224,7 +224,7 @@ impl Client {
         let failed = |why: &(dyn StdError + 'static)| Error::Failed { phase: phase.get(), why: chain(why) };
         let Target { host, port, authority, is_plain } = target(request.uri())?;
         let name = ServerName::try_from(host.clone()).map_err(|_| Error::Address)?;
-        let addresses = lookup_host((host.as_str(), port)).await.map_err(|error| failed(&error))?;
+        let addresses = look_up(&host, port).await.map_err(|error| failed(&error))?;
 
         phase.set(Phase::Connecting);
         let stream = connect(addresses).await.map_err(|error| failed(&error))?;
@@ -292,7 +292,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection to the first address that takes one.
-async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));

@@ -14,7 +14,10 @@ use hyper::{
 };
 use serde::Deserialize;
 
-use crate::https::{self, Answer, Bounds, Client, Identity, authority};
+use crate::{
+    https::{self, Answer, Bounds, Client, Identity, authority},
+    secret::Hidden,
+};
 
 /// What the kubelet tells every pod, and what a pod has to be told.
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
@@ -178,7 +181,8 @@ impl Api {
     /// Why they are not known.
     pub fn pods(&self) -> Result<Vec<Pod>, Error> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
-        let answer = self.get(&path)?;
+        let (answer, hidden) = self.get(&path)?;
+        let harmless = |text: &str| harmless(&hidden.mask_text(text));
         if answer.status != StatusCode::OK {
             let said =
                 serde_json::from_slice::<Status>(&answer.body).map(|status| format!(": {}", harmless(&status.message)));
@@ -193,22 +197,25 @@ impl Api {
         Ok(list.items.into_iter().map(|item| item.metadata.into()).collect())
     }
 
-    fn get(&self, path: &str) -> Result<Answer, Error> {
+    /// An answer, and what must not be told of it.
+    fn get(&self, path: &str) -> Result<(Answer, Hidden), Error> {
         let failed = |error| Error::Https { authority: self.authority.clone(), error };
         let ca_file = self.service_account_dir.join("ca.crt");
         let client = Client::new(&Identity { ca_file: Some(ca_file), client: None }).map_err(failed)?;
+        let (token, hidden) = self.token()?;
         let request = Request::builder()
             .method(Method::GET)
             .uri(format!("https://{}{path}", self.authority))
-            .header(AUTHORIZATION, self.token()?)
+            .header(AUTHORIZATION, token)
             .header(ACCEPT, ACCEPTED)
             .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
             .map_err(|_| failed(https::Error::Address))?;
-        client.send(request, Bounds { within: WITHIN, body_bytes_max: BODY_BYTES_MAX }).map_err(failed)
+        let answer = client.send(request, Bounds { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
+        Ok((answer.map_err(failed)?, hidden))
     }
 
-    fn token(&self) -> Result<HeaderValue, Error> {
+    fn token(&self) -> Result<(HeaderValue, Hidden), Error> {
         let path = self.service_account_dir.join("token");
         let unusable = |why: String| Error::Token { path: path.clone(), why };
         let token = fs::read_to_string(&path).map_err(|error| unusable(error.to_string()))?;
@@ -218,7 +225,7 @@ impl Api {
         let mut header = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
             .map_err(|_| unusable("is no token: it has characters that no header may have".to_owned()))?;
         header.set_sensitive(true);
-        Ok(header)
+        Ok((header, Hidden::default().secret(&token)))
     }
 }
 

@@ -55,6 +55,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         hardship::wait_for_no_disk();
         // Before anybody may ask: an earlier run's drain goes on.
         let mut drainer = Drainer::start(config, clock)?;
+        metrics.show_drain(&drainer.readiness());
         listen(config, &metrics, &drainer).await;
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {

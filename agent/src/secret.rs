@@ -1,15 +1,36 @@
 //! Secrets: named in the configuration, never in it, and read when they are needed.
 //!
-//! A secret is a file, or a credential that systemd hands to the service (`LoadCredential=`). What it says is never printed. It refuses a file that
-//! everybody may read.
+//! A secret is a file, or a credential that systemd hands to the service (`LoadCredential=`). What it says is never printed, not even where
+//! somebody else says it: whoever is sent a secret may send it back, and [`Hidden`] takes it out of what is told of his answer. It refuses a
+//! file that everybody may read.
 
-use std::{env, fmt, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{collections::HashSet, env, fmt, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+
+use hyper::Uri;
 
 /// What a credential's name begins with in the configuration.
 const CREDENTIAL: &str = "credential:";
 
 /// More is no secret, but another file.
 const BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of a secret that tell something of it, wherever they stand: an answer may quote it in part.
+const PART_BYTES: usize = 8;
+
+/// What is shorter is no secret, and would be found in every sentence.
+const SECRET_BYTES_MIN: usize = 4;
+
+/// A part of an address's path that is longer may be what opens it: so have many who are told by webhooks.
+const NAME_BYTES_MAX: usize = 15;
+
+/// Said in place of a secret.
+const MASK: &[u8] = b"[secret]";
+
+/// Secrets that one call knows.
+#[derive(Debug, Default)]
+pub struct Hidden {
+    secrets: Vec<Vec<u8>>,
+}
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +94,57 @@ impl Secret {
     }
 }
 
+impl Hidden {
+    /// Hides each line of a secret.
+    pub fn secret(mut self, text: &str) -> Self {
+        let lines = text.lines().map(str::trim).filter(|line| line.len() >= SECRET_BYTES_MIN);
+        self.secrets.extend(lines.map(|line| line.to_ascii_lowercase().into_bytes()));
+        self
+    }
+
+    /// Hides what an address may hold of secrets: what is asked for, and what is long in its path.
+    pub fn address(self, url: &str) -> Self {
+        let Ok(uri) = url.parse::<Uri>() else { return self.secret(url) };
+        let names = uri.path().split('/').filter(|name| name.len() > NAME_BYTES_MAX);
+        names.chain(uri.query()).fold(self, Self::secret)
+    }
+
+    /// Hides all of an address that is a secret, but for whom it names.
+    pub fn secret_address(self, url: &str) -> Self {
+        let Ok(uri) = url.parse::<Uri>() else { return self.secret(url) };
+        uri.path_and_query().map(|path| path.as_str().to_owned()).iter().fold(self, |hidden, path| hidden.secret(path))
+    }
+
+    /// A text without any of it, however it is written in small and capital letters.
+    pub fn mask(&self, text: &[u8]) -> Vec<u8> {
+        let said = text.to_ascii_lowercase();
+        let mut is_secret = vec![false; text.len()];
+        for secret in &self.secrets {
+            let size = secret.len().min(PART_BYTES);
+            let parts: HashSet<_> = secret.windows(size).collect();
+            for (at, part) in said.windows(size).enumerate() {
+                if parts.contains(part) {
+                    is_secret[at..at + size].fill(true);
+                }
+            }
+        }
+        let mut masked = Vec::with_capacity(text.len());
+        for (at, byte) in text.iter().enumerate() {
+            match is_secret[at] {
+                false => masked.push(*byte),
+                true if at == 0 || !is_secret[at - 1] => masked.extend_from_slice(MASK),
+                true => {}
+            }
+        }
+        masked
+    }
+
+    /// The same of a sentence.
+    pub fn mask_text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.mask(text.as_bytes())).into_owned()
+    }
+}
+
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,6 +174,30 @@ mod tests {
         assert!(secret.read().unwrap_err().ends_with("it is empty"));
         fs::remove_file(&path).unwrap();
         assert!(secret.read().unwrap_err().starts_with(&format!("{}: ", path.display())));
+    }
+
+    #[test]
+    fn a_secret_is_not_told_however_it_is_quoted() {
+        let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let hidden = Hidden::default()
+            .secret(&format!("{key}\nR0uT1ngK3y"))
+            .address("https://lb.internal/drain/8c0d1ab2f7e94c55?token=s3cr3t-of-lb&n=1")
+            .secret_address("https://hooks.internal/")
+            .secret_address("https://hooks.internal/services/T0A1B2C3D/B4E5F6G7H/abcdefgh");
+        let masked = |text: &str| hidden.mask_text(text);
+        for (said, told) in [
+            ("no such key: R0uT1ngK3y.", "no such key: [secret]."),
+            ("key R0UT1NGK3Y, cut off: r0uT1ngK", "key [secret], cut off: [secret]"),
+            (r#"{"url":"\/services\/T0A1B2C3D\/B4E5F6G7H"}"#, r#"{"url":"\[secret]\[secret]\[secret]"}"#),
+            ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw is wrong", "[secret] is wrong"),
+            ("POST /drain/8c0d1ab2f7e94c55?token=s3cr3t-of-lb HTTP", "POST /drain/[secret]?[secret] HTTP"),
+            ("lb.internal and hooks.internal are down, draining", "lb.internal and hooks.internal are down, draining"),
+            ("", ""),
+            ("a/b", "a/b"),
+        ] {
+            assert_eq!(masked(said), told, "{said}");
+        }
+        assert_eq!(hidden.mask(b"\xff\xffR0uT1ngK3y\xff"), b"\xff\xff[secret]\xff");
     }
 
     #[test]

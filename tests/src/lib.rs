@@ -6,6 +6,8 @@ pub mod api_server;
 mod broken;
 pub mod corpus;
 pub mod drain_live;
+mod held;
+mod kills;
 pub mod limit_live;
 pub mod manifests;
 mod netns;
@@ -15,7 +17,9 @@ mod program_costs;
 pub mod queues;
 mod real_time;
 pub mod receiver;
+mod reference;
 mod refuse;
+mod resolver;
 mod running;
 mod servers;
 mod stepped;
@@ -38,11 +42,15 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use held::Held;
+pub use kills::{Kills, random};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
+pub use reference::Reference;
 pub use refuse::{Refused, hide, refuse};
+pub use resolver::{Knows, Resolver};
 pub use running::{
     ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
 };

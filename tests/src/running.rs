@@ -6,6 +6,7 @@ use std::{
     env, fs,
     io::{self, BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -46,6 +47,17 @@ impl Scratch {
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).expect("a scratch file can be written");
+        path
+    }
+
+    /// Writes one that nobody else may read, as the agent wants of a secret.
+    ///
+    /// # Panics
+    ///
+    /// As of [`Scratch::file`].
+    pub fn secret(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
         path
     }
 }

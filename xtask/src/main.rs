@@ -23,6 +23,7 @@ mod toolchain;
 mod tools;
 mod unpacked;
 mod vm;
+mod webhooks;
 mod workspace;
 
 use std::process::ExitCode;

@@ -16,7 +16,7 @@ use crate::toolchain::{self, Compiler, Next};
 use crate::vm::emulator;
 use crate::vm::userland::MAKERS;
 use crate::workspace::{Workspace, on_path};
-use crate::{signals, tools};
+use crate::{signals, tools, webhooks};
 
 /// What unpacks the modules of other kernels: the program and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
@@ -47,6 +47,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     userlands()?;
     SERVERS.provide()?;
     python()?;
+    webhooks::provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -79,7 +80,9 @@ fn check() -> anyhow::Result<ExitCode> {
     println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
     let python = on_path(PYTHON.0).is_some();
     println!("{}: Python", if python { "ready" } else { "missing, `cargo xtask test` installs it" });
-    Ok(if ready && nextest && emulator && userlands && servers && python {
+    let webhooks = webhooks::is_there()?;
+    println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, webhooks::WHAT);
+    Ok(if ready && nextest && emulator && userlands && servers && python && webhooks {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use crate::servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, corpus, setup, step, vm};
+use crate::{build, corpus, setup, step, vm, webhooks};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -70,6 +70,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: going on: {error:#}"),
         Ok(()) => {}
+    }
+    match webhooks::provide() {
+        Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on without {}: {error:#}", webhooks::WHAT),
     }
     let mut passed = step::streaming("tests", &mut command)?.success();
     if args.filters.is_empty() {

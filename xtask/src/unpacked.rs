@@ -51,31 +51,9 @@ impl Unpacked {
         if self.is_there()? {
             return Ok(root);
         }
-        if let Some(missing) = ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none()) {
-            bail!("{what}: unpacked from Debian's packages, and there is no {missing}");
-        }
         let dir = cache_dir()?.join(self.name);
         eprintln!("setup: no {what} yet, {}; unpacked into {}", self.why, dir.display());
-        let hint = "the network or the package lists may be at fault";
-        if !self.packages.iter().all(|package| has_candidate(package)) {
-            update(hint)?;
-        }
-        fs::remove_dir_all(&dir).ok();
-        fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
-        let download = || {
-            let mut download = Command::new("apt-get");
-            download.args(["download", "-q"]).args(self.with_needs()).current_dir(&dir);
-            step::quiet(&format!("download {what}"), &mut download, hint, OnInterrupt::Stop)
-        };
-        if download().is_err() {
-            // Lists of before the last update name packages that the archive no longer has.
-            update(hint)?;
-            download()?;
-        }
-        let mut unpack = Command::new("sh");
-        let each = r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
-        unpack.args(["-c", each]).current_dir(&dir);
-        step::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)?;
+        unpack_into(&dir, what, self.packages, || self.with_needs())?;
         if !self.is_there()? {
             bail!("{what}: unpacked into {} and does not run\n  hint: run it by hand to see why", root.display());
         }
@@ -91,6 +69,38 @@ impl Unpacked {
         let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
         names.chain(self.packages.iter().copied()).map(str::to_owned).collect()
     }
+}
+
+/// Unpacks Debian's packages below `dir`, which it empties: `packages`, and what `with_needs` names with them. `what` they are is in words.
+pub fn unpack_into(
+    dir: &Path,
+    what: &str,
+    packages: &[&str],
+    with_needs: impl Fn() -> BTreeSet<String>,
+) -> anyhow::Result<()> {
+    if let Some(missing) = ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none()) {
+        bail!("{what}: unpacked from Debian's packages, and there is no {missing}");
+    }
+    let hint = "the network or the package lists may be at fault";
+    if !packages.iter().all(|package| has_candidate(package)) {
+        update(hint)?;
+    }
+    fs::remove_dir_all(dir).ok();
+    fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    let download = || {
+        let mut download = Command::new("apt-get");
+        download.args(["download", "-q"]).args(with_needs()).current_dir(dir);
+        step::quiet(&format!("download {what}"), &mut download, hint, OnInterrupt::Stop)
+    };
+    if download().is_err() {
+        // Lists of before the last update name packages that the archive no longer has.
+        update(hint)?;
+        download()?;
+    }
+    let mut unpack = Command::new("sh");
+    let each = r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
+    unpack.args(["-c", each]).current_dir(dir);
+    step::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
 }
 
 /// One of its programs, with the libraries that came with it.

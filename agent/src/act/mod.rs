@@ -5,6 +5,7 @@
 //! service and back. The next action is a module here, and an arm in [`Actor::perform`].
 
 mod actor;
+mod claim;
 pub mod drain;
 mod journal;
 pub mod limit;

@@ -20,6 +20,7 @@ use super::{
     check::conflicts,
     error::{ConfigErrors, Problem},
     keys::KEYS,
+    kind::Kind,
     schema::Config,
     suggest::{self, is_table, join, place},
     value::{Fault, Found, quote, with_article},
@@ -128,7 +129,7 @@ impl<'a> Walk<'a> {
         }
         self.faults.retain(|fault| !guessed.contains(&self.lines.number(fault.offset)));
         for (line, (offset, message)) in first {
-            let found = quote(self.lines.get(line));
+            let found = quote(without_secret(self.lines.get(line)));
             let (message, hint) = match message {
                 DUPLICATE => (format!("given before: {found}"), "give each key and each table once"),
                 // By far the likeliest slip in a file of durations; the parser's words for it are about TOML's grammar.
@@ -150,6 +151,15 @@ impl<'a> Walk<'a> {
         let problem =
             |Fault { offset, message, hint }| Problem { line: Some(self.lines.number(offset)), message, hint };
         self.faults.into_iter().map(problem).collect()
+    }
+}
+
+/// A line without its value, where that should be the place of a secret and may be the secret itself.
+fn without_secret(line: &str) -> &str {
+    let mut secrets = KEYS.iter().filter(|key| matches!(key.kind, Kind::MaybeSecret(_)));
+    match line.find('=') {
+        Some(at) if secrets.any(|key| line[..at].trim_end().ends_with(key.split().1)) => &line[..=at],
+        _ => line,
     }
 }
 
@@ -221,6 +231,18 @@ mod tests {
         let errors = parse("mode = 1\n[sense]\ninterval = 'x'\n", "x.toml").unwrap_err();
         assert_eq!(errors.problems().iter().map(|problem| problem.line).collect::<Vec<_>>(), [Some(1), Some(3)]);
         assert_eq!(errors.file(), "x.toml");
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        let text = "[act.page.pagerduty]\nrouting_key_file = \"s3cr3t\"\n[act.drain]\nsecret_file = s3cr3t\n\
+                    url = \"https://me:s3cr3t@lb/\"\n[act.page.webhook]\nurl = \"http://a/?token=s3cr3t\"\nsecret_file = \"s3cr3t\n\
+                    [act.page.slack]\nurl_file = 7\n";
+        let told = told(text);
+        assert!(!told.contains("s3cr3t"), "{told}");
+        for line in [2, 4, 5, 7, 8] {
+            assert!(told.contains(&format!("x.toml:{line}: ")), "{told}");
+        }
     }
 
     #[test]

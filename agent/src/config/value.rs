@@ -204,7 +204,8 @@ impl Found<'_> {
 
     /// Reads where a secret is.
     pub fn secret(&self) -> Result<Secret, Fault> {
-        Secret::new(self.string(&SECRET)?).map_err(|wrong| self.fault(format!("{self} {wrong}"), SECRET.hint))
+        // It may be the secret itself, in place of where it is.
+        Secret::new(self.string(&SECRET)?).map_err(|wrong| self.fault(format!("{} {wrong}", self.name), SECRET.hint))
     }
 
     fn string(&self, form: &Form) -> Result<&str, Fault> {
@@ -278,15 +279,23 @@ pub fn with_article(value: &DeValue<'_>) -> &'static str {
 /// The first line of `text` for a message: bounded, and without control characters that a terminal would obey.
 pub fn quote(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
-    let mut quoted: String = line
+    let mut quoted: String = shown(line)
         .chars()
         .take(QUOTE_CHARS_MAX)
         .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
         .collect();
-    if line.chars().nth(QUOTE_CHARS_MAX).is_some() || line.len() < text.trim().len() {
+    if line.chars().nth(QUOTE_CHARS_MAX).is_some() || shown(line).len() < text.trim().len() {
         quoted.push('…');
     }
     quoted
+}
+
+/// What may be shown of a line: an address no further than where a name with its password or a token may begin.
+fn shown(line: &str) -> &str {
+    match line.find("://") {
+        Some(at) if line[at..].contains(['@', '?']) => &line[..at + 3],
+        _ => line,
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +310,10 @@ mod tests {
         assert_eq!(quote(&"é".repeat(60)), "é".repeat(60));
         assert_eq!(quote(&"é".repeat(61)), "é".repeat(60) + "…");
         assert_eq!(quote(""), "");
+        assert_eq!(quote("url = \"https://lb.internal/a\""), "url = \"https://lb.internal/a\"");
+        for secret in ["https://me:password@lb.internal/", "https://lb.internal/?token=abc"] {
+            assert_eq!(quote(secret), "https://…");
+        }
     }
 
     #[test]

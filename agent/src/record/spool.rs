@@ -125,25 +125,25 @@ impl Spool {
         })
     }
 
-    /// Forgets these, which are delivered or never will be, for one receiver or for all.
+    /// Forgets these, which are delivered or never will be, each for one receiver or for all; all or nothing, so that none is there
+    /// again after a crash without what was delivered after it.
     ///
     /// # Errors
     ///
     /// Where they may be there again after a crash.
     pub fn settle<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
-        settled: &[u64],
-        to: Option<&str>,
+        settled: &[(u64, Option<&str>)],
     ) -> Result<(), SpoolError> {
         self.commit(|write| {
             let mut waiting = write.open_table(WAITING)?;
-            for nth in settled {
+            for (nth, to) in settled {
                 let entry = match waiting.get(nth)? {
                     Some(bytes) => serde_json::from_slice::<Entry<T>>(bytes.value()).ok(),
                     None => continue,
                 };
                 let left = entry.map(|mut entry| {
-                    entry.to.retain(|other| to.is_some_and(|to| other != to));
+                    entry.to.retain(|other| to.is_some_and(|to| *other != to));
                     entry
                 });
                 match left.filter(|entry| !entry.to.is_empty()) {
@@ -330,15 +330,15 @@ mod tests {
         let last = "a raised".to_owned();
         let entries = [(1, entry(&["x", "y"], "a")), (2, entry(&["x"], "b"))];
         spool.accept(&entries, &[Told::Last("a", &last), Told::Last("b", &last)]).unwrap();
-        spool.settle::<String>(&[1], Some("x")).unwrap();
-        spool.settle::<String>(&[2, 9], Some("x")).unwrap();
+        spool.settle::<String>(&[(1, Some("x"))]).unwrap();
+        spool.settle::<String>(&[(2, Some("x")), (9, Some("x"))]).unwrap();
         spool.accept::<String>(&[], &[Told::Over("b")]).unwrap();
         assert_eq!(spool.get(1).unwrap(), Some(entry(&["y"], "a")));
         assert_eq!(spool.get::<String>(2).unwrap(), None);
         drop(spool);
         let (mut spool, found) = dir.open();
         assert_eq!((found.waiting, found.open), (vec![(1, entry(&["y"], "a"))], vec![last]));
-        spool.settle::<String>(&[1], None).unwrap();
+        spool.settle::<String>(&[(1, None)]).unwrap();
         assert_eq!(spool.get::<String>(1).unwrap(), None);
         assert_eq!(fs::metadata(dir.file()).unwrap().permissions().mode() & 0o777, 0o600);
     }

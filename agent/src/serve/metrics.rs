@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    act::{Outcome, page::Counts},
+    act::{Outcome, drain::Readiness, page::Counts},
     clock::Clock,
     core::Tracked,
     daemon::{Batch, Read},
@@ -232,6 +232,11 @@ impl Metrics {
     /// Shows what became of pages, too.
     pub fn show_pages(&self, counts: &Counts) {
         counts.register(&mut self.registry());
+    }
+
+    /// Shows where the node is, too.
+    pub fn show_drain(&self, readiness: &Readiness) {
+        readiness.register(&mut self.registry());
     }
 
     fn note_scan(&self, sensors: &mut Sensors) {

@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<ExitCode> {
         if nth % 3 == 0 {
             // Said before: whoever is killed in between may have done it.
             writeln!(out, "settling {nth}")?;
-            spool.settle::<String>(&[nth], None)?;
+            spool.settle::<String>(&[(nth, None)])?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use hyper::header::{HeaderMap, HeaderName};
 pub use pagerduty::PAGERDUTY_KEY;
 use serde_json::Value;
 
@@ -117,6 +118,11 @@ impl Receiver {
         self.calls().into_iter().filter(|call| (200..300).contains(&call.status)).collect()
     }
 
+    /// Connections that it has now.
+    pub fn open(&self) -> usize {
+        lock(&self.shared).open
+    }
+
     /// Most connections that it had at once.
     pub fn most_open(&self) -> usize {
         lock(&self.shared).most_open
@@ -124,6 +130,18 @@ impl Receiver {
 }
 
 impl Call {
+    /// Its headers, as libraries take them.
+    ///
+    /// # Panics
+    ///
+    /// Where one is none.
+    pub fn header_map(&self) -> HeaderMap {
+        let header = |(name, value): (&String, &String)| {
+            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+        };
+        self.headers.iter().map(header).collect()
+    }
+
     /// Its body as JSON.
     ///
     /// # Panics

@@ -6,7 +6,13 @@ use std::{
 };
 
 use super::request::{Meaning, meaning};
-use crate::{act::signature::Keys, clock::Clock, config::DrainConfig, https, secret::Secret};
+use crate::{
+    act::signature::Keys,
+    clock::Clock,
+    config::DrainConfig,
+    https,
+    secret::{Hidden, Secret},
+};
 
 /// For one call, from the look-up of the name to the last byte of the answer.
 pub const CALL_WITHIN: Duration = Duration::from_secs(10);
@@ -53,12 +59,10 @@ impl Endpoint {
     /// Makes one call. Secret and certificates are read each time: they are replaced while the agent runs.
     fn call(&self, call: Call, clock: Clock) -> Meaning {
         let later = |why: String| Meaning::Later(None, why);
-        let keys = match self
-            .keys
-            .read()
-            .and_then(|text| Keys::read(&text).map_err(|error| format!("{}: {error}", self.keys)))
+        let read = |text: &str| Keys::read(text).map_err(|error| format!("{}: {error}", self.keys));
+        let (keys, hidden) = match self.keys.read().and_then(|text| Ok((read(&text)?, Hidden::default().secret(&text))))
         {
-            Ok(keys) => keys,
+            Ok((keys, hidden)) => (keys, hidden.address(&self.url)),
             Err(why) => return later(why),
         };
         let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
@@ -67,8 +71,11 @@ impl Endpoint {
         let answer =
             https::Client::new(&self.identity).and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {
-            Ok(answer) => meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &answer.body),
-            Err(error) => later(error.to_string()),
+            Ok(answer) => {
+                let body = hidden.mask(&answer.body);
+                meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &body)
+            }
+            Err(error) => later(hidden.mask_text(&error.to_string())),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
 //!
 //! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
-//! configuration. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
+//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
 //! given back: who stops or replaces the agent does not mean to send work to a node that is unwell.
 
 use std::{
     io,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -16,9 +17,10 @@ use std::{
 
 use super::{
     caller::{self, Answered, Endpoint},
-    keeper::Keeper,
+    keeper::{Keeper, LOOK_EVERY},
     readiness::Readiness,
     request::Cause,
+    standby::Standby,
     weight::Weight,
 };
 use crate::{
@@ -45,8 +47,9 @@ pub struct Drainer {
     outcomes: Receiver<Outcome>,
     readiness: Arc<Readiness>,
     weight: Weight,
-    /// Whether decisions are carried out.
+    /// Whether decisions are carried out, by the one agent that drains.
     performs: bool,
+    is_ours: Arc<AtomicBool>,
 }
 
 impl Drainer {
@@ -69,9 +72,22 @@ impl Drainer {
             let run = move || caller::run(&endpoint, clock, &called, &answers, Order::Answered);
             thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
         });
-        let keeper = Keeper::new(config, clock, performs, calls.transpose()?, readiness.clone(), told);
-        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || keep(keeper, &ordered))?;
-        Ok(Self { orders, outcomes, readiness, weight: Weight::new(&config.decide), performs })
+        let calls = calls.transpose()?;
+        let standby = Standby::below(&config.record.state_dir, readiness.clone());
+        let mut keeper = Keeper::new(config, clock, performs, calls, standby.clone(), readiness.clone(), told);
+        let is_ours = Arc::new(AtomicBool::new(true));
+        match standby.claim() {
+            Ok(claim) => keeper.take_over(claim),
+            Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
+        }
+        let weight = Weight::new(&config.decide);
+        let keeps = is_ours.clone();
+        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || {
+            while wait(&mut keeper, &standby, &keeps, &ordered) && keep(&mut keeper, &ordered) {
+                stand_by(&standby, &keeps, "another agent acts by it");
+            }
+        })?;
+        Ok(Self { orders, outcomes, readiness, weight, performs, is_ours })
     }
 
     /// What balancers are told.
@@ -93,7 +109,8 @@ impl Drainer {
             Action::Undrain => Order::Undrain,
             Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve => return false,
         };
-        self.orders.send(order).is_ok()
+        // Whoever waits needs to know as well.
+        self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
     }
 
     /// Takes the nearest forecast of the open incidents, in seconds from `t`; `None` where there is none.
@@ -127,15 +144,49 @@ impl Drop for Drainer {
     }
 }
 
-fn keep(mut keeper: Keeper, orders: &Receiver<Order>) {
-    loop {
+/// From now on another agent drains.
+fn stand_by(standby: &Standby, is_ours: &AtomicBool, why: &str) {
+    tracing::warn!(why, "this agent does not drain until the other one ends");
+    is_ours.store(false, Ordering::Relaxed);
+    standby.follow();
+}
+
+/// Waits until no other agent drains; `false` where this one is told to stop.
+fn wait(keeper: &mut Keeper, standby: &Standby, is_ours: &AtomicBool, orders: &Receiver<Order>) -> bool {
+    let mut wanted = None;
+    while !is_ours.load(Ordering::Relaxed) {
+        match orders.recv_timeout(LOOK_EVERY) {
+            Ok(Order::Drain(cause)) => wanted = Some(Some(cause)),
+            Ok(Order::Undrain) => wanted = Some(None),
+            Ok(Order::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        match standby.claim() {
+            Ok(claim) => {
+                tracing::info!("no other agent drains any more, and this one does");
+                keeper.take_over(claim);
+                is_ours.store(true, Ordering::Relaxed);
+            }
+            Err(_) => standby.follow(),
+        }
+    }
+    if let Some(cause) = wanted {
+        keeper.want(cause);
+    }
+    true
+}
+
+/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found to.
+fn keep(keeper: &mut Keeper, orders: &Receiver<Order>) -> bool {
+    while !keeper.is_theirs() {
         keeper.look();
         match orders.recv_timeout(keeper.sleeps_for()) {
             Ok(Order::Drain(cause)) => keeper.want(Some(cause)),
             Ok(Order::Undrain) => keeper.want(None),
             Ok(Order::Answered(answered)) => keeper.answered(answered),
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
+    true
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs,
+    fs::{self, File},
     hash::{BuildHasher as _, Hasher as _},
     sync::{Arc, mpsc::Sender},
     time::Duration,
@@ -14,6 +14,8 @@ use super::{
     readiness::Readiness,
     request::{Ask, Cause, Meaning, Request},
     retry::Retries,
+    served::Served,
+    standby::Standby,
     state::{Answer, Facts, Machine, Pace, Phase, Step, Word},
     store::{Kept, Store},
     word::WordFile,
@@ -25,16 +27,11 @@ use crate::{
         pause::Pause,
     },
     clock::Clock,
-    config::{Config, Pattern},
-    decide::always_protected,
-    sense::{Hierarchy, InFlight},
+    config::Config,
 };
 
 /// How often an operator's word is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How often connections are counted while a node drains, in seconds: a pass over all of them, which may be a hundred thousand.
-const COUNT_EVERY_SECS: f64 = 2.0;
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long what an earlier run drained for is believed without being seen again, in seconds. A leak that goes on is found within
 /// minutes; a process that is gone is over at once.
@@ -53,6 +50,7 @@ struct Asked {
 /// Where the node is, and what there is to know of it.
 pub struct Keeper {
     clock: Clock,
+    pace: Pace,
     machine: Machine,
     deadline: Duration,
     performs: bool,
@@ -69,25 +67,27 @@ pub struct Keeper {
     /// `None` where nobody is to be asked.
     calls: Option<Sender<Call>>,
     is_closed: bool,
-    in_flight: InFlight,
-    protected: Vec<Pattern>,
-    connections: Option<u64>,
-    counted_at: f64,
+    served: Served,
     store: Store,
     word_file: WordFile,
     pause: Pause,
     readiness: Arc<Readiness>,
+    /// Given back before anybody hears that this one has ended; `None` as long as nothing is kept, and where nothing can be.
+    claim: Option<File>,
+    is_theirs: bool,
+    standby: Standby,
     told: Sender<Outcome>,
     chance: Chance,
 }
 
 impl Keeper {
-    /// Goes on where an earlier run was. Without `calls` nobody is to be asked.
+    /// One that keeps nothing before it was told to [`Keeper::take_over`]. Without `calls` nobody is to be asked.
     pub fn new(
         config: &Config,
         clock: Clock,
         performs: bool,
         calls: Option<Sender<Call>>,
+        standby: Standby,
         readiness: Arc<Readiness>,
         told: Sender<Outcome>,
     ) -> Self {
@@ -99,8 +99,9 @@ impl Keeper {
             ask_again_secs: config.decide.cooldown.as_secs_f64(),
         };
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        let mut keeper = Self {
+        Self {
             clock,
+            pace,
             machine: Machine::new(pace),
             deadline: drain.deadline,
             performs,
@@ -113,34 +114,43 @@ impl Keeper {
             asked: None,
             calls,
             is_closed: false,
-            in_flight: InFlight::new(Hierarchy::detect()),
-            protected: config.decide.protected.clone(),
-            connections: None,
-            counted_at: f64::NEG_INFINITY,
+            served: Served::new(&config.decide.protected),
             store: Store::below(state_dir),
             word_file: WordFile::below(state_dir),
             pause: Pause::below(state_dir),
             readiness,
+            claim: None,
+            is_theirs: false,
+            standby,
             told,
             chance: Chance(random()),
-        };
-        match keeper.store.load() {
-            Ok(Some(kept)) if kept.phase != Phase::Healthy => keeper.resume(kept, pace),
+        }
+    }
+
+    /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no other one has it.
+    pub fn take_over(&mut self, claim: Option<File>) {
+        (self.claim, self.is_theirs) = (claim, false);
+        match self.store.load() {
+            Ok(Some(kept)) if kept.phase != Phase::Healthy => self.resume(kept),
             Ok(_) => {}
             Err(why) => {
                 tracing::warn!(why, "whether this node was drained cannot be told, and it is taken for healthy")
             }
         }
-        keeper.read_word();
-        keeper.readiness.note(&keeper.machine, keeper.word);
-        keeper
+        self.read_word();
+        self.note();
     }
 
-    fn resume(&mut self, kept: Kept, pace: Pace) {
+    /// Whether another agent was found to keep it.
+    pub fn is_theirs(&self) -> bool {
+        self.is_theirs
+    }
+
+    fn resume(&mut self, kept: Kept) {
         let (t, unix_ms) = (self.clock.now(), self.clock.unix_ms());
         // The host's clock may have been set in between.
         let age_secs = unix_ms.saturating_sub(kept.since_ms) as f64 / 1e3;
-        self.machine = Machine::resume(pace, kept.phase, t - age_secs, kept.is_out);
+        self.machine = Machine::resume(self.pace, kept.phase, t - age_secs, kept.is_out);
         let is_incident = kept.cause.as_ref().is_some_and(|cause| *cause != Cause::operator());
         if is_incident && self.performs && kept.phase != Phase::UndrainRequested {
             (self.wanted, self.inherited_until) = (kept.cause.clone(), Some(t + INHERITED_SECS));
@@ -192,13 +202,13 @@ impl Keeper {
             if self.inherited_until.is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone)) {
                 self.want(None);
             }
-            self.count(now);
+            self.served.look(now, self.machine.phase() == Phase::Draining);
             let facts = Facts {
                 now,
                 wanted: self.wanted.is_some(),
                 may_drain: self.performs && !self.is_closed && !self.pause.is_on(),
                 word: self.word,
-                connections: self.connections,
+                connections: self.served.connections(),
             };
             match self.machine.step(facts) {
                 Some(step) => self.entered(now, step, None),
@@ -206,7 +216,7 @@ impl Keeper {
             }
         }
         self.send(self.clock.now());
-        self.readiness.note(&self.machine, self.word);
+        self.note();
     }
 
     /// How long nothing is to be done.
@@ -214,6 +224,10 @@ impl Keeper {
         let due = self.asked.as_ref().and_then(|asked| asked.due);
         let until_due = due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
         until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+    }
+
+    fn note(&self) {
+        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.word);
     }
 
     fn read_word(&mut self) {
@@ -225,33 +239,6 @@ impl Keeper {
                 }
             }
         }
-    }
-
-    /// Counts connections, at a gentle pace, while they are waited for.
-    fn count(&mut self, now: f64) {
-        if self.machine.phase() != Phase::Draining {
-            (self.connections, self.counted_at) = (None, f64::NEG_INFINITY);
-            return;
-        }
-        if now - self.counted_at < COUNT_EVERY_SECS {
-            return;
-        }
-        self.counted_at = now;
-        // Who logs in to help, and who reads metrics, is no work that is waited for.
-        let own = std::process::id();
-        let protected = &self.protected;
-        let counts = |owner: Option<(u32, &str)>| {
-            owner.is_none_or(|(pid, cgroup)| {
-                pid != own && !always_protected().iter().chain(protected).any(|pattern| pattern.covers(cgroup))
-            })
-        };
-        self.connections = match self.in_flight.count(now, counts) {
-            Ok(connections) => Some(connections),
-            Err(error) => {
-                tracing::debug!(%error, "connections cannot be counted");
-                None
-            }
-        };
     }
 
     /// Takes the answer to what is asked, and tells of it.
@@ -269,7 +256,7 @@ impl Keeper {
     fn entered(&mut self, now: f64, step: Step, answered: Option<String>) {
         let Step { from, to } = step;
         self.asked = None;
-        let connections = self.connections;
+        let left = self.served.left();
         let refused = from == Phase::DrainRequested && answered.is_some() && to != Phase::Draining;
         if let Some(why) = answered.clone().filter(|_| refused) {
             self.tell(now, Event::DrainRefused, why);
@@ -298,7 +285,7 @@ impl Keeper {
             }
             Phase::Draining if from == Phase::Verifying => Some((Event::Draining, "it is not over".to_owned())),
             Phase::Draining => Some((Event::Draining, answered.unwrap_or_default())),
-            Phase::Drained => Some((Event::Drained, left(connections))),
+            Phase::Drained => Some((Event::Drained, left)),
             Phase::Verifying => Some((Event::Verifying, "nothing calls for a drain any more".to_owned())),
             Phase::Healthy if refused => None,
             Phase::Healthy => Some((Event::Undrained, answered.unwrap_or_default())),
@@ -323,7 +310,7 @@ impl Keeper {
             }
             _ => {}
         }
-        self.readiness.note(&self.machine, self.word);
+        self.note();
     }
 
     fn ask(&mut self, now: f64, ask: Ask) {
@@ -365,7 +352,13 @@ impl Keeper {
         let _ = calls.send(Call { id, body, within });
     }
 
-    fn keep(&self, now: f64) -> Result<(), String> {
+    fn keep(&mut self, now: f64) -> Result<(), String> {
+        if self.claim.is_none() {
+            self.claim = self.standby.claim_first().map_err(|error| {
+                self.is_theirs = true;
+                error.to_string()
+            })?;
+        }
         let age_ms = ((now - self.machine.since()).max(0.0) * 1e3) as u64;
         let request = self.asked.as_ref().map(|asked| asked.request.clone());
         let since_ms = self.clock.unix_ms().saturating_sub(age_ms);
@@ -381,15 +374,6 @@ impl Keeper {
         let outcome = Outcome { t, event, id: Arc::from(id), cgroup: Arc::from("node"), limit_bytes: None, why };
         // Nobody listens once the loop has ended.
         let _ = self.told.send(outcome);
-    }
-}
-
-fn left(connections: Option<u64>) -> String {
-    match connections {
-        Some(0) => "no connection is left".to_owned(),
-        Some(1) => "1 connection is left, and waited for no more".to_owned(),
-        Some(more) => format!("{more} connections are left, and waited for no more"),
-        None => "how many connections are left cannot be told".to_owned(),
     }
 }
 

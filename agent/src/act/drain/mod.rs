@@ -4,7 +4,7 @@
 //! [`Machine`] says where the node is and when it may go on, and is pure, as are what is asked and what an answer means, when it is asked
 //! again, and the weight. A [`Drainer`] is the thread around them. Whoever would rather ask than be asked reads [`Readiness`]:
 //! HAProxy by its agent check, anybody else by `/ready`. No grant means no drain, and where nobody is to be asked the balancer
-//! that asks is who grants. An operator's [`Word`] holds whatever the agent sees.
+//! that asks is who grants. One agent drains by a state directory, and any other stands by. An operator's [`Word`] holds whatever the agent sees.
 
 mod caller;
 mod drainer;
@@ -12,6 +12,8 @@ mod keeper;
 mod readiness;
 mod request;
 mod retry;
+mod served;
+mod standby;
 mod state;
 mod store;
 mod weight;

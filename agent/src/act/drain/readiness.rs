@@ -1,12 +1,18 @@
-//! What a balancer is told of this node, by whoever it asks: written by what drains, read by the servers.
+//! What a balancer is told of this node, by whoever it asks, and where the node is: written by what drains, read by the servers.
 
 use std::{
     fmt,
     sync::atomic::{AtomicU8, Ordering},
 };
 
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
 use super::{
-    state::{Machine, Phase, Word},
+    state::{Phase, Word},
     weight::WHOLE,
 };
 
@@ -26,6 +32,12 @@ pub enum Says {
 pub struct Readiness {
     state: AtomicU8,
     weight: AtomicU8,
+    phases: Family<StateLabel, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
 }
 
 const READY: u8 = 0;
@@ -34,7 +46,7 @@ const MAINTENANCE: u8 = 2;
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { state: AtomicU8::new(READY), weight: AtomicU8::new(WHOLE) }
+        Self { state: AtomicU8::new(READY), weight: AtomicU8::new(WHOLE), phases: Family::default() }
     }
 }
 
@@ -49,15 +61,27 @@ impl Readiness {
     }
 
     /// Takes where the node is.
-    pub(super) fn note(&self, machine: &Machine, word: Option<Word>) {
+    pub(super) fn note(&self, phase: Phase, is_out: bool, word: Option<Word>) {
         let state = match word {
             Some(Word::Undrain) => READY,
-            Some(Word::Maintenance) if machine.phase() == Phase::Drained => MAINTENANCE,
+            Some(Word::Maintenance) if phase == Phase::Drained => MAINTENANCE,
             Some(Word::Drain | Word::Maintenance) => DRAIN,
-            None if machine.is_out() => DRAIN,
+            None if is_out => DRAIN,
             None => READY,
         };
         self.state.store(state, Ordering::Relaxed);
+        for other in Phase::ALL {
+            self.phases.get_or_create(&StateLabel { state: other.name() }).set(i64::from(other == phase));
+        }
+    }
+
+    /// Shows where the node is among an agent's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "drain_state",
+            "1 for where this node is on its way out of service and back",
+            self.phases.clone(),
+        );
     }
 
     /// Takes the share of work that the node asks for, in percent.

@@ -154,6 +154,13 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_was_kept_with_any_time_can_be_sent() {
+        let request = Request { at_ms: u64::MAX, deadline_ms: u64::MAX, ..request() };
+        let event: Value = serde_json::from_slice(&request.body("web-3")).unwrap();
+        assert_eq!(event["time"], "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
     fn only_a_status_of_success_grants() {
         let kind = |status| match meaning(status, None, b"<html>") {
             Meaning::Granted => "granted",

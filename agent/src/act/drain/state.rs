@@ -103,6 +103,10 @@ pub struct Machine {
 }
 
 impl Phase {
+    /// Every one.
+    pub const ALL: [Self; 6] =
+        [Self::Healthy, Self::DrainRequested, Self::Draining, Self::Drained, Self::Verifying, Self::UndrainRequested];
+
     /// As it is printed and kept.
     pub fn name(self) -> &'static str {
         match self {

@@ -37,7 +37,7 @@ pub struct Kept {
 }
 
 /// The file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
 }
@@ -61,20 +61,33 @@ impl Store {
     ///
     /// What is wrong with it, and where it is now.
     pub fn load(&self) -> Result<Option<Kept>, String> {
+        let wrong = match self.look()? {
+            None => return Ok(None),
+            Some(Ok(kept)) => return Ok(Some(kept)),
+            Some(Err(wrong)) => wrong,
+        };
+        let aside = PathBuf::from(format!("{}.unreadable", self.path.display()));
+        let path = if fs::rename(&self.path, &aside).is_ok() { &aside } else { &self.path };
+        Err(format!("{wrong}; it is now {}", path.display()))
+    }
+
+    /// What whoever keeps it has said last; `None` where there is nothing that can be read. It is left as it is.
+    pub fn peek(&self) -> Option<Kept> {
+        self.look().ok().flatten()?.ok()
+    }
+
+    fn look(&self) -> Result<Option<Result<Kept, String>>, String> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("{}: {error}", self.path.display())),
             Ok(bytes) => bytes,
         };
         let kept: Result<Kept, _> = serde_json::from_slice(&bytes);
-        let wrong = match kept {
-            Ok(kept) if kept.version == VERSION => return Ok(Some(kept)),
-            Ok(kept) => format!("it is of version {}, and {VERSION} is understood", kept.version),
-            Err(error) => error.to_string(),
-        };
-        let aside = PathBuf::from(format!("{}.unreadable", self.path.display()));
-        let path = if fs::rename(&self.path, &aside).is_ok() { &aside } else { &self.path };
-        Err(format!("{wrong}; it is now {}", path.display()))
+        Ok(Some(match kept {
+            Ok(kept) if kept.version == VERSION => Ok(kept),
+            Ok(kept) => Err(format!("it is of version {}, and {VERSION} is understood", kept.version)),
+            Err(error) => Err(error.to_string()),
+        }))
     }
 
     /// Keeps it in place of what was there.

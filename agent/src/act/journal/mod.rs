@@ -9,7 +9,7 @@
 mod entry;
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -21,6 +21,8 @@ use nix::{
 };
 
 pub use entry::{Change, ChangedUnit, Entry, Split};
+
+use super::claim::claim;
 
 const SUFFIX: &str = ".json";
 /// Of a file that was being written when the agent died. Nothing was changed on its account yet.
@@ -54,13 +56,7 @@ impl Journal {
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let directory = state_dir.join("journal");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let lock =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(state_dir.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock) }),
-            Err(TryLockError::WouldBlock) => Err(io::Error::other("another agent acts by it")),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        Ok(Self { directory, boot_id: boot_id()?, _claim: Some(claim(&state_dir.join("lock"))?) })
     }
 
     /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it answers; `None` where there is none.

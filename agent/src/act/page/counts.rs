@@ -15,6 +15,8 @@ use super::{desk::Event, sink::SinkKind};
 pub struct Counts {
     /// Calls that are still to be made.
     pub waiting: Gauge<i64, AtomicI64>,
+    /// Pages that were put on disk.
+    pub kept: Counter<u64, AtomicU64>,
     calls: Family<CallLabel, Counter<u64, AtomicU64>>,
     lost: Counter<u64, AtomicU64>,
 }
@@ -29,6 +31,7 @@ impl Counts {
     /// Counts an event.
     pub fn note(&self, event: &Event) {
         match event {
+            Event::Kept(count) => drop(self.kept.inc_by(*count as u64)),
             Event::Delivered(sink) => self.called(*sink, "delivered"),
             Event::Failed(sink, _) => self.called(*sink, "failed"),
             Event::Refused(sink, _) => self.called(*sink, "refused"),
@@ -45,6 +48,7 @@ impl Counts {
             "Calls that tell somebody of an incident and are still to be made",
             self.waiting.clone(),
         );
+        registry.register("pages_kept", "Pages that were put on disk before anybody was told", self.kept.clone());
         registry.register(
             "page_calls",
             "Calls that told somebody of an incident, by receiver and result",

@@ -38,6 +38,8 @@ pub struct Desk {
 /// Something that is worth a line in the log, or a count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// So many pages are on disk, and survive a kill from now on.
+    Kept(usize),
     /// A page is delivered.
     Delivered(SinkKind),
     /// A call was in vain, and will be made again.
@@ -58,7 +60,9 @@ impl Desk {
     /// Goes on with what a spool held. `unix_ms` is now: numbers begin there, so that they are higher than those of earlier runs even where
     /// nobody could read them.
     pub fn new(spool: Spool, sinks: Vec<Sink>, found: Vec<(u64, Entry<Page>)>, unix_ms: u64) -> Self {
-        let next_nth = found.last().map_or(0, |(nth, _)| nth + 1).max(unix_ms.saturating_mul(1_000));
+        // A clock that is far off leaves room for those that follow.
+        let begun_at = unix_ms.saturating_mul(1_000).min(u64::MAX / 2);
+        let next_nth = found.last().map_or(0, |(nth, _)| nth.saturating_add(1)).max(begun_at);
         let sinks = sinks.into_iter().map(|sink| (sink, Queue::default())).collect();
         let mut desk = Self {
             spool,
@@ -245,19 +249,20 @@ impl Desk {
     }
 
     fn try_save(&mut self) -> Result<(), SpoolError> {
-        // What makes room first.
-        while let Some((nth, kind)) = self.unsettled.last().copied() {
-            let is_unsaved = self.unsaved.get_mut(&nth).map(|entry| {
-                entry.to.retain(|to| kind.is_some_and(|kind| to != kind.name()));
-                entry.to.is_empty()
-            });
-            match is_unsaved {
-                Some(true) => drop(self.unsaved.remove(&nth)),
-                Some(false) => {}
-                None => self.spool.settle::<Page>(&[nth], kind.map(SinkKind::name))?,
+        // What makes room first, and all of it at once: a trigger that is there again after a crash has its resolve behind it.
+        let mut on_disk = Vec::new();
+        for (nth, kind) in &self.unsettled {
+            let to = kind.map(SinkKind::name);
+            match self.unsaved.get_mut(nth) {
+                Some(entry) => entry.to.retain(|other| to.is_some_and(|to| other != to)),
+                None => on_disk.push((*nth, to)),
             }
-            self.unsettled.pop();
         }
+        self.unsaved.retain(|_, entry| !entry.to.is_empty());
+        if !on_disk.is_empty() {
+            self.spool.settle::<Page>(&on_disk)?;
+        }
+        self.unsettled.clear();
         if self.unsaved.is_empty() && self.untold.is_empty() {
             return Ok(());
         }
@@ -271,6 +276,9 @@ impl Desk {
             })
             .collect();
         self.spool.accept(&entries, &told)?;
+        if !entries.is_empty() {
+            self.events.push(Event::Kept(entries.len()));
+        }
         self.unsaved.clear();
         self.untold.clear();
         Ok(())
@@ -278,128 +286,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, path::PathBuf};
-
-    use serde_json::Map;
-
-    use super::*;
-    use crate::{
-        act::page::{links::Links, sink::Form},
-        decide::Severity,
-    };
-
-    struct Dir(PathBuf);
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn dir(name: &str) -> Dir {
-        let dir = Dir(std::env::temp_dir().join(format!("spillway-desk-{name}-{}", std::process::id())));
-        fs::create_dir_all(&dir.0).unwrap();
-        dir
-    }
-
-    /// A desk with an Alertmanager, which is told of no changes, and of what an earlier one left.
-    fn desk(dir: &Dir) -> (Desk, Vec<Page>) {
-        let (spool, found) = Spool::open::<Page>(&dir.0.join("spool.redb")).unwrap();
-        let sink = Sink { form: Form::Alertmanager { url: "http://127.0.0.1:9/".to_owned() }, links: Links::default() };
-        (Desk::new(spool, vec![sink], found.waiting, 0), found.open)
-    }
-
-    fn page(id: &str, incident: &str, news: News) -> Page {
-        Page {
-            id: id.to_owned(),
-            incident: incident.to_owned(),
-            news,
-            severity: Severity::Warning,
-            summary: id.to_owned(),
-            host: String::new(),
-            component: String::new(),
-            group: String::new(),
-            class: String::new(),
-            raised_at_ms: 0,
-            at_ms: 0,
-            details: Map::new(),
-        }
-    }
-
-    fn sent(desk: &mut Desk, t: f64) -> Vec<String> {
-        let posts = desk.due(t, 0, 0.5);
-        let text = |body: &[u8]| {
-            serde_json::from_slice::<serde_json::Value>(body).unwrap()[0]["annotations"]["summary"].clone()
-        };
-        posts.iter().map(|(_, post)| text(&post.body).as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn what_is_not_delivered_is_told_by_the_next_run_in_its_order() {
-        let dir = dir("next-run");
-        let (mut first, open) = desk(&dir);
-        assert!(open.is_empty());
-        let pages = vec![page("1", "a", News::Raised), page("2", "a", News::Changed), page("3", "b", News::Raised)];
-        first.accept(0.0, pages);
-        first.accept(0.0, vec![page("4", "b", News::Resolved)]);
-        assert_eq!((first.waiting(), sent(&mut first, 0.0)), (3, vec!["1".to_owned()]));
-        first.answered(0.0, 0, Fate::Taken, 0.0);
-        assert_eq!(first.events(), [Event::Delivered(SinkKind::Alertmanager)]);
-        assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
-        drop(first);
-
-        let (mut next, open) = desk(&dir);
-        assert_eq!(open, [page("1", "a", News::Raised)], "b is over");
-        assert_eq!((next.waiting(), sent(&mut next, 0.0)), (2, vec!["3".to_owned()]));
-        next.answered(0.0, 0, Fate::Refused("no".to_owned()), 0.0);
-        assert_eq!(sent(&mut next, 0.0), ["4"], "a resolve goes although its trigger was refused");
-        next.answered(0.0, 0, Fate::Taken, 0.0);
-        drop(next);
-        assert_eq!(desk(&dir).0.waiting(), 0);
-    }
-
-    #[test]
-    fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
-        let dir = dir("day");
-        let (mut desk, _) = desk(&dir);
-        let resident_pages = || procfs::process::Process::myself().unwrap().statm().unwrap().resident;
-        let (mut calls, mut before) = (0, 0);
-        for minute in 0..24 * 60 {
-            let t = f64::from(minute) * 60.0;
-            if minute == 60 {
-                before = resident_pages();
-            }
-            if minute % 10 == 0 {
-                for (id, news) in [("r", News::Raised), ("u", News::Updated), ("o", News::Resolved)] {
-                    desk.accept(t, vec![page(&format!("{id}{minute}"), &format!("{minute}"), news)]);
-                }
-            }
-            for (at, _) in desk.due(t, 0, 0.5) {
-                calls += 1;
-                desk.answered(t, at, Fate::Later(None, "it is down".to_owned()), 0.5);
-            }
-            desk.events();
-        }
-        let grown_bytes = resident_pages().saturating_sub(before) * procfs::page_size();
-        println!("{grown_bytes} bytes more, {calls} calls");
-        assert!(grown_bytes < 1 << 20, "{grown_bytes} bytes more after a day than after an hour");
-        // Once in 225 s at the longest rest's mean, and some to get there.
-        assert!((300..400).contains(&calls), "{calls} calls");
-        assert_eq!(desk.waiting(), 2 * 144);
-    }
-
-    #[test]
-    fn what_is_too_much_is_lost_by_its_weight_and_counted() {
-        let dir = dir("too-much");
-        let (mut desk, _) = desk(&dir);
-        let raised = (0..WAITING_MAX).map(|nth| page(&format!("{nth}"), &format!("{nth}"), News::Raised)).collect();
-        desk.accept(0.0, raised);
-        desk.accept(
-            0.0,
-            vec![page("u", "0", News::Updated), page("v", "1", News::Updated), page("r", "2", News::Resolved)],
-        );
-        assert_eq!(desk.events(), [Event::Lost(2)]);
-        assert_eq!(desk.waiting(), WAITING_MAX + 1, "what begins and ends an incident stays");
-    }
-}
+mod tests;

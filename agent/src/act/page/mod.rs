@@ -91,8 +91,9 @@ impl News {
     }
 }
 
-/// A time as RFC 3339 has it.
+/// A time as RFC 3339 has it, which ends with the year 9999: what is kept on disk may say anything.
 pub(in crate::act) fn timestamp(at_ms: u64) -> String {
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms);
+    const LAST_MS: u64 = 253_402_300_799_999;
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms.min(LAST_MS));
     humantime::format_rfc3339_millis(at).to_string()
 }

@@ -89,6 +89,7 @@ impl Notifier {
         }
         let (stops, stopped) = channel();
         let counts = Arc::new(Counts::default());
+        counts.waiting.set(desk.waiting() as i64);
         let counted = counts.clone();
         let run = move || {
             keep(desk, &ordered, &callers, &counted, clock, setup.seed);
@@ -160,10 +161,11 @@ fn keep(mut desk: Desk, orders: &Receiver<Order>, callers: &[Sender<Post>], coun
 /// Makes the calls of one sink, one after the other.
 fn call(identity: &https::Identity, posts: &Receiver<Post>, answered: impl Fn(Result<https::Answer, String>) -> bool) {
     let bounds = https::Bounds { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
-    while let Ok(Post { url, headers, body }) = posts.recv() {
+    while let Ok(Post { url, headers, body, hidden }) = posts.recv() {
         // Certificates are replaced while the agent runs.
         let answer = https::Client::new(identity).and_then(|client| client.post(&url, &headers, body, bounds));
-        if !answered(answer.map_err(|error| error.to_string())) {
+        let answer = answer.map(|answer| https::Answer { body: hidden.mask(&answer.body).into(), ..answer });
+        if !answered(answer.map_err(|error| hidden.mask_text(&error.to_string()))) {
             return;
         }
     }
@@ -172,6 +174,7 @@ fn call(identity: &https::Identity, posts: &Receiver<Post>, answered: impl Fn(Re
 fn tell_log(event: &Event, counts: &Counts) {
     counts.note(event);
     match event {
+        Event::Kept(_) => {}
         Event::Delivered(sink) => tracing::debug!(%sink, "page delivered"),
         Event::Failed(sink, why) => tracing::warn!(%sink, why, "page not delivered yet, and tried again"),
         Event::Refused(sink, why) => tracing::error!(%sink, why, "page refused, and not tried again"),

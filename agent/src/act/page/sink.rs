@@ -8,7 +8,10 @@ use std::{fmt, time::Duration};
 use serde_json::Value;
 
 use super::{News, Page, alertmanager, links::Links, pagerduty, slack, webhook};
-use crate::{act::signature::Keys, secret::Secret};
+use crate::{
+    act::signature::Keys,
+    secret::{Hidden, Secret},
+};
 
 /// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be told.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
@@ -59,6 +62,8 @@ pub struct Post {
     pub headers: Vec<(&'static str, String)>,
     /// What.
     pub body: Vec<u8>,
+    /// What of it is not to be told, should it come back.
+    pub hidden: Hidden,
 }
 
 /// What became of a page that was sent.
@@ -125,21 +130,32 @@ impl Sink {
     ///
     /// Where its secret cannot be read.
     pub fn post(&self, page: &Page, unix_secs: u64) -> Result<Option<Post>, String> {
-        let json =
-            |url: String, body| Post { url, headers: vec![("content-type", "application/json".to_owned())], body };
+        let json = |url: String, body, hidden: Hidden| {
+            let headers = vec![("content-type", "application/json".to_owned())];
+            Post { hidden: hidden.address(&url), url, headers, body }
+        };
         Ok(match &self.form {
             Form::PagerDuty { url, routing_key } => {
-                let body = pagerduty::body(page, &routing_key.read()?, &self.links);
-                Some(json(pagerduty::url(url, page.news), body))
+                let key = routing_key.read()?;
+                let body = pagerduty::body(page, &key, &self.links);
+                Some(json(pagerduty::url(url, page.news), body, Hidden::default().secret(&key)))
             }
-            Form::Alertmanager { url } => alertmanager::body(page, &self.links).map(|body| json(url.clone(), body)),
-            Form::Slack { url } => Some(json(url.read()?, slack::body(page, &self.links))),
+            Form::Alertmanager { url } => {
+                alertmanager::body(page, &self.links).map(|body| json(url.clone(), body, Hidden::default()))
+            }
+            Form::Slack { url } => {
+                let url = url.read()?;
+                let hidden = Hidden::default().secret_address(&url);
+                Some(json(url, slack::body(page, &self.links), hidden))
+            }
             Form::Webhook { url, keys } => {
-                let keys_read = Keys::read(&keys.read()?).map_err(|error| format!("{keys}: {error}"))?;
+                let text = keys.read()?;
+                let keys_read = Keys::read(&text).map_err(|error| format!("{keys}: {error}"))?;
                 let body = webhook::body(page);
                 let mut headers = vec![("content-type", webhook::CONTENT_TYPE.to_owned())];
                 headers.extend(keys_read.headers(&page.id, unix_secs, &body));
-                Some(Post { url: url.clone(), headers, body })
+                let hidden = Hidden::default().secret(&text).address(url);
+                Some(Post { url: url.clone(), headers, body, hidden })
             }
         })
     }

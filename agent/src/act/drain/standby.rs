@@ -1,0 +1,67 @@
+//! Waits where another agent keeps where this node is: two that asked on its behalf would take back what the other was granted.
+//!
+//! Meanwhile balancers are told what that one has on disk, and what an operator says, so that it does not matter whom they ask. Once it has
+//! ended, however it did, this one goes on where it was. Failure: what cannot be locked is not waited for; whoever cannot keep anything
+//! there drains nothing.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{readiness::Readiness, state::Phase, store::Store, word::WordFile};
+use crate::act::claim::claim;
+
+/// What the other agent has, as this one sees it.
+#[derive(Clone)]
+pub struct Standby {
+    lock: PathBuf,
+    store: Store,
+    word_file: WordFile,
+    readiness: Arc<Readiness>,
+}
+
+impl Standby {
+    /// Of the agents that keep where they are below `state_dir`.
+    pub fn below(state_dir: &Path, readiness: Arc<Readiness>) -> Self {
+        let (store, word_file) = (Store::below(state_dir), WordFile::below(state_dir));
+        Self { lock: state_dir.join("drain.lock"), store, word_file, readiness }
+    }
+
+    /// Tries to be the one that keeps it, where anything was ever kept.
+    ///
+    /// # Errors
+    ///
+    /// Another agent is.
+    pub fn claim(&self) -> io::Result<Option<File>> {
+        // Who has nothing to keep makes no directory for it.
+        if self.lock.parent().is_some_and(|state_dir| !state_dir.is_dir()) { Ok(None) } else { self.claim_first() }
+    }
+
+    /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody can be.
+    ///
+    /// # Errors
+    ///
+    /// Another agent is.
+    pub fn claim_first(&self) -> io::Result<Option<File>> {
+        match claim(&self.lock) {
+            Ok(claim) => Ok(Some(claim)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) => {
+                // What keeps it from being locked keeps it from being written, which is told when that is tried.
+                tracing::debug!(%error, "{} cannot be locked", self.lock.display());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells balancers what the other one does.
+    pub fn follow(&self) {
+        let kept = self.store.peek();
+        let (phase, is_out) = kept.map_or((Phase::Healthy, false), |kept| (kept.phase, kept.is_out));
+        // What cannot be read the other one tells of.
+        self.readiness.note(phase, is_out, self.word_file.read().unwrap_or_default());
+    }
+}

@@ -1,0 +1,148 @@
+use std::{fs, path::PathBuf};
+
+use serde_json::Map;
+
+use super::*;
+use crate::{
+    act::page::{links::Links, sink::Form},
+    decide::Severity,
+};
+
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn dir(name: &str) -> Dir {
+    let dir = Dir(std::env::temp_dir().join(format!("spillway-desk-{name}-{}", std::process::id())));
+    fs::create_dir_all(&dir.0).unwrap();
+    dir
+}
+
+/// A desk with an Alertmanager, which is told of no changes, and of what an earlier one left.
+fn desk(dir: &Dir) -> (Desk, Vec<Page>) {
+    desk_at(dir, 0)
+}
+
+/// The same, begun at this time in milliseconds since 1970.
+fn desk_at(dir: &Dir, unix_ms: u64) -> (Desk, Vec<Page>) {
+    let (spool, found) = Spool::open::<Page>(&dir.0.join("spool.redb")).unwrap();
+    let sink = Sink { form: Form::Alertmanager { url: "http://127.0.0.1:9/".to_owned() }, links: Links::default() };
+    (Desk::new(spool, vec![sink], found.waiting, unix_ms), found.open)
+}
+
+fn page(id: &str, incident: &str, news: News) -> Page {
+    Page {
+        id: id.to_owned(),
+        incident: incident.to_owned(),
+        news,
+        severity: Severity::Warning,
+        summary: id.to_owned(),
+        host: String::new(),
+        component: String::new(),
+        group: String::new(),
+        class: String::new(),
+        raised_at_ms: 0,
+        at_ms: 0,
+        details: Map::new(),
+    }
+}
+
+fn sent(desk: &mut Desk, t: f64) -> Vec<String> {
+    let posts = desk.due(t, 0, 0.5);
+    let text =
+        |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap()[0]["annotations"]["summary"].clone();
+    posts.iter().map(|(_, post)| text(&post.body).as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_is_not_delivered_is_told_by_the_next_run_in_its_order() {
+    let dir = dir("next-run");
+    let (mut first, open) = desk(&dir);
+    assert!(open.is_empty());
+    let pages = vec![page("1", "a", News::Raised), page("2", "a", News::Changed), page("3", "b", News::Raised)];
+    first.accept(0.0, pages);
+    first.accept(0.0, vec![page("4", "b", News::Resolved)]);
+    assert_eq!((first.waiting(), sent(&mut first, 0.0)), (3, vec!["1".to_owned()]));
+    first.answered(0.0, 0, Fate::Taken, 0.0);
+    assert_eq!(first.events(), [Event::Kept(2), Event::Kept(1), Event::Delivered(SinkKind::Alertmanager)]);
+    assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
+    drop(first);
+
+    let (mut next, open) = desk(&dir);
+    assert_eq!(open, [page("1", "a", News::Raised)], "b is over");
+    assert_eq!((next.waiting(), sent(&mut next, 0.0)), (2, vec!["3".to_owned()]));
+    next.answered(0.0, 0, Fate::Refused("no".to_owned()), 0.0);
+    assert_eq!(sent(&mut next, 0.0), ["4"], "a resolve goes although its trigger was refused");
+    next.answered(0.0, 0, Fate::Taken, 0.0);
+    drop(next);
+    assert_eq!(desk(&dir).0.waiting(), 0);
+}
+
+#[test]
+fn a_clock_that_is_set_between_two_runs_changes_no_order_and_loses_nothing() {
+    let dir = dir("clock");
+    let told =
+        [("1", "a", News::Raised), ("2", "b", News::Raised), ("3", "a", News::Resolved), ("4", "b", News::Resolved)];
+    // Each page in a run of its own, the clock a year ahead, at zero, at its end, and right.
+    for ((id, incident, news), unix_ms) in told.into_iter().zip([1_800_000_000_000, 0, u64::MAX, 1_770_000_000_000]) {
+        let (mut desk, _) = desk_at(&dir, unix_ms);
+        desk.accept(0.0, vec![page(id, incident, news)]);
+        assert!(desk.events().contains(&Event::Kept(1)), "{id}");
+    }
+    let (mut last, open) = desk_at(&dir, 1);
+    assert_eq!((open, last.waiting()), (Vec::new(), 4));
+    let mut order = Vec::new();
+    while last.waiting() > 0 {
+        order.extend(sent(&mut last, 0.0));
+        last.answered(0.0, 0, Fate::Taken, 0.0);
+    }
+    assert_eq!(order, ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
+    let dir = dir("day");
+    let (mut desk, _) = desk(&dir);
+    let resident_pages = || procfs::process::Process::myself().unwrap().statm().unwrap().resident;
+    let (mut calls, mut before) = (0, 0);
+    for minute in 0..24 * 60 {
+        let t = f64::from(minute) * 60.0;
+        if minute == 60 {
+            before = resident_pages();
+        }
+        if minute % 10 == 0 {
+            for (id, news) in [("r", News::Raised), ("u", News::Updated), ("o", News::Resolved)] {
+                desk.accept(t, vec![page(&format!("{id}{minute}"), &format!("{minute}"), news)]);
+            }
+        }
+        for (at, _) in desk.due(t, 0, 0.5) {
+            calls += 1;
+            desk.answered(t, at, Fate::Later(None, "it is down".to_owned()), 0.5);
+        }
+        desk.events();
+    }
+    let grown_bytes = resident_pages().saturating_sub(before) * procfs::page_size();
+    println!("{grown_bytes} bytes more, {calls} calls");
+    assert!(grown_bytes < 1 << 20, "{grown_bytes} bytes more after a day than after an hour");
+    // Once in 225 s at the longest rest's mean, and some to get there.
+    assert!((300..400).contains(&calls), "{calls} calls");
+    assert_eq!(desk.waiting(), 2 * 144);
+}
+
+#[test]
+fn what_is_too_much_is_lost_by_its_weight_and_counted() {
+    let dir = dir("too-much");
+    let (mut desk, _) = desk(&dir);
+    let raised = (0..WAITING_MAX).map(|nth| page(&format!("{nth}"), &format!("{nth}"), News::Raised)).collect();
+    desk.accept(0.0, raised);
+    desk.accept(
+        0.0,
+        vec![page("u", "0", News::Updated), page("v", "1", News::Updated), page("r", "2", News::Resolved)],
+    );
+    assert_eq!(desk.events(), [Event::Kept(WAITING_MAX), Event::Kept(3), Event::Lost(2)]);
+    assert_eq!(desk.waiting(), WAITING_MAX + 1, "what begins and ends an incident stays");
+}

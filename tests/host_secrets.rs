@@ -1,0 +1,202 @@
+//! Live: no secret is told, whatever comes back: who is told and who is asked send it in their answers, each in his way, and the agent logs
+//! all that it can.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use spillway_tests::{Running, Scratch, Workload, agent, http_get, run_with, wait_for};
+
+const SOON: Duration = Duration::from_secs(60);
+
+const ROUTING_KEY: &str = "R0utingKeyThatNobodyMayTell00001";
+const PAGE_KEYS: [&str; 2] =
+    ["whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDE=", "whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDI="];
+const DRAIN_KEY: &str = "whsec_RHJhaW5LZXlUaGF0Tm9ib2R5TWF5VGVsbDAwMDE=";
+const SLACK_PATH: &str = "/services/T0NOBODYMAY/B0TELLTHIS/SlackPathThatNobodyMayTell";
+const TOKENS: [&str; 4] = ["q1Zx81PwNobodyTe11s", "q2Kd07RvNobodyTe11s", "q3Mf63UyNobodyTe11s", "q4Hb29WaNobodyTe11s"];
+const DRAIN_PATH: &str = "DrainPathThatNobodyMayTell";
+
+/// Somebody who answers with what he was sent, and with a secret that both know.
+struct Echo {
+    addr: SocketAddr,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Echo {
+    fn start(shared: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
+        let echo = Self { addr: listener.local_addr().expect("it has an address"), calls: Arc::default() };
+        let calls = echo.calls.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // Who breaks off is told what he is told the next time.
+                let _ = answer(stream, calls.load(Ordering::SeqCst), shared);
+                calls.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        echo
+    }
+}
+
+/// The request, in another place of the answer each time.
+fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut reader = BufReader::new(&stream);
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(bytes) = line.to_lowercase().strip_prefix("content-length:") {
+            length = bytes.trim().parse().map_err(io::Error::other)?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push_str(line.trim());
+        head.push(' ');
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let (status, said) = match nth % 5 {
+        0 => ("401 Unauthorized", format!("{head}{shared}")),
+        1 => ("401 Unauthorized", format!("you are not {shared}, with {head}")),
+        // From where its secret is, as far as that goes.
+        2 => ("403 Forbidden", body[body.find("routing_key").unwrap_or(0)..].to_owned()),
+        3 => ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/"))),
+        _ => {
+            let location = head.split(' ').nth(1).unwrap_or("/");
+            write!(
+                stream,
+                "HTTP/1.1 302 {shared}\r\nlocation: {location}\r\nx-key: {shared}\r\ncontent-length: 0\r\n\r\n"
+            )?;
+            return Ok(());
+        }
+    };
+    write!(stream, "HTTP/1.1 {status}\r\nwww-authenticate: {shared}\r\ncontent-length: {}\r\n\r\n{said}", said.len())
+}
+
+/// All that is in the files of a directory, and their names.
+fn contents(directory: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for file in fs::read_dir(directory).expect("it is there").flatten() {
+        all.extend_from_slice(file.path().to_string_lossy().as_bytes());
+        match file.path().is_dir() {
+            true => all.extend(contents(&file.path())),
+            false => all.extend(fs::read(file.path()).expect("it can be read")),
+        }
+    }
+    all
+}
+
+fn assert_untold(what: &str, told: &[u8]) {
+    /// What is shorter may be a word.
+    const PART_BYTES: usize = 10;
+    let told = told.to_ascii_lowercase();
+    let keys = PAGE_KEYS.into_iter().chain([DRAIN_KEY]).map(|key| key.trim_start_matches("whsec_"));
+    let secrets = keys.chain([ROUTING_KEY, DRAIN_PATH]).chain(TOKENS).chain(SLACK_PATH.split('/').skip(2));
+    for secret in secrets {
+        for part in secret.to_ascii_lowercase().as_bytes().windows(PART_BYTES) {
+            let found = told.windows(PART_BYTES).position(|window| window == part);
+            let around =
+                found.map(|at| String::from_utf8_lossy(&told[at.saturating_sub(200)..(at + 80).min(told.len())]));
+            assert!(found.is_none(), "{what} tells of {secret}: {around:?}");
+        }
+    }
+    // All keys, decoded.
+    let raw = b"KeyThatNobodyMayTell";
+    assert!(!told.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)), "{what} tells of a key's bytes");
+}
+
+#[test]
+fn no_secret_is_told_whoever_sends_it_back() {
+    let scratch = Scratch::make("host-secrets");
+    let echoes = [ROUTING_KEY, "", SLACK_PATH, PAGE_KEYS[0], DRAIN_KEY].map(Echo::start);
+    let [pagerduty, alertmanager, slack, webhook, balancer] = &echoes;
+    scratch.secret("routing-key", ROUTING_KEY);
+    let slack_url = scratch.secret("slack", &format!("http://{}{SLACK_PATH}", slack.addr));
+    let config =
+        configuration(&scratch, [pagerduty, alertmanager, webhook, balancer].map(|echo| echo.addr), &slack_url);
+    let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
+    let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let mut command = run_with(&config);
+    command.args(["--json", "-vv"]).env("CREDENTIALS_DIRECTORY", &scratch.0);
+    let running = Running::start(command);
+    let output = agent().args(["-vv", "drain", "--config"]).arg(&config).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+
+    // Each in each of his ways.
+    let is_told = || echoes.iter().all(|echo| echo.calls.load(Ordering::SeqCst) >= 5).then_some(());
+    let told = wait_for(SOON, is_told);
+    let calls = echoes.each_ref().map(|echo| echo.calls.load(Ordering::SeqCst));
+    assert!(told.is_some(), "not everybody was told as often: {calls:?} {}", running.log());
+    let refused = wait_for(SOON, || running.line_of("outcome", "drain_refused", "node"));
+    let refused = refused.unwrap_or_else(|| panic!("the drain is not refused: {}", running.printed()));
+    let mut served = String::new();
+    for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
+        served.push_str(&http_get(running.address(), path).expect("it answers"));
+    }
+    let printed = running.printed();
+    let pid = running.pid();
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+    let (code, log) = running.stop();
+    leak.stop();
+    assert_eq!(code, Some(0), "{log}");
+    // What came back was told, but for what it held.
+    for sink in ["pagerduty", "slack", "webhook", "alertmanager"] {
+        let masked =
+            log.lines().filter(|line| line.contains(&format!("sink={sink} ")) && line.contains("[secret]")).count();
+        assert!(masked >= 3, "{sink}: {masked} times in {log}");
+    }
+    let why = refused["why"].as_str().unwrap_or_default();
+    assert!(why.starts_with("nobody granted it within its time: HTTP "), "{why}");
+    println!("{calls:?} calls, {} bytes of log, {} masked", log.len(), log.matches("[secret]").count());
+    let state = contents(&scratch.0.join("state"));
+    assert!(state.len() > 1_000, "the state is {} bytes", state.len());
+    let said = [&output.stdout[..], &output.stderr].concat();
+    for (what, told) in [
+        ("the log", log.as_bytes()),
+        ("standard output", printed.as_bytes()),
+        ("what is served", served.as_bytes()),
+        ("the state", &state),
+        ("the command line", &arguments),
+        ("`spillway drain`", &said),
+    ] {
+        assert_untold(what, told);
+    }
+}
+
+fn configuration(
+    scratch: &Scratch,
+    [pagerduty, alertmanager, webhook, balancer]: [SocketAddr; 4],
+    slack_url: &Path,
+) -> PathBuf {
+    let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
+    let (page_keys, drain_key) = (secret("page-keys", &PAGE_KEYS.join("\n")), secret("drain-key", DRAIN_KEY));
+    let [of_pagerduty, of_alertmanager, of_webhook, of_drain] = TOKENS;
+    let (state_dir, slack_url) = (scratch.0.join("state"), slack_url.display());
+    scratch.file(
+        "spillway.toml",
+        &format!(
+            "[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
+             horizons = [\"4s\", \"6s\", \"10s\"]\nmin_growth = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nin_observe = true\n\
+             [act.page.pagerduty]\nurl = \"http://{pagerduty}/v2/enqueue?token={of_pagerduty}\"\nrouting_key_file = \"credential:routing-key\"\n\
+             [act.page.alertmanager]\nurl = \"http://{alertmanager}/api/v2/alerts?token={of_alertmanager}\"\n\
+             [act.page.slack]\nurl_file = \"{slack_url}\"\n\
+             [act.page.webhook]\nurl = \"http://{webhook}/pages?token={of_webhook}\"\nsecret_file = \"{page_keys}\"\n\
+             [act.drain]\nurl = \"http://{balancer}/{DRAIN_PATH}?token={of_drain}\"\nsecret_file = \"{drain_key}\"\ndeadline = \"20s\"\n",
+            state_dir.display()
+        ),
+    )
+}

@@ -1,0 +1,35 @@
+//! Drains and undrains as the agent does, by an operator's word, and says what was done: to be killed anywhere in between.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    thread::sleep,
+    time::Duration,
+};
+
+use clap::Parser;
+use spillway_agent::{act::drain::Drainer, clock::Clock, config};
+
+/// How soon it is said what was done.
+const LOOKS_EVERY: Duration = Duration::from_micros(200);
+
+/// Keep a node where an operator says until killed, one line on standard output for each thing that was done.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The agent's configuration
+    #[arg(long)]
+    config: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let drainer = Drainer::start(&config::load(&args.config)?, Clock::start())?;
+    let mut out = io::stdout().lock();
+    loop {
+        for outcome in drainer.outcomes() {
+            writeln!(out, "{}", outcome.event.name())?;
+            out.flush()?;
+        }
+        sleep(LOOKS_EVERY);
+    }
+}
