@@ -22,7 +22,7 @@ const NAMES_MAX: usize = 16;
 /// What was found, for everybody who waits for it.
 type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
-/// What is being looked up, by name; one whose sender is gone is done with.
+/// What is being looked up, by name; one that has its answer, or whose sender is gone, is done with.
 static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>> = Mutex::new(BTreeMap::new());
 
 /// The addresses of `host`, a name or an address, each with this port. Waits for as long as the host's configuration says, or until it
@@ -46,7 +46,8 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 fn begin(host: &str) -> io::Result<watch::Receiver<Option<Found>>> {
     let mut look_ups = LOOK_UPS.lock().unwrap_or_else(PoisonError::into_inner);
-    look_ups.retain(|_, answer| answer.has_changed().is_ok());
+    // One that has its answer is done, before its thread has ended: who asks now wants to know how it is now.
+    look_ups.retain(|_, answer| answer.borrow().is_none() && answer.has_changed().is_ok());
     if let Some(answer) = look_ups.get(host) {
         return Ok(answer.clone());
     }
