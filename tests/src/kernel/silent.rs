@@ -69,6 +69,10 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let looked = stage.limits.look(2.0);
     stage.is_set_again(&looked)?;
     drop(silence);
+    stage.pause().turn_on()?;
+    stage.limits.look(2.5);
+    ensure!(stage.drop_ins().is_empty(), "paused, it tells systemd: {:?}", stage.drop_ins());
+    stage.pause().turn_off()?;
     let looked = stage.limits.look(3.0);
     ensure!(looked.is_empty(), "{looked:?}");
     ensure!(stage.drop_ins() == ["50-MemoryHigh.conf"], "systemd was not told: {:?}", stage.drop_ins());

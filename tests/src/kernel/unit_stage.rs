@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use spillway_agent::{
-    act::{Event, Journal, Outcome, limit::Limits},
+    act::{Event, Journal, Outcome, Pause, limit::Limits},
     config::{Config, LimitConfig, Pattern},
     sense::ProcessId,
 };
@@ -129,6 +129,11 @@ impl Stage {
         self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
         fs::remove_dir_all(&self.config.record.state_dir)?;
         Ok(self.config.record.state_dir.clone())
+    }
+
+    /// What stops every action of what limits it.
+    pub fn pause(&self) -> Pause {
+        Pause::below(&self.config.record.state_dir)
     }
 
     /// One of its cgroup's files.

@@ -1,8 +1,9 @@
 //! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
 //!
 //! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
-//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right before it is started: an earlier run's drain goes on. At the end nothing is
-//! given back: who stops or replaces the agent does not mean to send work to a node that is unwell.
+//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right
+//! before it is started: an earlier run's drain goes on. At the end nothing is given back: who stops or replaces the agent does not mean to
+//! send work to a node that is unwell.
 
 use std::{
     io,

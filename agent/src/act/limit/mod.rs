@@ -2,8 +2,9 @@
 //!
 //! What is set leaves the margin above what is used, looked at again just before: a limit below use would kill, or stall. It is put on
 //! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
-//! incident ends. What is in [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that spins at its limit gets less CPU ([`slow`]). Cold
-//! start: no limit stands; what an earlier run has left was put back before. Failure: what was half done is undone, and told.
+//! incident ends. What is in [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that spins at
+//! its limit gets less CPU ([`slow`]). Cold start: no limit stands; what an earlier run has left was put back before. Failure: what was
+//! half done is undone, and told; where systemd gives no answer the files are written, and it is told later ([`hand_over`]).
 //! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
 //! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
 
@@ -340,7 +341,9 @@ impl Limits {
     fn look_at_standing(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
         let Ok(journal) = &self.journal else { return };
         self.standing.retain(|cgroup, standing| {
-            standing.hand_over(cgroup, journal);
+            if !self.pause.is_on() {
+                standing.hand_over(cgroup, journal);
+            }
             let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
                 Next::Nothing => return true,
                 Next::Tell(event, why) => (event, why, true),

@@ -3,8 +3,8 @@
 //! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
 //! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
 //! limit. A connection is kept for the next question, of which a limit takes a dozen; one that is broken is made anew, because the bus may
-//! have been restarted in between. Failure: where memory is short systemd and the bus wait for their own pages, for half a minute; whoever asks says how
-//! long he waits, and [`is_silent`] tells that from a no.
+//! have been restarted in between. Failure: where memory is short systemd and the bus wait for their own pages, for half a minute; whoever
+//! asks says how long he waits, and [`is_silent`] tells that from a no.
 
 use std::{
     fs, io,
