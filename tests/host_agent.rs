@@ -1,6 +1,7 @@
 //! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be had, how it stops.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{PipeReader, PipeWriter, Write as _, pipe},
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -47,15 +48,24 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     };
     // What is not locked is what it has not touched since, and what it shares with the kernel.
     assert!(kib("VmLck:") >= kib("VmRSS:") / 2, "{status}");
+    // Whatever has not run yet as well, of its libraries too.
     let maps = fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("it runs");
-    let text = maps.lines().skip_while(|line| !(line.contains(" r-xp ") && line.ends_with("/spillway"))).skip(1);
-    let text: Vec<_> = text.take_while(|line| !line.contains(" r--p ") && !line.contains(" rw-p ")).collect();
-    let kib = |field: &str| {
-        let line = text.iter().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a size")
-    };
-    // Whatever has not run yet as well.
-    assert!(kib("Size:") > 1_024 && kib("Rss:") == kib("Size:"), "{text:?}");
+    let (mut files, mut of, mut size_kib) = (BTreeSet::new(), None, 0);
+    for line in maps.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let kib = || words[1].parse::<u64>().expect("it is a size");
+        match (words[0], of) {
+            ("Size:", _) => size_kib = kib(),
+            ("Rss:", Some(file)) => assert_eq!(kib(), size_kib, "of {file}"),
+            (range, _) if range.contains('-') => {
+                of = words.get(5).copied().filter(|file| words[1].starts_with('r') && file.starts_with('/'));
+                files.extend(of);
+            }
+            _ => {}
+        }
+    }
+    let has = |name: &str| files.iter().any(|file| file.contains(name));
+    assert!(has("/spillway") && has("/libc.so"), "{files:?}");
     let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");

@@ -156,33 +156,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_page_of_the_program_or_of_its_libraries_is_read_in_later() {
-        lock_memory().expect("root may lock memory, and what these tests run on lets this user have some");
-        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let (mut file, mut files) = (None, std::collections::BTreeSet::new());
-        let mut size_kib = 0;
-        for line in smaps.lines() {
-            let words: Vec<_> = line.split_whitespace().collect();
-            let kib = || words[1].parse::<u64>().unwrap();
-            match words[0] {
-                "Size:" => size_kib = kib(),
-                "Rss:" => {
-                    if let Some(name) = &file {
-                        assert_eq!(kib(), size_kib, "of {name}");
-                    }
-                }
-                range if range.contains('-') => {
-                    let is_file = words[1].starts_with('r') && words.get(5).is_some_and(|path| path.starts_with('/'));
-                    file = is_file.then(|| words[5].to_owned());
-                    files.extend(file.clone());
-                }
-                _ => {}
-            }
-        }
-        assert!(files.iter().any(|file| file.contains("libc.so")), "{files:?}");
-    }
-
-    #[test]
     fn memory_is_short_where_little_is_available_and_others_wait_for_it() {
         let host = |percent, available_percent: u64| HostFact {
             mem_available_bytes: available_percent * 10_000_000,
