@@ -5,27 +5,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
-    thread::{self, sleep},
+    thread::sleep,
     time::Duration,
 };
 
 use spillway_tests::{
-    Kills, Scratch, now, random,
+    Kills, Scratch, in_lanes, now,
     receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
     tls::Authority,
     wait_for,
 };
 use standardwebhooks::Webhook;
-
-/// How often it is killed; more on request: `SPILLWAY_KILLS=10000 cargo xtask test delivered`.
-const KILLS: u64 = 1_000;
-
-/// Each kills a process of its own, so that the whole takes less than a minute.
-const LANES: u64 = 2;
 
 /// A call that nobody waits for any more is over by then.
 const SOON: Duration = Duration::from_secs(20);
@@ -34,7 +27,8 @@ const SIGNING_KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A process that tells, whom it tells, and what it acknowledged.
 struct Lane {
-    scratch: Scratch,
+    /// Where all that it keeps is, which goes with it.
+    _scratch: Scratch,
     config: PathBuf,
     pagerduty: Receiver,
     webhook: Receiver,
@@ -80,7 +74,7 @@ impl Lane {
         let [raised, changed, resolved] = [(); 3].map(|()| BTreeSet::new());
         let (next, open) = (1, Vec::new());
         Self {
-            scratch,
+            _scratch: scratch,
             config,
             pagerduty,
             webhook,
@@ -255,22 +249,15 @@ fn verify(call: &Call) {
 
 #[test]
 fn what_was_acknowledged_is_delivered_however_often_who_delivers_it_is_killed() {
-    let kills = env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let begun = now();
-    let lane = move |nth: u64| {
+    let (kills, lanes) = in_lanes(|nth, randoms| {
         let mut lane = Lane::start(nth);
-        for kill in 0..kills / LANES {
-            lane.kill(random(1 + kill * LANES + nth));
-        }
+        randoms.iter().for_each(|random| lane.kill(*random));
         lane.drain();
-        let figures = lane.judge();
-        drop(lane.scratch);
-        figures
-    };
-    let lanes: Vec<_> = (0..LANES).map(|nth| thread::spawn(move || lane(nth))).collect();
+        lane.judge()
+    });
     let mut all = Figures::default();
     for lane in lanes {
-        let lane = lane.join().expect("each lane holds");
         all.kills += lane.kills;
         all.killed_calling += lane.killed_calling;
         all.acknowledged += lane.acknowledged;

@@ -3,29 +3,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
-    thread::{self, sleep},
+    thread::sleep,
     time::Duration,
 };
 
 use serde_json::Value;
 use spillway_agent::act::drain::{Word, WordFile};
 use spillway_tests::{
-    Kills, Scratch, now, random,
+    Kills, Scratch, in_lanes, now,
     receiver::{Call, Form, Manner, Receiver},
     tls::Authority,
     wait_for,
 };
 use standardwebhooks::Webhook;
-
-/// How often it is killed; more on request: `SPILLWAY_KILLS=10000 cargo xtask test drain_kills`.
-const KILLS: u64 = 1_000;
-
-/// Each kills a process of its own, so that the whole takes less than a minute.
-const LANES: u64 = 2;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -151,24 +145,22 @@ fn ask(call: &Call) -> &'static str {
 
 #[test]
 fn a_drain_goes_on_where_it_was_however_often_who_drains_is_killed() {
-    let kills = env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let begun = now();
-    let lane = move |nth: u64| {
+    let (kills, lanes) = in_lanes(|nth, randoms| {
         let mut lane = Lane::start(nth);
-        for kill in 0..kills / LANES {
-            lane.kill(random(1 + kill * LANES + nth));
-        }
+        randoms.iter().for_each(|random| lane.kill(*random));
         let [calls, requests, taken] = lane.judge();
         println!(
             "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; said: {:?}; {:.0} s",
-            kills / LANES,
+            randoms.len(),
             lane.killed_calling,
             lane.said,
             begun.elapsed().as_secs_f64()
         );
+        (lane.killed_calling, calls, requests)
+    });
+    for (killed_calling, calls, requests) in lanes {
         // Else it was killed where nothing can go wrong.
-        assert!(lane.killed_calling > kills / 200 && requests as u64 > kills / 20 && calls > requests);
-    };
-    let lanes: Vec<_> = (0..LANES).map(|nth| thread::spawn(move || lane(nth))).collect();
-    lanes.into_iter().for_each(|lane| lane.join().expect("each lane holds"));
+        assert!(killed_calling > kills / 200 && requests as u64 > kills / 20 && calls > requests);
+    }
 }

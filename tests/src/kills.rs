@@ -1,6 +1,12 @@
-//! When a process is killed: at random, spread over what it does, however fast the machine is at the moment.
+//! When a process is killed, and how often: at random, spread over what it does, however fast the machine is at the moment.
 
-use std::time::Duration;
+use std::{env, thread, time::Duration};
+
+/// How often, in all lanes; more on request: `SPILLWAY_KILLS=10000 cargo xtask test NAME`.
+const KILLS: u64 = 1_000;
+
+/// Each kills a process of its own, so that the whole takes less than a minute.
+const LANES: u64 = 2;
 
 /// Its longest and shortest span, in seconds, whatever it does.
 const SPAN_SECS: [f64; 2] = [0.004, 0.4];
@@ -34,8 +40,25 @@ impl Kills {
     }
 }
 
+/// Runs lanes beside one another, each with its number and with a random number for each of its kills; gives how many those are in all, and
+/// what came of each lane.
+///
+/// # Panics
+///
+/// Where a lane does.
+pub fn in_lanes<T: Send>(lane: impl Fn(u64, &[u64]) -> T + Sync) -> (u64, Vec<T>) {
+    let kills = env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let randoms = |nth: u64| (0..kills / LANES).map(|kill| random(1 + kill * LANES + nth)).collect::<Vec<_>>();
+    let lane = &lane;
+    let came = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|nth| scope.spawn(move || lane(nth, &randoms(nth)))).collect();
+        lanes.into_iter().map(|lane| lane.join().expect("each lane holds")).collect()
+    });
+    (kills, came)
+}
+
 /// A number for this one, in no order, the same in each run: splitmix64.
-pub fn random(nth: u64) -> u64 {
+fn random(nth: u64) -> u64 {
     let mut bits = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -43,7 +43,7 @@ use spillway_agent::{
 
 pub use broken::break_program;
 pub use held::Held;
-pub use kills::{Kills, random};
+pub use kills::{Kills, in_lanes};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
