@@ -70,8 +70,16 @@ impl Told {
         let (claim, why) = (Claim::Leak(claim), "api grew by 64 MiB in a minute, in a straight line".to_owned());
         let forecast = (Some(8_280.0), Some([4_000.0, 16_000.0]));
         let (exhaustion_secs, exhaustion_interval_secs) = forecast;
-        let verdict =
-            Verdict { t: 1.0, claim, exhaustion_secs, exhaustion_interval_secs, confidence: 0.97, state, why };
+        let verdict = Verdict {
+            t: 1.0,
+            claim,
+            exhaustion_secs,
+            exhaustion_interval_secs,
+            confidence: 0.97,
+            state,
+            harm: None,
+            why,
+        };
         let mut decisions = Vec::new();
         self.ladder.judge(&verdict, &mut decisions);
         let paging = self.paging.as_mut().expect("it runs");

@@ -7,7 +7,7 @@
 
 use crate::{
     config::Config,
-    decide::{Decision, Ladder},
+    decide::{Decision, Policy, Services},
     detect::{
         CascadeDetector, Context, Detector, Findings, HandlesDetector, LeakDetector, OverloadDetector, Trust, Verdict,
     },
@@ -23,7 +23,7 @@ pub struct Core {
     handles: HandlesDetector,
     overload: OverloadDetector,
     cascade: CascadeDetector,
-    ladder: Ladder,
+    policy: Policy,
     host: Option<HostFact>,
     trust: Trust,
     host_t: Option<f64>,
@@ -77,7 +77,7 @@ impl Core {
             handles: HandlesDetector::default(),
             overload: OverloadDetector::new(&config.detect.overload),
             cascade: CascadeDetector::default(),
-            ladder: Ladder::new(&config.decide, config.mode),
+            policy: Policy::new(&config.decide, config.mode),
             host: None,
             trust: Trust::default(),
             host_t: None,
@@ -119,23 +119,29 @@ impl Core {
         for detector in detectors {
             detector.observe(&context, &observation.fact, &mut self.findings);
         }
-        for verdict in self.findings.verdicts.drain(..) {
-            self.ladder.judge(&verdict, &mut output.decisions);
+        self.policy.observe(t, &observation.fact, &mut output.decisions);
+        for mut verdict in self.findings.verdicts.drain(..) {
+            self.policy.judge(&mut verdict, &mut output.decisions);
             output.verdicts.push(verdict);
         }
         for forecast in self.findings.forecasts.drain(..) {
-            self.ladder.update(&forecast, &mut output.decisions);
+            output.verdicts.extend(self.policy.update(&forecast, &mut output.decisions));
         }
+    }
+
+    /// Registry of services, to be taught what only the host knows.
+    pub fn services(&mut self) -> &mut Services {
+        self.policy.services()
     }
 
     /// Takes it that what was done for an incident does not do what it is for.
     pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
-        self.ladder.set_back(t, id, why, &mut output.decisions);
+        output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));
     }
 
     /// Claims that stand, each with its latest forecast, in a stable order.
     pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
-        self.ladder.open()
+        self.policy.open()
     }
 
     /// How much is held.

@@ -78,16 +78,16 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 }
                 core.apply_into(observation, &mut output);
             }
-            for verdict in &output.verdicts {
-                metrics.note_verdict(verdict);
-                printer.verdict(verdict);
-            }
             let limited = actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default();
             for outcome in limited.into_iter().chain(drainer.outcomes()) {
                 tell(&mut printer, &metrics, &mut paging, &outcome);
                 if outcome.event.is_setback() {
                     core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
                 }
+            }
+            for verdict in &output.verdicts {
+                metrics.note_verdict(verdict);
+                printer.verdict(verdict);
             }
             for mut decision in output.decisions.drain(..) {
                 let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, &output.verdicts));

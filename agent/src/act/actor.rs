@@ -104,7 +104,12 @@ impl Actor {
             _ if decision.refused.is_some() => return false,
             Action::Limit => Order::Limit { id, cgroup: decision.cgroup.clone(), culprit },
             Action::Unlimit => Order::Unlimit { id },
-            Action::Page { .. } | Action::Drain | Action::Undrain | Action::Resolve => return false,
+            Action::Page { .. }
+            | Action::Weigh
+            | Action::Unweigh
+            | Action::Drain
+            | Action::Undrain
+            | Action::Resolve => return false,
         };
         self.orders.send(order).is_ok()
     }

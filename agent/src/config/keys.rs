@@ -170,6 +170,16 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Duration(|config| &mut config.decide.drain_within, millis(1_000)..=WEEK),
     },
     Key {
+        path: "decide.services",
+        doc: "The services of this node: only they can cause a critical page or a drain. A unit by its name (\"api.service\"), a \
+              cgroup by its path, pods by a label (\"pod:app=web\") or their namespace (\"namespace:shop\"), or a listener by its \
+              address (\"tcp:0.0.0.0:443\", \"unix:/run/app.sock\"). A listener that has accepted connections from other hosts or \
+              other units in three different minutes is one as well, unless it runs in a user's session. Everything else is \
+              reported as info, and nobody is paged for it.",
+        default: "[]",
+        kind: Kind::Services(|config| &mut config.decide.services),
+    },
+    Key {
         path: "decide.protected",
         doc: "What is never limited: a unit by its name (\"db-*.service\") or a cgroup by its path (\"/kubepods.slice/*\"), either \
               with all below it, a program by its path (\"exe:/usr/bin/db\"), the pods of a namespace (\"namespace:db-*\") or with a \
@@ -196,6 +206,13 @@ pub const KEYS: &[Key] = &[
         doc: "Limits and drains in any hour; what is put back, and telling a human, is not counted.",
         default: "6",
         kind: Kind::Count(|config| &mut config.decide.max_actions_per_hour, 0..=1_000),
+    },
+    Key {
+        path: "decide.flap_within",
+        doc: "A claim that returns within this time of its end continues its incident: the page that is open is updated, and no new one \
+              is sent. An incident is resolved once it has been quiet for this long.",
+        default: r#""10m""#,
+        kind: Kind::Duration(|config| &mut config.decide.flap_within, Duration::ZERO..=Duration::from_hours(24)),
     },
     Key {
         path: "act.limit.enabled",

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use super::{
     pattern::Pattern,
     schema::{Config, Mode},
+    service::ServicePattern,
     units,
     url::Plain,
     value::{Fault, Found, or_none},
@@ -41,6 +42,8 @@ pub enum Kind {
     MaybePercent(Field<Option<u32>>, RangeInclusive<u32>),
     /// Units, cgroups, programs and pods.
     Patterns(Field<Vec<Pattern>>),
+    /// Units, cgroups, pods and listeners.
+    Services(Field<Vec<ServicePattern>>),
     /// An absolute path.
     Path(Field<PathBuf>),
     /// An absolute path, or `"none"`.
@@ -76,6 +79,7 @@ impl Kind {
             Self::MaybeCount(field, range) => *field(config) = found.or_none(|found| found.count(range))?,
             Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
+            Self::Services(field) => *field(config) = found.services()?,
             Self::Path(field) => *field(config) = found.path()?,
             Self::MaybePath(field) => *field(config) = found.or_none(Found::path)?,
             Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
@@ -90,9 +94,13 @@ impl Kind {
     /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
     pub fn range_text(&self) -> Option<String> {
         match self {
-            Self::Mode(_) | Self::Flag(_) | Self::Patterns(_) | Self::Path(_) | Self::Address(_) | Self::Url(..) => {
-                None
-            }
+            Self::Mode(_)
+            | Self::Flag(_)
+            | Self::Patterns(_)
+            | Self::Services(_)
+            | Self::Path(_)
+            | Self::Address(_)
+            | Self::Url(..) => None,
             Self::MaybePath(_) | Self::MaybeAddress(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))

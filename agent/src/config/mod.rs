@@ -15,6 +15,7 @@ mod kind;
 mod parse;
 mod pattern;
 mod schema;
+mod service;
 mod suggest;
 mod units;
 mod url;
@@ -35,6 +36,7 @@ pub use schema::{
     LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,
     ServeConfig, SlackConfig,
 };
+pub use service::ServicePattern;
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.
 const FILE_BYTES_MAX: u64 = 1 << 20;

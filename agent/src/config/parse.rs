@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(
             told("[sense]\ninterval = '1s'\n[serve\nlisten = 3\nport = 5\n[decide]\nx = 1"),
             "x.toml:3: not TOML: [serve\n  hint: unclosed table, expected `]`\n\
-             x.toml:7: unknown key \"x\" in [decide]\n  hint: known in [decide]: limit_within, drain_within, protected, allow, cooldown, max_actions_per_hour"
+             x.toml:7: unknown key \"x\" in [decide]\n  hint: known in [decide]: limit_within, drain_within, services, protected, allow, cooldown, max_actions_per_hour, flap_within"
         );
         assert_eq!(
             told("[sense]\n[sense]\nx = 1"),

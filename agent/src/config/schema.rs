@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::pattern::Pattern;
+use super::{pattern::Pattern, service::ServicePattern};
 use crate::secret::Secret;
 
 /// Everything that may be configured.
@@ -91,6 +91,8 @@ pub struct DecideConfig {
     pub limit_within: Duration,
     /// A leak whose forecast is nearer than this is to be drained away from.
     pub drain_within: Duration,
+    /// Services that may page as critical and drain the node, beside those that have proven to be one.
+    pub services: Vec<ServicePattern>,
     /// What is never limited, beside what never is.
     pub protected: Vec<Pattern>,
     /// What alone may be limited; everything else may be where there is none.
@@ -99,6 +101,8 @@ pub struct DecideConfig {
     pub cooldown: Duration,
     /// Limits and drains in any hour.
     pub max_actions_per_hour: u32,
+    /// Time within which a claim that returns continues its incident.
+    pub flap_within: Duration,
 }
 
 /// What is done about it.
@@ -286,10 +290,12 @@ impl Default for DecideConfig {
         Self {
             limit_within: Duration::from_secs(3_600),
             drain_within: Duration::from_secs(600),
+            services: Vec::new(),
             protected: Vec::new(),
             allow: Vec::new(),
             cooldown: Duration::from_mins(10),
             max_actions_per_hour: 6,
+            flap_within: Duration::from_mins(10),
         }
     }
 }

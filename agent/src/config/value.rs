@@ -17,6 +17,7 @@ use toml::{Spanned, de::DeValue};
 use super::{
     pattern::Pattern,
     schema::Mode,
+    service::ServicePattern,
     units::{self, Refusal, range_text},
     url::{self, Plain},
 };
@@ -51,6 +52,14 @@ const PATTERN: Form = Form {
 const PATTERNS: Form = Form {
     noun: "an array of units, cgroups, programs, namespaces and labels",
     hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
+};
+const SERVICE: Form = Form {
+    noun: "a unit, cgroup, pod or listener",
+    hint: r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "tcp:0.0.0.0:443", "unix:/run/app.sock""#,
+};
+const SERVICES: Form = Form {
+    noun: "an array of units, cgroups, pods and listeners",
+    hint: r#"each in quotes, in brackets: ["api.service", "pod:app=web", "tcp:0.0.0.0:443"]"#,
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
@@ -132,6 +141,14 @@ impl Found<'_> {
         self.each(&PATTERNS, |found| {
             let text = found.string(&PATTERN)?;
             Pattern::new(text).map_err(|wrong| found.fault(format!("{found} {wrong}"), PATTERN.hint))
+        })
+    }
+
+    /// Reads services; reports every element that is none.
+    pub fn services(&self) -> Result<Vec<ServicePattern>, Vec<Fault>> {
+        self.each(&SERVICES, |found| {
+            let text = found.string(&SERVICE)?;
+            ServicePattern::new(text).map_err(|wrong| found.fault(format!("{found} {wrong}"), SERVICE.hint))
         })
     }
 
@@ -323,6 +340,7 @@ mod tests {
         assert!(quoted(SIZE.hint).all(|form| units::size(form).is_ok()));
         assert!(quoted(PERCENT.hint).all(|form| units::percent(form).is_ok()));
         assert!(quoted(PATTERN.hint).chain(quoted(PATTERNS.hint)).all(|form| Pattern::new(form).is_ok()));
+        assert!(quoted(SERVICE.hint).chain(quoted(SERVICES.hint)).all(|form| ServicePattern::new(form).is_ok()));
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
         assert!(quoted(URL.hint).all(|form| url::check(form, Plain::Loopback).is_ok()));
         assert!(quoted(SECRET.hint).all(|form| Secret::new(form).is_ok()));

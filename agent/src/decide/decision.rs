@@ -5,12 +5,12 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
 use super::Refusal;
 use crate::{
     config::Mode,
-    detect::{Claim, Resource, Verdict},
+    detect::{Claim, Resource, Severity, Verdict},
     sense::ProcessId,
 };
 
@@ -51,6 +51,10 @@ pub enum Action {
     Limit,
     /// Give the cgroup back what it had.
     Unlimit,
+    /// Send this node less new work, down to a floor; it stays in rotation.
+    Weigh,
+    /// Send it as much as before.
+    Unweigh,
     /// Stop new work on this node.
     Drain,
     /// Take new work again.
@@ -59,19 +63,9 @@ pub enum Action {
     Resolve,
 }
 
-/// How urgently a human is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// In working hours.
-    Warning,
-    /// Now.
-    Critical,
-}
-
 /// Names an incident by its subject, so that every restart and every replay names it alike. Prints as
-/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, `overload-NETNS-ADDR`, or
-/// `cascade-risk-NETNS-ADDR-CGROUP`.
+/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, `overload-NETNS-ADDR`,
+/// `cascade-risk-NETNS-ADDR-CGROUP`, or `exhaustion-local_ports-NETNS-ADDR-CGROUP`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and what leaks.
@@ -92,6 +86,15 @@ pub enum IncidentId {
         /// The address that it connects to.
         addr: Arc<str>,
     },
+    /// A workload that has no local port left to an address.
+    Exhaustion {
+        /// The workload's cgroup.
+        cgroup: Arc<str>,
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// The address that it connects to.
+        addr: Arc<str>,
+    },
 }
 
 impl Action {
@@ -104,10 +107,13 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Page { severity: Severity::Info } => "page (info)",
             Self::Page { severity: Severity::Warning } => "page (warning)",
             Self::Page { severity: Severity::Critical } => "page (critical)",
             Self::Limit => "limit",
             Self::Unlimit => "unlimit",
+            Self::Weigh => "weigh",
+            Self::Unweigh => "unweigh",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
             Self::Resolve => "resolve",
@@ -123,6 +129,9 @@ impl From<&Verdict> for IncidentId {
             Claim::CascadeRisk(claim) => {
                 Self::CascadeRisk { cgroup: claim.cgroup.clone(), netns: claim.netns, addr: claim.addr.clone() }
             }
+            Claim::Exhaustion(claim) => {
+                Self::Exhaustion { cgroup: claim.cgroup.clone(), netns: claim.netns, addr: claim.addr.clone() }
+            }
         }
     }
 }
@@ -134,6 +143,7 @@ impl fmt::Display for IncidentId {
             Self::Leak(id, resource) => write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks),
             Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
             Self::CascadeRisk { cgroup, netns, addr } => write!(f, "cascade-risk-{netns}-{addr}-{cgroup}"),
+            Self::Exhaustion { cgroup, netns, addr } => write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}"),
         }
     }
 }

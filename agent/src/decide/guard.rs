@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Action,
     pod::{self, Owner},
+    tenant::Tenant,
 };
 use crate::config::{DecideConfig, Pattern};
 
@@ -59,14 +60,20 @@ pub fn always_protected() -> &'static [Pattern] {
 
 const HOUR_SECS: f64 = 3_600.0;
 
+/// Share of the hour's actions that users and pods may take together; the rest is kept for the system's own services.
+const TENANTS_SHARE: f64 = 0.5;
+
+/// Share of the hour's actions that one user or pod may take.
+const TENANT_SHARE: f64 = 1.0 / 3.0;
+
 /// The guards, and what was done of late. Bounded by the budget.
 pub struct Guard {
     protected: Vec<Pattern>,
     allow: Vec<Pattern>,
     cooldown_secs: f64,
     actions_per_hour_max: usize,
-    /// When actions were taken, the oldest first; none longer ago than an hour.
-    acted: VecDeque<f64>,
+    /// When actions were taken and for which tenant, the oldest first; none longer ago than an hour.
+    acted: VecDeque<(f64, Tenant)>,
     /// When each subject was acted on last; none longer ago than the cooldown.
     cooling: BTreeMap<Arc<str>, f64>,
 }
@@ -88,6 +95,11 @@ pub enum Refusal {
     /// Enough was done in the last hour.
     Budget {
         /// How much that is.
+        actions_per_hour_max: usize,
+    },
+    /// Enough was done in the last hour for this user or pod, or for all of them.
+    TenantBudget {
+        /// Actions an hour, of one or of all.
         actions_per_hour_max: usize,
     },
 }
@@ -116,20 +128,43 @@ impl Guard {
         let subject = match action {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
             Action::Drain => Arc::from("node"),
-            Action::Page { .. } | Action::Unlimit | Action::Undrain | Action::Resolve => return Ok(()),
+            Action::Page { .. }
+            | Action::Unlimit
+            | Action::Weigh
+            | Action::Unweigh
+            | Action::Undrain
+            | Action::Resolve => return Ok(()),
         };
         self.cooling.retain(|_, last| t - *last < self.cooldown_secs);
         if let Some(last) = self.cooling.get(&subject) {
             return Err(Refusal::Cooldown { left_secs: self.cooldown_secs - (t - last) });
         }
-        while self.acted.front().is_some_and(|first| t - first >= HOUR_SECS) {
+        while self.acted.front().is_some_and(|(first, _)| t - first >= HOUR_SECS) {
             self.acted.pop_front();
         }
         if self.acted.len() >= self.actions_per_hour_max {
             return Err(Refusal::Budget { actions_per_hour_max: self.actions_per_hour_max });
         }
-        self.acted.push_back(t);
+        let tenant = Tenant::of(cgroup);
+        self.may_act_for(&tenant)?;
+        self.acted.push_back((t, tenant));
         self.cooling.insert(subject, t);
+        Ok(())
+    }
+
+    /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot use up the hour's actions.
+    fn may_act_for(&self, tenant: &Tenant) -> Result<(), Refusal> {
+        if tenant.is_system() {
+            return Ok(());
+        }
+        let most = |share: f64| ((self.actions_per_hour_max as f64 * share) as usize).max(1);
+        let of_one = self.acted.iter().filter(|(_, other)| other == tenant).count();
+        let of_all = self.acted.iter().filter(|(_, other)| !other.is_system()).count();
+        for (count, actions_per_hour_max) in [(of_one, most(TENANT_SHARE)), (of_all, most(TENANTS_SHARE))] {
+            if count >= actions_per_hour_max {
+                return Err(Refusal::TenantBudget { actions_per_hour_max });
+            }
+        }
         Ok(())
     }
 
@@ -154,7 +189,7 @@ impl Guard {
 impl Refusal {
     /// Whether the same may be granted later.
     pub fn is_for_now(&self) -> bool {
-        matches!(self, Self::Cooldown { .. } | Self::Budget { .. })
+        matches!(self, Self::Cooldown { .. } | Self::Budget { .. } | Self::TenantBudget { .. })
     }
 }
 
@@ -168,6 +203,11 @@ impl fmt::Display for Refusal {
             Self::Budget { actions_per_hour_max } => {
                 write!(f, "{actions_per_hour_max} actions were taken within the hour, as many as may be")
             }
+            Self::TenantBudget { actions_per_hour_max } => write!(
+                f,
+                "{actions_per_hour_max} actions were taken within the hour for this user or pod, or for all of them: the rest is kept for \
+                 the system's services"
+            ),
         }
     }
 }

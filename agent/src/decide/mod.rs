@@ -1,10 +1,18 @@
-//! The policy: what is made of a verdict. Pure; it decides, and others act.
+//! The policy: the answer to a verdict. Pure; it decides, and others act.
 
 mod decision;
 mod guard;
-mod ladder;
+mod incident;
 pub mod pod;
+mod policy;
+mod services;
+mod severity;
+mod tenant;
 
-pub use decision::{Action, Decision, IncidentId, Severity};
+pub use decision::{Action, Decision, IncidentId};
 pub use guard::{ALWAYS_PROTECTED, Guard, Refusal, always_protected};
-pub use ladder::Ladder;
+pub use policy::Policy;
+pub use services::{Services, Standing};
+pub use tenant::Tenant;
+
+pub use crate::detect::Severity;

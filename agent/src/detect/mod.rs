@@ -22,7 +22,10 @@ pub use handles::HandlesDetector;
 pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
 pub use trust::Trust;
-pub use verdict::{CascadeRiskClaim, Claim, LeakClaim, OverloadClaim, Resource, Scarce, Sign, State, Verdict};
+pub use verdict::{
+    Bound, CascadeRiskClaim, Claim, ExhaustionClaim, Harm, LeakClaim, OverloadClaim, Resource, Scarce, Severity, Sign,
+    Spared, State, Verdict,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -77,7 +77,7 @@ impl OverloadDetector {
         // A hash map has no order; output has one.
         findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
             Claim::Overload(claim) => (claim.netns, claim.addr.clone()),
-            Claim::Leak(_) | Claim::CascadeRisk(_) => (0, Arc::from("")),
+            Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => (0, Arc::from("")),
         });
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sense::ProcessId;
 
@@ -23,18 +23,56 @@ pub struct Verdict {
     pub exhaustion_interval_secs: Option<[f64; 2]>,
     /// How sure the detector is, 0 to 1.
     pub confidence: f64,
-    /// Whether the claim is made or withdrawn.
+    /// Whether the claim is made, changed or withdrawn.
     pub state: State,
+    /// Harm that it does, and to whom; `None` until the policy has weighed it.
+    #[serde(flatten)]
+    pub harm: Option<Harm>,
     /// The evidence in a sentence, for a person.
     pub why: String,
 }
 
-/// Whether a claim is made or withdrawn.
+/// Harm that a claim does, weighed by the policy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Harm {
+    /// Urgency.
+    pub severity: Severity,
+    /// Reason for it, for a person.
+    #[serde(rename = "severity_why")]
+    pub reason: String,
+}
+
+/// Urgency of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Recorded and printed; nobody is paged.
+    Info,
+    /// For a human in working hours.
+    Warning,
+    /// For a human now.
+    Critical,
+}
+
+impl Severity {
+    /// Name as it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Progress of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// The condition holds.
     Raised,
+    /// It still holds, and its severity or its diagnosis has changed.
+    Updated,
     /// The condition is over.
     Cleared,
 }
@@ -49,6 +87,8 @@ pub enum Claim {
     Overload(OverloadClaim),
     /// Something fails that makes others fail.
     CascadeRisk(CascadeRiskClaim),
+    /// Something other than memory runs out, or has run out.
+    Exhaustion(ExhaustionClaim),
 }
 
 impl State {
@@ -56,6 +96,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             Self::Raised => "raised",
+            Self::Updated => "updated",
             Self::Cleared => "cleared",
         }
     }
@@ -68,6 +109,7 @@ impl Claim {
             Self::Leak(_) => "leak",
             Self::Overload(_) => "overload",
             Self::CascadeRisk(_) => "cascade_risk",
+            Self::Exhaustion(_) => "exhaustion",
         }
     }
 
@@ -77,6 +119,7 @@ impl Claim {
             Self::Leak(claim) => claim.resource.name(),
             Self::Overload(_) => "accept_queue",
             Self::CascadeRisk(_) => "dependency",
+            Self::Exhaustion(_) => ExhaustionClaim::LOCAL_PORTS,
         }
     }
 
@@ -86,7 +129,19 @@ impl Claim {
             Self::Leak(claim) => &claim.cgroup,
             Self::Overload(claim) => &claim.cgroup,
             Self::CascadeRisk(claim) => &claim.cgroup,
+            Self::Exhaustion(claim) => &claim.cgroup,
         }
+    }
+
+    /// Process concerned, if known.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Leak(claim) => Some(claim.id.pid),
+            Self::Overload(claim) => claim.pid,
+            Self::CascadeRisk(claim) => Some(claim.pid),
+            Self::Exhaustion(claim) => Some(claim.pid),
+        }
+        .filter(|pid| *pid > 0)
     }
 }
 
@@ -121,6 +176,16 @@ impl Resource {
     }
 }
 
+/// Owner of the limit that a leak runs into first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bound {
+    /// The process's own, or its cgroup's: nobody else is hurt.
+    Own,
+    /// The whole host.
+    #[default]
+    Host,
+}
+
 /// A process that grows without end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LeakClaim {
@@ -143,6 +208,9 @@ pub struct LeakClaim {
     /// 95 % of the growth of memory; `None` once the claim is withdrawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth_interval_bytes_per_sec: Option<[f64; 2]>,
+    /// Owner of the limit that it runs into first.
+    #[serde(skip)]
+    pub bound: Bound,
 }
 
 /// A listener whose accept queue stands.
@@ -179,6 +247,9 @@ pub struct OverloadClaim {
     pub accepts_per_sec: Option<f64>,
     /// How long the oldest connection has waited; `None` where it cannot be seen.
     pub oldest_wait_us: Option<u64>,
+    /// Set if fewer are accepted than before though no more come.
+    #[serde(skip)]
+    pub is_slower: bool,
 }
 
 /// What an overloaded service runs short of. The fix differs.
@@ -227,6 +298,43 @@ pub struct CascadeRiskClaim {
     pub cgroup: Arc<str>,
     /// Connects that failed since the first of those that failed in a row.
     pub failed: u64,
+    /// Reason to think that no user misses the dependency; `None` without one.
+    #[serde(skip)]
+    pub spared: Option<Spared>,
+}
+
+/// Reason to think that no user misses a dependency that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spared {
+    /// Far fewer connect than before, as if only health checks were left.
+    OnlyChecks,
+    /// Another address with the same port answers the same workload.
+    OthersAnswer,
+}
+
+/// Something other than memory that runs out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExhaustionClaim {
+    /// Name of the resource: [`ExhaustionClaim::LOCAL_PORTS`].
+    pub resource: &'static str,
+    /// Address that the ports lead to.
+    pub addr: Arc<str>,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// A process that connects.
+    pub pid: u32,
+    /// Its name; empty if unknown.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub comm: Arc<str>,
+    /// Its cgroup; empty if unknown.
+    pub cgroup: Arc<str>,
+    /// Connects that failed for want of a port, since the first of them in a row.
+    pub failed: u64,
+}
+
+impl ExhaustionClaim {
+    /// Local ports to one destination.
+    pub const LOCAL_PORTS: &'static str = "local_ports";
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

@@ -83,6 +83,7 @@ fn paint(
         let x = frame.x(verdict.t);
         let (colour, word) = match verdict.state {
             State::Raised => (VERMILLION, "raised"),
+            State::Updated => (VERMILLION, "updated"),
             State::Cleared => (GREEN, "cleared"),
         };
         let style = ShapeStyle::from(&colour).stroke_width(1);

@@ -46,7 +46,12 @@ impl Printer {
     /// Prints a verdict.
     pub fn verdict(&mut self, verdict: &Verdict) {
         let (kind, state) = (verdict.claim.name(), verdict.state.name());
-        let sentence = format!("{kind} {state} ({:.0} % sure): {}", verdict.confidence * 100.0, verdict.why);
+        let (severity, reason) = match &verdict.harm {
+            Some(harm) => (format!(", {}", harm.severity.name()), format!("; {}: {}", harm.severity.name(), harm.reason)),
+            None => (String::new(), String::new()),
+        };
+        let sure = verdict.confidence * 100.0;
+        let sentence = format!("{kind} {state}{severity} ({sure:.0} % sure): {}{reason}", verdict.why);
         self.line(verdict, &sentence);
     }
 
@@ -54,7 +59,7 @@ impl Printer {
     pub fn decision(&mut self, decision: &Decision) {
         let sentence = match &decision.refused {
             None if decision.performed => format!("  {} for {}", decision.action, decision.id),
-            None => format!("  {} would be done for {}", decision.action, decision.id),
+            None => format!("  would {} for {}", decision.action, decision.id),
             Some(refusal) => format!("  refused {} of {}: {refusal}", decision.action, subject(decision)),
         };
         self.line(decision, &sentence);

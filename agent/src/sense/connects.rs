@@ -133,6 +133,7 @@ impl Connects {
 impl Kept {
     fn fact(&self, subject: &Subject) -> OutboundFact {
         OutboundFact {
+            no_local_port_total: None,
             netns: subject.to.netns,
             addr: self.addr.clone(),
             cgroup: subject.cgroup.clone(),

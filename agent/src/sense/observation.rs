@@ -165,6 +165,10 @@ pub struct ListenerFact {
     /// `None` where they are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrived_total: Option<u64>,
+    /// The same, but only connections from other hosts: those that came over an interface other than `lo`. `None` if they are not told
+    /// apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_arrived_total: Option<u64>,
     /// How long ago a connection last found nobody waiting when it came: since then the queue was never empty. `None` where that
     /// is not known, as where sockets share the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -243,6 +247,10 @@ pub struct OutboundFact {
     pub abandoned_total: u64,
     /// Connects under way, neither established nor failed.
     pub pending: u32,
+    /// Connects that failed on this host because no local port to the destination was free (`EADDRNOTAVAIL`): nothing was sent. `None` if
+    /// they are not told apart from `abandoned_total`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_local_port_total: Option<u64>,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

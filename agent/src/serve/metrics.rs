@@ -284,6 +284,7 @@ impl Metrics {
         let label = VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
         let standing = self.standing.get_or_create(&label);
         match verdict.state {
+            State::Updated => {}
             State::Raised => {
                 self.raised.get_or_create(&label).inc();
                 standing.inc();

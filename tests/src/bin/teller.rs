@@ -92,12 +92,14 @@ impl Teller {
             growth_bytes_per_sec: Some(1_048_576.0),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: None,
+            bound: Bound::Host,
         };
         let verdict = Verdict {
             t: 1.0,
             claim: Claim::Leak(claim),
             exhaustion_secs: Some(300.0),
             exhaustion_interval_secs: None,
+            harm: None,
             confidence: 1.0,
             state: State::Raised,
             why: "it leaks".to_owned(),

@@ -108,7 +108,12 @@ impl Drainer {
                 evidence: serde_json::to_value(evidence).unwrap_or_default(),
             }),
             Action::Undrain => Order::Undrain,
-            Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve => return false,
+            Action::Page { .. }
+            | Action::Limit
+            | Action::Unlimit
+            | Action::Weigh
+            | Action::Unweigh
+            | Action::Resolve => return false,
         };
         // Whoever waits needs to know as well.
         self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)

@@ -75,7 +75,7 @@ impl Pager {
                 is_worse.then(|| self.update(now, &incident, severity)).flatten()
             }
             Action::Resolve => self.resolve(now, &incident, &decision.why),
-            Action::Limit | Action::Unlimit | Action::Drain | Action::Undrain => None,
+            Action::Limit | Action::Unlimit | Action::Weigh | Action::Unweigh | Action::Drain | Action::Undrain => None,
         }
     }
 
@@ -240,8 +240,8 @@ mod tests {
     use super::*;
     use crate::{
         config::{DecideConfig, Mode},
-        decide::Ladder,
-        detect::{Claim, LeakClaim, Resource, State},
+        decide::Policy,
+        detect::{Bound, Claim, LeakClaim, Resource, State},
         sense::ProcessId,
     };
 
@@ -261,6 +261,7 @@ mod tests {
             growth_bytes_per_sec: Some(1_048_576.0),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: None,
+            bound: Bound::Host,
         };
         let (claim, why) = (Claim::Leak(claim), "it stopped growing".to_owned());
         Verdict {
@@ -268,16 +269,22 @@ mod tests {
             claim,
             exhaustion_secs: Some(3_000.0),
             exhaustion_interval_secs: None,
+            harm: None,
             confidence: 1.0,
             state,
             why,
         }
     }
 
-    /// What a claim makes the policy decide, told.
-    fn judged(pager: &mut Pager, ladder: &mut Ladder, state: State) -> Vec<Page> {
-        let (verdict, mut decisions) = (leak(state), Vec::new());
-        ladder.judge(&verdict, &mut decisions);
+    /// A policy that resolves what is over at once.
+    fn undamped() -> Policy {
+        Policy::new(&DecideConfig { flap_within: Duration::ZERO, ..DecideConfig::default() }, Mode::Enforce)
+    }
+
+    /// Pages for what a claim makes the policy decide.
+    fn judged(pager: &mut Pager, policy: &mut Policy, state: State) -> Vec<Page> {
+        let (mut verdict, mut decisions) = (leak(state), Vec::new());
+        policy.judge(&mut verdict, &mut decisions);
         let verdicts = [verdict];
         decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &verdicts)).collect()
     }
@@ -293,8 +300,8 @@ mod tests {
 
     #[test]
     fn a_human_is_told_once_again_when_it_matters_and_when_it_is_over() {
-        let (mut pager, mut ladder) = (pager(Vec::new()), Ladder::new(&DecideConfig::default(), Mode::Enforce));
-        let raised = judged(&mut pager, &mut ladder, State::Raised);
+        let (mut pager, mut policy) = (pager(Vec::new()), undamped());
+        let raised = judged(&mut pager, &mut policy, State::Raised);
         assert_eq!(told(&raised), [(News::Raised, Severity::Warning)]);
         assert_eq!(raised[0].incident, "spillway/web-3/leak-812-4711");
         let since = "Seen since 10:02 UTC; nothing was done about it.";
@@ -310,12 +317,12 @@ mod tests {
         // A setback is told as what is decided on its account, and once.
         assert!(pager.done(NOW, &outcome(Event::Thrashing)).is_empty());
         let mut decisions = Vec::new();
-        ladder.set_back(12.0, "leak-812-4711", "it thrashes", &mut decisions);
+        policy.set_back(12.0, "leak-812-4711", "it thrashes", &mut decisions);
         let pages: Vec<_> = decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &[])).collect();
         assert_eq!(told(&pages), [(News::Updated, Severity::Critical)]);
         assert!(pages[0].summary.contains("; a limit does not help: memory.high set."), "{}", pages[0].summary);
 
-        let resolved = judged(&mut pager, &mut ladder, State::Cleared);
+        let resolved = judged(&mut pager, &mut policy, State::Cleared);
         assert_eq!(told(&resolved), [(News::Resolved, Severity::Critical)]);
         assert!(resolved[0].summary.starts_with("Over after 0.0 s: leak of memory, api on web-3."));
         let undone = pager.done(NOW, &outcome(Event::Undone));
@@ -327,13 +334,13 @@ mod tests {
 
     #[test]
     fn the_next_run_goes_on_without_a_word_and_ends_what_it_does_not_see() {
-        let (mut first, mut ladder) = (pager(Vec::new()), Ladder::new(&DecideConfig::default(), Mode::Enforce));
-        let raised = judged(&mut first, &mut ladder, State::Raised);
-        let mut ladder = Ladder::new(&DecideConfig::default(), Mode::Enforce);
+        let (mut first, mut policy) = (pager(Vec::new()), undamped());
+        let raised = judged(&mut first, &mut policy, State::Raised);
+        let mut policy = undamped();
         let mut seen = pager(raised.clone());
-        assert!(judged(&mut seen, &mut ladder, State::Raised).is_empty());
+        assert!(judged(&mut seen, &mut policy, State::Raised).is_empty());
         assert!(seen.forgotten(Now { t: 1_000.0, ..NOW }).is_empty());
-        assert_eq!(told(&judged(&mut seen, &mut ladder, State::Cleared)), [(News::Resolved, Severity::Warning)]);
+        assert_eq!(told(&judged(&mut seen, &mut policy, State::Cleared)), [(News::Resolved, Severity::Warning)]);
 
         let mut unseen = pager(raised);
         assert!(unseen.forgotten(Now { t: 59.0, ..NOW }).is_empty());

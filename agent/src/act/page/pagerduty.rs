@@ -6,7 +6,6 @@
 use serde_json::{Map, Value, json};
 
 use super::{News, Page, links::Links, timestamp};
-use crate::decide::Severity;
 
 /// Most bytes of an event.
 const BODY_BYTES_MAX: usize = 512 << 10;
@@ -51,10 +50,7 @@ fn event(page: &Page, routing_key: &str, links: &Links, details: &Map<String, Va
             "links": hrefs,
         });
     }
-    let severity = match page.severity {
-        Severity::Warning => "warning",
-        Severity::Critical => "critical",
-    };
+    let severity = page.severity.name();
     let images: Vec<_> = links.picture.iter().map(|src| json!({"src": src, "alt": page.summary})).collect();
     json!({
         "routing_key": routing_key,

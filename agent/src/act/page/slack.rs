@@ -14,6 +14,7 @@ pub fn body(page: &Page, links: &Links) -> Vec<u8> {
         (News::Changed, _) => "Changed",
         (_, Severity::Critical) => "Critical",
         (_, Severity::Warning) => "Warning",
+        (_, Severity::Info) => "Info",
     };
     // Three characters are Slack's own: https://api.slack.com/reference/surfaces/formatting#escaping
     let text = page.summary.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");

@@ -2,7 +2,7 @@
 
 use crate::{
     detect::words::{Count, Pace, Size, Span},
-    detect::{CascadeRiskClaim, Claim, LeakClaim, OverloadClaim, Resource, Scarce, Sign, Verdict},
+    detect::{CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim, Resource, Scarce, Sign, Verdict},
 };
 
 /// Most characters of a summary: PagerDuty's.
@@ -14,6 +14,7 @@ pub fn component(claim: &Claim) -> String {
         Claim::Leak(claim) => name(&claim.comm, "a process").to_owned(),
         Claim::Overload(claim) => claim.addr.to_string(),
         Claim::CascadeRisk(claim) => name(&claim.comm, "a workload").to_owned(),
+        Claim::Exhaustion(claim) => name(&claim.comm, "a workload").to_owned(),
     }
 }
 
@@ -23,6 +24,7 @@ pub fn class(claim: &Claim) -> String {
         Claim::Leak(claim) => format!("leak of {}", resource(claim.resource)),
         Claim::Overload(_) => "overload".to_owned(),
         Claim::CascadeRisk(_) => "cascade risk".to_owned(),
+        Claim::Exhaustion(_) => "exhaustion of local ports".to_owned(),
     }
 }
 
@@ -32,6 +34,7 @@ pub fn standing(verdict: &Verdict, host: &str, since: &str, done: Option<&str>) 
         Claim::Leak(claim) => leak(claim, host, verdict.exhaustion_secs),
         Claim::Overload(claim) => overload(claim, host, verdict.exhaustion_secs),
         Claim::CascadeRisk(claim) => cascade_risk(claim, host),
+        Claim::Exhaustion(claim) => exhaustion(claim, host),
     };
     let done = done.unwrap_or("nothing was done about it");
     bounded(&format!("{what}. Seen since {since}; {done}."))
@@ -95,6 +98,11 @@ fn cascade_risk(claim: &CascadeRiskClaim, host: &str) -> String {
     format!("{} does not answer {} on {host}: {failed} connects failed", claim.addr, name(&claim.comm, "a workload"))
 }
 
+fn exhaustion(claim: &ExhaustionClaim, host: &str) -> String {
+    let (who, failed) = (name(&claim.comm, "A workload"), Count(claim.failed));
+    format!("{who} on {host} has no local port left to {}: {failed} connects failed", claim.addr)
+}
+
 fn resource(resource: Resource) -> &'static str {
     match resource {
         Resource::Memory => "memory",
@@ -113,11 +121,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{detect::State, sense::ProcessId};
+    use crate::{
+        detect::{Bound, State},
+        sense::ProcessId,
+    };
 
     fn verdict(claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
         let (state, why) = (State::Raised, String::new());
-        Verdict { t: 0.0, claim, exhaustion_secs, exhaustion_interval_secs: None, confidence: 1.0, state, why }
+        Verdict {
+            t: 0.0,
+            claim,
+            exhaustion_secs,
+            exhaustion_interval_secs: None,
+            confidence: 1.0,
+            state,
+            harm: None,
+            why,
+        }
     }
 
     #[test]
@@ -130,6 +150,7 @@ mod tests {
             growth_bytes_per_sec: Some(1_048_576.0),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: None,
+            bound: Bound::Host,
         };
         let done = Some("held at 512.0 MiB");
         assert_eq!(

@@ -6,7 +6,7 @@ use super::{
     super::{
         Context,
         trust::Rule,
-        verdict::{Claim, LeakClaim, Resource, State, Verdict},
+        verdict::{Bound, Claim, LeakClaim, Resource, State, Verdict},
         words::{Count, Pace, Span, rounded},
     },
     kind::Look,
@@ -115,9 +115,11 @@ impl Subject {
                 // A handle a day is a hundred-thousandth a second.
                 growth_handles_per_sec: Some(rounded(per_sec, 6)),
                 growth_interval_bytes_per_sec: None,
+                bound: Bound::Own,
             }),
             exhaustion_secs: None,
             exhaustion_interval_secs: None,
+            harm: None,
             confidence: rounded(confidence, 2),
             state,
             why,

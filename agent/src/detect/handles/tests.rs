@@ -85,7 +85,7 @@ impl Run {
     fn states(&self) -> Vec<(State, Resource)> {
         let resource = |verdict: &Verdict| match &verdict.claim {
             Claim::Leak(claim) => claim.resource,
-            Claim::Overload(_) | Claim::CascadeRisk(_) => unreachable!(),
+            Claim::Overload(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => unreachable!(),
         };
         self.verdicts.iter().map(|verdict| (verdict.state, resource(verdict))).collect()
     }

@@ -15,7 +15,7 @@ use super::{
     super::{
         Context, Findings,
         growth::{Beginning, Growth},
-        verdict::{Claim, LeakClaim, Resource, State, Verdict},
+        verdict::{Bound, Claim, LeakClaim, Resource, State, Verdict},
         window::KIB,
         words::{Size, Span, rounded},
     },
@@ -64,6 +64,14 @@ pub(super) struct Headroom {
 }
 
 impl Headroom {
+    /// Owner of the limit that is nearest.
+    fn bound(&self) -> Bound {
+        match self.until {
+            Until::Cgroup => Bound::Own,
+            Until::Host => Bound::Host,
+        }
+    }
+
     /// Bytes to the nearest limit, which all of a cgroup's processes share. Swapped memory is not charged to memory.max;
     /// file pages are, but are given back first. Before the first scan of the host all of its memory counts as available but for what the process holds.
     /// Memory runs out on a peak: what the process lately weighed more than now is not left.
@@ -124,6 +132,7 @@ impl Claims {
         let slopes = [(slope - error).max(0.0), slope + error];
         if let Claim::Leak(claim) = &mut verdict.claim {
             claim.growth_interval_bytes_per_sec = Some(slopes.map(|slope| rounded(slope, 1)));
+            claim.bound = Headroom::of(context, fact, 0.0).bound();
         }
         verdict.exhaustion_interval_secs = exhaustion_interval(growth, slopes);
         self.standing.insert(workload, Standing { id: fact.id, leaking: 1, waits: None });
@@ -260,7 +269,10 @@ impl Claims {
             Span(exhaustion_secs)
         );
         let confidence = f64::from(leak.confidence);
-        let verdict = verdict(context, standing.id, &workload, State::Raised, slope_bytes_per_sec, confidence, why);
+        let mut verdict = verdict(context, standing.id, &workload, State::Raised, slope_bytes_per_sec, confidence, why);
+        if let Claim::Leak(claim) = &mut verdict.claim {
+            claim.bound = headroom.bound();
+        }
         findings.forecasts.push(Verdict { exhaustion_secs: Some(rounded(exhaustion_secs, 1)), ..verdict });
     }
 }
@@ -290,9 +302,11 @@ fn verdict(
             growth_bytes_per_sec: Some(rounded(slope_bytes_per_sec, 1)),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: None,
+            bound: Bound::default(),
         }),
         exhaustion_secs: None,
         exhaustion_interval_secs: None,
+        harm: None,
         confidence: rounded(confidence, 2),
         state,
         why,

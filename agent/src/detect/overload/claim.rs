@@ -79,12 +79,14 @@ impl Subject<'_> {
             arrivals_per_sec: self.rates.arrivals_per_sec().map(|rate| rounded(rate, 1)),
             accepts_per_sec: self.rates.accepts_per_sec().map(|rate| rounded(rate, 1)),
             oldest_wait_us: fact.oldest_wait_us,
+            is_slower: self.rates.is_slower(),
         };
         Verdict {
             t: context.t,
             claim: Claim::Overload(claim),
             exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
             exhaustion_interval_secs: None,
+            harm: None,
             confidence: rounded(confidence, 2),
             state: State::Raised,
             why,

@@ -12,6 +12,13 @@ impl Counter {
         self.last.is_some()
     }
 
+    /// Rise since the last look; `None` if either is not known.
+    pub(super) fn rise_if_known(&mut self, now: Option<u64>) -> Option<u64> {
+        let is_known = self.is_known() && now.is_some();
+        let rise = self.rise(now);
+        is_known.then_some(rise)
+    }
+
     /// By how much it rose since the last look; 0 at the first look, and after a restart, when nobody can know.
     pub(super) fn rise(&mut self, now: Option<u64>) -> u64 {
         let Some(now) = now else { return 0 };

@@ -1,7 +1,8 @@
 //! One socket's accept queue: whether it stands, since when, and on which ground that is an overload.
 //!
 //! A run begins when the queue begins to stand and ends when it does not, or when looks are too far apart to tell.
-//! Cold start: nothing but the first look's head. It refuses to read growth across a gap.
+//! Cold start: the first look's head is known, but no claim rests on the time before it. It refuses to read growth across a gap, and to
+//! call a server overloaded that may still be starting.
 
 use super::{
     counter::Counter,
@@ -16,8 +17,15 @@ use crate::{config::OverloadConfig, sense::ListenerFact};
 /// A pause of more than this many of the last intervals is a gap...
 const GAP_INTERVALS: f64 = 3.0;
 
-/// ...unless it is shorter than this, which any busy host shows.
-const GAP_SECS_MIN: f64 = 1.0;
+/// ...if it is also longer than this share of `sustain`: servers stood still with the agent, or answered unseen.
+const GAP_SHARE: f64 = 0.5;
+
+/// Time in which a server that has never accepted a connection may still be starting. A guess: most servers that bind their port before they
+/// have loaded their program accept within it.
+const STARTING_SECS: f64 = 30.0;
+
+/// Share of the limit that must have been reached for drops to be overflows.
+const FILLED_SHARE: f64 = 0.8;
 
 /// Share of `sustain` for which a queue has stood that may become an overload: the rates before are those until then.
 const STANDS_SHARE: f64 = 0.5;
@@ -29,12 +37,18 @@ pub(super) struct Queue {
     last: Option<Look>,
     interval_secs: Option<f64>,
     accepted: Counter,
+    arrived: Counter,
     overflows: Counter,
     drops: Drops,
     usual: Usual,
     run: Option<Box<Run>>,
     seen: Seen,
     seen_scan: u32,
+    /// Time of the first look, and of the first after the last gap.
+    first_t: Option<f64>,
+    watched_since_t: f64,
+    /// Whether a connection was ever accepted, or accepts are not counted.
+    has_accepted: bool,
 }
 
 /// What one look at a queue gave.
@@ -65,10 +79,12 @@ impl Queue {
         }
         let (interval_secs, gap) = self.advance(Look { t, depth: fact.backlog, accepted: None }, config);
         let before = before.filter(|_| !gap);
-        let counted = self.accepted.is_known();
-        let accepted = self.accepted.rise(fact.accepted_total);
-        let accepted = (counted && fact.accepted_total.is_some()).then_some(accepted);
+        let accepted = self.accepted.rise_if_known(fact.accepted_total);
+        let arrived = self.arrived.rise_if_known(fact.arrived_total);
         let dropped = self.overflows.rise(fact.overflows_total);
+        let dropped =
+            if before.is_some_and(|before| may_overflow(before.depth, fact, arrived, accepted)) { dropped } else { 0 };
+        self.has_accepted |= fact.accepted_total.is_none_or(|total| total > 0);
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
             // It drained since the last look, and what stands now has begun since.
             self.end_run(t);
@@ -83,8 +99,10 @@ impl Queue {
             }
             None => self.end_run(t),
         }
-        let ground = self.run.as_mut().and_then(|run| {
-            let ground = run.ground(t, fact, &self.usual, config);
+        let is_starting = !self.has_accepted && t - self.first_t.unwrap_or(t) < STARTING_SECS;
+        let watched_since_t = self.watched_since_t;
+        let ground = self.run.as_mut().filter(|_| !is_starting).and_then(|run| {
+            let ground = run.ground(t, watched_since_t, fact, &self.usual, config);
             run.is_overload |= ground.is_some();
             ground
         });
@@ -117,16 +135,29 @@ impl Queue {
 
     /// Moves on to a new instant; gives the seconds since the last, and whether too much time went by unseen.
     fn advance(&mut self, look: Look, config: &OverloadConfig) -> (f64, bool) {
-        let Some(last) = self.last.replace(look) else { return (0.0, false) };
+        let Some(last) = self.last.replace(look) else {
+            (self.first_t, self.watched_since_t) = (Some(look.t), look.t);
+            return (0.0, false);
+        };
         let interval_secs = look.t - last.t;
         let expected_secs = self.interval_secs.replace(interval_secs).unwrap_or(interval_secs);
-        let gap_secs = GAP_SECS_MIN.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
-        let gap = interval_secs > gap_secs;
+        let share_secs = GAP_SHARE * config.sustain.as_secs_f64();
+        let gap = interval_secs > share_secs.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
         if gap {
             self.run = None;
+            self.watched_since_t = look.t;
         }
         (interval_secs, gap)
     }
+}
+
+/// Decides if drops may be overflows: the queue was near its limit, or as much came as fills it. A listener also drops other packets, such as
+/// the bare ACKs that TCP_DEFER_ACCEPT ignores, or those of a port scan.
+fn may_overflow(depth_before: u32, fact: &ListenerFact, arrived: Option<u64>, accepted: Option<u64>) -> bool {
+    let came = arrived
+        .or_else(|| Some(accepted?.saturating_add(u64::from(fact.backlog)).saturating_sub(u64::from(depth_before))));
+    let reached = u64::from(depth_before).saturating_add(came.unwrap_or(0)).max(u64::from(fact.backlog));
+    reached as f64 >= FILLED_SHARE * f64::from(fact.backlog_max)
 }
 
 fn found_empty_secs(fact: &ListenerFact) -> Option<f64> {

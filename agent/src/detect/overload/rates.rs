@@ -135,8 +135,12 @@ impl Rates {
             }
             Some(Sign::DependencyDown) | None => {}
         }
-        let slower = went.is_known() && went.has_fallen() && self.counts.1;
-        slower.then(|| format!("it accepts less than before: {}", of(went)))
+        self.is_slower().then(|| format!("it accepts less than before: {}", of(went)))
+    }
+
+    /// Tells if fewer are accepted than before.
+    pub(super) fn is_slower(&self) -> bool {
+        self.accepts.is_known() && self.accepts.has_fallen() && self.counts.1
     }
 }
 

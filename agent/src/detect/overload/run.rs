@@ -15,6 +15,17 @@ use crate::{config::OverloadConfig, sense::ListenerFact};
 /// connects, a stopped acceptor is known within the whole.
 const STUCK_SHARE: f64 = 0.7;
 
+/// Share of `sustain` for which a queue must have been watched without a gap.
+const WATCHED_SHARE: f64 = 0.7;
+
+/// Connections that wait for a stuck server from which that is more than the usual pause of a small one: others are looked at by how long
+/// they have waited together. A guess.
+const STUCK_WAITING: u32 = 4;
+
+/// Time that they must have waited together, the longest counted for each, if fewer wait: one for 6 s, or two for 3 s. A guess: a worker that
+/// serves a slow request lets one or two wait for less.
+const STUCK_WAITED_SECS: f64 = 6.0;
+
 /// Connections accepted in a run without draining it, which is no chance, within `sustain`, and half as many within twice that: at
 /// eight tenths of capacity a queue of random arrivals forgets what it was within a hundred, at nine tenths within four hundred
 /// (M/M/1, relaxation time 1/(1-√ρ)² services).
@@ -61,7 +72,7 @@ const UNCOUNTED_FACTOR: f64 = 2.0;
 pub(super) const DEPTH_SHARE: f64 = 0.25;
 
 /// Depth from which a queue of unseen age may stand, however small its limit.
-pub(super) const DEPTH_MIN: u32 = 2;
+pub(super) const DEPTH_MIN: u32 = STUCK_WAITING;
 
 /// How many times `sustain` a queue of unseen age must have been that deep.
 const DEPTH_SUSTAIN_FACTOR: f64 = 2.0;
@@ -193,10 +204,21 @@ impl Run {
     }
 
     /// On which ground it is an overload now.
-    pub(super) fn ground(&self, t: f64, fact: &ListenerFact, usual: &Usual, config: &OverloadConfig) -> Option<Ground> {
+    /// Nothing is one that was not watched for long: what stood still with the agent begins to move when it does.
+    pub(super) fn ground(
+        &self,
+        t: f64,
+        watched_since_t: f64,
+        fact: &ListenerFact,
+        usual: &Usual,
+        config: &OverloadConfig,
+    ) -> Option<Ground> {
         let sustain_secs = config.sustain.as_secs_f64();
+        if !reached(t - watched_since_t, WATCHED_SHARE * sustain_secs) {
+            return None;
+        }
         let is_unusual = self.unaccepted_secs(t) >= GAP_FACTOR * usual.gap_secs(t);
-        if self.is_stuck(t, fact, config) && is_unusual {
+        if self.is_stuck(t, fact, config) && is_unusual && makes_many_wait(fact) {
             return Some(Ground::Stuck);
         }
         let trend = self.trend(fact);
@@ -209,7 +231,8 @@ impl Run {
                 || (self.overflows > 0 && reached(t - self.full_since_t, sustain_secs));
             return deep.then_some(Ground::Deep);
         }
-        if reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs) {
+        let is_harmful = makes_many_wait(fact) || self.overflows > 0;
+        if is_harmful && reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs) {
             return Some(Ground::NearLimit);
         }
         let is_stalled = self.is_stalled(t, config) && is_unusual;
@@ -266,6 +289,12 @@ impl Run {
     fn overflow_secs(&self, fact: &ListenerFact, while_accepting: bool) -> Option<f64> {
         Some(room(fact) / self.looks.fills_per_sec(while_accepting)?)
     }
+}
+
+/// Decides if more wait, or have waited longer, than one slow request explains.
+fn makes_many_wait(fact: &ListenerFact) -> bool {
+    let waited_secs = f64::from(fact.backlog) * head_secs(fact).unwrap_or(0.0);
+    fact.backlog >= STUCK_WAITING || reached(waited_secs, STUCK_WAITED_SECS)
 }
 
 /// Connections that were likely accepted in the last seconds, by Little's law: those that wait came since their head did, and

@@ -135,10 +135,60 @@ fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again()
 }
 
 #[test]
-fn a_stopped_acceptor_is_seen_at_two_connections_a_second() {
+fn a_stopped_acceptor_is_seen_at_two_connections_a_second_once_four_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| fact((since * 2.0) as u32 + 1, wait_us(since)));
-    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+    assert_eq!(run.states(), [(State::Raised, 1.5)]);
+}
+
+#[test]
+fn one_that_waits_behind_a_slow_request_is_no_overload() {
+    let mut run = Run::new();
+    // One worker, a request of 2.5 s every ten, a health check every two: one or two wait, for 1.4 s at most.
+    run.looks(0.0, 120.0, |since| match since % 10.0 {
+        slow @ 7.9..9.2 => ListenerFact { backlog_max: 2048, ..fact(1, wait_us(slow - 7.9)) },
+        _ => fact(0, Some(0)),
+    });
+    assert_eq!(run.states(), []);
+    run.looks(120.0, 8.0, |since| ListenerFact { backlog_max: 2048, ..fact(1, wait_us(since)) });
+    assert_eq!(run.states(), [(State::Raised, 126.0)]);
+}
+
+#[test]
+fn a_server_that_has_never_accepted_may_be_starting_for_half_a_minute() {
+    let mut run = Run::new();
+    let starts =
+        |since: f64| ListenerFact { accepted_total: Some(0), ..fact((since * 2.0) as u32 + 1, wait_us(since)) };
+    run.looks(0.0, 29.9, starts);
+    assert_eq!(run.states(), []);
+    run.looks(29.9, 2.0, |since| starts(29.9 + since));
+    assert_eq!(run.states(), [(State::Raised, 30.0)]);
+}
+
+#[test]
+fn nothing_is_claimed_at_the_first_look_nor_right_after_the_loop_was_away() {
+    let mut run = Run::new();
+    let stuck = || ListenerFact { accepted_total: Some(7), ..fact(20, wait_us(9.0)) };
+    run.look(0.0, stuck());
+    run.look(0.1, stuck());
+    assert_eq!(run.states(), []);
+    run.looks(0.2, 1.0, |_| fact(0, Some(0)));
+    // Nobody looked for 1.5 s, as if the host had stood still.
+    run.look(2.6, fact(40, wait_us(1.4)));
+    run.look(2.7, fact(30, wait_us(1.4)));
+    run.looks(2.8, 5.0, |_| fact(0, Some(0)));
+    assert_eq!(run.states(), []);
+}
+
+#[test]
+fn packets_that_a_listener_discards_are_no_overflows() {
+    let mut run = Run::new();
+    // TCP_DEFER_ACCEPT drops the bare ACK of each connection.
+    run.looks(0.0, 60.0, |since| {
+        let count = Some(since as u64);
+        ListenerFact { accepted_total: count, arrived_total: count, overflows_total: count, ..fact(0, Some(0)) }
+    });
+    assert_eq!(run.states(), []);
 }
 
 #[test]
@@ -304,6 +354,7 @@ fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
     let mut run = Run::new();
     run.looks(0.0, 60.0, |since| ListenerFact {
         backlog_max: 1,
+        arrived_total: Some((since / 10.0) as u64 * 2),
         overflows_total: Some((since / 10.0) as u64 * 4),
         ..fact(0, Some(0))
     });
@@ -321,8 +372,8 @@ fn a_backlog_of_nothing_lets_one_wait_and_is_not_full() {
         ListenerFact { backlog_max: 0, ..fact(u32::from(waits), Some(if waits { 900 } else { 0 })) }
     });
     assert_eq!(run.states(), []);
-    run.looks(10.0, 2.0, |since| ListenerFact { backlog_max: 0, ..fact(1, wait_us(since)) });
-    assert_eq!(run.states(), [(State::Raised, 10.7)]);
+    run.looks(10.0, 8.0, |since| ListenerFact { backlog_max: 0, ..fact(1, wait_us(since)) });
+    assert_eq!(run.states(), [(State::Raised, 16.0)]);
 }
 
 #[test]

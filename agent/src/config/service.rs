@@ -1,0 +1,103 @@
+//! Patterns by which an operator names the services that may page as critical and drain the node.
+
+use std::{fmt, net::SocketAddr, path::Path};
+
+use super::pattern::Pattern;
+
+/// Prefixes of a listener's address.
+const TCP: &str = "tcp:";
+const UNIX: &str = "unix:";
+
+/// A service: units, cgroups or pods as in [`Pattern`], or a listener by its address, such as `tcp:0.0.0.0:443`, `tcp:[::]:443` or
+/// `unix:/run/app.sock`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ServicePattern {
+    /// What runs in a unit, a cgroup or a pod.
+    Workload(Pattern),
+    /// What listens at an address, in the form in which listeners are reported: `0.0.0.0:443`, `unix:/run/app.sock`.
+    Listener(String),
+}
+
+impl ServicePattern {
+    /// Reads one.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, as the end of a sentence about it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if let Some(address) = text.strip_prefix(TCP) {
+            let address: SocketAddr =
+                address.parse().map_err(|_| "is no address and port, such as tcp:0.0.0.0:443".to_owned())?;
+            return Ok(Self::Listener(address.to_string()));
+        }
+        if let Some(path) = text.strip_prefix(UNIX) {
+            let is_name = path.strip_prefix('@').is_some_and(|name| !name.is_empty());
+            if !is_name && !Path::new(path).is_absolute() {
+                return Err(
+                    "is no path, such as unix:/run/app.sock, and no abstract name, such as unix:@app".to_owned()
+                );
+            }
+            return Ok(Self::Listener(text.to_owned()));
+        }
+        let pattern = Pattern::new(text)?;
+        if pattern.is_program() {
+            return Err("names a program; name its unit, cgroup, pod or address instead".to_owned());
+        }
+        Ok(Self::Workload(pattern))
+    }
+
+    /// Pattern of pods, by namespace or label, whose cgroups alone do not tell if it matches.
+    pub fn pods(&self) -> Option<&Pattern> {
+        match self {
+            Self::Workload(pattern) if pattern.is_pods() => Some(pattern),
+            Self::Workload(_) | Self::Listener(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ServicePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(pattern) => pattern.fmt(f),
+            Self::Listener(addr) if addr.starts_with(UNIX) => f.write_str(addr),
+            Self::Listener(addr) => write!(f, "{TCP}{addr}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_units_cgroups_pods_and_addresses() {
+        for text in [
+            "api.service",
+            "/kubepods.slice/*",
+            "pod:app=web",
+            "namespace:shop",
+            "tcp:0.0.0.0:443",
+            "tcp:[::]:443",
+            "unix:/run/app.sock",
+            "unix:@app",
+        ] {
+            assert_eq!(ServicePattern::new(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, wrong) in [
+            ("tcp:443", "is no address and port"),
+            ("tcp:0.0.0.0", "is no address and port"),
+            ("unix:run/app.sock", "is no path"),
+            ("unix:@", "is no path"),
+            ("exe:/usr/bin/api", "names a program"),
+            ("udp:0.0.0.0:53", "begins with none of"),
+            ("", "is empty"),
+        ] {
+            let error = ServicePattern::new(text).unwrap_err();
+            assert!(error.contains(wrong), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The policy against claims as they are made, worsen, return and end.
+
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    config::{Pattern, ServicePattern},
+    detect::{CascadeRiskClaim, LeakClaim, Spared},
+    sense::{HostFact, ListenerFact, ProcessId},
+};
+
+fn leak(t: f64, state: State, exhaustion_secs: f64) -> Verdict {
+    let claim = LeakClaim {
+        resource: Resource::Memory,
+        id: ProcessId { pid: 812, start_ticks: 4711 },
+        comm: Arc::from("api"),
+        cgroup: Arc::from("/api.service"),
+        growth_bytes_per_sec: Some(1.0),
+        growth_handles_per_sec: None,
+        growth_interval_bytes_per_sec: None,
+        bound: Bound::Host,
+    };
+    verdict(t, state, Claim::Leak(claim), Some(exhaustion_secs))
+}
+
+fn leak_of(verdict: &mut Verdict) -> &mut LeakClaim {
+    let Claim::Leak(claim) = &mut verdict.claim else { unreachable!() };
+    claim
+}
+
+fn verdict(t: f64, state: State, claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
+    Verdict {
+        t,
+        claim,
+        exhaustion_secs,
+        exhaustion_interval_secs: None,
+        confidence: 1.0,
+        state,
+        harm: None,
+        why: "so".into(),
+    }
+}
+
+/// An overload of a service in which 50 connections of 128 wait, for as long as the claim stands.
+fn overload(t: f64, state: State, change: impl FnOnce(&mut OverloadClaim)) -> Verdict {
+    let mut claim = OverloadClaim {
+        addr: Arc::from("0.0.0.0:80"),
+        netns: 7,
+        pid: Some(9),
+        cgroup: Arc::from("/system.slice/web.service"),
+        backlog: 50,
+        backlog_max: 128,
+        oldest_wait_us: Some(3_000_000),
+        scarce: Some(Scarce::Workers),
+        ..OverloadClaim::default()
+    };
+    change(&mut claim);
+    verdict(t, state, Claim::Overload(claim), None)
+}
+
+/// The policy, and what it decided last.
+struct Run {
+    policy: Policy,
+    decisions: Vec<Decision>,
+}
+
+impl Run {
+    fn new(change: impl FnOnce(&mut DecideConfig)) -> Self {
+        let mut config = DecideConfig::default();
+        change(&mut config);
+        Self { policy: Policy::new(&config, Mode::Observe), decisions: Vec::new() }
+    }
+
+    /// A policy whose operator named web.service.
+    fn with_service() -> Self {
+        Self::new(|config| config.services = vec![ServicePattern::new("web.service").unwrap()])
+    }
+
+    fn taken(&mut self) -> Vec<String> {
+        let taken = std::mem::take(&mut self.decisions);
+        let refused = |decision: &Decision| decision.refused.as_ref().map(|refusal| format!(" refused: {refusal}"));
+        taken.iter().map(|one| format!("{}{} {}", one.action, refused(one).unwrap_or_default(), one.id)).collect()
+    }
+
+    fn judge(&mut self, mut verdict: Verdict) -> Vec<String> {
+        self.policy.judge(&mut verdict, &mut self.decisions);
+        self.taken()
+    }
+
+    fn severity(&mut self, mut verdict: Verdict) -> Severity {
+        self.policy.judge(&mut verdict, &mut self.decisions);
+        verdict.harm.unwrap().severity
+    }
+
+    fn update(&mut self, verdict: &Verdict) -> Vec<String> {
+        self.policy.update(verdict, &mut self.decisions);
+        self.taken()
+    }
+
+    /// A scan of the host.
+    fn scan(&mut self, t: f64) -> Vec<String> {
+        let host = HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None };
+        self.policy.observe(t, &Fact::Host(host), &mut self.decisions);
+        self.taken()
+    }
+
+    /// Looks each second at a listener at which `per_sec` connections arrive.
+    fn serves(&mut self, from: f64, secs: u32, fact: &ListenerFact, per_sec: u64) {
+        for second in 0..secs {
+            let arrived = fact.arrived_total.unwrap_or(0) + u64::from(second) * per_sec;
+            let fact = ListenerFact { arrived_total: Some(arrived), ..fact.clone() };
+            self.policy.observe(from + f64::from(second), &Fact::Listener(fact), &mut self.decisions);
+        }
+    }
+}
+
+fn listener(cgroup: &str) -> ListenerFact {
+    ListenerFact { netns: 7, addr: Arc::from("0.0.0.0:80"), cgroup: Arc::from(cgroup), ..ListenerFact::default() }
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn a_leak_is_answered_as_its_end_nears_and_what_was_done_is_undone_once() {
+    let mut run = Run::new(|_| {});
+    assert_eq!(run.judge(leak(0.0, State::Raised, 9_000.0)), ["page (warning) leak-812-4711"]);
+    assert_eq!(run.update(&leak(1.0, State::Raised, 3_601.0)), NONE);
+    assert_eq!(run.update(&leak(2.0, State::Raised, 3_600.0)), ["limit leak-812-4711"]);
+    let near = ["page (critical) leak-812-4711", "drain leak-812-4711"];
+    assert_eq!(run.update(&leak(3.0, State::Raised, 600.0)), near);
+    assert_eq!(run.update(&leak(4.0, State::Raised, 9_000.0)), NONE);
+    assert_eq!(run.update(&leak(5.0, State::Raised, 1.0)), NONE);
+    assert_eq!(run.policy.open().count(), 1);
+    assert_eq!(run.judge(leak(6.0, State::Cleared, 0.0)), ["unlimit leak-812-4711", "undrain leak-812-4711"]);
+    assert_eq!(run.policy.open().count(), 0);
+    assert_eq!(run.judge(leak(7.0, State::Cleared, 0.0)), NONE);
+    assert_eq!(run.update(&leak(8.0, State::Raised, 1.0)), NONE);
+    assert_eq!(run.scan(605.0), NONE);
+    assert_eq!(run.scan(606.0), ["resolve leak-812-4711"]);
+    assert_eq!(run.scan(7_000.0), NONE);
+}
+
+#[test]
+fn without_damping_the_end_resolves_at_once() {
+    let mut run = Run::new(|config| config.flap_within = Duration::ZERO);
+    run.judge(leak(0.0, State::Raised, 9_000.0));
+    assert_eq!(run.judge(leak(6.0, State::Cleared, 0.0)), ["resolve leak-812-4711"]);
+}
+
+#[test]
+fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
+    let mut run = Run::new(|_| {});
+    run.judge(leak(0.0, State::Raised, 3_000.0));
+    run.policy.set_back(2.0, "leak-1-1", "another's", &mut run.decisions);
+    assert_eq!(run.taken(), NONE);
+    for _ in 0..2 {
+        run.policy.set_back(2.0, "leak-812-4711", "it thrashes", &mut run.decisions);
+    }
+    assert_eq!((run.decisions[0].t, run.decisions[0].why.as_str()), (2.0, "it thrashes"));
+    assert_eq!(run.taken(), ["page (critical) leak-812-4711", "drain leak-812-4711"]);
+}
+
+#[test]
+fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
+    let mut run = Run::with_service();
+    let files = |t, secs| {
+        let mut files = leak(t, State::Raised, secs);
+        let claim = leak_of(&mut files);
+        (claim.resource, claim.bound, claim.cgroup) = (Resource::Files, Bound::Own, Arc::from("/web.service"));
+        files
+    };
+    run.judge(leak(0.0, State::Raised, 9_000.0));
+    // One process, one incident: no second page, and a minute later an update that names both.
+    assert_eq!(run.judge(files(1.0, 3_000.0)), NONE);
+    assert_eq!(run.policy.open().count(), 2);
+    let near = ["page (critical) leak-812-4711", "drain leak-files-812-4711"];
+    assert_eq!(run.update(&files(2.0, 500.0)), near);
+}
+
+#[test]
+fn a_leak_in_its_own_limit_drains_only_a_service() {
+    let own = |secs| {
+        let mut own = leak(0.0, State::Raised, secs);
+        leak_of(&mut own).bound = Bound::Own;
+        own
+    };
+    let mut run = Run::new(|_| {});
+    assert_eq!(run.judge(own(100.0)), ["page (warning) leak-812-4711", "limit leak-812-4711"]);
+    let mut run = Run::new(|config| config.services = vec![ServicePattern::new("api.service").unwrap()]);
+    let all = ["page (critical) leak-812-4711", "limit leak-812-4711", "drain leak-812-4711"];
+    assert_eq!(run.judge(own(100.0)), all);
+    // A user's own is limited, and nobody is woken.
+    let mut run = Run::new(|_| {});
+    let mut users = own(100.0);
+    leak_of(&mut users).cgroup = Arc::from("/user.slice/user-1000.slice/session-3.scope/x");
+    assert_eq!(run.severity(users), Severity::Info);
+}
+
+#[test]
+fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
+    let mut run = Run::new(|_| {});
+    let ssh = |t, exhaustion_secs| {
+        let mut verdict = leak(t, State::Raised, exhaustion_secs);
+        leak_of(&mut verdict).cgroup = Arc::from("/system.slice/ssh.service");
+        verdict
+    };
+    let refused = "limit refused: unit is protected (ssh.service) leak-812-4711";
+    assert_eq!(run.judge(ssh(0.0, 3_000.0)), ["page (warning) leak-812-4711", refused]);
+    assert_eq!(run.update(&ssh(1.0, 2_000.0)), NONE);
+    assert_eq!(run.update(&ssh(2.0, 500.0)), ["page (critical) leak-812-4711", "drain leak-812-4711"]);
+}
+
+#[test]
+fn what_is_refused_for_now_is_reported_once_and_done_when_it_may_be() {
+    let mut run = Run::new(|config| config.max_actions_per_hour = 0);
+    assert_eq!(run.judge(leak(0.0, State::Raised, 3_000.0)).len(), 2);
+    assert_eq!(run.update(&leak(1.0, State::Raised, 2_000.0)), NONE);
+    run.policy.guard = Guard::new(&DecideConfig::default());
+    assert_eq!(run.update(&leak(2.0, State::Raised, 1_000.0)), ["limit leak-812-4711"]);
+}
+
+#[test]
+fn a_node_is_drained_once_for_all_and_until_the_last_is_over() {
+    let mut run = Run::new(|_| {});
+    let other = |t, state, exhaustion_secs| {
+        let mut verdict = leak(t, state, exhaustion_secs);
+        let claim = leak_of(&mut verdict);
+        (claim.id.pid, claim.cgroup) = (813, Arc::from("/other.service"));
+        verdict
+    };
+    assert_eq!(run.judge(leak(0.0, State::Raised, 500.0)).len(), 3);
+    assert_eq!(run.judge(other(1.0, State::Raised, 500.0)), ["page (critical) leak-813-4711", "limit leak-813-4711"]);
+    assert_eq!(run.judge(leak(2.0, State::Cleared, 500.0)), ["unlimit leak-812-4711"]);
+    let down = ["unlimit leak-813-4711", "undrain leak-813-4711"];
+    assert_eq!(run.judge(other(3.0, State::Cleared, 500.0)), down);
+}
+
+#[test]
+fn an_overload_rises_from_info_while_it_lasts_and_weighs_before_it_drains() {
+    let mut run = Run::with_service();
+    let slower = |claim: &mut OverloadClaim| claim.is_slower = true;
+    assert_eq!(run.judge(overload(0.0, State::Raised, slower)), NONE);
+    assert_eq!(run.update(&overload(2.9, State::Raised, slower)), NONE);
+    let weighs = ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"];
+    assert_eq!(run.update(&overload(3.0, State::Raised, slower)), weighs);
+    let drains = ["page (critical) overload-7-0.0.0.0:80", "drain overload-7-0.0.0.0:80"];
+    assert_eq!(run.update(&overload(10.0, State::Raised, slower)), drains);
+    let down = ["unweigh overload-7-0.0.0.0:80", "undrain overload-7-0.0.0.0:80"];
+    assert_eq!(run.judge(overload(20.0, State::Cleared, slower)), down);
+}
+
+#[test]
+fn load_that_would_only_move_never_drains() {
+    for sign in [None, Some(Sign::LoadSurge), Some(Sign::RetryStorm)] {
+        let mut run = Run::with_service();
+        let surge = |claim: &mut OverloadClaim| {
+            (claim.sign, claim.is_slower) = (sign, sign == Some(Sign::RetryStorm));
+            claim.scarce = Some(Scarce::Cpu);
+        };
+        run.judge(overload(0.0, State::Raised, surge));
+        run.update(&overload(5.0, State::Raised, surge));
+        let late = run.update(&overload(600.0, State::Raised, surge));
+        assert_eq!(late, ["page (critical) overload-7-0.0.0.0:80"], "{sign:?}");
+    }
+}
+
+#[test]
+fn one_that_waits_is_info_however_long() {
+    let mut run = Run::with_service();
+    let one = |claim: &mut OverloadClaim| claim.backlog = 1;
+    assert_eq!(run.severity(overload(0.0, State::Raised, one)), Severity::Info);
+    assert_eq!(run.update(&overload(60.0, State::Raised, one)), NONE);
+}
+
+#[test]
+fn a_small_share_of_the_traffic_is_not_critical() {
+    let mut run = Run::with_service();
+    // 50 wait for 3 s while a thousand a second come: one stuck worker of many.
+    let share = |claim: &mut OverloadClaim| {
+        (claim.arrivals_per_sec, claim.scarce) = (Some(1_000.0), Some(Scarce::AcceptLoop));
+    };
+    run.judge(overload(0.0, State::Raised, share));
+    assert_eq!(
+        run.update(&overload(60.0, State::Raised, share)),
+        ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"]
+    );
+}
+
+#[test]
+fn what_nobody_else_has_used_is_info_and_moves_nothing() {
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
+    for (cgroup, addr) in [
+        ("/user.slice/user-1000.slice/session-3.scope", "0.0.0.0:80"),
+        ("/user.slice/user-1000.slice/session-3.scope", "unix:/tmp/x"),
+        ("/system.slice/web.service", "127.0.0.1:80"),
+        ("/", "127.0.0.1:80"),
+    ] {
+        let mut run = Run::new(|_| {});
+        let named = |claim: &mut OverloadClaim| {
+            stuck(claim);
+            (claim.cgroup, claim.addr) = (Arc::from(cgroup), Arc::from(addr));
+        };
+        // Its owner connects to it for an hour.
+        run.serves(0.0, 3_600, &ListenerFact { addr: Arc::from(addr), ..listener(cgroup) }, 10);
+        assert_eq!(run.severity(overload(3_600.0, State::Raised, named)), Severity::Info, "{cgroup} {addr}");
+        assert_eq!(run.update(&overload(3_700.0, State::Raised, named)), NONE);
+    }
+}
+
+#[test]
+fn others_prove_a_service_within_minutes_and_only_at_its_own_address() {
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
+    let mut run = Run::new(|_| {});
+    let web = listener("/system.slice/web.service");
+    run.serves(0.0, 100, &web, 5);
+    assert_eq!(run.severity(overload(100.0, State::Raised, stuck)), Severity::Info);
+    run.judge(overload(101.0, State::Cleared, stuck));
+    run.serves(102.0, 100, &ListenerFact { arrived_total: Some(1_000), ..web.clone() }, 5);
+    run.judge(overload(200.0, State::Raised, stuck));
+    assert_eq!(run.update(&overload(206.0, State::Raised, stuck))[0], "page (critical) overload-7-0.0.0.0:80");
+    // Only this host's own connections came.
+    let mut run = Run::new(|_| {});
+    run.serves(0.0, 3_600, &ListenerFact { remote_arrived_total: Some(0), ..web.clone() }, 5);
+    run.judge(overload(3_600.0, State::Raised, stuck));
+    assert_eq!(run.update(&overload(3_700.0, State::Raised, stuck)), NONE);
+    // A namespace that somebody made.
+    let mut run = Run::new(|_| {});
+    run.policy.services().set_host_netns(1);
+    run.serves(0.0, 3_600, &web, 5);
+    run.judge(overload(3_600.0, State::Raised, stuck));
+    assert_eq!(run.update(&overload(3_700.0, State::Raised, stuck)), NONE);
+}
+
+#[test]
+fn ten_minutes_of_flapping_are_one_page_and_its_updates() {
+    let mut run = Run::with_service();
+    let mut pages = Vec::new();
+    for cycle in 0..30 {
+        let t = f64::from(cycle) * 20.0;
+        pages.extend(run.judge(overload(t, State::Raised, |_| {})));
+        for second in 1..8 {
+            pages.extend(run.update(&overload(t + f64::from(second), State::Raised, |_| {})));
+        }
+        pages.extend(run.judge(overload(t + 8.0, State::Cleared, |_| {})));
+        pages.extend(run.scan(t + 9.0));
+    }
+    assert!(!pages.iter().any(|page| page.starts_with("resolve")), "{pages:#?}");
+    let paged = pages.iter().filter(|page| page.starts_with("page")).count();
+    assert!((2..=11).contains(&paged), "an update a minute: {pages:#?}");
+    assert!(pages.iter().filter(|page| page.starts_with("page")).all(|page| page.ends_with("overload-7-0.0.0.0:80")));
+    assert_eq!(run.scan(1_300.0), ["resolve overload-7-0.0.0.0:80"]);
+}
+
+#[test]
+fn a_thousand_listeners_of_one_process_are_one_page() {
+    let mut run = Run::with_service();
+    let (mut paged, mut resolved) = (0, 0);
+    let numbered = |number: u32| move |claim: &mut OverloadClaim| claim.addr = Arc::from(format!("0.0.0.0:{number}"));
+    for number in 0..1_000 {
+        run.judge(overload(0.0, State::Raised, numbered(number)));
+    }
+    for second in [3.0, 4.0, 5.0] {
+        for number in 0..1_000 {
+            let decided = run.update(&overload(second, State::Raised, numbered(number)));
+            paged += decided.iter().filter(|one| one.starts_with("page")).count();
+        }
+    }
+    for number in 0..1_000 {
+        run.judge(overload(10.0, State::Cleared, numbered(number)));
+    }
+    resolved += run.scan(700.0).len();
+    assert_eq!((paged, resolved), (1, 1));
+}
+
+#[test]
+fn services_short_of_the_same_at_one_moment_are_one_incident() {
+    let mut run = Run::new(|config| config.services = vec![ServicePattern::new("*.service").unwrap()]);
+    let of = |name: &'static str| {
+        move |claim: &mut OverloadClaim| {
+            (claim.cgroup, claim.addr) = (Arc::from(format!("/system.slice/{name}.service")), Arc::from(name));
+            (claim.pid, claim.scarce) = (None, Some(Scarce::Memory));
+        }
+    };
+    run.judge(overload(0.0, State::Raised, of("a")));
+    run.judge(overload(1.0, State::Raised, of("b")));
+    run.update(&overload(10.0, State::Raised, of("a")));
+    assert_eq!(run.update(&overload(11.0, State::Raised, of("b"))), NONE);
+}
+
+#[test]
+fn a_dependency_that_only_health_checks_miss_is_info() {
+    let claim = |spared| CascadeRiskClaim {
+        sign: Sign::DependencyDown,
+        addr: Arc::from("10.0.0.12:8080"),
+        netns: 7,
+        pid: 3,
+        comm: Arc::from("haproxy"),
+        cgroup: Arc::from("/system.slice/haproxy.service"),
+        failed: 28,
+        spared,
+    };
+    let claim = |spared| verdict(0.0, State::Raised, Claim::CascadeRisk(claim(spared)), None);
+    for spared in [Spared::OnlyChecks, Spared::OthersAnswer] {
+        let mut run = Run::new(|config| config.services = vec![ServicePattern::new("haproxy.service").unwrap()]);
+        assert_eq!(run.judge(claim(Some(spared))), NONE);
+    }
+    let mut run = Run::new(|_| {});
+    let id = "page (warning) cascade-risk-7-10.0.0.12:8080-/system.slice/haproxy.service";
+    assert_eq!(run.judge(claim(None)), [id]);
+}
+
+#[test]
+fn a_diagnosis_is_updated_while_the_claim_stands() {
+    let mut run = Run::with_service();
+    run.judge(overload(0.0, State::Raised, |_| {}));
+    run.update(&overload(4.0, State::Raised, |_| {}));
+    let storm = |claim: &mut OverloadClaim| claim.sign = Some(Sign::RetryStorm);
+    let updated = run.policy.update(&overload(15.0, State::Raised, storm), &mut run.decisions).unwrap();
+    assert_eq!((updated.state, updated.t), (State::Updated, 15.0));
+    assert!(run.policy.update(&overload(16.0, State::Raised, storm), &mut run.decisions).is_none());
+}
+
+#[test]
+fn protected_and_allowed_units_keep_their_meaning_for_limits() {
+    let mut run = Run::new(|config| config.allow = vec![Pattern::new("db.service").unwrap()]);
+    let refused = "limit refused: it is not among those of decide.allow leak-812-4711";
+    assert_eq!(run.judge(leak(0.0, State::Raised, 3_000.0)), ["page (warning) leak-812-4711", refused]);
+}
