@@ -171,6 +171,7 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
     let totals = (size(), size(), size(), size());
     (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(|(netns, port, pid, totals, pending)| {
         OutboundFact {
+            no_local_port_total: None,
             netns,
             addr: Arc::from(format!("10.0.0.1:{port}")),
             cgroup: Arc::from("/api"),
@@ -239,13 +240,16 @@ fn run(config: &Config, observations: &[Observation]) -> (Core, Output) {
 
 /// Verdicts that claim nonsense, or do not alternate from raised on.
 fn faults(verdicts: &[Verdict]) -> Vec<String> {
-    let mut raised = BTreeMap::new();
+    let mut raised: BTreeMap<IncidentId, bool> = BTreeMap::new();
     let mut faults = Vec::new();
     for verdict in verdicts {
-        let is_raised = verdict.state == State::Raised;
-        if raised.insert(IncidentId::from(verdict), is_raised).unwrap_or(false) == is_raised {
+        let id = IncidentId::from(verdict);
+        let is_raised = raised.get(&id).copied().unwrap_or(false);
+        // A claim that stands may be updated; else it is made and withdrawn by turns.
+        if is_raised != (verdict.state != State::Raised) {
             faults.push(format!("does not alternate: {verdict:?}"));
         }
+        raised.insert(id, verdict.state != State::Cleared);
         let forecast = verdict.exhaustion_secs.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&verdict.confidence)
             || !forecast.is_finite()

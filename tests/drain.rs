@@ -18,7 +18,7 @@ use spillway_agent::{
     clock::Clock,
     config::{Config, Mode, parse},
     decide::{Action, Decision, IncidentId},
-    detect::{Claim, LeakClaim, Resource, State, Verdict},
+    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
     sense::ProcessId,
 };
 use spillway_tests::{

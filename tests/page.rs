@@ -7,8 +7,8 @@ use spillway_agent::{
     act::{Event, Outcome, Paging},
     clock::Clock,
     config::{Config, Mode, parse},
-    decide::Ladder,
-    detect::{Claim, LeakClaim, Resource, State, Verdict},
+    decide::Policy,
+    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
     sense::ProcessId,
 };
 use spillway_tests::{
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Told {
     config: Config,
     paging: Option<Paging>,
-    ladder: Ladder,
+    policy: Policy,
     scratch: Scratch,
 }
 
@@ -44,9 +44,9 @@ impl Told {
             };
             text.push_str(&format!("[act.page.{form}]\n{keys}\n"));
         }
-        text.push_str("[act.page]\nrunbook_url = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n");
+        text.push_str("[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n");
         let config = parse(&text, "page.toml").expect("it is a configuration");
-        let mut told = Self { ladder: Ladder::new(&config.decide, Mode::Enforce), config, paging: None, scratch };
+        let mut told = Self { policy: Policy::new(&config.decide, Mode::Enforce), config, paging: None, scratch };
         told.run();
         told
     }
@@ -62,15 +62,16 @@ impl Told {
             resource: Resource::Memory,
             id: ProcessId { pid, start_ticks: 4711 },
             comm: Arc::from("api"),
-            cgroup: Arc::from("/system.slice/api.service"),
+            cgroup: Arc::from(format!("/system.slice/api@{pid}.service")),
             growth_bytes_per_sec: Some(1_048_576.0),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: Some([1e6, 2e6]),
+            bound: Bound::Host,
         };
         let (claim, why) = (Claim::Leak(claim), "api grew by 64 MiB in a minute, in a straight line".to_owned());
         let forecast = (Some(8_280.0), Some([4_000.0, 16_000.0]));
         let (exhaustion_secs, exhaustion_interval_secs) = forecast;
-        let verdict = Verdict {
+        let mut verdict = Verdict {
             t: 1.0,
             claim,
             exhaustion_secs,
@@ -81,7 +82,7 @@ impl Told {
             why,
         };
         let mut decisions = Vec::new();
-        self.ladder.judge(&verdict, &mut decisions);
+        self.policy.judge(&mut verdict, &mut decisions);
         let paging = self.paging.as_mut().expect("it runs");
         let verdicts = [verdict];
         for decision in &decisions {
@@ -273,7 +274,7 @@ fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
     let id = |call: &Call| call.headers["webhook-id"].clone();
     assert_eq!(id(&calls[before]), id(&first[0]));
     // It goes on where the last run was: what is claimed again is no news, and what is over is.
-    told.ladder = Ladder::new(&told.config.decide, Mode::Enforce);
+    told.policy = Policy::new(&told.config.decide, Mode::Enforce);
     told.judge(812, State::Raised);
     told.judge(812, State::Cleared);
     let calls = until(&receiver, "resolved", |calls| calls.len() == before + 3);

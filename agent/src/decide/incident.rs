@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{IncidentId, tenant::Tenant};
+use super::IncidentId;
 use crate::detect::{Claim, Harm, Scarce, Severity, Sign, Verdict};
 
 /// Quiet claims that an incident remembers beside those that stand. A guess at how many flap at once.
@@ -151,15 +151,6 @@ impl Incident {
             }
         }
         story
-    }
-
-    /// Tells if a new claim is about a process or a cgroup of this incident.
-    pub(super) fn is_of_cause(&self, claim: &Claim) -> bool {
-        let is_own = Tenant::of(claim.cgroup()) != Tenant::Shared;
-        self.members.values().any(|member| {
-            let other = &member.latest.claim;
-            is_own && other.cgroup() == claim.cgroup() || claim.pid().is_some() && other.pid() == claim.pid()
-        })
     }
 
     /// Tells if one of its claims is short of the same of the host's resources.

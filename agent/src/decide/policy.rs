@@ -9,13 +9,16 @@
 //! `decide.flap_within`, so that what returns continues it. Cold start: no incidents. Failure: an update of an unknown claim is nothing.
 //! What the guard refuses is reported once; where it may grant the same later, it is asked again with every forecast.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
     Action, Decision, Guard, IncidentId,
     incident::{Incident, Member, Stage},
     services::{Services, Standing},
     severity,
+    tenant::Tenant,
 };
 use crate::{
     config::{DecideConfig, Mode},
@@ -25,6 +28,9 @@ use crate::{
 
 /// Claims of several workloads that begin within this time of each other, short of the same of the host's resources, have one cause.
 const MOMENT_SECS: f64 = 3.0;
+
+/// Latest incidents that are looked at for that.
+const MOMENT_INCIDENTS_MAX: usize = 16;
 
 /// Time between two updates of a page that do not make it more urgent.
 const PAGE_UPDATE_SECS: f64 = 60.0;
@@ -42,7 +48,19 @@ pub struct Policy {
     incidents: BTreeMap<u64, Incident>,
     /// The incident that each claim belongs to.
     claims: BTreeMap<IncidentId, u64>,
+    /// The incident of each process and cgroup.
+    causes: HashMap<Cause, u64>,
+    /// Claims that stand and have lowered the weight of the node, or drained it.
+    weighed: usize,
+    drained: usize,
     incidents_total: u64,
+}
+
+/// A process or a cgroup, which several claims may be about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Cause {
+    Process(u32),
+    Cgroup(Arc<str>),
 }
 
 impl Policy {
@@ -55,6 +73,9 @@ impl Policy {
             services: Services::new(&config.services),
             incidents: BTreeMap::new(),
             claims: BTreeMap::new(),
+            causes: HashMap::new(),
+            weighed: 0,
+            drained: 0,
             incidents_total: 0,
         }
     }
@@ -148,6 +169,7 @@ impl Policy {
             }),
         };
         self.claims.insert(id.clone(), seq);
+        self.causes.extend(causes(&verdict.claim).map(|cause| (cause, seq)));
         let incident = self.incidents.entry(seq).or_insert_with(|| Incident::new(verdict.t));
         incident.raise(id, verdict, diagnosis(&verdict.claim));
         self.page(seq, id, verdict, decisions);
@@ -162,10 +184,12 @@ impl Policy {
         if member.limit == Stage::Taken {
             decisions.push(self.decision(verdict, id, Action::Unlimit, verdict.why.clone()));
         }
-        if member.weigh == Stage::Taken && !self.has_taken(|member| member.weigh) {
+        self.weighed -= usize::from(member.weigh == Stage::Taken);
+        self.drained -= usize::from(member.drain == Stage::Taken);
+        if member.weigh == Stage::Taken && self.weighed == 0 {
             decisions.push(self.decision(verdict, id, Action::Unweigh, verdict.why.clone()));
         }
-        if member.drain == Stage::Taken && !self.has_taken(|member| member.drain) {
+        if member.drain == Stage::Taken && self.drained == 0 {
             decisions.push(self.decision(verdict, id, Action::Undrain, verdict.why.clone()));
         }
         let incident = &mut self.incidents.get_mut(&seq).filter(|incident| incident.page.is_some());
@@ -191,7 +215,7 @@ impl Policy {
             self.incidents.iter().filter(|(_, incident)| is_over(incident)).map(|(seq, _)| *seq).collect();
         for seq in over {
             let Some(incident) = self.incidents.remove(&seq) else { continue };
-            self.claims.retain(|_, of| *of != seq);
+            self.forget(seq, &incident);
             let Some(page) = incident.page else { continue };
             let Some(member) = incident.members.get(&page.id).or_else(|| incident.members.values().next()) else {
                 continue;
@@ -228,11 +252,12 @@ impl Policy {
     ) {
         let is_set_back = self.member(seq, id).is_some_and(|member| member.is_set_back);
         let wants = self.wants(verdict, standing, is_set_back);
-        let (is_weighed, is_drained) = (self.has_taken(|member| member.weigh), self.has_taken(|member| member.drain));
+        let (is_weighed, is_drained) = (self.weighed > 0, self.drained > 0);
         let Some(member) = self.incidents.get_mut(&seq).and_then(|incident| incident.members.get_mut(id)) else {
             return;
         };
         // Another claim's drain is this one's too, and lasts as long as either.
+        let before = (member.weigh, member.drain);
         if wants.drain && is_drained {
             member.drain = Stage::Taken;
         }
@@ -258,6 +283,9 @@ impl Policy {
                 asked.push((action, refused));
             }
         }
+        let is_new = |before: Stage, now: Stage| usize::from(before != Stage::Taken && now == Stage::Taken);
+        self.weighed += is_new(before.0, member.weigh);
+        self.drained += is_new(before.1, member.drain);
         for (action, refused) in asked {
             let decision = self.decision(verdict, id, action, verdict.why.clone());
             decisions.push(Decision { refused, ..decision });
@@ -286,13 +314,13 @@ impl Policy {
 
     /// The open incident that a new claim has its cause in common with.
     fn cause_of(&self, verdict: &Verdict) -> Option<u64> {
-        let of_claim = self.incidents.iter().find(|(_, incident)| incident.is_of_cause(&verdict.claim));
+        let of_claim = causes(&verdict.claim).find_map(|cause| self.causes.get(&cause).copied());
         let at_once = || {
-            self.incidents.iter().rev().find(|(_, incident)| {
-                verdict.t - incident.opened_t <= MOMENT_SECS && incident.lacks_same(&verdict.claim)
-            })
+            let recent = self.incidents.iter().rev().take(MOMENT_INCIDENTS_MAX);
+            let mut recent = recent.take_while(|(_, incident)| verdict.t - incident.opened_t <= MOMENT_SECS);
+            recent.find(|(_, incident)| incident.lacks_same(&verdict.claim)).map(|(seq, _)| *seq)
         };
-        of_claim.or_else(at_once).map(|(seq, _)| *seq)
+        of_claim.or_else(at_once)
     }
 
     fn member(&self, seq: u64, id: &IncidentId) -> Option<&Member> {
@@ -301,18 +329,32 @@ impl Policy {
 
     fn drop_member(&mut self, seq: u64, id: &IncidentId) {
         self.claims.remove(id);
-        if let Some(incident) = self.incidents.get_mut(&seq) {
-            incident.members.remove(id);
-            if incident.members.is_empty() {
-                self.incidents.remove(&seq);
+        let Some(incident) = self.incidents.get_mut(&seq) else { return };
+        let Some(member) = incident.members.remove(id) else { return };
+        let is_last = incident.members.is_empty();
+        for cause in causes(&member.latest.claim) {
+            // Other claims of the incident are likely of the same cgroup.
+            if is_last || matches!(cause, Cause::Process(_)) {
+                self.forget_cause(seq, &cause);
             }
+        }
+        if is_last {
+            self.incidents.remove(&seq);
         }
     }
 
-    /// Tells if a claim that stands has taken an action on the node.
-    fn has_taken(&self, stage: impl Fn(&Member) -> Stage) -> bool {
-        let members = self.incidents.values().flat_map(|incident| incident.members.values());
-        members.filter(|member| member.stands).any(|member| stage(member) == Stage::Taken)
+    /// Forgets an incident that is over.
+    fn forget(&mut self, seq: u64, incident: &Incident) {
+        for (id, member) in &incident.members {
+            self.claims.remove(id);
+            causes(&member.latest.claim).for_each(|cause| self.forget_cause(seq, &cause));
+        }
+    }
+
+    fn forget_cause(&mut self, seq: u64, cause: &Cause) {
+        if self.causes.get(cause) == Some(&seq) {
+            self.causes.remove(cause);
+        }
     }
 
     fn decision(&self, verdict: &Verdict, id: &IncidentId, action: Action, why: String) -> Decision {
@@ -343,7 +385,13 @@ fn is_this_nodes_fault(claim: &OverloadClaim) -> bool {
     !would_move && (is_broken || claim.is_slower)
 }
 
-/// The part of a claim that names a cause.
+/// Processes and cgroups that a claim is about; the root cgroup is nobody's in particular.
+fn causes(claim: &Claim) -> impl Iterator<Item = Cause> + use<> {
+    let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared).then(|| Cause::Cgroup(claim.cgroup().clone()));
+    claim.pid().map(Cause::Process).into_iter().chain(cgroup)
+}
+
+/// The part of a claim that names its diagnosis.
 fn diagnosis(claim: &Claim) -> (Option<Scarce>, Option<Sign>) {
     match claim {
         Claim::Overload(claim) => (claim.scarce, claim.sign),

@@ -47,7 +47,9 @@ impl Printer {
     pub fn verdict(&mut self, verdict: &Verdict) {
         let (kind, state) = (verdict.claim.name(), verdict.state.name());
         let (severity, reason) = match &verdict.harm {
-            Some(harm) => (format!(", {}", harm.severity.name()), format!("; {}: {}", harm.severity.name(), harm.reason)),
+            Some(harm) => {
+                (format!(", {}", harm.severity.name()), format!("; {}: {}", harm.severity.name(), harm.reason))
+            }
             None => (String::new(), String::new()),
         };
         let sure = verdict.confidence * 100.0;

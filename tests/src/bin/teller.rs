@@ -16,7 +16,7 @@ use spillway_agent::{
     clock::Clock,
     config::{self, Mode},
     decide::{Action, Decision, IncidentId, Severity},
-    detect::{Claim, LeakClaim, Resource, State, Verdict},
+    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
     sense::ProcessId,
 };
 

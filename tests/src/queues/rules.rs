@@ -91,6 +91,7 @@ impl Rule for Detector {
                     scarce: claim.scarce.map(scarce),
                     why: verdict.why,
                 }),
+                State::Updated => {}
                 State::Cleared => clear(claims, &claim.addr, verdict.t),
             }
         }
