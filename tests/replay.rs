@@ -9,7 +9,7 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use spillway_agent::{
-    config::Config,
+    config::{Config, ServicePattern},
     core::HostInfo,
     record::{ReplayOptions, ReplaySummary, Writer, replay},
     sense::{
@@ -217,10 +217,15 @@ const LEAK_HEAD: &str = r#""verdict":"leak","pid":812,"start_ticks":4711,"comm":
 const LEAK_FORECAST: &str = r#""growth_interval_bytes_per_sec":[4194304.0,4194304.0],"exhaustion_secs":2145.8,"exhaustion_interval_secs":[1192.1,3862.4],"#;
 const LEAK_WHY: &str = "api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s ± 0.0 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 36 min (20 min to 1.1 h), unless it stops before";
 
+/// Harm of that leak, and of what nobody is known to use.
+const HOSTS: &str = r#""severity":"warning","severity_why":"the whole host runs out; 36 min are left","#;
+const UNKNOWN: &str =
+    "not known as a service: nobody else has used it for minutes, and decide.services does not name it";
+
 /// A leak of 4 MiB/s that was there when the watch began, claimed at `t`.
 fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     let why = format!("{LEAK_WHY}{unseen}");
-    format!(r#"{{"t":{t},{LEAK_HEAD}{LEAK_FORECAST}"confidence":{confidence},"state":"raised","why":"{why}"}}"#)
+    format!(r#"{{"t":{t},{LEAK_HEAD}{LEAK_FORECAST}"confidence":{confidence},"state":"raised",{HOSTS}"why":"{why}"}}"#)
 }
 
 const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 0.7 s: 14 of 128 connections wait, growing 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
@@ -228,7 +233,7 @@ const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been well
 
 #[test]
 fn leak_linear() {
-    let line = r#"{"t":105.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":1040632.2,"growth_interval_bytes_per_sec":[982348.7,1098915.8],"exhaustion_secs":8648.6,"exhaustion_interval_secs":[4549.9,16491.1],"confidence":0.99,"state":"raised","why":"api (pid 812) grew 90.0 MiB in 90 s, 1016.2 KiB/s ± 56.9 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 2.4 h (1.3 h to 4.6 h), unless it stops before"}"#;
+    let line = r#"{"t":105.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":1040632.2,"growth_interval_bytes_per_sec":[982348.7,1098915.8],"exhaustion_secs":8648.6,"exhaustion_interval_secs":[4549.9,16491.1],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"the whole host runs out; 2.4 h are left","why":"api (pid 812) grew 90.0 MiB in 90 s, 1016.2 KiB/s ± 56.9 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 2.4 h (1.3 h to 4.6 h), unless it stops before"}"#;
     assert_eq!(verdicts("leak-linear"), [line]);
 }
 
@@ -261,47 +266,58 @@ fn healthy_traces_print_nothing() {
 #[test]
 fn stuck_acceptor() {
     let head = r#""verdict":"overload","addr":"0.0.0.0:8080","netns":4026531840,"pid":812,"cgroup":"/api.service","scarce":"accept_loop","#;
+    let harm = format!(r#""severity":"info","severity_why":"{UNKNOWN}","#);
     let lines = [
         format!(
-            r#"{{"t":3.7,{head}"backlog":14,"backlog_max":128,"backlog_growth_per_sec":20.0,"accepts_per_sec":0.0,"oldest_wait_us":700000,"exhaustion_secs":5.8,"confidence":0.95,"state":"raised","why":"{STUCK_WHY}"}}"#
+            r#"{{"t":3.7,{head}"backlog":14,"backlog_max":128,"backlog_growth_per_sec":20.0,"accepts_per_sec":0.0,"oldest_wait_us":700000,"exhaustion_secs":5.8,"confidence":0.95,"state":"raised",{harm}"why":"{STUCK_WHY}"}}"#
         ),
         format!(
-            r#"{{"t":11.9,{head}"backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"accepts_per_sec":0.0,"oldest_wait_us":0,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"{WELL_WHY}"}}"#
+            r#"{{"t":11.9,{head}"backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"accepts_per_sec":0.0,"oldest_wait_us":0,"exhaustion_secs":null,"confidence":0.95,"state":"cleared",{harm}"why":"{WELL_WHY}"}}"#
         ),
     ];
     assert_eq!(verdicts("stuck-acceptor"), lines);
 }
 
 #[test]
-fn stuck_acceptor_with_decisions() {
-    let (lines, summary) = run(&fs::read(path("stuck-acceptor")).unwrap(), true);
-    let tail = r#""mode":"observe","id":"overload-4026531840-0.0.0.0:8080","cgroup":"/api.service","performed":false,"#;
-    let expected = [
-        format!(r#"{{"t":3.7,"decision":"page","severity":"critical",{tail}"why":"{STUCK_WHY}"}}"#),
-        format!(r#"{{"t":3.7,"decision":"drain",{tail}"why":"{STUCK_WHY}"}}"#),
-        format!(r#"{{"t":11.9,"decision":"undrain",{tail}"why":"{WELL_WHY}"}}"#),
-        format!(r#"{{"t":11.9,"decision":"resolve",{tail}"why":"{WELL_WHY}"}}"#),
-    ];
-    let decisions: Vec<_> = lines.into_iter().filter(|line| line.contains("\"decision\"")).collect();
-    assert_eq!(decisions, expected);
-    assert_eq!((summary.verdicts, summary.decisions), (2, 4));
+fn a_stuck_acceptor_pages_once_it_lasts_and_only_if_it_is_a_services() {
+    let trace = fs::read(path("stuck-acceptor")).unwrap();
+    let (lines, summary) = run(&trace, true);
+    assert!(!lines.iter().any(|line| line.contains("\"decision\"")), "{lines:#?}");
+    assert_eq!((summary.verdicts, summary.decisions), (2, 0));
+
+    let mut config = config();
+    config.decide.services = vec![ServicePattern::new("tcp:0.0.0.0:8080").unwrap()];
+    let mut out = Vec::new();
+    replay(&trace[..], &config, &mut out, ReplayOptions { decisions: true }).unwrap();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (line["t"].as_f64().unwrap(), line["decision"].as_str().or(line["state"].as_str()).unwrap()))
+        .collect();
+    // It is well again before it has lasted for the five seconds that would be critical.
+    assert_eq!(
+        told,
+        [(3.7, "raised"), (6.7, "updated"), (6.7, "page"), (6.7, "weigh"), (11.9, "cleared"), (11.9, "unweigh")]
+    );
+    assert_eq!((lines[0]["severity"].as_str(), lines[1]["severity"].as_str()), (Some("info"), Some("warning")));
 }
 
 #[test]
-fn dependency_down_is_told_to_a_person_and_drains_nothing() {
+fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
     let (lines, summary) = run(&fs::read(path("dependency-down")).unwrap(), true);
     let head = r#""verdict":"cascade_risk","sign":"dependency_down","addr":"10.0.0.5:5432","netns":4026531840,"pid":812,"comm":"api","cgroup":"/api.service","failed":64,"exhaustion_secs":null,"confidence":0.9,"#;
     let tail = r#""mode":"observe","id":"cascade-risk-4026531840-10.0.0.5:5432-/api.service","cgroup":"/api.service","performed":false,"#;
     let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 240 connects that succeeded was 16 s ago; what depends on it will fail next";
     let back = "10.0.0.5:5432 answers again, after 30 s without";
+    let harm = format!(r#""severity":"warning","severity_why":"{UNKNOWN}","#);
     let expected = [
-        format!(r#"{{"t":76.0,{head}"state":"raised","why":"{down}"}}"#),
-        format!(r#"{{"t":76.0,"decision":"page","severity":"warning",{tail}"why":"{down}"}}"#),
-        format!(r#"{{"t":91.0,{head}"state":"cleared","why":"{back}"}}"#),
-        format!(r#"{{"t":91.0,"decision":"resolve",{tail}"why":"{back}"}}"#),
+        format!(r#"{{"t":76.0,{head}"state":"raised",{harm}"why":"{down}"}}"#),
+        format!(r#"{{"t":76.0,"decision":"page","severity":"warning",{tail}"why":"{down}; warning: {UNKNOWN}"}}"#),
+        format!(r#"{{"t":91.0,{head}"state":"cleared",{harm}"why":"{back}"}}"#),
     ];
     assert_eq!(lines, expected);
-    assert_eq!((summary.verdicts, summary.decisions), (2, 2));
+    assert_eq!((summary.verdicts, summary.decisions), (2, 1));
 }
 
 #[test]
@@ -309,7 +325,9 @@ fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
     let why = "api (pid 812) no longer counts as leaking: its pid now belongs to another process, and nothing has taken its place";
     let lines = [
         steep_leak("54.0", "1.0", ""),
-        format!(r#"{{"t":91.0,{LEAK_HEAD}"exhaustion_secs":null,"confidence":1.0,"state":"cleared","why":"{why}"}}"#),
+        format!(
+            r#"{{"t":91.0,{LEAK_HEAD}"exhaustion_secs":null,"confidence":1.0,"state":"cleared",{HOSTS}"why":"{why}"}}"#
+        ),
     ];
     assert_eq!(verdicts("pid-reuse"), lines);
 }
@@ -372,10 +390,10 @@ fn a_bad_header_ends_a_replay_and_names_line_1() {
 #[rustfmt::skip]
 fn a_recorded_host() {
     let lines = [
-        r#"{"t":10.301052719,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":8,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":771620,"exhaustion_secs":12.1,"confidence":0.95,"state":"raised","why":"127.0.0.1:37607 (pid 26925) has not accepted for 0.8 s: 8 of 128 connections wait, growing 10/s; the queue overflows in 12 s; its accept loop is stuck"}"#,
-        r#"{"t":55.001362533,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"growth_interval_bytes_per_sec":[3998744.5,4439015.5],"exhaustion_secs":462.7,"exhaustion_interval_secs":[244.3,878.7],"confidence":0.99,"state":"raised","why":"demo-leak (pid 26921) grew 123.9 MiB in 30 s, 4.0 MiB/s ± 215.0 KiB, without slowing, for as long as it was watched; 1.8 GiB of headroom to its cgroup's memory.max is gone in 8 min (4 min to 15 min), unless it stops before; page-fault samples say 220.2 MiB were allocated in the last 55 s, 220.5 MiB retained"}"#,
-        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","why":"127.0.0.1:37607 (pid 26925) vanished: the last scans do not show it"}"#,
-        r#"{"t":101.001441446,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","why":"demo-leak (pid 26921) no longer counts as leaking: it exited, and nothing has taken its place"}"#,
+        r#"{"t":10.301052719,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":8,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":771620,"exhaustion_secs":12.1,"confidence":0.95,"state":"raised","severity":"info","severity_why":"not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"127.0.0.1:37607 (pid 26925) has not accepted for 0.8 s: 8 of 128 connections wait, growing 10/s; the queue overflows in 12 s; its accept loop is stuck"}"#,
+        r#"{"t":55.001362533,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"growth_interval_bytes_per_sec":[3998744.5,4439015.5],"exhaustion_secs":462.7,"exhaustion_interval_secs":[244.3,878.7],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"only it is hurt, and it is not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"demo-leak (pid 26921) grew 123.9 MiB in 30 s, 4.0 MiB/s ± 215.0 KiB, without slowing, for as long as it was watched; 1.8 GiB of headroom to its cgroup's memory.max is gone in 8 min (4 min to 15 min), unless it stops before; page-fault samples say 220.2 MiB were allocated in the last 55 s, 220.5 MiB retained"}"#,
+        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","severity":"info","severity_why":"not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"127.0.0.1:37607 (pid 26925) vanished: the last scans do not show it"}"#,
+        r#"{"t":101.001441446,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","severity":"warning","severity_why":"only it is hurt, and it is not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"demo-leak (pid 26921) no longer counts as leaking: it exited, and nothing has taken its place"}"#,
     ];
     assert_eq!(verdicts("live-demo"), lines);
 }

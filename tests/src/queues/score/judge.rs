@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use serde::Serialize;
+use spillway_agent::sense::{Fact, Observation};
 
 use super::super::{
     manifest::Entry,
@@ -17,6 +18,11 @@ use super::super::{
 
 /// How long after its end an overload may still be claimed.
 const GRACE_SECS: f64 = 1.0;
+
+/// Connections that must wait for a stopped acceptor to do harm, or the time that they must have waited together: fewer are what a slow
+/// request causes.
+const HARMED: u32 = 4;
+const HARMED_SECS: f64 = 6.0;
 
 /// One run and what came of it.
 #[derive(Debug, Clone, Serialize)]
@@ -50,7 +56,7 @@ pub struct Found {
     pub after_secs: f64,
     /// Whether it came before the first connection was dropped; `None` where none was.
     pub before_overflow: Option<bool>,
-    /// Seconds from when a connection first waited for an acceptor that had stopped; `None` where it did not stop.
+    /// Seconds from when a stopped acceptor first did harm; `None` where it did not stop.
     pub after_stop_secs: Option<f64>,
     /// Whether it says rightly what is scarce; `None` where either is not known.
     pub scarce_is_right: Option<bool>,
@@ -60,13 +66,14 @@ pub struct Found {
 
 impl Outcome {
     /// Holds the claims of a rule against what the run was.
-    pub(super) fn new(rule: &'static str, claims: &[Claim], entry: &Entry) -> Self {
+    /// `harmed_secs` is when each overload of a stopped acceptor first did harm.
+    pub(super) fn new(rule: &'static str, claims: &[Claim], entry: &Entry, harmed_secs: &[Option<f64>]) -> Self {
         let rightly = |claim: &Claim, overload: &Overload| {
             let span = overload.onset_secs..=overload.end_secs + GRACE_SECS;
             claim.addr == entry.addr && span.contains(&claim.raised_secs)
         };
         let right = |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
-        let find = |overload: &Overload| {
+        let find = |(overload, harmed_secs): (&Overload, &Option<f64>)| {
             let stands = |claim: &&Claim| {
                 let cleared = claim.cleared_secs.unwrap_or(f64::INFINITY);
                 rightly(claim, overload)
@@ -77,7 +84,7 @@ impl Outcome {
             Some(Found {
                 after_secs: since(overload.onset_secs),
                 before_overflow: overload.overflow_secs.map(|overflow| claim.raised_secs <= overflow),
-                after_stop_secs: overload.stopped_secs.map(since),
+                after_stop_secs: harmed_secs.map(since),
                 scarce_is_right: claim.scarce.zip(overload.scarce).map(|(said, is)| said == is),
                 why: claim.why.clone(),
             })
@@ -85,7 +92,7 @@ impl Outcome {
         let wrong: Vec<_> = claims.iter().filter(|claim| !right(claim)).collect();
         Self {
             rule,
-            found: entry.overloads.iter().map(find).collect(),
+            found: entry.overloads.iter().zip(harmed_secs).map(find).collect(),
             false_alarms: wrong.len() as u64,
             first_false_alarm: wrong.first().map(|claim| (claim.raised_secs, claim.why.clone())),
         }
@@ -110,6 +117,21 @@ pub(super) fn warning_secs(overload: &Overload) -> Option<f64> {
     overload.overflow_secs.filter(|_| overload.kind != Kind::Drops).map(|overflow| overflow - overload.onset_secs)
 }
 
+/// Notes when a stopped acceptor first makes enough wait.
+fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option<f64>]) {
+    let Fact::Listener(fact) = &observation.fact else { return };
+    let waited_secs = f64::from(fact.backlog) * fact.oldest_wait_us.unwrap_or(0) as f64 / 1e6;
+    if *fact.addr != *entry.addr || (fact.backlog < HARMED && waited_secs < HARMED_SECS) {
+        return;
+    }
+    for (overload, harmed_secs) in entry.overloads.iter().zip(harmed_secs) {
+        if overload.stopped_secs.is_some_and(|stopped_secs| (stopped_secs..=overload.end_secs).contains(&observation.t))
+        {
+            harmed_secs.get_or_insert(observation.t);
+        }
+    }
+}
+
 /// Runs every rule over a run; `dir` is the corpus's.
 ///
 /// # Errors
@@ -119,8 +141,10 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let mut rules = rules(stream.host());
     let mut claims = vec![Vec::new(); rules.len()];
+    let mut harmed_secs = vec![None; entry.overloads.len()];
     for observation in stream.by_ref() {
         let observation = observation?;
+        note_harm(&observation, entry, &mut harmed_secs);
         for ((_, rule), claims) in rules.iter_mut().zip(&mut claims) {
             rule.observe(&observation, claims);
         }
@@ -132,6 +156,10 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     Ok(Scored {
         entry: entry.clone(),
         healthy_days: (entry.secs - overloaded) / 86_400.0,
-        outcomes: rules.iter().zip(&claims).map(|((rule, _), claims)| Outcome::new(rule, claims, entry)).collect(),
+        outcomes: rules
+            .iter()
+            .zip(&claims)
+            .map(|((rule, _), claims)| Outcome::new(rule, claims, entry, &harmed_secs))
+            .collect(),
     })
 }
