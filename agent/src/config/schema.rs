@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::pattern::Pattern;
+use super::{network::Network, pattern::Pattern};
 use crate::secret::Secret;
 
 /// Everything that may be configured.
@@ -232,6 +232,12 @@ pub struct RecordConfig {
 pub struct ServeConfig {
     /// Address of `/metrics`, `/healthz` and `/ready`.
     pub listen: SocketAddr,
+    /// Networks that may connect, besides this host.
+    pub allow: Vec<Network>,
+    /// Bearer token that requests have to carry.
+    pub token_file: Option<Secret>,
+    /// Further names of this host that a `Host` header may have, in lower case.
+    pub host_names: Vec<String>,
 }
 
 impl Mode {
@@ -349,6 +355,11 @@ impl Default for RecordConfig {
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9646)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9646)),
+            allow: Vec::new(),
+            token_file: None,
+            host_names: Vec::new(),
+        }
     }
 }
