@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use spillway_tests::{ANY_PORT, Running, Scratch, find_metric, is_root, now, run_with, wait_for};
 
-/// As many as the agent's queues take: enough for an overload of any other server.
+/// Enough for an overload of any other server that does not accept.
 const CONNECTIONS: usize = 40;
 
 fn free_addr() -> SocketAddr {
@@ -93,7 +93,7 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
     let (asked, ready) = (now(), running.get("/ready"));
     assert!(ready.starts_with("HTTP/1.1 200") && asked.elapsed() < Duration::from_secs(1), "{ready}");
 
-    // As when its machine is paused, or its cgroup frozen. More connect meanwhile.
+    // A paused machine or a frozen cgroup looks the same. More connect meanwhile.
     running.signal(libc::SIGSTOP);
     let more = Nobody::runs(hold);
     sleep(Duration::from_millis(1_500));

@@ -17,7 +17,7 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, to follow its name in a sentence.
+    /// Says what is wrong with it, to follow its name in a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| "is not an IP network".to_owned())?;
@@ -72,7 +72,7 @@ impl Network {
 ///
 /// # Errors
 ///
-/// What is wrong with it, to follow its name in a sentence.
+/// Says what is wrong with it, to follow its name in a sentence.
 pub fn host_name(text: &str) -> Result<String, String> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > HOST_NAME_BYTES_MAX || !text.bytes().all(is_part) {

@@ -71,7 +71,7 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// Where the kernel does not say.
+    /// The kernel does not give it.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -126,7 +126,7 @@ impl Acceptor {
 }
 
 impl Connection {
-    /// Whether it comes from this host or from an allowed network.
+    /// Tells whether it comes from this host or from an allowed network.
     pub fn is_trusted(&self) -> bool {
         self.is_trusted
     }

@@ -54,7 +54,7 @@ impl Token {
     ///
     /// # Errors
     ///
-    /// What is wrong with it or its file.
+    /// Says what is wrong with it or its file.
     pub fn read(secret: &Secret) -> Result<Self, String> {
         Self::new(&secret.read()?).map_err(|wrong| format!("{secret}: {wrong}"))
     }

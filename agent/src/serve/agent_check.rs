@@ -30,7 +30,7 @@ const DISCARDED_BYTES_MAX: u64 = 1 << 10;
 ///
 /// # Errors
 ///
-/// Where the address cannot be bound.
+/// The address cannot be bound.
 pub async fn serve_agent_check(
     listen: SocketAddr,
     allow: &[Network],

@@ -84,7 +84,7 @@ struct Site {
 ///
 /// # Errors
 ///
-/// Where the address cannot be bound or the token cannot be read.
+/// The address cannot be bound or the token cannot be read.
 pub async fn serve(
     config: &ServeConfig,
     metrics: Arc<Metrics>,
