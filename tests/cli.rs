@@ -57,6 +57,12 @@ fn a_bad_configuration_tells_everything_and_exits_2() {
     for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
         assert!(said.contains(line), "{said}");
     }
+    let open = b"serve.listen = \"0.0.0.0:9646\"\nact.drain.agent_check.listen = \"[::]:9647\"\n";
+    for command in [&["check-config", "/dev/stdin"][..], &["run", "--config", "/dev/stdin"]] {
+        let output = spillway(command, open);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert_eq!(stderr(&output).matches("is open to every network\n  hint: ").count(), 2, "{}", stderr(&output));
+    }
     let output = spillway(&["run", "--config", "/nonexistent.toml"], b"");
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("hint:"), "{}", stderr(&output));

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
-use spillway_agent::config::{Config, Pattern, commented_defaults, load, parse};
+use spillway_agent::config::{Config, Network, Pattern, commented_defaults, load, parse};
 
 const NASTY: &str = r#"# Everything an operator can get wrong in one evening.
 mode = "enforced"
@@ -159,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 51);
+    assert_eq!(key_names().len(), 54);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -176,7 +176,10 @@ fn what_is_set_is_what_is_read() {
                 limit_within = \"\"\"40m\"\"\"\r\n\
                 'drain_within' = '20m' # the rest is up to us\r\n\
                 [serve]\r\n\
-                \"listen\" = '[::1]:80'";
+                \"listen\" = '[::1]:80'\r\n\
+                allow = ['10.0.0.0/8']\r\n\
+                token_file = 'credential:t'\r\n\
+                host_names = ['Node-1']";
     let rest = "[decide]\nprotected = ['db-*.service', '/a/*', 'namespace:a-*']\nallow = ['/b', \"pod:a/b=c\"]\ncooldown = '23s'\n\
                 max_actions_per_hour = 0x1d\n\
                 [kubernetes]\npod_logs_dir = '/c'\nservice_account_dir = '/d'\n\
@@ -196,7 +199,12 @@ fn what_is_set_is_what_is_read() {
     wanted.decide.limit_within = Duration::from_mins(40);
     wanted.decide.drain_within = Duration::from_mins(20);
     wanted.serve.listen = "[::1]:80".parse().unwrap();
-    assert_eq!(parse(&format!("\u{feff}{text}"), "x.toml").unwrap(), wanted);
+    wanted.serve.allow = vec![Network::new("10.0.0.0/8").unwrap()];
+    wanted.serve.host_names = vec!["node-1".to_owned()];
+    let parsed = parse(&format!("\u{feff}{text}"), "x.toml").unwrap();
+    assert_eq!(parsed.serve.token_file.as_ref().map(ToString::to_string).as_deref(), Some("credential:t"));
+    wanted.serve.token_file = parsed.serve.token_file.clone();
+    assert_eq!(parsed, wanted);
 
     let mut wanted = Config::default();
     wanted.detect.leak.warm_up = Duration::from_secs(13);
@@ -314,6 +322,42 @@ fn what_leaves_this_host_goes_over_https() {
         assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
     }
     assert!(told("act.drain.secret_file = 'key'").contains("is neither an absolute path nor a credential"));
+}
+
+#[test]
+fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
+    for good in [
+        "serve.listen = '127.0.0.1:1'",
+        "serve.listen = '[::1]:1'",
+        "serve.listen = '0.0.0.0:1'\nserve.allow = ['10.0.0.0/8', 'fd00::/8', '192.0.2.7']",
+        "serve.listen = '[::]:1'\nserve.token_file = '/a'",
+        "act.drain.agent_check.listen = '10.0.0.1:1'\nserve.allow = ['10.0.0.10']",
+    ] {
+        assert_eq!(told(good), "nothing", "{good}");
+    }
+    assert_eq!(
+        told("mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = '[::]:9647'"),
+        "x.toml:2: serve.listen = \"10.0.0.1:9646\" is open to every network\n  \
+         hint: list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file\n\
+         x.toml:3: act.drain.agent_check.listen = \"[::]:9647\" is open to every network\n  \
+         hint: list the addresses of HAProxy in serve.allow, as in [\"10.0.0.10\"]: the agent check has no token"
+    );
+    // HAProxy sends no token.
+    assert!(
+        told("serve.token_file = '/a'\nact.drain.agent_check.listen = '10.0.0.1:1'")
+            .contains("is open to every network")
+    );
+    assert_eq!(
+        told("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
+        "x.toml:1: serve.allow[0] = '10.0.0.1/8' is an address with a prefix length, not a network: the network is 10.0.0.0/8\n  \
+         hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
+         x.toml:1: serve.allow[1] = 'lb.internal' is not an IP network\n  \
+         hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
+         x.toml:1: serve.allow[2] = 10 is an integer, not an IP network\n  \
+         hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
+         x.toml:2: serve.host_names[0] = 'a:1' is not the name of a host\n  \
+         hint: a name without a port: \"node-1.example.com\""
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, Write},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crate::{
     hardship::{self, Precedence},
     kernel::{ProbeReport, ProbeState},
     record::{Printer, TraceError, Writer},
-    sense::{Fact, Sensors},
+    sense::{Fact, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
 };
 
@@ -44,7 +45,7 @@ const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io::Result<()> {
     runtime()?.block_on(async {
         let stop = stopped()?;
-        let sensors = sensors();
+        let mut sensors = sensors();
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
         let host = host_info(&sensors)?;
@@ -56,15 +57,18 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         // Before anybody may ask: an earlier run's drain goes on.
         let mut drainer = Drainer::start(config, clock)?;
         metrics.show_drain(&drainer.readiness());
-        listen(config, &metrics, &drainer).await;
+        sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drainer).await));
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {
-            metrics.show_pages(&paging.counts());
+            metrics.show_pages(paging.counts());
         }
         for outcome in act::recover(config, clock.now()) {
             tell(&mut printer, &metrics, &mut paging, &outcome);
         }
         let mut actor = Actor::start(config, clock)?;
+        if let Some(why) = actor.as_ref().and_then(Actor::unable) {
+            metrics.note_standing("action", why.to_owned());
+        }
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
         hardship::prepare();
         let mut output = Output::default();
@@ -161,20 +165,36 @@ pub fn record(
     })
 }
 
-/// Serves what others may ask.
-async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &Drainer) {
-    match serve(config.serve.listen, metrics.clone(), drainer.readiness()).await {
-        Ok(listen) => tracing::info!(%listen, "serving /metrics, /healthz and /ready"),
+/// Serves metrics, health and the agent check. Gives the addresses in use.
+async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &Drainer) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    match serve(&config.serve, metrics.clone(), drainer.readiness()).await {
+        Ok(listen) => {
+            tracing::info!(%listen, "serving /metrics, /healthz and /ready");
+            addresses.push(listen);
+        }
         // Watching matters more than being watched.
-        Err(error) => tracing::warn!("{error}"),
+        Err(error) => unserved(metrics, error.to_string()),
     }
-    let Some(agent_check) = config.act.drain.agent_check else { return };
-    match serve_agent_check(agent_check, drainer.readiness()).await {
-        Ok(address) => tracing::info!(%address, "serving HAProxy's agent check"),
-        Err(error) => tracing::warn!(
-            "cannot serve the agent check on {agent_check}: {error}\n  hint: set [act.drain.agent_check] listen to a free address"
+    let Some(agent_check) = config.act.drain.agent_check else { return addresses };
+    match serve_agent_check(agent_check, &config.serve.allow, metrics, drainer.readiness()).await {
+        Ok(address) => {
+            tracing::info!(%address, "serving HAProxy's agent check");
+            addresses.push(address);
+        }
+        Err(error) => unserved(
+            metrics,
+            format!(
+                "cannot serve the agent check on {agent_check}: {error}\n  hint: set [act.drain.agent_check] listen to a free address"
+            ),
         ),
     }
+    addresses
+}
+
+fn unserved(metrics: &Metrics, why: String) {
+    tracing::warn!("{why}");
+    metrics.note_standing("serve", why);
 }
 
 /// The verdict that a decision followed from, where its claim stands.

@@ -55,6 +55,8 @@ pub struct Actor {
     orders: Sender<Order>,
     outcomes: Receiver<Outcome>,
     busy: Arc<Mutex<Option<Busy>>>,
+    /// Why nothing can be limited; `None` if it can.
+    unable: Option<String>,
 }
 
 /// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration says of acting.
@@ -82,8 +84,10 @@ impl Actor {
         }
         let state_dir = &config.record.state_dir;
         let journal = Journal::claim(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()));
-        if let Err(error) = &journal {
-            tracing::warn!("nothing will be limited: there is no journal: {error}");
+        let unable =
+            journal.as_ref().err().map(|error| format!("nothing will be limited: there is no journal: {error}"));
+        if let Some(why) = &unable {
+            tracing::warn!("{why}");
         }
         let limits = Limits::new(config, journal);
         let (orders, ordered) = channel();
@@ -93,7 +97,12 @@ impl Actor {
         thread::Builder::new()
             .name("spillway-act".to_owned())
             .spawn(move || act(limits, clock, &ordered, &shared, &told))?;
-        Ok(Some(Self { orders, outcomes, busy }))
+        Ok(Some(Self { orders, outcomes, busy, unable }))
+    }
+
+    /// Why nothing can be limited; `None` if it can.
+    pub fn unable(&self) -> Option<&str> {
+        self.unable.as_deref()
     }
 
     /// Takes a decision that is this one's to carry out, and says whether it did.

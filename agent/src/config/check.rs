@@ -4,6 +4,8 @@
 //! the keys it is about: the first that the operator wrote is where the problem is reported, and a rule is left out
 //! where one of its keys is already in error, since it would judge a default that was not meant.
 
+use std::net::SocketAddr;
+
 use super::{
     schema::{Config, LeakConfig},
     units::{duration_text, size_text},
@@ -37,6 +39,8 @@ pub fn conflicts(config: &Config) -> Vec<Conflict> {
         delegated_program(config),
         drain_secret(config),
         drain_client(config),
+        serve_beyond_loopback(config),
+        agent_check_beyond_loopback(config),
     ]
     .into_iter()
     .flatten()
@@ -175,6 +179,31 @@ fn drain_client(config: &Config) -> Option<Conflict> {
         message: "of act.drain.client_cert_file and act.drain.client_key_file one is set".to_owned(),
         hint: "a certificate is shown with its key: set both, or neither".to_owned(),
     })
+}
+
+fn serve_beyond_loopback(config: &Config) -> Option<Conflict> {
+    let serve = &config.serve;
+    let is_guarded = !serve.allow.is_empty() || serve.token_file.is_some();
+    (!is_loopback(serve.listen) && !is_guarded).then(|| Conflict {
+        keys: &["serve.listen", "serve.allow", "serve.token_file"],
+        message: format!("serve.listen = {:?} is open to every network", serve.listen.to_string()),
+        hint: "list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file"
+            .to_owned(),
+    })
+}
+
+fn agent_check_beyond_loopback(config: &Config) -> Option<Conflict> {
+    let listen = config.act.drain.agent_check.filter(|listen| !is_loopback(*listen))?;
+    config.serve.allow.is_empty().then(|| Conflict {
+        keys: &["act.drain.agent_check.listen", "serve.allow"],
+        message: format!("act.drain.agent_check.listen = {:?} is open to every network", listen.to_string()),
+        hint: "list the addresses of HAProxy in serve.allow, as in [\"10.0.0.10\"]: the agent check has no token"
+            .to_owned(),
+    })
+}
+
+fn is_loopback(listen: SocketAddr) -> bool {
+    listen.ip().to_canonical().is_loopback()
 }
 
 #[cfg(test)]

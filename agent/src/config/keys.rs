@@ -344,7 +344,7 @@ pub const KEYS: &[Key] = &[
         path: "act.drain.agent_check.listen",
         doc: "Address and port of HAProxy's agent check, as in \"127.0.0.1:9647\"; \"none\" where it does not listen. It answers with \
               \"ready\" and a weight, \"drain\" or \"maint\", and in observe mode that all is well. The weight is a share of the server's in \
-              HAProxy, which should be 100 there: of 1 it leaves nothing. Whoever reaches it may read that.",
+              HAProxy, which should be 100 there: of 1 it leaves nothing. Beyond this host, only the networks in serve.allow may connect.",
         default: r#""none""#,
         kind: Kind::MaybeAddress(|config| &mut config.act.drain.agent_check),
     },
@@ -427,10 +427,33 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "serve.listen",
-        doc: "Address and port of /metrics, /healthz and /ready. Whoever reaches it may read it: think before opening it beyond \
-              this host.",
+        doc: "Address and port of /metrics, /healthz and /ready. An address that other hosts reach needs serve.allow or \
+              serve.token_file. /healthz answers 200 while the agent watches, with \"ok\" or \"degraded\" and the reasons as JSON, \
+              and 503 if it does not.",
         default: r#""127.0.0.1:9646""#,
         kind: Kind::Address(|config| &mut config.serve.listen),
+    },
+    Key {
+        path: "serve.allow",
+        doc: "Networks that may connect to serve.listen and to the agent check, as in [\"10.0.0.0/8\", \"fd00::/8\"]. This host itself \
+              always may. Connections from elsewhere are closed at once, unless serve.token_file is set and this list is empty.",
+        default: "[]",
+        kind: Kind::Networks(|config| &mut config.serve.allow),
+    },
+    Key {
+        path: "serve.token_file",
+        doc: "File with a token of 16 or more characters, which only its owner may read, or \"credential:NAME\". Requests then need \
+              \"Authorization: Bearer TOKEN\", except those for /healthz and /ready from this host or from serve.allow: probes cannot \
+              send one. Read at startup.",
+        default: r#""none""#,
+        kind: Kind::MaybeSecret(|config| &mut config.serve.token_file),
+    },
+    Key {
+        path: "serve.host_names",
+        doc: "Names in the Host header of requests, besides IP addresses, \"localhost\" and this host's own name. A request for any \
+              other name is refused with 421, unless it carries the token: a page in a browser could have made it (DNS rebinding).",
+        default: "[]",
+        kind: Kind::HostNames(|config| &mut config.serve.host_names),
     },
     Key {
         path: "record.state_dir",

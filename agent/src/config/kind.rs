@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
+    network::Network,
     pattern::Pattern,
     schema::{Config, Mode},
     service::ServicePattern,
@@ -54,6 +55,10 @@ pub enum Kind {
     Address(Field<SocketAddr>),
     /// An IP address and a port, or `"none"`.
     MaybeAddress(Field<Option<SocketAddr>>),
+    /// IP networks.
+    Networks(Field<Vec<Network>>),
+    /// Names of hosts.
+    HostNames(Field<Vec<String>>),
     /// A web address.
     Url(Field<String>, Plain),
     /// A web address, or `"none"`.
@@ -85,6 +90,8 @@ impl Kind {
             Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
             Self::Address(field) => *field(config) = found.address()?,
             Self::MaybeAddress(field) => *field(config) = found.or_none(Found::address)?,
+            Self::Networks(field) => *field(config) = found.networks()?,
+            Self::HostNames(field) => *field(config) = found.host_names()?,
             Self::Url(field, plain) => *field(config) = found.url(*plain)?,
             Self::MaybeUrl(field, plain) => *field(config) = found.or_none(|found| found.url(*plain))?,
         }
@@ -102,6 +109,7 @@ impl Kind {
             | Self::Address(_)
             | Self::Url(..) => None,
             Self::MaybePath(_) | Self::MaybeAddress(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
+            Self::Networks(_) | Self::HostNames(_) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
             }

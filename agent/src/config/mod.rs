@@ -12,6 +12,7 @@ mod error;
 mod generate;
 mod keys;
 mod kind;
+mod network;
 mod parse;
 mod pattern;
 mod schema;
@@ -29,6 +30,7 @@ use std::{
 
 pub use error::{ConfigErrors, Problem};
 pub use generate::commented_defaults;
+pub use network::{Network, host_name};
 pub use parse::parse;
 pub use pattern::Pattern;
 pub use schema::{

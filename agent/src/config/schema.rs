@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{pattern::Pattern, service::ServicePattern};
+use super::{network::Network, pattern::Pattern, service::ServicePattern};
 use crate::secret::Secret;
 
 /// Everything that may be configured.
@@ -236,6 +236,12 @@ pub struct RecordConfig {
 pub struct ServeConfig {
     /// Address of `/metrics`, `/healthz` and `/ready`.
     pub listen: SocketAddr,
+    /// Networks that may connect, besides this host.
+    pub allow: Vec<Network>,
+    /// Bearer token that requests have to carry.
+    pub token_file: Option<Secret>,
+    /// Further names of this host that a `Host` header may have, in lower case.
+    pub host_names: Vec<String>,
 }
 
 impl Mode {
@@ -355,6 +361,11 @@ impl Default for RecordConfig {
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9646)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9646)),
+            allow: Vec::new(),
+            token_file: None,
+            host_names: Vec::new(),
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    network::{self, Network},
     pattern::Pattern,
     schema::Mode,
     service::ServicePattern,
@@ -63,6 +64,14 @@ const SERVICES: Form = Form {
 };
 const ADDRESS: Form =
     Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+const NETWORK: Form = Form { noun: "an IP network", hint: r#"one of "10.0.0.0/8", "fd00::/8", "192.0.2.7""# };
+const NETWORKS: Form =
+    Form { noun: "an array of IP networks", hint: r#"networks in quotes, in brackets: ["10.0.0.0/8", "fd00::/8"]"# };
+const HOST_NAME: Form = Form { noun: "the name of a host", hint: r#"a name without a port: "node-1.example.com""# };
+const HOST_NAMES: Form = Form {
+    noun: "an array of names of hosts",
+    hint: r#"names in quotes, in brackets: ["node-1.example.com", "node-1.internal"]"#,
+};
 const URL: Form = Form {
     noun: "a web address",
     hint: r#"an address with https in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
@@ -138,9 +147,23 @@ impl Found<'_> {
 
     /// Reads patterns; reports every element that is none.
     pub fn patterns(&self) -> Result<Vec<Pattern>, Vec<Fault>> {
-        self.each(&PATTERNS, |found| {
-            let text = found.string(&PATTERN)?;
-            Pattern::new(text).map_err(|wrong| found.fault(format!("{found} {wrong}"), PATTERN.hint))
+        self.texts(&PATTERNS, &PATTERN, Pattern::new)
+    }
+
+    /// Reads IP networks; reports every element that is not one.
+    pub fn networks(&self) -> Result<Vec<Network>, Vec<Fault>> {
+        self.texts(&NETWORKS, &NETWORK, Network::new)
+    }
+
+    /// Reads names of hosts; reports every element that is not one.
+    pub fn host_names(&self) -> Result<Vec<String>, Vec<Fault>> {
+        self.texts(&HOST_NAMES, &HOST_NAME, network::host_name)
+    }
+
+    /// Reads an array of strings, each by `read`; reports every element that it refuses.
+    fn texts<T>(&self, all: &Form, one: &Form, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Vec<Fault>> {
+        self.each(all, |found| {
+            read(found.string(one)?).map_err(|wrong| found.fault(format!("{found} {wrong}"), one.hint))
         })
     }
 
@@ -343,6 +366,9 @@ mod tests {
         assert!(quoted(SERVICE.hint).chain(quoted(SERVICES.hint)).all(|form| ServicePattern::new(form).is_ok()));
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
         assert!(quoted(URL.hint).all(|form| url::check(form, Plain::Loopback).is_ok()));
+        assert!(quoted(NETWORK.hint).chain(quoted(NETWORKS.hint)).all(|form| Network::new(form).is_ok()));
+        let mut names = quoted(HOST_NAME.hint).chain(quoted(HOST_NAMES.hint));
+        assert!(names.all(|form| network::host_name(form).is_ok()));
         assert!(quoted(SECRET.hint).all(|form| Secret::new(form).is_ok()));
     }
 }

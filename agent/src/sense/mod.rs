@@ -15,6 +15,7 @@ mod listeners;
 mod lost;
 mod observation;
 mod outbound;
+mod own;
 mod pressure;
 mod processes;
 mod sensing;
@@ -37,6 +38,7 @@ pub use observation::{
     StrainFact,
 };
 pub use outbound::OutboundSensor;
+pub use own::OwnSockets;
 pub use pressure::PressureSensor;
 pub use processes::ProcessSensor;
 pub use sensing::SensingSensor;

@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     Fact, FaultSensor, HandleSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation,
-    OutboundSensor, PressureSensor, ProcessSensor, SensingSensor, UnixSensor,
+    OutboundSensor, OwnSockets, PressureSensor, ProcessSensor, SensingSensor, UnixSensor,
 };
 use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
 
@@ -23,6 +23,7 @@ pub struct Sensors {
     faults: Option<FaultSensor>,
     sensing: SensingSensor,
     lost: Lost,
+    own: Option<OwnSockets>,
 }
 
 impl Sensors {
@@ -56,6 +57,7 @@ impl Sensors {
             faults,
             sensing: SensingSensor::default(),
             lost: Lost::default(),
+            own: None,
             kernel,
         }
     }
@@ -63,6 +65,16 @@ impl Sensors {
     /// What became of each probe.
     pub fn reports(&self) -> &[ProbeReport] {
         &self.kernel.reports
+    }
+
+    /// Leaves the agent's own sockets out of the observations from now on.
+    pub fn leave_out(&mut self, own: OwnSockets) {
+        self.own = Some(own);
+    }
+
+    /// The agent's own sockets, if they are left out.
+    pub fn own_sockets(&self) -> Option<&OwnSockets> {
+        self.own.as_ref()
     }
 
     /// What did not reach an observation so far, the kernel's own losses included.
@@ -105,7 +117,12 @@ impl Sensors {
         if let Err(error) = self.handles.scan(t, &mut self.lost, each) {
             self.lost.failed("handle_scan_failed", &error);
         }
-        let each = |outbound| out.push(Observation { t, fact: Fact::Outbound(outbound) });
+        let own = &self.own;
+        let each = |outbound| {
+            if !own.as_ref().is_some_and(|own| own.owns_outbound(&outbound)) {
+                out.push(Observation { t, fact: Fact::Outbound(outbound) });
+            }
+        };
         if let Err(error) = self.outbound.read(t, &mut self.lost, each) {
             self.lost.failed("outbound_read_failed", &error);
         }
@@ -113,11 +130,15 @@ impl Sensors {
 
     /// Reads every listener's queue at `t`, in seconds on any monotonic clock.
     pub fn scan_listeners(&mut self, t: f64, out: &mut Vec<Observation>) {
-        let each = |listener| out.push(Observation { t, fact: Fact::Listener(listener) });
-        if let Err(error) = self.listeners.scan(t, &mut self.lost, each) {
+        let own = &mut self.own;
+        let mut each = |listener| {
+            if !own.as_mut().is_some_and(|own| own.owns_listener(&listener)) {
+                out.push(Observation { t, fact: Fact::Listener(listener) });
+            }
+        };
+        if let Err(error) = self.listeners.scan(t, &mut self.lost, &mut each) {
             self.lost.failed("listener_scan_failed", &error);
         }
-        let each = |listener| out.push(Observation { t, fact: Fact::Listener(listener) });
         if let Err(error) = self.unix.scan(t, &mut self.lost, each) {
             self.lost.failed("unix_scan_failed", &error);
         }

@@ -1,25 +1,41 @@
 //! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, which is what a probe should see.
 //!
-//! It refuses to be a burden: few routes, HTTP/1 only, few connections, short time-outs.
+//! A connection first takes one of the slots for those without a request, then one of those for what it requests: `/metrics`, or
+//! `/healthz` and `/ready`. So none of them keeps the others out. HTTP/1 only, small heads, short time-outs.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::Metrics;
-use crate::act::drain::{Readiness, Says};
+use super::{
+    Metrics,
+    acceptor::{Acceptor, Connection, Peers},
+    access::{Access, Refusal, Resource, Token},
+    health::Status,
+    slots::{Limits, Slots},
+};
+use crate::{
+    act::drain::{Readiness, Says},
+    config::ServeConfig,
+};
 
-/// A scraper and a health probe or two; a guess, doubled often.
-const CONNECTIONS_MAX: usize = 32;
+/// Connections without a request: most are about to send one. A guess.
+const NEW_SLOTS: Limits = Limits { total: 64, per_peer: 16, per_local_peer: 48 };
+
+/// Connections that requested `/metrics`: a scraper or two; a guess, doubled often.
+const METRICS_SLOTS: Limits = Limits { total: 16, per_peer: 4, per_local_peer: 12 };
+
+/// Connections that requested `/healthz` or `/ready`: probes of some balancers; a guess, doubled often.
+const PROBE_SLOTS: Limits = Limits { total: 32, per_peer: 8, per_local_peer: 24 };
 
 /// How long a client may take to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,83 +43,153 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that a connection is kept; a scraper opens another.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Most bytes of a request's head. hyper takes no less than 8 KiB.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Metrics and health cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve metrics on {listen}: {source}\n  hint: set [serve] listen to a free address")]
-pub struct ServeError {
-    listen: SocketAddr,
-    source: io::Error,
+pub enum ServeError {
+    /// The address cannot be bound.
+    #[error("cannot serve metrics on {listen}: {source}\n  hint: set [serve] listen to a free address")]
+    Bind {
+        /// Address.
+        listen: SocketAddr,
+        /// Answer of the kernel.
+        source: io::Error,
+    },
+    /// There is no token to compare with.
+    #[error("cannot serve metrics on {listen}: serve.token_file = {why}")]
+    Token {
+        /// Address.
+        listen: SocketAddr,
+        /// Name of the file, and what is wrong with it.
+        why: String,
+    },
 }
 
-/// Listens, and serves on a task of its own. Answers with the address in use.
+/// Everything that an answer needs.
+struct Site {
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    access: Access,
+    metrics_slots: Arc<Slots>,
+    probe_slots: Arc<Slots>,
+}
+
+/// Listens, and serves on a task of its own. Gives the address in use.
 ///
 /// # Errors
 ///
-/// Where the address cannot be bound.
+/// The address cannot be bound or the token cannot be read.
 pub async fn serve(
-    listen: SocketAddr,
+    config: &ServeConfig,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
 ) -> Result<SocketAddr, ServeError> {
-    let failed = |source| ServeError { listen, source };
-    let listener = TcpListener::bind(listen).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    tokio::spawn(accept(listener, metrics, readiness));
+    let listen = config.listen;
+    let failed = |source| ServeError::Bind { listen, source };
+    let token = config.token_file.as_ref().map(Token::read).transpose();
+    let token = token.map_err(|why| ServeError::Token { listen, why })?;
+    let own_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let slots = |port, limits| Slots::new(limits, metrics.serve_counts().drops(port));
+    let acceptor = Acceptor {
+        listener: TcpListener::bind(listen).await.map_err(failed)?,
+        peers: Peers { allow: config.allow.clone(), anyone: config.allow.is_empty() && token.is_some() },
+        slots: slots("new", NEW_SLOTS),
+        drops: metrics.serve_counts().drops("http"),
+        timeout: CONNECTION_TIMEOUT,
+        clock: metrics.clock(),
+    };
+    let bound = acceptor.address().map_err(failed)?;
+    let site = Arc::new(Site {
+        access: Access::new(token, &config.host_names, &own_name),
+        metrics_slots: slots("metrics", METRICS_SLOTS),
+        probe_slots: slots("probe", PROBE_SLOTS),
+        metrics,
+        readiness,
+    });
+    tokio::spawn(acceptor.run(move |stream, connection| serve_connection(stream, connection, site.clone())));
     Ok(bound)
 }
 
-async fn accept(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: wait for some to be freed and do not spin.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
+async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: Arc<Site>) {
+    let service = service_fn(|request| {
+        let response = site.answer(&request, &connection);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that breaks off or takes too long is its own affair.
+    let _ = served.await;
+}
+
+impl Site {
+    fn answer(&self, request: &Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let resource = if matches!(path, "/healthz" | "/ready") { Resource::Probe } else { Resource::Other };
+        let checked = self.access.check(request.uri(), request.headers(), resource, connection.is_trusted());
+        if let Err(refusal) = checked {
+            return refused(refusal);
+        }
+        connection.move_to(if path == "/metrics" { &self.metrics_slots } else { &self.probe_slots });
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
+        }
+        match path {
+            "/metrics" => match self.metrics.encode() {
+                Ok(body) => text(StatusCode::OK, OPENMETRICS, body),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+            },
+            "/healthz" => self.health(),
+            "/ready" => {
+                let says = self.readiness.says();
+                let status = match says {
+                    Says::Ready(_) => StatusCode::OK,
+                    Says::Drain | Says::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                text(status, PLAIN, format!("{says}\n"))
             }
+            _ => text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned()),
+        }
+    }
+
+    /// A degraded agent is still worth more than one that is started again: 503 is for one that does not watch.
+    fn health(&self) -> Response<Full<Bytes>> {
+        let report = self.metrics.health();
+        let status = match report.status {
+            Status::Ok | Status::Degraded => StatusCode::OK,
+            Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let (metrics, readiness) = (metrics.clone(), readiness.clone());
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&request, &metrics, readiness.says());
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that breaks off or takes too long is its own affair.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(permit);
-        });
+        match serde_json::to_string(&report) {
+            Ok(body) => text(status, JSON, body + "\n"),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+        }
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, says: Says) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
+/// The answer to a request that is refused, after which the connection is closed.
+fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+    let (status, body) = match refusal {
+        Refusal::BadHost => (StatusCode::BAD_REQUEST, "one Host header is needed\n"),
+        Refusal::OtherHost => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "the Host header names another host\nhint: use an IP address, or list the name in serve.host_names\n",
+        ),
+        Refusal::NoToken => (StatusCode::UNAUTHORIZED, "a token is needed\nhint: send the one of serve.token_file\n"),
+    };
+    let mut response = text(status, PLAIN, body.to_owned());
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if refusal == Refusal::NoToken {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    match request.uri().path() {
-        "/metrics" => match metrics.encode() {
-            Ok(body) => text(StatusCode::OK, OPENMETRICS, body),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
-        },
-        "/healthz" => match metrics.health() {
-            Ok(()) => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n")),
-        },
-        "/ready" => match says {
-            Says::Ready(_) => text(StatusCode::OK, PLAIN, format!("{says}\n")),
-            Says::Drain | Says::Maintenance => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{says}\n")),
-        },
-        _ => text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned()),
-    }
+    response
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,6 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::{
+    counts::ServeCounts,
+    health::{Health, HealthReport},
+};
 use crate::{
     act::{Outcome, drain::Readiness, page::Counts},
     clock::Clock,
@@ -22,7 +26,7 @@ use crate::{
     daemon::{Batch, Read},
     detect::{State, Verdict},
     kernel::{ProbeReport, ProbeState},
-    sense::{Fact, Sensors},
+    sense::{Fact, OwnSockets, Sensors},
 };
 
 /// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host, three are a hang.
@@ -83,6 +87,10 @@ pub struct Metrics {
     probe_state: Family<ProbeStateLabel, Gauge>,
     /// What those two say.
     probes: Mutex<Vec<ProbeReport>>,
+    health: Mutex<Health>,
+    /// What became of notifications; empty where nobody is notified.
+    pages: OnceLock<Arc<Counts>>,
+    serve: ServeCounts,
     processes: Gauge,
     listeners: Gauge,
     mem_available_bytes: Gauge,
@@ -117,6 +125,9 @@ impl Metrics {
             probe_attached: Family::default(),
             probe_state: Family::default(),
             probes: Mutex::default(),
+            health: Mutex::default(),
+            pages: OnceLock::new(),
+            serve: ServeCounts::default(),
             processes: Gauge::default(),
             listeners: Gauge::default(),
             mem_available_bytes: Gauge::default(),
@@ -189,6 +200,7 @@ impl Metrics {
         registry.register("tracked_listeners", "Listeners with a window", self.tracked_listeners.clone());
         registry.register("untracked", "Observations of what there was no room to track", self.untracked.clone());
         registry.register("ignored", "Observations whose time made no sense", self.ignored.clone());
+        self.serve.register(&mut registry);
         registry.register_with_unit("cpu", "CPU time of the agent", Unit::Seconds, self.cpu_seconds.clone());
         registry.register_with_unit(
             "resident",
@@ -204,6 +216,7 @@ impl Metrics {
         self.read_seconds.get_or_create(&label).observe(batch.took_secs);
         self.loop_gap_seconds.observe(batch.gap_secs);
         self.loop_gap_max_seconds.set(self.loop_gap_max_seconds.get().max(batch.gap_secs));
+        self.health_state().note_gap(self.clock.now(), batch.gap_secs);
         let (mut processes, mut listeners) = (0, 0);
         for observation in batch.observations {
             match &observation.fact {
@@ -218,6 +231,10 @@ impl Metrics {
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
         match batch.read {
             Read::Listeners => {
+                for (addr, backlog) in batch.sensors.own_sockets().into_iter().flat_map(OwnSockets::backlogs) {
+                    self.serve.note_backlog(addr, backlog);
+                    listeners += 1;
+                }
                 self.listeners.set(listeners);
             }
             Read::Processes => {
@@ -230,8 +247,10 @@ impl Metrics {
     }
 
     /// Shows what became of pages, too.
-    pub fn show_pages(&self, counts: &Counts) {
+    pub fn show_pages(&self, counts: Arc<Counts>) {
         counts.register(&mut self.registry());
+        // They are shown once.
+        let _ = self.pages.set(counts);
     }
 
     /// Shows where the node is, too.
@@ -247,6 +266,7 @@ impl Metrics {
         raise_to(&self.deaths, life.exits);
         for (what, total) in sensors.lost().totals() {
             raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
+            self.health_state().note_lost(self.clock.now(), what, total);
         }
         self.note_own_cost();
     }
@@ -257,6 +277,7 @@ impl Metrics {
             return;
         }
         *noted = reports.to_vec();
+        self.health_state().note_probes(reports);
         // A probe that changed its state must not be left in both.
         self.probe_state.clear();
         for report in reports {
@@ -299,6 +320,7 @@ impl Metrics {
     /// Takes note of what came of an action.
     pub fn note_outcome(&self, outcome: &Outcome) {
         self.outcomes.get_or_create(&OutcomeLabel { outcome: outcome.event.name() }).inc();
+        self.health_state().note_outcome(self.clock.now(), outcome);
     }
 
     /// Takes note of what the core holds.
@@ -306,6 +328,7 @@ impl Metrics {
         self.tracked_processes.set(tracked.processes as i64);
         self.tracked_listeners.set(tracked.listeners as i64);
         raise_to(&self.untracked, tracked.untracked_total);
+        self.health_state().note_untracked(self.clock.now(), tracked.untracked_total);
         raise_to(&self.ignored, tracked.ignored_total);
     }
 
@@ -320,17 +343,33 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Whether the loop still scans.
-    ///
-    /// # Errors
-    ///
-    /// The reason why it is unwell, in a sentence.
-    pub fn health(&self) -> Result<(), String> {
-        let late = self.clock.now() - f64::from_bits(self.scan_due_at.load(Ordering::Relaxed));
-        if late > self.interval_secs * SCANS_MISSED_MAX {
-            return Err(format!("the next scan of the host is {late:.1} s late"));
-        }
-        Ok(())
+    /// Health of the agent now: whether it watches, and everything that it cannot see, limit or deliver.
+    pub fn health(&self) -> HealthReport {
+        let now = self.clock.now();
+        let late = now - f64::from_bits(self.scan_due_at.load(Ordering::Relaxed));
+        let is_failing = late > self.interval_secs * SCANS_MISSED_MAX;
+        let failing = is_failing.then(|| format!("the next scan of the host is {late:.1} s late"));
+        let undelivered = self.pages.get().map(|pages| pages.undelivered()).unwrap_or_default();
+        self.health_state().report(now, failing, undelivered)
+    }
+
+    /// Notes something that does not work for as long as the agent runs, for [`Metrics::health`].
+    pub fn note_standing(&self, kind: &'static str, detail: String) {
+        self.health_state().note_standing(kind, detail);
+    }
+
+    /// Counters of the ports that the agent serves.
+    pub fn serve_counts(&self) -> &ServeCounts {
+        &self.serve
+    }
+
+    /// The clock that everything here goes by.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn health_state(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing panics while it holds the lock, and the registry would be whole even then.

@@ -1,9 +1,16 @@
 //! `/metrics`, `/healthz` and `/ready`, and HAProxy's agent check.
 
+mod acceptor;
+mod access;
 mod agent_check;
+mod counts;
+mod health;
 mod http;
 mod metrics;
+mod slots;
 
 pub use agent_check::serve_agent_check;
+pub use counts::ServeCounts;
+pub use health::{HealthReport, Reason, Status};
 pub use http::{ServeError, serve};
 pub use metrics::Metrics;

@@ -1,0 +1,237 @@
+//! Requests that are answered: by their token and by their `Host` header.
+//!
+//! The `Host` check stops DNS rebinding: a page in a browser on an allowed host has its own name point at the agent's address, and may
+//! then read its answers. Such a request names the page's host. IP addresses are accepted, whichever they are: a page whose address is an
+//! IP address cannot move to another. So is a request without the header, since browsers send it.
+
+use std::net::IpAddr;
+
+use hyper::{
+    HeaderMap, Uri,
+    header::{AUTHORIZATION, HOST},
+};
+use ring::{hmac, rand::SystemRandom};
+
+use crate::secret::Secret;
+
+/// Fewer characters could be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// Answers of the agent that need different rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// `/healthz` and `/ready`, asked for by probes that cannot send a token.
+    Probe,
+    /// Everything else.
+    Other,
+}
+
+/// Reason for which a request is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There are several `Host` headers, or one that is not text.
+    BadHost,
+    /// The `Host` header names another host.
+    OtherHost,
+    /// There is no token, or another one.
+    NoToken,
+}
+
+/// Rules for requests.
+pub struct Access {
+    token: Option<Token>,
+    names: Vec<String>,
+}
+
+/// A bearer token, compared in a time that does not depend on how much of it was right.
+pub struct Token {
+    key: hmac::Key,
+    tag: hmac::Tag,
+}
+
+impl Token {
+    /// Reads one.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it or its file.
+    pub fn read(secret: &Secret) -> Result<Self, String> {
+        Self::new(&secret.read()?).map_err(|wrong| format!("{secret}: {wrong}"))
+    }
+
+    fn new(text: &str) -> Result<Self, &'static str> {
+        const HINT_CHARACTERS: &str = "it is not a token\n  hint: a token has 16 or more letters, digits, and -._~+/=, \
+                                       as of `openssl rand -hex 32`";
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if text.len() < TOKEN_BYTES_MIN || !text.bytes().all(is_part) {
+            return Err(HINT_CHARACTERS);
+        }
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = key.map_err(|_| "the system has no random numbers")?;
+        let tag = hmac::sign(&key, text.as_bytes());
+        Ok(Self { key, tag })
+    }
+
+    /// Compares it with the one that a request carries.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
+        scheme.eq_ignore_ascii_case(b"Bearer ") && hmac::verify(&self.key, given, self.tag.as_ref()).is_ok()
+    }
+}
+
+impl Access {
+    /// Accepts this token, and these names besides `localhost` and this host's own.
+    pub fn new(token: Option<Token>, host_names: &[String], own_name: &str) -> Self {
+        let own = own_name.trim().to_ascii_lowercase();
+        let short = own.split('.').next().unwrap_or_default().to_owned();
+        let mut names = vec!["localhost".to_owned(), own, short];
+        names.extend_from_slice(host_names);
+        names.retain(|name| !name.is_empty());
+        Self { token, names }
+    }
+
+    /// Checks a request. `is_trusted` is whether its peer is this host or in an allowed network.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it is not answered.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap, resource: Resource, is_trusted: bool) -> Result<(), Refusal> {
+        if self.token.as_ref().is_some_and(|token| token.is_in(headers)) {
+            // No page in a browser has it.
+            return Ok(());
+        }
+        let mut hosts = headers.get_all(HOST).iter();
+        let header = hosts.next().map(|host| host.to_str()).transpose().map_err(|_| Refusal::BadHost)?;
+        if hosts.next().is_some() {
+            return Err(Refusal::BadHost);
+        }
+        let authority = uri.authority().map(|authority| authority.as_str());
+        if ![header, authority].into_iter().flatten().all(|host| self.is_own(host)) {
+            return Err(Refusal::OtherHost);
+        }
+        match self.token {
+            Some(_) if resource != Resource::Probe || !is_trusted => Err(Refusal::NoToken),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells whether `host`, with or without a port, is an IP address or one of the names.
+    fn is_own(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+            _ => host,
+        };
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let name = name.strip_suffix('.').unwrap_or(name);
+        host.is_empty()
+            || address.parse::<IpAddr>().is_ok()
+            || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn access(token: Option<&str>) -> Access {
+        let token = token.map(|token| Token::new(token).ok().unwrap());
+        Access::new(token, &["node-1.example.com".to_owned()], "Node-1.internal\n")
+    }
+
+    fn check(
+        access: &Access,
+        fields: &[(&'static str, &str)],
+        resource: Resource,
+        trusted: bool,
+    ) -> Result<(), Refusal> {
+        access.check(&"/x".parse().unwrap(), &headers(fields), resource, trusted)
+    }
+
+    #[test]
+    fn a_request_for_another_host_is_refused() {
+        let access = access(None);
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9646",
+            "10.0.0.11:9646",
+            "[::1]:9646",
+            "[2001:db8::1]",
+            "localhost",
+            "LOCALHOST:1",
+            "node-1",
+            "node-1.internal:9646",
+            "node-1.internal.",
+            "Node-1.Example.com:9646",
+            "",
+        ] {
+            assert_eq!(check(&access, &[("host", host)], Resource::Other, true), Ok(()), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9646",
+            "node-1.evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil.example",
+            "[::1",
+            "node-1.example.com.evil",
+            "a b",
+            ":",
+            "::x",
+        ] {
+            let found = check(&access, &[("host", host)], Resource::Other, true);
+            assert_eq!(found, Err(Refusal::OtherHost), "{host}");
+        }
+        assert_eq!(check(&access, &[], Resource::Other, true), Ok(()), "HAProxy's httpchk sends none");
+        let twice = [("host", "localhost"), ("host", "localhost")];
+        assert_eq!(check(&access, &twice, Resource::Other, true), Err(Refusal::BadHost));
+        let absolute = "http://evil.example/metrics".parse().unwrap();
+        let found = access.check(&absolute, &headers(&[("host", "localhost")]), Resource::Other, true);
+        assert_eq!(found, Err(Refusal::OtherHost));
+    }
+
+    #[test]
+    fn a_host_without_a_name_has_no_empty_one() {
+        assert_eq!(Access::new(None, &[], "").names, ["localhost"]);
+    }
+
+    #[test]
+    fn a_token_is_needed_except_by_probes_that_are_trusted() {
+        let access = access(Some(TOKEN));
+        let with = |value: &str| check(&access, &[("authorization", value)], Resource::Other, false);
+        assert_eq!(with(&format!("Bearer {TOKEN}")), Ok(()));
+        assert_eq!(with(&format!("bearer {TOKEN}")), Ok(()));
+        for wrong in
+            ["", "Bearer", "Bearer ", TOKEN, "Bearer 0123456789abcdef0123456789abcdee", "Basic 0123456789abcdef"]
+        {
+            assert_eq!(with(wrong), Err(Refusal::NoToken), "{wrong}");
+        }
+        for (resource, trusted, found) in [
+            (Resource::Probe, true, Ok(())),
+            (Resource::Probe, false, Err(Refusal::NoToken)),
+            (Resource::Other, true, Err(Refusal::NoToken)),
+        ] {
+            assert_eq!(check(&access, &[], resource, trusted), found, "{resource:?} {trusted}");
+        }
+        let rebound = [("host", "evil.example"), ("authorization", "Bearer 0123456789abcdef0123456789abcdef")];
+        assert_eq!(check(&access, &rebound, Resource::Other, false), Ok(()), "whatever its name, it knows the token");
+    }
+
+    #[test]
+    fn what_could_be_guessed_or_sent_wrongly_is_not_a_token() {
+        for text in ["", "short", "0123456789abcdef\n0123456789abcdef", "0123456789 abcdef", "0123456789abcdé0123"] {
+            assert!(Token::new(text).is_err(), "{text}");
+        }
+    }
+}

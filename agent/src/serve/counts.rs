@@ -1,0 +1,65 @@
+//! Connections to the agent's own ports, as metrics.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counts of all ports, shared by those who count and those who show them.
+#[derive(Debug, Clone, Default)]
+pub struct ServeCounts {
+    dropped: Family<DropLabel, Counter>,
+    backlog: Family<AddrLabel, Gauge>,
+}
+
+/// Counter of the connections that one port dropped.
+#[derive(Debug, Clone)]
+pub struct Drops {
+    port: &'static str,
+    dropped: Family<DropLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabel {
+    port: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddrLabel {
+    addr: String,
+}
+
+impl ServeCounts {
+    /// Counts the drops of `port`, a kind of connection such as `metrics`.
+    pub fn drops(&self, port: &'static str) -> Drops {
+        Drops { port, dropped: self.dropped.clone() }
+    }
+
+    /// Notes how many connections wait to be accepted at one of the agent's own addresses.
+    pub fn note_backlog(&self, addr: &str, backlog: u32) {
+        self.backlog.get_or_create(&AddrLabel { addr: addr.to_owned() }).set(i64::from(backlog));
+    }
+
+    /// Adds them to the agent's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "serve_dropped",
+            "Connections to the agent that it dropped: not_allowed, slots_full, peer_limit or timeout",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "own_backlog",
+            "Connections that wait to be accepted at the agent's own addresses",
+            self.backlog.clone(),
+        );
+    }
+}
+
+impl Drops {
+    /// Counts one.
+    pub fn count(&self, reason: &'static str) {
+        self.dropped.get_or_create(&DropLabel { port: self.port, reason }).inc();
+    }
+}

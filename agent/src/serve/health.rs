@@ -1,0 +1,246 @@
+//! Health of the agent, for `/healthz`: everything that it cannot see, limit or deliver.
+//!
+//! Pure: it takes what happened, with its time, and tells what of that still counts. Losses count for some minutes, actions that failed
+//! until one for the same incident succeeds, at most an hour; a missing probe counts while it is missing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{act::Event, act::Outcome, kernel::ProbeReport};
+
+/// Time for which a loss counts. A guess: some probes' periods, so that each of them sees it.
+const LOSS_COUNTS_SECS: f64 = 300.0;
+
+/// Time for which an action that failed counts, unless it succeeds before. A guess.
+const SETBACK_COUNTS_SECS: f64 = 3_600.0;
+
+/// Incidents whose actions failed that are kept; the oldest is forgotten first.
+const SETBACKS_MAX: usize = 16;
+
+/// Gap in which nothing was seen that counts as a loss. The default `detect.overload.sustain`: an overload as long as that may be missed.
+const GAP_MIN_SECS: f64 = 1.0;
+
+/// Overall state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Everything is seen, limited and delivered.
+    Ok,
+    /// Something is not; the agent does the rest.
+    Degraded,
+    /// The agent does not watch any more.
+    Failing,
+}
+
+/// Answer of `/healthz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthReport {
+    /// Overall state.
+    pub status: Status,
+    /// Every reason for it; empty if all is well.
+    pub reasons: Vec<Reason>,
+}
+
+/// One thing that is not well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// Kind, for programs.
+    pub kind: &'static str,
+    /// The same in a sentence, for people.
+    pub detail: String,
+}
+
+/// Everything known about it.
+#[derive(Debug, Default)]
+pub struct Health {
+    probes: Vec<Reason>,
+    standing: Vec<Reason>,
+    lost: BTreeMap<&'static str, Rise>,
+    untracked: Rise,
+    gap: Option<(f64, f64)>,
+    setbacks: BTreeMap<Arc<str>, (f64, String)>,
+}
+
+/// A total that only rises, and when it last did.
+#[derive(Debug, Default)]
+struct Rise {
+    total: u64,
+    at: Option<f64>,
+}
+
+impl Reason {
+    fn new(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl Health {
+    /// Notes the state of every probe.
+    pub fn note_probes(&mut self, reports: &[ProbeReport]) {
+        let lacking = reports.iter().filter(|report| report.reason().is_some());
+        self.probes = lacking.map(|report| Reason::new("probe", report.to_string())).collect();
+    }
+
+    /// Notes something that does not work for as long as the agent runs.
+    pub fn note_standing(&mut self, kind: &'static str, detail: String) {
+        self.standing.push(Reason::new(kind, detail));
+    }
+
+    /// Notes how much was lost so far, by name.
+    pub fn note_lost(&mut self, now: f64, what: &'static str, total: u64) {
+        self.lost.entry(what).or_default().note(now, total);
+    }
+
+    /// Notes how many observations of processes and listeners there was no room for so far.
+    pub fn note_untracked(&mut self, now: f64, total: u64) {
+        self.untracked.note(now, total);
+    }
+
+    /// Notes a time in which the loop saw nothing.
+    pub fn note_gap(&mut self, now: f64, secs: f64) {
+        if secs >= GAP_MIN_SECS {
+            self.gap = Some((now, secs));
+        }
+    }
+
+    /// Notes an outcome: a setback counts until the same incident has an outcome that is none.
+    pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
+        let Outcome { event, id, cgroup, why, .. } = outcome;
+        if event.is_setback() {
+            self.setbacks.insert(id.clone(), (now, format!("{event} {cgroup}: {why}")));
+            if self.setbacks.len() > SETBACKS_MAX {
+                let oldest = self.setbacks.iter().min_by(|one, other| one.1.0.total_cmp(&other.1.0));
+                let oldest = oldest.map(|(id, _)| id.clone());
+                oldest.and_then(|id| self.setbacks.remove(&id));
+            }
+        } else if !matches!(event, Event::Refused | Event::DrainRequested | Event::UndrainRequested) {
+            self.setbacks.remove(id);
+        }
+    }
+
+    /// Reports at `now`. `failing` is why the agent does not watch any more, `undelivered` which notifications do not reach anybody.
+    pub fn report(&self, now: f64, failing: Option<String>, undelivered: Vec<String>) -> HealthReport {
+        let status = |reasons: &[Reason]| match (&failing, reasons) {
+            (Some(_), _) => Status::Failing,
+            (None, []) => Status::Ok,
+            (None, _) => Status::Degraded,
+        };
+        let is_recent = |at: f64, secs: f64| now - at <= secs;
+        let mut reasons: Vec<_> = failing.iter().map(|why| Reason::new("hang", why)).collect();
+        reasons.extend(self.probes.iter().chain(&self.standing).cloned());
+        for (what, rise) in &self.lost {
+            if rise.is_recent(now) {
+                reasons.push(Reason::new("lost", format!("{what}: {} lost since the start, lately too", rise.total)));
+            }
+        }
+        if self.untracked.is_recent(now) {
+            let detail = "there are more processes or listeners than the agent has room for: some are not judged";
+            reasons.push(Reason::new("untracked", detail));
+        }
+        if let Some((_, secs)) = self.gap.filter(|(at, _)| is_recent(*at, LOSS_COUNTS_SECS)) {
+            reasons.push(Reason::new("gap", format!("the agent could see nothing for {secs:.1} s lately")));
+        }
+        let setbacks = self.setbacks.values().filter(|(at, _)| is_recent(*at, SETBACK_COUNTS_SECS));
+        reasons.extend(setbacks.map(|(_, detail)| Reason::new("action", detail)));
+        reasons.extend(undelivered.into_iter().map(|detail| Reason::new("notification", detail)));
+        HealthReport { status: status(&reasons), reasons }
+    }
+}
+
+impl Rise {
+    fn note(&mut self, now: f64, total: u64) {
+        if total > self.total {
+            self.at = Some(now);
+        }
+        self.total = total;
+    }
+
+    fn is_recent(&self, now: f64) -> bool {
+        self.at.is_some_and(|at| now - at <= LOSS_COUNTS_SECS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{
+        Probe,
+        ladder::{self, Passed, Shortfall, Why},
+    };
+
+    fn kinds(health: &Health, now: f64) -> Vec<&'static str> {
+        health.report(now, None, Vec::new()).reasons.iter().map(|reason| reason.kind).collect()
+    }
+
+    fn outcome(event: Event, id: &str) -> Outcome {
+        let why = "Permission denied".to_owned();
+        Outcome { t: 0.0, event, id: Arc::from(id), cgroup: Arc::from("/a"), limit_bytes: None, why }
+    }
+
+    #[test]
+    fn an_agent_that_sees_all_is_ok() {
+        let mut health = Health::default();
+        let attached = Probe::ALL.map(|probe| ProbeReport::new(probe, Some(&ladder::of(probe)[0]), Vec::new()));
+        health.note_probes(&attached);
+        health.note_lost(1.0, "life_ring_full", 0);
+        health.note_untracked(1.0, 0);
+        health.note_gap(1.0, 0.9);
+        let report = health.report(2.0, None, Vec::new());
+        assert_eq!(serde_json::to_string(&report).unwrap(), r#"{"status":"ok","reasons":[]}"#);
+    }
+
+    #[test]
+    fn a_probe_that_is_missing_counts_until_it_is_there() {
+        let mut health = Health::default();
+        health.note_probes(&ProbeReport::without_bpf(&Shortfall::new(Why::Refused, "not root")));
+        assert_eq!(kinds(&health, 1e9), ["probe"; Probe::ALL.len()]);
+        let passed = Passed { at: "it", shortfall: Shortfall::new(Why::Refused, "kernel refused it (EPERM)") };
+        health.note_probes(&[ProbeReport::new(Probe::FaultSamples, None, vec![passed])]);
+        let report = health.report(0.0, None, Vec::new());
+        assert_eq!(report.status, Status::Degraded);
+        assert_eq!(report.reasons[0].detail, "probe fault_samples not attached: kernel refused it (EPERM)");
+        health.note_probes(&[]);
+        assert_eq!(kinds(&health, 0.0), [""; 0]);
+    }
+
+    #[test]
+    fn a_loss_counts_for_some_minutes_after_the_last() {
+        let mut health = Health::default();
+        for (now, total) in [(0.0, 3), (200.0, 4), (400.0, 4)] {
+            health.note_lost(now, "listener_map_full", total);
+            health.note_untracked(now, total);
+        }
+        health.note_gap(100.0, 1.5);
+        assert_eq!(kinds(&health, 400.0), ["lost", "untracked", "gap"]);
+        assert_eq!(kinds(&health, 450.0), ["lost", "untracked"]);
+        assert_eq!(kinds(&health, 501.0), [""; 0]);
+    }
+
+    #[test]
+    fn a_failed_action_counts_until_one_for_its_incident_succeeds() {
+        let mut health = Health::default();
+        health.note_outcome(0.0, &outcome(Event::Failed, "leak-1"));
+        health.note_outcome(0.0, &outcome(Event::UndrainFailed, "node"));
+        let report = health.report(1.0, None, Vec::new());
+        assert_eq!(report.reasons[0].detail, "failed to limit /a: Permission denied");
+        health.note_outcome(2.0, &outcome(Event::Refused, "leak-1"));
+        assert_eq!(kinds(&health, 3.0), ["action", "action"]);
+        health.note_outcome(4.0, &outcome(Event::Limited, "leak-1"));
+        assert_eq!(kinds(&health, 5.0), ["action"]);
+        assert_eq!(kinds(&health, 3_601.0), [""; 0]);
+        for nth in 0..100 {
+            health.note_outcome(f64::from(nth), &outcome(Event::Failed, &format!("leak-{nth}")));
+        }
+        assert_eq!(kinds(&health, 100.0).len(), SETBACKS_MAX);
+    }
+
+    #[test]
+    fn a_hang_and_notifications_that_reach_nobody_are_reported() {
+        let health = Health::default();
+        let report = health.report(0.0, None, vec!["slack: failed".to_owned()]);
+        assert_eq!((report.status, report.reasons[0].kind), (Status::Degraded, "notification"));
+        let report = health.report(0.0, Some("late".to_owned()), Vec::new());
+        assert_eq!((report.status, report.reasons[0].kind), (Status::Failing, "hang"));
+    }
+}
