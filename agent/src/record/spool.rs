@@ -104,25 +104,12 @@ impl Spool {
     /// # Errors
     ///
     /// Where they may not be there after a crash.
-    pub fn accept<T: Serialize>(
+    pub fn accept<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         entries: &[(u64, Entry<T>)],
         told: &[Told<'_, T>],
     ) -> Result<(), SpoolError> {
-        self.commit(|write| {
-            let mut waiting = write.open_table(WAITING)?;
-            for (nth, entry) in entries {
-                waiting.insert(nth, &json(entry)?[..])?;
-            }
-            let mut open = write.open_table(OPEN)?;
-            for told in told {
-                match told {
-                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
-                    Told::Over(incident) => drop(open.remove(*incident)?),
-                }
-            }
-            Ok(())
-        })
+        self.change(&[], entries, told)
     }
 
     /// Forgets these, which are delivered or never will be, each for one receiver or for all; all or nothing, so that none is there
@@ -134,6 +121,21 @@ impl Spool {
     pub fn settle<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         settled: &[(u64, Option<&str>)],
+    ) -> Result<(), SpoolError> {
+        self.change::<T>(settled, &[], &[])
+    }
+
+    /// Forgets what is settled and puts the entries on disk, as one change that a crash does not part: an entry that replaces others is there
+    /// if and only if they are not.
+    ///
+    /// # Errors
+    ///
+    /// Where the change may not be there after a crash.
+    pub fn change<T: Serialize + for<'a> Deserialize<'a>>(
+        &mut self,
+        settled: &[(u64, Option<&str>)],
+        entries: &[(u64, Entry<T>)],
+        told: &[Told<'_, T>],
     ) -> Result<(), SpoolError> {
         self.commit(|write| {
             let mut waiting = write.open_table(WAITING)?;
@@ -149,6 +151,16 @@ impl Spool {
                 match left.filter(|entry| !entry.to.is_empty()) {
                     Some(entry) => drop(waiting.insert(nth, &json(&entry)?[..])?),
                     None => drop(waiting.remove(nth)?),
+                }
+            }
+            for (nth, entry) in entries {
+                waiting.insert(nth, &json(entry)?[..])?;
+            }
+            let mut open = write.open_table(OPEN)?;
+            for told in told {
+                match told {
+                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
+                    Told::Over(incident) => drop(open.remove(*incident)?),
                 }
             }
             Ok(())

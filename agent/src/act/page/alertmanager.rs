@@ -5,8 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{News, Page, links::Links, timestamp};
-use crate::decide::Severity;
+use super::{News, Page, links::Links, severity_name, timestamp};
 
 /// By when somebody has looked, or the agent has told again.
 const FIRES_FOR_MS: u64 = 24 * 3_600 * 1_000;
@@ -21,7 +20,7 @@ pub fn body(page: &Page, links: &Links) -> Option<Vec<u8>> {
     // What changes while it lasts is no label: by its labels an alert is known.
     let mut annotations = json!({
         "summary": page.summary,
-        "severity": match page.severity { Severity::Warning => "warning", Severity::Critical => "critical" },
+        "severity": severity_name(page.severity),
     });
     if let (Some(runbook), Value::Object(annotations)) = (&links.runbook, &mut annotations) {
         annotations.insert("runbook_url".to_owned(), runbook.clone().into());

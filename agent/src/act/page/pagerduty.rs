@@ -5,8 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{News, Page, links::Links, timestamp};
-use crate::decide::Severity;
+use super::{News, Page, links::Links, severity_name, timestamp};
 
 /// Most bytes of an event.
 const BODY_BYTES_MAX: usize = 512 << 10;
@@ -51,10 +50,6 @@ fn event(page: &Page, routing_key: &str, links: &Links, details: &Map<String, Va
             "links": hrefs,
         });
     }
-    let severity = match page.severity {
-        Severity::Warning => "warning",
-        Severity::Critical => "critical",
-    };
     let images: Vec<_> = links.picture.iter().map(|src| json!({"src": src, "alt": page.summary})).collect();
     json!({
         "routing_key": routing_key,
@@ -64,7 +59,7 @@ fn event(page: &Page, routing_key: &str, links: &Links, details: &Map<String, Va
         "payload": {
             "summary": page.summary,
             "source": page.host,
-            "severity": severity,
+            "severity": severity_name(page.severity),
             "timestamp": at,
             "component": page.component,
             "group": page.group,
