@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 /// Memory for its pages: the least that it works with, for what is rarely more than some kilobytes.
 const CACHE_BYTES: usize = 256 << 10;
 
+/// A file that is larger than this is made smaller when it can be: one within today's bounds never is.
+const SHRINKS_FROM_BYTES: u64 = 8 << 20;
+
 /// What waits, by number.
 const WAITING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("waiting-1");
 /// What was told last of each open incident.
@@ -180,6 +183,17 @@ impl Spool {
         };
         let found = entry().map_err(|error| error.to_string());
         found.map_err(|why| self.failed(why))
+    }
+
+    /// Gives room back to the disk that a spool which was once large does not need any more. One that cannot be made smaller stays as it is.
+    pub fn shrink(&mut self) {
+        let is_large = fs::metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
+        if let (true, Some(database)) = (is_large, &mut self.database) {
+            let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
+            if !matches!(compacted, Ok(Ok(_))) {
+                self.database = None;
+            }
+        }
     }
 
     fn commit(&mut self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), SpoolError> {

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::record::spool::{Entry, Spool, SpoolError, Told};
 
-/// Most bytes of pages that wait, in memory and on disk. A guess: twice what a full queue of usual pages takes.
-const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual pages takes. With what was told last of open incidents
+/// (160 pages of 4 KiB at most) the disk holds little more than a MiB, whatever comes.
+const WAITING_BYTES_MAX: usize = 512 << 10;
 
 /// Time between two tries to put on disk what it did not take.
 const SAVE_EVERY_SECS: f64 = 5.0;
@@ -35,6 +36,8 @@ pub struct Desk {
     unsettled: Vec<(u64, Option<SinkKind>)>,
     /// When to try again, where the disk has not taken something.
     retries_at: Option<f64>,
+    /// The spool may be smaller once it was saved: an earlier version's was not bounded.
+    shrinks: bool,
     events: Vec<Event>,
 }
 
@@ -78,6 +81,7 @@ impl Desk {
             untold: BTreeMap::new(),
             unsettled: Vec::new(),
             retries_at: None,
+            shrinks: false,
             events: Vec::new(),
         };
         for (nth, entry) in found {
@@ -86,8 +90,15 @@ impl Desk {
             if has_none {
                 desk.unsettled.push((nth, None));
             }
+            // As it goes: an earlier version's spool may hold any number.
+            if desk.bytes.len() > 2 * WAITING_MAX {
+                desk.bound();
+            }
         }
         desk.bound();
+        if !desk.unsettled.is_empty() {
+            (desk.retries_at, desk.shrinks) = (Some(f64::NEG_INFINITY), true);
+        }
         desk
     }
 
@@ -200,6 +211,9 @@ impl Desk {
     pub fn catch_up(&mut self, t: f64) {
         if self.retries_at.is_some_and(|at| t >= at) {
             self.save(t);
+            if self.retries_at.is_none() && std::mem::take(&mut self.shrinks) {
+                self.spool.shrink();
+            }
         }
     }
 
@@ -293,7 +307,7 @@ impl Desk {
 
     fn save(&mut self, t: f64) {
         match self.try_save() {
-            Ok(()) if self.retries_at.take().is_some() => self.events.push(Event::Saved),
+            Ok(()) if self.retries_at.take().is_some_and(f64::is_finite) => self.events.push(Event::Saved),
             Ok(()) => {}
             Err(error) => {
                 if self.retries_at.replace(t + SAVE_EVERY_SECS).is_none() {

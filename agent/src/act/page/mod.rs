@@ -35,8 +35,8 @@ pub(in crate::act) use sink::said;
 /// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Most bytes of a page; usual ones take 1 to 2 KiB. Details give way where it would be larger.
-const PAGE_BYTES_MAX: usize = 8 << 10;
+/// Most bytes of a page; usual ones take about 1 KiB. Details give way where it would be larger, then the ends of its texts.
+const PAGE_BYTES_MAX: usize = 4 << 10;
 
 /// One thing that is told of an incident, or of a change to this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,15 +92,23 @@ impl Page {
 
     /// Makes it safe to show and to keep, whoever chose the names in it.
     fn bounded(mut self) -> Self {
-        self.summary = text::printable(&self.summary, summary::CHARS_MAX);
-        self.host = text::printable(&self.host, NAME_CHARS_MAX);
-        self.component = text::printable(&self.component, NAME_CHARS_MAX);
-        self.group = text::printable(&self.group, NAME_CHARS_MAX);
         text::printable_details(&mut self.details);
+        self.cut(summary::CHARS_MAX, NAME_CHARS_MAX);
         if self.bytes() > PAGE_BYTES_MAX {
             self.details.clear();
         }
+        if self.bytes() > PAGE_BYTES_MAX {
+            // Four bytes a character, or all of them escaped.
+            self.cut(summary::CHARS_MAX / 4, NAME_CHARS_MAX / 4);
+        }
         self
+    }
+
+    fn cut(&mut self, summary_chars: usize, name_chars: usize) {
+        self.summary = text::printable(&self.summary, summary_chars);
+        for name in [&mut self.host, &mut self.component, &mut self.group] {
+            *name = text::printable(name, name_chars);
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{act::page::text::printable, decide::Severity};
 const RAISES_OF_OWNER_MAX: usize = 5;
 /// Most incidents of all owners, of critical ones and of others, that get pages of their own in a minute. A guess: twice what a sink takes.
 const RAISES_MAX: usize = 16;
+/// The same of an owner's first incident in a minute: many owners at once have a cause in common.
+const FIRST_RAISES_MAX: usize = 48;
 const MINUTE_SECS: f64 = 60.0;
 
 /// Most pages of an owner that are open.
@@ -94,7 +96,8 @@ impl Storms {
         }
         let at_once = &mut self.raises_by_severity[class(raise.severity)];
         expire(at_once, t);
-        if at_once.len() >= RAISES_MAX || raise.open >= OPEN_MAX {
+        let raises_max = if of_owner == 0 { FIRST_RAISES_MAX } else { RAISES_MAX };
+        if at_once.len() >= raises_max || raise.open >= OPEN_MAX {
             return Some(Scope::Host);
         }
         at_once.push_back(t);

@@ -150,7 +150,29 @@ fn pages_take_so_much_of_the_disk_and_no_more() {
         // What was told last of it stays for as long as it is open, which the pager bounds.
         desk.accept(0.0, vec![page("", &format!("{}", nth / 2), News::Changed)]);
     }
-    assert!(desk.waiting() > 50, "{}", desk.waiting());
+    assert!(desk.waiting() > 25, "{}", desk.waiting());
+}
+
+#[test]
+fn a_spool_that_an_earlier_version_left_too_large_is_bounded_and_shrunk() {
+    let dir = dir("large");
+    let path = dir.0.join("spool.redb");
+    let (mut spool, _) = Spool::open::<Page>(&path).unwrap();
+    let entry = |nth: u64| {
+        let summary = "x".repeat(2_500);
+        let what = Page { summary, ..page(&format!("{nth}"), &format!("{}", nth / 2), NEWS[nth as usize % 2]) };
+        (nth, Entry { to: vec!["alertmanager".to_owned()], what })
+    };
+    const NEWS: [News; 2] = [News::Raised, News::Updated];
+    spool.accept::<Page>(&(0..3_000).map(entry).collect::<Vec<_>>(), &[]).unwrap();
+    drop(spool);
+    let before = fs::metadata(&path).unwrap().len();
+    let (mut desk, _) = desk(&dir);
+    desk.catch_up(0.0);
+    let after = fs::metadata(&path).unwrap().len();
+    println!("{before} bytes before, {after} after");
+    assert!((1..=WAITING_MAX).contains(&desk.waiting()), "{}", desk.waiting());
+    assert!(before > 8 << 20 && after < 1 << 20, "{before} bytes, then {after}");
 }
 
 proptest! {
