@@ -310,7 +310,7 @@ impl Desk {
             Ok(()) if self.retries_at.take().is_some_and(f64::is_finite) => self.events.push(Event::Saved),
             Ok(()) => {}
             Err(error) => {
-                if self.retries_at.replace(t + SAVE_EVERY_SECS).is_none() {
+                if !self.retries_at.replace(t + SAVE_EVERY_SECS).is_some_and(f64::is_finite) {
                     self.events.push(Event::NotSaved(error.to_string()));
                 }
             }
