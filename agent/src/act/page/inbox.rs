@@ -12,9 +12,10 @@ const PAGES_MAX: usize = 512;
 pub struct Inbox(Mutex<Vec<Page>>);
 
 impl Inbox {
-    /// Adds pages, in this order. Gives what became of those that are not in it now.
-    pub fn put(&self, pages: Vec<Page>) -> Vec<Event> {
+    /// Adds pages, in this order. Gives whether it was empty, so that the thread has to be woken, and what became of those that are not in it now.
+    pub fn put(&self, pages: Vec<Page>) -> (bool, Vec<Event>) {
         let mut inbox = self.lock();
+        let was_empty = inbox.is_empty();
         let before = inbox.len() + pages.len();
         for page in pages {
             let is_of_it = |other: &Page| other.incident == page.incident && other.news != News::Changed;
@@ -44,16 +45,9 @@ impl Inbox {
             let at = inbox.iter().enumerate().min_by_key(|(at, page)| (missed(page), *at)).map_or(0, |(at, _)| at);
             inbox.remove(at);
         }
-        [(merged, Event::Merged as fn(usize) -> Event), (lost, Event::Lost)]
-            .into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, event)| event(count))
-            .collect()
-    }
-
-    /// Whether something is in it, so that the thread looks soon.
-    pub fn has_some(&self) -> bool {
-        !self.lock().is_empty()
+        let events = [(merged, Event::Merged as fn(usize) -> Event), (lost, Event::Lost)];
+        let events = events.into_iter().filter(|(count, _)| *count > 0).map(|(count, event)| event(count)).collect();
+        (was_empty, events)
     }
 
     /// Takes all that is in it.
@@ -91,7 +85,7 @@ mod tests {
         for _ in 0..1_000 {
             inbox.put(vec![page("2", "a", News::Raised), page("3", "a", News::Updated), page("4", "a", News::Updated)]);
             assert_eq!(held(&inbox), ["1", "c", "2", "4"]);
-            let merged = inbox.put(vec![page("5", "a", News::Resolved)]);
+            let (_, merged) = inbox.put(vec![page("5", "a", News::Resolved)]);
             assert_eq!((held(&inbox), merged), (vec!["1".to_owned(), "c".to_owned()], vec![Event::Merged(3)]));
         }
     }
@@ -100,7 +94,7 @@ mod tests {
     fn it_is_bounded_and_what_is_missed_least_goes_first() {
         let inbox = Inbox::default();
         inbox.put((0..PAGES_MAX).map(|nth| page("r", &format!("{nth}"), News::Raised)).collect());
-        let lost = inbox.put(vec![page("u", "0", News::Updated), page("c", "1", News::Changed)]);
+        let (_, lost) = inbox.put(vec![page("u", "0", News::Updated), page("c", "1", News::Changed)]);
         assert_eq!((held(&inbox).len(), lost), (PAGES_MAX, vec![Event::Lost(2)]));
         assert!(held(&inbox).iter().all(|id| id == "r"));
     }

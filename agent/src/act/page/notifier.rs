@@ -108,9 +108,9 @@ impl Notifier {
         if pages.is_empty() {
             return;
         }
-        let is_awake = self.inbox.has_some();
-        self.inbox.put(pages).iter().for_each(|event| tell_log(event, &self.counts));
-        if !is_awake {
+        let (was_empty, events) = self.inbox.put(pages);
+        events.iter().for_each(|event| tell_log(event, &self.counts));
+        if was_empty {
             // The thread ends with this alone.
             let _ = self.orders.send(Order::Look);
         }
