@@ -1,4 +1,5 @@
-//! Whatever was acknowledged is delivered, however often and wherever whoever delivers it is killed.
+//! Whatever was acknowledged is delivered, however often and wherever whoever delivers it is killed; but for an incident that is over before anybody was told
+//! of it, of which nothing has to be.
 //!
 //! What runs is the agent's paging as the agent runs it, over its spool and to two receivers at once: one is as strict as PagerDuty, the
 //! other is told by signed webhooks. It is killed at random, also while a call is open, before and after it was answered.
@@ -38,6 +39,8 @@ struct Lane {
     raised: BTreeSet<u32>,
     changed: BTreeSet<u32>,
     resolved: BTreeSet<u32>,
+    /// Those of which it was told that they are over, acknowledged or not.
+    resolving: BTreeSet<u32>,
     /// Kills while a call was open, before its answer.
     killed_calling: u64,
     kills: u64,
@@ -50,6 +53,8 @@ struct Figures {
     kills: u64,
     killed_calling: u64,
     acknowledged: usize,
+    /// Incidents that were over before the webhook was told.
+    cancelled: usize,
     calls: usize,
     again: usize,
 }
@@ -71,7 +76,7 @@ impl Lane {
             secret("signing-key", SIGNING_KEY),
         );
         let config = scratch.file("spillway.toml", &text);
-        let [raised, changed, resolved] = [(); 3].map(|()| BTreeSet::new());
+        let [raised, changed, resolved, resolving] = [(); 4].map(|()| BTreeSet::new());
         let (next, open) = (1, Vec::new());
         Self {
             _scratch: scratch,
@@ -83,6 +88,7 @@ impl Lane {
             raised,
             changed,
             resolved,
+            resolving,
             killed_calling: 0,
             kills: 0,
             kills_at: Kills::default(),
@@ -139,7 +145,10 @@ impl Lane {
                     self.open.push(number);
                 }
                 "changed" => drop(self.changed.insert(number)),
-                "resolving" => self.open.retain(|open| *open != number),
+                "resolving" => {
+                    self.open.retain(|open| *open != number);
+                    self.resolving.insert(number);
+                }
                 "resolved" => drop(self.resolved.insert(number)),
                 other => panic!("it said {other}"),
             }
@@ -193,7 +202,12 @@ impl Lane {
         for (told, calls) in told.iter().zip([&events, &alerts]) {
             let acknowledged = [("raised", &self.raised), ("changed", &self.changed), ("resolved", &self.resolved)];
             for (what, numbers) in acknowledged {
-                let is_lost = |number: &&u32| !told.contains_key(&(what.to_owned(), **number));
+                let has = |what: &str, number: u32| told.contains_key(&(what.to_owned(), number));
+                let is_lost = |number: &&u32| match what {
+                    "raised" => !has(what, **number) && !self.resolving.contains(number),
+                    "resolved" => !has(what, **number) && (has("raised", **number) || has("updated", **number)),
+                    _ => !has(what, **number),
+                };
                 let lost: Vec<_> = numbers.iter().filter(is_lost).collect();
                 assert!(lost.is_empty(), "{what} and not delivered: {lost:?}");
             }
@@ -205,7 +219,7 @@ impl Lane {
             for number in told.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number) {
                 let at = |what: &str| told.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice);
                 let (raised, resolved) = (at("raised"), at("resolved"));
-                assert!(raised[0] < resolved[0], "{number} was resolved before it was raised");
+                assert!(raised.first() < resolved.first(), "{number} was resolved before it was raised");
                 let opened = raised.iter().chain(at("updated")).max();
                 assert!(opened < resolved.last(), "{number} was opened again by what was told again");
             }
@@ -215,6 +229,11 @@ impl Lane {
             kills: self.kills,
             killed_calling: self.killed_calling,
             acknowledged: self.raised.len() + self.changed.len() + self.resolved.len(),
+            cancelled: self
+                .raised
+                .iter()
+                .filter(|number| !told[0].contains_key(&("raised".to_owned(), **number)))
+                .count(),
             calls,
             again: calls - told.iter().map(BTreeMap::len).sum::<usize>(),
         }
@@ -261,6 +280,7 @@ fn what_was_acknowledged_is_delivered_however_often_who_delivers_it_is_killed() 
         all.kills += lane.kills;
         all.killed_calling += lane.killed_calling;
         all.acknowledged += lane.acknowledged;
+        all.cancelled += lane.cancelled;
         all.calls += lane.calls;
         all.again += lane.again;
     }

@@ -94,7 +94,9 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 printer.verdict(verdict);
             }
             for mut decision in output.decisions.drain(..) {
-                let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, &output.verdicts));
+                // A diagnosis changes while its verdict stands, so the latest counts.
+                let verdicts = evidence(&core, &decision).map_or(&output.verdicts[..], std::slice::from_ref);
+                let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, verdicts));
                 decision.performed = is_told
                     || actor.as_mut().is_some_and(|actor| actor.perform(&decision))
                     || drainer.perform(&decision, evidence(&core, &decision));
@@ -104,7 +106,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             // Counting walks all that is held: once a scan, not ten times a second.
             if batch.read == Read::Processes {
                 if let Some(paging) = &mut paging {
-                    paging.forget();
+                    paging.tick();
                 }
                 drainer.weigh(clock.now(), nearest_secs(&core, clock.now()));
                 let tracked = core.tracked();

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 /// Memory for its pages: the least that it works with, for what is rarely more than some kilobytes.
 const CACHE_BYTES: usize = 256 << 10;
 
+/// A file that is larger than this is made smaller when it can be: one within today's bounds never is.
+const SHRINKS_FROM_BYTES: u64 = 8 << 20;
+
 /// What waits, by number.
 const WAITING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("waiting-1");
 /// What was told last of each open incident.
@@ -104,25 +107,12 @@ impl Spool {
     /// # Errors
     ///
     /// Where they may not be there after a crash.
-    pub fn accept<T: Serialize>(
+    pub fn accept<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         entries: &[(u64, Entry<T>)],
         told: &[Told<'_, T>],
     ) -> Result<(), SpoolError> {
-        self.commit(|write| {
-            let mut waiting = write.open_table(WAITING)?;
-            for (nth, entry) in entries {
-                waiting.insert(nth, &json(entry)?[..])?;
-            }
-            let mut open = write.open_table(OPEN)?;
-            for told in told {
-                match told {
-                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
-                    Told::Over(incident) => drop(open.remove(*incident)?),
-                }
-            }
-            Ok(())
-        })
+        self.change(&[], entries, told)
     }
 
     /// Forgets these, which are delivered or never will be, each for one receiver or for all; all or nothing, so that none is there
@@ -134,6 +124,21 @@ impl Spool {
     pub fn settle<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         settled: &[(u64, Option<&str>)],
+    ) -> Result<(), SpoolError> {
+        self.change::<T>(settled, &[], &[])
+    }
+
+    /// Forgets what is settled and puts the entries on disk, as one change that a crash does not part: an entry that replaces others is there
+    /// if and only if they are not.
+    ///
+    /// # Errors
+    ///
+    /// Where the change may not be there after a crash.
+    pub fn change<T: Serialize + for<'a> Deserialize<'a>>(
+        &mut self,
+        settled: &[(u64, Option<&str>)],
+        entries: &[(u64, Entry<T>)],
+        told: &[Told<'_, T>],
     ) -> Result<(), SpoolError> {
         self.commit(|write| {
             let mut waiting = write.open_table(WAITING)?;
@@ -149,6 +154,16 @@ impl Spool {
                 match left.filter(|entry| !entry.to.is_empty()) {
                     Some(entry) => drop(waiting.insert(nth, &json(&entry)?[..])?),
                     None => drop(waiting.remove(nth)?),
+                }
+            }
+            for (nth, entry) in entries {
+                waiting.insert(nth, &json(entry)?[..])?;
+            }
+            let mut open = write.open_table(OPEN)?;
+            for told in told {
+                match told {
+                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
+                    Told::Over(incident) => drop(open.remove(*incident)?),
                 }
             }
             Ok(())
@@ -168,6 +183,17 @@ impl Spool {
         };
         let found = entry().map_err(|error| error.to_string());
         found.map_err(|why| self.failed(why))
+    }
+
+    /// Gives room back to the disk that a spool which was once large does not need any more. One that cannot be made smaller stays as it is.
+    pub fn shrink(&mut self) {
+        let is_large = fs::metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
+        if let (true, Some(database)) = (is_large, &mut self.database) {
+            let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
+            if !matches!(compacted, Ok(Ok(_))) {
+                self.database = None;
+            }
+        }
     }
 
     fn commit(&mut self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), SpoolError> {

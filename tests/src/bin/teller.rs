@@ -88,7 +88,7 @@ impl Teller {
             resource: Resource::Memory,
             id,
             comm: Arc::from("api"),
-            cgroup: Arc::from("/api.service"),
+            cgroup: cgroup(number),
             growth_bytes_per_sec: Some(1_048_576.0),
             growth_handles_per_sec: None,
             growth_interval_bytes_per_sec: None,
@@ -104,14 +104,14 @@ impl Teller {
             state: State::Raised,
             why: "it leaks".to_owned(),
         };
-        let (id, cgroup, mode) = (IncidentId::Leak(id, Resource::Memory), Arc::from("/api.service"), Mode::Enforce);
+        let (id, cgroup, mode) = (IncidentId::Leak(id, Resource::Memory), cgroup(number), Mode::Enforce);
         let why = "it leaks".to_owned();
         let decision = Decision { t: 1.0, action, mode, id, cgroup, performed: true, refused: None, why };
         self.paging.decided(&decision, &[verdict]);
     }
 
     fn limited(&mut self, number: u32) {
-        let (id, cgroup) = (Arc::from(format!("leak-{number}-{START_TICKS}")), Arc::from("/api.service"));
+        let (id, cgroup) = (Arc::from(format!("leak-{number}-{START_TICKS}")), cgroup(number));
         let why = "memory.high set to 536870912 bytes".to_owned();
         self.paging.done(&Outcome { t: 2.0, event: Event::Limited, id, cgroup, limit_bytes: Some(512 << 20), why });
     }
@@ -141,6 +141,11 @@ impl Teller {
         println!("left {waiting}");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// One for each, so that no incident is merged with others of its cgroup.
+fn cgroup(number: u32) -> Arc<str> {
+    Arc::from(format!("/system.slice/api-{number}.service"))
 }
 
 fn say(what: &str, number: u32) -> io::Result<()> {

@@ -24,6 +24,7 @@ pub struct Counts {
     /// Pages that were put on disk.
     pub kept: Counter<u64, AtomicU64>,
     calls: Family<CallLabel, Counter<u64, AtomicU64>>,
+    merged: Counter<u64, AtomicU64>,
     lost: Counter<u64, AtomicU64>,
     /// Why notifications are not delivered, by receiver or as `disk`; empty if they are.
     troubles: Mutex<BTreeMap<&'static str, &'static str>>,
@@ -45,6 +46,7 @@ impl Counts {
             Event::Failed(sink, _) => self.called(*sink, "failed"),
             Event::Refused(sink, _) => self.called(*sink, "refused"),
             Event::Closed(sink, _) => self.called(*sink, "closed"),
+            Event::Merged(count) => drop(self.merged.inc_by(*count as u64)),
             Event::Lost(count) => drop(self.lost.inc_by(*count as u64)),
             Event::NotSaved(_) | Event::Saved => {}
         }
@@ -68,7 +70,7 @@ impl Counts {
             }
             Event::NotSaved(_) => ("disk", Some("it does not take notifications, which are kept in memory")),
             Event::Saved => ("disk", None),
-            Event::Kept(_) | Event::Lost(_) => return,
+            Event::Kept(_) | Event::Merged(_) | Event::Lost(_) => return,
         };
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
@@ -90,7 +92,12 @@ impl Counts {
             "Calls that told somebody of an incident, by receiver and result",
             self.calls.clone(),
         );
-        registry.register("pages_lost", "Updates that were dropped because too much waited", self.lost.clone());
+        registry.register(
+            "pages_merged",
+            "Pages that were replaced by newer ones of their incidents before they were sent, or were over by then",
+            self.merged.clone(),
+        );
+        registry.register("pages_lost", "Pages that were dropped because too much waited", self.lost.clone());
     }
 
     fn called(&self, sink: SinkKind, result: &'static str) {

@@ -1,20 +1,22 @@
 //! What waits, for whom, and what became of it: the queues of all sinks over one spool.
 //!
 //! No thread and no socket is here: it is told what came and what was answered, and says what to send. What the disk does not take is kept in memory and
-//! put there as soon as it can be. Where too much waits, what only says how an incident stands goes first, and is counted; what
-//! begins or ends one never does. Cold start: what an earlier run left waits again, with the identities that it had.
+//! put there as soon as it can be. Pages and bytes are bounded, whatever comes: newer pages replace older ones, and beyond the bounds the page that
+//! is missed least is dropped and counted. Cold start: what an earlier run left waits again, with the identities that it had.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     News, Page,
-    queue::{Next, Queue},
+    owner::owner,
+    queue::{Item, Next, Queue, WAITING_MAX},
     sink::{Fate, Post, Sink, SinkKind},
 };
 use crate::record::spool::{Entry, Spool, SpoolError, Told};
 
-/// Most pages that wait, of those that may be lost.
-const WAITING_MAX: usize = 1_000;
+/// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual pages takes. With what was told last of open incidents
+/// (160 pages of 4 KiB at most) the disk holds little more than a MiB, whatever comes.
+const WAITING_BYTES_MAX: usize = 512 << 10;
 
 /// Time between two tries to put on disk what it did not take.
 const SAVE_EVERY_SECS: f64 = 5.0;
@@ -24,6 +26,8 @@ pub struct Desk {
     spool: Spool,
     sinks: Vec<(Sink, Queue)>,
     next_nth: u64,
+    /// What each page takes that waits.
+    bytes: BTreeMap<u64, usize>,
     /// What waits and is not on disk.
     unsaved: BTreeMap<u64, Entry<Page>>,
     /// How incidents stand where that is not on disk; `None` for one that is over.
@@ -32,6 +36,8 @@ pub struct Desk {
     unsettled: Vec<(u64, Option<SinkKind>)>,
     /// When to try again, where the disk has not taken something.
     retries_at: Option<f64>,
+    /// The spool may be smaller once it was saved: an earlier version's was not bounded.
+    shrinks: bool,
     events: Vec<Event>,
 }
 
@@ -48,6 +54,8 @@ pub enum Event {
     Refused(SinkKind, String),
     /// A sink takes nothing any more.
     Closed(SinkKind, String),
+    /// So many pages were replaced by newer ones of their incidents, or were over before they were sent.
+    Merged(usize),
     /// Pages were lost for want of room.
     Lost(usize),
     /// The disk does not take what waits.
@@ -68,18 +76,28 @@ impl Desk {
             spool,
             sinks,
             next_nth,
+            bytes: BTreeMap::new(),
             unsaved: BTreeMap::new(),
             untold: BTreeMap::new(),
             unsettled: Vec::new(),
             retries_at: None,
+            shrinks: false,
             events: Vec::new(),
         };
         for (nth, entry) in found {
             // Who is no longer told has no part in it.
-            let has_none = desk.queue(nth, &entry) == 0;
+            let has_none = desk.queue(nth, &entry, true) == 0;
             if has_none {
                 desk.unsettled.push((nth, None));
             }
+            // As it goes: an earlier version's spool may hold any number.
+            if desk.bytes.len() > 2 * WAITING_MAX {
+                desk.bound();
+            }
+        }
+        desk.bound();
+        if !desk.unsettled.is_empty() {
+            (desk.retries_at, desk.shrinks) = (Some(f64::NEG_INFINITY), true);
         }
         desk
     }
@@ -105,17 +123,11 @@ impl Desk {
             }
         }
         for (nth, entry) in entries {
-            self.queue(nth, &entry);
+            self.queue(nth, &entry, false);
             self.unsaved.insert(nth, entry);
         }
+        self.bound();
         self.save(t);
-        let mut lost = 0;
-        while self.waiting() > WAITING_MAX && self.give_way() {
-            lost += 1;
-        }
-        if lost > 0 {
-            self.events.push(Event::Lost(lost));
-        }
     }
 
     /// What to send now, and to which sink; each has to be answered. `unix_secs` is now.
@@ -140,7 +152,8 @@ impl Desk {
                     Ok(None) => self.settle(at),
                     Err(why) => {
                         let kind = sink.kind();
-                        queue.failed(t, None, chance);
+                        let needless = queue.failed(t, None, false, chance);
+                        self.drop_needless(kind, needless);
                         self.events.push(Event::Failed(kind, why));
                     }
                 }
@@ -163,12 +176,18 @@ impl Desk {
                 Event::Refused(kind, why)
             }
             Fate::Later(after, why) => {
-                queue.failed(t, after, chance);
+                let needless = queue.failed(t, after, false, chance);
+                self.drop_needless(kind, needless);
+                Event::Failed(kind, why)
+            }
+            Fate::Unknown(why) => {
+                let needless = queue.failed(t, None, true, chance);
+                self.drop_needless(kind, needless);
                 Event::Failed(kind, why)
             }
             Fate::Closed(why) => {
                 let dropped = queue.close();
-                self.unsettled.extend(dropped.into_iter().map(|nth| (nth, Some(kind))));
+                self.forget(kind, dropped);
                 Event::Closed(kind, why)
             }
         };
@@ -192,6 +211,9 @@ impl Desk {
     pub fn catch_up(&mut self, t: f64) {
         if self.retries_at.is_some_and(|at| t >= at) {
             self.save(t);
+            if self.retries_at.is_none() && std::mem::take(&mut self.shrinks) {
+                self.spool.shrink();
+            }
         }
     }
 
@@ -205,16 +227,25 @@ impl Desk {
         self.sinks.iter().map(|(_, queue)| queue.len()).sum()
     }
 
-    /// Puts a page into the queues of those who have not got it; gives how many there are.
-    fn queue(&mut self, nth: u64, entry: &Entry<Page>) -> usize {
-        let incident: Arc<str> = Arc::from(entry.what.incident.as_str());
+    /// Puts a page into the queues of those who have not got it; gives how many there are. `may_be_known` says that an earlier run may have sent it.
+    fn queue(&mut self, nth: u64, entry: &Entry<Page>, may_be_known: bool) -> usize {
+        let page = &entry.what;
+        let item = Item {
+            incident: Arc::from(page.incident.as_str()),
+            owner: Arc::from(owner(&page.group)),
+            news: page.news,
+            severity: page.severity,
+            may_be_known,
+        };
+        self.bytes.insert(nth, page.bytes());
         let mut queued = 0;
-        for (sink, queue) in &mut self.sinks {
+        for at in 0..self.sinks.len() {
+            let (sink, queue) = &mut self.sinks[at];
             let kind = sink.kind();
             if entry.to.iter().any(|to| to == kind.name()) {
                 queued += 1;
-                let needless = queue.add(nth, incident.clone(), entry.what.news);
-                self.unsettled.extend(needless.into_iter().map(|nth| (nth, Some(kind))));
+                let needless = queue.add(nth, item.clone());
+                self.drop_needless(kind, needless);
             }
         }
         queued
@@ -224,24 +255,62 @@ impl Desk {
     fn settle(&mut self, at: usize) {
         let Some((sink, queue)) = self.sinks.get_mut(at) else { return };
         let kind = sink.kind();
-        self.unsettled.extend(queue.settled().map(|nth| (nth, Some(kind))));
+        let settled = queue.settled();
+        self.forget(kind, settled);
     }
 
-    /// Lets the oldest page go that may be lost; `false` where there is none.
-    fn give_way(&mut self) -> bool {
-        let longest = self.sinks.iter_mut().max_by_key(|(_, queue)| queue.len());
-        let Some((sink, queue)) = longest else { return false };
-        let gone = queue.give_way().map(|nth| (nth, Some(sink.kind())));
-        self.unsettled.extend(gone);
+    fn drop_needless(&mut self, kind: SinkKind, needless: Vec<u64>) {
+        if !needless.is_empty() {
+            self.events.push(Event::Merged(needless.len()));
+            self.forget(kind, needless);
+        }
+    }
+
+    fn forget(&mut self, kind: SinkKind, nths: impl IntoIterator<Item = u64>) {
+        self.unsettled.extend(nths.into_iter().map(|nth| (nth, Some(kind))));
+    }
+
+    /// Drops pages until what waits is within its bounds.
+    fn bound(&mut self) {
+        let mut lost = 0;
+        for at in 0..self.sinks.len() {
+            while self.sinks[at].1.len() > WAITING_MAX && self.give_way(at) {
+                lost += 1;
+            }
+        }
+        while self.waiting_bytes() > WAITING_BYTES_MAX {
+            let longest = (0..self.sinks.len()).max_by_key(|at| self.sinks[*at].1.len());
+            if !longest.is_some_and(|at| self.give_way(at)) {
+                break;
+            }
+            lost += 1;
+        }
+        if lost > 0 {
+            self.events.push(Event::Lost(lost));
+        }
+    }
+
+    /// Lets the page of a sink go that is missed least; `false` if there is none.
+    fn give_way(&mut self, at: usize) -> bool {
+        let Some((sink, queue)) = self.sinks.get_mut(at) else { return false };
+        let (kind, gone) = (sink.kind(), queue.give_way());
+        self.forget(kind, gone);
         gone.is_some()
+    }
+
+    /// Bytes of the pages that wait for any sink.
+    fn waiting_bytes(&mut self) -> usize {
+        let sinks = &self.sinks;
+        self.bytes.retain(|nth, _| sinks.iter().any(|(_, queue)| queue.holds(*nth)));
+        self.bytes.values().sum()
     }
 
     fn save(&mut self, t: f64) {
         match self.try_save() {
-            Ok(()) if self.retries_at.take().is_some() => self.events.push(Event::Saved),
+            Ok(()) if self.retries_at.take().is_some_and(f64::is_finite) => self.events.push(Event::Saved),
             Ok(()) => {}
             Err(error) => {
-                if self.retries_at.replace(t + SAVE_EVERY_SECS).is_none() {
+                if !self.retries_at.replace(t + SAVE_EVERY_SECS).is_some_and(f64::is_finite) {
                     self.events.push(Event::NotSaved(error.to_string()));
                 }
             }
@@ -249,7 +318,6 @@ impl Desk {
     }
 
     fn try_save(&mut self) -> Result<(), SpoolError> {
-        // What makes room first, and all of it at once: a trigger that is there again after a crash has its resolve behind it.
         let mut on_disk = Vec::new();
         for (nth, kind) in &self.unsettled {
             let to = kind.map(SinkKind::name);
@@ -259,26 +327,19 @@ impl Desk {
             }
         }
         self.unsaved.retain(|_, entry| !entry.to.is_empty());
-        if !on_disk.is_empty() {
-            self.spool.settle::<Page>(&on_disk)?;
-        }
-        self.unsettled.clear();
-        if self.unsaved.is_empty() && self.untold.is_empty() {
-            return Ok(());
-        }
         let entries: Vec<_> = self.unsaved.iter().map(|(nth, entry)| (*nth, entry.clone())).collect();
-        let told: Vec<_> = self
-            .untold
-            .iter()
-            .map(|(incident, last)| match last {
-                Some(page) => Told::Last(incident.as_str(), page),
-                None => Told::Over(incident.as_str()),
-            })
-            .collect();
-        self.spool.accept(&entries, &told)?;
+        let told = self.untold.iter().map(|(incident, last)| match last {
+            Some(page) => Told::Last(incident.as_str(), page),
+            None => Told::Over(incident.as_str()),
+        });
+        let told: Vec<_> = told.collect();
+        if !(on_disk.is_empty() && entries.is_empty() && told.is_empty()) {
+            self.spool.change(&on_disk, &entries, &told)?;
+        }
         if !entries.is_empty() {
             self.events.push(Event::Kept(entries.len()));
         }
+        self.unsettled.clear();
         self.unsaved.clear();
         self.untold.clear();
         Ok(())

@@ -1,21 +1,25 @@
-//! The action `page`: a human is told of an incident once, again when it got worse or something was done about it, and when it is over.
+//! The action `page`: a human is told of an incident once, again when it changed or something was done about it, and when it is over.
 //!
-//! [`Pager`] says what is told, and is pure. [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on disk in this
+//! [`Pager`](pager::Pager) says what is told, and is pure; it merges floods into summaries. [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on disk in this
 //! form. A sink is a file here: it puts a page into the form of its receiver, and reads the answer. The next sink is one more
 //! file, a variant of [`SinkKind`] and a table of the configuration.
 
 mod alertmanager;
 mod counts;
 mod desk;
+mod inbox;
 mod links;
 mod notifier;
+mod owner;
 mod pager;
 mod pagerduty;
 mod paging;
 mod queue;
 mod sink;
 mod slack;
+mod storm;
 mod summary;
+mod text;
 mod webhook;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +34,9 @@ pub(in crate::act) use sink::said;
 
 /// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;
+
+/// Most bytes of a page; usual ones take about 1 KiB. Details give way where it would be larger, then the ends of its texts.
+const PAGE_BYTES_MAX: usize = 4 << 10;
 
 /// One thing that is told of an incident, or of a change to this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,13 +67,16 @@ pub struct Page {
     pub details: Map<String, Value>,
 }
 
+/// Most characters of a name in a page.
+const NAME_CHARS_MAX: usize = 256;
+
 /// What a page tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum News {
     /// There is an incident.
     Raised,
-    /// It is more urgent, or something else is done about it.
+    /// It is more or less urgent, it is something else than it seemed, or something else is done about it.
     Updated,
     /// It is over.
     Resolved,
@@ -74,12 +84,35 @@ pub enum News {
     Changed,
 }
 
-impl News {
-    /// Whether it may be lost where there is no room: whoever is told when an incident begins and ends knows what counts.
-    pub fn is_informational(self) -> bool {
-        matches!(self, Self::Updated | Self::Changed)
+impl Page {
+    /// How much of memory and disk it takes, about.
+    pub fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |json| json.len())
     }
 
+    /// Makes it safe to show and to keep, whoever chose the names in it.
+    fn bounded(mut self) -> Self {
+        text::printable_details(&mut self.details);
+        self.cut(summary::CHARS_MAX, NAME_CHARS_MAX);
+        if self.bytes() > PAGE_BYTES_MAX {
+            self.details.clear();
+        }
+        if self.bytes() > PAGE_BYTES_MAX {
+            // Four bytes a character, or all of them escaped.
+            self.cut(summary::CHARS_MAX / 4, NAME_CHARS_MAX / 4);
+        }
+        self
+    }
+
+    fn cut(&mut self, summary_chars: usize, name_chars: usize) {
+        self.summary = text::printable(&self.summary, summary_chars);
+        for name in [&mut self.host, &mut self.component, &mut self.group] {
+            *name = text::printable(name, name_chars);
+        }
+    }
+}
+
+impl News {
     /// As it is printed and counted.
     pub fn name(self) -> &'static str {
         match self {
@@ -96,4 +129,27 @@ pub(in crate::act) fn timestamp(at_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms.min(LAST_MS));
     humantime::format_rfc3339_millis(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page with these, and with nothing else.
+    pub fn page(id: &str, incident: &str, news: News) -> Page {
+        Page {
+            id: id.to_owned(),
+            incident: incident.to_owned(),
+            news,
+            severity: Severity::Warning,
+            summary: id.to_owned(),
+            host: String::new(),
+            component: String::new(),
+            group: String::new(),
+            class: String::new(),
+            raised_at_ms: 0,
+            at_ms: 0,
+            details: Map::new(),
+        }
+    }
 }

@@ -18,6 +18,7 @@ use super::{
     Page,
     counts::Counts,
     desk::{Desk, Event},
+    inbox::Inbox,
     sink::{Fate, Post, Sink},
 };
 use crate::{
@@ -50,13 +51,15 @@ pub struct Setup<'a> {
 
 /// The threads that tell, as the loop sees them.
 pub struct Notifier {
+    inbox: Arc<Inbox>,
     orders: Sender<Order>,
     stopped: Receiver<()>,
     counts: Arc<Counts>,
 }
 
 enum Order {
-    Tell(Vec<Page>),
+    /// Something is in the inbox.
+    Look,
     Answered(usize, Result<https::Answer, String>),
     Stop,
 }
@@ -90,20 +93,26 @@ impl Notifier {
         let (stops, stopped) = channel();
         let counts = Arc::new(Counts::default());
         counts.waiting.set(desk.waiting() as i64);
-        let counted = counts.clone();
+        let (inbox, counted) = (Arc::new(Inbox::default()), counts.clone());
+        let keeps = inbox.clone();
         let run = move || {
-            keep(desk, &ordered, &callers, &counted, clock, setup.seed);
+            keep(desk, &keeps, &ordered, &callers, &counted, clock, setup.seed);
             drop(stops);
         };
         thread::Builder::new().name("spillway-page".to_owned()).spawn(run)?;
-        Ok((Self { orders, stopped, counts }, found.open))
+        Ok((Self { inbox, orders, stopped, counts }, found.open))
     }
 
     /// Tells these, in this order.
     pub fn tell(&self, pages: Vec<Page>) {
-        if !pages.is_empty() {
+        if pages.is_empty() {
+            return;
+        }
+        let (was_empty, events) = self.inbox.put(pages);
+        events.iter().for_each(|event| tell_log(event, &self.counts));
+        if was_empty {
             // The thread ends with this alone.
-            let _ = self.orders.send(Order::Tell(pages));
+            let _ = self.orders.send(Order::Look);
         }
     }
 
@@ -120,12 +129,24 @@ impl Notifier {
 }
 
 /// Keeps the desk until it is told to stop.
-fn keep(mut desk: Desk, orders: &Receiver<Order>, callers: &[Sender<Post>], counts: &Counts, clock: Clock, seed: u64) {
+fn keep(
+    mut desk: Desk,
+    inbox: &Inbox,
+    orders: &Receiver<Order>,
+    callers: &[Sender<Post>],
+    counts: &Counts,
+    clock: Clock,
+    seed: u64,
+) {
     let mut chance = Chance(seed);
     let (mut calls, mut stops) = (0_usize, false);
     loop {
         let t = clock.now();
         desk.catch_up(t);
+        let pages = inbox.take();
+        if !pages.is_empty() {
+            desk.accept(t, pages);
+        }
         if !stops {
             for (at, post) in desk.due(t, clock.unix_ms() / 1_000, chance.next()) {
                 if callers[at].send(post).is_ok() {
@@ -141,19 +162,18 @@ fn keep(mut desk: Desk, orders: &Receiver<Order>, callers: &[Sender<Post>], coun
         let wakes_in =
             desk.wakes_at(t).map_or(SLEEPS_FOR, |at| Duration::try_from_secs_f64(at - t).unwrap_or_default());
         match orders.recv_timeout(wakes_in.min(SLEEPS_FOR)) {
-            Ok(Order::Tell(pages)) => desk.accept(clock.now(), pages),
             Ok(Order::Answered(at, answer)) => {
                 calls -= 1;
                 let fate = match answer {
                     Ok(answer) => {
                         desk.fate(at, answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &answer.body)
                     }
-                    Err(why) => Fate::Later(None, why),
+                    Err(why) => Fate::Unknown(why),
                 };
                 desk.answered(clock.now(), at, fate, chance.next());
             }
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => stops = true,
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Look) | Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
@@ -181,7 +201,12 @@ fn tell_log(event: &Event, counts: &Counts) {
         Event::Closed(sink, why) => {
             tracing::error!(%sink, why, "the receiver is gone: nothing more is sent there until the agent is started again")
         }
-        Event::Lost(count) => tracing::warn!(count, "too much waits to be told: the oldest updates were dropped"),
+        Event::Merged(count) => tracing::debug!(count, "pages replaced by newer ones, or over before they were sent"),
+        Event::Lost(count) => tracing::warn!(
+            count,
+            "too many pages wait, and those that are missed least were dropped\n  hint: see the receivers that fail above, and \
+             spillway_pages_lost_total"
+        ),
         Event::NotSaved(why) => tracing::warn!(why, "what waits to be told is not on disk, and kept in memory"),
         Event::Saved => tracing::info!("what waits to be told is on disk again"),
     }

@@ -1,19 +1,40 @@
-//! What a human is told: once when an incident is raised, again when it is more urgent or something else is done about it, and when it is over.
+//! What a human is told: once when an incident is raised, again when it changed or something else is done about it, and when it is over.
 //!
-//! Pure: time is an argument. Cold start: what an earlier run has told of and not ended is given to it; an incident that is raised again goes on
-//! without a word, one that is not seen again for as long as the agent takes to be sure of it is over. Bounded by the incidents that are open.
+//! Pure: time is an argument. Updates of an incident are a minute apart, unless it becomes critical; the newest counts. Incidents that come too fast or
+//! are too many are members of a summary ([`Storms`]). Cold start: what an earlier run has told of and not ended is given to it; an
+//! incident that is raised again goes on without a word, one that is not seen again for as long as the agent takes to be sure of it is over. Bounded
+//! by [`OPEN_MAX`](super::storm::OPEN_MAX) and the bounds of summaries.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{KEY_BYTES_MAX, News, Page, summary, timestamp};
+use super::{
+    KEY_BYTES_MAX, NAME_CHARS_MAX, News, Page,
+    owner::owner,
+    storm::{Raise, Scope, Storms, Summary},
+    summary,
+    text::printable,
+    timestamp,
+};
 use crate::{
     act::outcome::{Event, Outcome},
     decide::{Action, Decision, IncidentId, Severity},
     detect::Verdict,
     detect::words::Size,
 };
+
+/// Time between two updates of an incident, unless it becomes critical.
+const UPDATE_EVERY_SECS: f64 = 60.0;
+
+/// Time from the first page of a summary to its first update, in which a flood shows how large it is.
+const FIRST_SUMMARY_SECS: f64 = 10.0;
+
+/// The class of summaries.
+const SUMMARY_CLASS: &str = "many incidents";
+
+/// Marks the summary of the whole host among its details.
+const HOST: &str = "all_of_host";
 
 /// A moment, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +61,8 @@ pub struct Pager {
     teller: Teller,
     pages_total: u64,
     open: BTreeMap<String, Open>,
+    storms: Storms,
+    summaries: BTreeMap<Scope, Told>,
 }
 
 /// An incident that a human knows of.
@@ -48,17 +71,62 @@ struct Open {
     page: Page,
     /// What was claimed last; `None` for one of an earlier run that was not raised again.
     verdict: Option<Verdict>,
-    /// What was done about it.
-    done: Option<String>,
+    /// How it stands.
+    standing: Standing,
+    /// How it stood when it was told last.
+    told: Standing,
+    /// When it was updated last.
+    updated_at: f64,
     /// Since when this run knows of it.
     known_since: f64,
+}
+
+/// How an incident stands, as far as a change of it is worth an update.
+#[derive(Debug, Clone, PartialEq)]
+struct Standing {
+    severity: Severity,
+    /// The reason for the severity; `None` for one of an earlier run that was not raised again.
+    why: Option<String>,
+    /// What was done about it.
+    done: Option<String>,
+}
+
+/// A summary that a human knows of.
+struct Told {
+    page: Page,
+    /// Its members, in the words that were told last.
+    members: String,
+    /// When it may be updated.
+    next_at: f64,
 }
 
 impl Pager {
     /// Goes on with what an earlier run has told last of each incident that it did not end. `t` is now.
     pub fn new(teller: Teller, told: Vec<Page>, t: f64) -> Self {
-        let open = |page: Page| (page.incident.clone(), Open { page, verdict: None, done: None, known_since: t });
-        Self { teller, pages_total: 0, open: told.into_iter().map(open).collect() }
+        let mut pager = Self {
+            teller,
+            pages_total: 0,
+            open: BTreeMap::new(),
+            storms: Storms::default(),
+            summaries: BTreeMap::new(),
+        };
+        for page in told {
+            if page.class == SUMMARY_CLASS {
+                let scope = match page.group.as_str() {
+                    "" if page.details.contains_key(HOST) => Scope::Host,
+                    group => Scope::Owner(Arc::from(group)),
+                };
+                pager.storms.restore(scope.clone(), t, pager.teller.sure_after.as_secs_f64());
+                pager.summaries.insert(scope, Told { page, members: String::new(), next_at: t + UPDATE_EVERY_SECS });
+                continue;
+            }
+            let standing = Standing { severity: page.severity, why: None, done: None };
+            let told = standing.clone();
+            let (updated_at, known_since) = (f64::NEG_INFINITY, t);
+            let open = Open { verdict: None, standing, told, updated_at, known_since, page };
+            pager.open.insert(open.page.incident.clone(), open);
+        }
+        pager
     }
 
     /// What is to be told on account of a decision. `verdicts` are those that it followed from.
@@ -68,11 +136,15 @@ impl Pager {
             Action::Page { severity } => {
                 let verdict = verdicts.iter().rev().find(|verdict| IncidentId::from(*verdict) == decision.id);
                 let Some(open) = self.open.get_mut(&incident) else {
-                    return verdict.map(|verdict| self.raise(now, incident, severity, verdict.clone()));
+                    return self.raise(now, incident, severity, &decision.why, verdict?);
                 };
                 open.verdict = verdict.cloned().or(open.verdict.take());
-                let is_worse = severity > open.page.severity;
-                is_worse.then(|| self.update(now, &incident, severity)).flatten()
+                open.standing.severity = severity;
+                if open.standing.why.replace(decision.why.clone()).is_none() {
+                    // The same incident in another run's words is no news.
+                    open.told.why.clone_from(&open.standing.why);
+                }
+                self.update_if_due(now, &incident)
             }
             Action::Resolve => self.resolve(now, &incident, &decision.why),
             Action::Limit | Action::Unlimit | Action::Weigh | Action::Unweigh | Action::Drain | Action::Undrain => None,
@@ -104,12 +176,13 @@ impl Pager {
         let mut pages = Vec::new();
         for incident in &incidents {
             let Some(open) = self.open.get_mut(incident) else { continue };
-            let is_news = open.done.as_ref() != Some(&done);
-            open.done = Some(done.clone());
-            let severity = open.page.severity;
+            let before = open.standing.done.replace(done.clone());
             // A setback that was none before is decided to be urgent, and told of then.
-            if is_news && !(outcome.event.is_setback() && severity < Severity::Critical) {
-                pages.extend(self.update(now, incident, severity));
+            if outcome.event.is_setback() && open.page.severity < Severity::Critical {
+                continue;
+            }
+            if before.as_ref() != Some(&done) {
+                pages.extend(self.update_if_due(now, incident));
             }
         }
         if matches!(outcome.event, Event::Limited | Event::Undone | Event::Draining | Event::Undrained) {
@@ -119,62 +192,173 @@ impl Pager {
         pages
     }
 
-    /// What an earlier run has told of and nothing was seen of since: it is over.
-    pub fn forgotten(&mut self, now: Now) -> Vec<Page> {
+    /// What is to be told because time went by: updates that had to wait, summaries that changed, and the end of what an earlier run has told of
+    /// and nothing was seen of since.
+    pub fn due(&mut self, now: Now) -> Vec<Page> {
         let sure_after_secs = self.teller.sure_after.as_secs_f64();
         let is_forgotten = |open: &Open| open.verdict.is_none() && now.t - open.known_since >= sure_after_secs;
-        let forgotten: Vec<_> =
-            self.open.iter().filter(|(_, open)| is_forgotten(open)).map(|(incident, _)| incident.clone()).collect();
+        let (mut forgotten, mut changed) = (Vec::new(), Vec::new());
+        for (incident, open) in &self.open {
+            if is_forgotten(open) {
+                forgotten.push(incident.clone());
+            } else if open.standing != open.told {
+                changed.push(incident.clone());
+            }
+        }
         let why = "Nothing was seen of it since the agent was started again.";
-        forgotten.iter().filter_map(|incident| self.resolve(now, incident, why)).collect()
+        let mut pages: Vec<_> = forgotten.iter().filter_map(|incident| self.resolve(now, incident, why)).collect();
+        pages.extend(changed.iter().filter_map(|incident| self.update_if_due(now, incident)));
+        for (scope, summary) in self.storms.over(now.t) {
+            pages.extend(self.end_summary(now, &scope, &summary));
+        }
+        let scopes: Vec<_> = self.summaries.keys().cloned().collect();
+        pages.extend(scopes.iter().filter_map(|scope| self.tell_summary(now, scope)));
+        pages
     }
 
-    fn raise(&mut self, now: Now, incident: String, severity: Severity, verdict: Verdict) -> Page {
+    fn raise(&mut self, now: Now, incident: String, severity: Severity, why: &str, verdict: &Verdict) -> Option<Page> {
         let claim = &verdict.claim;
+        let digest = fnv1a(incident.as_bytes());
+        if severity < Severity::Warning {
+            let scope = self.storms.leave(now.t, digest)?;
+            return self.tell_summary(now, &scope);
+        }
+        let group = printable(claim.cgroup(), NAME_CHARS_MAX);
+        let open_of_owner = self.open.values().filter(|open| owner(&open.page.group) == owner(&group)).count();
+        let raise = Raise { owner: owner(&group), severity, open_of_owner, open: self.open.len() };
+        let scope = match self.storms.scope_of(digest) {
+            Some(scope) => Some(scope.clone()),
+            None => self.storms.place(now.t, &raise),
+        };
+        if let Some(scope) = scope {
+            let name = format!("{} ({})", summary::component(claim), summary::class(claim));
+            self.storms.join(&scope, digest, severity, &name);
+            return self.tell_summary(now, &scope);
+        }
         let page = Page {
             id: self.next_id(),
             incident: incident.clone(),
             news: News::Raised,
             severity,
-            summary: summary::standing(&verdict, &self.teller.host, &clock_time(now.unix_ms), None),
+            summary: summary::standing(verdict, &self.teller.host, &clock_time(now.unix_ms), None),
             host: self.teller.host.clone(),
             component: summary::component(claim),
-            group: claim.cgroup().to_string(),
+            group,
             class: summary::class(claim),
             raised_at_ms: now.unix_ms,
             at_ms: now.unix_ms,
-            details: details(&verdict),
+            details: details(verdict),
         };
-        let open = Open { page: page.clone(), verdict: Some(verdict), done: None, known_since: now.t };
+        let page = page.bounded();
+        let standing = Standing { severity, why: Some(why.to_owned()), done: None };
+        let told = standing.clone();
+        let (verdict, updated_at, known_since) = (Some(verdict.clone()), f64::NEG_INFINITY, now.t);
+        let open = Open { page: page.clone(), verdict, standing, told, updated_at, known_since };
         self.open.insert(incident, open);
-        page
+        Some(page)
     }
 
-    fn update(&mut self, now: Now, incident: &str, severity: Severity) -> Option<Page> {
+    /// The update of an incident that changed, if it is time for one.
+    fn update_if_due(&mut self, now: Now, incident: &str) -> Option<Page> {
+        let open = self.open.get(incident)?;
+        let becomes_critical = open.standing.severity >= Severity::Critical && open.told.severity < Severity::Critical;
+        let is_due = now.t - open.updated_at >= UPDATE_EVERY_SECS || becomes_critical;
+        if open.standing == open.told || !is_due {
+            return None;
+        }
         let (id, host) = (self.next_id(), &self.teller.host);
         let open = self.open.get_mut(incident)?;
-        let page = &mut open.page;
-        (page.id, page.news, page.severity, page.at_ms) = (id, News::Updated, severity, now.unix_ms);
+        let Open { page, standing, told, .. } = open;
+        (page.id, page.news, page.severity, page.at_ms) = (id, News::Updated, standing.severity, now.unix_ms);
         if let Some(verdict) = &open.verdict {
-            page.summary = summary::standing(verdict, host, &clock_time(page.raised_at_ms), open.done.as_deref());
+            page.summary = summary::standing(verdict, host, &clock_time(page.raised_at_ms), standing.done.as_deref());
+            page.class = summary::class(&verdict.claim);
             page.details = details(verdict);
         }
-        page.details.insert("done".to_owned(), open.done.clone().into());
+        if let (Some(why), true) = (&standing.why, standing.why != told.why) {
+            page.summary = format!("{} Now: {}.", page.summary, why.trim_end_matches('.'));
+        }
+        page.details.insert("done".to_owned(), standing.done.clone().into());
+        page.details.insert("reason".to_owned(), standing.why.clone().into());
+        *page = page.clone().bounded();
+        (*told, open.updated_at) = (standing.clone(), now.t);
         Some(page.clone())
     }
 
     fn resolve(&mut self, now: Now, incident: &str, why: &str) -> Option<Page> {
-        let Open { page, .. } = self.open.remove(incident)?;
+        let Some(Open { page, .. }) = self.open.remove(incident) else {
+            let scope = self.storms.leave(now.t, fnv1a(incident.as_bytes()))?;
+            return self.tell_summary(now, &scope);
+        };
+        Some(self.end(now, page, why))
+    }
+
+    fn end(&mut self, now: Now, page: Page, why: &str) -> Page {
         let secs = now.unix_ms.saturating_sub(page.raised_at_ms) as f64 / 1e3;
         let summary = summary::over(&page.component, &page.class, &page.host, secs, why);
-        Some(Page { id: self.next_id(), news: News::Resolved, at_ms: now.unix_ms, summary, ..page })
+        Page { id: self.next_id(), news: News::Resolved, at_ms: now.unix_ms, summary, ..page }.bounded()
+    }
+
+    /// A summary as it stands, if it is time to tell it.
+    fn tell_summary(&mut self, now: Now, scope: &Scope) -> Option<Page> {
+        let summary = self.storms.get(scope)?.clone();
+        let members = summary.members();
+        let told = self.summaries.get(scope);
+        let severity = summary.severity();
+        let becomes_critical = severity.is_some_and(|severity| severity >= Severity::Critical)
+            && told.is_none_or(|told| told.page.severity < Severity::Critical);
+        if told.is_some_and(|told| (now.t < told.next_at && !becomes_critical) || told.members == members) {
+            return None;
+        }
+        let (page, next_at) = match self.summaries.remove(scope) {
+            Some(Told { page, .. }) => (Page { news: News::Updated, ..page }, now.t + UPDATE_EVERY_SECS),
+            None => (self.begin_summary(now, scope), now.t + FIRST_SUMMARY_SECS),
+        };
+        let severity = severity.unwrap_or(page.severity);
+        let since = clock_time(page.raised_at_ms);
+        let text = summary::many(&page.component, &page.host, summary.total, &members, &since);
+        let page = Page { id: self.next_id(), severity, summary: text, at_ms: now.unix_ms, ..page }.bounded();
+        self.summaries.insert(scope.clone(), Told { page: page.clone(), members, next_at });
+        Some(page)
+    }
+
+    fn begin_summary(&self, now: Now, scope: &Scope) -> Page {
+        let (incident, component, group) = match scope {
+            Scope::Owner(owner) if owner.is_empty() => ("many".to_owned(), "unknown cgroups".to_owned(), String::new()),
+            Scope::Owner(owner) => (format!("many-{owner}"), owner.to_string(), owner.to_string()),
+            Scope::Host => ("many-everywhere".to_owned(), "all of it".to_owned(), String::new()),
+        };
+        let mut details = Map::new();
+        if *scope == Scope::Host {
+            details.insert(HOST.to_owned(), true.into());
+        }
+        Page {
+            id: String::new(),
+            incident: self.key(&incident),
+            news: News::Raised,
+            severity: Severity::Warning,
+            summary: String::new(),
+            host: self.teller.host.clone(),
+            component,
+            group,
+            class: SUMMARY_CLASS.to_owned(),
+            raised_at_ms: now.unix_ms,
+            at_ms: now.unix_ms,
+            details,
+        }
+    }
+
+    fn end_summary(&mut self, now: Now, scope: &Scope, summary: &Summary) -> Option<Page> {
+        let Told { page, .. } = self.summaries.remove(scope)?;
+        let why = format!("{} incidents are over; none came back for some minutes.", summary.total);
+        Some(self.end(now, page, &why))
     }
 
     fn change(&mut self, now: Now, incident: String, outcome: &Outcome) -> Page {
         let (host, cgroup) = (&self.teller.host, outcome.cgroup.to_string());
         let sentence = format!("Spillway on {host}: {} {cgroup}: {}", outcome.event, outcome.why.replace('\n', ";"));
-        Page {
-            summary: summary::bounded(&sentence),
+        let page = Page {
+            summary: sentence,
             host: host.clone(),
             id: self.next_id(),
             incident,
@@ -186,18 +370,20 @@ impl Pager {
             raised_at_ms: now.unix_ms,
             at_ms: now.unix_ms,
             details: object(outcome),
-        }
+        };
+        page.bounded()
     }
 
     /// An incident's name for those who are told of many hosts.
     fn key(&self, incident: &str) -> String {
-        let key = format!("spillway/{}/{incident}", self.teller.host);
-        if key.len() <= KEY_BYTES_MAX {
+        let exact = format!("spillway/{}/{incident}", self.teller.host);
+        let key = printable(&exact, KEY_BYTES_MAX);
+        if key == exact && key.len() <= KEY_BYTES_MAX {
             return key;
         }
-        // What is cut off still tells it from another.
-        let digest = format!("#{:016x}", fnv1a(key.as_bytes()));
-        let mut end = KEY_BYTES_MAX - digest.len();
+        // What is cut off or not shown still tells it from another.
+        let digest = format!("#{:016x}", fnv1a(exact.as_bytes()));
+        let mut end = key.len().min(KEY_BYTES_MAX - digest.len());
         while !key.is_char_boundary(end) {
             end -= 1;
         }
@@ -234,125 +420,4 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::{
-        config::{DecideConfig, Mode},
-        decide::Policy,
-        detect::{Bound, Claim, LeakClaim, Resource, State},
-        sense::ProcessId,
-    };
-
-    const NOW: Now = Now { t: 10.0, unix_ms: 1_764_151_320_000 };
-
-    fn pager(told: Vec<Page>) -> Pager {
-        let teller = Teller { host: "web-3".to_owned(), run: "run".to_owned(), sure_after: Duration::from_secs(60) };
-        Pager::new(teller, told, 0.0)
-    }
-
-    fn leak(state: State) -> Verdict {
-        let claim = LeakClaim {
-            resource: Resource::Memory,
-            id: ProcessId { pid: 812, start_ticks: 4711 },
-            comm: Arc::from("api"),
-            cgroup: Arc::from("/api.service"),
-            growth_bytes_per_sec: Some(1_048_576.0),
-            growth_handles_per_sec: None,
-            growth_interval_bytes_per_sec: None,
-            bound: Bound::Host,
-        };
-        let (claim, why) = (Claim::Leak(claim), "it stopped growing".to_owned());
-        Verdict {
-            t: 1.0,
-            claim,
-            exhaustion_secs: Some(3_000.0),
-            exhaustion_interval_secs: None,
-            harm: None,
-            confidence: 1.0,
-            state,
-            why,
-        }
-    }
-
-    /// A policy that resolves what is over at once.
-    fn undamped() -> Policy {
-        Policy::new(&DecideConfig { flap_within: Duration::ZERO, ..DecideConfig::default() }, Mode::Enforce)
-    }
-
-    /// Pages for what a claim makes the policy decide.
-    fn judged(pager: &mut Pager, policy: &mut Policy, state: State) -> Vec<Page> {
-        let (mut verdict, mut decisions) = (leak(state), Vec::new());
-        policy.judge(&mut verdict, &mut decisions);
-        let verdicts = [verdict];
-        decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &verdicts)).collect()
-    }
-
-    fn outcome(event: Event) -> Outcome {
-        let (id, cgroup) = (Arc::from("leak-812-4711"), Arc::from("/api.service"));
-        Outcome { t: 11.0, event, id, cgroup, limit_bytes: Some(512 << 20), why: "memory.high set".to_owned() }
-    }
-
-    fn told(pages: &[Page]) -> Vec<(News, Severity)> {
-        pages.iter().map(|page| (page.news, page.severity)).collect()
-    }
-
-    #[test]
-    fn a_human_is_told_once_again_when_it_matters_and_when_it_is_over() {
-        let (mut pager, mut policy) = (pager(Vec::new()), undamped());
-        let raised = judged(&mut pager, &mut policy, State::Raised);
-        assert_eq!(told(&raised), [(News::Raised, Severity::Warning)]);
-        assert_eq!(raised[0].incident, "spillway/web-3/leak-812-4711");
-        let since = "Seen since 10:02 UTC; nothing was done about it.";
-        assert!(raised[0].summary.ends_with(since), "{}", raised[0].summary);
-
-        let limited = pager.done(NOW, &outcome(Event::Limited));
-        assert_eq!(told(&limited), [(News::Updated, Severity::Warning), (News::Changed, Severity::Warning)]);
-        assert!(limited[0].summary.ends_with("its memory is held below 512.0 MiB."), "{}", limited[0].summary);
-        assert_eq!(limited[1].summary, "Spillway on web-3: limited /api.service: memory.high set");
-        assert!(pager.done(NOW, &outcome(Event::Reasserted)).is_empty(), "nothing else is done now");
-        assert_eq!(told(&pager.done(NOW, &outcome(Event::Limited))), [(News::Changed, Severity::Warning)]);
-
-        // A setback is told as what is decided on its account, and once.
-        assert!(pager.done(NOW, &outcome(Event::Thrashing)).is_empty());
-        let mut decisions = Vec::new();
-        policy.set_back(12.0, "leak-812-4711", "it thrashes", &mut decisions);
-        let pages: Vec<_> = decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &[])).collect();
-        assert_eq!(told(&pages), [(News::Updated, Severity::Critical)]);
-        assert!(pages[0].summary.contains("; a limit does not help: memory.high set."), "{}", pages[0].summary);
-
-        let resolved = judged(&mut pager, &mut policy, State::Cleared);
-        assert_eq!(told(&resolved), [(News::Resolved, Severity::Critical)]);
-        assert!(resolved[0].summary.starts_with("Over after 0.0 s: leak of memory, api on web-3."));
-        let undone = pager.done(NOW, &outcome(Event::Undone));
-        assert_eq!(told(&undone), [(News::Changed, Severity::Warning)]);
-        let ids: std::collections::BTreeSet<_> =
-            raised.iter().chain(&limited).chain(&pages).chain(&resolved).chain(&undone).map(|page| &page.id).collect();
-        assert_eq!(ids.len(), 6, "no page has another's identity");
-    }
-
-    #[test]
-    fn the_next_run_goes_on_without_a_word_and_ends_what_it_does_not_see() {
-        let (mut first, mut policy) = (pager(Vec::new()), undamped());
-        let raised = judged(&mut first, &mut policy, State::Raised);
-        let mut policy = undamped();
-        let mut seen = pager(raised.clone());
-        assert!(judged(&mut seen, &mut policy, State::Raised).is_empty());
-        assert!(seen.forgotten(Now { t: 1_000.0, ..NOW }).is_empty());
-        assert_eq!(told(&judged(&mut seen, &mut policy, State::Cleared)), [(News::Resolved, Severity::Warning)]);
-
-        let mut unseen = pager(raised);
-        assert!(unseen.forgotten(Now { t: 59.0, ..NOW }).is_empty());
-        let over = unseen.forgotten(Now { t: 60.0, ..NOW });
-        assert_eq!(told(&over), [(News::Resolved, Severity::Warning)]);
-        assert!(unseen.forgotten(Now { t: 61.0, ..NOW }).is_empty());
-    }
-
-    #[test]
-    fn a_long_name_is_cut_and_still_its_own() {
-        let pager = pager(Vec::new());
-        let [one, other] = ["x", "y"].map(|end| pager.key(&format!("cascade-risk-{}{end}", "é".repeat(200))));
-        assert!(one.len() <= KEY_BYTES_MAX && other.len() <= KEY_BYTES_MAX && one != other, "{one} {other}");
-    }
-}
+mod tests;

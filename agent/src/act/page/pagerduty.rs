@@ -50,7 +50,6 @@ fn event(page: &Page, routing_key: &str, links: &Links, details: &Map<String, Va
             "links": hrefs,
         });
     }
-    let severity = page.severity.name();
     let images: Vec<_> = links.picture.iter().map(|src| json!({"src": src, "alt": page.summary})).collect();
     json!({
         "routing_key": routing_key,
@@ -60,7 +59,7 @@ fn event(page: &Page, routing_key: &str, links: &Links, details: &Map<String, Va
         "payload": {
             "summary": page.summary,
             "source": page.host,
-            "severity": severity,
+            "severity": page.severity.name(),
             "timestamp": at,
             "component": page.component,
             "group": page.group,

@@ -13,7 +13,7 @@ use crate::{
     act::outcome::Outcome,
     clock::Clock,
     config::{Config, Mode, PageConfig},
-    decide::Decision,
+    decide::{Action, Decision, Severity},
     detect::Verdict,
     https::Identity,
 };
@@ -56,7 +56,11 @@ impl Paging {
     pub fn decided(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
         let page = self.pager.decided(self.now(), decision, verdicts);
         self.notifier.tell(page.into_iter().collect());
-        decision.action.is_told()
+        match decision.action {
+            // What is of no urgency is reported, and nobody is told.
+            Action::Page { severity } => severity >= Severity::Warning,
+            action => action.is_told(),
+        }
     }
 
     /// Tells what there is to tell on account of what was done.
@@ -65,9 +69,9 @@ impl Paging {
         self.notifier.tell(pages);
     }
 
-    /// Ends what an earlier run has told of and nothing was seen of since.
-    pub fn forget(&mut self) {
-        let pages = self.pager.forgotten(self.now());
+    /// Tells what there is to tell because time went by.
+    pub fn tick(&mut self) {
+        let pages = self.pager.due(self.now());
         self.notifier.tell(pages);
     }
 

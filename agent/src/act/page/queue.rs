@@ -1,9 +1,10 @@
-//! What waits to be told to one sink, and what goes next.
+//! The pages that wait for one sink, and the next of them to send.
 //!
-//! Pure: time and chance are arguments. What is told of an incident goes in its order: a resolve never overtakes its trigger. Where the sink does not take
-//! it the whole sink is left alone for a while, twice as long each time, so that many incidents make no more calls than one; of several incidents the
-//! one tried least goes first, so that one that is never taken holds up no other. Calls are bounded a minute. What only says how an incident
-//! stands gives way to what says it better. Cold start: nothing waits.
+//! Pure: time and chance are arguments. Pages of one incident keep their order, and a newer one replaces those that it makes needless, so that an incident
+//! has two pages waiting at most, its change of this host and one that is being sent aside. A raise that was never sent goes with its resolve. Critical
+//! pages go first; owners of cgroups take turns among equals. Some of the calls of a minute are kept for critical pages, and the last of them for
+//! owners that had no call in this minute: a flood cannot use them up. If the sink fails, the whole sink rests, twice as long each time; the
+//! page that was tried least goes next, so that one that is never taken holds up no other. Cold start: nothing waits.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,33 +13,91 @@ use std::{
 };
 
 use super::News;
+use crate::decide::Severity;
+
+/// Most pages that wait for a sink. A guess: more than 256 pages are 25 minutes of calls, and nobody reads them.
+pub const WAITING_MAX: usize = 256;
 
 /// Calls in any minute.
 const CALLS_PER_MINUTE_MAX: usize = 10;
+/// Of these, calls that are made for pages that are not critical.
+const CALLS_FOR_ANY: usize = 7;
+/// Of these, calls that are made for owners that had one in this minute already.
+const CALLS_FOR_SAME_OWNER: usize = 8;
 const MINUTE_SECS: f64 = 60.0;
 
 /// The first retry comes within a second; each later one waits up to twice as long, to at most this.
 const FIRST_RETRY_SECS: f64 = 1.0;
 const RETRY_SECS_MAX: f64 = 300.0;
+/// A critical page that was not tried yet waits at most this long for a sink that failed, unless the sink asked for more.
+const CRITICAL_RETRY_SECS_MAX: f64 = 10.0;
 
-/// What waits for one sink.
+/// The pages that wait for one sink.
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: BTreeMap<u64, Waiting>,
-    /// What is being sent.
+    /// The one that is being sent.
     sending: Option<u64>,
-    /// Calls of the last minute, the oldest first.
-    calls: VecDeque<f64>,
+    /// The last calls, the oldest first.
+    calls: VecDeque<(f64, Arc<str>)>,
+    calls_total: u64,
+    /// The last call for each owner of which something waits.
+    turns: BTreeMap<Arc<str>, u64>,
     failures: u32,
+    last_failed: Option<u64>,
+    /// Pages of more than one kind failed one after the other: the sink is down, and no page is to blame.
+    is_down: bool,
     rests_until: f64,
+    critical_rests_until: f64,
     is_closed: bool,
+}
+
+/// A page, as far as its place in the queue depends on it.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The incident that it belongs to.
+    pub incident: Arc<str>,
+    /// The owner of the cgroup that it is about.
+    pub owner: Arc<str>,
+    /// The change of the incident.
+    pub news: News,
+    /// The severity of the incident.
+    pub severity: Severity,
+    /// An earlier run may have sent it.
+    pub may_be_known: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    incident: Arc<str>,
-    news: News,
+    item: Item,
     tries: u32,
+}
+
+/// The next page of an incident.
+struct Candidate<'a> {
+    nth: u64,
+    tries: u32,
+    rank: Rank,
+    owner: &'a Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Critical,
+    Warning,
+    Update,
+    Change,
+}
+
+/// What a newer page of an incident makes of an older one.
+enum Fold {
+    Keep,
+    /// The older one is needless; the newer one follows on something that the sink may know.
+    Replace {
+        may_be_known: bool,
+    },
+    /// Both are needless: nobody has heard of it.
+    Cancel,
 }
 
 /// What to do now.
@@ -53,66 +112,115 @@ pub enum Next {
 }
 
 impl Queue {
-    /// Adds a page with a number that is higher than every one before. Gives those that it makes needless.
-    pub fn add(&mut self, nth: u64, incident: Arc<str>, news: News) -> Vec<u64> {
+    /// Adds a page with a number that is higher than every one before. Gives those that are needless now, itself among them if it is.
+    pub fn add(&mut self, nth: u64, mut item: Item) -> Vec<u64> {
         if self.is_closed {
             return vec![nth];
         }
-        let is_needless = |(other, waiting): (&u64, &Waiting)| {
-            let is = waiting.news == News::Updated && waiting.incident == incident && self.sending != Some(*other);
-            is.then_some(*other)
-        };
-        let needless: Vec<_> = match news {
-            News::Updated | News::Resolved => self.waiting.iter().filter_map(is_needless).collect(),
-            News::Raised | News::Changed => Vec::new(),
-        };
+        let (mut needless, mut is_cancelled) = (Vec::new(), false);
+        for (older_nth, older) in &self.waiting {
+            if older.item.incident != item.incident || self.sending == Some(*older_nth) {
+                continue;
+            }
+            match fold(&older.item, &item) {
+                Fold::Keep => continue,
+                Fold::Replace { may_be_known } => item.may_be_known |= may_be_known,
+                Fold::Cancel => is_cancelled = true,
+            }
+            needless.push(*older_nth);
+        }
         needless.iter().for_each(|nth| drop(self.waiting.remove(nth)));
-        self.waiting.insert(nth, Waiting { incident, news, tries: 0 });
+        if is_cancelled {
+            needless.push(nth);
+        } else {
+            self.waiting.insert(nth, Waiting { item, tries: 0 });
+        }
         needless
     }
 
     /// What to do at `t`. What is to be sent counts as being sent from then on.
     pub fn next(&mut self, t: f64) -> Next {
-        if self.sending.is_some() || self.waiting.is_empty() {
+        if self.sending.is_some() {
             return Next::Nothing;
         }
-        if t < self.rests_until {
-            return Next::At(self.rests_until);
+        let (mut first, mut at) = (None, f64::INFINITY);
+        for candidate in self.candidates() {
+            let allowed_at = self.allowed_at(&candidate, t);
+            at = at.min(allowed_at);
+            if allowed_at <= t {
+                let turn = self.turns.get(candidate.owner).copied().unwrap_or_default();
+                let order = (candidate.tries, candidate.rank, turn, candidate.nth);
+                first = first.into_iter().chain([order]).min();
+            }
         }
-        while self.calls.front().is_some_and(|call| t - call >= MINUTE_SECS) {
+        let Some((_, _, _, nth)) = first else {
+            return if at.is_finite() { Next::At(at) } else { Next::Nothing };
+        };
+        let Some(owner) = self.waiting.get(&nth).map(|waiting| waiting.item.owner.clone()) else {
+            return Next::Nothing;
+        };
+        self.calls_total += 1;
+        self.turns.insert(owner.clone(), self.calls_total);
+        self.calls.push_back((t, owner));
+        if self.calls.len() > CALLS_PER_MINUTE_MAX {
             self.calls.pop_front();
         }
-        if let Some(first) = self.calls.front().filter(|_| self.calls.len() >= CALLS_PER_MINUTE_MAX) {
-            return Next::At(first + MINUTE_SECS);
+        if self.turns.len() > WAITING_MAX {
+            let waiting = &self.waiting;
+            self.turns.retain(|owner, _| waiting.values().any(|waiting| waiting.item.owner == *owner));
         }
-        let mut first_of = BTreeMap::new();
-        for (nth, waiting) in &self.waiting {
-            first_of.entry(&waiting.incident).or_insert((waiting.tries, *nth));
-        }
-        let Some(nth) = first_of.into_values().min().map(|(_, nth)| nth) else { return Next::Nothing };
-        self.calls.push_back(t);
         self.sending = Some(nth);
         Next::Send(nth)
     }
 
     /// What was sent is done with: delivered, or never to be.
     pub fn settled(&mut self) -> Option<u64> {
-        self.failures = 0;
+        if self.is_down {
+            // None of them was to blame: the critical ones go first again.
+            self.waiting.values_mut().for_each(|waiting| waiting.tries = 0);
+        }
+        (self.failures, self.last_failed, self.is_down) = (0, None, false);
+        (self.rests_until, self.critical_rests_until) = (0.0, 0.0);
         let nth = self.sending.take()?;
         self.waiting.remove(&nth);
         Some(nth)
     }
 
-    /// What was sent has to be sent again, not before `after` where the sink says so. `chance` is 0 to 1, anew each time.
-    pub fn failed(&mut self, t: f64, after: Option<Duration>, chance: f64) {
-        if let Some(waiting) = self.sending.take().and_then(|nth| self.waiting.get_mut(&nth)) {
-            waiting.tries = waiting.tries.saturating_add(1);
-        }
+    /// What was sent has to be sent again, not before `after` where the sink says so. `may_be_known` says that the sink may have it nonetheless,
+    /// `chance` is 0 to 1, anew each time. Gives those that are needless now.
+    pub fn failed(&mut self, t: f64, after: Option<Duration>, may_be_known: bool, chance: f64) -> Vec<u64> {
         self.failures = self.failures.saturating_add(1);
         let longest = (FIRST_RETRY_SECS * 2_f64.powi(self.failures.min(30) as i32 - 1)).min(RETRY_SECS_MAX);
         // Half of it by chance, so that many agents do not come back at once.
         let rest = longest * (0.5 + chance.clamp(0.0, 1.0) / 2.0);
-        self.rests_until = t + rest.max(after.map_or(0.0, |after| after.as_secs_f64()));
+        let asked = after.map_or(0.0, |after| after.as_secs_f64());
+        self.rests_until = t + rest.max(asked);
+        self.critical_rests_until = t + rest.min(CRITICAL_RETRY_SECS_MAX).max(asked);
+
+        let Some(nth) = self.sending.take() else { return Vec::new() };
+        self.is_down |= self.last_failed.replace(nth).is_some_and(|last| last != nth);
+        let Some(failed) = self.waiting.get_mut(&nth) else { return Vec::new() };
+        failed.tries = failed.tries.saturating_add(1);
+        failed.item.may_be_known |= may_be_known;
+        // What came meanwhile could not replace it while it was being sent.
+        let older = failed.item.clone();
+        let behind = self.waiting.range_mut(nth + 1..).filter(|(_, newer)| newer.item.incident == older.incident);
+        for (newer_nth, newer) in behind {
+            match fold(&older, &newer.item) {
+                Fold::Keep => continue,
+                Fold::Replace { may_be_known } => {
+                    newer.item.may_be_known |= may_be_known;
+                    self.waiting.remove(&nth);
+                    return vec![nth];
+                }
+                Fold::Cancel => {
+                    let needless = vec![nth, *newer_nth];
+                    needless.iter().for_each(|nth| drop(self.waiting.remove(nth)));
+                    return needless;
+                }
+            }
+        }
+        Vec::new()
     }
 
     /// The sink takes nothing any more. Gives what waited.
@@ -122,160 +230,88 @@ impl Queue {
         std::mem::take(&mut self.waiting).into_keys().collect()
     }
 
-    /// Takes out the oldest that may be lost; `None` where there is none.
+    /// Takes out the page that is missed least; `None` if none waits that is not being sent.
     pub fn give_way(&mut self) -> Option<u64> {
-        let may_go = |(nth, waiting): (&u64, &Waiting)| {
-            (waiting.news.is_informational() && self.sending != Some(*nth)).then_some(*nth)
+        let missed = |waiting: &Waiting| match (waiting.item.news, waiting.item.severity) {
+            (News::Changed, _) => 0,
+            (News::Updated, _) => 1,
+            (News::Raised, severity) if severity < Severity::Critical => 2,
+            (News::Resolved, _) => 3,
+            (News::Raised, _) => 4,
         };
-        let nth = self.waiting.iter().find_map(may_go)?;
+        let may_go = self.waiting.iter().filter(|(nth, _)| self.sending != Some(**nth));
+        let nth = may_go.min_by_key(|(nth, waiting)| (missed(waiting), **nth)).map(|(nth, _)| *nth)?;
         self.waiting.remove(&nth);
         Some(nth)
     }
 
     /// When something may go that waits; `None` where nothing does, or something is being sent.
     pub fn wakes_at(&self, t: f64) -> Option<f64> {
-        if self.sending.is_some() || self.waiting.is_empty() {
+        if self.sending.is_some() {
             return None;
         }
-        let first = self.calls.iter().rev().nth(CALLS_PER_MINUTE_MAX - 1);
-        let allowed_at = first.map_or(t, |call| call + MINUTE_SECS);
-        Some(t.max(self.rests_until).max(allowed_at))
+        self.candidates().map(|candidate| self.allowed_at(&candidate, t)).min_by(f64::total_cmp)
+    }
+
+    /// Whether this waits, or is being sent.
+    pub fn holds(&self, nth: u64) -> bool {
+        self.waiting.contains_key(&nth)
     }
 
     /// How many wait, with what is being sent.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
+
+    /// The next page of each incident. It is as urgent as the most urgent one behind it.
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
+        let mut candidates = BTreeMap::<&Arc<str>, Candidate<'_>>::new();
+        for (nth, Waiting { item, tries }) in &self.waiting {
+            let rank = rank(item);
+            let candidate = Candidate { nth: *nth, tries: *tries, rank, owner: &item.owner };
+            let first = candidates.entry(&item.incident).or_insert(candidate);
+            first.rank = first.rank.min(rank);
+        }
+        candidates.into_values()
+    }
+
+    /// When this may be sent at the earliest.
+    fn allowed_at(&self, candidate: &Candidate<'_>, t: f64) -> f64 {
+        // When fewer calls than these were made in the minute before.
+        let fewer_at = |calls: usize| {
+            let nth = self.calls.len().checked_sub(calls);
+            nth.and_then(|nth| self.calls.get(nth)).map_or(t, |(call, _)| call + MINUTE_SECS)
+        };
+        if candidate.rank > Rank::Critical {
+            return t.max(self.rests_until).max(fewer_at(CALLS_FOR_ANY));
+        }
+        let of_owner = self.calls.iter().rev().find(|(_, owner)| owner == candidate.owner);
+        let reserved_at = fewer_at(CALLS_PER_MINUTE_MAX).max(of_owner.map_or(t, |(call, _)| call + MINUTE_SECS));
+        let rests_until = if candidate.tries == 0 { self.critical_rests_until } else { self.rests_until };
+        t.max(rests_until).max(fewer_at(CALLS_FOR_SAME_OWNER).min(reserved_at))
+    }
+}
+
+fn rank(item: &Item) -> Rank {
+    match item.news {
+        News::Raised | News::Updated if item.severity >= Severity::Critical => Rank::Critical,
+        News::Raised | News::Resolved => Rank::Warning,
+        News::Updated => Rank::Update,
+        News::Changed => Rank::Change,
+    }
+}
+
+/// What a newer page makes of an older one of the same incident that waits.
+fn fold(older: &Item, newer: &Item) -> Fold {
+    match (older.news, newer.news) {
+        (News::Changed, News::Changed) if older.owner == newer.owner => Fold::Replace { may_be_known: false },
+        (News::Changed, _) | (_, News::Changed) | (News::Raised, News::Updated) => Fold::Keep,
+        (News::Raised, News::Resolved) if !older.may_be_known => Fold::Cancel,
+        (News::Raised, _) => Fold::Replace { may_be_known: older.may_be_known },
+        // The sink was told that it began, so it has to be told that it ended.
+        (News::Updated | News::Resolved, _) => Fold::Replace { may_be_known: true },
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn add(queue: &mut Queue, nth: u64, incident: &str, news: News) -> Vec<u64> {
-        queue.add(nth, Arc::from(incident), news)
-    }
-
-    #[test]
-    fn an_incident_is_told_in_its_order_and_what_is_older_news_gives_way() {
-        let mut queue = Queue::default();
-        add(&mut queue, 1, "a", News::Raised);
-        assert_eq!(queue.next(0.0), Next::Send(1));
-        assert!(add(&mut queue, 2, "a", News::Updated).is_empty());
-        assert_eq!(add(&mut queue, 3, "a", News::Updated), [2]);
-        assert_eq!(queue.next(0.0), Next::Nothing, "one call at a time");
-        assert_eq!(add(&mut queue, 4, "a", News::Resolved), [3]);
-        queue.failed(0.0, None, 1.0);
-        assert_eq!(queue.next(0.5), Next::At(1.0));
-        assert_eq!(queue.next(1.0), Next::Send(1));
-        assert_eq!(queue.settled(), Some(1));
-        assert_eq!(queue.next(1.0), Next::Send(4));
-    }
-
-    #[test]
-    fn an_incident_that_is_never_taken_holds_up_no_other() {
-        let mut queue = Queue::default();
-        for (nth, incident) in [(1, "a"), (2, "a"), (3, "b")] {
-            add(&mut queue, nth, incident, News::Raised);
-        }
-        assert_eq!(queue.next(0.0), Next::Send(1));
-        queue.failed(0.0, None, 0.0);
-        assert_eq!(queue.next(10.0), Next::Send(3));
-        queue.settled();
-        assert_eq!(queue.next(10.0), Next::Send(1));
-    }
-
-    #[test]
-    fn the_first_retry_comes_within_a_second_and_later_ones_further_apart_to_a_bound() {
-        let mut queue = Queue::default();
-        add(&mut queue, 1, "a", News::Raised);
-        let (mut t, mut rests) = (0.0, Vec::new());
-        for _ in 0..12 {
-            // A minute's calls do not bound what rests longer.
-            assert_eq!(queue.next(t), Next::Send(1));
-            queue.failed(t, None, 1.0);
-            let Next::At(at) = queue.next(t) else { panic!() };
-            rests.push(at - t);
-            t = at.max(t + 6.0);
-        }
-        assert_eq!(rests[..5], [1.0, 2.0, 4.0, 8.0, 16.0]);
-        assert_eq!(rests[11], 300.0);
-        queue.next(t);
-        queue.failed(t, Some(Duration::from_secs(1_000)), 0.0);
-        assert_eq!(queue.next(t), Next::At(t + 1_000.0));
-    }
-
-    #[test]
-    fn no_more_than_ten_calls_in_any_minute() {
-        let mut queue = Queue::default();
-        for nth in 0..20 {
-            add(&mut queue, nth, &format!("{nth}"), News::Raised);
-        }
-        for nth in 0..10 {
-            assert_eq!(queue.next(nth as f64), Next::Send(nth));
-            queue.settled();
-        }
-        assert_eq!(queue.next(9.0), Next::At(60.0));
-        assert_eq!(queue.next(60.0), Next::Send(10));
-        queue.settled();
-        assert_eq!(queue.next(60.0), Next::At(61.0));
-    }
-
-    #[test]
-    fn what_begins_and_ends_an_incident_never_gives_way() {
-        let mut queue = Queue::default();
-        add(&mut queue, 1, "a", News::Raised);
-        add(&mut queue, 2, "a", News::Updated);
-        add(&mut queue, 3, "", News::Changed);
-        add(&mut queue, 4, "b", News::Resolved);
-        assert_eq!((queue.give_way(), queue.give_way(), queue.give_way()), (Some(2), Some(3), None));
-        assert_eq!(queue.close(), [1, 4]);
-        assert_eq!(add(&mut queue, 5, "a", News::Raised), [5]);
-        assert_eq!(queue.next(0.0), Next::Nothing);
-    }
-
-    proptest! {
-        #[test]
-        fn however_it_is_answered_nothing_is_lost_or_overtakes_and_calls_stay_in_their_bounds(
-            pages in prop::collection::vec((0..4_u8, 0..4_u8), 1..60),
-            answers in prop::collection::vec((0.0..30.0_f64, 0..3_u8), 400),
-        ) {
-            const NEWS: [News; 4] = [News::Raised, News::Updated, News::Resolved, News::Changed];
-            let mut queue = Queue::default();
-            let told: Vec<_> = pages.iter().map(|(incident, news)| (format!("{incident}"), NEWS[*news as usize])).collect();
-            let (mut needless, mut taken, mut calls) = (Vec::new(), Vec::new(), Vec::new());
-            let mut pending = told.iter().enumerate();
-            let mut t = 0.0;
-            for (later, answer) in answers {
-                t += later;
-                if let Some((nth, (incident, news))) = pending.next() {
-                    needless.extend(add(&mut queue, nth as u64, incident, *news));
-                }
-                match queue.next(t) {
-                    Next::Send(_) => {
-                        calls.push(t);
-                        match answer {
-                            0 => queue.failed(t, None, 0.5),
-                            _ => taken.extend(queue.settled()),
-                        }
-                    }
-                    Next::At(at) => prop_assert!(at > t),
-                    Next::Nothing => {}
-                }
-            }
-            prop_assert!(calls.windows(11).all(|calls| calls[10] - calls[0] >= 60.0));
-            for nth in &needless {
-                prop_assert!(!taken.contains(nth) && told[*nth as usize].1 == News::Updated);
-            }
-            for incident in 0..4 {
-                let of_incident = |nth: &&u64| told[**nth as usize].0 == format!("{incident}");
-                let order: Vec<_> = taken.iter().filter(of_incident).collect();
-                prop_assert!(order.is_sorted());
-            }
-            let waits = queue.len();
-            prop_assert_eq!(needless.len() + taken.len() + waits, told.len().min(400));
-        }
-    }
-}
+mod tests;

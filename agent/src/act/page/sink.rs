@@ -71,8 +71,10 @@ pub struct Post {
 pub enum Fate {
     /// It is delivered.
     Taken,
-    /// It may be later, not before this long from now if that is said.
+    /// It is not delivered, and may be later, not before this long from now if that is said.
     Later(Option<Duration>, String),
+    /// It may be delivered or not: nothing was answered.
+    Unknown(String),
     /// It never will be.
     Refused(String),
     /// Nothing ever will be.
@@ -174,6 +176,8 @@ impl Sink {
             // What is wrong with it will be wrong the next time.
             400 | 413 | 422 => Fate::Refused(said),
             410 if self.kind() == SinkKind::Webhook => Fate::Closed(said),
+            // Something in between has given up on the receiver, which may have it nonetheless; as may one that answers with something else.
+            200..300 | 502 | 504 => Fate::Unknown(said),
             _ => Fate::Later(retry_after.map(|after| after.min(RETRY_AFTER_MAX)), said),
         }
     }
@@ -222,22 +226,25 @@ mod tests {
         let invalid = br#"{"status":"invalid event","message":"Event object is invalid","errors":["no"]}"#;
         let Fate::Refused(why) = pagerduty.fate(400, None, invalid) else { panic!() };
         assert!(why.starts_with("HTTP 400: {\"status\":\"invalid event\""), "{why}");
-        for (status, body) in [(200, &success[..]), (202, b"<html>"), (202, b""), (301, b""), (429, b""), (500, b"")] {
-            assert!(matches!(pagerduty.fate(status, None, body), Fate::Later(None, _)), "{status}");
+        for status in [301, 429, 500] {
+            assert!(matches!(pagerduty.fate(status, None, b""), Fate::Later(None, _)), "{status}");
+        }
+        for (status, body) in [(200, &success[..]), (202, b"<html>"), (202, b""), (502, b""), (504, b"")] {
+            assert!(matches!(pagerduty.fate(status, None, body), Fate::Unknown(_)), "{status}");
         }
         let day = Some(Duration::from_hours(24));
         assert!(matches!(pagerduty.fate(429, day, b""), Fate::Later(Some(after), _) if after == RETRY_AFTER_MAX));
 
         let slack = sink(Form::Slack { url: secret() });
         assert_eq!(slack.fate(200, None, b"ok\n"), Fate::Taken);
-        assert!(matches!(slack.fate(200, None, b"<html>please log in"), Fate::Later(..)));
+        assert!(matches!(slack.fate(200, None, b"<html>please log in"), Fate::Unknown(_)));
         let webhook = sink(Form::Webhook { url: url(), keys: secret() });
         assert_eq!(webhook.fate(204, None, b""), Fate::Taken);
         assert!(matches!(webhook.fate(410, None, b""), Fate::Closed(_)));
         assert!(matches!(pagerduty.fate(410, None, b""), Fate::Later(..)));
         let alertmanager = sink(Form::Alertmanager { url: url() });
         assert_eq!(alertmanager.fate(200, None, b""), Fate::Taken);
-        assert!(matches!(alertmanager.fate(202, None, b""), Fate::Later(..)));
+        assert!(matches!(alertmanager.fate(202, None, b""), Fate::Unknown(_)));
     }
 
     #[test]

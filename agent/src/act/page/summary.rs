@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Most characters of a summary: PagerDuty's.
-const CHARS_MAX: usize = 1_024;
+pub const CHARS_MAX: usize = 1_024;
 
 /// Who an incident is about.
 pub fn component(claim: &Claim) -> String {
@@ -37,22 +37,17 @@ pub fn standing(verdict: &Verdict, host: &str, since: &str, done: Option<&str>) 
         Claim::Exhaustion(claim) => exhaustion(claim, host),
     };
     let done = done.unwrap_or("nothing was done about it");
-    bounded(&format!("{what}. Seen since {since}; {done}."))
+    format!("{what}. Seen since {since}; {done}.")
 }
 
 /// An incident that is over, `secs` after it was raised.
 pub fn over(component: &str, class: &str, host: &str, secs: f64, why: &str) -> String {
-    bounded(&format!("Over after {}: {class}, {component} on {host}. {why}", Span(secs)))
+    format!("Over after {}: {class}, {component} on {host}. {why}", Span(secs))
 }
 
-/// A sentence, cut where a receiver would refuse it.
-pub fn bounded(sentence: &str) -> String {
-    if sentence.chars().count() <= CHARS_MAX {
-        return sentence.to_owned();
-    }
-    let mut cut: String = sentence.chars().take(CHARS_MAX - 1).collect();
-    cut.push('…');
-    cut
+/// Many incidents that are told as one. `members` are those that stand, in a few words.
+pub fn many(component: &str, host: &str, total: u64, members: &str, since: &str) -> String {
+    format!("{component} on {host} has many incidents: {members}. {} since {since}, told as one.", Count(total))
 }
 
 fn leak(claim: &LeakClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
@@ -186,12 +181,5 @@ mod tests {
             "0.0.0.0:80 (nginx) on web-3 is overloaded: 120 of 4,096 connections wait, short of CPU, with clients that try again and \
              again; connections are dropped in 12 s. Seen since 14:02 UTC; this node is drained."
         );
-    }
-
-    #[test]
-    fn it_is_cut_by_characters_and_says_so() {
-        let long = bounded(&"é".repeat(2_000));
-        assert_eq!((long.chars().count(), long.ends_with('…')), (1_024, true));
-        assert_eq!(bounded("short"), "short");
     }
 }

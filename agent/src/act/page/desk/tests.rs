@@ -1,12 +1,10 @@
 use std::{fs, path::PathBuf};
 
-use serde_json::Map;
+use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    act::page::{links::Links, sink::Form},
-    decide::Severity,
-};
+use crate::act::page::{links::Links, sink::Form, tests::page};
+use crate::decide::Severity;
 
 struct Dir(PathBuf);
 
@@ -34,23 +32,6 @@ fn desk_at(dir: &Dir, unix_ms: u64) -> (Desk, Vec<Page>) {
     (Desk::new(spool, vec![sink], found.waiting, unix_ms), found.open)
 }
 
-fn page(id: &str, incident: &str, news: News) -> Page {
-    Page {
-        id: id.to_owned(),
-        incident: incident.to_owned(),
-        news,
-        severity: Severity::Warning,
-        summary: id.to_owned(),
-        host: String::new(),
-        component: String::new(),
-        group: String::new(),
-        class: String::new(),
-        raised_at_ms: 0,
-        at_ms: 0,
-        details: Map::new(),
-    }
-}
-
 fn sent(desk: &mut Desk, t: f64) -> Vec<String> {
     let posts = desk.due(t, 0, 0.5);
     let text =
@@ -65,28 +46,40 @@ fn what_is_not_delivered_is_told_by_the_next_run_in_its_order() {
     assert!(open.is_empty());
     let pages = vec![page("1", "a", News::Raised), page("2", "a", News::Changed), page("3", "b", News::Raised)];
     first.accept(0.0, pages);
-    first.accept(0.0, vec![page("4", "b", News::Resolved)]);
-    assert_eq!((first.waiting(), sent(&mut first, 0.0)), (3, vec!["1".to_owned()]));
+    assert_eq!((first.waiting(), sent(&mut first, 0.0)), (2, vec!["1".to_owned()]));
     first.answered(0.0, 0, Fate::Taken, 0.0);
-    assert_eq!(first.events(), [Event::Kept(2), Event::Kept(1), Event::Delivered(SinkKind::Alertmanager)]);
+    assert_eq!(first.events(), [Event::Kept(2), Event::Delivered(SinkKind::Alertmanager)]);
     assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
+    first.accept(1.0, vec![page("4", "b", News::Resolved)]);
     drop(first);
 
     let (mut next, open) = desk(&dir);
     assert_eq!(open, [page("1", "a", News::Raised)], "b is over");
-    assert_eq!((next.waiting(), sent(&mut next, 0.0)), (2, vec!["3".to_owned()]));
-    next.answered(0.0, 0, Fate::Refused("no".to_owned()), 0.0);
-    assert_eq!(sent(&mut next, 0.0), ["4"], "a resolve goes although its trigger was refused");
+    assert_eq!(next.events(), [Event::Merged(1)], "nobody knows whether 3 was taken, so its end alone is told");
+    assert_eq!((next.waiting(), sent(&mut next, 0.0)), (1, vec!["4".to_owned()]));
     next.answered(0.0, 0, Fate::Taken, 0.0);
     drop(next);
     assert_eq!(desk(&dir).0.waiting(), 0);
 }
 
 #[test]
+fn what_is_over_before_it_is_sent_is_told_to_nobody_and_leaves_nothing_on_disk() {
+    let dir = dir("cancelled");
+    let (mut first, _) = desk(&dir);
+    first.accept(0.0, vec![page("1", "a", News::Raised)]);
+    first.accept(0.0, vec![page("2", "a", News::Resolved)]);
+    assert_eq!(first.events(), [Event::Kept(1), Event::Merged(2)]);
+    assert_eq!((first.waiting(), sent(&mut first, 0.0)), (0, Vec::<String>::new()));
+    drop(first);
+    let (next, open) = desk(&dir);
+    assert_eq!((next.waiting(), open), (0, Vec::new()));
+}
+
+#[test]
 fn a_clock_that_is_set_between_two_runs_changes_no_order_and_loses_nothing() {
     let dir = dir("clock");
     let told =
-        [("1", "a", News::Raised), ("2", "b", News::Raised), ("3", "a", News::Resolved), ("4", "b", News::Resolved)];
+        [("1", "a", News::Raised), ("2", "b", News::Raised), ("3", "a", News::Updated), ("4", "b", News::Updated)];
     // Each page in a run of its own, the clock a year ahead, at zero, at its end, and right.
     for ((id, incident, news), unix_ms) in told.into_iter().zip([1_800_000_000_000, 0, u64::MAX, 1_770_000_000_000]) {
         let (mut desk, _) = desk_at(&dir, unix_ms);
@@ -94,7 +87,7 @@ fn a_clock_that_is_set_between_two_runs_changes_no_order_and_loses_nothing() {
         assert!(desk.events().contains(&Event::Kept(1)), "{id}");
     }
     let (mut last, open) = desk_at(&dir, 1);
-    assert_eq!((open, last.waiting()), (Vec::new(), 4));
+    assert_eq!((open.len(), last.waiting()), (2, 4));
     let mut order = Vec::new();
     while last.waiting() > 0 {
         order.extend(sent(&mut last, 0.0));
@@ -114,14 +107,13 @@ fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
         if minute == 60 {
             before = resident_pages();
         }
-        if minute % 10 == 0 {
-            for (id, news) in [("r", News::Raised), ("u", News::Updated), ("o", News::Resolved)] {
-                desk.accept(t, vec![page(&format!("{id}{minute}"), &format!("{minute}"), news)]);
-            }
+        let news = [(0, "r", News::Raised), (4, "u", News::Updated), (8, "o", News::Resolved)];
+        if let Some((_, id, news)) = news.into_iter().find(|(at, ..)| minute % 10 == *at) {
+            desk.accept(t, vec![page(&format!("{id}{minute}"), &format!("{}", minute / 10), news)]);
         }
         for (at, _) in desk.due(t, 0, 0.5) {
             calls += 1;
-            desk.answered(t, at, Fate::Later(None, "it is down".to_owned()), 0.5);
+            desk.answered(t, at, Fate::Unknown("it is down".to_owned()), 0.5);
         }
         desk.events();
     }
@@ -130,7 +122,8 @@ fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
     assert!(grown_bytes < 1 << 20, "{grown_bytes} bytes more after a day than after an hour");
     // Once in 225 s at the longest rest's mean, and some to get there.
     assert!((300..400).contains(&calls), "{calls} calls");
-    assert_eq!(desk.waiting(), 2 * 144);
+    // Nobody knows whether those were taken that were tried.
+    assert!(desk.waiting() <= 144, "{}", desk.waiting());
 }
 
 #[test]
@@ -139,10 +132,68 @@ fn what_is_too_much_is_lost_by_its_weight_and_counted() {
     let (mut desk, _) = desk(&dir);
     let raised = (0..WAITING_MAX).map(|nth| page(&format!("{nth}"), &format!("{nth}"), News::Raised)).collect();
     desk.accept(0.0, raised);
-    desk.accept(
-        0.0,
-        vec![page("u", "0", News::Updated), page("v", "1", News::Updated), page("r", "2", News::Resolved)],
-    );
-    assert_eq!(desk.events(), [Event::Kept(WAITING_MAX), Event::Kept(3), Event::Lost(2)]);
-    assert_eq!(desk.waiting(), WAITING_MAX + 1, "what begins and ends an incident stays");
+    let critical = Page { severity: Severity::Critical, ..page("c", "c", News::Raised) };
+    desk.accept(0.0, vec![page("u", "0", News::Updated), page("v", "1", News::Changed), critical]);
+    assert_eq!(desk.events(), [Event::Kept(WAITING_MAX), Event::Lost(2), Event::Kept(1)]);
+    assert_eq!((desk.waiting(), sent(&mut desk, 0.0)), (WAITING_MAX, vec!["c".to_owned()]));
+}
+
+#[test]
+fn pages_take_so_much_of_the_disk_and_no_more() {
+    let dir = dir("bytes");
+    let (mut desk, _) = desk(&dir);
+    let long = "x".repeat(16 << 10);
+    for nth in 0..100 {
+        let summary = long.clone();
+        desk.accept(0.0, vec![Page { summary, ..page(&format!("{nth}"), &format!("{nth}"), News::Raised) }]);
+        assert!(desk.waiting_bytes() <= WAITING_BYTES_MAX);
+    }
+    assert!(desk.waiting() > 25, "{}", desk.waiting());
+}
+
+#[test]
+fn a_spool_that_an_earlier_version_left_too_large_is_bounded_and_shrunk() {
+    let dir = dir("large");
+    let path = dir.0.join("spool.redb");
+    let (mut spool, _) = Spool::open::<Page>(&path).unwrap();
+    let entry = |nth: u64| {
+        let summary = "x".repeat(8_000);
+        let what = Page { summary, ..page(&format!("{nth}"), &format!("{}", nth / 2), NEWS[nth as usize % 2]) };
+        (nth, Entry { to: vec!["alertmanager".to_owned()], what })
+    };
+    const NEWS: [News; 2] = [News::Raised, News::Updated];
+    spool.accept::<Page>(&(0..1_200).map(entry).collect::<Vec<_>>(), &[]).unwrap();
+    drop(spool);
+    let before = fs::metadata(&path).unwrap().len();
+    let (mut desk, _) = desk(&dir);
+    desk.catch_up(0.0);
+    let after = fs::metadata(&path).unwrap().len();
+    println!("{before} bytes before, {after} after");
+    assert!((1..=WAITING_MAX).contains(&desk.waiting()), "{}", desk.waiting());
+    assert!(before > 8 << 20 && after < 2 << 20, "{before} bytes, then {after}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn whatever_comes_it_stays_in_its_bounds_in_memory_and_on_disk(
+        pages in prop::collection::vec((0..400_usize, 0..4_usize, any::<bool>()), 500..2_000),
+        random in any::<u32>(),
+    ) {
+        const NEWS: [News; 4] = [News::Raised, News::Updated, News::Resolved, News::Changed];
+        let dir = dir(&format!("bounds-{random}"));
+        let (mut desk, _) = desk(&dir);
+        for batch in pages.chunks(500) {
+            let pages = batch.iter().map(|(incident, news, is_critical)| {
+                let severity = if *is_critical { Severity::Critical } else { Severity::Warning };
+                Page { severity, ..page("", &format!("{incident}"), NEWS[*news]) }
+            });
+            desk.accept(0.0, pages.collect());
+            prop_assert!(desk.waiting() <= WAITING_MAX);
+        }
+        let waiting = desk.waiting();
+        drop(desk);
+        let found = Spool::open::<Page>(&dir.0.join("spool.redb")).unwrap().1;
+        prop_assert_eq!(found.waiting.len(), waiting);
+    }
 }
