@@ -43,3 +43,4 @@ mod resolve;
 mod secret;
 pub mod sense;
 pub mod serve;
+mod service_pods;

@@ -1,9 +1,11 @@
 //! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a trace.
 
 use std::{
+    fs,
     future::Future,
     io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +25,7 @@ use crate::{
     record::{Printer, TraceError, Writer},
     sense::{Fact, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
+    service_pods::ServicePods,
 };
 
 /// What a recording holds.
@@ -71,6 +74,8 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         }
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
         hardship::prepare();
+        core.services().set_host_netns(host_netns());
+        let service_pods = ServicePods::start(config)?;
         let mut output = Output::default();
         let mut told_untracked = false;
         announce(&sensors, config);
@@ -107,6 +112,9 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
             if batch.read == Read::Processes {
                 if let Some(paging) = &mut paging {
                     paging.tick();
+                }
+                if let Some(pods) = service_pods.as_ref().and_then(ServicePods::latest) {
+                    core.services().name_pods(pods);
                 }
                 drainer.weigh(clock.now(), nearest_secs(&core, clock.now()));
                 let tracked = core.tracked();
@@ -245,6 +253,12 @@ fn pace(config: &Config) -> Pace {
 fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     Ok(HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus })
+}
+
+/// Network namespaces of the host: this process's, and that of init, which differs in a container.
+fn host_netns() -> Vec<u32> {
+    let netns = ["/proc/self/ns/net", "/proc/1/ns/net"].map(|path| fs::metadata(path).ok());
+    netns.into_iter().flatten().map(|file| file.ino() as u32).collect()
 }
 
 /// Says in the log what is watched, and how. One reason is one line, however many probes it keeps from attaching.

@@ -55,7 +55,8 @@ pub struct Services {
     patterns: Vec<ServicePattern>,
     /// Uids of the pods that the operator's patterns of pods name, and the pattern.
     named_pods: BTreeMap<String, String>,
-    host_netns: Option<u32>,
+    /// Network namespaces of the host; empty if they are not known, as in a trace.
+    host_netns: Vec<u32>,
     listeners: HashMap<(u32, Arc<str>), Proof>,
     /// Tenants with a proven listener, how well it is proven, and when that was last confirmed.
     tenants: BTreeMap<Tenant, (u32, f64)>,
@@ -81,16 +82,16 @@ impl Services {
         Self {
             patterns: patterns.to_vec(),
             named_pods: BTreeMap::new(),
-            host_netns: None,
+            host_netns: Vec::new(),
             listeners: HashMap::new(),
             tenants: BTreeMap::new(),
             look_t: f64::NEG_INFINITY,
         }
     }
 
-    /// Sets the inode number of the host's network namespace.
-    pub fn set_host_netns(&mut self, netns: u32) {
-        self.host_netns = Some(netns);
+    /// Sets the inode numbers of the network namespaces that the host's own services may be in.
+    pub fn set_host_netns(&mut self, netns: Vec<u32>) {
+        self.host_netns = netns;
     }
 
     /// Sets which pods the operator's patterns of pods name: their uids, each with the pattern.
@@ -120,8 +121,7 @@ impl Services {
             ServicePattern::Workload(pattern) => pattern.covers(cgroup),
             ServicePattern::Listener(addr) => {
                 // Another namespace has an address of this name too, and anybody can make one.
-                listener
-                    .is_some_and(|(netns, name)| **name == **addr && self.host_netns.is_none_or(|host| host == netns))
+                listener.is_some_and(|(netns, name)| **name == **addr && self.is_hosts(netns))
             }
         };
         if let Some(pattern) = self.patterns.iter().find(is_named) {
@@ -185,8 +185,12 @@ impl Services {
         match tenant {
             Tenant::User(_) => false,
             Tenant::Pod(_) => true,
-            Tenant::System(_) | Tenant::Shared => self.host_netns.is_none_or(|host| host == netns),
+            Tenant::System(_) | Tenant::Shared => self.is_hosts(netns),
         }
+    }
+
+    fn is_hosts(&self, netns: u32) -> bool {
+        self.host_netns.is_empty() || self.host_netns.contains(&netns)
     }
 
     /// Counts a local client of another unit.

@@ -5,7 +5,7 @@
 //! changed since the last. Cold start: nothing is known. Failure: what cannot be told is a reason, with a hint, and the pod is
 //! taken for a protected one.
 
-use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 
 use super::Refusal;
 use crate::{
@@ -36,7 +36,12 @@ pub struct Name {
 impl Pods {
     /// Those of the cluster that this process's environment names, if any pattern has to do with labels.
     pub fn from_env(config: &Config) -> Self {
-        if !config.decide.protected.iter().chain(&config.decide.allow).any(Pattern::is_label) {
+        Self::of_patterns(config, config.decide.protected.iter().chain(&config.decide.allow))
+    }
+
+    /// As [`Pods::from_env`], for other patterns.
+    pub fn of_patterns<'a>(config: &Config, patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
+        if !patterns.into_iter().any(Pattern::is_label) {
             return Self::new(config.kubernetes.pod_logs_dir.clone(), Err("no pattern names one".to_owned()));
         }
         let api = Api::from_env(config.kubernetes.service_account_dir.clone()).map_err(|error| error.to_string());
@@ -57,21 +62,22 @@ impl Pods {
     ///
     /// Where they cannot be told.
     pub fn name(&self, uid: &str) -> Result<Name, Refusal> {
-        let directory = self.logs_dir.display();
-        let unknown = |why: String| {
-            Refusal::PodUnknown(format!(
-                "the namespace of pod {uid} cannot be told: {why}\n  \
-                 hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a container, mount it read-only"
-            ))
-        };
-        let entries = fs::read_dir(&self.logs_dir).map_err(|error| unknown(format!("{directory}: {error}")))?;
-        for entry in entries {
-            let entry = entry.map_err(|error| unknown(format!("{directory}: {error}")))?;
-            if let Some(name) = entry.file_name().to_str().and_then(|text| Name::of_directory(text, uid)) {
-                return Ok(name);
-            }
+        let found = self.all().map_err(|error| unknown(uid, &error.to_string()))?.remove(uid);
+        found.ok_or_else(|| unknown(uid, &format!("{} has no directory of it", self.logs_dir.display())))
+    }
+
+    /// Every pod of this node, by its uid.
+    ///
+    /// # Errors
+    ///
+    /// If the kubelet's directory cannot be read.
+    pub fn all(&self) -> Result<BTreeMap<String, Name>, PodsError> {
+        let failed = |error: io::Error| PodsError { logs_dir: self.logs_dir.clone(), error };
+        let mut pods = BTreeMap::new();
+        for entry in fs::read_dir(&self.logs_dir).map_err(failed)? {
+            pods.extend(entry.map_err(failed)?.file_name().to_str().and_then(Name::of_directory));
         }
-        Err(unknown(format!("{directory} has no directory of it")))
+        Ok(pods)
     }
 
     /// A pod's labels, at `t`.
@@ -102,13 +108,32 @@ impl Pods {
     }
 }
 
+/// Reason for which the kubelet's directory of pods cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: {error}\n  hint: kubernetes.pod_logs_dir has to be the kubelet's /var/log/pods; in a container, mount it read-only",
+    logs_dir.display()
+)]
+pub struct PodsError {
+    logs_dir: PathBuf,
+    error: io::Error,
+}
+
+fn unknown(uid: &str, why: &str) -> Refusal {
+    let (why, _) = why.split_once("\n  hint:").unwrap_or((why, ""));
+    Refusal::PodUnknown(format!(
+        "the namespace of pod {uid} cannot be told: {why}\n  \
+         hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a container, mount it read-only"
+    ))
+}
+
 impl Name {
-    /// That of the directory of the pod with this uid: `NAMESPACE_NAME_UID`.
-    fn of_directory(text: &str, uid: &str) -> Option<Self> {
+    /// Reads a pod's uid and name from its directory's: `NAMESPACE_NAME_UID`.
+    fn of_directory(text: &str) -> Option<(String, Self)> {
         let (namespace, rest) = text.split_once('_')?;
-        let (name, found) = rest.split_once('_')?;
-        let is_it = found == uid && !namespace.is_empty() && !name.is_empty();
-        is_it.then(|| Self { namespace: namespace.to_owned(), name: name.to_owned() })
+        let (name, uid) = rest.split_once('_')?;
+        let is_one = !uid.is_empty() && !namespace.is_empty() && !name.is_empty();
+        is_one.then(|| (uid.to_owned(), Self { namespace: namespace.to_owned(), name: name.to_owned() }))
     }
 }
 
@@ -128,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_directory_names_one_pod_whole() {
-        let of = |text: &str| Name::of_directory(text, UID).map(|name| name.to_string());
+        let of = |text: &str| Name::of_directory(text).filter(|(uid, _)| uid == UID).map(|(_, name)| name.to_string());
         assert_eq!(of(&format!("shop_db-0_{UID}")).as_deref(), Some("shop/db-0"));
         for text in [
             String::new(),
@@ -152,8 +177,8 @@ mod tests {
             name in "[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?",
             uid in "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}",
         ) {
-            let found = Name::of_directory(&format!("{namespace}_{name}_{uid}"), &uid);
-            prop_assert_eq!(found, Some(Name { namespace, name }));
+            let found = Name::of_directory(&format!("{namespace}_{name}_{uid}"));
+            prop_assert_eq!(found, Some((uid, Name { namespace, name })));
         }
     }
 }
