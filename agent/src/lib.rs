@@ -37,6 +37,7 @@ pub mod https;
 pub mod kernel;
 pub mod kubernetes;
 pub mod live;
+pub mod os;
 pub mod outlet;
 pub mod record;
 mod resolve;

@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
+    os::trusted::reason,
     sense::ProcessId,
 };
 
@@ -81,7 +82,8 @@ impl Actor {
             return Ok(None);
         }
         let state_dir = &config.record.state_dir;
-        let journal = Journal::claim(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()));
+        let journal = Journal::claim(state_dir)
+            .map_err(|error| format!("{}: {}", state_dir.display(), reason(&error, state_dir)));
         if let Err(error) = &journal {
             tracing::warn!("nothing will be limited: there is no journal: {error}");
         }
