@@ -194,6 +194,17 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
         assert_eq!(fs::read_to_string(target.join(file)).expect("it is there"), "4096\n", "{file}: {text}");
     }
     assert_eq!(said(&host.spillway("undo")), text, "it is reported each time");
+    // A journal that is another directory is refused, and the drain is undone all the same.
+    fs::rename(host.path("journal"), host.scratch.0.join("journal")).expect("it is ours");
+    symlink(host.scratch.0.join("journal"), host.path("journal")).expect("it can be made");
+    let drained =
+        "{\"spillway_drain\":1,\"phase\":\"drained\",\"is_out\":true,\"since_ms\":1,\"cause\":null,\"request\":null}";
+    fs::write(host.path("drain.json"), drained).expect("it can be written");
+    let output = host.spillway("undo");
+    let text = said(&output);
+    assert!(text.contains("journal is a symbolic link") && text.contains("this node is undrained"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(fs::read_to_string(host.path("operator")).expect("it is there"), "undrain\n");
 }
 
 #[test]

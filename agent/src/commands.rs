@@ -221,7 +221,11 @@ pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
 pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     let state_dir = load(config)?.record.state_dir;
     let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
-    let undone = journal.map_err(Failure::Failed)?.map(|journal| undo_all(&journal)).unwrap_or_default();
+    let (undone, unread) = match journal {
+        Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    // Neither waits for the other: a journal that is refused keeps nobody's work away.
     let undrained = undrain(&state_dir)?;
     let outcomes: Vec<_> = undone.iter().map(|one| one.outcome(0.0)).chain(undrained).collect();
     let mut out = io::stdout().lock();
@@ -231,6 +235,9 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
             Event::UndrainRequested => writeln!(out, "{}", outcome.why)?,
             event => writeln!(out, "{event} {}: {}", outcome.cgroup, outcome.why)?,
         }
+    }
+    if let Some(error) = unread {
+        return Err(Failure::Failed(error));
     }
     if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;

@@ -100,11 +100,6 @@ impl FileRules {
         Self { bytes_max, refused_mode: OTHERS_WRITE, checks_owners: true, has_one_name: false }
     }
 
-    /// The same, without a check of its owner and permissions.
-    pub const fn unowned(self) -> Self {
-        Self { checks_owners: false, ..self }
-    }
-
     /// Checks a file that is open.
     ///
     /// # Errors
