@@ -4,11 +4,12 @@ use std::{
         fs::{PermissionsExt as _, symlink},
         net::UnixListener,
     },
+    path::PathBuf,
 };
 
 use nix::{
     sys::stat::Mode as NixMode,
-    unistd::{Uid, chown, mkfifo},
+    unistd::{Uid, chown, geteuid, mkfifo},
 };
 
 use super::*;
