@@ -12,8 +12,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableHandle as _, WriteTransaction,
-    backends::FileBackend,
+    Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
+    TableHandle as _, WriteTransaction, backends::FileBackend,
 };
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -266,6 +266,14 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened
 
 /// Moves rows that cannot be read to a table where no number is given again; gives how many are there.
 fn put_by(database: &Database, rows: Vec<(u64, Vec<u8>)>) -> Result<u64, redb::Error> {
+    // The usual case, which needs no write.
+    if rows.is_empty() {
+        return match database.begin_read()?.open_table(UNREAD) {
+            Ok(unread) => Ok(unread.len()?),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+            Err(error) => Err(error.into()),
+        };
+    }
     let write = database.begin_write()?;
     let count = {
         let (mut waiting, mut unread) = (write.open_table(WAITING)?, write.open_table(UNREAD)?);
