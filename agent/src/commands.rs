@@ -11,11 +11,11 @@ use anyhow::{Context as _, anyhow};
 
 use crate::{
     act::{
-        Event, Journal, Pause,
+        Event, FileProblem, Journal, Outcome, Pause, check_files,
         drain::{Phase, Store, Word, WordFile},
         undo_all,
     },
-    config::{self, Config},
+    config::{self, Config, ConfigErrors, Problem},
     doctor::Diagnosis,
     explain, live,
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
@@ -74,7 +74,7 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
         print!("{}", config::commented_defaults());
         return Ok(());
     };
-    match config::load(file) {
+    match config::load(file).and_then(|config| check_named(file, &config)) {
         Ok(_) if json => println!("{}", serde_json::json!({ "file": file, "problems": [] })),
         Ok(_) => println!("{}: ok", file.display()),
         Err(errors) if json => {
@@ -84,6 +84,18 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
         Err(errors) => return Err(Failure::BadInput(errors.into())),
     }
     Ok(())
+}
+
+/// Checks the files that a configuration names. Credentials are there only for the service that they are handed to.
+fn check_named(file: &Path, config: &Config) -> Result<(), ConfigErrors> {
+    let (unknown, wrong): (Vec<_>, Vec<_>) = check_files(config).into_iter().partition(|problem| problem.is_unknown);
+    for FileProblem { key, message, .. } in unknown {
+        eprintln!("{}: {key} is not checked: {message}", file.display());
+    }
+    let problem =
+        |FileProblem { key, message, hint, .. }| Problem { line: None, message: format!("{key}: {message}"), hint };
+    let problems: Vec<_> = wrong.into_iter().map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(ConfigErrors::new(&file.display().to_string(), problems)) }
 }
 
 /// `spillway replay`.
@@ -205,43 +217,54 @@ pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// A bad configuration; [`Failure::Told`] where something cannot be put back.
+/// A bad configuration; [`Failure::Told`] where something cannot be put back, or may be there to be put back and cannot be read.
 pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     let state_dir = load(config)?.record.state_dir;
     let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
-    let undone = journal.map_err(Failure::Failed)?.map(|journal| undo_all(&journal)).unwrap_or_default();
+    let (undone, unread) = match journal {
+        Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    // Neither waits for the other: a journal that is refused keeps nobody's work away.
+    let undrained = undrain(&state_dir)?;
+    let outcomes: Vec<_> = undone.iter().map(|one| one.outcome(0.0)).chain(undrained).collect();
     let mut out = io::stdout().lock();
-    for one in &undone {
-        let outcome = one.outcome(0.0);
-        if json {
-            writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
-        } else {
-            writeln!(out, "{} {}: {}", outcome.event, outcome.cgroup, outcome.why)?;
+    for outcome in &outcomes {
+        match outcome.event {
+            _ if json => writeln!(out, "{}", serde_json::to_string(&outcome)?)?,
+            Event::UndrainRequested => writeln!(out, "{}", outcome.why)?,
+            event => writeln!(out, "{event} {}: {}", outcome.cgroup, outcome.why)?,
         }
     }
-    let undrained = undrain(&state_dir, &mut out, json)?;
-    if undone.is_empty() && !undrained && !json {
+    if let Some(error) = unread {
+        return Err(Failure::Failed(error));
+    }
+    if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;
     }
-    if undone.iter().any(|one| one.outcome(0.0).event == Event::Failed) { Err(Failure::Told) } else { Ok(()) }
+    let has_failed = outcomes.iter().any(|one| matches!(one.event, Event::Failed | Event::UndrainFailed));
+    if has_failed { Err(Failure::Told) } else { Ok(()) }
 }
 
-/// Has a node that is drained, or about to be, put back into service, and kept there. Says whether there was anything to do.
-fn undrain(state_dir: &Path, out: &mut impl Write, json: bool) -> Result<bool, Failure> {
-    // What cannot be read says nothing that could be undone, and the agent tells of it.
-    let kept = Store::below(state_dir).load().ok().flatten();
-    if kept.is_none_or(|kept| kept.phase == Phase::Healthy) {
-        return Ok(false);
+/// Has a node that is drained, or about to be, put back into service, and kept there. Gives what there was to do, and what cannot be read.
+fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, Failure> {
+    let store = Store::below(state_dir);
+    let outcome = |event, why| Outcome { t: 0.0, event, id: "".into(), cgroup: "node".into(), limit_bytes: None, why };
+    let unreadable = store.unreadable().into_iter().map(|why| {
+        // One hint is enough.
+        let why = why.split("\n  hint: ").next().unwrap_or_default();
+        let hint = "look at the file, undrain the node if need be, and remove the file";
+        outcome(Event::UndrainFailed, format!("whether it is drained is not known: {why}\n  hint: {hint}"))
+    });
+    let mut outcomes: Vec<_> = unreadable.collect();
+    if store.peek().is_some_and(|kept| kept.phase != Phase::Healthy) {
+        let word = WordFile::below(state_dir);
+        let path = word.path().display();
+        word.say(Word::Undrain).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
+        let why = "this node is undrained by its agent, now or when it is started, until `spillway resume`";
+        outcomes.push(outcome(Event::UndrainRequested, why.to_owned()));
     }
-    let word = WordFile::below(state_dir);
-    let path = word.path().display();
-    word.say(Word::Undrain).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
-    if json {
-        writeln!(out, "{}", serde_json::json!({ "outcome": Event::UndrainRequested.name(), "cgroup": "node" }))?;
-    } else {
-        writeln!(out, "this node is undrained by its agent, now or when it is started, until `spillway resume`")?;
-    }
-    Ok(true)
+    Ok(outcomes)
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Failure> {

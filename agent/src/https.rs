@@ -8,7 +8,7 @@
 use std::{
     cell::Cell,
     error::Error as StdError,
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -37,10 +37,16 @@ use tokio_rustls::{
     },
 };
 
-use crate::resolve::look_up;
+use crate::{
+    os::trusted::{self, FileRules, PathRules},
+    resolve::look_up,
+};
 
 /// An address that says nothing must not keep the next one from being tried.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Largest file of certificates: a system's own has some 200 KiB.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Most bytes of an answer's head. Heads have some hundreds.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -169,7 +175,8 @@ impl Client {
         let mut config = match &identity.client {
             None => config.with_no_client_auth(),
             Some(ClientFiles { cert_file, key_file }) => {
-                let key = PrivateKeyDer::from_pem_slice(&read(key_file)?).map_err(|error| unusable(key_file, error))?;
+                let key = PrivateKeyDer::from_pem_slice(&read_as(key_file, FileRules::secret(FILE_BYTES_MAX))?)
+                    .map_err(|error| unusable(key_file, error))?;
                 config
                     .with_client_auth_cert(certificates(cert_file)?, key)
                     .map_err(|error| unusable(key_file, error))?
@@ -335,7 +342,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|error| unusable(path, error))
+    read_as(path, FileRules::public(FILE_BYTES_MAX))
+}
+
+fn read_as(path: &Path, rules: FileRules) -> Result<Vec<u8>, Error> {
+    trusted::read(path, PathRules::NAMED, rules).map_err(|error| unusable(path, trusted::reason(&error, path)))
 }
 
 fn unusable(path: &Path, why: impl ToString) -> Error {

@@ -5,7 +5,7 @@
 //! The token and the certificates are read at each question, because they are replaced while a pod runs. Failure: every cause is told with
 //! what to do about it, and never with the token.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, env, path::PathBuf, time::Duration};
 
 use hyper::{
     Method, Request, StatusCode,
@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     https::{self, Answer, Bounds, Client, Identity, authority},
+    os::trusted::{self, FileRules, PathRules},
     secret::Hidden,
 };
 
@@ -30,6 +31,9 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// A pod's metadata has some kilobytes and a node 110 pods, or some hundreds. An API server that does not know how to leave out the rest
 /// gives some ten kilobytes each.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// Largest token; one has about a kilobyte.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 
 /// Metadata alone, which every API server since 1.15 gives; else all there is.
 const ACCEPTED: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
@@ -218,7 +222,10 @@ impl Api {
     fn token(&self) -> Result<(HeaderValue, Hidden), Error> {
         let path = self.service_account_dir.join("token");
         let unusable = |why: String| Error::Token { path: path.clone(), why };
-        let token = fs::read_to_string(&path).map_err(|error| unusable(error.to_string()))?;
+        let rules = FileRules::public(TOKEN_BYTES_MAX);
+        let token = trusted::read(&path, PathRules::NAMED, rules);
+        let token = token.map_err(|error| unusable(trusted::reason(&error, &path)))?;
+        let token = String::from_utf8(token).map_err(|_| unusable("is not text".to_owned()))?;
         if token.trim().is_empty() {
             return Err(unusable("is empty".to_owned()));
         }

@@ -16,7 +16,7 @@
 //! [`live`] that loop into the core or into a trace, [`serve`] metrics and health, [`doctor`] what works on this host,
 //! [`explain`] one process of a trace as a picture,
 //! `hardship` what keeps it going when memory is short, [`https`] how others are asked, `resolve` how their names are looked up,
-//! [`kubernetes`] what is asked of its API, [`commands`] what each command does, and [`clock`] the only reader of time.
+//! `os` the files that the agent trusts, [`kubernetes`] what is asked of its API, [`commands`] what each command does, and [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`decide`] nothing knows a clock, a file or a
 //! socket. The next sensor is a file in `sense/` and a line in [`sense::Sensors`]; the next detector a file in `detect/`
@@ -37,6 +37,7 @@ pub mod https;
 pub mod kernel;
 pub mod kubernetes;
 pub mod live;
+mod os;
 pub mod outlet;
 pub mod record;
 mod resolve;

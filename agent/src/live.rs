@@ -57,6 +57,10 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         let mut printer = Printer::to_stdout(json)?;
         // Threads that start from now on have it from this one.
         hardship::wait_for_no_disk();
+        for problem in act::check_files(config) {
+            // Limits and metrics need none of them.
+            tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
+        }
         // Before anybody may ask: an earlier run's drain goes on.
         let mut drainer = Drainer::start(config, clock)?;
         metrics.show_drain(&drainer.readiness());

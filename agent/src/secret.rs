@@ -2,14 +2,19 @@
 //!
 //! A secret is a file, or a credential that systemd hands to the service (`LoadCredential=`). What it says is never printed, not even where
 //! somebody else says it: whoever is sent a secret may send it back, and [`Hidden`] takes it out of what is told of his answer. It refuses a
-//! file that everybody may read.
+//! file that others may read or change ([`trusted`]).
 
-use std::{collections::HashSet, env, fmt, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{collections::HashSet, env, fmt, path::PathBuf};
 
 use hyper::Uri;
 
+use crate::os::trusted::{self, FileRules, PathRules};
+
 /// What a credential's name begins with in the configuration.
 const CREDENTIAL: &str = "credential:";
+
+/// The directory of the credentials that systemd hands over.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// More is no secret, but another file.
 const BYTES_MAX: u64 = 64 << 10;
@@ -61,6 +66,11 @@ impl Secret {
         }
     }
 
+    /// Whether it is a credential, and this process was started without any.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Credential(_)) && env::var_os(CREDENTIALS).is_none()
+    }
+
     /// What it says, without the space around it.
     ///
     /// # Errors
@@ -70,7 +80,7 @@ impl Secret {
         let path = match self {
             Self::File(path) => path.clone(),
             Self::Credential(name) => {
-                let directory = env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                let directory = env::var_os(CREDENTIALS).ok_or_else(|| {
                     format!(
                         "{self}: systemd has handed over no credentials\n  hint: LoadCredential={name}:PATH in the unit"
                     )
@@ -79,14 +89,9 @@ impl Secret {
             }
         };
         let wrong = |why: String| format!("{self}: {why}");
-        let metadata = fs::metadata(&path).map_err(|error| wrong(error.to_string()))?;
-        if metadata.mode() & 0o004 != 0 {
-            return Err(wrong(format!("everybody may read it\n  hint: chmod 600 {}", path.display())));
-        }
-        if metadata.len() > BYTES_MAX {
-            return Err(wrong(format!("it has {} bytes, more than any secret", metadata.len())));
-        }
-        let text = fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+        let bytes = trusted::read(&path, PathRules::NAMED, FileRules::secret(BYTES_MAX))
+            .map_err(|error| wrong(trusted::reason(&error, &path)))?;
+        let text = String::from_utf8(bytes).map_err(|_| wrong("it is not text".to_owned()))?;
         match text.trim() {
             "" => Err(wrong("it is empty".to_owned())),
             text => Ok(text.to_owned()),
@@ -156,7 +161,7 @@ impl fmt::Display for Secret {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -167,7 +172,7 @@ mod tests {
         fs::write(&path, " key \n").unwrap();
         let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         set(0o644);
-        assert!(secret.read().unwrap_err().contains("everybody may read it"));
+        assert!(secret.read().unwrap_err().contains("others than its owner may read it\n  hint: chmod 0640"));
         set(0o640);
         assert_eq!(secret.read(), Ok("key".to_owned()));
         fs::write(&path, "\n").unwrap();

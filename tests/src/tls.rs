@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -85,6 +86,7 @@ impl Authority {
         let (certificate, key) = self.signed(&["agent.internal"]);
         fs::write(cert_file, certificate.pem()).expect("a file can be written");
         fs::write(key_file, key.serialize_pem()).expect("a file can be written");
+        fs::set_permissions(key_file, fs::Permissions::from_mode(0o600)).expect("it is ours");
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
+    os::trusted::reason,
     sense::ProcessId,
 };
 
@@ -83,7 +84,8 @@ impl Actor {
             return Ok(None);
         }
         let state_dir = &config.record.state_dir;
-        let journal = Journal::claim(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()));
+        let journal = Journal::claim(state_dir)
+            .map_err(|error| format!("{}: {}", state_dir.display(), reason(&error, state_dir)));
         let unable =
             journal.as_ref().err().map(|error| format!("nothing will be limited: there is no journal: {error}"));
         if let Some(why) = &unable {

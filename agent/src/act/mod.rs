@@ -5,8 +5,8 @@
 //! service and back. The next action is a module here, and an arm in [`Actor::perform`].
 
 mod actor;
-mod claim;
 pub mod drain;
+mod files;
 mod journal;
 pub mod limit;
 mod outcome;
@@ -15,6 +15,7 @@ mod pause;
 mod signature;
 
 pub use actor::{Actor, recover};
+pub use files::{FileProblem, check_files};
 pub use journal::{Change, ChangedUnit, Entry, Journal, Split, Unreadable};
 pub use limit::{Undone, undo_all};
 pub use outcome::{Event, Outcome};

@@ -1,25 +1,30 @@
 //! The switch that stops every action: a file, so that it can be thrown when nothing else answers.
 //!
 //! Whoever acts looks at it just before; `spillway pause` and `touch` do the same. It stops what is new. What was changed stays
-//! until it is put back, which is always allowed.
+//! until it is put back, which is always allowed. Whatever has the name counts, a link or a pipe as well; it is never opened.
 
 use std::{
-    fs::{self, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
+
+use crate::os::StateDir;
+
+const NAME: &str = "paused";
 
 /// The file.
 #[derive(Debug, Clone)]
 pub struct Pause {
+    state_dir: PathBuf,
     path: PathBuf,
 }
 
 impl Pause {
     /// The one below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("paused") }
+        Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
 
     /// Where it is.
@@ -29,7 +34,7 @@ impl Pause {
 
     /// Whether it is there. Where that cannot be told it is: no action is better than one that somebody may have stopped.
     pub fn is_on(&self) -> bool {
-        fs::exists(&self.path).unwrap_or(true)
+        StateDir::open(&self.state_dir).and_then(|dir| dir.map_or(Ok(false), |dir| dir.holds(NAME))).unwrap_or(true)
     }
 
     /// Puts it there.
@@ -38,10 +43,14 @@ impl Pause {
     ///
     /// Where that is not possible.
     pub fn turn_on(&self) -> io::Result<()> {
-        if let Some(parent) = self.path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let dir = StateDir::create(&self.state_dir)?;
+        if dir.holds(NAME)? {
+            return Ok(());
         }
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path).map(drop)
+        match dir.open_file(NAME, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, 0) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Takes it away; nothing where it is not there.
@@ -50,9 +59,6 @@ impl Pause {
     ///
     /// Where it is still there.
     pub fn turn_off(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }
 }

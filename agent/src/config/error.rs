@@ -29,7 +29,7 @@ pub struct Problem {
 
 impl ConfigErrors {
     /// The `problems` of `file`, which the caller has put in file order.
-    pub(super) fn new(file: &str, problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(file: &str, problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty(), "an error without a problem");
         Self { file: file.to_owned(), problems }
     }

@@ -459,7 +459,8 @@ pub const KEYS: &[Key] = &[
         path: "record.state_dir",
         doc: "Directory of the journal, which says what was changed on this host and what was there before, and of the file \
               \"paused\", which stops every action while it is there; of \"drain.json\", which says whether this node is drained, and \
-              of \"operator\", which says what an operator wants of it.",
+              of \"operator\", which says what an operator wants of it. It is refused if somebody else than root and the agent's user may \
+              write it or a directory above it, or if a symbolic link is on its path.",
         default: r#""/var/lib/spillway""#,
         kind: Kind::Path(|config| &mut config.record.state_dir),
     },

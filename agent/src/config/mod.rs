@@ -22,11 +22,11 @@ mod units;
 mod url;
 mod value;
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{io, path::Path};
+
+use nix::unistd::geteuid;
+
+use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
 pub use error::{ConfigErrors, Problem};
 pub use generate::commented_defaults;
@@ -47,8 +47,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, in file order; or the one reason why it cannot be read (missing, unreadable, a
-/// directory, larger than 1 MiB, not UTF-8).
+/// Everything that is wrong with it, in file order; or the one reason why it cannot be read (missing, unreadable, not a
+/// regular file, larger than 1 MiB, not UTF-8; for root also a file that somebody else may change).
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let file = path.display().to_string();
     match read(path) {
@@ -60,6 +60,10 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// The bytes of the file at `path`, at most [`FILE_BYTES_MAX`].
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     let unreadable = |error: io::Error| {
+        if let Some(untrusted) = Untrusted::of(&error) {
+            let (message, hint) = untrusted.parts(path);
+            return Problem { line: None, message: format!("is refused: {message}"), hint: hint.to_owned() };
+        }
         let hint = match error.kind() {
             io::ErrorKind::NotFound => "`spillway check-config --print-defaults` prints a file to start from",
             io::ErrorKind::PermissionDenied => "the user that spillway runs as must be able to read it",
@@ -68,18 +72,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
         };
         Problem { line: None, message: format!("cannot be read: {error}"), hint: hint.to_owned() }
     };
-    let file = File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    // One byte over the bound tells "exactly full" from "too large", also where no length is known beforehand (a pipe).
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Problem {
-            line: None,
-            message: "is larger than 1 MiB".to_owned(),
-            hint: "a configuration has a few kilobytes: is this the right file?".to_owned(),
-        });
-    }
-    Ok(bytes)
+    // Whoever may write it says what root does. A user who runs this for himself can do no more than that already.
+    let checks_owners = geteuid().is_root();
+    let on_path = PathRules { checks_owners, ..PathRules::NAMED };
+    let rules = FileRules { checks_owners, ..FileRules::public(FILE_BYTES_MAX) };
+    trusted::read(path, on_path, rules).map_err(unreadable)
 }
 
 /// As [`parse()`], for bytes that may not be text.

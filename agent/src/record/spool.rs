@@ -5,14 +5,20 @@
 //! one begun: no file stops the agent. Where the disk takes nothing the error says so; the caller keeps what it has, and tries again.
 
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    fs::File,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
+    TableHandle as _, WriteTransaction, backends::FileBackend,
+};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+
+use crate::os::{StateDir, atomic_file, trusted::reason};
 
 /// Memory for its pages: the least that it works with, for what is rarely more than some kilobytes.
 const CACHE_BYTES: usize = 256 << 10;
@@ -25,7 +31,14 @@ const WAITING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("waiting-1
 /// What was told last of each open incident.
 const OPEN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("open-1");
 
-const UNREADABLE: &str = "unreadable";
+/// Rows that no version up to this one can read, kept for one that can.
+const UNREAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("unread-1");
+
+/// Ending of a file that was set aside.
+const UNREADABLE: &str = ".unreadable";
+
+/// Largest file: much more than what is kept of a long outage of every receiver.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// A store of what waits, each for some receivers.
 pub struct Spool {
@@ -51,6 +64,8 @@ pub struct Found<T> {
     pub open: Vec<T>,
     /// Where a file was put that could not be read, and why.
     pub set_aside: Option<(PathBuf, String)>,
+    /// Entries that could not be read, of this run or an earlier one. They are kept.
+    pub unread: u64,
 }
 
 /// A change of an open incident.
@@ -78,23 +93,17 @@ impl Spool {
     /// Where there can be none.
     pub fn open<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<(Self, Found<T>), SpoolError> {
         let failed = |why: String| SpoolError { path: path.to_owned(), why };
-        if let Some(parent) = path.parent() {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
-            made.map_err(|error| failed(error.to_string()))?;
-        }
-        match read(path) {
-            Ok((database, waiting, open)) => {
-                let spool = Self { path: path.to_owned(), database: Some(database) };
-                Ok((spool, Found { waiting, open, set_aside: None }))
-            }
-            Err(Unopened::Unavailable(why)) => Err(failed(why)),
+        let (contents, set_aside) = match read(path) {
+            Ok(contents) => (contents, None),
+            Err(Unopened::Unavailable(why)) => return Err(failed(why)),
             Err(Unopened::Broken(why)) => {
                 let aside = set_aside(path).map_err(|error| failed(error.to_string()))?;
-                let (database, waiting, open) = read(path).map_err(|again| failed(again.why()))?;
-                let spool = Self { path: path.to_owned(), database: Some(database) };
-                Ok((spool, Found { waiting, open, set_aside: Some((aside, why)) }))
+                (read(path).map_err(|again| failed(again.why()))?, Some((aside, why)))
             }
-        }
+        };
+        let Contents { database, waiting, open, unread } = contents;
+        let spool = Self { path: path.to_owned(), database: Some(database) };
+        Ok((spool, Found { waiting, open, set_aside, unread }))
     }
 
     /// One that is not to be had yet: what it is given it refuses, until it can be opened.
@@ -187,7 +196,7 @@ impl Spool {
 
     /// Gives room back to the disk that a spool which was once large does not need any more. One that cannot be made smaller stays as it is.
     pub fn shrink(&mut self) {
-        let is_large = fs::metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
+        let is_large = std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
         if let (true, Some(database)) = (is_large, &mut self.database) {
             let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
             if !matches!(compacted, Ok(Ok(_))) {
@@ -246,7 +255,13 @@ impl Unopened {
     }
 }
 
-type Contents<T> = (Database, Vec<(u64, Entry<T>)>, Vec<T>);
+/// What a file holds.
+struct Contents<T> {
+    database: Database,
+    waiting: Vec<(u64, Entry<T>)>,
+    open: Vec<T>,
+    unread: u64,
+}
 
 /// Opens the file at `path` and reads all of it: one that opens may still be broken further in.
 fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened> {
@@ -254,42 +269,95 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened
     // A page that was written over may be anything, and has been seen to trip an assertion.
     let contents = catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
         let read = database.begin_read()?;
-        let (waiting, open) = (read.open_table(WAITING)?, read.open_table(OPEN)?);
-        let waiting: Vec<_> = waiting
-            .iter()?
-            .filter_map(|row| {
-                row.map(|(nth, bytes)| Some((nth.value(), serde_json::from_slice(bytes.value()).ok()?))).transpose()
-            })
-            .collect::<Result<_, _>>()?;
-        let open: Vec<T> = open
-            .iter()?
-            .filter_map(|row| row.map(|(_, bytes)| serde_json::from_slice(bytes.value()).ok()).transpose())
-            .collect::<Result<_, _>>()?;
-        Ok((waiting, open))
+        let (table, open) = (read.open_table(WAITING)?, read.open_table(OPEN)?);
+        let (mut waiting, mut unread) = (Vec::new(), Vec::new());
+        for row in table.iter()? {
+            let (nth, bytes) = row?;
+            match serde_json::from_slice(bytes.value()) {
+                Ok(entry) => waiting.push((nth.value(), entry)),
+                Err(_) => unread.push((nth.value(), bytes.value().to_vec())),
+            }
+        }
+        let rows = open.iter()?.map(|row| row.map(|(_, bytes)| serde_json::from_slice::<T>(bytes.value()).ok()));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let unread_open = rows.iter().filter(|row| row.is_none()).count() as u64;
+        Ok((waiting, rows.into_iter().flatten().collect(), unread_open + put_by(&database, unread)?))
     }));
     match contents {
-        Ok(Ok((waiting, open))) => Ok((database, waiting, open)),
+        Ok(Ok((waiting, open, unread))) => Ok(Contents { database, waiting, open, unread }),
         Ok(Err(error)) => Err(Unopened::Broken(error.to_string())),
         Err(_) => Err(Unopened::Broken("it contradicts itself".to_owned())),
     }
 }
 
+/// Moves rows that cannot be read to a table where no number is given again; gives how many are there.
+fn put_by(database: &Database, rows: Vec<(u64, Vec<u8>)>) -> Result<u64, redb::Error> {
+    // The usual case, which needs no write.
+    if rows.is_empty() {
+        return match database.begin_read()?.open_table(UNREAD) {
+            Ok(unread) => Ok(unread.len()?),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let write = database.begin_write()?;
+    let count = {
+        let (mut waiting, mut unread) = (write.open_table(WAITING)?, write.open_table(UNREAD)?);
+        let mut next = unread.last()?.map_or(0, |(nth, _)| nth.value() + 1);
+        for (nth, bytes) in rows {
+            unread.insert(next, &bytes[..])?;
+            waiting.remove(nth)?;
+            next += 1;
+        }
+        next
+    };
+    write.commit()?;
+    Ok(count)
+}
+
 /// Opens the file at `path`, or makes it, with its tables.
 fn begin(path: &Path) -> Result<Database, Unopened> {
-    let opened = catch_unwind(|| -> Result<Database, redb::Error> {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(redb::StorageError::from)?;
-        let write = database.begin_write()?;
-        write.open_table(WAITING)?;
-        write.open_table(OPEN)?;
-        write.commit()?;
+    let file = open_file(path).map_err(|error| Unopened::Unavailable(reason(&error, path)))?;
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, Unopened> {
+        let backend = FileBackend::new(file).map_err(redb::Error::from)?;
+        let database =
+            Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(redb::Error::from)?;
+        let write = database.begin_write().map_err(redb::Error::from)?;
+        // One of another version has tables of other names, which stay unread here.
+        let known = [WAITING.name(), OPEN.name(), UNREAD.name()];
+        let others = write.list_tables().map_err(redb::Error::from)?.find(|table| !known.contains(&table.name()));
+        if let Some(other) = others {
+            return Err(Unopened::Broken(format!("it has a table {:?}: another version wrote it", other.name())));
+        }
+        let make = || -> Result<(), redb::Error> {
+            write.open_table(WAITING)?;
+            write.open_table(OPEN)?;
+            Ok(())
+        };
+        make()?;
+        write.commit().map_err(redb::Error::from)?;
         Ok(database)
-    });
+    }));
     match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) if is_unavailable(&error) => Err(Unopened::Unavailable(error.to_string())),
-        Ok(Err(error)) => Err(Unopened::Broken(error.to_string())),
+        Ok(opened) => opened,
         Err(_) => Err(Unopened::Broken("it contradicts itself".to_owned())),
+    }
+}
+
+/// The file itself, which belongs to root or the agent's user, in a directory of theirs.
+fn open_file(path: &Path) -> io::Result<File> {
+    let (parent, name) = parts(path)?;
+    StateDir::create(parent)?.open_file(name, OFlags::RDWR | OFlags::CREATE, FILE_BYTES_MAX)
+}
+
+fn parts(path: &Path) -> io::Result<(&Path, &str)> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    path.parent().zip(name).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+impl From<redb::Error> for Unopened {
+    fn from(error: redb::Error) -> Self {
+        if is_unavailable(&error) { Self::Unavailable(error.to_string()) } else { Self::Broken(error.to_string()) }
     }
 }
 
@@ -307,9 +375,9 @@ fn is_unavailable(error: &redb::Error) -> bool {
 }
 
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = path.with_extension(UNREADABLE);
-    fs::rename(path, &aside)?;
-    Ok(aside)
+    let (parent, name) = parts(path)?;
+    let dir = StateDir::create(parent)?;
+    atomic_file::set_aside(&dir, name, UNREADABLE).map(|aside| dir.path(&aside))
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
@@ -318,6 +386,8 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
     use super::*;
 
     struct Dir(PathBuf);
@@ -410,5 +480,54 @@ mod tests {
         spool.accept(&[(1, entry(&["x"], "a"))], &[]).unwrap();
         drop(spool);
         assert_eq!(dir.open().1.waiting.len(), 1);
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_kept_and_reported() {
+        let dir = Dir::make("version");
+        let (spool, _) = dir.open();
+        let other: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("waiting-2");
+        let write = spool.database.as_ref().unwrap().begin_write().unwrap();
+        write.open_table(other).unwrap().insert(1, &b"from the future"[..]).unwrap();
+        write.commit().unwrap();
+        drop(spool);
+        fs::write(dir.0.join("state/spool.redb.unreadable"), "an earlier one").unwrap();
+        let (aside, why) = dir.open().1.set_aside.unwrap();
+        assert!(aside.ends_with("spool.redb.unreadable-2") && why.contains("another version"), "{aside:?}: {why}");
+        let kept = Database::open(aside).unwrap().begin_read().unwrap().open_table(other).unwrap();
+        assert_eq!(kept.get(1).unwrap().unwrap().value(), b"from the future");
+        assert_eq!(fs::read(dir.0.join("state/spool.redb.unreadable")).unwrap(), b"an earlier one");
+    }
+
+    #[test]
+    fn entries_that_cannot_be_read_are_kept_and_counted_each_time() {
+        let dir = Dir::make("rows");
+        let (mut spool, _) = dir.open();
+        spool.accept(&[(1, entry(&["x"], "a"))], &[]).unwrap();
+        let other = Entry { to: vec!["x".to_owned()], what: vec![7_u8] };
+        spool.accept(&[(9, other)], &[]).unwrap();
+        drop(spool);
+        for _ in 0..2 {
+            let (mut spool, found) = dir.open();
+            assert_eq!((found.waiting, found.unread), (vec![(1, entry(&["x"], "a"))], 1));
+            // Its number is given again, and it is still there.
+            spool.accept(&[(9, entry(&["x"], "b"))], &[]).unwrap();
+            spool.settle::<String>(&[(9, None)]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_spool_that_is_no_regular_file_is_refused_at_once() {
+        let dir = Dir::make("fifo");
+        fs::create_dir(dir.0.join("state")).unwrap();
+        nix::unistd::mkfifo(&dir.file(), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let refused = Spool::open::<String>(&dir.file()).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("is a named pipe"), "{refused}");
+        fs::remove_file(dir.file()).unwrap();
+        fs::write(dir.0.join("victim"), "whole").unwrap();
+        std::os::unix::fs::symlink(dir.0.join("victim"), dir.file()).unwrap();
+        let refused = Spool::open::<String>(&dir.file()).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("is a symbolic link"), "{refused}");
+        assert_eq!(fs::read_to_string(dir.0.join("victim")).unwrap(), "whole");
     }
 }

@@ -56,6 +56,11 @@ impl Endpoint {
         Some(Self { url: url.clone()?, keys: secret_file.clone()?, identity })
     }
 
+    /// Certificates by which it is known, and this client.
+    pub fn identity(&self) -> &https::Identity {
+        &self.identity
+    }
+
     /// Makes one call. Secret and certificates are read each time: they are replaced while the agent runs.
     fn call(&self, call: Call, clock: Clock) -> Meaning {
         let later = |why: String| Meaning::Later(None, why);

@@ -19,6 +19,7 @@ mod store;
 mod weight;
 mod word;
 
+pub(super) use caller::Endpoint;
 pub use drainer::Drainer;
 pub use readiness::{Readiness, Says};
 pub use state::{Machine, Phase, Word};

@@ -12,12 +12,14 @@ use std::{
 };
 
 use super::{readiness::Readiness, state::Phase, store::Store, word::WordFile};
-use crate::act::claim::claim;
+use crate::os::{StateDir, file_lock::lock_exclusive};
+
+const LOCK: &str = "drain.lock";
 
 /// What the other agent has, as this one sees it.
 #[derive(Clone)]
 pub struct Standby {
-    lock: PathBuf,
+    state_dir: PathBuf,
     store: Store,
     word_file: WordFile,
     readiness: Arc<Readiness>,
@@ -27,7 +29,7 @@ impl Standby {
     /// Of the agents that keep where they are below `state_dir`.
     pub fn below(state_dir: &Path, readiness: Arc<Readiness>) -> Self {
         let (store, word_file) = (Store::below(state_dir), WordFile::below(state_dir));
-        Self { lock: state_dir.join("drain.lock"), store, word_file, readiness }
+        Self { state_dir: state_dir.to_owned(), store, word_file, readiness }
     }
 
     /// Tries to be the one that keeps it, where anything was ever kept.
@@ -37,7 +39,7 @@ impl Standby {
     /// Another agent is.
     pub fn claim(&self) -> io::Result<Option<File>> {
         // Who has nothing to keep makes no directory for it.
-        if self.lock.parent().is_some_and(|state_dir| !state_dir.is_dir()) { Ok(None) } else { self.claim_first() }
+        if self.state_dir.is_dir() { self.claim_first() } else { Ok(None) }
     }
 
     /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody can be.
@@ -46,12 +48,12 @@ impl Standby {
     ///
     /// Another agent is.
     pub fn claim_first(&self) -> io::Result<Option<File>> {
-        match claim(&self.lock) {
+        match StateDir::create(&self.state_dir).and_then(|dir| lock_exclusive(&dir, LOCK)) {
             Ok(claim) => Ok(Some(claim)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
                 // What keeps it from being locked keeps it from being written, which is told when that is tried.
-                tracing::debug!(%error, "{} cannot be locked", self.lock.display());
+                tracing::debug!(%error, "{} cannot be locked", self.state_dir.join(LOCK).display());
                 Ok(None)
             }
         }

@@ -4,9 +4,7 @@
 //! and told, and the node is taken for healthy. It refuses to begin a drain that it cannot keep.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -16,8 +14,20 @@ use super::{
     request::{Cause, Request},
     state::Phase,
 };
+use crate::os::{
+    StateDir,
+    atomic_file::{self, Before},
+    trusted::reason,
+};
 
 const VERSION: u32 = 1;
+
+const STEM: &str = "drain";
+const NAME: &str = "drain.json";
+const UNREADABLE: &str = ".unreadable";
+
+/// Largest file. Evidence has some kilobytes.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +49,7 @@ pub struct Kept {
 /// The file.
 #[derive(Debug, Clone)]
 pub struct Store {
-    path: PathBuf,
+    state_dir: PathBuf,
 }
 
 impl Kept {
@@ -52,7 +62,7 @@ impl Kept {
 impl Store {
     /// The one below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("drain.json") }
+        Self { state_dir: state_dir.to_owned() }
     }
 
     /// What an earlier run has left; `None` where there is nothing. What cannot be read is set aside.
@@ -61,33 +71,41 @@ impl Store {
     ///
     /// What is wrong with it, and where it is now.
     pub fn load(&self) -> Result<Option<Kept>, String> {
-        let wrong = match self.look()? {
-            None => return Ok(None),
-            Some(Ok(kept)) => return Ok(Some(kept)),
-            Some(Err(wrong)) => wrong,
+        let Some(dir) = self.open()? else { return Ok(None) };
+        let wrong = match look(&dir) {
+            Ok(kept) => return Ok(kept),
+            Err(wrong) => wrong,
         };
-        let aside = PathBuf::from(format!("{}.unreadable", self.path.display()));
-        let path = if fs::rename(&self.path, &aside).is_ok() { &aside } else { &self.path };
-        Err(format!("{wrong}; it is now {}", path.display()))
+        match atomic_file::set_aside(&dir, NAME, UNREADABLE) {
+            Ok(aside) => Err(format!("it is {} now: {wrong}", dir.path(&aside).display())),
+            Err(error) => Err(format!("{} cannot be set aside ({error}): {wrong}", dir.path(NAME).display())),
+        }
     }
 
     /// What whoever keeps it has said last; `None` where there is nothing that can be read. It is left as it is.
     pub fn peek(&self) -> Option<Kept> {
-        self.look().ok().flatten()?.ok()
+        look(&self.open().ok()??).ok()?
     }
 
-    fn look(&self) -> Result<Option<Result<Kept, String>>, String> {
-        let bytes = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{}: {error}", self.path.display())),
-            Ok(bytes) => bytes,
+    /// Each file that an agent left and that cannot be read, and why: this one, or one that was set aside.
+    pub fn unreadable(&self) -> Vec<String> {
+        let dir = match self.open() {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return Vec::new(),
+            Err(wrong) => return vec![wrong],
         };
-        let kept: Result<Kept, _> = serde_json::from_slice(&bytes);
-        Ok(Some(match kept {
-            Ok(kept) if kept.version == VERSION => Ok(kept),
-            Ok(kept) => Err(format!("it is of version {}, and {VERSION} is understood", kept.version)),
-            Err(error) => Err(error.to_string()),
-        }))
+        let wrong = look(&dir).err().map(|wrong| format!("{}: {wrong}", dir.path(NAME).display()));
+        let names = dir.names().unwrap_or_default().into_iter();
+        let aside = names.filter(|name| name.starts_with(&format!("{NAME}{UNREADABLE}")));
+        wrong
+            .into_iter()
+            .chain(aside.map(|name| format!("{}: no agent could read it", dir.path(&name).display())))
+            .collect()
+    }
+
+    fn open(&self) -> Result<Option<StateDir>, String> {
+        StateDir::open(&self.state_dir)
+            .map_err(|error| format!("{}: {}", self.state_dir.display(), reason(&error, &self.state_dir)))
     }
 
     /// Keeps it in place of what was there.
@@ -96,19 +114,33 @@ impl Store {
     ///
     /// Where it may not be there after a crash.
     pub fn put(&self, kept: &Kept) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let unfinished = self.path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(kept)?)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &self.path)?;
-        File::open(directory)?.sync_all()
+        let dir = StateDir::create(&self.state_dir)?;
+        atomic_file::replace(&dir, STEM, ".json", &serde_json::to_vec(kept)?, Before::Any)
     }
+}
+
+/// The beginning of the file, whichever version it is of.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "spillway_drain")]
+    version: u32,
+}
+
+fn look(dir: &StateDir) -> Result<Option<Kept>, String> {
+    let Some(bytes) = dir.read(NAME, BYTES_MAX).map_err(|error| reason(&error, &dir.path(NAME)))? else {
+        return Ok(None);
+    };
+    let header: Header = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if header.version != VERSION {
+        return Err(format!("it is of version {}, and {VERSION} is understood", header.version));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -120,7 +152,7 @@ mod tests {
         store.put(&kept).unwrap();
         assert_eq!(store.load(), Ok(Some(kept)));
         for garbage in ["", "{", r#"{"spillway_drain":2,"phase":"drained","is_out":true,"since_ms":1}"#] {
-            fs::write(&store.path, garbage).unwrap();
+            fs::write(directory.join(NAME), garbage).unwrap();
             let wrong = store.load().unwrap_err();
             assert!(wrong.contains("drain.json.unreadable"), "{wrong}");
             assert_eq!(store.load(), Ok(None));

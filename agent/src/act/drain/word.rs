@@ -4,27 +4,33 @@
 //! told and changes nothing. It stays until `spillway resume` takes it away.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use super::state::Word;
+use crate::os::{
+    StateDir,
+    atomic_file::{self, Before},
+    trusted::reason,
+};
 
-/// Longest that is read. A word has some letters.
+const NAME: &str = "operator";
+
+/// Largest file. A word has some letters.
 const BYTES_MAX: u64 = 64;
 
 /// The file.
 #[derive(Debug, Clone)]
 pub struct WordFile {
+    state_dir: PathBuf,
     path: PathBuf,
 }
 
 impl WordFile {
     /// The one below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("operator") }
+        Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
 
     /// Where it is.
@@ -38,12 +44,10 @@ impl WordFile {
     ///
     /// Where it cannot be told.
     pub fn read(&self) -> Result<Option<Word>, String> {
-        let mut said = String::new();
-        match fs::File::open(&self.path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut said)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{}: {error}", self.path.display())),
-            Ok(_) => {}
-        }
+        let wrong = |error: io::Error| format!("{}: {}", self.path.display(), reason(&error, &self.path));
+        let Some(dir) = StateDir::open(&self.state_dir).map_err(wrong)? else { return Ok(None) };
+        let Some(said) = dir.read(NAME, BYTES_MAX).map_err(wrong)? else { return Ok(None) };
+        let said = String::from_utf8_lossy(&said);
         let word = [Word::Drain, Word::Maintenance, Word::Undrain].into_iter().find(|word| word.name() == said.trim());
         word.map(Some).ok_or_else(|| {
             format!(
@@ -59,14 +63,8 @@ impl WordFile {
     ///
     /// Where that is not possible.
     pub fn say(&self, word: Word) -> io::Result<()> {
-        if let Some(parent) = self.path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        }
-        let unfinished = self.path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        writeln!(file, "{}", word.name())?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &self.path)
+        let dir = StateDir::create(&self.state_dir)?;
+        atomic_file::replace(&dir, NAME, "", format!("{}\n", word.name()).as_bytes(), Before::Any)
     }
 
     /// Says nothing any more.
@@ -75,10 +73,7 @@ impl WordFile {
     ///
     /// Where it still does.
     pub fn clear(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }
 }
 
@@ -95,6 +90,8 @@ impl Word {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -4,7 +4,14 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::whitelist;
+
 const VERSION: u32 = 1;
+
+/// Files of one cgroup at most: each of the two lists, once.
+const CHANGES_MAX: usize = whitelist::CGROUP_FILES.len() + whitelist::PROPERTIES.len();
+/// Values at most that are kept of one file; there are three.
+const WANTED_MAX: usize = 8;
 
 /// What was changed of one cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +71,33 @@ pub struct Change {
     pub wanted: Vec<String>,
 }
 
+/// The beginning of an entry, whichever version it is of.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "spillway_journal")]
+    version: u32,
+}
+
+fn is_property(name: &str) -> bool {
+    whitelist::PROPERTIES.contains(&name)
+}
+
+impl Change {
+    fn check(&self, has_unit: bool) -> Result<(), String> {
+        let Self { file, prior, wanted } = self;
+        if !(whitelist::CGROUP_FILES.contains(&file.as_str()) || has_unit && is_property(file)) {
+            return Err(format!("it names {file:?}, which is not a file that is changed"));
+        }
+        if wanted.len() > WANTED_MAX {
+            return Err(format!("it has {} values of {file}", wanted.len()));
+        }
+        match wanted.iter().chain([prior]).find(|value| !whitelist::is_value(value)) {
+            Some(value) => Err(format!("it has {value:?}, which {file} never says")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl ChangedUnit {
     /// One of which nothing was changed yet.
     pub fn new(name: &str) -> Self {
@@ -98,15 +132,42 @@ impl Entry {
     ///
     /// What is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        // Another version may have other fields.
+        let header: Header = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if header.version != VERSION {
+            return Err(format!("it is of version {}, and {VERSION} is understood", header.version));
+        }
         let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if entry.version != VERSION {
-            return Err(format!("it is of version {}, and {VERSION} is understood", entry.version));
-        }
-        let units = entry.unit.iter().map(|unit| &unit.name);
-        if entry.changes.iter().map(|change| &change.file).chain(units).any(|name| name.contains('/')) {
-            return Err("it names a file outside of its cgroup".to_owned());
-        }
+        entry.check()?;
         Ok(Self { is_kept: true, ..entry })
+    }
+
+    /// Refuses what no agent writes: whoever made such a file wants something else changed.
+    fn check(&self) -> Result<(), String> {
+        let named = |what: &str, name: &str| Err(format!("it names {name:?}, which is not {what}"));
+        if !whitelist::is_directory(&self.directory) {
+            return named("the directory of a cgroup", &self.directory.to_string_lossy());
+        }
+        if let Some(unit) = &self.unit {
+            if !whitelist::is_unit(&unit.name) {
+                return named("a unit with a cgroup", &unit.name);
+            }
+            if let Some(name) = unit.had_drop_ins.iter().find(|name| !is_property(name)) {
+                return named("a property that is changed", name);
+            }
+        }
+        if let Some(id) = self.incidents.iter().find(|id| !whitelist::is_incident(id)) {
+            return named("an incident", id);
+        }
+        if let Some(text) = self.split.iter().filter_map(|split| split.subtree_control.as_deref()).next()
+            && !whitelist::is_controllers(text)
+        {
+            return named("a list of controllers", text);
+        }
+        if self.changes.len() > CHANGES_MAX {
+            return Err(format!("it has {} changes, more than there are files", self.changes.len()));
+        }
+        self.changes.iter().try_for_each(|change| change.check(self.unit.is_some()))
     }
 
     /// Whether a file says something that was put there on this entry's account.
@@ -139,32 +200,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry() -> Entry {
-        let mut entry = Entry::new("a boot", PathBuf::from("/sys/fs/cgroup/a"), 7);
-        entry.want("memory.high", "max", "4096");
-        entry
-    }
-
-    #[test]
-    fn the_first_prior_and_the_last_two_values_are_kept() {
-        let mut entry = entry();
-        for value in ["3", "2", "1"] {
-            entry.want("memory.high", "whatever was found", value);
-        }
-        let change = Change { file: "memory.high".into(), prior: "max".into(), wanted: vec!["2".into(), "1".into()] };
-        assert_eq!(entry.changes, [change]);
-    }
-
-    #[test]
-    fn what_stands_is_ours_however_often_the_next_is_not_written() {
-        let mut entry = entry();
-        for value in ["5000", "6000", "7000"] {
-            entry.want("memory.high", "4096", value);
-        }
-        assert!(entry.is_ours("memory.high", "4096") && entry.is_ours("memory.high", "7000"));
-        assert_eq!(entry.changes[0].wanted, ["4096", "6000", "7000"]);
-    }
-}
+mod tests;

@@ -1,38 +1,39 @@
 //! What the agent has changed on this host, on disk before each change: whoever starts next, `spillway undo` included, finds what
 //! to put back.
 //!
-//! One small file for each cgroup, replaced as a whole: written beside, synced, renamed, and the directory synced, so that a crash
-//! leaves the old one or the new one. A file that cannot be read all the same, after a disk failed or somebody edited it, is set
-//! aside and told, and stops nothing. Cold start: an empty directory, made where there is none. Changes do not outlive a boot, and an
-//! entry from another boot is forgotten.
+//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that cannot be read or believed (a disk that failed, another
+//! version, a pipe, a name that no agent writes) stays as it is, is reported each time, and stops nothing but a new entry for its cgroup. Cold
+//! start: an empty directory, made where there is none. Changes do not outlive a boot, and an entry from another boot is forgotten.
 
 mod entry;
+pub(super) mod whitelist;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-};
-
-use nix::{
-    errno::Errno,
-    fcntl::{AT_FDCWD, RenameFlags, renameat2},
 };
 
 pub use entry::{Change, ChangedUnit, Entry, Split};
 
-use super::claim::claim;
+use crate::os::{
+    StateDir,
+    atomic_file::{self, Before, UNFINISHED},
+    file_lock::lock_exclusive,
+    trusted::reason,
+};
 
+const DIRECTORY: &str = "journal";
+const LOCK: &str = "lock";
 const SUFFIX: &str = ".json";
-/// Of a file that was being written when the agent died. Nothing was changed on its account yet.
-const UNFINISHED: &str = ".new";
-const UNREADABLE: &str = ".unreadable";
 
-/// A file of the journal that said nothing, and where it was put.
+/// Largest entry; one has some hundred bytes.
+const ENTRY_BYTES_MAX: u64 = 64 << 10;
+
+/// A file of the journal that said nothing.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// Where it is now.
+    /// Its path.
     pub path: PathBuf,
     /// What is wrong with it.
     pub error: String,
@@ -41,7 +42,7 @@ pub struct Unreadable {
 /// The directory of entries.
 #[derive(Debug)]
 pub struct Journal {
-    directory: PathBuf,
+    directory: StateDir,
     boot_id: String,
     /// Of the one agent that adds to it; released with it, however it ends.
     _claim: Option<File>,
@@ -52,24 +53,22 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Where it cannot be made, or another agent adds to it.
+    /// It is refused, cannot be made, or another agent adds to it.
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
-        let directory = state_dir.join("journal");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Self { directory, boot_id: boot_id()?, _claim: Some(claim(&state_dir.join("lock"))?) })
+        let state_dir = StateDir::create(state_dir)?;
+        let directory = state_dir.below(DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock_exclusive(&state_dir, LOCK)?) })
     }
 
     /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it answers; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// Where it cannot be told.
+    /// It is refused, or cannot be looked for.
     pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
-        let directory = state_dir.join("journal");
-        match fs::exists(&directory)? {
-            true => Ok(Some(Self { directory, boot_id: boot_id()?, _claim: None })),
-            false => Ok(None),
-        }
+        let Some(state_dir) = StateDir::open(state_dir)? else { return Ok(None) };
+        let Some(directory) = state_dir.below(DIRECTORY, false)? else { return Ok(None) };
+        Ok(Some(Self { directory, boot_id: boot_id()?, _claim: None }))
     }
 
     /// An entry for a cgroup of which nothing was changed yet.
@@ -81,20 +80,12 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Where it may not be there after a crash; not found where it was undone.
+    /// Where it may not be there after a crash; not found where it was undone; already there where a file that cannot be read has its name.
     pub fn put(&self, entry: &mut Entry) -> io::Result<()> {
-        let path = self.path(entry);
-        let unfinished = path.with_extension(&UNFINISHED[1..]);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(entry)?)?;
-        file.sync_all()?;
-        let placed = if entry.is_kept { replace(&unfinished, &path) } else { fs::rename(&unfinished, &path) };
-        if let Err(error) = placed {
-            let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
+        let before = if entry.is_kept { Before::Present } else { Before::Absent };
+        atomic_file::replace(&self.directory, &stem(entry), SUFFIX, &serde_json::to_vec(entry)?, before)?;
         entry.is_kept = true;
-        self.sync()
+        Ok(())
     }
 
     /// Forgets an entry.
@@ -103,75 +94,61 @@ impl Journal {
     ///
     /// Where it may still be there after a crash.
     pub fn remove(&self, entry: &Entry) -> io::Result<()> {
-        match fs::remove_file(self.path(entry)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.sync(),
-        }
+        self.directory.remove(&name(entry))?;
+        self.directory.sync()
     }
 
     /// Whether an entry is still there: another process may have undone it.
     pub fn holds(&self, entry: &Entry) -> bool {
-        fs::exists(self.path(entry)).unwrap_or(true)
+        self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
-    /// Every entry of this boot. What is of another, or was not finished, is removed; what cannot be read is set aside.
+    /// Every entry of this boot, and every file that is none. What is of another boot, or was not finished, is removed.
     ///
     /// # Errors
     ///
     /// Where the directory cannot be read.
     pub fn entries(&self) -> io::Result<(Vec<Entry>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
-        let mut paths = fs::read_dir(&self.directory)?.map(|file| Ok(file?.path())).collect::<io::Result<Vec<_>>>()?;
-        paths.sort();
-        for path in paths {
-            let name = path.to_string_lossy();
-            if name.ends_with(UNFINISHED) {
-                fs::remove_file(&path)?;
-            } else if name.ends_with(SUFFIX) {
-                match self.read(&path) {
-                    Ok(entry) if entry.boot_id != self.boot_id => fs::remove_file(&path)?,
-                    Ok(entry) => entries.push(entry),
-                    Err(error) => unreadable.push(set_aside(&path, error)),
-                }
+        for name in self.directory.names()? {
+            match self.found(&name) {
+                Ok(entry) => entries.extend(entry),
+                Err(error) => unreadable.push(Unreadable { path: self.directory.path(&name), error }),
             }
         }
         Ok((entries, unreadable))
     }
 
-    fn read(&self, path: &Path) -> Result<Entry, String> {
-        let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    /// The entry of a file; `None` where it was to be forgotten, and is.
+    fn found(&self, file: &str) -> Result<Option<Entry>, String> {
+        let remove = || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
+        if file.ends_with(UNFINISHED) {
+            return remove();
+        }
+        // A name that is no text was replaced by one that is.
+        if !file.ends_with(SUFFIX) || file.contains(char::REPLACEMENT_CHARACTER) {
+            return Err("no entry has such a name".to_owned());
+        }
+        let Some(bytes) =
+            self.directory.read(file, ENTRY_BYTES_MAX).map_err(|error| reason(&error, &self.directory.path(file)))?
+        else {
+            return Ok(None);
+        };
         let entry = Entry::read(&bytes)?;
         // What is put back goes where the entry says: it has to be an entry's own name at least.
-        if self.path(&entry) != path {
+        if name(&entry) != file {
             return Err("its name is another's".to_owned());
         }
-        Ok(entry)
-    }
-
-    fn path(&self, entry: &Entry) -> PathBuf {
-        self.directory.join(format!("cgroup-{}{SUFFIX}", entry.inode))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
+        if entry.boot_id == self.boot_id { Ok(Some(entry)) } else { remove() }
     }
 }
 
-/// Puts a file in the place of one that has to be there, in one step: in between somebody might remove that.
-fn replace(new: &Path, old: &Path) -> io::Result<()> {
-    match renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE) {
-        Ok(()) => fs::remove_file(new),
-        // A file system that cannot.
-        Err(Errno::EINVAL | Errno::ENOSYS) if fs::exists(old)? => fs::rename(new, old),
-        Err(error) => Err(error.into()),
-    }
+fn stem(entry: &Entry) -> String {
+    format!("cgroup-{}", entry.inode)
 }
 
-/// Moves a file away so that it is not read again, and stays for a person to look at.
-fn set_aside(path: &Path, error: String) -> Unreadable {
-    let aside = PathBuf::from(format!("{}{UNREADABLE}", path.display()));
-    let path = if fs::rename(path, &aside).is_ok() { aside } else { path.to_owned() };
-    Unreadable { path, error }
+fn name(entry: &Entry) -> String {
+    format!("{}{SUFFIX}", stem(entry))
 }
 
 fn boot_id() -> io::Result<String> {
@@ -263,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_stops_the_start_however_broken() {
+    fn no_file_stops_the_start_however_broken_and_each_is_reported_each_time() {
         let dir = Dir::make("broken");
         let journal = Journal::claim(&dir.0).unwrap();
         let whole = serde_json::to_vec(&entry(&journal)).unwrap();
@@ -274,19 +251,55 @@ mod tests {
             whole[..whole.len() / 2].to_vec(),
             b"{}".to_vec(),
             vec![0xff; 3],
+            vec![b' '; ENTRY_BYTES_MAX as usize + 1],
+            br#"{"spillway_journal":2,"everything":"else"}"#.to_vec(),
             other("\"spillway_journal\":1", "\"spillway_journal\":2"),
             other("\"inode\":7", "\"inode\":8"),
             other("\"memory.high\"", "\"../memory.high\""),
         ];
         for bytes in broken {
             fs::write(dir.file(), &bytes).unwrap();
-            let (entries, unreadable) = journal.entries().unwrap();
-            assert!(entries.is_empty(), "{bytes:?}");
-            assert!(matches!(&unreadable[..], [one] if one.path.exists() && !one.error.is_empty()), "{bytes:?}");
-            assert!(!dir.file().exists());
-            let (entries, unreadable) = journal.entries().unwrap();
-            assert!(entries.is_empty() && unreadable.is_empty(), "it is told once");
+            for _ in 0..2 {
+                let (entries, unreadable) = journal.entries().unwrap();
+                assert!(entries.is_empty(), "{bytes:?}");
+                assert!(
+                    matches!(&unreadable[..], [one] if one.path == dir.file() && !one.error.is_empty()),
+                    "{bytes:?}"
+                );
+            }
+            // It may be a newer version's: it is not replaced.
+            assert_eq!(journal.put(&mut entry(&journal)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(dir.file()).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn what_is_no_entry_is_reported_and_neither_opened_nor_removed() {
+        let dir = Dir::make("no-entry");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let path = |name: &str| dir.0.join("journal").join(name);
+        nix::unistd::mkfifo(&path("cgroup-1.json"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("cgroup-2.json")).unwrap();
+        fs::create_dir(path("cgroup-3.json")).unwrap();
+        fs::write(path("cgroup-4.json.unreadable"), "").unwrap();
+        fs::create_dir(path("cgroup-5.new")).unwrap();
+        let no_text = std::os::unix::ffi::OsStrExt::from_bytes(b"cgroup-\xff.json");
+        fs::write(dir.0.join("journal").join::<&std::ffi::OsStr>(no_text), "{}").unwrap();
+        journal.put(&mut entry(&journal)).unwrap();
+        let (entries, unreadable) = journal.entries().unwrap();
+        assert_eq!((entries.len(), unreadable.len()), (1, 6), "{unreadable:?}");
+    }
+
+    #[test]
+    fn an_unfinished_file_that_is_a_link_is_not_followed() {
+        let dir = Dir::make("link");
+        let journal = Journal::claim(&dir.0).unwrap();
+        let victim = dir.0.join("victim");
+        fs::write(&victim, "whole").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.0.join("journal/cgroup-7.new")).unwrap();
+        journal.put(&mut entry(&journal)).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "whole");
+        assert_eq!(journal.entries().unwrap().0.len(), 1);
     }
 
     #[test]

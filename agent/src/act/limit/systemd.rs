@@ -22,6 +22,8 @@ use zbus::{
     zvariant::{DynamicType, Type},
 };
 
+use crate::os::StateDir;
+
 /// There exactly where systemd runs this host: sd_booted(3).
 const IS_RUNNING: &str = "/run/systemd/system";
 
@@ -181,15 +183,22 @@ async fn call(
     systemd.call_method(Some(NAME), path, Some(interface), method, body).await
 }
 
-/// The file that a property of a unit is kept in for this boot, wherever that is.
+/// The file that a property of a unit is kept in for this boot, wherever that is. It is looked for below [`CONTROLS`] alone, in directories that
+/// only root may write.
 #[derive(Debug)]
-pub struct DropIn([PathBuf; 2]);
+pub struct DropIn {
+    directories: [PathBuf; 2],
+    name: String,
+}
 
 impl DropIn {
     /// That of a property of a unit. It is called as the property is where a unit is configured.
     pub fn of(unit: &str, property: &str) -> Self {
         let setting = if property == "CPUQuotaPerSecUSec" { "CPUQuota" } else { property };
-        Self(CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d/50-{setting}.conf"))))
+        Self {
+            directories: CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d"))),
+            name: format!("50-{setting}.conf"),
+        }
     }
 
     /// Whether it is there.
@@ -198,7 +207,12 @@ impl DropIn {
     ///
     /// Where that cannot be told.
     pub fn is_there(&self) -> io::Result<bool> {
-        self.0.iter().try_fold(false, |is_there, path| Ok(is_there || fs::exists(path)?))
+        for directory in &self.directories {
+            if StateDir::open(directory)?.map_or(Ok(false), |directory| directory.holds(&self.name))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told last, which is the same.
@@ -207,12 +221,9 @@ impl DropIn {
     ///
     /// Where it is still there.
     pub fn remove(&self) -> io::Result<()> {
-        for path in &self.0 {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            if let Some(directory) = path.parent() {
+        for directory in &self.directories {
+            if let Some(opened) = StateDir::open(directory)? {
+                opened.remove(&self.name)?;
                 // Of another property's file it says that it is not empty.
                 let _ = fs::remove_dir(directory);
             }
@@ -274,8 +285,9 @@ mod tests {
             ("MemorySwapMax", "50-MemorySwapMax.conf"),
             ("CPUQuotaPerSecUSec", "50-CPUQuota.conf"),
         ] {
-            let [file, _] = DropIn::of("api.service", property).0;
-            assert_eq!(file, Path::new("/run/systemd/system.control/api.service.d").join(name));
+            let drop_in = DropIn::of("api.service", property);
+            assert_eq!(drop_in.directories[0], Path::new("/run/systemd/system.control/api.service.d"));
+            assert_eq!(drop_in.name, name);
         }
     }
 }

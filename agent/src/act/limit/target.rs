@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
-
 use super::{Failure, Refusal, failed, systemd};
+use crate::os::CgroupDir;
+
+/// Which controller charges its memory: version 1 has a hard limit alone, at which processes are killed unless they are told to wait, and
+/// version 2 one above which they are slowed down.
+pub use crate::os::cgroup_dir::CgroupVersion as Version;
 
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
 const OOM_CONTROL: &str = "memory.oom_control";
@@ -66,15 +69,6 @@ enum Owner {
     Silent(Option<String>),
 }
 
-/// Which controller charges its memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// Has a hard limit alone, at which processes are killed unless they are told to wait.
-    V1,
-    /// Has a limit above which processes are slowed down.
-    V2,
-}
-
 impl Target {
     /// The cgroup at `path` of the hierarchy mounted at `mount`.
     ///
@@ -102,14 +96,10 @@ impl Target {
 
     /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a limit.
     pub fn at(directory: PathBuf) -> Option<Self> {
-        let version = match statfs(&directory).ok()?.filesystem_type() {
-            CGROUP_SUPER_MAGIC => Version::V1,
-            CGROUP2_SUPER_MAGIC => Version::V2,
-            _ => return None,
-        };
-        let inode = fs::metadata(&directory).ok()?.ino();
+        let opened = CgroupDir::open(&directory).ok()?;
+        let (version, inode) = (opened.version(), opened.inode().ok()?);
         let target = Self { directory, inode, version, owner: Owner::Nobody };
-        fs::exists(target.directory.join(target.cgroup_file())).is_ok_and(|there| there).then_some(target)
+        opened.read(target.cgroup_file()).is_ok().then_some(target)
     }
 
     /// Which controller it is.
@@ -210,7 +200,7 @@ impl Target {
     ///
     /// Where it cannot be read.
     pub fn read_file(&self, file: &str) -> io::Result<String> {
-        let text = fs::read_to_string(self.directory.join(file))?;
+        let text = CgroupDir::open(&self.directory)?.read(file)?;
         let line = text.lines().next().unwrap_or_default();
         // Says more than what was written to it, and the name of that before it.
         Ok(if file == OOM_CONTROL { line.rsplit(' ').next().unwrap_or_default() } else { line }.to_owned())
@@ -224,7 +214,7 @@ impl Target {
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         match &self.owner {
             Owner::Unit(unit, within) if is_property(file) => systemd::write(unit, file, value, *within),
-            _ => fs::write(self.directory.join(file), value),
+            _ => CgroupDir::open(&self.directory)?.write(file, value),
         }
     }
 
@@ -352,6 +342,7 @@ pub fn limit_bytes(value: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::journal::whitelist;
 
     #[test]
     fn what_is_not_seen_whole_or_is_no_cgroup_is_no_target() {
@@ -375,5 +366,31 @@ mod tests {
         assert_eq!(limit_bytes("max"), None);
         assert_eq!(limit_bytes("9223372036854771712"), None);
         assert_eq!(limit_bytes("67108864"), Some(64 << 20));
+    }
+
+    #[test]
+    fn whatever_is_written_may_be_put_back() {
+        for (file, property) in UNIT_FILES {
+            assert!(whitelist::CGROUP_FILES.contains(&file) && whitelist::PROPERTIES.contains(&property), "{file}");
+        }
+        for version in [Version::V1, Version::V2] {
+            let target = Target { directory: PathBuf::new(), inode: 0, version, owner: Owner::Nobody };
+            for (file, value) in target.values(1 << 20) {
+                assert!(whitelist::CGROUP_FILES.contains(&file) && whitelist::is_value(&value), "{file}={value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_units_cgroup_is_written_only_where_it_is_one() {
+        let directory = std::env::temp_dir().join(format!("spillway-unit-target-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("memory.high"), "4096\n").unwrap();
+        let target = Target::of_unit(directory.clone(), 7, "api.service".to_owned());
+        let (read, wrote) = (target.read_file(MEMORY_HIGH), target.write(MEMORY_HIGH, "max"));
+        let after = fs::read_to_string(directory.join("memory.high")).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(read.is_err() && wrote.unwrap_err().to_string().contains("not on a cgroup file system"));
+        assert_eq!(after, "4096\n");
     }
 }

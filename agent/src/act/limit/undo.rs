@@ -10,10 +10,13 @@ use super::{
     systemd::DropIn,
     target::Target,
 };
-use crate::act::{
-    Journal,
-    journal::{Change, Entry, Unreadable},
-    outcome::{Event, Outcome},
+use crate::{
+    act::{
+        Journal,
+        journal::{Change, Entry, Unreadable},
+        outcome::{Event, Outcome},
+    },
+    os::CgroupDir,
 };
 
 /// What came of an entry.
@@ -60,6 +63,13 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut undone =
         Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), merged: None, error: None };
+    // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its next one.
+    if let Err(error) = CgroupDir::open(&entry.directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        undone.error = Some(format!("it is left alone, and the journal's entry as well: {error}"));
+        return undone;
+    }
     let target = match &entry.unit {
         // Its next cgroup would get what was set for it.
         Some(unit) => Some(Target::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
@@ -162,9 +172,10 @@ impl Undone {
 
 impl From<Unreadable> for Undone {
     fn from(unreadable: Unreadable) -> Self {
+        // One hint is enough.
+        let why = unreadable.error.split("\n  hint: ").next().unwrap_or_default();
         let error = format!(
-            "it says nothing that can be put back: {}\n  hint: look at it, and at the limits of this host's cgroups",
-            unreadable.error
+            "it says nothing that can be put back: {why}\n  hint: look at it, put back by hand what it says was changed, and remove it"
         );
         Self::failed(unreadable.path.display().to_string(), error)
     }

@@ -73,10 +73,16 @@ impl Notifier {
     pub fn start(setup: Setup<'_>, clock: Clock) -> io::Result<(Self, Vec<Page>)> {
         let (spool, found) = Spool::open::<Page>(setup.spool).unwrap_or_else(|error| {
             tracing::warn!(%error, "what waits to be told is not on disk, and what an earlier run has left is not told yet");
-            (Spool::later(setup.spool), Found { waiting: Vec::new(), open: Vec::new(), set_aside: None })
+            (Spool::later(setup.spool), Found { waiting: Vec::new(), open: Vec::new(), set_aside: None, unread: 0 })
         });
         if let Some((path, why)) = &found.set_aside {
             tracing::warn!(why, "what waited to be told could not be read and is now {}", path.display());
+        }
+        if found.unread > 0 {
+            tracing::warn!(
+                count = found.unread,
+                "notifications of another version are in the spool: they are kept, and not sent"
+            );
         }
         let (orders, ordered) = channel();
         let (sinks, identities): (Vec<_>, Vec<_>) = setup.sinks.into_iter().unzip();

@@ -14,7 +14,6 @@ mod turnover;
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     act::journal::{Entry, Journal, Split},
+    os::CgroupDir,
     sense::{LEAK_CHILD, ProcessId, REST_CHILD},
 };
 
@@ -151,7 +151,8 @@ pub fn holds(target: &Target, pid: u32) -> bool {
 }
 
 fn is_there(entry: &Entry) -> bool {
-    fs::metadata(&entry.directory).is_ok_and(|directory| directory.ino() == entry.inode)
+    // The entry may say anything: what is no cgroup is not written, and nobody can put a link into the path of one.
+    CgroupDir::open(&entry.directory).and_then(|directory| directory.inode()).is_ok_and(|inode| inode == entry.inode)
 }
 
 /// The processes of a cgroup, without those below it. Of one that is not seen from here the kernel says 0.

@@ -1,0 +1,156 @@
+//! A directory that only root and the agent's user may write, with its files opened below its descriptor.
+//!
+//! It is opened for each use rather than for good: a directory that was removed and made again would otherwise be another one for the agent
+//! than for `spillway pause`. Within one use nothing is reached by a path. It refuses what [`super::trusted`] refuses, and a directory in
+//! which others may write, sticky or not: a name that they add (a pipe called `paused`) would count.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, Mode, OFlags},
+    io::Errno,
+};
+
+use super::trusted::{self, FileRules, PathRules};
+
+/// The directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl StateDir {
+    /// Opens it; `None` if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        match Self::at(path, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Opens it, and makes it first if it is not there, for the agent's user alone.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or cannot be made.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Self::at(path, true)
+    }
+
+    fn at(path: &Path, makes: bool) -> io::Result<Self> {
+        let dir = trusted::open_directory(path, PathRules::STATE, makes)?;
+        trusted::check_private(&dir, path)?;
+        Ok(Self { path: path.to_owned(), dir })
+    }
+
+    /// Opens a directory in it, as [`StateDir::open`] and, if `makes`, [`StateDir::create`] do.
+    ///
+    /// # Errors
+    ///
+    /// As of those.
+    pub fn below(&self, name: &str, makes: bool) -> io::Result<Option<Self>> {
+        if makes {
+            match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
+                Err(error) if error != Errno::EXIST => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let path = self.path(name);
+        match trusted::open_directory_below(self.dir.as_fd(), name, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            dir => Ok(Some(Self { path, dir: dir? })),
+        }
+    }
+
+    /// The path of a file in it, for messages.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a file in it.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or cannot be opened.
+    pub fn open_file(&self, name: &str, flags: OFlags, bytes_max: u64) -> io::Result<File> {
+        trusted::open_below(self.dir.as_fd(), OsStr::new(name), flags, FileRules::state(bytes_max), &self.path(name))
+    }
+
+    /// Reads a file in it; `None` if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, is larger than `bytes_max`, or cannot be read.
+    pub fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+        match self.open_file(name, OFlags::RDONLY, bytes_max) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => trusted::read_to_end(&file?, bytes_max, &self.path(name)).map(Some),
+        }
+    }
+
+    /// Whether anything has this name in it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be looked for.
+    pub fn holds(&self, name: &str) -> io::Result<bool> {
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a file; nothing if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It is still there.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Err(error) if error != Errno::NOENT => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The names in it, in order.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.dir)? {
+            let name = String::from_utf8_lossy(entry?.file_name().to_bytes()).into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Puts its names on disk.
+    ///
+    /// # Errors
+    ///
+    /// They may not be there after a crash.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    pub(super) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+}

@@ -1,0 +1,52 @@
+//! Descriptors that this process was started with, under their paths: trusted as its parent is.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::{FileRules, read_to_end, refusal::too_large};
+
+/// Longest wait for the next bytes of a pipe.
+const PIPE_WAITS_MS: u16 = 5_000;
+
+/// Whether a path names a descriptor that this process was started with.
+pub(super) fn inherited(path: &Path) -> bool {
+    let number = |directory: &str| path.strip_prefix(directory).ok().and_then(Path::to_str);
+    path == Path::new("/dev/stdin")
+        || ["/dev/fd", "/proc/self/fd"].iter().any(|fds| number(fds).is_some_and(|text| text.parse::<u32>().is_ok()))
+}
+
+pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // The kernel's own link, to what was handed over.
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        FileRules { has_one_name: false, ..rules }.check(&stat, path)?;
+        return read_to_end(&file, rules.bytes_max, path);
+    }
+    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match (&file).read(&mut part) {
+            Ok(0) => return Ok(bytes),
+            Ok(read) => bytes.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut awaited = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut awaited, PollTimeout::from(PIPE_WAITS_MS))? == 0 {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes out of this pipe"));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if bytes.len() as u64 > rules.bytes_max {
+            return too_large(path, rules.bytes_max);
+        }
+    }
+}
