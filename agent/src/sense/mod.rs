@@ -15,6 +15,7 @@ mod listeners;
 mod lost;
 mod observation;
 mod outbound;
+mod overflows;
 mod pressure;
 mod processes;
 mod sensing;

@@ -24,7 +24,11 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
-use super::{CgroupPaths, ListenerFact, Lost, unix_addr};
+use super::{
+    CgroupPaths, ListenerFact, Lost,
+    overflows::{Overflows, Rise},
+    unix_addr,
+};
 
 /// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
 const ANSWER_BYTES: usize = 64 << 10;
@@ -37,8 +41,26 @@ pub(super) struct SockDiag {
     /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
     /// there, each question would have it looked for.
     without_unix: bool,
-    namespaces: HashMap<u64, Socket>,
+    namespaces: HashMap<u64, Namespace>,
     owners: HashMap<u64, Owner>,
+    overflows: Overflows,
+    /// Listeners that have dropped anything, by inode.
+    drops: HashMap<u32, Drops>,
+    looks: u64,
+}
+
+struct Namespace {
+    socket: Socket,
+    /// A process in it.
+    pid: u32,
+}
+
+/// What a listener discarded until the last look, and how much of that were connections that found its queue full.
+#[derive(Default)]
+struct Drops {
+    total: u32,
+    overflows: u64,
+    seen: u64,
 }
 
 struct Owner {
@@ -67,10 +89,21 @@ impl SockDiag {
         let mut without_unix = self.without_unix;
         let mut answered = self.unix_alone && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
-        for (&netns, socket) in &self.namespaces {
+        let Self { namespaces, owners, overflows, drops, looks, .. } = self;
+        *looks += 1;
+        overflows.begin_look();
+        for (&netns, Namespace { socket, pid }) in &*namespaces {
+            let mut dropped = Vec::new();
+            let was_known = overflows.knows(netns as u32);
             let tcp: &[u8] = if self.unix_alone { &[] } else { &[AF_INET, AF_INET6] };
             for &family in tcp {
-                match dump(socket, tcp_listeners(family), |response| each(self.fact(netns, response))) {
+                match dump(socket, tcp_listeners(family), |response| {
+                    let mut fact = fact(owners, netns, response);
+                    match rise(drops, *looks, response, &mut fact, was_known) {
+                        Some(rise) => dropped.push((fact, rise)),
+                        None => each(fact),
+                    }
+                }) {
                     Ok(()) => answered = true,
                     Err(error) => {
                         lost.count("sock_diag_failed");
@@ -78,8 +111,22 @@ impl SockDiag {
                     }
                 }
             }
+            let rises: Vec<_> = dropped.iter().map(|(_, rise)| *rise).collect();
+            if !rises.is_empty() {
+                let counted = overflows.settle(netns as u32, [*pid], &rises);
+                for ((mut fact, _), count) in dropped.into_iter().zip(counted) {
+                    if let Some(drops) = drops.get_mut(&(fact.socket as u32)) {
+                        drops.overflows = drops.overflows.saturating_add(count);
+                        fact.overflows_total = Some(drops.overflows);
+                    }
+                    each(fact);
+                }
+            }
+            if !self.unix_alone {
+                overflows.begin(netns as u32, *pid);
+            }
             if !without_unix {
-                match dump(socket, unix_listeners(), |response| each(self.fact(netns, response))) {
+                match dump(socket, unix_listeners(), |response| each(fact(owners, netns, response))) {
                     Ok(()) => answered |= self.unix_alone,
                     Err(error) => {
                         lost.count("unix_diag_failed");
@@ -89,6 +136,7 @@ impl SockDiag {
                 }
             }
         }
+        drops.retain(|_, drops| drops.seen == *looks);
         self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
     }
@@ -105,7 +153,7 @@ impl SockDiag {
             self.refresh(cgroups, lost);
         }
         let mut connections = 0;
-        for socket in self.namespaces.values() {
+        for Namespace { socket, .. } in self.namespaces.values() {
             let mut ports = HashSet::new();
             for family in [AF_INET, AF_INET6] {
                 dump(socket, tcp_listeners(family), |response| {
@@ -129,21 +177,6 @@ impl SockDiag {
         Ok(connections)
     }
 
-    fn fact(&self, netns: u64, response: &Listener<'_>) -> ListenerFact {
-        let (inode, fact) = match response {
-            Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
-            Listener::Unix(response) => (response.header.inode, unix_fact(response)),
-        };
-        let owner = self.owners.get(&u64::from(inode));
-        ListenerFact {
-            netns: netns as u32,
-            socket: u64::from(inode),
-            cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
-            pid: owner.map(|owner| owner.pid),
-            ..fact
-        }
-    }
-
     /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
     fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) {
         let mut seen = Vec::new();
@@ -155,18 +188,21 @@ impl SockDiag {
             if let Ok(netns) = fs::metadata(path.join("ns/net")) {
                 let inode = netns.ino();
                 seen.push(inode);
-                if let Entry::Vacant(namespace) = self.namespaces.entry(inode) {
-                    match open_in(&path.join("ns/net")) {
+                match self.namespaces.entry(inode) {
+                    Entry::Vacant(namespace) => match open_in(&path.join("ns/net")) {
                         Ok(socket) => {
-                            namespace.insert(socket);
+                            namespace.insert(Namespace { socket, pid });
                         }
                         Err(_) => lost.count("netns_not_entered"),
-                    }
+                    },
+                    // The one of before may have gone.
+                    Entry::Occupied(mut namespace) => namespace.get_mut().pid = pid,
                 }
             }
             self.own_sockets(pid, &path, cgroups);
         }
         self.namespaces.retain(|inode, _| seen.contains(inode));
+        self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
     }
 
     fn own_sockets(&mut self, pid: u32, process: &Path, cgroups: &CgroupPaths) {
@@ -209,17 +245,53 @@ enum Listener<'a> {
     Unix(&'a unix::UnixResponse),
 }
 
+fn fact(owners: &HashMap<u64, Owner>, netns: u64, response: &Listener<'_>) -> ListenerFact {
+    let (inode, fact) = match response {
+        Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
+        Listener::Unix(response) => (response.header.inode, unix_fact(response)),
+    };
+    let owner = owners.get(&u64::from(inode));
+    ListenerFact {
+        netns: netns as u32,
+        socket: u64::from(inode),
+        cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
+        pid: owner.map(|owner| owner.pid),
+        ..fact
+    }
+}
+
+/// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many connections came is not known here, so
+/// that every queue may have been full, of namespaces that were there at the last look.
+fn rise(
+    drops: &mut HashMap<u32, Drops>,
+    look: u64,
+    response: &Listener<'_>,
+    fact: &mut ListenerFact,
+    was_known: bool,
+) -> Option<Rise> {
+    let Listener::Tcp(response) = response else { return None };
+    let dropped = response.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some(memory.drops),
+        _ => None,
+    })?;
+    fact.overflows_total = Some(0);
+    if dropped == 0 {
+        return None;
+    }
+    let known = drops.entry(response.header.inode).or_default();
+    known.seen = look;
+    fact.overflows_total = Some(known.overflows);
+    let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
+    let is_full = fact.backlog > fact.backlog_max;
+    (rise > 0).then_some(Rise { drops: u64::from(rise), is_full, may_have_been_full: was_known })
+}
+
 fn tcp_fact(response: &InetResponse) -> ListenerFact {
     let header = &response.header;
-    let drops = response.nlas.iter().find_map(|nla| match nla {
-        Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
-        _ => None,
-    });
     ListenerFact {
         addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
         backlog: header.recv_queue,
         backlog_max: header.send_queue,
-        overflows_total: drops,
         ..ListenerFact::default()
     }
 }
