@@ -113,6 +113,8 @@ pub struct ListenerSample {
     pub wait_us_total: u64,
     /// Connections that entered the accept queues of its address since the first of them.
     pub arrived_total: u64,
+    /// Those of them that came over another interface than the loopback one.
+    pub remote_total: u64,
     /// The clock of `now_ns` when one of them last found nobody waiting; 0 before that.
     pub found_empty_ns: u64,
     /// Local address, each word in network byte order; IPv4 in the first.
@@ -250,6 +252,8 @@ pub struct OutboundCount {
     pub timed_out: u64,
     /// Those that ended on this side without an answer.
     pub abandoned: u64,
+    /// Those for which no local port was free.
+    pub no_local_port: u64,
 }
 
 /// A connect under way, kept by its socket's address.
@@ -367,6 +371,8 @@ pub struct Offsets {
     pub sock_ack_backlog: u32,
     pub sock_max_ack_backlog: u32,
     pub sock_drops: u32,
+    /// From `sock` to the interface that its last packet came over; [`ABSENT`] where it is not kept.
+    pub sock_rx_ifindex: u32,
     pub sock_type: u32,
     pub sock_socket: u32,
     pub sock_receive_queue_len: u32,

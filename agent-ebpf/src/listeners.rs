@@ -132,6 +132,7 @@ fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
         accepted_total,
         wait_us_total,
         arrived_total: came.total,
+        remote_total: came.remote,
         found_empty_ns: came.found_empty_ns,
         addr: address.addr,
         netns: Helper::read(address.net as *const c_void, offset!(net_inum))?,

@@ -3,14 +3,16 @@
 //! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it in whatever context the answer
 //! comes: so who connects is kept from the one to the other, by the socket's address. How it ended is the state that follows, and
 //! where that is CLOSE the socket's error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
-//! close(), shutdown() and an exit close it first, and so does connect() itself where no local port is free.
+//! close(), shutdown() and an exit close it first. So does connect() itself where no local port is free, before anything is sent: such a
+//! socket never had a local port.
 //!
 //! - Hook: see `states`; any context.
 //! - Minimum kernel: 5.6 (reading the maps in batches).
 //! - Cold start: a connect that was under way before is counted under no process, as is one that found no room. An end that was
 //!   missed leaves its entry until the same socket connects again or the reader drops it.
 //! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as established there.
-//! - Does not see: what fails before a SYN could be sent, such as a destination without a route.
+//! - Does not see: what fails before a SYN could be sent for other reasons, such as a destination without a route; that no local port was
+//!   free where the socket had one from an earlier connect, or from bind() (counted as abandoned).
 //!
 //! Both maps are plain hash maps that the reader empties, not LRU ones: those drop entries silently, and long before they are
 //! full where there are many CPUs; here what finds no room is counted.
@@ -27,7 +29,7 @@ use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, Outbound
 
 use crate::{
     atomic::add_u64,
-    kernel::{Reading as _, Typed, count, offset},
+    kernel::{Helper, Reading as _, Typed, count, offset},
     sockets::{AF_INET, AF_INET6},
 };
 
@@ -45,7 +47,7 @@ static CONNECTING: HashMap<u64, OutboundConnect> = HashMap::with_max_entries(OUT
 #[map]
 static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-const EMPTY: OutboundCount = OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0 };
+const EMPTY: OutboundCount = OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0 };
 
 /// A socket begins to connect; connect() runs in its caller's context.
 #[inline(always)]
@@ -93,6 +95,7 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
         let field = match error {
             None => &raw mut (*counted).established,
             Some(0) if error_was_fetched(sock, since_ns) => &raw mut (*counted).timed_out,
+            Some(0) if never_had_a_port(sock) => &raw mut (*counted).no_local_port,
             // Aborted is by an administrator, through sock_diag.
             Some(0 | ECONNABORTED) => &raw mut (*counted).abandoned,
             Some(ETIMEDOUT) => &raw mut (*counted).timed_out,
@@ -110,6 +113,12 @@ fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     // SAFETY: a plain helper without arguments.
     let lasted_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(since_ns);
     lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
+}
+
+/// Whether a socket that connected was given no local port. `skc_num` says the same of every socket by now, `inet_sport` is kept.
+#[inline(always)]
+fn never_had_a_port(sock: *const c_void) -> bool {
+    Helper::read::<u16>(sock, offset!(inet_sport)) == Some(0)
 }
 
 /// Where the socket connects to, as `pid`.

@@ -142,6 +142,7 @@ impl Listener {
             backlog_max: sample.backlog_max,
             accepted_total: sojourns.map(|_| self.waits.accepted_total()).or(derived),
             arrived_total: Some(sample.arrived_total),
+            remote_arrived_total: Some(sample.remote_total),
             found_empty_us: found_empty_ns.map(|ns| sample.now_ns.saturating_sub(ns) / 1_000),
             overflows_total: Some(self.overflows),
             sojourn_min_us: interval.map(|waits| waits.min_us),

@@ -229,7 +229,7 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
         Ok(socket)
     };
     let target = File::open(netns)?;
-    if target.metadata()?.ino() == fs::metadata("/proc/self/ns/net")?.ino() {
+    if target.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/net")?.ino() {
         return open();
     }
     let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
@@ -292,6 +292,7 @@ fn tcp_fact(response: &InetResponse) -> ListenerFact {
         addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
         backlog: header.recv_queue,
         backlog_max: header.send_queue,
+        remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
 }
@@ -308,6 +309,7 @@ fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
         backlog,
         backlog_max: response.max_number_of_pending_connection().unwrap_or(0),
         oldest_wait_us: (backlog == 0).then_some(0),
+        remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
 }

@@ -125,6 +125,8 @@ impl Known {
             backlog: sample.backlog,
             backlog_max: sample.backlog_max,
             oldest_wait_us: (sample.backlog == 0).then_some(0),
+            // Nobody connects to it from another host.
+            remote_arrived_total: Some(0),
             ..ListenerFact::default()
         }
     }
