@@ -100,11 +100,10 @@ fn both_ways(test: &str, check: fn(&mut Sensors, u32)) {
 #[test]
 fn connections_that_are_deferred_are_no_overflows() {
     both_ways("connections_that_are_deferred_are_no_overflows", |sensors, netns| {
-        let listener = listen(&["--defer", "--backlog=8"]);
+        let listener = listen(&["--defer", "--backlog=128"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         for round in 1..=3 {
-            let _clients: Vec<_> =
-                (0..20).map(|_| TcpStream::connect(listener.addr()).expect("it listens")).collect();
+            let _clients: Vec<_> = (0..20).map(|_| TcpStream::connect(listener.addr()).expect("it listens")).collect();
             assert!(netstat("TCPDeferAcceptDrop") >= 20 * round, "they are deferred");
             assert!(has_dropped(listener.addr(), 20 * round), "and each is a drop");
             assert_eq!(overflows(sensors, netns, listener.addr()), 0, "round {round}");

@@ -100,13 +100,7 @@ fn connections_of_this_host_are_not_taken_for_those_of_others() {
         };
         // Where it listens, and by which address it is reached.
         let mut held = Vec::new();
-        for (listens, by) in [
-            (HERE, HERE),
-            ("0.0.0.0", HERE),
-            (HERE_V6, HERE_V6),
-            ("::", HERE_V6),
-            ("::", HERE),
-        ] {
+        for (listens, by) in [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)] {
             let ip: IpAddr = listens.parse().expect("an address");
             let server = TcpListener::bind((ip, 0)).expect("a free port");
             let at = server.local_addr().expect("it is bound");

@@ -15,7 +15,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap};
-use spillway_ebpf::{ABSENT, Loss};
+use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
 use crate::{
     atomic::add_u64,
@@ -25,7 +25,7 @@ use crate::{
 
 /// Counts by address, for as long as a listener is there. As many as there are listeners.
 #[map]
-static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(8_192, 0);
+static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
 /// Where a listener listens: its network namespace by the kernel's address, which costs one read less than its number.
 #[repr(C)]
@@ -124,9 +124,13 @@ const LOOPBACK: u32 = 1;
 /// Counts a connection that is established now, if it came from another host.
 #[inline(always)]
 pub(crate) fn established(child: *const c_void) {
-    let offset = offset!(sock_rx_ifindex);
     // Zero where the kernel did not keep it. Until 5.15 it lies behind `struct sock`, where the verifier knows no type.
-    if offset == ABSENT as usize || read_or_zero::<u32>(child, offset) <= LOOPBACK {
+    let interface = match Typed::read::<u32>(child, offset!(sock_rx_ifindex)) {
+        Some(interface) => interface,
+        None if offset!(inet_rx_ifindex) == ABSENT as usize => return,
+        None => read_or_zero(child, offset!(inet_rx_ifindex)),
+    };
+    if interface <= LOOPBACK {
         return;
     }
     let Some(port) = Typed::read(child, offset!(sock_num)) else { return };

@@ -30,6 +30,7 @@ use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, Outbound
 use crate::{
     atomic::add_u64,
     kernel::{Helper, Reading as _, Typed, count, offset},
+    shares::{self, Shares},
     sockets::{AF_INET, AF_INET6},
 };
 
@@ -43,11 +44,18 @@ const ETIMEDOUT: i32 = 110;
 #[map]
 static CONNECTING: HashMap<u64, OutboundConnect> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
+/// How many of them are whose, and of those below.
+#[map]
+static CONNECTING_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
+#[map]
+static CONNECTED_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
+
 /// How they ended. The reader takes away what no longer changes.
 #[map]
 static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-const EMPTY: OutboundCount = OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0 };
+const EMPTY: OutboundCount =
+    OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
 
 /// A socket begins to connect; connect() runs in its caller's context.
 #[inline(always)]
@@ -55,9 +63,14 @@ pub(crate) fn begin(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
     let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
     if let Some(key) = key(sock, pid) {
+        let share = shares::owner_in::<Typed>(sock, key.netns);
+        if !shares::take(&CONNECTING_SHARES, OUTBOUND_MAX, share) {
+            return count(Loss::OutboundShareFull);
+        }
         // SAFETY: as above.
-        let connect = OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, key, reserved: 0 };
+        let connect = OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, share, key, reserved: 0 };
         if CONNECTING.insert(sock as u64, connect, 0).is_err() {
+            shares::give_back(&CONNECTING_SHARES, share);
             count(Loss::OutboundMapFull);
         }
     }
@@ -69,8 +82,10 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     let (key, since_ns) = match CONNECTING.get_ptr(sock as u64) {
         Some(connect) => {
             // SAFETY: the entry lives while the program runs; a socket's states change one after the other.
-            let OutboundConnect { key, since_ns, .. } = unsafe { *connect };
-            let _ = CONNECTING.remove(sock as u64);
+            let OutboundConnect { key, since_ns, share, .. } = unsafe { *connect };
+            if CONNECTING.remove(sock as u64).is_ok() {
+                shares::give_back(&CONNECTING_SHARES, share);
+            }
             (key, since_ns)
         }
         None => match key(sock, 0) {
@@ -81,8 +96,14 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     let counted = match CONNECTED.get_ptr_mut(key) {
         Some(counted) => counted,
         None => {
+            let share = shares::owner_in::<Typed>(sock, key.netns);
+            if !shares::take(&CONNECTED_SHARES, OUTBOUND_MAX, share) {
+                return count(Loss::OutboundShareFull);
+            }
             // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
-            let _ = CONNECTED.insert(key, EMPTY, u64::from(BPF_NOEXIST));
+            if CONNECTED.insert(key, OutboundCount { share, ..EMPTY }, u64::from(BPF_NOEXIST)).is_err() {
+                shares::give_back(&CONNECTED_SHARES, share);
+            }
             match CONNECTED.get_ptr_mut(key) {
                 Some(counted) => counted,
                 None => return count(Loss::OutboundMapFull),

@@ -104,8 +104,11 @@ const MEMBERS: &[Member] = &[
     row("sock", "sk_max_ack_backlog", Bytes(4), QUEUES, |o| &mut o.sock_max_ack_backlog),
     // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
     row("sock", "sk_drops", Bytes(4), &[], |o| &mut o.sock_drops),
-    // Evidence only: without it no connection counts as one from another host. Until 5.15 it is elsewhere, see below.
+    // Evidence only: without either no connection counts as one from another host.
     row("sock", "sk_rx_dst_ifindex", Bytes(4), &[], |o| &mut o.sock_rx_ifindex),
+    row("inet_sock", "rx_dst_ifindex", Bytes(4), &[], |o| &mut o.inet_rx_ifindex),
+    // Evidence only: without it users share what their namespace gets.
+    row("sock", "sk_uid", Bytes(4), &[], |o| &mut o.sock_uid),
     row("sock", "sk_type", Bytes(2), UNIX, |o| &mut o.sock_type),
     row("sock", "sk_socket", Pointer, UNIX, |o| &mut o.sock_socket),
     row("sock", "sk_receive_queue.qlen", Bytes(4), UNIX, |o| &mut o.sock_receive_queue_len),
@@ -157,10 +160,6 @@ pub fn find(btf: &Btf, memory_v1: bool) -> Found {
     }
     if found.offsets.signal_fds_max != ABSENT {
         found.offsets.signal_fds_max += libc::RLIMIT_NOFILE * size_of::<libc::rlimit>() as u32;
-    }
-    if found.offsets.sock_rx_ifindex == ABSENT {
-        let before = locate(btf, "inet_sock", "rx_dst_ifindex", Bytes(4));
-        found.offsets.sock_rx_ifindex = before.unwrap_or(ABSENT);
     }
     let rest = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
     if let Err(reason) = rest {

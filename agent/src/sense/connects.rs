@@ -164,6 +164,7 @@ pub(super) fn since(latest: &OutboundCount, last: &OutboundCount) -> OutboundCou
         timed_out: latest.timed_out - last.timed_out,
         abandoned: latest.abandoned - last.abandoned,
         no_local_port: latest.no_local_port - last.no_local_port,
+        share: latest.share,
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     const NONE: OutboundCount =
-        OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0 };
+        OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
     const REFUSED: OutboundCount = OutboundCount { refused: 1, ..NONE };
     const ESTABLISHED: OutboundCount = OutboundCount { established: 1, ..NONE };
 
@@ -203,7 +204,7 @@ mod tests {
     }
 
     fn under_way(pid: u32, since_ns: u64) -> OutboundConnect {
-        OutboundConnect { since_ns, key: key(pid, 1), reserved: 0 }
+        OutboundConnect { since_ns, share: 0, key: key(pid, 1), reserved: 0 }
     }
 
     fn told(connects: &mut Connects, now: f64) -> Vec<OutboundFact> {

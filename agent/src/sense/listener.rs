@@ -13,6 +13,8 @@ use crate::kernel::Sojourns;
 /// What is said of a socket in every look and seldom changes.
 pub(super) struct Listener {
     number: u64,
+    /// Whose share of the kernel's map it takes.
+    share: u64,
     netns: u32,
     socket: SocketAddr,
     /// Who called listen(); with the address it tells this socket from a later one in the same place.
@@ -46,6 +48,7 @@ impl Listener {
         let socket = inet_addr(sample.family, sample.addr, sample.port);
         let mut listener = Self {
             number,
+            share: sample.share,
             netns: sample.netns,
             socket,
             listened_pid: sample.pid,
@@ -68,6 +71,11 @@ impl Listener {
     pub(super) fn is_of(&self, sample: &ListenerSample) -> bool {
         (self.netns, self.socket, self.listened_pid)
             == (sample.netns, inet_addr(sample.family, sample.addr, sample.port), sample.pid)
+    }
+
+    /// Whose share of the kernel's map it takes.
+    pub(super) fn share(&self) -> u64 {
+        self.share
     }
 
     /// Where it listens.
@@ -199,6 +207,7 @@ mod tests {
     fn listener(sample: &ListenerSample) -> Listener {
         Listener {
             number: 1,
+            share: 0,
             netns: sample.netns,
             socket: inet_addr(sample.family, sample.addr, sample.port),
             listened_pid: sample.pid,

@@ -21,8 +21,10 @@ use spillway_ebpf::{ListenerSample, SocketOwnerSample, TCP_LISTEN};
 use super::{
     CgroupPaths, Hierarchy, ListenerFact, Lost,
     listener::Listener,
+    outside::{Outside, listens_at},
     overflows::{Overflows, Rise},
-    sock_diag::SockDiag,
+    shares,
+    sock_diag::{Kinds, SockDiag},
     strain::StrainSensor,
 };
 use crate::kernel::{ListenerProbes, pass};
@@ -65,6 +67,7 @@ struct Probed {
     overflows: Overflows,
     /// Listeners whose drops rose in this look.
     dropped: Vec<Dropped>,
+    outside: Outside,
     buffer: Vec<u8>,
 }
 
@@ -99,9 +102,9 @@ impl ListenerSensor {
                 if refresh {
                     probed.find_owners(&self.cgroups, lost)?;
                 }
-                probed.look(now, &self.cgroups, lost, each)
+                probed.look(now, refresh, &self.cgroups, lost, each)
             }
-            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
+            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, |_| true, each),
         }
     }
 }
@@ -119,6 +122,7 @@ impl Probed {
             strain,
             overflows: Overflows::default(),
             dropped: Vec::new(),
+            outside: Outside::new(Kinds::Tcp),
             buffer: Vec::new(),
         }
     }
@@ -127,12 +131,13 @@ impl Probed {
     fn look(
         &mut self,
         now: f64,
+        refresh: bool,
         cgroups: &CgroupPaths,
         lost: &mut Lost,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         self.looks += 1;
-        let Self { probes, known, sharing, numbered, looks, strain, overflows, dropped, buffer } = self;
+        let Self { probes, known, sharing, numbered, looks, strain, overflows, dropped, outside, buffer } = self;
         let (mut closed, mut seen, mut namespaces) = (Vec::new(), 0, Vec::new());
         overflows.begin_look();
         dropped.clear();
@@ -182,7 +187,8 @@ impl Probed {
         for of_one in dropped.chunk_by_mut(|one, other| one.fact.netns == other.fact.netns) {
             let rises: Vec<_> = of_one.iter().map(|one| one.rise).collect();
             let netns = of_one.first().map_or(0, |one| one.fact.netns);
-            let counted = overflows.settle(netns, of_one.iter().filter_map(|one| one.fact.pid).take(PIDS_TRIED), &rises);
+            let counted =
+                overflows.settle(netns, of_one.iter().filter_map(|one| one.fact.pid).take(PIDS_TRIED), &rises);
             for (one, count) in of_one.iter_mut().zip(counted) {
                 let total = known.get_mut(&one.sock).map(|listener| listener.overflowed(count));
                 one.fact.overflows_total = total;
@@ -205,6 +211,14 @@ impl Probed {
                 there
             });
         }
+        if refresh {
+            shares::settle(&mut probes.shares, known.values().map(Listener::share))?;
+            shares::tidy(&mut probes.sojourn_shares)?;
+        }
+        let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
+        if outside.is_due(now, turned_away) {
+            outside.read(now, cgroups, lost, |found| listens_at(sharing, found), each)?;
+        }
         Ok(())
     }
 
@@ -212,6 +226,9 @@ impl Probed {
     fn find_owners(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) -> io::Result<()> {
         let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
         let rest = pass(&self.probes.find, &mut self.buffer, |owner: SocketOwnerSample| {
+            if !self.known.contains_key(&owner.sock) {
+                return;
+            }
             let holders = holders.entry(owner.sock).or_default();
             if holders.len() < HOLDERS_MAX && holders.last() != Some(&owner.pid) {
                 holders.push(owner.pid);

@@ -93,8 +93,7 @@ impl Namespace {
 fn share(overflows: u64, rises: &[Rise]) -> Vec<u64> {
     let mut counted = vec![0; rises.len()];
     let mut left = overflows;
-    let classes: [fn(&Rise) -> bool; 2] =
-        [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
+    let classes: [fn(&Rise) -> bool; 2] = [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
     for class in classes {
         let drops: u64 = rises.iter().filter(|rise| class(rise)).map(|rise| rise.drops).sum();
         let (mut room, mut of) = (left.min(drops), drops);
@@ -111,7 +110,8 @@ fn share(overflows: u64, rises: &[Rise]) -> Vec<u64> {
 
 /// The count of the namespace `netns`; `None` if the process is not in it, or has gone.
 fn read(pid: u32, netns: u32) -> Option<u64> {
-    let is_in_it = fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
+    let is_in_it =
+        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
     if !is_in_it {
         return None;
     }
@@ -145,14 +145,9 @@ mod tests {
 
     #[test]
     fn no_more_is_counted_than_overflowed_and_full_queues_come_first() {
-        for (overflows, counted) in [
-            (0, [0, 0, 0]),
-            (4, [4, 0, 0]),
-            (10, [10, 0, 0]),
-            (13, [10, 3, 0]),
-            (20, [10, 10, 0]),
-            (99, [10, 10, 0]),
-        ] {
+        for (overflows, counted) in
+            [(0, [0, 0, 0]), (4, [4, 0, 0]), (10, [10, 0, 0]), (13, [10, 3, 0]), (20, [10, 10, 0]), (99, [10, 10, 0])]
+        {
             assert_eq!(share(overflows, &[FULL, MAY, NEVER]), counted, "{overflows}");
         }
     }
@@ -189,9 +184,15 @@ mod tests {
 
     #[test]
     fn a_count_is_read_by_its_name_or_not_at_all() {
-        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
+        let netstat =
+            "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
         assert_eq!(listen_overflows(netstat), Some(42));
-        for other in ["", "TcpExt: ListenOverflows\n", "TcpExt: ListenDrops\nTcpExt: 3\n", "TcpExt: ListenOverflows\nTcpExt: x\n"] {
+        for other in [
+            "",
+            "TcpExt: ListenOverflows\n",
+            "TcpExt: ListenDrops\nTcpExt: 3\n",
+            "TcpExt: ListenOverflows\nTcpExt: x\n",
+        ] {
             assert_eq!(listen_overflows(other), None, "{other:?}");
         }
     }

@@ -33,11 +33,32 @@ use super::{
 /// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
 const ANSWER_BYTES: usize = 64 << 10;
 
+/// Which listeners are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kinds {
+    #[default]
+    Both,
+    Tcp,
+    Unix,
+}
+
+/// A listener in an answer, before anything else is asked about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) netns: u32,
+    pub(super) inode: u32,
+    /// Who owns it; 0 of a UNIX listener, of which it is not told.
+    pub(super) uid: u32,
+    /// Whether connections wait.
+    pub(super) waiting: bool,
+    /// Where it listens; `None` of a UNIX listener.
+    pub(super) socket: Option<SocketAddr>,
+}
+
 /// A handle on each network namespace, and who owns each socket.
 #[derive(Default)]
 pub(super) struct SockDiag {
-    /// TCP is read elsewhere.
-    unix_alone: bool,
+    kinds: Kinds,
     /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
     /// there, each question would have it looked for.
     without_unix: bool,
@@ -69,25 +90,27 @@ struct Owner {
 }
 
 impl SockDiag {
-    /// For UNIX listeners alone.
-    pub(super) fn of_unix() -> Self {
-        Self { unix_alone: true, ..Self::default() }
+    /// For these listeners alone.
+    pub(super) fn of(kinds: Kinds) -> Self {
+        Self { kinds, ..Self::default() }
     }
 
-    /// Reads every listener of every namespace that may be entered. `refresh` looks for new namespaces and owners first.
+    /// Reads every listener of every namespace that may be entered which `wants`. `refresh` looks for new namespaces and owners first.
     pub(super) fn scan(
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
         lost: &mut Lost,
+        mut wants: impl FnMut(&Found) -> bool,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         if refresh {
             self.refresh(cgroups, lost);
             self.without_unix = false;
         }
+        let kinds = self.kinds;
         let mut without_unix = self.without_unix;
-        let mut answered = self.unix_alone && without_unix;
+        let mut answered = kinds == Kinds::Unix && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
         let Self { namespaces, owners, overflows, drops, looks, .. } = self;
         *looks += 1;
@@ -95,9 +118,12 @@ impl SockDiag {
         for (&netns, Namespace { socket, pid }) in &*namespaces {
             let mut dropped = Vec::new();
             let was_known = overflows.knows(netns as u32);
-            let tcp: &[u8] = if self.unix_alone { &[] } else { &[AF_INET, AF_INET6] };
+            let tcp: &[u8] = if kinds == Kinds::Unix { &[] } else { &[AF_INET, AF_INET6] };
             for &family in tcp {
                 match dump(socket, tcp_listeners(family), |response| {
+                    if !wants(&response.found(netns)) {
+                        return;
+                    }
                     let mut fact = fact(owners, netns, response);
                     match rise(drops, *looks, response, &mut fact, was_known) {
                         Some(rise) => dropped.push((fact, rise)),
@@ -122,12 +148,16 @@ impl SockDiag {
                     each(fact);
                 }
             }
-            if !self.unix_alone {
+            if kinds != Kinds::Unix {
                 overflows.begin(netns as u32, *pid);
             }
-            if !without_unix {
-                match dump(socket, unix_listeners(), |response| each(fact(owners, netns, response))) {
-                    Ok(()) => answered |= self.unix_alone,
+            if !without_unix && kinds != Kinds::Tcp {
+                match dump(socket, unix_listeners(), |response| {
+                    if wants(&response.found(netns)) {
+                        each(fact(owners, netns, response));
+                    }
+                }) {
+                    Ok(()) => answered |= kinds == Kinds::Unix,
                     Err(error) => {
                         lost.count("unix_diag_failed");
                         without_unix = true;
@@ -243,6 +273,28 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
 enum Listener<'a> {
     Tcp(&'a InetResponse),
     Unix(&'a unix::UnixResponse),
+}
+
+impl Listener<'_> {
+    fn found(&self, netns: u64) -> Found {
+        let netns = netns as u32;
+        match self {
+            Self::Tcp(InetResponse { header, .. }) => Found {
+                netns,
+                inode: header.inode,
+                uid: header.uid,
+                waiting: header.recv_queue > 0,
+                socket: Some(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
+            },
+            Self::Unix(response) => Found {
+                netns,
+                inode: response.header.inode,
+                uid: 0,
+                waiting: response.number_of_pending_connection().is_some_and(|pending| pending > 0),
+                socket: None,
+            },
+        }
+    }
 }
 
 fn fact(owners: &HashMap<u64, Owner>, netns: u64, response: &Listener<'_>) -> ListenerFact {

@@ -141,9 +141,8 @@ fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {
     let secs: libc::c_int = 30;
     let (option, size) = (libc::TCP_DEFER_ACCEPT, size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: setsockopt reads one c_int, which lives here.
-    let done = unsafe {
-        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const secs).cast(), size)
-    };
+    let done =
+        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const secs).cast(), size) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused") }
 }
 
