@@ -168,10 +168,9 @@ fn handles_fact() -> impl Strategy<Value = HandlesFact> {
 
 /// Totals that do as they please, of a few destinations.
 fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
-    let totals = (size(), size(), size(), size());
+    let totals = (size(), size(), size(), size(), option::of(size()));
     (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(|(netns, port, pid, totals, pending)| {
         OutboundFact {
-            no_local_port_total: None,
             netns,
             addr: Arc::from(format!("10.0.0.1:{port}")),
             cgroup: Arc::from("/api"),
@@ -181,6 +180,7 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
             refused_total: totals.1,
             timed_out_total: totals.2,
             abandoned_total: totals.3,
+            no_local_port_total: totals.4,
             pending,
         }
     })

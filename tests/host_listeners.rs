@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -11,13 +12,14 @@ use std::{
 };
 
 use spillway_agent::{
-    kernel::Probe,
+    kernel::{LISTENERS_MAX, Probe, UNIX_LISTENERS_MAX},
     sense::{ListenerFact, Sensors},
 };
-use spillway_tests::{Workload, is_root, listeners, now, own_network, sensors_with};
+use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};
 
-/// As many as one host is known to have, in a few hundred containers.
+/// As many as one host is known to have, in a few hundred containers; here in some that have a thousand each.
 const MANY: usize = 5_000;
+const CONTAINERS: usize = 5;
 /// A look at so many may take so long on a busy machine of two CPUs: the agent looks ten times a second.
 const MANY_WITHIN: Duration = Duration::from_millis(50);
 
@@ -54,17 +56,23 @@ fn thousands_of_listeners_are_all_seen_and_one_that_is_stuck_among_them() {
         return;
     }
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
+    let mut many = Vec::new();
+    for _ in 0..CONTAINERS {
+        own_network().expect("root can make a network namespace");
+        many.push(workload(&["listeners", &format!("--count={}", MANY / CONTAINERS)]));
+    }
     let netns = own_network().expect("root can make a network namespace");
-    let many = workload(&["listeners", &format!("--count={MANY}")]);
     let stuck = workload(&["listen", "--backlog=16", "--pending=7"]);
     let mut took = Vec::new();
     for step in 0..20 {
         let start = now();
-        let facts = look(&mut sensors, f64::from(step) / 10.0, netns);
+        let facts = listeners(&mut sensors, f64::from(step) / 10.0);
         took.push(start.elapsed());
-        let of_many = facts.iter().filter(|fact| fact.pid == Some(many.pid()) && fact.backlog_max == 1).count();
-        assert_eq!((of_many, facts.len()), (MANY, MANY + 1), "look {step}");
-        let fact = facts.iter().find(|fact| *fact.addr == *stuck.addr().to_string()).expect("it listens");
+        let pids: HashSet<_> = many.iter().map(|one| Some(one.pid())).collect();
+        let of_many = facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
+        assert_eq!(of_many, MANY, "look {step}");
+        let mut inside = facts.iter().filter(|fact| fact.netns == netns);
+        let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("it listens");
         assert_eq!((fact.backlog, fact.backlog_max, fact.pid), (7, 16, Some(stuck.pid())), "look {step}");
     }
     took.sort_unstable();
@@ -168,4 +176,118 @@ fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
             assert_eq!(fact.overflows_total.is_some_and(|total| total > 0), drops, "{fact:?}");
         }
     }
+}
+
+/// A quarter of the room that the BPF side has for listeners.
+const SHARE: usize = LISTENERS_MAX as usize / 4;
+/// More than there is room for.
+const FLOOD: usize = 9_000;
+/// `nobody` of most distributions.
+const NOBODY: u32 = 65_534;
+
+/// Runs a workload as a user without privileges, in a network namespace of its own.
+fn as_nobody(args: &[&str]) -> Workload {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_workload"));
+    command.args(args);
+    let enter = || {
+        let files = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
+        // SAFETY: system calls alone, one of which reads a structure that lives here.
+        let ready = unsafe {
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0
+        };
+        if !ready {
+            return Err(std::io::Error::last_os_error());
+        }
+        loopback_up()?;
+        // SAFETY: as above.
+        match unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes system calls alone and does not allocate.
+    Workload::start(unsafe { command.pre_exec(enter) })
+}
+
+fn lost(sensors: &mut Sensors, what: &str) -> u64 {
+    sensors.lost().totals().find(|(name, _)| *name == what).map_or(0, |(_, total)| total)
+}
+
+#[test]
+fn nine_thousand_listeners_of_one_user_hide_no_service() {
+    let test = "nine_thousand_listeners_of_one_user_hide_no_service";
+    if !is_root(test) {
+        return;
+    }
+    let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
+    let flood = as_nobody(&["listeners", &format!("--count={FLOOD}")]);
+    let service = workload(&["listen", "--backlog=16", "--pending=24"]);
+    let late = as_nobody(&["listen", "--backlog=8", "--pending=5"]);
+    let mut later = Sensors::start();
+    for (when, sensors) in [("before", &mut sensors), ("after", &mut later)] {
+        let start = now();
+        let mut t = 0.0;
+        let facts = listeners(sensors, t);
+        let took = start.elapsed();
+        let find = |facts: &[ListenerFact], of: &Workload| {
+            let found = facts.iter().find(|fact| fact.pid == Some(of.pid()) && *fact.addr == *of.addr().to_string());
+            found.unwrap_or_else(|| panic!("{} is seen by the agent that began {when}", of.addr())).clone()
+        };
+        let fact = find(&facts, &service);
+        assert_eq!((fact.backlog, fact.backlog_max), (17, 16), "{when}: {fact:?}");
+        assert!(
+            fact.oldest_wait_us.is_some() && fact.overflows_total > Some(0),
+            "{when}: it is timed by BPF: {fact:?}"
+        );
+        let fact = find(&facts, &late);
+        assert_eq!(
+            (fact.backlog, fact.backlog_max, fact.oldest_wait_us),
+            (5, 8, None),
+            "{when}: by sock_diag: {fact:?}"
+        );
+        let of_flood: Vec<_> = facts.iter().filter(|fact| fact.pid == Some(flood.pid())).collect();
+        let by_bpf = of_flood.iter().filter(|fact| fact.oldest_wait_us.is_some()).count();
+        println!("{when}: {by_bpf} of {FLOOD} by BPF, {} in all, in {took:.1?}", of_flood.len());
+        assert!((SHARE - 64..=SHARE + 64).contains(&by_bpf), "{when}: {by_bpf} take {SHARE} places");
+        assert!(lost(sensors, "listener_share_full") >= (FLOOD - SHARE - 64) as u64, "{when}: it is told");
+        assert!(lost(sensors, "listeners_left_out") > 0, "{when}: it is told");
+        assert_eq!(lost(sensors, "listener_map_full"), 0, "{when}");
+        // Between two reads of what is outside, and after the counts were set right.
+        for _ in 0..12 {
+            t += 1.0;
+            assert_eq!(find(&listeners(sensors, t), &service).backlog, 17, "{when}");
+        }
+    }
+    drop((flood, late));
+    // What it took is given back, or is after the next pass over every file.
+    let next = as_nobody(&["listen", "--backlog=8", "--pending=3"]);
+    for sensors in [&mut sensors, &mut later] {
+        let facts = [listeners(sensors, 30.0), listeners(sensors, 50.0)].concat();
+        let seen = facts.iter().filter(|fact| fact.pid == Some(next.pid()) && fact.oldest_wait_us.is_some()).count();
+        assert!(seen > 0, "the user's next listener is read by BPF");
+    }
+}
+
+#[test]
+fn thousands_of_unix_listeners_of_one_user_hide_no_service() {
+    const EACH: usize = 1_000;
+    const FLOOD: usize = 3 * EACH;
+    const SHARE: usize = UNIX_LISTENERS_MAX as usize / 4;
+    let test = "thousands_of_unix_listeners_of_one_user_hide_no_service";
+    if !is_root(test) {
+        return;
+    }
+    let Some(mut sensors) = sensors_with(Probe::UnixQueue, test) else { return };
+    let flood = [(); 3].map(|()| as_nobody(&["unix-listeners", &format!("--count={EACH}")]));
+    let service = workload(&["unix-listen", "--name=@nobody-hides-this", "--backlog=16", "--pending=7"]);
+    for t in [0.0, 1.0, 20.0] {
+        let facts = listeners(&mut sensors, t);
+        let fact = facts.iter().find(|fact| fact.pid == Some(service.pid())).expect("the service is seen");
+        assert_eq!((fact.backlog, fact.backlog_max), (7, 16), "{fact:?}");
+    }
+    let pids = flood.each_ref().map(|one| Some(one.pid()));
+    let told = listeners(&mut sensors, 30.0).iter().filter(|fact| pids.contains(&fact.pid)).count();
+    assert!(told >= SHARE, "{told}");
+    assert!(lost(&mut sensors, "listener_share_full") >= (FLOOD - SHARE) as u64, "it is told");
+    assert_eq!(lost(&mut sensors, "listener_map_full"), 0);
 }

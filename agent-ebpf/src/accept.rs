@@ -23,18 +23,25 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap},
     programs::{FExitContext, ProbeContext},
 };
-use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
+use spillway_ebpf::{LISTENERS_MAX, Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
     atomic::{add_u32, add_u64},
     kernel::{Helper, Reading, Typed, count},
+    listeners::LISTENERS,
+    shares::{self, Shares},
     sockets::{established_us, is_tcp},
 };
 
 /// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048 listeners that accept anything
 /// take 3 MiB; that is a guess at the busiest node's, doubled, and a full map is counted.
 #[map]
-pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(2_048, 0);
+pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
+const SOJOURNS_MAX: u32 = 2_048;
+
+/// How many of them are whose.
+#[map]
+static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
 /// The listener that each thread last called accept() on. Threads that are gone fall out of it when it is full.
 #[map]
@@ -92,11 +99,28 @@ fn accepted<R: Reading>(listener: *const c_void, child: *const c_void) -> i32 {
     0
 }
 
+/// Forgets the waits of a listener that closes, which takes this share.
+#[inline(always)]
+pub(crate) fn forget(listener: u64, share: u64) {
+    if SOJOURNS.remove(listener).is_ok() {
+        shares::give_back(&SOJOURN_SHARES, share);
+    }
+}
+
 #[inline(always)]
 fn add(listener: u64, wait_us: u64) {
     if SOJOURNS.get_ptr_mut(listener).is_none() {
+        // Of a listener that is not known nobody would read it.
+        let Some(known) = LISTENERS.get_ptr(listener) else { return };
+        // SAFETY: the entry lives while the program runs, and is only ever written when a listener comes.
+        let share = unsafe { (*known).share };
+        if !shares::take(&SOJOURN_SHARES, SOJOURNS_MAX, share) {
+            return count(Loss::SojournShareFull);
+        }
         // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
-        let _ = SOJOURNS.insert(listener, &EMPTY, u64::from(BPF_NOEXIST));
+        if SOJOURNS.insert(listener, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
+            shares::give_back(&SOJOURN_SHARES, share);
+        }
     }
     let Some(sojourn) = SOJOURNS.get_ptr_mut(listener) else { return count(Loss::SojournMapFull) };
     // The compiler knows that a bucket is in range and would leave the check out; the verifier does not.

@@ -1,9 +1,12 @@
-//! How many connections came to each address, and when one last found nobody waiting.
+//! How many connections came to each address, how many of them from other hosts, and when one last found nobody waiting.
 //!
 //! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept queue: a copy of the listener, whose
 //! state it then changes from LISTEN to SYN_RECV. At that moment the copy still says all that the listener does: its
 //! address, and how many were waiting (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
 //! sockets that share an address (SO_REUSEPORT) are counted together.
+//!
+//! Where a connection came from is known a moment later, when it leaves SYN_RECV: by then the kernel has noted the interface. What came
+//! over the loopback one came from this host, whatever address it was sent to.
 //!
 //! - Hook: see `states`; softirq context.
 //! - Refuses: connections that overflow, of which no socket is made. One whose last packet two CPUs met at once is counted twice:
@@ -12,17 +15,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap};
-use spillway_ebpf::Loss;
+use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading, Typed, count, offset},
+    kernel::{Helper, Reading, Typed, count, offset, read_or_zero},
     sockets::AF_INET6,
 };
 
 /// Counts by address, for as long as a listener is there. As many as there are listeners.
 #[map]
-static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(8_192, 0);
+static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
 /// Where a listener listens: its network namespace by the kernel's address, which costs one read less than its number.
 #[repr(C)]
@@ -41,13 +44,15 @@ pub(crate) struct Address {
 pub(crate) struct Arrivals {
     /// Connections that entered an accept queue.
     pub(crate) total: u64,
+    /// Those of them that came from other hosts.
+    pub(crate) remote: u64,
     /// The monotonic clock when one last found the queue empty, in nanoseconds.
     pub(crate) found_empty_ns: u64,
     /// Listeners that share the address.
     listeners: u64,
 }
 
-const NONE: Arrivals = Arrivals { total: 0, found_empty_ns: 0, listeners: 0 };
+const NONE: Arrivals = Arrivals { total: 0, remote: 0, found_empty_ns: 0, listeners: 0 };
 
 /// The address of a listener.
 #[inline(always)]
@@ -101,18 +106,8 @@ pub(crate) fn closed(sock: *const c_void) {
 #[inline(always)]
 pub(crate) fn came(child: *const c_void) {
     let Some(port) = Typed::read(child, offset!(sock_num)) else { return };
-    let Some(mut address) = address::<Typed>(child, port) else { return };
-    let arrivals = match ARRIVALS.get_ptr_mut(address) {
-        Some(arrivals) => arrivals,
-        None => {
-            // Since 6.16 or so the copy has its own address by now, which a listener at every address does not have.
-            address.addr = [0; 4];
-            match ARRIVALS.get_ptr_mut(address) {
-                Some(arrivals) => arrivals,
-                None => return,
-            }
-        }
-    };
+    // Since 6.16 or so the copy has its own address by now.
+    let Some(arrivals) = counted_for(child, port) else { return };
     // SAFETY: the entry lives while the program runs, and its fields are aligned. Two CPUs may both find the queue empty:
     // then either time is right.
     unsafe {
@@ -121,6 +116,38 @@ pub(crate) fn came(child: *const c_void) {
             (*arrivals).found_empty_ns = bpf_ktime_get_ns();
         }
     }
+}
+
+/// The loopback interface of every network namespace: `LOOPBACK_IFINDEX` of include/net/flow.h.
+const LOOPBACK: u32 = 1;
+
+/// Counts a connection that is established now, if it came from another host.
+#[inline(always)]
+pub(crate) fn established(child: *const c_void) {
+    // Zero where the kernel did not keep it. Until 5.15 it lies behind `struct sock`, where the verifier knows no type.
+    let interface = match Typed::read::<u32>(child, offset!(sock_rx_ifindex)) {
+        Some(interface) => interface,
+        None if offset!(inet_rx_ifindex) == ABSENT as usize => return,
+        None => read_or_zero(child, offset!(inet_rx_ifindex)),
+    };
+    if interface <= LOOPBACK {
+        return;
+    }
+    let Some(port) = Typed::read(child, offset!(sock_num)) else { return };
+    let Some(arrivals) = counted_for(child, port) else { return };
+    // SAFETY: the entry lives while the program runs, and its fields are aligned.
+    unsafe { add_u64(&raw mut (*arrivals).remote, 1) };
+}
+
+/// The counts that a connection at this port belongs to: those of its own address, or of a listener at every address.
+#[inline(always)]
+fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
+    let mut address = address::<Typed>(child, port)?;
+    if let Some(arrivals) = ARRIVALS.get_ptr_mut(address) {
+        return Some(arrivals);
+    }
+    address.addr = [0; 4];
+    ARRIVALS.get_ptr_mut(address)
 }
 
 /// What came to an address so far.

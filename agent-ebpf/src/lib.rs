@@ -107,12 +107,16 @@ pub struct ListenerSample {
     pub now_ns: u64,
     /// The same clock when the head of the queue was established, in microseconds; meaningful with [`HEAD_SEEN`].
     pub head_us: u64,
+    /// Whose share of the map it takes, see [`share_of`].
+    pub share: u64,
     /// Connections that accept() returned, and how long they waited in all; zeros where accept() is not followed.
     pub accepted_total: u64,
     /// Microseconds.
     pub wait_us_total: u64,
     /// Connections that entered the accept queues of its address since the first of them.
     pub arrived_total: u64,
+    /// Those of them that came over another interface than the loopback one.
+    pub remote_total: u64,
     /// The clock of `now_ns` when one of them last found nobody waiting; 0 before that.
     pub found_empty_ns: u64,
     /// Local address, each word in network byte order; IPv4 in the first.
@@ -145,6 +149,55 @@ pub const HEAD_NONE: u16 = 0;
 pub const HEAD_SEEN: u16 = 1;
 /// The queue has a head, but it moved while it was looked at, or is not established yet.
 pub const HEAD_MOVING: u16 = 2;
+
+/// A listening socket, as it is kept in the map of known listeners.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownListener {
+    /// Whose share of the map it takes, see [`share_of`].
+    pub share: u64,
+    /// Thread-group id of the process that called listen().
+    pub pid: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// A UNIX listener, as it is kept in the map of known ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownUnix {
+    /// Number of its inode, which tells it from a later socket in the same place.
+    pub inode: u64,
+    /// Whose share of the map it takes, see [`share_of`].
+    pub share: u64,
+}
+
+/// Room for listeners. A scan walks every bucket, so room is time: so much costs 0.1 ms ten times a second. That is a guess at the
+/// busiest node's listeners, doubled; what finds no room is counted, and read through `sock_diag`.
+pub const LISTENERS_MAX: u32 = 8_192;
+
+/// Room for UNIX listeners. A guess at the busiest node's, doubled.
+pub const UNIX_LISTENERS_MAX: u32 = 2_048;
+
+/// The share of all users and namespaces together that are not the system's own.
+pub const SHARE_OF_ALL: u64 = u64::MAX;
+
+/// Uids from here on are people's and containers', by Debian's and most distributions' custom (`UID_MIN` of login.defs).
+const ORDINARY_UIDS: u32 = 1_000;
+
+/// Whose share an entry of a map takes: a user's, a network namespace's, or 0, the system's own.
+#[inline(always)]
+pub const fn share_of(uid: u32, netns: u32, init_netns: u32) -> u64 {
+    const USER: u64 = 1 << 32;
+    const NETNS: u64 = 2 << 32;
+    if uid >= ORDINARY_UIDS {
+        USER | uid as u64
+    } else if netns != init_netns {
+        NETNS | netns as u64
+    } else {
+        0
+    }
+}
 
 mod sojourn;
 
@@ -207,6 +260,8 @@ pub struct UnixSample {
     pub sock: u64,
     /// Number of its inode.
     pub inode: u64,
+    /// Whose share of the map it takes, see [`share_of`].
+    pub share: u64,
     /// Connections in the accept queue.
     pub backlog: u32,
     /// Its limit.
@@ -219,7 +274,7 @@ pub struct UnixSample {
 
 impl UnixSample {
     /// A socket that listens no more.
-    pub const GONE: Self = Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, listens: 0, reserved: 0 };
+    pub const GONE: Self = Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, share: 0, listens: 0, reserved: 0 };
 }
 
 /// Whose connects to where: key of the map in which their ends are counted.
@@ -250,6 +305,10 @@ pub struct OutboundCount {
     pub timed_out: u64,
     /// Those that ended on this side without an answer.
     pub abandoned: u64,
+    /// Those for which no local port was free.
+    pub no_local_port: u64,
+    /// Whose share of the map the entry takes, see [`share_of`].
+    pub share: u64,
 }
 
 /// A connect under way, kept by its socket's address.
@@ -258,6 +317,8 @@ pub struct OutboundCount {
 pub struct OutboundConnect {
     /// The monotonic clock when it began, in nanoseconds: tells it from a later one of a socket in the same place.
     pub since_ns: u64,
+    /// Whose share of the map it takes, see [`share_of`].
+    pub share: u64,
     /// Whose it is, and where to.
     pub key: OutboundKey,
     /// Always zero.
@@ -293,11 +354,17 @@ pub enum Loss {
     OutboundMapFull = 5,
     /// A listener began, and found the map of arrivals full.
     ArrivalMapFull = 6,
+    /// A listener found no share left of the map of listeners for its user or namespace.
+    ListenerShareFull = 7,
+    /// The same of a listener's first accepted connection, in the map of sojourns.
+    SojournShareFull = 8,
+    /// The same of a connect, among those under way or those counted.
+    OutboundShareFull = 9,
 }
 
 impl Loss {
     /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::LifeRingFull, "life_ring_full"),
         (Self::FaultMapFull, "fault_map_full"),
         (Self::FaultStack, "fault_stack"),
@@ -305,6 +372,9 @@ impl Loss {
         (Self::SojournMapFull, "sojourn_map_full"),
         (Self::OutboundMapFull, "outbound_map_full"),
         (Self::ArrivalMapFull, "arrival_map_full"),
+        (Self::ListenerShareFull, "listener_share_full"),
+        (Self::SojournShareFull, "sojourn_share_full"),
+        (Self::OutboundShareFull, "outbound_share_full"),
     ];
 }
 
@@ -367,6 +437,14 @@ pub struct Offsets {
     pub sock_ack_backlog: u32,
     pub sock_max_ack_backlog: u32,
     pub sock_drops: u32,
+    /// From `sock` to the interface that its last packet came over; [`ABSENT`] until 5.15.
+    pub sock_rx_ifindex: u32,
+    /// The same where it belongs to `inet_sock`; [`ABSENT`] since 5.16.
+    pub inet_rx_ifindex: u32,
+    /// From `sock` to the uid of its owner; [`ABSENT`] where it is not kept.
+    pub sock_uid: u32,
+    /// Inode of the initial network namespace: no offset, but as constant.
+    pub init_netns: u32,
     pub sock_type: u32,
     pub sock_socket: u32,
     pub sock_receive_queue_len: u32,

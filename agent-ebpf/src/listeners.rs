@@ -11,6 +11,8 @@
 //!   every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
+//! What one user or namespace may take of the map is bounded, see `shares`.
+//!
 //! Connections that come are counted at the same hook: see `arrivals`.
 //! The head's age needs no hook: see `sockets::established_us`.
 
@@ -20,21 +22,33 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::map,
-    maps::HashMap,
+    maps::{Array, HashMap},
 };
-use spillway_ebpf::{ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, ListenerSample, Loss, SocketOwnerSample, TCP_LISTEN};
+use spillway_ebpf::{
+    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss, SocketOwnerSample,
+    TCP_LISTEN,
+};
 
 use crate::{
-    accept::SOJOURNS,
+    accept::{self, SOJOURNS},
     arrivals,
+    atomic::add_u64,
     kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
+    shares::{self, Shares},
     sockets::{established_us, tcp_in_state},
 };
 
-/// Listeners by socket address, with the process that called listen(). A scan walks every bucket, so room is time: 8,192
-/// cost 0.1 ms ten times a second. That is a guess at the busiest node's listeners, doubled; a full map is counted.
+/// Listeners by socket address.
 #[map]
-static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static LISTENERS: HashMap<u64, KnownListener> = HashMap::with_max_entries(LISTENERS_MAX, 0);
+
+/// How many of them are whose.
+#[map]
+static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
+
+/// How often one found no room. While it rises, the reader reads them in another way.
+#[map]
+static OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
 /// does not stand.
@@ -45,22 +59,59 @@ const HEAD_TRIES: u32 = 3;
 pub(crate) fn opened(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
     let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
-    let is_new = LISTENERS.get_ptr(sock as u64).is_none();
-    if LISTENERS.insert(sock as u64, pid, 0).is_err() {
-        count(Loss::ListenerMapFull);
-    } else if is_new {
+    match LISTENERS.get_ptr_mut(sock as u64) {
+        // SAFETY: the entry lives while the program runs; an aligned u32 is written whole.
+        Some(known) => unsafe { (*known).pid = pid },
+        None => {
+            admit(sock, pid);
+        }
+    }
+}
+
+/// Takes a listener among those that are known, if there is room; says whether it is there.
+#[inline(always)]
+fn admit(sock: *const c_void, pid: u32) -> bool {
+    let share = shares::owner_of(sock);
+    if !shares::take(&LISTENER_SHARES, LISTENERS_MAX, share) {
+        outside(&OUTSIDE, Loss::ListenerShareFull);
+        return false;
+    }
+    let known = KnownListener { share, pid, reserved: 0 };
+    if LISTENERS.insert(sock as u64, known, u64::from(BPF_NOEXIST)).is_ok() {
         arrivals::opened(sock);
+        return true;
+    }
+    shares::give_back(&LISTENER_SHARES, share);
+    // The hook and a pass may have found it at once.
+    let is_known = LISTENERS.get_ptr(sock as u64).is_some();
+    if !is_known {
+        outside(&OUTSIDE, Loss::ListenerMapFull);
+    }
+    is_known
+}
+
+/// Counts a listener that is not among those that are known.
+#[inline(always)]
+pub(crate) fn outside(of: &Array<u64>, loss: Loss) {
+    count(loss);
+    if let Some(outside) = of.get_ptr_mut(0) {
+        // SAFETY: the entry is there as long as the map, and is aligned.
+        unsafe { add_u64(outside, 1) };
     }
 }
 
 /// A listener closes.
 #[inline(always)]
 pub(crate) fn closed(sock: *const c_void) {
-    // Absent where the map was full when it came.
+    // Absent where there was no room when it came.
+    let Some(known) = LISTENERS.get_ptr(sock as u64) else { return };
+    // SAFETY: the entry lives while the program runs, and is only ever written when a listener comes.
+    let share = unsafe { (*known).share };
     if LISTENERS.remove(sock as u64).is_ok() {
+        shares::give_back(&LISTENER_SHARES, share);
         arrivals::closed(sock);
     }
-    let _ = SOJOURNS.remove(sock as u64);
+    accept::forget(sock as u64, share);
 }
 
 #[unsafe(no_mangle)]
@@ -72,14 +123,9 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
         return 0;
     }
     if let Some(owner) = owner(task, file) {
-        if LISTENERS.get_ptr(owner.sock).is_none() {
-            if LISTENERS.insert(owner.sock, owner.pid, u64::from(BPF_NOEXIST)).is_ok() {
-                arrivals::opened(owner.sock as *const c_void);
-            } else if LISTENERS.get_ptr(owner.sock).is_none() {
-                count(Loss::ListenerMapFull);
-            }
+        if LISTENERS.get_ptr(owner.sock).is_some() || admit(owner.sock as *const c_void, owner.pid) {
+            emit(meta, &owner);
         }
-        emit(meta, &owner);
     }
     0
 }
@@ -96,7 +142,7 @@ pub struct IterMapElem {
     meta: *mut IterMeta,
     map: *mut c_void,
     key: *mut u64,
-    value: *mut u32,
+    value: *mut KnownListener,
 }
 
 #[unsafe(no_mangle)]
@@ -108,15 +154,15 @@ pub extern "C" fn scan_listeners(ctx: *mut IterMapElem) -> i32 {
         return 0;
     }
     // SAFETY: both point to an element of LISTENERS, whose key and value types these are.
-    let (sock, pid) = unsafe { (*key as *const c_void, *value) };
-    if let Some(sample) = sample(sock, pid) {
+    let (sock, known) = unsafe { (*key as *const c_void, *value) };
+    if let Some(sample) = sample(sock, &known) {
         emit(meta, &sample);
     }
     0
 }
 
 #[inline(always)]
-fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
+fn sample(sock: *const c_void, known: &KnownListener) -> Option<ListenerSample> {
     let address = arrivals::address_of_listener(sock)?;
     let came = arrivals::at(&address);
     let (head, head_us) = head(sock);
@@ -129,13 +175,15 @@ fn sample(sock: *const c_void, pid: u32) -> Option<ListenerSample> {
         // SAFETY: a plain helper without arguments.
         now_ns: unsafe { bpf_ktime_get_ns() },
         head_us,
+        share: known.share,
         accepted_total,
         wait_us_total,
         arrived_total: came.total,
+        remote_total: came.remote,
         found_empty_ns: came.found_empty_ns,
         addr: address.addr,
         netns: Helper::read(address.net as *const c_void, offset!(net_inum))?,
-        pid,
+        pid: known.pid,
         backlog: Helper::read(sock, offset!(sock_ack_backlog))?,
         backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
         drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { Helper::read(sock, offset!(sock_drops))? },

@@ -15,6 +15,7 @@ mod kernel;
 mod life;
 mod listeners;
 mod outbound;
+mod shares;
 mod sockets;
 mod states;
 mod tasks;

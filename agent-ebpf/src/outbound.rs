@@ -3,14 +3,16 @@
 //! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it in whatever context the answer
 //! comes: so who connects is kept from the one to the other, by the socket's address. How it ended is the state that follows, and
 //! where that is CLOSE the socket's error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
-//! close(), shutdown() and an exit close it first, and so does connect() itself where no local port is free.
+//! close(), shutdown() and an exit close it first. So does connect() itself where no local port is free, before anything is sent: such a
+//! socket never had a local port.
 //!
 //! - Hook: see `states`; any context.
 //! - Minimum kernel: 5.6 (reading the maps in batches).
 //! - Cold start: a connect that was under way before is counted under no process, as is one that found no room. An end that was
 //!   missed leaves its entry until the same socket connects again or the reader drops it.
 //! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as established there.
-//! - Does not see: what fails before a SYN could be sent, such as a destination without a route.
+//! - Does not see: what fails before a SYN could be sent for other reasons, such as a destination without a route; that no local port was
+//!   free where the socket had one from an earlier connect, or from bind() (counted as abandoned).
 //!
 //! Both maps are plain hash maps that the reader empties, not LRU ones: those drop entries silently, and long before they are
 //! full where there are many CPUs; here what finds no room is counted.
@@ -27,7 +29,8 @@ use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, Outbound
 
 use crate::{
     atomic::add_u64,
-    kernel::{Reading as _, Typed, count, offset},
+    kernel::{Helper, Reading as _, Typed, count, offset},
+    shares::{self, Shares},
     sockets::{AF_INET, AF_INET6},
 };
 
@@ -41,11 +44,18 @@ const ETIMEDOUT: i32 = 110;
 #[map]
 static CONNECTING: HashMap<u64, OutboundConnect> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
+/// How many of them are whose, and of those below.
+#[map]
+static CONNECTING_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
+#[map]
+static CONNECTED_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
+
 /// How they ended. The reader takes away what no longer changes.
 #[map]
 static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-const EMPTY: OutboundCount = OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0 };
+const EMPTY: OutboundCount =
+    OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
 
 /// A socket begins to connect; connect() runs in its caller's context.
 #[inline(always)]
@@ -53,9 +63,14 @@ pub(crate) fn begin(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
     let pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
     if let Some(key) = key(sock, pid) {
+        let share = shares::owner_in::<Typed>(sock, key.netns);
+        if !shares::take(&CONNECTING_SHARES, OUTBOUND_MAX, share) {
+            return count(Loss::OutboundShareFull);
+        }
         // SAFETY: as above.
-        let connect = OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, key, reserved: 0 };
+        let connect = OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, share, key, reserved: 0 };
         if CONNECTING.insert(sock as u64, connect, 0).is_err() {
+            shares::give_back(&CONNECTING_SHARES, share);
             count(Loss::OutboundMapFull);
         }
     }
@@ -67,8 +82,10 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     let (key, since_ns) = match CONNECTING.get_ptr(sock as u64) {
         Some(connect) => {
             // SAFETY: the entry lives while the program runs; a socket's states change one after the other.
-            let OutboundConnect { key, since_ns, .. } = unsafe { *connect };
-            let _ = CONNECTING.remove(sock as u64);
+            let OutboundConnect { key, since_ns, share, .. } = unsafe { *connect };
+            if CONNECTING.remove(sock as u64).is_ok() {
+                shares::give_back(&CONNECTING_SHARES, share);
+            }
             (key, since_ns)
         }
         None => match key(sock, 0) {
@@ -79,8 +96,14 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     let counted = match CONNECTED.get_ptr_mut(key) {
         Some(counted) => counted,
         None => {
+            let share = shares::owner_in::<Typed>(sock, key.netns);
+            if !shares::take(&CONNECTED_SHARES, OUTBOUND_MAX, share) {
+                return count(Loss::OutboundShareFull);
+            }
             // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
-            let _ = CONNECTED.insert(key, EMPTY, u64::from(BPF_NOEXIST));
+            if CONNECTED.insert(key, OutboundCount { share, ..EMPTY }, u64::from(BPF_NOEXIST)).is_err() {
+                shares::give_back(&CONNECTED_SHARES, share);
+            }
             match CONNECTED.get_ptr_mut(key) {
                 Some(counted) => counted,
                 None => return count(Loss::OutboundMapFull),
@@ -93,6 +116,7 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
         let field = match error {
             None => &raw mut (*counted).established,
             Some(0) if error_was_fetched(sock, since_ns) => &raw mut (*counted).timed_out,
+            Some(0) if never_had_a_port(sock) => &raw mut (*counted).no_local_port,
             // Aborted is by an administrator, through sock_diag.
             Some(0 | ECONNABORTED) => &raw mut (*counted).abandoned,
             Some(ETIMEDOUT) => &raw mut (*counted).timed_out,
@@ -110,6 +134,12 @@ fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     // SAFETY: a plain helper without arguments.
     let lasted_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(since_ns);
     lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
+}
+
+/// Whether a socket that connected was given no local port. `skc_num` says the same of every socket by now, `inet_sport` is kept.
+#[inline(always)]
+fn never_had_a_port(sock: *const c_void) -> bool {
+    Helper::read::<u16>(sock, offset!(inet_sport)) == Some(0)
 }
 
 /// Where the socket connects to, as `pid`.

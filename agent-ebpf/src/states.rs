@@ -6,7 +6,7 @@
 //!
 //! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, any context.
 //! - Minimum kernel: 5.5 (BTF tracepoints).
-//! - Cost: see README.md; a change that nobody wants ends at four comparisons.
+//! - Cost: see README.md; a change that nobody wants ends at six comparisons.
 
 use core::ffi::c_void;
 
@@ -20,6 +20,7 @@ use spillway_ebpf::{TCP_LISTEN, WATCHES_CONNECTS, WATCHES_LISTENERS};
 use crate::{arrivals, kernel::Typed, listeners, outbound, sockets::is_tcp};
 
 const LISTEN: u32 = TCP_LISTEN as u32;
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
 
@@ -39,6 +40,11 @@ pub fn socket_state(ctx: BtfTracePointContext) -> i32 {
         let sock = ctx.arg(0);
         if watched(WATCHES_CONNECTS) && is_tcp::<Typed>(sock) == Some(true) {
             if new == TCP_SYN_SENT { outbound::begin(sock) } else { outbound::end(sock, new) }
+        }
+    } else if old == TCP_SYN_RECV && new == TCP_ESTABLISHED {
+        let sock = ctx.arg(0);
+        if watched(WATCHES_LISTENERS) && is_tcp::<Typed>(sock) == Some(true) {
+            arrivals::established(sock);
         }
     }
     0

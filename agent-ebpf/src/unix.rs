@@ -12,11 +12,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{macros::map, maps::HashMap};
-use spillway_ebpf::{Loss, TCP_LISTEN, UNIX_NAME_LEN, UnixFoundSample, UnixSample};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap},
+};
+use spillway_ebpf::{KnownUnix, Loss, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN, UnixFoundSample, UnixSample};
 
 use crate::{
-    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset},
+    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, emit, offset},
+    listeners::outside,
+    shares::{self, Shares},
     sockets::socket_of,
 };
 
@@ -26,9 +31,17 @@ const SOCK_SEQPACKET: u16 = 5;
 /// Bytes of a `sockaddr_un` before its path.
 const FAMILY_LEN: usize = 2;
 
-/// Inode numbers of known listeners by socket address. A guess at the busiest node's, doubled; a full map is counted.
+/// Known listeners by socket address.
 #[map]
-static UNIX_LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(2_048, 0);
+static UNIX_LISTENERS: HashMap<u64, KnownUnix> = HashMap::with_max_entries(UNIX_LISTENERS_MAX, 0);
+
+/// How many of them are whose.
+#[map]
+static UNIX_SHARES: Shares = Shares::with_max_entries(UNIX_LISTENERS_MAX, 0);
+
+/// How often one found no room. While it rises, the reader reads them in another way.
+#[map]
+static UNIX_OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
@@ -39,12 +52,37 @@ pub extern "C" fn find_unix(ctx: *mut IterTaskFile) -> i32 {
         return 0;
     }
     if let Some(found) = found(task, file) {
-        if UNIX_LISTENERS.insert(found.sock, found.inode, 0).is_err() {
-            count(Loss::ListenerMapFull);
+        if admit(found.sock, found.inode) {
+            emit(meta, &found);
         }
-        emit(meta, &found);
     }
     0
+}
+
+/// Takes a listener among those that are known, if there is room; says whether it is there.
+#[inline(always)]
+fn admit(sock: u64, inode: u64) -> bool {
+    if let Some(known) = UNIX_LISTENERS.get_ptr(sock) {
+        // SAFETY: the entry lives while the program runs, and passes do not run at once.
+        let KnownUnix { inode: before, share } = unsafe { *known };
+        if before == inode {
+            return true;
+        }
+        if UNIX_LISTENERS.remove(sock).is_ok() {
+            shares::give_back(&UNIX_SHARES, share);
+        }
+    }
+    let share = shares::owner_of(sock as *const c_void);
+    if !shares::take(&UNIX_SHARES, UNIX_LISTENERS_MAX, share) {
+        outside(&UNIX_OUTSIDE, Loss::ListenerShareFull);
+        return false;
+    }
+    if UNIX_LISTENERS.insert(sock, KnownUnix { inode, share }, 0).is_err() {
+        shares::give_back(&UNIX_SHARES, share);
+        outside(&UNIX_OUTSIDE, Loss::ListenerMapFull);
+        return false;
+    }
+    true
 }
 
 #[inline(always)]
@@ -73,7 +111,7 @@ pub struct IterUnixElem {
     meta: *mut IterMeta,
     map: *mut c_void,
     key: *mut u64,
-    value: *mut u64,
+    value: *mut KnownUnix,
 }
 
 #[unsafe(no_mangle)]
@@ -86,22 +124,24 @@ pub extern "C" fn scan_unix(ctx: *mut IterUnixElem) -> i32 {
     }
     // SAFETY: both point to an element of UNIX_LISTENERS, whose key and value types these are.
     let (sock, known) = unsafe { (*key as *const c_void, *value) };
-    let sample = sample(sock, known).unwrap_or(UnixSample { sock: sock as u64, inode: known, ..UnixSample::GONE });
+    let gone = UnixSample { sock: sock as u64, inode: known.inode, ..UnixSample::GONE };
+    let sample = sample(sock, &known).unwrap_or(gone);
     emit(meta, &sample);
     0
 }
 
 /// `None` where another socket is there now, or none.
 #[inline(always)]
-fn sample(sock: *const c_void, known: u64) -> Option<UnixSample> {
+fn sample(sock: *const c_void, known: &KnownUnix) -> Option<UnixSample> {
     let backlog = Helper::read(sock, offset!(sock_receive_queue_len))?;
     let backlog_max = Helper::read(sock, offset!(sock_max_ack_backlog))?;
     // Last: what was read before was this listener's if it still is.
-    (listens(sock)? && inode(sock)? == known).then_some(UnixSample {
+    (listens(sock)? && inode(sock)? == known.inode).then_some(UnixSample {
         sock: sock as u64,
-        inode: known,
+        inode: known.inode,
         backlog,
         backlog_max,
+        share: known.share,
         listens: 1,
         reserved: 0,
     })

@@ -109,7 +109,7 @@ const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
 
 const OUTBOUND: &[Rule] = &[Rule::Outbound];
 
-const LOSSES: [LossRow; 13] = [
+const LOSSES: [LossRow; 16] = [
     LossRow {
         name: "process_scan_failed",
         rules: &[Rule::Leak],
@@ -143,6 +143,19 @@ const LOSSES: [LossRow; 13] = [
     },
     LossRow { name: "listener_map_full", rules: QUEUE, doubt: Doubt(MILD, "some listeners had no room to be seen") },
     LossRow {
+        name: "listener_share_full",
+        rules: QUEUE,
+        doubt: Doubt(
+            SLIGHT,
+            "some users or namespaces have more listeners than BPF reads; the rest are read less often",
+        ),
+    },
+    LossRow {
+        name: "listeners_left_out",
+        rules: QUEUE,
+        doubt: Doubt(SLIGHT, "some listeners of users with thousands of them were left out"),
+    },
+    LossRow {
         name: "arrival_map_full",
         rules: &[Rule::QueueAge],
         doubt: Doubt(SLIGHT, "connections of some listeners were not counted"),
@@ -152,6 +165,11 @@ const LOSSES: [LossRow; 13] = [
         name: "outbound_map_full",
         rules: OUTBOUND,
         doubt: Doubt(MILD, "some connects had no room to be counted"),
+    },
+    LossRow {
+        name: "outbound_share_full",
+        rules: OUTBOUND,
+        doubt: Doubt(SLIGHT, "some connects of users with thousands of destinations were not counted"),
     },
     LossRow {
         name: "outbound_left_out",

@@ -11,11 +11,11 @@ use aya::{
     },
     util::online_cpus,
 };
-pub use spillway_ebpf::OUTBOUND_MAX;
 use spillway_ebpf::{
-    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, Offsets, OutboundConnect,
-    OutboundCount, OutboundKey, Sojourn, WATCHES_CONNECTS, WATCHES_LISTENERS,
+    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, KnownListener, KnownUnix,
+    Offsets, OutboundConnect, OutboundCount, OutboundKey, Sojourn, WATCHES_CONNECTS, WATCHES_LISTENERS,
 };
+pub use spillway_ebpf::{LISTENERS_MAX, OUTBOUND_MAX, UNIX_LISTENERS_MAX};
 
 use super::{
     batch::BatchMap,
@@ -37,6 +37,10 @@ pub struct Shared<T>(pub T);
 unsafe impl Pod for Shared<Offsets> {}
 // SAFETY: `FaultCount` is `repr(C)`, two u64 and eight u32: no padding, any bytes are valid.
 unsafe impl Pod for Shared<FaultCount> {}
+// SAFETY: `KnownListener` is `repr(C)`, one u64 and two u32: no padding, any bytes are valid.
+unsafe impl Pod for Shared<KnownListener> {}
+// SAFETY: `KnownUnix` is `repr(C)`, two u64: no padding, any bytes are valid.
+unsafe impl Pod for Shared<KnownUnix> {}
 // SAFETY: `Sojourn` is `repr(C)`, two u64 and an even number of u32: no padding, any bytes are valid.
 unsafe impl Pod for Shared<Sojourn> {}
 
@@ -47,7 +51,13 @@ pub struct ListenerProbes {
     /// Finds listeners that were there before the agent, and who holds them.
     pub find: IterHandle,
     /// Known listeners by socket address.
-    pub known: HashMap<MapData, u64, u32>,
+    pub known: HashMap<MapData, u64, Shared<KnownListener>>,
+    /// How many of them are whose.
+    pub shares: BatchMap<u64, u64>,
+    /// The same of those whose waits are kept.
+    pub sojourn_shares: BatchMap<u64, u64>,
+    /// How often one found no room there.
+    pub outside: Array<MapData, u64>,
     /// Waits by the listener's socket address; `None` where accept() is not followed.
     pub sojourns: Option<Sojourns>,
 }
@@ -69,8 +79,12 @@ pub struct UnixProbes {
     pub scan: IterHandle,
     /// Finds them, and who holds them.
     pub find: IterHandle,
-    /// Inode numbers of known listeners by socket address.
-    pub known: HashMap<MapData, u64, u64>,
+    /// Known listeners by socket address.
+    pub known: HashMap<MapData, u64, Shared<KnownUnix>>,
+    /// How many of them are whose.
+    pub shares: BatchMap<u64, u64>,
+    /// How often one found no room there.
+    pub outside: Array<MapData, u64>,
 }
 
 /// Outbound connects.
@@ -79,6 +93,10 @@ pub struct OutboundMaps {
     pub ended: BatchMap<OutboundKey, OutboundCount>,
     /// Those under way, by socket address.
     pub under_way: BatchMap<u64, OutboundConnect>,
+    /// How many of the former are whose, and of the latter.
+    pub ended_shares: BatchMap<u64, u64>,
+    /// See above.
+    pub under_way_shares: BatchMap<u64, u64>,
 }
 
 /// What rungs attach from and to.
@@ -176,18 +194,37 @@ impl Target<'_> {
         self.watch_states(WATCHES_LISTENERS)?;
         let find = self.iter("find_listeners", "task_file", None, "iter/task_file")?;
         let scan = self.iter("scan_listeners", "bpf_map_elem", Some("LISTENERS"), "iter/bpf_map_elem")?;
-        Ok(ListenerProbes { scan, find, known: self.take("LISTENERS")?, sojourns: None })
+        Ok(ListenerProbes {
+            scan,
+            find,
+            known: self.take("LISTENERS")?,
+            shares: self.take_whole("LISTENER_SHARES")?,
+            sojourn_shares: self.take_whole("SOJOURN_SHARES")?,
+            outside: self.take("OUTSIDE")?,
+            sojourns: None,
+        })
     }
 
     pub(super) fn unix(&mut self) -> Result<UnixProbes, Shortfall> {
         let find = self.iter("find_unix", "task_file", None, "iter/task_file")?;
         let scan = self.iter("scan_unix", "bpf_map_elem", Some("UNIX_LISTENERS"), "iter/bpf_map_elem")?;
-        Ok(UnixProbes { scan, find, known: self.take("UNIX_LISTENERS")? })
+        Ok(UnixProbes {
+            scan,
+            find,
+            known: self.take("UNIX_LISTENERS")?,
+            shares: self.take_whole("UNIX_SHARES")?,
+            outside: self.take("UNIX_OUTSIDE")?,
+        })
     }
 
     pub(super) fn connects(&mut self) -> Result<OutboundMaps, Shortfall> {
         self.watch_states(WATCHES_CONNECTS)?;
-        Ok(OutboundMaps { ended: self.take_whole("CONNECTED")?, under_way: self.take_whole("CONNECTING")? })
+        Ok(OutboundMaps {
+            ended: self.take_whole("CONNECTED")?,
+            under_way: self.take_whole("CONNECTING")?,
+            ended_shares: self.take_whole("CONNECTED_SHARES")?,
+            under_way_shares: self.take_whole("CONNECTING_SHARES")?,
+        })
     }
 
     /// The states of TCP sockets, for one probe more. The first attaches the program that serves them all.

@@ -14,6 +14,7 @@ use super::{samples::Plain, sys::bpf};
 
 /// `enum bpf_cmd` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -128,6 +129,21 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes an entry.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses, as where the map is full.
+    pub fn put(&mut self, key: &K, value: &V) -> io::Result<()> {
+        let mut attr = Element {
+            map_fd: self.fd(),
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            ..Element::default()
+        };
+        bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
     }
 
     fn fd(&self) -> u32 {

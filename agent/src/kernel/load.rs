@@ -109,7 +109,7 @@ impl Kernel {
             offer.ruled_out.insert(hook, Shortfall::new(Why::Unwanted, "it is not wanted"));
         }
         raise_memlock();
-        let offsets = Shared(found.offsets);
+        let offsets = Shared(spillway_ebpf::Offsets { init_netns: initial_network_namespace(), ..found.offsets });
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
@@ -197,6 +197,12 @@ fn may_use_bpf() -> Result<(), Shortfall> {
 /// nobody's. A host without pid namespaces has only the initial one.
 fn in_initial_pid_namespace() -> bool {
     fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
+}
+
+/// That of pid 1, or our own where that may not be read.
+fn initial_network_namespace() -> u32 {
+    let namespace = fs::metadata("/proc/1/ns/net").or_else(|_| fs::metadata("/proc/self/ns/net"));
+    namespace.map_or(0, |namespace| namespace.ino() as u32)
 }
 
 /// Kernels before 5.11 count maps against the limit on locked memory. Our own limit alone is raised; where even that is not

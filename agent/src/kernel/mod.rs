@@ -16,7 +16,10 @@ mod report;
 mod samples;
 mod sys;
 
-pub use attach::{FaultMaps, ListenerProbes, OUTBOUND_MAX, OutboundMaps, Shared, Sojourns, UnixProbes};
+pub use attach::{
+    FaultMaps, LISTENERS_MAX, ListenerProbes, OUTBOUND_MAX, OutboundMaps, Shared, Sojourns, UNIX_LISTENERS_MAX,
+    UnixProbes,
+};
 pub use batch::BatchMap;
 pub use iter::IterHandle;
 pub use ladder::Hook;

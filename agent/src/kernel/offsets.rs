@@ -87,7 +87,7 @@ const MEMBERS: &[Member] = &[
     row("socket", "sk", Pointer, FILES, |o| &mut o.socket_sk),
     row("sock", "__sk_common.skc_family", Bytes(2), FAMILIES, |o| &mut o.sock_family),
     row("sock", "__sk_common.skc_state", Bytes(1), FILES, |o| &mut o.sock_state),
-    row("inet_sock", "inet_sport", Bytes(2), LISTENERS, |o| &mut o.inet_sport),
+    row("inet_sock", "inet_sport", Bytes(2), &[ListenerIter, ConnectStates], |o| &mut o.inet_sport),
     row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
     row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
     row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
@@ -104,6 +104,11 @@ const MEMBERS: &[Member] = &[
     row("sock", "sk_max_ack_backlog", Bytes(4), QUEUES, |o| &mut o.sock_max_ack_backlog),
     // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
     row("sock", "sk_drops", Bytes(4), &[], |o| &mut o.sock_drops),
+    // Evidence only: without either no connection counts as one from another host.
+    row("sock", "sk_rx_dst_ifindex", Bytes(4), &[], |o| &mut o.sock_rx_ifindex),
+    row("inet_sock", "rx_dst_ifindex", Bytes(4), &[], |o| &mut o.inet_rx_ifindex),
+    // Evidence only: without it users share what their namespace gets.
+    row("sock", "sk_uid", Bytes(4), &[], |o| &mut o.sock_uid),
     row("sock", "sk_type", Bytes(2), UNIX, |o| &mut o.sock_type),
     row("sock", "sk_socket", Pointer, UNIX, |o| &mut o.sock_socket),
     row("sock", "sk_receive_queue.qlen", Bytes(4), UNIX, |o| &mut o.sock_receive_queue_len),

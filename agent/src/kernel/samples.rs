@@ -86,14 +86,14 @@ mod tests {
     fn samples_have_no_padding() {
         assert_eq!(size_of::<TaskSample>(), 8 * 8 + 2 * 4 + 16);
         assert_eq!(size_of::<LifeSample>(), 8 + 2 * 4);
-        assert_eq!(size_of::<ListenerSample>(), 7 * 8 + 16 + 6 * 4 + 4 * 2);
+        assert_eq!(size_of::<ListenerSample>(), 9 * 8 + 16 + 6 * 4 + 4 * 2);
         assert_eq!(size_of::<SocketOwnerSample>(), 8 + 2 * 4);
         assert_eq!(size_of::<HandleSample>(), 2 * 8 + 4 * 4);
         assert_eq!(size_of::<OutboundKey>(), 6 * 4 + 2 * 2);
-        assert_eq!(size_of::<OutboundCount>(), 4 * 8);
+        assert_eq!(size_of::<OutboundCount>(), 6 * 8);
         assert_eq!(size_of::<UnixFoundSample>(), 2 * 8 + 3 * 4 + 108);
-        assert_eq!(size_of::<UnixSample>(), 2 * 8 + 4 * 4);
-        assert_eq!(size_of::<OutboundConnect>(), 8 + size_of::<OutboundKey>() + 4);
+        assert_eq!(size_of::<UnixSample>(), 3 * 8 + 4 * 4);
+        assert_eq!(size_of::<OutboundConnect>(), 2 * 8 + size_of::<OutboundKey>() + 4);
     }
 
     #[test]

@@ -133,7 +133,6 @@ impl Connects {
 impl Kept {
     fn fact(&self, subject: &Subject) -> OutboundFact {
         OutboundFact {
-            no_local_port_total: None,
             netns: subject.to.netns,
             addr: self.addr.clone(),
             cgroup: subject.cgroup.clone(),
@@ -143,6 +142,7 @@ impl Kept {
             refused_total: self.total.refused,
             timed_out_total: self.total.timed_out,
             abandoned_total: self.total.abandoned,
+            no_local_port_total: Some(self.total.no_local_port),
             pending: self.pending,
         }
     }
@@ -153,7 +153,8 @@ pub(super) fn since(latest: &OutboundCount, last: &OutboundCount) -> OutboundCou
     let anew = latest.established < last.established
         || latest.refused < last.refused
         || latest.timed_out < last.timed_out
-        || latest.abandoned < last.abandoned;
+        || latest.abandoned < last.abandoned
+        || latest.no_local_port < last.no_local_port;
     if anew {
         return *latest;
     }
@@ -162,6 +163,8 @@ pub(super) fn since(latest: &OutboundCount, last: &OutboundCount) -> OutboundCou
         refused: latest.refused - last.refused,
         timed_out: latest.timed_out - last.timed_out,
         abandoned: latest.abandoned - last.abandoned,
+        no_local_port: latest.no_local_port - last.no_local_port,
+        share: latest.share,
     }
 }
 
@@ -170,10 +173,12 @@ fn add(to: &mut OutboundCount, fresh: &OutboundCount) {
     to.refused = to.refused.saturating_add(fresh.refused);
     to.timed_out = to.timed_out.saturating_add(fresh.timed_out);
     to.abandoned = to.abandoned.saturating_add(fresh.abandoned);
+    to.no_local_port = to.no_local_port.saturating_add(fresh.no_local_port);
 }
 
 fn failed(count: &OutboundCount) -> u64 {
-    count.refused.saturating_add(count.timed_out).saturating_add(count.abandoned)
+    let met_nobody = count.abandoned.saturating_add(count.no_local_port);
+    count.refused.saturating_add(count.timed_out).saturating_add(met_nobody)
 }
 
 fn all(count: &OutboundCount) -> u64 {
@@ -184,8 +189,10 @@ fn all(count: &OutboundCount) -> u64 {
 mod tests {
     use super::*;
 
-    const REFUSED: OutboundCount = OutboundCount { established: 0, refused: 1, timed_out: 0, abandoned: 0 };
-    const ESTABLISHED: OutboundCount = OutboundCount { established: 1, refused: 0, timed_out: 0, abandoned: 0 };
+    const NONE: OutboundCount =
+        OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
+    const REFUSED: OutboundCount = OutboundCount { refused: 1, ..NONE };
+    const ESTABLISHED: OutboundCount = OutboundCount { established: 1, ..NONE };
 
     fn key(pid: u32, host: u32) -> OutboundKey {
         let addr = [(0x7F00_0000 + host).to_be(), 0, 0, 0];
@@ -197,7 +204,7 @@ mod tests {
     }
 
     fn under_way(pid: u32, since_ns: u64) -> OutboundConnect {
-        OutboundConnect { since_ns, key: key(pid, 1), reserved: 0 }
+        OutboundConnect { since_ns, share: 0, key: key(pid, 1), reserved: 0 }
     }
 
     fn told(connects: &mut Connects, now: f64) -> Vec<OutboundFact> {

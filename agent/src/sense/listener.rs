@@ -7,12 +7,14 @@ use std::{fs, net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, waits::Waits};
+use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, overflows::Rise, waits::Waits};
 use crate::kernel::Sojourns;
 
 /// What is said of a socket in every look and seldom changes.
 pub(super) struct Listener {
     number: u64,
+    /// Whose share of the kernel's map it takes.
+    share: u64,
     netns: u32,
     socket: SocketAddr,
     /// Who called listen(); with the address it tells this socket from a later one in the same place.
@@ -27,6 +29,17 @@ pub(super) struct Listener {
     pub(super) seen: u64,
     waits: Waits,
     flow: Flow,
+    last: Last,
+    /// Connections that found its queue full, since it was first seen.
+    overflows: u64,
+}
+
+/// Counts at the last look.
+#[derive(Debug, Default)]
+struct Last {
+    drops: u32,
+    arrived: u64,
+    backlog: u32,
 }
 
 impl Listener {
@@ -35,6 +48,7 @@ impl Listener {
         let socket = inet_addr(sample.family, sample.addr, sample.port);
         let mut listener = Self {
             number,
+            share: sample.share,
             netns: sample.netns,
             socket,
             listened_pid: sample.pid,
@@ -46,6 +60,8 @@ impl Listener {
             seen: 0,
             waits: Waits::default(),
             flow: Flow::default(),
+            last: Last::default(),
+            overflows: 0,
         };
         listener.belongs_to(sample.pid, cgroups);
         listener
@@ -55,6 +71,11 @@ impl Listener {
     pub(super) fn is_of(&self, sample: &ListenerSample) -> bool {
         (self.netns, self.socket, self.listened_pid)
             == (sample.netns, inet_addr(sample.family, sample.addr, sample.port), sample.pid)
+    }
+
+    /// Whose share of the kernel's map it takes.
+    pub(super) fn share(&self) -> u64 {
+        self.share
     }
 
     /// Where it listens.
@@ -86,6 +107,30 @@ impl Listener {
         }
     }
 
+    /// Drops since the last look, of whatever kind; `None` if there were none.
+    pub(super) fn rise(&mut self, sample: &ListenerSample) -> Option<Rise> {
+        let last = std::mem::replace(
+            &mut self.last,
+            Last { drops: sample.drops, arrived: sample.arrived_total, backlog: sample.backlog },
+        );
+        let drops = sample.drops.wrapping_sub(last.drops);
+        // A count that fell was begun anew. One is counted a moment before it waits, hence no strict comparison.
+        let came = sample.arrived_total.checked_sub(last.arrived).unwrap_or(sample.arrived_total);
+        let is_full = sample.backlog > sample.backlog_max;
+        (drops > 0).then(|| Rise {
+            drops: u64::from(drops),
+            is_full,
+            may_have_been_full: is_full
+                || (came > 0 && came.saturating_add(last.backlog.into()) >= u64::from(sample.backlog_max)),
+        })
+    }
+
+    /// Takes note of connections that found the queue full, and says how many there were since it was first seen.
+    pub(super) fn overflowed(&mut self, count: u64) -> u64 {
+        self.overflows = self.overflows.saturating_add(count);
+        self.overflows
+    }
+
     /// What a sample says; `shares` is whether other sockets have its address.
     pub(super) fn fact(&mut self, sample: &ListenerSample, shares: bool, sojourns: Option<&Sojourns>) -> ListenerFact {
         // The histogram is asked for only where a connection was accepted since the last look.
@@ -105,9 +150,9 @@ impl Listener {
             backlog_max: sample.backlog_max,
             accepted_total: sojourns.map(|_| self.waits.accepted_total()).or(derived),
             arrived_total: Some(sample.arrived_total),
-            remote_arrived_total: None,
+            remote_arrived_total: Some(sample.remote_total),
             found_empty_us: found_empty_ns.map(|ns| sample.now_ns.saturating_sub(ns) / 1_000),
-            overflows_total: Some(u64::from(sample.drops)),
+            overflows_total: Some(self.overflows),
             sojourn_min_us: interval.map(|waits| waits.min_us),
             sojourn_mean_us: interval.map(|waits| waits.mean_us),
             sojourn_p99_us: interval.map(|waits| waits.p99_us),
@@ -158,6 +203,51 @@ mod tests {
     use spillway_ebpf::HEAD_MOVING;
 
     use super::*;
+
+    fn listener(sample: &ListenerSample) -> Listener {
+        Listener {
+            number: 1,
+            share: 0,
+            netns: sample.netns,
+            socket: inet_addr(sample.family, sample.addr, sample.port),
+            listened_pid: sample.pid,
+            addr: Arc::from(""),
+            cgroup: Arc::from(""),
+            comm: Arc::from(""),
+            pid: sample.pid,
+            holders: Vec::new(),
+            seen: 0,
+            waits: Waits::default(),
+            flow: Flow::default(),
+            last: Last::default(),
+            overflows: 0,
+        }
+    }
+
+    #[test]
+    fn a_queue_can_have_been_full_only_if_enough_connections_came() {
+        let look = |drops, arrived_total, backlog| ListenerSample {
+            drops,
+            arrived_total,
+            backlog,
+            backlog_max: 100,
+            ..ListenerSample::default()
+        };
+        let mut listener = listener(&ListenerSample::default());
+        let rise = |drops, is_full, may_have_been_full| Some(Rise { drops, is_full, may_have_been_full });
+        for (sample, expected) in [
+            (look(5, 0, 0), rise(5, false, false)),
+            (look(5, 10, 0), None),
+            (look(8, 20, 10), rise(3, false, false)),
+            (look(9, 110, 0), rise(1, false, true)),
+            (look(10, 110, 101), rise(1, true, true)),
+            // Both wrap, or begin anew.
+            (look(2, 30, 0), rise(u64::from(u32::MAX) - 7, false, true)),
+            (look(3, 30, 0), rise(1, false, false)),
+        ] {
+            assert_eq!(listener.rise(&sample), expected, "{sample:?}");
+        }
+    }
 
     fn with_head(head: u16, head_us: u64) -> ListenerSample {
         ListenerSample { now_ns: 5_000_999, head, head_us, ..ListenerSample::default() }

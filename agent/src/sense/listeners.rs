@@ -1,7 +1,8 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
 //! With BPF each listener is read by its socket's address: depth, limit, drops, the age of the connection that has waited
-//! longest, and where accept() can be followed how long each waited. Without it `sock_diag` tells depth, limit and drops.
+//! longest, and where accept() can be followed how long each waited. Without it `sock_diag` tells depth, limit and drops. Drops count as
+//! overflows only where the namespace counted any, see `overflows`.
 //!
 //! Connections that come are counted by address; where sockets share one (SO_REUSEPORT), which of them took a connection is not known.
 //! Who owns a socket is learnt from who called listen(), and every [`OWNER_REFRESH_SECS`] from who holds it, so that a
@@ -14,10 +15,17 @@ use std::{
     path::Path,
 };
 
+use foldhash::HashSet;
 use spillway_ebpf::{ListenerSample, SocketOwnerSample, TCP_LISTEN};
 
 use super::{
-    CgroupPaths, Hierarchy, ListenerFact, Lost, listener::Listener, sock_diag::SockDiag, strain::StrainSensor,
+    CgroupPaths, Hierarchy, ListenerFact, Lost,
+    listener::Listener,
+    outside::{Outside, listens_at},
+    overflows::{Overflows, Rise},
+    shares,
+    sock_diag::{Kinds, SockDiag},
+    strain::StrainSensor,
 };
 use crate::kernel::{ListenerProbes, pass};
 
@@ -27,6 +35,9 @@ const OWNER_REFRESH_SECS: f64 = 10.0;
 
 /// Processes that are known to hold a socket: more workers than most servers have, and few enough to be asked often.
 const HOLDERS_MAX: usize = 16;
+
+/// Processes that are tried for the counts of their namespace: most are in the namespace of their listener.
+const PIDS_TRIED: usize = 8;
 
 /// A head that has waited for less says nothing of its service; healthy queues are seen with one now and then.
 const WAITS_MIN_US: u64 = 1_000;
@@ -53,7 +64,17 @@ struct Probed {
     numbered: u64,
     looks: u64,
     strain: StrainSensor,
+    overflows: Overflows,
+    /// Listeners whose drops rose in this look.
+    dropped: Vec<Dropped>,
+    outside: Outside,
     buffer: Vec<u8>,
+}
+
+struct Dropped {
+    sock: u64,
+    fact: ListenerFact,
+    rise: Rise,
 }
 
 impl ListenerSensor {
@@ -81,9 +102,9 @@ impl ListenerSensor {
                 if refresh {
                     probed.find_owners(&self.cgroups, lost)?;
                 }
-                probed.look(now, &self.cgroups, lost, each)
+                probed.look(now, refresh, &self.cgroups, lost, each)
             }
-            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
+            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, |_| true, each),
         }
     }
 }
@@ -92,20 +113,34 @@ impl Probed {
     fn new(probes: ListenerProbes) -> Self {
         let (known, sharing) = (HashMap::new(), HashMap::new());
         let strain = StrainSensor::new(Hierarchy::unified());
-        Self { probes, known, sharing, numbered: 0, looks: 0, strain, buffer: Vec::new() }
+        Self {
+            probes,
+            known,
+            sharing,
+            numbered: 0,
+            looks: 0,
+            strain,
+            overflows: Overflows::default(),
+            dropped: Vec::new(),
+            outside: Outside::new(Kinds::Tcp),
+            buffer: Vec::new(),
+        }
     }
 
     /// Reads each one's queue.
     fn look(
         &mut self,
         now: f64,
+        refresh: bool,
         cgroups: &CgroupPaths,
         lost: &mut Lost,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         self.looks += 1;
-        let Self { probes, known, sharing, numbered, looks, strain, buffer } = self;
-        let (mut closed, mut seen) = (Vec::new(), 0);
+        let Self { probes, known, sharing, numbered, looks, strain, overflows, dropped, outside, buffer } = self;
+        let (mut closed, mut seen, mut namespaces) = (Vec::new(), 0, Vec::new());
+        overflows.begin_look();
+        dropped.clear();
         let rest = pass(&probes.scan, buffer, |sample: ListenerSample| {
             if sample.state != TCP_LISTEN {
                 return closed.push(sample.sock);
@@ -131,16 +166,37 @@ impl Probed {
                     listener
                 }
             };
+            if listener.seen == 0 && !overflows.knows(sample.netns) {
+                namespaces.push((sample.netns, sample.pid));
+            }
             listener.seen = *looks;
             seen += 1;
             let shares = sharing.get(&listener.place()).is_some_and(|sockets| *sockets > 1);
+            let rise = listener.rise(&sample);
             let mut fact = listener.fact(&sample, shares, probes.sojourns.as_ref());
             if waits(&fact) {
                 fact.strain = strain.read(now, listener.pid(), listener.holders());
             }
-            each(fact);
+            match rise {
+                Some(rise) => dropped.push(Dropped { sock: sample.sock, fact, rise }),
+                None => each(fact),
+            }
         })?;
         strain.end_look(now);
+        dropped.sort_unstable_by_key(|one| one.fact.netns);
+        for of_one in dropped.chunk_by_mut(|one, other| one.fact.netns == other.fact.netns) {
+            let rises: Vec<_> = of_one.iter().map(|one| one.rise).collect();
+            let netns = of_one.first().map_or(0, |one| one.fact.netns);
+            let counted =
+                overflows.settle(netns, of_one.iter().filter_map(|one| one.fact.pid).take(PIDS_TRIED), &rises);
+            for (one, count) in of_one.iter_mut().zip(counted) {
+                let total = known.get_mut(&one.sock).map(|listener| listener.overflowed(count));
+                one.fact.overflows_total = total;
+            }
+        }
+        dropped.drain(..).for_each(|one| each(one.fact));
+        // After that: a count that is read for the first time now has the overflows of this look in it.
+        namespaces.into_iter().for_each(|(netns, pid)| overflows.begin(netns, pid));
         lost.short_read(rest);
         for sock in closed {
             // It closed while the tracepoint could not say so.
@@ -155,6 +211,14 @@ impl Probed {
                 there
             });
         }
+        if refresh {
+            shares::settle(&mut probes.shares, known.values().map(Listener::share))?;
+            shares::tidy(&mut probes.sojourn_shares)?;
+        }
+        let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
+        if outside.is_due(now, turned_away) {
+            outside.read(now, cgroups, lost, |found| listens_at(sharing, found), each)?;
+        }
         Ok(())
     }
 
@@ -162,6 +226,9 @@ impl Probed {
     fn find_owners(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) -> io::Result<()> {
         let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
         let rest = pass(&self.probes.find, &mut self.buffer, |owner: SocketOwnerSample| {
+            if !self.known.contains_key(&owner.sock) {
+                return;
+            }
             let holders = holders.entry(owner.sock).or_default();
             if holders.len() < HOLDERS_MAX && holders.last() != Some(&owner.pid) {
                 holders.push(owner.pid);
@@ -176,6 +243,8 @@ impl Probed {
             listener.belongs_to(holder.copied().unwrap_or(listener.pid()), cgroups);
             listener.is_held_by(holders);
         }
+        let namespaces: HashSet<u32> = self.known.values().map(|listener| listener.place().0).collect();
+        self.overflows.keep(&namespaces);
         Ok(())
     }
 }

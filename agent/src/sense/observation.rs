@@ -165,8 +165,8 @@ pub struct ListenerFact {
     /// `None` where they are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrived_total: Option<u64>,
-    /// The same, but only connections from other hosts: those that came over an interface other than `lo`. `None` if they are not told
-    /// apart.
+    /// Those of `arrived_total` that came from another host: over another interface than the loopback one, so that nothing counts which a
+    /// user of this host sends to itself. `None` where that is not known, as in older traces; live sensors give 0 then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_arrived_total: Option<u64>,
     /// How long ago a connection last found nobody waiting when it came: since then the queue was never empty. `None` where that
@@ -243,14 +243,14 @@ pub struct OutboundFact {
     /// Connects that the kernel gave up waiting for.
     pub timed_out_total: u64,
     /// Connects that ended on this side before there was an answer: the process closed them, which is how most programs' own timeouts
-    /// look, or ended, or no local port was free.
+    /// look, or ended.
     pub abandoned_total: u64,
-    /// Connects under way, neither established nor failed.
-    pub pending: u32,
-    /// Connects that failed on this host because no local port to the destination was free (`EADDRNOTAVAIL`): nothing was sent. `None` if
-    /// they are not told apart from `abandoned_total`.
+    /// Connects that failed before anything was sent, because no local port was free: the destination had no part in it. `None` where
+    /// they are not told apart, as in older traces, which count them as abandoned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_local_port_total: Option<u64>,
+    /// Connects under way, neither established nor failed.
+    pub pending: u32,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

@@ -16,6 +16,7 @@ use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
 use super::{
     CgroupPaths, Hierarchy, Lost, OutboundFact,
     connects::{Caller, Connects, since},
+    shares,
 };
 use crate::kernel::OutboundMaps;
 
@@ -102,13 +103,13 @@ impl OutboundSensor {
                 connects.ended(&key, caller(callers, cgroups, key.pid), &since(&latest, &counted.count), now);
             }
         }
-        Ok(())
+        shares::settle(&mut maps.ended_shares, counted.values().map(|counted| counted.count.share))
     }
 
     fn read_under_way(&mut self, maps: &mut OutboundMaps, now: f64) -> io::Result<()> {
         let Self { cgroups, callers, connects, checked, .. } = self;
         let due = checked.as_ref().is_none_or(|(then, _)| now - then >= STALE_SECS);
-        let (mut there, mut stale) = (HashSet::default(), Vec::new());
+        let (mut there, mut stale, mut owners) = (HashSet::default(), Vec::new(), Vec::new());
         maps.under_way.read(|&sock, connect| {
             if due {
                 let one = (sock, connect.since_ns);
@@ -117,12 +118,14 @@ impl OutboundSensor {
                 }
                 there.insert(one);
             }
+            owners.push(connect.share);
             connects.under_way(connect, caller(callers, cgroups, connect.key.pid), now);
         })?;
         if due {
             *checked = Some((now, there));
         }
-        stale.iter().try_for_each(|sock| maps.under_way.take(sock).map(drop))
+        stale.iter().try_for_each(|sock| maps.under_way.take(sock).map(drop))?;
+        shares::settle(&mut maps.under_way_shares, owners)
     }
 }
 

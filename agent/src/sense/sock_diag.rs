@@ -24,21 +24,64 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
-use super::{CgroupPaths, ListenerFact, Lost, unix_addr};
+use super::{
+    CgroupPaths, ListenerFact, Lost,
+    overflows::{Overflows, Rise},
+    unix_addr,
+};
 
 /// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
 const ANSWER_BYTES: usize = 64 << 10;
 
+/// Which listeners are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kinds {
+    #[default]
+    Both,
+    Tcp,
+    Unix,
+}
+
+/// A listener in an answer, before anything else is asked about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) netns: u32,
+    pub(super) inode: u32,
+    /// Who owns it; 0 of a UNIX listener, of which it is not told.
+    pub(super) uid: u32,
+    /// Whether connections wait.
+    pub(super) waiting: bool,
+    /// Where it listens; `None` of a UNIX listener.
+    pub(super) socket: Option<SocketAddr>,
+}
+
 /// A handle on each network namespace, and who owns each socket.
 #[derive(Default)]
 pub(super) struct SockDiag {
-    /// TCP is read elsewhere.
-    unix_alone: bool,
+    kinds: Kinds,
     /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
     /// there, each question would have it looked for.
     without_unix: bool,
-    namespaces: HashMap<u64, Socket>,
+    namespaces: HashMap<u64, Namespace>,
     owners: HashMap<u64, Owner>,
+    overflows: Overflows,
+    /// Listeners that have dropped anything, by inode.
+    drops: HashMap<u32, Drops>,
+    looks: u64,
+}
+
+struct Namespace {
+    socket: Socket,
+    /// A process in it.
+    pid: u32,
+}
+
+/// What a listener discarded until the last look, and how much of that were connections that found its queue full.
+#[derive(Default)]
+struct Drops {
+    total: u32,
+    overflows: u64,
+    seen: u64,
 }
 
 struct Owner {
@@ -47,30 +90,46 @@ struct Owner {
 }
 
 impl SockDiag {
-    /// For UNIX listeners alone.
-    pub(super) fn of_unix() -> Self {
-        Self { unix_alone: true, ..Self::default() }
+    /// For these listeners alone.
+    pub(super) fn of(kinds: Kinds) -> Self {
+        Self { kinds, ..Self::default() }
     }
 
-    /// Reads every listener of every namespace that may be entered. `refresh` looks for new namespaces and owners first.
+    /// Reads every listener of every namespace that may be entered which `wants`. `refresh` looks for new namespaces and owners first.
     pub(super) fn scan(
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
         lost: &mut Lost,
+        mut wants: impl FnMut(&Found) -> bool,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         if refresh {
             self.refresh(cgroups, lost);
             self.without_unix = false;
         }
+        let kinds = self.kinds;
         let mut without_unix = self.without_unix;
-        let mut answered = self.unix_alone && without_unix;
+        let mut answered = kinds == Kinds::Unix && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
-        for (&netns, socket) in &self.namespaces {
-            let tcp: &[u8] = if self.unix_alone { &[] } else { &[AF_INET, AF_INET6] };
+        let Self { namespaces, owners, overflows, drops, looks, .. } = self;
+        *looks += 1;
+        overflows.begin_look();
+        for (&netns, Namespace { socket, pid }) in &*namespaces {
+            let mut dropped = Vec::new();
+            let was_known = overflows.knows(netns as u32);
+            let tcp: &[u8] = if kinds == Kinds::Unix { &[] } else { &[AF_INET, AF_INET6] };
             for &family in tcp {
-                match dump(socket, tcp_listeners(family), |response| each(self.fact(netns, response))) {
+                match dump(socket, tcp_listeners(family), |response| {
+                    if !wants(&response.found(netns)) {
+                        return;
+                    }
+                    let mut fact = fact(owners, netns, response);
+                    match rise(drops, *looks, response, &mut fact, was_known) {
+                        Some(rise) => dropped.push((fact, rise)),
+                        None => each(fact),
+                    }
+                }) {
                     Ok(()) => answered = true,
                     Err(error) => {
                         lost.count("sock_diag_failed");
@@ -78,9 +137,27 @@ impl SockDiag {
                     }
                 }
             }
-            if !without_unix {
-                match dump(socket, unix_listeners(), |response| each(self.fact(netns, response))) {
-                    Ok(()) => answered |= self.unix_alone,
+            let rises: Vec<_> = dropped.iter().map(|(_, rise)| *rise).collect();
+            if !rises.is_empty() {
+                let counted = overflows.settle(netns as u32, [*pid], &rises);
+                for ((mut fact, _), count) in dropped.into_iter().zip(counted) {
+                    if let Some(drops) = drops.get_mut(&(fact.socket as u32)) {
+                        drops.overflows = drops.overflows.saturating_add(count);
+                        fact.overflows_total = Some(drops.overflows);
+                    }
+                    each(fact);
+                }
+            }
+            if kinds != Kinds::Unix {
+                overflows.begin(netns as u32, *pid);
+            }
+            if !without_unix && kinds != Kinds::Tcp {
+                match dump(socket, unix_listeners(), |response| {
+                    if wants(&response.found(netns)) {
+                        each(fact(owners, netns, response));
+                    }
+                }) {
+                    Ok(()) => answered |= kinds == Kinds::Unix,
                     Err(error) => {
                         lost.count("unix_diag_failed");
                         without_unix = true;
@@ -89,6 +166,7 @@ impl SockDiag {
                 }
             }
         }
+        drops.retain(|_, drops| drops.seen == *looks);
         self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
     }
@@ -105,7 +183,7 @@ impl SockDiag {
             self.refresh(cgroups, lost);
         }
         let mut connections = 0;
-        for socket in self.namespaces.values() {
+        for Namespace { socket, .. } in self.namespaces.values() {
             let mut ports = HashSet::new();
             for family in [AF_INET, AF_INET6] {
                 dump(socket, tcp_listeners(family), |response| {
@@ -129,21 +207,6 @@ impl SockDiag {
         Ok(connections)
     }
 
-    fn fact(&self, netns: u64, response: &Listener<'_>) -> ListenerFact {
-        let (inode, fact) = match response {
-            Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
-            Listener::Unix(response) => (response.header.inode, unix_fact(response)),
-        };
-        let owner = self.owners.get(&u64::from(inode));
-        ListenerFact {
-            netns: netns as u32,
-            socket: u64::from(inode),
-            cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
-            pid: owner.map(|owner| owner.pid),
-            ..fact
-        }
-    }
-
     /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
     fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) {
         let mut seen = Vec::new();
@@ -155,18 +218,21 @@ impl SockDiag {
             if let Ok(netns) = fs::metadata(path.join("ns/net")) {
                 let inode = netns.ino();
                 seen.push(inode);
-                if let Entry::Vacant(namespace) = self.namespaces.entry(inode) {
-                    match open_in(&path.join("ns/net")) {
+                match self.namespaces.entry(inode) {
+                    Entry::Vacant(namespace) => match open_in(&path.join("ns/net")) {
                         Ok(socket) => {
-                            namespace.insert(socket);
+                            namespace.insert(Namespace { socket, pid });
                         }
                         Err(_) => lost.count("netns_not_entered"),
-                    }
+                    },
+                    // The one of before may have gone.
+                    Entry::Occupied(mut namespace) => namespace.get_mut().pid = pid,
                 }
             }
             self.own_sockets(pid, &path, cgroups);
         }
         self.namespaces.retain(|inode, _| seen.contains(inode));
+        self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
     }
 
     fn own_sockets(&mut self, pid: u32, process: &Path, cgroups: &CgroupPaths) {
@@ -193,7 +259,7 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
         Ok(socket)
     };
     let target = File::open(netns)?;
-    if target.metadata()?.ino() == fs::metadata("/proc/self/ns/net")?.ino() {
+    if target.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/net")?.ino() {
         return open();
     }
     let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
@@ -209,17 +275,76 @@ enum Listener<'a> {
     Unix(&'a unix::UnixResponse),
 }
 
+impl Listener<'_> {
+    fn found(&self, netns: u64) -> Found {
+        let netns = netns as u32;
+        match self {
+            Self::Tcp(InetResponse { header, .. }) => Found {
+                netns,
+                inode: header.inode,
+                uid: header.uid,
+                waiting: header.recv_queue > 0,
+                socket: Some(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
+            },
+            Self::Unix(response) => Found {
+                netns,
+                inode: response.header.inode,
+                uid: 0,
+                waiting: response.number_of_pending_connection().is_some_and(|pending| pending > 0),
+                socket: None,
+            },
+        }
+    }
+}
+
+fn fact(owners: &HashMap<u64, Owner>, netns: u64, response: &Listener<'_>) -> ListenerFact {
+    let (inode, fact) = match response {
+        Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
+        Listener::Unix(response) => (response.header.inode, unix_fact(response)),
+    };
+    let owner = owners.get(&u64::from(inode));
+    ListenerFact {
+        netns: netns as u32,
+        socket: u64::from(inode),
+        cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
+        pid: owner.map(|owner| owner.pid),
+        ..fact
+    }
+}
+
+/// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many connections came is not known here, so
+/// that every queue may have been full, of namespaces that were there at the last look.
+fn rise(
+    drops: &mut HashMap<u32, Drops>,
+    look: u64,
+    response: &Listener<'_>,
+    fact: &mut ListenerFact,
+    was_known: bool,
+) -> Option<Rise> {
+    let Listener::Tcp(response) = response else { return None };
+    let dropped = response.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some(memory.drops),
+        _ => None,
+    })?;
+    fact.overflows_total = Some(0);
+    if dropped == 0 {
+        return None;
+    }
+    let known = drops.entry(response.header.inode).or_default();
+    known.seen = look;
+    fact.overflows_total = Some(known.overflows);
+    let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
+    let is_full = fact.backlog > fact.backlog_max;
+    (rise > 0).then_some(Rise { drops: u64::from(rise), is_full, may_have_been_full: was_known })
+}
+
 fn tcp_fact(response: &InetResponse) -> ListenerFact {
     let header = &response.header;
-    let drops = response.nlas.iter().find_map(|nla| match nla {
-        Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
-        _ => None,
-    });
     ListenerFact {
         addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
         backlog: header.recv_queue,
         backlog_max: header.send_queue,
-        overflows_total: drops,
+        remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
 }
@@ -236,6 +361,7 @@ fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
         backlog,
         backlog_max: response.max_number_of_pending_connection().unwrap_or(0),
         oldest_wait_us: (backlog == 0).then_some(0),
+        remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
 }

@@ -4,11 +4,21 @@
 //! them. Without it `sock_diag` tells the same. Cold start: what began to listen since the last time is found at the next. Since
 //! when the head of a queue waits is not known in either way, nor how many were refused.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
 
 use spillway_ebpf::{UnixFoundSample, UnixSample};
 
-use super::{CgroupPaths, Hierarchy, ListenerFact, Lost, sock_diag::SockDiag, unix_addr};
+use super::{
+    CgroupPaths, Hierarchy, ListenerFact, Lost,
+    outside::Outside,
+    shares,
+    sock_diag::{Found, Kinds, SockDiag},
+    unix_addr,
+};
 use crate::kernel::{UnixProbes, pass};
 
 /// Time between two looks at every open file, as of TCP listeners' owners: long against the cost, short against a page. A guess.
@@ -26,6 +36,7 @@ enum Source {
     Probes {
         probes: Box<UnixProbes>,
         known: HashMap<u64, Known>,
+        outside: Box<Outside>,
     },
     SockDiag(SockDiag),
     /// They are read with the others.
@@ -45,8 +56,12 @@ impl UnixSensor {
     /// tells of both, and this of nothing.
     pub fn new(probes: Option<UnixProbes>, tcp_by_bpf: bool, hierarchy: Hierarchy) -> Self {
         let source = match probes {
-            Some(probes) => Source::Probes { probes: Box::new(probes), known: HashMap::new() },
-            None if tcp_by_bpf => Source::SockDiag(SockDiag::of_unix()),
+            Some(probes) => Source::Probes {
+                probes: Box::new(probes),
+                known: HashMap::new(),
+                outside: Box::new(Outside::new(Kinds::Unix)),
+            },
+            None if tcp_by_bpf => Source::SockDiag(SockDiag::of(Kinds::Unix)),
             None => Source::WithTcp,
         };
         Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
@@ -63,14 +78,17 @@ impl UnixSensor {
             self.refreshed = Some(now);
         }
         match &mut self.source {
-            Source::Probes { probes, known } => {
+            Source::Probes { probes, known, outside } => {
                 if refresh {
                     *known = find(probes, &self.cgroups, &mut self.buffer, lost)?;
                 }
-                let mut gone = Vec::new();
+                let (mut gone, mut owners) = (Vec::new(), Vec::new());
                 let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| {
                     match known.get(&sample.sock).filter(|known| sample.listens != 0 && known.inode == sample.inode) {
-                        Some(known) => each(known.fact(&sample)),
+                        Some(known) => {
+                            owners.push(sample.share);
+                            each(known.fact(&sample));
+                        }
                         None => gone.push(sample.sock),
                     }
                 })?;
@@ -80,9 +98,18 @@ impl UnixSensor {
                     // It may not be there any more.
                     let _ = probes.known.remove(&sock);
                 }
+                if refresh {
+                    shares::settle(&mut probes.shares, owners)?;
+                }
+                let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
+                if outside.is_due(now, turned_away) {
+                    let inodes: HashSet<u64> = known.values().map(|known| known.inode).collect();
+                    let is_known = |found: &Found| inodes.contains(&u64::from(found.inode));
+                    outside.read(now, &self.cgroups, lost, is_known, each)?;
+                }
                 Ok(())
             }
-            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, each),
+            Source::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, |_| true, each),
             Source::WithTcp => Ok(()),
         }
     }
@@ -125,6 +152,8 @@ impl Known {
             backlog: sample.backlog,
             backlog_max: sample.backlog_max,
             oldest_wait_us: (sample.backlog == 0).then_some(0),
+            // Nobody connects to it from another host.
+            remote_arrived_total: Some(0),
             ..ListenerFact::default()
         }
     }

@@ -219,6 +219,9 @@ enum Workload {
         /// On ::1 instead of 127.0.0.1
         #[arg(long)]
         v6: bool,
+        /// Let a connection wait for accept() only once it has sent something (TCP_DEFER_ACCEPT)
+        #[arg(long)]
+        defer: bool,
     },
     /// Many listeners that nobody connects to
     Listeners {
@@ -316,7 +319,7 @@ fn main() -> ExitCode {
             offer::offer(addr, &Offer { rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting })
         }
         Workload::Connections { count } => sockets::connections(count),
-        Workload::Listen { backlog, pending, v6 } => sockets::listen(backlog, pending, v6),
+        Workload::Listen { backlog, pending, v6, defer } => sockets::listen(backlog, pending, v6, defer),
         Workload::Listeners { count } => sockets::listeners(count),
         Workload::Connects { to, hosts, count, syn_retries, then } => {
             connects::connects(to, hosts, count, syn_retries, then)

@@ -111,7 +111,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 64] = [
+const ROWS: [Row; 65] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -150,6 +150,7 @@ const ROWS: [Row; 64] = [
     (About::Probe(Probe::OutboundConnects), On::Bpf, "IPv4 through IPv6", outbound::mapped),
     (About::Probe(Probe::OutboundConnects), On::Bpf, "workers", outbound::workers),
     (About::Probe(Probe::OutboundConnects), On::Bpf, "other namespace", outbound::other_namespace),
+    (About::Probe(Probe::OutboundConnects), On::Bpf, "no local port", outbound::no_local_port),
     (About::Probe(Probe::OutboundConnects), On::Bpf, "unreachable host", outbound::unreachable_host),
     (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
     (About::Pressure, On::Every, "readable", pressure::readable),

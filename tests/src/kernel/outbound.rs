@@ -1,9 +1,11 @@
 //! How outbound connects end, against programs that know it of themselves.
 
 use std::{
+    fs,
     io::Read as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    thread,
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use spillway_agent::{
     kernel::{OUTBOUND_MAX, Probe},
     sense::{CgroupPaths, Hierarchy, OutboundFact, Sensors},
 };
-use spillway_tests::{Workload, outbound, wait_for};
+use spillway_tests::{Workload, outbound, own_network, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
@@ -178,6 +180,35 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     Ok(Seen { events: 6, detail: format!("netns {netns}") })
 }
 
+/// Connects for which no local port is free: nothing was sent, and the server has no part in it.
+pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    const PORTS: u64 = 4;
+    const MORE: u64 = 6;
+    let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
+    for any in ["127.0.0.1:5000", "[::1]:5000"] {
+        let inside = thread::spawn(move || {
+            let netns = own_network().map_err(|error| NotOffered(format!("no network namespace: {error}")))?;
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003")?;
+            let server = TcpListener::bind(any)?;
+            let to = server.local_addr()?;
+            let held = (0..PORTS).map(|_| TcpStream::connect(to)).collect::<Result<Vec<_>, _>>()?;
+            for _ in 0..MORE {
+                let error = TcpStream::connect(to).err().context("there is a port more than there can be")?;
+                ensure!(error.raw_os_error() == Some(libc::EADDRNOTAVAIL), "it fails otherwise: {error}");
+            }
+            drop(held);
+            anyhow::Ok((netns, to))
+        });
+        let (netns, to) = inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
+        let facts = outbound(sensors, 0.0);
+        let fact = facts.iter().find(|fact| fact.netns == netns).context("nothing is said of that namespace")?;
+        let seen = (ends(fact), fact.no_local_port_total, fact.addr.as_ref());
+        let truth = ([PORTS, 0, 0, 0, 0], Some(MORE), &*to.to_string());
+        ensure!(seen == truth, "{any}: (ends, without a port, to) {seen:?} were seen, {truth:?} are true");
+    }
+    Ok(Seen { events: 2 * MORE, detail: format!("{MORE} over IPv4 and {MORE} over IPv6 had no local port") })
+}
+
 /// A connect that an ICMP error ends, as a router sends it that cannot reach the host.
 pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
@@ -214,7 +245,7 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     Ok(Seen { events: 1, detail: "counted as refused".to_owned() })
 }
 
-fn raw(protocol: i32) -> anyhow::Result<std::fs::File> {
+fn raw(protocol: i32) -> anyhow::Result<fs::File> {
     let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three integers.
     let fd = unsafe { libc::socket(libc::AF_INET, flags, protocol) };
@@ -226,7 +257,7 @@ fn raw(protocol: i32) -> anyhow::Result<std::fs::File> {
 }
 
 /// The IP header and eight bytes more of the next packet that asks this port for a connection.
-fn syn_to(tcp: &mut std::fs::File, port: u16) -> Option<Vec<u8>> {
+fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
     const SYN_ALONE: u8 = 2;
     let mut packet = [0; 256];
     while let Ok(length) = tcp.read(&mut packet) {

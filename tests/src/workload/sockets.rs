@@ -115,9 +115,12 @@ impl Client {
 }
 
 /// Listens, and connects to itself so often without accepting; the ready line says how many connections stand.
-pub fn listen(backlog: i32, pending: usize, v6: bool) -> anyhow::Result<()> {
+pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Result<()> {
     let any = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
     let listener = listener(any.parse()?, backlog)?;
+    if defer {
+        defer_accept(&listener)?;
+    }
     let addr = listener.local_addr()?;
     allow_files(pending as u64 + 64)?;
     let streams = (0..pending).map(|_| connect(addr)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -132,6 +135,15 @@ pub fn listen(backlog: i32, pending: usize, v6: bool) -> anyhow::Result<()> {
     };
     say(&json!({"pid": std::process::id(), "addr": addr.to_string(), "pending": standing}))?;
     wait_forever()
+}
+
+fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {
+    let secs: libc::c_int = 30;
+    let (option, size) = (libc::TCP_DEFER_ACCEPT, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: setsockopt reads one c_int, which lives here.
+    let done =
+        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const secs).cast(), size) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused") }
 }
 
 /// Many listeners at once, on ports that the kernel picks.

@@ -1,0 +1,206 @@
+//! Overflows of accept queues, apart from everything else that a listener discards.
+//!
+//! `sk_drops` of a listener counts every packet that it discards: the last packet of a handshake under TCP_DEFER_ACCEPT, a FIN scan, a SYN
+//! flood that is answered with cookies. `ListenOverflows` counts only connections that found a queue full, but those of a whole network
+//! namespace. Each of them is also a drop of its listener. So drops count as overflows only as far as `ListenOverflows` rose, and only at
+//! sockets whose queue can have been full.
+//!
+//! Cost: one read of `/proc/PID/net/netstat` for each namespace when its first listener is seen, and one for each look in which drops rose
+//! there; some 50 µs each.
+//! Cold start: drops from before the first look count only at a queue that is full.
+//! Failure: if no process of a namespace can be read, drops count at queues that are full, and nowhere else.
+
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use foldhash::{HashMap, HashSet};
+
+/// A listener whose drops rose since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rise {
+    /// By how much.
+    pub(super) drops: u64,
+    /// The queue is over its limit now: the kernel refuses what comes.
+    pub(super) is_full: bool,
+    /// Enough connections came since the last look to have filled it in between, as far as is known.
+    pub(super) may_have_been_full: bool,
+}
+
+/// `ListenOverflows` of each network namespace.
+#[derive(Debug, Default)]
+pub(super) struct Overflows {
+    namespaces: HashMap<u32, Namespace>,
+    looks: u64,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    /// The count at the last read; `None` before the first.
+    total: Option<u64>,
+    /// Overflows that no drop was seen for, and the look that left them: the listener may have been read just before.
+    spare: u64,
+    spare_look: u64,
+}
+
+impl Overflows {
+    /// Begins a look.
+    pub(super) fn begin_look(&mut self) {
+        self.looks += 1;
+    }
+
+    /// Whether a namespace has been read.
+    pub(super) fn knows(&self, netns: u32) -> bool {
+        self.namespaces.contains_key(&netns)
+    }
+
+    /// Reads the count that later ones are compared with, unless there is one. `pid` is a process of the namespace.
+    pub(super) fn begin(&mut self, netns: u32, pid: u32) {
+        if !self.knows(netns) {
+            let total = read(pid, netns);
+            self.namespaces.insert(netns, Namespace { total, ..Namespace::default() });
+        }
+    }
+
+    /// Overflows of each listener of a namespace whose drops rose since the last look, in their order. `pids` are processes that may be in
+    /// the namespace.
+    pub(super) fn settle(&mut self, netns: u32, pids: impl IntoIterator<Item = u32>, rises: &[Rise]) -> Vec<u64> {
+        match pids.into_iter().find_map(|pid| read(pid, netns)) {
+            Some(total) => self.namespaces.entry(netns).or_default().settle(total, self.looks, rises),
+            None => rises.iter().map(|rise| if rise.is_full { rise.drops } else { 0 }).collect(),
+        }
+    }
+
+    /// Forgets every namespace that is not among these.
+    pub(super) fn keep(&mut self, namespaces: &HashSet<u32>) {
+        self.namespaces.retain(|netns, _| namespaces.contains(netns));
+    }
+}
+
+impl Namespace {
+    fn settle(&mut self, total: u64, look: u64, rises: &[Rise]) -> Vec<u64> {
+        let is_first = self.total.is_none();
+        let fresh = total.saturating_sub(self.total.unwrap_or(0));
+        let spare = if self.spare_look + 1 == look { self.spare } else { 0 };
+        let counted = share(fresh.saturating_add(spare), rises);
+        let left = fresh.saturating_add(spare).saturating_sub(counted.iter().sum());
+        // What is older than this look belonged to listeners that have closed; so does what was there before the first.
+        self.spare = if is_first { 0 } else { left.min(fresh) };
+        (self.total, self.spare_look) = (Some(total), look);
+        counted
+    }
+}
+
+/// Shares out so many overflows: first to queues that are full, then to those that may have been, in proportion to their drops.
+fn share(overflows: u64, rises: &[Rise]) -> Vec<u64> {
+    let mut counted = vec![0; rises.len()];
+    let mut left = overflows;
+    let classes: [fn(&Rise) -> bool; 2] = [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
+    for class in classes {
+        let drops: u64 = rises.iter().filter(|rise| class(rise)).map(|rise| rise.drops).sum();
+        let (mut room, mut of) = (left.min(drops), drops);
+        for (counted, rise) in counted.iter_mut().zip(rises).filter(|(_, rise)| class(rise)) {
+            // What is left, by what is left to share it: so nothing is lost to rounding.
+            *counted = (u128::from(room) * u128::from(rise.drops)).div_ceil(u128::from(of.max(1))) as u64;
+            room -= *counted;
+            of -= rise.drops;
+            left -= *counted;
+        }
+    }
+    counted
+}
+
+/// The count of the namespace `netns`; `None` if the process is not in it, or has gone.
+fn read(pid: u32, netns: u32) -> Option<u64> {
+    let is_in_it =
+        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
+    if !is_in_it {
+        return None;
+    }
+    listen_overflows(&fs::read_to_string(format!("/proc/{pid}/net/netstat")).ok()?)
+}
+
+/// `ListenOverflows` of `/proc/net/netstat`: a line of names, and one of values, each after the same word.
+fn listen_overflows(netstat: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut columns = names.split(' ').zip(values.split(' '));
+    columns.find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Rise = Rise { drops: 10, is_full: true, may_have_been_full: true };
+    const MAY: Rise = Rise { drops: 10, is_full: false, may_have_been_full: true };
+    const NEVER: Rise = Rise { drops: 10, is_full: false, may_have_been_full: false };
+
+    fn known(total: u64) -> Namespace {
+        Namespace { total: Some(total), ..Namespace::default() }
+    }
+
+    #[test]
+    fn drops_without_an_overflow_in_the_namespace_count_nowhere() {
+        assert_eq!(known(7).settle(7, 1, &[FULL, MAY, NEVER]), [0, 0, 0]);
+    }
+
+    #[test]
+    fn no_more_is_counted_than_overflowed_and_full_queues_come_first() {
+        for (overflows, counted) in
+            [(0, [0, 0, 0]), (4, [4, 0, 0]), (10, [10, 0, 0]), (13, [10, 3, 0]), (20, [10, 10, 0]), (99, [10, 10, 0])]
+        {
+            assert_eq!(share(overflows, &[FULL, MAY, NEVER]), counted, "{overflows}");
+        }
+    }
+
+    #[test]
+    fn queues_of_a_kind_share_by_their_drops_and_nothing_is_lost() {
+        let rises = [1, 20, 0, 9].map(|drops| Rise { drops, ..MAY });
+        for overflows in 0..=30 {
+            let counted = share(overflows, &rises);
+            assert_eq!(counted.iter().sum::<u64>(), overflows, "{counted:?}");
+            assert!(counted.iter().zip(&rises).all(|(counted, rise)| *counted <= rise.drops), "{counted:?}");
+        }
+        assert_eq!(share(15, &rises)[1], 10);
+    }
+
+    #[test]
+    fn an_overflow_counted_before_its_drop_waits_for_one_look() {
+        let few = Rise { drops: 2, ..FULL };
+        let mut namespace = known(0);
+        assert_eq!(namespace.settle(5, 1, &[few]), [2]);
+        assert_eq!(namespace.settle(5, 2, &[few]), [2]);
+        assert_eq!(namespace.settle(5, 3, &[few]), [0], "what is older is nobody's");
+        let mut namespace = known(0);
+        assert_eq!(namespace.settle(5, 1, &[few]), [2]);
+        assert_eq!(namespace.settle(5, 3, &[few]), [0]);
+    }
+
+    #[test]
+    fn before_the_first_look_only_a_full_queue_can_have_overflowed() {
+        let mut namespace = Namespace::default();
+        assert_eq!(namespace.settle(1_000, 1, &[FULL, NEVER]), [10, 0]);
+        assert_eq!(namespace.settle(1_000, 2, &[FULL, MAY]), [0, 0], "what was before is not shared out later");
+    }
+
+    #[test]
+    fn a_count_is_read_by_its_name_or_not_at_all() {
+        let netstat =
+            "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
+        assert_eq!(listen_overflows(netstat), Some(42));
+        for other in [
+            "",
+            "TcpExt: ListenOverflows\n",
+            "TcpExt: ListenDrops\nTcpExt: 3\n",
+            "TcpExt: ListenOverflows\nTcpExt: x\n",
+        ] {
+            assert_eq!(listen_overflows(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn this_namespace_can_be_read_and_another_is_not_taken_for_it() {
+        let own = fs::metadata("/proc/self/ns/net").expect("it is there").ino() as u32;
+        assert!(read(std::process::id(), own).is_some());
+        assert_eq!(read(std::process::id(), own.wrapping_add(1)), None);
+    }
+}

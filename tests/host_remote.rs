@@ -1,0 +1,117 @@
+//! Live: connections that come from another host, over a pair of virtual Ethernet devices between two network namespaces, and those that a
+//! host makes to itself, by whatever address.
+
+use std::{
+    fs::File,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use spillway_agent::{
+    kernel::Probe,
+    sense::{ListenerFact, Sensors},
+};
+use spillway_tests::{is_root, listeners, own_network, sensors_with, skip};
+
+const HERE: &str = "10.77.3.1";
+const HERE_V6: &str = "fd77:3::1";
+
+/// Another host, for as long as this lives: a network namespace, at the other end of a cable from this thread's.
+struct Neighbour(Child);
+
+impl Neighbour {
+    /// Makes it; says why where it cannot be made. This thread must be in a namespace of its own.
+    fn start() -> Result<Self, String> {
+        let mut command = Command::new("sleep");
+        command.arg("60").stdout(Stdio::null());
+        // SAFETY: between fork and exec the closure makes one system call and does not allocate.
+        let command = unsafe {
+            command.pre_exec(|| match libc::unshare(libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            })
+        };
+        let other = Self(command.spawn().map_err(|error| format!("no network namespace: {error}"))?);
+        let pid = other.0.id().to_string();
+        run("ip", &["link", "add", "here0", "type", "veth", "peer", "name", "there0", "netns", &pid])?;
+        for (addr, link) in [("10.77.3.1/24", "here0"), ("fd77:3::1/64", "here0")] {
+            run("ip", &["addr", "add", addr, "dev", link, "nodad"])?;
+        }
+        run("ip", &["link", "set", "here0", "up"])?;
+        let inside = ["-t", &pid, "-n", "ip"];
+        for more in [
+            &["addr", "add", "10.77.3.2/24", "dev", "there0"][..],
+            &["addr", "add", "fd77:3::2/64", "dev", "there0", "nodad"],
+            &["link", "set", "there0", "up"],
+        ] {
+            run("nsenter", &[&inside, more].concat())?;
+        }
+        Ok(other)
+    }
+
+    /// Connects from there so often, one after the other.
+    fn connects(&self, to: SocketAddr, count: usize) -> Vec<TcpStream> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("it lives");
+        let inside = move || {
+            // SAFETY: setns takes two numbers and concerns this thread alone.
+            assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+            (0..count).map(|_| TcpStream::connect(to).expect("the server is reached")).collect()
+        };
+        thread::spawn(inside).join().expect("connecting does not panic")
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    match Command::new(program).args(args).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("no {program}: {error}")),
+    }
+}
+
+/// What one look says of a listener: how many came, and how many of them from another host.
+fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
+    let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
+    let fact = facts.iter().find(|fact| fact.netns == netns && *fact.addr == *addr.to_string()).expect("it listens");
+    (fact.arrived_total, fact.remote_arrived_total)
+}
+
+#[test]
+fn connections_of_this_host_are_not_taken_for_those_of_others() {
+    let test = "connections_of_this_host_are_not_taken_for_those_of_others";
+    if !is_root(test) {
+        return;
+    }
+    let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
+    let inside = move || {
+        let netns = own_network().expect("root can make a network namespace");
+        let other = match Neighbour::start() {
+            Ok(other) => other,
+            Err(reason) => return skip(test, &reason),
+        };
+        // Where it listens, and by which address it is reached.
+        let mut held = Vec::new();
+        for (listens, by) in [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)] {
+            let ip: IpAddr = listens.parse().expect("an address");
+            let server = TcpListener::bind((ip, 0)).expect("a free port");
+            let at = server.local_addr().expect("it is bound");
+            let by = SocketAddr::new(by.parse().expect("an address"), at.port());
+            held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server is reached")));
+            assert_eq!(came(&mut sensors, netns, at), (Some(5), Some(0)), "{at} from here, to its outer address");
+            held.extend(other.connects(by, 7));
+            assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from there");
+        }
+        let mut netlink = Sensors::without_bpf("this test compares");
+        assert!(listeners(&mut netlink, 0.0).iter().all(|fact| fact.remote_arrived_total == Some(0)));
+    };
+    thread::spawn(inside).join().expect("the check holds");
+}
