@@ -16,6 +16,10 @@ mod lost;
 mod observation;
 mod outbound;
 mod pressure;
+#[doc(hidden)]
+pub mod printable;
+#[doc(hidden)]
+pub mod proc_files;
 mod processes;
 mod sensing;
 mod sensors;

@@ -15,6 +15,7 @@ use crate::act::{
     journal::{Change, Entry, Unreadable},
     outcome::{Event, Outcome},
 };
+use crate::sense::printable::printable_path;
 
 /// What came of an entry.
 #[derive(Debug)]
@@ -58,8 +59,13 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 /// Undoes one entry.
 pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
-    let mut undone =
-        Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), merged: None, error: None };
+    let mut undone = Undone {
+        id,
+        cgroup: printable_path(&entry.directory).to_string(),
+        files: Vec::new(),
+        merged: None,
+        error: None,
+    };
     let target = match &entry.unit {
         // Its next cgroup would get what was set for it.
         Some(unit) => Some(Target::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
