@@ -187,7 +187,7 @@ impl Hierarchy {
 }
 
 /// The sum of two of `memory.stat`'s lines; `None` unless both are there.
-fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
+pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
     let value = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
     let [one, other]: [Option<u64>; 2] = keys.map(value);
     one?.checked_add(other?)

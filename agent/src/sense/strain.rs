@@ -150,7 +150,7 @@ fn own_cgroup(mount: &Path, pid: u32) -> Option<PathBuf> {
 }
 
 /// The total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no other line.
-fn stall_us(pressure: &str) -> Option<u64> {
+pub(super) fn stall_us(pressure: &str) -> Option<u64> {
     let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
     some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
 }
