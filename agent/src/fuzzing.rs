@@ -183,33 +183,32 @@ mod tests {
     const TARGETS: [fn(&[u8]); 10] =
         [journal, drain_state, spool, btf, records, proc, sock_diag, replies, agent_check, http];
 
-    /// Every seed is one that its target gets something from, not one that is refused at the door.
+    const NAMES: [&str; 10] =
+        ["journal", "drain_state", "spool", "btf", "records", "proc", "sock_diag", "replies", "agent_check", "http"];
+
+    /// Seeds of each target, in the order of [`TARGETS`].
+    fn seeds() -> Vec<Vec<Vec<u8>>> {
+        let of = |name| {
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/").to_owned() + name;
+            let mut paths: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+            paths.sort();
+            paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+        };
+        NAMES.map(of).to_vec()
+    }
+
+    /// A seed that is refused at the door would show a fuzzer nothing.
     #[test]
     fn every_seed_is_taken_by_its_target() {
-        let names = [
-            "journal",
-            "drain_state",
-            "spool",
-            "btf",
-            "records",
-            "proc",
-            "sock_diag",
-            "replies",
-            "agent_check",
-            "http",
-        ];
-        for (name, target) in names.iter().zip(TARGETS) {
-            let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/").to_owned() + name;
-            for seed in std::fs::read_dir(&seeds).unwrap_or_else(|error| panic!("{seeds}: {error}")) {
-                let path = seed.unwrap().path();
-                let bytes = std::fs::read(&path).unwrap();
+        for ((name, target), seeds) in NAMES.iter().zip(TARGETS).zip(seeds()) {
+            for bytes in seeds {
                 target(&bytes);
                 match *name {
                     "journal" => drop(act::read_entry(&bytes).unwrap()),
                     "drain_state" => drop(serde_json::from_slice::<drain::Kept>(&bytes).unwrap()),
                     "spool" => drop(serde_json::from_slice::<spool::Entry<Page>>(&bytes).unwrap()),
                     "btf" => drop(btf_rs::Btf::from_bytes(&bytes).unwrap()),
-                    "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty(), "{path:?}"),
+                    "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }
             }
@@ -222,10 +221,26 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        // More with PROPTEST_CASES, and far more with `cargo xtask fuzz`.
         #[test]
         fn any_bytes_are_taken_by_each(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             TARGETS.iter().for_each(|target| target(&bytes));
+        }
+
+        #[test]
+        fn any_seed_with_some_bytes_changed_is_taken(
+            nth in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            for (target, seeds) in TARGETS.iter().zip(seeds()) {
+                let mut bytes = nth.get(&seeds).clone();
+                for (at, byte) in &changes {
+                    *at.get_mut(&mut bytes) = *byte;
+                }
+                bytes.truncate(cut.map_or(usize::MAX, |cut| cut.index(bytes.len())));
+                target(&bytes);
+            }
         }
     }
 }
