@@ -193,12 +193,8 @@ impl Api {
             let message = said.unwrap_or_default();
             return Err(Error::Status { authority: self.authority.clone(), status: answer.status, message });
         }
-        let garbage = |why: String| Error::Garbage { authority: self.authority.clone(), why };
-        let list: List = serde_json::from_slice(&answer.body).map_err(|error| garbage(harmless(&error.to_string())))?;
-        if !matches!(list.kind.as_str(), "PodList" | "PartialObjectMetadataList") {
-            return Err(garbage(format!("its kind is {:?}", harmless(&list.kind))));
-        }
-        Ok(list.items.into_iter().map(|item| item.metadata.into()).collect())
+        let garbage = |why: String| Error::Garbage { authority: self.authority.clone(), why: harmless(&why) };
+        parse_pods(&answer.body).map_err(garbage)
     }
 
     /// An answer, and what must not be told of it.
@@ -234,6 +230,15 @@ impl Api {
         header.set_sensitive(true);
         Ok((header, Hidden::default().secret(&token)))
     }
+}
+
+/// Pods in what the API answers.
+pub(crate) fn parse_pods(body: &[u8]) -> Result<Vec<Pod>, String> {
+    let list: List = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    if !matches!(list.kind.as_str(), "PodList" | "PartialObjectMetadataList") {
+        return Err(format!("its kind is {:?}", list.kind));
+    }
+    Ok(list.items.into_iter().map(|item| item.metadata.into()).collect())
 }
 
 impl Pod {

@@ -32,6 +32,9 @@ pub mod decide;
 pub mod detect;
 pub mod doctor;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hardship;
 pub mod https;
 pub mod kernel;

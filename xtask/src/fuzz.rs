@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: any bytes into what Spillway parses, for as long as asked.
 //!
 //! The targets in `tests/fuzz` are built with the stable compiler's own coverage and address sanitizer, so that neither a
-//! nightly nor another tool is needed (but a C++ compiler is, for libFuzzer). The corpora begin with the traces and the configuration that are in the tree
-//! and grow under `target/fuzz`; an input that breaks a target is left beside them, and its path is printed.
+//! nightly nor another tool is needed (but a C++ compiler is, for libFuzzer). The corpora begin with the traces and the configuration that are in the tree, and
+//! with `tests/fuzz/seeds`, and grow under `target/fuzz`; an input that breaks a target is left beside them, and its path is printed.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -27,9 +27,22 @@ const FLAGS: &[&str] = &[
 /// The sanitizer wants the target to be named, so that build scripts and macros stay free of it.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// A target, where its first inputs are, and how they end.
-const TARGETS: &[(&str, &str, &str)] =
-    &[("trace", "tests/traces", "jsonl"), ("explain", "tests/traces", "jsonl"), ("config", "configs", "toml")];
+/// A target, where its first inputs are, and how they end. The bytes that a target gets are what its name says; see `agent/src/fuzzing.rs`.
+const TARGETS: &[(&str, &str, &str)] = &[
+    ("trace", "tests/traces", "jsonl"),
+    ("explain", "tests/traces", "jsonl"),
+    ("config", "configs", "toml"),
+    ("journal", "tests/fuzz/seeds/journal", "json"),
+    ("drain_state", "tests/fuzz/seeds/drain_state", "json"),
+    ("spool", "tests/fuzz/seeds/spool", "json"),
+    ("btf", "tests/fuzz/seeds/btf", "bin"),
+    ("records", "tests/fuzz/seeds/records", "bin"),
+    ("proc", "tests/fuzz/seeds/proc", "txt"),
+    ("sock_diag", "tests/fuzz/seeds/sock_diag", "bin"),
+    ("replies", "tests/fuzz/seeds/replies", "bin"),
+    ("agent_check", "tests/fuzz/seeds/agent_check", "txt"),
+    ("http", "tests/fuzz/seeds/http", "txt"),
+];
 
 /// Feed any bytes to what Spillway parses.
 #[derive(Debug, clap::Args)]
@@ -39,7 +52,7 @@ const TARGETS: &[(&str, &str, &str)] =
     Exit codes: 0 nothing broke, 1 something did.")]
 pub struct Args {
     /// Only this target
-    #[arg(value_parser = ["trace", "explain", "config"])]
+    #[arg(value_parser = TARGETS.iter().map(|(name, ..)| *name).collect::<Vec<_>>())]
     target: Option<String>,
     /// How long each target runs
     #[arg(long, default_value_t = 60)]

@@ -13,6 +13,7 @@ use crate::apt::{apt_line, install};
 use crate::servers::SERVERS;
 use crate::step;
 use crate::toolchain::{self, Compiler, Next};
+use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
 use crate::vm::userland::MAKERS;
 use crate::workspace::{Workspace, on_path};
@@ -42,7 +43,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let workspace = Workspace::find()?;
     let compiler = bpf(&workspace)?;
-    nextest(&workspace)?;
+    cargo_tool(&workspace, &NEXTEST)?;
+    cargo_tool(&workspace, &DENY)?;
     vm()?;
     userlands()?;
     SERVERS.provide()?;
@@ -64,8 +66,12 @@ fn check() -> anyhow::Result<ExitCode> {
         Next::Install { packages, why } => println!("next: {}\n  why: {why}", apt_line(&packages)),
         Next::Ask(advice) => println!("next, by you: {advice}"),
     }
-    let nextest = tools::nextest()?.is_some();
-    println!("{}: cargo-nextest", if nextest { "ready" } else { "missing, `cargo xtask test` builds it" });
+    let mut has_cargo_tools = true;
+    for tool in [NEXTEST, DENY] {
+        let is_there = tool.find()?.is_some();
+        has_cargo_tools &= is_there;
+        println!("{}: cargo-{}", if is_there { "ready" } else { "missing, `cargo xtask test` builds it" }, tool.name);
+    }
     let emulator = on_path(XZ.0).is_some() && emulator::is_there()?;
     println!(
         "{}: the emulator for other kernels",
@@ -82,7 +88,7 @@ fn check() -> anyhow::Result<ExitCode> {
     println!("{}: Python", if python { "ready" } else { "missing, `cargo xtask test` installs it" });
     let webhooks = webhooks::is_there()?;
     println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, webhooks::WHAT);
-    Ok(if ready && nextest && emulator && userlands && servers && python && webhooks {
+    Ok(if ready && has_cargo_tools && emulator && userlands && servers && python && webhooks {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -117,14 +123,15 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
     }
 }
 
-/// Makes sure that nextest is there, and returns the command that runs it.
-pub fn nextest(workspace: &Workspace) -> anyhow::Result<Command> {
-    if let Some(command) = tools::nextest()? {
+/// Makes sure that a subcommand of cargo is there, and returns the command that runs it.
+pub fn cargo_tool(workspace: &Workspace, tool: &CargoTool) -> anyhow::Result<Command> {
+    if let Some(command) = tool.find()? {
         return Ok(command);
     }
-    eprintln!("setup: no cargo-nextest yet, which runs the tests");
-    tools::build_nextest(workspace)?;
-    tools::nextest()?.context("cargo-nextest was built and does not run\n  hint: run `cargo xtask setup` again")
+    eprintln!("setup: no cargo-{} yet, which {}", tool.name, tool.does);
+    tool.build(workspace)?;
+    let hint = "hint: run `cargo xtask setup` again";
+    tool.find()?.with_context(|| format!("cargo-{} was built and does not run\n  {hint}", tool.name))
 }
 
 /// Makes sure that other kernels can be booted.

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 
 use crate::servers::SERVERS;
 use crate::signals::Interrupted;
+use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
 use crate::{build, corpus, setup, step, vm, webhooks};
 
@@ -33,7 +34,7 @@ pub struct Args {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     let strict = env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let nextest = setup::nextest(&workspace)?;
+    let nextest = setup::cargo_tool(&workspace, &NEXTEST)?;
     let mut skips = BTreeMap::new();
     let mut has_programs = true;
     match setup::bpf(&workspace) {
@@ -48,7 +49,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if args.filters.is_empty() {
-        for (what, mut command) in checks(&workspace) {
+        let deny = setup::cargo_tool(&workspace, &DENY)?;
+        for (what, mut command) in checks(&workspace, deny) {
             if !step::streaming(what, &mut command)?.success() {
                 return Ok(ExitCode::FAILURE);
             }
@@ -98,17 +100,26 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own summary is what ends the run.
-fn checks(workspace: &Workspace) -> Vec<(&'static str, Command)> {
+fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
     let mut lint = workspace.cargo("clippy");
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     let mut doc = workspace.cargo("test");
     doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
+    // Without advisories, whose database is a repository that would have to be fetched.
+    deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"]).current_dir(&workspace.root);
+    deny.args(["bans", "licenses", "sources"]);
     // The fuzz targets are a workspace of their own, which nothing else here resolves.
     let mut lock = workspace.cargo("tree");
     lock.args(["--quiet", "--locked", "--depth=0", "--manifest-path", "tests/fuzz/Cargo.toml"]);
-    vec![("formatting", format), ("lints", lint), ("documentation tests", doc), ("the fuzz targets' lock file", lock)]
+    vec![
+        ("formatting", format),
+        ("lints", lint),
+        ("dependencies", deny),
+        ("documentation tests", doc),
+        ("the fuzz targets' lock file", lock),
+    ]
 }
 
 /// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but each line whole.

@@ -13,7 +13,6 @@ use crate::toolchain::{Compiler, Facts, LLVM_MAJORS, Origin, parse_version};
 use crate::workspace::{self, Workspace, cargo, on_path};
 
 const BPF_LINKER: &str = "0.13.0";
-const NEXTEST: &str = "0.9.143";
 
 /// Gathers what [`crate::toolchain::decide`] wants to know.
 pub fn facts(tried: BTreeSet<String>) -> anyhow::Result<Facts> {
@@ -54,34 +53,66 @@ pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The command that runs nextest, if it is there: the user's own, else ours.
-pub fn nextest() -> anyhow::Result<Option<Command>> {
-    let own = || {
-        let mut command = Command::new(cargo());
-        command.arg("nextest");
-        command
-    };
-    if works(own().arg("--version")) {
-        return Ok(Some(own()));
-    }
-    let binary = workspace::cache_dir()?.join(format!("cargo-nextest-{NEXTEST}/bin/cargo-nextest"));
-    let mut command = Command::new(binary);
-    command.arg("nextest");
-    let mut probe = Command::new(command.get_program());
-    Ok(works(probe.args(["nextest", "--version"])).then_some(command))
+/// A subcommand of cargo that is built into the cache if the user has none.
+pub struct CargoTool {
+    /// Its name after `cargo`.
+    pub name: &'static str,
+    version: &'static str,
+    /// Options of `cargo install`.
+    options: &'static [&'static str],
+    /// What it does here, after "which".
+    pub does: &'static str,
+    hint: &'static str,
 }
 
-/// Builds nextest into the cache.
-pub fn build_nextest(workspace: &Workspace) -> anyhow::Result<()> {
-    let mut command = cargo_install(workspace, "cargo-nextest", NEXTEST, "")?;
-    command.args(["--no-default-features", "--features", "default-no-update"]);
-    // It mostly waits for tests: what its own release profile gains is less than what it costs to build.
-    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
-    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
-    let what = format!("build cargo-nextest {NEXTEST} (once, some minutes)");
-    step::quiet(&what, &mut command, "see https://nexte.st for other ways to install it", OnInterrupt::Stop)?;
-    discard_build(workspace, "cargo-nextest");
-    Ok(())
+/// Runs the tests.
+pub const NEXTEST: CargoTool = CargoTool {
+    name: "nextest",
+    version: "0.9.143",
+    options: &["--no-default-features", "--features", "default-no-update"],
+    does: "runs the tests",
+    hint: "see https://nexte.st for other ways to install it",
+};
+
+/// Judges the crates that are depended on.
+pub const DENY: CargoTool = CargoTool {
+    name: "deny",
+    version: "0.20.2",
+    options: &[],
+    does: "judges dependencies by deny.toml",
+    hint: "see https://embarkstudios.github.io/cargo-deny for other ways to install it",
+};
+
+impl CargoTool {
+    /// The command that runs it, if it is there: the user's own, else ours.
+    pub fn find(&self) -> anyhow::Result<Option<Command>> {
+        let ours = workspace::cache_dir()?.join(format!("{0}-{1}/bin/{0}", self.program(), self.version));
+        let is_there = |program: &Path| works(Command::new(program).args([self.name, "--version"]));
+        let found = [PathBuf::from(cargo()), ours].into_iter().find(|program| is_there(program));
+        Ok(found.map(|program| {
+            let mut command = Command::new(program);
+            command.arg(self.name);
+            command
+        }))
+    }
+
+    /// Builds it into the cache.
+    pub fn build(&self, workspace: &Workspace) -> anyhow::Result<()> {
+        let program = self.program();
+        let mut command = cargo_install(workspace, &program, self.version, "")?;
+        command.args(self.options);
+        // What its own release profile gains is less than what it costs to build.
+        command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
+        command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+        let what = format!("build {program} {} (once, some minutes)", self.version);
+        step::quiet(&what, &mut command, self.hint, OnInterrupt::Stop)?;
+        discard_build(workspace, &program);
+        Ok(())
+    }
+
+    fn program(&self) -> String {
+        format!("cargo-{}", self.name)
+    }
 }
 
 /// `cargo install` into the cache. The intermediate files go under the target directory, not to a temporary one that an interruption

@@ -21,3 +21,6 @@ pub use limit::{Undone, undo_all};
 pub use outcome::{Event, Outcome};
 pub use page::Paging;
 pub use pause::Pause;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use journal::read_entry;

@@ -181,11 +181,12 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "decide.protected",
-        doc: "What is never limited: a unit by its name (\"db-*.service\") or a cgroup by its path (\"/kubepods.slice/*\"), either \
+        doc: "What is never limited: a unit of the system by its name (\"db-*.service\") or a cgroup by its path (\"/kubepods.slice/*\"), either \
               with all below it, a program by its path (\"exe:/usr/bin/db\"), the pods of a namespace (\"namespace:db-*\") or with a \
               label (\"pod:app=db\"). Never limited anyway are init, systemd's own services, dbus, ssh, what manages the network, \
               the kubelet, container runtimes, Spillway, and the namespaces kube-system, kube-node-lease and kube-public. A pod of \
-              which that cannot be told is not limited.",
+              which that cannot be told is not limited. The units of a user's own systemd, or inside a container, are named by \
+              path only: their names are anybody's choice.",
         default: "[]",
         kind: Kind::Patterns(|config| &mut config.decide.protected),
     },

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use glob::MatchOptions;
 
-/// A unit by its name, such as `db-*.service`, or a cgroup by its path, such as `/kubepods.slice/*`, either with all that is below
-/// it; a program by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such as `namespace:kube-*`,
+/// A unit by its name, such as `db-*.service`, where systemd has its cgroup (see [`units_of`]), or a cgroup by its path, such as
+/// `/kubepods.slice/*`, either with all that is below it; a program by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such as `namespace:kube-*`,
 /// or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what they do in a shell; `*` never for a `/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
@@ -28,7 +28,7 @@ const PROGRAM: &str = "exe:";
 const NAMESPACE: &str = "namespace:";
 const LABEL: &str = "pod:";
 
-/// What the names of units that have a cgroup end with.
+/// Endings of the names of units that have a cgroup.
 const UNITS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
 /// Longest name in a label's key, and longest prefix of one: what Kubernetes takes.
@@ -39,7 +39,7 @@ const OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 impl Pattern {
-    /// Reads one. What could never match is refused: it would protect nothing.
+    /// Reads one. A pattern that could never match is refused: it would protect nothing.
     ///
     /// # Errors
     ///
@@ -85,6 +85,9 @@ impl Pattern {
             _ => {}
         }
         let glob = glob::Pattern::new(text).map_err(|error| format!("is no pattern: {}", error.msg))?;
+        if of == Of::Unit && !may_be_unit(text) {
+            return Err("ends neither as a unit's name does, such as in .service, nor in a wildcard".to_owned());
+        }
         Ok(Self { of, glob })
     }
 
@@ -126,10 +129,50 @@ impl Pattern {
                 let mut ends = cgroup.match_indices('/').map(|(at, _)| at).skip(1).chain([cgroup.len()]);
                 ends.any(|end| self.glob.matches_with(&cgroup[..end], OPTIONS))
             }
-            Of::Unit => cgroup.split('/').any(|name| self.glob.matches_with(name, OPTIONS)),
+            Of::Unit => units_of(cgroup).any(|name| self.glob.matches_with(name, OPTIONS)),
             Of::Program | Of::Namespace | Of::Label(_) => false,
         }
     }
+}
+
+/// Names of the units that systemd itself made the cgroup of, from the root inwards: slices, each inside the slice that its name
+/// says, then one unit that is no slice. Everything below that unit belongs to whoever the unit runs: a user's own manager, a container,
+/// or a service with `Delegate=`. They may name a cgroup there `ssh.service`, and it is not that unit.
+///
+/// A path that is not under the root that the agent sees (`/../a`) names no unit: nobody knows what it begins in.
+fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
+    let mut names = cgroup.strip_prefix('/').unwrap_or_default().split('/');
+    // The stem of the slice above; of the root slice it is empty. Nothing once a unit that is no slice was found.
+    let mut above = Some("");
+    std::iter::from_fn(move || {
+        let parent = above?;
+        // systemd puts a `_` before a name that would look like a file of the cgroup's own, and before one that begins with a `_`.
+        let name = names.next().map(|name| name.strip_prefix('_').unwrap_or(name))?;
+        above = match name.strip_suffix(".slice") {
+            Some(stem) if is_slice_in(parent, stem) => Some(stem),
+            Some(_) => return None,
+            None => None,
+        };
+        is_unit(name).then_some(name)
+    })
+    .fuse()
+}
+
+/// Whether systemd puts the slice with this stem directly into the other: `a-b.slice` into `a.slice`, and `a.slice` into the root.
+fn is_slice_in(parent: &str, stem: &str) -> bool {
+    let own =
+        if parent.is_empty() { Some(stem) } else { stem.strip_prefix(parent).and_then(|own| own.strip_prefix('-')) };
+    own.is_some_and(|own| !own.is_empty() && !own.contains('-'))
+}
+
+/// Whether a name has one of the [`UNITS`]' endings, and something before it.
+fn is_unit(name: &str) -> bool {
+    UNITS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|stem| !stem.is_empty()))
+}
+
+/// Whether a glob can match the name of a unit: it ends as one does, or in a wildcard.
+fn may_be_unit(text: &str) -> bool {
+    text.ends_with(['*', '?', ']']) || UNITS.iter().any(|ending| text.ends_with(ending))
 }
 
 /// A name with an optional domain before it, as in `app.kubernetes.io/name`.
@@ -170,6 +213,8 @@ impl fmt::Display for Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn covers(pattern: &str, cgroup: &str) -> bool {
@@ -177,13 +222,113 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_found_wherever_it_is_with_all_below_it() {
+    fn a_unit_is_found_where_systemd_has_it_with_all_below_it() {
         assert!(covers("ssh.service", "/system.slice/ssh.service"));
         assert!(covers("dbus-:1.2-*.service", "/system.slice/dbus-:1.2-org.example.service"));
         assert!(covers("user@*.service", "/user.slice/user-0.slice/user@0.service/app.slice/app.service"));
         assert!(!covers("ssh.service", "/system.slice/openssh.service"));
         assert!(!covers("ssh.service", "/system.slice/ssh.service-backup.service"));
         assert!(!covers("*.service", "/a.slice/b.scope"));
+        for (pattern, cgroup) in [
+            ("init.scope", "/init.scope"),
+            ("spillway.service", "/spillway.service"),
+            ("*getty@*.service", "/system.slice/system-getty.slice/getty@tty1.service"),
+            ("x.service", "/foo.slice/foo-bar.slice/x.service"),
+            ("foo-bar.slice", "/foo.slice/foo-bar.slice/x.service"),
+            ("user.slice", "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service"),
+            ("session-*.scope", "/user.slice/user-1000.slice/session-3.scope"),
+            ("ssh.service", "/system.slice/ssh.service/worker/1"),
+            ("system-systemd\\x2dfsck.slice", "/system.slice/system-systemd\\x2dfsck.slice/systemd-fsck@a.service"),
+            ("docker-*", "/system.slice/docker-0a1b.scope/ssh.service"),
+            // As systemd writes a name that looks like a file of the cgroup's.
+            ("memory.service", "/system.slice/_memory.service"),
+            ("_a.service", "/system.slice/__a.service"),
+        ] {
+            assert!(covers(pattern, cgroup), "{pattern} {cgroup}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_anybody_may_give_is_no_unit() {
+        for (pattern, cgroup) in [
+            ("ssh.service", "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service"),
+            ("session-*.scope", "/user.slice/user-1000.slice/user@1000.service/app.slice/session-9.scope"),
+            ("systemd-*", "/user.slice/user-1000.slice/user@1000.service/systemd-journald.service"),
+            ("ssh.service", "/system.slice/docker-0a1b.scope/system.slice/ssh.service"),
+            ("ssh.service", "/system.slice/api.service/ssh.service"),
+            ("ssh.service", "/docker/0a1b/ssh.service"),
+            ("ssh.service", "/kubepods/burstable/pod1/0a1b/ssh.service"),
+            ("ssh.service", "/kubepods.slice/kubepods-pod1.slice/cri-containerd-0a1b.scope/ssh.service"),
+            ("ssh.service", "/machine.slice/libpod-0a1b.scope/container/ssh.service"),
+            // Not where systemd would have them.
+            ("ssh.service", "/system.slice/evil.slice/ssh.service"),
+            ("ssh.service", "/a-b.slice/ssh.service"),
+            ("ssh.service", "/.slice/ssh.service"),
+            ("ssh.service", "/system.slice/system-.slice/ssh.service"),
+            ("ssh.service", "/system.slice/system-a-b.slice/ssh.service"),
+            ("ssh.service", "/system.slice//ssh.service"),
+            ("ssh.service", "/../system.slice/ssh.service"),
+            ("ssh.service", "ssh.service"),
+            ("*", "/docker/0a1b"),
+            ("*", "/"),
+            ("*", ""),
+        ] {
+            assert!(!covers(pattern, cgroup), "{pattern} {cgroup}");
+        }
+    }
+
+    /// A place that systemd gives to its own: slices, each in the one that its name says.
+    fn slices() -> impl Strategy<Value = String> {
+        prop::collection::vec("[a-z][a-z0-9\\\\]{0,6}", 0..4).prop_map(|parts| {
+            let names = (1..=parts.len()).map(|count| format!("/{}.slice", parts[..count].join("-")));
+            names.collect()
+        })
+    }
+
+    /// A cgroup's name as a user may choose it, unit or not.
+    fn names() -> impl Strategy<Value = String> {
+        let units = [
+            "ssh.service",
+            "session-3.scope",
+            "init.scope",
+            "system.slice",
+            "a-b.slice",
+            "user@0.service",
+            "..",
+            "_",
+            "",
+        ];
+        prop_oneof![prop::sample::select(units.to_vec()).prop_map(str::to_owned), "[^/\n]{1,12}"]
+    }
+
+    proptest! {
+        #[test]
+        fn a_unit_is_protected_wherever_its_slice_is(slices in slices(), below in prop::collection::vec(names(), 0..3)) {
+            let below: String = below.iter().map(|name| format!("/{name}")).collect();
+            let cgroup = format!("{slices}/ssh.service{below}");
+            prop_assert!(covers("ssh.service", &cgroup) && covers("s?h.*", &cgroup), "{}", cgroup);
+        }
+
+        #[test]
+        fn no_path_below_a_leaf_makes_a_unit(
+            slices in slices(),
+            leaf in "[a-z]{1,8}(@[0-9]{1,4})?\\.(service|scope|socket|mount|swap)|[a-z0-9]{1,12}",
+            below in prop::collection::vec(names(), 1..5),
+        ) {
+            prop_assume!(leaf != "ssh.service" && !leaf.ends_with(".slice"));
+            let below: String = below.iter().map(|name| format!("/{name}")).collect();
+            let cgroup = format!("{slices}/{leaf}{below}/ssh.service");
+            prop_assert!(!covers("ssh.service", &cgroup), "{}", cgroup);
+            // Only a path says so.
+            prop_assert!(covers(&glob::Pattern::escape(&cgroup), &cgroup));
+        }
+
+        #[test]
+        fn any_path_is_read_and_names_units_alone(cgroup in ".{0,80}|(/[^/]{0,9}(\\.slice)?){0,6}") {
+            for name in units_of(&cgroup) {
+                prop_assert!(is_unit(name) && cgroup.contains(name));
+            }
+        }
     }
 
     #[test]
@@ -239,6 +384,8 @@ mod tests {
             "Namespace:shop",
             "label:app=db",
             "a[",
+            "docker",
+            "ssh.servic",
             "***",
             "exe:",
             "exe:postgres",

@@ -27,3 +27,12 @@ pub use load::{Kernel, Wanted};
 pub use probe::Probe;
 pub use report::{ProbeReport, ProbeState};
 pub use samples::{Plain, decode, pass};
+
+/// Looks up everything in type information, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn look_up(btf: &btf_rs::Btf) {
+    offer::find(btf);
+    for memory_v1 in [false, true] {
+        offsets::find(btf, memory_v1);
+    }
+}

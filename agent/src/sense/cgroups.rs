@@ -7,16 +7,15 @@
 
 use std::{
     collections::hash_map::Entry,
+    ffi::{OsStr, OsString},
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
-use procfs::process::Process;
-
-use super::ProcessId;
 
 /// How many scans a limit, and what is charged against it, is believed. At the default interval ten seconds, so that a
 /// limit set by an operator counts in the next forecast, at a file read a cgroup and one more a limit.
@@ -66,12 +65,11 @@ pub struct CgroupPaths {
     /// Without BPF a cgroup's id is not known: then each process keeps its own.
     of_processes: HashMap<ProcessId, Known>,
     charges: Charges,
-    root: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Known {
-    path: Arc<str>,
+    path: PathBuf,
     /// As it is told; see [`told`].
     told: Arc<str>,
     holder: Option<Holder>,
@@ -107,7 +105,7 @@ struct Age {
 impl Hierarchy {
     /// Looks at what is mounted. A host with both has its memory controller where version 1 is.
     pub fn detect() -> Self {
-        let Ok(mounts) = Process::myself().and_then(|process| process.mountinfo()) else { return Self::None };
+        let Ok(mounts) = proc_files::mounts() else { return Self::None };
         let mut found = Self::None;
         for mount in mounts {
             let fs_type = mount.fs_type.as_str();
@@ -123,8 +121,7 @@ impl Hierarchy {
 
     /// Where the unified hierarchy is mounted, which on hosts with both says what waits for what; `None` where it is not.
     pub fn unified() -> Option<PathBuf> {
-        let mounts = Process::myself().and_then(|process| process.mountinfo()).ok()?;
-        mounts.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
+        proc_files::mounts().ok()?.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
     }
 
     /// Whether memory is charged by a version-1 controller.
@@ -140,23 +137,21 @@ impl Hierarchy {
         }
     }
 
-    /// The cgroup of a process, as a path from the hierarchy's root; `None` where the process is gone.
-    fn path_of(&self, pid: u32) -> Option<String> {
-        let groups = Process::new(pid as i32).and_then(|process| process.cgroups()).ok()?;
-        groups.into_iter().find_map(|group| {
-            let ours = match self {
-                Self::V1 { .. } => group.controllers.iter().any(|controller| controller == "memory"),
-                Self::V2 { .. } => group.hierarchy == 0,
-                Self::None => false,
-            };
-            ours.then_some(group.pathname)
-        })
+    /// The cgroup of a process, as a path from the hierarchy's root in the kernel's own bytes; `None` where the process is gone.
+    fn path_of(&self, pid: u32) -> Option<PathBuf> {
+        let is_memory = |controllers: &[u8]| controllers.split(|&byte| byte == b',').any(|name| name == b"memory");
+        let path = match self {
+            Self::V1 { .. } => proc_files::cgroup_of(pid, |_, controllers| is_memory(controllers)),
+            Self::V2 { .. } => proc_files::cgroup_of(pid, |number, _| number == b"0"),
+            Self::None => None,
+        };
+        path.map(|path| PathBuf::from(OsString::from_vec(path)))
     }
 
     /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is least; of equal ones the
     /// outermost, against which the most is charged. The limit files are read one by one because version 1's
     /// `memory.stat`, which knows the least, sums over all CPUs at each read.
-    fn holder(&self, path: &str) -> Option<Holder> {
+    fn holder(&self, path: &Path) -> Option<Holder> {
         let (mount, file) = match self {
             Self::V1 { mount } => (mount, "memory.limit_in_bytes"),
             Self::V2 { mount } => (mount, "memory.max"),
@@ -192,7 +187,7 @@ impl Hierarchy {
 }
 
 /// The sum of two of `memory.stat`'s lines; `None` unless both are there.
-fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
+pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
     let value = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
     let [one, other]: [Option<u64>; 2] = keys.map(value);
     one?.checked_add(other?)
@@ -201,13 +196,7 @@ fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
 impl CgroupPaths {
     /// Nothing known yet.
     pub fn new(hierarchy: Hierarchy) -> Self {
-        Self {
-            hierarchy,
-            known: HashMap::new(),
-            of_processes: HashMap::new(),
-            charges: Charges::default(),
-            root: Arc::from("/"),
-        }
+        Self { hierarchy, known: HashMap::new(), of_processes: HashMap::new(), charges: Charges::default() }
     }
 
     /// Path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
@@ -244,11 +233,8 @@ impl CgroupPaths {
         told(&self.path_of(pid))
     }
 
-    fn path_of(&self, pid: u32) -> Arc<str> {
-        match self.hierarchy.path_of(pid) {
-            Some(path) if path != "/" => Arc::from(path),
-            _ => self.root.clone(),
-        }
+    fn path_of(&self, pid: u32) -> PathBuf {
+        self.hierarchy.path_of(pid).unwrap_or_else(|| PathBuf::from("/"))
     }
 
     /// Ends a scan: forgets what no process was seen in, and lets the rest age.
@@ -258,14 +244,14 @@ impl CgroupPaths {
         self.charges.end_scan();
     }
 
-    fn is_id_of(&self, id: u64, path: &str) -> bool {
+    fn is_id_of(&self, id: u64, path: &Path) -> bool {
         let Some(mount) = self.hierarchy.mount() else { return false };
         fs::metadata(below(mount, path)).is_ok_and(|directory| directory.ino() == id)
     }
 }
 
 impl Known {
-    fn new(hierarchy: &Hierarchy, path: Arc<str>, key: u64) -> Self {
+    fn new(hierarchy: &Hierarchy, path: PathBuf, key: u64) -> Self {
         let (told, holder) = (told(&path), hierarchy.holder(&path));
         Self { path, told, holder, age: Age::new(key) }
     }
@@ -318,17 +304,16 @@ impl Age {
     }
 }
 
-/// A cgroup's path as it is told of its processes. Children that Spillway made while it limits a leaker are told as their parent: who was
-/// moved is of the same service as before, and neither a claim nor a limit is another one for it.
-fn told(path: &Arc<str>) -> Arc<str> {
-    match path.rsplit_once('/') {
-        Some((parent, LEAK_CHILD | REST_CHILD)) if !parent.is_empty() => Arc::from(parent),
-        _ => path.clone(),
-    }
+/// A cgroup's path as it is told of its processes, printable. Children that Spillway made while it limits a leaker are told as their parent:
+/// who was moved is of the same service as before, and neither a claim nor a limit is another one for it.
+fn told(path: &Path) -> Arc<str> {
+    let of_ours = |name: &OsStr| name == LEAK_CHILD || name == REST_CHILD;
+    let parent = path.parent().filter(|parent| path.file_name().is_some_and(of_ours) && *parent != Path::new("/"));
+    printable_path(parent.unwrap_or(path))
 }
 
-fn below(mount: &Path, path: &str) -> PathBuf {
-    mount.join(path.trim_start_matches('/'))
+fn below(mount: &Path, path: &Path) -> PathBuf {
+    mount.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 #[cfg(test)]
@@ -352,7 +337,7 @@ mod tests {
         }
 
         fn set(&self, path: &str, max_bytes: u64, rss_bytes: u64) {
-            let directory = below(&self.0, path);
+            let directory = below(&self.0, Path::new(path));
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("memory.limit_in_bytes"), format!("{max_bytes}\n")).unwrap();
             let stat = format!("cache 7\nrss 7\ntotal_cache 999999999\ntotal_rss {rss_bytes}\ntotal_shmem 4096\n");
@@ -391,7 +376,7 @@ mod tests {
 
     #[test]
     fn children_that_were_made_for_a_limit_are_told_as_their_parent() {
-        let told_of = |path: &str| told(&Arc::from(path)).to_string();
+        let told_of = |path: &str| told(Path::new(path)).to_string();
         assert_eq!(told_of("/a/spillway-leak"), "/a");
         assert_eq!(told_of("/a/b.service/spillway-rest"), "/a/b.service");
         for path in ["/", "/a", "/spillway-leak", "/a/spillway-leak/theirs", "/a/spillway-leaks", "/a/my-spillway-leak"]
@@ -408,7 +393,8 @@ mod tests {
         tree.set("/a/b", 64 * MIB, 0);
         tree.set("/a/b/c", 128 * MIB, 0);
         tree.set("/a/b/d", 32 * MIB, 0);
-        let holder = |path: &str| tree.hierarchy().holder(path).map(|holder| (holder.max_bytes, holder.directory));
+        let holder =
+            |path: &str| tree.hierarchy().holder(Path::new(path)).map(|holder| (holder.max_bytes, holder.directory));
         assert_eq!(holder("/"), None);
         assert_eq!(holder("/a/b/c"), Some((64 * MIB, tree.0.join("a"))));
         assert_eq!(holder("/a/b/d"), Some((32 * MIB, tree.0.join("a/b/d"))));
@@ -420,7 +406,7 @@ mod tests {
         tree.set("/a", 64 * MIB, MIB);
         tree.set("/a/b", 128 * MIB, 5 * MIB);
         let hierarchy = tree.hierarchy();
-        let holders = ["/a", "/a/b"].map(|path| hierarchy.holder(path).unwrap());
+        let holders = ["/a", "/a/b"].map(|path| hierarchy.holder(Path::new(path)).unwrap());
         let mut charges = Charges::default();
         let mut charged =
             || holders.each_ref().map(|holder| charges.limit(&hierarchy, Some(holder)).unwrap().charged_bytes);

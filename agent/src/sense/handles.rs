@@ -63,7 +63,7 @@ impl HandleSensor {
     }
 }
 
-fn fact(sample: &HandleSample, ns_per_tick: u64) -> HandlesFact {
+pub(super) fn fact(sample: &HandleSample, ns_per_tick: u64) -> HandlesFact {
     HandlesFact {
         id: sample_id(sample.pid, sample.start_boottime_ns, ns_per_tick),
         fds: sample.fds.into(),

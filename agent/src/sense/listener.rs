@@ -3,11 +3,11 @@
 //! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from those that came and those that wait,
 //! unless sockets share the address: then those that came are not told apart. Cold start: nothing was accepted before the first look.
 
-use std::{fs, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, overflows::Rise, waits::Waits};
+use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, overflows::Rise, proc_files, waits::Waits};
 use crate::kernel::Sojourns;
 
 /// What is said of a socket in every look and seldom changes.
@@ -102,8 +102,8 @@ impl Listener {
     pub(super) fn belongs_to(&mut self, pid: u32, cgroups: &CgroupPaths) {
         self.pid = pid;
         self.cgroup = cgroups.of_process(pid);
-        if let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) {
-            self.comm = Arc::from(comm.trim_end_matches('\n'));
+        if let Some(comm) = proc_files::comm_of(pid) {
+            self.comm = comm;
         }
     }
 

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::printable;
+
 /// One fact and when it held.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
@@ -83,9 +85,11 @@ pub struct ProcessFact {
     pub id: ProcessId,
     /// Parent's pid.
     pub ppid: u32,
-    /// The kernel's name for the process, at most 15 bytes.
+    /// The kernel's name for the process, at most 15 bytes, as [`printable::printable`] shows it; so is every name here.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub comm: Arc<str>,
     /// Path of the cgroup that the memory controller charges, from the hierarchy's root.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub cgroup: Arc<str>,
     /// Resident anonymous memory.
     pub anon_bytes: u64,
@@ -141,18 +145,19 @@ pub struct ListenerFact {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Address and port, as `0.0.0.0:8080` or `[::]:8080`; a UNIX listener's path, as `unix:/run/api.sock` or `unix:@api`.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub addr: Arc<str>,
     /// Tells this socket from others with its address (SO_REUSEPORT) for as long as it lives; 0 where they are not told apart.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub socket: u64,
     /// Cgroup of the process that listens; empty where unknown.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "printable::deserialize")]
     pub cgroup: Arc<str>,
     /// A process that holds the socket; `None` where unknown.
     #[serde(default)]
     pub pid: Option<u32>,
     /// Its name; empty where unknown.
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "printable::deserialize")]
     pub comm: Arc<str>,
     /// Connections that are established and wait for accept().
     pub backlog: u32,
@@ -227,14 +232,15 @@ pub struct OutboundFact {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// The address and port connected to, as `192.0.2.7:5432` or `[2001:db8::7]:5432`; IPv4 through an IPv6 socket as IPv4.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub addr: Arc<str>,
     /// Cgroup of the processes that connect; empty where they had gone before it was read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "printable::deserialize")]
     pub cgroup: Arc<str>,
     /// The one of them that connected last, as far as is known; 0 where it is not, as of connects that began before the agent did.
     pub pid: u32,
     /// Its name; empty where it has gone.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "printable::deserialize")]
     pub comm: Arc<str>,
     /// Connects that succeeded since it was first seen.
     pub established_total: u64,

@@ -8,7 +8,7 @@
 //! no cgroup and no name. It reads no map entry twice that does not change: after a time it takes that away, which bounds the
 //! kernel's map, and a read, by what connects now.
 
-use std::{fs, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _, HashSet};
 use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
@@ -16,7 +16,7 @@ use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
 use super::{
     CgroupPaths, Hierarchy, Lost, OutboundFact,
     connects::{Caller, Connects, since},
-    shares,
+    proc_files, shares,
 };
 use crate::kernel::OutboundMaps;
 
@@ -139,8 +139,8 @@ fn caller<'a>(callers: &'a mut HashMap<u32, Known>, cgroups: &CgroupPaths, pid: 
 /// The name is read last: what still has one then had its cgroup before.
 fn look_up(cgroups: &CgroupPaths, pid: u32) -> Caller {
     let cgroup = cgroups.of_process(pid);
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(comm) => Caller { cgroup, comm: Arc::from(comm.trim_end_matches('\n')) },
-        Err(_) => Caller { cgroup: Arc::from(""), comm: Arc::from("") },
+    match proc_files::comm_of(pid) {
+        Some(comm) => Caller { cgroup, comm },
+        None => Caller { cgroup: Arc::from(""), comm: Arc::from("") },
     }
 }

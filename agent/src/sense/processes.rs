@@ -6,10 +6,10 @@
 use std::{io, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _};
-use procfs::process::{Process, all_processes};
+use procfs::process::all_processes;
 use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, PAGES_UNKNOWN, TaskSample};
 
-use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId};
+use super::{CgroupPaths, Hierarchy, Lost, ProcessFact, ProcessId, printable::printable, proc_files};
 use crate::kernel::{IterHandle, pass};
 
 /// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24 bytes.
@@ -101,7 +101,7 @@ impl ProcessSensor {
             self.names.clear();
         }
         let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-        let name: Arc<str> = Arc::from(String::from_utf8_lossy(&comm[..end]));
+        let name = printable(&comm[..end]);
         self.names.insert(*comm, name.clone());
         name
     }
@@ -109,7 +109,7 @@ impl ProcessSensor {
     fn scan_proc(&mut self, mut each: impl FnMut(ProcessFact)) -> io::Result<()> {
         for process in all_processes().map_err(io::Error::other)? {
             // A process that ends while it is read is no loss: it is gone.
-            if let Some(fact) = process.ok().and_then(|process| self.fact_from_proc(&process)) {
+            if let Some(fact) = process.ok().and_then(|process| self.fact_from_proc(process.pid as u32)) {
                 each(fact);
             }
         }
@@ -117,29 +117,24 @@ impl ProcessSensor {
     }
 
     /// `None` for a kernel thread, and for a process that ended meanwhile.
-    fn fact_from_proc(&mut self, process: &Process) -> Option<ProcessFact> {
-        let stat = process.stat().ok()?;
-        if stat.rss == 0 && stat.vsize == 0 {
-            return None;
-        }
-        let status = process.status().ok()?;
-        let kib = |value: Option<u64>| value.unwrap_or(0) * 1024;
-        let id = ProcessId { pid: process.pid as u32, start_ticks: stat.starttime };
+    fn fact_from_proc(&mut self, pid: u32) -> Option<ProcessFact> {
+        let stat = proc_files::stat_of(pid).filter(|stat| stat.has_memory)?;
+        let memory = proc_files::memory_of(pid)?;
+        let id = ProcessId { pid, start_ticks: stat.start_ticks };
         let (cgroup, limit) = self.cgroups.of_process_kept(id);
         Some(ProcessFact {
             id,
-            ppid: stat.ppid as u32,
-            comm: Arc::from(stat.comm),
+            ppid: stat.ppid,
+            comm: stat.comm,
             cgroup,
-            anon_bytes: kib(status.rssanon),
-            file_bytes: kib(status.rssfile),
-            shmem_bytes: kib(status.rssshmem),
-            swap_bytes: kib(status.vmswap),
+            anon_bytes: memory.anon_bytes,
+            file_bytes: memory.file_bytes,
+            shmem_bytes: memory.shmem_bytes,
+            swap_bytes: memory.swap_bytes,
             memory_max_bytes: limit.map(|limit| limit.max_bytes),
             memory_charged_bytes: limit.and_then(|limit| limit.charged_bytes),
             faulted_bytes_total: None,
-            // The two parts of what `statm` calls `data`, which would be one more file to read.
-            mapped_bytes: status.vmdata.zip(status.vmstk).map(|(data, stack)| (data + stack) * 1024),
+            mapped_bytes: memory.data_bytes,
         })
     }
 }

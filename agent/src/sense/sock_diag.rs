@@ -404,24 +404,42 @@ fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&Listene
     loop {
         answer.clear();
         socket.recv(&mut answer, 0)?;
-        let mut rest = &answer[..];
-        while !rest.is_empty() {
-            // Its length comes first. Messages are aligned to four bytes; a length of nothing would never end.
-            let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
-            rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
-            let Ok(message) = message.map_err(|error| unread = Err(io::Error::other(error))) else { continue };
-            match &message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    each(&Listener::Tcp(response));
-                }
-                NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                    each(&Listener::Unix(response));
-                }
-                NetlinkPayload::Done(_) => return unread,
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
-            }
+        if read_answer(&answer, &mut unread, &mut each)? {
+            return unread;
         }
     }
+}
+
+/// Reads a part of an answer; says whether it was the last. `unread` gets what is wrong with a message that cannot be read.
+fn read_answer(answer: &[u8], unread: &mut io::Result<()>, each: &mut impl FnMut(&Listener<'_>)) -> io::Result<bool> {
+    let mut rest = answer;
+    while !rest.is_empty() {
+        // Its length comes first. Messages are aligned to four bytes; a length of nothing would never end.
+        let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
+        rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+        let Ok(message) = message.map_err(|error| *unread = Err(io::Error::other(error))) else { continue };
+        match &message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&Listener::Tcp(response)),
+            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => each(&Listener::Unix(response)),
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Addresses in an answer, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
+    let mut addresses = Vec::new();
+    let mut each = |response: &Listener<'_>| {
+        addresses.push(match response {
+            Listener::Tcp(response) => tcp_fact(response).addr,
+            Listener::Unix(response) => unix_fact(response).addr,
+        });
+    };
+    let _ = read_answer(answer, &mut Ok(()), &mut each);
+    addresses
 }

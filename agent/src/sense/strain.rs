@@ -7,14 +7,16 @@
 //! Cost: see README.md; some 80 µs a reading of a service with one process, measured on a 6.18 host.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
 use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::Process;
 
-use super::StrainFact;
+use super::{StrainFact, proc_files};
 
 /// Readings in one look: a millisecond or so, a hundredth of the default interval.
 const READS_MAX: usize = 16;
@@ -142,14 +144,13 @@ impl Totals {
 
 /// The cgroup of a process in the unified hierarchy; `None` where that is the root, which is the whole host's.
 fn own_cgroup(mount: &Path, pid: u32) -> Option<PathBuf> {
-    let groups = Process::new(pid as i32).and_then(|process| process.cgroups()).ok()?;
-    let path = groups.into_iter().find(|group| group.hierarchy == 0)?.pathname;
-    let below = path.trim_start_matches('/');
-    (!below.is_empty()).then(|| mount.join(below))
+    let path = proc_files::cgroup_of(pid, |number, _| number == b"0")?;
+    let below = Path::new(OsStr::from_bytes(&path)).strip_prefix("/").ok()?;
+    (!below.as_os_str().is_empty()).then(|| mount.join(below))
 }
 
 /// The total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no other line.
-fn stall_us(pressure: &str) -> Option<u64> {
+pub(super) fn stall_us(pressure: &str) -> Option<u64> {
     let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
     some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
 }

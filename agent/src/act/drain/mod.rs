@@ -25,3 +25,15 @@ pub use readiness::{Readiness, Says};
 pub use state::{Machine, Phase, Word};
 pub use store::Store;
 pub use word::WordFile;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::Kept;
+
+/// Words for a reply, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn said_of(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> String {
+    match request::meaning(status, retry_after, body) {
+        request::Meaning::Granted => String::new(),
+        request::Meaning::Refused(said) | request::Meaning::Closed(said) | request::Meaning::Later(_, said) => said,
+    }
+}

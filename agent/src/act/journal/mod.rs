@@ -155,6 +155,12 @@ fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Reads an entry, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_entry(bytes: &[u8]) -> Result<Entry, String> {
+    Entry::read(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

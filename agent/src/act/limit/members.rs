@@ -7,6 +7,8 @@ use std::{
 
 use procfs::process::Process;
 
+use crate::sense::printable::printable_path;
+
 /// A process of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -29,7 +31,7 @@ impl Member {
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        let name = printable_path(self.program.file_name().unwrap_or_default().as_ref());
         write!(f, "{name} (pid {})", self.pid)
     }
 }

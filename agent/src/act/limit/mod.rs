@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     config::{Config, DecideConfig, LimitConfig, Pattern},
-    sense::{Hierarchy, LEAK_CHILD, ProcessId},
+    sense::{Hierarchy, LEAK_CHILD, ProcessId, printable::printable},
 };
 
 use hold::Hold;
@@ -64,6 +64,12 @@ pub enum Refusal {
     /// It is not there, or not seen whole from here, or the memory controller is not.
     #[error("no cgroup with a limit is there, seen from here")]
     NotHere,
+    /// The journal of changes holds text, and its name is none.
+    #[error(
+        "the cgroup's name is not UTF-8, and the journal cannot hold it: it is not limited\n  \
+         hint: rename it, or set memory.high of the cgroup above it by hand"
+    )]
+    OddName,
     /// `memory.high` does harm here.
     #[error("memory.high is not safe before Linux 5.9, and this is {0}")]
     KernelTooOld(String),
@@ -376,6 +382,7 @@ impl Failure {
 
 /// An attempt that the kernel, the disk or systemd did not let succeed.
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
-    let what = what.into();
+    // Most name a cgroup's directory, and those are named by users.
+    let what = printable(what.into()).to_string();
     move |error| Failure::Failed { what, error }
 }

@@ -16,7 +16,7 @@ use crate::{
         always_protected,
         pod::{self, Owner},
     },
-    sense::ProcessId,
+    sense::{ProcessId, printable::printable_path},
 };
 
 /// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one system call.
@@ -91,7 +91,7 @@ impl Asked<'_> {
     }
 
     fn not_allowed(&self) -> Refusal {
-        Refusal::NotAllowed(self.program.display().to_string())
+        Refusal::NotAllowed(printable_path(self.program).to_string())
     }
 }
 

@@ -11,6 +11,7 @@ use super::Refusal;
 use crate::{
     config::{Config, Pattern},
     kubernetes::{Api, Pod},
+    sense::printable::printable,
 };
 
 /// How long what the API told is believed, and how long after a failure it is left alone.
@@ -139,7 +140,8 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        // The kubelet takes neither from anybody unchecked; the directories are on disk all the same.
+        write!(f, "{}/{}", printable(&self.namespace), printable(&self.name))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     systemd::DropIn,
     target::{self, Target},
 };
-use crate::act::journal::Entry;
+use crate::{act::journal::Entry, sense::printable::printable_path};
 
 /// Times that a limit is computed anew because the cgroup outgrew it before it was set.
 pub const TRIES: u32 = 3;
@@ -37,7 +37,7 @@ pub fn want(target: &Target, entry: &mut Entry, file: &'static str, found: &str,
 pub fn write(target: &Target, file: &'static str, value: String) -> Result<(), Failure> {
     let what = match target.unit() {
         Some(unit) => format!("{file}={value} of {unit}"),
-        None => format!("{}/{file}={value}", target.directory.display()),
+        None => format!("{}/{file}={value}", printable_path(&target.directory)),
     };
     target.write(file, &value).map_err(failed(&what))?;
     let found = target.read(file).map_err(failed(&what))?;

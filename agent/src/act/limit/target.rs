@@ -5,14 +5,15 @@
 //! name, because what was set for it holds for its next cgroup too. Where systemd gives no answer the files are written as if they were nobody's.
 
 use std::{
+    ffi::OsString,
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
     time::Duration,
 };
 
 use super::{Failure, Refusal, failed, systemd};
-use crate::os::CgroupDir;
+use crate::{os::CgroupDir, sense::printable::original};
 
 /// Which controller charges its memory: version 1 has a hard limit alone, at which processes are killed unless they are told to wait, and
 /// version 2 one above which they are slowed down.
@@ -70,19 +71,26 @@ enum Owner {
 }
 
 impl Target {
-    /// The cgroup at `path` of the hierarchy mounted at `mount`.
+    /// The cgroup at `path`, as [`printable`](crate::sense::printable) shows it, of the hierarchy mounted at `mount`.
     ///
     /// # Errors
     ///
-    /// Where it is not there, is not seen whole from here, or has no limit of its own.
+    /// Where it is not there, is not seen whole from here, has no limit of its own, or has a name that cannot be written down.
     pub fn find(mount: &Path, path: &str) -> Result<Self, Failure> {
-        let below = Path::new(path.trim_start_matches('/'));
+        let shown = path.trim_start_matches('/');
+        let original = original(shown).filter(|_| !mount.join(shown).exists());
+        if original.as_ref().is_some_and(|name| str::from_utf8(name).is_err()) {
+            return Err(Refusal::OddName.into());
+        }
+        // Only a user names a cgroup like that, in a part of the tree that is the user's; systemd never does.
+        let is_odd = original.is_some();
+        let below = original.map_or_else(|| PathBuf::from(shown), |name| PathBuf::from(OsString::from_vec(name)));
         // A process outside of the part of the tree that is mounted here has its path from there, as "/../a".
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(Refusal::NotHere.into());
         }
         let target = Self::at(mount.join(below)).ok_or(Refusal::NotHere)?;
-        if target.version == Version::V1 || !systemd::is_running() {
+        if target.version == Version::V1 || is_odd || !systemd::is_running() {
             return Ok(target);
         }
         let owner = match systemd::unit_of(path, ANSWERS_SOON) {

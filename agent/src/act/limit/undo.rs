@@ -10,6 +10,7 @@ use super::{
     systemd::DropIn,
     target::Target,
 };
+use crate::sense::printable::printable_path;
 use crate::{
     act::{
         Journal,
@@ -61,8 +62,13 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 /// Undoes one entry.
 pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
-    let mut undone =
-        Undone { id, cgroup: entry.directory.display().to_string(), files: Vec::new(), merged: None, error: None };
+    let mut undone = Undone {
+        id,
+        cgroup: printable_path(&entry.directory).to_string(),
+        files: Vec::new(),
+        merged: None,
+        error: None,
+    };
     // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its next one.
     if let Err(error) = CgroupDir::open(&entry.directory)
         && error.kind() != io::ErrorKind::NotFound

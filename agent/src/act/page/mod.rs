@@ -131,6 +131,35 @@ pub(in crate::act) fn timestamp(at_ms: u64) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
+/// A page in every receiver's form, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn bodies(page: &Page) -> Vec<Vec<u8>> {
+    let links = links::Links::default();
+    let mut bodies = vec![pagerduty::body(page, "key", &links), slack::body(page, &links), webhook::body(page)];
+    bodies.extend(alertmanager::body(page, &links));
+    bodies
+}
+
+/// Words for a reply by each kind of receiver, for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fates(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> Vec<String> {
+    use sink::{Fate, Form, Sink};
+    let secret = || crate::secret::Secret::new("/no/such").expect("it is a path");
+    let url = || "http://127.0.0.1/".to_owned();
+    let forms = [
+        Form::PagerDuty { url: url(), routing_key: secret() },
+        Form::Alertmanager { url: url() },
+        Form::Slack { url: secret() },
+        Form::Webhook { url: url(), keys: secret() },
+    ];
+    let fate = |form| Sink { form, links: links::Links::default() }.fate(status, retry_after, body);
+    let said = forms.map(fate).map(|fate| match fate {
+        Fate::Taken => String::new(),
+        Fate::Unknown(said) | Fate::Later(_, said) | Fate::Refused(said) | Fate::Closed(said) => said,
+    });
+    said.to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

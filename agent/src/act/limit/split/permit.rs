@@ -4,8 +4,6 @@
 
 use std::{fs, io, path::Path};
 
-use procfs::process::Process;
-
 use super::{
     super::{
         Failure, Refusal, failed,
@@ -15,7 +13,7 @@ use super::{
     },
     LEAK_CHILD, MEMORY, REST_CHILD, SUBTREE_CONTROL, children_of, controllers, pids_in,
 };
-use crate::{act::journal::Split, config::Pattern};
+use crate::{act::journal::Split, config::Pattern, sense::proc_files};
 
 /// By which systemd says of a cgroup that what is below it is somebody else's: as root, and where it may set no attribute of root's.
 const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
@@ -152,7 +150,7 @@ impl Sight {
 
 /// Whether what a cgroup is promised holds for its children without being said of each.
 fn protects_children() -> bool {
-    let mounts = Process::myself().and_then(|process| process.mountinfo());
+    let mounts = proc_files::mounts();
     mounts.is_ok_and(|mounts| {
         let mut options =
             mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2").map(|mount| mount.super_options);

@@ -7,9 +7,8 @@
 
 use std::fs;
 
-use procfs::process::Process;
-
 use super::super::target::{Target, Version};
+use crate::sense::proc_files;
 
 /// What the processes of a child had when they were moved there, which is charged elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +38,8 @@ fn replaced(had: u64, held_now: u64, charged_now: u64) -> u64 {
 /// Anonymous memory of a cgroup's processes, swapped or not, whoever is charged for it.
 fn held_bytes(leak: &Target) -> Option<u64> {
     let held = |pid: u32| {
-        let status = Process::new(pid as i32).ok()?.status().ok()?;
-        Some((status.rssanon? + status.vmswap.unwrap_or(0)) << 10)
+        let memory = proc_files::memory_of(pid)?;
+        Some(memory.anon_bytes + memory.swap_bytes)
     };
     Some(leak.pids().ok()?.into_iter().filter_map(held).sum())
 }

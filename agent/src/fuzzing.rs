@@ -1,0 +1,250 @@
+//! Entry points for the fuzz targets in `tests/fuzz`, one for each parser of bytes that somebody else wrote.
+//!
+//! Not part of the agent: compiled for tests, and for fuzzing (`--cfg fuzzing`). Each takes any bytes, and panics if the parser does or if what it
+//! returns breaks a promise. The tests below feed each a few random inputs, so that a target cannot rot between two fuzzing runs.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{Arc, LazyLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use hyper::{
+    StatusCode,
+    body::Bytes,
+    header::{HeaderMap, HeaderValue, RETRY_AFTER},
+};
+use tokio::runtime::Builder;
+
+use crate::{
+    act::{
+        self,
+        drain::{self, Readiness},
+        page::{self, Page},
+    },
+    clock::Clock,
+    config::{Pattern, ServeConfig},
+    decide::pod,
+    https::Answer,
+    kernel, kubernetes,
+    record::spool,
+    sense::{self, printable, proc_files},
+    serve::{self, Metrics},
+};
+
+/// A journal entry names nothing outside of its cgroup.
+pub fn journal(bytes: &[u8]) {
+    if let Ok(entry) = act::read_entry(bytes) {
+        let names = entry.changes.iter().map(|change| &change.file).chain(entry.unit.iter().map(|unit| &unit.name));
+        assert!(names.into_iter().all(|name| !name.contains('/') && name != ".."), "{entry:?}");
+    }
+}
+
+/// A drain that was kept can be asked for again, and is kept as it was read.
+pub fn drain_state(bytes: &[u8]) {
+    let Ok(kept) = serde_json::from_slice::<drain::Kept>(bytes) else { return };
+    let again = serde_json::from_slice(&serde_json::to_vec(&kept).expect("it is JSON"));
+    assert_eq!(again.ok().as_ref(), Some(&kept));
+    if let Some(request) = &kept.request {
+        serde_json::from_slice::<serde_json::Value>(&request.body("host")).expect("the body is JSON");
+    }
+}
+
+/// A page from the spool can be put into every receiver's form.
+pub fn spool(bytes: &[u8]) {
+    let Ok(entry) = serde_json::from_slice::<spool::Entry<Page>>(bytes) else { return };
+    for body in page::bodies(&entry.what) {
+        serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON");
+    }
+}
+
+/// Type information of any kernel gives offsets, or reasons.
+pub fn btf(bytes: &[u8]) {
+    if let Ok(btf) = btf_rs::Btf::from_bytes(bytes) {
+        kernel::look_up(&btf);
+    }
+}
+
+/// Records of the ring buffer and of the iterators become facts with printable names.
+pub fn records(bytes: &[u8]) {
+    for name in sense::from_records(bytes) {
+        assert_printable(&name);
+    }
+}
+
+/// Files of `/proc` and of cgroups, and names in them.
+pub fn proc(bytes: &[u8]) {
+    if let Some(stat) = proc_files::stat(bytes) {
+        assert_printable(&stat.comm);
+    }
+    let _ = (proc_files::memory(bytes), proc_files::mounts_in(bytes));
+    let path = proc_files::cgroup_in(bytes, |_, _| true).unwrap_or(bytes);
+    let shown = printable::printable(path);
+    assert_printable(&shown);
+    if let Some(original) = printable::original(&shown) {
+        assert_eq!(printable::printable(original), shown);
+    }
+    for pattern in PATTERNS.iter() {
+        pattern.covers(&shown);
+    }
+    if let pod::Owner::Pod(uid) = pod::owner(&shown) {
+        assert!(!uid.contains(['/', '.']), "{uid}");
+    }
+    sense::from_texts(&String::from_utf8_lossy(bytes));
+}
+
+/// Answers of `sock_diag` become listeners with printable addresses.
+pub fn sock_diag(bytes: &[u8]) {
+    for addr in sense::from_sock_diag(bytes) {
+        assert_printable(&addr);
+    }
+}
+
+/// Replies of receivers, of whoever grants a drain, and of the Kubernetes API.
+pub fn replies(bytes: &[u8]) {
+    let Some((head, rest)) = bytes.split_at_checked(3) else { return };
+    let status = u16::from_le_bytes([head[0], head[1]]);
+    let (header, body) = rest.split_at(rest.len().min(head[2].into()));
+    let mut headers = HeaderMap::new();
+    headers.extend(HeaderValue::from_bytes(header).map(|value| (RETRY_AFTER, value)));
+    let Ok(code) = StatusCode::from_u16(status) else { return };
+    let answer = Answer { status: code, headers, body: Bytes::copy_from_slice(body) };
+    let after = answer.retry_after(1_800_000_000_000);
+    for said in page::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)]) {
+        assert!(!said.contains(char::is_control) && said.chars().count() <= 300, "{said:?}");
+    }
+    let _ = kubernetes::parse_pods(body);
+}
+
+/// Whatever a client says, the agent check answers with its one line.
+pub fn agent_check(bytes: &[u8]) {
+    static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
+        let metrics = Metrics::new(Clock::start(), 1.0);
+        on_a_thread(async move {
+            serve::serve_agent_check(LOOPBACK, &[], &metrics, Arc::new(Readiness::default())).await.ok()
+        })
+    });
+    // A client that says more than is read may see a reset instead of the line.
+    let answer = ask(*SERVER, &bytes[..bytes.len().min(1_000)]);
+    assert!(answer.ends_with(b"\n") && answer.iter().filter(|byte| **byte == b'\n').count() == 1, "{answer:?}");
+}
+
+/// Whatever a client says, the server answers in HTTP or closes the connection, and goes on.
+pub fn http(bytes: &[u8]) {
+    static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
+        let metrics = Arc::new(Metrics::new(Clock::start(), 1.0));
+        let config = ServeConfig { listen: LOOPBACK, ..ServeConfig::default() };
+        on_a_thread(async move { serve::serve(&config, metrics, Arc::new(Readiness::default())).await.ok() })
+    });
+    let answer = ask(*SERVER, bytes);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
+}
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
+    ["ssh.service", "*", "a?[b-d]*.slice", "/a/*", "/*/b?"].iter().filter_map(|text| Pattern::new(text).ok()).collect()
+});
+
+/// Runs a server for as long as the process lives.
+fn on_a_thread(start: impl Future<Output = Option<SocketAddr>> + Send + 'static) -> SocketAddr {
+    let (started, address) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
+        runtime.block_on(async {
+            let _ = started.send(start.await);
+            std::future::pending::<()>().await;
+        });
+    });
+    address.recv().ok().flatten().expect("a port is free")
+}
+
+/// Says something to a server, and takes all that it answers.
+fn ask(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(8))).expect("it is no zero");
+    // The server may have answered and closed before it has read all.
+    let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it hangs"),
+        _ => answer,
+    }
+}
+
+fn assert_printable(name: &str) {
+    assert_eq!(&*printable::printable(name), name, "a name is not printable");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TARGETS: [fn(&[u8]); 10] =
+        [journal, drain_state, spool, btf, records, proc, sock_diag, replies, agent_check, http];
+
+    const NAMES: [&str; 10] =
+        ["journal", "drain_state", "spool", "btf", "records", "proc", "sock_diag", "replies", "agent_check", "http"];
+
+    /// Seeds of each target, in the order of [`TARGETS`].
+    fn seeds() -> Vec<Vec<Vec<u8>>> {
+        let of = |name| {
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/").to_owned() + name;
+            let mut paths: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+            paths.sort();
+            paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+        };
+        NAMES.map(of).to_vec()
+    }
+
+    /// A seed that is refused at the door would show a fuzzer nothing.
+    #[test]
+    fn every_seed_is_taken_by_its_target() {
+        for ((name, target), seeds) in NAMES.iter().zip(TARGETS).zip(seeds()) {
+            for bytes in seeds {
+                target(&bytes);
+                match *name {
+                    "journal" => drop(act::read_entry(&bytes).unwrap()),
+                    "drain_state" => drop(serde_json::from_slice::<drain::Kept>(&bytes).unwrap()),
+                    "spool" => drop(serde_json::from_slice::<spool::Entry<Page>>(&bytes).unwrap()),
+                    "btf" => drop(btf_rs::Btf::from_bytes(&bytes).unwrap()),
+                    "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_taken_by_each() {
+        TARGETS.iter().for_each(|target| target(b""));
+    }
+
+    proptest! {
+        // More with PROPTEST_CASES, and far more with `cargo xtask fuzz`.
+        #[test]
+        fn any_bytes_are_taken_by_each(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            TARGETS.iter().for_each(|target| target(&bytes));
+        }
+
+        #[test]
+        fn any_seed_with_some_bytes_changed_is_taken(
+            nth in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            for (target, seeds) in TARGETS.iter().zip(seeds()) {
+                let mut bytes = nth.get(&seeds).clone();
+                for (at, byte) in &changes {
+                    *at.get_mut(&mut bytes) = *byte;
+                }
+                bytes.truncate(cut.map_or(usize::MAX, |cut| cut.index(bytes.len())));
+                target(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Files of `/proc` that hold names, read as bytes.
+//!
+//! A process names itself, its cgroup and its mounts as it likes, in any bytes. A reader that expects UTF-8 fails on one such name, and then the
+//! process, or every mount, is not seen at all: a way to hide. So these are read here, and not by procfs itself.
+
+use std::{fs, io, sync::Arc};
+
+use procfs::process::MountInfo;
+
+use super::printable::printable;
+
+/// Name of a process, made printable; `None` where the process is gone.
+pub fn comm_of(pid: u32) -> Option<Arc<str>> {
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(printable(comm.strip_suffix(b"\n").unwrap_or(&comm)))
+}
+
+/// Fields of `/proc/PID/stat`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Name, made printable.
+    pub comm: Arc<str>,
+    /// Parent's pid.
+    pub ppid: u32,
+    /// Start time in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Whether it has memory of its own; a kernel thread has none.
+    pub has_memory: bool,
+}
+
+/// Reads [`Stat`] of a process; `None` where the process is gone.
+pub fn stat_of(pid: u32) -> Option<Stat> {
+    stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Parses `/proc/PID/stat`. A name may hold parentheses and blanks, so that it ends at the last parenthesis.
+pub fn stat(text: &[u8]) -> Option<Stat> {
+    let start = text.iter().position(|&byte| byte == b'(')? + 1;
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let comm = printable(text.get(start..end)?);
+    // The first field after the name is the third.
+    let fields: Vec<&str> = str::from_utf8(&text[end + 1..]).ok()?.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let has_memory = number(23)? != 0 || number(24)? != 0;
+    Some(Stat {
+        comm,
+        ppid: u32::try_from(number(4)?).ok()?,
+        threads: number(20)?,
+        start_ticks: number(22)?,
+        has_memory,
+    })
+}
+
+/// Memory of a process as `/proc/PID/status` has it, in bytes. What the kernel does not tell is zero; data and stack are `None` then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident anonymous memory.
+    pub anon_bytes: u64,
+    /// Resident file mappings.
+    pub file_bytes: u64,
+    /// Resident shared memory.
+    pub shmem_bytes: u64,
+    /// Swapped out.
+    pub swap_bytes: u64,
+    /// Private writable mappings, the stack included.
+    pub data_bytes: Option<u64>,
+}
+
+/// Reads the [`Memory`] of a process; `None` where the process is gone.
+pub fn memory_of(pid: u32) -> Option<Memory> {
+    Some(memory(&fs::read(format!("/proc/{pid}/status")).ok()?))
+}
+
+/// Parses the lines of `/proc/PID/status` that [`Memory`] needs. Its first line is the process's name, in which the kernel escapes line breaks.
+pub fn memory(text: &[u8]) -> Memory {
+    let bytes = |key: &str| {
+        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key.as_bytes()));
+        let number = str::from_utf8(line?).ok()?.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?;
+        number.checked_mul(1024)
+    };
+    Memory {
+        anon_bytes: bytes("RssAnon:").unwrap_or(0),
+        file_bytes: bytes("RssFile:").unwrap_or(0),
+        shmem_bytes: bytes("RssShmem:").unwrap_or(0),
+        swap_bytes: bytes("VmSwap:").unwrap_or(0),
+        // Two parts of what `statm` calls `data`, which would be one more file to read.
+        data_bytes: bytes("VmData:").zip(bytes("VmStk:")).and_then(|(data, stack)| data.checked_add(stack)),
+    }
+}
+
+/// Path of a process's cgroup in one hierarchy, in the bytes of the kernel.
+pub fn cgroup_of(pid: u32, is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<Vec<u8>> {
+    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    cgroup_in(&text, is_ours).map(<[u8]>::to_vec)
+}
+
+/// Path in the first line of `/proc/PID/cgroup` whose hierarchy's number and controllers are the wanted ones. A path may hold colons.
+pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<&[u8]> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.splitn(3, |&byte| byte == b':');
+        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        (is_ours(number, controllers) && path.first() == Some(&b'/')).then_some(path)
+    })
+}
+
+/// Mounts that this process sees. One that cannot be read is left out: others' mounts, such as FUSE's, are named by their users.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub fn mounts() -> io::Result<Vec<MountInfo>> {
+    Ok(mounts_in(&fs::read("/proc/self/mountinfo")?))
+}
+
+/// Mounts in `/proc/PID/mountinfo`.
+pub fn mounts_in(text: &[u8]) -> Vec<MountInfo> {
+    let lines = text.split(|&byte| byte == b'\n').map(String::from_utf8_lossy);
+    lines.filter_map(|line| MountInfo::from_line(&line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_hides_a_process() {
+        let rest = b" S 7 1 1 0 -1 4194304 100 0 0 0 1 1 0 0 20 0 3 0 4711 8192000 300 18446744073709551615";
+        for (name, shown) in [
+            (&b"api"[..], "api"),
+            (b"\xff\xfe", "\\xff\\xfe"),
+            (b"a) R 1 (b", "a) R 1 (b"),
+            (b"\x1b]0;pwned\x07", "\\x1b]0;pwned\\x07"),
+            (b"", ""),
+        ] {
+            let text = [b"812 (", name, b")", rest].concat();
+            let expected = Stat { comm: Arc::from(shown), ppid: 7, start_ticks: 4_711, threads: 3, has_memory: true };
+            assert_eq!(stat(&text), Some(expected));
+        }
+        for text in [&b""[..], b"1 (a", b"1 (a)", b")(", b"1 (a) S 1 2"] {
+            assert_eq!(stat(text), None);
+        }
+        let read = memory(b"Name:\t\xff\nRssAnon:\t    8 kB\nRssFile:\t 4 kB\nVmData:\t 12 kB\nVmStk:\t 132 kB\n");
+        let expected =
+            Memory { anon_bytes: 8_192, file_bytes: 4_096, data_bytes: Some(144 << 10), ..Memory::default() };
+        assert_eq!(read, expected);
+        assert_eq!(memory(b"RssAnon:\t 18446744073709551615 kB\nVmData: 1"), Memory::default());
+    }
+
+    #[test]
+    fn this_process_is_read_as_procfs_reads_it() {
+        let process = procfs::process::Process::myself().unwrap();
+        let (theirs, ours) = (process.stat().unwrap(), stat_of(std::process::id()).unwrap());
+        assert_eq!((&*ours.comm, u64::from(ours.ppid)), (theirs.comm.as_str(), theirs.ppid as u64));
+        assert_eq!((ours.start_ticks, ours.has_memory), (theirs.starttime, true));
+        assert!(memory_of(std::process::id()).unwrap().anon_bytes > 0);
+        assert_eq!(mounts().unwrap().len(), process.mountinfo().unwrap().into_iter().count());
+    }
+
+    #[test]
+    fn a_cgroups_path_may_hold_any_byte_but_a_line_break() {
+        let text = b"13:memory,x:/v1/a:b\n1:name=systemd:/x\n0::/v2/\x1b\xff:\n";
+        assert_eq!(cgroup_in(text, |number, _| number == b"0"), Some(&b"/v2/\x1b\xff:"[..]));
+        let is_memory =
+            |_: &[u8], controllers: &[u8]| controllers.split(|&byte| byte == b',').any(|it| it == b"memory");
+        assert_eq!(cgroup_in(text, is_memory), Some(&b"/v1/a:b"[..]));
+        for text in [&b""[..], b"0:", b"0::", b"0::a", b"1:a:/b"] {
+            assert_eq!(cgroup_in(text, |number, _| number == b"0"), None);
+        }
+    }
+
+    #[test]
+    fn a_mount_that_somebody_named_oddly_hides_no_other() {
+        let fuse = b"90 1 0:50 / /home/u/\xff\\040x rw,nosuid - fuse.sshfs \xff rw,user_id=1000\n";
+        let cgroup = b"31 24 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,memory_recursiveprot\n";
+        let mounts = mounts_in(&[&fuse[..], b"nonsense\n", cgroup].concat());
+        assert_eq!(mounts.iter().map(|mount| mount.fs_type.as_str()).collect::<Vec<_>>(), ["fuse.sshfs", "cgroup2"]);
+    }
+}

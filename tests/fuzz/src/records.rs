@@ -1,0 +1,4 @@
+//! Records of the ring buffer and of iterators, in any bytes: see `spillway_agent::fuzzing::records`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::records(bytes));
