@@ -102,7 +102,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 if let Some(paging) = &mut paging {
                     paging.forget();
                 }
-                drainer.weigh(clock.now(), nearest_secs(&core, clock.now()));
+                drainer.observe(clock.now(), core.raised());
                 let tracked = core.tracked();
                 metrics.note_tracked(&tracked);
                 if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
@@ -180,11 +180,6 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &Drainer) {
 /// The verdict that a decision followed from, where its claim stands.
 fn evidence<'a>(core: &'a Core, decision: &Decision) -> Option<&'a Verdict> {
     core.raised().find(|verdict| IncidentId::from(*verdict) == decision.id)
-}
-
-/// How far off the nearest end of what any open incident has left is.
-fn nearest_secs(core: &Core, t: f64) -> Option<f64> {
-    core.raised().filter_map(|verdict| Some(verdict.exhaustion_secs? - (t - verdict.t))).min_by(f64::total_cmp)
 }
 
 /// Prints, counts and pages an outcome; the log has it as well where somebody should look.

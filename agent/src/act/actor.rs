@@ -105,6 +105,7 @@ impl Actor {
             Action::Limit => Order::Limit { id, cgroup: decision.cgroup.clone(), culprit },
             Action::Unlimit => Order::Unlimit { id },
             Action::Page { .. } | Action::Drain | Action::Undrain | Action::Resolve => return false,
+            Action::Weigh | Action::Unweigh => return false,
         };
         self.orders.send(order).is_ok()
     }

@@ -55,6 +55,10 @@ pub enum Action {
     Drain,
     /// Take new work again.
     Undrain,
+    /// Send this node less new work, down to the floor; it stays in rotation.
+    Weigh,
+    /// Send this node its whole share of new work again.
+    Unweigh,
     /// Tell the human that it is over.
     Resolve,
 }
@@ -110,6 +114,8 @@ impl fmt::Display for Action {
             Self::Unlimit => "unlimit",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
+            Self::Weigh => "weigh",
+            Self::Unweigh => "unweigh",
             Self::Resolve => "resolve",
         })
     }

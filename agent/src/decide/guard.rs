@@ -117,6 +117,8 @@ impl Guard {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
             Action::Drain => Arc::from("node"),
             Action::Page { .. } | Action::Unlimit | Action::Undrain | Action::Resolve => return Ok(()),
+            // It takes nothing away, and is put back by itself.
+            Action::Weigh | Action::Unweigh => return Ok(()),
         };
         self.cooling.retain(|_, last| t - *last < self.cooldown_secs);
         if let Some(last) = self.cooling.get(&subject) {
