@@ -413,7 +413,7 @@ fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident(
     agent.until(Event::Draining);
     agent.sees(1.0, &[overload(97)]);
     let useless = agent.until(Event::DrainUseless);
-    assert_eq!(useless.why, "the drain did not help within 1 s: 97 connections wait, 100 before");
+    assert_eq!(useless.why, "the drain did not help in 1 s: 97 connections wait, 100 before");
     assert!(useless.event.is_setback());
     let asked = agent.until(Event::UndrainRequested);
     assert_eq!(asked.why, useless.why);

@@ -329,16 +329,8 @@ fn main() -> ExitCode {
             lasting,
         } => {
             let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
-            let offer = Offer {
-                rate_per_sec,
-                to_rate_per_sec,
-                ramp,
-                alternate_every,
-                patience,
-                burst,
-                burst_every,
-                lasting,
-            };
+            let offer =
+                Offer { rate_per_sec, to_rate_per_sec, ramp, alternate_every, patience, burst, burst_every, lasting };
             offer::offer(addr, &offer)
         }
         Workload::Connections { count } => sockets::connections(count),

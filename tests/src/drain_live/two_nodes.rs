@@ -154,7 +154,8 @@ pub fn two_nodes(servers: &Servers, name: &str, with_agents: bool, lasting: Dura
     if let Some(agents) = agents {
         for (nth, agent) in agents.iter().enumerate() {
             let printed = agent.printed();
-            let lines = printed.lines().filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
+            let lines =
+                printed.lines().filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
             lines.for_each(|line| println!("node {nth}: {line}"));
         }
     }

@@ -20,6 +20,7 @@ use super::{
     standby::Standby,
     state::{Answer, Facts, Machine, Pace, Phase, Step, Word},
     store::{Kept, Store},
+    trial::{GivenUp, Trial},
     word::WordFile,
 };
 use crate::{
@@ -42,21 +43,6 @@ const INHERITED_SECS: f64 = 600.0;
 /// Successes without the request's identity after which its receiver is not expected to send it: one may be a proxy's while the receiver
 /// restarts, and a receiver that drains without saying so must not keep the node out until the deadline.
 const UNPROVEN_MAX: u32 = 3;
-
-/// A drain that somebody granted, to be judged by whether it helps.
-struct Trial {
-    /// Harm when it was granted, and when that was.
-    before: Condition,
-    then: f64,
-    /// Connections that were served then, or at the first count after that.
-    connections: Option<u64>,
-}
-
-/// An incident for which this node is not drained again.
-struct GivenUp {
-    id: String,
-    why: String,
-}
 
 /// What is asked, and when it is sent.
 struct Asked {
@@ -223,7 +209,11 @@ impl Keeper {
             let now = self.clock.now();
             let delay = Delay::new(now, cause.left_secs(now), self.share);
             let secs = delay.secs();
-            tracing::info!(incident = cause.id, secs, "delays its drain, so that nodes with one leak do not leave together");
+            tracing::info!(
+                incident = cause.id,
+                secs,
+                "delays its drain, so that nodes with one leak do not leave together"
+            );
             delay
         });
         (self.wanted, self.inherited_until) = (cause, None);
@@ -324,23 +314,17 @@ impl Keeper {
 
     /// Compares the harm of what the node is drained for with that before, once that can be seen; a leak's when it has no more work.
     fn judge(&mut self, now: f64) {
-        let Some(trial) = &mut self.trial else { return };
-        trial.connections = trial.connections.or(self.served.connections());
-        let Some((cause, conditions)) = self.cause.as_ref().zip(self.conditions.as_ref()) else { return };
-        let phase = self.machine.phase();
-        let since = if trial.before.is_leak { self.machine.since() } else { trial.then };
-        let is_due = phase == Phase::Drained || phase == Phase::Draining && !trial.before.is_leak;
-        if !is_due || now - since < self.helps_within_secs {
+        let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
+        trial.count(self.served.connections());
+        if !trial.is_due(now, &self.machine, self.helps_within_secs) {
             return;
         }
-        let connections = [trial.connections, self.served.connections()];
-        let helped = trial.before.helped(trial.then, conditions.get(&cause.id), now, connections);
-        let (id, is_operator) = (cause.id.clone(), cause.is_operator() || self.word.is_some());
+        let failed = trial.failed(now, conditions, self.served.connections());
         self.trial = None;
-        let Some(figures) = helped.err().filter(|_| !is_operator) else { return };
-        let why = format!("the drain did not help within {:.0} s: {figures}", self.helps_within_secs);
-        self.tell(now, Event::DrainUseless, why.clone());
-        self.given_up = Some(GivenUp { id, why });
+        // An operator's word needs no other reason.
+        let Some(given_up) = failed.filter(|_| self.word.is_none()) else { return };
+        self.tell(now, Event::DrainUseless, given_up.why.clone());
+        self.given_up = Some(given_up);
     }
 
     /// How long nothing is to be done.
@@ -388,9 +372,7 @@ impl Keeper {
         let over = || match self.word {
             Some(Word::Undrain) => "an operator said so".to_owned(),
             _ if refused => "whether it was drained all the same is not known".to_owned(),
-            _ if self.is_given_up() => {
-                self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone())
-            }
+            _ if self.is_given_up() => self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone()),
             _ => "nothing calls for a drain any more".to_owned(),
         };
         let told = match to {
@@ -418,9 +400,11 @@ impl Keeper {
             }
             Phase::Draining if from == Phase::Verifying => Some((Event::Draining, "it is not over".to_owned())),
             Phase::Draining => {
-                let before = self.cause.as_ref().and_then(|cause| self.condition(&cause.id)).copied();
                 let connections = self.served.connections();
-                self.trial = before.map(|before| Trial { before, then: now, connections });
+                self.trial = self
+                    .cause
+                    .as_ref()
+                    .and_then(|Cause { id, .. }| Some(Trial::new(id, *self.condition(id)?, now, connections)));
                 Some((Event::Draining, answered.unwrap_or_default()))
             }
             Phase::Drained => Some((Event::Drained, left)),

@@ -23,6 +23,7 @@ mod stagger;
 mod standby;
 mod state;
 mod store;
+mod trial;
 mod weight;
 mod word;
 
