@@ -159,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 49);
+    assert_eq!(key_names().len(), 52);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
