@@ -120,6 +120,62 @@ mod tests {
         assert_eq!([at(85.0, None), at(90.0, None), at(91.0, Some(5)), at(92.0, None)], [50, 60, 50, 50]);
     }
 
+    /// A node of the simulation: requests that wait, and its claim by depth, as without BPF.
+    struct Node {
+        weight: Weight,
+        percent: u8,
+        queue: f64,
+        stood_secs: u32,
+        well_secs: u32,
+        is_claimed: bool,
+    }
+
+    /// Two nodes that serve `capacities` requests a second behind a balancer that splits `load_at` by weight, for ten minutes; gives the
+    /// longest queue, and the lowest weights.
+    fn simulate(capacities: [f64; 2], floor: u32, load_at: impl Fn(u32) -> f64) -> (f64, [u8; 2]) {
+        let node = || Node {
+            weight: weight(floor),
+            percent: WHOLE,
+            queue: 0.0,
+            stood_secs: 0,
+            well_secs: 0,
+            is_claimed: false,
+        };
+        let (mut nodes, mut longest, mut lowest) = ([node(), node()], 0.0_f64, [WHOLE; 2]);
+        for second in 0..600 {
+            let weights: f64 = nodes.iter().map(|node| f64::from(node.percent)).sum();
+            for (nth, node) in nodes.iter_mut().enumerate() {
+                let comes = load_at(second) * f64::from(node.percent) / weights;
+                node.queue = (node.queue + comes - capacities[nth]).max(0.0);
+                let stands = node.queue >= 32.0;
+                (node.stood_secs, node.well_secs) =
+                    if stands { (node.stood_secs + 1, 0) } else { (0, node.well_secs + 1) };
+                node.is_claimed = node.stood_secs >= 2 || node.is_claimed && node.well_secs < 5;
+                // HAProxy asks once a second.
+                let queued = node.is_claimed.then_some(node.queue as u64);
+                node.percent = node.weight.note(f64::from(second), None, queued);
+                longest = longest.max(node.queue);
+                lowest[nth] = lowest[nth].min(node.percent);
+            }
+        }
+        (longest, lowest)
+    }
+
+    #[test]
+    fn nodes_that_are_overloaded_together_do_not_swing() {
+        let in_turn = |low: f64, high: f64| move |second: u32| if (second / 20).is_multiple_of(2) { low } else { high };
+        for capacities in [[80.0, 80.0], [78.0, 81.0], [74.0, 81.0], [70.0, 85.0]] {
+            // A floor of all is no weight at all.
+            let (with, lowest) = simulate(capacities, 50, in_turn(110.0, 165.0));
+            let (without, _) = simulate(capacities, 100, in_turn(110.0, 165.0));
+            assert!(with <= without * 1.25, "{capacities:?}: {with} wait with weights, {without} without: {lowest:?}");
+        }
+        // What is wrong with one alone moves to the other, which has room.
+        let (with, lowest) = simulate([50.0, 120.0], 50, |_| 140.0);
+        let (without, _) = simulate([50.0, 120.0], 100, |_| 140.0);
+        assert!(with < without / 10.0 && lowest[1] == WHOLE, "{with} wait with weights, {without} without: {lowest:?}");
+    }
+
     proptest! {
         #[test]
         fn a_forecast_that_wavers_moves_it_down_and_no_faster_up_than_a_step_in_ten_seconds(
