@@ -84,10 +84,12 @@ impl Cause {
         self.id.starts_with("leak-")
     }
 
-    /// Seconds from `now` until the end that its evidence forecasts.
-    pub fn left_secs(&self, now: f64) -> Option<f64> {
-        let number = |name: &str| self.evidence[name].as_f64();
-        Some(number("exhaustion_secs")? - (now - number("t")?))
+    /// Seconds from `now` until the end that its evidence forecasts, and until the soonest that may be.
+    pub fn left_secs(&self, now: f64) -> Option<[f64; 2]> {
+        let age_secs = now - self.evidence["t"].as_f64()?;
+        let forecast = self.evidence["exhaustion_secs"].as_f64()?;
+        let soonest = self.evidence["exhaustion_interval_secs"][0].as_f64().unwrap_or(forecast);
+        Some([forecast, soonest].map(|secs| secs - age_secs))
     }
 
     /// Whether it is an operator's.

@@ -1,7 +1,7 @@
 //! Delay of a drain that nobody grants: nodes with the same leak, started together, must not leave rotation together.
 //!
 //! Pure. Each node has a share from 0 to 1, from its names. Drains are spread over the first third of the time that is left until the
-//! leak's end, so that two thirds remain for the drain itself. A forecast that comes nearer faster than the clock ends the delay sooner.
+//! soonest end that the forecast allows, so that two thirds remain for the drain itself. A forecast that comes nearer faster than the clock ends the delay sooner.
 //! Without a forecast there is no delay.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,11 +20,12 @@ pub struct Delay {
 }
 
 impl Delay {
-    /// Begins at `now`, with `left_secs` until the end.
-    pub fn new(now: f64, left_secs: Option<f64>, share: f64) -> Self {
-        let left_secs = left_secs.filter(|left| left.is_finite()).unwrap_or_default().max(0.0);
-        let secs = left_secs * SPREAD * share.clamp(0.0, 1.0);
-        Self { since: now, until: now + secs, near_secs: left_secs - secs }
+    /// Begins at `now`, with so many seconds until the forecast end and until the soonest that may be.
+    pub fn new(now: f64, left_secs: Option<[f64; 2]>, share: f64) -> Self {
+        let left_secs = left_secs.filter(|left| left.iter().all(|secs| secs.is_finite()));
+        let [forecast, soonest] = left_secs.unwrap_or_default().map(|secs| secs.max(0.0));
+        let secs = soonest.min(forecast) * SPREAD * share.clamp(0.0, 1.0);
+        Self { since: now, until: now + secs, near_secs: forecast - secs }
     }
 
     /// Length of the delay in seconds.
@@ -69,17 +70,18 @@ mod tests {
 
     #[test]
     fn an_end_that_comes_nearer_faster_than_the_clock_ends_the_delay() {
-        let delay = Delay::new(100.0, Some(600.0), 0.5);
+        let delay = Delay::new(100.0, Some([600.0, 600.0]), 0.5);
         assert_eq!(delay.secs(), 100.0);
         assert!(!delay.is_over(199.0, Some(501.0)) && delay.is_over(200.0, Some(600.0)));
         assert!(delay.is_over(110.0, Some(500.0)), "it grows faster than was forecast");
+        assert_eq!(Delay::new(100.0, Some([600.0, 300.0]), 0.5).secs(), 50.0, "it may end sooner");
         assert!(Delay::new(100.0, None, 1.0).is_over(100.0, None), "an end that is not known may be near");
     }
 
     proptest! {
         #[test]
         fn two_thirds_of_the_time_remain(left in 0.0..1e6_f64, share in 0.0..=1.0_f64, now in 0.0..1e6_f64) {
-            let delay = Delay::new(now, Some(left), share);
+            let delay = Delay::new(now, Some([left, left]), share);
             prop_assert!(delay.secs() >= 0.0 && delay.secs() <= left / 3.0 + 1e-6);
             prop_assert!(delay.is_over(now + delay.secs() + 1e-6, Some(left)));
         }
