@@ -159,7 +159,7 @@ fn the_shipped_file_is_what_the_agent_prints() {
 
 #[test]
 fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
-    assert_eq!(key_names().len(), 54);
+    assert_eq!(key_names().len(), 57);
     assert_eq!(parse(&uncommented(), "x.toml").unwrap(), Config::default());
     assert_eq!(parse("", "x.toml").unwrap(), Config::default());
 }
@@ -188,7 +188,8 @@ fn what_is_set_is_what_is_read() {
                 [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'\n\
                 [act.drain]\nenabled = false\nurl = 'https://a:1/b'\nsecret_file = 'credential:e'\ndeadline = '43s'\n\
                 dwell = '47s'\ndrained_within = '53s'\nverify = '59s'\nca_file = '/f'\nclient_cert_file = '/g'\n\
-                client_key_file = '/h'\nagent_check = { listen = '[::1]:81' }";
+                client_key_file = '/h'\nrequire_echo = false\nhelps_within = '61s'\n\
+                agent_check = { listen = '[::1]:81', floor = '67%' }";
     let mut wanted = Config::default();
     wanted.detect.leak.horizons = vec![Duration::from_mins(1), Duration::from_mins(150)];
     wanted.detect.leak.max_extrapolation = 16.0;
@@ -227,6 +228,8 @@ fn what_is_set_is_what_is_read() {
     (drain.drained_within, drain.verify) = (Duration::from_secs(53), Duration::from_secs(59));
     (drain.ca_file, drain.client_cert_file) = (Some("/f".into()), Some("/g".into()));
     (drain.client_key_file, drain.agent_check) = (Some("/h".into()), Some("[::1]:81".parse().unwrap()));
+    (drain.require_echo, drain.helps_within) = (false, Duration::from_secs(61));
+    drain.agent_check_floor_percent = 67;
     let secret = parse(rest, "x.toml").unwrap().act.drain.secret_file;
     assert_eq!(secret.as_ref().map(ToString::to_string).as_deref(), Some("credential:e"));
     wanted.act.drain.secret_file = secret;
@@ -396,6 +399,9 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         ("act.drain.dwell", "'24h'", "'999ms'"),
         ("act.drain.drained_within", "'1s'", "'0s'"),
         ("act.drain.verify", "'1s'", "'0s'"),
+        ("act.drain.helps_within", "'1s'", "'999ms'"),
+        ("act.drain.agent_check.floor", "'10%'", "'9%'"),
+        ("act.drain.agent_check.floor", "'100%'", "'101%'"),
     ] {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));

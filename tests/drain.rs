@@ -17,8 +17,8 @@ use spillway_agent::{
     },
     clock::Clock,
     config::{Config, Mode, parse},
-    decide::{Action, Decision, IncidentId},
-    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
+    decide::{Action, Decision, IncidentId, Refusal},
+    detect::{Bound, Claim, LeakClaim, OverloadClaim, Resource, State, Verdict},
     sense::ProcessId,
 };
 use spillway_tests::{
@@ -100,14 +100,30 @@ impl Agent {
         self.drainer.as_ref().expect("it runs until it is dropped")
     }
 
-    fn decide(&self, action: Action) -> bool {
-        self.drainer().perform(&decision(action), Some(&verdict()))
+    fn decide(&mut self, action: Action) -> bool {
+        self.decide_on(action, &verdict(300.0))
+    }
+
+    fn decide_on(&mut self, action: Action, verdict: &Verdict) -> bool {
+        let drainer = self.drainer.as_mut().expect("it runs until it is dropped");
+        drainer.perform(&decision(action, verdict), Some(verdict))
+    }
+
+    /// Tells it once of the claims that stand, as the loop does at each scan.
+    fn sees(&mut self, t: f64, claims: &[Verdict]) {
+        self.drainer.as_mut().expect("it runs until it is dropped").observe(t, claims.iter());
+    }
+
+    /// Everything that it told and nobody waited for.
+    fn rest(&mut self) -> Vec<Event> {
+        self.told.extend(self.drainer.iter_mut().flat_map(Drainer::outcomes));
+        self.told.iter().map(|outcome| outcome.event).collect()
     }
 
     /// Waits until it told of this, and gives it.
     fn until(&mut self, event: Event) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.iter().flat_map(Drainer::outcomes));
+            self.told.extend(self.drainer.iter_mut().flat_map(Drainer::outcomes));
             self.told.iter().position(|outcome| outcome.event == event)
         });
         let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
@@ -123,13 +139,20 @@ fn leak(pid: u32) -> IncidentId {
     IncidentId::Leak(ProcessId { pid, start_ticks: 4_711 }, Resource::Memory)
 }
 
-fn decision(action: Action) -> Decision {
-    let (id, cgroup) = (leak(std::process::id()), Arc::from("/api.service"));
-    let mode = Mode::Enforce;
-    Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why: "it leaks".to_owned() }
+fn decision(action: Action, verdict: &Verdict) -> Decision {
+    let (id, cgroup) = (IncidentId::from(verdict), Arc::from("/api.service"));
+    let (mode, why) = (Mode::Enforce, verdict.why.clone());
+    Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why }
 }
 
-fn verdict() -> Verdict {
+fn overload(backlog: u32) -> Verdict {
+    let addr = Arc::from("0.0.0.0:8080");
+    let claim = OverloadClaim { addr, netns: 7, backlog, backlog_max: 128, ..OverloadClaim::default() };
+    Verdict { claim: Claim::Overload(claim), why: "its queue stands".to_owned(), ..verdict(4.0) }
+}
+
+/// A leak that ends so many seconds after the test's begin.
+fn verdict(exhaustion_secs: f64) -> Verdict {
     let claim = LeakClaim {
         resource: Resource::Memory,
         id: ProcessId { pid: std::process::id(), start_ticks: 4_711 },
@@ -141,9 +164,9 @@ fn verdict() -> Verdict {
         bound: Bound::Host,
     };
     Verdict {
-        t: 1.0,
+        t: 0.0,
         claim: Claim::Leak(claim),
-        exhaustion_secs: Some(300.0),
+        exhaustion_secs: Some(exhaustion_secs),
         exhaustion_interval_secs: None,
         harm: None,
         confidence: 1.0,
@@ -344,10 +367,173 @@ fn he_who_asks_to_be_left_alone_is_for_as_long() {
 #[test]
 fn a_success_with_nonsense_in_it_is_one() {
     let node = Node::make("nonsense");
-    node.receiver.behaves(Manner::Answers(200, "content-type: text/html\r\n", b"<html>\xff{".to_vec()));
+    node.receiver.behaves(Manner::Echoes(200, b"<html>\xff{".to_vec()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
     agent.until(Event::Draining);
+}
+
+#[test]
+fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
+    let mut node = Node::make("unproven");
+    node.config.act.drain.deadline = Duration::from_secs(300);
+    node.receiver.behaves(Manner::Answers(200, "webhook-id: drain-1\r\n", b"<html>welcome".to_vec()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let refused = agent.until(Event::DrainRefused);
+    let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the receiver send it back";
+    assert!(refused.why.starts_with(why), "{}", refused.why);
+    // It may have drained all the same; to give work back needs no proof.
+    agent.until(Event::Undrained);
+    sleep(Duration::from_secs(2));
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len(), agent.says()), (3, 1, Says::Ready(100)));
+    // Another incident is asked for.
+    node.receiver.behaves(Manner::Well);
+    agent.decide(Action::Undrain);
+    agent.decide(Action::Drain);
+    agent.until(Event::Draining);
+}
+
+#[test]
+fn a_receiver_that_cannot_send_the_identity_back_grants_where_that_is_configured() {
+    let mut node = Node::make("no-echo");
+    node.config.act.drain.require_echo = false;
+    node.receiver.behaves(Manner::Answers(200, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(Event::Draining);
+}
+
+#[test]
+fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident() {
+    let mut node = Node::make("useless");
+    node.config.act.drain.helps_within = Duration::from_secs(1);
+    let mut agent = node.start();
+    let before = [overload(100)];
+    agent.sees(0.0, &before);
+    assert!(agent.decide_on(Action::Drain, &before[0]), "somebody grants it");
+    agent.until(Event::Draining);
+    agent.sees(1.0, &[overload(97)]);
+    let useless = agent.until(Event::DrainUseless);
+    assert_eq!(useless.why, "the drain did not help in 1 s: 97 connections wait, 100 before");
+    assert!(useless.event.is_setback());
+    let asked = agent.until(Event::UndrainRequested);
+    assert_eq!(asked.why, useless.why);
+    agent.until(Event::Undrained);
+    sleep(Duration::from_secs(2));
+    assert_eq!((node.calls("drain").len(), agent.says()), (1, Says::Ready(100)));
+    // The next incident of the same name is another one, and its drain helps.
+    agent.decide_on(Action::Undrain, &before[0]);
+    agent.decide_on(Action::Drain, &before[0]);
+    agent.until(Event::Draining);
+    agent.sees(2.0, &[overload(20)]);
+    sleep(Duration::from_secs(2));
+    assert!(!agent.rest().contains(&Event::DrainUseless) && agent.says() == Says::Drain, "{:?}", agent.told);
+}
+
+/// A node whose balancer asks, and which asks nobody.
+fn without_granter(test: &str) -> Node {
+    let mut node = Node::make(test);
+    node.config.act.drain.url = None;
+    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node
+}
+
+#[test]
+fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobody_grants_it() {
+    for action in [Action::Weigh, Action::Drain] {
+        let node = without_granter(&format!("floor-{action}"));
+        let mut agent = node.start();
+        assert_eq!(agent.decide_on(action, &overload(100)), action == Action::Weigh);
+        let said: Vec<_> = (0..8)
+            .map(|nth| {
+                // It never shrinks.
+                agent.sees(f64::from(nth) * 4.0, &[overload(100)]);
+                agent.says()
+            })
+            .collect();
+        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Says::Ready));
+        sleep(Duration::from_secs(2));
+        assert_eq!((agent.rest(), agent.says()), (vec![], Says::Ready(50)), "{action}");
+        agent.decide_on(if action == Action::Weigh { Action::Unweigh } else { Action::Undrain }, &overload(100));
+        let said: Vec<_> = (0..7)
+            .map(|nth| {
+                agent.sees(40.0 + f64::from(nth) * 10.0, &[]);
+                agent.says()
+            })
+            .collect();
+        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Says::Ready));
+        assert!(node.receiver.calls().is_empty());
+    }
+}
+
+#[test]
+fn an_overloads_drain_of_another_configuration_ends_at_once() {
+    let mut node = Node::make("floor-kept");
+    let mut agent = node.start();
+    agent.decide_on(Action::Drain, &overload(100));
+    agent.until(Event::Drained);
+    drop(agent);
+    node.config.act.drain.url = None;
+    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    let mut agent = node.start();
+    assert_eq!(agent.says(), Says::Ready(100), "from the first moment on");
+    agent.until(Event::Undrained);
+    assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grants_it() {
+    let node = without_granter("stagger");
+    let mut agent = node.start();
+    assert!(agent.decide_on(Action::Drain, &verdict(6.0)));
+    let asked = agent.until(Event::DrainRequested);
+    let waited = asked.why.split("it leaks; waited for ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let waited: f64 = waited.unwrap_or_else(|| panic!("{}", asked.why));
+    // A third at most, and half a second until it is looked at.
+    assert!((0.0..=2.6).contains(&waited), "{waited}");
+    agent.until(Event::Draining);
+    assert_eq!(agent.says(), Says::Drain);
+}
+
+#[test]
+fn a_drain_that_was_refused_does_not_lower_the_weight() {
+    let mut node = Node::make("refused-weight");
+    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node.receiver.behaves(Manner::Answers(409, "", b"two are drained already".to_vec()));
+    let (mut agent, near) = (node.start(), [verdict(300.0)]);
+    agent.sees(1.0, &near);
+    assert_eq!(agent.says(), Says::Ready(50), "its end is near");
+    agent.decide(Action::Drain);
+    agent.until(Event::DrainRefused);
+    let risen: Vec<_> = (0..6)
+        .map(|nth| {
+            agent.sees(11.0 + 10.0 * f64::from(nth), &near);
+            agent.says()
+        })
+        .collect();
+    assert_eq!(risen, [60, 70, 80, 90, 100, 100].map(Says::Ready));
+
+    // Nor one that policy refuses.
+    let node = without_granter("refused-by-policy");
+    let mut agent = node.start();
+    let refused = Some(Refusal::Budget { actions_per_hour_max: 6 });
+    let refused = Decision { refused, ..decision(Action::Drain, &near[0]) };
+    assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, Some(&near[0])));
+    agent.sees(1.0, &near);
+    assert_eq!(agent.says(), Says::Ready(100));
+}
+
+#[test]
+fn an_operators_undrain_means_the_whole_share() {
+    let node = without_granter("whole");
+    let mut agent = node.start();
+    agent.sees(1.0, &[verdict(300.0)]);
+    assert_eq!(agent.says(), Says::Ready(50));
+    node.word().say(Word::Undrain).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Says::Ready(100)).then_some(())).is_some());
+    node.word().clear().expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Says::Ready(50)).then_some(())).is_some());
 }
 
 #[test]
@@ -382,7 +568,7 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     // It goes on with what both were asked for, and asks nobody again.
     assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
     assert_eq!(second.says(), Says::Drain);
-    let third = node.start();
+    let mut third = node.start();
     assert!(second.decide(Action::Undrain) && !third.decide(Action::Undrain));
     second.until(Event::Undrained);
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
@@ -402,7 +588,7 @@ fn two_agents_that_never_kept_anything_ask_once() {
     let node = Node::make("two-new");
     let mut agents = [node.start(), node.start()];
     assert!(!node.config.record.state_dir.exists(), "who has nothing to keep makes no directory for it");
-    let decided = agents.each_ref().map(|agent| agent.decide(Action::Drain));
+    let decided = agents.each_mut().map(|agent| agent.decide(Action::Drain));
     assert!(decided.contains(&true), "one of them drains");
     let first = wait_for(SOON, || {
         let says = agents.each_ref().map(|agent| agent.says() == Says::Drain);
@@ -411,7 +597,7 @@ fn two_agents_that_never_kept_anything_ask_once() {
     assert!(first.is_some(), "one drains and the other follows");
     assert_eq!(node.calls("drain").len(), 1);
     let refused = agents.iter_mut().filter_map(|agent| {
-        agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
+        agent.rest();
         agent.told.iter().find(|outcome| outcome.event == Event::DrainRefused).cloned()
     });
     let refused: Vec<_> = refused.collect();
@@ -477,7 +663,7 @@ fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
     drop(agent);
 
     node.config.mode = Mode::Enforce;
-    let agent = node.start();
+    let mut agent = node.start();
     let asked = node.receiver.calls().len();
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(2));
@@ -505,9 +691,10 @@ fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
     let mut node = Node::make("nobody");
     node.config.act.drain.url = None;
     assert!(!node.start().decide(Action::Drain));
+    assert!(!node.start().decide_on(Action::Weigh, &overload(100)), "nobody asks for the weight");
     node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
     let mut agent = node.start();
-    assert!(agent.decide(Action::Drain));
+    assert!(agent.decide_on(Action::Drain, &verdict(3.0)));
     agent.until(Event::Draining);
     assert_eq!((agent.says(), node.receiver.calls().len()), (Says::Drain, 0));
 }
@@ -520,7 +707,7 @@ fn a_disk_that_keeps_nothing_has_nothing_drained() {
     // Whether it is paused cannot be told either, and so it is; an operator cannot say so.
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(1));
-    agent.told.extend(agent.drainer.iter().flat_map(Drainer::outcomes));
+    agent.rest();
     assert!(node.receiver.calls().is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
 }
 
@@ -535,6 +722,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     clients.client(&cert_file, &key_file);
     let drain = &mut node.config.act.drain;
     drain.url = Some(format!("https://{}/drains", server.addr));
+    drain.require_echo = false;
     (drain.client_cert_file, drain.client_key_file) = (Some(cert_file), Some(key_file));
     drain.ca_file = Some(node.scratch.file("ca.crt", &servers.pem()));
     let mut agent = node.start();

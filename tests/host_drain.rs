@@ -4,7 +4,7 @@
 //! HAProxy's configuration is the one whose agent answers.
 
 use std::{
-    fs,
+    env, fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
@@ -18,7 +18,7 @@ use serde_json::Value;
 use spillway_agent::sense::{Hierarchy, InFlight};
 use spillway_tests::{
     ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent,
-    drain_live::{Balancer, Ran, SOON, backend, free_addr, leaking, quick},
+    drain_live::{Balancer, Ran, SOON, Served, backend, free_addr, leaking, quick, two_nodes},
     is_root, metric, now, own_network,
     receiver::{Form, Receiver},
     run_with, skip, wait_for,
@@ -73,6 +73,42 @@ fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_req
     let with = run(true);
     assert!(with.drained_at_secs.is_some(), "the node was not drained: {with:?}");
     assert!(with.died_at_secs.is_none() && with.failed == 0 && with.share() >= 0.999, "{with:?}");
+}
+
+/// How long two nodes are loaded, unless `SPILLWAY_TWO_NODES_SECS` says otherwise.
+const TWO_NODES_SECS: u64 = 60;
+
+#[test]
+fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without() {
+    const TEST: &str = "drain-two-nodes";
+    if !is_root(TEST) {
+        return;
+    }
+    let servers = match Servers::find() {
+        Ok(servers) => servers,
+        Err(reason) => return skip(TEST, &reason),
+    };
+    let secs = env::var("SPILLWAY_TWO_NODES_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(TWO_NODES_SECS);
+    // At the same time, in namespaces of their own: they wait far more than they compute.
+    let run = |with_agents: bool| {
+        let name = format!("{TEST}-{with_agents}");
+        let served = two_nodes(&servers, &name, with_agents, Duration::from_secs(secs));
+        let share = served.as_ref().map(|served| served.share() * 100.0);
+        println!("with agents: {with_agents}: {share:.2?} % succeeded: {served:?}");
+        served
+    };
+    let (with, without): (Result<Served, String>, _) = thread::scope(|scope| {
+        let [with, without] = [true, false].map(|with_agents| scope.spawn(move || run(with_agents)));
+        (with.join().expect("it does not panic"), without.join().expect("it does not panic"))
+    });
+    let (with, without) = match (with, without) {
+        (Ok(with), Ok(without)) => (with, without),
+        (Err(reason), _) | (_, Err(reason)) => return skip(TEST, &reason),
+    };
+    assert!(!with.left_rotation, "a node left rotation for an overload: {with:?}");
+    assert!(with.lowest_weights.iter().all(|weight| (50..=100).contains(weight)), "{with:?}");
+    // Both runs send other requests at other moments: half a percent is noise.
+    assert!(with.share() >= without.share() - 0.005, "the agent made it worse: {with:?}, without {without:?}");
 }
 
 #[test]

@@ -68,6 +68,14 @@ impl Output {
     }
 }
 
+/// The policy that a configuration asks for.
+fn policy(config: &Config) -> Policy {
+    let policy = Policy::new(&config.decide, config.mode);
+    let drain = &config.act.drain;
+    // HAProxy takes a node out at its word, and asks nobody.
+    if drain.url.is_none() && drain.agent_check.is_some() { policy.without_granter() } else { policy }
+}
+
 impl Core {
     /// Knows nothing yet but the configuration and the host.
     pub fn new(config: &Config, info: HostInfo) -> Self {
@@ -77,7 +85,7 @@ impl Core {
             handles: HandlesDetector::default(),
             overload: OverloadDetector::new(&config.detect.overload),
             cascade: CascadeDetector::default(),
-            policy: Policy::new(&config.decide, config.mode),
+            policy: policy(config),
             host: None,
             trust: Trust::default(),
             host_t: None,

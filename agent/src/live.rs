@@ -120,7 +120,7 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
                 if let Some(pods) = service_pods.as_ref().and_then(ServicePods::latest) {
                     core.services().name_pods(pods);
                 }
-                drainer.weigh(clock.now(), nearest_secs(&core, clock.now()));
+                drainer.observe(clock.now(), core.raised());
                 let tracked = core.tracked();
                 metrics.note_tracked(&tracked);
                 if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
@@ -214,11 +214,6 @@ fn unserved(metrics: &Metrics, why: String) {
 /// The verdict that a decision followed from, where its claim stands.
 fn evidence<'a>(core: &'a Core, decision: &Decision) -> Option<&'a Verdict> {
     core.raised().find(|verdict| IncidentId::from(*verdict) == decision.id)
-}
-
-/// How far off the nearest end of what any open incident has left is.
-fn nearest_secs(core: &Core, t: f64) -> Option<f64> {
-    core.raised().filter_map(|verdict| Some(verdict.exhaustion_secs? - (t - verdict.t))).min_by(f64::total_cmp)
 }
 
 /// Prints, counts and pages an outcome; the log has it as well where somebody should look.

@@ -9,7 +9,8 @@ It cordons: nothing new is scheduled here. It evicts nobody. Whoever wants that 
 
 What it cordoned carries the annotation below. A node that somebody else cordoned is refused (409), and is never uncordoned.
 Answers: 2xx granted, 400 and 409 no, 401 for who has no key, 503 try again. Each request is carried out once: who sends it
-again, under its webhook-id, gets the same answer.
+again, under its webhook-id, gets the same answer. Answers to requests with a valid signature carry their webhook-id as a header:
+without it a 2xx grants no drain.
 """
 
 import base64
@@ -170,6 +171,7 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self):
         """Verifies, carries out, and remembers what was answered."""
+        identity = None
         try:
             length = self.headers.get("content-length", "")
             if not length.isascii() or not length.isdigit() or int(length) > BODY_BYTES_MAX:
@@ -184,7 +186,7 @@ class Receiver(BaseHTTPRequestHandler):
             # The API or a file cannot be read, or says what nobody expects.
             status, text = 503, f"{type(error).__name__}: {error}"
         print(f"{self.headers.get('webhook-id', '-')} {status} {text}", file=sys.stderr, flush=True)
-        self.answer(status, text)
+        self.answer(status, text, identity)
 
     def once(self, identity, body):
         """Carries it out, and remembers the answer if that is the last word."""
@@ -198,12 +200,14 @@ class Receiver(BaseHTTPRequestHandler):
                 self.answers.popitem(last=False)
         return status, text
 
-    def answer(self, status, text):
-        """Says it, as a line."""
+    def answer(self, status, text, identity=None):
+        """Says it, as a line, with the identity of the verified request."""
         body = f"{text}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if identity is not None:
+            self.send_header("webhook-id", identity)
         self.end_headers()
         self.wfile.write(body)
 

@@ -64,6 +64,8 @@ pub enum Event {
     Verifying,
     /// It goes on taking work: nobody granted that it need not.
     DrainRefused,
+    /// It was drained, and that did not help: it is undone.
+    DrainUseless,
     /// Somebody was asked to give it work again.
     UndrainRequested,
     /// It takes work again.
@@ -95,6 +97,7 @@ impl Event {
             Self::Drained => "drained",
             Self::Verifying => "verifying",
             Self::DrainRefused => "drain_refused",
+            Self::DrainUseless => "drain_useless",
             Self::UndrainRequested => "undrain_requested",
             Self::Undrained => "undrained",
             Self::UndrainFailed => "undrain_failed",
@@ -105,7 +108,13 @@ impl Event {
     pub fn is_setback(self) -> bool {
         matches!(
             self,
-            Self::Failed | Self::Yielded | Self::BackedOff | Self::Thrashing | Self::DrainRefused | Self::UndrainFailed
+            Self::Failed
+                | Self::Yielded
+                | Self::BackedOff
+                | Self::Thrashing
+                | Self::DrainRefused
+                | Self::DrainUseless
+                | Self::UndrainFailed
         )
     }
 }
@@ -138,6 +147,7 @@ impl fmt::Display for Event {
             Self::Drained => "drained",
             Self::Verifying => "looks once more at",
             Self::DrainRefused => "could not drain",
+            Self::DrainUseless => "gives up the drain of",
             Self::UndrainRequested => "asked to undrain",
             Self::Undrained => "undrained",
             Self::UndrainFailed => "could not undrain",

@@ -52,8 +52,9 @@ pub const TABLES: &[Table] = &[
     Table { path: "act.limit", doc: "Limits on the memory of cgroups that leak." },
     Table {
         path: "act.drain",
-        doc: "Taking this node out of service before it fails, and putting it back. With a url somebody grants it; where HAProxy asks \
-              the agent check below, it is who does. With neither nothing is drained.",
+        doc: "Taking this node out of service before it fails, and putting it back. With a url its receiver grants each drain. With the \
+              agent check below and no url nobody does: a leak then drains this node after a delay of its own, so that nodes with the same \
+              leak do not leave together, and an overload only lowers its weight. With neither nothing is drained.",
     },
     Table {
         path: "act.drain.agent_check",
@@ -286,6 +287,14 @@ pub const KEYS: &[Key] = &[
         kind: Kind::MaybeUrl(|config| &mut config.act.drain.url, Plain::Loopback),
     },
     Key {
+        path: "act.drain.require_echo",
+        doc: "A grant has to carry the webhook-id of its request, as a header of that name or as the string \"webhook-id\" of a JSON object, \
+              so that no proxy or parked domain that answers 200 to everything can drain this node. Without it a drain is withdrawn. \
+              false is for receivers that cannot; an undrain needs none.",
+        default: "true",
+        kind: Kind::Flag(|config| &mut config.act.drain.require_echo),
+    },
+    Key {
         path: "act.drain.secret_file",
         doc: "File with the keys that requests are signed with, as Standard Webhooks have them, \"whsec_...\", one a line: the newest \
               first, and the one before it until the receiver knows the new one. \"credential:NAME\" for one that systemd hands over.",
@@ -324,6 +333,16 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Duration(|config| &mut config.act.drain.verify, Duration::from_secs(1)..=Duration::from_hours(24)),
     },
     Key {
+        path: "act.drain.helps_within",
+        doc: "Time in which a drain has to help: queue or wait fall by a quarter, a leak's end moves away, or its connections go. For a leak \
+              it counts once this node is drained. A drain that did not help is undone, and not asked for again in the same incident.",
+        default: r#""30s""#,
+        kind: Kind::Duration(
+            |config| &mut config.act.drain.helps_within,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        ),
+    },
+    Key {
         path: "act.drain.ca_file",
         doc: "Certificates, in PEM, one of which has to have signed that of act.drain.url; \"none\" for those that this host trusts.",
         default: r#""none""#,
@@ -348,6 +367,13 @@ pub const KEYS: &[Key] = &[
               HAProxy, which should be 100 there: of 1 it leaves nothing. Beyond this host, only the networks in serve.allow may connect.",
         default: r#""none""#,
         kind: Kind::MaybeAddress(|config| &mut config.act.drain.agent_check),
+    },
+    Key {
+        path: "act.drain.agent_check.floor",
+        doc: "Lowest weight that the agent check answers with, however near a leak's end is or however long a queue stands. It falls and \
+              rises in steps of 10%. An overload alone never goes further, as its load would only move to the other nodes.",
+        default: r#""50%""#,
+        kind: Kind::Percent(|config| &mut config.act.drain.agent_check_floor_percent, 10..=100),
     },
     Key {
         path: "act.page.in_observe",

@@ -39,6 +39,8 @@ pub enum Kind {
     Count(Field<u32>, RangeInclusive<u32>),
     /// A whole number within a range, or `"none"`.
     MaybeCount(Field<Option<u32>>, RangeInclusive<u32>),
+    /// Whole percents within a range.
+    Percent(Field<u32>, RangeInclusive<u32>),
     /// Whole percents within a range, or `"none"`.
     MaybePercent(Field<Option<u32>>, RangeInclusive<u32>),
     /// Units, cgroups, programs and pods.
@@ -82,6 +84,7 @@ impl Kind {
             Self::Number(field, range) => *field(config) = found.number(range)?,
             Self::Count(field, range) => *field(config) = found.count(range)?,
             Self::MaybeCount(field, range) => *field(config) = found.or_none(|found| found.count(range))?,
+            Self::Percent(field, range) => *field(config) = found.percent(range)?,
             Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Services(field) => *field(config) = found.services()?,
@@ -118,6 +121,7 @@ impl Kind {
             Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
             Self::Count(_, range) => Some(units::range_text(range, |count| count.to_string())),
             Self::MaybeCount(_, range) => Some(or_none(&units::range_text(range, |count| count.to_string()))),
+            Self::Percent(_, range) => Some(units::range_text(range, units::percent_text)),
             Self::MaybePercent(_, range) => Some(or_none(&units::range_text(range, units::percent_text))),
         }
     }

@@ -197,6 +197,8 @@ pub struct DrainConfig {
     pub url: Option<String>,
     /// The keys that requests are signed with.
     pub secret_file: Option<Secret>,
+    /// Whether a grant has to carry the `webhook-id` of its request.
+    pub require_echo: bool,
     /// How long a request is of use.
     pub deadline: Duration,
     /// Least time in each state that waits for no answer.
@@ -205,6 +207,8 @@ pub struct DrainConfig {
     pub drained_within: Duration,
     /// How long nothing may call for a drain before it ends.
     pub verify: Duration,
+    /// Time in which a drain has to help; it is undone otherwise.
+    pub helps_within: Duration,
     /// Certificates one of which signed the server's; `None` for those that this host trusts.
     pub ca_file: Option<PathBuf>,
     /// The agent's own certificate.
@@ -213,6 +217,8 @@ pub struct DrainConfig {
     pub client_key_file: Option<PathBuf>,
     /// Address of HAProxy's agent check; `None` where it is off.
     pub agent_check: Option<SocketAddr>,
+    /// Lowest weight that the agent check answers with, in percent.
+    pub agent_check_floor_percent: u32,
 }
 
 /// How this node's pods are known.
@@ -326,14 +332,17 @@ impl Default for DrainConfig {
             enabled: true,
             url: None,
             secret_file: None,
+            require_echo: true,
             deadline: Duration::from_mins(5),
             dwell: Duration::from_secs(30),
             drained_within: Duration::from_mins(2),
             verify: Duration::from_mins(1),
+            helps_within: Duration::from_secs(30),
             ca_file: None,
             client_cert_file: None,
             client_key_file: None,
             agent_check: None,
+            agent_check_floor_percent: 50,
         }
     }
 }

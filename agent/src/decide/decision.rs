@@ -112,10 +112,10 @@ impl fmt::Display for Action {
             Self::Page { severity: Severity::Critical } => "page (critical)",
             Self::Limit => "limit",
             Self::Unlimit => "unlimit",
-            Self::Weigh => "weigh",
-            Self::Unweigh => "unweigh",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
+            Self::Weigh => "weigh",
+            Self::Unweigh => "unweigh",
             Self::Resolve => "resolve",
         })
     }

@@ -45,6 +45,8 @@ pub struct Policy {
     mode: Mode,
     guard: Guard,
     services: Services,
+    /// Tells if somebody grants drains, who can tell if the other nodes can carry the load.
+    has_granter: bool,
     incidents: BTreeMap<u64, Incident>,
     /// The incident that each claim belongs to.
     claims: BTreeMap<IncidentId, u64>,
@@ -71,6 +73,7 @@ impl Policy {
             mode,
             guard: Guard::new(config),
             services: Services::new(&config.services),
+            has_granter: true,
             incidents: BTreeMap::new(),
             claims: BTreeMap::new(),
             causes: HashMap::new(),
@@ -78,6 +81,11 @@ impl Policy {
             drained: 0,
             incidents_total: 0,
         }
+    }
+
+    /// The same if nobody grants drains: then an overload never takes the node out.
+    pub fn without_granter(self) -> Self {
+        Self { has_granter: false, ..self }
     }
 
     /// Registry of services, to be taught what only the host knows.
@@ -304,7 +312,7 @@ impl Policy {
                     && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
             },
             Claim::Overload(claim) if claim.scarce != Some(Scarce::Backlog) && standing.is_service() => {
-                let drain = severity >= Severity::Critical && is_this_nodes_fault(claim);
+                let drain = self.has_granter && severity >= Severity::Critical && is_this_nodes_fault(claim);
                 Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
             }
             // Elsewhere the same bursts meet the same backlog; and what a dependency withholds, no other node has.

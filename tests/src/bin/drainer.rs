@@ -23,7 +23,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let drainer = Drainer::start(&config::load(&args.config)?, Clock::start())?;
+    let mut drainer = Drainer::start(&config::load(&args.config)?, Clock::start())?;
     let mut out = io::stdout().lock();
     loop {
         for outcome in drainer.outcomes() {

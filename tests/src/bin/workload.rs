@@ -192,6 +192,12 @@ enum Workload {
         /// How long they take to the last
         #[arg(long, value_parser = parse_duration, default_value = "0s")]
         ramp: Duration,
+        /// Stay at the first rate for so long, then as long at the last, and so on in turn
+        #[arg(long, value_parser = parse_duration, default_value = "0s")]
+        alternate_every: Duration,
+        /// Longest that a client waits; later answers are no successes
+        #[arg(long, value_parser = parse_duration, default_value = "10s")]
+        patience: Duration,
         /// As many more at once, now and then
         #[arg(long, default_value_t = 0)]
         burst: u32,
@@ -314,9 +320,21 @@ fn main() -> ExitCode {
             server::serve(addr, backlog, threads, service, leak)
         }
         Workload::Table { addr, size, rows } => table::table(addr, size, rows),
-        Workload::Offer { addr, rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting } => {
+        Workload::Offer {
+            addr,
+            rate_per_sec,
+            to_rate_per_sec,
+            ramp,
+            alternate_every,
+            patience,
+            burst,
+            burst_every,
+            lasting,
+        } => {
             let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
-            offer::offer(addr, &Offer { rate_per_sec, to_rate_per_sec, ramp, burst, burst_every, lasting })
+            let offer =
+                Offer { rate_per_sec, to_rate_per_sec, ramp, alternate_every, patience, burst, burst_every, lasting };
+            offer::offer(addr, &offer)
         }
         Workload::Connections { count } => sockets::connections(count),
         Workload::Listen { backlog, pending, v6, defer } => sockets::listen(backlog, pending, v6, defer),

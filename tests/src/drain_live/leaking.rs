@@ -139,6 +139,9 @@ pub fn leaking(
     }
     ran.count(&wrk.said());
     if let Some(agent) = agent {
+        if ran.drained_at_secs.is_none() {
+            eprintln!("the agent did not drain: {}\n{}", agent.printed(), agent.log());
+        }
         agent.stop();
     }
     Ok(Some(ran))

@@ -23,6 +23,8 @@ pub enum Manner {
     Well,
     /// This status, with these headers and this body, whatever it was sent.
     Answers(u16, &'static str, Vec<u8>),
+    /// This status and this body, with the request's identity as one that grants has it.
+    Echoes(u16, Vec<u8>),
     /// As when all is well, after so long.
     Slow(Duration),
     /// Nothing, for a minute.
@@ -162,7 +164,8 @@ fn serve(form: Form, mut stream: TcpStream, shared: &Mutex<Shared>) -> io::Resul
             thread::sleep(for_long);
             Some(well(form, &call))
         }
-        Manner::Answers(status, headers, body) => Some((status, headers, body)),
+        Manner::Answers(status, headers, body) => Some((status, headers.to_owned(), body)),
+        Manner::Echoes(status, body) => Some((status, echo(&call), body)),
         Manner::Hangs => {
             lock(shared).calls.push(call);
             thread::sleep(Duration::from_secs(60));
@@ -177,18 +180,24 @@ fn serve(form: Form, mut stream: TcpStream, shared: &Mutex<Shared>) -> io::Resul
     call.status = status;
     // It has it before it says so, as real ones do: who is killed in between tells it again.
     lock(shared).calls.push(call);
-    served::answer(&mut stream, status, headers, &body)
+    served::answer(&mut stream, status, &headers, &body)
 }
 
-fn well(form: Form, call: &Call) -> (u16, &'static str, Vec<u8>) {
-    match form {
+fn well(form: Form, call: &Call) -> (u16, String, Vec<u8>) {
+    let (status, headers, body) = match form {
         Form::PagerDuty => pagerduty::answer(call),
         Form::Slack => match call.json()["text"].as_str() {
             Some(text) if !text.is_empty() => (200, "", b"ok".to_vec()),
             _ => (400, "", b"no_text".to_vec()),
         },
-        Form::Webhook => (204, "", Vec::new()),
-    }
+        Form::Webhook => return (204, echo(call), Vec::new()),
+    };
+    (status, headers.to_owned(), body)
+}
+
+/// The request's identity as a header, which proves that it was read.
+fn echo(call: &Call) -> String {
+    call.headers.get("webhook-id").map_or_else(String::new, |id| format!("webhook-id: {id}\r\n"))
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {

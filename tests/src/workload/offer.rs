@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -34,6 +34,10 @@ pub struct Offer {
     pub to_rate_per_sec: f64,
     /// How long it moves.
     pub ramp: Duration,
+    /// Time at the first rate, then at the last, and so on in turn; zero for a ramp.
+    pub alternate_every: Duration,
+    /// Longest that a client waits for its answer.
+    pub patience: Duration,
     /// Connections of a burst, made as fast as they can be.
     pub burst: u32,
     /// Time from one burst to the next.
@@ -44,6 +48,10 @@ pub struct Offer {
 
 impl Offer {
     fn rate_at(&self, elapsed: Duration) -> f64 {
+        if !self.alternate_every.is_zero() {
+            let nth = elapsed.div_duration_f64(self.alternate_every) as u64;
+            return if nth.is_multiple_of(2) { self.rate_per_sec } else { self.to_rate_per_sec };
+        }
         let share = if self.ramp.is_zero() { 1.0 } else { elapsed.div_duration_f64(self.ramp).min(1.0) };
         self.rate_per_sec + share * (self.to_rate_per_sec - self.rate_per_sec)
     }
@@ -57,7 +65,7 @@ pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
         }
     }
     allow_files(OPEN_MAX as u64 + 64)?;
-    let mut clients = Clients::new(addr)?;
+    let mut clients = Clients::new(addr, offer.patience)?;
     ready(Some(addr.to_string()))?;
     let (start, mut random) = (now(), Random(0x5EED));
     let mut due = Duration::ZERO;
@@ -80,8 +88,19 @@ pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
         }
         clients.turn(due.saturating_sub(start.elapsed()))?;
     }
-    let Clients { started, answered, failed, not_opened, .. } = clients;
-    say(&json!({"event": "done", "started": started, "answered": answered, "failed": failed, "not_opened": not_opened}))
+    // Clients that still wait are no failures yet.
+    while !clients.open.is_empty() && start.elapsed() < offer.lasting + offer.patience {
+        clients.turn(Duration::from_millis(20))?;
+    }
+    let Clients { started, answered, succeeded, failed, not_opened, .. } = clients;
+    say(&json!({
+        "event": "done",
+        "started": started,
+        "answered": answered,
+        "succeeded": succeeded,
+        "failed": failed,
+        "not_opened": not_opened,
+    }))
 }
 
 /// The connections that are open.
@@ -91,18 +110,23 @@ struct Clients {
     open: HashMap<RawFd, Client>,
     started: u64,
     answered: u64,
+    /// Answered with 200, and within the client's patience.
+    succeeded: u64,
     failed: u64,
     not_opened: u64,
+    patience: Duration,
 }
 
 struct Client {
     stream: TcpStream,
+    began: Instant,
     asked: bool,
     heard: bool,
+    is_ok: bool,
 }
 
 impl Clients {
-    fn new(addr: SocketAddr) -> anyhow::Result<Self> {
+    fn new(addr: SocketAddr, patience: Duration) -> anyhow::Result<Self> {
         // SAFETY: epoll_create1 takes a number; the result is checked before it is owned.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -110,7 +134,17 @@ impl Clients {
         }
         // SAFETY: the descriptor was just made, is open, and nothing else owns it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { addr, epoll, open: HashMap::new(), started: 0, answered: 0, failed: 0, not_opened: 0 })
+        Ok(Self {
+            addr,
+            epoll,
+            open: HashMap::new(),
+            started: 0,
+            answered: 0,
+            succeeded: 0,
+            failed: 0,
+            not_opened: 0,
+            patience,
+        })
     }
 
     /// Begins to connect. A connection that cannot be opened is one more that failed.
@@ -131,7 +165,7 @@ impl Clients {
         if unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
             return Err(std::io::Error::last_os_error()).context("epoll takes no more");
         }
-        self.open.insert(fd, Client { stream, asked: false, heard: false });
+        self.open.insert(fd, Client { stream, began: now(), asked: false, heard: false, is_ok: false });
         Ok(())
     }
 
@@ -144,10 +178,14 @@ impl Clients {
             unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS as libc::c_int, wait_ms) };
         for event in &events[..usize::try_from(count).unwrap_or(0)] {
             let fd = event.u64 as RawFd;
-            match self.open.get_mut(&fd).map(Client::turn) {
-                Some(Turn::Answered) => self.answered += 1,
-                Some(Turn::Failed) => self.failed += 1,
-                Some(Turn::Waiting) | None => continue,
+            let Some(client) = self.open.get_mut(&fd) else { continue };
+            match client.turn() {
+                Turn::Answered => {
+                    self.answered += 1;
+                    self.succeeded += u64::from(client.is_ok && client.began.elapsed() <= self.patience);
+                }
+                Turn::Failed => self.failed += 1,
+                Turn::Waiting => continue,
             }
             self.open.remove(&fd);
         }
@@ -171,10 +209,14 @@ impl Client {
                 Err(_) => return Turn::Failed,
             }
         }
+        let mut said = [0; 4096];
         loop {
-            match self.stream.read(&mut [0; 4096]) {
+            match self.stream.read(&mut said) {
                 Ok(0) => return if self.heard { Turn::Answered } else { Turn::Failed },
-                Ok(_) => self.heard = true,
+                Ok(_) => {
+                    self.is_ok |= !self.heard && said.starts_with(b"HTTP/1.1 200 ");
+                    self.heard = true;
+                }
                 Err(error) if pending(&error) => return Turn::Waiting,
                 Err(_) => return Turn::Failed,
             }

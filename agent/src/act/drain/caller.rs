@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::request::{Meaning, meaning};
+use super::request::{Meaning, echoes, meaning};
 use crate::{
     act::signature::Keys,
     clock::Clock,
@@ -17,7 +17,7 @@ use crate::{
 /// For one call, from the look-up of the name to the last byte of the answer.
 pub const CALL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Most bytes of an answer that are read. Nothing of it counts but its status; one that is longer comes from something else.
+/// Most bytes of an answer that are read. One that is longer comes from something else.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Who is asked.
@@ -25,6 +25,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub struct Endpoint {
     url: String,
     keys: Secret,
+    require_echo: bool,
     identity: https::Identity,
 }
 
@@ -34,6 +35,8 @@ pub struct Call {
     pub id: String,
     /// What is sent.
     pub body: Vec<u8>,
+    /// Whether a grant takes something from this node, so that it has to be proven.
+    pub is_drain: bool,
     /// How long it may take.
     pub within: Duration,
 }
@@ -49,11 +52,11 @@ pub struct Answered {
 impl Endpoint {
     /// As it is configured; `None` where nobody is to be asked.
     pub fn new(config: &DrainConfig) -> Option<Self> {
-        let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, .. } = config;
+        let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, require_echo, .. } = config;
         let client = client_cert_file.clone().zip(client_key_file.clone());
         let client = client.map(|(cert_file, key_file)| https::ClientFiles { cert_file, key_file });
         let identity = https::Identity { ca_file: ca_file.clone(), client };
-        Some(Self { url: url.clone()?, keys: secret_file.clone()?, identity })
+        Some(Self { url: url.clone()?, keys: secret_file.clone()?, require_echo: *require_echo, identity })
     }
 
     /// Certificates by which it is known, and this client.
@@ -77,8 +80,11 @@ impl Endpoint {
             https::Client::new(&self.identity).and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {
             Ok(answer) => {
+                let echo = answer.headers.get("webhook-id").map(|echo| echo.to_str().unwrap_or_default());
+                let needs_echo = self.require_echo && call.is_drain;
+                let is_proven = !needs_echo || echoes(echo, &answer.body, &call.id);
                 let body = hidden.mask(&answer.body);
-                meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &body)
+                meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &body, is_proven)
             }
             Err(error) => later(hidden.mask_text(&error.to_string())),
         }

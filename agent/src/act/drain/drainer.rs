@@ -6,6 +6,7 @@
 //! send work to a node that is unwell.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc,
@@ -18,6 +19,7 @@ use std::{
 
 use super::{
     caller::{self, Answered, Endpoint},
+    condition::Condition,
     keeper::{Keeper, LOOK_EVERY},
     readiness::Readiness,
     request::Cause,
@@ -25,10 +27,10 @@ use super::{
     weight::Weight,
 };
 use crate::{
-    act::outcome::Outcome,
+    act::outcome::{Event, Outcome},
     clock::Clock,
     config::{Config, Mode},
-    decide::{Action, Decision},
+    decide::{Action, Decision, IncidentId},
     detect::Verdict,
 };
 
@@ -38,6 +40,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(3);
 enum Order {
     Drain(Cause),
     Undrain,
+    Observed(BTreeMap<String, Condition>),
     Answered(Answered),
     Stop,
 }
@@ -48,8 +51,18 @@ pub struct Drainer {
     outcomes: Receiver<Outcome>,
     readiness: Arc<Readiness>,
     weight: Weight,
+    /// Incidents on whose account less work is asked for, and whether a drain was decided for that.
+    weighed: BTreeMap<String, bool>,
+    /// Incidents whose drain was refused or did not help: they do not lower the weight.
+    refused: BTreeSet<String>,
+    /// Whether no claim stood when the keeper was last told.
+    is_calm: bool,
     /// Whether decisions are carried out, by the one agent that drains.
     performs: bool,
+    /// Whether a balancer asks for the weight.
+    has_agent_check: bool,
+    /// Whether somebody grants drains.
+    has_granter: bool,
     is_ours: Arc<AtomicBool>,
 }
 
@@ -62,8 +75,8 @@ impl Drainer {
     pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = Endpoint::new(drain);
-        let performs =
-            config.mode == Mode::Enforce && drain.enabled && (endpoint.is_some() || drain.agent_check.is_some());
+        let (has_granter, has_agent_check) = (endpoint.is_some(), drain.agent_check.is_some());
+        let performs = config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
         let readiness = Arc::new(Readiness::default());
         let (orders, ordered) = channel();
         let (told, outcomes) = channel();
@@ -81,14 +94,27 @@ impl Drainer {
             Ok(claim) => keeper.take_over(claim),
             Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
         }
-        let weight = Weight::new(&config.decide);
+        let weight = Weight::new(&config.decide, drain.agent_check_floor_percent);
         let keeps = is_ours.clone();
         thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || {
             while wait(&mut keeper, &standby, &keeps, &ordered) && keep(&mut keeper, &ordered) {
                 stand_by(&standby, &keeps, "another agent acts by it");
             }
         })?;
-        Ok(Self { orders, outcomes, readiness, weight, performs, is_ours })
+        let (weighed, refused) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self {
+            orders,
+            outcomes,
+            readiness,
+            weight,
+            weighed,
+            refused,
+            is_calm: false,
+            performs,
+            has_agent_check,
+            has_granter,
+            is_ours,
+        })
     }
 
     /// What balancers are told.
@@ -97,38 +123,79 @@ impl Drainer {
     }
 
     /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the verdict behind it.
-    pub fn perform(&self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
-        if !self.performs || decision.refused.is_some() {
+    pub fn perform(&mut self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
+        let id = decision.id.to_string();
+        if !self.performs {
+            return false;
+        }
+        if decision.refused.is_some() {
+            if decision.action == Action::Drain {
+                self.refused.insert(id);
+            }
             return false;
         }
         let order = match decision.action {
-            Action::Drain => Order::Drain(Cause {
-                id: decision.id.to_string(),
-                why: decision.why.clone(),
-                evidence: serde_json::to_value(evidence).unwrap_or_default(),
-            }),
-            Action::Undrain => Order::Undrain,
-            Action::Page { .. }
-            | Action::Limit
-            | Action::Unlimit
-            | Action::Weigh
-            | Action::Unweigh
-            | Action::Resolve => return false,
+            // Policy asks for none of these; whatever does, it must not take the node out.
+            Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
+                tracing::info!(incident = id, "lowers the weight: without act.drain.url only a leak drains this node");
+                self.weighed.insert(id, true);
+                return false;
+            }
+            Action::Drain => {
+                self.refused.remove(&id);
+                let evidence = serde_json::to_value(evidence).unwrap_or_default();
+                Order::Drain(Cause { id, why: decision.why.clone(), evidence })
+            }
+            Action::Undrain => {
+                self.weighed.retain(|_, is_drain| !*is_drain);
+                Order::Undrain
+            }
+            Action::Weigh if self.has_agent_check => {
+                self.weighed.insert(id, false);
+                return self.is_ours.load(Ordering::Relaxed);
+            }
+            // The policy lowers the weight once for all incidents, and raises it when the last of them is over.
+            Action::Unweigh => {
+                let before = self.weighed.len();
+                self.weighed.retain(|_, is_drain| *is_drain);
+                return self.weighed.len() < before;
+            }
+            Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve | Action::Weigh => return false,
         };
         // Whoever waits needs to know as well.
         self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
     }
 
-    /// Takes the nearest forecast of the open incidents, in seconds from `t`; `None` where there is none.
-    pub fn weigh(&mut self, t: f64, nearest_secs: Option<f64>) {
-        if self.performs {
-            self.readiness.weigh(self.weight.note(t, nearest_secs));
+    /// Takes the claims that stand at `t`: by their harm the weight falls, and a drain is judged.
+    pub fn observe<'a>(&mut self, t: f64, claims: impl Iterator<Item = &'a Verdict>) {
+        if !self.performs {
+            return;
         }
+        let conditions: BTreeMap<_, _> =
+            claims.map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict))).collect();
+        self.refused.retain(|id| conditions.contains_key(id));
+        let leaks = conditions.iter().filter(|(id, condition)| condition.is_leak && !self.refused.contains(*id));
+        let leak_secs = leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
+        // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now asks for nothing more.
+        let queued = |id: &String| conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX));
+        let weighed = self.weighed.keys().filter(|id| !self.refused.contains(*id));
+        self.readiness.weigh(self.weight.note(t, leak_secs, weighed.map(queued).max()));
+        if std::mem::replace(&mut self.is_calm, conditions.is_empty()) && conditions.is_empty() {
+            return;
+        }
+        // Once it has ended nobody judges.
+        let _ = self.orders.send(Order::Observed(conditions));
     }
 
     /// What was done since.
-    pub fn outcomes(&self) -> Vec<Outcome> {
-        self.outcomes.try_iter().collect()
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        let outcomes: Vec<_> = self.outcomes.try_iter().collect();
+        for outcome in &outcomes {
+            if matches!(outcome.event, Event::DrainRefused | Event::DrainUseless) {
+                self.refused.insert(outcome.id.to_string());
+            }
+        }
+        outcomes
     }
 
     /// Ends the thread, and gives what was done since; waits for at most [`STOPS_WITHIN`].
@@ -164,7 +231,7 @@ fn wait(keeper: &mut Keeper, standby: &Standby, is_ours: &AtomicBool, orders: &R
         match orders.recv_timeout(LOOK_EVERY) {
             Ok(Order::Drain(cause)) => wanted = Some(Some(cause)),
             Ok(Order::Undrain) => wanted = Some(None),
-            Ok(Order::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Answered(_) | Order::Observed(_)) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
         match standby.claim() {
@@ -189,6 +256,7 @@ fn keep(keeper: &mut Keeper, orders: &Receiver<Order>) -> bool {
         match orders.recv_timeout(keeper.sleeps_for()) {
             Ok(Order::Drain(cause)) => keeper.want(Some(cause)),
             Ok(Order::Undrain) => keeper.want(None),
+            Ok(Order::Observed(conditions)) => keeper.observe(conditions),
             Ok(Order::Answered(answered)) => keeper.answered(answered),
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return false,

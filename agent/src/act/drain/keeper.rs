@@ -2,7 +2,7 @@
 //! is due. All that may wait for somebody else is on another thread.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{BTreeMap, hash_map::RandomState},
     fs::{self, File},
     hash::{BuildHasher as _, Hasher as _},
     sync::{Arc, mpsc::Sender},
@@ -11,13 +11,16 @@ use std::{
 
 use super::{
     caller::{Answered, CALL_WITHIN, Call},
+    condition::Condition,
     readiness::Readiness,
     request::{Ask, Cause, Meaning, Request},
     retry::Retries,
     served::Served,
+    stagger::{Delay, share},
     standby::Standby,
     state::{Answer, Facts, Machine, Pace, Phase, Step, Word},
     store::{Kept, Store},
+    trial::{GivenUp, Trial},
     word::WordFile,
 };
 use crate::{
@@ -37,10 +40,16 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// minutes; a process that is gone is over at once.
 const INHERITED_SECS: f64 = 600.0;
 
+/// Successes without the request's identity after which its receiver is not expected to send it: one may be a proxy's while the receiver
+/// restarts, and a receiver that drains without saying so must not keep the node out until the deadline.
+const UNPROVEN_MAX: u32 = 3;
+
 /// What is asked, and when it is sent.
 struct Asked {
     request: Request,
     retries: Retries,
+    /// Successes that did not carry its identity.
+    unproven: u32,
     /// `None` while an answer is awaited.
     due: Option<f64>,
     /// Why the last attempt failed.
@@ -55,10 +64,20 @@ pub struct Keeper {
     deadline: Duration,
     performs: bool,
     host: String,
+    /// Of a delay, from 0 to 1.
+    share: f64,
     /// What calls for a drain.
     wanted: Option<Cause>,
     /// Until when [`Keeper::wanted`] is an earlier run's.
     inherited_until: Option<f64>,
+    /// Before a drain that nobody grants.
+    delay: Option<Delay>,
+    given_up: Option<GivenUp>,
+    /// `None` once it is judged, and where the harm before is not known.
+    trial: Option<Trial>,
+    helps_within_secs: f64,
+    /// The harm of each incident that stands; `None` as long as nobody said.
+    conditions: Option<BTreeMap<String, Condition>>,
     /// What the node is being drained for.
     cause: Option<Cause>,
     word: Option<Word>,
@@ -99,6 +118,9 @@ impl Keeper {
             ask_again_secs: config.decide.cooldown.as_secs_f64(),
         };
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        // Clones share one of these, seldom both.
+        let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let share = share(&[&host, machine_id.trim()]);
         Self {
             clock,
             pace,
@@ -106,8 +128,14 @@ impl Keeper {
             deadline: drain.deadline,
             performs,
             host,
+            share,
             wanted: None,
             inherited_until: None,
+            delay: None,
+            given_up: None,
+            trial: None,
+            helps_within_secs: drain.helps_within.as_secs_f64(),
+            conditions: None,
             cause: None,
             word: None,
             told_wrong_word: false,
@@ -146,52 +174,96 @@ impl Keeper {
         self.is_theirs
     }
 
-    fn resume(&mut self, kept: Kept) {
+    fn resume(&mut self, mut kept: Kept) {
         let (t, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        if kept.cause.as_ref().is_some_and(|cause| !self.may_leave(cause)) {
+            // Of another configuration or version: it goes back at once.
+            (kept.phase, kept.is_out, kept.request) = (Phase::UndrainRequested, false, None);
+        }
         // The host's clock may have been set in between.
         let age_secs = unix_ms.saturating_sub(kept.since_ms) as f64 / 1e3;
         self.machine = Machine::resume(self.pace, kept.phase, t - age_secs, kept.is_out);
-        let is_incident = kept.cause.as_ref().is_some_and(|cause| *cause != Cause::operator());
+        let is_incident = kept.cause.as_ref().is_some_and(|cause| !cause.is_operator());
         if is_incident && self.performs && kept.phase != Phase::UndrainRequested {
             (self.wanted, self.inherited_until) = (kept.cause.clone(), Some(t + INHERITED_SECS));
         }
         self.cause = kept.cause;
         self.asked = kept.request.map(|request| {
             let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms)).min(self.deadline);
-            Asked { request, retries: Retries::until(t + left.as_secs_f64()), due: Some(t), last: String::new() }
+            let retries = Retries::until(t + left.as_secs_f64());
+            Asked { request, retries, unproven: 0, due: Some(t), last: String::new() }
         });
         tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
     }
 
-    /// Something calls for a drain, or nothing does any more.
+    /// Something calls for a drain, or nothing does any more. What may not take the node out of rotation here calls for nothing.
     pub fn want(&mut self, cause: Option<Cause>) {
+        if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
+            tracing::info!(incident = cause.id, "not drained: without act.drain.url only a leak takes this node out");
+            return;
+        }
+        if cause.is_none() {
+            self.given_up = None;
+        }
+        self.delay = cause.as_ref().filter(|_| self.calls.is_none() && self.performs).map(|cause| {
+            let now = self.clock.now();
+            let delay = Delay::new(now, cause.left_secs(now), self.share);
+            let secs = delay.secs();
+            tracing::info!(
+                incident = cause.id,
+                secs,
+                "delays its drain, so that nodes with one leak do not leave together"
+            );
+            delay
+        });
         (self.wanted, self.inherited_until) = (cause, None);
+    }
+
+    /// Whether this may take the node out of rotation: anything that somebody grants, and where nobody does a leak.
+    fn may_leave(&self, cause: &Cause) -> bool {
+        self.calls.is_some() || cause.is_operator() || cause.is_leak()
+    }
+
+    /// Takes the harm of each incident that stands.
+    pub fn observe(&mut self, conditions: BTreeMap<String, Condition>) {
+        self.conditions = Some(conditions);
     }
 
     /// Takes the answer to an attempt; nothing where something else is asked by now.
     pub fn answered(&mut self, answered: Answered) {
         let now = self.clock.now();
         let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id) else { return };
-        let (answer, why) = match answered.meaning {
-            Meaning::Granted => (Answer::Granted, "granted".to_owned()),
-            Meaning::Refused(said) => (Answer::Refused, format!("refused: {said}")),
+        let (asked_for, said) = match answered.meaning {
+            Meaning::Granted => return self.settle(now, Answer::Granted, "granted".to_owned()),
+            Meaning::Refused(said) => return self.settle(now, Answer::Refused, format!("refused: {said}")),
             Meaning::Closed(said) => {
                 tracing::error!(said, "nobody is asked for drains any more until the agent is started again");
                 self.is_closed = true;
-                (Answer::Closed, format!("the receiver is gone: {said}"))
+                return self.settle(now, Answer::Closed, format!("the receiver is gone: {said}"));
             }
-            Meaning::Later(asked_for, said) => {
-                asked.due = asked.retries.next(now, asked_for, self.chance.next());
-                let attempt = said.lines().next().unwrap_or_default();
-                tracing::debug!(id = asked.request.id, attempt, "not answered yet");
-                asked.last = said;
-                if asked.due.is_some() {
-                    return;
+            Meaning::Unproven(said) => {
+                asked.unproven += 1;
+                let why = format!(
+                    "{said}, without the webhook-id of the request\n  hint: have the receiver send it back as a header, or set \
+                     act.drain.require_echo = false"
+                );
+                let incident = self.cause.as_ref().filter(|cause| !cause.is_operator());
+                if let Some(incident) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
+                    self.given_up = Some(GivenUp { id: incident.id.clone(), why: why.clone() });
+                    return self.settle(now, Answer::Nothing, why);
                 }
-                (Answer::Nothing, format!("nobody granted it within its time: {}", asked.last))
+                (None, why)
             }
+            Meaning::Later(asked_for, said) => (asked_for, said),
         };
-        self.settle(now, answer, why);
+        asked.due = asked.retries.next(now, asked_for, self.chance.next());
+        let attempt = said.lines().next().unwrap_or_default();
+        tracing::debug!(id = asked.request.id, attempt, "not answered yet");
+        asked.last = said;
+        if asked.due.is_none() {
+            let why = format!("nobody granted it within its time: {}", asked.last);
+            self.settle(now, Answer::Nothing, why);
+        }
     }
 
     /// Looks at all there is to know, and goes on.
@@ -202,11 +274,17 @@ impl Keeper {
             if self.inherited_until.is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone)) {
                 self.want(None);
             }
-            self.served.look(now, self.machine.phase() == Phase::Draining);
+            // Before a drain, and until it is judged, they are counted for comparison.
+            let phase = self.machine.phase();
+            let counts = matches!(phase, Phase::DrainRequested | Phase::Draining) || self.trial.is_some();
+            self.served.look(now, counts);
+            self.judge(now);
+            let is_given_up = self.is_given_up();
             let facts = Facts {
                 now,
-                wanted: self.wanted.is_some(),
-                may_drain: self.performs && !self.is_closed && !self.pause.is_on(),
+                wanted: self.wanted.is_some() && !is_given_up,
+                may_drain: self.performs && !self.is_closed && !self.pause.is_on() && !self.is_delayed(now),
+                is_useless: is_given_up,
                 word: self.word,
                 connections: self.served.connections(),
             };
@@ -217,6 +295,36 @@ impl Keeper {
         }
         self.send(self.clock.now());
         self.note();
+    }
+
+    /// Whether this node is not drained any more for what calls for it.
+    fn is_given_up(&self) -> bool {
+        let cause = self.wanted.as_ref().or(self.cause.as_ref());
+        self.given_up.as_ref().zip(cause).is_some_and(|(given_up, cause)| given_up.id == cause.id)
+    }
+
+    fn is_delayed(&self, now: f64) -> bool {
+        let left_secs = self.wanted.as_ref().and_then(|cause| self.condition(&cause.id)?.left_secs(now));
+        self.delay.is_some_and(|delay| !delay.is_over(now, left_secs))
+    }
+
+    fn condition(&self, id: &str) -> Option<&Condition> {
+        self.conditions.as_ref()?.get(id)
+    }
+
+    /// Compares the harm of what the node is drained for with that before, once that can be seen; a leak's when it has no more work.
+    fn judge(&mut self, now: f64) {
+        let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
+        trial.count(self.served.connections());
+        if !trial.is_due(now, &self.machine, self.helps_within_secs) {
+            return;
+        }
+        let failed = trial.failed(now, conditions, self.served.connections());
+        self.trial = None;
+        // An operator's word needs no other reason.
+        let Some(given_up) = failed.filter(|_| self.word.is_none()) else { return };
+        self.tell(now, Event::DrainUseless, given_up.why.clone());
+        self.given_up = Some(given_up);
     }
 
     /// How long nothing is to be done.
@@ -264,6 +372,7 @@ impl Keeper {
         let over = || match self.word {
             Some(Word::Undrain) => "an operator said so".to_owned(),
             _ if refused => "whether it was drained all the same is not known".to_owned(),
+            _ if self.is_given_up() => self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone()),
             _ => "nothing calls for a drain any more".to_owned(),
         };
         let told = match to {
@@ -271,7 +380,13 @@ impl Keeper {
                 let says_so = self.word.is_some_and(Word::is_drain);
                 let cause = if says_so { Some(Cause::operator()) } else { self.wanted.clone() };
                 self.cause = cause;
-                let why = self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
+                let mut why = self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
+                if !says_so && let Some(delay) = self.delay.take() {
+                    why += &format!(
+                        "; waited for {:.1} s, this node's share of a delay that keeps nodes with one leak from leaving together",
+                        delay.waited_secs(now)
+                    );
+                }
                 self.ask(now, Ask::Drain);
                 Some((Event::DrainRequested, why))
             }
@@ -284,7 +399,14 @@ impl Keeper {
                 Some((Event::UndrainRequested, why))
             }
             Phase::Draining if from == Phase::Verifying => Some((Event::Draining, "it is not over".to_owned())),
-            Phase::Draining => Some((Event::Draining, answered.unwrap_or_default())),
+            Phase::Draining => {
+                let connections = self.served.connections();
+                self.trial = self
+                    .cause
+                    .as_ref()
+                    .and_then(|Cause { id, .. }| Some(Trial::new(id, *self.condition(id)?, now, connections)));
+                Some((Event::Draining, answered.unwrap_or_default()))
+            }
             Phase::Drained => Some((Event::Drained, left)),
             Phase::Verifying => Some((Event::Verifying, "nothing calls for a drain any more".to_owned())),
             Phase::Healthy if refused => None,
@@ -295,7 +417,7 @@ impl Keeper {
             self.tell(now, event, why);
         }
         if to == Phase::Healthy {
-            self.cause = None;
+            (self.cause, self.trial) = (None, None);
         }
         match kept {
             Err(why) if to == Phase::DrainRequested => {
@@ -323,7 +445,7 @@ impl Keeper {
             cause: self.cause.clone().unwrap_or_else(Cause::operator),
         };
         let retries = Retries::until(now + self.deadline.as_secs_f64());
-        self.asked = Some(Asked { request, retries, due: Some(now), last: String::new() });
+        self.asked = Some(Asked { request, retries, unproven: 0, due: Some(now), last: String::new() });
     }
 
     /// Sends what is due. What an earlier run asked, and no time is left for, is answered by nobody.
@@ -347,9 +469,10 @@ impl Keeper {
         };
         asked.due = None;
         let (id, body) = (asked.request.id.clone(), asked.request.body(&self.host));
+        let is_drain = asked.request.ask == Ask::Drain;
         let within = CALL_WITHIN.min(Duration::try_from_secs_f64(left_secs).unwrap_or_default());
         // The thread ends with this one.
-        let _ = calls.send(Call { id, body, within });
+        let _ = calls.send(Call { id, body, is_drain, within });
     }
 
     fn keep(&mut self, now: f64) -> Result<(), String> {

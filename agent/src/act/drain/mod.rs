@@ -3,19 +3,27 @@
 //!
 //! [`Machine`] says where the node is and when it may go on, and is pure, as are what is asked and what an answer means, when it is asked
 //! again, and the weight. A [`Drainer`] is the thread around them. Whoever would rather ask than be asked reads [`Readiness`]:
-//! HAProxy by its agent check, anybody else by `/ready`. No grant means no drain, and where nobody is to be asked the balancer
-//! that asks is who grants. One agent drains by a state directory, and any other stands by. An operator's [`Word`] holds whatever the agent sees.
+//! HAProxy by its agent check, anybody else by `/ready`.
+//!
+//! A drain must help. No grant means no drain. Where nobody is to be asked only a leak takes the node out, after a delay of the node's own
+//! (`stagger`), because its end comes whatever the load; an overload lowers the weight to a floor, as its load would only move to nodes that
+//! are as busy. After a drain the harm is compared with that before (`condition`): a drain that did not help is undone.
+//!
+//! One agent drains by a state directory, and any other stands by. An operator's [`Word`] holds whatever the agent sees.
 
 mod caller;
+mod condition;
 mod drainer;
 mod keeper;
 mod readiness;
 mod request;
 mod retry;
 mod served;
+mod stagger;
 mod standby;
 mod state;
 mod store;
+mod trial;
 mod weight;
 mod word;
 
@@ -32,8 +40,11 @@ pub(crate) use store::Kept;
 /// Words for a reply, for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn said_of(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> String {
-    match request::meaning(status, retry_after, body) {
+    match request::meaning(status, retry_after, body, false) {
         request::Meaning::Granted => String::new(),
-        request::Meaning::Refused(said) | request::Meaning::Closed(said) | request::Meaning::Later(_, said) => said,
+        request::Meaning::Unproven(said)
+        | request::Meaning::Refused(said)
+        | request::Meaning::Closed(said)
+        | request::Meaning::Later(_, said) => said,
     }
 }

@@ -43,6 +43,8 @@ struct StateLabel {
 const READY: u8 = 0;
 const DRAIN: u8 = 1;
 const MAINTENANCE: u8 = 2;
+/// Ready for the whole share, whatever the weight is.
+const WHOLLY_READY: u8 = 3;
 
 impl Default for Readiness {
     fn default() -> Self {
@@ -55,6 +57,7 @@ impl Readiness {
     pub fn says(&self) -> Says {
         match self.state.load(Ordering::Relaxed) {
             READY => Says::Ready(self.weight.load(Ordering::Relaxed)),
+            WHOLLY_READY => Says::Ready(WHOLE),
             DRAIN => Says::Drain,
             _ => Says::Maintenance,
         }
@@ -63,7 +66,7 @@ impl Readiness {
     /// Takes where the node is.
     pub(super) fn note(&self, phase: Phase, is_out: bool, word: Option<Word>) {
         let state = match word {
-            Some(Word::Undrain) => READY,
+            Some(Word::Undrain) => WHOLLY_READY,
             Some(Word::Maintenance) if phase == Phase::Drained => MAINTENANCE,
             Some(Word::Drain | Word::Maintenance) => DRAIN,
             None if is_out => DRAIN,

@@ -1,8 +1,8 @@
 //! What is asked of whoever gives this node its work, and what the answer means.
 //!
 //! A CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says. Pure. All attempts at one request send the same bytes
-//! under the same identity, so that a receiver which has seen them knows them again. What an answer says beside its status does not
-//! count: a 2xx grants, whatever is in it.
+//! under the same identity, so that a receiver which has seen them knows them again. A 2xx grants, and to a drain only with the
+//! request's `webhook-id` in it: a proxy or a parked domain that answers 200 to everything is no receiver. Nothing else of an answer counts.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::act::page::{said, timestamp};
 
 /// What it is sent as.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
+
+/// Identity of what an operator says.
+const OPERATOR: &str = "operator";
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,8 @@ pub enum Meaning {
     Refused(String),
     /// Nothing is ever to be asked there again.
     Closed(String),
+    /// A success of somebody who need not have read the request.
+    Unproven(String),
     /// It may be asked again, not before this long from now if that is said.
     Later(Option<Duration>, String),
 }
@@ -74,9 +79,27 @@ impl Ask {
 }
 
 impl Cause {
+    /// Whether it is a leak's. Its identity says so, which is kept on disk too.
+    pub fn is_leak(&self) -> bool {
+        self.id.starts_with("leak-")
+    }
+
+    /// Seconds from `now` until the end that its evidence forecasts, and until the soonest that may be.
+    pub fn left_secs(&self, now: f64) -> Option<[f64; 2]> {
+        let age_secs = now - self.evidence["t"].as_f64()?;
+        let forecast = self.evidence["exhaustion_secs"].as_f64()?;
+        let soonest = self.evidence["exhaustion_interval_secs"][0].as_f64().unwrap_or(forecast);
+        Some([forecast, soonest].map(|secs| secs - age_secs))
+    }
+
+    /// Whether it is an operator's.
+    pub fn is_operator(&self) -> bool {
+        self.id == OPERATOR
+    }
+
     /// An operator said so.
     pub fn operator() -> Self {
-        Self { id: "operator".to_owned(), why: "an operator said so".to_owned(), evidence: Value::Null }
+        Self { id: OPERATOR.to_owned(), why: "an operator said so".to_owned(), evidence: Value::Null }
     }
 }
 
@@ -104,11 +127,19 @@ impl Request {
     }
 }
 
-/// What an answer means. `retry_after` is what its header of that name asks for.
-pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Meaning {
+/// Whether an answer carries the request's identity: as its header `webhook-id`, or as a string of that name in a JSON object.
+pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
+    let in_body = || serde_json::from_slice::<Value>(body).is_ok_and(|body| body["webhook-id"] == id);
+    header.map_or_else(in_body, |header| header.trim() == id)
+}
+
+/// What an answer means. `retry_after` is what its header of that name asks for; `is_proven` says that it carries the request's identity,
+/// or need not.
+pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8], is_proven: bool) -> Meaning {
     let said = said(status, body);
     match status {
-        200..300 => Meaning::Granted,
+        200..300 if is_proven => Meaning::Granted,
+        200..300 => Meaning::Unproven(said),
         // What is wrong with the request will be wrong the next time.
         400 | 409 | 413 | 422 | 423 => Meaning::Refused(said),
         410 => Meaning::Closed(said),
@@ -162,7 +193,8 @@ mod tests {
 
     #[test]
     fn only_a_status_of_success_grants() {
-        let kind = |status| match meaning(status, None, b"<html>") {
+        let kind = |status| match meaning(status, None, b"<html>", true) {
+            Meaning::Unproven(_) => "unproven",
             Meaning::Granted => "granted",
             Meaning::Refused(_) => "refused",
             Meaning::Closed(_) => "closed",
@@ -178,7 +210,26 @@ mod tests {
                 assert_eq!(kind(status), meant, "{status}");
             }
         }
-        let later = meaning(429, Some(Duration::from_secs(7)), b"slow down");
+        let later = meaning(429, Some(Duration::from_secs(7)), b"slow down", true);
         assert_eq!(later, Meaning::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned()));
+    }
+
+    #[test]
+    fn a_success_without_the_requests_identity_grants_nothing() {
+        assert_eq!(meaning(200, None, b"welcome", false), Meaning::Unproven("HTTP 200: welcome".to_owned()));
+        assert!(matches!(meaning(409, None, b"", false), Meaning::Refused(_)));
+        for (header, body, is_echo) in [
+            (Some("drain-1"), "", true),
+            (Some(" drain-1 "), "<html>", true),
+            (None, r#"{"webhook-id": "drain-1", "ok": true}"#, true),
+            (None, "", false),
+            (None, "drain-1", false),
+            (None, r#"["drain-1"]"#, false),
+            (None, r#"{"webhook-id": ["drain-1"]}"#, false),
+            (Some("drain-2"), r#"{"webhook-id": "drain-1"}"#, false),
+            (Some(""), "", false),
+        ] {
+            assert_eq!(echoes(header, body.as_bytes(), "drain-1"), is_echo, "{header:?} {body}");
+        }
     }
 }

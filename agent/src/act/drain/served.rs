@@ -28,8 +28,8 @@ impl Served {
     }
 
     /// Counts them, if they are waited for and it is time for that.
-    pub fn look(&mut self, now: f64, is_draining: bool) {
-        if !is_draining {
+    pub fn look(&mut self, now: f64, counts: bool) {
+        if !counts {
             (self.connections, self.counted_at) = (None, f64::NEG_INFINITY);
             return;
         }
@@ -39,12 +39,12 @@ impl Served {
         self.counted_at = now;
         let own = std::process::id();
         let protected = &self.protected;
-        let counts = |owner: Option<(u32, &str)>| {
+        let is_work = |owner: Option<(u32, &str)>| {
             owner.is_none_or(|(pid, cgroup)| {
                 pid != own && !always_protected().iter().chain(protected).any(|pattern| pattern.covers(cgroup))
             })
         };
-        self.connections = match self.in_flight.count(now, counts) {
+        self.connections = match self.in_flight.count(now, is_work) {
             Ok(connections) => Some(connections),
             Err(error) => {
                 tracing::debug!(%error, "connections cannot be counted");

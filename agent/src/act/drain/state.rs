@@ -58,6 +58,8 @@ pub struct Facts {
     pub wanted: bool,
     /// Whether a new drain may be asked for on that account.
     pub may_drain: bool,
+    /// Whether the drain does not help, so that it ends at once.
+    pub is_useless: bool,
     /// What an operator said.
     pub word: Option<Word>,
     /// Connections that are served; `None` where nobody knows.
@@ -165,7 +167,7 @@ impl Machine {
 
     /// Goes on if it may. Of [`Phase::UndrainRequested`] to itself it asks again.
     pub fn step(&mut self, facts: Facts) -> Option<Step> {
-        let Facts { now, wanted, may_drain, word, connections } = facts;
+        let Facts { now, wanted, may_drain, is_useless, word, connections } = facts;
         if std::mem::replace(&mut self.word, word) != word && word.is_some() {
             // Who says something new is not kept waiting by what was answered before.
             self.held_until = f64::NEG_INFINITY;
@@ -184,7 +186,9 @@ impl Machine {
                 (may && !self.is_held(now)).then_some(Phase::DrainRequested)
             }
             Phase::DrainRequested => (!called_for).then_some(Phase::UndrainRequested),
-            Phase::Draining | Phase::Drained | Phase::Verifying if says_undrain => Some(Phase::UndrainRequested),
+            Phase::Draining | Phase::Drained | Phase::Verifying if says_undrain || is_useless && !says_drain => {
+                Some(Phase::UndrainRequested)
+            }
             _ if !rested && self.phase != Phase::UndrainRequested => None,
             Phase::Draining | Phase::Drained if !called_for => Some(Phase::Verifying),
             Phase::Draining => {

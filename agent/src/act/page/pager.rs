@@ -166,6 +166,7 @@ impl Pager {
             Event::Slowed => format!("its memory is held below {}, and it gets less CPU", size.unwrap_or_default()),
             Event::Draining => "this node is drained".to_owned(),
             Event::DrainRefused => format!("this node could not be drained: {why}"),
+            Event::DrainUseless => format!("this node takes work again: {why}"),
             Event::Undrained => "this node takes work again".to_owned(),
             Event::UndrainFailed => format!("this node does not get its work back: {why}"),
             Event::DrainRequested | Event::Drained | Event::Verifying | Event::UndrainRequested => return Vec::new(),

@@ -250,6 +250,16 @@ fn an_overload_rises_from_info_while_it_lasts_and_weighs_before_it_drains() {
 }
 
 #[test]
+fn without_a_granter_an_overload_never_drains() {
+    let mut run = Run::with_service();
+    run.policy = run.policy.without_granter();
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
+    run.judge(overload(0.0, State::Raised, stuck));
+    let page = "page (critical) overload-7-0.0.0.0:80";
+    assert_eq!(run.update(&overload(60.0, State::Raised, stuck)), [page, "weigh overload-7-0.0.0.0:80"]);
+}
+
+#[test]
 fn load_that_would_only_move_never_drains() {
     for sign in [None, Some(Sign::LoadSurge), Some(Sign::RetryStorm)] {
         let mut run = Run::with_service();

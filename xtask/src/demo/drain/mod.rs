@@ -40,7 +40,8 @@ pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathB
     };
     screen.line(
         "\nNow three backends stand behind HAProxy under load, and one leaks with each request until it is killed: without the agent, \
-         then with one that judges by seconds instead of minutes and drains.",
+         then with one that judges by seconds instead of minutes and drains. Nobody grants that drain, which a leak may do without: an \
+         overload would only lower the node's weight.",
     );
     let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
     let mut command = Command::new("env");

@@ -7,7 +7,7 @@ use super::*;
 const PACE: Pace = Pace { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
 
 fn facts(now: f64, wanted: bool) -> Facts {
-    Facts { now, wanted, may_drain: true, word: None, connections: Some(0) }
+    Facts { now, wanted, may_drain: true, is_useless: false, word: None, connections: Some(0) }
 }
 
 /// Steps once a second until `until`, and gives each state with the time at which it was entered.
@@ -88,6 +88,17 @@ fn an_undrain_is_asked_for_until_it_is_granted() {
 }
 
 #[test]
+fn a_drain_that_does_not_help_ends_at_once_and_is_not_verified() {
+    let mut machine = Machine::new(PACE);
+    walk(&mut machine, 0, 10, |now| facts(now, true));
+    assert_eq!(machine.phase(), Phase::Draining);
+    let useless = Facts { is_useless: true, ..facts(10.0, false) };
+    assert_eq!(machine.step(useless).map(|step| step.to), Some(Phase::UndrainRequested));
+    machine.answered(10.0, Answer::Granted);
+    assert!(!machine.is_out());
+}
+
+#[test]
 fn an_operator_waits_for_nothing() {
     let mut machine = Machine::new(PACE);
     machine.step(facts(0.0, true));
@@ -147,6 +158,7 @@ proptest! {
         moments in moments(),
         words in prop::collection::vec(words(), 300),
         restarts in prop::collection::vec(any::<u8>(), 300),
+        useless in prop::collection::vec(any::<bool>(), 300),
     ) {
         let (mut machine, mut now, mut was_granted) = (Machine::new(PACE), 0.0, false);
         for (nth, (later, wanted, may_drain, connections, answer)) in moments.into_iter().enumerate() {
@@ -160,7 +172,7 @@ proptest! {
                 }
             }
             let mut steps = Vec::new();
-            steps.extend(machine.step(Facts { now, wanted, may_drain, word: words[nth], connections }));
+            steps.extend(machine.step(Facts { now, wanted, may_drain, is_useless: useless[nth], word: words[nth], connections }));
             if let Some(answer) = answer {
                 was_granted |= answer == Answer::Granted && machine.phase() == Phase::DrainRequested;
                 steps.extend(machine.answered(now, answer));
@@ -184,7 +196,7 @@ proptest! {
         for (later, wanted, may_drain, connections, answer) in moments {
             now += later;
             let was_out = machine.is_out();
-            let stepped = machine.step(Facts { now, wanted, may_drain, word: None, connections });
+            let stepped = machine.step(Facts { now, wanted, may_drain, is_useless: false, word: None, connections });
             let answered = answer.and_then(|answer| machine.answered(now, answer));
             for step in stepped.into_iter().chain(answered) {
                 if !step.from.is_request() {
@@ -211,13 +223,20 @@ proptest! {
         let (mut machine, mut now) = (Machine::new(PACE), 0.0);
         for (later, wanted, may_drain, connections, answer) in moments {
             now += later;
-            machine.step(Facts { now, wanted, may_drain, word: None, connections });
+            machine.step(Facts { now, wanted, may_drain, is_useless: false, word: None, connections });
             answer.map(|answer| machine.answered(now, answer));
         }
         let word = Some(if says_drain { Word::Drain } else { Word::Undrain });
         for _ in 0..8 {
             now += PACE.ask_again_secs;
-            machine.step(Facts { now, wanted: !says_drain, may_drain: !says_drain, word, connections: Some(0) });
+            machine.step(Facts {
+                now,
+                wanted: !says_drain,
+                may_drain: !says_drain,
+                is_useless: true,
+                word,
+                connections: Some(0),
+            });
             machine.answered(now, Answer::Granted);
         }
         let end = if says_drain { Phase::Drained } else { Phase::Healthy };

@@ -1,0 +1,93 @@
+//! A drain that was granted, until it is judged by whether it helps.
+//!
+//! Pure. A queue shows that while the node drains; a leak is judged once its node has no more work, because only then it could slow down.
+
+use std::collections::BTreeMap;
+
+use super::{condition::Condition, state::Machine, state::Phase};
+
+/// A drain to be judged.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    id: String,
+    /// Harm when it was granted, and when that was.
+    before: Condition,
+    then: f64,
+    /// Connections that were served then, or at the first count after that.
+    connections: Option<u64>,
+}
+
+/// An incident for which this node is not drained again, and the reason.
+#[derive(Debug, Clone)]
+pub struct GivenUp {
+    /// The incident.
+    pub id: String,
+    /// The reason in a sentence, for a person.
+    pub why: String,
+}
+
+impl Trial {
+    /// Of a drain for incident `id`, granted at `then`.
+    pub fn new(id: &str, before: Condition, then: f64, connections: Option<u64>) -> Self {
+        Self { id: id.to_owned(), before, then, connections }
+    }
+
+    /// Takes a count of connections.
+    pub fn count(&mut self, connections: Option<u64>) {
+        self.connections = self.connections.or(connections);
+    }
+
+    /// Whether a drain that helps shows it by now.
+    pub fn is_due(&self, now: f64, machine: &Machine, helps_within_secs: f64) -> bool {
+        let since = match (machine.phase(), self.before.is_leak) {
+            (Phase::Drained, true) => machine.since(),
+            (Phase::Draining | Phase::Drained, false) => self.then,
+            _ => return false,
+        };
+        now - since >= helps_within_secs
+    }
+
+    /// Judges it by the harm of each incident that stands; gives the incident where it did not help.
+    pub fn failed(&self, now: f64, harm: &BTreeMap<String, Condition>, connections: Option<u64>) -> Option<GivenUp> {
+        let figures = self.before.helped(self.then, harm.get(&self.id), now, [self.connections, connections]).err()?;
+        let secs = now - self.then;
+        Some(GivenUp { id: self.id.clone(), why: format!("the drain did not help in {secs:.0} s: {figures}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::drain::state::Pace;
+
+    const PACE: Pace = Pace { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
+
+    #[test]
+    fn a_queue_is_judged_while_the_node_drains_and_a_leak_once_it_has_no_work() {
+        let harm = |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
+        let due = |is_leak, phase, since, now| {
+            let trial = Trial::new("it", harm(is_leak), 0.0, None);
+            trial.is_due(now, &Machine::resume(PACE, phase, since, true), 30.0)
+        };
+        assert!(!due(false, Phase::Draining, 0.0, 29.9) && due(false, Phase::Draining, 0.0, 30.0));
+        assert!(due(false, Phase::Drained, 29.0, 30.0));
+        assert!(!due(true, Phase::Draining, 0.0, 119.0) && !due(true, Phase::Drained, 120.0, 149.0));
+        assert!(due(true, Phase::Drained, 120.0, 150.0));
+        // It seems to be over, or is.
+        for phase in [Phase::Verifying, Phase::UndrainRequested, Phase::Healthy] {
+            assert!(!due(false, phase, 0.0, 900.0) && !due(true, phase, 0.0, 900.0));
+        }
+    }
+
+    #[test]
+    fn an_incident_that_is_over_was_helped() {
+        let harm = Condition { is_leak: false, ends_at: None, queued: Some(9), oldest_wait_us: None };
+        let trial = Trial::new("it", harm, 0.0, None);
+        assert!(trial.failed(30.0, &BTreeMap::from([("other".to_owned(), harm)]), None).is_none());
+        let failed = trial.failed(30.0, &BTreeMap::from([("it".to_owned(), harm)]), None).unwrap();
+        assert_eq!(
+            (failed.id.as_str(), failed.why.as_str()),
+            ("it", "the drain did not help in 30 s: 9 connections wait, 9 before")
+        );
+    }
+}
