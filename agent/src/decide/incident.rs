@@ -82,7 +82,7 @@ impl Member {
 
     /// Harm as it was weighed last.
     pub(super) fn harm(&self) -> &Harm {
-        const NONE: &Harm = &Harm { severity: Severity::Info, reason: String::new() };
+        const NONE: &Harm = &Harm { severity: Severity::Info, reason: String::new(), is_nodes: false };
         self.latest.harm.as_ref().unwrap_or(NONE)
     }
 }

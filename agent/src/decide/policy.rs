@@ -16,13 +16,13 @@ use foldhash::{HashMap, HashMapExt as _};
 use super::{
     Action, Decision, Guard, IncidentId,
     incident::{Incident, Member, Stage},
-    services::{Services, Standing},
+    services::Services,
     severity,
     tenant::Tenant,
 };
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{Bound, Claim, Harm, OverloadClaim, Resource, Scarce, Severity, Sign, State, Verdict},
+    detect::{Claim, Harm, OverloadClaim, Resource, Scarce, Severity, Sign, State, Verdict},
     sense::Fact,
 };
 
@@ -139,7 +139,7 @@ impl Policy {
         if updated.is_some() {
             self.page(seq, &id, &latest, decisions);
         }
-        self.act(seq, &id, &latest, &standing, decisions);
+        self.act(seq, &id, &latest, decisions);
         updated
     }
 
@@ -153,15 +153,15 @@ impl Policy {
             return None;
         }
         member.latest.t = t;
-        let standing = self.services.standing(&member.latest);
-        let is_worse = may_be_critical(&member.latest.claim, &standing) && member.harm().severity < Severity::Critical;
+        let harm = member.harm().clone();
+        let is_worse = harm.is_nodes && harm.severity < Severity::Critical;
         if is_worse {
-            member.latest.harm = Some(Harm { severity: Severity::Critical, reason: why.to_owned() });
+            member.latest.harm = Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
         }
         let latest = member.latest.clone();
         let updated = Verdict { state: State::Updated, why: why.to_owned(), ..latest.clone() };
         self.page(seq, &id, &updated, decisions);
-        self.act(seq, &id, &latest, &standing, decisions);
+        self.act(seq, &id, &latest, decisions);
         is_worse.then_some(updated)
     }
 
@@ -181,7 +181,7 @@ impl Policy {
         let incident = self.incidents.entry(seq).or_insert_with(|| Incident::new(verdict.t));
         incident.raise(id, verdict, diagnosis(&verdict.claim));
         self.page(seq, id, verdict, decisions);
-        self.act(seq, id, verdict, &standing, decisions);
+        self.act(seq, id, verdict, decisions);
     }
 
     fn clear(&mut self, id: &IncidentId, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
@@ -250,16 +250,9 @@ impl Policy {
     }
 
     /// Takes the actions that a claim calls for and that are not taken yet.
-    fn act(
-        &mut self,
-        seq: u64,
-        id: &IncidentId,
-        verdict: &Verdict,
-        standing: &Standing,
-        decisions: &mut Vec<Decision>,
-    ) {
+    fn act(&mut self, seq: u64, id: &IncidentId, verdict: &Verdict, decisions: &mut Vec<Decision>) {
         let is_set_back = self.member(seq, id).is_some_and(|member| member.is_set_back);
-        let wants = self.wants(verdict, standing, is_set_back);
+        let wants = self.wants(verdict, is_set_back);
         let (is_weighed, is_drained) = (self.weighed > 0, self.drained > 0);
         let Some(member) = self.incidents.get_mut(&seq).and_then(|incident| incident.members.get_mut(id)) else {
             return;
@@ -301,17 +294,17 @@ impl Policy {
     }
 
     /// Actions that a claim calls for now.
-    fn wants(&self, verdict: &Verdict, standing: &Standing, is_set_back: bool) -> Wants {
+    fn wants(&self, verdict: &Verdict, is_set_back: bool) -> Wants {
         let left_secs = verdict.exhaustion_secs.unwrap_or(f64::INFINITY);
-        let severity = verdict.harm.as_ref().map_or(Severity::Info, |harm| harm.severity);
+        let (severity, is_nodes) =
+            verdict.harm.as_ref().map_or((Severity::Info, false), |harm| (harm.severity, harm.is_nodes));
         match &verdict.claim {
             Claim::Leak(claim) => Wants {
                 limit: claim.resource == Resource::Memory && left_secs <= self.config.limit_within.as_secs_f64(),
                 weigh: false,
-                drain: may_be_critical(&verdict.claim, standing)
-                    && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
+                drain: is_nodes && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
             },
-            Claim::Overload(claim) if claim.scarce != Some(Scarce::Backlog) && standing.is_service() => {
+            Claim::Overload(claim) if claim.scarce != Some(Scarce::Backlog) && is_nodes => {
                 let drain = self.has_granter && severity >= Severity::Critical && is_this_nodes_fault(claim);
                 Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
             }
@@ -377,12 +370,6 @@ struct Wants {
     limit: bool,
     weigh: bool,
     drain: bool,
-}
-
-/// Tells if a claim's end would hurt a service, or everybody.
-fn may_be_critical(claim: &Claim, standing: &Standing) -> bool {
-    let is_hosts = matches!(claim, Claim::Leak(claim) if claim.bound == Bound::Host);
-    is_hosts || standing.is_service()
 }
 
 /// Tells if the load of an overloaded service would fare better elsewhere: the node serves less than before though no more comes, or

@@ -36,16 +36,14 @@ const OVERFLOW_SOON_SECS: f64 = 60.0;
 
 /// Weighs a claim about a workload of this standing, `lasted_secs` after it was made.
 pub fn weigh(verdict: &Verdict, standing: &Standing, lasted_secs: f64, config: &DecideConfig) -> Harm {
-    match &verdict.claim {
+    let (severity, reason) = match &verdict.claim {
         Claim::Leak(claim) => leak(claim, verdict.exhaustion_secs, standing, config),
         Claim::Overload(claim) => overload(claim, verdict.exhaustion_secs, standing, lasted_secs),
         Claim::CascadeRisk(claim) => dependency(claim, standing),
         Claim::Exhaustion(_) => cut_off(standing),
-    }
-}
-
-fn harm(severity: Severity, reason: String) -> Harm {
-    Harm { severity, reason }
+    };
+    let is_hosts = matches!(&verdict.claim, Claim::Leak(claim) if claim.bound == Bound::Host);
+    Harm { severity, reason, is_nodes: is_hosts || standing.is_service() }
 }
 
 /// Reason why a workload may page, or may not.
@@ -68,28 +66,33 @@ fn unproven(standing: &Standing) -> Severity {
     }
 }
 
-fn leak(claim: &LeakClaim, left_secs: Option<f64>, standing: &Standing, config: &DecideConfig) -> Harm {
+fn leak(claim: &LeakClaim, left_secs: Option<f64>, standing: &Standing, config: &DecideConfig) -> (Severity, String) {
     let is_near = left_secs.is_some_and(|secs| secs <= config.drain_within.as_secs_f64());
     let left = left_secs.map_or_else(|| "no end is forecast".to_owned(), |secs| format!("{} are left", Span(secs)));
     match (claim.bound, standing.is_service()) {
         (Bound::Host, _) => {
             let severity = if is_near { Severity::Critical } else { Severity::Warning };
-            harm(severity, format!("the whole host runs out; {left}"))
+            (severity, format!("the whole host runs out; {left}"))
         }
         (Bound::Own, true) => {
             let severity = if is_near { Severity::Critical } else { Severity::Warning };
-            harm(severity, format!("{}; {left}", of(standing)))
+            (severity, format!("{}; {left}", of(standing)))
         }
-        (Bound::Own, false) => harm(unproven(standing), format!("only it is hurt, and it is {}", of(standing))),
+        (Bound::Own, false) => (unproven(standing), format!("only it is hurt, and it is {}", of(standing))),
     }
 }
 
-fn overload(claim: &OverloadClaim, left_secs: Option<f64>, standing: &Standing, lasted_secs: f64) -> Harm {
+fn overload(
+    claim: &OverloadClaim,
+    left_secs: Option<f64>,
+    standing: &Standing,
+    lasted_secs: f64,
+) -> (Severity, String) {
     if !standing.is_service() {
-        return harm(Severity::Info, of(standing));
+        return (Severity::Info, of(standing));
     }
     if claim.scarce == Some(Scarce::Backlog) {
-        return harm(Severity::Warning, format!("connections are dropped now and then; {}", of(standing)));
+        return (Severity::Warning, format!("connections are dropped now and then; {}", of(standing)));
     }
     let wait_secs = claim.oldest_wait_us.map_or(0.0, |us| us as f64 / 1e6);
     let is_full = claim.backlog > claim.backlog_max;
@@ -101,22 +104,22 @@ fn overload(claim: &OverloadClaim, left_secs: Option<f64>, standing: &Standing, 
     let waits = format!("{} wait, for {} at most", claim.backlog, Span(wait_secs));
     let lasts = Span(lasted_secs);
     if claim.backlog < WAITING_MIN && !is_full {
-        return harm(Severity::Info, format!("only {waits}"));
+        return (Severity::Info, format!("only {waits}"));
     }
     if lasted_secs < WARNING_AFTER_SECS {
-        return harm(Severity::Info, format!("it has lasted for only {lasts}; {waits}"));
+        return (Severity::Info, format!("it has lasted for only {lasts}; {waits}"));
     }
     if wait_secs < NOTICED_SECS && !is_full && !is_soon {
-        return harm(Severity::Info, format!("{waits}, which nobody notices"));
+        return (Severity::Info, format!("{waits}, which nobody notices"));
     }
     let after_secs = if is_stuck || is_full { STUCK_CRITICAL_AFTER_SECS } else { CRITICAL_AFTER_SECS };
     let is_harmful = is_full || wait_secs >= GIVEN_UP_SECS;
     let of_traffic = share.map(|share| format!(", {:.0} % of what comes", share * 100.0)).unwrap_or_default();
     let reason = format!("{waits}{of_traffic}, for {lasts} so far; {}", of(standing));
     if is_harmful && lasted_secs >= after_secs && share.is_none_or(|share| share >= CRITICAL_SHARE) {
-        return harm(Severity::Critical, reason);
+        return (Severity::Critical, reason);
     }
-    harm(Severity::Warning, reason)
+    (Severity::Warning, reason)
 }
 
 /// Share of the connections that came meanwhile which still wait; `None` if those that come are not counted.
@@ -125,18 +128,18 @@ fn share(claim: &OverloadClaim, wait_secs: f64) -> Option<f64> {
     (came > 0.0).then(|| (f64::from(claim.backlog) / came).min(1.0))
 }
 
-fn dependency(claim: &CascadeRiskClaim, standing: &Standing) -> Harm {
+fn dependency(claim: &CascadeRiskClaim, standing: &Standing) -> (Severity, String) {
     match claim.spared {
         Some(Spared::OnlyChecks) => {
-            harm(Severity::Info, "only health checks seem to be left, so that no user misses it".to_owned())
+            (Severity::Info, "only health checks seem to be left, so that no user misses it".to_owned())
         }
-        Some(Spared::OthersAnswer) => harm(Severity::Info, "other addresses with this port still answer".to_owned()),
+        Some(Spared::OthersAnswer) => (Severity::Info, "other addresses with this port still answer".to_owned()),
         None => cut_off(standing),
     }
 }
 
 /// Something that cannot reach what it needs.
-fn cut_off(standing: &Standing) -> Harm {
+fn cut_off(standing: &Standing) -> (Severity, String) {
     let severity = if standing.is_service() { Severity::Warning } else { unproven(standing) };
-    harm(severity, of(standing))
+    (severity, of(standing))
 }

@@ -40,6 +40,9 @@ pub struct Harm {
     /// Reason for it, for a person.
     #[serde(rename = "severity_why")]
     pub reason: String,
+    /// Set if a service or the whole host is at stake: only then the node may be drained, or get less work, for it.
+    #[serde(skip)]
+    pub is_nodes: bool,
 }
 
 /// Urgency of a claim.

@@ -171,6 +171,8 @@ impl Drainer {
         if !self.performs {
             return;
         }
+        // What hurts neither a service nor the whole host is no reason to give this node less work.
+        let claims = claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
         let conditions: BTreeMap<_, _> =
             claims.map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict))).collect();
         self.refused.retain(|id| conditions.contains_key(id));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     config::{Pattern, ServicePattern},
-    detect::{CascadeRiskClaim, LeakClaim, Spared},
+    detect::{Bound, CascadeRiskClaim, LeakClaim, Spared},
     sense::{HostFact, ListenerFact, ProcessId},
 };
 
