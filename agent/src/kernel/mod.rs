@@ -5,6 +5,7 @@
 
 mod attach;
 mod batch;
+pub mod btf;
 mod failure;
 mod iter;
 pub mod ladder;
