@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config},
     doctor::Diagnosis,
     explain, live,
+    os::{proc_reader, sandbox},
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
     sense::Sensors,
 };
@@ -41,8 +42,9 @@ pub enum Failure {
 ///
 /// A bad configuration; a runtime that cannot start.
 pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), Failure> {
-    let config = load(config)?;
-    Ok(live::run(&config, json, sensors)?)
+    let file = config;
+    let config = load(file)?;
+    Ok(live::run(&config, file, json, sensors)?)
 }
 
 /// `spillway record`.
@@ -208,6 +210,11 @@ pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
 /// A bad configuration; [`Failure::Told`] where something cannot be put back.
 pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     let state_dir = load(config)?.record.state_dir;
+    // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere else.
+    if state_dir.exists() {
+        proc_reader::start()?;
+        sandbox::files(&state_dir);
+    }
     let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
     let undone = journal.map_err(Failure::Failed)?.map(|journal| undo_all(&journal)).unwrap_or_default();
     let mut out = io::stdout().lock();

@@ -128,6 +128,13 @@ impl Core {
         }
     }
 
+    /// Follows another configuration in what needs no restart (see [`crate::config::Reload`]). What was seen and what stands are kept.
+    pub fn reload(&mut self, config: &Config) {
+        self.leak.reload(&config.detect.leak);
+        self.overload.reload(&config.detect.overload);
+        self.ladder.reload(&config.decide);
+    }
+
     /// Takes it that what was done for an incident does not do what it is for.
     pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
         self.ladder.set_back(t, id, why, &mut output.decisions);

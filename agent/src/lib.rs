@@ -15,7 +15,7 @@
 //! Around it: [`config`] is what an operator may say about all of it, [`daemon`] the loop that reads the sensors,
 //! [`live`] that loop into the core or into a trace, [`serve`] metrics and health, [`doctor`] what works on this host,
 //! [`explain`] one process of a trace as a picture,
-//! `hardship` what keeps it going when memory is short, [`https`] how others are asked, `resolve` how their names are looked up,
+//! `hardship` what keeps it going when memory is short, `os` what it forbids itself, [`https`] how others are asked, `resolve` how their names are looked up,
 //! [`kubernetes`] what is asked of its API, [`commands`] what each command does, and [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`decide`] nothing knows a clock, a file or a
@@ -37,9 +37,11 @@ pub mod https;
 pub mod kernel;
 pub mod kubernetes;
 pub mod live;
+mod os;
 pub mod outlet;
 pub mod record;
 mod resolve;
 mod secret;
 pub mod sense;
 pub mod serve;
+mod signals;

@@ -14,6 +14,7 @@ mod keys;
 mod kind;
 mod parse;
 mod pattern;
+mod reload;
 mod schema;
 mod suggest;
 mod units;
@@ -30,6 +31,7 @@ pub use error::{ConfigErrors, Problem};
 pub use generate::commented_defaults;
 pub use parse::parse;
 pub use pattern::Pattern;
+pub use reload::Reload;
 pub use schema::{
     ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig, KubernetesConfig, LeakConfig,
     LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,

@@ -51,6 +51,12 @@ impl Ladder {
         Self { config: config.clone(), mode, guard: Guard::new(config), incidents: BTreeMap::new() }
     }
 
+    /// Follows another configuration. Open incidents, cooldowns and the hour's actions are kept.
+    pub fn reload(&mut self, config: &DecideConfig) {
+        self.config.clone_from(config);
+        self.guard.reload(config);
+    }
+
     /// Claims that stand, each with its latest forecast, in a stable order.
     pub fn open(&self) -> impl Iterator<Item = &Verdict> {
         self.incidents.values().map(|incident| &incident.latest)

@@ -114,6 +114,11 @@ impl Drainer {
         self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
     }
 
+    /// Follows another policy.
+    pub fn reload(&mut self, config: &Config) {
+        self.weight.reload(&config.decide);
+    }
+
     /// Takes the nearest forecast of the open incidents, in seconds from `t`; `None` where there is none.
     pub fn weigh(&mut self, t: f64, nearest_secs: Option<f64>) {
         if self.performs {

@@ -29,6 +29,12 @@ impl Weight {
         Self { far_secs, near_secs, percent: WHOLE, since: 0.0 }
     }
 
+    /// Follows other distances; the weight moves as it does otherwise.
+    pub fn reload(&mut self, config: &DecideConfig) {
+        let Self { far_secs, near_secs, .. } = Self::new(config);
+        (self.far_secs, self.near_secs) = (far_secs, near_secs);
+    }
+
     /// Takes the nearest forecast, in seconds from `now`; `None` where there is none. Gives the weight in percent.
     pub fn note(&mut self, now: f64, nearest_secs: Option<f64>) -> u8 {
         let due = nearest_secs.map_or(WHOLE, |secs| self.due(secs));
