@@ -20,7 +20,7 @@ use crate::{
     explain, live,
     os::{proc_reader, sandbox},
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
-    sense::Sensors,
+    sense::{Hierarchy, Sensors},
 };
 
 /// Why a command did not do what it was asked, by what the exit code says of it.
@@ -213,7 +213,7 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere else.
     if state_dir.exists() {
         proc_reader::start()?;
-        sandbox::files(&state_dir);
+        sandbox::files(&state_dir, Hierarchy::detect().mount());
     }
     let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
     let undone = journal.map_err(Failure::Failed)?.map(|journal| undo_all(&journal)).unwrap_or_default();

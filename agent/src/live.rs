@@ -19,7 +19,7 @@ use crate::{
     kernel::{ProbeReport, ProbeState},
     os::{proc_reader, sandbox},
     record::{Printer, TraceError, Writer},
-    sense::{Fact, Sensors},
+    sense::{Fact, Hierarchy, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     signals::{Hangup, stopped},
 };
@@ -58,7 +58,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         metrics.show_drain(&drainer.readiness());
         hardship::be_killed_last();
         proc_reader::start()?;
-        sandbox::files(&config.record.state_dir);
+        sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
         listen(config, &metrics, &drainer).await;
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {

@@ -19,18 +19,21 @@ pub enum Enforced {
 const KNOWN: ABI = ABI::V5;
 
 /// Restricts this thread and its descendants. Nothing may be executed.
-pub fn restrict(state_dir: &Path) -> Result<Enforced, RulesetError> {
+pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let all = AccessFs::from_all(KNOWN);
     // A rule needs its directory. One that cannot be made is reported by whoever writes to it.
     let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
-    let rules: [(&Path, BitFlags<AccessFs>); 4] = [
+    let limits = read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir});
+    let usual = Path::new("/sys/fs/cgroup");
+    let rules: [(&Path, BitFlags<AccessFs>); 5] = [
         // /proc, /sys, the configuration, secrets, certificates, the resolver's files.
         (Path::new("/"), read),
         // Journal, spool, drain state and locks.
         (state_dir, all & !AccessFs::Execute),
         // Limits, and a child for a leaker that shares its cgroup.
-        (Path::new("/sys/fs/cgroup"), read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir})),
+        (usual, limits),
+        (cgroups.unwrap_or(usual), limits),
         // Drop-ins of properties that were set for this boot, which are removed with the limit; see `act/limit/systemd.rs`.
         (Path::new("/run/systemd"), read | make_bitflags!(AccessFs::{RemoveFile | RemoveDir})),
     ];
@@ -62,7 +65,7 @@ mod tests {
         fs::write(other.join("file"), "before").unwrap();
         let (inside, outside) = (state.join("file"), other.join("file"));
         let restricted = thread::spawn(move || {
-            if restrict(&state).unwrap() == Enforced::Not {
+            if restrict(&state, None).unwrap() == Enforced::Not {
                 return None;
             }
             fs::write(&inside, "in its place").unwrap();

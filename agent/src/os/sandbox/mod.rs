@@ -9,9 +9,10 @@ mod seccomp;
 
 use std::path::Path;
 
-/// Bounds what this thread, and those that it starts from now on, may write: `state_dir`, cgroups, and the removal of systemd's drop-ins.
-pub fn files(state_dir: &Path) {
-    match landlock::restrict(state_dir) {
+/// Bounds what this thread, and those that it starts from now on, may write: `state_dir`, cgroups, which may be mounted at `cgroups`, and the
+/// removal of systemd's drop-ins.
+pub fn files(state_dir: &Path, cgroups: Option<&Path>) {
+    match landlock::restrict(state_dir, cgroups) {
         Ok(landlock::Enforced::Fully) => tracing::debug!("file access is bounded by Landlock"),
         Ok(landlock::Enforced::Partly) => {
             tracing::debug!("file access is bounded by Landlock, as far as this kernel can")
