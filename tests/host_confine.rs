@@ -54,6 +54,29 @@ fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
     }
 }
 
+/// The unit file that the agent comes with.
+const UNIT_FILE: &str = include_str!("../configs/systemd/spillway.service");
+
+#[test]
+fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {
+    let test = "cap_bpf_and_cap_perfmon_are_enough_for_every_probe";
+    if !is_root(test) {
+        return;
+    }
+    let with = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--bounding-set=-all,{capabilities}"), "--inh-caps=-all"]);
+        command.arg(agent().get_program()).args(["doctor", "--json"]);
+        let output = command.output().ok()?;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().map(|found| found["probes"].clone())
+    };
+    let Some(all) = with("+all") else { return skip(test, "there is no setpriv") };
+    assert_eq!(with("+bpf,+perfmon"), Some(all.clone()));
+    let unit = UNIT_FILE.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it has one");
+    let unit = unit.split_whitespace().map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    assert_eq!(with(&unit.collect::<Vec<_>>().join(",")), Some(all), "as in the unit");
+}
+
 fn config(scratch: &Scratch) -> String {
     format!("{ANY_PORT}[record]\nstate_dir = \"{}\"\n", scratch.0.join("state").display())
 }
