@@ -38,8 +38,18 @@ impl Reload {
         ];
         let mut needs_restart: Vec<_> =
             differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
-        // Nothing is left out, whatever the schema gains.
-        if needs_restart.is_empty() && applied != *new {
+        // Nothing goes unsaid, whatever the schema gains.
+        let named = Config {
+            mode: new.mode,
+            sense: new.sense.clone(),
+            detect: new.detect.clone(),
+            act: new.act.clone(),
+            kubernetes: new.kubernetes.clone(),
+            serve: new.serve.clone(),
+            record: new.record.clone(),
+            ..applied.clone()
+        };
+        if named != *new {
             needs_restart.push("a setting that is not named here");
         }
         Self { applied, needs_restart }

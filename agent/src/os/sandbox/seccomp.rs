@@ -48,7 +48,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
         libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
     ]),
     ("a CPU before others while memory is short, see `hardship.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
-    ("limits of our own resources, and whether another process is still there", &[libc::SYS_prlimit64, libc::SYS_kill]),
+    ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
 ];
 
 /// Calls that x86-64 has beside those with a descriptor or an `at`, and that its C library still makes.
