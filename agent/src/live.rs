@@ -1,7 +1,9 @@
 //! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a trace.
 
 use std::{
+    fs,
     io::{self, Write},
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -10,7 +12,7 @@ use std::{
 use crate::{
     act::{self, Actor, Outcome, Paging, drain::Drainer},
     clock::Clock,
-    config::{self, Config, Reload},
+    config::{self, Config, Mode, Reload},
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
     decide::{Decision, IncidentId},
@@ -58,6 +60,10 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         metrics.show_drain(&drainer.readiness());
         hardship::be_killed_last();
         proc_reader::start()?;
+        if config.mode == Mode::Enforce {
+            // Files are bounded to what is there. Whoever cannot write to it says so.
+            let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.record.state_dir);
+        }
         sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
         listen(config, &metrics, &drainer).await;
         let mut paging = Paging::start(config, clock)?;

@@ -1,6 +1,6 @@
 //! Landlock: the directories that may be written, of a file system that may be read as a whole.
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
@@ -22,8 +22,8 @@ const KNOWN: ABI = ABI::V5;
 pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let all = AccessFs::from_all(KNOWN);
-    // A rule needs its directory. One that cannot be made is reported by whoever writes to it.
-    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    // A rule needs its directory. Of one that is yet to be made, because somebody may want it later, the one above is as close as it gets.
+    let state_dir = state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(state_dir);
     let limits = read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir});
     let usual = Path::new("/sys/fs/cgroup");
     let rules: [(&Path, BitFlags<AccessFs>); 5] = [
@@ -53,7 +53,7 @@ pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, Ru
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{fs, thread};
 
     use super::*;
 
@@ -62,6 +62,7 @@ mod tests {
         let base = std::env::temp_dir().join(format!("spillway-landlock-{}", std::process::id()));
         let (state, other) = (base.join("state"), base.join("other"));
         fs::create_dir_all(&other).unwrap();
+        fs::create_dir_all(&state).unwrap();
         fs::write(other.join("file"), "before").unwrap();
         let (inside, outside) = (state.join("file"), other.join("file"));
         let restricted = thread::spawn(move || {
