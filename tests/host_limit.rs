@@ -164,6 +164,31 @@ fn the_agent_limits_a_leaker_and_puts_back_what_was_when_it_is_told_to_stop() {
 }
 
 #[test]
+fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
+    let Some(stage) = stage("hangup") else { return };
+    let (before, running, leak) = limited(&stage);
+    let limited = stage.state();
+    let file = stage.scratch.0.join("spillway.toml");
+    for (text, wanted) in [
+        ("mode = \"enforce".to_owned(), "the configuration stays as it was"),
+        (stage.quick(&format!("{}\ncooldown = \"2h\"", stage.only_this())), "is in force"),
+    ] {
+        fs::write(&file, text).expect("a configuration can be written");
+        running.signal(libc::SIGHUP);
+        let logged = wait_for(Duration::from_secs(5), || running.log().contains(wanted).then_some(()));
+        assert!(logged.is_some(), "{}", running.log());
+        // Long enough for the acting thread to look at what stands.
+        sleep(Duration::from_millis(1_500));
+        assert_eq!(stage.state(), limited);
+    }
+    let (code, log) = running.stop_by(libc::SIGQUIT);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(stage.state(), before);
+    assert!(is_alive(leak.pid()));
+    leak.stop();
+}
+
+#[test]
 fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced() {
     let Some(stage) = stage("disabled") else { return };
     has_an_end(&stage);

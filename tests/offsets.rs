@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use btf_rs::Btf;
 use spillway_agent::kernel::{
     Hook,
+    btf::Btf,
     ladder::Why,
     offsets::{self, ABSENT},
 };
@@ -37,7 +37,7 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
     for (place, to) in places {
         bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
     }
-    Some(Btf::from_bytes(&bytes).expect("it is still type information"))
+    Some(Btf::from_bytes(bytes).expect("it is still type information"))
 }
 
 /// The hooks that are ruled out, with the reason.

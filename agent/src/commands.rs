@@ -18,8 +18,9 @@ use crate::{
     config::{self, Config, ConfigErrors, Problem},
     doctor::Diagnosis,
     explain, live,
+    os::{proc_reader, sandbox},
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
-    sense::Sensors,
+    sense::{Hierarchy, Sensors},
 };
 
 /// Why a command did not do what it was asked, by what the exit code says of it.
@@ -41,8 +42,9 @@ pub enum Failure {
 ///
 /// A bad configuration; a runtime that cannot start.
 pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), Failure> {
-    let config = load(config)?;
-    Ok(live::run(&config, json, sensors)?)
+    let file = config;
+    let config = load(file)?;
+    Ok(live::run(&config, file, json, sensors)?)
 }
 
 /// `spillway record`.
@@ -220,6 +222,11 @@ pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
 /// A bad configuration; [`Failure::Told`] where something cannot be put back, or may be there to be put back and cannot be read.
 pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     let state_dir = load(config)?.record.state_dir;
+    // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere else.
+    if state_dir.exists() {
+        proc_reader::start()?;
+        sandbox::files(&state_dir, Hierarchy::detect().mount());
+    }
     let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
     let (undone, unread) = match journal {
         Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),

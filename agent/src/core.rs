@@ -142,6 +142,13 @@ impl Core {
         self.policy.services()
     }
 
+    /// Follows another configuration in what needs no restart (see [`crate::config::Reload`]). What was seen and what stands are kept.
+    pub fn reload(&mut self, config: &Config) {
+        self.leak.reload(&config.detect.leak);
+        self.overload.reload(&config.detect.overload);
+        self.policy.reload(&config.decide);
+    }
+
     /// Takes it that what was done for an incident does not do what it is for.
     pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
         output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));

@@ -62,7 +62,7 @@ pub fn spool(bytes: &[u8]) {
 
 /// Type information of any kernel gives offsets, or reasons.
 pub fn btf(bytes: &[u8]) {
-    if let Ok(btf) = btf_rs::Btf::from_bytes(bytes) {
+    if let Some(btf) = kernel::Btf::from_bytes(bytes.to_vec()) {
         kernel::look_up(&btf);
     }
 }
@@ -211,7 +211,7 @@ mod tests {
                     "journal" => drop(act::read_entry(&bytes).unwrap()),
                     "drain_state" => drop(serde_json::from_slice::<drain::Kept>(&bytes).unwrap()),
                     "spool" => drop(serde_json::from_slice::<spool::Entry<Page>>(&bytes).unwrap()),
-                    "btf" => drop(btf_rs::Btf::from_bytes(&bytes).unwrap()),
+                    "btf" => drop(kernel::Btf::from_bytes(bytes.clone()).unwrap()),
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }

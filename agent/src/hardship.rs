@@ -47,12 +47,16 @@ pub fn wait_for_no_disk() {
     }
 }
 
-/// Prepares for it, as far as this process may.
+/// Keeps the process in memory, as far as it may.
 pub fn prepare() {
     match lock_memory() {
         Ok(()) => tracing::debug!("memory is locked"),
         Err(error) => tracing::debug!(%error, "memory is not locked: under pressure the agent may be late"),
     }
+}
+
+/// Has others killed before this process, as far as it may: before it may write no more than it needs to.
+pub fn be_killed_last() {
     match lower_oom_score() {
         Ok(()) => tracing::debug!(oom_score_adj = OOM_SCORE_ADJ, "others are killed first"),
         Err(error) => tracing::debug!(%error, "the OOM score is as it was; OOMScoreAdjust=-900 in its unit lowers it"),

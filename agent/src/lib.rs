@@ -15,8 +15,9 @@
 //! Around it: [`config`] is what an operator may say about all of it, [`daemon`] the loop that reads the sensors,
 //! [`live`] that loop into the core or into a trace, [`serve`] metrics and health, [`doctor`] what works on this host,
 //! [`explain`] one process of a trace as a picture,
-//! `hardship` what keeps it going when memory is short, [`https`] how others are asked, `resolve` how their names are looked up,
-//! `os` the files that the agent trusts, [`kubernetes`] what is asked of its API, [`commands`] what each command does, and [`clock`] the only reader of time.
+//! `hardship` what keeps it going when memory is short, `os` the files that the agent trusts and what it forbids itself, [`https`] how others
+//! are asked, `resolve` how their names are looked up, [`kubernetes`] what is asked of its API, [`commands`] what each command does, and
+//! [`clock`] the only reader of time.
 //!
 //! Each stage imports only the stages before it, and from [`detect`] to [`decide`] nothing knows a clock, a file or a
 //! socket. The next sensor is a file in `sense/` and a line in [`sense::Sensors`]; the next detector a file in `detect/`
@@ -48,3 +49,4 @@ mod secret;
 pub mod sense;
 pub mod serve;
 mod service_pods;
+mod signals;

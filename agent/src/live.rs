@@ -2,30 +2,30 @@
 
 use std::{
     fs,
-    future::Future,
     io::{self, Write},
     net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::{
     act::{self, Actor, Outcome, Paging, drain::Drainer},
     clock::Clock,
-    config::Config,
+    config::{self, Config, Mode, Reload},
     core::{Core, HostInfo, Output},
     daemon::{Batch, Pace, Read, watch},
     decide::{Decision, IncidentId},
     detect::Verdict,
     hardship::{self, Precedence},
     kernel::{ProbeReport, ProbeState},
+    os::{proc_reader, sandbox},
     record::{Printer, TraceError, Writer},
-    sense::{Fact, OwnSockets, Sensors},
+    sense::{Fact, Hierarchy, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
+    signals::{Hangup, stopped},
 };
 
 /// What a recording holds.
@@ -40,14 +40,14 @@ pub struct Recorded {
 /// What was printed is read by then, or is not waited for at the end.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Watches this host until a signal asks to stop.
+/// Watches this host until a signal asks to stop. `file` is what `config` was read from, and is read again at SIGHUP.
 ///
 /// # Errors
 ///
 /// Where the runtime or a signal handler cannot start. Once it runs it does not fail.
-pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io::Result<()> {
+pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> io::Result<()> {
     runtime()?.block_on(async {
-        let stop = stopped()?;
+        let (stop, hangup) = (stopped()?, Hangup::listen()?);
         let mut sensors = sensors();
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
@@ -64,6 +64,15 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         // Before anybody may ask: an earlier run's drain goes on.
         let mut drainer = Drainer::start(config, clock)?;
         metrics.show_drain(&drainer.readiness());
+        // What belongs to init is hidden once files are bounded.
+        core.services().set_host_netns(host_netns());
+        hardship::be_killed_last();
+        proc_reader::start()?;
+        if config.mode == Mode::Enforce {
+            // Files are bounded to what is there. Whoever cannot write to it says so.
+            let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.record.state_dir);
+        }
+        sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
         sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drainer).await));
         let mut paging = Paging::start(config, clock)?;
         if let Some(paging) = &paging {
@@ -78,12 +87,18 @@ pub fn run(config: &Config, json: bool, sensors: impl FnOnce() -> Sensors) -> io
         }
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
         hardship::prepare();
-        core.services().set_host_netns(host_netns());
         let service_pods = ServicePods::start(config)?;
+        sandbox::system_calls();
         let mut output = Output::default();
         let mut told_untracked = false;
         announce(&sensors, config);
+        let mut running = config.clone();
         let consume = |mut batch: Batch<'_>| {
+            if hangup.take() && reload(file, &mut running) {
+                core.reload(&running);
+                drainer.reload(&running);
+                actor.iter().for_each(|actor| actor.reload(&running));
+            }
             metrics.note_batch(&mut batch);
             for observation in batch.observations {
                 if let Fact::Host(host) = &observation.fact {
@@ -233,16 +248,29 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Done at the first SIGINT or SIGTERM.
-fn stopped() -> io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// Reads the configuration again, as far as that needs no restart; says whether `running` follows it. One that is wrong changes nothing.
+fn reload(file: Option<&Path>, running: &mut Config) -> bool {
+    let Some(file) = file else {
+        tracing::warn!(
+            "SIGHUP: there is no configuration file to read again\n  hint: start spillway with --config FILE"
+        );
+        return false;
+    };
+    let new = match config::load(file) {
+        Ok(new) => new,
+        Err(errors) => {
+            tracing::error!("SIGHUP: the configuration stays as it was: {errors}");
+            return false;
         }
-    })
+    };
+    let Reload { applied, needs_restart } = Reload::new(running, &new);
+    if !needs_restart.is_empty() {
+        let settings = needs_restart.join(", ");
+        tracing::warn!(%settings, "SIGHUP: some settings of {} need a restart and stay as they were", file.display());
+    }
+    *running = applied;
+    tracing::info!("SIGHUP: {} is in force", file.display());
+    true
 }
 
 fn pace(config: &Config) -> Pace {

@@ -2,8 +2,9 @@
 //!
 //! Whoever reads what an agent says may be stuck: where memory is short the journal waits for its own pages, a full pipe takes
 //! nothing more, and an agent that writes to it itself stands with it. So each stream has a thread that writes, and a line for it is
-//! left out when [`LINES_MAX`] wait already. How many were left out is said in their place. Failure: a reader that went away is told
-//! of once, in the log, and no more is written to it. Cold start: what waits at the end is written, if that is soon done.
+//! left out when [`LINES_MAX`] wait already. How many were left out is said in their place. Failure: a line that the stream does not
+//! take, such as a file's on a full disk, is left out, and the next one is tried. A reader that went away is told of once, in the log, and no
+//! more is written to it. Cold start: what waits at the end is written, if that is soon done.
 
 use std::{
     io::{self, Write},
@@ -87,20 +88,56 @@ impl Write for Outlet {
 }
 
 fn write_all(name: &str, mut stream: impl Write, pieces: &Receiver<Piece>, left_out: &AtomicU64) -> io::Result<()> {
+    let mut failed = None::<io::Error>;
+    // Whether a line was cut off, so that the next one must not continue it.
+    let mut is_torn = false;
     for piece in pieces {
-        match piece {
-            Piece::Line(line) => {
-                stream.write_all(&line)?;
-                stream.flush()?;
+        let line = match piece {
+            Piece::Line(line) => line,
+            Piece::Mark(said) => {
+                let _ = said.send(());
+                continue;
             }
-            Piece::Mark(said) => drop(said.send(())),
+        };
+        if let Err(error) = put_line(&mut stream, &line, &mut is_torn) {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                return Err(error);
+            }
+            left_out.fetch_add(1, Ordering::Relaxed);
+            failed = Some(error);
+            continue;
         }
         let left_out = left_out.swap(0, Ordering::Relaxed);
-        if left_out > 0 {
-            tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");
+        match failed.take() {
+            Some(error) => tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left out"),
+            None if left_out > 0 => {
+                tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");
+            }
+            None => {}
         }
     }
     Ok(())
+}
+
+/// Writes one line, or as much of it as the stream takes.
+fn put_line(stream: &mut impl Write, line: &[u8], is_torn: &mut bool) -> io::Result<()> {
+    if *is_torn {
+        stream.write_all(b"\n")?;
+        *is_torn = false;
+    }
+    let mut rest = line;
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                rest = &rest[written..];
+                *is_torn = !rest.is_empty();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    stream.flush()
 }
 
 #[cfg(test)]
@@ -156,6 +193,46 @@ mod tests {
         let lines = lines.join().unwrap();
         assert_eq!(lines[..kept], (0..kept).collect::<Vec<_>>()[..], "those that had room, in their order");
         assert_eq!(lines[kept..], [9_999], "and what came when there was room again");
+    }
+
+    /// Takes so many bytes and is full then, as a file on a disk; counted anew whenever room is made.
+    #[derive(Clone)]
+    struct Disk {
+        room: Arc<AtomicU64>,
+        holds: Arc<std::sync::Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room.load(Ordering::Relaxed) as usize);
+            self.room.fetch_sub(taken as u64, Ordering::Relaxed);
+            self.holds.lock().unwrap().extend(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_written_again_once_a_full_disk_has_room() {
+        let disk = Disk { room: Arc::new(AtomicU64::new(3)), holds: Arc::default() };
+        let mut outlet = Outlet::start("a full disk", disk.clone()).unwrap();
+        for number in 10..14 {
+            writeln_at_once(&mut outlet, number);
+        }
+        writeln_at_once(&mut outlet, 555);
+        outlet.drain(LONG);
+        assert_eq!(*disk.holds.lock().unwrap(), b"10\n", "the others have no room");
+        disk.room.store(2, Ordering::Relaxed);
+        writeln_at_once(&mut outlet, 666);
+        outlet.drain(LONG);
+        disk.room.store(100, Ordering::Relaxed);
+        writeln_at_once(&mut outlet, 777);
+        outlet.drain(LONG);
+        assert_eq!(*disk.holds.lock().unwrap(), b"10\n66\n777\n", "and no line continues one that was cut off");
+        assert_eq!(outlet.left_out.load(Ordering::Relaxed), 0, "they were told of");
     }
 
     fn writeln_at_once(outlet: &mut Outlet, number: usize) {

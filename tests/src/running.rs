@@ -237,8 +237,17 @@ impl Running {
     /// # Panics
     ///
     /// Where it does not end within five seconds.
-    pub fn stop(mut self) -> (Option<i32>, String) {
-        self.signal(libc::SIGTERM);
+    pub fn stop(self) -> (Option<i32>, String) {
+        self.stop_by(libc::SIGTERM)
+    }
+
+    /// Asks it to stop by this signal, as [`Running::stop`].
+    ///
+    /// # Panics
+    ///
+    /// Where it does not end within five seconds.
+    pub fn stop_by(mut self, signal: libc::c_int) -> (Option<i32>, String) {
+        self.signal(signal);
         let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
         let status = status.unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
         let (_, log) = self.pipes.take().expect("it is stopped once");

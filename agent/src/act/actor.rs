@@ -40,6 +40,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 enum Order {
     Limit { id: Arc<str>, cgroup: Arc<str>, culprit: ProcessId },
     Unlimit { id: Arc<str> },
+    Reload(Box<Config>),
     Stop,
 }
 
@@ -125,6 +126,12 @@ impl Actor {
         self.orders.send(order).is_ok()
     }
 
+    /// Follows another policy.
+    pub fn reload(&self, config: &Config) {
+        // The thread ends with this alone.
+        let _ = self.orders.send(Order::Reload(Box::new(config.clone())));
+    }
+
     /// What came of it since the last time. `t` is now.
     pub fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
         let mut outcomes: Vec<_> = self.outcomes.try_iter().collect();
@@ -167,6 +174,10 @@ fn act(mut limits: Limits, clock: Clock, orders: &Receiver<Order>, busy: &Mutex<
             Ok(Order::Limit { id, cgroup, culprit }) => (vec![limits.limit(t, &id, &cgroup, culprit)], false),
             Ok(Order::Unlimit { id }) => {
                 limits.end(&id);
+                (limits.look(t), false)
+            }
+            Ok(Order::Reload(config)) => {
+                limits.reload(&config);
                 (limits.look(t), false)
             }
             Err(RecvTimeoutError::Timeout) => (limits.look(t), false),

@@ -15,6 +15,7 @@ mod kind;
 mod network;
 mod parse;
 mod pattern;
+mod reload;
 mod schema;
 mod service;
 mod suggest;
@@ -33,6 +34,7 @@ pub use generate::commented_defaults;
 pub use network::{Network, host_name};
 pub use parse::parse;
 pub use pattern::Pattern;
+pub use reload::Reload;
 pub use schema::{
     ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig, KubernetesConfig, LeakConfig,
     LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,

@@ -117,6 +117,12 @@ impl Guard {
         }
     }
 
+    /// Follows another configuration; what was done is remembered.
+    pub fn reload(&mut self, config: &DecideConfig) {
+        let Self { acted, cooling, .. } = std::mem::replace(self, Self::new(config));
+        (self.acted, self.cooling) = (acted, cooling);
+    }
+
     /// Asks for an action on a cgroup at `t`; where it is granted it counts as taken. What puts things back, and what tells a human,
     /// is always granted.
     ///

@@ -88,6 +88,13 @@ impl Policy {
         Self { has_granter: false, ..self }
     }
 
+    /// Follows another configuration. What stands, what was done and who has proven to be a service are kept.
+    pub fn reload(&mut self, config: &DecideConfig) {
+        self.config.clone_from(config);
+        self.guard.reload(config);
+        self.services.reload(&config.services);
+    }
+
     /// Registry of services, to be taught what only the host knows.
     pub fn services(&mut self) -> &mut Services {
         &mut self.services

@@ -89,6 +89,11 @@ impl Services {
         }
     }
 
+    /// Follows another list of the operator's.
+    pub fn reload(&mut self, patterns: &[ServicePattern]) {
+        self.patterns = patterns.to_vec();
+    }
+
     /// Sets the inode numbers of the network namespaces that the host's own services may be in.
     pub fn set_host_netns(&mut self, netns: Vec<u32>) {
         self.host_netns = netns;

@@ -96,6 +96,11 @@ impl LeakDetector {
         }
     }
 
+    /// Follows other thresholds. The windows keep the horizons that they began with.
+    pub fn reload(&mut self, config: &LeakConfig) {
+        self.config.clone_from(config);
+    }
+
     fn process(&mut self, context: &Context<'_>, fact: &ProcessFact, findings: &mut Findings) {
         let first = self.first_scan.unwrap_or(context.scan);
         let loading_secs = (context.scan > first).then(|| loading_secs(&self.config));

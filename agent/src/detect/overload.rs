@@ -55,6 +55,11 @@ impl OverloadDetector {
         Self { config: config.clone(), addresses: HashMap::new(), sockets: 0, untracked_total: 0 }
     }
 
+    /// Follows other thresholds.
+    pub fn reload(&mut self, config: &OverloadConfig) {
+        self.config.clone_from(config);
+    }
+
     fn listener(&mut self, context: &Context<'_>, fact: &ListenerFact, findings: &mut Findings) {
         let key = (fact.netns, fact.addr.clone());
         if self.sockets >= LISTENERS_MAX && !self.addresses.get(&key).is_some_and(|address| address.knows(fact)) {

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
+    Btf, Ebpf, EbpfLoader, Endianness, include_bytes_aligned,
     maps::{MapData, PerCpuArray, RingBuf},
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -12,7 +12,7 @@ use spillway_ebpf::Loss;
 use super::{
     Probe,
     attach::{self, FaultMaps, ListenerProbes, OutboundMaps, Shared, Target, UnixProbes},
-    failure,
+    btf, failure,
     iter::IterHandle,
     ladder::{Hook, LADDERS, Rung, Shortfall, Why, climb},
     offer, offsets,
@@ -97,12 +97,12 @@ impl Kernel {
 
     fn climb_all(&mut self, wanted: &Wanted) -> Result<(), Shortfall> {
         may_use_bpf()?;
-        let (found, mut offer, accept_parameters) = {
-            let btf = btf_rs::Btf::from_file(BTF_PATH).map_err(|error| {
+        let (found, mut offer, accept_parameters, outline) = {
+            let btf = btf::Btf::from_file(BTF_PATH).map_err(|error| {
                 Shortfall::new(Why::Unsupported, format!("{BTF_PATH} cannot be read ({error}): the kernel has no BTF"))
             })?;
             let accept_parameters = offsets::parameters_of(&btf, "inet_csk_accept");
-            (offsets::find(&btf, wanted.memory_v1), offer::find(&btf), accept_parameters)
+            (offsets::find(&btf, wanted.memory_v1), offer::find(&btf), accept_parameters, btf.outline(is_attached_to))
         };
         offer.ruled_out = found.ruled_out;
         for &hook in &wanted.unwanted {
@@ -110,12 +110,17 @@ impl Kernel {
         }
         raise_memlock();
         let offsets = Shared(spillway_ebpf::Offsets { init_netns: initial_network_namespace(), ..found.offsets });
-        let mut ebpf = EbpfLoader::new()
-            .btf(None)
+        let mut loader = EbpfLoader::new();
+        // It has read all of the kernel's type information, which our programs do not ask for: before the maps take memory it goes.
+        loader.btf(None);
+        release_freed_memory();
+        let mut ebpf = loader
             .override_global("OFFSETS", &offsets, true)
             .load(OBJECT)
             .map_err(|error| failure::of("BPF maps", &error))?;
-        let btf = Btf::from_sys_fs().map_err(|error| failure::of("type information", &error))?;
+        let btf =
+            Btf::parse(&outline, Endianness::default()).map_err(|error| failure::of("type information", &error))?;
+        drop(outline);
         let mut target =
             Target { ebpf: &mut ebpf, btf: &btf, offsets: &found.offsets, accept_parameters, states_watched: 0 };
         for ladder in LADDERS {
@@ -173,6 +178,15 @@ impl Kernel {
             Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::UnixDiag | Hook::QueueHead => {}
         }
         Ok(())
+    }
+}
+
+/// Whether a program is attached to this type: an iterator, a tracepoint, or a function that is traced.
+fn is_attached_to(kind: btf::Kind, name: &[u8]) -> bool {
+    match kind {
+        btf::Kind::Typedef => name.starts_with(b"btf_trace_"),
+        btf::Kind::Func => name.starts_with(b"bpf_iter_") || name == b"inet_csk_accept",
+        _ => false,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod attach;
 mod batch;
+pub mod btf;
 mod failure;
 mod iter;
 pub mod ladder;
@@ -28,9 +29,12 @@ pub use probe::Probe;
 pub use report::{ProbeReport, ProbeState};
 pub use samples::{Plain, decode, pass};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use btf::Btf;
+
 /// Looks up everything in type information, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn look_up(btf: &btf_rs::Btf) {
+pub(crate) fn look_up(btf: &Btf) {
     offer::find(btf);
     for memory_v1 in [false, true] {
         offsets::find(btf, memory_v1);

@@ -4,9 +4,9 @@
 use std::io;
 
 use aya::{programs::ProgramType, sys::is_program_supported};
-use btf_rs::{Btf, Type};
 
 use super::{
+    btf::{Btf, Kind as BtfKind},
     failure,
     ladder::{Kind, LADDERS, Need, Offer, Shortfall, Why},
 };
@@ -26,18 +26,11 @@ pub(super) fn find(btf: &Btf) -> Offer {
 }
 
 fn shortfall(need: Need, btf: &Btf) -> Option<Shortfall> {
-    let has =
-        |name: &str, is: fn(&Type) -> bool| btf.resolve_types_by_name(name).is_ok_and(|found| found.iter().any(is));
+    let has = |kind, name: &str| btf.find(kind, name).is_some();
     let (there, what) = match need {
-        Need::Iterator(of) => {
-            (has(&format!("bpf_iter__{of}"), |found| matches!(found, Type::Struct(_))), format!("iterator over {of}"))
-        }
-        Need::Tracepoint(name) => {
-            (has(&format!("btf_trace_{name}"), |found| matches!(found, Type::Typedef(_))), format!("tracepoint {name}"))
-        }
-        Need::Function(name) => {
-            (has(name, |found| matches!(found, Type::Func(_))), format!("function {name} to trace"))
-        }
+        Need::Iterator(of) => (has(BtfKind::Struct, &format!("bpf_iter__{of}")), format!("iterator over {of}")),
+        Need::Tracepoint(name) => (has(BtfKind::Typedef, &format!("btf_trace_{name}")), format!("tracepoint {name}")),
+        Need::Function(name) => (has(BtfKind::Func, name), format!("function {name} to trace")),
         Need::Programs(kind) => return programs(kind),
         Need::Hook(_) => return None,
     };

@@ -5,16 +5,18 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use btf_rs::{Btf, BtfType, Type};
 pub use spillway_ebpf::ABSENT;
 use spillway_ebpf::{Offsets, UNIX_NAME_LEN};
 
-use super::ladder::{
-    Hook::{
-        self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter,
-        TaskIterPlain, UnixIter,
+use super::{
+    btf::{Btf, Kind, Type},
+    ladder::{
+        Hook::{
+            self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter,
+            TaskIterPlain, UnixIter,
+        },
+        Shortfall, Why,
     },
-    Shortfall, Why,
 };
 
 /// One member of a kernel struct, who needs it, and where its offset goes.
@@ -125,6 +127,9 @@ const MEMBERS: &[Member] = &[
 /// `RLIM_NLIMITS` of include/uapi/asm-generic/resource.h.
 const RLIMITS: usize = 16;
 
+/// Anonymous structs and unions within one another, at most. A guess, as of [`super::btf`]: the kernel has three.
+const NESTED_MAX: u32 = 16;
+
 const fn row(
     of: &'static str,
     path: &'static str,
@@ -172,7 +177,7 @@ pub fn find(btf: &Btf, memory_v1: bool) -> Found {
 fn locate(btf: &Btf, of: &str, path: &str, form: Form) -> Result<u32, String> {
     let (offset, found) =
         find_member(btf, of, path).ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
-    let is = form_of(btf, &found);
+    let is = form_of(found);
     if is == Some(form) {
         Ok(offset)
     } else {
@@ -182,17 +187,18 @@ fn locate(btf: &Btf, of: &str, path: &str, form: Form) -> Result<u32, String> {
 }
 
 /// Form of a member of this type; of an array without a length, that of its elements.
-fn form_of(btf: &Btf, of: &Type) -> Option<Form> {
-    match of {
-        Type::Int(of) => Some(Bytes(of.size())),
-        Type::Enum(of) => Some(Bytes(of.size())),
-        Type::Struct(of) | Type::Union(of) => Some(Bytes(of.size())),
-        Type::Ptr(_) => Some(Pointer),
-        Type::Array(array) => match (form_of(btf, &plain(btf, array)?)?, array.len()) {
-            (element, 0) => Some(element),
-            (Bytes(bytes), elements) => Some(Bytes(bytes * elements)),
-            (Pointer, _) => None,
-        },
+fn form_of(of: Type<'_>) -> Option<Form> {
+    match of.kind()? {
+        Kind::Int | Kind::Enum | Kind::Struct | Kind::Union => Some(Bytes(of.size())),
+        Kind::Ptr => Some(Pointer),
+        Kind::Array => {
+            let (element, elements) = of.array()?;
+            match (form_of(element.plain()?)?, elements) {
+                (element, 0) => Some(element),
+                (Bytes(bytes), elements) => bytes.checked_mul(elements).map(Bytes),
+                (Pointer, _) => None,
+            }
+        }
         _ => None,
     }
 }
@@ -211,14 +217,14 @@ impl fmt::Display for Form {
 fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
     let unknown = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
     let (base, of) = find_member(btf, "mm_struct", "rss_stat").ok_or_else(unknown)?;
-    let (count, stride, slots) = match of {
-        Type::Array(_) => {
-            let counter = structure(btf, "percpu_counter").and_then(|counter| form_of(btf, &counter));
+    let (count, stride, slots) = match of.kind() {
+        Some(Kind::Array) => {
+            let counter = btf.find(Kind::Struct, "percpu_counter").and_then(form_of);
             let Some(Bytes(stride)) = counter else { return Err(unknown()) };
             let slots = locate(btf, "percpu_counter", "counters", Pointer)?;
             (locate(btf, "percpu_counter", "count", Bytes(8))?, stride as u32, base + slots)
         }
-        Type::Struct(_) => (locate(btf, "mm_rss_stat", "count", Bytes(4 * 8))?, ABSENT, ABSENT),
+        Some(Kind::Struct) => (locate(btf, "mm_rss_stat", "count", Bytes(4 * 8))?, ABSENT, ABSENT),
         _ => return Err(unknown()),
     };
     (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) = (base + count, stride, slots);
@@ -228,7 +234,8 @@ fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
 fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), String> {
     if memory_v1 {
         let (subsys, _) = find_member(btf, "css_set", "subsys").ok_or("this kernel's struct css_set has no subsys")?;
-        let id = enumerator(btf, "cgroup_subsys_id", "memory_cgrp_id").ok_or("this kernel has no memory controller")?;
+        let id = btf.find(Kind::Enum, "cgroup_subsys_id").and_then(|ids| ids.value_of("memory_cgrp_id"));
+        let id = id.ok_or("this kernel has no memory controller")?;
         offsets.css_set_cgroup = subsys + id * size_of::<u64>() as u32;
         offsets.css_cgroup = locate(btf, "cgroup_subsys_state", "cgroup", Pointer)?;
     } else {
@@ -239,63 +246,31 @@ fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), Strin
 }
 
 /// Byte offset and type of the member at `path`, dots between its steps.
-fn find_member(btf: &Btf, of: &str, path: &str) -> Option<(u32, Type)> {
-    path.split('.').try_fold((0, structure(btf, of)?), |(offset, at), step| {
-        let (by, to) = member(btf, &at, step)?;
+fn find_member<'a>(btf: &'a Btf, of: &str, path: &str) -> Option<(u32, Type<'a>)> {
+    path.split('.').try_fold((0, btf.find(Kind::Struct, of)?), |(offset, at), step| {
+        let (by, to) = member(at, step, NESTED_MAX)?;
         Some((offset + by, to))
     })
 }
 
 /// How many parameters a kernel function takes.
 pub(super) fn parameters_of(btf: &Btf, function: &str) -> Option<usize> {
-    let found = btf.resolve_types_by_name(function).ok()?;
-    let of = found.iter().find_map(|found| if let Type::Func(of) = found { Some(of) } else { None })?;
-    match btf.resolve_chained_type(of).ok()? {
-        Type::FuncProto(of) => Some(of.parameters.len()),
-        _ => None,
-    }
+    let prototype = btf.find(Kind::Func, function)?.referent()?;
+    (prototype.kind() == Some(Kind::FuncProto)).then(|| prototype.elements())
 }
 
-fn structure(btf: &Btf, name: &str) -> Option<Type> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find(|found| matches!(found, Type::Struct(_)))
-}
-
-/// Byte offset and type of a member, looking through anonymous structs and unions. Bit-fields are no bytes: `None`.
-fn member(btf: &Btf, of: &Type, name: &str) -> Option<(u32, Type)> {
-    let (Type::Struct(of) | Type::Union(of)) = of else { return None };
-    of.members.iter().find_map(|candidate| {
-        let bits = candidate.bit_offset();
-        let found = btf.resolve_name(candidate).unwrap_or_default();
-        if found == name {
-            let whole = bits % 8 == 0 && candidate.bitfield_size().unwrap_or(0) == 0;
-            return whole.then_some((bits / 8, plain(btf, candidate)?));
+/// Byte offset and type of a member, looking through anonymous structs and unions, so many deep. Bit-fields are no bytes: `None`.
+fn member<'a>(of: Type<'a>, name: &str, deep: u32) -> Option<(u32, Type<'a>)> {
+    of.members().find_map(|candidate| {
+        let bits = candidate.bit_offset;
+        if candidate.name == name.as_bytes() {
+            let whole = bits % 8 == 0 && candidate.bits == 0;
+            return whole.then_some((bits / 8, candidate.of?.plain()?));
         }
-        if !found.is_empty() {
+        if !candidate.name.is_empty() || deep == 0 {
             return None;
         }
-        let (offset, found) = member(btf, &plain(btf, candidate)?, name)?;
+        let (offset, found) = member(candidate.of?.plain()?, name, deep - 1)?;
         Some((bits / 8 + offset, found))
-    })
-}
-
-/// The type behind typedefs and qualifiers.
-fn plain(btf: &Btf, of: &dyn BtfType) -> Option<Type> {
-    let mut found = btf.resolve_chained_type(of).ok()?;
-    loop {
-        found = match &found {
-            Type::Typedef(of) => btf.resolve_chained_type(of).ok()?,
-            Type::Const(of) | Type::Volatile(of) | Type::Restrict(of) => btf.resolve_chained_type(of).ok()?,
-            Type::TypeTag(of) => btf.resolve_chained_type(of).ok()?,
-            _ => return Some(found),
-        };
-    }
-}
-
-fn enumerator(btf: &Btf, of: &str, name: &str) -> Option<u32> {
-    btf.resolve_types_by_name(of).ok()?.into_iter().find_map(|found| match found {
-        Type::Enum(found) => {
-            found.members.iter().find(|one| btf.resolve_name(*one).is_ok_and(|it| it == name)).map(|one| one.val())
-        }
-        _ => None,
     })
 }

@@ -12,7 +12,10 @@ use super::{
     HandlesFact, Lost, ProcessId,
     processes::{ns_per_tick, sample_id},
 };
-use crate::kernel::{IterHandle, pass};
+use crate::{
+    kernel::{IterHandle, pass},
+    os::proc_reader::unrestricted,
+};
 
 /// Time between two looks. Handles leak by the request, and their limits are hundreds of requests away: ten seconds are a guess.
 const PERIOD_SECS: f64 = 10.0;
@@ -79,10 +82,11 @@ fn fact_from_proc(process: &Process) -> Option<HandlesFact> {
         LimitValue::Value(max) => Some(max),
         LimitValue::Unlimited => None,
     });
+    let pid = process.pid;
     Some(HandlesFact {
         id: ProcessId { pid: process.pid as u32, start_ticks: stat.starttime },
         // procfs counts "." and ".." as well before 6.2.
-        fds: fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?.count() as u64,
+        fds: unrestricted(move || fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count)).ok()? as u64,
         fds_max,
         threads: stat.num_threads as u64,
         close_wait: None,

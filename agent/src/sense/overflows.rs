@@ -14,6 +14,8 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use foldhash::{HashMap, HashSet};
 
+use crate::os::proc_reader::unrestricted;
+
 /// A listener whose drops rose since the last look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rise {
@@ -110,12 +112,12 @@ fn share(overflows: u64, rises: &[Rise]) -> Vec<u64> {
 
 /// The count of the namespace `netns`; `None` if the process is not in it, or has gone.
 fn read(pid: u32, netns: u32) -> Option<u64> {
-    let is_in_it =
-        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
-    if !is_in_it {
-        return None;
-    }
-    listen_overflows(&fs::read_to_string(format!("/proc/{pid}/net/netstat")).ok()?)
+    let netstat = unrestricted(move || {
+        let is_in_it =
+            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
+        is_in_it.then(|| fs::read_to_string(format!("/proc/{pid}/net/netstat")).ok()).flatten()
+    });
+    listen_overflows(&netstat?)
 }
 
 /// `ListenOverflows` of `/proc/net/netstat`: a line of names, and one of values, each after the same word.

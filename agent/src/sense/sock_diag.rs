@@ -9,7 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
@@ -29,6 +29,7 @@ use super::{
     overflows::{Overflows, Rise},
     unix_addr,
 };
+use crate::os::proc_reader::unrestricted;
 
 /// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
 const ANSWER_BYTES: usize = 64 << 10;
@@ -209,46 +210,73 @@ impl SockDiag {
 
     /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
     fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) {
-        let mut seen = Vec::new();
+        let known: HashSet<u64> = self.namespaces.keys().copied().collect();
+        let walk = unrestricted(move || Walk::make(&known));
         self.owners.clear();
-        let Ok(processes) = fs::read_dir("/proc") else { return };
+        for (pid, sockets) in walk.sockets {
+            let cgroup = cgroups.of_process(pid);
+            for inode in sockets {
+                self.owners.entry(inode).or_insert_with(|| Owner { pid, cgroup: cgroup.clone() });
+            }
+        }
+        self.namespaces.retain(|inode, _| walk.seen.contains_key(inode));
+        self.namespaces.extend(walk.opened.into_iter().map(|(inode, socket)| (inode, Namespace { socket, pid: 0 })));
+        for (inode, pid) in walk.seen {
+            if let Some(namespace) = self.namespaces.get_mut(&inode) {
+                namespace.pid = pid;
+            }
+        }
+        self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
+        (0..walk.not_entered).for_each(|_| lost.count("netns_not_entered"));
+    }
+}
+
+/// One pass over /proc.
+#[derive(Default)]
+struct Walk {
+    /// Network namespaces of processes, each with one of them: that of before may have gone.
+    seen: HashMap<u64, u32>,
+    /// A socket in each that was not known.
+    opened: HashMap<u64, Socket>,
+    /// Processes whose namespace is not known and could not be entered.
+    not_entered: usize,
+    /// Inodes of the sockets that a process holds.
+    sockets: Vec<(u32, Vec<u64>)>,
+}
+
+impl Walk {
+    fn make(known: &HashSet<u64>) -> Self {
+        let mut walk = Self::default();
+        let Ok(processes) = fs::read_dir("/proc") else { return walk };
         for process in processes.flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let path = process.path();
             if let Ok(netns) = fs::metadata(path.join("ns/net")) {
                 let inode = netns.ino();
-                seen.push(inode);
-                match self.namespaces.entry(inode) {
-                    Entry::Vacant(namespace) => match open_in(&path.join("ns/net")) {
-                        Ok(socket) => {
-                            namespace.insert(Namespace { socket, pid });
-                        }
-                        Err(_) => lost.count("netns_not_entered"),
-                    },
-                    // The one of before may have gone.
-                    Entry::Occupied(mut namespace) => namespace.get_mut().pid = pid,
+                walk.seen.insert(inode, pid);
+                if !known.contains(&inode)
+                    && let Entry::Vacant(namespace) = walk.opened.entry(inode)
+                {
+                    match open_in(&path.join("ns/net")) {
+                        Ok(socket) => drop(namespace.insert(socket)),
+                        Err(_) => walk.not_entered += 1,
+                    }
                 }
             }
-            self.own_sockets(pid, &path, cgroups);
-        }
-        self.namespaces.retain(|inode, _| seen.contains(inode));
-        self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
-    }
-
-    fn own_sockets(&mut self, pid: u32, process: &Path, cgroups: &CgroupPaths) {
-        let Ok(files) = fs::read_dir(process.join("fd")) else { return };
-        let mut cgroup: Option<Arc<str>> = None;
-        for file in files.flatten() {
-            let Ok(target) = fs::read_link(file.path()) else { continue };
-            let inode = target
-                .to_str()
-                .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
-            if let Some(inode) = inode {
-                let cgroup = cgroup.get_or_insert_with(|| cgroups.of_process(pid)).clone();
-                self.owners.entry(inode).or_insert(Owner { pid, cgroup });
+            let sockets = sockets_of(&path);
+            if !sockets.is_empty() {
+                walk.sockets.push((pid, sockets));
             }
         }
+        walk
     }
+}
+
+fn sockets_of(process: &Path) -> Vec<u64> {
+    let Ok(files) = fs::read_dir(process.join("fd")) else { return Vec::new() };
+    let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    let inode = |target: PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    targets.filter_map(inode).collect()
 }
 
 /// Opens a `sock_diag` socket inside a network namespace. Our own needs no entering, and so no privilege.

@@ -20,14 +20,14 @@ pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Wor
 }
 
 /// A configuration that judges within seconds and drains, and waits for connections of others on this machine as briefly. Nothing is
-/// limited: what a drain does is seen alone.
+/// limited: what a drain does is seen alone. Whatever has a cgroup of its own is a service.
 pub fn quick(scratch: &Scratch, mode: &str, agent_check: SocketAddr) -> PathBuf {
     scratch.file(
         "spillway.toml",
         &format!(
             "mode = \"{mode}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"100ms\"\n[detect.leak]\n\
              warm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"8MiB\"\n\
-             [act.limit]\nenabled = false\n[act.drain]\ndwell = \"1s\"\ndrained_within = \"4s\"\n\
+             [decide]\nservices = [\"/*\"]\n[act.limit]\nenabled = false\n[act.drain]\ndwell = \"1s\"\ndrained_within = \"4s\"\n\
              verify = \"2s\"\n\
              [act.drain.agent_check]\nlisten = \"{agent_check}\"\n[record]\nstate_dir = \"{}\"\n",
             scratch.0.join("state").display()

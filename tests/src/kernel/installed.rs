@@ -26,6 +26,10 @@ pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
     [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
     [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
+/// Exposure that `systemd-analyze security` finds at most. What is left is what the agent is for: root, the network, cgroups, BPF and its system
+/// calls; with no capability but CAP_BPF and CAP_PERFMON it would be 2.1.
+const EXPOSURE_MAX: f64 = 3.3;
+
 /// Where it serves, by default.
 const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
 
@@ -91,6 +95,30 @@ impl Installed {
         let locked =
             status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("the kernel tells no VmLck")?;
         ensure!(locked.trim() != "0 kB", "none of its memory is locked");
+        Ok(())
+    }
+}
+
+impl Installed {
+    /// It has the privileges that its unit file leaves it, and sees all that it sees without.
+    pub fn is_confined(&self) -> anyhow::Result<()> {
+        let output = Command::new("systemd-analyze").args(["security", "--no-pager", AGENT_UNIT]).output()?;
+        let analysed = String::from_utf8_lossy(&output.stdout);
+        let level = analysed.rsplit_once("exposure level for spillway.service: ");
+        let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
+        let level = level.with_context(|| format!("no level in {analysed}"))?;
+        ensure!(level <= EXPOSURE_MAX, "its exposure is {level}: {analysed}");
+
+        let doctor = Command::new("/usr/local/bin/spillway").args(["doctor", "--json"]).output()?;
+        let unconfined: Value = serde_json::from_slice(&doctor.stdout).context("the doctor prints no JSON")?;
+        let probes = unconfined["probes"].as_array().context("the doctor names no probes")?;
+        let said = self.said();
+        ensure!(!said.contains("BPF is not used"), "{said}");
+        for name in
+            probes.iter().filter(|probe| probe["state"] == "attached").filter_map(|probe| probe["probe"].as_str())
+        {
+            ensure!(!said.contains(&format!("probe {name} ")), "{name} is attached without its unit alone: {said}");
+        }
         Ok(())
     }
 }

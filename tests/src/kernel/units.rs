@@ -281,6 +281,7 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let events = fs::read_to_string(stage.file("memory.events"))?;
     ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
     agent.is_hard_to_get_rid_of()?;
+    agent.is_confined()?;
 
     systemctl(&["kill", "--signal=KILL", AGENT_UNIT])?;
     let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));

@@ -166,6 +166,11 @@ impl Drainer {
         self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
     }
 
+    /// Follows another policy.
+    pub fn reload(&mut self, config: &Config) {
+        self.weight.reload(&config.decide);
+    }
+
     /// Takes the claims that stand at `t`: by their harm the weight falls, and a drain is judged.
     pub fn observe<'a>(&mut self, t: f64, claims: impl Iterator<Item = &'a Verdict>) {
         if !self.performs {

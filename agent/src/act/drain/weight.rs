@@ -45,6 +45,12 @@ impl Weight {
         Self { far_secs, near_secs, floor, percent: WHOLE, since: 0.0, shed: None }
     }
 
+    /// Follows other distances; the weight moves as it does otherwise.
+    pub fn reload(&mut self, config: &DecideConfig) {
+        let Self { far_secs, near_secs, .. } = Self::new(config, u32::from(self.floor));
+        (self.far_secs, self.near_secs) = (far_secs, near_secs);
+    }
+
     /// Takes the nearest end of a leak, in seconds from `now`, and the length of a queue that is to be relieved; `None` where there is
     /// none. Gives the weight in percent.
     pub fn note(&mut self, now: f64, leak_secs: Option<f64>, queued: Option<u64>) -> u8 {

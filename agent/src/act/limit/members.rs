@@ -7,7 +7,7 @@ use std::{
 
 use procfs::process::Process;
 
-use crate::sense::printable::printable_path;
+use crate::{os::proc_reader::unrestricted, sense::printable::printable_path};
 
 /// A process of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,8 @@ impl Member {
     pub fn of(pid: u32) -> Option<Self> {
         let process = Process::new(pid as i32).ok()?;
         let ppid = process.stat().ok()?.ppid as u32;
-        Some(Self { pid, ppid, program: process.exe().ok()? })
+        let program = unrestricted(move || Process::new(pid as i32).and_then(|process| process.exe())).ok()?;
+        Some(Self { pid, ppid, program })
     }
 }
 

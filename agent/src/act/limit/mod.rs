@@ -200,6 +200,12 @@ impl Limits {
         }
     }
 
+    /// Follows another policy. What stands stays.
+    pub fn reload(&mut self, config: &Config) {
+        self.decide.clone_from(&config.decide);
+        self.pods = Pods::from_env(config);
+    }
+
     /// Limits the cgroup of a process that leaks.
     pub fn limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Outcome {
         let outcome =

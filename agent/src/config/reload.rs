@@ -1,0 +1,84 @@
+//! Settings that change while the agent runs, and those that need a restart.
+//!
+//! Thresholds of detectors and everything of the policy change at once: open incidents, active limits and what was seen so far stay. Secrets,
+//! keys and certificates are read for each call anyway. Everything else is bound to a socket, a file, a thread or the shape of a window that
+//! is there already, and stays as it is until the agent is started again.
+
+use super::Config;
+
+/// A new configuration, split by what can follow it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reload {
+    /// The running configuration with everything of the new one that can change.
+    pub applied: Config,
+    /// Settings that differ and need a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+impl Reload {
+    /// Compares `new` with the `running` configuration.
+    pub fn new(running: &Config, new: &Config) -> Self {
+        let mut applied = running.clone();
+        applied.decide.clone_from(&new.decide);
+        applied.detect.clone_from(&new.detect);
+        // Windows have the length that they began with, and timers their pace.
+        applied.detect.leak.horizons.clone_from(&running.detect.leak.horizons);
+        applied.detect.overload.interval = running.detect.overload.interval;
+        let differs = [
+            ("mode", running.mode != new.mode),
+            ("[sense]", running.sense != new.sense),
+            ("detect.leak.horizons", running.detect.leak.horizons != new.detect.leak.horizons),
+            ("detect.overload.interval", running.detect.overload.interval != new.detect.overload.interval),
+            ("[act.limit]", running.act.limit != new.act.limit),
+            ("[act.drain]", running.act.drain != new.act.drain),
+            ("[act.page]", running.act.page != new.act.page),
+            ("[kubernetes]", running.kubernetes != new.kubernetes),
+            ("[serve]", running.serve != new.serve),
+            ("[record]", running.record != new.record),
+        ];
+        let mut needs_restart: Vec<_> =
+            differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
+        // Nothing goes unsaid, whatever the schema gains.
+        let named = Config {
+            mode: new.mode,
+            sense: new.sense.clone(),
+            detect: new.detect.clone(),
+            act: new.act.clone(),
+            kubernetes: new.kubernetes.clone(),
+            serve: new.serve.clone(),
+            record: new.record.clone(),
+            ..applied.clone()
+        };
+        if named != *new {
+            needs_restart.push("a setting that is not named here");
+        }
+        Self { applied, needs_restart }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn policy_and_thresholds_follow_and_the_rest_is_named() {
+        let running = Config::default();
+        let new = "mode = \"enforce\"\n[decide]\ncooldown = \"1h\"\n[detect.leak]\nmin_growth = \"1MiB\"\n\
+            horizons = [\"1m\", \"5m\"]\n[serve]\nlisten = \"127.0.0.1:9999\"\n";
+        let new = parse(new, "new.toml").unwrap();
+        let Reload { applied, needs_restart } = Reload::new(&running, &new);
+        assert_eq!(applied.decide, new.decide);
+        assert_eq!(applied.detect.leak.min_growth_bytes, 1 << 20);
+        assert_eq!(applied.detect.leak.horizons, running.detect.leak.horizons);
+        assert_eq!((applied.mode, applied.serve), (running.mode, running.serve));
+        assert_eq!(needs_restart, ["mode", "detect.leak.horizons", "[serve]"]);
+    }
+
+    #[test]
+    fn the_same_file_changes_nothing() {
+        let running = Config::default();
+        let Reload { applied, needs_restart } = Reload::new(&running, &running.clone());
+        assert_eq!((applied, needs_restart), (running, vec![]));
+    }
+}

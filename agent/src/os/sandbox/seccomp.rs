@@ -1,0 +1,230 @@
+//! seccomp: the system calls that an agent makes once it runs, each group with its reason.
+//!
+//! Everything else gives ENOSYS, for which libraries have another way; [`NEVER`] gives EPERM. Nothing is killed for a call that this list
+//! forgot: an agent that misses one thing is better than none. The kernel logs each refusal (`type=1326` in dmesg and the audit log).
+
+use std::{collections::BTreeMap, io};
+
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+/// Calls that are allowed whatever their arguments, by what for.
+#[rustfmt::skip]
+const ALLOWED: &[(&str, &[c_long])] = &[
+    ("memory of the allocator, of threads and of what is mapped; rseq and the robust list begin each thread", &[
+        libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_mlock,
+        libc::SYS_munlock, libc::SYS_futex, libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
+        libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity,
+    ]),
+    ("signals, and going on after one", &[
+        libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack, libc::SYS_restart_syscall,
+        libc::SYS_tgkill,
+    ]),
+    ("time, randomness and who we are; a hashed map and TLS need random numbers, D-Bus the user", &[
+        libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_gettimeofday,
+        libc::SYS_getrandom, libc::SYS_uname, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
+        libc::SYS_sysinfo, libc::SYS_getrusage,
+    ]),
+    ("the loop: epoll, its wake-ups and timers", &[
+        libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2, libc::SYS_ppoll,
+        libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
+    ]),
+    ("files of /proc, of cgroups and of the state directory; where they may be written is Landlock's affair", &[
+        libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv,
+        libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev, libc::SYS_pwritev, libc::SYS_lseek, libc::SYS_fstat,
+        libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_fstatfs, libc::SYS_statfs, libc::SYS_readlinkat, libc::SYS_getdents64,
+        libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_fcntl, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getcwd,
+    ]),
+    ("files of the state directory alone: journal and drain state by rename, the spool as a database, locks, and what mode they have", &[
+        libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat, libc::SYS_ftruncate, libc::SYS_fallocate,
+        libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
+    ]),
+    ("sockets: metrics and checks that are served, calls that are made, the bus, the resolver, and sock_diag", &[
+        libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
+        libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
+        libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
+    ]),
+    ("a CPU before others while memory is short, see `hardship.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
+    ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
+];
+
+/// Calls that x86-64 has beside those with a descriptor or an `at`, and that its C library still makes.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const OLDER: &[c_long] = &[
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_rename, libc::SYS_unlink,
+    libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_chmod, libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_dup2, libc::SYS_pipe,
+    libc::SYS_time, libc::SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[c_long] = &[];
+
+/// Calls that are allowed with some values of one argument: the call, the argument's number, its values, and what for.
+#[rustfmt::skip]
+const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
+    (libc::SYS_socket, 0, &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
+        "the bus, the network, and sock_diag; no raw packets"),
+    (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was opened in"),
+    (libc::SYS_bpf, 0, &[
+        BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD,
+        BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH, BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_ITER_CREATE,
+    ], "maps and passes of what is attached; nothing more is loaded"),
+    (libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, PERF_EVENT_IOC_DISABLE],
+        "sockets that do not block, the resolver, whether the output is a terminal, and the end of fault sampling"),
+    (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the allocator's memory"),
+];
+
+/// Of include/uapi/linux/bpf.h, `perf_event.h` and `prctl.h`; user-space ABI.
+const BPF_MAP_LOOKUP_ELEM: u64 = 1;
+const BPF_MAP_UPDATE_ELEM: u64 = 2;
+const BPF_MAP_DELETE_ELEM: u64 = 3;
+const BPF_MAP_GET_NEXT_KEY: u64 = 4;
+const BPF_OBJ_GET_INFO_BY_FD: u64 = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: u64 = 21;
+const BPF_MAP_LOOKUP_BATCH: u64 = 24;
+const BPF_MAP_LOOKUP_AND_DELETE_BATCH: u64 = 25;
+const BPF_MAP_DELETE_BATCH: u64 = 27;
+const BPF_ITER_CREATE: u64 = 33;
+const PERF_EVENT_IOC_DISABLE: u64 = 0x2401;
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+/// Calls that change what runs on a host or what the kernel is: EPERM says that this is meant.
+#[rustfmt::skip]
+const NEVER: &[c_long] = &[
+    libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
+    libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_kexec_load, libc::SYS_reboot, libc::SYS_mount,
+    libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_unshare, libc::SYS_swapon, libc::SYS_swapoff,
+    libc::SYS_settimeofday, libc::SYS_clock_settime, libc::SYS_sethostname, libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setresuid,
+    libc::SYS_setresgid, libc::SYS_capset, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup, libc::SYS_perf_event_open, libc::SYS_open_by_handle_at, libc::SYS_personality,
+];
+
+/// Calls that have another way, and whose arguments are out of a filter's reach: the C library then takes clone.
+const ELSEWHERE: &[c_long] = &[libc::SYS_clone3];
+
+/// Restricts every thread of the process; gives the number of calls that are allowed.
+///
+/// # Errors
+///
+/// Why the kernel does not take the filters, or why there are none for this processor.
+pub fn restrict() -> io::Result<usize> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+    let allowed = allowed().map_err(io::Error::other)?;
+    let count = allowed.len();
+    let errno = |number: i32| SeccompAction::Errno(number as u32);
+    let any = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
+    // SAFETY: this prctl takes numbers and touches no memory of ours.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    install(filter(any(NEVER), SeccompAction::Allow, errno(libc::EPERM), arch)?)?;
+    install(filter(any(ELSEWHERE), SeccompAction::Allow, errno(libc::ENOSYS), arch)?)?;
+    // The last, because it allows no other. Of two that refuse the later one's errno is given: what the others refuse passes this one.
+    let passes = allowed.into_iter().chain(any(NEVER)).chain(any(ELSEWHERE)).collect();
+    install(filter(passes, errno(libc::ENOSYS), SeccompAction::Allow, arch)?)?;
+    Ok(count)
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn allowed() -> Result<Rules, seccompiler::BackendError> {
+    let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
+    let mut rules: Rules = whole.map(|call| (*call, Vec::new())).collect();
+    for (call, argument, values, _) in ALLOWED_WITH {
+        let is =
+            |value: &u64| SeccompRule::new(vec![SeccompCondition::new(*argument, Dword, SeccompCmpOp::Eq, *value)?]);
+        rules.insert(*call, values.iter().map(is).collect::<Result<_, _>>()?);
+    }
+    // A thread, never a process or a namespace.
+    let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
+    let thread = SeccompCondition::new(0, Dword, thread, libc::CLONE_THREAD as u64)?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
+    Ok(rules)
+}
+
+fn filter(rules: Rules, otherwise: SeccompAction, matched: SeccompAction, arch: TargetArch) -> io::Result<BpfProgram> {
+    let filter = SeccompFilter::new(rules, otherwise, matched, arch).map_err(io::Error::other)?;
+    BpfProgram::try_from(filter).map_err(io::Error::other)
+}
+
+/// Installs a filter on every thread; what it refuses is logged by the kernel.
+fn install(program: BpfProgram) -> io::Result<()> {
+    let header = libc::sock_fprog {
+        len: program.len().try_into().map_err(io::Error::other)?,
+        // The layout of seccompiler's instruction is the kernel's, as is that of the C library.
+        filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG;
+    // SAFETY: the kernel copies the header and the instructions that it points to, which live until it returns.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header) } {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error()),
+        thread => Err(io::Error::other(format!("thread {thread} has another filter"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_call_is_listed_twice_or_both_allowed_and_never() {
+        let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
+        let all: Vec<_> = whole.chain(ALLOWED_WITH.iter().map(|(call, ..)| call)).chain(NEVER).collect();
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        filter(allowed().unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch).unwrap();
+    }
+
+    /// In a process of its own: a filter does not go away.
+    #[test]
+    fn a_restricted_process_works_and_runs_nothing() {
+        // SAFETY: the child makes system calls and ends; the allocator is not in the middle of anything in the one thread that forks it,
+        // and a child that hangs on another's lock is seen as an error below.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let outcome = restricted();
+            // SAFETY: ends the child without what the test's process has to do at its end.
+            unsafe { libc::_exit(outcome) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for our own child and writes one integer, which lives here.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert!(libc::WIFEXITED(status), "it was killed: {status}");
+        assert_eq!(libc::WEXITSTATUS(status), 0, "see the step of that number");
+    }
+
+    fn restricted() -> i32 {
+        let errno = || io::Error::last_os_error().raw_os_error();
+        if restrict().is_err() {
+            return 1;
+        }
+        let empty = [std::ptr::null::<libc::c_char>()];
+        // SAFETY: paths and lists are terminated, and live until each call returns; none of them succeeds.
+        unsafe {
+            libc::execve(c"/bin/true".as_ptr(), empty.as_ptr(), empty.as_ptr());
+            if errno() != Some(libc::EPERM) {
+                return 2;
+            }
+            libc::mount(c"none".as_ptr(), c"/mnt".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null());
+            if errno() != Some(libc::EPERM) {
+                return 3;
+            }
+            if libc::fork() != -1 || errno() != Some(libc::ENOSYS) {
+                return 4;
+            }
+            if libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) != -1 || errno() != Some(libc::ENOSYS) {
+                return 5;
+            }
+        }
+        if !std::thread::spawn(|| std::fs::read_to_string("/proc/self/stat").is_ok()).join().is_ok_and(|read| read) {
+            return 6;
+        }
+        0
+    }
+}
