@@ -193,7 +193,7 @@ fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
     let config = quick(&scratch, "enforce", agent_check);
     // What is half a minute away halves the weight, and drains nothing.
     let text = fs::read_to_string(&config).expect("it is there");
-    let text = format!("{text}[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
+    let text = text.replace("[decide]\n", "[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
     fs::write(&config, text).expect("it is ours");
     let agent = start(&config);
     let nodes = [backends[0].addr(), backends[1].addr(), backends[2].addr()];

@@ -64,7 +64,7 @@ fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_tol
 
 #[test]
 fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
-    on_stage("killed", |stage| killed(stage, Share::WHOLE));
+    on_stage("killed", |stage| killed(stage, Share { of: 2, nth: 0 }));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
 #[test]
 fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
     // At each one's end: what it is then it is as the next begins.
-    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 2, nth: 0 }));
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 4, nth: 0 }));
 }
 
 /// An end that is near, for a forecast.

@@ -93,6 +93,8 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         let mut told_untracked = false;
         announce(&sensors, config);
         let mut running = config.clone();
+        // As long as an overload detector takes for a gap.
+        let (stall_secs, mut stalls) = (config.detect.overload.sustain.as_secs_f64() / 2.0, 0_u64);
         let consume = |mut batch: Batch<'_>| {
             if hangup.take() && reload(file, &mut running) {
                 core.reload(&running);
@@ -100,6 +102,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
                 actor.iter().for_each(|actor| actor.reload(&running));
             }
             metrics.note_batch(&mut batch);
+            report_stall(&batch, stall_secs, &mut stalls);
             for observation in batch.observations {
                 if let Fact::Host(host) = &observation.fact {
                     precedence.look(host, mem_total_bytes);
@@ -280,6 +283,22 @@ fn pace(config: &Config) -> Pace {
 fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     Ok(HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus })
+}
+
+/// Says in the log that nothing was seen for a while: the first time, and then at each power of two, because a starved host stalls often.
+fn report_stall(batch: &Batch<'_>, stall_secs: f64, stalls: &mut u64) {
+    if batch.gap_secs < stall_secs {
+        return;
+    }
+    *stalls += 1;
+    if stalls.is_power_of_two() {
+        tracing::warn!(
+            seconds = batch.gap_secs,
+            stalls,
+            "the agent, or the whole host, stood still: no overload is concluded from that time\n  hint: a paused or starved machine does \
+             this; spillway_loop_gap_seconds has every stall"
+        );
+    }
 }
 
 /// Network namespaces of the host: this process's, and that of init, which differs in a container.

@@ -83,6 +83,11 @@ impl Sensors {
         &self.lost
     }
 
+    /// The same as of the last scan, without asking the kernel again.
+    pub fn lost_at_scan(&self) -> &Lost {
+        &self.lost
+    }
+
     fn count_losses(&mut self) {
         for (what, total) in self.kernel.losses() {
             self.lost.set(what, total);

@@ -264,7 +264,7 @@ impl Metrics {
         raise_to(&self.births, life.forks);
         raise_to(&self.execs, life.execs);
         raise_to(&self.deaths, life.exits);
-        for (what, total) in sensors.lost().totals() {
+        for (what, total) in sensors.lost_at_scan().totals() {
             raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
             self.health_state().note_lost(self.clock.now(), what, total);
         }

@@ -102,7 +102,7 @@ fn first_stop(state_dir: &Path, share: Share, contain: impl Fn() -> Command) -> 
     let mut stop = 1;
     while let Some(stopped) = Stopped::at(contain(), stop) {
         stopped.kill();
-        if state_dir.exists() {
+        if state_dir.join("journal").exists() {
             break;
         }
         stop += 16;

@@ -104,7 +104,7 @@ pub fn refused(stage: &Stage) -> String {
     let directory = stage.cgroup.directory();
     let inode = fs::metadata(directory).expect("the cgroup is there").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
-    stuck.want(stage.limit_file(), "what was there before", "ours");
+    stuck.want(stage.limit_file(), "33554432", "16777216");
     stage.found_journal().put(&mut stuck).expect("the journal takes it");
     let why = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of it is not undone yet"), "{why}");

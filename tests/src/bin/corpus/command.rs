@@ -110,11 +110,11 @@ impl Choice {
     }
 }
 
-fn dir<C: Corpus>() -> PathBuf {
+pub(crate) fn dir<C: Corpus>() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(C::DIR)
 }
 
-fn manifest<C: Corpus>() -> PathBuf {
+pub(crate) fn manifest<C: Corpus>() -> PathBuf {
     dir::<C>().join("manifest.jsonl")
 }
 

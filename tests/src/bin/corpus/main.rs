@@ -6,10 +6,12 @@ mod command;
 mod each;
 mod leaks;
 mod queues;
+mod week;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use spillway_tests::corpus::Part;
 
 use self::{command::Command, leaks::Leaks, queues::Queues};
 
@@ -29,12 +31,22 @@ enum Which {
         #[command(subcommand)]
         command: Command,
     },
+    /// A week of a healthy host: the pages that a human would get
+    Week {
+        /// The part whose healthy runs it is put together from
+        #[arg(long, value_enum, default_value = "tuning")]
+        part: Part,
+        /// Fail on more than one page
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Which::Leaks(command) => command.run::<Leaks>(),
         Which::Queues { command } => command.run::<Queues>(),
+        Which::Week { part, check } => week::week(part, check),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

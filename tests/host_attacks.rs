@@ -1,0 +1,133 @@
+//! Live: a user without rights, who opens sockets and lets connections wait at them, moves nothing: no drain, no lower weight, and no page.
+
+use std::{
+    io::Read as _,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use serde_json::Value;
+use spillway_tests::{
+    ANY_PORT, Running, Scratch, is_root,
+    receiver::{Form, Receiver},
+    run_with, wait_for,
+};
+
+/// Identity of `nobody`.
+const NOBODY: u32 = 65_534;
+
+/// One connection waits for six seconds before it is a claim of any severity, and more sooner.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
+
+/// One connection waits at a socket that nobody accepts from; argument 1 is what the process calls itself.
+const TCP: &str = "import socket,sys,time; open('/proc/self/comm','w').write(sys.argv[1])
+s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(8)
+c=[socket.create_connection(s.getsockname()) for _ in range(int(sys.argv[2]))]
+print(s.getsockname()[1],flush=True); time.sleep(60)";
+
+/// The same at a UNIX socket with an abstract name.
+const UNIX: &str = "import socket,sys,time
+s=socket.socket(socket.AF_UNIX); s.bind('\\0spillway-attack'); s.listen(8)
+c=[]
+for _ in range(8):
+    one=socket.socket(socket.AF_UNIX); one.connect('\\0spillway-attack'); c.append(one)
+print(0,flush=True); time.sleep(60)";
+
+/// Listeners that overload and recover by turns, as fast as claims follow.
+const FLAPS: &str = "import socket,time
+all=[socket.socket() for _ in range(60)]
+for s in all: s.bind(('127.0.0.1',0)); s.listen(8)
+print(0,flush=True)
+for turn in range(4):
+    held=[socket.create_connection(s.getsockname()) for s in all for _ in range(5)]
+    time.sleep(2)
+    for s in all:
+        for _ in range(5): s.accept()[0].close()
+    del held
+    time.sleep(1)
+time.sleep(60)";
+
+/// A process of `nobody` that attacks until it is dropped.
+struct Attack(Child);
+
+impl Attack {
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.uid(NOBODY).gid(NOBODY).process_group(0);
+        Self(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")))
+    }
+
+    fn python(script: &str, arguments: &[&str]) -> Self {
+        Self::start("python3", &[&["-c", script], arguments].concat())
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        // SAFETY: a signal to the group of a child that is not waited for yet.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
+}
+
+fn lines(running: &Running) -> Vec<Value> {
+    running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
+    const TEST: &str = "nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody";
+    if !is_root(TEST) {
+        return;
+    }
+    let (scratch, webhook) = (Scratch::make("attacks"), Receiver::start(Form::Webhook));
+    let check: SocketAddr =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
+    let text = format!(
+        "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
+         url = \"{}\"\nsecret_file = \"{}\"\n[record]\nstate_dir = \"{}\"\n",
+        webhook.url("/"),
+        scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").display(),
+        scratch.0.join("state").display()
+    );
+    // Before the agent starts: what it meets at its first look proves nothing either.
+    let early = Attack::python(TCP, &["sshd", "8"]);
+    let mut command = run_with(&scratch.file("spillway.toml", &text));
+    command.arg("--json");
+    let running = Running::start(command);
+    let attacks = [
+        Attack::python(TCP, &["python3", "1"]),
+        Attack::python(TCP, &["systemd", "8"]),
+        Attack::python(UNIX, &[]),
+        Attack::python(FLAPS, &[]),
+        // In a network namespace of its own, where the kernel lets users make one.
+        Attack::start("unshare", &["-Urn", "sh", "-c", "ip link set lo up; exec python3 -c \"$0\" app 8", TCP]),
+    ];
+    let pids: Vec<u32> = [&early].into_iter().chain(&attacks[..2]).map(|attack| attack.0.id()).collect();
+    let claimed = || {
+        let seen = lines(&running);
+        let is_claimed = |pid: &u32| seen.iter().any(|line| line["verdict"] == "overload" && line["pid"] == *pid);
+        pids.iter().all(is_claimed).then_some(())
+    };
+    assert!(wait_for(CLAIMED_WITHIN, claimed).is_some(), "{pids:?} in {}{}", running.printed(), running.log());
+    // Long enough for any of them to become critical, were it a service's.
+    sleep(Duration::from_secs(11));
+    let seen = lines(&running);
+    let harmful: Vec<_> = seen
+        .iter()
+        .filter(|line| line["severity"] != "info" && !line["severity"].is_null() || !line["decision"].is_null())
+        .collect();
+    assert!(harmful.is_empty(), "{harmful:#?}");
+    let mut answer = String::new();
+    TcpStream::connect(check).and_then(|mut stream| stream.read_to_string(&mut answer)).expect("it answers");
+    assert_eq!(answer, "ready 100%\n");
+    assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "it stays in rotation");
+    assert!(webhook.calls().is_empty(), "{:?}", webhook.calls());
+    drop((early, attacks));
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
