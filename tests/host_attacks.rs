@@ -22,9 +22,11 @@ const NOBODY: u32 = 65_534;
 /// One connection waits for six seconds before it is a claim of any severity, and more sooner.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
 
-/// One connection waits at a socket that nobody accepts from; argument 1 is what the process calls itself.
+/// One connection is served, so that the server is known to have started, and others wait for ever; argument 1 is what the process calls
+/// itself, argument 2 how many wait.
 const TCP: &str = "import socket,sys,time; open('/proc/self/comm','w').write(sys.argv[1])
 s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(8)
+time.sleep(2); first=socket.create_connection(s.getsockname()); served=s.accept(); time.sleep(1)
 c=[socket.create_connection(s.getsockname()) for _ in range(int(sys.argv[2]))]
 print(s.getsockname()[1],flush=True); time.sleep(60)";
 
@@ -107,7 +109,7 @@ fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
         // In a network namespace of its own, where the kernel lets users make one.
         Attack::start("unshare", &["-Urn", "sh", "-c", "ip link set lo up; exec python3 -c \"$0\" app 8", TCP]),
     ];
-    let pids: Vec<u32> = [&early].into_iter().chain(&attacks[..2]).map(|attack| attack.0.id()).collect();
+    let pids: Vec<u32> = attacks[..2].iter().map(|attack| attack.0.id()).collect();
     let claimed = || {
         let seen = lines(&running);
         let is_claimed = |pid: &u32| seen.iter().any(|line| line["verdict"] == "overload" && line["pid"] == *pid);
