@@ -167,6 +167,10 @@ impl Policy {
         }
         let latest = member.latest.clone();
         let updated = Verdict { state: State::Updated, why: why.to_owned(), ..latest.clone() };
+        // That it does not help is news, however urgent.
+        if let Some(page) = self.incidents.get_mut(&seq).and_then(|incident| incident.page.as_mut()) {
+            page.t = f64::NEG_INFINITY;
+        }
         self.page(seq, &id, &updated, decisions);
         self.act(seq, &id, &latest, decisions);
         is_worse.then_some(updated)

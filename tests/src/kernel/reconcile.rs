@@ -193,7 +193,9 @@ impl Container {
         // Wiped and set again between two looks of ours it was not seen.
         ensure!((1..=3).contains(&again.len()), "{} was seen set again {} times", self.cgroup, again.len());
         ensure!(again.iter().all(|took| *took < SEEN_WITHIN), "{} was away for too long: {again:?}", self.cgroup);
-        let pages = of_it.iter().filter(|line| line["decision"] == "page" && line["severity"] == "critical").count();
+        let why = of_it.iter().find(|line| line["outcome"] == "yielded").and_then(|line| line["why"].as_str());
+        let is_told = |line: &Value| line["why"].as_str().zip(why).is_some_and(|(told, why)| told.starts_with(why));
+        let pages = of_it.iter().filter(|line| line["decision"] == "page" && is_told(line)).count();
         ensure!(pages == 1, "{pages} pages say that it is given up");
         for (file, value) in WANTED {
             let stands = self.read(file)?;

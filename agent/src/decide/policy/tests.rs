@@ -161,6 +161,17 @@ fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
 }
 
 #[test]
+fn a_limit_of_no_service_that_does_not_help_is_news_and_drains_nothing() {
+    let mut run = Run::new(|_| {});
+    let mut own = leak(0.0, State::Raised, 3_000.0);
+    leak_of(&mut own).bound = Bound::Own;
+    assert_eq!(run.judge(own).len(), 2);
+    run.policy.set_back(2.0, "leak-812-4711", "left to somebody else", &mut run.decisions);
+    assert!(run.decisions[0].why.starts_with("left to somebody else"), "{:?}", run.decisions);
+    assert_eq!(run.taken(), ["page (warning) leak-812-4711"]);
+}
+
+#[test]
 fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
     let mut run = Run::with_service();
     let files = |t, secs| {
