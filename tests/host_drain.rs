@@ -75,7 +75,7 @@ fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_req
     assert!(with.died_at_secs.is_none() && with.failed == 0 && with.share() >= 0.999, "{with:?}");
 }
 
-/// How long two nodes are loaded, unless `SPILLWAY_TWO_NODES_SECS` says otherwise.
+/// Time for which two nodes are loaded, unless `SPILLWAY_TWO_NODES_SECS` says otherwise.
 const TWO_NODES_SECS: u64 = 60;
 
 #[test]

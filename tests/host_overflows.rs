@@ -35,7 +35,7 @@ fn netstat(name: &str) -> u64 {
     columns.find(|(column, _)| *column == name).and_then(|(_, value)| value.parse().ok()).expect("the kernel counts it")
 }
 
-/// Whether the only listener at this port has dropped so many packets, as `ss` says; taken for true where there is no `ss`.
+/// Tells if the only listener at this port has dropped so many packets, as `ss` says; taken for true where there is no `ss`.
 fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
     let port = format!(":{}", addr.port());
     let Ok(output) = Command::new("ss").args(["-Htlnm", "sport", "=", &port]).output() else { return true };

@@ -78,7 +78,7 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
     }
 }
 
-/// What one look says of a listener: how many came, and how many of them from another host.
+/// Counts of one look at a listener: how many came, and how many of them from another host.
 fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
     let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
     let fact = facts.iter().find(|fact| fact.netns == netns && *fact.addr == *addr.to_string()).expect("it listens");

@@ -1,4 +1,4 @@
-//! What the agent serves, over real sockets: who may connect, what may be requested, and that idle connections keep nobody out.
+//! The ports that the agent serves, over real sockets: who may connect, what may be requested, and that idle connections keep nobody out.
 
 use std::{
     fs,

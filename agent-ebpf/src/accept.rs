@@ -39,7 +39,7 @@ use crate::{
 pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
 const SOJOURNS_MAX: u32 = 2_048;
 
-/// How many of them are whose.
+/// Number of them by owner.
 #[map]
 static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 

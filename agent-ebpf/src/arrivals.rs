@@ -1,4 +1,4 @@
-//! How many connections came to each address, how many of them from other hosts, and when one last found nobody waiting.
+//! Counts the connections that came to each address, how many of them from other hosts, and when one last found nobody waiting.
 //!
 //! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept queue: a copy of the listener, whose
 //! state it then changes from LISTEN to SYN_RECV. At that moment the copy still says all that the listener does: its

@@ -11,7 +11,7 @@
 //!   every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
 //!
-//! What one user or namespace may take of the map is bounded, see `shares`.
+//! The share that one user or namespace may take of the map is bounded, see `shares`.
 //!
 //! Connections that come are counted at the same hook: see `arrivals`.
 //! The head's age needs no hook: see `sockets::established_us`.
@@ -42,11 +42,11 @@ use crate::{
 #[map]
 pub(crate) static LISTENERS: HashMap<u64, KnownListener> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
-/// How many of them are whose.
+/// Number of them by owner.
 #[map]
 static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
-/// How often one found no room. While it rises, the reader reads them in another way.
+/// Number of times that one found no room. While it rises, the reader reads them in another way.
 #[map]
 static OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -44,7 +44,7 @@ const ETIMEDOUT: i32 = 110;
 #[map]
 static CONNECTING: HashMap<u64, OutboundConnect> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-/// How many of them are whose, and of those below.
+/// Number of them by owner, and of those below.
 #[map]
 static CONNECTING_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
 #[map]
@@ -136,7 +136,7 @@ fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
 }
 
-/// Whether a socket that connected was given no local port. `skc_num` says the same of every socket by now, `inet_sport` is kept.
+/// Tells if a socket that connected was given no local port. `skc_num` says the same of every socket by now, `inet_sport` is kept.
 #[inline(always)]
 fn never_had_a_port(sock: *const c_void) -> bool {
     Helper::read::<u16>(sock, offset!(inet_sport)) == Some(0)

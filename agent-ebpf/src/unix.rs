@@ -35,11 +35,11 @@ const FAMILY_LEN: usize = 2;
 #[map]
 static UNIX_LISTENERS: HashMap<u64, KnownUnix> = HashMap::with_max_entries(UNIX_LISTENERS_MAX, 0);
 
-/// How many of them are whose.
+/// Number of them by owner.
 #[map]
 static UNIX_SHARES: Shares = Shares::with_max_entries(UNIX_LISTENERS_MAX, 0);
 
-/// How often one found no room. While it rises, the reader reads them in another way.
+/// Number of times that one found no room. While it rises, the reader reads them in another way.
 #[map]
 static UNIX_OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -66,7 +66,7 @@ impl Secret {
         }
     }
 
-    /// Whether it is a credential, and this process was started without any.
+    /// Tells if it is a credential, and this process was started without any.
     pub fn is_elsewhere(&self) -> bool {
         matches!(self, Self::Credential(_)) && env::var_os(CREDENTIALS).is_none()
     }

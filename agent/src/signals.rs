@@ -53,7 +53,7 @@ impl Hangup {
         Ok(Self(is_due))
     }
 
-    /// Whether there was a request since the last call.
+    /// Tells if there was a request since the last call.
     pub fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }

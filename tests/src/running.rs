@@ -236,7 +236,7 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// Where it does not end within five seconds.
+    /// It does not end within five seconds.
     pub fn stop(self) -> (Option<i32>, String) {
         self.stop_by(libc::SIGTERM)
     }
@@ -245,7 +245,7 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// Where it does not end within five seconds.
+    /// It does not end within five seconds.
     pub fn stop_by(mut self, signal: libc::c_int) -> (Option<i32>, String) {
         self.signal(signal);
         let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));

@@ -55,12 +55,12 @@ pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> 
 
 /// A subcommand of cargo that is built into the cache if the user has none.
 pub struct CargoTool {
-    /// Its name after `cargo`.
+    /// Name after `cargo`.
     pub name: &'static str,
     version: &'static str,
     /// Options of `cargo install`.
     options: &'static [&'static str],
-    /// What it does here, after "which".
+    /// Purpose here, after "which".
     pub does: &'static str,
     hint: &'static str,
 }

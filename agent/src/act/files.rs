@@ -16,11 +16,11 @@ type Check = fn(&str) -> Result<(), String>;
 pub struct FileProblem {
     /// The key that names it.
     pub key: &'static str,
-    /// What is wrong, without what the file says.
+    /// The fault, without the content of the file.
     pub message: String,
-    /// What to do.
+    /// A hint.
     pub hint: String,
-    /// Whether it is a credential, and this process was not started by systemd with any: nothing is known of it.
+    /// Set if it is a credential, and this process was not started by systemd with any: nothing is known of it.
     pub is_unknown: bool,
 }
 

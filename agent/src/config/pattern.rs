@@ -158,19 +158,19 @@ fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
     .fuse()
 }
 
-/// Whether systemd puts the slice with this stem directly into the other: `a-b.slice` into `a.slice`, and `a.slice` into the root.
+/// Tells if systemd puts the slice with this stem directly into the other: `a-b.slice` into `a.slice`, and `a.slice` into the root.
 fn is_slice_in(parent: &str, stem: &str) -> bool {
     let own =
         if parent.is_empty() { Some(stem) } else { stem.strip_prefix(parent).and_then(|own| own.strip_prefix('-')) };
     own.is_some_and(|own| !own.is_empty() && !own.contains('-'))
 }
 
-/// Whether a name has one of the [`UNITS`]' endings, and something before it.
+/// Tells if a name has one of the [`UNITS`]' endings, and something before it.
 fn is_unit(name: &str) -> bool {
     UNITS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|stem| !stem.is_empty()))
 }
 
-/// Whether a glob can match the name of a unit: it ends as one does, or in a wildcard.
+/// Tells if a glob can match the name of a unit: it ends as one does, or in a wildcard.
 fn may_be_unit(text: &str) -> bool {
     text.ends_with(['*', '?', ']']) || UNITS.iter().any(|ending| text.ends_with(ending))
 }

@@ -197,7 +197,7 @@ pub struct DrainConfig {
     pub url: Option<String>,
     /// The keys that requests are signed with.
     pub secret_file: Option<Secret>,
-    /// Whether a grant has to carry the `webhook-id` of its request.
+    /// Set if a grant has to carry the `webhook-id` of its request.
     pub require_echo: bool,
     /// How long a request is of use.
     pub deadline: Duration,

@@ -12,9 +12,9 @@ const UNIX: &str = "unix:";
 /// `unix:/run/app.sock`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServicePattern {
-    /// What runs in a unit, a cgroup or a pod.
+    /// A workload in a unit, a cgroup or a pod.
     Workload(Pattern),
-    /// What listens at an address, in the form in which listeners are reported: `0.0.0.0:443`, `unix:/run/app.sock`.
+    /// A listener at an address, in the form in which listeners are reported: `0.0.0.0:443`, `unix:/run/app.sock`.
     Listener(String),
 }
 
@@ -23,7 +23,7 @@ impl ServicePattern {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, as the end of a sentence about it.
+    /// The fault, as the end of a sentence about the text.
     pub fn new(text: &str) -> Result<Self, String> {
         if let Some(address) = text.strip_prefix(TCP) {
             let address: SocketAddr =

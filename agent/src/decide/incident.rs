@@ -13,7 +13,7 @@ const NAMED_MAX: usize = 3;
 
 /// Claims with one cause.
 pub(super) struct Incident {
-    /// Its claims, those that stand and those that may return.
+    /// Claims that stand and claims that may return.
     pub(super) members: BTreeMap<IncidentId, Member>,
     pub(super) opened_t: f64,
     /// The page that is open.

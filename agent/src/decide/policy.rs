@@ -7,7 +7,7 @@
 //!
 //! Claims with one cause (a process, a cgroup, a moment) form one incident with one page. The incident is resolved once it has been quiet for
 //! `decide.flap_within`, so that what returns continues it. Cold start: no incidents. Failure: an update of an unknown claim is nothing.
-//! What the guard refuses is reported once; where it may grant the same later, it is asked again with every forecast.
+//! A refusal by the guard is reported once; if it may grant the same later, it is asked again with every forecast.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -63,7 +63,7 @@ pub struct Services {
     look_t: f64,
 }
 
-/// What speaks for one listener.
+/// Evidence for one listener.
 #[derive(Debug)]
 struct Proof {
     tenant: Tenant,

@@ -89,7 +89,7 @@ struct Failing {
     timed_out: u64,
     abandoned: u64,
     no_local_port: u64,
-    /// Whether one was seen under way.
+    /// Set if one was seen under way.
     was_pending: bool,
 }
 

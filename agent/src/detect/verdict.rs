@@ -23,7 +23,7 @@ pub struct Verdict {
     pub exhaustion_interval_secs: Option<[f64; 2]>,
     /// How sure the detector is, 0 to 1.
     pub confidence: f64,
-    /// Whether the claim is made, changed or withdrawn.
+    /// Set if the claim is made, changed or withdrawn.
     pub state: State,
     /// Harm that it does, and to whom; `None` until the policy has weighed it.
     #[serde(flatten)]
@@ -326,10 +326,10 @@ pub struct ExhaustionClaim {
     pub netns: u32,
     /// A process that connects.
     pub pid: u32,
-    /// Its name; empty if unknown.
+    /// Name; empty if unknown.
     #[serde(skip_serializing_if = "is_empty")]
     pub comm: Arc<str>,
-    /// Its cgroup; empty if unknown.
+    /// Cgroup; empty if unknown.
     pub cgroup: Arc<str>,
     /// Connects that failed for want of a port, since the first of them in a row.
     pub failed: u64,

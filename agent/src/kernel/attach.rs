@@ -52,11 +52,11 @@ pub struct ListenerProbes {
     pub find: IterHandle,
     /// Known listeners by socket address.
     pub known: HashMap<MapData, u64, Shared<KnownListener>>,
-    /// How many of them are whose.
+    /// Number of them by owner.
     pub shares: BatchMap<u64, u64>,
     /// The same of those whose waits are kept.
     pub sojourn_shares: BatchMap<u64, u64>,
-    /// How often one found no room there.
+    /// Number of times that one found no room there.
     pub outside: Array<MapData, u64>,
     /// Waits by the listener's socket address; `None` where accept() is not followed.
     pub sojourns: Option<Sojourns>,
@@ -81,9 +81,9 @@ pub struct UnixProbes {
     pub find: IterHandle,
     /// Known listeners by socket address.
     pub known: HashMap<MapData, u64, Shared<KnownUnix>>,
-    /// How many of them are whose.
+    /// Number of them by owner.
     pub shares: BatchMap<u64, u64>,
-    /// How often one found no room there.
+    /// Number of times that one found no room there.
     pub outside: Array<MapData, u64>,
 }
 
@@ -93,7 +93,7 @@ pub struct OutboundMaps {
     pub ended: BatchMap<OutboundKey, OutboundCount>,
     /// Those under way, by socket address.
     pub under_way: BatchMap<u64, OutboundConnect>,
-    /// How many of the former are whose, and of the latter.
+    /// Number of the former by owner, and of the latter.
     pub ended_shares: BatchMap<u64, u64>,
     /// See above.
     pub under_way_shares: BatchMap<u64, u64>,

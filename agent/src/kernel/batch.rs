@@ -135,7 +135,7 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
     ///
     /// # Errors
     ///
-    /// Where the kernel refuses, as where the map is full.
+    /// The kernel refuses, as when the map is full.
     pub fn put(&mut self, key: &K, value: &V) -> io::Result<()> {
         let mut attr = Element {
             map_fd: self.fd(),

@@ -181,7 +181,7 @@ impl Kernel {
     }
 }
 
-/// Whether a program is attached to this type: an iterator, a tracepoint, or a function that is traced.
+/// Tells if a program is attached to this type: an iterator, a tracepoint, or a function that is traced.
 fn is_attached_to(kind: btf::Kind, name: &[u8]) -> bool {
     match kind {
         btf::Kind::Typedef => name.starts_with(b"btf_trace_"),

@@ -47,12 +47,12 @@ impl CgroupDir {
         Ok(Self { dir, version })
     }
 
-    /// Its version.
+    /// Version.
     pub fn version(&self) -> CgroupVersion {
         self.version
     }
 
-    /// Its inode number, which tells it from one that has the same path later.
+    /// Inode number, which tells it from one that has the same path later.
     ///
     /// # Errors
     ///

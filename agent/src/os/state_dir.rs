@@ -58,7 +58,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// As of those.
+    /// Those of both.
     pub fn below(&self, name: &str, makes: bool) -> io::Result<Option<Self>> {
         if makes {
             match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
@@ -99,7 +99,7 @@ impl StateDir {
         }
     }
 
-    /// Whether anything has this name in it.
+    /// Tells if anything has this name in it.
     ///
     /// # Errors
     ///

@@ -43,9 +43,9 @@ const STICKY: u32 = 0o1000;
 /// Rules for the path to a file.
 #[derive(Debug, Clone, Copy)]
 pub struct PathRules {
-    /// Whether links that root or the agent's user made are followed.
+    /// Set if links that root or the agent's user made are followed.
     pub follows_links: bool,
-    /// Whether owners and permissions are checked.
+    /// Set if owners and permissions are checked.
     pub checks_owners: bool,
 }
 
@@ -56,9 +56,9 @@ pub struct FileRules {
     pub bytes_max: u64,
     /// Permissions that it must not have.
     pub refused_mode: u32,
-    /// Whether owner and permissions are checked.
+    /// Set if owner and permissions are checked.
     pub checks_owners: bool,
-    /// Whether it must have one name only.
+    /// Set if it must have one name only.
     pub has_one_name: bool,
 }
 
@@ -175,7 +175,7 @@ pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec
 ///
 /// # Errors
 ///
-/// As of [`read`]. `path` is where it is, for messages.
+/// Those of [`read`]. `path` is where it is, for messages.
 pub fn open_below(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags, rules: FileRules, path: &Path) -> io::Result<File> {
     // To open a device may already do something.
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -193,7 +193,7 @@ pub fn open_below(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags, rules: FileR
 ///
 /// # Errors
 ///
-/// As of [`read`].
+/// Those of [`read`].
 pub fn read_to_end(file: &File, bytes_max: u64, path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;

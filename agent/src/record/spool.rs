@@ -142,7 +142,7 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// Where the change may not be there after a crash.
+    /// The change may not be there after a crash.
     pub fn change<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         settled: &[(u64, Option<&str>)],
@@ -255,7 +255,7 @@ impl Unopened {
     }
 }
 
-/// What a file holds.
+/// Content of a file.
 struct Contents<T> {
     database: Database,
     waiting: Vec<(u64, Entry<T>)>,

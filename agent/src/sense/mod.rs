@@ -55,7 +55,7 @@ pub use unix::UnixSensor;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};
 
-/// What sensors make of bytes, for the fuzz targets.
+/// Facts that sensors make of bytes, for the fuzz targets.
 #[cfg(any(test, fuzzing))]
 mod fuzzed {
     use std::sync::Arc;

@@ -14,7 +14,7 @@ use super::{
     sock_diag::{Found, Kinds, SockDiag},
 };
 
-/// How long they are read after the last was turned away: longer than the time between two passes over every open file.
+/// Time for which they are read after the last was turned away: longer than the time between two passes over every open file.
 const AFTER_SECS: f64 = 15.0;
 
 /// Time between two reads, in seconds: the least, and for each listener that was read. The latter is twenty times its cost, measured
@@ -22,7 +22,7 @@ const AFTER_SECS: f64 = 15.0;
 const LEAST_SECS: f64 = 1.0;
 const SECS_EACH: f64 = 60e-6;
 
-/// How many of one user are told at a read: of those at which connections wait, and of the others. Guesses: more than a service has.
+/// Most of one user that are reported at a read: of those at which connections wait, and of the others. Guesses: more than a service has.
 const TOLD_MAX: u32 = 1_024;
 /// The same of the system's own users.
 const TOLD_OF_SYSTEM_MAX: u32 = 8_192;
@@ -38,12 +38,12 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    /// None was turned away yet.
+    /// State in which none was turned away yet.
     pub(super) fn new(kinds: Kinds) -> Self {
         Self { sockets: SockDiag::of(kinds), turned_away: 0, until: f64::MIN, next: f64::MIN }
     }
 
-    /// Whether there are any, and it is time to read them. `turned_away` is the kernel's count.
+    /// Tells if there are any, and it is time to read them. `turned_away` is the kernel's count.
     pub(super) fn is_due(&mut self, now: f64, turned_away: u64) -> bool {
         if turned_away > self.turned_away {
             (self.turned_away, self.until) = (turned_away, now + AFTER_SECS);
@@ -55,7 +55,7 @@ impl Outside {
     ///
     /// # Errors
     ///
-    /// Where no namespace could be read.
+    /// No namespace could be read.
     pub(super) fn read(
         &mut self,
         now: f64,
@@ -78,7 +78,7 @@ impl Outside {
     }
 }
 
-/// How many were told in this read.
+/// Number that were reported in this read.
 #[derive(Default)]
 struct Told {
     by_user: HashMap<(u32, bool), u32>,
@@ -100,7 +100,7 @@ impl Told {
     }
 }
 
-/// Whether a socket listens where one of these does: those that share an address belong to one user.
+/// Tells if a socket listens where one of these does: those that share an address belong to one user.
 pub(super) fn listens_at<T>(known: &std::collections::HashMap<(u32, SocketAddr), T>, found: &Found) -> bool {
     found.socket.is_some_and(|socket| known.contains_key(&(found.netns, socket)))
 }

@@ -49,7 +49,7 @@ impl Overflows {
         self.looks += 1;
     }
 
-    /// Whether a namespace has been read.
+    /// Tells if a namespace has been read.
     pub(super) fn knows(&self, netns: u32) -> bool {
         self.namespaces.contains_key(&netns)
     }

@@ -78,7 +78,7 @@ pub fn original(text: &str) -> Option<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// Where it is no string.
+/// It is no string.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     let name = Arc::<str>::deserialize(deserializer)?;
     // A name that is too long is the reader's to refuse.
@@ -92,7 +92,7 @@ fn cut(text: &mut String) {
     text.push(CUT);
 }
 
-/// Whether a character shows as itself: neither a control character, nor one that is invisible, blank, or changes how others are shown.
+/// Tells if a character shows as itself: neither a control character, nor one that is invisible, blank, or changes how others are shown.
 fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,

@@ -26,7 +26,7 @@ pub struct Stat {
     pub start_ticks: u64,
     /// Threads.
     pub threads: u64,
-    /// Whether it has memory of its own; a kernel thread has none.
+    /// Set if it has memory of its own; a kernel thread has none.
     pub has_memory: bool,
 }
 
@@ -109,7 +109,7 @@ pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<
 ///
 /// # Errors
 ///
-/// Where there is no `/proc`.
+/// There is no `/proc`.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(mounts_in(&fs::read("/proc/self/mountinfo")?))
 }

@@ -17,7 +17,7 @@ pub type Shares = BatchMap<u64, u64>;
 ///
 /// # Errors
 ///
-/// Where the map cannot be read or written.
+/// The map cannot be read or written.
 pub(super) fn settle(shares: &mut Shares, owners: impl IntoIterator<Item = u64>) -> io::Result<()> {
     let mut counts = HashMap::new();
     for owner in owners.into_iter().filter(|owner| *owner != 0) {
@@ -38,7 +38,7 @@ pub(super) fn settle(shares: &mut Shares, owners: impl IntoIterator<Item = u64>)
 ///
 /// # Errors
 ///
-/// Where the map cannot be read or written.
+/// The map cannot be read or written.
 pub(super) fn tidy(shares: &mut Shares) -> io::Result<()> {
     let mut gone = Vec::new();
     shares.read(|&owner, &count| {

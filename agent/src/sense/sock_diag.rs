@@ -48,11 +48,11 @@ pub(super) enum Kinds {
 pub(super) struct Found {
     pub(super) netns: u32,
     pub(super) inode: u32,
-    /// Who owns it; 0 of a UNIX listener, of which it is not told.
+    /// Owner; 0 for a UNIX listener, whose owner is not known.
     pub(super) uid: u32,
-    /// Whether connections wait.
+    /// Set if connections wait.
     pub(super) waiting: bool,
-    /// Where it listens; `None` of a UNIX listener.
+    /// Address; `None` for a UNIX listener.
     pub(super) socket: Option<SocketAddr>,
 }
 
@@ -77,7 +77,7 @@ struct Namespace {
     pid: u32,
 }
 
-/// What a listener discarded until the last look, and how much of that were connections that found its queue full.
+/// Packets that a listener discarded until the last look, and how much of that were connections that found its queue full.
 #[derive(Default)]
 struct Drops {
     total: u32,

@@ -88,7 +88,7 @@ pub struct Metrics {
     /// What those two say.
     probes: Mutex<Vec<ProbeReport>>,
     health: Mutex<Health>,
-    /// What became of notifications; empty where nobody is notified.
+    /// Counts of notifications; empty where nobody is notified.
     pages: OnceLock<Arc<Counts>>,
     serve: ServeCounts,
     processes: Gauge,

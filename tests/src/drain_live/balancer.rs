@@ -72,7 +72,7 @@ impl Balancer {
     ///
     /// # Panics
     ///
-    /// Where HAProxy does not listen.
+    /// HAProxy does not listen.
     pub fn as_shipped(servers: &Servers, scratch: &Scratch) -> Self {
         let (addr, socket) = (SocketAddr::from(([10, 0, 0, 10], 80)), scratch.0.join("admin.sock"));
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy/agent-check.cfg");

@@ -34,7 +34,7 @@ pub struct Served {
     pub succeeded: u64,
     /// Lowest weight of each node in HAProxy.
     pub lowest_weights: [u32; 2],
-    /// Whether HAProxy had a node out of rotation at any time.
+    /// Set if HAProxy had a node out of rotation at any time.
     pub left_rotation: bool,
 }
 
@@ -122,7 +122,7 @@ impl Node {
 ///
 /// # Panics
 ///
-/// Where one of the programs does not start.
+/// One of the programs does not start.
 pub fn two_nodes(servers: &Servers, name: &str, with_agents: bool, lasting: Duration) -> Result<Served, String> {
     let scratch = Scratch::make(name);
     own_network().map_err(|error| format!("no network namespace can be made: {error}"))?;

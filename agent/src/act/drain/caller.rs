@@ -35,7 +35,7 @@ pub struct Call {
     pub id: String,
     /// What is sent.
     pub body: Vec<u8>,
-    /// Whether a grant takes something from this node, so that it has to be proven.
+    /// Set if a grant takes something from this node, so that it has to be proven.
     pub is_drain: bool,
     /// How long it may take.
     pub within: Duration,

@@ -14,7 +14,7 @@ const CONNECTIONS_LEFT_MAX: f64 = 0.5;
 /// Harm of one incident at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Condition {
-    /// Whether it is a leak: one may drain this node without a granter, and its harm comes at its end.
+    /// Set if it is a leak: one may drain this node without a granter, and its harm comes at its end.
     pub is_leak: bool,
     /// Forecast end of what runs out, in seconds on the observations' clock.
     pub ends_at: Option<f64>,

@@ -55,13 +55,13 @@ pub struct Drainer {
     weighed: BTreeMap<String, bool>,
     /// Incidents whose drain was refused or did not help: they do not lower the weight.
     refused: BTreeSet<String>,
-    /// Whether no claim stood when the keeper was last told.
+    /// Set if no claim stood when the keeper was last told.
     is_calm: bool,
     /// Whether decisions are carried out, by the one agent that drains.
     performs: bool,
-    /// Whether a balancer asks for the weight.
+    /// Set if a balancer asks for the weight.
     has_agent_check: bool,
-    /// Whether somebody grants drains.
+    /// Set if somebody grants drains.
     has_granter: bool,
     is_ours: Arc<AtomicBool>,
 }

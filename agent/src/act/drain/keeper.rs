@@ -219,7 +219,7 @@ impl Keeper {
         (self.wanted, self.inherited_until) = (cause, None);
     }
 
-    /// Whether this may take the node out of rotation: anything that somebody grants, and where nobody does a leak.
+    /// Tells if this may take the node out of rotation: anything that somebody grants, and where nobody does a leak.
     fn may_leave(&self, cause: &Cause) -> bool {
         self.calls.is_some() || cause.is_operator() || cause.is_leak()
     }
@@ -297,7 +297,7 @@ impl Keeper {
         self.note();
     }
 
-    /// Whether this node is not drained any more for what calls for it.
+    /// Tells if this node is not drained any more for what calls for it.
     fn is_given_up(&self) -> bool {
         let cause = self.wanted.as_ref().or(self.cause.as_ref());
         self.given_up.as_ref().zip(cause).is_some_and(|(given_up, cause)| given_up.id == cause.id)

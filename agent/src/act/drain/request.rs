@@ -79,7 +79,7 @@ impl Ask {
 }
 
 impl Cause {
-    /// Whether it is a leak's. Its identity says so, which is kept on disk too.
+    /// Tells if it is a leak's. Its identity says so, which is kept on disk too.
     pub fn is_leak(&self) -> bool {
         self.id.starts_with("leak-")
     }
@@ -92,7 +92,7 @@ impl Cause {
         Some([forecast, soonest].map(|secs| secs - age_secs))
     }
 
-    /// Whether it is an operator's.
+    /// Tells if it is an operator's.
     pub fn is_operator(&self) -> bool {
         self.id == OPERATOR
     }
@@ -127,13 +127,13 @@ impl Request {
     }
 }
 
-/// Whether an answer carries the request's identity: as its header `webhook-id`, or as a string of that name in a JSON object.
+/// Tells if an answer carries the request's identity: as its header `webhook-id`, or as a string of that name in a JSON object.
 pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
     let in_body = || serde_json::from_slice::<Value>(body).is_ok_and(|body| body["webhook-id"] == id);
     header.map_or_else(in_body, |header| header.trim() == id)
 }
 
-/// What an answer means. `retry_after` is what its header of that name asks for; `is_proven` says that it carries the request's identity,
+/// Reads the meaning of an answer. `retry_after` is what its header of that name asks for; `is_proven` says that it carries the request's identity,
 /// or need not.
 pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8], is_proven: bool) -> Meaning {
     let said = said(status, body);

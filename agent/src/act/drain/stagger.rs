@@ -38,7 +38,7 @@ impl Delay {
         (now - self.since).max(0.0)
     }
 
-    /// Whether the drain may be asked for. `left_secs` is the latest forecast.
+    /// Tells if the drain may be asked for. `left_secs` is the latest forecast.
     pub fn is_over(&self, now: f64, left_secs: Option<f64>) -> bool {
         now >= self.until || left_secs.is_some_and(|left| left <= self.near_secs)
     }

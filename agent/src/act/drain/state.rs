@@ -58,7 +58,7 @@ pub struct Facts {
     pub wanted: bool,
     /// Whether a new drain may be asked for on that account.
     pub may_drain: bool,
-    /// Whether the drain does not help, so that it ends at once.
+    /// Set if the drain does not help, so that it ends at once.
     pub is_useless: bool,
     /// What an operator said.
     pub word: Option<Word>,

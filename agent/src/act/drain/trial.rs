@@ -37,7 +37,7 @@ impl Trial {
         self.connections = self.connections.or(connections);
     }
 
-    /// Whether a drain that helps shows it by now.
+    /// Tells if a drain that helps shows it by now.
     pub fn is_due(&self, now: f64, machine: &Machine, helps_within_secs: f64) -> bool {
         let since = match (machine.phase(), self.before.is_leak) {
             (Phase::Drained, true) => machine.since(),

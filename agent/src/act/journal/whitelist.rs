@@ -26,7 +26,7 @@ const UNIT_BYTES_MAX: usize = 255;
 const PATH_BYTES_MAX: usize = 4096;
 const INCIDENT_BYTES_MAX: usize = 128;
 
-/// Whether this is a directory as an entry has it: absolute, and without a way up.
+/// Tells if this is a directory as an entry has it: absolute, and without a way up.
 pub fn is_directory(path: &Path) -> bool {
     let mut parts = path.components();
     path.as_os_str().len() <= PATH_BYTES_MAX
@@ -35,7 +35,7 @@ pub fn is_directory(path: &Path) -> bool {
         && !path.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_control)
 }
 
-/// Whether systemd would give this name to a unit that has a cgroup.
+/// Tells if systemd would give this name to a unit that has a cgroup.
 pub fn is_unit(name: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
     name.len() <= UNIT_BYTES_MAX
@@ -44,20 +44,20 @@ pub fn is_unit(name: &str) -> bool {
         && UNIT_KINDS.iter().any(|kind| name.len() > kind.len() && name.ends_with(kind))
 }
 
-/// Whether this is a value that one of the files or properties may have: numbers, or "max".
+/// Tells if this is a value that one of the files or properties may have: numbers, or "max".
 pub fn is_value(text: &str) -> bool {
     let is_word =
         |word: &str| matches!(word, "max" | "-1") || !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
     text.len() <= VALUE_BYTES_MAX && text.split(' ').count() <= 2 && text.split(' ').all(is_word)
 }
 
-/// Whether this is a list of controllers.
+/// Tells if this is a list of controllers.
 pub fn is_controllers(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'_' | b' ' | b'\n');
     text.len() <= PATH_BYTES_MAX && text.bytes().all(is_part)
 }
 
-/// Whether this may be printed as the name of an incident.
+/// Tells if this may be printed as the name of an incident.
 pub fn is_incident(text: &str) -> bool {
     text.len() <= INCIDENT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

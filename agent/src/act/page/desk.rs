@@ -26,7 +26,7 @@ pub struct Desk {
     spool: Spool,
     sinks: Vec<(Sink, Queue)>,
     next_nth: u64,
-    /// What each page takes that waits.
+    /// Size of each page that waits.
     bytes: BTreeMap<u64, usize>,
     /// What waits and is not on disk.
     unsaved: BTreeMap<u64, Entry<Page>>,

@@ -60,7 +60,7 @@ impl Inbox {
     }
 }
 
-/// How much a page is missed that is dropped.
+/// Weight of a page when one has to be dropped.
 fn missed(page: &Page) -> u8 {
     match page.news {
         News::Changed => 0,

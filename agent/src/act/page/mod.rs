@@ -85,7 +85,7 @@ pub enum News {
 }
 
 impl Page {
-    /// How much of memory and disk it takes, about.
+    /// Approximate size in memory and on disk.
     pub fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(0, |json| json.len())
     }

@@ -1,4 +1,4 @@
-//! What a human is told: once when an incident is raised, again when it changed or something else is done about it, and when it is over.
+//! Pages for a human: once when an incident is raised, again when it changed or something else is done about it, and when it is over.
 //!
 //! Pure: time is an argument. Updates of an incident are a minute apart, unless it becomes critical; the newest counts. Incidents that come too fast or
 //! are too many are members of a summary ([`Storms`]). Cold start: what an earlier run has told of and not ended is given to it; an
@@ -71,9 +71,9 @@ struct Open {
     page: Page,
     /// What was claimed last; `None` for one of an earlier run that was not raised again.
     verdict: Option<Verdict>,
-    /// How it stands.
+    /// Present state.
     standing: Standing,
-    /// How it stood when it was told last.
+    /// State as it was last sent.
     told: Standing,
     /// When it was updated last.
     updated_at: f64,
@@ -81,20 +81,20 @@ struct Open {
     known_since: f64,
 }
 
-/// How an incident stands, as far as a change of it is worth an update.
+/// State of an incident, as far as a change of it is worth an update.
 #[derive(Debug, Clone, PartialEq)]
 struct Standing {
     severity: Severity,
     /// The reason for the severity; `None` for one of an earlier run that was not raised again.
     why: Option<String>,
-    /// What was done about it.
+    /// Action that was taken.
     done: Option<String>,
 }
 
 /// A summary that a human knows of.
 struct Told {
     page: Page,
-    /// Its members, in the words that were told last.
+    /// Names of its members, as they were last sent.
     members: String,
     /// When it may be updated.
     next_at: f64,
@@ -193,7 +193,7 @@ impl Pager {
         pages
     }
 
-    /// What is to be told because time went by: updates that had to wait, summaries that changed, and the end of what an earlier run has told of
+    /// Pages that are due because time went by: updates that had to wait, summaries that changed, and the end of what an earlier run has told of
     /// and nothing was seen of since.
     pub fn due(&mut self, now: Now) -> Vec<Page> {
         let sure_after_secs = self.teller.sure_after.as_secs_f64();

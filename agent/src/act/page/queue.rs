@@ -89,7 +89,7 @@ enum Rank {
     Change,
 }
 
-/// What a newer page of an incident makes of an older one.
+/// Effect of a newer page of an incident on an older one.
 enum Fold {
     Keep,
     /// The older one is needless; the newer one follows on something that the sink may know.
@@ -253,7 +253,7 @@ impl Queue {
         self.candidates().map(|candidate| self.allowed_at(&candidate, t)).min_by(f64::total_cmp)
     }
 
-    /// Whether this waits, or is being sent.
+    /// Tells if this waits, or is being sent.
     pub fn holds(&self, nth: u64) -> bool {
         self.waiting.contains_key(&nth)
     }
@@ -301,7 +301,7 @@ fn rank(item: &Item) -> Rank {
     }
 }
 
-/// What a newer page makes of an older one of the same incident that waits.
+/// Effect of a newer page on an older one of the same incident that waits.
 fn fold(older: &Item, newer: &Item) -> Fold {
     match (older.news, newer.news) {
         (News::Changed, News::Changed) if older.owner == newer.owner => Fold::Replace { may_be_known: false },

@@ -49,7 +49,7 @@ pub enum Scope {
 pub struct Raise<'a> {
     /// The owner of its cgroup.
     pub owner: &'a str,
-    /// Its severity.
+    /// Severity.
     pub severity: Severity,
     /// Pages of this owner that are open.
     pub open_of_owner: usize,

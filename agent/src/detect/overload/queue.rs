@@ -47,7 +47,7 @@ pub(super) struct Queue {
     /// Time of the first look, and of the first after the last gap.
     first_t: Option<f64>,
     watched_since_t: f64,
-    /// Whether a connection was ever accepted, or accepts are not counted.
+    /// Set if a connection was ever accepted, or accepts are not counted.
     has_accepted: bool,
 }
 

@@ -204,7 +204,7 @@ impl Run {
     }
 
     /// On which ground it is an overload now.
-    /// Nothing is one that was not watched for long: what stood still with the agent begins to move when it does.
+    /// A queue that was not watched for long is none: what stood still with the agent begins to move when it does.
     pub(super) fn ground(
         &self,
         t: f64,

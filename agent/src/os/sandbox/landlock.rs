@@ -7,7 +7,7 @@ use landlock::{
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, make_bitflags,
 };
 
-/// How much of it a kernel enforces.
+/// Extent to which a kernel enforces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforced {
     Fully,

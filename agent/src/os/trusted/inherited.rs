@@ -15,7 +15,7 @@ use super::{FileRules, read_to_end, refusal::too_large};
 /// Longest wait for the next bytes of a pipe.
 const PIPE_WAITS_MS: u16 = 5_000;
 
-/// Whether a path names a descriptor that this process was started with.
+/// Tells if a path names a descriptor that this process was started with.
 pub(super) fn inherited(path: &Path) -> bool {
     let number = |directory: &str| path.strip_prefix(directory).ok().and_then(Path::to_str);
     path == Path::new("/dev/stdin")

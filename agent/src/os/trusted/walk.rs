@@ -60,7 +60,7 @@ impl Walk {
         }
     }
 
-    /// Whether this is a link that may be followed.
+    /// Tells if this is a link that may be followed.
     fn is_link(&self, name: &OsStr) -> io::Result<bool> {
         let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(self.rules.follows_links && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)

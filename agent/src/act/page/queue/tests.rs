@@ -187,7 +187,7 @@ fn what_is_missed_least_gives_way_first() {
     assert_eq!(queue.next(0.0), Next::Nothing);
 }
 
-/// What one sink knows of the incidents 0 to 3, and what it should.
+/// Knowledge of one sink about the incidents 0 to 3, and what it should be.
 #[derive(Default)]
 struct Known {
     pages: Vec<(usize, News, Severity)>,
@@ -261,6 +261,7 @@ proptest! {
         }
         prop_assert_eq!(queue.len(), 0);
         prop_assert_eq!(known.is_open, known.should_be_open);
-        prop_assert!(calls.windows(11).all(|calls| calls[10] - calls[0] >= 60.0));
+        // A sum of times is rounded, so that a call on the very minute may seem a hair early.
+        prop_assert!(calls.windows(11).all(|calls| calls[10] - calls[0] >= 60.0 - 1e-9));
     }
 }
