@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -20,7 +20,7 @@ use crate::{
     detect::Verdict,
     hardship::{self, Precedence},
     kernel::{ProbeReport, ProbeState},
-    os::{proc_reader, sandbox},
+    os::{StateDir, proc_reader, sandbox},
     record::{Printer, TraceError, Writer},
     sense::{Fact, Hierarchy, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
@@ -70,7 +70,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
             // Files are bounded to what is there. Whoever cannot write to it says so.
-            let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.record.state_dir);
+            let _ = StateDir::create(&config.record.state_dir);
         }
         sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
         sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drainer).await));

@@ -33,7 +33,7 @@ const ENTRY_BYTES_MAX: u64 = 64 << 10;
 /// A file of the journal that said nothing.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// Its path.
+    /// Path.
     pub path: PathBuf,
     /// What is wrong with it.
     pub error: String,
