@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use spillway_agent::{
     config::Config,
-    core::{Core, HostInfo, Output},
     decide::IncidentId,
-    detect::{State, Verdict},
-    record::{Reader, ReplayOptions, Writer, replay},
+    detect::{ClaimState, Verdict},
+    engine::{Engine, HostInfo, Output},
+    record::{ReplayOptions, TraceReader, TraceWriter, replay},
     sense::{
-        Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
+        SensorHealthFact,
     },
 };
 
@@ -110,10 +111,10 @@ fn blindness() -> impl Strategy<Value = Blindness> {
     (prop::array::uniform7(0..3_u8), prop::array::uniform5(any::<bool>()))
 }
 
-fn sensing((probes, losses): Blindness) -> SensingFact {
+fn sensing((probes, losses): Blindness) -> SensorHealthFact {
     let at = |grade| PROBES.iter().zip(probes).filter(move |(_, g)| *g == grade).map(|(&name, _)| Arc::from(name));
     let lost = LOSSES.iter().zip(losses).filter(|(_, lost)| *lost).map(|(&name, _)| (Arc::from(name), 1));
-    SensingFact { degraded: at(1).collect(), off: at(2).collect(), lost: lost.collect() }
+    SensorHealthFact { degraded: at(1).collect(), off: at(2).collect(), lost: lost.collect() }
 }
 
 /// Opens every scan with how blind the sensors are.
@@ -161,9 +162,10 @@ fn fact() -> impl Strategy<Value = Fact> {
     ]
 }
 
-fn handles_fact() -> impl Strategy<Value = HandlesFact> {
-    (id(), any::<u64>(), option::of(any::<u64>()), any::<u64>(), option::of(any::<u64>()))
-        .prop_map(|(id, fds, fds_max, threads, close_wait)| HandlesFact { id, fds, fds_max, threads, close_wait })
+fn handles_fact() -> impl Strategy<Value = ProcessResourcesFact> {
+    (id(), any::<u64>(), option::of(any::<u64>()), any::<u64>(), option::of(any::<u64>())).prop_map(
+        |(id, fds, fds_max, threads, close_wait)| ProcessResourcesFact { id, fds, fds_max, threads, close_wait },
+    )
 }
 
 /// Totals that do as they please, of a few destinations.
@@ -231,8 +233,8 @@ fn eventful() -> impl Strategy<Value = Vec<Observation>> {
     })
 }
 
-fn run(config: &Config, observations: &[Observation]) -> (Core, Output) {
-    let mut core = Core::new(config, INFO);
+fn run(config: &Config, observations: &[Observation]) -> (Engine, Output) {
+    let mut core = Engine::new(config, INFO);
     let mut output = Output::default();
     observations.iter().for_each(|observation| core.apply_into(observation, &mut output));
     (core, output)
@@ -246,10 +248,10 @@ fn faults(verdicts: &[Verdict]) -> Vec<String> {
         let id = IncidentId::from(verdict);
         let is_raised = raised.get(&id).copied().unwrap_or(false);
         // A claim that stands may be updated; else it is made and withdrawn by turns.
-        if is_raised != (verdict.state != State::Raised) {
+        if is_raised != (verdict.state != ClaimState::Raised) {
             faults.push(format!("does not alternate: {verdict:?}"));
         }
-        raised.insert(id, verdict.state != State::Cleared);
+        raised.insert(id, verdict.state != ClaimState::Cleared);
         let forecast = verdict.exhaustion_secs.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&verdict.confidence)
             || !forecast.is_finite()
@@ -360,7 +362,7 @@ proptest! {
     fn a_straight_steep_leak_is_always_found(base in 0..2_000_u64, rate in 4..64_u64) {
         let output = run(&known(), &scans(64, |t| base + rate * u64::from(t))).1;
         prop_assert_eq!(output.verdicts.len(), 1);
-        prop_assert_eq!(output.verdicts[0].state, State::Raised);
+        prop_assert_eq!(output.verdicts[0].state, ClaimState::Raised);
     }
 
     #[test]
@@ -381,7 +383,7 @@ proptest! {
         let after = (2..40).map(|later| Observation { t: f64::from(secs + later), fact: host_fact(8 << 30) });
         observations.extend(after);
         let states: Vec<_> = run(&known(), &observations).1.verdicts.iter().map(|v| v.state).collect();
-        prop_assert_eq!(states, [State::Raised, State::Cleared]);
+        prop_assert_eq!(states, [ClaimState::Raised, ClaimState::Cleared]);
     }
 
     #[test]
@@ -413,17 +415,17 @@ proptest! {
             }
             _ => true,
         }).collect();
-        let mut writer = Writer::new(Vec::new(), INFO, 1.0).unwrap();
+        let mut writer = TraceWriter::new(Vec::new(), INFO, 1.0).unwrap();
         sane.iter().for_each(|observation| writer.write(observation).unwrap());
         let bytes = writer.finish().unwrap();
-        let read: Result<Vec<_>, _> = Reader::new(&bytes[..]).unwrap().collect();
+        let read: Result<Vec<_>, _> = TraceReader::new(&bytes[..]).unwrap().collect();
         prop_assert_eq!(read.unwrap(), sane);
     }
 }
 
 #[test]
 fn state_is_bounded_however_many_processes_and_listeners_there_are() {
-    let mut core = Core::new(&Config::default(), INFO);
+    let mut core = Engine::new(&Config::default(), INFO);
     let json = r#"{"netns":1,"addr":"[::]:80","backlog":0,"backlog_max":1}"#;
     let template: ListenerFact = serde_json::from_str(json).unwrap();
     for n in 0..70_000_u32 {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use spillway_agent::{
-    record::{Reader, Writer},
+    record::{TraceReader, TraceWriter},
     sense::{Fact, Observation},
 };
 use spillway_tests::corpus::{Entry, FAMILIES, Label, Part, Run, Source, Stream, load, render, synthetic};
@@ -69,11 +69,11 @@ fn the_same_seed_gives_the_same_observations_and_another_seed_others() {
 fn traces_are_read_back_without_a_skip() {
     for entry in short().iter().step_by(17) {
         let stream = Stream::open(entry, &dir()).unwrap();
-        let mut writer = Writer::new(Vec::new(), stream.host, entry.interval_secs).unwrap();
+        let mut writer = TraceWriter::new(Vec::new(), stream.host, entry.interval_secs).unwrap();
         let written: Vec<_> = stream.observations.map(Result::unwrap).take(5_000).collect();
         written.iter().for_each(|observation| writer.write(observation).unwrap());
         let trace = writer.finish().unwrap();
-        let read: Vec<_> = Reader::new(&trace[..]).unwrap().map(Result::unwrap).collect();
+        let read: Vec<_> = TraceReader::new(&trace[..]).unwrap().map(Result::unwrap).collect();
         assert!(read == written, "{}", entry.run);
     }
 }

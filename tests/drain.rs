@@ -12,13 +12,13 @@ use std::{
 use serde_json::{Value, json};
 use spillway_agent::{
     act::{
-        Event, Outcome,
-        drain::{Drainer, Says, Word, WordFile},
+        Outcome, OutcomeKind,
+        drain::{DrainWorker, Override, OverrideFile, Readiness},
     },
     clock::Clock,
     config::{Config, Mode, parse},
-    decide::{Action, Decision, IncidentId, Refusal},
-    detect::{Bound, Claim, LeakClaim, OverloadClaim, Resource, State, Verdict},
+    decide::{Action, Decision, GuardRefusal, IncidentId},
+    detect::{Bound, Claim, ClaimState, LeakClaim, OverloadClaim, Resource, Verdict},
     sense::ProcessId,
 };
 use spillway_tests::{
@@ -44,7 +44,7 @@ struct Node {
 /// A node's agent, and what it told so far.
 struct Agent {
     /// Taken when it ends.
-    drainer: Option<Drainer>,
+    drainer: Option<DrainWorker>,
     told: Vec<Outcome>,
 }
 
@@ -65,11 +65,11 @@ impl Node {
     }
 
     fn start(&self) -> Agent {
-        Agent { drainer: Some(Drainer::start(&self.config, Clock::start()).expect("it starts")), told: Vec::new() }
+        Agent { drainer: Some(DrainWorker::start(&self.config, Clock::start()).expect("it starts")), told: Vec::new() }
     }
 
-    fn word(&self) -> WordFile {
-        WordFile::below(&self.config.record.state_dir)
+    fn word(&self) -> OverrideFile {
+        OverrideFile::below(&self.config.record.state_dir)
     }
 
     /// Every call of this type, each signed by both keys and under one identity with the same bytes.
@@ -91,12 +91,12 @@ impl Node {
 impl Drop for Agent {
     /// It writes nothing any more where the test's directory was.
     fn drop(&mut self) {
-        self.drainer.take().map(Drainer::stop);
+        self.drainer.take().map(DrainWorker::stop);
     }
 }
 
 impl Agent {
-    fn drainer(&self) -> &Drainer {
+    fn drainer(&self) -> &DrainWorker {
         self.drainer.as_ref().expect("it runs until it is dropped")
     }
 
@@ -115,22 +115,22 @@ impl Agent {
     }
 
     /// Everything that it told and nobody waited for.
-    fn rest(&mut self) -> Vec<Event> {
-        self.told.extend(self.drainer.iter_mut().flat_map(Drainer::outcomes));
+    fn rest(&mut self) -> Vec<OutcomeKind> {
+        self.told.extend(self.drainer.iter_mut().flat_map(DrainWorker::outcomes));
         self.told.iter().map(|outcome| outcome.event).collect()
     }
 
     /// Waits until it told of this, and gives it.
-    fn until(&mut self, event: Event) -> Outcome {
+    fn until(&mut self, event: OutcomeKind) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.iter_mut().flat_map(Drainer::outcomes));
+            self.told.extend(self.drainer.iter_mut().flat_map(DrainWorker::outcomes));
             self.told.iter().position(|outcome| outcome.event == event)
         });
         let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
         self.told.drain(..=at).next_back().expect("it is there")
     }
 
-    fn says(&self) -> Says {
+    fn says(&self) -> Readiness {
         self.drainer().readiness().says()
     }
 }
@@ -170,7 +170,7 @@ fn verdict(exhaustion_secs: f64) -> Verdict {
         exhaustion_interval_secs: None,
         harm: None,
         confidence: 1.0,
-        state: State::Raised,
+        state: ClaimState::Raised,
         why: "it leaks".to_owned(),
     }
 }
@@ -200,20 +200,20 @@ fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over()
     let node = Node::make("granted");
     let mut agent = node.start();
     assert!(agent.decide(Action::Drain));
-    let asked = agent.until(Event::DrainRequested);
+    let asked = agent.until(OutcomeKind::DrainRequested);
     assert_eq!(
         (&*asked.id, &*asked.cgroup, asked.why.as_str()),
         (&*leak(std::process::id()).to_string(), "node", "it leaks")
     );
-    agent.until(Event::Draining);
-    assert_eq!(agent.says(), Says::Drain);
-    agent.until(Event::Drained);
+    agent.until(OutcomeKind::Draining);
+    assert_eq!(agent.says(), Readiness::Drain);
+    agent.until(OutcomeKind::Drained);
     assert!(agent.decide(Action::Undrain));
-    agent.until(Event::Verifying);
-    assert_eq!(agent.says(), Says::Drain);
-    agent.until(Event::UndrainRequested);
-    agent.until(Event::Undrained);
-    assert_eq!(agent.says(), Says::Ready(100));
+    agent.until(OutcomeKind::Verifying);
+    assert_eq!(agent.says(), Readiness::Drain);
+    agent.until(OutcomeKind::UndrainRequested);
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
 
     let (drains, undrains) = (node.calls("drain"), node.calls("undrain"));
     assert_eq!((drains.len(), undrains.len()), (1, 1));
@@ -235,11 +235,11 @@ fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_cha
     let node = Node::make("reference");
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Drained);
+    agent.until(OutcomeKind::Drained);
     // The older key is taken away once every receiver has the newer one.
     fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
     agent.decide(Action::Undrain);
-    agent.until(Event::Undrained);
+    agent.until(OutcomeKind::Undrained);
     let calls = node.receiver.calls();
     assert_eq!(calls.len(), 2);
     reference.judge(&KEYS, &calls[0]);
@@ -259,11 +259,11 @@ fn what_fails_is_sent_again_within_a_second_as_the_same_request_until_it_is_gran
     let (first, second) = (seen(1), seen(2));
     // A machine that is busy elsewhere adds to it.
     assert!(second - first < Duration::from_millis(1_500), "{:?}", second - first);
-    assert_eq!(agent.says(), Says::Ready(100));
+    assert_eq!(agent.says(), Readiness::Ready(100));
     // For most of its time.
     sleep(Duration::from_millis(500));
     node.receiver.behaves(Manner::Well);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     let drains = node.calls("drain");
     assert!(drains.len() >= 3, "{}", drains.len());
     assert_one_request(&drains);
@@ -288,17 +288,17 @@ fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
         let mut agent = node.start();
         let begun = now();
         agent.decide(Action::Drain);
-        let refused = agent.until(Event::DrainRefused);
+        let refused = agent.until(OutcomeKind::DrainRefused);
         assert!(begun.elapsed() < Duration::from_secs(6), "{manner:?}: {:?}", begun.elapsed());
         assert!(
             refused.event.is_setback() && refused.why.starts_with("nobody granted it within its time"),
             "{refused:?}"
         );
-        assert_eq!(agent.says(), Says::Ready(100));
+        assert_eq!(agent.says(), Readiness::Ready(100));
         assert_one_request(&node.calls("drain"));
         // He may have done it all the same.
         node.receiver.behaves(Manner::Well);
-        agent.until(Event::UndrainRequested);
+        agent.until(OutcomeKind::UndrainRequested);
         assert!(node.receiver.calls().iter().all(|call| call.path == "/drains"), "a redirect was followed");
     }
 }
@@ -310,11 +310,11 @@ fn what_is_refused_is_held_and_told_and_not_asked_for_again() {
         node.receiver.behaves(Manner::Answers(status, "", b"two are drained already".to_vec()));
         let mut agent = node.start();
         agent.decide(Action::Drain);
-        let refused = agent.until(Event::DrainRefused);
+        let refused = agent.until(OutcomeKind::DrainRefused);
         assert_eq!(refused.why, format!("refused: HTTP {status}: two are drained already"));
         assert!(refused.event.is_setback());
         sleep(Duration::from_secs(2));
-        assert_eq!((node.receiver.calls().len(), agent.says()), (1, Says::Ready(100)));
+        assert_eq!((node.receiver.calls().len(), agent.says()), (1, Readiness::Ready(100)));
         assert_eq!(node.kept()["phase"], "healthy");
     }
 }
@@ -327,12 +327,12 @@ fn a_drain_that_is_over_before_it_was_granted_is_withdrawn() {
     agent.decide(Action::Drain);
     wait_for(SOON, || (node.receiver.most_open() > 0).then_some(())).expect("it asks");
     agent.decide(Action::Undrain);
-    agent.until(Event::UndrainRequested);
-    agent.until(Event::Undrained);
+    agent.until(OutcomeKind::UndrainRequested);
+    agent.until(OutcomeKind::Undrained);
     // In their order, so that what holds in the end is the undrain; and the grant that came late took nothing.
     let types: Vec<_> = node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
     assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
-    assert!(agent.told.is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
+    assert!(agent.told.is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
 }
 
 #[test]
@@ -341,12 +341,12 @@ fn a_receiver_that_is_gone_is_not_asked_any_more() {
     node.receiver.behaves(Manner::Answers(410, "", Vec::new()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::DrainRefused);
+    agent.until(OutcomeKind::DrainRefused);
     node.receiver.behaves(Manner::Well);
-    node.word().say(Word::Drain).expect("it can be said");
+    node.word().say(Override::Drain).expect("it can be said");
     // An operator's word holds for whoever asks.
-    assert!(wait_for(SOON, || (agent.says() == Says::Drain).then_some(())).is_some());
-    agent.until(Event::DrainRefused);
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Drain).then_some(())).is_some());
+    agent.until(OutcomeKind::DrainRefused);
     assert_eq!(node.receiver.calls().len(), 1);
 }
 
@@ -361,7 +361,7 @@ fn he_who_asks_to_be_left_alone_is_for_as_long() {
     node.receiver.behaves(Manner::Well);
     let waited = seen(2) - first;
     assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_success_with_nonsense_in_it_is_one() {
     node.receiver.behaves(Manner::Echoes(200, b"<html>\xff{".to_vec()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
 }
 
 #[test]
@@ -380,18 +380,18 @@ fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
     node.receiver.behaves(Manner::Answers(200, "webhook-id: drain-1\r\n", b"<html>welcome".to_vec()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    let refused = agent.until(Event::DrainRefused);
+    let refused = agent.until(OutcomeKind::DrainRefused);
     let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the receiver send it back";
     assert!(refused.why.starts_with(why), "{}", refused.why);
     // It may have drained all the same; to give work back needs no proof.
-    agent.until(Event::Undrained);
+    agent.until(OutcomeKind::Undrained);
     sleep(Duration::from_secs(2));
-    assert_eq!((node.calls("drain").len(), node.calls("undrain").len(), agent.says()), (3, 1, Says::Ready(100)));
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len(), agent.says()), (3, 1, Readiness::Ready(100)));
     // Another incident is asked for.
     node.receiver.behaves(Manner::Well);
     agent.decide(Action::Undrain);
     agent.decide(Action::Drain);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_receiver_that_cannot_send_the_identity_back_grants_where_that_is_configured
     node.receiver.behaves(Manner::Answers(200, "", Vec::new()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
 }
 
 #[test]
@@ -412,23 +412,23 @@ fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident(
     let before = [overload(100)];
     agent.sees(0.0, &before);
     assert!(agent.decide_on(Action::Drain, &before[0]), "somebody grants it");
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     agent.sees(1.0, &[overload(97)]);
-    let useless = agent.until(Event::DrainUseless);
+    let useless = agent.until(OutcomeKind::DrainUseless);
     assert_eq!(useless.why, "the drain did not help in 1 s: 97 connections wait, 100 before");
     assert!(useless.event.is_setback());
-    let asked = agent.until(Event::UndrainRequested);
+    let asked = agent.until(OutcomeKind::UndrainRequested);
     assert_eq!(asked.why, useless.why);
-    agent.until(Event::Undrained);
+    agent.until(OutcomeKind::Undrained);
     sleep(Duration::from_secs(2));
-    assert_eq!((node.calls("drain").len(), agent.says()), (1, Says::Ready(100)));
+    assert_eq!((node.calls("drain").len(), agent.says()), (1, Readiness::Ready(100)));
     // The next incident of the same name is another one, and its drain helps.
     agent.decide_on(Action::Undrain, &before[0]);
     agent.decide_on(Action::Drain, &before[0]);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     agent.sees(2.0, &[overload(20)]);
     sleep(Duration::from_secs(2));
-    assert!(!agent.rest().contains(&Event::DrainUseless) && agent.says() == Says::Drain, "{:?}", agent.told);
+    assert!(!agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain, "{:?}", agent.told);
 }
 
 /// A node whose balancer asks, and which asks nobody.
@@ -452,9 +452,9 @@ fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobo
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Says::Ready));
+        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
         sleep(Duration::from_secs(2));
-        assert_eq!((agent.rest(), agent.says()), (vec![], Says::Ready(50)), "{action}");
+        assert_eq!((agent.rest(), agent.says()), (vec![], Readiness::Ready(50)), "{action}");
         agent.decide_on(if action == Action::Weigh { Action::Unweigh } else { Action::Undrain }, &overload(100));
         let said: Vec<_> = (0..7)
             .map(|nth| {
@@ -462,7 +462,7 @@ fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobo
                 agent.says()
             })
             .collect();
-        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Says::Ready));
+        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
         assert!(node.receiver.calls().is_empty());
     }
 }
@@ -472,13 +472,13 @@ fn an_overloads_drain_of_another_configuration_ends_at_once() {
     let mut node = Node::make("floor-kept");
     let mut agent = node.start();
     agent.decide_on(Action::Drain, &overload(100));
-    agent.until(Event::Drained);
+    agent.until(OutcomeKind::Drained);
     drop(agent);
     node.config.act.drain.url = None;
     node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
     let mut agent = node.start();
-    assert_eq!(agent.says(), Says::Ready(100), "from the first moment on");
-    agent.until(Event::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100), "from the first moment on");
+    agent.until(OutcomeKind::Undrained);
     assert_eq!(node.kept()["phase"], "healthy");
 }
 
@@ -487,13 +487,13 @@ fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grant
     let node = without_granter("stagger");
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(6.0)));
-    let asked = agent.until(Event::DrainRequested);
+    let asked = agent.until(OutcomeKind::DrainRequested);
     let waited = asked.why.split("it leaks; waited for ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
     let waited: f64 = waited.unwrap_or_else(|| panic!("{}", asked.why));
     // A third at most, and half a second until it is looked at.
     assert!((0.0..=2.6).contains(&waited), "{waited}");
-    agent.until(Event::Draining);
-    assert_eq!(agent.says(), Says::Drain);
+    agent.until(OutcomeKind::Draining);
+    assert_eq!(agent.says(), Readiness::Drain);
 }
 
 #[test]
@@ -503,25 +503,25 @@ fn a_drain_that_was_refused_does_not_lower_the_weight() {
     node.receiver.behaves(Manner::Answers(409, "", b"two are drained already".to_vec()));
     let (mut agent, near) = (node.start(), [verdict(300.0)]);
     agent.sees(1.0, &near);
-    assert_eq!(agent.says(), Says::Ready(50), "its end is near");
+    assert_eq!(agent.says(), Readiness::Ready(50), "its end is near");
     agent.decide(Action::Drain);
-    agent.until(Event::DrainRefused);
+    agent.until(OutcomeKind::DrainRefused);
     let risen: Vec<_> = (0..6)
         .map(|nth| {
             agent.sees(11.0 + 10.0 * f64::from(nth), &near);
             agent.says()
         })
         .collect();
-    assert_eq!(risen, [60, 70, 80, 90, 100, 100].map(Says::Ready));
+    assert_eq!(risen, [60, 70, 80, 90, 100, 100].map(Readiness::Ready));
 
     // Nor one that policy refuses.
     let node = without_granter("refused-by-policy");
     let mut agent = node.start();
-    let refused = Some(Refusal::Budget { actions_per_hour_max: 6 });
+    let refused = Some(GuardRefusal::Budget { actions_per_hour_max: 6 });
     let refused = Decision { refused, ..decision(Action::Drain, &near[0]) };
     assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, Some(&near[0])));
     agent.sees(1.0, &near);
-    assert_eq!(agent.says(), Says::Ready(100));
+    assert_eq!(agent.says(), Readiness::Ready(100));
 }
 
 #[test]
@@ -529,11 +529,11 @@ fn an_operators_undrain_means_the_whole_share() {
     let node = without_granter("whole");
     let mut agent = node.start();
     agent.sees(1.0, &[verdict(300.0)]);
-    assert_eq!(agent.says(), Says::Ready(50));
-    node.word().say(Word::Undrain).expect("it can be said");
-    assert!(wait_for(SOON, || (agent.says() == Says::Ready(100)).then_some(())).is_some());
+    assert_eq!(agent.says(), Readiness::Ready(50));
+    node.word().say(Override::Undrain).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(100)).then_some(())).is_some());
     node.word().clear().expect("it can be said");
-    assert!(wait_for(SOON, || (agent.says() == Says::Ready(50)).then_some(())).is_some());
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(50)).then_some(())).is_some());
 }
 
 #[test]
@@ -541,13 +541,13 @@ fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
     let node = Node::make("restart");
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Drained);
+    agent.until(OutcomeKind::Drained);
     drop(agent);
     // Its process number is that of this test, which began at another time: it is gone.
     let mut agent = node.start();
-    assert_eq!(agent.says(), Says::Drain, "from the first moment on");
-    agent.until(Event::Verifying);
-    agent.until(Event::Undrained);
+    assert_eq!(agent.says(), Readiness::Drain, "from the first moment on");
+    agent.until(OutcomeKind::Verifying);
+    agent.until(OutcomeKind::Undrained);
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
 }
 
@@ -559,18 +559,18 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     let mut second = node.start();
     assert!(!second.decide(Action::Drain), "the other one drains");
     sleep(Duration::from_secs(1));
-    assert!(node.receiver.calls().is_empty() && first.says() == Says::Ready(100));
+    assert!(node.receiver.calls().is_empty() && first.says() == Readiness::Ready(100));
     assert!(first.decide(Action::Drain));
-    first.until(Event::Drained);
-    let follows = wait_for(SOON, || (second.says() == Says::Drain).then_some(()));
+    first.until(OutcomeKind::Drained);
+    let follows = wait_for(SOON, || (second.says() == Readiness::Drain).then_some(()));
     assert!(follows.is_some(), "whom a balancer asks makes no difference");
     drop(first);
     // It goes on with what both were asked for, and asks nobody again.
     assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
-    assert_eq!(second.says(), Says::Drain);
+    assert_eq!(second.says(), Readiness::Drain);
     let mut third = node.start();
     assert!(second.decide(Action::Undrain) && !third.decide(Action::Undrain));
-    second.until(Event::Undrained);
+    second.until(OutcomeKind::Undrained);
     assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
     drop(second);
     drop(third);
@@ -591,14 +591,14 @@ fn two_agents_that_never_kept_anything_ask_once() {
     let decided = agents.each_mut().map(|agent| agent.decide(Action::Drain));
     assert!(decided.contains(&true), "one of them drains");
     let first = wait_for(SOON, || {
-        let says = agents.each_ref().map(|agent| agent.says() == Says::Drain);
+        let says = agents.each_ref().map(|agent| agent.says() == Readiness::Drain);
         (says == [true; 2]).then_some(())
     });
     assert!(first.is_some(), "one drains and the other follows");
     assert_eq!(node.calls("drain").len(), 1);
     let refused = agents.iter_mut().filter_map(|agent| {
         agent.rest();
-        agent.told.iter().find(|outcome| outcome.event == Event::DrainRefused).cloned()
+        agent.told.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
     });
     let refused: Vec<_> = refused.collect();
     assert!(matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")), "{refused:?}");
@@ -608,13 +608,13 @@ fn two_agents_that_never_kept_anything_ask_once() {
 fn a_request_outlives_a_restart_as_the_same_request() {
     let node = Node::make("restart-request");
     node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    node.word().say(Word::Drain).expect("it can be said");
+    node.word().say(Override::Drain).expect("it can be said");
     let agent = node.start();
     wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
     drop(agent);
     node.receiver.behaves(Manner::Well);
     let mut agent = node.start();
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     assert_one_request(&node.calls("drain"));
 }
 
@@ -622,17 +622,17 @@ fn a_request_outlives_a_restart_as_the_same_request() {
 fn a_clock_that_was_set_confuses_nobody() {
     let node = Node::make("clock");
     let mut agent = node.start();
-    node.word().say(Word::Drain).expect("it can be said");
-    agent.until(Event::Drained);
+    node.word().say(Override::Drain).expect("it can be said");
+    agent.until(OutcomeKind::Drained);
     drop(agent);
     for since_ms in [0_u64, u64::MAX] {
         let mut kept = node.kept();
         kept["since_ms"] = json!(since_ms);
         fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
         let agent = node.start();
-        assert_eq!(agent.says(), Says::Drain);
+        assert_eq!(agent.says(), Readiness::Drain);
         sleep(Duration::from_millis(300));
-        assert_eq!(agent.says(), Says::Drain);
+        assert_eq!(agent.says(), Readiness::Drain);
         drop(agent);
     }
     // A request whose time is over by this clock is answered by nobody, and withdrawn.
@@ -642,8 +642,8 @@ fn a_clock_that_was_set_confuses_nobody() {
     (kept["phase"], kept["is_out"], kept["request"]) = (json!("drain_requested"), json!(false), request);
     fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
     let mut agent = node.start();
-    agent.until(Event::DrainRefused);
-    agent.until(Event::UndrainRequested);
+    agent.until(OutcomeKind::DrainRefused);
+    agent.until(OutcomeKind::UndrainRequested);
 }
 
 #[test]
@@ -652,14 +652,14 @@ fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
     node.config.mode = Mode::Observe;
     let mut agent = node.start();
     assert!(!agent.decide(Action::Drain), "nothing is drained in observe mode");
-    node.word().say(Word::Drain).expect("it can be said");
-    agent.until(Event::Drained);
-    assert_eq!(agent.says(), Says::Drain);
-    node.word().say(Word::Maintenance).expect("it can be said");
-    assert!(wait_for(SOON, || (agent.says() == Says::Maintenance).then_some(())).is_some());
-    node.word().say(Word::Undrain).expect("it can be said");
-    agent.until(Event::Undrained);
-    assert_eq!(agent.says(), Says::Ready(100));
+    node.word().say(Override::Drain).expect("it can be said");
+    agent.until(OutcomeKind::Drained);
+    assert_eq!(agent.says(), Readiness::Drain);
+    node.word().say(Override::Maintenance).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Maintenance).then_some(())).is_some());
+    node.word().say(Override::Undrain).expect("it can be said");
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
     drop(agent);
 
     node.config.mode = Mode::Enforce;
@@ -667,7 +667,7 @@ fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
     let asked = node.receiver.calls().len();
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(2));
-    assert_eq!((node.receiver.calls().len(), agent.says()), (asked, Says::Ready(100)), "it is to stay in service");
+    assert_eq!((node.receiver.calls().len(), agent.says()), (asked, Readiness::Ready(100)), "it is to stay in service");
 }
 
 #[test]
@@ -680,10 +680,10 @@ fn a_pause_stops_new_drains_and_none_that_is_there() {
     sleep(Duration::from_secs(2));
     assert!(node.receiver.calls().is_empty());
     pause.turn_off().expect("it can be done");
-    agent.until(Event::Drained);
+    agent.until(OutcomeKind::Drained);
     pause.turn_on().expect("it can be done");
     sleep(Duration::from_secs(2));
-    assert_eq!(agent.says(), Says::Drain);
+    assert_eq!(agent.says(), Readiness::Drain);
 }
 
 #[test]
@@ -695,8 +695,8 @@ fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
     node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(3.0)));
-    agent.until(Event::Draining);
-    assert_eq!((agent.says(), node.receiver.calls().len()), (Says::Drain, 0));
+    agent.until(OutcomeKind::Draining);
+    assert_eq!((agent.says(), node.receiver.calls().len()), (Readiness::Drain, 0));
 }
 
 #[test]
@@ -708,7 +708,7 @@ fn a_disk_that_keeps_nothing_has_nothing_drained() {
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(1));
     agent.rest();
-    assert!(node.receiver.calls().is_empty() && agent.says() == Says::Ready(100), "{:?}", agent.told);
+    assert!(node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
 }
 
 #[test]
@@ -727,7 +727,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     drain.ca_file = Some(node.scratch.file("ca.crt", &servers.pem()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     assert_eq!(server.received().len(), 1);
 
     // Somebody else's server gets nothing.
@@ -736,7 +736,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     other.config.act.drain.ca_file = Some(other.scratch.file("ca.crt", &clients.pem()));
     let mut agent = other.start();
     agent.decide(Action::Drain);
-    let refused = agent.until(Event::DrainRefused);
+    let refused = agent.until(OutcomeKind::DrainRefused);
     assert!(refused.why.contains("agreeing on TLS"), "{refused:?}");
     assert_eq!(server.received().len(), 1);
 }
@@ -755,13 +755,13 @@ fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again(
     assert_eq!(node.word().read(), Ok(None));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    agent.until(Event::Draining);
+    agent.until(OutcomeKind::Draining);
     assert!(run("undo").starts_with("this node is undrained by its agent"));
-    agent.until(Event::Undrained);
-    assert_eq!(agent.says(), Says::Ready(100));
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
     run("resume");
     assert_eq!(node.word().read(), Ok(None));
-    for (command, word) in [("drain", Word::Drain), ("undrain", Word::Undrain)] {
+    for (command, word) in [("drain", Override::Drain), ("undrain", Override::Undrain)] {
         assert!(run(command).contains("so it stays, whatever the agent sees, until `spillway resume`"));
         assert_eq!(node.word().read(), Ok(Some(word)));
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use spillway_agent::act::drain::{Word, WordFile};
+use spillway_agent::act::drain::{Override, OverrideFile};
 use spillway_tests::{
     Kills, Scratch, in_lanes, now,
     receiver::{Call, Form, Manner, Receiver},
@@ -29,7 +29,7 @@ const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 struct Lane {
     scratch: Scratch,
     config: PathBuf,
-    word: WordFile,
+    word: OverrideFile,
     receiver: Receiver,
     /// What was said to be done in all runs.
     said: BTreeMap<String, u64>,
@@ -53,7 +53,7 @@ impl Lane {
             scratch.file("ca.crt", &Authority::make().pem()).display(),
         );
         let config = scratch.file("spillway.toml", &text);
-        let (word, said) = (WordFile::below(&state_dir), BTreeMap::new());
+        let (word, said) = (OverrideFile::below(&state_dir), BTreeMap::new());
         Self { scratch, config, word, receiver, said, asked: Vec::new(), kills: Kills::default(), killed_calling: 0 }
     }
 
@@ -67,8 +67,8 @@ impl Lane {
     fn kill(&mut self, random: u64) {
         let is_new = !random.is_multiple_of(3);
         if is_new {
-            let is_drain = matches!(self.word.read(), Ok(Some(Word::Drain)));
-            self.word.say(if is_drain { Word::Undrain } else { Word::Drain }).expect("it can be said");
+            let is_drain = matches!(self.word.read(), Ok(Some(Override::Drain)));
+            self.word.say(if is_drain { Override::Undrain } else { Override::Drain }).expect("it can be said");
         }
         self.receiver.behaves(match (random >> 8) % 16 {
             0 => Manner::Answers(503, "", Vec::new()),
@@ -108,7 +108,7 @@ impl Lane {
     /// Gives the node its work back, and judges all that was asked.
     fn judge(&self) -> [usize; 3] {
         self.receiver.behaves(Manner::Well);
-        self.word.say(Word::Undrain).expect("it can be said");
+        self.word.say(Override::Undrain).expect("it can be said");
         let mut drainer = self.drainer().spawn().expect("it starts");
         let healthy = wait_for(SOON, || (kept(&self.scratch)["phase"] == "healthy").then_some(()));
         drainer.kill().expect("it runs until it is killed");

@@ -10,8 +10,8 @@ use std::{
 use spillway_agent::{
     clock::Clock,
     config::Config,
-    core::{Core, HostInfo, Output},
-    daemon::{Batch, Read},
+    engine::{Engine, HostInfo, Output},
+    scan_loop::{Batch, ScanKind},
     sense::{Observation, Sensors},
     serve::Metrics,
 };
@@ -59,7 +59,7 @@ const PROCESSES_MOST: u64 = 60;
 /// The loop's own parts, without its timers.
 struct Loop {
     sensors: Sensors,
-    core: Core,
+    core: Engine,
     metrics: Metrics,
     observations: Vec<Observation>,
     output: Output,
@@ -68,14 +68,14 @@ struct Loop {
 
 impl Loop {
     /// Allocations of reading, of judging what was read, and of counting it.
-    fn turn(&mut self, read: Read) -> [u64; 3] {
+    fn turn(&mut self, read: ScanKind) -> [u64; 3] {
         self.t += 0.1;
         self.observations.clear();
         let before = TAKEN.get();
         self.sensors.drain_life(self.t, &mut self.observations);
         match read {
-            Read::Listeners => self.sensors.scan_listeners(self.t, &mut self.observations),
-            Read::Processes => self.sensors.scan_processes(self.t, &mut self.observations),
+            ScanKind::Listeners => self.sensors.scan_listeners(self.t, &mut self.observations),
+            ScanKind::Processes => self.sensors.scan_processes(self.t, &mut self.observations),
         }
         let seen = TAKEN.get();
         for observation in &self.observations {
@@ -89,7 +89,7 @@ impl Loop {
     }
 
     /// The turn in the middle of many, by what it takes in all.
-    fn usual_turn(&mut self, read: Read) -> [u64; 3] {
+    fn usual_turn(&mut self, read: ScanKind) -> [u64; 3] {
         for _ in 0..WARM_UP {
             self.turn(read);
         }
@@ -108,9 +108,9 @@ fn a_quiet_turn_of_the_loop_takes_next_to_nothing_of_the_allocator() {
     let sensors = Sensors::start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("it can listen");
     let info = HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
-    let (core, metrics) = (Core::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
+    let (core, metrics) = (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
     let mut daemon = Loop { sensors, core, metrics, observations: Vec::new(), output: Output::default(), t: 0.0 };
-    for (read, most) in [(Read::Listeners, LISTENERS_MOST), (Read::Processes, PROCESSES_MOST)] {
+    for (read, most) in [(ScanKind::Listeners, LISTENERS_MOST), (ScanKind::Processes, PROCESSES_MOST)] {
         let [seen, judged, counted] = daemon.usual_turn(read);
         assert!(!daemon.observations.is_empty(), "{read:?} are not seen");
         println!("{read:?}: {seen} to read, {judged} to judge, {counted} to count");

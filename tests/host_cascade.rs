@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use serde_json::Value;
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 use spillway_tests::{
     ANY_PORT, Running, Scratch, Workload, is_root, now, own_network, run_with, sensors_with, wait_for,
 };

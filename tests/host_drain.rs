@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
-use spillway_agent::sense::{Hierarchy, InFlight};
+use spillway_agent::sense::{EstablishedConnections, Hierarchy};
 use spillway_tests::{
     ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent,
     drain_live::{Balancer, Ran, SOON, Served, backend, free_addr, leaking, quick, two_nodes},
@@ -267,7 +267,7 @@ fn connections_are_counted_by_whose_listener_they_came_to_in_every_namespace() {
         return;
     }
     let counted_of = |pid: u32| {
-        let mut in_flight = InFlight::new(Hierarchy::detect());
+        let mut in_flight = EstablishedConnections::new(Hierarchy::detect());
         in_flight.count(0.0, |owner| owner.is_some_and(|(owner, _)| owner == pid)).expect("they can be counted")
     };
     let count = |wanted: u64, pid: u32| {

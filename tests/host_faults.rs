@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
 
 use serde_json::Value;
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 use spillway_tests::{
     ANY_PORT, Refused, Running, STARTS_WITHIN, Scratch, Workload, agent, break_program, find_metric, hide, is_root,
     metric, refuse, run_with, skip, wait_for, warnings,

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command, thread, time::Duration};
 
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 use spillway_tests::{ANY_PORT, Running, Scratch, Workload, metric, run_with, sensors_with, wait_for, warnings};
 
 const PATIENCE: Duration = Duration::from_secs(10);

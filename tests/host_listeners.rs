@@ -12,7 +12,7 @@ use std::{
 };
 
 use spillway_agent::{
-    kernel::{LISTENERS_MAX, Probe, UNIX_LISTENERS_MAX},
+    bpf::{LISTENERS_MAX, Probe, UNIX_LISTENERS_MAX},
     sense::{ListenerFact, Sensors},
 };
 use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};

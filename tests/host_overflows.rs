@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use spillway_agent::{kernel::Probe, sense::Sensors};
+use spillway_agent::{bpf::Probe, sense::Sensors};
 use spillway_tests::{Workload, is_root, listeners, own_network, sensors_with, wait_for};
 
 const SCANS: u32 = 500;

@@ -13,10 +13,10 @@ use std::{
 };
 
 use spillway_agent::{
+    bpf::Probe,
     config::Config,
-    core::{Core, HostInfo},
-    detect::{State, Verdict},
-    kernel::Probe,
+    detect::{ClaimState, Verdict},
+    engine::{Engine, HostInfo},
     sense::{Fact, Observation, ProcessId, Sensors},
 };
 use spillway_tests::{is_root, sensors_with, wait_for};
@@ -131,7 +131,7 @@ fn verdicts(observations: &[Observation]) -> Vec<Verdict> {
     let mut config = Config::default();
     config.detect.leak.max_extrapolation = 1e12;
     config.detect.leak.warm_up = Duration::ZERO;
-    let mut core = Core::new(&config, HostInfo { mem_total_bytes: 16 << 30, cpus: 2 });
+    let mut core = Engine::new(&config, HostInfo { mem_total_bytes: 16 << 30, cpus: 2 });
     observations.iter().flat_map(|observation| core.apply(observation).verdicts).collect()
 }
 
@@ -154,7 +154,7 @@ fn tells_lives_apart(mut sensors: Sensors) {
     assert_eq!(verdicts(&seen), []);
     let joined = verdicts(&joined(&seen));
     assert!(
-        joined.iter().any(|verdict| verdict.state == State::Raised),
+        joined.iter().any(|verdict| verdict.state == ClaimState::Raised),
         "joined, they are a leak: else this tests nothing"
     );
 }

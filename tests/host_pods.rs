@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use serde_json::{Value, json};
 use spillway_agent::{
     act::{
-        Event, Pause,
-        limit::{Limits, Pods},
+        OutcomeKind, Pause,
+        limit::{ActiveLimits, PodLookup},
     },
     config::Pattern,
     kubernetes::Api,
@@ -225,13 +225,13 @@ fn what_nobody_could_tell_is_asked_again_until_the_incident_is_over() {
     let mut config = node.stage.config.clone();
     config.decide.protected = vec![Pattern::new("pod:app=db").expect("it is one")];
     let api = Api::new(HOST, node.api.server.addr.port(), NODE.to_owned(), node.service_account());
-    let pods = Pods::new(node.logs(), api.map_err(|error| error.to_string()));
-    let mut limits = Limits::with(&config, Ok(node.stage.journal()), pods);
+    let pods = PodLookup::new(node.logs(), api.map_err(|error| error.to_string()));
+    let mut limits = ActiveLimits::with(&config, Ok(node.stage.journal()), pods);
     let before = node.stage.state();
-    let limit = |limits: &mut Limits, t: f64, id: &str| {
+    let limit = |limits: &mut ActiveLimits, t: f64, id: &str| {
         limits.limit(t, id, &node.stage.cgroup.path.as_str().into(), life(leak.pid())).event
     };
-    assert_eq!((limit(&mut limits, 0.0, "leak-1-1"), node.asked()), (Event::Refused, 1));
+    assert_eq!((limit(&mut limits, 0.0, "leak-1-1"), node.asked()), (OutcomeKind::Refused, 1));
     assert_eq!((limits.look(29.0).len(), node.asked()), (0, 1));
     assert_eq!((limits.look(30.0).len(), node.asked()), (0, 2), "once more, and once told");
     let pause = Pause::below(&config.record.state_dir);
@@ -241,14 +241,17 @@ fn what_nobody_could_tell_is_asked_again_until_the_incident_is_over() {
     assert_eq!(node.stage.state(), before);
     node.api.takes(TOKEN);
     let looked = limits.look(61.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Limited && one.id.as_ref() == "leak-1-1"), "{looked:?}");
+    assert!(
+        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.id.as_ref() == "leak-1-1"),
+        "{looked:?}"
+    );
     assert_ne!(node.stage.state(), before);
     assert_eq!((limits.look(100.0).len(), node.asked()), (0, 3), "it is limited now");
     assert_eq!(limits.undo_all(101.0).len(), 1);
     assert_eq!(node.stage.state(), before);
 
     node.api.conduct(Conduct::Forbids);
-    assert_eq!((limit(&mut limits, 300.0, "leak-1-2"), node.asked()), (Event::Refused, 4));
+    assert_eq!((limit(&mut limits, 300.0, "leak-1-2"), node.asked()), (OutcomeKind::Refused, 4));
     limits.end("leak-1-2");
     assert_eq!((limits.look(400.0).len(), node.asked()), (0, 4), "it is over");
     leak.stop();

@@ -4,8 +4,8 @@
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use spillway_agent::{
-    kernel::{Kernel, Probe, Wanted},
-    sense::{Fact, Hierarchy, Lost, ProcessSensor, Sensors},
+    bpf::{LoadOptions, LoadedBpf, Probe},
+    sense::{Fact, Hierarchy, LossCounters, ProcessMemorySensor, Sensors},
 };
 use spillway_tests::{OwnCgroup, Workload, processes, sensors_with, skip, wait_for};
 
@@ -26,10 +26,10 @@ fn bpf_sees_the_unified_hierarchy() {
     };
     let workload = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("touch"));
     cgroup.set("cgroup.procs", workload.pid()).expect("the workload can be moved");
-    let mut kernel = Kernel::load(&Wanted::default());
-    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
+    let mut kernel = LoadedBpf::load(&LoadOptions::default());
+    let mut sensor = ProcessMemorySensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
     let mut facts = Vec::new();
-    sensor.scan(&mut Lost::default(), |fact| facts.push(fact)).expect("the scan succeeds");
+    sensor.scan(&mut LossCounters::default(), |fact| facts.push(fact)).expect("the scan succeeds");
     let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).expect("the scan sees the workload");
     assert_eq!(*fact.cgroup, *cgroup.path);
     workload.stop();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{ListenerFact, Sensors},
 };
 use spillway_tests::{is_root, listeners, own_network, sensors_with, skip};

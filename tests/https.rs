@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spillway_agent::https::{Answer, Bounds, Client, ClientFiles, Error, Identity, Phase};
+use spillway_agent::https::{ClientFiles, HttpClient, HttpError, RequestLimits, RequestPhase, Response, TlsOptions};
 use spillway_tests::{
     Held, Knows, Resolver, Scratch, is_root, now, own_network, own_resolver,
     receiver::{Form, Receiver},
@@ -16,9 +16,9 @@ use spillway_tests::{
 };
 
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
-const WHOLE: Bounds = Bounds { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
+const WHOLE: RequestLimits = RequestLimits { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
 /// Short, for those who do not answer.
-const SHORT: Bounds = Bounds { within: Duration::from_millis(500), ..WHOLE };
+const SHORT: RequestLimits = RequestLimits { within: Duration::from_millis(500), ..WHOLE };
 /// Longer than any of these waits.
 const FOREVER: Duration = Duration::from_secs(60);
 
@@ -32,29 +32,29 @@ impl Asker {
         Self { scratch: Scratch::make(test), authority: Authority::make() }
     }
 
-    fn identity(&self, authority: &Authority) -> Identity {
-        Identity { ca_file: Some(self.scratch.file("ca.crt", &authority.pem())), client: None }
+    fn identity(&self, authority: &Authority) -> TlsOptions {
+        TlsOptions { ca_file: Some(self.scratch.file("ca.crt", &authority.pem())), client: None }
     }
 
-    fn send(&self, url: &str, bounds: Bounds) -> Result<Answer, Error> {
-        let client = Client::new(&self.identity(&self.authority)).expect("its files are there");
+    fn send(&self, url: &str, bounds: RequestLimits) -> Result<Response, HttpError> {
+        let client = HttpClient::new(&self.identity(&self.authority)).expect("its files are there");
         let request = hyper::Request::builder().method("POST").uri(url).header("x-spillway", "1");
         client.send(request.body("said".into()).expect("it is a request"), bounds)
     }
 
-    fn get(&self, addr: SocketAddr, bounds: Bounds) -> Result<Answer, Error> {
+    fn get(&self, addr: SocketAddr, bounds: RequestLimits) -> Result<Response, HttpError> {
         self.send(&format!("https://{addr}/a?b=c%3Dd"), bounds)
     }
 }
 
 /// What came of it, and that it did not take much longer than it may.
-fn late(asked: impl FnOnce() -> Result<Answer, Error>) -> Phase {
+fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
     let before: Instant = now();
     let error = asked().expect_err("it is not answered");
     let took = before.elapsed();
     assert!(took < SHORT.within + Duration::from_secs(5), "{took:?}");
     match error {
-        Error::Late { phase, within } if within == SHORT.within => phase,
+        HttpError::Late { phase, within } if within == SHORT.within => phase,
         other => panic!("{other}"),
     }
 }
@@ -103,7 +103,9 @@ fn only_who_is_signed_by_the_authority_and_has_the_name_is_asked() {
     ] {
         let server = TlsServer::start(authority, names, None, |_, stream| answer(stream, "200 OK", "text/plain", ""));
         match asker.get(server.addr, WHOLE) {
-            Err(Error::Failed { phase: Phase::Handshaking, why: told }) => assert!(told.starts_with(why), "{told}"),
+            Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: told }) => {
+                assert!(told.starts_with(why), "{told}")
+            }
             other => panic!("{other:?}"),
         }
         assert!(server.received().is_empty());
@@ -123,7 +125,7 @@ fn a_client_shows_its_certificate_where_it_is_asked_to() {
         signer.client(&cert_file, &key_file);
         let client = Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() });
         let client =
-            Client::new(&Identity { client, ..asker.identity(&asker.authority) }).expect("its files are there");
+            HttpClient::new(&TlsOptions { client, ..asker.identity(&asker.authority) }).expect("its files are there");
         let request = hyper::Request::get(format!("https://{}/", server.addr)).body(Default::default());
         let answer = client.send(request.expect("it is a request"), WHOLE);
         assert_eq!(answer.map(|answer| answer.status.as_u16()).ok(), is_answered.then_some(204));
@@ -153,8 +155,10 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
         (&whole, files(&cert_file, &cert_file), &cert_file, ""),
         (&whole, files(&cert_file, &other.1), &other.1, "keys may not be consistent"),
     ] {
-        match Client::new(&Identity { ca_file: Some(ca_file.clone()), client }).map(drop) {
-            Err(Error::File { path, why: told }) => assert!(path == *named && told.contains(why), "{path:?}: {told}"),
+        match HttpClient::new(&TlsOptions { ca_file: Some(ca_file.clone()), client }).map(drop) {
+            Err(HttpError::File { path, why: told }) => {
+                assert!(path == *named && told.contains(why), "{path:?}: {told}")
+            }
             other => panic!("{other:?} for {named:?}"),
         }
     }
@@ -174,9 +178,9 @@ fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
             }
             write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
         });
-        match asker.get(server.addr, Bounds { body_bytes_max: BYTES_MAX, ..WHOLE }) {
+        match asker.get(server.addr, RequestLimits { body_bytes_max: BYTES_MAX, ..WHOLE }) {
             Ok(answer) => assert!(is_read && answer.body.len() == length, "{length} {says}"),
-            Err(Error::TooLarge(BYTES_MAX)) => assert!(!is_read, "{length} {says}"),
+            Err(HttpError::TooLarge(BYTES_MAX)) => assert!(!is_read, "{length} {says}"),
             Err(error) => panic!("{error}"),
         }
     }
@@ -188,7 +192,7 @@ fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
         }
     });
     let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
-    assert!(matches!(error, Error::TooLarge(_)), "{error}");
+    assert!(matches!(error, HttpError::TooLarge(_)), "{error}");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\n")?;
         loop {
@@ -196,7 +200,7 @@ fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
         }
     });
     let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
-    assert!(matches!(error, Error::Failed { phase: Phase::Asking, .. }), "{error}");
+    assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Asking, .. }), "{error}");
 }
 
 #[test]
@@ -205,13 +209,13 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
     // Connections that nobody takes are made by the kernel, and then nothing comes.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
     let addr = silent.local_addr().expect("it has one");
-    assert_eq!(late(|| asker.get(addr, SHORT)), Phase::Handshaking);
+    assert_eq!(late(|| asker.get(addr, SHORT)), RequestPhase::Handshaking);
 
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, _| {
         sleep(FOREVER);
         Ok(())
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Asking);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Asking);
 
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345")?;
@@ -219,7 +223,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
         sleep(FOREVER);
         Ok(())
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Reading);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Reading);
 
     // A byte now and then is no answer either.
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
@@ -230,7 +234,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
             sleep(Duration::from_millis(20));
         }
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), Phase::Reading);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Reading);
 }
 
 #[test]
@@ -239,14 +243,14 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
     let addr = closed.local_addr().expect("it has one");
     drop(closed);
-    let phase = |asked: Result<Answer, Error>| match asked {
-        Err(Error::Failed { phase, why }) => {
+    let phase = |asked: Result<Response, HttpError>| match asked {
+        Err(HttpError::Failed { phase, why }) => {
             assert!(!why.is_empty());
             phase
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Connecting);
+    assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Connecting);
 
     let resets = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
     let addr = resets.local_addr().expect("it has one");
@@ -255,7 +259,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
         stream.read_exact(&mut [0; 16]).expect("it is spoken to");
         reset(&stream);
     });
-    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Handshaking);
+    assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Handshaking);
     resetting.join().expect("it does not panic");
 
     // Plain HTTP where TLS was to be.
@@ -266,14 +270,14 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
         stream.read_exact(&mut [0; 16]).expect("it is spoken to");
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("it listens");
     });
-    assert_eq!(phase(asker.get(addr, WHOLE)), Phase::Handshaking);
+    assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Handshaking);
     speaking.join().expect("it does not panic");
 
     for (said, wanted) in [
-        ("", Phase::Asking),
-        ("220 smtp.internal\r\n", Phase::Asking),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", Phase::Reading),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n", Phase::Reading),
+        ("", RequestPhase::Asking),
+        ("220 smtp.internal\r\n", RequestPhase::Asking),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", RequestPhase::Reading),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n", RequestPhase::Reading),
     ] {
         for is_reset in [false, true] {
             let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
@@ -287,7 +291,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
             });
             let phase = phase(asker.get(server.addr, WHOLE));
             // What was sent before a reset may be lost with it.
-            assert!(phase == wanted || is_reset && phase == Phase::Asking, "{said:?}: {phase:?}");
+            assert!(phase == wanted || is_reset && phase == RequestPhase::Asking, "{said:?}: {phase:?}");
         }
     }
 }
@@ -296,7 +300,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
 fn an_address_says_whether_it_is_encrypted_and_nothing_else_is_spoken() {
     let receiver = Receiver::start(Form::Webhook);
     let asker = Asker::make("https-plain");
-    let client = Client::new(&asker.identity(&asker.authority)).expect("its files are there");
+    let client = HttpClient::new(&asker.identity(&asker.authority)).expect("its files are there");
     let answer = client.post(&receiver.url("/"), &[], b"{}".to_vec(), WHOLE).expect("it answers in the open");
     assert_eq!((answer.status.as_u16(), receiver.calls().len()), (204, 1));
     let encrypted = receiver.url("/").replace("http://", "https://");
@@ -315,13 +319,13 @@ fn a_name_is_not_waited_for_longer_than_anything_else() {
     own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1\n")).expect("root may");
     // A port at which nobody is answers at once that nobody is.
     let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody knows it");
-    assert!(matches!(error, Error::Failed { phase: Phase::Resolving, .. }), "{error}");
+    assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Resolving, .. }), "{error}");
     let resolver = Resolver::start(Knows::Nothing).expect("it is the test's own network");
-    assert_eq!(late(|| asker.send("https://api.internal/", SHORT)), Phase::Resolving);
+    assert_eq!(late(|| asker.send("https://api.internal/", SHORT)), RequestPhase::Resolving);
     // Somebody who comes late is heard by who asks again.
     resolver.behaves(Knows::All);
     let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody is there");
-    assert!(matches!(error, Error::Failed { phase: Phase::Connecting, .. }), "{error}");
+    assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Connecting, .. }), "{error}");
 }
 
 #[test]
@@ -335,7 +339,7 @@ fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
     // As many as are asked, each for as long as the resolver's own defaults say: half a minute a name.
     let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
     own_resolver(&asker.scratch.file("resolv.conf", all)).expect("root may");
-    let short = Bounds { within: Duration::from_millis(20), ..WHOLE };
+    let short = RequestLimits { within: Duration::from_millis(20), ..WHOLE };
     let mut resolver = None;
     // Nobody is there at first, which is said at once; one that refuses is asked over and over.
     for (knows, bounds) in [(None, WHOLE), (Some(Knows::Nothing), short), (Some(Knows::Nobody), short)] {
@@ -348,8 +352,8 @@ fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
             for host in ["pages.internal", "drains.internal"] {
                 let error = asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
                 let is_unknown = match error {
-                    Error::Late { phase, .. } => phase == Phase::Resolving && knows.is_some(),
-                    Error::Failed { phase, .. } => phase == Phase::Resolving,
+                    HttpError::Late { phase, .. } => phase == RequestPhase::Resolving && knows.is_some(),
+                    HttpError::Failed { phase, .. } => phase == RequestPhase::Resolving,
                     _ => false,
                 };
                 assert!(is_unknown, "{error} with {knows:?}");

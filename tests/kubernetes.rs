@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::json;
 use spillway_agent::{
-    act::limit::Pods,
+    act::limit::PodLookup,
     kubernetes::{Api, Pod},
 };
 use spillway_tests::{
@@ -174,7 +174,7 @@ fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_lo
     for [namespace, name, uid] in [API, ["shop", "cache-node-1", HASH], ["shop", "new", "0000"]] {
         fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}"))).expect("a directory can be made");
     }
-    let mut pods = Pods::new(logs, Ok(cluster.api()));
+    let mut pods = PodLookup::new(logs, Ok(cluster.api()));
     let asked = || cluster.server.server.received().len();
     let mut labels = |t: f64, uid: &str| {
         let name = pods.name(uid).expect("it has a directory");
@@ -209,7 +209,7 @@ fn a_pod_that_says_it_is_another_gets_neither_its_limits_nor_its_protection() {
     fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
     let api =
         Api::new(HOST, server.server.addr.port(), NODE.to_owned(), scratch.0.clone()).expect("that is a node's name");
-    let mut pods = Pods::new(scratch.0.clone(), Ok(api));
+    let mut pods = PodLookup::new(scratch.0.clone(), Ok(api));
     let name = pods.name(API[2]).expect("it has a directory");
     let refused = pods.labels(0.0, API[2], &name).unwrap_err().to_string();
     assert_eq!(refused, "the labels of pod shop/api-6d4b cannot be told: more than one says that it is it");
@@ -218,7 +218,7 @@ fn a_pod_that_says_it_is_another_gets_neither_its_limits_nor_its_protection() {
 #[test]
 fn a_pod_without_a_directory_is_unknown() {
     let scratch = Scratch::make("k8s-logs");
-    let pods = |directory: PathBuf| Pods::new(directory, Err("nobody needs it".to_owned()));
+    let pods = |directory: PathBuf| PodLookup::new(directory, Err("nobody needs it".to_owned()));
     fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
     assert_eq!(pods(scratch.0.clone()).name(API[2]).map(|name| name.to_string()), Ok("shop/api-6d4b".to_owned()));
     for (directory, why) in [(scratch.0.clone(), "has no directory of it"), (scratch.0.join("none"), "No such file")] {

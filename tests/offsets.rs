@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use spillway_agent::kernel::{
+use spillway_agent::bpf::{
     Hook,
     btf::Btf,
-    ladder::Why,
-    offsets::{self, ABSENT},
+    btf_offsets::{self, ABSENT},
+    fallbacks::Cause,
 };
 use spillway_tests::skip;
 
@@ -42,12 +42,12 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
 
 /// The hooks that are ruled out, with the reason.
 fn ruled_out(btf: &Btf) -> Vec<(Hook, String)> {
-    let found = offsets::find(btf, false);
+    let found = btf_offsets::find(btf, false);
     found
         .ruled_out
         .into_iter()
         .map(|(hook, shortfall)| {
-            assert_eq!(shortfall.why, Why::Unsupported);
+            assert_eq!(shortfall.why, Cause::Unsupported);
             (hook, shortfall.reason)
         })
         .collect()
@@ -101,7 +101,7 @@ fn without_the_counts_of_what_is_mapped_all_else_is_read() {
     let test = "without_the_counts_of_what_is_mapped_all_else_is_read";
     let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else { return };
     assert_eq!(ruled_out(&btf), []);
-    let offsets = offsets::find(&btf, false).offsets;
+    let offsets = btf_offsets::find(&btf, false).offsets;
     assert_eq!([offsets.mm_data_vm, offsets.mm_stack_vm], [ABSENT; 2]);
 }
 

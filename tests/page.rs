@@ -4,11 +4,11 @@ use std::{fs, net::TcpListener, path::Path, sync::Arc, thread::sleep, time::Dura
 
 use serde_json::Value;
 use spillway_agent::{
-    act::{Event, Outcome, Paging},
+    act::{Notifier, Outcome, OutcomeKind},
     clock::Clock,
     config::{Config, Mode, parse},
     decide::Policy,
-    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
+    detect::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
     sense::ProcessId,
 };
 use spillway_tests::{
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// An agent's paging, and the policy before it.
 struct Told {
     config: Config,
-    paging: Option<Paging>,
+    paging: Option<Notifier>,
     policy: Policy,
     scratch: Scratch,
 }
@@ -52,12 +52,12 @@ impl Told {
     }
 
     fn run(&mut self) {
-        self.paging = Paging::start(&self.config, Clock::start()).expect("threads can be had");
+        self.paging = Notifier::start(&self.config, Clock::start()).expect("threads can be had");
         assert!(self.paging.is_some(), "somebody is told");
     }
 
     /// A leak of a process is claimed, or is over.
-    fn judge(&mut self, pid: u32, state: State) {
+    fn judge(&mut self, pid: u32, state: ClaimState) {
         let claim = LeakClaim {
             resource: Resource::Memory,
             id: ProcessId { pid, start_ticks: 4711 },
@@ -93,7 +93,7 @@ impl Told {
     fn limited(&mut self, pid: u32) {
         let (id, cgroup) = (Arc::from(format!("leak-{pid}-4711")), Arc::from("/system.slice/api.service"));
         let why = "memory.high set to 536870912 bytes".to_owned();
-        let outcome = Outcome { t: 2.0, event: Event::Limited, id, cgroup, limit_bytes: Some(512 << 20), why };
+        let outcome = Outcome { t: 2.0, event: OutcomeKind::Limited, id, cgroup, limit_bytes: Some(512 << 20), why };
         self.paging.as_mut().expect("it runs").done(&outcome);
     }
 }
@@ -119,11 +119,11 @@ fn everybody_is_told_in_the_form_that_each_takes() {
             ("webhook", &webhook.url("/spillway")),
         ],
     );
-    told.judge(812, State::Raised);
+    told.judge(812, ClaimState::Raised);
     until(&pagerduty, "triggered", |calls| calls.len() == 1);
     told.limited(812);
     until(&pagerduty, "told of the limit", |calls| calls.len() == 3);
-    told.judge(812, State::Cleared);
+    told.judge(812, ClaimState::Cleared);
     let calls = until(&pagerduty, "resolved", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 202), "{calls:?}");
     assert_eq!(actions(&calls), ["trigger", "trigger", "change", "resolve"]);
@@ -166,12 +166,12 @@ fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_cha
     };
     let webhook = Receiver::start(Form::Webhook);
     let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
-    told.judge(812, State::Raised);
+    told.judge(812, ClaimState::Raised);
     let calls = until(&webhook, "told", |calls| calls.len() == 1);
     reference.judge(&KEYS, &calls[0]);
     // The older key is taken away once every receiver has the newer one.
     fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
-    told.judge(812, State::Cleared);
+    told.judge(812, ClaimState::Cleared);
     let calls = until(&webhook, "told", |calls| calls.len() == 2);
     reference.judge(&KEYS[..1], &calls[1]);
     assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
@@ -197,7 +197,7 @@ fn alertmanager_itself_takes_an_incident_and_its_end() {
         let (_, body) = text.split_once("\r\n\r\n").expect("it answers in HTTP");
         serde_json::from_str(body).expect("it lists alerts")
     };
-    told.judge(812, State::Raised);
+    told.judge(812, ClaimState::Raised);
     let standing = wait_for(SOON, || alerts().into_iter().next()).expect("it has the alert");
     assert_eq!(
         (&standing["labels"]["alertname"], &standing["status"]["state"]),
@@ -212,7 +212,7 @@ fn alertmanager_itself_takes_an_incident_and_its_end() {
         (alerts.len() == 1 && summary.ends_with(done)).then_some(())
     });
     assert!(updated.is_some(), "{:?}", alerts());
-    told.judge(812, State::Cleared);
+    told.judge(812, ClaimState::Cleared);
     assert!(wait_for(SOON, || alerts().is_empty().then_some(())).is_some(), "{:?}", alerts());
 }
 
@@ -231,13 +231,13 @@ fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
         receiver.behaves(manner.clone());
         let mut told = Told::start(&format!("page-manners-{nth}"), &[("pagerduty", &receiver.url("/v2/enqueue"))]);
         let start = now();
-        told.judge(812, State::Raised);
+        told.judge(812, ClaimState::Raised);
         until(&receiver, "tried again", |calls| calls.len() == 2);
         let took = start.elapsed();
         assert!(took < Duration::from_millis(1_800), "{manner:?}: the first retry came after {took:?}");
         receiver.behaves(Manner::Well);
         until(&receiver, "told", |calls| calls.last().is_some_and(|call| call.status == 202));
-        told.judge(812, State::Cleared);
+        told.judge(812, ClaimState::Cleared);
         let is_resolve = |call: &Call| call.json()["event_action"] == "resolve";
         let calls = until(&receiver, "told", |calls| calls.iter().any(is_resolve));
         assert!(calls.iter().rev().skip(1).all(|call| !is_resolve(call)), "{manner:?}: {calls:?}");
@@ -251,10 +251,10 @@ fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Answers(400, "", b"{\"status\":\"invalid event\"}".to_vec()));
     let mut told = Told::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
-    told.judge(812, State::Raised);
+    told.judge(812, ClaimState::Raised);
     until(&receiver, "asked", |calls| calls.len() == 1);
     receiver.behaves(Manner::Well);
-    told.judge(813, State::Raised);
+    told.judge(813, ClaimState::Raised);
     let calls = until(&receiver, "told of the next", |calls| calls.len() == 2);
     assert!(calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711")));
 }
@@ -264,8 +264,8 @@ fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
     let receiver = Receiver::start(Form::Webhook);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
     let mut told = Told::start("page-next-run", &[("webhook", &receiver.url("/"))]);
-    told.judge(812, State::Raised);
-    told.judge(813, State::Raised);
+    told.judge(812, ClaimState::Raised);
+    told.judge(813, ClaimState::Raised);
     let first = until(&receiver, "tried", |calls| !calls.is_empty());
     told.paging.take().expect("it runs").stop();
     receiver.behaves(Manner::Well);
@@ -276,8 +276,8 @@ fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
     assert_eq!(id(&calls[before]), id(&first[0]));
     // It goes on where the last run was: what is claimed again is no news, and what is over is.
     told.policy = Policy::new(&told.config.decide, Mode::Enforce);
-    told.judge(812, State::Raised);
-    told.judge(812, State::Cleared);
+    told.judge(812, ClaimState::Raised);
+    told.judge(812, ClaimState::Cleared);
     let calls = until(&receiver, "resolved", |calls| calls.len() == before + 3);
     assert_eq!(calls[before + 2].json()["type"], "io.spillway.incident.resolved");
     drop(told.scratch);
@@ -300,10 +300,10 @@ fn a_full_disk_keeps_nobody_from_being_told_and_what_waits_is_saved_once_there_i
     let full = fs::write(&ballast, vec![0; 8 << 20]);
     assert!(full.is_err(), "the disk is larger than it was made");
     told.run();
-    told.judge(812, State::Raised);
+    told.judge(812, ClaimState::Raised);
     until(&receiver, "told", |calls| calls.len() == 1);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    told.judge(812, State::Cleared);
+    told.judge(812, ClaimState::Cleared);
     let tried = until(&receiver, "tried", |calls| calls.len() >= 2);
     fs::remove_file(&ballast).expect("it is there");
     // It is tried again every five seconds.
@@ -346,8 +346,8 @@ fn a_hundred_incidents_at_a_receiver_that_hangs_are_one_socket_and_few_calls() {
     receiver.behaves(Manner::Hangs);
     let mut told = Told::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
     for pid in 0..100 {
-        told.judge(pid, State::Raised);
-        told.judge(pid, State::Cleared);
+        told.judge(pid, ClaimState::Raised);
+        told.judge(pid, ClaimState::Cleared);
     }
     let start = now();
     sleep(Duration::from_secs(3));

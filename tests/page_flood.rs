@@ -3,11 +3,11 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, thread::sleep, time::Duration};
 
 use spillway_agent::{
-    act::Paging,
+    act::Notifier,
     clock::Clock,
     config::{Mode, parse},
     decide::{Action, Decision, IncidentId, Severity},
-    detect::{Claim, OverloadClaim, State, Verdict},
+    detect::{Claim, ClaimState, OverloadClaim, Verdict},
 };
 use spillway_tests::{
     Held, Scratch, now,
@@ -36,7 +36,7 @@ const GROWN_BYTES_MAX: u64 = 8 << 20;
 const SPOOL_BYTES_MAX: u64 = 1 << 20;
 
 struct Flood {
-    paging: Paging,
+    paging: Notifier,
     spool: PathBuf,
     _scratch: Scratch,
 }
@@ -54,11 +54,11 @@ impl Flood {
             scratch.secret("url", &slack.url("/services/T0/B0/x")).display(),
         );
         let config = parse(&text, "flood.toml").expect("it is a configuration");
-        let paging = Paging::start(&config, Clock::start()).expect("threads can be had").expect("somebody is told");
+        let paging = Notifier::start(&config, Clock::start()).expect("threads can be had").expect("somebody is told");
         Self { paging, spool: state.join("spool.redb"), _scratch: scratch }
     }
 
-    fn decide(&mut self, cgroup: &str, addr: &str, state: State, severity: Severity) {
+    fn decide(&mut self, cgroup: &str, addr: &str, state: ClaimState, severity: Severity) {
         let claim = OverloadClaim { addr: Arc::from(addr), cgroup: Arc::from(cgroup), ..OverloadClaim::default() };
         let (claim, why) = (Claim::Overload(claim), "its accept queue stands".to_owned());
         let verdict = Verdict {
@@ -72,8 +72,8 @@ impl Flood {
             why: why.clone(),
         };
         let action = match state {
-            State::Raised | State::Updated => Action::Page { severity },
-            State::Cleared => Action::Resolve,
+            ClaimState::Raised | ClaimState::Updated => Action::Page { severity },
+            ClaimState::Cleared => Action::Resolve,
         };
         let (id, cgroup, mode) = (IncidentId::from(&verdict), Arc::from(cgroup), Mode::Enforce);
         let decision = Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why };
@@ -83,7 +83,7 @@ impl Flood {
     /// Half of the listeners that `cgroup` gives a place are raised, the others resolved, as a scan finds them.
     fn round(&mut self, nth: usize, severity: Severity, cgroup: impl Fn(usize) -> String) {
         for listener in 0..LISTENERS {
-            let state = if (listener + nth).is_multiple_of(2) { State::Raised } else { State::Cleared };
+            let state = if (listener + nth).is_multiple_of(2) { ClaimState::Raised } else { ClaimState::Cleared };
             self.decide(&cgroup(listener), &format!("127.0.0.1:{}", 10_000 + listener), state, severity);
         }
         self.paging.tick();
@@ -110,7 +110,7 @@ fn flood(test: &str, down: Manner, severity: Severity, cgroup: impl Fn(usize) ->
     for nth in 0..ROUNDS {
         flood.round(nth, severity, &cgroup);
         if nth == REAL_IN_ROUND {
-            flood.decide(SERVICE, "0.0.0.0:443", State::Raised, Severity::Critical);
+            flood.decide(SERVICE, "0.0.0.0:443", ClaimState::Raised, Severity::Critical);
             begun = Some(now());
         }
         let is_told = || webhook.calls().iter().any(|call| is_about(call, SERVICE));

@@ -10,10 +10,11 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use spillway_agent::{
     config::{Config, ServicePattern},
-    core::HostInfo,
-    record::{ReplayOptions, ReplaySummary, Writer, replay},
+    engine::HostInfo,
+    record::{ReplayOptions, ReplaySummary, TraceWriter, replay},
     sense::{
-        Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
+        SensorHealthFact,
     },
 };
 
@@ -119,7 +120,7 @@ fn gap() -> Vec<Observation> {
 fn fd_leak() -> Vec<Observation> {
     let look = |t: f64| {
         let fds = 24 + (t / 3.0) as u64;
-        let handles = HandlesFact { id: API, fds, fds_max: Some(1_024), threads: 8, close_wait: Some(0) };
+        let handles = ProcessResourcesFact { id: API, fds, fds_max: Some(1_024), threads: 8, close_wait: Some(0) };
         [host(t), process(t, API, "api", 64.0), Observation { t, fact: Fact::Handles(handles) }]
     };
     let exit = Observation { t: 1_210.0, fact: Fact::Exit(API) };
@@ -152,7 +153,7 @@ fn half_blind() -> Vec<Observation> {
     let (degraded, off) = (names(&["process_life"]), names(&["fault_samples", "gpu_memory"]));
     let sensing = |lost: &[(&str, u64)]| {
         let lost = lost.iter().map(|&(what, count)| (Arc::from(what), count)).collect();
-        Fact::Sensing(SensingFact { degraded: degraded.clone(), off: off.clone(), lost })
+        Fact::Sensing(SensorHealthFact { degraded: degraded.clone(), off: off.clone(), lost })
     };
     let mut all = one_process(1, 60, |t| 100.0 + 4.0 * t);
     all.insert(1, Observation { t: 0.0, fact: sensing(&[]) });
@@ -191,7 +192,7 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
 
 fn serialise(interval_secs: f64, observations: &[Observation]) -> Vec<u8> {
     let info = HostInfo { mem_total_bytes: 17_179_869_184, cpus: 8 };
-    let mut writer = Writer::new(Vec::new(), info, interval_secs).unwrap();
+    let mut writer = TraceWriter::new(Vec::new(), info, interval_secs).unwrap();
     observations.iter().for_each(|observation| writer.write(observation).unwrap());
     writer.finish().unwrap()
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use spillway_agent::{
-    act::drain::Readiness,
+    act::drain::ReadinessCell,
     clock::Clock,
     config::{Config, parse},
     serve::{Metrics, serve, serve_agent_check},
@@ -31,7 +31,7 @@ fn served(config: Config) -> (SocketAddr, SocketAddr) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can start");
         runtime.block_on(async {
             let metrics = Arc::new(Metrics::new(Clock::start(), 60.0));
-            let readiness = Arc::new(Readiness::default());
+            let readiness = Arc::new(ReadinessCell::default());
             let http = serve(&config.serve, metrics.clone(), readiness.clone()).await.expect("it can be served");
             let listen = config.act.drain.agent_check.expect("it is configured");
             let check = serve_agent_check(listen, &config.serve.allow, &metrics, readiness).await;

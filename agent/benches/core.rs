@@ -8,8 +8,8 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spillway_agent::{
     config::Config,
-    core::{Core, HostInfo, Output},
-    record::{Reader, Writer},
+    engine::{Engine, HostInfo, Output},
+    record::{TraceReader, TraceWriter},
     sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
 };
 
@@ -60,7 +60,7 @@ fn listeners() -> Vec<Observation> {
 }
 
 /// Feeds the same facts again and again, `interval_secs` later each time, with memory growing by `growth_bytes`.
-fn feed(core: &mut Core, output: &mut Output, facts: &mut [Observation], interval_secs: f64, growth_bytes: u64) {
+fn feed(core: &mut Engine, output: &mut Output, facts: &mut [Observation], interval_secs: f64, growth_bytes: u64) {
     for observation in facts {
         observation.t += interval_secs;
         if let Fact::Process(process) = &mut observation.fact {
@@ -81,7 +81,7 @@ fn bench(criterion: &mut Criterion) {
     ];
     for (name, mut facts, interval_secs, growth_bytes) in cases {
         group.throughput(Throughput::Elements(facts.len() as u64));
-        let mut core = Core::new(&Config::default(), INFO);
+        let mut core = Engine::new(&Config::default(), INFO);
         let mut output = Output::default();
         // Past warm-up and the first horizons, so that every ring is in use.
         (0..500).for_each(|_| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
@@ -93,13 +93,13 @@ fn bench(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("trace line");
     for (name, facts) in [("process", processes(0)), ("listener", listeners())] {
-        let Ok(mut writer) = Writer::new(Vec::new(), INFO, 1.0) else { continue };
+        let Ok(mut writer) = TraceWriter::new(Vec::new(), INFO, 1.0) else { continue };
         let Ok(bytes) = facts.iter().try_for_each(|fact| writer.write(fact)).and_then(|()| writer.finish()) else {
             continue;
         };
         group.throughput(Throughput::Elements(facts.len() as u64));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| Reader::new(black_box(&bytes[..])).map(|reader| reader.filter(Result::is_ok).count()));
+            bencher.iter(|| TraceReader::new(black_box(&bytes[..])).map(|reader| reader.filter(Result::is_ok).count()));
         });
     }
     group.finish();

@@ -11,13 +11,14 @@ use anyhow::{Context as _, anyhow};
 
 use crate::{
     act::{
-        Event, FileProblem, Journal, Outcome, Pause, check_files,
-        drain::{Phase, Store, Word, WordFile},
+        FileProblem, Journal, Outcome, OutcomeKind, Pause, check_files,
+        drain::{DrainPhase, Override, OverrideFile, StateFile},
         undo_all,
     },
-    config::{self, Config, ConfigErrors, Problem},
+    agent,
+    config::{self, Config, ConfigErrors, ConfigProblem},
     doctor::Diagnosis,
-    explain, live,
+    explain,
     os::{proc_reader, sandbox},
     record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
     sense::{Hierarchy, Sensors},
@@ -25,7 +26,7 @@ use crate::{
 
 /// Why a command did not do what it was asked, by what the exit code says of it.
 #[derive(Debug)]
-pub enum Failure {
+pub enum CommandError {
     /// What the user gave is wrong: exit 2.
     BadInput(anyhow::Error),
     /// It was right and could not be done: exit 1.
@@ -41,10 +42,10 @@ pub enum Failure {
 /// # Errors
 ///
 /// A bad configuration; a runtime that cannot start.
-pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), Failure> {
+pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), CommandError> {
     let file = config;
     let config = load(file)?;
-    Ok(live::run(&config, file, json, sensors)?)
+    Ok(agent::run(&config, file, json, sensors)?)
 }
 
 /// `spillway record`.
@@ -57,11 +58,11 @@ pub fn record(
     duration: Duration,
     config: Option<&Path>,
     sensors: impl FnOnce() -> Sensors,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let config = load(config)?;
     let to_stdout = out == Path::new("-");
     let writer: Box<dyn Write> = if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(out)?) };
-    let recorded = live::record(&config, duration, BufWriter::new(writer), sensors)?;
+    let recorded = agent::record(&config, duration, BufWriter::new(writer), sensors)?;
     eprintln!("recorded {} observations in {:.0} s to {}", recorded.observations, recorded.secs, out.display());
     Ok(())
 }
@@ -71,7 +72,7 @@ pub fn record(
 /// # Errors
 ///
 /// Everything that is wrong with the file.
-pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
+pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), CommandError> {
     let Some(file) = file else {
         print!("{}", config::commented_defaults());
         return Ok(());
@@ -81,9 +82,9 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), Failure> {
         Ok(_) => println!("{}: ok", file.display()),
         Err(errors) if json => {
             println!("{}", serde_json::to_string(&errors)?);
-            return Err(Failure::BadInput(anyhow!("{}: {} problems", file.display(), errors.problems().len())));
+            return Err(CommandError::BadInput(anyhow!("{}: {} problems", file.display(), errors.problems().len())));
         }
-        Err(errors) => return Err(Failure::BadInput(errors.into())),
+        Err(errors) => return Err(CommandError::BadInput(errors.into())),
     }
     Ok(())
 }
@@ -94,8 +95,11 @@ fn check_named(file: &Path, config: &Config) -> Result<(), ConfigErrors> {
     for FileProblem { key, message, .. } in unknown {
         eprintln!("{}: {key} is not checked: {message}", file.display());
     }
-    let problem =
-        |FileProblem { key, message, hint, .. }| Problem { line: None, message: format!("{key}: {message}"), hint };
+    let problem = |FileProblem { key, message, hint, .. }| ConfigProblem {
+        line: None,
+        message: format!("{key}: {message}"),
+        hint,
+    };
     let problems: Vec<_> = wrong.into_iter().map(problem).collect();
     if problems.is_empty() { Ok(()) } else { Err(ConfigErrors::new(&file.display().to_string(), problems)) }
 }
@@ -105,7 +109,7 @@ fn check_named(file: &Path, config: &Config) -> Result<(), ConfigErrors> {
 /// # Errors
 ///
 /// A bad configuration, a trace without a header, or a stream that fails.
-pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<(), Failure> {
+pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<(), CommandError> {
     let config = load(config)?;
     let mut out = BufWriter::new(io::stdout().lock());
     match replay_trace(open(trace)?, &config, &mut out, ReplayOptions { decisions }) {
@@ -114,19 +118,19 @@ pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<()
             Ok(())
         }
         Err(ReplayError::Output(TraceError::Io(error))) => Err(error.into()),
-        Err(error @ ReplayError::Output(_)) => Err(Failure::Failed(error.into())),
+        Err(error @ ReplayError::Output(_)) => Err(CommandError::Failed(error.into())),
         Err(ReplayError::Trace(error)) => {
-            Err(Failure::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))
+            Err(CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))
         }
     }
 }
 
-fn open(trace: &Path) -> Result<Box<dyn BufRead>, Failure> {
+fn open(trace: &Path) -> Result<Box<dyn BufRead>, CommandError> {
     if trace == Path::new("-") {
         return Ok(Box::new(io::stdin().lock()));
     }
     let file = File::open(trace).with_context(|| format!("cannot open trace {}", trace.display()));
-    Ok(Box::new(BufReader::new(file.map_err(Failure::BadInput)?)))
+    Ok(Box::new(BufReader::new(file.map_err(CommandError::BadInput)?)))
 }
 
 /// `spillway explain`.
@@ -134,11 +138,12 @@ fn open(trace: &Path) -> Result<Box<dyn BufRead>, Failure> {
 /// # Errors
 ///
 /// A trace that cannot be read or has no such process; a file that exists or cannot be written.
-pub fn explain(trace: &Path, pid: u32, out: Option<&Path>, config: Option<&Path>) -> Result<(), Failure> {
+pub fn explain(trace: &Path, pid: u32, out: Option<&Path>, config: Option<&Path>) -> Result<(), CommandError> {
     let config = load(config)?;
     let explained = explain::explain(open(trace)?, &config, pid)
-        .map_err(|error| Failure::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))?;
-    let svg = explain::draw(&explained).map_err(|error| Failure::Failed(anyhow!("the picture failed: {error}")))?;
+        .map_err(|error| CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))?;
+    let svg =
+        explain::draw(&explained).map_err(|error| CommandError::Failed(anyhow!("the picture failed: {error}")))?;
     match out {
         Some(file) => create(file)?.write_all(svg.as_bytes())?,
         None => io::stdout().lock().write_all(svg.as_bytes())?,
@@ -167,7 +172,7 @@ fn report_skips(trace: &Path, summary: &ReplaySummary) {
 /// # Errors
 ///
 /// [`Failure::Told`] where nothing at all can be sensed.
-pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
+pub fn doctor(json: bool, sensors: Sensors) -> Result<(), CommandError> {
     let diagnosis = Diagnosis::make(sensors);
     let mut out = io::stdout().lock();
     if json {
@@ -175,7 +180,7 @@ pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
     } else {
         diagnosis.print(&mut out)?;
     }
-    if diagnosis.works() { Ok(()) } else { Err(Failure::Told) }
+    if diagnosis.works() { Ok(()) } else { Err(CommandError::Told) }
 }
 
 /// `spillway pause` and `spillway resume`.
@@ -183,13 +188,13 @@ pub fn doctor(json: bool, sensors: Sensors) -> Result<(), Failure> {
 /// # Errors
 ///
 /// A bad configuration; a file that cannot be made or removed.
-pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), Failure> {
+pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), CommandError> {
     let state_dir = load(config)?.record.state_dir;
-    let (pause, word) = (Pause::below(&state_dir), WordFile::below(&state_dir));
+    let (pause, word) = (Pause::below(&state_dir), OverrideFile::below(&state_dir));
     let path = pause.path().display();
     let done = if is_on { pause.turn_on() } else { pause.turn_off().and_then(|()| word.clear()) };
     done.with_context(|| format!("{path} cannot be {}", if is_on { "made" } else { "removed" }))
-        .map_err(Failure::Failed)?;
+        .map_err(CommandError::Failed)?;
     match is_on {
         true => println!("paused: nothing new is done while {path} is there; `spillway undo` puts back what was"),
         false => println!("not paused, and nothing is said of this node: what is called for is done again"),
@@ -202,14 +207,14 @@ pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), Failure> {
 /// # Errors
 ///
 /// A bad configuration; a file that cannot be written.
-pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
-    let file = WordFile::below(&load(config)?.record.state_dir);
+pub fn say(config: Option<&Path>, word: Override) -> Result<(), CommandError> {
+    let file = OverrideFile::below(&load(config)?.record.state_dir);
     let path = file.path().display();
-    file.say(word).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
+    file.say(word).with_context(|| format!("{path} cannot be written")).map_err(CommandError::Failed)?;
     let done = match word {
-        Word::Drain => "out of service",
-        Word::Maintenance => "out of service, and in maintenance once it has no work",
-        Word::Undrain => "in service, and not drained",
+        Override::Drain => "out of service",
+        Override::Maintenance => "out of service, and in maintenance once it has no work",
+        Override::Undrain => "in service, and not drained",
     };
     println!("{done}: so it stays, whatever the agent sees, until `spillway resume` removes {path}");
     Ok(())
@@ -220,7 +225,7 @@ pub fn say(config: Option<&Path>, word: Word) -> Result<(), Failure> {
 /// # Errors
 ///
 /// A bad configuration; [`Failure::Told`] where something cannot be put back, or may be there to be put back and cannot be read.
-pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
+pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     let state_dir = load(config)?.record.state_dir;
     // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere else.
     if state_dir.exists() {
@@ -239,67 +244,69 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), Failure> {
     for outcome in &outcomes {
         match outcome.event {
             _ if json => writeln!(out, "{}", serde_json::to_string(&outcome)?)?,
-            Event::UndrainRequested => writeln!(out, "{}", outcome.why)?,
+            OutcomeKind::UndrainRequested => writeln!(out, "{}", outcome.why)?,
             event => writeln!(out, "{event} {}: {}", outcome.cgroup, outcome.why)?,
         }
     }
     if let Some(error) = unread {
-        return Err(Failure::Failed(error));
+        return Err(CommandError::Failed(error));
     }
     if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;
     }
-    let has_failed = outcomes.iter().any(|one| matches!(one.event, Event::Failed | Event::UndrainFailed));
-    if has_failed { Err(Failure::Told) } else { Ok(()) }
+    let has_failed = outcomes.iter().any(|one| matches!(one.event, OutcomeKind::Failed | OutcomeKind::UndrainFailed));
+    if has_failed { Err(CommandError::Told) } else { Ok(()) }
 }
 
 /// Has a node that is drained, or about to be, put back into service, and kept there. Gives what there was to do, and what cannot be read.
-fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, Failure> {
-    let store = Store::below(state_dir);
+fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
+    let store = StateFile::below(state_dir);
     let outcome = |event, why| Outcome { t: 0.0, event, id: "".into(), cgroup: "node".into(), limit_bytes: None, why };
     let unreadable = store.unreadable().into_iter().map(|why| {
         // One hint is enough.
         let why = why.split("\n  hint: ").next().unwrap_or_default();
         let hint = "look at the file, undrain the node if need be, and remove the file";
-        outcome(Event::UndrainFailed, format!("whether it is drained is not known: {why}\n  hint: {hint}"))
+        outcome(OutcomeKind::UndrainFailed, format!("whether it is drained is not known: {why}\n  hint: {hint}"))
     });
     let mut outcomes: Vec<_> = unreadable.collect();
-    if store.peek().is_some_and(|kept| kept.phase != Phase::Healthy) {
-        let word = WordFile::below(state_dir);
+    if store.peek().is_some_and(|kept| kept.phase != DrainPhase::Healthy) {
+        let word = OverrideFile::below(state_dir);
         let path = word.path().display();
-        word.say(Word::Undrain).with_context(|| format!("{path} cannot be written")).map_err(Failure::Failed)?;
+        word.say(Override::Undrain)
+            .with_context(|| format!("{path} cannot be written"))
+            .map_err(CommandError::Failed)?;
         let why = "this node is undrained by its agent, now or when it is started, until `spillway resume`";
-        outcomes.push(outcome(Event::UndrainRequested, why.to_owned()));
+        outcomes.push(outcome(OutcomeKind::UndrainRequested, why.to_owned()));
     }
     Ok(outcomes)
 }
 
-fn load(file: Option<&Path>) -> Result<Config, Failure> {
-    file.map_or_else(|| Ok(Config::default()), config::load).map_err(|errors| Failure::BadInput(errors.into()))
+fn load(file: Option<&Path>) -> Result<Config, CommandError> {
+    file.map_or_else(|| Ok(Config::default()), config::load).map_err(|errors| CommandError::BadInput(errors.into()))
 }
 
 /// A new file that only its owner may read: a trace names what runs on the host.
-fn create(path: &Path) -> Result<File, Failure> {
+fn create(path: &Path) -> Result<File, CommandError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
         let hint = if fs::exists(path).unwrap_or(false) { "\n  hint: remove it, or name another file" } else { "" };
-        Failure::BadInput(anyhow!("cannot create {}: {error}{hint}", path.display()))
+        CommandError::BadInput(anyhow!("cannot create {}: {error}{hint}", path.display()))
     })
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Failed(error.into()) }
     }
 }
 
-impl From<serde_json::Error> for Failure {
+impl From<serde_json::Error> for CommandError {
     fn from(error: serde_json::Error) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl From<TraceError> for Failure {
+impl From<TraceError> for CommandError {
     fn from(error: TraceError) -> Self {
         match error {
             TraceError::Io(error) => error.into(),

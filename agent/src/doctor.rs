@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::{
-    kernel::{ProbeReport, ladder::Shortfall},
+    bpf::{ProbeStatus, fallbacks::Unavailable},
     sense::{Fact, Sensors},
 };
 
@@ -15,7 +15,7 @@ pub struct Diagnosis {
     /// Kernel release.
     pub kernel: String,
     /// What became of each probe.
-    pub probes: Vec<ProbeReport>,
+    pub probes: Vec<ProbeStatus>,
     /// Processes that one scan saw.
     pub processes: usize,
     /// Listeners that one look saw.
@@ -63,7 +63,7 @@ impl Diagnosis {
         for report in &self.probes {
             writeln!(out, "  {:<17} {:<9} {}", report.probe.name(), report.state.name(), report.source)?;
             for passed in &report.passed_over {
-                let Shortfall { why, reason } = &passed.shortfall;
+                let Unavailable { why, reason } = &passed.shortfall;
                 writeln!(out, "  {:<17} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
             }
             if let Some(lacks) = report.lacks {

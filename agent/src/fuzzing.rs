@@ -21,14 +21,15 @@ use tokio::runtime::Builder;
 use crate::{
     act::{
         self,
-        drain::{self, Readiness},
-        page::{self, Page},
+        drain::{self, ReadinessCell},
+        notify::{self, Notification},
     },
+    bpf,
     clock::Clock,
     config::{Pattern, ServeConfig},
-    decide::pod,
-    https::Answer,
-    kernel, kubernetes,
+    decide::kubepods,
+    https::Response,
+    kubernetes,
     record::spool,
     sense::{self, printable, proc_files},
     serve::{self, Metrics},
@@ -44,7 +45,7 @@ pub fn journal(bytes: &[u8]) {
 
 /// A drain that was kept can be asked for again, and is kept as it was read.
 pub fn drain_state(bytes: &[u8]) {
-    let Ok(kept) = serde_json::from_slice::<drain::Kept>(bytes) else { return };
+    let Ok(kept) = serde_json::from_slice::<drain::SavedState>(bytes) else { return };
     let again = serde_json::from_slice(&serde_json::to_vec(&kept).expect("it is JSON"));
     assert_eq!(again.ok().as_ref(), Some(&kept));
     if let Some(request) = &kept.request {
@@ -54,16 +55,16 @@ pub fn drain_state(bytes: &[u8]) {
 
 /// A page from the spool can be put into every receiver's form.
 pub fn spool(bytes: &[u8]) {
-    let Ok(entry) = serde_json::from_slice::<spool::Entry<Page>>(bytes) else { return };
-    for body in page::bodies(&entry.what) {
+    let Ok(entry) = serde_json::from_slice::<spool::SpoolEntry<Notification>>(bytes) else { return };
+    for body in notify::bodies(&entry.what) {
         serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON");
     }
 }
 
 /// Type information of any kernel gives offsets, or reasons.
 pub fn btf(bytes: &[u8]) {
-    if let Some(btf) = kernel::Btf::from_bytes(bytes.to_vec()) {
-        kernel::look_up(&btf);
+    if let Some(btf) = bpf::Btf::from_bytes(bytes.to_vec()) {
+        bpf::look_up(&btf);
     }
 }
 
@@ -89,7 +90,7 @@ pub fn proc(bytes: &[u8]) {
     for pattern in PATTERNS.iter() {
         pattern.covers(&shown);
     }
-    if let pod::Owner::Pod(uid) = pod::owner(&shown) {
+    if let kubepods::CgroupOwner::Pod(uid) = kubepods::owner(&shown) {
         assert!(!uid.contains(['/', '.']), "{uid}");
     }
     sense::from_texts(&String::from_utf8_lossy(bytes));
@@ -110,9 +111,9 @@ pub fn replies(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.extend(HeaderValue::from_bytes(header).map(|value| (RETRY_AFTER, value)));
     let Ok(code) = StatusCode::from_u16(status) else { return };
-    let answer = Answer { status: code, headers, body: Bytes::copy_from_slice(body) };
+    let answer = Response { status: code, headers, body: Bytes::copy_from_slice(body) };
     let after = answer.retry_after(1_800_000_000_000);
-    for said in page::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)]) {
+    for said in notify::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)]) {
         assert!(!said.contains(char::is_control) && said.chars().count() <= 300, "{said:?}");
     }
     let _ = kubernetes::parse_pods(body);
@@ -123,7 +124,7 @@ pub fn agent_check(bytes: &[u8]) {
     static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         let metrics = Metrics::new(Clock::start(), 1.0);
         on_a_thread(async move {
-            serve::serve_agent_check(LOOPBACK, &[], &metrics, Arc::new(Readiness::default())).await.ok()
+            serve::serve_agent_check(LOOPBACK, &[], &metrics, Arc::new(ReadinessCell::default())).await.ok()
         })
     });
     // A client that says more than is read may see a reset instead of the line.
@@ -136,7 +137,7 @@ pub fn http(bytes: &[u8]) {
     static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         let metrics = Arc::new(Metrics::new(Clock::start(), 1.0));
         let config = ServeConfig { listen: LOOPBACK, ..ServeConfig::default() };
-        on_a_thread(async move { serve::serve(&config, metrics, Arc::new(Readiness::default())).await.ok() })
+        on_a_thread(async move { serve::serve(&config, metrics, Arc::new(ReadinessCell::default())).await.ok() })
     });
     let answer = ask(*SERVER, bytes);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
@@ -209,9 +210,9 @@ mod tests {
                 target(&bytes);
                 match *name {
                     "journal" => drop(act::read_entry(&bytes).unwrap()),
-                    "drain_state" => drop(serde_json::from_slice::<drain::Kept>(&bytes).unwrap()),
-                    "spool" => drop(serde_json::from_slice::<spool::Entry<Page>>(&bytes).unwrap()),
-                    "btf" => drop(kernel::Btf::from_bytes(bytes.clone()).unwrap()),
+                    "drain_state" => drop(serde_json::from_slice::<drain::SavedState>(&bytes).unwrap()),
+                    "spool" => drop(serde_json::from_slice::<spool::SpoolEntry<Notification>>(&bytes).unwrap()),
+                    "btf" => drop(bpf::Btf::from_bytes(bytes.clone()).unwrap()),
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}
                 }

@@ -68,13 +68,13 @@ pub fn be_killed_last() {
 /// A real-time thread gets a CPU before those that look for memory in circles, and the kernel lets it have some of what it keeps back, so
 /// that its reads do not wait behind theirs. It takes a CPU from nobody who could use it: where memory is that short they wait.
 #[derive(Debug, Default)]
-pub struct Precedence {
+pub struct RealtimeUnderPressure {
     has: bool,
     /// Told once that it is not to be had.
     is_refused: bool,
 }
 
-impl Precedence {
+impl RealtimeUnderPressure {
     /// Goes by what was seen of the host, which has so much memory.
     pub fn look(&mut self, host: &HostFact, mem_total_bytes: u64) {
         let wants = wants_precedence(self.has, host, mem_total_bytes);

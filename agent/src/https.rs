@@ -39,7 +39,7 @@ use tokio_rustls::{
 
 use crate::{
     os::trusted::{self, FileRules, PathRules},
-    resolve::look_up,
+    resolve::resolve,
 };
 
 /// An address that says nothing must not keep the next one from being tried.
@@ -53,7 +53,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Who is asked and trusted, and who asks.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct TlsOptions {
     /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that this host trusts.
     pub ca_file: Option<PathBuf>,
     /// What this client shows of itself, where it is asked to.
@@ -71,7 +71,7 @@ pub struct ClientFiles {
 
 /// How long, and how much.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct RequestLimits {
     /// For everything.
     pub within: Duration,
     /// Of the answer's body, in bytes.
@@ -80,7 +80,7 @@ pub struct Bounds {
 
 /// What was answered, whatever its status.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -91,7 +91,7 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum HttpError {
     /// A file with a certificate or key is not what it should be.
     #[error("{}: {why}", path.display())]
     File {
@@ -109,13 +109,13 @@ pub enum Error {
         /// Within which time.
         within: Duration,
         /// What was being done.
-        phase: Phase,
+        phase: RequestPhase,
     },
     /// Something failed.
     #[error("it failed {phase}: {why}")]
     Failed {
         /// What was being done.
-        phase: Phase,
+        phase: RequestPhase,
         /// What came of it.
         why: String,
     },
@@ -126,7 +126,7 @@ pub enum Error {
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum RequestPhase {
     /// The name is looked up.
     Resolving,
     /// A connection is made.
@@ -140,11 +140,11 @@ pub enum Phase {
 }
 
 /// Asks servers that an [`Identity`] trusts.
-pub struct Client {
+pub struct HttpClient {
     tls: TlsConnector,
 }
 
-impl Answer {
+impl Response {
     /// How long the server asks to be left alone, in seconds or by a date. `unix_ms` is now.
     pub fn retry_after(&self, unix_ms: u64) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -156,18 +156,19 @@ impl Answer {
     }
 }
 
-impl Client {
+impl HttpClient {
     /// Reads the files.
     ///
     /// # Errors
     ///
     /// Which of them cannot be used.
-    pub fn new(identity: &Identity) -> Result<Self, Error> {
+    pub fn new(identity: &TlsOptions) -> Result<Self, HttpError> {
         let roots = match &identity.ca_file {
             Some(ca_file) => roots_in(ca_file)?,
             None => roots_of_host(),
         };
-        let failed = |error: rustls::Error| Error::Failed { phase: Phase::Handshaking, why: error.to_string() };
+        let failed =
+            |error: rustls::Error| HttpError::Failed { phase: RequestPhase::Handshaking, why: error.to_string() };
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(failed)?
@@ -192,14 +193,14 @@ impl Client {
     /// # Errors
     ///
     /// Where there is no whole answer.
-    pub fn send(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Answer, Error> {
-        let phase = Cell::new(Phase::Resolving);
-        let failed = |why: &(dyn StdError + 'static)| Error::Failed { phase: phase.get(), why: chain(why) };
+    pub fn send(&self, request: Request<Bytes>, bounds: RequestLimits) -> Result<Response, HttpError> {
+        let phase = Cell::new(RequestPhase::Resolving);
+        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed { phase: phase.get(), why: chain(why) };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
         let asked = runtime
             .block_on(async { timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await });
-        asked.unwrap_or_else(|_| Err(Error::Late { within: bounds.within, phase: phase.get() }))
+        asked.unwrap_or_else(|_| Err(HttpError::Late { within: bounds.within, phase: phase.get() }))
     }
 
     /// Sends a body, as [`Client::send`] does.
@@ -212,37 +213,37 @@ impl Client {
         url: &str,
         headers: &[(&'static str, String)],
         body: Vec<u8>,
-        bounds: Bounds,
-    ) -> Result<Answer, Error> {
+        bounds: RequestLimits,
+    ) -> Result<Response, HttpError> {
         let mut request = Request::post(url);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
         // What it says may be a secret.
-        self.send(request.body(body.into()).map_err(|_| Error::Address)?, bounds)
+        self.send(request.body(body.into()).map_err(|_| HttpError::Address)?, bounds)
     }
 
     async fn exchange(
         &self,
         mut request: Request<Bytes>,
         body_bytes_max: usize,
-        phase: &Cell<Phase>,
-    ) -> Result<Answer, Error> {
-        let failed = |why: &(dyn StdError + 'static)| Error::Failed { phase: phase.get(), why: chain(why) };
-        let Target { host, port, authority, is_plain } = target(request.uri())?;
-        let name = ServerName::try_from(host.clone()).map_err(|_| Error::Address)?;
-        let addresses = look_up(&host, port).await.map_err(|error| failed(&error))?;
+        phase: &Cell<RequestPhase>,
+    ) -> Result<Response, HttpError> {
+        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed { phase: phase.get(), why: chain(why) };
+        let RequestTarget { host, port, authority, is_plain } = target(request.uri())?;
+        let name = ServerName::try_from(host.clone()).map_err(|_| HttpError::Address)?;
+        let addresses = resolve(&host, port).await.map_err(|error| failed(&error))?;
 
-        phase.set(Phase::Connecting);
+        phase.set(RequestPhase::Connecting);
         let stream = connect(addresses).await.map_err(|error| failed(&error))?;
 
-        phase.set(Phase::Handshaking);
+        phase.set(RequestPhase::Handshaking);
         let stream: Box<dyn Stream> = match is_plain {
             true => Box::new(stream),
             false => Box::new(self.tls.connect(name, stream).await.map_err(|error| failed(&error))?),
         };
 
-        phase.set(Phase::Asking);
+        phase.set(RequestPhase::Asking);
         // Of the address the server gets the path, and the host as a header.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let path = path.parse::<Uri>().map_err(|error| failed(&error))?;
@@ -256,18 +257,18 @@ impl Client {
         tokio::spawn(connection);
         let answer = sender.send_request(request.map(Full::new)).await.map_err(|error| failed(&error))?;
 
-        phase.set(Phase::Reading);
+        phase.set(RequestPhase::Reading);
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { Error::TooLarge(body_bytes_max) } else { failed(error.as_ref()) }
+            if error.is::<LengthLimitError>() { HttpError::TooLarge(body_bytes_max) } else { failed(error.as_ref()) }
         })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
 /// What an address asks for.
 #[derive(Debug, PartialEq)]
-struct Target {
+struct RequestTarget {
     /// As it is looked up, and as its certificate names it.
     host: String,
     port: u16,
@@ -276,21 +277,21 @@ struct Target {
     is_plain: bool,
 }
 
-fn target(uri: &Uri) -> Result<Target, Error> {
+fn target(uri: &Uri) -> Result<RequestTarget, HttpError> {
     let (is_plain, port) = match uri.scheme_str() {
         Some("https") => (false, 443),
         Some("http") => (true, 80),
-        _ => return Err(Error::Address),
+        _ => return Err(HttpError::Address),
     };
-    let authority = uri.authority().ok_or(Error::Address)?;
+    let authority = uri.authority().ok_or(HttpError::Address)?;
     // Somebody's name and password would be sent to nobody.
     if authority.as_str().contains('@') {
-        return Err(Error::Address);
+        return Err(HttpError::Address);
     }
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = authority.port_u16().unwrap_or(port);
-    let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Address)?;
-    Ok(Target { host, port, authority, is_plain })
+    let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| HttpError::Address)?;
+    Ok(RequestTarget { host, port, authority, is_plain })
 }
 
 /// A connection, with TLS or without.
@@ -320,7 +321,7 @@ pub fn authority(host: &str, port: u16) -> String {
     }
 }
 
-fn roots_in(ca_file: &Path) -> Result<RootCertStore, Error> {
+fn roots_in(ca_file: &Path) -> Result<RootCertStore, HttpError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca_file)? {
         roots.add(certificate).map_err(|error| unusable(ca_file, error))?;
@@ -335,22 +336,22 @@ fn roots_of_host() -> RootCertStore {
     roots
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {
     let certificates = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| unusable(path, error))?;
     if certificates.is_empty() { Err(unusable(path, "there is no certificate in it")) } else { Ok(certificates) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+fn read(path: &Path) -> Result<Vec<u8>, HttpError> {
     read_as(path, FileRules::public(FILE_BYTES_MAX))
 }
 
-fn read_as(path: &Path, rules: FileRules) -> Result<Vec<u8>, Error> {
+fn read_as(path: &Path, rules: FileRules) -> Result<Vec<u8>, HttpError> {
     trusted::read(path, PathRules::NAMED, rules).map_err(|error| unusable(path, trusted::reason(&error, path)))
 }
 
-fn unusable(path: &Path, why: impl ToString) -> Error {
-    Error::File { path: path.to_owned(), why: why.to_string() }
+fn unusable(path: &Path, why: impl ToString) -> HttpError {
+    HttpError::File { path: path.to_owned(), why: why.to_string() }
 }
 
 /// An error with all that is behind it: the outermost often says only where it comes from.
@@ -364,7 +365,7 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
     told
 }
 
-impl std::fmt::Display for Phase {
+impl std::fmt::Display for RequestPhase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Resolving => "looking up the name",
@@ -383,7 +384,7 @@ mod tests {
     #[test]
     fn an_address_names_a_host_a_port_and_nobodys_password() {
         let of = |uri: &str| {
-            let Target { host, port, authority, is_plain } = target(&uri.parse().unwrap()).ok()?;
+            let RequestTarget { host, port, authority, is_plain } = target(&uri.parse().unwrap()).ok()?;
             Some((host, port, authority.to_str().unwrap().to_owned(), is_plain))
         };
         let told =

@@ -15,9 +15,9 @@ use hyper::{
 use serde::Deserialize;
 
 use crate::{
-    https::{self, Answer, Bounds, Client, Identity, authority},
+    https::{self, HttpClient, RequestLimits, Response, TlsOptions, authority},
     os::trusted::{self, FileRules, PathRules},
-    secret::Hidden,
+    secret::Redactor,
 };
 
 /// What the kubelet tells every pod, and what a pod has to be told.
@@ -63,7 +63,7 @@ pub struct Pod {
 
 /// Why the API does not tell.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum KubernetesError {
     /// Where it is, or which node this is, nobody has said.
     #[error("{variable} is {what}\n  hint: {hint}")]
     Environment {
@@ -91,7 +91,7 @@ pub enum Error {
         /// Where it was looked for.
         authority: String,
         /// What came of it.
-        error: https::Error,
+        error: https::HttpError,
     },
     /// It does not take the token, or does not let its owner list pods, or is not well.
     #[error("the Kubernetes API at {authority} answered {status}{message}\n  hint: {}", hint_of(*status))]
@@ -120,11 +120,11 @@ pub enum Error {
 #[derive(Deserialize)]
 struct List {
     kind: String,
-    items: Vec<Item>,
+    items: Vec<PodItem>,
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct PodItem {
     metadata: Metadata,
 }
 
@@ -139,7 +139,7 @@ struct Metadata {
 
 /// What an API server says when it does not do what it is asked.
 #[derive(Deserialize)]
-struct Status {
+struct ApiStatus {
     message: String,
 }
 
@@ -149,7 +149,7 @@ impl Api {
     /// # Errors
     ///
     /// Which variable is missing or makes no sense.
-    pub fn from_env(service_account_dir: PathBuf) -> Result<Self, Error> {
+    pub fn from_env(service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
         const IN_A_POD: &str = "every pod has it; elsewhere set it, and kubernetes.service_account_dir";
         let host = variable(HOST, IN_A_POD)?;
         let port = variable(PORT, IN_A_POD)?;
@@ -163,7 +163,7 @@ impl Api {
     /// # Errors
     ///
     /// Where no node can have such a name.
-    pub fn new(host: &str, port: u16, node: String, service_account_dir: PathBuf) -> Result<Self, Error> {
+    pub fn new(host: &str, port: u16, node: String, service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
         // It becomes part of an address.
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
         if node.is_empty() || !node.chars().all(is_name) {
@@ -183,25 +183,25 @@ impl Api {
     /// # Errors
     ///
     /// Why they are not known.
-    pub fn pods(&self) -> Result<Vec<Pod>, Error> {
+    pub fn pods(&self) -> Result<Vec<Pod>, KubernetesError> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
         let (answer, hidden) = self.get(&path)?;
         let harmless = |text: &str| harmless(&hidden.mask_text(text));
         if answer.status != StatusCode::OK {
-            let said =
-                serde_json::from_slice::<Status>(&answer.body).map(|status| format!(": {}", harmless(&status.message)));
+            let said = serde_json::from_slice::<ApiStatus>(&answer.body)
+                .map(|status| format!(": {}", harmless(&status.message)));
             let message = said.unwrap_or_default();
-            return Err(Error::Status { authority: self.authority.clone(), status: answer.status, message });
+            return Err(KubernetesError::Status { authority: self.authority.clone(), status: answer.status, message });
         }
-        let garbage = |why: String| Error::Garbage { authority: self.authority.clone(), why: harmless(&why) };
+        let garbage = |why: String| KubernetesError::Garbage { authority: self.authority.clone(), why: harmless(&why) };
         parse_pods(&answer.body).map_err(garbage)
     }
 
     /// An answer, and what must not be told of it.
-    fn get(&self, path: &str) -> Result<(Answer, Hidden), Error> {
-        let failed = |error| Error::Https { authority: self.authority.clone(), error };
+    fn get(&self, path: &str) -> Result<(Response, Redactor), KubernetesError> {
+        let failed = |error| KubernetesError::Https { authority: self.authority.clone(), error };
         let ca_file = self.service_account_dir.join("ca.crt");
-        let client = Client::new(&Identity { ca_file: Some(ca_file), client: None }).map_err(failed)?;
+        let client = HttpClient::new(&TlsOptions { ca_file: Some(ca_file), client: None }).map_err(failed)?;
         let (token, hidden) = self.token()?;
         let request = Request::builder()
             .method(Method::GET)
@@ -210,14 +210,14 @@ impl Api {
             .header(ACCEPT, ACCEPTED)
             .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
-            .map_err(|_| failed(https::Error::Address))?;
-        let answer = client.send(request, Bounds { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
+            .map_err(|_| failed(https::HttpError::Address))?;
+        let answer = client.send(request, RequestLimits { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
         Ok((answer.map_err(failed)?, hidden))
     }
 
-    fn token(&self) -> Result<(HeaderValue, Hidden), Error> {
+    fn token(&self) -> Result<(HeaderValue, Redactor), KubernetesError> {
         let path = self.service_account_dir.join("token");
-        let unusable = |why: String| Error::Token { path: path.clone(), why };
+        let unusable = |why: String| KubernetesError::Token { path: path.clone(), why };
         let rules = FileRules::public(TOKEN_BYTES_MAX);
         let token = trusted::read(&path, PathRules::NAMED, rules);
         let token = token.map_err(|error| unusable(trusted::reason(&error, &path)))?;
@@ -228,7 +228,7 @@ impl Api {
         let mut header = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
             .map_err(|_| unusable("is no token: it has characters that no header may have".to_owned()))?;
         header.set_sensitive(true);
-        Ok((header, Hidden::default().secret(&token)))
+        Ok((header, Redactor::default().secret(&token)))
     }
 }
 
@@ -255,13 +255,13 @@ impl From<Metadata> for Pod {
     }
 }
 
-fn variable(name: &'static str, hint: &'static str) -> Result<String, Error> {
+fn variable(name: &'static str, hint: &'static str) -> Result<String, KubernetesError> {
     let value = env::var(name).ok().filter(|value| !value.is_empty());
     value.ok_or_else(|| wrong(name, "not set".to_owned(), hint))
 }
 
-fn wrong(variable: &'static str, what: String, hint: &'static str) -> Error {
-    Error::Environment { variable, what, hint }
+fn wrong(variable: &'static str, what: String, hint: &'static str) -> KubernetesError {
+    KubernetesError::Environment { variable, what, hint }
 }
 
 fn hint_of(status: StatusCode) -> &'static str {

@@ -24,27 +24,27 @@
 //! and a line in [`core::Core::apply_into`]; the next action a variant of [`decide::Action`] and a module in `act/`.
 
 pub mod act;
+pub mod agent;
+pub mod bpf;
 pub mod clock;
 pub mod commands;
 pub mod config;
-pub mod core;
-pub mod daemon;
 pub mod decide;
 pub mod detect;
 pub mod doctor;
+pub mod engine;
 pub mod explain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hardship;
 pub mod https;
-pub mod kernel;
 pub mod kubernetes;
-pub mod live;
 mod os;
 pub mod outlet;
 pub mod record;
 mod resolve;
+pub mod scan_loop;
 mod secret;
 pub mod sense;
 pub mod serve;

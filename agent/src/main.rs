@@ -9,9 +9,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use spillway_agent::{
-    act::drain::Word,
-    commands::{self, Failure},
-    outlet::Outlet,
+    act::drain::Override,
+    commands::{self, CommandError},
+    outlet::NonblockingWriter,
     sense::Sensors,
 };
 use tracing::level_filters::LevelFilter;
@@ -180,9 +180,9 @@ fn main() -> ExitCode {
         Command::Pause { config } => commands::pause(config.as_deref(), true),
         Command::Resume { config } => commands::pause(config.as_deref(), false),
         Command::Drain { maintenance, config } => {
-            commands::say(config.as_deref(), if maintenance { Word::Maintenance } else { Word::Drain })
+            commands::say(config.as_deref(), if maintenance { Override::Maintenance } else { Override::Drain })
         }
-        Command::Undrain { config } => commands::say(config.as_deref(), Word::Undrain),
+        Command::Undrain { config } => commands::say(config.as_deref(), Override::Undrain),
         Command::Undo { config, json } => commands::undo(config.as_deref(), json),
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
     };
@@ -191,17 +191,17 @@ fn main() -> ExitCode {
     }
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::BadInput(error)) => {
+        Err(CommandError::BadInput(error)) => {
             eprintln!("{error:#}");
             ExitCode::from(2)
         }
-        Err(Failure::Failed(error)) => {
+        Err(CommandError::Failed(error)) => {
             eprintln!("spillway: {error:#}");
             ExitCode::FAILURE
         }
-        Err(Failure::Told) => ExitCode::FAILURE,
+        Err(CommandError::Told) => ExitCode::FAILURE,
         // Whoever read our output has what they wanted.
-        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
     }
 }
 
@@ -210,7 +210,7 @@ fn sensors(no_bpf: bool) -> Sensors {
 }
 
 /// The log of a daemon is written beside it, by what is given; that of a command, by itself.
-fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<Outlet>> {
+fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<NonblockingWriter>> {
     let level = match verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
@@ -225,7 +225,7 @@ fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<Outlet>> {
         log.with_writer(io::stderr).init();
         return Ok(None);
     }
-    let outlet = Outlet::start("standard error", io::stderr())?;
+    let outlet = NonblockingWriter::start("standard error", io::stderr())?;
     let writer = outlet.clone();
     log.with_writer(move || writer.clone()).init();
     Ok(Some(outlet))

@@ -31,13 +31,13 @@ enum Piece {
 
 /// One stream; its clones write to the same.
 #[derive(Clone)]
-pub struct Outlet {
+pub struct NonblockingWriter {
     pieces: SyncSender<Piece>,
     left_out: Arc<AtomicU64>,
     is_closed: Arc<AtomicBool>,
 }
 
-impl Outlet {
+impl NonblockingWriter {
     /// Starts its thread, which writes to `stream`, called `name`, whatever it takes.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Outlet {
     }
 }
 
-impl Write for Outlet {
+impl Write for NonblockingWriter {
     /// Takes a whole line, at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if !self.is_closed.load(Ordering::Relaxed) && self.pieces.try_send(Piece::Line(line.to_vec())).is_err() {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn who_writes_does_not_wait_for_who_reads_and_what_has_no_room_is_counted() {
         let (reader, writer) = full();
-        let mut outlet = Outlet::start("a full pipe", writer).unwrap();
+        let mut outlet = NonblockingWriter::start("a full pipe", writer).unwrap();
         let (done, ends) = channel();
         let writes = {
             let mut outlet = outlet.clone();
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn lines_are_written_again_once_a_full_disk_has_room() {
         let disk = Disk { room: Arc::new(AtomicU64::new(3)), holds: Arc::default() };
-        let mut outlet = Outlet::start("a full disk", disk.clone()).unwrap();
+        let mut outlet = NonblockingWriter::start("a full disk", disk.clone()).unwrap();
         for number in 10..14 {
             writeln_at_once(&mut outlet, number);
         }
@@ -235,14 +235,14 @@ mod tests {
         assert_eq!(outlet.left_out.load(Ordering::Relaxed), 0, "they were told of");
     }
 
-    fn writeln_at_once(outlet: &mut Outlet, number: usize) {
+    fn writeln_at_once(outlet: &mut NonblockingWriter, number: usize) {
         outlet.write_all(format!("{number}\n").as_bytes()).unwrap();
     }
 
     #[test]
     fn a_reader_that_went_away_or_is_stuck_holds_up_no_end() {
         let (reader, writer) = full();
-        let mut stuck = Outlet::start("a full pipe", writer).unwrap();
+        let mut stuck = NonblockingWriter::start("a full pipe", writer).unwrap();
         writeln_at_once(&mut stuck, 1);
         let clock = Clock::start();
         stuck.drain(Duration::from_millis(50));

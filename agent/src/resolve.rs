@@ -20,10 +20,10 @@ use tokio::sync::watch;
 const NAMES_MAX: usize = 16;
 
 /// What was found, for everybody who waits for it.
-type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
+type Lookup = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
 /// What is being looked up, by name; one that has its answer, or whose sender is gone, is done with.
-static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>> = Mutex::new(BTreeMap::new());
+static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Lookup>>>> = Mutex::new(BTreeMap::new());
 
 /// The addresses of `host`, a name or an address, each with this port. Waits for as long as the host's configuration says, or until it
 /// is dropped.
@@ -31,7 +31,7 @@ static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>> = Mutex
 /// # Errors
 ///
 /// Where the name is not known, or nobody says so; where too many are looked up at once.
-pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
@@ -44,7 +44,7 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-fn begin(host: &str) -> io::Result<watch::Receiver<Option<Found>>> {
+fn begin(host: &str) -> io::Result<watch::Receiver<Option<Lookup>>> {
     let mut look_ups = LOOK_UPS.lock().unwrap_or_else(PoisonError::into_inner);
     // One that has its answer is done, before its thread has ended: who asks now wants to know how it is now.
     look_ups.retain(|_, answer| answer.borrow().is_none() && answer.has_changed().is_ok());

@@ -33,20 +33,20 @@ const MASK: &[u8] = b"[secret]";
 
 /// Secrets that one call knows.
 #[derive(Debug, Default)]
-pub struct Hidden {
+pub struct Redactor {
     secrets: Vec<Vec<u8>>,
 }
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Secret {
+pub enum SecretSource {
     /// In a file.
     File(PathBuf),
     /// In a credential of this name, below `$CREDENTIALS_DIRECTORY`.
     Credential(String),
 }
 
-impl Secret {
+impl SecretSource {
     /// Reads where one is: an absolute path, or `credential:NAME`.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Secret {
     }
 }
 
-impl Hidden {
+impl Redactor {
     /// Hides each line of a secret.
     pub fn secret(mut self, text: &str) -> Self {
         let lines = text.lines().map(str::trim).filter(|line| line.len() >= SECRET_BYTES_MIN);
@@ -150,7 +150,7 @@ impl Hidden {
     }
 }
 
-impl fmt::Display for Secret {
+impl fmt::Display for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_secret_is_a_file_that_not_everybody_reads() {
         let path = env::temp_dir().join(format!("spillway-secret-{}", std::process::id()));
-        let secret = Secret::new(path.to_str().unwrap()).unwrap();
+        let secret = SecretSource::new(path.to_str().unwrap()).unwrap();
         fs::write(&path, " key \n").unwrap();
         let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         set(0o644);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_secret_is_not_told_however_it_is_quoted() {
         let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-        let hidden = Hidden::default()
+        let hidden = Redactor::default()
             .secret(&format!("{key}\nR0uT1ngK3y"))
             .address("https://lb.internal/drain/8c0d1ab2f7e94c55?token=s3cr3t-of-lb&n=1")
             .secret_address("https://hooks.internal/")
@@ -208,8 +208,8 @@ mod tests {
     #[test]
     fn what_names_no_secret_is_refused() {
         for text in ["", "key", "./key", "credential:", "credential:../a", "credential:.."] {
-            assert!(Secret::new(text).is_err(), "{text}");
+            assert!(SecretSource::new(text).is_err(), "{text}");
         }
-        assert_eq!(Secret::new("credential:pagerduty").unwrap().to_string(), "credential:pagerduty");
+        assert_eq!(SecretSource::new("credential:pagerduty").unwrap().to_string(), "credential:pagerduty");
     }
 }

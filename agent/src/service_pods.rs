@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    act::limit::Pods,
+    act::limit::PodLookup,
     config::{Config, Pattern},
 };
 
@@ -39,7 +39,7 @@ impl ServicePods {
         if patterns.is_empty() {
             return Ok(None);
         }
-        let pods = Pods::of_patterns(config, &patterns);
+        let pods = PodLookup::of_patterns(config, &patterns);
         let (sender, answers) = channel();
         thread::Builder::new().name("service-pods".to_owned()).spawn(move || keep(pods, &patterns, &sender))?;
         Ok(Some(Self { answers }))
@@ -52,7 +52,7 @@ impl ServicePods {
 }
 
 /// Asks until nobody listens any more.
-fn keep(mut pods: Pods, patterns: &[Pattern], answers: &Sender<NamedPods>) {
+fn keep(mut pods: PodLookup, patterns: &[Pattern], answers: &Sender<NamedPods>) {
     let mut last_error = None;
     for round in 0_u32.. {
         match named(&mut pods, patterns, f64::from(round) * REFRESH.as_secs_f64()) {
@@ -73,7 +73,7 @@ fn keep(mut pods: Pods, patterns: &[Pattern], answers: &Sender<NamedPods>) {
     }
 }
 
-fn named(pods: &mut Pods, patterns: &[Pattern], t: f64) -> Result<NamedPods, String> {
+fn named(pods: &mut PodLookup, patterns: &[Pattern], t: f64) -> Result<NamedPods, String> {
     let mut named = NamedPods::new();
     for (uid, name) in pods.all().map_err(|error| error.to_string())? {
         let by_namespace = patterns.iter().find(|pattern| pattern.is_namespace(&name.namespace));
@@ -103,7 +103,7 @@ mod tests {
         for name in ["shop_web-1_11-22", "kube-system_dns_33-44", "no-pod", "a_b"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
-        let mut pods = Pods::new(dir.clone(), Err("nobody asks".to_owned()));
+        let mut pods = PodLookup::new(dir.clone(), Err("nobody asks".to_owned()));
         let of_shop = named(&mut pods, &[Pattern::new("namespace:shop").unwrap()], 0.0).unwrap();
         assert_eq!(of_shop, NamedPods::from([("11-22".to_owned(), "namespace:shop".to_owned())]));
         let error = named(&mut pods, &[Pattern::new("pod:app=web").unwrap()], 0.0).unwrap_err();

@@ -37,7 +37,7 @@ use std::{
 
 use serde_json::Value;
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{Fact, ListenerFact, OutboundFact, ProcessFact, Sensors},
 };
 

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use spillway_agent::kernel::Kernel;
+use spillway_agent::bpf::LoadedBpf;
 
 /// A program's name, its mean cost of an event in nanoseconds, and how many there were.
 pub type ProgramCost = (String, f64, u64);
@@ -15,7 +15,7 @@ pub type ProgramCost = (String, f64, u64);
 /// # Errors
 ///
 /// Where a descriptor of our own cannot be looked up.
-pub fn program_costs(kernel: &Kernel) -> io::Result<Vec<ProgramCost>> {
+pub fn program_costs(kernel: &LoadedBpf) -> io::Result<Vec<ProgramCost>> {
     let mut costs = Vec::new();
     for (name, program) in kernel.programs() {
         let Ok(fd) = program.fd() else { continue };

@@ -3,8 +3,8 @@
 
 use hyper::Uri;
 
-use super::{drain::Endpoint, signature::Keys};
-use crate::{config::Config, https, secret::Secret};
+use super::{drain::DrainClient, signature::SigningKeys};
+use crate::{config::Config, https, secret::SecretSource};
 
 const HINT: &str = "put it there, owned by the user that spillway runs as, with mode 0600";
 
@@ -34,17 +34,17 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
         ("act.drain.secret_file", &drain.secret_file, is_keys),
     ];
     let secrets = secrets.into_iter().filter_map(|(key, secret, check)| check_secret(key, secret.as_ref()?, check));
-    let page_ca = https::Identity { ca_file: page.ca_file.clone(), client: None };
+    let page_ca = https::TlsOptions { ca_file: page.ca_file.clone(), client: None };
     let page_ca = page.ca_file.is_some().then_some(("act.page.ca_file", page_ca));
-    let endpoint = Endpoint::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
+    let endpoint = DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
     let identities = page_ca.into_iter().chain(endpoint).filter_map(|(key, identity)| {
-        let wrong = https::Client::new(&identity).err()?;
+        let wrong = https::HttpClient::new(&identity).err()?;
         Some(problem(key, &wrong.to_string(), false))
     });
     secrets.chain(identities).collect()
 }
 
-fn check_secret(key: &'static str, secret: &Secret, check: Check) -> Option<FileProblem> {
+fn check_secret(key: &'static str, secret: &SecretSource, check: Check) -> Option<FileProblem> {
     let read = secret.read();
     let is_unknown = read.is_err() && secret.is_elsewhere();
     let wrong = read.and_then(|text| check(&text).map_err(|wrong| format!("{secret}: {wrong}"))).err()?;
@@ -57,7 +57,7 @@ fn problem(key: &'static str, wrong: &str, is_unknown: bool) -> FileProblem {
 }
 
 fn is_keys(text: &str) -> Result<(), String> {
-    Keys::read(text).map(drop).map_err(|error| error.to_string())
+    SigningKeys::read(text).map(drop).map_err(|error| error.to_string())
 }
 
 fn is_routing_key(text: &str) -> Result<(), String> {

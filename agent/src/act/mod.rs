@@ -4,22 +4,22 @@
 //! loop; [`Pause`] stops it; [`undo_all`] puts everything back, with or without an agent. A [`drain::Drainer`] takes this node out of
 //! service and back. The next action is a module here, and an arm in [`Actor::perform`].
 
-mod actor;
 pub mod drain;
 mod files;
 mod journal;
 pub mod limit;
+mod limit_worker;
+pub mod notify;
 mod outcome;
-pub mod page;
 mod pause;
 mod signature;
 
-pub use actor::{Actor, recover};
 pub use files::{FileProblem, check_files};
-pub use journal::{Change, ChangedUnit, Entry, Journal, Split, Unreadable};
+pub use journal::{Change, ChangedUnit, IsolatedCgroup, Journal, JournalEntry, Unreadable};
 pub use limit::{Undone, undo_all};
-pub use outcome::{Event, Outcome};
-pub use page::Paging;
+pub use limit_worker::{LimitWorker, recover};
+pub use notify::Notifier;
+pub use outcome::{Outcome, OutcomeKind};
 pub use pause::Pause;
 
 #[cfg(any(test, fuzzing))]

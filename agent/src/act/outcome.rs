@@ -11,7 +11,7 @@ pub struct Outcome {
     pub t: f64,
     /// What happened.
     #[serde(rename = "outcome")]
-    pub event: Event,
+    pub event: OutcomeKind,
     /// The incident on whose account.
     pub id: Arc<str>,
     /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it is all of them.
@@ -25,7 +25,7 @@ pub struct Outcome {
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum OutcomeKind {
     /// The limit was set.
     Limited,
     /// It was not set, for a reason that is none of the kernel's.
@@ -35,25 +35,25 @@ pub enum Event {
     /// Somebody changed the limit, and it was set again.
     Reasserted,
     /// Somebody changed it once too often; it is left to them.
-    Yielded,
+    Overridden,
     /// The limit was lowered.
     Tightened,
     /// The limit was raised, because the cgroup did nothing but wait for memory.
-    BackedOff,
+    Relaxed,
     /// Its CPU was limited as well, because it spun at its limit.
-    Slowed,
+    CpuThrottled,
     /// The limit was raised, because processes that were moved replace memory that they had before.
     Widened,
     /// It does nothing but wait for memory, and the limit gives way no more.
     Thrashing,
     /// It does not grow any more.
-    Still,
+    GrowthStopped,
     /// The incident is over, and the limit stays because it is what holds the memory down.
-    Held,
+    KeptAfterIncident,
     /// What was there before is there again.
     Undone,
     /// The cgroup is gone, and the limit with it.
-    Gone,
+    CgroupRemoved,
     /// Somebody was asked to give this node no new work.
     DrainRequested,
     /// That was granted.
@@ -74,7 +74,7 @@ pub enum Event {
     UndrainFailed,
 }
 
-impl Event {
+impl OutcomeKind {
     /// As it is printed for programs, and counted.
     pub fn name(self) -> &'static str {
         match self {
@@ -82,16 +82,16 @@ impl Event {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Reasserted => "reasserted",
-            Self::Yielded => "yielded",
+            Self::Overridden => "yielded",
             Self::Tightened => "tightened",
-            Self::BackedOff => "backed_off",
-            Self::Slowed => "slowed",
+            Self::Relaxed => "backed_off",
+            Self::CpuThrottled => "slowed",
             Self::Widened => "widened",
             Self::Thrashing => "thrashing",
-            Self::Still => "still",
-            Self::Held => "held",
+            Self::GrowthStopped => "still",
+            Self::KeptAfterIncident => "held",
             Self::Undone => "undone",
-            Self::Gone => "gone",
+            Self::CgroupRemoved => "gone",
             Self::DrainRequested => "drain_requested",
             Self::Draining => "draining",
             Self::Drained => "drained",
@@ -109,8 +109,8 @@ impl Event {
         matches!(
             self,
             Self::Failed
-                | Self::Yielded
-                | Self::BackedOff
+                | Self::Overridden
+                | Self::Relaxed
                 | Self::Thrashing
                 | Self::DrainRefused
                 | Self::DrainUseless
@@ -119,29 +119,29 @@ impl Event {
     }
 }
 
-impl Serialize for Event {
+impl Serialize for OutcomeKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for OutcomeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Limited => "limited",
             Self::Refused => "refused to limit",
             Self::Failed => "failed to limit",
             Self::Reasserted => "set again the limit of",
-            Self::Yielded => "gave up the limit of",
+            Self::Overridden => "gave up the limit of",
             Self::Tightened => "tightened the limit of",
-            Self::BackedOff => "widened the limit of",
-            Self::Slowed => "slowed down",
+            Self::Relaxed => "widened the limit of",
+            Self::CpuThrottled => "slowed down",
             Self::Widened => "made room below the limit of",
             Self::Thrashing => "cannot help",
-            Self::Still => "contained",
-            Self::Held => "keeps the limit of",
+            Self::GrowthStopped => "contained",
+            Self::KeptAfterIncident => "keeps the limit of",
             Self::Undone => "put back the limit of",
-            Self::Gone => "forgot the limit of",
+            Self::CgroupRemoved => "forgot the limit of",
             Self::DrainRequested => "asked to drain",
             Self::Draining => "drains",
             Self::Drained => "drained",

@@ -13,11 +13,11 @@ const PREFIX: &str = "whsec_";
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// Keys, the newest first.
-pub struct Keys(Vec<hmac::Key>);
+pub struct SigningKeys(Vec<hmac::Key>);
 
 /// Why a file holds no keys.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoKeys {
+pub enum SigningKeyError {
     /// It is empty.
     #[error("there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one a line")]
     Empty,
@@ -26,22 +26,22 @@ pub enum NoKeys {
     Line(usize),
 }
 
-impl Keys {
+impl SigningKeys {
     /// Reads keys, one a line.
     ///
     /// # Errors
     ///
     /// Which line is none.
-    pub fn read(text: &str) -> Result<Self, NoKeys> {
+    pub fn read(text: &str) -> Result<Self, SigningKeyError> {
         let lines =
             text.lines().enumerate().map(|(nth, line)| (nth + 1, line.trim())).filter(|(_, line)| !line.is_empty());
         let key = |(nth, line): (usize, &str)| {
             let bytes = line.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok());
-            let bytes = bytes.filter(|bytes| KEY_BYTES.contains(&bytes.len())).ok_or(NoKeys::Line(nth))?;
+            let bytes = bytes.filter(|bytes| KEY_BYTES.contains(&bytes.len())).ok_or(SigningKeyError::Line(nth))?;
             Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
         };
         let keys = lines.map(key).collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() { Err(NoKeys::Empty) } else { Ok(Self(keys)) }
+        if keys.is_empty() { Err(SigningKeyError::Empty) } else { Ok(Self(keys)) }
     }
 
     /// The headers that a request has beside its body. `unix_secs` is now.
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_specification_is_signed_as_it_says() {
-        let keys = Keys::read(KEY).unwrap();
+        let keys = SigningKeys::read(KEY).unwrap();
         let body = br#"{"test": 2432232314}"#;
         let headers = keys.headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
         assert_eq!(headers[2].1, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn each_key_signs_and_a_line_that_is_none_is_named_without_what_it_says() {
-        let two = Keys::read(&format!("{KEY}\n\n  {KEY}\n")).unwrap();
+        let two = SigningKeys::read(&format!("{KEY}\n\n  {KEY}\n")).unwrap();
         assert_eq!(two.headers("a", 1, b"")[2].1.matches("v1,").count(), 2);
-        assert_eq!(Keys::read("\n").err(), Some(NoKeys::Empty));
+        assert_eq!(SigningKeys::read("\n").err(), Some(SigningKeyError::Empty));
         for wrong in ["secret", "whsec_", "whsec_AAAA", "whsec_%%%"] {
-            let error = Keys::read(&format!("{KEY}\n{wrong}")).err();
-            assert_eq!(error, Some(NoKeys::Line(2)), "{wrong}");
+            let error = SigningKeys::read(&format!("{KEY}\n{wrong}")).err();
+            assert_eq!(error, Some(SigningKeyError::Line(2)), "{wrong}");
         }
     }
 }

@@ -13,12 +13,12 @@ use thiserror::Error;
 pub struct ConfigErrors {
     /// Where the text came from, as the operator named it.
     file: String,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Line in the file, from 1; `None` where the file as a whole is at fault.
     pub line: Option<usize>,
     /// What is wrong, with the value that was found.
@@ -29,7 +29,7 @@ pub struct Problem {
 
 impl ConfigErrors {
     /// The `problems` of `file`, which the caller has put in file order.
-    pub(crate) fn new(file: &str, problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(file: &str, problems: Vec<ConfigProblem>) -> Self {
         debug_assert!(!problems.is_empty(), "an error without a problem");
         Self { file: file.to_owned(), problems }
     }
@@ -40,14 +40,14 @@ impl ConfigErrors {
     }
 
     /// The problems in file order, at least one.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[ConfigProblem] {
         &self.problems
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Problem { line, message, hint }) in self.problems.iter().enumerate() {
+        for (index, ConfigProblem { line, message, hint }) in self.problems.iter().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn errors() -> ConfigErrors {
-        let problem = |line, message: &str| Problem { line, message: message.to_owned(), hint: "try".to_owned() };
+        let problem = |line, message: &str| ConfigProblem { line, message: message.to_owned(), hint: "try".to_owned() };
         ConfigErrors::new("x.toml", vec![problem(None, "is a riddle"), problem(Some(3), "so is this")])
     }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{kind::Kind, url::Plain};
+use super::{kind::ValueKind, url::Plain};
 
 /// One key that may be set.
 pub struct Key {
@@ -19,7 +19,7 @@ pub struct Key {
     /// The default, as TOML.
     pub default: &'static str,
     /// The values it takes, and the field they go to.
-    pub kind: Kind,
+    pub kind: ValueKind,
 }
 
 /// A table of keys, for the generated file.
@@ -80,14 +80,14 @@ pub const KEYS: &[Key] = &[
         doc: "Whether decisions are carried out. With \"observe\" each is recorded as what would be done, and nothing \
               is done; with \"enforce\" the actions below are done that are enabled.",
         default: r#""observe""#,
-        kind: Kind::Mode(|config| &mut config.mode),
+        kind: ValueKind::Mode(|config| &mut config.mode),
     },
     Key {
         path: "sense.interval",
         doc: "Time between two scans of every process.",
         default: r#""1s""#,
         // Below, the scans themselves are the load; above, a fast leak has run its course between two of them.
-        kind: Kind::Duration(|config| &mut config.sense.interval, millis(100)..=Duration::from_mins(1)),
+        kind: ValueKind::Duration(|config| &mut config.sense.interval, millis(100)..=Duration::from_mins(1)),
     },
     Key {
         path: "detect.leak.warm_up",
@@ -95,7 +95,7 @@ pub const KEYS: &[Key] = &[
               caches is not a leak. What it weighs is kept from its first minute on. A process that ran before is \
               watched for as long before less than some minutes of growth are a leak: a job may be what it does.",
         default: r#""20m""#,
-        kind: Kind::Duration(|config| &mut config.detect.leak.warm_up, Duration::ZERO..=WEEK),
+        kind: ValueKind::Duration(|config| &mut config.detect.leak.warm_up, Duration::ZERO..=WEEK),
     },
     Key {
         path: "detect.leak.horizons",
@@ -103,7 +103,7 @@ pub const KEYS: &[Key] = &[
               ones find slow leaks at all and tell growth that slows; the shortest must span at least 32 scans.",
         default: r#"["32s", "1m36s", "5m", "15m", "45m", "2h", "6h", "18h"]"#,
         // How short it may be really depends on the interval: see check.rs.
-        kind: Kind::Durations(|config| &mut config.detect.leak.horizons, millis(1_000)..=WEEK),
+        kind: ValueKind::Durations(|config| &mut config.detect.leak.horizons, millis(1_000)..=WEEK),
     },
     Key {
         path: "detect.leak.significance",
@@ -111,28 +111,28 @@ pub const KEYS: &[Key] = &[
               are asked less often, may err as often a day. Smaller means fewer false alarms and later true ones.",
         default: "1e-6",
         // Student's t of few points has heavy tails: asking for less than this would silence all but perfect lines.
-        kind: Kind::Number(|config| &mut config.detect.leak.significance, 1e-7..=0.5),
+        kind: ValueKind::Number(|config| &mut config.detect.leak.significance, 1e-7..=0.5),
     },
     Key {
         path: "detect.leak.min_growth",
         doc: "Growth below this is not worth a claim, unless the limit is near.",
         default: r#""24MiB""#,
         // One page, to one tebibyte.
-        kind: Kind::Size(|config| &mut config.detect.leak.min_growth_bytes, 4 << 10..=1 << 40),
+        kind: ValueKind::Size(|config| &mut config.detect.leak.min_growth_bytes, 4 << 10..=1 << 40),
     },
     Key {
         path: "detect.leak.max_extrapolation",
         doc: "How far ahead a forecast may reach, in horizons: exhaustion further off than this many times the time \
               over which growth was seen is not claimed.",
         default: "10000",
-        kind: Kind::Number(|config| &mut config.detect.leak.max_extrapolation, 1.0..=10_000.0),
+        kind: ValueKind::Number(|config| &mut config.detect.leak.max_extrapolation, 1.0..=10_000.0),
     },
     Key {
         path: "detect.overload.target",
         doc: "A connection that waits this long to be accepted stands in a queue.",
         default: r#""5ms""#,
         // Waking a thread takes tens of microseconds: a wait shorter than 100 is no queue.
-        kind: Kind::Duration(
+        kind: ValueKind::Duration(
             |config| &mut config.detect.overload.target,
             Duration::from_micros(100)..=Duration::from_mins(1),
         ),
@@ -141,7 +141,7 @@ pub const KEYS: &[Key] = &[
         path: "detect.overload.interval",
         doc: "Time between two looks at every listening socket.",
         default: r#""100ms""#,
-        kind: Kind::Duration(|config| &mut config.detect.overload.interval, millis(10)..=millis(10_000)),
+        kind: ValueKind::Duration(|config| &mut config.detect.overload.interval, millis(10)..=millis(10_000)),
     },
     Key {
         path: "detect.overload.sustain",
@@ -149,26 +149,29 @@ pub const KEYS: &[Key] = &[
               is an overload, unless so few wait that chance explains it. One that nears its limit is claimed after \
               half of it, one from which nothing is accepted after seven tenths. At least two intervals.",
         default: r#""1s""#,
-        kind: Kind::Duration(|config| &mut config.detect.overload.sustain, millis(20)..=Duration::from_mins(10)),
+        kind: ValueKind::Duration(|config| &mut config.detect.overload.sustain, millis(20)..=Duration::from_mins(10)),
     },
     Key {
         path: "detect.overload.clear_after",
         doc: "A queue that was no overload for this long is well again. At least two intervals.",
         default: r#""5s""#,
-        kind: Kind::Duration(|config| &mut config.detect.overload.clear_after, millis(20)..=Duration::from_hours(1)),
+        kind: ValueKind::Duration(
+            |config| &mut config.detect.overload.clear_after,
+            millis(20)..=Duration::from_hours(1),
+        ),
     },
     Key {
         path: "decide.limit_within",
         doc: "A leak that is forecast to exhaust memory sooner than this is to be limited.",
         default: r#""1h""#,
-        kind: Kind::Duration(|config| &mut config.decide.limit_within, millis(1_000)..=WEEK),
+        kind: ValueKind::Duration(|config| &mut config.decide.limit_within, millis(1_000)..=WEEK),
     },
     Key {
         path: "decide.drain_within",
         doc: "A leak that is forecast to exhaust memory sooner than this is to be drained away from: the last step, so \
               no sooner than the limit.",
         default: r#""10m""#,
-        kind: Kind::Duration(|config| &mut config.decide.drain_within, millis(1_000)..=WEEK),
+        kind: ValueKind::Duration(|config| &mut config.decide.drain_within, millis(1_000)..=WEEK),
     },
     Key {
         path: "decide.services",
@@ -178,7 +181,7 @@ pub const KEYS: &[Key] = &[
               other units in three different minutes is one as well, unless it runs in a user's session. Everything else is \
               reported as info, and nobody is paged for it.",
         default: "[]",
-        kind: Kind::Services(|config| &mut config.decide.services),
+        kind: ValueKind::Services(|config| &mut config.decide.services),
     },
     Key {
         path: "decide.protected",
@@ -189,38 +192,38 @@ pub const KEYS: &[Key] = &[
               which that cannot be told is not limited. The units of a user's own systemd, or inside a container, are named by \
               path only: their names are anybody's choice.",
         default: "[]",
-        kind: Kind::Patterns(|config| &mut config.decide.protected),
+        kind: ValueKind::Patterns(|config| &mut config.decide.protected),
     },
     Key {
         path: "decide.allow",
         doc: "What alone may be limited, written likewise. With none, everything may be that is not protected.",
         default: "[]",
-        kind: Kind::Patterns(|config| &mut config.decide.allow),
+        kind: ValueKind::Patterns(|config| &mut config.decide.allow),
     },
     Key {
         path: "decide.cooldown",
         doc: "A cgroup that was limited, or a node that was drained, is left alone for this long before it is again.",
         default: r#""10m""#,
-        kind: Kind::Duration(|config| &mut config.decide.cooldown, millis(1_000)..=WEEK),
+        kind: ValueKind::Duration(|config| &mut config.decide.cooldown, millis(1_000)..=WEEK),
     },
     Key {
         path: "decide.max_actions_per_hour",
         doc: "Limits and drains in any hour; what is put back, and telling a human, is not counted.",
         default: "6",
-        kind: Kind::Count(|config| &mut config.decide.max_actions_per_hour, 0..=1_000),
+        kind: ValueKind::Count(|config| &mut config.decide.max_actions_per_hour, 0..=1_000),
     },
     Key {
         path: "decide.flap_within",
         doc: "A claim that returns within this time of its end continues its incident: the page that is open is updated, and no new one \
               is sent. An incident is resolved once it has been quiet for this long.",
         default: r#""10m""#,
-        kind: Kind::Duration(|config| &mut config.decide.flap_within, Duration::ZERO..=Duration::from_hours(24)),
+        kind: ValueKind::Duration(|config| &mut config.decide.flap_within, Duration::ZERO..=Duration::from_hours(24)),
     },
     Key {
         path: "act.limit.enabled",
         doc: "Whether limits are set where the mode is \"enforce\".",
         default: "true",
-        kind: Kind::Flag(|config| &mut config.act.limit.enabled),
+        kind: ValueKind::Flag(|config| &mut config.act.limit.enabled),
     },
     Key {
         path: "act.limit.margin",
@@ -228,7 +231,7 @@ pub const KEYS: &[Key] = &[
               kills nobody.",
         default: r#""64MiB""#,
         // Below, what a busy service allocates between two looks is in the way; above, it is a share of no host.
-        kind: Kind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
+        kind: ValueKind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
     },
     Key {
         path: "act.limit.delegated",
@@ -236,7 +239,7 @@ pub const KEYS: &[Key] = &[
               shares one with other programs is moved to a child of it, and is limited there. Where systemd runs the host \
               the unit needs Delegate=yes as well. With none, a leaker that shares its cgroup is not limited.",
         default: "[]",
-        kind: Kind::Patterns(|config| &mut config.act.limit.delegated),
+        kind: ValueKind::Patterns(|config| &mut config.act.limit.delegated),
     },
     Key {
         path: "act.limit.backstop",
@@ -247,7 +250,7 @@ pub const KEYS: &[Key] = &[
               killing at it is turned off.",
         default: r#""none""#,
         // Four of the least margins; above, it is a share of no host.
-        kind: Kind::MaybeSize(|config| &mut config.act.limit.backstop_bytes, (32 << 20)..=(1 << 40)),
+        kind: ValueKind::MaybeSize(|config| &mut config.act.limit.backstop_bytes, (32 << 20)..=(1 << 40)),
     },
     Key {
         path: "act.limit.cpu_weight",
@@ -256,7 +259,7 @@ pub const KEYS: &[Key] = &[
               Put back with the limit. Needs cgroup v2 with the cpu controller handed on.",
         default: r#""none""#,
         // What the kernel takes.
-        kind: Kind::MaybeCount(|config| &mut config.act.limit.cpu_weight, 1..=10_000),
+        kind: ValueKind::MaybeCount(|config| &mut config.act.limit.cpu_weight, 1..=10_000),
     },
     Key {
         path: "act.limit.cpu_max",
@@ -264,27 +267,27 @@ pub const KEYS: &[Key] = &[
               then, even where CPUs are idle: a weight is the milder choice.",
         default: r#""none""#,
         // Below, it would hold what others wait for inside of the kernel for too long; above, it is no bound.
-        kind: Kind::MaybePercent(|config| &mut config.act.limit.cpu_max_percent, 10..=10_000),
+        kind: ValueKind::MaybePercent(|config| &mut config.act.limit.cpu_max_percent, 10..=10_000),
     },
     Key {
         path: "act.limit.cpu_after",
         doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
         default: r#""10s""#,
-        kind: Kind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+        kind: ValueKind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
     },
     Key {
         path: "act.drain.enabled",
         doc: "Whether drains are asked for where the mode is \"enforce\". What an operator says with `spillway drain` and `spillway \
               undrain` holds anyway.",
         default: "true",
-        kind: Kind::Flag(|config| &mut config.act.drain.enabled),
+        kind: ValueKind::Flag(|config| &mut config.act.drain.enabled),
     },
     Key {
         path: "act.drain.url",
         doc: "Who is asked for a drain and for its end, by a signed POST; \"none\" for nobody. A 2xx grants it, 409 and 423 refuse it, \
               410 has nobody asked any more, and anything else is tried again until the deadline. No grant means no drain.",
         default: r#""none""#,
-        kind: Kind::MaybeUrl(|config| &mut config.act.drain.url, Plain::Loopback),
+        kind: ValueKind::MaybeUrl(|config| &mut config.act.drain.url, Plain::Loopback),
     },
     Key {
         path: "act.drain.require_echo",
@@ -292,20 +295,20 @@ pub const KEYS: &[Key] = &[
               so that no proxy or parked domain that answers 200 to everything can drain this node. Without it a drain is withdrawn. \
               false is for receivers that cannot; an undrain needs none.",
         default: "true",
-        kind: Kind::Flag(|config| &mut config.act.drain.require_echo),
+        kind: ValueKind::Flag(|config| &mut config.act.drain.require_echo),
     },
     Key {
         path: "act.drain.secret_file",
         doc: "File with the keys that requests are signed with, as Standard Webhooks have them, \"whsec_...\", one a line: the newest \
               first, and the one before it until the receiver knows the new one. \"credential:NAME\" for one that systemd hands over.",
         default: r#""none""#,
-        kind: Kind::MaybeSecret(|config| &mut config.act.drain.secret_file),
+        kind: ValueKind::MaybeSecret(|config| &mut config.act.drain.secret_file),
     },
     Key {
         path: "act.drain.deadline",
         doc: "How long a request is tried and of use. A drain that is not granted by then is refused: this node goes on, and a human is told.",
         default: r#""5m""#,
-        kind: Kind::Duration(
+        kind: ValueKind::Duration(
             |config| &mut config.act.drain.deadline,
             Duration::from_secs(1)..=Duration::from_hours(24),
         ),
@@ -315,13 +318,16 @@ pub const KEYS: &[Key] = &[
         doc: "Least time for which this node is healthy after a drain, draining, drained, and looked at once more, so that it does not come \
               and go. What an operator says is done at once.",
         default: r#""30s""#,
-        kind: Kind::Duration(|config| &mut config.act.drain.dwell, Duration::from_secs(1)..=Duration::from_hours(24)),
+        kind: ValueKind::Duration(
+            |config| &mut config.act.drain.dwell,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        ),
     },
     Key {
         path: "act.drain.drained_within",
         doc: "How long open connections are waited for before this node is called drained all the same.",
         default: r#""2m""#,
-        kind: Kind::Duration(
+        kind: ValueKind::Duration(
             |config| &mut config.act.drain.drained_within,
             Duration::from_secs(1)..=Duration::from_hours(24),
         ),
@@ -330,14 +336,17 @@ pub const KEYS: &[Key] = &[
         path: "act.drain.verify",
         doc: "How long nothing may call for the drain before its end is asked for.",
         default: r#""1m""#,
-        kind: Kind::Duration(|config| &mut config.act.drain.verify, Duration::from_secs(1)..=Duration::from_hours(24)),
+        kind: ValueKind::Duration(
+            |config| &mut config.act.drain.verify,
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        ),
     },
     Key {
         path: "act.drain.helps_within",
         doc: "Time in which a drain has to help: queue or wait fall by a quarter, a leak's end moves away, or its connections go. For a leak \
               it counts once this node is drained. A drain that did not help is undone, and not asked for again in the same incident.",
         default: r#""30s""#,
-        kind: Kind::Duration(
+        kind: ValueKind::Duration(
             |config| &mut config.act.drain.helps_within,
             Duration::from_secs(1)..=Duration::from_hours(24),
         ),
@@ -346,19 +355,19 @@ pub const KEYS: &[Key] = &[
         path: "act.drain.ca_file",
         doc: "Certificates, in PEM, one of which has to have signed that of act.drain.url; \"none\" for those that this host trusts.",
         default: r#""none""#,
-        kind: Kind::MaybePath(|config| &mut config.act.drain.ca_file),
+        kind: ValueKind::MaybePath(|config| &mut config.act.drain.ca_file),
     },
     Key {
         path: "act.drain.client_cert_file",
         doc: "The agent's own certificate, in PEM, where the receiver asks for one.",
         default: r#""none""#,
-        kind: Kind::MaybePath(|config| &mut config.act.drain.client_cert_file),
+        kind: ValueKind::MaybePath(|config| &mut config.act.drain.client_cert_file),
     },
     Key {
         path: "act.drain.client_key_file",
         doc: "The key of act.drain.client_cert_file, in PEM.",
         default: r#""none""#,
-        kind: Kind::MaybePath(|config| &mut config.act.drain.client_key_file),
+        kind: ValueKind::MaybePath(|config| &mut config.act.drain.client_key_file),
     },
     Key {
         path: "act.drain.agent_check.listen",
@@ -366,83 +375,83 @@ pub const KEYS: &[Key] = &[
               \"ready\" and a weight, \"drain\" or \"maint\", and in observe mode that all is well. The weight is a share of the server's in \
               HAProxy, which should be 100 there: of 1 it leaves nothing. Beyond this host, only the networks in serve.allow may connect.",
         default: r#""none""#,
-        kind: Kind::MaybeAddress(|config| &mut config.act.drain.agent_check),
+        kind: ValueKind::MaybeAddress(|config| &mut config.act.drain.agent_check),
     },
     Key {
         path: "act.drain.agent_check.floor",
         doc: "Lowest weight that the agent check answers with, however near a leak's end is or however long a queue stands. It falls and \
               rises in steps of 10%. An overload alone never goes further, as its load would only move to the other nodes.",
         default: r#""50%""#,
-        kind: Kind::Percent(|config| &mut config.act.drain.agent_check_floor_percent, 10..=100),
+        kind: ValueKind::Percent(|config| &mut config.act.drain.agent_check_floor_percent, 10..=100),
     },
     Key {
         path: "act.page.in_observe",
         doc: "Whether somebody is told where the mode is \"observe\": telling changes nothing on this host.",
         default: "false",
-        kind: Kind::Flag(|config| &mut config.act.page.in_observe),
+        kind: ValueKind::Flag(|config| &mut config.act.page.in_observe),
     },
     Key {
         path: "act.page.runbook_url",
         doc: "What to do, as a link on every page.",
         default: r#""none""#,
-        kind: Kind::MaybeUrl(|config| &mut config.act.page.runbook_url, Plain::Anywhere),
+        kind: ValueKind::MaybeUrl(|config| &mut config.act.page.runbook_url, Plain::Anywhere),
     },
     Key {
         path: "act.page.picture_url",
         doc: "What it looks like, as a picture on every page that can have one: a graph of this host. PagerDuty asks for https.",
         default: r#""none""#,
-        kind: Kind::MaybeUrl(|config| &mut config.act.page.picture_url, Plain::Loopback),
+        kind: ValueKind::MaybeUrl(|config| &mut config.act.page.picture_url, Plain::Loopback),
     },
     Key {
         path: "act.page.ca_file",
         doc: "Certificates in PEM by which receivers are trusted. With \"none\", by those that this host trusts.",
         default: r#""none""#,
-        kind: Kind::MaybePath(|config| &mut config.act.page.ca_file),
+        kind: ValueKind::MaybePath(|config| &mut config.act.page.ca_file),
     },
     Key {
         path: "act.page.pagerduty.url",
         doc: "Where its Events API takes alerts; accounts in Europe have another address.",
         default: r#""https://events.pagerduty.com/v2/enqueue""#,
-        kind: Kind::Url(|config| &mut config.act.page.pagerduty.url, Plain::Loopback),
+        kind: ValueKind::Url(|config| &mut config.act.page.pagerduty.url, Plain::Loopback),
     },
     Key {
         path: "act.page.pagerduty.routing_key_file",
         doc: "Where the integration's key is, 32 characters: a file that only its owner reads, or \"credential:NAME\", handed over by \
               systemd's LoadCredential=NAME:PATH. With \"none\" nobody is told there.",
         default: r#""none""#,
-        kind: Kind::MaybeSecret(|config| &mut config.act.page.pagerduty.routing_key_file),
+        kind: ValueKind::MaybeSecret(|config| &mut config.act.page.pagerduty.routing_key_file),
     },
     Key {
         path: "act.page.alertmanager.url",
         doc: "Where it takes alerts: its address and /api/v2/alerts.",
         default: r#""none""#,
-        kind: Kind::MaybeUrl(|config| &mut config.act.page.alertmanager.url, Plain::Anywhere),
+        kind: ValueKind::MaybeUrl(|config| &mut config.act.page.alertmanager.url, Plain::Anywhere),
     },
     Key {
         path: "act.page.slack.url_file",
         doc: "Where the address of an incoming webhook is, likewise: whoever knows it may write.",
         default: r#""none""#,
-        kind: Kind::MaybeSecret(|config| &mut config.act.page.slack.url_file),
+        kind: ValueKind::MaybeSecret(|config| &mut config.act.page.slack.url_file),
     },
     Key {
         path: "act.page.webhook.url",
         doc: "Where it takes events. It may refuse them for good with 410.",
         default: r#""none""#,
-        kind: Kind::MaybeUrl(|config| &mut config.act.page.webhook.url, Plain::Loopback),
+        kind: ValueKind::MaybeUrl(|config| &mut config.act.page.webhook.url, Plain::Loopback),
     },
     Key {
         path: "act.page.webhook.secret_file",
         doc: "Where the keys are that sign what is sent, one a line, as \"whsec_\" and base64: with several each signs, so that one can \
               be replaced.",
         default: r#""none""#,
-        kind: Kind::MaybeSecret(|config| &mut config.act.page.webhook.secret_file),
+        kind: ValueKind::MaybeSecret(|config| &mut config.act.page.webhook.secret_file),
     },
     Key {
         path: "kubernetes.pod_logs_dir",
         doc: "Directory in which the kubelet keeps one for each pod, named after its namespace, its name and its uid. In a container, \
               mount it read-only.",
         default: r#""/var/log/pods""#,
-        kind: Kind::Path(|config| &mut config.kubernetes.pod_logs_dir),
+        kind: ValueKind::Path(|config| &mut config.kubernetes.pod_logs_dir),
     },
     Key {
         path: "kubernetes.service_account_dir",
@@ -450,7 +459,7 @@ pub const KEYS: &[Key] = &[
               labels alone, where a pattern names one. The API's address is in KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in \
               every pod; NODE_NAME has to say which node this is.",
         default: r#""/var/run/secrets/kubernetes.io/serviceaccount""#,
-        kind: Kind::Path(|config| &mut config.kubernetes.service_account_dir),
+        kind: ValueKind::Path(|config| &mut config.kubernetes.service_account_dir),
     },
     Key {
         path: "serve.listen",
@@ -458,14 +467,14 @@ pub const KEYS: &[Key] = &[
               serve.token_file. /healthz answers 200 while the agent watches, with \"ok\" or \"degraded\" and the reasons as JSON, \
               and 503 if it does not.",
         default: r#""127.0.0.1:9646""#,
-        kind: Kind::Address(|config| &mut config.serve.listen),
+        kind: ValueKind::Address(|config| &mut config.serve.listen),
     },
     Key {
         path: "serve.allow",
         doc: "Networks that may connect to serve.listen and to the agent check, as in [\"10.0.0.0/8\", \"fd00::/8\"]. This host itself \
               always may. Connections from elsewhere are closed at once, unless serve.token_file is set and this list is empty.",
         default: "[]",
-        kind: Kind::Networks(|config| &mut config.serve.allow),
+        kind: ValueKind::Networks(|config| &mut config.serve.allow),
     },
     Key {
         path: "serve.token_file",
@@ -473,14 +482,14 @@ pub const KEYS: &[Key] = &[
               \"Authorization: Bearer TOKEN\", except those for /healthz and /ready from this host or from serve.allow: probes cannot \
               send one. Read at startup.",
         default: r#""none""#,
-        kind: Kind::MaybeSecret(|config| &mut config.serve.token_file),
+        kind: ValueKind::MaybeSecret(|config| &mut config.serve.token_file),
     },
     Key {
         path: "serve.host_names",
         doc: "Names in the Host header of requests, besides IP addresses, \"localhost\" and this host's own name. A request for any \
               other name is refused with 421, unless it carries the token: a page in a browser could have made it (DNS rebinding).",
         default: "[]",
-        kind: Kind::HostNames(|config| &mut config.serve.host_names),
+        kind: ValueKind::HostNames(|config| &mut config.serve.host_names),
     },
     Key {
         path: "record.state_dir",
@@ -489,7 +498,7 @@ pub const KEYS: &[Key] = &[
               of \"operator\", which says what an operator wants of it. It is refused if somebody else than root and the agent's user may \
               write it or a directory above it, or if a symbolic link is on its path.",
         default: r#""/var/lib/spillway""#,
-        kind: Kind::Path(|config| &mut config.record.state_dir),
+        kind: ValueKind::Path(|config| &mut config.record.state_dir),
     },
 ];
 

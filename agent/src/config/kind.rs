@@ -12,15 +12,15 @@ use super::{
     service::ServicePattern,
     units,
     url::Plain,
-    value::{Fault, Found, or_none},
+    value::{Fault, FoundValue, or_none},
 };
-use crate::secret::Secret;
+use crate::secret::SecretSource;
 
 /// The place in a [`Config`] to which a key's value goes.
 type Field<T> = fn(&mut Config) -> &mut T;
 
 /// The values that a key takes, and the field they go to.
-pub enum Kind {
+pub enum ValueKind {
     /// `"observe"` or `"enforce"`.
     Mode(Field<Mode>),
     /// `true` or `false`.
@@ -52,7 +52,7 @@ pub enum Kind {
     /// An absolute path, or `"none"`.
     MaybePath(Field<Option<PathBuf>>),
     /// Where a secret is, or `"none"`.
-    MaybeSecret(Field<Option<Secret>>),
+    MaybeSecret(Field<Option<SecretSource>>),
     /// An IP address and a port.
     Address(Field<SocketAddr>),
     /// An IP address and a port, or `"none"`.
@@ -67,13 +67,13 @@ pub enum Kind {
     MaybeUrl(Field<Option<String>>, Plain),
 }
 
-impl Kind {
+impl ValueKind {
     /// Puts what was found into its field of `config`.
     ///
     /// # Errors
     ///
     /// All that is wrong with the value; the field is then as it was.
-    pub fn set(&self, config: &mut Config, found: &Found<'_>) -> Result<(), Vec<Fault>> {
+    pub fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
         match self {
             Self::Mode(field) => *field(config) = found.mode()?,
             Self::Flag(field) => *field(config) = found.flag()?,
@@ -89,10 +89,10 @@ impl Kind {
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Services(field) => *field(config) = found.services()?,
             Self::Path(field) => *field(config) = found.path()?,
-            Self::MaybePath(field) => *field(config) = found.or_none(Found::path)?,
-            Self::MaybeSecret(field) => *field(config) = found.or_none(Found::secret)?,
+            Self::MaybePath(field) => *field(config) = found.or_none(FoundValue::path)?,
+            Self::MaybeSecret(field) => *field(config) = found.or_none(FoundValue::secret)?,
             Self::Address(field) => *field(config) = found.address()?,
-            Self::MaybeAddress(field) => *field(config) = found.or_none(Found::address)?,
+            Self::MaybeAddress(field) => *field(config) = found.or_none(FoundValue::address)?,
             Self::Networks(field) => *field(config) = found.networks()?,
             Self::HostNames(field) => *field(config) = found.host_names()?,
             Self::Url(field, plain) => *field(config) = found.url(*plain)?,

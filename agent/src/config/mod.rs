@@ -7,9 +7,8 @@
 //! Refused: unknown keys and tables, numbers without units, values outside a stated range, combinations that could
 //! never work, and any mode that acts. Nothing here exits the process or reads the environment.
 
-mod check;
+mod did_you_mean;
 mod error;
-mod generate;
 mod keys;
 mod kind;
 mod network;
@@ -18,9 +17,10 @@ mod pattern;
 mod reload;
 mod schema;
 mod service;
-mod suggest;
+mod template;
 mod units;
 mod url;
+mod validate;
 mod value;
 
 use std::{io, path::Path};
@@ -29,8 +29,7 @@ use nix::unistd::geteuid;
 
 use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
-pub use error::{ConfigErrors, Problem};
-pub use generate::commented_defaults;
+pub use error::{ConfigErrors, ConfigProblem};
 pub use network::{Network, host_name};
 pub use parse::parse;
 pub use pattern::Pattern;
@@ -41,6 +40,7 @@ pub use schema::{
     ServeConfig, SlackConfig,
 };
 pub use service::ServicePattern;
+pub use template::commented_defaults;
 
 /// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -60,11 +60,11 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 }
 
 /// The bytes of the file at `path`, at most [`FILE_BYTES_MAX`].
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+fn read(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
     let unreadable = |error: io::Error| {
         if let Some(untrusted) = Untrusted::of(&error) {
             let (message, hint) = untrusted.parts(path);
-            return Problem { line: None, message: format!("is refused: {message}"), hint: hint.to_owned() };
+            return ConfigProblem { line: None, message: format!("is refused: {message}"), hint: hint.to_owned() };
         }
         let hint = match error.kind() {
             io::ErrorKind::NotFound => "`spillway check-config --print-defaults` prints a file to start from",
@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
             io::ErrorKind::IsADirectory => "name the file in it, as in spillway.toml",
             _ => "name a regular file",
         };
-        Problem { line: None, message: format!("cannot be read: {error}"), hint: hint.to_owned() }
+        ConfigProblem { line: None, message: format!("cannot be read: {error}"), hint: hint.to_owned() }
     };
     // Whoever may write it says what root does. A user who runs this for himself can do no more than that already.
     let checks_owners = geteuid().is_root();
@@ -88,7 +88,7 @@ fn parse_bytes(bytes: &[u8], file: &str) -> Result<Config, ConfigErrors> {
         Err(error) => error,
     };
     let (text, rest) = bytes.split_at(error.valid_up_to());
-    let problem = Problem {
+    let problem = ConfigProblem {
         line: Some(1 + text.iter().filter(|byte| **byte == b'\n').count()),
         message: format!("byte 0x{:02x} is not UTF-8", rest.first().copied().unwrap_or_default()),
         hint: "save the file as UTF-8 text".to_owned(),

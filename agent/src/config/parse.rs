@@ -17,13 +17,13 @@ use toml::{
 };
 
 use super::{
-    check::conflicts,
-    error::{ConfigErrors, Problem},
+    did_you_mean::{self, is_table, join, place},
+    error::{ConfigErrors, ConfigProblem},
     keys::KEYS,
-    kind::Kind,
+    kind::ValueKind,
     schema::Config,
-    suggest::{self, is_table, join, place},
-    value::{Fault, Found, quote, with_article},
+    validate::conflicts,
+    value::{Fault, FoundValue, quote, with_article},
 };
 
 /// Reads the configuration in `text`, which came from `file`: a name for messages only.
@@ -33,7 +33,7 @@ use super::{
 /// Everything that is wrong with it, in file order.
 pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     let (document, broken) = DeTable::parse_recoverable(text);
-    let mut walk = Walk { lines: Lines::new(text), config: Config::default(), ..Walk::default() };
+    let mut walk = ParserState { lines: Lines::new(text), config: Config::default(), ..ParserState::default() };
     walk.table("", document.get_ref());
     if broken.is_empty() {
         walk.conflicts();
@@ -50,7 +50,7 @@ const UNQUOTED: &str = "string values must be quoted";
 
 /// What is known after part of the text was read.
 #[derive(Default)]
-struct Walk<'a> {
+struct ParserState<'a> {
     lines: Lines<'a>,
     config: Config,
     faults: Vec<Fault>,
@@ -60,7 +60,7 @@ struct Walk<'a> {
     refused: HashSet<&'static str>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ParserState<'a> {
     /// Reads every key of the table at `path`, and of the tables in it.
     fn table(&mut self, path: &str, table: &'a DeTable<'a>) {
         for (name, value) in table.iter() {
@@ -70,7 +70,7 @@ impl<'a> Walk<'a> {
             let known = !name.is_empty() && !name.contains('.');
             if let Some(key) = KEYS.iter().find(|key| known && key.path == inner) {
                 self.set.insert(key.path, offset);
-                let found = Found { name: inner, value, text: self.lines.text };
+                let found = FoundValue { name: inner, value, text: self.lines.text };
                 if let Err(faults) = key.kind.set(&mut self.config, &found) {
                     self.refused.insert(key.path);
                     self.faults.extend(faults);
@@ -93,10 +93,10 @@ impl<'a> Walk<'a> {
     fn unknown(&mut self, table: &str, name: &str, offset: usize, value: &Spanned<DeValue<'_>>) {
         if value.get_ref().is_table() {
             let message = format!("unknown table [{}]", quote(&join(table, name)));
-            self.fault(offset, message, suggest::for_table(table, name));
+            self.fault(offset, message, did_you_mean::for_table(table, name));
         } else {
             let message = format!("unknown key \"{}\" {}", quote(name), place(table));
-            self.fault(offset, message, suggest::for_key(table, name));
+            self.fault(offset, message, did_you_mean::for_key(table, name));
         }
     }
 
@@ -146,17 +146,17 @@ impl<'a> Walk<'a> {
         self.faults.push(Fault { offset, message, hint });
     }
 
-    fn problems(mut self) -> Vec<Problem> {
+    fn problems(mut self) -> Vec<ConfigProblem> {
         self.faults.sort_by_key(|fault| fault.offset);
         let problem =
-            |Fault { offset, message, hint }| Problem { line: Some(self.lines.number(offset)), message, hint };
+            |Fault { offset, message, hint }| ConfigProblem { line: Some(self.lines.number(offset)), message, hint };
         self.faults.into_iter().map(problem).collect()
     }
 }
 
 /// A line without its value, where that should be the place of a secret and may be the secret itself.
 fn without_secret(line: &str) -> &str {
-    let mut secrets = KEYS.iter().filter(|key| matches!(key.kind, Kind::MaybeSecret(_)));
+    let mut secrets = KEYS.iter().filter(|key| matches!(key.kind, ValueKind::MaybeSecret(_)));
     match line.find('=') {
         Some(at) if secrets.any(|key| line[..at].trim_end().ends_with(key.split().1)) => &line[..=at],
         _ => line,

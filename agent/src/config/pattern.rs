@@ -9,12 +9,12 @@ use glob::MatchOptions;
 /// or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what they do in a shell; `*` never for a `/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
-    of: Of,
+    of: Subject,
     glob: glob::Pattern,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Of {
+enum Subject {
     Unit,
     Cgroup,
     Program,
@@ -49,43 +49,43 @@ impl Pattern {
             return Err("is empty".to_owned());
         }
         let (of, text) = if let Some(path) = text.strip_prefix(PROGRAM) {
-            (Of::Program, path)
+            (Subject::Program, path)
         } else if let Some(name) = text.strip_prefix(NAMESPACE) {
-            (Of::Namespace, name)
+            (Subject::Namespace, name)
         } else if let Some(label) = text.strip_prefix(LABEL) {
             let (key, value) = label.split_once('=').ok_or("names a label without its value, as in pod:KEY=VALUE")?;
             if !is_label_key(key) {
                 return Err(format!("names a label {key:?}, which no pod can have"));
             }
-            (Of::Label(key.to_owned()), value)
+            (Subject::Label(key.to_owned()), value)
         } else if text.starts_with('/') {
-            (Of::Cgroup, text)
+            (Subject::Cgroup, text)
         } else {
-            (Of::Unit, text)
+            (Subject::Unit, text)
         };
         match of {
-            Of::Unit if text.contains('/') => {
+            Subject::Unit if text.contains('/') => {
                 return Err("is neither a unit's name nor a path, which begins with a /".to_owned());
             }
             // A unit's name may have a colon; a word before one is rather a kind that is spelled otherwise.
-            Of::Unit if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) => {
+            Subject::Unit if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) => {
                 return Err(format!(
                     "begins with none of {PROGRAM}, {NAMESPACE} and {LABEL}, and ends as no unit does"
                 ));
             }
-            Of::Program if !text.starts_with('/') => {
+            Subject::Program if !text.starts_with('/') => {
                 return Err("names a program that does not begin with a /".to_owned());
             }
-            Of::Namespace if text.is_empty() || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) => {
+            Subject::Namespace if text.is_empty() || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) => {
                 return Err("names a namespace by other than lowercase letters, digits and dashes".to_owned());
             }
-            Of::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
+            Subject::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
                 return Err("names a value by other than letters, digits, dashes, dots and underscores".to_owned());
             }
             _ => {}
         }
         let glob = glob::Pattern::new(text).map_err(|error| format!("is no pattern: {}", error.msg))?;
-        if of == Of::Unit && !may_be_unit(text) {
+        if of == Subject::Unit && !may_be_unit(text) {
             return Err("ends neither as a unit's name does, such as in .service, nor in a wildcard".to_owned());
         }
         Ok(Self { of, glob })
@@ -93,17 +93,17 @@ impl Pattern {
 
     /// Whether it names programs, which are known only once a process is looked at.
     pub fn is_program(&self) -> bool {
-        self.of == Of::Program
+        self.of == Subject::Program
     }
 
     /// Whether it names pods, of which a cgroup tells no more than that it is one's.
     pub fn is_pods(&self) -> bool {
-        self.of == Of::Namespace || self.is_label()
+        self.of == Subject::Namespace || self.is_label()
     }
 
     /// Whether it names pods by a label.
     pub fn is_label(&self) -> bool {
-        matches!(self.of, Of::Label(_))
+        matches!(self.of, Subject::Label(_))
     }
 
     /// Whether a program is what this names.
@@ -113,24 +113,24 @@ impl Pattern {
 
     /// Whether a namespace is what this names.
     pub fn is_namespace(&self, namespace: &str) -> bool {
-        self.of == Of::Namespace && self.glob.matches_with(namespace, OPTIONS)
+        self.of == Subject::Namespace && self.glob.matches_with(namespace, OPTIONS)
     }
 
     /// Whether one of a pod's labels is what this names.
     pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
-        let Of::Label(key) = &self.of else { return false };
+        let Subject::Label(key) = &self.of else { return false };
         labels.get(key).is_some_and(|value| self.glob.matches_with(value, OPTIONS))
     }
 
     /// Whether a cgroup is what this names, or is below it.
     pub fn covers(&self, cgroup: &str) -> bool {
         match self.of {
-            Of::Cgroup => {
+            Subject::Cgroup => {
                 let mut ends = cgroup.match_indices('/').map(|(at, _)| at).skip(1).chain([cgroup.len()]);
                 ends.any(|end| self.glob.matches_with(&cgroup[..end], OPTIONS))
             }
-            Of::Unit => units_of(cgroup).any(|name| self.glob.matches_with(name, OPTIONS)),
-            Of::Program | Of::Namespace | Of::Label(_) => false,
+            Subject::Unit => units_of(cgroup).any(|name| self.glob.matches_with(name, OPTIONS)),
+            Subject::Program | Subject::Namespace | Subject::Label(_) => false,
         }
     }
 }
@@ -202,10 +202,10 @@ fn is_of_glob(c: char) -> bool {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.of {
-            Of::Unit | Of::Cgroup => {}
-            Of::Program => f.write_str(PROGRAM)?,
-            Of::Namespace => f.write_str(NAMESPACE)?,
-            Of::Label(key) => write!(f, "{LABEL}{key}=")?,
+            Subject::Unit | Subject::Cgroup => {}
+            Subject::Program => f.write_str(PROGRAM)?,
+            Subject::Namespace => f.write_str(NAMESPACE)?,
+            Subject::Label(key) => write!(f, "{LABEL}{key}=")?,
         }
         f.write_str(self.glob.as_str())
     }

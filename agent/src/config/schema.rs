@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{network::Network, pattern::Pattern, service::ServicePattern};
-use crate::secret::Secret;
+use crate::secret::SecretSource;
 
 /// Everything that may be configured.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -143,7 +143,7 @@ pub struct PagerDutyConfig {
     /// Where its Events API takes alerts.
     pub url: String,
     /// The integration's key; nobody is told there without one.
-    pub routing_key_file: Option<Secret>,
+    pub routing_key_file: Option<SecretSource>,
 }
 
 /// Alertmanager.
@@ -157,7 +157,7 @@ pub struct AlertmanagerConfig {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SlackConfig {
     /// The address of an incoming webhook, which is a secret.
-    pub url_file: Option<Secret>,
+    pub url_file: Option<SecretSource>,
 }
 
 /// A webhook of the operator's own.
@@ -166,7 +166,7 @@ pub struct PageWebhookConfig {
     /// Its address.
     pub url: Option<String>,
     /// The keys that sign what is sent there.
-    pub secret_file: Option<Secret>,
+    pub secret_file: Option<SecretSource>,
 }
 
 /// Limits on cgroups.
@@ -196,7 +196,7 @@ pub struct DrainConfig {
     /// Who grants them; `None` where nobody is to be asked.
     pub url: Option<String>,
     /// The keys that requests are signed with.
-    pub secret_file: Option<Secret>,
+    pub secret_file: Option<SecretSource>,
     /// Set if a grant has to carry the `webhook-id` of its request.
     pub require_echo: bool,
     /// How long a request is of use.
@@ -245,7 +245,7 @@ pub struct ServeConfig {
     /// Networks that may connect, besides this host.
     pub allow: Vec<Network>,
     /// Bearer token that requests have to carry.
-    pub token_file: Option<Secret>,
+    pub token_file: Option<SecretSource>,
     /// Further names of this host that a `Host` header may have, in lower case.
     pub host_names: Vec<String>,
 }

@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 /// Why text is no duration or size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum UnitError {
     /// A number without a unit: whether seconds or minutes are meant is anyone's guess.
     NoUnit,
     /// Not of the form number and unit, or beyond all bounds.
@@ -34,9 +34,9 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// The duration that `text` spells, such as `5s`, `100ms`, `1h30m` or `1h 30m`.
-pub fn duration(text: &str) -> Result<Duration, Refusal> {
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
     if is_bare_number(text) {
-        return Err(Refusal::NoUnit);
+        return Err(UnitError::NoUnit);
     }
     // humantime 2.4 reads "1 2s" as 12 s, and panics where nanoseconds carry into the last second that u64 holds
     // ("18446744073709551615s1000000000ns"). Within these bounds no sum comes near that: 16 numbers of nine digits,
@@ -44,33 +44,33 @@ pub fn duration(text: &str) -> Result<Duration, Refusal> {
     let long_number = text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > DIGITS_MAX);
     let spaced = text.chars().zip(text.chars().skip(1)).any(|(c, next)| c.is_ascii_digit() && next.is_whitespace());
     if text.len() > DURATION_BYTES_MAX || long_number || spaced {
-        return Err(Refusal::Form);
+        return Err(UnitError::Form);
     }
-    humantime::parse_duration(text).map_err(|_| Refusal::Form)
+    humantime::parse_duration(text).map_err(|_| UnitError::Form)
 }
 
 /// The bytes that `text` spells, such as `64MiB` or `500MB`.
-pub fn size(text: &str) -> Result<u64, Refusal> {
+pub fn size(text: &str) -> Result<u64, UnitError> {
     if is_bare_number(text) {
-        return Err(Refusal::NoUnit);
+        return Err(UnitError::NoUnit);
     }
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let count: u64 = digits.parse().map_err(|_| Refusal::Form)?;
-    let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(Refusal::Form)?;
-    count.checked_mul(*bytes).ok_or(Refusal::Form)
+    let count: u64 = digits.parse().map_err(|_| UnitError::Form)?;
+    let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(UnitError::Form)?;
+    count.checked_mul(*bytes).ok_or(UnitError::Form)
 }
 
 /// The whole percents that `text` spells, such as `50%`.
-pub fn percent(text: &str) -> Result<u32, Refusal> {
+pub fn percent(text: &str) -> Result<u32, UnitError> {
     if is_bare_number(text) {
-        return Err(Refusal::NoUnit);
+        return Err(UnitError::NoUnit);
     }
-    let digits = text.strip_suffix('%').ok_or(Refusal::Form)?;
+    let digits = text.strip_suffix('%').ok_or(UnitError::Form)?;
     // No sign, which parse would take.
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Refusal::Form);
+        return Err(UnitError::Form);
     }
-    digits.parse().map_err(|_| Refusal::Form)
+    digits.parse().map_err(|_| UnitError::Form)
 }
 
 fn is_bare_number(text: &str) -> bool {
@@ -135,29 +135,29 @@ mod tests {
     #[test]
     fn percents_are_whole_and_carry_their_sign() {
         assert_eq!((percent("50%"), percent("0%")), (Ok(50), Ok(0)));
-        assert_eq!((percent("50"), percent("0.5")), (Err(Refusal::NoUnit), Err(Refusal::NoUnit)));
+        assert_eq!((percent("50"), percent("0.5")), (Err(UnitError::NoUnit), Err(UnitError::NoUnit)));
         for text in ["", "%", "50 %", "+5%", "-5%", "0.5%", "50%%", "99999999999%"] {
-            assert_eq!(percent(text), Err(Refusal::Form), "{text:?}");
+            assert_eq!(percent(text), Err(UnitError::Form), "{text:?}");
         }
     }
 
     #[test]
     fn bare_numbers_are_told_from_nonsense() {
         for bare in ["5", "1.5", "-3", " 5 ", "1e9"] {
-            assert_eq!((duration(bare), size(bare)), (Err(Refusal::NoUnit), Err(Refusal::NoUnit)), "{bare:?}");
+            assert_eq!((duration(bare), size(bare)), (Err(UnitError::NoUnit), Err(UnitError::NoUnit)), "{bare:?}");
         }
         for text in ["", " ", "5 parsecs", "5S", "s", "-5s", "1 2s", "5 s", "1h30", "1e3s", "inf", "nan"] {
-            assert_eq!(duration(text), Err(Refusal::Form), "{text:?}");
+            assert_eq!(duration(text), Err(UnitError::Form), "{text:?}");
         }
         for text in ["", "64M", "64mib", "64 MiB", "1.5GiB", "-1MiB", "MiB", "1MiB2KiB", "99999999999TiB", "64MiB "] {
-            assert_eq!(size(text), Err(Refusal::Form), "{text:?}");
+            assert_eq!(size(text), Err(UnitError::Form), "{text:?}");
         }
     }
 
     #[test]
     fn durations_beyond_all_bounds_are_refused_and_do_not_panic() {
         for text in ["18446744073709551615s1000000000ns", "18446744073709551615s", "9999999999s"] {
-            assert_eq!(duration(text), Err(Refusal::Form), "{text:?}");
+            assert_eq!(duration(text), Err(UnitError::Form), "{text:?}");
         }
         assert!(duration(&"999999999y".repeat(3)).is_ok(), "large, yet a duration: the key's range refuses it");
     }

@@ -19,64 +19,68 @@ use super::{
     pattern::Pattern,
     schema::Mode,
     service::ServicePattern,
-    units::{self, Refusal, range_text},
+    units::{self, UnitError, range_text},
     url::{self, Plain},
 };
-use crate::secret::Secret;
+use crate::secret::SecretSource;
 
 /// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
 const QUOTE_CHARS_MAX: usize = 60;
 
 /// What a key wants: its name for messages, and how it is written.
-struct Form {
+struct ValueForm {
     noun: &'static str,
     hint: &'static str,
 }
 
-const MODE: Form =
-    Form { noun: "a mode", hint: r#""observe" records what would be done, and "enforce" does what is enabled"# };
-const FLAG: Form = Form { noun: "a boolean", hint: "true or false, without quotes" };
-const PATH: Form =
-    Form { noun: "a path", hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""# };
-const DURATION: Form =
-    Form { noun: "a duration", hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""# };
-const DURATIONS: Form =
-    Form { noun: "an array of durations", hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"# };
-const SIZE: Form = Form { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
-const NUMBER: Form = Form { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
-const COUNT: Form = Form { noun: "a whole number", hint: "a whole number without quotes: 6" };
-const PERCENT: Form = Form { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
-const PATTERN: Form = Form {
+const MODE: ValueForm =
+    ValueForm { noun: "a mode", hint: r#""observe" records what would be done, and "enforce" does what is enabled"# };
+const FLAG: ValueForm = ValueForm { noun: "a boolean", hint: "true or false, without quotes" };
+const PATH: ValueForm =
+    ValueForm { noun: "a path", hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""# };
+const DURATION: ValueForm =
+    ValueForm { noun: "a duration", hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""# };
+const DURATIONS: ValueForm =
+    ValueForm { noun: "an array of durations", hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"# };
+const SIZE: ValueForm =
+    ValueForm { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
+const NUMBER: ValueForm = ValueForm { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
+const COUNT: ValueForm = ValueForm { noun: "a whole number", hint: "a whole number without quotes: 6" };
+const PERCENT: ValueForm = ValueForm { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
+const PATTERN: ValueForm = ValueForm {
     noun: "a unit, cgroup, program, namespace or label",
     hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
 };
-const PATTERNS: Form = Form {
+const PATTERNS: ValueForm = ValueForm {
     noun: "an array of units, cgroups, programs, namespaces and labels",
     hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
 };
-const SERVICE: Form = Form {
+const SERVICE: ValueForm = ValueForm {
     noun: "a unit, cgroup, pod or listener",
     hint: r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "tcp:0.0.0.0:443", "unix:/run/app.sock""#,
 };
-const SERVICES: Form = Form {
+const SERVICES: ValueForm = ValueForm {
     noun: "an array of units, cgroups, pods and listeners",
     hint: r#"each in quotes, in brackets: ["api.service", "pod:app=web", "tcp:0.0.0.0:443"]"#,
 };
-const ADDRESS: Form =
-    Form { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
-const NETWORK: Form = Form { noun: "an IP network", hint: r#"one of "10.0.0.0/8", "fd00::/8", "192.0.2.7""# };
-const NETWORKS: Form =
-    Form { noun: "an array of IP networks", hint: r#"networks in quotes, in brackets: ["10.0.0.0/8", "fd00::/8"]"# };
-const HOST_NAME: Form = Form { noun: "the name of a host", hint: r#"a name without a port: "node-1.example.com""# };
-const HOST_NAMES: Form = Form {
+const ADDRESS: ValueForm =
+    ValueForm { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
+const NETWORK: ValueForm = ValueForm { noun: "an IP network", hint: r#"one of "10.0.0.0/8", "fd00::/8", "192.0.2.7""# };
+const NETWORKS: ValueForm = ValueForm {
+    noun: "an array of IP networks",
+    hint: r#"networks in quotes, in brackets: ["10.0.0.0/8", "fd00::/8"]"#,
+};
+const HOST_NAME: ValueForm =
+    ValueForm { noun: "the name of a host", hint: r#"a name without a port: "node-1.example.com""# };
+const HOST_NAMES: ValueForm = ValueForm {
     noun: "an array of names of hosts",
     hint: r#"names in quotes, in brackets: ["node-1.example.com", "node-1.internal"]"#,
 };
-const URL: Form = Form {
+const URL: ValueForm = ValueForm {
     noun: "a web address",
     hint: r#"an address with https in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
 };
-const SECRET: Form = Form {
+const SECRET: ValueForm = ValueForm {
     noun: "the place of a secret",
     hint: r#"a file that only its owner reads, or a credential of systemd's, in quotes: "/etc/spillway/key", "credential:key""#,
 };
@@ -102,7 +106,7 @@ impl From<Fault> for Vec<Fault> {
 }
 
 /// A value as it stands in the text.
-pub struct Found<'a> {
+pub struct FoundValue<'a> {
     /// The name it is reported by: its key's path, or an element of it.
     pub name: String,
     /// The value, with its place in `text`.
@@ -111,7 +115,7 @@ pub struct Found<'a> {
     pub text: &'a str,
 }
 
-impl Found<'_> {
+impl FoundValue<'_> {
     /// Reads a mode.
     pub fn mode(&self) -> Result<Mode, Fault> {
         match self.string(&MODE)? {
@@ -161,7 +165,12 @@ impl Found<'_> {
     }
 
     /// Reads an array of strings, each by `read`; reports every element that it refuses.
-    fn texts<T>(&self, all: &Form, one: &Form, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Vec<Fault>> {
+    fn texts<T>(
+        &self,
+        all: &ValueForm,
+        one: &ValueForm,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Vec<Fault>> {
         self.each(all, |found| {
             read(found.string(one)?).map_err(|wrong| found.fault(format!("{found} {wrong}"), one.hint))
         })
@@ -175,12 +184,16 @@ impl Found<'_> {
         })
     }
 
-    fn each<T>(&self, form: &Form, read: impl Fn(&Found<'_>) -> Result<T, Fault>) -> Result<Vec<T>, Vec<Fault>> {
+    fn each<T>(
+        &self,
+        form: &ValueForm,
+        read: impl Fn(&FoundValue<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Vec<Fault>> {
         let array = self.value.get_ref().as_array().ok_or_else(|| self.wrong_type(form))?;
         let mut values = Vec::with_capacity(array.len());
         let mut faults = Vec::new();
         for (index, value) in array.iter().enumerate() {
-            match read(&Found { name: format!("{}[{index}]", self.name), value, text: self.text }) {
+            match read(&FoundValue { name: format!("{}[{index}]", self.name), value, text: self.text }) {
                 Ok(value) => values.push(value),
                 Err(fault) => faults.push(fault),
             }
@@ -243,22 +256,23 @@ impl Found<'_> {
     }
 
     /// Reads where a secret is.
-    pub fn secret(&self) -> Result<Secret, Fault> {
+    pub fn secret(&self) -> Result<SecretSource, Fault> {
         // It may be the secret itself, in place of where it is.
-        Secret::new(self.string(&SECRET)?).map_err(|wrong| self.fault(format!("{} {wrong}", self.name), SECRET.hint))
+        SecretSource::new(self.string(&SECRET)?)
+            .map_err(|wrong| self.fault(format!("{} {wrong}", self.name), SECRET.hint))
     }
 
-    fn string(&self, form: &Form) -> Result<&str, Fault> {
+    fn string(&self, form: &ValueForm) -> Result<&str, Fault> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong_type(form))
     }
 
-    fn with_unit<T>(&self, form: &Form, read: impl Fn(&str) -> Result<T, Refusal>) -> Result<T, Fault> {
+    fn with_unit<T>(&self, form: &ValueForm, read: impl Fn(&str) -> Result<T, UnitError>) -> Result<T, Fault> {
         if matches!(self.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
             return Err(self.fault(format!("{self} has no unit"), form.hint));
         }
         read(self.string(form)?).map_err(|refusal| match refusal {
-            Refusal::NoUnit => self.fault(format!("{self} has no unit"), form.hint),
-            Refusal::Form => self.fault(format!("{self} is not {}", form.noun), form.hint),
+            UnitError::NoUnit => self.fault(format!("{self} has no unit"), form.hint),
+            UnitError::Form => self.fault(format!("{self} is not {}", form.noun), form.hint),
         })
     }
 
@@ -278,7 +292,7 @@ impl Found<'_> {
         self.fault(format!("{self} is out of range"), format!("{} is accepted", range_text(range, text)))
     }
 
-    fn wrong_type(&self, form: &Form) -> Fault {
+    fn wrong_type(&self, form: &ValueForm) -> Fault {
         let found = with_article(self.value.get_ref());
         self.fault(format!("{self} is {found}, not {}", form.noun), form.hint)
     }
@@ -289,7 +303,7 @@ impl Found<'_> {
 }
 
 /// As the operator wrote it: `sense.interval = "5"`, or `[sense.interval]` for a table.
-impl fmt::Display for Found<'_> {
+impl fmt::Display for FoundValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.value.get_ref().is_table() {
             return write!(f, "[{}]", self.name);
@@ -369,6 +383,6 @@ mod tests {
         assert!(quoted(NETWORK.hint).chain(quoted(NETWORKS.hint)).all(|form| Network::new(form).is_ok()));
         let mut names = quoted(HOST_NAME.hint).chain(quoted(HOST_NAMES.hint));
         assert!(names.all(|form| network::host_name(form).is_ok()));
-        assert!(quoted(SECRET.hint).all(|form| Secret::new(form).is_ok()));
+        assert!(quoted(SECRET.hint).all(|form| SecretSource::new(form).is_ok()));
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::Refusal;
+use super::GuardRefusal;
 use crate::{
     config::Mode,
     detect::{Claim, Resource, Severity, Verdict},
@@ -33,7 +33,7 @@ pub struct Decision {
     pub performed: bool,
     /// What stands against it; `None` where it is granted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refused: Option<Refusal>,
+    pub refused: Option<GuardRefusal>,
     /// The reason in a sentence, for a person.
     pub why: String,
 }

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Action,
-    pod::{self, Owner},
+    kubepods::{self, CgroupOwner},
     tenant::Tenant,
 };
 use crate::config::{DecideConfig, Pattern};
@@ -80,7 +80,7 @@ pub struct Guard {
 
 /// Why an action is not taken.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Refusal {
+pub enum GuardRefusal {
     /// The process has no cgroup of its own that could be limited.
     NoCgroup,
     /// Its unit or cgroup is protected.
@@ -129,7 +129,7 @@ impl Guard {
     /// # Errors
     ///
     /// The first guard that refuses it; those that never will let it pass come first.
-    pub fn ask(&mut self, t: f64, action: Action, cgroup: &Arc<str>) -> Result<(), Refusal> {
+    pub fn ask(&mut self, t: f64, action: Action, cgroup: &Arc<str>) -> Result<(), GuardRefusal> {
         // A node is drained, whichever of its cgroups is the reason.
         let subject = match action {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
@@ -143,13 +143,13 @@ impl Guard {
         };
         self.cooling.retain(|_, last| t - *last < self.cooldown_secs);
         if let Some(last) = self.cooling.get(&subject) {
-            return Err(Refusal::Cooldown { left_secs: self.cooldown_secs - (t - last) });
+            return Err(GuardRefusal::Cooldown { left_secs: self.cooldown_secs - (t - last) });
         }
         while self.acted.front().is_some_and(|(first, _)| t - first >= HOUR_SECS) {
             self.acted.pop_front();
         }
         if self.acted.len() >= self.actions_per_hour_max {
-            return Err(Refusal::Budget { actions_per_hour_max: self.actions_per_hour_max });
+            return Err(GuardRefusal::Budget { actions_per_hour_max: self.actions_per_hour_max });
         }
         let tenant = Tenant::of(cgroup);
         self.may_act_for(&tenant)?;
@@ -159,7 +159,7 @@ impl Guard {
     }
 
     /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot use up the hour's actions.
-    fn may_act_for(&self, tenant: &Tenant) -> Result<(), Refusal> {
+    fn may_act_for(&self, tenant: &Tenant) -> Result<(), GuardRefusal> {
         if tenant.is_system() {
             return Ok(());
         }
@@ -168,38 +168,38 @@ impl Guard {
         let of_all = self.acted.iter().filter(|(_, other)| !other.is_system()).count();
         for (count, actions_per_hour_max) in [(of_one, most(TENANT_SHARE)), (of_all, most(TENANTS_SHARE))] {
             if count >= actions_per_hour_max {
-                return Err(Refusal::TenantBudget { actions_per_hour_max });
+                return Err(GuardRefusal::TenantBudget { actions_per_hour_max });
             }
         }
         Ok(())
     }
 
-    fn may_limit(&self, cgroup: &str) -> Result<(), Refusal> {
+    fn may_limit(&self, cgroup: &str) -> Result<(), GuardRefusal> {
         // The root has no limit of its own, and is everybody's.
         if cgroup.trim_matches('/').is_empty() {
-            return Err(Refusal::NoCgroup);
+            return Err(GuardRefusal::NoCgroup);
         }
         if let Some(pattern) = ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup)) {
-            return Err(Refusal::Protected(pattern.clone()));
+            return Err(GuardRefusal::Protected(pattern.clone()));
         }
         // Which program it is, and whose the pod, the action sees.
-        let is_pod = pod::owner(cgroup) != Owner::Host;
+        let is_pod = kubepods::owner(cgroup) != CgroupOwner::Host;
         let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_program() || is_pod && pattern.is_pods();
         if !self.allow.is_empty() && !self.allow.iter().any(allows) {
-            return Err(Refusal::NotAllowed);
+            return Err(GuardRefusal::NotAllowed);
         }
         Ok(())
     }
 }
 
-impl Refusal {
+impl GuardRefusal {
     /// Whether the same may be granted later.
     pub fn is_for_now(&self) -> bool {
         matches!(self, Self::Cooldown { .. } | Self::Budget { .. } | Self::TenantBudget { .. })
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for GuardRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCgroup => f.write_str("the process has no cgroup of its own"),
@@ -218,7 +218,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Serialize for Refusal {
+impl Serialize for GuardRefusal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(limit(&mut guard, 0.0, "/a"), Ok(()));
         assert_eq!(guard.ask(10.0, Action::Drain, &cgroup), Ok(()), "a limit and a drain cool down apart");
         let refused = guard.ask(3_599.0, Action::Limit, &Arc::from("/b"));
-        assert_eq!(refused, Err(Refusal::Budget { actions_per_hour_max: 2 }));
+        assert_eq!(refused, Err(GuardRefusal::Budget { actions_per_hour_max: 2 }));
         assert_eq!(limit(&mut guard, 3_600.0, "/b"), Ok(()));
         assert!(limit(&mut guard, 3_609.0, "/c").is_err());
         assert_eq!(limit(&mut guard, 3_610.0, "/c"), Ok(()));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::IncidentId;
-use crate::detect::{Claim, Harm, Scarce, Severity, Sign, Verdict};
+use crate::detect::{Bottleneck, Claim, Harm, Severity, Sign, Verdict};
 
 /// Quiet claims that an incident remembers beside those that stand. A guess at how many flap at once.
 const QUIET_MAX: usize = 64;
@@ -14,10 +14,10 @@ const NAMED_MAX: usize = 3;
 /// Claims with one cause.
 pub(super) struct Incident {
     /// Claims that stand and claims that may return.
-    pub(super) members: BTreeMap<IncidentId, Member>,
+    pub(super) members: BTreeMap<IncidentId, IncidentClaim>,
     pub(super) opened_t: f64,
     /// The page that is open.
-    pub(super) page: Option<Page>,
+    pub(super) page: Option<OpenPage>,
     /// Time since which no claim stands.
     pub(super) quiet_since_t: Option<f64>,
     /// Returns of any of its claims.
@@ -25,7 +25,7 @@ pub(super) struct Incident {
 }
 
 /// A page that is open.
-pub(super) struct Page {
+pub(super) struct OpenPage {
     /// The claim that it was first sent for, which names it from then on.
     pub(super) id: IncidentId,
     pub(super) severity: Severity,
@@ -35,14 +35,14 @@ pub(super) struct Page {
 
 /// One claim of an incident.
 #[derive(Clone)]
-pub(super) struct Member {
+pub(super) struct IncidentClaim {
     /// The claim with its latest forecast, weighed.
     pub(super) latest: Verdict,
     pub(super) stands: bool,
     pub(super) raised_t: f64,
     pub(super) updated_t: f64,
     /// Diagnosis that was last reported.
-    pub(super) diagnosis: (Option<Scarce>, Option<Sign>),
+    pub(super) diagnosis: (Option<Bottleneck>, Option<Sign>),
     pub(super) limit: Stage,
     pub(super) weigh: Stage,
     pub(super) drain: Stage,
@@ -64,8 +64,8 @@ pub(super) enum Stage {
     Taken,
 }
 
-impl Member {
-    fn new(verdict: &Verdict, diagnosis: (Option<Scarce>, Option<Sign>)) -> Self {
+impl IncidentClaim {
+    fn new(verdict: &Verdict, diagnosis: (Option<Bottleneck>, Option<Sign>)) -> Self {
         Self {
             latest: verdict.clone(),
             stands: true,
@@ -93,19 +93,22 @@ impl Incident {
     }
 
     /// Takes a claim that was made, for the first time or again.
-    pub(super) fn raise(&mut self, id: &IncidentId, verdict: &Verdict, diagnosis: (Option<Scarce>, Option<Sign>)) {
+    pub(super) fn raise(&mut self, id: &IncidentId, verdict: &Verdict, diagnosis: (Option<Bottleneck>, Option<Sign>)) {
         self.quiet_since_t = None;
-        if self.members.insert(id.clone(), Member::new(verdict, diagnosis)).is_some() {
+        if self.members.insert(id.clone(), IncidentClaim::new(verdict, diagnosis)).is_some() {
             self.returns = self.returns.saturating_add(1);
         }
     }
 
     /// Takes a claim that was withdrawn, and gives it as it stood.
-    pub(super) fn clear(&mut self, id: &IncidentId, verdict: &Verdict) -> Option<Member> {
+    pub(super) fn clear(&mut self, id: &IncidentId, verdict: &Verdict) -> Option<IncidentClaim> {
         let member = self.members.get_mut(id).filter(|member| member.stands)?;
         let stood = member.clone();
-        *member =
-            Member { stands: false, cleared_why: verdict.why.clone(), ..Member::new(&member.latest, member.diagnosis) };
+        *member = IncidentClaim {
+            stands: false,
+            cleared_why: verdict.why.clone(),
+            ..IncidentClaim::new(&member.latest, member.diagnosis)
+        };
         if self.members.values().all(|member| !member.stands) {
             self.quiet_since_t = Some(verdict.t);
         }
@@ -123,7 +126,7 @@ impl Incident {
         let id = self.page.as_ref().map_or(id, |page| &page.id).clone();
         // An update does not make a page less urgent: somebody may be at it.
         let severity = self.page.as_ref().map_or(severity, |page| page.severity.max(severity));
-        self.page = Some(Page { id: id.clone(), severity, t });
+        self.page = Some(OpenPage { id: id.clone(), severity, t });
         id
     }
 
@@ -156,7 +159,9 @@ impl Incident {
     /// Tells if one of its claims is short of the same of the host's resources.
     pub(super) fn lacks_same(&self, claim: &Claim) -> bool {
         let hosts = |claim: &Claim| match claim {
-            Claim::Overload(claim) => claim.scarce.filter(|scarce| matches!(scarce, Scarce::Cpu | Scarce::Memory)),
+            Claim::Overload(claim) => {
+                claim.scarce.filter(|scarce| matches!(scarce, Bottleneck::Cpu | Bottleneck::Memory))
+            }
             Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => None,
         };
         let lacks = hosts(claim);

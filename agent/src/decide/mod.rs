@@ -3,16 +3,16 @@
 mod decision;
 mod guard;
 mod incident;
-pub mod pod;
+pub mod kubepods;
 mod policy;
 mod services;
 mod severity;
 mod tenant;
 
 pub use decision::{Action, Decision, IncidentId};
-pub use guard::{ALWAYS_PROTECTED, Guard, Refusal, always_protected};
+pub use guard::{ALWAYS_PROTECTED, Guard, GuardRefusal, always_protected};
 pub use policy::Policy;
-pub use services::{Services, Standing};
+pub use services::{ServiceStanding, Services};
 pub use tenant::Tenant;
 
 pub use crate::detect::Severity;

@@ -15,14 +15,14 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
     Action, Decision, Guard, IncidentId,
-    incident::{Incident, Member, Stage},
+    incident::{Incident, IncidentClaim, Stage},
     services::Services,
     severity,
     tenant::Tenant,
 };
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{Claim, Harm, OverloadClaim, Resource, Scarce, Severity, Sign, State, Verdict},
+    detect::{Bottleneck, Claim, ClaimState, Harm, OverloadClaim, Resource, Severity, Sign, Verdict},
     sense::Fact,
 };
 
@@ -51,7 +51,7 @@ pub struct Policy {
     /// The incident that each claim belongs to.
     claims: BTreeMap<IncidentId, u64>,
     /// The incident of each process and cgroup.
-    causes: HashMap<Cause, u64>,
+    causes: HashMap<SharedCause, u64>,
     /// Claims that stand and have lowered the weight of the node, or drained it.
     weighed: usize,
     drained: usize,
@@ -60,7 +60,7 @@ pub struct Policy {
 
 /// A process or a cgroup, which several claims may be about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Cause {
+enum SharedCause {
     Process(u32),
     Cgroup(Arc<str>),
 }
@@ -120,8 +120,8 @@ impl Policy {
     pub fn judge(&mut self, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
         let id = IncidentId::from(&*verdict);
         match verdict.state {
-            State::Raised | State::Updated => self.raise(&id, verdict, decisions),
-            State::Cleared => self.clear(&id, verdict, decisions),
+            ClaimState::Raised | ClaimState::Updated => self.raise(&id, verdict, decisions),
+            ClaimState::Cleared => self.clear(&id, verdict, decisions),
         }
     }
 
@@ -140,7 +140,7 @@ impl Policy {
         let mut updated = None;
         if is_worse || is_another {
             (member.updated_t, member.diagnosis) = (t, diagnosis(&forecast.claim));
-            updated = Some(Verdict { state: State::Updated, ..member.latest.clone() });
+            updated = Some(Verdict { state: ClaimState::Updated, ..member.latest.clone() });
         }
         let latest = member.latest.clone();
         if updated.is_some() {
@@ -166,7 +166,7 @@ impl Policy {
             member.latest.harm = Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
         }
         let latest = member.latest.clone();
-        let updated = Verdict { state: State::Updated, why: why.to_owned(), ..latest.clone() };
+        let updated = Verdict { state: ClaimState::Updated, why: why.to_owned(), ..latest.clone() };
         // That it does not help is news, however urgent.
         if let Some(page) = self.incidents.get_mut(&seq).and_then(|incident| incident.page.as_mut()) {
             page.t = f64::NEG_INFINITY;
@@ -315,7 +315,7 @@ impl Policy {
                 weigh: false,
                 drain: is_nodes && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
             },
-            Claim::Overload(claim) if claim.scarce != Some(Scarce::Backlog) && is_nodes => {
+            Claim::Overload(claim) if claim.scarce != Some(Bottleneck::Backlog) && is_nodes => {
                 let drain = self.has_granter && severity >= Severity::Critical && is_this_nodes_fault(claim);
                 Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
             }
@@ -335,7 +335,7 @@ impl Policy {
         of_claim.or_else(at_once)
     }
 
-    fn member(&self, seq: u64, id: &IncidentId) -> Option<&Member> {
+    fn member(&self, seq: u64, id: &IncidentId) -> Option<&IncidentClaim> {
         self.incidents.get(&seq)?.members.get(id)
     }
 
@@ -346,7 +346,7 @@ impl Policy {
         let is_last = incident.members.is_empty();
         for cause in causes(&member.latest.claim) {
             // Other claims of the incident are likely of the same cgroup.
-            if is_last || matches!(cause, Cause::Process(_)) {
+            if is_last || matches!(cause, SharedCause::Process(_)) {
                 self.forget_cause(seq, &cause);
             }
         }
@@ -363,7 +363,7 @@ impl Policy {
         }
     }
 
-    fn forget_cause(&mut self, seq: u64, cause: &Cause) {
+    fn forget_cause(&mut self, seq: u64, cause: &SharedCause) {
         if self.causes.get(cause) == Some(&seq) {
             self.causes.remove(cause);
         }
@@ -387,18 +387,18 @@ struct Wants {
 /// nothing at all. More load than before, or clients that try again, would only move.
 fn is_this_nodes_fault(claim: &OverloadClaim) -> bool {
     let would_move = matches!(claim.sign, Some(Sign::LoadSurge | Sign::RetryStorm));
-    let is_broken = matches!(claim.scarce, Some(Scarce::AcceptLoop | Scarce::Memory));
+    let is_broken = matches!(claim.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Memory));
     !would_move && (is_broken || claim.is_slower)
 }
 
 /// Processes and cgroups that a claim is about; the root cgroup is nobody's in particular.
-fn causes(claim: &Claim) -> impl Iterator<Item = Cause> + use<> {
-    let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared).then(|| Cause::Cgroup(claim.cgroup().clone()));
-    claim.pid().map(Cause::Process).into_iter().chain(cgroup)
+fn causes(claim: &Claim) -> impl Iterator<Item = SharedCause> + use<> {
+    let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared).then(|| SharedCause::Cgroup(claim.cgroup().clone()));
+    claim.pid().map(SharedCause::Process).into_iter().chain(cgroup)
 }
 
 /// The part of a claim that names its diagnosis.
-fn diagnosis(claim: &Claim) -> (Option<Scarce>, Option<Sign>) {
+fn diagnosis(claim: &Claim) -> (Option<Bottleneck>, Option<Sign>) {
     match claim {
         Claim::Overload(claim) => (claim.scarce, claim.sign),
         Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => (None, None),

@@ -34,7 +34,7 @@ const CLIENTS_MAX: usize = 8;
 
 /// Standing of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum ServiceStanding {
     /// The operator named it, with this pattern.
     Named(String),
     /// Others have used it in so many different minutes.
@@ -43,7 +43,7 @@ pub enum Standing {
     Unproven(Tenant),
 }
 
-impl Standing {
+impl ServiceStanding {
     /// Tells if it may cause a critical page or a drain.
     pub fn is_service(&self) -> bool {
         !matches!(self, Self::Unproven(_))
@@ -115,7 +115,7 @@ impl Services {
     }
 
     /// Standing of the workload that a verdict is about.
-    pub fn standing(&self, verdict: &Verdict) -> Standing {
+    pub fn standing(&self, verdict: &Verdict) -> ServiceStanding {
         let cgroup = verdict.claim.cgroup();
         let tenant = Tenant::of(cgroup);
         let listener = match &verdict.claim {
@@ -130,12 +130,12 @@ impl Services {
             }
         };
         if let Some(pattern) = self.patterns.iter().find(is_named) {
-            return Standing::Named(pattern.to_string());
+            return ServiceStanding::Named(pattern.to_string());
         }
         if let Tenant::Pod(uid) = &tenant
             && let Some(pattern) = self.named_pods.get(&**uid)
         {
-            return Standing::Named(pattern.clone());
+            return ServiceStanding::Named(pattern.clone());
         }
         let minutes = match listener {
             Some((netns, addr)) => {
@@ -144,7 +144,7 @@ impl Services {
             }
             None => self.tenants.get(&tenant).map_or(0, |(minutes, _)| *minutes),
         };
-        if minutes >= PROVEN_MINUTES { Standing::Proven(minutes) } else { Standing::Unproven(tenant) }
+        if minutes >= PROVEN_MINUTES { ServiceStanding::Proven(minutes) } else { ServiceStanding::Unproven(tenant) }
     }
 
     fn listener(&mut self, t: f64, fact: &ListenerFact) {

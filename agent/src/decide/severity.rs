@@ -4,11 +4,12 @@
 //! A queue is judged by how many wait, for how long, what share of the traffic that is, and how long it has lasted: a claim begins as info
 //! and rises while it stands, so that a pause of a few seconds wakes nobody.
 
-use super::services::Standing;
+use super::services::ServiceStanding;
 use crate::{
     config::DecideConfig,
     detect::{
-        Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Scarce, Severity, Spared, Verdict, words::Span,
+        Bottleneck, Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Severity, Spared, Verdict,
+        words::Span,
     },
 };
 
@@ -35,7 +36,7 @@ const CRITICAL_SHARE: f64 = 0.1;
 const OVERFLOW_SOON_SECS: f64 = 60.0;
 
 /// Weighs a claim about a workload of this standing, `lasted_secs` after it was made.
-pub fn weigh(verdict: &Verdict, standing: &Standing, lasted_secs: f64, config: &DecideConfig) -> Harm {
+pub fn weigh(verdict: &Verdict, standing: &ServiceStanding, lasted_secs: f64, config: &DecideConfig) -> Harm {
     let (severity, reason) = match &verdict.claim {
         Claim::Leak(claim) => leak(claim, verdict.exhaustion_secs, standing, config),
         Claim::Overload(claim) => overload(claim, verdict.exhaustion_secs, standing, lasted_secs),
@@ -47,11 +48,11 @@ pub fn weigh(verdict: &Verdict, standing: &Standing, lasted_secs: f64, config: &
 }
 
 /// Reason why a workload may page, or may not.
-fn of(standing: &Standing) -> String {
+fn of(standing: &ServiceStanding) -> String {
     match standing {
-        Standing::Named(pattern) => format!("a service by decide.services ({pattern})"),
-        Standing::Proven(minutes) => format!("a service that others have used in {minutes} different minutes"),
-        Standing::Unproven(_) => {
+        ServiceStanding::Named(pattern) => format!("a service by decide.services ({pattern})"),
+        ServiceStanding::Proven(minutes) => format!("a service that others have used in {minutes} different minutes"),
+        ServiceStanding::Unproven(_) => {
             "not known as a service: nobody else has used it for minutes, and decide.services does not name it"
                 .to_owned()
         }
@@ -59,14 +60,19 @@ fn of(standing: &Standing) -> String {
 }
 
 /// A workload that is not known as a service but that an administrator set up is worth a look in working hours; anybody's own is not.
-fn unproven(standing: &Standing) -> Severity {
+fn unproven(standing: &ServiceStanding) -> Severity {
     match standing {
-        Standing::Unproven(tenant) if tenant.is_set_up_by_root() => Severity::Warning,
+        ServiceStanding::Unproven(tenant) if tenant.is_set_up_by_root() => Severity::Warning,
         _ => Severity::Info,
     }
 }
 
-fn leak(claim: &LeakClaim, left_secs: Option<f64>, standing: &Standing, config: &DecideConfig) -> (Severity, String) {
+fn leak(
+    claim: &LeakClaim,
+    left_secs: Option<f64>,
+    standing: &ServiceStanding,
+    config: &DecideConfig,
+) -> (Severity, String) {
     let is_near = left_secs.is_some_and(|secs| secs <= config.drain_within.as_secs_f64());
     let left = left_secs.map_or_else(|| "no end is forecast".to_owned(), |secs| format!("{} are left", Span(secs)));
     match (claim.bound, standing.is_service()) {
@@ -85,18 +91,18 @@ fn leak(claim: &LeakClaim, left_secs: Option<f64>, standing: &Standing, config: 
 fn overload(
     claim: &OverloadClaim,
     left_secs: Option<f64>,
-    standing: &Standing,
+    standing: &ServiceStanding,
     lasted_secs: f64,
 ) -> (Severity, String) {
     if !standing.is_service() {
         return (Severity::Info, of(standing));
     }
-    if claim.scarce == Some(Scarce::Backlog) {
+    if claim.scarce == Some(Bottleneck::Backlog) {
         return (Severity::Warning, format!("connections are dropped now and then; {}", of(standing)));
     }
     let wait_secs = claim.oldest_wait_us.map_or(0.0, |us| us as f64 / 1e6);
     let is_full = claim.backlog > claim.backlog_max;
-    let is_stuck = claim.scarce == Some(Scarce::AcceptLoop);
+    let is_stuck = claim.scarce == Some(Bottleneck::AcceptLoop);
     let share = share(claim, wait_secs);
     let is_soon = left_secs.is_some_and(|secs| secs <= OVERFLOW_SOON_SECS);
     // An age that is not seen is taken for as long as the claim has stood.
@@ -128,7 +134,7 @@ fn share(claim: &OverloadClaim, wait_secs: f64) -> Option<f64> {
     (came > 0.0).then(|| (f64::from(claim.backlog) / came).min(1.0))
 }
 
-fn dependency(claim: &CascadeRiskClaim, standing: &Standing) -> (Severity, String) {
+fn dependency(claim: &CascadeRiskClaim, standing: &ServiceStanding) -> (Severity, String) {
     match claim.spared {
         Some(Spared::OnlyChecks) => {
             (Severity::Info, "only health checks seem to be left, so that no user misses it".to_owned())
@@ -139,7 +145,7 @@ fn dependency(claim: &CascadeRiskClaim, standing: &Standing) -> (Severity, Strin
 }
 
 /// Something that cannot reach what it needs.
-fn cut_off(standing: &Standing) -> (Severity, String) {
+fn cut_off(standing: &ServiceStanding) -> (Severity, String) {
     let severity = if standing.is_service() { Severity::Warning } else { unproven(standing) };
     (severity, of(standing))
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::pod::{self, Owner};
+use super::kubepods::{self, CgroupOwner};
 
 /// Slice below which systemd keeps every user's session and service manager.
 const USERS: &str = "user.slice";
@@ -31,10 +31,10 @@ impl Tenant {
         if first == USERS {
             return Self::User(Arc::from(names.next().unwrap_or(first)));
         }
-        match pod::owner(cgroup) {
-            Owner::Pod(uid) => return Self::Pod(Arc::from(uid)),
-            Owner::Unnamed => return Self::Pod(Arc::from("")),
-            Owner::Host => {}
+        match kubepods::owner(cgroup) {
+            CgroupOwner::Pod(uid) => return Self::Pod(Arc::from(uid)),
+            CgroupOwner::Unnamed => return Self::Pod(Arc::from("")),
+            CgroupOwner::Host => {}
         }
         let mut end = 0;
         for name in cgroup.split_inclusive('/') {

@@ -9,15 +9,15 @@
 //! Where teeth are longer than buckets the troughs between them are asked the same ([`sawtooth`]).
 //! Tests run cheapest first: nearly every process stops at the first. It refuses nothing else and cannot fail.
 
-mod ending;
-mod past;
+mod deceleration;
+mod history;
+mod impact;
 mod sawtooth;
-mod worth;
 
 use super::{
-    load::Load,
-    trend::{Line, Point},
-    window::{BUCKETS, Floors, Horizons, KIB, Newest, Window},
+    activity::Activity,
+    regression::{FittedLine, Point},
+    window::{BUCKETS, BucketFloors, Horizons, KIB, Newest, Window},
 };
 use crate::config::LeakConfig;
 
@@ -105,14 +105,14 @@ pub(super) struct Growth {
 }
 
 /// One horizon of one process, and what else it takes to judge it.
-pub(super) struct Look<'a> {
+pub(super) struct HorizonView<'a> {
     pub(super) window: &'a Window,
     pub(super) horizon: usize,
     /// Whether the horizon's open bucket is looked at, too.
     pub(super) newest: Newest,
     pub(super) config: &'a LeakConfig,
     pub(super) horizons: &'a Horizons,
-    pub(super) load: &'a Load,
+    pub(super) load: &'a Activity,
     /// Whether the process started under watch.
     pub(super) young: bool,
     /// For how long it has been watched.
@@ -166,7 +166,7 @@ pub(super) fn due(closed: u8, horizons: usize) -> impl Iterator<Item = (usize, N
     })
 }
 
-impl Look<'_> {
+impl HorizonView<'_> {
     /// What the horizon shows, if it shows growth that is a leak.
     pub(super) fn growth(&self) -> Option<Growth> {
         // Nearly every process stops here.
@@ -181,7 +181,7 @@ impl Look<'_> {
     }
 
     /// What so many of the last buckets show.
-    fn stretch(&self, floors: &Floors, buckets: usize) -> Option<Growth> {
+    fn stretch(&self, floors: &BucketFloors, buckets: usize) -> Option<Growth> {
         let points = floors.last(buckets);
         let (first, last) = (points.first()?, points.last()?);
         let grown_kib = last.y - first.y;
@@ -194,7 +194,7 @@ impl Look<'_> {
         if grown_kib + others_kib < self.worth_kib() {
             return None;
         }
-        let line = Line::through(points)?;
+        let line = FittedLine::through(points)?;
         if line.p_value() > self.significance()
             || !self.on_new_ground(first, last)
             || grown_kib < BREAKOUT * self.gave_back_kib()
@@ -243,7 +243,7 @@ impl Look<'_> {
     }
 
     /// The floors of this or a longer horizon.
-    fn floors(&self, horizon: usize) -> Floors {
+    fn floors(&self, horizon: usize) -> BucketFloors {
         let newest = if horizon == self.horizon { self.newest } else { Newest::Closed };
         self.window.floors_to(horizon, newest)
     }
@@ -277,9 +277,9 @@ impl Look<'_> {
 }
 
 /// The slope of the later half, where neither half is markedly flatter than all of it; where the load fell to a share, so may the pace.
-fn even(points: &[Point], line: &Line, fell: f64) -> Option<f64> {
+fn even(points: &[Point], line: &FittedLine, fell: f64) -> Option<f64> {
     let half = points.len().div_ceil(2);
-    let (early, late) = (Line::through(&points[..half])?, Line::through(&points[points.len() - half..])?);
+    let (early, late) = (FittedLine::through(&points[..half])?, FittedLine::through(&points[points.len() - half..])?);
     let is_even = early.slope >= EARLY_SHARE_MIN * line.slope
         && late.slope >= RECENT_SHARE_MIN * fell * line.slope.max(early.slope);
     is_even.then_some(late.slope)

@@ -8,10 +8,10 @@
 //! It refuses: page cache and file mappings (they are given back), and claims without a headroom to forecast against.
 
 mod claim;
-mod follow;
-mod limits;
+mod limit_history;
+mod peers;
 mod process;
-mod surroundings;
+mod tracking;
 mod workload;
 
 use std::collections::{HashMap, hash_map::Entry};
@@ -19,22 +19,22 @@ use std::collections::{HashMap, hash_map::Entry};
 pub use self::process::PROCESS_STATE_BYTES;
 use self::{
     claim::{Claims, Headroom},
-    follow::{Followed, Leak},
-    limits::Limits,
+    limit_history::LimitHistory,
+    peers::Peers,
     process::{Process, loading_secs},
-    surroundings::Shared,
+    tracking::{Followed, Leak},
     workload::Members,
 };
 use super::{
-    Context, Detector, Findings, Held,
+    Context, Detector, DetectorSize, Findings,
+    confidence::Rule,
     growth::{Growth, due},
     is_gone,
-    trust::Rule,
     window::{BUCKETS, Horizons, Newest},
 };
 use crate::{
     config::LeakConfig,
-    sense::{Fact, HandlesFact, ProcessFact, ProcessId},
+    sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact},
 };
 
 /// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
@@ -52,8 +52,8 @@ pub struct LeakDetector {
     processes: HashMap<u32, Process>,
     claims: Claims,
     members: Members,
-    limits: Limits,
-    clock: Clock,
+    limits: LimitHistory,
+    clock: WatchedTime,
     /// The first scan that was seen: what a later one shows anew has just started.
     first_scan: Option<u32>,
     untracked_total: u64,
@@ -61,12 +61,12 @@ pub struct LeakDetector {
 
 /// Time in which processes were watched.
 #[derive(Debug, Clone, Copy, Default)]
-struct Clock {
+struct WatchedTime {
     last_scan_t: Option<f64>,
     asleep_secs: f64,
 }
 
-impl Clock {
+impl WatchedTime {
     /// A scan begins: what lies between it and the last was slept through if it is too long for a stall.
     fn scan(&mut self, t: f64) {
         let passed_secs = self.last_scan_t.replace(t).map_or(0.0, |last_t| t - last_t);
@@ -89,8 +89,8 @@ impl LeakDetector {
             processes: HashMap::new(),
             claims: Claims::default(),
             members: Members::default(),
-            limits: Limits::default(),
-            clock: Clock::default(),
+            limits: LimitHistory::default(),
+            clock: WatchedTime::default(),
             first_scan: None,
             untracked_total: 0,
         }
@@ -195,9 +195,9 @@ impl LeakDetector {
         Some(())
     }
 
-    fn around<'a>(&'a self, fact: &'a ProcessFact, headroom: &'a Headroom) -> Shared<'a> {
+    fn around<'a>(&'a self, fact: &'a ProcessFact, headroom: &'a Headroom) -> Peers<'a> {
         let Self { processes, members, limits, horizons, .. } = self;
-        Shared { fact, headroom, processes, members, limits, horizons }
+        Peers { fact, headroom, processes, members, limits, horizons }
     }
 
     /// A process was found to leak.
@@ -242,7 +242,7 @@ impl LeakDetector {
         }
     }
 
-    fn count(&mut self, context: &Context<'_>, fact: &HandlesFact) {
+    fn count(&mut self, context: &Context<'_>, fact: &ProcessResourcesFact) {
         if let Some(process) = self.processes.get_mut(&fact.id.pid).filter(|p| p.start_ticks == fact.id.start_ticks) {
             process.count(fact, self.clock.now(context.t), &self.horizons);
         }
@@ -294,8 +294,8 @@ impl Detector for LeakDetector {
         }
     }
 
-    fn held(&self) -> Held {
-        Held { tracked: self.processes.len(), raised: self.claims.len(), untracked_total: self.untracked_total }
+    fn held(&self) -> DetectorSize {
+        DetectorSize { tracked: self.processes.len(), raised: self.claims.len(), untracked_total: self.untracked_total }
     }
 }
 

@@ -4,27 +4,27 @@
 //! the observation, and what it knows of the host arrives with it. Every claim is raised once and cleared once; while it
 //! stands, a detector hands out fresh forecasts, which the policy reads and nobody prints.
 
-mod cascade;
+mod activity;
+mod confidence;
+mod dependency;
 mod growth;
-mod handles;
 mod leak;
-mod load;
 mod overload;
-mod trend;
+mod regression;
+mod resources;
 mod troughs;
-mod trust;
 mod verdict;
 mod window;
 pub(crate) mod words;
 
-pub use cascade::CascadeDetector;
-pub use handles::HandlesDetector;
+pub use confidence::SensorHealth;
+pub use dependency::DependencyDetector;
 pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
-pub use trust::Trust;
+pub use resources::ResourceDetector;
 pub use verdict::{
-    Bound, CascadeRiskClaim, Claim, ExhaustionClaim, Harm, LeakClaim, OverloadClaim, Resource, Scarce, Severity, Sign,
-    Spared, State, Verdict,
+    Bottleneck, Bound, CascadeRiskClaim, Claim, ClaimState, ExhaustionClaim, Harm, LeakClaim, OverloadClaim, Resource,
+    Severity, Sign, Spared, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub struct Context<'a> {
     /// The latest state of the host; `None` before the first scan.
     pub host: Option<&'a HostFact>,
     /// How far the sensors are to be trusted now.
-    pub trust: &'a Trust,
+    pub trust: &'a SensorHealth,
 }
 
 /// What detectors found in one observation.
@@ -66,7 +66,7 @@ pub struct Findings {
 
 /// How much a detector holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Held {
+pub struct DetectorSize {
     /// Subjects watched.
     pub tracked: usize,
     /// Claims standing.
@@ -81,7 +81,7 @@ pub trait Detector {
     fn observe(&mut self, context: &Context<'_>, fact: &Fact, findings: &mut Findings);
 
     /// How much it holds.
-    fn held(&self) -> Held;
+    fn held(&self) -> DetectorSize;
 }
 
 /// A subject that this many scans have not shown is gone, even if nobody said so. A guess: scans miss a process that

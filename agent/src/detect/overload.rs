@@ -17,21 +17,21 @@
 //! that stops is a listener that vanishes. It refuses: an empty queue, whatever else is reported about it.
 
 mod address;
+mod baseline;
+mod bottleneck;
 mod claim;
 mod counter;
 mod drops;
-mod ground;
-mod looks;
 mod queue;
 mod rates;
-mod run;
-mod scarce;
-mod usual;
+mod samples;
+mod standing_queue;
+mod trigger;
 
 use std::{collections::HashMap, sync::Arc};
 
-use self::address::Address;
-use super::{Context, Detector, Findings, Held, verdict::Claim};
+use self::address::ListenAddress;
+use super::{Context, Detector, DetectorSize, Findings, verdict::Claim};
 use crate::{
     config::OverloadConfig,
     sense::{Fact, ListenerFact},
@@ -44,7 +44,7 @@ const LISTENERS_MAX: usize = 16_384;
 /// Finds listeners whose accept queue stands.
 pub struct OverloadDetector {
     config: OverloadConfig,
-    addresses: HashMap<(u32, Arc<str>), Address>,
+    addresses: HashMap<(u32, Arc<str>), ListenAddress>,
     sockets: usize,
     untracked_total: u64,
 }
@@ -78,7 +78,7 @@ impl OverloadDetector {
             findings.verdicts.extend(address.prune(context));
             address.sockets() > 0
         });
-        self.sockets = self.addresses.values().map(Address::sockets).sum();
+        self.sockets = self.addresses.values().map(ListenAddress::sockets).sum();
         // A hash map has no order; output has one.
         findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
             Claim::Overload(claim) => (claim.netns, claim.addr.clone()),
@@ -101,8 +101,8 @@ impl Detector for OverloadDetector {
         }
     }
 
-    fn held(&self) -> Held {
-        Held {
+    fn held(&self) -> DetectorSize {
+        DetectorSize {
             tracked: self.sockets,
             raised: self.addresses.values().filter(|address| address.is_raised()).count(),
             untracked_total: self.untracked_total,

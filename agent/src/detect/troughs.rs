@@ -5,7 +5,7 @@
 //! both are markedly more than the process breathes. Read off floors of a bucket's length, so that teeth of seconds make none.
 //! Cold start: the first trough is that after the first fall. It refuses nothing.
 
-use super::trend::Point;
+use super::regression::Point;
 
 /// Troughs that are kept: enough for a line's scatter to be told from its slope.
 pub const TROUGHS: usize = 8;

@@ -24,7 +24,7 @@ pub struct Verdict {
     /// How sure the detector is, 0 to 1.
     pub confidence: f64,
     /// Set if the claim is made, changed or withdrawn.
-    pub state: State,
+    pub state: ClaimState,
     /// Harm that it does, and to whom; `None` until the policy has weighed it.
     #[serde(flatten)]
     pub harm: Option<Harm>,
@@ -71,7 +71,7 @@ impl Severity {
 /// Progress of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum ClaimState {
     /// The condition holds.
     Raised,
     /// It still holds, and its severity or its diagnosis has changed.
@@ -94,7 +94,7 @@ pub enum Claim {
     Exhaustion(ExhaustionClaim),
 }
 
-impl State {
+impl ClaimState {
     /// As it is printed.
     pub fn name(self) -> &'static str {
         match self {
@@ -232,7 +232,7 @@ pub struct OverloadClaim {
     pub cgroup: Arc<str>,
     /// What its service runs short of; `None` where nothing tells.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub scarce: Option<Scarce>,
+    pub scarce: Option<Bottleneck>,
     /// The sign of a cascade that comes with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sign: Option<Sign>,
@@ -258,7 +258,7 @@ pub struct OverloadClaim {
 /// What an overloaded service runs short of. The fix differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scarce {
+pub enum Bottleneck {
     /// CPU: more of it, or less work.
     Cpu,
     /// Memory: it stalls on reclaim.

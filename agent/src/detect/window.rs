@@ -13,14 +13,14 @@
 use std::time::Duration;
 
 use super::{
-    trend::Point,
+    regression::Point,
     troughs::{TROUGHS, Troughs},
 };
 use crate::config::LeakConfig;
 
 /// Buckets a horizon: enough for a line's scatter to be told from its slope, with room for gaps.
 pub const BUCKETS: usize = LeakConfig::BUCKETS_PER_HORIZON as usize;
-const _: () = assert!(BUCKETS <= super::trend::POINTS_MAX);
+const _: () = assert!(BUCKETS <= super::regression::POINTS_MAX);
 
 /// Horizons that a window has room for.
 pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
@@ -137,12 +137,12 @@ pub struct Closed {
 
 /// The buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
 #[derive(Debug, Clone, Copy)]
-pub struct Floors {
+pub struct BucketFloors {
     points: [Point; BUCKETS],
     len: usize,
 }
 
-impl Floors {
+impl BucketFloors {
     /// All of them.
     pub fn points(&self) -> &[Point] {
         &self.points[..self.len]
@@ -259,13 +259,13 @@ impl Window {
     }
 
     /// The closed buckets of a horizon.
-    pub fn floors(&self, horizon: usize) -> Floors {
+    pub fn floors(&self, horizon: usize) -> BucketFloors {
         self.floors_to(horizon, Newest::Closed)
     }
 
     /// The last buckets of a horizon.
-    pub fn floors_to(&self, horizon: usize, newest: Newest) -> Floors {
-        let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
+    pub fn floors_to(&self, horizon: usize, newest: Newest) -> BucketFloors {
+        let mut floors = BucketFloors { points: [Point::default(); BUCKETS], len: 0 };
         let open = newest == Newest::Open;
         let oldest = usize::from(self.open[horizon]) + usize::from(open);
         for x in 0..BUCKETS {
@@ -293,9 +293,9 @@ impl Window {
     }
 
     /// The troughs, oldest first; `x` in seconds from the oldest, `y` in KiB.
-    pub fn troughs(&self, horizons: &Horizons) -> Floors {
+    pub fn troughs(&self, horizons: &Horizons) -> BucketFloors {
         const _: () = assert!(TROUGHS <= BUCKETS);
-        let mut floors = Floors { points: [Point::default(); BUCKETS], len: 0 };
+        let mut floors = BucketFloors { points: [Point::default(); BUCKETS], len: 0 };
         let (bucket_secs, unit_kib) = (horizons.bucket_secs[TROUGH_HORIZON], self.kib(1));
         for point in self.troughs.points() {
             floors.points[floors.len] = Point { x: point.x * bucket_secs, y: point.y * unit_kib };

@@ -51,9 +51,9 @@ impl fmt::Display for Count {
 }
 
 /// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more than one.
-pub(crate) struct Pace(pub f64);
+pub(crate) struct Frequency(pub f64);
 
-impl fmt::Display for Pace {
+impl fmt::Display for Frequency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("s", 1.0), ("min", 60.0), ("h", 3_600.0), ("day", 86_400.0)];
         let shortest = units.iter().find(|(_, secs)| self.0 * secs >= 1.0);
@@ -85,7 +85,7 @@ mod tests {
         for (per_sec, expected) in
             [(120.0, "120/s"), (1.0 / 3.0, "20/min"), (1.5 / 3_600.0, "1.5/h"), (1e-6, "0.1/day"), (3.0, "3/s")]
         {
-            assert_eq!(Pace(per_sec).to_string(), expected);
+            assert_eq!(Frequency(per_sec).to_string(), expected);
         }
     }
 

@@ -3,7 +3,7 @@
 //! People look before they read. The trace is replayed through the same core as `spillway replay`, so the picture shows the verdicts
 //! that the agent gave. A trace may be longer than memory: of a long series every other point is left out, as often as need be.
 
-mod picture;
+mod svg;
 
 use std::{collections::BTreeMap, io::BufRead, sync::Arc};
 
@@ -11,13 +11,13 @@ use thiserror::Error;
 
 use crate::{
     config::Config,
-    core::{Core, Output},
     detect::{Claim, Verdict},
-    record::{Reader, TraceError},
+    engine::{Engine, Output},
+    record::{TraceError, TraceReader},
     sense::{Fact, ProcessFact},
 };
 
-pub use picture::draw;
+pub use svg::draw;
 
 /// Points kept of one life: four a pixel of the picture.
 const POINTS_MAX: usize = 4_096;
@@ -102,8 +102,8 @@ impl Life {
 ///
 /// Where the trace cannot be read, or has no such process.
 pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explained, ExplainError> {
-    let mut reader = Reader::new(input)?;
-    let mut core = Core::new(config, reader.header().host);
+    let mut reader = TraceReader::new(input)?;
+    let mut core = Engine::new(config, reader.header().host);
     let mut output = Output::default();
     let mut explained = Explained { pid, ..Explained::default() };
     let mut others: BTreeMap<u32, (Arc<str>, u64)> = BTreeMap::new();

@@ -13,9 +13,9 @@ use std::{
     thread,
 };
 
-type Read = Box<dyn FnOnce() + Send>;
+type ReadRequest = Box<dyn FnOnce() + Send>;
 
-static READER: OnceLock<Sender<Read>> = OnceLock::new();
+static READER: OnceLock<Sender<ReadRequest>> = OnceLock::new();
 
 /// Starts the thread, from one that is not restricted yet.
 ///
@@ -23,7 +23,7 @@ static READER: OnceLock<Sender<Read>> = OnceLock::new();
 ///
 /// If no thread is to be had.
 pub fn start() -> io::Result<()> {
-    let (reads, asked) = channel::<Read>();
+    let (reads, asked) = channel::<ReadRequest>();
     thread::Builder::new().name("proc-reader".to_owned()).spawn(move || asked.into_iter().for_each(|read| read()))?;
     // A second one would have nothing to do, and ends with its channel.
     let _ = READER.set(reads);

@@ -7,7 +7,7 @@ pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// How a line came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum LineRead {
     /// In the buffer, without its line end.
     Whole,
     /// In the buffer; the stream ended before its line did.
@@ -21,7 +21,7 @@ pub(super) enum Line {
 /// # Errors
 ///
 /// Whatever the stream reports, but for interruptions, which are retried.
-pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<Line>> {
+pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<LineRead>> {
     buffer.clear();
     let (mut any, mut too_long) = (false, false);
     loop {
@@ -31,7 +31,7 @@ pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::
             Err(error) => return Err(error),
         };
         if chunk.is_empty() {
-            let line = if too_long { Line::TooLong } else { Line::Unterminated };
+            let line = if too_long { LineRead::TooLong } else { LineRead::Unterminated };
             return Ok(any.then_some(line));
         }
         any = true;
@@ -49,7 +49,7 @@ pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::
             if buffer.last() == Some(&b'\r') {
                 buffer.pop();
             }
-            return Ok(Some(if too_long { Line::TooLong } else { Line::Whole }));
+            return Ok(Some(if too_long { LineRead::TooLong } else { LineRead::Whole }));
         }
     }
 }
@@ -69,8 +69,8 @@ mod tests {
             while let Some(line) = read_line(&mut input, &mut buffer).unwrap() {
                 lines.push((line, String::from_utf8(buffer.clone()).unwrap()));
             }
-            let whole = |text: &str| (Line::Whole, text.to_owned());
-            assert_eq!(lines, [whole("one"), whole(""), whole("two"), (Line::Unterminated, "three".into())]);
+            let whole = |text: &str| (LineRead::Whole, text.to_owned());
+            assert_eq!(lines, [whole("one"), whole(""), whole("two"), (LineRead::Unterminated, "three".into())]);
         }
     }
 
@@ -80,9 +80,9 @@ mod tests {
         text.extend_from_slice(b"\nnext\n");
         let mut input = BufReader::new(&text[..]);
         let mut buffer = Vec::new();
-        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(Line::TooLong));
+        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(LineRead::TooLong));
         assert!(buffer.capacity() <= 2 * LINE_BYTES_MAX);
-        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(Line::Whole));
+        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(LineRead::Whole));
         assert_eq!(buffer, b"next");
     }
 }

@@ -7,7 +7,7 @@ mod skip;
 pub mod spool;
 mod trace;
 
-pub use print::Printer;
+pub use print::EventPrinter;
 pub use replay::{ReplayError, ReplayOptions, ReplaySummary, replay};
-pub use skip::{Problem, Skip};
-pub use trace::{Header, Reader, TRACE_VERSION, TraceError, Writer};
+pub use skip::{LineProblem, SkippedLine};
+pub use trace::{TRACE_VERSION, TraceError, TraceHeader, TraceReader, TraceWriter};

@@ -10,7 +10,7 @@ use crate::{
     act::Outcome,
     decide::{Action, Decision},
     detect::Verdict,
-    outlet::Outlet,
+    outlet::NonblockingWriter,
 };
 
 /// What an action is about, for a person.
@@ -23,19 +23,19 @@ fn subject(decision: &Decision) -> &str {
 }
 
 /// Prints verdicts, decisions and outcomes to standard output as they come.
-pub struct Printer {
+pub struct EventPrinter {
     json: bool,
-    out: Outlet,
+    out: NonblockingWriter,
 }
 
-impl Printer {
+impl EventPrinter {
     /// Prints JSON Lines or sentences.
     ///
     /// # Errors
     ///
     /// Where no thread can be had that writes them.
     pub fn to_stdout(json: bool) -> io::Result<Self> {
-        Ok(Self { json, out: Outlet::start("standard output", io::stdout())? })
+        Ok(Self { json, out: NonblockingWriter::start("standard output", io::stdout())? })
     }
 
     /// Waits for what was printed so far, for about `limit` at most.

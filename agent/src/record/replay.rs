@@ -12,12 +12,12 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    skip::{Problem, Skip},
-    trace::{Reader, TraceError, write_line},
+    skip::{LineProblem, SkippedLine},
+    trace::{TraceError, TraceReader, write_line},
 };
 use crate::{
     config::Config,
-    core::{Core, Output},
+    engine::{Engine, Output},
 };
 
 /// Problems that are kept word for word; the rest is counted. Enough to see a pattern.
@@ -47,7 +47,7 @@ pub struct ReplaySummary {
     /// Lines of kinds that this version does not know, by name, for the first 16 names.
     pub unknown_kinds: BTreeMap<String, u64>,
     /// The first 10 lines that could not be used.
-    pub first_skips: Vec<Skip>,
+    pub first_skips: Vec<SkippedLine>,
     /// Verdicts printed.
     pub verdicts: u64,
     /// Decisions made, printed or not.
@@ -76,8 +76,8 @@ pub fn replay<R: BufRead, W: Write>(
     out: &mut W,
     options: ReplayOptions,
 ) -> Result<ReplaySummary, ReplayError> {
-    let mut reader = Reader::new(input).map_err(ReplayError::Trace)?;
-    let mut core = Core::new(config, reader.header().host);
+    let mut reader = TraceReader::new(input).map_err(ReplayError::Trace)?;
+    let mut core = Engine::new(config, reader.header().host);
     let mut summary = ReplaySummary::default();
     let mut output = Output::default();
     for observation in &mut reader {
@@ -106,10 +106,10 @@ pub fn replay<R: BufRead, W: Write>(
 }
 
 impl ReplaySummary {
-    fn count(&mut self, skip: Skip) {
+    fn count(&mut self, skip: SkippedLine) {
         self.skipped += 1;
         *self.skipped_by_sort.entry(skip.problem.sort()).or_default() += 1;
-        if let Problem::UnknownKind(kind) = &skip.problem
+        if let LineProblem::UnknownKind(kind) = &skip.problem
             && (self.unknown_kinds.len() < KINDS_KEPT || self.unknown_kinds.contains_key(kind))
         {
             *self.unknown_kinds.entry(kind.clone()).or_default() += 1;

@@ -9,16 +9,16 @@ const QUOTE_CHARS_MAX: usize = 120;
 /// A line that cannot be used.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[error("line {line}: {problem}")]
-pub struct Skip {
+pub struct SkippedLine {
     /// Number of the line, from 1.
     pub line: u64,
     /// What is wrong with it.
-    pub problem: Problem,
+    pub problem: LineProblem,
 }
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Error)]
-pub enum Problem {
+pub enum LineProblem {
     /// Longer than any record.
     #[error("longer than 1 MiB")]
     TooLong,
@@ -50,7 +50,7 @@ pub enum Problem {
     },
 }
 
-impl Problem {
+impl LineProblem {
     /// A few words for counting, the same for every problem of the sort.
     pub fn sort(&self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl Problem {
         const KINDS: [&str; 6] = ["host", "sensing", "process", "listener", "exec", "exit"];
 
         #[derive(Deserialize)]
-        struct Kind {
+        struct LineKind {
             kind: String,
         }
         // serde_json counts lines from the one it was given, which would read as the trace's first.
@@ -80,8 +80,8 @@ impl Problem {
         if !error.is_data() {
             return Self::NotJson(said);
         }
-        match serde_json::from_str::<Kind>(line) {
-            Ok(Kind { kind }) if !KINDS.contains(&kind.as_str()) => Self::UnknownKind(quote(&kind)),
+        match serde_json::from_str::<LineKind>(line) {
+            Ok(LineKind { kind }) if !KINDS.contains(&kind.as_str()) => Self::UnknownKind(quote(&kind)),
             _ => Self::NotARecord(said),
         }
     }

@@ -48,7 +48,7 @@ pub struct Spool {
 
 /// One that waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry<T> {
+pub struct SpoolEntry<T> {
     /// Who has not got it yet.
     pub to: Vec<String>,
     /// What it is.
@@ -57,9 +57,9 @@ pub struct Entry<T> {
 
 /// What a spool held when it was opened.
 #[derive(Debug)]
-pub struct Found<T> {
+pub struct SpoolRecovery<T> {
     /// What waits, oldest first.
-    pub waiting: Vec<(u64, Entry<T>)>,
+    pub waiting: Vec<(u64, SpoolEntry<T>)>,
     /// What was told last of each open incident.
     pub open: Vec<T>,
     /// Where a file was put that could not be read, and why.
@@ -70,7 +70,7 @@ pub struct Found<T> {
 
 /// A change of an open incident.
 #[derive(Debug, Clone, Copy)]
-pub enum Told<'a, T> {
+pub enum IncidentChange<'a, T> {
     /// This was told last of it.
     Last(&'a str, &'a T),
     /// It is over.
@@ -91,7 +91,7 @@ impl Spool {
     /// # Errors
     ///
     /// Where there can be none.
-    pub fn open<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<(Self, Found<T>), SpoolError> {
+    pub fn open<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<(Self, SpoolRecovery<T>), SpoolError> {
         let failed = |why: String| SpoolError { path: path.to_owned(), why };
         let (contents, set_aside) = match read(path) {
             Ok(contents) => (contents, None),
@@ -103,7 +103,7 @@ impl Spool {
         };
         let Contents { database, waiting, open, unread } = contents;
         let spool = Self { path: path.to_owned(), database: Some(database) };
-        Ok((spool, Found { waiting, open, set_aside, unread }))
+        Ok((spool, SpoolRecovery { waiting, open, set_aside, unread }))
     }
 
     /// One that is not to be had yet: what it is given it refuses, until it can be opened.
@@ -118,8 +118,8 @@ impl Spool {
     /// Where they may not be there after a crash.
     pub fn accept<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
-        entries: &[(u64, Entry<T>)],
-        told: &[Told<'_, T>],
+        entries: &[(u64, SpoolEntry<T>)],
+        told: &[IncidentChange<'_, T>],
     ) -> Result<(), SpoolError> {
         self.change(&[], entries, told)
     }
@@ -146,14 +146,14 @@ impl Spool {
     pub fn change<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         settled: &[(u64, Option<&str>)],
-        entries: &[(u64, Entry<T>)],
-        told: &[Told<'_, T>],
+        entries: &[(u64, SpoolEntry<T>)],
+        told: &[IncidentChange<'_, T>],
     ) -> Result<(), SpoolError> {
         self.commit(|write| {
             let mut waiting = write.open_table(WAITING)?;
             for (nth, to) in settled {
                 let entry = match waiting.get(nth)? {
-                    Some(bytes) => serde_json::from_slice::<Entry<T>>(bytes.value()).ok(),
+                    Some(bytes) => serde_json::from_slice::<SpoolEntry<T>>(bytes.value()).ok(),
                     None => continue,
                 };
                 let left = entry.map(|mut entry| {
@@ -171,8 +171,8 @@ impl Spool {
             let mut open = write.open_table(OPEN)?;
             for told in told {
                 match told {
-                    Told::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
-                    Told::Over(incident) => drop(open.remove(*incident)?),
+                    IncidentChange::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
+                    IncidentChange::Over(incident) => drop(open.remove(*incident)?),
                 }
             }
             Ok(())
@@ -184,9 +184,9 @@ impl Spool {
     /// # Errors
     ///
     /// Where that cannot be read.
-    pub fn get<T: for<'a> Deserialize<'a>>(&mut self, nth: u64) -> Result<Option<Entry<T>>, SpoolError> {
+    pub fn get<T: for<'a> Deserialize<'a>>(&mut self, nth: u64) -> Result<Option<SpoolEntry<T>>, SpoolError> {
         let database = self.database()?;
-        let entry = || -> Result<Option<Entry<T>>, redb::Error> {
+        let entry = || -> Result<Option<SpoolEntry<T>>, redb::Error> {
             let waiting = database.begin_read()?.open_table(WAITING)?;
             Ok(waiting.get(nth)?.and_then(|bytes| serde_json::from_slice(bytes.value()).ok()))
         };
@@ -258,7 +258,7 @@ impl Unopened {
 /// Content of a file.
 struct Contents<T> {
     database: Database,
-    waiting: Vec<(u64, Entry<T>)>,
+    waiting: Vec<(u64, SpoolEntry<T>)>,
     open: Vec<T>,
     unread: u64,
 }
@@ -403,7 +403,7 @@ mod tests {
             self.0.join("state/spool.redb")
         }
 
-        fn open(&self) -> (Spool, Found<String>) {
+        fn open(&self) -> (Spool, SpoolRecovery<String>) {
             Spool::open(&self.file()).unwrap()
         }
     }
@@ -414,8 +414,8 @@ mod tests {
         }
     }
 
-    fn entry(to: &[&str], what: &str) -> Entry<String> {
-        Entry { to: to.iter().map(|to| (*to).to_owned()).collect(), what: what.to_owned() }
+    fn entry(to: &[&str], what: &str) -> SpoolEntry<String> {
+        SpoolEntry { to: to.iter().map(|to| (*to).to_owned()).collect(), what: what.to_owned() }
     }
 
     #[test]
@@ -425,10 +425,10 @@ mod tests {
         assert!(found.waiting.is_empty() && found.open.is_empty() && found.set_aside.is_none());
         let last = "a raised".to_owned();
         let entries = [(1, entry(&["x", "y"], "a")), (2, entry(&["x"], "b"))];
-        spool.accept(&entries, &[Told::Last("a", &last), Told::Last("b", &last)]).unwrap();
+        spool.accept(&entries, &[IncidentChange::Last("a", &last), IncidentChange::Last("b", &last)]).unwrap();
         spool.settle::<String>(&[(1, Some("x"))]).unwrap();
         spool.settle::<String>(&[(2, Some("x")), (9, Some("x"))]).unwrap();
-        spool.accept::<String>(&[], &[Told::Over("b")]).unwrap();
+        spool.accept::<String>(&[], &[IncidentChange::Over("b")]).unwrap();
         assert_eq!(spool.get(1).unwrap(), Some(entry(&["y"], "a")));
         assert_eq!(spool.get::<String>(2).unwrap(), None);
         drop(spool);
@@ -504,7 +504,7 @@ mod tests {
         let dir = Dir::make("rows");
         let (mut spool, _) = dir.open();
         spool.accept(&[(1, entry(&["x"], "a"))], &[]).unwrap();
-        let other = Entry { to: vec!["x".to_owned()], what: vec![7_u8] };
+        let other = SpoolEntry { to: vec!["x".to_owned()], what: vec![7_u8] };
         spool.accept(&[(9, other)], &[]).unwrap();
         drop(spool);
         for _ in 0..2 {

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    line::{Line, read_line},
-    skip::{Problem, Skip},
+    line::{LineRead, read_line},
+    skip::{LineProblem, SkippedLine},
 };
 use crate::{
     detect::HostInfo,
-    sense::{Fact, Observation, StrainFact},
+    sense::{Fact, Observation, ServicePressureFact},
 };
 
 /// The version that is written, and the only one that is read.
@@ -39,7 +39,7 @@ const STEP_SECS_MAX: f64 = 366.0 * 86_400.0;
 
 /// The first line of a trace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Header {
+pub struct TraceHeader {
     /// Version of the format.
     pub spillway_trace: u64,
     /// The host on which it was recorded.
@@ -69,16 +69,16 @@ pub enum TraceError {
 
 /// Streams the observations of a trace.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub struct TraceReader<R> {
     input: R,
-    header: Header,
+    header: TraceHeader,
     buffer: Vec<u8>,
     line: u64,
     last_t: Option<f64>,
     failure: Option<io::Error>,
 }
 
-impl<R: BufRead> Reader<R> {
+impl<R: BufRead> TraceReader<R> {
     /// Reads the header.
     ///
     /// # Errors
@@ -88,14 +88,14 @@ impl<R: BufRead> Reader<R> {
         let mut buffer = Vec::new();
         let header = match read_line(&mut input, &mut buffer)? {
             None => return Err(TraceError::NoHeader("the trace is empty".into())),
-            Some(Line::TooLong) => return Err(TraceError::NoHeader(Problem::TooLong.to_string())),
-            Some(Line::Whole | Line::Unterminated) => parse_header(&buffer)?,
+            Some(LineRead::TooLong) => return Err(TraceError::NoHeader(LineProblem::TooLong.to_string())),
+            Some(LineRead::Whole | LineRead::Unterminated) => parse_header(&buffer)?,
         };
         Ok(Self { input, header, buffer, line: 1, last_t: None, failure: None })
     }
 
     /// The header.
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &TraceHeader {
         &self.header
     }
 
@@ -113,31 +113,31 @@ impl<R: BufRead> Reader<R> {
         self.failure.map_or(Ok(()), Err)
     }
 
-    fn parse(&mut self, line: Line) -> Result<Observation, Problem> {
-        if line == Line::TooLong {
-            return Err(Problem::TooLong);
+    fn parse(&mut self, line: LineRead) -> Result<Observation, LineProblem> {
+        if line == LineRead::TooLong {
+            return Err(LineProblem::TooLong);
         }
-        let text = str::from_utf8(&self.buffer).map_err(|_| Problem::NotUtf8)?;
+        let text = str::from_utf8(&self.buffer).map_err(|_| LineProblem::NotUtf8)?;
         let observation: Observation = serde_json::from_str(text).map_err(|error| match line {
-            Line::Unterminated => Problem::CutOff,
-            _ => Problem::of(&error, text),
+            LineRead::Unterminated => LineProblem::CutOff,
+            _ => LineProblem::of(&error, text),
         })?;
-        check(&observation).map_err(Problem::Impossible)?;
+        check(&observation).map_err(LineProblem::Impossible)?;
         let t = observation.t;
         let last_t = self.last_t.unwrap_or(t);
         if t < last_t {
-            return Err(Problem::Backwards { t, last_t });
+            return Err(LineProblem::Backwards { t, last_t });
         }
         if t - last_t > STEP_SECS_MAX {
-            return Err(Problem::Impossible("t jumps ahead by more than a year"));
+            return Err(LineProblem::Impossible("t jumps ahead by more than a year"));
         }
         self.last_t = Some(t);
         Ok(observation)
     }
 }
 
-impl<R: BufRead> Iterator for Reader<R> {
-    type Item = Result<Observation, Skip>;
+impl<R: BufRead> Iterator for TraceReader<R> {
+    type Item = Result<Observation, SkippedLine>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.failure.is_none() {
@@ -149,10 +149,10 @@ impl<R: BufRead> Iterator for Reader<R> {
                 }
             };
             self.line += 1;
-            if line != Line::TooLong && self.buffer.iter().all(u8::is_ascii_whitespace) {
+            if line != LineRead::TooLong && self.buffer.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            return Some(self.parse(line).map_err(|problem| Skip { line: self.line, problem }));
+            return Some(self.parse(line).map_err(|problem| SkippedLine { line: self.line, problem }));
         }
         None
     }
@@ -160,18 +160,18 @@ impl<R: BufRead> Iterator for Reader<R> {
 
 /// Writes observations as a trace.
 #[derive(Debug)]
-pub struct Writer<W> {
+pub struct TraceWriter<W> {
     output: W,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> TraceWriter<W> {
     /// Writes the header.
     ///
     /// # Errors
     ///
     /// If the stream fails.
     pub fn new(mut output: W, host: HostInfo, interval_secs: f64) -> Result<Self, TraceError> {
-        write_line(&mut output, &Header { spillway_trace: TRACE_VERSION, host, interval_secs })?;
+        write_line(&mut output, &TraceHeader { spillway_trace: TRACE_VERSION, host, interval_secs })?;
         Ok(Self { output })
     }
 
@@ -203,7 +203,7 @@ pub(super) fn write_line<W: Write, T: Serialize>(output: &mut W, value: &T) -> R
     Ok(())
 }
 
-fn parse_header(bytes: &[u8]) -> Result<Header, TraceError> {
+fn parse_header(bytes: &[u8]) -> Result<TraceHeader, TraceError> {
     #[derive(Deserialize)]
     struct Version {
         spillway_trace: u64,
@@ -214,7 +214,7 @@ fn parse_header(bytes: &[u8]) -> Result<Header, TraceError> {
     if version != TRACE_VERSION {
         return Err(TraceError::Version(version));
     }
-    let header: Header = serde_json::from_slice(bytes).map_err(no_header)?;
+    let header: TraceHeader = serde_json::from_slice(bytes).map_err(no_header)?;
     if !(header.interval_secs.is_finite() && header.interval_secs > 0.0) {
         return Err(TraceError::NoHeader(format!("interval_secs is {}", header.interval_secs)));
     }
@@ -250,7 +250,7 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(listener.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             let Some(strain) = &listener.strain else { return Ok(()) };
             require(strain.secs.is_finite() && strain.secs >= 0.0, "strain is over no time")?;
-            let StrainFact { psi_cpu_some_percent, psi_memory_some_percent, .. } = *strain;
+            let ServicePressureFact { psi_cpu_some_percent, psi_memory_some_percent, .. } = *strain;
             let threads = [strain.busiest_thread_percent, strain.thread_waits_percent];
             let shares = [psi_cpu_some_percent, psi_memory_some_percent].into_iter().chain(threads);
             require(shares.flatten().all(|share: f64| (0.0..=100.0).contains(&share)), "strain is no percentage")
@@ -271,8 +271,8 @@ mod tests {
 
     const HEADER: &str = r#"{"spillway_trace":1,"host":{"mem_total_bytes":17179869184,"cpus":8},"interval_secs":5.0}"#;
 
-    fn read(body: &str) -> Vec<Result<Observation, Skip>> {
-        Reader::new(format!("{HEADER}\n{body}").as_bytes()).unwrap().collect()
+    fn read(body: &str) -> Vec<Result<Observation, SkippedLine>> {
+        TraceReader::new(format!("{HEADER}\n{body}").as_bytes()).unwrap().collect()
     }
 
     fn problems(body: &str) -> Vec<String> {
@@ -346,10 +346,10 @@ mod tests {
     fn a_bad_header_names_line_1() {
         let bad = ["", "\n", "{}", "[1]", "{\"spillway_trace\":1}", "{\"spillway_trace\":2}", "\u{fffd}"];
         for text in bad {
-            let error = Reader::new(text.as_bytes()).unwrap_err().to_string();
+            let error = TraceReader::new(text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with("line 1: "), "{text}: {error}");
         }
         let zero = HEADER.replace("5.0", "0.0");
-        assert!(Reader::new(zero.as_bytes()).is_err());
+        assert!(TraceReader::new(zero.as_bytes()).is_err());
     }
 }

@@ -61,14 +61,14 @@ pub struct HardLimit {
 #[derive(Debug)]
 pub struct CgroupPaths {
     hierarchy: Hierarchy,
-    known: HashMap<u64, Known>,
+    known: HashMap<u64, KnownCgroup>,
     /// Without BPF a cgroup's id is not known: then each process keeps its own.
-    of_processes: HashMap<ProcessId, Known>,
+    of_processes: HashMap<ProcessId, KnownCgroup>,
     charges: Charges,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownCgroup {
     path: PathBuf,
     /// As it is told; see [`told`].
     told: Arc<str>,
@@ -207,7 +207,7 @@ impl CgroupPaths {
             }
             return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let known = Known::new(&self.hierarchy, self.path_of(pid), id);
+        let known = KnownCgroup::new(&self.hierarchy, self.path_of(pid), id);
         let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         if self.is_id_of(id, &known.path) {
             self.known.insert(id, known);
@@ -222,7 +222,7 @@ impl CgroupPaths {
         {
             return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         }
-        let known = Known::new(&self.hierarchy, self.path_of(id.pid), u64::from(id.pid));
+        let known = KnownCgroup::new(&self.hierarchy, self.path_of(id.pid), u64::from(id.pid));
         let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         self.of_processes.insert(id, known);
         found
@@ -250,7 +250,7 @@ impl CgroupPaths {
     }
 }
 
-impl Known {
+impl KnownCgroup {
     fn new(hierarchy: &Hierarchy, path: PathBuf, key: u64) -> Self {
         let (told, holder) = (told(&path), hierarchy.holder(&path));
         Self { path, told, holder, age: Age::new(key) }

@@ -31,19 +31,19 @@ pub(super) struct Caller {
 
 /// Connects of every workload to every destination.
 #[derive(Debug, Default)]
-pub(super) struct Connects {
-    kept: HashMap<Subject, Kept>,
+pub(super) struct OutboundTable {
+    kept: HashMap<ConnectKey, TableEntry>,
 }
 
 /// Whose connects to where: a key of the kernel's without the pid, which is 0 here, but with the cgroup.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Subject {
+struct ConnectKey {
     to: OutboundKey,
     cgroup: Arc<str>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct TableEntry {
     addr: Arc<str>,
     pid: u32,
     comm: Arc<str>,
@@ -58,7 +58,7 @@ struct Kept {
 /// how many of what is not told yet have ended.
 type Lead = (u64, u64);
 
-impl Connects {
+impl OutboundTable {
     /// Connects of a process that ended since the last call, of which `key` says whose and where to.
     pub(super) fn ended(&mut self, key: &OutboundKey, caller: &Caller, fresh: &OutboundCount, now: f64) {
         let kept = self.kept(key, caller, (0, all(fresh)), now);
@@ -72,9 +72,9 @@ impl Connects {
         kept.pending = kept.pending.saturating_add(1);
     }
 
-    fn kept(&mut self, key: &OutboundKey, caller: &Caller, lead: Lead, now: f64) -> &mut Kept {
-        let subject = Subject { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
-        let kept = self.kept.entry(subject).or_insert_with_key(|subject| Kept {
+    fn kept(&mut self, key: &OutboundKey, caller: &Caller, lead: Lead, now: f64) -> &mut TableEntry {
+        let subject = ConnectKey { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
+        let kept = self.kept.entry(subject).or_insert_with_key(|subject| TableEntry {
             addr: Arc::from(inet_addr(subject.to.family, subject.to.addr, subject.to.port).to_string()),
             pid: key.pid,
             comm: caller.comm.clone(),
@@ -130,8 +130,8 @@ impl Connects {
     }
 }
 
-impl Kept {
-    fn fact(&self, subject: &Subject) -> OutboundFact {
+impl TableEntry {
+    fn fact(&self, subject: &ConnectKey) -> OutboundFact {
         OutboundFact {
             netns: subject.to.netns,
             addr: self.addr.clone(),
@@ -207,7 +207,7 @@ mod tests {
         OutboundConnect { since_ns, share: 0, key: key(pid, 1), reserved: 0 }
     }
 
-    fn told(connects: &mut Connects, now: f64) -> Vec<OutboundFact> {
+    fn told(connects: &mut OutboundTable, now: f64) -> Vec<OutboundFact> {
         let mut told = Vec::new();
         connects.tell(now, |fact| told.push(fact));
         told
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn processes_of_a_cgroup_are_one_workload_and_another_cgroup_is_another() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         for pid in [7, 8, 9] {
             connects.ended(&key(pid, 1), &caller("/api", "worker"), &REFUSED, 0.0);
         }
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn totals_go_on_after_they_were_told_and_what_is_no_news_is_not_told() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
         assert_eq!(told(&mut connects, 0.0).len(), 1);
         assert_eq!(told(&mut connects, 1.0), []);
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_told_as_long_as_it_is() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         for t in [0.0, 1.0] {
             connects.under_way(&under_way(7, 5), &caller("/api", "api"), t);
             connects.under_way(&under_way(7, 6), &caller("/api", "api"), t);
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_process_that_connected_last_is_named() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         connects.under_way(&under_way(7, 50), &caller("/api", "old"), 0.0);
         connects.under_way(&under_way(8, 90), &caller("/api", "new"), 0.0);
         connects.ended(&key(9, 1), &caller("/api", "done"), &OutboundCount { refused: 99, ..REFUSED }, 0.0);
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn those_that_fail_are_told_first_and_the_rest_later() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         for host in 0..TOLD_MAX as u32 + 10 {
             let count = if host % 2 == 0 { ESTABLISHED } else { REFUSED };
             connects.ended(&key(7, host), &caller("/api", "api"), &count, 0.0);
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_destination_is_forgotten_after_ten_minutes_without_a_connect() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
         connects.ended(&key(7, 2), &caller("/api", "api"), &REFUSED, 1.0);
         told(&mut connects, FORGET_SECS);
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn however_many_destinations_there_are_so_many_are_kept() {
-        let mut connects = Connects::default();
+        let mut connects = OutboundTable::default();
         for t in 0..3_u32 {
             for host in 0..KEPT_MAX as u32 - 1_000 {
                 connects.ended(&key(7, t * 10_000 + host), &caller("/api", "api"), &REFUSED, f64::from(t));

@@ -7,11 +7,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use super::{CgroupPaths, ListenerFact, inet_addr::inet_addr, overflows::Rise, proc_files, waits::Waits};
-use crate::kernel::Sojourns;
+use super::{
+    CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr, overflows::DropRise, proc_files,
+};
+use crate::bpf::Sojourns;
 
 /// What is said of a socket in every look and seldom changes.
-pub(super) struct Listener {
+pub(super) struct ListenerSocket {
     number: u64,
     /// Whose share of the kernel's map it takes.
     share: u64,
@@ -27,22 +29,22 @@ pub(super) struct Listener {
     holders: Vec<u32>,
     /// The look that last saw it.
     pub(super) seen: u64,
-    waits: Waits,
+    waits: AcceptLatency,
     flow: Flow,
-    last: Last,
+    last: LastCounts,
     /// Connections that found its queue full, since it was first seen.
     overflows: u64,
 }
 
 /// Counts at the last look.
 #[derive(Debug, Default)]
-struct Last {
+struct LastCounts {
     drops: u32,
     arrived: u64,
     backlog: u32,
 }
 
-impl Listener {
+impl ListenerSocket {
     /// A socket that is seen for the first time, by the number that it gets.
     pub(super) fn new(sample: &ListenerSample, number: u64, cgroups: &CgroupPaths) -> Self {
         let socket = inet_addr(sample.family, sample.addr, sample.port);
@@ -58,9 +60,9 @@ impl Listener {
             pid: 0,
             holders: Vec::new(),
             seen: 0,
-            waits: Waits::default(),
+            waits: AcceptLatency::default(),
             flow: Flow::default(),
-            last: Last::default(),
+            last: LastCounts::default(),
             overflows: 0,
         };
         listener.belongs_to(sample.pid, cgroups);
@@ -108,16 +110,16 @@ impl Listener {
     }
 
     /// Drops since the last look, of whatever kind; `None` if there were none.
-    pub(super) fn rise(&mut self, sample: &ListenerSample) -> Option<Rise> {
+    pub(super) fn rise(&mut self, sample: &ListenerSample) -> Option<DropRise> {
         let last = std::mem::replace(
             &mut self.last,
-            Last { drops: sample.drops, arrived: sample.arrived_total, backlog: sample.backlog },
+            LastCounts { drops: sample.drops, arrived: sample.arrived_total, backlog: sample.backlog },
         );
         let drops = sample.drops.wrapping_sub(last.drops);
         // A count that fell was begun anew. One is counted a moment before it waits, hence no strict comparison.
         let came = sample.arrived_total.checked_sub(last.arrived).unwrap_or(sample.arrived_total);
         let is_full = sample.backlog > sample.backlog_max;
-        (drops > 0).then(|| Rise {
+        (drops > 0).then(|| DropRise {
             drops: u64::from(drops),
             is_full,
             may_have_been_full: is_full
@@ -204,8 +206,8 @@ mod tests {
 
     use super::*;
 
-    fn listener(sample: &ListenerSample) -> Listener {
-        Listener {
+    fn listener(sample: &ListenerSample) -> ListenerSocket {
+        ListenerSocket {
             number: 1,
             share: 0,
             netns: sample.netns,
@@ -217,9 +219,9 @@ mod tests {
             pid: sample.pid,
             holders: Vec::new(),
             seen: 0,
-            waits: Waits::default(),
+            waits: AcceptLatency::default(),
             flow: Flow::default(),
-            last: Last::default(),
+            last: LastCounts::default(),
             overflows: 0,
         }
     }
@@ -234,7 +236,7 @@ mod tests {
             ..ListenerSample::default()
         };
         let mut listener = listener(&ListenerSample::default());
-        let rise = |drops, is_full, may_have_been_full| Some(Rise { drops, is_full, may_have_been_full });
+        let rise = |drops, is_full, may_have_been_full| Some(DropRise { drops, is_full, may_have_been_full });
         for (sample, expected) in [
             (look(5, 0, 0), rise(5, false, false)),
             (look(5, 10, 0), None),

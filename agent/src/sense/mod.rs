@@ -3,54 +3,54 @@
 //! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing reads the same facts
 //! from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and never stops the agent.
 
+mod accept_latency;
 mod cgroups;
+mod connections;
 mod connects;
-mod faults;
-mod handles;
-mod in_flight;
+mod host_memory;
 mod inet_addr;
-mod life;
 mod listener;
-mod listeners;
-mod lost;
+mod losses;
 mod observation;
 mod outbound;
 mod outside;
 mod overflows;
 mod own;
-mod pressure;
+mod page_faults;
 #[doc(hidden)]
 pub mod printable;
 #[doc(hidden)]
 pub mod proc_files;
-mod processes;
-mod sensing;
+mod process_events;
+mod process_memory;
+mod process_resources;
+mod sensor_health;
 mod sensors;
+mod service_pressure;
 mod shares;
 mod sock_diag;
-mod strain;
-mod unix;
+mod tcp_listeners;
 mod unix_addr;
-mod waits;
+mod unix_listeners;
 
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
-pub use faults::FaultSensor;
-pub use handles::HandleSensor;
-pub use in_flight::InFlight;
-pub use life::{LifeSensor, LifeTotals};
-pub use listeners::ListenerSensor;
-pub use lost::Lost;
+pub use connections::EstablishedConnections;
+pub use host_memory::HostMemorySensor;
+pub use losses::LossCounters;
 pub use observation::{
-    Fact, HandlesFact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, SensingFact,
-    StrainFact,
+    Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
+    SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;
-pub use pressure::PressureSensor;
-pub use processes::ProcessSensor;
-pub use sensing::SensingSensor;
+pub use page_faults::PageFaultSensor;
+pub use process_events::{ProcessEventSensor, ProcessEventTotals};
+pub use process_memory::ProcessMemorySensor;
+pub use process_resources::ProcessResourceSensor;
+pub use sensor_health::SensorHealthSensor;
 pub use sensors::Sensors;
-pub use unix::UnixSensor;
+pub use tcp_listeners::TcpListenerSensor;
+pub use unix_listeners::UnixListenerSensor;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};
@@ -65,15 +65,19 @@ mod fuzzed {
         UnixFoundSample, UnixSample,
     };
 
-    use super::{cgroups, handles, inet_addr::inet_addr, printable::printable, sock_diag, strain, unix_addr};
-    use crate::kernel::{Plain, decode};
+    use super::{
+        cgroups, inet_addr::inet_addr, printable::printable, process_resources, service_pressure, sock_diag, unix_addr,
+    };
+    use crate::bpf::{Plain, decode};
 
     /// Names in records of every kind.
     pub fn from_records(bytes: &[u8]) -> Vec<Arc<str>> {
         fn all<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
             decode::<T>(bytes)
         }
-        assert!(all::<HandleSample>(bytes).all(|sample| handles::fact(&sample, 10_000_000).close_wait.is_some()));
+        assert!(
+            all::<HandleSample>(bytes).all(|sample| process_resources::fact(&sample, 10_000_000).close_wait.is_some())
+        );
         all::<OutboundConnect>(bytes).for_each(drop);
         all::<SocketOwnerSample>(bytes).for_each(drop);
         let counts =
@@ -95,6 +99,6 @@ mod fuzzed {
     /// Numbers in files of cgroups.
     pub fn from_texts(text: &str) {
         cgroups::sum_of(text, ["anon", "shmem"]);
-        strain::stall_us(text);
+        service_pressure::stall_us(text);
     }
 }

@@ -27,11 +27,11 @@ pub enum Fact {
     /// The machine as a whole; opens a scan.
     Host(HostFact),
     /// What the sensors do not see, from here on until the next such fact.
-    Sensing(SensingFact),
+    Sensing(SensorHealthFact),
     /// The memory of one process.
     Process(ProcessFact),
     /// What one process holds that can run out.
-    Handles(HandlesFact),
+    Handles(ProcessResourcesFact),
     /// The accept queue of one listening socket.
     Listener(ListenerFact),
     /// How one workload's connects to one address end.
@@ -65,7 +65,7 @@ pub struct HostFact {
 /// What the sensors do not see. A probe that is not named is at its first choice; a trace without such facts is taken as
 /// seeing all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct SensingFact {
+pub struct SensorHealthFact {
     /// Probes that learn the same in another way than the first choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<Arc<str>>,
@@ -123,7 +123,7 @@ impl ProcessFact {
 
 /// What one process holds that can run out, but for memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandlesFact {
+pub struct ProcessResourcesFact {
     /// Which process.
     #[serde(flatten)]
     pub id: ProcessId,
@@ -195,12 +195,12 @@ pub struct ListenerFact {
     pub oldest_wait_us: Option<u64>,
     /// What its service runs short of; looked at only while connections wait, so `None` where none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strain: Option<StrainFact>,
+    pub strain: Option<ServicePressureFact>,
 }
 
 /// What the service behind a listener runs short of, since the last look at it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct StrainFact {
+pub struct ServicePressureFact {
     /// How long ago that was.
     pub secs: f64,
     /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in percent; `None` where it has

@@ -14,11 +14,11 @@ use foldhash::{HashMap, HashMapExt as _, HashSet};
 use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
 
 use super::{
-    CgroupPaths, Hierarchy, Lost, OutboundFact,
-    connects::{Caller, Connects, since},
+    CgroupPaths, Hierarchy, LossCounters, OutboundFact,
+    connects::{Caller, OutboundTable, since},
     proc_files, shares,
 };
-use crate::kernel::OutboundMaps;
+use crate::bpf::OutboundMaps;
 
 /// How long the kernel keeps a count that does not change. A guess: most that retry do so within it, and a minute of a crawler's
 /// destinations fits the map.
@@ -36,8 +36,8 @@ pub struct OutboundSensor {
     maps: Option<OutboundMaps>,
     cgroups: CgroupPaths,
     counted: HashMap<OutboundKey, Counted>,
-    callers: HashMap<u32, Known>,
-    connects: Connects,
+    callers: HashMap<u32, KnownWorkload>,
+    connects: OutboundTable,
     /// When those under way were last gone through, and which there were: socket and beginning.
     checked: Option<(f64, HashSet<(u64, u64)>)>,
 }
@@ -48,7 +48,7 @@ struct Counted {
     changed_t: f64,
 }
 
-struct Known {
+struct KnownWorkload {
     caller: Caller,
     seen: bool,
 }
@@ -61,7 +61,7 @@ impl OutboundSensor {
             cgroups: CgroupPaths::new(hierarchy),
             counted: HashMap::new(),
             callers: HashMap::new(),
-            connects: Connects::default(),
+            connects: OutboundTable::default(),
             checked: None,
         }
     }
@@ -72,7 +72,7 @@ impl OutboundSensor {
     /// # Errors
     ///
     /// Where a map cannot be read; what was read until then is told.
-    pub fn read(&mut self, now: f64, lost: &mut Lost, each: impl FnMut(OutboundFact)) -> io::Result<()> {
+    pub fn read(&mut self, now: f64, lost: &mut LossCounters, each: impl FnMut(OutboundFact)) -> io::Result<()> {
         let Some(mut maps) = self.maps.take() else { return Ok(()) };
         let read = self.read_ended(&mut maps, now).and_then(|()| self.read_under_way(&mut maps, now));
         self.maps = Some(maps);
@@ -130,8 +130,8 @@ impl OutboundSensor {
 }
 
 /// Who a process is, read when it is first seen.
-fn caller<'a>(callers: &'a mut HashMap<u32, Known>, cgroups: &CgroupPaths, pid: u32) -> &'a Caller {
-    let known = callers.entry(pid).or_insert_with(|| Known { caller: look_up(cgroups, pid), seen: true });
+fn caller<'a>(callers: &'a mut HashMap<u32, KnownWorkload>, cgroups: &CgroupPaths, pid: u32) -> &'a Caller {
+    let known = callers.entry(pid).or_insert_with(|| KnownWorkload { caller: look_up(cgroups, pid), seen: true });
     known.seen = true;
     &known.caller
 }

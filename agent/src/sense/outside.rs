@@ -10,8 +10,8 @@ use std::{io, net::SocketAddr};
 use foldhash::HashMap;
 
 use super::{
-    CgroupPaths, ListenerFact, Lost,
-    sock_diag::{Found, Kinds, SockDiag},
+    CgroupPaths, ListenerFact, LossCounters,
+    sock_diag::{DiagListener, Kinds, SockDiag},
 };
 
 /// Time for which they are read after the last was turned away: longer than the time between two passes over every open file.
@@ -60,12 +60,12 @@ impl Outside {
         &mut self,
         now: f64,
         cgroups: &CgroupPaths,
-        lost: &mut Lost,
-        is_known: impl Fn(&Found) -> bool,
+        lost: &mut LossCounters,
+        is_known: impl Fn(&DiagListener) -> bool,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
-        let mut told = Told::default();
-        let wants = |found: &Found| {
+        let mut told = ReportedCounts::default();
+        let wants = |found: &DiagListener| {
             told.read += 1;
             !is_known(found) && told.has_room(found)
         };
@@ -80,14 +80,14 @@ impl Outside {
 
 /// Number that were reported in this read.
 #[derive(Default)]
-struct Told {
+struct ReportedCounts {
     by_user: HashMap<(u32, bool), u32>,
     read: u64,
     left_out: u64,
 }
 
-impl Told {
-    fn has_room(&mut self, found: &Found) -> bool {
+impl ReportedCounts {
+    fn has_room(&mut self, found: &DiagListener) -> bool {
         let most = if found.uid < ORDINARY_UIDS { TOLD_OF_SYSTEM_MAX } else { TOLD_MAX };
         let told = self.by_user.entry((found.uid, found.waiting)).or_insert(0);
         let has_room = *told < most;
@@ -101,7 +101,7 @@ impl Told {
 }
 
 /// Tells if a socket listens where one of these does: those that share an address belong to one user.
-pub(super) fn listens_at<T>(known: &std::collections::HashMap<(u32, SocketAddr), T>, found: &Found) -> bool {
+pub(super) fn listens_at<T>(known: &std::collections::HashMap<(u32, SocketAddr), T>, found: &DiagListener) -> bool {
     found.socket.is_some_and(|socket| known.contains_key(&(found.netns, socket)))
 }
 
@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn one_user_does_not_fill_what_is_told() {
-        let mut told = Told::default();
-        let found = |uid, waiting| Found { netns: 1, inode: 7, uid, waiting, socket: None };
+        let mut told = ReportedCounts::default();
+        let found = |uid, waiting| DiagListener { netns: 1, inode: 7, uid, waiting, socket: None };
         let admitted = (0..9_000).filter(|_| told.has_room(&found(65_534, false))).count();
         assert_eq!(admitted, TOLD_MAX as usize);
         assert_eq!(told.left_out, 9_000 - u64::from(TOLD_MAX));

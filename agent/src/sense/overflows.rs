@@ -18,7 +18,7 @@ use crate::os::proc_reader::unrestricted;
 
 /// A listener whose drops rose since the last look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rise {
+pub(super) struct DropRise {
     /// By how much.
     pub(super) drops: u64,
     /// The queue is over its limit now: the kernel refuses what comes.
@@ -30,12 +30,12 @@ pub(super) struct Rise {
 /// `ListenOverflows` of each network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Overflows {
-    namespaces: HashMap<u32, Namespace>,
+    namespaces: HashMap<u32, NamespaceOverflows>,
     looks: u64,
 }
 
 #[derive(Debug, Default)]
-struct Namespace {
+struct NamespaceOverflows {
     /// The count at the last read; `None` before the first.
     total: Option<u64>,
     /// Overflows that no drop was seen for, and the look that left them: the listener may have been read just before.
@@ -58,13 +58,13 @@ impl Overflows {
     pub(super) fn begin(&mut self, netns: u32, pid: u32) {
         if !self.knows(netns) {
             let total = read(pid, netns);
-            self.namespaces.insert(netns, Namespace { total, ..Namespace::default() });
+            self.namespaces.insert(netns, NamespaceOverflows { total, ..NamespaceOverflows::default() });
         }
     }
 
     /// Overflows of each listener of a namespace whose drops rose since the last look, in their order. `pids` are processes that may be in
     /// the namespace.
-    pub(super) fn settle(&mut self, netns: u32, pids: impl IntoIterator<Item = u32>, rises: &[Rise]) -> Vec<u64> {
+    pub(super) fn settle(&mut self, netns: u32, pids: impl IntoIterator<Item = u32>, rises: &[DropRise]) -> Vec<u64> {
         match pids.into_iter().find_map(|pid| read(pid, netns)) {
             Some(total) => self.namespaces.entry(netns).or_default().settle(total, self.looks, rises),
             None => rises.iter().map(|rise| if rise.is_full { rise.drops } else { 0 }).collect(),
@@ -77,8 +77,8 @@ impl Overflows {
     }
 }
 
-impl Namespace {
-    fn settle(&mut self, total: u64, look: u64, rises: &[Rise]) -> Vec<u64> {
+impl NamespaceOverflows {
+    fn settle(&mut self, total: u64, look: u64, rises: &[DropRise]) -> Vec<u64> {
         let is_first = self.total.is_none();
         let fresh = total.saturating_sub(self.total.unwrap_or(0));
         let spare = if self.spare_look + 1 == look { self.spare } else { 0 };
@@ -92,10 +92,10 @@ impl Namespace {
 }
 
 /// Shares out so many overflows: first to queues that are full, then to those that may have been, in proportion to their drops.
-fn share(overflows: u64, rises: &[Rise]) -> Vec<u64> {
+fn share(overflows: u64, rises: &[DropRise]) -> Vec<u64> {
     let mut counted = vec![0; rises.len()];
     let mut left = overflows;
-    let classes: [fn(&Rise) -> bool; 2] = [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
+    let classes: [fn(&DropRise) -> bool; 2] = [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
     for class in classes {
         let drops: u64 = rises.iter().filter(|rise| class(rise)).map(|rise| rise.drops).sum();
         let (mut room, mut of) = (left.min(drops), drops);
@@ -132,12 +132,12 @@ fn listen_overflows(netstat: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const FULL: Rise = Rise { drops: 10, is_full: true, may_have_been_full: true };
-    const MAY: Rise = Rise { drops: 10, is_full: false, may_have_been_full: true };
-    const NEVER: Rise = Rise { drops: 10, is_full: false, may_have_been_full: false };
+    const FULL: DropRise = DropRise { drops: 10, is_full: true, may_have_been_full: true };
+    const MAY: DropRise = DropRise { drops: 10, is_full: false, may_have_been_full: true };
+    const NEVER: DropRise = DropRise { drops: 10, is_full: false, may_have_been_full: false };
 
-    fn known(total: u64) -> Namespace {
-        Namespace { total: Some(total), ..Namespace::default() }
+    fn known(total: u64) -> NamespaceOverflows {
+        NamespaceOverflows { total: Some(total), ..NamespaceOverflows::default() }
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn queues_of_a_kind_share_by_their_drops_and_nothing_is_lost() {
-        let rises = [1, 20, 0, 9].map(|drops| Rise { drops, ..MAY });
+        let rises = [1, 20, 0, 9].map(|drops| DropRise { drops, ..MAY });
         for overflows in 0..=30 {
             let counted = share(overflows, &rises);
             assert_eq!(counted.iter().sum::<u64>(), overflows, "{counted:?}");
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_overflow_counted_before_its_drop_waits_for_one_look() {
-        let few = Rise { drops: 2, ..FULL };
+        let few = DropRise { drops: 2, ..FULL };
         let mut namespace = known(0);
         assert_eq!(namespace.settle(5, 1, &[few]), [2]);
         assert_eq!(namespace.settle(5, 2, &[few]), [2]);
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn before_the_first_look_only_a_full_queue_can_have_overflowed() {
-        let mut namespace = Namespace::default();
+        let mut namespace = NamespaceOverflows::default();
         assert_eq!(namespace.settle(1_000, 1, &[FULL, NEVER]), [10, 0]);
         assert_eq!(namespace.settle(1_000, 2, &[FULL, MAY]), [0, 0], "what was before is not shared out later");
     }

@@ -5,24 +5,25 @@
 use std::io;
 
 use super::{
-    Fact, FaultSensor, HandleSensor, Hierarchy, LifeSensor, LifeTotals, ListenerSensor, Lost, Observation,
-    OutboundSensor, OwnSockets, PressureSensor, ProcessSensor, SensingSensor, UnixSensor,
+    Fact, Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets, PageFaultSensor,
+    ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProcessResourceSensor, SensorHealthSensor,
+    TcpListenerSensor, UnixListenerSensor,
 };
-use crate::kernel::{Hook, Kernel, ProbeReport, Wanted};
+use crate::bpf::{Hook, LoadOptions, LoadedBpf, ProbeStatus};
 
 /// The sensors of this host.
 pub struct Sensors {
-    kernel: Kernel,
-    pressure: PressureSensor,
-    processes: ProcessSensor,
-    handles: HandleSensor,
-    listeners: ListenerSensor,
-    unix: UnixSensor,
+    kernel: LoadedBpf,
+    pressure: HostMemorySensor,
+    processes: ProcessMemorySensor,
+    handles: ProcessResourceSensor,
+    listeners: TcpListenerSensor,
+    unix: UnixListenerSensor,
     outbound: OutboundSensor,
-    life: Option<LifeSensor>,
-    faults: Option<FaultSensor>,
-    sensing: SensingSensor,
-    lost: Lost,
+    life: Option<ProcessEventSensor>,
+    faults: Option<PageFaultSensor>,
+    sensing: SensorHealthSensor,
+    lost: LossCounters,
     own: Option<OwnSockets>,
 }
 
@@ -35,35 +36,35 @@ impl Sensors {
     /// As [`Sensors::start`], with hooks that are not to be used.
     pub fn start_without(unwanted: &[Hook]) -> Self {
         let hierarchy = Hierarchy::detect();
-        let wanted = Wanted { memory_v1: hierarchy.is_v1(), unwanted: unwanted.to_vec() };
-        Self::over(Kernel::load(&wanted), hierarchy)
+        let wanted = LoadOptions { memory_v1: hierarchy.is_v1(), unwanted: unwanted.to_vec() };
+        Self::over(LoadedBpf::load(&wanted), hierarchy)
     }
 
     /// Sensors that use no BPF, for the reason given.
     pub fn without_bpf(reason: &str) -> Self {
-        Self::over(Kernel::without_bpf(reason), Hierarchy::detect())
+        Self::over(LoadedBpf::without_bpf(reason), Hierarchy::detect())
     }
 
-    fn over(mut kernel: Kernel, hierarchy: Hierarchy) -> Self {
-        let faults = kernel.faults.take().map(FaultSensor::new);
+    fn over(mut kernel: LoadedBpf, hierarchy: Hierarchy) -> Self {
+        let faults = kernel.faults.take().map(PageFaultSensor::new);
         Self {
-            pressure: PressureSensor::default(),
-            processes: ProcessSensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
-            handles: HandleSensor::new(kernel.process_handles.take()),
-            unix: UnixSensor::new(kernel.unix_queue.take(), kernel.accept_queue.is_some(), hierarchy.clone()),
-            listeners: ListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
+            pressure: HostMemorySensor::default(),
+            processes: ProcessMemorySensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
+            handles: ProcessResourceSensor::new(kernel.process_handles.take()),
+            unix: UnixListenerSensor::new(kernel.unix_queue.take(), kernel.accept_queue.is_some(), hierarchy.clone()),
+            listeners: TcpListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
             outbound: OutboundSensor::new(kernel.outbound.take(), hierarchy),
-            life: kernel.process_life.take().map(LifeSensor::new),
+            life: kernel.process_life.take().map(ProcessEventSensor::new),
             faults,
-            sensing: SensingSensor::default(),
-            lost: Lost::default(),
+            sensing: SensorHealthSensor::default(),
+            lost: LossCounters::default(),
             own: None,
             kernel,
         }
     }
 
     /// What became of each probe.
-    pub fn reports(&self) -> &[ProbeReport] {
+    pub fn reports(&self) -> &[ProbeStatus] {
         &self.kernel.reports
     }
 
@@ -78,13 +79,13 @@ impl Sensors {
     }
 
     /// What did not reach an observation so far, the kernel's own losses included.
-    pub fn lost(&mut self) -> &Lost {
+    pub fn lost(&mut self) -> &LossCounters {
         self.count_losses();
         &self.lost
     }
 
     /// The same as of the last scan, without asking the kernel again.
-    pub fn lost_at_scan(&self) -> &Lost {
+    pub fn lost_at_scan(&self) -> &LossCounters {
         &self.lost
     }
 
@@ -157,12 +158,12 @@ impl Sensors {
     }
 
     /// Births and deaths so far; zeros where they are not seen.
-    pub fn life_totals(&self) -> LifeTotals {
-        self.life.as_ref().map(LifeSensor::totals).unwrap_or_default()
+    pub fn life_totals(&self) -> ProcessEventTotals {
+        self.life.as_ref().map(ProcessEventSensor::totals).unwrap_or_default()
     }
 
     /// Where processes grow, where page faults are sampled.
-    pub fn faults(&self) -> Option<&FaultSensor> {
+    pub fn faults(&self) -> Option<&PageFaultSensor> {
         self.faults.as_ref()
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use foldhash::{HashMap, HashMapExt as _};
 use spillway_ebpf::SHARE_OF_ALL;
 
-use crate::kernel::BatchMap;
+use crate::bpf::BatchMap;
 
 /// Entries taken, by whose they are.
 pub type Shares = BatchMap<u64, u64>;

@@ -25,8 +25,8 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    CgroupPaths, ListenerFact, Lost,
-    overflows::{Overflows, Rise},
+    CgroupPaths, ListenerFact, LossCounters,
+    overflows::{DropRise, Overflows},
     unix_addr,
 };
 use crate::os::proc_reader::unrestricted;
@@ -45,7 +45,7 @@ pub(super) enum Kinds {
 
 /// A listener in an answer, before anything else is asked about it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct DiagListener {
     pub(super) netns: u32,
     pub(super) inode: u32,
     /// Owner; 0 for a UNIX listener, whose owner is not known.
@@ -63,15 +63,15 @@ pub(super) struct SockDiag {
     /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
     /// there, each question would have it looked for.
     without_unix: bool,
-    namespaces: HashMap<u64, Namespace>,
-    owners: HashMap<u64, Owner>,
+    namespaces: HashMap<u64, NetNamespace>,
+    owners: HashMap<u64, SocketOwner>,
     overflows: Overflows,
     /// Listeners that have dropped anything, by inode.
-    drops: HashMap<u32, Drops>,
+    drops: HashMap<u32, SocketDrops>,
     looks: u64,
 }
 
-struct Namespace {
+struct NetNamespace {
     socket: Socket,
     /// A process in it.
     pid: u32,
@@ -79,13 +79,13 @@ struct Namespace {
 
 /// Packets that a listener discarded until the last look, and how much of that were connections that found its queue full.
 #[derive(Default)]
-struct Drops {
+struct SocketDrops {
     total: u32,
     overflows: u64,
     seen: u64,
 }
 
-struct Owner {
+struct SocketOwner {
     pid: u32,
     cgroup: Arc<str>,
 }
@@ -101,8 +101,8 @@ impl SockDiag {
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
-        lost: &mut Lost,
-        mut wants: impl FnMut(&Found) -> bool,
+        lost: &mut LossCounters,
+        mut wants: impl FnMut(&DiagListener) -> bool,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         if refresh {
@@ -116,7 +116,7 @@ impl SockDiag {
         let Self { namespaces, owners, overflows, drops, looks, .. } = self;
         *looks += 1;
         overflows.begin_look();
-        for (&netns, Namespace { socket, pid }) in &*namespaces {
+        for (&netns, NetNamespace { socket, pid }) in &*namespaces {
             let mut dropped = Vec::new();
             let was_known = overflows.knows(netns as u32);
             let tcp: &[u8] = if kinds == Kinds::Unix { &[] } else { &[AF_INET, AF_INET6] };
@@ -177,18 +177,18 @@ impl SockDiag {
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
-        lost: &mut Lost,
+        lost: &mut LossCounters,
         counts: impl Fn(Option<(u32, &str)>) -> bool,
     ) -> io::Result<u64> {
         if refresh {
             self.refresh(cgroups, lost);
         }
         let mut connections = 0;
-        for Namespace { socket, .. } in self.namespaces.values() {
+        for NetNamespace { socket, .. } in self.namespaces.values() {
             let mut ports = HashSet::new();
             for family in [AF_INET, AF_INET6] {
                 dump(socket, tcp_listeners(family), |response| {
-                    let Listener::Tcp(InetResponse { header, .. }) = response else { return };
+                    let ListenerAddr::Tcp(InetResponse { header, .. }) = response else { return };
                     let owner = self.owners.get(&u64::from(header.inode));
                     if counts(owner.map(|owner| (owner.pid, &*owner.cgroup))) {
                         ports.insert(header.socket_id.source_port);
@@ -200,7 +200,7 @@ impl SockDiag {
             }
             for family in [AF_INET, AF_INET6] {
                 dump(socket, tcp_sockets(family, StateFlags::ESTABLISHED), |response| {
-                    let Listener::Tcp(InetResponse { header, .. }) = response else { return };
+                    let ListenerAddr::Tcp(InetResponse { header, .. }) = response else { return };
                     connections += u64::from(ports.contains(&header.socket_id.source_port));
                 })?;
             }
@@ -209,18 +209,18 @@ impl SockDiag {
     }
 
     /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
-    fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut Lost) {
+    fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut LossCounters) {
         let known: HashSet<u64> = self.namespaces.keys().copied().collect();
-        let walk = unrestricted(move || Walk::make(&known));
+        let walk = unrestricted(move || ProcWalk::make(&known));
         self.owners.clear();
         for (pid, sockets) in walk.sockets {
             let cgroup = cgroups.of_process(pid);
             for inode in sockets {
-                self.owners.entry(inode).or_insert_with(|| Owner { pid, cgroup: cgroup.clone() });
+                self.owners.entry(inode).or_insert_with(|| SocketOwner { pid, cgroup: cgroup.clone() });
             }
         }
         self.namespaces.retain(|inode, _| walk.seen.contains_key(inode));
-        self.namespaces.extend(walk.opened.into_iter().map(|(inode, socket)| (inode, Namespace { socket, pid: 0 })));
+        self.namespaces.extend(walk.opened.into_iter().map(|(inode, socket)| (inode, NetNamespace { socket, pid: 0 })));
         for (inode, pid) in walk.seen {
             if let Some(namespace) = self.namespaces.get_mut(&inode) {
                 namespace.pid = pid;
@@ -233,7 +233,7 @@ impl SockDiag {
 
 /// One pass over /proc.
 #[derive(Default)]
-struct Walk {
+struct ProcWalk {
     /// Network namespaces of processes, each with one of them: that of before may have gone.
     seen: HashMap<u64, u32>,
     /// A socket in each that was not known.
@@ -244,7 +244,7 @@ struct Walk {
     sockets: Vec<(u32, Vec<u64>)>,
 }
 
-impl Walk {
+impl ProcWalk {
     fn make(known: &HashSet<u64>) -> Self {
         let mut walk = Self::default();
         let Ok(processes) = fs::read_dir("/proc") else { return walk };
@@ -298,23 +298,23 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
 }
 
 /// What an answer tells of.
-enum Listener<'a> {
+enum ListenerAddr<'a> {
     Tcp(&'a InetResponse),
     Unix(&'a unix::UnixResponse),
 }
 
-impl Listener<'_> {
-    fn found(&self, netns: u64) -> Found {
+impl ListenerAddr<'_> {
+    fn found(&self, netns: u64) -> DiagListener {
         let netns = netns as u32;
         match self {
-            Self::Tcp(InetResponse { header, .. }) => Found {
+            Self::Tcp(InetResponse { header, .. }) => DiagListener {
                 netns,
                 inode: header.inode,
                 uid: header.uid,
                 waiting: header.recv_queue > 0,
                 socket: Some(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
             },
-            Self::Unix(response) => Found {
+            Self::Unix(response) => DiagListener {
                 netns,
                 inode: response.header.inode,
                 uid: 0,
@@ -325,10 +325,10 @@ impl Listener<'_> {
     }
 }
 
-fn fact(owners: &HashMap<u64, Owner>, netns: u64, response: &Listener<'_>) -> ListenerFact {
+fn fact(owners: &HashMap<u64, SocketOwner>, netns: u64, response: &ListenerAddr<'_>) -> ListenerFact {
     let (inode, fact) = match response {
-        Listener::Tcp(response) => (response.header.inode, tcp_fact(response)),
-        Listener::Unix(response) => (response.header.inode, unix_fact(response)),
+        ListenerAddr::Tcp(response) => (response.header.inode, tcp_fact(response)),
+        ListenerAddr::Unix(response) => (response.header.inode, unix_fact(response)),
     };
     let owner = owners.get(&u64::from(inode));
     ListenerFact {
@@ -343,13 +343,13 @@ fn fact(owners: &HashMap<u64, Owner>, netns: u64, response: &Listener<'_>) -> Li
 /// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many connections came is not known here, so
 /// that every queue may have been full, of namespaces that were there at the last look.
 fn rise(
-    drops: &mut HashMap<u32, Drops>,
+    drops: &mut HashMap<u32, SocketDrops>,
     look: u64,
-    response: &Listener<'_>,
+    response: &ListenerAddr<'_>,
     fact: &mut ListenerFact,
     was_known: bool,
-) -> Option<Rise> {
-    let Listener::Tcp(response) = response else { return None };
+) -> Option<DropRise> {
+    let ListenerAddr::Tcp(response) = response else { return None };
     let dropped = response.nlas.iter().find_map(|nla| match nla {
         Nla::MemInfo(memory) => Some(memory.drops),
         _ => None,
@@ -363,7 +363,7 @@ fn rise(
     fact.overflows_total = Some(known.overflows);
     let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
     let is_full = fact.backlog > fact.backlog_max;
-    (rise > 0).then_some(Rise { drops: u64::from(rise), is_full, may_have_been_full: was_known })
+    (rise > 0).then_some(DropRise { drops: u64::from(rise), is_full, may_have_been_full: was_known })
 }
 
 fn tcp_fact(response: &InetResponse) -> ListenerFact {
@@ -417,7 +417,7 @@ fn unix_listeners() -> SockDiagMessage {
     })
 }
 
-fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&Listener<'_>)) -> io::Result<()> {
+fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&ListenerAddr<'_>)) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut packet = NetlinkMessage::new(header, request.into());
@@ -439,7 +439,11 @@ fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&Listene
 }
 
 /// Reads a part of an answer; says whether it was the last. `unread` gets what is wrong with a message that cannot be read.
-fn read_answer(answer: &[u8], unread: &mut io::Result<()>, each: &mut impl FnMut(&Listener<'_>)) -> io::Result<bool> {
+fn read_answer(
+    answer: &[u8],
+    unread: &mut io::Result<()>,
+    each: &mut impl FnMut(&ListenerAddr<'_>),
+) -> io::Result<bool> {
     let mut rest = answer;
     while !rest.is_empty() {
         // Its length comes first. Messages are aligned to four bytes; a length of nothing would never end.
@@ -448,8 +452,10 @@ fn read_answer(answer: &[u8], unread: &mut io::Result<()>, each: &mut impl FnMut
         rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
         let Ok(message) = message.map_err(|error| *unread = Err(io::Error::other(error))) else { continue };
         match &message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&Listener::Tcp(response)),
-            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => each(&Listener::Unix(response)),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&ListenerAddr::Tcp(response)),
+            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                each(&ListenerAddr::Unix(response))
+            }
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             _ => {}
@@ -462,10 +468,10 @@ fn read_answer(answer: &[u8], unread: &mut io::Result<()>, each: &mut impl FnMut
 #[cfg(any(test, fuzzing))]
 pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
     let mut addresses = Vec::new();
-    let mut each = |response: &Listener<'_>| {
+    let mut each = |response: &ListenerAddr<'_>| {
         addresses.push(match response {
-            Listener::Tcp(response) => tcp_fact(response).addr,
-            Listener::Unix(response) => unix_fact(response).addr,
+            ListenerAddr::Tcp(response) => tcp_fact(response).addr,
+            ListenerAddr::Unix(response) => unix_fact(response).addr,
         });
     };
     let _ = read_answer(answer, &mut Ok(()), &mut each);

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    counts::Drops,
+    counts::DropCounter,
     slots::{Slot, Slots},
 };
 use crate::{clock::Clock, config::Network};
@@ -43,7 +43,7 @@ pub struct Acceptor {
     /// Slots that new connections take.
     pub slots: Arc<Slots>,
     /// Counter of the connections that were dropped.
-    pub drops: Drops,
+    pub drops: DropCounter,
     /// Longest that a connection is kept.
     pub timeout: Duration,
     /// Clock by which log lines are spaced.

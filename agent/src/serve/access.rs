@@ -12,14 +12,14 @@ use hyper::{
 };
 use ring::{hmac, rand::SystemRandom};
 
-use crate::secret::Secret;
+use crate::secret::SecretSource;
 
 /// Fewer characters could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
 /// Answers of the agent that need different rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
+pub enum Endpoint {
     /// `/healthz` and `/ready`, asked for by probes that cannot send a token.
     Probe,
     /// Everything else.
@@ -28,7 +28,7 @@ pub enum Resource {
 
 /// Reason for which a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RequestRefusal {
     /// There are several `Host` headers, or one that is not text.
     BadHost,
     /// The `Host` header names another host.
@@ -55,7 +55,7 @@ impl Token {
     /// # Errors
     ///
     /// Says what is wrong with it or its file.
-    pub fn read(secret: &Secret) -> Result<Self, String> {
+    pub fn read(secret: &SecretSource) -> Result<Self, String> {
         Self::new(&secret.read()?).map_err(|wrong| format!("{secret}: {wrong}"))
     }
 
@@ -96,22 +96,28 @@ impl Access {
     /// # Errors
     ///
     /// The reason for which it is not answered.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap, resource: Resource, is_trusted: bool) -> Result<(), Refusal> {
+    pub fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        resource: Endpoint,
+        is_trusted: bool,
+    ) -> Result<(), RequestRefusal> {
         if self.token.as_ref().is_some_and(|token| token.is_in(headers)) {
             // No page in a browser has it.
             return Ok(());
         }
         let mut hosts = headers.get_all(HOST).iter();
-        let header = hosts.next().map(|host| host.to_str()).transpose().map_err(|_| Refusal::BadHost)?;
+        let header = hosts.next().map(|host| host.to_str()).transpose().map_err(|_| RequestRefusal::BadHost)?;
         if hosts.next().is_some() {
-            return Err(Refusal::BadHost);
+            return Err(RequestRefusal::BadHost);
         }
         let authority = uri.authority().map(|authority| authority.as_str());
         if ![header, authority].into_iter().flatten().all(|host| self.is_own(host)) {
-            return Err(Refusal::OtherHost);
+            return Err(RequestRefusal::OtherHost);
         }
         match self.token {
-            Some(_) if resource != Resource::Probe || !is_trusted => Err(Refusal::NoToken),
+            Some(_) if resource != Endpoint::Probe || !is_trusted => Err(RequestRefusal::NoToken),
             _ => Ok(()),
         }
     }
@@ -152,9 +158,9 @@ mod tests {
     fn check(
         access: &Access,
         fields: &[(&'static str, &str)],
-        resource: Resource,
+        resource: Endpoint,
         trusted: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestRefusal> {
         access.check(&"/x".parse().unwrap(), &headers(fields), resource, trusted)
     }
 
@@ -175,7 +181,7 @@ mod tests {
             "Node-1.Example.com:9646",
             "",
         ] {
-            assert_eq!(check(&access, &[("host", host)], Resource::Other, true), Ok(()), "{host}");
+            assert_eq!(check(&access, &[("host", host)], Endpoint::Other, true), Ok(()), "{host}");
         }
         for host in [
             "evil.example",
@@ -190,15 +196,15 @@ mod tests {
             ":",
             "::x",
         ] {
-            let found = check(&access, &[("host", host)], Resource::Other, true);
-            assert_eq!(found, Err(Refusal::OtherHost), "{host}");
+            let found = check(&access, &[("host", host)], Endpoint::Other, true);
+            assert_eq!(found, Err(RequestRefusal::OtherHost), "{host}");
         }
-        assert_eq!(check(&access, &[], Resource::Other, true), Ok(()), "HAProxy's httpchk sends none");
+        assert_eq!(check(&access, &[], Endpoint::Other, true), Ok(()), "HAProxy's httpchk sends none");
         let twice = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(check(&access, &twice, Resource::Other, true), Err(Refusal::BadHost));
+        assert_eq!(check(&access, &twice, Endpoint::Other, true), Err(RequestRefusal::BadHost));
         let absolute = "http://evil.example/metrics".parse().unwrap();
-        let found = access.check(&absolute, &headers(&[("host", "localhost")]), Resource::Other, true);
-        assert_eq!(found, Err(Refusal::OtherHost));
+        let found = access.check(&absolute, &headers(&[("host", "localhost")]), Endpoint::Other, true);
+        assert_eq!(found, Err(RequestRefusal::OtherHost));
     }
 
     #[test]
@@ -209,23 +215,23 @@ mod tests {
     #[test]
     fn a_token_is_needed_except_by_probes_that_are_trusted() {
         let access = access(Some(TOKEN));
-        let with = |value: &str| check(&access, &[("authorization", value)], Resource::Other, false);
+        let with = |value: &str| check(&access, &[("authorization", value)], Endpoint::Other, false);
         assert_eq!(with(&format!("Bearer {TOKEN}")), Ok(()));
         assert_eq!(with(&format!("bearer {TOKEN}")), Ok(()));
         for wrong in
             ["", "Bearer", "Bearer ", TOKEN, "Bearer 0123456789abcdef0123456789abcdee", "Basic 0123456789abcdef"]
         {
-            assert_eq!(with(wrong), Err(Refusal::NoToken), "{wrong}");
+            assert_eq!(with(wrong), Err(RequestRefusal::NoToken), "{wrong}");
         }
         for (resource, trusted, found) in [
-            (Resource::Probe, true, Ok(())),
-            (Resource::Probe, false, Err(Refusal::NoToken)),
-            (Resource::Other, true, Err(Refusal::NoToken)),
+            (Endpoint::Probe, true, Ok(())),
+            (Endpoint::Probe, false, Err(RequestRefusal::NoToken)),
+            (Endpoint::Other, true, Err(RequestRefusal::NoToken)),
         ] {
             assert_eq!(check(&access, &[], resource, trusted), found, "{resource:?} {trusted}");
         }
         let rebound = [("host", "evil.example"), ("authorization", "Bearer 0123456789abcdef0123456789abcdef")];
-        assert_eq!(check(&access, &rebound, Resource::Other, false), Ok(()), "whatever its name, it knows the token");
+        assert_eq!(check(&access, &rebound, Endpoint::Other, false), Ok(()), "whatever its name, it knows the token");
     }
 
     #[test]

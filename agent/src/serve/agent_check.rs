@@ -13,12 +13,12 @@ use tokio::{
 use super::{
     Metrics,
     acceptor::{Acceptor, Peers},
-    slots::{Limits, Slots},
+    slots::{SlotLimits, Slots},
 };
-use crate::{act::drain::Readiness, config::Network};
+use crate::{act::drain::ReadinessCell, config::Network};
 
 /// Some balancers, each with some threads; a guess, doubled often.
-const SLOTS: Limits = Limits { total: 64, per_peer: 16, per_local_peer: 48 };
+const SLOTS: SlotLimits = SlotLimits { total: 64, per_peer: 16, per_local_peer: 48 };
 
 /// Longest that a connection is kept.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub async fn serve_agent_check(
     listen: SocketAddr,
     allow: &[Network],
     metrics: &Metrics,
-    readiness: Arc<Readiness>,
+    readiness: Arc<ReadinessCell>,
 ) -> io::Result<SocketAddr> {
     let drops = metrics.serve_counts().drops("agent_check");
     let acceptor = Acceptor {

@@ -15,7 +15,7 @@ pub struct ServeCounts {
 
 /// Counter of the connections that one port dropped.
 #[derive(Debug, Clone)]
-pub struct Drops {
+pub struct DropCounter {
     port: &'static str,
     dropped: Family<DropLabel, Counter>,
 }
@@ -33,8 +33,8 @@ struct AddrLabel {
 
 impl ServeCounts {
     /// Counts the drops of `port`, a kind of connection such as `metrics`.
-    pub fn drops(&self, port: &'static str) -> Drops {
-        Drops { port, dropped: self.dropped.clone() }
+    pub fn drops(&self, port: &'static str) -> DropCounter {
+        DropCounter { port, dropped: self.dropped.clone() }
     }
 
     /// Notes how many connections wait to be accepted at one of the agent's own addresses.
@@ -57,7 +57,7 @@ impl ServeCounts {
     }
 }
 
-impl Drops {
+impl DropCounter {
     /// Counts one.
     pub fn count(&self, reason: &'static str) {
         self.dropped.get_or_create(&DropLabel { port: self.port, reason }).inc();

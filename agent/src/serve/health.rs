@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{act::Event, act::Outcome, kernel::ProbeReport};
+use crate::{act::Outcome, act::OutcomeKind, bpf::ProbeStatus};
 
 /// Time for which a loss counts. A guess: some probes' periods, so that each of them sees it.
 const LOSS_COUNTS_SECS: f64 = 300.0;
@@ -24,7 +24,7 @@ const GAP_MIN_SECS: f64 = 1.0;
 /// Overall state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum HealthStatus {
     /// Everything is seen, limited and delivered.
     Ok,
     /// Something is not; the agent does the rest.
@@ -37,7 +37,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     /// Overall state.
-    pub status: Status,
+    pub status: HealthStatus,
     /// Every reason for it; empty if all is well.
     pub reasons: Vec<Reason>,
 }
@@ -56,15 +56,15 @@ pub struct Reason {
 pub struct Health {
     probes: Vec<Reason>,
     standing: Vec<Reason>,
-    lost: BTreeMap<&'static str, Rise>,
-    untracked: Rise,
+    lost: BTreeMap<&'static str, GrowingTotal>,
+    untracked: GrowingTotal,
     gap: Option<(f64, f64)>,
     setbacks: BTreeMap<Arc<str>, (f64, String)>,
 }
 
 /// A total that only rises, and when it last did.
 #[derive(Debug, Default)]
-struct Rise {
+struct GrowingTotal {
     total: u64,
     at: Option<f64>,
 }
@@ -77,7 +77,7 @@ impl Reason {
 
 impl Health {
     /// Notes the state of every probe.
-    pub fn note_probes(&mut self, reports: &[ProbeReport]) {
+    pub fn note_probes(&mut self, reports: &[ProbeStatus]) {
         let lacking = reports.iter().filter(|report| report.reason().is_some());
         self.probes = lacking.map(|report| Reason::new("probe", report.to_string())).collect();
     }
@@ -114,7 +114,7 @@ impl Health {
                 let oldest = oldest.map(|(id, _)| id.clone());
                 oldest.and_then(|id| self.setbacks.remove(&id));
             }
-        } else if !matches!(event, Event::Refused | Event::DrainRequested | Event::UndrainRequested) {
+        } else if !matches!(event, OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested) {
             self.setbacks.remove(id);
         }
     }
@@ -122,9 +122,9 @@ impl Health {
     /// Reports at `now`. `failing` is why the agent does not watch any more, `undelivered` which notifications do not reach anybody.
     pub fn report(&self, now: f64, failing: Option<String>, undelivered: Vec<String>) -> HealthReport {
         let status = |reasons: &[Reason]| match (&failing, reasons) {
-            (Some(_), _) => Status::Failing,
-            (None, []) => Status::Ok,
-            (None, _) => Status::Degraded,
+            (Some(_), _) => HealthStatus::Failing,
+            (None, []) => HealthStatus::Ok,
+            (None, _) => HealthStatus::Degraded,
         };
         let is_recent = |at: f64, secs: f64| now - at <= secs;
         let mut reasons: Vec<_> = failing.iter().map(|why| Reason::new("hang", why)).collect();
@@ -148,7 +148,7 @@ impl Health {
     }
 }
 
-impl Rise {
+impl GrowingTotal {
     fn note(&mut self, now: f64, total: u64) {
         if total > self.total {
             self.at = Some(now);
@@ -164,16 +164,16 @@ impl Rise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{
+    use crate::bpf::{
         Probe,
-        ladder::{self, Passed, Shortfall, Why},
+        fallbacks::{self, Cause, Passed, Unavailable},
     };
 
     fn kinds(health: &Health, now: f64) -> Vec<&'static str> {
         health.report(now, None, Vec::new()).reasons.iter().map(|reason| reason.kind).collect()
     }
 
-    fn outcome(event: Event, id: &str) -> Outcome {
+    fn outcome(event: OutcomeKind, id: &str) -> Outcome {
         let why = "Permission denied".to_owned();
         Outcome { t: 0.0, event, id: Arc::from(id), cgroup: Arc::from("/a"), limit_bytes: None, why }
     }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn an_agent_that_sees_all_is_ok() {
         let mut health = Health::default();
-        let attached = Probe::ALL.map(|probe| ProbeReport::new(probe, Some(&ladder::of(probe)[0]), Vec::new()));
+        let attached = Probe::ALL.map(|probe| ProbeStatus::new(probe, Some(&fallbacks::of(probe)[0]), Vec::new()));
         health.note_probes(&attached);
         health.note_lost(1.0, "life_ring_full", 0);
         health.note_untracked(1.0, 0);
@@ -193,12 +193,12 @@ mod tests {
     #[test]
     fn a_probe_that_is_missing_counts_until_it_is_there() {
         let mut health = Health::default();
-        health.note_probes(&ProbeReport::without_bpf(&Shortfall::new(Why::Refused, "not root")));
+        health.note_probes(&ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root")));
         assert_eq!(kinds(&health, 1e9), ["probe"; Probe::ALL.len()]);
-        let passed = Passed { at: "it", shortfall: Shortfall::new(Why::Refused, "kernel refused it (EPERM)") };
-        health.note_probes(&[ProbeReport::new(Probe::FaultSamples, None, vec![passed])]);
+        let passed = Passed { at: "it", shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)") };
+        health.note_probes(&[ProbeStatus::new(Probe::FaultSamples, None, vec![passed])]);
         let report = health.report(0.0, None, Vec::new());
-        assert_eq!(report.status, Status::Degraded);
+        assert_eq!(report.status, HealthStatus::Degraded);
         assert_eq!(report.reasons[0].detail, "probe fault_samples not attached: kernel refused it (EPERM)");
         health.note_probes(&[]);
         assert_eq!(kinds(&health, 0.0), [""; 0]);
@@ -220,17 +220,17 @@ mod tests {
     #[test]
     fn a_failed_action_counts_until_one_for_its_incident_succeeds() {
         let mut health = Health::default();
-        health.note_outcome(0.0, &outcome(Event::Failed, "leak-1"));
-        health.note_outcome(0.0, &outcome(Event::UndrainFailed, "node"));
+        health.note_outcome(0.0, &outcome(OutcomeKind::Failed, "leak-1"));
+        health.note_outcome(0.0, &outcome(OutcomeKind::UndrainFailed, "node"));
         let report = health.report(1.0, None, Vec::new());
         assert_eq!(report.reasons[0].detail, "failed to limit /a: Permission denied");
-        health.note_outcome(2.0, &outcome(Event::Refused, "leak-1"));
+        health.note_outcome(2.0, &outcome(OutcomeKind::Refused, "leak-1"));
         assert_eq!(kinds(&health, 3.0), ["action", "action"]);
-        health.note_outcome(4.0, &outcome(Event::Limited, "leak-1"));
+        health.note_outcome(4.0, &outcome(OutcomeKind::Limited, "leak-1"));
         assert_eq!(kinds(&health, 5.0), ["action"]);
         assert_eq!(kinds(&health, 3_601.0), [""; 0]);
         for nth in 0..100 {
-            health.note_outcome(f64::from(nth), &outcome(Event::Failed, &format!("leak-{nth}")));
+            health.note_outcome(f64::from(nth), &outcome(OutcomeKind::Failed, &format!("leak-{nth}")));
         }
         assert_eq!(kinds(&health, 100.0).len(), SETBACKS_MAX);
     }
@@ -239,8 +239,8 @@ mod tests {
     fn a_hang_and_notifications_that_reach_nobody_are_reported() {
         let health = Health::default();
         let report = health.report(0.0, None, vec!["slack: failed".to_owned()]);
-        assert_eq!((report.status, report.reasons[0].kind), (Status::Degraded, "notification"));
+        assert_eq!((report.status, report.reasons[0].kind), (HealthStatus::Degraded, "notification"));
         let report = health.report(0.0, Some("late".to_owned()), Vec::new());
-        assert_eq!((report.status, report.reasons[0].kind), (Status::Failing, "hang"));
+        assert_eq!((report.status, report.reasons[0].kind), (HealthStatus::Failing, "hang"));
     }
 }

@@ -19,23 +19,23 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{
     Metrics,
     acceptor::{Acceptor, Connection, Peers},
-    access::{Access, Refusal, Resource, Token},
-    health::Status,
-    slots::{Limits, Slots},
+    access::{Access, Endpoint, RequestRefusal, Token},
+    health::HealthStatus,
+    slots::{SlotLimits, Slots},
 };
 use crate::{
-    act::drain::{Readiness, Says},
+    act::drain::{Readiness, ReadinessCell},
     config::ServeConfig,
 };
 
 /// Connections without a request: most are about to send one. A guess.
-const NEW_SLOTS: Limits = Limits { total: 64, per_peer: 16, per_local_peer: 48 };
+const NEW_SLOTS: SlotLimits = SlotLimits { total: 64, per_peer: 16, per_local_peer: 48 };
 
 /// Connections that requested `/metrics`: a scraper or two; a guess, doubled often.
-const METRICS_SLOTS: Limits = Limits { total: 16, per_peer: 4, per_local_peer: 12 };
+const METRICS_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local_peer: 12 };
 
 /// Connections that requested `/healthz` or `/ready`: probes of some balancers; a guess, doubled often.
-const PROBE_SLOTS: Limits = Limits { total: 32, per_peer: 8, per_local_peer: 24 };
+const PROBE_SLOTS: SlotLimits = SlotLimits { total: 32, per_peer: 8, per_local_peer: 24 };
 
 /// How long a client may take to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub enum ServeError {
 /// Everything that an answer needs.
 struct Site {
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    readiness: Arc<ReadinessCell>,
     access: Access,
     metrics_slots: Arc<Slots>,
     probe_slots: Arc<Slots>,
@@ -88,7 +88,7 @@ struct Site {
 pub async fn serve(
     config: &ServeConfig,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    readiness: Arc<ReadinessCell>,
 ) -> Result<SocketAddr, ServeError> {
     let listen = config.listen;
     let failed = |source| ServeError::Bind { listen, source };
@@ -133,7 +133,7 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: 
 impl Site {
     fn answer(&self, request: &Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let resource = if matches!(path, "/healthz" | "/ready") { Resource::Probe } else { Resource::Other };
+        let resource = if matches!(path, "/healthz" | "/ready") { Endpoint::Probe } else { Endpoint::Other };
         let checked = self.access.check(request.uri(), request.headers(), resource, connection.is_trusted());
         if let Err(refusal) = checked {
             return refused(refusal);
@@ -151,8 +151,8 @@ impl Site {
             "/ready" => {
                 let says = self.readiness.says();
                 let status = match says {
-                    Says::Ready(_) => StatusCode::OK,
-                    Says::Drain | Says::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+                    Readiness::Ready(_) => StatusCode::OK,
+                    Readiness::Drain | Readiness::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 text(status, PLAIN, format!("{says}\n"))
             }
@@ -164,8 +164,8 @@ impl Site {
     fn health(&self) -> Response<Full<Bytes>> {
         let report = self.metrics.health();
         let status = match report.status {
-            Status::Ok | Status::Degraded => StatusCode::OK,
-            Status::Failing => StatusCode::SERVICE_UNAVAILABLE,
+            HealthStatus::Ok | HealthStatus::Degraded => StatusCode::OK,
+            HealthStatus::Failing => StatusCode::SERVICE_UNAVAILABLE,
         };
         match serde_json::to_string(&report) {
             Ok(body) => text(status, JSON, body + "\n"),
@@ -175,18 +175,20 @@ impl Site {
 }
 
 /// The answer to a request that is refused, after which the connection is closed.
-fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+fn refused(refusal: RequestRefusal) -> Response<Full<Bytes>> {
     let (status, body) = match refusal {
-        Refusal::BadHost => (StatusCode::BAD_REQUEST, "one Host header is needed\n"),
-        Refusal::OtherHost => (
+        RequestRefusal::BadHost => (StatusCode::BAD_REQUEST, "one Host header is needed\n"),
+        RequestRefusal::OtherHost => (
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another host\nhint: use an IP address, or list the name in serve.host_names\n",
         ),
-        Refusal::NoToken => (StatusCode::UNAUTHORIZED, "a token is needed\nhint: send the one of serve.token_file\n"),
+        RequestRefusal::NoToken => {
+            (StatusCode::UNAUTHORIZED, "a token is needed\nhint: send the one of serve.token_file\n")
+        }
     };
     let mut response = text(status, PLAIN, body.to_owned());
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    if refusal == Refusal::NoToken {
+    if refusal == RequestRefusal::NoToken {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response

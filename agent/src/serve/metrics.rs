@@ -20,12 +20,12 @@ use super::{
     health::{Health, HealthReport},
 };
 use crate::{
-    act::{Outcome, drain::Readiness, page::Counts},
+    act::{Outcome, drain::ReadinessCell, notify::NotifyMetrics},
+    bpf::{ProbeState, ProbeStatus},
     clock::Clock,
-    core::Tracked,
-    daemon::{Batch, Read},
-    detect::{State, Verdict},
-    kernel::{ProbeReport, ProbeState},
+    detect::{ClaimState, Verdict},
+    engine::EngineSize,
+    scan_loop::{Batch, ScanKind},
     sense::{Fact, OwnSockets, Sensors},
 };
 
@@ -86,10 +86,10 @@ pub struct Metrics {
     probe_attached: Family<ProbeLabel, Gauge>,
     probe_state: Family<ProbeStateLabel, Gauge>,
     /// What those two say.
-    probes: Mutex<Vec<ProbeReport>>,
+    probes: Mutex<Vec<ProbeStatus>>,
     health: Mutex<Health>,
     /// Counts of notifications; empty where nobody is notified.
-    pages: OnceLock<Arc<Counts>>,
+    pages: OnceLock<Arc<NotifyMetrics>>,
     serve: ServeCounts,
     processes: Gauge,
     listeners: Gauge,
@@ -230,14 +230,14 @@ impl Metrics {
         }
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
         match batch.read {
-            Read::Listeners => {
+            ScanKind::Listeners => {
                 for (addr, backlog) in batch.sensors.own_sockets().into_iter().flat_map(OwnSockets::backlogs) {
                     self.serve.note_backlog(addr, backlog);
                     listeners += 1;
                 }
                 self.listeners.set(listeners);
             }
-            Read::Processes => {
+            ScanKind::Processes => {
                 self.processes.set(processes);
                 let due_at = self.clock.now() + batch.next_in.as_secs_f64();
                 self.scan_due_at.store(due_at.to_bits(), Ordering::Relaxed);
@@ -247,14 +247,14 @@ impl Metrics {
     }
 
     /// Shows what became of pages, too.
-    pub fn show_pages(&self, counts: Arc<Counts>) {
+    pub fn show_pages(&self, counts: Arc<NotifyMetrics>) {
         counts.register(&mut self.registry());
         // They are shown once.
         let _ = self.pages.set(counts);
     }
 
     /// Shows where the node is, too.
-    pub fn show_drain(&self, readiness: &Readiness) {
+    pub fn show_drain(&self, readiness: &ReadinessCell) {
         readiness.register(&mut self.registry());
     }
 
@@ -271,7 +271,7 @@ impl Metrics {
         self.note_own_cost();
     }
 
-    fn note_probes(&self, reports: &[ProbeReport]) {
+    fn note_probes(&self, reports: &[ProbeStatus]) {
         let mut noted = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         if *noted == reports {
             return;
@@ -305,12 +305,12 @@ impl Metrics {
         let label = VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
         let standing = self.standing.get_or_create(&label);
         match verdict.state {
-            State::Updated => {}
-            State::Raised => {
+            ClaimState::Updated => {}
+            ClaimState::Raised => {
                 self.raised.get_or_create(&label).inc();
                 standing.inc();
             }
-            State::Cleared => {
+            ClaimState::Cleared => {
                 self.cleared.get_or_create(&label).inc();
                 standing.dec();
             }
@@ -324,7 +324,7 @@ impl Metrics {
     }
 
     /// Takes note of what the core holds.
-    pub fn note_tracked(&self, tracked: &Tracked) {
+    pub fn note_tracked(&self, tracked: &EngineSize) {
         self.tracked_processes.set(tracked.processes as i64);
         self.tracked_listeners.set(tracked.listeners as i64);
         raise_to(&self.untracked, tracked.untracked_total);
@@ -378,10 +378,10 @@ impl Metrics {
     }
 }
 
-fn name(read: Read) -> &'static str {
+fn name(read: ScanKind) -> &'static str {
     match read {
-        Read::Processes => "processes",
-        Read::Listeners => "listeners",
+        ScanKind::Processes => "processes",
+        ScanKind::Listeners => "listeners",
     }
 }
 

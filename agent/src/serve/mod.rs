@@ -11,6 +11,6 @@ mod slots;
 
 pub use agent_check::serve_agent_check;
 pub use counts::ServeCounts;
-pub use health::{HealthReport, Reason, Status};
+pub use health::{HealthReport, HealthStatus, Reason};
 pub use http::{ServeError, serve};
 pub use metrics::Metrics;

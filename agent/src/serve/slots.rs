@@ -11,11 +11,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::counts::Drops;
+use super::counts::DropCounter;
 
 /// Most connections at a time.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SlotLimits {
     /// In all.
     pub total: usize,
     /// From one other address.
@@ -26,19 +26,19 @@ pub struct Limits {
 
 /// Slots for connections of one kind.
 pub struct Slots {
-    limits: Limits,
-    drops: Drops,
-    held: Mutex<Held>,
+    limits: SlotLimits,
+    drops: DropCounter,
+    held: Mutex<HeldSlots>,
 }
 
 #[derive(Default)]
-struct Held {
+struct HeldSlots {
     next_id: u64,
     /// In the order of their last request: the first has been idle longest.
-    connections: Vec<Entry>,
+    connections: Vec<SlotEntry>,
 }
 
-struct Entry {
+struct SlotEntry {
     id: u64,
     peer: IpAddr,
     dropped: Arc<Notify>,
@@ -52,7 +52,7 @@ pub struct Slot {
 
 impl Slots {
     /// Slots of which none is taken.
-    pub fn new(limits: Limits, drops: Drops) -> Arc<Self> {
+    pub fn new(limits: SlotLimits, drops: DropCounter) -> Arc<Self> {
         Arc::new(Self { limits, drops, held: Mutex::default() })
     }
 
@@ -60,7 +60,7 @@ impl Slots {
     pub fn take(self: &Arc<Self>, peer: IpAddr, is_local: bool, dropped: &Arc<Notify>) -> Slot {
         let per_peer = if is_local { self.limits.per_local_peer } else { self.limits.per_peer };
         let mut held = self.held();
-        let is_of_peer = |entry: &Entry| entry.peer == peer;
+        let is_of_peer = |entry: &SlotEntry| entry.peer == peer;
         if held.connections.iter().filter(|entry| is_of_peer(entry)).count() >= per_peer {
             held.drop_first(is_of_peer);
             self.drops.count("peer_limit");
@@ -70,7 +70,7 @@ impl Slots {
         }
         let id = held.next_id;
         held.next_id += 1;
-        held.connections.push(Entry { id, peer, dropped: dropped.clone() });
+        held.connections.push(SlotEntry { id, peer, dropped: dropped.clone() });
         Slot { slots: self.clone(), id }
     }
 
@@ -79,13 +79,13 @@ impl Slots {
         self.held().drop_first(|_| true);
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, HeldSlots> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    fn drop_first(&mut self, is_it: impl Fn(&Entry) -> bool) {
+impl HeldSlots {
+    fn drop_first(&mut self, is_it: impl Fn(&SlotEntry) -> bool) {
         if let Some(at) = self.connections.iter().position(is_it) {
             self.connections.remove(at).dropped.notify_one();
         }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::serve::counts::ServeCounts;
 
-    const LIMITS: Limits = Limits { total: 4, per_peer: 2, per_local_peer: 3 };
+    const LIMITS: SlotLimits = SlotLimits { total: 4, per_peer: 2, per_local_peer: 3 };
 
     fn slots() -> Arc<Slots> {
         Slots::new(LIMITS, ServeCounts::default().drops("test"))

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use spillway_agent::{
-    act::{Event, Journal, limit::Limits},
+    act::{Journal, OutcomeKind, limit::ActiveLimits},
     config::{self, Config, Pattern},
     sense::ProcessId,
 };
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let delegated = args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
     config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
     let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
-    let mut limits = Limits::new(&config, Ok(journal));
+    let mut limits = ActiveLimits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
     if args.overtaken {
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if limited.event != Event::Limited {
+    if limited.event != OutcomeKind::Limited {
         println!("{}", serde_json::to_string(&limited)?);
         return Ok(ExitCode::FAILURE);
     }
@@ -86,14 +86,14 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
     let looked = limits.look(1.0);
-    ensure!(matches!(&looked[..], [one] if one.event == Event::Reasserted), "{looked:?}");
+    ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
     if args.all {
         charged.push(touched());
         let looked = limits.look(2.0);
-        ensure!(matches!(&looked[..], [one] if one.event == Event::Slowed), "{looked:?}");
+        ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CpuThrottled), "{looked:?}");
     }
     let undone = limits.undo_all(2.0);
-    ensure!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    ensure!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     drop(charged);
     Ok(ExitCode::SUCCESS)
 }

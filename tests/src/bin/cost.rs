@@ -36,9 +36,9 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde_json::json;
 use spillway_agent::{
+    bpf::{LoadOptions, LoadedBpf, Probe, ProbeStatus},
     detect::PROCESS_STATE_BYTES,
-    kernel::{Kernel, Probe, ProbeReport, Wanted},
-    sense::{Hierarchy, Lost, ProcessSensor},
+    sense::{Hierarchy, LossCounters, ProcessMemorySensor},
 };
 use spillway_tests::Workload;
 
@@ -193,13 +193,13 @@ fn print(rows: &[Row]) {
 /// of known pids does not.
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let hierarchy = Hierarchy::detect();
-    let mut kernel = Kernel::load(&Wanted { memory_v1: hierarchy.is_v1(), ..Wanted::default() });
-    let memory = |report: &&ProbeReport| report.probe == Probe::ProcessMemory && report.reason().is_some();
+    let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1: hierarchy.is_v1(), ..LoadOptions::default() });
+    let memory = |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
     if let Some(report) = kernel.reports.iter().find(memory) {
         bail!("the figures are those of BPF, and here {report}");
     }
-    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, hierarchy);
-    let (mut facts, mut statms, mut lost) = (Vec::new(), Vec::new(), Lost::default());
+    let mut sensor = ProcessMemorySensor::new(kernel.process_memory.take(), true, hierarchy);
+    let (mut facts, mut statms, mut lost) = (Vec::new(), Vec::new(), LossCounters::default());
     let (mut scans, mut reads, mut bare_reads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         for _ in 0..SCANS {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use spillway_agent::{act::drain::Drainer, clock::Clock, config};
+use spillway_agent::{act::drain::DrainWorker, clock::Clock, config};
 
 /// How soon it is said what was done.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
@@ -23,7 +23,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let mut drainer = Drainer::start(&config::load(&args.config)?, Clock::start())?;
+    let mut drainer = DrainWorker::start(&config::load(&args.config)?, Clock::start())?;
     let mut out = io::stdout().lock();
     loop {
         for outcome in drainer.outcomes() {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use spillway_agent::record::spool::{Entry, Spool, Told};
+use spillway_agent::record::spool::{IncidentChange, Spool, SpoolEntry};
 
 /// Put entries into a spool until killed, one line on standard output for each that is there or gone.
 #[derive(Debug, Parser)]
@@ -27,8 +27,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     for nth in args.first.. {
         let what = format!("entry {nth}");
-        let entry = Entry { to: vec!["a".to_owned(), "b".to_owned()], what: what.clone() };
-        spool.accept(&[(nth, entry)], &[Told::Last(&format!("{}", nth % 8), &what)])?;
+        let entry = SpoolEntry { to: vec!["a".to_owned(), "b".to_owned()], what: what.clone() };
+        spool.accept(&[(nth, entry)], &[IncidentChange::Last(&format!("{}", nth % 8), &what)])?;
         writeln!(out, "accepted {nth}")?;
         if nth % 3 == 0 {
             // Said before: whoever is killed in between may have done it.

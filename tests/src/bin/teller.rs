@@ -12,11 +12,11 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser;
 use spillway_agent::{
-    act::{Event, Outcome, Paging},
+    act::{Notifier, Outcome, OutcomeKind},
     clock::Clock,
     config::{self, Mode},
     decide::{Action, Decision, IncidentId, Severity},
-    detect::{Bound, Claim, LeakClaim, Resource, State, Verdict},
+    detect::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
     sense::ProcessId,
 };
 
@@ -49,14 +49,14 @@ struct Args {
 }
 
 struct Teller {
-    paging: Paging,
+    paging: Notifier,
     told: u64,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let config = config::load(&args.config)?;
-    let paging = Paging::start(&config, Clock::start())?.context("nobody is told")?;
+    let paging = Notifier::start(&config, Clock::start())?.context("nobody is told")?;
     let mut teller = Teller { paging, told: 0 };
     if args.drain {
         return teller.drain();
@@ -101,7 +101,7 @@ impl Teller {
             exhaustion_interval_secs: None,
             harm: None,
             confidence: 1.0,
-            state: State::Raised,
+            state: ClaimState::Raised,
             why: "it leaks".to_owned(),
         };
         let (id, cgroup, mode) = (IncidentId::Leak(id, Resource::Memory), cgroup(number), Mode::Enforce);
@@ -113,7 +113,14 @@ impl Teller {
     fn limited(&mut self, number: u32) {
         let (id, cgroup) = (Arc::from(format!("leak-{number}-{START_TICKS}")), cgroup(number));
         let why = "memory.high set to 536870912 bytes".to_owned();
-        self.paging.done(&Outcome { t: 2.0, event: Event::Limited, id, cgroup, limit_bytes: Some(512 << 20), why });
+        self.paging.done(&Outcome {
+            t: 2.0,
+            event: OutcomeKind::Limited,
+            id,
+            cgroup,
+            limit_bytes: Some(512 << 20),
+            why,
+        });
     }
 
     /// Waits until so many pages more are on disk, and says so.

@@ -10,8 +10,8 @@ use std::{
 
 use spillway_agent::{
     config::Config,
-    core::{Core, HostInfo, Output},
-    detect::{Claim, Resource, State},
+    detect::{Claim, ClaimState, Resource},
+    engine::{Engine, HostInfo, Output},
     sense::{Fact, Observation, ProcessFact, ProcessId},
 };
 
@@ -73,8 +73,10 @@ pub trait Rule {
 
 /// The detector first, then the baselines, each with the name of its column.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
-    let mut rules: Vec<(&'static str, Box<dyn Rule>)> =
-        vec![("spillway", Box::new(Detector { core: Core::new(&Config::default(), host), output: Output::default() }))];
+    let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![(
+        "spillway",
+        Box::new(Detector { core: Engine::new(&Config::default(), host), output: Output::default() }),
+    )];
     for (name, condition) in BASELINES {
         rules.push((
             name,
@@ -98,7 +100,7 @@ const BASELINES: [(&str, Condition); 4] =
     [("coroot", coroot), ("mann-kendall", mann_kendall), ("ols-r2", ols_r2), ("threshold", threshold)];
 
 struct Detector {
-    core: Core,
+    core: Engine,
     output: Output,
 }
 
@@ -108,7 +110,7 @@ impl Rule for Detector {
         self.output.decisions.clear();
         for verdict in self.output.verdicts.drain(..) {
             // The labels are about memory.
-            if let (Claim::Leak(claim), State::Raised) = (verdict.claim, verdict.state)
+            if let (Claim::Leak(claim), ClaimState::Raised) = (verdict.claim, verdict.state)
                 && claim.resource == Resource::Memory
             {
                 let (id, t, exhaustion_secs) = (claim.id, verdict.t, verdict.exhaustion_secs);

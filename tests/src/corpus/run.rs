@@ -7,7 +7,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use anyhow::{Context as _, bail};
 use flate2::read::MultiGzDecoder;
-use spillway_agent::{core::HostInfo, record::Reader, sense::Observation};
+use spillway_agent::{engine::HostInfo, record::TraceReader, sense::Observation};
 
 use super::{
     bystanders,
@@ -294,7 +294,8 @@ impl Stream {
         } else {
             Box::new(file)
         };
-        let reader = Reader::new(BufReader::new(input)).with_context(|| format!("{} is no trace", path.display()))?;
+        let reader =
+            TraceReader::new(BufReader::new(input)).with_context(|| format!("{} is no trace", path.display()))?;
         let (host, path) = (reader.header().host, path.to_owned());
         let observations = reader.map(move |line| {
             line.map_err(|skip| {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use spillway_agent::{
-    core::HostInfo,
-    sense::{Fact, HandlesFact, HostFact, Observation, ProcessFact, ProcessId},
+    engine::HostInfo,
+    sense::{Fact, HostFact, Observation, ProcessFact, ProcessId, ProcessResourcesFact},
 };
 
 use super::{
@@ -191,7 +191,7 @@ impl Observations {
             if actor.memory_max_bytes.is_some() {
                 *charged.entry(actor.cgroup.clone()).or_default() += own;
             }
-            let handles = counts.then(|| HandlesFact {
+            let handles = counts.then(|| ProcessResourcesFact {
                 id: actor.id,
                 fds: (actor.fds)(t).max(0.0) as u64,
                 fds_max: Some(FDS_MAX),

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use spillway_agent::{
-    kernel::{Hook, Kernel, Wanted, ladder},
+    bpf::{Hook, LoadOptions, LoadedBpf, fallbacks},
     sense::Hierarchy,
 };
 
@@ -106,9 +106,9 @@ impl Programs {
         if connects == Connects::Watched {
             hooks.push(Hook::ConnectStates);
         }
-        let all = ladder::LADDERS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
+        let all = fallbacks::FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
         let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
-        let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+        let kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
         let met = kernel.programs().filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
         let fds = met.filter_map(|(_, program)| program.fd().ok()).map(|fd| fd.as_fd().try_clone_to_owned());
         Ok(Self(fds.collect::<io::Result<_>>()?))

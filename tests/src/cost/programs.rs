@@ -14,8 +14,8 @@ use std::{
 use anyhow::Context as _;
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
-    kernel::{Hook, Kernel, Wanted},
-    sense::{Hierarchy, Lost, OutboundSensor, ProcessSensor},
+    bpf::{Hook, LoadOptions, LoadedBpf},
+    sense::{Hierarchy, LossCounters, OutboundSensor, ProcessMemorySensor},
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
 
@@ -30,7 +30,7 @@ pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -
     let mut costs = BTreeMap::new();
     for unwanted in [vec![], vec![Hook::TaskIter, Hook::LifeBtf, Hook::AcceptFexit]] {
         let memory_v1 = Hierarchy::detect().is_v1();
-        let mut kernel = Kernel::load(&Wanted { memory_v1, unwanted });
+        let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1, unwanted });
         let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
         exercise(&mut kernel, &workload)?;
         for (name, nanos, events) in program_costs(&kernel)? {
@@ -41,7 +41,7 @@ pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -
 }
 
 fn exercise(
-    kernel: &mut Kernel,
+    kernel: &mut LoadedBpf,
     workload: &impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<()> {
     let _growing = workload("touch", &["--anon-bytes=512MiB".to_owned()])?;
@@ -51,9 +51,9 @@ fn exercise(
         Command::new("true").status()?;
     }
 
-    let mut sensor = ProcessSensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
+    let mut sensor = ProcessMemorySensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
     for _ in 0..PASSES {
-        sensor.scan(&mut Lost::default(), |_| ())?;
+        sensor.scan(&mut LossCounters::default(), |_| ())?;
     }
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -79,14 +79,14 @@ pub fn outbound_read_secs(
     destinations: u32,
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<Option<[f64; 2]>> {
-    let mut kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), ..Wanted::default() });
+    let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), ..LoadOptions::default() });
     let Some(maps) = kernel.outbound.take() else { return Ok(None) };
     let mut sensor = OutboundSensor::new(Some(maps), Hierarchy::detect());
     let mut read = || -> anyhow::Result<f64> {
         let mut secs = Vec::new();
         for _ in 0..PASSES {
             let start = Instant::now();
-            sensor.read(0.0, &mut Lost::default(), |_| ())?;
+            sensor.read(0.0, &mut LossCounters::default(), |_| ())?;
             secs.push(start.elapsed().as_secs_f64());
         }
         secs.sort_by(f64::total_cmp);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 
 use crate::{
     checks::Seen,

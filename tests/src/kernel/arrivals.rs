@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{ListenerFact, Sensors},
 };
 use spillway_tests::listeners;

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, io, time::Duration};
 
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 
 use crate::{
     agent, arrivals, containment, faults,

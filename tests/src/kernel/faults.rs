@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, ensure};
-use spillway_agent::kernel::Probe;
+use spillway_agent::bpf::Probe;
 use spillway_tests::processes;
 
 use crate::{

@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    kernel::Probe,
-    sense::{Fact, HandlesFact, Sensors},
+    bpf::Probe,
+    sense::{Fact, ProcessResourcesFact, Sensors},
 };
 use spillway_tests::Workload;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// One look at what every process holds.
-fn look(sensors: &mut Sensors, t: f64) -> Vec<HandlesFact> {
+fn look(sensors: &mut Sensors, t: f64) -> Vec<ProcessResourcesFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(t, &mut seen);
     seen.into_iter().filter_map(|one| if let Fact::Handles(fact) = one.fact { Some(fact) } else { None }).collect()

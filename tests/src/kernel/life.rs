@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use spillway_agent::{
-    kernel::Probe,
-    sense::{Fact, LifeTotals, ProcessId, Sensors},
+    bpf::Probe,
+    sense::{Fact, ProcessEventTotals, ProcessId, Sensors},
 };
 use spillway_tests::{Workload, processes, wait_for};
 
@@ -61,6 +61,6 @@ pub fn two_scans(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     started.stop();
     ensure!(!sees(sensors), "pid {pid} is gone and still seen");
     let totals = sensors.life_totals();
-    ensure!(totals == LifeTotals::default(), "births and deaths are told: {totals:?}");
+    ensure!(totals == ProcessEventTotals::default(), "births and deaths are told: {totals:?}");
     Ok(Seen { events: 2, detail: format!("pid {pid}, then not") })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{Hierarchy, ProcessFact, Sensors},
 };
 use spillway_tests::{OwnCgroup, Workload, processes, wait_for};

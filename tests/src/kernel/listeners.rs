@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{Hierarchy, ListenerFact, Sensors},
 };
 use spillway_tests::{OwnCgroup, Workload, listeners, wait_for};

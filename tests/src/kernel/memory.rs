@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, process::Command};
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    kernel::{Hook, Probe},
+    bpf::{Hook, Probe},
     sense::{ProcessFact, Sensors},
 };
 use spillway_tests::{Workload, processes};

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use spillway_agent::{
-    kernel::{OUTBOUND_MAX, Probe},
+    bpf::{OUTBOUND_MAX, Probe},
     sense::{CgroupPaths, Hierarchy, OutboundFact, Sensors},
 };
 use spillway_tests::{Workload, outbound, own_network, wait_for};

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use spillway_agent::sense::PressureSensor;
+use spillway_agent::sense::HostMemorySensor;
 use spillway_tests::{OwnCgroup, Workload, wait_for};
 
 use crate::{
@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 
 /// The host's available memory and its pressure.
 pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let host = PressureSensor::default().read().context("the host cannot be read")?;
+    let host = HostMemorySensor::default().read().context("the host cannot be read")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
     };

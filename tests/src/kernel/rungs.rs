@@ -1,7 +1,7 @@
 //! The rungs of each probe's ladder, and sensors that are held to one of them.
 
 use spillway_agent::{
-    kernel::{Hook, Kernel, Probe, ProbeReport, Wanted, ladder},
+    bpf::{Hook, LoadOptions, LoadedBpf, Probe, ProbeStatus, fallbacks},
     sense::{Hierarchy, Sensors},
 };
 
@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// One way of reading; `None` is the only way, of what no probe reads.
-pub type Rung = Option<&'static ladder::Rung>;
+pub type Rung = Option<&'static fallbacks::Fallback>;
 
 /// The rungs of a probe, the best first.
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
-        About::Probe(probe) => ladder::of(probe).iter().map(Some).collect(),
+        About::Probe(probe) => fallbacks::of(probe).iter().map(Some).collect(),
         About::Pressure | About::Limit | About::Unit | About::Agent => vec![None],
     }
 }
@@ -78,19 +78,19 @@ impl Prepared {
 /// # Errors
 ///
 /// As [`Prepared::sensors`].
-pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<Kernel> {
+pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<LoadedBpf> {
     let unwanted = others(probe, rung);
-    let kernel = Kernel::load(&Wanted { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+    let kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
     hold(&kernel.reports, probe, rung)?;
     Ok(kernel)
 }
 
 fn others(probe: Probe, rung: Rung) -> Vec<Hook> {
     let wanted = rung.map(|rung| rung.hook);
-    ladder::of(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
+    fallbacks::of(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
 }
 
-fn hold(reports: &[ProbeReport], probe: Probe, rung: Rung) -> anyhow::Result<()> {
+fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()> {
     let Some(report) = reports.iter().find(|report| report.probe == probe) else {
         anyhow::bail!("there is no report on {}", probe.name());
     };

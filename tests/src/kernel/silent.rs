@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use spillway_agent::act::Event;
+use spillway_agent::act::OutcomeKind;
 use spillway_tests::{limit_live::life, now};
 
 use crate::{
@@ -44,7 +44,10 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let start = now();
         let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
         let took = start.elapsed();
-        ensure!(outcome.event == Event::Limited && outcome.why.contains("systemd gives no answer"), "{outcome:?}");
+        ensure!(
+            outcome.event == OutcomeKind::Limited && outcome.why.contains("systemd gives no answer"),
+            "{outcome:?}"
+        );
         ensure!(took < LIMITED_WITHIN, "it took {took:?}");
         let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
         ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);

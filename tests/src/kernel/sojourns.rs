@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
-    kernel::Probe,
+    bpf::Probe,
     sense::{ListenerFact, Sensors},
 };
 use spillway_tests::{listeners, program_costs};

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::process::CommandExt as _, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use spillway_agent::kernel::{Probe, ProbeState};
+use spillway_agent::bpf::{Probe, ProbeState};
 use spillway_tests::{ANY_PORT, Running, STARTS_WITHIN, Scratch, find_metric, wait_for, warnings};
 
 use crate::{

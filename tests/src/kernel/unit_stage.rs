@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use spillway_agent::{
-    act::{Event, Journal, Outcome, Pause, limit::Limits},
+    act::{Journal, Outcome, OutcomeKind, Pause, limit::ActiveLimits},
     config::{Config, LimitConfig, Pattern},
     sense::ProcessId,
 };
@@ -29,7 +29,7 @@ pub const ID: &str = "leak-1-1";
 pub struct Stage {
     pub name: String,
     pub cgroup: Arc<str>,
-    pub limits: Limits,
+    pub limits: ActiveLimits,
     config: Config,
     _scratch: Scratch,
 }
@@ -107,7 +107,7 @@ impl Stage {
         let mut config = Config::default();
         config.record.state_dir = scratch.0.join("state");
         config.act.limit.delegated = vec![Pattern::new(&unit).map_err(anyhow::Error::msg)?];
-        let limits = Limits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
+        let limits = ActiveLimits::new(&config, Ok(Journal::claim(&config.record.state_dir)?));
         let cgroup = format!("/system.slice/{unit}").into();
         let stage = Self { name: unit, cgroup, limits, config, _scratch: scratch };
         let started = wait_for(SOON, || stage.pid().ok());
@@ -119,14 +119,14 @@ impl Stage {
     pub fn configure(&mut self, change: impl FnOnce(&mut LimitConfig)) -> anyhow::Result<()> {
         change(&mut self.config.act.limit);
         // The journal is one agent's: the one that is replaced gives it up first.
-        self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
-        self.limits = Limits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
+        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits = ActiveLimits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
         Ok(())
     }
 
     /// Leaves its journal, which is empty, to another process, and gives where that is.
     pub fn leave_journal(&mut self) -> anyhow::Result<PathBuf> {
-        self.limits = Limits::new(&self.config, Err("it is somebody else's".to_owned()));
+        self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
         fs::remove_dir_all(&self.config.record.state_dir)?;
         Ok(self.config.record.state_dir.clone())
     }
@@ -173,7 +173,7 @@ impl Stage {
     pub fn limit(&mut self) -> anyhow::Result<u64> {
         let culprit: ProcessId = life(self.pid()?);
         let outcome = self.limits.limit(0.0, ID, &self.cgroup, culprit);
-        ensure!(outcome.event == Event::Limited && outcome.why.starts_with("MemoryHigh set"), "{outcome:?}");
+        ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"), "{outcome:?}");
         let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
         ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
         Ok(limit_bytes)
@@ -181,7 +181,9 @@ impl Stage {
 
     /// Whether a look has set the limit again: to what it was, or a little more where more is used by now.
     pub fn is_set_again(&self, looked: &[Outcome]) -> anyhow::Result<()> {
-        let [Outcome { event: Event::Reasserted, limit_bytes: Some(bytes), .. }] = looked else { bail!("{looked:?}") };
+        let [Outcome { event: OutcomeKind::Reasserted, limit_bytes: Some(bytes), .. }] = looked else {
+            bail!("{looked:?}")
+        };
         ensure!(self.high()? == bytes.to_string(), "memory.high is {}, not {bytes}", self.high()?);
         Ok(())
     }
@@ -190,9 +192,9 @@ impl Stage {
     pub fn undo(&mut self) -> anyhow::Result<()> {
         let journal = Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
         let undone: Vec<Outcome> = spillway_agent::act::undo_all(&journal).iter().map(|one| one.outcome(9.0)).collect();
-        ensure!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+        ensure!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
         let looked = self.limits.look(9.0);
-        ensure!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+        ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::{fs, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    act::Event,
+    act::OutcomeKind,
     sense::{LEAK_CHILD, REST_CHILD},
 };
 use spillway_tests::{
@@ -83,7 +83,7 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         "{backstop} above {limit_bytes}"
     );
     let slowed = wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
-    ensure!(slowed.event == Event::Slowed, "{slowed:?}");
+    ensure!(slowed.event == OutcomeKind::CpuThrottled, "{slowed:?}");
     let wanted = [
         ("memory.high", limit_bytes.to_string()),
         ("memory.max", backstop),
@@ -139,7 +139,7 @@ pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     set(&stage)?;
     let looked = stage.limits.look(5.0);
-    ensure!(matches!(&looked[..], [one] if one.event == Event::Yielded), "{looked:?}");
+    ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     ensure!(stage.limits.undo_all(6.0).is_empty(), "it is not undone any more");
     ensure!(stage.high()? == theirs.to_string(), "memory.high is {}", stage.high()?);
     ensure!(stage.drop_ins() == ["50-MemoryHigh.conf"], "what they set is gone: {:?}", stage.drop_ins());
@@ -153,7 +153,7 @@ pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     stage.limit()?;
     systemctl(&["restart", &stage.name])?;
     let looked = stage.limits.look(1.0);
-    ensure!(matches!(&looked[..], [one] if one.event == Event::Gone), "{looked:?}");
+    ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CgroupRemoved), "{looked:?}");
     ensure!(stage.high()? == "max" && stage.drop_ins().is_empty(), "{} {:?}", stage.high()?, stage.drop_ins());
     ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
     Ok(Seen { events: 1, detail: "without a limit".to_owned() })
@@ -201,7 +201,7 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     fs::write(stage.file("cgroup.subtree_control"), "+memory")?;
     let child = format!("{}/child", stage.cgroup).into();
     let outcome = stage.limits.limit(10.0, ID, &child, life(pid));
-    ensure!(outcome.event == Event::Limited && outcome.why.starts_with("memory.high set"), "{outcome:?}");
+    ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with("memory.high set"), "{outcome:?}");
     systemctl(&["daemon-reload"])?;
     let stands = fs::read_to_string(below.join("memory.high"))?;
     ensure!(outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(stands.trim()), "{stands}");
@@ -215,7 +215,7 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::shared("shared", "")?;
     let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
-    ensure!(outcome.event == Event::Refused, "{outcome:?}");
+    ensure!(outcome.event == OutcomeKind::Refused, "{outcome:?}");
     let owned = "is not divided: /system.slice/spillway-shared.service is systemd's own";
     ensure!(outcome.why.contains(owned), "{outcome:?}");
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
@@ -227,7 +227,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
         // The shell that started both stays with the other.
         let moved = "it was moved to spillway-leak, a child of its cgroup; memory.high set to ";
-        ensure!(outcome.event == Event::Limited && outcome.why.starts_with(moved), "{outcome:?}");
+        ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with(moved), "{outcome:?}");
         ensure!(stage.children()? == [LEAK_CHILD, REST_CHILD], "{:?}", stage.children()?);
         Ok(())
     };
@@ -249,7 +249,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     limit(&mut stage)?;
     systemctl(&["restart", &stage.name])?;
     let looked = stage.limits.look(2.0);
-    ensure!(matches!(&looked[..], [one] if one.event == Event::Gone), "{looked:?}");
+    ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CgroupRemoved), "{looked:?}");
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     let runs = wait_for(SOON, || stage.pid().ok());
     ensure!(runs.is_some(), "it does not run again");

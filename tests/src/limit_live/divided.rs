@@ -3,7 +3,7 @@
 use std::fs;
 
 use spillway_agent::{
-    act::{Event, limit::Limits},
+    act::{OutcomeKind, limit::ActiveLimits},
     sense::{LEAK_CHILD, REST_CHILD},
 };
 
@@ -23,8 +23,8 @@ impl Stage {
         if self.is_v1 { "." } else { REST_CHILD }
     }
 
-    fn dividing(&self) -> Limits {
-        Limits::new(&self.delegating(), Ok(self.journal()))
+    fn dividing(&self) -> ActiveLimits {
+        ActiveLimits::new(&self.delegating(), Ok(self.journal()))
     }
 
     /// The limit of the child.
@@ -58,7 +58,7 @@ pub fn divided(stage: &Stage) -> String {
     stage.until_used(40 * MIB);
     let mut limits = stage.dividing();
     let outcome = stage.limit(&mut limits, leak.pid());
-    assert_eq!(outcome.event, Event::Limited, "{outcome:?}");
+    assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
     assert!(outcome.why.starts_with("it was moved to spillway-leak, a child of its cgroup; memory."), "{outcome:?}");
     let limit_bytes = outcome.limit_bytes.expect("it says which");
     assert_eq!(stage.limit_of_leak(), limit_bytes);
@@ -76,13 +76,13 @@ pub fn divided(stage: &Stage) -> String {
     let other = stage.limit(&mut limits, neighbour.pid());
     assert_eq!(
         (other.event, other.why.split(',').next()),
-        (Event::Refused, Some("another program of it leaks as well"))
+        (OutcomeKind::Refused, Some("another program of it leaks as well"))
     );
     assert_eq!(stage.limit(&mut limits, leak.pid()).why, "it is limited already");
 
     let held = anon_bytes(leak.pid());
     let undone = limits.undo_all(1.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID), "{undone:?}");
     assert!(undone[0].why.ends_with("who was moved is back where it was"), "{undone:?}");
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour, &forking]);
@@ -107,7 +107,7 @@ pub fn divided_and_over(stage: &Stage) -> String {
     let mut limits = stage.dividing();
     for ends in [true, false] {
         let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-        assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+        assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
         assert!(limits.look(1.0).is_empty());
         let leak = if ends {
             leak.stop();
@@ -117,7 +117,7 @@ pub fn divided_and_over(stage: &Stage) -> String {
             Some(leak)
         };
         let looked = limits.look(2.0);
-        assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+        assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
         assert_eq!(looked[0].why.starts_with("nobody is left who was moved; "), ends, "{looked:?}");
         assert_eq!(stage.state(), before);
         stage.is_back(&[&neighbour]);
@@ -140,14 +140,14 @@ pub fn divided_and_used(stage: &Stage) -> String {
 
     // Somebody makes a cgroup below the leaker's: its processes go back, and the cgroup stays.
     let mut limits = stage.dividing();
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     fs::create_dir(leak_path.join("theirs")).expect("it can be made");
     let undone = limits.undo_all(1.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Yielded), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(undone[0].why.ends_with("spillway-leak has cgroups of somebody else's by now, and stays"), "{undone:?}");
     stage.is_back(&[&leak, &neighbour]);
     let refused = stage.limit(&mut limits, leak.pid());
-    assert_eq!(refused.event, Event::Refused);
+    assert_eq!(refused.event, OutcomeKind::Refused);
     assert!(refused.why.contains("is not divided: it has a child spillway-leak already"), "{refused:?}");
     fs::remove_dir(leak_path.join("theirs")).expect("it is empty");
     fs::remove_dir(&leak_path).expect("it is empty");
@@ -158,11 +158,11 @@ pub fn divided_and_used(stage: &Stage) -> String {
     }
 
     // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody is moved.
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
     theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
     let undone = limits.undo_all(2.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Yielded), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(undone[0].why.contains("somebody else set theirs/memory.max; who was moved stays"), "{undone:?}");
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && stage.is_in(REST_CHILD, neighbour.pid()));
     assert_eq!(stage.cgroup.get(&format!("{LEAK_CHILD}/memory.high")).ok().as_deref(), Some("max\n"));
@@ -172,10 +172,10 @@ pub fn divided_and_used(stage: &Stage) -> String {
     assert_eq!(stage.state(), before);
 
     // Somebody makes a child without a limit: it was the same before.
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
     let undone = limits.undo_all(3.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     drop(theirs);
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
@@ -225,7 +225,7 @@ pub fn replaced(stage: &Stage) -> String {
         until_full(limit_bytes);
         let looked = limits.look(4.0 + f64::from(nth));
         let Some(outcome) = looked.first() else { break };
-        assert!(looked.len() == 1 && outcome.event == Event::Widened, "{looked:?}");
+        assert!(looked.len() == 1 && outcome.event == OutcomeKind::Widened, "{looked:?}");
         let wider = outcome.limit_bytes.expect("it says which");
         assert!(wider > limit_bytes && wider == stage.limit_of_leak(), "{wider} after {limit_bytes}");
         limit_bytes = wider;
@@ -263,7 +263,7 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     let charged = wait_for(SOON, || Some(stage.usage_of_leak()).filter(|&bytes| bytes > first_bytes));
     let charged = charged.unwrap_or_else(|| panic!("{} MiB are charged anew", stage.usage_of_leak() / MIB));
     let looked = limits.look(2.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Widened), "at {} MiB: {looked:?}", charged / MIB);
+    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Widened), "at {} MiB: {looked:?}", charged / MIB);
     let wider = looked[0].limit_bytes.expect("it says which");
     assert!(wider > first_bytes && wider <= first_bytes + HAD_BYTES + 2 * MIB, "{} MiB", wider / MIB);
     limits.undo_all(3.0);

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, thread::sleep, time::Duration};
 
-use spillway_agent::act::{Event, Pause, limit::Limits};
+use spillway_agent::act::{OutcomeKind, Pause, limit::ActiveLimits};
 
 use super::stage::{SOON, Stage};
 use crate::{Workload, now, wait_for};
@@ -20,11 +20,11 @@ const GROWN_BYTES: u64 = 40 * MIB;
 pub fn backstop(stage: &Stage) -> String {
     let mut config = stage.config.clone();
     config.act.limit.backstop_bytes = Some(DISTANCE_BYTES);
-    let limits = || Limits::new(&config, Ok(stage.journal()));
+    let limits = || ActiveLimits::new(&config, Ok(stage.journal()));
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     // Limits it, has it grow while somebody wipes the limit, and gives the limit before and after.
-    let widened = |limits: &mut Limits, then: &dyn Fn()| {
+    let widened = |limits: &mut ActiveLimits, then: &dyn Fn()| {
         let outcome = stage.limit(limits, leak.pid());
         let limit_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
         then();
@@ -33,18 +33,18 @@ pub fn backstop(stage: &Stage) -> String {
         let grown = stage.workload(&["touch", "--anon-bytes=40MiB"]);
         stage.until_used(usage_bytes + GROWN_BYTES - MIB);
         let looked = limits.look(1.0);
-        assert!(matches!(&looked[..], [one] if one.event == Event::Reasserted), "{looked:?}");
+        assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
         grown.stop();
         (limit_bytes, looked[0].limit_bytes.expect("it says which"))
     };
-    let undone = |mut limits: Limits, event: Event| {
+    let undone = |mut limits: ActiveLimits, event: OutcomeKind| {
         let undone = limits.undo_all(2.0);
         assert!(matches!(&undone[..], [one] if one.event == event), "{undone:?}");
     };
     if stage.is_v1 {
         let mut limits = limits();
         widened(&mut limits, &|| ());
-        undone(limits, Event::Undone);
+        undone(limits, OutcomeKind::Undone);
         assert_eq!(stage.state(), before);
         leak.stop();
         return "none in this version".to_owned();
@@ -57,7 +57,7 @@ pub fn backstop(stage: &Stage) -> String {
     assert_eq!(first.get(), limit_bytes + DISTANCE_BYTES);
     assert!(wider_bytes > limit_bytes + GROWN_BYTES / 2);
     assert_eq!(max(), wider_bytes + DISTANCE_BYTES);
-    undone(standing, Event::Undone);
+    undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), before);
 
     // Up to what was there before, and no further.
@@ -67,7 +67,7 @@ pub fn backstop(stage: &Stage) -> String {
     let mut standing = limits();
     widened(&mut standing, &|| assert!(max() < prior));
     assert_eq!(max(), prior);
-    undone(standing, Event::Undone);
+    undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), with_prior);
 
     let lower = stage.usage_bytes() + DISTANCE_BYTES;
@@ -77,7 +77,7 @@ pub fn backstop(stage: &Stage) -> String {
     let mut standing = limits();
     widened(&mut standing, &|| assert_eq!(max(), lower));
     assert_eq!(max(), lower);
-    undone(standing, Event::Undone);
+    undone(standing, OutcomeKind::Undone);
     assert_eq!(stage.state(), with_lower);
 
     stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
@@ -85,7 +85,7 @@ pub fn backstop(stage: &Stage) -> String {
     let theirs = 400 * MIB;
     widened(&mut standing, &|| stage.cgroup.set("memory.max", theirs).expect("the kernel takes it"));
     assert_eq!(max(), theirs);
-    undone(standing, Event::Yielded);
+    undone(standing, OutcomeKind::Overridden);
     assert_eq!((max(), &stage.state()[0]), (theirs, &before[0]));
     stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
     assert_eq!(stage.killed(), 0);
@@ -108,13 +108,13 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
     let prior = (stage.usage_bytes() + 2 * GROWN_BYTES).next_multiple_of(4_096);
     stage.set_limit(prior);
     let mut limits = stage.limits();
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     // Somebody has it back, and it grows.
     stage.set_limit(prior + MIB);
     let grown = [1, 2].map(|_| stage.workload(&["touch", "--anon-bytes=36MiB"]));
     stage.until_used(prior - 2 * stage.config.act.limit.margin_bytes / 3);
     let looked = limits.look(1.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Yielded), "{looked:?}");
+    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), prior + MIB);
     grown.into_iter().for_each(Workload::stop);
     stage.set_limit(stage.unlimited());
@@ -135,7 +135,7 @@ pub fn slowed(stage: &Stage) -> String {
     config.act.limit.cpu_after = AFTER;
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
-    let mut limits = Limits::new(&config, Ok(stage.journal()));
+    let mut limits = ActiveLimits::new(&config, Ok(stage.journal()));
     let outcome = stage.limit(&mut limits, leak.pid());
     let begun = now();
     // It holds a few MiB, so that less than the margin is left, and allocates without rest.
@@ -161,7 +161,7 @@ pub fn slowed(stage: &Stage) -> String {
     }
     pause.turn_off().expect("it can be done");
     let told = wait_for(SOON, || limits.look(begun.elapsed().as_secs_f64()).pop()).expect("it spins");
-    assert_eq!(told.event, Event::Slowed, "{told:?}");
+    assert_eq!(told.event, OutcomeKind::CpuThrottled, "{told:?}");
     let state = |weight: &str, quota: &str| {
         let mut state = limited.clone();
         state.splice(2..4, [weight.to_owned(), quota.to_owned()]);
@@ -172,7 +172,7 @@ pub fn slowed(stage: &Stage) -> String {
     assert!(share < 0.45, "it uses {share:.2} of a CPU");
     assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty(), "it is told once");
     let undone = limits.undo_all(9.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     drop(limits);
     spinner.stop();
@@ -182,8 +182,8 @@ pub fn slowed(stage: &Stage) -> String {
     stage.cgroup.set("cpu.max", "15000 50000").expect("the kernel takes it");
     let before = stage.state();
     config.act.limit.cpu_after = Duration::ZERO;
-    let mut limits = Limits::new(&config, Ok(stage.journal()));
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    let mut limits = ActiveLimits::new(&config, Ok(stage.journal()));
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let grown = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     assert!(limits.look(1.0).is_empty());
     assert_eq!(stage.state()[2..], before[2..]);

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Duration};
 
 use spillway_agent::{
-    act::{Event, Pause, limit::Limits, undo_all},
+    act::{OutcomeKind, Pause, limit::ActiveLimits, undo_all},
     config::Pattern,
     sense::ProcessId,
 };
@@ -29,7 +29,7 @@ pub fn held(stage: &Stage) -> String {
     stage.until_used(40 * MIB);
     let mut limits = stage.limits();
     let outcome = stage.limit(&mut limits, leak.pid());
-    assert_eq!(outcome.event, Event::Limited, "{outcome:?}");
+    assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
     let limit_bytes = outcome.limit_bytes.expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     stage.until_used(limit_bytes - OVER_BYTES);
@@ -41,7 +41,7 @@ pub fn held(stage: &Stage) -> String {
     assert!(most_bytes <= limit_bytes + OVER_BYTES, "{} MiB of {}", most_bytes / MIB, limit_bytes / MIB);
     assert!(is_alive(leak.pid()));
     let undone = limits.undo_all(1.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID), "{undone:?}");
     assert_eq!(stage.state(), before);
     stage.until_used(limit_bytes + 4 * OVER_BYTES);
     assert!(is_alive(leak.pid()));
@@ -59,9 +59,9 @@ pub fn refused(stage: &Stage) -> String {
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
     let before = stage.state();
-    let refused = |limits: &mut Limits, pid: u32| {
+    let refused = |limits: &mut ActiveLimits, pid: u32| {
         let outcome = stage.limit(limits, pid);
-        assert_eq!(outcome.event, Event::Refused, "{outcome:?}");
+        assert_eq!(outcome.event, OutcomeKind::Refused, "{outcome:?}");
         let (entries, _) = stage.found_journal().entries().expect("it can be done");
         assert!(entries.is_empty(), "{entries:?}");
         outcome.why
@@ -72,7 +72,7 @@ pub fn refused(stage: &Stage) -> String {
     let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
     let outcome = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), gone);
     assert_eq!(outcome.why, "the process is not in it any more");
-    assert_eq!(limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event, Event::Refused);
+    assert_eq!(limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event, OutcomeKind::Refused);
 
     let neighbour = stage.another_program(&["touch"]);
     let named = wait_for(SOON, || {
@@ -87,10 +87,10 @@ pub fn refused(stage: &Stage) -> String {
     let pattern = |text: String| Pattern::new(&text).expect("it is one");
     let mut config = stage.config.clone();
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
-    let why = refused(&mut Limits::new(&config, Ok(stage.journal())), leak.pid());
+    let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
     assert_eq!(why, format!("its program is protected (exe:{})", program.display()));
     (config.decide.protected, config.decide.allow) = (Vec::new(), vec![pattern("exe:/usr/bin/*".to_owned())]);
-    let why = refused(&mut Limits::new(&config, Ok(stage.journal())), leak.pid());
+    let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
     assert_eq!(why, format!("{} is not among those of decide.allow", program.display()));
     let mut limits = stage.limits();
 
@@ -134,13 +134,13 @@ pub fn changed_by_others(stage: &Stage) -> String {
     for turn in 0..3 {
         stage.set_limit(stage.unlimited());
         let looked = limits.look(2.0 + f64::from(turn));
-        assert!(matches!(&looked[..], [one] if one.event == Event::Reasserted), "{looked:?}");
+        assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Reasserted), "{looked:?}");
         assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     }
     let theirs = limit_bytes + 64 * MIB;
     stage.set_limit(theirs);
     let looked = limits.look(9.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Yielded), "{looked:?}");
+    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     let file = stage.limit_file();
     let who_won = format!("others set {file} 4 times, to {theirs} at last, and we 3 times again: it is left to them; ");
     assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
@@ -162,7 +162,7 @@ pub fn by_hand(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let pause = Pause::below(&stage.config.record.state_dir);
     pause.turn_on().expect("it can be done");
     stage.set_limit(stage.unlimited());
@@ -177,7 +177,7 @@ pub fn by_hand(stage: &Stage) -> String {
     assert!(matches!(&undone[..], [one] if one.is_done()), "{undone:?}");
     assert_eq!(stage.state(), before);
     let looked = limits.look(3.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert!(limits.look(4.0).is_empty());
     assert_eq!(stage.state(), before);
     leak.stop();
@@ -193,7 +193,7 @@ pub fn over(stage: &Stage) -> String {
     let before = stage.state();
     let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let mut limits = stage.limits();
-    assert_eq!(stage.limit(&mut limits, leak.pid()).event, Event::Limited);
+    assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let cgroup = Arc::from(stage.cgroup.path.as_str());
     let again = limits.limit(0.5, "leak-2-2", &cgroup, life(leak.pid()));
     assert_eq!(again.why, "it is limited already");
@@ -202,7 +202,7 @@ pub fn over(stage: &Stage) -> String {
     assert_ne!(stage.state(), before);
     limits.end("leak-2-2");
     let looked = limits.look(2.0);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Undone), "{looked:?}");
+    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
     "with the last of two".to_owned()
@@ -221,11 +221,11 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
     while changes < least_changes {
         let mut config = stage.config.clone();
         config.act.limit.margin_bytes = (8 << 20) + random.bits() % (56 << 20);
-        let mut limits = Limits::new(&config, Ok(stage.journal()));
+        let mut limits = ActiveLimits::new(&config, Ok(stage.journal()));
         let outcome = stage.limit(&mut limits, workloads[0].pid());
         match outcome.event {
-            Event::Limited => changes += 1,
-            Event::Refused => refused += 1,
+            OutcomeKind::Limited => changes += 1,
+            OutcomeKind::Refused => refused += 1,
             _ => panic!("{outcome:?}"),
         }
         // Mostly the next change comes at once; now and then somebody comes to the limit first.
@@ -237,9 +237,10 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
         }
         if random.bits().is_multiple_of(4) {
             stage.set_limit(stage.unlimited());
-            changes += limits.look(1.0).iter().filter(|outcome| outcome.event == Event::Reasserted).count() as u64;
+            changes +=
+                limits.look(1.0).iter().filter(|outcome| outcome.event == OutcomeKind::Reasserted).count() as u64;
         }
-        changes += limits.undo_all(2.0).iter().filter(|outcome| outcome.event == Event::Undone).count() as u64;
+        changes += limits.undo_all(2.0).iter().filter(|outcome| outcome.event == OutcomeKind::Undone).count() as u64;
         assert_eq!(stage.state(), before);
     }
     assert_eq!(stage.killed(), 0);

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use spillway_agent::{
-    act::{Journal, Outcome, limit::Limits},
+    act::{Journal, Outcome, limit::ActiveLimits},
     config::{Config, Pattern},
     sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
@@ -108,8 +108,8 @@ impl Stage {
     /// # Panics
     ///
     /// Where that is not possible.
-    pub fn limits(&self) -> Limits {
-        Limits::new(&self.config, Ok(self.journal()))
+    pub fn limits(&self) -> ActiveLimits {
+        ActiveLimits::new(&self.config, Ok(self.journal()))
     }
 
     /// The journal, to add to.
@@ -126,7 +126,7 @@ impl Stage {
     /// # Panics
     ///
     /// Where that is not possible.
-    pub fn limit(&self, limits: &mut Limits, pid: u32) -> Outcome {
+    pub fn limit(&self, limits: &mut ActiveLimits, pid: u32) -> Outcome {
         limits.limit(0.0, ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
     }
 

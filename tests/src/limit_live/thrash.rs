@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use spillway_agent::act::{Event, Outcome, limit::Limits};
+use spillway_agent::act::{Outcome, OutcomeKind, limit::ActiveLimits};
 
 use super::stage::{Stage, is_alive};
 use crate::wait_for;
@@ -32,13 +32,14 @@ pub fn thrashing(stage: &Stage) -> String {
     let mut limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
     let (first_bytes, mut t) = (limit_bytes, 0.0);
     // What is done, or told, once it has waited too long. Where it goes on for a moment between two looks, it is waited for again.
-    let mut too_long = |limits: &mut Limits| -> Vec<Outcome> {
+    let mut too_long = |limits: &mut ActiveLimits| -> Vec<Outcome> {
         for _ in 0..TRIES {
             let waits = wait_for(WAITS_WITHIN, || (stage.waiting() >= WAITS).then_some(()));
             assert!(waits.is_some(), "it waits for {:.0} % of the time alone", stage.waiting() * 100.0);
             for secs in [1.0, TOO_LONG_SECS] {
                 t += secs;
-                let looked: Vec<_> = limits.look(t).into_iter().filter(|one| one.event != Event::Still).collect();
+                let looked: Vec<_> =
+                    limits.look(t).into_iter().filter(|one| one.event != OutcomeKind::GrowthStopped).collect();
                 if !looked.is_empty() {
                     return looked;
                 }
@@ -48,7 +49,7 @@ pub fn thrashing(stage: &Stage) -> String {
     };
     for _ in 0..3 {
         let looked = too_long(&mut limits);
-        let [Outcome { event: Event::BackedOff, limit_bytes: Some(wider_bytes), .. }] = looked[..] else {
+        let [Outcome { event: OutcomeKind::Relaxed, limit_bytes: Some(wider_bytes), .. }] = looked[..] else {
             panic!("{looked:?}")
         };
         assert_eq!(stage.number(stage.limit_file()), wider_bytes);
@@ -56,14 +57,17 @@ pub fn thrashing(stage: &Stage) -> String {
         limit_bytes = wider_bytes;
     }
     let looked = too_long(&mut limits);
-    assert!(matches!(&looked[..], [one] if one.event == Event::Thrashing && one.event.is_setback()), "{looked:?}");
+    assert!(
+        matches!(&looked[..], [one] if one.event == OutcomeKind::Thrashing && one.event.is_setback()),
+        "{looked:?}"
+    );
     let looked = too_long(&mut limits);
     assert!(looked.is_empty(), "it is told once: {looked:?}");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     assert!(is_alive(leak.pid()));
     assert_eq!(stage.killed(), 0);
     let undone = limits.undo_all(999.0);
-    assert!(matches!(&undone[..], [one] if one.event == Event::Undone), "{undone:?}");
+    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
     assert_eq!(stage.state(), before);
     leak.stop();
     format!("from {} to {} MiB in three steps, and told", first_bytes / MIB, limit_bytes / MIB)

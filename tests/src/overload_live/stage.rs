@@ -13,7 +13,7 @@ use crate::{
     skip,
 };
 use serde_json::Value;
-use spillway_agent::{config::Config, kernel::Probe};
+use spillway_agent::{bpf::Probe, config::Config};
 
 /// The first port that is listened on: a server that is started anew is a listener that was never seen.
 const FIRST_PORT: u16 = 8_000;

@@ -7,8 +7,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use spillway_agent::{
-    core::HostInfo,
-    sense::{Fact, HandlesFact, HostFact, ListenerFact, Observation, ProcessId, StrainFact},
+    engine::HostInfo,
+    sense::{Fact, HostFact, ListenerFact, Observation, ProcessId, ProcessResourcesFact, ServicePressureFact},
 };
 
 use super::{
@@ -120,7 +120,7 @@ impl Seen {
         if self.sim.plan.keepalives > 0 && crossed(HANDLES_SECS) {
             let id = ProcessId { pid: self.pid, start_ticks: 4_711 };
             let fds = self.sim.plan.keepalives + 24;
-            let handles = HandlesFact { id, fds, fds_max: Some(1 << 19), threads: 5, close_wait: Some(0) };
+            let handles = ProcessResourcesFact { id, fds, fds_max: Some(1 << 19), threads: 5, close_wait: Some(0) };
             self.tell(Fact::Handles(handles));
         }
         for place in 0..self.sim.sockets.len() {
@@ -199,7 +199,7 @@ impl Seen {
     }
 
     /// What is short behind a socket, since the last look; `None` where hardly anybody waits.
-    fn strain(&mut self, place: usize) -> Option<StrainFact> {
+    fn strain(&mut self, place: usize) -> Option<ServicePressureFact> {
         let (now, runs_share) = (self.t, self.sim.plan.runs_share);
         let socket = &mut self.sim.sockets[place];
         socket.account(now);
@@ -226,7 +226,7 @@ impl Seen {
         // What is stalled does not run.
         let runs = busy.min(1.0) * runs_share * (1.0 - cpu.or(memory).unwrap_or(0.0) / 100.0);
         let mut blur = |percent: f64, by: f64| (percent + by * self.rng.unit()).clamp(0.0, 100.0).round();
-        Some(StrainFact {
+        Some(ServicePressureFact {
             secs: nanos / SECOND,
             psi_cpu_some_percent: Some(blur(cpu.unwrap_or(0.0), 5.0)),
             psi_memory_some_percent: Some(blur(memory.unwrap_or(0.0), 1.0)),

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use spillway_agent::{
     config::Config,
-    core::{Core, HostInfo, Output},
-    detect::{self, State},
+    detect::{self, ClaimState},
+    engine::{Engine, HostInfo, Output},
     sense::{Fact, ListenerFact, Observation},
 };
 
@@ -58,7 +58,7 @@ pub trait Rule {
 
 /// The detector first, then the baselines, each with the name of its column.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
-    let detector = Detector { core: Core::new(&Config::default(), host), output: Output::default() };
+    let detector = Detector { core: Engine::new(&Config::default(), host), output: Output::default() };
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![("spillway", Box::new(detector))];
     for (name, condition) in BASELINES {
         rules.push((name, Box::new(Baseline { condition, addresses: HashMap::new() })));
@@ -73,7 +73,7 @@ const BASELINES: [(&str, Condition); 4] =
     [("dagor", dagor), ("codel", codel), ("depth", depth), ("overflow", overflow)];
 
 struct Detector {
-    core: Core,
+    core: Engine,
     output: Output,
 }
 
@@ -84,27 +84,27 @@ impl Rule for Detector {
         for verdict in self.output.verdicts.drain(..) {
             let detect::Claim::Overload(claim) = verdict.claim else { continue };
             match verdict.state {
-                State::Raised => claims.push(Claim {
+                ClaimState::Raised => claims.push(Claim {
                     addr: claim.addr.to_string(),
                     raised_secs: verdict.t,
                     cleared_secs: None,
                     scarce: claim.scarce.map(scarce),
                     why: verdict.why,
                 }),
-                State::Updated => {}
-                State::Cleared => clear(claims, &claim.addr, verdict.t),
+                ClaimState::Updated => {}
+                ClaimState::Cleared => clear(claims, &claim.addr, verdict.t),
             }
         }
     }
 }
 
-fn scarce(said: detect::Scarce) -> Scarce {
+fn scarce(said: detect::Bottleneck) -> Scarce {
     match said {
-        detect::Scarce::Cpu => Scarce::Cpu,
-        detect::Scarce::Memory => Scarce::Memory,
-        detect::Scarce::AcceptLoop => Scarce::AcceptLoop,
-        detect::Scarce::Backlog => Scarce::Backlog,
-        detect::Scarce::Workers => Scarce::Workers,
+        detect::Bottleneck::Cpu => Scarce::Cpu,
+        detect::Bottleneck::Memory => Scarce::Memory,
+        detect::Bottleneck::AcceptLoop => Scarce::AcceptLoop,
+        detect::Bottleneck::Backlog => Scarce::Backlog,
+        detect::Bottleneck::Workers => Scarce::Workers,
     }
 }
 

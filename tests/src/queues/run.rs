@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use spillway_agent::{core::HostInfo, sense::Observation};
+use spillway_agent::{engine::HostInfo, sense::Observation};
 
 use super::{
     families::{FAMILIES, Family},

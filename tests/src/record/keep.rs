@@ -5,7 +5,7 @@ use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use flate2::{Compression, write::GzEncoder};
-use spillway_agent::{record::Writer, sense::Fact};
+use spillway_agent::{record::TraceWriter, sense::Fact};
 use spillway_tests::{
     corpus::Source,
     queues::{Entry, put},
@@ -63,8 +63,11 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
 
 fn write(recorded: &Recorded, wanted: impl Fn(&Fact) -> bool, path: &Path) -> anyhow::Result<u64> {
     let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
-    let mut writer =
-        Writer::new(GzEncoder::new(file, Compression::best()), recorded.host, recorded.pace.processes.as_secs_f64())?;
+    let mut writer = TraceWriter::new(
+        GzEncoder::new(file, Compression::best()),
+        recorded.host,
+        recorded.pace.processes.as_secs_f64(),
+    )?;
     let cgroup: Arc<str> = CGROUP.into();
     for observation in recorded.observations.iter().filter(|observation| wanted(&observation.fact)) {
         let mut observation = observation.clone();

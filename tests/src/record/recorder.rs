@@ -12,8 +12,8 @@ use anyhow::{Context as _, anyhow};
 use spillway_agent::{
     clock::Clock,
     config::Config,
-    core::HostInfo,
-    daemon::{Batch, Pace, watch},
+    engine::HostInfo,
+    scan_loop::{Batch, Intervals, watch},
     sense::{Fact, Observation, Sensors},
 };
 use spillway_tests::now;
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 /// What was recorded.
 pub(crate) struct Recorded {
     pub(crate) host: HostInfo,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Intervals,
     /// What is at second 0.
     pub(crate) origin: Instant,
     pub(crate) observations: Vec<Observation>,
@@ -66,7 +66,7 @@ impl Recorder {
 
 fn record(sensors: Sensors, netns: u32, ended: oneshot::Receiver<()>) -> anyhow::Result<Recorded> {
     let config = Config::default();
-    let pace = Pace { processes: config.sense.interval, listeners: config.detect.overload.interval };
+    let pace = Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval };
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let host = HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus };
     let mut observations = Vec::new();

@@ -11,40 +11,40 @@
 //!
 //! One agent drains by a state directory, and any other stands by. An operator's [`Word`] holds whatever the agent sees.
 
-mod caller;
+mod active_lock;
+mod client;
 mod condition;
-mod drainer;
-mod keeper;
+mod connections;
+mod controller;
+mod operator_override;
 mod readiness;
 mod request;
 mod retry;
-mod served;
 mod stagger;
-mod standby;
-mod state;
-mod store;
+mod state_file;
+mod state_machine;
 mod trial;
 mod weight;
-mod word;
+mod worker;
 
-pub(super) use caller::Endpoint;
-pub use drainer::Drainer;
-pub use readiness::{Readiness, Says};
-pub use state::{Machine, Phase, Word};
-pub use store::Store;
-pub use word::WordFile;
+pub(super) use client::DrainClient;
+pub use operator_override::OverrideFile;
+pub use readiness::{Readiness, ReadinessCell};
+pub use state_file::StateFile;
+pub use state_machine::{DrainPhase, DrainState, Override};
+pub use worker::DrainWorker;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use store::Kept;
+pub(crate) use state_file::SavedState;
 
 /// Words for a reply, for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn said_of(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> String {
     match request::meaning(status, retry_after, body, false) {
-        request::Meaning::Granted => String::new(),
-        request::Meaning::Unproven(said)
-        | request::Meaning::Refused(said)
-        | request::Meaning::Closed(said)
-        | request::Meaning::Later(_, said) => said,
+        request::ReplyClass::Granted => String::new(),
+        request::ReplyClass::Unproven(said)
+        | request::ReplyClass::Refused(said)
+        | request::ReplyClass::Closed(said)
+        | request::ReplyClass::Later(_, said) => said,
     }
 }

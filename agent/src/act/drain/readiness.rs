@@ -12,13 +12,13 @@ use prometheus_client::{
 };
 
 use super::{
-    state::{Phase, Word},
+    state_machine::{DrainPhase, Override},
     weight::WHOLE,
 };
 
 /// What it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Says {
+pub enum Readiness {
     /// Send so many percent of its share of work.
     Ready(u8),
     /// Send no new work.
@@ -29,7 +29,7 @@ pub enum Says {
 
 /// The same for everybody who asks.
 #[derive(Debug)]
-pub struct Readiness {
+pub struct ReadinessCell {
     state: AtomicU8,
     weight: AtomicU8,
     phases: Family<StateLabel, Gauge>,
@@ -46,34 +46,34 @@ const MAINTENANCE: u8 = 2;
 /// Ready for the whole share, whatever the weight is.
 const WHOLLY_READY: u8 = 3;
 
-impl Default for Readiness {
+impl Default for ReadinessCell {
     fn default() -> Self {
         Self { state: AtomicU8::new(READY), weight: AtomicU8::new(WHOLE), phases: Family::default() }
     }
 }
 
-impl Readiness {
+impl ReadinessCell {
     /// What is true now.
-    pub fn says(&self) -> Says {
+    pub fn says(&self) -> Readiness {
         match self.state.load(Ordering::Relaxed) {
-            READY => Says::Ready(self.weight.load(Ordering::Relaxed)),
-            WHOLLY_READY => Says::Ready(WHOLE),
-            DRAIN => Says::Drain,
-            _ => Says::Maintenance,
+            READY => Readiness::Ready(self.weight.load(Ordering::Relaxed)),
+            WHOLLY_READY => Readiness::Ready(WHOLE),
+            DRAIN => Readiness::Drain,
+            _ => Readiness::Maintenance,
         }
     }
 
     /// Takes where the node is.
-    pub(super) fn note(&self, phase: Phase, is_out: bool, word: Option<Word>) {
+    pub(super) fn note(&self, phase: DrainPhase, is_out: bool, word: Option<Override>) {
         let state = match word {
-            Some(Word::Undrain) => WHOLLY_READY,
-            Some(Word::Maintenance) if phase == Phase::Drained => MAINTENANCE,
-            Some(Word::Drain | Word::Maintenance) => DRAIN,
+            Some(Override::Undrain) => WHOLLY_READY,
+            Some(Override::Maintenance) if phase == DrainPhase::Drained => MAINTENANCE,
+            Some(Override::Drain | Override::Maintenance) => DRAIN,
             None if is_out => DRAIN,
             None => READY,
         };
         self.state.store(state, Ordering::Relaxed);
-        for other in Phase::ALL {
+        for other in DrainPhase::ALL {
             self.phases.get_or_create(&StateLabel { state: other.name() }).set(i64::from(other == phase));
         }
     }
@@ -94,7 +94,7 @@ impl Readiness {
 }
 
 /// As HAProxy's agent check has it. `ready` lifts a drain or maintenance that an earlier answer has set.
-impl fmt::Display for Says {
+impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(percent) => write!(f, "ready {percent}%"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::act::page::{said, timestamp};
+use crate::act::notify::{said, timestamp};
 
 /// What it is sent as.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
@@ -20,7 +20,7 @@ const OPERATOR: &str = "operator";
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
+pub enum RequestKind {
     /// No new work.
     Drain,
     /// Work again.
@@ -29,7 +29,7 @@ pub enum Ask {
 
 /// Why a node is drained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cause {
+pub struct DrainReason {
     /// The incident, or `operator`.
     pub id: String,
     /// The reason in a sentence, for a person.
@@ -44,18 +44,18 @@ pub struct Request {
     /// Tells it from every other one.
     pub id: String,
     /// What is asked.
-    pub ask: Ask,
+    pub ask: RequestKind,
     /// When it was made, in milliseconds since 1970.
     pub at_ms: u64,
     /// When it is of no use any more, likewise.
     pub deadline_ms: u64,
     /// Why.
-    pub cause: Cause,
+    pub cause: DrainReason,
 }
 
 /// What an answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meaning {
+pub enum ReplyClass {
     /// Yes.
     Granted,
     /// No.
@@ -68,7 +68,7 @@ pub enum Meaning {
     Later(Option<Duration>, String),
 }
 
-impl Ask {
+impl RequestKind {
     /// As it is printed, and part of identities.
     pub fn name(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl Ask {
     }
 }
 
-impl Cause {
+impl DrainReason {
     /// Tells if it is a leak's. Its identity says so, which is kept on disk too.
     pub fn is_leak(&self) -> bool {
         self.id.starts_with("leak-")
@@ -106,7 +106,7 @@ impl Cause {
 impl Request {
     /// What is sent. `host` is this node's name.
     pub fn body(&self, host: &str) -> Vec<u8> {
-        let Cause { id, why, evidence } = &self.cause;
+        let DrainReason { id, why, evidence } = &self.cause;
         let event = json!({
             "specversion": "1.0",
             "id": self.id,
@@ -135,15 +135,15 @@ pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
 
 /// Reads the meaning of an answer. `retry_after` is what its header of that name asks for; `is_proven` says that it carries the request's identity,
 /// or need not.
-pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8], is_proven: bool) -> Meaning {
+pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8], is_proven: bool) -> ReplyClass {
     let said = said(status, body);
     match status {
-        200..300 if is_proven => Meaning::Granted,
-        200..300 => Meaning::Unproven(said),
+        200..300 if is_proven => ReplyClass::Granted,
+        200..300 => ReplyClass::Unproven(said),
         // What is wrong with the request will be wrong the next time.
-        400 | 409 | 413 | 422 | 423 => Meaning::Refused(said),
-        410 => Meaning::Closed(said),
-        _ => Meaning::Later(retry_after, said),
+        400 | 409 | 413 | 422 | 423 => ReplyClass::Refused(said),
+        410 => ReplyClass::Closed(said),
+        _ => ReplyClass::Later(retry_after, said),
     }
 }
 
@@ -153,8 +153,8 @@ mod tests {
 
     fn request() -> Request {
         let evidence = json!({"verdict": "leak"});
-        let cause = Cause { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
-        Request { id: "drain-1".to_owned(), ask: Ask::Drain, at_ms: 0, deadline_ms: 300_000, cause }
+        let cause = DrainReason { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
+        Request { id: "drain-1".to_owned(), ask: RequestKind::Drain, at_ms: 0, deadline_ms: 300_000, cause }
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
                 },
             })
         );
-        let undrain = Request { ask: Ask::Undrain, ..request() };
+        let undrain = Request { ask: RequestKind::Undrain, ..request() };
         let event: Value = serde_json::from_slice(&undrain.body("web-3")).unwrap();
         assert_eq!(event["type"], "io.spillway.node.undrain.requested");
     }
@@ -194,11 +194,11 @@ mod tests {
     #[test]
     fn only_a_status_of_success_grants() {
         let kind = |status| match meaning(status, None, b"<html>", true) {
-            Meaning::Unproven(_) => "unproven",
-            Meaning::Granted => "granted",
-            Meaning::Refused(_) => "refused",
-            Meaning::Closed(_) => "closed",
-            Meaning::Later(..) => "later",
+            ReplyClass::Unproven(_) => "unproven",
+            ReplyClass::Granted => "granted",
+            ReplyClass::Refused(_) => "refused",
+            ReplyClass::Closed(_) => "closed",
+            ReplyClass::Later(..) => "later",
         };
         for (statuses, meant) in [
             (&[200, 202, 204, 299][..], "granted"),
@@ -211,13 +211,13 @@ mod tests {
             }
         }
         let later = meaning(429, Some(Duration::from_secs(7)), b"slow down", true);
-        assert_eq!(later, Meaning::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned()));
+        assert_eq!(later, ReplyClass::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned()));
     }
 
     #[test]
     fn a_success_without_the_requests_identity_grants_nothing() {
-        assert_eq!(meaning(200, None, b"welcome", false), Meaning::Unproven("HTTP 200: welcome".to_owned()));
-        assert!(matches!(meaning(409, None, b"", false), Meaning::Refused(_)));
+        assert_eq!(meaning(200, None, b"welcome", false), ReplyClass::Unproven("HTTP 200: welcome".to_owned()));
+        assert!(matches!(meaning(409, None, b"", false), ReplyClass::Refused(_)));
         for (header, body, is_echo) in [
             (Some("drain-1"), "", true),
             (Some(" drain-1 "), "<html>", true),

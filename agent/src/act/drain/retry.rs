@@ -12,12 +12,12 @@ const MOST_SECS: f64 = 30.0;
 
 /// The schedule of one request.
 #[derive(Debug, Clone)]
-pub struct Retries {
+pub struct Backoff {
     until: f64,
     tried: i32,
 }
 
-impl Retries {
+impl Backoff {
     /// Of a request that is of no use after `until`.
     pub fn until(until: f64) -> Self {
         Self { until, tried: 0 }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_first_comes_within_a_second_and_later_ones_later() {
-        let mut retries = Retries::until(1_000.0);
+        let mut retries = Backoff::until(1_000.0);
         let waits: Vec<_> = (0..7).filter_map(|_| retries.next(0.0, None, 1.0)).collect();
         assert_eq!(waits, [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         let asked_for = Some(Duration::from_secs(120));
@@ -61,7 +61,7 @@ mod tests {
             deadline in 0.0..600.0_f64,
             tries in prop::collection::vec((0.0..10.0_f64, prop::option::of(0..400_u64), 0.0..1.0_f64), 1..100),
         ) {
-            let (mut retries, mut now) = (Retries::until(deadline), 0.0);
+            let (mut retries, mut now) = (Backoff::until(deadline), 0.0);
             for (nth, (took, asked_for, chance)) in tries.into_iter().enumerate() {
                 now += took;
                 let asked_for = asked_for.map(Duration::from_secs);

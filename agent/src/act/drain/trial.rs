@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{condition::Condition, state::Machine, state::Phase};
+use super::{condition::Condition, state_machine::DrainPhase, state_machine::DrainState};
 
 /// A drain to be judged.
 #[derive(Debug, Clone)]
@@ -38,10 +38,10 @@ impl Trial {
     }
 
     /// Tells if a drain that helps shows it by now.
-    pub fn is_due(&self, now: f64, machine: &Machine, helps_within_secs: f64) -> bool {
+    pub fn is_due(&self, now: f64, machine: &DrainState, helps_within_secs: f64) -> bool {
         let since = match (machine.phase(), self.before.is_leak) {
-            (Phase::Drained, true) => machine.since(),
-            (Phase::Draining | Phase::Drained, false) => self.then,
+            (DrainPhase::Drained, true) => machine.since(),
+            (DrainPhase::Draining | DrainPhase::Drained, false) => self.then,
             _ => return false,
         };
         now - since >= helps_within_secs
@@ -58,23 +58,24 @@ impl Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::act::drain::state::Pace;
+    use crate::act::drain::state_machine::DrainTimings;
 
-    const PACE: Pace = Pace { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
+    const PACE: DrainTimings =
+        DrainTimings { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
 
     #[test]
     fn a_queue_is_judged_while_the_node_drains_and_a_leak_once_it_has_no_work() {
         let harm = |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let due = |is_leak, phase, since, now| {
             let trial = Trial::new("it", harm(is_leak), 0.0, None);
-            trial.is_due(now, &Machine::resume(PACE, phase, since, true), 30.0)
+            trial.is_due(now, &DrainState::resume(PACE, phase, since, true), 30.0)
         };
-        assert!(!due(false, Phase::Draining, 0.0, 29.9) && due(false, Phase::Draining, 0.0, 30.0));
-        assert!(due(false, Phase::Drained, 29.0, 30.0));
-        assert!(!due(true, Phase::Draining, 0.0, 119.0) && !due(true, Phase::Drained, 120.0, 149.0));
-        assert!(due(true, Phase::Drained, 120.0, 150.0));
+        assert!(!due(false, DrainPhase::Draining, 0.0, 29.9) && due(false, DrainPhase::Draining, 0.0, 30.0));
+        assert!(due(false, DrainPhase::Drained, 29.0, 30.0));
+        assert!(!due(true, DrainPhase::Draining, 0.0, 119.0) && !due(true, DrainPhase::Drained, 120.0, 149.0));
+        assert!(due(true, DrainPhase::Drained, 120.0, 150.0));
         // It seems to be over, or is.
-        for phase in [Phase::Verifying, Phase::UndrainRequested, Phase::Healthy] {
+        for phase in [DrainPhase::Verifying, DrainPhase::UndrainRequested, DrainPhase::Healthy] {
             assert!(!due(false, phase, 0.0, 900.0) && !due(true, phase, 0.0, 900.0));
         }
     }

@@ -15,7 +15,7 @@ const WANTED_MAX: usize = 8;
 
 /// What was changed of one cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct JournalEntry {
     #[serde(rename = "spillway_journal")]
     version: u32,
     /// The boot in which it was changed.
@@ -29,7 +29,7 @@ pub struct Entry {
     pub unit: Option<ChangedUnit>,
     /// Where it was divided: then what was changed is the child that its leaker was moved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<Split>,
+    pub split: Option<IsolatedCgroup>,
     /// Incidents on whose account it is limited.
     pub incidents: BTreeSet<String>,
     /// What was changed, in the order in which it was.
@@ -54,7 +54,7 @@ pub struct ChangedUnit {
 
 /// A cgroup that was divided into children of ours. Who was moved is not kept: whoever is in them goes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Split {
+pub struct IsolatedCgroup {
     /// What its `cgroup.subtree_control` said before; `None` in version 1, which has none.
     pub subtree_control: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct Change {
 
 /// The beginning of an entry, whichever version it is of.
 #[derive(Deserialize)]
-struct Header {
+struct EntryHeader {
     #[serde(rename = "spillway_journal")]
     version: u32,
 }
@@ -110,7 +110,7 @@ impl ChangedUnit {
     }
 }
 
-impl Entry {
+impl JournalEntry {
     /// One of which nothing was changed yet.
     pub(super) fn new(boot_id: &str, directory: PathBuf, inode: u64) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl Entry {
     /// What is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         // Another version may have other fields.
-        let header: Header = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let header: EntryHeader = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if header.version != VERSION {
             return Err(format!("it is of version {}, and {VERSION} is understood", header.version));
         }

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use entry::{Change, ChangedUnit, Entry, Split};
+pub use entry::{Change, ChangedUnit, IsolatedCgroup, JournalEntry};
 
 use crate::os::{
     StateDir,
@@ -72,8 +72,8 @@ impl Journal {
     }
 
     /// An entry for a cgroup of which nothing was changed yet.
-    pub fn entry(&self, directory: PathBuf, inode: u64) -> Entry {
-        Entry::new(&self.boot_id, directory, inode)
+    pub fn entry(&self, directory: PathBuf, inode: u64) -> JournalEntry {
+        JournalEntry::new(&self.boot_id, directory, inode)
     }
 
     /// Puts an entry on disk, in place of the one before it. One that was there and is not any more was undone by somebody, and stays so.
@@ -81,7 +81,7 @@ impl Journal {
     /// # Errors
     ///
     /// Where it may not be there after a crash; not found where it was undone; already there where a file that cannot be read has its name.
-    pub fn put(&self, entry: &mut Entry) -> io::Result<()> {
+    pub fn put(&self, entry: &mut JournalEntry) -> io::Result<()> {
         let before = if entry.is_kept { Before::Present } else { Before::Absent };
         atomic_file::replace(&self.directory, &stem(entry), SUFFIX, &serde_json::to_vec(entry)?, before)?;
         entry.is_kept = true;
@@ -93,13 +93,13 @@ impl Journal {
     /// # Errors
     ///
     /// Where it may still be there after a crash.
-    pub fn remove(&self, entry: &Entry) -> io::Result<()> {
+    pub fn remove(&self, entry: &JournalEntry) -> io::Result<()> {
         self.directory.remove(&name(entry))?;
         self.directory.sync()
     }
 
     /// Whether an entry is still there: another process may have undone it.
-    pub fn holds(&self, entry: &Entry) -> bool {
+    pub fn holds(&self, entry: &JournalEntry) -> bool {
         self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
@@ -108,7 +108,7 @@ impl Journal {
     /// # Errors
     ///
     /// Where the directory cannot be read.
-    pub fn entries(&self) -> io::Result<(Vec<Entry>, Vec<Unreadable>)> {
+    pub fn entries(&self) -> io::Result<(Vec<JournalEntry>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.directory.names()? {
             match self.found(&name) {
@@ -120,7 +120,7 @@ impl Journal {
     }
 
     /// The entry of a file; `None` where it was to be forgotten, and is.
-    fn found(&self, file: &str) -> Result<Option<Entry>, String> {
+    fn found(&self, file: &str) -> Result<Option<JournalEntry>, String> {
         let remove = || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
         if file.ends_with(UNFINISHED) {
             return remove();
@@ -134,7 +134,7 @@ impl Journal {
         else {
             return Ok(None);
         };
-        let entry = Entry::read(&bytes)?;
+        let entry = JournalEntry::read(&bytes)?;
         // What is put back goes where the entry says: it has to be an entry's own name at least.
         if name(&entry) != file {
             return Err("its name is another's".to_owned());
@@ -143,11 +143,11 @@ impl Journal {
     }
 }
 
-fn stem(entry: &Entry) -> String {
+fn stem(entry: &JournalEntry) -> String {
     format!("cgroup-{}", entry.inode)
 }
 
-fn name(entry: &Entry) -> String {
+fn name(entry: &JournalEntry) -> String {
     format!("{}{SUFFIX}", stem(entry))
 }
 
@@ -157,8 +157,8 @@ fn boot_id() -> io::Result<String> {
 
 /// Reads an entry, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn read_entry(bytes: &[u8]) -> Result<Entry, String> {
-    Entry::read(bytes)
+pub(crate) fn read_entry(bytes: &[u8]) -> Result<JournalEntry, String> {
+    JournalEntry::read(bytes)
 }
 
 #[cfg(test)]
@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    fn entry(journal: &Journal) -> Entry {
+    fn entry(journal: &Journal) -> JournalEntry {
         let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/a"), 7);
         entry.incidents.insert("leak-1-2".to_owned());
         entry.want("memory.high", "max", "4096");

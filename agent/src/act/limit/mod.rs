@@ -8,22 +8,22 @@
 //! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
 //! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
 
-mod backstop;
-mod hand_over;
-mod hold;
-mod members;
-mod permit;
-mod pods;
-mod put;
-mod set;
-mod slow;
-mod spin;
-mod split;
-mod standing;
+mod active;
+mod apply;
+mod cgroup;
+mod cgroup_procs;
+mod controller;
+mod cpu_throttle;
+mod eligibility;
+mod isolate;
+mod memory_max;
+mod pod_lookup;
+mod reclaim_spin;
 mod swap;
 mod systemd;
-mod target;
+mod systemd_sync;
 mod undo;
+mod verified_write;
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +33,8 @@ use std::{
 };
 
 use super::{
-    journal::{ChangedUnit, Entry, Journal, Split},
-    outcome::{Event, Outcome},
+    journal::{ChangedUnit, IsolatedCgroup, Journal, JournalEntry},
+    outcome::{Outcome, OutcomeKind},
     pause::Pause,
 };
 use crate::{
@@ -42,19 +42,19 @@ use crate::{
     sense::{Hierarchy, LEAK_CHILD, ProcessId, printable::printable},
 };
 
-use hold::Hold;
-use permit::permit;
-use set::set;
-use split::Turnover;
-use standing::{Limited, Next, Standing};
-use target::{MEMORY_MAX, MEMORY_SWAP_MAX, Target};
+use active::{ActiveLimit, NewLimit, Tick};
+use apply::set;
+use cgroup::{Cgroup, MEMORY_MAX, MEMORY_SWAP_MAX};
+use controller::LimitController;
+use eligibility::permit;
+use isolate::Recharge;
 
-pub use pods::Pods;
+pub use pod_lookup::PodLookup;
 pub use undo::{Undone, undo_all};
 
 /// Why a cgroup is not limited.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Refusal {
+pub enum LimitRefusal {
     /// Somebody stopped every action.
     #[error("paused by {0}\n  hint: `spillway resume` lets it act again")]
     Paused(PathBuf),
@@ -143,10 +143,10 @@ pub enum Refusal {
 
 /// Why a limit was not set.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum LimitError {
     /// It must not be.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] LimitRefusal),
     /// The kernel or the disk refused.
     #[error("{what}: {error}")]
     Failed {
@@ -161,33 +161,33 @@ pub enum Failure {
 const ASK_AGAIN_SECS: f64 = 30.0;
 
 /// A limit that is still to be set: nobody could tell whose pod it would be of.
-struct Unknown {
+struct DeferredLimit {
     asked: f64,
     cgroup: Arc<str>,
     culprit: ProcessId,
 }
 
 /// Every limit that stands.
-pub struct Limits {
+pub struct ActiveLimits {
     journal: Result<Journal, String>,
     pause: Pause,
     mount: Option<PathBuf>,
     config: LimitConfig,
     decide: DecideConfig,
-    pods: Pods,
-    standing: BTreeMap<Arc<str>, Standing>,
+    pods: PodLookup,
+    standing: BTreeMap<Arc<str>, ActiveLimit>,
     /// By incident.
-    unknown: BTreeMap<Arc<str>, Unknown>,
+    unknown: BTreeMap<Arc<str>, DeferredLimit>,
 }
 
-impl Limits {
+impl ActiveLimits {
     /// No limit stands yet. Without a journal none will.
     pub fn new(config: &Config, journal: Result<Journal, String>) -> Self {
-        Self::with(config, journal, Pods::from_env(config))
+        Self::with(config, journal, PodLookup::from_env(config))
     }
 
     /// As [`Limits::new`], with pods that are known from elsewhere.
-    pub fn with(config: &Config, journal: Result<Journal, String>, pods: Pods) -> Self {
+    pub fn with(config: &Config, journal: Result<Journal, String>, pods: PodLookup) -> Self {
         Self {
             journal,
             pause: Pause::below(&config.record.state_dir),
@@ -203,7 +203,7 @@ impl Limits {
     /// Follows another policy. What stands stays.
     pub fn reload(&mut self, config: &Config) {
         self.decide.clone_from(&config.decide);
-        self.pods = Pods::from_env(config);
+        self.pods = PodLookup::from_env(config);
     }
 
     /// Limits the cgroup of a process that leaks.
@@ -212,26 +212,32 @@ impl Limits {
             |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
         let tried = self.try_limit(t, id, cgroup, culprit);
         match &tried {
-            Err(Failure::Refused(Refusal::PodUnknown(_))) => {
-                self.unknown.insert(id.into(), Unknown { asked: t, cgroup: cgroup.clone(), culprit });
+            Err(LimitError::Refused(LimitRefusal::PodUnknown(_))) => {
+                self.unknown.insert(id.into(), DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit });
             }
             _ => drop(self.unknown.remove(id)),
         }
         match tried {
-            Ok((limit_bytes, why)) => outcome(Event::Limited, Some(limit_bytes), why),
-            Err(Failure::Refused(refusal)) => outcome(Event::Refused, None, refusal.to_string()),
-            Err(failure) => outcome(Event::Failed, None, failure.to_string()),
+            Ok((limit_bytes, why)) => outcome(OutcomeKind::Limited, Some(limit_bytes), why),
+            Err(LimitError::Refused(refusal)) => outcome(OutcomeKind::Refused, None, refusal.to_string()),
+            Err(failure) => outcome(OutcomeKind::Failed, None, failure.to_string()),
         }
     }
 
-    fn try_limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Result<(u64, String), Failure> {
+    fn try_limit(
+        &mut self,
+        t: f64,
+        id: &str,
+        cgroup: &Arc<str>,
+        culprit: ProcessId,
+    ) -> Result<(u64, String), LimitError> {
         if self.pause.is_on() {
-            return Err(Refusal::Paused(self.pause.path().to_owned()).into());
+            return Err(LimitRefusal::Paused(self.pause.path().to_owned()).into());
         }
-        let journal = self.journal.as_ref().map_err(|error| Refusal::NoJournal(error.clone()))?;
+        let journal = self.journal.as_ref().map_err(|error| LimitRefusal::NoJournal(error.clone()))?;
         if let Some(standing) = self.standing.get_mut(cgroup) {
             if !standing.is_of(culprit.pid) {
-                return Err(Refusal::Divided.into());
+                return Err(LimitRefusal::Divided.into());
             }
             // Another process of it leaks, or the same again.
             standing.hold.resume();
@@ -239,15 +245,15 @@ impl Limits {
             journal.put(&mut standing.entry).map_err(failed("the journal cannot be written"))?;
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
-        let target = Target::find(self.mount.as_deref().ok_or(Refusal::NotHere)?, cgroup)?;
+        let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
         let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
-        let whole = shared.map(|shared| split::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
+        let whole = shared.map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
         if journal.holds(&entry) {
             // Only it knows what was there before the first change.
-            return Err(Refusal::NotUndone.into());
+            return Err(LimitRefusal::NotUndone.into());
         }
         entry.incidents.insert(id.to_owned());
         entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
@@ -262,10 +268,10 @@ impl Limits {
         if !journal.holds(&entry) {
             // `spillway undo` came between the journal and the write.
             undo::undo(journal, &entry);
-            return Err(Refusal::Paused(PathBuf::from("spillway undo")).into());
+            return Err(LimitRefusal::Paused(PathBuf::from("spillway undo")).into());
         }
         let limit_bytes = limited.hold.limit_bytes();
-        self.standing.insert(cgroup.clone(), Standing::new(limited, entry));
+        self.standing.insert(cgroup.clone(), ActiveLimit::new(limited, entry));
         Ok((limit_bytes, why))
     }
 
@@ -273,12 +279,12 @@ impl Limits {
         &self,
         t: f64,
         journal: &Journal,
-        mut target: Target,
-        entry: &mut Entry,
-    ) -> Result<(Limited, String), Failure> {
+        mut target: Cgroup,
+        entry: &mut JournalEntry,
+    ) -> Result<(NewLimit, String), LimitError> {
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
         let limit_bytes = set(journal, &mut target, entry, &self.config, None)?;
-        let hold = Hold::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
+        let hold = LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
         let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
         for beside in [MEMORY_SWAP_MAX, MEMORY_MAX].map(|file| target.name(file)) {
             if let Some(bytes) = entry.change(beside).and_then(|change| change.wanted.last()) {
@@ -288,11 +294,11 @@ impl Limits {
         if target.is_stopgap() {
             why.push_str("; systemd gives no answer, and is told of it when it does");
         }
-        let spin = slow::watch(&self.config, &target).unwrap_or_else(|obstacle| {
+        let spin = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
             why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
             None
         });
-        Ok((Limited { target, hold, spin, turnover: None }, why))
+        Ok((NewLimit { target, hold, spin, turnover: None }, why))
     }
 
     /// The same of a child to which the leaker is moved.
@@ -300,13 +306,13 @@ impl Limits {
         &self,
         t: f64,
         journal: &Journal,
-        target: &Target,
-        entry: &mut Entry,
-        whole: Split,
+        target: &Cgroup,
+        entry: &mut JournalEntry,
+        whole: IsolatedCgroup,
         (cgroup, culprit): (&str, ProcessId),
-    ) -> Result<(Limited, String), Failure> {
-        let (leak, moved) = split::split(journal, entry, target, whole, culprit)?;
-        let turnover = Turnover::begin(&leak);
+    ) -> Result<(NewLimit, String), LimitError> {
+        let (leak, moved) = isolate::split(journal, entry, target, whole, culprit)?;
+        let turnover = Recharge::begin(&leak);
         let (limited, set) = self.limit_target(t, journal, leak, entry)?;
         let who = match moved {
             0 | 1 => "it was moved".to_owned(),
@@ -316,7 +322,7 @@ impl Limits {
             "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before stays charged to {cgroup}, so that this \
              bounds what it takes from now on"
         );
-        Ok((Limited { turnover: Some(turnover), ..limited }, why))
+        Ok((NewLimit { turnover: Some(turnover), ..limited }, why))
     }
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it not needed.
@@ -343,7 +349,7 @@ impl Limits {
         if self.pause.is_on() {
             return None;
         }
-        let is_due = |unknown: &Unknown| t - unknown.asked >= ASK_AGAIN_SECS;
+        let is_due = |unknown: &DeferredLimit| t - unknown.asked >= ASK_AGAIN_SECS;
         let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
         let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
         let outcome = self.limit(t, &id, &cgroup, culprit);
@@ -357,9 +363,9 @@ impl Limits {
                 standing.hand_over(cgroup, journal);
             }
             let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
-                Next::Nothing => return true,
-                Next::Tell(event, why) => (event, why, true),
-                Next::End(event, why) => (event, why, false),
+                Tick::Nothing => return true,
+                Tick::Tell(event, why) => (event, why, true),
+                Tick::End(event, why) => (event, why, false),
             };
             let limit_bytes = stays.then(|| standing.hold.limit_bytes());
             let id = standing.entry.incidents.iter().next().map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()));
@@ -379,7 +385,7 @@ impl Limits {
     }
 }
 
-impl Failure {
+impl LimitError {
     /// Whether it is that systemd gave no answer.
     fn is_silence(&self) -> bool {
         matches!(self, Self::Failed { error, .. } if systemd::is_silent(error))
@@ -387,8 +393,8 @@ impl Failure {
 }
 
 /// An attempt that the kernel, the disk or systemd did not let succeed.
-fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> LimitError {
     // Most name a cgroup's directory, and those are named by users.
     let what = printable(what.into()).to_string();
-    move |error| Failure::Failed { what, error }
+    move |error| LimitError::Failed { what, error }
 }

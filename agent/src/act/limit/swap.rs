@@ -10,8 +10,9 @@
 use std::fs;
 
 use super::{
-    Failure, failed,
-    target::{self, MEMORY_SWAP_MAX, Target, Version},
+    LimitError,
+    cgroup::{self, Cgroup, MEMORY_SWAP_MAX, Version},
+    failed,
 };
 
 /// What is to be put there when a limit is set, and what is there now; `None` where it stays as it is.
@@ -19,7 +20,7 @@ use super::{
 /// # Errors
 ///
 /// Where that cannot be told.
-pub fn due(target: &Target) -> Result<Option<(String, String)>, Failure> {
+pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
     if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !is_there() {
         return Ok(None);
     }
@@ -29,7 +30,7 @@ pub fn due(target: &Target) -> Result<Option<(String, String)>, Failure> {
     let file = target.name(MEMORY_SWAP_MAX);
     let read = || Ok((target.read(file)?, target.read_file(MEMORY_SWAP_MAX)?, target.swapped_bytes()?));
     let (found, stands, swapped_bytes) = read().map_err(failed(format!("{file} cannot be read")))?;
-    let both = [target::limit_bytes(&found), target::limit_bytes(&stands)];
+    let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&stands)];
     let value = wanted_bytes(both, swapped_bytes).map(|bytes| bytes.to_string());
     Ok(value.map(|value| (found, value)))
 }

@@ -6,16 +6,16 @@
 use std::{fmt, io, sync::Arc};
 
 use super::{
-    split::{self, Merged},
+    cgroup::Cgroup,
+    isolate::{self, Restored},
     systemd::DropIn,
-    target::Target,
 };
 use crate::sense::printable::printable_path;
 use crate::{
     act::{
         Journal,
-        journal::{Change, Entry, Unreadable},
-        outcome::{Event, Outcome},
+        journal::{Change, JournalEntry, Unreadable},
+        outcome::{Outcome, OutcomeKind},
     },
     os::CgroupDir,
 };
@@ -25,16 +25,16 @@ use crate::{
 pub struct Undone {
     id: String,
     cgroup: String,
-    files: Vec<(String, State)>,
+    files: Vec<(String, RestoreState)>,
     /// Of a cgroup that was divided.
-    merged: Option<Merged>,
+    merged: Option<Restored>,
     /// What kept the entry, or why there was none.
     error: Option<String>,
 }
 
 /// What came of one file.
 #[derive(Debug)]
-enum State {
+enum RestoreState {
     /// It says again what it said before.
     Restored(String),
     /// It said so all along.
@@ -60,7 +60,7 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 }
 
 /// Undoes one entry.
-pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
+pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
     let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut undone = Undone {
         id,
@@ -78,18 +78,18 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     }
     let target = match &entry.unit {
         // Its next cgroup would get what was set for it.
-        Some(unit) => Some(Target::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
-        None if entry.split.is_some() => split::leak_of(entry),
-        None => Target::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
+        Some(unit) => Some(Cgroup::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
+        None if entry.split.is_some() => isolate::leak_of(entry),
+        None => Cgroup::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
     };
     // The other way round than it was changed: a limit goes before what keeps it from killing.
     for change in entry.changes.iter().rev() {
         let state = match &target {
             Some(target) => put_back(target, change),
-            None => State::Gone,
+            None => RestoreState::Gone,
         };
         if let Some(unit) = &entry.unit
-            && !matches!(state, State::Theirs { .. } | State::Failed(_))
+            && !matches!(state, RestoreState::Theirs { .. } | RestoreState::Failed(_))
             && !unit.had_drop_in(&change.file)
             && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
         {
@@ -99,8 +99,8 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     }
     // Where somebody else limits the child he limits who is in it.
     undone.merged = entry.split.as_ref().map(|split| match undone.theirs() {
-        Some(file) => Merged::Theirs(format!("who was moved stays where {file} is theirs")),
-        None => split::merge(entry, split),
+        Some(file) => Restored::Theirs(format!("who was moved stays where {file} is theirs")),
+        None => isolate::merge(entry, split),
     });
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
@@ -110,25 +110,25 @@ pub fn undo(journal: &Journal, entry: &Entry) -> Undone {
     undone
 }
 
-fn put_back(target: &Target, change: &Change) -> State {
-    let try_put_back = || -> io::Result<State> {
+fn put_back(target: &Cgroup, change: &Change) -> RestoreState {
+    let try_put_back = || -> io::Result<RestoreState> {
         let found = target.read(&change.file)?;
         if found == change.prior {
-            return Ok(State::AsBefore);
+            return Ok(RestoreState::AsBefore);
         }
         if !change.wanted.contains(&found) {
             let wanted = change.wanted.last().cloned().unwrap_or_default();
-            return Ok(State::Theirs { found, wanted });
+            return Ok(RestoreState::Theirs { found, wanted });
         }
         target.write(&change.file, &change.prior)?;
         match target.read(&change.file)? {
-            now if now == change.prior => Ok(State::Restored(now)),
+            now if now == change.prior => Ok(RestoreState::Restored(now)),
             now => Err(io::Error::other(format!("it says {now} after {} was written", change.prior))),
         }
     };
     match try_put_back() {
-        Err(error) if target.is_gone(&error) => State::Gone,
-        Err(error) => State::Failed(error),
+        Err(error) if target.is_gone(&error) => RestoreState::Gone,
+        Err(error) => RestoreState::Failed(error),
         Ok(state) => state,
     }
 }
@@ -140,31 +140,31 @@ impl Undone {
 
     /// The first file that somebody else changed.
     fn theirs(&self) -> Option<&str> {
-        self.files.iter().find(|(_, state)| matches!(state, State::Theirs { .. })).map(|(file, _)| file.as_str())
+        self.files.iter().find(|(_, state)| matches!(state, RestoreState::Theirs { .. })).map(|(file, _)| file.as_str())
     }
 
     /// Whether somebody else uses what was made of a divided cgroup.
     pub fn is_in_use(&self) -> bool {
-        matches!(self.merged, Some(Merged::Theirs(_)))
+        matches!(self.merged, Some(Restored::Theirs(_)))
     }
 
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
         self.error.is_none()
-            && !self.files.iter().any(|(_, state)| matches!(state, State::Failed(_)))
-            && !matches!(self.merged, Some(Merged::Failed(_)))
+            && !self.files.iter().any(|(_, state)| matches!(state, RestoreState::Failed(_)))
+            && !matches!(self.merged, Some(Restored::Failed(_)))
     }
 
     /// As what happened at `t`.
     pub fn outcome(&self, t: f64) -> Outcome {
         let all_gone = !self.files.is_empty()
-            && self.files.iter().all(|(_, state)| matches!(state, State::Gone))
-            && matches!(self.merged, None | Some(Merged::Gone));
+            && self.files.iter().all(|(_, state)| matches!(state, RestoreState::Gone))
+            && matches!(self.merged, None | Some(Restored::Gone));
         let event = match () {
-            () if !self.is_done() => Event::Failed,
-            () if all_gone => Event::Gone,
-            () if self.theirs().is_some() || self.is_in_use() => Event::Yielded,
-            () => Event::Undone,
+            () if !self.is_done() => OutcomeKind::Failed,
+            () if all_gone => OutcomeKind::CgroupRemoved,
+            () if self.theirs().is_some() || self.is_in_use() => OutcomeKind::Overridden,
+            () => OutcomeKind::Undone,
         };
         let (id, cgroup) = (Arc::from(self.id.as_str()), Arc::from(self.cgroup.as_str()));
         Outcome { t, event, id, cgroup, limit_bytes: None, why: self.to_string() }
@@ -194,13 +194,13 @@ impl fmt::Display for Undone {
             write!(f, "{separator}")?;
             separator = "; ";
             match state {
-                State::Restored(prior) => write!(f, "{file} is {prior} again"),
-                State::AsBefore => write!(f, "{file} was as before"),
-                State::Theirs { found, wanted } => {
+                RestoreState::Restored(prior) => write!(f, "{file} is {prior} again"),
+                RestoreState::AsBefore => write!(f, "{file} was as before"),
+                RestoreState::Theirs { found, wanted } => {
                     write!(f, "{file} is {found}, which somebody else set after we set {wanted}, and is left so")
                 }
-                State::Gone => write!(f, "{file} went with its cgroup"),
-                State::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
+                RestoreState::Gone => write!(f, "{file} went with its cgroup"),
+                RestoreState::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
             }?;
         }
         if let Some(merged) = &self.merged {

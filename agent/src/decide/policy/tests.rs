@@ -9,7 +9,7 @@ use crate::{
     sense::{HostFact, ListenerFact, ProcessId},
 };
 
-fn leak(t: f64, state: State, exhaustion_secs: f64) -> Verdict {
+fn leak(t: f64, state: ClaimState, exhaustion_secs: f64) -> Verdict {
     let claim = LeakClaim {
         resource: Resource::Memory,
         id: ProcessId { pid: 812, start_ticks: 4711 },
@@ -28,7 +28,7 @@ fn leak_of(verdict: &mut Verdict) -> &mut LeakClaim {
     claim
 }
 
-fn verdict(t: f64, state: State, claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
+fn verdict(t: f64, state: ClaimState, claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
     Verdict {
         t,
         claim,
@@ -42,7 +42,7 @@ fn verdict(t: f64, state: State, claim: Claim, exhaustion_secs: Option<f64>) -> 
 }
 
 /// An overload of a service in which 50 connections of 128 wait, for as long as the claim stands.
-fn overload(t: f64, state: State, change: impl FnOnce(&mut OverloadClaim)) -> Verdict {
+fn overload(t: f64, state: ClaimState, change: impl FnOnce(&mut OverloadClaim)) -> Verdict {
     let mut claim = OverloadClaim {
         addr: Arc::from("0.0.0.0:80"),
         netns: 7,
@@ -51,7 +51,7 @@ fn overload(t: f64, state: State, change: impl FnOnce(&mut OverloadClaim)) -> Ve
         backlog: 50,
         backlog_max: 128,
         oldest_wait_us: Some(3_000_000),
-        scarce: Some(Scarce::Workers),
+        scarce: Some(Bottleneck::Workers),
         ..OverloadClaim::default()
     };
     change(&mut claim);
@@ -123,18 +123,18 @@ const NONE: [&str; 0] = [];
 #[test]
 fn a_leak_is_answered_as_its_end_nears_and_what_was_done_is_undone_once() {
     let mut run = Run::new(|_| {});
-    assert_eq!(run.judge(leak(0.0, State::Raised, 9_000.0)), ["page (warning) leak-812-4711"]);
-    assert_eq!(run.update(&leak(1.0, State::Raised, 3_601.0)), NONE);
-    assert_eq!(run.update(&leak(2.0, State::Raised, 3_600.0)), ["limit leak-812-4711"]);
+    assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 9_000.0)), ["page (warning) leak-812-4711"]);
+    assert_eq!(run.update(&leak(1.0, ClaimState::Raised, 3_601.0)), NONE);
+    assert_eq!(run.update(&leak(2.0, ClaimState::Raised, 3_600.0)), ["limit leak-812-4711"]);
     let near = ["page (critical) leak-812-4711", "drain leak-812-4711"];
-    assert_eq!(run.update(&leak(3.0, State::Raised, 600.0)), near);
-    assert_eq!(run.update(&leak(4.0, State::Raised, 9_000.0)), NONE);
-    assert_eq!(run.update(&leak(5.0, State::Raised, 1.0)), NONE);
+    assert_eq!(run.update(&leak(3.0, ClaimState::Raised, 600.0)), near);
+    assert_eq!(run.update(&leak(4.0, ClaimState::Raised, 9_000.0)), NONE);
+    assert_eq!(run.update(&leak(5.0, ClaimState::Raised, 1.0)), NONE);
     assert_eq!(run.policy.open().count(), 1);
-    assert_eq!(run.judge(leak(6.0, State::Cleared, 0.0)), ["unlimit leak-812-4711", "undrain leak-812-4711"]);
+    assert_eq!(run.judge(leak(6.0, ClaimState::Cleared, 0.0)), ["unlimit leak-812-4711", "undrain leak-812-4711"]);
     assert_eq!(run.policy.open().count(), 0);
-    assert_eq!(run.judge(leak(7.0, State::Cleared, 0.0)), NONE);
-    assert_eq!(run.update(&leak(8.0, State::Raised, 1.0)), NONE);
+    assert_eq!(run.judge(leak(7.0, ClaimState::Cleared, 0.0)), NONE);
+    assert_eq!(run.update(&leak(8.0, ClaimState::Raised, 1.0)), NONE);
     assert_eq!(run.scan(605.0), NONE);
     assert_eq!(run.scan(606.0), ["resolve leak-812-4711"]);
     assert_eq!(run.scan(7_000.0), NONE);
@@ -143,14 +143,14 @@ fn a_leak_is_answered_as_its_end_nears_and_what_was_done_is_undone_once() {
 #[test]
 fn without_damping_the_end_resolves_at_once() {
     let mut run = Run::new(|config| config.flap_within = Duration::ZERO);
-    run.judge(leak(0.0, State::Raised, 9_000.0));
-    assert_eq!(run.judge(leak(6.0, State::Cleared, 0.0)), ["resolve leak-812-4711"]);
+    run.judge(leak(0.0, ClaimState::Raised, 9_000.0));
+    assert_eq!(run.judge(leak(6.0, ClaimState::Cleared, 0.0)), ["resolve leak-812-4711"]);
 }
 
 #[test]
 fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
     let mut run = Run::new(|_| {});
-    run.judge(leak(0.0, State::Raised, 3_000.0));
+    run.judge(leak(0.0, ClaimState::Raised, 3_000.0));
     run.policy.set_back(2.0, "leak-1-1", "another's", &mut run.decisions);
     assert_eq!(run.taken(), NONE);
     for _ in 0..2 {
@@ -163,7 +163,7 @@ fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
 #[test]
 fn a_limit_of_no_service_that_does_not_help_is_news_and_drains_nothing() {
     let mut run = Run::new(|_| {});
-    let mut own = leak(0.0, State::Raised, 3_000.0);
+    let mut own = leak(0.0, ClaimState::Raised, 3_000.0);
     leak_of(&mut own).bound = Bound::Own;
     assert_eq!(run.judge(own).len(), 2);
     run.policy.set_back(2.0, "leak-812-4711", "left to somebody else", &mut run.decisions);
@@ -175,12 +175,12 @@ fn a_limit_of_no_service_that_does_not_help_is_news_and_drains_nothing() {
 fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
     let mut run = Run::with_service();
     let files = |t, secs| {
-        let mut files = leak(t, State::Raised, secs);
+        let mut files = leak(t, ClaimState::Raised, secs);
         let claim = leak_of(&mut files);
         (claim.resource, claim.bound, claim.cgroup) = (Resource::Files, Bound::Own, Arc::from("/web.service"));
         files
     };
-    run.judge(leak(0.0, State::Raised, 9_000.0));
+    run.judge(leak(0.0, ClaimState::Raised, 9_000.0));
     // One process, one incident: no second page, and a minute later an update that names both.
     assert_eq!(run.judge(files(1.0, 3_000.0)), NONE);
     assert_eq!(run.policy.open().count(), 2);
@@ -191,7 +191,7 @@ fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
 #[test]
 fn a_leak_in_its_own_limit_drains_only_a_service() {
     let own = |secs| {
-        let mut own = leak(0.0, State::Raised, secs);
+        let mut own = leak(0.0, ClaimState::Raised, secs);
         leak_of(&mut own).bound = Bound::Own;
         own
     };
@@ -211,7 +211,7 @@ fn a_leak_in_its_own_limit_drains_only_a_service() {
 fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
     let mut run = Run::new(|_| {});
     let ssh = |t, exhaustion_secs| {
-        let mut verdict = leak(t, State::Raised, exhaustion_secs);
+        let mut verdict = leak(t, ClaimState::Raised, exhaustion_secs);
         leak_of(&mut verdict).cgroup = Arc::from("/system.slice/ssh.service");
         verdict
     };
@@ -224,10 +224,10 @@ fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
 #[test]
 fn what_is_refused_for_now_is_reported_once_and_done_when_it_may_be() {
     let mut run = Run::new(|config| config.max_actions_per_hour = 0);
-    assert_eq!(run.judge(leak(0.0, State::Raised, 3_000.0)).len(), 2);
-    assert_eq!(run.update(&leak(1.0, State::Raised, 2_000.0)), NONE);
+    assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 3_000.0)).len(), 2);
+    assert_eq!(run.update(&leak(1.0, ClaimState::Raised, 2_000.0)), NONE);
     run.policy.guard = Guard::new(&DecideConfig::default());
-    assert_eq!(run.update(&leak(2.0, State::Raised, 1_000.0)), ["limit leak-812-4711"]);
+    assert_eq!(run.update(&leak(2.0, ClaimState::Raised, 1_000.0)), ["limit leak-812-4711"]);
 }
 
 #[test]
@@ -239,35 +239,38 @@ fn a_node_is_drained_once_for_all_and_until_the_last_is_over() {
         (claim.id.pid, claim.cgroup) = (813, Arc::from("/other.service"));
         verdict
     };
-    assert_eq!(run.judge(leak(0.0, State::Raised, 500.0)).len(), 3);
-    assert_eq!(run.judge(other(1.0, State::Raised, 500.0)), ["page (critical) leak-813-4711", "limit leak-813-4711"]);
-    assert_eq!(run.judge(leak(2.0, State::Cleared, 500.0)), ["unlimit leak-812-4711"]);
+    assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 500.0)).len(), 3);
+    assert_eq!(
+        run.judge(other(1.0, ClaimState::Raised, 500.0)),
+        ["page (critical) leak-813-4711", "limit leak-813-4711"]
+    );
+    assert_eq!(run.judge(leak(2.0, ClaimState::Cleared, 500.0)), ["unlimit leak-812-4711"]);
     let down = ["unlimit leak-813-4711", "undrain leak-813-4711"];
-    assert_eq!(run.judge(other(3.0, State::Cleared, 500.0)), down);
+    assert_eq!(run.judge(other(3.0, ClaimState::Cleared, 500.0)), down);
 }
 
 #[test]
 fn an_overload_rises_from_info_while_it_lasts_and_weighs_before_it_drains() {
     let mut run = Run::with_service();
     let slower = |claim: &mut OverloadClaim| claim.is_slower = true;
-    assert_eq!(run.judge(overload(0.0, State::Raised, slower)), NONE);
-    assert_eq!(run.update(&overload(2.9, State::Raised, slower)), NONE);
+    assert_eq!(run.judge(overload(0.0, ClaimState::Raised, slower)), NONE);
+    assert_eq!(run.update(&overload(2.9, ClaimState::Raised, slower)), NONE);
     let weighs = ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"];
-    assert_eq!(run.update(&overload(3.0, State::Raised, slower)), weighs);
+    assert_eq!(run.update(&overload(3.0, ClaimState::Raised, slower)), weighs);
     let drains = ["page (critical) overload-7-0.0.0.0:80", "drain overload-7-0.0.0.0:80"];
-    assert_eq!(run.update(&overload(10.0, State::Raised, slower)), drains);
+    assert_eq!(run.update(&overload(10.0, ClaimState::Raised, slower)), drains);
     let down = ["unweigh overload-7-0.0.0.0:80", "undrain overload-7-0.0.0.0:80"];
-    assert_eq!(run.judge(overload(20.0, State::Cleared, slower)), down);
+    assert_eq!(run.judge(overload(20.0, ClaimState::Cleared, slower)), down);
 }
 
 #[test]
 fn without_a_granter_an_overload_never_drains() {
     let mut run = Run::with_service();
     run.policy = run.policy.without_granter();
-    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
-    run.judge(overload(0.0, State::Raised, stuck));
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
+    run.judge(overload(0.0, ClaimState::Raised, stuck));
     let page = "page (critical) overload-7-0.0.0.0:80";
-    assert_eq!(run.update(&overload(60.0, State::Raised, stuck)), [page, "weigh overload-7-0.0.0.0:80"]);
+    assert_eq!(run.update(&overload(60.0, ClaimState::Raised, stuck)), [page, "weigh overload-7-0.0.0.0:80"]);
 }
 
 #[test]
@@ -276,11 +279,11 @@ fn load_that_would_only_move_never_drains() {
         let mut run = Run::with_service();
         let surge = |claim: &mut OverloadClaim| {
             (claim.sign, claim.is_slower) = (sign, sign == Some(Sign::RetryStorm));
-            claim.scarce = Some(Scarce::Cpu);
+            claim.scarce = Some(Bottleneck::Cpu);
         };
-        run.judge(overload(0.0, State::Raised, surge));
-        run.update(&overload(5.0, State::Raised, surge));
-        let late = run.update(&overload(600.0, State::Raised, surge));
+        run.judge(overload(0.0, ClaimState::Raised, surge));
+        run.update(&overload(5.0, ClaimState::Raised, surge));
+        let late = run.update(&overload(600.0, ClaimState::Raised, surge));
         assert_eq!(late, ["page (critical) overload-7-0.0.0.0:80"], "{sign:?}");
     }
 }
@@ -289,8 +292,8 @@ fn load_that_would_only_move_never_drains() {
 fn one_that_waits_is_info_however_long() {
     let mut run = Run::with_service();
     let one = |claim: &mut OverloadClaim| claim.backlog = 1;
-    assert_eq!(run.severity(overload(0.0, State::Raised, one)), Severity::Info);
-    assert_eq!(run.update(&overload(60.0, State::Raised, one)), NONE);
+    assert_eq!(run.severity(overload(0.0, ClaimState::Raised, one)), Severity::Info);
+    assert_eq!(run.update(&overload(60.0, ClaimState::Raised, one)), NONE);
 }
 
 #[test]
@@ -298,18 +301,18 @@ fn a_small_share_of_the_traffic_is_not_critical() {
     let mut run = Run::with_service();
     // 50 wait for 3 s while a thousand a second come: one stuck worker of many.
     let share = |claim: &mut OverloadClaim| {
-        (claim.arrivals_per_sec, claim.scarce) = (Some(1_000.0), Some(Scarce::AcceptLoop));
+        (claim.arrivals_per_sec, claim.scarce) = (Some(1_000.0), Some(Bottleneck::AcceptLoop));
     };
-    run.judge(overload(0.0, State::Raised, share));
+    run.judge(overload(0.0, ClaimState::Raised, share));
     assert_eq!(
-        run.update(&overload(60.0, State::Raised, share)),
+        run.update(&overload(60.0, ClaimState::Raised, share)),
         ["page (warning) overload-7-0.0.0.0:80", "weigh overload-7-0.0.0.0:80"]
     );
 }
 
 #[test]
 fn what_nobody_else_has_used_is_info_and_moves_nothing() {
-    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
     for (cgroup, addr) in [
         ("/user.slice/user-1000.slice/session-3.scope", "0.0.0.0:80"),
         ("/user.slice/user-1000.slice/session-3.scope", "unix:/tmp/x"),
@@ -323,33 +326,33 @@ fn what_nobody_else_has_used_is_info_and_moves_nothing() {
         };
         // Its owner connects to it for an hour.
         run.serves(0.0, 3_600, &ListenerFact { addr: Arc::from(addr), ..listener(cgroup) }, 10);
-        assert_eq!(run.severity(overload(3_600.0, State::Raised, named)), Severity::Info, "{cgroup} {addr}");
-        assert_eq!(run.update(&overload(3_700.0, State::Raised, named)), NONE);
+        assert_eq!(run.severity(overload(3_600.0, ClaimState::Raised, named)), Severity::Info, "{cgroup} {addr}");
+        assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, named)), NONE);
     }
 }
 
 #[test]
 fn others_prove_a_service_within_minutes_and_only_at_its_own_address() {
-    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Scarce::AcceptLoop);
+    let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
     let mut run = Run::new(|_| {});
     let web = listener("/system.slice/web.service");
     run.serves(0.0, 100, &web, 5);
-    assert_eq!(run.severity(overload(100.0, State::Raised, stuck)), Severity::Info);
-    run.judge(overload(101.0, State::Cleared, stuck));
+    assert_eq!(run.severity(overload(100.0, ClaimState::Raised, stuck)), Severity::Info);
+    run.judge(overload(101.0, ClaimState::Cleared, stuck));
     run.serves(102.0, 100, &ListenerFact { arrived_total: Some(1_000), ..web.clone() }, 5);
-    run.judge(overload(200.0, State::Raised, stuck));
-    assert_eq!(run.update(&overload(206.0, State::Raised, stuck))[0], "page (critical) overload-7-0.0.0.0:80");
+    run.judge(overload(200.0, ClaimState::Raised, stuck));
+    assert_eq!(run.update(&overload(206.0, ClaimState::Raised, stuck))[0], "page (critical) overload-7-0.0.0.0:80");
     // Only this host's own connections came.
     let mut run = Run::new(|_| {});
     run.serves(0.0, 3_600, &ListenerFact { remote_arrived_total: Some(0), ..web.clone() }, 5);
-    run.judge(overload(3_600.0, State::Raised, stuck));
-    assert_eq!(run.update(&overload(3_700.0, State::Raised, stuck)), NONE);
+    run.judge(overload(3_600.0, ClaimState::Raised, stuck));
+    assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, stuck)), NONE);
     // A namespace that somebody made.
     let mut run = Run::new(|_| {});
     run.policy.services().set_host_netns(vec![1]);
     run.serves(0.0, 3_600, &web, 5);
-    run.judge(overload(3_600.0, State::Raised, stuck));
-    assert_eq!(run.update(&overload(3_700.0, State::Raised, stuck)), NONE);
+    run.judge(overload(3_600.0, ClaimState::Raised, stuck));
+    assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, stuck)), NONE);
 }
 
 #[test]
@@ -358,11 +361,11 @@ fn ten_minutes_of_flapping_are_one_page_and_its_updates() {
     let mut pages = Vec::new();
     for cycle in 0..30 {
         let t = f64::from(cycle) * 20.0;
-        pages.extend(run.judge(overload(t, State::Raised, |_| {})));
+        pages.extend(run.judge(overload(t, ClaimState::Raised, |_| {})));
         for second in 1..8 {
-            pages.extend(run.update(&overload(t + f64::from(second), State::Raised, |_| {})));
+            pages.extend(run.update(&overload(t + f64::from(second), ClaimState::Raised, |_| {})));
         }
-        pages.extend(run.judge(overload(t + 8.0, State::Cleared, |_| {})));
+        pages.extend(run.judge(overload(t + 8.0, ClaimState::Cleared, |_| {})));
         pages.extend(run.scan(t + 9.0));
     }
     assert!(!pages.iter().any(|page| page.starts_with("resolve")), "{pages:#?}");
@@ -378,16 +381,16 @@ fn a_thousand_listeners_of_one_process_are_one_page() {
     let (mut paged, mut resolved) = (0, 0);
     let numbered = |number: u32| move |claim: &mut OverloadClaim| claim.addr = Arc::from(format!("0.0.0.0:{number}"));
     for number in 0..1_000 {
-        run.judge(overload(0.0, State::Raised, numbered(number)));
+        run.judge(overload(0.0, ClaimState::Raised, numbered(number)));
     }
     for second in [3.0, 4.0, 5.0] {
         for number in 0..1_000 {
-            let decided = run.update(&overload(second, State::Raised, numbered(number)));
+            let decided = run.update(&overload(second, ClaimState::Raised, numbered(number)));
             paged += decided.iter().filter(|one| one.starts_with("page")).count();
         }
     }
     for number in 0..1_000 {
-        run.judge(overload(10.0, State::Cleared, numbered(number)));
+        run.judge(overload(10.0, ClaimState::Cleared, numbered(number)));
     }
     resolved += run.scan(700.0).len();
     assert_eq!((paged, resolved), (1, 1));
@@ -399,13 +402,13 @@ fn services_short_of_the_same_at_one_moment_are_one_incident() {
     let of = |name: &'static str| {
         move |claim: &mut OverloadClaim| {
             (claim.cgroup, claim.addr) = (Arc::from(format!("/system.slice/{name}.service")), Arc::from(name));
-            (claim.pid, claim.scarce) = (None, Some(Scarce::Memory));
+            (claim.pid, claim.scarce) = (None, Some(Bottleneck::Memory));
         }
     };
-    run.judge(overload(0.0, State::Raised, of("a")));
-    run.judge(overload(1.0, State::Raised, of("b")));
-    run.update(&overload(10.0, State::Raised, of("a")));
-    assert_eq!(run.update(&overload(11.0, State::Raised, of("b"))), NONE);
+    run.judge(overload(0.0, ClaimState::Raised, of("a")));
+    run.judge(overload(1.0, ClaimState::Raised, of("b")));
+    run.update(&overload(10.0, ClaimState::Raised, of("a")));
+    assert_eq!(run.update(&overload(11.0, ClaimState::Raised, of("b"))), NONE);
 }
 
 #[test]
@@ -420,7 +423,7 @@ fn a_dependency_that_only_health_checks_miss_is_info() {
         failed: 28,
         spared,
     };
-    let claim = |spared| verdict(0.0, State::Raised, Claim::CascadeRisk(claim(spared)), None);
+    let claim = |spared| verdict(0.0, ClaimState::Raised, Claim::CascadeRisk(claim(spared)), None);
     for spared in [Spared::OnlyChecks, Spared::OthersAnswer] {
         let mut run = Run::new(|config| config.services = vec![ServicePattern::new("haproxy.service").unwrap()]);
         assert_eq!(run.judge(claim(Some(spared))), NONE);
@@ -433,17 +436,17 @@ fn a_dependency_that_only_health_checks_miss_is_info() {
 #[test]
 fn a_diagnosis_is_updated_while_the_claim_stands() {
     let mut run = Run::with_service();
-    run.judge(overload(0.0, State::Raised, |_| {}));
-    run.update(&overload(4.0, State::Raised, |_| {}));
+    run.judge(overload(0.0, ClaimState::Raised, |_| {}));
+    run.update(&overload(4.0, ClaimState::Raised, |_| {}));
     let storm = |claim: &mut OverloadClaim| claim.sign = Some(Sign::RetryStorm);
-    let updated = run.policy.update(&overload(15.0, State::Raised, storm), &mut run.decisions).unwrap();
-    assert_eq!((updated.state, updated.t), (State::Updated, 15.0));
-    assert!(run.policy.update(&overload(16.0, State::Raised, storm), &mut run.decisions).is_none());
+    let updated = run.policy.update(&overload(15.0, ClaimState::Raised, storm), &mut run.decisions).unwrap();
+    assert_eq!((updated.state, updated.t), (ClaimState::Updated, 15.0));
+    assert!(run.policy.update(&overload(16.0, ClaimState::Raised, storm), &mut run.decisions).is_none());
 }
 
 #[test]
 fn protected_and_allowed_units_keep_their_meaning_for_limits() {
     let mut run = Run::new(|config| config.allow = vec![Pattern::new("db.service").unwrap()]);
     let refused = "limit refused: it is not among those of decide.allow leak-812-4711";
-    assert_eq!(run.judge(leak(0.0, State::Raised, 3_000.0)), ["page (warning) leak-812-4711", refused]);
+    assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 3_000.0)), ["page (warning) leak-812-4711", refused]);
 }

@@ -5,14 +5,14 @@
 
 use super::{
     super::{
-        trend::{Line, Point, theil_sen},
+        regression::{FittedLine, Point, theil_sen},
         window::KIB,
     },
-    BREAKOUT, BREATHING_SHARE, Beginning, Growth, INTERVAL_ERRORS, Look, SIGNIFICANCE_MAX,
-    ending::{OLD_ERRORS, QUICKENED_ERRORS, YOUNG_ERRORS, ends_below},
+    BREAKOUT, BREATHING_SHARE, Beginning, Growth, HorizonView, INTERVAL_ERRORS, SIGNIFICANCE_MAX,
+    deceleration::{OLD_ERRORS, QUICKENED_ERRORS, YOUNG_ERRORS, ends_below},
     even,
-    past::{BREAKOUT_OF_STEADY, QUICKENED_SHARE_MAX, STEADY_SHARE_MAX, given_back},
-    worth::HEADROOM_SHARE,
+    history::{BREAKOUT_OF_STEADY, QUICKENED_SHARE_MAX, STEADY_SHARE_MAX, given_back},
+    impact::HEADROOM_SHARE,
 };
 
 /// Fewest troughs that are believed.
@@ -24,7 +24,7 @@ const YOUNG_STRETCH_MIN: usize = 7;
 /// Troughs that must show what was before.
 const BEFORE_MIN: usize = 3;
 
-impl Look<'_> {
+impl HorizonView<'_> {
     /// What the troughs show, if they show growth that is a leak.
     pub(in super::super) fn growth_of_troughs(&self) -> Option<Growth> {
         let troughs = self.window.troughs(self.horizons);
@@ -42,7 +42,7 @@ impl Look<'_> {
         if grown_kib < self.worth_kib().max(last.y * BREATHING_SHARE) {
             return None;
         }
-        let line = Line::through(points)?;
+        let line = FittedLine::through(points)?;
         let past_kib = before.iter().map(|point| point.y).fold(self.window.past_trough_kib(), f64::max);
         let (low_kib, high_kib) = range(before);
         let gave_back_kib = given_back(self.window.past_trough_kib(), before.iter().chain(points));

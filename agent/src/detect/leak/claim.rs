@@ -15,12 +15,12 @@ use super::{
     super::{
         Context, Findings,
         growth::{Beginning, Growth},
-        verdict::{Bound, Claim, LeakClaim, Resource, State, Verdict},
+        verdict::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
         window::KIB,
         words::{Size, Span, rounded},
     },
-    follow::Leak,
     process::Process,
+    tracking::Leak,
     workload::Workload,
 };
 use crate::sense::{ProcessFact, ProcessId};
@@ -31,12 +31,12 @@ const WAIT_SECS: f64 = 30.0;
 /// Claims by workload; a tree, because output has an order.
 #[derive(Default)]
 pub(super) struct Claims {
-    standing: BTreeMap<Arc<Workload>, Standing>,
+    standing: BTreeMap<Arc<Workload>, OpenLeak>,
     /// How many of them wait for a successor.
     waiting: usize,
 }
 
-struct Standing {
+struct OpenLeak {
     /// The process that it was made with.
     id: ProcessId,
     /// How many processes leak now.
@@ -127,7 +127,7 @@ impl Claims {
             return;
         }
         let (slope, error) = (growth.slope_bytes_per_sec, growth.slope_error_bytes_per_sec);
-        let mut verdict = verdict(context, fact.id, &workload, State::Raised, slope, confidence, why);
+        let mut verdict = verdict(context, fact.id, &workload, ClaimState::Raised, slope, confidence, why);
         verdict.exhaustion_secs = Some(rounded(growth.exhaustion_secs(), 1));
         let slopes = [(slope - error).max(0.0), slope + error];
         if let Claim::Leak(claim) = &mut verdict.claim {
@@ -135,7 +135,7 @@ impl Claims {
             claim.bound = Headroom::of(context, fact, 0.0).bound();
         }
         verdict.exhaustion_interval_secs = exhaustion_interval(growth, slopes);
-        self.standing.insert(workload, Standing { id: fact.id, leaking: 1, waits: None });
+        self.standing.insert(workload, OpenLeak { id: fact.id, leaking: 1, waits: None });
         findings.verdicts.push(verdict);
     }
 
@@ -269,7 +269,8 @@ impl Claims {
             Span(exhaustion_secs)
         );
         let confidence = f64::from(leak.confidence);
-        let mut verdict = verdict(context, standing.id, &workload, State::Raised, slope_bytes_per_sec, confidence, why);
+        let mut verdict =
+            verdict(context, standing.id, &workload, ClaimState::Raised, slope_bytes_per_sec, confidence, why);
         if let Claim::Leak(claim) = &mut verdict.claim {
             claim.bound = headroom.bound();
         }
@@ -280,14 +281,14 @@ impl Claims {
 fn cleared(context: &Context<'_>, id: ProcessId, workload: &Workload, leak: &Leak, because: &str) -> Verdict {
     let why = format!("{} (pid {}) no longer counts as leaking: {because}", workload.comm, id.pid);
     let (slope, confidence) = (leak.slope_bytes_per_sec, f64::from(leak.confidence));
-    verdict(context, id, workload, State::Cleared, slope, confidence, why)
+    verdict(context, id, workload, ClaimState::Cleared, slope, confidence, why)
 }
 
 fn verdict(
     context: &Context<'_>,
     id: ProcessId,
     workload: &Workload,
-    state: State,
+    state: ClaimState,
     slope_bytes_per_sec: f64,
     confidence: f64,
     why: String,

@@ -8,17 +8,17 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use super::super::{
-    growth::{Growth, Look, MINUTES_HORIZON_MIN, Surroundings},
-    load::Load,
+    activity::Activity,
+    growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
     window::{Closed, Horizons, KIB, Newest, Window},
 };
 use super::{
-    follow::Leak,
+    tracking::Leak,
     workload::{Members, Workload},
 };
 use crate::{
     config::LeakConfig,
-    sense::{HandlesFact, ProcessFact},
+    sense::{ProcessFact, ProcessResourcesFact},
 };
 
 /// What one process may cost, whatever it does.
@@ -45,7 +45,7 @@ const TOUCHED_SHARE: f64 = 0.5;
 /// All that is known of one process.
 pub(super) struct Process {
     pub(super) window: Window,
-    load: Load,
+    load: Activity,
     pub(super) start_ticks: u64,
     /// When its window began: first sight, or a little after its start.
     pub(super) origin_t: f64,
@@ -74,7 +74,7 @@ impl Process {
     pub(super) fn new(fact: &ProcessFact, t: f64, scan: u32, loading_secs: Option<f64>, members: &mut Members) -> Self {
         Self {
             window: Window::default(),
-            load: Load::default(),
+            load: Activity::default(),
             start_ticks: fact.id.start_ticks,
             origin_t: t + loading_secs.unwrap_or(0.0),
             workload: members.join(fact),
@@ -93,7 +93,7 @@ impl Process {
     /// Forgets all growth: another program runs now.
     pub(super) fn begin_anew(&mut self, t: f64, loading_secs: f64) {
         self.window = Window::default();
-        self.load = Load::default();
+        self.load = Activity::default();
         self.origin_t = t + loading_secs;
         self.faulted_from_bytes = None;
         (self.mapped_kib, self.weighed_when_mapped_kib) = (0, 0);
@@ -128,7 +128,7 @@ impl Process {
     }
 
     /// Takes a count of what it holds.
-    pub(super) fn count(&mut self, fact: &HandlesFact, t: f64, horizons: &Horizons) {
+    pub(super) fn count(&mut self, fact: &ProcessResourcesFact, t: f64, horizons: &Horizons) {
         self.load.observe(horizons, t - self.origin_t, fact);
     }
 
@@ -170,7 +170,7 @@ impl Process {
         config: &'a LeakConfig,
         horizons: &'a Horizons,
         around: &'a dyn Surroundings,
-    ) -> Option<Look<'a>> {
+    ) -> Option<HorizonView<'a>> {
         let warm_up_secs = config.warm_up.as_secs_f64() - loading_secs(config);
         let watched_secs = t - self.origin_t;
         if self.young && watched_secs < warm_up_secs {
@@ -178,7 +178,18 @@ impl Process {
         }
         let (window, load, young) = (&self.window, &self.load, self.young);
         let headroom_bytes = around.headroom_bytes();
-        Some(Look { window, horizon, newest, config, horizons, load, young, watched_secs, headroom_bytes, around })
+        Some(HorizonView {
+            window,
+            horizon,
+            newest,
+            config,
+            horizons,
+            load,
+            young,
+            watched_secs,
+            headroom_bytes,
+            around,
+        })
     }
 
     fn is_believed(&self, growth: Growth, horizon: usize, config: &LeakConfig, horizons: &Horizons) -> Option<Growth> {

@@ -1,7 +1,7 @@
 //! Leaks under teeth that are longer than buckets, and after growth of another kind.
 
 use super::tests::{Run, noise, one, states};
-use crate::detect::State;
+use crate::detect::ClaimState;
 
 /// Filled evenly and emptied at odd times, every twelve minutes or so: MiB above what is there at the least.
 fn purged(height: f64) -> impl Fn(f64) -> f64 {
@@ -23,7 +23,7 @@ fn leak(secs: f64) -> impl Fn(f64) -> f64 {
 fn a_leak_under_long_teeth_is_found_by_what_it_comes_down_to_and_stands() {
     let (teeth, leak) = (purged(150.0), leak(f64::INFINITY));
     let verdict = one(Run::new(5.0, 1.5, None).shape(8.0 * 3_600.0, |t| 300.0 + teeth(t) + leak(t)));
-    assert_eq!(verdict.state, State::Raised);
+    assert_eq!(verdict.state, ClaimState::Raised);
     assert!((3_600.0..3_600.0 + 2.0 * 3_600.0).contains(&verdict.t), "{verdict:?}");
     assert!(verdict.why.contains(" at the foot of its sawtooth, "), "{verdict:?}");
     assert!(verdict.why.contains(" beside its own peaks is gone in "), "{verdict:?}");
@@ -43,7 +43,9 @@ fn it_ends_when_teeth_no_longer_rise_and_when_there_are_none_any_more() {
         let leak = leak(leak_for);
         let shape = |t: f64| 300.0 + if t < teeth_end { teeth(t) } else { 0.0 } + leak(t);
         let verdicts = Run::new(5.0, 1.5, None).shape(12.0 * 3_600.0, shape);
-        let [(State::Raised, _), (State::Cleared, cleared_t)] = states(&verdicts)[..] else { panic!("{verdicts:#?}") };
+        let [(ClaimState::Raised, _), (ClaimState::Cleared, cleared_t)] = states(&verdicts)[..] else {
+            panic!("{verdicts:#?}")
+        };
         assert!(cleared_t > 3_600.0 + leak_for, "{verdicts:#?}");
         assert!(verdicts[1].why.contains("has not grown for"), "{verdicts:#?}");
     }
@@ -57,7 +59,7 @@ fn what_was_given_back_once_does_not_hide_a_leak_below_it() {
         200.0 + table + (t - 9_000.0).max(0.0) * 0.05
     };
     let verdicts = Run::new(2.0, 2.0, None).shape(15_000.0, shape);
-    let [(State::Raised, _), (State::Cleared, _), (State::Raised, t)] = states(&verdicts)[..] else {
+    let [(ClaimState::Raised, _), (ClaimState::Cleared, _), (ClaimState::Raised, t)] = states(&verdicts)[..] else {
         panic!("{verdicts:#?}")
     };
     assert!((9_000.0..14_000.0).contains(&t), "{verdicts:#?}");

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     config::Config,
-    core::Core,
-    detect::{Claim, HostInfo, State, Verdict},
-    sense::{HandlesFact, HostFact, Observation},
+    detect::{Claim, ClaimState, HostInfo, Verdict},
+    engine::Engine,
+    sense::{HostFact, Observation, ProcessResourcesFact},
 };
 
 pub(super) const MIB: f64 = 1_048_576.0;
@@ -17,7 +17,7 @@ type Shape = Box<dyn Fn(f64) -> f64>;
 
 /// One process on a host, looked at from its birth.
 pub(super) struct Run {
-    core: Core,
+    core: Engine,
     interval_secs: f64,
     available_bytes: f64,
     memory_max_bytes: Option<u64>,
@@ -39,7 +39,7 @@ impl Run {
     fn under(config: &Config, interval_secs: f64, available_gib: f64, memory_max_gib: Option<f64>) -> Self {
         let info = HostInfo { mem_total_bytes: (24.0 * GIB) as u64, cpus: 2 };
         Self {
-            core: Core::new(config, info),
+            core: Engine::new(config, info),
             interval_secs,
             available_bytes: available_gib * GIB,
             memory_max_bytes: memory_max_gib.map(|gib| (gib * GIB) as u64),
@@ -86,7 +86,7 @@ impl Run {
     }
 }
 
-pub(super) fn states(verdicts: &[Verdict]) -> Vec<(State, f64)> {
+pub(super) fn states(verdicts: &[Verdict]) -> Vec<(ClaimState, f64)> {
     verdicts.iter().map(|verdict| (verdict.state, verdict.t)).collect()
 }
 
@@ -177,7 +177,7 @@ fn fault_samples_are_part_of_the_evidence() {
 fn leaks_under_a_sawtooth_are_found_by_the_floor() {
     for (rate, period) in [(4.0, 7.0), (4.0, 30.0), (1.0, 30.0), (0.5, 30.0)] {
         let saw = saw(period, 200.0, 300.0);
-        assert_eq!(one(Run::new(1.0, 4.0, None).shape(3_000.0, |t| saw(t) + rate * t)).state, State::Raised);
+        assert_eq!(one(Run::new(1.0, 4.0, None).shape(3_000.0, |t| saw(t) + rate * t)).state, ClaimState::Raised);
     }
 }
 
@@ -241,7 +241,10 @@ fn memory_that_follows_load_is_no_leak_and_the_same_without_load_is() {
             run.scan(t, [fact]);
             if step % 10 == 0 {
                 let fds = connections(t) as u64;
-                run.feed(t, Fact::Handles(HandlesFact { id, fds, fds_max: None, threads: 4, close_wait: None }));
+                run.feed(
+                    t,
+                    Fact::Handles(ProcessResourcesFact { id, fds, fds_max: None, threads: 4, close_wait: None }),
+                );
             }
         }
         run.verdicts
@@ -273,15 +276,15 @@ fn touching_what_was_mapped_long_ago_is_no_leak_until_more_is_mapped() {
 fn a_long_sawtooth_never_cries_wolf_twice_on_a_horizon() {
     let verdicts = Run::new(1.0, 9.0, None).shape(40_000.0, saw(1_000.0, 100.0, 900.0));
     assert!(verdicts.len() <= 4, "{verdicts:#?}");
-    assert!(verdicts.iter().filter(|v| v.state == State::Cleared).all(|v| v.why.contains("gave back")));
+    assert!(verdicts.iter().filter(|v| v.state == ClaimState::Cleared).all(|v| v.why.contains("gave back")));
 }
 
 #[test]
 fn a_claim_is_withdrawn_once_growth_stops() {
     let verdicts = Run::known(1.0, 9.0, None).shape(500.0, |t| 20.0 + 4.0 * t.min(200.0));
-    assert_eq!(states(&verdicts)[0], (State::Raised, UNSEEN_T));
+    assert_eq!(states(&verdicts)[0], (ClaimState::Raised, UNSEEN_T));
     let (state, t) = states(&verdicts)[1];
-    assert_eq!(state, State::Cleared);
+    assert_eq!(state, ClaimState::Cleared);
     assert!((260.0..=320.0).contains(&t), "{t}");
     assert!(verdicts[1].why.contains("has not grown for"), "{}", verdicts[1].why);
 }
@@ -294,7 +297,7 @@ fn leaking() -> Run {
         let fact = run.fact(20.0 + 4.0 * t);
         run.scan(t, [fact]);
     }
-    assert_eq!(states(&run.verdicts), [(State::Raised, UNSEEN_T)]);
+    assert_eq!(states(&run.verdicts), [(ClaimState::Raised, UNSEEN_T)]);
     run
 }
 
@@ -323,7 +326,7 @@ fn a_claim_outlives_its_process_for_a_while_and_then_says_why_it_ends() {
     for (run, because) in [(exit, "exited"), (reuse, "another"), (vanish, "vanished")] {
         let states = states(&run.verdicts);
         assert_eq!(states.len(), 2, "{because}: {:#?}", run.verdicts);
-        assert!(states[1].0 == State::Cleared && (140.0..=148.0).contains(&states[1].1), "{because}: {states:?}");
+        assert!(states[1].0 == ClaimState::Cleared && (140.0..=148.0).contains(&states[1].1), "{because}: {states:?}");
         assert!(run.verdicts[1].why.contains(because), "{}", run.verdicts[1].why);
     }
 }
@@ -357,7 +360,7 @@ fn a_claim_goes_with_its_process_to_another_cgroup_and_ends_there() {
         run.scan(t, [fact]);
     }
     let [raised, cleared] = &run.verdicts[..] else { panic!("{:#?}", run.verdicts) };
-    assert!(raised.state == State::Raised && cleared.state == State::Cleared);
+    assert!(raised.state == ClaimState::Raised && cleared.state == ClaimState::Cleared);
     let [Claim::Leak(first), Claim::Leak(last)] = [&raised.claim, &cleared.claim] else { panic!() };
     assert_eq!((first.id, &*first.cgroup, &*last.cgroup), (last.id, "/api.service", "/elsewhere"));
     assert!(cleared.why.contains("has not grown"), "{}", cleared.why);
@@ -382,7 +385,7 @@ fn of_workers_that_leak_together_each_may_go_elsewhere_and_every_claim_ends() {
             ids.sort();
             ids
         };
-        let (raised, cleared) = (of(State::Raised), of(State::Cleared));
+        let (raised, cleared) = (of(ClaimState::Raised), of(ClaimState::Cleared));
         assert_eq!(raised, cleared, "{gone:?}: {:#?}", run.verdicts);
         assert!(gone.len() < 3 || raised.len() == 1, "{:#?}", run.verdicts);
         assert_eq!(run.core.tracked().leaks_raised, 0);
@@ -466,7 +469,7 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
     let (warning, critical) = (page(54, Severity::Warning), page(1_704, Severity::Critical));
     assert_eq!(decisions, [warning, (54, Action::Limit), critical, (1_704, Action::Drain)]);
     let states: Vec<_> = run.verdicts.iter().map(|verdict| verdict.state).collect();
-    assert_eq!(states, [State::Raised, State::Updated]);
+    assert_eq!(states, [ClaimState::Raised, ClaimState::Updated]);
     assert!(run.core.raised().next().unwrap().exhaustion_secs.unwrap() < 60.0);
 }
 

@@ -7,17 +7,17 @@
 use foldhash::HashMap;
 
 use super::{
-    claim::{self, Subject},
+    claim::{self, OverloadedQueue},
     counter::Counter,
-    ground::Ground,
-    queue::{Queue, Seen},
+    queue::{AcceptQueue, QueueUpdate},
     rates::Rates,
+    trigger::Trigger,
 };
 use crate::{
     config::OverloadConfig,
     detect::{
         Context, Findings, is_gone,
-        verdict::{Claim, OverloadClaim, State, Verdict},
+        verdict::{Claim, ClaimState, OverloadClaim, Verdict},
     },
     sense::ListenerFact,
 };
@@ -27,8 +27,8 @@ const FORECAST_EVERY_SECS: f64 = 1.0;
 
 /// All that is known of one address.
 #[derive(Default)]
-pub(super) struct Address {
-    sockets: HashMap<u64, Queue>,
+pub(super) struct ListenAddress {
+    sockets: HashMap<u64, AcceptQueue>,
     arrived: Counter,
     rates: Rates,
     instant: Option<Instant>,
@@ -56,7 +56,7 @@ struct Raised {
     verdict: Verdict,
 }
 
-impl Address {
+impl ListenAddress {
     /// Sockets watched.
     pub(super) fn sockets(&self) -> usize {
         self.sockets.len()
@@ -120,7 +120,14 @@ impl Address {
         let verdict = self.raised.take()?.verdict;
         let Claim::Overload(claim) = verdict.claim else { return None };
         let claim = OverloadClaim { backlog, oldest_wait_us, backlog_growth_per_sec: 0.0, ..claim };
-        Some(Verdict { t, claim: Claim::Overload(claim), exhaustion_secs: None, state: State::Cleared, why, ..verdict })
+        Some(Verdict {
+            t,
+            claim: Claim::Overload(claim),
+            exhaustion_secs: None,
+            state: ClaimState::Cleared,
+            why,
+            ..verdict
+        })
     }
 
     /// Moves on to a new instant where this is one.
@@ -140,16 +147,16 @@ impl Address {
         }
     }
 
-    fn add(&mut self, seen: &Seen) {
+    fn add(&mut self, seen: &QueueUpdate) {
         let Some(instant) = &mut self.instant else { return };
         instant.accepted = instant.accepted.zip(seen.accepted).map(|(sum, more)| sum.saturating_add(more));
         instant.dropped = instant.dropped.saturating_add(seen.dropped);
         instant.stands |= seen.stands;
     }
 
-    fn subject<'a>(&'a self, fact: &'a ListenerFact, key: u64, ground: Ground) -> Subject<'a> {
-        let run = self.sockets.get(&key).and_then(Queue::run);
-        Subject { fact, ground, run, rates: &self.rates, sockets: self.sockets.len() }
+    fn subject<'a>(&'a self, fact: &'a ListenerFact, key: u64, ground: Trigger) -> OverloadedQueue<'a> {
+        let run = self.sockets.get(&key).and_then(AcceptQueue::run);
+        OverloadedQueue { fact, ground, run, rates: &self.rates, sockets: self.sockets.len() }
     }
 }
 

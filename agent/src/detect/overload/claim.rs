@@ -3,16 +3,16 @@
 use std::fmt::{self, Write};
 
 use super::{
-    ground::Ground,
     rates::Rates,
-    run::{Run, head_secs, is_full, room},
+    standing_queue::{StandingQueue, head_secs, is_full, room},
+    trigger::Trigger,
 };
 use crate::{
     config::OverloadConfig,
     detect::{
         Context,
-        trust::Rule,
-        verdict::{Claim, OverloadClaim, Scarce, State, Verdict},
+        confidence::Rule,
+        verdict::{Bottleneck, Claim, ClaimState, OverloadClaim, Verdict},
         words::{Span, rounded},
     },
     sense::ListenerFact,
@@ -34,33 +34,33 @@ const CONFIDENCE_BY_DEPTH: f64 = 0.6;
 const CONFIDENCE_STEP: f64 = 0.05;
 
 /// An overloaded queue and what is known of it.
-pub(super) struct Subject<'a> {
+pub(super) struct OverloadedQueue<'a> {
     pub(super) fact: &'a ListenerFact,
-    pub(super) ground: Ground,
+    pub(super) ground: Trigger,
     /// `None` where it does not stand.
-    pub(super) run: Option<&'a Run>,
+    pub(super) run: Option<&'a StandingQueue>,
     pub(super) rates: &'a Rates,
     /// Sockets that share the address.
     pub(super) sockets: usize,
 }
 
-impl Subject<'_> {
+impl OverloadedQueue<'_> {
     /// Claims the overload.
     pub(super) fn verdict(&self, context: &Context<'_>, config: &OverloadConfig) -> Verdict {
         let fact = self.fact;
         let growth_per_sec = self.run.map_or(0.0, |run| run.looks.growth_per_sec());
         let is_stuck = self.run.is_some_and(|run| {
-            let is_stalled = self.ground == Ground::Filling && run.is_stalled(context.t, config);
+            let is_stalled = self.ground == Trigger::Filling && run.is_stalled(context.t, config);
             is_stalled || run.is_stuck(context.t, fact, config)
         });
         let scarce = self.run.map(|run| run.strain).unwrap_or_default().scarce(self.ground, is_stuck);
         let exhaustion_secs = self.exhaustion_secs(growth_per_sec);
         let mut why = self.why(context, is_stuck, growth_per_sec, exhaustion_secs, scarce);
         let (base, rule) = match self.ground {
-            Ground::Stuck | Ground::Standing | Ground::NearLimit => (CONFIDENCE_BY_AGE, Rule::QueueAge),
-            Ground::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
-            Ground::Deep => (CONFIDENCE_BY_DEPTH, Rule::QueueDepth),
-            Ground::Dropping => (CONFIDENCE_BY_AGE, Rule::QueueDepth),
+            Trigger::Stuck | Trigger::Standing | Trigger::NearLimit => (CONFIDENCE_BY_AGE, Rule::QueueAge),
+            Trigger::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
+            Trigger::Deep => (CONFIDENCE_BY_DEPTH, Rule::QueueDepth),
+            Trigger::Dropping => (CONFIDENCE_BY_AGE, Rule::QueueDepth),
         };
         let drops = self.run.is_some_and(|run| run.overflows > 0);
         let steps = f64::from(u8::from(is_stuck) + u8::from(drops));
@@ -88,13 +88,13 @@ impl Subject<'_> {
             exhaustion_interval_secs: None,
             harm: None,
             confidence: rounded(confidence, 2),
-            state: State::Raised,
+            state: ClaimState::Raised,
             why,
         }
     }
 
     fn exhaustion_secs(&self, growth_per_sec: f64) -> Option<f64> {
-        if self.ground == Ground::Dropping {
+        if self.ground == Trigger::Dropping {
             return None;
         }
         if is_full(self.fact) {
@@ -109,16 +109,18 @@ impl Subject<'_> {
         is_stuck: bool,
         growth_per_sec: f64,
         exhaustion_secs: Option<f64>,
-        scarce: Option<Scarce>,
+        scarce: Option<Bottleneck>,
     ) -> String {
-        let (fact, who) = (self.fact, Who::of(self.fact));
+        let (fact, who) = (self.fact, ListenerName::of(self.fact));
         let stood = Span(self.run.map_or(0.0, |run| context.t - run.since_t));
         let unaccepted = Span(self.run.map_or(0.0, |run| run.unaccepted_secs(context.t)));
         let mut why = match self.ground {
-            Ground::Dropping => format!("{who} drops connections again and again, in three seconds of the last minute"),
+            Trigger::Dropping => {
+                format!("{who} drops connections again and again, in three seconds of the last minute")
+            }
             _ if is_stuck => format!("{who} has not accepted for {unaccepted}"),
-            Ground::Filling => format!("more connections come to {who} than it accepts: its queue fills"),
-            Ground::NearLimit => format!("{who} accepts too slowly: its queue is near its limit"),
+            Trigger::Filling => format!("more connections come to {who} than it accepts: its queue fills"),
+            Trigger::NearLimit => format!("{who} accepts too slowly: its queue is near its limit"),
             _ => format!("{who} accepts too slowly: its queue has stood for {stood}"),
         };
         // Writing to a String cannot fail.
@@ -150,7 +152,7 @@ impl Subject<'_> {
     }
 
     /// What else speaks for it.
-    fn more(&self, scarce: Option<Scarce>) -> Vec<String> {
+    fn more(&self, scarce: Option<Bottleneck>) -> Vec<String> {
         let mut more = Vec::new();
         let strain = self.run.map(|run| run.strain).unwrap_or_default();
         let dropped = self.run.map_or(0, |run| run.overflows);
@@ -165,7 +167,7 @@ impl Subject<'_> {
         if strain.refused > 0 {
             more.push(format!("{} connects were refused or given up", strain.refused));
         }
-        if self.ground == Ground::Deep {
+        if self.ground == Trigger::Deep {
             more.push("the age of the queue's head is not visible here, so this rests on its depth".to_owned());
         }
         more
@@ -175,30 +177,30 @@ impl Subject<'_> {
 /// Why a claim is withdrawn.
 pub(super) fn well_again(fact: &ListenerFact, well_secs: f64, stood_secs: f64) -> String {
     let (well, stood) = (Span(well_secs), Span(stood_secs));
-    format!("the accept queue of {} has been well for {well}, after {stood} of overload", Who::of(fact))
+    format!("the accept queue of {} has been well for {well}, after {stood} of overload", ListenerName::of(fact))
 }
 
 /// Why the claim about a listener that is gone is withdrawn.
 pub(super) fn vanished(verdict: &Verdict) -> String {
     let Claim::Overload(claim) = &verdict.claim else { return String::new() };
-    let who = Who { addr: &claim.addr, comm: &claim.comm, pid: claim.pid };
+    let who = ListenerName { addr: &claim.addr, comm: &claim.comm, pid: claim.pid };
     format!("{who} vanished: the last scans do not show it")
 }
 
 /// A listener as a person knows it.
-struct Who<'a> {
+struct ListenerName<'a> {
     addr: &'a str,
     comm: &'a str,
     pid: Option<u32>,
 }
 
-impl<'a> Who<'a> {
+impl<'a> ListenerName<'a> {
     fn of(fact: &'a ListenerFact) -> Self {
         Self { addr: &fact.addr, comm: &fact.comm, pid: fact.pid }
     }
 }
 
-impl fmt::Display for Who<'_> {
+impl fmt::Display for ListenerName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.addr)?;
         match (self.comm, self.pid) {

@@ -14,12 +14,12 @@ const APART_SECS: f64 = 1.0;
 
 /// The last times at which connections were dropped.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Drops {
+pub(super) struct DropHistory {
     /// Oldest first.
     times: [Option<f64>; TIMES],
 }
 
-impl Drops {
+impl DropHistory {
     /// Connections were dropped at `t`.
     pub(super) fn note(&mut self, t: f64) {
         if self.times[TIMES - 1].is_none_or(|last_t| t - last_t >= APART_SECS) {
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn drops_recur_that_come_thrice_in_a_minute_and_for_as_long() {
-        let mut drops = Drops::default();
+        let mut drops = DropHistory::default();
         for t in [0.0, 0.1, 0.2, 20.0] {
             drops.note(t);
             assert!(!drops.recur(t));
@@ -50,7 +50,7 @@ mod tests {
         assert!(!drops.recur(60.1));
         drops.note(90.0);
         assert!(!drops.recur(90.0));
-        let mut steady = Drops::default();
+        let mut steady = DropHistory::default();
         (0..30).for_each(|step| steady.note(f64::from(step) / 10.0));
         assert!(steady.recur(3.0), "without a break is again and again");
     }

@@ -5,12 +5,12 @@
 //! call a server overloaded that may still be starting.
 
 use super::{
+    baseline::Baseline,
     counter::Counter,
-    drops::Drops,
-    ground::Ground,
-    looks::Look,
-    run::{DEPTH_MIN, DEPTH_SHARE, Run, head_secs},
-    usual::Usual,
+    drops::DropHistory,
+    samples::Sample,
+    standing_queue::{DEPTH_MIN, DEPTH_SHARE, StandingQueue, head_secs},
+    trigger::Trigger,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
@@ -32,17 +32,17 @@ const STANDS_SHARE: f64 = 0.5;
 
 /// All that is known of one socket's queue.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct AcceptQueue {
     /// The last look, whether it stood or not.
-    last: Option<Look>,
+    last: Option<Sample>,
     interval_secs: Option<f64>,
     accepted: Counter,
     arrived: Counter,
     overflows: Counter,
-    drops: Drops,
-    usual: Usual,
-    run: Option<Box<Run>>,
-    seen: Seen,
+    drops: DropHistory,
+    usual: Baseline,
+    run: Option<Box<StandingQueue>>,
+    seen: QueueUpdate,
     seen_scan: u32,
     /// Time of the first look, and of the first after the last gap.
     first_t: Option<f64>,
@@ -53,13 +53,13 @@ pub(super) struct Queue {
 
 /// What one look at a queue gave.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Seen {
+pub(super) struct QueueUpdate {
     /// Connections accepted since the last; `None` where they are not counted.
     pub(super) accepted: Option<u64>,
     /// Connections dropped since the last.
     pub(super) dropped: u64,
     /// On which ground it is an overload, if it is one now.
-    pub(super) ground: Option<Ground>,
+    pub(super) ground: Option<Trigger>,
     /// Whether it is an overload still: the run in which it was one goes on.
     pub(super) is_overload: bool,
     /// Whether it has stood so long that what comes and goes is not as it was before.
@@ -68,16 +68,16 @@ pub(super) struct Seen {
     pub(super) gap: bool,
 }
 
-impl Queue {
+impl AcceptQueue {
     /// Takes a look.
-    pub(super) fn look(&mut self, t: f64, scan: u32, fact: &ListenerFact, config: &OverloadConfig) -> Seen {
+    pub(super) fn look(&mut self, t: f64, scan: u32, fact: &ListenerFact, config: &OverloadConfig) -> QueueUpdate {
         self.seen_scan = scan;
         let before = self.last;
         if before.is_some_and(|look| look.t == t) {
             // The same instant told twice is one look.
             return self.seen;
         }
-        let (interval_secs, gap) = self.advance(Look { t, depth: fact.backlog, accepted: None }, config);
+        let (interval_secs, gap) = self.advance(Sample { t, depth: fact.backlog, accepted: None }, config);
         let before = before.filter(|_| !gap);
         let accepted = self.accepted.rise_if_known(fact.accepted_total);
         let arrived = self.arrived.rise_if_known(fact.arrived_total);
@@ -94,7 +94,7 @@ impl Queue {
         }
         match standing_since(t, fact, self.run.as_deref(), config) {
             Some(since_t) => {
-                let run = self.run.get_or_insert_with(|| Box::new(Run::new(since_t, before)));
+                let run = self.run.get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
                 run.look(t, interval_secs, fact, accepted, dropped);
             }
             None => self.end_run(t),
@@ -106,13 +106,13 @@ impl Queue {
             run.is_overload |= ground.is_some();
             ground
         });
-        let ground = ground.or_else(|| self.drops.recur(t).then_some(Ground::Dropping));
+        let ground = ground.or_else(|| self.drops.recur(t).then_some(Trigger::Dropping));
         let stood_secs = self.run.as_ref().map_or(0.0, |run| t - run.since_t);
         let stands = stood_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
         let is_overload = ground.is_some() || self.run.as_ref().is_some_and(|run| run.is_overload);
         // Told again, it counts nothing anew.
-        self.seen = Seen { accepted: Some(0), dropped: 0, ground, is_overload, stands, gap };
-        Seen { accepted, dropped, ..self.seen }
+        self.seen = QueueUpdate { accepted: Some(0), dropped: 0, ground, is_overload, stands, gap };
+        QueueUpdate { accepted, dropped, ..self.seen }
     }
 
     /// Ends the run, if there is one; what it was like is usual if it was no overload.
@@ -124,7 +124,7 @@ impl Queue {
     }
 
     /// The run that goes on.
-    pub(super) fn run(&self) -> Option<&Run> {
+    pub(super) fn run(&self) -> Option<&StandingQueue> {
         self.run.as_deref()
     }
 
@@ -134,7 +134,7 @@ impl Queue {
     }
 
     /// Moves on to a new instant; gives the seconds since the last, and whether too much time went by unseen.
-    fn advance(&mut self, look: Look, config: &OverloadConfig) -> (f64, bool) {
+    fn advance(&mut self, look: Sample, config: &OverloadConfig) -> (f64, bool) {
         let Some(last) = self.last.replace(look) else {
             (self.first_t, self.watched_since_t) = (Some(look.t), look.t);
             return (0.0, false);
@@ -165,7 +165,7 @@ fn found_empty_secs(fact: &ListenerFact) -> Option<f64> {
 }
 
 /// Since when this look shows the queue to stand; `None` where it does not.
-fn standing_since(t: f64, fact: &ListenerFact, run: Option<&Run>, config: &OverloadConfig) -> Option<f64> {
+fn standing_since(t: f64, fact: &ListenerFact, run: Option<&StandingQueue>, config: &OverloadConfig) -> Option<f64> {
     if fact.backlog == 0 {
         return None;
     }
@@ -173,7 +173,7 @@ fn standing_since(t: f64, fact: &ListenerFact, run: Option<&Run>, config: &Overl
     let Some(head_secs) = head_secs(fact) else {
         let deep = f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE;
         // A head that moved just then says nothing against a queue that stood a look ago.
-        return ((fact.backlog >= DEPTH_MIN && deep) || run.is_some_and(Run::saw_the_last_head)).then_some(t);
+        return ((fact.backlog >= DEPTH_MIN && deep) || run.is_some_and(StandingQueue::saw_the_last_head)).then_some(t);
     };
     // Somebody was accepted below the target in between: the queue drained, unless this head proves otherwise.
     let drained = fact.sojourn_min_us.is_some_and(|us| us as f64 / 1e6 < target_secs);

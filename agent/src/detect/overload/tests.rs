@@ -3,13 +3,13 @@
 use super::*;
 use crate::{
     config::Config,
-    core::Core,
-    detect::{HostInfo, Scarce, Sign, State, Verdict},
+    detect::{Bottleneck, ClaimState, HostInfo, Sign, Verdict},
+    engine::Engine,
     sense::{HostFact, Observation},
 };
 
 struct Run {
-    core: Core,
+    core: Engine,
     verdicts: Vec<Verdict>,
 }
 
@@ -29,7 +29,7 @@ fn fact(backlog: u32, oldest_wait_us: Option<u64>) -> ListenerFact {
 impl Run {
     fn new() -> Self {
         let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
-        Self { core: Core::new(&Config::default(), info), verdicts: Vec::new() }
+        Self { core: Engine::new(&Config::default(), info), verdicts: Vec::new() }
     }
 
     fn look(&mut self, t: f64, fact: ListenerFact) {
@@ -49,7 +49,7 @@ impl Run {
         }
     }
 
-    fn states(&self) -> Vec<(State, f64)> {
+    fn states(&self) -> Vec<(ClaimState, f64)> {
         self.verdicts.iter().map(|v| (v.state, (v.t * 10.0).round() / 10.0)).collect()
     }
 }
@@ -121,7 +121,7 @@ fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again()
     run.looks(0.0, 5.0, |_| fact(1, Some(100)));
     run.looks(5.0, 4.0, |since| fact((since * 20.0) as u32, wait_us((since - 0.05).max(0.0))));
     run.looks(9.0, 8.0, |_| fact(0, Some(0)));
-    assert_eq!(run.states(), [(State::Raised, 5.8), (State::Cleared, 13.9)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 5.8), (ClaimState::Cleared, 13.9)]);
     let raised = &run.verdicts[0];
     assert_eq!(
         raised.why,
@@ -138,7 +138,7 @@ fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again()
 fn a_stopped_acceptor_is_seen_at_two_connections_a_second_once_four_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| fact((since * 2.0) as u32 + 1, wait_us(since)));
-    assert_eq!(run.states(), [(State::Raised, 1.5)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 1.5)]);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn one_that_waits_behind_a_slow_request_is_no_overload() {
     });
     assert_eq!(run.states(), []);
     run.looks(120.0, 8.0, |since| ListenerFact { backlog_max: 2048, ..fact(1, wait_us(since)) });
-    assert_eq!(run.states(), [(State::Raised, 126.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 126.0)]);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_server_that_has_never_accepted_may_be_starting_for_half_a_minute() {
     run.looks(0.0, 29.9, starts);
     assert_eq!(run.states(), []);
     run.looks(29.9, 2.0, |since| starts(29.9 + since));
-    assert_eq!(run.states(), [(State::Raised, 30.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 30.0)]);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_queue_that_never_drains_is_an_overload_however_short_the_wait() {
         let (sojourn_min_us, sojourn_mean_us) = (Some(6_000), Some(7_600));
         ListenerFact { accepted_total, sojourn_min_us, sojourn_mean_us, ..fact(20, Some(8_000)) }
     });
-    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 1.0)]);
     let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 20 of 128 connections wait, the oldest for 8 ms, \
                those accepted last had waited for 8 ms on average";
     assert_eq!(run.verdicts[0].why, why);
@@ -267,7 +267,7 @@ fn a_slow_server_stands_longer_before_that_is_no_chance() {
         });
         run.states()
     };
-    assert_eq!(stands(100.0), [(State::Raised, 10.0)]);
+    assert_eq!(stands(100.0), [(ClaimState::Raised, 10.0)]);
     assert_eq!(stands(10.0), []);
 }
 
@@ -278,7 +278,7 @@ fn where_nobody_timed_each_connection_a_short_wait_must_last_longer() {
         accepted_total: Some((since * 2_500.0) as u64),
         ..fact(20, Some(8_000))
     });
-    assert_eq!(run.states(), [(State::Raised, 3.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 3.0)]);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_queue_that_nobody_found_empty_stands_as_if_each_connection_were_timed() {
         let accepted_total = Some((since * 2_500.0) as u64);
         ListenerFact { accepted_total, found_empty_us, ..fact(20, Some(8_000)) }
     });
-    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 1.0)]);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn without_head_age_depth_takes_longer_and_says_so() {
     run.looks(0.0, 5.0, |_| fact(31, None));
     assert_eq!(run.states(), []);
     run.looks(5.0, 5.0, |_| fact(32, None));
-    assert_eq!(run.states(), [(State::Raised, 7.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 7.0)]);
     assert!(run.verdicts[0].confidence < 0.7);
     assert!(run.verdicts[0].why.ends_with("is not visible here, so this rests on its depth"));
 }
@@ -330,7 +330,7 @@ fn a_head_that_moved_just_then_ends_no_run() {
         let accepted_total = Some((since * 2_500.0) as u64);
         ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(20, oldest_wait_us) }
     });
-    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 1.0)]);
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn without_head_age_a_full_queue_that_drops_is_enough() {
         let overflows_total = Some((start + (since * 10.0).round() as u64) % (1 << 32));
         ListenerFact { overflows_total, ..fact(129, None) }
     });
-    assert_eq!(run.states(), [(State::Raised, 1.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 1.0)]);
     assert_eq!(run.verdicts[0].exhaustion_secs, Some(0.0));
     let why = &run.verdicts[0].why;
     assert!(why.contains("the queue is full; 10 connections were dropped meanwhile"), "{why}");
@@ -358,9 +358,9 @@ fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
         overflows_total: Some((since / 10.0) as u64 * 4),
         ..fact(0, Some(0))
     });
-    assert_eq!(run.states(), [(State::Raised, 30.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 30.0)]);
     let Claim::Overload(claim) = &run.verdicts[0].claim else { unreachable!() };
-    assert_eq!(claim.scarce, Some(Scarce::Backlog));
+    assert_eq!(claim.scarce, Some(Bottleneck::Backlog));
     assert!(run.verdicts[0].why.ends_with("the backlog is too small for its bursts, though each wait is short"));
 }
 
@@ -373,7 +373,7 @@ fn a_backlog_of_nothing_lets_one_wait_and_is_not_full() {
     });
     assert_eq!(run.states(), []);
     run.looks(10.0, 8.0, |since| ListenerFact { backlog_max: 0, ..fact(1, wait_us(since)) });
-    assert_eq!(run.states(), [(State::Raised, 16.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 16.0)]);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn coarse_looks_suffice_where_the_head_proves_it() {
     let mut run = Run::new();
     run.look(0.0, fact(1, Some(90)));
     run.look(5.0, fact(40, wait_us(4.0)));
-    assert_eq!(run.states(), [(State::Raised, 5.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 5.0)]);
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn one_stuck_socket_of_eight_is_told_and_which_process_holds_it() {
             run.look(t, ListenerFact { socket, pid: Some(800 + socket as u32), ..fact(backlog, age) });
         }
     }
-    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 0.7)]);
     let why = &run.verdicts[0].why;
     assert!(why.starts_with("0.0.0.0:8080 (pid 803) has not accepted for 0.7 s"), "{why}");
     assert!(why.contains("at one of 8 sockets that share this address"), "{why}");
@@ -433,14 +433,14 @@ fn sockets_without_a_number_are_told_apart_by_who_holds_them() {
             run.look(t, fact);
         }
     }
-    assert_eq!(run.states(), [(State::Raised, 0.7)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 0.7)]);
 }
 
 #[test]
 fn a_claim_that_stands_is_forecast_anew_each_second() {
     let mut overload = OverloadDetector::new(&Config::default().detect.overload);
     let mut findings = Findings::default();
-    let trust = crate::detect::Trust::default();
+    let trust = crate::detect::SensorHealth::default();
     for step in 0..31 {
         let t = f64::from(step) / 10.0;
         let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
@@ -456,7 +456,7 @@ fn a_listener_that_vanishes_takes_its_claim_with_it() {
     run.host(0.0, None);
     run.looks(0.0, 2.0, |since| fact(9, wait_us(since)));
     (1..=8).for_each(|t| run.host(1.0 + f64::from(t), None));
-    assert_eq!(run.states(), [(State::Raised, 0.7), (State::Cleared, 7.0)]);
+    assert_eq!(run.states(), [(ClaimState::Raised, 0.7), (ClaimState::Cleared, 7.0)]);
     assert_eq!(run.verdicts[1].why, "0.0.0.0:8080 (pid 812) vanished: the last scans do not show it");
     assert_eq!(run.core.tracked().listeners, 0);
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
-use spillway_agent::{core::HostInfo, record::Writer, sense::Observation};
+use spillway_agent::{engine::HostInfo, record::TraceWriter, sense::Observation};
 use spillway_tests::corpus::{Part, render};
 
 use crate::each::each;
@@ -156,7 +156,7 @@ fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
         let file = fs::File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
         let (host, observations) = C::observations(&entry, &dir::<C>())?;
         let output = BufWriter::new(GzEncoder::new(file, Compression::default()));
-        let mut writer = Writer::new(output, host, about.interval_secs)?;
+        let mut writer = TraceWriter::new(output, host, about.interval_secs)?;
         for observation in observations {
             writer.write(&observation?)?;
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use spillway_agent::core::HostInfo;
+use spillway_agent::engine::HostInfo;
 use spillway_tests::{
     corpus::{Part, Source},
     queues::{Entry, FAMILIES, Report, Scored, Stream, entry, load, score_run},

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use spillway_agent::{
     config::{Config, ServicePattern},
-    core::{Core, Output},
     decide::{Action, Severity},
+    engine::{Engine, Output},
     sense::Fact,
 };
 use spillway_tests::corpus::{Label, Part};
@@ -65,7 +65,7 @@ pub(crate) fn week(part: Part, check: bool) -> anyhow::Result<ExitCode> {
 /// A run of either corpus: its name, its length, the time between two looks, and how to open it.
 struct Healthy<'a> {
     name: String,
-    open: Box<dyn Fn() -> anyhow::Result<(spillway_agent::core::HostInfo, Observations)> + Sync + 'a>,
+    open: Box<dyn Fn() -> anyhow::Result<(spillway_agent::engine::HostInfo, Observations)> + Sync + 'a>,
     interval_secs: f64,
 }
 
@@ -105,7 +105,7 @@ fn pages(run: &Healthy<'_>, counts: fn(&Fact) -> bool) -> anyhow::Result<Share> 
     let mut config = Config::default();
     config.decide.services = vec![ServicePattern::new("/*").map_err(anyhow::Error::msg)?];
     let (mut core, mut output, mut share, mut looks) =
-        (Core::new(&config, host), Output::default(), Share::default(), 0_u64);
+        (Engine::new(&config, host), Output::default(), Share::default(), 0_u64);
     for observation in observations {
         let observation = observation?;
         looks += u64::from(counts(&observation.fact));

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn entry() -> Entry {
-    let mut entry = Entry::new("a boot", PathBuf::from("/sys/fs/cgroup/a"), 7);
+fn entry() -> JournalEntry {
+    let mut entry = JournalEntry::new("a boot", PathBuf::from("/sys/fs/cgroup/a"), 7);
     entry.want("memory.high", "max", "4096");
     entry
 }
@@ -28,10 +28,10 @@ fn what_stands_is_ours_however_often_the_next_is_not_written() {
     assert_eq!(entry.changes[0].wanted, ["4096", "6000", "7000"]);
 }
 
-fn hostile(change: impl FnOnce(&mut serde_json::Value)) -> Result<Entry, String> {
+fn hostile(change: impl FnOnce(&mut serde_json::Value)) -> Result<JournalEntry, String> {
     let mut entry = serde_json::to_value(entry()).unwrap();
     change(&mut entry);
-    Entry::read(&serde_json::to_vec(&entry).unwrap())
+    JournalEntry::read(&serde_json::to_vec(&entry).unwrap())
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn scrap() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn arbitrary_bytes_are_no_entry(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert!(Entry::read(&bytes).is_err());
+        prop_assert!(JournalEntry::read(&bytes).is_err());
     }
 
     #[test]
@@ -123,7 +123,7 @@ proptest! {
             "split": control.map(|control| serde_json::json!({ "subtree_control": control })),
             "changes": [{ "file": file, "prior": prior, "wanted": wanted }],
         });
-        if let Ok(entry) = Entry::read(text.to_string().as_bytes()) {
+        if let Ok(entry) = JournalEntry::read(text.to_string().as_bytes()) {
             prop_assert!(entry.directory.is_absolute() && !entry.directory.components().any(|part| part.as_os_str() == ".."));
             let change = &entry.changes[0];
             prop_assert!(!change.file.contains('/'));

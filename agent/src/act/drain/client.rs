@@ -1,0 +1,109 @@
+//! The thread that asks: one call at a time, so that a drain and its undrain come in their order.
+
+use std::{
+    sync::mpsc::{Receiver, Sender},
+    time::Duration,
+};
+
+use super::request::{ReplyClass, echoes, meaning};
+use crate::{
+    act::signature::SigningKeys,
+    clock::Clock,
+    config::DrainConfig,
+    https,
+    secret::{Redactor, SecretSource},
+};
+
+/// For one call, from the look-up of the name to the last byte of the answer.
+pub const CALL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Most bytes of an answer that are read. One that is longer comes from something else.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Who is asked.
+#[derive(Debug, Clone)]
+pub struct DrainClient {
+    url: String,
+    keys: SecretSource,
+    require_echo: bool,
+    identity: https::TlsOptions,
+}
+
+/// One attempt at a request.
+pub struct Call {
+    /// The request's identity.
+    pub id: String,
+    /// What is sent.
+    pub body: Vec<u8>,
+    /// Set if a grant takes something from this node, so that it has to be proven.
+    pub is_drain: bool,
+    /// How long it may take.
+    pub within: Duration,
+}
+
+/// What came of one.
+pub struct Attempt {
+    /// The request's identity.
+    pub id: String,
+    /// What it means.
+    pub meaning: ReplyClass,
+}
+
+impl DrainClient {
+    /// As it is configured; `None` where nobody is to be asked.
+    pub fn new(config: &DrainConfig) -> Option<Self> {
+        let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, require_echo, .. } = config;
+        let client = client_cert_file.clone().zip(client_key_file.clone());
+        let client = client.map(|(cert_file, key_file)| https::ClientFiles { cert_file, key_file });
+        let identity = https::TlsOptions { ca_file: ca_file.clone(), client };
+        Some(Self { url: url.clone()?, keys: secret_file.clone()?, require_echo: *require_echo, identity })
+    }
+
+    /// Certificates by which it is known, and this client.
+    pub fn identity(&self) -> &https::TlsOptions {
+        &self.identity
+    }
+
+    /// Makes one call. Secret and certificates are read each time: they are replaced while the agent runs.
+    fn call(&self, call: Call, clock: Clock) -> ReplyClass {
+        let later = |why: String| ReplyClass::Later(None, why);
+        let read = |text: &str| SigningKeys::read(text).map_err(|error| format!("{}: {error}", self.keys));
+        let (keys, hidden) =
+            match self.keys.read().and_then(|text| Ok((read(&text)?, Redactor::default().secret(&text)))) {
+                Ok((keys, hidden)) => (keys, hidden.address(&self.url)),
+                Err(why) => return later(why),
+            };
+        let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
+        headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
+        let bounds = https::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+        let answer = https::HttpClient::new(&self.identity)
+            .and_then(|client| client.post(&self.url, &headers, call.body, bounds));
+        match answer {
+            Ok(answer) => {
+                let echo = answer.headers.get("webhook-id").map(|echo| echo.to_str().unwrap_or_default());
+                let needs_echo = self.require_echo && call.is_drain;
+                let is_proven = !needs_echo || echoes(echo, &answer.body, &call.id);
+                let body = hidden.mask(&answer.body);
+                meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &body, is_proven)
+            }
+            Err(error) => later(hidden.mask_text(&error.to_string())),
+        }
+    }
+}
+
+/// Makes calls until nobody wants any more.
+pub fn run<T>(
+    endpoint: &DrainClient,
+    clock: Clock,
+    calls: &Receiver<Call>,
+    answers: &Sender<T>,
+    told: impl Fn(Attempt) -> T,
+) {
+    while let Ok(call) = calls.recv() {
+        let id = call.id.clone();
+        let meaning = endpoint.call(call, clock);
+        if answers.send(told(Attempt { id, meaning })).is_err() {
+            return;
+        }
+    }
+}

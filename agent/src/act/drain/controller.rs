@@ -1,0 +1,525 @@
+//! Keeps where the node is: looks at what an operator says and what the kernel counts, keeps each step on disk, and sends what
+//! is due. All that may wait for somebody else is on another thread.
+
+use std::{
+    collections::{BTreeMap, hash_map::RandomState},
+    fs::{self, File},
+    hash::{BuildHasher as _, Hasher as _},
+    sync::{Arc, mpsc::Sender},
+    time::Duration,
+};
+
+use super::{
+    active_lock::ActiveLock,
+    client::{Attempt, CALL_WITHIN, Call},
+    condition::Condition,
+    connections::ConnectionCount,
+    operator_override::OverrideFile,
+    readiness::ReadinessCell,
+    request::{DrainReason, ReplyClass, Request, RequestKind},
+    retry::Backoff,
+    stagger::{Delay, share},
+    state_file::{SavedState, StateFile},
+    state_machine::{DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition},
+    trial::{GivenUp, Trial},
+};
+use crate::{
+    act::{
+        notify::Chance,
+        outcome::{Outcome, OutcomeKind},
+        pause::Pause,
+    },
+    clock::Clock,
+    config::Config,
+};
+
+/// How often an operator's word is looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long what an earlier run drained for is believed without being seen again, in seconds. A leak that goes on is found within
+/// minutes; a process that is gone is over at once.
+const INHERITED_SECS: f64 = 600.0;
+
+/// Successes without the request's identity after which its receiver is not expected to send it: one may be a proxy's while the receiver
+/// restarts, and a receiver that drains without saying so must not keep the node out until the deadline.
+const UNPROVEN_MAX: u32 = 3;
+
+/// What is asked, and when it is sent.
+struct PendingRequest {
+    request: Request,
+    retries: Backoff,
+    /// Successes that did not carry its identity.
+    unproven: u32,
+    /// `None` while an answer is awaited.
+    due: Option<f64>,
+    /// Why the last attempt failed.
+    last: String,
+}
+
+/// Where the node is, and what there is to know of it.
+pub struct DrainController {
+    clock: Clock,
+    pace: DrainTimings,
+    machine: DrainState,
+    deadline: Duration,
+    performs: bool,
+    host: String,
+    /// Of a delay, from 0 to 1.
+    share: f64,
+    /// What calls for a drain.
+    wanted: Option<DrainReason>,
+    /// Until when [`Keeper::wanted`] is an earlier run's.
+    inherited_until: Option<f64>,
+    /// Before a drain that nobody grants.
+    delay: Option<Delay>,
+    given_up: Option<GivenUp>,
+    /// `None` once it is judged, and where the harm before is not known.
+    trial: Option<Trial>,
+    helps_within_secs: f64,
+    /// The harm of each incident that stands; `None` as long as nobody said.
+    conditions: Option<BTreeMap<String, Condition>>,
+    /// What the node is being drained for.
+    cause: Option<DrainReason>,
+    word: Option<Override>,
+    told_wrong_word: bool,
+    asked: Option<PendingRequest>,
+    /// `None` where nobody is to be asked.
+    calls: Option<Sender<Call>>,
+    is_closed: bool,
+    served: ConnectionCount,
+    store: StateFile,
+    word_file: OverrideFile,
+    pause: Pause,
+    readiness: Arc<ReadinessCell>,
+    /// Given back before anybody hears that this one has ended; `None` as long as nothing is kept, and where nothing can be.
+    claim: Option<File>,
+    is_theirs: bool,
+    standby: ActiveLock,
+    told: Sender<Outcome>,
+    chance: Chance,
+}
+
+impl DrainController {
+    /// One that keeps nothing before it was told to [`Keeper::take_over`]. Without `calls` nobody is to be asked.
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        performs: bool,
+        calls: Option<Sender<Call>>,
+        standby: ActiveLock,
+        readiness: Arc<ReadinessCell>,
+        told: Sender<Outcome>,
+    ) -> Self {
+        let (drain, state_dir) = (&config.act.drain, &config.record.state_dir);
+        let pace = DrainTimings {
+            dwell_secs: drain.dwell.as_secs_f64(),
+            drained_within_secs: drain.drained_within.as_secs_f64(),
+            verify_secs: drain.verify.as_secs_f64(),
+            ask_again_secs: config.decide.cooldown.as_secs_f64(),
+        };
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        // Clones share one of these, seldom both.
+        let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let share = share(&[&host, machine_id.trim()]);
+        Self {
+            clock,
+            pace,
+            machine: DrainState::new(pace),
+            deadline: drain.deadline,
+            performs,
+            host,
+            share,
+            wanted: None,
+            inherited_until: None,
+            delay: None,
+            given_up: None,
+            trial: None,
+            helps_within_secs: drain.helps_within.as_secs_f64(),
+            conditions: None,
+            cause: None,
+            word: None,
+            told_wrong_word: false,
+            asked: None,
+            calls,
+            is_closed: false,
+            served: ConnectionCount::new(&config.decide.protected),
+            store: StateFile::below(state_dir),
+            word_file: OverrideFile::below(state_dir),
+            pause: Pause::below(state_dir),
+            readiness,
+            claim: None,
+            is_theirs: false,
+            standby,
+            told,
+            chance: Chance(random()),
+        }
+    }
+
+    /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no other one has it.
+    pub fn take_over(&mut self, claim: Option<File>) {
+        (self.claim, self.is_theirs) = (claim, false);
+        match self.store.load() {
+            Ok(Some(kept)) if kept.phase != DrainPhase::Healthy => self.resume(kept),
+            Ok(_) => {}
+            Err(why) => {
+                tracing::warn!(why, "whether this node was drained cannot be told, and it is taken for healthy")
+            }
+        }
+        self.read_word();
+        self.note();
+    }
+
+    /// Whether another agent was found to keep it.
+    pub fn is_theirs(&self) -> bool {
+        self.is_theirs
+    }
+
+    fn resume(&mut self, mut kept: SavedState) {
+        let (t, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        if kept.cause.as_ref().is_some_and(|cause| !self.may_leave(cause)) {
+            // Of another configuration or version: it goes back at once.
+            (kept.phase, kept.is_out, kept.request) = (DrainPhase::UndrainRequested, false, None);
+        }
+        // The host's clock may have been set in between.
+        let age_secs = unix_ms.saturating_sub(kept.since_ms) as f64 / 1e3;
+        self.machine = DrainState::resume(self.pace, kept.phase, t - age_secs, kept.is_out);
+        let is_incident = kept.cause.as_ref().is_some_and(|cause| !cause.is_operator());
+        if is_incident && self.performs && kept.phase != DrainPhase::UndrainRequested {
+            (self.wanted, self.inherited_until) = (kept.cause.clone(), Some(t + INHERITED_SECS));
+        }
+        self.cause = kept.cause;
+        self.asked = kept.request.map(|request| {
+            let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms)).min(self.deadline);
+            let retries = Backoff::until(t + left.as_secs_f64());
+            PendingRequest { request, retries, unproven: 0, due: Some(t), last: String::new() }
+        });
+        tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
+    }
+
+    /// Something calls for a drain, or nothing does any more. What may not take the node out of rotation here calls for nothing.
+    pub fn want(&mut self, cause: Option<DrainReason>) {
+        if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
+            tracing::info!(incident = cause.id, "not drained: without act.drain.url only a leak takes this node out");
+            return;
+        }
+        if cause.is_none() {
+            self.given_up = None;
+        }
+        self.delay = cause.as_ref().filter(|_| self.calls.is_none() && self.performs).map(|cause| {
+            let now = self.clock.now();
+            let delay = Delay::new(now, cause.left_secs(now), self.share);
+            let secs = delay.secs();
+            tracing::info!(
+                incident = cause.id,
+                secs,
+                "delays its drain, so that nodes with one leak do not leave together"
+            );
+            delay
+        });
+        (self.wanted, self.inherited_until) = (cause, None);
+    }
+
+    /// Tells if this may take the node out of rotation: anything that somebody grants, and where nobody does a leak.
+    fn may_leave(&self, cause: &DrainReason) -> bool {
+        self.calls.is_some() || cause.is_operator() || cause.is_leak()
+    }
+
+    /// Takes the harm of each incident that stands.
+    pub fn observe(&mut self, conditions: BTreeMap<String, Condition>) {
+        self.conditions = Some(conditions);
+    }
+
+    /// Takes the answer to an attempt; nothing where something else is asked by now.
+    pub fn answered(&mut self, answered: Attempt) {
+        let now = self.clock.now();
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id) else { return };
+        let (asked_for, said) = match answered.meaning {
+            ReplyClass::Granted => return self.settle(now, Reply::Granted, "granted".to_owned()),
+            ReplyClass::Refused(said) => return self.settle(now, Reply::Refused, format!("refused: {said}")),
+            ReplyClass::Closed(said) => {
+                tracing::error!(said, "nobody is asked for drains any more until the agent is started again");
+                self.is_closed = true;
+                return self.settle(now, Reply::Closed, format!("the receiver is gone: {said}"));
+            }
+            ReplyClass::Unproven(said) => {
+                asked.unproven += 1;
+                let why = format!(
+                    "{said}, without the webhook-id of the request\n  hint: have the receiver send it back as a header, or set \
+                     act.drain.require_echo = false"
+                );
+                let incident = self.cause.as_ref().filter(|cause| !cause.is_operator());
+                if let Some(incident) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
+                    self.given_up = Some(GivenUp { id: incident.id.clone(), why: why.clone() });
+                    return self.settle(now, Reply::Nothing, why);
+                }
+                (None, why)
+            }
+            ReplyClass::Later(asked_for, said) => (asked_for, said),
+        };
+        asked.due = asked.retries.next(now, asked_for, self.chance.next());
+        let attempt = said.lines().next().unwrap_or_default();
+        tracing::debug!(id = asked.request.id, attempt, "not answered yet");
+        asked.last = said;
+        if asked.due.is_none() {
+            let why = format!("nobody granted it within its time: {}", asked.last);
+            self.settle(now, Reply::Nothing, why);
+        }
+    }
+
+    /// Looks at all there is to know, and goes on.
+    pub fn look(&mut self) {
+        self.read_word();
+        loop {
+            let now = self.clock.now();
+            if self.inherited_until.is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone)) {
+                self.want(None);
+            }
+            // Before a drain, and until it is judged, they are counted for comparison.
+            let phase = self.machine.phase();
+            let counts = matches!(phase, DrainPhase::DrainRequested | DrainPhase::Draining) || self.trial.is_some();
+            self.served.look(now, counts);
+            self.judge(now);
+            let is_given_up = self.is_given_up();
+            let facts = Inputs {
+                now,
+                wanted: self.wanted.is_some() && !is_given_up,
+                may_drain: self.performs && !self.is_closed && !self.pause.is_on() && !self.is_delayed(now),
+                is_useless: is_given_up,
+                word: self.word,
+                connections: self.served.connections(),
+            };
+            match self.machine.step(facts) {
+                Some(step) => self.entered(now, step, None),
+                None => break,
+            }
+        }
+        self.send(self.clock.now());
+        self.note();
+    }
+
+    /// Tells if this node is not drained any more for what calls for it.
+    fn is_given_up(&self) -> bool {
+        let cause = self.wanted.as_ref().or(self.cause.as_ref());
+        self.given_up.as_ref().zip(cause).is_some_and(|(given_up, cause)| given_up.id == cause.id)
+    }
+
+    fn is_delayed(&self, now: f64) -> bool {
+        let left_secs = self.wanted.as_ref().and_then(|cause| self.condition(&cause.id)?.left_secs(now));
+        self.delay.is_some_and(|delay| !delay.is_over(now, left_secs))
+    }
+
+    fn condition(&self, id: &str) -> Option<&Condition> {
+        self.conditions.as_ref()?.get(id)
+    }
+
+    /// Compares the harm of what the node is drained for with that before, once that can be seen; a leak's when it has no more work.
+    fn judge(&mut self, now: f64) {
+        let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
+        trial.count(self.served.connections());
+        if !trial.is_due(now, &self.machine, self.helps_within_secs) {
+            return;
+        }
+        let failed = trial.failed(now, conditions, self.served.connections());
+        self.trial = None;
+        // An operator's word needs no other reason.
+        let Some(given_up) = failed.filter(|_| self.word.is_none()) else { return };
+        self.tell(now, OutcomeKind::DrainUseless, given_up.why.clone());
+        self.given_up = Some(given_up);
+    }
+
+    /// How long nothing is to be done.
+    pub fn sleeps_for(&self) -> Duration {
+        let due = self.asked.as_ref().and_then(|asked| asked.due);
+        let until_due = due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
+        until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+    }
+
+    fn note(&self) {
+        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.word);
+    }
+
+    fn read_word(&mut self) {
+        match self.word_file.read() {
+            Ok(word) => (self.word, self.told_wrong_word) = (word, false),
+            Err(why) => {
+                if !std::mem::replace(&mut self.told_wrong_word, true) {
+                    tracing::warn!(why, "what an operator says cannot be read, and changes nothing");
+                }
+            }
+        }
+    }
+
+    /// Takes the answer to what is asked, and tells of it.
+    fn settle(&mut self, now: f64, answer: Reply, why: String) {
+        let phase = self.machine.phase();
+        if let Some(step) = self.machine.answered(now, answer) {
+            self.entered(now, step, Some(why));
+        } else if phase == DrainPhase::UndrainRequested {
+            self.asked = None;
+            self.tell(now, OutcomeKind::UndrainFailed, why);
+        }
+    }
+
+    /// Keeps a step, and does what belongs to it. `answered` is what was answered, where it followed from that.
+    fn entered(&mut self, now: f64, step: Transition, answered: Option<String>) {
+        let Transition { from, to } = step;
+        self.asked = None;
+        let left = self.served.left();
+        let refused = from == DrainPhase::DrainRequested && answered.is_some() && to != DrainPhase::Draining;
+        if let Some(why) = answered.clone().filter(|_| refused) {
+            self.tell(now, OutcomeKind::DrainRefused, why);
+        }
+        let over = || match self.word {
+            Some(Override::Undrain) => "an operator said so".to_owned(),
+            _ if refused => "whether it was drained all the same is not known".to_owned(),
+            _ if self.is_given_up() => self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone()),
+            _ => "nothing calls for a drain any more".to_owned(),
+        };
+        let told = match to {
+            DrainPhase::DrainRequested => {
+                let says_so = self.word.is_some_and(Override::is_drain);
+                let cause = if says_so { Some(DrainReason::operator()) } else { self.wanted.clone() };
+                self.cause = cause;
+                let mut why = self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
+                if !says_so && let Some(delay) = self.delay.take() {
+                    why += &format!(
+                        "; waited for {:.1} s, this node's share of a delay that keeps nodes with one leak from leaving together",
+                        delay.waited_secs(now)
+                    );
+                }
+                self.ask(now, RequestKind::Drain);
+                Some((OutcomeKind::DrainRequested, why))
+            }
+            DrainPhase::UndrainRequested => {
+                let why = over();
+                if let Some(cause) = &mut self.cause {
+                    cause.why.clone_from(&why);
+                }
+                self.ask(now, RequestKind::Undrain);
+                Some((OutcomeKind::UndrainRequested, why))
+            }
+            DrainPhase::Draining if from == DrainPhase::Verifying => {
+                Some((OutcomeKind::Draining, "it is not over".to_owned()))
+            }
+            DrainPhase::Draining => {
+                let connections = self.served.connections();
+                self.trial = self
+                    .cause
+                    .as_ref()
+                    .and_then(|DrainReason { id, .. }| Some(Trial::new(id, *self.condition(id)?, now, connections)));
+                Some((OutcomeKind::Draining, answered.unwrap_or_default()))
+            }
+            DrainPhase::Drained => Some((OutcomeKind::Drained, left)),
+            DrainPhase::Verifying => Some((OutcomeKind::Verifying, "nothing calls for a drain any more".to_owned())),
+            DrainPhase::Healthy if refused => None,
+            DrainPhase::Healthy => Some((OutcomeKind::Undrained, answered.unwrap_or_default())),
+        };
+        let kept = self.keep(now);
+        if let Some((event, why)) = told {
+            self.tell(now, event, why);
+        }
+        if to == DrainPhase::Healthy {
+            (self.cause, self.trial) = (None, None);
+        }
+        match kept {
+            Err(why) if to == DrainPhase::DrainRequested => {
+                self.settle(now, Reply::Refused, format!("it cannot be kept on disk: {why}"));
+            }
+            // The balancer asks by itself.
+            _ if to.is_request() && self.calls.is_none() => {
+                self.settle(now, Reply::Granted, "balancers are told when they ask".to_owned());
+            }
+            _ if to.is_request() && self.is_closed => {
+                self.settle(now, Reply::Closed, "the receiver is gone".to_owned());
+            }
+            _ => {}
+        }
+        self.note();
+    }
+
+    fn ask(&mut self, now: f64, ask: RequestKind) {
+        let at_ms = self.clock.unix_ms();
+        let request = Request {
+            id: format!("{}-{at_ms}-{:016x}", ask.name(), random()),
+            ask,
+            at_ms,
+            deadline_ms: at_ms + self.deadline.as_millis() as u64,
+            cause: self.cause.clone().unwrap_or_else(DrainReason::operator),
+        };
+        let retries = Backoff::until(now + self.deadline.as_secs_f64());
+        self.asked = Some(PendingRequest { request, retries, unproven: 0, due: Some(now), last: String::new() });
+    }
+
+    /// Sends what is due. What an earlier run asked, and no time is left for, is answered by nobody.
+    fn send(&mut self, now: f64) {
+        if self.asked.is_none() && self.machine.phase().is_request() && !self.machine.is_held(now) {
+            // An earlier run ended between two requests.
+            let ask = if self.machine.phase() == DrainPhase::DrainRequested {
+                RequestKind::Drain
+            } else {
+                RequestKind::Undrain
+            };
+            self.ask(now, ask);
+        }
+        let Some(asked) = &mut self.asked else { return };
+        if asked.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let left_secs = asked.retries.left_secs(now);
+        let Some(calls) = self.calls.as_ref().filter(|_| left_secs > 0.0) else {
+            let (answer, why) = match self.calls.is_some() {
+                true => (Reply::Nothing, "nobody granted it within its time"),
+                false => (Reply::Granted, "balancers are told when they ask"),
+            };
+            return self.settle(now, answer, why.to_owned());
+        };
+        asked.due = None;
+        let (id, body) = (asked.request.id.clone(), asked.request.body(&self.host));
+        let is_drain = asked.request.ask == RequestKind::Drain;
+        let within = CALL_WITHIN.min(Duration::try_from_secs_f64(left_secs).unwrap_or_default());
+        // The thread ends with this one.
+        let _ = calls.send(Call { id, body, is_drain, within });
+    }
+
+    fn keep(&mut self, now: f64) -> Result<(), String> {
+        if self.claim.is_none() {
+            self.claim = self.standby.claim_first().map_err(|error| {
+                self.is_theirs = true;
+                error.to_string()
+            })?;
+        }
+        let age_ms = ((now - self.machine.since()).max(0.0) * 1e3) as u64;
+        let request = self.asked.as_ref().map(|asked| asked.request.clone());
+        let since_ms = self.clock.unix_ms().saturating_sub(age_ms);
+        let kept = SavedState::new(self.machine.phase(), self.machine.is_out(), since_ms, self.cause.clone(), request);
+        self.store.put(&kept).map_err(|error| {
+            tracing::warn!(%error, "where this node is cannot be kept on disk");
+            error.to_string()
+        })
+    }
+
+    fn tell(&self, t: f64, event: OutcomeKind, why: String) {
+        let id = self.cause.as_ref().map_or("operator", |cause| &cause.id);
+        let outcome = Outcome { t, event, id: Arc::from(id), cgroup: Arc::from("node"), limit_bytes: None, why };
+        // Nobody listens once the loop has ended.
+        let _ = self.told.send(outcome);
+    }
+}
+
+/// Whether what was drained for is a leak of a process that is gone.
+fn is_gone(cause: &DrainReason) -> bool {
+    let Some(rest) = cause.id.strip_prefix("leak-") else { return false };
+    let mut numbers = rest.rsplit('-').map(str::parse::<u64>);
+    let (Some(Ok(start_ticks)), Some(Ok(pid))) = (numbers.next(), numbers.next()) else { return false };
+    let process = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    match process {
+        Ok(stat) => stat.starttime != start_ticks,
+        Err(procfs::ProcError::NotFound(_)) => true,
+        Err(_) => false,
+    }
+}
+
+/// A number that nobody has had.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

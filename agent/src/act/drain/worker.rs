@@ -1,0 +1,278 @@
+//! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//!
+//! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
+//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right
+//! before it is started: an earlier run's drain goes on. At the end nothing is given back: who stops or replaces the agent does not mean to
+//! send work to a node that is unwell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    active_lock::ActiveLock,
+    client::{self, Attempt, DrainClient},
+    condition::Condition,
+    controller::{DrainController, LOOK_EVERY},
+    readiness::ReadinessCell,
+    request::DrainReason,
+    weight::Weight,
+};
+use crate::{
+    act::outcome::{Outcome, OutcomeKind},
+    clock::Clock,
+    config::{Config, Mode},
+    decide::{Action, Decision, IncidentId},
+    detect::Verdict,
+};
+
+/// How long the end may take: what was decided last is on disk by then.
+const STOPS_WITHIN: Duration = Duration::from_secs(3);
+
+enum DrainOrder {
+    Drain(DrainReason),
+    Undrain,
+    Observed(BTreeMap<String, Condition>),
+    Answered(Attempt),
+    Stop,
+}
+
+/// The threads that drain, as the loop sees them.
+pub struct DrainWorker {
+    orders: Sender<DrainOrder>,
+    outcomes: Receiver<Outcome>,
+    readiness: Arc<ReadinessCell>,
+    weight: Weight,
+    /// Incidents on whose account less work is asked for, and whether a drain was decided for that.
+    weighed: BTreeMap<String, bool>,
+    /// Incidents whose drain was refused or did not help: they do not lower the weight.
+    refused: BTreeSet<String>,
+    /// Set if no claim stood when the keeper was last told.
+    is_calm: bool,
+    /// Whether decisions are carried out, by the one agent that drains.
+    performs: bool,
+    /// Set if a balancer asks for the weight.
+    has_agent_check: bool,
+    /// Set if somebody grants drains.
+    has_granter: bool,
+    is_ours: Arc<AtomicBool>,
+}
+
+impl DrainWorker {
+    /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be had.
+    pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
+        let drain = &config.act.drain;
+        let endpoint = DrainClient::new(drain);
+        let (has_granter, has_agent_check) = (endpoint.is_some(), drain.agent_check.is_some());
+        let performs = config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
+        let readiness = Arc::new(ReadinessCell::default());
+        let (orders, ordered) = channel();
+        let (told, outcomes) = channel();
+        let calls = endpoint.map(|endpoint| {
+            let (calls, called) = channel();
+            let answers = orders.clone();
+            let run = move || client::run(&endpoint, clock, &called, &answers, DrainOrder::Answered);
+            thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
+        });
+        let calls = calls.transpose()?;
+        let standby = ActiveLock::below(&config.record.state_dir, readiness.clone());
+        let mut keeper = DrainController::new(config, clock, performs, calls, standby.clone(), readiness.clone(), told);
+        let is_ours = Arc::new(AtomicBool::new(true));
+        match standby.claim() {
+            Ok(claim) => keeper.take_over(claim),
+            Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
+        }
+        let weight = Weight::new(&config.decide, drain.agent_check_floor_percent);
+        let keeps = is_ours.clone();
+        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || {
+            while wait(&mut keeper, &standby, &keeps, &ordered) && keep(&mut keeper, &ordered) {
+                stand_by(&standby, &keeps, "another agent acts by it");
+            }
+        })?;
+        let (weighed, refused) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self {
+            orders,
+            outcomes,
+            readiness,
+            weight,
+            weighed,
+            refused,
+            is_calm: false,
+            performs,
+            has_agent_check,
+            has_granter,
+            is_ours,
+        })
+    }
+
+    /// What balancers are told.
+    pub fn readiness(&self) -> Arc<ReadinessCell> {
+        self.readiness.clone()
+    }
+
+    /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the verdict behind it.
+    pub fn perform(&mut self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
+        let id = decision.id.to_string();
+        if !self.performs {
+            return false;
+        }
+        if decision.refused.is_some() {
+            if decision.action == Action::Drain {
+                self.refused.insert(id);
+            }
+            return false;
+        }
+        let order = match decision.action {
+            // Policy asks for none of these; whatever does, it must not take the node out.
+            Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
+                tracing::info!(incident = id, "lowers the weight: without act.drain.url only a leak drains this node");
+                self.weighed.insert(id, true);
+                return false;
+            }
+            Action::Drain => {
+                self.refused.remove(&id);
+                let evidence = serde_json::to_value(evidence).unwrap_or_default();
+                DrainOrder::Drain(DrainReason { id, why: decision.why.clone(), evidence })
+            }
+            Action::Undrain => {
+                self.weighed.retain(|_, is_drain| !*is_drain);
+                DrainOrder::Undrain
+            }
+            Action::Weigh if self.has_agent_check => {
+                self.weighed.insert(id, false);
+                return self.is_ours.load(Ordering::Relaxed);
+            }
+            // The policy lowers the weight once for all incidents, and raises it when the last of them is over.
+            Action::Unweigh => {
+                let before = self.weighed.len();
+                self.weighed.retain(|_, is_drain| *is_drain);
+                return self.weighed.len() < before;
+            }
+            Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve | Action::Weigh => return false,
+        };
+        // Whoever waits needs to know as well.
+        self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
+    }
+
+    /// Follows another policy.
+    pub fn reload(&mut self, config: &Config) {
+        self.weight.reload(&config.decide);
+    }
+
+    /// Takes the claims that stand at `t`: by their harm the weight falls, and a drain is judged.
+    pub fn observe<'a>(&mut self, t: f64, claims: impl Iterator<Item = &'a Verdict>) {
+        if !self.performs {
+            return;
+        }
+        // What hurts neither a service nor the whole host is no reason to give this node less work.
+        let claims = claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
+        let conditions: BTreeMap<_, _> =
+            claims.map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict))).collect();
+        self.refused.retain(|id| conditions.contains_key(id));
+        let leaks = conditions.iter().filter(|(id, condition)| condition.is_leak && !self.refused.contains(*id));
+        let leak_secs = leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
+        // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now asks for nothing more.
+        let queued = |id: &String| conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX));
+        let weighed = self.weighed.keys().filter(|id| !self.refused.contains(*id));
+        self.readiness.weigh(self.weight.note(t, leak_secs, weighed.map(queued).max()));
+        if std::mem::replace(&mut self.is_calm, conditions.is_empty()) && conditions.is_empty() {
+            return;
+        }
+        // Once it has ended nobody judges.
+        let _ = self.orders.send(DrainOrder::Observed(conditions));
+    }
+
+    /// What was done since.
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        let outcomes: Vec<_> = self.outcomes.try_iter().collect();
+        for outcome in &outcomes {
+            if matches!(outcome.event, OutcomeKind::DrainRefused | OutcomeKind::DrainUseless) {
+                self.refused.insert(outcome.id.to_string());
+            }
+        }
+        outcomes
+    }
+
+    /// Ends the thread, and gives what was done since; waits for at most [`STOPS_WITHIN`].
+    pub fn stop(self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        if self.orders.send(DrainOrder::Stop).is_ok() {
+            while let Ok(outcome) = self.outcomes.recv_timeout(STOPS_WITHIN) {
+                outcomes.push(outcome);
+            }
+        }
+        outcomes
+    }
+}
+
+impl Drop for DrainWorker {
+    /// The threads know one another, and would go on for ever.
+    fn drop(&mut self) {
+        let _ = self.orders.send(DrainOrder::Stop);
+    }
+}
+
+/// From now on another agent drains.
+fn stand_by(standby: &ActiveLock, is_ours: &AtomicBool, why: &str) {
+    tracing::warn!(why, "this agent does not drain until the other one ends");
+    is_ours.store(false, Ordering::Relaxed);
+    standby.follow();
+}
+
+/// Waits until no other agent drains; `false` where this one is told to stop.
+fn wait(
+    keeper: &mut DrainController,
+    standby: &ActiveLock,
+    is_ours: &AtomicBool,
+    orders: &Receiver<DrainOrder>,
+) -> bool {
+    let mut wanted = None;
+    while !is_ours.load(Ordering::Relaxed) {
+        match orders.recv_timeout(LOOK_EVERY) {
+            Ok(DrainOrder::Drain(cause)) => wanted = Some(Some(cause)),
+            Ok(DrainOrder::Undrain) => wanted = Some(None),
+            Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        match standby.claim() {
+            Ok(claim) => {
+                tracing::info!("no other agent drains any more, and this one does");
+                keeper.take_over(claim);
+                is_ours.store(true, Ordering::Relaxed);
+            }
+            Err(_) => standby.follow(),
+        }
+    }
+    if let Some(cause) = wanted {
+        keeper.want(cause);
+    }
+    true
+}
+
+/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found to.
+fn keep(keeper: &mut DrainController, orders: &Receiver<DrainOrder>) -> bool {
+    while !keeper.is_theirs() {
+        keeper.look();
+        match orders.recv_timeout(keeper.sleeps_for()) {
+            Ok(DrainOrder::Drain(cause)) => keeper.want(Some(cause)),
+            Ok(DrainOrder::Undrain) => keeper.want(None),
+            Ok(DrainOrder::Observed(conditions)) => keeper.observe(conditions),
+            Ok(DrainOrder::Answered(answered)) => keeper.answered(answered),
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+    true
+}

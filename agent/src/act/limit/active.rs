@@ -1,0 +1,244 @@
+//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`] says.
+
+use super::{
+    LimitError,
+    apply::set,
+    cgroup::{self, Cgroup},
+    controller::{Adjustment, CgroupReading, LimitController},
+    cpu_throttle::slow,
+    isolate::{self, Recharge},
+    reclaim_spin::SpinDetector,
+    systemd_sync::hand_over,
+    undo::undo,
+};
+use crate::{
+    act::{
+        journal::{Journal, JournalEntry},
+        outcome::OutcomeKind,
+        pause::Pause,
+    },
+    config::LimitConfig,
+};
+
+/// A limit that was just set.
+pub struct NewLimit {
+    /// Of what.
+    pub target: Cgroup,
+    /// What to do about it from now on.
+    pub hold: LimitController,
+    /// Of a cgroup whose CPU is to be limited if it spins.
+    pub spin: Option<SpinDetector>,
+    /// Of one whose processes were moved there.
+    pub turnover: Option<Recharge>,
+}
+
+/// A limit that stands.
+pub struct ActiveLimit {
+    target: Cgroup,
+    turnover: Option<Recharge>,
+    pub entry: JournalEntry,
+    pub hold: LimitController,
+    /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
+    spin: Option<SpinDetector>,
+    /// Whether it was to be put back and could not be.
+    is_stuck: bool,
+    /// Whether it was to be changed and could not be.
+    is_set_back: bool,
+}
+
+/// What came of a look at it.
+pub enum Tick {
+    /// Nothing that is worth a word.
+    Nothing,
+    /// This, for this reason, and it stands.
+    Tell(OutcomeKind, String),
+    /// This, for this reason, and it is over.
+    End(OutcomeKind, String),
+}
+
+impl Tick {
+    /// The same, of an end with its reason first.
+    fn because(self, reason: &str) -> Self {
+        match self {
+            Self::End(event, why) => Self::End(event, format!("{reason}; {why}")),
+            next => next,
+        }
+    }
+}
+
+impl ActiveLimit {
+    /// One that was just set.
+    pub fn new(NewLimit { target, hold, spin, turnover }: NewLimit, entry: JournalEntry) -> Self {
+        Self { target, turnover, entry, hold, spin, is_stuck: false, is_set_back: false }
+    }
+
+    /// Whether it holds for this process of its cgroup: where that is divided, not for all.
+    pub fn is_of(&self, pid: u32) -> bool {
+        self.entry.split.is_none() || isolate::holds(&self.target, pid)
+    }
+
+    /// Tells systemd of it, which gave no answer before and may by now.
+    pub fn hand_over(&mut self, cgroup: &str, journal: &Journal) {
+        if !self.target.is_stopgap() || !journal.holds(&self.entry) {
+            return;
+        }
+        let limit_bytes = self.hold.limit_bytes();
+        match hand_over(journal, &self.target, &mut self.entry, cgroup, limit_bytes) {
+            Ok(target) => {
+                self.target = target;
+                tracing::info!(%cgroup, "systemd answers again, and knows of the limit");
+            }
+            Err(failure) => tracing::debug!(%cgroup, %failure, "systemd is not told of the limit yet"),
+        }
+    }
+
+    /// Looks at it and does what is next, unless somebody has undone it: before, or while that was being done.
+    pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
+        let next = if journal.holds(&self.entry) { self.next(t, journal, pause, config) } else { Tick::Nothing };
+        if matches!(next, Tick::End(..)) || journal.holds(&self.entry) {
+            return next;
+        }
+        // What was written after it was put back.
+        undo(journal, &self.entry);
+        Tick::End(OutcomeKind::Undone, "by `spillway undo`, or the journal was removed".to_owned())
+    }
+
+    fn next(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
+        let file = self.target.limit_file();
+        let found = self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
+        let (found, usage_bytes) = match found {
+            Ok(found) if self.target.is_there() => found,
+            // Removed since, or for a moment not to be read: the next look will tell.
+            _ if self.target.is_there() => return Tick::Nothing,
+            _ => return self.lift(journal, OutcomeKind::CgroupRemoved),
+        };
+        if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
+            return self.lift(journal, OutcomeKind::Undone).because("nobody is left who was moved");
+        }
+        let limit_bytes = cgroup::limit_bytes(&found);
+        let full_pressure = self.target.full_pressure();
+        let before = self.hold.clone();
+        if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
+            self.hold.make_room(turnover.replaced_bytes(&self.target));
+        }
+        let Some(step) = self.hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) else {
+            return self.slow_down(t, usage_bytes, journal, pause, config);
+        };
+        let event = match step {
+            Adjustment::Reassert(_) => OutcomeKind::Reasserted,
+            Adjustment::Tighten(_) => OutcomeKind::Tightened,
+            Adjustment::BackOff(_) => OutcomeKind::Relaxed,
+            Adjustment::Widen(_) => OutcomeKind::Widened,
+            Adjustment::Thrashing => {
+                return Tick::Tell(OutcomeKind::Thrashing, "it waits for memory, and got all that it gets".to_owned());
+            }
+            Adjustment::Still => {
+                return Tick::Tell(
+                    OutcomeKind::GrowthStopped,
+                    format!("it stands still at {usage_bytes} bytes below {}", self.hold.limit_bytes()),
+                );
+            }
+            Adjustment::Held => {
+                return Tick::Tell(OutcomeKind::KeptAfterIncident, "without it the memory would grow again".to_owned());
+            }
+            Adjustment::Lift => return self.lift(journal, OutcomeKind::Undone),
+            Adjustment::Yield => {
+                let who_won = match self.hold.reasserts() {
+                    _ if limit_bytes.is_some_and(|bytes| bytes < self.hold.limit_bytes()) => {
+                        format!("somebody set {file} to {found}, below the {} that we set", self.hold.limit_bytes())
+                    }
+                    reasserts => {
+                        format!(
+                            "others set {file} {} times, to {found} at last, and we {reasserts} times again",
+                            reasserts + 1
+                        )
+                    }
+                };
+                return self.lift(journal, OutcomeKind::Overridden).because(&format!("{who_won}: it is left to them"));
+            }
+        };
+        if pause.is_on() {
+            self.hold = before;
+            return Tick::Nothing;
+        }
+        let wanted_bytes = self.hold.limit_bytes();
+        let prior = self.entry.change(file).and_then(|change| cgroup::limit_bytes(&change.prior));
+        if prior.is_some_and(|prior| prior <= wanted_bytes) {
+            // What was there before holds as well as what would be set, and nobody is let have more than that.
+            let event = if event == OutcomeKind::Reasserted { OutcomeKind::Overridden } else { OutcomeKind::Undone };
+            return match event {
+                OutcomeKind::Overridden => self.lift(journal, event).because(&format!(
+                    "somebody set {file} to {found}, and what was there before us is no wider than ours would be: it is left to them"
+                )),
+                _ => self.lift(journal, event),
+            };
+        }
+        let why = match event {
+            OutcomeKind::Reasserted => format!("somebody set {file} to {found}"),
+            OutcomeKind::Relaxed => {
+                format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
+            }
+            OutcomeKind::Widened => {
+                format!("it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}")
+            }
+            _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
+        };
+        // One that is only made wider needs to leave no margin.
+        let margin_bytes = if event == OutcomeKind::Widened { 0 } else { config.margin_bytes };
+        let config = LimitConfig { margin_bytes, ..config.clone() };
+        match set(journal, &mut self.target, &mut self.entry, &config, Some(wanted_bytes)) {
+            Ok(_) => {
+                self.is_set_back = false;
+                Tick::Tell(event, why)
+            }
+            Err(failure) => {
+                self.hold = before;
+                self.set_back(failure)
+            }
+        }
+    }
+
+    /// What was to be done is not, and due with the next look as well.
+    fn set_back(&mut self, failure: LimitError) -> Tick {
+        match failure {
+            // It grew meanwhile.
+            LimitError::Refused(_) => Tick::Nothing,
+            // Told once.
+            _ if std::mem::replace(&mut self.is_set_back, true) => Tick::Nothing,
+            failure => Tick::Tell(OutcomeKind::Failed, failure.to_string()),
+        }
+    }
+
+    /// Limits its CPU as well once it spins: once, whatever comes of it.
+    fn slow_down(&mut self, t: f64, usage_bytes: u64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
+        let Some(spin) = &mut self.spin else { return Tick::Nothing };
+        let cpu_usec = self.target.cpu_usec().ok();
+        if !spin.look(t, cpu_usec, self.hold.is_pressed(usage_bytes)) || pause.is_on() {
+            return Tick::Nothing;
+        }
+        self.spin = None;
+        match slow(config, journal, &self.target, &mut self.entry) {
+            Ok(Some(done)) => {
+                let secs = config.cpu_after.as_secs_f64();
+                Tick::Tell(
+                    OutcomeKind::CpuThrottled,
+                    format!("it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"),
+                )
+            }
+            Ok(None) => Tick::Nothing,
+            Err(failure) => Tick::Tell(OutcomeKind::Failed, failure.to_string()),
+        }
+    }
+
+    /// Ends the limit: puts back what is still ours to put back.
+    fn lift(&mut self, journal: &Journal, event: OutcomeKind) -> Tick {
+        let undone = undo(journal, &self.entry);
+        match undone.is_done() {
+            true if undone.is_in_use() => Tick::End(OutcomeKind::Overridden, undone.to_string()),
+            true => Tick::End(event, undone.to_string()),
+            // Tried again with every look, and told once.
+            false if std::mem::replace(&mut self.is_stuck, true) => Tick::Nothing,
+            false => Tick::Tell(OutcomeKind::Failed, undone.to_string()),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Who else would be limited: the processes of a cgroup beside the one that leaks.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use procfs::process::Process;
+
+use crate::{os::proc_reader::unrestricted, sense::printable::printable_path};
+
+/// A process of a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupProcess {
+    /// Its pid.
+    pub pid: u32,
+    /// Its parent's.
+    pub ppid: u32,
+    /// The program that it runs.
+    pub program: PathBuf,
+}
+
+impl CgroupProcess {
+    /// A process as it is now; `None` where it is gone.
+    pub fn of(pid: u32) -> Option<Self> {
+        let process = Process::new(pid as i32).ok()?;
+        let ppid = process.stat().ok()?.ppid as u32;
+        let program = unrestricted(move || Process::new(pid as i32).and_then(|process| process.exe())).ok()?;
+        Some(Self { pid, ppid, program })
+    }
+}
+
+impl fmt::Display for CgroupProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = printable_path(self.program.file_name().unwrap_or_default().as_ref());
+        write!(f, "{name} (pid {})", self.pid)
+    }
+}
+
+/// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor below it. A worker's siblings and
+/// its master are one service; a wrapper lives by what it wraps; and what the leaker started is the leaker's.
+pub fn unrelated(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
+    let Some(culprit) = find(members, leaker) else { return members.iter().collect() };
+    let is_related = |member: &CgroupProcess| {
+        same_program(&member.program, &culprit.program)
+            || lineage(members, leaker).any(|above| above.pid == member.pid)
+            || lineage(members, member.pid).any(|above| above.pid == leaker)
+    };
+    members.iter().filter(|member| !is_related(member)).collect()
+}
+
+/// Those that are limited with the leaker where the innocents are not: the others, but for who started innocents as well and is none of the
+/// leaker's program. A supervisor wraps them all, and what it starts next begins where it is itself.
+pub fn related(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
+    let Some(culprit) = find(members, leaker) else { return Vec::new() };
+    let innocents = unrelated(members, leaker);
+    let starts_innocents = |member: &CgroupProcess| {
+        innocents.iter().any(|innocent| lineage(members, innocent.pid).any(|above| above == member))
+    };
+    let stays = |member: &CgroupProcess| starts_innocents(member) && !same_program(&member.program, &culprit.program);
+    members.iter().filter(|member| !innocents.contains(member) && !stays(member)).collect()
+}
+
+fn find(members: &[CgroupProcess], pid: u32) -> Option<&CgroupProcess> {
+    members.iter().find(|member| member.pid == pid)
+}
+
+/// A process, and those above it. As long as there are members at most: pids may be reused while they are read, and then go in a circle.
+fn lineage(members: &[CgroupProcess], pid: u32) -> impl Iterator<Item = &CgroupProcess> {
+    std::iter::successors(find(members, pid), |member| find(members, member.ppid)).take(members.len())
+}
+
+/// Whether two processes run one program, were it replaced since one of them was started.
+fn same_program(one: &Path, other: &Path) -> bool {
+    let name = |path: &Path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    name(one) == name(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(members: &[(u32, u32, &str)]) -> Vec<CgroupProcess> {
+        let member =
+            |&(pid, ppid, program): &(u32, u32, &str)| CgroupProcess { pid, ppid, program: PathBuf::from(program) };
+        members.iter().map(member).collect()
+    }
+
+    fn innocent(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+        unrelated(&all(members), leaker).iter().map(|member| member.pid).collect()
+    }
+
+    fn goes(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+        related(&all(members), leaker).iter().map(|member| member.pid).collect()
+    }
+
+    #[test]
+    fn a_service_of_one_program_has_no_innocents() {
+        let nginx = [(10, 1, "/nginx"), (11, 10, "/nginx (deleted)"), (12, 10, "/nginx")];
+        assert_eq!(innocent(&nginx, 12), [0; 0]);
+    }
+
+    #[test]
+    fn wrappers_and_children_are_the_leakers_own() {
+        let container = [(10, 9, "/tini"), (11, 10, "/sh"), (12, 11, "/api"), (13, 12, "/convert"), (14, 13, "/gs")];
+        assert_eq!(innocent(&container, 12), [0; 0]);
+    }
+
+    #[test]
+    fn another_program_beside_it_is_innocent_with_all_its_own() {
+        let omnibus = [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
+        assert_eq!(innocent(&omnibus, 11), [12, 13]);
+    }
+
+    #[test]
+    fn a_supervisor_of_innocents_does_not_go_with_the_leaker_and_a_wrapper_or_a_master_does() {
+        let omnibus =
+            [(10, 1, "/runsvdir"), (11, 10, "/sh"), (12, 11, "/puma"), (13, 12, "/puma"), (14, 10, "/postgres")];
+        assert_eq!(goes(&omnibus, 13), [11, 12, 13]);
+        let master = [(10, 1, "/nginx"), (11, 10, "/nginx"), (12, 10, "/logger"), (13, 11, "/convert")];
+        assert_eq!(goes(&master, 11), [10, 11, 13]);
+        assert_eq!(goes(&[(10, 1, "/api"), (11, 1, "/db")], 10), [10]);
+        assert_eq!(goes(&[(10, 1, "/api")], 11), [0; 0]);
+    }
+
+    #[test]
+    fn a_leaker_that_has_left_leaves_innocents_alone() {
+        assert_eq!(innocent(&[(10, 1, "/api")], 11), [10]);
+    }
+
+    #[test]
+    fn pids_that_go_in_a_circle_end() {
+        assert_eq!(innocent(&[(10, 11, "/a"), (11, 10, "/b"), (12, 12, "/c")], 12), [10, 11]);
+    }
+}

@@ -1,0 +1,384 @@
+//! A limit while it stands: what to do about it as the cgroup, and others, go on.
+//!
+//! Pure; it is shown a reading every second and says the next step, if there is one. What somebody else changed comes first: it is
+//! set right three times, and then is theirs. A limit under which processes do nothing but wait for memory gives way, a little and a
+//! few times. One that became too wide is tightened. Once its incident is over it is lifted, as soon as it is not what holds the memory
+//! down: a leak that stands still because it is held would run on.
+
+/// Times that what others changed is set right.
+const REASSERTS_MAX: u32 = 3;
+
+/// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and for how long it has to be; a guess.
+const THRASHING: f64 = 0.5;
+const THRASHING_SECS: f64 = 10.0;
+
+/// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most as many margins and one.
+const BACK_OFFS_MAX: u32 = 3;
+
+/// Time between two steps that tighten, so that each can be seen to work.
+const TIGHTEN_SECS: f64 = 10.0;
+
+/// Growth below this, for so long, is none.
+const STILL_BYTES: u64 = 1 << 20;
+const STILL_SECS: f64 = 60.0;
+
+/// The state of one limit.
+#[derive(Debug, Clone)]
+pub struct LimitController {
+    margin_bytes: u64,
+    limit_bytes: u64,
+    /// The limit that it began with, and memory that is only taken instead of what was had before: together it may get as much.
+    first_limit_bytes: u64,
+    replaced_bytes: u64,
+    is_over: bool,
+    reasserts: u32,
+    back_offs: u32,
+    thrashing_since: Option<f64>,
+    changed_at: f64,
+    /// Since when usage has not risen above this.
+    still: (f64, u64),
+    told: Reported,
+}
+
+/// What is said once.
+#[derive(Debug, Clone, Default)]
+struct Reported {
+    still: bool,
+    held: bool,
+    thrashing: bool,
+}
+
+/// What is seen of the cgroup.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CgroupReading {
+    /// When, in seconds.
+    pub t: f64,
+    /// The limit that stands there; `None` where there is none.
+    pub limit_bytes: Option<u64>,
+    /// Memory charged to it.
+    pub usage_bytes: u64,
+    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` where it is not known.
+    pub full_pressure: Option<f64>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adjustment {
+    /// Somebody changed it: set it again.
+    Reassert(u64),
+    /// Somebody changed it once too often, or set a lower one: it is theirs.
+    Yield,
+    /// Set it lower.
+    Tighten(u64),
+    /// Set it higher.
+    BackOff(u64),
+    /// Set it higher, because memory that was had before is replaced.
+    Widen(u64),
+    /// Nothing is left to give way with.
+    Thrashing,
+    /// Say that the cgroup does not grow any more.
+    Still,
+    /// Say that the incident is over and the limit stays, because it is what holds.
+    Held,
+    /// Put back what was there before.
+    Lift,
+}
+
+/// The least limit that leaves `margin_bytes` above what is used, with room for what is used more while it is being set. On a page,
+/// because the kernel keeps pages and what is read back has to be what was written.
+pub fn least_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
+    const PAGE_BYTES: u64 = 4_096;
+    let least = usage_bytes.saturating_add(margin_bytes).saturating_add(margin_bytes / 8);
+    least.min(u64::MAX - PAGE_BYTES).next_multiple_of(PAGE_BYTES)
+}
+
+impl LimitController {
+    /// A limit that was just set.
+    pub fn new(t: f64, limit_bytes: u64, usage_bytes: u64, margin_bytes: u64) -> Self {
+        Self {
+            margin_bytes,
+            limit_bytes,
+            first_limit_bytes: limit_bytes,
+            replaced_bytes: 0,
+            is_over: false,
+            reasserts: 0,
+            back_offs: 0,
+            thrashing_since: None,
+            changed_at: t,
+            still: (t, usage_bytes),
+            told: Reported::default(),
+        }
+    }
+
+    /// The limit that should stand.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
+    /// Times that what others changed was set right.
+    pub fn reasserts(&self) -> u32 {
+        self.reasserts
+    }
+
+    /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
+    pub fn is_pressed(&self, usage_bytes: u64) -> bool {
+        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+    }
+
+    /// Its incident is over.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Its incident is not over after all, or another needs it.
+    pub fn resume(&mut self) {
+        self.is_over = false;
+        self.told.held = false;
+    }
+
+    /// So much of what is charged to it is no growth.
+    pub fn make_room(&mut self, replaced_bytes: u64) {
+        self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
+    }
+
+    /// The next step, which is taken as done.
+    pub fn look(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+        let step = self.next(reading)?;
+        if let Adjustment::Reassert(limit_bytes)
+        | Adjustment::Tighten(limit_bytes)
+        | Adjustment::BackOff(limit_bytes)
+        | Adjustment::Widen(limit_bytes) = step
+        {
+            self.limit_bytes = limit_bytes;
+            self.changed_at = reading.t;
+            self.thrashing_since = None;
+        }
+        Some(step)
+    }
+
+    fn next(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+        let CgroupReading { t, usage_bytes, .. } = reading;
+        let least_bytes = least_bytes(usage_bytes, self.margin_bytes);
+        if reading.limit_bytes != Some(self.limit_bytes) {
+            if self.is_over {
+                return Some(Adjustment::Lift);
+            }
+            // A lower one contains as well, and whoever set it knows why.
+            let is_lower = reading.limit_bytes.is_some_and(|found| found < self.limit_bytes);
+            if is_lower || self.reasserts == REASSERTS_MAX {
+                return Some(Adjustment::Yield);
+            }
+            self.reasserts += 1;
+            return Some(Adjustment::Reassert(self.limit_bytes.max(least_bytes)));
+        }
+        if self.is_over && !self.is_pressed(usage_bytes) {
+            return Some(Adjustment::Lift);
+        }
+        if let Some(step) = self.room(least_bytes).or_else(|| self.relief(reading)) {
+            return Some(step);
+        }
+        if self.is_over {
+            return (!std::mem::replace(&mut self.told.held, true)).then_some(Adjustment::Held);
+        }
+        // One that gave way once is not taken back: it would come and go.
+        let is_due = t - self.changed_at >= TIGHTEN_SECS && self.back_offs == 0;
+        if is_due && least_bytes.saturating_add(self.margin_bytes) <= self.limit_bytes {
+            return Some(Adjustment::Tighten(least_bytes));
+        }
+        if usage_bytes > self.still.1.saturating_add(STILL_BYTES) {
+            self.still = (t, usage_bytes);
+            self.told.still = false;
+        }
+        let is_still = t - self.still.0 >= STILL_SECS && self.thrashing_since.is_none();
+        (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Adjustment::Still)
+    }
+
+    /// The step for one that is pressed by what is replaced: a margin at a time, and never by little.
+    fn room(&self, least_bytes: u64) -> Option<Adjustment> {
+        const PAGE_BYTES: u64 = 4_096;
+        let most_bytes = self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
+        let wider = most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
+        let is_pressed = least_bytes > self.limit_bytes;
+        (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 8))
+            .then_some(Adjustment::Widen(wider))
+    }
+
+    /// The step for a cgroup that does nothing but wait for memory.
+    fn relief(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+        if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING) {
+            self.thrashing_since = None;
+            return None;
+        }
+        let since = *self.thrashing_since.get_or_insert(reading.t);
+        if reading.t - since < THRASHING_SECS {
+            return None;
+        }
+        if self.back_offs < BACK_OFFS_MAX {
+            self.back_offs += 1;
+            let wider = self.limit_bytes.saturating_add(self.margin_bytes.next_multiple_of(4_096));
+            return Some(Adjustment::BackOff(wider.max(least_bytes(reading.usage_bytes, self.margin_bytes))));
+        }
+        (!std::mem::replace(&mut self.told.thrashing, true)).then_some(Adjustment::Thrashing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const MARGIN: u64 = 64 * MIB;
+
+    fn hold(usage_bytes: u64) -> LimitController {
+        LimitController::new(0.0, least_bytes(usage_bytes, MARGIN), usage_bytes, MARGIN)
+    }
+
+    fn reading(hold: &LimitController, t: f64, usage_bytes: u64) -> CgroupReading {
+        CgroupReading { t, limit_bytes: Some(hold.limit_bytes()), usage_bytes, full_pressure: Some(0.0) }
+    }
+
+    #[test]
+    fn what_others_change_is_set_right_three_times() {
+        let mut hold = hold(100 * MIB);
+        let limit_bytes = hold.limit_bytes();
+        for t in 1..=3 {
+            let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, f64::from(t), 100 * MIB) };
+            assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(limit_bytes)));
+            let set = reading(&hold, f64::from(t) + 0.5, 100 * MIB);
+            assert_eq!(hold.look(set), None);
+        }
+        let wiped = CgroupReading { limit_bytes: Some(limit_bytes + 1), ..reading(&hold, 4.0, 100 * MIB) };
+        assert_eq!(hold.look(wiped), Some(Adjustment::Yield));
+    }
+
+    #[test]
+    fn a_lower_limit_of_somebody_elses_is_theirs_at_once() {
+        let mut hold = hold(100 * MIB);
+        let lower = CgroupReading { limit_bytes: Some(hold.limit_bytes() - 4_096), ..reading(&hold, 1.0, 100 * MIB) };
+        assert_eq!(hold.look(lower), Some(Adjustment::Yield));
+    }
+
+    #[test]
+    fn a_limit_that_is_set_again_leaves_the_margin_to_what_grew_meanwhile() {
+        let mut hold = hold(100 * MIB);
+        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, 300 * MIB) };
+        assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(least_bytes(300 * MIB, MARGIN))));
+    }
+
+    #[test]
+    fn thrashing_widens_it_three_times_and_is_told_once_more() {
+        let mut hold = hold(100 * MIB);
+        let mut steps = Vec::new();
+        for t in 0..100 {
+            let usage_bytes = hold.limit_bytes();
+            let waits = CgroupReading { full_pressure: Some(0.9), ..reading(&hold, f64::from(t), usage_bytes) };
+            steps.extend(hold.look(waits).map(|step| (t, step)));
+        }
+        let kinds: Vec<_> = steps.iter().map(|(t, step)| (*t, matches!(step, Adjustment::BackOff(_)))).collect();
+        assert_eq!(kinds, [(10, true), (21, true), (32, true), (43, false)], "{steps:?}");
+        assert_eq!(steps[3].1, Adjustment::Thrashing);
+    }
+
+    #[test]
+    fn what_is_only_replaced_makes_room_a_margin_at_a_time_and_never_more_than_that() {
+        let mut hold = hold(0);
+        let first = hold.limit_bytes();
+        let full = |hold: &mut LimitController, t: f64| {
+            let usage_bytes = hold.limit_bytes();
+            hold.look(reading(hold, t, usage_bytes))
+        };
+        assert_eq!(full(&mut hold, 1.0), None);
+        hold.make_room(100 * MIB);
+        assert!(!hold.is_pressed(0) && hold.is_pressed(first));
+        assert_eq!(hold.look(reading(&hold, 2.0, 0)), None, "there is room enough");
+        let steps: Vec<_> = (3..9_u32).filter_map(|t| full(&mut hold, f64::from(t))).collect();
+        assert!(steps.iter().all(|step| matches!(step, Adjustment::Widen(_))), "{steps:?}");
+        assert_eq!((steps.len(), hold.limit_bytes()), (1, first + 100 * MIB));
+        // Less than before is no news.
+        hold.make_room(10 * MIB);
+        assert_eq!(full(&mut hold, 10.0), None);
+        hold.make_room(100 * MIB + MARGIN / 16);
+        assert_eq!(full(&mut hold, 11.0), None, "it is little");
+        hold.make_room(500 * MIB);
+        let wider = least_bytes(hold.limit_bytes(), MARGIN) + MARGIN;
+        assert_eq!(full(&mut hold, 12.0), Some(Adjustment::Widen(wider)));
+    }
+
+    #[test]
+    fn one_that_became_too_wide_is_tightened_step_by_step() {
+        let mut hold = hold(300 * MIB);
+        assert_eq!(hold.look(reading(&hold, 10.0, 299 * MIB)), None);
+        let next = least_bytes(200 * MIB, MARGIN);
+        assert_eq!(hold.look(reading(&hold, 11.0, 200 * MIB)), Some(Adjustment::Tighten(next)));
+        assert_eq!(hold.look(reading(&hold, 12.0, 100 * MIB)), None, "the last step is seen to work first");
+        assert!(matches!(hold.look(reading(&hold, 21.0, 100 * MIB)), Some(Adjustment::Tighten(_))));
+    }
+
+    #[test]
+    fn a_leak_that_stands_still_is_told_once_and_again_only_after_it_grew() {
+        let mut hold = hold(100 * MIB);
+        let told =
+            |hold: &mut LimitController, secs: std::ops::Range<u32>, usage_bytes: u64| -> Vec<(u32, Adjustment)> {
+                secs.filter_map(|t| hold.look(reading(hold, f64::from(t), usage_bytes)).map(|step| (t, step))).collect()
+            };
+        assert_eq!(told(&mut hold, 1..200, 150 * MIB), [(61, Adjustment::Still)]);
+        assert_eq!(told(&mut hold, 200..400, 160 * MIB), [(260, Adjustment::Still)]);
+    }
+
+    #[test]
+    fn what_others_change_is_not_set_again_when_the_incident_is_over() {
+        let mut hold = hold(100 * MIB);
+        hold.end();
+        let full = hold.limit_bytes();
+        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, full) };
+        assert_eq!(hold.look(wiped), Some(Adjustment::Lift));
+    }
+
+    #[test]
+    fn it_is_lifted_when_the_incident_is_over_unless_it_is_what_holds() {
+        let mut hold = hold(100 * MIB);
+        let full = hold.limit_bytes();
+        assert_eq!(hold.look(reading(&hold, 1.0, full)), None);
+        hold.end();
+        assert_eq!(hold.look(reading(&hold, 2.0, full)), Some(Adjustment::Held));
+        assert_eq!(hold.look(reading(&hold, 3.0, full)), None);
+        assert_eq!(hold.look(reading(&hold, 4.0, 10 * MIB)), Some(Adjustment::Lift));
+    }
+
+    proptest! {
+        #[test]
+        fn no_step_leaves_less_than_the_margin_or_comes_without_end(
+            readings in prop::collection::vec((0.0..20.0_f64, 0..1_000_u64, any::<bool>(), prop::option::of(0.0..1.0_f64)), 1..300),
+            ends_at in 0..300_usize,
+        ) {
+            let mut hold = hold(100 * MIB);
+            let (mut t, mut reasserts, mut back_offs) = (0.0, 0, 0);
+            for (nth, (later, usage_mib, is_changed, full_pressure)) in readings.into_iter().enumerate() {
+                t += later;
+                if nth == ends_at {
+                    hold.end();
+                }
+                let usage_bytes = usage_mib * MIB;
+                let limit_bytes = Some(hold.limit_bytes()).filter(|_| !is_changed);
+                match hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) {
+                    Some(step @ (Adjustment::Reassert(bytes) | Adjustment::Tighten(bytes) | Adjustment::BackOff(bytes))) => {
+                        prop_assert!(bytes >= usage_bytes + MARGIN && bytes % 4_096 == 0);
+                        prop_assert_eq!(bytes, hold.limit_bytes());
+                        reasserts += u32::from(matches!(step, Adjustment::Reassert(_)));
+                        back_offs += u32::from(matches!(step, Adjustment::BackOff(_)));
+                    }
+                    Some(Adjustment::Lift) => {
+                        prop_assert!(nth >= ends_at);
+                        prop_assert!(is_changed || usage_bytes + MARGIN <= hold.limit_bytes());
+                        break;
+                    }
+                    Some(Adjustment::Yield) => break,
+                    _ => {}
+                }
+            }
+            prop_assert!(reasserts <= REASSERTS_MAX && back_offs <= BACK_OFFS_MAX);
+        }
+    }
+}

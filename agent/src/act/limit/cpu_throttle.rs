@@ -1,0 +1,189 @@
+//! The CPU of a limited cgroup that spins: a lower weight among its neighbours, a quota, or both.
+//!
+//! Only where the cpu controller is handed on to it already: to have it handed on would change how all of its neighbours share the CPUs.
+//! What is lower already stays.
+
+use std::{fmt::Write as _, io};
+
+use super::{
+    LimitError,
+    cgroup::{CPU_MAX, CPU_WEIGHT, Cgroup, Version},
+    failed,
+    reclaim_spin::SpinDetector,
+    verified_write::{record_intent, write_and_verify},
+};
+use crate::{
+    act::journal::{Journal, JournalEntry},
+    config::LimitConfig,
+};
+
+/// What has none set.
+const USUAL_WEIGHT: u64 = 100;
+
+/// Least quota that the kernel takes, in microseconds.
+const LEAST_QUOTA_USEC: u64 = 1_000;
+
+/// A file, and what it is to be.
+#[derive(Debug, Clone, Copy)]
+enum CpuSetting {
+    Weight(u32),
+    /// In percent of one CPU.
+    Quota(u32),
+}
+
+fn wanted(config: &LimitConfig) -> Vec<CpuSetting> {
+    let weight = config.cpu_weight.map(CpuSetting::Weight);
+    weight.into_iter().chain(config.cpu_max_percent.map(CpuSetting::Quota)).collect()
+}
+
+/// What is to be watched for it; `None` where nothing is wanted.
+///
+/// # Errors
+///
+/// Why nothing can be done about it, whatever it does.
+pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetector>, String> {
+    let wanted = wanted(config);
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    if target.version() == Version::V1 {
+        return Err("that takes cgroup v2".to_owned());
+    }
+    match wanted.into_iter().map(CpuSetting::file).find(|file| !target.has(file)) {
+        Some(missing) => Err(format!("there is no {missing}: the cpu controller is not handed on to it")),
+        None => Ok(Some(SpinDetector::new(config.cpu_after.as_secs_f64()))),
+    }
+}
+
+/// Does it, and says what was changed; nothing where all of it is lower already.
+///
+/// # Errors
+///
+/// Why it is not done, or not all of it: what the entry says may have been done.
+pub fn slow(
+    config: &LimitConfig,
+    journal: &Journal,
+    target: &Cgroup,
+    entry: &mut JournalEntry,
+) -> Result<Option<String>, LimitError> {
+    let (mut due, mut told) = (Vec::new(), String::new());
+    for wanted in wanted(config) {
+        let file = target.name(wanted.file());
+        let read = || Ok((target.read(file)?, target.read_file(wanted.file())?));
+        let (found, stands) = read().map_err(failed(format!("{file} cannot be read")))?;
+        // What stands in the cgroup may be lower than what systemd knows of.
+        if wanted.is_lower(&found) || wanted.is_lower(&stands) {
+            continue;
+        }
+        let value = match target.unit() {
+            Some(_) => wanted.property(),
+            None => wanted.content(&found).map_err(failed(format!("{file} is {found}")))?,
+        };
+        record_intent(target, entry, file, &found, &value)?;
+        let _ = write!(told, "; {file} is {value} now, from {found}");
+        due.push((file, value));
+    }
+    if due.is_empty() {
+        return Ok(None);
+    }
+    journal.put(entry).map_err(failed("the journal cannot be written"))?;
+    for (file, value) in due {
+        write_and_verify(target, file, value)?;
+    }
+    Ok(Some(told))
+}
+
+impl CpuSetting {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Weight(_) => CPU_WEIGHT,
+            Self::Quota(_) => CPU_MAX,
+        }
+    }
+
+    /// As a property of a unit.
+    fn property(self) -> String {
+        match self {
+            Self::Weight(weight) => weight.to_string(),
+            Self::Quota(percent) => (u64::from(percent) * 10_000).to_string(),
+        }
+    }
+
+    /// As the content of a cgroup's file, in which `found` is now.
+    fn content(self, found: &str) -> io::Result<String> {
+        match self {
+            Self::Weight(weight) => Ok(weight.to_string()),
+            Self::Quota(percent) => {
+                // The period that is there stays.
+                let (_, period) = found.split_once(' ').ok_or_else(|| io::Error::other("it names no period"))?;
+                let usec = period.parse::<u64>().map_err(io::Error::other)?.saturating_mul(percent.into()) / 100;
+                Ok(format!("{} {period}", usec.max(LEAST_QUOTA_USEC)))
+            }
+        }
+    }
+
+    /// Whether what is there, in a file or a property, lets it have no more.
+    fn is_lower(self, found: &str) -> bool {
+        match self {
+            Self::Weight(weight) => {
+                // A unit that has none says the largest number there is.
+                let found = found.parse().ok().filter(|weight| *weight < u64::MAX);
+                found.unwrap_or(USUAL_WEIGHT) <= u64::from(weight)
+            }
+            Self::Quota(percent) => usec_per_sec(found).is_some_and(|usec| usec <= u64::from(percent) * 10_000),
+        }
+    }
+}
+
+/// What a quota comes to; `None` where there is none.
+fn usec_per_sec(found: &str) -> Option<u64> {
+    let Some((quota, period)) = found.split_once(' ') else {
+        return found.parse().ok().filter(|usec| *usec < u64::MAX);
+    };
+    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
+    quota.saturating_mul(1_000_000).checked_div(period)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_that_is_lower_is_left_alone_and_none_is_a_hundred() {
+        for (found, is_lower) in [("100", false), ("11", false), ("10", true), ("1", true), ("0", true)] {
+            assert_eq!(CpuSetting::Weight(10).is_lower(found), is_lower, "{found}");
+        }
+        let unset = u64::MAX.to_string();
+        assert!(!CpuSetting::Weight(99).is_lower(&unset) && CpuSetting::Weight(100).is_lower(&unset));
+    }
+
+    #[test]
+    fn a_quota_that_is_lower_is_left_alone_whatever_its_period() {
+        let unset = u64::MAX.to_string();
+        for (found, is_lower) in [
+            ("max 100000", false),
+            ("50000 100000", true),
+            ("50001 100000", false),
+            ("10000 20000", true),
+            ("100000 100000", false),
+            (unset.as_str(), false),
+            ("500000", true),
+            ("510000", false),
+        ] {
+            assert_eq!(CpuSetting::Quota(50).is_lower(found), is_lower, "{found}");
+        }
+    }
+
+    #[test]
+    fn a_quota_keeps_the_period_and_is_one_that_the_kernel_takes() {
+        let content = |percent, found| CpuSetting::Quota(percent).content(found).unwrap();
+        assert_eq!(content(50, "max 100000"), "50000 100000");
+        assert_eq!(content(250, "900000 20000"), "50000 20000");
+        assert_eq!(content(10, "max 1000"), "1000 1000");
+        assert!(CpuSetting::Quota(50).content("").is_err());
+        assert_eq!(
+            (CpuSetting::Quota(50).property(), CpuSetting::Weight(10).property()),
+            ("500000".into(), "10".into())
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! A divided cgroup, put together again: whoever is in our children goes back, and the children go.
+//!
+//! By the journal alone, from wherever an agent was killed: each step is done if it is due. The limit is lifted before; then the memory
+//! controller is taken back, without which nobody could return in version 2. Where somebody else has begun to use what is there, it is
+//! left to them, without our limit.
+
+use std::{fmt, fs, io, path::Path, thread::sleep, time::Duration};
+
+use super::{
+    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, admit, children_of, controllers, is_there, pids_in,
+};
+use crate::act::journal::{IsolatedCgroup, JournalEntry};
+
+/// A cgroup whose last process has just left may be busy for a moment.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// Settings of a cgroup that somebody chose to have the memory controller for, and what they say where nobody did.
+const SETTINGS: [(&str, &str); 4] =
+    [("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0")];
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Restored {
+    /// It is as before.
+    Whole,
+    /// Somebody else uses what is there, in this way.
+    Theirs(String),
+    /// The cgroup is gone, and all with it.
+    Gone,
+    /// This could not be done.
+    Failed(String),
+}
+
+/// Whose a cgroup's `cgroup.subtree_control` is.
+#[derive(Debug, PartialEq, Eq)]
+enum SubtreeControlOwner {
+    AsBefore,
+    Ours,
+    Theirs,
+}
+
+/// Puts an entry's cgroup together.
+pub fn merge(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
+    if !is_there(entry) {
+        return Restored::Gone;
+    }
+    match try_merge(&entry.directory, split) {
+        Ok(merged) => merged,
+        Err(_) if !is_there(entry) => Restored::Gone,
+        Err((what, error)) => Restored::Failed(format!("{what}: {error}")),
+    }
+}
+
+type Failed = (String, io::Error);
+
+fn try_merge(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Failed> {
+    if let Some(prior) = &split.subtree_control
+        && let Some(theirs) = take_back(directory, prior)?
+    {
+        return Ok(Restored::Theirs(theirs));
+    }
+    let mut left = Restored::Whole;
+    for child in [LEAK_CHILD, REST_CHILD] {
+        let child_directory = directory.join(child);
+        return_all(&child_directory, directory).map_err(|error| (format!("{child} cannot be emptied"), error))?;
+        if !remove(&child_directory).map_err(|error| (format!("{child} cannot be removed"), error))? {
+            left = Restored::Theirs(format!("{child} has cgroups of somebody else's by now, and stays"));
+        }
+    }
+    Ok(left)
+}
+
+/// Takes the memory controller from a cgroup's children, if it is on our account that they have it; says why not.
+fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
+    let failed = |error| (format!("{SUBTREE_CONTROL} cannot be put back"), error);
+    let file = directory.join(SUBTREE_CONTROL);
+    let found = fs::read_to_string(&file).map_err(failed)?;
+    let stay = format!("who was moved stays in {LEAK_CHILD} and {REST_CHILD}, without our limit");
+    match control(prior, &found) {
+        SubtreeControlOwner::AsBefore => return Ok(None),
+        SubtreeControlOwner::Theirs => {
+            let found = found.trim();
+            return Ok(Some(format!("somebody else set {SUBTREE_CONTROL} to \"{found}\"; {stay}")));
+        }
+        SubtreeControlOwner::Ours => {}
+    }
+    for child in children_of(directory).map_err(failed)?.into_iter().filter(|child| !child.ends_with(LEAK_CHILD)) {
+        let name = child.file_name().unwrap_or_default().to_string_lossy();
+        let is_set = |&(setting, nothing): &(&str, &str)| {
+            fs::read_to_string(child.join(setting)).is_ok_and(|value| value.trim() != nothing)
+        };
+        if let Some((setting, _)) = SETTINGS.iter().find(|setting| is_set(setting)) {
+            return Ok(Some(format!("somebody else set {name}/{setting}; {stay}")));
+        }
+    }
+    match fs::write(&file, format!("-{MEMORY}")) {
+        Ok(()) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            Ok(Some(format!("cgroups of somebody else's in it use the memory controller; {stay}")))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn control(prior: &str, found: &str) -> SubtreeControlOwner {
+    let (prior, mut found) = (controllers(prior), controllers(found));
+    if found == prior {
+        return SubtreeControlOwner::AsBefore;
+    }
+    found.remove(MEMORY);
+    if found == prior { SubtreeControlOwner::Ours } else { SubtreeControlOwner::Theirs }
+}
+
+/// Moves everybody from a child back, those who are forked meanwhile as well.
+fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
+    for _ in 0..PASSES_MAX {
+        let pids = match pids_in(child) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            pids => pids?,
+        };
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in pids {
+            admit(directory, pid).map_err(|error| io::Error::other(format!("pid {pid} cannot be moved: {error}")))?;
+        }
+    }
+    Err(io::Error::other("its processes come faster than they can be moved"))
+}
+
+/// Removes a child; says whether it could be: not where others made cgroups in it.
+fn remove(child: &Path) -> io::Result<bool> {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir(child) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                if !children_of(child)?.is_empty() {
+                    return Ok(false);
+                }
+                tries += 1;
+                if tries == REMOVE_TRIES {
+                    return Err(error);
+                }
+                sleep(REMOVE_AGAIN_AFTER);
+            }
+            removed => return removed.map(|()| true),
+        }
+    }
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("who was moved is back where it was"),
+            Self::Theirs(why) => f.write_str(why),
+            Self::Gone => f.write_str("who was moved went with its cgroup"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_handed_on_is_taken_back_only_as_it_was_left() {
+        assert_eq!(control("", ""), SubtreeControlOwner::AsBefore);
+        assert_eq!(control("", "memory"), SubtreeControlOwner::Ours);
+        assert_eq!(control("cpu pids", "cpu memory pids\n"), SubtreeControlOwner::Ours);
+        assert_eq!(control("memory", "memory\n"), SubtreeControlOwner::AsBefore);
+        for (prior, found) in [("", "io memory"), ("cpu", "memory"), ("cpu", ""), ("memory", "")] {
+            assert_eq!(control(prior, found), SubtreeControlOwner::Theirs, "{prior} to {found}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The backstop: a hard limit well above the one that slows down, for a leaker that outruns it.
+//!
+//! The kernel kills in a cgroup that reaches it, so that it is there only where an operator wants it, and never nearer to what is used than the
+//! margin and the distance that he chose. It gives way with the limit and never closes in; it never lets more than what stood
+//! there before; and one that is not what we wrote is somebody else's from then on. None in version 1: there the limit is a hard one already.
+
+use super::{
+    LimitError, LimitRefusal,
+    cgroup::{self, Cgroup, MEMORY_MAX, Version},
+    controller::least_bytes,
+    failed,
+    verified_write::{TRIES, record_intent, write_and_verify},
+};
+use crate::{
+    act::journal::{Journal, JournalEntry},
+    config::LimitConfig,
+};
+
+/// What stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MemoryMaxState {
+    /// Nothing of ours yet.
+    Before(Option<u64>),
+    /// This, which we wrote over that.
+    Ours { bytes: u64, prior_bytes: Option<u64> },
+    /// Something that somebody wrote over ours.
+    Theirs,
+}
+
+/// What is to be put there for a limit; `None` where it stays as it is.
+fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
+    const PAGE_BYTES: u64 = 4_096;
+    let wanted_bytes = limit_bytes.saturating_add(distance_bytes).min(u64::MAX - PAGE_BYTES);
+    let wanted_bytes = wanted_bytes.next_multiple_of(PAGE_BYTES);
+    match standing {
+        MemoryMaxState::Before(found) => found.is_none_or(|found| found > wanted_bytes).then_some(wanted_bytes),
+        MemoryMaxState::Ours { bytes, prior_bytes } => {
+            let wanted_bytes = prior_bytes.map_or(wanted_bytes, |prior| prior.min(wanted_bytes));
+            (wanted_bytes > bytes).then_some(wanted_bytes)
+        }
+        MemoryMaxState::Theirs => None,
+    }
+}
+
+/// Whether one was set on this entry's account.
+pub fn is_backed(entry: &JournalEntry, target: &Cgroup) -> bool {
+    entry.change(target.name(MEMORY_MAX)).is_some()
+}
+
+/// Sets it above `limit_bytes`, or higher where more is used, unless what is there is to stay.
+///
+/// # Errors
+///
+/// Why it is not set: what the entry says may have been done.
+pub fn set_backstop(
+    journal: &Journal,
+    target: &Cgroup,
+    entry: &mut JournalEntry,
+    config: &LimitConfig,
+    limit_bytes: u64,
+) -> Result<(), LimitError> {
+    let Some(distance_bytes) = config.backstop_bytes.filter(|_| target.version() == Version::V2) else { return Ok(()) };
+    let file = target.name(MEMORY_MAX);
+    let usage = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
+    let before = entry.change(file).cloned();
+    for _ in 0..TRIES {
+        let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
+        let found_bytes = cgroup::limit_bytes(&found);
+        let standing = match (&before, found_bytes) {
+            // What stands in the cgroup may be lower than what systemd knows of.
+            (None, _) => {
+                let stands = target.read_file(MEMORY_MAX).map_err(failed(format!("{MEMORY_MAX} cannot be read")))?;
+                let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&stands));
+                MemoryMaxState::Before(both.min())
+            }
+            (Some(change), Some(bytes)) if change.wanted.contains(&found) => {
+                MemoryMaxState::Ours { bytes, prior_bytes: cgroup::limit_bytes(&change.prior) }
+            }
+            (Some(_), _) => MemoryMaxState::Theirs,
+        };
+        let usage_bytes = usage()?;
+        let outgrown = usage_bytes.saturating_add(config.margin_bytes) > limit_bytes;
+        let above = if outgrown { least_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
+        let Some(bytes) = next_bytes(standing, above, distance_bytes) else { return Ok(()) };
+        let value = bytes.to_string();
+        record_intent(target, entry, file, &found, &value)?;
+        journal.put(entry).map_err(failed("the journal cannot be written"))?;
+        // What was there before the limit is only put back.
+        let is_prior = before.as_ref().is_some_and(|change| change.prior == value);
+        let least = usage()?.saturating_add(config.margin_bytes).saturating_add(distance_bytes);
+        if least <= bytes || is_prior {
+            return write_and_verify(target, file, value);
+        }
+    }
+    Err(LimitRefusal::TooFast.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const MARGIN: u64 = 64 * MIB;
+    const DISTANCE: u64 = 256 * MIB;
+
+    #[test]
+    fn a_lower_one_that_is_there_stays() {
+        for found in [1, 100 * MIB, 356 * MIB] {
+            assert_eq!(next_bytes(MemoryMaxState::Before(Some(found)), 100 * MIB, DISTANCE), None, "{found}");
+        }
+        for found in [None, Some(356 * MIB + 1)] {
+            assert_eq!(next_bytes(MemoryMaxState::Before(found), 100 * MIB, DISTANCE), Some(356 * MIB), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn it_gives_way_with_the_limit_up_to_what_was_there_and_never_closes_in() {
+        let ours = |bytes, prior_bytes| MemoryMaxState::Ours { bytes, prior_bytes };
+        assert_eq!(next_bytes(ours(356 * MIB, None), 200 * MIB, DISTANCE), Some(456 * MIB));
+        assert_eq!(next_bytes(ours(356 * MIB, Some(400 * MIB)), 200 * MIB, DISTANCE), Some(400 * MIB));
+        assert_eq!(next_bytes(ours(400 * MIB, Some(400 * MIB)), 300 * MIB, DISTANCE), None);
+        assert_eq!(next_bytes(ours(356 * MIB, None), 50 * MIB, DISTANCE), None);
+    }
+
+    #[test]
+    fn what_somebody_else_has_set_is_theirs() {
+        assert_eq!(next_bytes(MemoryMaxState::Theirs, 100 * MIB, DISTANCE), None);
+    }
+
+    proptest! {
+        #[test]
+        fn none_is_nearer_than_margin_and_distance_or_lets_more_than_before(
+            prior_mib in prop::option::of(0..4_000_u64),
+            steps in prop::collection::vec((0..2_000_u64, 0..200_u64), 1..50),
+            distance_bytes in 4 * MARGIN..1 << 34,
+        ) {
+            let prior_bytes = prior_mib.map(|mib| mib * MIB);
+            let mut standing = MemoryMaxState::Before(prior_bytes);
+            for (usage_mib, wider_mib) in steps {
+                let usage_bytes = usage_mib * MIB;
+                let limit_bytes = least_bytes(usage_bytes, MARGIN) + wider_mib * MIB;
+                let Some(bytes) = next_bytes(standing, limit_bytes, distance_bytes) else { continue };
+                prop_assert!(bytes >= usage_bytes + MARGIN + distance_bytes || Some(bytes) == prior_bytes);
+                prop_assert!(prior_bytes.is_none_or(|prior| bytes <= prior));
+                if let MemoryMaxState::Ours { bytes: before, .. } = standing {
+                    prop_assert!(bytes > before);
+                }
+                prop_assert_eq!(bytes % 4_096, 0);
+                standing = MemoryMaxState::Ours { bytes, prior_bytes };
+            }
+        }
+    }
+}

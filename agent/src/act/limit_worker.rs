@@ -1,0 +1,205 @@
+//! Acting beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//!
+//! One thread does it all, in order: a write to a cgroup can make the kernel free memory before it comes back, and detection must not
+//! wait for that. When it takes too long the loop says so; what is being done goes on. Between decisions the thread looks at what
+//! stands, every [`LOOK_EVERY`]. In observe mode it is not started. At the end everything is put back.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    journal::Journal,
+    limit::{ActiveLimits, undo_all},
+    outcome::{Outcome, OutcomeKind},
+};
+use crate::{
+    clock::Clock,
+    config::{Config, Mode},
+    decide::{Action, Decision, IncidentId},
+    os::trusted::reason,
+    sense::ProcessId,
+};
+
+/// What others change is seen within this.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What takes longer is told. Setting a limit takes some milliseconds, most of them the disk's.
+const LATE_SECS: f64 = 5.0;
+
+/// How long the end may take.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+
+/// What to do.
+enum LimitOrder {
+    Limit { id: Arc<str>, cgroup: Arc<str>, culprit: ProcessId },
+    Unlimit { id: Arc<str> },
+    Reload(Box<Config>),
+    Stop,
+}
+
+/// What the thread is at.
+struct Busy {
+    since: f64,
+    told: bool,
+    id: Arc<str>,
+    cgroup: Arc<str>,
+}
+
+/// The thread that acts, as the loop sees it.
+pub struct LimitWorker {
+    orders: Sender<LimitOrder>,
+    outcomes: Receiver<Outcome>,
+    busy: Arc<Mutex<Option<Busy>>>,
+    /// Why nothing can be limited; `None` if it can.
+    unable: Option<String>,
+}
+
+/// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration says of acting.
+pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
+    let state_dir = &config.record.state_dir;
+    match Journal::find(state_dir).and_then(|found| found.map(|_| Journal::claim(state_dir)).transpose()) {
+        Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
+        Ok(None) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(state_dir = %state_dir.display(), %error, "what an earlier run has left is not put back");
+            Vec::new()
+        }
+    }
+}
+
+impl LimitWorker {
+    /// Starts it; `None` where the configuration says that nothing is to be done.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be had.
+    pub fn start(config: &Config, clock: Clock) -> io::Result<Option<Self>> {
+        if config.mode == Mode::Observe || !config.act.limit.enabled {
+            return Ok(None);
+        }
+        let state_dir = &config.record.state_dir;
+        let journal = Journal::claim(state_dir)
+            .map_err(|error| format!("{}: {}", state_dir.display(), reason(&error, state_dir)));
+        let unable =
+            journal.as_ref().err().map(|error| format!("nothing will be limited: there is no journal: {error}"));
+        if let Some(why) = &unable {
+            tracing::warn!("{why}");
+        }
+        let limits = ActiveLimits::new(config, journal);
+        let (orders, ordered) = channel();
+        let (told, outcomes) = channel();
+        let busy = Arc::new(Mutex::new(None));
+        let shared = busy.clone();
+        thread::Builder::new()
+            .name("spillway-act".to_owned())
+            .spawn(move || act(limits, clock, &ordered, &shared, &told))?;
+        Ok(Some(Self { orders, outcomes, busy, unable }))
+    }
+
+    /// Why nothing can be limited; `None` if it can.
+    pub fn unable(&self) -> Option<&str> {
+        self.unable.as_deref()
+    }
+
+    /// Takes a decision that is this one's to carry out, and says whether it did.
+    pub fn perform(&mut self, decision: &Decision) -> bool {
+        let IncidentId::Leak(culprit, _) = decision.id else { return false };
+        let id = Arc::from(decision.id.to_string());
+        let order = match decision.action {
+            _ if decision.refused.is_some() => return false,
+            Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup.clone(), culprit },
+            Action::Unlimit => LimitOrder::Unlimit { id },
+            Action::Page { .. }
+            | Action::Weigh
+            | Action::Unweigh
+            | Action::Drain
+            | Action::Undrain
+            | Action::Resolve => return false,
+        };
+        self.orders.send(order).is_ok()
+    }
+
+    /// Follows another policy.
+    pub fn reload(&self, config: &Config) {
+        // The thread ends with this alone.
+        let _ = self.orders.send(LimitOrder::Reload(Box::new(config.clone())));
+    }
+
+    /// What came of it since the last time. `t` is now.
+    pub fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
+        let mut outcomes: Vec<_> = self.outcomes.try_iter().collect();
+        if let Some(busy) = lock(&self.busy).as_mut()
+            && t - busy.since > LATE_SECS
+            && !std::mem::replace(&mut busy.told, true)
+        {
+            let why = format!(
+                "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may be done yet"
+            );
+            let (id, cgroup) = (busy.id.clone(), busy.cgroup.clone());
+            outcomes.push(Outcome { t, event: OutcomeKind::Failed, id, cgroup, limit_bytes: None, why });
+        }
+        outcomes
+    }
+
+    /// Puts everything back, and says what came of it; waits for at most [`STOPS_WITHIN`]. What is not done by then, the journal
+    /// keeps.
+    pub fn stop(self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        if self.orders.send(LimitOrder::Stop).is_ok() {
+            while let Ok(outcome) = self.outcomes.recv_timeout(STOPS_WITHIN) {
+                outcomes.push(outcome);
+            }
+        }
+        outcomes
+    }
+}
+
+fn act(
+    mut limits: ActiveLimits,
+    clock: Clock,
+    orders: &Receiver<LimitOrder>,
+    busy: &Mutex<Option<Busy>>,
+    told: &Sender<Outcome>,
+) {
+    loop {
+        let order = orders.recv_timeout(LOOK_EVERY);
+        let t = clock.now();
+        let (id, cgroup) = match &order {
+            Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone(), cgroup.clone()),
+            _ => (Arc::from(""), Arc::from("")),
+        };
+        *lock(busy) = Some(Busy { since: t, told: false, id, cgroup });
+        let (outcomes, ends) = match order {
+            Ok(LimitOrder::Limit { id, cgroup, culprit }) => (vec![limits.limit(t, &id, &cgroup, culprit)], false),
+            Ok(LimitOrder::Unlimit { id }) => {
+                limits.end(&id);
+                (limits.look(t), false)
+            }
+            Ok(LimitOrder::Reload(config)) => {
+                limits.reload(&config);
+                (limits.look(t), false)
+            }
+            Err(RecvTimeoutError::Timeout) => (limits.look(t), false),
+            Ok(LimitOrder::Stop) | Err(RecvTimeoutError::Disconnected) => (limits.undo_all(t), true),
+        };
+        *lock(busy) = None;
+        // What was asked for at one time is done at another, and that is what an outcome tells.
+        let done_t = clock.now();
+        // Nobody listens once the loop has ended, and everything is put back all the same.
+        outcomes.into_iter().for_each(|outcome| drop(told.send(Outcome { t: done_t, ..outcome })));
+        if ends {
+            return;
+        }
+    }
+}
+
+fn lock(busy: &Mutex<Option<Busy>>) -> std::sync::MutexGuard<'_, Option<Busy>> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,323 @@
+//! What two keys say together that could never work.
+//!
+//! Each rule reads the finished [`Config`], so that a key that was left out takes part with its default. A rule names
+//! the keys it is about: the first that the operator wrote is where the problem is reported, and a rule is left out
+//! where one of its keys is already in error, since it would judge a default that was not meant.
+
+use std::net::SocketAddr;
+
+use super::{
+    schema::{Config, LeakConfig},
+    units::{duration_text, size_text},
+};
+
+/// Keys that contradict one another.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Paths of the keys, the likelier mistake first.
+    pub keys: &'static [&'static str],
+    /// What is wrong, with the values.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// An interval is looked at once at each of its ends: anything shorter than two says what a single look says.
+const SUSTAIN_INTERVALS_MIN: u32 = 2;
+
+/// Everything in `config` that contradicts something else in it.
+pub fn conflicts(config: &Config) -> Vec<Conflict> {
+    [
+        horizon_count(config),
+        horizon_order(config),
+        horizon_resolution(config),
+        sustain(config),
+        clear_after(config),
+        drain_after_limit(config),
+        backstop(config),
+        page_webhook(config),
+        delegated_program(config),
+        drain_secret(config),
+        drain_client(config),
+        serve_beyond_loopback(config),
+        agent_check_beyond_loopback(config),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn horizon_count(config: &Config) -> Option<Conflict> {
+    let count = config.detect.leak.horizons.len();
+    (!(1..=LeakConfig::HORIZONS_MAX).contains(&count)).then(|| Conflict {
+        keys: &["detect.leak.horizons"],
+        message: format!("detect.leak.horizons has {count} spans"),
+        hint: format!("give 1 to {}, or leave the key out for the default", LeakConfig::HORIZONS_MAX),
+    })
+}
+
+fn horizon_order(config: &Config) -> Option<Conflict> {
+    let pair = config.detect.leak.horizons.windows(2).find(|pair| pair[0] >= pair[1])?;
+    let [first, second] = [pair[0], pair[1]].map(duration_text);
+    Some(Conflict {
+        keys: &["detect.leak.horizons"],
+        message: format!("detect.leak.horizons is not ascending: {second} follows {first}"),
+        hint: "put the shortest first, and each once".to_owned(),
+    })
+}
+
+/// Scans that must fit into one bucket of a horizon: with a single one, a scan that comes a little late leaves its bucket
+/// empty, and a few of those silence the horizon.
+const SCANS_PER_BUCKET: u32 = 2;
+
+fn horizon_resolution(config: &Config) -> Option<Conflict> {
+    let (shortest, interval) = (*config.detect.leak.horizons.iter().min()?, config.sense.interval);
+    let scans = LeakConfig::BUCKETS_PER_HORIZON * SCANS_PER_BUCKET;
+    let least = interval.saturating_mul(scans);
+    (shortest < least).then(|| Conflict {
+        keys: &["detect.leak.horizons", "sense.interval"],
+        message: format!(
+            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at sense.interval = {}",
+            duration_text(shortest),
+            duration_text(interval),
+        ),
+        hint: format!("begin with {} or more, or scan more often", duration_text(least)),
+    })
+}
+
+fn sustain(config: &Config) -> Option<Conflict> {
+    let overload = &config.detect.overload;
+    let least = overload.interval.saturating_mul(SUSTAIN_INTERVALS_MIN);
+    (overload.sustain < least).then(|| Conflict {
+        keys: &["detect.overload.sustain", "detect.overload.interval"],
+        message: format!(
+            "detect.overload.sustain = {} is shorter than two intervals of {}",
+            duration_text(overload.sustain),
+            duration_text(overload.interval),
+        ),
+        hint: format!("sustain at {} or more, or look more often", duration_text(least)),
+    })
+}
+
+fn clear_after(config: &Config) -> Option<Conflict> {
+    let overload = &config.detect.overload;
+    let least = overload.interval.saturating_mul(SUSTAIN_INTERVALS_MIN);
+    (overload.clear_after < least).then(|| Conflict {
+        keys: &["detect.overload.clear_after", "detect.overload.interval"],
+        message: format!(
+            "detect.overload.clear_after = {} is shorter than two intervals of {}",
+            duration_text(overload.clear_after),
+            duration_text(overload.interval),
+        ),
+        hint: format!("clear after {} or more, or look more often", duration_text(least)),
+    })
+}
+
+fn drain_after_limit(config: &Config) -> Option<Conflict> {
+    let decide = &config.decide;
+    (decide.drain_within > decide.limit_within).then(|| Conflict {
+        keys: &["decide.drain_within", "decide.limit_within"],
+        message: format!(
+            "decide.drain_within = {} is longer than decide.limit_within = {}",
+            duration_text(decide.drain_within),
+            duration_text(decide.limit_within),
+        ),
+        hint: "draining is the last step: the limit must come no later".to_owned(),
+    })
+}
+
+/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what a CPU has charged ahead, or is charged
+/// before the kernel slows a process down, comes on top: nearer, it would kill what the limit is about to hold.
+const BACKSTOP_MARGINS_MIN: u64 = 4;
+
+fn backstop(config: &Config) -> Option<Conflict> {
+    let limit = &config.act.limit;
+    let (backstop_bytes, least) = (limit.backstop_bytes?, limit.margin_bytes.saturating_mul(BACKSTOP_MARGINS_MIN));
+    (backstop_bytes < least).then(|| Conflict {
+        keys: &["act.limit.backstop", "act.limit.margin"],
+        message: format!(
+            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = {}",
+            size_text(backstop_bytes),
+            size_text(limit.margin_bytes),
+        ),
+        hint: format!("at {} or more it kills nobody whom the limit would hold", size_text(least)),
+    })
+}
+
+fn delegated_program(config: &Config) -> Option<Conflict> {
+    let program = config.act.limit.delegated.iter().find(|pattern| pattern.is_program())?;
+    Some(Conflict {
+        keys: &["act.limit.delegated"],
+        message: format!("act.limit.delegated names a program, {program}"),
+        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\"".to_owned(),
+    })
+}
+
+fn page_webhook(config: &Config) -> Option<Conflict> {
+    let webhook = &config.act.page.webhook;
+    (webhook.url.is_some() != webhook.secret_file.is_some()).then(|| Conflict {
+        keys: &["act.page.webhook.url", "act.page.webhook.secret_file"],
+        message: "act.page.webhook has only one of url and secret_file".to_owned(),
+        hint: "nothing is sent unsigned: set both, or neither".to_owned(),
+    })
+}
+
+fn drain_secret(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.url.is_some() && drain.secret_file.is_none()).then(|| Conflict {
+        keys: &["act.drain.url", "act.drain.secret_file"],
+        message: "act.drain.url is set, and act.drain.secret_file is not".to_owned(),
+        hint: "who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64"
+            .to_owned(),
+    })
+}
+
+fn drain_client(config: &Config) -> Option<Conflict> {
+    let drain = &config.act.drain;
+    (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
+        keys: &["act.drain.client_cert_file", "act.drain.client_key_file"],
+        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set".to_owned(),
+        hint: "a certificate is shown with its key: set both, or neither".to_owned(),
+    })
+}
+
+fn serve_beyond_loopback(config: &Config) -> Option<Conflict> {
+    let serve = &config.serve;
+    let is_guarded = !serve.allow.is_empty() || serve.token_file.is_some();
+    (!is_loopback(serve.listen) && !is_guarded).then(|| Conflict {
+        keys: &["serve.listen", "serve.allow", "serve.token_file"],
+        message: format!("serve.listen = {:?} is open to every network", serve.listen.to_string()),
+        hint: "list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file"
+            .to_owned(),
+    })
+}
+
+fn agent_check_beyond_loopback(config: &Config) -> Option<Conflict> {
+    let listen = config.act.drain.agent_check.filter(|listen| !is_loopback(*listen))?;
+    config.serve.allow.is_empty().then(|| Conflict {
+        keys: &["act.drain.agent_check.listen", "serve.allow"],
+        message: format!("act.drain.agent_check.listen = {:?} is open to every network", listen.to_string()),
+        hint: "list the addresses of HAProxy in serve.allow, as in [\"10.0.0.10\"]: the agent check has no token"
+            .to_owned(),
+    })
+}
+
+fn is_loopback(listen: SocketAddr) -> bool {
+    listen.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Pattern, keys::KEYS};
+
+    /// The keys of the only conflict that `change` makes in the defaults.
+    fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        let found = conflicts(&config);
+        assert!(found.len() <= 1, "{found:?}");
+        for key in found.iter().flat_map(|conflict| conflict.keys) {
+            assert!(KEYS.iter().any(|row| row.path == *key), "{key} is no key");
+        }
+        found.first().map(|conflict| conflict.keys.to_vec()).unwrap_or_default()
+    }
+
+    fn secs(counts: &[u64]) -> Vec<Duration> {
+        counts.iter().copied().map(Duration::from_secs).collect()
+    }
+
+    #[test]
+    fn the_defaults_agree() {
+        assert_eq!(conflicts(&Config::default()), []);
+    }
+
+    #[test]
+    fn horizons_are_one_to_eight() {
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[])), ["detect.leak.horizons"]);
+        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39])), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39, 40])),
+            ["detect.leak.horizons"]
+        );
+    }
+
+    #[test]
+    fn horizons_ascend() {
+        for horizons in [secs(&[60, 60]), secs(&[60, 40]), secs(&[40, 90, 60])] {
+            assert_eq!(conflict(|config| config.detect.leak.horizons = horizons), ["detect.leak.horizons"]);
+        }
+    }
+
+    #[test]
+    fn each_bucket_of_the_shortest_horizon_sees_two_scans() {
+        assert_eq!(conflict(|config| config.sense.interval = Duration::from_secs(1)), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.sense.interval = Duration::from_millis(1_001)),
+            ["detect.leak.horizons", "sense.interval"]
+        );
+    }
+
+    #[test]
+    fn sustain_and_clear_after_span_two_intervals() {
+        assert_eq!(conflict(|config| config.detect.overload.interval = Duration::from_millis(500)), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.detect.overload.interval = Duration::from_millis(501)),
+            ["detect.overload.sustain", "detect.overload.interval"]
+        );
+        assert_eq!(
+            conflict(|config| config.detect.overload.clear_after = Duration::from_millis(199)),
+            ["detect.overload.clear_after", "detect.overload.interval"]
+        );
+    }
+
+    #[test]
+    fn draining_comes_no_sooner_than_the_limit() {
+        assert_eq!(conflict(|config| config.decide.drain_within = config.decide.limit_within), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.decide.limit_within = Duration::from_secs(599)),
+            ["decide.drain_within", "decide.limit_within"]
+        );
+    }
+
+    #[test]
+    fn a_backstop_is_well_above_the_limit() {
+        let set = |backstop_bytes| conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes));
+        assert_eq!(set(256 << 20), [""; 0]);
+        assert_eq!(set((256 << 20) - 1), ["act.limit.backstop", "act.limit.margin"]);
+    }
+
+    #[test]
+    fn what_may_be_divided_is_no_program() {
+        let delegated = |text: &str| {
+            let pattern = Pattern::new(text).unwrap();
+            conflict(|config| config.act.limit.delegated = vec![pattern])
+        };
+        assert_eq!(delegated("app-*.service"), [""; 0]);
+        assert_eq!(delegated("exe:/usr/bin/app"), ["act.limit.delegated"]);
+    }
+
+    #[test]
+    fn a_webhook_has_keys() {
+        let keys = ["act.page.webhook.url", "act.page.webhook.secret_file"];
+        let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
+        assert_eq!(conflict(set), keys);
+        let secret = crate::secret::SecretSource::new("/a").unwrap();
+        assert_eq!(conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())), keys);
+        let both = |config: &mut Config| {
+            set(config);
+            config.act.page.webhook.secret_file = Some(secret);
+        };
+        assert_eq!(conflict(both), [""; 0]);
+    }
+
+    #[test]
+    fn durations_that_would_overflow_do_not_panic() {
+        let mut config = Config::default();
+        config.sense.interval = Duration::MAX;
+        config.detect.overload.interval = Duration::MAX;
+        assert_eq!(conflicts(&config).len(), 3);
+    }
+}

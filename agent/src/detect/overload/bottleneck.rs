@@ -1,0 +1,159 @@
+//! What an overloaded service runs short of: the fix differs.
+//!
+//! It rests on what was read of the service while its queue stood, so it is a claim about those seconds. Where nothing could be read
+//! it says nothing, but for what the queue itself shows: a stuck accept loop, a backlog that is too small.
+
+use super::trigger::Trigger;
+use crate::{detect::verdict::Bottleneck, sense::ServicePressureFact};
+
+/// Share of the time in which something of the service waited for a CPU, from which CPU is what it lacks. A guess: a service whose
+/// load fits waits in a few percent; one that has half of the CPU that it could use, in nearly all.
+const CPU_WAITS_MIN_PERCENT: f64 = 25.0;
+
+/// The same for memory: refaults and reclaim that take a tenth of the time take more from every request. A guess.
+const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
+
+/// A thread that runs for so much of the time is the whole of a server that has one. A guess: accounting is by ticks.
+const BUSY_THREAD_PERCENT: f64 = 85.0;
+
+/// What was read of a service throughout a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MeanPressure {
+    cpu: Mean,
+    memory: Mean,
+    thread: Mean,
+    waits: Mean,
+    /// Segments that its network namespace sent again.
+    pub(super) retransmits: u64,
+    /// Connects from or to its network namespace that were refused or given up.
+    pub(super) refused: u64,
+}
+
+/// A mean over time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    percent_secs: f64,
+    secs: f64,
+}
+
+impl Mean {
+    fn add(&mut self, secs: f64, percent: Option<f64>) {
+        if let Some(percent) = percent {
+            self.percent_secs += percent * secs;
+            self.secs += secs;
+        }
+    }
+
+    fn percent(self) -> Option<f64> {
+        (self.secs > 0.0).then(|| self.percent_secs / self.secs)
+    }
+}
+
+impl MeanPressure {
+    /// Takes what was read since the last look.
+    pub(super) fn add(&mut self, fact: Option<&ServicePressureFact>) {
+        let Some(fact) = fact else { return };
+        self.cpu.add(fact.secs, fact.psi_cpu_some_percent);
+        self.memory.add(fact.secs, fact.psi_memory_some_percent);
+        self.thread.add(fact.secs, fact.busiest_thread_percent);
+        self.waits.add(fact.secs, fact.thread_waits_percent);
+        self.retransmits = self.retransmits.saturating_add(fact.retransmits.unwrap_or(0));
+        self.refused = self.refused.saturating_add(fact.refused.unwrap_or(0));
+    }
+
+    /// What the service runs short of; `None` where nothing tells.
+    pub(super) fn scarce(&self, ground: Trigger, is_stuck: bool) -> Option<Bottleneck> {
+        if ground == Trigger::Dropping {
+            return Some(Bottleneck::Backlog);
+        }
+        let at_least = |mean: Mean, least: f64| mean.percent().is_some_and(|percent| percent >= least);
+        if at_least(self.memory, PSI_MEMORY_MIN_PERCENT) {
+            return Some(Bottleneck::Memory);
+        }
+        if is_stuck {
+            return Some(Bottleneck::AcceptLoop);
+        }
+        let waits = at_least(self.cpu, CPU_WAITS_MIN_PERCENT) || at_least(self.waits, CPU_WAITS_MIN_PERCENT);
+        if waits || at_least(self.thread, BUSY_THREAD_PERCENT) {
+            return Some(Bottleneck::Cpu);
+        }
+        let is_known = self.cpu.percent().is_some() || self.thread.percent().is_some();
+        is_known.then_some(Bottleneck::Workers)
+    }
+
+    /// The evidence for what is scarce, in words.
+    pub(super) fn because(&self, scarce: Bottleneck) -> Option<String> {
+        Some(match scarce {
+            Bottleneck::Memory => format!("it stalls on memory {:.0} % of the time", self.memory.percent()?),
+            Bottleneck::Cpu => match (self.cpu.percent(), self.thread.percent()) {
+                (_, Some(busy)) if busy >= BUSY_THREAD_PERCENT => {
+                    format!("its busiest thread takes {busy:.0} % of a CPU, which is all it can")
+                }
+                (cpu, _) => {
+                    let waits = cpu.unwrap_or(0.0).max(self.waits.percent().unwrap_or(0.0));
+                    format!("it waits for a CPU {waits:.0} % of the time")
+                }
+            },
+            Bottleneck::AcceptLoop => match self.thread.percent() {
+                Some(busy) if busy >= BUSY_THREAD_PERCENT => {
+                    format!("its accept loop is stuck, busy with something else ({busy:.0} % of a CPU)")
+                }
+                Some(_) => "its accept loop is stuck, waiting for something else".to_owned(),
+                None => "its accept loop is stuck".to_owned(),
+            },
+            Bottleneck::Workers => {
+                "neither CPU nor memory is short: its workers wait for something else, or are too few".to_owned()
+            }
+            Bottleneck::Backlog => "the backlog is too small for its bursts, though each wait is short".to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strain(cpu: Option<f64>, memory: Option<f64>, thread: Option<f64>) -> MeanPressure {
+        let mut strain = MeanPressure::default();
+        let fact = |psi_cpu_some_percent, psi_memory_some_percent, busiest_thread_percent| ServicePressureFact {
+            secs: 0.1,
+            psi_cpu_some_percent,
+            psi_memory_some_percent,
+            busiest_thread_percent,
+            ..ServicePressureFact::default()
+        };
+        strain.add(Some(&fact(cpu, memory, thread)));
+        strain.add(None);
+        strain
+    }
+
+    #[test]
+    fn what_is_scarce_follows_from_what_was_read() {
+        let standing = |strain: MeanPressure| strain.scarce(Trigger::Standing, false);
+        assert_eq!(standing(strain(Some(60.0), Some(0.0), Some(40.0))), Some(Bottleneck::Cpu));
+        assert_eq!(standing(strain(Some(0.0), Some(0.0), Some(99.0))), Some(Bottleneck::Cpu));
+        assert_eq!(standing(strain(Some(60.0), Some(30.0), Some(40.0))), Some(Bottleneck::Memory));
+        assert_eq!(standing(strain(Some(2.0), Some(0.0), Some(10.0))), Some(Bottleneck::Workers));
+        assert_eq!(standing(strain(None, None, None)), None);
+        let mut waits = MeanPressure::default();
+        waits.add(Some(&ServicePressureFact {
+            secs: 1.0,
+            thread_waits_percent: Some(40.0),
+            ..ServicePressureFact::default()
+        }));
+        assert_eq!(standing(waits), Some(Bottleneck::Cpu));
+        assert_eq!(waits.because(Bottleneck::Cpu).unwrap(), "it waits for a CPU 40 % of the time");
+        assert_eq!(strain(Some(2.0), None, None).scarce(Trigger::Stuck, true), Some(Bottleneck::AcceptLoop));
+        assert_eq!(strain(None, None, None).scarce(Trigger::Dropping, false), Some(Bottleneck::Backlog));
+    }
+
+    #[test]
+    fn a_mean_is_over_time() {
+        let mut strain = MeanPressure::default();
+        for (secs, percent) in [(0.1, 100.0), (0.9, 0.0)] {
+            let psi_cpu_some_percent = Some(percent);
+            strain.add(Some(&ServicePressureFact { secs, psi_cpu_some_percent, ..ServicePressureFact::default() }));
+        }
+        assert!((strain.cpu.percent().unwrap() - 10.0).abs() < 1e-9);
+    }
+}
