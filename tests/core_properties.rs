@@ -6,15 +6,16 @@ use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use spillway_agent::{
+    commands::replay::{ReplayOptions, replay},
     config::Config,
     decide::IncidentId,
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
-    record::{ReplayOptions, TraceReader, TraceWriter, replay},
     sense::{
         Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
         SensorHealthFact,
     },
+    trace::{TraceReader, TraceWriter},
 };
 
 const MIB: u64 = 1 << 20;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use spillway_agent::{
-    record::{TraceReader, TraceWriter},
     sense::{Fact, Observation},
+    trace::{TraceReader, TraceWriter},
 };
 use spillway_tests::corpus::{Entry, FAMILIES, Label, Part, Run, Source, Stream, load, render, synthetic};
 

@@ -10,7 +10,7 @@ use spillway_agent::{
         limit::{ActiveLimits, PodLookup},
     },
     config::Pattern,
-    kubernetes::Api,
+    net::kubernetes::Api,
 };
 use spillway_tests::{
     Running, Workload,

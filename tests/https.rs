@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use spillway_agent::https::{ClientFiles, HttpClient, HttpError, RequestLimits, RequestPhase, Response, TlsOptions};
+use spillway_agent::net::http_client::{
+    ClientFiles, HttpClient, HttpError, RequestLimits, RequestPhase, Response, TlsOptions,
+};
 use spillway_tests::{
     Held, Knows, Resolver, Scratch, is_root, now, own_network, own_resolver,
     receiver::{Form, Receiver},

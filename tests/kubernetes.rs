@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use serde_json::json;
 use spillway_agent::{
     act::limit::PodLookup,
-    kubernetes::{Api, Pod},
+    net::kubernetes::{Api, Pod},
 };
 use spillway_tests::{
     Scratch,

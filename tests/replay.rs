@@ -9,13 +9,14 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use spillway_agent::{
+    commands::replay::{ReplayOptions, ReplaySummary, replay},
     config::{Config, ServicePattern},
     engine::HostInfo,
-    record::{ReplayOptions, ReplaySummary, TraceWriter, replay},
     sense::{
         Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
         SensorHealthFact,
     },
+    trace::TraceWriter,
 };
 
 const MIB: f64 = 1_048_576.0;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use spillway_agent::record::spool::Spool;
+use spillway_agent::act::notify::spool::Spool;
 use spillway_tests::{Kills, Scratch};
 
 /// How often it is killed; more on request: `SPILLWAY_KILLS=1000 cargo xtask test acknowledged`.

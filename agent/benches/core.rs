@@ -9,8 +9,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use spillway_agent::{
     config::Config,
     engine::{Engine, HostInfo, Output},
-    record::{TraceReader, TraceWriter},
     sense::{Fact, HostFact, ListenerFact, Observation, ProcessFact, ProcessId},
+    trace::{TraceReader, TraceWriter},
 };
 
 const INFO: HostInfo = HostInfo { mem_total_bytes: 16 << 30, cpus: 2 };

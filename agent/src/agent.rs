@@ -18,14 +18,17 @@ use crate::{
     decide::{Decision, IncidentId},
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
-    hardship::{self, RealtimeUnderPressure},
-    os::{StateDir, proc_reader, sandbox},
-    record::{EventPrinter, TraceError, TraceWriter},
+    os::{
+        StateDir, proc_reader, sandbox,
+        self_protection::{self, RealtimeUnderPressure},
+    },
+    output::EventPrinter,
     scan_loop::{Batch, Intervals, ScanKind, watch},
     sense::{Fact, Hierarchy, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
     signals::{Hangup, stopped},
+    trace::{TraceError, TraceWriter},
 };
 
 /// What a recording holds.
@@ -56,7 +59,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         let (mut core, mut precedence) = (Engine::new(config, host), RealtimeUnderPressure::default());
         let mut printer = EventPrinter::to_stdout(json)?;
         // Threads that start from now on have it from this one.
-        hardship::wait_for_no_disk();
+        self_protection::wait_for_no_disk();
         for problem in act::check_files(config) {
             // Limits and metrics need none of them.
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
@@ -66,7 +69,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         metrics.show_drain(&drainer.readiness());
         // What belongs to init is hidden once files are bounded.
         core.services().set_host_netns(host_netns());
-        hardship::be_killed_last();
+        self_protection::be_killed_last();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
             // Files are bounded to what is there. Whoever cannot write to it says so.
@@ -86,7 +89,7 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
             metrics.note_standing("action", why.to_owned());
         }
         // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
-        hardship::prepare();
+        self_protection::prepare();
         let service_pods = ServicePods::start(config)?;
         sandbox::system_calls();
         let mut output = Output::default();

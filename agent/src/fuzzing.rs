@@ -22,15 +22,13 @@ use crate::{
     act::{
         self,
         drain::{self, ReadinessCell},
-        notify::{self, Notification},
+        notify::{self, Notification, spool},
     },
     bpf,
     clock::Clock,
     config::{Pattern, ServeConfig},
     decide::kubepods,
-    https::Response,
-    kubernetes,
-    record::spool,
+    net::{http_client::Response, kubernetes},
     sense::{self, printable, proc_files},
     serve::{self, Metrics},
 };

@@ -31,22 +31,17 @@ pub mod commands;
 pub mod config;
 pub mod decide;
 pub mod detect;
-pub mod doctor;
 pub mod engine;
-pub mod explain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod hardship;
-pub mod https;
-pub mod kubernetes;
-mod os;
-pub mod outlet;
-pub mod record;
-mod resolve;
+pub mod net;
+pub mod os;
+pub mod output;
 pub mod scan_loop;
-mod secret;
 pub mod sense;
 pub mod serve;
 mod service_pods;
 mod signals;
+pub mod trace;
+pub mod units;

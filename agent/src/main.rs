@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use spillway_agent::{
     act::drain::Override,
     commands::{self, CommandError},
-    outlet::NonblockingWriter,
+    os::nonblocking_writer::NonblockingWriter,
     sense::Sensors,
 };
 use tracing::level_filters::LevelFilter;

@@ -3,8 +3,11 @@
 
 use hyper::Uri;
 
-use super::{drain::DrainClient, signature::SigningKeys};
-use crate::{config::Config, https, secret::SecretSource};
+use super::drain::DrainClient;
+use crate::{
+    config::Config,
+    net::{http_client, secret::SecretSource, webhook_signature::SigningKeys},
+};
 
 const HINT: &str = "put it there, owned by the user that spillway runs as, with mode 0600";
 
@@ -34,11 +37,11 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
         ("act.drain.secret_file", &drain.secret_file, is_keys),
     ];
     let secrets = secrets.into_iter().filter_map(|(key, secret, check)| check_secret(key, secret.as_ref()?, check));
-    let page_ca = https::TlsOptions { ca_file: page.ca_file.clone(), client: None };
+    let page_ca = http_client::TlsOptions { ca_file: page.ca_file.clone(), client: None };
     let page_ca = page.ca_file.is_some().then_some(("act.page.ca_file", page_ca));
     let endpoint = DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
     let identities = page_ca.into_iter().chain(endpoint).filter_map(|(key, identity)| {
-        let wrong = https::HttpClient::new(&identity).err()?;
+        let wrong = http_client::HttpClient::new(&identity).err()?;
         Some(problem(key, &wrong.to_string(), false))
     });
     secrets.chain(identities).collect()

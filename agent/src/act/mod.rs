@@ -8,16 +8,13 @@ pub mod drain;
 mod files;
 mod journal;
 pub mod limit;
-mod limit_worker;
 pub mod notify;
 mod outcome;
 mod pause;
-mod signature;
 
 pub use files::{FileProblem, check_files};
 pub use journal::{Change, ChangedUnit, IsolatedCgroup, Journal, JournalEntry, Unreadable};
-pub use limit::{Undone, undo_all};
-pub use limit_worker::{LimitWorker, recover};
+pub use limit::{LimitWorker, Undone, recover, undo_all};
 pub use notify::Notifier;
 pub use outcome::{Outcome, OutcomeKind};
 pub use pause::Pause;

@@ -14,7 +14,7 @@ use super::{
     url::Plain,
     value::{Fault, FoundValue, or_none},
 };
-use crate::secret::SecretSource;
+use crate::net::secret::SecretSource;
 
 /// The place in a [`Config`] to which a key's value goes.
 type Field<T> = fn(&mut Config) -> &mut T;

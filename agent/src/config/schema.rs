@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{network::Network, pattern::Pattern, service::ServicePattern};
-use crate::secret::SecretSource;
+use crate::net::secret::SecretSource;
 
 /// Everything that may be configured.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -304,7 +304,7 @@ mod tests {
         let keys = ["act.page.webhook.url", "act.page.webhook.secret_file"];
         let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
         assert_eq!(conflict(set), keys);
-        let secret = crate::secret::SecretSource::new("/a").unwrap();
+        let secret = crate::net::secret::SecretSource::new("/a").unwrap();
         assert_eq!(conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())), keys);
         let both = |config: &mut Config| {
             set(config);

@@ -22,7 +22,7 @@ use super::{
     units::{self, UnitError, range_text},
     url::{self, Plain},
 };
-use crate::secret::SecretSource;
+use crate::net::secret::SecretSource;
 
 /// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
 const QUOTE_CHARS_MAX: usize = 60;

@@ -7,10 +7,8 @@
 use super::services::ServiceStanding;
 use crate::{
     config::DecideConfig,
-    detect::{
-        Bottleneck, Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Severity, Spared, Verdict,
-        words::Span,
-    },
+    detect::{Bottleneck, Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Severity, Spared, Verdict},
+    units::Span,
 };
 
 /// Time for which an overload must have lasted since its claim. Guesses: pauses of garbage collectors and event loops, and bursts, end

@@ -16,9 +16,11 @@ use super::{
     Context, Detector, DetectorSize, Findings,
     confidence::Rule,
     verdict::{CascadeRiskClaim, Claim, ClaimState, ExhaustionClaim, Sign, Spared, Verdict},
-    words::{Count, Span, rounded},
 };
-use crate::sense::{Fact, OutboundFact};
+use crate::{
+    sense::{Fact, OutboundFact},
+    units::{Count, Span, rounded},
+};
 
 /// For so long every connect must have failed: longer than a dependency takes to restart. A guess.
 const SUSTAIN_SECS: f64 = 15.0;

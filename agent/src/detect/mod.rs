@@ -15,7 +15,6 @@ mod resources;
 mod troughs;
 mod verdict;
 mod window;
-pub(crate) mod words;
 
 pub use confidence::SensorHealth;
 pub use dependency::DependencyDetector;

@@ -6,13 +6,15 @@
 //! - [`cgroup_dir`] is a directory that lies on a cgroup file system, wherever the path to it came from.
 //! - [`sandbox`] bounds the files and system calls of this process, and [`proc_reader`] reads what the bounds would hide.
 
-pub mod atomic_file;
-pub mod cgroup_dir;
-pub mod file_lock;
-pub mod proc_reader;
-pub mod sandbox;
-pub mod state_dir;
-pub mod trusted;
+pub(crate) mod atomic_file;
+pub(crate) mod cgroup_dir;
+pub(crate) mod file_lock;
+pub mod nonblocking_writer;
+pub(crate) mod proc_reader;
+pub(crate) mod sandbox;
+pub(crate) mod self_protection;
+pub(crate) mod state_dir;
+pub(crate) mod trusted;
 
-pub use cgroup_dir::CgroupDir;
-pub use state_dir::StateDir;
+pub(crate) use cgroup_dir::CgroupDir;
+pub(crate) use state_dir::StateDir;

@@ -6,10 +6,8 @@
 mod accept_latency;
 mod cgroups;
 mod connections;
-mod connects;
 mod host_memory;
 mod inet_addr;
-mod listener;
 mod losses;
 mod observation;
 mod outbound;

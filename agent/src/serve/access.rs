@@ -12,7 +12,7 @@ use hyper::{
 };
 use ring::{hmac, rand::SystemRandom};
 
-use crate::secret::SecretSource;
+use crate::net::secret::SecretSource;
 
 /// Fewer characters could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;

@@ -2,10 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spillway_agent::{
-    config::Config,
-    explain::{draw, explain},
-};
+use spillway_agent::{config::Config, commands::explain::{draw, explain}};
 
 /// The process that most of the seeds are about.
 const PID: u32 = 812;

@@ -2,10 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spillway_agent::{
-    config::Config,
-    record::{ReplayOptions, replay},
-};
+use spillway_agent::{config::Config, commands::replay::{ReplayOptions, replay}};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut out = Vec::new();

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use spillway_agent::record::spool::{IncidentChange, Spool, SpoolEntry};
+use spillway_agent::act::notify::spool::{IncidentChange, Spool, SpoolEntry};
 
 /// Put entries into a spool until killed, one line on standard output for each that is there or gone.
 #[derive(Debug, Parser)]

@@ -7,7 +7,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use anyhow::{Context as _, bail};
 use flate2::read::MultiGzDecoder;
-use spillway_agent::{engine::HostInfo, record::TraceReader, sense::Observation};
+use spillway_agent::{engine::HostInfo, sense::Observation, trace::TraceReader};
 
 use super::{
     bystanders,

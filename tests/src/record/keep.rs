@@ -5,7 +5,7 @@ use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use flate2::{Compression, write::GzEncoder};
-use spillway_agent::{record::TraceWriter, sense::Fact};
+use spillway_agent::{sense::Fact, trace::TraceWriter};
 use spillway_tests::{
     corpus::Source,
     queues::{Entry, put},

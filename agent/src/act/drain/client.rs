@@ -7,11 +7,13 @@ use std::{
 
 use super::request::{ReplyClass, echoes, meaning};
 use crate::{
-    act::signature::SigningKeys,
     clock::Clock,
     config::DrainConfig,
-    https,
-    secret::{Redactor, SecretSource},
+    net::{
+        http_client,
+        secret::{Redactor, SecretSource},
+        webhook_signature::SigningKeys,
+    },
 };
 
 /// For one call, from the look-up of the name to the last byte of the answer.
@@ -26,7 +28,7 @@ pub struct DrainClient {
     url: String,
     keys: SecretSource,
     require_echo: bool,
-    identity: https::TlsOptions,
+    identity: http_client::TlsOptions,
 }
 
 /// One attempt at a request.
@@ -54,13 +56,13 @@ impl DrainClient {
     pub fn new(config: &DrainConfig) -> Option<Self> {
         let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, require_echo, .. } = config;
         let client = client_cert_file.clone().zip(client_key_file.clone());
-        let client = client.map(|(cert_file, key_file)| https::ClientFiles { cert_file, key_file });
-        let identity = https::TlsOptions { ca_file: ca_file.clone(), client };
+        let client = client.map(|(cert_file, key_file)| http_client::ClientFiles { cert_file, key_file });
+        let identity = http_client::TlsOptions { ca_file: ca_file.clone(), client };
         Some(Self { url: url.clone()?, keys: secret_file.clone()?, require_echo: *require_echo, identity })
     }
 
     /// Certificates by which it is known, and this client.
-    pub fn identity(&self) -> &https::TlsOptions {
+    pub fn identity(&self) -> &http_client::TlsOptions {
         &self.identity
     }
 
@@ -75,8 +77,8 @@ impl DrainClient {
             };
         let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
         headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
-        let bounds = https::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
-        let answer = https::HttpClient::new(&self.identity)
+        let bounds = http_client::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+        let answer = http_client::HttpClient::new(&self.identity)
             .and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {
             Ok(answer) => {

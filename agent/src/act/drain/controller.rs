@@ -17,7 +17,6 @@ use super::{
     operator_override::OverrideFile,
     readiness::ReadinessCell,
     request::{DrainReason, ReplyClass, Request, RequestKind},
-    retry::Backoff,
     stagger::{Delay, share},
     state_file::{SavedState, StateFile},
     state_machine::{DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition},
@@ -31,6 +30,7 @@ use crate::{
     },
     clock::Clock,
     config::Config,
+    net::backoff::Backoff,
 };
 
 /// How often an operator's word is looked at.

@@ -19,7 +19,6 @@ mod controller;
 mod operator_override;
 mod readiness;
 mod request;
-mod retry;
 mod stagger;
 mod state_file;
 mod state_machine;

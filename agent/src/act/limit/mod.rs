@@ -24,6 +24,7 @@ mod systemd;
 mod systemd_sync;
 mod undo;
 mod verified_write;
+mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -51,6 +52,7 @@ use isolate::Recharge;
 
 pub use pod_lookup::PodLookup;
 pub use undo::{Undone, undo_all};
+pub use worker::{LimitWorker, recover};
 
 /// Why a cgroup is not limited.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

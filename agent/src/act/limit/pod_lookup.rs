@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 use super::LimitRefusal;
 use crate::{
     config::{Config, Pattern},
-    kubernetes::{Api, Pod},
+    net::kubernetes::{Api, Pod},
     sense::printable::printable,
 };
 

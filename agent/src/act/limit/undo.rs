@@ -10,7 +10,6 @@ use super::{
     isolate::{self, Restored},
     systemd::DropIn,
 };
-use crate::sense::printable::printable_path;
 use crate::{
     act::{
         Journal,
@@ -18,6 +17,7 @@ use crate::{
         outcome::{Outcome, OutcomeKind},
     },
     os::CgroupDir,
+    sense::printable::printable_path,
 };
 
 /// What came of an entry.

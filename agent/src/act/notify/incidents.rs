@@ -20,7 +20,7 @@ use crate::{
     act::outcome::{Outcome, OutcomeKind},
     decide::{Action, Decision, IncidentId, Severity},
     detect::Verdict,
-    detect::words::Size,
+    units::Size,
 };
 
 /// Time between two updates of an incident, unless it becomes critical.

@@ -1,8 +1,8 @@
 //! What a page says, as a colleague would: what, where, since when, how fast, what will happen when, and what was done.
 
 use crate::{
-    detect::words::{Count, Frequency, Size, Span},
     detect::{Bottleneck, CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim, Resource, Sign, Verdict},
+    units::{Count, Frequency, Size, Span},
 };
 
 /// Most characters of a summary: PagerDuty's.

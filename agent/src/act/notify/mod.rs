@@ -4,7 +4,6 @@
 //! form. A sink is a file here: it puts a page into the form of its receiver, and reads the answer. The next sink is one more
 //! file, a variant of [`SinkKind`] and a table of the configuration.
 
-mod alertmanager;
 mod delivery_queue;
 mod inbox;
 mod incidents;
@@ -14,12 +13,10 @@ mod metrics;
 mod notifier;
 mod outbox;
 mod owner;
-mod pagerduty;
 mod sink;
-mod slack;
+pub mod spool;
 mod storm;
 mod text;
-mod webhook;
 mod worker;
 
 use serde::{Deserialize, Serialize};
@@ -135,8 +132,9 @@ pub(in crate::act) fn timestamp(at_ms: u64) -> String {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn bodies(page: &Notification) -> Vec<Vec<u8>> {
     let links = links::Links::default();
-    let mut bodies = vec![pagerduty::body(page, "key", &links), slack::body(page, &links), webhook::body(page)];
-    bodies.extend(alertmanager::body(page, &links));
+    let mut bodies =
+        vec![sink::pagerduty::body(page, "key", &links), sink::slack::body(page, &links), sink::webhook::body(page)];
+    bodies.extend(sink::alertmanager::body(page, &links));
     bodies
 }
 
@@ -144,7 +142,7 @@ pub(crate) fn bodies(page: &Notification) -> Vec<Vec<u8>> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fates(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> Vec<String> {
     use sink::{Delivery, Sink, SinkFormat};
-    let secret = || crate::secret::SecretSource::new("/no/such").expect("it is a path");
+    let secret = || crate::net::secret::SecretSource::new("/no/such").expect("it is a path");
     let url = || "http://127.0.0.1/".to_owned();
     let forms = [
         SinkFormat::PagerDuty { url: url(), routing_key: secret() },

@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Mode, PageConfig},
     decide::{Action, Decision, Severity},
     detect::Verdict,
-    https::TlsOptions,
+    net::http_client::TlsOptions,
 };
 
 /// Beyond the warm-up, in which a leak that ran before is claimed again after minutes: what is not by then is over.

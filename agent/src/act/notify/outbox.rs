@@ -12,7 +12,7 @@ use super::{
     owner::owner,
     sink::{Delivery, OutgoingRequest, Sink, SinkKind},
 };
-use crate::record::spool::{IncidentChange, Spool, SpoolEntry, SpoolError};
+use crate::act::notify::spool::{IncidentChange, Spool, SpoolEntry, SpoolError};
 
 /// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual pages takes. With what was told last of open incidents
 /// (160 pages of 4 KiB at most) the disk holds little more than a MiB, whatever comes.

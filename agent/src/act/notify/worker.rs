@@ -22,9 +22,9 @@ use super::{
     sink::{Delivery, OutgoingRequest, Sink},
 };
 use crate::{
+    act::notify::spool::{Spool, SpoolRecovery},
     clock::Clock,
-    https,
-    record::spool::{Spool, SpoolRecovery},
+    net::http_client,
 };
 
 /// For one call, from the look-up of the name to the last byte of the answer.
@@ -44,7 +44,7 @@ pub struct NotifySetup<'a> {
     /// The file of the spool.
     pub spool: &'a Path,
     /// Who is told, and how each is reached.
-    pub sinks: Vec<(Sink, https::TlsOptions)>,
+    pub sinks: Vec<(Sink, http_client::TlsOptions)>,
     /// For backing off by chance; anything that differs from run to run.
     pub seed: u64,
 }
@@ -60,7 +60,7 @@ pub struct NotifyWorker {
 enum NotifyOrder {
     /// Something is in the inbox.
     Look,
-    Answered(usize, Result<https::Response, String>),
+    Answered(usize, Result<http_client::Response, String>),
     Stop,
 }
 
@@ -187,15 +187,16 @@ fn keep(
 
 /// Makes the calls of one sink, one after the other.
 fn call(
-    identity: &https::TlsOptions,
+    identity: &http_client::TlsOptions,
     posts: &Receiver<OutgoingRequest>,
-    answered: impl Fn(Result<https::Response, String>) -> bool,
+    answered: impl Fn(Result<http_client::Response, String>) -> bool,
 ) {
-    let bounds = https::RequestLimits { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
+    let bounds = http_client::RequestLimits { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
     while let Ok(OutgoingRequest { url, headers, body, hidden }) = posts.recv() {
         // Certificates are replaced while the agent runs.
-        let answer = https::HttpClient::new(identity).and_then(|client| client.post(&url, &headers, body, bounds));
-        let answer = answer.map(|answer| https::Response { body: hidden.mask(&answer.body).into(), ..answer });
+        let answer =
+            http_client::HttpClient::new(identity).and_then(|client| client.post(&url, &headers, body, bounds));
+        let answer = answer.map(|answer| http_client::Response { body: hidden.mask(&answer.body).into(), ..answer });
         if !answered(answer.map_err(|error| hidden.mask_text(&error.to_string()))) {
             return;
         }

@@ -17,13 +17,15 @@ use super::{
         growth::{Beginning, Growth},
         verdict::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
         window::KIB,
-        words::{Size, Span, rounded},
     },
     process::Process,
     tracking::Leak,
     workload::Workload,
 };
-use crate::sense::{ProcessFact, ProcessId};
+use crate::{
+    sense::{ProcessFact, ProcessId},
+    units::{Size, Span, rounded},
+};
 
 /// How long a successor is waited for: supervisors restart within a second, or within ten or twenty in a crash loop's beginning.
 const WAIT_SECS: f64 = 30.0;

@@ -7,12 +7,12 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
-use super::super::{
-    activity::Activity,
-    growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
-    window::{Closed, Horizons, KIB, Newest, Window},
-};
 use super::{
+    super::{
+        activity::Activity,
+        growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
+        window::{Closed, Horizons, KIB, Newest, Window},
+    },
     tracking::Leak,
     workload::{Members, Workload},
 };

@@ -7,11 +7,13 @@ use super::{
         growth::{Growth, Surroundings},
         regression::theil_sen,
         window::{Horizons, KIB, Newest},
-        words::{Size, Span},
     },
     process::Process,
 };
-use crate::config::LeakConfig;
+use crate::{
+    config::LeakConfig,
+    units::{Size, Span},
+};
 
 /// Buckets at the end of its horizon by which a leak is seen to stop.
 const END_BUCKETS: usize = 6;

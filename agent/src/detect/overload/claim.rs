@@ -13,9 +13,9 @@ use crate::{
         Context,
         confidence::Rule,
         verdict::{Bottleneck, Claim, ClaimState, OverloadClaim, Verdict},
-        words::{Span, rounded},
     },
     sense::ListenerFact,
+    units::{Span, rounded},
 };
 
 /// Seconds or so of growth say nothing about what comes later than this. A guess.

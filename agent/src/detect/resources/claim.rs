@@ -7,12 +7,14 @@ use super::{
         Context,
         confidence::Rule,
         verdict::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
-        words::{Count, Frequency, Span, rounded},
     },
     kind::CountSample,
     tracker::{OpenRise, SteadyRise},
 };
-use crate::sense::ProcessId;
+use crate::{
+    sense::ProcessId,
+    units::{Count, Frequency, Span, rounded},
+};
 
 /// Standard errors either way within which a slope lies 19 times of 20, with as many floors as are judged.
 const ERRORS_95: f64 = 2.2;

@@ -8,14 +8,11 @@
 //! Cold start: ten minutes of rising. It refuses a rise that slows, and one that has given back a third of itself.
 
 use super::{
-    super::{
-        regression::FittedLine,
-        verdict::Resource,
-        words::{Count, Span},
-    },
+    super::{regression::FittedLine, verdict::Resource},
     kind::CountSample,
     ring::Ring,
 };
+use crate::units::{Count, Span};
 
 /// Length of each ring's first buckets. The short one's is between the long one's and its double, so that one of them is
 /// nearly full at any time. Two looks of the sensor, ten seconds apart, fit into either.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
-use spillway_agent::{engine::HostInfo, record::TraceWriter, sense::Observation};
+use spillway_agent::{engine::HostInfo, sense::Observation, trace::TraceWriter};
 use spillway_tests::corpus::{Part, render};
 
 use crate::each::each;

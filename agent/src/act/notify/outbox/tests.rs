@@ -3,8 +3,10 @@ use std::{fs, path::PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::act::notify::{links::Links, sink::SinkFormat, tests::page};
-use crate::decide::Severity;
+use crate::{
+    act::notify::{links::Links, sink::SinkFormat, tests::page},
+    decide::Severity,
+};
 
 struct Dir(PathBuf);
 

@@ -8,17 +8,16 @@
 //! no cgroup and no name. It reads no map entry twice that does not change: after a time it takes that away, which bounds the
 //! kernel's map, and a read, by what connects now.
 
+mod table;
+
 use std::{io, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _, HashSet};
 use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
 
-use super::{
-    CgroupPaths, Hierarchy, LossCounters, OutboundFact,
-    connects::{Caller, OutboundTable, since},
-    proc_files, shares,
-};
+use super::{CgroupPaths, Hierarchy, LossCounters, OutboundFact, proc_files, shares};
 use crate::bpf::OutboundMaps;
+use table::{Caller, OutboundTable, since};
 
 /// How long the kernel keeps a count that does not change. A guess: most that retry do so within it, and a minute of a crawler's
 /// destinations fits the map.

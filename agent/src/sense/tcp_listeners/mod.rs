@@ -8,6 +8,8 @@
 //! Who owns a socket is learnt from who called listen(), and every [`OWNER_REFRESH_SECS`] from who holds it, so that a
 //! server whose parent went away is still named.
 
+mod socket;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
@@ -20,7 +22,6 @@ use spillway_ebpf::{ListenerSample, SocketOwnerSample, TCP_LISTEN};
 
 use super::{
     CgroupPaths, Hierarchy, ListenerFact, LossCounters,
-    listener::ListenerSocket,
     outside::{Outside, listens_at},
     overflows::{DropRise, Overflows},
     service_pressure::ServicePressureSensor,
@@ -28,6 +29,7 @@ use super::{
     sock_diag::{Kinds, SockDiag},
 };
 use crate::bpf::{ListenerProbes, pass};
+use socket::ListenerSocket;
 
 /// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every file of every process,
 /// short against a page.

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Notification, Update, links::Links, timestamp};
+use crate::act::notify::{Notification, Update, links::Links, timestamp};
 
 /// By when somebody has looked, or the agent has told again.
 const FIRES_FOR_MS: u64 = 24 * 3_600 * 1_000;

@@ -1,5 +1,9 @@
 //! What each command does, from its arguments to what it prints.
 
+pub mod doctor;
+pub mod explain;
+pub mod replay;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Write},
@@ -9,6 +13,9 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 
+use doctor::Diagnosis;
+use replay::{ReplayError, ReplayOptions, ReplaySummary, replay as replay_trace};
+
 use crate::{
     act::{
         FileProblem, Journal, Outcome, OutcomeKind, Pause, check_files,
@@ -17,11 +24,9 @@ use crate::{
     },
     agent,
     config::{self, Config, ConfigErrors, ConfigProblem},
-    doctor::Diagnosis,
-    explain,
     os::{proc_reader, sandbox},
-    record::{ReplayError, ReplayOptions, ReplaySummary, TraceError, replay as replay_trace},
     sense::{Hierarchy, Sensors},
+    trace::TraceError,
 };
 
 /// Why a command did not do what it was asked, by what the exit code says of it.

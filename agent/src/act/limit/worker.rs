@@ -14,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    journal::Journal,
-    limit::{ActiveLimits, undo_all},
-    outcome::{Outcome, OutcomeKind},
-};
 use crate::{
+    act::{
+        journal::Journal,
+        limit::{ActiveLimits, undo_all},
+        outcome::{Outcome, OutcomeKind},
+    },
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},

@@ -7,10 +7,12 @@ use std::{net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use super::{
-    CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr, overflows::DropRise, proc_files,
+use crate::{
+    bpf::Sojourns,
+    sense::{
+        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr, overflows::DropRise, proc_files,
+    },
 };
-use crate::bpf::Sojourns;
 
 /// What is said of a socket in every look and seldom changes.
 pub(super) struct ListenerSocket {

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Notification, Update, links::Links, timestamp};
+use crate::act::notify::{Notification, Update, links::Links, timestamp};
 
 /// Most bytes of an event.
 const BODY_BYTES_MAX: usize = 512 << 10;

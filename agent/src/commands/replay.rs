@@ -11,13 +11,13 @@ use std::{
 
 use thiserror::Error;
 
-use super::{
-    skip::{LineProblem, SkippedLine},
-    trace::{TraceError, TraceReader, write_line},
-};
 use crate::{
     config::Config,
     engine::{Engine, Output},
+    trace::{
+        LineProblem, SkippedLine,
+        format::{TraceError, TraceReader, write_line},
+    },
 };
 
 /// Problems that are kept word for word; the rest is counted. Enough to see a pattern.

@@ -3,14 +3,19 @@
 //! Pure but for secrets, which are read from their files each time, so that one that was replaced counts at once. An answer that says nothing of
 //! what it should is no delivery: something in between may have given it.
 
+pub(super) mod alertmanager;
+pub(super) mod pagerduty;
+pub(super) mod slack;
+pub(super) mod webhook;
+
 use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::{Notification, Update, alertmanager, links::Links, pagerduty, slack, webhook};
-use crate::{
-    act::signature::SigningKeys,
+use super::{Notification, Update, links::Links};
+use crate::net::{
     secret::{Redactor, SecretSource},
+    webhook_signature::SigningKeys,
 };
 
 /// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be told.

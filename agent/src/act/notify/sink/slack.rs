@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::{Notification, Update, links::Links};
+use crate::act::notify::{Notification, Update, links::Links};
 
 /// The message.
 pub fn body(page: &Notification, links: &Links) -> Vec<u8> {

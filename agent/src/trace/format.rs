@@ -10,13 +10,13 @@ use std::io::{self, BufRead, Write};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{
-    line::{LineRead, read_line},
-    skip::{LineProblem, SkippedLine},
-};
 use crate::{
     detect::HostInfo,
     sense::{Fact, Observation, ServicePressureFact},
+    trace::{
+        LineProblem, SkippedLine,
+        line_reader::{LineRead, read_line},
+    },
 };
 
 /// The version that is written, and the only one that is read.
@@ -196,7 +196,7 @@ impl<W: Write> TraceWriter<W> {
 }
 
 /// Writes a value as one line of JSON.
-pub(super) fn write_line<W: Write, T: Serialize>(output: &mut W, value: &T) -> Result<(), TraceError> {
+pub(crate) fn write_line<W: Write, T: Serialize>(output: &mut W, value: &T) -> Result<(), TraceError> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     output.write_all(&line)?;

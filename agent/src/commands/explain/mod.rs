@@ -13,8 +13,8 @@ use crate::{
     config::Config,
     detect::{Claim, Verdict},
     engine::{Engine, Output},
-    record::{TraceError, TraceReader},
     sense::{Fact, ProcessFact},
+    trace::{TraceError, TraceReader},
 };
 
 pub use svg::draw;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Notification, timestamp};
+use crate::act::notify::{Notification, timestamp};
 
 /// What it is sent as.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";

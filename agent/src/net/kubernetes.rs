@@ -15,9 +15,11 @@ use hyper::{
 use serde::Deserialize;
 
 use crate::{
-    https::{self, HttpClient, RequestLimits, Response, TlsOptions, authority},
+    net::{
+        http_client::{self, HttpClient, RequestLimits, Response, TlsOptions, authority},
+        secret::Redactor,
+    },
     os::trusted::{self, FileRules, PathRules},
-    secret::Redactor,
 };
 
 /// What the kubelet tells every pod, and what a pod has to be told.
@@ -91,7 +93,7 @@ pub enum KubernetesError {
         /// Where it was looked for.
         authority: String,
         /// What came of it.
-        error: https::HttpError,
+        error: http_client::HttpError,
     },
     /// It does not take the token, or does not let its owner list pods, or is not well.
     #[error("the Kubernetes API at {authority} answered {status}{message}\n  hint: {}", hint_of(*status))]
@@ -210,7 +212,7 @@ impl Api {
             .header(ACCEPT, ACCEPTED)
             .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
-            .map_err(|_| failed(https::HttpError::Address))?;
+            .map_err(|_| failed(http_client::HttpError::Address))?;
         let answer = client.send(request, RequestLimits { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
         Ok((answer.map_err(failed)?, hidden))
     }

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use super::trace::write_line;
 use crate::{
     act::Outcome,
     decide::{Action, Decision},
     detect::Verdict,
-    outlet::NonblockingWriter,
+    os::nonblocking_writer::NonblockingWriter,
+    trace::format::write_line,
 };
 
 /// What an action is about, for a person.

@@ -38,8 +38,8 @@ use tokio_rustls::{
 };
 
 use crate::{
+    net::dns::resolve,
     os::trusted::{self, FileRules, PathRules},
-    resolve::resolve,
 };
 
 /// An address that says nothing must not keep the next one from being tried.

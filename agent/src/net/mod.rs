@@ -1,0 +1,8 @@
+//! Clients of other hosts: HTTP, names, retries, signatures, secrets, and the Kubernetes API.
+
+pub(crate) mod backoff;
+pub(crate) mod dns;
+pub mod http_client;
+pub mod kubernetes;
+pub(crate) mod secret;
+pub(crate) mod webhook_signature;

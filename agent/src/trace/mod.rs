@@ -1,0 +1,8 @@
+//! Records: traces of what was seen, and what the core makes of them.
+
+pub(crate) mod format;
+mod line_reader;
+mod skipped_line;
+
+pub use format::{TRACE_VERSION, TraceError, TraceHeader, TraceReader, TraceWriter};
+pub use skipped_line::{LineProblem, SkippedLine};
