@@ -19,8 +19,8 @@ use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading, Typed, count, offset, read_or_zero},
-    sockets::AF_INET6,
+    kernel_read::{Helper, Reading, Typed, count, offset, read_or_zero},
+    sock::AF_INET6,
 };
 
 /// Counts by address, for as long as a listener is there. As many as there are listeners.

@@ -6,20 +6,20 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-mod accept;
+mod accept_latency;
 mod arrivals;
 mod atomic;
-mod faults;
-mod handles;
-mod kernel;
-mod life;
-mod listeners;
+mod kernel_read;
 mod outbound;
+mod page_faults;
+mod process_events;
+mod process_memory;
+mod process_resources;
 mod shares;
-mod sockets;
-mod states;
-mod tasks;
-mod unix;
+mod sock;
+mod sock_state;
+mod tcp_listeners;
+mod unix_listeners;
 
 // SAFETY: the loader looks for the licence in this section; nothing else is placed there.
 #[unsafe(no_mangle)]

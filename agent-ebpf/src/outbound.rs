@@ -29,9 +29,9 @@ use spillway_ebpf::{Loss, OUTBOUND_MAX, OutboundConnect, OutboundCount, Outbound
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading as _, Typed, count, offset},
+    kernel_read::{Helper, Reading as _, Typed, count, offset},
     shares::{self, Shares},
-    sockets::{AF_INET, AF_INET6},
+    sock::{AF_INET, AF_INET6},
 };
 
 const TCP_CLOSE: u32 = 7;

@@ -15,7 +15,7 @@ use spillway_ebpf::{ABSENT, SHARE_OF_ALL, share_of};
 
 use crate::{
     atomic::add_u64,
-    kernel::{Helper, Reading, offset},
+    kernel_read::{Helper, Reading, offset},
 };
 
 /// Entries taken, by whose they are.

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::sudo::authenticate;
 use crate::workspace::is_root;
 
@@ -17,14 +17,14 @@ pub fn install(packages: &[String]) -> anyhow::Result<()> {
     eprintln!("setup: will run `{}`", apt_line(&missing));
     let hint = "the network or the package lists may be at fault; the command above can be run by hand";
     authenticate(&apt_line(&missing))?;
-    step::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
+    child::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
     if let Some(unknown) = missing.iter().find(|package| !has_candidate(package)) {
         eprintln!("setup: this distribution has no package {unknown}");
         return Ok(());
     }
     let mut command = apt(&["install", "--yes", "--no-install-recommends", "--no-remove"]);
     command.args(&missing);
-    step::quiet(&format!("apt-get install {}", missing.join(" ")), &mut command, hint, OnInterrupt::Finish)
+    child::quiet(&format!("apt-get install {}", missing.join(" ")), &mut command, hint, OnInterrupt::Finish)
 }
 
 /// How somebody would install them by hand.
@@ -45,12 +45,12 @@ pub fn apt(arguments: &[&str]) -> Command {
 
 fn installed(package: &str) -> bool {
     let mut query = Command::new("dpkg-query");
-    let state = step::output_of(query.args(["--show", "--showformat=${Status}", package]));
+    let state = child::output_of(query.args(["--show", "--showformat=${Status}", package]));
     state.is_some_and(|state| state.ends_with(" installed"))
 }
 
 /// Whether apt knows a version of this package that it could install.
 pub fn has_candidate(package: &str) -> bool {
-    let policy = step::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    let policy = child::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
     policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate: ")).any(|candidate| candidate != "(none)")
 }

@@ -5,10 +5,10 @@
 
 use std::process::ExitCode;
 
-use crate::servers::SERVERS;
+use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, step};
+use crate::{build, child};
 
 /// Measure what Spillway costs.
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.json {
         let mut core = workspace.cargo("bench");
         core.args(["--locked", "--package", "spillway-agent", "--bench", "core"]);
-        ok &= step::streaming("the core's speed", &mut core)?.success();
+        ok &= child::streaming("the core's speed", &mut core)?.success();
     }
     let mut cost = workspace.cargo("run");
     cost.args(["--quiet", "--release", "--locked", "--package", "spillway-tests", "--bin", "cost", "--"]);
@@ -43,6 +43,6 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) if error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("bench: going on without {}: {error:#}", SERVERS.what),
     }
-    ok &= step::streaming("the agent's cost", &mut cost)?.success();
+    ok &= child::streaming("the agent's cost", &mut cost)?.success();
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::toolchain::{Compiler, Origin};
 use crate::workspace::{Workspace, cargo};
 use crate::{setup, tools};
@@ -52,7 +52,7 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
     command.current_dir(&workspace.root);
     let hint = "the message above names the place; `cargo xtask setup --check` says which compiler is used";
     let what = format!("build the BPF programs with {}", compiler.name());
-    step::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
+    child::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
     let built = target_dir.join(TARGET).join("release/spillway-ebpf");
     copy_if_changed(&built, &workspace.bpf_object())
 }
@@ -69,7 +69,7 @@ pub fn binaries(workspace: &Workspace, release: bool, wanted: &[(&str, &str)]) -
     }
     let names: Vec<_> = wanted.iter().map(|(_, binary)| *binary).collect();
     let what = format!("build {}", names.join(" and "));
-    step::quiet(&what, &mut command, "the compiler's message above names the place", OnInterrupt::Stop)
+    child::quiet(&what, &mut command, "the compiler's message above names the place", OnInterrupt::Stop)
 }
 
 fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::workspace::Workspace;
 
 /// What cargo-fuzz passes, too: counters at every edge, the operands of comparisons, and a check of every access.
@@ -67,7 +67,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     build.args(["--release", "--locked", "--target", HOST, "--manifest-path", "tests/fuzz/Cargo.toml"]);
     build.arg("--target-dir").arg(&home).env("RUSTC_BOOTSTRAP", "1");
     build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    step::quiet("build the fuzz targets", &mut build, "libFuzzer needs a C++ compiler (g++)", OnInterrupt::Stop)?;
+    child::quiet("build the fuzz targets", &mut build, "libFuzzer needs a C++ compiler (g++)", OnInterrupt::Stop)?;
 
     let mut ok = true;
     for &(name, seeds, ending) in
@@ -84,7 +84,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         run.arg(&corpus).arg(format!("-max_total_time={}", args.secs));
         run.args(["-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1"]);
         run.arg(format!("-artifact_prefix={}/", home.display())).current_dir(&workspace.root);
-        ok &= step::streaming(&format!("fuzz {name}"), &mut run)?.success();
+        ok &= child::streaming(&format!("fuzz {name}"), &mut run)?.success();
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,24 +6,24 @@
 mod apt;
 mod bench;
 mod build;
+mod child;
 mod clock;
 mod corpus;
+mod deb_cache;
+mod deb_servers;
 mod demo;
 mod fuzz;
-mod hold;
 mod progress;
+mod python_deps;
 mod run;
-mod servers;
 mod setup;
 mod signals;
-mod step;
 mod sudo;
+mod supervise;
 mod test;
 mod toolchain;
 mod tools;
-mod unpacked;
 mod vm;
-mod webhooks;
 mod workspace;
 
 use std::process::ExitCode;
@@ -68,13 +68,13 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Run a command for as long as standard input stays open (how the demo holds the agent)
     #[command(hide = true)]
-    Hold(hold::Args),
+    Hold(supervise::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Hold(args) = &cli.command {
-        return hold::main(args);
+        return supervise::main(args);
     }
     let outcome = signals::install().and_then(|()| match cli.command {
         Command::Setup(args) => setup::main(&args),

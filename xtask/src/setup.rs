@@ -10,14 +10,14 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 
 use crate::apt::{apt_line, install};
-use crate::servers::SERVERS;
-use crate::step;
+use crate::child;
+use crate::deb_servers::SERVERS;
 use crate::toolchain::{self, Compiler, Next};
 use crate::tools::{CargoTool, DENY, NEXTEST};
 use crate::vm::emulator;
-use crate::vm::userland::MAKERS;
+use crate::vm::rootfs::MAKERS;
 use crate::workspace::{Workspace, on_path};
-use crate::{signals, tools, webhooks};
+use crate::{python_deps, signals, tools};
 
 /// What unpacks the modules of other kernels: the program and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
@@ -49,7 +49,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     userlands()?;
     SERVERS.provide()?;
     python()?;
-    webhooks::provide()?;
+    python_deps::provide()?;
     eprintln!("setup: all is there; the BPF programs are built by {}", compiler.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -86,8 +86,8 @@ fn check() -> anyhow::Result<ExitCode> {
     println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
     let python = on_path(PYTHON.0).is_some();
     println!("{}: Python", if python { "ready" } else { "missing, `cargo xtask test` installs it" });
-    let webhooks = webhooks::is_there()?;
-    println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, webhooks::WHAT);
+    let webhooks = python_deps::is_there()?;
+    println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, python_deps::WHAT);
     Ok(if ready && has_cargo_tools && emulator && userlands && servers && python && webhooks {
         ExitCode::SUCCESS
     } else {
@@ -106,7 +106,7 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
                 eprintln!("setup: no bpf-linker for LLVM {llvm} yet");
                 tools::build_bpf_linker(workspace, llvm)?;
                 let binary = tools::bpf_linker(llvm)?;
-                if step::output_of(Command::new(&binary).arg("--version")).is_none() {
+                if child::output_of(Command::new(&binary).arg("--version")).is_none() {
                     bail!(
                         "{} was built and does not run\n  hint: run it by hand to see why; its libLLVM may be missing",
                         binary.display()

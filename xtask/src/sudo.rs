@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::workspace::{is_root, on_path};
-use crate::{signals, step};
+use crate::{child, signals};
 
 /// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what root is needed for.
 pub fn authenticate(what: &str) -> anyhow::Result<()> {
@@ -16,7 +16,7 @@ pub fn authenticate(what: &str) -> anyhow::Result<()> {
     if on_path("sudo").is_none() {
         bail!("`{what}` needs root, and there is no sudo\n  hint: run it as root, then this again");
     }
-    if step::output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
+    if child::output_of(Command::new("sudo").args(["-n", "true"])).is_some() {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {

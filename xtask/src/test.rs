@@ -13,11 +13,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 
-use crate::servers::SERVERS;
+use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
-use crate::{build, corpus, setup, step, vm, webhooks};
+use crate::{build, child, corpus, python_deps, setup, vm};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.filters.is_empty() {
         let deny = setup::cargo_tool(&workspace, &DENY)?;
         for (what, mut command) in checks(&workspace, deny) {
-            if !step::streaming(what, &mut command)?.success() {
+            if !child::streaming(what, &mut command)?.success() {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -73,12 +73,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) => eprintln!("test: going on: {error:#}"),
         Ok(()) => {}
     }
-    match webhooks::provide() {
+    match python_deps::provide() {
         Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without {}: {error:#}", webhooks::WHAT),
+        Err(error) => eprintln!("test: going on without {}: {error:#}", python_deps::WHAT),
     }
-    let mut passed = step::streaming("tests", &mut command)?.success();
+    let mut passed = child::streaming("tests", &mut command)?.success();
     if args.filters.is_empty() {
         passed &= corpus::meets_targets(&workspace)?;
     }

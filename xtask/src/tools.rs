@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::toolchain::{Compiler, Facts, LLVM_MAJORS, Origin, parse_version};
 use crate::workspace::{self, Workspace, cargo, on_path};
 
@@ -48,7 +48,7 @@ pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> 
     }
     let what = format!("build bpf-linker {BPF_LINKER} against LLVM {llvm} (once, some minutes)");
     let hint = format!("check that llvm-{llvm}-dev is complete, then run `cargo xtask setup` again");
-    step::quiet(&what, &mut command, &hint, OnInterrupt::Stop)?;
+    child::quiet(&what, &mut command, &hint, OnInterrupt::Stop)?;
     discard_build(workspace, "bpf-linker");
     Ok(())
 }
@@ -105,7 +105,7 @@ impl CargoTool {
         command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
         command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
         let what = format!("build {program} {} (once, some minutes)", self.version);
-        step::quiet(&what, &mut command, self.hint, OnInterrupt::Stop)?;
+        child::quiet(&what, &mut command, self.hint, OnInterrupt::Stop)?;
         discard_build(workspace, &program);
         Ok(())
     }
@@ -132,7 +132,7 @@ fn discard_build(workspace: &Workspace, name: &str) {
 
 /// Rustup's nightlies, the plain `nightly` first.
 fn nightlies() -> Vec<Compiler> {
-    let Some(list) = step::output_of(Command::new("rustup").args(["toolchain", "list"])) else { return vec![] };
+    let Some(list) = child::output_of(Command::new("rustup").args(["toolchain", "list"])) else { return vec![] };
     let mut names: Vec<&str> = list
         .lines()
         .filter_map(|line| line.split_whitespace().next())
@@ -164,7 +164,7 @@ fn distribution() -> Option<Compiler> {
 fn compiler(origin: Origin, rustc: &Command) -> Option<Compiler> {
     let call = |argument: &str| {
         let mut command = Command::new(rustc.get_program());
-        step::output_of(command.args(rustc.get_args()).args(argument.split(' ')))
+        child::output_of(command.args(rustc.get_args()).args(argument.split(' ')))
     };
     let (version, llvm) = parse_version(&call("-vV")?)?;
     let sysroot = call("--print sysroot")?;
@@ -179,13 +179,13 @@ fn llvm_prefix(major: u32) -> Option<PathBuf> {
         return Some(debian);
     }
     [format!("llvm-config-{major}"), format!("llvm-config{major}"), "llvm-config".into()].iter().find_map(|name| {
-        let version = step::output_of(Command::new(name).arg("--version"))?;
+        let version = child::output_of(Command::new(name).arg("--version"))?;
         let matches = version.trim().split('.').next()? == major.to_string();
-        let prefix = matches.then(|| step::output_of(Command::new(name).arg("--prefix"))).flatten()?;
+        let prefix = matches.then(|| child::output_of(Command::new(name).arg("--prefix"))).flatten()?;
         Some(PathBuf::from(prefix.trim()))
     })
 }
 
 fn works(command: &mut Command) -> bool {
-    step::output_of(command).is_some()
+    child::output_of(command).is_some()
 }

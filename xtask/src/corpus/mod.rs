@@ -1,15 +1,15 @@
 //! `cargo xtask corpus`: the published corpora of leaks and of accept queues, and the detectors' scores on them.
 
-mod gathered;
-mod keep;
-mod others;
+mod forward;
 mod program;
 mod queues;
 mod record;
+mod trace_filter;
+mod trace_summary;
 
 use std::process::ExitCode;
 
-pub use others::meets_targets;
+pub use forward::meets_targets;
 
 /// Record, list, write or score the corpora of leaks and healthy processes, and of accept queues.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Record(args) => record::main(args),
         Command::Others(arguments) => match &arguments[..] {
             [queues, record, names @ ..] if queues == "queues" && record == "record" => queues::record(names),
-            _ => others::main(arguments),
+            _ => forward::main(arguments),
         },
     }
 }

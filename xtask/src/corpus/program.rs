@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::workspace;
 
 /// One version of a program, ready to be installed and run.
@@ -98,7 +98,7 @@ impl Program {
         fs::create_dir_all(&self.dir).with_context(|| format!("{} cannot be made", self.dir.display()))?;
         for words in self.spec["install"].as_array().into_iter().flatten() {
             let hint = "the package manager's own configuration decides where it comes from";
-            step::quiet(&format!("install {}", self.id()), &mut self.fill(words)?, hint, OnInterrupt::Stop)?;
+            child::quiet(&format!("install {}", self.id()), &mut self.fill(words)?, hint, OnInterrupt::Stop)?;
         }
         fs::write(&done, "").with_context(|| format!("{} cannot be written", done.display()))
     }

@@ -4,9 +4,9 @@
 
 use std::process::{Command, ExitCode};
 
-use crate::servers::SERVERS;
+use crate::deb_servers::SERVERS;
 use crate::workspace::Workspace;
-use crate::{build, step};
+use crate::{build, child};
 
 /// Makes the recordings of these names; all where none is named.
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
@@ -15,5 +15,5 @@ pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     build::binaries(&workspace, true, &[("spillway-tests", "record"), ("spillway-tests", "workload")])?;
     let mut record = Command::new(workspace.binary(true, "record"));
     record.args(names).env("SPILLWAY_SERVERS", SERVERS.provide()?);
-    Ok(if step::streaming("record", &mut record)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if child::streaming("record", &mut record)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

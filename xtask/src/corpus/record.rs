@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::keep::{self, Subject};
 use super::program::Program;
+use super::trace_filter::{self, Subject};
+use crate::child::Group;
 use crate::demo::cgroup::{self, LeakCgroup};
 use crate::progress::Progress;
-use crate::step::Group;
 use crate::workspace::{Workspace, is_root};
 use crate::{build, clock, signals, sudo};
 
@@ -108,7 +108,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         if failed.contains(&subject.id) {
             continue;
         }
-        if let Err(error) = keep::keep(&trace, subject, &load_name, &recorded) {
+        if let Err(error) = trace_filter::keep(&trace, subject, &load_name, &recorded) {
             eprintln!("  not kept: {}: {error:#}", subject.id);
             failed.push(subject.id.clone());
         }

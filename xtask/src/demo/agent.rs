@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::held::Held;
+use super::supervised::Held;
 use crate::progress::Progress;
 use crate::workspace::is_root;
 use crate::{clock, signals};

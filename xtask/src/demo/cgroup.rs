@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::step;
+use crate::child;
 use crate::workspace::is_root;
 
 const PREFIX: &str = "spillway-demo-leak";
@@ -49,7 +49,7 @@ impl LeakCgroup {
         let user = !is_root();
         let mut probe = Command::new("systemd-run");
         probe.args(user.then_some("--user")).args(["--scope", "--quiet", "--collect", "true"]);
-        if step::output_of(&mut probe).is_some() {
+        if child::output_of(&mut probe).is_some() {
             return Ok(Self::Scope { user, limit: limit_bytes, unit });
         }
         let who = if user { "not root" } else { "no memory hierarchy to make one in" };

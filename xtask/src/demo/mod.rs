@@ -9,8 +9,8 @@
 mod agent;
 pub mod cgroup;
 mod drain;
-mod held;
 mod summary;
+mod supervised;
 mod verdict;
 mod workloads;
 
@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use self::cgroup::LeakCgroup;
-use self::held::{Held, OWN_PATHS};
 use self::summary::{Expected, Seen};
+use self::supervised::{Held, OWN_PATHS};
 use self::verdict::{Screen, Verdict};
 use self::workloads::{LEAK_LIMIT, LEAK_RATE, Workloads};
 use crate::progress::Progress;
@@ -63,7 +63,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cgroup::remove_stale();
     let before = OWN_PATHS.map(|path| Path::new(path).exists());
 
-    held::authenticate(&binary)?;
+    supervised::authenticate(&binary)?;
     let leak_cgroup = LeakCgroup::make(LEAK_LIMIT)?;
     let mut workloads = Workloads::start(&workload, &leak_cgroup)?;
     let mut agent = agent::start(&binary, &config)?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::cgroup::LeakCgroup;
-use crate::step::{Group, each_line};
+use crate::child::{Group, each_line};
 use crate::{clock, signals};
 
 /// What the leaking process leaks, in bytes a second.
@@ -115,5 +115,5 @@ fn launch(groups: &mut Vec<Group>, command: &mut Command) -> anyhow::Result<(Val
             return Ok((ready, lines));
         }
     }
-    bail!("{} was not ready within {} s", crate::step::line_of(command), READY_WITHIN.as_secs())
+    bail!("{} was not ready within {} s", crate::child::line_of(command), READY_WITHIN.as_secs())
 }

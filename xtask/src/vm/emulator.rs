@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::unpacked::{Unpacked, command};
+use crate::deb_cache::{Unpacked, command};
 use crate::workspace::on_path;
 
 const PROGRAM: &str = "qemu-system-x86_64";

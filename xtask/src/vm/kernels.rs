@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::archive::{Archive, Sites};
+use super::debian_archive::{Archive, Sites};
 use super::{first_line, output};
 use crate::signals::Interrupted;
 use crate::{clock, workspace};

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::table::Checked;
+use super::report::Checked;
+use crate::child::{self, Group};
 use crate::progress::Progress;
-use crate::step::{self, Group};
 use crate::{clock, signals};
 
 /// For all checks of one kernel: under emulation they take some minutes, more where the machine is busy, and on hardware 25 s.
@@ -138,7 +138,7 @@ impl Running {
         let mut group = Group::spawn(&mut command)?;
         let (sender, lines) = channel();
         let stdout = group.child().stdout.take().context("standard output is piped")?;
-        step::each_line(stdout, move |line| sender.send(line).is_ok());
+        child::each_line(stdout, move |line| sender.send(line).is_ok());
         Ok(Self { name, group, lines, checked: Checked::default(), start: clock::now(), log, files })
     }
 

@@ -5,14 +5,14 @@
 //! be had is skipped, with the reason. The file system's image has release builds: emulation is some fifteen times slower than
 //! hardware.
 
-mod archive;
 mod cpio;
+mod debian_archive;
 pub mod emulator;
 mod initramfs;
 mod kernels;
 mod machine;
-mod table;
-pub mod userland;
+mod report;
+pub mod rootfs;
 
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
@@ -23,11 +23,11 @@ use clap::builder::PossibleValuesParser;
 
 use crate::signals::Interrupted;
 use crate::workspace::Workspace;
-use crate::{build, setup, step};
+use crate::{build, child, setup};
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
-use table::{Outcome, Report};
-use userland::{Addition, USERLANDS, Userland};
+use report::{Outcome, Report};
+use rootfs::{Addition, USERLANDS, Userland};
 
 /// The name of the machine's own kernel.
 const HOST: &str = "host";
@@ -76,9 +76,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     if args.json {
-        println!("{}", table::json(&reports));
+        println!("{}", report::json(&reports));
     } else {
-        println!("{}", table::print(&reports));
+        println!("{}", report::print(&reports));
     }
     Ok(if reports.iter().any(Report::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -86,7 +86,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 /// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the reason. Prints the table.
 pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
     let reports = run(workspace, &[], &[])?;
-    println!("{}", table::print(&reports));
+    println!("{}", report::print(&reports));
     let skipped = |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
     Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
 }
@@ -176,8 +176,8 @@ fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> a
             let programs = [&[program("kernel", "kernel")][..], &beside].concat();
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, command: &command };
-            userland::write(&image, &userland::get(userland)?, &addition)?;
-            ((2, "1G"), kernels::get(kernel)?.vmlinuz, userland::arguments())
+            rootfs::write(&image, &rootfs::get(userland)?, &addition)?;
+            ((2, "1G"), kernels::get(kernel)?.vmlinuz, rootfs::arguments())
         }
     };
     let made = Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
@@ -196,7 +196,7 @@ fn first_line(error: &anyhow::Error) -> String {
 
 /// What a program prints, or why it could not.
 fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
-    let line = step::line_of(command);
+    let line = child::line_of(command);
     let output = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("`{line}`"))?;
     if !output.status.success() {
         bail!("`{line}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());

@@ -13,10 +13,10 @@ use anyhow::bail;
 use serde_json::Value;
 
 pub use self::summary::{Drains, rows, table};
-use super::held::Held;
+use super::supervised::Held;
 use super::verdict::Screen;
+use crate::deb_servers::SERVERS;
 use crate::progress::Progress;
-use crate::servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::{clock, signals};
 

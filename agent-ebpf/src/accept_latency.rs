@@ -27,10 +27,10 @@ use spillway_ebpf::{LISTENERS_MAX, Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
     atomic::{add_u32, add_u64},
-    kernel::{Helper, Reading, Typed, count},
-    listeners::LISTENERS,
+    kernel_read::{Helper, Reading, Typed, count},
     shares::{self, Shares},
-    sockets::{established_us, is_tcp},
+    sock::{established_us, is_tcp},
+    tcp_listeners::LISTENERS,
 };
 
 /// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048 listeners that accept anything

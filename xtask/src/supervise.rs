@@ -13,7 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::step::Group;
+use crate::child::Group;
 
 /// What goes before the command's pid on standard error, for the demo to see that it is gone in the end.
 pub const PID_LINE: &str = "hold: pid ";

@@ -30,12 +30,12 @@ use spillway_ebpf::{
 };
 
 use crate::{
-    accept::{self, SOJOURNS},
+    accept_latency::{self, SOJOURNS},
     arrivals,
     atomic::add_u64,
-    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
+    kernel_read::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
     shares::{self, Shares},
-    sockets::{established_us, tcp_in_state},
+    sock::{established_us, tcp_in_state},
 };
 
 /// Listeners by socket address.
@@ -111,7 +111,7 @@ pub(crate) fn closed(sock: *const c_void) {
         shares::give_back(&LISTENER_SHARES, share);
         arrivals::closed(sock);
     }
-    accept::forget(sock as u64, share);
+    accept_latency::forget(sock as u64, share);
 }
 
 #[unsafe(no_mangle)]

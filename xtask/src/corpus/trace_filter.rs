@@ -15,8 +15,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-use super::gathered::{self, Gathered, Id};
 use super::program::Program;
+use super::trace_summary::{self, Gathered, Id};
 
 /// How many of the loads' processes are kept beside the program's.
 const BYSTANDERS: usize = 3;
@@ -85,7 +85,7 @@ impl Subject {
 
 /// Writes the subject's trace and its line of the manifest.
 pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> anyhow::Result<()> {
-    let header = gathered::lines(trace)?.next().context("the trace is empty")?;
+    let header = trace_summary::lines(trace)?.next().context("the trace is empty")?;
     let interval = header["interval_secs"].as_f64().context("the trace's header has no interval_secs")?;
     let gathered = Gathered::read(trace, &subject.cgroup, load)?;
     let main = gathered.main().context("the trace holds none of its processes")?;
@@ -139,7 +139,7 @@ fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
     let text = BufReader::new(File::open(trace)?);
     for (number, line) in text.lines().enumerate() {
         let line = line.with_context(|| format!("{} cannot be read", trace.display()))?;
-        if !gathered::may_matter(&line) {
+        if !trace_summary::may_matter(&line) {
             continue;
         }
         let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
@@ -147,7 +147,7 @@ fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
             None => number == 0,
             Some("host" | "sensing") => true,
             Some("listener") => false,
-            Some(_) => gathered::id_of(&value).is_some_and(|id| kept.contains(&id)),
+            Some(_) => trace_summary::id_of(&value).is_some_and(|id| kept.contains(&id)),
         };
         if !wanted {
             continue;

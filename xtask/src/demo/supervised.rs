@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::hold::PID_LINE;
-use crate::step::{Group, each_line};
+use crate::child::{Group, each_line};
+use crate::supervise::PID_LINE;
 use crate::workspace::is_root;
 use crate::{clock, sudo};
 

@@ -1,7 +1,7 @@
 //! nginx, HAProxy and wrk, which the live tests, the demo and the bench load and load with, Alertmanager, which they tell, and kubectl, which
 //! reads manifests.
 
-use crate::unpacked::Unpacked;
+use crate::deb_cache::Unpacked;
 
 /// Debian's. wrk tells its version and calls that a failure.
 pub const SERVERS: Unpacked = Unpacked {

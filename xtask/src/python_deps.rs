@@ -10,9 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::workspace::cache_dir;
-use crate::{setup, unpacked};
+use crate::{deb_cache, setup};
 
 /// What it is, in words.
 pub const WHAT: &str = "the reference library of Standard Webhooks";
@@ -46,7 +46,7 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     pip.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]);
     pip.args(["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore", "--target"]).arg(&dir);
     pip.arg("--requirement").arg(&requirements);
-    step::quiet(&format!("download {WHAT}"), &mut pip, "the network may be at fault", OnInterrupt::Stop)?;
+    child::quiet(&format!("download {WHAT}"), &mut pip, "the network may be at fault", OnInterrupt::Stop)?;
     if !works(&dir) {
         bail!("{WHAT}: put into {} and does not load\n  hint: load it by hand to see why", dir.display());
     }
@@ -59,19 +59,19 @@ fn dir() -> anyhow::Result<PathBuf> {
 
 fn works(dir: &Path) -> bool {
     let mut python = Command::new("python3");
-    step::output_of(python.args(["-c", "import standardwebhooks"]).env("PYTHONPATH", dir)).is_some()
+    child::output_of(python.args(["-c", "import standardwebhooks"]).env("PYTHONPATH", dir)).is_some()
 }
 
 /// The machine's pip, or Debian's.
 fn pip(dir: &Path) -> anyhow::Result<Command> {
     let mut own = Command::new("python3");
     own.args(["-m", "pip"]);
-    if step::output_of(Command::new("python3").args(["-m", "pip", "--version"])).is_some() {
+    if child::output_of(Command::new("python3").args(["-m", "pip", "--version"])).is_some() {
         return Ok(own);
     }
     let (package, wheels) = PIP;
     let dir = dir.join("pip");
-    unpacked::unpack_into(&dir, "pip", &[package], || BTreeSet::from([package.to_owned()]))?;
+    deb_cache::unpack_into(&dir, "pip", &[package], || BTreeSet::from([package.to_owned()]))?;
     let wheels = fs::read_dir(dir.join(wheels)).with_context(|| format!("{package} has no {wheels}"))?;
     let wheel = wheels.flatten().map(|file| file.path()).find(|path| path.extension().is_some_and(|end| end == "whl"));
     own.env("PYTHONPATH", wheel.with_context(|| format!("{package} has no wheel"))?);

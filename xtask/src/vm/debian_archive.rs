@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use super::output;
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -27,7 +27,7 @@ impl Sites {
     pub fn find() -> anyhow::Result<Self> {
         let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let format = ["indextargets", "--no-release-info", "--format", "$(SITE) $(RELEASE)"];
-        let targets = step::output_of(Command::new("apt-get").args(format)).unwrap_or_default();
+        let targets = child::output_of(Command::new("apt-get").args(format)).unwrap_or_default();
         Self::among(&os, &targets)
     }
 
@@ -72,7 +72,7 @@ impl Archive {
             let path = directory.join(part);
             fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         }
-        let machine = step::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
+        let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
         let files = [
             ("apt.conf", configuration(directory, &machine)),
             ("sources.list", sites.list(suite, has_security)),
@@ -159,7 +159,7 @@ fn configuration(directory: &Path, machine: &str) -> String {
 
 /// Runs apt; if it fails, its own `E:` line is what went wrong.
 fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    let done = step::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop);
+    let done = child::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop);
     done.map_err(|error| {
         let text = error.to_string();
         match text.lines().find_map(|line| line.trim().strip_prefix("E: ")) {

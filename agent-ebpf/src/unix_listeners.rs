@@ -19,10 +19,10 @@ use aya_ebpf::{
 use spillway_ebpf::{KnownUnix, Loss, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN, UnixFoundSample, UnixSample};
 
 use crate::{
-    kernel::{Helper, IterMeta, IterTaskFile, Reading as _, emit, offset},
-    listeners::outside,
+    kernel_read::{Helper, IterMeta, IterTaskFile, Reading as _, emit, offset},
     shares::{self, Shares},
-    sockets::socket_of,
+    sock::socket_of,
+    tcp_listeners::outside,
 };
 
 const AF_UNIX: u16 = 1;

@@ -21,8 +21,8 @@ use aya_ebpf::{
 use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample, Loss};
 
 use crate::{
-    faults::FAULTS,
-    kernel::{Helper, Reading, Typed, count, offset},
+    kernel_read::{Helper, Reading, Typed, count, offset},
+    page_faults::FAULTS,
 };
 
 /// 256 KiB hold 10,900 entries of 24 bytes with their headers: a burst of as many births or deaths between two reads.

@@ -11,8 +11,8 @@ use aya_ebpf::{macros::map, maps::Array};
 use spillway_ebpf::HandleSample;
 
 use crate::{
-    kernel::{Helper, IterTaskFile, Reading as _, emit, offset},
-    sockets::tcp_in_state,
+    kernel_read::{Helper, IterTaskFile, Reading as _, emit, offset},
+    sock::tcp_in_state,
 };
 
 const TCP_CLOSE_WAIT: u8 = 8;

@@ -6,7 +6,7 @@
 use std::process::{Command, ExitCode};
 
 use crate::workspace::Workspace;
-use crate::{build, step};
+use crate::{build, child};
 
 /// Runs the binary with these arguments.
 pub fn main(arguments: &[String]) -> anyhow::Result<ExitCode> {
@@ -28,6 +28,6 @@ pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
 fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<ExitCode> {
     build::binaries(workspace, true, &[("spillway-tests", "corpus")])?;
     let mut corpus = Command::new(workspace.binary(true, "corpus"));
-    let code = step::streaming("corpus", corpus.args(arguments))?.code();
+    let code = child::streaming("corpus", corpus.args(arguments))?.code();
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use spillway_ebpf::{TCP_LISTEN, WATCHES_CONNECTS, WATCHES_LISTENERS};
 
-use crate::{arrivals, kernel::Typed, listeners, outbound, sockets::is_tcp};
+use crate::{arrivals, kernel_read::Typed, outbound, sock::is_tcp, tcp_listeners};
 
 const LISTEN: u32 = TCP_LISTEN as u32;
 const TCP_ESTABLISHED: u32 = 1;
@@ -53,12 +53,12 @@ pub fn socket_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn listening(sock: *const c_void, old: u32, new: u32) {
     if new == LISTEN {
-        listeners::opened(sock);
+        tcp_listeners::opened(sock);
     } else if new == TCP_SYN_RECV {
         // No listener any more, but a copy of one: a connection.
         arrivals::came(sock);
     } else if old == LISTEN {
-        listeners::closed(sock);
+        tcp_listeners::closed(sock);
     }
 }
 

@@ -20,8 +20,8 @@ use aya_ebpf::{
 use spillway_ebpf::{ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, PAGES_UNKNOWN, TaskSample};
 
 use crate::{
-    faults::FAULTS,
-    kernel::{Helper, IterMeta, Reading as _, emit, load, offset, read_or_zero},
+    kernel_read::{Helper, IterMeta, Reading as _, emit, load, offset, read_or_zero},
+    page_faults::FAULTS,
 };
 
 /// Where each CPU's slots are, written by the loader from what `find_cpu_slots` told.

@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use spillway_ebpf::{FAULT_STACKS_KEPT, FaultCount, Loss};
 
-use crate::kernel::count;
+use crate::kernel_read::count;
 
 /// Processes with at least one sample. Entries go with their process (see `life`), and where deaths are not seen those that
 /// have not faulted for longest make room. Every scan looks each process up, so the table should stay in the cache: 8,192

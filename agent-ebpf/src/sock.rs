@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use crate::kernel::{Helper, Reading, offset, read_or_zero};
+use crate::kernel_read::{Helper, Reading, offset, read_or_zero};
 
 pub(crate) const AF_INET: u16 = 2;
 pub(crate) const AF_INET6: u16 = 10;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::archive::{Sites, fetching};
 use super::cpio::Cpio;
+use super::debian_archive::{Sites, fetching};
 use super::first_line;
+use crate::child::{self, OnInterrupt};
 use crate::signals::Interrupted;
-use crate::step::{self, OnInterrupt};
 use crate::{clock, workspace};
 
 const MAKE_AGAIN: Duration = Duration::from_hours(7 * 24);
@@ -86,18 +86,18 @@ fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=essential", &format!("--include={PACKAGES}")]);
     command.arg(format!("--mode={}", if workspace::is_root() { "root" } else { "unshare" }));
-    let machine = step::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
+    let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
     command.args(fetching(&machine).map(|option| format!("--aptopt={option}")));
     command.arg(userland.suite).args([&tar, &sources]);
     let hint = "the network or the archive may be at fault; not as root it takes user namespaces";
-    step::quiet(&format!("put {} together", userland.name), &mut command, hint, OnInterrupt::Stop)?;
+    child::quiet(&format!("put {} together", userland.name), &mut command, hint, OnInterrupt::Stop)?;
 
     let made = directory.join("new.cpio");
     let mut command = Command::new("bsdtar");
     command.args(["--format=newc", "-cf"]).arg(&made).args(LEFT_OUT.map(|path| format!("--exclude=./{path}/*")));
     command.arg(format!("@{}", tar.display()));
     let packed =
-        step::quiet(&format!("pack {}", userland.name), &mut command, "the disk may be full", OnInterrupt::Stop);
+        child::quiet(&format!("pack {}", userland.name), &mut command, "the disk may be full", OnInterrupt::Stop);
     fs::remove_file(&tar).ok();
     packed?;
     fs::rename(&made, kept).with_context(|| format!("{} cannot be made", kept.display()))

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::apt::{apt, has_candidate};
-use crate::step::{self, OnInterrupt};
+use crate::child::{self, OnInterrupt};
 use crate::sudo::authenticate;
 use crate::workspace::{cache_dir, on_path};
 
@@ -65,7 +65,7 @@ impl Unpacked {
         let mut simulate = Command::new("apt-get");
         simulate.args(["install", "--simulate", "--no-install-recommends"]).args(self.packages);
         // Messages are read here.
-        let simulated = step::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
+        let simulated = child::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
         let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
         names.chain(self.packages.iter().copied()).map(str::to_owned).collect()
     }
@@ -90,7 +90,7 @@ pub fn unpack_into(
     let download = || {
         let mut download = Command::new("apt-get");
         download.args(["download", "-q"]).args(with_needs()).current_dir(dir);
-        step::quiet(&format!("download {what}"), &mut download, hint, OnInterrupt::Stop)
+        child::quiet(&format!("download {what}"), &mut download, hint, OnInterrupt::Stop)
     };
     if download().is_err() {
         // Lists of before the last update name packages that the archive no longer has.
@@ -100,7 +100,7 @@ pub fn unpack_into(
     let mut unpack = Command::new("sh");
     let each = r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
     unpack.args(["-c", each]).current_dir(dir);
-    step::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
+    child::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
 }
 
 /// One of its programs, with the libraries that came with it.
@@ -114,5 +114,5 @@ pub fn command(root: &Path, program: &str) -> Command {
 
 fn update(hint: &str) -> anyhow::Result<()> {
     authenticate("apt-get update")?;
-    step::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)
+    child::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)
 }

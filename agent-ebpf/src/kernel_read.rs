@@ -22,7 +22,7 @@ static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() 
 /// One of this kernel's offsets, by its field in [`Offsets`].
 macro_rules! offset {
     ($field:ident) => {
-        $crate::kernel::read_offset(core::mem::offset_of!(spillway_ebpf::Offsets, $field))
+        $crate::kernel_read::read_offset(core::mem::offset_of!(spillway_ebpf::Offsets, $field))
     };
 }
 pub(crate) use offset;
