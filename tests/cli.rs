@@ -24,14 +24,16 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const HEADER: &str =
-    "{\"spillway_trace\":1,\"host\":{\"mem_total_bytes\":17179869184,\"cpus\":8},\"interval_secs\":5.0}\n";
+const HEADER: &str = "{\"spillway_trace\":1,\"host\":{\"mem_total_bytes\":17179869184,\"cpus\":8},\"interval_secs\":5.0}\n";
 
 #[test]
 fn version_and_help() {
     let output = spillway(&["--version"], b"");
     assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("spillway {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("spillway {}\n", env!("CARGO_PKG_VERSION"))
+    );
     let output = spillway(&["--help"], b"");
     assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"));
     assert_eq!(spillway(&["nonsense"], b"").status.code(), Some(2));
@@ -50,8 +52,10 @@ fn the_printed_defaults_are_the_shipped_file() {
 
 #[test]
 fn a_bad_configuration_tells_everything_and_exits_2() {
-    let output =
-        spillway(&["check-config", "/dev/stdin"], b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n");
+    let output = spillway(
+        &["check-config", "/dev/stdin"],
+        b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n",
+    );
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     let said = stderr(&output);
     for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
@@ -61,7 +65,12 @@ fn a_bad_configuration_tells_everything_and_exits_2() {
     for command in [&["check-config", "/dev/stdin"][..], &["run", "--config", "/dev/stdin"]] {
         let output = spillway(command, open);
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-        assert_eq!(stderr(&output).matches("is open to every network\n  hint: ").count(), 2, "{}", stderr(&output));
+        assert_eq!(
+            stderr(&output).matches("is open to every network\n  hint: ").count(),
+            2,
+            "{}",
+            stderr(&output)
+        );
     }
     let output = spillway(&["run", "--config", "/nonexistent.toml"], b"");
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -146,5 +155,10 @@ fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
     let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
     assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
     let output = spillway(&["explain", trace, "--pid", "26921", "--out", trace], b"");
-    assert_eq!(output.status.code(), Some(2), "a file that exists is not overwritten: {}", stderr(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "a file that exists is not overwritten: {}",
+        stderr(&output)
+    );
 }

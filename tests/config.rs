@@ -1,4 +1,5 @@
-//! What an operator is told about a configuration, word for word, and that no text makes the reader fall over.
+//! What an operator is told about a configuration, word for word, and that no text makes the reader
+//! fall over.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -137,7 +138,9 @@ fn told(text: &str) -> String {
 fn uncommented() -> String {
     let is_key = |rest: &str| rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
     let lines = commented_defaults();
-    let lines = lines.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
+    let lines = lines
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
     lines.fold(String::new(), |text, line| text + line + "\n")
 }
 
@@ -166,7 +169,8 @@ fn the_shipped_file_with_every_key_set_is_still_the_defaults() {
 
 #[test]
 fn what_is_set_is_what_is_read() {
-    // Every key with a value of its own, in all the ways TOML has; with a byte order mark and Windows line ends.
+    // Every key with a value of its own, in all the ways TOML has; with a byte order mark and
+    // Windows line ends.
     let text = "mode = \"observe\"\r\n\
                 detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, min_growth = '1MB' }\r\n\
                 sense.interval = \"1.5s\"\r\n\
@@ -203,7 +207,10 @@ fn what_is_set_is_what_is_read() {
     wanted.serve.allow = vec![Network::new("10.0.0.0/8").unwrap()];
     wanted.serve.host_names = vec!["node-1".to_owned()];
     let parsed = parse(&format!("\u{feff}{text}"), "x.toml").unwrap();
-    assert_eq!(parsed.serve.token_file.as_ref().map(ToString::to_string).as_deref(), Some("credential:t"));
+    assert_eq!(
+        parsed.serve.token_file.as_ref().map(ToString::to_string).as_deref(),
+        Some("credential:t")
+    );
     wanted.serve.token_file = parsed.serve.token_file.clone();
     assert_eq!(parsed, wanted);
 
@@ -227,7 +234,8 @@ fn what_is_set_is_what_is_read() {
     (drain.deadline, drain.dwell) = (Duration::from_secs(43), Duration::from_secs(47));
     (drain.drained_within, drain.verify) = (Duration::from_secs(53), Duration::from_secs(59));
     (drain.ca_file, drain.client_cert_file) = (Some("/f".into()), Some("/g".into()));
-    (drain.client_key_file, drain.agent_check) = (Some("/h".into()), Some("[::1]:81".parse().unwrap()));
+    (drain.client_key_file, drain.agent_check) =
+        (Some("/h".into()), Some("[::1]:81".parse().unwrap()));
     (drain.require_echo, drain.helps_within) = (false, Duration::from_secs(61));
     drain.agent_check_floor_percent = 67;
     let secret = parse(rest, "x.toml").unwrap().act.drain.secret_file;
@@ -308,11 +316,20 @@ fn a_key_in_error_is_not_told_twice() {
 #[test]
 fn what_leaves_this_host_goes_over_https() {
     let url = |url: &str| told(&format!("act.drain.secret_file = '/a'\nact.drain.url = '{url}'"));
-    for good in ["https://lb.internal/a?b=c", "http://127.0.0.1:80/", "http://[::1]/", "http://localhost/a", "none"] {
+    for good in [
+        "https://lb.internal/a?b=c",
+        "http://127.0.0.1:80/",
+        "http://[::1]/",
+        "http://localhost/a",
+        "none",
+    ] {
         assert_eq!(url(good), "nothing", "{good}");
     }
     for plain in ["http://lb.internal/", "http://10.0.0.1/", "http://localhost.evil/"] {
-        assert!(url(plain).contains("is in the open: https is needed beyond this host\n  hint: "), "{plain}");
+        assert!(
+            url(plain).contains("is in the open: https is needed beyond this host\n  hint: "),
+            "{plain}"
+        );
     }
     for (none, wrong) in [
         ("", "is not an address"),
@@ -320,11 +337,17 @@ fn what_leaves_this_host_goes_over_https() {
         ("/a", "is not an address with its scheme and host"),
         ("ftp://lb.internal/", "is neither http nor https"),
         ("https://", "is not an address"),
-        ("https://me:secret@lb.internal/", "carries a name or password, which would be in the open here"),
+        (
+            "https://me:secret@lb.internal/",
+            "carries a name or password, which would be in the open here",
+        ),
     ] {
         assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
     }
-    assert!(told("act.drain.secret_file = 'key'").contains("is neither an absolute path nor a credential"));
+    assert!(
+        told("act.drain.secret_file = 'key'")
+            .contains("is neither an absolute path nor a credential")
+    );
 }
 
 #[test]
@@ -339,7 +362,9 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
         assert_eq!(told(good), "nothing", "{good}");
     }
     assert_eq!(
-        told("mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = '[::]:9647'"),
+        told(
+            "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = '[::]:9647'"
+        ),
         "x.toml:2: serve.listen = \"10.0.0.1:9646\" is open to every network\n  \
          hint: list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file\n\
          x.toml:3: act.drain.agent_check.listen = \"[::]:9647\" is open to every network\n  \
@@ -406,7 +431,8 @@ fn ranges_include_their_ends_and_nothing_beyond() {
         assert_eq!(told(&format!("{key} = {within}")), "nothing");
         let told = told(&format!("{key} = {beyond}"));
         assert!(
-            told.contains(" is out of range\n  hint: ") && told.contains(&beyond.replace(['[', ']'], "")),
+            told.contains(" is out of range\n  hint: ")
+                && told.contains(&beyond.replace(['[', ']'], "")),
             "{told}"
         );
     }
@@ -445,7 +471,8 @@ fn tables_and_keys_are_not_taken_for_one_another() {
 
 #[test]
 fn what_is_quoted_is_bounded_and_harmless_to_a_terminal() {
-    let told = told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
+    let told =
+        told(&format!("\"\\u001b[31m\" = 1\nmode = '{}'\n\u{1b} = \u{7}", "é".repeat(1_000)));
     assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
     assert!(told.lines().all(|line| line.chars().count() < 130), "{told}");
 }
@@ -473,8 +500,14 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
             directory.to_owned(),
             "cannot be read: Is a directory (os error 21)\n  hint: name the file in it, as in spillway.toml",
         ),
-        ("/proc/self/mem".into(), "cannot be read: Input/output error (os error 5)\n  hint: name a regular file"),
-        (large.clone(), "is refused: it is larger than 1048576 bytes\n  hint: is this the right file?"),
+        (
+            "/proc/self/mem".into(),
+            "cannot be read: Input/output error (os error 5)\n  hint: name a regular file",
+        ),
+        (
+            large.clone(),
+            "is refused: it is larger than 1048576 bytes\n  hint: is this the right file?",
+        ),
         (
             "/dev/zero".into(),
             "is refused: it is a device, and has to be a regular file\n  hint: put a regular file there, or none",
@@ -491,7 +524,10 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
 
 /// The name of every key, without its table.
 fn key_names() -> Vec<String> {
-    uncommented().lines().filter_map(|line| line.split_once(" = ").map(|(name, _)| name.to_owned())).collect()
+    uncommented()
+        .lines()
+        .filter_map(|line| line.split_once(" = ").map(|(name, _)| name.to_owned()))
+        .collect()
 }
 
 /// Reads `text`, and checks what holds of every answer.

@@ -1,6 +1,7 @@
 //! What must hold for any sequence of observations, and for any bytes that call themselves a trace.
 //!
-//! Sequences are drawn from small sets of pids, listeners and sizes, so that reuse, gaps, wraps and claims meet often.
+//! Sequences are drawn from small sets of pids, listeners and sizes, so that reuse, gaps, wraps and
+//! claims meet often.
 
 use std::{collections::BTreeMap, io::BufReader, sync::Arc, time::Duration};
 
@@ -12,8 +13,8 @@ use spillway_agent::{
     detect::{ClaimState, Verdict},
     engine::{Engine, HostInfo, Output},
     sense::{
-        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
-        SensorHealthFact,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+        ProcessResourcesFact, SensorHealthFact,
     },
     trace::{TraceReader, TraceWriter},
 };
@@ -72,24 +73,29 @@ fn size() -> impl Strategy<Value = u64> {
 
 fn listener_fact() -> impl Strategy<Value = ListenerFact> {
     let counters = (option::of(any::<u32>()), option::of(any::<u64>()), option::of(0..20_000_u64));
-    let queue =
-        (0..200_u32, select(vec![0, 1, 128, u32::MAX]), option::of(prop_oneof![0..3_000_000_u64, any::<u64>()]));
+    let queue = (
+        0..200_u32,
+        select(vec![0, 1, 128, u32::MAX]),
+        option::of(prop_oneof![0..3_000_000_u64, any::<u64>()]),
+    );
     let who = (0..3_u64, option::of(1..3_u32));
-    (0..3_u32, queue, counters, who).prop_map(|(netns, queue, counters, (socket, pid))| ListenerFact {
-        netns,
-        socket,
-        addr: Arc::from("[::]:80"),
-        cgroup: Arc::from(""),
-        pid,
-        backlog: queue.0,
-        backlog_max: queue.1,
-        accepted_total: counters.1,
-        overflows_total: counters.0.map(u64::from),
-        sojourn_min_us: counters.2,
-        sojourn_mean_us: counters.2,
-        sojourn_p99_us: counters.2,
-        oldest_wait_us: queue.2,
-        ..ListenerFact::default()
+    (0..3_u32, queue, counters, who).prop_map(|(netns, queue, counters, (socket, pid))| {
+        ListenerFact {
+            netns,
+            socket,
+            addr: Arc::from("[::]:80"),
+            cgroup: Arc::from(""),
+            pid,
+            backlog: queue.0,
+            backlog_max: queue.1,
+            accepted_total: counters.1,
+            overflows_total: counters.0.map(u64::from),
+            sojourn_min_us: counters.2,
+            sojourn_mean_us: counters.2,
+            sojourn_p99_us: counters.2,
+            oldest_wait_us: queue.2,
+            ..ListenerFact::default()
+        }
     })
 }
 
@@ -102,10 +108,16 @@ const PROBES: [&str; 7] = [
     "outbound_connects",
     "of_a_later_version",
 ];
-const LOSSES: [&str; 5] =
-    ["life_ring_full", "process_scan_failed", "listener_map_full", "fault_map_full", "of_a_later_version"];
+const LOSSES: [&str; 5] = [
+    "life_ring_full",
+    "process_scan_failed",
+    "listener_map_full",
+    "fault_map_full",
+    "of_a_later_version",
+];
 
-/// How bad it is with each probe: 0 at its first choice, 1 degraded, 2 off; and which losses there were.
+/// How bad it is with each probe: 0 at its first choice, 1 degraded, 2 off; and which losses there
+/// were.
 type Blindness = ([u8; PROBES.len()], [bool; LOSSES.len()]);
 
 fn blindness() -> impl Strategy<Value = Blindness> {
@@ -113,8 +125,15 @@ fn blindness() -> impl Strategy<Value = Blindness> {
 }
 
 fn sensing((probes, losses): Blindness) -> SensorHealthFact {
-    let at = |grade| PROBES.iter().zip(probes).filter(move |(_, g)| *g == grade).map(|(&name, _)| Arc::from(name));
-    let lost = LOSSES.iter().zip(losses).filter(|(_, lost)| *lost).map(|(&name, _)| (Arc::from(name), 1));
+    let at = |grade| {
+        PROBES
+            .iter()
+            .zip(probes)
+            .filter(move |(_, g)| *g == grade)
+            .map(|(&name, _)| Arc::from(name))
+    };
+    let lost =
+        LOSSES.iter().zip(losses).filter(|(_, lost)| *lost).map(|(&name, _)| (Arc::from(name), 1));
     SensorHealthFact { degraded: at(1).collect(), off: at(2).collect(), lost: lost.collect() }
 }
 
@@ -131,7 +150,11 @@ fn seen_through(blindness: Blindness, observations: &[Observation]) -> Vec<Obser
 fn fact() -> impl Strategy<Value = Fact> {
     let known = [option::of(size()), option::of(size()), option::of(size()), option::of(size())];
     let process = (id(), [size(), size(), size(), size()], known).prop_map(
-        |(id, sizes, [memory_max_bytes, memory_charged_bytes, faulted_bytes_total, mapped_bytes])| {
+        |(
+            id,
+            sizes,
+            [memory_max_bytes, memory_charged_bytes, faulted_bytes_total, mapped_bytes],
+        )| {
             let [anon_bytes, file_bytes, shmem_bytes, swap_bytes] = sizes;
             Fact::Process(ProcessFact {
                 file_bytes,
@@ -145,11 +168,13 @@ fn fact() -> impl Strategy<Value = Fact> {
             })
         },
     );
-    let steady =
-        (id(), 0..2_000_u64).prop_map(|(id, mib)| Fact::Process(process_fact(id.pid, id.start_ticks, mib * MIB)));
-    let host = (size(), option::of(0.0..100.0)).prop_map(|(mem_available_bytes, psi_memory_some_avg10)| {
-        Fact::Host(HostFact { mem_available_bytes, psi_memory_some_avg10 })
-    });
+    let steady = (id(), 0..2_000_u64)
+        .prop_map(|(id, mib)| Fact::Process(process_fact(id.pid, id.start_ticks, mib * MIB)));
+    let host = (size(), option::of(0.0..100.0)).prop_map(
+        |(mem_available_bytes, psi_memory_some_avg10)| {
+            Fact::Host(HostFact { mem_available_bytes, psi_memory_some_avg10 })
+        },
+    );
     prop_oneof![
         2 => host,
         2 => process,
@@ -165,15 +190,21 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 fn handles_fact() -> impl Strategy<Value = ProcessResourcesFact> {
     (id(), any::<u64>(), option::of(any::<u64>()), any::<u64>(), option::of(any::<u64>())).prop_map(
-        |(id, fds, fds_max, threads, close_wait)| ProcessResourcesFact { id, fds, fds_max, threads, close_wait },
+        |(id, fds, fds_max, threads, close_wait)| ProcessResourcesFact {
+            id,
+            fds,
+            fds_max,
+            threads,
+            close_wait,
+        },
     )
 }
 
 /// Totals that do as they please, of a few destinations.
 fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
     let totals = (size(), size(), size(), size(), option::of(size()));
-    (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(|(netns, port, pid, totals, pending)| {
-        OutboundFact {
+    (0..3_u32, 0..3_u16, any::<u32>(), totals, any::<u32>()).prop_map(
+        |(netns, port, pid, totals, pending)| OutboundFact {
             netns,
             addr: Arc::from(format!("10.0.0.1:{port}")),
             cgroup: Arc::from("/api"),
@@ -185,8 +216,8 @@ fn outbound_fact() -> impl Strategy<Value = OutboundFact> {
             abandoned_total: totals.3,
             no_local_port_total: totals.4,
             pending,
-        }
-    })
+        },
+    )
 }
 
 /// Facts in time order, most of them close together, some after a gap or a suspend.
@@ -266,7 +297,10 @@ fn faults(verdicts: &[Verdict]) -> Vec<String> {
 }
 
 fn scans(secs: u32, mib: impl Fn(u32) -> u64) -> Vec<Observation> {
-    let scan = |t: u32| [host_fact(8 << 30), Fact::Process(process_fact(812, 1, mib(t) * MIB))].map(|fact| (t, fact));
+    let scan = |t: u32| {
+        [host_fact(8 << 30), Fact::Process(process_fact(812, 1, mib(t) * MIB))]
+            .map(|fact| (t, fact))
+    };
     (0..secs).flat_map(scan).map(|(t, fact)| Observation { t: f64::from(t), fact }).collect()
 }
 
@@ -279,7 +313,8 @@ proptest! {
             let (core, output) = run(&config, &observations);
             prop_assert_eq!(faults(&output.verdicts), Vec::<String>::new());
             let tracked = core.tracked();
-            // In each of three namespaces two sockets with a number, and three holders of some without.
+            // In each of three namespaces two sockets with a number, and three holders of some
+            // without.
             prop_assert!(tracked.processes <= 3 && tracked.listeners <= 15, "{:?}", tracked);
             let raised = tracked.leaks_raised + tracked.overloads_raised + tracked.cascade_risks_raised;
             prop_assert_eq!(core.raised().count(), raised);
@@ -303,7 +338,8 @@ proptest! {
         for (t, (noise, reverse)) in ticks.iter().enumerate() {
             let mut facts: Vec<_> = (0..6)
                 .map(|pid| {
-                    // A workload each: of a workload's processes the first to be seen names the claim.
+                    // A workload each: of a workload's processes the first to be seen names the
+                    // claim.
                     let mib = t as u64 * u64::from(pid) * 3 + noise[pid as usize] % 20;
                     Fact::Process(ProcessFact { comm: format!("api-{pid}").into(), ..process_fact(pid, 1, mib * MIB) })
                 })
@@ -431,11 +467,15 @@ fn state_is_bounded_however_many_processes_and_listeners_there_are() {
     let template: ListenerFact = serde_json::from_str(json).unwrap();
     for n in 0..70_000_u32 {
         core.apply(&Observation { t: 0.0, fact: Fact::Process(process_fact(n, 1, MIB)) });
-        core.apply(&Observation { t: 0.0, fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }) });
+        core.apply(&Observation {
+            t: 0.0,
+            fact: Fact::Listener(ListenerFact { netns: n, ..template.clone() }),
+        });
     }
     let tracked = core.tracked();
     assert_eq!((tracked.processes, tracked.listeners), (65_536, 16_384));
     assert_eq!(tracked.untracked_total, (70_000 - 65_536) + (70_000 - 16_384));
-    (0..7).for_each(|t| drop(core.apply(&Observation { t: f64::from(t), fact: host_fact(1 << 30) })));
+    (0..7)
+        .for_each(|t| drop(core.apply(&Observation { t: f64::from(t), fact: host_fact(1 << 30) })));
     assert_eq!((core.tracked().processes, core.tracked().listeners), (0, 0));
 }

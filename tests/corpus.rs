@@ -1,5 +1,5 @@
-//! The corpus keeps its promises: the same runs from the same seeds, truths that hold in the traces, a manifest that is
-//! what the families say.
+//! The corpus keeps its promises: the same runs from the same seeds, truths that hold in the
+//! traces, a manifest that is what the families say.
 //!
 //! A detector is no part of these tests: what it scores is for `cargo xtask corpus score`.
 
@@ -14,7 +14,9 @@ use spillway_agent::{
     sense::{Fact, Observation},
     trace::{TraceReader, TraceWriter},
 };
-use spillway_tests::corpus::{Entry, FAMILIES, Label, Part, Run, Source, Stream, load, render, synthetic};
+use spillway_tests::corpus::{
+    Entry, FAMILIES, Label, Part, Run, Source, Stream, load, render, synthetic,
+};
 
 fn dir() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
@@ -36,21 +38,28 @@ fn short() -> Vec<Entry> {
 
 #[test]
 fn the_manifest_is_what_the_families_say() {
-    let kept: Vec<_> = manifest().into_iter().filter(|entry| entry.source == Source::Synthetic).collect();
+    let kept: Vec<_> =
+        manifest().into_iter().filter(|entry| entry.source == Source::Synthetic).collect();
     let made: Vec<_> = synthetic(None).map(|(family, seed)| Run::new(family, seed).entry).collect();
-    assert!(render(&kept).unwrap() == render(&made).unwrap(), "hint: run `cargo xtask corpus write-manifest`");
+    assert!(
+        render(&kept).unwrap() == render(&made).unwrap(),
+        "hint: run `cargo xtask corpus write-manifest`"
+    );
 }
 
 #[test]
 fn both_parts_have_leaks_and_more_that_do_not() {
     let runs = manifest();
-    let count = |label, part| runs.iter().filter(|run| run.label == label && run.part == part).count();
+    let count =
+        |label, part| runs.iter().filter(|run| run.label == label && run.part == part).count();
     for part in [Part::Tuning, Part::HeldOut] {
         let (leaks, healthy) = (count(Label::Leak, part), count(Label::Healthy, part));
         assert!(leaks >= 75 && healthy >= leaks, "{part:?}: {leaks} leaks, {healthy} healthy");
     }
     for family in FAMILIES {
-        assert!(runs.iter().filter(|run| run.family == family.name).all(|run| run.part == family.part));
+        assert!(
+            runs.iter().filter(|run| run.family == family.name).all(|run| run.part == family.part)
+        );
     }
 }
 
@@ -83,7 +92,9 @@ fn weights(entry: &Entry) -> Vec<(f64, f64)> {
     let (mut now, mut weights): (HashMap<_, f64>, Vec<(f64, f64)>) = (HashMap::new(), Vec::new());
     for observation in observations(entry) {
         match observation.fact {
-            Fact::Process(fact) if *fact.comm == *entry.subject.comm && *fact.cgroup == *entry.subject.cgroup => {
+            Fact::Process(fact)
+                if *fact.comm == *entry.subject.comm && *fact.cgroup == *entry.subject.cgroup =>
+            {
                 now.insert(fact.id, fact.private_bytes() as f64);
             }
             Fact::Exit(id) => drop(now.remove(&id)),
@@ -100,17 +111,21 @@ fn lowest(weights: &[(f64, f64)]) -> f64 {
 
 #[test]
 fn leaks_grow_at_the_stated_rate_from_the_stated_start() {
-    let leaks = short().into_iter().filter(|run| run.label == Label::Leak && !run.family.starts_with("restart"));
+    let leaks = short()
+        .into_iter()
+        .filter(|run| run.label == Label::Leak && !run.family.starts_with("restart"));
     let mut seen = 0;
     for entry in leaks {
         let (start, rate) = (entry.leak_start_secs.unwrap(), entry.leak_bytes_per_sec.unwrap());
         let weights = weights(&entry);
         let from = weights.partition_point(|weight| weight.0 < start);
         let tenth = (weights.len() - from) / 10;
-        // Floors of what was before and of the last tenth of the leak: collectors and bursts swing above them.
-        // What was before is its last fifth: a cache may have filled until then. A collector's tooth may be longer.
+        // Floors of what was before and of the last tenth of the leak: collectors and bursts swing
+        // above them. What was before is its last fifth: a cache may have filled until then. A
+        // collector's tooth may be longer.
         let settled = if entry.family.starts_with("gc-leak") { 0 } else { from - from.div_ceil(5) };
-        let (before, after) = (lowest(&weights[settled..from]), lowest(&weights[weights.len() - tenth..]));
+        let (before, after) =
+            (lowest(&weights[settled..from]), lowest(&weights[weights.len() - tenth..]));
         let grown = rate * (entry.secs - start);
         let share = (after - before) / grown;
         assert!((0.5..1.6).contains(&share), "{}: {share:.2} of {grown:.0} bytes", entry.run);
@@ -121,7 +136,8 @@ fn leaks_grow_at_the_stated_rate_from_the_stated_start() {
 
 #[test]
 fn the_healthy_stay_below_their_limits() {
-    // Forked processes show what they share with their parent as their own: their limit counts it once.
+    // Forked processes show what they share with their parent as their own: their limit counts it
+    // once.
     let shares = |entry: &&Entry| !entry.family.starts_with("copy-on-write");
     for entry in short().iter().filter(|run| run.label == Label::Healthy).filter(shares) {
         let limits = observations(entry).filter_map(|observation| match observation.fact {
@@ -129,9 +145,13 @@ fn the_healthy_stay_below_their_limits() {
             _ => None,
         });
         let heaviest = weights(entry).iter().map(|weight| weight.1).fold(0.0, f64::max);
-        assert!(limits.min().is_none_or(|limit| heaviest < limit as f64), "{}: {heaviest} bytes", entry.run);
-        let ran_out =
-            observations(entry).any(|one| matches!(one.fact, Fact::Host(host) if host.mem_available_bytes == 0));
+        assert!(
+            limits.min().is_none_or(|limit| heaviest < limit as f64),
+            "{}: {heaviest} bytes",
+            entry.run
+        );
+        let ran_out = observations(entry)
+            .any(|one| matches!(one.fact, Fact::Host(host) if host.mem_available_bytes == 0));
         assert!(!ran_out, "{}", entry.run);
     }
 }
@@ -139,10 +159,12 @@ fn the_healthy_stay_below_their_limits() {
 /// What `cargo xtask corpus record` promises of every trace that it keeps.
 #[test]
 fn recorded_runs_of_the_corpus_are_whole() {
-    let runs: Vec<_> = manifest().into_iter().filter(|entry| entry.source == Source::Recorded).collect();
+    let runs: Vec<_> =
+        manifest().into_iter().filter(|entry| entry.source == Source::Recorded).collect();
     assert!(runs.len() >= 18, "only {} recordings", runs.len());
     for entry in &runs {
-        let (mut execs, mut first, mut handles, mut limits) = (HashSet::new(), None, HashSet::new(), HashSet::new());
+        let (mut execs, mut first, mut handles, mut limits) =
+            (HashSet::new(), None, HashSet::new(), HashSet::new());
         for observation in observations(entry) {
             match observation.fact {
                 Fact::Exec(id) => drop(execs.insert(id)),
@@ -155,7 +177,11 @@ fn recorded_runs_of_the_corpus_are_whole() {
             }
         }
         let (first, began) = first.unwrap();
-        assert!(began && handles.contains(&first), "{}: its first process has no exec, or no handles", entry.run);
+        assert!(
+            began && handles.contains(&first),
+            "{}: its first process has no exec, or no handles",
+            entry.run
+        );
         assert_eq!(limits.len(), 1, "{}: its limit was moved", entry.run);
         let leaks = entry.label == Label::Leak;
         assert!(leaks == entry.exhausted_secs.is_some_and(|end| end > entry.secs), "{}", entry.run);

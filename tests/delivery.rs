@@ -1,8 +1,10 @@
-//! Whatever was acknowledged is delivered, however often and wherever whoever delivers it is killed; but for an incident that is over before anybody was told
-//! of it, of which nothing has to be.
+//! Whatever was acknowledged is delivered, however often and wherever whoever delivers it is
+//! killed; but for an incident that is over before anybody was told of it, of which nothing has to
+//! be.
 //!
-//! What runs is the agent's paging as the agent runs it, over its spool and to two receivers at once: one is as strict as PagerDuty, the
-//! other is told by signed webhooks. It is killed at random, also while a call is open, before and after it was answered.
+//! What runs is the agent's paging as the agent runs it, over its spool and to two receivers at
+//! once: one is as strict as PagerDuty, the other is told by signed webhooks. It is killed at
+//! random, also while a call is open, before and after it was answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,7 +64,8 @@ struct Figures {
 impl Lane {
     fn start(nth: u64) -> Self {
         let scratch = Scratch::make(&format!("delivery-{nth}"));
-        let (pagerduty, webhook) = (Receiver::start(Form::PagerDuty), Receiver::start(Form::Webhook));
+        let (pagerduty, webhook) =
+            (Receiver::start(Form::PagerDuty), Receiver::start(Form::Webhook));
         let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
         let text = format!(
             "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nca_file = \"{}\"\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
@@ -131,7 +134,8 @@ impl Lane {
         teller.wait().expect("it is ours");
         self.kills += 1;
         self.killed_calling += u64::from(is_calling);
-        // What it was sending is with the receivers, who are done with it before the next one sends.
+        // What it was sending is with the receivers, who are done with it before the next one
+        // sends.
         wait_for(SOON, || (self.pagerduty.open() + self.webhook.open() == 0).then_some(()));
         let said = BufReader::new(teller.stdout.take().expect("it is piped"));
         let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
@@ -156,7 +160,8 @@ impl Lane {
         self.next += 1;
     }
 
-    /// Lets it deliver what waits. No run makes more than ten calls a minute, so that it takes some.
+    /// Lets it deliver what waits. No run makes more than ten calls a minute, so that it takes
+    /// some.
     fn drain(&self) {
         for manner in [&self.pagerduty, &self.webhook] {
             manner.behaves(Manner::Well);
@@ -182,7 +187,10 @@ impl Lane {
         let of_webhook = |call: &Call| {
             let event = call.json();
             let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-            (text("type").rsplit('.').next().unwrap_or_default().to_owned(), number(&text("subject")))
+            (
+                text("type").rsplit('.').next().unwrap_or_default().to_owned(),
+                number(&text("subject")),
+            )
         };
         let of_pagerduty = |call: &Call| {
             let event = call.json();
@@ -200,12 +208,19 @@ impl Lane {
         };
         let told = [told(&events, of_webhook), told(&alerts, of_pagerduty)];
         for (told, calls) in told.iter().zip([&events, &alerts]) {
-            let acknowledged = [("raised", &self.raised), ("changed", &self.changed), ("resolved", &self.resolved)];
+            let acknowledged = [
+                ("raised", &self.raised),
+                ("changed", &self.changed),
+                ("resolved", &self.resolved),
+            ];
             for (what, numbers) in acknowledged {
                 let has = |what: &str, number: u32| told.contains_key(&(what.to_owned(), number));
                 let is_lost = |number: &&u32| match what {
                     "raised" => !has(what, **number) && !self.resolving.contains(number),
-                    "resolved" => !has(what, **number) && (has("raised", **number) || has("updated", **number)),
+                    "resolved" => {
+                        !has(what, **number)
+                            && (has("raised", **number) || has("updated", **number))
+                    }
                     _ => !has(what, **number),
                 };
                 let lost: Vec<_> = numbers.iter().filter(is_lost).collect();
@@ -213,15 +228,27 @@ impl Lane {
             }
             for (what, at) in told {
                 let first = &calls[at[0]];
-                let is_same = |nth: &usize| calls[*nth].body == first.body && identity(&calls[*nth]) == identity(first);
+                let is_same = |nth: &usize| {
+                    calls[*nth].body == first.body && identity(&calls[*nth]) == identity(first)
+                };
                 assert!(at.iter().all(is_same), "{what:?} was told in two ways");
             }
-            for number in told.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number) {
-                let at = |what: &str| told.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice);
+            for number in
+                told.keys().filter(|(what, _)| what == "resolved").map(|(_, number)| *number)
+            {
+                let at = |what: &str| {
+                    told.get(&(what.to_owned(), number)).map_or(&[][..], Vec::as_slice)
+                };
                 let (raised, resolved) = (at("raised"), at("resolved"));
-                assert!(raised.first() < resolved.first(), "{number} was resolved before it was raised");
+                assert!(
+                    raised.first() < resolved.first(),
+                    "{number} was resolved before it was raised"
+                );
                 let opened = raised.iter().chain(at("updated")).max();
-                assert!(opened < resolved.last(), "{number} was opened again by what was told again");
+                assert!(
+                    opened < resolved.last(),
+                    "{number} was opened again by what was told again"
+                );
             }
         }
         let calls = events.len() + alerts.len();
@@ -241,7 +268,10 @@ impl Lane {
 }
 
 /// Where among the calls each thing was told.
-fn told(calls: &[Call], of: impl Fn(&Call) -> (String, u32)) -> BTreeMap<(String, u32), Vec<usize>> {
+fn told(
+    calls: &[Call],
+    of: impl Fn(&Call) -> (String, u32),
+) -> BTreeMap<(String, u32), Vec<usize>> {
     let mut told = BTreeMap::<_, Vec<_>>::new();
     for (nth, call) in calls.iter().enumerate() {
         told.entry(of(call)).or_default().push(nth);
@@ -262,7 +292,8 @@ fn identity(call: &Call) -> Option<String> {
 }
 
 fn verify(call: &Call) {
-    let verified = Webhook::new(SIGNING_KEY).expect("it is a key").verify(&call.body, &call.header_map());
+    let verified =
+        Webhook::new(SIGNING_KEY).expect("it is a key").verify(&call.body, &call.header_map());
     verified.unwrap_or_else(|error| panic!("{error}: {call:?}"));
 }
 

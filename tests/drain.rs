@@ -1,4 +1,5 @@
-//! Drains over real sockets: what is asked of a receiver that works, and that one which is slow, down or a liar takes no work from a node.
+//! Drains over real sockets: what is asked of a receiver that works, and that one which is slow,
+//! down or a liar takes no work from a node.
 //!
 //! Signatures are read by a library that is not the agent's.
 
@@ -30,8 +31,10 @@ use spillway_tests::{
 };
 use standardwebhooks::Webhook;
 
-const KEYS: [&str; 2] =
-    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ="];
+const KEYS: [&str; 2] = [
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ=",
+];
 const SOON: Duration = Duration::from_secs(10);
 
 /// A node, and who is asked.
@@ -50,7 +53,8 @@ struct Agent {
 
 impl Node {
     fn make(test: &str) -> Self {
-        let (scratch, receiver) = (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
+        let (scratch, receiver) =
+            (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
         let keys = scratch.secret("keys", &KEYS.join("\n"));
         let text = format!(
             "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
@@ -65,17 +69,26 @@ impl Node {
     }
 
     fn start(&self) -> Agent {
-        Agent { drainer: Some(DrainWorker::start(&self.config, Clock::start()).expect("it starts")), told: Vec::new() }
+        Agent {
+            drainer: Some(DrainWorker::start(&self.config, Clock::start()).expect("it starts")),
+            told: Vec::new(),
+        }
     }
 
     fn word(&self) -> OverrideFile {
         OverrideFile::below(&self.config.record.state_dir)
     }
 
-    /// Every call of this type, each signed by both keys and under one identity with the same bytes.
+    /// Every call of this type, each signed by both keys and under one identity with the same
+    /// bytes.
     fn calls(&self, ask: &str) -> Vec<Call> {
         let wanted = format!("io.spillway.node.{ask}.requested");
-        let calls: Vec<_> = self.receiver.calls().into_iter().filter(|call| call.json()["type"] == wanted).collect();
+        let calls: Vec<_> = self
+            .receiver
+            .calls()
+            .into_iter()
+            .filter(|call| call.json()["type"] == wanted)
+            .collect();
         for call in &calls {
             verify(call);
         }
@@ -147,7 +160,8 @@ fn decision(action: Action, verdict: &Verdict) -> Decision {
 
 fn overload(backlog: u32) -> Verdict {
     let addr = Arc::from("0.0.0.0:8080");
-    let claim = OverloadClaim { addr, netns: 7, backlog, backlog_max: 128, ..OverloadClaim::default() };
+    let claim =
+        OverloadClaim { addr, netns: 7, backlog, backlog_max: 128, ..OverloadClaim::default() };
     Verdict { claim: Claim::Overload(claim), why: "its queue stands".to_owned(), ..verdict(4.0) }
 }
 
@@ -220,7 +234,11 @@ fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over()
     let event = drains[0].json();
     assert_eq!((&event["specversion"], &event["subject"]), (&json!("1.0"), &event["data"]["node"]));
     let data = &event["data"];
-    assert_eq!((&data["reason"], &data["evidence"]["verdict"]), (&json!("it leaks"), &json!("leak")), "{event}");
+    assert_eq!(
+        (&data["reason"], &data["evidence"]["verdict"]),
+        (&json!("it leaks"), &json!("leak")),
+        "{event}"
+    );
     assert!(data["deadline"].as_str() > event["time"].as_str(), "{event}");
     assert_ne!(drains[0].headers["webhook-id"], undrains[0].headers["webhook-id"]);
     assert_eq!(node.kept()["phase"], "healthy");
@@ -291,7 +309,8 @@ fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
         let refused = agent.until(OutcomeKind::DrainRefused);
         assert!(begun.elapsed() < Duration::from_secs(6), "{manner:?}: {:?}", begun.elapsed());
         assert!(
-            refused.event.is_setback() && refused.why.starts_with("nobody granted it within its time"),
+            refused.event.is_setback()
+                && refused.why.starts_with("nobody granted it within its time"),
             "{refused:?}"
         );
         assert_eq!(agent.says(), Readiness::Ready(100));
@@ -299,7 +318,10 @@ fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
         // He may have done it all the same.
         node.receiver.behaves(Manner::Well);
         agent.until(OutcomeKind::UndrainRequested);
-        assert!(node.receiver.calls().iter().all(|call| call.path == "/drains"), "a redirect was followed");
+        assert!(
+            node.receiver.calls().iter().all(|call| call.path == "/drains"),
+            "a redirect was followed"
+        );
     }
 }
 
@@ -329,8 +351,10 @@ fn a_drain_that_is_over_before_it_was_granted_is_withdrawn() {
     agent.decide(Action::Undrain);
     agent.until(OutcomeKind::UndrainRequested);
     agent.until(OutcomeKind::Undrained);
-    // In their order, so that what holds in the end is the undrain; and the grant that came late took nothing.
-    let types: Vec<_> = node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
+    // In their order, so that what holds in the end is the undrain; and the grant that came late
+    // took nothing.
+    let types: Vec<_> =
+        node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
     assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
     assert!(agent.told.is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
 }
@@ -356,7 +380,9 @@ fn he_who_asks_to_be_left_alone_is_for_as_long() {
     node.receiver.behaves(Manner::Answers(429, "retry-after: 2\r\n", Vec::new()));
     let mut agent = node.start();
     agent.decide(Action::Drain);
-    let seen = |count: usize| wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks");
+    let seen = |count: usize| {
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+    };
     let first = seen(1);
     node.receiver.behaves(Manner::Well);
     let waited = seen(2) - first;
@@ -377,7 +403,11 @@ fn a_success_with_nonsense_in_it_is_one() {
 fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
     let mut node = Node::make("unproven");
     node.config.act.drain.deadline = Duration::from_secs(300);
-    node.receiver.behaves(Manner::Answers(200, "webhook-id: drain-1\r\n", b"<html>welcome".to_vec()));
+    node.receiver.behaves(Manner::Answers(
+        200,
+        "webhook-id: drain-1\r\n",
+        b"<html>welcome".to_vec(),
+    ));
     let mut agent = node.start();
     agent.decide(Action::Drain);
     let refused = agent.until(OutcomeKind::DrainRefused);
@@ -386,7 +416,10 @@ fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
     // It may have drained all the same; to give work back needs no proof.
     agent.until(OutcomeKind::Undrained);
     sleep(Duration::from_secs(2));
-    assert_eq!((node.calls("drain").len(), node.calls("undrain").len(), agent.says()), (3, 1, Readiness::Ready(100)));
+    assert_eq!(
+        (node.calls("drain").len(), node.calls("undrain").len(), agent.says()),
+        (3, 1, Readiness::Ready(100))
+    );
     // Another incident is asked for.
     node.receiver.behaves(Manner::Well);
     agent.decide(Action::Undrain);
@@ -428,7 +461,11 @@ fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident(
     agent.until(OutcomeKind::Draining);
     agent.sees(2.0, &[overload(20)]);
     sleep(Duration::from_secs(2));
-    assert!(!agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain, "{:?}", agent.told);
+    assert!(
+        !agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain,
+        "{:?}",
+        agent.told
+    );
 }
 
 /// A node whose balancer asks, and which asks nobody.
@@ -455,7 +492,10 @@ fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobo
         assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
         sleep(Duration::from_secs(2));
         assert_eq!((agent.rest(), agent.says()), (vec![], Readiness::Ready(50)), "{action}");
-        agent.decide_on(if action == Action::Weigh { Action::Unweigh } else { Action::Undrain }, &overload(100));
+        agent.decide_on(
+            if action == Action::Weigh { Action::Unweigh } else { Action::Undrain },
+            &overload(100),
+        );
         let said: Vec<_> = (0..7)
             .map(|nth| {
                 agent.sees(40.0 + f64::from(nth) * 10.0, &[]);
@@ -488,7 +528,11 @@ fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grant
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(6.0)));
     let asked = agent.until(OutcomeKind::DrainRequested);
-    let waited = asked.why.split("it leaks; waited for ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let waited = asked
+        .why
+        .split("it leaks; waited for ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse().ok());
     let waited: f64 = waited.unwrap_or_else(|| panic!("{}", asked.why));
     // A third at most, and half a second until it is looked at.
     assert!((0.0..=2.6).contains(&waited), "{waited}");
@@ -575,7 +619,8 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
     drop(second);
     drop(third);
     // Somebody who holds it for ever holds up no end.
-    let lock = fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
+    let lock =
+        fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
     lock.lock().expect("nobody has it");
     let waits = node.start();
     let begun = now();
@@ -587,7 +632,10 @@ fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
 fn two_agents_that_never_kept_anything_ask_once() {
     let node = Node::make("two-new");
     let mut agents = [node.start(), node.start()];
-    assert!(!node.config.record.state_dir.exists(), "who has nothing to keep makes no directory for it");
+    assert!(
+        !node.config.record.state_dir.exists(),
+        "who has nothing to keep makes no directory for it"
+    );
     let decided = agents.each_mut().map(|agent| agent.decide(Action::Drain));
     assert!(decided.contains(&true), "one of them drains");
     let first = wait_for(SOON, || {
@@ -601,7 +649,10 @@ fn two_agents_that_never_kept_anything_ask_once() {
         agent.told.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
     });
     let refused: Vec<_> = refused.collect();
-    assert!(matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")), "{refused:?}");
+    assert!(
+        matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -628,7 +679,8 @@ fn a_clock_that_was_set_confuses_nobody() {
     for since_ms in [0_u64, u64::MAX] {
         let mut kept = node.kept();
         kept["since_ms"] = json!(since_ms);
-        fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
+        fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
+            .expect("it is ours");
         let agent = node.start();
         assert_eq!(agent.says(), Readiness::Drain);
         sleep(Duration::from_millis(300));
@@ -638,9 +690,12 @@ fn a_clock_that_was_set_confuses_nobody() {
     // A request whose time is over by this clock is answered by nobody, and withdrawn.
     let mut kept = node.kept();
     let cause = json!({"id": "operator", "why": "so", "evidence": null});
-    let request = json!({"id": "drain-old", "ask": "drain", "at_ms": 1, "deadline_ms": 2, "cause": cause});
-    (kept["phase"], kept["is_out"], kept["request"]) = (json!("drain_requested"), json!(false), request);
-    fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string()).expect("it is ours");
+    let request =
+        json!({"id": "drain-old", "ask": "drain", "at_ms": 1, "deadline_ms": 2, "cause": cause});
+    (kept["phase"], kept["is_out"], kept["request"]) =
+        (json!("drain_requested"), json!(false), request);
+    fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
+        .expect("it is ours");
     let mut agent = node.start();
     agent.until(OutcomeKind::DrainRefused);
     agent.until(OutcomeKind::UndrainRequested);
@@ -667,7 +722,11 @@ fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
     let asked = node.receiver.calls().len();
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(2));
-    assert_eq!((node.receiver.calls().len(), agent.says()), (asked, Readiness::Ready(100)), "it is to stay in service");
+    assert_eq!(
+        (node.receiver.calls().len(), agent.says()),
+        (asked, Readiness::Ready(100)),
+        "it is to stay in service"
+    );
 }
 
 #[test]
@@ -708,7 +767,11 @@ fn a_disk_that_keeps_nothing_has_nothing_drained() {
     assert!(agent.decide(Action::Drain));
     sleep(Duration::from_secs(1));
     agent.rest();
-    assert!(node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
+    assert!(
+        node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100),
+        "{:?}",
+        agent.told
+    );
 }
 
 #[test]
@@ -762,7 +825,9 @@ fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again(
     run("resume");
     assert_eq!(node.word().read(), Ok(None));
     for (command, word) in [("drain", Override::Drain), ("undrain", Override::Undrain)] {
-        assert!(run(command).contains("so it stays, whatever the agent sees, until `spillway resume`"));
+        assert!(
+            run(command).contains("so it stays, whatever the agent sees, until `spillway resume`")
+        );
         assert_eq!(node.word().read(), Ok(Some(word)));
     }
 }

@@ -1,5 +1,5 @@
-//! A node's drain goes on where it was, however often and wherever whoever drains it is killed: also while a call is open, before and after
-//! it was answered.
+//! A node's drain goes on where it was, however often and wherever whoever drains it is killed:
+//! also while a call is open, before and after it was answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +41,8 @@ struct Lane {
 
 impl Lane {
     fn start(nth: u64) -> Self {
-        let (scratch, receiver) = (Scratch::make(&format!("drain-kills-{nth}")), Receiver::start(Form::Webhook));
+        let (scratch, receiver) =
+            (Scratch::make(&format!("drain-kills-{nth}")), Receiver::start(Form::Webhook));
         let state_dir = scratch.0.join("state");
         let text = format!(
             "[record]\nstate_dir = \"{}\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\nca_file = \"{}\"\n\
@@ -54,7 +55,16 @@ impl Lane {
         );
         let config = scratch.file("spillway.toml", &text);
         let (word, said) = (OverrideFile::below(&state_dir), BTreeMap::new());
-        Self { scratch, config, word, receiver, said, asked: Vec::new(), kills: Kills::default(), killed_calling: 0 }
+        Self {
+            scratch,
+            config,
+            word,
+            receiver,
+            said,
+            asked: Vec::new(),
+            kills: Kills::default(),
+            killed_calling: 0,
+        }
     }
 
     fn drainer(&self) -> Command {
@@ -63,12 +73,15 @@ impl Lane {
         command
     }
 
-    /// Starts it, with or without another word of the operator's, and kills it. What it has said by then has come to be.
+    /// Starts it, with or without another word of the operator's, and kills it. What it has said by
+    /// then has come to be.
     fn kill(&mut self, random: u64) {
         let is_new = !random.is_multiple_of(3);
         if is_new {
             let is_drain = matches!(self.word.read(), Ok(Some(Override::Drain)));
-            self.word.say(if is_drain { Override::Undrain } else { Override::Drain }).expect("it can be said");
+            self.word
+                .say(if is_drain { Override::Undrain } else { Override::Drain })
+                .expect("it can be said");
         }
         self.receiver.behaves(match (random >> 8) % 16 {
             0 => Manner::Answers(503, "", Vec::new()),
@@ -81,7 +94,8 @@ impl Lane {
         self.killed_calling += u64::from(self.receiver.open() > 0);
         drainer.kill().expect("it runs until it is killed");
         drainer.wait().expect("it is ours");
-        // What it was asking for is with the receiver, who is done with it before the next one asks.
+        // What it was asking for is with the receiver, who is done with it before the next one
+        // asks.
         wait_for(SOON, || (self.receiver.open() == 0).then_some(()));
         let asked = kept(&self.scratch)["request"]["id"].as_str().map(str::to_owned);
         if self.asked.last() != Some(&asked) {
@@ -89,7 +103,8 @@ impl Lane {
         }
         let said = BufReader::new(drainer.stdout.take().expect("it is piped"));
         let said: Vec<_> = said.lines().map(|line| line.expect("it is text")).collect();
-        let last = said.iter().rev().find(|said| ["draining", "undrained"].contains(&said.as_str()));
+        let last =
+            said.iter().rev().find(|said| ["draining", "undrained"].contains(&said.as_str()));
         if is_new {
             self.kills.note(last.is_some());
         }
@@ -98,7 +113,11 @@ impl Lane {
             let taken = self.receiver.taken();
             // The next thing may have been asked for by then, and withdrawn.
             let is_asked = taken.iter().rev().take(3).any(|call| ask(call) == wanted);
-            assert!(is_asked, "it said {said:?}, and was granted {:?}", taken.iter().map(ask).collect::<Vec<_>>());
+            assert!(
+                is_asked,
+                "it said {said:?}, and was granted {:?}",
+                taken.iter().map(ask).collect::<Vec<_>>()
+            );
         }
         said.into_iter().for_each(|said| *self.said.entry(said).or_default() += 1);
         let unreadable = self.scratch.0.join("state/drain.json.unreadable");
@@ -117,16 +136,24 @@ impl Lane {
         let calls = self.receiver.calls();
         let mut by_id = BTreeMap::<_, Vec<&Call>>::new();
         for call in &calls {
-            let verified = Webhook::new(KEY).expect("it is a key").verify(&call.body, &call.header_map());
+            let verified =
+                Webhook::new(KEY).expect("it is a key").verify(&call.body, &call.header_map());
             verified.unwrap_or_else(|error| panic!("{error}: {call:?}"));
             by_id.entry(call.headers["webhook-id"].clone()).or_default().push(call);
         }
         for (id, calls) in &by_id {
-            assert!(calls.iter().all(|call| call.body == calls[0].body), "{id} was asked for in two ways");
+            assert!(
+                calls.iter().all(|call| call.body == calls[0].body),
+                "{id} was asked for in two ways"
+            );
         }
         // What was being asked for when each was killed: never what was over by then.
         let asked: Vec<_> = self.asked.iter().flatten().collect();
-        assert_eq!(asked.len(), asked.iter().collect::<BTreeSet<_>>().len(), "what was over was asked for again");
+        assert_eq!(
+            asked.len(),
+            asked.iter().collect::<BTreeSet<_>>().len(),
+            "what was over was asked for again"
+        );
         let taken = self.receiver.taken();
         assert_eq!(taken.last().map(ask), Some("undrain"));
         [calls.len(), by_id.len(), taken.len()]
@@ -136,7 +163,9 @@ impl Lane {
 /// Where the node is, as it is on disk.
 fn kept(scratch: &Scratch) -> Value {
     let text = fs::read(scratch.0.join("state/drain.json"));
-    text.map_or(Value::Null, |text| serde_json::from_slice(&text).expect("it is whole, whenever it is read"))
+    text.map_or(Value::Null, |text| {
+        serde_json::from_slice(&text).expect("it is whole, whenever it is read")
+    })
 }
 
 fn ask(call: &Call) -> &'static str {

@@ -1,5 +1,6 @@
-//! The files that the agent trusts: what a local user, or whoever got a file into the state directory, can make of them. Attackers are
-//! `nobody`, the agent is the real one, and nothing here may hang.
+//! The files that the agent trusts: what a local user, or whoever got a file into the state
+//! directory, can make of them. Attackers are `nobody`, the agent is the real one, and nothing here
+//! may hang.
 
 use std::{
     fs,
@@ -78,8 +79,12 @@ impl Host {
 /// Runs a command to its end, which has to be near.
 fn ends(mut command: Command, name: &str) -> Output {
     let began = now();
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the agent starts");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the agent starts");
     if wait_for(WITHIN + SLACK, || child.try_wait().expect("it can be waited for")).is_none() {
         child.kill().expect("it runs");
         panic!("`spillway {name}` hangs: {:?}", child.wait_with_output());
@@ -90,13 +95,23 @@ fn ends(mut command: Command, name: &str) -> Output {
 }
 
 fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// Has `nobody` run a script.
 fn as_nobody(script: &str) {
     let mut command = Command::new("sh");
-    let status = command.args(["-ec", script]).uid(NOBODY).gid(NOBODY).current_dir("/").status().expect("sh starts");
+    let status = command
+        .args(["-ec", script])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .current_dir("/")
+        .status()
+        .expect("sh starts");
     assert!(status.success(), "{script}");
 }
 
@@ -118,10 +133,12 @@ fn a_state_directory_that_nobody_made_before_is_not_trusted() {
     if !is_root("a_state_directory_that_nobody_made_before_is_not_trusted") {
         return;
     }
-    let planted = Planted(std::env::temp_dir().join(format!("spillway-nobodys-{}", std::process::id())));
+    let planted =
+        Planted(std::env::temp_dir().join(format!("spillway-nobodys-{}", std::process::id())));
     let host = Host::with(Scratch::make("planted"), planted.0.join("state"));
     let (state_dir, victim) = (host.state_dir.display(), host.victim.display());
-    // An entry for the file's own directory, as an agent would have left it, and a link wherever the agent writes.
+    // An entry for the file's own directory, as an agent would have left it, and a link wherever
+    // the agent writes.
     let directory = host.scratch.0.join("cgroup");
     fs::create_dir(&directory).expect("it can be made");
     fs::write(directory.join("memory.high"), "4096\n").expect("it can be written");
@@ -139,14 +156,20 @@ fn a_state_directory_that_nobody_made_before_is_not_trusted() {
         let output = host.spillway(command);
         assert_eq!(output.status.code(), Some(1), "{command}: {}", said(&output));
         let text = said(&output);
-        assert!(text.contains("belongs to user 65534") && text.contains("hint: chown"), "{command}: {text}");
+        assert!(
+            text.contains("belongs to user 65534") && text.contains("hint: chown"),
+            "{command}: {text}"
+        );
     }
     let mut command = run_with(&host.config);
     command.arg("--no-bpf");
     let running = Running::start(command);
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("nothing will be limited") && log.contains("belongs to user 65534"), "{log}");
+    assert!(
+        log.contains("nothing will be limited") && log.contains("belongs to user 65534"),
+        "{log}"
+    );
     host.is_untouched();
     assert_eq!(fs::read_to_string(directory.join("memory.high")).expect("it is there"), "4096\n");
     assert_eq!(fs::symlink_metadata(host.path("paused")).expect("it is there").uid(), NOBODY);
@@ -171,7 +194,8 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
             "{{\"spillway_journal\":1,\"boot_id\":\"{boot_id}\",\"directory\":\"{directory}\",\"inode\":{inode},{rest}\
              \"incidents\":[],\"changes\":[{{\"file\":\"{file}\",\"prior\":\"max\",\"wanted\":[\"4096\"]}}]}}"
         );
-        fs::write(host.path(&format!("journal/cgroup-{inode}.json")), text).expect("it can be written");
+        fs::write(host.path(&format!("journal/cgroup-{inode}.json")), text)
+            .expect("it can be written");
     };
     let unit = "\"unit\":{\"name\":\"spillway-no-such.service\"},";
     entry(inode, &target, "\"split\":{\"subtree_control\":\"\"},", "memory.high");
@@ -184,25 +208,33 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
     let output = host.spillway("undo");
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for wrong in
-        ["not on a cgroup file system", "\"victim\", which is not a file that is changed", "is a symbolic link"]
-    {
+    for wrong in [
+        "not on a cgroup file system",
+        "\"victim\", which is not a file that is changed",
+        "is a symbolic link",
+    ] {
         assert!(text.contains(wrong), "{wrong}: {text}");
     }
     host.is_untouched();
     for file in ["memory.high", "cgroup.subtree_control", "cgroup.procs"] {
-        assert_eq!(fs::read_to_string(target.join(file)).expect("it is there"), "4096\n", "{file}: {text}");
+        assert_eq!(
+            fs::read_to_string(target.join(file)).expect("it is there"),
+            "4096\n",
+            "{file}: {text}"
+        );
     }
     assert_eq!(said(&host.spillway("undo")), text, "it is reported each time");
     // A journal that is another directory is refused, and the drain is undone all the same.
     fs::rename(host.path("journal"), host.scratch.0.join("journal")).expect("it is ours");
     symlink(host.scratch.0.join("journal"), host.path("journal")).expect("it can be made");
-    let drained =
-        "{\"spillway_drain\":1,\"phase\":\"drained\",\"is_out\":true,\"since_ms\":1,\"cause\":null,\"request\":null}";
+    let drained = "{\"spillway_drain\":1,\"phase\":\"drained\",\"is_out\":true,\"since_ms\":1,\"cause\":null,\"request\":null}";
     fs::write(host.path("drain.json"), drained).expect("it can be written");
     let output = host.spillway("undo");
     let text = said(&output);
-    assert!(text.contains("journal is a symbolic link") && text.contains("this node is undrained"), "{text}");
+    assert!(
+        text.contains("journal is a symbolic link") && text.contains("this node is undrained"),
+        "{text}"
+    );
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert_eq!(fs::read_to_string(host.path("operator")).expect("it is there"), "undrain\n");
 }
@@ -231,7 +263,11 @@ fn a_pipe_or_an_endless_device_hangs_nothing() {
     for how in ["mkfifo $0", "mknod $0 c 1 5", "ln -s /dev/zero $0"] {
         for name in names {
             let path = host.path(name);
-            make(&format!("rm -f {0}; {1}", path.display(), how.replace("$0", &path.display().to_string())));
+            make(&format!(
+                "rm -f {0}; {1}",
+                path.display(),
+                how.replace("$0", &path.display().to_string())
+            ));
         }
         for _ in 0..2 {
             let output = host.spillway("undo");
@@ -279,7 +315,9 @@ fn links_in_the_state_directory_are_not_followed() {
     }
     let host = Host::new("links");
     host.make();
-    for name in ["operator.new", "operator", "paused", "lock", "drain.lock", "drain.new", "spool.redb"] {
+    for name in
+        ["operator.new", "operator", "paused", "lock", "drain.lock", "drain.new", "spool.redb"]
+    {
         symlink(&host.victim, host.path(name)).expect("it can be made");
     }
     for command in ["drain", "pause"] {
@@ -314,7 +352,9 @@ fn what_another_version_has_left_is_kept_and_reported_each_time() {
     let undo = || {
         let output = host.spillway("undo");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        for told in ["it is of version 2, and 1 is understood", "cgroup-7.json", "drain.json", "hint: "] {
+        for told in
+            ["it is of version 2, and 1 is understood", "cgroup-7.json", "drain.json", "hint: "]
+        {
             assert!(said(&output).contains(told), "{told}: {}", said(&output));
         }
     };
@@ -327,7 +367,10 @@ fn what_another_version_has_left_is_kept_and_reported_each_time() {
     assert!(log.contains("cgroup-7.json") && log.contains("it is of version 9"), "{log}");
     undo();
     assert_eq!(fs::read_to_string(host.path("journal/cgroup-7.json")).expect("it is kept"), entry);
-    assert_eq!(fs::read_to_string(host.path("drain.json.unreadable")).expect("it is kept"), drained);
+    assert_eq!(
+        fs::read_to_string(host.path("drain.json.unreadable")).expect("it is kept"),
+        drained
+    );
 }
 
 #[test]
@@ -344,11 +387,19 @@ fn a_configuration_that_somebody_else_may_change_is_refused_to_root() {
     assert_eq!(check(&host.config).status.code(), Some(0));
     let link = host.scratch.0.join("link.toml");
     symlink("spillway.toml", &link).expect("it can be made");
-    assert_eq!(check(&link).status.code(), Some(0), "a link of root's is followed, as Kubernetes mounts them");
+    assert_eq!(
+        check(&link).status.code(),
+        Some(0),
+        "a link of root's is followed, as Kubernetes mounts them"
+    );
     let refused = |path: &Path, why: &str| {
         let output = check(path);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-        assert!(said(&output).contains(why) && said(&output).contains("hint: "), "{}", said(&output));
+        assert!(
+            said(&output).contains(why) && said(&output).contains("hint: "),
+            "{}",
+            said(&output)
+        );
         assert_eq!(
             ends(
                 {
@@ -363,7 +414,9 @@ fn a_configuration_that_somebody_else_may_change_is_refused_to_root() {
             Some(2)
         );
     };
-    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours")
+    };
     set(&host.config, 0o666);
     refused(&host.config, "has mode 0666");
     set(&host.config, 0o644);
@@ -416,7 +469,9 @@ fn secrets_are_checked_before_they_are_needed() {
     command.arg("--no-bpf").env_remove("CREDENTIALS_DIRECTORY");
     let (code, log) = Running::start(command).stop();
     assert_eq!(code, Some(0), "watching needs no secret: {log}");
-    for key in ["slack.url_file", "webhook.secret_file", "page.ca_file", "pagerduty.routing_key_file"] {
+    for key in
+        ["slack.url_file", "webhook.secret_file", "page.ca_file", "pagerduty.routing_key_file"]
+    {
         assert!(log.contains(key), "{key}: {log}");
     }
 }
@@ -429,13 +484,19 @@ fn systemds_credentials_and_inherited_descriptors_hold_secrets() {
     fs::write(credentials.join("slack"), "https://hooks.internal/x\n").expect("it can be written");
     let text = fs::read_to_string(&host.config).expect("it is ours");
     let text = text.replace(&host.scratch.0.join("key").display().to_string(), "/proc/self/fd/0");
-    fs::write(&host.config, format!("{text}[act.page.slack]\nurl_file = \"credential:slack\"\n")).expect("it is ours");
+    fs::write(&host.config, format!("{text}[act.page.slack]\nurl_file = \"credential:slack\"\n"))
+        .expect("it is ours");
     for mode in [0o400, 0o440] {
-        fs::set_permissions(credentials.join("slack"), fs::Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(credentials.join("slack"), fs::Permissions::from_mode(mode))
+            .expect("it is ours");
         fs::set_permissions(&credentials, fs::Permissions::from_mode(0o500)).expect("it is ours");
         let key = fs::File::open(host.scratch.0.join("key")).expect("it is ours");
         let mut command = agent();
-        command.arg("check-config").arg(&host.config).env("CREDENTIALS_DIRECTORY", &credentials).stdin(key);
+        command
+            .arg("check-config")
+            .arg(&host.config)
+            .env("CREDENTIALS_DIRECTORY", &credentials)
+            .stdin(key);
         let output = command.output().expect("the agent starts");
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
         fs::set_permissions(&credentials, fs::Permissions::from_mode(0o700)).expect("it is ours");

@@ -1,4 +1,5 @@
-//! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be had, how it stops.
+//! Live: the agent's binary as it is installed: what it serves, what it says when BPF is not to be
+//! had, how it stops.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use spillway_tests::{ANY_PORT, Running, Scratch, agent, find_metric, http_get, is_root, metric, run_with, wait_for};
+use spillway_tests::{
+    ANY_PORT, Running, Scratch, agent, find_metric, http_get, is_root, metric, run_with, wait_for,
+};
 
 #[test]
 fn it_serves_health_and_metrics_and_stops_when_told() {
@@ -19,7 +22,10 @@ fn it_serves_health_and_metrics_and_stops_when_told() {
     std::thread::sleep(Duration::from_millis(1_500));
     assert!(running.get("/healthz").starts_with("HTTP/1.1 200"));
     let answer = running.get("/metrics");
-    assert!(answer.to_lowercase().contains("content-type: application/openmetrics-text"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("content-type: application/openmetrics-text"),
+        "{answer}"
+    );
     assert!(answer.trim_end().ends_with("# EOF"), "{answer}");
     assert!(metric(&answer, "spillway_processes") >= 2.0);
     assert!(metric(&answer, "spillway_listeners") >= 1.0, "it listens itself");
@@ -43,7 +49,8 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     std::thread::sleep(Duration::from_millis(1_500));
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it runs");
     let kib = |field: &str| -> u64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel says so");
         line.trim().trim_end_matches(" kB").parse().expect("it is a size")
     };
     // What is not locked is what it has not touched since, and what it shares with the kernel.
@@ -58,7 +65,10 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
             ("Size:", _) => size_kib = kib(),
             ("Rss:", Some(file)) => assert_eq!(kib(), size_kib, "of {file}"),
             (range, _) if range.contains('-') => {
-                of = words.get(5).copied().filter(|file| words[1].starts_with('r') && file.starts_with('/'));
+                of = words
+                    .get(5)
+                    .copied()
+                    .filter(|file| words[1].starts_with('r') && file.starts_with('/'));
                 files.extend(of);
             }
             _ => {}
@@ -66,7 +76,8 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
     }
     let has = |name: &str| files.iter().any(|file| file.contains(name));
     assert!(has("/spillway") && has("/libc.so"), "{files:?}");
-    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
+    let score =
+        fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(score.trim() == "-900" || log.contains("the OOM score is as it was"), "{score} {log}");
@@ -95,7 +106,8 @@ fn full() -> (PipeReader, PipeWriter) {
 #[test]
 fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
     let scratch = Scratch::make("unread");
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    let port =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     let addr: SocketAddr = port.expect("loopback has ports");
     let config = scratch.file("spillway.toml", &format!("[serve]\nlisten = \"{addr}\"\n"));
     let ((printed, prints), (logged, logs)) = (full(), full());
@@ -103,9 +115,16 @@ fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
     // More than the pipe and all that waits for it hold.
     command.args(["--json", "-vv"]).stdin(Stdio::null()).stdout(prints).stderr(logs);
     let mut agent = Killed(command.spawn().expect("it starts"));
-    let reads = || find_metric(&http_get(addr, "/metrics").ok()?, "spillway_observations_total{sensor=\"processes\"}");
-    let first = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > 0.0)).expect("it watches");
-    let goes_on = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
+    let reads = || {
+        find_metric(
+            &http_get(addr, "/metrics").ok()?,
+            "spillway_observations_total{sensor=\"processes\"}",
+        )
+    };
+    let first = wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > 0.0))
+        .expect("it watches");
+    let goes_on =
+        wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
     assert!(goes_on.is_some(), "it stands");
     // Nor is its end held up.
     // SAFETY: a signal to a child that nobody has waited for.
@@ -148,7 +167,10 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(log.matches("WARN").count(), 1, "{log}");
-    assert!(log.contains("which need root, or CAP_BPF and CAP_PERFMON; process_memory from /proc"), "{log}");
+    assert!(
+        log.contains("which need root, or CAP_BPF and CAP_PERFMON; process_memory from /proc"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -200,9 +222,17 @@ fn the_doctor_names_every_probe() {
     assert_eq!(found["probes"][0]["state"], "degraded");
     assert_eq!(found["probes"][1]["state"], "off");
     assert_eq!(found["probes"][0]["reason"], "--no-bpf was given");
-    let passed = found["probes"][0]["passed_over"].as_array().expect("every rung passed over is there");
-    let whys: Vec<_> = passed.iter().map(|rung| (rung["at"].as_str(), rung["why"].as_str())).collect();
-    assert_eq!(whys, [(Some("iter/task"), Some("unwanted")), (Some("iter/task, plain counts"), Some("unwanted"))]);
+    let passed =
+        found["probes"][0]["passed_over"].as_array().expect("every rung passed over is there");
+    let whys: Vec<_> =
+        passed.iter().map(|rung| (rung["at"].as_str(), rung["why"].as_str())).collect();
+    assert_eq!(
+        whys,
+        [
+            (Some("iter/task"), Some("unwanted")),
+            (Some("iter/task, plain counts"), Some("unwanted"))
+        ]
+    );
     assert!(found["processes"].as_u64().is_some_and(|count| count > 1));
 }
 
@@ -212,7 +242,10 @@ fn the_doctor_fails_where_nothing_can_be_sensed() {
         return;
     }
     // A mount namespace in which /proc is empty.
-    let script = format!("mount -t tmpfs none /proc && exec {} doctor --no-bpf", agent().get_program().display());
+    let script = format!(
+        "mount -t tmpfs none /proc && exec {} doctor --no-bpf",
+        agent().get_program().display()
+    );
     let output = run(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(String::from_utf8_lossy(&output.stdout).contains("sees 0 processes"));
@@ -224,10 +257,18 @@ fn in_a_pid_namespace_of_its_own_it_trusts_proc_alone() {
         return;
     }
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--mount-proc"]).arg(agent().get_program()).args(["doctor", "--json"]);
+    command
+        .args(["--pid", "--fork", "--mount-proc"])
+        .arg(agent().get_program())
+        .args(["doctor", "--json"]);
     let output = run(&mut command);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("that is JSON");
     assert_eq!(found["probes"][0]["state"], "degraded");
-    assert!(found["probes"][0]["reason"].as_str().is_some_and(|reason| reason.contains("hostPID: true")), "{found}");
+    assert!(
+        found["probes"][0]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("hostPID: true")),
+        "{found}"
+    );
     assert_eq!(found["processes"], 1, "it sees itself alone");
 }

@@ -1,4 +1,5 @@
-//! What the loop takes of the allocator on a host where nothing new happens: where memory is short, each allocation may have to wait.
+//! What the loop takes of the allocator on a host where nothing new happens: where memory is short,
+//! each allocation may have to wait.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -24,7 +25,8 @@ thread_local! {
 /// The system's, which counts what each thread takes.
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this thread and allocates nothing.
+// SAFETY: every call goes to the system's allocator as it came; counting touches a cell of this
+// thread and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         TAKEN.with(|taken| taken.set(taken.get() + 1));
@@ -51,8 +53,9 @@ static ALLOCATOR: Counting = Counting;
 const WARM_UP: usize = 200;
 const TURNS: usize = 60;
 
-/// Most of a turn in the middle of all: what is read of limits every ten scans and of owners every ten seconds comes on top. Metrics and
-/// the kernel's counts of what it lost allocate a few times a scan, all of it small and given back.
+/// Most of a turn in the middle of all: what is read of limits every ten scans and of owners every
+/// ten seconds comes on top. Metrics and the kernel's counts of what it lost allocate a few times a
+/// scan, all of it small and given back.
 const LISTENERS_MOST: u64 = 8;
 const PROCESSES_MOST: u64 = 60;
 
@@ -84,7 +87,14 @@ impl Loop {
         let judged = TAKEN.get();
         let (observations, next_in) = (&self.observations[..], Duration::from_millis(100));
         let sensors = &mut self.sensors;
-        self.metrics.note_batch(&mut Batch { read, observations, took_secs: 0.0, gap_secs: 0.0, next_in, sensors });
+        self.metrics.note_batch(&mut Batch {
+            read,
+            observations,
+            took_secs: 0.0,
+            gap_secs: 0.0,
+            next_in,
+            sensors,
+        });
         [seen - before, judged - seen, TAKEN.get() - judged]
     }
 
@@ -95,7 +105,12 @@ impl Loop {
         }
         let mut turns: Vec<_> = (0..TURNS).map(|_| self.turn(read)).collect();
         turns.sort_by_key(|taken| taken.iter().sum::<u64>());
-        println!("{read:?}: {} observations; {:?} to {:?}", self.observations.len(), turns[0], turns[TURNS - 1]);
+        println!(
+            "{read:?}: {} observations; {:?} to {:?}",
+            self.observations.len(),
+            turns[0],
+            turns[TURNS - 1]
+        );
         turns[TURNS / 2]
     }
 }
@@ -107,10 +122,21 @@ fn a_quiet_turn_of_the_loop_takes_next_to_nothing_of_the_allocator() {
     }
     let sensors = Sensors::start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("it can listen");
-    let info = HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
-    let (core, metrics) = (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
-    let mut daemon = Loop { sensors, core, metrics, observations: Vec::new(), output: Output::default(), t: 0.0 };
-    for (read, most) in [(ScanKind::Listeners, LISTENERS_MOST), (ScanKind::Processes, PROCESSES_MOST)] {
+    let info =
+        HostInfo { mem_total_bytes: sensors.mem_total_bytes().expect("it has memory"), cpus: 2 };
+    let (core, metrics) =
+        (Engine::new(&Config::default(), info), Metrics::new(Clock::start(), 1.0));
+    let mut daemon = Loop {
+        sensors,
+        core,
+        metrics,
+        observations: Vec::new(),
+        output: Output::default(),
+        t: 0.0,
+    };
+    for (read, most) in
+        [(ScanKind::Listeners, LISTENERS_MOST), (ScanKind::Processes, PROCESSES_MOST)]
+    {
         let [seen, judged, counted] = daemon.usual_turn(read);
         assert!(!daemon.observations.is_empty(), "{read:?} are not seen");
         println!("{read:?}: {seen} to read, {judged} to judge, {counted} to count");

@@ -1,4 +1,5 @@
-//! Live: a user without rights, who opens sockets and lets connections wait at them, moves nothing: no drain, no lower weight, and no page.
+//! Live: a user without rights, who opens sockets and lets connections wait at them, moves nothing:
+//! no drain, no lower weight, and no page.
 
 use std::{
     io::Read as _,
@@ -22,8 +23,8 @@ const NOBODY: u32 = 65_534;
 /// One connection waits for six seconds before it is a claim of any severity, and more sooner.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
 
-/// One connection is served, so that the server is known to have started, and others wait for ever; argument 1 is what the process calls
-/// itself, argument 2 how many wait.
+/// One connection is served, so that the server is known to have started, and others wait for ever;
+/// argument 1 is what the process calls itself, argument 2 how many wait.
 const TCP: &str = "import socket,sys,time; open('/proc/self/comm','w').write(sys.argv[1])
 s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(8)
 time.sleep(2); first=socket.create_connection(s.getsockname()); served=s.accept(); time.sleep(1)
@@ -87,8 +88,9 @@ fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
         return;
     }
     let (scratch, webhook) = (Scratch::make("attacks"), Receiver::start(Form::Webhook));
-    let check: SocketAddr =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
+    let check: SocketAddr = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback has ports");
     let text = format!(
         "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
          url = \"{}\"\nsecret_file = \"{}\"\n[record]\nstate_dir = \"{}\"\n",
@@ -107,25 +109,39 @@ fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
         Attack::python(UNIX, &[]),
         Attack::python(FLAPS, &[]),
         // In a network namespace of its own, where the kernel lets users make one.
-        Attack::start("unshare", &["-Urn", "sh", "-c", "ip link set lo up; exec python3 -c \"$0\" app 8", TCP]),
+        Attack::start(
+            "unshare",
+            &["-Urn", "sh", "-c", "ip link set lo up; exec python3 -c \"$0\" app 8", TCP],
+        ),
     ];
     let pids: Vec<u32> = attacks[..2].iter().map(|attack| attack.0.id()).collect();
     let claimed = || {
         let seen = lines(&running);
-        let is_claimed = |pid: &u32| seen.iter().any(|line| line["verdict"] == "overload" && line["pid"] == *pid);
+        let is_claimed = |pid: &u32| {
+            seen.iter().any(|line| line["verdict"] == "overload" && line["pid"] == *pid)
+        };
         pids.iter().all(is_claimed).then_some(())
     };
-    assert!(wait_for(CLAIMED_WITHIN, claimed).is_some(), "{pids:?} in {}{}", running.printed(), running.log());
+    assert!(
+        wait_for(CLAIMED_WITHIN, claimed).is_some(),
+        "{pids:?} in {}{}",
+        running.printed(),
+        running.log()
+    );
     // Long enough for any of them to become critical, were it a service's.
     sleep(Duration::from_secs(11));
     let seen = lines(&running);
     let harmful: Vec<_> = seen
         .iter()
-        .filter(|line| line["severity"] != "info" && !line["severity"].is_null() || !line["decision"].is_null())
+        .filter(|line| {
+            line["severity"] != "info" && !line["severity"].is_null() || !line["decision"].is_null()
+        })
         .collect();
     assert!(harmful.is_empty(), "{harmful:#?}");
     let mut answer = String::new();
-    TcpStream::connect(check).and_then(|mut stream| stream.read_to_string(&mut answer)).expect("it answers");
+    TcpStream::connect(check)
+        .and_then(|mut stream| stream.read_to_string(&mut answer))
+        .expect("it answers");
     assert_eq!(answer, "ready 100%\n");
     assert!(running.get("/ready").starts_with("HTTP/1.1 200"), "it stays in rotation");
     assert!(webhook.calls().is_empty(), "{:?}", webhook.calls());

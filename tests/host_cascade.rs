@@ -1,12 +1,13 @@
-//! Live: dependencies that cease to answer, one refusing and one silent, are told once each by the installed agent on its defaults, and
-//! so is the return of one.
+//! Live: dependencies that cease to answer, one refusing and one silent, are told once each by the
+//! installed agent on its defaults, and so is the return of one.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use serde_json::Value;
 use spillway_agent::bpf::Probe;
 use spillway_tests::{
-    ANY_PORT, Running, Scratch, Workload, is_root, now, own_network, run_with, sensors_with, wait_for,
+    ANY_PORT, Running, Scratch, Workload, is_root, now, own_network, run_with, sensors_with,
+    wait_for,
 };
 
 /// Long enough for the agent to see connects that succeed.
@@ -40,30 +41,44 @@ fn a_dependency_that_refuses_or_is_silent_is_a_risk_until_it_answers() {
     let lines = |addr: SocketAddr, state: &str| -> Vec<Value> {
         let printed = running.printed();
         let parsed = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let risks = parsed.filter(|line| line["verdict"] == "cascade_risk" && line["netns"] == netns);
+        let risks =
+            parsed.filter(|line| line["verdict"] == "cascade_risk" && line["netns"] == netns);
         risks.filter(|line| line["addr"] == addr.to_string() && line["state"] == state).collect()
     };
 
-    let (refusing, silent) = (SocketAddr::from(([127, 0, 0, 1], 8_000)), SocketAddr::from(([127, 0, 0, 1], 8_001)));
+    let (refusing, silent) =
+        (SocketAddr::from(([127, 0, 0, 1], 8_000)), SocketAddr::from(([127, 0, 0, 1], 8_001)));
     let server = serve(refusing);
     let healthy_for = format!("--healthy-for={}s", HEALTHY.as_secs());
-    let _stuck = workload(&["stuck-server", &format!("--addr={silent}"), "--backlog=1", &healthy_for]);
-    let _clients = [refusing, silent]
-        .map(|addr| workload(&["clients", &format!("--addr={addr}"), "--rate-per-sec=10", "--for=120s"]));
+    let _stuck =
+        workload(&["stuck-server", &format!("--addr={silent}"), "--backlog=1", &healthy_for]);
+    let _clients = [refusing, silent].map(|addr| {
+        workload(&["clients", &format!("--addr={addr}"), "--rate-per-sec=10", "--for=120s"])
+    });
     sleep(HEALTHY);
     drop(server);
     let gone = now();
     sleep(SUSTAIN.saturating_sub(gone.elapsed() + Duration::from_secs(1)));
-    assert!(lines(refusing, "raised").is_empty(), "claimed before it had failed for long: {}", running.printed());
+    assert!(
+        lines(refusing, "raised").is_empty(),
+        "claimed before it had failed for long: {}",
+        running.printed()
+    );
     for (addr, how) in [(refusing, "refused"), (silent, "without an answer yet")] {
         let told = wait_for(TOLD_WITHIN, || lines(addr, "raised").pop());
-        let told = told.unwrap_or_else(|| panic!("{addr} was not told within {:?}: {}", gone.elapsed(), running.log()));
+        let told = told.unwrap_or_else(|| {
+            panic!("{addr} was not told within {:?}: {}", gone.elapsed(), running.log())
+        });
         println!("{:.1} s after the one was gone: {}", gone.elapsed().as_secs_f64(), told["why"]);
         assert_eq!(told["sign"], "dependency_down");
         assert!(told["why"].as_str().is_some_and(|why| why.contains(how)), "{told}");
     }
     let _server = serve(refusing);
-    assert!(wait_for(TOLD_WITHIN, || lines(refusing, "cleared").pop()).is_some(), "{}", running.printed());
+    assert!(
+        wait_for(TOLD_WITHIN, || lines(refusing, "cleared").pop()).is_some(),
+        "{}",
+        running.printed()
+    );
     assert_eq!([refusing, silent].map(|addr| lines(addr, "raised").len()), [1, 1]);
     assert_eq!([refusing, silent].map(|addr| lines(addr, "cleared").len()), [1, 0]);
     let (code, log) = running.stop();

@@ -1,4 +1,5 @@
-//! Live: what an agent takes away from itself, how little it needs to start, what signals do, and a log on a disk that fills.
+//! Live: what an agent takes away from itself, how little it needs to start, what signals do, and a
+//! log on a disk that fills.
 
 use std::{
     fs::{self, File},
@@ -8,7 +9,9 @@ use std::{
 };
 
 use spillway_agent::sense::Hierarchy;
-use spillway_tests::{ANY_PORT, OwnCgroup, Running, Scratch, agent, is_root, run_with, skip, wait_for};
+use spillway_tests::{
+    ANY_PORT, OwnCgroup, Running, Scratch, agent, is_root, run_with, skip, wait_for,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -22,7 +25,9 @@ fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
         return;
     }
     let hierarchy = Hierarchy::detect();
-    let Some(mount) = hierarchy.mount() else { return skip(test, "no cgroup file system is mounted") };
+    let Some(mount) = hierarchy.mount() else {
+        return skip(test, "no cgroup file system is mounted");
+    };
     let cgroup = match OwnCgroup::make(mount, "starts") {
         Ok(cgroup) => cgroup,
         Err(error) => return skip(test, &error.to_string()),
@@ -33,9 +38,10 @@ fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
     }
     let probes = |doctor: &mut Command| {
         let output = doctor.output().expect("the agent runs");
-        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {:?}: {}", output.status, String::from_utf8_lossy(&output.stderr))
-        });
+        let found: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+                panic!("{error}: {:?}: {}", output.status, String::from_utf8_lossy(&output.stderr))
+            });
         found["probes"].clone()
     };
     // A debug build has 70 MB of code, which is charged to whoever reads it first: not the agent.
@@ -49,7 +55,9 @@ fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
     cgroup.admit(&mut command).expect("it can be entered");
     let (code, log) = Running::start(command).stop();
     assert_eq!(code, Some(0), "{log}");
-    if let Ok(peak) = cgroup.get(if hierarchy.is_v1() { "memory.max_usage_in_bytes" } else { "memory.peak" }) {
+    if let Ok(peak) =
+        cgroup.get(if hierarchy.is_v1() { "memory.max_usage_in_bytes" } else { "memory.peak" })
+    {
         println!("at most {} MiB", peak.trim().parse::<u64>().unwrap_or_default() >> 20);
     }
 }
@@ -68,12 +76,19 @@ fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {
         command.args([&format!("--bounding-set=-all,{capabilities}"), "--inh-caps=-all"]);
         command.arg(agent().get_program()).args(["doctor", "--json"]);
         let output = command.output().ok()?;
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().map(|found| found["probes"].clone())
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .ok()
+            .map(|found| found["probes"].clone())
     };
     let Some(all) = with("+all") else { return skip(test, "there is no setpriv") };
     assert_eq!(with("+bpf,+perfmon"), Some(all.clone()));
-    let unit = UNIT_FILE.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it has one");
-    let unit = unit.split_whitespace().map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    let unit = UNIT_FILE
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("it has one");
+    let unit = unit
+        .split_whitespace()
+        .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
     assert_eq!(with(&unit.collect::<Vec<_>>().join(",")), Some(all), "as in the unit");
 }
 
@@ -116,7 +131,10 @@ fn a_wrong_file_at_sighup_changes_nothing_and_a_good_one_is_in_force() {
     hangup("[decide]\ncooldwon = \"1h\"\n[sense]\ninterval = 5\n", "cooldwon");
     assert!(running.log().contains("interval"), "every mistake is named: {}", running.log());
     hangup(&format!("{good}[decide]\ncooldown = \"2h\"\n"), "is in force");
-    hangup(&good.replace("[record]", "[sense]\ninterval = \"900ms\"\n[record]"), "settings=[sense]");
+    hangup(
+        &good.replace("[record]", "[sense]\ninterval = \"900ms\"\n[record]"),
+        "settings=[sense]",
+    );
     let (code, log) = running.stop_by(libc::SIGQUIT);
     assert_eq!(code, Some(0), "{log}");
 }
@@ -149,7 +167,10 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
     let scratch = Scratch::make("full");
     let directory = scratch.0.join("disk");
     fs::create_dir(&directory).expect("it is ours");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(&directory).status();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+        .arg(&directory)
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         return skip(test, "no file system can be mounted");
     }
@@ -161,7 +182,8 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
     command.args(["--no-bpf"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
     let running = Ends(command.spawn().expect("the agent runs"));
     let says = |wanted: &str| {
-        let said = wait_for(SOON, || fs::read_to_string(&log).ok().filter(|log| log.contains(wanted)));
+        let said =
+            wait_for(SOON, || fs::read_to_string(&log).ok().filter(|log| log.contains(wanted)));
         said.unwrap_or_else(|| panic!("no {wanted} in {:?}", fs::read_to_string(&log)))
     };
     let hangup = || {

@@ -1,5 +1,6 @@
-//! Drains that cordon a Kubernetes node: the receiver of `configs/kubernetes/`, run as its manifests say, against an API that lets it do
-//! what its ClusterRole says and nothing else, asked by the real agent and by a signer that is not the agent's.
+//! Drains that cordon a Kubernetes node: the receiver of `configs/kubernetes/`, run as its
+//! manifests say, against an API that lets it do what its ClusterRole says and nothing else, asked
+//! by the real agent and by a signer that is not the agent's.
 
 use std::{
     env, fs,
@@ -27,8 +28,10 @@ use standardwebhooks::Webhook;
 const NODE: &str = "node-1.internal";
 const OTHER: &str = "node-2.internal";
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiYXBpIl19.c2ln";
-const KEYS: [&str; 2] =
-    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ="];
+const KEYS: [&str; 2] = [
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ=",
+];
 const MARK: &str = "spillway.io/cordoned-by";
 const SOON: Duration = Duration::from_secs(15);
 
@@ -38,9 +41,10 @@ fn holds(theirs: &Value, ours: &Value) -> bool {
         (Value::Object(theirs), Value::Object(ours)) => {
             ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|known| holds(known, value)))
         }
-        (Value::Array(theirs), Value::Array(ours)) => {
-            ours.iter().enumerate().all(|(nth, value)| theirs.get(nth).is_some_and(|known| holds(known, value)))
-        }
+        (Value::Array(theirs), Value::Array(ours)) => ours
+            .iter()
+            .enumerate()
+            .all(|(nth, value)| theirs.get(nth).is_some_and(|known| holds(known, value))),
         _ => theirs == ours,
     }
 }
@@ -51,7 +55,8 @@ fn kubectl_knows_every_field_of_what_runs_the_receiver() {
     let mut daemons = Manifests::read(&servers).one("DaemonSet").clone();
     let seen = |daemons: &Value| {
         // Unlike others this command reads what a DaemonSet has, and leaves out what it has not.
-        let arguments = ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
+        let arguments =
+            ["set", "env", "--local", "--filename=-", "--output=json", "READ_BY=kubectl"];
         let told = servers.kubectl(&arguments, &daemons.to_string());
         holds(&serde_json::from_str(&told).expect("it is JSON"), daemons)
     };
@@ -76,11 +81,20 @@ fn what_a_manifest_names_is_there() {
     let account = &manifests.one("ServiceAccount")["metadata"]["name"];
     assert_eq!(manifests.pod()["serviceAccountName"], *account);
     let binding = manifests.one("ClusterRoleBinding");
-    assert_eq!(binding["subjects"], json!([{ "kind": "ServiceAccount", "name": account, "namespace": namespace }]));
+    assert_eq!(
+        binding["subjects"],
+        json!([{ "kind": "ServiceAccount", "name": account, "namespace": namespace }])
+    );
     let role = &manifests.one("ClusterRole")["metadata"]["name"];
     let api_group = "rbac.authorization.k8s.io";
-    assert_eq!(binding["roleRef"], json!({ "apiGroup": api_group, "kind": "ClusterRole", "name": role }));
-    assert_eq!(manifests.rules(), json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }]));
+    assert_eq!(
+        binding["roleRef"],
+        json!({ "apiGroup": api_group, "kind": "ClusterRole", "name": role })
+    );
+    assert_eq!(
+        manifests.rules(),
+        json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }])
+    );
     let daemons = &manifests.one("DaemonSet")["spec"];
     assert_eq!(daemons["selector"]["matchLabels"], daemons["template"]["metadata"]["labels"]);
     // The program and the key.
@@ -92,7 +106,8 @@ fn what_a_manifest_names_is_there() {
     assert_eq!(command, ["python3", "-u", &format!("{program_at}/cordon.py")]);
     let (keys_at, secret) = manifests.mounted("secret");
     assert_eq!(manifests.env("KEYS_FILE")["value"], format!("{keys_at}/keys"));
-    let [namespace, secret] = [namespace, &secret["secretName"]].map(|name| name.as_str().expect("it is named"));
+    let [namespace, secret] =
+        [namespace, &secret["secretName"]].map(|name| name.as_str().expect("it is named"));
     let make = format!("kubectl -n {namespace} create secret generic {secret} --from-file=keys");
     assert!(how.contains(&make), "{make}");
     assert_eq!(manifests.pod()["volumes"].as_array().map(Vec::len), Some(2));
@@ -104,11 +119,17 @@ fn what_a_manifest_names_is_there() {
     }
     assert_eq!(manifests.env("NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
     let listen = manifests.env("LISTEN")["value"].as_str().expect("it is told");
-    assert!(listen.starts_with("127.0.0.1:") && manifests.pod()["hostNetwork"] == true, "the agent finds it");
+    assert!(
+        listen.starts_with("127.0.0.1:") && manifests.pod()["hostNetwork"] == true,
+        "the agent finds it"
+    );
     assert!(how.contains(&format!("url = \"http://{listen}/\"")), "{listen}");
     for probe in ["readinessProbe", "livenessProbe"] {
         let asked = &manifests.container()[probe]["httpGet"];
-        assert_eq!(format!("{}:{}", asked["host"].as_str().unwrap_or_default(), asked["port"]), listen);
+        assert_eq!(
+            format!("{}:{}", asked["host"].as_str().unwrap_or_default(), asked["port"]),
+            listen
+        );
     }
 }
 
@@ -131,19 +152,24 @@ impl Receiver {
         python.env("KUBERNETES_SERVICE_HOST", HOST);
         python.env("KUBERNETES_SERVICE_PORT", cluster.api.server.addr.port().to_string());
         python.env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut child = python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child =
+            python.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let line = log.next().and_then(Result::ok).expect("it says where it listens");
         let addr = line.rsplit(' ').next().and_then(|addr| addr.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("{line}"));
-        thread::spawn(move || log.map_while(Result::ok).for_each(|line| println!("receiver: {line}")));
+        thread::spawn(move || {
+            log.map_while(Result::ok).for_each(|line| println!("receiver: {line}"))
+        });
         Self { child, addr }
     }
 
     /// Sends this body, signed; gives the status and what was said.
     fn send(&self, key: &str, id: &str, late_secs: i64, body: &str) -> (u16, String) {
         let at = Clock::start().unix_ms() as i64 / 1_000 - late_secs;
-        let signature = Webhook::new(key).and_then(|key| key.sign(id, at, body.as_bytes())).expect("it can be signed");
+        let signature = Webhook::new(key)
+            .and_then(|key| key.sign(id, at, body.as_bytes()))
+            .expect("it can be signed");
         let mut stream = TcpStream::connect(self.addr).expect("it listens");
         stream.set_read_timeout(Some(SOON)).expect("it is a time");
         let head = format!(
@@ -154,7 +180,11 @@ impl Receiver {
         stream.write_all(format!("{head}{body}").as_bytes()).expect("it reads");
         let mut said = String::new();
         stream.read_to_string(&mut said).expect("it answers");
-        let status = said.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+        let status = said
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"));
         (status, said.lines().last().unwrap_or_default().to_owned())
     }
 
@@ -202,7 +232,11 @@ impl Cluster {
     }
 
     fn is_cordoned(&self) -> bool {
-        assert_eq!(self.api.node(OTHER)["metadata"]["resourceVersion"], "4242", "no other node is touched");
+        assert_eq!(
+            self.api.node(OTHER)["metadata"]["resourceVersion"],
+            "4242",
+            "no other node is touched"
+        );
         self.api.node(NODE)["spec"]["unschedulable"] == true
     }
 
@@ -305,8 +339,12 @@ fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
         (KEYS[0], 0, "", 400),
         (KEYS[0], 0, "{\"type\":{}}", 400),
     ] {
-        let (answered, said) =
-            receiver.send(key, &format!("id{late_secs}{}{}", body.len(), key.len()), late_secs, body);
+        let (answered, said) = receiver.send(
+            key,
+            &format!("id{late_secs}{}{}", body.len(), key.len()),
+            late_secs,
+            body,
+        );
         assert_eq!(answered, status, "{body}: {said}");
     }
     // A file that holds no key lets nobody in, not even who signs with none.
@@ -370,7 +408,10 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     // A change in between is read again, and one after the other is for later.
     cluster.api.busy(3);
     let (status, said) = receiver.ask("drain", "a");
-    assert!(status == 503 && said.contains("please apply your changes to the latest version"), "{status} {said}");
+    assert!(
+        status == 503 && said.contains("please apply your changes to the latest version"),
+        "{status} {said}"
+    );
     assert!(!cluster.is_cordoned());
     cluster.api.busy(2);
     assert_eq!(receiver.ask("drain", "a").0, 200, "no failure is remembered");
@@ -382,19 +423,28 @@ fn an_api_that_refuses_or_is_gone_is_asked_again_later() {
     let (status, said) = receiver.ask("undrain", "b");
     let user = manifests.user();
     assert_eq!(status, 503, "{said}");
-    assert!(said.contains(&format!("nodes \"{NODE}\" is forbidden: User \"{user}\" cannot patch resource")), "{said}");
+    assert!(
+        said.contains(&format!(
+            "nodes \"{NODE}\" is forbidden: User \"{user}\" cannot patch resource"
+        )),
+        "{said}"
+    );
     let [verbs, names] = [json!(["get", "patch"]), json!([NODE])];
     cluster.api.rules(json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": verbs, "resourceNames": names }]));
     // A token that was replaced is read anew.
     cluster.api.service_account(&cluster.account(), "another");
     let (status, said) = receiver.ask("undrain", "b");
-    assert!(status == 503 && said.contains("401: Unauthorized") && !said.contains("another"), "{status} {said}");
+    assert!(
+        status == 503 && said.contains("401: Unauthorized") && !said.contains("another"),
+        "{status} {said}"
+    );
     cluster.api.service_account(&cluster.account(), TOKEN);
     assert_eq!(receiver.ask("undrain", "b").0, 200);
     assert!(!cluster.is_cordoned());
     // Another's certificate is no API.
     let elsewhere = Cluster::start("elsewhere", &manifests);
-    fs::copy(elsewhere.account().join("ca.crt"), cluster.account().join("ca.crt")).expect("it is ours");
+    fs::copy(elsewhere.account().join("ca.crt"), cluster.account().join("ca.crt"))
+        .expect("it is ours");
     let asked = cluster.asked();
     let (status, said) = receiver.ask("drain", "c");
     assert!(status == 503 && said.contains("CERTIFICATE_VERIFY_FAILED"), "{status} {said}");

@@ -1,7 +1,8 @@
-//! Live: a node is drained before it fails, with Debian's HAProxy in front of it, by the files of `configs/haproxy/`.
+//! Live: a node is drained before it fails, with Debian's HAProxy in front of it, by the files of
+//! `configs/haproxy/`.
 //!
-//! All nodes are one host here, and the agent watches that host. One backend leaks in a cgroup in which it will be killed; its line in
-//! HAProxy's configuration is the one whose agent answers.
+//! All nodes are one host here, and the agent watches that host. One backend leaks in a cgroup in
+//! which it will be killed; its line in HAProxy's configuration is the one whose agent answers.
 
 use std::{
     env, fs,
@@ -59,7 +60,9 @@ fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_req
     let run = |with_agent: bool| -> Ran {
         let name = format!("{TEST}-{with_agent}");
         let never = AtomicBool::new(false);
-        let ran = leaking(&servers, &name, with_agent, &never, |at, happened| println!("{at:5.1} s  {happened:?}"));
+        let ran = leaking(&servers, &name, with_agent, &never, |at, happened| {
+            println!("{at:5.1} s  {happened:?}")
+        });
         let ran = ran.expect("it can be run").expect("nobody stops it");
         println!("with the agent: {with_agent}: {:.3} % succeeded: {ran:?}", ran.share() * 100.0);
         ran
@@ -88,7 +91,10 @@ fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without
         Ok(servers) => servers,
         Err(reason) => return skip(TEST, &reason),
     };
-    let secs = env::var("SPILLWAY_TWO_NODES_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(TWO_NODES_SECS);
+    let secs = env::var("SPILLWAY_TWO_NODES_SECS")
+        .ok()
+        .and_then(|secs| secs.parse().ok())
+        .unwrap_or(TWO_NODES_SECS);
     // At the same time, in namespaces of their own: they wait far more than they compute.
     let run = |with_agents: bool| {
         let name = format!("{TEST}-{with_agents}");
@@ -98,7 +104,8 @@ fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without
         served
     };
     let (with, without): (Result<Served, String>, _) = thread::scope(|scope| {
-        let [with, without] = [true, false].map(|with_agents| scope.spawn(move || run(with_agents)));
+        let [with, without] =
+            [true, false].map(|with_agents| scope.spawn(move || run(with_agents)));
         (with.join().expect("it does not panic"), without.join().expect("it does not panic"))
     });
     let (with, without) = match (with, without) {
@@ -108,7 +115,10 @@ fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without
     assert!(!with.left_rotation, "a node left rotation for an overload: {with:?}");
     assert!(with.lowest_weights.iter().all(|weight| (50..=100).contains(weight)), "{with:?}");
     // Both runs send other requests at other moments: half a percent is noise.
-    assert!(with.share() >= without.share() - 0.005, "the agent made it worse: {with:?}, without {without:?}");
+    assert!(
+        with.share() >= without.share() - 0.005,
+        "the agent made it worse: {with:?}, without {without:?}"
+    );
 }
 
 #[test]
@@ -119,7 +129,8 @@ fn haproxy_does_what_an_operator_says_and_a_restarted_agent_says_it_again() {
         Err(reason) => return skip(TEST, &reason),
     };
     let scratch = Scratch::make(TEST);
-    let backends = [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
+    let backends =
+        [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
     // An operator's word holds in either mode.
     let config = quick(&scratch, "observe", agent_check);
@@ -153,12 +164,15 @@ fn haproxy_does_what_an_operator_says_and_a_restarted_agent_says_it_again() {
     let agent = start(&config);
     let hear = || {
         let mut line = String::new();
-        TcpStream::connect(agent_check).and_then(|mut stream| stream.read_to_string(&mut line)).expect("it answers");
+        TcpStream::connect(agent_check)
+            .and_then(|mut stream| stream.read_to_string(&mut line))
+            .expect("it answers");
         line
     };
     assert_eq!(hear(), "drain\n", "the first answer of a restarted agent");
     // More than it keeps at once.
-    let silent: Vec<_> = (0..70).map(|_| TcpStream::connect(agent_check).expect("it listens")).collect();
+    let silent: Vec<_> =
+        (0..70).map(|_| TcpStream::connect(agent_check).expect("it listens")).collect();
     assert_eq!(hear(), "drain\n", "whoever says nothing keeps nobody out");
     drop(silent);
 
@@ -185,21 +199,26 @@ fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
     };
     let scratch = Scratch::make(TEST);
     let hierarchy = Hierarchy::detect();
-    let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST).expect("one can be made");
+    let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST)
+        .expect("one can be made");
     let file = if hierarchy.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
     cgroup.set(file, 256 * MIB).expect("it takes a limit");
-    let backends = [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
+    let backends =
+        [backend(SERVICE, "0", None), backend(SERVICE, "0", None), backend(SERVICE, "0", None)];
     let agent_check = free_addr();
     let config = quick(&scratch, "enforce", agent_check);
     // What is half a minute away halves the weight, and drains nothing.
     let text = fs::read_to_string(&config).expect("it is there");
-    let text = text.replace("[decide]\n", "[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
+    let text =
+        text.replace("[decide]\n", "[decide]\nlimit_within = \"1m\"\ndrain_within = \"1s\"\n");
     fs::write(&config, text).expect("it is ours");
     let agent = start(&config);
     let nodes = [backends[0].addr(), backends[1].addr(), backends[2].addr()];
     let balancer = Balancer::start(&servers, &scratch, "agent-check.cfg", nodes, agent_check);
     balancer.until("web-1", "UP");
-    let weight = |server: &str| balancer.shows(server, "weight").and_then(|weight| weight.parse::<u32>().ok());
+    let weight = |server: &str| {
+        balancer.shows(server, "weight").and_then(|weight| weight.parse::<u32>().ok())
+    };
     let whole = wait_for(SOON, || weight("web-1").filter(|weight| *weight == 100));
     assert!(whole.is_some(), "{:?}", weight("web-1"));
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
@@ -233,15 +252,23 @@ fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_kil
     // As systemd makes it before the agent is started.
     fs::create_dir(scratch.0.join("state")).expect("it can be made");
     let (first, second) = (start(&config), start(&config));
-    assert!(second.log().contains("this agent does not drain until the other one ends"), "{}", second.log());
+    assert!(
+        second.log().contains("this agent does not drain until the other one ends"),
+        "{}",
+        second.log()
+    );
     let until = |agent: &Running, state: &str, ready: &str| {
         let is_there = || {
             let metrics = agent.get("/metrics");
-            let is_state = metric(&metrics, &format!("spillway_drain_state{{state=\"{state}\"}}")) == 1.0;
+            let is_state =
+                metric(&metrics, &format!("spillway_drain_state{{state=\"{state}\"}}")) == 1.0;
             (is_state && agent.get("/ready").starts_with(ready)).then_some(metrics)
         };
-        let metrics = wait_for(SOON, is_there).unwrap_or_else(|| panic!("not {state}: {}", agent.log()));
-        let states = metrics.lines().filter(|line| line.starts_with("spillway_drain_state{") && line.ends_with(" 1"));
+        let metrics =
+            wait_for(SOON, is_there).unwrap_or_else(|| panic!("not {state}: {}", agent.log()));
+        let states = metrics
+            .lines()
+            .filter(|line| line.starts_with("spillway_drain_state{") && line.ends_with(" 1"));
         assert_eq!(states.count(), 1, "a node is in one state");
     };
     for agent in [&first, &second] {
@@ -254,7 +281,10 @@ fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_kil
     assert_eq!(receiver.calls().len(), 1, "{:?}", receiver.calls());
     first.signal(libc::SIGKILL);
     drop(first);
-    assert!(wait_for(SOON, || second.log().contains("no other agent drains any more").then_some(())).is_some());
+    assert!(
+        wait_for(SOON, || second.log().contains("no other agent drains any more").then_some(()))
+            .is_some()
+    );
     say(&["undrain"], &config);
     until(&second, "healthy", "HTTP/1.1 200");
     assert_eq!(receiver.calls().len(), 2, "{:?}", receiver.calls());
@@ -268,7 +298,9 @@ fn connections_are_counted_by_whose_listener_they_came_to_in_every_namespace() {
     }
     let counted_of = |pid: u32| {
         let mut in_flight = EstablishedConnections::new(Hierarchy::detect());
-        in_flight.count(0.0, |owner| owner.is_some_and(|(owner, _)| owner == pid)).expect("they can be counted")
+        in_flight
+            .count(0.0, |owner| owner.is_some_and(|(owner, _)| owner == pid))
+            .expect("they can be counted")
     };
     let count = |wanted: u64, pid: u32| {
         let counted = wait_for(SOON, || (counted_of(pid) == wanted).then_some(()));
@@ -277,7 +309,8 @@ fn connections_are_counted_by_whose_listener_they_came_to_in_every_namespace() {
     let here = backend(SERVICE, "0", None);
     count(0, here.pid());
     // Accepted or not: sixteen of them are, by as many threads.
-    let held: Vec<_> = (0..20).map(|_| TcpStream::connect(here.addr()).expect("it listens")).collect();
+    let held: Vec<_> =
+        (0..20).map(|_| TcpStream::connect(here.addr()).expect("it listens")).collect();
     assert_eq!(counted_of(here.pid()), 20);
     drop(held);
     count(0, here.pid());
@@ -309,7 +342,8 @@ fn a_node_is_not_called_drained_while_it_serves_until_that_took_too_long() {
     let scratch = Scratch::make(TEST);
     // In no cgroup that is protected, as an operator's own is.
     let hierarchy = Hierarchy::detect();
-    let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST).expect("one can be made");
+    let cgroup = OwnCgroup::make(hierarchy.mount().expect("cgroups are mounted"), TEST)
+        .expect("one can be made");
     let backend = backend(SERVICE, "0", Some(&cgroup));
     let config = quick(&scratch, "observe", free_addr());
     let agent = start(&config);

@@ -1,23 +1,29 @@
-//! Live: the installed agent under more than it has room for: births and deaths that nobody reads, listeners that no map
-//! holds, and tens of thousands of short lives. It counts what it lost, says so once, and runs on.
+//! Live: the installed agent under more than it has room for: births and deaths that nobody reads,
+//! listeners that no map holds, and tens of thousands of short lives. It counts what it lost, says
+//! so once, and runs on.
 
 use std::{fs, process::Command, thread, time::Duration};
 
 use spillway_agent::bpf::Probe;
-use spillway_tests::{ANY_PORT, Running, Scratch, Workload, metric, run_with, sensors_with, wait_for, warnings};
+use spillway_tests::{
+    ANY_PORT, Running, Scratch, Workload, metric, run_with, sensors_with, wait_for, warnings,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A look at thousands of new listeners takes some 0.3 s, more on a busy machine, and after two such looks the agent rests for
-/// twenty times as long.
+/// A look at thousands of new listeners takes some 0.3 s, more on a busy machine, and after two
+/// such looks the agent rests for twenty times as long.
 const PATIENCE_FOR_LISTENERS: Duration = Duration::from_secs(60);
 
-/// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test is about does not attach.
+/// The agent, well and without losses so far; `None`, told as a skip, where the probe that a test
+/// is about does not attach.
 fn agent_with(probe: Probe, test: &str) -> Option<(Scratch, Running)> {
     drop(sensors_with(probe, test)?);
     let scratch = Scratch::make(test);
     let running = Running::start(run_with(&scratch.file("spillway.toml", ANY_PORT)));
-    let scanned = wait_for(PATIENCE, || running.get("/metrics").contains("spillway_lost_total{").then_some(()));
+    let scanned = wait_for(PATIENCE, || {
+        running.get("/metrics").contains("spillway_lost_total{").then_some(())
+    });
     assert!(scanned.is_some() && running.is_well(), "{}", running.log());
     Some((scratch, running))
 }
@@ -35,7 +41,8 @@ fn churn(count: u32) {
 /// Births and deaths that were counted, and those that were counted as lost.
 fn told_and_lost(running: &Running) -> (f64, f64) {
     let metrics = running.get("/metrics");
-    let told = ["births", "deaths"].map(|what| metric(&metrics, &format!("spillway_process_{what}_total")));
+    let told = ["births", "deaths"]
+        .map(|what| metric(&metrics, &format!("spillway_process_{what}_total")));
     (told.iter().sum(), lost(&metrics, "life_ring_full"))
 }
 
@@ -43,8 +50,8 @@ fn lost(metrics: &str, what: &str) -> f64 {
     metric(metrics, &format!("spillway_lost_total{{what=\"{what}\"}}"))
 }
 
-/// One line of the log says this, however often it happened; the agent is well, and ends when told to. What else happens on
-/// the host meanwhile may have lines of its own.
+/// One line of the log says this, however often it happened; the agent is well, and ends when told
+/// to. What else happens on the host meanwhile may have lines of its own.
 fn assert_said_once(running: Running, said: &str) {
     assert!(wait_for(PATIENCE, || running.is_well().then_some(())).is_some(), "{}", running.log());
     let (code, log) = running.stop();
@@ -54,11 +61,13 @@ fn assert_said_once(running: Running, said: &str) {
 
 #[test]
 fn a_ring_that_nobody_reads_is_counted_and_said_once() {
-    let Some((_scratch, running)) = agent_with(Probe::ProcessLife, "a_ring_that_nobody_reads_is_counted_and_said_once")
+    let Some((_scratch, running)) =
+        agent_with(Probe::ProcessLife, "a_ring_that_nobody_reads_is_counted_and_said_once")
     else {
         return;
     };
-    // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900 births and deaths.
+    // Twice, so that a line that is said each time would be said twice. The ring holds some 10,900
+    // births and deaths.
     for turn in 1..=2 {
         let (told, lost) = told_and_lost(&running);
         running.signal(libc::SIGSTOP);
@@ -68,11 +77,16 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
             let (told_now, lost_now) = told_and_lost(&running);
             (lost_now > lost && told_now - told + lost_now - lost >= 15_000.0).then_some(())
         });
-        assert!(counted.is_some(), "turn {turn}: of ({told}, {lost}) became {:?}", told_and_lost(&running));
+        assert!(
+            counted.is_some(),
+            "turn {turn}: of ({told}, {lost}) became {:?}",
+            told_and_lost(&running)
+        );
     }
     let (told, lost) = told_and_lost(&running);
     churn(500);
-    let counted = wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
+    let counted =
+        wait_for(PATIENCE, || (told_and_lost(&running).0 >= told + 1_000.0).then_some(()));
     assert!(counted.is_some(), "later births and deaths are seen");
     assert_eq!(told_and_lost(&running).1, lost, "and none of them is lost");
     assert_said_once(running, "what=\"life_ring_full\"");
@@ -86,7 +100,8 @@ fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
     let many = workload(&["listeners", "--count=8300"]);
     let counted = wait_for(PATIENCE_FOR_LISTENERS, || {
         let metrics = running.get("/metrics");
-        (lost(&metrics, "listener_map_full") >= 108.0 && metric(&metrics, "spillway_listeners") >= 8_192.0)
+        (lost(&metrics, "listener_map_full") >= 108.0
+            && metric(&metrics, "spillway_listeners") >= 8_192.0)
             .then_some(())
     });
     assert!(counted.is_some(), "{}", running.get("/metrics"));
@@ -116,9 +131,11 @@ fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
 }
 
 fn resident_bytes(running: &Running) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it has a status");
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", running.pid())).expect("it has a status");
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
     kib.expect("it has resident memory") << 10
 }
 
@@ -141,7 +158,8 @@ fn fifty_thousand_short_lives_are_counted_and_cost_no_memory() {
         let (told_now, lost_now) = told_and_lost(&running);
         (told_now - told + lost_now - lost >= 100_000.0).then_some(lost_now - lost)
     });
-    let lost = counted.unwrap_or_else(|| panic!("of ({told}, {lost}) became {:?}", told_and_lost(&running)));
+    let lost = counted
+        .unwrap_or_else(|| panic!("of ({told}, {lost}) became {:?}", told_and_lost(&running)));
     let grown = resident_bytes(&running).saturating_sub(resident);
     assert!(grown < 4 << 20, "it grew by {grown} bytes");
     assert!(running.is_well());

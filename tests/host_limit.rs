@@ -1,5 +1,6 @@
-//! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched, and nothing stays. The first
-//! are the scenarios that hold on every kernel, see `src/kernel/containment.rs`; then there is the agent as it is installed.
+//! Live: limits on cgroups, with real processes in them: nobody is killed, nobody else is touched,
+//! and nothing stays. The first are the scenarios that hold on every kernel, see
+//! `src/kernel/containment.rs`; then there is the agent as it is installed.
 
 use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 
@@ -8,9 +9,9 @@ use spillway_agent::sense::LEAK_CHILD;
 use spillway_tests::{
     Running, Workload, agent, is_root,
     limit_live::{
-        Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed, divided_and_over,
-        divided_and_used, held, is_alive, killed, killed_with_all, never_wider_than_before, over, overtaken, refused,
-        replaced, slowed, thrashing,
+        Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed,
+        divided_and_over, divided_and_used, held, is_alive, killed, killed_with_all,
+        never_wider_than_before, over, overtaken, refused, replaced, slowed, thrashing,
     },
     metric, run_with, skip, wait_for,
 };
@@ -22,7 +23,8 @@ fn stage(test: &str) -> Option<Stage> {
     if !is_root(test) {
         return None;
     }
-    let (workload, contain) = (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
+    let (workload, contain) =
+        (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
     Stage::set(test, Programs { workload, contain }).map_err(|reason| skip(test, &reason)).ok()
 }
 
@@ -137,17 +139,27 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
-    let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", &stage.cgroup.path));
-    let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
-    let decision = running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
-    assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(true), &Value::from("enforce")));
+    let outcome = wait_for(Duration::from_secs(60), || {
+        running.line_of("outcome", "limited", &stage.cgroup.path)
+    });
+    let outcome = outcome
+        .unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+    let decision =
+        running.line_of("decision", "limit", &stage.cgroup.path).expect("it was decided");
+    assert_eq!(
+        (&decision["performed"], &decision["mode"]),
+        (&Value::Bool(true), &Value::from("enforce"))
+    );
     let limit_bytes = outcome["limit_bytes"].as_u64().expect("it says which");
     assert_eq!(stage.number(stage.limit_file()), limit_bytes);
     let t = |line: &Value| line["t"].as_f64().expect("it has a time");
     let took = t(&outcome) - t(&decision);
     println!("limited {:.0} ms after it was decided, at {} MiB", took * 1e3, limit_bytes / MIB);
     assert!(took < 0.5, "{took} s");
-    assert_eq!(metric(&running.get("/metrics"), "spillway_outcomes_total{outcome=\"limited\"}"), 1.0);
+    assert_eq!(
+        metric(&running.get("/metrics"), "spillway_outcomes_total{outcome=\"limited\"}"),
+        1.0
+    );
     (before, running, leak)
 }
 
@@ -175,7 +187,8 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
     ] {
         fs::write(&file, text).expect("a configuration can be written");
         running.signal(libc::SIGHUP);
-        let logged = wait_for(Duration::from_secs(5), || running.log().contains(wanted).then_some(()));
+        let logged =
+            wait_for(Duration::from_secs(5), || running.log().contains(wanted).then_some(()));
         assert!(logged.is_some(), "{}", running.log());
         // Long enough for the acting thread to look at what stands.
         sleep(Duration::from_millis(1_500));
@@ -193,14 +206,20 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
     let Some(stage) = stage("disabled") else { return };
     has_an_end(&stage);
     let before = stage.state();
-    let config = stage.quick(&stage.only_this()).replace("[act.limit]", "[act.limit]\nenabled = false");
+    let config =
+        stage.quick(&stage.only_this()).replace("[act.limit]", "[act.limit]\nenabled = false");
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
-    let decision = wait_for(Duration::from_secs(60), || running.line_of("decision", "limit", &stage.cgroup.path));
+    let decision = wait_for(Duration::from_secs(60), || {
+        running.line_of("decision", "limit", &stage.cgroup.path)
+    });
     let decision = decision.unwrap_or_else(|| panic!("{}{}", running.printed(), running.log()));
-    assert_eq!((&decision["performed"], &decision["mode"]), (&Value::Bool(false), &Value::from("enforce")));
+    assert_eq!(
+        (&decision["performed"], &decision["mode"]),
+        (&Value::Bool(false), &Value::from("enforce"))
+    );
     assert_eq!(decision["refused"], Value::Null, "nothing speaks against it: {decision}");
     // Twice as long as it takes where they are.
     sleep(Duration::from_secs(1));
@@ -219,22 +238,25 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
     let before = stage.state();
     let path = &stage.cgroup.path;
-    let config =
-        stage.quick(&stage.only_this()).replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
+    let config = stage
+        .quick(&stage.only_this())
+        .replace("[act.limit]", &format!("[act.limit]\ndelegated = [\"{path}\"]"));
     let mut command = run_with(&stage.scratch.file("spillway.toml", &config));
     command.arg("--json");
     let running = Running::start(command);
     let neighbour = stage.another_program(&["touch", "--anon-bytes=64MiB"]);
     let leak = stage.workload(&["leak", "--rate=8MiB", "--limit=400MiB"]);
     let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", "limited", path));
-    let outcome = outcome.unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
+    let outcome = outcome
+        .unwrap_or_else(|| panic!("it limits nothing: {}{}", running.printed(), running.log()));
     assert_eq!(outcome["cgroup"], *path);
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && !stage.is_in(LEAK_CHILD, neighbour.pid()));
     let limit_bytes = stage.number(&format!("{LEAK_CHILD}/{}", stage.limit_file()));
     assert_eq!(outcome["limit_bytes"], limit_bytes);
     assert_eq!(stage.state()[..2], before[..2]);
 
-    // As long as the longest but one of its horizons: what moved is what leaked before, and is claimed and limited once.
+    // As long as the longest but one of its horizons: what moved is what leaked before, and is
+    // claimed and limited once.
     sleep(Duration::from_secs(10));
     let lines = |kind: &str, value: &str| {
         let lines = running.printed();
@@ -243,7 +265,12 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
     };
     assert_eq!(lines("state", "raised"), 1, "{}", running.printed());
     assert_eq!(lines("state", "cleared"), 0, "{}", running.printed());
-    assert_eq!((lines("decision", "limit"), lines("outcome", "limited")), (1, 1), "{}", running.printed());
+    assert_eq!(
+        (lines("decision", "limit"), lines("outcome", "limited")),
+        (1, 1),
+        "{}",
+        running.printed()
+    );
 
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
@@ -263,9 +290,13 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
         drop(running);
         assert_ne!(stage.state(), before);
         if by_command {
-            let undone = agent().args(["undo", "--config"]).arg(&config).output().expect("the agent runs");
+            let undone =
+                agent().args(["undo", "--config"]).arg(&config).output().expect("the agent runs");
             let told = String::from_utf8_lossy(&undone.stdout).into_owned();
-            assert!(undone.status.success() && told.starts_with("put back the limit of "), "{told}");
+            assert!(
+                undone.status.success() && told.starts_with("put back the limit of "),
+                "{told}"
+            );
         } else {
             // Whatever it is configured to do.
             let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");
@@ -274,7 +305,8 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
             command.arg("--json");
             let next = Running::start(command);
             let directory = stage.cgroup.directory().display().to_string();
-            let undone = wait_for(Duration::from_secs(10), || next.line_of("outcome", "undone", &directory));
+            let undone =
+                wait_for(Duration::from_secs(10), || next.line_of("outcome", "undone", &directory));
             assert!(undone.is_some(), "{}{}", next.printed(), next.log());
         }
         assert_eq!(stage.state(), before);
@@ -289,9 +321,10 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
 fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching() {
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
-    let config = stage
-        .quick(&stage.only_this())
-        .replace(&stage.config.record.state_dir.display().to_string(), &taken.display().to_string());
+    let config = stage.quick(&stage.only_this()).replace(
+        &stage.config.record.state_dir.display().to_string(),
+        &taken.display().to_string(),
+    );
     let running = Running::start(run_with(&stage.scratch.file("spillway.toml", &config)));
     assert!(running.is_well());
     let (code, log) = running.stop();

@@ -1,5 +1,5 @@
-//! Live: listeners that are many, odd, or come and go. Depth, age and owner are held against the truth on every kernel, see
-//! `src/kernel/listeners.rs`.
+//! Live: listeners that are many, odd, or come and go. Depth, age and owner are held against the
+//! truth on every kernel, see `src/kernel/listeners.rs`.
 
 use std::{
     collections::HashSet,
@@ -17,10 +17,12 @@ use spillway_agent::{
 };
 use spillway_tests::{Workload, is_root, listeners, loopback_up, now, own_network, sensors_with};
 
-/// As many as one host is known to have, in a few hundred containers; here in some that have a thousand each.
+/// As many as one host is known to have, in a few hundred containers; here in some that have a
+/// thousand each.
 const MANY: usize = 5_000;
 const CONTAINERS: usize = 5;
-/// A look at so many may take so long on a busy machine of two CPUs: the agent looks ten times a second.
+/// A look at so many may take so long on a busy machine of two CPUs: the agent looks ten times a
+/// second.
 const MANY_WITHIN: Duration = Duration::from_millis(50);
 
 fn workload(args: &[&str]) -> Workload {
@@ -40,11 +42,13 @@ fn a_restarted_server_is_named_by_its_new_pid() {
     let Some(mut sensors) = sensors_with(Probe::AcceptQueue, test) else { return };
     let serve = |addr: &str| workload(&["stuck-server", "--addr", addr]);
     let addr = serve("127.0.0.1:0").addr();
-    // The kernel likes to put the new socket where the old one was; owners are looked up only every ten seconds.
+    // The kernel likes to put the new socket where the old one was; owners are looked up only every
+    // ten seconds.
     for restart in 0..20 {
         let server = serve(&addr.to_string());
         let facts = listeners(&mut sensors, f64::from(restart) / 10.0);
-        let fact = facts.iter().find(|fact| *fact.addr == *addr.to_string()).expect("the server listens");
+        let fact =
+            facts.iter().find(|fact| *fact.addr == *addr.to_string()).expect("the server listens");
         assert_eq!(fact.pid, Some(server.pid()), "restart {restart}");
     }
 }
@@ -69,11 +73,16 @@ fn thousands_of_listeners_are_all_seen_and_one_that_is_stuck_among_them() {
         let facts = listeners(&mut sensors, f64::from(step) / 10.0);
         took.push(start.elapsed());
         let pids: HashSet<_> = many.iter().map(|one| Some(one.pid())).collect();
-        let of_many = facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
+        let of_many =
+            facts.iter().filter(|fact| pids.contains(&fact.pid) && fact.backlog_max == 1).count();
         assert_eq!(of_many, MANY, "look {step}");
         let mut inside = facts.iter().filter(|fact| fact.netns == netns);
         let fact = inside.find(|fact| *fact.addr == *stuck.addr().to_string()).expect("it listens");
-        assert_eq!((fact.backlog, fact.backlog_max, fact.pid), (7, 16, Some(stuck.pid())), "look {step}");
+        assert_eq!(
+            (fact.backlog, fact.backlog_max, fact.pid),
+            (7, 16, Some(stuck.pid())),
+            "look {step}"
+        );
     }
     took.sort_unstable();
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
@@ -96,19 +105,31 @@ fn listeners_that_come_and_go_leave_nothing_behind() {
     let mut ports = HashSet::new();
     for turn in 0..TURNS {
         let t = f64::from(turn) / 4.0;
-        let held: Vec<_> = (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let addrs: Vec<SocketAddr> = held.iter().map(|one| one.local_addr().expect("it is bound")).collect();
+        let held: Vec<_> =
+            (0..EACH).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let addrs: Vec<SocketAddr> =
+            held.iter().map(|one| one.local_addr().expect("it is bound")).collect();
         ports.extend(addrs.iter().map(SocketAddr::port));
         // Every other one closes while somebody waits.
-        let _waiting: Vec<_> =
-            addrs.iter().step_by(2).map(|addr| TcpStream::connect(addr).expect("it listens")).collect();
+        let _waiting: Vec<_> = addrs
+            .iter()
+            .step_by(2)
+            .map(|addr| TcpStream::connect(addr).expect("it listens"))
+            .collect();
         let facts = look(&mut sensors, t, netns);
-        let seen: HashSet<_> = facts.iter().map(|fact| (fact.addr.to_string(), fact.backlog)).collect();
-        let truth: HashSet<_> =
-            addrs.iter().enumerate().map(|(n, addr)| (addr.to_string(), u32::from(n % 2 == 0))).collect();
+        let seen: HashSet<_> =
+            facts.iter().map(|fact| (fact.addr.to_string(), fact.backlog)).collect();
+        let truth: HashSet<_> = addrs
+            .iter()
+            .enumerate()
+            .map(|(n, addr)| (addr.to_string(), u32::from(n % 2 == 0)))
+            .collect();
         assert_eq!(seen, truth, "turn {turn}");
         // What came to one that had the same port before is not told of this one.
-        let wrong: Vec<_> = facts.iter().filter(|fact| fact.arrived_total != Some(u64::from(fact.backlog))).collect();
+        let wrong: Vec<_> = facts
+            .iter()
+            .filter(|fact| fact.arrived_total != Some(u64::from(fact.backlog)))
+            .collect();
         assert!(wrong.is_empty(), "turn {turn}: {wrong:?}");
         drop(held);
         assert!(look(&mut sensors, t + 0.1, netns).is_empty(), "turn {turn}");
@@ -137,7 +158,8 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
                     own_network().expect("root can make a network namespace");
                     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
                     let addr = listener.local_addr().expect("it is bound");
-                    let waiting = (0..3).map(|_| TcpStream::connect(addr)).collect::<Result<Vec<_>, _>>();
+                    let waiting =
+                        (0..3).map(|_| TcpStream::connect(addr)).collect::<Result<Vec<_>, _>>();
                     waiting.expect("it listens")
                 });
                 drop(inside.join().expect("a namespace's thread does not panic"));
@@ -151,13 +173,20 @@ fn namespaces_that_end_while_they_are_read_disturb_no_other() {
             let facts = listeners(&mut sensors, start.elapsed().as_secs_f64());
             let fact = facts.iter().find(|fact| fact.netns == netns).expect("it listens");
             assert_eq!(*fact.addr, *stable.addr().to_string(), "look {looks}");
-            assert_eq!((fact.backlog, fact.backlog_max, fact.pid), (5, 16, Some(stable.pid())), "look {looks}");
+            assert_eq!(
+                (fact.backlog, fact.backlog_max, fact.pid),
+                (5, 16, Some(stable.pid())),
+                "look {looks}"
+            );
             seen.extend(facts.iter().map(|fact| fact.netns));
             looks += 1;
         }
         ends.store(true, Ordering::Relaxed);
         let made = made.join().expect("making namespaces does not panic");
-        println!("{looks} looks while {made} namespaces came and went, {} of which were seen", seen.len());
+        println!(
+            "{looks} looks while {made} namespaces came and went, {} of which were seen",
+            seen.len()
+        );
         assert!(made > 20 && seen.len() > 2, "{made} namespaces, {} seen", seen.len());
     });
 }
@@ -171,7 +200,10 @@ fn a_backlog_of_nothing_holds_one_connection_and_drops_the_next() {
         let (one, three) = (start("--pending=1"), start("--pending=3"));
         let facts = listeners(&mut sensors, 0.0);
         for (listener, drops) in [(one, false), (three, true)] {
-            let fact = facts.iter().find(|fact| *fact.addr == *listener.addr().to_string()).expect("it listens");
+            let fact = facts
+                .iter()
+                .find(|fact| *fact.addr == *listener.addr().to_string())
+                .expect("it listens");
             assert_eq!((fact.backlog, fact.backlog_max), (1, 0), "{fact:?}");
             assert_eq!(fact.overflows_total.is_some_and(|total| total > 0), drops, "{fact:?}");
         }
@@ -193,7 +225,8 @@ fn as_nobody(args: &[&str]) -> Workload {
         let files = libc::rlimit { rlim_cur: 20_000, rlim_max: 20_000 };
         // SAFETY: system calls alone, one of which reads a structure that lives here.
         let ready = unsafe {
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0 && libc::unshare(libc::CLONE_NEWNET) == 0
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) == 0
+                && libc::unshare(libc::CLONE_NEWNET) == 0
         };
         if !ready {
             return Err(std::io::Error::last_os_error());
@@ -230,8 +263,12 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         let facts = listeners(sensors, t);
         let took = start.elapsed();
         let find = |facts: &[ListenerFact], of: &Workload| {
-            let found = facts.iter().find(|fact| fact.pid == Some(of.pid()) && *fact.addr == *of.addr().to_string());
-            found.unwrap_or_else(|| panic!("{} is seen by the agent that began {when}", of.addr())).clone()
+            let found = facts
+                .iter()
+                .find(|fact| fact.pid == Some(of.pid()) && *fact.addr == *of.addr().to_string());
+            found
+                .unwrap_or_else(|| panic!("{} is seen by the agent that began {when}", of.addr()))
+                .clone()
         };
         let fact = find(&facts, &service);
         assert_eq!((fact.backlog, fact.backlog_max), (17, 16), "{when}: {fact:?}");
@@ -248,8 +285,14 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
         let of_flood: Vec<_> = facts.iter().filter(|fact| fact.pid == Some(flood.pid())).collect();
         let by_bpf = of_flood.iter().filter(|fact| fact.oldest_wait_us.is_some()).count();
         println!("{when}: {by_bpf} of {FLOOD} by BPF, {} in all, in {took:.1?}", of_flood.len());
-        assert!((SHARE - 64..=SHARE + 64).contains(&by_bpf), "{when}: {by_bpf} take {SHARE} places");
-        assert!(lost(sensors, "listener_share_full") >= (FLOOD - SHARE - 64) as u64, "{when}: it is told");
+        assert!(
+            (SHARE - 64..=SHARE + 64).contains(&by_bpf),
+            "{when}: {by_bpf} take {SHARE} places"
+        );
+        assert!(
+            lost(sensors, "listener_share_full") >= (FLOOD - SHARE - 64) as u64,
+            "{when}: it is told"
+        );
         assert!(lost(sensors, "listeners_left_out") > 0, "{when}: it is told");
         assert_eq!(lost(sensors, "listener_map_full"), 0, "{when}");
         // Between two reads of what is outside, and after the counts were set right.
@@ -263,7 +306,10 @@ fn nine_thousand_listeners_of_one_user_hide_no_service() {
     let next = as_nobody(&["listen", "--backlog=8", "--pending=3"]);
     for sensors in [&mut sensors, &mut later] {
         let facts = [listeners(sensors, 30.0), listeners(sensors, 50.0)].concat();
-        let seen = facts.iter().filter(|fact| fact.pid == Some(next.pid()) && fact.oldest_wait_us.is_some()).count();
+        let seen = facts
+            .iter()
+            .filter(|fact| fact.pid == Some(next.pid()) && fact.oldest_wait_us.is_some())
+            .count();
         assert!(seen > 0, "the user's next listener is read by BPF");
     }
 }
@@ -279,10 +325,12 @@ fn thousands_of_unix_listeners_of_one_user_hide_no_service() {
     }
     let Some(mut sensors) = sensors_with(Probe::UnixQueue, test) else { return };
     let flood = [(); 3].map(|()| as_nobody(&["unix-listeners", &format!("--count={EACH}")]));
-    let service = workload(&["unix-listen", "--name=@nobody-hides-this", "--backlog=16", "--pending=7"]);
+    let service =
+        workload(&["unix-listen", "--name=@nobody-hides-this", "--backlog=16", "--pending=7"]);
     for t in [0.0, 1.0, 20.0] {
         let facts = listeners(&mut sensors, t);
-        let fact = facts.iter().find(|fact| fact.pid == Some(service.pid())).expect("the service is seen");
+        let fact =
+            facts.iter().find(|fact| fact.pid == Some(service.pid())).expect("the service is seen");
         assert_eq!((fact.backlog, fact.backlog_max), (7, 16), "{fact:?}");
     }
     let pids = flood.each_ref().map(|one| Some(one.pid()));

@@ -1,13 +1,15 @@
-//! Live: no name is known for as long as it takes, as when the collector, the resolvers and PagerDuty are gone at once. The agent watches on as if
-//! nothing was, holds no more than before, and tells what waits once names are known again.
+//! Live: no name is known for as long as it takes, as when the collector, the resolvers and
+//! PagerDuty are gone at once. The agent watches on as if nothing was, holds no more than before,
+//! and tells what waits once names are known again.
 //!
-//! The network and the resolver are the test's own; what runs is the agent as it is installed, over TLS but for Alertmanager.
+//! The network and the resolver are the test's own; what runs is the agent as it is installed, over
+//! TLS but for Alertmanager.
 
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use spillway_tests::{
-    ANY_PORT, Held, Knows, Resolver, Running, Scratch, Workload, agent, find_metric, is_root, metric, now, own_network,
-    own_resolver,
+    ANY_PORT, Held, Knows, Resolver, Running, Scratch, Workload, agent, find_metric, is_root,
+    metric, now, own_network, own_resolver,
     receiver::{Form, Manner, PAGERDUTY_KEY, Receiver},
     run_with,
     tls::{Authority, TlsServer, answer},
@@ -15,18 +17,30 @@ use spillway_tests::{
 };
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// How long nobody knows a name, once the first calls were in vain: those of every sink fail some times more in it.
+/// How long nobody knows a name, once the first calls were in vain: those of every sink fail some
+/// times more in it.
 const DARK: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 const SINKS: [&str; 4] = ["pagerduty", "slack", "webhook", "alertmanager"];
 
 /// Who takes what by name, and what each answers.
-fn server(authority: &Authority, name: &'static str, status: &'static str, body: &'static str) -> TlsServer {
-    TlsServer::start(authority, &[name], None, move |_, stream| answer(stream, status, "application/json", body))
+fn server(
+    authority: &Authority,
+    name: &'static str,
+    status: &'static str,
+    body: &'static str,
+) -> TlsServer {
+    TlsServer::start(authority, &[name], None, move |_, stream| {
+        answer(stream, status, "application/json", body)
+    })
 }
 
 fn calls(metrics: &str, sink: &str, result: &str) -> f64 {
-    find_metric(metrics, &format!("spillway_page_calls_total{{sink=\"{sink}\",result=\"{result}\"}}")).unwrap_or(0.0)
+    find_metric(
+        metrics,
+        &format!("spillway_page_calls_total{{sink=\"{sink}\",result=\"{result}\"}}"),
+    )
+    .unwrap_or(0.0)
 }
 
 #[test]
@@ -41,14 +55,19 @@ fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
     own_resolver(&scratch.file("resolv.conf", all)).expect("root may");
     let resolver = Resolver::start(Knows::Nothing).expect("it is the test's own network");
     let authority = Authority::make();
-    let pagerduty = server(&authority, "events.internal", "202 Accepted", "{\"status\":\"success\"}");
+    let pagerduty =
+        server(&authority, "events.internal", "202 Accepted", "{\"status\":\"success\"}");
     let slack = server(&authority, "hooks.internal", "200 OK", "ok");
     let webhook = server(&authority, "pages.internal", "204 No Content", "");
     let balancer = server(&authority, "lb.internal", "204 No Content", "");
     let alertmanager = Receiver::start(Form::Webhook);
     alertmanager.behaves(Manner::Answers(200, "", Vec::new()));
-    let config =
-        configuration(&scratch, &authority, [pagerduty.addr, slack.addr, webhook.addr, balancer.addr], &alertmanager);
+    let config = configuration(
+        &scratch,
+        &authority,
+        [pagerduty.addr, slack.addr, webhook.addr, balancer.addr],
+        &alertmanager,
+    );
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
     let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let running = Running::start(run_with(&config));
@@ -57,7 +76,12 @@ fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
 
     let has_failed = |metrics: &str| SINKS.iter().all(|sink| calls(metrics, sink, "failed") >= 1.0);
     let failed = wait_for(SOON, || has_failed(&running.get("/metrics")).then_some(()));
-    assert!(failed.is_some(), "nothing was tried in vain: {}{}", running.log(), running.get("/metrics"));
+    assert!(
+        failed.is_some(),
+        "nothing was tried in vain: {}{}",
+        running.log(),
+        running.get("/metrics")
+    );
     let (begun, before) = (now(), Held::by(running.pid()));
     let mut most = before;
     while begun.elapsed() < DARK {
@@ -74,23 +98,33 @@ fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
     println!(
         "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} tries in vain, the loop away for {gap} s at most"
     );
-    // Each sink's second try is over by now, at ten seconds each, and no more than ten come in a minute.
+    // Each sink's second try is over by now, at ten seconds each, and no more than ten come in a
+    // minute.
     assert!(tries.iter().all(|tries| (2.0..=10.0).contains(tries)), "{tries:?}");
     assert!(SINKS.iter().all(|sink| calls(&metrics, sink, "delivered") == 0.0), "{metrics}");
     assert!(metric(&metrics, "spillway_pages_waiting") >= SINKS.len() as f64, "{metrics}");
     assert!(gap < 1.0, "the loop waited for {gap} s");
     assert!(most.resident_bytes < before.resident_bytes + (1 << 20), "{before:?}, then {most:?}");
-    // A call more may be open than at the start: a thread for each of five names, and a socket for each resolver.
-    assert!(most.threads <= before.threads + 5 && most.descriptors <= before.descriptors + 5 * 4, "{most:?}");
+    // A call more may be open than at the start: a thread for each of five names, and a socket for
+    // each resolver.
+    assert!(
+        most.threads <= before.threads + 5 && most.descriptors <= before.descriptors + 5 * 4,
+        "{most:?}"
+    );
 
     resolver.behaves(Knows::All);
     let is_told = || {
-        let tls = [&pagerduty, &slack, &webhook, &balancer].into_iter().all(|server| !server.received().is_empty());
+        let tls = [&pagerduty, &slack, &webhook, &balancer]
+            .into_iter()
+            .all(|server| !server.received().is_empty());
         (tls && !alertmanager.calls().is_empty()).then_some(())
     };
     let (begun, told) = (now(), wait_for(SOON, is_told));
     assert!(told.is_some(), "not everybody is told: {}{}", running.log(), running.get("/metrics"));
-    println!("everybody was told {:.0} s after names were known again", begun.elapsed().as_secs_f64());
+    println!(
+        "everybody was told {:.0} s after names were known again",
+        begun.elapsed().as_secs_f64()
+    );
     let settled = wait_for(SOON, || {
         let metrics = running.get("/metrics");
         SINKS.iter().all(|sink| calls(&metrics, sink, "delivered") >= 1.0).then_some(())
@@ -110,7 +144,8 @@ fn configuration(
 ) -> std::path::PathBuf {
     let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
     let (routing_key, keys) = (secret("routing-key", PAGERDUTY_KEY), secret("keys", KEY));
-    let slack = secret("slack", &format!("https://hooks.internal:{}/services/T0/B0/x", slack.port()));
+    let slack =
+        secret("slack", &format!("https://hooks.internal:{}/services/T0/B0/x", slack.port()));
     let (ca_file, state_dir) = (scratch.file("ca.crt", &authority.pem()), scratch.0.join("state"));
     let (ca_file, state_dir) = (ca_file.display(), state_dir.display());
     let alertmanager = alertmanager.url("/api/v2/alerts").replace("127.0.0.1", "alerts.internal");

@@ -1,5 +1,5 @@
-//! Live: packets that a listener discards although its queue was never full, and connections that did find it full. Each in a network
-//! namespace of its own, with BPF and without.
+//! Live: packets that a listener discards although its queue was never full, and connections that
+//! did find it full. Each in a network namespace of its own, with BPF and without.
 
 use std::{
     fs,
@@ -32,23 +32,36 @@ fn netstat(name: &str) -> u64 {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
     let mut columns = names.split(' ').zip(values.split(' '));
-    columns.find(|(column, _)| *column == name).and_then(|(_, value)| value.parse().ok()).expect("the kernel counts it")
+    columns
+        .find(|(column, _)| *column == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .expect("the kernel counts it")
 }
 
-/// Tells if the only listener at this port has dropped so many packets, as `ss` says; taken for true where there is no `ss`.
+/// Tells if the only listener at this port has dropped so many packets, as `ss` says; taken for
+/// true where there is no `ss`.
 fn has_dropped(addr: SocketAddr, packets: u64) -> bool {
     let port = format!(":{}", addr.port());
-    let Ok(output) = Command::new("ss").args(["-Htlnm", "sport", "=", &port]).output() else { return true };
+    let Ok(output) = Command::new("ss").args(["-Htlnm", "sport", "=", &port]).output() else {
+        return true;
+    };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let memory = text.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next()).expect("ss says it");
-    memory.rsplit(",d").next().and_then(|count| count.parse().ok()).is_some_and(|count: u64| count >= packets)
+    let memory =
+        text.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next()).expect("ss says it");
+    memory
+        .rsplit(",d")
+        .next()
+        .and_then(|count| count.parse().ok())
+        .is_some_and(|count: u64| count >= packets)
 }
 
 /// Sends segments to a listener that belong to no connection, each with FIN alone.
 fn fin_scan(to: SocketAddr, count: u32) {
     let SocketAddr::V4(to) = to else { panic!("an IPv4 address") };
     // SAFETY: socket takes three integers.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
+    let fd = unsafe {
+        libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP)
+    };
     assert!(fd >= 0, "no raw socket: {}", std::io::Error::last_os_error());
     // SAFETY: the descriptor was just made and nobody else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -60,7 +73,8 @@ fn fin_scan(to: SocketAddr, count: u32) {
     };
     for n in 0..count {
         let segment = fin(to, 40_000 + (n % 20_000) as u16);
-        // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live here.
+        // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live
+        // here.
         let sent = unsafe {
             let size = size_of_val(&address) as libc::socklen_t;
             let (bytes, length) = (segment.as_ptr().cast(), segment.len());
@@ -79,7 +93,8 @@ fn fin(to: SocketAddrV4, from: u16) -> [u8; 20] {
     (segment[12], segment[13], segment[14]) = (5 << 4, FIN, 4);
     let ip = to.ip().octets();
     let pseudo = [&ip[..], &ip, &[0, 6, 0, 20], &segment].concat();
-    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 =
+        pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let sum = (sum & 0xFFFF) + (sum >> 16);
     segment[16..18].copy_from_slice(&(!((sum & 0xFFFF) + (sum >> 16)) as u16).to_be_bytes());
     segment
@@ -92,7 +107,8 @@ fn both_ways(test: &str, check: fn(&mut Sensors, u32)) {
     }
     let by_bpf = sensors_with(Probe::AcceptQueue, test);
     for mut sensors in by_bpf.into_iter().chain([Sensors::without_bpf("this test compares")]) {
-        let one = move || check(&mut sensors, own_network().expect("root can make a network namespace"));
+        let one =
+            move || check(&mut sensors, own_network().expect("root can make a network namespace"));
         thread::spawn(one).join().expect("the check holds");
     }
 }
@@ -103,7 +119,8 @@ fn connections_that_are_deferred_are_no_overflows() {
         let listener = listen(&["--defer", "--backlog=128"]);
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         for round in 1..=3 {
-            let _clients: Vec<_> = (0..20).map(|_| TcpStream::connect(listener.addr()).expect("it listens")).collect();
+            let _clients: Vec<_> =
+                (0..20).map(|_| TcpStream::connect(listener.addr()).expect("it listens")).collect();
             assert!(netstat("TCPDeferAcceptDrop") >= 20 * round, "they are deferred");
             assert!(has_dropped(listener.addr(), 20 * round), "and each is a drop");
             assert_eq!(overflows(sensors, netns, listener.addr()), 0, "round {round}");
@@ -114,19 +131,28 @@ fn connections_that_are_deferred_are_no_overflows() {
 
 #[test]
 fn a_scan_by_fin_is_no_overflow_even_while_another_queue_overflows() {
-    both_ways("a_scan_by_fin_is_no_overflow_even_while_another_queue_overflows", |sensors, netns| {
-        let scanned = listen(&["--backlog=128", "--pending=3"]);
-        assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
-        fin_scan(scanned.addr(), SCANS);
-        let all = wait_for(Duration::from_secs(5), || has_dropped(scanned.addr(), SCANS.into()).then_some(()));
-        assert!(all.is_some(), "each is a drop");
-        assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
-        let full = listen(&["--backlog=2", "--pending=8"]);
-        fin_scan(scanned.addr(), SCANS);
-        assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
-        let counted = overflows(sensors, netns, full.addr());
-        assert!((1..=netstat("ListenOverflows")).contains(&counted), "{counted} of {}", netstat("ListenOverflows"));
-    });
+    both_ways(
+        "a_scan_by_fin_is_no_overflow_even_while_another_queue_overflows",
+        |sensors, netns| {
+            let scanned = listen(&["--backlog=128", "--pending=3"]);
+            assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
+            fin_scan(scanned.addr(), SCANS);
+            let all = wait_for(Duration::from_secs(5), || {
+                has_dropped(scanned.addr(), SCANS.into()).then_some(())
+            });
+            assert!(all.is_some(), "each is a drop");
+            assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
+            let full = listen(&["--backlog=2", "--pending=8"]);
+            fin_scan(scanned.addr(), SCANS);
+            assert_eq!(overflows(sensors, netns, scanned.addr()), 0);
+            let counted = overflows(sensors, netns, full.addr());
+            assert!(
+                (1..=netstat("ListenOverflows")).contains(&counted),
+                "{counted} of {}",
+                netstat("ListenOverflows")
+            );
+        },
+    );
 }
 
 #[test]
@@ -136,8 +162,11 @@ fn a_queue_that_fills_while_it_is_watched_counts_every_overflow() {
         assert_eq!(overflows(sensors, netns, listener.addr()), 0);
         let addr = listener.addr();
         // Those beyond the queue's limit try again until the end of the test.
-        let clients: Vec<_> =
-            (0..12).map(|_| thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(3)))).collect();
+        let clients: Vec<_> = (0..12)
+            .map(|_| {
+                thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(3)))
+            })
+            .collect();
         let mut counted = 0;
         for client in clients {
             counted = counted.max(overflows(sensors, netns, addr));

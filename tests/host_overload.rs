@@ -1,5 +1,6 @@
-//! Live: when an overload is claimed, against what the queue really did. nginx, HAProxy and a thread-per-connection server, each in
-//! a network namespace of the test's own; the installed agent on its defaults, which watches the whole host.
+//! Live: when an overload is claimed, against what the queue really did. nginx, HAProxy and a
+//! thread-per-connection server, each in a network namespace of the test's own; the installed agent
+//! on its defaults, which watches the whole host.
 
 use std::{env, thread::sleep, time::Duration};
 
@@ -17,12 +18,14 @@ use spillway_tests::{
 
 /// Ramps a server: a chance arrival may decide one, hardly all.
 const RAMPS: usize = 5;
-/// Ramps that are run again because the host itself stood still: it happens on shared machines, and hardly twice.
+/// Ramps that are run again because the host itself stood still: it happens on shared machines, and
+/// hardly twice.
 const CUT_SHORT_MAX: usize = 2;
 /// How long after a ramp its queue may take to overflow, and to be claimed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a server is loaded healthily, unless `SPILLWAY_QUIET_SECS` says otherwise: the README's figure is of ten minutes each.
+/// How long a server is loaded healthily, unless `SPILLWAY_QUIET_SECS` says otherwise: the README's
+/// figure is of ten minutes each.
 const QUIET_SECS: u64 = 30;
 const GC_PAUSES: usize = 8;
 
@@ -49,7 +52,9 @@ fn ramps(test: &str, kind: Kind) {
         match ramp.cut_short() {
             Some(gap) if cut_short < CUT_SHORT_MAX => {
                 cut_short += 1;
-                println!("a ramp once more: this host stood still for {gap:?} right before the queue overflowed");
+                println!(
+                    "a ramp once more: this host stood still for {gap:?} right before the queue overflowed"
+                );
             }
             _ => ramps.push(ramp),
         }
@@ -68,7 +73,13 @@ fn one_ramp(stage: &mut Stage, kind: Kind) -> Ramped {
     wait_for(PATIENCE, || truth.overflowed().then(|| stage.claimed(addr)).flatten());
     // The condition may hold later than the claim.
     sleep(2 * stage.sustain);
-    Ramped::new(&truth.end(), start, capacity_per_sec, stage.claimed(addr), (stage.target, stage.sustain))
+    Ramped::new(
+        &truth.end(),
+        start,
+        capacity_per_sec,
+        stage.claimed(addr),
+        (stage.target, stage.sustain),
+    )
 }
 
 #[test]
@@ -78,7 +89,10 @@ fn haproxy_at_four_fifths_with_bursts_is_never_claimed() {
 
 #[test]
 fn threads_at_four_fifths_with_bursts_are_never_claimed() {
-    never_claimed("threads_at_four_fifths_with_bursts_are_never_claimed", Kind::Threads { backlog: 511 });
+    never_claimed(
+        "threads_at_four_fifths_with_bursts_are_never_claimed",
+        Kind::Threads { backlog: 511 },
+    );
 }
 
 fn never_claimed(test: &str, kind: Kind) {
@@ -87,7 +101,8 @@ fn never_claimed(test: &str, kind: Kind) {
     let (_server, addr) = Server::start(&mut stage, kind);
     let truth = Truth::watch();
     let (load, burst) = busy(&stage, kind, addr, capacity_per_sec);
-    let secs = env::var("SPILLWAY_QUIET_SECS").ok().map(|secs| secs.parse().expect("a number of seconds"));
+    let secs =
+        env::var("SPILLWAY_QUIET_SECS").ok().map(|secs| secs.parse().expect("a number of seconds"));
     sleep(Duration::from_secs(secs.unwrap_or(QUIET_SECS)));
     let history = truth.end();
     drop(load);
@@ -113,13 +128,16 @@ fn never_claimed(test: &str, kind: Kind) {
 
 /// None about this listener; what was loaded to measure a capacity was overloaded.
 fn assert_no_claim(stage: &Stage, addr: std::net::SocketAddr) {
-    let claims: Vec<_> = stage.claims().into_iter().filter(|(_, claim)| claim["addr"] == addr.to_string()).collect();
+    let claims: Vec<_> =
+        stage.claims().into_iter().filter(|(_, claim)| claim["addr"] == addr.to_string()).collect();
     assert!(claims.is_empty(), "{claims:?}");
 }
 
 #[test]
 fn pauses_as_of_a_garbage_collector_are_never_claimed() {
-    let Some(mut stage) = Stage::set("pauses_as_of_a_garbage_collector_are_never_claimed") else { return };
+    let Some(mut stage) = Stage::set("pauses_as_of_a_garbage_collector_are_never_claimed") else {
+        return;
+    };
     let kind = Kind::Threads { backlog: 511 };
     let capacity_per_sec = Server::capacity_per_sec(&mut stage, kind);
     let (server, addr) = Server::start(&mut stage, kind);
@@ -146,7 +164,9 @@ fn pauses_as_of_a_garbage_collector_are_never_claimed() {
 
 #[test]
 fn a_server_stopped_for_good_is_claimed_within_a_second() {
-    let Some(mut stage) = Stage::set("a_server_stopped_for_good_is_claimed_within_a_second") else { return };
+    let Some(mut stage) = Stage::set("a_server_stopped_for_good_is_claimed_within_a_second") else {
+        return;
+    };
     let kind = Kind::Threads { backlog: 128 };
     let after: Vec<_> = (0..STOPS)
         .map(|stop| {
@@ -161,7 +181,10 @@ fn a_server_stopped_for_good_is_claimed_within_a_second() {
             let history = truth.end();
             let claimed = stage.claimed(addr).expect("a server that is stopped is claimed");
             let waits_since = history.waits_since().expect("somebody waits");
-            assert!(waits_since >= stopped - GC_PAUSE && claimed > stopped, "claimed before it stopped");
+            assert!(
+                waits_since >= stopped - GC_PAUSE && claimed > stopped,
+                "claimed before it stopped"
+            );
             claimed - waits_since
         })
         .collect();

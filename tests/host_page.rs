@@ -1,4 +1,5 @@
-//! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill, says nothing of it again.
+//! Live: the agent as it is installed tells of a real leak once, and the next one, after a kill,
+//! says nothing of it again.
 
 use std::{process::Command, time::Duration};
 
@@ -35,26 +36,33 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
         Running::start(command)
     };
     let told = || {
-        let calls = receiver
-            .calls()
-            .into_iter()
-            .filter(|call| call.json()["dedup_key"].as_str().is_some_and(|key| key.contains(&incident)));
+        let calls = receiver.calls().into_iter().filter(|call| {
+            call.json()["dedup_key"].as_str().is_some_and(|key| key.contains(&incident))
+        });
         calls.collect::<Vec<_>>()
     };
     let has_claimed = |running: &Running| {
         let is_it = |line: &Value| line["verdict"] == "leak" && line["pid"] == leak.pid();
-        running.printed().lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line: Value| is_it(&line))
+        running
+            .printed()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .any(|line: Value| is_it(&line))
     };
 
     let running = run();
     let calls = wait_for(SOON, || Some(told()).filter(|calls| !calls.is_empty()));
-    let calls = calls.unwrap_or_else(|| panic!("nobody is told: {}{}", running.printed(), running.log()));
+    let calls =
+        calls.unwrap_or_else(|| panic!("nobody is told: {}{}", running.printed(), running.log()));
     assert_eq!((calls[0].status, &calls[0].json()["event_action"]), (202, &Value::from("trigger")));
     let summary = calls[0].json()["payload"]["summary"].as_str().expect("a summary").to_owned();
     println!("told: {summary}");
     assert!(summary.starts_with(&format!("workload (pid {}) on ", leak.pid())), "{summary}");
     assert!(
-        metric(&running.get("/metrics"), "spillway_page_calls_total{sink=\"pagerduty\",result=\"delivered\"}") >= 1.0
+        metric(
+            &running.get("/metrics"),
+            "spillway_page_calls_total{sink=\"pagerduty\",result=\"delivered\"}"
+        ) >= 1.0
     );
     let said = running.printed() + &running.log() + &running.get("/metrics");
     assert!(!said.contains(PAGERDUTY_KEY), "the key is told");

@@ -1,9 +1,10 @@
-//! Live: a pid that one process after the other is given. Each life holds more memory than the last, so that whoever
-//! joined their histories would see a leak where nobody grows.
+//! Live: a pid that one process after the other is given. Each life holds more memory than the
+//! last, so that whoever joined their histories would see a leak where nobody grows.
 //!
-//! `clone3` can be asked for a pid, so that nothing here waits for the kernel's numbering to come round. Two lives that even
-//! share the clock tick in which they began are one process to `/proc`, and to a trace but for the exit between them. It
-//! does no harm: the first then lived for less than a tick, so that at most one scan saw it.
+//! `clone3` can be asked for a pid, so that nothing here waits for the kernel's numbering to come
+//! round. Two lives that even share the clock tick in which they began are one process to `/proc`,
+//! and to a trace but for the exit between them. It does no harm: the first then lived for less
+//! than a tick, so that at most one scan saw it.
 
 use std::{
     fs::{self, File},
@@ -23,8 +24,8 @@ use spillway_tests::{is_root, sensors_with, wait_for};
 
 const MIB: usize = 1 << 20;
 
-/// Lives one after the other, a second of the detector's time each: growth must last for most of a minute, and is then claimed with the end
-/// of a bucket, at 61 s or one or two later.
+/// Lives one after the other, a second of the detector's time each: growth must last for most of a
+/// minute, and is then claimed with the end of a bucket, at 61 s or one or two later.
 const LIVES: usize = 80;
 
 /// How much more each holds than the last: steep enough for the shortest horizon.
@@ -43,8 +44,11 @@ impl Life {
         if let Some(pid) = &pid {
             (wanted.set_tid, wanted.set_tid_size) = (std::ptr::from_ref(pid) as u64, 1);
         }
-        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and what it is pointed to lives here.
-        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw mut wanted, size_of::<libc::clone_args>()) };
+        // SAFETY: as fork(): without CLONE_VM the child has a copy of this memory, and what it is
+        // pointed to lives here.
+        let made = unsafe {
+            libc::syscall(libc::SYS_clone3, &raw mut wanted, size_of::<libc::clone_args>())
+        };
         match made {
             -1 => return Err(io::Error::last_os_error()),
             0 => live(bytes, said.as_raw_fd()),
@@ -59,14 +63,16 @@ impl Life {
     fn id(&self) -> ProcessId {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it lives");
         // Counted from field 3, which comes first after the name: the start is field 22.
-        let start = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
+        let start =
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
         ProcessId { pid: self.0 as u32, start_ticks: start.expect("field 22 is a number") }
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        // SAFETY: a signal to, and the end of, a child that was not waited for yet; no status is asked for.
+        // SAFETY: a signal to, and the end of, a child that was not waited for yet; no status is
+        // asked for.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -74,11 +80,15 @@ impl Drop for Life {
     }
 }
 
-/// What the child does. The other threads of this program are not in it, so it makes system calls and nothing else.
+/// What the child does. The other threads of this program are not in it, so it makes system calls
+/// and nothing else.
 fn live(bytes: usize, ready: libc::c_int) -> ! {
-    let (protection, flags) =
-        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE);
-    // SAFETY: fresh memory at an address of the kernel's choice; one byte of a constant; then nothing but waiting.
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+    );
+    // SAFETY: fresh memory at an address of the kernel's choice; one byte of a constant; then
+    // nothing but waiting.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED {
@@ -100,7 +110,8 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     Ok(unsafe { (File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// What is seen of one pid, a scan a second: a life ends and the next begins between each two scans.
+/// What is seen of one pid, a scan a second: a life ends and the next begins between each two
+/// scans.
 fn lives(sensors: &mut Sensors) -> Vec<Observation> {
     let mut life = Life::begin(None, MIB).expect("a process can be made");
     let (pid, mut seen) = (life.0, Vec::new());
@@ -149,7 +160,8 @@ fn joined(observations: &[Observation]) -> Vec<Observation> {
 
 fn tells_lives_apart(mut sensors: Sensors) {
     let seen = lives(&mut sensors);
-    let count = seen.iter().filter(|observation| matches!(observation.fact, Fact::Process(_))).count();
+    let count =
+        seen.iter().filter(|observation| matches!(observation.fact, Fact::Process(_))).count();
     assert_eq!(count, LIVES, "every life is seen");
     assert_eq!(verdicts(&seen), []);
     let joined = verdicts(&joined(&seen));
@@ -196,7 +208,13 @@ fn lives_within_one_tick_are_told_apart_by_the_exit_between_them() {
         (second.id() == id).then_some((id, seen))
     });
     let (id, seen) = in_one_tick.expect("two lives begin within ten milliseconds");
-    let exit = seen.iter().position(|observation| observation.fact == Fact::Exit(id)).expect("the exit is told");
+    let exit = seen
+        .iter()
+        .position(|observation| observation.fact == Fact::Exit(id))
+        .expect("the exit is told");
     let alive = |observation: &Observation| matches!(&observation.fact, Fact::Process(process) if process.id == id);
-    assert!(seen.iter().position(alive).expect("the second is seen") > exit, "the exit comes first");
+    assert!(
+        seen.iter().position(alive).expect("the second is seen") > exit,
+        "the exit comes first"
+    );
 }

@@ -1,5 +1,6 @@
-//! Live: limits on cgroups of pods, named as a kubelet names them, with what tells whose they are where a pod finds it: directories, the
-//! environment, and an API over TLS. What is protected is not limited, and neither is what nobody can tell of.
+//! Live: limits on cgroups of pods, named as a kubelet names them, with what tells whose they are
+//! where a pod finds it: directories, the environment, and an API over TLS. What is protected is
+//! not limited, and neither is what nobody can tell of.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -36,12 +37,16 @@ impl Node {
         if !is_root(test) {
             return None;
         }
-        let (workload, contain) = (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
+        let (workload, contain) =
+            (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
         let stage = Stage::set_below(test, below, Programs { workload, contain });
         let stage = stage.map_err(|reason| skip(test, &reason)).ok()?;
         let pods = vec![
             PodOf::with(API, json!({ "app": "api", "tier": "web" })),
-            PodOf::with(["shop", "db-0", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"], json!({ "app": "db" })),
+            PodOf::with(
+                ["shop", "db-0", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"],
+                json!({ "app": "db" }),
+            ),
         ];
         let node = Self { stage, api: ApiServer::start(pods, Conduct::Forbids) };
         node.api.takes(TOKEN);
@@ -55,7 +60,9 @@ impl Node {
         let slice = format!("kubepods-burstable-pod{}.slice", API[2].replace('-', "_"));
         let pod = format!("pod{}", API[2]);
         let below = match test.ends_with("slice") {
-            true => ["kubepods.slice", "kubepods-burstable.slice", &slice, "cri-containerd-0a1b.scope"],
+            true => {
+                ["kubepods.slice", "kubepods-burstable.slice", &slice, "cri-containerd-0a1b.scope"]
+            }
             false => ["kubepods", "burstable", &pod, "0a1b"],
         };
         Self::set(test, &below)
@@ -72,7 +79,8 @@ impl Node {
     /// Has the kubelet keep a directory of the pod, as one in this namespace.
     fn is_in(&self, namespace: &str) {
         fs::remove_dir_all(self.logs()).expect("it is there");
-        fs::create_dir_all(self.logs().join(format!("{namespace}_{}_{}", API[1], API[2]))).expect("it can be made");
+        fs::create_dir_all(self.logs().join(format!("{namespace}_{}_{}", API[1], API[2])))
+            .expect("it can be made");
     }
 
     /// What the operator says, with where everything is.
@@ -91,9 +99,16 @@ impl Node {
         command.env("NODE_NAME", NODE);
     }
 
-    /// Limits the cgroup on account of a process in it, as the agent does; why it refuses where it does.
-    fn limit(&self, pid: u32, decide: &str, change: impl FnOnce(&mut Command)) -> Result<(), String> {
-        let config = self.stage.scratch.file("spillway.toml", &self.config(&format!("[decide]\n{decide}")));
+    /// Limits the cgroup on account of a process in it, as the agent does; why it refuses where it
+    /// does.
+    fn limit(
+        &self,
+        pid: u32,
+        decide: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<(), String> {
+        let config =
+            self.stage.scratch.file("spillway.toml", &self.config(&format!("[decide]\n{decide}")));
         let mut command = self.stage.contain(life(pid), false);
         command.arg("--config").arg(config);
         self.equip(&mut command);
@@ -105,7 +120,8 @@ impl Node {
         if done.status.success() {
             return Ok(());
         }
-        let outcome: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"));
+        let outcome: Value = serde_json::from_slice(&done.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {done:?}"));
         assert_eq!(outcome["outcome"], "refused", "{outcome}");
         Err(outcome["why"].as_str().expect("it says why").to_owned())
     }
@@ -124,8 +140,14 @@ fn refusals(node: &Node) {
 
     // Whose it is, nobody knows.
     let refused = told(limit(""));
-    assert!(refused.starts_with(&format!("the namespace of pod {} cannot be told: ", API[2])), "{refused}");
-    assert!(refused.contains("has no directory of it\n  hint: kubernetes.pod_logs_dir has to be "), "{refused}");
+    assert!(
+        refused.starts_with(&format!("the namespace of pod {} cannot be told: ", API[2])),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("has no directory of it\n  hint: kubernetes.pod_logs_dir has to be "),
+        "{refused}"
+    );
 
     node.is_in("shop");
     assert_eq!(limit(""), Ok(()));
@@ -137,14 +159,20 @@ fn refusals(node: &Node) {
         assert_eq!(told(limit(&format!("allow = [\"namespace:{namespace}\"]"))), wanted);
     }
     node.is_in("shop");
-    assert_eq!(told(limit("protected = ['namespace:sh*']")), "its pod shop/api-6d4b is protected (namespace:sh*)");
+    assert_eq!(
+        told(limit("protected = ['namespace:sh*']")),
+        "its pod shop/api-6d4b is protected (namespace:sh*)"
+    );
     assert_eq!(limit("protected = ['namespace:other']"), Ok(()));
     assert_eq!(limit("allow = ['namespace:shop']"), Ok(()));
     let refused = told(limit("allow = ['namespace:other']"));
     assert!(refused.ends_with(" is not among those of decide.allow"), "{refused}");
     assert_eq!(node.asked(), 0, "nothing of it needs labels");
 
-    assert_eq!(told(limit("protected = ['pod:app=a?i']")), "its pod shop/api-6d4b is protected (pod:app=a?i)");
+    assert_eq!(
+        told(limit("protected = ['pod:app=a?i']")),
+        "its pod shop/api-6d4b is protected (pod:app=a?i)"
+    );
     assert_eq!(limit("protected = ['pod:app=db', 'pod:spillway=*']"), Ok(()));
     assert_eq!(limit("allow = ['pod:app=db', 'pod:tier=web']"), Ok(()));
     let refused = told(limit("allow = ['pod:app=db']"));
@@ -164,7 +192,10 @@ fn refusals(node: &Node) {
         ),
         "{refused}"
     );
-    assert!(refused.ends_with("hint: a ClusterRole has to let the agent's service account list pods"), "{refused}");
+    assert!(
+        refused.ends_with("hint: a ClusterRole has to let the agent's service account list pods"),
+        "{refused}"
+    );
     assert!(told(limit("allow = ['pod:app=api']")).contains("403 Forbidden"));
     assert_eq!(node.asked(), 7);
     assert_eq!(limit("allow = ['namespace:shop', 'pod:app=db']"), Ok(()));
@@ -184,7 +215,9 @@ fn refusals(node: &Node) {
             command.env_remove(variable);
         };
         let refused = told(node.limit(leak.pid(), "protected = ['pod:app=db']", without));
-        let wanted = format!("the labels of pod shop/api-6d4b cannot be told: {variable} is not set\n  hint: {hint}");
+        let wanted = format!(
+            "the labels of pod shop/api-6d4b cannot be told: {variable} is not set\n  hint: {hint}"
+        );
         assert!(refused.starts_with(&wanted), "{refused}");
         // Where no label matters, nothing of it does.
         assert_eq!(node.limit(leak.pid(), "", without), Ok(()));
@@ -267,7 +300,8 @@ fn an_agent_in_a_pod_does_not_limit_itself() {
     leak.stop();
 }
 
-/// An agent in a pod of the node, and a leaker in another. What else leaks on this machine is none of the agent's business.
+/// An agent in a pod of the node, and a leaker in another. What else leaks on this machine is none
+/// of the agent's business.
 fn running(node: &Node, decide: &str) -> (Running, Workload) {
     // An end that is near, for a forecast.
     let file = if node.stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
@@ -289,12 +323,20 @@ fn the_agent_asks_for_labels_when_it_would_limit_and_keeps_to_them() {
         };
         let (running, leak) = running(&node, &decide);
         let before = node.stage.state();
-        let outcome = wait_for(Duration::from_secs(60), || running.line_of("outcome", event, &node.stage.cgroup.path));
-        let outcome = outcome.unwrap_or_else(|| panic!("no {event}: {}{}", running.printed(), running.log()));
+        let outcome = wait_for(Duration::from_secs(60), || {
+            running.line_of("outcome", event, &node.stage.cgroup.path)
+        });
+        let outcome =
+            outcome.unwrap_or_else(|| panic!("no {event}: {}{}", running.printed(), running.log()));
         assert_eq!(node.asked(), 1, "{outcome}");
-        let decision = running.line_of("decision", "limit", &node.stage.cgroup.path).expect("it was decided");
-        let took_secs = outcome["t"].as_f64().zip(decision["t"].as_f64()).map(|(after, before)| after - before);
-        println!("{event} {:.0} ms after it was decided", took_secs.expect("both have a time") * 1e3);
+        let decision =
+            running.line_of("decision", "limit", &node.stage.cgroup.path).expect("it was decided");
+        let took_secs =
+            outcome["t"].as_f64().zip(decision["t"].as_f64()).map(|(after, before)| after - before);
+        println!(
+            "{event} {:.0} ms after it was decided",
+            took_secs.expect("both have a time") * 1e3
+        );
         if !is_allowed {
             assert_eq!(outcome["why"], "its pod shop/api-6d4b is protected (pod:app=api)");
             assert_eq!(node.stage.state(), before);
@@ -315,14 +357,25 @@ fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
     node.api.conduct(Conduct::Hangs);
     let decide = format!("protected = ['pod:app=db']\n{}", node.stage.only_this());
     let (running, leak) = running(&node, &decide);
-    assert!(wait_for(Duration::from_secs(60), || (node.asked() == 1).then_some(())).is_some(), "{}", running.printed());
+    assert!(
+        wait_for(Duration::from_secs(60), || (node.asked() == 1).then_some(())).is_some(),
+        "{}",
+        running.printed()
+    );
     assert!(running.is_well());
-    let refused = wait_for(Duration::from_secs(10), || running.line_of("outcome", "refused", &node.stage.cgroup.path));
-    let refused = refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
+    let refused = wait_for(Duration::from_secs(10), || {
+        running.line_of("outcome", "refused", &node.stage.cgroup.path)
+    });
+    let refused =
+        refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
     let why = refused["why"].as_str().expect("it says why");
     assert!(why.contains("no answer within 3 s, waiting for the answer\n  hint: "), "{why}");
     // No human is woken: it is what the operator asked for.
-    assert!(running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(), "{}", running.printed());
+    assert!(
+        running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(),
+        "{}",
+        running.printed()
+    );
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
     leak.stop();

@@ -1,4 +1,5 @@
-//! Names that drive a terminal, forge a line or hide a process: wherever they are shown they are shown escaped, and nothing is hidden.
+//! Names that drive a terminal, forge a line or hide a process: wherever they are shown they are
+//! shown escaped, and nothing is hidden.
 
 use std::{
     ffi::OsStr,
@@ -44,8 +45,10 @@ fn an_odd_name_is_shown_escaped_everywhere_and_its_cgroup_is_limited_all_the_sam
     if !is_root(test) {
         return;
     }
-    let programs =
-        Programs { workload: env!("CARGO_BIN_EXE_workload").into(), contain: env!("CARGO_BIN_EXE_contain").into() };
+    let programs = Programs {
+        workload: env!("CARGO_BIN_EXE_workload").into(),
+        contain: env!("CARGO_BIN_EXE_contain").into(),
+    };
     let stage = match Stage::set_below(test, &[CGROUP], programs) {
         Ok(stage) => stage,
         Err(reason) => return skip(test, &reason),
@@ -55,18 +58,24 @@ fn an_odd_name_is_shown_escaped_everywhere_and_its_cgroup_is_limited_all_the_sam
     let url = stage.scratch.secret("slack", &slack.url("/services/T0/B0/x"));
     // A bracket begins a set in a pattern.
     let allow = format!("allow = ['{}']", shown.replace('[', "?"));
-    let text = format!("{}[act.page.slack]\nurl_file = \"{}\"\n", stage.quick(&allow), url.display());
+    let text =
+        format!("{}[act.page.slack]\nurl_file = \"{}\"\n", stage.quick(&allow), url.display());
     let config = stage.scratch.file("spillway.toml", &text);
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     stage.cgroup.set(file, 512_u64 << 20).expect("the kernel takes it");
     let mut leak = named(&stage.scratch, OsStr::new(COMM));
-    let leak = stage.cgroup.admit(leak.args(["leak", "--rate=8MiB", "--limit=300MiB"])).expect("it may enter");
+    let leak = stage
+        .cgroup
+        .admit(leak.args(["leak", "--rate=8MiB", "--limit=300MiB"]))
+        .expect("it may enter");
     let leak = Workload::start(leak);
     let running = Running::start(run_with(&config));
-    let limited = wait_for(SOON, || running.printed().contains(&format!("limited {shown}")).then_some(()));
+    let limited =
+        wait_for(SOON, || running.printed().contains(&format!("limited {shown}")).then_some(()));
     assert!(limited.is_some(), "{}{}", running.printed(), running.log());
-    let call =
-        wait_for(SOON, || slack.calls().into_iter().find(|call| call.json()["text"].to_string().contains("pwned")));
+    let call = wait_for(SOON, || {
+        slack.calls().into_iter().find(|call| call.json()["text"].to_string().contains("pwned"))
+    });
     let text = call.expect("Slack is told").json()["text"].as_str().expect("a text").to_owned();
     println!("Slack: {text}");
     assert!(text.contains(COMM_SHOWN), "{text}");
@@ -87,7 +96,9 @@ fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
         return;
     }
     let hierarchy = Hierarchy::detect();
-    let Some(mount) = hierarchy.mount() else { return skip(test, "no cgroup file system is mounted") };
+    let Some(mount) = hierarchy.mount() else {
+        return skip(test, "no cgroup file system is mounted");
+    };
     let outer = OwnCgroup::make(mount, test).expect("root may make one");
     let inner = Inner::make(outer.directory());
     let scratch = Scratch::make(test);
@@ -95,7 +106,9 @@ fn a_name_in_no_encoding_hides_nobody_with_bpf_or_without() {
     let process = Workload::start(command.args(["touch", "--anon-bytes=1MiB"]));
     fs::write(inner.0.join("cgroup.procs"), process.pid().to_string()).expect("it may enter");
     for mut sensors in [Sensors::start(), Sensors::without_bpf("the test wants none")] {
-        let found = processes(&mut sensors).into_iter().find(|fact: &ProcessFact| fact.id.pid == process.pid());
+        let found = processes(&mut sensors)
+            .into_iter()
+            .find(|fact: &ProcessFact| fact.id.pid == process.pid());
         let found = found.expect("it is seen");
         assert_eq!(&*found.comm, "a) R \\xff\\x1b");
         assert_eq!(found.cgroup.strip_prefix(&*outer.path), Some("/\\xffin"), "{found:?}");
@@ -128,7 +141,8 @@ fn a_trace_with_odd_names_is_replayed_and_drawn_with_escaped_ones() {
     let mut trace = String::from(
         "{\"spillway_trace\":1,\"host\":{\"mem_total_bytes\":8589934592,\"cpus\":2},\"interval_secs\":1.0}\n",
     );
-    let (comm, cgroup) = (serde_json::json!(format!("<b>{COMM}")), serde_json::json!(format!("/{CGROUP}")));
+    let (comm, cgroup) =
+        (serde_json::json!(format!("<b>{COMM}")), serde_json::json!(format!("/{CGROUP}")));
     for t in 0..900_u64 {
         let bytes = (64 << 20) + t * (2 << 20);
         trace += &format!(

@@ -1,5 +1,5 @@
-//! Live: connections that come from another host, over a pair of virtual Ethernet devices between two network namespaces, and those that a
-//! host makes to itself, by whatever address.
+//! Live: connections that come from another host, over a pair of virtual Ethernet devices between
+//! two network namespaces, and those that a host makes to itself, by whatever address.
 
 use std::{
     fs::File,
@@ -18,7 +18,8 @@ use spillway_tests::{is_root, listeners, own_network, sensors_with, skip};
 const HERE: &str = "10.77.3.1";
 const HERE_V6: &str = "fd77:3::1";
 
-/// Another host, for as long as this lives: a network namespace, at the other end of a cable from this thread's.
+/// Another host, for as long as this lives: a network namespace, at the other end of a cable from
+/// this thread's.
 struct Neighbour(Child);
 
 impl Neighbour {
@@ -33,9 +34,13 @@ impl Neighbour {
                 _ => Err(std::io::Error::last_os_error()),
             })
         };
-        let other = Self(command.spawn().map_err(|error| format!("no network namespace: {error}"))?);
+        let other =
+            Self(command.spawn().map_err(|error| format!("no network namespace: {error}"))?);
         let pid = other.0.id().to_string();
-        run("ip", &["link", "add", "here0", "type", "veth", "peer", "name", "there0", "netns", &pid])?;
+        run(
+            "ip",
+            &["link", "add", "here0", "type", "veth", "peer", "name", "there0", "netns", &pid],
+        )?;
         for (addr, link) in [("10.77.3.1/24", "here0"), ("fd77:3::1/64", "here0")] {
             run("ip", &["addr", "add", addr, "dev", link, "nodad"])?;
         }
@@ -73,7 +78,11 @@ impl Drop for Neighbour {
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
     match Command::new(program).args(args).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
+        Ok(output) => Err(format!(
+            "{program} {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
         Err(error) => Err(format!("no {program}: {error}")),
     }
 }
@@ -81,7 +90,10 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
 /// Counts of one look at a listener: how many came, and how many of them from another host.
 fn came(sensors: &mut Sensors, netns: u32, addr: SocketAddr) -> (Option<u64>, Option<u64>) {
     let facts: Vec<ListenerFact> = listeners(sensors, 0.0);
-    let fact = facts.iter().find(|fact| fact.netns == netns && *fact.addr == *addr.to_string()).expect("it listens");
+    let fact = facts
+        .iter()
+        .find(|fact| fact.netns == netns && *fact.addr == *addr.to_string())
+        .expect("it listens");
     (fact.arrived_total, fact.remote_arrived_total)
 }
 
@@ -100,18 +112,26 @@ fn connections_of_this_host_are_not_taken_for_those_of_others() {
         };
         // Where it listens, and by which address it is reached.
         let mut held = Vec::new();
-        for (listens, by) in [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)] {
+        for (listens, by) in
+            [(HERE, HERE), ("0.0.0.0", HERE), (HERE_V6, HERE_V6), ("::", HERE_V6), ("::", HERE)]
+        {
             let ip: IpAddr = listens.parse().expect("an address");
             let server = TcpListener::bind((ip, 0)).expect("a free port");
             let at = server.local_addr().expect("it is bound");
             let by = SocketAddr::new(by.parse().expect("an address"), at.port());
             held.extend((0..5).map(|_| TcpStream::connect(by).expect("the server is reached")));
-            assert_eq!(came(&mut sensors, netns, at), (Some(5), Some(0)), "{at} from here, to its outer address");
+            assert_eq!(
+                came(&mut sensors, netns, at),
+                (Some(5), Some(0)),
+                "{at} from here, to its outer address"
+            );
             held.extend(other.connects(by, 7));
             assert_eq!(came(&mut sensors, netns, at), (Some(12), Some(7)), "{at} from there");
         }
         let mut netlink = Sensors::without_bpf("this test compares");
-        assert!(listeners(&mut netlink, 0.0).iter().all(|fact| fact.remote_arrived_total == Some(0)));
+        assert!(
+            listeners(&mut netlink, 0.0).iter().all(|fact| fact.remote_arrived_total == Some(0))
+        );
     };
     thread::spawn(inside).join().expect("the check holds");
 }

@@ -1,5 +1,5 @@
-//! Live: no secret is told, whatever comes back: who is told and who is asked send it in their answers, each in his way, and the agent logs
-//! all that it can.
+//! Live: no secret is told, whatever comes back: who is told and who is asked send it in their
+//! answers, each in his way, and the agent logs all that it can.
 
 use std::{
     fs,
@@ -20,11 +20,14 @@ use spillway_tests::{Running, Scratch, Workload, agent, http_get, run_with, wait
 const SOON: Duration = Duration::from_secs(60);
 
 const ROUTING_KEY: &str = "R0utingKeyThatNobodyMayTell00001";
-const PAGE_KEYS: [&str; 2] =
-    ["whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDE=", "whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDI="];
+const PAGE_KEYS: [&str; 2] = [
+    "whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDE=",
+    "whsec_UGFnZUtleVRoYXROb2JvZHlNYXlUZWxsMDAwMDI=",
+];
 const DRAIN_KEY: &str = "whsec_RHJhaW5LZXlUaGF0Tm9ib2R5TWF5VGVsbDAwMDE=";
 const SLACK_PATH: &str = "/services/T0NOBODYMAY/B0TELLTHIS/SlackPathThatNobodyMayTell";
-const TOKENS: [&str; 4] = ["q1Zx81PwNobodyTe11s", "q2Kd07RvNobodyTe11s", "q3Mf63UyNobodyTe11s", "q4Hb29WaNobodyTe11s"];
+const TOKENS: [&str; 4] =
+    ["q1Zx81PwNobodyTe11s", "q2Kd07RvNobodyTe11s", "q3Mf63UyNobodyTe11s", "q4Hb29WaNobodyTe11s"];
 const DRAIN_PATH: &str = "DrainPathThatNobodyMayTell";
 
 /// Somebody who answers with what he was sent, and with a secret that both know.
@@ -36,7 +39,8 @@ struct Echo {
 impl Echo {
     fn start(shared: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-        let echo = Self { addr: listener.local_addr().expect("it has an address"), calls: Arc::default() };
+        let echo =
+            Self { addr: listener.local_addr().expect("it has an address"), calls: Arc::default() };
         let calls = echo.calls.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -74,7 +78,9 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
         1 => ("401 Unauthorized", format!("you are not {shared}, with {head}")),
         // From where its secret is, as far as that goes.
         2 => ("403 Forbidden", body[body.find("routing_key").unwrap_or(0)..].to_owned()),
-        3 => ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/"))),
+        3 => {
+            ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/")))
+        }
         _ => {
             let location = head.split(' ').nth(1).unwrap_or("/");
             write!(
@@ -84,7 +90,11 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
             return Ok(());
         }
     };
-    write!(stream, "HTTP/1.1 {status}\r\nwww-authenticate: {shared}\r\ncontent-length: {}\r\n\r\n{said}", said.len())
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nwww-authenticate: {shared}\r\ncontent-length: {}\r\n\r\n{said}",
+        said.len()
+    )
 }
 
 /// All that is in the files of a directory, and their names.
@@ -105,18 +115,23 @@ fn assert_untold(what: &str, told: &[u8]) {
     const PART_BYTES: usize = 10;
     let told = told.to_ascii_lowercase();
     let keys = PAGE_KEYS.into_iter().chain([DRAIN_KEY]).map(|key| key.trim_start_matches("whsec_"));
-    let secrets = keys.chain([ROUTING_KEY, DRAIN_PATH]).chain(TOKENS).chain(SLACK_PATH.split('/').skip(2));
+    let secrets =
+        keys.chain([ROUTING_KEY, DRAIN_PATH]).chain(TOKENS).chain(SLACK_PATH.split('/').skip(2));
     for secret in secrets {
         for part in secret.to_ascii_lowercase().as_bytes().windows(PART_BYTES) {
             let found = told.windows(PART_BYTES).position(|window| window == part);
-            let around =
-                found.map(|at| String::from_utf8_lossy(&told[at.saturating_sub(200)..(at + 80).min(told.len())]));
+            let around = found.map(|at| {
+                String::from_utf8_lossy(&told[at.saturating_sub(200)..(at + 80).min(told.len())])
+            });
             assert!(found.is_none(), "{what} tells of {secret}: {around:?}");
         }
     }
     // All keys, decoded.
     let raw = b"KeyThatNobodyMayTell";
-    assert!(!told.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)), "{what} tells of a key's bytes");
+    assert!(
+        !told.windows(raw.len()).any(|window| window.eq_ignore_ascii_case(raw)),
+        "{what} tells of a key's bytes"
+    );
 }
 
 #[test]
@@ -126,8 +141,11 @@ fn no_secret_is_told_whoever_sends_it_back() {
     let [pagerduty, alertmanager, slack, webhook, balancer] = &echoes;
     scratch.secret("routing-key", ROUTING_KEY);
     let slack_url = scratch.secret("slack", &format!("http://{}{SLACK_PATH}", slack.addr));
-    let config =
-        configuration(&scratch, [pagerduty, alertmanager, webhook, balancer].map(|echo| echo.addr), &slack_url);
+    let config = configuration(
+        &scratch,
+        [pagerduty, alertmanager, webhook, balancer].map(|echo| echo.addr),
+        &slack_url,
+    );
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
     let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let mut command = run_with(&config);
@@ -142,7 +160,8 @@ fn no_secret_is_told_whoever_sends_it_back() {
     let calls = echoes.each_ref().map(|echo| echo.calls.load(Ordering::SeqCst));
     assert!(told.is_some(), "not everybody was told as often: {calls:?} {}", running.log());
     let refused = wait_for(SOON, || running.line_of("outcome", "drain_refused", "node"));
-    let refused = refused.unwrap_or_else(|| panic!("the drain is not refused: {}", running.printed()));
+    let refused =
+        refused.unwrap_or_else(|| panic!("the drain is not refused: {}", running.printed()));
     let mut served = String::new();
     for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
         served.push_str(&http_get(running.address(), path).expect("it answers"));
@@ -155,13 +174,19 @@ fn no_secret_is_told_whoever_sends_it_back() {
     assert_eq!(code, Some(0), "{log}");
     // What came back was told, but for what it held.
     for sink in ["pagerduty", "slack", "webhook", "alertmanager"] {
-        let masked =
-            log.lines().filter(|line| line.contains(&format!("sink={sink} ")) && line.contains("[secret]")).count();
+        let masked = log
+            .lines()
+            .filter(|line| line.contains(&format!("sink={sink} ")) && line.contains("[secret]"))
+            .count();
         assert!(masked >= 3, "{sink}: {masked} times in {log}");
     }
     let why = refused["why"].as_str().unwrap_or_default();
     assert!(why.starts_with("nobody granted it within its time: HTTP "), "{why}");
-    println!("{calls:?} calls, {} bytes of log, {} masked", log.len(), log.matches("[secret]").count());
+    println!(
+        "{calls:?} calls, {} bytes of log, {} masked",
+        log.len(),
+        log.matches("[secret]").count()
+    );
     let state = contents(&scratch.0.join("state"));
     assert!(state.len() > 1_000, "the state is {} bytes", state.len());
     let said = [&output.stdout[..], &output.stderr].concat();
@@ -183,7 +208,8 @@ fn configuration(
     slack_url: &Path,
 ) -> PathBuf {
     let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
-    let (page_keys, drain_key) = (secret("page-keys", &PAGE_KEYS.join("\n")), secret("drain-key", DRAIN_KEY));
+    let (page_keys, drain_key) =
+        (secret("page-keys", &PAGE_KEYS.join("\n")), secret("drain-key", DRAIN_KEY));
     let [of_pagerduty, of_alertmanager, of_webhook, of_drain] = TOKENS;
     let (state_dir, slack_url) = (scratch.0.join("state"), slack_url.display());
     scratch.file(

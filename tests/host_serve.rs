@@ -1,4 +1,5 @@
-//! Live: the agent's own ports under attack by a local user. Nothing that happens there is a verdict, and it says honestly how it is.
+//! Live: the agent's own ports under attack by a local user. Nothing that happens there is a
+//! verdict, and it says honestly how it is.
 
 use std::{
     io::Read as _,
@@ -14,7 +15,9 @@ use spillway_tests::{ANY_PORT, Running, Scratch, find_metric, is_root, now, run_
 const CONNECTIONS: usize = 40;
 
 fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports")
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback has ports")
 }
 
 /// The agent with an agent check, which drains by it.
@@ -29,7 +32,8 @@ fn agent(scratch: &Scratch, agent_check: SocketAddr) -> Running {
     Running::start(command)
 }
 
-/// Runs `attack` as `nobody` in a child that makes nothing but system calls, and holds what it holds until it is dropped.
+/// Runs `attack` as `nobody` in a child that makes nothing but system calls, and holds what it
+/// holds until it is dropped.
 struct Nobody(libc::pid_t);
 
 impl Nobody {
@@ -41,7 +45,10 @@ impl Nobody {
             // SAFETY: system calls with numbers; it dies with the test's thread.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                if libc::setgroups(0, std::ptr::null()) != 0 || libc::setgid(65_534) != 0 || libc::setuid(65_534) != 0 {
+                if libc::setgroups(0, std::ptr::null()) != 0
+                    || libc::setgid(65_534) != 0
+                    || libc::setuid(65_534) != 0
+                {
                     libc::_exit(1);
                 }
             }
@@ -85,13 +92,19 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
     let (scratch, check) = (Scratch::make("own-sockets"), free_addr());
     let running = agent(&scratch, check);
     let http = running.address();
-    let hold = || [http, check].map(|addr| std::array::from_fn::<_, CONNECTIONS, _>(|_| TcpStream::connect(addr)));
+    let hold = || {
+        [http, check]
+            .map(|addr| std::array::from_fn::<_, CONNECTIONS, _>(|_| TcpStream::connect(addr)))
+    };
     let idle = Nobody::runs(hold);
     sleep(Duration::from_millis(1_500));
     let (line, took) = line_of(check);
     assert!(line == "ready 100%\n" && took < Duration::from_secs(1), "{line:?} after {took:?}");
     let (asked, ready) = (now(), running.get("/ready"));
-    assert!(ready.starts_with("HTTP/1.1 200") && asked.elapsed() < Duration::from_secs(1), "{ready}");
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && asked.elapsed() < Duration::from_secs(1),
+        "{ready}"
+    );
 
     // A paused machine or a frozen cgroup looks the same. More connect meanwhile.
     running.signal(libc::SIGSTOP);
@@ -119,9 +132,12 @@ fn idle_connections_and_a_freeze_are_no_verdict_on_the_agent() {
     let answer = running.get("/healthz");
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).expect("it has a body");
     let health: Value = serde_json::from_str(body).expect("that is JSON");
-    let kinds: Vec<_> = health["reasons"].as_array().into_iter().flatten().map(|reason| &reason["kind"]).collect();
+    let kinds: Vec<_> =
+        health["reasons"].as_array().into_iter().flatten().map(|reason| &reason["kind"]).collect();
     assert!(
-        answer.starts_with("HTTP/1.1 200") && health["status"] == "degraded" && kinds.contains(&&Value::from("gap")),
+        answer.starts_with("HTTP/1.1 200")
+            && health["status"] == "degraded"
+            && kinds.contains(&&Value::from("gap")),
         "{answer}"
     );
     drop((idle, more));
@@ -136,9 +152,13 @@ fn an_agent_without_one_of_its_ports_says_that_it_is_degraded() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
     let running = agent(&scratch, taken.local_addr().expect("it has an address"));
     let answer = running.get("/healthz");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: application/json"), "{answer}");
     assert!(
-        answer.contains(r#"{"status":"degraded","reasons":["#) && answer.contains(r#"{"kind":"serve","detail":"#),
+        answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: application/json"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains(r#"{"status":"degraded","reasons":["#)
+            && answer.contains(r#"{"kind":"serve","detail":"#),
         "{answer}"
     );
     let (code, log) = running.stop();

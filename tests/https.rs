@@ -1,4 +1,5 @@
-//! The agent's HTTPS, against real sockets: whom it trusts, and that nobody who answers badly, or not at all, holds it up.
+//! The agent's HTTPS, against real sockets: whom it trusts, and that nobody who answers badly, or
+//! not at all, holds it up.
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,7 +19,8 @@ use spillway_tests::{
 };
 
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
-const WHOLE: RequestLimits = RequestLimits { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
+const WHOLE: RequestLimits =
+    RequestLimits { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
 /// Short, for those who do not answer.
 const SHORT: RequestLimits = RequestLimits { within: Duration::from_millis(500), ..WHOLE };
 /// Longer than any of these waits.
@@ -68,14 +70,21 @@ fn a_request_arrives_whole_and_so_does_its_answer_whatever_its_status() {
         answer(stream, "418 I'm a teapot", "text/plain", "short and stout")
     });
     for host in ["127.0.0.1", "localhost"] {
-        let answer =
-            asker.send(&format!("https://{host}:{}/a?b=c%3Dd", server.addr.port()), WHOLE).expect("it answers");
+        let answer = asker
+            .send(&format!("https://{host}:{}/a?b=c%3Dd", server.addr.port()), WHOLE)
+            .expect("it answers");
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (418, &b"short and stout"[..]));
         assert_eq!(answer.headers["content-type"], "text/plain");
         let received = server.received().pop().expect("it was asked");
         assert_eq!(received.line, "POST /a?b=c%3Dd HTTP/1.1");
-        assert_eq!(received.header("host"), Some(format!("{host}:{}", server.addr.port()).as_str()));
-        assert_eq!((received.header("x-spillway"), received.header("connection")), (Some("1"), Some("close")));
+        assert_eq!(
+            received.header("host"),
+            Some(format!("{host}:{}", server.addr.port()).as_str())
+        );
+        assert_eq!(
+            (received.header("x-spillway"), received.header("connection")),
+            (Some("1"), Some("close"))
+        );
         assert_eq!(received.body, b"said");
     }
 }
@@ -83,11 +92,15 @@ fn a_request_arrives_whole_and_so_does_its_answer_whatever_its_status() {
 #[test]
 fn nobody_is_sent_elsewhere() {
     let asker = Asker::make("https-redirect");
-    let elsewhere =
-        TlsServer::start(&asker.authority, NAMES, None, |_, stream| answer(stream, "200 OK", "text/plain", ""));
+    let elsewhere = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        answer(stream, "200 OK", "text/plain", "")
+    });
     let location = elsewhere.addr;
     let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
-        write!(stream, "HTTP/1.1 302 Found\r\nlocation: https://{location}/\r\ncontent-length: 0\r\n\r\n")?;
+        write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nlocation: https://{location}/\r\ncontent-length: 0\r\n\r\n"
+        )?;
         stream.flush()
     });
     assert_eq!(asker.get(server.addr, WHOLE).expect("it answers").status.as_u16(), 302);
@@ -101,9 +114,15 @@ fn only_who_is_signed_by_the_authority_and_has_the_name_is_asked() {
     for (authority, names, why) in [
         // He calls himself as the authority does.
         (&stranger, NAMES, "invalid peer certificate: BadSignature"),
-        (&asker.authority, &["other.internal"][..], "invalid peer certificate: certificate not valid for name"),
+        (
+            &asker.authority,
+            &["other.internal"][..],
+            "invalid peer certificate: certificate not valid for name",
+        ),
     ] {
-        let server = TlsServer::start(authority, names, None, |_, stream| answer(stream, "200 OK", "text/plain", ""));
+        let server = TlsServer::start(authority, names, None, |_, stream| {
+            answer(stream, "200 OK", "text/plain", "")
+        });
         match asker.get(server.addr, WHOLE) {
             Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: told }) => {
                 assert!(told.starts_with(why), "{told}")
@@ -126,9 +145,10 @@ fn a_client_shows_its_certificate_where_it_is_asked_to() {
     for (signer, is_answered) in [(&clients, true), (&asker.authority, false)] {
         signer.client(&cert_file, &key_file);
         let client = Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() });
-        let client =
-            HttpClient::new(&TlsOptions { client, ..asker.identity(&asker.authority) }).expect("its files are there");
-        let request = hyper::Request::get(format!("https://{}/", server.addr)).body(Default::default());
+        let client = HttpClient::new(&TlsOptions { client, ..asker.identity(&asker.authority) })
+            .expect("its files are there");
+        let request =
+            hyper::Request::get(format!("https://{}/", server.addr)).body(Default::default());
         let answer = client.send(request.expect("it is a request"), WHOLE);
         assert_eq!(answer.map(|answer| answer.status.as_u16()).ok(), is_answered.then_some(204));
     }
@@ -145,7 +165,9 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
         Some(ClientFiles { cert_file: cert_file.clone(), key_file: key_file.clone() })
     };
     let empty = asker.scratch.file("empty", "");
-    let garbage = asker.scratch.file("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let garbage = asker
+        .scratch
+        .file("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let missing = asker.scratch.0.join("missing");
     let other = (asker.scratch.0.join("other.crt"), asker.scratch.0.join("other.key"));
     asker.authority.client(&other.0, &other.1);
@@ -170,15 +192,21 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
 fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
     let asker = Asker::make("https-bound");
     const BYTES_MAX: usize = 1_000;
-    for (length, says, is_read) in
-        [(BYTES_MAX, true, true), (BYTES_MAX + 1, true, false), (BYTES_MAX, false, true), (BYTES_MAX + 1, false, false)]
-    {
+    for (length, says, is_read) in [
+        (BYTES_MAX, true, true),
+        (BYTES_MAX + 1, true, false),
+        (BYTES_MAX, false, true),
+        (BYTES_MAX + 1, false, false),
+    ] {
         let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
             let body = "x".repeat(length);
             if says {
                 return answer(stream, "200 OK", "text/plain", &body);
             }
-            write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+            )
         });
         match asker.get(server.addr, RequestLimits { body_bytes_max: BYTES_MAX, ..WHOLE }) {
             Ok(answer) => assert!(is_read && answer.body.len() == length, "{length} {says}"),
@@ -279,7 +307,10 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
         ("", RequestPhase::Asking),
         ("220 smtp.internal\r\n", RequestPhase::Asking),
         ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", RequestPhase::Reading),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n", RequestPhase::Reading),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n",
+            RequestPhase::Reading,
+        ),
     ] {
         for is_reset in [false, true] {
             let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
@@ -293,7 +324,10 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
             });
             let phase = phase(asker.get(server.addr, WHOLE));
             // What was sent before a reset may be lost with it.
-            assert!(phase == wanted || is_reset && phase == RequestPhase::Asking, "{said:?}: {phase:?}");
+            assert!(
+                phase == wanted || is_reset && phase == RequestPhase::Asking,
+                "{said:?}: {phase:?}"
+            );
         }
     }
 }
@@ -303,12 +337,17 @@ fn an_address_says_whether_it_is_encrypted_and_nothing_else_is_spoken() {
     let receiver = Receiver::start(Form::Webhook);
     let asker = Asker::make("https-plain");
     let client = HttpClient::new(&asker.identity(&asker.authority)).expect("its files are there");
-    let answer = client.post(&receiver.url("/"), &[], b"{}".to_vec(), WHOLE).expect("it answers in the open");
+    let answer = client
+        .post(&receiver.url("/"), &[], b"{}".to_vec(), WHOLE)
+        .expect("it answers in the open");
     assert_eq!((answer.status.as_u16(), receiver.calls().len()), (204, 1));
     let encrypted = receiver.url("/").replace("http://", "https://");
     assert!(client.post(&encrypted, &[], b"{}".to_vec(), WHOLE).is_err(), "it speaks no TLS");
     let error = asker.send("ftp://127.0.0.1/", WHOLE).expect_err("it is neither");
-    assert_eq!(error.to_string(), "it is no address that begins with https:// or http:// and names a host");
+    assert_eq!(
+        error.to_string(),
+        "it is no address that begins with https:// or http:// and names a host"
+    );
 }
 
 #[test]
@@ -318,7 +357,8 @@ fn a_name_is_not_waited_for_longer_than_anything_else() {
     }
     let asker = Asker::make("https-names");
     own_network().expect("root may");
-    own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1\n")).expect("root may");
+    own_resolver(&asker.scratch.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1\n"))
+        .expect("root may");
     // A port at which nobody is answers at once that nobody is.
     let error = asker.send("https://api.internal/", WHOLE).expect_err("nobody knows it");
     assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Resolving, .. }), "{error}");
@@ -338,13 +378,16 @@ fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
     }
     let asker = Asker::make("https-many-names");
     own_network().expect("root may");
-    // As many as are asked, each for as long as the resolver's own defaults say: half a minute a name.
+    // As many as are asked, each for as long as the resolver's own defaults say: half a minute a
+    // name.
     let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
     own_resolver(&asker.scratch.file("resolv.conf", all)).expect("root may");
     let short = RequestLimits { within: Duration::from_millis(20), ..WHOLE };
     let mut resolver = None;
     // Nobody is there at first, which is said at once; one that refuses is asked over and over.
-    for (knows, bounds) in [(None, WHOLE), (Some(Knows::Nothing), short), (Some(Knows::Nobody), short)] {
+    for (knows, bounds) in
+        [(None, WHOLE), (Some(Knows::Nothing), short), (Some(Knows::Nobody), short)]
+    {
         if let Some(knows) = knows {
             let start = || Resolver::start(knows).expect("it is the test's own network");
             resolver.get_or_insert_with(start).behaves(knows);
@@ -352,9 +395,12 @@ fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
         let mut before = None;
         for nth in 0..TRIES {
             for host in ["pages.internal", "drains.internal"] {
-                let error = asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
+                let error =
+                    asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
                 let is_unknown = match error {
-                    HttpError::Late { phase, .. } => phase == RequestPhase::Resolving && knows.is_some(),
+                    HttpError::Late { phase, .. } => {
+                        phase == RequestPhase::Resolving && knows.is_some()
+                    }
                     HttpError::Failed { phase, .. } => phase == RequestPhase::Resolving,
                     _ => false,
                 };
@@ -366,7 +412,10 @@ fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
         }
         let (before, after) = (before.expect("it is noted"), Held::by(std::process::id()));
         println!("{knows:?}: {before:?}, then {after:?} after {TRIES} tries of two names");
-        assert!(after.resident_bytes < before.resident_bytes + (1 << 20), "{before:?}, then {after:?}");
+        assert!(
+            after.resident_bytes < before.resident_bytes + (1 << 20),
+            "{before:?}, then {after:?}"
+        );
         // One thread a name, and a socket for each resolver that it has come to.
         assert!(after.threads <= before.threads + 1, "{before:?}, then {after:?}");
         assert!(after.descriptors <= before.descriptors + 2 * 3, "{before:?}, then {after:?}");

@@ -1,4 +1,5 @@
-//! What the agent asks the Kubernetes API, what it makes of the answers, and that whatever else answers is a reason and nothing worse.
+//! What the agent asks the Kubernetes API, what it makes of the answers, and that whatever else
+//! answers is a reason and nothing worse.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -27,10 +28,14 @@ struct Cluster {
 impl Cluster {
     fn start(test: &str, conduct: Conduct) -> Self {
         let pods = vec![
-            PodOf::with(API, json!({ "app": "api", "app.kubernetes.io/part-of": "shop", "empty": "" })),
+            PodOf::with(
+                API,
+                json!({ "app": "api", "app.kubernetes.io/part-of": "shop", "empty": "" }),
+            ),
             PodOf { mirrored: Some(HASH), ..PodOf::with(STATIC, json!({})) },
         ];
-        let cluster = Self { scratch: Scratch::make(test), server: ApiServer::start(pods, conduct) };
+        let cluster =
+            Self { scratch: Scratch::make(test), server: ApiServer::start(pods, conduct) };
         cluster.server.service_account(&cluster.directory(), TOKEN);
         cluster
     }
@@ -70,7 +75,11 @@ fn the_pods_of_this_node_are_told_with_their_labels_whatever_form_the_list_has()
             pods,
             [
                 Pod { uid: API[2].to_owned(), mirrored: None, labels },
-                Pod { uid: STATIC[2].to_owned(), mirrored: Some(HASH.to_owned()), labels: [].into() },
+                Pod {
+                    uid: STATIC[2].to_owned(),
+                    mirrored: Some(HASH.to_owned()),
+                    labels: [].into()
+                },
             ]
         );
     }
@@ -112,22 +121,35 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
     ] {
         cluster.server.conduct(Conduct::Says(said.to_owned()));
         let told = cluster.refused();
-        assert!(told.starts_with("the Kubernetes API at ADDRESS answered no list of pods: "), "{said}: {told}");
+        assert!(
+            told.starts_with("the Kubernetes API at ADDRESS answered no list of pods: "),
+            "{said}: {told}"
+        );
         assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
     }
     // One that sends back what it was shown.
     let token = fs::read_to_string(cluster.directory().join("token")).expect("it is there");
-    cluster.server.conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
+    cluster
+        .server
+        .conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
     let told = cluster.refused();
-    assert!(told.contains("its kind is \"Bearer [secret]\"") && !told.contains(token.trim()), "{told}");
+    assert!(
+        told.contains("its kind is \"Bearer [secret]\"") && !told.contains(token.trim()),
+        "{told}"
+    );
     cluster.server.conduct(Conduct::Resets);
-    assert!(cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "), "{}", cluster.refused());
+    assert!(
+        cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "),
+        "{}",
+        cluster.refused()
+    );
     // On a machine that takes three seconds to read so much, its time is up.
     cluster.server.conduct(Conduct::Floods);
     let told = cluster.refused();
     let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
     assert!(
-        is_it("the answer is larger than 16777216 bytes") || is_it("no answer within 3 s, reading the answer"),
+        is_it("the answer is larger than 16777216 bytes")
+            || is_it("no answer within 3 s, reading the answer"),
         "{told}"
     );
 }
@@ -140,7 +162,9 @@ fn one_that_hangs_is_left_before_anybody_wonders() {
     // Three seconds, on a machine that others load.
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     assert!(
-        told.starts_with("the Kubernetes API at ADDRESS: no answer within 3 s, waiting for the answer\n"),
+        told.starts_with(
+            "the Kubernetes API at ADDRESS: no answer within 3 s, waiting for the answer\n"
+        ),
         "{told}"
     );
 }
@@ -149,7 +173,11 @@ fn one_that_hangs_is_left_before_anybody_wonders() {
 fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
     let cluster = Cluster::lists("k8s-trust", true);
     let token = cluster.directory().join("token");
-    for (text, why) in [("", "is empty"), (" \n", "is empty"), ("a\nb", "it has characters that no header may have")] {
+    for (text, why) in [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("a\nb", "it has characters that no header may have"),
+    ] {
         fs::write(&token, text).expect("a file can be written");
         let told = cluster.refused();
         assert!(told.starts_with(&token.display().to_string()) && told.contains(why), "{told}");
@@ -159,7 +187,8 @@ fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
     cluster.server.service_account(&cluster.directory(), TOKEN);
     assert!(cluster.api().pods().is_ok());
     let asked = cluster.server.server.received().len();
-    fs::write(cluster.directory().join("ca.crt"), Authority::make().pem()).expect("a file can be written");
+    fs::write(cluster.directory().join("ca.crt"), Authority::make().pem())
+        .expect("a file can be written");
     let told = cluster.refused();
     assert!(told.contains("it failed agreeing on TLS: invalid peer certificate: "), "{told}");
     fs::remove_file(cluster.directory().join("ca.crt")).expect("it is there");
@@ -172,7 +201,8 @@ fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_lo
     let cluster = Cluster::lists("k8s-cache", true);
     let logs = cluster.scratch.0.join("pods");
     for [namespace, name, uid] in [API, ["shop", "cache-node-1", HASH], ["shop", "new", "0000"]] {
-        fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}"))).expect("a directory can be made");
+        fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}")))
+            .expect("a directory can be made");
     }
     let mut pods = PodLookup::new(logs, Ok(cluster.api()));
     let asked = || cluster.server.server.received().len();
@@ -186,12 +216,12 @@ fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_lo
     // What happened since is not known.
     cluster.server.takes("another");
     let unknown = labels(4.9, "0000").unwrap_err();
-    assert!(
-        unknown
-            .starts_with("the labels of pod shop/new cannot be told: it is none of the 2 that the Kubernetes API has")
-    );
+    assert!(unknown.starts_with(
+        "the labels of pod shop/new cannot be told: it is none of the 2 that the Kubernetes API has"
+    ));
     assert_eq!((labels(4.9, API[2]), asked()), (Ok(3), 1));
-    // And is found out once what was told is too old, a failure too; nothing older is believed then.
+    // And is found out once what was told is too old, a failure too; nothing older is believed
+    // then.
     let refused = labels(5.0, API[2]).unwrap_err();
     assert!(refused.contains("answered 401 Unauthorized"), "{refused}");
     cluster.server.takes(TOKEN);
@@ -201,18 +231,23 @@ fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_lo
 
 #[test]
 fn a_pod_that_says_it_is_another_gets_neither_its_limits_nor_its_protection() {
-    let impostor = PodOf { mirrored: Some(API[2]), ..PodOf::with(STATIC, json!({ "app": "allowed" })) };
+    let impostor =
+        PodOf { mirrored: Some(API[2]), ..PodOf::with(STATIC, json!({ "app": "allowed" })) };
     let scratch = Scratch::make("k8s-impostor");
     let pods = vec![PodOf::with(API, json!({ "app": "db" })), impostor];
-    let server = ApiServer::start(pods, Conduct::Lists { token: TOKEN.to_owned(), is_partial: true });
+    let server =
+        ApiServer::start(pods, Conduct::Lists { token: TOKEN.to_owned(), is_partial: true });
     server.service_account(&scratch.0, TOKEN);
     fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
-    let api =
-        Api::new(HOST, server.server.addr.port(), NODE.to_owned(), scratch.0.clone()).expect("that is a node's name");
+    let api = Api::new(HOST, server.server.addr.port(), NODE.to_owned(), scratch.0.clone())
+        .expect("that is a node's name");
     let mut pods = PodLookup::new(scratch.0.clone(), Ok(api));
     let name = pods.name(API[2]).expect("it has a directory");
     let refused = pods.labels(0.0, API[2], &name).unwrap_err().to_string();
-    assert_eq!(refused, "the labels of pod shop/api-6d4b cannot be told: more than one says that it is it");
+    assert_eq!(
+        refused,
+        "the labels of pod shop/api-6d4b cannot be told: more than one says that it is it"
+    );
 }
 
 #[test]
@@ -220,10 +255,18 @@ fn a_pod_without_a_directory_is_unknown() {
     let scratch = Scratch::make("k8s-logs");
     let pods = |directory: PathBuf| PodLookup::new(directory, Err("nobody needs it".to_owned()));
     fs::create_dir(scratch.0.join(API.join("_"))).expect("a directory can be made");
-    assert_eq!(pods(scratch.0.clone()).name(API[2]).map(|name| name.to_string()), Ok("shop/api-6d4b".to_owned()));
-    for (directory, why) in [(scratch.0.clone(), "has no directory of it"), (scratch.0.join("none"), "No such file")] {
+    assert_eq!(
+        pods(scratch.0.clone()).name(API[2]).map(|name| name.to_string()),
+        Ok("shop/api-6d4b".to_owned())
+    );
+    for (directory, why) in
+        [(scratch.0.clone(), "has no directory of it"), (scratch.0.join("none"), "No such file")]
+    {
         let refused = pods(directory).name(STATIC[2]).unwrap_err().to_string();
-        assert!(refused.starts_with(&format!("the namespace of pod {} cannot be told: ", STATIC[2])), "{refused}");
+        assert!(
+            refused.starts_with(&format!("the namespace of pod {} cannot be told: ", STATIC[2])),
+            "{refused}"
+        );
         assert!(refused.contains(why) && refused.contains("\n  hint: "), "{refused}");
     }
 }

@@ -1,4 +1,5 @@
-//! Struct members that a kernel lacks, or has in another form, over this kernel's own type information with names changed.
+//! Struct members that a kernel lacks, or has in another form, over this kernel's own type
+//! information with names changed.
 
 use std::fs;
 
@@ -12,8 +13,8 @@ use spillway_tests::skip;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// This kernel's type information, with these names exchanged for others of the same length; `None`, told as a skip, where the
-/// kernel has none.
+/// This kernel's type information, with these names exchanged for others of the same length;
+/// `None`, told as a skip, where the kernel has none.
 fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
     let mut bytes = match fs::read(BTF_PATH) {
         Ok(bytes) => bytes,
@@ -22,15 +23,19 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
             return None;
         }
     };
-    // `struct btf_header`: at 16 the strings' offset from the header's end, whose length is at 4; at 20 their length.
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
+    // `struct btf_header`: at 16 the strings' offset from the header's end, whose length is at 4;
+    // at 20 their length.
+    let word =
+        |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
     let strings = word(4) + word(16)..word(4) + word(16) + word(20);
     let places: Vec<_> = names
         .iter()
         .map(|(from, to)| {
             assert_eq!(from.len(), to.len());
             let whole = format!("\0{from}\0");
-            let found = bytes[strings.clone()].windows(whole.len()).position(|name| name == whole.as_bytes());
+            let found = bytes[strings.clone()]
+                .windows(whole.len())
+                .position(|name| name == whole.as_bytes());
             (strings.start + 1 + found.unwrap_or_else(|| panic!("{from} is a name of its own")), to)
         })
         .collect();
@@ -72,7 +77,8 @@ fn a_missing_member_rules_out_what_needs_it_by_name() {
 #[test]
 fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
     let test = "a_member_of_another_form_rules_out_what_needs_it_by_name";
-    // Each now has the other's type and place: an integer where sixteen bytes should be, and the reverse.
+    // Each now has the other's type and place: an integer where sixteen bytes should be, and the
+    // reverse.
     let Some(btf) = renamed(test, &[("tgid", "comm"), ("comm", "tgid")]) else { return };
     let reason = || "this kernel's task_struct.tgid is 16 bytes, not 4 bytes".to_owned();
     let hooks = [
@@ -99,7 +105,9 @@ fn what_unix_listeners_and_connects_need_costs_nothing_else() {
 #[test]
 fn without_the_counts_of_what_is_mapped_all_else_is_read() {
     let test = "without_the_counts_of_what_is_mapped_all_else_is_read";
-    let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else { return };
+    let Some(btf) = renamed(test, &[("data_vm", "data_wm"), ("stack_vm", "stack_wm")]) else {
+        return;
+    };
     assert_eq!(ruled_out(&btf), []);
     let offsets = btf_offsets::find(&btf, false).offsets;
     assert_eq!([offsets.mm_data_vm, offsets.mm_stack_vm], [ABSENT; 2]);

@@ -1,4 +1,5 @@
-//! Paging against receivers that take what real ones take, refuse what they refuse, and are slow, down or lie.
+//! Paging against receivers that take what real ones take, refuse what they refuse, and are slow,
+//! down or lie.
 
 use std::{fs, net::TcpListener, path::Path, sync::Arc, thread::sleep, time::Duration};
 
@@ -18,7 +19,8 @@ use spillway_tests::{
 };
 use standardwebhooks::Webhook;
 
-const KEYS: [&str; 2] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
+const KEYS: [&str; 2] =
+    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
 const SOON: Duration = Duration::from_secs(20);
 
 /// An agent's paging, and the policy before it.
@@ -34,19 +36,33 @@ impl Told {
     fn start(test: &str, tables: &[(&str, &str)]) -> Self {
         let scratch = Scratch::make(test);
         let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
-        let mut text = format!("mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n", scratch.0.join("state").display());
+        let mut text = format!(
+            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n",
+            scratch.0.join("state").display()
+        );
         for (form, url) in tables {
             let keys = match *form {
-                "pagerduty" => format!("url = \"{url}\"\nrouting_key_file = \"{}\"", secret("key", PAGERDUTY_KEY)),
+                "pagerduty" => format!(
+                    "url = \"{url}\"\nrouting_key_file = \"{}\"",
+                    secret("key", PAGERDUTY_KEY)
+                ),
                 "slack" => format!("url_file = \"{}\"", secret("url", url)),
-                "webhook" => format!("url = \"{url}\"\nsecret_file = \"{}\"", secret("keys", &KEYS.join("\n"))),
+                "webhook" => format!(
+                    "url = \"{url}\"\nsecret_file = \"{}\"",
+                    secret("keys", &KEYS.join("\n"))
+                ),
                 _ => format!("url = \"{url}\""),
             };
             text.push_str(&format!("[act.page.{form}]\n{keys}\n"));
         }
         text.push_str("[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n");
         let config = parse(&text, "page.toml").expect("it is a configuration");
-        let mut told = Self { policy: Policy::new(&config.decide, Mode::Enforce), config, paging: None, scratch };
+        let mut told = Self {
+            policy: Policy::new(&config.decide, Mode::Enforce),
+            config,
+            paging: None,
+            scratch,
+        };
         told.run();
         told
     }
@@ -68,7 +84,8 @@ impl Told {
             growth_interval_bytes_per_sec: Some([1e6, 2e6]),
             bound: Bound::Host,
         };
-        let (claim, why) = (Claim::Leak(claim), "api grew by 64 MiB in a minute, in a straight line".to_owned());
+        let (claim, why) =
+            (Claim::Leak(claim), "api grew by 64 MiB in a minute, in a straight line".to_owned());
         let forecast = (Some(8_280.0), Some([4_000.0, 16_000.0]));
         let (exhaustion_secs, exhaustion_interval_secs) = forecast;
         let mut verdict = Verdict {
@@ -91,9 +108,17 @@ impl Told {
     }
 
     fn limited(&mut self, pid: u32) {
-        let (id, cgroup) = (Arc::from(format!("leak-{pid}-4711")), Arc::from("/system.slice/api.service"));
+        let (id, cgroup) =
+            (Arc::from(format!("leak-{pid}-4711")), Arc::from("/system.slice/api.service"));
         let why = "memory.high set to 536870912 bytes".to_owned();
-        let outcome = Outcome { t: 2.0, event: OutcomeKind::Limited, id, cgroup, limit_bytes: Some(512 << 20), why };
+        let outcome = Outcome {
+            t: 2.0,
+            event: OutcomeKind::Limited,
+            id,
+            cgroup,
+            limit_bytes: Some(512 << 20),
+            why,
+        };
         self.paging.as_mut().expect("it runs").done(&outcome);
     }
 }
@@ -104,13 +129,19 @@ fn until(receiver: &Receiver, what: &str, is_there: impl Fn(&[Call]) -> bool) ->
 }
 
 fn actions(calls: &[Call]) -> Vec<String> {
-    calls.iter().map(|call| call.json()["event_action"].as_str().unwrap_or("change").to_owned()).collect()
+    calls
+        .iter()
+        .map(|call| call.json()["event_action"].as_str().unwrap_or("change").to_owned())
+        .collect()
 }
 
 #[test]
 fn everybody_is_told_in_the_form_that_each_takes() {
-    let (pagerduty, slack, webhook) =
-        (Receiver::start(Form::PagerDuty), Receiver::start(Form::Slack), Receiver::start(Form::Webhook));
+    let (pagerduty, slack, webhook) = (
+        Receiver::start(Form::PagerDuty),
+        Receiver::start(Form::Slack),
+        Receiver::start(Form::Webhook),
+    );
     let mut told = Told::start(
         "page-forms",
         &[
@@ -127,8 +158,14 @@ fn everybody_is_told_in_the_form_that_each_takes() {
     let calls = until(&pagerduty, "resolved", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 202), "{calls:?}");
     assert_eq!(actions(&calls), ["trigger", "trigger", "change", "resolve"]);
-    let keys: Vec<_> = calls.iter().filter_map(|call| call.json()["dedup_key"].as_str().map(str::to_owned)).collect();
-    assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0] && key.ends_with("leak-812-4711")), "{keys:?}");
+    let keys: Vec<_> = calls
+        .iter()
+        .filter_map(|call| call.json()["dedup_key"].as_str().map(str::to_owned))
+        .collect();
+    assert!(
+        keys.len() == 3 && keys.iter().all(|key| *key == keys[0] && key.ends_with("leak-812-4711")),
+        "{keys:?}"
+    );
     let first = &calls[0].json()["payload"];
     assert_eq!((&first["severity"], &first["component"]), (&"warning".into(), &"api".into()));
     assert_eq!(first["custom_details"]["growth_bytes_per_sec"], 1_048_576.0);
@@ -137,10 +174,16 @@ fn everybody_is_told_in_the_form_that_each_takes() {
     let calls = until(&slack, "told", |calls| calls.len() == 4);
     assert!(calls.iter().all(|call| call.status == 200), "{calls:?}");
     let text = calls[0].json()["text"].as_str().expect("a text").to_owned();
-    assert!(text.starts_with("*Warning* api (pid 812) on ") && text.contains("1.0 MiB a second"), "{text}");
+    assert!(
+        text.starts_with("*Warning* api (pid 812) on ") && text.contains("1.0 MiB a second"),
+        "{text}"
+    );
 
     let calls = until(&webhook, "told", |calls| calls.len() == 4);
-    let types: Vec<_> = calls.iter().map(|call| call.json()["type"].as_str().unwrap_or_default().to_owned()).collect();
+    let types: Vec<_> = calls
+        .iter()
+        .map(|call| call.json()["type"].as_str().unwrap_or_default().to_owned())
+        .collect();
     let kinds = ["raised", "updated", "changed", "resolved"];
     assert_eq!(types, kinds.map(|kind| format!("io.spillway.incident.{kind}")));
     for call in &calls {
@@ -152,7 +195,10 @@ fn everybody_is_told_in_the_form_that_each_takes() {
             assert!(webhook.verify(b"{}", &headers).is_err());
         }
         let event = call.json();
-        assert_eq!((&event["specversion"], &event["id"]), (&"1.0".into(), &header("webhook-id").into()));
+        assert_eq!(
+            (&event["specversion"], &event["id"]),
+            (&"1.0".into(), &header("webhook-id").into())
+        );
         assert!(header("content-type").starts_with("application/cloudevents+json"));
     }
 }
@@ -229,19 +275,29 @@ fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
     for (nth, manner) in manners.into_iter().enumerate() {
         let receiver = Receiver::start(Form::PagerDuty);
         receiver.behaves(manner.clone());
-        let mut told = Told::start(&format!("page-manners-{nth}"), &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+        let mut told = Told::start(
+            &format!("page-manners-{nth}"),
+            &[("pagerduty", &receiver.url("/v2/enqueue"))],
+        );
         let start = now();
         told.judge(812, ClaimState::Raised);
         until(&receiver, "tried again", |calls| calls.len() == 2);
         let took = start.elapsed();
-        assert!(took < Duration::from_millis(1_800), "{manner:?}: the first retry came after {took:?}");
+        assert!(
+            took < Duration::from_millis(1_800),
+            "{manner:?}: the first retry came after {took:?}"
+        );
         receiver.behaves(Manner::Well);
         until(&receiver, "told", |calls| calls.last().is_some_and(|call| call.status == 202));
         told.judge(812, ClaimState::Cleared);
         let is_resolve = |call: &Call| call.json()["event_action"] == "resolve";
         let calls = until(&receiver, "told", |calls| calls.iter().any(is_resolve));
         assert!(calls.iter().rev().skip(1).all(|call| !is_resolve(call)), "{manner:?}: {calls:?}");
-        assert_eq!(calls[calls.len() - 2].status, 202, "{manner:?}: a resolve goes once its trigger is taken");
+        assert_eq!(
+            calls[calls.len() - 2].status,
+            202,
+            "{manner:?}: a resolve goes once its trigger is taken"
+        );
         assert_eq!(receiver.most_open(), 1, "{manner:?}: one call at a time");
     }
 }
@@ -256,7 +312,9 @@ fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
     receiver.behaves(Manner::Well);
     told.judge(813, ClaimState::Raised);
     let calls = until(&receiver, "told of the next", |calls| calls.len() == 2);
-    assert!(calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711")));
+    assert!(
+        calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711"))
+    );
 }
 
 #[test]
@@ -324,10 +382,18 @@ struct Mounted(std::ffi::CString);
 
 impl Mounted {
     fn make(at: &Path) -> Self {
-        let at = std::ffi::CString::new(at.as_os_str().as_encoded_bytes()).expect("a path has no zero in it");
+        let at = std::ffi::CString::new(at.as_os_str().as_encoded_bytes())
+            .expect("a path has no zero in it");
         // SAFETY: mount reads NUL-terminated strings, which live until it returns.
-        let done =
-            unsafe { libc::mount(c"tmpfs".as_ptr(), at.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=4m".as_ptr().cast()) };
+        let done = unsafe {
+            libc::mount(
+                c"tmpfs".as_ptr(),
+                at.as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                c"size=4m".as_ptr().cast(),
+            )
+        };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
         Self(at)
     }

@@ -1,6 +1,8 @@
 //! A flood of incidents: what it costs, and whether a real one gets through.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, thread::sleep, time::Duration};
+use std::{
+    fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, thread::sleep, time::Duration,
+};
 
 use spillway_agent::{
     act::Notifier,
@@ -29,7 +31,8 @@ const SERVICE: &str = "/system.slice/api.service";
 /// So soon a critical page is delivered that a flood does not hold up.
 const SOON: Duration = Duration::from_secs(5);
 
-/// More memory than this is not bounded: a receiver that is down has 256 pages of 1 to 2 KiB, in memory as numbers only.
+/// More memory than this is not bounded: a receiver that is down has 256 pages of 1 to 2 KiB, in
+/// memory as numbers only.
 const GROWN_BYTES_MAX: u64 = 8 << 20;
 
 /// Of the spool's file.
@@ -54,12 +57,18 @@ impl Flood {
             scratch.secret("url", &slack.url("/services/T0/B0/x")).display(),
         );
         let config = parse(&text, "flood.toml").expect("it is a configuration");
-        let paging = Notifier::start(&config, Clock::start()).expect("threads can be had").expect("somebody is told");
+        let paging = Notifier::start(&config, Clock::start())
+            .expect("threads can be had")
+            .expect("somebody is told");
         Self { paging, spool: state.join("spool.redb"), _scratch: scratch }
     }
 
     fn decide(&mut self, cgroup: &str, addr: &str, state: ClaimState, severity: Severity) {
-        let claim = OverloadClaim { addr: Arc::from(addr), cgroup: Arc::from(cgroup), ..OverloadClaim::default() };
+        let claim = OverloadClaim {
+            addr: Arc::from(addr),
+            cgroup: Arc::from(cgroup),
+            ..OverloadClaim::default()
+        };
         let (claim, why) = (Claim::Overload(claim), "its accept queue stands".to_owned());
         let verdict = Verdict {
             t: 1.0,
@@ -76,15 +85,26 @@ impl Flood {
             ClaimState::Cleared => Action::Resolve,
         };
         let (id, cgroup, mode) = (IncidentId::from(&verdict), Arc::from(cgroup), Mode::Enforce);
-        let decision = Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why };
+        let decision =
+            Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why };
         self.paging.decided(&decision, &[verdict]);
     }
 
-    /// Half of the listeners that `cgroup` gives a place are raised, the others resolved, as a scan finds them.
+    /// Half of the listeners that `cgroup` gives a place are raised, the others resolved, as a scan
+    /// finds them.
     fn round(&mut self, nth: usize, severity: Severity, cgroup: impl Fn(usize) -> String) {
         for listener in 0..LISTENERS {
-            let state = if (listener + nth).is_multiple_of(2) { ClaimState::Raised } else { ClaimState::Cleared };
-            self.decide(&cgroup(listener), &format!("127.0.0.1:{}", 10_000 + listener), state, severity);
+            let state = if (listener + nth).is_multiple_of(2) {
+                ClaimState::Raised
+            } else {
+                ClaimState::Cleared
+            };
+            self.decide(
+                &cgroup(listener),
+                &format!("127.0.0.1:{}", 10_000 + listener),
+                state,
+                severity,
+            );
         }
         self.paging.tick();
     }
@@ -100,7 +120,12 @@ fn is_about(call: &Call, cgroup: &str) -> bool {
 }
 
 /// Floods, and has a real incident begin meanwhile; gives the calls that the webhook got.
-fn flood(test: &str, down: Manner, severity: Severity, cgroup: impl Fn(usize) -> String) -> Vec<Call> {
+fn flood(
+    test: &str,
+    down: Manner,
+    severity: Severity,
+    cgroup: impl Fn(usize) -> String,
+) -> Vec<Call> {
     let (webhook, slack) = (Receiver::start(Form::Webhook), Receiver::start(Form::Slack));
     slack.behaves(down);
     let mut flood = Flood::start(test, &webhook, &slack);
@@ -119,7 +144,9 @@ fn flood(test: &str, down: Manner, severity: Severity, cgroup: impl Fn(usize) ->
         sleep(Duration::from_millis(50));
     }
     let took = took.or_else(|| {
-        let told = wait_for(SOON, || webhook.calls().iter().any(|call| is_about(call, SERVICE)).then_some(()));
+        let told = wait_for(SOON, || {
+            webhook.calls().iter().any(|call| is_about(call, SERVICE)).then_some(())
+        });
         told.and(begun).map(|begun| begun.elapsed())
     });
     let waiting = flood.paging.counts().waiting.get();
@@ -139,8 +166,11 @@ fn flood(test: &str, down: Manner, severity: Severity, cgroup: impl Fn(usize) ->
 #[test]
 fn a_thousand_listeners_of_a_user_that_flap_hold_up_no_critical_page() {
     let calls =
-        flood("page-flood-user", Manner::Answers(503, "", Vec::new()), Severity::Critical, |_| FLOODED.to_owned());
-    let summaries: Vec<_> = calls.iter().filter(|call| call.json()["data"]["class"] == "many incidents").collect();
+        flood("page-flood-user", Manner::Answers(503, "", Vec::new()), Severity::Critical, |_| {
+            FLOODED.to_owned()
+        });
+    let summaries: Vec<_> =
+        calls.iter().filter(|call| call.json()["data"]["class"] == "many incidents").collect();
     assert!(!summaries.is_empty(), "{calls:?}");
     let text = summaries[0].json()["data"]["summary"].as_str().unwrap_or_default().to_owned();
     println!("told: {text}");

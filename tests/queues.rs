@@ -1,5 +1,5 @@
-//! Recorded accept queues keep the corpus's promises: traces that are whole and small, and labels that hold in them though they
-//! were got by other means.
+//! Recorded accept queues keep the corpus's promises: traces that are whole and small, and labels
+//! that hold in them though they were got by other means.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,8 @@ use spillway_tests::{
 /// Two looks: one that came just before, and one that was late.
 const SEEN_WITHIN_SECS: f64 = 0.25;
 
-/// For so long somebody may wait at each look where nothing is overloaded: heads that are all young, or a burst that drains.
+/// For so long somebody may wait at each look where nothing is overloaded: heads that are all
+/// young, or a burst that drains.
 const WAITS_MAX_SECS: f64 = 2.0;
 
 fn dir() -> PathBuf {
@@ -57,7 +58,8 @@ fn recorded_queues_are_whole_and_small() {
     let runs = recorded();
     assert!(runs.len() >= 10, "only {} recordings", runs.len());
     for part in [Part::Tuning, Part::HeldOut] {
-        let healthy = runs.iter().filter(|entry| entry.part == part).map(|entry| entry.overloads.is_empty());
+        let healthy =
+            runs.iter().filter(|entry| entry.part == part).map(|entry| entry.overloads.is_empty());
         assert!(healthy.clone().any(|is| is) && healthy.clone().any(|is| !is), "{part:?} has both");
     }
     let mut traces = Vec::new();
@@ -86,19 +88,34 @@ fn labels_of_recorded_queues_hold_in_their_traces() {
             let all = seen.iter().filter(within).count();
             let waits = seen.iter().filter(within).filter(|look| look.backlog > 0).count();
             // Of one that only drops the looks hardly ever show anything.
-            assert!(overload.kind == Kind::Drops || 10 * waits > 9 * all, "{}: {waits} of {all}", entry.run);
+            assert!(
+                overload.kind == Kind::Drops || 10 * waits > 9 * all,
+                "{}: {waits} of {all}",
+                entry.run
+            );
             // The sensors count drops by themselves.
             let Some(dropped) = overload.overflow_secs else { continue };
             drops += 1;
             let later = |pair: &&[Look]| pair[1].t + SEEN_WITHIN_SECS > overload.onset_secs;
             let rose = |pair: &&[Look]| pair[1].overflows_total > pair[0].overflows_total;
             let rose = seen.windows(2).filter(later).find(rose).map(|pair| pair[1].t).unwrap();
-            assert!((rose - dropped).abs() < SEEN_WITHIN_SECS, "{}: {rose} and {dropped}", entry.run);
+            assert!(
+                (rose - dropped).abs() < SEEN_WITHIN_SECS,
+                "{}: {rose} and {dropped}",
+                entry.run
+            );
         }
-        let overloaded = |t: f64| entry.overloads.iter().any(|one| (one.onset_secs..=one.end_secs + 1.0).contains(&t));
-        let waits = seen.chunk_by(|a, b| a.backlog.min(b.backlog) > 0 && !overloaded(a.t) && !overloaded(b.t));
+        let overloaded = |t: f64| {
+            entry.overloads.iter().any(|one| (one.onset_secs..=one.end_secs + 1.0).contains(&t))
+        };
+        let waits = seen
+            .chunk_by(|a, b| a.backlog.min(b.backlog) > 0 && !overloaded(a.t) && !overloaded(b.t));
         let longest = waits.map(|looks| looks[looks.len() - 1].t - looks[0].t).fold(0.0, f64::max);
-        assert!(longest < WAITS_MAX_SECS, "{}: somebody waited at each look for {longest:.1} s", entry.run);
+        assert!(
+            longest < WAITS_MAX_SECS,
+            "{}: somebody waited at each look for {longest:.1} s",
+            entry.run
+        );
     }
     assert!(drops >= 3, "only {drops} labels have drops");
 }

@@ -1,8 +1,9 @@
 //! The replay corpus: small traces, each with the exact lines that `spillway replay` prints for it.
 //!
-//! The traces are committed, so that a change of the core shows as a changed line here and never as a changed trace.
-//! Each is also the output of a function below, so that nobody has to wonder how it came about; after changing one, run
-//! `cargo test -p spillway-tests --test replay -- --ignored write_traces`. `hostile` is written by hand.
+//! The traces are committed, so that a change of the core shows as a changed line here and never as
+//! a changed trace. Each is also the output of a function below, so that nobody has to wonder how
+//! it came about; after changing one, run `cargo test -p spillway-tests --test replay -- --ignored
+//! write_traces`. `hostile` is written by hand.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,8 +14,8 @@ use spillway_agent::{
     config::{Config, ServicePattern},
     engine::HostInfo,
     sense::{
-        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
-        SensorHealthFact,
+        Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+        ProcessResourcesFact, SensorHealthFact,
     },
     trace::TraceWriter,
 };
@@ -26,7 +27,8 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces").join(format!("{name}.jsonl"))
 }
 
-/// Traces are minutes long: without a warm-up their processes count as known from the first scan on.
+/// Traces are minutes long: without a warm-up their processes count as known from the first scan
+/// on.
 fn config() -> Config {
     let mut config = Config::default();
     config.detect.leak.warm_up = Duration::ZERO;
@@ -93,7 +95,8 @@ fn one_process(interval: u32, secs: u32, mib: impl Fn(f64) -> f64) -> Vec<Observ
     (0..=secs / interval).flat_map(|step| scan(f64::from(step * interval))).collect()
 }
 
-/// One listener, looked at ten times a second; backlog, head's wait in seconds and accepted total by tenth of a second.
+/// One listener, looked at ten times a second; backlog, head's wait in seconds and accepted total
+/// by tenth of a second.
 fn one_listener(secs: u32, look: impl Fn(u32) -> (u32, f64, u64)) -> Vec<Observation> {
     let look = |step: u32| {
         let (backlog, wait_secs, accepted) = look(step);
@@ -105,7 +108,8 @@ fn one_listener(secs: u32, look: impl Fn(u32) -> (u32, f64, u64)) -> Vec<Observa
 fn pid_reuse() -> Vec<Observation> {
     let mut all = one_process(1, 60, |t| 100.0 + 4.0 * t);
     let next = ProcessId { start_ticks: 9_001, ..API };
-    (61..=120).for_each(|t| all.extend([host(f64::from(t)), process(f64::from(t), next, "cron", 5.0)]));
+    (61..=120)
+        .for_each(|t| all.extend([host(f64::from(t)), process(f64::from(t), next, "cron", 5.0)]));
     all
 }
 
@@ -121,14 +125,21 @@ fn gap() -> Vec<Observation> {
 fn fd_leak() -> Vec<Observation> {
     let look = |t: f64| {
         let fds = 24 + (t / 3.0) as u64;
-        let handles = ProcessResourcesFact { id: API, fds, fds_max: Some(1_024), threads: 8, close_wait: Some(0) };
+        let handles = ProcessResourcesFact {
+            id: API,
+            fds,
+            fds_max: Some(1_024),
+            threads: 8,
+            close_wait: Some(0),
+        };
         [host(t), process(t, API, "api", 64.0), Observation { t, fact: Fact::Handles(handles) }]
     };
     let exit = Observation { t: 1_210.0, fact: Fact::Exit(API) };
     (0..=120).flat_map(|step| look(f64::from(step) * 10.0)).chain([exit]).collect()
 }
 
-/// A database that answers four connects a second for a minute, refuses them for half of one, and is back.
+/// A database that answers four connects a second for a minute, refuses them for half of one, and
+/// is back.
 fn dependency_down() -> Vec<Observation> {
     let look = |second: u64| {
         let refused = second.clamp(60, 90) - 60;
@@ -147,8 +158,8 @@ fn dependency_down() -> Vec<Observation> {
     (0..100).map(look).collect()
 }
 
-/// A leak that is watched without page faults and half blind for births and deaths; one name is from a later version. Half
-/// way the host's memory cannot be read for a while.
+/// A leak that is watched without page faults and half blind for births and deaths; one name is
+/// from a later version. Half way the host's memory cannot be read for a while.
 fn half_blind() -> Vec<Observation> {
     let names = |names: &[&str]| names.iter().map(|&name| Arc::from(name)).collect::<Vec<_>>();
     let (degraded, off) = (names(&["process_life"]), names(&["fault_samples", "gpu_memory"]));
@@ -171,14 +182,20 @@ fn generated() -> Vec<(&'static str, f64, Vec<Observation>)> {
         30..70 => ((step - 30) * 2, f64::from(step - 30) / 10.0, 600),
         _ => (0, 0.0, 600 + u64::from(step - 69) * 20),
     };
-    let burst = |step: u32| if step % 25 == 7 { (129, 0.000_9, u64::from(step)) } else { (0, 0.0, u64::from(step)) };
+    let burst = |step: u32| {
+        if step % 25 == 7 { (129, 0.000_9, u64::from(step)) } else { (0, 0.0, u64::from(step)) }
+    };
     let pauses = |step: u32| match step % 20 {
         pause @ 5..=6 => (pause * 10, f64::from(pause - 4) / 10.0, 5),
         _ => (2, 0.000_3, u64::from(step)),
     };
     vec![
         ("leak-linear", 5.0, one_process(5, 420, |t| 100.0 + t)),
-        ("cache-fill-then-flat", 1.0, one_process(1, 150, |t| 50.0 + 6.0 * (t - 40.0).clamp(0.0, 18.0))),
+        (
+            "cache-fill-then-flat",
+            1.0,
+            one_process(1, 150, |t| 50.0 + 6.0 * (t - 40.0).clamp(0.0, 18.0)),
+        ),
         ("sawtooth", 1.0, one_process(1, 300, sawtooth)),
         ("stuck-acceptor", 0.1, one_listener(14, stuck)),
         ("burst", 0.1, one_listener(20, burst)),
@@ -211,7 +228,10 @@ fn committed_traces_are_what_their_functions_say_and_small() {
     for (name, interval_secs, observations) in generated() {
         let trace = fs::read(path(name)).unwrap();
         assert!(trace.len() < 200_000, "{name}: {} bytes", trace.len());
-        assert!(trace == serialise(interval_secs, &observations), "{name} differs: see write_traces");
+        assert!(
+            trace == serialise(interval_secs, &observations),
+            "{name} differs: see write_traces"
+        );
     }
 }
 
@@ -220,18 +240,21 @@ const LEAK_FORECAST: &str = r#""growth_interval_bytes_per_sec":[4194304.0,419430
 const LEAK_WHY: &str = "api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s ± 0.0 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 36 min (20 min to 1.1 h), unless it stops before";
 
 /// Harm of that leak, and of what nobody is known to use.
-const HOSTS: &str = r#""severity":"warning","severity_why":"the whole host runs out; 36 min are left","#;
-const UNKNOWN: &str =
-    "not known as a service: nobody else has used it for minutes, and decide.services does not name it";
+const HOSTS: &str =
+    r#""severity":"warning","severity_why":"the whole host runs out; 36 min are left","#;
+const UNKNOWN: &str = "not known as a service: nobody else has used it for minutes, and decide.services does not name it";
 
 /// A leak of 4 MiB/s that was there when the watch began, claimed at `t`.
 fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     let why = format!("{LEAK_WHY}{unseen}");
-    format!(r#"{{"t":{t},{LEAK_HEAD}{LEAK_FORECAST}"confidence":{confidence},"state":"raised",{HOSTS}"why":"{why}"}}"#)
+    format!(
+        r#"{{"t":{t},{LEAK_HEAD}{LEAK_FORECAST}"confidence":{confidence},"state":"raised",{HOSTS}"why":"{why}"}}"#
+    )
 }
 
 const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 0.7 s: 14 of 128 connections wait, growing 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
-const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.2 s of overload";
+const WELL_WHY: &str =
+    "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.2 s of overload";
 
 #[test]
 fn leak_linear() {
@@ -248,7 +271,8 @@ fn a_leak_in_a_protected_unit_is_told_and_not_limited() {
         let mut out = Vec::new();
         replay(trace.as_bytes(), &config, &mut out, ReplayOptions { decisions: true }).unwrap();
         let lines = String::from_utf8(out).unwrap();
-        let decisions = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let decisions =
+            lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         decisions.filter(|line| line["decision"] == "limit").collect()
     };
     assert!(matches!(&limits(&trace)[..], [one] if one["refused"].is_null() && one["t"] == 105.0));
@@ -291,18 +315,36 @@ fn a_stuck_acceptor_pages_once_it_lasts_and_only_if_it_is_a_services() {
     config.decide.services = vec![ServicePattern::new("tcp:0.0.0.0:8080").unwrap()];
     let mut out = Vec::new();
     replay(&trace[..], &config, &mut out, ReplayOptions { decisions: true }).unwrap();
-    let lines: Vec<serde_json::Value> =
-        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = String::from_utf8(out)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let told: Vec<_> = lines
         .iter()
-        .map(|line| (line["t"].as_f64().unwrap(), line["decision"].as_str().or(line["state"].as_str()).unwrap()))
+        .map(|line| {
+            (
+                line["t"].as_f64().unwrap(),
+                line["decision"].as_str().or(line["state"].as_str()).unwrap(),
+            )
+        })
         .collect();
     // It is well again before it has lasted for the five seconds that would be critical.
     assert_eq!(
         told,
-        [(3.7, "raised"), (6.7, "updated"), (6.7, "page"), (6.7, "weigh"), (11.9, "cleared"), (11.9, "unweigh")]
+        [
+            (3.7, "raised"),
+            (6.7, "updated"),
+            (6.7, "page"),
+            (6.7, "weigh"),
+            (11.9, "cleared"),
+            (11.9, "unweigh")
+        ]
     );
-    assert_eq!((lines[0]["severity"].as_str(), lines[1]["severity"].as_str()), (Some("info"), Some("warning")));
+    assert_eq!(
+        (lines[0]["severity"].as_str(), lines[1]["severity"].as_str()),
+        (Some("info"), Some("warning"))
+    );
 }
 
 #[test]
@@ -315,7 +357,9 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
     let harm = format!(r#""severity":"warning","severity_why":"{UNKNOWN}","#);
     let expected = [
         format!(r#"{{"t":76.0,{head}"state":"raised",{harm}"why":"{down}"}}"#),
-        format!(r#"{{"t":76.0,"decision":"page","severity":"warning",{tail}"why":"{down}; warning: {UNKNOWN}"}}"#),
+        format!(
+            r#"{{"t":76.0,"decision":"page","severity":"warning",{tail}"why":"{down}; warning: {UNKNOWN}"}}"#
+        ),
         format!(r#"{{"t":91.0,{head}"state":"cleared",{harm}"why":"{back}"}}"#),
     ];
     assert_eq!(lines, expected);
@@ -336,7 +380,8 @@ fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
 
 #[test]
 fn a_gap_invents_no_growth() {
-    // What it weighed more when it woke is as if it had grown faster before: the leak is believed once minutes after that say so too.
+    // What it weighed more when it woke is as if it had grown faster before: the leak is believed
+    // once minutes after that say so too.
     assert_eq!(verdicts("gap"), [steep_leak("3826.0", "1.0", "")]);
 }
 
@@ -367,7 +412,10 @@ fn hostile_lines_cost_themselves_and_nothing_else() {
     ];
     assert_eq!(sorts, expected);
     assert_eq!((summary.lines, summary.observations, summary.skipped), (144, 122, 18));
-    assert_eq!(summary.unknown_kinds.into_iter().collect::<Vec<_>>(), [("<script>".into(), 1), ("gpu".into(), 2)]);
+    assert_eq!(
+        summary.unknown_kinds.into_iter().collect::<Vec<_>>(),
+        [("<script>".into(), 1), ("gpu".into(), 2)]
+    );
     let first: Vec<_> = summary.first_skips.iter().take(3).map(ToString::to_string).collect();
     let expected = [
         "line 2: longer than 1 MiB",
@@ -379,15 +427,24 @@ fn hostile_lines_cost_themselves_and_nothing_else() {
 
 #[test]
 fn a_bad_header_ends_a_replay_and_names_line_1() {
-    for header in ["", "nonsense", "{\"t\":0,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}", "{\"spillway_trace\":9}"]
-    {
-        let error = replay(header.as_bytes(), &Config::default(), &mut Vec::new(), ReplayOptions::default());
+    for header in [
+        "",
+        "nonsense",
+        "{\"t\":0,\"kind\":\"exit\",\"pid\":1,\"start_ticks\":1}",
+        "{\"spillway_trace\":9}",
+    ] {
+        let error = replay(
+            header.as_bytes(),
+            &Config::default(),
+            &mut Vec::new(),
+            ReplayOptions::default(),
+        );
         assert!(error.unwrap_err().to_string().starts_with("line 1: "), "{header}");
     }
 }
 
-/// What `spillway record` saw of a leak that was then killed, a cache that filled, and a server that stopped accepting, on a
-/// real host; other processes were left out.
+/// What `spillway record` saw of a leak that was then killed, a cache that filled, and a server
+/// that stopped accepting, on a real host; other processes were left out.
 #[test]
 #[rustfmt::skip]
 fn a_recorded_host() {

@@ -1,4 +1,5 @@
-//! The ports that the agent serves, over real sockets: who may connect, what may be requested, and that idle connections keep nobody out.
+//! The ports that the agent serves, over real sockets: who may connect, what may be requested, and
+//! that idle connections keep nobody out.
 
 use std::{
     fs,
@@ -24,15 +25,21 @@ const LOOPBACK: &str = "127.0.0.1:0";
 /// The longest that a probe may wait while others hold connections.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Serves metrics and the agent check as this configuration says, on loops of their own as the agent's; gives both addresses.
+/// Serves metrics and the agent check as this configuration says, on loops of their own as the
+/// agent's; gives both addresses.
 fn served(config: Config) -> (SocketAddr, SocketAddr) {
     let (sends, addresses) = channel();
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can start");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can start");
         runtime.block_on(async {
             let metrics = Arc::new(Metrics::new(Clock::start(), 60.0));
             let readiness = Arc::new(ReadinessCell::default());
-            let http = serve(&config.serve, metrics.clone(), readiness.clone()).await.expect("it can be served");
+            let http = serve(&config.serve, metrics.clone(), readiness.clone())
+                .await
+                .expect("it can be served");
             let listen = config.act.drain.agent_check.expect("it is configured");
             let check = serve_agent_check(listen, &config.serve.allow, &metrics, readiness).await;
             sends.send((http, check.expect("it can be served"))).expect("the test waits");
@@ -90,11 +97,13 @@ fn assert_all_answer(http: SocketAddr, check: SocketAddr) {
 #[test]
 fn idle_connections_keep_no_probe_waiting() {
     let (http, check) = served(config(""));
-    let silent: Vec<_> = (0..200).map(|nth| TcpStream::connect(if nth % 2 == 0 { http } else { check })).collect();
+    let silent: Vec<_> =
+        (0..200).map(|nth| TcpStream::connect(if nth % 2 == 0 { http } else { check })).collect();
     assert!(silent.iter().all(Result::is_ok));
     assert_all_answer(http, check);
     // They begin a request, go on with it a byte at a time, and never end it.
-    let mut slow: Vec<_> = (0..100).map(|_| TcpStream::connect(http).expect("it listens")).collect();
+    let mut slow: Vec<_> =
+        (0..100).map(|_| TcpStream::connect(http).expect("it listens")).collect();
     for byte in "GET /metrics HTTP/1.1\r\nx:".bytes() {
         // Those that were dropped cannot be written to.
         slow.iter_mut().for_each(|stream| drop(stream.write_all(&[byte])));
@@ -104,7 +113,9 @@ fn idle_connections_keep_no_probe_waiting() {
     let mut scrapers = Vec::new();
     for _ in 0..100 {
         let mut stream = TcpStream::connect(http).expect("it listens");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it takes a request");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .expect("it takes a request");
         scrapers.push(stream);
     }
     assert_all_answer(http, check);
@@ -141,11 +152,13 @@ fn a_page_in_a_browser_cannot_read_them_under_its_own_name() {
         let rebound = status(http, path, &["host: evil.example:9646"]).expect("it answers");
         assert!(rebound.starts_with("HTTP/1.1 421"), "{path}: {rebound}");
     }
-    for host in ["127.0.0.1", "localhost:9646", "10.1.2.3:9646", "[::1]", "Node-1.example.com:9646"] {
+    for host in ["127.0.0.1", "localhost:9646", "10.1.2.3:9646", "[::1]", "Node-1.example.com:9646"]
+    {
         let own = status(http, "/ready", &[&format!("host: {host}")]).expect("it answers");
         assert!(own.starts_with("HTTP/1.1 200"), "{host}: {own}");
     }
-    let twice = status(http, "/ready", &["host: localhost", "host: evil.example"]).expect("it answers");
+    let twice =
+        status(http, "/ready", &["host: localhost", "host: evil.example"]).expect("it answers");
     assert!(twice.starts_with("HTTP/1.1 400"), "{twice}");
 }
 
@@ -159,11 +172,16 @@ fn token_file(scratch: &Scratch) -> PathBuf {
 #[test]
 fn with_a_token_metrics_need_it_and_probes_of_this_host_do_not() {
     let scratch = Scratch::make("serve-token");
-    let (http, _) = served(config(&format!("serve.token_file = '{}'", token_file(&scratch).display())));
+    let (http, _) =
+        served(config(&format!("serve.token_file = '{}'", token_file(&scratch).display())));
     let right = "authorization: Bearer 0123456789abcdef0123456789abcdef";
     for (path, headers, wanted) in [
         ("/metrics", &["host: localhost"][..], "401"),
-        ("/metrics", &["host: localhost", "authorization: Bearer 0123456789abcdef0123456789abcdee"], "401"),
+        (
+            "/metrics",
+            &["host: localhost", "authorization: Bearer 0123456789abcdef0123456789abcdee"],
+            "401",
+        ),
         ("/metrics", &["host: localhost", right], "200"),
         ("/metrics", &["host: scraped.example", right], "200"),
         ("/healthz", &["host: localhost"], "200"),
@@ -183,20 +201,28 @@ fn peers_in_no_allowed_network_are_not_answered() {
     }
     own_network().expect("a network namespace can be made");
     for addr in ["198.51.100.1/32", "198.51.100.2/32", "203.0.113.2/32"] {
-        let added = std::process::Command::new("ip").args(["addr", "add", addr, "dev", "lo"]).status();
+        let added =
+            std::process::Command::new("ip").args(["addr", "add", addr, "dev", "lo"]).status();
         assert!(added.is_ok_and(|status| status.success()), "{addr} can be added");
     }
-    let listens = "serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '198.51.100.1:0'\n";
+    let listens =
+        "serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '198.51.100.1:0'\n";
     let (http, check) = served(config(&format!("{listens}serve.allow = ['198.51.100.2/32']")));
     let line = |from: &str| connect_from(from, check).and_then(read);
     let ready = |from: &str, headers: &str| {
         let mut stream = connect_from(from, http)?;
-        write!(stream, "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n"
+        )?;
         read(stream)
     };
     for allowed in ["198.51.100.2", "198.51.100.1"] {
         assert_eq!(line(allowed).expect("it answers"), "ready 100%\n", "{allowed}");
-        assert!(ready(allowed, "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")), "{allowed}");
+        assert!(
+            ready(allowed, "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")),
+            "{allowed}"
+        );
     }
     let nothing = |answer: io::Result<String>| answer.map_or(true, |answer| answer.is_empty());
     // More than there are slots: none takes one.
@@ -208,11 +234,15 @@ fn peers_in_no_allowed_network_are_not_answered() {
     // With a token and no network, the token decides.
     let scratch = Scratch::make("serve-peers");
     let token = token_file(&scratch);
-    let listens = format!("serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '{LOOPBACK}'\n");
+    let listens =
+        format!("serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '{LOOPBACK}'\n");
     let (http, _) = served(config(&format!("{listens}serve.token_file = '{}'", token.display())));
     let ready = |headers: &str| {
         let mut stream = connect_from("203.0.113.2", http)?;
-        write!(stream, "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n"
+        )?;
         read(stream)
     };
     assert!(ready("").is_ok_and(|answer| answer.starts_with("HTTP/1.1 401")));

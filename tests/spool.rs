@@ -17,12 +17,14 @@ const KILLS: u64 = 60;
 
 #[test]
 fn no_acknowledged_entry_is_lost_however_often_the_writer_is_killed() {
-    let kills = env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let kills =
+        env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let scratch = Scratch::make("spool-kills");
     let path = scratch.0.join("spool.redb");
     let (mut first, mut accepted, mut settling) = (1, BTreeSet::new(), BTreeSet::new());
     let mut kills_at = Kills::default();
-    // A run begins with opening the spool, which takes a machine that is busy longer than all the rest.
+    // A run begins with opening the spool, which takes a machine that is busy longer than all the
+    // rest.
     let opened_within = Duration::from_millis(10);
     for kill in 0..kills {
         let mut command = Command::new(env!("CARGO_BIN_EXE_spooler"));
@@ -53,8 +55,14 @@ fn no_acknowledged_entry_is_lost_however_often_the_writer_is_killed() {
         let is_readable = found.set_aside.is_none() || accepted.is_empty();
         assert!(is_readable, "after kill {kill}: {:?}", found.set_aside);
         let waiting: BTreeSet<_> = found.waiting.iter().map(|(nth, _)| *nth).collect();
-        assert!(found.waiting.iter().all(|(nth, entry)| entry.what == format!("entry {nth}") && entry.to.len() == 2));
-        let lost: Vec<_> = accepted.difference(&settling).filter(|nth| !waiting.contains(nth)).collect();
+        assert!(
+            found
+                .waiting
+                .iter()
+                .all(|(nth, entry)| entry.what == format!("entry {nth}") && entry.to.len() == 2)
+        );
+        let lost: Vec<_> =
+            accepted.difference(&settling).filter(|nth| !waiting.contains(nth)).collect();
         assert!(lost.is_empty(), "after kill {kill}: {lost:?}");
     }
     assert!(accepted.len() as u64 > kills, "{} in {kills} runs", accepted.len());

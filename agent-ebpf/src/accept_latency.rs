@@ -1,17 +1,20 @@
 //! `accept_*`: how long each connection waited in its accept queue, as a histogram a listener.
 //!
-//! A connection carries the time at which it entered the queue (see `sockets::established_us`), so one hook on accept() suffices,
-//! and nothing is kept of connections that nobody accepts.
+//! A connection carries the time at which it entered the queue (see `sockets::established_us`), so
+//! one hook on accept() suffices, and nothing is kept of connections that nobody accepts.
 //!
-//! - Hook: fexit `inet_csk_accept`, `struct sock *(struct sock *sk, int flags, int *err, bool kern)` until 6.9,
-//!   `struct sock *(struct sock *sk, struct proto_accept_arg *arg)` since; process context, may have slept for any time.
-//!   The loader reads from BTF which of the two it is.
-//! - Or: kprobes on `inet_csk_accept`, which names the listener, and on `security_sock_graft(struct sock *sk,
-//!   struct socket *parent)`, which the same thread calls next with the connection. No return probe: a thread that blocks in accept()
-//!   holds one of a few instances of that, and calls beyond them would not be seen.
+//! - Hook: fexit `inet_csk_accept`, `struct sock *(struct sock *sk, int flags, int *err, bool
+//!   kern)` until 6.9, `struct sock *(struct sock *sk, struct proto_accept_arg *arg)` since;
+//!   process context, may have slept for any time. The loader reads from BTF which of the two it
+//!   is.
+//! - Or: kprobes on `inet_csk_accept`, which names the listener, and on `security_sock_graft(struct
+//!   sock *sk, struct socket *parent)`, which the same thread calls next with the connection. No
+//!   return probe: a thread that blocks in accept() holds one of a few instances of that, and calls
+//!   beyond them would not be seen.
 //! - Minimum kernel: 5.5 (fexit), 4.9 (kprobe).
-//! - Cost: 0.14 µs an accepted connection, measured on a 6.18 host with the same steps at another hook, because that host refuses
-//!   fexit and has no kprobes; some 0.35 µs by kprobes, from the ratio that emulated kernels show.
+//! - Cost: 0.14 µs an accepted connection, measured on a 6.18 host with the same steps at another
+//!   hook, because that host refuses fexit and has no kprobes; some 0.35 µs by kprobes, from the
+//!   ratio that emulated kernels show.
 //! - Refuses: what is not TCP (Multipath TCP is not).
 
 use core::{ffi::c_void, hint::black_box};
@@ -33,8 +36,9 @@ use crate::{
     tcp_listeners::LISTENERS,
 };
 
-/// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048 listeners that accept anything
-/// take 3 MiB; that is a guess at the busiest node's, doubled, and a full map is counted.
+/// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048
+/// listeners that accept anything take 3 MiB; that is a guess at the busiest node's, doubled, and a
+/// full map is counted.
 #[map]
 pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
 const SOJOURNS_MAX: u32 = 2_048;
@@ -43,7 +47,8 @@ const SOJOURNS_MAX: u32 = 2_048;
 #[map]
 static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
-/// The listener that each thread last called accept() on. Threads that are gone fall out of it when it is full.
+/// The listener that each thread last called accept() on. Threads that are gone fall out of it when
+/// it is full.
 #[map]
 static ACCEPTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
 
@@ -52,7 +57,8 @@ static EMPTY: Sojourn = Sojourn::EMPTY;
 
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_exit_2(ctx: FExitContext) -> i32 {
-    // What it returned comes after its arguments; the helper that fetches it is there since 5.17 only.
+    // What it returned comes after its arguments; the helper that fetches it is there since 5.17
+    // only.
     accepted::<Typed>(ctx.arg(0), ctx.arg(2))
 }
 
@@ -73,7 +79,8 @@ pub fn accept_enter(ctx: ProbeContext) -> u32 {
 pub fn accept_graft(ctx: ProbeContext) -> u32 {
     let thread = thread();
     // Sockets of other kinds come by here too; their threads did not call inet_csk_accept() before.
-    if let (Some(child), Some(listener)) = (ctx.arg::<*const c_void>(0), ACCEPTING.get_ptr(thread)) {
+    if let (Some(child), Some(listener)) = (ctx.arg::<*const c_void>(0), ACCEPTING.get_ptr(thread))
+    {
         // SAFETY: the entry lives while the program runs; only this thread writes it.
         accepted::<Helper>(unsafe { *listener } as *const c_void, child);
         let _ = ACCEPTING.remove(thread);
@@ -112,23 +119,27 @@ fn add(listener: u64, wait_us: u64) {
     if SOJOURNS.get_ptr_mut(listener).is_none() {
         // Of a listener that is not known nobody would read it.
         let Some(known) = LISTENERS.get_ptr(listener) else { return };
-        // SAFETY: the entry lives while the program runs, and is only ever written when a listener comes.
+        // SAFETY: the entry lives while the program runs, and is only ever written when a listener
+        // comes.
         let share = unsafe { (*known).share };
         if !shares::take(&SOJOURN_SHARES, SOJOURNS_MAX, share) {
             return count(Loss::SojournShareFull);
         }
-        // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
+        // Another CPU may have inserted it in between: then the insert fails and the entry is there
+        // all the same.
         if SOJOURNS.insert(listener, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
             shares::give_back(&SOJOURN_SHARES, share);
         }
     }
     let Some(sojourn) = SOJOURNS.get_ptr_mut(listener) else { return count(Loss::SojournMapFull) };
-    // The compiler knows that a bucket is in range and would leave the check out; the verifier does not.
+    // The compiler knows that a bucket is in range and would leave the check out; the verifier does
+    // not.
     let bucket = black_box(Sojourn::bucket(wait_us));
     if bucket >= SOJOURN_BUCKETS {
         return;
     }
-    // SAFETY: the entry lives while the program runs, its fields are aligned, and the bucket is in range.
+    // SAFETY: the entry lives while the program runs, its fields are aligned, and the bucket is in
+    // range.
     unsafe {
         add_u64(&raw mut (*sojourn).accepted_total, 1);
         add_u64(&raw mut (*sojourn).wait_us_total, wait_us);

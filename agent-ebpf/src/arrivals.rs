@@ -1,20 +1,26 @@
-//! Counts the connections that came to each address, how many of them from other hosts, and when one last found nobody waiting.
+//! Counts the connections that came to each address, how many of them from other hosts, and when
+//! one last found nobody waiting.
 //!
-//! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept queue: a copy of the listener, whose
-//! state it then changes from LISTEN to SYN_RECV. At that moment the copy still says all that the listener does: its
-//! address, and how many were waiting (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
+//! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept
+//! queue: a copy of the listener, whose state it then changes from LISTEN to SYN_RECV. At that
+//! moment the copy still says all that the listener does: its address, and how many were waiting
+//! (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
 //! sockets that share an address (SO_REUSEPORT) are counted together.
 //!
-//! Where a connection came from is known a moment later, when it leaves SYN_RECV: by then the kernel has noted the interface. What came
-//! over the loopback one came from this host, whatever address it was sent to.
+//! Where a connection came from is known a moment later, when it leaves SYN_RECV: by then the
+//! kernel has noted the interface. What came over the loopback one came from this host, whatever
+//! address it was sent to.
 //!
 //! - Hook: see `states`; softirq context.
-//! - Refuses: connections that overflow, of which no socket is made. One whose last packet two CPUs met at once is counted twice:
-//!   one in a thousand on an emulated 5.10 with four clients on eight CPUs.
+//! - Refuses: connections that overflow, of which no socket is made. One whose last packet two CPUs
+//!   met at once is counted twice: one in a thousand on an emulated 5.10 with four clients on eight
+//!   CPUs.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap,
+};
 use spillway_ebpf::{ABSENT, LISTENERS_MAX, Loss};
 
 use crate::{
@@ -27,7 +33,8 @@ use crate::{
 #[map]
 static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
-/// Where a listener listens: its network namespace by the kernel's address, which costs one read less than its number.
+/// Where a listener listens: its network namespace by the kernel's address, which costs one read
+/// less than its number.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Address {
@@ -57,7 +64,8 @@ const NONE: Arrivals = Arrivals { total: 0, remote: 0, found_empty_ns: 0, listen
 /// The address of a listener.
 #[inline(always)]
 pub(crate) fn address_of_listener(sock: *const c_void) -> Option<Address> {
-    // `skc_num` says the same, but is zero by the time at which a listener closes to which the kernel gave its port.
+    // `skc_num` says the same, but is zero by the time at which a listener closes to which the
+    // kernel gave its port.
     let port = Helper::read(sock, offset!(inet_sport))?;
     address::<Helper>(sock, u16::from_be(port))
 }
@@ -91,8 +99,8 @@ pub(crate) fn opened(sock: *const c_void) {
 pub(crate) fn closed(sock: *const c_void) {
     let Some(address) = address_of_listener(sock) else { return };
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return };
-    // SAFETY: as above; adding the largest number takes one away. Two that close at once may both see none left, or leave
-    // one entry behind, which the next listener at the address takes over.
+    // SAFETY: as above; adding the largest number takes one away. Two that close at once may both
+    // see none left, or leave one entry behind, which the next listener at the address takes over.
     let left = unsafe {
         add_u64(&raw mut (*arrivals).listeners, u64::MAX);
         (*arrivals).listeners
@@ -108,8 +116,8 @@ pub(crate) fn came(child: *const c_void) {
     let Some(port) = Typed::read(child, offset!(sock_num)) else { return };
     // Since 6.16 or so the copy has its own address by now.
     let Some(arrivals) = counted_for(child, port) else { return };
-    // SAFETY: the entry lives while the program runs, and its fields are aligned. Two CPUs may both find the queue empty:
-    // then either time is right.
+    // SAFETY: the entry lives while the program runs, and its fields are aligned. Two CPUs may both
+    // find the queue empty: then either time is right.
     unsafe {
         add_u64(&raw mut (*arrivals).total, 1);
         if Typed::read::<u32>(child, offset!(sock_ack_backlog)) == Some(0) {
@@ -124,7 +132,8 @@ const LOOPBACK: u32 = 1;
 /// Counts a connection that is established now, if it came from another host.
 #[inline(always)]
 pub(crate) fn established(child: *const c_void) {
-    // Zero where the kernel did not keep it. Until 5.15 it lies behind `struct sock`, where the verifier knows no type.
+    // Zero where the kernel did not keep it. Until 5.15 it lies behind `struct sock`, where the
+    // verifier knows no type.
     let interface = match Typed::read::<u32>(child, offset!(sock_rx_ifindex)) {
         Some(interface) => interface,
         None if offset!(inet_rx_ifindex) == ABSENT as usize => return,
@@ -139,7 +148,8 @@ pub(crate) fn established(child: *const c_void) {
     unsafe { add_u64(&raw mut (*arrivals).remote, 1) };
 }
 
-/// The counts that a connection at this port belongs to: those of its own address, or of a listener at every address.
+/// The counts that a connection at this port belongs to: those of its own address, or of a listener
+/// at every address.
 #[inline(always)]
 fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     let mut address = address::<Typed>(child, port)?;

@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-/// Adds atomically. The target has the instruction and `core` no function for it, because it lacks compare-and-swap; kernels
-/// before 5.12 know no more either.
+/// Adds atomically. The target has the instruction and `core` no function for it, because it lacks
+/// compare-and-swap; kernels before 5.12 know no more either.
 ///
 /// # Safety
 ///
@@ -11,7 +11,9 @@ use core::arch::asm;
 #[inline(always)]
 pub(crate) unsafe fn add_u64(to: *mut u64, value: u64) {
     // SAFETY: the instruction adds to what the caller says is valid.
-    unsafe { asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack)) };
+    unsafe {
+        asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack))
+    };
 }
 
 /// As [`add_u64`].

@@ -27,8 +27,8 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile: the compiler must not fold the zeros that
-/// stand there at build time.
+/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile: the compiler must not
+/// fold the zeros that stand there at build time.
 #[inline(always)]
 pub(crate) fn read_offset(field: usize) -> usize {
     // SAFETY: `field` comes from offset_of! of a u32 field, inside a live static.
@@ -37,7 +37,8 @@ pub(crate) fn read_offset(field: usize) -> usize {
 
 /// How kernel structs are read. Programs that can run either way are written over it once.
 pub(crate) trait Reading {
-    /// Reads a `T` at `offset` bytes into the struct at `pointer`; `None` where the address is known to fault.
+    /// Reads a `T` at `offset` bytes into the struct at `pointer`; `None` where the address is
+    /// known to fault.
     fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T>;
 
     /// Reads a pointer; `None` where it is null or the address is known to fault.
@@ -47,9 +48,10 @@ pub(crate) trait Reading {
     }
 }
 
-/// By plain loads, where the verifier knows the struct's type: an argument of an iterator or BTF tracepoint, or what was
-/// loaded from one. One instruction instead of a helper's call, also under kernel lockdown; reads zero where the address
-/// faults. A member that this kernel lacks reads as nothing; one of another size makes the verifier refuse the program.
+/// By plain loads, where the verifier knows the struct's type: an argument of an iterator or BTF
+/// tracepoint, or what was loaded from one. One instruction instead of a helper's call, also under
+/// kernel lockdown; reads zero where the address faults. A member that this kernel lacks reads as
+/// nothing; one of another size makes the verifier refuse the program.
 pub(crate) enum Typed {}
 
 impl Reading for Typed {
@@ -60,18 +62,25 @@ impl Reading for Typed {
     }
 }
 
-/// By `bpf_probe_read_kernel`, at any address. Kernel lockdown in its confidentiality mode forbids it.
+/// By `bpf_probe_read_kernel`, at any address. Kernel lockdown in its confidentiality mode forbids
+/// it.
 pub(crate) enum Helper {}
 
 impl Reading for Helper {
     #[inline(always)]
     fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes exactly size_of::<T>() bytes to `value` or fails, and never faults on a bad address.
+        // SAFETY: the helper writes exactly size_of::<T>() bytes to `value` or fails, and never
+        // faults on a bad address.
         let status = unsafe {
-            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, pointer.wrapping_byte_add(offset))
+            bpf_probe_read_kernel(
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+                pointer.wrapping_byte_add(offset),
+            )
         };
-        // SAFETY: status 0 means that all bytes were written; every T used here is valid for any bytes.
+        // SAFETY: status 0 means that all bytes were written; every T used here is valid for any
+        // bytes.
         (status == 0).then(|| unsafe { value.assume_init() })
     }
 }
@@ -80,9 +89,14 @@ impl Reading for Helper {
 #[inline(always)]
 pub(crate) fn read_or_zero<T: Default>(pointer: *const c_void, offset: usize) -> T {
     let mut value = T::default();
-    // SAFETY: the helper writes exactly size_of::<T>() bytes to `value`, zeros where the address faults.
+    // SAFETY: the helper writes exactly size_of::<T>() bytes to `value`, zeros where the address
+    // faults.
     unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, pointer.wrapping_byte_add(offset));
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            pointer.wrapping_byte_add(offset),
+        );
     }
     value
 }
@@ -103,7 +117,8 @@ pub(crate) fn count(loss: Loss) {
     }
 }
 
-/// `struct bpf_iter_meta`, the head of every iterator's context (kernel ABI, `__bpf_md_ptr` fields).
+/// `struct bpf_iter_meta`, the head of every iterator's context (kernel ABI, `__bpf_md_ptr`
+/// fields).
 #[repr(C)]
 pub(crate) struct IterMeta {
     pub(crate) seq: *mut c_void,
@@ -111,12 +126,15 @@ pub(crate) struct IterMeta {
     pub(crate) seq_num: u64,
 }
 
-/// Appends a sample to the iterator's output, and says whether it fitted. When the buffer is full the kernel shows this element
-/// again at the reader's next read, so nothing is lost.
+/// Appends a sample to the iterator's output, and says whether it fitted. When the buffer is full
+/// the kernel shows this element again at the reader's next read, so nothing is lost.
 #[inline(always)]
 pub(crate) fn emit<T: Copy>(meta: *mut IterMeta, sample: &T) -> bool {
-    // SAFETY: `meta` is the trusted pointer from the iterator's context; `sample` lives while the program runs.
-    unsafe { bpf_seq_write((*meta).seq.cast(), ptr::from_ref(sample).cast(), size_of::<T>() as u32) == 0 }
+    // SAFETY: `meta` is the trusted pointer from the iterator's context; `sample` lives while the
+    // program runs.
+    unsafe {
+        bpf_seq_write((*meta).seq.cast(), ptr::from_ref(sample).cast(), size_of::<T>() as u32) == 0
+    }
 }
 
 /// `struct bpf_iter__task_file`; task and file are null after the last.

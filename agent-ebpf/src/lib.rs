@@ -1,19 +1,21 @@
-//! The samples that Spillway's BPF programs emit, and the struct offsets they are given, as both sides of the kernel
-//! boundary see them.
+//! The samples that Spillway's BPF programs emit, and the struct offsets they are given, as both
+//! sides of the kernel boundary see them.
 //!
-//! Every type is plain old data without padding, so that bytes from the kernel can be read as they are. Nothing here
-//! names an offset into a kernel struct: those come from the running kernel's BTF at load time, through [`Offsets`].
+//! Every type is plain old data without padding, so that bytes from the kernel can be read as they
+//! are. Nothing here names an offset into a kernel struct: those come from the running kernel's BTF
+//! at load time, through [`Offsets`].
 #![no_std]
 
-/// Bytes of a process name, its terminating NUL included (`TASK_COMM_LEN`, the same on every kernel).
+/// Bytes of a process name, its terminating NUL included (`TASK_COMM_LEN`, the same on every
+/// kernel).
 pub const COMM_LEN: usize = 16;
 
-/// Pages that one page-fault sample stands for: the sample period. 64 pages of 4 KiB are 256 KiB of growth, so a
-/// process that grows by 1 MiB a second costs four samples a second.
+/// Pages that one page-fault sample stands for: the sample period. 64 pages of 4 KiB are 256 KiB of
+/// growth, so a process that grows by 1 MiB a second costs four samples a second.
 pub const FAULT_SAMPLE_PERIOD_PAGES: u64 = 64;
 
-/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few samples name it; with eight
-/// [`FaultCount`] is within one cache line.
+/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few
+/// samples name it; with eight [`FaultCount`] is within one cache line.
 pub const FAULT_STACKS_KEPT: usize = 8;
 
 /// Memory of one process, from `iter/task`.
@@ -24,8 +26,8 @@ pub struct TaskSample {
     pub start_boottime_ns: u64,
     /// Kernel id (kernfs node) of the cgroup that the memory controller charges.
     pub cgroup_id: u64,
-    /// Resident file pages. This and the next three may be plain counts of per-CPU sums: then off by some pages a CPU, and
-    /// even below zero.
+    /// Resident file pages. This and the next three may be plain counts of per-CPU sums: then off
+    /// by some pages a CPU, and even below zero.
     pub file_pages: i64,
     /// Resident anonymous pages.
     pub anon_pages: i64,
@@ -33,7 +35,8 @@ pub struct TaskSample {
     pub swap_pages: i64,
     /// Resident shared-memory pages.
     pub shmem_pages: i64,
-    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] where this kernel has no such count.
+    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] where this kernel
+    /// has no such count.
     pub mapped_pages: u64,
     /// Page-fault samples taken in this process so far.
     pub fault_samples: u64,
@@ -62,7 +65,8 @@ pub struct HandleSample {
     pub fds: u32,
     /// Threads.
     pub threads: u32,
-    /// TCP sockets among the files whose peer has closed and that were not closed here (`CLOSE_WAIT`).
+    /// TCP sockets among the files whose peer has closed and that were not closed here
+    /// (`CLOSE_WAIT`).
     pub close_wait: u32,
 }
 
@@ -105,11 +109,13 @@ pub struct ListenerSample {
     pub sock: u64,
     /// The monotonic clock when this sample was taken, in nanoseconds.
     pub now_ns: u64,
-    /// The same clock when the head of the queue was established, in microseconds; meaningful with [`HEAD_SEEN`].
+    /// The same clock when the head of the queue was established, in microseconds; meaningful with
+    /// [`HEAD_SEEN`].
     pub head_us: u64,
     /// Whose share of the map it takes, see [`share_of`].
     pub share: u64,
-    /// Connections that accept() returned, and how long they waited in all; zeros where accept() is not followed.
+    /// Connections that accept() returned, and how long they waited in all; zeros where accept() is
+    /// not followed.
     pub accepted_total: u64,
     /// Microseconds.
     pub wait_us_total: u64,
@@ -172,8 +178,9 @@ pub struct KnownUnix {
     pub share: u64,
 }
 
-/// Room for listeners. A scan walks every bucket, so room is time: so much costs 0.1 ms ten times a second. That is a guess at the
-/// busiest node's listeners, doubled; what finds no room is counted, and read through `sock_diag`.
+/// Room for listeners. A scan walks every bucket, so room is time: so much costs 0.1 ms ten times a
+/// second. That is a guess at the busiest node's listeners, doubled; what finds no room is counted,
+/// and read through `sock_diag`.
 pub const LISTENERS_MAX: u32 = 8_192;
 
 /// Room for UNIX listeners. A guess at the busiest node's, doubled.
@@ -182,7 +189,8 @@ pub const UNIX_LISTENERS_MAX: u32 = 2_048;
 /// The share of all users and namespaces together that are not the system's own.
 pub const SHARE_OF_ALL: u64 = u64::MAX;
 
-/// Uids from here on are people's and containers', by Debian's and most distributions' custom (`UID_MIN` of login.defs).
+/// Uids from here on are people's and containers', by Debian's and most distributions' custom
+/// (`UID_MIN` of login.defs).
 const ORDINARY_UIDS: u32 = 1_000;
 
 /// Whose share an entry of a map takes: a user's, a network namespace's, or 0, the system's own.
@@ -203,10 +211,12 @@ mod sojourn;
 
 pub use sojourn::{SOJOURN_BUCKETS, Sojourn};
 
-/// CPUs whose slots can be summed. A guess at the largest host's; what further CPUs hold is left out.
+/// CPUs whose slots can be summed. A guess at the largest host's; what further CPUs hold is left
+/// out.
 pub const CPUS_MAX: usize = 1024;
 
-/// How far each CPU's copy of per-CPU memory lies from the address that is kept for it, by CPU number; zero ends the list.
+/// How far each CPU's copy of per-CPU memory lies from the address that is kept for it, by CPU
+/// number; zero ends the list.
 pub type CpuOffsets = [u64; CPUS_MAX];
 
 /// Where one CPU's copy of a per-CPU map's value is, from `iter/bpf_map`.
@@ -274,14 +284,16 @@ pub struct UnixSample {
 
 impl UnixSample {
     /// A socket that listens no more.
-    pub const GONE: Self = Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, share: 0, listens: 0, reserved: 0 };
+    pub const GONE: Self =
+        Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, share: 0, listens: 0, reserved: 0 };
 }
 
 /// Whose connects to where: key of the map in which their ends are counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OutboundKey {
-    /// Address connected to, each word in network byte order; IPv4 in the first, also where the socket is an IPv6 one.
+    /// Address connected to, each word in network byte order; IPv4 in the first, also where the
+    /// socket is an IPv6 one.
     pub addr: [u32; 4],
     /// Inode of the network namespace.
     pub netns: u32,
@@ -315,7 +327,8 @@ pub struct OutboundCount {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboundConnect {
-    /// The monotonic clock when it began, in nanoseconds: tells it from a later one of a socket in the same place.
+    /// The monotonic clock when it began, in nanoseconds: tells it from a later one of a socket in
+    /// the same place.
     pub since_ns: u64,
     /// Whose share of the map it takes, see [`share_of`].
     pub share: u64,
@@ -325,7 +338,8 @@ pub struct OutboundConnect {
     pub reserved: u32,
 }
 
-/// Room for connects under way, and for whose ends are counted. A guess at the busiest proxy's, doubled; a full map is counted.
+/// Room for connects under way, and for whose ends are counted. A guess at the busiest proxy's,
+/// doubled; a full map is counted.
 pub const OUTBOUND_MAX: u32 = 8_192;
 
 /// The hook on the states of TCP sockets serves the probe of listeners.
@@ -378,8 +392,9 @@ impl Loss {
     ];
 }
 
-/// Byte offsets of the kernel's struct members, and what else differs between kernels. Filled from the running kernel's
-/// BTF at load time; a program whose members were not all found is never loaded.
+/// Byte offsets of the kernel's struct members, and what else differs between kernels. Filled from
+/// the running kernel's BTF at load time; a program whose members were not all found is never
+/// loaded.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is named <struct>_<member>")]
@@ -399,9 +414,11 @@ pub struct Offsets {
     pub signal_fds_max: u32,
     /// From `mm_struct` to the plain count of counter 0.
     pub mm_rss_count: u32,
-    /// From one counter of `rss_stat` to the next, where they have per-CPU slots; else they are side by side.
+    /// From one counter of `rss_stat` to the next, where they have per-CPU slots; else they are
+    /// side by side.
     pub mm_rss_stride: u32,
-    /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters have none.
+    /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters
+    /// have none.
     pub mm_rss_slots: u32,
     pub mm_data_vm: u32,
     pub mm_stack_vm: u32,
@@ -410,7 +427,8 @@ pub struct Offsets {
     pub array_slots: u32,
     /// From `css_set` to the pointer that leads to the cgroup: `dfl_cgrp`, or `subsys[memory]`.
     pub css_set_cgroup: u32,
-    /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] where `css_set_cgroup` leads to the cgroup itself.
+    /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] where `css_set_cgroup` leads to the
+    /// cgroup itself.
     pub css_cgroup: u32,
     pub cgroup_kn: u32,
     pub kernfs_node_id: u32,

@@ -1,7 +1,8 @@
 //! Spillway's BPF programs. One file a probe; what they share is in `kernel`.
 //!
-//! Kernel structs are read only through `bpf_probe_read_kernel` at offsets that the loader took from the running
-//! kernel's BTF: Rust emits no CO-RE relocations, and an offset fixed at compile time is silently wrong elsewhere.
+//! Kernel structs are read only through `bpf_probe_read_kernel` at offsets that the loader took
+//! from the running kernel's BTF: Rust emits no CO-RE relocations, and an offset fixed at compile
+//! time is silently wrong elsewhere.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]

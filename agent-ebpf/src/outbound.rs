@@ -1,21 +1,26 @@
 //! How each process's outbound TCP connects end, counted by where they went.
 //!
-//! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it in whatever context the answer
-//! comes: so who connects is kept from the one to the other, by the socket's address. How it ended is the state that follows, and
-//! where that is CLOSE the socket's error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
-//! close(), shutdown() and an exit close it first. So does connect() itself where no local port is free, before anything is sent: such a
-//! socket never had a local port.
+//! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it
+//! in whatever context the answer comes: so who connects is kept from the one to the other, by the
+//! socket's address. How it ended is the state that follows, and where that is CLOSE the socket's
+//! error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
+//! close(), shutdown() and an exit close it first. So does connect() itself where no local port is
+//! free, before anything is sent: such a socket never had a local port.
 //!
 //! - Hook: see `states`; any context.
 //! - Minimum kernel: 5.6 (reading the maps in batches).
-//! - Cold start: a connect that was under way before is counted under no process, as is one that found no room. An end that was
-//!   missed leaves its entry until the same socket connects again or the reader drops it.
-//! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as established there.
-//! - Does not see: what fails before a SYN could be sent for other reasons, such as a destination without a route; that no local port was
-//!   free where the socket had one from an earlier connect, or from bind() (counted as abandoned).
+//! - Cold start: a connect that was under way before is counted under no process, as is one that
+//!   found no room. An end that was missed leaves its entry until the same socket connects again or
+//!   the reader drops it.
+//! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as
+//!   established there.
+//! - Does not see: what fails before a SYN could be sent for other reasons, such as a destination
+//!   without a route; that no local port was free where the socket had one from an earlier connect,
+//!   or from bind() (counted as abandoned).
 //!
-//! Both maps are plain hash maps that the reader empties, not LRU ones: those drop entries silently, and long before they are
-//! full where there are many CPUs; here what finds no room is counted.
+//! Both maps are plain hash maps that the reader empties, not LRU ones: those drop entries
+//! silently, and long before they are full where there are many CPUs; here what finds no room is
+//! counted.
 
 use core::ffi::c_void;
 
@@ -35,7 +40,8 @@ use crate::{
 };
 
 const TCP_CLOSE: u32 = 7;
-/// No connect times out before its first SYN was sent again, after a second (`TCP_TIMEOUT_INIT` of include/net/tcp.h).
+/// No connect times out before its first SYN was sent again, after a second (`TCP_TIMEOUT_INIT` of
+/// include/net/tcp.h).
 const LEAST_TIMEOUT_NS: u64 = 1_000_000_000;
 const ECONNABORTED: i32 = 103;
 const ETIMEDOUT: i32 = 110;
@@ -54,8 +60,14 @@ static CONNECTED_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
 #[map]
 static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-const EMPTY: OutboundCount =
-    OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
+const EMPTY: OutboundCount = OutboundCount {
+    established: 0,
+    refused: 0,
+    timed_out: 0,
+    abandoned: 0,
+    no_local_port: 0,
+    share: 0,
+};
 
 /// A socket begins to connect; connect() runs in its caller's context.
 #[inline(always)]
@@ -68,7 +80,8 @@ pub(crate) fn begin(sock: *const c_void) {
             return count(Loss::OutboundShareFull);
         }
         // SAFETY: as above.
-        let connect = OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, share, key, reserved: 0 };
+        let connect =
+            OutboundConnect { since_ns: unsafe { bpf_ktime_get_ns() }, share, key, reserved: 0 };
         if CONNECTING.insert(sock as u64, connect, 0).is_err() {
             shares::give_back(&CONNECTING_SHARES, share);
             count(Loss::OutboundMapFull);
@@ -81,7 +94,8 @@ pub(crate) fn begin(sock: *const c_void) {
 pub(crate) fn end(sock: *const c_void, new: u32) {
     let (key, since_ns) = match CONNECTING.get_ptr(sock as u64) {
         Some(connect) => {
-            // SAFETY: the entry lives while the program runs; a socket's states change one after the other.
+            // SAFETY: the entry lives while the program runs; a socket's states change one after
+            // the other.
             let OutboundConnect { key, since_ns, share, .. } = unsafe { *connect };
             if CONNECTING.remove(sock as u64).is_ok() {
                 shares::give_back(&CONNECTING_SHARES, share);
@@ -100,8 +114,12 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
             if !shares::take(&CONNECTED_SHARES, OUTBOUND_MAX, share) {
                 return count(Loss::OutboundShareFull);
             }
-            // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
-            if CONNECTED.insert(key, OutboundCount { share, ..EMPTY }, u64::from(BPF_NOEXIST)).is_err() {
+            // Another CPU may have inserted it in between: then the insert fails and the entry is
+            // there all the same.
+            if CONNECTED
+                .insert(key, OutboundCount { share, ..EMPTY }, u64::from(BPF_NOEXIST))
+                .is_err()
+            {
                 shares::give_back(&CONNECTED_SHARES, share);
             }
             match CONNECTED.get_ptr_mut(key) {
@@ -110,7 +128,11 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
             }
         }
     };
-    let error = if new == TCP_CLOSE { Some(Typed::read::<i32>(sock, offset!(sock_err)).unwrap_or(0)) } else { None };
+    let error = if new == TCP_CLOSE {
+        Some(Typed::read::<i32>(sock, offset!(sock_err)).unwrap_or(0))
+    } else {
+        None
+    };
     // SAFETY: the entry lives while the program runs, and its fields are aligned.
     unsafe {
         let field = match error {
@@ -126,9 +148,10 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     }
 }
 
-/// Whether a socket that closes without an error had one until a moment ago. The last timeout wakes the owner before it closes the
-/// socket, who may fetch the error first; whoever gives up shuts the socket down first. Where no local port was free it was not
-/// shut down either, but that shows at once.
+/// Whether a socket that closes without an error had one until a moment ago. The last timeout wakes
+/// the owner before it closes the socket, who may fetch the error first; whoever gives up shuts the
+/// socket down first. Where no local port was free it was not shut down either, but that shows at
+/// once.
 #[inline(always)]
 fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     // SAFETY: a plain helper without arguments.
@@ -136,7 +159,8 @@ fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
 }
 
-/// Tells if a socket that connected was given no local port. `skc_num` says the same of every socket by now, `inet_sport` is kept.
+/// Tells if a socket that connected was given no local port. `skc_num` says the same of every
+/// socket by now, `inet_sport` is kept.
 #[inline(always)]
 fn never_had_a_port(sock: *const c_void) -> bool {
     Helper::read::<u16>(sock, offset!(inet_sport)) == Some(0)

@@ -1,14 +1,16 @@
 //! `scan_tasks`: the memory of every process in one pass.
 //!
-//! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the read; and once at the
-//!   start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
-//! - Minimum kernel: 5.8 (iterators); to sum 5.19 (`bpf_map_lookup_percpu_elem`), which every kernel that needs it is past.
-//! - Cost: 50 to 80 ns a process in the program, 0.25 µs with the kernel's own walk, measured over 2,000 on a 6.18 host; two loads a
-//!   thread. Summing reads four slots a CPU more.
+//! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the
+//!   read; and once at the start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
+//! - Minimum kernel: 5.8 (iterators); to sum 5.19 (`bpf_map_lookup_percpu_elem`), which every
+//!   kernel that needs it is past.
+//! - Cost: 50 to 80 ns a process in the program, 0.25 µs with the kernel's own walk, measured over
+//!   2,000 on a 6.18 host; two loads a thread. Summing reads four slots a CPU more.
 //! - Refuses: kernel threads (no `mm`) and threads that do not lead their group.
 //!
-//! Since 6.2 the counters are per-CPU sums, and a plain count is off by up to a batch (at least 32 pages) a CPU. The slots of
-//! processes that matter are therefore summed: those which sampled page faults show to grow. `scan_tasks_plain` does without.
+//! Since 6.2 the counters are per-CPU sums, and a plain count is off by up to a batch (at least 32
+//! pages) a CPU. The slots of processes that matter are therefore summed: those which sampled page
+//! faults show to grow. `scan_tasks_plain` does without.
 
 use core::{ffi::c_void, ptr};
 
@@ -17,7 +19,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use spillway_ebpf::{ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, PAGES_UNKNOWN, TaskSample};
+use spillway_ebpf::{
+    ABSENT, COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, PAGES_UNKNOWN, TaskSample,
+};
 
 use crate::{
     kernel_read::{Helper, IterMeta, Reading as _, emit, load, offset, read_or_zero},
@@ -34,7 +38,8 @@ static CPU_SLOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CPU_SLOT_ID: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Fault samples from which a process matters, written by the loader: everything matters where faults are not sampled.
+/// Fault samples from which a process matters, written by the loader: everything matters where
+/// faults are not sampled.
 #[map]
 static SUM_FROM_SAMPLES: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -44,7 +49,8 @@ pub struct IterTask {
     task: *mut c_void,
 }
 
-// Order of the counters in `rss_stat` (`MM_FILEPAGES` … of include/linux/mm_types_task.h), unchanged since 4.5.
+// Order of the counters in `rss_stat` (`MM_FILEPAGES` … of include/linux/mm_types_task.h),
+// unchanged since 4.5.
 const FILE_PAGES: usize = 0;
 const ANON_PAGES: usize = 1;
 const SWAP_ENTS: usize = 2;
@@ -89,10 +95,13 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
     let fault_samples = FAULTS.get_ptr(pid).map_or(0, |faults| unsafe { (*faults).samples });
     let mut pages: [i64; COUNTERS] = if offset!(mm_rss_slots) == ABSENT as usize {
-        // Whole counts, side by side. Verifiers of their time do not look into an array of `atomic_long_t`.
+        // Whole counts, side by side. Verifiers of their time do not look into an array of
+        // `atomic_long_t`.
         read_or_zero(mm, offset!(mm_rss_count))
     } else {
-        core::array::from_fn(|counter| load(mm, offset!(mm_rss_count) + counter * offset!(mm_rss_stride)))
+        core::array::from_fn(|counter| {
+            load(mm, offset!(mm_rss_count) + counter * offset!(mm_rss_stride))
+        })
     };
     if sum && offset!(mm_rss_slots) != ABSENT as usize && matters(fault_samples) {
         add_slots(mm, &mut pages);
@@ -112,7 +121,8 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     })
 }
 
-/// As `task_statm` of fs/proc/task_mmu.c counts `data`. Plain counts that follow mapping; by touching, only a stack grows.
+/// As `task_statm` of fs/proc/task_mmu.c counts `data`. Plain counts that follow mapping; by
+/// touching, only a stack grows.
 #[inline(always)]
 fn mapped_pages(mm: *const c_void) -> u64 {
     if offset!(mm_data_vm) == ABSENT as usize || offset!(mm_stack_vm) == ABSENT as usize {
@@ -126,16 +136,18 @@ fn matters(fault_samples: u64) -> bool {
     SUM_FROM_SAMPLES.get(0).is_some_and(|&from| fault_samples >= from)
 }
 
-/// Adds each CPU's part to the plain counts. A slot that moves to the count meanwhile is missed or counted twice: a batch at
-/// most.
+/// Adds each CPU's part to the plain counts. A slot that moves to the count meanwhile is missed or
+/// counted twice: a batch at most.
 #[inline(always)]
 fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     let Some(cpus) = CPU_OFFSETS.get_ptr(0) else { return };
-    let slots: [*const c_void; COUNTERS] =
-        core::array::from_fn(|counter| load(mm, offset!(mm_rss_slots) + counter * offset!(mm_rss_stride)));
+    let slots: [*const c_void; COUNTERS] = core::array::from_fn(|counter| {
+        load(mm, offset!(mm_rss_slots) + counter * offset!(mm_rss_stride))
+    });
     let mut cpu = 0;
     while cpu < CPUS_MAX {
-        // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass, and nobody after.
+        // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass, and
+        // nobody after.
         let offset = unsafe { ptr::read_volatile(&raw const (*cpus)[cpu]) };
         if offset == 0 {
             break;
@@ -147,16 +159,18 @@ fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     }
 }
 
-/// Two loads: the verifier allows any that stays within the array. A helper's call took 35 ns a process here.
+/// Two loads: the verifier allows any that stays within the array. A helper's call took 35 ns a
+/// process here.
 #[inline(always)]
 fn comm(task: *const c_void) -> [u8; COMM_LEN] {
-    let halves: [u64; 2] = [load(task, offset!(task_comm)), load(task, offset!(task_comm) + size_of::<u64>())];
+    let halves: [u64; 2] =
+        [load(task, offset!(task_comm)), load(task, offset!(task_comm) + size_of::<u64>())];
     // SAFETY: both are sixteen plain bytes.
     unsafe { core::mem::transmute(halves) }
 }
 
-/// Id of the cgroup that charges this task's memory: the default hierarchy's, or the memory controller's own where
-/// that is mounted as version 1.
+/// Id of the cgroup that charges this task's memory: the default hierarchy's, or the memory
+/// controller's own where that is mounted as version 1.
 #[inline(always)]
 fn cgroup_id(task: *const c_void) -> u64 {
     let css_set: *const c_void = load(task, offset!(task_cgroups));
@@ -175,8 +189,8 @@ pub struct IterMap {
     map: *mut c_void,
 }
 
-/// Tells where each CPU's copy of a per-CPU map's value is, and the address that the kernel keeps for all: the difference is
-/// the same for everything per-CPU, the counters' slots included.
+/// Tells where each CPU's copy of a per-CPU map's value is, and the address that the kernel keeps
+/// for all: the difference is the same for everything per-CPU, the counters' slots included.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map")]
 pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
@@ -194,7 +208,8 @@ pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
     let Some(base) = Helper::read::<u64>(map, offset!(array_slots)) else { return 0 };
     for cpu in 0..CPUS_MAX as u32 {
         let map = (&raw const CPU_SLOT).cast_mut().cast();
-        // SAFETY: the map is a per-CPU array with a key of 0; the answer is null beyond the last CPU.
+        // SAFETY: the map is a per-CPU array with a key of 0; the answer is null beyond the last
+        // CPU.
         let slot = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const key).cast(), cpu) };
         if slot.is_null() {
             break;

@@ -1,7 +1,9 @@
-//! `count_handles`: what each process holds that can run out: open files, threads, sockets that it forgot to close.
+//! `count_handles`: what each process holds that can run out: open files, threads, sockets that it
+//! forgot to close.
 //!
-//! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context. The files of one process come one after the
-//!   other, so that one count at a time is kept, and told when the next process comes or the pass ends.
+//! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context. The files of
+//!   one process come one after the other, so that one count at a time is kept, and told when the
+//!   next process comes or the pass ends.
 //! - Minimum kernel: 5.8.
 //! - Cost: 0.08 to 0.13 µs an open file, once every ten seconds.
 
@@ -32,9 +34,11 @@ static COUNTING: Array<Counting> = Array::with_max_entries(1, 0);
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn count_handles(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    let (meta, task, file) =
+        unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
     let Some(counting) = COUNTING.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the entry is there as long as the map, and one pass is made at a time. `meta` is the context's own.
+    // SAFETY: the entry is there as long as the map, and one pass is made at a time. `meta` is the
+    // context's own.
     unsafe {
         let session_id = (*meta).session_id;
         if (*counting).session_id != session_id {

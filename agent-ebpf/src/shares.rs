@@ -1,12 +1,14 @@
 //! Shares of a map's room, so that no user and no network namespace can take all of it.
 //!
-//! A quarter is for each user from uid 1000 on, and for each network namespace but the initial one in what belongs to other users there,
-//! such as root in a container. Together they get three quarters: the last one is for the system's own. What has no share left is counted,
-//! and read in another way where there is one.
+//! A quarter is for each user from uid 1000 on, and for each network namespace but the initial one
+//! in what belongs to other users there, such as root in a container. Together they get three
+//! quarters: the last one is for the system's own. What has no share left is counted, and read in
+//! another way where there is one.
 //!
 //! - Cost: nothing for the system's own; two lookups for others, at what comes and at what goes.
-//! - Two CPUs may both take the last place: a share is exceeded by as many entries as there are CPUs at most. The reader sets the counts
-//!   right at its next pass, and removes those that are zero.
+//! - Two CPUs may both take the last place: a share is exceeded by as many entries as there are
+//!   CPUs at most. The reader sets the counts right at its next pass, and removes those that are
+//!   zero.
 
 use core::ffi::c_void;
 
@@ -32,11 +34,16 @@ pub(crate) fn owner_of(sock: *const c_void) -> u64 {
 /// As [`owner_of`], of a socket in this network namespace.
 #[inline(always)]
 pub(crate) fn owner_in<R: Reading>(sock: *const c_void, netns: u32) -> u64 {
-    let uid = if offset!(sock_uid) == ABSENT as usize { 0 } else { R::read(sock, offset!(sock_uid)).unwrap_or(0) };
+    let uid = if offset!(sock_uid) == ABSENT as usize {
+        0
+    } else {
+        R::read(sock, offset!(sock_uid)).unwrap_or(0)
+    };
     share_of(uid, netns, offset!(init_netns) as u32)
 }
 
-/// Takes a place in a map with so much room; `false` if the owner's share, or that of all of them, is used up.
+/// Takes a place in a map with so much room; `false` if the owner's share, or that of all of them,
+/// is used up.
 #[inline(always)]
 pub(crate) fn take(shares: &Shares, room: u32, owner: u64) -> bool {
     let quarter = i64::from(room / 4);
@@ -70,7 +77,8 @@ fn taken(shares: &Shares, owner: u64) -> Option<*mut u64> {
     if let Some(count) = shares.get_ptr_mut(owner) {
         return Some(count);
     }
-    // Another CPU may have inserted it in between: then the insert fails and the entry is there all the same.
+    // Another CPU may have inserted it in between: then the insert fails and the entry is there all
+    // the same.
     let _ = shares.insert(owner, 0u64, u64::from(BPF_NOEXIST));
     shares.get_ptr_mut(owner)
 }

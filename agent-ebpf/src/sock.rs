@@ -37,11 +37,13 @@ pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
     Some(inet && R::read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
 }
 
-/// When a connection that waits for accept() was established, on the monotonic clock in microseconds; 0 before.
+/// When a connection that waits for accept() was established, on the monotonic clock in
+/// microseconds; 0 before.
 ///
-/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the network stack in which it
-/// enters the accept queue, and next when an application reads from it, which nobody can before accept(). So the socket
-/// itself carries its time: no map has to, and none has to be purged of connections that die in the queue.
+/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the
+/// network stack in which it enters the accept queue, and next when an application reads from it,
+/// which nobody can before accept(). So the socket itself carries its time: no map has to, and none
+/// has to be purged of connections that die in the queue.
 #[inline(always)]
 pub(crate) fn established_us(child: *const c_void) -> u64 {
     read_or_zero(child, offset!(tcp_established))

@@ -1,10 +1,12 @@
 //! `socket_state`: every change of a TCP socket's state, handed to those who want to know of it.
 //!
-//! One program serves two probes, since what a connection pays is above all the way to it, ten times over loopback: the listeners
-//! that come and go and the connections that come to them (`listeners`, `arrivals`), and the connects that begin and end
-//! (`outbound`). Which of them are attached stands in [`WATCHED`].
+//! One program serves two probes, since what a connection pays is above all the way to it, ten
+//! times over loopback: the listeners that come and go and the connections that come to them
+//! (`listeners`, `arrivals`), and the connects that begin and end (`outbound`). Which of them are
+//! attached stands in [`WATCHED`].
 //!
-//! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, any context.
+//! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int
+//!   newstate)`, any context.
 //! - Minimum kernel: 5.5 (BTF tracepoints).
 //! - Cost: see README.md; a change that nobody wants ends at six comparisons.
 
@@ -24,7 +26,8 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
 
-/// Which probes are attached: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Without a probe nobody would read what it counts.
+/// Which probes are attached: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Without a probe nobody
+/// would read what it counts.
 #[map]
 static WATCHED: Array<u32> = Array::with_max_entries(1, 0);
 

@@ -1,12 +1,14 @@
-//! How long connections wait for accept(), as a histogram that the kernel's side fills and the user's side reads.
+//! How long connections wait for accept(), as a histogram that the kernel's side fills and the
+//! user's side reads.
 //!
-//! Buckets are log-linear: sixteen to each doubling, so that a bucket's width is at most 1/16 of what it holds, and one a
-//! microsecond below 16 µs. Beyond 16.8 s everything is in the last.
+//! Buckets are log-linear: sixteen to each doubling, so that a bucket's width is at most 1/16 of
+//! what it holds, and one a microsecond below 16 µs. Beyond 16.8 s everything is in the last.
 
 /// Buckets of a doubling, as a power of two.
 const SUB_BITS: u32 = 4;
 
-/// Doublings told apart: waits of 2²⁴ µs and more share the last bucket. A client has given up long before.
+/// Doublings told apart: waits of 2²⁴ µs and more share the last bucket. A client has given up long
+/// before.
 const OCTAVES: u32 = 24;
 
 /// How many buckets there are.
@@ -26,7 +28,8 @@ pub struct Sojourn {
 
 impl Sojourn {
     /// No connection yet.
-    pub const EMPTY: Self = Self { accepted_total: 0, wait_us_total: 0, buckets: [0; SOJOURN_BUCKETS] };
+    pub const EMPTY: Self =
+        Self { accepted_total: 0, wait_us_total: 0, buckets: [0; SOJOURN_BUCKETS] };
 
     /// The bucket that a wait of so many microseconds is counted in.
     #[inline(always)]

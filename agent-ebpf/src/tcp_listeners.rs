@@ -1,20 +1,21 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
-//! Listeners are known by their socket's address. `states` keeps the map of them as they come and go;
-//! `find_listeners` fills it once with those that were there before; `scan_listeners` reads each one's queue. A scan so
-//! costs by the number of listeners, not of connections, and needs to enter no namespace.
+//! Listeners are known by their socket's address. `states` keeps the map of them as they come and
+//! go; `find_listeners` fills it once with those that were there before; `scan_listeners` reads
+//! each one's queue. A scan so costs by the number of listeners, not of connections, and needs to
+//! enter no namespace.
 //!
-//! - Hooks: the one of `states`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`,
-//!   `int (struct bpf_iter__bpf_map_elem *ctx)`.
+//! - Hooks: the one of `states`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`;
+//!   `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
-//! - Cost: 0.18 to 0.32 µs a listener a scan; 0.11 to 0.17 µs an open file, once
-//!   every ten seconds.
-//! - Does not see: kernel listeners that were there before the agent, and sockets that no process holds.
+//! - Cost: 0.18 to 0.32 µs a listener a scan; 0.11 to 0.17 µs an open file, once every ten seconds.
+//! - Does not see: kernel listeners that were there before the agent, and sockets that no process
+//!   holds.
 //!
 //! The share that one user or namespace may take of the map is bounded, see `shares`.
 //!
-//! Connections that come are counted at the same hook: see `arrivals`.
-//! The head's age needs no hook: see `sockets::established_us`.
+//! Connections that come are counted at the same hook: see `arrivals`. The head's age needs no
+//! hook: see `sockets::established_us`.
 
 use core::ffi::c_void;
 
@@ -25,22 +26,25 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use spillway_ebpf::{
-    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss, SocketOwnerSample,
-    TCP_LISTEN,
+    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss,
+    SocketOwnerSample, TCP_LISTEN,
 };
 
 use crate::{
     accept_latency::{self, SOJOURNS},
     arrivals,
     atomic::add_u64,
-    kernel_read::{Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero},
+    kernel_read::{
+        Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero,
+    },
     shares::{self, Shares},
     sock::{established_us, tcp_in_state},
 };
 
 /// Listeners by socket address.
 #[map]
-pub(crate) static LISTENERS: HashMap<u64, KnownListener> = HashMap::with_max_entries(LISTENERS_MAX, 0);
+pub(crate) static LISTENERS: HashMap<u64, KnownListener> =
+    HashMap::with_max_entries(LISTENERS_MAX, 0);
 
 /// Number of them by owner.
 #[map]
@@ -50,8 +54,8 @@ static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 #[map]
 static OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
-/// How often the head is looked at again when it moved meanwhile. A queue that moves three times within a microsecond
-/// does not stand.
+/// How often the head is looked at again when it moved meanwhile. A queue that moves three times
+/// within a microsecond does not stand.
 const HEAD_TRIES: u32 = 3;
 
 /// A socket begins to listen; listen() runs in its caller's context.
@@ -105,7 +109,8 @@ pub(crate) fn outside(of: &Array<u64>, loss: Loss) {
 pub(crate) fn closed(sock: *const c_void) {
     // Absent where there was no room when it came.
     let Some(known) = LISTENERS.get_ptr(sock as u64) else { return };
-    // SAFETY: the entry lives while the program runs, and is only ever written when a listener comes.
+    // SAFETY: the entry lives while the program runs, and is only ever written when a listener
+    // comes.
     let share = unsafe { (*known).share };
     if LISTENERS.remove(sock as u64).is_ok() {
         shares::give_back(&LISTENER_SHARES, share);
@@ -118,12 +123,14 @@ pub(crate) fn closed(sock: *const c_void) {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    let (meta, task, file) =
+        unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
     if task.is_null() || file.is_null() {
         return 0;
     }
     if let Some(owner) = owner(task, file) {
-        if LISTENERS.get_ptr(owner.sock).is_some() || admit(owner.sock as *const c_void, owner.pid) {
+        if LISTENERS.get_ptr(owner.sock).is_some() || admit(owner.sock as *const c_void, owner.pid)
+        {
             emit(meta, &owner);
         }
     }
@@ -134,7 +141,11 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
 #[inline(always)]
 fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> {
     let sock = tcp_in_state(file, TCP_LISTEN as u8)?;
-    Some(SocketOwnerSample { sock: sock as u64, pid: Helper::read(task, offset!(task_tgid))?, reserved: 0 })
+    Some(SocketOwnerSample {
+        sock: sock as u64,
+        pid: Helper::read(task, offset!(task_tgid))?,
+        reserved: 0,
+    })
 }
 
 #[repr(C)]
@@ -186,7 +197,11 @@ fn sample(sock: *const c_void, known: &KnownListener) -> Option<ListenerSample> 
         pid: known.pid,
         backlog: Helper::read(sock, offset!(sock_ack_backlog))?,
         backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
-        drops: if offset!(sock_drops) == ABSENT as usize { 0 } else { Helper::read(sock, offset!(sock_drops))? },
+        drops: if offset!(sock_drops) == ABSENT as usize {
+            0
+        } else {
+            Helper::read(sock, offset!(sock_drops))?
+        },
         reserved: 0,
         family: address.family,
         port: address.port,
@@ -195,8 +210,8 @@ fn sample(sock: *const c_void, known: &KnownListener) -> Option<ListenerSample> 
     })
 }
 
-/// When the connection at the head of the queue was established. The queue's lock is not taken, so the head is believed
-/// only where it is still the head after its child was read.
+/// When the connection at the head of the queue was established. The queue's lock is not taken, so
+/// the head is believed only where it is still the head after its child was read.
 #[inline(always)]
 fn head(sock: *const c_void) -> (u16, u64) {
     for _ in 0..HEAD_TRIES {

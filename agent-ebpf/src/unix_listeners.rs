@@ -1,14 +1,16 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
-//! No tracepoint tells when such a socket begins or ends to listen. So `find_unix` goes through every open file every ten seconds,
-//! and says each listener's name; `scan_unix` reads the queues of those found. A socket that was closed since may have left its
-//! place to another: its inode number tells, which comes again only after four billion others.
+//! No tracepoint tells when such a socket begins or ends to listen. So `find_unix` goes through
+//! every open file every ten seconds, and says each listener's name; `scan_unix` reads the queues
+//! of those found. A socket that was closed since may have left its place to another: its inode
+//! number tells, which comes again only after four billion others.
 //!
-//! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`.
+//! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int
+//!   (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
 //! - Cost: see README.md.
-//! - Does not see: a listener before it was found, and one that no process holds; since when the head of a queue waits, which
-//!   nothing in the kernel knows.
+//! - Does not see: a listener before it was found, and one that no process holds; since when the
+//!   head of a queue waits, which nothing in the kernel knows.
 
 use core::ffi::c_void;
 
@@ -16,7 +18,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use spillway_ebpf::{KnownUnix, Loss, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN, UnixFoundSample, UnixSample};
+use spillway_ebpf::{
+    KnownUnix, Loss, TCP_LISTEN, UNIX_LISTENERS_MAX, UNIX_NAME_LEN, UnixFoundSample, UnixSample,
+};
 
 use crate::{
     kernel_read::{Helper, IterMeta, IterTaskFile, Reading as _, emit, offset},
@@ -47,7 +51,8 @@ static UNIX_OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn find_unix(ctx: *mut IterTaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its members are read as the verifier allows.
-    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
+    let (meta, task, file) =
+        unsafe { ((*ctx).meta, (*ctx).task.cast_const(), (*ctx).file.cast_const()) };
     if task.is_null() || file.is_null() {
         return 0;
     }

@@ -1,7 +1,8 @@
 //! What the core costs per fact: run with `cargo bench -p spillway-agent --bench core`.
 //!
-//! The numbers that matter are per element: one process observation of 2,000, on a host that is scanned every second and on
-//! which nothing leaks; one listener observation of 50, ten times a second; one line of a trace.
+//! The numbers that matter are per element: one process observation of 2,000, on a host that is
+//! scanned every second and on which nothing leaks; one listener observation of 50, ten times a
+//! second; one line of a trace.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -18,7 +19,8 @@ const PROCESSES: u32 = 2_000;
 const LISTENERS: u32 = 50;
 
 fn processes(growth_bytes: u64) -> Vec<Observation> {
-    let host = Fact::Host(HostFact { mem_available_bytes: 8 << 30, psi_memory_some_avg10: Some(0.0) });
+    let host =
+        Fact::Host(HostFact { mem_available_bytes: 8 << 30, psi_memory_some_avg10: Some(0.0) });
     let process = |pid: u32| {
         Fact::Process(ProcessFact {
             id: ProcessId { pid, start_ticks: u64::from(pid) },
@@ -35,7 +37,10 @@ fn processes(growth_bytes: u64) -> Vec<Observation> {
             mapped_bytes: Some(160 << 20),
         })
     };
-    std::iter::once(host).chain((1..=PROCESSES).map(process)).map(|fact| Observation { t: 0.0, fact }).collect()
+    std::iter::once(host)
+        .chain((1..=PROCESSES).map(process))
+        .map(|fact| Observation { t: 0.0, fact })
+        .collect()
 }
 
 fn listeners() -> Vec<Observation> {
@@ -59,8 +64,15 @@ fn listeners() -> Vec<Observation> {
     (0..LISTENERS).map(listener).map(|fact| Observation { t: 0.0, fact }).collect()
 }
 
-/// Feeds the same facts again and again, `interval_secs` later each time, with memory growing by `growth_bytes`.
-fn feed(core: &mut Engine, output: &mut Output, facts: &mut [Observation], interval_secs: f64, growth_bytes: u64) {
+/// Feeds the same facts again and again, `interval_secs` later each time, with memory growing by
+/// `growth_bytes`.
+fn feed(
+    core: &mut Engine,
+    output: &mut Output,
+    facts: &mut [Observation],
+    interval_secs: f64,
+    growth_bytes: u64,
+) {
     for observation in facts {
         observation.t += interval_secs;
         if let Fact::Process(process) = &mut observation.fact {
@@ -84,7 +96,8 @@ fn bench(criterion: &mut Criterion) {
         let mut core = Engine::new(&Config::default(), INFO);
         let mut output = Output::default();
         // Past warm-up and the first horizons, so that every ring is in use.
-        (0..500).for_each(|_| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
+        (0..500)
+            .for_each(|_| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
         group.bench_function(name, |bencher| {
             bencher.iter(|| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
         });
@@ -94,12 +107,17 @@ fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("trace line");
     for (name, facts) in [("process", processes(0)), ("listener", listeners())] {
         let Ok(mut writer) = TraceWriter::new(Vec::new(), INFO, 1.0) else { continue };
-        let Ok(bytes) = facts.iter().try_for_each(|fact| writer.write(fact)).and_then(|()| writer.finish()) else {
+        let Ok(bytes) =
+            facts.iter().try_for_each(|fact| writer.write(fact)).and_then(|()| writer.finish())
+        else {
             continue;
         };
         group.throughput(Throughput::Elements(facts.len() as u64));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| TraceReader::new(black_box(&bytes[..])).map(|reader| reader.filter(Result::is_ok).count()));
+            bencher.iter(|| {
+                TraceReader::new(black_box(&bytes[..]))
+                    .map(|reader| reader.filter(Result::is_ok).count())
+            });
         });
     }
     group.finish();

@@ -1,4 +1,5 @@
-//! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a trace.
+//! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a
+//! trace.
 
 use std::{
     fs,
@@ -43,12 +44,18 @@ pub struct Recorded {
 /// What was printed is read by then, or is not waited for at the end.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Watches this host until a signal asks to stop. `file` is what `config` was read from, and is read again at SIGHUP.
+/// Watches this host until a signal asks to stop. `file` is what `config` was read from, and is
+/// read again at SIGHUP.
 ///
 /// # Errors
 ///
 /// Where the runtime or a signal handler cannot start. Once it runs it does not fail.
-pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> io::Result<()> {
+pub fn run(
+    config: &Config,
+    file: Option<&Path>,
+    json: bool,
+    sensors: impl FnOnce() -> Sensors,
+) -> io::Result<()> {
     runtime()?.block_on(async {
         let (stop, hangup) = (stopped()?, Hangup::listen()?);
         let mut sensors = sensors();
@@ -88,7 +95,8 @@ pub fn run(config: &Config, file: Option<&Path>, json: bool, sensors: impl FnOnc
         if let Some(why) = actor.as_ref().and_then(LimitWorker::unable) {
             metrics.note_standing("action", why.to_owned());
         }
-        // Once all is there that lasts: reading the kernel's type information takes a multiple for a moment.
+        // Once all is there that lasts: reading the kernel's type information takes a multiple for
+        // a moment.
         self_protection::prepare();
         let service_pods = ServicePods::start(config)?;
         sandbox::system_calls();
@@ -179,7 +187,8 @@ pub fn record(
     runtime()?.block_on(async {
         let stopped = stopped()?;
         let sensors = sensors();
-        let mut writer = TraceWriter::new(out, host_info(&sensors)?, config.sense.interval.as_secs_f64())?;
+        let mut writer =
+            TraceWriter::new(out, host_info(&sensors)?, config.sense.interval.as_secs_f64())?;
         announce(&sensors, config);
         let stop = async {
             tokio::select! {
@@ -238,7 +247,12 @@ fn evidence<'a>(core: &'a Engine, decision: &Decision) -> Option<&'a Verdict> {
 }
 
 /// Prints, counts and pages an outcome; the log has it as well where somebody should look.
-fn tell(printer: &mut EventPrinter, metrics: &Metrics, paging: &mut Option<Notifier>, outcome: &Outcome) {
+fn tell(
+    printer: &mut EventPrinter,
+    metrics: &Metrics,
+    paging: &mut Option<Notifier>,
+    outcome: &Outcome,
+) {
     metrics.note_outcome(outcome);
     if let Some(paging) = paging {
         paging.done(outcome);
@@ -254,7 +268,8 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Reads the configuration again, as far as that needs no restart; says whether `running` follows it. One that is wrong changes nothing.
+/// Reads the configuration again, as far as that needs no restart; says whether `running` follows
+/// it. One that is wrong changes nothing.
 fn reload(file: Option<&Path>, running: &mut Config) -> bool {
     let Some(file) = file else {
         tracing::warn!(
@@ -288,7 +303,8 @@ fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
     Ok(HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus })
 }
 
-/// Says in the log that nothing was seen for a while: the first time, and then at each power of two, because a starved host stalls often.
+/// Says in the log that nothing was seen for a while: the first time, and then at each power of
+/// two, because a starved host stalls often.
 fn report_stall(batch: &Batch<'_>, stall_secs: f64, stalls: &mut u64) {
     if batch.gap_secs < stall_secs {
         return;
@@ -310,7 +326,8 @@ fn host_netns() -> Vec<u32> {
     netns.into_iter().flatten().map(|file| file.ino() as u32).collect()
 }
 
-/// Says in the log what is watched, and how. One reason is one line, however many probes it keeps from attaching.
+/// Says in the log what is watched, and how. One reason is one line, however many probes it keeps
+/// from attaching.
 fn announce(sensors: &Sensors, config: &Config) {
     for line in degraded(sensors.reports()) {
         tracing::warn!("{line}");
@@ -362,7 +379,10 @@ mod tests {
     #[test]
     fn probes_that_fail_alone_are_named_alone() {
         let report = |probe, attached: bool| {
-            let passed = Passed { at: "it", shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)") };
+            let passed = Passed {
+                at: "it",
+                shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)"),
+            };
             ProbeStatus::new(
                 probe,
                 attached.then_some(&fallbacks::of(probe)[0]),
@@ -372,6 +392,9 @@ mod tests {
         let mut reports = Probe::ALL.map(|probe| report(probe, true));
         assert_eq!(degraded(&reports), [""; 0]);
         reports[1] = report(Probe::FaultSamples, false);
-        assert_eq!(degraded(&reports), ["probe fault_samples not attached: kernel refused it (EPERM)"]);
+        assert_eq!(
+            degraded(&reports),
+            ["probe fault_samples not attached: kernel refused it (EPERM)"]
+        );
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Seconds since the clock was made, monotonic. Time that the machine spends suspended does not pass.
+/// Seconds since the clock was made, monotonic. Time that the machine spends suspended does not
+/// pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: Instant,
@@ -15,7 +16,8 @@ impl Clock {
         Self { origin: Instant::now() }
     }
 
-    /// Milliseconds since 1970, by the host's clock, which may be set: for people and for other hosts, never for spans.
+    /// Milliseconds since 1970, by the host's clock, which may be set: for people and for other
+    /// hosts, never for spans.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn unix_ms(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -1,16 +1,18 @@
-//! The core: one observation in, verdicts and decisions out. Pure; the live daemon, replay and simulation share it.
+//! The core: one observation in, verdicts and decisions out. Pure; the live daemon, replay and
+//! simulation share it.
 //!
-//! It owns the detectors, the policy and the little they must be told about time and the host. A `Host` fact opens a
-//! scan; what later scans do not show is gone. Cold start: nothing is known and nothing is claimed.
-//! Failure: there is none to report; what cannot be used is counted. It refuses time that is not a number or runs
-//! backwards, except that an exit or exec that arrives late still happened, and counts as happening now.
+//! It owns the detectors, the policy and the little they must be told about time and the host. A
+//! `Host` fact opens a scan; what later scans do not show is gone. Cold start: nothing is known and
+//! nothing is claimed. Failure: there is none to report; what cannot be used is counted. It refuses
+//! time that is not a number or runs backwards, except that an exit or exec that arrives late still
+//! happened, and counts as happening now.
 
 use crate::{
     config::Config,
     decide::{Decision, Policy, Services},
     detect::{
-        Context, DependencyDetector, Detector, Findings, LeakDetector, OverloadDetector, ResourceDetector,
-        SensorHealth, Verdict,
+        Context, DependencyDetector, Detector, Findings, LeakDetector, OverloadDetector,
+        ResourceDetector, SensorHealth, Verdict,
     },
     sense::{Fact, HostFact, Observation},
 };
@@ -74,7 +76,11 @@ fn policy(config: &Config) -> Policy {
     let policy = Policy::new(&config.decide, config.mode);
     let drain = &config.act.drain;
     // HAProxy takes a node out at its word, and asks nobody.
-    if drain.url.is_none() && drain.agent_check.is_some() { policy.without_granter() } else { policy }
+    if drain.url.is_none() && drain.agent_check.is_some() {
+        policy.without_granter()
+    } else {
+        policy
+    }
 }
 
 impl Engine {
@@ -121,7 +127,13 @@ impl Engine {
             Fact::Sensing(sensing) => self.trust.note(t, sensing),
             _ => {}
         }
-        let context = Context { t, scan: self.scan, info: self.info, host: self.host.as_ref(), trust: &self.trust };
+        let context = Context {
+            t,
+            scan: self.scan,
+            info: self.info,
+            host: self.host.as_ref(),
+            trust: &self.trust,
+        };
         // The list of detectors.
         let detectors: [&mut dyn Detector; 4] =
             [&mut self.leak, &mut self.handles, &mut self.overload, &mut self.cascade];
@@ -143,7 +155,8 @@ impl Engine {
         self.policy.services()
     }
 
-    /// Follows another configuration in what needs no restart (see [`crate::config::Reload`]). What was seen and what stands are kept.
+    /// Follows another configuration in what needs no restart (see [`crate::config::Reload`]). What
+    /// was seen and what stands are kept.
     pub fn reload(&mut self, config: &Config) {
         self.leak.reload(&config.detect.leak);
         self.overload.reload(&config.detect.overload);
@@ -199,10 +212,17 @@ mod tests {
 
     #[test]
     fn late_exits_count_and_other_facts_from_the_past_do_not() {
-        let mut core = Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
+        let mut core =
+            Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
         let host = || Fact::Host(HostFact { mem_available_bytes: 1, psi_memory_some_avg10: None });
         let exit = || Fact::Exit(ProcessId { pid: 1, start_ticks: 1 });
-        for (t, fact) in [(5.0, host()), (4.0, exit()), (4.0, host()), (f64::NAN, exit()), (f64::INFINITY, host())] {
+        for (t, fact) in [
+            (5.0, host()),
+            (4.0, exit()),
+            (4.0, host()),
+            (f64::NAN, exit()),
+            (f64::INFINITY, host()),
+        ] {
             assert!(core.apply(&Observation { t, fact }).is_empty());
         }
         assert_eq!(core.tracked(), EngineSize { ignored_total: 3, ..EngineSize::default() });

@@ -1,7 +1,9 @@
-//! Entry points for the fuzz targets in `tests/fuzz`, one for each parser of bytes that somebody else wrote.
+//! Entry points for the fuzz targets in `tests/fuzz`, one for each parser of bytes that somebody
+//! else wrote.
 //!
-//! Not part of the agent: compiled for tests, and for fuzzing (`--cfg fuzzing`). Each takes any bytes, and panics if the parser does or if what it
-//! returns breaks a promise. The tests below feed each a few random inputs, so that a target cannot rot between two fuzzing runs.
+//! Not part of the agent: compiled for tests, and for fuzzing (`--cfg fuzzing`). Each takes any
+//! bytes, and panics if the parser does or if what it returns breaks a promise. The tests below
+//! feed each a few random inputs, so that a target cannot rot between two fuzzing runs.
 
 use std::{
     io::{Read as _, Write as _},
@@ -36,7 +38,11 @@ use crate::{
 /// A journal entry names nothing outside of its cgroup.
 pub fn journal(bytes: &[u8]) {
     if let Ok(entry) = act::read_entry(bytes) {
-        let names = entry.changes.iter().map(|change| &change.file).chain(entry.unit.iter().map(|unit| &unit.name));
+        let names = entry
+            .changes
+            .iter()
+            .map(|change| &change.file)
+            .chain(entry.unit.iter().map(|unit| &unit.name));
         assert!(names.into_iter().all(|name| !name.contains('/') && name != ".."), "{entry:?}");
     }
 }
@@ -47,13 +53,16 @@ pub fn drain_state(bytes: &[u8]) {
     let again = serde_json::from_slice(&serde_json::to_vec(&kept).expect("it is JSON"));
     assert_eq!(again.ok().as_ref(), Some(&kept));
     if let Some(request) = &kept.request {
-        serde_json::from_slice::<serde_json::Value>(&request.body("host")).expect("the body is JSON");
+        serde_json::from_slice::<serde_json::Value>(&request.body("host"))
+            .expect("the body is JSON");
     }
 }
 
 /// A page from the spool can be put into every receiver's form.
 pub fn spool(bytes: &[u8]) {
-    let Ok(entry) = serde_json::from_slice::<spool::SpoolEntry<Notification>>(bytes) else { return };
+    let Ok(entry) = serde_json::from_slice::<spool::SpoolEntry<Notification>>(bytes) else {
+        return;
+    };
     for body in notify::bodies(&entry.what) {
         serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON");
     }
@@ -111,7 +120,9 @@ pub fn replies(bytes: &[u8]) {
     let Ok(code) = StatusCode::from_u16(status) else { return };
     let answer = Response { status: code, headers, body: Bytes::copy_from_slice(body) };
     let after = answer.retry_after(1_800_000_000_000);
-    for said in notify::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)]) {
+    for said in
+        notify::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)])
+    {
         assert!(!said.contains(char::is_control) && said.chars().count() <= 300, "{said:?}");
     }
     let _ = kubernetes::parse_pods(body);
@@ -122,12 +133,17 @@ pub fn agent_check(bytes: &[u8]) {
     static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         let metrics = Metrics::new(Clock::start(), 1.0);
         on_a_thread(async move {
-            serve::serve_agent_check(LOOPBACK, &[], &metrics, Arc::new(ReadinessCell::default())).await.ok()
+            serve::serve_agent_check(LOOPBACK, &[], &metrics, Arc::new(ReadinessCell::default()))
+                .await
+                .ok()
         })
     });
     // A client that says more than is read may see a reset instead of the line.
     let answer = ask(*SERVER, &bytes[..bytes.len().min(1_000)]);
-    assert!(answer.ends_with(b"\n") && answer.iter().filter(|byte| **byte == b'\n').count() == 1, "{answer:?}");
+    assert!(
+        answer.ends_with(b"\n") && answer.iter().filter(|byte| **byte == b'\n').count() == 1,
+        "{answer:?}"
+    );
 }
 
 /// Whatever a client says, the server answers in HTTP or closes the connection, and goes on.
@@ -135,23 +151,30 @@ pub fn http(bytes: &[u8]) {
     static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
         let metrics = Arc::new(Metrics::new(Clock::start(), 1.0));
         let config = ServeConfig { listen: LOOPBACK, ..ServeConfig::default() };
-        on_a_thread(async move { serve::serve(&config, metrics, Arc::new(ReadinessCell::default())).await.ok() })
+        on_a_thread(async move {
+            serve::serve(&config, metrics, Arc::new(ReadinessCell::default())).await.ok()
+        })
     });
     let answer = ask(*SERVER, bytes);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
 }
 
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const LOOPBACK: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
-    ["ssh.service", "*", "a?[b-d]*.slice", "/a/*", "/*/b?"].iter().filter_map(|text| Pattern::new(text).ok()).collect()
+    ["ssh.service", "*", "a?[b-d]*.slice", "/a/*", "/*/b?"]
+        .iter()
+        .filter_map(|text| Pattern::new(text).ok())
+        .collect()
 });
 
 /// Runs a server for as long as the process lives.
 fn on_a_thread(start: impl Future<Output = Option<SocketAddr>> + Send + 'static) -> SocketAddr {
     let (started, address) = mpsc::channel();
     thread::spawn(move || {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
+        let runtime =
+            Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
         runtime.block_on(async {
             let _ = started.send(start.await);
             std::future::pending::<()>().await;
@@ -186,14 +209,26 @@ mod tests {
     const TARGETS: [fn(&[u8]); 10] =
         [journal, drain_state, spool, btf, records, proc, sock_diag, replies, agent_check, http];
 
-    const NAMES: [&str; 10] =
-        ["journal", "drain_state", "spool", "btf", "records", "proc", "sock_diag", "replies", "agent_check", "http"];
+    const NAMES: [&str; 10] = [
+        "journal",
+        "drain_state",
+        "spool",
+        "btf",
+        "records",
+        "proc",
+        "sock_diag",
+        "replies",
+        "agent_check",
+        "http",
+    ];
 
     /// Seeds of each target, in the order of [`TARGETS`].
     fn seeds() -> Vec<Vec<Vec<u8>>> {
         let of = |name| {
-            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/").to_owned() + name;
-            let mut paths: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let directory =
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/seeds/").to_owned() + name;
+            let mut paths: Vec<_> =
+                std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
             paths.sort();
             paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
         };
@@ -208,8 +243,12 @@ mod tests {
                 target(&bytes);
                 match *name {
                     "journal" => drop(act::read_entry(&bytes).unwrap()),
-                    "drain_state" => drop(serde_json::from_slice::<drain::SavedState>(&bytes).unwrap()),
-                    "spool" => drop(serde_json::from_slice::<spool::SpoolEntry<Notification>>(&bytes).unwrap()),
+                    "drain_state" => {
+                        drop(serde_json::from_slice::<drain::SavedState>(&bytes).unwrap())
+                    }
+                    "spool" => drop(
+                        serde_json::from_slice::<spool::SpoolEntry<Notification>>(&bytes).unwrap(),
+                    ),
                     "btf" => drop(bpf::Btf::from_bytes(bytes.clone()).unwrap()),
                     "sock_diag" => assert!(!sense::from_sock_diag(&bytes).is_empty()),
                     _ => {}

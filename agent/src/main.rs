@@ -104,14 +104,16 @@ enum Command {
         /// Which process.
         #[arg(long)]
         pid: u32,
-        /// Where to write the picture (SVG); standard output without it. A file that exists is not overwritten.
+        /// Where to write the picture (SVG); standard output without it. A file that exists is not
+        /// overwritten.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         /// Configuration file; every default without one.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Stop every action of an agent, even of one that hangs. What was changed stays until `spillway undo`.
+    /// Stop every action of an agent, even of one that hangs. What was changed stays until
+    /// `spillway undo`.
     Pause {
         /// Configuration file, for record.state_dir.
         #[arg(long, value_name = "FILE")]
@@ -138,7 +140,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Put back everything that was changed on this host, with or without an agent. Exits 1 if something cannot be.
+    /// Put back everything that was changed on this host, with or without an agent. Exits 1 if
+    /// something cannot be.
     Undo {
         /// Configuration file, for record.state_dir.
         #[arg(long, value_name = "FILE")]
@@ -168,20 +171,25 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Run { config, json, no_bpf } => commands::run(config.as_deref(), json, || sensors(no_bpf)),
+        Command::Run { config, json, no_bpf } => {
+            commands::run(config.as_deref(), json, || sensors(no_bpf))
+        }
         Command::CheckConfig { file, json, .. } => commands::check_config(file.as_deref(), json),
         Command::Record { out, duration, config, no_bpf } => {
             commands::record(&out, duration, config.as_deref(), || sensors(no_bpf))
         }
-        Command::Replay { trace, decisions, config } => commands::replay(&trace, decisions, config.as_deref()),
+        Command::Replay { trace, decisions, config } => {
+            commands::replay(&trace, decisions, config.as_deref())
+        }
         Command::Explain { trace, pid, out, config } => {
             commands::explain(&trace, pid, out.as_deref(), config.as_deref())
         }
         Command::Pause { config } => commands::pause(config.as_deref(), true),
         Command::Resume { config } => commands::pause(config.as_deref(), false),
-        Command::Drain { maintenance, config } => {
-            commands::say(config.as_deref(), if maintenance { Override::Maintenance } else { Override::Drain })
-        }
+        Command::Drain { maintenance, config } => commands::say(
+            config.as_deref(),
+            if maintenance { Override::Maintenance } else { Override::Drain },
+        ),
         Command::Undrain { config } => commands::say(config.as_deref(), Override::Undrain),
         Command::Undo { config, json } => commands::undo(config.as_deref(), json),
         Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),

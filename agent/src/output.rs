@@ -47,13 +47,15 @@ impl EventPrinter {
     pub fn verdict(&mut self, verdict: &Verdict) {
         let (kind, state) = (verdict.claim.name(), verdict.state.name());
         let (severity, reason) = match &verdict.harm {
-            Some(harm) => {
-                (format!(", {}", harm.severity.name()), format!("; {}: {}", harm.severity.name(), harm.reason))
-            }
+            Some(harm) => (
+                format!(", {}", harm.severity.name()),
+                format!("; {}: {}", harm.severity.name(), harm.reason),
+            ),
             None => (String::new(), String::new()),
         };
         let sure = verdict.confidence * 100.0;
-        let sentence = format!("{kind} {state}{severity} ({sure:.0} % sure): {}{reason}", verdict.why);
+        let sentence =
+            format!("{kind} {state}{severity} ({sure:.0} % sure): {}{reason}", verdict.why);
         self.line(verdict, &sentence);
     }
 
@@ -62,7 +64,9 @@ impl EventPrinter {
         let sentence = match &decision.refused {
             None if decision.performed => format!("  {} for {}", decision.action, decision.id),
             None => format!("  would {} for {}", decision.action, decision.id),
-            Some(refusal) => format!("  refused {} of {}: {refusal}", decision.action, subject(decision)),
+            Some(refusal) => {
+                format!("  refused {} of {}: {refusal}", decision.action, subject(decision))
+            }
         };
         self.line(decision, &sentence);
     }
@@ -78,7 +82,9 @@ impl EventPrinter {
         let printed = if self.json {
             write_line(&mut self.out, json).map_err(|error| error.to_string())
         } else {
-            self.out.write_all(format!("{sentence}\n").as_bytes()).map_err(|error| error.to_string())
+            self.out
+                .write_all(format!("{sentence}\n").as_bytes())
+                .map_err(|error| error.to_string())
         };
         if let Err(error) = printed {
             tracing::warn!(error, "a line is not printed");

@@ -1,9 +1,10 @@
 //! The loop: wait, read, hand on.
 //!
-//! One task owns all state. Two timers wake it; each read becomes a [`Batch`] of observations that is handed to whoever
-//! asked: the core in `spillway run`, a trace in `spillway record`. Reads are short (a scan of 2,000 processes takes under
-//! a millisecond), so they are made on the loop itself. Births and deaths wake nobody: they wait in the kernel's ring for
-//! the next read and come first in its batch.
+//! One task owns all state. Two timers wake it; each read becomes a [`Batch`] of observations that
+//! is handed to whoever asked: the core in `spillway run`, a trace in `spillway record`. Reads are
+//! short (a scan of 2,000 processes takes under a millisecond), so they are made on the loop
+//! itself. Births and deaths wake nobody: they wait in the kernel's ring for the next read and come
+//! first in its batch.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -14,8 +15,8 @@ use crate::{
     sense::{Observation, Sensors},
 };
 
-/// Share of one core that reads of one kind may take. A guess at what an operator would still call cheap; with BPF a scan
-/// would need 50,000 processes to reach it, without BPF some 1,000 do.
+/// Share of one core that reads of one kind may take. A guess at what an operator would still call
+/// cheap; with BPF a scan would need 50,000 processes to reach it, without BPF some 1,000 do.
 const READ_SHARE_MAX: f64 = 0.05;
 
 /// Which read a batch comes from; either also brings the births and deaths since the last.
@@ -52,8 +53,8 @@ pub struct Intervals {
     pub listeners: Duration,
 }
 
-/// Reads until `stop` is done, and hands every batch to `consume`. A late tick is not made up for: a loop that was held
-/// up must not scan in a burst.
+/// Reads until `stop` is done, and hands every batch to `consume`. A late tick is not made up for:
+/// a loop that was held up must not scan in a burst.
 ///
 /// # Errors
 ///
@@ -80,7 +81,8 @@ pub async fn watch<E>(
             due = processes.tick() => (ScanKind::Processes, due),
         };
         let t = clock.now();
-        let gap_secs = gap_secs(std::mem::replace(&mut last_t, t), waits_from, clock.at(due.into_std()), t);
+        let gap_secs =
+            gap_secs(std::mem::replace(&mut last_t, t), waits_from, clock.at(due.into_std()), t);
         observations.clear();
         sensors.drain_life(t, &mut observations);
         match read {
@@ -92,8 +94,10 @@ pub async fn watch<E>(
             ScanKind::Processes => (&mut processes, pace.processes, &mut last_took_secs.0),
             ScanKind::Listeners => (&mut listeners, pace.listeners, &mut last_took_secs.1),
         };
-        // One slow read is bad luck, or much that is new at once; a long rest for it would only blind.
-        let next_in = rest_after(took_secs.min(std::mem::replace(last_took_secs, took_secs)), period);
+        // One slow read is bad luck, or much that is new at once; a long rest for it would only
+        // blind.
+        let next_in =
+            rest_after(took_secs.min(std::mem::replace(last_took_secs, took_secs)), period);
         if next_in > period {
             ticks.reset_after(next_in);
         }
@@ -102,14 +106,15 @@ pub async fn watch<E>(
     }
 }
 
-/// For how long nothing could be noticed between two turns that began at `last_t` and `t`: all of the time but the wait, from
-/// `waits_from`, until the second was due. It is what the first took and by how much the second was late.
+/// For how long nothing could be noticed between two turns that began at `last_t` and `t`: all of
+/// the time but the wait, from `waits_from`, until the second was due. It is what the first took
+/// and by how much the second was late.
 fn gap_secs(last_t: f64, waits_from: f64, due: f64, t: f64) -> f64 {
     t - last_t - (due - waits_from).max(0.0)
 }
 
-/// Time until the next read where reads take so long: slow ones are made less often, so that those of one kind do not take more
-/// than [`READ_SHARE_MAX`] of a core.
+/// Time until the next read where reads take so long: slow ones are made less often, so that those
+/// of one kind do not take more than [`READ_SHARE_MAX`] of a core.
 fn rest_after(took_secs: f64, period: Duration) -> Duration {
     Duration::try_from_secs_f64(took_secs / READ_SHARE_MAX).map_or(period, |rest| rest.max(period))
 }
@@ -126,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_gap_is_what_a_turn_took_and_by_how_much_the_next_was_late() {
-        let is = |gap: f64, wanted: f64| assert!((gap - wanted).abs() < 1e-9, "{gap}, not {wanted}");
+        let is =
+            |gap: f64, wanted: f64| assert!((gap - wanted).abs() < 1e-9, "{gap}, not {wanted}");
         // A turn of 20 ms, and the next one on time.
         is(gap_secs(1.0, 1.02, 1.1, 1.1), 0.02);
         // The next one late by half a second: nobody woke the loop.

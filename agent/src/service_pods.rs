@@ -1,8 +1,9 @@
 //! Pods that `decide.services` names by a label or a namespace: which uids those are on this node.
 //!
-//! A cgroup names a pod by its uid alone, so the rest is read from the kubelet's directories and, for labels, from the Kubernetes API. Both may
-//! be slow, so a thread asks every [`REFRESH`]. Cold start: no pod is named until the first answer. Failure: the last answer stays, and the
-//! reason is logged once.
+//! A cgroup names a pod by its uid alone, so the rest is read from the kubelet's directories and,
+//! for labels, from the Kubernetes API. Both may be slow, so a thread asks every [`REFRESH`]. Cold
+//! start: no pod is named until the first answer. Failure: the last answer stays, and the reason is
+//! logged once.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use crate::{
     config::{Config, Pattern},
 };
 
-/// Time between two looks. A pod is proven a service by its traffic as well, so that a late answer costs little.
+/// Time between two looks. A pod is proven a service by its traffic as well, so that a late answer
+/// costs little.
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// Uids of named pods, each with the pattern that names it.
@@ -35,13 +37,16 @@ impl ServicePods {
     ///
     /// If there can be no thread.
     pub fn start(config: &Config) -> io::Result<Option<Self>> {
-        let patterns: Vec<Pattern> = config.decide.services.iter().filter_map(|one| one.pods().cloned()).collect();
+        let patterns: Vec<Pattern> =
+            config.decide.services.iter().filter_map(|one| one.pods().cloned()).collect();
         if patterns.is_empty() {
             return Ok(None);
         }
         let pods = PodLookup::of_patterns(config, &patterns);
         let (sender, answers) = channel();
-        thread::Builder::new().name("service-pods".to_owned()).spawn(move || keep(pods, &patterns, &sender))?;
+        thread::Builder::new()
+            .name("service-pods".to_owned())
+            .spawn(move || keep(pods, &patterns, &sender))?;
         Ok(Some(Self { answers }))
     }
 
@@ -99,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_namespace_names_its_pods_by_the_kubelets_directories() {
-        let dir = std::env::temp_dir().join(format!("spillway-service-pods-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("spillway-service-pods-{}", std::process::id()));
         for name in ["shop_web-1_11-22", "kube-system_dns_33-44", "no-pod", "a_b"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }

@@ -1,6 +1,7 @@
 //! Signals: SIGINT, SIGTERM and SIGQUIT stop, SIGHUP has the configuration read again.
 //!
-//! Their handlers are set before anything is changed on the host, so that no signal ends an agent that has something to put back.
+//! Their handlers are set before anything is changed on the host, so that no signal ends an agent
+//! that has something to put back.
 
 use std::{
     future::Future,

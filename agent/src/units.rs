@@ -1,4 +1,5 @@
-//! Sizes, numbers and spans as a colleague would say them. Only for people: machines get the numbers beside the sentence.
+//! Sizes, numbers and spans as a colleague would say them. Only for people: machines get the
+//! numbers beside the sentence.
 
 use std::fmt;
 
@@ -50,7 +51,8 @@ impl fmt::Display for Count {
     }
 }
 
-/// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more than one.
+/// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more
+/// than one.
 pub(crate) struct Frequency(pub f64);
 
 impl fmt::Display for Frequency {
@@ -79,24 +81,40 @@ mod tests {
 
     #[test]
     fn counts_and_paces_read_well() {
-        for (count, expected) in [(0, "0"), (999, "999"), (1_024, "1,024"), (1_048_576, "1,048,576")] {
+        for (count, expected) in
+            [(0, "0"), (999, "999"), (1_024, "1,024"), (1_048_576, "1,048,576")]
+        {
             assert_eq!(Count(count).to_string(), expected);
         }
-        for (per_sec, expected) in
-            [(120.0, "120/s"), (1.0 / 3.0, "20/min"), (1.5 / 3_600.0, "1.5/h"), (1e-6, "0.1/day"), (3.0, "3/s")]
-        {
+        for (per_sec, expected) in [
+            (120.0, "120/s"),
+            (1.0 / 3.0, "20/min"),
+            (1.5 / 3_600.0, "1.5/h"),
+            (1e-6, "0.1/day"),
+            (3.0, "3/s"),
+        ] {
             assert_eq!(Frequency(per_sec).to_string(), expected);
         }
     }
 
     #[test]
     fn sizes_and_spans_read_well() {
-        let sizes =
-            [(4096.0, "4.0 KiB"), (134_217_728.0, "128.0 MiB"), (2_040_109_465.6, "1.9 GiB"), (1e15, "909.5 TiB")];
+        let sizes = [
+            (4096.0, "4.0 KiB"),
+            (134_217_728.0, "128.0 MiB"),
+            (2_040_109_465.6, "1.9 GiB"),
+            (1e15, "909.5 TiB"),
+        ];
         for (bytes, expected) in sizes {
             assert_eq!(Size(bytes).to_string(), expected);
         }
-        let spans = [(4.46, "4.5 s"), (32.0, "32 s"), (480.0, "8 min"), (8_280.0, "2.3 h"), (864_000.0, "10.0 days")];
+        let spans = [
+            (4.46, "4.5 s"),
+            (32.0, "32 s"),
+            (480.0, "8 min"),
+            (8_280.0, "2.3 h"),
+            (864_000.0, "10.0 days"),
+        ];
         for (secs, expected) in spans {
             assert_eq!(Span(secs).to_string(), expected);
         }

@@ -1,5 +1,6 @@
-//! As much of a Kubernetes API server as reads and patches nodes, over TLS, as the real one does: who has not the token, or whom the
-//! rules do not let, is refused, and so is a patch of what was changed since it was read, or of what no node has.
+//! As much of a Kubernetes API server as reads and patches nodes, over TLS, as the real one does:
+//! who has not the token, or whom the rules do not let, is refused, and so is a patch of what was
+//! changed since it was read, or of what no node has.
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +38,8 @@ struct Cluster {
 }
 
 impl NodeServer {
-    /// Starts one that has a node of each of these names, for who has this token: a service account by this name, which the rules of a
-    /// ClusterRole let do what they say.
+    /// Starts one that has a node of each of these names, for who has this token: a service account
+    /// by this name, which the rules of a ClusterRole let do what they say.
     ///
     /// # Panics
     ///
@@ -47,10 +48,12 @@ impl NodeServer {
         let authority = Authority::make();
         let nodes = names.iter().map(|name| ((*name).to_owned(), node(name))).collect();
         let (token, user) = (token.to_owned(), user.to_owned());
-        let cluster = Arc::new(Mutex::new(Cluster { nodes, version: 4_711, token, user, rules, busy: 0 }));
+        let cluster =
+            Arc::new(Mutex::new(Cluster { nodes, version: 4_711, token, user, rules, busy: 0 }));
         let answers = cluster.clone();
-        let server =
-            TlsServer::start(&authority, &[HOST], None, move |received, stream| act(&answers, received, stream));
+        let server = TlsServer::start(&authority, &[HOST], None, move |received, stream| {
+            act(&answers, received, stream)
+        });
         Self { server, authority, cluster }
     }
 
@@ -101,7 +104,8 @@ impl Cluster {
         }
         let mut words = received.line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let unknown = || (404, "NotFound", "the server could not find the requested resource".to_owned());
+        let unknown =
+            || (404, "NotFound", "the server could not find the requested resource".to_owned());
         let name = path.strip_prefix(PATH).ok_or_else(unknown)?.trim_start_matches('/');
         let verb = match (method, name) {
             ("GET", "") => "list",
@@ -109,7 +113,13 @@ impl Cluster {
             ("PATCH", _) => "patch",
             ("PUT", _) => "update",
             ("DELETE", _) => "delete",
-            _ => return Err((405, "MethodNotAllowed", "the server does not allow this method".to_owned())),
+            _ => {
+                return Err((
+                    405,
+                    "MethodNotAllowed",
+                    "the server does not allow this method".to_owned(),
+                ));
+            }
         };
         if !self.lets(verb, name) {
             let user = &self.user;
@@ -118,8 +128,11 @@ impl Cluster {
             );
             return Err((403, "Forbidden", message));
         }
-        let node =
-            self.nodes.get(name).ok_or_else(|| (404, "NotFound", format!("nodes \"{name}\" not found")))?.clone();
+        let node = self
+            .nodes
+            .get(name)
+            .ok_or_else(|| (404, "NotFound", format!("nodes \"{name}\" not found")))?
+            .clone();
         match verb {
             "get" => {
                 if self.busy > 0 {
@@ -129,7 +142,11 @@ impl Cluster {
                 Ok(node)
             }
             "patch" if received.header("content-type") != Some("application/merge-patch+json") => {
-                Err((415, "UnsupportedMediaType", "the body of the request was in an unknown format".to_owned()))
+                Err((
+                    415,
+                    "UnsupportedMediaType",
+                    "the body of the request was in an unknown format".to_owned(),
+                ))
             }
             "patch" => {
                 let patch = serde_json::from_slice(&received.body);
@@ -140,7 +157,9 @@ impl Cluster {
     }
 
     fn lets(&self, verb: &str, name: &str) -> bool {
-        let has = |list: &Value, wanted: &str| list.as_array().is_some_and(|list| list.iter().any(|one| one == wanted));
+        let has = |list: &Value, wanted: &str| {
+            list.as_array().is_some_and(|list| list.iter().any(|one| one == wanted))
+        };
         self.rules.as_array().is_some_and(|rules| {
             rules.iter().any(|rule| {
                 has(&rule["apiGroups"], "")
@@ -163,9 +182,13 @@ impl Cluster {
         }
         let mut node = before.clone();
         merge(&mut node, patch);
-        check(&before, &node).map_err(|message| (422, "Invalid", format!("Node \"{name}\" is invalid: {message}")))?;
+        check(&before, &node).map_err(|message| {
+            (422, "Invalid", format!("Node \"{name}\" is invalid: {message}"))
+        })?;
         // What is false is left out.
-        if let Some(spec) = node["spec"].as_object_mut().filter(|spec| spec.get("unschedulable") == Some(&json!(false)))
+        if let Some(spec) = node["spec"]
+            .as_object_mut()
+            .filter(|spec| spec.get("unschedulable") == Some(&json!(false)))
         {
             spec.remove("unschedulable");
         }
@@ -231,7 +254,10 @@ fn check(before: &Value, after: &Value) -> Result<(), String> {
             return Err(format!("metadata.{fixed}: field is immutable"));
         }
     }
-    known("metadata", &["name", "uid", "resourceVersion", "creationTimestamp", "labels", "annotations"])?;
+    known(
+        "metadata",
+        &["name", "uid", "resourceVersion", "creationTimestamp", "labels", "annotations"],
+    )?;
     known("spec", &["podCIDR", "podCIDRs", "providerID", "unschedulable", "taints"])?;
     if !matches!(after["spec"]["unschedulable"], Value::Null | Value::Bool(_)) {
         return Err("spec.unschedulable: must be a boolean".to_owned());
@@ -245,7 +271,11 @@ fn check(before: &Value, after: &Value) -> Result<(), String> {
             return Err(format!("metadata.annotations: {key}: {value}"));
         }
     }
-    if before["status"] != after["status"] { Err("status is changed elsewhere".to_owned()) } else { Ok(()) }
+    if before["status"] != after["status"] {
+        Err("status is changed elsewhere".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn lock(cluster: &Mutex<Cluster>) -> MutexGuard<'_, Cluster> {

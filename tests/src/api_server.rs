@@ -1,5 +1,5 @@
-//! As much of a Kubernetes API server as lists the pods of a node, over TLS, as the real one answers: what it does not know, or whoever
-//! may not ask, it refuses as that does.
+//! As much of a Kubernetes API server as lists the pods of a node, over TLS, as the real one
+//! answers: what it does not know, or whoever may not ask, it refuses as that does.
 
 use std::{
     fs,
@@ -113,7 +113,12 @@ pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &s
     fs::write(directory.join("token"), token).expect("a file can be written");
 }
 
-fn act(pods: &[PodOf], conduct: &Conduct, received: &Received, stream: &mut Answering) -> io::Result<()> {
+fn act(
+    pods: &[PodOf],
+    conduct: &Conduct,
+    received: &Received,
+    stream: &mut Answering,
+) -> io::Result<()> {
     match conduct {
         Conduct::Lists { token, is_partial } => {
             let (status, body) = list(pods, token, *is_partial, received);
@@ -155,20 +160,35 @@ pub(crate) fn say(stream: &mut Answering, status: &str, body: &str) -> io::Resul
     answer(stream, status, "application/json", body)
 }
 
-fn list(pods: &[PodOf], token: &str, is_partial: bool, received: &Received) -> (&'static str, Value) {
+fn list(
+    pods: &[PodOf],
+    token: &str,
+    is_partial: bool,
+    received: &Received,
+) -> (&'static str, Value) {
     if received.header("authorization") != Some(&format!("Bearer {token}")) {
         return ("401 Unauthorized", failure(401, "Unauthorized", "Unauthorized"));
     }
     if received.line != format!("GET {PATH} HTTP/1.1") {
-        return ("404 Not Found", failure(404, "NotFound", "the server could not find the requested resource"));
+        return (
+            "404 Not Found",
+            failure(404, "NotFound", "the server could not find the requested resource"),
+        );
     }
     let accepted = received.header("accept").unwrap_or_default();
     if !accepted.split(", ").any(|one| one == "application/json") {
-        return ("406 Not Acceptable", failure(406, "NotAcceptable", "only application/json is served"));
+        return (
+            "406 Not Acceptable",
+            failure(406, "NotAcceptable", "only application/json is served"),
+        );
     }
-    let is_partial =
-        is_partial && accepted.starts_with("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
-    let (kind, version) = if is_partial { ("PartialObjectMetadataList", "meta.k8s.io/v1") } else { ("PodList", "v1") };
+    let is_partial = is_partial
+        && accepted.starts_with("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    let (kind, version) = if is_partial {
+        ("PartialObjectMetadataList", "meta.k8s.io/v1")
+    } else {
+        ("PodList", "v1")
+    };
     let items: Vec<_> = pods.iter().map(|pod| item(pod, is_partial)).collect();
     (
         "200 OK",

@@ -1,7 +1,8 @@
 //! An agent of which one BPF program is broken, for the kernel's verifier to refuse.
 //!
-//! The agent carries its BPF object as it was built, so the program is found in the agent's own file: the only ELF image
-//! for the BPF machine in it, its symbol table, and the symbol's instructions.
+//! The agent carries its BPF object as it was built, so the program is found in the agent's own
+//! file: the only ELF image for the BPF machine in it, its symbol table, and the symbol's
+//! instructions.
 
 /// `EM_BPF` of include/uapi/linux/elf-em.h, at the place of `e_machine`.
 const BPF_MACHINE: [u8; 2] = [247, 0];
@@ -25,7 +26,8 @@ pub fn break_program(binary: &mut [u8], program: &str) {
         .windows(64)
         .position(|bytes| bytes.starts_with(&ELF_64_LITTLE) && bytes[18..20] == BPF_MACHINE)
         .expect("the agent holds a BPF object");
-    let (at, bytes) = instructions(&binary[object..], program).unwrap_or_else(|| panic!("no BPF program {program}"));
+    let (at, bytes) = instructions(&binary[object..], program)
+        .unwrap_or_else(|| panic!("no BPF program {program}"));
     binary[object + at + bytes - INSTRUCTION_BYTES] = INVALID_CODE;
 }
 
@@ -33,8 +35,9 @@ pub fn break_program(binary: &mut [u8], program: &str) {
 fn instructions(elf: &[u8], function: &str) -> Option<(usize, usize)> {
     let sections = number(elf, 0x28, 8)?;
     let section = |index: usize| elf.get(sections + index * SECTION_BYTES..)?.get(..SECTION_BYTES);
-    let table =
-        (0..number(elf, 0x3C, 2)?).filter_map(section).find(|s| number(s, 4, 4) == Some(SYMBOL_TABLE as usize))?;
+    let table = (0..number(elf, 0x3C, 2)?)
+        .filter_map(section)
+        .find(|s| number(s, 4, 4) == Some(SYMBOL_TABLE as usize))?;
     let (symbols, size) = (number(table, 24, 8)?, number(table, 32, 8)?);
     let names = number(section(number(table, 40, 4)?)?, 24, 8)?;
     elf.get(symbols..symbols + size)?.chunks_exact(SYMBOL_BYTES).find_map(|symbol| {

@@ -20,9 +20,11 @@ impl Held {
     ///
     /// Where it is gone.
     pub fn by(pid: u32) -> Self {
-        let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("it runs").count();
+        let count =
+            |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("it runs").count();
         let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
-        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("it has a size");
+        let pages: u64 =
+            statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("it has a size");
         Self { resident_bytes: pages * 4096, threads: count("task"), descriptors: count("fd") }
     }
 }

@@ -1,4 +1,5 @@
-//! When a process is killed, and how often: at random, spread over what it does, however fast the machine is at the moment.
+//! When a process is killed, and how often: at random, spread over what it does, however fast the
+//! machine is at the moment.
 
 use std::{env, thread, time::Duration};
 
@@ -32,26 +33,30 @@ impl Kills {
         Duration::from_secs_f64(self.span_secs * (random >> 11) as f64 / (1_u64 << 53) as f64)
     }
 
-    /// Takes whether the last one came to the end of what it was to do. Half of them should: then the other half are killed evenly over it,
-    /// and the first while what follows is under way.
+    /// Takes whether the last one came to the end of what it was to do. Half of them should: then
+    /// the other half are killed evenly over it, and the first while what follows is under way.
     pub fn note(&mut self, was_done: bool) {
         self.span_secs = if was_done { self.span_secs / STEP } else { self.span_secs * STEP };
         self.span_secs = self.span_secs.clamp(SPAN_SECS[0], SPAN_SECS[1]);
     }
 }
 
-/// Runs lanes beside one another, each with its number and with a random number for each of its kills; gives how many those are in all, and
-/// what came of each lane.
+/// Runs lanes beside one another, each with its number and with a random number for each of its
+/// kills; gives how many those are in all, and what came of each lane.
 ///
 /// # Panics
 ///
 /// Where a lane does.
 pub fn in_lanes<T: Send>(lane: impl Fn(u64, &[u64]) -> T + Sync) -> (u64, Vec<T>) {
-    let kills = env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
-    let randoms = |nth: u64| (0..kills / LANES).map(|kill| random(1 + kill * LANES + nth)).collect::<Vec<_>>();
+    let kills =
+        env::var("SPILLWAY_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let randoms = |nth: u64| {
+        (0..kills / LANES).map(|kill| random(1 + kill * LANES + nth)).collect::<Vec<_>>()
+    };
     let lane = &lane;
     let came = thread::scope(|scope| {
-        let lanes: Vec<_> = (0..LANES).map(|nth| scope.spawn(move || lane(nth, &randoms(nth)))).collect();
+        let lanes: Vec<_> =
+            (0..LANES).map(|nth| scope.spawn(move || lane(nth, &randoms(nth)))).collect();
         lanes.into_iter().map(|lane| lane.join().expect("each lane holds")).collect()
     });
     (kills, came)

@@ -1,5 +1,5 @@
-//! What the host tests share: workloads that end with the test, skips that are told, the agent as it runs, and the faults
-//! that it is put through.
+//! What the host tests share: workloads that end with the test, skips that are told, the agent as
+//! it runs, and the faults that it is put through.
 
 pub mod api_nodes;
 pub mod api_server;
@@ -52,7 +52,8 @@ pub use reference::Reference;
 pub use refuse::{Refused, hide, refuse};
 pub use resolver::{Knows, Resolver};
 pub use running::{
-    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric, run_with, warnings,
+    ANY_PORT, Printed, Running, STARTS_WITHIN, Scratch, agent, find_metric, http_get, metric,
+    run_with, warnings,
 };
 pub use servers::{Program, Servers};
 pub use stepped::Stopped;
@@ -80,7 +81,8 @@ impl Workload {
         let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut line = String::new();
         output.read_line(&mut line).expect("its output can be read");
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command:?} said {line:?}: {error}"));
+        let ready = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{command:?} said {line:?}: {error}"));
         Self { child, output, ready }
     }
 
@@ -95,7 +97,10 @@ impl Workload {
     ///
     /// Where it named none.
     pub fn addr(&self) -> SocketAddr {
-        self.ready["addr"].as_str().and_then(|addr| addr.parse().ok()).expect("the workload names its address")
+        self.ready["addr"]
+            .as_str()
+            .and_then(|addr| addr.parse().ok())
+            .expect("the workload names its address")
     }
 
     /// The next line that it says.
@@ -154,7 +159,8 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// Sensors with the probe that a test is about attached; `None`, told as a skip, where it cannot be.
+/// Sensors with the probe that a test is about attached; `None`, told as a skip, where it cannot
+/// be.
 pub fn sensors_with(probe: Probe, test: &str) -> Option<Sensors> {
     let sensors = Sensors::start();
     let report = sensors.reports().iter().find(|report| report.probe == probe);
@@ -181,14 +187,18 @@ pub fn is_root(test: &str) -> bool {
 pub fn processes(sensors: &mut Sensors) -> Vec<ProcessFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(0.0, &mut seen);
-    seen.into_iter().filter_map(|one| if let Fact::Process(fact) = one.fact { Some(fact) } else { None }).collect()
+    seen.into_iter()
+        .filter_map(|one| if let Fact::Process(fact) = one.fact { Some(fact) } else { None })
+        .collect()
 }
 
 /// One look at every listener, `t` seconds into the test.
 pub fn listeners(sensors: &mut Sensors, t: f64) -> Vec<ListenerFact> {
     let mut seen = Vec::new();
     sensors.scan_listeners(t, &mut seen);
-    seen.into_iter().filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None }).collect()
+    seen.into_iter()
+        .filter_map(|one| if let Fact::Listener(fact) = one.fact { Some(fact) } else { None })
+        .collect()
 }
 
 /// The monotonic clock, now.
@@ -201,7 +211,9 @@ pub fn now() -> Instant {
 pub fn outbound(sensors: &mut Sensors, t: f64) -> Vec<OutboundFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(t, &mut seen);
-    seen.into_iter().filter_map(|one| if let Fact::Outbound(fact) = one.fact { Some(fact) } else { None }).collect()
+    seen.into_iter()
+        .filter_map(|one| if let Fact::Outbound(fact) = one.fact { Some(fact) } else { None })
+        .collect()
 }
 
 /// Waits until `done` gives something, for at most `limit`.

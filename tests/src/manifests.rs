@@ -44,8 +44,13 @@ impl Manifests {
         let directory = shipped("");
         let built = servers.kubectl(&["kustomize", &directory.display().to_string()], "");
         // What the label is does not matter: kubectl says all of it as JSON.
-        let told = servers.kubectl(&["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"], &built);
-        let objects = serde_json::Deserializer::from_str(&told).into_iter().map(|object| object.expect("it is JSON"));
+        let told = servers.kubectl(
+            &["label", "--local", "--filename=-", "--output=json", "read-by=kubectl"],
+            &built,
+        );
+        let objects = serde_json::Deserializer::from_str(&told)
+            .into_iter()
+            .map(|object| object.expect("it is JSON"));
         Self { objects: objects.collect() }
     }
 
@@ -84,7 +89,10 @@ impl Manifests {
     /// Where it has none of that name.
     pub fn env(&self, name: &str) -> &Value {
         let variables = self.container()["env"].as_array().expect("there are some");
-        variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("{name} is set"))
+        variables
+            .iter()
+            .find(|variable| variable["name"] == name)
+            .unwrap_or_else(|| panic!("{name} is set"))
     }
 
     /// What it may do.
@@ -110,9 +118,11 @@ impl Manifests {
     /// Where there is none.
     pub fn mounted(&self, kind: &str) -> (&str, &Value) {
         let volumes = self.pod()["volumes"].as_array().expect("there are some");
-        let volume = volumes.iter().find(|volume| volume.get(kind).is_some()).expect("there is one");
+        let volume =
+            volumes.iter().find(|volume| volume.get(kind).is_some()).expect("there is one");
         let mounts = self.container()["volumeMounts"].as_array().expect("there are some");
-        let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).expect("it is mounted");
+        let mount =
+            mounts.iter().find(|mount| mount["name"] == volume["name"]).expect("it is mounted");
         (mount["mountPath"].as_str().expect("it is somewhere"), &volume[kind])
     }
 }

@@ -1,5 +1,5 @@
-//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of theirs is taken. Names are looked up
-//! where the test says.
+//! Network namespaces of a test's own: nobody else's traffic is in their counters, and no port of
+//! theirs is taken. Names are looked up where the test says.
 
 use std::{
     ffi::{CStr, CString},
@@ -9,8 +9,9 @@ use std::{
     ptr,
 };
 
-/// Moves this thread into a network namespace that it makes, loopback up, and gives the namespace's inode number. What the
-/// thread starts from here on, threads and programs, is inside too; what it started before is not. Needs root.
+/// Moves this thread into a network namespace that it makes, loopback up, and gives the namespace's
+/// inode number. What the thread starts from here on, threads and programs, is inside too; what it
+/// started before is not. Needs root.
 ///
 /// # Errors
 ///
@@ -22,14 +23,16 @@ pub fn own_network() -> io::Result<u32> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino() as u32)
 }
 
-/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec: system calls alone.
+/// Takes the loopback interface of this thread's network namespace up. Safe between fork and exec:
+/// system calls alone.
 ///
 /// # Errors
 ///
 /// Where the kernel refuses.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: socket takes three integers.
-    let socket = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let socket =
+        done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: ifreq is plain data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
@@ -46,8 +49,8 @@ fn done(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// Moves this thread into a mount namespace that it makes, in which names are looked up as the file `resolv_conf` says. What the thread
-/// starts from here on is inside too. Needs root.
+/// Moves this thread into a mount namespace that it makes, in which names are looked up as the file
+/// `resolv_conf` says. What the thread starts from here on is inside too. Needs root.
 ///
 /// # Errors
 ///
@@ -57,7 +60,8 @@ pub fn own_resolver(resolv_conf: &Path) -> io::Result<()> {
     // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
     done(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     let mount = |from: *const libc::c_char, to: &CStr, flags| {
-        // SAFETY: the paths end with a NUL and outlive the call; there is no type and there are no options.
+        // SAFETY: the paths end with a NUL and outlive the call; there is no type and there are no
+        // options.
         done(unsafe { libc::mount(from, to.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
     };
     // What is mounted here is nobody else's business.

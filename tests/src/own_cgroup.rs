@@ -41,7 +41,10 @@ impl OwnCgroup {
 
     fn make_at(directory: PathBuf, path: String) -> io::Result<Self> {
         fs::create_dir(&directory).map_err(|error| {
-            io::Error::new(error.kind(), format!("cgroup {} cannot be made: {error}", directory.display()))
+            io::Error::new(
+                error.kind(),
+                format!("cgroup {} cannot be made: {error}", directory.display()),
+            )
         })?;
         Ok(Self { directory, path })
     }
@@ -58,11 +61,14 @@ impl OwnCgroup {
     /// Where nobody can enter.
     pub fn admit<'a>(&self, command: &'a mut Command) -> anyhow::Result<&'a mut Command> {
         let path = self.directory.join("cgroup.procs");
-        let mut procs =
-            File::options().write(true).open(&path).with_context(|| format!("{} is no file", path.display()))?;
+        let mut procs = File::options()
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("{} is no file", path.display()))?;
         // Zero is the process that writes.
         let enter = move || procs.write_all(b"0");
-        // SAFETY: after fork the closure makes one write to a file that is open already, and allocates nothing.
+        // SAFETY: after fork the closure makes one write to a file that is open already, and
+        // allocates nothing.
         Ok(unsafe { command.pre_exec(enter) })
     }
 
@@ -94,7 +100,8 @@ impl OwnCgroup {
 
 impl Drop for OwnCgroup {
     fn drop(&mut self) {
-        // The kernel may need a moment after the last process; and a test that fails may leave what was made in it.
+        // The kernel may need a moment after the last process; and a test that fails may leave what
+        // was made in it.
         for _ in 0..100 {
             for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {

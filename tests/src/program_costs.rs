@@ -21,7 +21,9 @@ pub fn program_costs(kernel: &LoadedBpf) -> io::Result<Vec<ProgramCost>> {
         let Ok(fd) = program.fd() else { continue };
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
         let field = |name: &str| -> Option<u64> {
-            info.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(':').trim().parse().ok())
+            info.lines().find_map(|line| {
+                line.strip_prefix(name)?.trim_start_matches(':').trim().parse().ok()
+            })
         };
         if let (Some(nanos), Some(events @ 1..)) = (field("run_time_ns"), field("run_cnt")) {
             costs.push((name.to_owned(), nanos as f64 / events as f64, events));

@@ -1,5 +1,6 @@
-//! Scheduling ahead of what else runs on the machine: a server's capacity is then its own, and a clock that is looked at every few
-//! milliseconds is looked at every few milliseconds. The agent under test is never scheduled so.
+//! Scheduling ahead of what else runs on the machine: a server's capacity is then its own, and a
+//! clock that is looked at every few milliseconds is looked at every few milliseconds. The agent
+//! under test is never scheduled so.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 

@@ -1,4 +1,5 @@
-//! Standard Webhooks as its own library in Python reads it, which `cargo xtask test` downloads. `SPILLWAY_WEBHOOKS` names the directory.
+//! Standard Webhooks as its own library in Python reads it, which `cargo xtask test` downloads.
+//! `SPILLWAY_WEBHOOKS` names the directory.
 
 use std::{
     env,
@@ -34,8 +35,9 @@ impl Reference {
     /// Why it cannot be used.
     pub fn find() -> Result<Self, String> {
         let dir = env::var_os("SPILLWAY_WEBHOOKS").map(PathBuf::from);
-        dir.map(Self)
-            .ok_or_else(|| "SPILLWAY_WEBHOOKS names no directory with Standard Webhooks' own library".to_owned())
+        dir.map(Self).ok_or_else(|| {
+            "SPILLWAY_WEBHOOKS names no directory with Standard Webhooks' own library".to_owned()
+        })
     }
 
     /// Whether whoever has this key takes a request for the agent's.
@@ -51,7 +53,11 @@ impl Reference {
         let body = str::from_utf8(&call.body).expect("JSON is text");
         let request = json!({"key": key, "headers": call.headers, "body": body});
         let mut python = Command::new("python3");
-        python.args(["-c", SCRIPT]).env("PYTHONPATH", &self.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        python
+            .args(["-c", SCRIPT])
+            .env("PYTHONPATH", &self.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut running = python.spawn().expect("there is Python");
         let mut stdin = running.stdin.take().expect("it is piped");
         stdin.write_all(request.to_string().as_bytes()).expect("it reads");
@@ -64,7 +70,8 @@ impl Reference {
         }
     }
 
-    /// That whoever has one of these keys takes a request, and not once its body, its time or its identity is another.
+    /// That whoever has one of these keys takes a request, and not once its body, its time or its
+    /// identity is another.
     ///
     /// # Panics
     ///
@@ -84,7 +91,10 @@ impl Reference {
         for key in keys {
             assert_eq!(self.verify(key, call), Ok(()), "{call:?}");
             for changed in [&other_body, &other_time, &other_id] {
-                assert_eq!(self.verify(key, changed), Err("No matching signature found".to_owned()));
+                assert_eq!(
+                    self.verify(key, changed),
+                    Err("No matching signature found".to_owned())
+                );
             }
             assert_eq!(self.verify(key, &old), Err("Message timestamp too old".to_owned()));
         }

@@ -1,4 +1,5 @@
-//! A kernel that refuses: system calls answered with an error by a seccomp filter, files hidden under an empty file system.
+//! A kernel that refuses: system calls answered with an error by a seccomp filter, files hidden
+//! under an empty file system.
 //!
 //! Either is put in place between fork and exec, so that only the agent under test meets it.
 
@@ -19,9 +20,11 @@ impl Refused {
     /// Every `bpf()`, as lockdown, seccomp and `unprivileged_bpf_disabled` do.
     pub const BPF: Self = Self { call: libc::SYS_bpf, first_argument: None, errno: libc::EPERM };
     /// Every map, as a kernel out of memory does; `BPF_MAP_CREATE` is 0.
-    pub const BPF_MAPS: Self = Self { call: libc::SYS_bpf, first_argument: Some(0), errno: libc::ENOMEM };
+    pub const BPF_MAPS: Self =
+        Self { call: libc::SYS_bpf, first_argument: Some(0), errno: libc::ENOMEM };
     /// Every perf event, as `kernel.perf_event_paranoid` does.
-    pub const PERF_EVENTS: Self = Self { call: libc::SYS_perf_event_open, first_argument: None, errno: libc::EPERM };
+    pub const PERF_EVENTS: Self =
+        Self { call: libc::SYS_perf_event_open, first_argument: None, errno: libc::EPERM };
 }
 
 /// `AUDIT_ARCH_X86_64` of include/uapi/linux/audit.h.
@@ -42,15 +45,25 @@ fn filter(refused: Refused) -> Vec<libc::sock_filter> {
     let load = |at: usize| libc::sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: at as u32 };
     let answer = |k: u32| libc::sock_filter { code: RETURN, jt: 0, jf: 0, k };
     // What is not equal is allowed, by the last instruction but one.
-    let require = |k: u32, to_the_end: u8| libc::sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: to_the_end, k };
-    let mut checks =
-        vec![(offset_of!(libc::seccomp_data, arch), ARCH), (offset_of!(libc::seccomp_data, nr), refused.call as u32)];
+    let require = |k: u32, to_the_end: u8| libc::sock_filter {
+        code: JUMP_IF_EQUAL,
+        jt: 0,
+        jf: to_the_end,
+        k,
+    };
+    let mut checks = vec![
+        (offset_of!(libc::seccomp_data, arch), ARCH),
+        (offset_of!(libc::seccomp_data, nr), refused.call as u32),
+    ];
     // Low half of a 64-bit argument: this is x86-64 alone.
-    checks.extend(refused.first_argument.map(|argument| (offset_of!(libc::seccomp_data, args), argument)));
+    checks.extend(
+        refused.first_argument.map(|argument| (offset_of!(libc::seccomp_data, args), argument)),
+    );
     let count = checks.len();
     let checks = checks.into_iter().enumerate();
-    let mut filter: Vec<_> =
-        checks.flat_map(|(n, (at, wanted))| [load(at), require(wanted, 2 * (count - n - 1) as u8 + 1)]).collect();
+    let mut filter: Vec<_> = checks
+        .flat_map(|(n, (at, wanted))| [load(at), require(wanted, 2 * (count - n - 1) as u8 + 1)])
+        .collect();
     filter.push(answer(libc::SECCOMP_RET_ERRNO | refused.errno as u32));
     filter.push(answer(libc::SECCOMP_RET_ALLOW));
     filter
@@ -66,10 +79,12 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
     if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `command` in a mount namespace of its own, in which the directories are empty. A directory that is not there is empty
-/// enough.
+/// `command` in a mount namespace of its own, in which the directories are empty. A directory that
+/// is not there is empty enough.
 pub fn hide(command: &Command, directories: &[&str]) -> Command {
-    let mounts = directories.iter().map(|at| format!("if [ -d {at} ]; then mount -t tmpfs none {at} || exit 1; fi; "));
+    let mounts = directories
+        .iter()
+        .map(|at| format!("if [ -d {at} ]; then mount -t tmpfs none {at} || exit 1; fi; "));
     let script = format!("{}exec \"$0\" \"$@\"", mounts.collect::<String>());
     let mut hidden = Command::new("unshare");
     hidden.args([OsStr::new("--mount"), OsStr::new("sh"), OsStr::new("-c"), OsStr::new(&script)]);

@@ -1,4 +1,5 @@
-//! A resolver of a test's own: says nothing, refuses, or knows every name and says that it is this host.
+//! A resolver of a test's own: says nothing, refuses, or knows every name and says that it is this
+//! host.
 
 use std::{
     io,
@@ -46,7 +47,9 @@ impl Resolver {
             let mut question = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut question) {
                 let knows = knows.load(Ordering::Relaxed);
-                if let Some(answer) = answer(&question[..length], knows).filter(|_| knows != Knows::Nothing as u8) {
+                if let Some(answer) =
+                    answer(&question[..length], knows).filter(|_| knows != Knows::Nothing as u8)
+                {
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -68,7 +71,8 @@ fn answer(question: &[u8], knows: u8) -> Option<Vec<u8>> {
     let has_address = knows == Knows::All as u8 && kind == A;
     // A response that is no error, to one that wanted recursion; or one that refuses.
     let flags: [u8; 2] = if knows == Knows::Nobody as u8 { [0x81, 0x85] } else { [0x81, 0x80] };
-    let mut answer = [&question[..2], &flags, &[0, 1, 0, u8::from(has_address), 0, 0, 0, 0]].concat();
+    let mut answer =
+        [&question[..2], &flags, &[0, 1, 0, u8::from(has_address), 0, 0, 0, 0]].concat();
     answer.extend_from_slice(&question[HEAD_BYTES..end]);
     if has_address {
         // The name is the question's; an address of the internet, for no time, of four bytes.

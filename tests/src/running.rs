@@ -1,6 +1,7 @@
 //! The agent's binary as it runs: what it logs, prints and serves, and how it ends.
 //!
-//! Its output is read by threads of its own, so that an agent that logs more than a pipe holds is not held up by the test.
+//! Its output is read by threads of its own, so that an agent that logs more than a pipe holds is
+//! not held up by the test.
 
 use std::{
     env, fs,
@@ -75,7 +76,8 @@ impl Drop for Scratch {
 /// Where it is not named.
 pub fn agent() -> Command {
     let binary = env::var_os("SPILLWAY_BIN").map(PathBuf::from);
-    let binary = binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
+    let binary =
+        binary.expect("SPILLWAY_BIN names the agent; hint: run the tests with `cargo xtask test`");
     Command::new(binary)
 }
 
@@ -107,7 +109,10 @@ impl Heard {
         let shared = lines.clone();
         let reader = thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                shared.lock().unwrap_or_else(PoisonError::into_inner).push(Printed { at: now(), line });
+                shared
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(Printed { at: now(), line });
             }
         });
         Self { lines, reader }
@@ -204,7 +209,10 @@ impl Running {
     pub fn address(&self) -> SocketAddr {
         let log = self.log();
         let (_, rest) = log.split_once("listen=").expect("it says where it serves");
-        rest.split_whitespace().next().and_then(|addr| addr.parse().ok()).expect("that is an address")
+        rest.split_whitespace()
+            .next()
+            .and_then(|addr| addr.parse().ok())
+            .expect("that is an address")
     }
 
     /// Its answer to a request, head and all.
@@ -248,8 +256,11 @@ impl Running {
     /// It does not end within five seconds.
     pub fn stop_by(mut self, signal: libc::c_int) -> (Option<i32>, String) {
         self.signal(signal);
-        let status = wait_for(Duration::from_secs(5), || self.child.try_wait().expect("it can be waited for"));
-        let status = status.unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
+        let status = wait_for(Duration::from_secs(5), || {
+            self.child.try_wait().expect("it can be waited for")
+        });
+        let status = status
+            .unwrap_or_else(|| panic!("it does not stop within five seconds: {}", self.log()));
         let (_, log) = self.pipes.take().expect("it is stopped once");
         (status.code(), log.until_closed())
     }
@@ -282,7 +293,9 @@ pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
 ///
 /// Where its value is no number.
 pub fn find_metric(metrics: &str, name: &str) -> Option<f64> {
-    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+    let line = metrics
+        .lines()
+        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
     line.rsplit_once(' ').map(|(_, value)| value.parse().expect("a metric has a value"))
 }
 

@@ -1,5 +1,6 @@
-//! nginx, HAProxy, wrk and others as Debian packages them, unpacked into the user's cache by `cargo xtask test` and not installed: no service of
-//! theirs is ever enabled on this machine. `SPILLWAY_SERVERS` names the directory.
+//! nginx, HAProxy, wrk and others as Debian packages them, unpacked into the user's cache by `cargo
+//! xtask test` and not installed: no service of theirs is ever enabled on this machine.
+//! `SPILLWAY_SERVERS` names the directory.
 
 use std::{
     env,
@@ -21,7 +22,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 const ALERTMANAGER: &str = "usr/bin/prometheus-alertmanager";
 
-/// A program without a ready line, ended with what it started when it is dropped, and when this thread ends.
+/// A program without a ready line, ended with what it started when it is dropped, and when this
+/// thread ends.
 pub struct Program(Child);
 
 impl Program {
@@ -109,8 +111,9 @@ impl Servers {
         Self { ahead: true, ..self }
     }
 
-    /// nginx with one worker on the first CPU and files of its own in `dir`, serving `page` compressed at `/`: what one
-    /// connection costs is set by the page's size. Everything else is its default, the backlog of 511 among it.
+    /// nginx with one worker on the first CPU and files of its own in `dir`, serving `page`
+    /// compressed at `/`: what one connection costs is set by the page's size. Everything else is
+    /// its default, the backlog of 511 among it.
     ///
     /// # Panics
     ///
@@ -124,13 +127,21 @@ impl Servers {
     /// # Panics
     ///
     /// As [`Servers::nginx`].
-    pub fn nginx_with(&self, dir: &Path, addr: SocketAddr, page: &[u8], workers: u32, listen: &str) -> Program {
+    pub fn nginx_with(
+        &self,
+        dir: &Path,
+        addr: SocketAddr,
+        page: &[u8],
+        workers: u32,
+        listen: &str,
+    ) -> Program {
         let at = dir.display();
         let (www, config) = (dir.join("www"), dir.join("nginx.conf"));
         fs::create_dir_all(&www).expect("a directory can be made");
         fs::write(www.join("index.html"), page).expect("a page can be written");
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary: String = temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
+        let temporary: String =
+            temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
         let text = format!(
             "daemon off; user root; worker_processes {workers}; worker_cpu_affinity 1; worker_rlimit_nofile 16384;\n\
              pid {at}/nginx.pid;\n\
@@ -144,8 +155,9 @@ impl Servers {
         listening(&mut command, addr)
     }
 
-    /// HAProxy with one thread and files of its own in `dir`, which answers each connection after `held` and holds so many at once,
-    /// as `maxconn` says; more wait in its backlog of 511. What it can do is the one over the other, whatever the CPUs do.
+    /// HAProxy with one thread and files of its own in `dir`, which answers each connection after
+    /// `held` and holds so many at once, as `maxconn` says; more wait in its backlog of 511. What
+    /// it can do is the one over the other, whatever the CPUs do.
     ///
     /// # Panics
     ///
@@ -166,8 +178,8 @@ impl Servers {
         listening(&mut command, addr)
     }
 
-    /// Alertmanager with files of its own in `dir`, alone and with nobody to tell. It finds its templates at one place alone, where they are put
-    /// for it and nobody else: that takes root.
+    /// Alertmanager with files of its own in `dir`, alone and with nobody to tell. It finds its
+    /// templates at one place alone, where they are put for it and nobody else: that takes root.
     ///
     /// # Panics
     ///
@@ -178,9 +190,18 @@ impl Servers {
             .expect("a configuration can be written");
         let mut command = self.command("unshare");
         let within = "mount --bind \"$1/usr/share\" /usr/share && shift && exec \"$@\"";
-        command.args(["--mount", "sh", "-c", within, "sh"]).arg(&self.root).arg(self.root.join(ALERTMANAGER));
-        command.arg("--config.file").arg(&config).arg("--storage.path").arg(dir.join("alertmanager"));
-        command.args(["--cluster.listen-address=", "--log.level=warn"]).arg(format!("--web.listen-address={addr}"));
+        command
+            .args(["--mount", "sh", "-c", within, "sh"])
+            .arg(&self.root)
+            .arg(self.root.join(ALERTMANAGER));
+        command
+            .arg("--config.file")
+            .arg(&config)
+            .arg("--storage.path")
+            .arg(dir.join("alertmanager"));
+        command
+            .args(["--cluster.listen-address=", "--log.level=warn"])
+            .arg(format!("--web.listen-address={addr}"));
         listening(&mut command, addr)
     }
 
@@ -203,7 +224,8 @@ impl Servers {
     pub fn haproxy_objects_to(&self, config: &Path) -> String {
         let mut command = self.command(self.root.join("usr/sbin/haproxy"));
         let output = command.args(["-c", "-q", "-f"]).arg(config).output().expect("haproxy runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
         if output.status.success() { said } else { format!("{}: {said}", output.status) }
     }
 
@@ -216,9 +238,18 @@ impl Servers {
         let mut command = self.command(self.root.join("usr/bin/kubectl"));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl runs");
-        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("kubectl reads");
+        child
+            .stdin
+            .take()
+            .expect("it is piped")
+            .write_all(input.as_bytes())
+            .expect("kubectl reads");
         let output = child.wait_with_output().expect("kubectl ends");
-        assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("kubectl writes UTF-8")
     }
 
@@ -228,27 +259,36 @@ impl Servers {
         let last = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
         command.args(["-c", &last.to_string()]).arg(self.root.join("usr/bin/wrk"));
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{secs}s")]);
-        command.args(["-H", "Connection: close", "-H", "Accept-Encoding: gzip", &format!("http://{addr}/")]);
+        command.args([
+            "-H",
+            "Connection: close",
+            "-H",
+            "Accept-Encoding: gzip",
+            &format!("http://{addr}/"),
+        ]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
 
-    /// Connections that the server completes in a second under wrk, which waits for each answer before it asks again.
+    /// Connections that the server completes in a second under wrk, which waits for each answer
+    /// before it asks again.
     ///
     /// # Panics
     ///
     /// Where wrk fails.
     pub fn closed_loop_per_sec(&self, addr: SocketAddr, connections: u32, secs: u32) -> f64 {
-        let output = self.wrk(addr, connections, secs).stdout(Stdio::piped()).output().expect("wrk runs");
+        let output =
+            self.wrk(addr, connections, secs).stdout(Stdio::piped()).output().expect("wrk runs");
         let said = String::from_utf8_lossy(&output.stdout);
-        let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
+        let rate =
+            said.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
         rate.unwrap_or_else(|| panic!("wrk gave no rate: {said}"))
     }
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        let libraries =
-            ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|part| self.root.join(part).display().to_string());
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+            .map(|part| self.root.join(part).display().to_string());
         command.env("LD_LIBRARY_PATH", libraries.join(":"));
         if self.ahead {
             in_real_time(&mut command);

@@ -9,8 +9,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Runs a program to its `nth` stop, counted from 1: each system call has one where it begins and one where it has ended. `None` where
-    /// it ended before.
+    /// Runs a program to its `nth` stop, counted from 1: each system call has one where it begins
+    /// and one where it has ended. `None` where it ended before.
     ///
     /// # Panics
     ///
@@ -19,14 +19,17 @@ impl Stopped {
     pub fn at(mut command: Command, nth: u32) -> Option<Self> {
         let trace_me = || {
             // SAFETY: asks to be traced by the parent; the other arguments are not read.
-            match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) } {
+            match unsafe {
+                libc::ptrace(libc::PTRACE_TRACEME, 0, ptr::null_mut::<u8>(), ptr::null_mut::<u8>())
+            } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             }
         };
         // SAFETY: after fork the closure makes one system call, and allocates nothing.
         unsafe { command.pre_exec(trace_me) };
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let stopped = Self { pid: child.id() as libc::pid_t };
         // It stops by itself where its program begins.
         assert!(libc::WIFSTOPPED(wait(stopped.pid)), "it stops where it begins");
@@ -56,12 +59,17 @@ impl Stopped {
         let pid = self.pid;
         std::mem::forget(self);
         let status = wait(pid);
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it ends well: {status}");
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+            "it ends well: {status}"
+        );
     }
 
     fn resume(&self, how: libc::c_uint) {
-        // SAFETY: the child is stopped, and traced by this thread; the other arguments are not read.
-        let went_on = unsafe { libc::ptrace(how, self.pid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) };
+        // SAFETY: the child is stopped, and traced by this thread; the other arguments are not
+        // read.
+        let went_on =
+            unsafe { libc::ptrace(how, self.pid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) };
         assert_eq!(went_on, 0, "it goes on: {}", io::Error::last_os_error());
     }
 }

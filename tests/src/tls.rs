@@ -1,4 +1,5 @@
-//! A server over TLS that answers as a test says, with certificates that the test made: the agent's requests, as a server gets them.
+//! A server over TLS that answers as a test says, with certificates that the test made: the agent's
+//! requests, as a server gets them.
 
 use std::{
     fs,
@@ -14,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
 use tokio_rustls::rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     crypto::ring,
@@ -72,7 +76,8 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("the names are ones");
         // Of a name that is not its signer's, or OpenSSL takes it for self-signed.
         params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key can be made");
         (params.signed_by(&key, &self.0).expect("it can sign"), key)
     }
@@ -108,10 +113,13 @@ impl Received {
         let head = String::from_utf8(head).map_err(io::Error::other)?;
         let mut lines = head.trim_end().split("\r\n");
         let line = lines.next().unwrap_or_default().to_owned();
-        let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+        let header = |line: &str| {
+            line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        };
         let headers: Vec<_> = lines.filter_map(header).collect();
         let mut received = Self { line, headers, body: Vec::new() };
-        let length = received.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let length =
+            received.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         received.body.resize(length, 0);
         stream.read_exact(&mut received.body)?;
         Ok(received)
@@ -119,8 +127,9 @@ impl Received {
 }
 
 impl TlsServer {
-    /// Starts one on loopback whose certificate `authority` signs for `names`; `clients` has to have signed whoever asks, where it is
-    /// given. Each request is answered by what `answer` writes.
+    /// Starts one on loopback whose certificate `authority` signs for `names`; `clients` has to
+    /// have signed whoever asks, where it is given. Each request is answered by what `answer`
+    /// writes.
     ///
     /// # Panics
     ///
@@ -134,7 +143,8 @@ impl TlsServer {
         let config = Arc::new(config(authority, names, clients));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
         let addr = listener.local_addr().expect("it has one");
-        let (received, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (received, ended) =
+            (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (keep, is_ended, answer) = (received.clone(), ended.clone(), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -175,7 +185,8 @@ fn config(authority: &Authority, names: &[&str], clients: Option<&Authority>) ->
         Some(clients) => {
             let mut roots = RootCertStore::empty();
             roots.add(clients.0.der().clone()).expect("it is a certificate");
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             config.with_client_cert_verifier(verifier.expect("there is a root"))
         }
     };
@@ -202,9 +213,17 @@ fn serve(
 /// # Errors
 ///
 /// Where the other end is gone.
-pub fn answer(stream: &mut Answering, status: &str, content_type: &str, body: &str) -> io::Result<()> {
+pub fn answer(
+    stream: &mut Answering,
+    status: &str,
+    content_type: &str,
+    body: &str,
+) -> io::Result<()> {
     let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )?;
     stream.flush()
 }
 

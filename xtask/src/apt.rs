@@ -10,12 +10,14 @@ use crate::workspace::is_root;
 
 /// Installs packages that apt-get knows; one that it does not know is left to the next decision.
 pub fn install(packages: &[String]) -> anyhow::Result<()> {
-    let missing: Vec<String> = packages.iter().filter(|package| !installed(package)).cloned().collect();
+    let missing: Vec<String> =
+        packages.iter().filter(|package| !installed(package)).cloned().collect();
     if missing.is_empty() {
         return Ok(());
     }
     eprintln!("setup: will run `{}`", apt_line(&missing));
-    let hint = "the network or the package lists may be at fault; the command above can be run by hand";
+    let hint =
+        "the network or the package lists may be at fault; the command above can be run by hand";
     authenticate(&apt_line(&missing))?;
     child::quiet("apt-get update", &mut apt(&["update"]), hint, OnInterrupt::Finish)?;
     if let Some(unknown) = missing.iter().find(|package| !has_candidate(package)) {
@@ -24,7 +26,12 @@ pub fn install(packages: &[String]) -> anyhow::Result<()> {
     }
     let mut command = apt(&["install", "--yes", "--no-install-recommends", "--no-remove"]);
     command.args(&missing);
-    child::quiet(&format!("apt-get install {}", missing.join(" ")), &mut command, hint, OnInterrupt::Finish)
+    child::quiet(
+        &format!("apt-get install {}", missing.join(" ")),
+        &mut command,
+        hint,
+        OnInterrupt::Finish,
+    )
 }
 
 /// How somebody would install them by hand.
@@ -51,6 +58,10 @@ fn installed(package: &str) -> bool {
 
 /// Whether apt knows a version of this package that it could install.
 pub fn has_candidate(package: &str) -> bool {
-    let policy = child::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
-    policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate: ")).any(|candidate| candidate != "(none)")
+    let policy =
+        child::output_of(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    policy
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Candidate: "))
+        .any(|candidate| candidate != "(none)")
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: what Spillway costs, in the core and on a host.
 //!
-//! Criterion measures the pure core; the `cost` binary measures the agent beside real workloads, prints ratios, and exits
-//! non-zero if a target was missed. Both run even if the first fails, so that one look shows all.
+//! Criterion measures the pure core; the `cost` binary measures the agent beside real workloads,
+//! prints ratios, and exits non-zero if a target was missed. Both run even if the first fails, so
+//! that one look shows all.
 
 use std::process::ExitCode;
 
@@ -25,7 +26,11 @@ pub struct Args {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    let wanted = [("spillway-agent", "spillway"), ("spillway-tests", "workload"), ("spillway-tests", "cost")];
+    let wanted = [
+        ("spillway-agent", "spillway"),
+        ("spillway-tests", "workload"),
+        ("spillway-tests", "cost"),
+    ];
     build::binaries(&workspace, true, &wanted)?;
     let mut ok = true;
     if !args.json {
@@ -34,7 +39,16 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         ok &= child::streaming("the core's speed", &mut core)?.success();
     }
     let mut cost = workspace.cargo("run");
-    cost.args(["--quiet", "--release", "--locked", "--package", "spillway-tests", "--bin", "cost", "--"]);
+    cost.args([
+        "--quiet",
+        "--release",
+        "--locked",
+        "--package",
+        "spillway-tests",
+        "--bin",
+        "cost",
+        "--",
+    ]);
     if args.json {
         cost.arg("--json");
     }

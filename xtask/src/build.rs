@@ -1,8 +1,9 @@
 //! `cargo xtask build`: the BPF programs, then the agent that embeds them.
 //!
-//! The BPF half has its own compiler, target and target directory (`target/bpf`), so that neither half ever rebuilds the
-//! other. The object is copied to `target/bpf/spillway.bpf.o` only when its bytes changed: the agent is rebuilt when
-//! that file is newer. `Cargo.lock` is shared, and every step holds to it.
+//! The BPF half has its own compiler, target and target directory (`target/bpf`), so that neither
+//! half ever rebuilds the other. The object is copied to `target/bpf/spillway.bpf.o` only when its
+//! bytes changed: the agent is rebuilt when that file is newer. `Cargo.lock` is shared, and every
+//! step holds to it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -58,7 +59,11 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
 }
 
 /// Builds binaries of the user's half, each named with its package, in one go.
-pub fn binaries(workspace: &Workspace, release: bool, wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+pub fn binaries(
+    workspace: &Workspace,
+    release: bool,
+    wanted: &[(&str, &str)],
+) -> anyhow::Result<()> {
     let mut command = workspace.cargo("build");
     command.arg("--locked");
     if release {
@@ -69,7 +74,12 @@ pub fn binaries(workspace: &Workspace, release: bool, wanted: &[(&str, &str)]) -
     }
     let names: Vec<_> = wanted.iter().map(|(_, binary)| *binary).collect();
     let what = format!("build {}", names.join(" and "));
-    child::quiet(&what, &mut command, "the compiler's message above names the place", OnInterrupt::Stop)
+    child::quiet(
+        &what,
+        &mut command,
+        "the compiler's message above names the place",
+        OnInterrupt::Stop,
+    )
 }
 
 fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
@@ -85,15 +95,24 @@ fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command
             command
         }
     };
-    command.args(["build", "--release", "--locked", "--package=spillway-ebpf", "--bin=spillway-ebpf"]);
-    command.args(["--features=programs", "-Zbuild-std=core", "--target", TARGET, "--target-dir"]).arg(target_dir);
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package=spillway-ebpf",
+        "--bin=spillway-ebpf",
+    ]);
+    command
+        .args(["--features=programs", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .arg(target_dir);
     if matches!(compiler.origin, Origin::Rustup(_)) {
         command.env_remove("RUSTC");
     }
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
     }
-    // Debug information is what BTF is made from; bpf-linker, which sees the whole program anyway, optimises last.
+    // Debug information is what BTF is made from; bpf-linker, which sees the whole program anyway,
+    // optimises last.
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "2").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
     command.env("CARGO_ENCODED_RUSTFLAGS", rustflags(std::env::consts::ARCH, linker));
@@ -112,7 +131,8 @@ fn rustflags(arch: &str, linker: &Path) -> OsString {
 }
 
 fn copy_if_changed(from: &PathBuf, to: &PathBuf) -> anyhow::Result<()> {
-    let new = fs::read(from).with_context(|| format!("the BPF object {} cannot be read", from.display()))?;
+    let new = fs::read(from)
+        .with_context(|| format!("the BPF object {} cannot be read", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }

@@ -1,8 +1,10 @@
-//! One step of a command: a child process, what it is for, how long it took, and what it said if it failed.
+//! One step of a command: a child process, what it is for, how long it took, and what it said if it
+//! failed.
 //!
-//! A quiet step keeps the child's output and shows its last lines only on failure; while it runs there is a spinner on
-//! a terminal and a line every 15 s elsewhere, so that a log never looks hung. A streaming step hands its output through.
-//! Every child gets its own process group and is killed with it when the command is interrupted or panics.
+//! A quiet step keeps the child's output and shows its last lines only on failure; while it runs
+//! there is a spinner on a terminal and a line every 15 s elsewhere, so that a log never looks
+//! hung. A streaming step hands its output through. Every child gets its own process group and is
+//! killed with it when the command is interrupted or panics.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
@@ -57,7 +59,8 @@ impl Group {
     /// Sends a signal to every process of the group.
     pub fn signal(&self, signal: i32) {
         if let Ok(pid) = i32::try_from(self.0.id()) {
-            // SAFETY: kill takes two integers and touches no memory of ours; the group is that of an unreaped child.
+            // SAFETY: kill takes two integers and touches no memory of ours; the group is that of
+            // an unreaped child.
             unsafe { libc::kill(-pid, signal) };
         }
     }
@@ -104,7 +107,12 @@ pub enum OnInterrupt {
 }
 
 /// Runs a command quietly: `what` names it while it runs, `hint` says what to do if it fails.
-pub fn quiet(what: &str, command: &mut Command, hint: &str, on_interrupt: OnInterrupt) -> anyhow::Result<()> {
+pub fn quiet(
+    what: &str,
+    command: &mut Command,
+    hint: &str,
+    on_interrupt: OnInterrupt,
+) -> anyhow::Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = clock::now();
     let mut group = Group::spawn(command)?;
@@ -129,9 +137,14 @@ pub fn quiet(what: &str, command: &mut Command, hint: &str, on_interrupt: OnInte
         }
         let last = tail.back().map_or("", String::as_str).trim();
         let finishing = signals::stopped();
-        progress.show(what, start.elapsed(), if finishing { "stopping once this has finished" } else { last });
+        progress.show(
+            what,
+            start.elapsed(),
+            if finishing { "stopping once this has finished" } else { last },
+        );
         if let Some(status) = group.try_wait()? {
-            // The readers may still be a few lines behind; a grandchild may hold the pipe open for long.
+            // The readers may still be a few lines behind; a grandchild may hold the pipe open for
+            // long.
             tail.extend(std::iter::from_fn(|| lines.recv_timeout(TICK).ok()));
             break status;
         }
@@ -142,7 +155,8 @@ pub fn quiet(what: &str, command: &mut Command, hint: &str, on_interrupt: OnInte
         eprintln!("  ok  {what} ({:.1} s)", start.elapsed().as_secs_f64());
         return Ok(());
     }
-    let shown: Vec<_> = tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(String::as_str).collect();
+    let shown: Vec<_> =
+        tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(String::as_str).collect();
     let command = line_of(command);
     bail!(
         "{what} failed ({status})\n  command: {command}\n  its last lines:\n    {}\n  hint: {hint}",
@@ -178,8 +192,12 @@ pub fn line_of(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Hands each line of a stream, without its line end, to `sink` until the stream closes or `sink` says false.
-pub fn each_line(stream: impl Read + Send + 'static, mut sink: impl FnMut(String) -> bool + Send + 'static) {
+/// Hands each line of a stream, without its line end, to `sink` until the stream closes or `sink`
+/// says false.
+pub fn each_line(
+    stream: impl Read + Send + 'static,
+    mut sink: impl FnMut(String) -> bool + Send + 'static,
+) {
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);

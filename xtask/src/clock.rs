@@ -1,4 +1,5 @@
-//! The only reader of time in these commands, so that everything else can be tested with a time it is given.
+//! The only reader of time in these commands, so that everything else can be tested with a time it
+//! is given.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// How long ago a file was written; `None` where there is none, or where it was written in the future.
+/// How long ago a file was written; `None` where there is none, or where it was written in the
+/// future.
 pub fn age(path: &Path) -> Option<Duration> {
     path.metadata().ok()?.modified().ok()?.elapsed().ok()
 }

@@ -1,8 +1,10 @@
-//! Programs that Debian packages and nobody here wants installed: unpacked into the cache, and run from there.
+//! Programs that Debian packages and nobody here wants installed: unpacked into the cache, and run
+//! from there.
 //!
-//! A test must not leave a web server enabled on its user's machine, nor replace packages that are there: an emulator of another
-//! version than what the machine already has of it cannot be installed beside it. With each package come those of its needs that the
-//! machine lacks. A set counts as there only if all its programs run, since an upgrade of the distribution can take
+//! A test must not leave a web server enabled on its user's machine, nor replace packages that are
+//! there: an emulator of another version than what the machine already has of it cannot be
+//! installed beside it. With each package come those of its needs that the machine lacks. A set
+//! counts as there only if all its programs run, since an upgrade of the distribution can take
 //! their libraries away. Needs apt-get and dpkg, and root only where apt has no lists.
 
 use std::collections::BTreeSet;
@@ -27,7 +29,8 @@ pub struct Unpacked {
     pub why: &'static str,
     /// Debian's packages.
     pub packages: &'static [&'static str],
-    /// Where its programs are, the argument that makes each tell its version, and its exit code then.
+    /// Where its programs are, the argument that makes each tell its version, and its exit code
+    /// then.
     pub programs: &'static [(&'static str, &'static str, i32)],
 }
 
@@ -41,7 +44,10 @@ impl Unpacked {
     pub fn is_there(&self) -> anyhow::Result<bool> {
         let root = self.root()?;
         Ok(self.programs.iter().all(|(program, version, code)| {
-            command(&root, program).arg(version).output().is_ok_and(|output| output.status.code() == Some(*code))
+            command(&root, program)
+                .arg(version)
+                .output()
+                .is_ok_and(|output| output.status.code() == Some(*code))
         }))
     }
 
@@ -55,7 +61,10 @@ impl Unpacked {
         eprintln!("setup: no {what} yet, {}; unpacked into {}", self.why, dir.display());
         unpack_into(&dir, what, self.packages, || self.with_needs())?;
         if !self.is_there()? {
-            bail!("{what}: unpacked into {} and does not run\n  hint: run it by hand to see why", root.display());
+            bail!(
+                "{what}: unpacked into {} and does not run\n  hint: run it by hand to see why",
+                root.display()
+            );
         }
         Ok(root)
     }
@@ -66,19 +75,23 @@ impl Unpacked {
         simulate.args(["install", "--simulate", "--no-install-recommends"]).args(self.packages);
         // Messages are read here.
         let simulated = child::output_of(simulate.env("LC_ALL", "C")).unwrap_or_default();
-        let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        let names =
+            simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
         names.chain(self.packages.iter().copied()).map(str::to_owned).collect()
     }
 }
 
-/// Unpacks Debian's packages below `dir`, which it empties: `packages`, and what `with_needs` names with them. `what` they are is in words.
+/// Unpacks Debian's packages below `dir`, which it empties: `packages`, and what `with_needs` names
+/// with them. `what` they are is in words.
 pub fn unpack_into(
     dir: &Path,
     what: &str,
     packages: &[&str],
     with_needs: impl Fn() -> BTreeSet<String>,
 ) -> anyhow::Result<()> {
-    if let Some(missing) = ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none()) {
+    if let Some(missing) =
+        ["apt-get", "dpkg"].into_iter().find(|program| on_path(program).is_none())
+    {
         bail!("{what}: unpacked from Debian's packages, and there is no {missing}");
     }
     let hint = "the network or the package lists may be at fault";
@@ -98,7 +111,8 @@ pub fn unpack_into(
         download()?;
     }
     let mut unpack = Command::new("sh");
-    let each = r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
+    let each =
+        r#"for package in *.deb; do dpkg -x "$package" root && rm "$package" || exit 1; done"#;
     unpack.args(["-c", each]).current_dir(dir);
     child::quiet(&format!("unpack {what}"), &mut unpack, "the disk may be full", OnInterrupt::Stop)
 }
@@ -106,8 +120,8 @@ pub fn unpack_into(
 /// One of its programs, with the libraries that came with it.
 pub fn command(root: &Path, program: &str) -> Command {
     let mut command = Command::new(root.join(program));
-    let libraries =
-        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|part| root.join(part).display().to_string());
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+        .map(|part| root.join(part).display().to_string());
     command.env("LD_LIBRARY_PATH", libraries.join(":"));
     command
 }

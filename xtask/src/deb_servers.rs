@@ -1,5 +1,5 @@
-//! nginx, HAProxy and wrk, which the live tests, the demo and the bench load and load with, Alertmanager, which they tell, and kubectl, which
-//! reads manifests.
+//! nginx, HAProxy and wrk, which the live tests, the demo and the bench load and load with,
+//! Alertmanager, which they tell, and kubectl, which reads manifests.
 
 use crate::deb_cache::Unpacked;
 

@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: any bytes into what Spillway parses, for as long as asked.
 //!
-//! The targets in `tests/fuzz` are built with the stable compiler's own coverage and address sanitizer, so that neither a
-//! nightly nor another tool is needed (but a C++ compiler is, for libFuzzer). The corpora begin with the traces and the configuration that are in the tree, and
-//! with `tests/fuzz/seeds`, and grow under `target/fuzz`; an input that breaks a target is left beside them, and its path is printed.
+//! The targets in `tests/fuzz` are built with the stable compiler's own coverage and address
+//! sanitizer, so that neither a nightly nor another tool is needed (but a C++ compiler is, for
+//! libFuzzer). The corpora begin with the traces and the configuration that are in the tree, and
+//! with `tests/fuzz/seeds`, and grow under `target/fuzz`; an input that breaks a target is left
+//! beside them, and its path is printed.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -12,7 +14,8 @@ use anyhow::Context as _;
 use crate::child::{self, OnInterrupt};
 use crate::workspace::Workspace;
 
-/// What cargo-fuzz passes, too: counters at every edge, the operands of comparisons, and a check of every access.
+/// What cargo-fuzz passes, too: counters at every edge, the operands of comparisons, and a check of
+/// every access.
 const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -27,7 +30,8 @@ const FLAGS: &[&str] = &[
 /// The sanitizer wants the target to be named, so that build scripts and macros stay free of it.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// A target, where its first inputs are, and how they end. The bytes that a target gets are what its name says; see `agent/src/fuzzing.rs`.
+/// A target, where its first inputs are, and how they end. The bytes that a target gets are what
+/// its name says; see `agent/src/fuzzing.rs`.
 const TARGETS: &[(&str, &str, &str)] = &[
     ("trace", "tests/traces", "jsonl"),
     ("explain", "tests/traces", "jsonl"),
@@ -64,17 +68,30 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     let home = workspace.target.join("fuzz");
     let mut build = workspace.cargo("build");
-    build.args(["--release", "--locked", "--target", HOST, "--manifest-path", "tests/fuzz/Cargo.toml"]);
+    build.args([
+        "--release",
+        "--locked",
+        "--target",
+        HOST,
+        "--manifest-path",
+        "tests/fuzz/Cargo.toml",
+    ]);
     build.arg("--target-dir").arg(&home).env("RUSTC_BOOTSTRAP", "1");
     build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    child::quiet("build the fuzz targets", &mut build, "libFuzzer needs a C++ compiler (g++)", OnInterrupt::Stop)?;
+    child::quiet(
+        "build the fuzz targets",
+        &mut build,
+        "libFuzzer needs a C++ compiler (g++)",
+        OnInterrupt::Stop,
+    )?;
 
     let mut ok = true;
     for &(name, seeds, ending) in
         TARGETS.iter().filter(|(name, ..)| args.target.as_deref().is_none_or(|it| it == *name))
     {
         let corpus = home.join("corpus").join(name);
-        fs::create_dir_all(&corpus).with_context(|| format!("{} cannot be made", corpus.display()))?;
+        fs::create_dir_all(&corpus)
+            .with_context(|| format!("{} cannot be made", corpus.display()))?;
         for seed in fs::read_dir(workspace.root.join(seeds))?.flatten() {
             if seed.path().extension().is_some_and(|it| it == ending) {
                 fs::copy(seed.path(), corpus.join(seed.file_name()))?;

@@ -1,7 +1,8 @@
 //! Spillway's own commands, run as `cargo xtask <command>`.
 //!
-//! This file only parses; each command is one file. Exit codes: 0 all went well, 1 something failed or did not match,
-//! 2 the command line is wrong, 130 stopped by Ctrl-C or SIGTERM (after everything was put away).
+//! This file only parses; each command is one file. Exit codes: 0 all went well, 1 something failed
+//! or did not match, 2 the command line is wrong, 130 stopped by Ctrl-C or SIGTERM (after
+//! everything was put away).
 
 mod apt;
 mod bench;
@@ -52,7 +53,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF programs and the agent
     Build(build::Args),
-    /// Run the real agent against a real leak, a real overload and a node that has to be drained, and check it
+    /// Run the real agent against a real leak, a real overload and a node that has to be drained,
+    /// and check it
     Demo(demo::Args),
     /// Run the agent on this host in observe mode until stopped
     Run(run::Args),

@@ -1,6 +1,7 @@
 //! The line that says what is being waited for, and for how long already.
 //!
-//! On a terminal it is redrawn in place; elsewhere it is printed now and then, so that a log neither fills nor looks hung.
+//! On a terminal it is redrawn in place; elsewhere it is printed now and then, so that a log
+//! neither fills nor looks hung.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 /// How often it is printed where there is no terminal.
 const STILL_RUNNING: Duration = Duration::from_secs(15);
 
-/// A line that says what is being waited for: redrawn on a terminal, repeated now and then elsewhere.
+/// A line that says what is being waited for: redrawn on a terminal, repeated now and then
+/// elsewhere.
 #[derive(Debug)]
 pub struct Progress {
     terminal: bool,
@@ -28,7 +30,10 @@ impl Progress {
         if self.terminal {
             self.frame += 1;
             let spinner = ['|', '/', '-', '\\'][self.frame % 4];
-            let line: String = format!("  {spinner}   {what} ({secs} s) {detail}").chars().take(columns()).collect();
+            let line: String = format!("  {spinner}   {what} ({secs} s) {detail}")
+                .chars()
+                .take(columns())
+                .collect();
             eprint!("\r\x1b[2K{line}");
             std::io::stderr().flush().ok();
         } else if elapsed >= self.said + STILL_RUNNING {
@@ -49,7 +54,8 @@ impl Progress {
 /// How many columns the terminal has, less one so that a full line does not wrap.
 fn columns() -> usize {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the call returns.
+    // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which is valid and lives until the
+    // call returns.
     let read = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     if read == 0 && size.ws_col > 1 { usize::from(size.ws_col) - 1 } else { 79 }
 }

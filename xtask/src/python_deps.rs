@@ -1,7 +1,9 @@
-//! The reference library of Standard Webhooks in Python, by which the tests have signatures read that are not the agent's own.
+//! The reference library of Standard Webhooks in Python, by which the tests have signatures read
+//! that are not the agent's own.
 //!
-//! One wheel that needs nothing but Python, pinned by its hash, in the cache. pip takes it: the machine's own, or else Debian's, which is one
-//! wheel as well and is unpacked beside it. Needs root only where there is no python3. It refuses a wheel with another hash.
+//! One wheel that needs nothing but Python, pinned by its hash, in the cache. pip takes it: the
+//! machine's own, or else Debian's, which is one wheel as well and is unpacked beside it. Needs
+//! root only where there is no python3. It refuses a wheel with another hash.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,8 +21,7 @@ pub const WHAT: &str = "the reference library of Standard Webhooks";
 
 /// The directory in the cache, and what pip is told.
 const NAME: &str = "standardwebhooks-1.1.0";
-const REQUIREMENT: &str =
-    "standardwebhooks==1.1.0 --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61\n";
+const REQUIREMENT: &str = "standardwebhooks==1.1.0 --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61\n";
 
 /// Debian's package of pip as a wheel, and where the wheel is in it.
 const PIP: (&str, &str) = ("python3-pip-whl", "root/usr/share/python-wheels");
@@ -36,19 +37,32 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     if works(&dir) {
         return Ok(dir);
     }
-    eprintln!("setup: not yet {WHAT}, which reads what the agent signs; put into {}", dir.display());
+    eprintln!(
+        "setup: not yet {WHAT}, which reads what the agent signs; put into {}",
+        dir.display()
+    );
     setup::python()?;
     fs::remove_dir_all(&dir).ok();
     fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     let requirements = dir.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENT).with_context(|| format!("{} cannot be written", requirements.display()))?;
+    fs::write(&requirements, REQUIREMENT)
+        .with_context(|| format!("{} cannot be written", requirements.display()))?;
     let mut pip = pip(&dir)?;
     pip.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]);
-    pip.args(["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore", "--target"]).arg(&dir);
+    pip.args(["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore", "--target"])
+        .arg(&dir);
     pip.arg("--requirement").arg(&requirements);
-    child::quiet(&format!("download {WHAT}"), &mut pip, "the network may be at fault", OnInterrupt::Stop)?;
+    child::quiet(
+        &format!("download {WHAT}"),
+        &mut pip,
+        "the network may be at fault",
+        OnInterrupt::Stop,
+    )?;
     if !works(&dir) {
-        bail!("{WHAT}: put into {} and does not load\n  hint: load it by hand to see why", dir.display());
+        bail!(
+            "{WHAT}: put into {} and does not load\n  hint: load it by hand to see why",
+            dir.display()
+        );
     }
     Ok(dir)
 }
@@ -59,7 +73,8 @@ fn dir() -> anyhow::Result<PathBuf> {
 
 fn works(dir: &Path) -> bool {
     let mut python = Command::new("python3");
-    child::output_of(python.args(["-c", "import standardwebhooks"]).env("PYTHONPATH", dir)).is_some()
+    child::output_of(python.args(["-c", "import standardwebhooks"]).env("PYTHONPATH", dir))
+        .is_some()
 }
 
 /// The machine's pip, or Debian's.
@@ -72,8 +87,12 @@ fn pip(dir: &Path) -> anyhow::Result<Command> {
     let (package, wheels) = PIP;
     let dir = dir.join("pip");
     deb_cache::unpack_into(&dir, "pip", &[package], || BTreeSet::from([package.to_owned()]))?;
-    let wheels = fs::read_dir(dir.join(wheels)).with_context(|| format!("{package} has no {wheels}"))?;
-    let wheel = wheels.flatten().map(|file| file.path()).find(|path| path.extension().is_some_and(|end| end == "whl"));
+    let wheels =
+        fs::read_dir(dir.join(wheels)).with_context(|| format!("{package} has no {wheels}"))?;
+    let wheel = wheels
+        .flatten()
+        .map(|file| file.path())
+        .find(|path| path.extension().is_some_and(|end| end == "whl"));
     own.env("PYTHONPATH", wheel.with_context(|| format!("{package} has no wheel"))?);
     Ok(own)
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask run`: builds, then becomes the agent.
 //!
-//! It is replaced by `spillway run` (through sudo if not root) instead of waiting for it, so that Ctrl-C, SIGTERM and the exit
-//! code are the agent's own. Observe mode is the agent's default: nothing on the host is changed.
+//! It is replaced by `spillway run` (through sudo if not root) instead of waiting for it, so that
+//! Ctrl-C, SIGTERM and the exit code are the agent's own. Observe mode is the agent's default:
+//! nothing on the host is changed.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -33,7 +34,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut command = if is_root() { Command::new(&binary) } else { Command::new("sudo") };
     if !is_root() {
         if on_path("sudo").is_none() {
-            return Err(anyhow!("the agent needs root, and there is no sudo\n  hint: run this as root"));
+            return Err(anyhow!(
+                "the agent needs root, and there is no sudo\n  hint: run this as root"
+            ));
         }
         eprintln!("run: through sudo, since loading BPF programs needs root");
         command.arg(&binary);

@@ -1,8 +1,10 @@
-//! `cargo xtask setup`: installs what building and testing need, and does nothing when all is there.
+//! `cargo xtask setup`: installs what building and testing need, and does nothing when all is
+//! there.
 //!
-//! It gathers facts, does the one next step that [`toolchain::decide`] names, and repeats until the BPF compiler and its linker are ready.
-//! Every installation is announced with its reason before it runs. It refuses to remove a package, to touch rustup's
-//! toolchains, and to prompt for a password where there is no terminal.
+//! It gathers facts, does the one next step that [`toolchain::decide`] names, and repeats until the
+//! BPF compiler and its linker are ready. Every installation is announced with its reason before it
+//! runs. It refuses to remove a package, to touch rustup's toolchains, and to prompt for a password
+//! where there is no terminal.
 
 use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
@@ -22,7 +24,8 @@ use crate::{python_deps, signals, tools};
 /// What unpacks the modules of other kernels: the program and its package.
 const XZ: (&str, &str) = ("xz", "xz-utils");
 
-/// What runs the receiver of `configs/kubernetes/`, whose image has it: the program and its package.
+/// What runs the receiver of `configs/kubernetes/`, whose image has it: the program and its
+/// package.
 const PYTHON: (&str, &str) = ("python3", "python3");
 
 /// Install what building and testing need; does nothing when all is there.
@@ -70,7 +73,11 @@ fn check() -> anyhow::Result<ExitCode> {
     for tool in [NEXTEST, DENY] {
         let is_there = tool.find()?.is_some();
         has_cargo_tools &= is_there;
-        println!("{}: cargo-{}", if is_there { "ready" } else { "missing, `cargo xtask test` builds it" }, tool.name);
+        println!(
+            "{}: cargo-{}",
+            if is_there { "ready" } else { "missing, `cargo xtask test` builds it" },
+            tool.name
+        );
     }
     let emulator = on_path(XZ.0).is_some() && emulator::is_there()?;
     println!(
@@ -83,11 +90,22 @@ fn check() -> anyhow::Result<ExitCode> {
         if userlands { "ready" } else { "missing, `cargo xtask vm` installs it" }
     );
     let servers = SERVERS.is_there()?;
-    println!("{}: {}", if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" }, SERVERS.what);
+    println!(
+        "{}: {}",
+        if servers { "ready" } else { "missing, `cargo xtask test` unpacks them" },
+        SERVERS.what
+    );
     let python = on_path(PYTHON.0).is_some();
-    println!("{}: Python", if python { "ready" } else { "missing, `cargo xtask test` installs it" });
+    println!(
+        "{}: Python",
+        if python { "ready" } else { "missing, `cargo xtask test` installs it" }
+    );
     let webhooks = python_deps::is_there()?;
-    println!("{}: {}", if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" }, python_deps::WHAT);
+    println!(
+        "{}: {}",
+        if webhooks { "ready" } else { "missing, `cargo xtask test` downloads it" },
+        python_deps::WHAT
+    );
     Ok(if ready && has_cargo_tools && emulator && userlands && servers && python && webhooks {
         ExitCode::SUCCESS
     } else {
@@ -131,7 +149,8 @@ pub fn cargo_tool(workspace: &Workspace, tool: &CargoTool) -> anyhow::Result<Com
     eprintln!("setup: no cargo-{} yet, which {}", tool.name, tool.does);
     tool.build(workspace)?;
     let hint = "hint: run `cargo xtask setup` again";
-    tool.find()?.with_context(|| format!("cargo-{} was built and does not run\n  {hint}", tool.name))
+    tool.find()?
+        .with_context(|| format!("cargo-{} was built and does not run\n  {hint}", tool.name))
 }
 
 /// Makes sure that other kernels can be booted.
@@ -162,11 +181,17 @@ fn program((program, package): (&str, &str), why: &str) -> anyhow::Result<()> {
 /// Makes sure that a Debian can be put together for a virtual machine.
 pub fn userlands() -> anyhow::Result<()> {
     if !makes_userlands() && on_path("apt-get").is_some() {
-        eprintln!("setup: {} are not all there yet, which put a Debian with systemd together", MAKERS.join(" and "));
+        eprintln!(
+            "setup: {} are not all there yet, which put a Debian with systemd together",
+            MAKERS.join(" and ")
+        );
         install(&MAKERS.map(str::to_owned))?;
     }
     if !makes_userlands() {
-        bail!("there is no mmdebstrap or no bsdtar, which put a Debian together\n  hint: install {}", MAKERS.join(" "))
+        bail!(
+            "there is no mmdebstrap or no bsdtar, which put a Debian together\n  hint: install {}",
+            MAKERS.join(" ")
+        )
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Ctrl-C, SIGTERM and SIGHUP become a flag that every wait looks at.
 //!
-//! A handler that exits would skip the guards that stop processes and remove cgroups. So nothing exits in a handler:
-//! waits return [`Interrupted`], the guards run on the way out, and `main` turns it into exit code 130. Children run in
-//! process groups of their own, so that Ctrl-C on a terminal reaches this process alone.
+//! A handler that exits would skip the guards that stop processes and remove cgroups. So nothing
+//! exits in a handler: waits return [`Interrupted`], the guards run on the way out, and `main`
+//! turns it into exit code 130. Children run in process groups of their own, so that Ctrl-C on a
+//! terminal reaches this process alone.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use crate::workspace::{is_root, on_path};
 use crate::{child, signals};
 
-/// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what root is needed for.
+/// Gets sudo ready to run without asking: it asks here, in the foreground, or never. `what` is what
+/// root is needed for.
 pub fn authenticate(what: &str) -> anyhow::Result<()> {
     if is_root() {
         return Ok(());
@@ -20,10 +21,15 @@ pub fn authenticate(what: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        bail!("`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: run `sudo -v` first");
+        bail!(
+            "`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: run `sudo -v` first"
+        );
     }
-    let status =
-        Command::new("sudo").arg("-v").stdin(Stdio::inherit()).status().context("sudo could not be started")?;
+    let status = Command::new("sudo")
+        .arg("-v")
+        .stdin(Stdio::inherit())
+        .status()
+        .context("sudo could not be started")?;
     signals::check()?;
     if !status.success() {
         bail!("sudo was refused, and `{what}` needs root\n  hint: run it as root, then this again");

@@ -1,9 +1,10 @@
 //! `xtask hold`: runs a command for as long as standard input stays open, then stops it.
 //!
-//! The demo holds the agent this way, as root through sudo where need be. A user may not signal a process that sudo
-//! started, but may close a pipe; and a pipe closes by itself when the demo is killed, so the agent never outlives it.
-//! Paths given with `--own` that do not exist at the start are removed at the end: what the agent makes on a machine that never
-//! ran it. Paths that exist already are left alone.
+//! The demo holds the agent this way, as root through sudo where need be. A user may not signal a
+//! process that sudo started, but may close a pipe; and a pipe closes by itself when the demo is
+//! killed, so the agent never outlives it. Paths given with `--own` that do not exist at the start
+//! are removed at the end: what the agent makes on a machine that never ran it. Paths that exist
+//! already are left alone.
 
 use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use crate::child::Group;
 
-/// What goes before the command's pid on standard error, for the demo to see that it is gone in the end.
+/// What goes before the command's pid on standard error, for the demo to see that it is gone in the
+/// end.
 pub const PID_LINE: &str = "hold: pid ";
 /// How long the command may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -34,7 +36,8 @@ pub struct Args {
 /// Runs the command and returns its exit code; 128 plus the signal where one killed it.
 pub fn main(args: &Args) -> ExitCode {
     let own: Vec<&PathBuf> = args.own.iter().filter(|path| !exists(path)).collect();
-    // A stopping signal to this process is answered by closing the pipe instead; the flag keeps it from dying.
+    // A stopping signal to this process is answered by closing the pipe instead; the flag keeps it
+    // from dying.
     if let Err(error) = crate::signals::install() {
         eprintln!("hold: {error:#}");
         return ExitCode::from(125);
@@ -63,7 +66,10 @@ pub fn main(args: &Args) -> ExitCode {
             Ok(None) => {}
             Err(error) => eprintln!("hold: {error:#}"),
         }
-        let over = !matches!(closed.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+        let over = !matches!(
+            closed.recv_timeout(Duration::from_millis(50)),
+            Err(RecvTimeoutError::Timeout)
+        );
         if over || crate::signals::stopped() {
             break group.stop(GRACE);
         }
@@ -71,7 +77,8 @@ pub fn main(args: &Args) -> ExitCode {
     for path in own {
         remove(path);
     }
-    let code = status.and_then(|status| status.code().or_else(|| status.signal().map(|signal| 128 + signal)));
+    let code = status
+        .and_then(|status| status.code().or_else(|| status.signal().map(|signal| 128 + signal)));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125))
 }
 
@@ -83,7 +90,8 @@ fn remove(path: &Path) {
     if !exists(path) {
         return;
     }
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let removed =
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     match removed {
         Ok(()) => eprintln!("hold: removed {}", path.display()),
         Err(error) => eprintln!("hold: could not remove {}: {error}", path.display()),

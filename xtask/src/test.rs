@@ -1,9 +1,10 @@
 //! `cargo xtask test`: every test there is, and what could not run, with the reason.
 //!
-//! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in `SPILLWAY_SKIPS` and
-//! passes. Then the detectors are scored on the corpora, and every probe is checked on every kernel that can be had. What was
-//! skipped is listed last. Where `CI` is set, a skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole
-//! in what was promised.
+//! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
+//! `SPILLWAY_SKIPS` and passes. Then the detectors are scored on the corpora, and every probe is
+//! checked on every kernel that can be had. What was skipped is listed last. Where `CI` is set, a
+//! skip that `.ci/expected-skips` does not list fails the run: there a skip is a hole in what was
+//! promised.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -39,7 +40,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut has_programs = true;
     match setup::bpf(&workspace) {
         Ok(compiler) => build::bpf_with(&workspace, &compiler)?,
-        // Where they cannot be built, as without root and sudo, the rest is tested all the same; not so in CI.
+        // Where they cannot be built, as without root and sudo, the rest is tested all the same;
+        // not so in CI.
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => {
             eprintln!("test: going on without the BPF programs: {error:#}");
@@ -58,9 +60,13 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     build::binaries(&workspace, false, &[("spillway-agent", "spillway")])?;
     let skips_file = workspace.target.join("skipped-tests");
-    fs::write(&skips_file, "").with_context(|| format!("{} cannot be written", skips_file.display()))?;
+    fs::write(&skips_file, "")
+        .with_context(|| format!("{} cannot be written", skips_file.display()))?;
     let mut command = nextest;
-    command.args(["run", "--workspace", "--locked"]).args(&args.filters).env("SPILLWAY_SKIPS", &skips_file);
+    command
+        .args(["run", "--workspace", "--locked"])
+        .args(&args.filters)
+        .env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
     workspace.equip(&mut command);
     match SERVERS.provide() {
@@ -99,7 +105,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own summary is what ends the run.
+/// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own
+/// summary is what ends the run.
 fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
@@ -108,7 +115,8 @@ fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Comman
     let mut doc = workspace.cargo("test");
     doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
     // Without advisories, whose database is a repository that would have to be fetched.
-    deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"]).current_dir(&workspace.root);
+    deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"])
+        .current_dir(&workspace.root);
     deny.args(["bans", "licenses", "sources"]);
     // The fuzz targets are a workspace of their own, which nothing else here resolves.
     let mut lock = workspace.cargo("tree");
@@ -122,7 +130,8 @@ fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Comman
     ]
 }
 
-/// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but each line whole.
+/// Reads what tests wrote: the test's name, a tab, the reason. Two tests may write at once, but
+/// each line whole.
 fn parse_skips(text: &str) -> BTreeMap<String, String> {
     let pair = |line: &str| {
         let (name, reason) = line.split_once('\t').unwrap_or((line, "no reason was given"));
@@ -142,7 +151,11 @@ fn expected_skips(root: &Path) -> Vec<String> {
 }
 
 fn unexpected<'a>(skips: &'a BTreeMap<String, String>, expected: &[String]) -> Vec<&'a str> {
-    skips.keys().map(String::as_str).filter(|name| !expected.iter().any(|known| known == name)).collect()
+    skips
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !expected.iter().any(|known| known == name))
+        .collect()
 }
 
 fn list(skips: &BTreeMap<String, String>) -> String {
@@ -161,7 +174,10 @@ mod tests {
     #[test]
     fn skips_are_read_once_each_with_their_reason() {
         let skips = parse_skips("b\tneeds root\n\na\tno BTF here\nb\tneeds root\nbare\n");
-        assert_eq!(list(&skips), "Skipped: 3\n  a     no BTF here\n  b     needs root\n  bare  no reason was given");
+        assert_eq!(
+            list(&skips),
+            "Skipped: 3\n  a     no BTF here\n  b     needs root\n  bare  no reason was given"
+        );
     }
 
     #[test]

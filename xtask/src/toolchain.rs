@@ -1,9 +1,11 @@
-//! Which compiler and which linker build the BPF programs, and what to do next if they are not there yet.
+//! Which compiler and which linker build the BPF programs, and what to do next if they are not
+//! there yet.
 //!
-//! The programs need `core` built from source, thus a compiler with its sources and unstable flags: a rustup nightly with
-//! `rust-src`, or the distribution's `rustc-web` with `rust-web-src` and `RUSTC_BOOTSTRAP=1`. bpf-linker reads the
-//! compiler's bitcode, so it has to be built against that compiler's LLVM major. [`decide`] is pure: it is given facts
-//! and answers with one next step; `setup` does the step, gathers the facts again, and asks again.
+//! The programs need `core` built from source, thus a compiler with its sources and unstable flags:
+//! a rustup nightly with `rust-src`, or the distribution's `rustc-web` with `rust-web-src` and
+//! `RUSTC_BOOTSTRAP=1`. bpf-linker reads the compiler's bitcode, so it has to be built against that
+//! compiler's LLVM major. [`decide`] is pure: it is given facts and answers with one next step;
+//! `setup` does the step, gathers the facts again, and asks again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -42,8 +44,12 @@ impl Compiler {
     pub fn name(&self) -> String {
         let (major, minor) = self.version;
         match &self.origin {
-            Origin::Rustup(name) => format!("rustup's {name} ({major}.{minor}, LLVM {})", self.llvm),
-            Origin::Distribution(path) => format!("{} ({major}.{minor}, LLVM {})", path.display(), self.llvm),
+            Origin::Rustup(name) => {
+                format!("rustup's {name} ({major}.{minor}, LLVM {})", self.llvm)
+            }
+            Origin::Distribution(path) => {
+                format!("{} ({major}.{minor}, LLVM {})", path.display(), self.llvm)
+            }
         }
     }
 
@@ -85,8 +91,14 @@ pub enum Next {
 /// The next step towards building the BPF programs.
 pub fn decide(facts: &Facts) -> Next {
     if !facts.has_cc {
-        return install(facts, vec!["gcc".into()], "there is no C compiler `cc`, which links every Rust program")
-            .unwrap_or_else(|| Next::Ask("there is no C compiler `cc`\n  hint: install gcc or clang".into()));
+        return install(
+            facts,
+            vec!["gcc".into()],
+            "there is no C compiler `cc`, which links every Rust program",
+        )
+        .unwrap_or_else(|| {
+            Next::Ask("there is no C compiler `cc`\n  hint: install gcc or clang".into())
+        });
     }
     let usable = || facts.compilers.iter().filter(|compiler| compiler.usable());
     // One whose linker is there, or can be built from what is there, spares an installation.
@@ -102,7 +114,8 @@ pub fn decide(facts: &Facts) -> Next {
             return next;
         }
     }
-    let has_distribution = facts.compilers.iter().any(|c| matches!(c.origin, Origin::Distribution(_)) && c.usable());
+    let has_distribution =
+        facts.compilers.iter().any(|c| matches!(c.origin, Origin::Distribution(_)) && c.usable());
     if !has_distribution {
         let packages = DISTRIBUTION_RUST.map(String::from).to_vec();
         let why = "the BPF programs need `core` built from source, and no rustup nightly with rust-src can do it here";
@@ -115,7 +128,12 @@ pub fn decide(facts: &Facts) -> Next {
 
 /// The packages that bpf-linker's build needs for one LLVM major.
 fn llvm_packages(major: u32) -> Vec<String> {
-    vec![format!("llvm-{major}-dev"), format!("libpolly-{major}-dev"), "libzstd-dev".into(), "zlib1g-dev".into()]
+    vec![
+        format!("llvm-{major}-dev"),
+        format!("libpolly-{major}-dev"),
+        "libzstd-dev".into(),
+        "zlib1g-dev".into(),
+    ]
 }
 
 fn install(facts: &Facts, packages: Vec<String>, why: &str) -> Option<Next> {
@@ -235,12 +253,15 @@ mod tests {
     fn nothing_is_installed_twice() {
         let mut facts = facts(vec![], &[], &[]);
         facts.tried = DISTRIBUTION_RUST.map(String::from).into();
-        assert!(matches!(decide(&facts), Next::Ask(text) if text.contains("hint:") && text.contains("rust-src")));
+        assert!(
+            matches!(decide(&facts), Next::Ask(text) if text.contains("hint:") && text.contains("rust-src"))
+        );
     }
 
     #[test]
     fn without_apt_a_person_is_told_what_each_compiler_lacks() {
-        let mut facts = facts(vec![nightly(22, false), nightly(25, true), nightly(21, true)], &[], &[]);
+        let mut facts =
+            facts(vec![nightly(22, false), nightly(25, true), nightly(21, true)], &[], &[]);
         facts.has_apt = false;
         let Next::Ask(text) = decide(&facts) else { panic!("expected advice") };
         for part in ["lacks the sources", "[21, 22, 23]", "development files of LLVM 21"] {
@@ -251,7 +272,10 @@ mod tests {
     #[test]
     fn a_compiler_older_than_the_workspace_is_passed_over() {
         let old = Compiler { version: (1, 85), ..debian(21) };
-        assert_eq!(packages(decide(&facts(vec![old], &[21], &[21]))), ["rustc-web", "rust-web-src"]);
+        assert_eq!(
+            packages(decide(&facts(vec![old], &[21], &[21]))),
+            ["rustc-web", "rust-web-src"]
+        );
     }
 
     #[test]

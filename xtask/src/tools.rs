@@ -1,8 +1,9 @@
 //! What is on this machine: compilers, LLVM, and the tools that setup builds into the cache.
 //!
-//! A tool of ours lives in `~/.cache/spillway/<name>-<version>[-llvmN]` (or under `$XDG_CACHE_HOME`), put there by `cargo install --root`: it
-//! outlives `cargo clean`, and a new version gets a new directory. A tool counts as there only if it runs, since an
-//! upgrade of the distribution can take its shared libraries away.
+//! A tool of ours lives in `~/.cache/spillway/<name>-<version>[-llvmN]` (or under
+//! `$XDG_CACHE_HOME`), put there by `cargo install --root`: it outlives `cargo clean`, and a new
+//! version gets a new directory. A tool counts as there only if it runs, since an upgrade of the
+//! distribution can take its shared libraries away.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -42,12 +43,13 @@ pub fn build_bpf_linker(workspace: &Workspace, llvm: u32) -> anyhow::Result<()> 
     let mut command = cargo_install(workspace, "bpf-linker", BPF_LINKER, &format!("-llvm{llvm}"))?;
     command.args(["--no-default-features", "--features"]).arg(format!("llvm-{llvm}"));
     if let Some(prefix) = llvm_prefix(llvm) {
-        // llvm-sys reads the first; bpf-linker's own build script the second, and without it takes whatever
-        // `llvm-config` is first on the path, which may be another major.
+        // llvm-sys reads the first; bpf-linker's own build script the second, and without it takes
+        // whatever `llvm-config` is first on the path, which may be another major.
         command.env(format!("LLVM_SYS_{llvm}1_PREFIX"), &prefix).env("LLVM_PREFIX", &prefix);
     }
     let what = format!("build bpf-linker {BPF_LINKER} against LLVM {llvm} (once, some minutes)");
-    let hint = format!("check that llvm-{llvm}-dev is complete, then run `cargo xtask setup` again");
+    let hint =
+        format!("check that llvm-{llvm}-dev is complete, then run `cargo xtask setup` again");
     child::quiet(&what, &mut command, &hint, OnInterrupt::Stop)?;
     discard_build(workspace, "bpf-linker");
     Ok(())
@@ -86,7 +88,8 @@ pub const DENY: CargoTool = CargoTool {
 impl CargoTool {
     /// The command that runs it, if it is there: the user's own, else ours.
     pub fn find(&self) -> anyhow::Result<Option<Command>> {
-        let ours = workspace::cache_dir()?.join(format!("{0}-{1}/bin/{0}", self.program(), self.version));
+        let ours =
+            workspace::cache_dir()?.join(format!("{0}-{1}/bin/{0}", self.program(), self.version));
         let is_there = |program: &Path| works(Command::new(program).args([self.name, "--version"]));
         let found = [PathBuf::from(cargo()), ours].into_iter().find(|program| is_there(program));
         Ok(found.map(|program| {
@@ -103,7 +106,9 @@ impl CargoTool {
         command.args(self.options);
         // What its own release profile gains is less than what it costs to build.
         command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1").env("CARGO_PROFILE_RELEASE_LTO", "off");
-        command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+        command
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
         let what = format!("build {program} {} (once, some minutes)", self.version);
         child::quiet(&what, &mut command, self.hint, OnInterrupt::Stop)?;
         discard_build(workspace, &program);
@@ -115,9 +120,14 @@ impl CargoTool {
     }
 }
 
-/// `cargo install` into the cache. The intermediate files go under the target directory, not to a temporary one that an interruption
-/// would leave behind; an interrupted build goes on from them.
-fn cargo_install(workspace: &Workspace, name: &str, version: &str, suffix: &str) -> anyhow::Result<Command> {
+/// `cargo install` into the cache. The intermediate files go under the target directory, not to a
+/// temporary one that an interruption would leave behind; an interrupted build goes on from them.
+fn cargo_install(
+    workspace: &Workspace,
+    name: &str,
+    version: &str,
+    suffix: &str,
+) -> anyhow::Result<Command> {
     let root = workspace::cache_dir()?.join(format!("{name}-{version}{suffix}"));
     let mut command = Command::new(cargo());
     command.args(["install", "--locked", "--force", "--root"]).arg(root);
@@ -132,15 +142,19 @@ fn discard_build(workspace: &Workspace, name: &str) {
 
 /// Rustup's nightlies, the plain `nightly` first.
 fn nightlies() -> Vec<Compiler> {
-    let Some(list) = child::output_of(Command::new("rustup").args(["toolchain", "list"])) else { return vec![] };
+    let Some(list) = child::output_of(Command::new("rustup").args(["toolchain", "list"])) else {
+        return vec![];
+    };
     let mut names: Vec<&str> = list
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| name.starts_with("nightly"))
         .collect();
-    // A dated nightly is `nightly-2026-…`: the plain one, which its user keeps current, goes before it.
+    // A dated nightly is `nightly-2026-…`: the plain one, which its user keeps current, goes before
+    // it.
     names.sort_by_key(|name| {
-        name.strip_prefix("nightly-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        name.strip_prefix("nightly-")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     });
     let of = |name: &&str| {
         let mut command = Command::new("rustup");
@@ -168,22 +182,27 @@ fn compiler(origin: Origin, rustc: &Command) -> Option<Compiler> {
     };
     let (version, llvm) = parse_version(&call("-vV")?)?;
     let sysroot = call("--print sysroot")?;
-    let has_src = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file();
+    let has_src =
+        Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file();
     Some(Compiler { origin, version, llvm, has_src })
 }
 
-/// Where an LLVM major's development files are: Debian's place, else what a versioned or plain `llvm-config` says.
+/// Where an LLVM major's development files are: Debian's place, else what a versioned or plain
+/// `llvm-config` says.
 fn llvm_prefix(major: u32) -> Option<PathBuf> {
     let debian = PathBuf::from(format!("/usr/lib/llvm-{major}"));
     if debian.join("lib/libLLVM.so").exists() && debian.join("bin/llvm-config").exists() {
         return Some(debian);
     }
-    [format!("llvm-config-{major}"), format!("llvm-config{major}"), "llvm-config".into()].iter().find_map(|name| {
-        let version = child::output_of(Command::new(name).arg("--version"))?;
-        let matches = version.trim().split('.').next()? == major.to_string();
-        let prefix = matches.then(|| child::output_of(Command::new(name).arg("--prefix"))).flatten()?;
-        Some(PathBuf::from(prefix.trim()))
-    })
+    [format!("llvm-config-{major}"), format!("llvm-config{major}"), "llvm-config".into()]
+        .iter()
+        .find_map(|name| {
+            let version = child::output_of(Command::new(name).arg("--version"))?;
+            let matches = version.trim().split('.').next()? == major.to_string();
+            let prefix =
+                matches.then(|| child::output_of(Command::new(name).arg("--prefix"))).flatten()?;
+            Some(PathBuf::from(prefix.trim()))
+        })
 }
 
 fn works(command: &mut Command) -> bool {

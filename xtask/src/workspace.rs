@@ -1,6 +1,8 @@
-//! Where things are: the workspace, its target directory, and the cache that outlives a `cargo clean`.
+//! Where things are: the workspace, its target directory, and the cache that outlives a `cargo
+//! clean`.
 //!
-//! The target directory is asked of cargo, since a user may have moved it by environment or configuration.
+//! The target directory is asked of cargo, since a user may have moved it by environment or
+//! configuration.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,7 +23,8 @@ pub struct Workspace {
 impl Workspace {
     /// Finds the workspace that this command was built from.
     pub fn find() -> anyhow::Result<Self> {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let manifest =
+            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest).parent().unwrap_or(Path::new("/")).to_path_buf();
         let output = Command::new(cargo())
             .args(["metadata", "--no-deps", "--locked", "--format-version=1"])
@@ -31,9 +34,11 @@ impl Workspace {
         if !output.status.success() {
             bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let metadata: serde_json::Value =
-            serde_json::from_slice(&output.stdout).context("`cargo metadata` did not print JSON")?;
-        let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target directory")?;
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .context("`cargo metadata` did not print JSON")?;
+        let target = metadata["target_directory"]
+            .as_str()
+            .context("`cargo metadata` names no target directory")?;
         Ok(Self { root, target: target.into() })
     }
 
@@ -47,7 +52,8 @@ impl Workspace {
         self.target.join(if release { "release" } else { "debug" }).join(name)
     }
 
-    /// A cargo command for the user's half, in the right directory, and told where the BPF object is.
+    /// A cargo command for the user's half, in the right directory, and told where the BPF object
+    /// is.
     pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo());
         command.arg(subcommand);
@@ -77,7 +83,9 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
         .filter(|path| path.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("spillway"))
-        .context("no place for built tools: neither XDG_CACHE_HOME nor HOME is set\n  hint: set HOME")
+        .context(
+            "no place for built tools: neither XDG_CACHE_HOME nor HOME is set\n  hint: set HOME",
+        )
 }
 
 /// Whether this process is root.

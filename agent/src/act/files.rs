@@ -1,5 +1,5 @@
-//! Checks the files that a configuration names before anything depends on them: a secret that cannot be read is found at startup, and not
-//! by the first page that nobody gets.
+//! Checks the files that a configuration names before anything depends on them: a secret that
+//! cannot be read is found at startup, and not by the first page that nobody gets.
 
 use hyper::Uri;
 
@@ -23,7 +23,8 @@ pub struct FileProblem {
     pub message: String,
     /// A hint.
     pub hint: String,
-    /// Set if it is a credential, and this process was not started by systemd with any: nothing is known of it.
+    /// Set if it is a credential, and this process was not started by systemd with any: nothing is
+    /// known of it.
     pub is_unknown: bool,
 }
 
@@ -36,10 +37,13 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
         ("act.page.webhook.secret_file", &page.webhook.secret_file, is_keys),
         ("act.drain.secret_file", &drain.secret_file, is_keys),
     ];
-    let secrets = secrets.into_iter().filter_map(|(key, secret, check)| check_secret(key, secret.as_ref()?, check));
+    let secrets = secrets
+        .into_iter()
+        .filter_map(|(key, secret, check)| check_secret(key, secret.as_ref()?, check));
     let page_ca = http_client::TlsOptions { ca_file: page.ca_file.clone(), client: None };
     let page_ca = page.ca_file.is_some().then_some(("act.page.ca_file", page_ca));
-    let endpoint = DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
+    let endpoint =
+        DrainClient::new(drain).map(|endpoint| ("act.drain", endpoint.identity().clone()));
     let identities = page_ca.into_iter().chain(endpoint).filter_map(|(key, identity)| {
         let wrong = http_client::HttpClient::new(&identity).err()?;
         Some(problem(key, &wrong.to_string(), false))
@@ -50,7 +54,8 @@ pub fn check_files(config: &Config) -> Vec<FileProblem> {
 fn check_secret(key: &'static str, secret: &SecretSource, check: Check) -> Option<FileProblem> {
     let read = secret.read();
     let is_unknown = read.is_err() && secret.is_elsewhere();
-    let wrong = read.and_then(|text| check(&text).map_err(|wrong| format!("{secret}: {wrong}"))).err()?;
+    let wrong =
+        read.and_then(|text| check(&text).map_err(|wrong| format!("{secret}: {wrong}"))).err()?;
     Some(problem(key, &wrong, is_unknown))
 }
 
@@ -66,17 +71,22 @@ fn is_keys(text: &str) -> Result<(), String> {
 fn is_routing_key(text: &str) -> Result<(), String> {
     match text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
-        false => Err("it is not a routing key\n  hint: the file has one line, the integration's key".to_owned()),
+        false => {
+            Err("it is not a routing key\n  hint: the file has one line, the integration's key"
+                .to_owned())
+        }
     }
 }
 
 fn is_address(text: &str) -> Result<(), String> {
-    let is_one =
-        text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("https" | "http")));
+    let is_one = text.parse::<Uri>().is_ok_and(|uri| {
+        uri.host().is_some() && matches!(uri.scheme_str(), Some("https" | "http"))
+    });
     if is_one {
         Ok(())
     } else {
-        Err("it is not an address\n  hint: the file has one line, the webhook's https://… address".to_owned())
+        Err("it is not an address\n  hint: the file has one line, the webhook's https://… address"
+            .to_owned())
     }
 }
 
@@ -101,33 +111,48 @@ mod tests {
                     [act.page.webhook]\nurl = \"https://h/\"\nsecret_file = \"DIR/c\"\n\
                     [act.drain]\nurl = \"https://h/\"\nsecret_file = \"DIR/d\"\nca_file = \"DIR/e\"\n";
         let config = config::parse(&text.replace("DIR", dir.to_str().unwrap()), "x.toml").unwrap();
-        let problems = || -> Vec<_> { check_files(&config).into_iter().map(|one| (one.key, one.message)).collect() };
+        let problems = || -> Vec<_> {
+            check_files(&config).into_iter().map(|one| (one.key, one.message)).collect()
+        };
         assert_eq!(problems().len(), 5, "{:?}", problems());
         put("a", "R0utingKey", 0o600);
         put("b", "https://hooks.internal/x", 0o640);
         put("c", KEY, 0o600);
         put("d", KEY, 0o600);
         let wrong = problems();
-        assert!(matches!(&wrong[..], [("act.drain", why)] if why.contains("No such file")), "{wrong:?}");
+        assert!(
+            matches!(&wrong[..], [("act.drain", why)] if why.contains("No such file")),
+            "{wrong:?}"
+        );
         put("a", "two words", 0o600);
         put("b", "no address", 0o600);
         put("c", "whsec_short", 0o600);
         put("d", KEY, 0o604);
         put("e", "no certificate", 0o644);
         let wrong = problems();
-        for (at, told) in ["not a routing key", "not an address", "line 1 is no key", "has mode 0604", "no certificate"]
-            .iter()
-            .enumerate()
+        for (at, told) in [
+            "not a routing key",
+            "not an address",
+            "line 1 is no key",
+            "has mode 0604",
+            "no certificate",
+        ]
+        .iter()
+        .enumerate()
         {
             assert!(wrong[at].1.contains(told), "{wrong:?}");
         }
-        assert!(!wrong.iter().any(|(_, why)| why.contains("two words") || why.contains("whsec_")), "{wrong:?}");
+        assert!(
+            !wrong.iter().any(|(_, why)| why.contains("two words") || why.contains("whsec_")),
+            "{wrong:?}"
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn a_credential_is_unknown_outside_of_the_unit() {
-        let config = config::parse("[act.page.slack]\nurl_file = \"credential:slack\"\n", "x.toml").unwrap();
+        let config =
+            config::parse("[act.page.slack]\nurl_file = \"credential:slack\"\n", "x.toml").unwrap();
         let problems = check_files(&config);
         assert!(
             matches!(&problems[..], [one] if one.is_unknown && one.hint.contains("LoadCredential=slack")),

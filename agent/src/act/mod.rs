@@ -1,8 +1,9 @@
 //! The actions: what decisions ask for, done to this host, and what came of it.
 //!
-//! Everything that is changed is in the [`Journal`] first, so that it can be put back by whoever comes next. [`Actor`] does it beside the
-//! loop; [`Pause`] stops it; [`undo_all`] puts everything back, with or without an agent. A [`drain::Drainer`] takes this node out of
-//! service and back. The next action is a module here, and an arm in [`Actor::perform`].
+//! Everything that is changed is in the [`Journal`] first, so that it can be put back by whoever
+//! comes next. [`Actor`] does it beside the loop; [`Pause`] stops it; [`undo_all`] puts everything
+//! back, with or without an agent. A [`drain::Drainer`] takes this node out of service and back.
+//! The next action is a module here, and an arm in [`Actor::perform`].
 
 pub mod drain;
 mod files;

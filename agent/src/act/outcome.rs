@@ -14,7 +14,8 @@ pub struct Outcome {
     pub event: OutcomeKind,
     /// The incident on whose account.
     pub id: Arc<str>,
-    /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it is all of them.
+    /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it
+    /// is all of them.
     pub cgroup: Arc<str>,
     /// The limit that stands now; `None` where there is none of ours.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,8 @@
 //! The switch that stops every action: a file, so that it can be thrown when nothing else answers.
 //!
-//! Whoever acts looks at it just before; `spillway pause` and `touch` do the same. It stops what is new. What was changed stays
-//! until it is put back, which is always allowed. Whatever has the name counts, a link or a pipe as well; it is never opened.
+//! Whoever acts looks at it just before; `spillway pause` and `touch` do the same. It stops what is
+//! new. What was changed stays until it is put back, which is always allowed. Whatever has the name
+//! counts, a link or a pipe as well; it is never opened.
 
 use std::{
     io,
@@ -32,9 +33,12 @@ impl Pause {
         &self.path
     }
 
-    /// Whether it is there. Where that cannot be told it is: no action is better than one that somebody may have stopped.
+    /// Whether it is there. Where that cannot be told it is: no action is better than one that
+    /// somebody may have stopped.
     pub fn is_on(&self) -> bool {
-        StateDir::open(&self.state_dir).and_then(|dir| dir.map_or(Ok(false), |dir| dir.holds(NAME))).unwrap_or(true)
+        StateDir::open(&self.state_dir)
+            .and_then(|dir| dir.map_or(Ok(false), |dir| dir.holds(NAME)))
+            .unwrap_or(true)
     }
 
     /// Puts it there.

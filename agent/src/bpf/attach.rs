@@ -1,4 +1,5 @@
-//! Attaches one rung: loads its programs, hooks them up, and takes the maps through which they tell.
+//! Attaches one rung: loads its programs, hooks them up, and takes the maps through which they
+//! tell.
 
 use std::os::fd::AsFd as _;
 
@@ -12,8 +13,9 @@ use aya::{
     util::online_cpus,
 };
 use spillway_ebpf::{
-    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount, KnownListener, KnownUnix,
-    Offsets, OutboundConnect, OutboundCount, OutboundKey, Sojourn, WATCHES_CONNECTS, WATCHES_LISTENERS,
+    ABSENT, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, FaultCount,
+    KnownListener, KnownUnix, Offsets, OutboundConnect, OutboundCount, OutboundKey, Sojourn,
+    WATCHES_CONNECTS, WATCHES_LISTENERS,
 };
 pub use spillway_ebpf::{LISTENERS_MAX, OUTBOUND_MAX, UNIX_LISTENERS_MAX};
 
@@ -41,7 +43,8 @@ unsafe impl Pod for SharedStruct<FaultCount> {}
 unsafe impl Pod for SharedStruct<KnownListener> {}
 // SAFETY: `KnownUnix` is `repr(C)`, two u64: no padding, any bytes are valid.
 unsafe impl Pod for SharedStruct<KnownUnix> {}
-// SAFETY: `Sojourn` is `repr(C)`, two u64 and an even number of u32: no padding, any bytes are valid.
+// SAFETY: `Sojourn` is `repr(C)`, two u64 and an even number of u32: no padding, any bytes are
+// valid.
 unsafe impl Pod for SharedStruct<Sojourn> {}
 
 /// Passes over every listener.
@@ -121,25 +124,32 @@ impl AttachContext<'_> {
 
     fn find_cpu_slots(&mut self) -> Result<(), Unavailable> {
         let id = match self.ebpf.map("CPU_SLOT") {
-            Some(Map::PerCpuArray(data)) => data.info().map_err(|error| error::of("map CPU_SLOT", &error))?.id(),
+            Some(Map::PerCpuArray(data)) => {
+                data.info().map_err(|error| error::of("map CPU_SLOT", &error))?.id()
+            }
             _ => return Err(broken("the BPF object has no per-CPU array CPU_SLOT")),
         };
         self.set("CPU_SLOT_ID", id)?;
         let find = self.iter("find_cpu_slots", "bpf_map", None, "iter/bpf_map")?;
         let mut found = Vec::with_capacity(CPUS_MAX);
         let each = |sample: CpuSlotSample| found.push(sample.slot.wrapping_sub(sample.base));
-        pass(&find, &mut Vec::new(), each).map_err(|error| error::of_io("a pass of iter/bpf_map", &error))?;
+        pass(&find, &mut Vec::new(), each)
+            .map_err(|error| error::of_io("a pass of iter/bpf_map", &error))?;
         if found.is_empty() {
             return Err(broken("iter/bpf_map did not find the per-CPU slots of a map of ours"));
         }
         found.resize(CPUS_MAX, 0);
-        let offsets: CpuOffsets = found.try_into().map_err(|_| broken("there are more per-CPU slots than expected"))?;
+        let offsets: CpuOffsets =
+            found.try_into().map_err(|_| broken("there are more per-CPU slots than expected"))?;
         self.set("CPU_OFFSETS", offsets)
     }
 
     /// Sets the one value of an array that stays with the programs.
     fn set<T: Pod>(&mut self, name: &str, value: T) -> Result<(), Unavailable> {
-        let map = self.ebpf.map_mut(name).ok_or_else(|| broken(&format!("the BPF object has no map {name}")))?;
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| broken(&format!("the BPF object has no map {name}")))?;
         Array::<_, T>::try_from(map)
             .and_then(|mut array| array.set(0, value, 0))
             .map_err(|error| error::of(&format!("map {name}"), &error))
@@ -189,11 +199,13 @@ impl AttachContext<'_> {
         self.take("LIFE")
     }
 
-    /// The tracepoint goes first, so that no listener that appears while the old ones are found is missed.
+    /// The tracepoint goes first, so that no listener that appears while the old ones are found is
+    /// missed.
     pub(super) fn listeners(&mut self) -> Result<ListenerProbes, Unavailable> {
         self.watch_states(WATCHES_LISTENERS)?;
         let find = self.iter("find_listeners", "task_file", None, "iter/task_file")?;
-        let scan = self.iter("scan_listeners", "bpf_map_elem", Some("LISTENERS"), "iter/bpf_map_elem")?;
+        let scan =
+            self.iter("scan_listeners", "bpf_map_elem", Some("LISTENERS"), "iter/bpf_map_elem")?;
         Ok(ListenerProbes {
             scan,
             find,
@@ -207,7 +219,8 @@ impl AttachContext<'_> {
 
     pub(super) fn unix(&mut self) -> Result<UnixProbes, Unavailable> {
         let find = self.iter("find_unix", "task_file", None, "iter/task_file")?;
-        let scan = self.iter("scan_unix", "bpf_map_elem", Some("UNIX_LISTENERS"), "iter/bpf_map_elem")?;
+        let scan =
+            self.iter("scan_unix", "bpf_map_elem", Some("UNIX_LISTENERS"), "iter/bpf_map_elem")?;
         Ok(UnixProbes {
             scan,
             find,
@@ -227,7 +240,8 @@ impl AttachContext<'_> {
         })
     }
 
-    /// The states of TCP sockets, for one probe more. The first attaches the program that serves them all.
+    /// The states of TCP sockets, for one probe more. The first attaches the program that serves
+    /// them all.
     fn watch_states(&mut self, probe: u32) -> Result<(), Unavailable> {
         if self.states_watched == 0 {
             self.btf_tracepoint(STATES_PROGRAM, "inet_sock_set_state")?;
@@ -259,18 +273,23 @@ impl AttachContext<'_> {
             Some(Map::HashMap(data)) => BatchMap::over(data),
             _ => None,
         };
-        let mut map = map.ok_or_else(|| broken(&format!("the BPF object has no hash map {name} of this form")))?;
-        map.read(|_, _| ()).map_err(|error| error::of_io("lookup of map entries in batches", &error))?;
+        let mut map = map.ok_or_else(|| {
+            broken(&format!("the BPF object has no hash map {name} of this form"))
+        })?;
+        map.read(|_, _| ())
+            .map_err(|error| error::of_io("lookup of map entries in batches", &error))?;
         Ok(map)
     }
 
-    /// What a function returns comes after its arguments, so that there is a program for each number of them.
+    /// What a function returns comes after its arguments, so that there is a program for each
+    /// number of them.
     pub(super) fn accept_fexit(&mut self, at: &str) -> Result<(), Unavailable> {
         let name = match self.accept_parameters {
             Some(2) => "accept_exit_2",
             Some(4) => "accept_exit_4",
             other => {
-                let reason = format!("this kernel's inet_csk_accept takes {other:?} parameters, not 2 or 4");
+                let reason =
+                    format!("this kernel's inet_csk_accept takes {other:?} parameters, not 2 or 4");
                 return Err(Unavailable::new(Cause::Unsupported, reason));
             }
         };
@@ -282,7 +301,9 @@ impl AttachContext<'_> {
 
     /// The listener first: a connection whose thread was not seen to begin is not counted.
     pub(super) fn accept_kprobe(&mut self) -> Result<(), Unavailable> {
-        for (name, function) in [("accept_enter", "inet_csk_accept"), ("accept_graft", "security_sock_graft")] {
+        for (name, function) in
+            [("accept_enter", "inet_csk_accept"), ("accept_graft", "security_sock_graft")]
+        {
             let program: &mut KProbe = self.program(name)?;
             program
                 .load()
@@ -343,7 +364,10 @@ impl AttachContext<'_> {
         let btf = self.btf;
         let program: &mut Iter = self.program(name)?;
         program.load(kind, btf).map_err(|error| error::of(at, &error))?;
-        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|error| error::of(at, &error))?;
+        let fd = program
+            .fd()
+            .and_then(|fd| Ok(fd.try_clone()?))
+            .map_err(|error| error::of(at, &error))?;
         let map = match map {
             Some(name) => match self.ebpf.map(name) {
                 Some(Map::HashMap(data)) => Some(data.fd().as_fd()),

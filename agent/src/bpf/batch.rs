@@ -1,6 +1,8 @@
-//! A BPF hash map that is read whole, a thousand entries a system call, where one by one would be two calls an entry.
+//! A BPF hash map that is read whole, a thousand entries a system call, where one by one would be
+//! two calls an entry.
 //!
-//! Takes Linux 5.6. What is written while it is read may be seen or not, as in any walk of a hash map.
+//! Takes Linux 5.6. What is written while it is read may be seen or not, as in any walk of a hash
+//! map.
 
 use std::{
     io,
@@ -22,7 +24,8 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// The kernel's own number for what it does not support (include/linux/errno.h).
 const ENOTSUPP: i32 = 524;
 
-/// Entries a call. Most reads take one; the kernel hands out whole buckets, none of which comes near it.
+/// Entries a call. Most reads take one; the kernel hands out whole buckets, none of which comes
+/// near it.
 const BATCH: usize = 1_024;
 
 /// The part of `union bpf_attr` that batch commands read.
@@ -63,7 +66,8 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
     /// Over a map whose keys and values have these sizes; `None` where they have others.
     pub(super) fn over(map: MapData) -> Option<Self> {
         let fits = map.info().is_ok_and(|info| {
-            (info.key_size() as usize, info.value_size() as usize) == (size_of::<K>(), size_of::<V>())
+            (info.key_size() as usize, info.value_size() as usize)
+                == (size_of::<K>(), size_of::<V>())
         });
         fits.then(|| Self { map, keys: Vec::new(), values: Vec::new(), of: PhantomData })
     }
@@ -95,7 +99,11 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
                 Err(_) => return outcome.map(drop),
             };
             let count = (attr.count as usize).min(BATCH);
-            self.keys.iter().zip(&self.values).take(count).for_each(|(key, value)| each(key, value));
+            self.keys
+                .iter()
+                .zip(&self.values)
+                .take(count)
+                .for_each(|(key, value)| each(key, value));
             if ended {
                 return Ok(());
             }
@@ -103,8 +111,8 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
         }
     }
 
-    /// Takes an entry away, and says what it held; `None` where it was gone already. Before Linux 5.14 these are two calls, and what
-    /// is written between them is lost.
+    /// Takes an entry away, and says what it held; `None` where it was gone already. Before Linux
+    /// 5.14 these are two calls, and what is written between them is lost.
     ///
     /// # Errors
     ///

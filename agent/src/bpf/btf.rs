@@ -1,15 +1,17 @@
 //! Reads type information (BTF) where it lies, as `Documentation/bpf/btf.rst` describes it.
 //!
-//! A kernel has some 130,000 types, of which the agent needs a hundred. A parser that builds them all needs 30 MiB for a moment, more than the
-//! agent ever needs again; this one keeps the bytes and one offset a type, some 6 MiB. Malformed bytes give an error or a type that is not
-//! found, never a panic. It reads the byte order of this machine alone, which is the kernel's.
+//! A kernel has some 130,000 types, of which the agent needs a hundred. A parser that builds them
+//! all needs 30 MiB for a moment, more than the agent ever needs again; this one keeps the bytes
+//! and one offset a type, some 6 MiB. Malformed bytes give an error or a type that is not found,
+//! never a panic. It reads the byte order of this machine alone, which is the kernel's.
 
 use std::{fmt, fs, io, path::Path};
 
 const MAGIC: u16 = 0xEB9F;
 /// `struct btf_header`: magic, version, flags, then five words.
 const HEADER_WORDS: usize = 6;
-/// Typedefs and qualifiers around one type, at most. A guess: the kernel has no more than a handful, and a circle has no end.
+/// Typedefs and qualifiers around one type, at most. A guess: the kernel has no more than a
+/// handful, and a circle has no end.
 const CHAIN_MAX: usize = 32;
 
 /// Kind of a type: `BTF_KIND_*` of include/uapi/linux/btf.h, user-space ABI.
@@ -65,7 +67,8 @@ impl BtfKind {
         KINDS.get(((info >> 24 & 0x1F) as usize).checked_sub(1)?).copied()
     }
 
-    /// Words that follow the first three: a fixed number, and so many for each of the type's elements.
+    /// Words that follow the first three: a fixed number, and so many for each of the type's
+    /// elements.
     fn words(self) -> (usize, usize) {
         match self {
             Self::Int | Self::Var | Self::DeclTag => (1, 0),
@@ -120,7 +123,8 @@ impl Btf {
     ///
     /// Those of reading it, and [`io::ErrorKind::InvalidData`] for anything but type information.
     pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::from_bytes(fs::read(path)?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not BTF"))
+        Self::from_bytes(fs::read(path)?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not BTF"))
     }
 
     /// Reads `bytes`; `None` for anything but type information.
@@ -152,8 +156,8 @@ impl Btf {
         self.all().find(|of| of.kind() == Some(kind) && of.name() == name.as_bytes())
     }
 
-    /// Type information that has the types of which `keeps` is true under the ids that they have here, by name and kind alone. What parses
-    /// it needs a fraction of the memory.
+    /// Type information that has the types of which `keeps` is true under the ids that they have
+    /// here, by name and kind alone. What parses it needs a fraction of the memory.
     pub fn outline(&self, keeps: impl Fn(BtfKind, &[u8]) -> bool) -> Vec<u8> {
         let (mut types, mut strings, mut end) = (Vec::new(), vec![0], 0);
         for of in self.all() {
@@ -228,7 +232,11 @@ impl<'a> BtfType<'a> {
         let mut found = self;
         for _ in 0..CHAIN_MAX {
             match found.kind()? {
-                BtfKind::Typedef | BtfKind::Const | BtfKind::Volatile | BtfKind::Restrict | BtfKind::TypeTag => {
+                BtfKind::Typedef
+                | BtfKind::Const
+                | BtfKind::Volatile
+                | BtfKind::Restrict
+                | BtfKind::TypeTag => {
                     found = found.referent()?;
                 }
                 _ => return Some(found),
@@ -250,11 +258,16 @@ impl<'a> BtfType<'a> {
 
     /// Members of a struct or union; of anything else none.
     pub fn members(self) -> impl Iterator<Item = BtfMember<'a>> {
-        let count = if matches!(self.kind(), Some(BtfKind::Struct | BtfKind::Union)) { self.elements() } else { 0 };
+        let count = if matches!(self.kind(), Some(BtfKind::Struct | BtfKind::Union)) {
+            self.elements()
+        } else {
+            0
+        };
         let has_bit_fields = self.word(1) >> 31 == 1;
         (0..count).map(move |index| {
             let [name, of, offset] = [0, 1, 2].map(|word| self.word(3 + 3 * index + word));
-            let (bit_offset, bits) = if has_bit_fields { (offset & 0xFF_FFFF, offset >> 24) } else { (offset, 0) };
+            let (bit_offset, bits) =
+                if has_bit_fields { (offset & 0xFF_FFFF, offset >> 24) } else { (offset, 0) };
             BtfMember { name: self.btf.name(name), of: self.btf.by_id(of), bit_offset, bits }
         })
     }
@@ -262,7 +275,8 @@ impl<'a> BtfType<'a> {
     /// Value of an enum's name.
     pub fn value_of(&self, name: &str) -> Option<u32> {
         (self.kind() == Some(BtfKind::Enum)).then_some(())?;
-        let mut values = (0..self.elements()).map(|index| (self.word(3 + 2 * index), self.word(4 + 2 * index)));
+        let mut values =
+            (0..self.elements()).map(|index| (self.word(3 + 2 * index), self.word(4 + 2 * index)));
         values.find(|(found, _)| self.btf.name(*found) == name.as_bytes()).map(|(_, value)| value)
     }
 
@@ -287,11 +301,14 @@ mod tests {
 
     use super::*;
 
-    /// `typedef int number; struct pair { number first; const int second[3]; }; enum choice { NONE, SOME = 7 };`
+    /// `typedef int number; struct pair { number first; const int second[3]; }; enum choice { NONE,
+    /// SOME = 7 };`
     fn some() -> Vec<u8> {
         let strings = b"\0int\0number\0pair\0first\0second\0choice\0NONE\0SOME\0";
         let name = |name: &str| {
-            let found = strings.windows(name.len() + 1).position(|part| part == format!("{name}\0").as_bytes());
+            let found = strings
+                .windows(name.len() + 1)
+                .position(|part| part == format!("{name}\0").as_bytes());
             found.unwrap() as u32
         };
         let info = |kind: BtfKind, elements: u32| (kind as u32) << 24 | elements;
@@ -319,14 +336,19 @@ mod tests {
     fn types_are_found_by_kind_and_name() {
         let btf = Btf::from_bytes(some()).unwrap();
         let pair = btf.find(BtfKind::Struct, "pair").unwrap();
-        let members: Vec<_> = pair.members().map(|member| (member.name, member.bit_offset, member.bits)).collect();
+        let members: Vec<_> =
+            pair.members().map(|member| (member.name, member.bit_offset, member.bits)).collect();
         assert_eq!(members, [(&b"first"[..], 0, 0), (b"second", 32, 0)]);
-        let forms: Vec<_> = pair.members().map(|member| member.of.and_then(BtfType::plain).unwrap()).collect();
+        let forms: Vec<_> =
+            pair.members().map(|member| member.of.and_then(BtfType::plain).unwrap()).collect();
         assert_eq!((forms[0].kind(), forms[0].size()), (Some(BtfKind::Int), 4));
         let (element, count) = forms[1].array().unwrap();
         assert_eq!((element.plain().unwrap().name(), count), (&b"int"[..], 3));
         assert_eq!(btf.find(BtfKind::Enum, "choice").unwrap().value_of("SOME"), Some(7));
-        assert!(btf.find(BtfKind::Union, "pair").is_none() && btf.find(BtfKind::Struct, "peer").is_none());
+        assert!(
+            btf.find(BtfKind::Union, "pair").is_none()
+                && btf.find(BtfKind::Struct, "peer").is_none()
+        );
     }
 
     #[test]
@@ -335,7 +357,10 @@ mod tests {
         let outline = Btf::from_bytes(btf.outline(|_, name| name == b"pair")).unwrap();
         assert_eq!(outline.types.len(), 5, "what comes after the last that is kept is left out");
         let kept = outline.by_id(5).unwrap();
-        assert_eq!((kept.kind(), kept.name(), kept.elements()), (Some(BtfKind::Struct), &b"pair"[..], 0));
+        assert_eq!(
+            (kept.kind(), kept.name(), kept.elements()),
+            (Some(BtfKind::Struct), &b"pair"[..], 0)
+        );
         assert_eq!(outline.by_id(2).unwrap().name(), b"");
     }
 

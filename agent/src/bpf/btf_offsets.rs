@@ -1,7 +1,7 @@
 //! Where the members of this kernel's structs are, from its BTF.
 //!
-//! [`MEMBERS`] is the whole list: a probe that needs another member gets another row. A member that this kernel lacks
-//! disables the probes that need it, by name, and nothing else.
+//! [`MEMBERS`] is the whole list: a probe that needs another member gets another row. A member that
+//! this kernel lacks disables the probes that need it, by name, and nothing else.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,8 +13,8 @@ use super::{
     fallbacks::{
         Cause,
         Hook::{
-            self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw, ListenerIter, TaskIter,
-            TaskIterPlain, UnixIter,
+            self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw,
+            ListenerIter, TaskIter, TaskIterPlain, UnixIter,
         },
         Unavailable,
     },
@@ -54,7 +54,8 @@ const FILES: &[Hook] = &[HandleIter, ListenerIter, UnixIter];
 const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
 const CONNECTS: &[Hook] = &[ConnectStates];
 const QUEUES_AND_CONNECTS: &[Hook] = &[ListenerIter, UnixIter, ConnectStates];
-const FAMILIES: &[Hook] = &[HandleIter, ListenerIter, UnixIter, AcceptFexit, AcceptKprobe, ConnectStates];
+const FAMILIES: &[Hook] =
+    &[HandleIter, ListenerIter, UnixIter, AcceptFexit, AcceptKprobe, ConnectStates];
 const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe, ConnectStates];
 
 const MEMBERS: &[StructMember] = &[
@@ -68,9 +69,12 @@ const MEMBERS: &[StructMember] = &[
     row("task_struct", "pid", Bytes(4), TASKS_AND_LIFE, |o| &mut o.task_pid),
     row("task_struct", "group_leader", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_group_leader),
     row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
-    row("task_struct", "start_boottime", Bytes(8), TASKS_LIFE_AND_HANDLES, |o| &mut o.task_start_boottime),
+    row("task_struct", "start_boottime", Bytes(8), TASKS_LIFE_AND_HANDLES, |o| {
+        &mut o.task_start_boottime
+    }),
     row("task_struct", "mm", Pointer, TASKS, |o| &mut o.task_mm),
-    // Evidence only: without them it is not known how much is mapped, and the processes are read all the same.
+    // Evidence only: without them it is not known how much is mapped, and the processes are read
+    // all the same.
     row("mm_struct", "data_vm", Bytes(8), &[], |o| &mut o.mm_data_vm),
     row("mm_struct", "stack_vm", Bytes(8), &[], |o| &mut o.mm_stack_vm),
     row("task_struct", "comm", Bytes(16), TASKS, |o| &mut o.task_comm),
@@ -120,7 +124,9 @@ const MEMBERS: &[StructMember] = &[
     row("unix_sock", "addr", Pointer, UNIX, |o| &mut o.unix_addr),
     row("unix_address", "len", Bytes(4), UNIX, |o| &mut o.unix_address_len),
     row("unix_address", "name", Bytes(2 + UNIX_NAME_LEN), UNIX, |o| &mut o.unix_address_name),
-    row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, LISTENERS, |o| &mut o.accept_head),
+    row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, LISTENERS, |o| {
+        &mut o.accept_head
+    }),
     row("request_sock", "sk", Pointer, LISTENERS, |o| &mut o.request_sk),
     row("tcp_sock", "rcvq_space.time", Bytes(8), ACCEPT, |o| &mut o.tcp_established),
 ];
@@ -128,7 +134,8 @@ const MEMBERS: &[StructMember] = &[
 /// `RLIM_NLIMITS` of include/uapi/asm-generic/resource.h.
 const RLIMITS: usize = 16;
 
-/// Anonymous structs and unions within one another, at most. A guess, as of [`super::btf`]: the kernel has three.
+/// Anonymous structs and unions within one another, at most. A guess, as of [`super::btf`]: the
+/// kernel has three.
 const NESTED_MAX: u32 = 16;
 
 const fn row(
@@ -150,13 +157,16 @@ pub struct MemberOffsets {
     pub ruled_out: BTreeMap<Hook, Unavailable>,
 }
 
-/// Looks every member up. `memory_v1` says that the memory controller is mounted as cgroup version 1, so that a
-/// process's charge follows that hierarchy and not the default one.
+/// Looks every member up. `memory_v1` says that the memory controller is mounted as cgroup version
+/// 1, so that a process's charge follows that hierarchy and not the default one.
 pub fn find(btf: &Btf, memory_v1: bool) -> MemberOffsets {
     let mut found = MemberOffsets::default();
     let mut rule_out = |hooks: &[Hook], reason: String| {
         for &hook in hooks {
-            found.ruled_out.entry(hook).or_insert_with(|| Unavailable::new(Cause::Unsupported, &reason));
+            found
+                .ruled_out
+                .entry(hook)
+                .or_insert_with(|| Unavailable::new(Cause::Unsupported, &reason));
         }
     };
     for member in MEMBERS {
@@ -167,7 +177,8 @@ pub fn find(btf: &Btf, memory_v1: bool) -> MemberOffsets {
     if found.offsets.signal_fds_max != ABSENT {
         found.offsets.signal_fds_max += libc::RLIMIT_NOFILE * size_of::<libc::rlimit>() as u32;
     }
-    let rest = rss_counters(btf, &mut found.offsets).and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
+    let rest = rss_counters(btf, &mut found.offsets)
+        .and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
     if let Err(reason) = rest {
         rule_out(TASKS, reason);
     }
@@ -176,8 +187,8 @@ pub fn find(btf: &Btf, memory_v1: bool) -> MemberOffsets {
 
 /// Byte offset of the member at `path`, dots between its steps, where it has this form.
 fn locate(btf: &Btf, of: &str, path: &str, form: MemberForm) -> Result<u32, String> {
-    let (offset, found) =
-        find_member(btf, of, path).ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
+    let (offset, found) = find_member(btf, of, path)
+        .ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
     let is = form_of(found);
     if is == Some(form) {
         Ok(offset)
@@ -213,8 +224,8 @@ impl fmt::Display for MemberForm {
     }
 }
 
-/// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct percpu_counter`, each with
-/// its plain count and its slots.
+/// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct
+/// percpu_counter`, each with its plain count and its slots.
 fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
     let unknown = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
     let (base, of) = find_member(btf, "mm_struct", "rss_stat").ok_or_else(unknown)?;
@@ -225,17 +236,23 @@ fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
             let slots = locate(btf, "percpu_counter", "counters", Pointer)?;
             (locate(btf, "percpu_counter", "count", Bytes(8))?, stride as u32, base + slots)
         }
-        Some(BtfKind::Struct) => (locate(btf, "mm_rss_stat", "count", Bytes(4 * 8))?, ABSENT, ABSENT),
+        Some(BtfKind::Struct) => {
+            (locate(btf, "mm_rss_stat", "count", Bytes(4 * 8))?, ABSENT, ABSENT)
+        }
         _ => return Err(unknown()),
     };
-    (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) = (base + count, stride, slots);
+    (offsets.mm_rss_count, offsets.mm_rss_stride, offsets.mm_rss_slots) =
+        (base + count, stride, slots);
     Ok(())
 }
 
 fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), String> {
     if memory_v1 {
-        let (subsys, _) = find_member(btf, "css_set", "subsys").ok_or("this kernel's struct css_set has no subsys")?;
-        let id = btf.find(BtfKind::Enum, "cgroup_subsys_id").and_then(|ids| ids.value_of("memory_cgrp_id"));
+        let (subsys, _) = find_member(btf, "css_set", "subsys")
+            .ok_or("this kernel's struct css_set has no subsys")?;
+        let id = btf
+            .find(BtfKind::Enum, "cgroup_subsys_id")
+            .and_then(|ids| ids.value_of("memory_cgrp_id"));
         let id = id.ok_or("this kernel has no memory controller")?;
         offsets.css_set_cgroup = subsys + id * size_of::<u64>() as u32;
         offsets.css_cgroup = locate(btf, "cgroup_subsys_state", "cgroup", Pointer)?;
@@ -260,7 +277,8 @@ pub(super) fn parameters_of(btf: &Btf, function: &str) -> Option<usize> {
     (prototype.kind() == Some(BtfKind::FuncProto)).then(|| prototype.elements())
 }
 
-/// Byte offset and type of a member, looking through anonymous structs and unions, so many deep. Bit-fields are no bytes: `None`.
+/// Byte offset and type of a member, looking through anonymous structs and unions, so many deep.
+/// Bit-fields are no bytes: `None`.
 fn member<'a>(of: BtfType<'a>, name: &str, deep: u32) -> Option<(u32, BtfType<'a>)> {
     of.members().find_map(|candidate| {
         let bits = candidate.bit_offset;

@@ -1,6 +1,7 @@
 //! What a failed attempt means: *unsupported*, *refused* or *broken*, and in words.
 //!
-//! The kernel says little: an error number, and for programs the verifier's log. The long log goes to the debug log.
+//! The kernel says little: an error number, and for programs the verifier's log. The long log goes
+//! to the debug log.
 
 use std::error::Error;
 
@@ -16,7 +17,8 @@ use nix::{
 
 use super::fallbacks::{Cause, Unavailable};
 
-/// A limit on locked memory below this keeps kernels before 5.11 from creating our maps, which they count against it.
+/// A limit on locked memory below this keeps kernels before 5.11 from creating our maps, which they
+/// count against it.
 const MEMLOCK_MIN: u64 = 64 << 20;
 
 /// What the kernel said to an attempt at `what`.
@@ -27,15 +29,22 @@ pub(super) fn of(what: &str, error: &(dyn Error + 'static)) -> Unavailable {
         return of_program(what, Errno::from_raw(io_error.raw_os_error().unwrap_or(0)), &log);
     }
     // Libraries repeat a cause in their own words; the innermost says it best.
-    let errno = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    let errno =
+        causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     match errno.map(Errno::from_raw) {
         Some(errno) => {
-            let maps = matches!(error.downcast_ref(), Some(EbpfError::MapError(MapError::CreateError { .. })));
+            let maps = matches!(
+                error.downcast_ref(),
+                Some(EbpfError::MapError(MapError::CreateError { .. }))
+            );
             of_call(what, errno, maps && memlock_is_low())
         }
         None => Unavailable::new(
             if missing_type(error) { Cause::Unsupported } else { Cause::Broken },
-            format!("{what} failed ({})", causes(error).last().map(ToString::to_string).unwrap_or_default()),
+            format!(
+                "{what} failed ({})",
+                causes(error).last().map(ToString::to_string).unwrap_or_default()
+            ),
         ),
     }
 }
@@ -59,13 +68,19 @@ fn of_call(what: &str, errno: Errno, memlock_is_low: bool) -> Unavailable {
     match errno {
         Errno::EPERM | Errno::EACCES if !geteuid().is_root() => Unavailable::new(
             Cause::Refused,
-            format!("kernel refused {what} ({errno:?}), which need root, or CAP_BPF and CAP_PERFMON"),
+            format!(
+                "kernel refused {what} ({errno:?}), which need root, or CAP_BPF and CAP_PERFMON"
+            ),
         ),
         Errno::EPERM | Errno::EACCES if memlock_is_low => Unavailable::new(
             Cause::Refused,
-            format!("kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; set LimitMEMLOCK=infinity"),
+            format!(
+                "kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; set LimitMEMLOCK=infinity"
+            ),
         ),
-        Errno::EPERM | Errno::EACCES => Unavailable::new(Cause::Refused, format!("kernel refused {what} ({errno:?})")),
+        Errno::EPERM | Errno::EACCES => {
+            Unavailable::new(Cause::Refused, format!("kernel refused {what} ({errno:?})"))
+        }
         Errno::ENOSYS | Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::UnknownErrno => {
             Unavailable::new(Cause::Unsupported, format!("this kernel has no {what} ({errno:?})"))
         }
@@ -78,22 +93,33 @@ fn of_program(what: &str, errno: Errno, log: &str) -> Unavailable {
     if log.trim().is_empty() {
         return of_call(what, errno, false);
     }
-    let unknown_helper = ["unknown func", "invalid func", "cannot use helper"].iter().any(|said| log.contains(said));
+    let unknown_helper =
+        ["unknown func", "invalid func", "cannot use helper"].iter().any(|said| log.contains(said));
     if unknown_helper && log.contains("bpf_probe_read") {
-        // Every kernel with BTF has it; lockdown in its confidentiality mode hides it, and the older form that the loader then
-        // tries as well.
-        return Unavailable::new(Cause::Refused, format!("kernel lockdown refuses {what} to read kernel memory"));
+        // Every kernel with BTF has it; lockdown in its confidentiality mode hides it, and the
+        // older form that the loader then tries as well.
+        return Unavailable::new(
+            Cause::Refused,
+            format!("kernel lockdown refuses {what} to read kernel memory"),
+        );
     }
     if unknown_helper {
-        return Unavailable::new(Cause::Unsupported, format!("this kernel lacks a helper for {what}"));
+        return Unavailable::new(
+            Cause::Unsupported,
+            format!("this kernel lacks a helper for {what}"),
+        );
     }
-    Unavailable::new(Cause::Broken, format!("the kernel's verifier rejected {what}: {}", complaint(log, errno)))
+    Unavailable::new(
+        Cause::Broken,
+        format!("the kernel's verifier rejected {what}: {}", complaint(log, errno)),
+    )
 }
 
 /// The line in which the verifier says what is wrong: the last one before its statistics.
 fn complaint(log: &str, errno: Errno) -> String {
-    let statistics =
-        |line: &str| ["processed ", "verification time ", "stack depth "].iter().any(|it| line.starts_with(it));
+    let statistics = |line: &str| {
+        ["processed ", "verification time ", "stack depth "].iter().any(|it| line.starts_with(it))
+    };
     let said = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !statistics(line));
     said.map_or_else(|| format!("{errno:?}"), str::to_owned)
 }
@@ -106,7 +132,9 @@ fn memlock_is_low() -> bool {
 
 /// Kernels until 5.10 do; later ones charge the cgroup.
 fn counts_maps_as_locked(release: &str) -> bool {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let mut numbers = release
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
     (numbers.next(), numbers.next()) < (Some(5u32), Some(11u32))
 }
 
@@ -127,9 +155,12 @@ mod tests {
 
     #[test]
     fn only_old_kernels_count_maps_as_locked() {
-        for (release, counts) in
-            [("5.10.0-46-cloud-amd64", true), ("4.19.0", true), ("5.11.0", false), ("6.1.0-56", false)]
-        {
+        for (release, counts) in [
+            ("5.10.0-46-cloud-amd64", true),
+            ("4.19.0", true),
+            ("5.11.0", false),
+            ("6.1.0-56", false),
+        ] {
             assert_eq!(counts_maps_as_locked(release), counts, "{release}");
         }
     }
@@ -151,7 +182,8 @@ mod tests {
 
     #[test]
     fn a_hidden_helper_is_lockdown_and_an_unknown_one_is_an_old_kernel() {
-        let lockdown = "12: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n";
+        let lockdown =
+            "12: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n";
         assert_eq!(of_program("raw_tp", Errno::EINVAL, lockdown).why, Cause::Refused);
         let older = "12: (85) call bpf_probe_read#4\nunknown func bpf_probe_read#4\n";
         assert_eq!(of_program("raw_tp", Errno::EINVAL, older).why, Cause::Refused);

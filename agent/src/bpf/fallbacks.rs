@@ -1,7 +1,8 @@
 //! Which hook each probe tries, in what order, and which it gets.
 //!
-//! [`LADDERS`] is the whole table: a probe is a row, a way to the same knowledge is a rung of it. [`climb`] chooses, purely, over
-//! what the kernel was found to offer and what failed when it was tried. Every rung that is passed over keeps its reason.
+//! [`LADDERS`] is the whole table: a probe is a row, a way to the same knowledge is a rung of it.
+//! [`climb`] chooses, purely, over what the kernel was found to offer and what failed when it was
+//! tried. Every rung that is passed over keeps its reason.
 
 use std::collections::BTreeMap;
 
@@ -106,7 +107,8 @@ pub const FALLBACK_CHAINS: &[FallbackChain] = &[
             rung(Hook::TaskIter, "iter/task", &[Need::Iterator("task"), Need::Iterator("bpf_map")]),
             rung(Hook::TaskIterPlain, "iter/task, plain counts", &[Need::Iterator("task")])
                 .lacking("counts may be off by some pages a CPU"),
-            rung(Hook::Proc, "/proc/PID/{stat,status}", &[]).lacking("a scan costs a hundred times as much"),
+            rung(Hook::Proc, "/proc/PID/{stat,status}", &[])
+                .lacking("a scan costs a hundred times as much"),
         ],
     },
     FallbackChain {
@@ -129,8 +131,13 @@ pub const FALLBACK_CHAINS: &[FallbackChain] = &[
                     Need::Tracepoint("sched_process_exit"),
                 ],
             ),
-            rung(Hook::LifeRaw, "raw_tp sched_process_{fork,exec,exit}", &[Need::Programs(ProgramKind::RawTracepoint)]),
-            rung(Hook::LifeScans, "comparing scans", &[]).lacking("what lives and dies between two scans is not seen"),
+            rung(
+                Hook::LifeRaw,
+                "raw_tp sched_process_{fork,exec,exit}",
+                &[Need::Programs(ProgramKind::RawTracepoint)],
+            ),
+            rung(Hook::LifeScans, "comparing scans", &[])
+                .lacking("what lives and dies between two scans is not seen"),
         ],
     },
     FallbackChain {
@@ -147,7 +154,11 @@ pub const FALLBACK_CHAINS: &[FallbackChain] = &[
             rung(
                 Hook::ListenerIter,
                 "iter/bpf_map_elem, iter/task_file, tp_btf inet_sock_set_state",
-                &[Need::Iterator("bpf_map_elem"), Need::Iterator("task_file"), Need::Tracepoint("inet_sock_set_state")],
+                &[
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                    Need::Tracepoint("inet_sock_set_state"),
+                ],
             ),
             rung(Hook::SockDiag, "sock_diag", &[]).lacking("the age of a queue is not seen"),
         ],
@@ -158,9 +169,14 @@ pub const FALLBACK_CHAINS: &[FallbackChain] = &[
             rung(
                 Hook::UnixIter,
                 "iter/bpf_map_elem, iter/task_file",
-                &[Need::Hook(Hook::ListenerIter), Need::Iterator("bpf_map_elem"), Need::Iterator("task_file")],
+                &[
+                    Need::Hook(Hook::ListenerIter),
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                ],
             ),
-            rung(Hook::UnixDiag, "sock_diag", &[]).lacking("a look costs by the number of UNIX sockets"),
+            rung(Hook::UnixDiag, "sock_diag", &[])
+                .lacking("a look costs by the number of UNIX sockets"),
         ],
     },
     FallbackChain {
@@ -187,7 +203,11 @@ pub const FALLBACK_CHAINS: &[FallbackChain] = &[
     },
     FallbackChain {
         probe: Probe::OutboundConnects,
-        rungs: &[rung(Hook::ConnectStates, "tp_btf inet_sock_set_state", &[Need::Tracepoint("inet_sock_set_state")])],
+        rungs: &[rung(
+            Hook::ConnectStates,
+            "tp_btf inet_sock_set_state",
+            &[Need::Tracepoint("inet_sock_set_state")],
+        )],
     },
 ];
 
@@ -211,7 +231,12 @@ impl Hook {
     pub fn is_bpf(self) -> bool {
         !matches!(
             self,
-            Self::Proc | Self::LifeScans | Self::HandleProc | Self::SockDiag | Self::UnixDiag | Self::QueueHead
+            Self::Proc
+                | Self::LifeScans
+                | Self::HandleProc
+                | Self::SockDiag
+                | Self::UnixDiag
+                | Self::QueueHead
         )
     }
 }
@@ -253,12 +278,14 @@ pub struct KernelFeatures {
     pub no_bpf: Option<Unavailable>,
     /// Needs that are not met.
     pub lacks: BTreeMap<Need, Unavailable>,
-    /// Hooks that cannot be used whatever their needs: a member of a struct is missing, an attempt failed, nobody wants it.
+    /// Hooks that cannot be used whatever their needs: a member of a struct is missing, an attempt
+    /// failed, nobody wants it.
     pub ruled_out: BTreeMap<Hook, Unavailable>,
 }
 
 impl KernelFeatures {
-    /// Takes note of what watches accept queues: what follows accept() needs the listeners to be known.
+    /// Takes note of what watches accept queues: what follows accept() needs the listeners to be
+    /// known.
     pub fn rule_on_listeners(&mut self, taken: Option<Hook>) {
         if taken != Some(Hook::ListenerIter) {
             let shortfall = match &self.no_bpf {
@@ -281,7 +308,10 @@ pub struct Passed {
 }
 
 /// The first rung that nothing speaks against, and those above it. `None` where the ladder ends.
-pub fn select<'a>(rungs: &'a [Fallback], offer: &KernelFeatures) -> (Option<&'a Fallback>, Vec<Passed>) {
+pub fn select<'a>(
+    rungs: &'a [Fallback],
+    offer: &KernelFeatures,
+) -> (Option<&'a Fallback>, Vec<Passed>) {
     let mut passed = Vec::new();
     for rung in rungs {
         match shortfall(rung, offer) {
@@ -318,7 +348,8 @@ mod tests {
     fn every_probe_has_one_ladder_and_every_hook_one_rung() {
         let probes: Vec<_> = FALLBACK_CHAINS.iter().map(|ladder| ladder.probe).collect();
         assert_eq!(probes, Probe::ALL);
-        let mut hooks: Vec<_> = FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook).collect();
+        let mut hooks: Vec<_> =
+            FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook).collect();
         let count = hooks.len();
         hooks.sort();
         hooks.dedup();

@@ -1,5 +1,5 @@
-//! What this kernel offers, as far as the ladders ask: looked up in its type information, or tried with a program that does
-//! nothing.
+//! What this kernel offers, as far as the ladders ask: looked up in its type information, or tried
+//! with a program that does nothing.
 
 use std::io;
 
@@ -28,8 +28,12 @@ pub(super) fn find(btf: &Btf) -> KernelFeatures {
 fn shortfall(need: Need, btf: &Btf) -> Option<Unavailable> {
     let has = |kind, name: &str| btf.find(kind, name).is_some();
     let (there, what) = match need {
-        Need::Iterator(of) => (has(BtfKind::Struct, &format!("bpf_iter__{of}")), format!("iterator over {of}")),
-        Need::Tracepoint(name) => (has(BtfKind::Typedef, &format!("btf_trace_{name}")), format!("tracepoint {name}")),
+        Need::Iterator(of) => {
+            (has(BtfKind::Struct, &format!("bpf_iter__{of}")), format!("iterator over {of}"))
+        }
+        Need::Tracepoint(name) => {
+            (has(BtfKind::Typedef, &format!("btf_trace_{name}")), format!("tracepoint {name}"))
+        }
         Need::Function(name) => (has(BtfKind::Func, name), format!("function {name} to trace")),
         Need::Programs(kind) => return programs(kind),
         Need::Hook(_) => return None,
@@ -44,10 +48,13 @@ fn programs(kind: ProgramKind) -> Option<Unavailable> {
         ProgramKind::PerfEvent => (ProgramType::PerfEvent, "perf event programs"),
     };
     match is_program_supported(program) {
-        // Programs of this type are also what tracepoints run: whether there are kprobes is another question.
+        // Programs of this type are also what tracepoints run: whether there are kprobes is another
+        // question.
         Ok(true) if kind == ProgramKind::Kprobe => kprobes(),
         Ok(true) => None,
-        Ok(false) => Some(Unavailable::new(Cause::Unsupported, format!("this kernel has no {what}"))),
+        Ok(false) => {
+            Some(Unavailable::new(Cause::Unsupported, format!("this kernel has no {what}")))
+        }
         Err(error) => Some(error::of(what, &error)),
     }
 }

@@ -1,7 +1,7 @@
 //! BPF iterators: one link for as long as the agent runs, one file a pass.
 //!
-//! aya's own link cannot name the map that `iter/bpf_map_elem` walks and is used up by its first pass, so the two
-//! system calls are made here.
+//! aya's own link cannot name the map that `iter/bpf_map_elem` walks and is used up by its first
+//! pass, so the two system calls are made here.
 
 use std::{
     fs::File,
@@ -11,7 +11,8 @@ use std::{
 
 use super::sys::bpf;
 
-/// `enum bpf_cmd` and `enum bpf_attach_type` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
+/// `enum bpf_cmd` and `enum bpf_attach_type` of include/uapi/linux/bpf.h; user-space ABI, never
+/// renumbered.
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;

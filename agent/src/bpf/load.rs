@@ -11,7 +11,9 @@ use spillway_ebpf::Loss;
 
 use super::{
     Probe,
-    attach::{self, AttachContext, FaultMaps, ListenerProbes, OutboundMaps, SharedStruct, UnixProbes},
+    attach::{
+        self, AttachContext, FaultMaps, ListenerProbes, OutboundMaps, SharedStruct, UnixProbes,
+    },
     btf, btf_offsets, error,
     fallbacks::{Cause, FALLBACK_CHAINS, Fallback, Hook, Unavailable, select},
     features,
@@ -26,8 +28,9 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// Growth, in fault samples of 256 KiB, from which a process matters enough to sum its counts over all CPUs: 1 MiB, which is what a
-/// plain count may be off by on small hosts. Until faults are sampled it is 0, and every process matters.
+/// Growth, in fault samples of 256 KiB, from which a process matters enough to sum its counts over
+/// all CPUs: 1 MiB, which is what a plain count may be off by on small hosts. Until faults are
+/// sampled it is 0, and every process matters.
 const SUM_FROM_SAMPLES: u64 = 4;
 
 /// What to load, and for what host.
@@ -39,8 +42,8 @@ pub struct LoadOptions {
     pub unwanted: Vec<Hook>,
 }
 
-/// What the kernel gives: attached probes and the way to their samples. Dropping it detaches everything; nothing is
-/// pinned, so nothing outlives the agent.
+/// What the kernel gives: attached probes and the way to their samples. Dropping it detaches
+/// everything; nothing is pinned, so nothing outlives the agent.
 #[derive(Default)]
 pub struct LoadedBpf {
     /// Passes over every process.
@@ -65,7 +68,8 @@ pub struct LoadedBpf {
 }
 
 impl LoadedBpf {
-    /// Attaches what can be attached. Takes about 0.3 s, most of it reading the kernel's type information.
+    /// Attaches what can be attached. Takes about 0.3 s, most of it reading the kernel's type
+    /// information.
     pub fn load(wanted: &LoadOptions) -> Self {
         let mut kernel = Self::default();
         if let Err(shortfall) = kernel.climb_all(wanted) {
@@ -86,7 +90,9 @@ impl LoadedBpf {
         let Some(losses) = &self.losses else { return Vec::new() };
         Loss::ALL
             .iter()
-            .filter_map(|&(loss, name)| Some((name, losses.get(&(loss as u32), 0).ok()?.iter().sum())))
+            .filter_map(|&(loss, name)| {
+                Some((name, losses.get(&(loss as u32), 0).ok()?.iter().sum()))
+            })
             .collect()
     }
 
@@ -117,19 +123,29 @@ impl LoadedBpf {
             offer.ruled_out.insert(hook, Unavailable::new(Cause::Unwanted, "it is not wanted"));
         }
         raise_memlock();
-        let offsets = SharedStruct(spillway_ebpf::Offsets { init_netns: initial_network_namespace(), ..found.offsets });
+        let offsets = SharedStruct(spillway_ebpf::Offsets {
+            init_netns: initial_network_namespace(),
+            ..found.offsets
+        });
         let mut loader = EbpfLoader::new();
-        // It has read all of the kernel's type information, which our programs do not ask for: before the maps take memory it goes.
+        // It has read all of the kernel's type information, which our programs do not ask for:
+        // before the maps take memory it goes.
         loader.btf(None);
         release_freed_memory();
         let mut ebpf = loader
             .override_global("OFFSETS", &offsets, true)
             .load(OBJECT)
             .map_err(|error| error::of("BPF maps", &error))?;
-        let btf = Btf::parse(&outline, Endianness::default()).map_err(|error| error::of("type information", &error))?;
+        let btf = Btf::parse(&outline, Endianness::default())
+            .map_err(|error| error::of("type information", &error))?;
         drop(outline);
-        let mut target =
-            AttachContext { ebpf: &mut ebpf, btf: &btf, offsets: &found.offsets, accept_parameters, states_watched: 0 };
+        let mut target = AttachContext {
+            ebpf: &mut ebpf,
+            btf: &btf,
+            offsets: &found.offsets,
+            accept_parameters,
+            states_watched: 0,
+        };
         for ladder in FALLBACK_CHAINS {
             let (rung, passed) = loop {
                 let (rung, passed) = select(ladder.rungs, &offer);
@@ -153,11 +169,16 @@ impl LoadedBpf {
         Ok(())
     }
 
-    fn attach(&mut self, rung: &Fallback, target: &mut AttachContext<'_>) -> Result<(), Unavailable> {
+    fn attach(
+        &mut self,
+        rung: &Fallback,
+        target: &mut AttachContext<'_>,
+    ) -> Result<(), Unavailable> {
         match rung.hook {
             Hook::TaskIter => self.process_memory = Some(target.tasks(rung.at)?),
             Hook::TaskIterPlain => {
-                self.process_memory = Some(target.iter("scan_tasks_plain", "task", None, rung.at)?)
+                self.process_memory =
+                    Some(target.iter("scan_tasks_plain", "task", None, rung.at)?)
             }
             Hook::PageFaultEvent => {
                 let faults = target.faults(rung.at)?;
@@ -167,7 +188,8 @@ impl LoadedBpf {
             Hook::LifeBtf => self.process_life = Some(target.life_btf()?),
             Hook::LifeRaw => self.process_life = Some(target.life_raw()?),
             Hook::HandleIter => {
-                self.process_handles = Some(target.iter("count_handles", "task_file", None, rung.at)?);
+                self.process_handles =
+                    Some(target.iter("count_handles", "task_file", None, rung.at)?);
             }
             Hook::ListenerIter => self.accept_queue = Some(target.listeners()?),
             Hook::AcceptFexit | Hook::AcceptKprobe => {
@@ -182,13 +204,19 @@ impl LoadedBpf {
             }
             Hook::UnixIter => self.unix_queue = Some(target.unix()?),
             Hook::ConnectStates => self.outbound = Some(target.connects()?),
-            Hook::Proc | Hook::LifeScans | Hook::HandleProc | Hook::SockDiag | Hook::UnixDiag | Hook::QueueHead => {}
+            Hook::Proc
+            | Hook::LifeScans
+            | Hook::HandleProc
+            | Hook::SockDiag
+            | Hook::UnixDiag
+            | Hook::QueueHead => {}
         }
         Ok(())
     }
 }
 
-/// Tells if a program is attached to this type: an iterator, a tracepoint, or a function that is traced.
+/// Tells if a program is attached to this type: an iterator, a tracepoint, or a function that is
+/// traced.
 fn is_attached_to(kind: btf::BtfKind, name: &[u8]) -> bool {
     match kind {
         btf::BtfKind::Typedef => name.starts_with(b"btf_trace_"),
@@ -214,10 +242,11 @@ fn may_use_bpf() -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// Iterators and tracepoints tell a process by its pid in the initial namespace; elsewhere that is somebody else's, or
-/// nobody's. A host without pid namespaces has only the initial one.
+/// Iterators and tracepoints tell a process by its pid in the initial namespace; elsewhere that is
+/// somebody else's, or nobody's. A host without pid namespaces has only the initial one.
 fn in_initial_pid_namespace() -> bool {
-    fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
+    fs::metadata("/proc/self/ns/pid")
+        .map_or(true, |namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
 }
 
 /// That of pid 1, or our own where that may not be read.
@@ -226,16 +255,19 @@ fn initial_network_namespace() -> u32 {
     namespace.map_or(0, |namespace| namespace.ino() as u32)
 }
 
-/// Kernels before 5.11 count maps against the limit on locked memory. Our own limit alone is raised; where even that is not
-/// allowed, creating the maps tells.
+/// Kernels before 5.11 count maps against the limit on locked memory. Our own limit alone is
+/// raised; where even that is not allowed, creating the maps tells.
 fn raise_memlock() {
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).or_else(|_| {
-        let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-        setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
-    });
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).or_else(
+        |_| {
+            let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+            setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
+        },
+    );
 }
 
-/// Type information takes tens of MiB while it is read; the allocator keeps freed pages unless told.
+/// Type information takes tens of MiB while it is read; the allocator keeps freed pages unless
+/// told.
 fn release_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no arguments but a number; the allocator takes its own locks.

@@ -1,7 +1,8 @@
 //! The kernel's side of the agent: which probes could be attached, where, and why not elsewhere.
 //!
-//! Loading never fails as a whole. Each probe climbs down its [`ladder`] of hooks to the first that this kernel gives; what is
-//! passed over keeps its reason in a [`ProbeReport`], and the sensor that wanted the probe uses what was taken.
+//! Loading never fails as a whole. Each probe climbs down its [`ladder`] of hooks to the first that
+//! this kernel gives; what is passed over keeps its reason in a [`ProbeReport`], and the sensor
+//! that wanted the probe uses what was taken.
 
 mod attach;
 mod batch;
@@ -18,8 +19,8 @@ mod status;
 mod sys;
 
 pub use attach::{
-    FaultMaps, LISTENERS_MAX, ListenerProbes, OUTBOUND_MAX, OutboundMaps, SharedStruct, Sojourns, UNIX_LISTENERS_MAX,
-    UnixProbes,
+    FaultMaps, LISTENERS_MAX, ListenerProbes, OUTBOUND_MAX, OutboundMaps, SharedStruct, Sojourns,
+    UNIX_LISTENERS_MAX, UnixProbes,
 };
 pub use batch::BatchMap;
 pub use fallbacks::Hook;

@@ -3,8 +3,8 @@
 use std::{io, io::Read as _};
 
 use spillway_ebpf::{
-    CpuSlotSample, HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount, OutboundKey,
-    SocketOwnerSample, TaskSample, UnixFoundSample, UnixSample,
+    CpuSlotSample, HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
+    OutboundKey, SocketOwnerSample, TaskSample, UnixFoundSample, UnixSample,
 };
 
 use super::IterHandle;
@@ -44,13 +44,18 @@ unsafe impl Plain for u64 {}
 /// The kernel fills at most 32 KiB a read; twice that leaves it room for a larger page size.
 const READ_BYTES: usize = 64 << 10;
 
-/// Makes one pass and hands each sample to `each` as soon as it is read, while it is in the cache. `buffer` is used again
-/// by the next pass. Returns how many bytes at the end were no whole sample: none, unless something is wrong.
+/// Makes one pass and hands each sample to `each` as soon as it is read, while it is in the cache.
+/// `buffer` is used again by the next pass. Returns how many bytes at the end were no whole sample:
+/// none, unless something is wrong.
 ///
 /// # Errors
 ///
 /// Where the pass could not begin, or ended early; what was read until then was handed on.
-pub fn pass<T: Plain>(iter: &IterHandle, buffer: &mut Vec<u8>, mut each: impl FnMut(T)) -> io::Result<usize> {
+pub fn pass<T: Plain>(
+    iter: &IterHandle,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(T),
+) -> io::Result<usize> {
     let mut file = iter.open()?;
     buffer.resize(READ_BYTES, 0);
     let mut filled = 0;
@@ -60,13 +65,18 @@ pub fn pass<T: Plain>(iter: &IterHandle, buffer: &mut Vec<u8>, mut each: impl Fn
             Ok(count) => {
                 filled += count;
                 decode(&buffer[..filled]).for_each(&mut each);
-                // The kernel hands out whole samples; should one be cut, the next read has the rest of it.
+                // The kernel hands out whole samples; should one be cut, the next read has the rest
+                // of it.
                 let rest = filled % size_of::<T>();
                 buffer.copy_within(filled - rest..filled, 0);
                 filled = rest;
             }
             // The kernel gives up its turn after a million elements and is asked again.
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -74,8 +84,11 @@ pub fn pass<T: Plain>(iter: &IterHandle, buffer: &mut Vec<u8>, mut each: impl Fn
 
 /// Whole samples in `bytes`; a rest at the end is left out.
 pub fn decode<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> + '_ {
-    // SAFETY: the chunk has the size of `T`, which is valid for any bytes; the read asks for no alignment.
-    bytes.chunks_exact(size_of::<T>()).map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
+    // SAFETY: the chunk has the size of `T`, which is valid for any bytes; the read asks for no
+    // alignment.
+    bytes
+        .chunks_exact(size_of::<T>())
+        .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
 }
 
 #[cfg(test)]

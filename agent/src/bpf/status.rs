@@ -66,7 +66,8 @@ impl ProbeStatus {
 
     /// Reports where BPF is not used at all.
     pub fn without_bpf(shortfall: &Unavailable) -> Vec<Self> {
-        let mut offer = KernelFeatures { no_bpf: Some(shortfall.clone()), ..KernelFeatures::default() };
+        let mut offer =
+            KernelFeatures { no_bpf: Some(shortfall.clone()), ..KernelFeatures::default() };
         offer.rule_on_listeners(None);
         FALLBACK_CHAINS
             .iter()
@@ -88,7 +89,11 @@ impl fmt::Display for ProbeStatus {
         let name = self.probe.name();
         match (self.state, self.reason(), self.lacks) {
             (ProbeState::Degraded, Some(reason), Some(lacks)) => {
-                write!(f, "probe {name} not attached: {reason}; {} is used instead: {lacks}", self.source)
+                write!(
+                    f,
+                    "probe {name} not attached: {reason}; {} is used instead: {lacks}",
+                    self.source
+                )
             }
             (ProbeState::Off, Some(reason), _) => write!(f, "probe {name} not attached: {reason}"),
             _ => write!(f, "probe {name} attached: {}", self.source),

@@ -32,14 +32,17 @@ impl Diagnosis {
         let mut seen = Vec::new();
         sensors.scan_processes(0.0, &mut seen);
         sensors.scan_listeners(0.0, &mut seen);
-        let count = |is: fn(&Fact) -> bool| seen.iter().filter(|observation| is(&observation.fact)).count();
+        let count =
+            |is: fn(&Fact) -> bool| seen.iter().filter(|observation| is(&observation.fact)).count();
         let host = seen.iter().find_map(|observation| match &observation.fact {
             Fact::Host(host) => Some(host),
             _ => None,
         });
         Self {
-            kernel: nix::sys::utsname::uname()
-                .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned()),
+            kernel: nix::sys::utsname::uname().map_or_else(
+                |_| "unknown".to_owned(),
+                |name| name.release().to_string_lossy().into_owned(),
+            ),
             probes: sensors.reports().to_vec(),
             processes: count(|fact| matches!(fact, Fact::Process(_))),
             listeners: count(|fact| matches!(fact, Fact::Listener(_))),
@@ -48,7 +51,8 @@ impl Diagnosis {
         }
     }
 
-    /// Whether anything at all can be sensed. A host always has processes: none seen means that none can be.
+    /// Whether anything at all can be sensed. A host always has processes: none seen means that
+    /// none can be.
     pub fn works(&self) -> bool {
         self.processes > 0
     }
@@ -61,7 +65,13 @@ impl Diagnosis {
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "kernel {}", self.kernel)?;
         for report in &self.probes {
-            writeln!(out, "  {:<17} {:<9} {}", report.probe.name(), report.state.name(), report.source)?;
+            writeln!(
+                out,
+                "  {:<17} {:<9} {}",
+                report.probe.name(),
+                report.state.name(),
+                report.source
+            )?;
             for passed in &report.passed_over {
                 let Unavailable { why, reason } = &passed.shortfall;
                 writeln!(out, "  {:<17} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
@@ -71,7 +81,8 @@ impl Diagnosis {
             }
         }
         let memory = if self.host_memory { "readable" } else { "not readable" };
-        let pressure = if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
+        let pressure =
+            if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
         writeln!(out, "  {:<17} {:<9} /proc/meminfo", "host_memory", memory)?;
         writeln!(out, "  {:<17} {:<9} /proc/pressure/memory", "memory_pressure", pressure)?;
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)

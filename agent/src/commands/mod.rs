@@ -47,7 +47,11 @@ pub enum CommandError {
 /// # Errors
 ///
 /// A bad configuration; a runtime that cannot start.
-pub fn run(config: Option<&Path>, json: bool, sensors: impl FnOnce() -> Sensors) -> Result<(), CommandError> {
+pub fn run(
+    config: Option<&Path>,
+    json: bool,
+    sensors: impl FnOnce() -> Sensors,
+) -> Result<(), CommandError> {
     let file = config;
     let config = load(file)?;
     Ok(agent::run(&config, file, json, sensors)?)
@@ -66,9 +70,15 @@ pub fn record(
 ) -> Result<(), CommandError> {
     let config = load(config)?;
     let to_stdout = out == Path::new("-");
-    let writer: Box<dyn Write> = if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(out)?) };
+    let writer: Box<dyn Write> =
+        if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(out)?) };
     let recorded = agent::record(&config, duration, BufWriter::new(writer), sensors)?;
-    eprintln!("recorded {} observations in {:.0} s to {}", recorded.observations, recorded.secs, out.display());
+    eprintln!(
+        "recorded {} observations in {:.0} s to {}",
+        recorded.observations,
+        recorded.secs,
+        out.display()
+    );
     Ok(())
 }
 
@@ -87,16 +97,22 @@ pub fn check_config(file: Option<&Path>, json: bool) -> Result<(), CommandError>
         Ok(_) => println!("{}: ok", file.display()),
         Err(errors) if json => {
             println!("{}", serde_json::to_string(&errors)?);
-            return Err(CommandError::BadInput(anyhow!("{}: {} problems", file.display(), errors.problems().len())));
+            return Err(CommandError::BadInput(anyhow!(
+                "{}: {} problems",
+                file.display(),
+                errors.problems().len()
+            )));
         }
         Err(errors) => return Err(CommandError::BadInput(errors.into())),
     }
     Ok(())
 }
 
-/// Checks the files that a configuration names. Credentials are there only for the service that they are handed to.
+/// Checks the files that a configuration names. Credentials are there only for the service that
+/// they are handed to.
 fn check_named(file: &Path, config: &Config) -> Result<(), ConfigErrors> {
-    let (unknown, wrong): (Vec<_>, Vec<_>) = check_files(config).into_iter().partition(|problem| problem.is_unknown);
+    let (unknown, wrong): (Vec<_>, Vec<_>) =
+        check_files(config).into_iter().partition(|problem| problem.is_unknown);
     for FileProblem { key, message, .. } in unknown {
         eprintln!("{}: {key} is not checked: {message}", file.display());
     }
@@ -106,7 +122,11 @@ fn check_named(file: &Path, config: &Config) -> Result<(), ConfigErrors> {
         hint,
     };
     let problems: Vec<_> = wrong.into_iter().map(problem).collect();
-    if problems.is_empty() { Ok(()) } else { Err(ConfigErrors::new(&file.display().to_string(), problems)) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors::new(&file.display().to_string(), problems))
+    }
 }
 
 /// `spillway replay`.
@@ -124,9 +144,9 @@ pub fn replay(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<()
         }
         Err(ReplayError::Output(TraceError::Io(error))) => Err(error.into()),
         Err(error @ ReplayError::Output(_)) => Err(CommandError::Failed(error.into())),
-        Err(ReplayError::Trace(error)) => {
-            Err(CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))
-        }
+        Err(ReplayError::Trace(error)) => Err(CommandError::BadInput(
+            anyhow::Error::new(error).context(trace.display().to_string()),
+        )),
     }
 }
 
@@ -143,12 +163,18 @@ fn open(trace: &Path) -> Result<Box<dyn BufRead>, CommandError> {
 /// # Errors
 ///
 /// A trace that cannot be read or has no such process; a file that exists or cannot be written.
-pub fn explain(trace: &Path, pid: u32, out: Option<&Path>, config: Option<&Path>) -> Result<(), CommandError> {
+pub fn explain(
+    trace: &Path,
+    pid: u32,
+    out: Option<&Path>,
+    config: Option<&Path>,
+) -> Result<(), CommandError> {
     let config = load(config)?;
-    let explained = explain::explain(open(trace)?, &config, pid)
-        .map_err(|error| CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string())))?;
-    let svg =
-        explain::draw(&explained).map_err(|error| CommandError::Failed(anyhow!("the picture failed: {error}")))?;
+    let explained = explain::explain(open(trace)?, &config, pid).map_err(|error| {
+        CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string()))
+    })?;
+    let svg = explain::draw(&explained)
+        .map_err(|error| CommandError::Failed(anyhow!("the picture failed: {error}")))?;
     match out {
         Some(file) => create(file)?.write_all(svg.as_bytes())?,
         None => io::stdout().lock().write_all(svg.as_bytes())?,
@@ -165,8 +191,14 @@ fn report_skips(trace: &Path, summary: &ReplaySummary) {
     for skip in &summary.first_skips {
         eprintln!("{trace}: {skip}");
     }
-    let sorts: Vec<_> = summary.skipped_by_sort.iter().map(|(sort, count)| format!("{count} {sort}")).collect();
-    eprintln!("{trace}: skipped {} of {} lines: {}", summary.skipped, summary.lines, sorts.join(", "));
+    let sorts: Vec<_> =
+        summary.skipped_by_sort.iter().map(|(sort, count)| format!("{count} {sort}")).collect();
+    eprintln!(
+        "{trace}: skipped {} of {} lines: {}",
+        summary.skipped,
+        summary.lines,
+        sorts.join(", ")
+    );
     for (kind, count) in &summary.unknown_kinds {
         eprintln!("{trace}: {count} of unknown kind {kind:?}");
     }
@@ -201,8 +233,12 @@ pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), CommandError> {
     done.with_context(|| format!("{path} cannot be {}", if is_on { "made" } else { "removed" }))
         .map_err(CommandError::Failed)?;
     match is_on {
-        true => println!("paused: nothing new is done while {path} is there; `spillway undo` puts back what was"),
-        false => println!("not paused, and nothing is said of this node: what is called for is done again"),
+        true => println!(
+            "paused: nothing new is done while {path} is there; `spillway undo` puts back what was"
+        ),
+        false => println!(
+            "not paused, and nothing is said of this node: what is called for is done again"
+        ),
     }
     Ok(())
 }
@@ -215,13 +251,17 @@ pub fn pause(config: Option<&Path>, is_on: bool) -> Result<(), CommandError> {
 pub fn say(config: Option<&Path>, word: Override) -> Result<(), CommandError> {
     let file = OverrideFile::below(&load(config)?.record.state_dir);
     let path = file.path().display();
-    file.say(word).with_context(|| format!("{path} cannot be written")).map_err(CommandError::Failed)?;
+    file.say(word)
+        .with_context(|| format!("{path} cannot be written"))
+        .map_err(CommandError::Failed)?;
     let done = match word {
         Override::Drain => "out of service",
         Override::Maintenance => "out of service, and in maintenance once it has no work",
         Override::Undrain => "in service, and not drained",
     };
-    println!("{done}: so it stays, whatever the agent sees, until `spillway resume` removes {path}");
+    println!(
+        "{done}: so it stays, whatever the agent sees, until `spillway resume` removes {path}"
+    );
     Ok(())
 }
 
@@ -229,15 +269,18 @@ pub fn say(config: Option<&Path>, word: Override) -> Result<(), CommandError> {
 ///
 /// # Errors
 ///
-/// A bad configuration; [`Failure::Told`] where something cannot be put back, or may be there to be put back and cannot be read.
+/// A bad configuration; [`Failure::Told`] where something cannot be put back, or may be there to be
+/// put back and cannot be read.
 pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     let state_dir = load(config)?.record.state_dir;
-    // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere else.
+    // What a journal says may have been written by somebody else: it leads to cgroups, and nowhere
+    // else.
     if state_dir.exists() {
         proc_reader::start()?;
         sandbox::files(&state_dir, Hierarchy::detect().mount());
     }
-    let journal = Journal::find(&state_dir).with_context(|| format!("cannot look into {}", state_dir.display()));
+    let journal = Journal::find(&state_dir)
+        .with_context(|| format!("cannot look into {}", state_dir.display()));
     let (undone, unread) = match journal {
         Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
         Err(error) => (Vec::new(), Some(error)),
@@ -259,19 +302,32 @@ pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
     if outcomes.is_empty() && !json {
         writeln!(out, "nothing to undo: {} says that nothing is changed", state_dir.display())?;
     }
-    let has_failed = outcomes.iter().any(|one| matches!(one.event, OutcomeKind::Failed | OutcomeKind::UndrainFailed));
+    let has_failed = outcomes
+        .iter()
+        .any(|one| matches!(one.event, OutcomeKind::Failed | OutcomeKind::UndrainFailed));
     if has_failed { Err(CommandError::Told) } else { Ok(()) }
 }
 
-/// Has a node that is drained, or about to be, put back into service, and kept there. Gives what there was to do, and what cannot be read.
+/// Has a node that is drained, or about to be, put back into service, and kept there. Gives what
+/// there was to do, and what cannot be read.
 fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
     let store = StateFile::below(state_dir);
-    let outcome = |event, why| Outcome { t: 0.0, event, id: "".into(), cgroup: "node".into(), limit_bytes: None, why };
+    let outcome = |event, why| Outcome {
+        t: 0.0,
+        event,
+        id: "".into(),
+        cgroup: "node".into(),
+        limit_bytes: None,
+        why,
+    };
     let unreadable = store.unreadable().into_iter().map(|why| {
         // One hint is enough.
         let why = why.split("\n  hint: ").next().unwrap_or_default();
         let hint = "look at the file, undrain the node if need be, and remove the file";
-        outcome(OutcomeKind::UndrainFailed, format!("whether it is drained is not known: {why}\n  hint: {hint}"))
+        outcome(
+            OutcomeKind::UndrainFailed,
+            format!("whether it is drained is not known: {why}\n  hint: {hint}"),
+        )
     });
     let mut outcomes: Vec<_> = unreadable.collect();
     if store.peek().is_some_and(|kept| kept.phase != DrainPhase::Healthy) {
@@ -287,21 +343,30 @@ fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
 }
 
 fn load(file: Option<&Path>) -> Result<Config, CommandError> {
-    file.map_or_else(|| Ok(Config::default()), config::load).map_err(|errors| CommandError::BadInput(errors.into()))
+    file.map_or_else(|| Ok(Config::default()), config::load)
+        .map_err(|errors| CommandError::BadInput(errors.into()))
 }
 
 /// A new file that only its owner may read: a trace names what runs on the host.
 fn create(path: &Path) -> Result<File, CommandError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
-        let hint = if fs::exists(path).unwrap_or(false) { "\n  hint: remove it, or name another file" } else { "" };
+        let hint = if fs::exists(path).unwrap_or(false) {
+            "\n  hint: remove it, or name another file"
+        } else {
+            ""
+        };
         CommandError::BadInput(anyhow!("cannot create {}: {error}{hint}", path.display()))
     })
 }
 
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Failed(error.into()) }
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::OutputClosed
+        } else {
+            Self::Failed(error.into())
+        }
     }
 }
 

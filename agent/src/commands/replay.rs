@@ -1,8 +1,8 @@
 //! Replay: the core over a trace, as fast as it reads, with the same answer every time.
 //!
-//! Prints one JSON object a line for each verdict, in the order in which the core came to them, and with `decisions`
-//! what policy would do about each. The summary says what was read and what could not be, so that silence about a broken
-//! trace is not mistaken for health.
+//! Prints one JSON object a line for each verdict, in the order in which the core came to them, and
+//! with `decisions` what policy would do about each. The summary says what was read and what could
+//! not be, so that silence about a broken trace is not mistaken for health.
 
 use std::{
     collections::BTreeMap,

@@ -1,14 +1,16 @@
 //! What an operator may have meant by a name that does not exist.
 //!
-//! In order: a name that is right but belongs in another table, a name that is spelled alike, and else all names that
-//! are known there, which are few.
+//! In order: a name that is right but belongs in another table, a name that is spelled alike, and
+//! else all names that are known there, which are few.
 
 use super::keys::KEYS;
 
-/// Least likeness, 0 to 1, at which a name is suggested: `intervall` for `interval` is 0.89, `timeout` for `target` 0.29.
+/// Least likeness, 0 to 1, at which a name is suggested: `intervall` for `interval` is 0.89,
+/// `timeout` for `target` 0.29.
 const LIKENESS_MIN: f64 = 0.6;
 
-/// Most bytes of a name that are compared: comparing costs the product of both lengths, and no key is near this long.
+/// Most bytes of a name that are compared: comparing costs the product of both lengths, and no key
+/// is near this long.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Names of the keys and tables directly in `table`, in order; the top level is `""`.
@@ -48,8 +50,12 @@ pub fn for_key(table: &str, name: &str) -> String {
     if name.contains('.') && KEYS.iter().any(|key| key.path == name) {
         return format!("within quotes a dot is part of the name: write {name} without them");
     }
-    let elsewhere: Vec<_> =
-        KEYS.iter().map(|key| key.split()).filter(|(_, known)| *known == name).map(|(table, _)| place(table)).collect();
+    let elsewhere: Vec<_> = KEYS
+        .iter()
+        .map(|key| key.split())
+        .filter(|(_, known)| *known == name)
+        .map(|(table, _)| place(table))
+        .collect();
     if !elsewhere.is_empty() {
         return format!("{name:?} belongs {}", elsewhere.join(" or "));
     }
@@ -62,7 +68,9 @@ pub fn for_key(table: &str, name: &str) -> String {
 /// What to write in place of the table `name` in `table`, which does not exist.
 pub fn for_table(table: &str, name: &str) -> String {
     match alike(table, name) {
-        Some(known) if is_table(&join(table, known)) => format!("did you mean [{}]?", join(table, known)),
+        Some(known) if is_table(&join(table, known)) => {
+            format!("did you mean [{}]?", join(table, known))
+        }
         Some(known) => format!("did you mean {known:?}?"),
         None => all(table),
     }
@@ -98,7 +106,10 @@ mod tests {
 
     #[test]
     fn a_name_in_the_wrong_table_is_sent_to_the_right_one() {
-        assert_eq!(for_key("", "interval"), r#""interval" belongs in [sense] or in [detect.overload]"#);
+        assert_eq!(
+            for_key("", "interval"),
+            r#""interval" belongs in [sense] or in [detect.overload]"#
+        );
         assert_eq!(for_key("detect.leak", "target"), r#""target" belongs in [detect.overload]"#);
         assert_eq!(for_key("sense", "mode"), r#""mode" belongs at the top level"#);
     }

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration: every problem, where it is, and what to write instead.
 //!
-//! All problems are carried together because each costs its reader a round trip. A hint is not optional: a message
-//! that cannot say what to do next is not finished.
+//! All problems are carried together because each costs its reader a round trip. A hint is not
+//! optional: a message that cannot say what to do next is not finished.
 
 use std::fmt;
 
@@ -66,13 +66,23 @@ mod tests {
     use super::*;
 
     fn errors() -> ConfigErrors {
-        let problem = |line, message: &str| ConfigProblem { line, message: message.to_owned(), hint: "try".to_owned() };
-        ConfigErrors::new("x.toml", vec![problem(None, "is a riddle"), problem(Some(3), "so is this")])
+        let problem = |line, message: &str| ConfigProblem {
+            line,
+            message: message.to_owned(),
+            hint: "try".to_owned(),
+        };
+        ConfigErrors::new(
+            "x.toml",
+            vec![problem(None, "is a riddle"), problem(Some(3), "so is this")],
+        )
     }
 
     #[test]
     fn problems_stand_one_after_another_without_a_trailing_newline() {
-        assert_eq!(errors().to_string(), "x.toml: is a riddle\n  hint: try\nx.toml:3: so is this\n  hint: try");
+        assert_eq!(
+            errors().to_string(),
+            "x.toml: is a riddle\n  hint: try\nx.toml:3: so is this\n  hint: try"
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Every key an operator may set: the single source for parsing, hints and the generated file.
 //!
-//! Adding an option is one field in `schema.rs` and one row here. A row's `default` is TOML text, for people; that it
-//! says the same as `Config::default()` is a test in `generate.rs`.
+//! Adding an option is one field in `schema.rs` and one row here. A row's `default` is TOML text,
+//! for people; that it says the same as `Config::default()` is a test in `generate.rs`.
 //!
-//! A range refuses what could only be a mistake, so that its ends are generous; what depends on a second key is in
-//! `check.rs`.
+//! A range refuses what could only be a mistake, so that its ends are generous; what depends on a
+//! second key is in `check.rs`.
 
 use std::time::Duration;
 
@@ -63,12 +63,18 @@ pub const TABLES: &[Table] = &[
     Table { path: "act.page", doc: "Who is told of incidents, beside what is printed." },
     Table { path: "act.page.pagerduty", doc: "PagerDuty, by its Events API v2." },
     Table { path: "act.page.alertmanager", doc: "Alertmanager, by its API v2." },
-    Table { path: "act.page.slack", doc: "Slack, and what takes messages as its incoming webhooks do." },
+    Table {
+        path: "act.page.slack",
+        doc: "Slack, and what takes messages as its incoming webhooks do.",
+    },
     Table {
         path: "act.page.webhook",
         doc: "A webhook of your own: CloudEvents 1.0, signed as Standard Webhooks 1.0 says.",
     },
-    Table { path: "kubernetes", doc: "How the pods of this node are known, where it is one of Kubernetes." },
+    Table {
+        path: "kubernetes",
+        doc: "How the pods of this node are known, where it is one of Kubernetes.",
+    },
     Table { path: "serve", doc: "Where the agent can be asked how it is." },
     Table { path: "record", doc: "What is kept on disk." },
 ];
@@ -86,8 +92,12 @@ pub const KEYS: &[Key] = &[
         path: "sense.interval",
         doc: "Time between two scans of every process.",
         default: r#""1s""#,
-        // Below, the scans themselves are the load; above, a fast leak has run its course between two of them.
-        kind: ValueKind::Duration(|config| &mut config.sense.interval, millis(100)..=Duration::from_mins(1)),
+        // Below, the scans themselves are the load; above, a fast leak has run its course between
+        // two of them.
+        kind: ValueKind::Duration(
+            |config| &mut config.sense.interval,
+            millis(100)..=Duration::from_mins(1),
+        ),
     },
     Key {
         path: "detect.leak.warm_up",
@@ -110,7 +120,8 @@ pub const KEYS: &[Key] = &[
         doc: "The chance that growth which looks steady over the shortest horizon is noise after all. Longer ones, which \
               are asked less often, may err as often a day. Smaller means fewer false alarms and later true ones.",
         default: "1e-6",
-        // Student's t of few points has heavy tails: asking for less than this would silence all but perfect lines.
+        // Student's t of few points has heavy tails: asking for less than this would silence all
+        // but perfect lines.
         kind: ValueKind::Number(|config| &mut config.detect.leak.significance, 1e-7..=0.5),
     },
     Key {
@@ -141,7 +152,10 @@ pub const KEYS: &[Key] = &[
         path: "detect.overload.interval",
         doc: "Time between two looks at every listening socket.",
         default: r#""100ms""#,
-        kind: ValueKind::Duration(|config| &mut config.detect.overload.interval, millis(10)..=millis(10_000)),
+        kind: ValueKind::Duration(
+            |config| &mut config.detect.overload.interval,
+            millis(10)..=millis(10_000),
+        ),
     },
     Key {
         path: "detect.overload.sustain",
@@ -149,7 +163,10 @@ pub const KEYS: &[Key] = &[
               is an overload, unless so few wait that chance explains it. One that nears its limit is claimed after \
               half of it, one from which nothing is accepted after seven tenths. At least two intervals.",
         default: r#""1s""#,
-        kind: ValueKind::Duration(|config| &mut config.detect.overload.sustain, millis(20)..=Duration::from_mins(10)),
+        kind: ValueKind::Duration(
+            |config| &mut config.detect.overload.sustain,
+            millis(20)..=Duration::from_mins(10),
+        ),
     },
     Key {
         path: "detect.overload.clear_after",
@@ -217,7 +234,10 @@ pub const KEYS: &[Key] = &[
         doc: "A claim that returns within this time of its end continues its incident: the page that is open is updated, and no new one \
               is sent. An incident is resolved once it has been quiet for this long.",
         default: r#""10m""#,
-        kind: ValueKind::Duration(|config| &mut config.decide.flap_within, Duration::ZERO..=Duration::from_hours(24)),
+        kind: ValueKind::Duration(
+            |config| &mut config.decide.flap_within,
+            Duration::ZERO..=Duration::from_hours(24),
+        ),
     },
     Key {
         path: "act.limit.enabled",
@@ -230,7 +250,8 @@ pub const KEYS: &[Key] = &[
         doc: "How much more than it uses a cgroup gets at least. A limit is never set closer, so that setting it frees nothing and \
               kills nobody.",
         default: r#""64MiB""#,
-        // Below, what a busy service allocates between two looks is in the way; above, it is a share of no host.
+        // Below, what a busy service allocates between two looks is in the way; above, it is a
+        // share of no host.
         kind: ValueKind::Size(|config| &mut config.act.limit.margin_bytes, (8 << 20)..=(1 << 40)),
     },
     Key {
@@ -250,7 +271,10 @@ pub const KEYS: &[Key] = &[
               killing at it is turned off.",
         default: r#""none""#,
         // Four of the least margins; above, it is a share of no host.
-        kind: ValueKind::MaybeSize(|config| &mut config.act.limit.backstop_bytes, (32 << 20)..=(1 << 40)),
+        kind: ValueKind::MaybeSize(
+            |config| &mut config.act.limit.backstop_bytes,
+            (32 << 20)..=(1 << 40),
+        ),
     },
     Key {
         path: "act.limit.cpu_weight",
@@ -266,14 +290,18 @@ pub const KEYS: &[Key] = &[
         doc: "How much of one CPU such a cgroup may use at most (cpu.max), likewise: \"50%\" is half of one. What it serves waits \
               then, even where CPUs are idle: a weight is the milder choice.",
         default: r#""none""#,
-        // Below, it would hold what others wait for inside of the kernel for too long; above, it is no bound.
+        // Below, it would hold what others wait for inside of the kernel for too long; above, it is
+        // no bound.
         kind: ValueKind::MaybePercent(|config| &mut config.act.limit.cpu_max_percent, 10..=10_000),
     },
     Key {
         path: "act.limit.cpu_after",
         doc: "How long a limited cgroup has to spin before its CPU is limited as well.",
         default: r#""10s""#,
-        kind: ValueKind::Duration(|config| &mut config.act.limit.cpu_after, Duration::ZERO..=Duration::from_hours(1)),
+        kind: ValueKind::Duration(
+            |config| &mut config.act.limit.cpu_after,
+            Duration::ZERO..=Duration::from_hours(1),
+        ),
     },
     Key {
         path: "act.drain.enabled",
@@ -382,7 +410,10 @@ pub const KEYS: &[Key] = &[
         doc: "Lowest weight that the agent check answers with, however near a leak's end is or however long a queue stands. It falls and \
               rises in steps of 10%. An overload alone never goes further, as its load would only move to the other nodes.",
         default: r#""50%""#,
-        kind: ValueKind::Percent(|config| &mut config.act.drain.agent_check_floor_percent, 10..=100),
+        kind: ValueKind::Percent(
+            |config| &mut config.act.drain.agent_check_floor_percent,
+            10..=100,
+        ),
     },
     Key {
         path: "act.page.in_observe",
@@ -517,9 +548,15 @@ mod tests {
 
     #[test]
     fn every_key_and_table_is_documented_for_a_person() {
-        let docs = KEYS.iter().map(|key| (key.path, key.doc)).chain(TABLES.iter().map(|table| (table.path, table.doc)));
+        let docs = KEYS
+            .iter()
+            .map(|key| (key.path, key.doc))
+            .chain(TABLES.iter().map(|table| (table.path, table.doc)));
         for (path, doc) in docs {
-            assert!(doc.len() > 20 && doc.ends_with('.') && !doc.contains('\n'), "{path:?} wants a sentence: {doc:?}");
+            assert!(
+                doc.len() > 20 && doc.ends_with('.') && !doc.contains('\n'),
+                "{path:?} wants a sentence: {doc:?}"
+            );
         }
     }
 
@@ -528,14 +565,22 @@ mod tests {
         let mut seen = HashSet::new();
         for key in KEYS {
             assert!(seen.insert(key.path), "{} has two rows", key.path);
-            assert!(TABLES.iter().any(|table| table.path == key.split().0), "{} is in no table of TABLES", key.path);
+            assert!(
+                TABLES.iter().any(|table| table.path == key.split().0),
+                "{} is in no table of TABLES",
+                key.path
+            );
         }
     }
 
     #[test]
     fn every_table_has_keys() {
         for table in TABLES {
-            assert!(KEYS.iter().any(|key| key.split().0 == table.path), "[{}] is empty", table.path);
+            assert!(
+                KEYS.iter().any(|key| key.split().0 == table.path),
+                "[{}] is empty",
+                table.path
+            );
         }
     }
 }

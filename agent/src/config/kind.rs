@@ -1,7 +1,7 @@
 //! The kinds of value a key may take: which reader each goes through, and the field it goes to.
 //!
-//! A kind holds the address of its field, so that a key cannot be read into a field of another type, and its range,
-//! so that the generated file states the bounds that are really checked.
+//! A kind holds the address of its field, so that a key cannot be read into a field of another
+//! type, and its range, so that the generated file states the bounds that are really checked.
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -80,12 +80,18 @@ impl ValueKind {
             Self::Duration(field, range) => *field(config) = found.duration(range)?,
             Self::Durations(field, range) => *field(config) = found.durations(range)?,
             Self::Size(field, range) => *field(config) = found.size(range)?,
-            Self::MaybeSize(field, range) => *field(config) = found.or_none(|found| found.size(range))?,
+            Self::MaybeSize(field, range) => {
+                *field(config) = found.or_none(|found| found.size(range))?
+            }
             Self::Number(field, range) => *field(config) = found.number(range)?,
             Self::Count(field, range) => *field(config) = found.count(range)?,
-            Self::MaybeCount(field, range) => *field(config) = found.or_none(|found| found.count(range))?,
+            Self::MaybeCount(field, range) => {
+                *field(config) = found.or_none(|found| found.count(range))?
+            }
             Self::Percent(field, range) => *field(config) = found.percent(range)?,
-            Self::MaybePercent(field, range) => *field(config) = found.or_none(|found| found.percent(range))?,
+            Self::MaybePercent(field, range) => {
+                *field(config) = found.or_none(|found| found.percent(range))?
+            }
             Self::Patterns(field) => *field(config) = found.patterns()?,
             Self::Services(field) => *field(config) = found.services()?,
             Self::Path(field) => *field(config) = found.path()?,
@@ -96,7 +102,9 @@ impl ValueKind {
             Self::Networks(field) => *field(config) = found.networks()?,
             Self::HostNames(field) => *field(config) = found.host_names()?,
             Self::Url(field, plain) => *field(config) = found.url(*plain)?,
-            Self::MaybeUrl(field, plain) => *field(config) = found.or_none(|found| found.url(*plain))?,
+            Self::MaybeUrl(field, plain) => {
+                *field(config) = found.or_none(|found| found.url(*plain))?
+            }
         }
         Ok(())
     }
@@ -111,7 +119,10 @@ impl ValueKind {
             | Self::Path(_)
             | Self::Address(_)
             | Self::Url(..) => None,
-            Self::MaybePath(_) | Self::MaybeAddress(_) | Self::MaybeSecret(_) | Self::MaybeUrl(..) => None,
+            Self::MaybePath(_)
+            | Self::MaybeAddress(_)
+            | Self::MaybeSecret(_)
+            | Self::MaybeUrl(..) => None,
             Self::Networks(_) | Self::HostNames(_) => None,
             Self::Duration(_, range) | Self::Durations(_, range) => {
                 Some(units::range_text(range, units::duration_text))
@@ -120,9 +131,13 @@ impl ValueKind {
             Self::MaybeSize(_, range) => Some(or_none(&units::range_text(range, units::size_text))),
             Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
             Self::Count(_, range) => Some(units::range_text(range, |count| count.to_string())),
-            Self::MaybeCount(_, range) => Some(or_none(&units::range_text(range, |count| count.to_string()))),
+            Self::MaybeCount(_, range) => {
+                Some(or_none(&units::range_text(range, |count| count.to_string())))
+            }
             Self::Percent(_, range) => Some(units::range_text(range, units::percent_text)),
-            Self::MaybePercent(_, range) => Some(or_none(&units::range_text(range, units::percent_text))),
+            Self::MaybePercent(_, range) => {
+                Some(or_none(&units::range_text(range, units::percent_text)))
+            }
         }
     }
 }

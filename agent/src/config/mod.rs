@@ -1,11 +1,14 @@
-//! The configuration: what may be said, what is said by default, and what is wrong with what was said.
+//! The configuration: what may be said, what is said by default, and what is wrong with what was
+//! said.
 //!
-//! The table in `keys.rs` is the single source: parsing, hints and the generated `configs/spillway.toml` all
-//! walk it, so an option is one field in `schema.rs` and one row in `keys.rs`. An operator who made five mistakes
-//! is told of five, in file order, because a host that is restarted once per typo is a host that is not watched.
+//! The table in `keys.rs` is the single source: parsing, hints and the generated
+//! `configs/spillway.toml` all walk it, so an option is one field in `schema.rs` and one row in
+//! `keys.rs`. An operator who made five mistakes is told of five, in file order, because a host
+//! that is restarted once per typo is a host that is not watched.
 //!
-//! Refused: unknown keys and tables, numbers without units, values outside a stated range, combinations that could
-//! never work, and any mode that acts. Nothing here exits the process or reads the environment.
+//! Refused: unknown keys and tables, numbers without units, values outside a stated range,
+//! combinations that could never work, and any mode that acts. Nothing here exits the process or
+//! reads the environment.
 
 mod did_you_mean;
 mod error;
@@ -35,22 +38,24 @@ pub use parse::parse;
 pub use pattern::Pattern;
 pub use reload::Reload;
 pub use schema::{
-    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig, KubernetesConfig, LeakConfig,
-    LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig,
-    ServeConfig, SlackConfig,
+    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig,
+    KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig,
+    PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig, SlackConfig,
 };
 pub use service::ServicePattern;
 pub use template::commented_defaults;
 
-/// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong path, not a wish.
+/// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong
+/// path, not a wish.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads the configuration in the file at `path`.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, in file order; or the one reason why it cannot be read (missing, unreadable, not a
-/// regular file, larger than 1 MiB, not UTF-8; for root also a file that somebody else may change).
+/// Everything that is wrong with it, in file order; or the one reason why it cannot be read
+/// (missing, unreadable, not a regular file, larger than 1 MiB, not UTF-8; for root also a file
+/// that somebody else may change).
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let file = path.display().to_string();
     match read(path) {
@@ -64,17 +69,30 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
     let unreadable = |error: io::Error| {
         if let Some(untrusted) = Untrusted::of(&error) {
             let (message, hint) = untrusted.parts(path);
-            return ConfigProblem { line: None, message: format!("is refused: {message}"), hint: hint.to_owned() };
+            return ConfigProblem {
+                line: None,
+                message: format!("is refused: {message}"),
+                hint: hint.to_owned(),
+            };
         }
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => "`spillway check-config --print-defaults` prints a file to start from",
-            io::ErrorKind::PermissionDenied => "the user that spillway runs as must be able to read it",
+            io::ErrorKind::NotFound => {
+                "`spillway check-config --print-defaults` prints a file to start from"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "the user that spillway runs as must be able to read it"
+            }
             io::ErrorKind::IsADirectory => "name the file in it, as in spillway.toml",
             _ => "name a regular file",
         };
-        ConfigProblem { line: None, message: format!("cannot be read: {error}"), hint: hint.to_owned() }
+        ConfigProblem {
+            line: None,
+            message: format!("cannot be read: {error}"),
+            hint: hint.to_owned(),
+        }
     };
-    // Whoever may write it says what root does. A user who runs this for himself can do no more than that already.
+    // Whoever may write it says what root does. A user who runs this for himself can do no more
+    // than that already.
     let checks_owners = geteuid().is_root();
     let on_path = PathRules { checks_owners, ..PathRules::NAMED };
     let rules = FileRules { checks_owners, ..FileRules::public(FILE_BYTES_MAX) };
@@ -105,7 +123,10 @@ mod tests {
     #[test]
     fn bytes_that_are_not_text_are_named_with_their_line() {
         let errors = parse_bytes(b"mode = \"observe\"\n# \xff\n", "x.toml").unwrap_err();
-        assert_eq!(errors.to_string(), "x.toml:2: byte 0xff is not UTF-8\n  hint: save the file as UTF-8 text");
+        assert_eq!(
+            errors.to_string(),
+            "x.toml:2: byte 0xff is not UTF-8\n  hint: save the file as UTF-8 text"
+        );
     }
 
     proptest! {

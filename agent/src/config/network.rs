@@ -19,7 +19,8 @@ impl Network {
     ///
     /// Says what is wrong with it, to follow its name in a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| "is not an IP network".to_owned())?;
         if address.to_canonical() != address {
             return Err("is an IPv4 network written as IPv6".to_owned());
@@ -54,7 +55,8 @@ impl Network {
     fn mask(&self) -> u128 {
         let width = width(self.address);
         let all = u128::MAX.checked_shr(u128::BITS - width).unwrap_or(0);
-        let host_bits = all.checked_shr(self.prefix_bits).filter(|_| self.prefix_bits < width).unwrap_or(0);
+        let host_bits =
+            all.checked_shr(self.prefix_bits).filter(|_| self.prefix_bits < width).unwrap_or(0);
         all & !host_bits
     }
 

@@ -1,8 +1,10 @@
-//! Walks the text of a configuration along the table of keys, and gathers all that is wrong with it.
+//! Walks the text of a configuration along the table of keys, and gathers all that is wrong with
+//! it.
 //!
-//! The text is read with recovery: a line that is not TOML does not hide the mistakes on other lines. What recovery
-//! had to guess is not judged, though: nothing is reported about the keys of a broken line, or of a table whose header
-//! is broken, and rules between keys wait until every line can be read.
+//! The text is read with recovery: a line that is not TOML does not hide the mistakes on other
+//! lines. What recovery had to guess is not judged, though: nothing is reported about the keys of a
+//! broken line, or of a table whose header is broken, and rules between keys wait until every line
+//! can be read.
 //!
 //! Refused: everything the table of keys does not name.
 
@@ -33,18 +35,26 @@ use super::{
 /// Everything that is wrong with it, in file order.
 pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     let (document, broken) = DeTable::parse_recoverable(text);
-    let mut walk = ParserState { lines: Lines::new(text), config: Config::default(), ..ParserState::default() };
+    let mut walk = ParserState {
+        lines: Lines::new(text),
+        config: Config::default(),
+        ..ParserState::default()
+    };
     walk.table("", document.get_ref());
     if broken.is_empty() {
         walk.conflicts();
     } else {
         walk.broken(&broken);
     }
-    if walk.faults.is_empty() { Ok(walk.config) } else { Err(ConfigErrors::new(file, walk.problems())) }
+    if walk.faults.is_empty() {
+        Ok(walk.config)
+    } else {
+        Err(ConfigErrors::new(file, walk.problems()))
+    }
 }
 
-/// How the parser words a key or table that is given twice, and a value that wants quotes. Were it to change its words,
-/// the parser's own would be printed; tests/config.rs would tell.
+/// How the parser words a key or table that is given twice, and a value that wants quotes. Were it
+/// to change its words, the parser's own would be printed; tests/config.rs would tell.
 const DUPLICATE: &str = "duplicate key";
 const UNQUOTED: &str = "string values must be quoted";
 
@@ -66,7 +76,8 @@ impl<'a> ParserState<'a> {
         for (name, value) in table.iter() {
             let (offset, name) = (name.span().start, name.get_ref().as_ref());
             let inner = join(path, name);
-            // A quoted name may hold a dot, or nothing: "sense.interval" in quotes is no path, and "" not the top level.
+            // A quoted name may hold a dot, or nothing: "sense.interval" in quotes is no path, and
+            // "" not the top level.
             let known = !name.is_empty() && !name.contains('.');
             if let Some(key) = KEYS.iter().find(|key| known && key.path == inner) {
                 self.set.insert(key.path, offset);
@@ -106,8 +117,10 @@ impl<'a> ParserState<'a> {
             if conflict.keys.iter().any(|key| self.refused.contains(key)) {
                 continue;
             }
-            // The defaults agree, so that one of the keys was set; the first line is for a default that does not.
-            let offset = conflict.keys.iter().find_map(|key| self.set.get(key)).copied().unwrap_or_default();
+            // The defaults agree, so that one of the keys was set; the first line is for a default
+            // that does not.
+            let offset =
+                conflict.keys.iter().find_map(|key| self.set.get(key)).copied().unwrap_or_default();
             self.fault(offset, conflict.message, conflict.hint);
         }
     }
@@ -131,11 +144,15 @@ impl<'a> ParserState<'a> {
         for (line, (offset, message)) in first {
             let found = quote(without_secret(self.lines.get(line)));
             let (message, hint) = match message {
-                DUPLICATE => (format!("given before: {found}"), "give each key and each table once"),
-                // By far the likeliest slip in a file of durations; the parser's words for it are about TOML's grammar.
-                _ if message.starts_with(UNQUOTED) => {
-                    (format!("no value in TOML: {found}"), r#"words, durations and sizes go in quotes: "5s""#)
+                DUPLICATE => {
+                    (format!("given before: {found}"), "give each key and each table once")
                 }
+                // By far the likeliest slip in a file of durations; the parser's words for it are
+                // about TOML's grammar.
+                _ if message.starts_with(UNQUOTED) => (
+                    format!("no value in TOML: {found}"),
+                    r#"words, durations and sizes go in quotes: "5s""#,
+                ),
                 _ => (format!("not TOML: {found}"), message),
             };
             self.fault(offset, message, hint.to_owned());
@@ -148,17 +165,23 @@ impl<'a> ParserState<'a> {
 
     fn problems(mut self) -> Vec<ConfigProblem> {
         self.faults.sort_by_key(|fault| fault.offset);
-        let problem =
-            |Fault { offset, message, hint }| ConfigProblem { line: Some(self.lines.number(offset)), message, hint };
+        let problem = |Fault { offset, message, hint }| ConfigProblem {
+            line: Some(self.lines.number(offset)),
+            message,
+            hint,
+        };
         self.faults.into_iter().map(problem).collect()
     }
 }
 
-/// A line without its value, where that should be the place of a secret and may be the secret itself.
+/// A line without its value, where that should be the place of a secret and may be the secret
+/// itself.
 fn without_secret(line: &str) -> &str {
     let mut secrets = KEYS.iter().filter(|key| matches!(key.kind, ValueKind::MaybeSecret(_)));
     match line.find('=') {
-        Some(at) if secrets.any(|key| line[..at].trim_end().ends_with(key.split().1)) => &line[..=at],
+        Some(at) if secrets.any(|key| line[..at].trim_end().ends_with(key.split().1)) => {
+            &line[..=at]
+        }
         _ => line,
     }
 }
@@ -173,9 +196,16 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
-        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset + 1);
+        let ends = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(offset, _)| offset + 1);
         // What follows the last newline is a line only if there is something.
-        Self { text, starts: [0].into_iter().chain(ends.filter(|start| *start < text.len())).collect() }
+        Self {
+            text,
+            starts: [0].into_iter().chain(ends.filter(|start| *start < text.len())).collect(),
+        }
     }
 
     /// Number, from 1, of the line that holds the byte at `offset`; past the end, of the last line.
@@ -190,7 +220,8 @@ impl<'a> Lines<'a> {
         &self.text[start..end]
     }
 
-    /// The lines below the header on line `number`, up to the next header; none where that line is no header.
+    /// The lines below the header on line `number`, up to the next header; none where that line is
+    /// no header.
     fn below_header(&self, number: usize) -> Range<usize> {
         let is_header = |number: &usize| self.get(*number).trim_start().starts_with('[');
         let below = number + 1..self.starts.len() + 1;
@@ -212,7 +243,8 @@ mod tests {
     #[test]
     fn bytes_are_found_on_their_lines() {
         let lines = Lines::new("a\nb\r\n\nc\n");
-        let numbers: Vec<_> = [0, 1, 2, 4, 5, 6, 7, 99].into_iter().map(|offset| lines.number(offset)).collect();
+        let numbers: Vec<_> =
+            [0, 1, 2, 4, 5, 6, 7, 99].into_iter().map(|offset| lines.number(offset)).collect();
         assert_eq!(numbers, [1, 1, 2, 2, 3, 4, 4, 4]);
         assert_eq!([1, 3, 4, 5].map(|number| lines.get(number)), ["a\n", "\n", "c\n", ""]);
         assert_eq!((Lines::new("").number(0), Lines::new("").get(1)), (1, ""));
@@ -229,7 +261,10 @@ mod tests {
     #[test]
     fn a_refused_value_leaves_the_other_keys_judged() {
         let errors = parse("mode = 1\n[sense]\ninterval = 'x'\n", "x.toml").unwrap_err();
-        assert_eq!(errors.problems().iter().map(|problem| problem.line).collect::<Vec<_>>(), [Some(1), Some(3)]);
+        assert_eq!(
+            errors.problems().iter().map(|problem| problem.line).collect::<Vec<_>>(),
+            [Some(1), Some(3)]
+        );
         assert_eq!(errors.file(), "x.toml");
     }
 

@@ -1,12 +1,15 @@
-//! Patterns by which an operator names units, cgroups, programs, and pods by their namespace or labels.
+//! Patterns by which an operator names units, cgroups, programs, and pods by their namespace or
+//! labels.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use glob::MatchOptions;
 
-/// A unit by its name, such as `db-*.service`, where systemd has its cgroup (see [`units_of`]), or a cgroup by its path, such as
-/// `/kubepods.slice/*`, either with all that is below it; a program by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such as `namespace:kube-*`,
-/// or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what they do in a shell; `*` never for a `/`.
+/// A unit by its name, such as `db-*.service`, where systemd has its cgroup (see [`units_of`]), or
+/// a cgroup by its path, such as `/kubepods.slice/*`, either with all that is below it; a program
+/// by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such
+/// as `namespace:kube-*`, or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what
+/// they do in a shell; `*` never for a `/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
     of: Subject,
@@ -35,8 +38,11 @@ const UNITS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", "
 const KEY_NAME_MAX: usize = 63;
 const KEY_PREFIX_MAX: usize = 253;
 
-const OPTIONS: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
 
 impl Pattern {
     /// Reads one. A pattern that could never match is refused: it would protect nothing.
@@ -53,7 +59,9 @@ impl Pattern {
         } else if let Some(name) = text.strip_prefix(NAMESPACE) {
             (Subject::Namespace, name)
         } else if let Some(label) = text.strip_prefix(LABEL) {
-            let (key, value) = label.split_once('=').ok_or("names a label without its value, as in pod:KEY=VALUE")?;
+            let (key, value) = label
+                .split_once('=')
+                .ok_or("names a label without its value, as in pod:KEY=VALUE")?;
             if !is_label_key(key) {
                 return Err(format!("names a label {key:?}, which no pod can have"));
             }
@@ -67,8 +75,11 @@ impl Pattern {
             Subject::Unit if text.contains('/') => {
                 return Err("is neither a unit's name nor a path, which begins with a /".to_owned());
             }
-            // A unit's name may have a colon; a word before one is rather a kind that is spelled otherwise.
-            Subject::Unit if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) => {
+            // A unit's name may have a colon; a word before one is rather a kind that is spelled
+            // otherwise.
+            Subject::Unit
+                if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) =>
+            {
                 return Err(format!(
                     "begins with none of {PROGRAM}, {NAMESPACE} and {LABEL}, and ends as no unit does"
                 ));
@@ -76,17 +87,28 @@ impl Pattern {
             Subject::Program if !text.starts_with('/') => {
                 return Err("names a program that does not begin with a /".to_owned());
             }
-            Subject::Namespace if text.is_empty() || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) => {
-                return Err("names a namespace by other than lowercase letters, digits and dashes".to_owned());
+            Subject::Namespace
+                if text.is_empty()
+                    || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) =>
+            {
+                return Err("names a namespace by other than lowercase letters, digits and dashes"
+                    .to_owned());
             }
             Subject::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
-                return Err("names a value by other than letters, digits, dashes, dots and underscores".to_owned());
+                return Err(
+                    "names a value by other than letters, digits, dashes, dots and underscores"
+                        .to_owned(),
+                );
             }
             _ => {}
         }
-        let glob = glob::Pattern::new(text).map_err(|error| format!("is no pattern: {}", error.msg))?;
+        let glob =
+            glob::Pattern::new(text).map_err(|error| format!("is no pattern: {}", error.msg))?;
         if of == Subject::Unit && !may_be_unit(text) {
-            return Err("ends neither as a unit's name does, such as in .service, nor in a wildcard".to_owned());
+            return Err(
+                "ends neither as a unit's name does, such as in .service, nor in a wildcard"
+                    .to_owned(),
+            );
         }
         Ok(Self { of, glob })
     }
@@ -126,7 +148,8 @@ impl Pattern {
     pub fn covers(&self, cgroup: &str) -> bool {
         match self.of {
             Subject::Cgroup => {
-                let mut ends = cgroup.match_indices('/').map(|(at, _)| at).skip(1).chain([cgroup.len()]);
+                let mut ends =
+                    cgroup.match_indices('/').map(|(at, _)| at).skip(1).chain([cgroup.len()]);
                 ends.any(|end| self.glob.matches_with(&cgroup[..end], OPTIONS))
             }
             Subject::Unit => units_of(cgroup).any(|name| self.glob.matches_with(name, OPTIONS)),
@@ -135,18 +158,22 @@ impl Pattern {
     }
 }
 
-/// Names of the units that systemd itself made the cgroup of, from the root inwards: slices, each inside the slice that its name
-/// says, then one unit that is no slice. Everything below that unit belongs to whoever the unit runs: a user's own manager, a container,
-/// or a service with `Delegate=`. They may name a cgroup there `ssh.service`, and it is not that unit.
+/// Names of the units that systemd itself made the cgroup of, from the root inwards: slices, each
+/// inside the slice that its name says, then one unit that is no slice. Everything below that unit
+/// belongs to whoever the unit runs: a user's own manager, a container, or a service with
+/// `Delegate=`. They may name a cgroup there `ssh.service`, and it is not that unit.
 ///
-/// A path that is not under the root that the agent sees (`/../a`) names no unit: nobody knows what it begins in.
+/// A path that is not under the root that the agent sees (`/../a`) names no unit: nobody knows what
+/// it begins in.
 fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
     let mut names = cgroup.strip_prefix('/').unwrap_or_default().split('/');
-    // The stem of the slice above; of the root slice it is empty. Nothing once a unit that is no slice was found.
+    // The stem of the slice above; of the root slice it is empty. Nothing once a unit that is no
+    // slice was found.
     let mut above = Some("");
     std::iter::from_fn(move || {
         let parent = above?;
-        // systemd puts a `_` before a name that would look like a file of the cgroup's own, and before one that begins with a `_`.
+        // systemd puts a `_` before a name that would look like a file of the cgroup's own, and
+        // before one that begins with a `_`.
         let name = names.next().map(|name| name.strip_prefix('_').unwrap_or(name))?;
         above = match name.strip_suffix(".slice") {
             Some(stem) if is_slice_in(parent, stem) => Some(stem),
@@ -158,10 +185,14 @@ fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
     .fuse()
 }
 
-/// Tells if systemd puts the slice with this stem directly into the other: `a-b.slice` into `a.slice`, and `a.slice` into the root.
+/// Tells if systemd puts the slice with this stem directly into the other: `a-b.slice` into
+/// `a.slice`, and `a.slice` into the root.
 fn is_slice_in(parent: &str, stem: &str) -> bool {
-    let own =
-        if parent.is_empty() { Some(stem) } else { stem.strip_prefix(parent).and_then(|own| own.strip_prefix('-')) };
+    let own = if parent.is_empty() {
+        Some(stem)
+    } else {
+        stem.strip_prefix(parent).and_then(|own| own.strip_prefix('-'))
+    };
     own.is_some_and(|own| !own.is_empty() && !own.contains('-'))
 }
 
@@ -177,14 +208,21 @@ fn may_be_unit(text: &str) -> bool {
 
 /// A name with an optional domain before it, as in `app.kubernetes.io/name`.
 fn is_label_key(key: &str) -> bool {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let (prefix, name) =
+        key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let ends_well = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
     let is_prefix = |prefix: &str| {
-        prefix.len() <= KEY_PREFIX_MAX && ends_well(prefix) && prefix.chars().all(|c| is_of_namespace(c) || c == '.')
+        prefix.len() <= KEY_PREFIX_MAX
+            && ends_well(prefix)
+            && prefix.chars().all(|c| is_of_namespace(c) || c == '.')
     };
-    name.len() <= KEY_NAME_MAX && ends_well(name) && name.chars().all(is_of_label) && prefix.is_none_or(is_prefix)
+    name.len() <= KEY_NAME_MAX
+        && ends_well(name)
+        && name.chars().all(is_of_label)
+        && prefix.is_none_or(is_prefix)
 }
 
 fn is_of_namespace(c: char) -> bool {
@@ -225,7 +263,10 @@ mod tests {
     fn a_unit_is_found_where_systemd_has_it_with_all_below_it() {
         assert!(covers("ssh.service", "/system.slice/ssh.service"));
         assert!(covers("dbus-:1.2-*.service", "/system.slice/dbus-:1.2-org.example.service"));
-        assert!(covers("user@*.service", "/user.slice/user-0.slice/user@0.service/app.slice/app.service"));
+        assert!(covers(
+            "user@*.service",
+            "/user.slice/user-0.slice/user@0.service/app.slice/app.service"
+        ));
         assert!(!covers("ssh.service", "/system.slice/openssh.service"));
         assert!(!covers("ssh.service", "/system.slice/ssh.service-backup.service"));
         assert!(!covers("*.service", "/a.slice/b.scope"));
@@ -238,7 +279,10 @@ mod tests {
             ("user.slice", "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service"),
             ("session-*.scope", "/user.slice/user-1000.slice/session-3.scope"),
             ("ssh.service", "/system.slice/ssh.service/worker/1"),
-            ("system-systemd\\x2dfsck.slice", "/system.slice/system-systemd\\x2dfsck.slice/systemd-fsck@a.service"),
+            (
+                "system-systemd\\x2dfsck.slice",
+                "/system.slice/system-systemd\\x2dfsck.slice/systemd-fsck@a.service",
+            ),
             ("docker-*", "/system.slice/docker-0a1b.scope/ssh.service"),
             // As systemd writes a name that looks like a file of the cgroup's.
             ("memory.service", "/system.slice/_memory.service"),
@@ -252,13 +296,19 @@ mod tests {
     fn a_name_that_anybody_may_give_is_no_unit() {
         for (pattern, cgroup) in [
             ("ssh.service", "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service"),
-            ("session-*.scope", "/user.slice/user-1000.slice/user@1000.service/app.slice/session-9.scope"),
+            (
+                "session-*.scope",
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/session-9.scope",
+            ),
             ("systemd-*", "/user.slice/user-1000.slice/user@1000.service/systemd-journald.service"),
             ("ssh.service", "/system.slice/docker-0a1b.scope/system.slice/ssh.service"),
             ("ssh.service", "/system.slice/api.service/ssh.service"),
             ("ssh.service", "/docker/0a1b/ssh.service"),
             ("ssh.service", "/kubepods/burstable/pod1/0a1b/ssh.service"),
-            ("ssh.service", "/kubepods.slice/kubepods-pod1.slice/cri-containerd-0a1b.scope/ssh.service"),
+            (
+                "ssh.service",
+                "/kubepods.slice/kubepods-pod1.slice/cri-containerd-0a1b.scope/ssh.service",
+            ),
             ("ssh.service", "/machine.slice/libpod-0a1b.scope/container/ssh.service"),
             // Not where systemd would have them.
             ("ssh.service", "/system.slice/evil.slice/ssh.service"),
@@ -280,7 +330,8 @@ mod tests {
     /// A place that systemd gives to its own: slices, each in the one that its name says.
     fn slices() -> impl Strategy<Value = String> {
         prop::collection::vec("[a-z][a-z0-9\\\\]{0,6}", 0..4).prop_map(|parts| {
-            let names = (1..=parts.len()).map(|count| format!("/{}.slice", parts[..count].join("-")));
+            let names =
+                (1..=parts.len()).map(|count| format!("/{}.slice", parts[..count].join("-")));
             names.collect()
         })
     }
@@ -364,7 +415,12 @@ mod tests {
         assert!(label.is_among(&labels("app.kubernetes.io/name", "db-1")));
         assert!(!label.is_among(&labels("app.kubernetes.io/name", "db-10")));
         assert!(!label.is_among(&labels("name", "db-1")) && !label.is_among(&BTreeMap::new()));
-        assert!(label.is_pods() && label.is_label() && !label.covers("db-1") && !label.is_namespace("db-1"));
+        assert!(
+            label.is_pods()
+                && label.is_label()
+                && !label.covers("db-1")
+                && !label.is_namespace("db-1")
+        );
         // That there is one, and one without a value.
         assert!(Pattern::new("pod:app=*").unwrap().is_among(&labels("app", "")));
         let without = Pattern::new("pod:app=").unwrap();

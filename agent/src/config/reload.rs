@@ -1,8 +1,9 @@
 //! Settings that change while the agent runs, and those that need a restart.
 //!
-//! Thresholds of detectors and everything of the policy change at once: open incidents, active limits and what was seen so far stay. Secrets,
-//! keys and certificates are read for each call anyway. Everything else is bound to a socket, a file, a thread or the shape of a window that
-//! is there already, and stays as it is until the agent is started again.
+//! Thresholds of detectors and everything of the policy change at once: open incidents, active
+//! limits and what was seen so far stay. Secrets, keys and certificates are read for each call
+//! anyway. Everything else is bound to a socket, a file, a thread or the shape of a window that is
+//! there already, and stays as it is until the agent is started again.
 
 use super::Config;
 
@@ -28,7 +29,10 @@ impl Reload {
             ("mode", running.mode != new.mode),
             ("[sense]", running.sense != new.sense),
             ("detect.leak.horizons", running.detect.leak.horizons != new.detect.leak.horizons),
-            ("detect.overload.interval", running.detect.overload.interval != new.detect.overload.interval),
+            (
+                "detect.overload.interval",
+                running.detect.overload.interval != new.detect.overload.interval,
+            ),
             ("[act.limit]", running.act.limit != new.act.limit),
             ("[act.drain]", running.act.drain != new.act.drain),
             ("[act.page]", running.act.page != new.act.page),

@@ -1,7 +1,7 @@
 //! What may be configured: one struct for each part of the agent, with its defaults.
 //!
-//! A field says nothing of how it is written or what it may be: its row in `keys.rs` does, and a test in `generate.rs`
-//! holds the row's default to the one here.
+//! A field says nothing of how it is written or what it may be: its row in `keys.rs` does, and a
+//! test in `generate.rs` holds the row's default to the one here.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -62,12 +62,13 @@ pub struct LeakConfig {
     pub warm_up: Duration,
     /// Spans over which growth is judged, ascending, at most [`LeakConfig::HORIZONS_MAX`].
     pub horizons: Vec<Duration>,
-    /// Chance at which growth over the shortest horizon may be noise (Student's t of the slope, one-sided); longer ones, asked less
-    /// often, may err as often a day.
+    /// Chance at which growth over the shortest horizon may be noise (Student's t of the slope,
+    /// one-sided); longer ones, asked less often, may err as often a day.
     pub significance: f64,
     /// Growth over a horizon below this is not worth a claim, in bytes.
     pub min_growth_bytes: u64,
-    /// How many times its horizon ahead a forecast may reach: the further off the end, the longer the growth must have been seen.
+    /// How many times its horizon ahead a forecast may reach: the further off the end, the longer
+    /// the growth must have been seen.
     pub max_extrapolation: f64,
 }
 
@@ -91,7 +92,8 @@ pub struct DecideConfig {
     pub limit_within: Duration,
     /// A leak whose forecast is nearer than this is to be drained away from.
     pub drain_within: Duration,
-    /// Services that may page as critical and drain the node, beside those that have proven to be one.
+    /// Services that may page as critical and drain the node, beside those that have proven to be
+    /// one.
     pub services: Vec<ServicePattern>,
     /// What is never limited, beside what never is.
     pub protected: Vec<Pattern>,
@@ -224,7 +226,8 @@ pub struct DrainConfig {
 /// How this node's pods are known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KubernetesConfig {
-    /// Where the kubelet keeps a directory for each pod, named after its namespace, its name and its uid.
+    /// Where the kubelet keeps a directory for each pod, named after its namespace, its name and
+    /// its uid.
     pub pod_logs_dir: PathBuf,
     /// Where the token for the API is, and the certificate of who signed the API's.
     pub service_account_dir: PathBuf,
@@ -278,7 +281,9 @@ impl Default for LeakConfig {
     fn default() -> Self {
         Self {
             warm_up: Duration::from_mins(20),
-            horizons: [32, 96, 300, 900, 2_700, 7_200, 21_600, 64_800].map(Duration::from_secs).to_vec(),
+            horizons: [32, 96, 300, 900, 2_700, 7_200, 21_600, 64_800]
+                .map(Duration::from_secs)
+                .to_vec(),
             significance: 1e-6,
             min_growth_bytes: 24 << 20,
             max_extrapolation: 10_000.0,

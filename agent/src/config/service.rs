@@ -8,13 +8,14 @@ use super::pattern::Pattern;
 const TCP: &str = "tcp:";
 const UNIX: &str = "unix:";
 
-/// A service: units, cgroups or pods as in [`Pattern`], or a listener by its address, such as `tcp:0.0.0.0:443`, `tcp:[::]:443` or
-/// `unix:/run/app.sock`.
+/// A service: units, cgroups or pods as in [`Pattern`], or a listener by its address, such as
+/// `tcp:0.0.0.0:443`, `tcp:[::]:443` or `unix:/run/app.sock`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServicePattern {
     /// A workload in a unit, a cgroup or a pod.
     Workload(Pattern),
-    /// A listener at an address, in the form in which listeners are reported: `0.0.0.0:443`, `unix:/run/app.sock`.
+    /// A listener at an address, in the form in which listeners are reported: `0.0.0.0:443`,
+    /// `unix:/run/app.sock`.
     Listener(String),
 }
 
@@ -26,8 +27,9 @@ impl ServicePattern {
     /// The fault, as the end of a sentence about the text.
     pub fn new(text: &str) -> Result<Self, String> {
         if let Some(address) = text.strip_prefix(TCP) {
-            let address: SocketAddr =
-                address.parse().map_err(|_| "is no address and port, such as tcp:0.0.0.0:443".to_owned())?;
+            let address: SocketAddr = address
+                .parse()
+                .map_err(|_| "is no address and port, such as tcp:0.0.0.0:443".to_owned())?;
             return Ok(Self::Listener(address.to_string()));
         }
         if let Some(path) = text.strip_prefix(UNIX) {

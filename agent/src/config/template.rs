@@ -1,14 +1,15 @@
 //! The configuration file as it is shipped: every key with its default, commented out.
 //!
-//! It is generated so that it cannot say anything the agent does not do. Table headers stand uncommented: removing
-//! the `# ` of one key is then enough to set it.
+//! It is generated so that it cannot say anything the agent does not do. Table headers stand
+//! uncommented: removing the `# ` of one key is then enough to set it.
 
 use super::keys::{KEYS, TABLES};
 
 /// Most characters of a line of comment.
 const LINE_CHARS_MAX: usize = 100;
 
-/// The text of `configs/spillway.toml`: valid, empty but for its tables, and thus equal to [`Config::default`].
+/// The text of `configs/spillway.toml`: valid, empty but for its tables, and thus equal to
+/// [`Config::default`].
 ///
 /// [`Config::default`]: super::Config
 pub fn commented_defaults() -> String {
@@ -23,7 +24,11 @@ pub fn commented_defaults() -> String {
         }
         for key in KEYS.iter().filter(|key| key.split().0 == table.path) {
             text.push('\n');
-            let range = key.kind.range_text().map(|range| format!(" Accepted: {range}.")).unwrap_or_default();
+            let range = key
+                .kind
+                .range_text()
+                .map(|range| format!(" Accepted: {range}."))
+                .unwrap_or_default();
             comment(&mut text, &format!("{}{range}", key.doc));
             text.push_str(&format!("# {} = {}\n", key.split().1, key.default));
         }

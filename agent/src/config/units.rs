@@ -1,9 +1,11 @@
 //! Durations and sizes as text: `"1h30m"`, `"64MiB"`.
 //!
-//! Durations go through `humantime`, behind a check of their form. Sizes are read here: the crates for it take a bare
-//! `64` for bytes, `64M` for a power of ten, and round what does not fit, which are the mistakes units are to prevent.
+//! Durations go through `humantime`, behind a check of their form. Sizes are read here: the crates
+//! for it take a bare `64` for bytes, `64M` for a power of ten, and round what does not fit, which
+//! are the mistakes units are to prevent.
 //!
-//! Refused: a number without a unit, whitespace between the two, fractions of a byte, anything negative.
+//! Refused: a number without a unit, whitespace between the two, fractions of a byte, anything
+//! negative.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -38,11 +40,15 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::NoUnit);
     }
-    // humantime 2.4 reads "1 2s" as 12 s, and panics where nanoseconds carry into the last second that u64 holds
-    // ("18446744073709551615s1000000000ns"). Within these bounds no sum comes near that: 16 numbers of nine digits,
-    // in years, are 2^59 seconds.
-    let long_number = text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > DIGITS_MAX);
-    let spaced = text.chars().zip(text.chars().skip(1)).any(|(c, next)| c.is_ascii_digit() && next.is_whitespace());
+    // humantime 2.4 reads "1 2s" as 12 s, and panics where nanoseconds carry into the last second
+    // that u64 holds ("18446744073709551615s1000000000ns"). Within these bounds no sum comes near
+    // that: 16 numbers of nine digits, in years, are 2^59 seconds.
+    let long_number =
+        text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > DIGITS_MAX);
+    let spaced = text
+        .chars()
+        .zip(text.chars().skip(1))
+        .any(|(c, next)| c.is_ascii_digit() && next.is_whitespace());
     if text.len() > DURATION_BYTES_MAX || long_number || spaced {
         return Err(UnitError::Form);
     }
@@ -54,7 +60,8 @@ pub fn size(text: &str) -> Result<u64, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::NoUnit);
     }
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (digits, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let count: u64 = digits.parse().map_err(|_| UnitError::Form)?;
     let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(UnitError::Form)?;
     count.checked_mul(*bytes).ok_or(UnitError::Form)
@@ -79,15 +86,23 @@ fn is_bare_number(text: &str) -> bool {
 
 /// `duration` as [`duration`] reads it back.
 pub fn duration_text(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string().replace("days", "d").replace("day", "d").replace(' ', "")
+    humantime::format_duration(duration)
+        .to_string()
+        .replace("days", "d")
+        .replace("day", "d")
+        .replace(' ', "")
 }
 
 /// `bytes` as [`size`] reads it back: in the largest power of two that leaves no fraction.
 pub fn size_text(bytes: u64) -> String {
     let exact = |unit: &&(&str, u64)| unit.1.is_power_of_two() && bytes.is_multiple_of(unit.1);
     // Bytes always divide; zero is spelled in them rather than in the largest unit.
-    let (name, unit) =
-        SIZE_UNITS.iter().filter(exact).max_by_key(|unit| unit.1).filter(|_| bytes > 0).unwrap_or(&SIZE_UNITS[0]);
+    let (name, unit) = SIZE_UNITS
+        .iter()
+        .filter(exact)
+        .max_by_key(|unit| unit.1)
+        .filter(|_| bytes > 0)
+        .unwrap_or(&SIZE_UNITS[0]);
     format!("{}{name}", bytes / unit)
 }
 
@@ -135,7 +150,10 @@ mod tests {
     #[test]
     fn percents_are_whole_and_carry_their_sign() {
         assert_eq!((percent("50%"), percent("0%")), (Ok(50), Ok(0)));
-        assert_eq!((percent("50"), percent("0.5")), (Err(UnitError::NoUnit), Err(UnitError::NoUnit)));
+        assert_eq!(
+            (percent("50"), percent("0.5")),
+            (Err(UnitError::NoUnit), Err(UnitError::NoUnit))
+        );
         for text in ["", "%", "50 %", "+5%", "-5%", "0.5%", "50%%", "99999999999%"] {
             assert_eq!(percent(text), Err(UnitError::Form), "{text:?}");
         }
@@ -144,12 +162,29 @@ mod tests {
     #[test]
     fn bare_numbers_are_told_from_nonsense() {
         for bare in ["5", "1.5", "-3", " 5 ", "1e9"] {
-            assert_eq!((duration(bare), size(bare)), (Err(UnitError::NoUnit), Err(UnitError::NoUnit)), "{bare:?}");
+            assert_eq!(
+                (duration(bare), size(bare)),
+                (Err(UnitError::NoUnit), Err(UnitError::NoUnit)),
+                "{bare:?}"
+            );
         }
-        for text in ["", " ", "5 parsecs", "5S", "s", "-5s", "1 2s", "5 s", "1h30", "1e3s", "inf", "nan"] {
+        for text in
+            ["", " ", "5 parsecs", "5S", "s", "-5s", "1 2s", "5 s", "1h30", "1e3s", "inf", "nan"]
+        {
             assert_eq!(duration(text), Err(UnitError::Form), "{text:?}");
         }
-        for text in ["", "64M", "64mib", "64 MiB", "1.5GiB", "-1MiB", "MiB", "1MiB2KiB", "99999999999TiB", "64MiB "] {
+        for text in [
+            "",
+            "64M",
+            "64mib",
+            "64 MiB",
+            "1.5GiB",
+            "-1MiB",
+            "MiB",
+            "1MiB2KiB",
+            "99999999999TiB",
+            "64MiB ",
+        ] {
             assert_eq!(size(text), Err(UnitError::Form), "{text:?}");
         }
     }
@@ -159,7 +194,10 @@ mod tests {
         for text in ["18446744073709551615s1000000000ns", "18446744073709551615s", "9999999999s"] {
             assert_eq!(duration(text), Err(UnitError::Form), "{text:?}");
         }
-        assert!(duration(&"999999999y".repeat(3)).is_ok(), "large, yet a duration: the key's range refuses it");
+        assert!(
+            duration(&"999999999y".repeat(3)).is_ok(),
+            "large, yet a duration: the key's range refuses it"
+        );
     }
 
     proptest! {

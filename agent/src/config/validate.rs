@@ -1,8 +1,9 @@
 //! What two keys say together that could never work.
 //!
-//! Each rule reads the finished [`Config`], so that a key that was left out takes part with its default. A rule names
-//! the keys it is about: the first that the operator wrote is where the problem is reported, and a rule is left out
-//! where one of its keys is already in error, since it would judge a default that was not meant.
+//! Each rule reads the finished [`Config`], so that a key that was left out takes part with its
+//! default. A rule names the keys it is about: the first that the operator wrote is where the
+//! problem is reported, and a rule is left out where one of its keys is already in error, since it
+//! would judge a default that was not meant.
 
 use std::net::SocketAddr;
 
@@ -22,7 +23,8 @@ pub struct Conflict {
     pub hint: String,
 }
 
-/// An interval is looked at once at each of its ends: anything shorter than two says what a single look says.
+/// An interval is looked at once at each of its ends: anything shorter than two says what a single
+/// look says.
 const SUSTAIN_INTERVALS_MIN: u32 = 2;
 
 /// Everything in `config` that contradicts something else in it.
@@ -52,7 +54,10 @@ fn horizon_count(config: &Config) -> Option<Conflict> {
     (!(1..=LeakConfig::HORIZONS_MAX).contains(&count)).then(|| Conflict {
         keys: &["detect.leak.horizons"],
         message: format!("detect.leak.horizons has {count} spans"),
-        hint: format!("give 1 to {}, or leave the key out for the default", LeakConfig::HORIZONS_MAX),
+        hint: format!(
+            "give 1 to {}, or leave the key out for the default",
+            LeakConfig::HORIZONS_MAX
+        ),
     })
 }
 
@@ -66,8 +71,8 @@ fn horizon_order(config: &Config) -> Option<Conflict> {
     })
 }
 
-/// Scans that must fit into one bucket of a horizon: with a single one, a scan that comes a little late leaves its bucket
-/// empty, and a few of those silence the horizon.
+/// Scans that must fit into one bucket of a horizon: with a single one, a scan that comes a little
+/// late leaves its bucket empty, and a few of those silence the horizon.
 const SCANS_PER_BUCKET: u32 = 2;
 
 fn horizon_resolution(config: &Config) -> Option<Conflict> {
@@ -126,13 +131,15 @@ fn drain_after_limit(config: &Config) -> Option<Conflict> {
     })
 }
 
-/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what a CPU has charged ahead, or is charged
-/// before the kernel slows a process down, comes on top: nearer, it would kill what the limit is about to hold.
+/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what
+/// a CPU has charged ahead, or is charged before the kernel slows a process down, comes on top:
+/// nearer, it would kill what the limit is about to hold.
 const BACKSTOP_MARGINS_MIN: u64 = 4;
 
 fn backstop(config: &Config) -> Option<Conflict> {
     let limit = &config.act.limit;
-    let (backstop_bytes, least) = (limit.backstop_bytes?, limit.margin_bytes.saturating_mul(BACKSTOP_MARGINS_MIN));
+    let (backstop_bytes, least) =
+        (limit.backstop_bytes?, limit.margin_bytes.saturating_mul(BACKSTOP_MARGINS_MIN));
     (backstop_bytes < least).then(|| Conflict {
         keys: &["act.limit.backstop", "act.limit.margin"],
         message: format!(
@@ -149,7 +156,8 @@ fn delegated_program(config: &Config) -> Option<Conflict> {
     Some(Conflict {
         keys: &["act.limit.delegated"],
         message: format!("act.limit.delegated names a program, {program}"),
-        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\"".to_owned(),
+        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\""
+            .to_owned(),
     })
 }
 
@@ -176,7 +184,8 @@ fn drain_client(config: &Config) -> Option<Conflict> {
     let drain = &config.act.drain;
     (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
         keys: &["act.drain.client_cert_file", "act.drain.client_key_file"],
-        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set".to_owned(),
+        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set"
+            .to_owned(),
         hint: "a certificate is shown with its key: set both, or neither".to_owned(),
     })
 }
@@ -236,10 +245,18 @@ mod tests {
 
     #[test]
     fn horizons_are_one_to_eight() {
-        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[])), ["detect.leak.horizons"]);
-        assert_eq!(conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39])), [""; 0]);
         assert_eq!(
-            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39, 40])),
+            conflict(|config| config.detect.leak.horizons = secs(&[])),
+            ["detect.leak.horizons"]
+        );
+        assert_eq!(
+            conflict(|config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39])),
+            [""; 0]
+        );
+        assert_eq!(
+            conflict(
+                |config| config.detect.leak.horizons = secs(&[32, 33, 34, 35, 36, 37, 38, 39, 40])
+            ),
             ["detect.leak.horizons"]
         );
     }
@@ -247,7 +264,10 @@ mod tests {
     #[test]
     fn horizons_ascend() {
         for horizons in [secs(&[60, 60]), secs(&[60, 40]), secs(&[40, 90, 60])] {
-            assert_eq!(conflict(|config| config.detect.leak.horizons = horizons), ["detect.leak.horizons"]);
+            assert_eq!(
+                conflict(|config| config.detect.leak.horizons = horizons),
+                ["detect.leak.horizons"]
+            );
         }
     }
 
@@ -262,7 +282,10 @@ mod tests {
 
     #[test]
     fn sustain_and_clear_after_span_two_intervals() {
-        assert_eq!(conflict(|config| config.detect.overload.interval = Duration::from_millis(500)), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.detect.overload.interval = Duration::from_millis(500)),
+            [""; 0]
+        );
         assert_eq!(
             conflict(|config| config.detect.overload.interval = Duration::from_millis(501)),
             ["detect.overload.sustain", "detect.overload.interval"]
@@ -275,7 +298,10 @@ mod tests {
 
     #[test]
     fn draining_comes_no_sooner_than_the_limit() {
-        assert_eq!(conflict(|config| config.decide.drain_within = config.decide.limit_within), [""; 0]);
+        assert_eq!(
+            conflict(|config| config.decide.drain_within = config.decide.limit_within),
+            [""; 0]
+        );
         assert_eq!(
             conflict(|config| config.decide.limit_within = Duration::from_secs(599)),
             ["decide.drain_within", "decide.limit_within"]
@@ -284,7 +310,9 @@ mod tests {
 
     #[test]
     fn a_backstop_is_well_above_the_limit() {
-        let set = |backstop_bytes| conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes));
+        let set = |backstop_bytes| {
+            conflict(|config| config.act.limit.backstop_bytes = Some(backstop_bytes))
+        };
         assert_eq!(set(256 << 20), [""; 0]);
         assert_eq!(set((256 << 20) - 1), ["act.limit.backstop", "act.limit.margin"]);
     }
@@ -305,7 +333,10 @@ mod tests {
         let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
         assert_eq!(conflict(set), keys);
         let secret = crate::net::secret::SecretSource::new("/a").unwrap();
-        assert_eq!(conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())), keys);
+        assert_eq!(
+            conflict(|config| config.act.page.webhook.secret_file = Some(secret.clone())),
+            keys
+        );
         let both = |config: &mut Config| {
             set(config);
             config.act.page.webhook.secret_file = Some(secret);

@@ -1,6 +1,7 @@
 //! Reads one value as it was found in the text, or says what is wrong with it.
 //!
-//! A message names the key and quotes the value as the operator wrote it; the hint shows a form that is accepted.
+//! A message names the key and quotes the value as the operator wrote it; the hint shows a form
+//! that is accepted.
 //!
 //! Refused: coercion of any sort. A bare `5` is not five seconds, and `"240"` is not a number.
 
@@ -24,7 +25,8 @@ use super::{
 };
 use crate::net::secret::SecretSource;
 
-/// Most characters of a value or line that a message quotes: enough to recognise it, and no more than a line.
+/// Most characters of a value or line that a message quotes: enough to recognise it, and no more
+/// than a line.
 const QUOTE_CHARS_MAX: usize = 60;
 
 /// What a key wants: its name for messages, and how it is written.
@@ -33,20 +35,33 @@ struct ValueForm {
     hint: &'static str,
 }
 
-const MODE: ValueForm =
-    ValueForm { noun: "a mode", hint: r#""observe" records what would be done, and "enforce" does what is enabled"# };
+const MODE: ValueForm = ValueForm {
+    noun: "a mode",
+    hint: r#""observe" records what would be done, and "enforce" does what is enabled"#,
+};
 const FLAG: ValueForm = ValueForm { noun: "a boolean", hint: "true or false, without quotes" };
-const PATH: ValueForm =
-    ValueForm { noun: "a path", hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""# };
-const DURATION: ValueForm =
-    ValueForm { noun: "a duration", hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""# };
-const DURATIONS: ValueForm =
-    ValueForm { noun: "an array of durations", hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"# };
-const SIZE: ValueForm =
-    ValueForm { noun: "a size", hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""# };
-const NUMBER: ValueForm = ValueForm { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
-const COUNT: ValueForm = ValueForm { noun: "a whole number", hint: "a whole number without quotes: 6" };
-const PERCENT: ValueForm = ValueForm { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
+const PATH: ValueForm = ValueForm {
+    noun: "a path",
+    hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""#,
+};
+const DURATION: ValueForm = ValueForm {
+    noun: "a duration",
+    hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""#,
+};
+const DURATIONS: ValueForm = ValueForm {
+    noun: "an array of durations",
+    hint: r#"durations in brackets, shortest first: ["1m", "10m", "2h"]"#,
+};
+const SIZE: ValueForm = ValueForm {
+    noun: "a size",
+    hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""#,
+};
+const NUMBER: ValueForm =
+    ValueForm { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
+const COUNT: ValueForm =
+    ValueForm { noun: "a whole number", hint: "a whole number without quotes: 6" };
+const PERCENT: ValueForm =
+    ValueForm { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
 const PATTERN: ValueForm = ValueForm {
     noun: "a unit, cgroup, program, namespace or label",
     hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
@@ -63,15 +78,20 @@ const SERVICES: ValueForm = ValueForm {
     noun: "an array of units, cgroups, pods and listeners",
     hint: r#"each in quotes, in brackets: ["api.service", "pod:app=web", "tcp:0.0.0.0:443"]"#,
 };
-const ADDRESS: ValueForm =
-    ValueForm { noun: "an address", hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""# };
-const NETWORK: ValueForm = ValueForm { noun: "an IP network", hint: r#"one of "10.0.0.0/8", "fd00::/8", "192.0.2.7""# };
+const ADDRESS: ValueForm = ValueForm {
+    noun: "an address",
+    hint: r#"an IP address and a port in quotes: "127.0.0.1:9646" or "[::1]:9646""#,
+};
+const NETWORK: ValueForm =
+    ValueForm { noun: "an IP network", hint: r#"one of "10.0.0.0/8", "fd00::/8", "192.0.2.7""# };
 const NETWORKS: ValueForm = ValueForm {
     noun: "an array of IP networks",
     hint: r#"networks in quotes, in brackets: ["10.0.0.0/8", "fd00::/8"]"#,
 };
-const HOST_NAME: ValueForm =
-    ValueForm { noun: "the name of a host", hint: r#"a name without a port: "node-1.example.com""# };
+const HOST_NAME: ValueForm = ValueForm {
+    noun: "the name of a host",
+    hint: r#"a name without a port: "node-1.example.com""#,
+};
 const HOST_NAMES: ValueForm = ValueForm {
     noun: "an array of names of hosts",
     hint: r#"names in quotes, in brackets: ["node-1.example.com", "node-1.internal"]"#,
@@ -172,7 +192,8 @@ impl FoundValue<'_> {
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, Vec<Fault>> {
         self.each(all, |found| {
-            read(found.string(one)?).map_err(|wrong| found.fault(format!("{found} {wrong}"), one.hint))
+            read(found.string(one)?)
+                .map_err(|wrong| found.fault(format!("{found} {wrong}"), one.hint))
         })
     }
 
@@ -180,7 +201,8 @@ impl FoundValue<'_> {
     pub fn services(&self) -> Result<Vec<ServicePattern>, Vec<Fault>> {
         self.each(&SERVICES, |found| {
             let text = found.string(&SERVICE)?;
-            ServicePattern::new(text).map_err(|wrong| found.fault(format!("{found} {wrong}"), SERVICE.hint))
+            ServicePattern::new(text)
+                .map_err(|wrong| found.fault(format!("{found} {wrong}"), SERVICE.hint))
         })
     }
 
@@ -193,7 +215,11 @@ impl FoundValue<'_> {
         let mut values = Vec::with_capacity(array.len());
         let mut faults = Vec::new();
         for (index, value) in array.iter().enumerate() {
-            match read(&FoundValue { name: format!("{}[{index}]", self.name), value, text: self.text }) {
+            match read(&FoundValue {
+                name: format!("{}[{index}]", self.name),
+                value,
+                text: self.text,
+            }) {
                 Ok(value) => values.push(value),
                 Err(fault) => faults.push(fault),
             }
@@ -203,8 +229,13 @@ impl FoundValue<'_> {
 
     /// Reads a whole number within `range`.
     pub fn count(&self, range: &RangeInclusive<u32>) -> Result<u32, Fault> {
-        let DeValue::Integer(integer) = self.value.get_ref() else { return Err(self.wrong_type(&COUNT)) };
-        match i128::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|count| u32::try_from(count).ok()) {
+        let DeValue::Integer(integer) = self.value.get_ref() else {
+            return Err(self.wrong_type(&COUNT));
+        };
+        match i128::from_str_radix(integer.as_str(), integer.radix())
+            .ok()
+            .and_then(|count| u32::try_from(count).ok())
+        {
             Some(count) => self.within(range, count, |count| count.to_string()),
             // Beyond every range, or below.
             None => Err(self.out_of(range, |count| count.to_string())),
@@ -233,16 +264,17 @@ impl FoundValue<'_> {
     pub fn number(&self, range: &RangeInclusive<f64>) -> Result<f64, Fault> {
         let number = match self.value.get_ref() {
             DeValue::Float(float) => float.as_str().parse().ok(),
-            DeValue::Integer(integer) => {
-                i128::from_str_radix(integer.as_str(), integer.radix()).ok().map(|integer| integer as f64)
-            }
+            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix())
+                .ok()
+                .map(|integer| integer as f64),
             _ => return Err(self.wrong_type(&NUMBER)),
         };
         // What does not even fit i128 is beyond every range; a NaN is in none.
         self.within(range, number.unwrap_or(f64::INFINITY), units::number_text)
     }
 
-    /// Reads an IP address and a port; a name is refused, since resolving it would be a guess about which address.
+    /// Reads an IP address and a port; a name is refused, since resolving it would be a guess about
+    /// which address.
     pub fn address(&self) -> Result<SocketAddr, Fault> {
         let not_an_address = |_| self.fault(format!("{self} is not an address"), ADDRESS.hint);
         self.string(&ADDRESS)?.parse().map_err(not_an_address)
@@ -266,7 +298,11 @@ impl FoundValue<'_> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong_type(form))
     }
 
-    fn with_unit<T>(&self, form: &ValueForm, read: impl Fn(&str) -> Result<T, UnitError>) -> Result<T, Fault> {
+    fn with_unit<T>(
+        &self,
+        form: &ValueForm,
+        read: impl Fn(&str) -> Result<T, UnitError>,
+    ) -> Result<T, Fault> {
         if matches!(self.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
             return Err(self.fault(format!("{self} has no unit"), form.hint));
         }
@@ -288,8 +324,15 @@ impl FoundValue<'_> {
         Err(self.out_of(range, text))
     }
 
-    fn out_of<T: Copy + PartialOrd>(&self, range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> Fault {
-        self.fault(format!("{self} is out of range"), format!("{} is accepted", range_text(range, text)))
+    fn out_of<T: Copy + PartialOrd>(
+        &self,
+        range: &RangeInclusive<T>,
+        text: impl Fn(T) -> String,
+    ) -> Fault {
+        self.fault(
+            format!("{self} is out of range"),
+            format!("{} is accepted", range_text(range, text)),
+        )
     }
 
     fn wrong_type(&self, form: &ValueForm) -> Fault {
@@ -330,7 +373,8 @@ pub fn with_article(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The first line of `text` for a message: bounded, and without control characters that a terminal would obey.
+/// The first line of `text` for a message: bounded, and without control characters that a terminal
+/// would obey.
 pub fn quote(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let mut quoted: String = shown(line)
@@ -344,7 +388,8 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// What may be shown of a line: an address no further than where a name with its password or a token may begin.
+/// What may be shown of a line: an address no further than where a name with its password or a
+/// token may begin.
 fn shown(line: &str) -> &str {
     match line.find("://") {
         Some(at) if line[at..].contains(['@', '?']) => &line[..at + 3],
@@ -373,14 +418,30 @@ mod tests {
     #[test]
     fn every_hint_shows_forms_that_are_accepted() {
         let quoted = |hint: &'static str| hint.split('"').skip(1).step_by(2);
-        assert!(quoted(DURATION.hint).chain(quoted(DURATIONS.hint)).all(|form| units::duration(form).is_ok()));
+        assert!(
+            quoted(DURATION.hint)
+                .chain(quoted(DURATIONS.hint))
+                .all(|form| units::duration(form).is_ok())
+        );
         assert!(quoted(SIZE.hint).all(|form| units::size(form).is_ok()));
         assert!(quoted(PERCENT.hint).all(|form| units::percent(form).is_ok()));
-        assert!(quoted(PATTERN.hint).chain(quoted(PATTERNS.hint)).all(|form| Pattern::new(form).is_ok()));
-        assert!(quoted(SERVICE.hint).chain(quoted(SERVICES.hint)).all(|form| ServicePattern::new(form).is_ok()));
+        assert!(
+            quoted(PATTERN.hint)
+                .chain(quoted(PATTERNS.hint))
+                .all(|form| Pattern::new(form).is_ok())
+        );
+        assert!(
+            quoted(SERVICE.hint)
+                .chain(quoted(SERVICES.hint))
+                .all(|form| ServicePattern::new(form).is_ok())
+        );
         assert!(quoted(ADDRESS.hint).all(|form| form.parse::<SocketAddr>().is_ok()));
         assert!(quoted(URL.hint).all(|form| url::check(form, Plain::Loopback).is_ok()));
-        assert!(quoted(NETWORK.hint).chain(quoted(NETWORKS.hint)).all(|form| Network::new(form).is_ok()));
+        assert!(
+            quoted(NETWORK.hint)
+                .chain(quoted(NETWORKS.hint))
+                .all(|form| Network::new(form).is_ok())
+        );
         let mut names = quoted(HOST_NAME.hint).chain(quoted(HOST_NAMES.hint));
         assert!(names.all(|form| network::host_name(form).is_ok()));
         assert!(quoted(SECRET.hint).all(|form| SecretSource::new(form).is_ok()));

@@ -1,7 +1,8 @@
 //! What policy chose, as a value that can be printed, recorded and carried out.
 //!
-//! An action is an enum variant, so that the compiler asks for its dry run, its guard, its record and its undo wherever
-//! actions are handled. Unless it is performed, a decision is what *would* be done.
+//! An action is an enum variant, so that the compiler asks for its dry run, its guard, its record
+//! and its undo wherever actions are handled. Unless it is performed, a decision is what *would* be
+//! done.
 
 use std::{fmt, sync::Arc};
 
@@ -63,9 +64,10 @@ pub enum Action {
     Resolve,
 }
 
-/// Names an incident by its subject, so that every restart and every replay names it alike. Prints as
-/// `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks, `overload-NETNS-ADDR`,
-/// `cascade-risk-NETNS-ADDR-CGROUP`, or `exhaustion-local_ports-NETNS-ADDR-CGROUP`.
+/// Names an incident by its subject, so that every restart and every replay names it alike. Prints
+/// as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` where it is not memory that leaks,
+/// `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
+/// `exhaustion-local_ports-NETNS-ADDR-CGROUP`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentId {
     /// A leaking process, and what leaks.
@@ -125,13 +127,19 @@ impl From<&Verdict> for IncidentId {
     fn from(verdict: &Verdict) -> Self {
         match &verdict.claim {
             Claim::Leak(claim) => Self::Leak(claim.id, claim.resource),
-            Claim::Overload(claim) => Self::Overload { netns: claim.netns, addr: claim.addr.clone() },
-            Claim::CascadeRisk(claim) => {
-                Self::CascadeRisk { cgroup: claim.cgroup.clone(), netns: claim.netns, addr: claim.addr.clone() }
+            Claim::Overload(claim) => {
+                Self::Overload { netns: claim.netns, addr: claim.addr.clone() }
             }
-            Claim::Exhaustion(claim) => {
-                Self::Exhaustion { cgroup: claim.cgroup.clone(), netns: claim.netns, addr: claim.addr.clone() }
-            }
+            Claim::CascadeRisk(claim) => Self::CascadeRisk {
+                cgroup: claim.cgroup.clone(),
+                netns: claim.netns,
+                addr: claim.addr.clone(),
+            },
+            Claim::Exhaustion(claim) => Self::Exhaustion {
+                cgroup: claim.cgroup.clone(),
+                netns: claim.netns,
+                addr: claim.addr.clone(),
+            },
         }
     }
 }
@@ -140,10 +148,16 @@ impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leak(id, Resource::Memory) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
-            Self::Leak(id, resource) => write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks),
+            Self::Leak(id, resource) => {
+                write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks)
+            }
             Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
-            Self::CascadeRisk { cgroup, netns, addr } => write!(f, "cascade-risk-{netns}-{addr}-{cgroup}"),
-            Self::Exhaustion { cgroup, netns, addr } => write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}"),
+            Self::CascadeRisk { cgroup, netns, addr } => {
+                write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
+            }
+            Self::Exhaustion { cgroup, netns, addr } => {
+                write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}")
+            }
         }
     }
 }

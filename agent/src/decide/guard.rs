@@ -1,8 +1,10 @@
-//! What stands between a decision and its performance: protected units, the operator's choice of targets, cooldowns and a budget.
+//! What stands between a decision and its performance: protected units, the operator's choice of
+//! targets, cooldowns and a budget.
 //!
-//! Pure: time is the observations' clock. Cold start: nothing was done yet, so nothing cools down and the budget is whole. It says no
-//! to what it does not know: a leaker without a cgroup of its own is not limited. Observed decisions count against the budget as if they
-//! were carried out, so that what would be done is what will be.
+//! Pure: time is the observations' clock. Cold start: nothing was done yet, so nothing cools down
+//! and the budget is whole. It says no to what it does not know: a leaker without a cgroup of its
+//! own is not limited. Observed decisions count against the budget as if they were carried out, so
+//! that what would be done is what will be.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,9 +21,10 @@ use super::{
 };
 use crate::config::{DecideConfig, Pattern};
 
-/// Units that are never limited, whatever is configured: without them a host is lost, cannot be reached, or loses what supervises
-/// everything else on it. The agent is among them, and the namespaces that Kubernetes keeps for itself. What else a cluster cannot do
-/// without, as its network or its storage, has a namespace that an operator chose.
+/// Units that are never limited, whatever is configured: without them a host is lost, cannot be
+/// reached, or loses what supervises everything else on it. The agent is among them, and the
+/// namespaces that Kubernetes keeps for itself. What else a cluster cannot do without, as its
+/// network or its storage, has a namespace that an operator chose.
 pub const ALWAYS_PROTECTED: [&str; 24] = [
     "init.scope",
     // Somebody's shell, who may be there to help.
@@ -60,7 +63,8 @@ pub fn always_protected() -> &'static [Pattern] {
 
 const HOUR_SECS: f64 = 3_600.0;
 
-/// Share of the hour's actions that users and pods may take together; the rest is kept for the system's own services.
+/// Share of the hour's actions that users and pods may take together; the rest is kept for the
+/// system's own services.
 const TENANTS_SHARE: f64 = 0.5;
 
 /// Share of the hour's actions that one user or pod may take.
@@ -72,7 +76,8 @@ pub struct Guard {
     allow: Vec<Pattern>,
     cooldown_secs: f64,
     actions_per_hour_max: usize,
-    /// When actions were taken and for which tenant, the oldest first; none longer ago than an hour.
+    /// When actions were taken and for which tenant, the oldest first; none longer ago than an
+    /// hour.
     acted: VecDeque<(f64, Tenant)>,
     /// When each subject was acted on last; none longer ago than the cooldown.
     cooling: BTreeMap<Arc<str>, f64>,
@@ -123,8 +128,8 @@ impl Guard {
         (self.acted, self.cooling) = (acted, cooling);
     }
 
-    /// Asks for an action on a cgroup at `t`; where it is granted it counts as taken. What puts things back, and what tells a human,
-    /// is always granted.
+    /// Asks for an action on a cgroup at `t`; where it is granted it counts as taken. What puts
+    /// things back, and what tells a human, is always granted.
     ///
     /// # Errors
     ///
@@ -158,7 +163,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot use up the hour's actions.
+    /// Keeps a reserve for the system's services: one user or pod, or all of them together, cannot
+    /// use up the hour's actions.
     fn may_act_for(&self, tenant: &Tenant) -> Result<(), GuardRefusal> {
         if tenant.is_system() {
             return Ok(());
@@ -166,7 +172,9 @@ impl Guard {
         let most = |share: f64| ((self.actions_per_hour_max as f64 * share) as usize).max(1);
         let of_one = self.acted.iter().filter(|(_, other)| other == tenant).count();
         let of_all = self.acted.iter().filter(|(_, other)| !other.is_system()).count();
-        for (count, actions_per_hour_max) in [(of_one, most(TENANT_SHARE)), (of_all, most(TENANTS_SHARE))] {
+        for (count, actions_per_hour_max) in
+            [(of_one, most(TENANT_SHARE)), (of_all, most(TENANTS_SHARE))]
+        {
             if count >= actions_per_hour_max {
                 return Err(GuardRefusal::TenantBudget { actions_per_hour_max });
             }
@@ -179,12 +187,16 @@ impl Guard {
         if cgroup.trim_matches('/').is_empty() {
             return Err(GuardRefusal::NoCgroup);
         }
-        if let Some(pattern) = ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup)) {
+        if let Some(pattern) =
+            ALWAYS.iter().chain(&self.protected).find(|pattern| pattern.covers(cgroup))
+        {
             return Err(GuardRefusal::Protected(pattern.clone()));
         }
         // Which program it is, and whose the pod, the action sees.
         let is_pod = kubepods::owner(cgroup) != CgroupOwner::Host;
-        let allows = |pattern: &Pattern| pattern.covers(cgroup) || pattern.is_program() || is_pod && pattern.is_pods();
+        let allows = |pattern: &Pattern| {
+            pattern.covers(cgroup) || pattern.is_program() || is_pod && pattern.is_pods()
+        };
         if !self.allow.is_empty() && !self.allow.iter().any(allows) {
             return Err(GuardRefusal::NotAllowed);
         }
@@ -205,9 +217,14 @@ impl fmt::Display for GuardRefusal {
             Self::NoCgroup => f.write_str("the process has no cgroup of its own"),
             Self::Protected(pattern) => write!(f, "unit is protected ({pattern})"),
             Self::NotAllowed => f.write_str("it is not among those of decide.allow"),
-            Self::Cooldown { left_secs } => write!(f, "it was acted on, and is left alone for {left_secs:.0} s more"),
+            Self::Cooldown { left_secs } => {
+                write!(f, "it was acted on, and is left alone for {left_secs:.0} s more")
+            }
             Self::Budget { actions_per_hour_max } => {
-                write!(f, "{actions_per_hour_max} actions were taken within the hour, as many as may be")
+                write!(
+                    f,
+                    "{actions_per_hour_max} actions were taken within the hour, as many as may be"
+                )
             }
             Self::TenantBudget { actions_per_hour_max } => write!(
                 f,
@@ -267,7 +284,10 @@ mod tests {
             assert!(refused.starts_with("unit is protected"), "{cgroup}: {refused}");
         }
         for cgroup in ["", "/"] {
-            assert_eq!(limit(&mut guard, 0.0, cgroup), Err("the process has no cgroup of its own".to_owned()));
+            assert_eq!(
+                limit(&mut guard, 0.0, cgroup),
+                Err("the process has no cgroup of its own".to_owned())
+            );
         }
         // A container of docker's is none of its own processes.
         assert_eq!(limit(&mut guard, 0.0, "/system.slice/docker-0123abcd.scope"), Ok(()));
@@ -275,7 +295,8 @@ mod tests {
 
     #[test]
     fn an_operator_protects_more_and_allows_less() {
-        let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
+        let patterns =
+            |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
         let mut guard = guard(|config| {
             config.protected = patterns(&["postgresql@*.service"]);
             config.allow = patterns(&["/system.slice/*"]);
@@ -289,7 +310,8 @@ mod tests {
 
     #[test]
     fn what_is_told_of_pods_concerns_them_alone_and_is_left_to_who_can_ask() {
-        let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
+        let patterns =
+            |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
         let mut guard = guard(|config| {
             config.protected = patterns(&["pod:app=db"]);
             config.allow = patterns(&["namespace:shop", "pod:tier=web"]);
@@ -314,10 +336,17 @@ mod tests {
         let mut guard = guard(|config| config.max_actions_per_hour = 2);
         let cgroup = Arc::from("/a");
         for t in 0..100 {
-            assert_eq!(guard.ask(f64::from(t), Action::Page { severity: Severity::Warning }, &cgroup), Ok(()));
+            assert_eq!(
+                guard.ask(f64::from(t), Action::Page { severity: Severity::Warning }, &cgroup),
+                Ok(())
+            );
         }
         assert_eq!(limit(&mut guard, 0.0, "/a"), Ok(()));
-        assert_eq!(guard.ask(10.0, Action::Drain, &cgroup), Ok(()), "a limit and a drain cool down apart");
+        assert_eq!(
+            guard.ask(10.0, Action::Drain, &cgroup),
+            Ok(()),
+            "a limit and a drain cool down apart"
+        );
         let refused = guard.ask(3_599.0, Action::Limit, &Arc::from("/b"));
         assert_eq!(refused, Err(GuardRefusal::Budget { actions_per_hour_max: 2 }));
         assert_eq!(limit(&mut guard, 3_600.0, "/b"), Ok(()));

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::IncidentId;
 use crate::detect::{Bottleneck, Claim, Harm, Severity, Sign, Verdict};
 
-/// Quiet claims that an incident remembers beside those that stand. A guess at how many flap at once.
+/// Quiet claims that an incident remembers beside those that stand. A guess at how many flap at
+/// once.
 const QUIET_MAX: usize = 64;
 
 /// Other claims that a page names; the rest is counted.
@@ -82,7 +83,8 @@ impl IncidentClaim {
 
     /// Harm as it was weighed last.
     pub(super) fn harm(&self) -> &Harm {
-        const NONE: &Harm = &Harm { severity: Severity::Info, reason: String::new(), is_nodes: false };
+        const NONE: &Harm =
+            &Harm { severity: Severity::Info, reason: String::new(), is_nodes: false };
         self.latest.harm.as_ref().unwrap_or(NONE)
     }
 }
@@ -93,7 +95,12 @@ impl Incident {
     }
 
     /// Takes a claim that was made, for the first time or again.
-    pub(super) fn raise(&mut self, id: &IncidentId, verdict: &Verdict, diagnosis: (Option<Bottleneck>, Option<Sign>)) {
+    pub(super) fn raise(
+        &mut self,
+        id: &IncidentId,
+        verdict: &Verdict,
+        diagnosis: (Option<Bottleneck>, Option<Sign>),
+    ) {
         self.quiet_since_t = None;
         if self.members.insert(id.clone(), IncidentClaim::new(verdict, diagnosis)).is_some() {
             self.returns = self.returns.saturating_add(1);
@@ -137,10 +144,14 @@ impl Incident {
             // Writing to a String cannot fail.
             let _ = write!(story, "; {}: {}", harm.severity.name(), harm.reason);
         }
-        let others: Vec<_> = self.members.iter().filter(|(other, member)| *other != id && member.stands).collect();
+        let others: Vec<_> =
+            self.members.iter().filter(|(other, member)| *other != id && member.stands).collect();
         if !others.is_empty() {
-            let named: Vec<_> =
-                others.iter().take(NAMED_MAX).map(|(_, member)| subject(&member.latest.claim)).collect();
+            let named: Vec<_> = others
+                .iter()
+                .take(NAMED_MAX)
+                .map(|(_, member)| subject(&member.latest.claim))
+                .collect();
             let _ = write!(story, "; the same incident: {}", named.join(", "));
             if others.len() > NAMED_MAX {
                 let _ = write!(story, " and {} more", others.len() - NAMED_MAX);
@@ -179,7 +190,9 @@ impl Incident {
 /// Names the subject of a claim.
 fn subject(claim: &Claim) -> String {
     match claim {
-        Claim::Leak(claim) => format!("{} of {} (pid {})", claim.resource.name(), claim.comm, claim.id.pid),
+        Claim::Leak(claim) => {
+            format!("{} of {} (pid {})", claim.resource.name(), claim.comm, claim.id.pid)
+        }
         Claim::Overload(claim) => format!("overload of {}", claim.addr),
         Claim::CascadeRisk(claim) => format!("no answer from {}", claim.addr),
         Claim::Exhaustion(claim) => format!("no local port to {}", claim.addr),

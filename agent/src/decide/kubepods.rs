@@ -1,9 +1,11 @@
 //! Whose a cgroup is on a node of Kubernetes, told by its path alone.
 //!
-//! The kubelet puts every pod below a cgroup `kubepods` and names the pod's own by its uid, in one way where it writes the cgroup's files
-//! itself, and in another where it asks systemd; something may be above, as a kubelet's own root or the container that a whole node is.
-//! What is below a pod's cgroup is the pod's, whatever it calls itself, so that the outermost counts. Failure: what is Kubernetes' and
-//! names no pod is told as such, because nobody knows then whom it would concern.
+//! The kubelet puts every pod below a cgroup `kubepods` and names the pod's own by its uid, in one
+//! way where it writes the cgroup's files itself, and in another where it asks systemd; something
+//! may be above, as a kubelet's own root or the container that a whole node is. What is below a
+//! pod's cgroup is the pod's, whatever it calls itself, so that the outermost counts. Failure: what
+//! is Kubernetes' and names no pod is told as such, because nobody knows then whom it would
+//! concern.
 
 /// Whose a cgroup is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,19 +18,26 @@ pub enum CgroupOwner {
     Unnamed,
 }
 
-/// Between the root of all pods and a pod there may be one for its quality of service; those that are guaranteed have none.
+/// Between the root of all pods and a pod there may be one for its quality of service; those that
+/// are guaranteed have none.
 const CLASSES: [&str; 2] = ["burstable", "besteffort"];
 
-/// What runtimes call a container's cgroup; elsewhere than below [`is_root`] where a kubelet was told to make none for pods.
+/// What runtimes call a container's cgroup; elsewhere than below [`is_root`] where a kubelet was
+/// told to make none for pods.
 const CONTAINERS: [&str; 2] = ["cri-containerd-", "crio-"];
 
 /// Whose a cgroup is.
 pub fn owner(cgroup: &str) -> CgroupOwner {
     let mut names = cgroup.split('/');
     let Some(mut parent) = names.find(|name| is_root(name)) else {
-        let is_container =
-            |name: &str| name.ends_with(".scope") && CONTAINERS.iter().any(|runtime| name.starts_with(runtime));
-        return if cgroup.split('/').any(is_container) { CgroupOwner::Unnamed } else { CgroupOwner::Host };
+        let is_container = |name: &str| {
+            name.ends_with(".scope") && CONTAINERS.iter().any(|runtime| name.starts_with(runtime))
+        };
+        return if cgroup.split('/').any(is_container) {
+            CgroupOwner::Unnamed
+        } else {
+            CgroupOwner::Host
+        };
     };
     for name in names.take(2) {
         let Some(part) = part(parent, name) else { break };
@@ -43,13 +52,16 @@ pub fn owner(cgroup: &str) -> CgroupOwner {
     CgroupOwner::Unnamed
 }
 
-/// Whether it is the cgroup above all pods: `kubepods`, or systemd's slice of that name below whatever.
+/// Whether it is the cgroup above all pods: `kubepods`, or systemd's slice of that name below
+/// whatever.
 fn is_root(name: &str) -> bool {
     let slice = name.strip_suffix(".slice");
-    name == "kubepods" || slice.is_some_and(|slice| slice == "kubepods" || slice.ends_with("-kubepods"))
+    name == "kubepods"
+        || slice.is_some_and(|slice| slice == "kubepods" || slice.ends_with("-kubepods"))
 }
 
-/// What a cgroup adds to its parent's name: all of its own, except that a slice repeats its parent's and has underscores for dashes.
+/// What a cgroup adds to its parent's name: all of its own, except that a slice repeats its
+/// parent's and has underscores for dashes.
 fn part(parent: &str, name: &str) -> Option<String> {
     let Some(parent) = parent.strip_suffix(".slice") else { return Some(name.to_owned()) };
     let part = name.strip_suffix(".slice")?.strip_prefix(parent)?.strip_prefix('-')?;
@@ -74,8 +86,12 @@ mod tests {
     #[test]
     fn a_pod_is_named_by_either_driver_wherever_its_kubelet_is() {
         for cgroup in [
-            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{SLICE}/cri-containerd-0a1b.scope"),
-            format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{SLICE}/crio-0a1b.scope/container"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{SLICE}/cri-containerd-0a1b.scope"
+            ),
+            format!(
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{SLICE}/crio-0a1b.scope/container"
+            ),
             format!("/kubepods.slice/kubepods-{SLICE}/docker-0a1b.scope"),
             format!("/kubepods.slice/kubepods-{SLICE}"),
             format!("/kubepods/burstable/pod{UID}/0a1b"),
@@ -90,7 +106,10 @@ mod tests {
             assert_eq!(owner(&cgroup), CgroupOwner::Pod(UID.to_owned()), "{cgroup}");
         }
         let from_a_file = "/kubepods/burstable/pod81cdabfc720501d9e81b425b15921b4d/0a1b";
-        assert_eq!(owner(from_a_file), CgroupOwner::Pod("81cdabfc720501d9e81b425b15921b4d".to_owned()));
+        assert_eq!(
+            owner(from_a_file),
+            CgroupOwner::Pod("81cdabfc720501d9e81b425b15921b4d".to_owned())
+        );
     }
 
     #[test]

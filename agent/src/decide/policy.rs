@@ -1,13 +1,17 @@
 //! The policy: the answer to each claim, one action at a time, undone when it is over.
 //!
-//! A claim is weighed first ([`severity`]); only a warning or worse pages. A leak is limited, and then drained away from, when its forecast
-//! comes nearer than the configured distances, which may be long after it was raised: so every fresh forecast is read too. Files, threads and
-//! sockets are not limited: throttling memory closes none of them. An overload lowers the weight of the node; it drains only if this node
-//! alone is at fault, because load that merely moves overloads the next one. Each action is taken once a claim; the end of a claim undoes it.
+//! A claim is weighed first ([`severity`]); only a warning or worse pages. A leak is limited, and
+//! then drained away from, when its forecast comes nearer than the configured distances, which may
+//! be long after it was raised: so every fresh forecast is read too. Files, threads and sockets are
+//! not limited: throttling memory closes none of them. An overload lowers the weight of the node;
+//! it drains only if this node alone is at fault, because load that merely moves overloads the next
+//! one. Each action is taken once a claim; the end of a claim undoes it.
 //!
-//! Claims with one cause (a process, a cgroup, a moment) form one incident with one page. The incident is resolved once it has been quiet for
-//! `decide.flap_within`, so that what returns continues it. Cold start: no incidents. Failure: an update of an unknown claim is nothing.
-//! A refusal by the guard is reported once; if it may grant the same later, it is asked again with every forecast.
+//! Claims with one cause (a process, a cgroup, a moment) form one incident with one page. The
+//! incident is resolved once it has been quiet for `decide.flap_within`, so that what returns
+//! continues it. Cold start: no incidents. Failure: an update of an unknown claim is nothing. A
+//! refusal by the guard is reported once; if it may grant the same later, it is asked again with
+//! every forecast.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,11 +26,14 @@ use super::{
 };
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{Bottleneck, Claim, ClaimState, Harm, OverloadClaim, Resource, Severity, Sign, Verdict},
+    detect::{
+        Bottleneck, Claim, ClaimState, Harm, OverloadClaim, Resource, Severity, Sign, Verdict,
+    },
     sense::Fact,
 };
 
-/// Claims of several workloads that begin within this time of each other, short of the same of the host's resources, have one cause.
+/// Claims of several workloads that begin within this time of each other, short of the same of the
+/// host's resources, have one cause.
 const MOMENT_SECS: f64 = 3.0;
 
 /// Latest incidents that are looked at for that.
@@ -38,8 +45,8 @@ const PAGE_UPDATE_SECS: f64 = 60.0;
 /// Time between two updates of a claim that only change its diagnosis.
 const DIAGNOSIS_SECS: f64 = 10.0;
 
-/// The policy and its open incidents. As many as detectors hold claims, so bounded by them, beside the quiet ones of the last
-/// `decide.flap_within`, of which each incident keeps a bounded number.
+/// The policy and its open incidents. As many as detectors hold claims, so bounded by them, beside
+/// the quiet ones of the last `decide.flap_within`, of which each incident keeps a bounded number.
 pub struct Policy {
     config: DecideConfig,
     mode: Mode,
@@ -88,7 +95,8 @@ impl Policy {
         Self { has_granter: false, ..self }
     }
 
-    /// Follows another configuration. What stands, what was done and who has proven to be a service are kept.
+    /// Follows another configuration. What stands, what was done and who has proven to be a service
+    /// are kept.
     pub fn reload(&mut self, config: &DecideConfig) {
         self.config.clone_from(config);
         self.guard.reload(config);
@@ -108,7 +116,8 @@ impl Policy {
         })
     }
 
-    /// Takes a fact before it is judged: whom services serve, and the time, at which quiet incidents end.
+    /// Takes a fact before it is judged: whom services serve, and the time, at which quiet
+    /// incidents end.
     pub fn observe(&mut self, t: f64, fact: &Fact, decisions: &mut Vec<Decision>) {
         self.services.observe(t, fact);
         if matches!(fact, Fact::Host(_)) {
@@ -125,17 +134,24 @@ impl Policy {
         }
     }
 
-    /// Answers a fresh forecast of a claim that stands; gives the claim anew if its severity rose or its diagnosis changed.
+    /// Answers a fresh forecast of a claim that stands; gives the claim anew if its severity rose
+    /// or its diagnosis changed.
     pub fn update(&mut self, forecast: &Verdict, decisions: &mut Vec<Decision>) -> Option<Verdict> {
         let id = IncidentId::from(forecast);
         let seq = *self.claims.get(&id)?;
         let standing = self.services.standing(forecast);
-        let member = self.incidents.get_mut(&seq)?.members.get_mut(&id).filter(|member| member.stands)?;
+        let member =
+            self.incidents.get_mut(&seq)?.members.get_mut(&id).filter(|member| member.stands)?;
         let t = forecast.t;
         let harm = severity::weigh(forecast, &standing, t - member.raised_t, &self.config);
         let is_worse = harm.severity > member.harm().severity;
-        let is_another = diagnosis(&forecast.claim) != member.diagnosis && t - member.updated_t >= DIAGNOSIS_SECS;
-        let harm = if is_worse || harm.severity == member.harm().severity { harm } else { member.harm().clone() };
+        let is_another = diagnosis(&forecast.claim) != member.diagnosis
+            && t - member.updated_t >= DIAGNOSIS_SECS;
+        let harm = if is_worse || harm.severity == member.harm().severity {
+            harm
+        } else {
+            member.harm().clone()
+        };
         member.latest = Verdict { harm: Some(harm), ..forecast.clone() };
         let mut updated = None;
         if is_worse || is_another {
@@ -150,11 +166,20 @@ impl Policy {
         updated
     }
 
-    /// Answers an action of an incident that does not do what it is for: a human has to look now, and the node to be drained away from.
-    /// Gives the claim anew if it became more severe by that.
-    pub fn set_back(&mut self, t: f64, id: &str, why: &str, decisions: &mut Vec<Decision>) -> Option<Verdict> {
-        let (id, seq) =
-            self.claims.iter().find(|(known, _)| known.to_string() == id).map(|(id, seq)| (id.clone(), *seq))?;
+    /// Answers an action of an incident that does not do what it is for: a human has to look now,
+    /// and the node to be drained away from. Gives the claim anew if it became more severe by that.
+    pub fn set_back(
+        &mut self,
+        t: f64,
+        id: &str,
+        why: &str,
+        decisions: &mut Vec<Decision>,
+    ) -> Option<Verdict> {
+        let (id, seq) = self
+            .claims
+            .iter()
+            .find(|(known, _)| known.to_string() == id)
+            .map(|(id, seq)| (id.clone(), *seq))?;
         let member = self.incidents.get_mut(&seq)?.members.get_mut(&id)?;
         if !member.stands || std::mem::replace(&mut member.is_set_back, true) {
             return None;
@@ -163,12 +188,14 @@ impl Policy {
         let harm = member.harm().clone();
         let is_worse = harm.is_nodes && harm.severity < Severity::Critical;
         if is_worse {
-            member.latest.harm = Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
+            member.latest.harm =
+                Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
         }
         let latest = member.latest.clone();
         let updated = Verdict { state: ClaimState::Updated, why: why.to_owned(), ..latest.clone() };
         // That it does not help is news, however urgent.
-        if let Some(page) = self.incidents.get_mut(&seq).and_then(|incident| incident.page.as_mut()) {
+        if let Some(page) = self.incidents.get_mut(&seq).and_then(|incident| incident.page.as_mut())
+        {
             page.t = f64::NEG_INFINITY;
         }
         self.page(seq, &id, &updated, decisions);
@@ -229,23 +256,42 @@ impl Policy {
     /// Resolves the incidents that have been quiet for long enough.
     fn resolve_quiet(&mut self, t: f64, decisions: &mut Vec<Decision>) {
         let within_secs = self.config.flap_within.as_secs_f64();
-        let is_over = |incident: &Incident| incident.quiet_since_t.is_some_and(|since_t| t - since_t >= within_secs);
-        let over: Vec<u64> =
-            self.incidents.iter().filter(|(_, incident)| is_over(incident)).map(|(seq, _)| *seq).collect();
+        let is_over = |incident: &Incident| {
+            incident.quiet_since_t.is_some_and(|since_t| t - since_t >= within_secs)
+        };
+        let over: Vec<u64> = self
+            .incidents
+            .iter()
+            .filter(|(_, incident)| is_over(incident))
+            .map(|(seq, _)| *seq)
+            .collect();
         for seq in over {
             let Some(incident) = self.incidents.remove(&seq) else { continue };
             self.forget(seq, &incident);
             let Some(page) = incident.page else { continue };
-            let Some(member) = incident.members.get(&page.id).or_else(|| incident.members.values().next()) else {
+            let Some(member) =
+                incident.members.get(&page.id).or_else(|| incident.members.values().next())
+            else {
                 continue;
             };
             let verdict = Verdict { t, ..member.latest.clone() };
-            decisions.push(self.decision(&verdict, &page.id, Action::Resolve, member.cleared_why.clone()));
+            decisions.push(self.decision(
+                &verdict,
+                &page.id,
+                Action::Resolve,
+                member.cleared_why.clone(),
+            ));
         }
     }
 
     /// Pages for an incident, or updates its page.
-    fn page(&mut self, seq: u64, id: &IncidentId, verdict: &Verdict, decisions: &mut Vec<Decision>) {
+    fn page(
+        &mut self,
+        seq: u64,
+        id: &IncidentId,
+        verdict: &Verdict,
+        decisions: &mut Vec<Decision>,
+    ) {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
         let severity = incident.severity();
         let is_due = match &incident.page {
@@ -265,7 +311,9 @@ impl Policy {
         let is_set_back = self.member(seq, id).is_some_and(|member| member.is_set_back);
         let wants = self.wants(verdict, is_set_back);
         let (is_weighed, is_drained) = (self.weighed > 0, self.drained > 0);
-        let Some(member) = self.incidents.get_mut(&seq).and_then(|incident| incident.members.get_mut(id)) else {
+        let Some(member) =
+            self.incidents.get_mut(&seq).and_then(|incident| incident.members.get_mut(id))
+        else {
             return;
         };
         // Another claim's drain is this one's too, and lasts as long as either.
@@ -295,7 +343,8 @@ impl Policy {
                 asked.push((action, refused));
             }
         }
-        let is_new = |before: Stage, now: Stage| usize::from(before != Stage::Taken && now == Stage::Taken);
+        let is_new =
+            |before: Stage, now: Stage| usize::from(before != Stage::Taken && now == Stage::Taken);
         self.weighed += is_new(before.0, member.weigh);
         self.drained += is_new(before.1, member.drain);
         for (action, refused) in asked {
@@ -307,19 +356,26 @@ impl Policy {
     /// Actions that a claim calls for now.
     fn wants(&self, verdict: &Verdict, is_set_back: bool) -> Wants {
         let left_secs = verdict.exhaustion_secs.unwrap_or(f64::INFINITY);
-        let (severity, is_nodes) =
-            verdict.harm.as_ref().map_or((Severity::Info, false), |harm| (harm.severity, harm.is_nodes));
+        let (severity, is_nodes) = verdict
+            .harm
+            .as_ref()
+            .map_or((Severity::Info, false), |harm| (harm.severity, harm.is_nodes));
         match &verdict.claim {
             Claim::Leak(claim) => Wants {
-                limit: claim.resource == Resource::Memory && left_secs <= self.config.limit_within.as_secs_f64(),
+                limit: claim.resource == Resource::Memory
+                    && left_secs <= self.config.limit_within.as_secs_f64(),
                 weigh: false,
-                drain: is_nodes && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
+                drain: is_nodes
+                    && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
             },
             Claim::Overload(claim) if claim.scarce != Some(Bottleneck::Backlog) && is_nodes => {
-                let drain = self.has_granter && severity >= Severity::Critical && is_this_nodes_fault(claim);
+                let drain = self.has_granter
+                    && severity >= Severity::Critical
+                    && is_this_nodes_fault(claim);
                 Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
             }
-            // Elsewhere the same bursts meet the same backlog; and what a dependency withholds, no other node has.
+            // Elsewhere the same bursts meet the same backlog; and what a dependency withholds, no
+            // other node has.
             Claim::Overload(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => Wants::default(),
         }
     }
@@ -329,7 +385,8 @@ impl Policy {
         let of_claim = causes(&verdict.claim).find_map(|cause| self.causes.get(&cause).copied());
         let at_once = || {
             let recent = self.incidents.iter().rev().take(MOMENT_INCIDENTS_MAX);
-            let mut recent = recent.take_while(|(_, incident)| verdict.t - incident.opened_t <= MOMENT_SECS);
+            let mut recent =
+                recent.take_while(|(_, incident)| verdict.t - incident.opened_t <= MOMENT_SECS);
             recent.find(|(_, incident)| incident.lacks_same(&verdict.claim)).map(|(seq, _)| *seq)
         };
         of_claim.or_else(at_once)
@@ -369,9 +426,24 @@ impl Policy {
         }
     }
 
-    fn decision(&self, verdict: &Verdict, id: &IncidentId, action: Action, why: String) -> Decision {
+    fn decision(
+        &self,
+        verdict: &Verdict,
+        id: &IncidentId,
+        action: Action,
+        why: String,
+    ) -> Decision {
         let cgroup = verdict.claim.cgroup().clone();
-        Decision { t: verdict.t, action, mode: self.mode, id: id.clone(), cgroup, performed: false, refused: None, why }
+        Decision {
+            t: verdict.t,
+            action,
+            mode: self.mode,
+            id: id.clone(),
+            cgroup,
+            performed: false,
+            refused: None,
+            why,
+        }
     }
 }
 
@@ -383,8 +455,9 @@ struct Wants {
     drain: bool,
 }
 
-/// Tells if the load of an overloaded service would fare better elsewhere: the node serves less than before though no more comes, or
-/// nothing at all. More load than before, or clients that try again, would only move.
+/// Tells if the load of an overloaded service would fare better elsewhere: the node serves less
+/// than before though no more comes, or nothing at all. More load than before, or clients that try
+/// again, would only move.
 fn is_this_nodes_fault(claim: &OverloadClaim) -> bool {
     let would_move = matches!(claim.sign, Some(Sign::LoadSurge | Sign::RetryStorm));
     let is_broken = matches!(claim.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Memory));
@@ -393,7 +466,8 @@ fn is_this_nodes_fault(claim: &OverloadClaim) -> bool {
 
 /// Processes and cgroups that a claim is about; the root cgroup is nobody's in particular.
 fn causes(claim: &Claim) -> impl Iterator<Item = SharedCause> + use<> {
-    let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared).then(|| SharedCause::Cgroup(claim.cgroup().clone()));
+    let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared)
+        .then(|| SharedCause::Cgroup(claim.cgroup().clone()));
     claim.pid().map(SharedCause::Process).into_iter().chain(cgroup)
 }
 

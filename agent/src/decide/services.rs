@@ -1,10 +1,13 @@
-//! Services: the workloads whose trouble is a human's, because an operator named them or because others have used them for minutes.
+//! Services: the workloads whose trouble is a human's, because an operator named them or because
+//! others have used them for minutes.
 //!
-//! Any user can open a socket and let connections wait at it, so what a listener does proves nothing; that others use it does. A listener
-//! is proven once connections came to it in [`PROVEN_MINUTES`] different minutes from other hosts, or from another unit of this one. A user's
-//! session is never proven, and neither is a network namespace that is neither the host's nor a pod's: whoever made it may have made its
-//! clients too. Pure; time is an argument. Cold start: nothing is proven. Bounded by [`LISTENERS_MAX`]. It refuses to count what came before
-//! it watched.
+//! Any user can open a socket and let connections wait at it, so what a listener does proves
+//! nothing; that others use it does. A listener is proven once connections came to it in
+//! [`PROVEN_MINUTES`] different minutes from other hosts, or from another unit of this one. A
+//! user's session is never proven, and neither is a network namespace that is neither the host's
+//! nor a pod's: whoever made it may have made its clients too. Pure; time is an argument. Cold
+//! start: nothing is proven. Bounded by [`LISTENERS_MAX`]. It refuses to count what came before it
+//! watched.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -17,10 +20,12 @@ use crate::{
     sense::{Fact, ListenerFact, OutboundFact},
 };
 
-/// Different minutes in which somebody else must have connected. A guess: an attacker would have to keep it up for as long.
+/// Different minutes in which somebody else must have connected. A guess: an attacker would have to
+/// keep it up for as long.
 const PROVEN_MINUTES: u32 = 3;
 
-/// Time between two looks at a listener's counters: minutes are counted, so tenths of a second need not be looked at.
+/// Time between two looks at a listener's counters: minutes are counted, so tenths of a second need
+/// not be looked at.
 const LOOK_EVERY_SECS: f64 = 1.0;
 
 /// Time for which a listener that is gone keeps its proof: a service that restarts is still one.
@@ -67,7 +72,8 @@ pub struct Services {
 #[derive(Debug)]
 struct Proof {
     tenant: Tenant,
-    /// The socket whose counter is followed, and its last value: sockets that share an address count apart.
+    /// The socket whose counter is followed, and its last value: sockets that share an address
+    /// count apart.
     last: (u64, u64),
     /// Connections of local clients by cgroup.
     clients: Vec<(Arc<str>, u64)>,
@@ -139,12 +145,19 @@ impl Services {
         }
         let minutes = match listener {
             Some((netns, addr)) => {
-                let proof = self.listeners.get(&(netns, addr.clone())).filter(|proof| proof.tenant == tenant);
+                let proof = self
+                    .listeners
+                    .get(&(netns, addr.clone()))
+                    .filter(|proof| proof.tenant == tenant);
                 proof.map_or(0, |proof| proof.minutes)
             }
             None => self.tenants.get(&tenant).map_or(0, |(minutes, _)| *minutes),
         };
-        if minutes >= PROVEN_MINUTES { ServiceStanding::Proven(minutes) } else { ServiceStanding::Unproven(tenant) }
+        if minutes >= PROVEN_MINUTES {
+            ServiceStanding::Proven(minutes)
+        } else {
+            ServiceStanding::Unproven(tenant)
+        }
     }
 
     fn listener(&mut self, t: f64, fact: &ListenerFact) {
@@ -215,27 +228,39 @@ impl Services {
             if proof.tenant == client {
                 continue;
             }
-            let Some(known) = proof.clients.iter().position(|(cgroup, _)| *cgroup == fact.cgroup) else {
+            let Some(known) = proof.clients.iter().position(|(cgroup, _)| *cgroup == fact.cgroup)
+            else {
                 if proof.clients.len() < CLIENTS_MAX {
                     proof.clients.push((fact.cgroup.clone(), fact.established_total));
                 }
                 continue;
             };
-            if fact.established_total > std::mem::replace(&mut proof.clients[known].1, fact.established_total) {
+            if fact.established_total
+                > std::mem::replace(&mut proof.clients[known].1, fact.established_total)
+            {
                 proof.count(t);
             }
         }
     }
 
     fn forget(&mut self, t: f64) {
-        self.listeners.retain(|_, proof| t - proof.seen_t <= if proof.minutes > 0 { KEPT_SECS } else { 60.0 });
+        self.listeners.retain(|_, proof| {
+            t - proof.seen_t <= if proof.minutes > 0 { KEPT_SECS } else { 60.0 }
+        });
         self.tenants.retain(|_, (_, seen_t)| t - *seen_t <= KEPT_SECS);
     }
 }
 
 impl Proof {
     fn new(tenant: Tenant, socket: u64, total: u64, t: f64) -> Self {
-        Self { tenant, last: (socket, total), clients: Vec::new(), minute: i64::MIN, minutes: 0, seen_t: t }
+        Self {
+            tenant,
+            last: (socket, total),
+            clients: Vec::new(),
+            minute: i64::MIN,
+            minutes: 0,
+            seen_t: t,
+        }
     }
 
     fn count(&mut self, t: f64) {
@@ -246,8 +271,8 @@ impl Proof {
     }
 }
 
-/// Connections so far that may be others': those from other hosts if they are told apart. Traces without that are taken at their
-/// word, but for listeners that only this host can reach.
+/// Connections so far that may be others': those from other hosts if they are told apart. Traces
+/// without that are taken at their word, but for listeners that only this host can reach.
 fn others_total(fact: &ListenerFact) -> Option<u64> {
     if fact.remote_arrived_total.is_some() {
         return fact.remote_arrived_total;

@@ -1,18 +1,23 @@
 //! Severity: the harm that a claim does, to whom, and for how long. Pure.
 //!
-//! A verdict says if something is so; this says how bad it is. Only a service can be critical, unless the whole host is about to run out.
-//! A queue is judged by how many wait, for how long, what share of the traffic that is, and how long it has lasted: a claim begins as info
-//! and rises while it stands, so that a pause of a few seconds wakes nobody.
+//! A verdict says if something is so; this says how bad it is. Only a service can be critical,
+//! unless the whole host is about to run out. A queue is judged by how many wait, for how long,
+//! what share of the traffic that is, and how long it has lasted: a claim begins as info and rises
+//! while it stands, so that a pause of a few seconds wakes nobody.
 
 use super::services::ServiceStanding;
 use crate::{
     config::DecideConfig,
-    detect::{Bottleneck, Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Severity, Spared, Verdict},
+    detect::{
+        Bottleneck, Bound, CascadeRiskClaim, Claim, Harm, LeakClaim, OverloadClaim, Severity,
+        Spared, Verdict,
+    },
     units::Span,
 };
 
-/// Time for which an overload must have lasted since its claim. Guesses: pauses of garbage collectors and event loops, and bursts, end
-/// within the first; a human needs minutes to act, so that the second costs little.
+/// Time for which an overload must have lasted since its claim. Guesses: pauses of garbage
+/// collectors and event loops, and bursts, end within the first; a human needs minutes to act, so
+/// that the second costs little.
 const WARNING_AFTER_SECS: f64 = 3.0;
 const CRITICAL_AFTER_SECS: f64 = 10.0;
 
@@ -22,8 +27,8 @@ const STUCK_CRITICAL_AFTER_SECS: f64 = 5.0;
 /// Fewer connections than this that wait are a few slow requests.
 const WAITING_MIN: u32 = 4;
 
-/// A wait that a user notices, and one that a user gives up on. Guesses: page loads take a second or two; clients often give up after one
-/// to five.
+/// A wait that a user notices, and one that a user gives up on. Guesses: page loads take a second
+/// or two; clients often give up after one to five.
 const NOTICED_SECS: f64 = 0.25;
 const GIVEN_UP_SECS: f64 = 1.0;
 
@@ -34,7 +39,12 @@ const CRITICAL_SHARE: f64 = 0.1;
 const OVERFLOW_SOON_SECS: f64 = 60.0;
 
 /// Weighs a claim about a workload of this standing, `lasted_secs` after it was made.
-pub fn weigh(verdict: &Verdict, standing: &ServiceStanding, lasted_secs: f64, config: &DecideConfig) -> Harm {
+pub fn weigh(
+    verdict: &Verdict,
+    standing: &ServiceStanding,
+    lasted_secs: f64,
+    config: &DecideConfig,
+) -> Harm {
     let (severity, reason) = match &verdict.claim {
         Claim::Leak(claim) => leak(claim, verdict.exhaustion_secs, standing, config),
         Claim::Overload(claim) => overload(claim, verdict.exhaustion_secs, standing, lasted_secs),
@@ -57,7 +67,8 @@ fn of(standing: &ServiceStanding) -> String {
     }
 }
 
-/// A workload that is not known as a service but that an administrator set up is worth a look in working hours; anybody's own is not.
+/// A workload that is not known as a service but that an administrator set up is worth a look in
+/// working hours; anybody's own is not.
 fn unproven(standing: &ServiceStanding) -> Severity {
     match standing {
         ServiceStanding::Unproven(tenant) if tenant.is_set_up_by_root() => Severity::Warning,
@@ -72,7 +83,8 @@ fn leak(
     config: &DecideConfig,
 ) -> (Severity, String) {
     let is_near = left_secs.is_some_and(|secs| secs <= config.drain_within.as_secs_f64());
-    let left = left_secs.map_or_else(|| "no end is forecast".to_owned(), |secs| format!("{} are left", Span(secs)));
+    let left = left_secs
+        .map_or_else(|| "no end is forecast".to_owned(), |secs| format!("{} are left", Span(secs)));
     match (claim.bound, standing.is_service()) {
         (Bound::Host, _) => {
             let severity = if is_near { Severity::Critical } else { Severity::Warning };
@@ -82,7 +94,9 @@ fn leak(
             let severity = if is_near { Severity::Critical } else { Severity::Warning };
             (severity, format!("{}; {left}", of(standing)))
         }
-        (Bound::Own, false) => (unproven(standing), format!("only it is hurt, and it is {}", of(standing))),
+        (Bound::Own, false) => {
+            (unproven(standing), format!("only it is hurt, and it is {}", of(standing)))
+        }
     }
 }
 
@@ -96,7 +110,10 @@ fn overload(
         return (Severity::Info, of(standing));
     }
     if claim.scarce == Some(Bottleneck::Backlog) {
-        return (Severity::Warning, format!("connections are dropped now and then; {}", of(standing)));
+        return (
+            Severity::Warning,
+            format!("connections are dropped now and then; {}", of(standing)),
+        );
     }
     let wait_secs = claim.oldest_wait_us.map_or(0.0, |us| us as f64 / 1e6);
     let is_full = claim.backlog > claim.backlog_max;
@@ -116,17 +133,21 @@ fn overload(
     if wait_secs < NOTICED_SECS && !is_full && !is_soon {
         return (Severity::Info, format!("{waits}, which nobody notices"));
     }
-    let after_secs = if is_stuck || is_full { STUCK_CRITICAL_AFTER_SECS } else { CRITICAL_AFTER_SECS };
+    let after_secs =
+        if is_stuck || is_full { STUCK_CRITICAL_AFTER_SECS } else { CRITICAL_AFTER_SECS };
     let is_harmful = is_full || wait_secs >= GIVEN_UP_SECS;
-    let of_traffic = share.map(|share| format!(", {:.0} % of what comes", share * 100.0)).unwrap_or_default();
+    let of_traffic =
+        share.map(|share| format!(", {:.0} % of what comes", share * 100.0)).unwrap_or_default();
     let reason = format!("{waits}{of_traffic}, for {lasts} so far; {}", of(standing));
-    if is_harmful && lasted_secs >= after_secs && share.is_none_or(|share| share >= CRITICAL_SHARE) {
+    if is_harmful && lasted_secs >= after_secs && share.is_none_or(|share| share >= CRITICAL_SHARE)
+    {
         return (Severity::Critical, reason);
     }
     (Severity::Warning, reason)
 }
 
-/// Share of the connections that came meanwhile which still wait; `None` if those that come are not counted.
+/// Share of the connections that came meanwhile which still wait; `None` if those that come are not
+/// counted.
 fn share(claim: &OverloadClaim, wait_secs: f64) -> Option<f64> {
     let came = claim.arrivals_per_sec? * wait_secs;
     (came > 0.0).then(|| (f64::from(claim.backlog) / came).min(1.0))
@@ -134,10 +155,13 @@ fn share(claim: &OverloadClaim, wait_secs: f64) -> Option<f64> {
 
 fn dependency(claim: &CascadeRiskClaim, standing: &ServiceStanding) -> (Severity, String) {
     match claim.spared {
-        Some(Spared::OnlyChecks) => {
-            (Severity::Info, "only health checks seem to be left, so that no user misses it".to_owned())
+        Some(Spared::OnlyChecks) => (
+            Severity::Info,
+            "only health checks seem to be left, so that no user misses it".to_owned(),
+        ),
+        Some(Spared::OthersAnswer) => {
+            (Severity::Info, "other addresses with this port still answer".to_owned())
         }
-        Some(Spared::OthersAnswer) => (Severity::Info, "other addresses with this port still answer".to_owned()),
         None => cut_off(standing),
     }
 }

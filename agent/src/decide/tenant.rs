@@ -1,7 +1,8 @@
 //! Tenants: the parties that a host's cgroups belong to, by path alone.
 //!
-//! Only root creates cgroups outside `user.slice`, so a path tells what an administrator set up from what any user can start. A container's
-//! or pod's inside is its own tenant, whatever it names its cgroups. Failure: none; a path that says nothing is [`Tenant::Shared`].
+//! Only root creates cgroups outside `user.slice`, so a path tells what an administrator set up
+//! from what any user can start. A container's or pod's inside is its own tenant, whatever it names
+//! its cgroups. Failure: none; a path that says nothing is [`Tenant::Shared`].
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ const USERS: &str = "user.slice";
 /// A party on the host whose end is not everybody's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tenant {
-    /// A unit or container that an administrator set up, by the path of its outermost cgroup that is no slice.
+    /// A unit or container that an administrator set up, by the path of its outermost cgroup that
+    /// is no slice.
     System(Arc<str>),
     /// A user, by the name of the slice.
     User(Arc<str>),
@@ -72,7 +74,10 @@ mod tests {
             ("/", Tenant::Shared),
             ("/system.slice/api.service", system("/system.slice/api.service")),
             ("/system.slice/api.service/worker", system("/system.slice/api.service")),
-            ("/app.slice/app-web.slice/web@1.service/x", system("/app.slice/app-web.slice/web@1.service")),
+            (
+                "/app.slice/app-web.slice/web@1.service/x",
+                system("/app.slice/app-web.slice/web@1.service"),
+            ),
             ("/docker/0a1b", system("/docker")),
             ("/api", system("/api")),
             ("/odd.slice", system("/odd.slice")),

@@ -1,17 +1,20 @@
-//! How much a process has to do, as far as its open files and threads tell: what grows with the work is no leak.
+//! How much a process has to do, as far as its open files and threads tell: what grows with the
+//! work is no leak.
 //!
-//! A server holds a file a connection and often a thread, so one or the other follows its load from minute to minute. Averages
-//! over every horizon are kept, nothing else. Cold start: until it was counted a process's load explains nothing. It
-//! refuses nothing: a count that makes no sense explains growth only as far as it rose.
+//! A server holds a file a connection and often a thread, so one or the other follows its load from
+//! minute to minute. Averages over every horizon are kept, nothing else. Cold start: until it was
+//! counted a process's load explains nothing. It refuses nothing: a count that makes no sense
+//! explains growth only as far as it rose.
 
 use super::window::{HORIZONS_MAX, Horizons};
 use crate::sense::ProcessResourcesFact;
 
-/// How much faster than the load memory may grow and still be explained by it. Above one, since some of the files and threads are
-/// there without any load.
+/// How much faster than the load memory may grow and still be explained by it. Above one, since
+/// some of the files and threads are there without any load.
 const ELASTICITY: f64 = 2.0;
 
-/// Handles that are there without any load, as far as there are twice as many: libraries, logs, listeners, a pool's threads. A guess.
+/// Handles that are there without any load, as far as there are twice as many: libraries, logs,
+/// listeners, a pool's threads. A guess.
 const FIXED: f32 = 32.0;
 
 /// Handles more than which must have come: fewer come and go by themselves.
@@ -20,7 +23,8 @@ const ROSE_MIN: f32 = 3.0;
 /// How far the load must rise above its usual scatter.
 const SCATTERS: f32 = 4.0;
 
-/// The first horizon with an average of its own: counts come too seldom for the horizons of seconds.
+/// The first horizon with an average of its own: counts come too seldom for the horizons of
+/// seconds.
 const AVERAGED_FROM: usize = 2;
 
 /// The horizon by whose average a load is known to have been borne: 45 minutes by default.
@@ -29,7 +33,8 @@ const BORNE_HORIZON: usize = 4;
 /// A load that fell to this share of its peak has come back from it.
 const CAME_BACK_SHARE: f32 = 0.8;
 
-/// A load that is not so many times what the process has borne before is nothing new, and explains nothing.
+/// A load that is not so many times what the process has borne before is nothing new, and explains
+/// nothing.
 const NEW_LOAD: f32 = 1.05;
 
 /// A load that fell to less than this share excuses no more.
@@ -61,9 +66,15 @@ struct Averages {
 
 impl Activity {
     /// Takes a count.
-    pub(super) fn observe(&mut self, horizons: &Horizons, age_secs: f64, fact: &ProcessResourcesFact) {
+    pub(super) fn observe(
+        &mut self,
+        horizons: &Horizons,
+        age_secs: f64,
+        fact: &ProcessResourcesFact,
+    ) {
         let age_secs = age_secs as f32;
-        let passed_secs = self.counted_age_secs.replace(age_secs).map(|before| (age_secs - before).max(0.0));
+        let passed_secs =
+            self.counted_age_secs.replace(age_secs).map(|before| (age_secs - before).max(0.0));
         self.files.observe(horizons, passed_secs, fact.fds);
         self.threads.observe(horizons, passed_secs, fact.threads);
     }
@@ -71,7 +82,9 @@ impl Activity {
     /// Whether growth by this share over a horizon is no more than the load's.
     pub(super) fn explains(&self, horizons: &Horizons, horizon: usize, grown_share: f64) -> bool {
         self.counted_age_secs.is_some()
-            && [&self.files, &self.threads].iter().any(|count| count.explains(horizons, horizon, grown_share))
+            && [&self.files, &self.threads]
+                .iter()
+                .any(|count| count.explains(horizons, horizon, grown_share))
     }
 
     /// To what share of itself the load fell over a horizon; 1 where it did not.
@@ -116,7 +129,8 @@ impl Averages {
     }
 
     fn explains(&self, horizons: &Horizons, horizon: usize, grown_share: f64) -> bool {
-        // One count may be off by more than the load rises in minutes: where there is time, the last of them are averaged.
+        // One count may be off by more than the load rises in minutes: where there is time, the
+        // last of them are averaged.
         let (now, secs) = match horizon > AVERAGED_FROM {
             true => (self.average(AVERAGED_FROM), horizons.horizon_secs(AVERAGED_FROM)),
             false => (self.now, 0.0),
@@ -149,12 +163,13 @@ mod tests {
             threads: 8,
             close_wait: None,
         };
-        let age_secs = load.counted_age_secs.map_or(0.0, |secs| f64::from(secs) + STEP.as_secs_f64());
+        let age_secs =
+            load.counted_age_secs.map_or(0.0, |secs| f64::from(secs) + STEP.as_secs_f64());
         load.observe(horizons, age_secs, &fact);
     }
 
-    /// Open files between a hundred and `most`, over a day and a half of waves of twelve hours; asked in the middle of each climb whether
-    /// they explain growth by a tenth over two hours.
+    /// Open files between a hundred and `most`, over a day and a half of waves of twelve hours;
+    /// asked in the middle of each climb whether they explain growth by a tenth over two hours.
     fn explains_each_climb(most: [f64; 3]) -> [bool; 3] {
         let horizons = Horizons::new(&LeakConfig::default().horizons);
         let wave_secs = 43_200.0;
@@ -163,7 +178,8 @@ mod tests {
             let mut explains = false;
             for counted in 0..(wave_secs / STEP.as_secs_f64()) as u32 {
                 let phase = f64::from(counted) * STEP.as_secs_f64() / wave_secs;
-                let fds = 100.0 + (most - 100.0) * (1.0 - (phase * std::f64::consts::TAU).cos()) / 2.0;
+                let fds =
+                    100.0 + (most - 100.0) * (1.0 - (phase * std::f64::consts::TAU).cos()) / 2.0;
                 count(&mut load, &horizons, fds);
                 if (phase - 0.45).abs() < 1e-3 {
                     explains = load.explains(&horizons, 5, 0.1);

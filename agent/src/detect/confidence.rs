@@ -1,10 +1,11 @@
 //! What the sensors do not see, and what that takes off a claim's confidence.
 //!
-//! A probe at its second choice, a probe that is off, samples that were lost: none of it changes a rule, all of it makes
-//! the rule's claims less sure, and a claim says so. Only what the claim rests on counts: who leaks does not depend on how
-//! accept queues are read. Probes hold until told otherwise; a loss counts for [`LOSS_COUNTS_SECS`].
-//! Cold start: all is seen, as older traces, which say nothing of it, assume. It refuses nothing: a name that it does not
-//! know takes nothing off, and nothing of it is kept.
+//! A probe at its second choice, a probe that is off, samples that were lost: none of it changes a
+//! rule, all of it makes the rule's claims less sure, and a claim says so. Only what the claim
+//! rests on counts: who leaks does not depend on how accept queues are read. Probes hold until told
+//! otherwise; a loss counts for [`LOSS_COUNTS_SECS`]. Cold start: all is seen, as older traces,
+//! which say nothing of it, assume. It refuses nothing: a name that it does not know takes nothing
+//! off, and nothing of it is kept.
 
 use std::sync::Arc;
 
@@ -21,16 +22,17 @@ pub(super) enum Rule {
     Outbound,
     /// A queue whose head's age was seen throughout.
     QueueAge,
-    /// A queue of which only the depth was seen: its rule already starts from less confidence for that.
+    /// A queue of which only the depth was seen: its rule already starts from less confidence for
+    /// that.
     QueueDepth,
 }
 
-/// How long a loss counts. A guess: twice the shortest horizon on which a leak is judged, and many times the longest run
-/// that an overload needs.
+/// How long a loss counts. A guess: twice the shortest horizon on which a leak is judged, and many
+/// times the longest run that an overload needs.
 const LOSS_COUNTS_SECS: f64 = 60.0;
 
-// The four grades of doubt. Guesses all; what was chosen is their order, and that no two or three together bury a claim:
-// an agent without any BPF is still worth waking up for.
+// The four grades of doubt. Guesses all; what was chosen is their order, and that no two or three
+// together bury a claim: an agent without any BPF is still worth waking up for.
 
 /// Evidence beside the rule is less good; the rule itself sees all it looks at.
 const SLIGHT: f64 = 0.98;
@@ -38,13 +40,15 @@ const SLIGHT: f64 = 0.98;
 /// What the rule looks at is seen, but later, coarser or with a little missing.
 const MILD: f64 = 0.95;
 
-/// A premise of the rule is not seen and taken on trust, such as that a process still runs the same program.
+/// A premise of the rule is not seen and taken on trust, such as that a process still runs the same
+/// program.
 const MARKED: f64 = 0.85;
 
 /// What the rule looks at should not be there at all.
 const SEVERE: f64 = 0.5;
 
-const _: () = assert!(0.0 < SEVERE && SEVERE <= MARKED && MARKED <= MILD && MILD <= SLIGHT && SLIGHT <= 1.0);
+const _: () =
+    assert!(0.0 < SEVERE && SEVERE <= MARKED && MARKED <= MILD && MILD <= SLIGHT && SLIGHT <= 1.0);
 
 /// A factor on confidence, and how the claim's sentence says it.
 struct Penalty(f64, &'static str);
@@ -82,7 +86,10 @@ const PROBES: [ProbeRow; 6] = [
     ProbeRow {
         name: "process_handles",
         rules: &[Rule::Handles],
-        degraded: Penalty(MILD, "open files were counted in a slower way, and CLOSE_WAIT not at all"),
+        degraded: Penalty(
+            MILD,
+            "open files were counted in a slower way, and CLOSE_WAIT not at all",
+        ),
         off: Penalty(SEVERE, "open files were not counted"),
     },
     ProbeRow {
@@ -145,7 +152,11 @@ const LOSSES: [LossRow; 16] = [
         rules: QUEUE,
         doubt: Penalty(MARKED, "not every look at accept queues succeeded"),
     },
-    LossRow { name: "listener_map_full", rules: QUEUE, doubt: Penalty(MILD, "some listeners had no room to be seen") },
+    LossRow {
+        name: "listener_map_full",
+        rules: QUEUE,
+        doubt: Penalty(MILD, "some listeners had no room to be seen"),
+    },
     LossRow {
         name: "listener_share_full",
         rules: QUEUE,
@@ -177,7 +188,10 @@ const LOSSES: [LossRow; 16] = [
     LossRow {
         name: "outbound_share_full",
         rules: OUTBOUND,
-        doubt: Penalty(SLIGHT, "some connects of users with thousands of destinations were not counted"),
+        doubt: Penalty(
+            SLIGHT,
+            "some connects of users with thousands of destinations were not counted",
+        ),
     },
     LossRow {
         name: "outbound_left_out",
@@ -235,13 +249,15 @@ impl SensorHealth {
     }
 
     fn doubts(&self, rule: Rule, t: f64) -> impl Iterator<Item = &'static Penalty> {
-        let probes = self.probes.iter().zip(&PROBES).filter(move |(_, row)| row.rules.contains(&rule));
+        let probes =
+            self.probes.iter().zip(&PROBES).filter(move |(_, row)| row.rules.contains(&rule));
         let probes = probes.filter_map(|(sight, row)| match sight {
             ProbeSight::Whole => None,
             ProbeSight::Degraded => Some(&row.degraded),
             ProbeSight::Off => Some(&row.off),
         });
-        let losses = self.lost_t.iter().zip(&LOSSES).filter(move |(_, row)| row.rules.contains(&rule));
+        let losses =
+            self.lost_t.iter().zip(&LOSSES).filter(move |(_, row)| row.rules.contains(&rule));
         let losses = losses.filter_map(move |(lost_t, row)| {
             lost_t.is_some_and(|then| t - then <= LOSS_COUNTS_SECS).then_some(&row.doubt)
         });
@@ -253,7 +269,8 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 5] = [Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth];
+    const RULES: [Rule; 5] =
+        [Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensorHealthFact {
         let names = |list: &[&str]| list.iter().map(|&name| Arc::from(name)).collect();
@@ -306,7 +323,11 @@ mod tests {
     #[test]
     fn worse_never_weighs_more() {
         for row in &PROBES {
-            assert!(row.off.0 <= row.degraded.0 && row.degraded.0 <= 1.0 && row.off.0 > 0.0, "{}", row.name);
+            assert!(
+                row.off.0 <= row.degraded.0 && row.degraded.0 <= 1.0 && row.off.0 > 0.0,
+                "{}",
+                row.name
+            );
         }
         assert!(LOSSES.iter().all(|row| row.doubt.0 > 0.0 && row.doubt.0 <= 1.0));
     }

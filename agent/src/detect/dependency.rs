@@ -1,14 +1,17 @@
 //! The cascade detector: which dependency has stopped to answer.
 //!
-//! A server that died, while its clients kept trying and leaked a little with each try, began the outage that this agent is built
-//! against. So connects that fail are watched a workload and address: where one used to answer and then, for `sustain`, every
-//! connect failed, that is a risk to whatever calls it, long before memory or queues show it. It is told to a person, and answered
+//! A server that died, while its clients kept trying and leaked a little with each try, began the
+//! outage that this agent is built against. So connects that fail are watched a workload and
+//! address: where one used to answer and then, for `sustain`, every connect failed, that is a risk
+//! to whatever calls it, long before memory or queues show it. It is told to a person, and answered
 //! by nothing else: a node whose dependency is down serves no better for being drained.
 //!
-//! Cold start: an address that never answered is a mistake in somebody's configuration and no risk that begins: nothing is
-//! claimed. Connects under way that nobody has answered for `sustain` count as failing. A claim is withdrawn at the first that
-//! succeeds, or once nobody has tried for a minute. It refuses to claim on fewer than [`FAILED_MIN`] failures, and to blame a server
-//! for connects that never left this host because no local port was free: those are an exhaustion of the client's.
+//! Cold start: an address that never answered is a mistake in somebody's configuration and no risk
+//! that begins: nothing is claimed. Connects under way that nobody has answered for `sustain` count
+//! as failing. A claim is withdrawn at the first that succeeds, or once nobody has tried for a
+//! minute. It refuses to claim on fewer than [`FAILED_MIN`] failures, and to blame a server for
+//! connects that never left this host because no local port was free: those are an exhaustion of
+//! the client's.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,8 +31,8 @@ const SUSTAIN_SECS: f64 = 15.0;
 /// So many must have failed in that time.
 const FAILED_MIN: u64 = 5;
 
-/// A claim is withdrawn once nobody has tried for this long: nobody is left who depends on the address. A guess: health checks and retries
-/// come more often.
+/// A claim is withdrawn once nobody has tried for this long: nobody is left who depends on the
+/// address. A guess: health checks and retries come more often.
 const UNTRIED_SECS: f64 = 60.0;
 
 /// An address that nobody connects to for so long is forgotten.
@@ -38,21 +41,22 @@ const FORGOTTEN_SECS: f64 = 600.0;
 /// Time over which the present rate of attempts is taken.
 const RECENT_SECS: f64 = 10.0;
 
-/// Attempts that are left, as a share of those that succeeded before, at which only health checks are left. A guess: a client that depends
-/// on an address tries at least as often as before.
+/// Attempts that are left, as a share of those that succeeded before, at which only health checks
+/// are left. A guess: a client that depends on an address tries at least as often as before.
 const CHECKS_SHARE: f64 = 0.5;
 
 /// Another address answers a workload if it did so within this time.
 const ANSWERS_SECS: f64 = 15.0;
 
-/// Failures without an answer at which connects that were never seen under way are taken to have failed on this host. At ten a second and
-/// a timeout of 100 ms, one is under way at any look.
+/// Failures without an answer at which connects that were never seen under way are taken to have
+/// failed on this host. At ten a second and a timeout of 100 ms, one is under way at any look.
 const LOCAL_FAILED_MIN: u64 = 20;
 
 /// Time between two forecasts of a claim that stands.
 const FORECAST_EVERY_SECS: f64 = 5.0;
 
-/// Addresses watched at once: as many as the sensor tells of, for some minutes. A guess at the busiest node's.
+/// Addresses watched at once: as many as the sensor tells of, for some minutes. A guess at the
+/// busiest node's.
 const ADDRESSES_MAX: usize = 8_192;
 
 /// Sure that nothing answers; whether it is missed is for the service to say.
@@ -100,8 +104,9 @@ impl Failing {
         self.refused.saturating_add(self.timed_out).saturating_add(self.abandoned)
     }
 
-    /// Connects that failed before anything was sent; `None` if the other side may be the reason. Sensors that do not tell them apart
-    /// count them as abandoned: then none of many was ever seen under way.
+    /// Connects that failed before anything was sent; `None` if the other side may be the reason.
+    /// Sensors that do not tell them apart count them as abandoned: then none of many was ever seen
+    /// under way.
     fn failed_locally(self) -> Option<u64> {
         if self.no_local_port > self.failed() {
             return Some(self.no_local_port);
@@ -130,8 +135,15 @@ impl Recent {
 }
 
 impl Dependency {
-    /// Takes a look; `others_answer` tells if another address with the same port answers this workload.
-    fn observe(&mut self, context: &Context<'_>, fact: &OutboundFact, others_answer: bool, findings: &mut Findings) {
+    /// Takes a look; `others_answer` tells if another address with the same port answers this
+    /// workload.
+    fn observe(
+        &mut self,
+        context: &Context<'_>,
+        fact: &OutboundFact,
+        others_answer: bool,
+        findings: &mut Findings,
+    ) {
         let t = context.t;
         // The first look's totals are of nobody knows when.
         let last = self.last.replace(fact.clone()).unwrap_or_else(|| {
@@ -144,16 +156,22 @@ impl Dependency {
             (self.answered_t, self.tried_t) = (Some(t), t);
             self.answered = self.answered.saturating_add(answered);
             let failing = std::mem::take(&mut self.failing);
-            findings.verdicts.extend(self.raised.take().map(|raised| answers_again(t, failing, raised)));
+            findings
+                .verdicts
+                .extend(self.raised.take().map(|raised| answers_again(t, failing, raised)));
             return;
         }
         let failing = &mut self.failing;
         let failed_before = failing.failed().saturating_add(failing.no_local_port);
         let no_local_port = |fact: &OutboundFact| fact.no_local_port_total.unwrap_or(0);
-        failing.refused = failing.refused.saturating_add(rise(fact.refused_total, last.refused_total));
-        failing.timed_out = failing.timed_out.saturating_add(rise(fact.timed_out_total, last.timed_out_total));
-        failing.abandoned = failing.abandoned.saturating_add(rise(fact.abandoned_total, last.abandoned_total));
-        failing.no_local_port = failing.no_local_port.saturating_add(rise(no_local_port(fact), no_local_port(&last)));
+        failing.refused =
+            failing.refused.saturating_add(rise(fact.refused_total, last.refused_total));
+        failing.timed_out =
+            failing.timed_out.saturating_add(rise(fact.timed_out_total, last.timed_out_total));
+        failing.abandoned =
+            failing.abandoned.saturating_add(rise(fact.abandoned_total, last.abandoned_total));
+        failing.no_local_port =
+            failing.no_local_port.saturating_add(rise(no_local_port(fact), no_local_port(&last)));
         failing.was_pending |= fact.pending > 0;
         let failed = failing.failed().saturating_add(failing.no_local_port);
         if failed > failed_before || fact.pending > 0 {
@@ -186,7 +204,9 @@ impl Dependency {
                 findings.verdicts.push(verdict);
             }
             // What it is called does not change while it stands.
-            Some(raised) if raised.claim.name() == verdict.claim.name() => findings.forecasts.push(verdict),
+            Some(raised) if raised.claim.name() == verdict.claim.name() => {
+                findings.forecasts.push(verdict)
+            }
             Some(_) => {}
         }
     }
@@ -198,7 +218,8 @@ impl Dependency {
             return Some(Spared::OthersAnswer);
         }
         // Connects that hang are few because each takes long.
-        let only_checks = !self.failing.was_pending && self.recent.per_sec_at(t) < CHECKS_SHARE * usual_per_sec;
+        let only_checks =
+            !self.failing.was_pending && self.recent.per_sec_at(t) < CHECKS_SHARE * usual_per_sec;
         only_checks.then_some(Spared::OnlyChecks)
     }
 
@@ -227,14 +248,17 @@ impl DependencyDetector {
             return;
         }
         // Only an address that fails is compared with others, and few fail.
-        let fails = self.addresses.get(&key).is_some_and(|address| address.failing.since_t.is_some());
+        let fails =
+            self.addresses.get(&key).is_some_and(|address| address.failing.since_t.is_some());
         let others_answer = fails
             && self.addresses.iter().any(|((cgroup, netns, addr), other)| {
                 (cgroup, *netns) == (&fact.cgroup, fact.netns)
                     && *addr != fact.addr
                     && port(addr) == port(&fact.addr)
                     && other.failing.since_t.is_none()
-                    && other.answered_t.is_some_and(|answered_t| context.t - answered_t <= ANSWERS_SECS)
+                    && other
+                        .answered_t
+                        .is_some_and(|answered_t| context.t - answered_t <= ANSWERS_SECS)
             });
         self.addresses.entry(key).or_default().observe(context, fact, others_answer, findings);
     }
@@ -248,8 +272,12 @@ impl Detector for DependencyDetector {
                 self.addresses.retain(|_, address| !address.is_forgotten(context.t, findings));
                 // A hash map has no order; output has one.
                 findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
-                    Claim::CascadeRisk(claim) => (claim.cgroup.clone(), claim.netns, claim.addr.clone()),
-                    Claim::Exhaustion(claim) => (claim.cgroup.clone(), claim.netns, claim.addr.clone()),
+                    Claim::CascadeRisk(claim) => {
+                        (claim.cgroup.clone(), claim.netns, claim.addr.clone())
+                    }
+                    Claim::Exhaustion(claim) => {
+                        (claim.cgroup.clone(), claim.netns, claim.addr.clone())
+                    }
                     Claim::Leak(_) | Claim::Overload(_) => (Arc::from(""), 0, Arc::from("")),
                 });
             }
@@ -287,8 +315,11 @@ fn does_not_answer(
         (failing.abandoned, "given up"),
         (u64::from(fact.pending), "without an answer yet"),
     ];
-    let kinds: Vec<_> =
-        kinds.iter().filter(|kind| kind.0 > 0).map(|(n, kind)| format!("{} {kind}", Count(*n))).collect();
+    let kinds: Vec<_> = kinds
+        .iter()
+        .filter(|kind| kind.0 > 0)
+        .map(|(n, kind)| format!("{} {kind}", Count(*n)))
+        .collect();
     let why = format!(
         "{} does not answer {}: {} in {}; the last of {} connects that succeeded was {} ago; {}",
         fact.addr,
@@ -299,7 +330,8 @@ fn does_not_answer(
         Span(t - answered_t),
         match spared {
             None => "what depends on it will fail next",
-            Some(Spared::OnlyChecks) => "far fewer connect than before, as if only health checks were left",
+            Some(Spared::OnlyChecks) =>
+                "far fewer connect than before, as if only health checks were left",
             Some(Spared::OthersAnswer) => "other addresses with this port still answer",
         },
     );
@@ -362,8 +394,12 @@ fn verdict(context: &Context<'_>, claim: Claim, mut why: String) -> Verdict {
 fn answers_again(t: f64, failing: Failing, raised: Verdict) -> Verdict {
     let failed = Span(t - failing.since_t.unwrap_or(raised.t));
     let why = match &raised.claim {
-        Claim::CascadeRisk(claim) => format!("{} answers again, after {failed} without", claim.addr),
-        Claim::Exhaustion(claim) => format!("connects to {} succeed again, after {failed} without", claim.addr),
+        Claim::CascadeRisk(claim) => {
+            format!("{} answers again, after {failed} without", claim.addr)
+        }
+        Claim::Exhaustion(claim) => {
+            format!("connects to {} succeed again, after {failed} without", claim.addr)
+        }
         Claim::Leak(_) | Claim::Overload(_) => String::new(),
     };
     Verdict { t, state: ClaimState::Cleared, why, ..raised }
@@ -395,7 +431,8 @@ mod tests {
                 comm: Arc::from("api"),
                 ..OutboundFact::default()
             };
-            let core = Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
+            let core =
+                Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
             Self { core, fact, t: 0.0, verdicts: Vec::new() }
         }
 
@@ -456,9 +493,16 @@ mod tests {
         run.fact.pending = 8;
         run.secs(20, 0, 0);
         assert_eq!(run.states(), [(ClaimState::Raised, 75.0)]);
-        assert!(run.verdicts[0].why.contains("8 without an answer yet in 15 s"), "{}", run.verdicts[0].why);
+        assert!(
+            run.verdicts[0].why.contains("8 without an answer yet in 15 s"),
+            "{}",
+            run.verdicts[0].why
+        );
         let host = |t| {
-            let fact = crate::sense::HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None };
+            let fact = crate::sense::HostFact {
+                mem_available_bytes: 1 << 33,
+                psi_memory_some_avg10: None,
+            };
             Observation { t, fact: Fact::Host(fact) }
         };
         assert!(run.core.apply(&host(130.0)).verdicts.is_empty());
@@ -469,7 +513,9 @@ mod tests {
     }
 
     fn spared(run: &Run) -> Option<Spared> {
-        let Claim::CascadeRisk(claim) = &run.verdicts[0].claim else { panic!("{:?}", run.verdicts) };
+        let Claim::CascadeRisk(claim) = &run.verdicts[0].claim else {
+            panic!("{:?}", run.verdicts)
+        };
         claim.spared
     }
 
@@ -510,16 +556,25 @@ mod tests {
             run.secs(60, 10, 0);
             for _ in 0..40 {
                 match counted {
-                    true => run.fact.no_local_port_total = Some(run.fact.no_local_port_total.unwrap_or(0) + 10),
+                    true => {
+                        run.fact.no_local_port_total =
+                            Some(run.fact.no_local_port_total.unwrap_or(0) + 10)
+                    }
                     false => run.fact.abandoned_total += 10,
                 }
                 run.secs(1, 0, 0);
             }
             run.secs(5, 10, 0);
             assert_eq!(run.states(), [(ClaimState::Raised, 75.0), (ClaimState::Cleared, 100.0)]);
-            let Claim::Exhaustion(claim) = &run.verdicts[0].claim else { panic!("{:?}", run.verdicts) };
+            let Claim::Exhaustion(claim) = &run.verdicts[0].claim else {
+                panic!("{:?}", run.verdicts)
+            };
             assert_eq!((claim.resource, claim.failed), ("local_ports", 160));
-            assert!(run.verdicts[0].why.contains("the server is not the reason"), "{}", run.verdicts[0].why);
+            assert!(
+                run.verdicts[0].why.contains("the server is not the reason"),
+                "{}",
+                run.verdicts[0].why
+            );
         }
     }
 }

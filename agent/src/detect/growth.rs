@@ -1,13 +1,16 @@
-//! What growth looks like when it does not end: the rule of the leak detector, applied to one horizon of one process.
+//! What growth looks like when it does not end: the rule of the leak detector, applied to one
+//! horizon of one process.
 //!
-//! Floors (see [`super::window`]) must rise in a line that chance does not draw, from one end of a stretch to the other, onto new
-//! ground, and faster than the work that the process does. Then it matters how it began ([`past`]). Growth that *broke out* of a
-//! long steady stretch is believed as it is. Growth of which the beginning was not seen, or that never was steady, may
-//! be a cache that fills or a start that takes its time; it is believed once even the strongest deceleration that its scatter
-//! allows would not let it end below the limit ([`ending`]). So each claim knows what it would take to be wrong.
-//! And it must be worth a claim ([`worth`]): the limit comes nearer by it, and it has lasted.
-//! Where teeth are longer than buckets the troughs between them are asked the same ([`sawtooth`]).
-//! Tests run cheapest first: nearly every process stops at the first. It refuses nothing else and cannot fail.
+//! Floors (see [`super::window`]) must rise in a line that chance does not draw, from one end of a
+//! stretch to the other, onto new ground, and faster than the work that the process does. Then it
+//! matters how it began ([`past`]). Growth that *broke out* of a long steady stretch is believed as
+//! it is. Growth of which the beginning was not seen, or that never was steady, may be a cache that
+//! fills or a start that takes its time; it is believed once even the strongest deceleration that
+//! its scatter allows would not let it end below the limit ([`ending`]). So each claim knows what
+//! it would take to be wrong. And it must be worth a claim ([`worth`]): the limit comes nearer by
+//! it, and it has lasted. Where teeth are longer than buckets the troughs between them are asked
+//! the same ([`sawtooth`]). Tests run cheapest first: nearly every process stops at the first. It
+//! refuses nothing else and cannot fail.
 
 mod deceleration;
 mod history;
@@ -21,28 +24,31 @@ use super::{
 };
 use crate::config::LeakConfig;
 
-/// Stretches that are looked at, in buckets, the longest first: a long one is surer, a short one sooner. On the horizons of seconds
-/// only the longest: what grows for half a minute is a request.
+/// Stretches that are looked at, in buckets, the longest first: a long one is surer, a short one
+/// sooner. On the horizons of seconds only the longest: what grows for half a minute is a request.
 const STRETCHES: [usize; 4] = [BUCKETS, 12, 8, 6];
 
 fn stretches(horizon: usize) -> &'static [usize] {
     &STRETCHES[..(horizon + 1).saturating_sub(1).clamp(1, STRETCHES.len())]
 }
 
-/// From this horizon on, 45 minutes by default, a bucket takes minutes to close; it is looked at while it fills, too.
+/// From this horizon on, 45 minutes by default, a bucket takes minutes to close; it is looked at
+/// while it fills, too.
 const LONG_HORIZON_MIN: usize = 4;
 
 /// Share of a stretch's buckets that must hold something: the design's 75 %.
 const PRESENT_MIN: f64 = 0.75;
 
-/// Growth at the beginning of a stretch, as a share of the whole stretch's, below which it began midway. Half leaves room
-/// for leaks that quicken.
+/// Growth at the beginning of a stretch, as a share of the whole stretch's, below which it began
+/// midway. Half leaves room for leaks that quicken.
 const EARLY_SHARE_MIN: f64 = 0.5;
 
-/// Growth at the end, as a share of the whole stretch's and of any longer horizon's so far, below which it is ending.
+/// Growth at the end, as a share of the whole stretch's and of any longer horizon's so far, below
+/// which it is ending.
 const RECENT_SHARE_MIN: f64 = 0.7;
 
-/// Growth that is no older than the horizons of seconds must be at least so fast: slower growth can be watched for longer.
+/// Growth that is no older than the horizons of seconds must be at least so fast: slower growth can
+/// be watched for longer.
 const FAST_BYTES_PER_SEC: f64 = 800_000.0;
 
 /// The first horizon that is not one of seconds: five minutes by default.
@@ -54,8 +60,9 @@ const BREATHING_SHARE: f64 = 0.01;
 /// How much more than it has ever given back a process must grow.
 const BREAKOUT: f64 = 3.0;
 
-/// Growth still goes on if the lowest of the next shorter horizon's newest buckets lies above the lowest of as many some
-/// buckets before, by this share of what the slope makes of the time between; so neither of them may be a tooth of a sawtooth.
+/// Growth still goes on if the lowest of the next shorter horizon's newest buckets lies above the
+/// lowest of as many some buckets before, by this share of what the slope makes of the time
+/// between; so neither of them may be a tooth of a sawtooth.
 const NOW_NEWEST_BUCKETS: usize = 3;
 const NOW_BUCKETS_BETWEEN: usize = 7;
 const NOW_SHARE_MIN: f64 = 0.5;
@@ -66,11 +73,12 @@ const NOW_SHARE_OF_STAIRS_MIN: f64 = 0.1;
 /// The least strict that any horizon may be.
 const SIGNIFICANCE_MAX: f64 = 1e-3;
 
-/// What is left of the confidence in a line that scatters as much as it rises, where so much is configured to be believed.
+/// What is left of the confidence in a line that scatters as much as it rises, where so much is
+/// configured to be believed.
 const CONFIDENCE_MIN: f64 = 0.05;
 
-/// Standard errors on either side of a slope in its interval: Student's t of 95 % at the fewest degrees of freedom that occur is 2.8,
-/// and floors scatter to one side.
+/// Standard errors on either side of a slope in its interval: Student's t of 95 % at the fewest
+/// degrees of freedom that occur is 2.8, and floors scatter to one side.
 const INTERVAL_ERRORS: f64 = 4.0;
 
 /// How growth began.
@@ -128,9 +136,11 @@ pub(super) trait Surroundings {
     fn headroom_bytes(&self) -> f64;
     /// The process's resident shared memory.
     fn shmem_bytes(&self) -> f64;
-    /// How much the other processes of the workload grew over so many of a horizon's last buckets, in KiB.
+    /// How much the other processes of the workload grew over so many of a horizon's last buckets,
+    /// in KiB.
     fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64;
-    /// How much more of the nearest limit is in use than so many seconds ago, in KiB; `None` where that is not known.
+    /// How much more of the nearest limit is in use than so many seconds ago, in KiB; `None` where
+    /// that is not known.
     fn limit_rose_kib(&self, secs: f64) -> Option<f64>;
 }
 
@@ -172,7 +182,9 @@ impl HorizonView<'_> {
         // Nearly every process stops here.
         let floor_kib = self.own_worth_kib();
         let stretches = stretches(self.horizon);
-        let rises = |stretch: usize| self.window.rise_kib(self.horizon, stretch - 1).is_none_or(|kib| kib >= floor_kib);
+        let rises = |stretch: usize| {
+            self.window.rise_kib(self.horizon, stretch - 1).is_none_or(|kib| kib >= floor_kib)
+        };
         if !stretches.iter().any(|stretch| rises(*stretch)) {
             return None;
         }
@@ -187,7 +199,10 @@ impl HorizonView<'_> {
         let grown_kib = last.y - first.y;
         let own_worth_kib = self.own_worth_kib().max(last.y * BREATHING_SHARE);
         let spans = last.x - first.x >= (buckets - 1) as f64;
-        if !spans || grown_kib < own_worth_kib || (points.len() as f64) < PRESENT_MIN * buckets as f64 {
+        if !spans
+            || grown_kib < own_worth_kib
+            || (points.len() as f64) < PRESENT_MIN * buckets as f64
+        {
             return None;
         }
         let others_kib = self.around.others_grew_kib(self.horizon, buckets);
@@ -203,15 +218,20 @@ impl HorizonView<'_> {
         }
         let bucket_secs = self.horizons.bucket_secs(self.horizon);
         let per_sec = KIB / bucket_secs;
-        let stretch = Stretch { points, slope_bytes_per_sec: line.slope * per_sec, grown_kib, others_kib };
+        let stretch =
+            Stretch { points, slope_bytes_per_sec: line.slope * per_sec, grown_kib, others_kib };
         // The newest step still rises, and neither end is markedly flatter than all of it.
-        let rising_still = last.y > points[points.len() - 2].y && self.grows_now(stretch.slope_bytes_per_sec);
-        let late_slope = even(points, &line, self.load.fell_to(self.horizon)).filter(|_| rising_still)?;
+        let rising_still =
+            last.y > points[points.len() - 2].y && self.grows_now(stretch.slope_bytes_per_sec);
+        let late_slope =
+            even(points, &line, self.load.fell_to(self.horizon)).filter(|_| rising_still)?;
         if self.horizon < MINUTES_HORIZON_MIN && stretch.slope_bytes_per_sec < FAST_BYTES_PER_SEC {
             return None;
         }
         let grown_secs = (last.x - first.x) * bucket_secs;
-        if !self.has_lasted(&stretch, grown_secs) || !self.nears_limit(grown_kib, stretch.together_kib(), grown_secs) {
+        if !self.has_lasted(&stretch, grown_secs)
+            || !self.nears_limit(grown_kib, stretch.together_kib(), grown_secs)
+        {
             return None;
         }
         let quickened = self.quickened(&stretch);
@@ -254,13 +274,19 @@ impl HorizonView<'_> {
         let floors = self.window.floors(shorter);
         let lowest = |to: usize| {
             let from = (to - NOW_NEWEST_BUCKETS) as f64;
-            let ys = floors.before(to as f64).iter().filter(|point| point.x >= from).map(|point| point.y);
+            let ys = floors
+                .before(to as f64)
+                .iter()
+                .filter(|point| point.x >= from)
+                .map(|point| point.y);
             ys.reduce(f64::min)
         };
         let makes_kib = |horizon: usize| {
-            slope_bytes_per_sec * NOW_BUCKETS_BETWEEN as f64 * self.horizons.bucket_secs(horizon) / KIB
+            slope_bytes_per_sec * NOW_BUCKETS_BETWEEN as f64 * self.horizons.bucket_secs(horizon)
+                / KIB
         };
-        let rose_kib = lowest(BUCKETS).zip(lowest(BUCKETS - NOW_BUCKETS_BETWEEN)).map(|(new, old)| new - old);
+        let rose_kib =
+            lowest(BUCKETS).zip(lowest(BUCKETS - NOW_BUCKETS_BETWEEN)).map(|(new, old)| new - old);
         if rose_kib.is_some_and(|kib| kib < NOW_SHARE_MIN * makes_kib(shorter)) {
             return false;
         }
@@ -269,17 +295,22 @@ impl HorizonView<'_> {
         rose_kib.is_none_or(|kib| kib >= NOW_SHARE_OF_STAIRS_MIN * makes_kib(shortest))
     }
 
-    /// Each horizon may err as often a day: one whose buckets are longer is asked less often, and may be less strict.
+    /// Each horizon may err as often a day: one whose buckets are longer is asked less often, and
+    /// may be less strict.
     fn significance(&self) -> f64 {
         let share = self.horizons.bucket_secs(self.horizon) / self.horizons.bucket_secs(0);
         (self.config.significance * share).min(SIGNIFICANCE_MAX)
     }
 }
 
-/// The slope of the later half, where neither half is markedly flatter than all of it; where the load fell to a share, so may the pace.
+/// The slope of the later half, where neither half is markedly flatter than all of it; where the
+/// load fell to a share, so may the pace.
 fn even(points: &[Point], line: &FittedLine, fell: f64) -> Option<f64> {
     let half = points.len().div_ceil(2);
-    let (early, late) = (FittedLine::through(&points[..half])?, FittedLine::through(&points[points.len() - half..])?);
+    let (early, late) = (
+        FittedLine::through(&points[..half])?,
+        FittedLine::through(&points[points.len() - half..])?,
+    );
     let is_even = early.slope >= EARLY_SHARE_MIN * line.slope
         && late.slope >= RECENT_SHARE_MIN * fell * line.slope.max(early.slope);
     is_even.then_some(late.slope)
@@ -291,7 +322,8 @@ impl Growth {
         self.headroom_bytes / (self.slope_bytes_per_sec + self.others_bytes_per_sec)
     }
 
-    /// How little the line's slope is in doubt, times how much of the pace is left at the end, times how much was seen.
+    /// How little the line's slope is in doubt, times how much of the pace is left at the end,
+    /// times how much was seen.
     pub(super) fn confidence(&self) -> f64 {
         let standard_error = self.slope_error_bytes_per_sec / INTERVAL_ERRORS;
         let sure = (1.0 - standard_error / self.slope_bytes_per_sec).max(CONFIDENCE_MIN);
@@ -308,6 +340,9 @@ mod tests {
         let looks = |closed: u8| due(closed, 8).collect::<Vec<_>>();
         assert_eq!(looks(0b0000_0101), [(0, Newest::Closed), (2, Newest::Closed)]);
         assert_eq!(looks(0b0000_1000), [(3, Newest::Closed), (4, Newest::Open)]);
-        assert_eq!(looks(0b0001_1000), [(3, Newest::Closed), (4, Newest::Closed), (5, Newest::Open)]);
+        assert_eq!(
+            looks(0b0001_1000),
+            [(3, Newest::Closed), (4, Newest::Closed), (5, Newest::Open)]
+        );
     }
 }

@@ -1,11 +1,14 @@
-//! The leak detector: which workload grows, steadily and without slowing, towards an end that is near enough to say so.
+//! The leak detector: which workload grows, steadily and without slowing, towards an end that is
+//! near enough to say so.
 //!
-//! Watching the host's total would find nothing: it moves for good reasons all day. One process's floor does not. A claim
-//! takes growth that passes every test of [`super::growth`] on some horizon, and a forecast that does not reach further
-//! than what was seen supports. It is made once for a workload, whichever of its processes leak, and stands until
-//! they stop, give back, or are gone and not replaced: a leak survives a restart, and a restart must not page twice.
-//! Cold start: the first `warm_up` of a process that starts under watch is not judged; then one horizon must pass.
-//! It refuses: page cache and file mappings (they are given back), and claims without a headroom to forecast against.
+//! Watching the host's total would find nothing: it moves for good reasons all day. One process's
+//! floor does not. A claim takes growth that passes every test of [`super::growth`] on some
+//! horizon, and a forecast that does not reach further than what was seen supports. It is made once
+//! for a workload, whichever of its processes leak, and stands until they stop, give back, or are
+//! gone and not replaced: a leak survives a restart, and a restart must not page twice. Cold start:
+//! the first `warm_up` of a process that starts under watch is not judged; then one horizon must
+//! pass. It refuses: page cache and file mappings (they are given back), and claims without a
+//! headroom to forecast against.
 
 mod claim;
 mod limit_history;
@@ -40,8 +43,8 @@ use crate::{
 /// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
 const PROCESSES_MAX: usize = 65_536;
 
-/// A gap between two scans above which the host is taken to have slept, and its processes with it: several of the longest
-/// interval that can be configured.
+/// A gap between two scans above which the host is taken to have slept, and its processes with it:
+/// several of the longest interval that can be configured.
 const ASLEEP_SECS_MIN: f64 = 300.0;
 
 /// Finds workloads that grow without end.
@@ -67,7 +70,8 @@ struct WatchedTime {
 }
 
 impl WatchedTime {
-    /// A scan begins: what lies between it and the last was slept through if it is too long for a stall.
+    /// A scan begins: what lies between it and the last was slept through if it is too long for a
+    /// stall.
     fn scan(&mut self, t: f64) {
         let passed_secs = self.last_scan_t.replace(t).map_or(0.0, |last_t| t - last_t);
         if passed_secs > ASLEEP_SECS_MIN {
@@ -114,7 +118,9 @@ impl LeakDetector {
                 self.untracked_total = self.untracked_total.saturating_add(1);
                 return;
             }
-            Entry::Vacant(entry) => entry.insert(Process::new(fact, now, context.scan, loading_secs, members)),
+            Entry::Vacant(entry) => {
+                entry.insert(Process::new(fact, now, context.scan, loading_secs, members))
+            }
         };
         if process.start_ticks != fact.id.start_ticks {
             self.claims.leave(context, process, "its pid now belongs to another process");
@@ -150,7 +156,8 @@ impl LeakDetector {
         match process.leak.as_deref().copied() {
             None => {
                 let around = self.around(fact, &headroom);
-                let growth = process.judge(now, (horizon, newest), &self.config, &self.horizons, &around)?;
+                let growth =
+                    process.judge(now, (horizon, newest), &self.config, &self.horizons, &around)?;
                 self.raise(context, fact, now, horizon, &growth, &headroom, findings);
             }
             Some(_) if newest == Newest::Open => {}
@@ -188,7 +195,8 @@ impl LeakDetector {
                 self.raise(context, fact, now, horizon, &growth, &headroom, findings);
             }
             Some(leak) => {
-                let followed = self.processes.get_mut(&pid)?.follow_troughs(leak, now, &self.horizons);
+                let followed =
+                    self.processes.get_mut(&pid)?.follow_troughs(leak, now, &self.horizons);
                 self.act(context, fact, &leak, followed, &headroom, findings);
             }
         }
@@ -243,13 +251,19 @@ impl LeakDetector {
     }
 
     fn count(&mut self, context: &Context<'_>, fact: &ProcessResourcesFact) {
-        if let Some(process) = self.processes.get_mut(&fact.id.pid).filter(|p| p.start_ticks == fact.id.start_ticks) {
+        if let Some(process) =
+            self.processes.get_mut(&fact.id.pid).filter(|p| p.start_ticks == fact.id.start_ticks)
+        {
             process.count(fact, self.clock.now(context.t), &self.horizons);
         }
     }
 
     fn restart(&mut self, context: &Context<'_>, id: ProcessId) {
-        let Some(process) = self.processes.get_mut(&id.pid).filter(|p| p.start_ticks == id.start_ticks) else { return };
+        let Some(process) =
+            self.processes.get_mut(&id.pid).filter(|p| p.start_ticks == id.start_ticks)
+        else {
+            return;
+        };
         self.claims.leave(context, process, "it replaced its program");
         process.begin_anew(self.clock.now(context.t), loading_secs(&self.config));
     }
@@ -295,7 +309,11 @@ impl Detector for LeakDetector {
     }
 
     fn held(&self) -> DetectorSize {
-        DetectorSize { tracked: self.processes.len(), raised: self.claims.len(), untracked_total: self.untracked_total }
+        DetectorSize {
+            tracked: self.processes.len(),
+            raised: self.claims.len(),
+            untracked_total: self.untracked_total,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Detectors: a bounded window and a rule each, from observations to verdicts.
 //!
-//! A detector is one file, one config struct and one line in [`crate::core::Core`]'s list. It is pure: `now` is the time of
-//! the observation, and what it knows of the host arrives with it. Every claim is raised once and cleared once; while it
-//! stands, a detector hands out fresh forecasts, which the policy reads and nobody prints.
+//! A detector is one file, one config struct and one line in [`crate::core::Core`]'s list. It is
+//! pure: `now` is the time of the observation, and what it knows of the host arrives with it. Every
+//! claim is raised once and cleared once; while it stands, a detector hands out fresh forecasts,
+//! which the policy reads and nobody prints.
 
 mod activity;
 mod confidence;
@@ -22,8 +23,8 @@ pub use leak::{LeakDetector, PROCESS_STATE_BYTES};
 pub use overload::OverloadDetector;
 pub use resources::ResourceDetector;
 pub use verdict::{
-    Bottleneck, Bound, CascadeRiskClaim, Claim, ClaimState, ExhaustionClaim, Harm, LeakClaim, OverloadClaim, Resource,
-    Severity, Sign, Spared, Verdict,
+    Bottleneck, Bound, CascadeRiskClaim, Claim, ClaimState, ExhaustionClaim, Harm, LeakClaim,
+    OverloadClaim, Resource, Severity, Sign, Spared, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
@@ -83,11 +84,12 @@ pub trait Detector {
     fn held(&self) -> DetectorSize;
 }
 
-/// A subject that this many scans have not shown is gone, even if nobody said so. A guess: scans miss a process that
-/// is being replaced, but hardly five times.
+/// A subject that this many scans have not shown is gone, even if nobody said so. A guess: scans
+/// miss a process that is being replaced, but hardly five times.
 const GONE_AFTER_SCANS: u32 = 5;
 
-/// Whether a subject last seen in `seen` is gone by the current scan. The scan that has just begun shows nothing yet.
+/// Whether a subject last seen in `seen` is gone by the current scan. The scan that has just begun
+/// shows nothing yet.
 fn is_gone(context: &Context<'_>, seen: u32) -> bool {
     context.scan.saturating_sub(seen) > GONE_AFTER_SCANS
 }

@@ -1,20 +1,26 @@
 //! The overload detector: which listener's accept queue stands, and when it overflows.
 //!
-//! A queue that forms and drains is a burst and healthy; one that never drains is an overload however short it is. So, as
-//! CoDel does, the rules look at how long the connection at the head has waited: a queue stands while that is not below
-//! `target`. A queue that stands is an overload on one of these grounds, and none of them while it is seen to drain:
+//! A queue that forms and drains is a burst and healthy; one that never drains is an overload
+//! however short it is. So, as CoDel does, the rules look at how long the connection at the head
+//! has waited: a queue stands while that is not below `target`. A queue that stands is an overload
+//! on one of these grounds, and none of them while it is seen to drain:
 //!
-//! - stuck: the same connection waits at the head and nothing is accepted, for seven tenths of `sustain`;
+//! - stuck: the same connection waits at the head and nothing is accepted, for seven tenths of
+//!   `sustain`;
 //! - near its limit for half of `sustain`;
-//! - filling: it grows from look to look while connections are accepted all along, and overflows within a second;
-//! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at nine tenths of capacity explain.
+//! - filling: it grows from look to look while connections are accepted all along, and overflows
+//!   within a second;
+//! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at
+//!   nine tenths of capacity explain.
 //!
-//! A queue that does not stand and drops connections again and again has a backlog that is too small. Where head age cannot be
-//! seen (a sensor without BPF, UNIX listeners), a stricter rule looks at depth: a quarter of the limit, for twice as long, or full
-//! and dropping; its claims say so and are less sure. Each claim names what the service runs short of, as far as that could be read.
-//! A head that has waited long proves how long its queue has stood, so that a run may begin before the first look.
-//! Cold start: none needed but the run itself. A gap between looks restarts the run and the forecast. Failure: a sensor
-//! that stops is a listener that vanishes. It refuses: an empty queue, whatever else is reported about it.
+//! A queue that does not stand and drops connections again and again has a backlog that is too
+//! small. Where head age cannot be seen (a sensor without BPF, UNIX listeners), a stricter rule
+//! looks at depth: a quarter of the limit, for twice as long, or full and dropping; its claims say
+//! so and are less sure. Each claim names what the service runs short of, as far as that could be
+//! read. A head that has waited long proves how long its queue has stood, so that a run may begin
+//! before the first look. Cold start: none needed but the run itself. A gap between looks restarts
+//! the run and the forecast. Failure: a sensor that stops is a listener that vanishes. It refuses:
+//! an empty queue, whatever else is reported about it.
 
 mod address;
 mod baseline;
@@ -37,8 +43,8 @@ use crate::{
     sense::{Fact, ListenerFact},
 };
 
-/// Listeners watched at once: twice as many as the sensor has room for, so that those that vanished and linger for a few scans
-/// crowd out none that came.
+/// Listeners watched at once: twice as many as the sensor has room for, so that those that vanished
+/// and linger for a few scans crowd out none that came.
 const LISTENERS_MAX: usize = 16_384;
 
 /// Finds listeners whose accept queue stands.
@@ -62,7 +68,9 @@ impl OverloadDetector {
 
     fn listener(&mut self, context: &Context<'_>, fact: &ListenerFact, findings: &mut Findings) {
         let key = (fact.netns, fact.addr.clone());
-        if self.sockets >= LISTENERS_MAX && !self.addresses.get(&key).is_some_and(|address| address.knows(fact)) {
+        if self.sockets >= LISTENERS_MAX
+            && !self.addresses.get(&key).is_some_and(|address| address.knows(fact))
+        {
             self.untracked_total = self.untracked_total.saturating_add(1);
             return;
         }

@@ -1,9 +1,10 @@
-//! Statistics over a handful of points: how steep they rise, how far they scatter, and whether that can be chance.
+//! Statistics over a handful of points: how steep they rise, how far they scatter, and whether that
+//! can be chance.
 //!
-//! The slope is the median over every pair of points, so one outlier cannot bend it. The scatter is the root mean square about
-//! that line, which an outlier does widen: it then takes longer until a trend is believed, never shorter.
-//! With at most [`POINTS_MAX`] points there are 120 pairs: cheaper than being clever.
-//! They refuse nothing: too few points give "no trend" and no slope.
+//! The slope is the median over every pair of points, so one outlier cannot bend it. The scatter is
+//! the root mean square about that line, which an outlier does widen: it then takes longer until a
+//! trend is believed, never shorter. With at most [`POINTS_MAX`] points there are 120 pairs:
+//! cheaper than being clever. They refuse nothing: too few points give "no trend" and no slope.
 
 /// Most points that are taken; the buckets of one horizon, or the recent depths of one queue.
 pub const POINTS_MAX: usize = 16;
@@ -84,19 +85,25 @@ pub fn theil_sen(points: &[Point]) -> Option<f64> {
     let middle = count / 2;
     let (lower, upper, _) = slopes.select_nth_unstable_by(middle, f64::total_cmp);
     let upper = *upper;
-    let lower = if count % 2 == 1 { upper } else { lower.iter().copied().fold(f64::NEG_INFINITY, f64::max) };
+    let lower = if count % 2 == 1 {
+        upper
+    } else {
+        lower.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    };
     Some(f64::midpoint(lower, upper))
 }
 
 /// Chance that Student's t with so many degrees of freedom exceeds `t`, which is positive.
 ///
-/// The finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4). Its error is absolute, some 1e-16,
-/// nine digits below the smallest significance that can be configured.
+/// The finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4). Its
+/// error is absolute, some 1e-16, nine digits below the smallest significance that can be
+/// configured.
 fn student_tail(t: f64, freedom: u32) -> f64 {
     let angle = (t / f64::from(freedom).sqrt()).atan();
     let (sine, cosine) = angle.sin_cos();
     let odd = freedom % 2 == 1;
-    let (mut term, mut sum) = if odd { (cosine, if freedom > 1 { cosine } else { 0.0 }) } else { (1.0, 1.0) };
+    let (mut term, mut sum) =
+        if odd { (cosine, if freedom > 1 { cosine } else { 0.0 }) } else { (1.0, 1.0) };
     let mut k = if odd { 3 } else { 2 };
     while k + 2 <= freedom {
         let (above, below) = (f64::from(k - 1), f64::from(k));
@@ -150,7 +157,8 @@ mod tests {
     #[test]
     fn scatter_makes_a_trend_less_sure_and_more_points_surer() {
         let noisy = |n: usize| {
-            let ys: Vec<_> = (0..n).map(|i| i as f64 + if i % 2 == 0 { 0.4 } else { -0.4 }).collect();
+            let ys: Vec<_> =
+                (0..n).map(|i| i as f64 + if i % 2 == 0 { 0.4 } else { -0.4 }).collect();
             FittedLine::through(&points(&ys)).unwrap().p_value()
         };
         assert!(noisy(8) < 1e-4 && noisy(16) < noisy(8) / 100.0, "{} {}", noisy(8), noisy(16));

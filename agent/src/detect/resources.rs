@@ -1,12 +1,14 @@
-//! The handle detector: which process leaks open files, threads, or sockets that it forgot to close, and when it hits its limit.
+//! The handle detector: which process leaks open files, threads, or sockets that it forgot to
+//! close, and when it hits its limit.
 //!
-//! These run out long before memory does, and take a service down as surely: a process with 1,024 files that leaks one a request
-//! dies at a request that can be foretold. Nearly every process's counts never move, so a process costs a few bytes until
-//! one of its counts has risen; only then is that count watched, see [`watch`].
-//! A claim is about one process and one kind, and is gone with the process: handles do not outlive it. Sockets in CLOSE_WAIT
-//! are files too, and are counted as sockets alone, so that no leak is told twice.
-//! Cold start: what is held at first sight is taken as needed. Failure: a count that is not seen is not judged.
-//! It refuses claims without a name, limits that no fact tells (threads have none), and what load explains.
+//! These run out long before memory does, and take a service down as surely: a process with 1,024
+//! files that leaks one a request dies at a request that can be foretold. Nearly every process's
+//! counts never move, so a process costs a few bytes until one of its counts has risen; only then
+//! is that count watched, see [`watch`]. A claim is about one process and one kind, and is gone
+//! with the process: handles do not outlive it. Sockets in CLOSE_WAIT are files too, and are
+//! counted as sockets alone, so that no leak is told twice. Cold start: what is held at first sight
+//! is taken as needed. Failure: a count that is not seen is not judged. It refuses claims without a
+//! name, limits that no fact tells (threads have none), and what load explains.
 
 mod candidate;
 mod claim;
@@ -26,13 +28,16 @@ use crate::sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact};
 /// Processes known at once: as many as the leak detector watches.
 const PROCESSES_MAX: usize = 65_536;
 
-/// Processes of which a count rises at once. At a KiB each, the worst case, that is 8 MiB; a host shows a dozen.
+/// Processes of which a count rises at once. At a KiB each, the worst case, that is 8 MiB; a host
+/// shows a dozen.
 const SUSPECTS_MAX: usize = 8_192;
 
-/// Looks that a process is not shown in before it is forgotten; its claims end sooner, with the scans that do not show it.
+/// Looks that a process is not shown in before it is forgotten; its claims end sooner, with the
+/// scans that do not show it.
 const GONE_AFTER_LOOKS: u16 = 5;
 
-/// A gap between two counts above which the host is taken to have slept: many of the sensor's periods.
+/// A gap between two counts above which the host is taken to have slept: many of the sensor's
+/// periods.
 const ASLEEP_SECS_MIN: f64 = 300.0;
 
 /// Finds processes that leak files, threads or sockets.
@@ -55,7 +60,10 @@ struct ProcessCounts {
     /// Where the next rise of each count begins.
     tops: kind::Tops,
 }
-const _: () = assert!(size_of::<ProcessCounts>() <= 12, "with the leak detector's part a process may cost 512 bytes");
+const _: () = assert!(
+    size_of::<ProcessCounts>() <= 12,
+    "with the leak detector's part a process may cost 512 bytes"
+);
 
 /// Looks at all processes, and the time that was watched.
 #[derive(Default)]
@@ -85,13 +93,20 @@ impl ScanHistory {
 
 impl ProcessCounts {
     fn new(fact: &ProcessResourcesFact) -> Self {
-        let tops = KINDS.each_ref().map(|kind| kind.look(fact).map_or(0, |look| kind::saturated(look.count)));
+        let tops = KINDS
+            .each_ref()
+            .map(|kind| kind.look(fact).map_or(0, |look| kind::saturated(look.count)));
         Self { start_ticks: fact.id.start_ticks as u32, look: 0, tops }
     }
 }
 
 impl ResourceDetector {
-    fn handles(&mut self, context: &Context<'_>, fact: &ProcessResourcesFact, findings: &mut Findings) {
+    fn handles(
+        &mut self,
+        context: &Context<'_>,
+        fact: &ProcessResourcesFact,
+        findings: &mut Findings,
+    ) {
         if self.looks.note(context) {
             let number = self.looks.number;
             self.known.retain(|_, known| number.wrapping_sub(known.look) <= GONE_AFTER_LOOKS);
@@ -133,17 +148,27 @@ impl ResourceDetector {
 
     /// Forgets whoever had a process's pid before it.
     fn replace(&mut self, context: &Context<'_>, id: ProcessId, findings: &mut Findings) {
-        let other_known = self.known.get(&id.pid).is_some_and(|known| known.start_ticks != id.start_ticks as u32);
-        let other_suspect = self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks != id.start_ticks);
+        let other_known =
+            self.known.get(&id.pid).is_some_and(|known| known.start_ticks != id.start_ticks as u32);
+        let other_suspect =
+            self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks != id.start_ticks);
         if other_known || other_suspect {
             self.forget(context, id.pid, "its pid now belongs to another process", findings);
         }
     }
 
     /// A process is gone, or another program now.
-    fn end(&mut self, context: &Context<'_>, id: ProcessId, because: &str, findings: &mut Findings) {
-        let is_known = self.known.get(&id.pid).is_some_and(|known| known.start_ticks == id.start_ticks as u32);
-        let is_suspect = self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks == id.start_ticks);
+    fn end(
+        &mut self,
+        context: &Context<'_>,
+        id: ProcessId,
+        because: &str,
+        findings: &mut Findings,
+    ) {
+        let is_known =
+            self.known.get(&id.pid).is_some_and(|known| known.start_ticks == id.start_ticks as u32);
+        let is_suspect =
+            self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks == id.start_ticks);
         if is_known || is_suspect {
             self.forget(context, id.pid, because, findings);
         }

@@ -1,9 +1,10 @@
 //! What a process comes down to, however long its teeth are: the floors of a sawtooth.
 //!
-//! A collector of minutes, a cache that is emptied now and then, a batch: their teeth are longer than a bucket, so that its floor
-//! is some height of a tooth. The turning points are what tells: a trough is the lowest between a fall and a rise that
-//! both are markedly more than the process breathes. Read off floors of a bucket's length, so that teeth of seconds make none.
-//! Cold start: the first trough is that after the first fall. It refuses nothing.
+//! A collector of minutes, a cache that is emptied now and then, a batch: their teeth are longer
+//! than a bucket, so that its floor is some height of a tooth. The turning points are what tells: a
+//! trough is the lowest between a fall and a rise that both are markedly more than the process
+//! breathes. Read off floors of a bucket's length, so that teeth of seconds make none. Cold start:
+//! the first trough is that after the first fall. It refuses nothing.
 
 use super::regression::Point;
 
@@ -54,7 +55,8 @@ impl Default for Troughs {
 }
 
 impl Troughs {
-    /// Takes the floor of a bucket; `least` is the smallest fall that counts. True if a trough was completed.
+    /// Takes the floor of a bucket; `least` is the smallest fall that counts. True if a trough was
+    /// completed.
     pub fn see(&mut self, bucket: u32, floor: u16, least: f64) -> bool {
         let (bucket, height) = (bucket as u16, f64::from(floor));
         let fall = least.max(FALL_SHARE * height).max(FALL_OF_DEEPEST * f64::from(self.deepest));
@@ -91,10 +93,10 @@ impl Troughs {
     pub fn points(&self) -> impl Iterator<Item = Point> {
         let from = TROUGHS - usize::from(self.len);
         let oldest = self.at[from.min(TROUGHS - 1)];
-        self.at[from..]
-            .iter()
-            .zip(&self.floors[from..])
-            .map(move |(at, floor)| Point { x: f64::from(at.wrapping_sub(oldest)), y: f64::from(*floor) })
+        self.at[from..].iter().zip(&self.floors[from..]).map(move |(at, floor)| Point {
+            x: f64::from(at.wrapping_sub(oldest)),
+            y: f64::from(*floor),
+        })
     }
 
     /// Buckets since the last trough, at most 2^16; `None` before the first.
@@ -109,7 +111,9 @@ impl Troughs {
 
     /// The window's unit was doubled.
     pub fn halve(&mut self) {
-        for height in self.floors.iter_mut().chain([&mut self.turn, &mut self.deepest, &mut self.past_peak]) {
+        for height in
+            self.floors.iter_mut().chain([&mut self.turn, &mut self.deepest, &mut self.past_peak])
+        {
             *height >>= 1;
         }
     }
@@ -143,7 +147,10 @@ mod tests {
         assert_eq!(points(&seen(&[100, 104, 98, 103, 99, 105, 97])), []);
         assert_eq!(points(&seen(&[100, 200, 300, 400, 500])), []);
         // A ripple in a deep fall is no trough of its own.
-        assert_eq!(points(&seen(&[100, 900, 100, 900, 500, 515, 100, 600])), [(0.0, 100.0), (4.0, 100.0)]);
+        assert_eq!(
+            points(&seen(&[100, 900, 100, 900, 500, 515, 100, 600])),
+            [(0.0, 100.0), (4.0, 100.0)]
+        );
     }
 
     #[test]

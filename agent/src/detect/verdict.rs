@@ -1,6 +1,7 @@
 //! What a detector claims, with its evidence and forecast.
 //!
-//! The serialised form is what `spillway replay` and `spillway run --json` print, one object a line.
+//! The serialised form is what `spillway replay` and `spillway run --json` print, one object a
+//! line.
 
 use std::sync::Arc;
 
@@ -16,9 +17,11 @@ pub struct Verdict {
     /// What is claimed, about whom.
     #[serde(flatten)]
     pub claim: Claim,
-    /// Seconds until what leaks runs out or the accept queue overflows; `None` where nothing is forecast.
+    /// Seconds until what leaks runs out or the accept queue overflows; `None` where nothing is
+    /// forecast.
     pub exhaustion_secs: Option<f64>,
-    /// 95 % of it, soonest first; `None` where growth is too uncertain to say, and where nothing is forecast.
+    /// 95 % of it, soonest first; `None` where growth is too uncertain to say, and where nothing is
+    /// forecast.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exhaustion_interval_secs: Option<[f64; 2]>,
     /// How sure the detector is, 0 to 1.
@@ -40,7 +43,8 @@ pub struct Harm {
     /// Reason for it, for a person.
     #[serde(rename = "severity_why")]
     pub reason: String,
-    /// Set if a service or the whole host is at stake: only then the node may be drained, or get less work, for it.
+    /// Set if a service or the whole host is at stake: only then the node may be drained, or get
+    /// less work, for it.
     #[serde(skip)]
     pub is_nodes: bool,
 }
@@ -275,7 +279,8 @@ pub enum Bottleneck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sign {
-    /// More connections come than before while the service accepts as it did: load of peers that failed.
+    /// More connections come than before while the service accepts as it did: load of peers that
+    /// failed.
     LoadSurge,
     /// More come while fewer are accepted: clients try again.
     RetryStorm,

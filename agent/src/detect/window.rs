@@ -1,14 +1,14 @@
 //! What a process weighed lately, at several time scales at once, in a few hundred bytes.
 //!
-//! Each horizon is a ring of [`BUCKETS`] equal buckets. A closed bucket keeps the *lowest* weight seen in it: the floor
-//! that a garbage collector returns to, so that a sawtooth shorter than a bucket vanishes by itself, and a longer
-//! horizon, whose buckets are longer, hides longer ones. A bucket in which nothing was seen is missing, never zero:
-//! a gap (a suspended host, a stalled sensor) costs points and invents none.
-//! Floors are 16 bits wide in a unit that all share: a KiB for small processes, doubled whenever a heavier weight comes, so that
-//! what is lost is never more than a part in 32,768 of the heaviest.
-//! Beside them it keeps the troughs of teeth that are longer than a bucket (see [`super::troughs`]), and what the process lately weighed
-//! at most.
-//! Cold start: a window is empty until its first bucket closes. It refuses time that runs backwards.
+//! Each horizon is a ring of [`BUCKETS`] equal buckets. A closed bucket keeps the *lowest* weight
+//! seen in it: the floor that a garbage collector returns to, so that a sawtooth shorter than a
+//! bucket vanishes by itself, and a longer horizon, whose buckets are longer, hides longer ones. A
+//! bucket in which nothing was seen is missing, never zero: a gap (a suspended host, a stalled
+//! sensor) costs points and invents none. Floors are 16 bits wide in a unit that all share: a KiB
+//! for small processes, doubled whenever a heavier weight comes, so that what is lost is never more
+//! than a part in 32,768 of the heaviest. Beside them it keeps the troughs of teeth that are longer
+//! than a bucket (see [`super::troughs`]), and what the process lately weighed at most. Cold start:
+//! a window is empty until its first bucket closes. It refuses time that runs backwards.
 
 use std::time::Duration;
 
@@ -28,14 +28,15 @@ pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
 /// Floors are handed out in KiB.
 pub const KIB: f64 = 1024.0;
 
-/// The horizon of which the floors are read for troughs: 15 minutes by default, so that teeth shorter than a minute make none.
+/// The horizon of which the floors are read for troughs: 15 minutes by default, so that teeth
+/// shorter than a minute make none.
 const TROUGH_HORIZON: usize = 3;
 
 /// A fall by less than this is none: counters are off by some pages a CPU.
 const FALL_MIN_KIB: f64 = 2_048.0;
 
-/// In this time a peak is forgotten to its e-th part where scans come often, else more slowly. A guess: a batch of every hour or so is
-/// remembered.
+/// In this time a peak is forgotten to its e-th part where scans come often, else more slowly. A
+/// guess: a batch of every hour or so is remembered.
 const PEAK_SECS: f64 = 7_200.0;
 
 /// Marks a bucket in which nothing was seen.
@@ -51,7 +52,8 @@ pub struct Horizons {
 impl Horizons {
     /// Takes the first [`HORIZONS_MAX`] spans that are longer than zero, in ascending order.
     pub fn new(spans: &[Duration]) -> Self {
-        let mut spans: Vec<f64> = spans.iter().map(Duration::as_secs_f64).filter(|secs| *secs > 0.0).collect();
+        let mut spans: Vec<f64> =
+            spans.iter().map(Duration::as_secs_f64).filter(|secs| *secs > 0.0).collect();
         spans.sort_by(f64::total_cmp);
         let mut bucket_secs = [f64::INFINITY; HORIZONS_MAX];
         for (slot, secs) in bucket_secs.iter_mut().zip(&spans) {
@@ -93,7 +95,8 @@ pub struct Window {
     age_secs: f64,
     /// The open bucket's floor so far; `MISSING` until something is seen.
     open_floor: [u16; HORIZONS_MAX],
-    /// Highest floor that has left the ring: what the process has weighed before and come back from.
+    /// Highest floor that has left the ring: what the process has weighed before and come back
+    /// from.
     past_peak: [u16; HORIZONS_MAX],
     troughs: Troughs,
     /// What it lately weighed at most, in KiB.
@@ -135,7 +138,8 @@ pub struct Closed {
     pub trough: bool,
 }
 
-/// The buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
+/// The buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in
+/// KiB.
 #[derive(Debug, Clone, Copy)]
 pub struct BucketFloors {
     points: [Point; BUCKETS],
@@ -188,7 +192,8 @@ impl Window {
             // Saturates: negative ages land in bucket 0, ages past 2^32 buckets in the last.
             let bucket = (age_secs / bucket_secs) as u32;
             // Nearly always the bucket is still the same, and within the ring its place says so.
-            let within = age_secs >= before_secs && age_secs - before_secs < bucket_secs * (BUCKETS - 1) as f64;
+            let within = age_secs >= before_secs
+                && age_secs - before_secs < bucket_secs * (BUCKETS - 1) as f64;
             if within && place(bucket) == self.open[horizon] {
                 self.open_floor[horizon] = self.open_floor[horizon].min(weight);
                 continue;
@@ -237,7 +242,8 @@ impl Window {
         (u64::from(floor) << self.shift) as f64
     }
 
-    /// Closes the open bucket, marks those between as missing, and opens `bucket`; returns the floor of the closed one.
+    /// Closes the open bucket, marks those between as missing, and opens `bucket`; returns the
+    /// floor of the closed one.
     fn close(&mut self, horizon: usize, open: u32, bucket: u32) -> u16 {
         let floor = self.open_floor[horizon];
         self.store(horizon, open, floor);
@@ -270,7 +276,11 @@ impl Window {
         let oldest = usize::from(self.open[horizon]) + usize::from(open);
         for x in 0..BUCKETS {
             let is_open = open && x + 1 == BUCKETS;
-            let floor = if is_open { self.open_floor[horizon] } else { self.floors[horizon][(oldest + x) % BUCKETS] };
+            let floor = if is_open {
+                self.open_floor[horizon]
+            } else {
+                self.floors[horizon][(oldest + x) % BUCKETS]
+            };
             if floor != MISSING {
                 floors.points[floors.len] = Point { x: x as f64, y: self.kib(floor) };
                 floors.len += 1;
@@ -279,11 +289,12 @@ impl Window {
         floors
     }
 
-    /// How much higher the newest floor of a horizon is than the one `back` buckets before, in KiB; `None` where either is
-    /// missing. The cheapest look there is.
+    /// How much higher the newest floor of a horizon is than the one `back` buckets before, in KiB;
+    /// `None` where either is missing. The cheapest look there is.
     pub fn rise_kib(&self, horizon: usize, back: usize) -> Option<f64> {
         let newest = usize::from(self.open[horizon]) + BUCKETS - 1;
-        let [older, newest] = [newest.wrapping_sub(back), newest].map(|at| self.floors[horizon][at % BUCKETS]);
+        let [older, newest] =
+            [newest.wrapping_sub(back), newest].map(|at| self.floors[horizon][at % BUCKETS]);
         (older != MISSING && newest != MISSING).then(|| self.kib(newest) - self.kib(older))
     }
 
@@ -385,7 +396,9 @@ mod tests {
         for t in 0..20 {
             window.observe(&horizons, f64::from(t), u64::from(t as u32) * MIB);
         }
-        let newest = |newest| window.floors_to(0, newest).points().last().map(|point| (point.x, point.y / 1024.0));
+        let newest = |newest| {
+            window.floors_to(0, newest).points().last().map(|point| (point.x, point.y / 1024.0))
+        };
         assert_eq!(newest(Newest::Closed), Some((15.0, 18.0)));
         assert_eq!(newest(Newest::Open), Some((15.0, 19.0)));
         assert_eq!(window.floors_to(0, Newest::Open).points().len(), BUCKETS);
@@ -400,7 +413,9 @@ mod tests {
         };
         assert_eq!(peak_mib(0.0, 500), 500.0);
         assert!((450.0..500.0).contains(&peak_mib(600.0, 100)));
-        let later = (11..600).map(|minute| peak_mib(f64::from(minute) * 60.0, 100)).fold(0.0, |_, peak| peak);
+        let later = (11..600)
+            .map(|minute| peak_mib(f64::from(minute) * 60.0, 100))
+            .fold(0.0, |_, peak| peak);
         assert!((100.0..105.0).contains(&later), "{later}");
     }
 }

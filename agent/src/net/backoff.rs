@@ -1,7 +1,8 @@
-//! When a request is sent again that nobody answered: soon, then ever later, and not after its deadline.
+//! When a request is sent again that nobody answered: soon, then ever later, and not after its
+//! deadline.
 //!
-//! Pure: chance and time are arguments. The first retry comes within a second, because most failures are short; jitter keeps a fleet that fails
-//! together from asking together.
+//! Pure: chance and time are arguments. The first retry comes within a second, because most
+//! failures are short; jitter keeps a fleet that fails together from asking together.
 
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ impl Backoff {
         (self.until - now).max(0.0)
     }
 
-    /// When to send it again, after it failed at `now`; `None` where that would be too late. `asked_for` is how long the other side wants
-    /// to be left alone, `chance` from 0 to 1.
+    /// When to send it again, after it failed at `now`; `None` where that would be too late.
+    /// `asked_for` is how long the other side wants to be left alone, `chance` from 0 to 1.
     pub fn next(&mut self, now: f64, asked_for: Option<Duration>, chance: f64) -> Option<f64> {
         let most = (FIRST_SECS * 2.0_f64.powi(self.tried)).min(MOST_SECS);
         self.tried = (self.tried + 1).min(16);

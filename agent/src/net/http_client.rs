@@ -1,9 +1,12 @@
-//! One request over HTTPS, and its answer: for what asks others, each on a thread of its own and never on the loop.
+//! One request over HTTPS, and its answer: for what asks others, each on a thread of its own and
+//! never on the loop.
 //!
-//! One deadline holds for all of it, from the look-up of the name to the last byte, because what is not awaited any more is dropped. A
-//! body is read up to a bound and no further. No redirect is followed, so that a token goes nowhere but where it was meant to, no proxy
-//! is asked, and nothing is compressed. Files are read anew by each client: certificates are replaced while the agent runs.
-//! Plain HTTP is spoken where the address says so; whoever configures addresses says which may.
+//! One deadline holds for all of it, from the look-up of the name to the last byte, because what is
+//! not awaited any more is dropped. A body is read up to a bound and no further. No redirect is
+//! followed, so that a token goes nowhere but where it was meant to, no proxy is asked, and nothing
+//! is compressed. Files are read anew by each client: certificates are replaced while the agent
+//! runs. Plain HTTP is spoken where the address says so; whoever configures addresses says which
+//! may.
 
 use std::{
     cell::Cell,
@@ -54,7 +57,8 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Who is asked and trusted, and who asks.
 #[derive(Debug, Clone)]
 pub struct TlsOptions {
-    /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that this host trusts.
+    /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that
+    /// this host trusts.
     pub ca_file: Option<PathBuf>,
     /// What this client shows of itself, where it is asked to.
     pub client: Option<ClientFiles>,
@@ -151,7 +155,8 @@ impl Response {
         if let Ok(secs) = text.parse() {
             return Some(Duration::from_secs(secs));
         }
-        let at = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let at =
+            httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         Some(at.saturating_sub(Duration::from_millis(unix_ms)))
     }
 }
@@ -167,8 +172,10 @@ impl HttpClient {
             Some(ca_file) => roots_in(ca_file)?,
             None => roots_of_host(),
         };
-        let failed =
-            |error: rustls::Error| HttpError::Failed { phase: RequestPhase::Handshaking, why: error.to_string() };
+        let failed = |error: rustls::Error| HttpError::Failed {
+            phase: RequestPhase::Handshaking,
+            why: error.to_string(),
+        };
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(failed)?
@@ -176,8 +183,11 @@ impl HttpClient {
         let mut config = match &identity.client {
             None => config.with_no_client_auth(),
             Some(ClientFiles { cert_file, key_file }) => {
-                let key = PrivateKeyDer::from_pem_slice(&read_as(key_file, FileRules::secret(FILE_BYTES_MAX))?)
-                    .map_err(|error| unusable(key_file, error))?;
+                let key = PrivateKeyDer::from_pem_slice(&read_as(
+                    key_file,
+                    FileRules::secret(FILE_BYTES_MAX),
+                )?)
+                .map_err(|error| unusable(key_file, error))?;
                 config
                     .with_client_auth_cert(certificates(cert_file)?, key)
                     .map_err(|error| unusable(key_file, error))?
@@ -187,19 +197,29 @@ impl HttpClient {
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Sends a request to the host that its address names, and reads the answer. Blocks for at most `bounds.within`: not for the
-    /// daemon's loop.
+    /// Sends a request to the host that its address names, and reads the answer. Blocks for at most
+    /// `bounds.within`: not for the daemon's loop.
     ///
     /// # Errors
     ///
     /// Where there is no whole answer.
-    pub fn send(&self, request: Request<Bytes>, bounds: RequestLimits) -> Result<Response, HttpError> {
+    pub fn send(
+        &self,
+        request: Request<Bytes>,
+        bounds: RequestLimits,
+    ) -> Result<Response, HttpError> {
         let phase = Cell::new(RequestPhase::Resolving);
-        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed { phase: phase.get(), why: chain(why) };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-        let asked = runtime
-            .block_on(async { timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await });
+        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed {
+            phase: phase.get(),
+            why: chain(why),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| failed(&error))?;
+        let asked = runtime.block_on(async {
+            timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await
+        });
         asked.unwrap_or_else(|_| Err(HttpError::Late { within: bounds.within, phase: phase.get() }))
     }
 
@@ -229,7 +249,10 @@ impl HttpClient {
         body_bytes_max: usize,
         phase: &Cell<RequestPhase>,
     ) -> Result<Response, HttpError> {
-        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed { phase: phase.get(), why: chain(why) };
+        let failed = |why: &(dyn StdError + 'static)| HttpError::Failed {
+            phase: phase.get(),
+            why: chain(why),
+        };
         let RequestTarget { host, port, authority, is_plain } = target(request.uri())?;
         let name = ServerName::try_from(host.clone()).map_err(|_| HttpError::Address)?;
         let addresses = resolve(&host, port).await.map_err(|error| failed(&error))?;
@@ -240,7 +263,9 @@ impl HttpClient {
         phase.set(RequestPhase::Handshaking);
         let stream: Box<dyn Stream> = match is_plain {
             true => Box::new(stream),
-            false => Box::new(self.tls.connect(name, stream).await.map_err(|error| failed(&error))?),
+            false => {
+                Box::new(self.tls.connect(name, stream).await.map_err(|error| failed(&error))?)
+            }
         };
 
         phase.set(RequestPhase::Asking);
@@ -252,15 +277,22 @@ impl HttpClient {
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-        // It ends with the runtime at the latest; what it has to say of a failure the answer says too.
+        let (mut sender, connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+        // It ends with the runtime at the latest; what it has to say of a failure the answer says
+        // too.
         tokio::spawn(connection);
-        let answer = sender.send_request(request.map(Full::new)).await.map_err(|error| failed(&error))?;
+        let answer =
+            sender.send_request(request.map(Full::new)).await.map_err(|error| failed(&error))?;
 
         phase.set(RequestPhase::Reading);
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { HttpError::TooLarge(body_bytes_max) } else { failed(error.as_ref()) }
+            if error.is::<LengthLimitError>() {
+                HttpError::TooLarge(body_bytes_max)
+            } else {
+                failed(error.as_ref())
+            }
         })?;
         Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
@@ -339,7 +371,11 @@ fn roots_of_host() -> RootCertStore {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {
     let certificates = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| unusable(path, error))?;
-    if certificates.is_empty() { Err(unusable(path, "there is no certificate in it")) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(unusable(path, "there is no certificate in it"))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, HttpError> {
@@ -347,7 +383,8 @@ fn read(path: &Path) -> Result<Vec<u8>, HttpError> {
 }
 
 fn read_as(path: &Path, rules: FileRules) -> Result<Vec<u8>, HttpError> {
-    trusted::read(path, PathRules::NAMED, rules).map_err(|error| unusable(path, trusted::reason(&error, path)))
+    trusted::read(path, PathRules::NAMED, rules)
+        .map_err(|error| unusable(path, trusted::reason(&error, path)))
 }
 
 fn unusable(path: &Path, why: impl ToString) -> HttpError {
@@ -357,7 +394,9 @@ fn unusable(path: &Path, why: impl ToString) -> HttpError {
 /// An error with all that is behind it: the outermost often says only where it comes from.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut told = error.to_string();
-    for cause in std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string) {
+    for cause in
+        std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string)
+    {
         if !told.ends_with(&cause) {
             told = format!("{told}: {cause}");
         }
@@ -384,12 +423,17 @@ mod tests {
     #[test]
     fn an_address_names_a_host_a_port_and_nobodys_password() {
         let of = |uri: &str| {
-            let RequestTarget { host, port, authority, is_plain } = target(&uri.parse().unwrap()).ok()?;
+            let RequestTarget { host, port, authority, is_plain } =
+                target(&uri.parse().unwrap()).ok()?;
             Some((host, port, authority.to_str().unwrap().to_owned(), is_plain))
         };
-        let told =
-            |host: &str, port, header: &str, is_plain| Some((host.to_owned(), port, header.to_owned(), is_plain));
-        assert_eq!(of("https://lb.internal/drain?a=b"), told("lb.internal", 443, "lb.internal", false));
+        let told = |host: &str, port, header: &str, is_plain| {
+            Some((host.to_owned(), port, header.to_owned(), is_plain))
+        };
+        assert_eq!(
+            of("https://lb.internal/drain?a=b"),
+            told("lb.internal", 443, "lb.internal", false)
+        );
         assert_eq!(of("https://10.0.0.1:6443/"), told("10.0.0.1", 6443, "10.0.0.1:6443", false));
         assert_eq!(of("https://[fd00::1]:6443/"), told("fd00::1", 6443, "[fd00::1]:6443", false));
         assert_eq!(of("http://alertmanager/"), told("alertmanager", 80, "alertmanager", true));

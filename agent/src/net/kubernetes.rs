@@ -1,9 +1,11 @@
-//! The Kubernetes API, as a pod of the cluster sees it: where it is, who asks, and what it is asked.
+//! The Kubernetes API, as a pod of the cluster sees it: where it is, who asks, and what it is
+//! asked.
 //!
-//! Only what no file of the node tells is asked, which is the labels of its pods, and only of this node, without what else there is about
-//! them, and from the API server's memory rather than its database: lists of a whole cluster are how agents have brought API servers down.
-//! The token and the certificates are read at each question, because they are replaced while a pod runs. Failure: every cause is told with
-//! what to do about it, and never with the token.
+//! Only what no file of the node tells is asked, which is the labels of its pods, and only of this
+//! node, without what else there is about them, and from the API server's memory rather than its
+//! database: lists of a whole cluster are how agents have brought API servers down. The token and
+//! the certificates are read at each question, because they are replaced while a pod runs. Failure:
+//! every cause is told with what to do about it, and never with the token.
 
 use std::{collections::BTreeMap, env, path::PathBuf, time::Duration};
 
@@ -27,20 +29,23 @@ const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
 const NODE: &str = "NODE_NAME";
 
-/// An API server answers such a list within milliseconds. What is late is told after five seconds, and a limit is to be set by then.
+/// An API server answers such a list within milliseconds. What is late is told after five seconds,
+/// and a limit is to be set by then.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// A pod's metadata has some kilobytes and a node 110 pods, or some hundreds. An API server that does not know how to leave out the rest
-/// gives some ten kilobytes each.
+/// A pod's metadata has some kilobytes and a node 110 pods, or some hundreds. An API server that
+/// does not know how to leave out the rest gives some ten kilobytes each.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Largest token; one has about a kilobyte.
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
 
 /// Metadata alone, which every API server since 1.15 gives; else all there is.
-const ACCEPTED: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
+const ACCEPTED: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
 
-/// The hash by which the kubelet knows a pod that it has from a file; the API knows it by another uid.
+/// The hash by which the kubelet knows a pod that it has from a file; the API knows it by another
+/// uid.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The API of the cluster that this node belongs to.
@@ -57,7 +62,8 @@ pub struct Api {
 pub struct Pod {
     /// Its uid.
     pub uid: String,
-    /// The one by which the kubelet knows it, where that is another: of a pod from a file the API has but the likeness.
+    /// The one by which the kubelet knows it, where that is another: of a pod from a file the API
+    /// has but the likeness.
     pub mirrored: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -152,10 +158,13 @@ impl Api {
     ///
     /// Which variable is missing or makes no sense.
     pub fn from_env(service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
-        const IN_A_POD: &str = "every pod has it; elsewhere set it, and kubernetes.service_account_dir";
+        const IN_A_POD: &str =
+            "every pod has it; elsewhere set it, and kubernetes.service_account_dir";
         let host = variable(HOST, IN_A_POD)?;
         let port = variable(PORT, IN_A_POD)?;
-        let port = port.parse().map_err(|_| wrong(PORT, format!("{port:?}, which is no port"), IN_A_POD))?;
+        let port = port
+            .parse()
+            .map_err(|_| wrong(PORT, format!("{port:?}, which is no port"), IN_A_POD))?;
         let downward = "in a pod's manifest take it from spec.nodeName by a fieldRef";
         Self::new(&host, port, variable(NODE, downward)?, service_account_dir)
     }
@@ -165,9 +174,15 @@ impl Api {
     /// # Errors
     ///
     /// Where no node can have such a name.
-    pub fn new(host: &str, port: u16, node: String, service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
+    pub fn new(
+        host: &str,
+        port: u16,
+        node: String,
+        service_account_dir: PathBuf,
+    ) -> Result<Self, KubernetesError> {
         // It becomes part of an address.
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+        let is_name =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
         if node.is_empty() || !node.chars().all(is_name) {
             let hint = "a node's name has lowercase letters, digits, dashes and dots";
             return Err(wrong(NODE, format!("{node:?}, which no node is called"), hint));
@@ -186,16 +201,24 @@ impl Api {
     ///
     /// Why they are not known.
     pub fn pods(&self) -> Result<Vec<Pod>, KubernetesError> {
-        let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
+        let path =
+            format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);
         let (answer, hidden) = self.get(&path)?;
         let harmless = |text: &str| harmless(&hidden.mask_text(text));
         if answer.status != StatusCode::OK {
             let said = serde_json::from_slice::<ApiStatus>(&answer.body)
                 .map(|status| format!(": {}", harmless(&status.message)));
             let message = said.unwrap_or_default();
-            return Err(KubernetesError::Status { authority: self.authority.clone(), status: answer.status, message });
+            return Err(KubernetesError::Status {
+                authority: self.authority.clone(),
+                status: answer.status,
+                message,
+            });
         }
-        let garbage = |why: String| KubernetesError::Garbage { authority: self.authority.clone(), why: harmless(&why) };
+        let garbage = |why: String| KubernetesError::Garbage {
+            authority: self.authority.clone(),
+            why: harmless(&why),
+        };
         parse_pods(&answer.body).map_err(garbage)
     }
 
@@ -203,7 +226,8 @@ impl Api {
     fn get(&self, path: &str) -> Result<(Response, Redactor), KubernetesError> {
         let failed = |error| KubernetesError::Https { authority: self.authority.clone(), error };
         let ca_file = self.service_account_dir.join("ca.crt");
-        let client = HttpClient::new(&TlsOptions { ca_file: Some(ca_file), client: None }).map_err(failed)?;
+        let client = HttpClient::new(&TlsOptions { ca_file: Some(ca_file), client: None })
+            .map_err(failed)?;
         let (token, hidden) = self.token()?;
         let request = Request::builder()
             .method(Method::GET)
@@ -213,7 +237,8 @@ impl Api {
             .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
             .map_err(|_| failed(http_client::HttpError::Address))?;
-        let answer = client.send(request, RequestLimits { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
+        let answer =
+            client.send(request, RequestLimits { within: WITHIN, body_bytes_max: BODY_BYTES_MAX });
         Ok((answer.map_err(failed)?, hidden))
     }
 
@@ -227,8 +252,10 @@ impl Api {
         if token.trim().is_empty() {
             return Err(unusable("is empty".to_owned()));
         }
-        let mut header = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-            .map_err(|_| unusable("is no token: it has characters that no header may have".to_owned()))?;
+        let mut header =
+            HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| {
+                unusable("is no token: it has characters that no header may have".to_owned())
+            })?;
         header.set_sensitive(true);
         Ok((header, Redactor::default().secret(&token)))
     }

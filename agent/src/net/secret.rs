@@ -1,8 +1,9 @@
 //! Secrets: named in the configuration, never in it, and read when they are needed.
 //!
-//! A secret is a file, or a credential that systemd hands to the service (`LoadCredential=`). What it says is never printed, not even where
-//! somebody else says it: whoever is sent a secret may send it back, and [`Hidden`] takes it out of what is told of his answer. It refuses a
-//! file that others may read or change ([`trusted`]).
+//! A secret is a file, or a credential that systemd hands to the service (`LoadCredential=`). What
+//! it says is never printed, not even where somebody else says it: whoever is sent a secret may
+//! send it back, and [`Hidden`] takes it out of what is told of his answer. It refuses a file that
+//! others may read or change ([`trusted`]).
 
 use std::{collections::HashSet, env, fmt, path::PathBuf};
 
@@ -19,13 +20,15 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// More is no secret, but another file.
 const BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes of a secret that tell something of it, wherever they stand: an answer may quote it in part.
+/// Bytes of a secret that tell something of it, wherever they stand: an answer may quote it in
+/// part.
 const PART_BYTES: usize = 8;
 
 /// What is shorter is no secret, and would be found in every sentence.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// A part of an address's path that is longer may be what opens it: so have many who are told by webhooks.
+/// A part of an address's path that is longer may be what opens it: so have many who are told by
+/// webhooks.
 const NAME_BYTES_MAX: usize = 15;
 
 /// Said in place of a secret.
@@ -117,7 +120,10 @@ impl Redactor {
     /// Hides all of an address that is a secret, but for whom it names.
     pub fn secret_address(self, url: &str) -> Self {
         let Ok(uri) = url.parse::<Uri>() else { return self.secret(url) };
-        uri.path_and_query().map(|path| path.as_str().to_owned()).iter().fold(self, |hidden, path| hidden.secret(path))
+        uri.path_and_query()
+            .map(|path| path.as_str().to_owned())
+            .iter()
+            .fold(self, |hidden, path| hidden.secret(path))
     }
 
     /// A text without any of it, however it is written in small and capital letters.
@@ -172,7 +178,12 @@ mod tests {
         fs::write(&path, " key \n").unwrap();
         let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         set(0o644);
-        assert!(secret.read().unwrap_err().contains("others than its owner may read it\n  hint: chmod 0640"));
+        assert!(
+            secret
+                .read()
+                .unwrap_err()
+                .contains("others than its owner may read it\n  hint: chmod 0640")
+        );
         set(0o640);
         assert_eq!(secret.read(), Ok("key".to_owned()));
         fs::write(&path, "\n").unwrap();
@@ -193,10 +204,19 @@ mod tests {
         for (said, told) in [
             ("no such key: R0uT1ngK3y.", "no such key: [secret]."),
             ("key R0UT1NGK3Y, cut off: r0uT1ngK", "key [secret], cut off: [secret]"),
-            (r#"{"url":"\/services\/T0A1B2C3D\/B4E5F6G7H"}"#, r#"{"url":"\[secret]\[secret]\[secret]"}"#),
+            (
+                r#"{"url":"\/services\/T0A1B2C3D\/B4E5F6G7H"}"#,
+                r#"{"url":"\[secret]\[secret]\[secret]"}"#,
+            ),
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw is wrong", "[secret] is wrong"),
-            ("POST /drain/8c0d1ab2f7e94c55?token=s3cr3t-of-lb HTTP", "POST /drain/[secret]?[secret] HTTP"),
-            ("lb.internal and hooks.internal are down, draining", "lb.internal and hooks.internal are down, draining"),
+            (
+                "POST /drain/8c0d1ab2f7e94c55?token=s3cr3t-of-lb HTTP",
+                "POST /drain/[secret]?[secret] HTTP",
+            ),
+            (
+                "lb.internal and hooks.internal are down, draining",
+                "lb.internal and hooks.internal are down, draining",
+            ),
             ("", ""),
             ("a/b", "a/b"),
         ] {
@@ -210,6 +230,9 @@ mod tests {
         for text in ["", "key", "./key", "credential:", "credential:../a", "credential:.."] {
             assert!(SecretSource::new(text).is_err(), "{text}");
         }
-        assert_eq!(SecretSource::new("credential:pagerduty").unwrap().to_string(), "credential:pagerduty");
+        assert_eq!(
+            SecretSource::new("credential:pagerduty").unwrap().to_string(),
+            "credential:pagerduty"
+        );
     }
 }

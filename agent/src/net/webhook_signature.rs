@@ -1,7 +1,10 @@
-//! Signatures of Standard Webhooks 1.0, by which a receiver knows who sent something, and that nobody changed it.
+//! Signatures of Standard Webhooks 1.0, by which a receiver knows who sent something, and that
+//! nobody changed it.
 //!
-//! Source: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>. What is signed is the identity, the time and the
-//! body, with every key there is: while one is being replaced either is known to the receiver. It refuses a file of keys in which one is none.
+//! Source:
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
+//! What is signed is the identity, the time and the body, with every key there is: while one is
+//! being replaced either is known to the receiver. It refuses a file of keys in which one is none.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::hmac;
@@ -19,7 +22,9 @@ pub struct SigningKeys(Vec<hmac::Key>);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
     /// It is empty.
-    #[error("there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one a line")]
+    #[error(
+        "there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one a line"
+    )]
     Empty,
     /// A line of it is none. What it says is a secret.
     #[error("line {0} is no key\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64")]
@@ -33,11 +38,16 @@ impl SigningKeys {
     ///
     /// Which line is none.
     pub fn read(text: &str) -> Result<Self, SigningKeyError> {
-        let lines =
-            text.lines().enumerate().map(|(nth, line)| (nth + 1, line.trim())).filter(|(_, line)| !line.is_empty());
+        let lines = text
+            .lines()
+            .enumerate()
+            .map(|(nth, line)| (nth + 1, line.trim()))
+            .filter(|(_, line)| !line.is_empty());
         let key = |(nth, line): (usize, &str)| {
             let bytes = line.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok());
-            let bytes = bytes.filter(|bytes| KEY_BYTES.contains(&bytes.len())).ok_or(SigningKeyError::Line(nth))?;
+            let bytes = bytes
+                .filter(|bytes| KEY_BYTES.contains(&bytes.len()))
+                .ok_or(SigningKeyError::Line(nth))?;
             Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
         };
         let keys = lines.map(key).collect::<Result<Vec<_>, _>>()?;
@@ -47,7 +57,8 @@ impl SigningKeys {
     /// The headers that a request has beside its body. `unix_secs` is now.
     pub fn headers(&self, id: &str, unix_secs: u64, body: &[u8]) -> [(&'static str, String); 3] {
         let signed = [id.as_bytes(), b".", unix_secs.to_string().as_bytes(), b".", body].concat();
-        let signature = |key: &hmac::Key| format!("v1,{}", STANDARD.encode(hmac::sign(key, &signed)));
+        let signature =
+            |key: &hmac::Key| format!("v1,{}", STANDARD.encode(hmac::sign(key, &signed)));
         let signatures: Vec<_> = self.0.iter().map(signature).collect();
         [
             ("webhook-id", id.to_owned()),

@@ -1,5 +1,5 @@
-//! Replaces a file of a state directory as a whole: written beside, synced, renamed, and the directory synced, so that a crash leaves the
-//! old one or the new one.
+//! Replaces a file of a state directory as a whole: written beside, synced, renamed, and the
+//! directory synced, so that a crash leaves the old one or the new one.
 
 use std::io::{self, Write as _};
 
@@ -10,7 +10,8 @@ use rustix::{
 
 use super::StateDir;
 
-/// Ending of a file that was being written when the agent died. Nothing was done on its account yet.
+/// Ending of a file that was being written when the agent died. Nothing was done on its account
+/// yet.
 pub const UNFINISHED: &str = ".new";
 
 /// Names that are tried for a file that is set aside.
@@ -27,18 +28,29 @@ pub enum Before {
     Present,
 }
 
-/// Puts a file in place of what has its name. Of `stem` and `ending` the name is made, and that of the file before it is in place of `stem` and [`UNFINISHED`].
+/// Puts a file in place of what has its name. Of `stem` and `ending` the name is made, and that of
+/// the file before it is in place of `stem` and [`UNFINISHED`].
 ///
 /// # Errors
 ///
-/// It may not be there after a crash; [`io::ErrorKind::AlreadyExists`] and [`io::ErrorKind::NotFound`] if it was not as `before` says.
-pub fn replace(dir: &StateDir, stem: &str, ending: &str, bytes: &[u8], before: Before) -> io::Result<()> {
+/// It may not be there after a crash; [`io::ErrorKind::AlreadyExists`] and
+/// [`io::ErrorKind::NotFound`] if it was not as `before` says.
+pub fn replace(
+    dir: &StateDir,
+    stem: &str,
+    ending: &str,
+    bytes: &[u8],
+    before: Before,
+) -> io::Result<()> {
     let (name, unfinished) = (format!("{stem}{ending}"), format!("{stem}{UNFINISHED}"));
     // One that is left from a crash, or was put there.
     dir.remove(&unfinished)?;
-    let mut file = dir.open_file(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, u64::MAX)?;
-    let placed =
-        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| place(dir, &unfinished, &name, before));
+    let mut file =
+        dir.open_file(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, u64::MAX)?;
+    let placed = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| place(dir, &unfinished, &name, before));
     if placed.is_err() {
         let _ = dir.remove(&unfinished);
     }
@@ -57,17 +69,19 @@ fn place(dir: &StateDir, new: &str, name: &str, before: Before) -> io::Result<()
     match renamed {
         Ok(()) if before == Before::Present => dir.remove(new),
         // A file system that cannot.
-        Err(Errno::INVAL | Errno::NOSYS) if before != Before::Any => match (dir.holds(name)?, before) {
-            (true, Before::Absent) => Err(Errno::EXIST.into()),
-            (false, Before::Present) => Err(Errno::NOENT.into()),
-            _ => Ok(renameat(fd, new, fd, name)?),
-        },
+        Err(Errno::INVAL | Errno::NOSYS) if before != Before::Any => {
+            match (dir.holds(name)?, before) {
+                (true, Before::Absent) => Err(Errno::EXIST.into()),
+                (false, Before::Present) => Err(Errno::NOENT.into()),
+                _ => Ok(renameat(fd, new, fd, name)?),
+            }
+        }
         renamed => Ok(renamed?),
     }
 }
 
-/// Gives a file another name, which is `name` and `ending` and a number if others have that: so it is not read again, and stays for a person
-/// to look at. Gives the name.
+/// Gives a file another name, which is `name` and `ending` and a number if others have that: so it
+/// is not read again, and stays for a person to look at. Gives the name.
 ///
 /// # Errors
 ///

@@ -1,7 +1,9 @@
-//! A directory on a cgroup file system, whoever named it: nothing else is ever read or written in its place.
+//! A directory on a cgroup file system, whoever named it: nothing else is ever read or written in
+//! its place.
 //!
-//! The path may come from a file (the journal), so it is walked without following links, and the directory and each file are checked by their
-//! descriptors. Nobody but root can mount a cgroup file system or put a link into one.
+//! The path may come from a file (the journal), so it is walked without following links, and the
+//! directory and each file are checked by their descriptors. Nobody but root can mount a cgroup
+//! file system or put a link into one.
 
 use std::{
     fs::File,
@@ -83,7 +85,10 @@ impl CgroupDir {
 
     fn open_file(&self, file: &str, flags: OFlags) -> io::Result<File> {
         if file.contains('/') {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{file:?} is not the name of a file")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{file:?} is not the name of a file"),
+            ));
         }
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.dir, file, flags, Mode::empty())?);
@@ -97,6 +102,9 @@ fn version_of(fd: &impl AsFd) -> io::Result<CgroupVersion> {
     match fstatfs(fd)?.filesystem_type() {
         CGROUP_SUPER_MAGIC => Ok(CgroupVersion::V1),
         CGROUP2_SUPER_MAGIC => Ok(CgroupVersion::V2),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not on a cgroup file system, and is left alone")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not on a cgroup file system, and is left alone",
+        )),
     }
 }

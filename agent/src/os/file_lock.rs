@@ -21,7 +21,9 @@ pub fn lock_exclusive(dir: &StateDir, name: &str) -> io::Result<File> {
     let lock = dir.open_file(name, OFlags::RDWR | OFlags::CREATE, BYTES_MAX)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent acts by it")),
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent acts by it"))
+        }
         Err(TryLockError::Error(error)) => Err(error),
     }
 }

@@ -1,10 +1,13 @@
-//! The operating system: files that the agent trusts, the ways it opens, locks and replaces them, and what it gives up for itself.
+//! The operating system: files that the agent trusts, the ways it opens, locks and replaces them,
+//! and what it gives up for itself.
 //!
 //! - [`trusted`] opens a path that nobody but root and the agent's own user can have put there.
 //! - [`state_dir`] is one such directory, with every file in it opened relative to its descriptor.
 //! - [`atomic_file`] replaces a file in it as a whole, and [`file_lock`] locks one.
-//! - [`cgroup_dir`] is a directory that lies on a cgroup file system, wherever the path to it came from.
-//! - [`sandbox`] bounds the files and system calls of this process, and [`proc_reader`] reads what the bounds would hide.
+//! - [`cgroup_dir`] is a directory that lies on a cgroup file system, wherever the path to it came
+//!   from.
+//! - [`sandbox`] bounds the files and system calls of this process, and [`proc_reader`] reads what
+//!   the bounds would hide.
 
 pub(crate) mod atomic_file;
 pub(crate) mod cgroup_dir;

@@ -1,10 +1,12 @@
 //! Lines for standard output and standard error that nobody waits for.
 //!
-//! Whoever reads what an agent says may be stuck: where memory is short the journal waits for its own pages, a full pipe takes
-//! nothing more, and an agent that writes to it itself stands with it. So each stream has a thread that writes, and a line for it is
-//! left out when [`LINES_MAX`] wait already. How many were left out is said in their place. Failure: a line that the stream does not
-//! take, such as a file's on a full disk, is left out, and the next one is tried. A reader that went away is told of once, in the log, and no
-//! more is written to it. Cold start: what waits at the end is written, if that is soon done.
+//! Whoever reads what an agent says may be stuck: where memory is short the journal waits for its
+//! own pages, a full pipe takes nothing more, and an agent that writes to it itself stands with it.
+//! So each stream has a thread that writes, and a line for it is left out when [`LINES_MAX`] wait
+//! already. How many were left out is said in their place. Failure: a line that the stream does not
+//! take, such as a file's on a full disk, is left out, and the next one is tried. A reader that
+//! went away is told of once, in the log, and no more is written to it. Cold start: what waits at
+//! the end is written, if that is soon done.
 
 use std::{
     io::{self, Write},
@@ -76,7 +78,9 @@ impl NonblockingWriter {
 impl Write for NonblockingWriter {
     /// Takes a whole line, at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !self.is_closed.load(Ordering::Relaxed) && self.pieces.try_send(Piece::Line(line.to_vec())).is_err() {
+        if !self.is_closed.load(Ordering::Relaxed)
+            && self.pieces.try_send(Piece::Line(line.to_vec())).is_err()
+        {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -87,7 +91,12 @@ impl Write for NonblockingWriter {
     }
 }
 
-fn write_all(name: &str, mut stream: impl Write, pieces: &Receiver<Piece>, left_out: &AtomicU64) -> io::Result<()> {
+fn write_all(
+    name: &str,
+    mut stream: impl Write,
+    pieces: &Receiver<Piece>,
+    left_out: &AtomicU64,
+) -> io::Result<()> {
     let mut failed = None::<io::Error>;
     // Whether a line was cut off, so that the next one must not continue it.
     let mut is_torn = false;
@@ -109,7 +118,9 @@ fn write_all(name: &str, mut stream: impl Write, pieces: &Receiver<Piece>, left_
         }
         let left_out = left_out.swap(0, Ordering::Relaxed);
         match failed.take() {
-            Some(error) => tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left out"),
+            Some(error) => {
+                tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left out")
+            }
             None if left_out > 0 => {
                 tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");
             }
@@ -175,7 +186,11 @@ mod tests {
                 drop(done);
             })
         };
-        assert_eq!(ends.recv_timeout(LONG), Err::<(), _>(RecvTimeoutError::Disconnected), "it waits for the reader");
+        assert_eq!(
+            ends.recv_timeout(LONG),
+            Err::<(), _>(RecvTimeoutError::Disconnected),
+            "it waits for the reader"
+        );
         writes.join().unwrap();
         // The thread has taken one at most, which waits for the reader.
         let left_out = outlet.left_out.load(Ordering::Relaxed);
@@ -183,7 +198,8 @@ mod tests {
 
         let kept = LINES_MAX + 100 - left_out as usize;
         let lines = thread::spawn(move || {
-            let numbers = reader.lines().map(Result::unwrap).filter_map(|line| line.parse::<usize>().ok());
+            let numbers =
+                reader.lines().map(Result::unwrap).filter_map(|line| line.parse::<usize>().ok());
             numbers.collect::<Vec<_>>()
         });
         outlet.drain(LONG);
@@ -191,11 +207,16 @@ mod tests {
         outlet.drain(LONG);
         drop(outlet);
         let lines = lines.join().unwrap();
-        assert_eq!(lines[..kept], (0..kept).collect::<Vec<_>>()[..], "those that had room, in their order");
+        assert_eq!(
+            lines[..kept],
+            (0..kept).collect::<Vec<_>>()[..],
+            "those that had room, in their order"
+        );
         assert_eq!(lines[kept..], [9_999], "and what came when there was room again");
     }
 
-    /// Takes so many bytes and is full then, as a file on a disk; counted anew whenever room is made.
+    /// Takes so many bytes and is full then, as a file on a disk; counted anew whenever room is
+    /// made.
     #[derive(Clone)]
     struct Disk {
         room: Arc<AtomicU64>,
@@ -231,7 +252,11 @@ mod tests {
         disk.room.store(100, Ordering::Relaxed);
         writeln_at_once(&mut outlet, 777);
         outlet.drain(LONG);
-        assert_eq!(*disk.holds.lock().unwrap(), b"10\n66\n777\n", "and no line continues one that was cut off");
+        assert_eq!(
+            *disk.holds.lock().unwrap(),
+            b"10\n66\n777\n",
+            "and no line continues one that was cut off"
+        );
         assert_eq!(outlet.left_out.load(Ordering::Relaxed), 0, "they were told of");
     }
 

@@ -1,8 +1,10 @@
-//! Reads of other processes that a Landlock domain forbids: their descriptors, their namespaces, their programs.
+//! Reads of other processes that a Landlock domain forbids: their descriptors, their namespaces,
+//! their programs.
 //!
-//! A thread in a Landlock domain may not look into a process outside of it, whatever it may read otherwise (ptrace(2), "Ptrace access mode
-//! checking"). One thread stays outside and makes these reads for the others; it writes nothing. Before it is started, and in commands that do
-//! without it, the reads are made where they are asked for.
+//! A thread in a Landlock domain may not look into a process outside of it, whatever it may read
+//! otherwise (ptrace(2), "Ptrace access mode checking"). One thread stays outside and makes these
+//! reads for the others; it writes nothing. Before it is started, and in commands that do without
+//! it, the reads are made where they are asked for.
 
 use std::{
     io,
@@ -24,7 +26,9 @@ static READER: OnceLock<Sender<ReadRequest>> = OnceLock::new();
 /// If no thread is to be had.
 pub fn start() -> io::Result<()> {
     let (reads, asked) = channel::<ReadRequest>();
-    thread::Builder::new().name("proc-reader".to_owned()).spawn(move || asked.into_iter().for_each(|read| read()))?;
+    thread::Builder::new()
+        .name("proc-reader".to_owned())
+        .spawn(move || asked.into_iter().for_each(|read| read()))?;
     // A second one would have nothing to do, and ends with its channel.
     let _ = READER.set(reads);
     Ok(())

@@ -1,8 +1,10 @@
-//! A directory that only root and the agent's user may write, with its files opened below its descriptor.
+//! A directory that only root and the agent's user may write, with its files opened below its
+//! descriptor.
 //!
-//! It is opened for each use rather than for good: a directory that was removed and made again would otherwise be another one for the agent
-//! than for `spillway pause`. Within one use nothing is reached by a path. It refuses what [`super::trusted`] refuses, and a directory in
-//! which others may write, sticky or not: a name that they add (a pipe called `paused`) would count.
+//! It is opened for each use rather than for good: a directory that was removed and made again
+//! would otherwise be another one for the agent than for `spillway pause`. Within one use nothing
+//! is reached by a path. It refuses what [`super::trusted`] refuses, and a directory in which
+//! others may write, sticky or not: a name that they add (a pipe called `paused`) would count.
 
 use std::{
     ffi::OsStr,
@@ -84,7 +86,13 @@ impl StateDir {
     ///
     /// It is refused, or cannot be opened.
     pub fn open_file(&self, name: &str, flags: OFlags, bytes_max: u64) -> io::Result<File> {
-        trusted::open_below(self.dir.as_fd(), OsStr::new(name), flags, FileRules::state(bytes_max), &self.path(name))
+        trusted::open_below(
+            self.dir.as_fd(),
+            OsStr::new(name),
+            flags,
+            FileRules::state(bytes_max),
+            &self.path(name),
+        )
     }
 
     /// Reads a file in it; `None` if it is not there.

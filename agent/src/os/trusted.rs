@@ -1,17 +1,22 @@
 //! Opens files that nobody but root and the agent's own user can have put there, or can change.
 //!
-//! A path is walked from `/`, one directory at a time, each opened below the one before it and never through a link, and each is judged by
-//! its own descriptor, so that nothing can be exchanged between the look and the use. (`openat2` would open a path in one step, but not
-//! judge the directories on it.) The rule:
+//! A path is walked from `/`, one directory at a time, each opened below the one before it and
+//! never through a link, and each is judged by its own descriptor, so that nothing can be exchanged
+//! between the look and the use. (`openat2` would open a path in one step, but not judge the
+//! directories on it.) The rule:
 //!
-//! - Every directory belongs to root or to the agent's user. Nobody else may write it, unless it has the sticky bit, as /tmp has: then
-//!   others may add names to it, but not replace the next one on the path, which has to belong to root or the agent's user as well.
-//! - A symbolic link is refused in the path of a state directory. In that of a configuration or a secret it is followed where root or the
-//!   agent's user made it, in a directory as above: Kubernetes mounts both as links.
-//! - The file is a regular one of bounded size, of root's or the agent's user, and others have none of the permissions that its kind forbids.
-//!   It is opened without blocking, and nothing but a regular file is opened at all.
+//! - Every directory belongs to root or to the agent's user. Nobody else may write it, unless it
+//!   has the sticky bit, as /tmp has: then others may add names to it, but not replace the next one
+//!   on the path, which has to belong to root or the agent's user as well.
+//! - A symbolic link is refused in the path of a state directory. In that of a configuration or a
+//!   secret it is followed where root or the agent's user made it, in a directory as above:
+//!   Kubernetes mounts both as links.
+//! - The file is a regular one of bounded size, of root's or the agent's user, and others have none
+//!   of the permissions that its kind forbids. It is opened without blocking, and nothing but a
+//!   regular file is opened at all.
 //!
-//! A descriptor that this process was started with (`/dev/stdin`, `/proc/self/fd/3`) is trusted as its parent is, and may be a pipe.
+//! A descriptor that this process was started with (`/dev/stdin`, `/proc/self/fd/3`) is trusted as
+//! its parent is, and may be a pipe.
 
 mod inherited;
 mod refusal;
@@ -97,7 +102,8 @@ impl FileRules {
             if stat.st_mode & self.refused_mode != 0 {
                 let found = stat.st_mode & 0o777;
                 let wanted = found & !self.refused_mode;
-                let who = if stat.st_mode & self.refused_mode & 0o004 != 0 { "read" } else { "change" };
+                let who =
+                    if stat.st_mode & self.refused_mode & 0o004 != 0 { "read" } else { "change" };
                 return refuse(
                     path,
                     format!("has mode {found:04o}: others than its owner may {who} it"),
@@ -106,7 +112,8 @@ impl FileRules {
             }
         }
         if self.has_one_name && stat.st_nlink > 1 {
-            let why = format!("has {} hard links: it may be another file under this name", stat.st_nlink);
+            let why =
+                format!("has {} hard links: it may be another file under this name", stat.st_nlink);
             return refuse(path, why, format!("look at it, and remove {}", path.display()));
         }
         let bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
@@ -114,7 +121,8 @@ impl FileRules {
     }
 }
 
-/// Opens the directory at an absolute path, to read it and as the base of its files; makes those that are not there if `makes`.
+/// Opens the directory at an absolute path, to read it and as the base of its files; makes those
+/// that are not there if `makes`.
 ///
 /// # Errors
 ///
@@ -127,7 +135,12 @@ pub fn open_directory(path: &Path, rules: PathRules, makes: bool) -> io::Result<
 
 /// Opens a directory again that was opened only to look at it.
 fn readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::openat(
+        dir,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Opens a directory of a directory that is open, as one in which others may not write.
@@ -171,12 +184,19 @@ pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec
     read_to_end(&file, rules.bytes_max, path)
 }
 
-/// Opens a file of a directory that is open; with [`OFlags::CREATE`] it is made for its owner alone.
+/// Opens a file of a directory that is open; with [`OFlags::CREATE`] it is made for its owner
+/// alone.
 ///
 /// # Errors
 ///
 /// Those of [`read`]. `path` is where it is, for messages.
-pub fn open_below(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags, rules: FileRules, path: &Path) -> io::Result<File> {
+pub fn open_below(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: OFlags,
+    rules: FileRules,
+    path: &Path,
+) -> io::Result<File> {
     // To open a device may already do something.
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => is_regular(&stat, path)?,

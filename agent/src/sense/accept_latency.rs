@@ -1,7 +1,9 @@
-//! How long the connections of one listener waited between two looks, from a histogram that only ever grows.
+//! How long the connections of one listener waited between two looks, from a histogram that only
+//! ever grows.
 //!
-//! Cold start: the first look's interval is everything since the hook was attached. Counts wrap as the kernel's do. A histogram
-//! that was begun anew, because the kernel gave the socket's place to another, is a new start.
+//! Cold start: the first look's interval is everything since the hook was attached. Counts wrap as
+//! the kernel's do. A histogram that was begun anew, because the kernel gave the socket's place to
+//! another, is a new start.
 
 use spillway_ebpf::{SOJOURN_BUCKETS, Sojourn};
 
@@ -34,8 +36,15 @@ impl AcceptLatency {
         if latest.accepted_total < last.accepted_total {
             **last = Sojourn::EMPTY;
         }
-        let counts = || latest.buckets.iter().zip(&last.buckets).map(|(latest, last)| latest.wrapping_sub(*last));
-        // Another CPU may be between its three additions: what the buckets say is then ahead of the totals, or behind.
+        let counts = || {
+            latest
+                .buckets
+                .iter()
+                .zip(&last.buckets)
+                .map(|(latest, last)| latest.wrapping_sub(*last))
+        };
+        // Another CPU may be between its three additions: what the buckets say is then ahead of the
+        // totals, or behind.
         let counted: u64 = counts().map(u64::from).sum();
         let rank = counted - counted / 100;
         let mut below = 0;
@@ -76,7 +85,10 @@ mod tests {
     fn an_interval_is_what_came_since_the_last_look() {
         let (mut waits, mut histogram) = (AcceptLatency::default(), Sojourn::EMPTY);
         add(&mut histogram, [10; 50]);
-        assert_eq!(waits.advance(&histogram), Some(LatencyInterval { min_us: 10, mean_us: 10, p99_us: 10 }));
+        assert_eq!(
+            waits.advance(&histogram),
+            Some(LatencyInterval { min_us: 10, mean_us: 10, p99_us: 10 })
+        );
         assert_eq!(waits.advance(&histogram), None);
         add(&mut histogram, (0..98).map(|_| 100).chain([20_000, 20_000]));
         let interval = waits.advance(&histogram).expect("a hundred were accepted");
@@ -92,7 +104,10 @@ mod tests {
         waits.advance(&histogram);
         let mut anew = Sojourn::EMPTY;
         add(&mut anew, [7]);
-        assert_eq!(waits.advance(&anew), Some(LatencyInterval { min_us: 7, mean_us: 7, p99_us: 7 }));
+        assert_eq!(
+            waits.advance(&anew),
+            Some(LatencyInterval { min_us: 7, mean_us: 7, p99_us: 7 })
+        );
     }
 
     #[test]
@@ -102,6 +117,9 @@ mod tests {
         histogram.buckets[3] = u32::MAX;
         waits.advance(&histogram);
         add(&mut histogram, [3, 3]);
-        assert_eq!(waits.advance(&histogram), Some(LatencyInterval { min_us: 3, mean_us: 3, p99_us: 3 }));
+        assert_eq!(
+            waits.advance(&histogram),
+            Some(LatencyInterval { min_us: 3, mean_us: 3, p99_us: 3 })
+        );
     }
 }

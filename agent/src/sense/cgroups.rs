@@ -1,9 +1,10 @@
 //! Which cgroup charges a process's memory, what its hard limit is, and how much of that is taken.
 //!
-//! BPF tells a cgroup by its kernel id. The first process seen with an id gives it a path, through `/proc/PID/cgroup`,
-//! and the directory's inode number proves that the path is that id's: a process that moved in between proves nothing
-//! and is asked again at the next scan. Limits are read again every [`LIMIT_SCANS`] scans, and so is what is charged
-//! against them: once for all the cgroups that one limit holds for.
+//! BPF tells a cgroup by its kernel id. The first process seen with an id gives it a path, through
+//! `/proc/PID/cgroup`, and the directory's inode number proves that the path is that id's: a
+//! process that moved in between proves nothing and is asked again at the next scan. Limits are
+//! read again every [`LIMIT_SCANS`] scans, and so is what is charged against them: once for all the
+//! cgroups that one limit holds for.
 
 use std::{
     collections::hash_map::Entry,
@@ -17,11 +18,13 @@ use std::{
 use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
 
-/// How many scans a limit, and what is charged against it, is believed. At the default interval ten seconds, so that a
-/// limit set by an operator counts in the next forecast, at a file read a cgroup and one more a limit.
+/// How many scans a limit, and what is charged against it, is believed. At the default interval ten
+/// seconds, so that a limit set by an operator counts in the next forecast, at a file read a cgroup
+/// and one more a limit.
 const LIMIT_SCANS: u32 = 10;
 
-/// `memory.limit_in_bytes` without a limit is the largest page-aligned `long`; anything near it is none.
+/// `memory.limit_in_bytes` without a limit is the largest page-aligned `long`; anything near it is
+/// none.
 const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
 /// The child of a shared cgroup to which the action `limit` moves a leaker.
@@ -52,12 +55,14 @@ pub enum Hierarchy {
 pub struct HardLimit {
     /// `memory.max`, or `memory.limit_in_bytes` in version 1.
     pub max_bytes: u64,
-    /// Anonymous and shared memory of all processes under it, up to [`LIMIT_SCANS`] scans old; `None` where it cannot be
-    /// read. Page cache is charged too, but the kernel gives it back before it kills.
+    /// Anonymous and shared memory of all processes under it, up to [`LIMIT_SCANS`] scans old;
+    /// `None` where it cannot be read. Page cache is charged too, but the kernel gives it back
+    /// before it kills.
     pub charged_bytes: Option<u64>,
 }
 
-/// Paths and limits of the cgroups in use. Holds as many entries as there are cgroups with processes.
+/// Paths and limits of the cgroups in use. Holds as many entries as there are cgroups with
+/// processes.
 #[derive(Debug)]
 pub struct CgroupPaths {
     hierarchy: Hierarchy,
@@ -119,9 +124,14 @@ impl Hierarchy {
         found
     }
 
-    /// Where the unified hierarchy is mounted, which on hosts with both says what waits for what; `None` where it is not.
+    /// Where the unified hierarchy is mounted, which on hosts with both says what waits for what;
+    /// `None` where it is not.
     pub fn unified() -> Option<PathBuf> {
-        proc_files::mounts().ok()?.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
+        proc_files::mounts()
+            .ok()?
+            .into_iter()
+            .find(|mount| mount.fs_type == "cgroup2")
+            .map(|mount| mount.mount_point)
     }
 
     /// Whether memory is charged by a version-1 controller.
@@ -137,9 +147,12 @@ impl Hierarchy {
         }
     }
 
-    /// The cgroup of a process, as a path from the hierarchy's root in the kernel's own bytes; `None` where the process is gone.
+    /// The cgroup of a process, as a path from the hierarchy's root in the kernel's own bytes;
+    /// `None` where the process is gone.
     fn path_of(&self, pid: u32) -> Option<PathBuf> {
-        let is_memory = |controllers: &[u8]| controllers.split(|&byte| byte == b',').any(|name| name == b"memory");
+        let is_memory = |controllers: &[u8]| {
+            controllers.split(|&byte| byte == b',').any(|name| name == b"memory")
+        };
         let path = match self {
             Self::V1 { .. } => proc_files::cgroup_of(pid, |_, controllers| is_memory(controllers)),
             Self::V2 { .. } => proc_files::cgroup_of(pid, |number, _| number == b"0"),
@@ -148,9 +161,10 @@ impl Hierarchy {
         path.map(|path| PathBuf::from(OsString::from_vec(path)))
     }
 
-    /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is least; of equal ones the
-    /// outermost, against which the most is charged. The limit files are read one by one because version 1's
-    /// `memory.stat`, which knows the least, sums over all CPUs at each read.
+    /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is
+    /// least; of equal ones the outermost, against which the most is charged. The limit files are
+    /// read one by one because version 1's `memory.stat`, which knows the least, sums over all CPUs
+    /// at each read.
     fn holder(&self, path: &Path) -> Option<Holder> {
         let (mount, file) = match self {
             Self::V1 { mount } => (mount, "memory.limit_in_bytes"),
@@ -162,7 +176,8 @@ impl Hierarchy {
             .ancestors()
             .take_while(|directory| directory.starts_with(mount))
             .filter_map(|directory| {
-                let max_bytes = fs::read_to_string(directory.join(file)).ok()?.trim().parse::<u64>().ok()?;
+                let max_bytes =
+                    fs::read_to_string(directory.join(file)).ok()?.trim().parse::<u64>().ok()?;
                 Some((max_bytes, directory))
             })
             .filter(|&(max_bytes, _)| max_bytes < V1_UNLIMITED_BYTES)
@@ -172,9 +187,10 @@ impl Hierarchy {
         Some(Holder { max_bytes, directory: directory.to_owned(), id })
     }
 
-    /// Anonymous and shared memory charged to a cgroup and those below it. A read takes 6 µs where little has happened
-    /// since the last, and sums up what has: 0.1 ms after a second in which one cgroup below it touched 8 MiB, 0.3 ms
-    /// where a hundred did, on two CPUs with Linux 6.18 and version 1.
+    /// Anonymous and shared memory charged to a cgroup and those below it. A read takes 6 µs where
+    /// little has happened since the last, and sums up what has: 0.1 ms after a second in which one
+    /// cgroup below it touched 8 MiB, 0.3 ms where a hundred did, on two CPUs with Linux 6.18 and
+    /// version 1.
     fn charged_bytes(&self, directory: &Path) -> Option<u64> {
         let keys = match self {
             // Without `total_` they are the cgroup's own, without those below it.
@@ -188,7 +204,9 @@ impl Hierarchy {
 
 /// The sum of two of `memory.stat`'s lines; `None` unless both are there.
 pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
-    let value = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
+    let value = |key: &str| {
+        stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+    };
     let [one, other]: [Option<u64>; 2] = keys.map(value);
     one?.checked_add(other?)
 }
@@ -196,7 +214,12 @@ pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
 impl CgroupPaths {
     /// Nothing known yet.
     pub fn new(hierarchy: Hierarchy) -> Self {
-        Self { hierarchy, known: HashMap::new(), of_processes: HashMap::new(), charges: Charges::default() }
+        Self {
+            hierarchy,
+            known: HashMap::new(),
+            of_processes: HashMap::new(),
+            charges: Charges::default(),
+        }
     }
 
     /// Path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
@@ -205,10 +228,14 @@ impl CgroupPaths {
             if known.age.is_due() {
                 known.holder = self.hierarchy.holder(&known.path);
             }
-            return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            return (
+                known.told.clone(),
+                self.charges.limit(&self.hierarchy, known.holder.as_ref()),
+            );
         }
         let known = KnownCgroup::new(&self.hierarchy, self.path_of(pid), id);
-        let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        let found =
+            (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         if self.is_id_of(id, &known.path) {
             self.known.insert(id, known);
         }
@@ -220,10 +247,14 @@ impl CgroupPaths {
         if let Some(known) = self.of_processes.get_mut(&id)
             && !known.age.is_due()
         {
-            return (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            return (
+                known.told.clone(),
+                self.charges.limit(&self.hierarchy, known.holder.as_ref()),
+            );
         }
         let known = KnownCgroup::new(&self.hierarchy, self.path_of(id.pid), u64::from(id.pid));
-        let found = (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+        let found =
+            (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         self.of_processes.insert(id, known);
         found
     }
@@ -269,9 +300,8 @@ impl Charges {
                 }
                 charge
             }
-            Entry::Vacant(charge) => {
-                charge.insert(Charge { bytes: hierarchy.charged_bytes(directory), age: Age::new(*id) })
-            }
+            Entry::Vacant(charge) => charge
+                .insert(Charge { bytes: hierarchy.charged_bytes(directory), age: Age::new(*id) }),
         };
         Some(HardLimit { max_bytes: *max_bytes, charged_bytes: charge.bytes })
     }
@@ -282,7 +312,8 @@ impl Charges {
 }
 
 impl Age {
-    /// Of what was read now. Later reads are spread over scans: ids and pids are dense, so `key` makes an even spread.
+    /// Of what was read now. Later reads are spread over scans: ids and pids are dense, so `key`
+    /// makes an even spread.
     fn new(key: u64) -> Self {
         Self { scans_until_read: 1 + (key % u64::from(LIMIT_SCANS)) as u32, seen: true }
     }
@@ -304,11 +335,14 @@ impl Age {
     }
 }
 
-/// A cgroup's path as it is told of its processes, printable. Children that Spillway made while it limits a leaker are told as their parent:
-/// who was moved is of the same service as before, and neither a claim nor a limit is another one for it.
+/// A cgroup's path as it is told of its processes, printable. Children that Spillway made while it
+/// limits a leaker are told as their parent: who was moved is of the same service as before, and
+/// neither a claim nor a limit is another one for it.
 fn told(path: &Path) -> Arc<str> {
     let of_ours = |name: &OsStr| name == LEAK_CHILD || name == REST_CHILD;
-    let parent = path.parent().filter(|parent| path.file_name().is_some_and(of_ours) && *parent != Path::new("/"));
+    let parent = path
+        .parent()
+        .filter(|parent| path.file_name().is_some_and(of_ours) && *parent != Path::new("/"));
     printable_path(parent.unwrap_or(path))
 }
 
@@ -327,7 +361,8 @@ mod tests {
 
     impl Tree {
         fn make(name: &str) -> Self {
-            let mount = std::env::temp_dir().join(format!("spillway-cgroups-{name}-{}", std::process::id()));
+            let mount = std::env::temp_dir()
+                .join(format!("spillway-cgroups-{name}-{}", std::process::id()));
             fs::create_dir_all(&mount).unwrap();
             Self(mount)
         }
@@ -340,7 +375,9 @@ mod tests {
             let directory = below(&self.0, Path::new(path));
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("memory.limit_in_bytes"), format!("{max_bytes}\n")).unwrap();
-            let stat = format!("cache 7\nrss 7\ntotal_cache 999999999\ntotal_rss {rss_bytes}\ntotal_shmem 4096\n");
+            let stat = format!(
+                "cache 7\nrss 7\ntotal_cache 999999999\ntotal_rss {rss_bytes}\ntotal_shmem 4096\n"
+            );
             fs::write(directory.join("memory.stat"), stat).unwrap();
         }
     }
@@ -356,7 +393,10 @@ mod tests {
         let v2 = ["anon", "shmem"];
         assert_eq!(sum_of("anon 8192\nfile 1\nshmem 4096\nanon_thp 5\n", v2), Some(12_288));
         assert_eq!(sum_of("anon_thp 5\nshmem_thp 6\nshmem 0\nanon 1", v2), Some(1));
-        assert_eq!(sum_of("rss 1\nshmem 2\ntotal_rss 4\ntotal_shmem 8\n", ["total_rss", "total_shmem"]), Some(12));
+        assert_eq!(
+            sum_of("rss 1\nshmem 2\ntotal_rss 4\ntotal_shmem 8\n", ["total_rss", "total_shmem"]),
+            Some(12)
+        );
         for text in [
             "",
             "anon 1\n",
@@ -379,8 +419,14 @@ mod tests {
         let told_of = |path: &str| told(Path::new(path)).to_string();
         assert_eq!(told_of("/a/spillway-leak"), "/a");
         assert_eq!(told_of("/a/b.service/spillway-rest"), "/a/b.service");
-        for path in ["/", "/a", "/spillway-leak", "/a/spillway-leak/theirs", "/a/spillway-leaks", "/a/my-spillway-leak"]
-        {
+        for path in [
+            "/",
+            "/a",
+            "/spillway-leak",
+            "/a/spillway-leak/theirs",
+            "/a/spillway-leaks",
+            "/a/my-spillway-leak",
+        ] {
             assert_eq!(told_of(path), path);
         }
     }
@@ -393,8 +439,11 @@ mod tests {
         tree.set("/a/b", 64 * MIB, 0);
         tree.set("/a/b/c", 128 * MIB, 0);
         tree.set("/a/b/d", 32 * MIB, 0);
-        let holder =
-            |path: &str| tree.hierarchy().holder(Path::new(path)).map(|holder| (holder.max_bytes, holder.directory));
+        let holder = |path: &str| {
+            tree.hierarchy()
+                .holder(Path::new(path))
+                .map(|holder| (holder.max_bytes, holder.directory))
+        };
         assert_eq!(holder("/"), None);
         assert_eq!(holder("/a/b/c"), Some((64 * MIB, tree.0.join("a"))));
         assert_eq!(holder("/a/b/d"), Some((32 * MIB, tree.0.join("a/b/d"))));
@@ -408,8 +457,11 @@ mod tests {
         let hierarchy = tree.hierarchy();
         let holders = ["/a", "/a/b"].map(|path| hierarchy.holder(Path::new(path)).unwrap());
         let mut charges = Charges::default();
-        let mut charged =
-            || holders.each_ref().map(|holder| charges.limit(&hierarchy, Some(holder)).unwrap().charged_bytes);
+        let mut charged = || {
+            holders
+                .each_ref()
+                .map(|holder| charges.limit(&hierarchy, Some(holder)).unwrap().charged_bytes)
+        };
         assert_eq!(charged(), [Some(MIB + 4096); 2]);
         tree.set("/a", 64 * MIB, 2 * MIB);
         assert_eq!(charged(), [Some(MIB + 4096); 2]);

@@ -1,7 +1,7 @@
 //! The machine as a whole: available memory and memory pressure.
 //!
-//! Read with every scan, from files that stay open into a buffer that stays: where memory is short, opening one and making room for
-//! what it says would wait with everybody else.
+//! Read with every scan, from files that stay open into a buffer that stays: where memory is short,
+//! opening one and making room for what it says would wait with everybody else.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, str};
 
@@ -24,7 +24,11 @@ pub struct HostMemorySensor {
 
 impl Default for HostMemorySensor {
     fn default() -> Self {
-        Self { meminfo: File::open(MEMINFO), pressure: File::open(PRESSURE), buffer: [0; BUFFER_BYTES] }
+        Self {
+            meminfo: File::open(MEMINFO),
+            pressure: File::open(PRESSURE),
+            buffer: [0; BUFFER_BYTES],
+        }
     }
 }
 
@@ -33,10 +37,13 @@ impl HostMemorySensor {
     ///
     /// # Errors
     ///
-    /// Where `/proc/meminfo` cannot be read, or has no `MemAvailable` (before 3.14). A kernel without PSI is no error.
+    /// Where `/proc/meminfo` cannot be read, or has no `MemAvailable` (before 3.14). A kernel
+    /// without PSI is no error.
     pub fn read(&mut self) -> io::Result<HostFact> {
-        let mem_available_bytes = field_bytes(text(&self.meminfo, &mut self.buffer)?, "MemAvailable:")?;
-        let psi_memory_some_avg10 = text(&self.pressure, &mut self.buffer).ok().and_then(some_avg10);
+        let mem_available_bytes =
+            field_bytes(text(&self.meminfo, &mut self.buffer)?, "MemAvailable:")?;
+        let psi_memory_some_avg10 =
+            text(&self.pressure, &mut self.buffer).ok().and_then(some_avg10);
         Ok(HostFact { mem_available_bytes, psi_memory_some_avg10 })
     }
 
@@ -77,10 +84,18 @@ mod tests {
     fn what_is_not_there_or_no_number_is_told() {
         let text = "MemTotal:        8046612 kB\nMemFree:  7 kB\nMemAvailable:    6021844 kB\n";
         assert_eq!(field_bytes(text, "MemAvailable:").unwrap(), 6_021_844 * 1_024);
-        for wrong in ["", "MemAvailable: 7\n", "MemAvailable: -7 kB\n", "MemAvailable: 99999999999999999 kB\n"] {
+        for wrong in [
+            "",
+            "MemAvailable: 7\n",
+            "MemAvailable: -7 kB\n",
+            "MemAvailable: 99999999999999999 kB\n",
+        ] {
             assert!(field_bytes(wrong, "MemAvailable:").is_err(), "{wrong:?}");
         }
-        assert_eq!(some_avg10("some avg10=12.34 avg60=0.00 total=9\nfull avg10=1.00\n"), Some(12.34));
+        assert_eq!(
+            some_avg10("some avg10=12.34 avg60=0.00 total=9\nfull avg10=1.00\n"),
+            Some(12.34)
+        );
         assert_eq!(some_avg10("full avg10=1.00\n"), None);
     }
 

@@ -4,11 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libc::AF_INET6;
 
-/// An address of words in network byte order, of which IPv4 uses the first, and a port in the host's order.
+/// An address of words in network byte order, of which IPv4 uses the first, and a port in the
+/// host's order.
 pub(super) fn inet_addr(family: u16, addr: [u32; 4], port: u16) -> SocketAddr {
     let ip = if family == AF_INET6 as u16 {
         let mut bytes = [0; 16];
-        bytes.chunks_exact_mut(4).zip(addr).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+        bytes
+            .chunks_exact_mut(4)
+            .zip(addr)
+            .for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
         IpAddr::V6(Ipv6Addr::from(bytes))
     } else {
         IpAddr::V4(Ipv4Addr::from(addr[0].to_ne_bytes()))

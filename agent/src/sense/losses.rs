@@ -12,7 +12,10 @@ impl LossCounters {
     /// Counts one thing that could not be used, and logs the first of its kind.
     pub fn count(&mut self, what: &'static str) {
         if self.add(what) {
-            tracing::warn!(what, "something was lost on the way to an observation; see spillway_lost_total");
+            tracing::warn!(
+                what,
+                "something was lost on the way to an observation; see spillway_lost_total"
+            );
         }
     }
 
@@ -23,7 +26,8 @@ impl LossCounters {
         }
     }
 
-    /// Counts a read that failed as a whole, and logs the first of its kind: a sensor that fails does so at each tick.
+    /// Counts a read that failed as a whole, and logs the first of its kind: a sensor that fails
+    /// does so at each tick.
     pub fn failed(&mut self, what: &'static str, error: &dyn std::error::Error) {
         if self.add(what) {
             tracing::warn!(what, %error, "a sensor cannot read; the agent goes on without it");
@@ -41,7 +45,11 @@ impl LossCounters {
     pub fn set(&mut self, what: &'static str, total: u64) {
         let before = self.totals.insert(what, total).unwrap_or(0);
         if before == 0 && total > 0 {
-            tracing::warn!(what, total, "samples were lost on the way from the kernel; see spillway_lost_total");
+            tracing::warn!(
+                what,
+                total,
+                "samples were lost on the way from the kernel; see spillway_lost_total"
+            );
         }
     }
 

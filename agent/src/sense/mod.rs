@@ -1,7 +1,8 @@
 //! Sensors: from the kernel's bytes to observations.
 //!
-//! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing reads the same facts
-//! from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and never stops the agent.
+//! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing
+//! reads the same facts from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and
+//! never stops the agent.
 
 mod accept_latency;
 mod cgroups;
@@ -36,8 +37,8 @@ pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
-    Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId, ProcessResourcesFact,
-    SensorHealthFact, ServicePressureFact,
+    Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+    ProcessResourcesFact, SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
 pub use own::OwnSockets;
@@ -59,12 +60,13 @@ mod fuzzed {
     use std::sync::Arc;
 
     use spillway_ebpf::{
-        HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount, SocketOwnerSample, TaskSample,
-        UnixFoundSample, UnixSample,
+        HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
+        SocketOwnerSample, TaskSample, UnixFoundSample, UnixSample,
     };
 
     use super::{
-        cgroups, inet_addr::inet_addr, printable::printable, process_resources, service_pressure, sock_diag, unix_addr,
+        cgroups, inet_addr::inet_addr, printable::printable, process_resources, service_pressure,
+        sock_diag, unix_addr,
     };
     use crate::bpf::{Plain, decode};
 
@@ -74,18 +76,24 @@ mod fuzzed {
             decode::<T>(bytes)
         }
         assert!(
-            all::<HandleSample>(bytes).all(|sample| process_resources::fact(&sample, 10_000_000).close_wait.is_some())
+            all::<HandleSample>(bytes)
+                .all(|sample| process_resources::fact(&sample, 10_000_000).close_wait.is_some())
         );
         all::<OutboundConnect>(bytes).for_each(drop);
         all::<SocketOwnerSample>(bytes).for_each(drop);
-        let counts =
-            [all::<OutboundCount>(bytes).count(), all::<LifeSample>(bytes).count(), all::<UnixSample>(bytes).count()];
+        let counts = [
+            all::<OutboundCount>(bytes).count(),
+            all::<LifeSample>(bytes).count(),
+            all::<UnixSample>(bytes).count(),
+        ];
         assert!(counts.iter().all(|count| *count <= bytes.len()));
         let comms = all::<TaskSample>(bytes).map(|sample| printable(sample.comm));
-        let paths = all::<UnixFoundSample>(bytes)
-            .map(|sample| unix_addr::of_kernel(&sample.name[..(sample.name_len as usize).min(sample.name.len())]));
-        let addrs = all::<ListenerSample>(bytes)
-            .map(|sample| Arc::from(inet_addr(sample.family, sample.addr, sample.port).to_string()));
+        let paths = all::<UnixFoundSample>(bytes).map(|sample| {
+            unix_addr::of_kernel(&sample.name[..(sample.name_len as usize).min(sample.name.len())])
+        });
+        let addrs = all::<ListenerSample>(bytes).map(|sample| {
+            Arc::from(inet_addr(sample.family, sample.addr, sample.port).to_string())
+        });
         comms.chain(paths).chain(addrs).collect()
     }
 

@@ -1,7 +1,8 @@
 //! The typed, timestamped facts that sensors hand to detectors.
 //!
-//! Their serialised form is the trace format, so that a live run, a recorded trace and the simulation feed the core
-//! the same values. Field names carry their units; a value that a sensor could not learn is `None`, never zero.
+//! Their serialised form is the trace format, so that a live run, a recorded trace and the
+//! simulation feed the core the same values. Field names carry their units; a value that a sensor
+//! could not learn is `None`, never zero.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -19,8 +20,8 @@ pub struct Observation {
     pub fact: Fact,
 }
 
-/// What a sensor saw. A scan of the host is one `Host` fact, a `Sensing` fact where there is something to tell, and its
-/// `Process` facts.
+/// What a sensor saw. A scan of the host is one `Host` fact, a `Sensing` fact where there is
+/// something to tell, and its `Process` facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Fact {
@@ -36,14 +37,16 @@ pub enum Fact {
     Listener(ListenerFact),
     /// How one workload's connects to one address end.
     Outbound(OutboundFact),
-    /// A process replaced its program image: what it grows to from here is a new program's business.
+    /// A process replaced its program image: what it grows to from here is a new program's
+    /// business.
     Exec(ProcessId),
     /// A process is gone.
     Exit(ProcessId),
 }
 
-/// A process as the kernel tells it apart from later ones with the same pid. Two that began in the same tick look alike but
-/// for the exit between them; the first lived for less than a tick then, so at most one scan saw it.
+/// A process as the kernel tells it apart from later ones with the same pid. Two that began in the
+/// same tick look alike but for the exit between them; the first lived for less than a tick then,
+/// so at most one scan saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Thread-group id in the initial pid namespace.
@@ -62,8 +65,8 @@ pub struct HostFact {
     pub psi_memory_some_avg10: Option<f64>,
 }
 
-/// What the sensors do not see. A probe that is not named is at its first choice; a trace without such facts is taken as
-/// seeing all.
+/// What the sensors do not see. A probe that is not named is at its first choice; a trace without
+/// such facts is taken as seeing all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SensorHealthFact {
     /// Probes that learn the same in another way than the first choice.
@@ -85,7 +88,8 @@ pub struct ProcessFact {
     pub id: ProcessId,
     /// Parent's pid.
     pub ppid: u32,
-    /// The kernel's name for the process, at most 15 bytes, as [`printable::printable`] shows it; so is every name here.
+    /// The kernel's name for the process, at most 15 bytes, as [`printable::printable`] shows it;
+    /// so is every name here.
     #[serde(deserialize_with = "printable::deserialize")]
     pub comm: Arc<str>,
     /// Path of the cgroup that the memory controller charges, from the hierarchy's root.
@@ -102,20 +106,24 @@ pub struct ProcessFact {
     /// Nearest effective hard limit on the cgroup, or `None` where there is none.
     #[serde(default)]
     pub memory_max_bytes: Option<u64>,
-    /// Anonymous and shared memory charged against that limit, by all processes under it; `None` where there is none or
-    /// it cannot be read. Up to ten scans old, unlike the sizes above: a fast leak has taken more since.
+    /// Anonymous and shared memory charged against that limit, by all processes under it; `None`
+    /// where there is none or it cannot be read. Up to ten scans old, unlike the sizes above: a
+    /// fast leak has taken more since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_charged_bytes: Option<u64>,
-    /// Growth that sampled page faults stand for, since the process was first seen; `None` where faults are not sampled.
+    /// Growth that sampled page faults stand for, since the process was first seen; `None` where
+    /// faults are not sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faulted_bytes_total: Option<u64>,
-    /// Private writable memory mapped, touched or not: `data` of `/proc/PID/statm`; `None` where it is not known.
+    /// Private writable memory mapped, touched or not: `data` of `/proc/PID/statm`; `None` where it
+    /// is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapped_bytes: Option<u64>,
 }
 
 impl ProcessFact {
-    /// The memory that a leak takes: anonymous, swapped and shared. Page cache and file mappings never count.
+    /// The memory that a leak takes: anonymous, swapped and shared. Page cache and file mappings
+    /// never count.
     pub fn private_bytes(&self) -> u64 {
         self.anon_bytes.saturating_add(self.swap_bytes).saturating_add(self.shmem_bytes)
     }
@@ -134,7 +142,8 @@ pub struct ProcessResourcesFact {
     pub fds_max: Option<u64>,
     /// Threads.
     pub threads: u64,
-    /// TCP sockets that the peer has closed and the process has not; `None` where they are not seen.
+    /// TCP sockets that the peer has closed and the process has not; `None` where they are not
+    /// seen.
     #[serde(default)]
     pub close_wait: Option<u64>,
 }
@@ -144,10 +153,12 @@ pub struct ProcessResourcesFact {
 pub struct ListenerFact {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Address and port, as `0.0.0.0:8080` or `[::]:8080`; a UNIX listener's path, as `unix:/run/api.sock` or `unix:@api`.
+    /// Address and port, as `0.0.0.0:8080` or `[::]:8080`; a UNIX listener's path, as
+    /// `unix:/run/api.sock` or `unix:@api`.
     #[serde(deserialize_with = "printable::deserialize")]
     pub addr: Arc<str>,
-    /// Tells this socket from others with its address (SO_REUSEPORT) for as long as it lives; 0 where they are not told apart.
+    /// Tells this socket from others with its address (SO_REUSEPORT) for as long as it lives; 0
+    /// where they are not told apart.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub socket: u64,
     /// Cgroup of the process that listens; empty where unknown.
@@ -157,7 +168,11 @@ pub struct ListenerFact {
     #[serde(default)]
     pub pid: Option<u32>,
     /// Its name; empty where unknown.
-    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "printable::deserialize")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_empty",
+        deserialize_with = "printable::deserialize"
+    )]
     pub comm: Arc<str>,
     /// Connections that are established and wait for accept().
     pub backlog: u32,
@@ -166,22 +181,24 @@ pub struct ListenerFact {
     /// Connections accepted since the listener was first seen.
     #[serde(default)]
     pub accepted_total: Option<u64>,
-    /// Connections that entered the accept queues of this address since it was first seen, all its sockets taken together;
-    /// `None` where they are not counted.
+    /// Connections that entered the accept queues of this address since it was first seen, all its
+    /// sockets taken together; `None` where they are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrived_total: Option<u64>,
-    /// Those of `arrived_total` that came from another host: over another interface than the loopback one, so that nothing counts which a
-    /// user of this host sends to itself. `None` where that is not known, as in older traces; live sensors give 0 then.
+    /// Those of `arrived_total` that came from another host: over another interface than the
+    /// loopback one, so that nothing counts which a user of this host sends to itself. `None` where
+    /// that is not known, as in older traces; live sensors give 0 then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_arrived_total: Option<u64>,
-    /// How long ago a connection last found nobody waiting when it came: since then the queue was never empty. `None` where that
-    /// is not known, as where sockets share the address.
+    /// How long ago a connection last found nobody waiting when it came: since then the queue was
+    /// never empty. `None` where that is not known, as where sockets share the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_empty_us: Option<u64>,
     /// Connections that the kernel dropped at this listener because the queue was full.
     #[serde(default)]
     pub overflows_total: Option<u64>,
-    /// Shortest time from established to accept() in the interval; `None` where nothing was accepted.
+    /// Shortest time from established to accept() in the interval; `None` where nothing was
+    /// accepted.
     #[serde(default)]
     pub sojourn_min_us: Option<u64>,
     /// Mean of the same.
@@ -190,10 +207,12 @@ pub struct ListenerFact {
     /// 99th percentile of the same.
     #[serde(default)]
     pub sojourn_p99_us: Option<u64>,
-    /// How long the connection at the head of the queue has waited; `None` where it cannot be seen, 0 on an empty queue.
+    /// How long the connection at the head of the queue has waited; `None` where it cannot be seen,
+    /// 0 on an empty queue.
     #[serde(default)]
     pub oldest_wait_us: Option<u64>,
-    /// What its service runs short of; looked at only while connections wait, so `None` where none does.
+    /// What its service runs short of; looked at only while connections wait, so `None` where none
+    /// does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strain: Option<ServicePressureFact>,
 }
@@ -203,17 +222,20 @@ pub struct ListenerFact {
 pub struct ServicePressureFact {
     /// How long ago that was.
     pub secs: f64,
-    /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in percent; `None` where it has
-    /// no cgroup of its own, because others' waits say nothing of it.
+    /// Share of that time in which something of its cgroup waited for a CPU (PSI `cpu`, `some`), in
+    /// percent; `None` where it has no cgroup of its own, because others' waits say nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psi_cpu_some_percent: Option<f64>,
-    /// The same for memory; the host's where it has no cgroup of its own, because the host's memory is everybody's.
+    /// The same for memory; the host's where it has no cgroup of its own, because the host's memory
+    /// is everybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psi_memory_some_percent: Option<f64>,
-    /// Share of that time in which the busiest of the main threads that hold the socket ran, in percent of one CPU.
+    /// Share of that time in which the busiest of the main threads that hold the socket ran, in
+    /// percent of one CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busiest_thread_percent: Option<f64>,
-    /// Share of that time in which one of these threads was ready to run and waited for a CPU, in percent; that which waited most.
+    /// Share of that time in which one of these threads was ready to run and waited for a CPU, in
+    /// percent; that which waited most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread_waits_percent: Option<f64>,
     /// TCP segments that its network namespace sent again.
@@ -224,20 +246,23 @@ pub struct ServicePressureFact {
     pub refused: Option<u64>,
 }
 
-/// How one workload's connects to one address end: those of all processes of a cgroup, over TCP. Told at a scan, while any was tried
-/// since the last or is under way. Totals never run backwards; after ten minutes without a connect they begin anew, and are soonest
-/// forgotten where there are thousands. What fails before anything could be sent, for want of a route, is not seen.
+/// How one workload's connects to one address end: those of all processes of a cgroup, over TCP.
+/// Told at a scan, while any was tried since the last or is under way. Totals never run backwards;
+/// after ten minutes without a connect they begin anew, and are soonest forgotten where there are
+/// thousands. What fails before anything could be sent, for want of a route, is not seen.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OutboundFact {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// The address and port connected to, as `192.0.2.7:5432` or `[2001:db8::7]:5432`; IPv4 through an IPv6 socket as IPv4.
+    /// The address and port connected to, as `192.0.2.7:5432` or `[2001:db8::7]:5432`; IPv4 through
+    /// an IPv6 socket as IPv4.
     #[serde(deserialize_with = "printable::deserialize")]
     pub addr: Arc<str>,
     /// Cgroup of the processes that connect; empty where they had gone before it was read.
     #[serde(default, deserialize_with = "printable::deserialize")]
     pub cgroup: Arc<str>,
-    /// The one of them that connected last, as far as is known; 0 where it is not, as of connects that began before the agent did.
+    /// The one of them that connected last, as far as is known; 0 where it is not, as of connects
+    /// that began before the agent did.
     pub pid: u32,
     /// Its name; empty where it has gone.
     #[serde(default, deserialize_with = "printable::deserialize")]
@@ -248,11 +273,12 @@ pub struct OutboundFact {
     pub refused_total: u64,
     /// Connects that the kernel gave up waiting for.
     pub timed_out_total: u64,
-    /// Connects that ended on this side before there was an answer: the process closed them, which is how most programs' own timeouts
-    /// look, or ended.
+    /// Connects that ended on this side before there was an answer: the process closed them, which
+    /// is how most programs' own timeouts look, or ended.
     pub abandoned_total: u64,
-    /// Connects that failed before anything was sent, because no local port was free: the destination had no part in it. `None` where
-    /// they are not told apart, as in older traces, which count them as abandoned.
+    /// Connects that failed before anything was sent, because no local port was free: the
+    /// destination had no part in it. `None` where they are not told apart, as in older traces,
+    /// which count them as abandoned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_local_port_total: Option<u64>,
     /// Connects under way, neither established nor failed.

@@ -1,9 +1,10 @@
 //! Listeners that found no room in the kernel's map of them, read through `sock_diag` all the same.
 //!
-//! The BPF side counts each that it turns away, when it begins to listen and again every ten seconds. Once that count rises they are read
-//! from here, until it rose no more for longer than that. Cost: some 3 µs a listener, of which the host's own do most of the harm: so the
-//! more there are, the less often they are read, and at most a twentieth of a CPU goes into it. How many one user has told is bounded too.
-//! Failure: `Lost` says how often some were left out.
+//! The BPF side counts each that it turns away, when it begins to listen and again every ten
+//! seconds. Once that count rises they are read from here, until it rose no more for longer than
+//! that. Cost: some 3 µs a listener, of which the host's own do most of the harm: so the more there
+//! are, the less often they are read, and at most a twentieth of a CPU goes into it. How many one
+//! user has told is bounded too. Failure: `Lost` says how often some were left out.
 
 use std::{io, net::SocketAddr};
 
@@ -14,15 +15,17 @@ use super::{
     sock_diag::{DiagListener, Kinds, SockDiag},
 };
 
-/// Time for which they are read after the last was turned away: longer than the time between two passes over every open file.
+/// Time for which they are read after the last was turned away: longer than the time between two
+/// passes over every open file.
 const AFTER_SECS: f64 = 15.0;
 
-/// Time between two reads, in seconds: the least, and for each listener that was read. The latter is twenty times its cost, measured
-/// on a 6.18 host.
+/// Time between two reads, in seconds: the least, and for each listener that was read. The latter
+/// is twenty times its cost, measured on a 6.18 host.
 const LEAST_SECS: f64 = 1.0;
 const SECS_EACH: f64 = 60e-6;
 
-/// Most of one user that are reported at a read: of those at which connections wait, and of the others. Guesses: more than a service has.
+/// Most of one user that are reported at a read: of those at which connections wait, and of the
+/// others. Guesses: more than a service has.
 const TOLD_MAX: u32 = 1_024;
 /// The same of the system's own users.
 const TOLD_OF_SYSTEM_MAX: u32 = 8_192;
@@ -100,8 +103,12 @@ impl ReportedCounts {
     }
 }
 
-/// Tells if a socket listens where one of these does: those that share an address belong to one user.
-pub(super) fn listens_at<T>(known: &std::collections::HashMap<(u32, SocketAddr), T>, found: &DiagListener) -> bool {
+/// Tells if a socket listens where one of these does: those that share an address belong to one
+/// user.
+pub(super) fn listens_at<T>(
+    known: &std::collections::HashMap<(u32, SocketAddr), T>,
+    found: &DiagListener,
+) -> bool {
     found.socket.is_some_and(|socket| known.contains_key(&(found.netns, socket)))
 }
 
@@ -112,9 +119,14 @@ mod tests {
     #[test]
     fn they_are_read_until_none_was_turned_away_for_a_while() {
         let mut outside = Outside::new(Kinds::Tcp);
-        for (now, turned_away, is_due) in
-            [(0.0, 0, false), (1.0, 5, true), (2.0, 5, true), (15.9, 5, true), (16.0, 5, false), (20.0, 6, true)]
-        {
+        for (now, turned_away, is_due) in [
+            (0.0, 0, false),
+            (1.0, 5, true),
+            (2.0, 5, true),
+            (15.9, 5, true),
+            (16.0, 5, false),
+            (20.0, 6, true),
+        ] {
             assert_eq!(outside.is_due(now, turned_away), is_due, "at {now}");
         }
         outside.next = 21.5;
@@ -129,6 +141,9 @@ mod tests {
         assert_eq!(admitted, TOLD_MAX as usize);
         assert_eq!(told.left_out, 9_000 - u64::from(TOLD_MAX));
         assert!(told.has_room(&found(65_534, true)), "one at which connections wait is told");
-        assert!(told.has_room(&found(0, false)) && told.has_room(&found(1_000, false)), "others are told");
+        assert!(
+            told.has_room(&found(0, false)) && told.has_room(&found(1_000, false)),
+            "others are told"
+        );
     }
 }

@@ -1,14 +1,15 @@
 //! Overflows of accept queues, apart from everything else that a listener discards.
 //!
-//! `sk_drops` of a listener counts every packet that it discards: the last packet of a handshake under TCP_DEFER_ACCEPT, a FIN scan, a SYN
-//! flood that is answered with cookies. `ListenOverflows` counts only connections that found a queue full, but those of a whole network
-//! namespace. Each of them is also a drop of its listener. So drops count as overflows only as far as `ListenOverflows` rose, and only at
-//! sockets whose queue can have been full.
+//! `sk_drops` of a listener counts every packet that it discards: the last packet of a handshake
+//! under TCP_DEFER_ACCEPT, a FIN scan, a SYN flood that is answered with cookies. `ListenOverflows`
+//! counts only connections that found a queue full, but those of a whole network namespace. Each of
+//! them is also a drop of its listener. So drops count as overflows only as far as
+//! `ListenOverflows` rose, and only at sockets whose queue can have been full.
 //!
-//! Cost: one read of `/proc/PID/net/netstat` for each namespace when its first listener is seen, and one for each look in which drops rose
-//! there; some 50 µs each.
-//! Cold start: drops from before the first look count only at a queue that is full.
-//! Failure: if no process of a namespace can be read, drops count at queues that are full, and nowhere else.
+//! Cost: one read of `/proc/PID/net/netstat` for each namespace when its first listener is seen,
+//! and one for each look in which drops rose there; some 50 µs each. Cold start: drops from before
+//! the first look count only at a queue that is full. Failure: if no process of a namespace can be
+//! read, drops count at queues that are full, and nowhere else.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
@@ -23,7 +24,8 @@ pub(super) struct DropRise {
     pub(super) drops: u64,
     /// The queue is over its limit now: the kernel refuses what comes.
     pub(super) is_full: bool,
-    /// Enough connections came since the last look to have filled it in between, as far as is known.
+    /// Enough connections came since the last look to have filled it in between, as far as is
+    /// known.
     pub(super) may_have_been_full: bool,
 }
 
@@ -38,7 +40,8 @@ pub(super) struct Overflows {
 struct NamespaceOverflows {
     /// The count at the last read; `None` before the first.
     total: Option<u64>,
-    /// Overflows that no drop was seen for, and the look that left them: the listener may have been read just before.
+    /// Overflows that no drop was seen for, and the look that left them: the listener may have been
+    /// read just before.
     spare: u64,
     spare_look: u64,
 }
@@ -54,19 +57,28 @@ impl Overflows {
         self.namespaces.contains_key(&netns)
     }
 
-    /// Reads the count that later ones are compared with, unless there is one. `pid` is a process of the namespace.
+    /// Reads the count that later ones are compared with, unless there is one. `pid` is a process
+    /// of the namespace.
     pub(super) fn begin(&mut self, netns: u32, pid: u32) {
         if !self.knows(netns) {
             let total = read(pid, netns);
-            self.namespaces.insert(netns, NamespaceOverflows { total, ..NamespaceOverflows::default() });
+            self.namespaces
+                .insert(netns, NamespaceOverflows { total, ..NamespaceOverflows::default() });
         }
     }
 
-    /// Overflows of each listener of a namespace whose drops rose since the last look, in their order. `pids` are processes that may be in
-    /// the namespace.
-    pub(super) fn settle(&mut self, netns: u32, pids: impl IntoIterator<Item = u32>, rises: &[DropRise]) -> Vec<u64> {
+    /// Overflows of each listener of a namespace whose drops rose since the last look, in their
+    /// order. `pids` are processes that may be in the namespace.
+    pub(super) fn settle(
+        &mut self,
+        netns: u32,
+        pids: impl IntoIterator<Item = u32>,
+        rises: &[DropRise],
+    ) -> Vec<u64> {
         match pids.into_iter().find_map(|pid| read(pid, netns)) {
-            Some(total) => self.namespaces.entry(netns).or_default().settle(total, self.looks, rises),
+            Some(total) => {
+                self.namespaces.entry(netns).or_default().settle(total, self.looks, rises)
+            }
             None => rises.iter().map(|rise| if rise.is_full { rise.drops } else { 0 }).collect(),
         }
     }
@@ -84,24 +96,28 @@ impl NamespaceOverflows {
         let spare = if self.spare_look + 1 == look { self.spare } else { 0 };
         let counted = share(fresh.saturating_add(spare), rises);
         let left = fresh.saturating_add(spare).saturating_sub(counted.iter().sum());
-        // What is older than this look belonged to listeners that have closed; so does what was there before the first.
+        // What is older than this look belonged to listeners that have closed; so does what was
+        // there before the first.
         self.spare = if is_first { 0 } else { left.min(fresh) };
         (self.total, self.spare_look) = (Some(total), look);
         counted
     }
 }
 
-/// Shares out so many overflows: first to queues that are full, then to those that may have been, in proportion to their drops.
+/// Shares out so many overflows: first to queues that are full, then to those that may have been,
+/// in proportion to their drops.
 fn share(overflows: u64, rises: &[DropRise]) -> Vec<u64> {
     let mut counted = vec![0; rises.len()];
     let mut left = overflows;
-    let classes: [fn(&DropRise) -> bool; 2] = [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
+    let classes: [fn(&DropRise) -> bool; 2] =
+        [|rise| rise.is_full, |rise| !rise.is_full && rise.may_have_been_full];
     for class in classes {
         let drops: u64 = rises.iter().filter(|rise| class(rise)).map(|rise| rise.drops).sum();
         let (mut room, mut of) = (left.min(drops), drops);
         for (counted, rise) in counted.iter_mut().zip(rises).filter(|(_, rise)| class(rise)) {
             // What is left, by what is left to share it: so nothing is lost to rounding.
-            *counted = (u128::from(room) * u128::from(rise.drops)).div_ceil(u128::from(of.max(1))) as u64;
+            *counted =
+                (u128::from(room) * u128::from(rise.drops)).div_ceil(u128::from(of.max(1))) as u64;
             room -= *counted;
             of -= rise.drops;
             left -= *counted;
@@ -113,14 +129,15 @@ fn share(overflows: u64, rises: &[DropRise]) -> Vec<u64> {
 /// The count of the namespace `netns`; `None` if the process is not in it, or has gone.
 fn read(pid: u32, netns: u32) -> Option<u64> {
     let netstat = unrestricted(move || {
-        let is_in_it =
-            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|namespace| namespace.ino() == u64::from(netns));
+        let is_in_it = fs::metadata(format!("/proc/{pid}/ns/net"))
+            .is_ok_and(|namespace| namespace.ino() == u64::from(netns));
         is_in_it.then(|| fs::read_to_string(format!("/proc/{pid}/net/netstat")).ok()).flatten()
     });
     listen_overflows(&netstat?)
 }
 
-/// `ListenOverflows` of `/proc/net/netstat`: a line of names, and one of values, each after the same word.
+/// `ListenOverflows` of `/proc/net/netstat`: a line of names, and one of values, each after the
+/// same word.
 fn listen_overflows(netstat: &str) -> Option<u64> {
     let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -147,9 +164,14 @@ mod tests {
 
     #[test]
     fn no_more_is_counted_than_overflowed_and_full_queues_come_first() {
-        for (overflows, counted) in
-            [(0, [0, 0, 0]), (4, [4, 0, 0]), (10, [10, 0, 0]), (13, [10, 3, 0]), (20, [10, 10, 0]), (99, [10, 10, 0])]
-        {
+        for (overflows, counted) in [
+            (0, [0, 0, 0]),
+            (4, [4, 0, 0]),
+            (10, [10, 0, 0]),
+            (13, [10, 3, 0]),
+            (20, [10, 10, 0]),
+            (99, [10, 10, 0]),
+        ] {
             assert_eq!(share(overflows, &[FULL, MAY, NEVER]), counted, "{overflows}");
         }
     }
@@ -160,7 +182,10 @@ mod tests {
         for overflows in 0..=30 {
             let counted = share(overflows, &rises);
             assert_eq!(counted.iter().sum::<u64>(), overflows, "{counted:?}");
-            assert!(counted.iter().zip(&rises).all(|(counted, rise)| *counted <= rise.drops), "{counted:?}");
+            assert!(
+                counted.iter().zip(&rises).all(|(counted, rise)| *counted <= rise.drops),
+                "{counted:?}"
+            );
         }
         assert_eq!(share(15, &rises)[1], 10);
     }
@@ -181,13 +206,16 @@ mod tests {
     fn before_the_first_look_only_a_full_queue_can_have_overflowed() {
         let mut namespace = NamespaceOverflows::default();
         assert_eq!(namespace.settle(1_000, 1, &[FULL, NEVER]), [10, 0]);
-        assert_eq!(namespace.settle(1_000, 2, &[FULL, MAY]), [0, 0], "what was before is not shared out later");
+        assert_eq!(
+            namespace.settle(1_000, 2, &[FULL, MAY]),
+            [0, 0],
+            "what was before is not shared out later"
+        );
     }
 
     #[test]
     fn a_count_is_read_by_its_name_or_not_at_all() {
-        let netstat =
-            "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
+        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
         assert_eq!(listen_overflows(netstat), Some(42));
         for other in [
             "",

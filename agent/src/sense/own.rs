@@ -1,7 +1,9 @@
-//! Sockets of the agent itself, which are no service's: they are counted, and no detector sees them.
+//! Sockets of the agent itself, which are no service's: they are counted, and no detector sees
+//! them.
 //!
-//! A listener is known by its network namespace and address rather than by its holder: pids differ between pid namespaces, and no other
-//! socket can listen at an address that the agent has bound without SO_REUSEPORT.
+//! A listener is known by its network namespace and address rather than by its holder: pids differ
+//! between pid namespaces, and no other socket can listen at an address that the agent has bound
+//! without SO_REUSEPORT.
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, sync::Arc};
 
@@ -20,14 +22,18 @@ impl OwnSockets {
     pub fn new(addresses: &[SocketAddr]) -> Self {
         let netns = fs::metadata("/proc/self/ns/net").map_or(0, |netns| netns.ino() as u32);
         // Facts have no scope: the kernel's socket has none where sensors read it.
-        let plain = |address: &SocketAddr| SocketAddr::new(address.ip(), address.port()).to_string();
+        let plain =
+            |address: &SocketAddr| SocketAddr::new(address.ip(), address.port()).to_string();
         let listeners = addresses.iter().map(|address| (Arc::from(plain(address)), 0)).collect();
         Self { netns, pid: std::process::id(), listeners }
     }
 
     /// Tells whether a listener is the agent's own, and notes its queue then.
     pub fn owns_listener(&mut self, fact: &ListenerFact) -> bool {
-        let own = self.listeners.iter_mut().find(|(addr, _)| fact.netns == self.netns && *addr == fact.addr);
+        let own = self
+            .listeners
+            .iter_mut()
+            .find(|(addr, _)| fact.netns == self.netns && *addr == fact.addr);
         own.map(|(_, backlog)| *backlog = fact.backlog).is_some()
     }
 
@@ -36,7 +42,8 @@ impl OwnSockets {
         fact.pid == self.pid
     }
 
-    /// Each address at which the agent listens, and how many connections waited there at the last look.
+    /// Each address at which the agent listens, and how many connections waited there at the last
+    /// look.
     pub fn backlogs(&self) -> impl Iterator<Item = (&str, u32)> {
         self.listeners.iter().map(|(addr, backlog)| (&**addr, *backlog))
     }
@@ -48,15 +55,28 @@ mod tests {
 
     #[test]
     fn a_listener_is_known_by_its_namespace_and_address() {
-        let mut own = OwnSockets::new(&["127.0.0.1:9646".parse().unwrap(), "[fe80::1%2]:9647".parse().unwrap()]);
-        let fact =
-            |netns, addr: &str| ListenerFact { netns, addr: Arc::from(addr), backlog: 7, ..ListenerFact::default() };
+        let mut own = OwnSockets::new(&[
+            "127.0.0.1:9646".parse().unwrap(),
+            "[fe80::1%2]:9647".parse().unwrap(),
+        ]);
+        let fact = |netns, addr: &str| ListenerFact {
+            netns,
+            addr: Arc::from(addr),
+            backlog: 7,
+            ..ListenerFact::default()
+        };
         assert!(own.owns_listener(&fact(own.netns, "127.0.0.1:9646")));
         assert!(own.owns_listener(&fact(own.netns, "[fe80::1]:9647")));
         assert!(!own.owns_listener(&fact(own.netns, "127.0.0.1:9648")));
         assert!(!own.owns_listener(&fact(own.netns, "unix:/run/api.sock")));
-        assert!(!own.owns_listener(&fact(own.netns.wrapping_add(1), "127.0.0.1:9646")), "another container's");
-        assert_eq!(own.backlogs().collect::<Vec<_>>(), [("127.0.0.1:9646", 7), ("[fe80::1]:9647", 7)]);
+        assert!(
+            !own.owns_listener(&fact(own.netns.wrapping_add(1), "127.0.0.1:9646")),
+            "another container's"
+        );
+        assert_eq!(
+            own.backlogs().collect::<Vec<_>>(),
+            [("127.0.0.1:9646", 7), ("[fe80::1]:9647", 7)]
+        );
     }
 
     #[test]

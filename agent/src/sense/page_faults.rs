@@ -1,6 +1,7 @@
 //! Where a process grows: the user stacks of its latest page-fault samples.
 //!
-//! The counts come with every scan of processes; the stacks are fetched only for a process that matters.
+//! The counts come with every scan of processes; the stacks are fetched only for a process that
+//! matters.
 
 use spillway_ebpf::FAULT_STACKS_KEPT;
 
@@ -17,7 +18,8 @@ impl PageFaultSensor {
         Self { maps }
     }
 
-    /// Samples taken in this process so far, and the return addresses of its latest stacks, innermost first.
+    /// Samples taken in this process so far, and the return addresses of its latest stacks,
+    /// innermost first.
     pub fn of_process(&self, pid: u32) -> (u64, Vec<Vec<u64>>) {
         let Ok(count) = self.maps.counts.get(&pid, 0) else { return (0, Vec::new()) };
         let mut stacks = Vec::with_capacity(FAULT_STACKS_KEPT);

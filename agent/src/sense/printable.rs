@@ -1,8 +1,10 @@
 //! Names from processes, tenants and files, made safe to print.
 //!
-//! Process and cgroup names hold almost any byte, chosen by whoever runs the process. Printed as they are they could drive a terminal
-//! (`ESC ]0;…`), forge a line of a log, or read from right to left. Every name is made printable where it enters, so that no output
-//! has to remember it. Names that are printable already stay as they are, backslashes included: systemd's own `\x2d` names a directory.
+//! Process and cgroup names hold almost any byte, chosen by whoever runs the process. Printed as
+//! they are they could drive a terminal (`ESC ]0;…`), forge a line of a log, or read from right to
+//! left. Every name is made printable where it enters, so that no output has to remember it. Names
+//! that are printable already stay as they are, backslashes included: systemd's own `\x2d` names a
+//! directory.
 
 use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc};
 
@@ -14,14 +16,16 @@ pub const NAME_BYTES_MAX: usize = 4_096;
 /// Stands for the end of a name that was too long.
 const CUT: char = '…';
 
-/// Makes a name printable: control characters, characters that are invisible or turn the text around, and bytes that are not UTF-8 become
-/// `\xNN`, a byte each. At most [`NAME_BYTES_MAX`] long. Doing it twice changes nothing.
+/// Makes a name printable: control characters, characters that are invisible or turn the text
+/// around, and bytes that are not UTF-8 become `\xNN`, a byte each. At most [`NAME_BYTES_MAX`]
+/// long. Doing it twice changes nothing.
 pub fn printable(name: impl AsRef<[u8]>) -> Arc<str> {
     let name = name.as_ref();
     if name.len() <= NAME_BYTES_MAX && name.iter().all(|byte| matches!(byte, b' '..=b'~')) {
         return Arc::from(String::from_utf8_lossy(name));
     }
-    let (mut text, mut piece) = (String::with_capacity(name.len().min(NAME_BYTES_MAX)), String::new());
+    let (mut text, mut piece) =
+        (String::with_capacity(name.len().min(NAME_BYTES_MAX)), String::new());
     for chunk in name.utf8_chunks() {
         let valid = chunk.valid().char_indices().map(|(at, c)| {
             let bytes = &chunk.valid().as_bytes()[at..at + c.len_utf8()];
@@ -32,7 +36,9 @@ pub fn printable(name: impl AsRef<[u8]>) -> Arc<str> {
             piece.clear();
             match c {
                 Some(c) => piece.push(c),
-                None => bytes.iter().for_each(|byte| write!(piece, "\\x{byte:02x}").unwrap_or_default()),
+                None => {
+                    bytes.iter().for_each(|byte| write!(piece, "\\x{byte:02x}").unwrap_or_default())
+                }
             }
             if text.len() + piece.len() > NAME_BYTES_MAX {
                 cut(&mut text);
@@ -49,8 +55,9 @@ pub fn printable_path(path: &Path) -> Arc<str> {
     printable(path.as_os_str().as_bytes())
 }
 
-/// Bytes of a name before [`printable`]; `None` where nothing was escaped, the name was cut, or it would not be shown like this. A name
-/// that held such an escape from the beginning is taken for the other: whoever acts on it checks what is there.
+/// Bytes of a name before [`printable`]; `None` where nothing was escaped, the name was cut, or it
+/// would not be shown like this. A name that held such an escape from the beginning is taken for
+/// the other: whoever acts on it checks what is there.
 pub fn original(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest, mut is_escaped) = (Vec::with_capacity(text.len()), text, false);
     while let Some(c) = rest.chars().next() {
@@ -92,16 +99,24 @@ fn cut(text: &mut String) {
     text.push(CUT);
 }
 
-/// Tells if a character shows as itself: neither a control character, nor one that is invisible, blank, or changes how others are shown.
+/// Tells if a character shows as itself: neither a control character, nor one that is invisible,
+/// blank, or changes how others are shown.
 fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         _ if c.is_control() || c.is_whitespace() => false,
-        // Unicode's Default_Ignorable_Code_Point, which its DerivedCoreProperties.txt lists: fillers, joiners, marks of direction,
-        // variation selectors and tags. Interlinear annotations (U+FFF9 to U+FFFB) beside them.
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' => false,
+        // Unicode's Default_Ignorable_Code_Point, which its DerivedCoreProperties.txt lists:
+        // fillers, joiners, marks of direction, variation selectors and tags. Interlinear
+        // annotations (U+FFF9 to U+FFFB) beside them.
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' => {
+            false
+        }
         '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => false,
-        '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' => false,
+        '\u{2060}'..='\u{206f}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{ffa0}' => false,
         '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' => false,
         '\u{e0000}'..='\u{e0fff}' => false,
         _ => true,
@@ -122,10 +137,16 @@ mod tests {
             (b"\xff\xfe", "\\xff\\xfe"),
             (b"\xc3", "\\xc3"),
             ("\u{202e}gpj.exe".as_bytes(), "\\xe2\\x80\\xaegpj.exe"),
-            ("a\u{200b}b\u{feff}\u{85}\u{a0}".as_bytes(), "a\\xe2\\x80\\x8bb\\xef\\xbb\\xbf\\xc2\\x85\\xc2\\xa0"),
+            (
+                "a\u{200b}b\u{feff}\u{85}\u{a0}".as_bytes(),
+                "a\\xe2\\x80\\x8bb\\xef\\xbb\\xbf\\xc2\\x85\\xc2\\xa0",
+            ),
             (b"nginx: worker", "nginx: worker"),
             ("größe-中文".as_bytes(), "größe-中文"),
-            (b"/system.slice/systemd-fsck\\x2d1.service", "/system.slice/systemd-fsck\\x2d1.service"),
+            (
+                b"/system.slice/systemd-fsck\\x2d1.service",
+                "/system.slice/systemd-fsck\\x2d1.service",
+            ),
             (b"", ""),
         ] {
             assert_eq!(&*printable(name), shown);
@@ -144,7 +165,9 @@ mod tests {
     #[test]
     fn only_what_was_escaped_here_is_read_back() {
         assert_eq!(original("/a\\x1b\\x2d").as_deref(), Some(&b"/a\x1b\\x2d"[..]));
-        for text in ["", "/a", "/systemd\\x2dfsck", "\\x", "\\x1", "\\x1B", "\\xé", "\\x+1", "/a\\xce\\x95"] {
+        for text in
+            ["", "/a", "/systemd\\x2dfsck", "\\x", "\\x1", "\\x1B", "\\xé", "\\x+1", "/a\\xce\\x95"]
+        {
             assert_eq!(original(text), None, "{text}");
         }
     }

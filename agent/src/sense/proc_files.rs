@@ -1,7 +1,8 @@
 //! Files of `/proc` that hold names, read as bytes.
 //!
-//! A process names itself, its cgroup and its mounts as it likes, in any bytes. A reader that expects UTF-8 fails on one such name, and then the
-//! process, or every mount, is not seen at all: a way to hide. So these are read here, and not by procfs itself.
+//! A process names itself, its cgroup and its mounts as it likes, in any bytes. A reader that
+//! expects UTF-8 fails on one such name, and then the process, or every mount, is not seen at all:
+//! a way to hide. So these are read here, and not by procfs itself.
 
 use std::{fs, io, sync::Arc};
 
@@ -35,13 +36,15 @@ pub fn stat_of(pid: u32) -> Option<Stat> {
     stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Parses `/proc/PID/stat`. A name may hold parentheses and blanks, so that it ends at the last parenthesis.
+/// Parses `/proc/PID/stat`. A name may hold parentheses and blanks, so that it ends at the last
+/// parenthesis.
 pub fn stat(text: &[u8]) -> Option<Stat> {
     let start = text.iter().position(|&byte| byte == b'(')? + 1;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let comm = printable(text.get(start..end)?);
     // The first field after the name is the third.
-    let fields: Vec<&str> = str::from_utf8(&text[end + 1..]).ok()?.split_ascii_whitespace().collect();
+    let fields: Vec<&str> =
+        str::from_utf8(&text[end + 1..]).ok()?.split_ascii_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let has_memory = number(23)? != 0 || number(24)? != 0;
     Some(Stat {
@@ -53,7 +56,8 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Memory of a process as `/proc/PID/status` has it, in bytes. What the kernel does not tell is zero; data and stack are `None` then.
+/// Memory of a process as `/proc/PID/status` has it, in bytes. What the kernel does not tell is
+/// zero; data and stack are `None` then.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Resident anonymous memory.
@@ -73,11 +77,19 @@ pub fn memory_of(pid: u32) -> Option<Memory> {
     Some(memory(&fs::read(format!("/proc/{pid}/status")).ok()?))
 }
 
-/// Parses the lines of `/proc/PID/status` that [`Memory`] needs. Its first line is the process's name, in which the kernel escapes line breaks.
+/// Parses the lines of `/proc/PID/status` that [`Memory`] needs. Its first line is the process's
+/// name, in which the kernel escapes line breaks.
 pub fn memory(text: &[u8]) -> Memory {
     let bytes = |key: &str| {
-        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key.as_bytes()));
-        let number = str::from_utf8(line?).ok()?.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?;
+        let line =
+            text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key.as_bytes()));
+        let number = str::from_utf8(line?)
+            .ok()?
+            .trim()
+            .strip_suffix("kB")?
+            .trim_end()
+            .parse::<u64>()
+            .ok()?;
         number.checked_mul(1024)
     };
     Memory {
@@ -86,7 +98,9 @@ pub fn memory(text: &[u8]) -> Memory {
         shmem_bytes: bytes("RssShmem:").unwrap_or(0),
         swap_bytes: bytes("VmSwap:").unwrap_or(0),
         // Two parts of what `statm` calls `data`, which would be one more file to read.
-        data_bytes: bytes("VmData:").zip(bytes("VmStk:")).and_then(|(data, stack)| data.checked_add(stack)),
+        data_bytes: bytes("VmData:")
+            .zip(bytes("VmStk:"))
+            .and_then(|(data, stack)| data.checked_add(stack)),
     }
 }
 
@@ -96,7 +110,8 @@ pub fn cgroup_of(pid: u32, is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<Vec
     cgroup_in(&text, is_ours).map(<[u8]>::to_vec)
 }
 
-/// Path in the first line of `/proc/PID/cgroup` whose hierarchy's number and controllers are the wanted ones. A path may hold colons.
+/// Path in the first line of `/proc/PID/cgroup` whose hierarchy's number and controllers are the
+/// wanted ones. A path may hold colons.
 pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<&[u8]> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.splitn(3, |&byte| byte == b':');
@@ -105,7 +120,8 @@ pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<
     })
 }
 
-/// Mounts that this process sees. One that cannot be read is left out: others' mounts, such as FUSE's, are named by their users.
+/// Mounts that this process sees. One that cannot be read is left out: others' mounts, such as
+/// FUSE's, are named by their users.
 ///
 /// # Errors
 ///
@@ -135,15 +151,27 @@ mod tests {
             (b"", ""),
         ] {
             let text = [b"812 (", name, b")", rest].concat();
-            let expected = Stat { comm: Arc::from(shown), ppid: 7, start_ticks: 4_711, threads: 3, has_memory: true };
+            let expected = Stat {
+                comm: Arc::from(shown),
+                ppid: 7,
+                start_ticks: 4_711,
+                threads: 3,
+                has_memory: true,
+            };
             assert_eq!(stat(&text), Some(expected));
         }
         for text in [&b""[..], b"1 (a", b"1 (a)", b")(", b"1 (a) S 1 2"] {
             assert_eq!(stat(text), None);
         }
-        let read = memory(b"Name:\t\xff\nRssAnon:\t    8 kB\nRssFile:\t 4 kB\nVmData:\t 12 kB\nVmStk:\t 132 kB\n");
-        let expected =
-            Memory { anon_bytes: 8_192, file_bytes: 4_096, data_bytes: Some(144 << 10), ..Memory::default() };
+        let read = memory(
+            b"Name:\t\xff\nRssAnon:\t    8 kB\nRssFile:\t 4 kB\nVmData:\t 12 kB\nVmStk:\t 132 kB\n",
+        );
+        let expected = Memory {
+            anon_bytes: 8_192,
+            file_bytes: 4_096,
+            data_bytes: Some(144 << 10),
+            ..Memory::default()
+        };
         assert_eq!(read, expected);
         assert_eq!(memory(b"RssAnon:\t 18446744073709551615 kB\nVmData: 1"), Memory::default());
     }
@@ -162,8 +190,9 @@ mod tests {
     fn a_cgroups_path_may_hold_any_byte_but_a_line_break() {
         let text = b"13:memory,x:/v1/a:b\n1:name=systemd:/x\n0::/v2/\x1b\xff:\n";
         assert_eq!(cgroup_in(text, |number, _| number == b"0"), Some(&b"/v2/\x1b\xff:"[..]));
-        let is_memory =
-            |_: &[u8], controllers: &[u8]| controllers.split(|&byte| byte == b',').any(|it| it == b"memory");
+        let is_memory = |_: &[u8], controllers: &[u8]| {
+            controllers.split(|&byte| byte == b',').any(|it| it == b"memory")
+        };
         assert_eq!(cgroup_in(text, is_memory), Some(&b"/v1/a:b"[..]));
         for text in [&b""[..], b"0:", b"0::", b"0::a", b"1:a:/b"] {
             assert_eq!(cgroup_in(text, |number, _| number == b"0"), None);
@@ -173,8 +202,12 @@ mod tests {
     #[test]
     fn a_mount_that_somebody_named_oddly_hides_no_other() {
         let fuse = b"90 1 0:50 / /home/u/\xff\\040x rw,nosuid - fuse.sshfs \xff rw,user_id=1000\n";
-        let cgroup = b"31 24 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,memory_recursiveprot\n";
+        let cgroup =
+            b"31 24 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,memory_recursiveprot\n";
         let mounts = mounts_in(&[&fuse[..], b"nonsense\n", cgroup].concat());
-        assert_eq!(mounts.iter().map(|mount| mount.fs_type.as_str()).collect::<Vec<_>>(), ["fuse.sshfs", "cgroup2"]);
+        assert_eq!(
+            mounts.iter().map(|mount| mount.fs_type.as_str()).collect::<Vec<_>>(),
+            ["fuse.sshfs", "cgroup2"]
+        );
     }
 }

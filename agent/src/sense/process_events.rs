@@ -38,7 +38,8 @@ impl ProcessEventSensor {
         self.totals
     }
 
-    /// Empties the ring, and hands each fact to `each`. A birth is counted only: the next scan sees the process whole.
+    /// Empties the ring, and hands each fact to `each`. A birth is counted only: the next scan sees
+    /// the process whole.
     pub fn drain(&mut self, lost: &mut LossCounters, mut each: impl FnMut(Fact)) {
         while let Some(item) = self.ring.next() {
             let Some(sample) = decode::<LifeSample>(&item).next() else {

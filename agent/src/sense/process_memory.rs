@@ -1,7 +1,7 @@
 //! Memory of every process.
 //!
-//! One pass of `iter/task` where BPF is to be had; else `/proc/PID/{stat,status,cgroup}` for each, which says the same
-//! at ten times the cost.
+//! One pass of `iter/task` where BPF is to be had; else `/proc/PID/{stat,status,cgroup}` for each,
+//! which says the same at ten times the cost.
 
 use std::{io, sync::Arc};
 
@@ -9,10 +9,13 @@ use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::all_processes;
 use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, PAGES_UNKNOWN, TaskSample};
 
-use super::{CgroupPaths, Hierarchy, LossCounters, ProcessFact, ProcessId, printable::printable, proc_files};
+use super::{
+    CgroupPaths, Hierarchy, LossCounters, ProcessFact, ProcessId, printable::printable, proc_files,
+};
 use crate::bpf::{IterHandle, pass};
 
-/// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24 bytes.
+/// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24
+/// bytes.
 const NAMES_MAX: usize = 4_096;
 
 /// Reads the memory of every process.
@@ -27,8 +30,8 @@ pub struct ProcessMemorySensor {
 }
 
 impl ProcessMemorySensor {
-    /// A sensor over `iter`, or over `/proc` without one. `faults_sampled` says whether the samples' fault counts mean
-    /// anything.
+    /// A sensor over `iter`, or over `/proc` without one. `faults_sampled` says whether the
+    /// samples' fault counts mean anything.
     pub fn new(iter: Option<IterHandle>, faults_sampled: bool, hierarchy: Hierarchy) -> Self {
         Self {
             iter,
@@ -46,7 +49,11 @@ impl ProcessMemorySensor {
     /// # Errors
     ///
     /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(&mut self, lost: &mut LossCounters, each: impl FnMut(ProcessFact)) -> io::Result<()> {
+    pub fn scan(
+        &mut self,
+        lost: &mut LossCounters,
+        each: impl FnMut(ProcessFact),
+    ) -> io::Result<()> {
         match self.iter.take() {
             Some(iter) => {
                 let scanned = self.scan_samples(&iter, lost, each);
@@ -85,7 +92,8 @@ impl ProcessMemorySensor {
             faulted_bytes_total: self
                 .faults_sampled
                 .then(|| sample.fault_samples * FAULT_SAMPLE_PERIOD_PAGES * self.page_bytes),
-            mapped_bytes: (sample.mapped_pages != PAGES_UNKNOWN).then(|| sample.mapped_pages * self.page_bytes),
+            mapped_bytes: (sample.mapped_pages != PAGES_UNKNOWN)
+                .then(|| sample.mapped_pages * self.page_bytes),
             comm: self.name(&sample.comm),
             cgroup,
             memory_max_bytes: limit.map(|limit| limit.max_bytes),
@@ -109,7 +117,9 @@ impl ProcessMemorySensor {
     fn scan_proc(&mut self, mut each: impl FnMut(ProcessFact)) -> io::Result<()> {
         for process in all_processes().map_err(io::Error::other)? {
             // A process that ends while it is read is no loss: it is gone.
-            if let Some(fact) = process.ok().and_then(|process| self.fact_from_proc(process.pid as u32)) {
+            if let Some(fact) =
+                process.ok().and_then(|process| self.fact_from_proc(process.pid as u32))
+            {
                 each(fact);
             }
         }

@@ -1,7 +1,8 @@
 //! What every process holds that can run out: open files, threads, sockets that it forgot to close.
 //!
-//! One pass of `iter/task_file` where BPF is to be had; else `/proc/PID/{fd,limits,stat}` for each, which says nothing of the state that
-//! a socket is in. Either costs by the number of open files, so it is done every [`PERIOD_SECS`].
+//! One pass of `iter/task_file` where BPF is to be had; else `/proc/PID/{fd,limits,stat}` for each,
+//! which says nothing of the state that a socket is in. Either costs by the number of open files,
+//! so it is done every [`PERIOD_SECS`].
 
 use std::{fs, io};
 
@@ -17,7 +18,8 @@ use crate::{
     os::proc_reader::unrestricted,
 };
 
-/// Time between two looks. Handles leak by the request, and their limits are hundreds of requests away: ten seconds are a guess.
+/// Time between two looks. Handles leak by the request, and their limits are hundreds of requests
+/// away: ten seconds are a guess.
 const PERIOD_SECS: f64 = 10.0;
 
 /// What the kernel keeps for "no limit".
@@ -37,7 +39,8 @@ impl ProcessResourceSensor {
         Self { iter, ns_per_tick: ns_per_tick(), looked: None, buffer: Vec::new() }
     }
 
-    /// Reads every process if it is time, and hands each to `each`. `now` is in seconds on any monotonic clock.
+    /// Reads every process if it is time, and hands each to `each`. `now` is in seconds on any
+    /// monotonic clock.
     ///
     /// # Errors
     ///
@@ -55,12 +58,15 @@ impl ProcessResourceSensor {
         match &self.iter {
             Some(iter) => {
                 let ns_per_tick = self.ns_per_tick;
-                let rest = pass(iter, &mut self.buffer, |sample: HandleSample| each(fact(&sample, ns_per_tick)))?;
+                let rest = pass(iter, &mut self.buffer, |sample: HandleSample| {
+                    each(fact(&sample, ns_per_tick))
+                })?;
                 lost.short_read(rest);
             }
             None => {
                 for process in all_processes().map_err(io::Error::other)? {
-                    // A process that ends while it is read is no loss: it is gone. Others' files may not be ours to count.
+                    // A process that ends while it is read is no loss: it is gone. Others' files
+                    // may not be ours to count.
                     if let Some(fact) = process.ok().and_then(|process| fact_from_proc(&process)) {
                         each(fact);
                     }
@@ -91,7 +97,8 @@ fn fact_from_proc(process: &Process) -> Option<ProcessResourcesFact> {
     Some(ProcessResourcesFact {
         id: ProcessId { pid: process.pid as u32, start_ticks: stat.starttime },
         // procfs counts "." and ".." as well before 6.2.
-        fds: unrestricted(move || fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count)).ok()? as u64,
+        fds: unrestricted(move || fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count))
+            .ok()? as u64,
         fds_max,
         threads: stat.num_threads as u64,
         close_wait: None,
@@ -104,7 +111,13 @@ mod tests {
 
     #[test]
     fn no_limit_is_none() {
-        let sample = HandleSample { pid: 7, fds: 3, fds_max: UNLIMITED, threads: 1, ..HandleSample::default() };
+        let sample = HandleSample {
+            pid: 7,
+            fds: 3,
+            fds_max: UNLIMITED,
+            threads: 1,
+            ..HandleSample::default()
+        };
         assert_eq!(fact(&sample, 10_000_000).fds_max, None);
         assert_eq!(fact(&HandleSample { fds_max: 1024, ..sample }, 10_000_000).fds_max, Some(1024));
     }

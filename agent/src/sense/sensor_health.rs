@@ -1,8 +1,9 @@
 //! What the sensors do not see, told as a fact like any other.
 //!
-//! Detectors must not look at probes or counters themselves: then a replay of the trace would judge otherwise than the live
-//! run did. So what became of the probes, and what was lost since the last scan, goes into the stream of observations,
-//! but only when there is something to tell: a host on which all is seen has no such fact, nor have older traces.
+//! Detectors must not look at probes or counters themselves: then a replay of the trace would judge
+//! otherwise than the live run did. So what became of the probes, and what was lost since the last
+//! scan, goes into the stream of observations, but only when there is something to tell: a host on
+//! which all is seen has no such fact, nor have older traces.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,12 +19,23 @@ pub struct SensorHealthSensor {
 }
 
 impl SensorHealthSensor {
-    /// What to tell at the head of a scan; `None` where nothing has changed and nothing was lost since the last call.
-    pub fn look(&mut self, reports: &[ProbeStatus], lost: &LossCounters) -> Option<SensorHealthFact> {
-        let named =
-            |state| reports.iter().filter(move |report| report.state == state).map(|report| report.probe.name());
-        let is_as_before = |state, before: &[Arc<str>]| named(state).eq(before.iter().map(|name| &**name));
-        let changed = !is_as_before(ProbeState::Degraded, &self.degraded) || !is_as_before(ProbeState::Off, &self.off);
+    /// What to tell at the head of a scan; `None` where nothing has changed and nothing was lost
+    /// since the last call.
+    pub fn look(
+        &mut self,
+        reports: &[ProbeStatus],
+        lost: &LossCounters,
+    ) -> Option<SensorHealthFact> {
+        let named = |state| {
+            reports
+                .iter()
+                .filter(move |report| report.state == state)
+                .map(|report| report.probe.name())
+        };
+        let is_as_before =
+            |state, before: &[Arc<str>]| named(state).eq(before.iter().map(|name| &**name));
+        let changed = !is_as_before(ProbeState::Degraded, &self.degraded)
+            || !is_as_before(ProbeState::Off, &self.off);
         let mut fresh = BTreeMap::new();
         for (what, total) in lost.totals() {
             let rise = total.saturating_sub(self.totals.insert(what, total).unwrap_or(0));
@@ -36,7 +48,11 @@ impl SensorHealthSensor {
         }
         self.degraded = named(ProbeState::Degraded).map(Arc::from).collect();
         self.off = named(ProbeState::Off).map(Arc::from).collect();
-        Some(SensorHealthFact { degraded: self.degraded.clone(), off: self.off.clone(), lost: fresh })
+        Some(SensorHealthFact {
+            degraded: self.degraded.clone(),
+            off: self.off.clone(),
+            lost: fresh,
+        })
     }
 }
 
@@ -60,13 +76,20 @@ mod tests {
     #[test]
     fn what_is_not_seen_is_told_once_and_again_when_it_changes() {
         let mut sensing = SensorHealthSensor::default();
-        let mut reports = vec![report(Probe::ProcessLife, false), report(Probe::FaultSamples, false)];
+        let mut reports =
+            vec![report(Probe::ProcessLife, false), report(Probe::FaultSamples, false)];
         let told = sensing.look(&reports, &LossCounters::default()).unwrap();
-        assert_eq!((told.degraded, told.off), (vec![Arc::from("process_life")], vec![Arc::from("fault_samples")]));
+        assert_eq!(
+            (told.degraded, told.off),
+            (vec![Arc::from("process_life")], vec![Arc::from("fault_samples")])
+        );
         assert_eq!(sensing.look(&reports, &LossCounters::default()), None);
         reports[0] = report(Probe::ProcessLife, true);
         reports[1] = report(Probe::FaultSamples, true);
-        assert_eq!(sensing.look(&reports, &LossCounters::default()), Some(SensorHealthFact::default()));
+        assert_eq!(
+            sensing.look(&reports, &LossCounters::default()),
+            Some(SensorHealthFact::default())
+        );
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Every sensor of this host, and what each read costs.
 //!
-//! This is the explicit list: a new sensor gets a field, a line in [`Sensors::start`], and a place in one of the reads.
+//! This is the explicit list: a new sensor gets a field, a line in [`Sensors::start`], and a place
+//! in one of the reads.
 
 use std::io;
 
 use super::{
-    Fact, Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets, PageFaultSensor,
-    ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProcessResourceSensor, SensorHealthSensor,
-    TcpListenerSensor, UnixListenerSensor,
+    Fact, Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets,
+    PageFaultSensor, ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor,
+    ProcessResourceSensor, SensorHealthSensor, TcpListenerSensor, UnixListenerSensor,
 };
 use crate::bpf::{Hook, LoadOptions, LoadedBpf, ProbeStatus};
 
@@ -28,7 +29,8 @@ pub struct Sensors {
 }
 
 impl Sensors {
-    /// Attaches what this kernel allows, and falls back for the rest. Never fails: see [`Sensors::reports`].
+    /// Attaches what this kernel allows, and falls back for the rest. Never fails: see
+    /// [`Sensors::reports`].
     pub fn start() -> Self {
         Self::start_without(&[])
     }
@@ -49,9 +51,17 @@ impl Sensors {
         let faults = kernel.faults.take().map(PageFaultSensor::new);
         Self {
             pressure: HostMemorySensor::default(),
-            processes: ProcessMemorySensor::new(kernel.process_memory.take(), faults.is_some(), hierarchy.clone()),
+            processes: ProcessMemorySensor::new(
+                kernel.process_memory.take(),
+                faults.is_some(),
+                hierarchy.clone(),
+            ),
             handles: ProcessResourceSensor::new(kernel.process_handles.take()),
-            unix: UnixListenerSensor::new(kernel.unix_queue.take(), kernel.accept_queue.is_some(), hierarchy.clone()),
+            unix: UnixListenerSensor::new(
+                kernel.unix_queue.take(),
+                kernel.accept_queue.is_some(),
+                hierarchy.clone(),
+            ),
             listeners: TcpListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
             outbound: OutboundSensor::new(kernel.outbound.take(), hierarchy),
             life: kernel.process_life.take().map(ProcessEventSensor::new),
@@ -104,9 +114,10 @@ impl Sensors {
         self.pressure.mem_total_bytes()
     }
 
-    /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or something was lost since
-    /// the last scan, then one `Process` fact each, now and then a `Handles` fact each, and `Outbound` facts about what connected since. A part
-    /// that fails is counted and left out.
+    /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or
+    /// something was lost since the last scan, then one `Process` fact each, now and then a
+    /// `Handles` fact each, and `Outbound` facts about what connected since. A part that fails is
+    /// counted and left out.
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
             Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),

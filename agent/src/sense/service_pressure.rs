@@ -1,10 +1,11 @@
 //! What the service behind a queue runs short of: CPU, memory, or neither.
 //!
-//! A service is asked only while connections wait at it, so that a host without queues pays nothing, and at most
-//! [`READS_MAX`] are asked in one look: where more queues stand, each is asked less often. What is told is the difference to the reading before;
-//! one that is older than [`BASELINE_SECS`] is none, and the first tells nothing.
-//! Failure: whatever cannot be read is left out; processes and cgroups come and go. It writes nothing and enters no namespace.
-//! Cost: see README.md; some 80 µs a reading of a service with one process, measured on a 6.18 host.
+//! A service is asked only while connections wait at it, so that a host without queues pays
+//! nothing, and at most [`READS_MAX`] are asked in one look: where more queues stand, each is asked
+//! less often. What is told is the difference to the reading before; one that is older than
+//! [`BASELINE_SECS`] is none, and the first tells nothing. Failure: whatever cannot be read is left
+//! out; processes and cgroups come and go. It writes nothing and enters no namespace. Cost: see
+//! README.md; some 80 µs a reading of a service with one process, measured on a 6.18 host.
 
 use std::{
     ffi::OsStr,
@@ -24,7 +25,8 @@ const READS_MAX: usize = 16;
 /// Time between two readings of a service.
 const EVERY_SECS: f64 = 0.1;
 
-/// The age from which a reading is no baseline: a queue that comes and goes is asked about as it is now.
+/// The age from which a reading is no baseline: a queue that comes and goes is asked about as it is
+/// now.
 const BASELINE_SECS: f64 = 2.0;
 
 /// Timers fire a little early or late, and must not skip a turn for it.
@@ -66,9 +68,14 @@ impl ServicePressureSensor {
         Self { unified, readings: HashMap::new(), reads: 0, wanted: 0, every_secs: EVERY_SECS }
     }
 
-    /// Asks about the service of `pid`, whose socket these processes hold; `None` at the first time, and where it is not its turn.
-    /// `now` is in seconds on any monotonic clock.
-    pub(super) fn read(&mut self, now: f64, pid: u32, holders: &[u32]) -> Option<ServicePressureFact> {
+    /// Asks about the service of `pid`, whose socket these processes hold; `None` at the first
+    /// time, and where it is not its turn. `now` is in seconds on any monotonic clock.
+    pub(super) fn read(
+        &mut self,
+        now: f64,
+        pid: u32,
+        holders: &[u32],
+    ) -> Option<ServicePressureFact> {
         self.wanted += 1;
         let last = self.readings.get_mut(&pid);
         let is_due = last.is_none_or(|last| {
@@ -93,7 +100,8 @@ impl ServicePressureSensor {
         fact
     }
 
-    /// Ends a look: forgets services at which nobody waits any more, and gives each its turn where there are many.
+    /// Ends a look: forgets services at which nobody waits any more, and gives each its turn where
+    /// there are many.
     pub(super) fn end_look(&mut self, now: f64) {
         self.every_secs = EVERY_SECS * self.wanted.div_ceil(READS_MAX).max(1) as f64;
         let baseline_secs = BASELINE_SECS.max(2.0 * self.every_secs);
@@ -123,7 +131,8 @@ impl Totals {
 
     fn since(&self, before: &Self, secs: f64) -> ServicePressureFact {
         let rise = |now: Option<u64>, then: Option<u64>| now?.checked_sub(then?);
-        let percent = |rise: u64, units_per_sec: f64| (rise as f64 / units_per_sec / secs * 100.0).min(100.0);
+        let percent =
+            |rise: u64, units_per_sec: f64| (rise as f64 / units_per_sec / secs * 100.0).min(100.0);
         let threads = || {
             self.threads.iter().filter_map(|now| {
                 let then = before.threads.iter().find(|then| then.0 == now.0)?;
@@ -132,24 +141,31 @@ impl Totals {
         };
         ServicePressureFact {
             secs,
-            psi_cpu_some_percent: rise(self.cpu_stall_us, before.cpu_stall_us).map(|us| percent(us, 1e6)),
-            psi_memory_some_percent: rise(self.memory_stall_us, before.memory_stall_us).map(|us| percent(us, 1e6)),
+            psi_cpu_some_percent: rise(self.cpu_stall_us, before.cpu_stall_us)
+                .map(|us| percent(us, 1e6)),
+            psi_memory_some_percent: rise(self.memory_stall_us, before.memory_stall_us)
+                .map(|us| percent(us, 1e6)),
             busiest_thread_percent: threads().map(|(ran, _)| ran).max().map(|ns| percent(ns, 1e9)),
-            thread_waits_percent: threads().map(|(_, waited)| waited).max().map(|ns| percent(ns, 1e9)),
+            thread_waits_percent: threads()
+                .map(|(_, waited)| waited)
+                .max()
+                .map(|ns| percent(ns, 1e9)),
             retransmits: rise(self.retransmits, before.retransmits),
             refused: rise(self.refused, before.refused),
         }
     }
 }
 
-/// The cgroup of a process in the unified hierarchy; `None` where that is the root, which is the whole host's.
+/// The cgroup of a process in the unified hierarchy; `None` where that is the root, which is the
+/// whole host's.
 fn own_cgroup(mount: &Path, pid: u32) -> Option<PathBuf> {
     let path = proc_files::cgroup_of(pid, |number, _| number == b"0")?;
     let below = Path::new(OsStr::from_bytes(&path)).strip_prefix("/").ok()?;
     (!below.as_os_str().is_empty()).then(|| mount.join(below))
 }
 
-/// The total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no other line.
+/// The total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no other
+/// line.
 pub(super) fn stall_us(pressure: &str) -> Option<u64> {
     let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
     some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
@@ -161,8 +177,7 @@ mod tests {
 
     #[test]
     fn a_pressure_file_is_read_or_not() {
-        let both =
-            "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let both = "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         assert_eq!(stall_us(both), Some(9_869));
         assert_eq!(stall_us("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"), Some(5));
         for text in [
@@ -200,7 +215,10 @@ mod tests {
         let fact = now.since(&before, 0.1);
         assert_eq!(fact.psi_cpu_some_percent, Some(50.0));
         assert_eq!(fact.psi_memory_some_percent, None);
-        assert_eq!((fact.busiest_thread_percent, fact.thread_waits_percent), (Some(100.0), Some(30.0)));
+        assert_eq!(
+            (fact.busiest_thread_percent, fact.thread_waits_percent),
+            (Some(100.0), Some(30.0))
+        );
         assert_eq!((fact.retransmits, fact.refused), (Some(2), None));
     }
 
@@ -215,7 +233,11 @@ mod tests {
         let fact = strain.read(0.1, pid, &[pid]).expect("it is read");
         assert!(fact.busiest_thread_percent.is_some() && fact.retransmits.is_some(), "{fact:?}");
         strain.end_look(0.1);
-        assert_eq!(strain.read(5.0, pid, &[pid]), None, "the last reading is too old to compare with");
+        assert_eq!(
+            strain.read(5.0, pid, &[pid]),
+            None,
+            "the last reading is too old to compare with"
+        );
         // No pid is that large.
         assert_eq!(strain.read(5.0, u32::MAX >> 1, &[]), None);
         let gone = strain.read(5.1, u32::MAX >> 1, &[]).expect("it is asked");

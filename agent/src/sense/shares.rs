@@ -1,7 +1,7 @@
 //! Sets right how much of a map each user and namespace takes, as the BPF side counts it.
 //!
-//! The kernel's count is ahead or behind by what two CPUs did at once, or what was removed from here. What comes while it is set right is
-//! missed until the next time.
+//! The kernel's count is ahead or behind by what two CPUs did at once, or what was removed from
+//! here. What comes while it is set right is missed until the next time.
 
 use std::io;
 

@@ -1,7 +1,8 @@
-//! Listeners without BPF, of TCP and UNIX: `sock_diag`, asked for the LISTEN state alone, once a network namespace.
+//! Listeners without BPF, of TCP and UNIX: `sock_diag`, asked for the LISTEN state alone, once a
+//! network namespace.
 //!
-//! A netlink socket sees the namespace that it was opened in, for as long as it is open. So one is held for each
-//! namespace, opened from a thread that entered it and ended.
+//! A netlink socket sees the namespace that it was opened in, for as long as it is open. So one is
+//! held for each namespace, opened from a thread that entered it and ended.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -14,7 +15,9 @@ use std::{
     thread,
 };
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
@@ -31,7 +34,8 @@ use super::{
 };
 use crate::os::proc_reader::unrestricted;
 
-/// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32 KiB).
+/// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32
+/// KiB).
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// Which listeners are read.
@@ -60,8 +64,8 @@ pub(super) struct DiagListener {
 #[derive(Default)]
 pub(super) struct SockDiag {
     kinds: Kinds,
-    /// UNIX listeners could not be had, and are not asked for until the next refresh: where the kernel has it as a module that is not
-    /// there, each question would have it looked for.
+    /// UNIX listeners could not be had, and are not asked for until the next refresh: where the
+    /// kernel has it as a module that is not there, each question would have it looked for.
     without_unix: bool,
     namespaces: HashMap<u64, NetNamespace>,
     owners: HashMap<u64, SocketOwner>,
@@ -77,7 +81,8 @@ struct NetNamespace {
     pid: u32,
 }
 
-/// Packets that a listener discarded until the last look, and how much of that were connections that found its queue full.
+/// Packets that a listener discarded until the last look, and how much of that were connections
+/// that found its queue full.
 #[derive(Default)]
 struct SocketDrops {
     total: u32,
@@ -96,7 +101,8 @@ impl SockDiag {
         Self { kinds, ..Self::default() }
     }
 
-    /// Reads every listener of every namespace that may be entered which `wants`. `refresh` looks for new namespaces and owners first.
+    /// Reads every listener of every namespace that may be entered which `wants`. `refresh` looks
+    /// for new namespaces and owners first.
     pub(super) fn scan(
         &mut self,
         refresh: bool,
@@ -172,7 +178,8 @@ impl SockDiag {
         if answered { Ok(()) } else { Err(failed) }
     }
 
-    /// Connections that the listeners of these owners have: a pid and a cgroup, `None` where unknown. `refresh` is as of [`SockDiag::scan`].
+    /// Connections that the listeners of these owners have: a pid and a cgroup, `None` where
+    /// unknown. `refresh` is as of [`SockDiag::scan`].
     pub(super) fn connections(
         &mut self,
         refresh: bool,
@@ -208,7 +215,8 @@ impl SockDiag {
         Ok(connections)
     }
 
-    /// Walks every process once: its network namespace, and the sockets that it holds. What may not be read is left out.
+    /// Walks every process once: its network namespace, and the sockets that it holds. What may not
+    /// be read is left out.
     fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut LossCounters) {
         let known: HashSet<u64> = self.namespaces.keys().copied().collect();
         let walk = unrestricted(move || ProcWalk::make(&known));
@@ -216,11 +224,15 @@ impl SockDiag {
         for (pid, sockets) in walk.sockets {
             let cgroup = cgroups.of_process(pid);
             for inode in sockets {
-                self.owners.entry(inode).or_insert_with(|| SocketOwner { pid, cgroup: cgroup.clone() });
+                self.owners
+                    .entry(inode)
+                    .or_insert_with(|| SocketOwner { pid, cgroup: cgroup.clone() });
             }
         }
         self.namespaces.retain(|inode, _| walk.seen.contains_key(inode));
-        self.namespaces.extend(walk.opened.into_iter().map(|(inode, socket)| (inode, NetNamespace { socket, pid: 0 })));
+        self.namespaces.extend(
+            walk.opened.into_iter().map(|(inode, socket)| (inode, NetNamespace { socket, pid: 0 })),
+        );
         for (inode, pid) in walk.seen {
             if let Some(namespace) = self.namespaces.get_mut(&inode) {
                 namespace.pid = pid;
@@ -249,7 +261,10 @@ impl ProcWalk {
         let mut walk = Self::default();
         let Ok(processes) = fs::read_dir("/proc") else { return walk };
         for process in processes.flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+            else {
+                continue;
+            };
             let path = process.path();
             if let Ok(netns) = fs::metadata(path.join("ns/net")) {
                 let inode = netns.ino();
@@ -275,11 +290,14 @@ impl ProcWalk {
 fn sockets_of(process: &Path) -> Vec<u64> {
     let Ok(files) = fs::read_dir(process.join("fd")) else { return Vec::new() };
     let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-    let inode = |target: PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    let inode = |target: PathBuf| {
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
     targets.filter_map(inode).collect()
 }
 
-/// Opens a `sock_diag` socket inside a network namespace. Our own needs no entering, and so no privilege.
+/// Opens a `sock_diag` socket inside a network namespace. Our own needs no entering, and so no
+/// privilege.
 fn open_in(netns: &Path) -> io::Result<Socket> {
     let open = || {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
@@ -294,7 +312,9 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
         setns(&target, CloneFlags::CLONE_NEWNET)?;
         open()
     })?;
-    entered.join().unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
+    entered
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
 }
 
 /// What an answer tells of.
@@ -312,7 +332,10 @@ impl ListenerAddr<'_> {
                 inode: header.inode,
                 uid: header.uid,
                 waiting: header.recv_queue > 0,
-                socket: Some(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
+                socket: Some(SocketAddr::new(
+                    header.socket_id.source_address,
+                    header.socket_id.source_port,
+                )),
             },
             Self::Unix(response) => DiagListener {
                 netns,
@@ -325,7 +348,11 @@ impl ListenerAddr<'_> {
     }
 }
 
-fn fact(owners: &HashMap<u64, SocketOwner>, netns: u64, response: &ListenerAddr<'_>) -> ListenerFact {
+fn fact(
+    owners: &HashMap<u64, SocketOwner>,
+    netns: u64,
+    response: &ListenerAddr<'_>,
+) -> ListenerFact {
     let (inode, fact) = match response {
         ListenerAddr::Tcp(response) => (response.header.inode, tcp_fact(response)),
         ListenerAddr::Unix(response) => (response.header.inode, unix_fact(response)),
@@ -340,8 +367,9 @@ fn fact(owners: &HashMap<u64, SocketOwner>, netns: u64, response: &ListenerAddr<
     }
 }
 
-/// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many connections came is not known here, so
-/// that every queue may have been full, of namespaces that were there at the last look.
+/// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many
+/// connections came is not known here, so that every queue may have been full, of namespaces that
+/// were there at the last look.
 fn rise(
     drops: &mut HashMap<u32, SocketDrops>,
     look: u64,
@@ -363,13 +391,20 @@ fn rise(
     fact.overflows_total = Some(known.overflows);
     let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
     let is_full = fact.backlog > fact.backlog_max;
-    (rise > 0).then_some(DropRise { drops: u64::from(rise), is_full, may_have_been_full: was_known })
+    (rise > 0).then_some(DropRise {
+        drops: u64::from(rise),
+        is_full,
+        may_have_been_full: was_known,
+    })
 }
 
 fn tcp_fact(response: &InetResponse) -> ListenerFact {
     let header = &response.header;
     ListenerFact {
-        addr: Arc::from(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port).to_string()),
+        addr: Arc::from(
+            SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)
+                .to_string(),
+        ),
         backlog: header.recv_queue,
         backlog_max: header.send_queue,
         remote_arrived_total: Some(0),
@@ -417,7 +452,11 @@ fn unix_listeners() -> SockDiagMessage {
     })
 }
 
-fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&ListenerAddr<'_>)) -> io::Result<()> {
+fn dump(
+    socket: &Socket,
+    request: SockDiagMessage,
+    mut each: impl FnMut(&ListenerAddr<'_>),
+) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut packet = NetlinkMessage::new(header, request.into());
@@ -438,7 +477,8 @@ fn dump(socket: &Socket, request: SockDiagMessage, mut each: impl FnMut(&Listene
     }
 }
 
-/// Reads a part of an answer; says whether it was the last. `unread` gets what is wrong with a message that cannot be read.
+/// Reads a part of an answer; says whether it was the last. `unread` gets what is wrong with a
+/// message that cannot be read.
 fn read_answer(
     answer: &[u8],
     unread: &mut io::Result<()>,
@@ -446,13 +486,18 @@ fn read_answer(
 ) -> io::Result<bool> {
     let mut rest = answer;
     while !rest.is_empty() {
-        // Its length comes first. Messages are aligned to four bytes; a length of nothing would never end.
+        // Its length comes first. Messages are aligned to four bytes; a length of nothing would
+        // never end.
         let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
         rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
-        let Ok(message) = message.map_err(|error| *unread = Err(io::Error::other(error))) else { continue };
+        let Ok(message) = message.map_err(|error| *unread = Err(io::Error::other(error))) else {
+            continue;
+        };
         match &message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(&ListenerAddr::Tcp(response)),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                each(&ListenerAddr::Tcp(response))
+            }
             NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
                 each(&ListenerAddr::Unix(response))
             }

@@ -1,6 +1,8 @@
-//! How the name of a UNIX socket is written: `unix:/run/api.sock`, or `unix:@api` where it is abstract.
+//! How the name of a UNIX socket is written: `unix:/run/api.sock`, or `unix:@api` where it is
+//! abstract.
 //!
-//! A name may hold any byte. What is not printable ASCII is written `\xNN`, and a backslash twice, so that no two names look alike.
+//! A name may hold any byte. What is not printable ASCII is written `\xNN`, and a backslash twice,
+//! so that no two names look alike.
 
 use std::{fmt::Write as _, sync::Arc};
 

@@ -1,8 +1,9 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
-//! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found anew, and with them their names and who holds
-//! them. Without it `sock_diag` tells the same. Cold start: what began to listen since the last time is found at the next. Since
-//! when the head of a queue waits is not known in either way, nor how many were refused.
+//! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found anew, and
+//! with them their names and who holds them. Without it `sock_diag` tells the same. Cold start:
+//! what began to listen since the last time is found at the next. Since when the head of a queue
+//! waits is not known in either way, nor how many were refused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +22,8 @@ use super::{
 };
 use crate::bpf::{UnixProbes, pass};
 
-/// Time between two looks at every open file, as of TCP listeners' owners: long against the cost, short against a page. A guess.
+/// Time between two looks at every open file, as of TCP listeners' owners: long against the cost,
+/// short against a page. A guess.
 const REFRESH_SECS: f64 = 10.0;
 
 /// Reads the accept queue of every UNIX listener.
@@ -52,8 +54,8 @@ struct KnownUnixListener {
 }
 
 impl UnixListenerSensor {
-    /// A sensor over the probes, or over `sock_diag` without them. Where TCP listeners are not read by BPF either, one `sock_diag`
-    /// tells of both, and this of nothing.
+    /// A sensor over the probes, or over `sock_diag` without them. Where TCP listeners are not read
+    /// by BPF either, one `sock_diag` tells of both, and this of nothing.
     pub fn new(probes: Option<UnixProbes>, tcp_by_bpf: bool, hierarchy: Hierarchy) -> Self {
         let source = match probes {
             Some(probes) => UnixSource::Probes {
@@ -72,7 +74,12 @@ impl UnixListenerSensor {
     /// # Errors
     ///
     /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(&mut self, now: f64, lost: &mut LossCounters, mut each: impl FnMut(ListenerFact)) -> io::Result<()> {
+    pub fn scan(
+        &mut self,
+        now: f64,
+        lost: &mut LossCounters,
+        mut each: impl FnMut(ListenerFact),
+    ) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= REFRESH_SECS);
         if refresh {
             self.refreshed = Some(now);
@@ -83,14 +90,15 @@ impl UnixListenerSensor {
                     *known = find(probes, &self.cgroups, &mut self.buffer, lost)?;
                 }
                 let (mut gone, mut owners) = (Vec::new(), Vec::new());
-                let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| {
-                    match known.get(&sample.sock).filter(|known| sample.listens != 0 && known.inode == sample.inode) {
-                        Some(known) => {
-                            owners.push(sample.share);
-                            each(known.fact(&sample));
-                        }
-                        None => gone.push(sample.sock),
+                let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| match known
+                    .get(&sample.sock)
+                    .filter(|known| sample.listens != 0 && known.inode == sample.inode)
+                {
+                    Some(known) => {
+                        owners.push(sample.share);
+                        each(known.fact(&sample));
                     }
+                    None => gone.push(sample.sock),
                 })?;
                 lost.short_read(rest);
                 for sock in gone {
@@ -109,13 +117,16 @@ impl UnixListenerSensor {
                 }
                 Ok(())
             }
-            UnixSource::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, |_| true, each),
+            UnixSource::SockDiag(sockets) => {
+                sockets.scan(refresh, &self.cgroups, lost, |_| true, each)
+            }
             UnixSource::WithTcp => Ok(()),
         }
     }
 }
 
-/// Every UNIX listener that a process holds. Processes come in order of pid: of a master and its workers the master is named.
+/// Every UNIX listener that a process holds. Processes come in order of pid: of a master and its
+/// workers the master is named.
 fn find(
     probes: &UnixProbes,
     cgroups: &CgroupPaths,

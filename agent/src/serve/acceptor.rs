@@ -109,7 +109,8 @@ impl Acceptor {
             }
             let dropped = Arc::new(Notify::new());
             let slot = Mutex::new(Some(self.slots.take(peer, is_local, &dropped)));
-            let connection = Arc::new(Connection { peer, is_local, is_trusted, dropped: dropped.clone(), slot });
+            let connection =
+                Arc::new(Connection { peer, is_local, is_trusted, dropped: dropped.clone(), slot });
             let serving = tokio::time::timeout(self.timeout, serve(stream, connection));
             let drops = self.drops.clone();
             tokio::spawn(async move {
@@ -140,8 +141,8 @@ impl Connection {
     }
 }
 
-/// Tells whether the peer is this host: by loopback, or by the address that it connected to. No other host can have that one and hear
-/// the answer.
+/// Tells whether the peer is this host: by loopback, or by the address that it connected to. No
+/// other host can have that one and hear the answer.
 fn is_local(stream: &TcpStream, peer: IpAddr) -> bool {
     peer.is_loopback() || stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == peer)
 }

@@ -1,8 +1,9 @@
 //! Requests that are answered: by their token and by their `Host` header.
 //!
-//! The `Host` check stops DNS rebinding: a page in a browser on an allowed host has its own name point at the agent's address, and may
-//! then read its answers. Such a request names the page's host. IP addresses are accepted, whichever they are: a page whose address is an
-//! IP address cannot move to another. So is a request without the header, since browsers send it.
+//! The `Host` check stops DNS rebinding: a page in a browser on an allowed host has its own name
+//! point at the agent's address, and may then read its answers. Such a request names the page's
+//! host. IP addresses are accepted, whichever they are: a page whose address is an IP address
+//! cannot move to another. So is a request without the header, since browsers send it.
 
 use std::net::IpAddr;
 
@@ -76,7 +77,8 @@ impl Token {
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
-        scheme.eq_ignore_ascii_case(b"Bearer ") && hmac::verify(&self.key, given, self.tag.as_ref()).is_ok()
+        scheme.eq_ignore_ascii_case(b"Bearer ")
+            && hmac::verify(&self.key, given, self.tag.as_ref()).is_ok()
     }
 }
 
@@ -108,7 +110,11 @@ impl Access {
             return Ok(());
         }
         let mut hosts = headers.get_all(HOST).iter();
-        let header = hosts.next().map(|host| host.to_str()).transpose().map_err(|_| RequestRefusal::BadHost)?;
+        let header = hosts
+            .next()
+            .map(|host| host.to_str())
+            .transpose()
+            .map_err(|_| RequestRefusal::BadHost)?;
         if hosts.next().is_some() {
             return Err(RequestRefusal::BadHost);
         }
@@ -125,10 +131,15 @@ impl Access {
     /// Tells whether `host`, with or without a port, is an IP address or one of the names.
     fn is_own(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+            Some((name, port))
+                if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') =>
+            {
+                name
+            }
             _ => host,
         };
-        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let address =
+            name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
         let name = name.strip_suffix('.').unwrap_or(name);
         host.is_empty()
             || address.parse::<IpAddr>().is_ok()
@@ -199,11 +210,16 @@ mod tests {
             let found = check(&access, &[("host", host)], Endpoint::Other, true);
             assert_eq!(found, Err(RequestRefusal::OtherHost), "{host}");
         }
-        assert_eq!(check(&access, &[], Endpoint::Other, true), Ok(()), "HAProxy's httpchk sends none");
+        assert_eq!(
+            check(&access, &[], Endpoint::Other, true),
+            Ok(()),
+            "HAProxy's httpchk sends none"
+        );
         let twice = [("host", "localhost"), ("host", "localhost")];
         assert_eq!(check(&access, &twice, Endpoint::Other, true), Err(RequestRefusal::BadHost));
         let absolute = "http://evil.example/metrics".parse().unwrap();
-        let found = access.check(&absolute, &headers(&[("host", "localhost")]), Endpoint::Other, true);
+        let found =
+            access.check(&absolute, &headers(&[("host", "localhost")]), Endpoint::Other, true);
         assert_eq!(found, Err(RequestRefusal::OtherHost));
     }
 
@@ -215,12 +231,18 @@ mod tests {
     #[test]
     fn a_token_is_needed_except_by_probes_that_are_trusted() {
         let access = access(Some(TOKEN));
-        let with = |value: &str| check(&access, &[("authorization", value)], Endpoint::Other, false);
+        let with =
+            |value: &str| check(&access, &[("authorization", value)], Endpoint::Other, false);
         assert_eq!(with(&format!("Bearer {TOKEN}")), Ok(()));
         assert_eq!(with(&format!("bearer {TOKEN}")), Ok(()));
-        for wrong in
-            ["", "Bearer", "Bearer ", TOKEN, "Bearer 0123456789abcdef0123456789abcdee", "Basic 0123456789abcdef"]
-        {
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            TOKEN,
+            "Bearer 0123456789abcdef0123456789abcdee",
+            "Basic 0123456789abcdef",
+        ] {
             assert_eq!(with(wrong), Err(RequestRefusal::NoToken), "{wrong}");
         }
         for (resource, trusted, found) in [
@@ -230,13 +252,26 @@ mod tests {
         ] {
             assert_eq!(check(&access, &[], resource, trusted), found, "{resource:?} {trusted}");
         }
-        let rebound = [("host", "evil.example"), ("authorization", "Bearer 0123456789abcdef0123456789abcdef")];
-        assert_eq!(check(&access, &rebound, Endpoint::Other, false), Ok(()), "whatever its name, it knows the token");
+        let rebound = [
+            ("host", "evil.example"),
+            ("authorization", "Bearer 0123456789abcdef0123456789abcdef"),
+        ];
+        assert_eq!(
+            check(&access, &rebound, Endpoint::Other, false),
+            Ok(()),
+            "whatever its name, it knows the token"
+        );
     }
 
     #[test]
     fn what_could_be_guessed_or_sent_wrongly_is_not_a_token() {
-        for text in ["", "short", "0123456789abcdef\n0123456789abcdef", "0123456789 abcdef", "0123456789abcdé0123"] {
+        for text in [
+            "",
+            "short",
+            "0123456789abcdef\n0123456789abcdef",
+            "0123456789 abcdef",
+            "0123456789abcdé0123",
+        ] {
             assert!(Token::new(text).is_err(), "{text}");
         }
     }

@@ -1,7 +1,8 @@
 //! HAProxy's agent check: every connection gets one line about this node, and is closed.
 //!
-//! The line is `ready N%`, `drain` or `maint`, as HAProxy's manual has it for `agent-check`. Whatever a client sends is discarded. If the
-//! loop hangs nothing is answered, and HAProxy keeps what it knew.
+//! The line is `ready N%`, `drain` or `maint`, as HAProxy's manual has it for `agent-check`.
+//! Whatever a client sends is discarded. If the loop hangs nothing is answered, and HAProxy keeps
+//! what it knew.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -58,8 +59,8 @@ pub async fn serve_agent_check(
     Ok(bound)
 }
 
-/// Sends the line. Everything from the client is read before the end: a connection that is closed with something unread is reset, and
-/// the line may go with it.
+/// Sends the line. Everything from the client is read before the end: a connection that is closed
+/// with something unread is reset, and the line may go with it.
 async fn answer(mut stream: TcpStream, line: &str) -> io::Result<()> {
     stream.write_all(line.as_bytes()).await?;
     stream.shutdown().await?;

@@ -1,7 +1,8 @@
 //! Health of the agent, for `/healthz`: everything that it cannot see, limit or deliver.
 //!
-//! Pure: it takes what happened, with its time, and tells what of that still counts. Losses count for some minutes, actions that failed
-//! until one for the same incident succeeds, at most an hour; a missing probe counts while it is missing.
+//! Pure: it takes what happened, with its time, and tells what of that still counts. Losses count
+//! for some minutes, actions that failed until one for the same incident succeeds, at most an hour;
+//! a missing probe counts while it is missing.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,7 +19,8 @@ const SETBACK_COUNTS_SECS: f64 = 3_600.0;
 /// Incidents whose actions failed that are kept; the oldest is forgotten first.
 const SETBACKS_MAX: usize = 16;
 
-/// Gap in which nothing was seen that counts as a loss. The default `detect.overload.sustain`: an overload as long as that may be missed.
+/// Gap in which nothing was seen that counts as a loss. The default `detect.overload.sustain`: an
+/// overload as long as that may be missed.
 const GAP_MIN_SECS: f64 = 1.0;
 
 /// Overall state.
@@ -110,17 +112,27 @@ impl Health {
         if event.is_setback() {
             self.setbacks.insert(id.clone(), (now, format!("{event} {cgroup}: {why}")));
             if self.setbacks.len() > SETBACKS_MAX {
-                let oldest = self.setbacks.iter().min_by(|one, other| one.1.0.total_cmp(&other.1.0));
+                let oldest =
+                    self.setbacks.iter().min_by(|one, other| one.1.0.total_cmp(&other.1.0));
                 let oldest = oldest.map(|(id, _)| id.clone());
                 oldest.and_then(|id| self.setbacks.remove(&id));
             }
-        } else if !matches!(event, OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested) {
+        } else if !matches!(
+            event,
+            OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested
+        ) {
             self.setbacks.remove(id);
         }
     }
 
-    /// Reports at `now`. `failing` is why the agent does not watch any more, `undelivered` which notifications do not reach anybody.
-    pub fn report(&self, now: f64, failing: Option<String>, undelivered: Vec<String>) -> HealthReport {
+    /// Reports at `now`. `failing` is why the agent does not watch any more, `undelivered` which
+    /// notifications do not reach anybody.
+    pub fn report(
+        &self,
+        now: f64,
+        failing: Option<String>,
+        undelivered: Vec<String>,
+    ) -> HealthReport {
         let status = |reasons: &[Reason]| match (&failing, reasons) {
             (Some(_), _) => HealthStatus::Failing,
             (None, []) => HealthStatus::Ok,
@@ -131,7 +143,10 @@ impl Health {
         reasons.extend(self.probes.iter().chain(&self.standing).cloned());
         for (what, rise) in &self.lost {
             if rise.is_recent(now) {
-                reasons.push(Reason::new("lost", format!("{what}: {} lost since the start, lately too", rise.total)));
+                reasons.push(Reason::new(
+                    "lost",
+                    format!("{what}: {} lost since the start, lately too", rise.total),
+                ));
             }
         }
         if self.untracked.is_recent(now) {
@@ -139,7 +154,10 @@ impl Health {
             reasons.push(Reason::new("untracked", detail));
         }
         if let Some((_, secs)) = self.gap.filter(|(at, _)| is_recent(*at, LOSS_COUNTS_SECS)) {
-            reasons.push(Reason::new("gap", format!("the agent could see nothing for {secs:.1} s lately")));
+            reasons.push(Reason::new(
+                "gap",
+                format!("the agent could see nothing for {secs:.1} s lately"),
+            ));
         }
         let setbacks = self.setbacks.values().filter(|(at, _)| is_recent(*at, SETBACK_COUNTS_SECS));
         reasons.extend(setbacks.map(|(_, detail)| Reason::new("action", detail)));
@@ -175,13 +193,21 @@ mod tests {
 
     fn outcome(event: OutcomeKind, id: &str) -> Outcome {
         let why = "Permission denied".to_owned();
-        Outcome { t: 0.0, event, id: Arc::from(id), cgroup: Arc::from("/a"), limit_bytes: None, why }
+        Outcome {
+            t: 0.0,
+            event,
+            id: Arc::from(id),
+            cgroup: Arc::from("/a"),
+            limit_bytes: None,
+            why,
+        }
     }
 
     #[test]
     fn an_agent_that_sees_all_is_ok() {
         let mut health = Health::default();
-        let attached = Probe::ALL.map(|probe| ProbeStatus::new(probe, Some(&fallbacks::of(probe)[0]), Vec::new()));
+        let attached = Probe::ALL
+            .map(|probe| ProbeStatus::new(probe, Some(&fallbacks::of(probe)[0]), Vec::new()));
         health.note_probes(&attached);
         health.note_lost(1.0, "life_ring_full", 0);
         health.note_untracked(1.0, 0);
@@ -193,13 +219,20 @@ mod tests {
     #[test]
     fn a_probe_that_is_missing_counts_until_it_is_there() {
         let mut health = Health::default();
-        health.note_probes(&ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root")));
+        health
+            .note_probes(&ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root")));
         assert_eq!(kinds(&health, 1e9), ["probe"; Probe::ALL.len()]);
-        let passed = Passed { at: "it", shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)") };
+        let passed = Passed {
+            at: "it",
+            shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)"),
+        };
         health.note_probes(&[ProbeStatus::new(Probe::FaultSamples, None, vec![passed])]);
         let report = health.report(0.0, None, Vec::new());
         assert_eq!(report.status, HealthStatus::Degraded);
-        assert_eq!(report.reasons[0].detail, "probe fault_samples not attached: kernel refused it (EPERM)");
+        assert_eq!(
+            report.reasons[0].detail,
+            "probe fault_samples not attached: kernel refused it (EPERM)"
+        );
         health.note_probes(&[]);
         assert_eq!(kinds(&health, 0.0), [""; 0]);
     }
@@ -230,7 +263,10 @@ mod tests {
         assert_eq!(kinds(&health, 5.0), ["action"]);
         assert_eq!(kinds(&health, 3_601.0), [""; 0]);
         for nth in 0..100 {
-            health.note_outcome(f64::from(nth), &outcome(OutcomeKind::Failed, &format!("leak-{nth}")));
+            health.note_outcome(
+                f64::from(nth),
+                &outcome(OutcomeKind::Failed, &format!("leak-{nth}")),
+            );
         }
         assert_eq!(kinds(&health, 100.0).len(), SETBACKS_MAX);
     }
@@ -239,7 +275,10 @@ mod tests {
     fn a_hang_and_notifications_that_reach_nobody_are_reported() {
         let health = Health::default();
         let report = health.report(0.0, None, vec!["slack: failed".to_owned()]);
-        assert_eq!((report.status, report.reasons[0].kind), (HealthStatus::Degraded, "notification"));
+        assert_eq!(
+            (report.status, report.reasons[0].kind),
+            (HealthStatus::Degraded, "notification")
+        );
         let report = health.report(0.0, Some("late".to_owned()), Vec::new());
         assert_eq!((report.status, report.reasons[0].kind), (HealthStatus::Failing, "hang"));
     }

@@ -1,7 +1,9 @@
-//! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, which is what a probe should see.
+//! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, which is
+//! what a probe should see.
 //!
-//! A connection first takes one of the slots for those without a request, then one of those for what it requests: `/metrics`, or
-//! `/healthz` and `/ready`. So none of them keeps the others out. HTTP/1 only, small heads, short time-outs.
+//! A connection first takes one of the slots for those without a request, then one of those for
+//! what it requests: `/metrics`, or `/healthz` and `/ready`. So none of them keeps the others out.
+//! HTTP/1 only, small heads, short time-outs.
 
 use std::{convert::Infallible, fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,7 +36,8 @@ const NEW_SLOTS: SlotLimits = SlotLimits { total: 64, per_peer: 16, per_local_pe
 /// Connections that requested `/metrics`: a scraper or two; a guess, doubled often.
 const METRICS_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local_peer: 12 };
 
-/// Connections that requested `/healthz` or `/ready`: probes of some balancers; a guess, doubled often.
+/// Connections that requested `/healthz` or `/ready`: probes of some balancers; a guess, doubled
+/// often.
 const PROBE_SLOTS: SlotLimits = SlotLimits { total: 32, per_peer: 8, per_local_peer: 24 };
 
 /// How long a client may take to send its request.
@@ -54,7 +57,9 @@ const JSON: &str = "application/json";
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be bound.
-    #[error("cannot serve metrics on {listen}: {source}\n  hint: set [serve] listen to a free address")]
+    #[error(
+        "cannot serve metrics on {listen}: {source}\n  hint: set [serve] listen to a free address"
+    )]
     Bind {
         /// Address.
         listen: SocketAddr,
@@ -98,7 +103,10 @@ pub async fn serve(
     let slots = |port, limits| Slots::new(limits, metrics.serve_counts().drops(port));
     let acceptor = Acceptor {
         listener: TcpListener::bind(listen).await.map_err(failed)?,
-        peers: Peers { allow: config.allow.clone(), anyone: config.allow.is_empty() && token.is_some() },
+        peers: Peers {
+            allow: config.allow.clone(),
+            anyone: config.allow.is_empty() && token.is_some(),
+        },
         slots: slots("new", NEW_SLOTS),
         drops: metrics.serve_counts().drops("http"),
         timeout: CONNECTION_TIMEOUT,
@@ -112,7 +120,9 @@ pub async fn serve(
         metrics,
         readiness,
     });
-    tokio::spawn(acceptor.run(move |stream, connection| serve_connection(stream, connection, site.clone())));
+    tokio::spawn(
+        acceptor.run(move |stream, connection| serve_connection(stream, connection, site.clone())),
+    );
     Ok(bound)
 }
 
@@ -131,14 +141,24 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: 
 }
 
 impl Site {
-    fn answer(&self, request: &Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
+    fn answer(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let resource = if matches!(path, "/healthz" | "/ready") { Endpoint::Probe } else { Endpoint::Other };
-        let checked = self.access.check(request.uri(), request.headers(), resource, connection.is_trusted());
+        let resource =
+            if matches!(path, "/healthz" | "/ready") { Endpoint::Probe } else { Endpoint::Other };
+        let checked =
+            self.access.check(request.uri(), request.headers(), resource, connection.is_trusted());
         if let Err(refusal) = checked {
             return refused(refusal);
         }
-        connection.move_to(if path == "/metrics" { &self.metrics_slots } else { &self.probe_slots });
+        connection.move_to(if path == "/metrics" {
+            &self.metrics_slots
+        } else {
+            &self.probe_slots
+        });
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
         }
@@ -156,11 +176,14 @@ impl Site {
                 };
                 text(status, PLAIN, format!("{says}\n"))
             }
-            _ => text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned()),
+            _ => {
+                text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned())
+            }
         }
     }
 
-    /// A degraded agent is still worth more than one that is started again: 503 is for one that does not watch.
+    /// A degraded agent is still worth more than one that is started again: 503 is for one that
+    /// does not watch.
     fn health(&self) -> Response<Full<Bytes>> {
         let report = self.metrics.health();
         let status = match report.status {
@@ -182,9 +205,10 @@ fn refused(refusal: RequestRefusal) -> Response<Full<Bytes>> {
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another host\nhint: use an IP address, or list the name in serve.host_names\n",
         ),
-        RequestRefusal::NoToken => {
-            (StatusCode::UNAUTHORIZED, "a token is needed\nhint: send the one of serve.token_file\n")
-        }
+        RequestRefusal::NoToken => (
+            StatusCode::UNAUTHORIZED,
+            "a token is needed\nhint: send the one of serve.token_file\n",
+        ),
     };
     let mut response = text(status, PLAIN, body.to_owned());
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

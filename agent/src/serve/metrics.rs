@@ -1,4 +1,5 @@
-//! What the agent says of itself, as OpenMetrics: what is sensed, lost and degraded, and its own cost.
+//! What the agent says of itself, as OpenMetrics: what is sensed, lost and degraded, and its own
+//! cost.
 
 use std::{
     fmt,
@@ -29,13 +30,15 @@ use crate::{
     sense::{Fact, OwnSockets, Sensors},
 };
 
-/// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host, three are a hang.
+/// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host,
+/// three are a hang.
 const SCANS_MISSED_MAX: f64 = 3.0;
 
 /// A scan takes from a tenth of a millisecond to a second on the slowest fallback.
 const SCAN_BUCKETS_SECS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
 
-/// The loop is away for a read, or where the machine has no time for it: a second is what it may be at the worst.
+/// The loop is away for a read, or where the machine has no time for it: a second is what it may be
+/// at the worst.
 const GAP_BUCKETS_SECS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,7 +113,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric. `interval_secs` is the time between two scans, by which health is judged.
+    /// Registers every metric. `interval_secs` is the time between two scans, by which health is
+    /// judged.
     pub fn new(clock: Clock, interval_secs: f64) -> Self {
         let metrics = Self {
             clock,
@@ -151,9 +155,18 @@ impl Metrics {
 
     fn register(&self) {
         let mut registry = self.registry();
-        registry.register("build", "The agent's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "build",
+            "The agent's version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         registry.register("observations", "Facts read, by sensor", self.observations.clone());
-        registry.register_with_unit("read", "Time of one read, by sensor", Unit::Seconds, self.read_seconds.clone());
+        registry.register_with_unit(
+            "read",
+            "Time of one read, by sensor",
+            Unit::Seconds,
+            self.read_seconds.clone(),
+        );
         registry.register_with_unit(
             "loop_gap",
             "Time for which the loop could notice nothing: what a turn took, and by how much the next was late",
@@ -178,7 +191,11 @@ impl Metrics {
             self.probe_state.clone(),
         );
         registry.register("processes", "Processes in the latest scan", self.processes.clone());
-        registry.register("listeners", "Listening sockets in the latest look", self.listeners.clone());
+        registry.register(
+            "listeners",
+            "Listening sockets in the latest look",
+            self.listeners.clone(),
+        );
         registry.register_with_unit(
             "host_mem_available",
             "MemAvailable",
@@ -188,20 +205,49 @@ impl Metrics {
         registry.register("process_births", "Processes forked", self.births.clone());
         registry.register("process_execs", "Program images replaced", self.execs.clone());
         registry.register("process_deaths", "Processes gone", self.deaths.clone());
-        registry.register("verdicts_raised", "Verdicts raised, by kind and by what runs out", self.raised.clone());
-        registry.register("verdicts_cleared", "Verdicts cleared, by kind and by what runs out", self.cleared.clone());
+        registry.register(
+            "verdicts_raised",
+            "Verdicts raised, by kind and by what runs out",
+            self.raised.clone(),
+        );
+        registry.register(
+            "verdicts_cleared",
+            "Verdicts cleared, by kind and by what runs out",
+            self.cleared.clone(),
+        );
         registry.register(
             "verdicts_standing",
             "Verdicts that stand, by kind and by what runs out",
             self.standing.clone(),
         );
-        registry.register("outcomes", "What came of actions, by what happened", self.outcomes.clone());
-        registry.register("tracked_processes", "Processes with a window", self.tracked_processes.clone());
-        registry.register("tracked_listeners", "Listeners with a window", self.tracked_listeners.clone());
-        registry.register("untracked", "Observations of what there was no room to track", self.untracked.clone());
+        registry.register(
+            "outcomes",
+            "What came of actions, by what happened",
+            self.outcomes.clone(),
+        );
+        registry.register(
+            "tracked_processes",
+            "Processes with a window",
+            self.tracked_processes.clone(),
+        );
+        registry.register(
+            "tracked_listeners",
+            "Listeners with a window",
+            self.tracked_listeners.clone(),
+        );
+        registry.register(
+            "untracked",
+            "Observations of what there was no room to track",
+            self.untracked.clone(),
+        );
         registry.register("ignored", "Observations whose time made no sense", self.ignored.clone());
         self.serve.register(&mut registry);
-        registry.register_with_unit("cpu", "CPU time of the agent", Unit::Seconds, self.cpu_seconds.clone());
+        registry.register_with_unit(
+            "cpu",
+            "CPU time of the agent",
+            Unit::Seconds,
+            self.cpu_seconds.clone(),
+        );
         registry.register_with_unit(
             "resident",
             "Resident memory of the agent",
@@ -225,13 +271,19 @@ impl Metrics {
                 Fact::Host(host) => {
                     self.mem_available_bytes.set(host.mem_available_bytes as i64);
                 }
-                Fact::Handles(_) | Fact::Outbound(_) | Fact::Sensing(_) | Fact::Exec(_) | Fact::Exit(_) => {}
+                Fact::Handles(_)
+                | Fact::Outbound(_)
+                | Fact::Sensing(_)
+                | Fact::Exec(_)
+                | Fact::Exit(_) => {}
             }
         }
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
         match batch.read {
             ScanKind::Listeners => {
-                for (addr, backlog) in batch.sensors.own_sockets().into_iter().flat_map(OwnSockets::backlogs) {
+                for (addr, backlog) in
+                    batch.sensors.own_sockets().into_iter().flat_map(OwnSockets::backlogs)
+                {
                     self.serve.note_backlog(addr, backlog);
                     listeners += 1;
                 }
@@ -291,7 +343,8 @@ impl Metrics {
 
     fn note_own_cost(&self) {
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
-            let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+            let seconds =
+                |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
             let total = seconds(usage.user_time()) + seconds(usage.system_time());
             self.cpu_seconds.inc_by((total - self.cpu_seconds.get()).max(0.0));
         }
@@ -302,7 +355,8 @@ impl Metrics {
 
     /// Takes note of a verdict.
     pub fn note_verdict(&self, verdict: &Verdict) {
-        let label = VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
+        let label =
+            VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
         let standing = self.standing.get_or_create(&label);
         match verdict.state {
             ClaimState::Updated => {}
@@ -343,7 +397,8 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Health of the agent now: whether it watches, and everything that it cannot see, limit or deliver.
+    /// Health of the agent now: whether it watches, and everything that it cannot see, limit or
+    /// deliver.
     pub fn health(&self) -> HealthReport {
         let now = self.clock.now();
         let late = now - f64::from_bits(self.scan_due_at.load(Ordering::Relaxed));

@@ -1,8 +1,9 @@
 //! Connection slots: a bounded number of connections, in all and of each peer.
 //!
-//! A newcomer always gets a slot. If none is free, the connection that has been idle longest is dropped for it: first one of the same
-//! peer, if that peer has as many as it may. A connection is idle from its last complete request on, or from its beginning, so that
-//! sending a byte now and then does not keep it alive.
+//! A newcomer always gets a slot. If none is free, the connection that has been idle longest is
+//! dropped for it: first one of the same peer, if that peer has as many as it may. A connection is
+//! idle from its last complete request on, or from its beginning, so that sending a byte now and
+//! then does not keep it alive.
 
 use std::{
     net::IpAddr,
@@ -56,7 +57,8 @@ impl Slots {
         Arc::new(Self { limits, drops, held: Mutex::default() })
     }
 
-    /// Takes a slot for a connection of `peer`, which is notified by `dropped` if it has to give way later.
+    /// Takes a slot for a connection of `peer`, which is notified by `dropped` if it has to give
+    /// way later.
     pub fn take(self: &Arc<Self>, peer: IpAddr, is_local: bool, dropped: &Arc<Notify>) -> Slot {
         let per_peer = if is_local { self.limits.per_local_peer } else { self.limits.per_peer };
         let mut held = self.held();
@@ -122,15 +124,26 @@ mod tests {
     /// Takes a slot for each of these peers, and gives which connections were dropped.
     fn dropped(slots: &Arc<Slots>, peers: &[(u8, bool)]) -> (Vec<usize>, Vec<Slot>) {
         let notifies: Vec<_> = peers.iter().map(|_| Arc::new(Notify::new())).collect();
-        let take = |(peer, notify): (&(u8, bool), &Arc<Notify>)| slots.take(ip(peer.0), peer.1, notify);
+        let take =
+            |(peer, notify): (&(u8, bool), &Arc<Notify>)| slots.take(ip(peer.0), peer.1, notify);
         let held = peers.iter().zip(&notifies).map(take).collect();
-        (notifies.iter().enumerate().filter(|(_, notify)| was_dropped(notify)).map(|(at, _)| at).collect(), held)
+        (
+            notifies
+                .iter()
+                .enumerate()
+                .filter(|(_, notify)| was_dropped(notify))
+                .map(|(at, _)| at)
+                .collect(),
+            held,
+        )
     }
 
     #[test]
     fn a_newcomer_takes_the_place_of_the_longest_idle() {
-        let (gone, _held) =
-            dropped(&slots(), &[(1, false), (2, false), (3, false), (4, false), (5, false), (6, false)]);
+        let (gone, _held) = dropped(
+            &slots(),
+            &[(1, false), (2, false), (3, false), (4, false), (5, false), (6, false)],
+        );
         assert_eq!(gone, [0, 1]);
     }
 

@@ -1,9 +1,10 @@
 //! The trace format: JSON Lines of observations under a one-line header.
 //!
-//! A trace is how a live run, a bug report, the corpus and the simulation speak to the same core. The reader streams
-//! in bounded memory, since a trace may be larger than the host and may come from anybody: a line that cannot be used is
-//! handed out as a [`Skip`] and the next one is read. Only a bad header ends it, because without one nothing else
-//! means anything. Unknown fields are ignored. It refuses values that no kernel reports.
+//! A trace is how a live run, a bug report, the corpus and the simulation speak to the same core.
+//! The reader streams in bounded memory, since a trace may be larger than the host and may come
+//! from anybody: a line that cannot be used is handed out as a [`Skip`] and the next one is read.
+//! Only a bad header ends it, because without one nothing else means anything. Unknown fields are
+//! ignored. It refuses values that no kernel reports.
 
 use std::io::{self, BufRead, Write};
 
@@ -22,19 +23,23 @@ use crate::{
 /// The version that is written, and the only one that is read.
 pub const TRACE_VERSION: u64 = 1;
 
-/// More memory than any host has: 64 PiB, the reach of five-level page tables' half. Sums of a few stay below 2^64.
+/// More memory than any host has: 64 PiB, the reach of five-level page tables' half. Sums of a few
+/// stay below 2^64.
 const BYTES_MAX: u64 = 1 << 56;
 
 /// Longest cgroup path: the kernel's PATH_MAX.
 const CGROUP_BYTES_MAX: usize = 4_096;
 
-/// Longest process name: the kernel keeps 16 bytes, some recorders add brackets or the executable's name.
+/// Longest process name: the kernel keeps 16 bytes, some recorders add brackets or the executable's
+/// name.
 const COMM_BYTES_MAX: usize = 256;
 
-/// Longest address: a UNIX listener's path of 108 bytes, of which each may be escaped; IPv6 with port and zone is shorter.
+/// Longest address: a UNIX listener's path of 108 bytes, of which each may be escaped; IPv6 with
+/// port and zone is shorter.
 const ADDR_BYTES_MAX: usize = 512;
 
-/// A step of time longer than a year is a broken clock, after which everything would seem to run backwards.
+/// A step of time longer than a year is a broken clock, after which everything would seem to run
+/// backwards.
 const STEP_SECS_MAX: f64 = 366.0 * 86_400.0;
 
 /// The first line of a trace.
@@ -88,7 +93,9 @@ impl<R: BufRead> TraceReader<R> {
         let mut buffer = Vec::new();
         let header = match read_line(&mut input, &mut buffer)? {
             None => return Err(TraceError::NoHeader("the trace is empty".into())),
-            Some(LineRead::TooLong) => return Err(TraceError::NoHeader(LineProblem::TooLong.to_string())),
+            Some(LineRead::TooLong) => {
+                return Err(TraceError::NoHeader(LineProblem::TooLong.to_string()));
+            }
             Some(LineRead::Whole | LineRead::Unterminated) => parse_header(&buffer)?,
         };
         Ok(Self { input, header, buffer, line: 1, last_t: None, failure: None })
@@ -152,7 +159,9 @@ impl<R: BufRead> Iterator for TraceReader<R> {
             if line != LineRead::TooLong && self.buffer.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            return Some(self.parse(line).map_err(|problem| SkippedLine { line: self.line, problem }));
+            return Some(
+                self.parse(line).map_err(|problem| SkippedLine { line: self.line, problem }),
+            );
         }
         None
     }
@@ -171,7 +180,10 @@ impl<W: Write> TraceWriter<W> {
     ///
     /// If the stream fails.
     pub fn new(mut output: W, host: HostInfo, interval_secs: f64) -> Result<Self, TraceError> {
-        write_line(&mut output, &TraceHeader { spillway_trace: TRACE_VERSION, host, interval_secs })?;
+        write_line(
+            &mut output,
+            &TraceHeader { spillway_trace: TRACE_VERSION, host, interval_secs },
+        )?;
         Ok(Self { output })
     }
 
@@ -196,7 +208,10 @@ impl<W: Write> TraceWriter<W> {
 }
 
 /// Writes a value as one line of JSON.
-pub(crate) fn write_line<W: Write, T: Serialize>(output: &mut W, value: &T) -> Result<(), TraceError> {
+pub(crate) fn write_line<W: Write, T: Serialize>(
+    output: &mut W,
+    value: &T,
+) -> Result<(), TraceError> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     output.write_all(&line)?;
@@ -253,7 +268,10 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             let ServicePressureFact { psi_cpu_some_percent, psi_memory_some_percent, .. } = *strain;
             let threads = [strain.busiest_thread_percent, strain.thread_waits_percent];
             let shares = [psi_cpu_some_percent, psi_memory_some_percent].into_iter().chain(threads);
-            require(shares.flatten().all(|share: f64| (0.0..=100.0).contains(&share)), "strain is no percentage")
+            require(
+                shares.flatten().all(|share: f64| (0.0..=100.0).contains(&share)),
+                "strain is no percentage",
+            )
         }
         Fact::Outbound(outbound) => {
             require(outbound.addr.len() <= ADDR_BYTES_MAX, "addr is too long")?;
@@ -299,7 +317,9 @@ mod tests {
         let read = read(body);
         assert_eq!(read.len(), 7);
         assert!(read.iter().all(Result::is_ok), "{read:?}");
-        let Some(Ok(Observation { fact: Fact::Outbound(outbound), .. })) = read.last() else { panic!("{read:?}") };
+        let Some(Ok(Observation { fact: Fact::Outbound(outbound), .. })) = read.last() else {
+            panic!("{read:?}")
+        };
         let ends = [outbound.established_total, outbound.refused_total, outbound.timed_out_total];
         assert_eq!((ends, outbound.abandoned_total, outbound.pending), ([90, 3, 2], 1, 4));
     }
@@ -344,7 +364,8 @@ mod tests {
 
     #[test]
     fn a_bad_header_names_line_1() {
-        let bad = ["", "\n", "{}", "[1]", "{\"spillway_trace\":1}", "{\"spillway_trace\":2}", "\u{fffd}"];
+        let bad =
+            ["", "\n", "{}", "[1]", "{\"spillway_trace\":1}", "{\"spillway_trace\":2}", "\u{fffd}"];
         for text in bad {
             let error = TraceReader::new(text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with("line 1: "), "{text}: {error}");

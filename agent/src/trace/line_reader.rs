@@ -2,7 +2,8 @@
 
 use std::io::{self, BufRead};
 
-/// Longest line that is kept. The longest sensible record, with a cgroup path of 4 KiB, is some 5 KiB.
+/// Longest line that is kept. The longest sensible record, with a cgroup path of 4 KiB, is some 5
+/// KiB.
 pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// How a line came out.
@@ -21,7 +22,10 @@ pub(super) enum LineRead {
 /// # Errors
 ///
 /// Whatever the stream reports, but for interruptions, which are retried.
-pub(super) fn read_line<R: BufRead>(input: &mut R, buffer: &mut Vec<u8>) -> io::Result<Option<LineRead>> {
+pub(super) fn read_line<R: BufRead>(
+    input: &mut R,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<LineRead>> {
     buffer.clear();
     let (mut any, mut too_long) = (false, false);
     loop {
@@ -70,7 +74,10 @@ mod tests {
                 lines.push((line, String::from_utf8(buffer.clone()).unwrap()));
             }
             let whole = |text: &str| (LineRead::Whole, text.to_owned());
-            assert_eq!(lines, [whole("one"), whole(""), whole("two"), (LineRead::Unterminated, "three".into())]);
+            assert_eq!(
+                lines,
+                [whole("one"), whole(""), whole("two"), (LineRead::Unterminated, "three".into())]
+            );
         }
     }
 

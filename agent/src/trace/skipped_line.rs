@@ -1,4 +1,5 @@
-//! Lines of a trace that cannot be used, and why. A bad line costs that line; it never ends a replay.
+//! Lines of a trace that cannot be used, and why. A bad line costs that line; it never ends a
+//! replay.
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -81,7 +82,9 @@ impl LineProblem {
             return Self::NotJson(said);
         }
         match serde_json::from_str::<LineKind>(line) {
-            Ok(LineKind { kind }) if !KINDS.contains(&kind.as_str()) => Self::UnknownKind(quote(&kind)),
+            Ok(LineKind { kind }) if !KINDS.contains(&kind.as_str()) => {
+                Self::UnknownKind(quote(&kind))
+            }
             _ => Self::NotARecord(said),
         }
     }

@@ -2,7 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spillway_agent::{config::Config, commands::explain::{draw, explain}};
+use spillway_agent::{
+    commands::explain::{draw, explain},
+    config::Config,
+};
 
 /// The process that most of the seeds are about.
 const PID: u32 = 812;

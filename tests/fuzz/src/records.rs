@@ -1,4 +1,5 @@
-//! Records of the ring buffer and of iterators, in any bytes: see `spillway_agent::fuzzing::records`.
+//! Records of the ring buffer and of iterators, in any bytes: see
+//! `spillway_agent::fuzzing::records`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| spillway_agent::fuzzing::records(bytes));

@@ -2,7 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spillway_agent::{config::Config, commands::replay::{ReplayOptions, replay}};
+use spillway_agent::{
+    commands::replay::{ReplayOptions, replay},
+    config::Config,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut out = Vec::new();

@@ -1,7 +1,9 @@
-//! One limit from its beginning to its end, by the agent's own code in one thread: to be killed anywhere in between.
+//! One limit from its beginning to its end, by the agent's own code in one thread: to be killed
+//! anywhere in between.
 //!
-//! Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again, and puts back what was there; or, with
-//! all that an operator may want, has the backstop give way in between, and the CPU limited as well.
+//! Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again,
+//! and puts back what was there; or, with all that an operator may want, has the backstop give way
+//! in between, and the CPU limited as well.
 
 use std::{
     path::{Path, PathBuf},
@@ -56,17 +58,22 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.all {
         let limit = &mut config.act.limit;
         limit.backstop_bytes = Some(4 * limit.margin_bytes);
-        (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) = (Some(10), Some(50), Duration::ZERO);
+        (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) =
+            (Some(10), Some(50), Duration::ZERO);
     }
-    let delegated = args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
+    let delegated =
+        args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
     config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
-    let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
+    let journal =
+        Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = ActiveLimits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
     let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
     if args.overtaken {
         for t in [1.0, 2.0, 3.0] {
-            let [file, value] = &args.wipe[..] else { anyhow::bail!("--wipe takes a file and a value") };
+            let [file, value] = &args.wipe[..] else {
+                anyhow::bail!("--wipe takes a file and a value")
+            };
             std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
             limits.look(t);
         }
@@ -81,7 +88,8 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.all {
         // What this process takes from now on is the cgroup's.
         let procs = Path::new(file).with_file_name("cgroup.procs");
-        std::fs::write(&procs, "0").with_context(|| format!("{} cannot be entered", procs.display()))?;
+        std::fs::write(&procs, "0")
+            .with_context(|| format!("{} cannot be entered", procs.display()))?;
         charged.push(touched());
     }
     std::fs::write(file, value).with_context(|| format!("{file}={value} was refused"))?;
@@ -90,7 +98,10 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.all {
         charged.push(touched());
         let looked = limits.look(2.0);
-        ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CpuThrottled), "{looked:?}");
+        ensure!(
+            matches!(&looked[..], [one] if one.event == OutcomeKind::CpuThrottled),
+            "{looked:?}"
+        );
     }
     let undone = limits.undo_all(2.0);
     ensure!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");

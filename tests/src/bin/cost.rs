@@ -1,9 +1,10 @@
-//! What the agent costs, beside real workloads on this host: `cargo xtask bench` builds and runs it.
+//! What the agent costs, beside real workloads on this host: `cargo xtask bench` builds and runs
+//! it.
 //!
-//! Every figure compares two things within one run, because hosts are noisy: a scan with the same reads made by hand,
-//! a loop with the agent off and on in turns. Of scans the medians are compared. Of the loop's turns the best are: what
-//! else runs on the host only ever slows them, by more than the agent does. A target that is missed is printed as missed,
-//! and the exit code is 1.
+//! Every figure compares two things within one run, because hosts are noisy: a scan with the same
+//! reads made by hand, a loop with the agent off and on in turns. Of scans the medians are
+//! compared. Of the loop's turns the best are: what else runs on the host only ever slows them, by
+//! more than the agent does. A target that is missed is printed as missed, and the exit code is 1.
 
 #![allow(clippy::disallowed_methods, reason = "a bench is made of clocks")]
 
@@ -43,18 +44,21 @@ use spillway_agent::{
 use spillway_tests::Workload;
 
 const PROCESSES: usize = 2_000;
-/// Rounds in which each way of reading takes its turn, and how often in a row: all find the kernel's structs as warm in the
-/// cache as they leave them themselves, and noise that comes and goes meets all alike.
+/// Rounds in which each way of reading takes its turn, and how often in a row: all find the
+/// kernel's structs as warm in the cache as they leave them themselves, and noise that comes and
+/// goes meets all alike.
 const ROUNDS: usize = 10;
 const SCANS: usize = 10;
-/// How long the agent's own use of CPU is summed up at a time, against a clock of 10 ms, and how often: the median counts.
+/// How long the agent's own use of CPU is summed up at a time, against a clock of 10 ms, and how
+/// often: the median counts.
 const WATCHED: Duration = Duration::from_secs(10);
 const WATCHES: usize = 5;
 /// Turns of the loop with the agent off and on.
 const TURNS: usize = 20;
 const TURN_SECS: f64 = 1.0;
 
-/// As many as the kernel keeps that do not change: half of what there is room for, less what else connects.
+/// As many as the kernel keeps that do not change: half of what there is room for, less what else
+/// connects.
 const DESTINATIONS: u32 = 4_000;
 
 /// Measures what the agent costs.
@@ -128,7 +132,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     {
         tell(&format!("starting {PROCESSES} processes"));
-        let _sleepers = Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
+        let _sleepers =
+            Workload::start(workload()?.args(["sleepers", &format!("--count={PROCESSES}")]));
         tell("scanning them, and reading /proc/PID/statm of each, in turns");
         rows.extend(scan_against_statm()?);
         if cli.scan {
@@ -146,7 +151,11 @@ fn main() -> anyhow::Result<ExitCode> {
         detail: String::new(),
     });
     tell(&format!("running an allocation-heavy loop {TURNS} times without and with the agent"));
-    rows.push(allocation_loop("speed that an allocation-heavy loop keeps", 65_536, Some(Target::AtLeast(99.0)))?);
+    rows.push(allocation_loop(
+        "speed that an allocation-heavy loop keeps",
+        65_536,
+        Some(Target::AtLeast(99.0)),
+    )?);
     tell("and once more, with sixteen times the page faults");
     rows.push(allocation_loop("the same, drowning in page faults", 4_096, None)?);
 
@@ -188,13 +197,15 @@ fn print(rows: &[Row]) {
     }
 }
 
-/// One pass over every process, against the same by hand: list `/proc`, and open, read, close and parse each one's statm,
-/// with as few system calls as can be. The second figure leaves out listing and parsing, which a scan does and a bare read
-/// of known pids does not.
+/// One pass over every process, against the same by hand: list `/proc`, and open, read, close and
+/// parse each one's statm, with as few system calls as can be. The second figure leaves out listing
+/// and parsing, which a scan does and a bare read of known pids does not.
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
     let hierarchy = Hierarchy::detect();
-    let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1: hierarchy.is_v1(), ..LoadOptions::default() });
-    let memory = |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
+    let mut kernel =
+        LoadedBpf::load(&LoadOptions { memory_v1: hierarchy.is_v1(), ..LoadOptions::default() });
+    let memory =
+        |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
     if let Some(report) = kernel.reports.iter().find(memory) {
         bail!("the figures are those of BPF, and here {report}");
     }
@@ -218,7 +229,8 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
         for _ in 0..SCANS {
             let start = Instant::now();
             for path in &paths {
-                let _ = black_box(fs::File::open(path).and_then(|mut file| file.read(&mut [0; 256])));
+                let _ =
+                    black_box(fs::File::open(path).and_then(|mut file| file.read(&mut [0; 256])));
             }
             bare_reads.push(start.elapsed().as_secs_f64());
         }
@@ -229,7 +241,12 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
         measured: read / scan,
         unit: "x",
         target,
-        detail: format!("{:.2} ms against {:.2} ms at {} processes", scan * 1e3, read * 1e3, facts.len()),
+        detail: format!(
+            "{:.2} ms against {:.2} ms at {} processes",
+            scan * 1e3,
+            read * 1e3,
+            facts.len()
+        ),
     };
     Ok([
         row("a scan, times cheaper than statm of each process", read, Some(Target::AtLeast(8.0))),
@@ -241,13 +258,20 @@ fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
 fn read_every_statm(out: &mut Vec<(u32, u64)>) -> anyhow::Result<()> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let mut buffer = [0; 256];
-        // A process may have ended since.
-        let Ok(length) = fs::File::open(entry.path().join("statm")).and_then(|mut file| file.read(&mut buffer)) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let resident = std::str::from_utf8(&buffer[..length])?.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        let mut buffer = [0; 256];
+        // A process may have ended since.
+        let Ok(length) =
+            fs::File::open(entry.path().join("statm")).and_then(|mut file| file.read(&mut buffer))
+        else {
+            continue;
+        };
+        let resident = std::str::from_utf8(&buffer[..length])?
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok());
         out.push((pid, resident.context("statm has a second field")?));
     }
     Ok(())
@@ -271,19 +295,24 @@ fn agent_watching() -> anyhow::Result<[Row; 2]> {
             measured: share,
             unit: "%",
             target: Some(Target::AtMost(1.0)),
-            detail: format!("{least:.2} to {most:.2} % in {WATCHES} watches at {PROCESSES} processes"),
+            detail: format!(
+                "{least:.2} to {most:.2} % in {WATCHES} watches at {PROCESSES} processes"
+            ),
         },
         Row {
             what: "the agent's resident memory".to_owned(),
             measured: resident,
             unit: "MiB",
             target: Some(Target::AtMost(32.0)),
-            detail: format!("{peak:.1} MiB at its peak, while it reads the kernel's type information"),
+            detail: format!(
+                "{peak:.1} MiB at its peak, while it reads the kernel's type information"
+            ),
         },
     ])
 }
 
-/// Speed of a loop that allocates, with the agent on and off. It takes a fresh MiB every `grow_every` operations.
+/// Speed of a loop that allocates, with the agent on and off. It takes a fresh MiB every
+/// `grow_every` operations.
 fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyhow::Result<Row> {
     let (mut off, mut on) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
@@ -312,7 +341,8 @@ fn allocation_loop(what: &str, grow_every: u64, target: Option<Target>) -> anyho
 /// A row for each BPF program that can be attached here.
 fn program_rows() -> anyhow::Result<Vec<Row>> {
     tell("counting what each BPF program costs an event");
-    let workloads = |name: &str, args: &[String]| Ok(Workload::start(workload()?.arg(name).args(args)));
+    let workloads =
+        |name: &str, args: &[String]| Ok(Workload::start(workload()?.arg(name).args(args)));
     let costs = programs::measure(workloads)?;
     let programs = costs.into_iter().map(|(program, nanos, events)| Row {
         what: format!("program {program}"),
@@ -334,9 +364,14 @@ fn program_rows() -> anyhow::Result<Vec<Row>> {
 
 fn operations_per_sec(grow_every: u64) -> anyhow::Result<f64> {
     let grow_every = format!("--grow-every={grow_every}");
-    let mut run = Workload::start(workload()?.args(["alloc-loop", &grow_every, &format!("--secs={TURN_SECS}")]));
+    let mut run = Workload::start(workload()?.args([
+        "alloc-loop",
+        &grow_every,
+        &format!("--secs={TURN_SECS}"),
+    ]));
     let line = run.next_line();
-    let said: serde_json::Value = serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
+    let said: serde_json::Value =
+        serde_json::from_str(&line).with_context(|| format!("the loop said {line:?}"))?;
     said["ops_per_sec"].as_f64().with_context(|| format!("the loop said {line:?}"))
 }
 
@@ -380,7 +415,8 @@ struct Agent {
 
 impl Agent {
     fn start() -> anyhow::Result<Self> {
-        let config = std::env::temp_dir().join(format!("spillway-cost-{}.toml", std::process::id()));
+        let config =
+            std::env::temp_dir().join(format!("spillway-cost-{}.toml", std::process::id()));
         fs::write(&config, "[serve]\nlisten = \"127.0.0.1:0\"\n")?;
         let child = beside("spillway")?
             .args(["run", "--config"])
@@ -396,15 +432,21 @@ impl Agent {
 
     /// User and system time so far.
     fn cpu_secs(&self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).context("the agent ended")?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .context("the agent ended")?;
         let fields = stat.rsplit_once(") ").context("stat has a name")?.1;
-        let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(ticks as f64 / 100.0)
     }
 
     fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).context("the agent ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("the field is there")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .context("the agent ended")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .context("the field is there")?;
         let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)
     }

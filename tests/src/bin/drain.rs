@@ -1,7 +1,9 @@
-//! A node that leaks behind HAProxy under load, without the agent and then with it: what `cargo xtask demo` shows of drains.
+//! A node that leaks behind HAProxy under load, without the agent and then with it: what `cargo
+//! xtask demo` shows of drains.
 //!
-//! Prints one JSON line for each thing that happens and one for each run, and at a stopping signal puts all of it away. Where it cannot
-//! be run here, the one line says why. Needs root, for the cgroup and the agent.
+//! Prints one JSON line for each thing that happens and one for each run, and at a stopping signal
+//! puts all of it away. Where it cannot be run here, the one line says why. Needs root, for the
+//! cgroup and the agent.
 
 use std::{
     process::ExitCode,
@@ -19,14 +21,19 @@ const STOPPED: u8 = 130;
 fn main() -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone()).with_context(|| format!("no handler for signal {signal}"))?;
+        signal_hook::flag::register(signal, stop.clone())
+            .with_context(|| format!("no handler for signal {signal}"))?;
     }
     for with_agent in [false, true] {
         let tell = |at_secs: f64, happened| {
-            println!("{}", json!({"with_agent": with_agent, "at_secs": at_secs, "happened": happened}))
+            println!(
+                "{}",
+                json!({"with_agent": with_agent, "at_secs": at_secs, "happened": happened})
+            )
         };
-        let ran = Servers::find()
-            .and_then(|servers| leaking(&servers, &format!("drain-{with_agent}"), with_agent, &stop, tell));
+        let ran = Servers::find().and_then(|servers| {
+            leaking(&servers, &format!("drain-{with_agent}"), with_agent, &stop, tell)
+        });
         match ran {
             Ok(Some(ran)) => println!("{}", json!({"with_agent": with_agent, "ran": ran})),
             Ok(None) => return Ok(ExitCode::from(STOPPED)),

@@ -1,4 +1,5 @@
-//! Drains and undrains as the agent does, by an operator's word, and says what was done: to be killed anywhere in between.
+//! Drains and undrains as the agent does, by an operator's word, and says what was done: to be
+//! killed anywhere in between.
 
 use std::{
     io::{self, Write as _},
@@ -13,7 +14,8 @@ use spillway_agent::{act::drain::DrainWorker, clock::Clock, config};
 /// How soon it is said what was done.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
 
-/// Keep a node where an operator says until killed, one line on standard output for each thing that was done.
+/// Keep a node where an operator says until killed, one line on standard output for each thing that
+/// was done.
 #[derive(Debug, Parser)]
 struct Args {
     /// The agent's configuration

@@ -1,9 +1,11 @@
-//! Holds every probe against the truth, on the kernel that runs. `cargo xtask vm` runs it, in virtual machines and on the host.
+//! Holds every probe against the truth, on the kernel that runs. `cargo xtask vm` runs it, in
+//! virtual machines and on the host.
 //!
-//! As pid 1 it is the whole user space of a virtual machine: it mounts what the agent needs, runs every check, writes one
-//! JSON line a result to the second serial port and powers off. Elsewhere it does the same on standard output. Each check
-//! is a process of its own with a time limit, so that one that panics or hangs hides no other; what it logs, the
-//! verifier's words included, goes to standard error, which is the console in a virtual machine.
+//! As pid 1 it is the whole user space of a virtual machine: it mounts what the agent needs, runs
+//! every check, writes one JSON line a result to the second serial port and powers off. Elsewhere
+//! it does the same on standard output. Each check is a process of its own with a time limit, so
+//! that one that panics or hangs hides no other; what it logs, the verifier's words included, goes
+//! to standard error, which is the console in a virtual machine.
 
 #[path = "../kernel/agent.rs"]
 mod agent;

@@ -1,8 +1,10 @@
-//! Records accept queues for the corpus: real servers under real load, seen by the agent's own sensors, labelled by other means than
-//! theirs. `cargo xtask corpus queues record` builds and runs it.
+//! Records accept queues for the corpus: real servers under real load, seen by the agent's own
+//! sensors, labelled by other means than theirs. `cargo xtask corpus queues record` builds and runs
+//! it.
 //!
-//! Each recording plays on a thread and in a network namespace of its own, over loopback alone; what it starts ends with the thread.
-//! Nothing is kept of one that its truth contradicts, or whose truth was blind for a while, as on a busy machine.
+//! Each recording plays on a thread and in a network namespace of its own, over loopback alone;
+//! what it starts ends with the thread. Nothing is kept of one that its truth contradicts, or whose
+//! truth was blind for a while, as on a busy machine.
 //!
 //! Exit codes: 0 all are kept, 1 some are not.
 
@@ -37,7 +39,8 @@ use self::{
     set::Set,
 };
 
-/// Share of the CPUs' time that others may take when a recording begins; and how long that is waited for.
+/// Share of the CPUs' time that others may take when a recording begins; and how long that is
+/// waited for.
 const OTHERS_MAX: f64 = 0.2;
 const QUIET_WITHIN: Duration = Duration::from_secs(300);
 
@@ -67,7 +70,9 @@ fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/queues");
     fs::create_dir_all(corpus.join("recorded"))?;
     let mut code = ExitCode::SUCCESS;
-    for play in PLAYS.iter().filter(|play| names.is_empty() || names.iter().any(|name| name == play.name)) {
+    for play in
+        PLAYS.iter().filter(|play| names.is_empty() || names.iter().any(|name| name == play.name))
+    {
         if let Err(error) = one(play, &servers, &corpus) {
             eprintln!("  not kept: {}: {error:#}", play.name);
             code = ExitCode::FAILURE;
@@ -92,7 +97,8 @@ fn wait_for_quiet() -> anyhow::Result<()> {
     let busy_ticks = || -> anyhow::Result<(f64, f64)> {
         let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
         let line = stat.lines().next().unwrap_or_default();
-        let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
+        let ticks: Vec<f64> =
+            line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
         let all: f64 = ticks.iter().take(8).sum();
         // Idle and waiting for disks.
         Ok((all - ticks.iter().skip(3).take(2).sum::<f64>(), all))
@@ -106,7 +112,10 @@ fn wait_for_quiet() -> anyhow::Result<()> {
             return Ok(());
         }
         if start.elapsed() > QUIET_WITHIN {
-            bail!("others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing else", share * 100.0);
+            bail!(
+                "others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing else",
+                share * 100.0
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Puts entries into a spool and takes some out, and says each once that is done: to be killed anywhere in between.
+//! Puts entries into a spool and takes some out, and says each once that is done: to be killed
+//! anywhere in between.
 
 use std::{
     io::{self, Write as _},
@@ -10,7 +11,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use spillway_agent::act::notify::spool::{IncidentChange, Spool, SpoolEntry};
 
-/// Put entries into a spool until killed, one line on standard output for each that is there or gone.
+/// Put entries into a spool until killed, one line on standard output for each that is there or
+/// gone.
 #[derive(Debug, Parser)]
 struct Args {
     /// The spool

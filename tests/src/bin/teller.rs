@@ -1,4 +1,5 @@
-//! Tells of incidents as the agent does, and says each thing once it is on disk: to be killed anywhere in between.
+//! Tells of incidents as the agent does, and says each thing once it is on disk: to be killed
+//! anywhere in between.
 
 use std::{
     io::{self, Write as _},
@@ -43,7 +44,8 @@ struct Args {
     /// End one that is open
     #[arg(long)]
     resolve: Option<u32>,
-    /// Deliver what waits and end where nothing does, or nothing more goes now; say how much is left
+    /// Deliver what waits and end where nothing does, or nothing more goes now; say how much is
+    /// left
     #[arg(long)]
     drain: bool,
 }
@@ -104,9 +106,11 @@ impl Teller {
             state: ClaimState::Raised,
             why: "it leaks".to_owned(),
         };
-        let (id, cgroup, mode) = (IncidentId::Leak(id, Resource::Memory), cgroup(number), Mode::Enforce);
+        let (id, cgroup, mode) =
+            (IncidentId::Leak(id, Resource::Memory), cgroup(number), Mode::Enforce);
         let why = "it leaks".to_owned();
-        let decision = Decision { t: 1.0, action, mode, id, cgroup, performed: true, refused: None, why };
+        let decision =
+            Decision { t: 1.0, action, mode, id, cgroup, performed: true, refused: None, why };
         self.paging.decided(&decision, &[verdict]);
     }
 

@@ -1,8 +1,9 @@
 //! The small real programs that Spillway is shown: in the demo, in host tests, in benchmarks.
 //!
-//! Each prints one JSON line when it is ready (`{"pid":…,"addr":…}`), ends on SIGTERM, dies with its parent, and is bounded in memory,
-//! sockets and processes. Network ones talk to the address they are given and are meant for loopback. It uses nothing of
-//! the agent, so that what is measured shares no mistake with what measures.
+//! Each prints one JSON line when it is ready (`{"pid":…,"addr":…}`), ends on SIGTERM, dies with
+//! its parent, and is bounded in memory, sockets and processes. Network ones talk to the address
+//! they are given and are meant for loopback. It uses nothing of the agent, so that what is
+//! measured shares no mistake with what measures.
 
 #[path = "../workload/connects.rs"]
 mod connects;
@@ -46,7 +47,8 @@ struct Cli {
     /// What the process calls itself, at most 15 bytes
     #[arg(long, global = true)]
     name: Option<String>,
-    /// Have the kernel give it pages of the usual size alone, and gather none of them into huge ones later
+    /// Have the kernel give it pages of the usual size alone, and gather none of them into huge
+    /// ones later
     #[arg(long, global = true)]
     small_pages: bool,
     #[command(subcommand)]
@@ -90,7 +92,8 @@ enum Workload {
         /// Shared memory (a memfd)
         #[arg(long, value_parser = parse_size, default_value = "0")]
         shmem_bytes: u64,
-        /// Touch the anonymous memory from so many threads, each on a CPU of its own where there are enough
+        /// Touch the anonymous memory from so many threads, each on a CPU of its own where there
+        /// are enough
         #[arg(long, default_value_t = 1)]
         threads: u32,
     },
@@ -302,52 +305,69 @@ enum Workload {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = system::prepare(cli.name.as_deref(), cli.small_pages).and_then(|()| match cli.workload {
-        Workload::Leak { rate, limit, after } => memory::leak(rate, limit, after),
-        Workload::Cache { rate, size } => memory::cache(rate, size),
-        Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
-            memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
-        }
-        Workload::Roam { size, threads } => memory::roam(size, threads),
-        Workload::Swell { most, seed } => memory::swell(most, seed),
-        Workload::AllocLoop { secs, grow_every } => {
-            memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
-        }
-        Workload::StuckServer { addr, backlog, healthy_for } => sockets::stuck_server(addr, backlog, healthy_for),
-        Workload::Clients { addr, rate_per_sec, lasting } => sockets::clients(addr, rate_per_sec, lasting),
-        Workload::Serve { addr, backlog, threads, service, burn, leak } => {
-            let service = if burn { Service::Burn(service) } else { Service::Wait(service) };
-            server::serve(addr, backlog, threads, service, leak)
-        }
-        Workload::Table { addr, size, rows } => table::table(addr, size, rows),
-        Workload::Offer {
-            addr,
-            rate_per_sec,
-            to_rate_per_sec,
-            ramp,
-            alternate_every,
-            patience,
-            burst,
-            burst_every,
-            lasting,
-        } => {
-            let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
-            let offer =
-                Offer { rate_per_sec, to_rate_per_sec, ramp, alternate_every, patience, burst, burst_every, lasting };
-            offer::offer(addr, &offer)
-        }
-        Workload::Connections { count } => sockets::connections(count),
-        Workload::Listen { backlog, pending, v6, defer } => sockets::listen(backlog, pending, v6, defer),
-        Workload::Listeners { count } => sockets::listeners(count),
-        Workload::Connects { to, hosts, count, syn_retries, then } => {
-            connects::connects(to, hosts, count, syn_retries, then)
-        }
-        Workload::UnixListen { name, backlog, pending, seqpacket } => unix::listen(&name, backlog, pending, seqpacket),
-        Workload::UnixListeners { count } => unix::listeners(count),
-        Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
-        Workload::Sleepers { count } => processes::sleepers(count),
-        Workload::Churn { count } => processes::churn(count),
-    });
+    let outcome =
+        system::prepare(cli.name.as_deref(), cli.small_pages).and_then(|()| match cli.workload {
+            Workload::Leak { rate, limit, after } => memory::leak(rate, limit, after),
+            Workload::Cache { rate, size } => memory::cache(rate, size),
+            Workload::Touch { anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads } => {
+                memory::touch(anon_bytes, mapped_bytes, file_bytes, shmem_bytes, threads)
+            }
+            Workload::Roam { size, threads } => memory::roam(size, threads),
+            Workload::Swell { most, seed } => memory::swell(most, seed),
+            Workload::AllocLoop { secs, grow_every } => {
+                memory::alloc_loop(Duration::try_from_secs_f64(secs)?, grow_every.max(1))
+            }
+            Workload::StuckServer { addr, backlog, healthy_for } => {
+                sockets::stuck_server(addr, backlog, healthy_for)
+            }
+            Workload::Clients { addr, rate_per_sec, lasting } => {
+                sockets::clients(addr, rate_per_sec, lasting)
+            }
+            Workload::Serve { addr, backlog, threads, service, burn, leak } => {
+                let service = if burn { Service::Burn(service) } else { Service::Wait(service) };
+                server::serve(addr, backlog, threads, service, leak)
+            }
+            Workload::Table { addr, size, rows } => table::table(addr, size, rows),
+            Workload::Offer {
+                addr,
+                rate_per_sec,
+                to_rate_per_sec,
+                ramp,
+                alternate_every,
+                patience,
+                burst,
+                burst_every,
+                lasting,
+            } => {
+                let to_rate_per_sec = to_rate_per_sec.unwrap_or(rate_per_sec);
+                let offer = Offer {
+                    rate_per_sec,
+                    to_rate_per_sec,
+                    ramp,
+                    alternate_every,
+                    patience,
+                    burst,
+                    burst_every,
+                    lasting,
+                };
+                offer::offer(addr, &offer)
+            }
+            Workload::Connections { count } => sockets::connections(count),
+            Workload::Listen { backlog, pending, v6, defer } => {
+                sockets::listen(backlog, pending, v6, defer)
+            }
+            Workload::Listeners { count } => sockets::listeners(count),
+            Workload::Connects { to, hosts, count, syn_retries, then } => {
+                connects::connects(to, hosts, count, syn_retries, then)
+            }
+            Workload::UnixListen { name, backlog, pending, seqpacket } => {
+                unix::listen(&name, backlog, pending, seqpacket)
+            }
+            Workload::UnixListeners { count } => unix::listeners(count),
+            Workload::Hold { fds, threads, close_wait } => handles::hold(fds, threads, close_wait),
+            Workload::Sleepers { count } => processes::sleepers(count),
+            Workload::Churn { count } => processes::churn(count),
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,9 @@
-//! The rules that are compared: the detector itself, and the reference rules as small baselines over the same facts.
+//! The rules that are compared: the detector itself, and the reference rules as small baselines
+//! over the same facts.
 //!
-//! Baselines look at the resident memory of all processes once a minute, as a metrics system that scrapes does, over an hour at most,
-//! and claim once until their condition no longer holds. They know pids, not workloads, as the originals know instances.
+//! Baselines look at the resident memory of all processes once a minute, as a metrics system that
+//! scrapes does, over an hour at most, and claim once until their condition no longer holds. They
+//! know pids, not workloads, as the originals know instances.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,28 +24,31 @@ const LOOKS: usize = 60;
 /// Fewest looks for a verdict on a trend: the quarter of an hour that the first rule asks for.
 const LOOKS_MIN: usize = 15;
 
-/// Coroot's check of memory leaks: ordinary least squares over the last hour of an instance, growth of 10 % an hour
-/// (its default threshold), held for the 15 minutes of its built-in alert.
+/// Coroot's check of memory leaks: ordinary least squares over the last hour of an instance, growth
+/// of 10 % an hour (its default threshold), held for the 15 minutes of its built-in alert.
 const COROOT_PER_HOUR: f64 = 0.10;
 const COROOT_HELD: usize = 15;
 
-/// What it also asks for since April 2026: a growth worth a share of the limit an hour, or so much without one, and a last quarter that
-/// still rises at a share of the whole.
+/// What it also asks for since April 2026: a growth worth a share of the limit an hour, or so much
+/// without one, and a last quarter that still rises at a share of the whole.
 const COROOT_LIMIT_SHARE: f64 = 0.05;
 const COROOT_UNLIMITED_BYTES: f64 = 50e6;
 const COROOT_LAST_QUARTER: f64 = 0.3;
 
-/// Mann-Kendall with Theil and Sen's slope: z of 5 %, two-sided, which is what implementations default to. Machida and
-/// others (2013) find it prone to false alarms in software ageing; it is here because that field uses it all the same.
+/// Mann-Kendall with Theil and Sen's slope: z of 5 %, two-sided, which is what implementations
+/// default to. Machida and others (2013) find it prone to false alarms in software ageing; it is
+/// here because that field uses it all the same.
 const MANN_KENDALL_Z: f64 = 1.96;
 
-/// Precog (Jindal and others, 2021): a line whose R² is at least 0.8, as in its authors' published results (their code
-/// defaults to 0.78 in one variant and 0.88 in another), and that meets the limit within seven days. Its training on
-/// the past and its six hours that a trend must last are left out: they would keep it silent on short runs.
+/// Precog (Jindal and others, 2021): a line whose R² is at least 0.8, as in its authors' published
+/// results (their code defaults to 0.78 in one variant and 0.88 in another), and that meets the
+/// limit within seven days. Its training on the past and its six hours that a trend must last are
+/// left out: they would keep it silent on short runs.
 const R2_MIN: f64 = 0.8;
 const R2_WITHIN_SECS: f64 = 7.0 * 86_400.0;
 
-/// The usual alert on memory: 80 % of the limit, as in the collections of alerting rules that people start from.
+/// The usual alert on memory: 80 % of the limit, as in the collections of alerting rules that
+/// people start from.
 const THRESHOLD: f64 = 0.8;
 
 /// A claim that a process leaks.
@@ -75,7 +80,10 @@ pub trait Rule {
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![(
         "spillway",
-        Box::new(Detector { core: Engine::new(&Config::default(), host), output: Output::default() }),
+        Box::new(Detector {
+            core: Engine::new(&Config::default(), host),
+            output: Output::default(),
+        }),
     )];
     for (name, condition) in BASELINES {
         rules.push((
@@ -96,8 +104,12 @@ pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
 /// The names of all columns.
 pub(super) const COLUMNS: usize = 1 + BASELINES.len();
 
-const BASELINES: [(&str, Condition); 4] =
-    [("coroot", coroot), ("mann-kendall", mann_kendall), ("ols-r2", ols_r2), ("threshold", threshold)];
+const BASELINES: [(&str, Condition); 4] = [
+    ("coroot", coroot),
+    ("mann-kendall", mann_kendall),
+    ("ols-r2", ols_r2),
+    ("threshold", threshold),
+];
 
 struct Detector {
     core: Engine,
@@ -114,9 +126,18 @@ impl Rule for Detector {
                 && claim.resource == Resource::Memory
             {
                 let (id, t, exhaustion_secs) = (claim.id, verdict.t, verdict.exhaustion_secs);
-                let (why, exhaustion_interval_secs) = (verdict.why, verdict.exhaustion_interval_secs);
+                let (why, exhaustion_interval_secs) =
+                    (verdict.why, verdict.exhaustion_interval_secs);
                 let (comm, cgroup) = (claim.comm, claim.cgroup);
-                alarms.push(Alarm { t, id, comm, cgroup, exhaustion_secs, exhaustion_interval_secs, why });
+                alarms.push(Alarm {
+                    t,
+                    id,
+                    comm,
+                    cgroup,
+                    exhaustion_secs,
+                    exhaustion_interval_secs,
+                    why,
+                });
             }
         }
     }
@@ -172,7 +193,8 @@ impl Rule for Baseline {
 impl Baseline {
     fn look(&mut self, t: f64, fact: &ProcessFact, alarms: &mut Vec<Alarm>) {
         let start_ticks = fact.id.start_ticks;
-        let fresh = || Seen { start_ticks, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
+        let fresh =
+            || Seen { start_ticks, looks: VecDeque::with_capacity(LOOKS), held: 0, raised: false };
         let seen = self.processes.entry(fact.id.pid).or_insert_with(fresh);
         if seen.start_ticks != start_ticks {
             *seen = fresh();
@@ -204,7 +226,11 @@ impl Baseline {
 
 fn coroot(seen: &mut Seen, now: &Now) -> Option<Option<f64>> {
     let least = COROOT_PER_HOUR * now.rss;
-    let least = least.max(if now.limited { COROOT_LIMIT_SHARE * now.limit } else { COROOT_UNLIMITED_BYTES });
+    let least = least.max(if now.limited {
+        COROOT_LIMIT_SHARE * now.limit
+    } else {
+        COROOT_UNLIMITED_BYTES
+    });
     let whole = line(seen.looks.iter()).filter(|_| seen.looks.len() >= LOOKS_MIN);
     let growing = whole.is_some_and(|(slope, _)| {
         let quarter = seen.looks.len() * 3 / 4;
@@ -283,7 +309,8 @@ mod tests {
             (0..40).any(|look| {
                 let rss = y(f64::from(look));
                 seen.looks.push_back((f64::from(look) * 60.0, rss));
-                condition(&mut seen, &Now { rss, limit: 1e9, limited: true, headroom: 1e9 - rss }).is_some()
+                condition(&mut seen, &Now { rss, limit: 1e9, limited: true, headroom: 1e9 - rss })
+                    .is_some()
             })
         });
         conditions.collect()

@@ -1,8 +1,10 @@
-//! What a process weighs over time, put together from a few mechanisms: each is a function from seconds to bytes.
+//! What a process weighs over time, put together from a few mechanisms: each is a function from
+//! seconds to bytes.
 //!
-//! Curves are asked in order of time, and may remember (a high-water mark, an integral). What is random in them is drawn
-//! by index, so that asking at other moments gives the same curve: the scorer looks beyond the end of a run for the moment
-//! of exhaustion with coarser steps than the run's.
+//! Curves are asked in order of time, and may remember (a high-water mark, an integral). What is
+//! random in them is drawn by index, so that asking at other moments gives the same curve: the
+//! scorer looks beyond the end of a run for the moment of exhaustion with coarser steps than the
+//! run's.
 
 use super::rng::{Rng, unit_at};
 
@@ -114,7 +116,8 @@ pub(super) fn noise(seed: u64, period: f64, amplitude: f64) -> Curve {
     })
 }
 
-/// Steps that come one to a period, at a moment of their own in it; each between half and one and a half times as big.
+/// Steps that come one to a period, at a moment of their own in it; each between half and one and a
+/// half times as big.
 pub(super) fn stairs(seed: u64, from: f64, period: f64, step: f64) -> Curve {
     let (mut turn, mut total) = (0_i64, 0.0);
     Box::new(move |t| {
@@ -126,7 +129,8 @@ pub(super) fn stairs(seed: u64, from: f64, period: f64, step: f64) -> Curve {
     })
 }
 
-/// `height` for the first `busy` seconds of each period, with flanks of a tenth of that; heights differ by up to a half.
+/// `height` for the first `busy` seconds of each period, with flanks of a tenth of that; heights
+/// differ by up to a half.
 pub(super) fn bursts(seed: u64, period: f64, busy: f64, height: f64) -> Curve {
     let phase = unit_at(seed, -1) * period;
     Box::new(move |t| {
@@ -143,19 +147,22 @@ pub(super) fn day_wave(phase: f64) -> Curve {
     Box::new(move |t| 0.6 - 0.4 * libm::cos(std::f64::consts::TAU * (t / DAY + phase)))
 }
 
-/// The load of offices: a morning, a lunch dip, an afternoon, a night near nothing; weekends at a quarter.
+/// The load of offices: a morning, a lunch dip, an afternoon, a night near nothing; weekends at a
+/// quarter.
 pub(super) fn office_hours(phase: f64) -> Curve {
     Box::new(move |t| {
         let days = t / DAY + phase;
         let hour = (days - days.floor()) * 24.0;
-        let hump = |mid: f64, width: f64| libm::exp(-((hour - mid) / width) * ((hour - mid) / width));
+        let hump =
+            |mid: f64, width: f64| libm::exp(-((hour - mid) / width) * ((hour - mid) / width));
         let weekend = (days.floor() as i64).rem_euclid(7) >= 5;
         0.1 + (hump(10.5, 2.2) + hump(15.0, 2.5)) * if weekend { 0.2 } else { 0.8 }
     })
 }
 
-/// A base that breathes: request buffers over seconds, caches and pools over many minutes. Shares of the base are guesses
-/// from services of a few hundred MiB, which breathe by a few parts in a thousand to a few in a hundred.
+/// A base that breathes: request buffers over seconds, caches and pools over many minutes. Shares
+/// of the base are guesses from services of a few hundred MiB, which breathe by a few parts in a
+/// thousand to a few in a hundred.
 pub(super) fn breathing(rng: &mut Rng, base: f64) -> Curve {
     let quick = base * rng.log_range(0.000_5, 0.01);
     let slow = base * rng.log_range(0.000_5, 0.01);

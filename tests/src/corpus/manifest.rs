@@ -1,8 +1,10 @@
-//! The manifest: one JSON line a run, with its label. `tests/corpus/manifest.jsonl` is the synthetic runs' lines, made
-//! by `cargo xtask corpus write-manifest`; `recorded/manifest.jsonl` beside it is those of recorded runs, made by
-//! `cargo xtask corpus record`. Each command writes its own file alone, and both files are always read.
+//! The manifest: one JSON line a run, with its label. `tests/corpus/manifest.jsonl` is the
+//! synthetic runs' lines, made by `cargo xtask corpus write-manifest`; `recorded/manifest.jsonl`
+//! beside it is those of recorded runs, made by `cargo xtask corpus record`. Each command writes
+//! its own file alone, and both files are always read.
 //!
-//! Only the scorer reads labels. A line that cannot be read ends the scoring: a corpus that shrinks in silence scores well.
+//! Only the scorer reads labels. A line that cannot be read ends the scoring: a corpus that shrinks
+//! in silence scores well.
 
 use std::{fs, path::Path};
 
@@ -100,7 +102,10 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
 /// Reads the entries of one file; `writer` is the subcommand that writes it.
 pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Result<Vec<E>> {
     let text = fs::read_to_string(path).with_context(|| {
-        format!("the manifest {} cannot be read\n  hint: `cargo xtask corpus {writer}` writes it", path.display())
+        format!(
+            "the manifest {} cannot be read\n  hint: `cargo xtask corpus {writer}` writes it",
+            path.display()
+        )
     })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
@@ -124,7 +129,10 @@ pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Re
 pub fn render<E: Serialize>(entries: &[E]) -> anyhow::Result<String> {
     let mut text = String::new();
     for (index, entry) in entries.iter().enumerate() {
-        text.push_str(&serde_json::to_string(entry).with_context(|| format!("entry {index} cannot be written"))?);
+        text.push_str(
+            &serde_json::to_string(entry)
+                .with_context(|| format!("entry {index} cannot be written"))?,
+        );
         text.push('\n');
     }
     Ok(text)

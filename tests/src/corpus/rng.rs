@@ -1,7 +1,9 @@
-//! Randomness that is the same for ever: a family's name and a seed give one stream, on every machine and version.
+//! Randomness that is the same for ever: a family's name and a seed give one stream, on every
+//! machine and version.
 //!
-//! ChaCha's stream is specified, and the few distributions needed are written here, so that an update of a crate cannot
-//! change a published run. Logarithms and exponentials come from `libm`, not from the host's C library, for the same reason.
+//! ChaCha's stream is specified, and the few distributions needed are written here, so that an
+//! update of a crate cannot change a published run. Logarithms and exponentials come from `libm`,
+//! not from the host's C library, for the same reason.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -43,7 +45,8 @@ impl Rng {
         -libm::log(1.0 - self.unit())
     }
 
-    /// Standard normal (Box and Muller's; the second of each pair is thrown away, so that no state is kept).
+    /// Standard normal (Box and Muller's; the second of each pair is thrown away, so that no state
+    /// is kept).
     pub(crate) fn normal(&mut self) -> f64 {
         let radius = libm::sqrt(2.0 * self.exponential());
         radius * libm::cos(std::f64::consts::TAU * self.unit())
@@ -64,10 +67,13 @@ impl Rng {
 
 /// FNV-1a, as specified: names to seeds, and streams to something that a test can compare.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
-/// A number from 0 to 1 that belongs to `index`: random access where a stream would need to be kept (SplitMix64's mixer).
+/// A number from 0 to 1 that belongs to `index`: random access where a stream would need to be kept
+/// (SplitMix64's mixer).
 pub(crate) fn unit_at(seed: u64, index: i64) -> f64 {
     let mut z = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

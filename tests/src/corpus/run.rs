@@ -1,7 +1,9 @@
-//! From a family and a seed to a run: its truth for the manifest, and its observations for the detector.
+//! From a family and a seed to a run: its truth for the manifest, and its observations for the
+//! detector.
 //!
-//! A family says what its subject does; here it gets a host, bystanders and a limit, so that memory adds up and each leak
-//! has an end that can be known: the scorer's truth of exhaustion is the moment at which the simulated host itself runs out.
+//! A family says what its subject does; here it gets a host, bystanders and a limit, so that memory
+//! adds up and each leak has an end that can be known: the scorer's truth of exhaustion is the
+//! moment at which the simulated host itself runs out.
 
 use std::{fs::File, io::BufReader, path::Path};
 
@@ -21,19 +23,22 @@ use super::{
 /// Physical memory that hosts come with.
 const HOST_GIB: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// How many times the run's length after the leak's start is looked at for the moment of exhaustion.
+/// How many times the run's length after the leak's start is looked at for the moment of
+/// exhaustion.
 const AHEAD: f64 = 20.0;
 
 /// Looks at each such length: the moment is then known to half a percent of it.
 const LOOKS: usize = 200;
 
-/// Share of what is in use that a healthy host has to spare at least: below, its own kernel would not be healthy. A guess.
+/// Share of what is in use that a healthy host has to spare at least: below, its own kernel would
+/// not be healthy. A guess.
 const SPARE: f64 = 0.05;
 
 /// Looks at a healthy run for its peak.
 const PEAK_LOOKS: usize = 400;
 
-/// Steps from a leak's start to the end of its run in which what leaks is added up: a few minutes each over days.
+/// Steps from a leak's start to the end of its run in which what leaks is added up: a few minutes
+/// each over days.
 const RATE_LOOKS: usize = 1_000;
 
 /// What a family says about one run.
@@ -66,9 +71,23 @@ pub(super) enum Room {
 }
 
 impl Plan {
-    pub(super) fn leaking(subjects: Vec<Actor>, start: f64, secs: f64, left: f64, leaked: Curve) -> Self {
+    pub(super) fn leaking(
+        subjects: Vec<Actor>,
+        start: f64,
+        secs: f64,
+        left: f64,
+        leaked: Curve,
+    ) -> Self {
         let leak = Some(Leak { start, leaked, never_ends: false });
-        Self { subjects, secs, leak, room: Room::Left(left), interval_secs: None, gaps: Vec::new(), loss: 0.0 }
+        Self {
+            subjects,
+            secs,
+            leak,
+            room: Room::Left(left),
+            interval_secs: None,
+            gaps: Vec::new(),
+            loss: 0.0,
+        }
     }
 
     /// Limits between a tenth above the peak and twice it: tight ones look as dangerous as a leak.
@@ -92,7 +111,8 @@ pub struct Stream {
     pub host: HostInfo,
     /// What is seen, in order of time.
     pub observations: Box<dyn Iterator<Item = anyhow::Result<Observation>>>,
-    /// How far the leak is; `None` where there is none, where restarts set it back, and where it is not known.
+    /// How far the leak is; `None` where there is none, where restarts set it back, and where it is
+    /// not known.
     pub truth: Option<Truth>,
 }
 
@@ -103,7 +123,8 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// The share of the headroom that has leaked away; what swings healthily does not count. Asked in order of time.
+    /// The share of the headroom that has leaked away; what swings healthily does not count. Asked
+    /// in order of time.
     pub fn used(&mut self, t: f64) -> f64 {
         ((self.leaked)(t) / self.left_bytes).clamp(0.0, 1.0)
     }
@@ -123,7 +144,8 @@ impl Draft {
         let mut rng = Rng::new(family.name, seed);
         let mut plan = (family.plan)(&mut rng);
         let mut actors = std::mem::take(&mut plan.subjects);
-        let subject = Subject { cgroup: actors[0].cgroup.to_string(), comm: actors[0].comm.to_string() };
+        let subject =
+            Subject { cgroup: actors[0].cgroup.to_string(), comm: actors[0].comm.to_string() };
         let subjects = actors.len();
         bystanders::add(&mut rng, plan.secs, &mut actors);
         let interval_secs = plan.interval_secs.unwrap_or_else(|| interval(&mut rng));
@@ -157,7 +179,8 @@ impl Draft {
     /// What the subject and the host must have room for.
     fn needs(mut self) -> (f64, f64) {
         match (&self.plan.room, &self.plan.leak) {
-            // What is left is left above every healthy swing: a collector's teeth and a day's load never were a danger.
+            // What is left is left above every healthy swing: a collector's teeth and a day's load
+            // never were a danger.
             (Room::Left(left), _) => {
                 let (left, secs) = (*left, self.plan.secs);
                 let mut worst = (0.0, 0.0);
@@ -171,9 +194,17 @@ impl Draft {
             }
             (Room::AbovePeak(share), _) => {
                 let (share, secs) = (*share, self.plan.secs);
-                let mut looks: Vec<_> = (0..=PEAK_LOOKS).map(|look| secs * look as f64 / PEAK_LOOKS as f64).collect();
-                // An old process and its successor may be there together for less than the time between two looks.
-                looks.extend(self.sim.actors.iter().map(|actor| actor.dies.next_down()).filter(|dies| *dies < secs));
+                let mut looks: Vec<_> =
+                    (0..=PEAK_LOOKS).map(|look| secs * look as f64 / PEAK_LOOKS as f64).collect();
+                // An old process and its successor may be there together for less than the time
+                // between two looks.
+                looks.extend(
+                    self.sim
+                        .actors
+                        .iter()
+                        .map(|actor| actor.dies.next_down())
+                        .filter(|dies| *dies < secs),
+                );
                 looks.sort_by(f64::total_cmp);
                 let (own, all) = looks
                     .into_iter()
@@ -193,7 +224,9 @@ impl Draft {
         self.sim.other_bytes = if self.limited { total * 0.04 } else { total - all };
         if self.limited {
             let max = ((own / MIB).ceil() * MIB) as u64;
-            self.sim.actors[..self.subjects].iter_mut().for_each(|actor| actor.memory_max_bytes = Some(max));
+            self.sim.actors[..self.subjects]
+                .iter_mut()
+                .for_each(|actor| actor.memory_max_bytes = Some(max));
         }
         self
     }
@@ -207,8 +240,8 @@ impl Draft {
     }
 }
 
-/// Mostly the default. Long runs are scanned as often as short ones: seldom scans would leave the horizons of seconds blind, which see
-/// fast leaks and are the first to be wrong about a burst.
+/// Mostly the default. Long runs are scanned as often as short ones: seldom scans would leave the
+/// horizons of seconds blind, which see fast leaks and are the first to be wrong about a burst.
 fn interval(rng: &mut Rng) -> f64 {
     rng.pick(&[1.0, 1.0, 1.0, 2.0])
 }
@@ -231,8 +264,9 @@ impl Run {
         let leak = leak.map(|leak| {
             // Step by step: an integral is only as good as how often it is asked.
             let step = (secs - leak.start) / RATE_LOOKS as f64;
-            let leaked =
-                (0..=RATE_LOOKS).map(|look| (leak.leaked)(leak.start + look as f64 * step)).fold(0.0, |_, now| now);
+            let leaked = (0..=RATE_LOOKS)
+                .map(|look| (leak.leaked)(leak.start + look as f64 * step))
+                .fold(0.0, |_, now| now);
             (leak.start, (leaked / (secs - leak.start)).round())
         });
         let entry = Entry {
@@ -263,7 +297,8 @@ impl Run {
 
 /// Every synthetic run of a part, or of all.
 pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u64)> {
-    let families = FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
+    let families =
+        FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
     families.flat_map(|family| (0..family.runs).map(move |seed| (family, seed)))
 }
 
@@ -276,9 +311,15 @@ impl Stream {
     pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
         match (entry.source, entry.seed, &entry.trace) {
             (Source::Synthetic, Some(seed), _) => {
-                let family = FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
-                    format!("{}: no family {:?}\n  hint: `cargo xtask corpus list` names them", entry.run, entry.family)
-                })?;
+                let family = FAMILIES
+                    .iter()
+                    .find(|family| family.name == entry.family)
+                    .with_context(|| {
+                        format!(
+                            "{}: no family {:?}\n  hint: `cargo xtask corpus list` names them",
+                            entry.run, entry.family
+                        )
+                    })?;
                 Ok(Run::new(family, seed).stream())
             }
             (Source::Recorded, _, Some(trace)) => Self::recorded(&dir.join(trace)),
@@ -288,18 +329,22 @@ impl Stream {
 
     /// The observations of a trace; gzip where its name ends in `.gz`.
     pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| format!("the trace {} cannot be opened", path.display()))?;
+        let file = File::open(path)
+            .with_context(|| format!("the trace {} cannot be opened", path.display()))?;
         let input: Box<dyn std::io::Read> = if path.extension().is_some_and(|end| end == "gz") {
             Box::new(MultiGzDecoder::new(file))
         } else {
             Box::new(file)
         };
-        let reader =
-            TraceReader::new(BufReader::new(input)).with_context(|| format!("{} is no trace", path.display()))?;
+        let reader = TraceReader::new(BufReader::new(input))
+            .with_context(|| format!("{} is no trace", path.display()))?;
         let (host, path) = (reader.header().host, path.to_owned());
         let observations = reader.map(move |line| {
             line.map_err(|skip| {
-                anyhow::anyhow!("{}: {skip}\n  hint: a corpus's trace has no line to skip", path.display())
+                anyhow::anyhow!(
+                    "{}: {skip}\n  hint: a corpus's trace has no line to skip",
+                    path.display()
+                )
             })
         });
         Ok(Self { host, observations: Box::new(observations), truth: None })

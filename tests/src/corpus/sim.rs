@@ -1,8 +1,10 @@
-//! A simulated host: processes that live and die, memory that adds up, and scans of it as the agent makes them.
+//! A simulated host: processes that live and die, memory that adds up, and scans of it as the agent
+//! makes them.
 //!
-//! What the sensors would blur is blurred here: pages, counters that are off by a few pages a CPU, scans that come a
-//! little late or not at all. What the kernel would add up is added up: `MemAvailable` is what all processes leave, and a cgroup's
-//! use is that of all its processes. Page cache counts for neither: it is given back before anybody runs out.
+//! What the sensors would blur is blurred here: pages, counters that are off by a few pages a CPU,
+//! scans that come a little late or not at all. What the kernel would add up is added up:
+//! `MemAvailable` is what all processes leave, and a cgroup's use is that of all its processes.
+//! Page cache counts for neither: it is given back before anybody runs out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,7 +26,8 @@ const PAGE: f64 = 4_096.0;
 /// How often open files and threads are counted, as the agent does.
 const HANDLES_SECS: f64 = 10.0;
 
-/// In how large pieces allocators map memory: glibc's arenas, V8's and CPython's chunks, Go's and jemalloc's extents, regions of a JVM.
+/// In how large pieces allocators map memory: glibc's arenas, V8's and CPython's chunks, Go's and
+/// jemalloc's extents, regions of a JVM.
 const ALLOCATORS: [f64; 5] = [132.0 * 1_024.0, 262_144.0, 1_048_576.0, 4_194_304.0, 8_388_608.0];
 
 /// The usual limit on open files.
@@ -50,7 +53,8 @@ pub(super) struct Actor {
     pub(super) shared: Curve,
     /// In how large pieces its allocator maps memory.
     pub(super) mapped_by_bytes: f64,
-    /// The most it has mapped so far; memory that is mapped at the start and touched later belongs here.
+    /// The most it has mapped so far; memory that is mapped at the start and touched later belongs
+    /// here.
     pub(super) mapped_bytes: f64,
     /// Open files: a few, and one for each connection.
     pub(super) fds: Curve,
@@ -141,7 +145,13 @@ impl Sim {
     }
 
     pub(super) fn observations(self) -> Observations {
-        Observations { sim: self, scan: 0, counted_t: 0.0, alive: Vec::new(), ready: VecDeque::new() }
+        Observations {
+            sim: self,
+            scan: 0,
+            counted_t: 0.0,
+            alive: Vec::new(),
+            ready: VecDeque::new(),
+        }
     }
 }
 
@@ -167,7 +177,8 @@ impl Observations {
         if asleep || unit_at(seed ^ 2, index) < sim.loss {
             return;
         }
-        let counts = (t / HANDLES_SECS) as i64 > (self.counted_t / HANDLES_SECS) as i64 || self.alive.is_empty();
+        let counts = (t / HANDLES_SECS) as i64 > (self.counted_t / HANDLES_SECS) as i64
+            || self.alive.is_empty();
         if counts {
             self.counted_t = t;
         }
@@ -203,16 +214,19 @@ impl Observations {
         }
         let blur = (unit_at(seed ^ 1, index) - 0.5) * 0.000_5 * sim.host.mem_total_bytes as f64;
         let available = (sim.host.mem_total_bytes as f64 - all + blur).max(0.0) as u64;
-        let host = HostFact { mem_available_bytes: available & !4_095, psi_memory_some_avg10: Some(0.0) };
+        let host =
+            HostFact { mem_available_bytes: available & !4_095, psi_memory_some_avg10: Some(0.0) };
         self.ready.push_back(Observation { t, fact: Fact::Host(host) });
         for (execs, lost, mut fact, handles) in facts {
-            fact.memory_charged_bytes = charged.get(&fact.cgroup).map(|bytes| *bytes as u64 & !4_095);
+            fact.memory_charged_bytes =
+                charged.get(&fact.cgroup).map(|bytes| *bytes as u64 & !4_095);
             if execs {
                 self.ready.push_back(Observation { t, fact: Fact::Exec(fact.id) });
             }
             if !lost {
                 self.ready.push_back(Observation { t, fact: Fact::Process(fact) });
-                self.ready.extend(handles.map(|handles| Observation { t, fact: Fact::Handles(handles) }));
+                self.ready
+                    .extend(handles.map(|handles| Observation { t, fact: Fact::Handles(handles) }));
             }
         }
     }
@@ -222,7 +236,8 @@ fn look(actor: &mut Actor, t: f64, blur_pages: f64, seed: u64, index: i64) -> Pr
     let blur = (unit_at(seed, index) - 0.5) * 2.0 * blur_pages * PAGE;
     let pages = |bytes: f64| (bytes.max(0.0) / PAGE) as u64 * 4_096;
     let (total, swapped) = ((actor.anon)(t).max(0.0), (actor.swapped)(t));
-    actor.mapped_bytes = actor.mapped_bytes.max((total / actor.mapped_by_bytes).ceil() * actor.mapped_by_bytes);
+    actor.mapped_bytes =
+        actor.mapped_bytes.max((total / actor.mapped_by_bytes).ceil() * actor.mapped_by_bytes);
     ProcessFact {
         id: actor.id,
         ppid: actor.ppid,

@@ -1,8 +1,9 @@
 //! How fast a real server accepts with the agent's programs attached, against without.
 //!
-//! Speeds here wander by percents from second to second, so windows are short and compared with the one beside them. What the agent
-//! takes of a CPU beside it is another row. Everything is in a network namespace of its own, because the host's would fill with what
-//! is left of so many connections.
+//! Speeds here wander by percents from second to second, so windows are short and compared with the
+//! one beside them. What the agent takes of a CPU beside it is another row. Everything is in a
+//! network namespace of its own, because the host's would fill with what is left of so many
+//! connections.
 
 use std::{
     fs,
@@ -29,7 +30,8 @@ use crate::{
 
 /// Requests that are under way at once at a server that is never idle.
 const AT_ONCE: usize = 16;
-/// Pairs of windows in which connections are counted, how long each is, and how long what was attached or taken away settles.
+/// Pairs of windows in which connections are counted, how long each is, and how long what was
+/// attached or taken away settles.
 const WINDOWS: usize = 600;
 const WINDOW: Duration = Duration::from_millis(60);
 const WINDOW_SETTLES: Duration = Duration::from_millis(20);
@@ -39,7 +41,8 @@ const PORT: u16 = 8_000;
 /// Where those are who ask.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Clients {
-    /// On another machine, as far as the server's kernel can tell: the server has its CPU for itself, the network's part of it included.
+    /// On another machine, as far as the server's kernel can tell: the server has its CPU for
+    /// itself, the network's part of it included.
     Elsewhere,
     /// On this one: both ends of each connection are paid for here.
     Here,
@@ -64,14 +67,17 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
 }
 
 fn row(servers: &Servers, what: &str, clients: Clients, page: Vec<u8>) -> anyhow::Result<Row> {
-    tell(&format!("running a server {what}, in {WINDOWS} windows with what follows connections and without"));
+    tell(&format!(
+        "running a server {what}, in {WINDOWS} windows with what follows connections and without"
+    ));
     let servers = servers.clone();
     // In a thread of its own, since that moves to a network namespace of its own.
     let measured = thread::spawn(move || rates(&servers, clients, &page));
     let [off, on] = measured.join().map_err(|_| anyhow!("the accept rate's thread panicked"))??;
     let mut kept: Vec<_> = on.iter().zip(&off).map(|(on, off)| on / off * 100.0).collect();
     let measured = median(&mut kept);
-    let (least, most) = (kept[WINDOWS / 2 - sign_test_margin()], kept[WINDOWS / 2 + sign_test_margin()]);
+    let (least, most) =
+        (kept[WINDOWS / 2 - sign_test_margin()], kept[WINDOWS / 2 + sign_test_margin()]);
     Ok(Row {
         what: format!("accept rate that a server keeps {what}"),
         measured,
@@ -84,7 +90,8 @@ fn row(servers: &Servers, what: &str, clients: Clients, page: Vec<u8>) -> anyhow
     })
 }
 
-/// Connections a second that nginx takes, window by window, without and with what follows connections.
+/// Connections a second that nginx takes, window by window, without and with what follows
+/// connections.
 fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Vec<f64>; 2]> {
     let tun = match clients {
         Clients::Elsewhere => {
@@ -97,7 +104,11 @@ fn rates(servers: &Servers, clients: Clients, page: &[u8]) -> anyhow::Result<[Ve
             None
         }
     };
-    let addr = if tun.is_some() { SocketAddr::from((SERVER, PORT)) } else { SocketAddr::from(([127, 0, 0, 1], PORT)) };
+    let addr = if tun.is_some() {
+        SocketAddr::from((SERVER, PORT))
+    } else {
+        SocketAddr::from(([127, 0, 0, 1], PORT))
+    };
     let scratch = Scratch::make("accept-rate");
     let _nginx = servers.nginx(&scratch.0, addr, page);
     let watched = Programs::load(Connects::Watched)?;
@@ -178,7 +189,8 @@ fn on_last_cpu() -> anyhow::Result<()> {
     let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the macro writes a bit of the set, which has room for more CPUs than there are.
     unsafe { libc::CPU_SET(last, &mut cpus) };
-    // SAFETY: the kernel reads so many bytes of the set, which lives until it returns; 0 is this thread.
+    // SAFETY: the kernel reads so many bytes of the set, which lives until it returns; 0 is this
+    // thread.
     match unsafe { libc::sched_setaffinity(0, size_of_val(&cpus), &raw const cpus) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error().into()),
@@ -196,6 +208,7 @@ fn accepted() -> anyhow::Result<u64> {
     let mut rows = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = rows.next().zip(rows.next()).context("snmp has no rows of TCP")?;
     let mut columns = names.split(' ').zip(values.split(' '));
-    let (_, value) = columns.find(|(name, _)| *name == "PassiveOpens").context("snmp has no PassiveOpens")?;
+    let (_, value) =
+        columns.find(|(name, _)| *name == "PassiveOpens").context("snmp has no PassiveOpens")?;
     Ok(value.parse()?)
 }

@@ -1,8 +1,9 @@
 //! What a connection costs with the programs at its sockets' states, all of it in one thread.
 //!
-//! The thread's CPU time tells, with them against without: the way to a program is a part of it, and the kernel's own counting of
-//! programs, which takes more than some of them do, is not. They are attached and taken away between turns so short that whatever
-//! else a machine does meets all alike.
+//! The thread's CPU time tells, with them against without: the way to a program is a part of it,
+//! and the kernel's own counting of programs, which takes more than some of them do, is not. They
+//! are attached and taken away between turns so short that whatever else a machine does meets all
+//! alike.
 
 use std::{
     io,
@@ -20,13 +21,15 @@ use spillway_agent::{
 use crate::{Row, Target, far_client::FarClient, median, tell, thread_cpu_secs};
 
 const TURNS: usize = 100;
-/// Connections in a turn: some 5 ms of them. Before them a part as many, until caches are as warm as they leave them themselves.
+/// Connections in a turn: some 5 ms of them. Before them a part as many, until caches are as warm
+/// as they leave them themselves.
 const CONNECTIONS: usize = 2500;
 
 /// `BPF_RAW_TRACEPOINT_OPEN` of include/uapi/linux/bpf.h.
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 
-/// The part of `union bpf_attr` that it reads. A name is for raw tracepoints alone; others know where they attach to.
+/// The part of `union bpf_attr` that it reads. A name is for raw tracepoints alone; others know
+/// where they attach to.
 #[repr(C)]
 struct RawTracepointOpen {
     name: u64,
@@ -42,7 +45,8 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
         let mut client = FarClient::start()?;
         measure("at its server's end", Some(Target::AtMost(500.0)), || client.connect())
     };
-    let far = thread::spawn(far).join().map_err(|_| anyhow!("the far client's thread panicked"))??;
+    let far =
+        thread::spawn(far).join().map_err(|_| anyhow!("the far client's thread panicked"))??;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let near = measure("both its ends", None, || {
@@ -58,7 +62,11 @@ fn measure(
     target: Option<Target>,
     mut connect: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<[Row; 2]> {
-    let watched = [None, Some(Programs::load(Connects::Unwatched)?), Some(Programs::load(Connects::Watched)?)];
+    let watched = [
+        None,
+        Some(Programs::load(Connects::Unwatched)?),
+        Some(Programs::load(Connects::Watched)?),
+    ];
     let mut nanos: [Vec<f64>; 3] = Default::default();
     for turn in 0..TURNS {
         // Whoever goes first in a turn may be favoured: take turns at that, too.
@@ -76,7 +84,8 @@ fn measure(
     let exact = if is_exact { "exact waits included" } else { "exact waits refused here" };
     let detail = format!("of {:.1} µs; {exact}", median(&mut without.clone()) / 1e3);
     let row = |(what, with): (&str, Vec<f64>)| {
-        let mut longer: Vec<_> = with.iter().zip(&without).map(|(with, without)| with - without).collect();
+        let mut longer: Vec<_> =
+            with.iter().zip(&without).map(|(with, without)| with - without).collect();
         Row {
             what: format!("a connection, {ends}, takes longer with {what} watched"),
             measured: median(&mut longer),
@@ -106,11 +115,17 @@ impl Programs {
         if connects == Connects::Watched {
             hooks.push(Hook::ConnectStates);
         }
-        let all = fallbacks::FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
+        let all =
+            fallbacks::FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
         let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
-        let kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
-        let met = kernel.programs().filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
-        let fds = met.filter_map(|(_, program)| program.fd().ok()).map(|fd| fd.as_fd().try_clone_to_owned());
+        let kernel =
+            LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
+        let met = kernel
+            .programs()
+            .filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
+        let fds = met
+            .filter_map(|(_, program)| program.fd().ok())
+            .map(|fd| fd.as_fd().try_clone_to_owned());
         Ok(Self(fds.collect::<io::Result<_>>()?))
     }
 
@@ -131,7 +146,12 @@ fn attach(program: &OwnedFd) -> io::Result<OwnedFd> {
     let open = RawTracepointOpen { name: 0, prog_fd: program.as_raw_fd() as u32, reserved: 0 };
     // SAFETY: the kernel reads so many bytes of `open`, which lives until it returns.
     let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_RAW_TRACEPOINT_OPEN, &raw const open, size_of::<RawTracepointOpen>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_RAW_TRACEPOINT_OPEN,
+            &raw const open,
+            size_of::<RawTracepointOpen>(),
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -1,6 +1,8 @@
-//! A client on another machine, as a server's kernel sees one, that makes one connection after the other: all of it in one thread.
+//! A client on another machine, as a server's kernel sees one, that makes one connection after the
+//! other: all of it in one thread.
 //!
-//! It knows a connection that all goes well with and nothing else: what is lost or comes otherwise than expected is an error.
+//! It knows a connection that all goes well with and nothing else: what is lost or comes otherwise
+//! than expected is an error.
 
 use std::net::TcpListener;
 
@@ -43,15 +45,22 @@ impl FarClient {
         Ok(self.tun.send(Segment { port: self.port, flags, seq, ack, len: 0 }, &[])?)
     }
 
-    /// The sequence number of the next packet of our connection with these flags; others are passed over.
+    /// The sequence number of the next packet of our connection with these flags; others are passed
+    /// over.
     fn receive(&mut self, flags: u8) -> anyhow::Result<u32> {
         loop {
             match self.tun.receive()? {
-                // The server's kernel answers while it takes a packet, unless it has much to do and puts that off.
-                None => self.tun.wait().with_context(|| format!("no packet with flags {flags:#x} came"))?,
+                // The server's kernel answers while it takes a packet, unless it has much to do and
+                // puts that off.
+                None => self
+                    .tun
+                    .wait()
+                    .with_context(|| format!("no packet with flags {flags:#x} came"))?,
                 Some(segment) if segment.port != self.port || segment.flags == ACK => {}
                 Some(segment) if segment.flags == flags => return Ok(segment.seq),
-                Some(segment) => bail!("a packet with flags {:#x} came, not {flags:#x}", segment.flags),
+                Some(segment) => {
+                    bail!("a packet with flags {:#x} came, not {flags:#x}", segment.flags)
+                }
             }
         }
     }

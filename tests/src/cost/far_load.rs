@@ -1,7 +1,8 @@
-//! Clients on another machine that keep a web server busy: so many requests at once, a connection for each, which the client closes.
+//! Clients on another machine that keep a web server busy: so many requests at once, a connection
+//! for each, which the client closes.
 //!
-//! What the server sends again, having seen no answer, is answered again: one packet in some ten thousand is lost on the way. A reset is an
-//! error, and so are two seconds in which nothing comes.
+//! What the server sends again, having seen no answer, is answered again: one packet in some ten
+//! thousand is lost on the way. A reset is an error, and so are two seconds in which nothing comes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -68,16 +69,23 @@ impl FarLoad {
         self.send(nth, SYN, 0, 0, &[])
     }
 
-    /// Goes on with a connection of which a segment came, and says whether it is over: then another has begun.
+    /// Goes on with a connection of which a segment came, and says whether it is over: then another
+    /// has begun.
     fn follow(&mut self, segment: Segment) -> anyhow::Result<bool> {
-        let Some(nth) = segment.port.checked_sub(PORTS.start).map(usize::from).filter(|nth| *nth < self.at.len())
+        let Some(nth) = segment
+            .port
+            .checked_sub(PORTS.start)
+            .map(usize::from)
+            .filter(|nth| *nth < self.at.len())
         else {
             return Ok(false);
         };
         let after = segment.seq.wrapping_add(segment.len);
         match (self.at[nth], segment.flags) {
             (At::Rest, _) => {}
-            (_, flags) if flags & RST != 0 => bail!("the server reset a connection that was {:?}", self.at[nth]),
+            (_, flags) if flags & RST != 0 => {
+                bail!("the server reset a connection that was {:?}", self.at[nth])
+            }
             (At::Begun | At::Asked, flags) if flags & SYN != 0 => {
                 self.at[nth] = At::Asked;
                 self.send(nth, ACK, 1, after.wrapping_add(1), REQUEST)?;
@@ -98,7 +106,14 @@ impl FarLoad {
     }
 
     /// Sends a segment of the connection at the `nth` port, so many bytes after its first.
-    fn send(&mut self, nth: usize, flags: u8, sent: u32, ack: u32, data: &[u8]) -> anyhow::Result<()> {
+    fn send(
+        &mut self,
+        nth: usize,
+        flags: u8,
+        sent: u32,
+        ack: u32,
+        data: &[u8],
+    ) -> anyhow::Result<()> {
         let port = PORTS.start + nth as u16;
         // Where a connection begins to count is its own affair.
         let seq = (u32::from(port) << 8).wrapping_add(sent);

@@ -1,19 +1,24 @@
-//! What watching listeners costs: a look at many of them on a busy host, and what it takes from those who connect and accept.
+//! What watching listeners costs: a look at many of them on a busy host, and what it takes from
+//! those who connect and accept.
 
 use std::{thread::sleep, time::Instant};
 
 use spillway_agent::{config::Config, sense::Sensors};
 use spillway_tests::Workload;
 
-use crate::{Agent, Row, Target, WATCHED, accept_rate, connections, median, tell, thread_cpu_secs, workload};
+use crate::{
+    Agent, Row, Target, WATCHED, accept_rate, connections, median, tell, thread_cpu_secs, workload,
+};
 
 /// A busy host: the target is set for it.
 const LISTENERS: usize = 200;
 const CONNECTIONS: usize = 10_000;
-/// Services at which connections wait, each asked in every look what it runs short of: the most that are in one.
+/// Services at which connections wait, each asked in every look what it runs short of: the most
+/// that are in one.
 const STANDING: usize = 16;
 
-/// Processes that hold the connections, both ends of each: one alone would need more files than is usually allowed.
+/// Processes that hold the connections, both ends of each: one alone would need more files than is
+/// usually allowed.
 const HOLDERS: usize = 2;
 
 /// The rows that there can be here.
@@ -24,10 +29,12 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The sensor at its default pace, a search for the listeners' owners and all; and the whole agent beside it.
+/// The sensor at its default pace, a search for the listeners' owners and all; and the whole agent
+/// beside it.
 fn look() -> anyhow::Result<[Row; 3]> {
     tell(&format!("holding {LISTENERS} listeners and {CONNECTIONS} connections"));
-    let _listeners = Workload::start(workload()?.args(["listeners", &format!("--count={LISTENERS}")]));
+    let _listeners =
+        Workload::start(workload()?.args(["listeners", &format!("--count={LISTENERS}")]));
     let each = format!("--count={}", CONNECTIONS / HOLDERS);
     let hold = |_| Ok(Workload::start(workload()?.args(["connections", &each])));
     let _connections = (0..HOLDERS).map(hold).collect::<anyhow::Result<Vec<_>>>()?;
@@ -40,7 +47,10 @@ fn look() -> anyhow::Result<[Row; 3]> {
         most_secs * 1e3
     );
 
-    tell(&format!("looking at them for {} s while connections wait at {STANDING} more", WATCHED.as_secs()));
+    tell(&format!(
+        "looking at them for {} s while connections wait at {STANDING} more",
+        WATCHED.as_secs()
+    ));
     let stands = |_| Ok(Workload::start(workload()?.args(["listen", "--pending=5"])));
     let standing = (0..STANDING).map(stands).collect::<anyhow::Result<Vec<_>>>()?;
     let with_standing = looks(&mut Sensors::start())?;

@@ -1,7 +1,8 @@
 //! What each BPF program costs an event, as the kernel counts it while real workloads run.
 //!
-//! The kernel's own clock around a program is part of each figure, some 20 ns. Iterators count one event for each process, file or
-//! listener that they pass. A program that cannot be attached here has no figure.
+//! The kernel's own clock around a program is part of each figure, some 20 ns. Iterators count one
+//! event for each process, file or listener that they pass. A program that cannot be attached here
+//! has no figure.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +20,23 @@ use spillway_agent::{
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
 
-/// Births and deaths, connections, and passes: enough for a mean that single interruptions do not move.
+/// Births and deaths, connections, and passes: enough for a mean that single interruptions do not
+/// move.
 const LIVES: u32 = 2_000;
 const EXECS: u32 = 300;
 const CONNECTIONS: usize = 5_000;
 const PASSES: usize = 20;
 
 /// Measures every program that this kernel takes, those of second choice as well.
-pub fn measure(workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>) -> anyhow::Result<Vec<ProgramCost>> {
+pub fn measure(
+    workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
+) -> anyhow::Result<Vec<ProgramCost>> {
     let mut costs = BTreeMap::new();
     for unwanted in [vec![], vec![Hook::TaskIter, Hook::LifeBtf, Hook::AcceptFexit]] {
         let memory_v1 = Hierarchy::detect().is_v1();
         let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1, unwanted });
-        let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+        let _counting =
+            enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
         exercise(&mut kernel, &workload)?;
         for (name, nanos, events) in program_costs(&kernel)? {
             costs.entry(name).or_insert((nanos, events));
@@ -51,7 +56,8 @@ fn exercise(
         Command::new("true").status()?;
     }
 
-    let mut sensor = ProcessMemorySensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
+    let mut sensor =
+        ProcessMemorySensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
     for _ in 0..PASSES {
         sensor.scan(&mut LossCounters::default(), |_| ())?;
     }
@@ -73,13 +79,16 @@ fn exercise(
     Ok(())
 }
 
-/// How long a read of the ends of connects takes, medians in seconds: of none, and of so many destinations that do not change.
-/// `None` where they are not followed.
+/// How long a read of the ends of connects takes, medians in seconds: of none, and of so many
+/// destinations that do not change. `None` where they are not followed.
 pub fn outbound_read_secs(
     destinations: u32,
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<Option<[f64; 2]>> {
-    let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), ..LoadOptions::default() });
+    let mut kernel = LoadedBpf::load(&LoadOptions {
+        memory_v1: Hierarchy::detect().is_v1(),
+        ..LoadOptions::default()
+    });
     let Some(maps) = kernel.outbound.take() else { return Ok(None) };
     let mut sensor = OutboundSensor::new(Some(maps), Hierarchy::detect());
     let mut read = || -> anyhow::Result<f64> {
@@ -93,7 +102,9 @@ pub fn outbound_read_secs(
         Ok(secs[PASSES / 2])
     };
     let none = read()?;
-    // Port 1 of loopback addresses: nobody listens there, which ends a connect as well as any other answer.
-    let _connected = workload("connects", &["--to=127.16.0.0:1".to_owned(), format!("--hosts={destinations}")])?;
+    // Port 1 of loopback addresses: nobody listens there, which ends a connect as well as any other
+    // answer.
+    let _connected =
+        workload("connects", &["--to=127.16.0.0:1".to_owned(), format!("--hosts={destinations}")])?;
     Ok(Some([none, read()?]))
 }

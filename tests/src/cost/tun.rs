@@ -1,6 +1,8 @@
-//! A TUN device in a network namespace of its own, and the few TCP segments that clients on another machine send through it.
+//! A TUN device in a network namespace of its own, and the few TCP segments that clients on another
+//! machine send through it.
 //!
-//! To a server's kernel they are what comes from a network, so that a connection has one end alone in this kernel.
+//! To a server's kernel they are what comes from a network, so that a connection has one end alone
+//! in this kernel.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,7 +25,8 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const NAME: &str = "far0";
 
-/// The clients' ports, to be taken one after the other: the server's kernel is done with one long before it comes again.
+/// The clients' ports, to be taken one after the other: the server's kernel is done with one long
+/// before it comes again.
 pub const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 pub const FIN: u8 = 1;
@@ -57,33 +60,41 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Moves this thread to a network namespace of its own with a device in it, behind which there are clients of a server at
-    /// `server_port`.
+    /// Moves this thread to a network namespace of its own with a device in it, behind which there
+    /// are clients of a server at `server_port`.
     pub fn open(server_port: u16) -> anyhow::Result<Self> {
         own_network().context("no network namespace; hint: the bench needs root")?;
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun");
         let file = file.context("/dev/net/tun cannot be opened")?;
         let mut request = interface();
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request).context("no TUN device can be made")?;
+        ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request)
+            .context("no TUN device can be made")?;
         bring_up().context("the TUN device cannot be configured")?;
         Ok(Self { file, server_port })
     }
 
-    /// Has the first CPU take every packet that comes, as a server's network card would: a packet that a thread puts into the device is
-    /// otherwise taken on that thread's CPU and account.
+    /// Has the first CPU take every packet that comes, as a server's network card would: a packet
+    /// that a thread puts into the device is otherwise taken on that thread's CPU and account.
     pub fn taken_by_first_cpu(&self) -> anyhow::Result<()> {
         let sysfs = Scratch::make("far-sysfs");
         // What /sys says of network devices are those of the namespace in which it was mounted.
         // SAFETY: unshare takes a number; this thread alone gets a table of mounts of its own.
         done(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("no mount namespace")?;
-        mount(Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE).context("mounts cannot be kept to this thread")?;
+        mount(Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)
+            .context("mounts cannot be kept to this thread")?;
         mount(&sysfs.0, Some(c"sysfs"), 0).context("no sysfs can be mounted")?;
         let file = sysfs.0.join("class/net").join(NAME).join("queues/rx-0/rps_cpus");
-        let set = fs::write(&file, "1").with_context(|| format!("{} cannot be set", file.display()));
+        let set =
+            fs::write(&file, "1").with_context(|| format!("{} cannot be set", file.display()));
         let path = std::ffi::CString::new(sysfs.0.as_os_str().as_encoded_bytes())?;
         // SAFETY: umount2 reads a NUL-terminated string, which lives until it returns.
-        done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).context("sysfs cannot be unmounted")?;
+        done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
+            .context("sysfs cannot be unmounted")?;
         set
     }
 
@@ -93,7 +104,11 @@ impl Tun {
     }
 
     /// Sends a segment, with `data` in it.
-    pub fn send(&mut self, Segment { port, flags, seq, ack, .. }: Segment, data: &[u8]) -> io::Result<()> {
+    pub fn send(
+        &mut self,
+        Segment { port, flags, seq, ack, .. }: Segment,
+        data: &[u8],
+    ) -> io::Result<()> {
         let mut packet = [0; PACKET_LEN];
         let packet = &mut packet[..LEN + data.len()];
         packet[0] = 0x45;
@@ -114,12 +129,14 @@ impl Tun {
         tcp[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
         tcp[LEN - IP_LEN..].copy_from_slice(data);
         // Of the header that TCP's checksum is over as well, the addresses are in the packet.
-        let sum = checksum(libc::IPPROTO_TCP as u32 + (packet.len() - IP_LEN) as u32, &packet[12..]);
+        let sum =
+            checksum(libc::IPPROTO_TCP as u32 + (packet.len() - IP_LEN) as u32, &packet[12..]);
         packet[36..38].copy_from_slice(&sum.to_be_bytes());
         self.file.write_all(packet)
     }
 
-    /// The next segment that there is; `None` where there is none yet. What is no TCP is passed over.
+    /// The next segment that there is; `None` where there is none yet. What is no TCP is passed
+    /// over.
     pub fn receive(&mut self) -> io::Result<Option<Segment>> {
         let mut packet = [0; PACKET_LEN];
         loop {
@@ -132,14 +149,22 @@ impl Tun {
                 continue;
             }
             let tcp = &packet[ip_len..len];
-            let number = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+            let number =
+                |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
             let data_len = tcp.len().saturating_sub(usize::from(tcp[12] >> 4) * 4) as u32;
             let port = u16::from_be_bytes([tcp[2], tcp[3]]);
-            return Ok(Some(Segment { port, flags: tcp[13], seq: number(4), ack: number(8), len: data_len }));
+            return Ok(Some(Segment {
+                port,
+                flags: tcp[13],
+                seq: number(4),
+                ack: number(8),
+                len: data_len,
+            }));
         }
     }
 
-    /// Waits until there is something to receive, for longer than a kernel waits before it sends something again.
+    /// Waits until there is something to receive, for longer than a kernel waits before it sends
+    /// something again.
     pub fn wait(&self) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: the kernel reads and writes one pollfd, which lives until it returns.
@@ -152,7 +177,9 @@ impl Tun {
 
 /// The Internet's checksum, with what is summed up before.
 fn checksum(before: u32, bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     let sum = before + words.sum::<u32>();
     let sum = (sum & 0xFFFF) + (sum >> 16);
     !((sum & 0xFFFF) + (sum >> 16)) as u16
@@ -169,7 +196,8 @@ fn interface() -> libc::ifreq {
 
 fn bring_up() -> io::Result<()> {
     // SAFETY: socket takes three integers.
-    let socket = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let socket =
+        done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the kernel made this descriptor for us alone.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     for (what, addr) in [(libc::SIOCSIFADDR, SERVER), (libc::SIOCSIFNETMASK, NETMASK)] {
@@ -181,7 +209,8 @@ fn bring_up() -> io::Result<()> {
             sin_zero: [0; 8],
         };
         // SAFETY: both are 16 bytes of plain data, of which the family tells the form.
-        request.ifr_ifru.ifru_addr = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(addr) };
+        request.ifr_ifru.ifru_addr =
+            unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(addr) };
         ioctl(socket.as_raw_fd(), what, &mut request)?;
     }
     let mut request = interface();

@@ -31,12 +31,19 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Starts it by `file` before these nodes, the first of which has its agent at `agent`. The others have none, which changes nothing.
+    /// Starts it by `file` before these nodes, the first of which has its agent at `agent`. The
+    /// others have none, which changes nothing.
     ///
     /// # Panics
     ///
     /// Where HAProxy objects to the file, or does not listen.
-    pub fn start(servers: &Servers, scratch: &Scratch, file: &str, nodes: [SocketAddr; 3], agent: SocketAddr) -> Self {
+    pub fn start(
+        servers: &Servers,
+        scratch: &Scratch,
+        file: &str,
+        nodes: [SocketAddr; 3],
+        agent: SocketAddr,
+    ) -> Self {
         let (addr, socket, dead) = (free_addr(), scratch.0.join("admin.sock"), free_addr());
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy").join(file);
         assert_eq!(servers.haproxy_objects_to(&shipped), "", "{file}");
@@ -68,14 +75,16 @@ impl Balancer {
         Self { _haproxy: servers.haproxy_with(&config, addr), addr, socket }
     }
 
-    /// Starts it by `agent-check.cfg` with its own addresses, before the first two of its nodes: in a network that has them.
+    /// Starts it by `agent-check.cfg` with its own addresses, before the first two of its nodes: in
+    /// a network that has them.
     ///
     /// # Panics
     ///
     /// HAProxy does not listen.
     pub fn as_shipped(servers: &Servers, scratch: &Scratch) -> Self {
         let (addr, socket) = (SocketAddr::from(([10, 0, 0, 10], 80)), scratch.0.join("admin.sock"));
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy/agent-check.cfg");
+        let shipped =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/haproxy/agent-check.cfg");
         let text = fs::read_to_string(shipped).expect("it is shipped");
         let text = text.replace("/run/haproxy/admin.sock", &socket.display().to_string());
         let two: Vec<_> = text.lines().filter(|line| !line.contains("server web-3 ")).collect();
@@ -90,7 +99,8 @@ impl Balancer {
         let mut table = String::new();
         stream.read_to_string(&mut table).ok()?;
         let mut lines = table.lines();
-        let at = lines.next()?.trim_start_matches("# ").split(',').position(|name| name == column)?;
+        let at =
+            lines.next()?.trim_start_matches("# ").split(',').position(|name| name == column)?;
         let row = lines.find(|line| line.starts_with(&format!("nodes,{server},")))?;
         row.split(',').nth(at).map(str::to_owned)
     }

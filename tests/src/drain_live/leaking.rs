@@ -1,9 +1,11 @@
-//! Three backends behind HAProxy under load, of which the first leaks until the kernel kills it, with the agent or without.
+//! Three backends behind HAProxy under load, of which the first leaks until the kernel kills it,
+//! with the agent or without.
 //!
-//! All nodes are one host here, and the agent watches that host; the first backend's line in HAProxy's configuration is the one whose agent
-//! answers. Both runs differ in nothing but whether there is one. A request takes as long as one that asks a database, so that a
-//! backend that dies takes with it what it was at: HAProxy tries another for who finds nobody there, and cannot for who was
-//! served already.
+//! All nodes are one host here, and the agent watches that host; the first backend's line in
+//! HAProxy's configuration is the one whose agent answers. Both runs differ in nothing but whether
+//! there is one. A request takes as long as one that asks a database, so that a backend that dies
+//! takes with it what it was at: HAProxy tries another for who finds nobody there, and cannot for
+//! who was served already.
 
 use std::{
     process::Stdio,
@@ -29,7 +31,8 @@ const SERVICE: Duration = Duration::from_millis(100);
 const CONNECTIONS: u32 = 64;
 /// How long wrk asks. Without an agent the leaker is killed some 12 s in.
 const LOAD_SECS: u32 = 16;
-/// How long a client waits, as many do. wrk's own two seconds are less than a shared machine stands still now and then.
+/// How long a client waits, as many do. wrk's own two seconds are less than a shared machine stands
+/// still now and then.
 const PATIENCE: &str = "10s";
 /// How often it is looked at what happened.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -76,15 +79,19 @@ impl Ran {
         let number = |text: &str| text.trim().parse::<u64>().ok();
         let answered = said.lines().find_map(|line| number(line.split(" requests in ").next()?));
         let answered = answered.unwrap_or_else(|| panic!("wrk gave no count: {said}"));
-        let other = said.lines().find_map(|line| number(line.split("Non-2xx or 3xx responses:").nth(1)?));
+        let other =
+            said.lines().find_map(|line| number(line.split("Non-2xx or 3xx responses:").nth(1)?));
         let errors = said.lines().find_map(|line| line.split("Socket errors:").nth(1)).into_iter();
-        let errors = errors.flat_map(|line| line.split(',').filter_map(|part| number(part.split_whitespace().last()?)));
+        let errors = errors.flat_map(|line| {
+            line.split(',').filter_map(|part| number(part.split_whitespace().last()?))
+        });
         let unanswered: u64 = errors.sum();
         (self.requests, self.failed) = (answered + unanswered, other.unwrap_or(0) + unanswered);
     }
 }
 
-/// Runs it, in a cgroup and a directory of this name, until the load is over or `stop` says so; `tell` gets what happens with the seconds since the load began. `None` where it was stopped.
+/// Runs it, in a cgroup and a directory of this name, until the load is over or `stop` says so;
+/// `tell` gets what happens with the seconds since the load began. `None` where it was stopped.
 ///
 /// # Errors
 ///
@@ -127,8 +134,11 @@ pub fn leaking(
         let at = begun.elapsed().as_secs_f64();
         if ran.drained_at_secs.is_none() && balancer.is("web-1", "DRAIN") {
             ran.drained_at_secs = Some(at);
-            let line = agent.as_ref().and_then(|agent| agent.line_of("outcome", "drain_requested", "node"));
-            let why = line.and_then(|line| line["why"].as_str().map(str::to_owned)).unwrap_or_default();
+            let line = agent
+                .as_ref()
+                .and_then(|agent| agent.line_of("outcome", "drain_requested", "node"));
+            let why =
+                line.and_then(|line| line["why"].as_str().map(str::to_owned)).unwrap_or_default();
             tell(at, Happened::Drained { why });
         }
         if ran.died_at_secs.is_none() && !leaker.is_running() {

@@ -1,4 +1,5 @@
-//! Drains, live: Debian's HAProxy by the files of `configs/haproxy/`, backends behind it, and one of them that leaks until it is killed.
+//! Drains, live: Debian's HAProxy by the files of `configs/haproxy/`, backends behind it, and one
+//! of them that leaks until it is killed.
 //!
 //! What the tests assert is what `cargo xtask demo` shows.
 

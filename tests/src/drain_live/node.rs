@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use crate::{OwnCgroup, Scratch, Workload, built};
 
-/// A server that takes so long for each request on average, up to 64 at once, and forgets so much memory with each.
+/// A server that takes so long for each request on average, up to 64 at once, and forgets so much
+/// memory with each.
 ///
 /// # Panics
 ///
@@ -19,8 +20,9 @@ pub fn backend(service: Duration, leak: &str, cgroup: Option<&OwnCgroup>) -> Wor
     Workload::start(&mut command)
 }
 
-/// A configuration that judges within seconds and drains, and waits for connections of others on this machine as briefly. Nothing is
-/// limited: what a drain does is seen alone. Whatever has a cgroup of its own is a service.
+/// A configuration that judges within seconds and drains, and waits for connections of others on
+/// this machine as briefly. Nothing is limited: what a drain does is seen alone. Whatever has a
+/// cgroup of its own is a service.
 pub fn quick(scratch: &Scratch, mode: &str, agent_check: SocketAddr) -> PathBuf {
     scratch.file(
         "spillway.toml",

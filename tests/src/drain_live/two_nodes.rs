@@ -1,8 +1,10 @@
-//! Two nodes behind HAProxy under a load that is now below and now above what both can serve, with an agent on each node or with none.
+//! Two nodes behind HAProxy under a load that is now below and now above what both can serve, with
+//! an agent on each node or with none.
 //!
-//! A node is a network and a PID namespace: its agent sees its own listeners and processes and nothing of the other's. It runs without BPF,
-//! which sees the whole host. HAProxy and the load run in this thread's own namespace, by the shipped configuration with its own addresses.
-//! Nothing is wrong with either node, so a drain only moves its load to the other one.
+//! A node is a network and a PID namespace: its agent sees its own listeners and processes and
+//! nothing of the other's. It runs without BPF, which sees the whole host. HAProxy and the load run
+//! in this thread's own namespace, by the shipped configuration with its own addresses. Nothing is
+//! wrong with either node, so a drain only moves its load to the other one.
 
 use std::{
     fs,
@@ -14,14 +16,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Balancer, SOON};
-use crate::{Program, Refused, Running, Scratch, Servers, Workload, built, own_network, refuse, run_with, wait_for};
+use crate::{
+    Program, Refused, Running, Scratch, Servers, Workload, built, own_network, refuse, run_with,
+    wait_for,
+};
 
 const BALANCER: &str = "10.0.0.10";
 /// Connections a second: in turn below and above the capacity.
 const RATES_PER_SEC: [u32; 2] = [110, 165];
 /// Time at each rate.
 const ALTERNATE_EVERY: Duration = Duration::from_secs(20);
-/// Eight threads that take 100 ms serve 80 requests a second less what a thread loses between two: two nodes serve 150 to 160.
+/// Eight threads that take 100 ms serve 80 requests a second less what a thread loses between two:
+/// two nodes serve 150 to 160.
 const THREADS: u32 = 8;
 const SERVICE: Duration = Duration::from_millis(100);
 
@@ -56,14 +62,24 @@ impl Node {
     /// Makes the `nth` node, and connects it to this thread's network.
     fn make(nth: usize) -> Result<Self, String> {
         let mut command = Command::new("unshare");
-        command.args(["--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sleep", "infinity"]);
+        command.args([
+            "--net",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "sleep",
+            "infinity",
+        ]);
         let unshare = Program::start(command.stdout(Stdio::null()));
         let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
         let child = || fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok();
         let pid = wait_for(SOON, child).ok_or("unshare starts nothing")?;
         let node = Self { unshare, pid };
         // It is in its namespaces once its `/proc` is its own.
-        let is_ready = || node.enter("test").args(["-d", "/proc/1"]).status().is_ok_and(|status| status.success());
+        let is_ready = || {
+            node.enter("test").args(["-d", "/proc/1"]).status().is_ok_and(|status| status.success())
+        };
         wait_for(SOON, || is_ready().then_some(())).ok_or("a namespace cannot be entered")?;
         let (outside, own) = (format!("node{nth}"), own_address(nth));
         let here = |arguments: &[&str]| ip(Command::new("ip").args(arguments));
@@ -87,14 +103,21 @@ impl Node {
 
     fn service(&self, nth: usize) -> Workload {
         let mut command = self.enter(built("workload"));
-        command.args(["serve", "--addr", &format!("{}:8080", own_address(nth)), "--threads", &THREADS.to_string()]);
+        command.args([
+            "serve",
+            "--addr",
+            &format!("{}:8080", own_address(nth)),
+            "--threads",
+            &THREADS.to_string(),
+        ]);
         command.args(["--service", &format!("{}ms", SERVICE.as_millis())]);
         Workload::start(&mut command)
     }
 
     /// Starts the agent as `configs/haproxy/agent-check.cfg` says, with its defaults.
     fn agent(&self, nth: usize, scratch: &Scratch) -> Running {
-        let (name, state_dir) = (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
+        let (name, state_dir) =
+            (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
         let text = format!(
             "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\nallow = [\"{BALANCER}\"]\n[decide]\n\
              services = [\"tcp:{0}:8080\"]\n[act.drain.agent_check]\nlisten = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n",
@@ -113,8 +136,8 @@ impl Node {
     }
 }
 
-/// Loads two nodes for so long, in namespaces of their own, and counts what came of the requests. It takes the calling thread into a network
-/// namespace, so that a run needs a thread of its own.
+/// Loads two nodes for so long, in namespaces of their own, and counts what came of the requests.
+/// It takes the calling thread into a network namespace, so that a run needs a thread of its own.
 ///
 /// # Errors
 ///
@@ -123,7 +146,12 @@ impl Node {
 /// # Panics
 ///
 /// One of the programs does not start.
-pub fn two_nodes(servers: &Servers, name: &str, with_agents: bool, lasting: Duration) -> Result<Served, String> {
+pub fn two_nodes(
+    servers: &Servers,
+    name: &str,
+    with_agents: bool,
+    lasting: Duration,
+) -> Result<Served, String> {
     let scratch = Scratch::make(name);
     own_network().map_err(|error| format!("no network namespace can be made: {error}"))?;
     let mut nodes = [Node::make(0)?, Node::make(1)?];
@@ -135,7 +163,12 @@ pub fn two_nodes(servers: &Servers, name: &str, with_agents: bool, lasting: Dura
     }
     let mut load = Command::new(built("workload"));
     load.args(["offer", "--addr", &format!("{BALANCER}:80"), "--alternate-every", "20s"]);
-    load.args(["--for", &format!("{}s", lasting.as_secs()), "--rate-per-sec", &RATES_PER_SEC[0].to_string()]);
+    load.args([
+        "--for",
+        &format!("{}s", lasting.as_secs()),
+        "--rate-per-sec",
+        &RATES_PER_SEC[0].to_string(),
+    ]);
     load.args(["--to-rate-per-sec", &RATES_PER_SEC[1].to_string()]);
     assert_eq!(ALTERNATE_EVERY, Duration::from_secs(20));
     let mut load = Workload::start(&mut load);
@@ -154,8 +187,9 @@ pub fn two_nodes(servers: &Servers, name: &str, with_agents: bool, lasting: Dura
     if let Some(agents) = agents {
         for (nth, agent) in agents.iter().enumerate() {
             let printed = agent.printed();
-            let lines =
-                printed.lines().filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
+            let lines = printed
+                .lines()
+                .filter(|line| ["\"decision\"", "\"outcome\""].iter().any(|it| line.contains(it)));
             lines.for_each(|line| println!("node {nth}: {line}"));
         }
     }

@@ -12,21 +12,33 @@ use crate::{
     rungs::{Prepared, Rung},
 };
 
-/// `spillway doctor` ends well, names every probe, and sees processes and what it reads of the host.
+/// `spillway doctor` ends well, names every probe, and sees processes and what it reads of the
+/// host.
 pub fn doctor(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let output = beside("spillway")?.args(["doctor", "--json"]).output().context("it does not start")?;
+    let output =
+        beside("spillway")?.args(["doctor", "--json"]).output().context("it does not start")?;
     let said = String::from_utf8_lossy(&output.stdout);
     eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "it ended with {}", output.status);
     let said: Value = serde_json::from_str(&said).with_context(|| format!("it said {said:?}"))?;
     let probes = said["probes"].as_array().context("it names no probes")?;
-    let sources: BTreeMap<_, _> =
-        probes.iter().filter_map(|one| Some((one["probe"].as_str()?, one["source"].as_str()?))).collect();
+    let sources: BTreeMap<_, _> = probes
+        .iter()
+        .filter_map(|one| Some((one["probe"].as_str()?, one["source"].as_str()?)))
+        .collect();
     for probe in Probe::ALL {
-        ensure!(sources.contains_key(probe.name()), "it does not name {}: {sources:?}", probe.name());
+        ensure!(
+            sources.contains_key(probe.name()),
+            "it does not name {}: {sources:?}",
+            probe.name()
+        );
     }
     let processes = said["processes"].as_u64().unwrap_or(0);
     ensure!(processes > 0 && said["host_memory"] == true, "it sees {processes} processes: {said}");
-    let detail = sources.iter().map(|(probe, source)| format!("{probe} by {source}")).collect::<Vec<_>>().join(", ");
+    let detail = sources
+        .iter()
+        .map(|(probe, source)| format!("{probe} by {source}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     Ok(Seen { events: processes, detail })
 }

@@ -1,4 +1,5 @@
-//! Connections that come, against connections that were made: how many, and when one last found nobody waiting.
+//! Connections that come, against connections that were made: how many, and when one last found
+//! nobody waiting.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -47,8 +48,8 @@ fn one(sensors: &mut Sensors, addr: SocketAddr) -> anyhow::Result<ListenerFact> 
     facts.pop().context("one is seen")
 }
 
-/// Until so many wait. A client may be connected before its connection waits: its last packet is then still on its way, which a busy
-/// processor puts off.
+/// Until so many wait. A client may be connected before its connection waits: its last packet is
+/// then still on its way, which a busy processor puts off.
 fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow::Result<()> {
     let start = now();
     loop {
@@ -56,7 +57,10 @@ fn until_waiting(sensors: &mut Sensors, addr: SocketAddr, count: u32) -> anyhow:
         if waiting == count {
             return Ok(());
         }
-        ensure!(start.elapsed() < Duration::from_secs(5), "{waiting} connections wait, not {count}");
+        ensure!(
+            start.elapsed() < Duration::from_secs(5),
+            "{waiting} connections wait, not {count}"
+        );
         sleep(Duration::from_millis(1));
     }
 }
@@ -79,7 +83,10 @@ pub fn counted(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         let fact = one(sensors, addr)?;
         let seen = (fact.arrived_total, fact.accepted_total, fact.backlog as usize);
         let truth = (Some((ACCEPTED + WAITING) as u64), Some(ACCEPTED as u64), WAITING);
-        ensure!(seen == truth, "{any}: (came, accepted, waiting) {seen:?} were seen, {truth:?} are true");
+        ensure!(
+            seen == truth,
+            "{any}: (came, accepted, waiting) {seen:?} were seen, {truth:?} are true"
+        );
     }
     Ok(Seen {
         events: (WAYS.len() * (ACCEPTED + WAITING)) as u64,
@@ -93,7 +100,11 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let fact = one(sensors, addr)?;
-    ensure!(fact.found_empty_us.is_none(), "nobody has come, and {:?} µs ago one found it empty", fact.found_empty_us);
+    ensure!(
+        fact.found_empty_us.is_none(),
+        "nobody has come, and {:?} µs ago one found it empty",
+        fact.found_empty_us
+    );
     let (mut open, mut furthest) = (Vec::new(), Duration::ZERO);
     for _ in 0..3 {
         let before = now();
@@ -108,16 +119,24 @@ pub fn found_empty(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
             sleep(Duration::from_millis(10));
         }
         let least = after.elapsed();
-        let seen = one(sensors, addr)?.found_empty_us.context("it is not known when one found it empty")?;
+        let seen = one(sensors, addr)?
+            .found_empty_us
+            .context("it is not known when one found it empty")?;
         let (seen, most) = (Duration::from_micros(seen), before.elapsed());
         let off = least.saturating_sub(seen).max(seen.saturating_sub(most));
-        ensure!(off <= SLACK, "one found it empty {seen:?} ago, it was between {least:?} and {most:?}");
+        ensure!(
+            off <= SLACK,
+            "one found it empty {seen:?} ago, it was between {least:?} and {most:?}"
+        );
         furthest = furthest.max(off);
         listener.accept()?;
     }
     Ok(Seen {
         events: 18,
-        detail: format!("three times, {:.1} ms outside what is known", furthest.as_secs_f64() * 1e3),
+        detail: format!(
+            "three times, {:.1} ms outside what is known",
+            furthest.as_secs_f64() * 1e3
+        ),
     })
 }
 
@@ -132,12 +151,16 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (mut looks, mut last) = (0, (0, 0));
     thread::scope(|scope| -> anyhow::Result<()> {
         let server = scope.spawn(|| (0..CLIENTS * EACH).all(|_| listener.accept().is_ok()));
-        let clients: Vec<_> =
-            (0..CLIENTS).map(|_| scope.spawn(|| (0..EACH).all(|_| TcpStream::connect(addr).is_ok()))).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| (0..EACH).all(|_| TcpStream::connect(addr).is_ok())))
+            .collect();
         while !server.is_finished() {
             let fact = one(sensors, addr)?;
             let seen = (fact.arrived_total.unwrap_or(0), fact.accepted_total.unwrap_or(0));
-            ensure!(seen.0 >= last.0 && seen.1 >= last.1, "(came, accepted) went back from {last:?} to {seen:?}");
+            ensure!(
+                seen.0 >= last.0 && seen.1 >= last.1,
+                "(came, accepted) went back from {last:?} to {seen:?}"
+            );
             (looks, last) = (looks + 1, seen);
         }
         let all = clients.into_iter().all(|client| client.join().unwrap_or(false));
@@ -148,8 +171,12 @@ pub fn under_load(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let truth = (CLIENTS * EACH) as u64;
     let seen = (fact.arrived_total, fact.accepted_total);
     // Where two CPUs meet one connection's last packet it is counted twice.
-    let is_true = |seen: Option<u64>| seen.is_some_and(|seen| (truth..=truth + truth / 100).contains(&seen));
-    ensure!(is_true(seen.0) && is_true(seen.1), "(came, accepted) {seen:?} were seen, {truth} is true of both");
+    let is_true =
+        |seen: Option<u64>| seen.is_some_and(|seen| (truth..=truth + truth / 100).contains(&seen));
+    ensure!(
+        is_true(seen.0) && is_true(seen.1),
+        "(came, accepted) {seen:?} were seen, {truth} is true of both"
+    );
     Ok(Seen { events: truth, detail: format!("{looks} looks meanwhile, {seen:?} were counted") })
 }
 
@@ -159,17 +186,27 @@ pub fn shared_address(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<See
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let (addr, _held) = shared_listeners(4)?;
     at(sensors, addr);
-    let _open = (0..CONNECTIONS).map(|_| TcpStream::connect(addr)).collect::<std::io::Result<Vec<_>>>()?;
+    let _open =
+        (0..CONNECTIONS).map(|_| TcpStream::connect(addr)).collect::<std::io::Result<Vec<_>>>()?;
     let facts = at(sensors, addr);
     let mut numbers: Vec<_> = facts.iter().map(|fact| fact.socket).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    ensure!(numbers.len() == 4 && !numbers.contains(&0), "four sockets are told apart by {numbers:?}");
+    ensure!(
+        numbers.len() == 4 && !numbers.contains(&0),
+        "four sockets are told apart by {numbers:?}"
+    );
     let came: Vec<_> = facts.iter().map(|fact| fact.arrived_total).collect();
-    ensure!(came == [Some(CONNECTIONS); 4], "{came:?} were seen to come, {CONNECTIONS} is true of each");
+    ensure!(
+        came == [Some(CONNECTIONS); 4],
+        "{came:?} were seen to come, {CONNECTIONS} is true of each"
+    );
     let waiting: u32 = facts.iter().map(|fact| fact.backlog).sum();
     ensure!(u64::from(waiting) == CONNECTIONS, "{waiting} are seen to wait");
     let found_empty = facts.iter().filter_map(|fact| fact.found_empty_us).count();
-    ensure!(found_empty == 0, "which socket was found empty is not known where they share an address");
+    ensure!(
+        found_empty == 0,
+        "which socket was found empty is not known where they share an address"
+    );
     Ok(Seen { events: CONNECTIONS, detail: format!("four sockets, {numbers:?}") })
 }

@@ -74,7 +74,8 @@ pub struct Check {
     pub rung: Rung,
     /// What it holds against the truth.
     pub what: &'static str,
-    /// Emulated kernels are some fifteen times slower than hardware: the limits are for hangs, not for slowness.
+    /// Emulated kernels are some fifteen times slower than hardware: the limits are for hangs, not
+    /// for slowness.
     pub limit: Duration,
     /// Whether it starts sensors of its own: what was there before they did is part of it.
     pub fresh: bool,
@@ -124,7 +125,12 @@ const ROWS: [Row; 65] = [
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
     (About::Probe(Probe::FaultSamples), On::Bpf, "growth and stack", faults::growth_and_stack),
     (About::Probe(Probe::ProcessHandles), On::Every, "held", handles::held),
-    (About::Probe(Probe::AcceptQueue), On::EveryFresh, "depth and owner", listeners::depth_and_owner),
+    (
+        About::Probe(Probe::AcceptQueue),
+        On::EveryFresh,
+        "depth and owner",
+        listeners::depth_and_owner,
+    ),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
     (About::Probe(Probe::AcceptQueue), On::Every, "in a container", listeners::in_container),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
@@ -151,7 +157,12 @@ const ROWS: [Row; 65] = [
     (About::Probe(Probe::OutboundConnects), On::Bpf, "workers", outbound::workers),
     (About::Probe(Probe::OutboundConnects), On::Bpf, "other namespace", outbound::other_namespace),
     (About::Probe(Probe::OutboundConnects), On::Bpf, "no local port", outbound::no_local_port),
-    (About::Probe(Probe::OutboundConnects), On::Bpf, "unreachable host", outbound::unreachable_host),
+    (
+        About::Probe(Probe::OutboundConnects),
+        On::Bpf,
+        "unreachable host",
+        outbound::unreachable_host,
+    ),
     (About::Probe(Probe::OutboundConnects), On::EveryFresh, "full map", outbound::full_map),
     (About::Pressure, On::Every, "readable", pressure::readable),
     (About::Pressure, On::Every, "throttled cgroup", pressure::throttled_cgroup),
@@ -201,10 +212,15 @@ const ROWS_OF_UNITS: [Row; 17] = [
     (About::Unit, On::Every, "uninstall", uninstall::uninstall),
 ];
 
-/// The Debian that each of the long checks of units is made on, so that both take as long: what they show has little to do with systemd's
-/// version. On both with `--thorough`, and where one is chosen by its name.
-const ON_ONE_OF_THEM: [(&str, &str); 4] =
-    [("neighbour without the agent", "12"), ("neighbour with the agent", "13"), ("kubelet", "12"), ("uninstall", "13")];
+/// The Debian that each of the long checks of units is made on, so that both take as long: what
+/// they show has little to do with systemd's version. On both with `--thorough`, and where one is
+/// chosen by its name.
+const ON_ONE_OF_THEM: [(&str, &str); 4] = [
+    ("neighbour without the agent", "12"),
+    ("neighbour with the agent", "13"),
+    ("kubelet", "12"),
+    ("uninstall", "13"),
+];
 
 /// Whether a check is made on this Debian.
 fn is_here(what: &str) -> Result<(), NotOffered> {
@@ -212,14 +228,15 @@ fn is_here(what: &str) -> Result<(), NotOffered> {
     let ours = release.split('.').next().unwrap_or_default();
     match ON_ONE_OF_THEM.iter().find(|(other, _)| *other == what) {
         // A third is held to all of them.
-        Some((_, debian)) if ["12", "13"].contains(&ours) && *debian != ours => {
-            Err(NotOffered(format!("it is made on Debian {debian}, and here with --thorough or --only")))
-        }
+        Some((_, debian)) if ["12", "13"].contains(&ours) && *debian != ours => Err(NotOffered(
+            format!("it is made on Debian {debian}, and here with --thorough or --only"),
+        )),
         _ => Ok(()),
     }
 }
 
-/// Every check but those of units, in the order in which they run: those of a rung one after the other.
+/// Every check but those of units, in the order in which they run: those of a rung one after the
+/// other.
 pub fn all() -> Vec<Check> {
     of_rows(&ROWS)
 }

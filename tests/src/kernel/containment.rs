@@ -103,14 +103,16 @@ pub fn replaced(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !is_guest() {
         return Err(NotOffered(
-            "how the kernel gathers huge pages is the whole host's: in virtual machines alone".to_owned(),
+            "how the kernel gathers huge pages is the whole host's: in virtual machines alone"
+                .to_owned(),
         )
         .into());
     }
     on_stage("gathered", |stage| limit_live::gathered(stage, gather_huge_pages))
 }
 
-/// Has the kernel gather small pages into huge ones as fast as it can, until the machine ends: by default it looks at 16 MiB in ten seconds.
+/// Has the kernel gather small pages into huge ones as fast as it can, until the machine ends: by
+/// default it looks at 16 MiB in ten seconds.
 fn gather_huge_pages() {
     for (setting, value) in [
         ("enabled", "always"),
@@ -125,7 +127,8 @@ fn gather_huge_pages() {
 
 /// The end of an agent, anywhere in between.
 pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // Emulated, a quarter takes 80 s on 7.2: an eighth of each, at system calls' ends. What it is after one it is as the next begins.
+    // Emulated, a quarter takes 80 s on 7.2: an eighth of each, at system calls' ends. What it is
+    // after one it is as the next begins.
     let share = match share()? {
         Share { of: 1, .. } => Share::WHOLE,
         Share { of, nth } => Share { of: 4 * of, nth: 4 * nth },
@@ -135,7 +138,8 @@ pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
 /// Limits that come and go while everybody allocates.
 pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // Emulated, a change takes 40 ms beside processes that only allocate; here it waits eight times for the disk.
+    // Emulated, a change takes 40 ms beside processes that only allocate; here it waits eight times
+    // for the disk.
     let least_changes = match (is_thorough(), is_guest()) {
         (true, _) => 10_000,
         (_, true) => 500,
@@ -144,8 +148,8 @@ pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("racing", |stage| limit_live::racing(stage, least_changes))
 }
 
-/// Share of the steps that one kernel takes unless it is thorough: each takes others. Emulated ones are slow, so that four of them take a
-/// third of all; the tests on the host take half as well.
+/// Share of the steps that one kernel takes unless it is thorough: each takes others. Emulated ones
+/// are slow, so that four of them take a third of all; the tests on the host take half as well.
 fn share() -> anyhow::Result<Share> {
     let nth = match kernel_version()? {
         _ if is_thorough() => return Ok(Share::WHOLE),

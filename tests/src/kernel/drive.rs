@@ -27,7 +27,8 @@ impl Swap {
     /// What is in use of it, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
         let swaps = fs::read_to_string("/proc/swaps")?;
-        let line = swaps.lines().find(|line| line.starts_with(DRIVE)).context("it is no swap any more")?;
+        let line =
+            swaps.lines().find(|line| line.starts_with(DRIVE)).context("it is no swap any more")?;
         let kib = line.split_whitespace().nth(3).and_then(|kib| kib.parse::<u64>().ok());
         Ok(kib.with_context(|| format!("/proc/swaps says {line}"))? * 1024)
     }
@@ -43,19 +44,28 @@ impl Drop for Swap {
 pub fn be_there() -> anyhow::Result<()> {
     // SAFETY: mlockall takes flags and touches no memory of ours.
     let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
-    ensure!(locked == 0, "the check's memory cannot be locked: {}", std::io::Error::last_os_error());
-    fs::write("/proc/self/oom_score_adj", "-1000").context("the check's OOM score cannot be lowered")
+    ensure!(
+        locked == 0,
+        "the check's memory cannot be locked: {}",
+        std::io::Error::last_os_error()
+    );
+    fs::write("/proc/self/oom_score_adj", "-1000")
+        .context("the check's OOM score cannot be lowered")
 }
 
 /// A count of /proc/vmstat.
 pub fn vmstat(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/vmstat")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
     value.with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
 fn run(args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(args[0]).args(&args[1..]).output().with_context(|| format!("no {}", args[0]))?;
+    let output = Command::new(args[0])
+        .args(&args[1..])
+        .output()
+        .with_context(|| format!("no {}", args[0]))?;
     if !output.status.success() {
         bail!("{}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -21,16 +21,23 @@ pub fn growth_and_stack(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
     let sensors = prepared.sensors(Probe::FaultSamples, rung)?;
     let workload = touch(128 * MIB, &[])?;
     let facts = processes(sensors);
-    let fact = facts.iter().find(|fact| fact.id.pid == workload.pid()).context("the workload is not seen")?;
+    let fact = facts
+        .iter()
+        .find(|fact| fact.id.pid == workload.pid())
+        .context("the workload is not seen")?;
     let faults = sensors.faults().ok_or_else(|| NotOffered("faults are not sampled".to_owned()))?;
     let (samples, stacks) = faults.of_process(workload.pid());
     // Where processes are read without BPF, samples do not come with them.
     let faulted = fact.faulted_bytes_total.unwrap_or(samples * SAMPLE_BYTES);
     let near = 96 * MIB..=160 * MIB;
     ensure!(near.contains(&faulted), "128 MiB were touched, the samples stand for {faulted} bytes");
-    let maps = fs::read_to_string(format!("/proc/{}/maps", workload.pid())).context("the workload has no maps")?;
-    let own: Vec<_> = maps.lines().filter(|line| line.contains("workload")).filter_map(range).collect();
-    let leads = |stack: &Vec<u64>| stack.first().is_some_and(|ip| own.iter().any(|range| range.contains(ip)));
+    let maps = fs::read_to_string(format!("/proc/{}/maps", workload.pid()))
+        .context("the workload has no maps")?;
+    let own: Vec<_> =
+        maps.lines().filter(|line| line.contains("workload")).filter_map(range).collect();
+    let leads = |stack: &Vec<u64>| {
+        stack.first().is_some_and(|ip| own.iter().any(|range| range.contains(ip)))
+    };
     ensure!(stacks.iter().any(leads), "no stack leads into the workload: {stacks:x?}");
     let detail = format!("{} MiB by {samples} samples, {} stacks", faulted / MIB, stacks.len());
     Ok(Seen { events: samples, detail })

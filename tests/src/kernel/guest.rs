@@ -1,7 +1,7 @@
 //! What pid 1 of a virtual machine does: mounts, modules, the checks, the end.
 //!
-//! No tracefs: nothing that Spillway does may need it. A step that fails is told on the console and the checks that need
-//! it then fail with their own words.
+//! No tracefs: nothing that Spillway does may need it. A step that fails is told on the console and
+//! the checks that need it then fail with their own words.
 
 use std::{ffi::CString, fs, io, os::fd::AsRawFd as _, path::Path};
 
@@ -21,7 +21,8 @@ const THOROUGH: &str = "SPILLWAY_THOROUGH";
 const CHOSEN: &str = "SPILLWAY_CHOSEN";
 const RESULTS: &str = "/dev/ttyS1";
 
-/// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs as shared.
+/// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs
+/// as shared.
 const MOUNTS: [(&str, &str, &str); 8] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
@@ -33,7 +34,8 @@ const MOUNTS: [(&str, &str, &str); 8] = [
     ("ramfs", "/var/tmp", ""),
 ];
 
-/// Whether this is a virtual machine of `cargo xtask vm`, where no sandbox stands between a check and its kernel.
+/// Whether this is a virtual machine of `cargo xtask vm`, where no sandbox stands between a check
+/// and its kernel.
 pub fn is_guest() -> bool {
     std::env::var_os(GUEST).is_some()
 }
@@ -77,11 +79,18 @@ pub fn live_and_die(only: Option<&str>) -> ! {
 
 fn live(only: Option<&str>) -> anyhow::Result<()> {
     for (kind, place, options) in MOUNTS {
-        tell(mount(kind, place, options).with_context(|| format!("{kind} is not mounted on {place}")));
+        tell(
+            mount(kind, place, options)
+                .with_context(|| format!("{kind} is not mounted on {place}")),
+        );
     }
     for controller in ["memory", "cpu"] {
-        let handed_on = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
-        tell(handed_on.with_context(|| format!("the root cgroup hands no {controller} controller on")));
+        let handed_on =
+            fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
+        tell(
+            handed_on
+                .with_context(|| format!("the root cgroup hands no {controller} controller on")),
+        );
     }
     tell(loopback_up().context("the loopback interface is down"));
     tell(load_modules());
@@ -105,16 +114,21 @@ fn tell(step: anyhow::Result<()>) {
 
 fn mount(kind: &str, place: &str, options: &str) -> anyhow::Result<()> {
     fs::create_dir_all(place)?;
-    let (kind, place, options) = (CString::new(kind)?, CString::new(place)?, CString::new(options)?);
+    let (kind, place, options) =
+        (CString::new(kind)?, CString::new(place)?, CString::new(options)?);
     // SAFETY: mount reads four NUL-terminated strings, which live until it returns.
-    done(unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) })?;
+    done(unsafe {
+        libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast())
+    })?;
     Ok(())
 }
 
 /// Modules are named so that their order is the one in which they can be loaded.
 fn load_modules() -> anyhow::Result<()> {
     let mut modules: Vec<_> = match fs::read_dir("/modules") {
-        Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?.iter().map(fs::DirEntry::path).collect(),
+        Ok(entries) => {
+            entries.collect::<Result<Vec<_>, _>>()?.iter().map(fs::DirEntry::path).collect()
+        }
         Err(_) => return Ok(()),
     };
     modules.sort();
@@ -126,8 +140,11 @@ fn load_modules() -> anyhow::Result<()> {
 
 fn load_module(path: &Path) -> anyhow::Result<()> {
     let file = fs::File::open(path)?;
-    // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it returns.
-    done(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32)?;
+    // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it
+    // returns.
+    done(
+        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32
+    )?;
     Ok(())
 }
 

@@ -19,33 +19,56 @@ use crate::{
 fn look(sensors: &mut Sensors, t: f64) -> Vec<ProcessResourcesFact> {
     let mut seen = Vec::new();
     sensors.scan_processes(t, &mut seen);
-    seen.into_iter().filter_map(|one| if let Fact::Handles(fact) = one.fact { Some(fact) } else { None }).collect()
+    seen.into_iter()
+        .filter_map(|one| if let Fact::Handles(fact) = one.fact { Some(fact) } else { None })
+        .collect()
 }
 
-/// A process that holds so many files, threads and sockets in CLOSE_WAIT, beside one that holds none.
+/// A process that holds so many files, threads and sockets in CLOSE_WAIT, beside one that holds
+/// none.
 pub fn held(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessHandles, rung)?;
     let idle = Workload::start(workload()?.arg("hold"));
-    let busy = Workload::start(workload()?.args(["hold", "--fds=300", "--threads=20", "--close-wait=7"]));
+    let busy =
+        Workload::start(workload()?.args(["hold", "--fds=300", "--threads=20", "--close-wait=7"]));
     // The sensor looks every ten seconds of the time that it is told.
     let facts = look(sensors, 1_000.0);
-    let find =
-        |pid: u32| facts.iter().find(|fact| fact.id.pid == pid).with_context(|| format!("pid {pid} is not seen"));
+    let find = |pid: u32| {
+        facts
+            .iter()
+            .find(|fact| fact.id.pid == pid)
+            .with_context(|| format!("pid {pid} is not seen"))
+    };
     let (before, after) = (find(idle.pid())?, find(busy.pid())?);
     let (fds, threads) = (after.fds - before.fds, after.threads - before.threads);
-    ensure!((fds, threads) == (307, 20), "(files, threads) {fds}, {threads} more were seen, 307, 20 are true");
+    ensure!(
+        (fds, threads) == (307, 20),
+        "(files, threads) {fds}, {threads} more were seen, 307, 20 are true"
+    );
     let close_wait = is_bpf(rung).then_some(7);
-    ensure!(after.close_wait == close_wait, "{:?} in CLOSE_WAIT were seen, {close_wait:?} are true", after.close_wait);
+    ensure!(
+        after.close_wait == close_wait,
+        "{:?} in CLOSE_WAIT were seen, {close_wait:?} are true",
+        after.close_wait
+    );
     let listed = fs::read_dir(format!("/proc/{}/fd", busy.pid()))?.count() as u64;
     ensure!(after.fds == listed, "{} files were seen, /proc lists {listed}", after.fds);
     let limits = fs::read_to_string(format!("/proc/{}/limits", busy.pid()))?;
-    let limit =
-        limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    let limit = limits.lines().find_map(|line| {
+        line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok()
+    });
     ensure!(after.fds_max == limit, "a limit of {:?} was seen, {limit:?} is true", after.fds_max);
-    ensure!(after.id.start_ticks == start_and_parent(busy.pid())?.0, "{} is not its identity", after.id);
+    ensure!(
+        after.id.start_ticks == start_and_parent(busy.pid())?.0,
+        "{} is not its identity",
+        after.id
+    );
     ensure!(look(sensors, 1_005.0).is_empty(), "five seconds later it looked again");
     Ok(Seen {
         events: facts.len() as u64,
-        detail: format!("{} files, {threads} more threads, {close_wait:?} in CLOSE_WAIT", after.fds),
+        detail: format!(
+            "{} files, {threads} more threads, {close_wait:?} in CLOSE_WAIT",
+            after.fds
+        ),
     })
 }

@@ -18,7 +18,8 @@ use crate::unit_stage::{MIB, SOON, systemctl, until};
 pub const AGENT_UNIT: &str = "spillway.service";
 /// The unit file.
 pub const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
-/// A leak is claimed by then: emulated, an agent takes seconds to start, and the shortest horizons begin after that.
+/// A leak is claimed by then: emulated, an agent takes seconds to start, and the shortest horizons
+/// begin after that.
 pub const CLAIMED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Judges within seconds, and acts.
@@ -26,16 +27,16 @@ pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
     [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
     [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
-/// Exposure that `systemd-analyze security` finds at most. What is left is what the agent is for: root, the network, cgroups, BPF and its system
-/// calls; with no capability but CAP_BPF and CAP_PERFMON it would be 2.1.
+/// Exposure that `systemd-analyze security` finds at most. What is left is what the agent is for:
+/// root, the network, cgroups, BPF and its system calls; with no capability but CAP_BPF and
+/// CAP_PERFMON it would be 2.1.
 const EXPOSURE_MAX: f64 = 3.3;
 
 /// Where it serves, by default.
 const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
 
 /// All that is not as it is installed: it prints for a program.
-const FOR_A_PROGRAM: &str =
-    "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json --config /etc/spillway.toml\n";
+const FOR_A_PROGRAM: &str = "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json --config /etc/spillway.toml\n";
 
 /// A running agent; stopped when dropped.
 pub struct Installed {
@@ -63,8 +64,12 @@ impl Installed {
     /// What it logged and printed.
     pub fn said(&self) -> String {
         let ours = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
-        let output = Command::new("journalctl").args([&ours, "--output=cat", "--no-pager"]).output();
-        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+        let output =
+            Command::new("journalctl").args([&ours, "--output=cat", "--no-pager"]).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     }
 
     /// The lines that it printed, as JSON: verdicts, decisions and outcomes.
@@ -80,20 +85,26 @@ impl Installed {
     /// Its memory is its own, and others are killed before it.
     pub fn is_hard_to_get_rid_of(&self) -> anyhow::Result<()> {
         let pid = systemctl(&["show", "--property=MainPID", "--value", AGENT_UNIT])?;
-        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+        let read =
+            |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
         let score = read(&format!("/proc/{pid}/oom_score_adj"))?;
         ensure!(score.trim() == "-900", "its OOM score is moved by {score}");
         let cgroup = read(&format!("/proc/{pid}/cgroup"))?;
-        let own = Path::new(cgroup.trim().strip_prefix("0::/").context("it is in no cgroup of version 2")?);
-        // A cgroup keeps no more than those above it keep for it, but for the root, which keeps all.
+        let own = Path::new(
+            cgroup.trim().strip_prefix("0::/").context("it is in no cgroup of version 2")?,
+        );
+        // A cgroup keeps no more than those above it keep for it, but for the root, which keeps
+        // all.
         for above in own.ancestors().filter(|above| !above.as_os_str().is_empty()) {
             let min = read(&format!("/sys/fs/cgroup/{}/memory.min", above.display()))?;
             let min_bytes: u64 = min.trim().parse().unwrap_or(u64::MAX);
             ensure!(min_bytes >= 32 * MIB, "{} keeps {min_bytes} bytes for it", above.display());
         }
         let status = read(&format!("/proc/{pid}/status"))?;
-        let locked =
-            status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("the kernel tells no VmLck")?;
+        let locked = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmLck:"))
+            .context("the kernel tells no VmLck")?;
         ensure!(locked.trim() != "0 kB", "none of its memory is locked");
         Ok(())
     }
@@ -102,7 +113,9 @@ impl Installed {
 impl Installed {
     /// It has the privileges that its unit file leaves it, and sees all that it sees without.
     pub fn is_confined(&self) -> anyhow::Result<()> {
-        let output = Command::new("systemd-analyze").args(["security", "--no-pager", AGENT_UNIT]).output()?;
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--no-pager", AGENT_UNIT])
+            .output()?;
         let analysed = String::from_utf8_lossy(&output.stdout);
         let level = analysed.rsplit_once("exposure level for spillway.service: ");
         let level = level.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
@@ -110,14 +123,20 @@ impl Installed {
         ensure!(level <= EXPOSURE_MAX, "its exposure is {level}: {analysed}");
 
         let doctor = Command::new("/usr/local/bin/spillway").args(["doctor", "--json"]).output()?;
-        let unconfined: Value = serde_json::from_slice(&doctor.stdout).context("the doctor prints no JSON")?;
+        let unconfined: Value =
+            serde_json::from_slice(&doctor.stdout).context("the doctor prints no JSON")?;
         let probes = unconfined["probes"].as_array().context("the doctor names no probes")?;
         let said = self.said();
         ensure!(!said.contains("BPF is not used"), "{said}");
-        for name in
-            probes.iter().filter(|probe| probe["state"] == "attached").filter_map(|probe| probe["probe"].as_str())
+        for name in probes
+            .iter()
+            .filter(|probe| probe["state"] == "attached")
+            .filter_map(|probe| probe["probe"].as_str())
         {
-            ensure!(!said.contains(&format!("probe {name} ")), "{name} is attached without its unit alone: {said}");
+            ensure!(
+                !said.contains(&format!("probe {name} ")),
+                "{name} is attached without its unit alone: {said}"
+            );
         }
         Ok(())
     }

@@ -45,7 +45,10 @@ pub fn short_lives(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     sensors.drain_life(0.0, &mut Vec::new());
     let after = sensors.life_totals();
     let (forks, exits) = (after.forks - before.forks, after.exits - before.exits);
-    ensure!(forks >= 501 && exits >= 501, "{forks} births and {exits} deaths were seen of 501 each");
+    ensure!(
+        forks >= 501 && exits >= 501,
+        "{forks} births and {exits} deaths were seen of 501 each"
+    );
     let lost: u64 = sensors.lost().totals().map(|(_, total)| total).sum();
     ensure!(lost == 0, "{lost} were lost: {:?}", sensors.lost());
     Ok(Seen { events: forks + exits, detail: format!("{forks} births, {exits} deaths, none lost") })

@@ -1,4 +1,5 @@
-//! Hard limits of cgroups under the memory controller, of either version, and what is charged against them.
+//! Hard limits of cgroups under the memory controller, of either version, and what is charged
+//! against them.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the programs have a few pages
-/// that are charged and in nobody's page tables.
+/// By which a sum may be off: each CPU keeps up to 64 pages of each cgroup to itself, and the
+/// programs have a few pages that are charged and in nobody's page tables.
 const CHARGE_OFF_BYTES: u64 = 4 * MIB;
 /// Two seconds and what an emulated processor takes for some scans more.
 const SUMMED_WITHIN: Duration = Duration::from_secs(5);
@@ -39,11 +40,15 @@ impl Limited {
         let (mount, max, usage, version) = match Hierarchy::detect() {
             Hierarchy::V1 { mount } => (mount, "memory.limit_in_bytes", "memory.usage_in_bytes", 1),
             Hierarchy::V2 { mount } => (mount, "memory.max", "memory.current", 2),
-            Hierarchy::None => return Err(NotOffered("no cgroup file system is mounted".to_owned()).into()),
+            Hierarchy::None => {
+                return Err(NotOffered("no cgroup file system is mounted".to_owned()).into());
+            }
         };
         let cgroup = OwnCgroup::make(&mount, name).map_err(NotOffered::from)?;
         if !cgroup.has(max) {
-            return Err(NotOffered(format!("{} hands no memory controller on", mount.display())).into());
+            return Err(
+                NotOffered(format!("{} hands no memory controller on", mount.display())).into()
+            );
         }
         cgroup.set(max, 512 * MIB)?;
         Ok(Self { cgroup, max, usage, version })
@@ -57,8 +62,9 @@ fn touch_in(cgroup: &OwnCgroup, kinds: &[(&str, u64)]) -> anyhow::Result<Workloa
     Ok(Workload::start(cgroup.admit(&mut workload)?))
 }
 
-/// What these processes hold of what counts: `shmem_bytes` were touched by one of them. `RssShmem` would not do: where the
-/// root is a tmpfs, as in the virtual machines, the program itself is in it, charged to who unpacked it.
+/// What these processes hold of what counts: `shmem_bytes` were touched by one of them. `RssShmem`
+/// would not do: where the root is a tmpfs, as in the virtual machines, the program itself is in
+/// it, charged to who unpacked it.
 fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
     let anon: anyhow::Result<u64> =
         workloads.iter().map(|workload| field_bytes(workload.pid(), "status", "RssAnon")).sum();
@@ -67,15 +73,25 @@ fn held_bytes(workloads: &[Workload], shmem_bytes: u64) -> anyhow::Result<u64> {
 
 /// Holds limit and charge of a process to the truth; says how far off the charge is.
 fn check(fact: &ProcessFact, held: u64) -> anyhow::Result<u64> {
-    ensure!(fact.memory_max_bytes == Some(512 * MIB), "limit {:?} was seen, 512 MiB are true", fact.memory_max_bytes);
-    let charged = fact.memory_charged_bytes.context("what is charged against the limit is not seen")?;
+    ensure!(
+        fact.memory_max_bytes == Some(512 * MIB),
+        "limit {:?} was seen, 512 MiB are true",
+        fact.memory_max_bytes
+    );
+    let charged =
+        fact.memory_charged_bytes.context("what is charged against the limit is not seen")?;
     let off = charged.abs_diff(held);
-    ensure!(off <= CHARGE_OFF_BYTES, "{charged} bytes charged were seen, {held} are true: {} KiB off", off / 1024);
+    ensure!(
+        off <= CHARGE_OFF_BYTES,
+        "{charged} bytes charged were seen, {held} are true: {} KiB off",
+        off / 1024
+    );
     Ok(off)
 }
 
-/// Scans until every process has its limit and what is charged against it. The kernel sums up what each CPU has counted every two seconds,
-/// and in between may leave a part of it out; the agent asks again every ten scans.
+/// Scans until every process has its limit and what is charged against it. The kernel sums up what
+/// each CPU has counted every two seconds, and in between may leave a part of it out; the agent
+/// asks again every ten scans.
 fn until_charged(
     sensors: &mut Sensors,
     members: &[(&Workload, &OwnCgroup)],
@@ -86,7 +102,12 @@ fn until_charged(
         let mut off = 0;
         for (workload, cgroup) in members {
             let fact = find(&facts, workload.pid())?;
-            ensure!(*fact.cgroup == *cgroup.path, "cgroup {} was seen, {} is true", fact.cgroup, cgroup.path);
+            ensure!(
+                *fact.cgroup == *cgroup.path,
+                "cgroup {} was seen, {} is true",
+                fact.cgroup,
+                cgroup.path
+            );
             off = off.max(check(fact, held)?);
         }
         Ok((facts, off))
@@ -110,7 +131,10 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         touch_in(&cgroup, &[("anon", 24 * MIB)])?,
     ];
     let held = held_bytes(&workloads, SHMEM_BYTES)?;
-    ensure!(held >= 80 * MIB, "the workloads hold {held} bytes, not the 80 MiB that they were told to touch");
+    ensure!(
+        held >= 80 * MIB,
+        "the workloads hold {held} bytes, not the 80 MiB that they were told to touch"
+    );
     let used: u64 = cgroup.get(usage)?.trim().parse()?;
     ensure!(
         used >= held + CACHE_BYTES - CHARGE_OFF_BYTES,
@@ -122,7 +146,8 @@ pub fn own(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: facts.len() as u64, detail })
 }
 
-/// A limit of the parent that is less than the child's: what is charged is what the parent and both its children hold.
+/// A limit of the parent that is less than the child's: what is charged is what the parent and both
+/// its children hold.
 pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let Limited { cgroup: parent, max, version, .. } = Limited::make("parent")?;
@@ -131,10 +156,17 @@ pub fn parents(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     }
     let (child, sibling) = (parent.make_below("child")?, parent.make_below("sibling")?);
     child.set(max, 1024 * MIB)?;
-    let workloads = [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
+    let workloads =
+        [touch_in(&child, &[("anon", 16 * MIB)])?, touch_in(&sibling, &[("anon", 40 * MIB)])?];
     let held = held_bytes(&workloads, 0)?;
-    ensure!(held >= 56 * MIB, "the workloads hold {held} bytes, not the 56 MiB that they were told to touch");
+    ensure!(
+        held >= 56 * MIB,
+        "the workloads hold {held} bytes, not the 56 MiB that they were told to touch"
+    );
     let members = workloads.iter().zip([&child, &sibling]);
     let (facts, off) = until_charged(sensors, &members.collect::<Vec<_>>(), held)?;
-    Ok(Seen { events: facts.len() as u64, detail: format!("limit and charge of the parent, {} KiB off", off / 1024) })
+    Ok(Seen {
+        events: facts.len() as u64,
+        detail: format!("limit and charge of the parent, {} KiB off", off / 1024),
+    })
 }

@@ -31,7 +31,10 @@ pub fn listen(backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workl
 
 fn find(facts: &[ListenerFact], addr: SocketAddr) -> anyhow::Result<&ListenerFact> {
     let addr = addr.to_string();
-    facts.iter().find(|fact| *fact.addr == *addr).with_context(|| format!("no listener {addr} in {facts:?}"))
+    facts
+        .iter()
+        .find(|fact| *fact.addr == *addr)
+        .with_context(|| format!("no listener {addr} in {facts:?}"))
 }
 
 pub fn netns_of(process: &str) -> anyhow::Result<u32> {
@@ -59,7 +62,10 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     v6.stop();
     let after = listeners(sensors, 0.1);
     ensure!(find(&after, addr).is_err(), "{addr} is closed and still seen");
-    Ok(Seen { events: facts.len() as u64, detail: "one from before, IPv4, IPv6, one closed".to_owned() })
+    Ok(Seen {
+        events: facts.len() as u64,
+        detail: "one from before, IPv4, IPv6, one closed".to_owned(),
+    })
 }
 
 /// Every listener that `sock_diag` shows, with the same numbers.
@@ -70,17 +76,32 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     let (seen, truth) = (listeners(bpf, 0.0), listeners(&mut netlink, 0.0));
     for listener in &held {
         let key = |fact: &ListenerFact| {
-            (fact.addr.clone(), fact.netns, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup.clone())
+            (
+                fact.addr.clone(),
+                fact.netns,
+                fact.backlog,
+                fact.backlog_max,
+                fact.pid,
+                fact.cgroup.clone(),
+            )
         };
-        let (seen, truth) = (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
+        let (seen, truth) =
+            (key(find(&seen, listener.addr())?), key(find(&truth, listener.addr())?));
         ensure!(seen == truth, "{seen:?} was seen, {truth:?} is what sock_diag says");
     }
-    // A listener that was there before, and that no process here holds, can only be seen by sock_diag.
+    // A listener that was there before, and that no process here holds, can only be seen by
+    // sock_diag.
     let held = |fact: &&ListenerFact| fact.pid.is_some();
-    let unseen: Vec<_> =
-        truth.iter().filter(held).filter(|fact| !seen.iter().any(|other| other.addr == fact.addr)).collect();
+    let unseen: Vec<_> = truth
+        .iter()
+        .filter(held)
+        .filter(|fact| !seen.iter().any(|other| other.addr == fact.addr))
+        .collect();
     ensure!(unseen.is_empty(), "sock_diag shows what is not seen: {unseen:?}");
-    Ok(Seen { events: seen.len() as u64, detail: format!("{} of {} listeners", seen.len(), truth.len()) })
+    Ok(Seen {
+        events: seen.len() as u64,
+        detail: format!("{} of {} listeners", seen.len(), truth.len()),
+    })
 }
 
 /// A listener in a network namespace and a cgroup of its own, as in a container.
@@ -91,14 +112,23 @@ pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     let cgroup = OwnCgroup::make(&mount, "container").map_err(NotOffered::from)?;
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let mut command = workload()?;
-    let inside = in_own_namespace(cgroup.admit(command.args(["listen", "--backlog=16", "--pending=4"]))?)?;
+    let inside =
+        in_own_namespace(cgroup.admit(command.args(["listen", "--backlog=16", "--pending=4"]))?)?;
     let facts = listeners(sensors, 0.0);
     let fact = find(&facts, inside.addr())?;
     let netns = netns_of(&inside.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
-    let (seen, truth) = ((fact.netns, fact.backlog, fact.backlog_max, fact.pid), (netns, 4, 16, Some(inside.pid())));
+    let (seen, truth) = (
+        (fact.netns, fact.backlog, fact.backlog_max, fact.pid),
+        (netns, 4, 16, Some(inside.pid())),
+    );
     ensure!(seen == truth, "(netns, depth, limit, pid) {seen:?} were seen, {truth:?} are true");
-    ensure!(*fact.cgroup == *cgroup.path, "cgroup {:?} was seen, {:?} is true", fact.cgroup, cgroup.path);
+    ensure!(
+        *fact.cgroup == *cgroup.path,
+        "cgroup {:?} was seen, {:?} is true",
+        fact.cgroup,
+        cgroup.path
+    );
     Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}, {}", cgroup.path) })
 }
 
@@ -145,7 +175,8 @@ fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
         let oldest = ready.elapsed();
         let facts = listeners(sensors, asked.elapsed().as_secs_f64());
         let newest = asked.elapsed();
-        let seen = find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
+        let seen =
+            find(&facts, queue.addr())?.oldest_wait_us.context("the head's age is not seen")?;
         let seen = Duration::from_micros(seen);
         ensure!(
             seen + SLACK >= oldest && seen <= newest + SLACK,
@@ -154,12 +185,20 @@ fn ages(sensors: &mut Sensors) -> anyhow::Result<Seen> {
         furthest = furthest.max(oldest.saturating_sub(seen)).max(seen.saturating_sub(newest));
     }
     let empty = listen(8, 0, &[])?;
-    let age = find(&listeners(sensors, asked.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
+    let age =
+        find(&listeners(sensors, asked.elapsed().as_secs_f64()), empty.addr())?.oldest_wait_us;
     ensure!(age == Some(0), "an empty queue has the age {age:?}");
-    Ok(Seen { events: 4, detail: format!("three looks, {:.1} ms outside what is known", furthest.as_secs_f64() * 1e3) })
+    Ok(Seen {
+        events: 4,
+        detail: format!(
+            "three looks, {:.1} ms outside what is known",
+            furthest.as_secs_f64() * 1e3
+        ),
+    })
 }
 
-/// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are dropped.
+/// A queue that is over its limit: a limit of 2 lets 3 wait, the other clients' handshakes are
+/// dropped.
 pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
     let full = listen(2, 8, &[])?;
@@ -169,7 +208,8 @@ pub fn overflows(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         seen = find(&facts, full.addr()).ok().map(|fact| (fact.backlog, fact.backlog_max));
         find(&facts, full.addr()).ok()?.overflows_total.filter(|&total| total > 0)
     });
-    let counted = counted.with_context(|| format!("no overflow was counted; (depth, limit) is {seen:?}"))?;
+    let counted =
+        counted.with_context(|| format!("no overflow was counted; (depth, limit) is {seen:?}"))?;
     ensure!(seen == Some((3, 2)), "(depth, limit) {seen:?} were seen, (3, 2) are true");
     Ok(Seen { events: counted, detail: format!("{counted} overflows") })
 }

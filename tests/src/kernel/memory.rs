@@ -16,14 +16,17 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
-/// What may move between a CPU's slot and the count while they are summed: the kernel's batch of 32 pages.
+/// What may move between a CPU's slot and the count while they are summed: the kernel's batch of 32
+/// pages.
 const BATCH_BYTES: u64 = 32 * PAGE_BYTES;
-/// Some 200 MiB, 24 pages more on each of eight CPUs than a multiple of the 32 that a CPU may keep to itself; a thread's stack
-/// takes a few more. What a plain count does not know is then nearly as much as can be, which is 992 KiB.
+/// Some 200 MiB, 24 pages more on each of eight CPUs than a multiple of the 32 that a CPU may keep
+/// to itself; a thread's stack takes a few more. What a plain count does not know is then nearly as
+/// much as can be, which is 992 KiB.
 const HELD_BYTES: u64 = 8 * (6400 + 24) * PAGE_BYTES;
 /// Four times what is touched of it: neither stands for the other.
 const MAPPED_BYTES: u64 = 64 * MIB;
-/// By which two of one program, started with other arguments, may differ: a page of the stack and one of the heap.
+/// By which two of one program, started with other arguments, may differ: a page of the stack and
+/// one of the heap.
 const STARTED_OTHERWISE_BYTES: u64 = 2 * PAGE_BYTES;
 
 /// The workload, which stands beside this program.
@@ -34,24 +37,37 @@ pub fn workload() -> anyhow::Result<Command> {
 /// A program that stands beside this one.
 pub fn beside(name: &str) -> anyhow::Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(path.exists(), "no {} is there\n  hint: run `cargo xtask vm host`, which builds it", path.display());
+    ensure!(
+        path.exists(),
+        "no {} is there\n  hint: run `cargo xtask vm host`, which builds it",
+        path.display()
+    );
     Ok(Command::new(path))
 }
 
 /// A process that touches so much memory, and waits.
 pub fn touch(anon_bytes: u64, more: &[String]) -> anyhow::Result<Workload> {
-    Ok(Workload::start(workload()?.arg("touch").arg(format!("--anon-bytes={anon_bytes}")).args(more)))
+    Ok(Workload::start(
+        workload()?.arg("touch").arg(format!("--anon-bytes={anon_bytes}")).args(more),
+    ))
 }
 
 /// What was seen of a process.
 pub fn find(facts: &[ProcessFact], pid: u32) -> anyhow::Result<&ProcessFact> {
-    facts.iter().find(|fact| fact.id.pid == pid).with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
+    facts
+        .iter()
+        .find(|fact| fact.id.pid == pid)
+        .with_context(|| format!("pid {pid} is not among {} seen", facts.len()))
 }
 
 /// Within 1 % or 1 MiB, whichever is more; says how far off.
 fn near(what: &str, seen: u64, truth: u64) -> anyhow::Result<String> {
     let off = seen.abs_diff(truth);
-    ensure!(off <= (truth / 100).max(MIB), "{what}: {seen} bytes were seen, {truth} are true: {} KiB off", off / 1024);
+    ensure!(
+        off <= (truth / 100).max(MIB),
+        "{what}: {seen} bytes were seen, {truth} are true: {} KiB off",
+        off / 1024
+    );
     Ok(format!("{what} {} KiB off", off / 1024))
 }
 
@@ -68,7 +84,10 @@ pub fn field_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<u64> {
 pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
-    let busy = touch(64 * MIB, &[format!("--file-bytes={}", 24 * MIB), format!("--shmem-bytes={}", 16 * MIB)])?;
+    let busy = touch(
+        64 * MIB,
+        &[format!("--file-bytes={}", 24 * MIB), format!("--shmem-bytes={}", 16 * MIB)],
+    )?;
     let facts = processes(sensors);
     let (before, after) = (find(&facts, idle.pid())?, find(&facts, busy.pid())?);
     let mut detail = vec![
@@ -76,16 +95,24 @@ pub fn touched(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         near("file", after.file_bytes.saturating_sub(before.file_bytes), 24 * MIB)?,
         near("shared", after.shmem_bytes.saturating_sub(before.shmem_bytes), 16 * MIB)?,
     ];
-    for (seen, field) in [(after.anon_bytes, "RssAnon"), (after.file_bytes, "RssFile"), (after.shmem_bytes, "RssShmem")]
-    {
+    for (seen, field) in [
+        (after.anon_bytes, "RssAnon"),
+        (after.file_bytes, "RssFile"),
+        (after.shmem_bytes, "RssShmem"),
+    ] {
         detail.push(near(field, seen, field_bytes(busy.pid(), "status", field)?)?);
     }
     let swap = field_bytes(busy.pid(), "status", "VmSwap")?;
-    ensure!(after.swap_bytes == swap, "{} swapped bytes were seen, {swap} are true", after.swap_bytes);
+    ensure!(
+        after.swap_bytes == swap,
+        "{} swapped bytes were seen, {swap} are true",
+        after.swap_bytes
+    );
     Ok(Seen { events: facts.len() as u64, detail: detail.join(", ") })
 }
 
-/// Private writable memory that is mapped, touched only in part, beside memory that is not private or not writable.
+/// Private writable memory that is mapped, touched only in part, beside memory that is not private
+/// or not writable.
 pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let idle = touch(0, &[])?;
@@ -96,7 +123,11 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (before, after) = (find(&facts, idle.pid())?, find(&facts, busy.pid())?);
     for fact in [before, after] {
         let truth = statm_data_bytes(fact.id.pid)?;
-        ensure!(fact.mapped_bytes == Some(truth), "{:?} mapped bytes were seen, {truth} are true", fact.mapped_bytes);
+        ensure!(
+            fact.mapped_bytes == Some(truth),
+            "{:?} mapped bytes were seen, {truth} are true",
+            fact.mapped_bytes
+        );
     }
     let grown = after.mapped_bytes.unwrap_or(0).saturating_sub(before.mapped_bytes.unwrap_or(0));
     let off = grown.abs_diff(MAPPED_BYTES);
@@ -112,7 +143,8 @@ pub fn mapped(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 
 /// `data` of `/proc/PID/statm`, its sixth field.
 fn statm_data_bytes(pid: u32) -> anyhow::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/statm")).context("the workload has no statm")?;
     let pages: u64 = text.split(' ').nth(5).context("statm has a sixth field")?.parse()?;
     Ok(pages * PAGE_BYTES)
 }
@@ -124,7 +156,11 @@ pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let facts = processes(sensors);
     let fact = find(&facts, workload.pid())?;
     let (start_ticks, ppid) = start_and_parent(workload.pid())?;
-    ensure!(fact.id.start_ticks == start_ticks, "start {} was seen, {start_ticks} is true", fact.id.start_ticks);
+    ensure!(
+        fact.id.start_ticks == start_ticks,
+        "start {} was seen, {start_ticks} is true",
+        fact.id.start_ticks
+    );
     ensure!(fact.ppid == ppid, "parent {} was seen, {ppid} is true", fact.ppid);
     ensure!(&*fact.comm == "workload", "name {:?} was seen, \"workload\" is true", fact.comm);
     Ok(Seen { events: facts.len() as u64, detail: format!("{}, child of {ppid}", fact.id) })
@@ -132,9 +168,11 @@ pub fn identity(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 
 /// Fields 22 and 4 of `/proc/PID/stat`.
 pub fn start_and_parent(pid: u32) -> anyhow::Result<(u64, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the workload has no stat")?;
+    let stat =
+        fs::read_to_string(format!("/proc/{pid}/stat")).context("the workload has no stat")?;
     // Counted from field 3, which comes first after the name.
-    let fields: Vec<&str> = stat.rsplit_once(") ").context("stat has no name in brackets")?.1.split(' ').collect();
+    let fields: Vec<&str> =
+        stat.rsplit_once(") ").context("stat has no name in brackets")?.1.split(' ').collect();
     Ok((fields[19].parse()?, fields[1].parse()?))
 }
 
@@ -144,8 +182,10 @@ pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let mut proc = Sensors::without_bpf("this check compares");
     let _sleepers = Workload::start(workload()?.args(["sleepers", "--count=200"]));
     let before = processes(&mut proc);
-    let seen: HashSet<_> = processes(bpf).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
-    let after: HashSet<_> = processes(&mut proc).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
+    let seen: HashSet<_> =
+        processes(bpf).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
+    let after: HashSet<_> =
+        processes(&mut proc).iter().map(|fact| (fact.id, fact.cgroup.clone())).collect();
     // Some sandboxes shield their own pid 1 from ptrace and from iterators, even from root.
     let shielded = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_err();
     let stable: Vec<_> = before
@@ -153,23 +193,39 @@ pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         .map(|fact| (fact.id, fact.cgroup))
         .filter(|fact| after.contains(fact) && !shielded(fact.0.pid))
         .collect();
-    ensure!(stable.len() > 200, "{} processes stayed, and 200 sleepers alone should have", stable.len());
+    ensure!(
+        stable.len() > 200,
+        "{} processes stayed, and 200 sleepers alone should have",
+        stable.len()
+    );
     let unseen: Vec<_> = stable.iter().filter(|process| !seen.contains(process)).collect();
     ensure!(unseen.is_empty(), "{} of {} are not seen: {unseen:?}", unseen.len(), stable.len());
-    Ok(Seen { events: seen.len() as u64, detail: format!("{} stable processes, all seen", stable.len()) })
+    Ok(Seen {
+        events: seen.len() as u64,
+        detail: format!("{} stable processes, all seen", stable.len()),
+    })
 }
 
-/// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a count per CPU.
+/// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a
+/// count per CPU.
 pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
     let workload = touch(HELD_BYTES, &["--threads=8".to_owned()])?;
     let facts = processes(sensors);
     let seen = find(&facts, workload.pid())?.anon_bytes;
     let truth = field_bytes(workload.pid(), "smaps_rollup", "Anonymous")?;
-    ensure!(truth >= HELD_BYTES, "the workload holds {truth} bytes, not the {HELD_BYTES} that it was told to touch");
+    ensure!(
+        truth >= HELD_BYTES,
+        "the workload holds {truth} bytes, not the {HELD_BYTES} that it was told to touch"
+    );
     let detail = near("anonymous", seen, truth)?;
-    let summed = rung.is_some_and(|rung| rung.hook == Hook::TaskIter) && kernel_version()? >= (6, 2);
+    let summed =
+        rung.is_some_and(|rung| rung.hook == Hook::TaskIter) && kernel_version()? >= (6, 2);
     let off = seen.abs_diff(truth);
-    ensure!(!summed || off <= BATCH_BYTES, "{} KiB off, more than a slot may hold: slots are not summed", off / 1024);
+    ensure!(
+        !summed || off <= BATCH_BYTES,
+        "{} KiB off, more than a slot may hold: slots are not summed",
+        off / 1024
+    );
     Ok(Seen { events: facts.len() as u64, detail })
 }

@@ -1,9 +1,12 @@
-//! An innocent neighbour on a small machine beside a service that leaks: what it suffers without the agent, and that it does not with it.
+//! An innocent neighbour on a small machine beside a service that leaks: what it suffers without
+//! the agent, and that it does not with it.
 //!
-//! The neighbour answers over TCP from a table in memory; its client counts from when a request was due, so that one which is stuck
-//! holds up those behind it, as it does with real clients. Emulated CPUs share a host's with others, whose turns show as latency as
-//! well. So two things are asked: that no window of some is as good as the usual one before, which others' turns do not do to all of
-//! them and a lack of memory does; and how long the kernel says that the neighbour waited for memory, which is none of the CPU's.
+//! The neighbour answers over TCP from a table in memory; its client counts from when a request was
+//! due, so that one which is stuck holds up those behind it, as it does with real clients. Emulated
+//! CPUs share a host's with others, whose turns show as latency as well. So two things are asked:
+//! that no window of some is as good as the usual one before, which others' turns do not do to all
+//! of them and a lack of memory does; and how long the kernel says that the neighbour waited for
+//! memory, which is none of the CPU's.
 
 use std::{
     fs,
@@ -108,7 +111,8 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     be_there()?;
     let swap = Swap::on(SWAP_BYTES)?;
     let neighbour = Neighbour::start()?;
-    // Scanned as seldom as the shortest horizon lets it: an emulated CPU takes tens of milliseconds for that.
+    // Scanned as seldom as the shortest horizon lets it: an emulated CPU takes tens of milliseconds
+    // for that.
     let seldom = QUICK.replace("200ms", "250ms") + "[detect.overload]\ninterval = \"500ms\"\n";
     let agent = Installed::start(&seldom)?;
     let (kills, leak) = (vmstat("oom_kill")?, Stage::running("leak", LEAK, FIRST_TO_GO)?);
@@ -118,7 +122,8 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         least_available = least_available.min(available_share().ok()?);
         leak.high().ok()?.parse::<u64>().ok()
     });
-    let limit_bytes = limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes =
+        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
     // Until the leaker has used up its margin.
     let full = until(SOON, || (leak.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
     ensure!(full.is_some(), "the leaker does not come to its limit");
@@ -129,7 +134,9 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let decided = line_of(&printed, "decision", "limit").context("nothing was decided")?;
     let limited = line_of(&printed, "outcome", "limited").context("nothing was limited")?;
     let took = t_of(limited)? - t_of(decided)?;
-    let gap = agent.metric("spillway_loop_gap_max_seconds").context("it does not say how long its loop was away")?;
+    let gap = agent
+        .metric("spillway_loop_gap_max_seconds")
+        .context("it does not say how long its loop was away")?;
     let (ratio, kills) = (after.p99_ms / before.p99_ms, vmstat("oom_kill")? - kills);
     let detail = format!(
         "limited at {} MiB within {:.0} ms of the breach; p99 {before} before, {after} under the limit: {ratio:.2} times; it waited \
@@ -151,11 +158,15 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 impl Neighbour {
     fn start() -> anyhow::Result<Self> {
         let stage = Stage::running("table", TABLE, "")?;
-        let stream = wait_for(SOON, || TcpStream::connect(ADDR).ok()).context("the neighbour does not listen")?;
-        let (samples, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let stream = wait_for(SOON, || TcpStream::connect(ADDR).ok())
+            .context("the neighbour does not listen")?;
+        let (samples, is_over) =
+            (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let client = {
             let (samples, is_over) = (samples.clone(), is_over.clone());
-            thread::spawn(move || ask(stream, &samples, &is_over).unwrap_or_else(|error| panic!("no answer: {error}")))
+            thread::spawn(move || {
+                ask(stream, &samples, &is_over).unwrap_or_else(|error| panic!("no answer: {error}"))
+            })
         };
         Ok(Self { stage, samples, is_over, client: Some(client) })
     }
@@ -171,7 +182,8 @@ impl Neighbour {
 
     /// The one in the middle of some windows.
     fn usual(&self) -> anyhow::Result<Latency> {
-        let mut windows = (0..WINDOWS).map(|_| self.window()).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut windows =
+            (0..WINDOWS).map(|_| self.window()).collect::<anyhow::Result<Vec<_>>>()?;
         windows.sort_by(|a, b| a.p99_ms.total_cmp(&b.p99_ms));
         Ok(windows.swap_remove(WINDOWS / 2))
     }
@@ -194,18 +206,24 @@ impl Neighbour {
     /// Latencies of what was answered since then, and of what waits.
     fn since(&self, start: Instant) -> Option<Latency> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let answered = samples.iter().filter(|(at, _)| *at >= start).map(|(_, took)| took.as_secs_f64() * 1e3);
-        let waits = samples.last().map(|(at, _)| at.elapsed().as_secs_f64() * 1e3).filter(|&ms| ms > 1e3);
+        let answered =
+            samples.iter().filter(|(at, _)| *at >= start).map(|(_, took)| took.as_secs_f64() * 1e3);
+        let waits =
+            samples.last().map(|(at, _)| at.elapsed().as_secs_f64() * 1e3).filter(|&ms| ms > 1e3);
         let mut all: Vec<f64> = answered.chain(waits).collect();
         all.sort_by(f64::total_cmp);
-        let at = |share: f64| all.get(((all.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied();
+        let at = |share: f64| {
+            all.get(((all.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied()
+        };
         Some(Latency { p50_ms: at(0.5)?, p99_ms: at(0.99)?, requests: all.len() })
     }
 
     /// For how long any of it waited for memory, so far.
     fn stalled_secs(&self) -> anyhow::Result<f64> {
         let text = fs::read_to_string(self.stage.file("memory.pressure"))?;
-        let us = text.lines().find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse::<u64>().ok());
+        let us = text.lines().find_map(|line| {
+            line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse::<u64>().ok()
+        });
         Ok(us.with_context(|| format!("memory.pressure says {text}"))? as f64 / 1e6)
     }
 }
@@ -220,7 +238,11 @@ impl Drop for Neighbour {
 }
 
 /// Asks at its pace; what was due while an answer was late counts from when it was due.
-fn ask(mut stream: TcpStream, samples: &Mutex<Vec<(Instant, Duration)>>, is_over: &AtomicBool) -> std::io::Result<()> {
+fn ask(
+    mut stream: TcpStream,
+    samples: &Mutex<Vec<(Instant, Duration)>>,
+    is_over: &AtomicBool,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut due = now();
     let mut number = 0_u64;

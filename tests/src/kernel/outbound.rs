@@ -37,19 +37,34 @@ fn connects(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<(Worklo
 }
 
 fn said(line: &Value) -> anyhow::Result<Ends> {
-    let field = |name: &str| line[name].as_u64().with_context(|| format!("it says no {name}: {line}"));
-    Ok([field("established")?, field("refused")?, field("timed_out")?, field("abandoned")?, field("pending")?])
+    let field =
+        |name: &str| line[name].as_u64().with_context(|| format!("it says no {name}: {line}"));
+    Ok([
+        field("established")?,
+        field("refused")?,
+        field("timed_out")?,
+        field("abandoned")?,
+        field("pending")?,
+    ])
 }
 
 fn ends(fact: &OutboundFact) -> Ends {
     let pending = u64::from(fact.pending);
-    [fact.established_total, fact.refused_total, fact.timed_out_total, fact.abandoned_total, pending]
+    [
+        fact.established_total,
+        fact.refused_total,
+        fact.timed_out_total,
+        fact.abandoned_total,
+        pending,
+    ]
 }
 
 fn find(facts: &[OutboundFact], addr: SocketAddr) -> anyhow::Result<&OutboundFact> {
     let addr = addr.to_string();
     let mut found = facts.iter().filter(|fact| *fact.addr == *addr);
-    let fact = found.next().with_context(|| format!("nothing is said of {addr}, of {} others", facts.len()))?;
+    let fact = found
+        .next()
+        .with_context(|| format!("nothing is said of {addr}, of {} others", facts.len()))?;
     ensure!(found.next().is_none(), "{addr} is told about twice: {facts:?}");
     Ok(fact)
 }
@@ -65,13 +80,21 @@ fn closed(any: &str) -> anyhow::Result<(OwnedFd, SocketAddr)> {
     // SAFETY: sockaddr_in6 is plain data, for which all zeroes is a valid value.
     let mut addr: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
     addr.sin6_family = family as libc::sa_family_t;
-    // SAFETY: bind reads an address of this size, which is no shorter than one of IPv4 and lives here. All zeroes is any.
-    done(unsafe { libc::bind(socket.as_raw_fd(), (&raw const addr).cast(), size_of_val(&addr) as libc::socklen_t) })?;
+    // SAFETY: bind reads an address of this size, which is no shorter than one of IPv4 and lives
+    // here. All zeroes is any.
+    done(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const addr).cast(),
+            size_of_val(&addr) as libc::socklen_t,
+        )
+    })?;
     let addr = SocketAddr::new(any.ip(), socket.local_addr()?.port());
     Ok((OwnedFd::from(socket), addr))
 }
 
-/// Connects of one process that end in each of the five ways, over one family; `through` is how the client writes an address.
+/// Connects of one process that end in each of the five ways, over one family; `through` is how the
+/// client writes an address.
 fn five_ends(
     prepared: &mut Prepared,
     rung: Rung,
@@ -111,20 +134,45 @@ fn five_ends(
         let mut truth = *plan;
         truth[0] += u64::from(own);
         let fact = find(&facts, *to)?;
-        ensure!(ends(fact) == truth, "{}: {:?} were seen, {truth:?} are true", fact.addr, ends(fact));
+        ensure!(
+            ends(fact) == truth,
+            "{}: {:?} were seen, {truth:?} are true",
+            fact.addr,
+            ends(fact)
+        );
         let whose = (fact.netns, fact.pid, fact.comm.as_ref(), fact.cgroup.clone());
-        let truly = (netns_of("self")?, program.pid(), "workload", cgroups.of_process(program.pid()));
-        ensure!(whose == truly, "{}: (netns, pid, comm, cgroup) {whose:?} were seen, {truly:?} are true", fact.addr);
+        let truly =
+            (netns_of("self")?, program.pid(), "workload", cgroups.of_process(program.pid()));
+        ensure!(
+            whose == truly,
+            "{}: (netns, pid, comm, cgroup) {whose:?} were seen, {truly:?} are true",
+            fact.addr
+        );
     }
     let again = outbound(sensors, 1.0);
-    let told: Vec<_> = programs.iter().filter(|(_, to, _)| find(&again, *to).is_ok()).map(|(_, to, _)| *to).collect();
-    ensure!(told == [full[2].addr()], "of {told:?} something is told anew, where only {} has news", full[2].addr());
+    let told: Vec<_> = programs
+        .iter()
+        .filter(|(_, to, _)| find(&again, *to).is_ok())
+        .map(|(_, to, _)| *to)
+        .collect();
+    ensure!(
+        told == [full[2].addr()],
+        "of {told:?} something is told anew, where only {} has news",
+        full[2].addr()
+    );
     // What was under way is abandoned by the end of its process.
     programs.pop();
     let last = outbound(sensors, 2.0);
     let fact = find(&last, full[2].addr())?;
-    ensure!(ends(fact) == [1, 0, 0, 4, 0], "after its end {:?} were seen, [1, 0, 0, 4, 0] are true", ends(fact));
-    Ok(Seen { events: 42, detail: "20 established, 7 refused, 3 and 2 timed out, 5 and 4 abandoned".to_owned() })
+    ensure!(
+        ends(fact) == [1, 0, 0, 4, 0],
+        "after its end {:?} were seen, [1, 0, 0, 4, 0] are true",
+        ends(fact)
+    );
+    Ok(Seen {
+        events: 42,
+        detail: "20 established, 7 refused, 3 and 2 timed out, 5 and 4 abandoned".to_owned(),
+    })
 }
 
 /// Over IPv4.
@@ -153,30 +201,46 @@ pub fn workers(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let server = TcpListener::bind("127.0.0.1:0")?;
     let to = server.local_addr()?;
     for generation in 1..=3_u32 {
-        let workers = (0..WORKERS).map(|_| connects(to, EACH, &[])).collect::<anyhow::Result<Vec<_>>>()?;
-        // Longer than the kernel keeps what does not change, so that the next generation finds nothing of this one.
+        let workers =
+            (0..WORKERS).map(|_| connects(to, EACH, &[])).collect::<anyhow::Result<Vec<_>>>()?;
+        // Longer than the kernel keeps what does not change, so that the next generation finds
+        // nothing of this one.
         let facts = outbound(sensors, 100.0 * f64::from(generation));
         let fact = find(&facts, to)?;
         let truth = [u64::from(generation) * WORKERS * EACH, 0, 0, 0, 0];
-        ensure!(ends(fact) == truth, "{:?} were seen of generation {generation}, {truth:?} are true", ends(fact));
+        ensure!(
+            ends(fact) == truth,
+            "{:?} were seen of generation {generation}, {truth:?} are true",
+            ends(fact)
+        );
         let pids: Vec<_> = workers.iter().map(|(worker, _)| worker.pid()).collect();
         ensure!(pids.contains(&fact.pid), "pid {} is not one of {pids:?}", fact.pid);
     }
-    Ok(Seen { events: 3 * WORKERS * EACH, detail: format!("three generations of {WORKERS} workers") })
+    Ok(Seen {
+        events: 3 * WORKERS * EACH,
+        detail: format!("three generations of {WORKERS} workers"),
+    })
 }
 
 /// Connects inside a network namespace of its own, to a port that nobody listens on.
 pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     let to: SocketAddr = "127.0.0.1:9".parse()?;
-    let program = in_own_namespace(workload()?.args(["connects", "--count=6", "--to", &to.to_string()]))?;
+    let program =
+        in_own_namespace(workload()?.args(["connects", "--count=6", "--to", &to.to_string()]))?;
     let said = said(&program.ready)?;
     ensure!(said == [0, 6, 0, 0, 0], "inside {said:?} are true, not six refusals");
     let facts = outbound(sensors, 0.0);
     let netns = netns_of(&program.pid().to_string())?;
     ensure!(netns != netns_of("self")?, "the workload is in this namespace");
-    let fact = facts.iter().find(|fact| fact.netns == netns).context("nothing is said of that namespace")?;
-    ensure!((ends(fact), fact.addr.as_ref()) == (said, "127.0.0.1:9"), "{fact:?} was seen, {said:?} are true");
+    let fact = facts
+        .iter()
+        .find(|fact| fact.netns == netns)
+        .context("nothing is said of that namespace")?;
+    ensure!(
+        (ends(fact), fact.addr.as_ref()) == (said, "127.0.0.1:9"),
+        "{fact:?} was seen, {said:?} are true"
+    );
     Ok(Seen { events: 6, detail: format!("netns {netns}") })
 }
 
@@ -187,26 +251,42 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
     let sensors = prepared.sensors(Probe::OutboundConnects, rung)?;
     for any in ["127.0.0.1:5000", "[::1]:5000"] {
         let inside = thread::spawn(move || {
-            let netns = own_network().map_err(|error| NotOffered(format!("no network namespace: {error}")))?;
+            let netns = own_network()
+                .map_err(|error| NotOffered(format!("no network namespace: {error}")))?;
             fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003")?;
             let server = TcpListener::bind(any)?;
             let to = server.local_addr()?;
             let held = (0..PORTS).map(|_| TcpStream::connect(to)).collect::<Result<Vec<_>, _>>()?;
             for _ in 0..MORE {
-                let error = TcpStream::connect(to).err().context("there is a port more than there can be")?;
-                ensure!(error.raw_os_error() == Some(libc::EADDRNOTAVAIL), "it fails otherwise: {error}");
+                let error = TcpStream::connect(to)
+                    .err()
+                    .context("there is a port more than there can be")?;
+                ensure!(
+                    error.raw_os_error() == Some(libc::EADDRNOTAVAIL),
+                    "it fails otherwise: {error}"
+                );
             }
             drop(held);
             anyhow::Ok((netns, to))
         });
-        let (netns, to) = inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
+        let (netns, to) =
+            inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
         let facts = outbound(sensors, 0.0);
-        let fact = facts.iter().find(|fact| fact.netns == netns).context("nothing is said of that namespace")?;
+        let fact = facts
+            .iter()
+            .find(|fact| fact.netns == netns)
+            .context("nothing is said of that namespace")?;
         let seen = (ends(fact), fact.no_local_port_total, fact.addr.as_ref());
         let truth = ([PORTS, 0, 0, 0, 0], Some(MORE), &*to.to_string());
-        ensure!(seen == truth, "{any}: (ends, without a port, to) {seen:?} were seen, {truth:?} are true");
+        ensure!(
+            seen == truth,
+            "{any}: (ends, without a port, to) {seen:?} were seen, {truth:?} are true"
+        );
     }
-    Ok(Seen { events: 2 * MORE, detail: format!("{MORE} over IPv4 and {MORE} over IPv6 had no local port") })
+    Ok(Seen {
+        events: 2 * MORE,
+        detail: format!("{MORE} over IPv4 and {MORE} over IPv6 had no local port"),
+    })
 }
 
 /// A connect that an ICMP error ends, as a router sends it that cannot reach the host.
@@ -229,12 +309,24 @@ pub fn unreachable_host(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<S
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()) },
         sin_zero: [0; 8],
     };
-    // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live here.
+    // SAFETY: sendto reads the bytes and an address of the size that it is told, which all live
+    // here.
     let sent = unsafe {
         let size = size_of_val(&address) as libc::socklen_t;
-        libc::sendto(icmp.as_raw_fd(), error.as_ptr().cast(), error.len(), 0, (&raw const address).cast(), size)
+        libc::sendto(
+            icmp.as_raw_fd(),
+            error.as_ptr().cast(),
+            error.len(),
+            0,
+            (&raw const address).cast(),
+            size,
+        )
     };
-    ensure!(sent == error.len() as isize, "the ICMP error was not sent: {}", std::io::Error::last_os_error());
+    ensure!(
+        sent == error.len() as isize,
+        "the ICMP error was not sent: {}",
+        std::io::Error::last_os_error()
+    );
     let mut t = 0.0;
     let seen = wait_for(Duration::from_secs(5), || {
         t += 1.0;
@@ -250,7 +342,9 @@ fn raw(protocol: i32) -> anyhow::Result<fs::File> {
     // SAFETY: socket takes three integers.
     let fd = unsafe { libc::socket(libc::AF_INET, flags, protocol) };
     if fd < 0 {
-        return Err(NotOffered(format!("no raw socket: {}", std::io::Error::last_os_error())).into());
+        return Err(
+            NotOffered(format!("no raw socket: {}", std::io::Error::last_os_error())).into()
+        );
     }
     // SAFETY: the descriptor was just made and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
@@ -272,12 +366,16 @@ fn syn_to(tcp: &mut fs::File, port: u16) -> Option<Vec<u8>> {
 
 /// The Internet checksum.
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
     let sum = (sum & 0xFFFF) + (sum >> 16);
     !((sum & 0xFFFF) + (sum >> 16)) as u16
 }
 
-/// More destinations than there is room for: what is kept and told stays bounded, and every one that is not counted is told of.
+/// More destinations than there is room for: what is kept and told stays bounded, and every one
+/// that is not counted is told of.
 pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const MORE: u64 = 1_000;
     /// What else may connect on a host meanwhile.
@@ -292,19 +390,34 @@ pub fn full_map(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let [full, left_out] = losses(sensors);
     ensure!(told <= 256, "{told} are told about at once");
     ensure!((MORE..=MORE + OTHERS).contains(&full), "{full} found the map full, {MORE} are true");
-    ensure!((told + left_out).abs_diff(room) <= OTHERS, "{told} are told about and {left_out} left out of {room}");
+    ensure!(
+        (told + left_out).abs_diff(room) <= OTHERS,
+        "{told} are told about and {left_out} left out of {room}"
+    );
     // What does not change makes room.
     outbound(sensors, 1.0);
     let (again, said) = connects(closed, 3, &[])?;
     let facts = outbound(sensors, 2.0);
-    ensure!(ends(find(&facts, closed)?) == said, "{:?} were seen, {said:?} are true", find(&facts, closed)?);
-    ensure!(losses(sensors)[0] == full, "there is no room yet: {} found none", losses(sensors)[0] - full);
+    ensure!(
+        ends(find(&facts, closed)?) == said,
+        "{:?} were seen, {said:?} are true",
+        find(&facts, closed)?
+    );
+    ensure!(
+        losses(sensors)[0] == full,
+        "there is no room yet: {} found none",
+        losses(sensors)[0] - full
+    );
     drop((again, program));
-    Ok(Seen { events: room + MORE, detail: format!("{full} found the map full, {told} told at once") })
+    Ok(Seen {
+        events: room + MORE,
+        detail: format!("{full} found the map full, {told} told at once"),
+    })
 }
 
 /// How many found the map full, and how many were left out of what is told.
 fn losses(sensors: &mut Sensors) -> [u64; 2] {
-    ["outbound_map_full", "outbound_left_out"]
-        .map(|name| sensors.lost().totals().find(|(what, _)| *what == name).map_or(0, |(_, total)| total))
+    ["outbound_map_full", "outbound_left_out"].map(|name| {
+        sensors.lost().totals().find(|(what, _)| *what == name).map_or(0, |(_, total)| total)
+    })
 }

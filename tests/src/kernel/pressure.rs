@@ -21,14 +21,19 @@ pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
     };
     ensure!(host.mem_available_bytes > 0, "no memory is available");
-    Ok(Seen { events: 1, detail: format!("{} MiB available, some avg10 {avg10}", host.mem_available_bytes / MIB) })
+    Ok(Seen {
+        events: 1,
+        detail: format!("{} MiB available, some avg10 {avg10}", host.mem_available_bytes / MIB),
+    })
 }
 
 /// A process that wants more than its cgroup's `memory.high` makes that cgroup's pressure rise.
 pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let cgroup = OwnCgroup::make(&unified()?, "hog").map_err(NotOffered::from)?;
     if !cgroup.has("memory.high") {
-        return Err(NotOffered("the unified hierarchy has no memory controller here".to_owned()).into());
+        return Err(
+            NotOffered("the unified hierarchy has no memory controller here".to_owned()).into()
+        );
     }
     if !cgroup.has("memory.pressure") {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
@@ -41,26 +46,35 @@ pub fn throttled_cgroup(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let hog = Workload::start(&mut hog);
     cgroup.set("cgroup.procs", hog.pid())?;
     let rise = wait_for(Duration::from_secs(30), || {
-        some_total(&cgroup).ok().and_then(|total| total.checked_sub(before)).filter(|&rise| rise > 10_000)
+        some_total(&cgroup)
+            .ok()
+            .and_then(|total| total.checked_sub(before))
+            .filter(|&rise| rise > 10_000)
     });
     let current = cgroup.get("memory.current")?;
     hog.stop();
-    let rise =
-        rise.with_context(|| format!("`some total` stayed at {before} µs with {} bytes in use", current.trim()))?;
+    let rise = rise.with_context(|| {
+        format!("`some total` stayed at {before} µs with {} bytes in use", current.trim())
+    })?;
     Ok(Seen { events: 1, detail: format!("some total rose by {} ms", rise / 1000) })
 }
 
 /// The microseconds of `some total` in `memory.pressure`.
 fn some_total(cgroup: &OwnCgroup) -> anyhow::Result<u64> {
     let text = cgroup.get("memory.pressure")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
     total.with_context(|| format!("memory.pressure says {text:?}"))
 }
 
 /// Where the unified hierarchy is mounted.
 fn unified() -> anyhow::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("mounts cannot be read")?;
-    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let mount = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields[2] == "cgroup2");
     let mount = mount.map(|fields| PathBuf::from(fields[1]));
     mount.ok_or_else(|| NotOffered("no unified hierarchy is mounted".to_owned()).into())
 }

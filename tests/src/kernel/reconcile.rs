@@ -1,7 +1,9 @@
-//! Containers whose limits somebody sets again and again, as the kubelet does: the agent insists three times, and then they are his.
+//! Containers whose limits somebody sets again and again, as the kubelet does: the agent insists
+//! three times, and then they are his.
 //!
-//! Both of the kubelet's drivers: one writes the files of cgroups that systemd knows nothing of, the other has systemd run each
-//! container's cgroup as a scope and asks it. A kubelet does so each minute; this one every two seconds, which is faster than any.
+//! Both of the kubelet's drivers: one writes the files of cgroups that systemd knows nothing of,
+//! the other has systemd run each container's cgroup as a scope and asks it. A kubelet does so each
+//! minute; this one every two seconds, which is faster than any.
 
 use std::{
     fs,
@@ -30,7 +32,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(2);
 /// What was changed is to be set again within this.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
-/// Four are what it takes, and more where the agent or systemd are slow: what is wiped already cannot be wiped.
+/// Four are what it takes, and more where the agent or systemd are slow: what is wiped already
+/// cannot be wiped.
 const ROUNDS_MAX: usize = 15;
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -38,8 +41,10 @@ const POD_LOGS: &str = "/var/log/pods";
 const SLICE: &str = "kubepods-burstable-pod1.slice";
 const SCOPE: &str = "cri-containerd-1.scope";
 
-/// What a kubelet wants of a container: more than a leaker gets of the agent, and enough for what it leaks in all.
-const WANTED: [(&str, u64); 3] = [("memory.high", 280 * MIB), ("memory.max", 320 * MIB), ("cpu.weight", 39)];
+/// What a kubelet wants of a container: more than a leaker gets of the agent, and enough for what
+/// it leaks in all.
+const WANTED: [(&str, u64); 3] =
+    [("memory.high", 280 * MIB), ("memory.max", 320 * MIB), ("cpu.weight", 39)];
 const LEAK: [&str; 3] = ["leak", "--rate=6MiB", "--limit=220MiB"];
 
 /// How a kubelet sets them.
@@ -70,7 +75,8 @@ pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let watch = Watch::over(&containers);
     let mut printed = Vec::new();
     let has_yielded = |printed: &[Value], container: &Container| {
-        let of_it: Vec<_> = printed.iter().filter(|line| line["cgroup"] == *container.cgroup).cloned().collect();
+        let of_it: Vec<_> =
+            printed.iter().filter(|line| line["cgroup"] == *container.cgroup).cloned().collect();
         line_of(&of_it, "outcome", "yielded").is_some()
     };
     for _ in 0..ROUNDS_MAX {
@@ -85,11 +91,14 @@ pub fn kubelet(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     sleep(SEEN_WITHIN);
     let (printed, again) = (agent.printed(), watch.end());
-    let checked =
-        containers.iter().zip(&again).try_for_each(|(container, again)| container.is_given_up(&printed, again));
+    let checked = containers
+        .iter()
+        .zip(&again)
+        .try_for_each(|(container, again)| container.is_given_up(&printed, again));
     checked.inspect_err(|_| eprintln!("{}", agent.said()))?;
     let each = containers.iter().zip(&again).map(|(container, again)| container.told(again));
-    let detail = format!("set again after {}; then the kubelet's", each.collect::<Vec<_>>().join(", and "));
+    let detail =
+        format!("set again after {}; then the kubelet's", each.collect::<Vec<_>>().join(", and "));
     Ok(Seen { events: 8, detail })
 }
 
@@ -102,7 +111,8 @@ struct Watch {
 impl Watch {
     fn over(containers: &[Container]) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
-        let (ends, files) = (is_over.clone(), containers.iter().map(|one| one.file("memory.high")).collect());
+        let (ends, files) =
+            (is_over.clone(), containers.iter().map(|one| one.file("memory.high")).collect());
         Self { is_over, watcher: thread::spawn(move || watch(files, &ends)) }
     }
 
@@ -140,7 +150,8 @@ impl Container {
                 let _ = fs::write(above.join("cgroup.subtree_control"), controller);
             }
             above.push(part);
-            fs::create_dir(&above).with_context(|| format!("{} cannot be made", above.display()))?;
+            fs::create_dir(&above)
+                .with_context(|| format!("{} cannot be made", above.display()))?;
         }
         let leak = Workload::start(beside("workload")?.args(LEAK));
         fs::write(above.join("cgroup.procs"), leak.pid().to_string())?;
@@ -167,11 +178,13 @@ impl Container {
     fn reconcile(&self) -> anyhow::Result<()> {
         match self.driver {
             Driver::Cgroupfs => WANTED.iter().try_for_each(|(file, value)| {
-                fs::write(self.file(file), value.to_string()).with_context(|| format!("{file} of {}", self.cgroup))
+                fs::write(self.file(file), value.to_string())
+                    .with_context(|| format!("{file} of {}", self.cgroup))
             }),
             Driver::Systemd => {
                 let names = ["MemoryHigh", "MemoryMax", "CPUWeight"];
-                let properties = names.iter().zip(WANTED).map(|(name, (_, value))| format!("{name}={value}"));
+                let properties =
+                    names.iter().zip(WANTED).map(|(name, (_, value))| format!("{name}={value}"));
                 let set = ["set-property", "--runtime", SCOPE].map(str::to_owned);
                 let args: Vec<_> = set.into_iter().chain(properties).collect();
                 systemctl(&args.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
@@ -187,19 +200,42 @@ impl Container {
     /// It was set again three times, told, and left alone since.
     fn is_given_up(&self, printed: &[Value], again: &[Duration]) -> anyhow::Result<()> {
         let of_it: Vec<_> = printed.iter().filter(|line| line["cgroup"] == *self.cgroup).collect();
-        let count = |field: &str, value: &str| of_it.iter().filter(|line| line[field] == value).count();
+        let count =
+            |field: &str, value: &str| of_it.iter().filter(|line| line[field] == value).count();
         let told = ["limited", "reasserted", "yielded"].map(|outcome| count("outcome", outcome));
-        ensure!(told == [1, 3, 1], "{} was limited, set again and given up {told:?} times", self.cgroup);
+        ensure!(
+            told == [1, 3, 1],
+            "{} was limited, set again and given up {told:?} times",
+            self.cgroup
+        );
         // Wiped and set again between two looks of ours it was not seen.
-        ensure!((1..=3).contains(&again.len()), "{} was seen set again {} times", self.cgroup, again.len());
-        ensure!(again.iter().all(|took| *took < SEEN_WITHIN), "{} was away for too long: {again:?}", self.cgroup);
-        let why = of_it.iter().find(|line| line["outcome"] == "yielded").and_then(|line| line["why"].as_str());
-        let is_told = |line: &Value| line["why"].as_str().zip(why).is_some_and(|(told, why)| told.starts_with(why));
+        ensure!(
+            (1..=3).contains(&again.len()),
+            "{} was seen set again {} times",
+            self.cgroup,
+            again.len()
+        );
+        ensure!(
+            again.iter().all(|took| *took < SEEN_WITHIN),
+            "{} was away for too long: {again:?}",
+            self.cgroup
+        );
+        let why = of_it
+            .iter()
+            .find(|line| line["outcome"] == "yielded")
+            .and_then(|line| line["why"].as_str());
+        let is_told = |line: &Value| {
+            line["why"].as_str().zip(why).is_some_and(|(told, why)| told.starts_with(why))
+        };
         let pages = of_it.iter().filter(|line| line["decision"] == "page" && is_told(line)).count();
         ensure!(pages == 1, "{pages} pages say that it is given up");
         for (file, value) in WANTED {
             let stands = self.read(file)?;
-            ensure!(stands == value.to_string(), "{file} of {} is {stands}, not {value}", self.cgroup);
+            ensure!(
+                stands == value.to_string(),
+                "{file} of {} is {stands}, not {value}",
+                self.cgroup
+            );
         }
         Ok(())
     }
@@ -214,7 +250,8 @@ impl Container {
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
-        let text = fs::read_to_string(self.file(file)).with_context(|| format!("{file} of {}", self.cgroup))?;
+        let text = fs::read_to_string(self.file(file))
+            .with_context(|| format!("{file} of {}", self.cgroup))?;
         Ok(text.trim().to_owned())
     }
 
@@ -223,14 +260,15 @@ impl Container {
     }
 }
 
-/// The kubelet's cgroups, and its directories of their pods, which tell the agent whose they are; gone when dropped, which is after
-/// the containers are.
+/// The kubelet's cgroups, and its directories of their pods, which tell the agent whose they are;
+/// gone when dropped, which is after the containers are.
 struct Pods;
 
 impl Pods {
     fn set() -> anyhow::Result<Self> {
         for directory in ["shop_api-1_1", "shop_db-0_2"] {
-            fs::create_dir_all(Path::new(POD_LOGS).join(directory)).context("no directory of a pod can be made")?;
+            fs::create_dir_all(Path::new(POD_LOGS).join(directory))
+                .context("no directory of a pod can be made")?;
         }
         Ok(Self)
     }

@@ -44,7 +44,9 @@ pub struct Prepared(Option<(About, Rung, Sensors)>);
 impl Prepared {
     /// Starts those of this rung, unless they are the ones that are there.
     pub fn start(&mut self, about: About, rung: Rung) {
-        let same = |(of, on, _): &(About, Rung, Sensors)| *of == about && name(*of, *on) == name(about, rung);
+        let same = |(of, on, _): &(About, Rung, Sensors)| {
+            *of == about && name(*of, *on) == name(about, rung)
+        };
         if self.0.as_ref().is_some_and(same) {
             return;
         }
@@ -63,8 +65,8 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual machine, where nothing
-    /// stands in the way, it is a failure.
+    /// Where the kernel refuses it. On a host that is what this host does not offer; in a virtual
+    /// machine, where nothing stands in the way, it is a failure.
     pub fn sensors(&mut self, probe: Probe, rung: Rung) -> anyhow::Result<&mut Sensors> {
         self.start(About::Probe(probe), rung);
         let Some((_, _, sensors)) = &mut self.0 else { anyhow::bail!("no sensors were started") };
@@ -97,7 +99,8 @@ fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()>
     if report.source == name(About::Probe(probe), rung) {
         return Ok(());
     }
-    let passed = report.passed_over.iter().find(|passed| passed.at == name(About::Probe(probe), rung));
+    let passed =
+        report.passed_over.iter().find(|passed| passed.at == name(About::Probe(probe), rung));
     let reason = passed.map_or_else(
         || format!("{} was taken instead", report.source),
         |passed| format!("{}: {}", passed.shortfall.why, passed.shortfall.reason),

@@ -1,7 +1,8 @@
 //! Runs checks, each in a process of its own, and writes one JSON line a result.
 //!
-//! Attaching takes an emulated processor seconds, so the sensors of a rung are started once and every check of that rung is a fork
-//! that finds them ready. Nothing here starts a thread, so that a fork has all that it needs.
+//! Attaching takes an emulated processor seconds, so the sensors of a rung are started once and
+//! every check of that rung is a fork that finds them ready. Nothing here starts a thread, so that
+//! a fork has all that it needs.
 
 use std::{
     fs::File,
@@ -25,11 +26,14 @@ use crate::{
 
 /// Runs those of the checks whose name contains `only`, and says whether none failed.
 pub fn run_all(out: &mut dyn Write, checks: Vec<Check>, only: Option<&str>) -> ExitCode {
-    let chosen: Vec<Check> =
-        checks.into_iter().filter(|check| only.is_none_or(|only| check.name().contains(only))).collect();
+    let chosen: Vec<Check> = checks
+        .into_iter()
+        .filter(|check| only.is_none_or(|only| check.name().contains(only)))
+        .collect();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = thread::available_parallelism().map_or(0, usize::from);
-    let mut failed = say(out, &json!({"kernel": release.trim(), "cpus": cpus, "checks": chosen.len()})).is_err();
+    let mut failed =
+        say(out, &json!({"kernel": release.trim(), "cpus": cpus, "checks": chosen.len()})).is_err();
     log_to_stderr();
     let mut prepared = Prepared::default();
     for check in &chosen {
@@ -56,18 +60,28 @@ pub fn run_all(out: &mut dyn Write, checks: Vec<Check>, only: Option<&str>) -> E
 
 /// What Spillway logs, the verifier's words included.
 fn log_to_stderr() {
-    tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG).with_ansi(false).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::DEBUG)
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .init();
 }
 
 /// The result of a check, made in this process.
 fn result(check: &Check, prepared: &mut Prepared) -> Value {
-    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| check.run(prepared))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("for no reason given")))
-    });
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| check.run(prepared)))
+        .unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or(panic.downcast_ref::<&str>().copied());
+            Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("for no reason given")))
+        });
     match outcome {
         Ok(Seen { events, detail }) => json!({"pass": true, "events": events, "detail": detail}),
-        Err(error) if error.is::<NotOffered>() => json!({"pass": null, "detail": error.to_string()}),
+        Err(error) if error.is::<NotOffered>() => {
+            json!({"pass": null, "detail": error.to_string()})
+        }
         Err(error) => json!({"pass": false, "detail": format!("{error:#}")}),
     }
 }
@@ -75,7 +89,8 @@ fn result(check: &Check, prepared: &mut Prepared) -> Value {
 fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
     let mut ends = [0; 2];
     // SAFETY: pipe2 writes two descriptors.
-    done(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }).context("no pipe can be made")?;
+    done(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })
+        .context("no pipe can be made")?;
     // SAFETY: both were just made, and nobody else has them.
     let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
     // SAFETY: this process has one thread, so that its copy is whole.
@@ -86,19 +101,21 @@ fn in_a_fork(check: &Check, prepared: &mut Prepared) -> anyhow::Result<Value> {
         drop(reader);
         let line = result(check, prepared);
         let said = say(&mut File::from(writer), &line);
-        // Nothing is dropped: what is prepared belongs to the parent, and detaching it here would detach it there.
-        // SAFETY: it ends this process and nothing else.
+        // Nothing is dropped: what is prepared belongs to the parent, and detaching it here would
+        // detach it there. SAFETY: it ends this process and nothing else.
         unsafe { libc::_exit(i32::from(said.is_err())) };
     }
     drop(writer);
     let status = wait(child, check.limit)?;
-    let status = status.with_context(|| format!("took longer than {} s and was stopped", check.limit.as_secs()))?;
-    // A line is shorter than what a pipe holds, so that it is all there now. A workload that outlives the check has no part
-    // in this pipe: it is closed on exec.
+    let status = status
+        .with_context(|| format!("took longer than {} s and was stopped", check.limit.as_secs()))?;
+    // A line is shorter than what a pipe holds, so that it is all there now. A workload that
+    // outlives the check has no part in this pipe: it is closed on exec.
     let mut text = String::new();
     File::from(reader).read_to_string(&mut text).context("the result cannot be read")?;
     serde_json::from_str(&text).with_context(|| {
-        let signal = libc::WIFSIGNALED(status).then(|| format!("killed by signal {}", libc::WTERMSIG(status)));
+        let signal = libc::WIFSIGNALED(status)
+            .then(|| format!("killed by signal {}", libc::WTERMSIG(status)));
         format!("ended without a result: {}", signal.unwrap_or_else(|| format!("status {status}")))
     })
 }
@@ -109,12 +126,15 @@ fn wait(child: libc::pid_t, limit: Duration) -> anyhow::Result<Option<libc::c_in
     let mut status = 0;
     loop {
         // SAFETY: waitpid writes one status, which lives here.
-        if done(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) }).context("the check is not ours")? != 0
+        if done(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) })
+            .context("the check is not ours")?
+            != 0
         {
             return Ok(Some(status));
         }
         if start.elapsed() > limit {
-            // SAFETY: kill takes two integers; the group is that of a child which is not reaped yet. Then it is.
+            // SAFETY: kill takes two integers; the group is that of a child which is not reaped
+            // yet. Then it is.
             unsafe {
                 libc::kill(-child, libc::SIGKILL);
                 libc::kill(child, libc::SIGKILL);

@@ -1,4 +1,5 @@
-//! Limits on systemd's units while systemd gives no answer: as where memory is so short that it waits for its own pages.
+//! Limits on systemd's units while systemd gives no answer: as where memory is so short that it
+//! waits for its own pages.
 
 use std::{fs, time::Duration};
 
@@ -36,7 +37,8 @@ impl Drop for SilentBus {
     }
 }
 
-/// A limit stands all the same, in the cgroup's file; systemd is told as soon as it answers, and it goes without a trace, whenever it goes.
+/// A limit stands all the same, in the cgroup's file; systemd is told as soon as it answers, and it
+/// goes without a trace, whenever it goes.
 pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("silent", "")?;
     let before = stage.properties()?;
@@ -45,7 +47,8 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
         let took = start.elapsed();
         ensure!(
-            outcome.event == OutcomeKind::Limited && outcome.why.contains("systemd gives no answer"),
+            outcome.event == OutcomeKind::Limited
+                && outcome.why.contains("systemd gives no answer"),
             "{outcome:?}"
         );
         ensure!(took < LIMITED_WITHIN, "it took {took:?}");
@@ -78,9 +81,17 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     stage.pause().turn_off()?;
     let looked = stage.limits.look(3.0);
     ensure!(looked.is_empty(), "{looked:?}");
-    ensure!(stage.drop_ins() == ["50-MemoryHigh.conf"], "systemd was not told: {:?}", stage.drop_ins());
+    ensure!(
+        stage.drop_ins() == ["50-MemoryHigh.conf"],
+        "systemd was not told: {:?}",
+        stage.drop_ins()
+    );
     let told = format!("MemoryHigh={limit_bytes}");
-    ensure!(stage.properties()?.lines().any(|line| line == told), "{told} is not in {}", stage.properties()?);
+    ensure!(
+        stage.properties()?.lines().any(|line| line == told),
+        "{told} is not in {}",
+        stage.properties()?
+    );
     systemctl(&["daemon-reload"])?;
     systemctl(&["set-property", "--runtime", &stage.name, "TasksMax=99"])?;
     systemctl(&["set-property", "--runtime", &stage.name, "TasksMax="])?;
@@ -97,7 +108,11 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let silence = SilentBus::stop()?;
     fs::write(stage.file("memory.high"), "max")?;
     let looked = [10.0, 11.0].map(|t| stage.limits.look(t));
-    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}: {looked:?}", stage.high()?);
+    ensure!(
+        stage.high()? == limit_bytes.to_string(),
+        "memory.high is {}: {looked:?}",
+        stage.high()?
+    );
     drop(silence);
     stage.limits.look(12.0);
     stage.undo()?;
@@ -110,6 +125,9 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     is_as_before(&stage)?;
     drop(silence);
     is_as_before(&stage)?;
-    let detail = format!("limited after {:.1} s by the file alone, then by the property", took.as_secs_f64());
+    let detail = format!(
+        "limited after {:.1} s by the file alone, then by the property",
+        took.as_secs_f64()
+    );
     Ok(Seen { events: 3, detail })
 }

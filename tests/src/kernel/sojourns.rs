@@ -28,7 +28,8 @@ use crate::{
 /// How far what is seen may be from what is true.
 const SLACK_US: u64 = 1_000;
 
-/// A client that is connected waits for accept() within so long, on the slowest of emulated kernels.
+/// A client that is connected waits for accept() within so long, on the slowest of emulated
+/// kernels.
 const QUEUED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Facts about the listeners at an address, of which there may be several.
@@ -37,8 +38,9 @@ fn of(sensors: &mut Sensors, addr: SocketAddr) -> Vec<ListenerFact> {
     listeners(sensors, 0.0).into_iter().filter(|fact| *fact.addr == *addr).collect()
 }
 
-/// What is known of some connections' waits, in microseconds, sorted: each lay between these two. It began between connect() and
-/// the listener's readiness and ended within accept(), and an emulated kernel takes its time over all three.
+/// What is known of some connections' waits, in microseconds, sorted: each lay between these two.
+/// It began between connect() and the listener's readiness and ended within accept(), and an
+/// emulated kernel takes its time over all three.
 struct Waits {
     least: Vec<u64>,
     most: Vec<u64>,
@@ -64,7 +66,8 @@ fn delayed(listener: &TcpListener, count: usize, delay: Duration) -> anyhow::Res
     for _ in 0..count {
         let before = now();
         let client = TcpStream::connect(addr).context("the server cannot be reached")?;
-        // The kernel may be late with the last packet of the handshake, which the client does not wait for.
+        // The kernel may be late with the last packet of the handshake, which the client does not
+        // wait for.
         wait_until_queued(listener)?;
         let after = now();
         sleep(delay);
@@ -83,7 +86,12 @@ fn wait_until_queued(listener: &TcpListener) -> anyhow::Result<()> {
     let mut polled = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd is read and written through the pointer, which lives until poll returns.
     let ready = unsafe { libc::poll(&raw mut polled, 1, QUEUED_WITHIN.as_millis() as i32) };
-    ensure!(ready == 1, "no connection waits after {} s: {}", QUEUED_WITHIN.as_secs(), io::Error::last_os_error());
+    ensure!(
+        ready == 1,
+        "no connection waits after {} s: {}",
+        QUEUED_WITHIN.as_secs(),
+        io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -98,11 +106,19 @@ fn agree(what: &str, seen: Option<u64>, (least, most): (u64, u64)) -> anyhow::Re
 /// Holds count, mean and 99th percentile to the truth.
 fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
     let count = waits.least.len() as u64;
-    ensure!(fact.accepted_total == Some(count), "{:?} were counted of {count}", fact.accepted_total);
+    ensure!(
+        fact.accepted_total == Some(count),
+        "{:?} were counted of {count}",
+        fact.accepted_total
+    );
     let p99 = agree("p99", fact.sojourn_p99_us, waits.p99())?;
     let mean = agree("mean", fact.sojourn_mean_us, waits.mean())?;
     // A bucket is told by its lower bound.
-    let min = agree("shortest", fact.sojourn_min_us, (waits.least[0] - waits.least[0] / 16, waits.most[0]))?;
+    let min = agree(
+        "shortest",
+        fact.sojourn_min_us,
+        (waits.least[0] - waits.least[0] / 16, waits.most[0]),
+    )?;
     let (least, most) = waits.p99();
     Ok(format!("p99 {p99} µs outside {least} to {most}, mean {mean}, shortest {min}"))
 }
@@ -114,7 +130,13 @@ fn one(facts: &[ListenerFact]) -> anyhow::Result<&ListenerFact> {
     }
 }
 
-fn delays(prepared: &mut Prepared, rung: Rung, any: &str, count: usize, delay: Duration) -> anyhow::Result<Seen> {
+fn delays(
+    prepared: &mut Prepared,
+    rung: Rung,
+    any: &str,
+    count: usize,
+    delay: Duration,
+) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
     let listener = TcpListener::bind(any)?;
     let waits = delayed(&listener, count, delay)?;
@@ -132,7 +154,8 @@ pub fn over_ipv6(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     delays(prepared, rung, "[::1]:0", 30, Duration::from_millis(10))
 }
 
-/// More threads than there are return probes sleep in accept() on an empty queue; then connections come.
+/// More threads than there are return probes sleep in accept() on an empty queue; then connections
+/// come.
 pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const THREADS: usize = 40;
     const ASLEEP: Duration = Duration::from_millis(500);
@@ -153,10 +176,17 @@ pub fn blocking_accept(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let took = start.elapsed();
     let facts = of(sensors, addr);
     let fact = facts.first().context("the listener is not seen")?;
-    ensure!(fact.accepted_total == Some(THREADS as u64), "{:?} were counted of {THREADS}", fact.accepted_total);
+    ensure!(
+        fact.accepted_total == Some(THREADS as u64),
+        "{:?} were counted of {THREADS}",
+        fact.accepted_total
+    );
     let p99 = fact.sojourn_p99_us.context("no wait was seen")?;
     // The sleep before is no wait: nobody was in the queue.
-    ensure!(u128::from(p99) <= took.as_micros() * 17 / 16, "a wait of {p99} µs in {took:?}, after {ASLEEP:?} of sleep");
+    ensure!(
+        u128::from(p99) <= took.as_micros() * 17 / 16,
+        "a wait of {p99} µs in {took:?}, after {ASLEEP:?} of sleep"
+    );
     drop(clients);
     Ok(Seen { events: THREADS as u64, detail: format!("{THREADS} sleepers, p99 {p99} µs") })
 }
@@ -193,38 +223,65 @@ pub fn shared_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
     let prompt = start.elapsed();
     sleep(LATE);
     taken[0] = take(&sockets[0]);
-    ensure!(taken.iter().all(|&count| count > 0), "the kernel gave the sockets {taken:?} connections");
-    let mut seen: Vec<_> = of(sensors, addr).iter().map(|fact| (fact.accepted_total, fact.sojourn_min_us)).collect();
+    ensure!(
+        taken.iter().all(|&count| count > 0),
+        "the kernel gave the sockets {taken:?} connections"
+    );
+    let mut seen: Vec<_> =
+        of(sensors, addr).iter().map(|fact| (fact.accepted_total, fact.sojourn_min_us)).collect();
     seen.sort_by_key(|&(_, min)| min);
     let late = seen.pop().context("no listener is seen")?;
     let late_us = LATE.as_micros() as u64;
-    ensure!(late.0 == Some(taken[0]), "{:?} were counted on the late socket, {} are true", late.0, taken[0]);
-    ensure!(late.1.is_some_and(|min| min + min / 8 >= late_us), "the late socket's shortest wait is {:?} µs", late.1);
+    ensure!(
+        late.0 == Some(taken[0]),
+        "{:?} were counted on the late socket, {} are true",
+        late.0,
+        taken[0]
+    );
+    ensure!(
+        late.1.is_some_and(|min| min + min / 8 >= late_us),
+        "the late socket's shortest wait is {:?} µs",
+        late.1
+    );
     let mut rest: Vec<_> = seen.iter().map(|&(accepted, _)| accepted.unwrap_or(0)).collect();
     let mut truth = taken[1..].to_vec();
     rest.sort_unstable();
     truth.sort_unstable();
     ensure!(rest == truth, "{rest:?} were counted on the others, {truth:?} are true");
     let slowest = seen.last().and_then(|&(_, min)| min).unwrap_or(u64::MAX);
-    ensure!(u128::from(slowest) <= prompt.as_micros(), "a prompt socket's shortest wait is {slowest} µs");
-    Ok(Seen { events: 64, detail: format!("{taken:?} connections, the late ones waited {:?} µs and more", late.1) })
+    ensure!(
+        u128::from(slowest) <= prompt.as_micros(),
+        "a prompt socket's shortest wait is {slowest} µs"
+    );
+    Ok(Seen {
+        events: 64,
+        detail: format!("{taken:?} connections, the late ones waited {:?} µs and more", late.1),
+    })
 }
 
 /// In a network namespace of its own, where every handshake is answered with a SYN cookie.
 pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let sensors = prepared.sensors(Probe::AcceptSojourn, rung)?;
-    let inside = thread::spawn(|| -> anyhow::Result<(TcpListener, Waits, BTreeMap<String, u64>)> {
-        // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread alone.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return Err(NotOffered(format!("no network namespace: {}", io::Error::last_os_error())).into());
-        }
-        guest::loopback_up()?;
-        fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").context("SYN cookies cannot be forced")?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let waits = delayed(&listener, 30, Duration::from_millis(10))?;
-        Ok((listener, waits, netstat()?))
-    });
-    let (listener, waits, counters) = inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+    let inside =
+        thread::spawn(|| -> anyhow::Result<(TcpListener, Waits, BTreeMap<String, u64>)> {
+            // SAFETY: unshare takes a number and touches no memory of ours; it concerns this thread
+            // alone.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                return Err(NotOffered(format!(
+                    "no network namespace: {}",
+                    io::Error::last_os_error()
+                ))
+                .into());
+            }
+            guest::loopback_up()?;
+            fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")
+                .context("SYN cookies cannot be forced")?;
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let waits = delayed(&listener, 30, Duration::from_millis(10))?;
+            Ok((listener, waits, netstat()?))
+        });
+    let (listener, waits, counters) =
+        inside.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
     let cookies = counters.get("SyncookiesRecv").copied().unwrap_or(0);
     ensure!(cookies >= 30, "{cookies} connections came by cookie, not 30");
     let facts = of(sensors, listener.local_addr()?);
@@ -238,7 +295,8 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let kernel = kernel(Probe::AcceptSojourn, rung)?;
     let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
     let held = || {
-        let sojourns = probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
+        let sojourns =
+            probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
         (probes.known.keys().filter_map(Result::ok).count(), sojourns)
     };
     let before = held();
@@ -250,7 +308,10 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         drop(clients);
     }
     let after = held();
-    ensure!(after == before, "(listeners, histograms) were {before:?} and are {after:?} after {ROUNDS} that closed");
+    ensure!(
+        after == before,
+        "(listeners, histograms) were {before:?} and are {after:?} after {ROUNDS} that closed"
+    );
     // A histogram that is there as long as its listener is.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let _client = TcpStream::connect(listener.local_addr()?)?;
@@ -260,11 +321,14 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
         "a listener that accepts has no histogram: {before:?}, {:?}",
         held()
     );
-    Ok(Seen { events: (ROUNDS * 10) as u64, detail: format!("{} connections, {ROUNDS} listeners", ROUNDS * 10) })
+    Ok(Seen {
+        events: (ROUNDS * 10) as u64,
+        detail: format!("{} connections, {ROUNDS} listeners", ROUNDS * 10),
+    })
 }
 
-/// What following accept() costs a connection, in times of what looking at a listener costs: emulated nanoseconds say nothing, and
-/// the bench knows what the other costs on hardware.
+/// What following accept() costs a connection, in times of what looking at a listener costs:
+/// emulated nanoseconds say nothing, and the bench knows what the other costs on hardware.
 pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const CONNECTIONS: u64 = 2_000;
     let kernel = kernel(Probe::AcceptSojourn, rung)?;
@@ -278,14 +342,21 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     };
     // An emulator translates what it meets first: that is not counted.
     (0..CONNECTIONS / 10).try_for_each(|_| connect())?;
-    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
+    let _counting =
+        enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
     (0..CONNECTIONS).try_for_each(|_| connect())?;
     let costs = program_costs(&kernel)?;
-    let of = |is: fn(&str) -> bool| costs.iter().filter(|(name, ..)| is(name)).map(|(_, nanos, _)| nanos).sum::<f64>();
+    let of = |is: fn(&str) -> bool| {
+        costs.iter().filter(|(name, ..)| is(name)).map(|(_, nanos, _)| nanos).sum::<f64>()
+    };
     // A pass ends with a call that has no listener.
-    let (accept, scan) = (of(|name| name.starts_with("accept_")), of(|name| name == "scan_listeners") * 2.0);
+    let (accept, scan) =
+        (of(|name| name.starts_with("accept_")), of(|name| name == "scan_listeners") * 2.0);
     ensure!(accept > 0.0 && scan > 0.0, "not every program ran: {costs:?}");
-    Ok(Seen { events: CONNECTIONS, detail: format!("{:.2} times a look at a listener", accept / scan) })
+    Ok(Seen {
+        events: CONNECTIONS,
+        detail: format!("{:.2} times a look at a listener", accept / scan),
+    })
 }
 
 /// The extended TCP counters of this thread's network namespace.
@@ -293,14 +364,19 @@ fn netstat() -> anyhow::Result<BTreeMap<String, u64>> {
     let text = fs::read_to_string("/proc/thread-self/net/netstat")?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    Ok(names.split(' ').map(str::to_owned).zip(values.split(' ').filter_map(|value| value.parse().ok())).collect())
+    Ok(names
+        .split(' ')
+        .map(str::to_owned)
+        .zip(values.split(' ').filter_map(|value| value.parse().ok()))
+        .collect())
 }
 
 /// A listener that shares its port; std sets no options before it binds.
 fn reuseport(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let SocketAddr::V4(v4) = addr else { anyhow::bail!("{addr} is not IPv4") };
     // SAFETY: socket takes three integers.
-    let fd = done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    let fd =
+        done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let on: libc::c_int = 1;
@@ -310,10 +386,17 @@ fn reuseport(addr: SocketAddr) -> anyhow::Result<TcpListener> {
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
         sin_zero: [0; 8],
     };
-    // SAFETY: each call reads a value of the size that it is told, which lives here, and the descriptor is open.
+    // SAFETY: each call reads a value of the size that it is told, which lives here, and the
+    // descriptor is open.
     unsafe {
         let size = size_of_val(&on) as libc::socklen_t;
-        done(libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const on).cast(), size))?;
+        done(libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEPORT,
+            (&raw const on).cast(),
+            size,
+        ))?;
         let size = size_of_val(&address) as libc::socklen_t;
         done(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size))?;
         done(libc::listen(socket.as_raw_fd(), 128))?;

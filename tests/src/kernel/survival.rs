@@ -1,4 +1,5 @@
-//! The agent on a kernel that refuses it something: it runs on what is left, says in one line each what that is, and stays.
+//! The agent on a kernel that refuses it something: it runs on what is left, says in one line each
+//! what that is, and stays.
 
 use std::{fs, os::unix::process::CommandExt as _, time::Duration};
 
@@ -46,13 +47,18 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Under kernel lockdown in its confidentiality mode, which there is no way back from: the last check of a virtual machine.
+/// Under kernel lockdown in its confidentiality mode, which there is no way back from: the last
+/// check of a virtual machine.
 pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     if !guest::is_guest() {
-        return Err(NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into());
+        return Err(
+            NotOffered("lockdown cannot be undone: in virtual machines alone".to_owned()).into()
+        );
     }
-    fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("{LOCKDOWN} does not take it"))?;
-    // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so does what needs neither.
+    fs::write(LOCKDOWN, "confidentiality")
+        .with_context(|| format!("{LOCKDOWN} does not take it"))?;
+    // No helper may read kernel memory. Loads of which the verifier knows the type go on, and so
+    // does what needs neither.
     survive(
         "process_memory process_handles accept_queue unix_queue accept_sojourn outbound_connects",
         Some("lockdown"),
@@ -60,7 +66,8 @@ pub fn lockdown(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     )
 }
 
-/// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that has `word` in it.
+/// Starts the agent; `degraded` are the probes that are not what they should be, for a reason that
+/// has `word` in it.
 fn survive(
     degraded: &str,
     word: Option<&str>,
@@ -73,8 +80,9 @@ fn survive(
     hinder(&mut command);
     let limit = if guest::is_guest() { STARTS_WITHIN * EMULATED } else { STARTS_WITHIN };
     let running = Running::start_within(command, limit);
-    let scanned =
-        wait_for(limit, || find_metric(&running.get("/metrics"), "spillway_processes").filter(|&seen| seen > 0.0));
+    let scanned = wait_for(limit, || {
+        find_metric(&running.get("/metrics"), "spillway_processes").filter(|&seen| seen > 0.0)
+    });
     let processes = scanned.context("no process was seen")?;
     let metrics = running.get("/metrics");
     std::thread::sleep(Duration::from_secs(3));
@@ -92,7 +100,10 @@ fn survive(
         });
         // Elsewhere than in a virtual machine the kernel may refuse more.
         let expected = !degraded.split(' ').any(|other| other == name);
-        ensure!(attached == expected || !guest::is_guest(), "{name} attached is {attached}: {metrics}");
+        ensure!(
+            attached == expected || !guest::is_guest(),
+            "{name} attached is {attached}: {metrics}"
+        );
     }
     let warnings = warnings(&log);
     if let Some(word) = word {
@@ -105,5 +116,8 @@ fn survive(
         "{} warnings, for {degraded:?}: {log}",
         warnings.len()
     );
-    Ok(Seen { events: processes as u64, detail: format!("{} warnings, degraded: {degraded:?}", warnings.len()) })
+    Ok(Seen {
+        events: processes as u64,
+        detail: format!("{} warnings, degraded: {degraded:?}", warnings.len()),
+    })
 }

@@ -1,6 +1,8 @@
-//! A limit on a host with swap: without more than that a leaker goes on into swap, and with it it stands still.
+//! A limit on a host with swap: without more than that a leaker goes on into swap, and with it it
+//! stands still.
 //!
-//! The drive is slow, so that it takes seconds to swap some megabytes; what is looked at is the kernel's count of the cgroup's own.
+//! The drive is slow, so that it takes seconds to swap some megabytes; what is looked at is the
+//! kernel's count of the cgroup's own.
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -20,7 +22,8 @@ const LEAK: &str = "leak --rate=20MiB --limit=1GiB";
 const SWAPPED_BYTES: u64 = 8 * MIB;
 /// What is in the kernel's hands as the limit is set may still get there.
 const ON_ITS_WAY_BYTES: u64 = MIB;
-/// For how long it is seen to stand still: without, it would have swapped a multiple of what it has.
+/// For how long it is seen to stand still: without, it would have swapped a multiple of what it
+/// has.
 const STANDS: Duration = Duration::from_secs(5);
 
 /// It swaps without, does not with it, and may again when that is over.
@@ -34,27 +37,46 @@ pub fn swap(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let swapped = |stage: &Stage| number(stage, "memory.swap.current");
 
     // As it is with memory.high alone.
-    until(SOON, || (stage.used_bytes().ok()? > 64 * MIB).then_some(())).context("it does not leak")?;
+    until(SOON, || (stage.used_bytes().ok()? > 64 * MIB).then_some(()))
+        .context("it does not leak")?;
     fs::write(stage.file("memory.high"), (64 * MIB).to_string())?;
     let swaps = until(SOON, || (swapped(&stage).ok()? > SWAPPED_BYTES).then_some(()));
-    ensure!(swaps.is_some(), "memory.high alone holds it as well: {} bytes are swapped", swapped(&stage)?);
+    ensure!(
+        swaps.is_some(),
+        "memory.high alone holds it as well: {} bytes are swapped",
+        swapped(&stage)?
+    );
     fs::write(stage.file("memory.high"), "max")?;
 
     let limit_bytes = stage.limit()?;
     let held_bytes = number(&stage, "memory.swap.max")?;
     ensure!(held_bytes >= SWAPPED_BYTES, "it may have {held_bytes} bytes, and had more");
     let full = until(SOON, || (stage.used_bytes().ok()? + 4 * MIB > limit_bytes).then_some(()));
-    ensure!(full.is_some(), "it does not come to its limit of {limit_bytes}: {}", stage.used_bytes()?);
+    ensure!(
+        full.is_some(),
+        "it does not come to its limit of {limit_bytes}: {}",
+        stage.used_bytes()?
+    );
     sleep(STANDS);
     let after_bytes = swapped(&stage)?;
     let used_bytes = stage.used_bytes()?;
-    ensure!(after_bytes <= held_bytes + ON_ITS_WAY_BYTES, "{after_bytes} bytes are swapped, {held_bytes} may be");
-    ensure!(used_bytes <= limit_bytes + 16 * MIB, "{used_bytes} bytes are used, {limit_bytes} may be");
+    ensure!(
+        after_bytes <= held_bytes + ON_ITS_WAY_BYTES,
+        "{after_bytes} bytes are swapped, {held_bytes} may be"
+    );
+    ensure!(
+        used_bytes <= limit_bytes + 16 * MIB,
+        "{used_bytes} bytes are used, {limit_bytes} may be"
+    );
     ensure!(is_alive(stage.pid()?) && vmstat("oom_kill")? == kills, "somebody was killed");
 
     stage.undo()?;
     let after = stage.properties()?;
-    ensure!(after == before && stage.drop_ins().is_empty(), "{before}; after: {after}; {:?}", stage.drop_ins());
+    ensure!(
+        after == before && stage.drop_ins().is_empty(),
+        "{before}; after: {after}; {:?}",
+        stage.drop_ins()
+    );
     let stands = fs::read_to_string(stage.file("memory.swap.max"))?;
     ensure!(stands.trim() == "max", "memory.swap.max is {stands}");
     let detail = format!(

@@ -1,4 +1,5 @@
-//! The agent installed by the lines in its unit file, at work, and removed by the lines beside them: nothing is left of it.
+//! The agent installed by the lines in its unit file, at work, and removed by the lines beside
+//! them: nothing is left of it.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -15,7 +16,8 @@ use crate::{
 
 const PROGRAM: &str = "/usr/local/bin/spillway";
 
-/// Where a host keeps what lasts, and what does not; the journal, which is not the agent's to remove, is left out.
+/// Where a host keeps what lasts, and what does not; the journal, which is not the agent's to
+/// remove, is left out.
 const PLACES: [&str; 6] = ["/etc", "/run", "/usr/local", "/var", "/sys/fs/cgroup", "/sys/fs/bpf"];
 const LEFT_OUT: [&str; 3] = ["/run/log/journal", "/var/log/journal", "/run/systemd/journal"];
 
@@ -41,23 +43,34 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     scratch.file("spillway.toml", QUICK);
     scratch.file("spillway.service", UNIT_FILE);
     let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
-    // systemd's own place for what is set for this boot; it makes it with the first property and keeps it.
+    // systemd's own place for what is set for this boot; it makes it with the first property and
+    // keeps it.
     fs::create_dir_all("/run/systemd/system.control")?;
     let before = Found::look(&stage)?;
 
     run_lines("To install it", &scratch.0)?;
     let limited = until(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
-    ensure!(limited.is_some(), "it limits nothing: {}", systemctl(&["status", "--full", AGENT_UNIT])?);
+    ensure!(
+        limited.is_some(),
+        "it limits nothing: {}",
+        systemctl(&["status", "--full", AGENT_UNIT])?
+    );
     let at_work = Found::look(&stage)?;
-    let (files, programs) = (at_work.paths.difference(&before.paths), at_work.bpf.difference(&before.bpf));
-    let (files, programs) = (files.count(), programs.filter(|(kind, ..)| *kind == "program").count());
+    let (files, programs) =
+        (at_work.paths.difference(&before.paths), at_work.bpf.difference(&before.bpf));
+    let (files, programs) =
+        (files.count(), programs.filter(|(kind, ..)| *kind == "program").count());
     // Program, configuration, unit file, its link, state and drop-in, and a cgroup, at the least.
-    ensure!(files >= 7 && programs >= 5, "it has {files} files and {programs} programs while it is at work");
+    ensure!(
+        files >= 7 && programs >= 5,
+        "it has {files} files and {programs} programs while it is at work"
+    );
     ensure!(at_work.limits != before.limits, "its limit does not show: {}", before.limits);
 
     run_lines("To remove it", &scratch.0)?;
     // The kernel frees a program once nobody can run it any more.
-    let gone = until(SOON, || Found::look(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
+    let gone =
+        until(SOON, || Found::look(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
     let after = gone.map_or_else(|| Found::look(&stage), Ok)?;
     let left: Vec<_> = after.paths.difference(&before.paths).collect();
     let lost: Vec<_> = before.paths.difference(&after.paths).collect();
@@ -65,7 +78,10 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let left: Vec<_> = after.bpf.difference(&before.bpf).collect();
     ensure!(left.is_empty(), "left in the kernel: {left:?}");
     ensure!(after.limits == before.limits, "before: {}; after: {}", before.limits, after.limits);
-    Ok(Seen { events: 1, detail: format!("{files} files and {programs} BPF programs came and went") })
+    Ok(Seen {
+        events: 1,
+        detail: format!("{files} files and {programs} BPF programs came and went"),
+    })
 }
 
 /// Runs the lines that the unit file gives a person, where they would.
@@ -74,7 +90,8 @@ fn run_lines(what_for: &str, directory: &Path) -> anyhow::Result<()> {
     let lines: Vec<_> = lines.map_while(|line| line.strip_prefix("#   ")).collect();
     ensure!(!lines.is_empty(), "the unit file has no lines for: {what_for}");
     let mut shell = Command::new("sh");
-    let output = shell.arg("-ec").arg(lines.join("\n")).current_dir(directory).output().context("no sh")?;
+    let output =
+        shell.arg("-ec").arg(lines.join("\n")).current_dir(directory).output().context("no sh")?;
     ensure!(output.status.success(), "{lines:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
@@ -84,10 +101,17 @@ impl Found {
         let mut paths = BTreeSet::new();
         PLACES.iter().for_each(|place| walk(Path::new(place), &mut paths));
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let programs = loaded_programs().flatten().map(|program| ("program", program.id(), name(program.name())));
+        let programs = loaded_programs()
+            .flatten()
+            .map(|program| ("program", program.id(), name(program.name())));
         let maps = loaded_maps().flatten().map(|map| ("map", map.id(), name(map.name())));
-        let bpf = programs.chain(maps).filter(|(_, _, name)| !name.starts_with(OF_SYSTEMD)).collect();
-        Ok(Self { paths, bpf, limits: format!("{}; memory.high {}", stage.properties()?, stage.high()?) })
+        let bpf =
+            programs.chain(maps).filter(|(_, _, name)| !name.starts_with(OF_SYSTEMD)).collect();
+        Ok(Self {
+            paths,
+            bpf,
+            limits: format!("{}; memory.high {}", stage.properties()?, stage.high()?),
+        })
     }
 }
 

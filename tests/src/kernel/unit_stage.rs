@@ -1,4 +1,5 @@
-//! What the checks on a whole Debian share: a unit that goes with its check, and systemd as it is asked by hand.
+//! What the checks on a whole Debian share: a unit that goes with its check, and systemd as it is
+//! asked by hand.
 
 use std::{
     fs,
@@ -58,7 +59,9 @@ pub fn available_bytes() -> anyhow::Result<u64> {
 fn meminfo_bytes(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
-    let kib = line.and_then(|kib| kib.trim().parse::<u64>().ok()).with_context(|| format!("there is no {name}"))?;
+    let kib = line
+        .and_then(|kib| kib.trim().parse::<u64>().ok())
+        .with_context(|| format!("there is no {name}"))?;
     Ok(kib * 1024)
 }
 
@@ -95,7 +98,13 @@ impl Stage {
     pub fn scope(name: &str) -> anyhow::Result<Self> {
         let unit = format!("spillway-{name}.scope");
         let mut command = Command::new("systemd-run");
-        command.args(["--scope", "--quiet", "--collect", "--slice=system.slice", "--property=Delegate=yes"]);
+        command.args([
+            "--scope",
+            "--quiet",
+            "--collect",
+            "--slice=system.slice",
+            "--property=Delegate=yes",
+        ]);
         command.arg(format!("--unit={unit}")).arg(beside("workload")?.get_program());
         command.args(["touch", "--anon-bytes=8MiB"]).stdout(std::process::Stdio::null());
         command.spawn().context("systemd-run does not start")?;
@@ -120,7 +129,8 @@ impl Stage {
         change(&mut self.config.act.limit);
         // The journal is one agent's: the one that is replaced gives it up first.
         self.limits = ActiveLimits::new(&self.config, Err("it is somebody else's".to_owned()));
-        self.limits = ActiveLimits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
+        self.limits =
+            ActiveLimits::new(&self.config, Ok(Journal::claim(&self.config.record.state_dir)?));
         Ok(())
     }
 
@@ -143,20 +153,30 @@ impl Stage {
 
     /// The limit that stands in its cgroup.
     pub fn high(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.file("memory.high")).context("its cgroup is gone")?.trim().to_owned())
+        Ok(fs::read_to_string(self.file("memory.high"))
+            .context("its cgroup is gone")?
+            .trim()
+            .to_owned())
     }
 
     /// What is charged to its cgroup, in bytes.
     pub fn used_bytes(&self) -> anyhow::Result<u64> {
-        Ok(fs::read_to_string(self.file("memory.current")).context("its cgroup is gone")?.trim().parse()?)
+        Ok(fs::read_to_string(self.file("memory.current"))
+            .context("its cgroup is gone")?
+            .trim()
+            .parse()?)
     }
 
     /// The workload: not systemd's own process, before it becomes that, and wherever it was moved.
     pub fn pid(&self) -> anyhow::Result<u32> {
-        let directories = ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
-        let pids = directories.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
+        let directories =
+            ["cgroup.procs", "spillway-leak/cgroup.procs"].map(|file| self.file(file));
+        let pids =
+            directories.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
         let mut pids = pids.lines().filter_map(|pid| pid.parse().ok());
-        let is_it = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"));
+        let is_it = |pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("workload"))
+        };
         pids.find(is_it).context("no workload is in it")
     }
 
@@ -164,7 +184,8 @@ impl Stage {
     pub fn children(&self) -> anyhow::Result<Vec<String>> {
         let entries = fs::read_dir(self.file(""))?.collect::<Result<Vec<_>, _>>()?;
         let children = entries.into_iter().filter(|entry| entry.path().is_dir());
-        let mut names: Vec<_> = children.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> =
+            children.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         Ok(names)
     }
@@ -173,15 +194,20 @@ impl Stage {
     pub fn limit(&mut self) -> anyhow::Result<u64> {
         let culprit: ProcessId = life(self.pid()?);
         let outcome = self.limits.limit(0.0, ID, &self.cgroup, culprit);
-        ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"), "{outcome:?}");
+        ensure!(
+            outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"),
+            "{outcome:?}"
+        );
         let limit_bytes = outcome.limit_bytes.context("it says no limit")?;
         ensure!(self.high()? == limit_bytes.to_string(), "memory.high is {}", self.high()?);
         Ok(limit_bytes)
     }
 
-    /// Whether a look has set the limit again: to what it was, or a little more where more is used by now.
+    /// Whether a look has set the limit again: to what it was, or a little more where more is used
+    /// by now.
     pub fn is_set_again(&self, looked: &[Outcome]) -> anyhow::Result<()> {
-        let [Outcome { event: OutcomeKind::Reasserted, limit_bytes: Some(bytes), .. }] = looked else {
+        let [Outcome { event: OutcomeKind::Reasserted, limit_bytes: Some(bytes), .. }] = looked
+        else {
             bail!("{looked:?}")
         };
         ensure!(self.high()? == bytes.to_string(), "memory.high is {}, not {bytes}", self.high()?);
@@ -190,8 +216,10 @@ impl Stage {
 
     /// Puts everything back, as another process would that finds the journal.
     pub fn undo(&mut self) -> anyhow::Result<()> {
-        let journal = Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
-        let undone: Vec<Outcome> = spillway_agent::act::undo_all(&journal).iter().map(|one| one.outcome(9.0)).collect();
+        let journal =
+            Journal::find(&self.config.record.state_dir)?.context("there is no journal")?;
+        let undone: Vec<Outcome> =
+            spillway_agent::act::undo_all(&journal).iter().map(|one| one.outcome(9.0)).collect();
         ensure!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone), "{undone:?}");
         let looked = self.limits.look(9.0);
         ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
@@ -200,18 +228,21 @@ impl Stage {
 
     /// What a limit must not change, and what it changes.
     pub fn properties(&self) -> anyhow::Result<String> {
-        const PROPERTIES: &str =
-            "MemoryHigh,MemoryMax,MemorySwapMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
+        const PROPERTIES: &str = "MemoryHigh,MemoryMax,MemorySwapMax,MemoryLow,CPUWeight,CPUQuotaPerSecUSec,TasksMax,IOWeight";
         systemctl(&["show", &format!("--property={PROPERTIES}"), &self.name])
     }
 
     /// Files of properties that are set for this boot, of both kinds of units.
     pub fn drop_ins(&self) -> Vec<String> {
         let directories = ["/run/systemd/system.control", "/run/systemd/transient"];
-        let entries =
-            directories.iter().filter_map(|directory| fs::read_dir(format!("{directory}/{}.d", self.name)).ok());
-        let mut names: Vec<_> =
-            entries.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let entries = directories
+            .iter()
+            .filter_map(|directory| fs::read_dir(format!("{directory}/{}.d", self.name)).ok());
+        let mut names: Vec<_> = entries
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
         // How a scope was started is kept there as well.
         names.retain(|name| !name.ends_with("Delegate.conf"));
         names.sort();
@@ -223,13 +254,16 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _ = systemctl(&["stop", &self.name]);
         let _ = fs::remove_file(Path::new("/run/systemd/system").join(&self.name));
-        let _ = fs::remove_dir_all(Path::new("/run/systemd/system.control").join(format!("{}.d", self.name)));
+        let _ = fs::remove_dir_all(
+            Path::new("/run/systemd/system.control").join(format!("{}.d", self.name)),
+        );
     }
 }
 
 /// What systemctl says, or why it could not do that.
 pub fn systemctl(args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("systemctl").args(args).output().context("systemctl does not start")?;
+    let output =
+        Command::new("systemctl").args(args).output().context("systemctl does not start")?;
     if !output.status.success() {
         bail!("systemctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -1,7 +1,9 @@
-//! Limits on systemd's units, where systemd runs the host: it writes what it owns whenever it sees fit, and it has to be asked.
+//! Limits on systemd's units, where systemd runs the host: it writes what it owns whenever it sees
+//! fit, and it has to be asked.
 //!
-//! Seen, and what the action is built on: setting any other property of a service wipes what was written to its memory.high, and with 252 a
-//! daemon-reload does as well. A property stays, and setting it to what it is writes the file again.
+//! Seen, and what the action is built on: setting any other property of a service wipes what was
+//! written to its memory.high, and with 252 a daemon-reload does as well. A property stays, and
+//! setting it to what it is writes the file again.
 
 use std::{fs, process::Command, thread::sleep, time::Duration};
 
@@ -31,8 +33,8 @@ pub fn running(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(first.trim() == "systemd", "pid 1 is {first}");
     let failed = systemctl(&["list-units", "--failed", "--no-legend", "--plain"])?;
     ensure!(failed.is_empty(), "these have failed: {failed}");
-    let controllers =
-        fs::read_to_string("/sys/fs/cgroup/system.slice/cgroup.controllers").context("no system.slice")?;
+    let controllers = fs::read_to_string("/sys/fs/cgroup/system.slice/cgroup.controllers")
+        .context("no system.slice")?;
     ensure!(controllers.contains("memory"), "system.slice has {controllers}");
     let version = systemctl(&["--version"])?;
     Ok(Seen { events: 1, detail: version.lines().next().unwrap_or_default().to_owned() })
@@ -49,40 +51,57 @@ pub fn lasting(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
     let before = stage.properties()?;
     let limit_bytes = stage.limit()?;
-    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]] {
+    for args in
+        [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]]
+    {
         systemctl(args)?;
-        ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {} after {args:?}", stage.high()?);
+        ensure!(
+            stage.high()? == limit_bytes.to_string(),
+            "memory.high is {} after {args:?}",
+            stage.high()?
+        );
         let looked = stage.limits.look(1.0);
         ensure!(looked.is_empty(), "after {args:?}: {looked:?}");
     }
     stage.undo()?;
     let after = stage.properties()?;
-    ensure!(after == before.replace("CPUWeight=66", "CPUWeight=50"), "before: {before}; after: {after}");
+    ensure!(
+        after == before.replace("CPUWeight=66", "CPUWeight=50"),
+        "before: {before}; after: {after}"
+    );
     let left = stage.drop_ins();
     ensure!(left == ["50-CPUWeight.conf"], "what is left of it: {left:?}");
     ensure!(stage.high()? == "max", "memory.high is {}", stage.high()?);
-    Ok(Seen { events: 1, detail: format!("{limit_bytes} bytes through daemon-reload and set-property") })
+    Ok(Seen {
+        events: 1,
+        detail: format!("{limit_bytes} bytes through daemon-reload and set-property"),
+    })
 }
 
-/// A backstop and less CPU are properties as well: each lasts, and goes without a trace where there was none.
+/// A backstop and less CPU are properties as well: each lasts, and goes without a trace where there
+/// was none.
 pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::running("all", "leak --rate=4MiB --limit=400MiB", "")?;
     stage.configure(|limit| {
         limit.backstop_bytes = Some(256 * MIB);
-        (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) = (Some(10), Some(50), Duration::ZERO);
+        (limit.cpu_weight, limit.cpu_max_percent, limit.cpu_after) =
+            (Some(10), Some(50), Duration::ZERO);
     })?;
     // One of them was set by somebody else, who has the controller handed on by that.
     systemctl(&["set-property", "--runtime", &stage.name, "CPUWeight=200"])?;
     let before = stage.properties()?;
     let limit_bytes = stage.limit()?;
-    // It may have outgrown the limit's room before the backstop was set, and have that a little higher.
+    // It may have outgrown the limit's room before the backstop was set, and have that a little
+    // higher.
     let backstop = fs::read_to_string(stage.file("memory.max"))?.trim().to_owned();
-    let backstop_bytes: u64 = backstop.parse().with_context(|| format!("memory.max is {backstop}"))?;
+    let backstop_bytes: u64 =
+        backstop.parse().with_context(|| format!("memory.max is {backstop}"))?;
     ensure!(
         (limit_bytes + 256 * MIB..limit_bytes + 300 * MIB).contains(&backstop_bytes),
         "{backstop} above {limit_bytes}"
     );
-    let slowed = wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
+    let slowed =
+        wait_for(SOON, || stage.limits.look(1.0).pop()).context("it is not slowed down")?;
     ensure!(slowed.event == OutcomeKind::CpuThrottled, "{slowed:?}");
     let wanted = [
         ("memory.high", limit_bytes.to_string()),
@@ -90,7 +109,8 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         ("cpu.weight", "10".to_owned()),
         ("cpu.max", "50000 100000".to_owned()),
     ];
-    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "TasksMax=99"]] {
+    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "TasksMax=99"]]
+    {
         systemctl(args)?;
         for (file, wanted) in &wanted {
             let stands = fs::read_to_string(stage.file(file))?;
@@ -100,14 +120,21 @@ pub fn all_properties(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     stage.undo()?;
     let after = stage.properties()?;
     let tasks = |properties: &str| -> Vec<String> {
-        properties.lines().filter(|line| !line.starts_with("TasksMax=")).map(str::to_owned).collect()
+        properties
+            .lines()
+            .filter(|line| !line.starts_with("TasksMax="))
+            .map(str::to_owned)
+            .collect()
     };
     ensure!(tasks(&after) == tasks(&before), "before: {before}; after: {after}");
     let left = stage.drop_ins();
     ensure!(left == ["50-CPUWeight.conf", "50-TasksMax.conf"], "what is left of it: {left:?}");
-    for (file, wanted) in
-        [("memory.high", "max"), ("memory.max", "max"), ("cpu.weight", "200"), ("cpu.max", "max 100000")]
-    {
+    for (file, wanted) in [
+        ("memory.high", "max"),
+        ("memory.max", "max"),
+        ("cpu.weight", "200"),
+        ("cpu.max", "max 100000"),
+    ] {
         let stands = fs::read_to_string(stage.file(file))?;
         ensure!(stands.trim() == wanted, "{file} is {stands}, not {wanted}");
     }
@@ -126,12 +153,15 @@ pub fn wiped(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     Ok(Seen { events: 1, detail: format!("{limit_bytes} bytes again") })
 }
 
-/// Somebody who sets the property himself is heard the fourth time, and left alone with what he set.
+/// Somebody who sets the property himself is heard the fourth time, and left alone with what he
+/// set.
 pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::service("others", "")?;
     let limit_bytes = stage.limit()?;
     let theirs = limit_bytes + 64 * MIB;
-    let set = |stage: &Stage| systemctl(&["set-property", "--runtime", &stage.name, &format!("MemoryHigh={theirs}")]);
+    let set = |stage: &Stage| {
+        systemctl(&["set-property", "--runtime", &stage.name, &format!("MemoryHigh={theirs}")])
+    };
     for turn in 0..3 {
         set(&stage)?;
         let looked = stage.limits.look(1.0 + f64::from(turn));
@@ -142,7 +172,11 @@ pub fn set_by_others(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     ensure!(stage.limits.undo_all(6.0).is_empty(), "it is not undone any more");
     ensure!(stage.high()? == theirs.to_string(), "memory.high is {}", stage.high()?);
-    ensure!(stage.drop_ins() == ["50-MemoryHigh.conf"], "what they set is gone: {:?}", stage.drop_ins());
+    ensure!(
+        stage.drop_ins() == ["50-MemoryHigh.conf"],
+        "what they set is gone: {:?}",
+        stage.drop_ins()
+    );
     Ok(Seen { events: 4, detail: "three times, and then theirs".to_owned() })
 }
 
@@ -154,12 +188,18 @@ pub fn restarted(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     systemctl(&["restart", &stage.name])?;
     let looked = stage.limits.look(1.0);
     ensure!(matches!(&looked[..], [one] if one.event == OutcomeKind::CgroupRemoved), "{looked:?}");
-    ensure!(stage.high()? == "max" && stage.drop_ins().is_empty(), "{} {:?}", stage.high()?, stage.drop_ins());
+    ensure!(
+        stage.high()? == "max" && stage.drop_ins().is_empty(),
+        "{} {:?}",
+        stage.high()?,
+        stage.drop_ins()
+    );
     ensure!(stage.properties()? == before, "before: {before}; after: {}", stage.properties()?);
     Ok(Seen { events: 1, detail: "without a limit".to_owned() })
 }
 
-/// Killed between any two system calls an agent leaves what undo puts back, by its properties: of its swap too, where there is some.
+/// Killed between any two system calls an agent leaves what undo puts back, by its properties: of
+/// its swap too, where there is some.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _swap = Swap::on(64 * MIB)?;
     let mut stage = Stage::service("killed", "")?;
@@ -169,7 +209,8 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let mut command = Command::new(&contain);
         command.arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
         command.arg("--wipe").arg(stage.file("memory.high")).arg("max");
-        command.args([format!("--pid={}", life.pid), format!("--start-ticks={}", life.start_ticks)]);
+        command
+            .args([format!("--pid={}", life.pid), format!("--start-ticks={}", life.start_ticks)]);
         command
     };
     let state = || {
@@ -192,7 +233,12 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     systemctl(&["daemon-reload"])?;
     ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}", stage.high()?);
     stage.undo()?;
-    ensure!(stage.high()? == "max" && stage.drop_ins().is_empty(), "{} {:?}", stage.high()?, stage.drop_ins());
+    ensure!(
+        stage.high()? == "max" && stage.drop_ins().is_empty(),
+        "{} {:?}",
+        stage.high()?,
+        stage.drop_ins()
+    );
 
     let below = stage.file("child");
     fs::create_dir(&below)?;
@@ -201,17 +247,24 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     fs::write(stage.file("cgroup.subtree_control"), "+memory")?;
     let child = format!("{}/child", stage.cgroup).into();
     let outcome = stage.limits.limit(10.0, ID, &child, life(pid));
-    ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with("memory.high set"), "{outcome:?}");
+    ensure!(
+        outcome.event == OutcomeKind::Limited && outcome.why.starts_with("memory.high set"),
+        "{outcome:?}"
+    );
     systemctl(&["daemon-reload"])?;
     let stands = fs::read_to_string(below.join("memory.high"))?;
-    ensure!(outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(stands.trim()), "{stands}");
+    ensure!(
+        outcome.limit_bytes.map(|bytes| bytes.to_string()).as_deref() == Some(stands.trim()),
+        "{stands}"
+    );
     stage.undo()?;
     let stands = fs::read_to_string(below.join("memory.high"))?;
     ensure!(stands.trim() == "max", "{stands}");
     Ok(Seen { events: 2, detail: "by its property; a cgroup below it by its file".to_owned() })
 }
 
-/// A service that several programs share is divided where it has Delegate=yes, which systemd does not mind, and only there.
+/// A service that several programs share is divided where it has Delegate=yes, which systemd does
+/// not mind, and only there.
 pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::shared("shared", "")?;
     let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
@@ -222,18 +275,24 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     drop(stage);
 
     let mut stage = Stage::shared("delegated", "Delegate=yes\n")?;
-    let (before, control) = (stage.properties()?, fs::read_to_string(stage.file("cgroup.subtree_control"))?);
+    let (before, control) =
+        (stage.properties()?, fs::read_to_string(stage.file("cgroup.subtree_control"))?);
     let limit = |stage: &mut Stage| -> anyhow::Result<()> {
         let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
         // The shell that started both stays with the other.
         let moved = "it was moved to spillway-leak, a child of its cgroup; memory.high set to ";
-        ensure!(outcome.event == OutcomeKind::Limited && outcome.why.starts_with(moved), "{outcome:?}");
+        ensure!(
+            outcome.event == OutcomeKind::Limited && outcome.why.starts_with(moved),
+            "{outcome:?}"
+        );
         ensure!(stage.children()? == [LEAK_CHILD, REST_CHILD], "{:?}", stage.children()?);
         Ok(())
     };
     limit(&mut stage)?;
     let stands = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
-    for args in [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]] {
+    for args in
+        [&["daemon-reload"][..], &["set-property", "--runtime", &stage.name, "CPUWeight=50"]]
+    {
         systemctl(args)?;
         let now = fs::read_to_string(stage.file("spillway-leak/memory.high"))?;
         ensure!(now == stands, "memory.high is {now} after {args:?}");
@@ -242,9 +301,15 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     }
     stage.undo()?;
     let after = stage.properties()?;
-    ensure!(after.replace("CPUWeight=50", "CPUWeight=[not set]") == before, "before: {before}; after: {after}");
+    ensure!(
+        after.replace("CPUWeight=50", "CPUWeight=[not set]") == before,
+        "before: {before}; after: {after}"
+    );
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
-    ensure!(fs::read_to_string(stage.file("cgroup.subtree_control"))? == control, "its controllers are others");
+    ensure!(
+        fs::read_to_string(stage.file("cgroup.subtree_control"))? == control,
+        "its controllers are others"
+    );
 
     limit(&mut stage)?;
     systemctl(&["restart", &stage.name])?;
@@ -258,25 +323,38 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let leaker = stage.pid()?;
     systemctl(&["stop", &stage.name])?;
     ensure!(!is_alive(leaker) && !stage.file("").exists(), "systemd has not found everybody");
-    Ok(Seen { events: 3, detail: "divided through daemon-reload and set-property, restarted, stopped".to_owned() })
+    Ok(Seen {
+        events: 3,
+        detail: "divided through daemon-reload and set-property, restarted, stopped".to_owned(),
+    })
 }
 
-/// The agent as it is installed holds a service that would take the whole machine, is hard to get rid of, and leaves nothing behind when
-/// it is killed.
+/// The agent as it is installed holds a service that would take the whole machine, is hard to get
+/// rid of, and leaves nothing behind when it is killed.
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stage = Stage::running("leak", "leak --rate=10MiB --limit=2GiB", "")?;
     let before = stage.properties()?;
     let agent = Installed::start(QUICK)?;
     let limit_bytes = wait_for(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
-    let limit_bytes = limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
+    let limit_bytes =
+        limit_bytes.with_context(|| format!("it limits nothing: {}", agent.said()))?;
     let (mut most_bytes, mut least_available) = (0, 1.0_f64);
     for _ in 0..100 {
-        most_bytes = most_bytes.max(fs::read_to_string(stage.file("memory.current"))?.trim().parse::<u64>()?);
+        most_bytes = most_bytes
+            .max(fs::read_to_string(stage.file("memory.current"))?.trim().parse::<u64>()?);
         least_available = least_available.min(available_share()?);
         sleep(Duration::from_millis(100));
     }
-    ensure!(stage.high()? == limit_bytes.to_string(), "memory.high is {}: {}", stage.high()?, agent.said());
-    ensure!(most_bytes <= limit_bytes + 16 * MIB, "{most_bytes} bytes are used, {limit_bytes} is the limit");
+    ensure!(
+        stage.high()? == limit_bytes.to_string(),
+        "memory.high is {}: {}",
+        stage.high()?,
+        agent.said()
+    );
+    ensure!(
+        most_bytes <= limit_bytes + 16 * MIB,
+        "{most_bytes} bytes are used, {limit_bytes} is the limit"
+    );
     ensure!(least_available > 0.1, "{least_available:.2} of the memory were available");
     let events = fs::read_to_string(stage.file("memory.events"))?;
     ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
@@ -287,7 +365,12 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));
     ensure!(undone.is_some(), "what a killed agent has set stands: {}", agent.said());
     let undone = wait_for(SOON, || stage.drop_ins().is_empty().then_some(()));
-    ensure!(undone.is_some() && stage.properties()? == before, "{} {:?}", stage.properties()?, stage.drop_ins());
+    ensure!(
+        undone.is_some() && stage.properties()? == before,
+        "{} {:?}",
+        stage.properties()?,
+        stage.drop_ins()
+    );
     let detail = format!(
         "held at {} MiB, {} KiB over at most; at least {:.0} % of the memory were available",
         limit_bytes / MIB,

@@ -29,7 +29,9 @@ const LATER: f64 = 11.0;
 
 fn listen(name: &str, backlog: u32, pending: u32, more: &[&str]) -> anyhow::Result<Workload> {
     let (backlog, pending) = (format!("--backlog={backlog}"), format!("--pending={pending}"));
-    Ok(Workload::start(workload()?.args(["unix-listen", "--name", name, &backlog, &pending]).args(more)))
+    Ok(Workload::start(
+        workload()?.args(["unix-listen", "--name", name, &backlog, &pending]).args(more),
+    ))
 }
 
 /// What is said of the UNIX listeners, `t` seconds into the check.
@@ -70,7 +72,8 @@ impl Drop for Path {
     }
 }
 
-/// Depth, limit, owner and namespace of listeners with paths and abstract names; one that closed is not seen.
+/// Depth, limit, owner and namespace of listeners with paths and abstract names; one that closed is
+/// not seen.
 pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (path, name, odd) = (Path::of("path"), unique("name"), unique("odd"));
     let before = listen(&path.name(), 8, 2, &[])?;
@@ -90,7 +93,10 @@ pub fn depth_and_owner(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
         let oldest = (backlog == 0).then_some(0);
         let truth = (backlog, backlog_max, Some(listener.pid()), netns_of("self")?, oldest);
         let seen = (fact.backlog, fact.backlog_max, fact.pid, fact.netns, fact.oldest_wait_us);
-        ensure!(seen == truth, "{addr}: (depth, limit, pid, netns, age) {seen:?} were seen, {truth:?} are true");
+        ensure!(
+            seen == truth,
+            "{addr}: (depth, limit, pid, netns, age) {seen:?} were seen, {truth:?} are true"
+        );
     }
     named.stop();
     let after = look(sensors, LATER + 0.1);
@@ -108,7 +114,9 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     let mut netlink = Sensors::without_bpf("this check compares");
     let path = Path::of("same");
     // The longest path there is, and what is behind a shorter one.
-    let long = Path(std::env::temp_dir().join("l".repeat(107 - std::env::temp_dir().as_os_str().len() - 1)));
+    let long = Path(
+        std::env::temp_dir().join("l".repeat(107 - std::env::temp_dir().as_os_str().len() - 1)),
+    );
     let _held = [
         listen(&format!("@{}", unique("same")), 3, 3, &[])?,
         listen(&path.name(), 64, 40, &[])?,
@@ -116,8 +124,18 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     ];
     let held = |facts: Vec<ListenerFact>| -> BTreeSet<_> {
         let held = facts.into_iter().filter(|fact| fact.pid.is_some());
-        held.map(|fact| (fact.addr, fact.netns, fact.socket, fact.backlog, fact.backlog_max, fact.pid, fact.cgroup))
-            .collect()
+        held.map(|fact| {
+            (
+                fact.addr,
+                fact.netns,
+                fact.socket,
+                fact.backlog,
+                fact.backlog_max,
+                fact.pid,
+                fact.cgroup,
+            )
+        })
+        .collect()
     };
     let (seen, truth) = (held(look(bpf, 0.0)), held(look(&mut netlink, 0.0)));
     ensure!(truth.len() >= 3, "sock_diag shows {truth:?} alone");
@@ -132,7 +150,13 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     let name = format!("@{}", unique("both"));
     let here = listen(&name, 16, 1, &[])?;
     let mut command = workload()?;
-    let there = in_own_namespace(command.args(["unix-listen", "--backlog=16", "--pending=4", "--name", &name]))?;
+    let there = in_own_namespace(command.args([
+        "unix-listen",
+        "--backlog=16",
+        "--pending=4",
+        "--name",
+        &name,
+    ]))?;
     let facts = look(sensors, 0.0);
     let (netns, own) = (netns_of(&there.pid().to_string())?, netns_of("self")?);
     ensure!(netns != own, "the workload is in this namespace");
@@ -145,7 +169,8 @@ pub fn other_namespace(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Se
     Ok(Seen { events: facts.len() as u64, detail: format!("netns {netns}") })
 }
 
-/// A listener that closes leaves its memory to other sockets: none of them is taken for it, other listeners included.
+/// A listener that closes leaves its memory to other sockets: none of them is taken for it, other
+/// listeners included.
 pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 40;
     let sensors = prepared.sensors(Probe::UnixQueue, rung)?;
@@ -159,14 +184,24 @@ pub fn reused_memory(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         let listener = bind(&old)?;
         find(&look(sensors, t), &format!("unix:@{old}"))?;
         drop(listener);
-        // The kernel likes to give the place that was freed last: in turn to another listener and to what is none.
+        // The kernel likes to give the place that was freed last: in turn to another listener and
+        // to what is none.
         let first = (round % 2 == 0).then(|| bind(&new)).transpose()?;
         let others = (0..8).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
         let later = first.map_or_else(|| bind(&new), Ok)?;
         let facts = look(sensors, t + 0.1);
-        ensure!(find(&facts, &format!("unix:@{old}")).is_err(), "{old} is closed and still seen in round {round}");
-        ensure!(find(&facts, &format!("unix:@{new}")).is_err(), "{new} cannot be known yet in round {round}");
+        ensure!(
+            find(&facts, &format!("unix:@{old}")).is_err(),
+            "{old} is closed and still seen in round {round}"
+        );
+        ensure!(
+            find(&facts, &format!("unix:@{new}")).is_err(),
+            "{new} cannot be known yet in round {round}"
+        );
         drop((others, later));
     }
-    Ok(Seen { events: ROUNDS as u64, detail: format!("{ROUNDS} that closed, each followed by 17 others") })
+    Ok(Seen {
+        events: ROUNDS as u64,
+        detail: format!("{ROUNDS} that closed, each followed by 17 others"),
+    })
 }

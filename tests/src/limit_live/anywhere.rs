@@ -1,4 +1,5 @@
-//! What must hold of an agent that is killed, or overtaken by an undo, between any two of its system calls.
+//! What must hold of an agent that is killed, or overtaken by an undo, between any two of its
+//! system calls.
 
 use std::{fmt, path::Path, process::Command};
 
@@ -7,7 +8,8 @@ use spillway_agent::act::{Journal, Undone, undo_all};
 use super::stage::{Stage, life};
 use crate::Stopped;
 
-/// The part of a long scenario that one machine takes, where several share it: every `of`-th step, from the `nth` on.
+/// The part of a long scenario that one machine takes, where several share it: every `of`-th step,
+/// from the `nth` on.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     /// How many share it.
@@ -50,11 +52,14 @@ fn killed_alone(stage: &Stage, share: Share, args: &[&str]) -> String {
     let state_dir = &stage.config.record.state_dir;
     let (stops, left, found) = killed_anywhere(state_dir, share, contain, || stage.state(), || {});
     leak.stop();
-    format!("at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}")
+    format!(
+        "at {stops} system calls' begins and ends; the limit stood after {left}, the journal spoke after {found}"
+    )
 }
 
-/// Kills a `contain` at every step, undoes what it left by the journal below `state_dir`, and has that looked at each time; gives how many
-/// steps that were, and after how many something was to be undone.
+/// Kills a `contain` at every step, undoes what it left by the journal below `state_dir`, and has
+/// that looked at each time; gives how many steps that were, and after how many something was to be
+/// undone.
 ///
 /// # Panics
 ///
@@ -96,8 +101,8 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     (stops, left, found)
 }
 
-/// The first of a share's stops at which there is anything to see: of a program's start nothing is to be learned, and it is most of what
-/// there is.
+/// The first of a share's stops at which there is anything to see: of a program's start nothing is
+/// to be learned, and it is most of what there is.
 fn first_stop(state_dir: &Path, share: Share, contain: impl Fn() -> Command) -> u32 {
     let mut stop = 1;
     while let Some(stopped) = Stopped::at(contain(), stop) {
@@ -110,7 +115,8 @@ fn first_stop(state_dir: &Path, share: Share, contain: impl Fn() -> Command) -> 
     stop.saturating_sub(16).next_multiple_of(share.of) + share.nth
 }
 
-/// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does not come back.
+/// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does
+/// not come back.
 ///
 /// # Panics
 ///

@@ -1,4 +1,5 @@
-//! What must hold where a leaker shares its cgroup and may be moved to a child of it, with real processes, in either version.
+//! What must hold where a leaker shares its cgroup and may be moved to a child of it, with real
+//! processes, in either version.
 
 use std::fs;
 
@@ -44,7 +45,8 @@ impl Stage {
     }
 }
 
-/// A leaker is moved and held, whoever shares its cgroup grows and forks on, and both are where they were when that is over.
+/// A leaker is moved and held, whoever shares its cgroup grows and forks on, and both are where
+/// they were when that is over.
 ///
 /// # Panics
 ///
@@ -59,7 +61,10 @@ pub fn divided(stage: &Stage) -> String {
     let mut limits = stage.dividing();
     let outcome = stage.limit(&mut limits, leak.pid());
     assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
-    assert!(outcome.why.starts_with("it was moved to spillway-leak, a child of its cgroup; memory."), "{outcome:?}");
+    assert!(
+        outcome.why.starts_with("it was moved to spillway-leak, a child of its cgroup; memory."),
+        "{outcome:?}"
+    );
     let limit_bytes = outcome.limit_bytes.expect("it says which");
     assert_eq!(stage.limit_of_leak(), limit_bytes);
     assert_eq!(stage.state()[..2], before[..2], "its own limits are none of ours");
@@ -69,10 +74,17 @@ pub fn divided(stage: &Stage) -> String {
     let at_first = anon_bytes(neighbour.pid());
     let is_full = || (stage.usage_of_leak() + OVER_BYTES >= limit_bytes).then_some(());
     assert!(wait_for(SOON, is_full).is_some(), "{} of {limit_bytes}", stage.usage_of_leak());
-    let grew = wait_for(SOON, || (anon_bytes(neighbour.pid()) > at_first + 4 * MARGIN_BYTES).then_some(()));
+    let grew = wait_for(SOON, || {
+        (anon_bytes(neighbour.pid()) > at_first + 4 * MARGIN_BYTES).then_some(())
+    });
     assert!(grew.is_some(), "the neighbour is held at {} MiB", anon_bytes(neighbour.pid()) / MIB);
     let most_bytes = stage.usage_of_leak();
-    assert!(most_bytes <= limit_bytes + OVER_BYTES, "{} MiB of {}", most_bytes / MIB, limit_bytes / MIB);
+    assert!(
+        most_bytes <= limit_bytes + OVER_BYTES,
+        "{} MiB of {}",
+        most_bytes / MIB,
+        limit_bytes / MIB
+    );
     let other = stage.limit(&mut limits, neighbour.pid());
     assert_eq!(
         (other.event, other.why.split(',').next()),
@@ -82,11 +94,15 @@ pub fn divided(stage: &Stage) -> String {
 
     let held = anon_bytes(leak.pid());
     let undone = limits.undo_all(1.0);
-    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert!(
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        "{undone:?}"
+    );
     assert!(undone[0].why.ends_with("who was moved is back where it was"), "{undone:?}");
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour, &forking]);
-    let goes_on = wait_for(SOON, || (anon_bytes(leak.pid()) > held + 2 * MARGIN_BYTES).then_some(()));
+    let goes_on =
+        wait_for(SOON, || (anon_bytes(leak.pid()) > held + 2 * MARGIN_BYTES).then_some(()));
     assert!(goes_on.is_some(), "{} MiB, from {}", anon_bytes(leak.pid()) / MIB, held / MIB);
     assert_eq!(stage.killed(), 0);
     format!(
@@ -144,11 +160,17 @@ pub fn divided_and_used(stage: &Stage) -> String {
     fs::create_dir(leak_path.join("theirs")).expect("it can be made");
     let undone = limits.undo_all(1.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
-    assert!(undone[0].why.ends_with("spillway-leak has cgroups of somebody else's by now, and stays"), "{undone:?}");
+    assert!(
+        undone[0].why.ends_with("spillway-leak has cgroups of somebody else's by now, and stays"),
+        "{undone:?}"
+    );
     stage.is_back(&[&leak, &neighbour]);
     let refused = stage.limit(&mut limits, leak.pid());
     assert_eq!(refused.event, OutcomeKind::Refused);
-    assert!(refused.why.contains("is not divided: it has a child spillway-leak already"), "{refused:?}");
+    assert!(
+        refused.why.contains("is not divided: it has a child spillway-leak already"),
+        "{refused:?}"
+    );
     fs::remove_dir(leak_path.join("theirs")).expect("it is empty");
     fs::remove_dir(&leak_path).expect("it is empty");
     assert_eq!(stage.state(), before);
@@ -157,15 +179,22 @@ pub fn divided_and_used(stage: &Stage) -> String {
         return "a cgroup below the child".to_owned();
     }
 
-    // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody is moved.
+    // Somebody makes a child beside ours and gives it a limit: the controller stays on, and nobody
+    // is moved.
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let theirs = stage.cgroup.make_below("theirs").expect("it can be made");
     theirs.set("memory.max", 64 * MIB).expect("the kernel takes it");
     let undone = limits.undo_all(2.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
-    assert!(undone[0].why.contains("somebody else set theirs/memory.max; who was moved stays"), "{undone:?}");
+    assert!(
+        undone[0].why.contains("somebody else set theirs/memory.max; who was moved stays"),
+        "{undone:?}"
+    );
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && stage.is_in(REST_CHILD, neighbour.pid()));
-    assert_eq!(stage.cgroup.get(&format!("{LEAK_CHILD}/memory.high")).ok().as_deref(), Some("max\n"));
+    assert_eq!(
+        stage.cgroup.get(&format!("{LEAK_CHILD}/memory.high")).ok().as_deref(),
+        Some("max\n")
+    );
     drop(theirs);
     stage.cgroup.set("cgroup.subtree_control", "-memory").expect("nobody uses it");
     bring_home(stage, &[&leak, &neighbour]);
@@ -189,7 +218,9 @@ fn bring_home(stage: &Stage, workloads: &[&Workload]) {
     }
     for child in [LEAK_CHILD, REST_CHILD] {
         let directory = stage.cgroup.directory().join(child);
-        let gone = wait_for(SOON, || (!directory.exists() || fs::remove_dir(&directory).is_ok()).then_some(()));
+        let gone = wait_for(SOON, || {
+            (!directory.exists() || fs::remove_dir(&directory).is_ok()).then_some(())
+        });
         assert!(gone.is_some(), "{child} stays");
     }
 }
@@ -209,8 +240,9 @@ pub fn replaced(stage: &Stage) -> String {
     let outcome = stage.limit(&mut limits, leak.pid());
     let first_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
     let is_full = |limit_bytes: u64| stage.usage_of_leak() + OVER_BYTES >= limit_bytes;
-    let until_full =
-        |limit_bytes| wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit");
+    let until_full = |limit_bytes| {
+        wait_for(SOON, || is_full(limit_bytes).then_some(())).expect("it comes to its limit")
+    };
     until_full(first_bytes);
     for t in [1.0, 2.0, 3.0] {
         let looked = limits.look(t);
@@ -227,12 +259,20 @@ pub fn replaced(stage: &Stage) -> String {
         let Some(outcome) = looked.first() else { break };
         assert!(looked.len() == 1 && outcome.event == OutcomeKind::Widened, "{looked:?}");
         let wider = outcome.limit_bytes.expect("it says which");
-        assert!(wider > limit_bytes && wider == stage.limit_of_leak(), "{wider} after {limit_bytes}");
+        assert!(
+            wider > limit_bytes && wider == stage.limit_of_leak(),
+            "{wider} after {limit_bytes}"
+        );
         limit_bytes = wider;
     }
     let more = limit_bytes - first_bytes;
-    // What is little makes no room. The leaker's own memory that it had before it was moved is some of it, and is never replaced.
-    assert!((HAD_BYTES - MARGIN_BYTES / 2..=HAD_BYTES + 2 * MIB).contains(&more), "{} MiB more", more / MIB);
+    // What is little makes no room. The leaker's own memory that it had before it was moved is some
+    // of it, and is never replaced.
+    assert!(
+        (HAD_BYTES - MARGIN_BYTES / 2..=HAD_BYTES + 2 * MIB).contains(&more),
+        "{} MiB more",
+        more / MIB
+    );
     assert!(is_full(limit_bytes) && is_alive(leak.pid()));
     limits.undo_all(30.0);
     assert_eq!(stage.state(), before);
@@ -241,8 +281,9 @@ pub fn replaced(stage: &Stage) -> String {
     format!("{} MiB of {}", more / MIB, HAD_BYTES / MIB)
 }
 
-/// What the kernel gathers into huge pages (`khugepaged`) of memory that a leaker had before it was moved is charged to the child, and makes
-/// room: it did not grow. `gather` has the kernel do so at once.
+/// What the kernel gathers into huge pages (`khugepaged`) of memory that a leaker had before it was
+/// moved is charged to the child, and makes room: it did not grow. `gather` has the kernel do so at
+/// once.
 ///
 /// # Panics
 ///
@@ -257,23 +298,43 @@ pub fn gathered(stage: &Stage, gather: impl FnOnce()) -> String {
     let mut limits = stage.dividing();
     let outcome = stage.limit(&mut limits, leak.pid());
     let first_bytes = outcome.limit_bytes.unwrap_or_else(|| panic!("{outcome:?}"));
-    assert!(limits.look(1.0).is_empty() && stage.usage_of_leak() < MARGIN_BYTES, "{}", stage.usage_of_leak());
+    assert!(
+        limits.look(1.0).is_empty() && stage.usage_of_leak() < MARGIN_BYTES,
+        "{}",
+        stage.usage_of_leak()
+    );
 
     gather();
-    let charged = wait_for(SOON, || Some(stage.usage_of_leak()).filter(|&bytes| bytes > first_bytes));
-    let charged = charged.unwrap_or_else(|| panic!("{} MiB are charged anew", stage.usage_of_leak() / MIB));
+    let charged =
+        wait_for(SOON, || Some(stage.usage_of_leak()).filter(|&bytes| bytes > first_bytes));
+    let charged =
+        charged.unwrap_or_else(|| panic!("{} MiB are charged anew", stage.usage_of_leak() / MIB));
     let looked = limits.look(2.0);
-    assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Widened), "at {} MiB: {looked:?}", charged / MIB);
+    assert!(
+        matches!(&looked[..], [one] if one.event == OutcomeKind::Widened),
+        "at {} MiB: {looked:?}",
+        charged / MIB
+    );
     let wider = looked[0].limit_bytes.expect("it says which");
-    assert!(wider > first_bytes && wider <= first_bytes + HAD_BYTES + 2 * MIB, "{} MiB", wider / MIB);
+    assert!(
+        wider > first_bytes && wider <= first_bytes + HAD_BYTES + 2 * MIB,
+        "{} MiB",
+        wider / MIB
+    );
     limits.undo_all(3.0);
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour]);
     assert_eq!(stage.killed(), 0);
-    format!("{} MiB charged anew, the limit from {} to {} MiB", charged / MIB, first_bytes / MIB, wider / MIB)
+    format!(
+        "{} MiB charged anew, the limit from {} to {} MiB",
+        charged / MIB,
+        first_bytes / MIB,
+        wider / MIB
+    )
 }
 
-/// Killed between any two system calls while it divides, limits and puts together, it leaves what undo puts back.
+/// Killed between any two system calls while it divides, limits and puts together, it leaves what
+/// undo puts back.
 ///
 /// # Panics
 ///
@@ -283,13 +344,18 @@ pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let neighbour = stage.another_program(&["touch", "--anon-bytes=8MiB"]);
     let life = life(leak.pid());
     let contain = || stage.contain(life, true);
-    let (state_dir, is_back) = (&stage.config.record.state_dir, || stage.is_back(&[&leak, &neighbour]));
-    let (stops, left, found) = killed_anywhere(state_dir, share, contain, || stage.state(), is_back);
-    format!("at {stops} system calls' begins and ends; {left} left it divided, and the journal spoke after {found}")
+    let (state_dir, is_back) =
+        (&stage.config.record.state_dir, || stage.is_back(&[&leak, &neighbour]));
+    let (stops, left, found) =
+        killed_anywhere(state_dir, share, contain, || stage.state(), is_back);
+    format!(
+        "at {stops} system calls' begins and ends; {left} left it divided, and the journal spoke after {found}"
+    )
 }
 
 fn anon_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
     kib.and_then(|kib| kib.parse::<u64>().ok()).expect("the kernel tells it") << 10
 }

@@ -1,4 +1,5 @@
-//! Limits on cgroups, live: what the host's tests and the checks of every kernel hold the action to.
+//! Limits on cgroups, live: what the host's tests and the checks of every kernel hold the action
+//! to.
 
 mod anywhere;
 mod divided;
@@ -8,7 +9,9 @@ mod stage;
 mod thrash;
 
 pub use anywhere::{Share, killed, killed_anywhere, killed_with_all, overtaken};
-pub use divided::{divided, divided_and_killed, divided_and_over, divided_and_used, gathered, replaced};
+pub use divided::{
+    divided, divided_and_killed, divided_and_over, divided_and_used, gathered, replaced,
+};
 pub use options::{backstop, never_wider_than_before, slowed};
 pub use scenarios::{by_hand, changed_by_others, held, over, racing, refused};
 pub use stage::{Programs, Stage, is_alive, life};

@@ -1,4 +1,5 @@
-//! What must hold of what an operator may want on top of a limit: a backstop above it, and less CPU for what spins at it.
+//! What must hold of what an operator may want on top of a limit: a backstop above it, and less CPU
+//! for what spins at it.
 
 use std::{cell::Cell, thread::sleep, time::Duration};
 
@@ -11,8 +12,8 @@ const MIB: u64 = 1 << 20;
 const DISTANCE_BYTES: u64 = 64 * MIB;
 const GROWN_BYTES: u64 = 40 * MIB;
 
-/// A backstop stands well above the limit, gives way with it up to what was there before, and is put back; a lower one that is there, and
-/// one that others set meanwhile, are theirs.
+/// A backstop stands well above the limit, gives way with it up to what was there before, and is
+/// put back; a lower one that is there, and one that others set meanwhile, are theirs.
 ///
 /// # Panics
 ///
@@ -83,7 +84,9 @@ pub fn backstop(stage: &Stage) -> String {
     stage.cgroup.set("memory.max", "max").expect("the kernel takes it");
     let mut standing = limits();
     let theirs = 400 * MIB;
-    widened(&mut standing, &|| stage.cgroup.set("memory.max", theirs).expect("the kernel takes it"));
+    widened(&mut standing, &|| {
+        stage.cgroup.set("memory.max", theirs).expect("the kernel takes it")
+    });
     assert_eq!(max(), theirs);
     undone(standing, OutcomeKind::Overridden);
     assert_eq!((max(), &stage.state()[0]), (theirs, &before[0]));
@@ -122,8 +125,8 @@ pub fn never_wider_than_before(stage: &Stage) -> String {
     "theirs".to_owned()
 }
 
-/// What spins at its limit gets less CPU until the limit goes, unless it has less already; where that is not possible the reason is told
-/// with the limit.
+/// What spins at its limit gets less CPU until the limit goes, unless it has less already; where
+/// that is not possible the reason is told with the limit.
 ///
 /// # Panics
 ///
@@ -141,7 +144,8 @@ pub fn slowed(stage: &Stage) -> String {
     // It holds a few MiB, so that less than the margin is left, and allocates without rest.
     let spinner = stage.workload(&["alloc-loop", "--secs=120"]);
     if stage.is_v1 || !stage.cgroup.has("cpu.max") {
-        let (_, reason) = outcome.why.split_once("; its CPU cannot be limited: ").expect("it says so");
+        let (_, reason) =
+            outcome.why.split_once("; its CPU cannot be limited: ").expect("it says so");
         sleep(2 * AFTER);
         assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty());
         assert_eq!(limits.undo_all(9.0).len(), 1);
@@ -160,7 +164,8 @@ pub fn slowed(stage: &Stage) -> String {
         sleep(Duration::from_millis(100));
     }
     pause.turn_off().expect("it can be done");
-    let told = wait_for(SOON, || limits.look(begun.elapsed().as_secs_f64()).pop()).expect("it spins");
+    let told =
+        wait_for(SOON, || limits.look(begun.elapsed().as_secs_f64()).pop()).expect("it spins");
     assert_eq!(told.event, OutcomeKind::CpuThrottled, "{told:?}");
     let state = |weight: &str, quota: &str| {
         let mut state = limited.clone();

@@ -1,4 +1,5 @@
-//! What must hold of limits on cgroups, with real processes in them, on every kernel and in either version.
+//! What must hold of limits on cgroups, with real processes in them, on every kernel and in either
+//! version.
 
 use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Duration};
 
@@ -12,7 +13,8 @@ use super::stage::{ID, SOON, Stage, is_alive, life};
 use crate::{corpus::rng::Rng, wait_for};
 
 const MIB: u64 = 1 << 20;
-/// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a process is slowed down.
+/// What a CPU keeps of a cgroup's charge to itself, and what is charged over memory.high before a
+/// process is slowed down.
 const OVER_BYTES: u64 = 8 * MIB;
 
 /// Within this those who allocate come to a limit, unless they turned around below it.
@@ -38,16 +40,28 @@ pub fn held(stage: &Stage) -> String {
         most_bytes = most_bytes.max(stage.usage_bytes());
         sleep(Duration::from_millis(50));
     }
-    assert!(most_bytes <= limit_bytes + OVER_BYTES, "{} MiB of {}", most_bytes / MIB, limit_bytes / MIB);
+    assert!(
+        most_bytes <= limit_bytes + OVER_BYTES,
+        "{} MiB of {}",
+        most_bytes / MIB,
+        limit_bytes / MIB
+    );
     assert!(is_alive(leak.pid()));
     let undone = limits.undo_all(1.0);
-    assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID), "{undone:?}");
+    assert!(
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        "{undone:?}"
+    );
     assert_eq!(stage.state(), before);
     stage.until_used(limit_bytes + 4 * OVER_BYTES);
     assert!(is_alive(leak.pid()));
     assert_eq!(stage.killed(), 0);
     leak.stop();
-    format!("at {} MiB, over by {} KiB at most", limit_bytes / MIB, most_bytes.saturating_sub(limit_bytes) / 1024)
+    format!(
+        "at {} MiB, over by {} KiB at most",
+        limit_bytes / MIB,
+        most_bytes.saturating_sub(limit_bytes) / 1024
+    )
 }
 
 /// What should not be limited is refused with the reason, and left as it is.
@@ -72,12 +86,16 @@ pub fn refused(stage: &Stage) -> String {
     let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
     let outcome = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), gone);
     assert_eq!(outcome.why, "the process is not in it any more");
-    assert_eq!(limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event, OutcomeKind::Refused);
+    assert_eq!(
+        limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event,
+        OutcomeKind::Refused
+    );
 
     let neighbour = stage.another_program(&["touch"]);
     let named = wait_for(SOON, || {
         let why = refused(&mut limits, leak.pid());
-        why.starts_with(&format!("it is shared with neighbour (pid {})", neighbour.pid())).then_some(())
+        why.starts_with(&format!("it is shared with neighbour (pid {})", neighbour.pid()))
+            .then_some(())
     });
     assert!(named.is_some(), "{}", refused(&mut limits, leak.pid()));
     neighbour.stop();
@@ -89,14 +107,18 @@ pub fn refused(stage: &Stage) -> String {
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
     assert_eq!(why, format!("its program is protected (exe:{})", program.display()));
-    (config.decide.protected, config.decide.allow) = (Vec::new(), vec![pattern("exe:/usr/bin/*".to_owned())]);
+    (config.decide.protected, config.decide.allow) =
+        (Vec::new(), vec![pattern("exe:/usr/bin/*".to_owned())]);
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
     assert_eq!(why, format!("{} is not among those of decide.allow", program.display()));
     let mut limits = stage.limits();
 
     let pause = Pause::below(&stage.config.record.state_dir);
     pause.turn_on().expect("it can be done");
-    assert!(refused(&mut limits, leak.pid()).starts_with(&format!("paused by {}", pause.path().display())));
+    assert!(
+        refused(&mut limits, leak.pid())
+            .starts_with(&format!("paused by {}", pause.path().display()))
+    );
     pause.turn_off().expect("it can be done");
     assert_eq!(stage.state(), before);
 
@@ -114,7 +136,10 @@ pub fn refused(stage: &Stage) -> String {
     stage.set_limit(16 * MIB);
     let before = stage.state();
     let why = refused(&mut limits, leak.pid());
-    assert!(why.starts_with(&format!("it has {}={} already", stage.limit_file(), 16 * MIB)), "{why}");
+    assert!(
+        why.starts_with(&format!("it has {}={} already", stage.limit_file(), 16 * MIB)),
+        "{why}"
+    );
     assert_eq!(stage.state(), before);
     leak.stop();
     "each with its reason".to_owned()
@@ -142,7 +167,9 @@ pub fn changed_by_others(stage: &Stage) -> String {
     let looked = limits.look(9.0);
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     let file = stage.limit_file();
-    let who_won = format!("others set {file} 4 times, to {theirs} at last, and we 3 times again: it is left to them; ");
+    let who_won = format!(
+        "others set {file} 4 times, to {theirs} at last, and we 3 times again: it is left to them; "
+    );
     assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), theirs);
     // All but what they changed is as before, and the limit is nobody's business any more.
@@ -208,14 +235,16 @@ pub fn over(stage: &Stage) -> String {
     "with the last of two".to_owned()
 }
 
-/// Limits that come and go, and are changed by others, kill nobody, however everybody allocates meanwhile.
+/// Limits that come and go, and are changed by others, kill nobody, however everybody allocates
+/// meanwhile.
 ///
 /// # Panics
 ///
 /// Where that does not hold.
 pub fn racing(stage: &Stage, least_changes: u64) -> String {
     let before = stage.state();
-    let workloads = [1, 2, 3].map(|seed| stage.workload(&["swell", "--most=64MiB", &format!("--seed={seed}")]));
+    let workloads =
+        [1, 2, 3].map(|seed| stage.workload(&["swell", "--most=64MiB", &format!("--seed={seed}")]));
     let mut random = Rng::new("limits", 1);
     let (mut changes, mut refused) = (0, 0);
     while changes < least_changes {
@@ -237,15 +266,24 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
         }
         if random.bits().is_multiple_of(4) {
             stage.set_limit(stage.unlimited());
-            changes +=
-                limits.look(1.0).iter().filter(|outcome| outcome.event == OutcomeKind::Reasserted).count() as u64;
+            changes += limits
+                .look(1.0)
+                .iter()
+                .filter(|outcome| outcome.event == OutcomeKind::Reasserted)
+                .count() as u64;
         }
-        changes += limits.undo_all(2.0).iter().filter(|outcome| outcome.event == OutcomeKind::Undone).count() as u64;
+        changes += limits
+            .undo_all(2.0)
+            .iter()
+            .filter(|outcome| outcome.event == OutcomeKind::Undone)
+            .count() as u64;
         assert_eq!(stage.state(), before);
     }
     assert_eq!(stage.killed(), 0);
     assert!(workloads.iter().all(|workload| is_alive(workload.pid())));
     let reached = stage.reached();
     assert!(reached > 10, "a limit was reached {reached} times alone");
-    format!("{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was killed")
+    format!(
+        "{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was killed"
+    )
 }

@@ -63,7 +63,9 @@ impl Stage {
         let mut above = Vec::new();
         for name in below {
             if cgroup.has("cgroup.subtree_control") {
-                cgroup.set("cgroup.subtree_control", "+memory").map_err(|error| error.to_string())?;
+                cgroup
+                    .set("cgroup.subtree_control", "+memory")
+                    .map_err(|error| error.to_string())?;
             }
             let inner = cgroup.make_below(name).map_err(|error| error.to_string())?;
             above.insert(0, std::mem::replace(&mut cgroup, inner));
@@ -88,7 +90,8 @@ impl Stage {
         )
     }
 
-    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is somebody else's.
+    /// What keeps an agent from all that is not this test's: whatever else leaks on this machine is
+    /// somebody else's.
     pub fn only_this(&self) -> String {
         format!("allow = [\"{}\"]", self.cgroup.path)
     }
@@ -167,7 +170,14 @@ impl Stage {
         let files = if self.is_v1 {
             &["memory.limit_in_bytes", "memory.oom_control"][..]
         } else {
-            &["memory.high", "memory.max", "cpu.weight", "cpu.max", "cgroup.subtree_control", "memory.swap.max"]
+            &[
+                "memory.high",
+                "memory.max",
+                "cpu.weight",
+                "cpu.max",
+                "cgroup.subtree_control",
+                "memory.swap.max",
+            ]
         };
         let state = files
             .iter()
@@ -177,7 +187,9 @@ impl Stage {
         let files = state.map(|text| text.lines().next().unwrap_or_default().to_owned());
         let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
         let children = entries.filter(|entry| entry.path().is_dir());
-        files.chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
+        files
+            .chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     /// As it is told, and that it may divide its cgroup.
@@ -197,7 +209,8 @@ impl Stage {
     ///
     /// Where that is not there.
     pub fn is_in(&self, child: &str, pid: u32) -> bool {
-        let processes = self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
+        let processes =
+            self.cgroup.get(&format!("{child}/cgroup.procs")).expect("the cgroup is there");
         processes.lines().any(|line| line.parse() == Ok(pid))
     }
 
@@ -212,14 +225,23 @@ impl Stage {
 
     /// `contain` with this cgroup, on account of a process in it, which it may divide or not.
     pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
-        let limited =
-            if is_delegated { self.cgroup.directory().join(LEAK_CHILD) } else { self.cgroup.directory().into() };
+        let limited = if is_delegated {
+            self.cgroup.directory().join(LEAK_CHILD)
+        } else {
+            self.cgroup.directory().into()
+        };
         let mut command = Command::new(&self.programs.contain);
-        command.arg("--state-dir").arg(&self.config.record.state_dir).args(["--cgroup", &self.cgroup.path]);
+        command
+            .arg("--state-dir")
+            .arg(&self.config.record.state_dir)
+            .args(["--cgroup", &self.cgroup.path]);
         command.arg("--wipe").arg(limited.join(self.limit_file()));
         // A negative number would be an option.
         command.arg(if self.is_v1 { u64::MAX.to_string() } else { "max".to_owned() });
-        command.args([format!("--pid={}", culprit.pid), format!("--start-ticks={}", culprit.start_ticks)]);
+        command.args([
+            format!("--pid={}", culprit.pid),
+            format!("--start-ticks={}", culprit.start_ticks),
+        ]);
         if is_delegated {
             command.args(["--delegated", &self.cgroup.path]);
         }
@@ -250,16 +272,22 @@ impl Stage {
         reached.and_then(|reached| reached.parse().ok()).expect("it counts them")
     }
 
-    /// Share of the time, 0 to 1, in which all of it waits for memory: of the last ten seconds, or in version 1 now.
+    /// Share of the time, 0 to 1, in which all of it waits for memory: of the last ten seconds, or
+    /// in version 1 now.
     ///
     /// # Panics
     ///
     /// Where that cannot be told.
     pub fn waiting(&self) -> f64 {
-        let (file, field) =
-            if self.is_v1 { ("memory.oom_control", "under_oom ") } else { ("memory.pressure", "full avg10=") };
+        let (file, field) = if self.is_v1 {
+            ("memory.oom_control", "under_oom ")
+        } else {
+            ("memory.pressure", "full avg10=")
+        };
         let text = self.cgroup.get(file).expect("the cgroup is there");
-        let value = text.lines().find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.split(' ').next()?.parse::<f64>().ok());
         value.expect("it says how much is waited") / if self.is_v1 { 1.0 } else { 100.0 }
     }
 
@@ -309,7 +337,8 @@ impl Stage {
 pub fn life(pid: u32) -> ProcessId {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let (_, fields) = stat.rsplit_once(") ").expect("its name is in parentheses");
-    let start_ticks = fields.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("it has a start");
+    let start_ticks =
+        fields.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("it has a start");
     ProcessId { pid, start_ticks }
 }
 

@@ -1,6 +1,8 @@
-//! A cgroup that does nothing but wait for memory at its limit: the limit gives way a few times, and then somebody is told.
+//! A cgroup that does nothing but wait for memory at its limit: the limit gives way a few times,
+//! and then somebody is told.
 //!
-//! Time is the scenario's own, so that eleven seconds of waiting take none; how much is waited is read of the kernel.
+//! Time is the scenario's own, so that eleven seconds of waiting take none; how much is waited is
+//! read of the kernel.
 
 use std::time::Duration;
 
@@ -19,7 +21,8 @@ const TRIES: u32 = 20;
 /// Longer than a cgroup may wait.
 const TOO_LONG_SECS: f64 = 11.0;
 
-/// What waits for memory and nothing else gets more three times, and then it is told and nothing else is done.
+/// What waits for memory and nothing else gets more three times, and then it is told and nothing
+/// else is done.
 ///
 /// # Panics
 ///
@@ -31,15 +34,23 @@ pub fn thrashing(stage: &Stage) -> String {
     let mut limits = stage.limits();
     let mut limit_bytes = stage.limit(&mut limits, leak.pid()).limit_bytes.expect("it is limited");
     let (first_bytes, mut t) = (limit_bytes, 0.0);
-    // What is done, or told, once it has waited too long. Where it goes on for a moment between two looks, it is waited for again.
+    // What is done, or told, once it has waited too long. Where it goes on for a moment between two
+    // looks, it is waited for again.
     let mut too_long = |limits: &mut ActiveLimits| -> Vec<Outcome> {
         for _ in 0..TRIES {
             let waits = wait_for(WAITS_WITHIN, || (stage.waiting() >= WAITS).then_some(()));
-            assert!(waits.is_some(), "it waits for {:.0} % of the time alone", stage.waiting() * 100.0);
+            assert!(
+                waits.is_some(),
+                "it waits for {:.0} % of the time alone",
+                stage.waiting() * 100.0
+            );
             for secs in [1.0, TOO_LONG_SECS] {
                 t += secs;
-                let looked: Vec<_> =
-                    limits.look(t).into_iter().filter(|one| one.event != OutcomeKind::GrowthStopped).collect();
+                let looked: Vec<_> = limits
+                    .look(t)
+                    .into_iter()
+                    .filter(|one| one.event != OutcomeKind::GrowthStopped)
+                    .collect();
                 if !looked.is_empty() {
                     return looked;
                 }
@@ -49,7 +60,9 @@ pub fn thrashing(stage: &Stage) -> String {
     };
     for _ in 0..3 {
         let looked = too_long(&mut limits);
-        let [Outcome { event: OutcomeKind::Relaxed, limit_bytes: Some(wider_bytes), .. }] = looked[..] else {
+        let [Outcome { event: OutcomeKind::Relaxed, limit_bytes: Some(wider_bytes), .. }] =
+            looked[..]
+        else {
             panic!("{looked:?}")
         };
         assert_eq!(stage.number(stage.limit_file()), wider_bytes);

@@ -1,9 +1,12 @@
-//! The load: ramps from all that a server can do to 1.4 times as much, and steady loads with bursts.
+//! The load: ramps from all that a server can do to 1.4 times as much, and steady loads with
+//! bursts.
 //!
-//! wrk waits for each answer before it asks again, so that its connections are a fixed number. That is just what a
-//! thread-per-connection server can do a number of, and what its ramp consists of. It is no ramp for an event loop, which under any
-//! number works as fast as it can; and wrk's own delays come after it has connected, so that connections would be in the queue that
-//! have nothing to ask yet. nginx and HAProxy are therefore measured with wrk and loaded with connections that come at a rate.
+//! wrk waits for each answer before it asks again, so that its connections are a fixed number. That
+//! is just what a thread-per-connection server can do a number of, and what its ramp consists of.
+//! It is no ramp for an event loop, which under any number works as fast as it can; and wrk's own
+//! delays come after it has connected, so that connections would be in the queue that have nothing
+//! to ask yet. nginx and HAProxy are therefore measured with wrk and loaded with connections that
+//! come at a rate.
 
 use std::{
     net::SocketAddr,
@@ -31,8 +34,8 @@ const BATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// Share of the capacity at which a server is busy and healthy.
 const BUSY: f64 = 0.8;
-/// What a burst brings: so much of the server's time beyond what it can take at once, in connections that all come within some
-/// milliseconds.
+/// What a burst brings: so much of the server's time beyond what it can take at once, in
+/// connections that all come within some milliseconds.
 pub const BURST_SECS: f64 = 0.08;
 
 /// The longest that any load runs, should nobody end it.
@@ -45,8 +48,8 @@ pub struct Load {
     offers: Vec<Workload>,
 }
 
-/// Loads a server with all that it can do, then ever more; gives the load, which goes on at 1.4 times that, and when the ramp began.
-/// Returns when it has ended.
+/// Loads a server with all that it can do, then ever more; gives the load, which goes on at 1.4
+/// times that, and when the ramp began. Returns when it has ended.
 pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, Instant) {
     match kind {
         Kind::Nginx | Kind::Haproxy => {
@@ -54,7 +57,10 @@ pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) 
             let (from, to) = (capacity_per_sec, UP_TO * capacity_per_sec);
             let mut load = Load::default();
             let ramp = format!("--ramp={}s", RAMP.as_secs_f64());
-            load.offer(addr, &[&format!("--rate-per-sec={from}"), &format!("--to-rate-per-sec={to}"), &ramp]);
+            load.offer(
+                addr,
+                &[&format!("--rate-per-sec={from}"), &format!("--to-rate-per-sec={to}"), &ramp],
+            );
             sleep(RAMP);
             (load, start)
         }
@@ -72,16 +78,26 @@ pub fn ramp(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) 
 }
 
 /// A load of this share of the capacity, with as many connections more at once every three seconds.
-pub fn steady(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64, share: f64, burst: u32) -> Load {
+pub fn steady(
+    stage: &Stage,
+    kind: Kind,
+    addr: SocketAddr,
+    capacity_per_sec: f64,
+    share: f64,
+    burst: u32,
+) -> Load {
     let (mut load, rate_per_sec) = match kind {
         Kind::Nginx | Kind::Haproxy => (Load::default(), share * capacity_per_sec),
-        Kind::Threads { .. } => (concurrent(&stage.servers, addr, (share * f64::from(THREADS)) as u32), 0.0),
+        Kind::Threads { .. } => {
+            (concurrent(&stage.servers, addr, (share * f64::from(THREADS)) as u32), 0.0)
+        }
     };
     load.offer(addr, &[&format!("--rate-per-sec={rate_per_sec}"), &format!("--burst={burst}")]);
     load
 }
 
-/// A load of four fifths of the capacity, with bursts that it can take; and how many connections a burst has.
+/// A load of four fifths of the capacity, with bursts that it can take; and how many connections a
+/// burst has.
 pub fn busy(stage: &Stage, kind: Kind, addr: SocketAddr, capacity_per_sec: f64) -> (Load, u32) {
     let idle = (1.0 - BUSY) * f64::from(kind.at_once());
     let burst = (idle + BURST_SECS * capacity_per_sec) as u32;

@@ -1,4 +1,5 @@
-//! What the live tests of overload detection and the recorder of the corpus share: real servers, real load, and the truth about the queue between them.
+//! What the live tests of overload detection and the recorder of the corpus share: real servers,
+//! real load, and the truth about the queue between them.
 
 pub mod load;
 pub mod report;

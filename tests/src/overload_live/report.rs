@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::truth::History;
 
-/// How long after the condition holds a claim may be read from the agent: two looks at the default of 100 ms, and half of one for
-/// all else.
+/// How long after the condition holds a claim may be read from the agent: two looks at the default
+/// of 100 ms, and half of one for all else.
 pub const REPORTED_WITHIN: Duration = Duration::from_millis(250);
 
 /// The shortest backlog here fills in so long, at a rate that these machines can do.
@@ -50,7 +50,8 @@ impl Ramped {
             holds_at: holds.map(after_start),
             claimed_at: claimed.map(after_start),
             overflows_at: history.first_overflow().map(after_start),
-            load_at_claim: history.arrivals_per_sec(until - Duration::from_secs(1), until) / capacity_per_sec,
+            load_at_claim: history.arrivals_per_sec(until - Duration::from_secs(1), until)
+                / capacity_per_sec,
             deepest: history.deepest(),
             longest_gap: history.longest_gap(),
             gap_before_overflow: history
@@ -59,11 +60,13 @@ impl Ramped {
         }
     }
 
-    /// How long this host stood still, if it did for long enough to fill the queue by that alone, before the first overflow and before
-    /// the condition held: whoever watches runs before all else here. Such a ramp says nothing of the agent.
+    /// How long this host stood still, if it did for long enough to fill the queue by that alone,
+    /// before the first overflow and before the condition held: whoever watches runs before all
+    /// else here. Such a ramp says nothing of the agent.
     pub fn cut_short(&self) -> Option<Duration> {
-        let holds_first =
-            self.holds_at.is_some_and(|holds| self.overflows_at.is_none_or(|overflows| holds < overflows));
+        let holds_first = self
+            .holds_at
+            .is_some_and(|holds| self.overflows_at.is_none_or(|overflows| holds < overflows));
         (!holds_first && self.gap_before_overflow > STOOD_STILL).then_some(self.gap_before_overflow)
     }
 
@@ -108,19 +111,29 @@ pub fn print(server: &str, ramps: &[Ramped]) {
     }
     let delay = ramps.iter().map(Ramped::delay_secs).fold(f64::NEG_INFINITY, f64::max);
     let lead = ramps.iter().map(Ramped::lead_secs).fold(f64::INFINITY, f64::min);
-    println!("  worst: claimed {:.0} ms after the condition, {lead:.2} s before the first overflow", delay * 1e3);
+    println!(
+        "  worst: claimed {:.0} ms after the condition, {lead:.2} s before the first overflow",
+        delay * 1e3
+    );
 }
 
 /// Every ramp was claimed in time and before its queue overflowed, which it did.
 pub fn judge(ramps: &[Ramped]) {
     for (number, ramp) in ramps.iter().enumerate() {
-        assert!(ramp.overflows_at.is_some(), "ramp {number} did not overflow, so that nothing was to be foreseen");
+        assert!(
+            ramp.overflows_at.is_some(),
+            "ramp {number} did not overflow, so that nothing was to be foreseen"
+        );
         assert!(
             ramp.lead_secs() > 0.0,
             "ramp {number} was claimed {:.2} s after its first overflow",
             -ramp.lead_secs()
         );
         let delay = ramp.delay_secs();
-        assert!(delay <= REPORTED_WITHIN.as_secs_f64(), "ramp {number} was claimed {:.0} ms late", delay * 1e3);
+        assert!(
+            delay <= REPORTED_WITHIN.as_secs_f64(),
+            "ramp {number} was claimed {:.0} ms late",
+            delay * 1e3
+        );
     }
 }

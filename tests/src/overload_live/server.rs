@@ -9,8 +9,9 @@ use super::{
     truth::Counters,
 };
 
-/// Threads of the thread-per-connection server, and how long each connection takes one: a thousand connections a second with the
-/// CPUs all but idle, so that neither load nor agent takes from its capacity.
+/// Threads of the thread-per-connection server, and how long each connection takes one: a thousand
+/// connections a second with the CPUs all but idle, so that neither load nor agent takes from its
+/// capacity.
 pub const THREADS: u32 = 400;
 const SERVICE: &str = "400ms";
 
@@ -18,11 +19,12 @@ const SERVICE: &str = "400ms";
 const MAXCONN: u32 = 100;
 const HELD: Duration = Duration::from_millis(100);
 
-/// Bytes of the page that nginx compresses for each connection, some millisecond of work: as many connections a second then fill
-/// its one worker as wrk makes with a tenth of a CPU.
+/// Bytes of the page that nginx compresses for each connection, some millisecond of work: as many
+/// connections a second then fill its one worker as wrk makes with a tenth of a CPU.
 const PAGE_BYTES: usize = 32_000;
 
-/// Connections that wait while a capacity is measured: the server is never idle, and its backlog never full.
+/// Connections that wait while a capacity is measured: the server is never idle, and its backlog
+/// never full.
 const SATURATING: u32 = 32;
 /// How long that is measured, after as long as it takes until connections come evenly.
 const MEASURED: Duration = Duration::from_millis(1_500);
@@ -47,7 +49,8 @@ pub enum Server {
 /// Which server.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// An event loop that a CPU bounds, and its default backlog of 511. What else the machine does may take from its CPU's speed.
+    /// An event loop that a CPU bounds, and its default backlog of 511. What else the machine does
+    /// may take from its CPU's speed.
     Nginx,
     /// An event loop that `maxconn` bounds, whatever else the machine does.
     Haproxy,
@@ -76,22 +79,26 @@ impl Server {
         let dir = stage.dir(addr);
         let server = match kind {
             Kind::Nginx => Self::Debian { program: stage.servers.nginx(&dir, addr, &page()) },
-            Kind::Haproxy => Self::Debian { program: stage.servers.haproxy(&dir, addr, MAXCONN, HELD) },
+            Kind::Haproxy => {
+                Self::Debian { program: stage.servers.haproxy(&dir, addr, MAXCONN, HELD) }
+            }
             Kind::Threads { backlog } => {
                 let (addr, backlog) = (format!("--addr={addr}"), format!("--backlog={backlog}"));
-                let (threads, service) = (format!("--threads={THREADS}"), format!("--service={SERVICE}"));
+                let (threads, service) =
+                    (format!("--threads={THREADS}"), format!("--service={SERVICE}"));
                 Self::Threads(workload(&["serve", &addr, &backlog, &threads, &service]))
             }
         };
         (server, addr)
     }
 
-    /// Connections that a server of this kind completes in a second under wrk, where it is never idle. It is another one than those
-    /// that are judged: its queue stands, and rightly so.
+    /// Connections that a server of this kind completes in a second under wrk, where it is never
+    /// idle. It is another one than those that are judged: its queue stands, and rightly so.
     pub fn capacity_per_sec(stage: &mut Stage, kind: Kind) -> f64 {
         let (_server, addr) = Self::start(stage, kind);
         let lasting = SETTLES + 2 * MEASURED;
-        let wrk = &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
+        let wrk =
+            &mut stage.servers.wrk(addr, kind.at_once() + SATURATING, lasting.as_secs() as u32);
         let _wrk = Program::start(wrk);
         sleep(SETTLES);
         let mut counters = Counters::open(1).expect("the namespace's counters can be read");
@@ -112,7 +119,9 @@ impl Server {
 
     /// Sends a signal to the threaded server.
     pub fn signal(&self, signal: libc::c_int) {
-        let Self::Threads(workload) = self else { panic!("only the threaded server is one process") };
+        let Self::Threads(workload) = self else {
+            panic!("only the threaded server is one process")
+        };
         // SAFETY: a signal to a child that was not waited for yet.
         let sent = unsafe { libc::kill(workload.pid() as i32, signal) };
         assert_eq!(sent, 0, "the server is there");

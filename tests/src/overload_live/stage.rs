@@ -1,5 +1,6 @@
-//! Where a live test plays: the installed agent on its defaults, and a network namespace of the test's own in which one server at
-//! a time is loaded. Who records with sensors of its own plays on it without the agent.
+//! Where a live test plays: the installed agent on its defaults, and a network namespace of the
+//! test's own in which one server at a time is loaded. Who records with sensors of its own plays on
+//! it without the agent.
 
 use std::{
     net::SocketAddr,
@@ -9,13 +10,14 @@ use std::{
 };
 
 use crate::{
-    ANY_PORT, Running, Scratch, Servers, Workload, built, in_real_time, is_root, own_network, run_with, sensors_with,
-    skip,
+    ANY_PORT, Running, Scratch, Servers, Workload, built, in_real_time, is_root, own_network,
+    run_with, sensors_with, skip,
 };
 use serde_json::Value;
 use spillway_agent::{bpf::Probe, config::Config};
 
-/// The first port that is listened on: a server that is started anew is a listener that was never seen.
+/// The first port that is listened on: a server that is started anew is a listener that was never
+/// seen.
 const FIRST_PORT: u16 = 8_000;
 
 /// What a test plays on.
@@ -78,14 +80,19 @@ impl Stage {
 
     /// When an overload of this listener was claimed, by the arrival of the agent's line.
     pub fn claimed(&self, addr: SocketAddr) -> Option<Instant> {
-        self.claims().into_iter().find(|(_, claim)| claim["addr"] == addr.to_string()).map(|(at, _)| at)
+        self.claims()
+            .into_iter()
+            .find(|(_, claim)| claim["addr"] == addr.to_string())
+            .map(|(at, _)| at)
     }
 
     /// Every overload that was claimed in this namespace.
     pub fn claims(&self) -> Vec<(Instant, Value)> {
         let printed = self.running.iter().flat_map(Running::printed_at);
-        let parsed = printed.filter_map(|line| Some((line.at, serde_json::from_str::<Value>(&line.line).ok()?)));
-        let raised = parsed.filter(|(_, line)| line["verdict"] == "overload" && line["state"] == "raised");
+        let parsed = printed
+            .filter_map(|line| Some((line.at, serde_json::from_str::<Value>(&line.line).ok()?)));
+        let raised =
+            parsed.filter(|(_, line)| line["verdict"] == "overload" && line["state"] == "raised");
         raised.filter(|(_, claim)| claim["netns"] == self.netns).collect()
     }
 

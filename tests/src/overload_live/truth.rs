@@ -1,10 +1,12 @@
-//! What a listener's queue did, seen by other means than the agent's: every two milliseconds the queue's depth from
-//! `/proc/net/tcp`, connections made so far from `PassiveOpens`, and `ListenOverflows`, all of the test's own namespace.
+//! What a listener's queue did, seen by other means than the agent's: every two milliseconds the
+//! queue's depth from `/proc/net/tcp`, connections made so far from `PassiveOpens`, and
+//! `ListenOverflows`, all of the test's own namespace.
 //!
-//! The queue is first in, first out. So with `arrived` connections of which `depth` wait, the head is number
-//! `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes one listener in the namespace; of several on
-//! one address only the sum of what waits is known, and heads seem younger than they are.
-//! A look that came late, on a busy machine, only makes heads seem younger; how late is reported.
+//! The queue is first in, first out. So with `arrived` connections of which `depth` wait, the head
+//! is number `arrived - depth + 1`, and it has waited since `arrived` reached that number. It takes
+//! one listener in the namespace; of several on one address only the sum of what waits is known,
+//! and heads seem younger than they are. A look that came late, on a busy machine, only makes heads
+//! seem younger; how late is reported.
 
 use std::{
     fs::File,
@@ -23,8 +25,9 @@ use crate::{now, real_time};
 /// Time between two looks: short against the 5 ms from which a wait counts.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// Connections that come while a queue stands, from which that is no chance: within `sustain`, and half as many within twice that. As
-/// the README has it; a server at nine tenths of its capacity lets a thousand stand for a second each minute.
+/// Connections that come while a queue stands, from which that is no chance: within `sustain`, and
+/// half as many within twice that. As the README has it; a server at nine tenths of its capacity
+/// lets a thousand stand for a second each minute.
 const CAME_MIN: u64 = 2_000;
 
 /// One look.
@@ -64,7 +67,8 @@ impl Truth {
         let looking = thread::spawn(move || {
             // Where that is not allowed, looks come later.
             let _ = real_time();
-            let mut counters = Counters::open(listeners).expect("the namespace's counters can be read");
+            let mut counters =
+                Counters::open(listeners).expect("the namespace's counters can be read");
             while !stopped.load(Ordering::Relaxed) {
                 let look = counters.look().expect("the namespace's counters can be read");
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push(look);
@@ -77,7 +81,10 @@ impl Truth {
     /// Whether a connection was refused room since it began.
     pub fn overflowed(&self) -> bool {
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.first().zip(looks.last()).is_some_and(|(first, last)| last.overflows > first.overflows)
+        looks
+            .first()
+            .zip(looks.last())
+            .is_some_and(|(first, last)| last.overflows > first.overflows)
     }
 
     /// Ends it, and gives what it saw.
@@ -88,11 +95,14 @@ impl Truth {
     pub fn end(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         self.looking.join().expect("looking does not panic");
-        History { looks: std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner)) }
+        History {
+            looks: std::mem::take(&mut *self.looks.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 }
 
-/// Files of a namespace, held open: whoever reads them, they tell of the namespace in which they were opened.
+/// Files of a namespace, held open: whoever reads them, they tell of the namespace in which they
+/// were opened.
 pub struct Counters {
     tcp: File,
     snmp: File,
@@ -125,7 +135,8 @@ impl Counters {
     /// Where they cannot be read any more.
     pub fn look(&mut self) -> io::Result<Look> {
         let arrived = counter(read(&self.snmp, &mut self.text)?, "Tcp:", "PassiveOpens");
-        // Header and a line each, 150 bytes: asked for more, the kernel would walk the table of all connections.
+        // Header and a line each, 150 bytes: asked for more, the kernel would walk the table of all
+        // connections.
         let length = self.tcp.read_at(&mut self.text[..150 * (1 + self.listeners)], 0)?;
         let depth = listeners_depth(&String::from_utf8_lossy(&self.text[..length]));
         let at = now();
@@ -143,16 +154,21 @@ fn read<'a>(file: &File, into: &'a mut [u8]) -> io::Result<&'a str> {
 fn counter(text: &str, group: &str, name: &str) -> u64 {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
     let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(known, _)| *known == name);
-    found.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("{group} has no {name}: {text}"))
+    let found =
+        names.split_whitespace().zip(values.split_whitespace()).find(|(known, _)| *known == name);
+    found
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or_else(|| panic!("{group} has no {name}: {text}"))
 }
 
-/// What waits at the listeners, which come first: the kernel shows it where other sockets have bytes to read.
+/// What waits at the listeners, which come first: the kernel shows it where other sockets have
+/// bytes to read.
 fn listeners_depth(text: &str) -> u64 {
     let depth = |line: &str| {
         let mut fields = line.split_whitespace().skip(3);
         let (state, queues) = (fields.next(), fields.next());
-        let depth = queues.and_then(|queues| u64::from_str_radix(queues.split_once(':')?.1, 16).ok());
+        let depth =
+            queues.and_then(|queues| u64::from_str_radix(queues.split_once(':')?.1, 16).ok());
         // 0A is LISTEN; a listener that has closed has no queue.
         depth.filter(|_| state == Some("0A"))
     };
@@ -213,18 +229,23 @@ impl History {
     /// When it had first stood throughout `sustain`.
     pub fn stood_throughout(&self, target: Duration, sustain: Duration) -> Option<Instant> {
         let stands = self.stands(target);
-        stands.iter().find(|stand| stand.to - stand.from >= sustain).map(|stand| stand.from + sustain)
+        stands
+            .iter()
+            .find(|stand| stand.to - stand.from >= sustain)
+            .map(|stand| stand.from + sustain)
     }
 
-    /// When it was first an overload by what is published of one: it had stood throughout `sustain` and so long that no chance
-    /// explains it, while many connections came and went.
+    /// When it was first an overload by what is published of one: it had stood throughout `sustain`
+    /// and so long that no chance explains it, while many connections came and went.
     pub fn overloaded(&self, target: Duration, sustain: Duration) -> Option<Instant> {
         let proven = |stand: &Stand| {
-            let mut within = self.looks.iter().filter(|look| look.at >= stand.from && look.at <= stand.to);
+            let mut within =
+                self.looks.iter().filter(|look| look.at >= stand.from && look.at <= stand.to);
             let first = within.next()?;
             let is_proven = |look: &&Look| {
                 let (stood, came) = (look.at - stand.from, look.arrived - first.arrived);
-                (stood >= sustain && came >= CAME_MIN) || (stood >= 2 * sustain && came >= CAME_MIN / 2)
+                (stood >= sustain && came >= CAME_MIN)
+                    || (stood >= 2 * sustain && came >= CAME_MIN / 2)
             };
             within.find(is_proven).map(|look| look.at)
         };
@@ -245,7 +266,8 @@ impl History {
 
     /// Connections a second that arrived between two instants.
     pub fn arrivals_per_sec(&self, from: Instant, to: Instant) -> f64 {
-        let within: Vec<_> = self.looks.iter().filter(|look| look.at >= from && look.at <= to).collect();
+        let within: Vec<_> =
+            self.looks.iter().filter(|look| look.at >= from && look.at <= to).collect();
         match (within.first(), within.last()) {
             (Some(first), Some(last)) if last.at > first.at => {
                 (last.arrived - first.arrived) as f64 / (last.at - first.at).as_secs_f64()
@@ -266,7 +288,10 @@ impl History {
 
     /// The longest time in which it did not look, of the second before `at`.
     pub fn longest_gap_before(&self, at: Instant) -> Duration {
-        let near = self.looks.windows(2).filter(|pair| pair[0].at <= at && pair[1].at + Duration::from_secs(1) >= at);
+        let near = self
+            .looks
+            .windows(2)
+            .filter(|pair| pair[0].at <= at && pair[1].at + Duration::from_secs(1) >= at);
         near.map(|pair| pair[1].at - pair[0].at).max().unwrap_or_default()
     }
 
@@ -283,7 +308,8 @@ mod tests {
     /// Looks 2 ms apart, each with what waits and what has come.
     fn history(seen: impl IntoIterator<Item = (u64, u64)>) -> History {
         let start = now();
-        let look = |(n, (depth, arrived))| Look { at: start + EVERY * n, depth, arrived, overflows: 0 };
+        let look =
+            |(n, (depth, arrived))| Look { at: start + EVERY * n, depth, arrived, overflows: 0 };
         History { looks: (0..).zip(seen).map(look).collect() }
     }
 
@@ -298,12 +324,16 @@ mod tests {
 
     #[test]
     fn a_queue_stands_as_long_as_its_heads_are_old() {
-        // Ten wait from the tenth look on, and each look one is accepted and one comes: a head has waited for 18 ms.
-        let standing = history((0..10).map(|n| (n, n)).chain((10..60).map(|n| (10, n))).chain([(0, 60), (1, 61)]));
+        // Ten wait from the tenth look on, and each look one is accepted and one comes: a head has
+        // waited for 18 ms.
+        let standing = history(
+            (0..10).map(|n| (n, n)).chain((10..60).map(|n| (10, n))).chain([(0, 60), (1, 61)]),
+        );
         let stands = standing.stands(TARGET);
         assert_eq!(stands.len(), 1, "{stands:?}");
         let since_start = |at: Instant| (at - standing.looks[0].at).as_millis();
-        // Number 1 came in look 1 and was 6 ms old in look 4; look 59 was the last at which ten waited.
+        // Number 1 came in look 1 and was 6 ms old in look 4; look 59 was the last at which ten
+        // waited.
         assert_eq!((since_start(stands[0].from), since_start(stands[0].to)), (8, 118));
     }
 
@@ -311,9 +341,11 @@ mod tests {
     fn a_queue_that_stands_is_an_overload_once_that_is_no_chance() {
         let overloaded_ms = |per_look: u64| {
             let seen = history((0..2_000).map(|n| (10 * per_look, n * per_look)));
-            seen.overloaded(TARGET, Duration::from_secs(1)).map(|at| (at - seen.looks[0].at).as_millis())
+            seen.overloaded(TARGET, Duration::from_secs(1))
+                .map(|at| (at - seen.looks[0].at).as_millis())
         };
-        // Ten looks' worth waits from the beginning, so that the head is old from the fourth look on.
+        // Ten looks' worth waits from the beginning, so that the head is old from the fourth look
+        // on.
         assert_eq!(overloaded_ms(8), Some(1_006));
         assert_eq!(overloaded_ms(1), Some(2_006));
         let slow = history((0..2_000).map(|n| (10, n / 3)));

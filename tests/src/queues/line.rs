@@ -1,8 +1,11 @@
-//! A number that changes in time along straight pieces: rates of arrival, slowness, shares of a CPU.
+//! A number that changes in time along straight pieces: rates of arrival, slowness, shares of a
+//! CPU.
 //!
-//! Pieces are straight so that a Poisson process of changing rate can be drawn exactly, by its area, and not by thinning.
+//! Pieces are straight so that a Poisson process of changing rate can be drawn exactly, by its
+//! area, and not by thinning.
 
-/// Points in order of time; two at the same time are a step. Before the first and after the last it is flat.
+/// Points in order of time; two at the same time are a step. Before the first and after the last it
+/// is flat.
 #[derive(Debug, Clone)]
 pub(super) struct Line(Vec<(f64, f64)>);
 
@@ -28,24 +31,32 @@ impl Line {
     pub(super) fn at(&self, t: f64) -> f64 {
         let next = self.0.partition_point(|point| point.0 <= t);
         match (next.checked_sub(1).map(|before| self.0[before]), self.0.get(next)) {
-            (Some(before), Some(after)) => before.1 + (after.1 - before.1) * (t - before.0) / (after.0 - before.0),
+            (Some(before), Some(after)) => {
+                before.1 + (after.1 - before.1) * (t - before.0) / (after.0 - before.0)
+            }
             (Some(point), None) | (None, Some(&point)) => point.1,
             (None, None) => 0.0,
         }
     }
 
-    /// When the area under it since `t` has grown to `area`; `None` where it never does. Values are not negative.
+    /// When the area under it since `t` has grown to `area`; `None` where it never does. Values are
+    /// not negative.
     pub(super) fn filled(&self, mut t: f64, mut area: f64) -> Option<f64> {
         loop {
             let value = self.at(t);
-            let Some(&(end, height)) = self.0.get(self.0.partition_point(|point| point.0 <= t)) else {
+            let Some(&(end, height)) = self.0.get(self.0.partition_point(|point| point.0 <= t))
+            else {
                 return (value > 0.0).then(|| t + area / value);
             };
             let whole = f64::midpoint(value, height) * (end - t);
             if whole >= area {
                 let slope = (height - value) / (end - t);
-                // The root of value·x + slope·x²/2 = area, in the form that loses no digits where the slope is small.
-                return Some(t + 2.0 * area / (value + libm::sqrt((value * value + 2.0 * slope * area).max(0.0))));
+                // The root of value·x + slope·x²/2 = area, in the form that loses no digits where
+                // the slope is small.
+                return Some(
+                    t + 2.0 * area
+                        / (value + libm::sqrt((value * value + 2.0 * slope * area).max(0.0))),
+                );
             }
             (t, area) = (end, area - whole);
         }
@@ -64,7 +75,9 @@ mod tests {
     #[test]
     fn steps_are_steps_and_slopes_are_straight() {
         let line = Line::through(vec![(10.0, 1.0), (10.0, 3.0), (20.0, 5.0)]);
-        for (t, value) in [(0.0, 1.0), (9.9, 1.0), (10.0, 3.0), (15.0, 4.0), (20.0, 5.0), (99.0, 5.0)] {
+        for (t, value) in
+            [(0.0, 1.0), (9.9, 1.0), (10.0, 3.0), (15.0, 4.0), (20.0, 5.0), (99.0, 5.0)]
+        {
             assert_eq!(line.at(t), value, "at {t}");
         }
     }

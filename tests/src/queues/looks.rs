@@ -1,14 +1,17 @@
 //! What the agent sees of a simulated address: the facts of its own sensors, at their pace.
 //!
-//! Looks come a little late, as timers do. Where accept() can be followed, waits are exact; elsewhere a socket that has its address to
-//! itself accepted what arrived and no longer waits, and of several that is not known of each. Counters are as wide as the
-//! kernel's, 32 bits, and wrap.
+//! Looks come a little late, as timers do. Where accept() can be followed, waits are exact;
+//! elsewhere a socket that has its address to itself accepted what arrived and no longer waits, and
+//! of several that is not known of each. Counters are as wide as the kernel's, 32 bits, and wrap.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use spillway_agent::{
     engine::HostInfo,
-    sense::{Fact, HostFact, ListenerFact, Observation, ProcessId, ProcessResourcesFact, ServicePressureFact},
+    sense::{
+        Fact, HostFact, ListenerFact, Observation, ProcessId, ProcessResourcesFact,
+        ServicePressureFact,
+    },
 };
 
 use super::{
@@ -42,7 +45,8 @@ pub(super) struct Seen {
     t: Nanos,
     /// By socket: what was counted at the last look.
     last: Vec<Last>,
-    /// What had arrived at sockets that are closed, since somebody has listened without a break, and before the agent came.
+    /// What had arrived at sockets that are closed, since somebody has listened without a break,
+    /// and before the agent came.
     arrived_before: u64,
     ready: VecDeque<Observation>,
     overloads: Option<Vec<Overload>>,
@@ -63,7 +67,8 @@ impl Seen {
         let port = rng.pick(&[80, 443, 3_000, 5_432, 8_080, 9_000]);
         Self {
             host,
-            addr: if rng.chance(0.5) { format!("0.0.0.0:{port}") } else { format!("[::]:{port}") }.into(),
+            addr: if rng.chance(0.5) { format!("0.0.0.0:{port}") } else { format!("[::]:{port}") }
+                .into(),
             cgroup: format!("/system.slice/{name}.service").into(),
             pid: 700 + rng.below(9_000) as u32,
             look: 0,
@@ -120,7 +125,13 @@ impl Seen {
         if self.sim.plan.keepalives > 0 && crossed(HANDLES_SECS) {
             let id = ProcessId { pid: self.pid, start_ticks: 4_711 };
             let fds = self.sim.plan.keepalives + 24;
-            let handles = ProcessResourcesFact { id, fds, fds_max: Some(1 << 19), threads: 5, close_wait: Some(0) };
+            let handles = ProcessResourcesFact {
+                id,
+                fds,
+                fds_max: Some(1 << 19),
+                threads: 5,
+                close_wait: Some(0),
+            };
             self.tell(Fact::Handles(handles));
         }
         for place in 0..self.sim.sockets.len() {
@@ -143,7 +154,12 @@ impl Seen {
 
     /// Arrived at all sockets since somebody has listened without a break.
     fn arrived(&self) -> u64 {
-        let open = self.sim.sockets.iter().filter(|socket| socket.open).map(|socket| socket.counts.arrived);
+        let open = self
+            .sim
+            .sockets
+            .iter()
+            .filter(|socket| socket.open)
+            .map(|socket| socket.counts.arrived);
         self.arrived_before.wrapping_add(open.sum())
     }
 
@@ -151,7 +167,8 @@ impl Seen {
         let (now, open) = (self.t, self.sim.sockets[place].open);
         if !open {
             if std::mem::take(&mut self.last[place].was_open) {
-                self.arrived_before = self.arrived_before.wrapping_add(self.sim.sockets[place].counts.arrived);
+                self.arrived_before =
+                    self.arrived_before.wrapping_add(self.sim.sockets[place].counts.arrived);
                 if self.sim.sockets.iter().all(|socket| !socket.open) {
                     self.arrived_before = 0;
                 }
@@ -160,7 +177,8 @@ impl Seen {
         }
         let sockets = self.sim.sockets.iter().filter(|socket| socket.open).count();
         let arrived = self.arrived();
-        let began = if self.sim.sockets[place].plan.opens > 0.0 { 0 } else { self.sim.plan.counted_before };
+        let began =
+            if self.sim.sockets[place].plan.opens > 0.0 { 0 } else { self.sim.plan.counted_before };
         let narrow = |count: u64| u64::from(count as u32);
         let strain = self.strain(place);
         let moved = self.rng.chance(MOVING_SHARE);
@@ -175,7 +193,8 @@ impl Seen {
             (false, 1) => Some(narrow(arrived.wrapping_sub(u64::from(backlog)))),
             (false, _) => None,
         };
-        let oldest_wait_us = socket.head_age(now).map_or(Some(0), |age| (!moving).then_some(age / 1_000));
+        let oldest_wait_us =
+            socket.head_age(now).map_or(Some(0), |age| (!moving).then_some(age / 1_000));
         let fact = ListenerFact {
             netns: 4_026_531_840,
             addr: self.addr.clone(),
@@ -186,7 +205,10 @@ impl Seen {
             backlog_max: self.sim.plan.backlog_max,
             accepted_total,
             arrived_total: Some(narrow(arrived)),
-            found_empty_us: socket.found_empty.filter(|_| sockets == 1).map(|then| (now - then) / 1_000),
+            found_empty_us: socket
+                .found_empty
+                .filter(|_| sockets == 1)
+                .map(|then| (now - then) / 1_000),
             overflows_total: Some(narrow(began.wrapping_add(socket.counts.dropped))),
             sojourn_min_us: waits.map(|waits| waits.0),
             sojourn_mean_us: waits.map(|waits| waits.1),
@@ -216,7 +238,9 @@ impl Seen {
         let busy = match socket.plan.accepts {
             // What hangs while its thread runs, turns in circles.
             _ if socket.stopped.is_some() => 1.0,
-            Accepts::Workers(_) => (latest.busy_total - last.busy_total) as f64 / nanos / f64::from(socket.workers()),
+            Accepts::Workers(_) => {
+                (latest.busy_total - last.busy_total) as f64 / nanos / f64::from(socket.workers())
+            }
             Accepts::Turns { .. } => 1.0,
         };
         if !waits {
@@ -225,7 +249,8 @@ impl Seen {
         let (cpu, memory) = (self.stalls(Scarce::Cpu), self.stalls(Scarce::Memory));
         // What is stalled does not run.
         let runs = busy.min(1.0) * runs_share * (1.0 - cpu.or(memory).unwrap_or(0.0) / 100.0);
-        let mut blur = |percent: f64, by: f64| (percent + by * self.rng.unit()).clamp(0.0, 100.0).round();
+        let mut blur =
+            |percent: f64, by: f64| (percent + by * self.rng.unit()).clamp(0.0, 100.0).round();
         Some(ServicePressureFact {
             secs: nanos / SECOND,
             psi_cpu_some_percent: Some(blur(cpu.unwrap_or(0.0), 5.0)),
@@ -237,7 +262,8 @@ impl Seen {
         })
     }
 
-    /// Percent of the time in which the first service waits for what it is short of; `None` where that is something else.
+    /// Percent of the time in which the first service waits for what it is short of; `None` where
+    /// that is something else.
     fn stalls(&self, scarce: Scarce) -> Option<f64> {
         let socket = self.sim.plan.sockets.first().filter(|_| self.sim.plan.scarce == scarce)?;
         let t = self.t as f64 / SECOND;

@@ -1,7 +1,9 @@
-//! The manifest of the queues: one JSON line a run, with its label. `tests/corpus/queues/manifest.jsonl` is written by
-//! `cargo xtask corpus queues write-manifest`; `recorded/manifest.jsonl` beside it is of recorded runs, and may be missing.
+//! The manifest of the queues: one JSON line a run, with its label.
+//! `tests/corpus/queues/manifest.jsonl` is written by `cargo xtask corpus queues write-manifest`;
+//! `recorded/manifest.jsonl` beside it is of recorded runs, and may be missing.
 //!
-//! Only the scorer reads labels, and it compares those of synthetic runs with what their simulation says each time.
+//! Only the scorer reads labels, and it compares those of synthetic runs with what their simulation
+//! says each time.
 
 use std::{fs, path::Path};
 
@@ -62,9 +64,11 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
 ///
 /// If the manifest cannot be read or written.
 pub fn put(path: &Path, entry: Entry) -> anyhow::Result<()> {
-    let mut entries: Vec<Entry> = if path.exists() { read(path, "queues record")? } else { Vec::new() };
+    let mut entries: Vec<Entry> =
+        if path.exists() { read(path, "queues record")? } else { Vec::new() };
     entries.retain(|other| other.run != entry.run);
     entries.push(entry);
     entries.sort_by(|a, b| a.run.cmp(&b.run));
-    fs::write(path, render(&entries)?).with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, render(&entries)?)
+        .with_context(|| format!("{} cannot be written", path.display()))
 }

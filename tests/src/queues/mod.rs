@@ -1,9 +1,10 @@
-//! The published corpus of accept queues: labelled runs of listeners that are overloaded or not, and the score of the overload
-//! detector on them.
+//! The published corpus of accept queues: labelled runs of listeners that are overloaded or not,
+//! and the score of the overload detector on them.
 //!
-//! It is made as the corpus of leaks is ([`crate::corpus`]): a synthetic run is its family's name and a seed, a recorded one a
-//! compressed trace, and whole families belong to a part. What differs is where labels come from: a simulation of
-//! connections, accept queue and server says itself when more was offered than could be taken, and no family is asked.
+//! It is made as the corpus of leaks is ([`crate::corpus`]): a synthetic run is its family's name
+//! and a seed, a recorded one a compressed trace, and whole families belong to a part. What differs
+//! is where labels come from: a simulation of connections, accept queue and server says itself when
+//! more was offered than could be taken, and no family is asked.
 
 mod families;
 mod line;

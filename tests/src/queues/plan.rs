@@ -1,6 +1,7 @@
 //! What a family says about one run: who connects, who accepts, and how the agent looks.
 //!
-//! Times are seconds on the run's clock, rates connections a second. Nothing here says what is an overload: that follows from it.
+//! Times are seconds on the run's clock, rates connections a second. Nothing here says what is an
+//! overload: that follows from it.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,8 @@ pub(super) struct Plan {
     pub(super) sources: Vec<Source>,
     pub(super) bursts: Vec<Burst>,
     pub(super) loops: Vec<Loop>,
-    /// Seconds after which clients of the sources that have no answer give up and connect anew, at once.
+    /// Seconds after which clients of the sources that have no answer give up and connect anew, at
+    /// once.
     pub(super) patience_secs: Option<f64>,
     /// One socket each; those open at the same time share the address (SO_REUSEPORT).
     pub(super) sockets: Vec<Socket>,
@@ -102,7 +104,8 @@ pub(super) struct Socket {
 pub(super) enum Accepts {
     /// Workers that take one connection each, serve it, and come back. An event loop is one worker.
     Workers(u32),
-    /// Whoever waits is accepted at the turn of a loop, at most so many; turns are so many seconds apart.
+    /// Whoever waits is accepted at the turn of a loop, at most so many; turns are so many seconds
+    /// apart.
     Turns { secs: [f64; 2], most: u32 },
 }
 
@@ -138,7 +141,8 @@ impl Source {
             Spacing::Poisson => rng.exponential(),
             Spacing::Regular(off) => rng.range(1.0 - off, 1.0 + off),
         };
-        self.rate.filled(t, share * f64::midpoint(f64::from(self.clump[0]), f64::from(self.clump[1])))
+        self.rate
+            .filled(t, share * f64::midpoint(f64::from(self.clump[0]), f64::from(self.clump[1])))
     }
 }
 
@@ -170,13 +174,15 @@ impl Socket {
         }
     }
 
-    /// Connections a second that it can take at `t`, as a mean over its collections; 0 while it has stopped.
+    /// Connections a second that it can take at `t`, as a mean over its collections; 0 while it has
+    /// stopped.
     pub(super) fn capacity(&self, t: f64) -> f64 {
         let stops = |pause: &&(f64, f64)| pause.1 - pause.0 >= STOP_SECS;
         if self.pauses.iter().filter(stops).any(|pause| (pause.0..pause.1).contains(&t)) {
             return 0.0;
         }
-        let lived = |pauses: &[(f64, f64)]| pauses.last().map_or(0.0, |last| last.1 - self.opens.max(0.0));
+        let lived =
+            |pauses: &[(f64, f64)]| pauses.last().map_or(0.0, |last| last.1 - self.opens.max(0.0));
         let short: Vec<_> = self.pauses.iter().filter(|pause| !stops(pause)).copied().collect();
         let paused: f64 = short.iter().map(|pause| pause.1 - pause.0).sum();
         let awake = if short.is_empty() { 1.0 } else { 1.0 - paused / lived(&short) };
@@ -203,7 +209,8 @@ impl Plan {
         let service = &self.sockets[0];
         let served_secs = service.service.mean_secs * service.slow.at(t);
         let loops = self.loops.iter().filter(|one| (one.from..one.to).contains(&t));
-        let looped: f64 = loops.map(|one| f64::from(one.clients) / (one.think_secs + served_secs)).sum();
+        let looped: f64 =
+            loops.map(|one| f64::from(one.clients) / (one.think_secs + served_secs)).sum();
         (self.sources.iter().map(|source| source.rate.at(t)).sum::<f64>() + looped) / open as f64
     }
 
@@ -218,7 +225,9 @@ impl Plan {
         self.loops.iter().for_each(|one| breaks.extend([one.from, one.to]));
         breaks.extend(self.sockets.iter().flat_map(|other| [other.opens, other.closes]));
         breaks.extend(socket.slow.breaks().chain(socket.quota.breaks()));
-        breaks.extend(socket.pauses.iter().filter(|p| p.1 - p.0 >= STOP_SECS).flat_map(|p| [p.0, p.1]));
+        breaks.extend(
+            socket.pauses.iter().filter(|p| p.1 - p.0 >= STOP_SECS).flat_map(|p| [p.0, p.1]),
+        );
         breaks.extend(&socket.lost_workers);
         breaks.retain(|t| (0.0..=self.secs).contains(t));
         breaks.sort_by(f64::total_cmp);

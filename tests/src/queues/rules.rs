@@ -1,7 +1,9 @@
-//! The rules that are compared: the detector itself, and the reference rules as small baselines over the same looks.
+//! The rules that are compared: the detector itself, and the reference rules as small baselines
+//! over the same looks.
 //!
-//! Each says after every observation whether it holds that an address is overloaded; a claim is the time from one such moment until it
-//! has not held for five seconds, as the detector's own claims clear. Baselines see what the agent sees, ten times a second.
+//! Each says after every observation whether it holds that an address is overloaded; a claim is the
+//! time from one such moment until it has not held for five seconds, as the detector's own claims
+//! clear. Baselines see what the agent sees, ten times a second.
 
 use std::collections::HashMap;
 
@@ -14,12 +16,14 @@ use spillway_agent::{
 
 use super::plan::Scarce;
 
-/// DAGOR (Zhou and others, 2018, section 4.1): the mean time in the queue over 20 ms in a window of a second. Its window also ends at
-/// 2,000 requests, which a look of a tenth of a second cannot see. It was made for a queue of requests within the server.
+/// DAGOR (Zhou and others, 2018, section 4.1): the mean time in the queue over 20 ms in a window of
+/// a second. Its window also ends at 2,000 requests, which a look of a tenth of a second cannot
+/// see. It was made for a queue of requests within the server.
 const DAGOR_US: f64 = 20_000.0;
 const DAGOR_WINDOW_SECS: f64 = 1.0;
 
-/// CoDel as Facebook put it on queues (Maurer, 2015): the least wait was over 5 ms throughout 100 ms.
+/// CoDel as Facebook put it on queues (Maurer, 2015): the least wait was over 5 ms throughout 100
+/// ms.
 const CODEL_US: u64 = 5_000;
 const CODEL_WINDOW_SECS: f64 = 0.1;
 
@@ -58,7 +62,8 @@ pub trait Rule {
 
 /// The detector first, then the baselines, each with the name of its column.
 pub fn rules(host: HostInfo) -> Vec<(&'static str, Box<dyn Rule>)> {
-    let detector = Detector { core: Engine::new(&Config::default(), host), output: Output::default() };
+    let detector =
+        Detector { core: Engine::new(&Config::default(), host), output: Output::default() };
     let mut rules: Vec<(&'static str, Box<dyn Rule>)> = vec![("spillway", Box::new(detector))];
     for (name, condition) in BASELINES {
         rules.push((name, Box::new(Baseline { condition, addresses: HashMap::new() })));
@@ -109,7 +114,9 @@ fn scarce(said: detect::Bottleneck) -> Scarce {
 }
 
 fn clear(claims: &mut [Claim], addr: &str, t: f64) {
-    if let Some(claim) = claims.iter_mut().rev().find(|claim| claim.addr == *addr && claim.cleared_secs.is_none()) {
+    if let Some(claim) =
+        claims.iter_mut().rev().find(|claim| claim.addr == *addr && claim.cleared_secs.is_none())
+    {
         claim.cleared_secs = Some(t);
     }
 }
@@ -154,7 +161,13 @@ impl Rule for Baseline {
             address.held_t = t;
             if !std::mem::replace(&mut address.raised, true) {
                 let addr = fact.addr.to_string();
-                claims.push(Claim { addr, raised_secs: t, cleared_secs: None, scarce: None, why: String::new() });
+                claims.push(Claim {
+                    addr,
+                    raised_secs: t,
+                    cleared_secs: None,
+                    scarce: None,
+                    why: String::new(),
+                });
             }
         } else if address.raised && t - address.held_t >= CLEAR_SECS {
             address.raised = false;
@@ -190,7 +203,8 @@ fn dagor(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
 fn codel(seen: &mut Seen, t: f64, fact: &ListenerFact) -> bool {
     let over = |wait: Option<u64>| wait.is_some_and(|wait| wait > CODEL_US);
     // Who was accepted since the last look, and who is at the head now, must all have waited.
-    let least = over(fact.oldest_wait_us) && (fact.sojourn_min_us.is_none() || over(fact.sojourn_min_us));
+    let least =
+        over(fact.oldest_wait_us) && (fact.sojourn_min_us.is_none() || over(fact.sojourn_min_us));
     if !least {
         seen.over_t = None;
         return false;

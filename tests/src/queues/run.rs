@@ -1,4 +1,5 @@
-//! From a family and a seed to a run: its observations for the detector, and, once they are all told, its truth.
+//! From a family and a seed to a run: its observations for the detector, and, once they are all
+//! told, its truth.
 
 use std::path::Path;
 
@@ -54,7 +55,8 @@ pub fn entry(family: &Family, seed: u64) -> Entry {
 
 /// Every synthetic run of a part, or of all.
 pub fn synthetic(part: Option<Part>) -> impl Iterator<Item = (&'static Family, u64)> {
-    let families = FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
+    let families =
+        FAMILIES.iter().filter(move |family| part.is_none_or(|part| family.part == part));
     families.flat_map(|family| (0..family.runs).map(move |seed| (family, seed)))
 }
 
@@ -67,13 +69,18 @@ impl Stream {
     pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
         match (entry.source, entry.seed, &entry.trace) {
             (Source::Synthetic, Some(seed), _) => {
-                let family = FAMILIES.iter().find(|family| family.name == entry.family).with_context(|| {
-                    let hint = "`cargo xtask corpus queues list` names them";
-                    format!("{}: no family {:?}\n  hint: {hint}", entry.run, entry.family)
-                })?;
+                let family = FAMILIES
+                    .iter()
+                    .find(|family| family.name == entry.family)
+                    .with_context(|| {
+                        let hint = "`cargo xtask corpus queues list` names them";
+                        format!("{}: no family {:?}\n  hint: {hint}", entry.run, entry.family)
+                    })?;
                 Ok(Self(Origin::Synthetic(Box::new(simulate(family, seed)))))
             }
-            (Source::Recorded, _, Some(trace)) => Ok(Self(Origin::Recorded(Trace::recorded(&dir.join(trace))?))),
+            (Source::Recorded, _, Some(trace)) => {
+                Ok(Self(Origin::Recorded(Trace::recorded(&dir.join(trace))?)))
+            }
             _ => bail!("{}: a synthetic run needs `seed`, a recorded one `trace`", entry.run),
         }
     }

@@ -1,7 +1,9 @@
-//! The simulation of one listener address, event by event: who connects, what waits, what is accepted, what is dropped.
+//! The simulation of one listener address, event by event: who connects, what waits, what is
+//! accepted, what is dropped.
 //!
-//! Times are whole nanoseconds and all chance comes from one seeded stream, so that a run is the same everywhere. Clients whose
-//! connection is dropped send again after 1, 3 and 7 s, as TCP does, to the same socket, since their ports hash alike; then they give up.
+//! Times are whole nanoseconds and all chance comes from one seeded stream, so that a run is the
+//! same everywhere. Clients whose connection is dropped send again after 1, 3 and 7 s, as TCP does,
+//! to the same socket, since their ports hash alike; then they give up.
 
 use std::{
     cmp::Reverse,
@@ -100,12 +102,18 @@ impl Sim {
             }
         }
         for place in 0..sim.plan.loops.len() {
-            let (from, clients, think) =
-                (sim.plan.loops[place].from, sim.plan.loops[place].clients, sim.plan.loops[place].think_secs);
+            let (from, clients, think) = (
+                sim.plan.loops[place].from,
+                sim.plan.loops[place].clients,
+                sim.plan.loops[place].think_secs,
+            );
             for _ in 0..clients {
                 // They do not come all at once: over one round, or a tenth of a second.
                 let t = from + think.max(0.1) * sim.rng.unit();
-                sim.push(nanos(t), Event::Connect { client: Client::Looped(place as u16), tries: 0, socket: 0 });
+                sim.push(
+                    nanos(t),
+                    Event::Connect { client: Client::Looped(place as u16), tries: 0, socket: 0 },
+                );
             }
         }
         for place in 0..sim.plan.sources.len() {
@@ -178,7 +186,8 @@ impl Sim {
     /// Somebody who connects for the first time, or once more after having lost patience.
     fn newcomer(&mut self) -> Client {
         let Some(patience_secs) = self.plan.patience_secs else { return Client::Stranger };
-        self.patients.push_back(Patient { until: self.now + nanos(patience_secs), answered: false });
+        self.patients
+            .push_back(Patient { until: self.now + nanos(patience_secs), answered: false });
         Client::Patient(self.patient + self.patients.len() as u64 - 1)
     }
 
@@ -209,7 +218,9 @@ impl Sim {
                 self.take(usize::from(place));
             }
             Event::Closes(place) => self.close(usize::from(place)),
-            Event::Connect { client, tries, socket } => self.connect(client, tries, usize::from(socket)),
+            Event::Connect { client, tries, socket } => {
+                self.connect(client, tries, usize::from(socket))
+            }
             Event::Free { socket, client } => {
                 let place = usize::from(socket);
                 if self.sockets[place].open {
@@ -245,14 +256,19 @@ impl Sim {
             Client::Stranger => {}
             Client::Looped(place) => {
                 let one = &self.plan.loops[usize::from(place)];
-                let think = if one.think_secs > 0.0 { one.think_secs * self.rng.exponential() } else { 0.0 };
+                let think = if one.think_secs > 0.0 {
+                    one.think_secs * self.rng.exponential()
+                } else {
+                    0.0
+                };
                 if self.now as f64 / SECOND + think < one.to {
                     self.push_in(think, Event::Connect { client, tries: 0, socket: 0 });
                 }
             }
             Client::Patient(number) => {
                 let place = number.checked_sub(self.patient);
-                if let Some(patient) = place.and_then(|place| self.patients.get_mut(place as usize)) {
+                if let Some(patient) = place.and_then(|place| self.patients.get_mut(place as usize))
+                {
                     patient.answered = true;
                 }
             }
@@ -280,7 +296,10 @@ impl Sim {
         match TRIES_SECS.get(usize::from(tries)) {
             // Who has lost patience meanwhile has a new connection.
             Some(secs) if !self.gives_up_within(client, *secs) => {
-                self.push_in(*secs, Event::Connect { client, tries: tries + 1, socket: place as u16 });
+                self.push_in(
+                    *secs,
+                    Event::Connect { client, tries: tries + 1, socket: place as u16 },
+                );
             }
             Some(_) => {}
             None => {
@@ -293,7 +312,9 @@ impl Sim {
     fn gives_up_within(&self, client: Client, secs: f64) -> bool {
         let Client::Patient(number) = client else { return false };
         let place = number.checked_sub(self.patient).map(|place| place as usize);
-        place.and_then(|place| self.patients.get(place)).is_none_or(|patient| patient.until <= self.now + nanos(secs))
+        place
+            .and_then(|place| self.patients.get(place))
+            .is_none_or(|patient| patient.until <= self.now + nanos(secs))
     }
 
     /// A socket by hash: any that is open.
@@ -304,7 +325,12 @@ impl Sim {
             1 => 0,
             many => self.rng.below(many as u64) as usize,
         };
-        self.sockets.iter().enumerate().filter(|(_, socket)| socket.open).nth(nth).map(|(place, _)| place)
+        self.sockets
+            .iter()
+            .enumerate()
+            .filter(|(_, socket)| socket.open)
+            .nth(nth)
+            .map(|(place, _)| place)
     }
 
     /// Accepts what may be accepted now.
@@ -324,7 +350,8 @@ impl Sim {
                 }
                 let Some(client) = socket.accept(now) else { return };
                 if socket.begin(now) {
-                    let work = socket.plan.service.draw(&mut self.rng) * socket.plan.slow.at(now as f64 / SECOND);
+                    let work = socket.plan.service.draw(&mut self.rng)
+                        * socket.plan.slow.at(now as f64 / SECOND);
                     let end = socket.finish(now, nanos(work).max(1));
                     self.push(end, Event::Free { socket: place as u16, client });
                 }

@@ -1,6 +1,7 @@
 //! One listening socket as it runs: its accept queue, and the process that takes from it.
 //!
-//! The limit is the kernel's: a connection is dropped once the queue *exceeds* it, so that one more than the limit may wait.
+//! The limit is the kernel's: a connection is dropped once the queue *exceeds* it, so that one more
+//! than the limit may wait.
 
 use std::collections::VecDeque;
 
@@ -146,7 +147,8 @@ impl Socket {
         self.busy -= 1;
     }
 
-    /// Adds up what was served until now. Workers that never come back are not counted: nobody knows what they do.
+    /// Adds up what was served until now. Workers that never come back are not counted: nobody
+    /// knows what they do.
     pub(super) fn account(&mut self, now: Nanos) {
         self.busy_total += u64::from(self.busy) * (now - self.busy_t);
         self.busy_t = now;

@@ -1,8 +1,10 @@
-//! What a run turned out to be: when it was overloaded, from what moment, until when, and when it first dropped a connection.
+//! What a run turned out to be: when it was overloaded, from what moment, until when, and when it
+//! first dropped a connection.
 //!
-//! Nothing is asked of the family. Three things are an overload: a socket is offered more than it can take for a second or more and its
-//! queue stands; its acceptor has stopped and a connection waits; connections are dropped again and again. It begins at the
-//! moment from which that holds, and ends once it no longer does and the queue has drained. What lies near is one.
+//! Nothing is asked of the family. Three things are an overload: a socket is offered more than it
+//! can take for a second or more and its queue stands; its acceptor has stopped and a connection
+//! waits; connections are dropped again and again. It begins at the moment from which that holds,
+//! and ends once it no longer does and the queue has drained. What lies near is one.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +25,8 @@ const DROPS_MIN: usize = 3;
 /// ...at least so far apart each...
 const DROPS_APART_SECS: f64 = 1.0;
 
-/// ...and no farther than this. A guess: who is dropped once a minute calls it a fault of the network.
+/// ...and no farther than this. A guess: who is dropped once a minute calls it a fault of the
+/// network.
 const DROPS_WITHIN_SECS: f64 = 60.0;
 
 /// One overload.
@@ -33,7 +36,8 @@ pub struct Overload {
     pub kind: Kind,
     /// From when it is one.
     pub onset_secs: f64,
-    /// When its acceptor had stopped and a connection first waited; `None` where it goes on accepting.
+    /// When its acceptor had stopped and a connection first waited; `None` where it goes on
+    /// accepting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_secs: Option<f64>,
     /// When the first connection was dropped; `None` where none was.
@@ -87,7 +91,11 @@ struct Watch {
 impl Truth {
     pub(super) fn new(plan: &Plan) -> Self {
         let watch = |socket| Watch {
-            excess: plan.excess(socket).into_iter().map(|span| (nanos(span.0), nanos(span.1))).collect(),
+            excess: plan
+                .excess(socket)
+                .into_iter()
+                .map(|span| (nanos(span.0), nanos(span.1)))
+                .collect(),
             place: 0,
             stood: false,
             stopped: None,
@@ -144,7 +152,9 @@ impl Truth {
     /// All overloads, once the run is over.
     pub(super) fn finish(&mut self, now: Nanos) -> Vec<Overload> {
         for watch in std::mem::take(&mut self.sockets) {
-            if let Some(&(from, _)) = watch.excess.get(watch.place).filter(|span| span.0 <= now && watch.stood) {
+            if let Some(&(from, _)) =
+                watch.excess.get(watch.place).filter(|span| span.0 <= now && watch.stood)
+            {
                 self.found(Kind::Load, from, now);
             }
             if let Some(since) = watch.stopped {
@@ -183,8 +193,8 @@ impl Drops {
     }
 }
 
-/// Overloads of each kind, and those that drops are by recurring, in order of time: those near each other as one, each with its first
-/// drop.
+/// Overloads of each kind, and those that drops are by recurring, in order of time: those near each
+/// other as one, each with its first drop.
 pub fn together(mut spans: Vec<Overload>, drops: &Drops, scarce: Option<Scarce>) -> Vec<Overload> {
     let moments = drops.moments.chunk_by(|a, b| b - a <= nanos(DROPS_WITHIN_SECS));
     for chain in moments.filter(|chain| chain.len() >= DROPS_MIN) {
@@ -203,7 +213,8 @@ pub fn together(mut spans: Vec<Overload>, drops: &Drops, scarce: Option<Scarce>)
     }
     for overload in &mut merged {
         let within = |t: &f64| (overload.onset_secs..=overload.end_secs).contains(t);
-        overload.overflow_secs = drops.all.iter().map(|t| *t as f64 / SECOND).find(within).map(rounded);
+        overload.overflow_secs =
+            drops.all.iter().map(|t| *t as f64 / SECOND).find(within).map(rounded);
         overload.onset_secs = rounded(overload.onset_secs);
         overload.end_secs = rounded(overload.end_secs);
         overload.stopped_secs = overload.stopped_secs.map(rounded);

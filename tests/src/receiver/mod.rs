@@ -1,4 +1,5 @@
-//! Somebody who is told of incidents, on this host: takes what a real receiver takes, refuses what it refuses, and may be slow, down or a liar.
+//! Somebody who is told of incidents, on this host: takes what a real receiver takes, refuses what
+//! it refuses, and may be slow, down or a liar.
 
 mod pagerduty;
 mod served;

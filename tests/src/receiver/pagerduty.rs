@@ -1,6 +1,7 @@
 //! PagerDuty's side of its Events API v2: what its published schema refuses is refused.
 //!
-//! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>, and the pages on alert and change events below it.
+//! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>, and the pages on alert
+//! and change events below it.
 
 use serde_json::{Map, Value, json};
 
@@ -39,22 +40,52 @@ fn check(call: &Call, event: impl Fn(&Map<String, Value>) -> Checked) -> Result<
     ensure(call.body.len() <= BODY_BYTES_MAX, || format!("{} bytes", call.body.len()))?;
     let value: Value = serde_json::from_slice(&call.body).map_err(|error| error.to_string())?;
     let fields = value.as_object().ok_or("no object")?;
-    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || "routing_key is not known".to_owned())?;
+    ensure(text(fields, "routing_key")? == PAGERDUTY_KEY, || {
+        "routing_key is not known".to_owned()
+    })?;
     event(fields)?;
     Ok(value)
 }
 
 fn alert(event: &Map<String, Value>) -> Checked {
-    only(event, &["routing_key", "event_action", "dedup_key", "client", "client_url", "payload", "links", "images"])?;
+    only(
+        event,
+        &[
+            "routing_key",
+            "event_action",
+            "dedup_key",
+            "client",
+            "client_url",
+            "payload",
+            "links",
+            "images",
+        ],
+    )?;
     let action = text(event, "event_action")?;
-    ensure(["trigger", "acknowledge", "resolve"].contains(&action), || format!("event_action is {action:?}"))?;
+    ensure(["trigger", "acknowledge", "resolve"].contains(&action), || {
+        format!("event_action is {action:?}")
+    })?;
     let key = text(event, "dedup_key")?;
     ensure(!key.is_empty() && key.len() <= 255, || format!("dedup_key has {} bytes", key.len()))?;
     let payload = event.get("payload").and_then(Value::as_object).ok_or("no payload")?;
-    only(payload, &["summary", "source", "severity", "timestamp", "component", "group", "class", "custom_details"])?;
+    only(
+        payload,
+        &[
+            "summary",
+            "source",
+            "severity",
+            "timestamp",
+            "component",
+            "group",
+            "class",
+            "custom_details",
+        ],
+    )?;
     described(payload)?;
     let severity = text(payload, "severity")?;
-    ensure(["critical", "error", "warning", "info"].contains(&severity), || format!("severity is {severity:?}"))?;
+    ensure(["critical", "error", "warning", "info"].contains(&severity), || {
+        format!("severity is {severity:?}")
+    })?;
     for name in ["component", "group", "class"] {
         text(payload, name)?;
     }
@@ -80,12 +111,19 @@ fn described(payload: &Map<String, Value>) -> Checked {
     ensure((1..=1_024).contains(&chars), || format!("summary has {chars} characters"))?;
     ensure(!text(payload, "source")?.is_empty(), || "source is empty".to_owned())?;
     let at = text(payload, "timestamp")?;
-    let digits =
-        |range: std::ops::Range<usize>| at.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
-    let is_time =
-        at.len() >= 20 && digits(0..4) && digits(5..7) && digits(8..10) && digits(11..13) && at.ends_with('Z');
+    let digits = |range: std::ops::Range<usize>| {
+        at.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let is_time = at.len() >= 20
+        && digits(0..4)
+        && digits(5..7)
+        && digits(8..10)
+        && digits(11..13)
+        && at.ends_with('Z');
     ensure(is_time, || format!("timestamp is {at:?}"))?;
-    ensure(payload.get("custom_details").is_none_or(Value::is_object), || "custom_details is no object".to_owned())
+    ensure(payload.get("custom_details").is_none_or(Value::is_object), || {
+        "custom_details is no object".to_owned()
+    })
 }
 
 fn links(event: &Map<String, Value>) -> Checked {
@@ -96,10 +134,16 @@ fn links(event: &Map<String, Value>) -> Checked {
     Ok(())
 }
 
-fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Vec<&'a Map<String, Value>>, String> {
+fn list<'a>(
+    fields: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Vec<&'a Map<String, Value>>, String> {
     let Some(value) = fields.get(name) else { return Ok(Vec::new()) };
     let items = value.as_array().ok_or_else(|| format!("{name} is no array"))?;
-    items.iter().map(|item| item.as_object().ok_or_else(|| format!("{name} has one that is no object"))).collect()
+    items
+        .iter()
+        .map(|item| item.as_object().ok_or_else(|| format!("{name} has one that is no object")))
+        .collect()
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {

@@ -16,7 +16,8 @@ pub fn read(stream: &mut TcpStream) -> io::Result<Call> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
-    let (Some("POST"), Some(path), Some("HTTP/1.1")) = (words.next(), words.next(), words.next()) else {
+    let (Some("POST"), Some(path), Some("HTTP/1.1")) = (words.next(), words.next(), words.next())
+    else {
         return Err(wrong("no POST"));
     };
     let path = path.to_owned();
@@ -45,7 +46,13 @@ pub fn reset(stream: &TcpStream) -> io::Result<()> {
     let len = size_of_val(&linger) as libc::socklen_t;
     // SAFETY: the kernel reads so many bytes of `linger`, which lives until it returns.
     let set = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len)
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            len,
+        )
     };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,5 +1,6 @@
-//! Keeps a recording: its trace, compressed, and its line of the manifest; or says why not. Of the host it keeps what the sensors could
-//! not see, and its size; the cgroup is that of whoever recorded, and is left out.
+//! Keeps a recording: its trace, compressed, and its line of the manifest; or says why not. Of the
+//! host it keeps what the sensors could not see, and its size; the cgroup is that of whoever
+//! recorded, and is left out.
 
 use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use spillway_tests::{
 
 use crate::{label, plays::Play, recorder::Recorded, set::Played};
 
-/// The longest that the truth may have been blind: labels are wrong by so much at the most, half of what the agent has between two looks.
+/// The longest that the truth may have been blind: labels are wrong by so much at the most, half of
+/// what the agent has between two looks.
 const BLIND_MAX: Duration = Duration::from_millis(50);
 /// The most that a trace may take, so that all of them stay small enough for everybody's checkout.
 const BYTES_MAX: u64 = 100_000;
@@ -25,7 +27,11 @@ const CGROUP: &str = "/spillway-record";
 pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Result<()> {
     let Played { recorded, history, addr, did, target } = played;
     let blind = history.longest_gap();
-    ensure!(blind <= BLIND_MAX, "the truth was blind for {} ms\n  hint: others use the machine", blind.as_millis());
+    ensure!(
+        blind <= BLIND_MAX,
+        "the truth was blind for {} ms\n  hint: others use the machine",
+        blind.as_millis()
+    );
     let mut overloads = label::overloads(history, *did, (recorded.origin, *target), play.scarce);
     let (deepest, longest) = (history.deepest(), history.longest_stand(*target));
     let seen = format!("the deepest queue {deepest}, the longest stand {} ms", longest.as_millis());
@@ -39,9 +45,14 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
     // The truth looked for a moment longer.
     overloads.iter_mut().for_each(|overload| overload.end_secs = overload.end_secs.min(last.t));
     let name = format!("recorded/{}.jsonl.gz", play.name);
-    let bytes = write(recorded, |fact| own(fact) || matches!(fact, Fact::Sensing(_)), &corpus.join(&name))?;
+    let bytes =
+        write(recorded, |fact| own(fact) || matches!(fact, Fact::Sensing(_)), &corpus.join(&name))?;
     ensure!(bytes <= BYTES_MAX, "its trace takes {bytes} bytes");
-    eprintln!("  kept: {:<28} {bytes:>6} bytes; {seen}, blind for {} ms at most", play.name, blind.as_millis());
+    eprintln!(
+        "  kept: {:<28} {bytes:>6} bytes; {seen}, blind for {} ms at most",
+        play.name,
+        blind.as_millis()
+    );
     for overload in &overloads {
         eprintln!("        {overload:?}");
     }
@@ -62,14 +73,16 @@ pub(crate) fn keep(play: &Play, played: &Played, corpus: &Path) -> anyhow::Resul
 }
 
 fn write(recorded: &Recorded, wanted: impl Fn(&Fact) -> bool, path: &Path) -> anyhow::Result<u64> {
-    let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file =
+        File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
     let mut writer = TraceWriter::new(
         GzEncoder::new(file, Compression::best()),
         recorded.host,
         recorded.pace.processes.as_secs_f64(),
     )?;
     let cgroup: Arc<str> = CGROUP.into();
-    for observation in recorded.observations.iter().filter(|observation| wanted(&observation.fact)) {
+    for observation in recorded.observations.iter().filter(|observation| wanted(&observation.fact))
+    {
         let mut observation = observation.clone();
         if let Fact::Listener(listener) = &mut observation.fact {
             listener.cgroup = cgroup.clone();

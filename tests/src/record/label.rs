@@ -1,8 +1,11 @@
-//! What a recording was: overloads as the corpus defines them, out of the truth's looks and of what was done to the server.
+//! What a recording was: overloads as the corpus defines them, out of the truth's looks and of what
+//! was done to the server.
 //!
-//! A capacity is known only roughly, so the moment at which a load passes it is not taken from the load: a queue that stands for a second or
-//! more was offered more than was taken, and the overload begins when it began to stand. That an acceptor was stopped is known, and
-//! since when a connection waits for it is seen. Drops are counted by the kernel. What is short is known from how it was made.
+//! A capacity is known only roughly, so the moment at which a load passes it is not taken from the
+//! load: a queue that stands for a second or more was offered more than was taken, and the overload
+//! begins when it began to stand. That an acceptor was stopped is known, and since when a
+//! connection waits for it is seen. Drops are counted by the kernel. What is short is known from
+//! how it was made.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +36,9 @@ pub(crate) fn overloads(
 ) -> Vec<Overload> {
     let since = |at: Instant| at.saturating_duration_since(origin).as_nanos() as u64;
     let looks = history.looks();
-    let drained = |after: Instant| looks.iter().find(|look| look.at >= after && look.depth == 0).or(looks.last());
+    let drained = |after: Instant| {
+        looks.iter().find(|look| look.at >= after && look.depth == 0).or(looks.last())
+    };
     let span = |kind, from: Instant, over: Instant| {
         let to = drained(over).map_or(over, |look| look.at);
         Overload::new(kind, (since(from), since(to)), scarce)
@@ -55,9 +60,12 @@ pub(crate) fn overloads(
     together(spans, &drops, scarce)
 }
 
-/// Since when a connection waits for an acceptor that was stopped: from the first look on after which none shows an empty queue.
+/// Since when a connection waits for an acceptor that was stopped: from the first look on after
+/// which none shows an empty queue.
 fn waits(looks: &[Look], stopped: Instant, goes_on: Option<Instant>) -> Option<Instant> {
-    let within = looks.iter().filter(|look| look.at >= stopped && goes_on.is_none_or(|goes_on| look.at < goes_on));
+    let within = looks
+        .iter()
+        .filter(|look| look.at >= stopped && goes_on.is_none_or(|goes_on| look.at < goes_on));
     within.rev().take_while(|look| look.depth > 0).last().map(|look| look.at)
 }
 
@@ -65,10 +73,14 @@ fn waits(looks: &[Look], stopped: Instant, goes_on: Option<Instant>) -> Option<I
 pub(crate) fn check(overloads: &[Overload], did: Did, origin: Instant) -> anyhow::Result<()> {
     match (did.overloads_from, overloads) {
         (None, []) => Ok(()),
-        (None, [first, ..]) => bail!("it should be healthy, and was overloaded at {} s", first.onset_secs),
+        (None, [first, ..]) => {
+            bail!("it should be healthy, and was overloaded at {} s", first.onset_secs)
+        }
         (Some(_), []) => bail!("it should be overloaded, and never was"),
         // Labels are to a millisecond.
-        (Some(from), [first, ..]) if first.onset_secs + 0.001 < from.duration_since(origin).as_secs_f64() => {
+        (Some(from), [first, ..])
+            if first.onset_secs + 0.001 < from.duration_since(origin).as_secs_f64() =>
+        {
             bail!("it was overloaded at {} s, before it should have been", first.onset_secs)
         }
         (Some(_), _) => Ok(()),
@@ -84,7 +96,10 @@ mod tests {
     const TARGET: Duration = Duration::from_millis(5);
 
     /// Ten looks a second, which number `n` of shows what `seen` says: waiting, arrived, overflows.
-    fn labelled(seen: impl Fn(u64) -> (u64, u64, u64), did: impl Fn(Instant) -> Did) -> (Instant, Did, Vec<Overload>) {
+    fn labelled(
+        seen: impl Fn(u64) -> (u64, u64, u64),
+        did: impl Fn(Instant) -> Did,
+    ) -> (Instant, Did, Vec<Overload>) {
         let origin = now();
         let look = |n: u64| {
             let (depth, arrived, overflows) = seen(n);
@@ -95,17 +110,26 @@ mod tests {
     }
 
     fn overloaded_from(secs: u64) -> impl Fn(Instant) -> Did {
-        move |origin| Did { overloads_from: Some(origin + Duration::from_secs(secs)), stopped: None }
+        move |origin| Did {
+            overloads_from: Some(origin + Duration::from_secs(secs)),
+            stopped: None,
+        }
     }
 
     #[test]
     fn a_queue_that_stands_is_an_overload_from_when_it_began_to_until_it_has_drained() {
-        // From look 100 on ten wait, and one is accepted and one comes each look; in look 200 none waits.
-        let seen = |n: u64| (if (100..200).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0);
+        // From look 100 on ten wait, and one is accepted and one comes each look; in look 200 none
+        // waits.
+        let seen = |n: u64| {
+            (if (100..200).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0)
+        };
         let (origin, did, found) = labelled(seen, overloaded_from(9));
         assert_eq!(found.len(), 1, "{found:?}");
         let Overload { kind, onset_secs, end_secs, overflow_secs, stopped_secs, scarce } = found[0];
-        assert_eq!((kind, overflow_secs, stopped_secs, scarce), (Kind::Load, None, None, Some(Scarce::Cpu)));
+        assert_eq!(
+            (kind, overflow_secs, stopped_secs, scarce),
+            (Kind::Load, None, None, Some(Scarce::Cpu))
+        );
         // Those that wait in look 100 have come since look 99, and are old one look later.
         assert_eq!((onset_secs, end_secs), (10.1, 20.0));
         check(&found, did, origin).unwrap();
@@ -116,16 +140,22 @@ mod tests {
 
     #[test]
     fn a_burst_of_less_than_a_second_is_none() {
-        let seen = |n: u64| (if (100..109).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0);
+        let seen = |n: u64| {
+            (if (100..109).contains(&n) { 10 } else { 0 }, if n < 100 { n } else { n + 10 }, 0)
+        };
         let (origin, did, found) = labelled(seen, |_| Did::default());
         assert_eq!(found, []);
         check(&found, did, origin).unwrap();
-        assert!(check(&found, overloaded_from(9)(origin), origin).is_err(), "one that should be overloaded is");
+        assert!(
+            check(&found, overloaded_from(9)(origin), origin).is_err(),
+            "one that should be overloaded is"
+        );
     }
 
     #[test]
     fn a_stopped_acceptor_overloads_once_a_connection_waits_and_until_the_queue_has_drained() {
-        // Stopped from look 100 to 300; one waits in look 150 for a moment, another from look 180 on, until look 310.
+        // Stopped from look 100 to 300; one waits in look 150 for a moment, another from look 180
+        // on, until look 310.
         let seen = |n: u64| {
             let waits = n == 150 || (180..310).contains(&n);
             (u64::from(waits), u64::from(n >= 150) + u64::from(n >= 180), u64::from(n >= 250))
@@ -138,7 +168,10 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         let Overload { kind, onset_secs, end_secs, overflow_secs, stopped_secs, scarce } = found[0];
         assert_eq!((kind, scarce), (Kind::Stopped, Some(Scarce::AcceptLoop)));
-        assert_eq!((onset_secs, stopped_secs, overflow_secs, end_secs), (18.0, Some(18.0), Some(25.0), 31.0));
+        assert_eq!(
+            (onset_secs, stopped_secs, overflow_secs, end_secs),
+            (18.0, Some(18.0), Some(25.0), 31.0)
+        );
     }
 
     #[test]
@@ -147,7 +180,10 @@ mod tests {
         let (_, _, found) = labelled(drops(150), overloaded_from(10));
         assert_eq!(found.len(), 1, "{found:?}");
         let Overload { kind, onset_secs, end_secs, overflow_secs, .. } = found[0];
-        assert_eq!((kind, onset_secs, overflow_secs, end_secs), (Kind::Drops, 15.0, Some(15.0), 45.0));
+        assert_eq!(
+            (kind, onset_secs, overflow_secs, end_secs),
+            (Kind::Drops, 15.0, Some(15.0), 45.0)
+        );
         assert_eq!(labelled(drops(250), overloaded_from(10)).2, []);
     }
 }

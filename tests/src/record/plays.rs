@@ -1,7 +1,9 @@
-//! Every recording: which server, under what, for a minute or so. Each begins healthily; one that is overloaded for a while is then offered
-//! what it can take again, and takes as long to recover as those that were refused keep trying.
+//! Every recording: which server, under what, for a minute or so. Each begins healthily; one that
+//! is overloaded for a while is then offered what it can take again, and takes as long to recover
+//! as those that were refused keep trying.
 //!
-//! All that nginx does belongs to the tuning part, all that HAProxy and the threaded server do is held out.
+//! All that nginx does belongs to the tuning part, all that HAProxy and the threaded server do is
+//! held out.
 
 use std::{thread::sleep, time::Duration};
 
@@ -68,7 +70,12 @@ pub(crate) const PLAYS: [Play; 13] = [
             "nginx held to a quarter of a CPU, offered 1.4 times of that",
         )
     },
-    nginx("nginx-idle", None, nginx_idle, "nginx with 3000 idle connections and ten requests a second"),
+    nginx(
+        "nginx-idle",
+        None,
+        nginx_idle,
+        "nginx with 3000 idle connections and ten requests a second",
+    ),
     nginx(
         "nginx-clumps",
         Some(Scarce::Backlog),
@@ -93,7 +100,12 @@ pub(crate) const PLAYS: [Play; 13] = [
         haproxy_bursts,
         "HAProxy at 0.8 of what its maxconn lets it take, with bursts every 3 s",
     ),
-    held_out("haproxy-crowd", None, haproxy_crowd, "HAProxy in a crowd of four times as many, which it can take"),
+    held_out(
+        "haproxy-crowd",
+        None,
+        haproxy_crowd,
+        "HAProxy in a crowd of four times as many, which it can take",
+    ),
     held_out(
         "threads-ramp",
         Some(Scarce::Workers),
@@ -134,7 +146,13 @@ const AFTER: Duration = Duration::from_secs(20);
 const CALM: f64 = 0.6;
 const THREADS: Kind = Kind::Threads { backlog: 511 };
 
-fn calm(set: &Set, kind: Kind, addr: std::net::SocketAddr, capacity_per_sec: f64, lasting: Duration) -> Load {
+fn calm(
+    set: &Set,
+    kind: Kind,
+    addr: std::net::SocketAddr,
+    capacity_per_sec: f64,
+    lasting: Duration,
+) -> Load {
     let load = steady(&set.stage, kind, addr, capacity_per_sec, CALM, 0);
     sleep(lasting);
     load

@@ -1,4 +1,5 @@
-//! A cgroup whose processes get a share of one CPU, by the kernel's bandwidth control; cgroup v1's hierarchy or v2's, whichever has it.
+//! A cgroup whose processes get a share of one CPU, by the kernel's bandwidth control; cgroup v1's
+//! hierarchy or v2's, whichever has it.
 
 use std::{
     fs, io,
@@ -25,7 +26,8 @@ impl Quota {
         let is_v1 = v1.join("cpu.cfs_quota_us").exists() || v1.join("cgroup.procs").exists();
         let parent = if is_v1 { v1 } else { root.to_owned() };
         let quota = Self(parent.join(format!("spillway-record-{}", std::process::id())));
-        fs::create_dir(&quota.0).with_context(|| format!("{} cannot be made", quota.0.display()))?;
+        fs::create_dir(&quota.0)
+            .with_context(|| format!("{} cannot be made", quota.0.display()))?;
         if is_v1 {
             quota.set("cpu.cfs_period_us", &PERIOD_US.to_string())?;
             quota.set("cpu.cfs_quota_us", &quota_us.to_string())?;
@@ -37,7 +39,8 @@ impl Quota {
 
     fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = self.0.join(name);
-        fs::write(&path, value).with_context(|| format!("{} takes no {value}: no CPU quota here", path.display()))
+        fs::write(&path, value)
+            .with_context(|| format!("{} takes no {value}: no CPU quota here", path.display()))
     }
 
     /// Moves a process and its children there.
@@ -62,10 +65,15 @@ pub(crate) fn children(pid: u32) -> io::Result<Vec<u32>> {
     sleep(Duration::from_millis(300));
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
         // Whoever has gone meanwhile is no child any more.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         if parent == Some(pid) {
             children.push(child);
         }

@@ -1,6 +1,8 @@
-//! The agent's own loop over its own sensors, at its default pace, for a while: what it sees of one network namespace.
+//! The agent's own loop over its own sensors, at its default pace, for a while: what it sees of one
+//! network namespace.
 //!
-//! It runs in this process, so that its clock and that of the truth are the same one, and at no priority, as an agent does.
+//! It runs in this process, so that its clock and that of the truth are the same one, and at no
+//! priority, as an agent does.
 
 use std::{
     sync::mpsc,
@@ -66,7 +68,8 @@ impl Recorder {
 
 fn record(sensors: Sensors, netns: u32, ended: oneshot::Receiver<()>) -> anyhow::Result<Recorded> {
     let config = Config::default();
-    let pace = Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval };
+    let pace =
+        Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval };
     let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let host = HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus };
     let mut observations = Vec::new();

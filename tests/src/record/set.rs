@@ -1,4 +1,5 @@
-//! One recording as it is made: the stage, the recorder outside of it, the truth, and what was done to the server when.
+//! One recording as it is made: the stage, the recorder outside of it, the truth, and what was done
+//! to the server when.
 
 use std::{
     any::Any,
@@ -48,7 +49,11 @@ pub(crate) struct Set {
 
 impl Set {
     /// Makes the recording, in a network namespace that this thread enters.
-    pub(crate) fn play(play: &Play, servers: Servers, recorder: Recorder) -> anyhow::Result<Played> {
+    pub(crate) fn play(
+        play: &Play,
+        servers: Servers,
+        recorder: Recorder,
+    ) -> anyhow::Result<Played> {
         let servers = if play.ahead { servers.ahead() } else { servers };
         let stage = Stage::without_agent(play.name, servers);
         let mut set = Self { stage, recorder, under_way: None, did: Did::default() };

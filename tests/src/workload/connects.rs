@@ -13,7 +13,8 @@ use serde_json::json;
 use super::sockets::{raw_address, socket};
 use super::system::{now, pin_to_cpu, say, wait_forever};
 
-/// Connects at once: what is beyond it follows when those have ended. Fewer than the files that any system allows.
+/// Connects at once: what is beyond it follows when those have ended. Fewer than the files that any
+/// system allows.
 const AT_ONCE: usize = 512;
 /// How long connects are waited for: longer than a kernel takes that was told to try again once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
@@ -31,9 +32,17 @@ pub enum Then {
     Hold,
 }
 
-/// Connects so often to each of so many hosts, of which `to` is the first; the ready line says how that ended.
-pub fn connects(to: SocketAddr, hosts: u32, count: usize, syn_retries: Option<i32>, then: Then) -> anyhow::Result<()> {
-    let destinations: Vec<_> = (0..hosts).flat_map(|host| std::iter::repeat_n(after(to, host), count)).collect();
+/// Connects so often to each of so many hosts, of which `to` is the first; the ready line says how
+/// that ended.
+pub fn connects(
+    to: SocketAddr,
+    hosts: u32,
+    count: usize,
+    syn_retries: Option<i32>,
+    then: Then,
+) -> anyhow::Result<()> {
+    let destinations: Vec<_> =
+        (0..hosts).flat_map(|host| std::iter::repeat_n(after(to, host), count)).collect();
     if matches!(then, Then::Close | Then::Hold) && destinations.len() > AT_ONCE {
         bail!("more than {AT_ONCE} connects at once were asked for");
     }
@@ -75,16 +84,19 @@ struct Ends {
 /// The address so many hosts further on.
 fn after(to: SocketAddr, hosts: u32) -> SocketAddr {
     match to {
-        SocketAddr::V4(v4) => {
-            SocketAddr::new(Ipv4Addr::from(u32::from(*v4.ip()).wrapping_add(hosts)).into(), v4.port())
-        }
-        SocketAddr::V6(v6) => {
-            SocketAddr::new(Ipv6Addr::from(u128::from(*v6.ip()).wrapping_add(hosts.into())).into(), v6.port())
-        }
+        SocketAddr::V4(v4) => SocketAddr::new(
+            Ipv4Addr::from(u32::from(*v4.ip()).wrapping_add(hosts)).into(),
+            v4.port(),
+        ),
+        SocketAddr::V6(v6) => SocketAddr::new(
+            Ipv6Addr::from(u128::from(*v6.ip()).wrapping_add(hosts.into())).into(),
+            v6.port(),
+        ),
     }
 }
 
-/// Waits until the kernel has said how each ended, with a rest between two times that all are asked.
+/// Waits until the kernel has said how each ended, with a rest between two times that all are
+/// asked.
 fn wait(mut open: Vec<TcpStream>, ends: &mut Ends, rest: Duration) -> anyhow::Result<()> {
     let start = now();
     loop {
@@ -110,7 +122,8 @@ fn wait(mut open: Vec<TcpStream>, ends: &mut Ends, rest: Duration) -> anyhow::Re
     }
 }
 
-/// As [`wait`], without a rest and on the last CPU, while the first is kept awake: otherwise this one would wait in its place.
+/// As [`wait`], without a rest and on the last CPU, while the first is kept awake: otherwise this
+/// one would wait in its place.
 fn spin(open: Vec<TcpStream>, ends: &mut Ends, cpus: usize) -> anyhow::Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -131,12 +144,20 @@ fn spin(open: Vec<TcpStream>, ends: &mut Ends, cpus: usize) -> anyhow::Result<()
 fn begin(addr: SocketAddr, syn_retries: Option<i32>) -> anyhow::Result<Option<TcpStream>> {
     let socket = socket(addr, libc::SOCK_NONBLOCK)?;
     let (raw, length) = raw_address(addr);
-    // SAFETY: setsockopt reads one c_int and connect `length` bytes of an address of that length; both live here.
+    // SAFETY: setsockopt reads one c_int and connect `length` bytes of an address of that length;
+    // both live here.
     let result = unsafe {
         if let Some(retries) = syn_retries {
             let size = size_of::<libc::c_int>() as libc::socklen_t;
             let option = (&raw const retries).cast();
-            if libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, option, size) != 0 {
+            if libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_SYNCNT,
+                option,
+                size,
+            ) != 0
+            {
                 return Err(std::io::Error::last_os_error()).context("TCP_SYNCNT cannot be set");
             }
         }

@@ -16,7 +16,10 @@ pub fn hold(fds: u32, threads: u32, close_wait: u32) -> anyhow::Result<()> {
     if fds.max(threads).max(close_wait) > MOST {
         bail!("more than {MOST} of one kind were asked for");
     }
-    let files = (0..fds).map(|_| File::open("/dev/null")).collect::<Result<Vec<_>, _>>().context("a file")?;
+    let files = (0..fds)
+        .map(|_| File::open("/dev/null"))
+        .collect::<Result<Vec<_>, _>>()
+        .context("a file")?;
     for _ in 0..threads {
         thread::Builder::new().stack_size(64 << 10).spawn(|| wait_forever()).context("a thread")?;
     }

@@ -1,6 +1,8 @@
-//! Programs that use memory: one leaks, one fills a cache, one holds exact amounts, one allocates as fast as it can.
+//! Programs that use memory: one leaks, one fills a cache, one holds exact amounts, one allocates
+//! as fast as it can.
 //!
-//! Growth follows the clock, not the number of turns, so that a busy machine does not change the rate.
+//! Growth follows the clock, not the number of turns, so that a busy machine does not change the
+//! rate.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -58,7 +60,8 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     let mut random = Random(0x5EED);
     let mut entries: Vec<Box<[u8]>> = Vec::new();
     loop {
-        let due = ((rate as f64 * start.elapsed().as_secs_f64()) as u64).min(size) / CACHE_ENTRY_BYTES as u64;
+        let due = ((rate as f64 * start.elapsed().as_secs_f64()) as u64).min(size)
+            / CACHE_ENTRY_BYTES as u64;
         while (entries.len() as u64) < due {
             entries.push(vec![1; CACHE_ENTRY_BYTES].into_boxed_slice());
         }
@@ -71,14 +74,19 @@ pub fn cache(rate: u64, size: u64) -> anyhow::Result<()> {
     }
 }
 
-/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched by so many threads, and
-/// mapped in one piece with what is left untouched.
+/// Holds exactly so many bytes of each kind, rounded up to whole pages; the anonymous ones touched
+/// by so many threads, and mapped in one piece with what is left untouched.
 pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> anyhow::Result<()> {
     let mapped = usize::try_from(mapped.max(anon))?;
     if mapped > 0 {
-        let start = map(mapped, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
-        // SAFETY: the mapping is that long, ours and writable. A kernel without huge pages refuses the advice, which is
-        // then not needed.
+        let start = map(
+            mapped,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            None,
+        )?;
+        // SAFETY: the mapping is that long, ours and writable. A kernel without huge pages refuses
+        // the advice, which is then not needed.
         unsafe {
             libc::madvise(start.cast(), mapped, libc::MADV_NOHUGEPAGE);
         }
@@ -91,7 +99,12 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
     if file > 0 {
         let backing = unlinked_file()?;
         backing.set_len(file).context("the temporary file cannot grow")?;
-        let start = map(usize::try_from(file)?, libc::PROT_READ, libc::MAP_SHARED, Some(backing.as_raw_fd()))?;
+        let start = map(
+            usize::try_from(file)?,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            Some(backing.as_raw_fd()),
+        )?;
         // SAFETY: the mapping is that long and readable, and the file is that long.
         unsafe { touch_pages(start, usize::try_from(file)?, false) };
     }
@@ -105,7 +118,8 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
         let memory = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         memory.set_len(shmem).context("the memfd cannot grow")?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let start = map(usize::try_from(shmem)?, protection, libc::MAP_SHARED, Some(memory.as_raw_fd()))?;
+        let start =
+            map(usize::try_from(shmem)?, protection, libc::MAP_SHARED, Some(memory.as_raw_fd()))?;
         // SAFETY: the mapping is that long and writable, and the memfd is that long.
         unsafe { touch_pages(start, usize::try_from(shmem)?, true) };
     }
@@ -113,8 +127,9 @@ pub fn touch(anon: u64, mapped: u64, file: u64, shmem: u64, threads: u32) -> any
     wait_forever()
 }
 
-/// Touches an equal part from each thread, the rest from the last. The threads stay: where the kernel keeps a count for
-/// each CPU or each thread, every one of them then holds a part of the truth.
+/// Touches an equal part from each thread, the rest from the last. The threads stay: where the
+/// kernel keeps a count for each CPU or each thread, every one of them then holds a part of the
+/// truth.
 fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
     let threads = threads as usize;
     let part = length.div_ceil(PAGE_BYTES) / threads * PAGE_BYTES;
@@ -126,7 +141,8 @@ fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
         std::thread::spawn(move || {
             pin_to_cpu(number);
             let start = ptr::with_exposed_provenance_mut::<u8>(address + part * number);
-            // SAFETY: the mapping is `length` bytes long, ours and writable, and no part overlaps another.
+            // SAFETY: the mapping is `length` bytes long, ours and writable, and no part overlaps
+            // another.
             unsafe { touch_pages(start, own, true) };
             touched.wait();
             wait_forever();
@@ -135,7 +151,8 @@ fn touch_from_threads(start: *mut u8, length: usize, threads: u32) {
     touched.wait();
 }
 
-/// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast that went.
+/// Allocates and frees mixed sizes, and now and then enough to need new pages, then prints how fast
+/// that went.
 pub fn alloc_loop(lasting: Duration, grow_every: u64) -> anyhow::Result<()> {
     const SLOTS: usize = 1024;
     const GROWTH_BYTES: usize = 1 << 20;
@@ -165,17 +182,25 @@ pub fn alloc_loop(lasting: Duration, grow_every: u64) -> anyhow::Result<()> {
 /// Maps memory for the rest of the process's life.
 fn map(length: usize, protection: i32, flags: i32, fd: Option<i32>) -> anyhow::Result<*mut u8> {
     // SAFETY: the kernel picks the address, so no memory in use is replaced; the result is checked.
-    let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.unwrap_or(-1), 0) };
+    let start =
+        unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.unwrap_or(-1), 0) };
     if start == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error()).with_context(|| format!("mmap of {length} bytes failed"));
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("mmap of {length} bytes failed"));
     }
     Ok(start.cast())
 }
 
-/// Writes here and there in so much memory, from so many threads and without end: where there is less, they wait for what was swapped out.
+/// Writes here and there in so much memory, from so many threads and without end: where there is
+/// less, they wait for what was swapped out.
 pub fn roam(size: u64, threads: u32) -> anyhow::Result<()> {
     let length = usize::try_from(size)?.next_multiple_of(PAGE_BYTES);
-    let start = map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
+    let start = map(
+        length,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        None,
+    )?;
     let address = start.expose_provenance();
     ready(None)?;
     for seed in 0..threads.clamp(1, MOST_THREADS) {
@@ -184,7 +209,8 @@ pub fn roam(size: u64, threads: u32) -> anyhow::Result<()> {
             loop {
                 let page = random.below(length / PAGE_BYTES) * PAGE_BYTES;
                 let start = ptr::with_exposed_provenance_mut::<u8>(address + page);
-                // SAFETY: the mapping is `length` bytes long, ours and writable, and nobody reads what is written.
+                // SAFETY: the mapping is `length` bytes long, ours and writable, and nobody reads
+                // what is written.
                 unsafe { touch_pages(start, PAGE_BYTES, true) };
             }
         });
@@ -199,8 +225,14 @@ pub fn swell(most: u64, seed: u64) -> anyhow::Result<()> {
     let mut random = Random(seed.max(1));
     loop {
         let length = (random.below(most_pages.max(1)) + 1) * PAGE_BYTES;
-        let start = map(length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
-        // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is touched.
+        let start = map(
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            None,
+        )?;
+        // SAFETY: the mapping is that long, ours and writable, and nothing points to it once it is
+        // touched.
         unsafe {
             touch_pages(start, length, true);
             libc::munmap(start.cast(), length);
@@ -231,7 +263,9 @@ fn unlinked_file() -> anyhow::Result<File> {
     let places = [Some(PathBuf::from("/var/tmp")), Some(std::env::temp_dir()), own];
     for place in places.into_iter().flatten() {
         let path = place.join(format!(".spillway-workload-{}", std::process::id()));
-        let Ok(file) = File::options().read(true).write(true).create_new(true).open(&path) else { continue };
+        let Ok(file) = File::options().read(true).write(true).create_new(true).open(&path) else {
+            continue;
+        };
         fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
         if !on_tmpfs(&file) {
             return Ok(file);

@@ -1,9 +1,10 @@
 //! An open load: connections come when they are due, whatever became of those before.
 //!
-//! A client that waits for its answers before it asks again slows down with the server and hides an overload; this one does not.
-//! Arrivals are random and independent (Poisson), at a rate that may rise, with bursts on top. Each connection sends one
-//! HTTP request and is closed with the answer's end. Never blocks; holds at most [`OPEN_MAX`] connections, and counts those that it
-//! could not open for that.
+//! A client that waits for its answers before it asks again slows down with the server and hides an
+//! overload; this one does not. Arrivals are random and independent (Poisson), at a rate that may
+//! rise, with bursts on top. Each connection sends one HTTP request and is closed with the answer's
+//! end. Never blocks; holds at most [`OPEN_MAX`] connections, and counts those that it could not
+//! open for that.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -21,7 +22,8 @@ use super::system::{Random, now, ready, say};
 const OPEN_MAX: usize = 8_192;
 /// Rates that one thread keeps up with; a connection costs it some 50 µs.
 const RATE_MAX: f64 = 10_000.0;
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+const REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
@@ -52,12 +54,14 @@ impl Offer {
             let nth = elapsed.div_duration_f64(self.alternate_every) as u64;
             return if nth.is_multiple_of(2) { self.rate_per_sec } else { self.to_rate_per_sec };
         }
-        let share = if self.ramp.is_zero() { 1.0 } else { elapsed.div_duration_f64(self.ramp).min(1.0) };
+        let share =
+            if self.ramp.is_zero() { 1.0 } else { elapsed.div_duration_f64(self.ramp).min(1.0) };
         self.rate_per_sec + share * (self.to_rate_per_sec - self.rate_per_sec)
     }
 }
 
-/// Offers it to the server at `addr`; the ready line comes before the first connection, the last line counts them.
+/// Offers it to the server at `addr`; the ready line comes before the first connection, the last
+/// line counts them.
 pub fn offer(addr: SocketAddr, offer: &Offer) -> anyhow::Result<()> {
     for rate in [offer.rate_per_sec, offer.to_rate_per_sec] {
         if !(0.0..=RATE_MAX).contains(&rate) {
@@ -161,28 +165,41 @@ impl Clients {
         let fd = stream.as_raw_fd();
         let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event { events: edges as u32, u64: fd as u64 };
-        // SAFETY: epoll_ctl reads one event, which lives here; both descriptors are open. Closing one takes it out.
-        if unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
+        // SAFETY: epoll_ctl reads one event, which lives here; both descriptors are open. Closing
+        // one takes it out.
+        if unsafe {
+            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event)
+        } != 0
+        {
             return Err(std::io::Error::last_os_error()).context("epoll takes no more");
         }
-        self.open.insert(fd, Client { stream, began: now(), asked: false, heard: false, is_ok: false });
+        self.open
+            .insert(fd, Client { stream, began: now(), asked: false, heard: false, is_ok: false });
         Ok(())
     }
 
-    /// Waits so long for events, a millisecond at the least, and does what can be done without waiting.
+    /// Waits so long for events, a millisecond at the least, and does what can be done without
+    /// waiting.
     fn turn(&mut self, wait: Duration) -> anyhow::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let wait_ms = wait.as_millis().clamp(1, 20) as libc::c_int;
         // SAFETY: the kernel writes at most as many events as it is told, which there is room for.
-        let count =
-            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS as libc::c_int, wait_ms) };
+        let count = unsafe {
+            libc::epoll_wait(
+                self.epoll.as_raw_fd(),
+                events.as_mut_ptr(),
+                EVENTS as libc::c_int,
+                wait_ms,
+            )
+        };
         for event in &events[..usize::try_from(count).unwrap_or(0)] {
             let fd = event.u64 as RawFd;
             let Some(client) = self.open.get_mut(&fd) else { continue };
             match client.turn() {
                 Turn::Answered => {
                     self.answered += 1;
-                    self.succeeded += u64::from(client.is_ok && client.began.elapsed() <= self.patience);
+                    self.succeeded +=
+                        u64::from(client.is_ok && client.began.elapsed() <= self.patience);
                 }
                 Turn::Failed => self.failed += 1,
                 Turn::Waiting => continue,
@@ -201,7 +218,9 @@ enum Turn {
 
 impl Client {
     fn turn(&mut self) -> Turn {
-        let pending = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected);
+        let pending = |error: &std::io::Error| {
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
+        };
         if !self.asked {
             match self.stream.write(REQUEST) {
                 Ok(_) => self.asked = true,

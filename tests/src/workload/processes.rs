@@ -1,7 +1,7 @@
 //! Programs that make processes: many that sleep, many that come and go.
 //!
-//! They fork without exec, so each child has a memory map of its own and costs little. This program has one thread, so
-//! a child may run ordinary code after fork().
+//! They fork without exec, so each child has a memory map of its own and costs little. This program
+//! has one thread, so a child may run ordinary code after fork().
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -45,7 +45,8 @@ pub fn churn(count: u32) -> anyhow::Result<()> {
 
 /// Forks; the child does its work and exits without running the parent's destructors.
 fn fork(child: impl FnOnce()) -> anyhow::Result<i32> {
-    // SAFETY: this process has one thread, so the child finds no lock held by a thread that it does not have.
+    // SAFETY: this process has one thread, so the child finds no lock held by a thread that it does
+    // not have.
     match unsafe { libc::fork() } {
         -1 => Err(std::io::Error::last_os_error()).context("fork failed"),
         0 => {

@@ -1,8 +1,10 @@
-//! A server of a known capacity: so many threads, each of which serves one connection at a time and takes a known time for it.
+//! A server of a known capacity: so many threads, each of which serves one connection at a time and
+//! takes a known time for it.
 //!
-//! A connection that finds every thread busy waits in the accept queue, as before any pre-threaded server. It answers one
-//! HTTP request and closes, so that any HTTP client can load it. Times of service scatter evenly between half and one and a half of
-//! their mean: threads that are busy for exactly as long would all come free at once.
+//! A connection that finds every thread busy waits in the accept queue, as before any pre-threaded
+//! server. It answers one HTTP request and closes, so that any HTTP client can load it. Times of
+//! service scatter evenly between half and one and a half of their mean: threads that are busy for
+//! exactly as long would all come free at once.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -27,7 +29,8 @@ const STACK_BYTES: usize = 128 << 10;
 /// What a thread does while it serves.
 #[derive(Debug, Clone, Copy)]
 pub enum Service {
-    /// Waits, as for a database: the capacity is the number of threads over this time, whatever the CPUs do.
+    /// Waits, as for a database: the capacity is the number of threads over this time, whatever the
+    /// CPUs do.
     Wait(Duration),
     /// Computes.
     Burn(Duration),
@@ -36,13 +39,22 @@ pub enum Service {
 /// Serves for ever.
 ///
 /// Each request leaves so many bytes of `leak` behind.
-pub fn serve(addr: SocketAddr, backlog: i32, threads: u32, service: Service, leak: u64) -> anyhow::Result<()> {
+pub fn serve(
+    addr: SocketAddr,
+    backlog: i32,
+    threads: u32,
+    service: Service,
+    leak: u64,
+) -> anyhow::Result<()> {
     let leak = usize::try_from(leak)?;
     let listener = Arc::new(listener(addr, backlog)?);
     for seed in 0..threads {
         let listener = listener.clone();
         let work = move || take_turns(&listener, service, Random(u64::from(seed) + 1), leak);
-        thread::Builder::new().stack_size(STACK_BYTES).spawn(work).context("a thread cannot be started")?;
+        thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(work)
+            .context("a thread cannot be started")?;
     }
     ready(Some(listener.local_addr()?.to_string()))?;
     wait_forever()
@@ -59,7 +71,12 @@ fn take_turns(listener: &TcpListener, service: Service, mut random: Random, leak
     }
 }
 
-fn answer(mut stream: TcpStream, service: Service, random: &mut Random, leak: usize) -> std::io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    service: Service,
+    random: &mut Random,
+    leak: usize,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(REQUEST_WITHIN))?;
     let (mut request, mut length) = ([0; REQUEST_BYTES_MAX], 0);
     while !request[..length].windows(4).any(|window| window == b"\r\n\r\n") {

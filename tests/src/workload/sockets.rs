@@ -1,4 +1,5 @@
-//! Programs that use TCP: a server that stops accepting, clients that keep connecting, a listener with a known queue.
+//! Programs that use TCP: a server that stops accepting, clients that keep connecting, a listener
+//! with a known queue.
 //!
 //! Sockets are made by hand where std would choose the backlog or block in connect().
 
@@ -33,7 +34,9 @@ pub fn stuck_server(addr: SocketAddr, backlog: i32, healthy_for: Duration) -> an
                 serve(stream).ok();
                 served += 1;
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(2)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(2))
+            }
             Err(error) => return Err(error).context("accept failed"),
         }
     }
@@ -49,7 +52,8 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     if read > 0 { stream.write_all(b"done\n") } else { Ok(()) }
 }
 
-/// Connects at a rate, for a while; never blocks and never holds more than [`MOST_CLIENTS`] sockets.
+/// Connects at a rate, for a while; never blocks and never holds more than [`MOST_CLIENTS`]
+/// sockets.
 pub fn clients(addr: SocketAddr, rate_per_sec: f64, lasting: Duration) -> anyhow::Result<()> {
     if !(rate_per_sec > 0.0 && rate_per_sec <= 1000.0) {
         bail!("--rate-per-sec {rate_per_sec} is not above 0 and at most 1000");
@@ -97,7 +101,9 @@ enum Turn {
 impl Client {
     /// Does what can be done without waiting.
     fn turn(&mut self) -> Turn {
-        let pending = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected);
+        let pending = |error: &std::io::Error| {
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
+        };
         if !self.asked {
             match self.stream.write(b"hello\n") {
                 Ok(_) => self.asked = true,
@@ -114,7 +120,8 @@ impl Client {
     }
 }
 
-/// Listens, and connects to itself so often without accepting; the ready line says how many connections stand.
+/// Listens, and connects to itself so often without accepting; the ready line says how many
+/// connections stand.
 pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Result<()> {
     let any = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
     let listener = listener(any.parse()?, backlog)?;
@@ -125,7 +132,8 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
     allow_files(pending as u64 + 64)?;
     let streams = (0..pending).map(|_| connect(addr)).collect::<anyhow::Result<Vec<_>>>()?;
     let start = now();
-    // Beyond the backlog a handshake does not finish: those are left to their retries after two seconds.
+    // Beyond the backlog a handshake does not finish: those are left to their retries after two
+    // seconds.
     let standing = loop {
         let standing = streams.iter().filter(|stream| stream.peer_addr().is_ok()).count();
         if standing == pending || start.elapsed() > Duration::from_secs(2) {
@@ -141,9 +149,20 @@ fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {
     let secs: libc::c_int = 30;
     let (option, size) = (libc::TCP_DEFER_ACCEPT, size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: setsockopt reads one c_int, which lives here.
-    let done =
-        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const secs).cast(), size) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused") }
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const secs).cast(),
+            size,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error()).context("TCP_DEFER_ACCEPT is refused")
+    }
 }
 
 /// Many listeners at once, on ports that the kernel picks.
@@ -161,7 +180,10 @@ pub fn connections(count: usize) -> anyhow::Result<()> {
     let listener = listener("127.0.0.1:0".parse()?, 128)?;
     let addr = listener.local_addr()?;
     let pair = |_| Ok((TcpStream::connect(addr)?, listener.accept()?));
-    let _held = (0..count).map(pair).collect::<std::io::Result<Vec<_>>>().context("a connection cannot be made")?;
+    let _held = (0..count)
+        .map(pair)
+        .collect::<std::io::Result<Vec<_>>>()
+        .context("a connection cannot be made")?;
     ready(Some(addr.to_string()))?;
     wait_forever()
 }
@@ -171,11 +193,17 @@ pub(super) fn listener(addr: SocketAddr, backlog: i32) -> anyhow::Result<TcpList
     let socket = socket(addr, 0)?;
     let on: libc::c_int = 1;
     let (raw, length) = raw_address(addr);
-    // SAFETY: setsockopt reads one c_int; bind reads `length` bytes of an address of that length; both live here.
+    // SAFETY: setsockopt reads one c_int; bind reads `length` bytes of an address of that length;
+    // both live here.
     let done = unsafe {
         let size = size_of::<libc::c_int>() as libc::socklen_t;
-        let option =
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const on).cast(), size);
+        let option = libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const on).cast(),
+            size,
+        );
         option == 0
             && libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), length) == 0
             && libc::listen(socket.as_raw_fd(), backlog) == 0
@@ -250,7 +278,8 @@ pub(super) fn allow_files(wanted: u64) -> anyhow::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error()).context("the limit of open files cannot be read");
+        return Err(std::io::Error::last_os_error())
+            .context("the limit of open files cannot be read");
     }
     if wanted > limit.rlim_max {
         bail!("{wanted} open files are wanted, {} are allowed", limit.rlim_max);
@@ -258,7 +287,8 @@ pub(super) fn allow_files(wanted: u64) -> anyhow::Result<()> {
     limit.rlim_cur = limit.rlim_cur.max(wanted);
     // SAFETY: setrlimit reads one rlimit through the pointer, which lives until the call returns.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-        return Err(std::io::Error::last_os_error()).context("the limit of open files cannot be raised");
+        return Err(std::io::Error::last_os_error())
+            .context("the limit of open files cannot be raised");
     }
     Ok(())
 }

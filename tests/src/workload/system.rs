@@ -1,4 +1,5 @@
-//! What every workload shares: its name, its tie to its parent, its ready line, and how it reads sizes and time.
+//! What every workload shares: its name, its tie to its parent, its ready line, and how it reads
+//! sizes and time.
 
 use std::ffi::CString;
 use std::io::Write as _;
@@ -7,11 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-/// Names the process, if a name is given, keeps huge pages from it where it is told to, and ties its life to its parent's.
+/// Names the process, if a name is given, keeps huge pages from it where it is told to, and ties
+/// its life to its parent's.
 pub fn prepare(name: Option<&str>, small_pages: bool) -> anyhow::Result<()> {
     // SAFETY: this prctl takes numbers alone.
     if small_pages && unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0 {
-        return Err(std::io::Error::last_os_error()).context("huge pages cannot be turned off for it");
+        return Err(std::io::Error::last_os_error())
+            .context("huge pages cannot be turned off for it");
     }
     die_with_parent()?;
     if let Some(name) = name {
@@ -60,8 +63,8 @@ pub fn now() -> Instant {
 
 /// Keeps this thread on a CPU; where there is none of that number, the kernel chooses.
 pub fn pin_to_cpu(cpu: usize) {
-    // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; CPU_SET
-    // checks that the number is within it; the call reads one set, which lives here. Pid 0 is this thread.
+    // SAFETY: cpu_set_t is plain data, for which all zeroes is a valid value; CPU_SET checks that
+    // the number is within it; the call reads one set, which lives here. Pid 0 is this thread.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
@@ -91,8 +94,10 @@ impl Random {
 /// Bytes, or a number with KiB, MiB or GiB.
 pub fn parse_size(text: &str) -> anyhow::Result<u64> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
-    let (number, unit) =
-        units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1));
+    let (number, unit) = units
+        .iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
+        .unwrap_or((text, 1));
     let Ok(number) = number.trim().parse::<u64>() else {
         bail!("size {text:?} is no number with KiB, MiB, GiB or nothing after it");
     };
@@ -102,10 +107,18 @@ pub fn parse_size(text: &str) -> anyhow::Result<u64> {
 /// Seconds, or a number with ms, s or m.
 pub fn parse_duration(text: &str) -> anyhow::Result<Duration> {
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)];
-    let (number, unit) =
-        units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1.0));
-    let seconds = number.trim().parse::<f64>().ok().and_then(|number| Duration::try_from_secs_f64(number * unit).ok());
-    seconds.with_context(|| format!("duration {text:?} is no number with ms, s, m or nothing after it"))
+    let (number, unit) = units
+        .iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
+        .unwrap_or((text, 1.0));
+    let seconds = number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .and_then(|number| Duration::try_from_secs_f64(number * unit).ok());
+    seconds.with_context(|| {
+        format!("duration {text:?} is no number with ms, s, m or nothing after it")
+    })
 }
 
 #[cfg(test)]

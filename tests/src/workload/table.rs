@@ -1,6 +1,8 @@
-//! A server that answers from a table in memory, as a database or a cache does: each request reads some rows that lie all over it.
+//! A server that answers from a table in memory, as a database or a cache does: each request reads
+//! some rows that lie all over it.
 //!
-//! How long an answer takes is how long its memory takes: where a row's page was swapped out, the client waits for the drive.
+//! How long an answer takes is how long its memory takes: where a row's page was swapped out, the
+//! client waits for the drive.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,10 +16,12 @@ use super::system::{Random, ready};
 const PAGE_BYTES: usize = 4096;
 const BACKLOG: i32 = 16;
 
-/// Serves for ever. A request is a number of eight bytes, which picks the rows; the answer is their sum, in as many.
+/// Serves for ever. A request is a number of eight bytes, which picks the rows; the answer is their
+/// sum, in as many.
 pub fn table(addr: SocketAddr, size: u64, rows: u32) -> anyhow::Result<()> {
     // Written once, so that each page is there and is its own.
-    let table: Vec<u8> = (0..usize::try_from(size)?).map(|at| (at / PAGE_BYTES) as u8 | 1).collect();
+    let table: Vec<u8> =
+        (0..usize::try_from(size)?).map(|at| (at / PAGE_BYTES) as u8 | 1).collect();
     let table: &'static [u8] = Vec::leak(table);
     let listener = listener(addr, BACKLOG)?;
     ready(Some(listener.local_addr()?.to_string()))?;

@@ -10,7 +10,8 @@ use super::system::{ready, say, wait_forever};
 /// More than any test needs.
 const MOST: usize = 1_000;
 
-/// Listens on a name, and connects to it so often without accepting. A name that begins with `@` is abstract; `%01` stands for the byte 1.
+/// Listens on a name, and connects to it so often without accepting. A name that begins with `@` is
+/// abstract; `%01` stands for the byte 1.
 pub fn listen(name: &str, backlog: i32, pending: usize, seqpacket: bool) -> anyhow::Result<()> {
     if pending > MOST {
         bail!("more than {MOST} connections were asked for");
@@ -88,8 +89,10 @@ fn call(
     }
     let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + name_bytes.len() + 1;
     // SAFETY: it reads `length` bytes of an address of at least that length, which lives here.
-    if unsafe { what(socket.as_raw_fd(), (&raw const addr).cast(), length as libc::socklen_t) } != 0 {
-        return Err(std::io::Error::last_os_error()).with_context(|| format!("the name {name:?} cannot be used"));
+    if unsafe { what(socket.as_raw_fd(), (&raw const addr).cast(), length as libc::socklen_t) } != 0
+    {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("the name {name:?} cannot be used"));
     }
     Ok(())
 }

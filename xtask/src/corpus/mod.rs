@@ -1,4 +1,5 @@
-//! `cargo xtask corpus`: the published corpora of leaks and of accept queues, and the detectors' scores on them.
+//! `cargo xtask corpus`: the published corpora of leaks and of accept queues, and the detectors'
+//! scores on them.
 
 mod forward;
 mod program;
@@ -33,7 +34,8 @@ pub struct Args {
 enum Command {
     /// Run real programs under load and record them with the agent's own sensors
     Record(record::Args),
-    /// list, write DIR, write-manifest or score, and their options; queues before them or before record for accept queues
+    /// list, write DIR, write-manifest or score, and their options; queues before them or before
+    /// record for accept queues
     #[command(external_subcommand)]
     Others(Vec<String>),
 }
@@ -43,7 +45,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Record(args) => record::main(args),
         Command::Others(arguments) => match &arguments[..] {
-            [queues, record, names @ ..] if queues == "queues" && record == "record" => queues::record(names),
+            [queues, record, names @ ..] if queues == "queues" && record == "record" => {
+                queues::record(names)
+            }
             _ => forward::main(arguments),
         },
     }

@@ -1,8 +1,10 @@
-//! A real program of the corpus: which versions there are, how each is installed, started and asked to work.
+//! A real program of the corpus: which versions there are, how each is installed, started and asked
+//! to work.
 //!
-//! It is read from `tests/corpus/programs/NAME/program.json`, where commands name places in braces: `{here}` that directory,
-//! `{programs}` the one above, `{dir}` where this version is installed, `{scratch}` a directory for its files that goes in the end,
-//! `{port}` a free port on loopback, `{version}`. Everything installed lies in the user's cache and stays there for the next run.
+//! It is read from `tests/corpus/programs/NAME/program.json`, where commands name places in braces:
+//! `{here}` that directory, `{programs}` the one above, `{dir}` where this version is installed,
+//! `{scratch}` a directory for its files that goes in the end, `{port}` a free port on loopback,
+//! `{version}`. Everything installed lies in the user's cache and stays there for the next run.
 
 use std::fs;
 use std::net::TcpListener;
@@ -34,7 +36,8 @@ pub struct Program {
 impl Program {
     /// Every version of every named program, or of all where none is named.
     pub fn load(programs: &Path, names: &[String], scratch: &Path) -> anyhow::Result<Vec<Self>> {
-        let entries = fs::read_dir(programs).with_context(|| format!("{} cannot be read", programs.display()))?;
+        let entries = fs::read_dir(programs)
+            .with_context(|| format!("{} cannot be read", programs.display()))?;
         let mut families: Vec<String> = entries
             .flatten()
             .filter(|entry| entry.path().join("program.json").is_file())
@@ -42,18 +45,25 @@ impl Program {
             .collect();
         families.sort();
         if let Some(name) = names.iter().find(|name| !families.contains(name)) {
-            bail!("no program {name:?} in {}\n  hint: there are {}", programs.display(), families.join(", "));
+            bail!(
+                "no program {name:?} in {}\n  hint: there are {}",
+                programs.display(),
+                families.join(", ")
+            );
         }
         families.retain(|family| names.is_empty() || names.contains(family));
         let mut all = Vec::new();
         for family in families {
             let here = programs.join(&family);
             let path = here.join("program.json");
-            let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-            let spec: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("{} cannot be read", path.display()))?;
+            let spec: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} is not JSON", path.display()))?;
             for version in spec["versions"].as_array().into_iter().flatten() {
                 let name = version["version"].as_str();
-                let name = name.with_context(|| format!("{}: a version without a name", path.display()))?;
+                let name =
+                    name.with_context(|| format!("{}: a version without a name", path.display()))?;
                 all.push(Self {
                     version: name.to_owned(),
                     leaks: version["label"] == "leak",
@@ -90,15 +100,22 @@ impl Program {
                 self.spec["package"]
             );
         }
-        fs::create_dir_all(&self.scratch).with_context(|| format!("{} cannot be made", self.scratch.display()))?;
+        fs::create_dir_all(&self.scratch)
+            .with_context(|| format!("{} cannot be made", self.scratch.display()))?;
         let done = self.dir.join(".installed");
         if done.exists() {
             return Ok(());
         }
-        fs::create_dir_all(&self.dir).with_context(|| format!("{} cannot be made", self.dir.display()))?;
+        fs::create_dir_all(&self.dir)
+            .with_context(|| format!("{} cannot be made", self.dir.display()))?;
         for words in self.spec["install"].as_array().into_iter().flatten() {
             let hint = "the package manager's own configuration decides where it comes from";
-            child::quiet(&format!("install {}", self.id()), &mut self.fill(words)?, hint, OnInterrupt::Stop)?;
+            child::quiet(
+                &format!("install {}", self.id()),
+                &mut self.fill(words)?,
+                hint,
+                OnInterrupt::Stop,
+            )?;
         }
         fs::write(&done, "").with_context(|| format!("{} cannot be written", done.display()))
     }
@@ -118,9 +135,15 @@ impl Program {
     }
 
     fn fill(&self, words: &Value) -> anyhow::Result<Command> {
-        let words: Vec<String> =
-            words.as_array().into_iter().flatten().filter_map(Value::as_str).map(|word| self.filled(word)).collect();
-        let (program, arguments) = words.split_first().with_context(|| format!("{}: an empty command", self.family))?;
+        let words: Vec<String> = words
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(|word| self.filled(word))
+            .collect();
+        let (program, arguments) =
+            words.split_first().with_context(|| format!("{}: an empty command", self.family))?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.scratch);
         Ok(command)
@@ -137,7 +160,8 @@ impl Program {
     }
 }
 
-/// A port that is free now. Another process may take it before the program does; that program then fails, and is not kept.
+/// A port that is free now. Another process may take it before the program does; that program then
+/// fails, and is not kept.
 fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?;
     Ok(listener.local_addr().context("a listener without an address")?.port())

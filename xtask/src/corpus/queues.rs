@@ -1,4 +1,5 @@
-//! `cargo xtask corpus queues record`: real servers under real load, recorded by the `record` binary of the tests package.
+//! `cargo xtask corpus queues record`: real servers under real load, recorded by the `record`
+//! binary of the tests package.
 //!
 //! It takes a minute a recording, root, and a machine that does nothing else.
 
@@ -12,8 +13,16 @@ use crate::{build, child};
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    build::binaries(&workspace, true, &[("spillway-tests", "record"), ("spillway-tests", "workload")])?;
+    build::binaries(
+        &workspace,
+        true,
+        &[("spillway-tests", "record"), ("spillway-tests", "workload")],
+    )?;
     let mut record = Command::new(workspace.binary(true, "record"));
     record.args(names).env("SPILLWAY_SERVERS", SERVERS.provide()?);
-    Ok(if child::streaming("record", &mut record)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if child::streaming("record", &mut record)?.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

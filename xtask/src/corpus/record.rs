@@ -1,9 +1,11 @@
-//! `cargo xtask corpus record`: runs real programs side by side, each in a cgroup of its own and under its own load, records the host
-//! with `spillway record`, and keeps of that one trace a small one for each program.
+//! `cargo xtask corpus record`: runs real programs side by side, each in a cgroup of its own and
+//! under its own load, records the host with `spillway record`, and keeps of that one trace a small
+//! one for each program.
 //!
-//! The recorder comes first, so that the programs' start is in the trace. Loads talk to loopback only and run in one
-//! more cgroup. Every cgroup has a hard limit, set before anything runs in it and left alone. All that was started,
-//! made or written outside the cache and `tests/corpus/recorded` goes in the end, also after Ctrl-C.
+//! The recorder comes first, so that the programs' start is in the trace. Loads talk to loopback
+//! only and run in one more cgroup. Every cgroup has a hard limit, set before anything runs in it
+//! and left alone. All that was started, made or written outside the cache and
+//! `tests/corpus/recorded` goes in the end, also after Ctrl-C.
 
 use std::env;
 use std::fs;
@@ -23,11 +25,12 @@ use crate::workspace::{Workspace, is_root};
 use crate::{build, clock, signals, sudo};
 
 const PREFIX: &str = "spillway-corpus-";
-/// How long the recorder gets to attach its probes before the programs start: 2 s here, with room for a busy host.
+/// How long the recorder gets to attach its probes before the programs start: 2 s here, with room
+/// for a busy host.
 const AHEAD: Duration = Duration::from_secs(8);
-/// The recorder's configuration. Two seconds between scans keep traces small and lose nothing of curves that take
-/// minutes; horizons that one scan a bucket would starve are refused, so the first is longer than by default. Listeners
-/// are not kept, and so are hardly looked at.
+/// The recorder's configuration. Two seconds between scans keep traces small and lose nothing of
+/// curves that take minutes; horizons that one scan a bucket would starve are refused, so the first
+/// is longer than by default. Listeners are not kept, and so are hardly looked at.
 const CONFIG: &str = "[sense]\ninterval = \"2s\"\n\
     [detect.leak]\nhorizons = [\"64s\"]\n\
     [detect.overload]\ninterval = \"5s\"\nsustain = \"10s\"\nclear_after = \"10s\"\n";
@@ -37,7 +40,8 @@ const LOAD_LIMIT: u64 = 2 << 30;
 /// Run real programs under load and record them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which programs of tests/corpus/programs, each in all its versions; all of them where none is named
+    /// Which programs of tests/corpus/programs, each in all its versions; all of them where none is
+    /// named
     names: Vec<String>,
     /// How long, in minutes or seconds, as in 45m or 90s
     #[arg(long = "for", value_name = "TIME", default_value = "45m", value_parser = duration)]
@@ -68,7 +72,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     let corpus = workspace.root.join("tests/corpus");
     let scratch = Scratch(env::temp_dir().join(format!("spillway-corpus-{}", std::process::id())));
-    fs::create_dir_all(&scratch.0).with_context(|| format!("{} cannot be made", scratch.0.display()))?;
+    fs::create_dir_all(&scratch.0)
+        .with_context(|| format!("{} cannot be made", scratch.0.display()))?;
     let programs = Program::load(&corpus.join("programs"), &args.names, &scratch.0)?;
     for program in &programs {
         program.install()?;
@@ -84,7 +89,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cgroup::remove_stale();
     let trace = scratch.0.join("trace.jsonl");
     let config = scratch.0.join("spillway.toml");
-    fs::write(&config, CONFIG).with_context(|| format!("{} cannot be written", config.display()))?;
+    fs::write(&config, CONFIG)
+        .with_context(|| format!("{} cannot be written", config.display()))?;
     let mut recorder = recorder(&agent, &config, &trace, args.time)?;
     wait(AHEAD)?;
     let load = LeakCgroup::make_named(&format!("{PREFIX}load"), LOAD_LIMIT)?;
@@ -96,13 +102,15 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         clients.extend(client);
     }
     let mut failed = watch(&mut recorder, &mut running, args.time)?;
-    let subjects: Vec<_> = running.iter().map(|one| Subject::of(&one.program, name_of(&one.cgroup))).collect();
+    let subjects: Vec<_> =
+        running.iter().map(|one| Subject::of(&one.program, name_of(&one.cgroup))).collect();
     let load_name = name_of(&load);
     drop(clients);
     drop(running);
     drop(load);
     let recorded = corpus.join("recorded");
-    fs::create_dir_all(&recorded).with_context(|| format!("{} cannot be made", recorded.display()))?;
+    fs::create_dir_all(&recorded)
+        .with_context(|| format!("{} cannot be made", recorded.display()))?;
     for subject in &subjects {
         signals::check()?;
         if failed.contains(&subject.id) {
@@ -124,7 +132,11 @@ fn recorder(agent: &Path, config: &Path, trace: &Path, time: Duration) -> anyhow
     if !is_root() {
         command.arg("-n").arg(&xtask);
     }
-    command.args(["hold", "--"]).arg(agent).args(["record", "--duration", &format!("{}s", time.as_secs())]);
+    command.args(["hold", "--"]).arg(agent).args([
+        "record",
+        "--duration",
+        &format!("{}s", time.as_secs()),
+    ]);
     command.arg("--config").arg(config).arg("--out").arg(trace);
     // The pipe stays open for as long as the group lives: closing it stops the recorder.
     Group::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()))
@@ -139,19 +151,25 @@ fn start(program: Program, load: &LeakCgroup) -> anyhow::Result<(Running, Option
     }
     let spawn = |cgroup: &LeakCgroup, key| -> anyhow::Result<Option<Group>> {
         let Some(words) = program.words(key) else { return Ok(None) };
-        let (binary, arguments) = words.split_first().with_context(|| format!("{}: empty {key}", program.family))?;
+        let (binary, arguments) =
+            words.split_first().with_context(|| format!("{}: empty {key}", program.family))?;
         let mut command = cgroup.command(Path::new(binary))?;
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         program.equip(&mut command);
         Group::spawn(&mut command).map(Some)
     };
-    let group = spawn(&cgroup, "program")?.with_context(|| format!("{}: no command to start", program.family))?;
+    let group = spawn(&cgroup, "program")?
+        .with_context(|| format!("{}: no command to start", program.family))?;
     let client = spawn(load, "client")?;
     Ok((Running { program, group, cgroup }, client))
 }
 
 /// Waits until the recorder is done, and says which programs ended before it.
-fn watch(recorder: &mut Group, running: &mut [Running], time: Duration) -> anyhow::Result<Vec<String>> {
+fn watch(
+    recorder: &mut Group,
+    running: &mut [Running],
+    time: Duration,
+) -> anyhow::Result<Vec<String>> {
     let start = clock::now();
     let mut failed = Vec::new();
     let mut progress = Progress::new();
@@ -190,7 +208,9 @@ fn wait(time: Duration) -> anyhow::Result<()> {
 /// The last part of a cgroup's path, as traces name it.
 fn name_of(cgroup: &LeakCgroup) -> String {
     match cgroup {
-        LeakCgroup::Made(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        LeakCgroup::Made(path) => {
+            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        }
         LeakCgroup::Scope { unit, .. } => format!("{unit}.scope"),
         LeakCgroup::Shared(_) => String::new(),
     }

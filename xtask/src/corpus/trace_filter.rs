@@ -1,11 +1,12 @@
-//! Keeps of a host's trace what one program's verdict needs: the host, the program's own processes and three of the
-//! loads', each with its images, handles and end.
+//! Keeps of a host's trace what one program's verdict needs: the host, the program's own processes
+//! and three of the loads', each with its images, handles and end.
 //!
-//! What else ran on the host is nobody's business and is dropped, as are listeners. The pid that the cgroups' names end
-//! with is cut off, so that the names stay the same from one recording to the next. Not kept is a version that should
-//! leak and did not grow, its fixed version if that grew, and a program whose start is not in the trace or whose limit
-//! was moved: a truth that the trace contradicts is worse than none. The kept trace is compressed with gzip, and its
-//! line in `manifest.jsonl` is replaced.
+//! What else ran on the host is nobody's business and is dropped, as are listeners. The pid that
+//! the cgroups' names end with is cut off, so that the names stay the same from one recording to
+//! the next. Not kept is a version that should leak and did not grow, its fixed version if that
+//! grew, and a program whose start is not in the trace or whose limit was moved: a truth that the
+//! trace contradicts is worse than none. The kept trace is compressed with gzip, and its line in
+//! `manifest.jsonl` is replaced.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,11 +21,11 @@ use super::trace_summary::{self, Gathered, Id};
 
 /// How many of the loads' processes are kept beside the program's.
 const BYSTANDERS: usize = 3;
-/// A version that should leak must grow at this share of its expected rate: less, and the load did not reach the leak.
-/// Its fixed version must not.
+/// A version that should leak must grow at this share of its expected rate: less, and the load did
+/// not reach the leak. Its fixed version must not.
 const SEEN_SHARE: f64 = 0.1;
-/// Scans from the program's first to when its leak is said to start: what was free before must have been seen once, and
-/// no rule can claim anything from two points.
+/// Scans from the program's first to when its leak is said to start: what was free before must have
+/// been seen once, and no rule can claim anything from two points.
 const SCANS_BEFORE_LEAK: f64 = 2.0;
 
 /// A program that was recorded.
@@ -63,7 +64,9 @@ impl Subject {
     /// Refuses what contradicts `program.json`.
     fn check(&self, gathered: &Gathered, rate: f64) -> anyhow::Result<()> {
         if !gathered.begins() {
-            bail!("its exec is not in the trace\n  hint: the recorder was not ready when it started; record it again");
+            bail!(
+                "its exec is not in the trace\n  hint: the recorder was not ready when it started; record it again"
+            );
         }
         let limit = self.spec["memory_max_bytes"].as_u64();
         if gathered.limits.iter().any(|seen| *seen != limit) {
@@ -74,10 +77,14 @@ impl Subject {
         }
         let least = self.number("expected_bytes_per_sec") * SEEN_SHARE;
         if self.leaks && rate < least {
-            bail!("it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its load");
+            bail!(
+                "it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its load"
+            );
         }
         if !self.leaks && least > 0.0 && rate >= least {
-            bail!("it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a longer warm-up");
+            bail!(
+                "it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a longer warm-up"
+            );
         }
         Ok(())
     }
@@ -86,14 +93,16 @@ impl Subject {
 /// Writes the subject's trace and its line of the manifest.
 pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> anyhow::Result<()> {
     let header = trace_summary::lines(trace)?.next().context("the trace is empty")?;
-    let interval = header["interval_secs"].as_f64().context("the trace's header has no interval_secs")?;
+    let interval =
+        header["interval_secs"].as_f64().context("the trace's header has no interval_secs")?;
     let gathered = Gathered::read(trace, &subject.cgroup, load)?;
     let main = gathered.main().context("the trace holds none of its processes")?;
     let begin = gathered.curve.first().map_or(0.0, |point| point.0);
     let grown = gathered.line_from(begin + subject.number("warm_up_secs"));
     subject.check(&gathered, grown.slope)?;
     let name = format!("{}.jsonl.gz", subject.id);
-    let kept: Vec<_> = gathered.own.keys().copied().chain(gathered.longest_loads(BYSTANDERS)).collect();
+    let kept: Vec<_> =
+        gathered.own.keys().copied().chain(gathered.longest_loads(BYSTANDERS)).collect();
     let bytes = write(trace, &recorded.join(&name), &kept)?;
     let label = if subject.leaks { "leak" } else { "healthy" };
     let exhausted = grown.reaches(subject.number("memory_max_bytes")).filter(|_| subject.leaks);
@@ -134,7 +143,12 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
 fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
     let file = File::create(out).with_context(|| format!("{} cannot be written", out.display()))?;
     let mut gzip = Command::new("gzip");
-    let mut gzip = gzip.arg("-9n").stdin(Stdio::piped()).stdout(file).spawn().context("gzip could not be started")?;
+    let mut gzip = gzip
+        .arg("-9n")
+        .stdin(Stdio::piped())
+        .stdout(file)
+        .spawn()
+        .context("gzip could not be started")?;
     let mut pipe = gzip.stdin.take().context("gzip has no standard input")?;
     let text = BufReader::new(File::open(trace)?);
     for (number, line) in text.lines().enumerate() {
@@ -152,7 +166,10 @@ fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
         if !wanted {
             continue;
         }
-        let line = match value["cgroup"].as_str().map(|cgroup| (cgroup.to_owned(), stable(cgroup).to_owned())) {
+        let line = match value["cgroup"]
+            .as_str()
+            .map(|cgroup| (cgroup.to_owned(), stable(cgroup).to_owned()))
+        {
             Some((cgroup, stable)) => line.replacen(&cgroup, &stable, 1),
             None => line,
         };

@@ -1,8 +1,9 @@
-//! What a host's trace says of one program: its processes, what they weigh together at each scan, under which limit.
+//! What a host's trace says of one program: its processes, what they weigh together at each scan,
+//! under which limit.
 //!
-//! Leaks are judged by the workload, so the processes of the cgroup are added up; shared memory, which each of them
-//! reports in full, counts once. Lines that no program can need are passed over unparsed: a busy host writes a hundred
-//! of them for each one that matters.
+//! Leaks are judged by the workload, so the processes of the cgroup are added up; shared memory,
+//! which each of them reports in full, counts once. Lines that no program can need are passed over
+//! unparsed: a busy host writes a hundred of them for each one that matters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -37,13 +38,15 @@ pub struct Gathered {
     /// Time of the last line.
     pub last: f64,
     loads: BTreeMap<Id, Seen>,
-    /// Every process that replaced its image, whoever's it is: that comes before it is first seen in a cgroup.
+    /// Every process that replaced its image, whoever's it is: that comes before it is first seen
+    /// in a cgroup.
     execs: BTreeSet<Id>,
     shared: f64,
 }
 
 impl Gathered {
-    /// Reads a trace; `own` and `load` are how the cgroups of the program and of the loads are called.
+    /// Reads a trace; `own` and `load` are how the cgroups of the program and of the loads are
+    /// called.
     pub fn read(trace: &Path, own: &str, load: &str) -> anyhow::Result<Self> {
         let mut gathered = Self::default();
         for line in lines(trace)? {
@@ -91,7 +94,10 @@ impl Gathered {
 
     /// Whether the process that was first, which others may have forked from, is seen to begin.
     pub fn begins(&self) -> bool {
-        self.own.keys().min_by_key(|(pid, start)| (start, pid)).is_some_and(|first| self.execs.contains(first))
+        self.own
+            .keys()
+            .min_by_key(|(pid, start)| (start, pid))
+            .is_some_and(|first| self.execs.contains(first))
     }
 
     /// The most that the program weighed.
@@ -114,7 +120,8 @@ impl Gathered {
 
 impl Seen {
     fn note(&mut self, line: &Value) {
-        let private = bytes(line, "anon_bytes") + bytes(line, "swap_bytes") + bytes(line, "shmem_bytes");
+        let private =
+            bytes(line, "anon_bytes") + bytes(line, "swap_bytes") + bytes(line, "shmem_bytes");
         self.peak = self.peak.max(private);
         self.comm = line["comm"].as_str().unwrap_or_default().to_owned();
         self.scans += 1;
@@ -132,7 +139,8 @@ pub struct Line {
 impl Line {
     fn through<'a>(points: impl Iterator<Item = &'a (f64, f64)> + Clone) -> Self {
         let n = points.clone().count().max(1) as f64;
-        let (t, y) = points.clone().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        let (t, y) =
+            points.clone().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
         let middle = (t / n, y / n);
         let over: f64 = points.clone().map(|(t, y)| (t - middle.0) * (y - middle.1)).sum();
         let under: f64 = points.map(|(t, _)| (t - middle.0).powi(2)).sum();
@@ -147,14 +155,16 @@ impl Line {
 
 /// The lines of a trace that may matter.
 pub fn lines(trace: &Path) -> anyhow::Result<impl Iterator<Item = Value> + use<>> {
-    let file = File::open(trace).with_context(|| format!("{} cannot be opened", trace.display()))?;
+    let file =
+        File::open(trace).with_context(|| format!("{} cannot be opened", trace.display()))?;
     let lines = BufReader::new(file).lines().map_while(Result::ok);
     Ok(lines.filter(|line| may_matter(line)).filter_map(|line| serde_json::from_str(&line).ok()))
 }
 
 /// Whether a line is worth parsing.
 pub fn may_matter(line: &str) -> bool {
-    let other_process = line.contains("\"kind\":\"process\"") && !line.contains("/spillway-corpus-");
+    let other_process =
+        line.contains("\"kind\":\"process\"") && !line.contains("/spillway-corpus-");
     !line.contains("\"kind\":\"listener\"") && !other_process
 }
 
@@ -184,7 +194,9 @@ mod tests {
     #[test]
     fn processes_are_added_up_and_shared_memory_counts_once() {
         let mut gathered = Gathered::default();
-        for (t, pid, anon, shared) in [(1.0, 7, 10, 4), (1.0, 8, 20, 9), (1.0, 9, 1, 5), (2.0, 7, 11, 6)] {
+        for (t, pid, anon, shared) in
+            [(1.0, 7, 10, 4), (1.0, 8, 20, 9), (1.0, 9, 1, 5), (2.0, 7, 11, 6)]
+        {
             let line = json!({"t": t, "kind": "process", "pid": pid, "start_ticks": 1, "cgroup": "/own",
                 "anon_bytes": anon, "shmem_bytes": shared, "memory_max_bytes": 99});
             gathered.take(&line, "own", "load");
@@ -193,7 +205,11 @@ mod tests {
         assert_eq!(gathered.main().map(|seen| seen.peak), Some(29.0));
         assert_eq!(gathered.limits.iter().collect::<Vec<_>>(), [&Some(99)]);
         assert!(!gathered.begins());
-        gathered.take(&json!({"t": 0.5, "kind": "exec", "pid": 7, "start_ticks": 1}), "own", "load");
+        gathered.take(
+            &json!({"t": 0.5, "kind": "exec", "pid": 7, "start_ticks": 1}),
+            "own",
+            "load",
+        );
         assert!(gathered.begins());
     }
 }

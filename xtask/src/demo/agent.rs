@@ -1,4 +1,5 @@
-//! The agent that the demo watches: the real one, on `configs/demo.toml`. Its standard output carries verdicts.
+//! The agent that the demo watches: the real one, on `configs/demo.toml`. Its standard output
+//! carries verdicts.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +22,8 @@ pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
     if !is_root() {
         eprintln!("demo: the agent runs through sudo, since loading BPF programs needs root");
     }
-    let mut agent = Held::start(Command::new(binary).args(["run", "--json", "--config"]).arg(config))?;
+    let mut agent =
+        Held::start(Command::new(binary).args(["run", "--json", "--config"]).arg(config))?;
     let start = clock::now();
     let mut progress = Progress::new();
     while !agent.log().contains(READY) {
@@ -40,7 +42,9 @@ pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
         if start.elapsed() > READY_WITHIN {
             progress.clear();
             let (limit, log) = (READY_WITHIN.as_secs(), agent.log());
-            bail!("the agent did not say \"{READY}\" within {limit} s\n  its log:{log}\n  hint: try `spillway doctor`");
+            bail!(
+                "the agent did not say \"{READY}\" within {limit} s\n  its log:{log}\n  hint: try `spillway doctor`"
+            );
         }
     }
     progress.clear();

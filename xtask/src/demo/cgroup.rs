@@ -1,8 +1,10 @@
-//! A watched process's own cgroup, with a hard limit: the demo's leak gets one, and each program of the corpus.
+//! A watched process's own cgroup, with a hard limit: the demo's leak gets one, and each program of
+//! the corpus.
 //!
-//! Made directly under the memory hierarchy's root (v1 or v2) where this is root; else as a systemd scope; else not at all, which the
-//! demo says. Removed on drop with whatever still runs in it. Earlier runs that were killed may have left theirs: those whose
-//! harness is dead are removed first. No other cgroup is ever touched.
+//! Made directly under the memory hierarchy's root (v1 or v2) where this is root; else as a systemd
+//! scope; else not at all, which the demo says. Removed on drop with whatever still runs in it.
+//! Earlier runs that were killed may have left theirs: those whose harness is dead are removed
+//! first. No other cgroup is ever touched.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -38,7 +40,8 @@ impl LeakCgroup {
         Self::make_named(PREFIX, limit_bytes)
     }
 
-    /// The same under a name, which begins with one of the prefixes that a later run tells stale ones by.
+    /// The same under a name, which begins with one of the prefixes that a later run tells stale
+    /// ones by.
     pub fn make_named(name: &str, limit_bytes: u64) -> anyhow::Result<Self> {
         let unit = format!("{name}-{}", std::process::id());
         if is_root()
@@ -65,11 +68,13 @@ impl LeakCgroup {
                 let file = File::options().write(true).open(&procs);
                 let file = file.with_context(|| format!("{} cannot be opened", procs.display()))?;
                 let enter = move || {
-                    // SAFETY: write is async-signal-safe; the buffer is a literal, and the file lives in this closure.
+                    // SAFETY: write is async-signal-safe; the buffer is a literal, and the file
+                    // lives in this closure.
                     let written = unsafe { libc::write(file.as_raw_fd(), c"0".as_ptr().cast(), 1) };
                     if written == 1 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
                 };
-                // SAFETY: between fork and exec the closure makes one async-signal-safe call and does not allocate.
+                // SAFETY: between fork and exec the closure makes one async-signal-safe call and
+                // does not allocate.
                 unsafe { command.pre_exec(enter) };
                 Ok(command)
             }
@@ -89,7 +94,9 @@ impl LeakCgroup {
         match self {
             Self::Made(path) => format!("its own cgroup {}", path.display()),
             Self::Scope { .. } => "its own systemd scope".into(),
-            Self::Shared(why) => format!("no cgroup of its own ({why}), so the forecast's end is the host's memory"),
+            Self::Shared(why) => {
+                format!("no cgroup of its own ({why}), so the forecast's end is the host's memory")
+            }
         }
     }
 
@@ -120,10 +127,14 @@ impl Hierarchy {
         Self::in_mounts(&mounts, |path| fs::read_to_string(path).unwrap_or_default())
     }
 
-    /// The v1 controller where it is mounted, for then v2 cannot have it; else v2, if its root hands memory on to children.
+    /// The v1 controller where it is mounted, for then v2 cannot have it; else v2, if its root
+    /// hands memory on to children.
     fn in_mounts(mounts: &str, read: impl Fn(&Path) -> String) -> Option<Self> {
-        let fields = || mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|f| f.len() > 3);
-        let v1 = fields().find(|f| f[2] == "cgroup" && f[3].split(',').any(|option| option == "memory"));
+        let fields = || {
+            mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|f| f.len() > 3)
+        };
+        let v1 =
+            fields().find(|f| f[2] == "cgroup" && f[3].split(',').any(|option| option == "memory"));
         if let Some(mount) = v1 {
             return Some(Self { root: mount[1].into(), limit_file: "memory.limit_in_bytes" });
         }
@@ -135,11 +146,13 @@ impl Hierarchy {
 
     fn make(&self, name: &str, limit_bytes: u64) -> anyhow::Result<PathBuf> {
         let path = self.root.join(name);
-        fs::create_dir(&path).with_context(|| format!("cgroup {} cannot be made", path.display()))?;
+        fs::create_dir(&path)
+            .with_context(|| format!("cgroup {} cannot be made", path.display()))?;
         let limit = path.join(self.limit_file);
         if let Err(error) = fs::write(&limit, limit_bytes.to_string()) {
             remove(&path);
-            return Err(error).with_context(|| format!("{}={limit_bytes} was refused", limit.display()));
+            return Err(error)
+                .with_context(|| format!("{}={limit_bytes} was refused", limit.display()));
         }
         Ok(path)
     }
@@ -147,9 +160,13 @@ impl Hierarchy {
 
 /// Removes what earlier runs left that could not clean up after themselves.
 pub fn remove_stale() {
-    let Some(entries) = Hierarchy::find().and_then(|memory| fs::read_dir(memory.root).ok()) else { return };
+    let Some(entries) = Hierarchy::find().and_then(|memory| fs::read_dir(memory.root).ok()) else {
+        return;
+    };
     for entry in entries.flatten() {
-        if is_stale(&entry.file_name().to_string_lossy(), |pid| Path::new(&format!("/proc/{pid}")).exists()) {
+        if is_stale(&entry.file_name().to_string_lossy(), |pid| {
+            Path::new(&format!("/proc/{pid}")).exists()
+        }) {
             eprintln!("cgroup: removing {}, left by a run that was killed", entry.path().display());
             remove(&entry.path());
         }
@@ -162,14 +179,16 @@ fn is_stale(name: &str, alive: impl Fn(u32) -> bool) -> bool {
     pid.is_some_and(|pid| !alive(pid))
 }
 
-/// Kills what still runs in a cgroup that this demo made, and removes it; the kernel may need a moment to let go.
+/// Kills what still runs in a cgroup that this demo made, and removes it; the kernel may need a
+/// moment to let go.
 fn remove(path: &Path) {
     for _ in 0..100 {
         for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
             if let Ok(pid) = pid.parse::<i32>()
                 && pid > 0
             {
-                // SAFETY: kill takes two integers and touches no memory of ours; the pid is in a cgroup made here.
+                // SAFETY: kill takes two integers and touches no memory of ours; the pid is in a
+                // cgroup made here.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
         }
@@ -178,7 +197,10 @@ fn remove(path: &Path) {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    eprintln!("cgroup: cgroup {} could not be removed\n  hint: rmdir it once it is empty", path.display());
+    eprintln!(
+        "cgroup: cgroup {} could not be removed\n  hint: rmdir it once it is empty",
+        path.display()
+    );
 }
 
 #[cfg(test)]

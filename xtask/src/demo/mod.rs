@@ -1,10 +1,12 @@
-//! `cargo xtask demo`: the real agent with real probes, a real leak, a real overload, a real drain, and a check of what it says and does.
+//! `cargo xtask demo`: the real agent with real probes, a real leak, a real overload, a real drain,
+//! and a check of what it says and does.
 //!
-//! The workloads start before the agent, whose warm-up is cut from twenty minutes, which nobody would sit through, to thirty seconds.
-//! Beside the leak runs a cache that grows faster and stops, so that growth alone does not win; the server works for ten seconds before it
-//! stops accepting. The demo waits for 70 s at least, so that wrong verdicts have time to appear. Then it runs the tests' scenario of a drain,
-//! without an agent and with one. Everything that it starts or makes is held by a guard that ends with it, whether it returns,
-//! fails or is interrupted.
+//! The workloads start before the agent, whose warm-up is cut from twenty minutes, which nobody
+//! would sit through, to thirty seconds. Beside the leak runs a cache that grows faster and stops,
+//! so that growth alone does not win; the server works for ten seconds before it stops accepting.
+//! The demo waits for 70 s at least, so that wrong verdicts have time to appear. Then it runs the
+//! tests' scenario of a drain, without an agent and with one. Everything that it starts or makes is
+//! held by a guard that ends with it, whether it returns, fails or is interrupted.
 
 mod agent;
 pub mod cgroup;
@@ -34,10 +36,12 @@ use crate::{build, clock, signals};
 const AT_LEAST: Duration = Duration::from_secs(70);
 /// How long missing verdicts get to come.
 const AT_MOST: Duration = Duration::from_secs(110);
-/// The overload must be seen before the queue of 128 is full, 12.8 s after the last accept() at ten connections a second.
+/// The overload must be seen before the queue of 128 is full, 12.8 s after the last accept() at ten
+/// connections a second.
 const OVERLOAD_WITHIN_SECS: f64 = 12.0;
 
-/// Run the real agent against a real leak, a real overload and a node that has to be drained, and check what it says and does.
+/// Run the real agent against a real leak, a real overload and a node that has to be drained, and
+/// check what it says and does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask demo                            build everything, watch for two minutes, compare\n  \
@@ -134,7 +138,10 @@ fn build_all(args: &Args) -> anyhow::Result<Built> {
     let [workload, drain] = [("spillway-tests", "workload"), ("spillway-tests", "drain")];
     let agent = match &args.agent {
         Some(agent) if !agent.is_file() => {
-            bail!("--agent {}: there is no such file\n  hint: leave it out to build the agent", agent.display())
+            bail!(
+                "--agent {}: there is no such file\n  hint: leave it out to build the agent",
+                agent.display()
+            )
         }
         Some(agent) => {
             build::binaries(&workspace, true, &[workload, drain])?;
@@ -156,7 +163,8 @@ fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
     let (rate, place) = (verdict::bytes(LEAK_RATE as f64), leak_cgroup.describe());
     screen.line("\nThe agent watches this host, with its warm-up of twenty minutes cut to 30 s. Beside everything else that runs here, there now are:");
     screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s without end, in {place}"));
-    screen.line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
+    screen
+        .line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
     screen.line(&format!(
         "  demo-server  {addr}, stops accepting after 10 s; demo-clients keep connecting, ten a second\n"
     ));
@@ -178,7 +186,10 @@ fn watch(
         let elapsed = start.elapsed();
         if workloads.server_just_stopped() {
             progress.clear();
-            screen.line(&format!("{:7.1} s  demo-server has stopped accepting", elapsed.as_secs_f64()));
+            screen.line(&format!(
+                "{:7.1} s  demo-server has stopped accepting",
+                elapsed.as_secs_f64()
+            ));
         }
         seen.stopped_at = workloads.stopped_at.map(|at| (at - start).as_secs_f64());
         if let Some(verdict) = line.and_then(|line| Verdict::parse(&line, elapsed.as_secs_f64())) {
@@ -198,12 +209,22 @@ fn watch(
             progress.clear();
             return Ok(seen);
         }
-        let waiting = if complete { "all seen; waiting for wrong verdicts" } else { "waiting for verdicts" };
-        progress.show(waiting, elapsed, &format!("of {} s", if complete { AT_LEAST } else { AT_MOST }.as_secs()));
+        let waiting =
+            if complete { "all seen; waiting for wrong verdicts" } else { "waiting for verdicts" };
+        progress.show(
+            waiting,
+            elapsed,
+            &format!("of {} s", if complete { AT_LEAST } else { AT_MOST }.as_secs()),
+        );
     }
 }
 
-fn left_behind(agent: &Held, workloads: &Workloads, cgroup: Option<&Path>, before: [bool; 3]) -> Vec<String> {
+fn left_behind(
+    agent: &Held,
+    workloads: &Workloads,
+    cgroup: Option<&Path>,
+    before: [bool; 3],
+) -> Vec<String> {
     let mut left = Vec::new();
     if agent.remains() {
         left.push("the agent's process".to_owned());

@@ -1,10 +1,12 @@
-//! What the demo expected, what it saw, and whether they match: pure, so that every way to fail is tested.
+//! What the demo expected, what it saw, and whether they match: pure, so that every way to fail is
+//! tested.
 
 use serde_json::{Value, json};
 
 use super::verdict::{Paint, Verdict, bytes, duration};
 
-/// How far a leak's stated growth may be from the true one: a verdict that names the right process for a wrong reason does not count.
+/// How far a leak's stated growth may be from the true one: a verdict that names the right process
+/// for a wrong reason does not count.
 const GROWTH_TOLERANCE: f64 = 0.5;
 
 /// What must happen.
@@ -53,7 +55,8 @@ pub struct Row {
 /// Whether the verdicts that must come have come.
 pub fn complete(expected: &Expected, verdicts: &[Verdict]) -> bool {
     let leak = verdicts.iter().any(|v| v.raised("leak") && v.pid() == Some(expected.leaker.into()));
-    let overload = verdicts.iter().any(|v| v.raised("overload") && v.addr() == Some(&expected.addr));
+    let overload =
+        verdicts.iter().any(|v| v.raised("overload") && v.addr() == Some(&expected.addr));
     leak && overload
 }
 
@@ -70,19 +73,27 @@ pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
         (false, Some(code)) => format!("exit code {code}"),
         (false, None) => "would not end, was killed".into(),
     };
-    let left = if seen.left_behind.is_empty() { "nothing".into() } else { seen.left_behind.join(", ") };
+    let left =
+        if seen.left_behind.is_empty() { "nothing".into() } else { seen.left_behind.join(", ") };
     vec![
         Row {
             what: "leak: the process",
             expected: format!("pid {}", expected.leaker),
-            seen: leak.map_or("none".into(), |v| format!("pid {} at {:.1} s", expected.leaker, v.at)),
+            seen: leak
+                .map_or("none".into(), |v| format!("pid {} at {:.1} s", expected.leaker, v.at)),
             ok: leak.is_some(),
         },
         leak_evidence(expected.leak_bytes_per_sec, leak),
         none_of("leak: the healthy cache", leaks().filter(|v| v.pid() == cache)),
-        none_of("leak: any other process", leaks().filter(|v| v.pid() != leaker && v.pid() != cache)),
+        none_of(
+            "leak: any other process",
+            leaks().filter(|v| v.pid() != leaker && v.pid() != cache),
+        ),
         overload_row(expected, seen.stopped_at, overload),
-        none_of("overload: any other listener", overloads().filter(|v| v.addr() != Some(&expected.addr))),
+        none_of(
+            "overload: any other listener",
+            overloads().filter(|v| v.addr() != Some(&expected.addr)),
+        ),
         // The clients' connects to the server that is stuck fail: that risk is a right one.
         none_of("cascade risk: any other", risks().filter(|v| v.addr() != Some(&expected.addr))),
         Row {
@@ -91,7 +102,12 @@ pub fn rows(expected: &Expected, seen: &Seen) -> Vec<Row> {
             seen: agent,
             ok: !seen.agent_died && seen.agent_exit == Some(0),
         },
-        Row { what: "left behind", expected: "nothing".into(), seen: left, ok: seen.left_behind.is_empty() },
+        Row {
+            what: "left behind",
+            expected: "nothing".into(),
+            seen: left,
+            ok: seen.left_behind.is_empty(),
+        },
     ]
 }
 
@@ -103,7 +119,8 @@ fn leak_evidence(truth: f64, leak: Option<&Verdict>) -> Row {
         (Some(_), growth) => format!(
             "{}, {}",
             growth.map_or("no growth".into(), |growth| format!("{}/s", bytes(growth))),
-            forecast.map_or("no forecast".into(), |secs| format!("exhausted in {}", duration(secs)))
+            forecast
+                .map_or("no forecast".into(), |secs| format!("exhausted in {}", duration(secs)))
         ),
     };
     let right = growth.is_some_and(|growth| (growth - truth).abs() <= truth * GROWTH_TOLERANCE);
@@ -126,7 +143,10 @@ fn overload_row(expected: &Expected, stopped_at: Option<f64>, overload: Option<&
     };
     Row {
         what: "overload: the listener",
-        expected: format!("{} within {:.0} s of its last accept()", expected.addr, expected.overload_within_secs),
+        expected: format!(
+            "{} within {:.0} s of its last accept()",
+            expected.addr, expected.overload_within_secs
+        ),
         seen,
         ok: delay.is_some_and(|delay| (0.0..=expected.overload_within_secs).contains(&delay)),
     }
@@ -143,7 +163,8 @@ pub fn table(rows: &[Row], paint: Paint) -> String {
     let width = |of: fn(&Row) -> &str, head: &str| {
         rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).max(head.chars().count())
     };
-    let (a, b, c) = (width(|r| r.what, "what"), width(|r| &r.expected, "expected"), width(|r| &r.seen, "seen"));
+    let (a, b, c) =
+        (width(|r| r.what, "what"), width(|r| &r.expected, "expected"), width(|r| &r.seen, "seen"));
     let mut text = format!("{:a$}  {:b$}  {:c$}  match\n", "what", "expected", "seen");
     text.push_str(&format!("{}\n", "-".repeat(a + b + c + 11)));
     for row in rows {
@@ -170,7 +191,13 @@ mod tests {
 
     fn expected() -> Expected {
         let addr = "127.0.0.1:4000".to_owned();
-        Expected { leaker: 10, leak_bytes_per_sec: 4e6, cache: 11, addr, overload_within_secs: 12.0 }
+        Expected {
+            leaker: 10,
+            leak_bytes_per_sec: 4e6,
+            cache: 11,
+            addr,
+            overload_within_secs: 12.0,
+        }
     }
 
     fn verdict(at: f64, line: Value) -> Verdict {
@@ -226,16 +253,27 @@ mod tests {
     fn a_wrong_process_does_not_match() {
         assert_eq!(with(|seen| seen.verdicts.push(leak(11, 4e6))), ["leak: the healthy cache"]);
         assert_eq!(with(|seen| seen.verdicts.push(leak(99, 4e6))), ["leak: any other process"]);
-        assert_eq!(with(|seen| seen.verdicts.push(overload(20.0, "0.0.0.0:22"))), ["overload: any other listener"]);
-        let risk = |addr: &str| verdict(20.0, json!({"verdict": "cascade_risk", "state": "raised", "addr": addr}));
+        assert_eq!(
+            with(|seen| seen.verdicts.push(overload(20.0, "0.0.0.0:22"))),
+            ["overload: any other listener"]
+        );
+        let risk = |addr: &str| {
+            verdict(20.0, json!({"verdict": "cascade_risk", "state": "raised", "addr": addr}))
+        };
         assert_eq!(with(|seen| seen.verdicts.push(risk("127.0.0.1:4000"))), [""; 0]);
-        assert_eq!(with(|seen| seen.verdicts.push(risk("10.0.0.5:5432"))), ["cascade risk: any other"]);
+        assert_eq!(
+            with(|seen| seen.verdicts.push(risk("10.0.0.5:5432"))),
+            ["cascade risk: any other"]
+        );
     }
 
     #[test]
     fn wrong_evidence_does_not_match() {
         assert_eq!(with(|seen| seen.verdicts[1] = leak(10, 9e6)), ["leak: its evidence"]);
-        assert_eq!(with(|seen| seen.verdicts[1].line["exhaustion_secs"] = Value::Null), ["leak: its evidence"]);
+        assert_eq!(
+            with(|seen| seen.verdicts[1].line["exhaustion_secs"] = Value::Null),
+            ["leak: its evidence"]
+        );
     }
 
     #[test]

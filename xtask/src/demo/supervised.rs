@@ -1,7 +1,8 @@
 //! What the demo runs as root: a command that `xtask hold` holds, through sudo where need be.
 //!
-//! Its standard output is what it has to say, its standard error is kept for the case that something fails. Dropping it closes
-//! the pipe that `hold` reads, which stops the command and removes what an agent made on a machine that never ran one.
+//! Its standard output is what it has to say, its standard error is kept for the case that
+//! something fails. Dropping it closes the pipe that `hold` reads, which stops the command and
+//! removes what an agent made on a machine that never ran one.
 
 use std::collections::VecDeque;
 use std::env;
@@ -94,7 +95,8 @@ impl Held {
 
     /// Whether any of its processes is still there.
     pub fn remains(&self) -> bool {
-        self.group.has_members() || self.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+        self.group.has_members()
+            || self.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
     }
 
     /// The last lines of its log.

@@ -1,6 +1,7 @@
 //! Verdicts as the agent prints them, and as a person reads them.
 //!
-//! Lines without a `verdict`, such as decisions, are not for the demo and are passed over; so is what is not JSON.
+//! Lines without a `verdict`, such as decisions, are not for the demo and are passed over; so is
+//! what is not JSON.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -71,14 +72,17 @@ impl Verdict {
         if let Some(growth) = self.growth_bytes_per_sec() {
             facts.push(format!("grows {}/s", bytes(growth)));
         }
-        if let (Some(backlog), Some(max)) = (self.line["backlog"].as_u64(), self.line["backlog_max"].as_u64()) {
+        if let (Some(backlog), Some(max)) =
+            (self.line["backlog"].as_u64(), self.line["backlog_max"].as_u64())
+        {
             facts.push(format!("{backlog} of {max} connections waiting"));
         }
         if let Some(growth) = self.line["backlog_growth_per_sec"].as_f64() {
             facts.push(format!("{growth:+.1}/s"));
         }
         facts.push(
-            self.exhaustion_secs().map_or("no forecast".into(), |secs| format!("exhausted in {}", duration(secs))),
+            self.exhaustion_secs()
+                .map_or("no forecast".into(), |secs| format!("exhausted in {}", duration(secs))),
         );
         if let Some(confidence) = self.line["confidence"].as_f64() {
             facts.push(format!("confidence {:.0} %", confidence * 100.0));
@@ -144,7 +148,8 @@ pub struct Screen {
 impl Screen {
     /// A screen that leaves standard output to JSON or not.
     pub fn new(json: bool) -> Self {
-        let terminal = if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+        let terminal =
+            if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { json, paint: Paint(terminal && !refused) }
     }

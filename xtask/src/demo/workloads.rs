@@ -1,7 +1,8 @@
-//! The real processes that the agent watches: a leak, a cache that fills, a server that stops accepting, its clients.
+//! The real processes that the agent watches: a leak, a cache that fills, a server that stops
+//! accepting, its clients.
 //!
-//! Each is the `workload` binary in its own process group; it prints one JSON line when it is ready, ends on SIGTERM, and is killed by the
-//! kernel if this process dies.
+//! Each is the `workload` binary in its own process group; it prints one JSON line when it is
+//! ready, ends on SIGTERM, and is killed by the kernel if this process dies.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -53,7 +54,9 @@ impl Workloads {
         let (cache, _) = launch(&mut groups, &mut cache)?;
 
         let mut server = Command::new(binary);
-        server.args(["stuck-server", "--name", "demo-server", "--addr", "127.0.0.1:0"]).args(SERVER);
+        server
+            .args(["stuck-server", "--name", "demo-server", "--addr", "127.0.0.1:0"])
+            .args(SERVER);
         let (server, server_lines) = launch(&mut groups, &mut server)?;
         let addr = server["addr"].as_str().context("the server named no address")?.to_owned();
 
@@ -100,7 +103,10 @@ fn pid(ready: &Value) -> anyhow::Result<u32> {
 }
 
 /// Starts one workload and waits for its line; further lines go to the receiver.
-fn launch(groups: &mut Vec<Group>, command: &mut Command) -> anyhow::Result<(Value, Receiver<String>)> {
+fn launch(
+    groups: &mut Vec<Group>,
+    command: &mut Command,
+) -> anyhow::Result<(Value, Receiver<String>)> {
     let mut group = Group::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let (sender, lines) = channel();
     if let Some(stdout) = group.child().stdout.take() {
@@ -111,7 +117,8 @@ fn launch(groups: &mut Vec<Group>, command: &mut Command) -> anyhow::Result<(Val
     while start.elapsed() < READY_WITHIN {
         signals::check()?;
         if let Ok(line) = lines.recv_timeout(Duration::from_millis(50)) {
-            let ready = serde_json::from_str(&line).with_context(|| format!("a workload said {line:?}"))?;
+            let ready =
+                serde_json::from_str(&line).with_context(|| format!("a workload said {line:?}"))?;
             return Ok((ready, lines));
         }
     }

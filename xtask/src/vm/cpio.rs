@@ -1,5 +1,5 @@
-//! An archive in the form that the kernel unpacks as its first file system: cpio, "newc". It needs no compression to be
-//! read, and under emulation is read faster without.
+//! An archive in the form that the kernel unpacks as its first file system: cpio, "newc". It needs
+//! no compression to be read, and under emulation is read faster without.
 
 use std::io::{self, Write};
 
@@ -52,8 +52,10 @@ impl<W: Write> Cpio<W> {
         let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         let name_size = name.len() as u32 + 1;
         write!(self.out, "070701")?;
-        // Inode, mode, owner, group, links, time, size, device of the file, of the node, name's size, no checksum.
-        for field in [self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0] {
+        // Inode, mode, owner, group, links, time, size, device of the file, of the node, name's
+        // size, no checksum.
+        for field in [self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0]
+        {
             write!(self.out, "{field:08X}")?;
         }
         self.out.write_all(name.as_bytes())?;
@@ -80,7 +82,12 @@ mod tests {
         cpio.file("init", b"12345").unwrap();
         let bytes = cpio.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
-        let starts: Vec<_> = bytes.windows(6).enumerate().filter(|(_, w)| w == b"070701").map(|(at, _)| at).collect();
+        let starts: Vec<_> = bytes
+            .windows(6)
+            .enumerate()
+            .filter(|(_, w)| w == b"070701")
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(starts.len(), 4);
         assert!(starts.iter().all(|at| at % 4 == 0), "{starts:?}");
         let init = &bytes[starts[2]..starts[3]];

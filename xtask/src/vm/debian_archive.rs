@@ -1,7 +1,8 @@
 //! Debian's archive, asked through apt with a configuration of its own.
 //!
-//! Where the archive is, is what this machine's apt is set up with: no host is named here. apt checks signatures and
-//! hashes, against Debian's keyring. Nothing of the machine's own apt is written, so none of this needs root.
+//! Where the archive is, is what this machine's apt is set up with: no host is named here. apt
+//! checks signatures and hashes, against Debian's keyring. Nothing of the machine's own apt is
+//! written, so none of this needs root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,8 @@ impl Sites {
     }
 
     fn among(os: &str, targets: &str) -> anyhow::Result<Self> {
-        let field = |name: &str| os.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let field =
+            |name: &str| os.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         if field("ID") != Some("debian") {
             bail!("this is not Debian, whose archive the kernels come from");
         }
@@ -43,7 +45,8 @@ impl Sites {
         };
         let names = [codename, "stable", "oldstable", "testing", "unstable", "sid"];
         let main = site(&|release| names.contains(&release));
-        let main = main.with_context(|| format!("apt is set up with no site that serves Debian {codename}"))?;
+        let main = main
+            .with_context(|| format!("apt is set up with no site that serves Debian {codename}"))?;
         Ok(Self { main, security: site(&|release| release.ends_with("-security")) })
     }
 
@@ -67,10 +70,16 @@ pub struct Archive {
 
 impl Archive {
     /// An apt that keeps everything in this directory.
-    pub fn open(directory: &Path, sites: &Sites, suite: &str, has_security: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        directory: &Path,
+        sites: &Sites,
+        suite: &str,
+        has_security: bool,
+    ) -> anyhow::Result<Self> {
         for part in ["lists/partial", "archives/partial"] {
             let path = directory.join(part);
-            fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+            fs::create_dir_all(&path)
+                .with_context(|| format!("{} cannot be made", path.display()))?;
         }
         let machine = child::output_of(Command::new("apt-config").arg("dump")).unwrap_or_default();
         let files = [
@@ -81,7 +90,8 @@ impl Archive {
         ];
         for (name, text) in files {
             let path = directory.join(name);
-            fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+            fs::write(&path, text)
+                .with_context(|| format!("{} cannot be written", path.display()))?;
         }
         Ok(Self { directory: directory.to_path_buf() })
     }
@@ -93,7 +103,8 @@ impl Archive {
         quiet(&format!("ask the archive for {what}"), &mut command)
     }
 
-    /// What a package needs of the same kernel, each as `name=version`; not itself, which only names the newest.
+    /// What a package needs of the same kernel, each as `name=version`; not itself, which only
+    /// names the newest.
     pub fn needs(&self, package: &str) -> anyhow::Result<Vec<String>> {
         let (mut wanted, mut found) = (self.show(package)?.1, Vec::new());
         while let Some(name) = wanted.pop() {
@@ -110,7 +121,8 @@ impl Archive {
 
     fn show(&self, package: &str) -> anyhow::Result<(String, Vec<String>)> {
         let shown = output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
-        parse_show(&String::from_utf8_lossy(&shown)).with_context(|| format!("apt-cache knows no version of {package}"))
+        parse_show(&String::from_utf8_lossy(&shown))
+            .with_context(|| format!("apt-cache knows no version of {package}"))
     }
 
     /// Downloads packages into a directory.
@@ -133,9 +145,11 @@ pub fn fetching(machine: &str) -> impl Iterator<Item = &str> {
     machine.lines().filter(|line| line.starts_with("Acquire::"))
 }
 
-/// apt's configuration: of the machine's own only how things are fetched, as through a proxy. Its hooks must not run.
+/// apt's configuration: of the machine's own only how things are fetched, as through a proxy. Its
+/// hooks must not run.
 fn configuration(directory: &Path, machine: &str) -> String {
-    let at = |option: &str, name: &str| format!("{option} \"{}\";\n", directory.join(name).display());
+    let at =
+        |option: &str, name: &str| format!("{option} \"{}\";\n", directory.join(name).display());
     let mut text: String = fetching(machine).flat_map(|line| [line, "\n"]).collect();
     text += &at("Dir::State", "");
     text += &at("Dir::State::lists", "lists");
@@ -146,7 +160,11 @@ fn configuration(directory: &Path, machine: &str) -> String {
         text += &format!("Dir::Etc::{other} \"/dev/null\";\n");
     }
     text += "APT::Architecture \"amd64\";\n";
-    for weak in ["AllowInsecureRepositories", "AllowWeakRepositories", "AllowDowngradeToInsecureRepositories"] {
+    for weak in [
+        "AllowInsecureRepositories",
+        "AllowWeakRepositories",
+        "AllowDowngradeToInsecureRepositories",
+    ] {
         text += &format!("Acquire::{weak} \"0\";\n");
     }
     // The cache lies in a home directory, which apt's own user may not enter.
@@ -159,7 +177,12 @@ fn configuration(directory: &Path, machine: &str) -> String {
 
 /// Runs apt; if it fails, its own `E:` line is what went wrong.
 fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    let done = child::quiet(what, command, "the network or the archive may be at fault", OnInterrupt::Stop);
+    let done = child::quiet(
+        what,
+        command,
+        "the network or the archive may be at fault",
+        OnInterrupt::Stop,
+    );
     done.map_err(|error| {
         let text = error.to_string();
         match text.lines().find_map(|line| line.trim().strip_prefix("E: ")) {
@@ -171,9 +194,13 @@ fn quiet(what: &str, command: &mut Command) -> anyhow::Result<()> {
 
 /// Version, and the packages of the same kernel that it needs, from what `apt-cache show` prints.
 fn parse_show(text: &str) -> Option<(String, Vec<String>)> {
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     let parts = ["linux-image-", "linux-binary-", "linux-modules-"];
-    let needed = field("Depends").unwrap_or_default().split(',').filter_map(|one| one.split_whitespace().next());
+    let needed = field("Depends")
+        .unwrap_or_default()
+        .split(',')
+        .filter_map(|one| one.split_whitespace().next());
     let needed = needed.filter(|name| parts.iter().any(|part| name.starts_with(part)));
     Some((field("Version")?.to_owned(), needed.map(str::to_owned).collect()))
 }
@@ -203,7 +230,12 @@ mod tests {
 
     #[test]
     fn a_machine_without_such_a_site_says_so() {
-        assert!(Sites::among(DEBIAN, "https://other/apt nodistro\n").unwrap_err().to_string().contains("bookworm"));
+        assert!(
+            Sites::among(DEBIAN, "https://other/apt nodistro\n")
+                .unwrap_err()
+                .to_string()
+                .contains("bookworm")
+        );
         assert!(Sites::among("ID=fedora\n", "").unwrap_err().to_string().contains("not Debian"));
     }
 
@@ -213,7 +245,10 @@ mod tests {
             Path::new("/cache"),
             "Acquire::http::Proxy \"http://proxy\";\nAPT::Update::Post-Invoke:: \"rm\";\n",
         );
-        assert!(text.contains("Acquire::http::Proxy \"http://proxy\";\n") && !text.contains("Invoke"), "{text}");
+        assert!(
+            text.contains("Acquire::http::Proxy \"http://proxy\";\n") && !text.contains("Invoke"),
+            "{text}"
+        );
         assert!(text.contains("Dir::State::lists \"/cache/lists\";\n"), "{text}");
     }
 

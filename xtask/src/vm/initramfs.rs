@@ -11,9 +11,15 @@ use anyhow::Context as _;
 use super::cpio::Cpio;
 use super::output;
 
-/// Writes the image: programs at the top by the names given, modules under `/modules` in their order.
-pub fn write(image: &Path, programs: &[(&str, PathBuf)], modules: &[PathBuf]) -> anyhow::Result<()> {
-    let file = File::create(image).with_context(|| format!("{} cannot be written", image.display()))?;
+/// Writes the image: programs at the top by the names given, modules under `/modules` in their
+/// order.
+pub fn write(
+    image: &Path,
+    programs: &[(&str, PathBuf)],
+    modules: &[PathBuf],
+) -> anyhow::Result<()> {
+    let file =
+        File::create(image).with_context(|| format!("{} cannot be written", image.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
     let mut libraries = BTreeSet::new();
     for (_, path) in programs {
@@ -51,9 +57,11 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// The files that `ldd` names: `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader alone: `/lib64/ld-….so.2 (0x…)`.
+/// The files that `ldd` names: `libc.so.6 => /lib/…/libc.so.6 (0x…)`, and the loader alone:
+/// `/lib64/ld-….so.2 (0x…)`.
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
-    let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let words =
+        text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     words.map(PathBuf::from).collect()
 }
 
@@ -65,7 +73,8 @@ mod tests {
     fn libraries_and_loader_are_found() {
         let text = "\tlinux-vdso.so.1 (0x00007ffe)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        let found = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        let found =
+            ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
         assert_eq!(parse_ldd(text), found);
     }
 }

@@ -1,6 +1,7 @@
 //! The kernels that are booted, kept outside the tree: `~/.cache/spillway/kernels/NAME`.
 //!
-//! The archive is asked for newer ones at most every [`ASK_AGAIN`]. Where it cannot be reached, the kept one is used.
+//! The archive is asked for newer ones at most every [`ASK_AGAIN`]. Where it cannot be reached, the
+//! kept one is used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,8 @@ pub fn get(kernel: &Kernel) -> anyhow::Result<Found> {
         return Ok(found);
     }
     match refresh(kernel, &directory) {
-        Ok(()) => fs::write(&asked, "").with_context(|| format!("{} cannot be written", asked.display()))?,
+        Ok(()) => fs::write(&asked, "")
+            .with_context(|| format!("{} cannot be written", asked.display()))?,
         Err(error) if error.is::<Interrupted>() => return Err(error),
         Err(error) => match self::kept(&directory) {
             Some(found) => {
@@ -76,8 +78,10 @@ fn kept(directory: &Path) -> Option<Found> {
     let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     modules.sort();
     let vmlinuz = directory.join("vmlinuz");
-    // Written last: what an interruption left half-made does not count, nor what was made for other checks.
-    let made = fs::read_to_string(directory.join("packages")).is_ok_and(|made| made.ends_with(&made_for()));
+    // Written last: what an interruption left half-made does not count, nor what was made for other
+    // checks.
+    let made = fs::read_to_string(directory.join("packages"))
+        .is_ok_and(|made| made.ends_with(&made_for()));
     made.then_some(Found { vmlinuz, modules })
 }
 
@@ -87,11 +91,13 @@ fn made_for() -> String {
 }
 
 fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
-    let archive = Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
+    let archive =
+        Archive::open(&directory.join("apt"), &Sites::find()?, kernel.suite, kernel.has_security)?;
     archive.update(&format!("its kernels of {}", kernel.suite))?;
     let packages = archive.needs(PACKAGE)?;
     let made = packages.join("\n") + &made_for();
-    if !packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name))) {
+    if !packages.iter().any(|package| package.starts_with(&format!("linux-image-{}.", kernel.name)))
+    {
         eprintln!(
             "vm: {} has moved on from {}, and what it has now is taken: {}",
             kernel.suite,
@@ -104,11 +110,13 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
     }
     let unpacked = directory.join("unpacked");
     fs::remove_dir_all(&unpacked).ok();
-    fs::create_dir_all(&unpacked).with_context(|| format!("{} cannot be made", unpacked.display()))?;
-    let done = archive.download(&format!("kernel {}", kernel.name), &packages, &unpacked).and_then(|()| {
-        fs::remove_file(directory.join("packages")).ok();
-        unpack(&unpacked, directory)
-    });
+    fs::create_dir_all(&unpacked)
+        .with_context(|| format!("{} cannot be made", unpacked.display()))?;
+    let done =
+        archive.download(&format!("kernel {}", kernel.name), &packages, &unpacked).and_then(|()| {
+            fs::remove_file(directory.join("packages")).ok();
+            unpack(&unpacked, directory)
+        });
     fs::remove_dir_all(&unpacked).ok();
     done?;
     fs::write(directory.join("packages"), made).context("the list of packages cannot be written")
@@ -118,13 +126,20 @@ fn refresh(kernel: &Kernel, directory: &Path) -> anyhow::Result<()> {
 fn unpack(packages: &Path, into: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(packages)?.flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "deb") {
-            output(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(packages.join("root")))?;
+            output(
+                Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .arg(entry.path())
+                    .arg(packages.join("root")),
+            )?;
         }
     }
     let mut files = Vec::new();
     walk(&packages.join("root"), &mut files)?;
-    let vmlinuz =
-        files.iter().find(|path| name(path).starts_with("vmlinuz")).context("the packages have no vmlinuz")?;
+    let vmlinuz = files
+        .iter()
+        .find(|path| name(path).starts_with("vmlinuz"))
+        .context("the packages have no vmlinuz")?;
     fs::copy(vmlinuz, into.join("vmlinuz")).context("the kernel cannot be copied")?;
     let modules = into.join("modules");
     fs::remove_dir_all(&modules).ok();
@@ -144,9 +159,13 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
     if order.iter().any(|(name, _)| name == module) {
         return Ok(());
     }
-    let is_it =
-        |path: &&PathBuf| name(path).split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module);
-    let path = files.iter().find(is_it).with_context(|| format!("the packages have no module {module}"))?;
+    let is_it = |path: &&PathBuf| {
+        name(path).split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module)
+    };
+    let path = files
+        .iter()
+        .find(is_it)
+        .with_context(|| format!("the packages have no module {module}"))?;
     let bytes = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?,
         _ => fs::read(path)?,
@@ -161,14 +180,18 @@ fn load(module: &str, files: &[PathBuf], order: &mut Vec<(String, Vec<u8>)>) -> 
 /// The names after `depends=` in a module's own description.
 fn depends(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
-    let Some(start) = module.windows(FIELD.len()).position(|window| window == FIELD) else { return vec![] };
+    let Some(start) = module.windows(FIELD.len()).position(|window| window == FIELD) else {
+        return vec![];
+    };
     let value = module[start + FIELD.len()..].split(|&byte| byte == 0).next().unwrap_or_default();
     let names = String::from_utf8_lossy(value);
     names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| format!("{} cannot be read", directory.display()))? {
+    for entry in fs::read_dir(directory)
+        .with_context(|| format!("{} cannot be read", directory.display()))?
+    {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             walk(&entry.path(), files)?;
@@ -189,7 +212,10 @@ mod tests {
 
     #[test]
     fn a_module_names_what_it_depends_on() {
-        assert_eq!(depends(b"\x7fELF\0license=GPL\0depends=inet-diag,udp\0name=x\0"), ["inet_diag", "udp"]);
+        assert_eq!(
+            depends(b"\x7fELF\0license=GPL\0depends=inet-diag,udp\0name=x\0"),
+            ["inet_diag", "udp"]
+        );
         assert!(depends(b"license=GPL\0depends=\0name=x\0").is_empty());
         assert!(depends(b"no description").is_empty());
     }

@@ -1,7 +1,8 @@
 //! Machines that run the checks, some at a time, and what they tell as they tell it.
 //!
-//! Emulating eight processors keeps about one real one busy, so as many machines run at once as there are of those. One
-//! that hangs is stopped, one that ends early has failed; both show the end of their console.
+//! Emulating eight processors keeps about one real one busy, so as many machines run at once as
+//! there are of those. One that hangs is stopped, one that ends early has failed; both show the end
+//! of their console.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -18,7 +19,8 @@ use crate::child::{self, Group};
 use crate::progress::Progress;
 use crate::{clock, signals};
 
-/// For all checks of one kernel: under emulation they take some minutes, more where the machine is busy, and on hardware 25 s.
+/// For all checks of one kernel: under emulation they take some minutes, more where the machine is
+/// busy, and on hardware 25 s.
 const LIMIT: Duration = Duration::from_mins(20);
 const TICK: Duration = Duration::from_millis(100);
 /// How much of the console is shown where the machine itself fails.
@@ -38,12 +40,14 @@ pub struct Machine {
 /// What the drive of a machine holds; the file behind it takes what is written to it and no more.
 const DRIVE_BYTES: u64 = 512 << 20;
 
-/// What it can do, as a small volume in a cloud: with a drive as fast as this machine's, an emulated CPU would be what everybody waits for.
+/// What it can do, as a small volume in a cloud: with a drive as fast as this machine's, an
+/// emulated CPU would be what everybody waits for.
 const DRIVE_IOPS: u32 = 100;
 const DRIVE_BYTES_PER_SEC: u32 = 16 << 20;
 
 impl Machine {
-    /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size says.
+    /// An emulated one; `qemu` is the emulator, with as many CPUs and as much memory as the size
+    /// says.
     pub fn emulated(
         name: &'static str,
         mut qemu: Command,
@@ -53,26 +57,54 @@ impl Machine {
         log: PathBuf,
         arguments: &str,
     ) -> Self {
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
-        // Emulation works everywhere. The model is the newest that Debian 12's emulator has in full. A count that each
-        // CPU keeps for itself shows only with several of them. They take turns on one thread: kernels change their own code
-        // while other CPUs run it, and with a thread each the emulator now and then shows one a breakpoint that is gone.
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "Haswell-v4", "-smp", &cpus.to_string(), "-m", memory]);
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-nic",
+            "none",
+        ]);
+        // Emulation works everywhere. The model is the newest that Debian 12's emulator has in
+        // full. A count that each CPU keeps for itself shows only with several of them. They take
+        // turns on one thread: kernels change their own code while other CPUs run it, and with a
+        // thread each the emulator now and then shows one a breakpoint that is gone.
+        qemu.args([
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "Haswell-v4",
+            "-smp",
+            &cpus.to_string(),
+            "-m",
+            memory,
+        ]);
         qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(&image);
-        // Where this machine is busy the emulated timer is late, and a kernel that looks whether it ticks gives up.
-        qemu.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=5 no_timer_check {arguments}")]);
+        // Where this machine is busy the emulated timer is late, and a kernel that looks whether it
+        // ticks gives up.
+        qemu.args([
+            "-append",
+            &format!("console=ttyS0 panic=-1 loglevel=5 no_timer_check {arguments}"),
+        ]);
         // The first port is the console, the second the results.
         qemu.args(["-serial", &format!("file:{}", console(&log).display()), "-serial", "stdio"]);
         Self { name, command: qemu, log, files: vec![image] }
     }
 
-    /// Gives it an empty drive, /dev/nvme0n1, which Debian's kernels need no module for. The file behind it goes with the machine.
+    /// Gives it an empty drive, /dev/nvme0n1, which Debian's kernels need no module for. The file
+    /// behind it goes with the machine.
     pub fn with_drive(mut self, file: PathBuf) -> anyhow::Result<Self> {
         let made = File::create(&file).and_then(|drive| drive.set_len(DRIVE_BYTES));
         made.with_context(|| format!("{} cannot be made", file.display()))?;
         let place = file.display();
-        let pace = format!("throttling.iops-total={DRIVE_IOPS},throttling.bps-total={DRIVE_BYTES_PER_SEC}");
-        self.command.args(["-drive", &format!("if=none,id=drive,format=raw,cache=unsafe,file={place},{pace}")]);
+        let pace = format!(
+            "throttling.iops-total={DRIVE_IOPS},throttling.bps-total={DRIVE_BYTES_PER_SEC}"
+        );
+        self.command.args([
+            "-drive",
+            &format!("if=none,id=drive,format=raw,cache=unsafe,file={place},{pace}"),
+        ]);
         self.command.args(["-device", "nvme,drive=drive,serial=drive"]);
         self.files.push(file);
         Ok(self)
@@ -124,7 +156,8 @@ pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'stat
             }
         }
         running = still;
-        let stand: Vec<_> = running.iter().map(|one| format!("{} {}", one.name, one.checked.stands())).collect();
+        let stand: Vec<_> =
+            running.iter().map(|one| format!("{} {}", one.name, one.checked.stands())).collect();
         progress.show(&stand.join(", "), start.elapsed(), "");
         thread::sleep(TICK);
     }
@@ -133,13 +166,22 @@ pub fn run(machines: Vec<Machine>, at_once: usize) -> anyhow::Result<Vec<(&'stat
 impl Running {
     fn start(machine: Machine) -> anyhow::Result<Self> {
         let Machine { name, mut command, log, files } = machine;
-        let errors = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+        let errors =
+            File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut group = Group::spawn(&mut command)?;
         let (sender, lines) = channel();
         let stdout = group.child().stdout.take().context("standard output is piped")?;
         child::each_line(stdout, move |line| sender.send(line).is_ok());
-        Ok(Self { name, group, lines, checked: Checked::default(), start: clock::now(), log, files })
+        Ok(Self {
+            name,
+            group,
+            lines,
+            checked: Checked::default(),
+            start: clock::now(),
+            log,
+            files,
+        })
     }
 
     /// Shows what came since the last look; says how the machine ended, if it did.
@@ -153,7 +195,9 @@ impl Running {
                         eprintln!("  {:<8}  {result}", self.name);
                     }
                 }
-                Err(TryRecvError::Empty) => break (self.start.elapsed() > LIMIT).then_some("hung and was stopped"),
+                Err(TryRecvError::Empty) => {
+                    break (self.start.elapsed() > LIMIT).then_some("hung and was stopped");
+                }
                 Err(TryRecvError::Disconnected) => break Some("ended early"),
             }
         }
@@ -165,15 +209,18 @@ impl Running {
         self.checked.secs = self.start.elapsed().as_secs_f64();
         let console = console(&self.log);
         if let Ok(said) = fs::read(&console) {
-            // The emulator's own words, then the console: one file tells it all, and ends with what matters.
+            // The emulator's own words, then the console: one file tells it all, and ends with what
+            // matters.
             let text = [fs::read(&self.log).unwrap_or_default(), said].concat();
-            fs::write(&self.log, text).with_context(|| format!("{} cannot be written", self.log.display()))?;
+            fs::write(&self.log, text)
+                .with_context(|| format!("{} cannot be written", self.log.display()))?;
             fs::remove_file(&console).ok();
         }
         if !self.checked.done {
             let after = self.checked.secs;
             let tail = tail(&self.log);
-            self.checked.broken = Some(format!("it {how} after {after:.0} s; the last that it said:\n    {tail}"));
+            self.checked.broken =
+                Some(format!("it {how} after {after:.0} s; the last that it said:\n    {tail}"));
         }
         self.checked.log.clone_from(&self.log);
         Ok(std::mem::take(&mut self.checked))

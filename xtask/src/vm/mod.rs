@@ -1,9 +1,10 @@
 //! `cargo xtask vm`: every probe held against the truth, on real kernels from 5.10 to the newest.
 //!
-//! Debian's cloud kernels boot under an emulator, so that no hardware support is needed, with the `kernel` test binary as
-//! their whole user space; `debian12` and `debian13` boot a whole Debian with systemd, for what is done to its units; `host` is the machine's own kernel, with the same checks and no emulator. A kernel that cannot
-//! be had is skipped, with the reason. The file system's image has release builds: emulation is some fifteen times slower than
-//! hardware.
+//! Debian's cloud kernels boot under an emulator, so that no hardware support is needed, with the
+//! `kernel` test binary as their whole user space; `debian12` and `debian13` boot a whole Debian
+//! with systemd, for what is done to its units; `host` is the machine's own kernel, with the same
+//! checks and no emulator. A kernel that cannot be had is skipped, with the reason. The file
+//! system's image has release builds: emulation is some fifteen times slower than hardware.
 
 mod cpio;
 mod debian_archive;
@@ -32,7 +33,8 @@ use rootfs::{Addition, USERLANDS, Userland};
 /// The name of the machine's own kernel.
 const HOST: &str = "host";
 
-/// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real Debians.
+/// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real
+/// Debians.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
@@ -83,21 +85,28 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if reports.iter().any(Report::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the reason. Prints the table.
+/// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the
+/// reason. Prints the table.
 pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
     let reports = run(workspace, &[], &[])?;
     println!("{}", report::print(&reports));
-    let skipped = |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
+    let skipped =
+        |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
     Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
 }
 
-fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow::Result<Vec<Report>> {
+fn run(
+    workspace: &Workspace,
+    wanted: &[String],
+    arguments: &[String],
+) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     let tests = ["workload", "contain", "kernel"].map(|binary| ("spillway-tests", binary));
     let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
     build::binaries(workspace, true, &binaries)?;
     let directory = workspace.target.join("vm");
-    std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("{} cannot be made", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
     let emulated: Vec<_> = kernels.chain(userlands).collect();
@@ -126,8 +135,11 @@ fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow
         checked.extend(machine::run(vec![host], 1)?);
     }
     let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
-    let all: BTreeMap<_, _> =
-        checked.into_iter().map(|(name, one)| (name, Outcome::Checked(one))).chain(skipped).collect();
+    let all: BTreeMap<_, _> = checked
+        .into_iter()
+        .map(|(name, one)| (name, Outcome::Checked(one)))
+        .chain(skipped)
+        .collect();
     Ok(in_order(all))
 }
 
@@ -155,9 +167,14 @@ impl Emulated {
 }
 
 /// Gets a machine's parts and makes the file system that it boots with.
-fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> anyhow::Result<Machine> {
+fn prepare(
+    workspace: &Workspace,
+    machine: &Emulated,
+    arguments: &[String],
+) -> anyhow::Result<Machine> {
     let (name, directory) = (machine.name(), workspace.target.join("vm"));
-    let (image, log) = (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
+    let (image, log) =
+        (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
     let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
     let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
     let arguments: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
@@ -165,14 +182,17 @@ fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> a
         Emulated::Bare(kernel) => {
             let found = kernels::get(kernel)?;
             let programs = [&[program("init", "kernel")][..], &beside].concat();
-            initramfs::write(&image, &programs, &found.modules).context("the file system's image cannot be made")?;
+            initramfs::write(&image, &programs, &found.modules)
+                .context("the file system's image cannot be made")?;
             // What follows the two dashes reaches pid 1.
             ((8, "2G"), found.vmlinuz, format!("--{arguments}"))
         }
         Emulated::Whole(userland) => {
             setup::userlands()?;
-            let kernel =
-                KERNELS.iter().find(|kernel| kernel.name == userland.kernel).context("no such kernel is kept")?;
+            let kernel = KERNELS
+                .iter()
+                .find(|kernel| kernel.name == userland.kernel)
+                .context("no such kernel is kept")?;
             let programs = [&[program("kernel", "kernel")][..], &beside].concat();
             let command = format!("/usr/local/bin/kernel --systemd{arguments}");
             let addition = Addition { programs: &programs, command: &command };
@@ -180,7 +200,8 @@ fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> a
             ((2, "1G"), kernels::get(kernel)?.vmlinuz, rootfs::arguments())
         }
     };
-    let made = Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
+    let made =
+        Machine::emulated(name, emulator::provide()?, size, &vmlinuz, image, log, &arguments);
     match machine {
         Emulated::Bare(_) => Ok(made),
         // Where memory is short, something has to be slower than it.
@@ -197,9 +218,14 @@ fn first_line(error: &anyhow::Error) -> String {
 /// What a program prints, or why it could not.
 fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let line = child::line_of(command);
-    let output = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("`{line}`"))?;
+    let output =
+        command.stdin(std::process::Stdio::null()).output().with_context(|| format!("`{line}`"))?;
     if !output.status.success() {
-        bail!("`{line}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "`{line}` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(output.stdout)
 }

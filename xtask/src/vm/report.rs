@@ -84,7 +84,12 @@ impl Report {
             match lines.iter_mut().find(|line| line.probe == row.probe && line.rung == row.rung) {
                 Some(line) => line.rows.push(row),
                 None => {
-                    lines.push(Line { kernel: self.name, probe: &row.probe, rung: &row.rung, rows: vec![row] });
+                    lines.push(Line {
+                        kernel: self.name,
+                        probe: &row.probe,
+                        rung: &row.rung,
+                        rows: vec![row],
+                    });
                 }
             }
         }
@@ -97,8 +102,12 @@ impl Report {
             Outcome::Checked(checked) => checked,
         };
         let release = if checked.release.is_empty() { "did not boot" } else { &checked.release };
-        let (passed, failed, not) = (checked.count(Some(true)), checked.count(Some(false)), checked.count(None));
-        let mut text = format!("{release}: {passed} passed, {failed} failed, {not} not offered, {:.0} s", checked.secs);
+        let (passed, failed, not) =
+            (checked.count(Some(true)), checked.count(Some(false)), checked.count(None));
+        let mut text = format!(
+            "{release}: {passed} passed, {failed} failed, {not} not offered, {:.0} s",
+            checked.secs
+        );
         if let Some(broken) = &checked.broken {
             text.push_str(&format!("\n  error: {broken}"));
         }
@@ -129,7 +138,10 @@ impl Checked {
             detail: text("detail"),
         };
         let mark = mark(row.pass, coloured(&std::io::stderr()));
-        let said = format!("{mark}  {} by {}: {} ({:.1} s) {}", row.probe, row.rung, row.check, row.secs, row.detail);
+        let said = format!(
+            "{mark}  {} by {}: {} ({:.1} s) {}",
+            row.probe, row.rung, row.check, row.secs, row.detail
+        );
         self.results.push(row);
         Some(said)
     }
@@ -156,7 +168,11 @@ impl Line<'_> {
 
     fn events(&self) -> String {
         let events: u64 = self.rows.iter().filter_map(|row| row.events).sum();
-        if self.rows.iter().any(|row| row.events.is_some()) { events.to_string() } else { "-".to_owned() }
+        if self.rows.iter().any(|row| row.events.is_some()) {
+            events.to_string()
+        } else {
+            "-".to_owned()
+        }
     }
 
     fn checks(&self) -> String {
@@ -191,8 +207,10 @@ fn print_with(reports: &[Report], colour: bool) -> String {
     let lines: Vec<Line<'_>> = reports.iter().flat_map(Report::lines).collect();
     let width = |of: &dyn Fn(&Line<'_>) -> usize| lines.iter().map(of).max().unwrap_or(0).max(5);
     let (probe, rung) = (width(&|line| line.probe.len()), width(&|line| line.rung.len()));
-    let mut text =
-        format!("{:<8}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  result", "kernel", "probe", "by", "events", "checks");
+    let mut text = format!(
+        "{:<8}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  result",
+        "kernel", "probe", "by", "events", "checks"
+    );
     for line in &lines {
         let row = format!(
             "\n{:<8}  {:<probe$}  {:<rung$}  {:>6}  {:>6}  {}  {}",
@@ -269,13 +287,19 @@ mod tests {
         let report = Report { name: "6.1", outcome: Outcome::Checked(checked(&lines)) };
         assert!(report.failed());
         let text = print_with(&[report], false);
-        assert!(text.contains("6.1       p      r           6     1/3  FAIL  b, c: refused\n"), "{text}");
+        assert!(
+            text.contains("6.1       p      r           6     1/3  FAIL  b, c: refused\n"),
+            "{text}"
+        );
         assert!(text.contains("6.1       6.1.0: 1 passed, 2 failed, 0 not offered"), "{text}");
     }
 
     #[test]
     fn what_is_not_offered_fails_nothing() {
-        let report = Report { name: "host", outcome: Outcome::Checked(checked(&[result("a", None, "no PSI")])) };
+        let report = Report {
+            name: "host",
+            outcome: Outcome::Checked(checked(&[result("a", None, "no PSI")])),
+        };
         assert!(!report.failed());
         assert!(print_with(&[report], false).contains("0/1  -     no PSI"));
     }

@@ -1,7 +1,9 @@
-//! A Debian with systemd, as a file system that a kernel unpacks into memory: `~/.cache/spillway/userlands/NAME`.
+//! A Debian with systemd, as a file system that a kernel unpacks into memory:
+//! `~/.cache/spillway/userlands/NAME`.
 //!
-//! mmdebstrap puts it together, as root or in a user namespace, and it is kept for a week: what is tested with it is systemd, which a stable
-//! release does not change. Where the archive cannot be reached, the kept one is used, however old.
+//! mmdebstrap puts it together, as root or in a user namespace, and it is kept for a week: what is
+//! tested with it is systemd, which a stable release does not change. Where the archive cannot be
+//! reached, the kept one is used, however old.
 
 use std::fs::{self, File};
 use std::io;
@@ -50,7 +52,8 @@ pub const USERLANDS: [Userland; 2] = [
     Userland { name: "debian13", suite: "trixie", kernel: "6.12" },
 ];
 
-/// Packages of the programs that make one: mmdebstrap, and bsdtar, which turns its archive into the kernel's form.
+/// Packages of the programs that make one: mmdebstrap, and bsdtar, which turns its archive into the
+/// kernel's form.
 pub const MAKERS: [&str; 2] = ["mmdebstrap", "libarchive-tools"];
 
 /// What has to be in the machine beside it.
@@ -79,7 +82,8 @@ pub fn get(userland: &Userland) -> anyhow::Result<PathBuf> {
 }
 
 fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("{} cannot be made", directory.display()))?;
     let (sources, tar) = (directory.join("sources.list"), directory.join("base.tar"));
     fs::write(&sources, Sites::find()?.list(userland.suite, true))
         .with_context(|| format!("{} cannot be written", sources.display()))?;
@@ -90,20 +94,33 @@ fn make(userland: &Userland, directory: &Path, kept: &Path) -> anyhow::Result<()
     command.args(fetching(&machine).map(|option| format!("--aptopt={option}")));
     command.arg(userland.suite).args([&tar, &sources]);
     let hint = "the network or the archive may be at fault; not as root it takes user namespaces";
-    child::quiet(&format!("put {} together", userland.name), &mut command, hint, OnInterrupt::Stop)?;
+    child::quiet(
+        &format!("put {} together", userland.name),
+        &mut command,
+        hint,
+        OnInterrupt::Stop,
+    )?;
 
     let made = directory.join("new.cpio");
     let mut command = Command::new("bsdtar");
-    command.args(["--format=newc", "-cf"]).arg(&made).args(LEFT_OUT.map(|path| format!("--exclude=./{path}/*")));
+    command
+        .args(["--format=newc", "-cf"])
+        .arg(&made)
+        .args(LEFT_OUT.map(|path| format!("--exclude=./{path}/*")));
     command.arg(format!("@{}", tar.display()));
-    let packed =
-        child::quiet(&format!("pack {}", userland.name), &mut command, "the disk may be full", OnInterrupt::Stop);
+    let packed = child::quiet(
+        &format!("pack {}", userland.name),
+        &mut command,
+        "the disk may be full",
+        OnInterrupt::Stop,
+    );
     fs::remove_file(&tar).ok();
     packed?;
     fs::rename(&made, kept).with_context(|| format!("{} cannot be made", kept.display()))
 }
 
-/// Writes the file system of a machine: the kept archive, and after it one with what is added, which the kernel unpacks over it.
+/// Writes the file system of a machine: the kept archive, and after it one with what is added,
+/// which the kernel unpacks over it.
 pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
         let mut file = File::create(image)?;
@@ -120,7 +137,8 @@ pub fn write(image: &Path, base: &Path, addition: &Addition<'_>) -> anyhow::Resu
     write().with_context(|| format!("{} cannot be written", image.display()))
 }
 
-/// What the kernel is told: to start what the checks need and no more. Devices, the clock and logins are other people's.
+/// What the kernel is told: to start what the checks need and no more. Devices, the clock and
+/// logins are other people's.
 pub fn arguments() -> String {
     let unneeded = [
         "ldconfig",
@@ -130,11 +148,13 @@ pub fn arguments() -> String {
         "systemd-udev-trigger",
         "systemd-udevd",
     ];
-    let mask: String = unneeded.iter().map(|unit| format!(" systemd.mask={unit}.service")).collect();
+    let mask: String =
+        unneeded.iter().map(|unit| format!(" systemd.mask={unit}.service")).collect();
     format!("systemd.unit=checks.target{mask} systemd.default_timeout_start_sec=180s")
 }
 
-const TARGET: &str = "[Unit]\nRequires=basic.target dbus.service\nWants=checks.service\nAfter=basic.target\n";
+const TARGET: &str =
+    "[Unit]\nRequires=basic.target dbus.service\nWants=checks.service\nAfter=basic.target\n";
 
 fn service(command: &str) -> String {
     format!(

@@ -1,8 +1,10 @@
-//! Waits where another agent keeps where this node is: two that asked on its behalf would take back what the other was granted.
+//! Waits where another agent keeps where this node is: two that asked on its behalf would take back
+//! what the other was granted.
 //!
-//! Meanwhile balancers are told what that one has on disk, and what an operator says, so that it does not matter whom they ask. Once it has
-//! ended, however it did, this one goes on where it was. Failure: what cannot be locked is not waited for; whoever cannot keep anything
-//! there drains nothing.
+//! Meanwhile balancers are told what that one has on disk, and what an operator says, so that it
+//! does not matter whom they ask. Once it has ended, however it did, this one goes on where it was.
+//! Failure: what cannot be locked is not waited for; whoever cannot keep anything there drains
+//! nothing.
 
 use std::{
     fs::File,
@@ -12,7 +14,8 @@ use std::{
 };
 
 use super::{
-    operator_override::OverrideFile, readiness::ReadinessCell, state_file::StateFile, state_machine::DrainPhase,
+    operator_override::OverrideFile, readiness::ReadinessCell, state_file::StateFile,
+    state_machine::DrainPhase,
 };
 use crate::os::{StateDir, file_lock::lock_exclusive};
 
@@ -44,7 +47,8 @@ impl ActiveLock {
         if self.state_dir.is_dir() { self.claim_first() } else { Ok(None) }
     }
 
-    /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody can be.
+    /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody
+    /// can be.
     ///
     /// # Errors
     ///
@@ -54,7 +58,8 @@ impl ActiveLock {
             Ok(claim) => Ok(Some(claim)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
-                // What keeps it from being locked keeps it from being written, which is told when that is tried.
+                // What keeps it from being locked keeps it from being written, which is told when
+                // that is tried.
                 tracing::debug!(%error, "{} cannot be locked", self.state_dir.join(LOCK).display());
                 Ok(None)
             }
@@ -64,7 +69,8 @@ impl ActiveLock {
     /// Tells balancers what the other one does.
     pub fn follow(&self) {
         let kept = self.store.peek();
-        let (phase, is_out) = kept.map_or((DrainPhase::Healthy, false), |kept| (kept.phase, kept.is_out));
+        let (phase, is_out) =
+            kept.map_or((DrainPhase::Healthy, false), |kept| (kept.phase, kept.is_out));
         // What cannot be read the other one tells of.
         self.readiness.note(phase, is_out, self.word_file.read().unwrap_or_default());
     }

@@ -54,11 +54,25 @@ pub struct Attempt {
 impl DrainClient {
     /// As it is configured; `None` where nobody is to be asked.
     pub fn new(config: &DrainConfig) -> Option<Self> {
-        let DrainConfig { url, secret_file, ca_file, client_cert_file, client_key_file, require_echo, .. } = config;
+        let DrainConfig {
+            url,
+            secret_file,
+            ca_file,
+            client_cert_file,
+            client_key_file,
+            require_echo,
+            ..
+        } = config;
         let client = client_cert_file.clone().zip(client_key_file.clone());
-        let client = client.map(|(cert_file, key_file)| http_client::ClientFiles { cert_file, key_file });
+        let client =
+            client.map(|(cert_file, key_file)| http_client::ClientFiles { cert_file, key_file });
         let identity = http_client::TlsOptions { ca_file: ca_file.clone(), client };
-        Some(Self { url: url.clone()?, keys: secret_file.clone()?, require_echo: *require_echo, identity })
+        Some(Self {
+            url: url.clone()?,
+            keys: secret_file.clone()?,
+            require_echo: *require_echo,
+            identity,
+        })
     }
 
     /// Certificates by which it is known, and this client.
@@ -66,27 +80,39 @@ impl DrainClient {
         &self.identity
     }
 
-    /// Makes one call. Secret and certificates are read each time: they are replaced while the agent runs.
+    /// Makes one call. Secret and certificates are read each time: they are replaced while the
+    /// agent runs.
     fn call(&self, call: Call, clock: Clock) -> ReplyClass {
         let later = |why: String| ReplyClass::Later(None, why);
-        let read = |text: &str| SigningKeys::read(text).map_err(|error| format!("{}: {error}", self.keys));
-        let (keys, hidden) =
-            match self.keys.read().and_then(|text| Ok((read(&text)?, Redactor::default().secret(&text)))) {
-                Ok((keys, hidden)) => (keys, hidden.address(&self.url)),
-                Err(why) => return later(why),
-            };
+        let read =
+            |text: &str| SigningKeys::read(text).map_err(|error| format!("{}: {error}", self.keys));
+        let (keys, hidden) = match self
+            .keys
+            .read()
+            .and_then(|text| Ok((read(&text)?, Redactor::default().secret(&text))))
+        {
+            Ok((keys, hidden)) => (keys, hidden.address(&self.url)),
+            Err(why) => return later(why),
+        };
         let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
         headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
-        let bounds = http_client::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+        let bounds =
+            http_client::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
         let answer = http_client::HttpClient::new(&self.identity)
             .and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {
             Ok(answer) => {
-                let echo = answer.headers.get("webhook-id").map(|echo| echo.to_str().unwrap_or_default());
+                let echo =
+                    answer.headers.get("webhook-id").map(|echo| echo.to_str().unwrap_or_default());
                 let needs_echo = self.require_echo && call.is_drain;
                 let is_proven = !needs_echo || echoes(echo, &answer.body, &call.id);
                 let body = hidden.mask(&answer.body);
-                meaning(answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &body, is_proven)
+                meaning(
+                    answer.status.as_u16(),
+                    answer.retry_after(clock.unix_ms()),
+                    &body,
+                    is_proven,
+                )
             }
             Err(error) => later(hidden.mask_text(&error.to_string())),
         }

@@ -1,12 +1,15 @@
 //! Harm that can be seen of an incident, to compare it before and after a drain.
 //!
-//! Pure. A drain has helped where the claim is gone; where a queue or its oldest wait fell by a quarter, or no overflow is forecast any
-//! more; where a leak's end is no nearer than it was before, though time has passed. A leak need not slow down for that: a node that
-//! lost most of its connections has fewer requests to lose at the end. What cannot be compared is not held against a drain.
+//! Pure. A drain has helped where the claim is gone; where a queue or its oldest wait fell by a
+//! quarter, or no overflow is forecast any more; where a leak's end is no nearer than it was
+//! before, though time has passed. A leak need not slow down for that: a node that lost most of its
+//! connections has fewer requests to lose at the end. What cannot be compared is not held against a
+//! drain.
 
 use crate::detect::{Claim, Verdict};
 
-/// Part of a queue or a wait that may be left. A guess: well beyond the scatter of a queue that stands.
+/// Part of a queue or a wait that may be left. A guess: well beyond the scatter of a queue that
+/// stands.
 const LEFT_MAX: f64 = 0.75;
 /// Part of the connections that may be left.
 const CONNECTIONS_LEFT_MAX: f64 = 0.5;
@@ -14,7 +17,8 @@ const CONNECTIONS_LEFT_MAX: f64 = 0.5;
 /// Harm of one incident at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Condition {
-    /// Set if it is a leak: one may drain this node without a granter, and its harm comes at its end.
+    /// Set if it is a leak: one may drain this node without a granter, and its harm comes at its
+    /// end.
     pub is_leak: bool,
     /// Forecast end of what runs out, in seconds on the observations' clock.
     pub ends_at: Option<f64>,
@@ -44,12 +48,19 @@ impl Condition {
         self.ends_at.map(|ends_at| ends_at - now)
     }
 
-    /// Compares this one, of the time `then` before a drain, with that of `now`; `None` is a claim that is gone.
+    /// Compares this one, of the time `then` before a drain, with that of `now`; `None` is a claim
+    /// that is gone.
     ///
     /// # Errors
     ///
     /// The figures, where the drain did not help.
-    pub fn helped(&self, then: f64, after: Option<&Self>, now: f64, connections: Connections) -> Result<(), String> {
+    pub fn helped(
+        &self,
+        then: f64,
+        after: Option<&Self>,
+        now: f64,
+        connections: Connections,
+    ) -> Result<(), String> {
         let Some(after) = after else { return Ok(()) };
         let (mut compared, mut better) = (Vec::new(), false);
         if let (Some(before), Some(after)) = (self.queued, after.queued) {
@@ -58,14 +69,21 @@ impl Condition {
         }
         if let (Some(before), Some(after)) = (self.oldest_wait_us, after.oldest_wait_us) {
             better |= fell(before as f64, after as f64, LEFT_MAX);
-            compared.push(format!("the oldest for {:.1} s, {:.1} s before", after as f64 / 1e6, before as f64 / 1e6));
+            compared.push(format!(
+                "the oldest for {:.1} s, {:.1} s before",
+                after as f64 / 1e6,
+                before as f64 / 1e6
+            ));
         }
         if let Some(before) = self.left_secs(then) {
             // An overflow that happens now is no forecast to compare.
             match after.left_secs(now) {
                 Some(after) if self.is_leak => {
                     better |= after >= before;
-                    compared.push(format!("the end is {:.0} s away, {before:.0} s before", after.max(0.0)));
+                    compared.push(format!(
+                        "the end is {:.0} s away, {before:.0} s before",
+                        after.max(0.0)
+                    ));
                 }
                 Some(_) => {}
                 None => better = true,
@@ -73,7 +91,8 @@ impl Condition {
         }
         if let ([Some(before), Some(after)], true) = (connections, self.is_leak) {
             better |= after == 0 || fell(before as f64, after as f64, CONNECTIONS_LEFT_MAX);
-            compared.push(format!("{after} connections are served, {before} right after the drain"));
+            compared
+                .push(format!("{after} connections are served, {before} right after the drain"));
         }
         if better || compared.is_empty() { Ok(()) } else { Err(compared.join("; ")) }
     }
@@ -106,13 +125,17 @@ mod tests {
         assert_eq!(judge(Some(queue(120, Some(1_400_000)))), Ok(()));
         let why = judge(Some(queue(76, Some(2_100_000)))).unwrap_err();
         assert_eq!(why, "76 connections wait, 100 before; the oldest for 2.1 s, 2.0 s before");
-        assert!(queue(0, None).helped(0.0, Some(&queue(0, None)), 30.0, NOTHING).is_err(), "nothing fell");
+        assert!(
+            queue(0, None).helped(0.0, Some(&queue(0, None)), 30.0, NOTHING).is_err(),
+            "nothing fell"
+        );
     }
 
     #[test]
     fn a_leaks_end_has_to_move_away_or_its_connections_to_go() {
         let before = leak(Some(700.0));
-        let judge = |ends_at, connections| before.helped(100.0, Some(&leak(ends_at)), 250.0, connections);
+        let judge =
+            |ends_at, connections| before.helped(100.0, Some(&leak(ends_at)), 250.0, connections);
         assert_eq!(judge(Some(700.0), NOTHING).unwrap_err(), "the end is 450 s away, 600 s before");
         assert_eq!(judge(Some(850.0), NOTHING), Ok(()), "it stopped");
         assert_eq!(judge(None, NOTHING), Ok(()));

@@ -1,7 +1,7 @@
 //! The connections that a node still serves while it drains, counted at a gentle pace.
 //!
-//! Who logs in to help, and who reads metrics, is no work that is waited for. Failure: where nobody can count them nobody knows, which is
-//! said. Cold start: not counted.
+//! Who logs in to help, and who reads metrics, is no work that is waited for. Failure: where nobody
+//! can count them nobody knows, which is said. Cold start: not counted.
 
 use crate::{
     config::Pattern,
@@ -9,7 +9,8 @@ use crate::{
     sense::{EstablishedConnections, Hierarchy},
 };
 
-/// How often connections are counted while a node drains, in seconds: a pass over all of them, which may be a hundred thousand.
+/// How often connections are counted while a node drains, in seconds: a pass over all of them,
+/// which may be a hundred thousand.
 const COUNT_EVERY_SECS: f64 = 2.0;
 
 /// What is counted.
@@ -24,7 +25,12 @@ impl ConnectionCount {
     /// Those of everybody but of who is protected.
     pub fn new(protected: &[Pattern]) -> Self {
         let in_flight = EstablishedConnections::new(Hierarchy::detect());
-        Self { in_flight, protected: protected.to_vec(), connections: None, counted_at: f64::NEG_INFINITY }
+        Self {
+            in_flight,
+            protected: protected.to_vec(),
+            connections: None,
+            counted_at: f64::NEG_INFINITY,
+        }
     }
 
     /// Counts them, if they are waited for and it is time for that.
@@ -41,7 +47,11 @@ impl ConnectionCount {
         let protected = &self.protected;
         let is_work = |owner: Option<(u32, &str)>| {
             owner.is_none_or(|(pid, cgroup)| {
-                pid != own && !always_protected().iter().chain(protected).any(|pattern| pattern.covers(cgroup))
+                pid != own
+                    && !always_protected()
+                        .iter()
+                        .chain(protected)
+                        .any(|pattern| pattern.covers(cgroup))
             })
         };
         self.connections = match self.in_flight.count(now, is_work) {

@@ -1,5 +1,5 @@
-//! Keeps where the node is: looks at what an operator says and what the kernel counts, keeps each step on disk, and sends what
-//! is due. All that may wait for somebody else is on another thread.
+//! Keeps where the node is: looks at what an operator says and what the kernel counts, keeps each
+//! step on disk, and sends what is due. All that may wait for somebody else is on another thread.
 
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
@@ -36,12 +36,13 @@ use crate::{
 /// How often an operator's word is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long what an earlier run drained for is believed without being seen again, in seconds. A leak that goes on is found within
-/// minutes; a process that is gone is over at once.
+/// How long what an earlier run drained for is believed without being seen again, in seconds. A
+/// leak that goes on is found within minutes; a process that is gone is over at once.
 const INHERITED_SECS: f64 = 600.0;
 
-/// Successes without the request's identity after which its receiver is not expected to send it: one may be a proxy's while the receiver
-/// restarts, and a receiver that drains without saying so must not keep the node out until the deadline.
+/// Successes without the request's identity after which its receiver is not expected to send it:
+/// one may be a proxy's while the receiver restarts, and a receiver that drains without saying so
+/// must not keep the node out until the deadline.
 const UNPROVEN_MAX: u32 = 3;
 
 /// What is asked, and when it is sent.
@@ -91,7 +92,8 @@ pub struct DrainController {
     word_file: OverrideFile,
     pause: Pause,
     readiness: Arc<ReadinessCell>,
-    /// Given back before anybody hears that this one has ended; `None` as long as nothing is kept, and where nothing can be.
+    /// Given back before anybody hears that this one has ended; `None` as long as nothing is kept,
+    /// and where nothing can be.
     claim: Option<File>,
     is_theirs: bool,
     standby: ActiveLock,
@@ -100,7 +102,8 @@ pub struct DrainController {
 }
 
 impl DrainController {
-    /// One that keeps nothing before it was told to [`Keeper::take_over`]. Without `calls` nobody is to be asked.
+    /// One that keeps nothing before it was told to [`Keeper::take_over`]. Without `calls` nobody
+    /// is to be asked.
     pub fn new(
         config: &Config,
         clock: Clock,
@@ -117,7 +120,8 @@ impl DrainController {
             verify_secs: drain.verify.as_secs_f64(),
             ask_again_secs: config.decide.cooldown.as_secs_f64(),
         };
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let host =
+            fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         // Clones share one of these, seldom both.
         let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let share = share(&[&host, machine_id.trim()]);
@@ -155,14 +159,18 @@ impl DrainController {
         }
     }
 
-    /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no other one has it.
+    /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no
+    /// other one has it.
     pub fn take_over(&mut self, claim: Option<File>) {
         (self.claim, self.is_theirs) = (claim, false);
         match self.store.load() {
             Ok(Some(kept)) if kept.phase != DrainPhase::Healthy => self.resume(kept),
             Ok(_) => {}
             Err(why) => {
-                tracing::warn!(why, "whether this node was drained cannot be told, and it is taken for healthy")
+                tracing::warn!(
+                    why,
+                    "whether this node was drained cannot be told, and it is taken for healthy"
+                )
             }
         }
         self.read_word();
@@ -189,37 +197,44 @@ impl DrainController {
         }
         self.cause = kept.cause;
         self.asked = kept.request.map(|request| {
-            let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms)).min(self.deadline);
+            let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms))
+                .min(self.deadline);
             let retries = Backoff::until(t + left.as_secs_f64());
             PendingRequest { request, retries, unproven: 0, due: Some(t), last: String::new() }
         });
         tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
     }
 
-    /// Something calls for a drain, or nothing does any more. What may not take the node out of rotation here calls for nothing.
+    /// Something calls for a drain, or nothing does any more. What may not take the node out of
+    /// rotation here calls for nothing.
     pub fn want(&mut self, cause: Option<DrainReason>) {
         if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
-            tracing::info!(incident = cause.id, "not drained: without act.drain.url only a leak takes this node out");
+            tracing::info!(
+                incident = cause.id,
+                "not drained: without act.drain.url only a leak takes this node out"
+            );
             return;
         }
         if cause.is_none() {
             self.given_up = None;
         }
-        self.delay = cause.as_ref().filter(|_| self.calls.is_none() && self.performs).map(|cause| {
-            let now = self.clock.now();
-            let delay = Delay::new(now, cause.left_secs(now), self.share);
-            let secs = delay.secs();
-            tracing::info!(
-                incident = cause.id,
-                secs,
-                "delays its drain, so that nodes with one leak do not leave together"
-            );
-            delay
-        });
+        self.delay =
+            cause.as_ref().filter(|_| self.calls.is_none() && self.performs).map(|cause| {
+                let now = self.clock.now();
+                let delay = Delay::new(now, cause.left_secs(now), self.share);
+                let secs = delay.secs();
+                tracing::info!(
+                    incident = cause.id,
+                    secs,
+                    "delays its drain, so that nodes with one leak do not leave together"
+                );
+                delay
+            });
         (self.wanted, self.inherited_until) = (cause, None);
     }
 
-    /// Tells if this may take the node out of rotation: anything that somebody grants, and where nobody does a leak.
+    /// Tells if this may take the node out of rotation: anything that somebody grants, and where
+    /// nobody does a leak.
     fn may_leave(&self, cause: &DrainReason) -> bool {
         self.calls.is_some() || cause.is_operator() || cause.is_leak()
     }
@@ -232,12 +247,20 @@ impl DrainController {
     /// Takes the answer to an attempt; nothing where something else is asked by now.
     pub fn answered(&mut self, answered: Attempt) {
         let now = self.clock.now();
-        let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id) else { return };
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id)
+        else {
+            return;
+        };
         let (asked_for, said) = match answered.meaning {
             ReplyClass::Granted => return self.settle(now, Reply::Granted, "granted".to_owned()),
-            ReplyClass::Refused(said) => return self.settle(now, Reply::Refused, format!("refused: {said}")),
+            ReplyClass::Refused(said) => {
+                return self.settle(now, Reply::Refused, format!("refused: {said}"));
+            }
             ReplyClass::Closed(said) => {
-                tracing::error!(said, "nobody is asked for drains any more until the agent is started again");
+                tracing::error!(
+                    said,
+                    "nobody is asked for drains any more until the agent is started again"
+                );
                 self.is_closed = true;
                 return self.settle(now, Reply::Closed, format!("the receiver is gone: {said}"));
             }
@@ -271,19 +294,26 @@ impl DrainController {
         self.read_word();
         loop {
             let now = self.clock.now();
-            if self.inherited_until.is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone)) {
+            if self
+                .inherited_until
+                .is_some_and(|until| now >= until || self.wanted.as_ref().is_some_and(is_gone))
+            {
                 self.want(None);
             }
             // Before a drain, and until it is judged, they are counted for comparison.
             let phase = self.machine.phase();
-            let counts = matches!(phase, DrainPhase::DrainRequested | DrainPhase::Draining) || self.trial.is_some();
+            let counts = matches!(phase, DrainPhase::DrainRequested | DrainPhase::Draining)
+                || self.trial.is_some();
             self.served.look(now, counts);
             self.judge(now);
             let is_given_up = self.is_given_up();
             let facts = Inputs {
                 now,
                 wanted: self.wanted.is_some() && !is_given_up,
-                may_drain: self.performs && !self.is_closed && !self.pause.is_on() && !self.is_delayed(now),
+                may_drain: self.performs
+                    && !self.is_closed
+                    && !self.pause.is_on()
+                    && !self.is_delayed(now),
                 is_useless: is_given_up,
                 word: self.word,
                 connections: self.served.connections(),
@@ -304,7 +334,8 @@ impl DrainController {
     }
 
     fn is_delayed(&self, now: f64) -> bool {
-        let left_secs = self.wanted.as_ref().and_then(|cause| self.condition(&cause.id)?.left_secs(now));
+        let left_secs =
+            self.wanted.as_ref().and_then(|cause| self.condition(&cause.id)?.left_secs(now));
         self.delay.is_some_and(|delay| !delay.is_over(now, left_secs))
     }
 
@@ -312,7 +343,8 @@ impl DrainController {
         self.conditions.as_ref()?.get(id)
     }
 
-    /// Compares the harm of what the node is drained for with that before, once that can be seen; a leak's when it has no more work.
+    /// Compares the harm of what the node is drained for with that before, once that can be seen; a
+    /// leak's when it has no more work.
     fn judge(&mut self, now: f64) {
         let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
         trial.count(self.served.connections());
@@ -330,7 +362,8 @@ impl DrainController {
     /// How long nothing is to be done.
     pub fn sleeps_for(&self) -> Duration {
         let due = self.asked.as_ref().and_then(|asked| asked.due);
-        let until_due = due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
+        let until_due =
+            due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
         until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
     }
 
@@ -343,7 +376,10 @@ impl DrainController {
             Ok(word) => (self.word, self.told_wrong_word) = (word, false),
             Err(why) => {
                 if !std::mem::replace(&mut self.told_wrong_word, true) {
-                    tracing::warn!(why, "what an operator says cannot be read, and changes nothing");
+                    tracing::warn!(
+                        why,
+                        "what an operator says cannot be read, and changes nothing"
+                    );
                 }
             }
         }
@@ -360,27 +396,33 @@ impl DrainController {
         }
     }
 
-    /// Keeps a step, and does what belongs to it. `answered` is what was answered, where it followed from that.
+    /// Keeps a step, and does what belongs to it. `answered` is what was answered, where it
+    /// followed from that.
     fn entered(&mut self, now: f64, step: Transition, answered: Option<String>) {
         let Transition { from, to } = step;
         self.asked = None;
         let left = self.served.left();
-        let refused = from == DrainPhase::DrainRequested && answered.is_some() && to != DrainPhase::Draining;
+        let refused =
+            from == DrainPhase::DrainRequested && answered.is_some() && to != DrainPhase::Draining;
         if let Some(why) = answered.clone().filter(|_| refused) {
             self.tell(now, OutcomeKind::DrainRefused, why);
         }
         let over = || match self.word {
             Some(Override::Undrain) => "an operator said so".to_owned(),
             _ if refused => "whether it was drained all the same is not known".to_owned(),
-            _ if self.is_given_up() => self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone()),
+            _ if self.is_given_up() => {
+                self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone())
+            }
             _ => "nothing calls for a drain any more".to_owned(),
         };
         let told = match to {
             DrainPhase::DrainRequested => {
                 let says_so = self.word.is_some_and(Override::is_drain);
-                let cause = if says_so { Some(DrainReason::operator()) } else { self.wanted.clone() };
+                let cause =
+                    if says_so { Some(DrainReason::operator()) } else { self.wanted.clone() };
                 self.cause = cause;
-                let mut why = self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
+                let mut why =
+                    self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
                 if !says_so && let Some(delay) = self.delay.take() {
                     why += &format!(
                         "; waited for {:.1} s, this node's share of a delay that keeps nodes with one leak from leaving together",
@@ -403,14 +445,15 @@ impl DrainController {
             }
             DrainPhase::Draining => {
                 let connections = self.served.connections();
-                self.trial = self
-                    .cause
-                    .as_ref()
-                    .and_then(|DrainReason { id, .. }| Some(Trial::new(id, *self.condition(id)?, now, connections)));
+                self.trial = self.cause.as_ref().and_then(|DrainReason { id, .. }| {
+                    Some(Trial::new(id, *self.condition(id)?, now, connections))
+                });
                 Some((OutcomeKind::Draining, answered.unwrap_or_default()))
             }
             DrainPhase::Drained => Some((OutcomeKind::Drained, left)),
-            DrainPhase::Verifying => Some((OutcomeKind::Verifying, "nothing calls for a drain any more".to_owned())),
+            DrainPhase::Verifying => {
+                Some((OutcomeKind::Verifying, "nothing calls for a drain any more".to_owned()))
+            }
             DrainPhase::Healthy if refused => None,
             DrainPhase::Healthy => Some((OutcomeKind::Undrained, answered.unwrap_or_default())),
         };
@@ -447,10 +490,17 @@ impl DrainController {
             cause: self.cause.clone().unwrap_or_else(DrainReason::operator),
         };
         let retries = Backoff::until(now + self.deadline.as_secs_f64());
-        self.asked = Some(PendingRequest { request, retries, unproven: 0, due: Some(now), last: String::new() });
+        self.asked = Some(PendingRequest {
+            request,
+            retries,
+            unproven: 0,
+            due: Some(now),
+            last: String::new(),
+        });
     }
 
-    /// Sends what is due. What an earlier run asked, and no time is left for, is answered by nobody.
+    /// Sends what is due. What an earlier run asked, and no time is left for, is answered by
+    /// nobody.
     fn send(&mut self, now: f64) {
         if self.asked.is_none() && self.machine.phase().is_request() && !self.machine.is_held(now) {
             // An earlier run ended between two requests.
@@ -491,7 +541,13 @@ impl DrainController {
         let age_ms = ((now - self.machine.since()).max(0.0) * 1e3) as u64;
         let request = self.asked.as_ref().map(|asked| asked.request.clone());
         let since_ms = self.clock.unix_ms().saturating_sub(age_ms);
-        let kept = SavedState::new(self.machine.phase(), self.machine.is_out(), since_ms, self.cause.clone(), request);
+        let kept = SavedState::new(
+            self.machine.phase(),
+            self.machine.is_out(),
+            since_ms,
+            self.cause.clone(),
+            request,
+        );
         self.store.put(&kept).map_err(|error| {
             tracing::warn!(%error, "where this node is cannot be kept on disk");
             error.to_string()
@@ -500,7 +556,14 @@ impl DrainController {
 
     fn tell(&self, t: f64, event: OutcomeKind, why: String) {
         let id = self.cause.as_ref().map_or("operator", |cause| &cause.id);
-        let outcome = Outcome { t, event, id: Arc::from(id), cgroup: Arc::from("node"), limit_bytes: None, why };
+        let outcome = Outcome {
+            t,
+            event,
+            id: Arc::from(id),
+            cgroup: Arc::from("node"),
+            limit_bytes: None,
+            why,
+        };
         // Nobody listens once the loop has ended.
         let _ = self.told.send(outcome);
     }
@@ -510,7 +573,9 @@ impl DrainController {
 fn is_gone(cause: &DrainReason) -> bool {
     let Some(rest) = cause.id.strip_prefix("leak-") else { return false };
     let mut numbers = rest.rsplit('-').map(str::parse::<u64>);
-    let (Some(Ok(start_ticks)), Some(Ok(pid))) = (numbers.next(), numbers.next()) else { return false };
+    let (Some(Ok(start_ticks)), Some(Ok(pid))) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
     let process = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
     match process {
         Ok(stat) => stat.starttime != start_ticks,

@@ -1,7 +1,9 @@
-//! What an operator says of this node: a file, so that it holds when nothing else answers, and whatever else is true.
+//! What an operator says of this node: a file, so that it holds when nothing else answers, and
+//! whatever else is true.
 //!
-//! `spillway drain`, `spillway undrain` and an editor do the same. The agent looks at it twice a second. What is none of the words is
-//! told and changes nothing. It stays until `spillway resume` takes it away.
+//! `spillway drain`, `spillway undrain` and an editor do the same. The agent looks at it twice a
+//! second. What is none of the words is told and changes nothing. It stays until `spillway resume`
+//! takes it away.
 
 use std::{
     io,
@@ -44,7 +46,8 @@ impl OverrideFile {
     ///
     /// Where it cannot be told.
     pub fn read(&self) -> Result<Option<Override>, String> {
-        let wrong = |error: io::Error| format!("{}: {}", self.path.display(), reason(&error, &self.path));
+        let wrong =
+            |error: io::Error| format!("{}: {}", self.path.display(), reason(&error, &self.path));
         let Some(dir) = StateDir::open(&self.state_dir).map_err(wrong)? else { return Ok(None) };
         let Some(said) = dir.read(NAME, BYTES_MAX).map_err(wrong)? else { return Ok(None) };
         let said = String::from_utf8_lossy(&said);

@@ -1,4 +1,5 @@
-//! What a balancer is told of this node, by whoever it asks, and where the node is: written by what drains, read by the servers.
+//! What a balancer is told of this node, by whoever it asks, and where the node is: written by what
+//! drains, read by the servers.
 
 use std::{
     fmt,
@@ -48,7 +49,11 @@ const WHOLLY_READY: u8 = 3;
 
 impl Default for ReadinessCell {
     fn default() -> Self {
-        Self { state: AtomicU8::new(READY), weight: AtomicU8::new(WHOLE), phases: Family::default() }
+        Self {
+            state: AtomicU8::new(READY),
+            weight: AtomicU8::new(WHOLE),
+            phases: Family::default(),
+        }
     }
 }
 
@@ -74,7 +79,9 @@ impl ReadinessCell {
         };
         self.state.store(state, Ordering::Relaxed);
         for other in DrainPhase::ALL {
-            self.phases.get_or_create(&StateLabel { state: other.name() }).set(i64::from(other == phase));
+            self.phases
+                .get_or_create(&StateLabel { state: other.name() })
+                .set(i64::from(other == phase));
         }
     }
 
@@ -93,7 +100,8 @@ impl ReadinessCell {
     }
 }
 
-/// As HAProxy's agent check has it. `ready` lifts a drain or maintenance that an earlier answer has set.
+/// As HAProxy's agent check has it. `ready` lifts a drain or maintenance that an earlier answer has
+/// set.
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

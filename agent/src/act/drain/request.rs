@@ -1,8 +1,10 @@
 //! What is asked of whoever gives this node its work, and what the answer means.
 //!
-//! A CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says. Pure. All attempts at one request send the same bytes
-//! under the same identity, so that a receiver which has seen them knows them again. A 2xx grants, and to a drain only with the
-//! request's `webhook-id` in it: a proxy or a parked domain that answers 200 to everything is no receiver. Nothing else of an answer counts.
+//! A CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says. Pure. All attempts at one
+//! request send the same bytes under the same identity, so that a receiver which has seen them
+//! knows them again. A 2xx grants, and to a drain only with the request's `webhook-id` in it: a
+//! proxy or a parked domain that answers 200 to everything is no receiver. Nothing else of an
+//! answer counts.
 
 use std::time::Duration;
 
@@ -84,7 +86,8 @@ impl DrainReason {
         self.id.starts_with("leak-")
     }
 
-    /// Seconds from `now` until the end that its evidence forecasts, and until the soonest that may be.
+    /// Seconds from `now` until the end that its evidence forecasts, and until the soonest that may
+    /// be.
     pub fn left_secs(&self, now: f64) -> Option<[f64; 2]> {
         let age_secs = now - self.evidence["t"].as_f64()?;
         let forecast = self.evidence["exhaustion_secs"].as_f64()?;
@@ -99,7 +102,11 @@ impl DrainReason {
 
     /// An operator said so.
     pub fn operator() -> Self {
-        Self { id: OPERATOR.to_owned(), why: "an operator said so".to_owned(), evidence: Value::Null }
+        Self {
+            id: OPERATOR.to_owned(),
+            why: "an operator said so".to_owned(),
+            evidence: Value::Null,
+        }
     }
 }
 
@@ -127,15 +134,22 @@ impl Request {
     }
 }
 
-/// Tells if an answer carries the request's identity: as its header `webhook-id`, or as a string of that name in a JSON object.
+/// Tells if an answer carries the request's identity: as its header `webhook-id`, or as a string of
+/// that name in a JSON object.
 pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
-    let in_body = || serde_json::from_slice::<Value>(body).is_ok_and(|body| body["webhook-id"] == id);
+    let in_body =
+        || serde_json::from_slice::<Value>(body).is_ok_and(|body| body["webhook-id"] == id);
     header.map_or_else(in_body, |header| header.trim() == id)
 }
 
-/// Reads the meaning of an answer. `retry_after` is what its header of that name asks for; `is_proven` says that it carries the request's identity,
-/// or need not.
-pub fn meaning(status: u16, retry_after: Option<Duration>, body: &[u8], is_proven: bool) -> ReplyClass {
+/// Reads the meaning of an answer. `retry_after` is what its header of that name asks for;
+/// `is_proven` says that it carries the request's identity, or need not.
+pub fn meaning(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+    is_proven: bool,
+) -> ReplyClass {
     let said = said(status, body);
     match status {
         200..300 if is_proven => ReplyClass::Granted,
@@ -153,8 +167,15 @@ mod tests {
 
     fn request() -> Request {
         let evidence = json!({"verdict": "leak"});
-        let cause = DrainReason { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
-        Request { id: "drain-1".to_owned(), ask: RequestKind::Drain, at_ms: 0, deadline_ms: 300_000, cause }
+        let cause =
+            DrainReason { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
+        Request {
+            id: "drain-1".to_owned(),
+            ask: RequestKind::Drain,
+            at_ms: 0,
+            deadline_ms: 300_000,
+            cause,
+        }
     }
 
     #[test]
@@ -211,12 +232,18 @@ mod tests {
             }
         }
         let later = meaning(429, Some(Duration::from_secs(7)), b"slow down", true);
-        assert_eq!(later, ReplyClass::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned()));
+        assert_eq!(
+            later,
+            ReplyClass::Later(Some(Duration::from_secs(7)), "HTTP 429: slow down".to_owned())
+        );
     }
 
     #[test]
     fn a_success_without_the_requests_identity_grants_nothing() {
-        assert_eq!(meaning(200, None, b"welcome", false), ReplyClass::Unproven("HTTP 200: welcome".to_owned()));
+        assert_eq!(
+            meaning(200, None, b"welcome", false),
+            ReplyClass::Unproven("HTTP 200: welcome".to_owned())
+        );
         assert!(matches!(meaning(409, None, b"", false), ReplyClass::Refused(_)));
         for (header, body, is_echo) in [
             (Some("drain-1"), "", true),

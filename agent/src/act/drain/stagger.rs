@@ -1,13 +1,15 @@
-//! Delay of a drain that nobody grants: nodes with the same leak, started together, must not leave rotation together.
+//! Delay of a drain that nobody grants: nodes with the same leak, started together, must not leave
+//! rotation together.
 //!
-//! Pure. Each node has a share from 0 to 1, from its names. Drains are spread over the first third of the time that is left until the
-//! soonest end that the forecast allows, so that two thirds remain for the drain itself. A forecast that comes nearer faster than the clock ends the delay sooner.
-//! Without a forecast there is no delay.
+//! Pure. Each node has a share from 0 to 1, from its names. Drains are spread over the first third
+//! of the time that is left until the soonest end that the forecast allows, so that two thirds
+//! remain for the drain itself. A forecast that comes nearer faster than the clock ends the delay
+//! sooner. Without a forecast there is no delay.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Part of the time until a leak's end over which drains are spread. A guess: connections of two minutes end in the rest of the default
-/// ten.
+/// Part of the time until a leak's end over which drains are spread. A guess: connections of two
+/// minutes end in the rest of the default ten.
 const SPREAD: f64 = 1.0 / 3.0;
 
 /// Delay of one drain.
@@ -20,7 +22,8 @@ pub struct Delay {
 }
 
 impl Delay {
-    /// Begins at `now`, with so many seconds until the forecast end and until the soonest that may be.
+    /// Begins at `now`, with so many seconds until the forecast end and until the soonest that may
+    /// be.
     pub fn new(now: f64, left_secs: Option<[f64; 2]>, share: f64) -> Self {
         let left_secs = left_secs.filter(|left| left.iter().all(|secs| secs.is_finite()));
         let [forecast, soonest] = left_secs.unwrap_or_default().map(|secs| secs.max(0.0));
@@ -59,7 +62,8 @@ mod tests {
 
     #[test]
     fn nodes_with_other_names_have_other_shares_and_each_keeps_its_own() {
-        let shares: Vec<_> = (0..1_000).map(|nth| share(&[&format!("web-{nth}"), "cloned"])).collect();
+        let shares: Vec<_> =
+            (0..1_000).map(|nth| share(&[&format!("web-{nth}"), "cloned"])).collect();
         for tenth in 0..10 {
             let (from, to) = (f64::from(tenth) / 10.0, f64::from(tenth + 1) / 10.0);
             let within = shares.iter().filter(|share| (from..to).contains(*share)).count();
@@ -75,7 +79,10 @@ mod tests {
         assert!(!delay.is_over(199.0, Some(501.0)) && delay.is_over(200.0, Some(600.0)));
         assert!(delay.is_over(110.0, Some(500.0)), "it grows faster than was forecast");
         assert_eq!(Delay::new(100.0, Some([600.0, 300.0]), 0.5).secs(), 50.0, "it may end sooner");
-        assert!(Delay::new(100.0, None, 1.0).is_over(100.0, None), "an end that is not known may be near");
+        assert!(
+            Delay::new(100.0, None, 1.0).is_over(100.0, None),
+            "an end that is not known may be near"
+        );
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! Where the node is, on disk before anybody is asked: who starts next goes on there.
 //!
-//! One small file, replaced as a whole: written beside, synced, renamed, and the directory synced. One that cannot be read is set aside
-//! and told, and the node is taken for healthy. It refuses to begin a drain that it cannot keep.
+//! One small file, replaced as a whole: written beside, synced, renamed, and the directory synced.
+//! One that cannot be read is set aside and told, and the node is taken for healthy. It refuses to
+//! begin a drain that it cannot keep.
 
 use std::{
     io,
@@ -71,7 +72,8 @@ impl StateFile {
         Self { state_dir: state_dir.to_owned() }
     }
 
-    /// What an earlier run has left; `None` where there is nothing. What cannot be read is set aside.
+    /// What an earlier run has left; `None` where there is nothing. What cannot be read is set
+    /// aside.
     ///
     /// # Errors
     ///
@@ -84,16 +86,20 @@ impl StateFile {
         };
         match atomic_file::set_aside(&dir, NAME, UNREADABLE) {
             Ok(aside) => Err(format!("it is {} now: {wrong}", dir.path(&aside).display())),
-            Err(error) => Err(format!("{} cannot be set aside ({error}): {wrong}", dir.path(NAME).display())),
+            Err(error) => {
+                Err(format!("{} cannot be set aside ({error}): {wrong}", dir.path(NAME).display()))
+            }
         }
     }
 
-    /// What whoever keeps it has said last; `None` where there is nothing that can be read. It is left as it is.
+    /// What whoever keeps it has said last; `None` where there is nothing that can be read. It is
+    /// left as it is.
     pub fn peek(&self) -> Option<SavedState> {
         look(&self.open().ok()??).ok()?
     }
 
-    /// Each file that an agent left and that cannot be read, and why: this one, or one that was set aside.
+    /// Each file that an agent left and that cannot be read, and why: this one, or one that was set
+    /// aside.
     pub fn unreadable(&self) -> Vec<String> {
         let dir = match self.open() {
             Ok(Some(dir)) => dir,
@@ -105,13 +111,16 @@ impl StateFile {
         let aside = names.filter(|name| name.starts_with(&format!("{NAME}{UNREADABLE}")));
         wrong
             .into_iter()
-            .chain(aside.map(|name| format!("{}: no agent could read it", dir.path(&name).display())))
+            .chain(
+                aside.map(|name| format!("{}: no agent could read it", dir.path(&name).display())),
+            )
             .collect()
     }
 
     fn open(&self) -> Result<Option<StateDir>, String> {
-        StateDir::open(&self.state_dir)
-            .map_err(|error| format!("{}: {}", self.state_dir.display(), reason(&error, &self.state_dir)))
+        StateDir::open(&self.state_dir).map_err(|error| {
+            format!("{}: {}", self.state_dir.display(), reason(&error, &self.state_dir))
+        })
     }
 
     /// Keeps it in place of what was there.
@@ -133,10 +142,12 @@ struct StateFileHeader {
 }
 
 fn look(dir: &StateDir) -> Result<Option<SavedState>, String> {
-    let Some(bytes) = dir.read(NAME, BYTES_MAX).map_err(|error| reason(&error, &dir.path(NAME)))? else {
+    let Some(bytes) = dir.read(NAME, BYTES_MAX).map_err(|error| reason(&error, &dir.path(NAME)))?
+    else {
         return Ok(None);
     };
-    let header: StateFileHeader = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let header: StateFileHeader =
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     if header.version != VERSION {
         return Err(format!("it is of version {}, and {VERSION} is understood", header.version));
     }
@@ -154,10 +165,13 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("spillway-drain-{}", std::process::id()));
         let store = StateFile::below(&directory);
         assert_eq!(store.load(), Ok(None));
-        let kept = SavedState::new(DrainPhase::Drained, true, 4_711, Some(DrainReason::operator()), None);
+        let kept =
+            SavedState::new(DrainPhase::Drained, true, 4_711, Some(DrainReason::operator()), None);
         store.put(&kept).unwrap();
         assert_eq!(store.load(), Ok(Some(kept)));
-        for garbage in ["", "{", r#"{"spillway_drain":2,"phase":"drained","is_out":true,"since_ms":1}"#] {
+        for garbage in
+            ["", "{", r#"{"spillway_drain":2,"phase":"drained","is_out":true,"since_ms":1}"#]
+        {
             fs::write(directory.join(NAME), garbage).unwrap();
             let wrong = store.load().unwrap_err();
             assert!(wrong.contains("drain.json.unreadable"), "{wrong}");

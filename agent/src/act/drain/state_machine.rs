@@ -1,9 +1,11 @@
 //! Where a node is on its way out of service and back, and when it may go on.
 //!
-//! Pure: `now` is an argument, in seconds on any monotonic clock. No work is taken from the node before somebody granted it, and none given back before
-//! somebody was asked to. An answer that never came is taken for a no, and is withdrawn, because it may have been a yes that was
-//! lost. Cold start: healthy, and free to ask at once. What an operator says is done first, and at once; everything else waits out
-//! the least time of each state, so that no order of events takes the node out and back faster than that.
+//! Pure: `now` is an argument, in seconds on any monotonic clock. No work is taken from the node
+//! before somebody granted it, and none given back before somebody was asked to. An answer that
+//! never came is taken for a no, and is withdrawn, because it may have been a yes that was lost.
+//! Cold start: healthy, and free to ask at once. What an operator says is done first, and at once;
+//! everything else waits out the least time of each state, so that no order of events takes the
+//! node out and back faster than that.
 
 use serde::{Deserialize, Serialize};
 
@@ -106,8 +108,14 @@ pub struct DrainState {
 
 impl DrainPhase {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Healthy, Self::DrainRequested, Self::Draining, Self::Drained, Self::Verifying, Self::UndrainRequested];
+    pub const ALL: [Self; 6] = [
+        Self::Healthy,
+        Self::DrainRequested,
+        Self::Draining,
+        Self::Drained,
+        Self::Verifying,
+        Self::UndrainRequested,
+    ];
 
     /// As it is printed and kept.
     pub fn name(self) -> &'static str {
@@ -142,7 +150,15 @@ impl DrainState {
 
     /// Where an earlier run was, since `since`.
     pub fn resume(pace: DrainTimings, phase: DrainPhase, since: f64, is_out: bool) -> Self {
-        Self { pace, phase, since, is_out, calm_since: None, held_until: f64::NEG_INFINITY, word: None }
+        Self {
+            pace,
+            phase,
+            since,
+            is_out,
+            calm_since: None,
+            held_until: f64::NEG_INFINITY,
+            word: None,
+        }
     }
 
     /// Where it is.
@@ -172,7 +188,8 @@ impl DrainState {
             // Who says something new is not kept waiting by what was answered before.
             self.held_until = f64::NEG_INFINITY;
         }
-        let (says_drain, says_undrain) = (word.is_some_and(Override::is_drain), word == Some(Override::Undrain));
+        let (says_drain, says_undrain) =
+            (word.is_some_and(Override::is_drain), word == Some(Override::Undrain));
         let called_for = says_drain || wanted && !says_undrain;
         match called_for {
             true => self.calm_since = None,
@@ -192,10 +209,12 @@ impl DrainState {
                 Some(DrainPhase::UndrainRequested)
             }
             _ if !rested && self.phase != DrainPhase::UndrainRequested => None,
-            DrainPhase::Draining | DrainPhase::Drained if !called_for => Some(DrainPhase::Verifying),
-            DrainPhase::Draining => {
-                (connections == Some(0) || age >= self.pace.drained_within_secs).then_some(DrainPhase::Drained)
+            DrainPhase::Draining | DrainPhase::Drained if !called_for => {
+                Some(DrainPhase::Verifying)
             }
+            DrainPhase::Draining => (connections == Some(0)
+                || age >= self.pace.drained_within_secs)
+                .then_some(DrainPhase::Drained),
             DrainPhase::Drained => None,
             DrainPhase::Verifying if called_for => Some(DrainPhase::Draining),
             DrainPhase::Verifying => {
@@ -205,7 +224,11 @@ impl DrainState {
             // Asked again once it was held for a while: see `answered`.
             DrainPhase::UndrainRequested => {
                 let due = self.held_until > f64::NEG_INFINITY && !self.is_held(now);
-                due.then_some(if called_for { DrainPhase::DrainRequested } else { DrainPhase::UndrainRequested })
+                due.then_some(if called_for {
+                    DrainPhase::DrainRequested
+                } else {
+                    DrainPhase::UndrainRequested
+                })
             }
         };
         to.map(|to| self.go(now, to))
@@ -222,7 +245,10 @@ impl DrainState {
                 // One that was out, and whose undrain could not be had, may be so still.
                 let was_out = std::mem::replace(&mut self.is_out, false);
                 let stays = was_out && answer == Reply::Refused;
-                let step = self.go(now, if stays { DrainPhase::UndrainRequested } else { DrainPhase::Healthy });
+                let step = self.go(
+                    now,
+                    if stays { DrainPhase::UndrainRequested } else { DrainPhase::Healthy },
+                );
                 if !stays {
                     self.held_until = now + self.pace.ask_again_secs;
                 }

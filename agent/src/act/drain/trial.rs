@@ -1,6 +1,7 @@
 //! A drain that was granted, until it is judged by whether it helps.
 //!
-//! Pure. A queue shows that while the node drains; a leak is judged once its node has no more work, because only then it could slow down.
+//! Pure. A queue shows that while the node drains; a leak is judged once its node has no more work,
+//! because only then it could slow down.
 
 use std::collections::BTreeMap;
 
@@ -47,11 +48,23 @@ impl Trial {
         now - since >= helps_within_secs
     }
 
-    /// Judges it by the harm of each incident that stands; gives the incident where it did not help.
-    pub fn failed(&self, now: f64, harm: &BTreeMap<String, Condition>, connections: Option<u64>) -> Option<GivenUp> {
-        let figures = self.before.helped(self.then, harm.get(&self.id), now, [self.connections, connections]).err()?;
+    /// Judges it by the harm of each incident that stands; gives the incident where it did not
+    /// help.
+    pub fn failed(
+        &self,
+        now: f64,
+        harm: &BTreeMap<String, Condition>,
+        connections: Option<u64>,
+    ) -> Option<GivenUp> {
+        let figures = self
+            .before
+            .helped(self.then, harm.get(&self.id), now, [self.connections, connections])
+            .err()?;
         let secs = now - self.then;
-        Some(GivenUp { id: self.id.clone(), why: format!("the drain did not help in {secs:.0} s: {figures}") })
+        Some(GivenUp {
+            id: self.id.clone(),
+            why: format!("the drain did not help in {secs:.0} s: {figures}"),
+        })
     }
 }
 
@@ -60,19 +73,30 @@ mod tests {
     use super::*;
     use crate::act::drain::state_machine::DrainTimings;
 
-    const PACE: DrainTimings =
-        DrainTimings { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
+    const PACE: DrainTimings = DrainTimings {
+        dwell_secs: 30.0,
+        drained_within_secs: 120.0,
+        verify_secs: 60.0,
+        ask_again_secs: 600.0,
+    };
 
     #[test]
     fn a_queue_is_judged_while_the_node_drains_and_a_leak_once_it_has_no_work() {
-        let harm = |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
+        let harm =
+            |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let due = |is_leak, phase, since, now| {
             let trial = Trial::new("it", harm(is_leak), 0.0, None);
             trial.is_due(now, &DrainState::resume(PACE, phase, since, true), 30.0)
         };
-        assert!(!due(false, DrainPhase::Draining, 0.0, 29.9) && due(false, DrainPhase::Draining, 0.0, 30.0));
+        assert!(
+            !due(false, DrainPhase::Draining, 0.0, 29.9)
+                && due(false, DrainPhase::Draining, 0.0, 30.0)
+        );
         assert!(due(false, DrainPhase::Drained, 29.0, 30.0));
-        assert!(!due(true, DrainPhase::Draining, 0.0, 119.0) && !due(true, DrainPhase::Drained, 120.0, 149.0));
+        assert!(
+            !due(true, DrainPhase::Draining, 0.0, 119.0)
+                && !due(true, DrainPhase::Drained, 120.0, 149.0)
+        );
         assert!(due(true, DrainPhase::Drained, 120.0, 150.0));
         // It seems to be over, or is.
         for phase in [DrainPhase::Verifying, DrainPhase::UndrainRequested, DrainPhase::Healthy] {
@@ -82,7 +106,8 @@ mod tests {
 
     #[test]
     fn an_incident_that_is_over_was_helped() {
-        let harm = Condition { is_leak: false, ends_at: None, queued: Some(9), oldest_wait_us: None };
+        let harm =
+            Condition { is_leak: false, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let trial = Trial::new("it", harm, 0.0, None);
         assert!(trial.failed(30.0, &BTreeMap::from([("other".to_owned(), harm)]), None).is_none());
         let failed = trial.failed(30.0, &BTreeMap::from([("it".to_owned(), harm)]), None).unwrap();

@@ -1,9 +1,11 @@
 //! Share of its work that a node asks for, by how near a leak's end is and whether a queue stands.
 //!
-//! Pure. The whole share while the nearest end of the open leaks is as far off as `decide.limit_within`, the floor where it is as near as
-//! `decide.drain_within`, and even steps in between. A standing queue lowers it by one step at a time and only while the queue does not
-//! shrink: nodes that are overloaded together stay close to each other, and none sends the other its whole load. A weight rises a step at a
-//! time after some calm, slower than it falls, so that it does not swing. Cold start: the whole share.
+//! Pure. The whole share while the nearest end of the open leaks is as far off as
+//! `decide.limit_within`, the floor where it is as near as `decide.drain_within`, and even steps in
+//! between. A standing queue lowers it by one step at a time and only while the queue does not
+//! shrink: nodes that are overloaded together stay close to each other, and none sends the other
+//! its whole load. A weight rises a step at a time after some calm, slower than it falls, so that
+//! it does not swing. Cold start: the whole share.
 
 use crate::config::DecideConfig;
 
@@ -13,8 +15,8 @@ pub const WHOLE: u8 = 100;
 const STEP: u8 = 10;
 /// How long it stands before it rises, in seconds. A guess: a few of HAProxy's checks.
 const RISES_AFTER_SECS: f64 = 10.0;
-/// Least time between two steps for a queue, in seconds. A guess: HAProxy knows of a step after a second or two, and the queue shows it as
-/// long after that.
+/// Least time between two steps for a queue, in seconds. A guess: HAProxy knows of a step after a
+/// second or two, and the queue shows it as long after that.
 const FALLS_EVERY_SECS: f64 = 4.0;
 
 /// The weight, as it stands.
@@ -40,7 +42,8 @@ struct Shed {
 impl Weight {
     /// The whole share. It never falls below `floor_percent`.
     pub fn new(config: &DecideConfig, floor_percent: u32) -> Self {
-        let (far_secs, near_secs) = (config.limit_within.as_secs_f64(), config.drain_within.as_secs_f64());
+        let (far_secs, near_secs) =
+            (config.limit_within.as_secs_f64(), config.drain_within.as_secs_f64());
         let floor = u8::try_from(floor_percent).unwrap_or(WHOLE).clamp(1, WHOLE);
         Self { far_secs, near_secs, floor, percent: WHOLE, since: 0.0, shed: None }
     }
@@ -51,8 +54,8 @@ impl Weight {
         (self.far_secs, self.near_secs) = (far_secs, near_secs);
     }
 
-    /// Takes the nearest end of a leak, in seconds from `now`, and the length of a queue that is to be relieved; `None` where there is
-    /// none. Gives the weight in percent.
+    /// Takes the nearest end of a leak, in seconds from `now`, and the length of a queue that is to
+    /// be relieved; `None` where there is none. Gives the weight in percent.
     pub fn note(&mut self, now: f64, leak_secs: Option<f64>, queued: Option<u64>) -> u8 {
         let for_leak = leak_secs.map_or(WHOLE, |secs| self.due(secs));
         let due = for_leak.min(self.shed(now, queued)).max(self.floor);
@@ -68,10 +71,16 @@ impl Weight {
 
     fn shed(&mut self, now: f64, queued: Option<u64>) -> u8 {
         self.shed = queued.map(|queued| {
-            let lower = |percent: u8| Shed { percent: percent.saturating_sub(STEP).max(self.floor), at: now, queued };
+            let lower = |percent: u8| Shed {
+                percent: percent.saturating_sub(STEP).max(self.floor),
+                at: now,
+                queued,
+            };
             match self.shed {
                 None => lower(self.percent),
-                Some(last) if now - last.at >= FALLS_EVERY_SECS && queued >= last.queued => lower(last.percent),
+                Some(last) if now - last.at >= FALLS_EVERY_SECS && queued >= last.queued => {
+                    lower(last.percent)
+                }
                 Some(last) => last,
             }
         });
@@ -111,7 +120,8 @@ mod tests {
         assert_eq!(fallen(100), [100; 7]);
         let mut weight = weight(50);
         weight.note(0.0, Some(5.0), None);
-        let risen: Vec<_> = (0..8).map(|tens| weight.note(f64::from(tens) * 10.0, None, None)).collect();
+        let risen: Vec<_> =
+            (0..8).map(|tens| weight.note(f64::from(tens) * 10.0, None, None)).collect();
         assert_eq!(risen, [50, 60, 70, 80, 90, 100, 100, 100]);
     }
 
@@ -123,7 +133,10 @@ mod tests {
         assert_eq!([at(8.0, Some(199)), at(30.0, Some(150)), at(31.0, Some(200))], [80, 80, 70]);
         assert_eq!([at(35.0, Some(300)), at(39.0, Some(400)), at(80.0, Some(900))], [60, 50, 50]);
         // Another overload begins where the weight is by then.
-        assert_eq!([at(85.0, None), at(90.0, None), at(91.0, Some(5)), at(92.0, None)], [50, 60, 50, 50]);
+        assert_eq!(
+            [at(85.0, None), at(90.0, None), at(91.0, Some(5)), at(92.0, None)],
+            [50, 60, 50, 50]
+        );
     }
 
     /// A node of the simulation: requests that wait, and its claim by depth, as without BPF.
@@ -136,8 +149,8 @@ mod tests {
         is_claimed: bool,
     }
 
-    /// Two nodes that serve `capacities` requests a second behind a balancer that splits `load_at` by weight, for ten minutes; gives the
-    /// longest queue, and the lowest weights.
+    /// Two nodes that serve `capacities` requests a second behind a balancer that splits `load_at`
+    /// by weight, for ten minutes; gives the longest queue, and the lowest weights.
     fn simulate(capacities: [f64; 2], floor: u32, load_at: impl Fn(u32) -> f64) -> (f64, [u8; 2]) {
         let node = || Node {
             weight: weight(floor),
@@ -169,17 +182,25 @@ mod tests {
 
     #[test]
     fn nodes_that_are_overloaded_together_do_not_swing() {
-        let in_turn = |low: f64, high: f64| move |second: u32| if (second / 20).is_multiple_of(2) { low } else { high };
+        let in_turn = |low: f64, high: f64| {
+            move |second: u32| if (second / 20).is_multiple_of(2) { low } else { high }
+        };
         for capacities in [[80.0, 80.0], [78.0, 81.0], [74.0, 81.0], [70.0, 85.0]] {
             // A floor of all is no weight at all.
             let (with, lowest) = simulate(capacities, 50, in_turn(110.0, 165.0));
             let (without, _) = simulate(capacities, 100, in_turn(110.0, 165.0));
-            assert!(with <= without * 1.25, "{capacities:?}: {with} wait with weights, {without} without: {lowest:?}");
+            assert!(
+                with <= without * 1.25,
+                "{capacities:?}: {with} wait with weights, {without} without: {lowest:?}"
+            );
         }
         // What is wrong with one alone moves to the other, which has room.
         let (with, lowest) = simulate([50.0, 120.0], 50, |_| 140.0);
         let (without, _) = simulate([50.0, 120.0], 100, |_| 140.0);
-        assert!(with < without / 10.0 && lowest[1] == WHOLE, "{with} wait with weights, {without} without: {lowest:?}");
+        assert!(
+            with < without / 10.0 && lowest[1] == WHOLE,
+            "{with} wait with weights, {without} without: {lowest:?}"
+        );
     }
 
     proptest! {

@@ -1,9 +1,10 @@
 //! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
 //!
-//! One thread keeps where the node is, one more makes the calls. It always runs, because an operator's word holds without any
-//! configuration. Of several agents with one state directory one drains, and the next when that one ends. What it tells balancers is right
-//! before it is started: an earlier run's drain goes on. At the end nothing is given back: who stops or replaces the agent does not mean to
-//! send work to a node that is unwell.
+//! One thread keeps where the node is, one more makes the calls. It always runs, because an
+//! operator's word holds without any configuration. Of several agents with one state directory one
+//! drains, and the next when that one ends. What it tells balancers is right before it is started:
+//! an earlier run's drain goes on. At the end nothing is given back: who stops or replaces the
+//! agent does not mean to send work to a node that is unwell.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -76,19 +77,29 @@ impl DrainWorker {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);
         let (has_granter, has_agent_check) = (endpoint.is_some(), drain.agent_check.is_some());
-        let performs = config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
+        let performs =
+            config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
         let readiness = Arc::new(ReadinessCell::default());
         let (orders, ordered) = channel();
         let (told, outcomes) = channel();
         let calls = endpoint.map(|endpoint| {
             let (calls, called) = channel();
             let answers = orders.clone();
-            let run = move || client::run(&endpoint, clock, &called, &answers, DrainOrder::Answered);
+            let run =
+                move || client::run(&endpoint, clock, &called, &answers, DrainOrder::Answered);
             thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
         });
         let calls = calls.transpose()?;
         let standby = ActiveLock::below(&config.record.state_dir, readiness.clone());
-        let mut keeper = DrainController::new(config, clock, performs, calls, standby.clone(), readiness.clone(), told);
+        let mut keeper = DrainController::new(
+            config,
+            clock,
+            performs,
+            calls,
+            standby.clone(),
+            readiness.clone(),
+            told,
+        );
         let is_ours = Arc::new(AtomicBool::new(true));
         match standby.claim() {
             Ok(claim) => keeper.take_over(claim),
@@ -122,7 +133,8 @@ impl DrainWorker {
         self.readiness.clone()
     }
 
-    /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the verdict behind it.
+    /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the
+    /// verdict behind it.
     pub fn perform(&mut self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
         let id = decision.id.to_string();
         if !self.performs {
@@ -137,7 +149,10 @@ impl DrainWorker {
         let order = match decision.action {
             // Policy asks for none of these; whatever does, it must not take the node out.
             Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
-                tracing::info!(incident = id, "lowers the weight: without act.drain.url only a leak drains this node");
+                tracing::info!(
+                    incident = id,
+                    "lowers the weight: without act.drain.url only a leak drains this node"
+                );
                 self.weighed.insert(id, true);
                 return false;
             }
@@ -154,13 +169,18 @@ impl DrainWorker {
                 self.weighed.insert(id, false);
                 return self.is_ours.load(Ordering::Relaxed);
             }
-            // The policy lowers the weight once for all incidents, and raises it when the last of them is over.
+            // The policy lowers the weight once for all incidents, and raises it when the last of
+            // them is over.
             Action::Unweigh => {
                 let before = self.weighed.len();
                 self.weighed.retain(|_, is_drain| *is_drain);
                 return self.weighed.len() < before;
             }
-            Action::Page { .. } | Action::Limit | Action::Unlimit | Action::Resolve | Action::Weigh => return false,
+            Action::Page { .. }
+            | Action::Limit
+            | Action::Unlimit
+            | Action::Resolve
+            | Action::Weigh => return false,
         };
         // Whoever waits needs to know as well.
         self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
@@ -177,14 +197,22 @@ impl DrainWorker {
             return;
         }
         // What hurts neither a service nor the whole host is no reason to give this node less work.
-        let claims = claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
-        let conditions: BTreeMap<_, _> =
-            claims.map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict))).collect();
+        let claims =
+            claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
+        let conditions: BTreeMap<_, _> = claims
+            .map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict)))
+            .collect();
         self.refused.retain(|id| conditions.contains_key(id));
-        let leaks = conditions.iter().filter(|(id, condition)| condition.is_leak && !self.refused.contains(*id));
-        let leak_secs = leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
-        // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now asks for nothing more.
-        let queued = |id: &String| conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX));
+        let leaks = conditions
+            .iter()
+            .filter(|(id, condition)| condition.is_leak && !self.refused.contains(*id));
+        let leak_secs =
+            leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
+        // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now
+        // asks for nothing more.
+        let queued = |id: &String| {
+            conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX))
+        };
         let weighed = self.weighed.keys().filter(|id| !self.refused.contains(*id));
         self.readiness.weigh(self.weight.note(t, leak_secs, weighed.map(queued).max()));
         if std::mem::replace(&mut self.is_calm, conditions.is_empty()) && conditions.is_empty() {
@@ -243,7 +271,8 @@ fn wait(
         match orders.recv_timeout(LOOK_EVERY) {
             Ok(DrainOrder::Drain(cause)) => wanted = Some(Some(cause)),
             Ok(DrainOrder::Undrain) => wanted = Some(None),
-            Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_))
+            | Err(RecvTimeoutError::Timeout) => {}
             Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
         match standby.claim() {
@@ -261,7 +290,8 @@ fn wait(
     true
 }
 
-/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found to.
+/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found
+/// to.
 fn keep(keeper: &mut DrainController, orders: &Receiver<DrainOrder>) -> bool {
     while !keeper.is_theirs() {
         keeper.look();

@@ -24,7 +24,8 @@ pub struct JournalEntry {
     pub directory: PathBuf,
     /// Its inode number, which tells it from one that has the same path later.
     pub inode: u64,
-    /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and it outlives the cgroup.
+    /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and
+    /// it outlives the cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<ChangedUnit>,
     /// Where it was divided: then what was changed is the child that its leaker was moved to.
@@ -52,7 +53,8 @@ pub struct ChangedUnit {
     had_drop_in: bool,
 }
 
-/// A cgroup that was divided into children of ours. Who was moved is not kept: whoever is in them goes back.
+/// A cgroup that was divided into children of ours. Who was moved is not kept: whoever is in them
+/// goes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsolatedCgroup {
     /// What its `cgroup.subtree_control` said before; `None` in version 1, which has none.
@@ -66,8 +68,8 @@ pub struct Change {
     pub file: String,
     /// What was there before the first change.
     pub prior: String,
-    /// What was put there instead; the last is what should be there. The one before it, and the one that is there, stay until the next is
-    /// written: a crash in between leaves either.
+    /// What was put there instead; the last is what should be there. The one before it, and the one
+    /// that is there, stay until the next is written: a crash in between leaves either.
     pub wanted: Vec<String>,
 }
 
@@ -133,9 +135,13 @@ impl JournalEntry {
     /// What is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         // Another version may have other fields.
-        let header: EntryHeader = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let header: EntryHeader =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if header.version != VERSION {
-            return Err(format!("it is of version {}, and {VERSION} is understood", header.version));
+            return Err(format!(
+                "it is of version {}, and {VERSION} is understood",
+                header.version
+            ));
         }
         let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         entry.check()?;
@@ -159,20 +165,26 @@ impl JournalEntry {
         if let Some(id) = self.incidents.iter().find(|id| !whitelist::is_incident(id)) {
             return named("an incident", id);
         }
-        if let Some(text) = self.split.iter().filter_map(|split| split.subtree_control.as_deref()).next()
+        if let Some(text) =
+            self.split.iter().filter_map(|split| split.subtree_control.as_deref()).next()
             && !whitelist::is_controllers(text)
         {
             return named("a list of controllers", text);
         }
         if self.changes.len() > CHANGES_MAX {
-            return Err(format!("it has {} changes, more than there are files", self.changes.len()));
+            return Err(format!(
+                "it has {} changes, more than there are files",
+                self.changes.len()
+            ));
         }
         self.changes.iter().try_for_each(|change| change.check(self.unit.is_some()))
     }
 
     /// Whether a file says something that was put there on this entry's account.
     pub fn is_ours(&self, file: &str, found: &str) -> bool {
-        self.changes.iter().any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
+        self.changes
+            .iter()
+            .any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
     }
 
     /// What was changed of a file.
@@ -185,7 +197,8 @@ impl JournalEntry {
         match self.changes.iter_mut().find(|change| change.file == file) {
             Some(change) => {
                 let last = change.wanted.pop();
-                // What was wanted since may never have been written, as often as the cgroup outgrew it first.
+                // What was wanted since may never have been written, as often as the cgroup outgrew
+                // it first.
                 change.wanted.retain(|wanted| wanted == found);
                 change.wanted.extend(last.into_iter().chain([value.to_owned()]));
                 change.wanted.dedup();

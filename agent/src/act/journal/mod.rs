@@ -1,9 +1,11 @@
-//! What the agent has changed on this host, on disk before each change: whoever starts next, `spillway undo` included, finds what
-//! to put back.
+//! What the agent has changed on this host, on disk before each change: whoever starts next,
+//! `spillway undo` included, finds what to put back.
 //!
-//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that cannot be read or believed (a disk that failed, another
-//! version, a pipe, a name that no agent writes) stays as it is, is reported each time, and stops nothing but a new entry for its cgroup. Cold
-//! start: an empty directory, made where there is none. Changes do not outlive a boot, and an entry from another boot is forgotten.
+//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that cannot be
+//! read or believed (a disk that failed, another version, a pipe, a name that no agent writes)
+//! stays as it is, is reported each time, and stops nothing but a new entry for its cgroup. Cold
+//! start: an empty directory, made where there is none. Changes do not outlive a boot, and an entry
+//! from another boot is forgotten.
 
 mod entry;
 pub(super) mod whitelist;
@@ -49,7 +51,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal below `state_dir`, to add to: made where it is not there, and nobody else's until it is dropped.
+    /// The journal below `state_dir`, to add to: made where it is not there, and nobody else's
+    /// until it is dropped.
     ///
     /// # Errors
     ///
@@ -60,7 +63,8 @@ impl Journal {
         Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock_exclusive(&state_dir, LOCK)?) })
     }
 
-    /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it answers; `None` where there is none.
+    /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it
+    /// answers; `None` where there is none.
     ///
     /// # Errors
     ///
@@ -76,14 +80,22 @@ impl Journal {
         JournalEntry::new(&self.boot_id, directory, inode)
     }
 
-    /// Puts an entry on disk, in place of the one before it. One that was there and is not any more was undone by somebody, and stays so.
+    /// Puts an entry on disk, in place of the one before it. One that was there and is not any more
+    /// was undone by somebody, and stays so.
     ///
     /// # Errors
     ///
-    /// Where it may not be there after a crash; not found where it was undone; already there where a file that cannot be read has its name.
+    /// Where it may not be there after a crash; not found where it was undone; already there where
+    /// a file that cannot be read has its name.
     pub fn put(&self, entry: &mut JournalEntry) -> io::Result<()> {
         let before = if entry.is_kept { Before::Present } else { Before::Absent };
-        atomic_file::replace(&self.directory, &stem(entry), SUFFIX, &serde_json::to_vec(entry)?, before)?;
+        atomic_file::replace(
+            &self.directory,
+            &stem(entry),
+            SUFFIX,
+            &serde_json::to_vec(entry)?,
+            before,
+        )?;
         entry.is_kept = true;
         Ok(())
     }
@@ -103,7 +115,8 @@ impl Journal {
         self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
-    /// Every entry of this boot, and every file that is none. What is of another boot, or was not finished, is removed.
+    /// Every entry of this boot, and every file that is none. What is of another boot, or was not
+    /// finished, is removed.
     ///
     /// # Errors
     ///
@@ -113,7 +126,9 @@ impl Journal {
         for name in self.directory.names()? {
             match self.found(&name) {
                 Ok(entry) => entries.extend(entry),
-                Err(error) => unreadable.push(Unreadable { path: self.directory.path(&name), error }),
+                Err(error) => {
+                    unreadable.push(Unreadable { path: self.directory.path(&name), error })
+                }
             }
         }
         Ok((entries, unreadable))
@@ -121,7 +136,8 @@ impl Journal {
 
     /// The entry of a file; `None` where it was to be forgotten, and is.
     fn found(&self, file: &str) -> Result<Option<JournalEntry>, String> {
-        let remove = || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
+        let remove =
+            || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
         if file.ends_with(UNFINISHED) {
             return remove();
         }
@@ -129,8 +145,10 @@ impl Journal {
         if !file.ends_with(SUFFIX) || file.contains(char::REPLACEMENT_CHARACTER) {
             return Err("no entry has such a name".to_owned());
         }
-        let Some(bytes) =
-            self.directory.read(file, ENTRY_BYTES_MAX).map_err(|error| reason(&error, &self.directory.path(file)))?
+        let Some(bytes) = self
+            .directory
+            .read(file, ENTRY_BYTES_MAX)
+            .map_err(|error| reason(&error, &self.directory.path(file)))?
         else {
             return Ok(None);
         };
@@ -169,7 +187,8 @@ mod tests {
 
     impl Dir {
         fn make(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("spillway-journal-{name}-{}", std::process::id()));
+            let dir = std::env::temp_dir()
+                .join(format!("spillway-journal-{name}-{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             Self(dir)
         }
@@ -222,7 +241,10 @@ mod tests {
         ours.want("memory.high", "4096", "8192");
         assert_eq!(journal.put(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(!journal.holds(&ours) && journal.entries().unwrap().0.is_empty());
-        assert!(fs::read_dir(dir.0.join("journal")).unwrap().next().is_none(), "nothing is left of it");
+        assert!(
+            fs::read_dir(dir.0.join("journal")).unwrap().next().is_none(),
+            "nothing is left of it"
+        );
     }
 
     #[test]
@@ -250,7 +272,9 @@ mod tests {
         let dir = Dir::make("broken");
         let journal = Journal::claim(&dir.0).unwrap();
         let whole = serde_json::to_vec(&entry(&journal)).unwrap();
-        let other = |from: &str, to: &str| String::from_utf8(whole.clone()).unwrap().replace(from, to).into_bytes();
+        let other = |from: &str, to: &str| {
+            String::from_utf8(whole.clone()).unwrap().replace(from, to).into_bytes()
+        };
         let broken = [
             Vec::new(),
             vec![0; 4096],
@@ -274,7 +298,10 @@ mod tests {
                 );
             }
             // It may be a newer version's: it is not replaced.
-            assert_eq!(journal.put(&mut entry(&journal)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(
+                journal.put(&mut entry(&journal)).unwrap_err().kind(),
+                io::ErrorKind::AlreadyExists
+            );
             assert_eq!(fs::read(dir.file()).unwrap(), bytes);
         }
     }

@@ -14,7 +14,8 @@ pub const CGROUP_FILES: [&str; 7] = [
 ];
 
 /// Properties of a systemd unit that are changed.
-pub const PROPERTIES: [&str; 5] = ["MemoryHigh", "MemoryMax", "MemorySwapMax", "CPUWeight", "CPUQuotaPerSecUSec"];
+pub const PROPERTIES: [&str; 5] =
+    ["MemoryHigh", "MemoryMax", "MemorySwapMax", "CPUWeight", "CPUQuotaPerSecUSec"];
 
 /// Kinds of unit that have a cgroup.
 const UNIT_KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
@@ -46,8 +47,9 @@ pub fn is_unit(name: &str) -> bool {
 
 /// Tells if this is a value that one of the files or properties may have: numbers, or "max".
 pub fn is_value(text: &str) -> bool {
-    let is_word =
-        |word: &str| matches!(word, "max" | "-1") || !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    let is_word = |word: &str| {
+        matches!(word, "max" | "-1") || !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
+    };
     text.len() <= VALUE_BYTES_MAX && text.split(' ').count() <= 2 && text.split(' ').all(is_word)
 }
 

@@ -1,4 +1,5 @@
-//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`] says.
+//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`]
+//! says.
 
 use super::{
     LimitError,
@@ -88,13 +89,20 @@ impl ActiveLimit {
                 self.target = target;
                 tracing::info!(%cgroup, "systemd answers again, and knows of the limit");
             }
-            Err(failure) => tracing::debug!(%cgroup, %failure, "systemd is not told of the limit yet"),
+            Err(failure) => {
+                tracing::debug!(%cgroup, %failure, "systemd is not told of the limit yet")
+            }
         }
     }
 
-    /// Looks at it and does what is next, unless somebody has undone it: before, or while that was being done.
+    /// Looks at it and does what is next, unless somebody has undone it: before, or while that was
+    /// being done.
     pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
-        let next = if journal.holds(&self.entry) { self.next(t, journal, pause, config) } else { Tick::Nothing };
+        let next = if journal.holds(&self.entry) {
+            self.next(t, journal, pause, config)
+        } else {
+            Tick::Nothing
+        };
         if matches!(next, Tick::End(..)) || journal.holds(&self.entry) {
             return next;
         }
@@ -105,7 +113,8 @@ impl ActiveLimit {
 
     fn next(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
         let file = self.target.limit_file();
-        let found = self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
+        let found =
+            self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
         let (found, usage_bytes) = match found {
             Ok(found) if self.target.is_there() => found,
             // Removed since, or for a moment not to be read: the next look will tell.
@@ -121,7 +130,9 @@ impl ActiveLimit {
         if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
             self.hold.make_room(turnover.replaced_bytes(&self.target));
         }
-        let Some(step) = self.hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) else {
+        let Some(step) =
+            self.hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure })
+        else {
             return self.slow_down(t, usage_bytes, journal, pause, config);
         };
         let event = match step {
@@ -130,22 +141,34 @@ impl ActiveLimit {
             Adjustment::BackOff(_) => OutcomeKind::Relaxed,
             Adjustment::Widen(_) => OutcomeKind::Widened,
             Adjustment::Thrashing => {
-                return Tick::Tell(OutcomeKind::Thrashing, "it waits for memory, and got all that it gets".to_owned());
+                return Tick::Tell(
+                    OutcomeKind::Thrashing,
+                    "it waits for memory, and got all that it gets".to_owned(),
+                );
             }
             Adjustment::Still => {
                 return Tick::Tell(
                     OutcomeKind::GrowthStopped,
-                    format!("it stands still at {usage_bytes} bytes below {}", self.hold.limit_bytes()),
+                    format!(
+                        "it stands still at {usage_bytes} bytes below {}",
+                        self.hold.limit_bytes()
+                    ),
                 );
             }
             Adjustment::Held => {
-                return Tick::Tell(OutcomeKind::KeptAfterIncident, "without it the memory would grow again".to_owned());
+                return Tick::Tell(
+                    OutcomeKind::KeptAfterIncident,
+                    "without it the memory would grow again".to_owned(),
+                );
             }
             Adjustment::Lift => return self.lift(journal, OutcomeKind::Undone),
             Adjustment::Yield => {
                 let who_won = match self.hold.reasserts() {
                     _ if limit_bytes.is_some_and(|bytes| bytes < self.hold.limit_bytes()) => {
-                        format!("somebody set {file} to {found}, below the {} that we set", self.hold.limit_bytes())
+                        format!(
+                            "somebody set {file} to {found}, below the {} that we set",
+                            self.hold.limit_bytes()
+                        )
                     }
                     reasserts => {
                         format!(
@@ -154,7 +177,9 @@ impl ActiveLimit {
                         )
                     }
                 };
-                return self.lift(journal, OutcomeKind::Overridden).because(&format!("{who_won}: it is left to them"));
+                return self
+                    .lift(journal, OutcomeKind::Overridden)
+                    .because(&format!("{who_won}: it is left to them"));
             }
         };
         if pause.is_on() {
@@ -164,8 +189,13 @@ impl ActiveLimit {
         let wanted_bytes = self.hold.limit_bytes();
         let prior = self.entry.change(file).and_then(|change| cgroup::limit_bytes(&change.prior));
         if prior.is_some_and(|prior| prior <= wanted_bytes) {
-            // What was there before holds as well as what would be set, and nobody is let have more than that.
-            let event = if event == OutcomeKind::Reasserted { OutcomeKind::Overridden } else { OutcomeKind::Undone };
+            // What was there before holds as well as what would be set, and nobody is let have more
+            // than that.
+            let event = if event == OutcomeKind::Reasserted {
+                OutcomeKind::Overridden
+            } else {
+                OutcomeKind::Undone
+            };
             return match event {
                 OutcomeKind::Overridden => self.lift(journal, event).because(&format!(
                     "somebody set {file} to {found}, and what was there before us is no wider than ours would be: it is left to them"
@@ -176,12 +206,18 @@ impl ActiveLimit {
         let why = match event {
             OutcomeKind::Reasserted => format!("somebody set {file} to {found}"),
             OutcomeKind::Relaxed => {
-                format!("all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}")
+                format!(
+                    "all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}"
+                )
             }
             OutcomeKind::Widened => {
-                format!("it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}")
+                format!(
+                    "it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}"
+                )
             }
-            _ => format!("{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"),
+            _ => format!(
+                "{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"
+            ),
         };
         // One that is only made wider needs to leave no margin.
         let margin_bytes = if event == OutcomeKind::Widened { 0 } else { config.margin_bytes };
@@ -210,7 +246,14 @@ impl ActiveLimit {
     }
 
     /// Limits its CPU as well once it spins: once, whatever comes of it.
-    fn slow_down(&mut self, t: f64, usage_bytes: u64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
+    fn slow_down(
+        &mut self,
+        t: f64,
+        usage_bytes: u64,
+        journal: &Journal,
+        pause: &Pause,
+        config: &LimitConfig,
+    ) -> Tick {
         let Some(spin) = &mut self.spin else { return Tick::Nothing };
         let cpu_usec = self.target.cpu_usec().ok();
         if !spin.look(t, cpu_usec, self.hold.is_pressed(usage_bytes)) || pause.is_on() {
@@ -222,7 +265,9 @@ impl ActiveLimit {
                 let secs = config.cpu_after.as_secs_f64();
                 Tick::Tell(
                     OutcomeKind::CpuThrottled,
-                    format!("it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"),
+                    format!(
+                        "it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"
+                    ),
                 )
             }
             Ok(None) => Tick::Nothing,

@@ -14,8 +14,9 @@ use crate::{
     config::LimitConfig,
 };
 
-/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what may be in swap, and the backstop. Looks at
-/// what is used just before, so that the margin is whole when the kernel gets it. Where systemd gives no answer the files are written.
+/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what
+/// may be in swap, and the backstop. Looks at what is used just before, so that the margin is whole
+/// when the kernel gets it. Where systemd gives no answer the files are written.
 ///
 /// # Errors
 ///
@@ -80,8 +81,8 @@ fn set_limit(
         }
         for (file, value) in target.values(limit_bytes) {
             let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
-            let is_lower =
-                file == target.limit_file() && cgroup::limit_bytes(&found).is_some_and(|bytes| bytes <= limit_bytes);
+            let is_lower = file == target.limit_file()
+                && cgroup::limit_bytes(&found).is_some_and(|bytes| bytes <= limit_bytes);
             // What systemd was told and gave no answer to, it may have done since.
             let is_ours = entry.is_ours(file, &found)
                 || cgroup::property(file).is_some_and(|property| entry.is_ours(property, &found));
@@ -104,7 +105,9 @@ fn set_limit(
         for (file, value) in due {
             match write_and_verify(target, file, value) {
                 // The limit counts; without this the leak may go on in swap, and shows there.
-                Err(error) if file == target.name(MEMORY_SWAP_MAX) => tracing::warn!("swap is not held: {error}"),
+                Err(error) if file == target.name(MEMORY_SWAP_MAX) => {
+                    tracing::warn!("swap is not held: {error}")
+                }
                 written => written?,
             }
         }

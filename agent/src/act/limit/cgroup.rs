@@ -1,8 +1,11 @@
-//! A cgroup as it can be limited: which files or properties say so, what they say now, and who is in it.
+//! A cgroup as it can be limited: which files or properties say so, what they say now, and who is
+//! in it.
 //!
-//! What kind of cgroup it is, the file system that its directory is on says, and whose, systemd; nothing is guessed from a name. It is
-//! known by the directory's inode number, so that one that was made again under the same name is another; but a unit is known by its
-//! name, because what was set for it holds for its next cgroup too. Where systemd gives no answer the files are written as if they were nobody's.
+//! What kind of cgroup it is, the file system that its directory is on says, and whose, systemd;
+//! nothing is guessed from a name. It is known by the directory's inode number, so that one that
+//! was made again under the same name is another; but a unit is known by its name, because what was
+//! set for it holds for its next cgroup too. Where systemd gives no answer the files are written as
+//! if they were nobody's.
 
 use std::{
     ffi::OsString,
@@ -15,8 +18,8 @@ use std::{
 use super::{LimitError, LimitRefusal, failed, systemd};
 use crate::{os::CgroupDir, sense::printable::original};
 
-/// Which controller charges its memory: version 1 has a hard limit alone, at which processes are killed unless they are told to wait, and
-/// version 2 one above which they are slowed down.
+/// Which controller charges its memory: version 1 has a hard limit alone, at which processes are
+/// killed unless they are told to wait, and version 2 one above which they are slowed down.
 pub use crate::os::cgroup_dir::CgroupVersion as Version;
 
 /// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
@@ -40,8 +43,8 @@ pub const CPU_WEIGHT: &str = "cpu.weight";
 /// Time on a CPU in each period.
 pub const CPU_MAX: &str = "cpu.max";
 
-/// systemd answers within milliseconds, unless it is reading every unit again or waits for its own pages. A limit does not wait for it
-/// for longer than this, and who undoes one has time.
+/// systemd answers within milliseconds, unless it is reading every unit again or waits for its own
+/// pages. A limit does not wait for it for longer than this, and who undoes one has time.
 const ANSWERS_SOON: Duration = Duration::from_secs(1);
 const ANSWERS_AT_LAST: Duration = Duration::from_secs(5);
 
@@ -64,28 +67,35 @@ pub struct Cgroup {
 enum FileOwner {
     /// Nobody writes them.
     Nobody,
-    /// It is the own cgroup of a systemd unit: then systemd writes them, and has to be asked, who answers within this time.
+    /// It is the own cgroup of a systemd unit: then systemd writes them, and has to be asked, who
+    /// answers within this time.
     Unit(String, Duration),
-    /// systemd runs the host and gives no answer: they are written until it does, when it may tell the unit, or was told of it before.
+    /// systemd runs the host and gives no answer: they are written until it does, when it may tell
+    /// the unit, or was told of it before.
     Silent(Option<String>),
 }
 
 impl Cgroup {
-    /// The cgroup at `path`, as [`printable`](crate::sense::printable) shows it, of the hierarchy mounted at `mount`.
+    /// The cgroup at `path`, as [`printable`](crate::sense::printable) shows it, of the hierarchy
+    /// mounted at `mount`.
     ///
     /// # Errors
     ///
-    /// Where it is not there, is not seen whole from here, has no limit of its own, or has a name that cannot be written down.
+    /// Where it is not there, is not seen whole from here, has no limit of its own, or has a name
+    /// that cannot be written down.
     pub fn find(mount: &Path, path: &str) -> Result<Self, LimitError> {
         let shown = path.trim_start_matches('/');
         let original = original(shown).filter(|_| !mount.join(shown).exists());
         if original.as_ref().is_some_and(|name| str::from_utf8(name).is_err()) {
             return Err(LimitRefusal::OddName.into());
         }
-        // Only a user names a cgroup like that, in a part of the tree that is the user's; systemd never does.
+        // Only a user names a cgroup like that, in a part of the tree that is the user's; systemd
+        // never does.
         let is_odd = original.is_some();
-        let below = original.map_or_else(|| PathBuf::from(shown), |name| PathBuf::from(OsString::from_vec(name)));
-        // A process outside of the part of the tree that is mounted here has its path from there, as "/../a".
+        let below = original
+            .map_or_else(|| PathBuf::from(shown), |name| PathBuf::from(OsString::from_vec(name)));
+        // A process outside of the part of the tree that is mounted here has its path from there,
+        // as "/../a".
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(LimitRefusal::NotHere.into());
         }
@@ -102,7 +112,8 @@ impl Cgroup {
         Ok(Self { owner, ..target })
     }
 
-    /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a limit.
+    /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a
+    /// limit.
     pub fn at(directory: PathBuf) -> Option<Self> {
         let opened = CgroupDir::open(&directory).ok()?;
         let (version, inode) = (opened.version(), opened.inode().ok()?);
@@ -154,7 +165,8 @@ impl Cgroup {
         self.name(self.cgroup_file())
     }
 
-    /// What has to be written for this file of the cgroup to say something: itself, or a property of the unit.
+    /// What has to be written for this file of the cgroup to say something: itself, or a property
+    /// of the unit.
     pub fn name(&self, cgroup_file: &'static str) -> &'static str {
         property(cgroup_file).filter(|_| self.unit().is_some()).unwrap_or(cgroup_file)
     }
@@ -167,7 +179,8 @@ impl Cgroup {
         }
     }
 
-    /// What has to be in which file for a limit to hold and kill nobody, in the order in which it is to be put there.
+    /// What has to be in which file for a limit to hold and kill nobody, in the order in which it
+    /// is to be put there.
     pub fn values(&self, limit_bytes: u64) -> Vec<(&'static str, String)> {
         let limit = (self.limit_file(), limit_bytes.to_string());
         match self.version {
@@ -197,7 +210,9 @@ impl Cgroup {
     /// Where it cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
         match &self.owner {
-            FileOwner::Unit(unit, within) if is_property(file) => systemd::read(unit, file, *within),
+            FileOwner::Unit(unit, within) if is_property(file) => {
+                systemd::read(unit, file, *within)
+            }
             _ => self.read_file(file),
         }
     }
@@ -211,7 +226,8 @@ impl Cgroup {
         let text = CgroupDir::open(&self.directory)?.read(file)?;
         let line = text.lines().next().unwrap_or_default();
         // Says more than what was written to it, and the name of that before it.
-        Ok(if file == OOM_CONTROL { line.rsplit(' ').next().unwrap_or_default() } else { line }.to_owned())
+        Ok(if file == OOM_CONTROL { line.rsplit(' ').next().unwrap_or_default() } else { line }
+            .to_owned())
     }
 
     /// Puts a value there. May take long where the kernel has to free memory first.
@@ -221,7 +237,9 @@ impl Cgroup {
     /// Where the kernel, or systemd, does not take it.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         match &self.owner {
-            FileOwner::Unit(unit, within) if is_property(file) => systemd::write(unit, file, value, *within),
+            FileOwner::Unit(unit, within) if is_property(file) => {
+                systemd::write(unit, file, value, *within)
+            }
             _ => CgroupDir::open(&self.directory)?.write(file, value),
         }
     }
@@ -248,7 +266,8 @@ impl Cgroup {
         self.read_file("memory.swap.current")?.parse().map_err(io::Error::other)
     }
 
-    /// Whether it, or one above it, has a hard limit: where that is reached the kernel kills who cannot be swapped out.
+    /// Whether it, or one above it, has a hard limit: where that is reached the kernel kills who
+    /// cannot be swapped out.
     ///
     /// # Errors
     ///
@@ -277,7 +296,8 @@ impl Cgroup {
         usec.unwrap_or_default().parse().map_err(io::Error::other)
     }
 
-    /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for memory; `None` where it is not known.
+    /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for
+    /// memory; `None` where it is not known.
     pub fn full_pressure(&self) -> Option<f64> {
         match self.version {
             // It counts no time, and says whether they wait now.
@@ -288,7 +308,11 @@ impl Cgroup {
             }
             Version::V2 => {
                 let text = fs::read_to_string(self.directory.join("memory.pressure")).ok()?;
-                let percent = text.lines().find_map(|line| line.strip_prefix("full avg10="))?.split(' ').next()?;
+                let percent = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("full avg10="))?
+                    .split(' ')
+                    .next()?;
                 percent.parse().ok().map(|percent: f64| percent / 100.0)
             }
         }
@@ -296,7 +320,12 @@ impl Cgroup {
 
     /// The own cgroup of a unit, wherever that is by now, to put back what was changed.
     pub fn of_unit(directory: PathBuf, inode: u64, unit: String) -> Self {
-        Self { directory, inode, version: Version::V2, owner: FileOwner::Unit(unit, ANSWERS_AT_LAST) }
+        Self {
+            directory,
+            inode,
+            version: Version::V2,
+            owner: FileOwner::Unit(unit, ANSWERS_AT_LAST),
+        }
     }
 
     /// Whether an error says that what is asked for is no longer there.
@@ -364,7 +393,8 @@ mod tests {
             );
         }
         // A directory like any other, even with such a file in it.
-        let directory = std::env::temp_dir().join(format!("spillway-target-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("spillway-target-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("memory.high"), "max\n").unwrap();
         let found = Cgroup::at(directory.clone());
@@ -382,26 +412,37 @@ mod tests {
     #[test]
     fn whatever_is_written_may_be_put_back() {
         for (file, property) in UNIT_FILES {
-            assert!(whitelist::CGROUP_FILES.contains(&file) && whitelist::PROPERTIES.contains(&property), "{file}");
+            assert!(
+                whitelist::CGROUP_FILES.contains(&file)
+                    && whitelist::PROPERTIES.contains(&property),
+                "{file}"
+            );
         }
         for version in [Version::V1, Version::V2] {
-            let target = Cgroup { directory: PathBuf::new(), inode: 0, version, owner: FileOwner::Nobody };
+            let target =
+                Cgroup { directory: PathBuf::new(), inode: 0, version, owner: FileOwner::Nobody };
             for (file, value) in target.values(1 << 20) {
-                assert!(whitelist::CGROUP_FILES.contains(&file) && whitelist::is_value(&value), "{file}={value}");
+                assert!(
+                    whitelist::CGROUP_FILES.contains(&file) && whitelist::is_value(&value),
+                    "{file}={value}"
+                );
             }
         }
     }
 
     #[test]
     fn a_units_cgroup_is_written_only_where_it_is_one() {
-        let directory = std::env::temp_dir().join(format!("spillway-unit-target-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("spillway-unit-target-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("memory.high"), "4096\n").unwrap();
         let target = Cgroup::of_unit(directory.clone(), 7, "api.service".to_owned());
         let (read, wrote) = (target.read_file(MEMORY_HIGH), target.write(MEMORY_HIGH, "max"));
         let after = fs::read_to_string(directory.join("memory.high")).unwrap();
         fs::remove_dir_all(&directory).unwrap();
-        assert!(read.is_err() && wrote.unwrap_err().to_string().contains("not on a cgroup file system"));
+        assert!(
+            read.is_err() && wrote.unwrap_err().to_string().contains("not on a cgroup file system")
+        );
         assert_eq!(after, "4096\n");
     }
 }

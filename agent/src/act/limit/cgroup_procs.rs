@@ -25,7 +25,9 @@ impl CgroupProcess {
     pub fn of(pid: u32) -> Option<Self> {
         let process = Process::new(pid as i32).ok()?;
         let ppid = process.stat().ok()?.ppid as u32;
-        let program = unrestricted(move || Process::new(pid as i32).and_then(|process| process.exe())).ok()?;
+        let program =
+            unrestricted(move || Process::new(pid as i32).and_then(|process| process.exe()))
+                .ok()?;
         Some(Self { pid, ppid, program })
     }
 }
@@ -37,8 +39,9 @@ impl fmt::Display for CgroupProcess {
     }
 }
 
-/// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor below it. A worker's siblings and
-/// its master are one service; a wrapper lives by what it wraps; and what the leaker started is the leaker's.
+/// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor
+/// below it. A worker's siblings and its master are one service; a wrapper lives by what it wraps;
+/// and what the leaker started is the leaker's.
 pub fn unrelated(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
     let Some(culprit) = find(members, leaker) else { return members.iter().collect() };
     let is_related = |member: &CgroupProcess| {
@@ -49,15 +52,18 @@ pub fn unrelated(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> 
     members.iter().filter(|member| !is_related(member)).collect()
 }
 
-/// Those that are limited with the leaker where the innocents are not: the others, but for who started innocents as well and is none of the
-/// leaker's program. A supervisor wraps them all, and what it starts next begins where it is itself.
+/// Those that are limited with the leaker where the innocents are not: the others, but for who
+/// started innocents as well and is none of the leaker's program. A supervisor wraps them all, and
+/// what it starts next begins where it is itself.
 pub fn related(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
     let Some(culprit) = find(members, leaker) else { return Vec::new() };
     let innocents = unrelated(members, leaker);
     let starts_innocents = |member: &CgroupProcess| {
         innocents.iter().any(|innocent| lineage(members, innocent.pid).any(|above| above == member))
     };
-    let stays = |member: &CgroupProcess| starts_innocents(member) && !same_program(&member.program, &culprit.program);
+    let stays = |member: &CgroupProcess| {
+        starts_innocents(member) && !same_program(&member.program, &culprit.program)
+    };
     members.iter().filter(|member| !innocents.contains(member) && !stays(member)).collect()
 }
 
@@ -65,9 +71,11 @@ fn find(members: &[CgroupProcess], pid: u32) -> Option<&CgroupProcess> {
     members.iter().find(|member| member.pid == pid)
 }
 
-/// A process, and those above it. As long as there are members at most: pids may be reused while they are read, and then go in a circle.
+/// A process, and those above it. As long as there are members at most: pids may be reused while
+/// they are read, and then go in a circle.
 fn lineage(members: &[CgroupProcess], pid: u32) -> impl Iterator<Item = &CgroupProcess> {
-    std::iter::successors(find(members, pid), |member| find(members, member.ppid)).take(members.len())
+    std::iter::successors(find(members, pid), |member| find(members, member.ppid))
+        .take(members.len())
 }
 
 /// Whether two processes run one program, were it replaced since one of them was started.
@@ -81,8 +89,11 @@ mod tests {
     use super::*;
 
     fn all(members: &[(u32, u32, &str)]) -> Vec<CgroupProcess> {
-        let member =
-            |&(pid, ppid, program): &(u32, u32, &str)| CgroupProcess { pid, ppid, program: PathBuf::from(program) };
+        let member = |&(pid, ppid, program): &(u32, u32, &str)| CgroupProcess {
+            pid,
+            ppid,
+            program: PathBuf::from(program),
+        };
         members.iter().map(member).collect()
     }
 
@@ -102,22 +113,35 @@ mod tests {
 
     #[test]
     fn wrappers_and_children_are_the_leakers_own() {
-        let container = [(10, 9, "/tini"), (11, 10, "/sh"), (12, 11, "/api"), (13, 12, "/convert"), (14, 13, "/gs")];
+        let container = [
+            (10, 9, "/tini"),
+            (11, 10, "/sh"),
+            (12, 11, "/api"),
+            (13, 12, "/convert"),
+            (14, 13, "/gs"),
+        ];
         assert_eq!(innocent(&container, 12), [0; 0]);
     }
 
     #[test]
     fn another_program_beside_it_is_innocent_with_all_its_own() {
-        let omnibus = [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
+        let omnibus =
+            [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
         assert_eq!(innocent(&omnibus, 11), [12, 13]);
     }
 
     #[test]
     fn a_supervisor_of_innocents_does_not_go_with_the_leaker_and_a_wrapper_or_a_master_does() {
-        let omnibus =
-            [(10, 1, "/runsvdir"), (11, 10, "/sh"), (12, 11, "/puma"), (13, 12, "/puma"), (14, 10, "/postgres")];
+        let omnibus = [
+            (10, 1, "/runsvdir"),
+            (11, 10, "/sh"),
+            (12, 11, "/puma"),
+            (13, 12, "/puma"),
+            (14, 10, "/postgres"),
+        ];
         assert_eq!(goes(&omnibus, 13), [11, 12, 13]);
-        let master = [(10, 1, "/nginx"), (11, 10, "/nginx"), (12, 10, "/logger"), (13, 11, "/convert")];
+        let master =
+            [(10, 1, "/nginx"), (11, 10, "/nginx"), (12, 10, "/logger"), (13, 11, "/convert")];
         assert_eq!(goes(&master, 11), [10, 11, 13]);
         assert_eq!(goes(&[(10, 1, "/api"), (11, 1, "/db")], 10), [10]);
         assert_eq!(goes(&[(10, 1, "/api")], 11), [0; 0]);

@@ -1,18 +1,21 @@
 //! A limit while it stands: what to do about it as the cgroup, and others, go on.
 //!
-//! Pure; it is shown a reading every second and says the next step, if there is one. What somebody else changed comes first: it is
-//! set right three times, and then is theirs. A limit under which processes do nothing but wait for memory gives way, a little and a
-//! few times. One that became too wide is tightened. Once its incident is over it is lifted, as soon as it is not what holds the memory
-//! down: a leak that stands still because it is held would run on.
+//! Pure; it is shown a reading every second and says the next step, if there is one. What somebody
+//! else changed comes first: it is set right three times, and then is theirs. A limit under which
+//! processes do nothing but wait for memory gives way, a little and a few times. One that became
+//! too wide is tightened. Once its incident is over it is lifted, as soon as it is not what holds
+//! the memory down: a leak that stands still because it is held would run on.
 
 /// Times that what others changed is set right.
 const REASSERTS_MAX: u32 = 3;
 
-/// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and for how long it has to be; a guess.
+/// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and
+/// for how long it has to be; a guess.
 const THRASHING: f64 = 0.5;
 const THRASHING_SECS: f64 = 10.0;
 
-/// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most as many margins and one.
+/// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most
+/// as many margins and one.
 const BACK_OFFS_MAX: u32 = 3;
 
 /// Time between two steps that tighten, so that each can be seen to work.
@@ -27,7 +30,8 @@ const STILL_SECS: f64 = 60.0;
 pub struct LimitController {
     margin_bytes: u64,
     limit_bytes: u64,
-    /// The limit that it began with, and memory that is only taken instead of what was had before: together it may get as much.
+    /// The limit that it began with, and memory that is only taken instead of what was had before:
+    /// together it may get as much.
     first_limit_bytes: u64,
     replaced_bytes: u64,
     is_over: bool,
@@ -57,7 +61,8 @@ pub struct CgroupReading {
     pub limit_bytes: Option<u64>,
     /// Memory charged to it.
     pub usage_bytes: u64,
-    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` where it is not known.
+    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` where it is
+    /// not known.
     pub full_pressure: Option<f64>,
 }
 
@@ -84,8 +89,9 @@ pub enum Adjustment {
     Lift,
 }
 
-/// The least limit that leaves `margin_bytes` above what is used, with room for what is used more while it is being set. On a page,
-/// because the kernel keeps pages and what is read back has to be what was written.
+/// The least limit that leaves `margin_bytes` above what is used, with room for what is used more
+/// while it is being set. On a page, because the kernel keeps pages and what is read back has to be
+/// what was written.
 pub fn least_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
     const PAGE_BYTES: u64 = 4_096;
     let least = usage_bytes.saturating_add(margin_bytes).saturating_add(margin_bytes / 8);
@@ -193,11 +199,14 @@ impl LimitController {
         (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Adjustment::Still)
     }
 
-    /// The step for one that is pressed by what is replaced: a margin at a time, and never by little.
+    /// The step for one that is pressed by what is replaced: a margin at a time, and never by
+    /// little.
     fn room(&self, least_bytes: u64) -> Option<Adjustment> {
         const PAGE_BYTES: u64 = 4_096;
-        let most_bytes = self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
-        let wider = most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
+        let most_bytes =
+            self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
+        let wider =
+            most_bytes.min(least_bytes.saturating_add(self.margin_bytes / PAGE_BYTES * PAGE_BYTES));
         let is_pressed = least_bytes > self.limit_bytes;
         (is_pressed && wider >= self.limit_bytes.saturating_add(self.margin_bytes / 8))
             .then_some(Adjustment::Widen(wider))
@@ -216,7 +225,9 @@ impl LimitController {
         if self.back_offs < BACK_OFFS_MAX {
             self.back_offs += 1;
             let wider = self.limit_bytes.saturating_add(self.margin_bytes.next_multiple_of(4_096));
-            return Some(Adjustment::BackOff(wider.max(least_bytes(reading.usage_bytes, self.margin_bytes))));
+            return Some(Adjustment::BackOff(
+                wider.max(least_bytes(reading.usage_bytes, self.margin_bytes)),
+            ));
         }
         (!std::mem::replace(&mut self.told.thrashing, true)).then_some(Adjustment::Thrashing)
     }
@@ -236,7 +247,12 @@ mod tests {
     }
 
     fn reading(hold: &LimitController, t: f64, usage_bytes: u64) -> CgroupReading {
-        CgroupReading { t, limit_bytes: Some(hold.limit_bytes()), usage_bytes, full_pressure: Some(0.0) }
+        CgroupReading {
+            t,
+            limit_bytes: Some(hold.limit_bytes()),
+            usage_bytes,
+            full_pressure: Some(0.0),
+        }
     }
 
     #[test]
@@ -244,19 +260,24 @@ mod tests {
         let mut hold = hold(100 * MIB);
         let limit_bytes = hold.limit_bytes();
         for t in 1..=3 {
-            let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, f64::from(t), 100 * MIB) };
+            let wiped =
+                CgroupReading { limit_bytes: None, ..reading(&hold, f64::from(t), 100 * MIB) };
             assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(limit_bytes)));
             let set = reading(&hold, f64::from(t) + 0.5, 100 * MIB);
             assert_eq!(hold.look(set), None);
         }
-        let wiped = CgroupReading { limit_bytes: Some(limit_bytes + 1), ..reading(&hold, 4.0, 100 * MIB) };
+        let wiped =
+            CgroupReading { limit_bytes: Some(limit_bytes + 1), ..reading(&hold, 4.0, 100 * MIB) };
         assert_eq!(hold.look(wiped), Some(Adjustment::Yield));
     }
 
     #[test]
     fn a_lower_limit_of_somebody_elses_is_theirs_at_once() {
         let mut hold = hold(100 * MIB);
-        let lower = CgroupReading { limit_bytes: Some(hold.limit_bytes() - 4_096), ..reading(&hold, 1.0, 100 * MIB) };
+        let lower = CgroupReading {
+            limit_bytes: Some(hold.limit_bytes() - 4_096),
+            ..reading(&hold, 1.0, 100 * MIB)
+        };
         assert_eq!(hold.look(lower), Some(Adjustment::Yield));
     }
 
@@ -273,10 +294,14 @@ mod tests {
         let mut steps = Vec::new();
         for t in 0..100 {
             let usage_bytes = hold.limit_bytes();
-            let waits = CgroupReading { full_pressure: Some(0.9), ..reading(&hold, f64::from(t), usage_bytes) };
+            let waits = CgroupReading {
+                full_pressure: Some(0.9),
+                ..reading(&hold, f64::from(t), usage_bytes)
+            };
             steps.extend(hold.look(waits).map(|step| (t, step)));
         }
-        let kinds: Vec<_> = steps.iter().map(|(t, step)| (*t, matches!(step, Adjustment::BackOff(_)))).collect();
+        let kinds: Vec<_> =
+            steps.iter().map(|(t, step)| (*t, matches!(step, Adjustment::BackOff(_)))).collect();
         assert_eq!(kinds, [(10, true), (21, true), (32, true), (43, false)], "{steps:?}");
         assert_eq!(steps[3].1, Adjustment::Thrashing);
     }
@@ -312,17 +337,26 @@ mod tests {
         assert_eq!(hold.look(reading(&hold, 10.0, 299 * MIB)), None);
         let next = least_bytes(200 * MIB, MARGIN);
         assert_eq!(hold.look(reading(&hold, 11.0, 200 * MIB)), Some(Adjustment::Tighten(next)));
-        assert_eq!(hold.look(reading(&hold, 12.0, 100 * MIB)), None, "the last step is seen to work first");
+        assert_eq!(
+            hold.look(reading(&hold, 12.0, 100 * MIB)),
+            None,
+            "the last step is seen to work first"
+        );
         assert!(matches!(hold.look(reading(&hold, 21.0, 100 * MIB)), Some(Adjustment::Tighten(_))));
     }
 
     #[test]
     fn a_leak_that_stands_still_is_told_once_and_again_only_after_it_grew() {
         let mut hold = hold(100 * MIB);
-        let told =
-            |hold: &mut LimitController, secs: std::ops::Range<u32>, usage_bytes: u64| -> Vec<(u32, Adjustment)> {
-                secs.filter_map(|t| hold.look(reading(hold, f64::from(t), usage_bytes)).map(|step| (t, step))).collect()
-            };
+        let told = |hold: &mut LimitController,
+                    secs: std::ops::Range<u32>,
+                    usage_bytes: u64|
+         -> Vec<(u32, Adjustment)> {
+            secs.filter_map(|t| {
+                hold.look(reading(hold, f64::from(t), usage_bytes)).map(|step| (t, step))
+            })
+            .collect()
+        };
         assert_eq!(told(&mut hold, 1..200, 150 * MIB), [(61, Adjustment::Still)]);
         assert_eq!(told(&mut hold, 200..400, 160 * MIB), [(260, Adjustment::Still)]);
     }

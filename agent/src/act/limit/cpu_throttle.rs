@@ -1,7 +1,7 @@
 //! The CPU of a limited cgroup that spins: a lower weight among its neighbours, a quota, or both.
 //!
-//! Only where the cpu controller is handed on to it already: to have it handed on would change how all of its neighbours share the CPUs.
-//! What is lower already stays.
+//! Only where the cpu controller is handed on to it already: to have it handed on would change how
+//! all of its neighbours share the CPUs. What is lower already stays.
 
 use std::{fmt::Write as _, io};
 
@@ -50,7 +50,9 @@ pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetecto
         return Err("that takes cgroup v2".to_owned());
     }
     match wanted.into_iter().map(CpuSetting::file).find(|file| !target.has(file)) {
-        Some(missing) => Err(format!("there is no {missing}: the cpu controller is not handed on to it")),
+        Some(missing) => {
+            Err(format!("there is no {missing}: the cpu controller is not handed on to it"))
+        }
         None => Ok(Some(SpinDetector::new(config.cpu_after.as_secs_f64()))),
     }
 }
@@ -115,8 +117,11 @@ impl CpuSetting {
             Self::Weight(weight) => Ok(weight.to_string()),
             Self::Quota(percent) => {
                 // The period that is there stays.
-                let (_, period) = found.split_once(' ').ok_or_else(|| io::Error::other("it names no period"))?;
-                let usec = period.parse::<u64>().map_err(io::Error::other)?.saturating_mul(percent.into()) / 100;
+                let (_, period) =
+                    found.split_once(' ').ok_or_else(|| io::Error::other("it names no period"))?;
+                let usec =
+                    period.parse::<u64>().map_err(io::Error::other)?.saturating_mul(percent.into())
+                        / 100;
                 Ok(format!("{} {period}", usec.max(LEAST_QUOTA_USEC)))
             }
         }
@@ -130,7 +135,9 @@ impl CpuSetting {
                 let found = found.parse().ok().filter(|weight| *weight < u64::MAX);
                 found.unwrap_or(USUAL_WEIGHT) <= u64::from(weight)
             }
-            Self::Quota(percent) => usec_per_sec(found).is_some_and(|usec| usec <= u64::from(percent) * 10_000),
+            Self::Quota(percent) => {
+                usec_per_sec(found).is_some_and(|usec| usec <= u64::from(percent) * 10_000)
+            }
         }
     }
 }
@@ -150,11 +157,15 @@ mod tests {
 
     #[test]
     fn a_weight_that_is_lower_is_left_alone_and_none_is_a_hundred() {
-        for (found, is_lower) in [("100", false), ("11", false), ("10", true), ("1", true), ("0", true)] {
+        for (found, is_lower) in
+            [("100", false), ("11", false), ("10", true), ("1", true), ("0", true)]
+        {
             assert_eq!(CpuSetting::Weight(10).is_lower(found), is_lower, "{found}");
         }
         let unset = u64::MAX.to_string();
-        assert!(!CpuSetting::Weight(99).is_lower(&unset) && CpuSetting::Weight(100).is_lower(&unset));
+        assert!(
+            !CpuSetting::Weight(99).is_lower(&unset) && CpuSetting::Weight(100).is_lower(&unset)
+        );
     }
 
     #[test]

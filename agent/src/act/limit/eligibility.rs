@@ -1,7 +1,9 @@
-//! Whether a cgroup may be limited on account of a process: by this kernel, by who else lives in it, and by the operator.
+//! Whether a cgroup may be limited on account of a process: by this kernel, by who else lives in
+//! it, and by the operator.
 //!
-//! What can be told of a cgroup by its path alone was asked before, of the guards. Here is what needs the host: which program it is, and
-//! whose the pod. The labels of a pod are asked for only where nothing else decides.
+//! What can be told of a cgroup by its path alone was asked before, of the guards. Here is what
+//! needs the host: which program it is, and whose the pod. The labels of a pod are asked for only
+//! where nothing else decides.
 
 use std::path::{Path, PathBuf};
 
@@ -20,10 +22,12 @@ use crate::{
     sense::{ProcessId, printable::printable_path},
 };
 
-/// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one system call.
+/// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one
+/// system call.
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
-/// Whether it may, and with whom it is shared; `None` where the culprit is alone in it, with what belongs to it.
+/// Whether it may, and with whom it is shared; `None` where the culprit is alone in it, with what
+/// belongs to it.
 ///
 /// # Errors
 ///
@@ -55,7 +59,9 @@ struct LimitRequest<'a> {
 impl LimitRequest<'_> {
     /// Whether an operator lets it be limited. What can be told of a cgroup alone is told before.
     fn of(&self, pods: &mut PodLookup) -> Result<(), LimitRefusal> {
-        if let Some(pattern) = self.decide.protected.iter().find(|pattern| pattern.is_of(self.program)) {
+        if let Some(pattern) =
+            self.decide.protected.iter().find(|pattern| pattern.is_of(self.program))
+        {
             return Err(LimitRefusal::Protected(pattern.clone()));
         }
         match kubepods::owner(self.cgroup) {
@@ -71,23 +77,31 @@ impl LimitRequest<'_> {
         let name = pods.name(uid)?;
         let is_of = |pattern: &Pattern| pattern.is_namespace(&name.namespace);
         if let Some(pattern) = protected().find(|pattern| is_of(pattern)) {
-            return Err(LimitRefusal::PodProtected { pod: name.to_string(), pattern: pattern.clone() });
+            return Err(LimitRefusal::PodProtected {
+                pod: name.to_string(),
+                pattern: pattern.clone(),
+            });
         }
-        let labels_allow = self.decide.allow.iter().any(Pattern::is_label) && !self.is_allowed(is_of);
+        let labels_allow =
+            self.decide.allow.iter().any(Pattern::is_label) && !self.is_allowed(is_of);
         if !labels_allow && !protected().any(Pattern::is_label) {
             return if self.is_allowed(is_of) { Ok(()) } else { Err(self.not_allowed()) };
         }
         let labels = pods.labels(self.t, uid, &name)?;
         if let Some(pattern) = protected().find(|pattern| pattern.is_among(labels)) {
-            return Err(LimitRefusal::PodProtected { pod: name.to_string(), pattern: pattern.clone() });
+            return Err(LimitRefusal::PodProtected {
+                pod: name.to_string(),
+                pattern: pattern.clone(),
+            });
         }
         let is_of = |pattern: &Pattern| is_of(pattern) || pattern.is_among(labels);
         if self.is_allowed(is_of) { Ok(()) } else { Err(self.not_allowed()) }
     }
 
     fn is_allowed(&self, is_of_pod: impl Fn(&Pattern) -> bool) -> bool {
-        let allows =
-            |pattern: &Pattern| pattern.covers(self.cgroup) || pattern.is_of(self.program) || is_of_pod(pattern);
+        let allows = |pattern: &Pattern| {
+            pattern.covers(self.cgroup) || pattern.is_of(self.program) || is_of_pod(pattern)
+        };
         self.decide.allow.is_empty() || self.decide.allow.iter().any(allows)
     }
 
@@ -105,7 +119,9 @@ fn company(target: &Cgroup, culprit: ProcessId) -> Result<(PathBuf, Option<Strin
     }
     let members: Vec<_> = pids.into_iter().filter_map(CgroupProcess::of).collect();
     let leaker = members.iter().find(|member| member.pid == culprit.pid);
-    let leaker = leaker.filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks)).ok_or(LimitRefusal::Left)?;
+    let leaker = leaker
+        .filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks))
+        .ok_or(LimitRefusal::Left)?;
     let mut others = unrelated(&members, culprit.pid).into_iter();
     let shared = others.next().map(|first| match others.count() {
         0 => first.to_string(),
@@ -120,11 +136,14 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
 }
 
 fn kernel_release() -> String {
-    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn is_high_safe(release: &str) -> Result<(), LimitRefusal> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
         (Some(major), Some(minor)) if (major, minor) >= MEMORY_HIGH_SINCE => Ok(()),
         _ => Err(LimitRefusal::KernelTooOld(release.to_owned())),

@@ -1,8 +1,10 @@
 //! The backstop: a hard limit well above the one that slows down, for a leaker that outruns it.
 //!
-//! The kernel kills in a cgroup that reaches it, so that it is there only where an operator wants it, and never nearer to what is used than the
-//! margin and the distance that he chose. It gives way with the limit and never closes in; it never lets more than what stood
-//! there before; and one that is not what we wrote is somebody else's from then on. None in version 1: there the limit is a hard one already.
+//! The kernel kills in a cgroup that reaches it, so that it is there only where an operator wants
+//! it, and never nearer to what is used than the margin and the distance that he chose. It gives
+//! way with the limit and never closes in; it never lets more than what stood there before; and one
+//! that is not what we wrote is somebody else's from then on. None in version 1: there the limit is
+//! a hard one already.
 
 use super::{
     LimitError, LimitRefusal,
@@ -33,7 +35,9 @@ fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -
     let wanted_bytes = limit_bytes.saturating_add(distance_bytes).min(u64::MAX - PAGE_BYTES);
     let wanted_bytes = wanted_bytes.next_multiple_of(PAGE_BYTES);
     match standing {
-        MemoryMaxState::Before(found) => found.is_none_or(|found| found > wanted_bytes).then_some(wanted_bytes),
+        MemoryMaxState::Before(found) => {
+            found.is_none_or(|found| found > wanted_bytes).then_some(wanted_bytes)
+        }
         MemoryMaxState::Ours { bytes, prior_bytes } => {
             let wanted_bytes = prior_bytes.map_or(wanted_bytes, |prior| prior.min(wanted_bytes));
             (wanted_bytes > bytes).then_some(wanted_bytes)
@@ -59,7 +63,10 @@ pub fn set_backstop(
     config: &LimitConfig,
     limit_bytes: u64,
 ) -> Result<(), LimitError> {
-    let Some(distance_bytes) = config.backstop_bytes.filter(|_| target.version() == Version::V2) else { return Ok(()) };
+    let Some(distance_bytes) = config.backstop_bytes.filter(|_| target.version() == Version::V2)
+    else {
+        return Ok(());
+    };
     let file = target.name(MEMORY_MAX);
     let usage = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
     let before = entry.change(file).cloned();
@@ -69,7 +76,9 @@ pub fn set_backstop(
         let standing = match (&before, found_bytes) {
             // What stands in the cgroup may be lower than what systemd knows of.
             (None, _) => {
-                let stands = target.read_file(MEMORY_MAX).map_err(failed(format!("{MEMORY_MAX} cannot be read")))?;
+                let stands = target
+                    .read_file(MEMORY_MAX)
+                    .map_err(failed(format!("{MEMORY_MAX} cannot be read")))?;
                 let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&stands));
                 MemoryMaxState::Before(both.min())
             }
@@ -80,7 +89,8 @@ pub fn set_backstop(
         };
         let usage_bytes = usage()?;
         let outgrown = usage_bytes.saturating_add(config.margin_bytes) > limit_bytes;
-        let above = if outgrown { least_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
+        let above =
+            if outgrown { least_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
         let Some(bytes) = next_bytes(standing, above, distance_bytes) else { return Ok(()) };
         let value = bytes.to_string();
         record_intent(target, entry, file, &found, &value)?;
@@ -108,10 +118,18 @@ mod tests {
     #[test]
     fn a_lower_one_that_is_there_stays() {
         for found in [1, 100 * MIB, 356 * MIB] {
-            assert_eq!(next_bytes(MemoryMaxState::Before(Some(found)), 100 * MIB, DISTANCE), None, "{found}");
+            assert_eq!(
+                next_bytes(MemoryMaxState::Before(Some(found)), 100 * MIB, DISTANCE),
+                None,
+                "{found}"
+            );
         }
         for found in [None, Some(356 * MIB + 1)] {
-            assert_eq!(next_bytes(MemoryMaxState::Before(found), 100 * MIB, DISTANCE), Some(356 * MIB), "{found:?}");
+            assert_eq!(
+                next_bytes(MemoryMaxState::Before(found), 100 * MIB, DISTANCE),
+                Some(356 * MIB),
+                "{found:?}"
+            );
         }
     }
 
@@ -119,7 +137,10 @@ mod tests {
     fn it_gives_way_with_the_limit_up_to_what_was_there_and_never_closes_in() {
         let ours = |bytes, prior_bytes| MemoryMaxState::Ours { bytes, prior_bytes };
         assert_eq!(next_bytes(ours(356 * MIB, None), 200 * MIB, DISTANCE), Some(456 * MIB));
-        assert_eq!(next_bytes(ours(356 * MIB, Some(400 * MIB)), 200 * MIB, DISTANCE), Some(400 * MIB));
+        assert_eq!(
+            next_bytes(ours(356 * MIB, Some(400 * MIB)), 200 * MIB, DISTANCE),
+            Some(400 * MIB)
+        );
         assert_eq!(next_bytes(ours(400 * MIB, Some(400 * MIB)), 300 * MIB, DISTANCE), None);
         assert_eq!(next_bytes(ours(356 * MIB, None), 50 * MIB, DISTANCE), None);
     }

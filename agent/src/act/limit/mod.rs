@@ -1,12 +1,15 @@
 //! The action `limit`: a leaker's cgroup gets a little more memory than it uses, and no more.
 //!
-//! What is set leaves the margin above what is used, looked at again just before: a limit below use would kill, or stall. It is put on
-//! disk first, with what it replaces. Then it is held: [`Hold`] says what to do as others change it, as the cgroup thrashes, or as the
-//! incident ends. What is in [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that spins at
-//! its limit gets less CPU ([`slow`]). Cold start: no limit stands; what an earlier run has left was put back before. Failure: what was
-//! half done is undone, and told; where systemd gives no answer the files are written, and it is told later ([`hand_over`]).
-//! It refuses a cgroup that others live in unless it may move the leaker to a child of it ([`split`]), one that it does not see whole, one that
-//! has a lower limit already, and a pod of which nobody can tell whether it is protected; that is asked again.
+//! What is set leaves the margin above what is used, looked at again just before: a limit below use
+//! would kill, or stall. It is put on disk first, with what it replaces. Then it is held: [`Hold`]
+//! says what to do as others change it, as the cgroup thrashes, or as the incident ends. What is in
+//! [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that
+//! spins at its limit gets less CPU ([`slow`]). Cold start: no limit stands; what an earlier run
+//! has left was put back before. Failure: what was half done is undone, and told; where systemd
+//! gives no answer the files are written, and it is told later ([`hand_over`]). It refuses a cgroup
+//! that others live in unless it may move the leaker to a child of it ([`split`]), one that it does
+//! not see whole, one that has a lower limit already, and a pod of which nobody can tell whether it
+//! is protected; that is asked again.
 
 mod active;
 mod apply;
@@ -61,7 +64,9 @@ pub enum LimitRefusal {
     #[error("paused by {0}\n  hint: `spillway resume` lets it act again")]
     Paused(PathBuf),
     /// Nothing can be put on disk.
-    #[error("there is no journal: {0}\n  hint: record.state_dir has to be a directory that the agent may write")]
+    #[error(
+        "there is no journal: {0}\n  hint: record.state_dir has to be a directory that the agent may write"
+    )]
     NoJournal(String),
     /// It is not there, or not seen whole from here, or the memory controller is not.
     #[error("no cgroup with a limit is there, seen from here")]
@@ -89,7 +94,8 @@ pub enum LimitRefusal {
         /// By what.
         pattern: Pattern,
     },
-    /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a protected one.
+    /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a
+    /// protected one.
     #[error("{0}")]
     PodUnknown(String),
     /// It is one of those that a kubelet makes, and none that it makes for a pod.
@@ -159,7 +165,8 @@ pub enum LimitError {
     },
 }
 
-/// After what time whoever could not tell whose a pod is gets asked again. It may take three seconds, in which no limit is looked at.
+/// After what time whoever could not tell whose a pod is gets asked again. It may take three
+/// seconds, in which no limit is looked at.
 const ASK_AGAIN_SECS: f64 = 30.0;
 
 /// A limit that is still to be set: nobody could tell whose pod it would be of.
@@ -210,18 +217,27 @@ impl ActiveLimits {
 
     /// Limits the cgroup of a process that leaks.
     pub fn limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Outcome {
-        let outcome =
-            |event, limit_bytes, why| Outcome { t, event, id: id.into(), cgroup: cgroup.clone(), limit_bytes, why };
+        let outcome = |event, limit_bytes, why| Outcome {
+            t,
+            event,
+            id: id.into(),
+            cgroup: cgroup.clone(),
+            limit_bytes,
+            why,
+        };
         let tried = self.try_limit(t, id, cgroup, culprit);
         match &tried {
             Err(LimitError::Refused(LimitRefusal::PodUnknown(_))) => {
-                self.unknown.insert(id.into(), DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit });
+                self.unknown
+                    .insert(id.into(), DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit });
             }
             _ => drop(self.unknown.remove(id)),
         }
         match tried {
             Ok((limit_bytes, why)) => outcome(OutcomeKind::Limited, Some(limit_bytes), why),
-            Err(LimitError::Refused(refusal)) => outcome(OutcomeKind::Refused, None, refusal.to_string()),
+            Err(LimitError::Refused(refusal)) => {
+                outcome(OutcomeKind::Refused, None, refusal.to_string())
+            }
             Err(failure) => outcome(OutcomeKind::Failed, None, failure.to_string()),
         }
     }
@@ -236,7 +252,8 @@ impl ActiveLimits {
         if self.pause.is_on() {
             return Err(LimitRefusal::Paused(self.pause.path().to_owned()).into());
         }
-        let journal = self.journal.as_ref().map_err(|error| LimitRefusal::NoJournal(error.clone()))?;
+        let journal =
+            self.journal.as_ref().map_err(|error| LimitRefusal::NoJournal(error.clone()))?;
         if let Some(standing) = self.standing.get_mut(cgroup) {
             if !standing.is_of(culprit.pid) {
                 return Err(LimitRefusal::Divided.into());
@@ -250,7 +267,9 @@ impl ActiveLimits {
         let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
         let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
-        let whole = shared.map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared)).transpose()?;
+        let whole = shared
+            .map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared))
+            .transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
         if journal.holds(&entry) {
@@ -261,7 +280,9 @@ impl ActiveLimits {
         entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
         let limited = match whole {
             None => self.limit_target(t, journal, target, &mut entry),
-            Some(whole) => self.limit_child(t, journal, &target, &mut entry, whole, (cgroup, culprit)),
+            Some(whole) => {
+                self.limit_child(t, journal, &target, &mut entry, whole, (cgroup, culprit))
+            }
         };
         let (limited, why) = limited.inspect_err(|_| {
             // Half of it may be there. What cannot be put back now is in the journal.
@@ -287,7 +308,10 @@ impl ActiveLimits {
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
         let limit_bytes = set(journal, &mut target, entry, &self.config, None)?;
         let hold = LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
-        let mut why = format!("{} set to {limit_bytes} bytes, above the {usage_bytes} in use", target.limit_file());
+        let mut why = format!(
+            "{} set to {limit_bytes} bytes, above the {usage_bytes} in use",
+            target.limit_file()
+        );
         for beside in [MEMORY_SWAP_MAX, MEMORY_MAX].map(|file| target.name(file)) {
             if let Some(bytes) = entry.change(beside).and_then(|change| change.wanted.last()) {
                 why.push_str(&format!(", and {beside} to {bytes}"));
@@ -327,7 +351,8 @@ impl ActiveLimits {
         Ok((NewLimit { turnover: Some(turnover), ..limited }, why))
     }
 
-    /// An incident is over. Its limit goes with the last of them, at the next look that finds it not needed.
+    /// An incident is over. Its limit goes with the last of them, at the next look that finds it
+    /// not needed.
     pub fn end(&mut self, id: &str) {
         self.unknown.remove(id);
         for standing in self.standing.values_mut() {
@@ -346,7 +371,8 @@ impl ActiveLimits {
         outcomes
     }
 
-    /// Tries to set one limit that could not be told of before. That it cannot be still is told once, at first.
+    /// Tries to set one limit that could not be told of before. That it cannot be still is told
+    /// once, at first.
     fn ask_again(&mut self, t: f64) -> Option<Outcome> {
         if self.pause.is_on() {
             return None;
@@ -370,7 +396,12 @@ impl ActiveLimits {
                 Tick::End(event, why) => (event, why, false),
             };
             let limit_bytes = stays.then(|| standing.hold.limit_bytes());
-            let id = standing.entry.incidents.iter().next().map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()));
+            let id = standing
+                .entry
+                .incidents
+                .iter()
+                .next()
+                .map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()));
             outcomes.push(Outcome { t, event, id, cgroup: cgroup.clone(), limit_bytes, why });
             stays
         });

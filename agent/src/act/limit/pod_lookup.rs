@@ -1,9 +1,11 @@
-//! Who a pod is: its namespace and its name from the kubelet's directories, its labels from the Kubernetes API.
+//! Who a pod is: its namespace and its name from the kubelet's directories, its labels from the
+//! Kubernetes API.
 //!
-//! The directories need no network and are there under every runtime. Labels are asked for where a pattern names one, and believed for
-//! [`BELIEVED_SECS`], so that the API is asked no more often than that, whether it answers or not: a limit is rare, and its answer may have been
-//! changed since the last. Cold start: nothing is known. Failure: what cannot be told is a reason, with a hint, and the pod is
-//! taken for a protected one.
+//! The directories need no network and are there under every runtime. Labels are asked for where a
+//! pattern names one, and believed for [`BELIEVED_SECS`], so that the API is asked no more often
+//! than that, whether it answers or not: a limit is rare, and its answer may have been changed
+//! since the last. Cold start: nothing is known. Failure: what cannot be told is a reason, with a
+//! hint, and the pod is taken for a protected one.
 
 use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 
@@ -35,19 +37,29 @@ pub struct PodName {
 }
 
 impl PodLookup {
-    /// Those of the cluster that this process's environment names, if any pattern has to do with labels.
+    /// Those of the cluster that this process's environment names, if any pattern has to do with
+    /// labels.
     pub fn from_env(config: &Config) -> Self {
         Self::of_patterns(config, config.decide.protected.iter().chain(&config.decide.allow))
     }
 
     /// As [`Pods::from_env`], for other patterns.
-    pub fn of_patterns<'a>(config: &Config, patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
+    pub fn of_patterns<'a>(
+        config: &Config,
+        patterns: impl IntoIterator<Item = &'a Pattern>,
+    ) -> Self {
         if !patterns.into_iter().any(Pattern::is_label) {
-            return Self::new(config.kubernetes.pod_logs_dir.clone(), Err("no pattern names one".to_owned()));
+            return Self::new(
+                config.kubernetes.pod_logs_dir.clone(),
+                Err("no pattern names one".to_owned()),
+            );
         }
-        let api = Api::from_env(config.kubernetes.service_account_dir.clone()).map_err(|error| error.to_string());
+        let api = Api::from_env(config.kubernetes.service_account_dir.clone())
+            .map_err(|error| error.to_string());
         if let Err(error) = &api {
-            tracing::warn!("no pod will be limited whose labels matter: they cannot be told: {error}");
+            tracing::warn!(
+                "no pod will be limited whose labels matter: they cannot be told: {error}"
+            );
         }
         Self::new(config.kubernetes.pod_logs_dir.clone(), api)
     }
@@ -64,7 +76,9 @@ impl PodLookup {
     /// Where they cannot be told.
     pub fn name(&self, uid: &str) -> Result<PodName, LimitRefusal> {
         let found = self.all().map_err(|error| unknown(uid, &error.to_string()))?.remove(uid);
-        found.ok_or_else(|| unknown(uid, &format!("{} has no directory of it", self.logs_dir.display())))
+        found.ok_or_else(|| {
+            unknown(uid, &format!("{} has no directory of it", self.logs_dir.display()))
+        })
     }
 
     /// Every pod of this node, by its uid.
@@ -76,7 +90,9 @@ impl PodLookup {
         let failed = |error: io::Error| PodLookupError { logs_dir: self.logs_dir.clone(), error };
         let mut pods = BTreeMap::new();
         for entry in fs::read_dir(&self.logs_dir).map_err(failed)? {
-            pods.extend(entry.map_err(failed)?.file_name().to_str().and_then(PodName::of_directory));
+            pods.extend(
+                entry.map_err(failed)?.file_name().to_str().and_then(PodName::of_directory),
+            );
         }
         Ok(pods)
     }
@@ -86,8 +102,15 @@ impl PodLookup {
     /// # Errors
     ///
     /// Where they cannot be told.
-    pub fn labels(&mut self, t: f64, uid: &str, name: &PodName) -> Result<&BTreeMap<String, String>, LimitRefusal> {
-        let unknown = |why: String| LimitRefusal::PodUnknown(format!("the labels of pod {name} cannot be told: {why}"));
+    pub fn labels(
+        &mut self,
+        t: f64,
+        uid: &str,
+        name: &PodName,
+    ) -> Result<&BTreeMap<String, String>, LimitRefusal> {
+        let unknown = |why: String| {
+            LimitRefusal::PodUnknown(format!("the labels of pod {name} cannot be told: {why}"))
+        };
         let api = self.api.as_ref().map_err(|error| unknown(error.clone()))?;
         let told = match self.told.take() {
             Some((at, told)) if (0.0..BELIEVED_SECS).contains(&(t - at)) => (at, told),
@@ -134,13 +157,16 @@ impl PodName {
         let (namespace, rest) = text.split_once('_')?;
         let (name, uid) = rest.split_once('_')?;
         let is_one = !uid.is_empty() && !namespace.is_empty() && !name.is_empty();
-        is_one.then(|| (uid.to_owned(), Self { namespace: namespace.to_owned(), name: name.to_owned() }))
+        is_one.then(|| {
+            (uid.to_owned(), Self { namespace: namespace.to_owned(), name: name.to_owned() })
+        })
     }
 }
 
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The kubelet takes neither from anybody unchecked; the directories are on disk all the same.
+        // The kubelet takes neither from anybody unchecked; the directories are on disk all the
+        // same.
         write!(f, "{}/{}", printable(&self.namespace), printable(&self.name))
     }
 }
@@ -155,8 +181,11 @@ mod tests {
 
     #[test]
     fn a_directory_names_one_pod_whole() {
-        let of =
-            |text: &str| PodName::of_directory(text).filter(|(uid, _)| uid == UID).map(|(_, name)| name.to_string());
+        let of = |text: &str| {
+            PodName::of_directory(text)
+                .filter(|(uid, _)| uid == UID)
+                .map(|(_, name)| name.to_string())
+        };
         assert_eq!(of(&format!("shop_db-0_{UID}")).as_deref(), Some("shop/db-0"));
         for text in [
             String::new(),

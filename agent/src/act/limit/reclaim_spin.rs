@@ -1,10 +1,12 @@
-//! Whether a cgroup spins: stands at its limit and uses a CPU all the same, which it takes from its neighbours to free memory in circles.
+//! Whether a cgroup spins: stands at its limit and uses a CPU all the same, which it takes from its
+//! neighbours to free memory in circles.
 //!
-//! Pure; it is shown every second what the cgroup has used so far. Cold start: nothing is known of the first look. What was used is taken
-//! over the whole time since it began, so that a second in which others were on the CPU does not count; once that falls below
-//! the share it begins again.
+//! Pure; it is shown every second what the cgroup has used so far. Cold start: nothing is known of
+//! the first look. What was used is taken over the whole time since it began, so that a second in
+//! which others were on the CPU does not count; once that falls below the share it begins again.
 
-/// Share of one CPU from which on it spins; a guess. What serves requests at its limit waits for them now and then.
+/// Share of one CPU from which on it spins; a guess. What serves requests at its limit waits for
+/// them now and then.
 const SPINNING: f64 = 0.9;
 
 /// Watches one cgroup.
@@ -21,8 +23,8 @@ impl SpinDetector {
         Self { after_secs, since: None }
     }
 
-    /// Whether it has spun for long enough. `t` is now, in seconds; `cpu_usec` all time on CPUs so far, `None` where it is not known; `is_pressed`
-    /// whether it stands at its limit.
+    /// Whether it has spun for long enough. `t` is now, in seconds; `cpu_usec` all time on CPUs so
+    /// far, `None` where it is not known; `is_pressed` whether it stands at its limit.
     pub fn look(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
         let Some(now_usec) = cpu_usec.filter(|_| is_pressed) else {
             self.since = None;

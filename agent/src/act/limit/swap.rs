@@ -1,11 +1,13 @@
 //! Swap beside the limit: what is held in memory alone goes on into swap, and fills that.
 //!
-//! A limited cgroup may keep in swap what it has there, and no more. That kills nobody: above `memory.high` the kernel slows down and
-//! does not kill, with swap or without. At a hard limit it would, where pages cannot go to swap any more; so a cgroup that has one, or
-//! is below one, keeps its swap. It is set once, before the limit: what others make of it is theirs, and where the cgroup thrashes the
-//! limit gives it memory. A lower one stays. Cold start, and failure: where the host has no swap, or the kernel does not count it,
-//! nothing is written; swap that is turned on later is not held. None in version 1: its limit is on memory and swap together, and at that
-//! the kernel kills.
+//! A limited cgroup may keep in swap what it has there, and no more. That kills nobody: above
+//! `memory.high` the kernel slows down and does not kill, with swap or without. At a hard limit it
+//! would, where pages cannot go to swap any more; so a cgroup that has one, or is below one, keeps
+//! its swap. It is set once, before the limit: what others make of it is theirs, and where the
+//! cgroup thrashes the limit gives it memory. A lower one stays. Cold start, and failure: where the
+//! host has no swap, or the kernel does not count it, nothing is written; swap that is turned on
+//! later is not held. None in version 1: its limit is on memory and swap together, and at that the
+//! kernel kills.
 
 use std::fs;
 
@@ -15,7 +17,8 @@ use super::{
     failed,
 };
 
-/// What is to be put there when a limit is set, and what is there now; `None` where it stays as it is.
+/// What is to be put there when a limit is set, and what is there now; `None` where it stays as it
+/// is.
 ///
 /// # Errors
 ///
@@ -28,14 +31,17 @@ pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
         return Ok(None);
     }
     let file = target.name(MEMORY_SWAP_MAX);
-    let read = || Ok((target.read(file)?, target.read_file(MEMORY_SWAP_MAX)?, target.swapped_bytes()?));
-    let (found, stands, swapped_bytes) = read().map_err(failed(format!("{file} cannot be read")))?;
+    let read =
+        || Ok((target.read(file)?, target.read_file(MEMORY_SWAP_MAX)?, target.swapped_bytes()?));
+    let (found, stands, swapped_bytes) =
+        read().map_err(failed(format!("{file} cannot be read")))?;
     let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&stands)];
     let value = wanted_bytes(both, swapped_bytes).map(|bytes| bytes.to_string());
     Ok(value.map(|value| (found, value)))
 }
 
-/// The most that it may have in swap; `None` where one of those that are there lets it have no more.
+/// The most that it may have in swap; `None` where one of those that are there lets it have no
+/// more.
 fn wanted_bytes(found_bytes: [Option<u64>; 2], swapped_bytes: u64) -> Option<u64> {
     const PAGE_BYTES: u64 = 4_096;
     let wanted_bytes = swapped_bytes.checked_next_multiple_of(PAGE_BYTES)?;

@@ -1,10 +1,12 @@
 //! systemd, asked over the system bus: which unit a cgroup is, and what its limits are to be.
 //!
-//! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's file has does not last. A property is set
-//! for this boot alone, as `systemctl set-property --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the
-//! limit. A connection is kept for the next question, of which a limit takes a dozen; one that is broken is made anew, because the bus may
-//! have been restarted in between. Failure: where memory is short systemd and the bus wait for their own pages, for half a minute; whoever
-//! asks says how long he waits, and [`is_silent`] tells that from a no.
+//! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's
+//! file has does not last. A property is set for this boot alone, as `systemctl set-property
+//! --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the limit. A
+//! connection is kept for the next question, of which a limit takes a dozen; one that is broken is
+//! made anew, because the bus may have been restarted in between. Failure: where memory is short
+//! systemd and the bus wait for their own pages, for half a minute; whoever asks says how long he
+//! waits, and [`is_silent`] tells that from a no.
 
 use std::{
     fs, io,
@@ -27,7 +29,8 @@ use crate::os::StateDir;
 /// There exactly where systemd runs this host: sd_booted(3).
 const IS_RUNNING: &str = "/run/systemd/system";
 
-/// Where properties that are set for this boot are kept: of units that have a file, and of those that were started without one.
+/// Where properties that are set for this boot are kept: of units that have a file, and of those
+/// that were started without one.
 const CONTROLS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
 
 const NAME: &str = "org.freedesktop.systemd1";
@@ -41,7 +44,8 @@ struct Systemd {
     connection: Connection,
 }
 
-/// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because no thread's end should have to end it.
+/// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because
+/// no thread's end should have to end it.
 static CONNECTED: Mutex<Option<Systemd>> = Mutex::new(None);
 
 /// Asks over the connection that there is, or a new one where there is none or that one is broken.
@@ -72,7 +76,8 @@ pub fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::NotConnected)
 }
 
-/// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's and is its own affair.
+/// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's
+/// and is its own affair.
 ///
 /// # Errors
 ///
@@ -114,12 +119,17 @@ impl Systemd {
         // The bus is one that has to answer as well.
         let build = async { timeout(within, connection::Builder::system().build()).await };
         let connection = runtime.block_on(build).map_err(|_| no_answer(within))?;
-        let connection = connection
-            .map_err(|error| io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}")))?;
+        let connection = connection.map_err(|error| {
+            io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}"))
+        })?;
         Ok(Self { runtime, connection })
     }
 
-    fn ask<T>(&self, within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>) -> io::Result<T> {
+    fn ask<T>(
+        &self,
+        within: Duration,
+        question: impl AsyncFn(&Connection) -> io::Result<T>,
+    ) -> io::Result<T> {
         let asked = async { timeout(within, question(&self.connection)).await };
         self.runtime.block_on(asked).unwrap_or_else(|_| Err(no_answer(within)))
     }
@@ -131,20 +141,32 @@ async fn unit_with(systemd: &Connection, cgroup: &str) -> io::Result<Option<Stri
     let id = property(systemd, &path, "org.freedesktop.systemd1.Unit", "Id").await?;
     let unit = String::try_from(id).map_err(told)?;
     let Some(interface) = interface(&unit) else { return Ok(None) };
-    let own = String::try_from(property(systemd, &path, &interface, "ControlGroup").await?).map_err(told)?;
+    let own = String::try_from(property(systemd, &path, &interface, "ControlGroup").await?)
+        .map_err(told)?;
     Ok((own == cgroup).then_some(unit))
 }
 
 /// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
 async fn number(systemd: &Connection, unit: &str, name: &str) -> io::Result<Option<u64>> {
-    let Some(path) = object::<OwnedObjectPath>(systemd, "GetUnit", &(unit,)).await? else { return Ok(None) };
-    let interface = interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
+    let Some(path) = object::<OwnedObjectPath>(systemd, "GetUnit", &(unit,)).await? else {
+        return Ok(None);
+    };
+    let interface =
+        interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
     u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(told)
 }
 
-async fn set_number(systemd: &Connection, unit: &str, property: &str, number: u64) -> io::Result<()> {
+async fn set_number(
+    systemd: &Connection,
+    unit: &str,
+    property: &str,
+    number: u64,
+) -> io::Result<()> {
     let properties = vec![(property, Variant::from(number))];
-    call(systemd, PATH, MANAGER, "SetUnitProperties", &(unit, true, properties)).await.map(drop).map_err(asked)
+    call(systemd, PATH, MANAGER, "SetUnitProperties", &(unit, true, properties))
+        .await
+        .map(drop)
+        .map_err(asked)
 }
 
 /// What a method of the manager gives; `None` where there is no such unit.
@@ -169,7 +191,9 @@ async fn property(
     interface: &str,
     name: &str,
 ) -> io::Result<OwnedVariant> {
-    let message = call(systemd, path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name)).await;
+    let message =
+        call(systemd, path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name))
+            .await;
     message.map_err(asked)?.body().deserialize().map_err(told)
 }
 
@@ -183,8 +207,8 @@ async fn call(
     systemd.call_method(Some(NAME), path, Some(interface), method, body).await
 }
 
-/// The file that a property of a unit is kept in for this boot, wherever that is. It is looked for below [`CONTROLS`] alone, in directories that
-/// only root may write.
+/// The file that a property of a unit is kept in for this boot, wherever that is. It is looked for
+/// below [`CONTROLS`] alone, in directories that only root may write.
 #[derive(Debug)]
 pub struct DropIn {
     directories: [PathBuf; 2],
@@ -208,14 +232,17 @@ impl DropIn {
     /// Where that cannot be told.
     pub fn is_there(&self) -> io::Result<bool> {
         for directory in &self.directories {
-            if StateDir::open(directory)?.map_or(Ok(false), |directory| directory.holds(&self.name))? {
+            if StateDir::open(directory)?
+                .map_or(Ok(false), |directory| directory.holds(&self.name))?
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told last, which is the same.
+    /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told
+    /// last, which is the same.
     ///
     /// # Errors
     ///
@@ -286,7 +313,10 @@ mod tests {
             ("CPUQuotaPerSecUSec", "50-CPUQuota.conf"),
         ] {
             let drop_in = DropIn::of("api.service", property);
-            assert_eq!(drop_in.directories[0], Path::new("/run/systemd/system.control/api.service.d"));
+            assert_eq!(
+                drop_in.directories[0],
+                Path::new("/run/systemd/system.control/api.service.d")
+            );
             assert_eq!(drop_in.name, name);
         }
     }

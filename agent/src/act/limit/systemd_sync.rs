@@ -1,9 +1,11 @@
 //! A limit that was written because systemd gave no answer, handed over to it once it does.
 //!
-//! Where memory is short systemd waits for its own pages, for half a minute, and a leak does not. What is written to a unit's files
-//! contains it at once, and lasts until systemd writes them next; so the properties follow. The journal holds both: whoever puts them back writes
-//! the properties first, by which systemd writes the files. Failure: what is not answered is asked again with the next look.
-//! It refuses a property that somebody made lower meanwhile: that is seen in the cgroup, and theirs.
+//! Where memory is short systemd waits for its own pages, for half a minute, and a leak does not.
+//! What is written to a unit's files contains it at once, and lasts until systemd writes them next;
+//! so the properties follow. The journal holds both: whoever puts them back writes the properties
+//! first, by which systemd writes the files. Failure: what is not answered is asked again with the
+//! next look. It refuses a property that somebody made lower meanwhile: that is seen in the cgroup,
+//! and theirs.
 
 use super::{
     LimitError,
@@ -13,8 +15,8 @@ use super::{
 };
 use crate::act::journal::{ChangedUnit, Journal, JournalEntry};
 
-/// Sets as properties what stands in the files of `target`, which is at `cgroup` and is held at `limit_bytes`, and gives it as it is known
-/// then.
+/// Sets as properties what stands in the files of `target`, which is at `cgroup` and is held at
+/// `limit_bytes`, and gives it as it is known then.
 ///
 /// # Errors
 ///

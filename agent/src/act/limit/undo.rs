@@ -1,7 +1,8 @@
-//! Putting back what the journal says was changed, by whoever finds it: the agent, its next run, or `spillway undo` without one.
+//! Putting back what the journal says was changed, by whoever finds it: the agent, its next run, or
+//! `spillway undo` without one.
 //!
-//! A file that says what we wanted gets back what was there before. One that says neither was changed by somebody else, and is
-//! theirs. An entry is forgotten once nothing of it is left to do.
+//! A file that says what we wanted gets back what was there before. One that says neither was
+//! changed by somebody else, and is theirs. An entry is forgotten once nothing of it is left to do.
 
 use std::{fmt, io, sync::Arc};
 
@@ -52,10 +53,14 @@ enum RestoreState {
 /// Undoes every entry of a journal.
 pub fn undo_all(journal: &Journal) -> Vec<Undone> {
     match journal.entries() {
-        Ok((entries, unreadable)) => {
-            entries.iter().map(|entry| undo(journal, entry)).chain(unreadable.into_iter().map(Undone::from)).collect()
+        Ok((entries, unreadable)) => entries
+            .iter()
+            .map(|entry| undo(journal, entry))
+            .chain(unreadable.into_iter().map(Undone::from))
+            .collect(),
+        Err(error) => {
+            vec![Undone::failed(String::new(), format!("the journal cannot be read: {error}"))]
         }
-        Err(error) => vec![Undone::failed(String::new(), format!("the journal cannot be read: {error}"))],
     }
 }
 
@@ -69,7 +74,8 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
         merged: None,
         error: None,
     };
-    // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its next one.
+    // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its
+    // next one.
     if let Err(error) = CgroupDir::open(&entry.directory)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -78,7 +84,9 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
     }
     let target = match &entry.unit {
         // Its next cgroup would get what was set for it.
-        Some(unit) => Some(Cgroup::of_unit(entry.directory.clone(), entry.inode, unit.name.clone())),
+        Some(unit) => {
+            Some(Cgroup::of_unit(entry.directory.clone(), entry.inode, unit.name.clone()))
+        }
         None if entry.split.is_some() => isolate::leak_of(entry),
         None => Cgroup::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
     };
@@ -93,7 +101,10 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
             && !unit.had_drop_in(&change.file)
             && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
         {
-            undone.error = Some(format!("the drop-in of {} for {} cannot be removed: {error}", unit.name, change.file));
+            undone.error = Some(format!(
+                "the drop-in of {} for {} cannot be removed: {error}",
+                unit.name, change.file
+            ));
         }
         undone.files.push((change.file.clone(), state));
     }
@@ -123,7 +134,9 @@ fn put_back(target: &Cgroup, change: &Change) -> RestoreState {
         target.write(&change.file, &change.prior)?;
         match target.read(&change.file)? {
             now if now == change.prior => Ok(RestoreState::Restored(now)),
-            now => Err(io::Error::other(format!("it says {now} after {} was written", change.prior))),
+            now => {
+                Err(io::Error::other(format!("it says {now} after {} was written", change.prior)))
+            }
         }
     };
     match try_put_back() {
@@ -140,7 +153,10 @@ impl Undone {
 
     /// The first file that somebody else changed.
     fn theirs(&self) -> Option<&str> {
-        self.files.iter().find(|(_, state)| matches!(state, RestoreState::Theirs { .. })).map(|(file, _)| file.as_str())
+        self.files
+            .iter()
+            .find(|(_, state)| matches!(state, RestoreState::Theirs { .. }))
+            .map(|(file, _)| file.as_str())
     }
 
     /// Whether somebody else uses what was made of a divided cgroup.
@@ -197,7 +213,10 @@ impl fmt::Display for Undone {
                 RestoreState::Restored(prior) => write!(f, "{file} is {prior} again"),
                 RestoreState::AsBefore => write!(f, "{file} was as before"),
                 RestoreState::Theirs { found, wanted } => {
-                    write!(f, "{file} is {found}, which somebody else set after we set {wanted}, and is left so")
+                    write!(
+                        f,
+                        "{file} is {found}, which somebody else set after we set {wanted}, and is left so"
+                    )
                 }
                 RestoreState::Gone => write!(f, "{file} went with its cgroup"),
                 RestoreState::Failed(error) => write!(f, "{file} cannot be put back: {error}"),

@@ -1,4 +1,5 @@
-//! Putting a value into a file of a cgroup, or a property of its unit: noted first, and read back after.
+//! Putting a value into a file of a cgroup, or a property of its unit: noted first, and read back
+//! after.
 
 use std::io;
 
@@ -13,7 +14,8 @@ use crate::{act::journal::JournalEntry, sense::printable::printable_path};
 /// Times that a limit is computed anew because the cgroup outgrew it before it was set.
 pub const TRIES: u32 = 3;
 
-/// Notes in the entry that a value is to be put there, and of a unit's property whether somebody else has set it for this boot.
+/// Notes in the entry that a value is to be put there, and of a unit's property whether somebody
+/// else has set it for this boot.
 ///
 /// # Errors
 ///
@@ -28,7 +30,9 @@ pub fn record_intent(
     if entry.change(file).is_none()
         && target.unit().is_some()
         && let Some(unit) = &mut entry.unit
-        && DropIn::of(&unit.name, file).is_there().map_err(failed("its drop-in cannot be looked for"))?
+        && DropIn::of(&unit.name, file)
+            .is_there()
+            .map_err(failed("its drop-in cannot be looked for"))?
     {
         unit.had_drop_ins.insert(file.to_owned());
     }
@@ -41,7 +45,11 @@ pub fn record_intent(
 /// # Errors
 ///
 /// Where it is not there then.
-pub fn write_and_verify(target: &Cgroup, file: &'static str, value: String) -> Result<(), LimitError> {
+pub fn write_and_verify(
+    target: &Cgroup,
+    file: &'static str,
+    value: String,
+) -> Result<(), LimitError> {
     let what = match target.unit() {
         Some(unit) => format!("{file}={value} of {unit}"),
         None => format!("{}/{file}={value}", printable_path(&target.directory)),
@@ -54,7 +62,9 @@ pub fn write_and_verify(target: &Cgroup, file: &'static str, value: String) -> R
     if file == target.limit_file() {
         let stands = target.limit_now().map_err(failed(&what))?;
         if cgroup::limit_bytes(&stands) != cgroup::limit_bytes(&value) {
-            return Err(failed(&what)(io::Error::other(format!("{stands} stands in the cgroup after the write"))));
+            return Err(failed(&what)(io::Error::other(format!(
+                "{stands} stands in the cgroup after the write"
+            ))));
         }
     }
     Ok(())

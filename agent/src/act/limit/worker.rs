@@ -1,8 +1,9 @@
 //! Acting beside the loop: decisions go in, outcomes come out, and neither waits for the other.
 //!
-//! One thread does it all, in order: a write to a cgroup can make the kernel free memory before it comes back, and detection must not
-//! wait for that. When it takes too long the loop says so; what is being done goes on. Between decisions the thread looks at what
-//! stands, every [`LOOK_EVERY`]. In observe mode it is not started. At the end everything is put back.
+//! One thread does it all, in order: a write to a cgroup can make the kernel free memory before it
+//! comes back, and detection must not wait for that. When it takes too long the loop says so; what
+//! is being done goes on. Between decisions the thread looks at what stands, every [`LOOK_EVERY`].
+//! In observe mode it is not started. At the end everything is put back.
 
 use std::{
     io,
@@ -61,10 +62,13 @@ pub struct LimitWorker {
     unable: Option<String>,
 }
 
-/// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration says of acting.
+/// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration
+/// says of acting.
 pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
     let state_dir = &config.record.state_dir;
-    match Journal::find(state_dir).and_then(|found| found.map(|_| Journal::claim(state_dir)).transpose()) {
+    match Journal::find(state_dir)
+        .and_then(|found| found.map(|_| Journal::claim(state_dir)).transpose())
+    {
         Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
         Ok(None) => Vec::new(),
         Err(error) => {
@@ -87,8 +91,10 @@ impl LimitWorker {
         let state_dir = &config.record.state_dir;
         let journal = Journal::claim(state_dir)
             .map_err(|error| format!("{}: {}", state_dir.display(), reason(&error, state_dir)));
-        let unable =
-            journal.as_ref().err().map(|error| format!("nothing will be limited: there is no journal: {error}"));
+        let unable = journal
+            .as_ref()
+            .err()
+            .map(|error| format!("nothing will be limited: there is no journal: {error}"));
         if let Some(why) = &unable {
             tracing::warn!("{why}");
         }
@@ -143,13 +149,20 @@ impl LimitWorker {
                 "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may be done yet"
             );
             let (id, cgroup) = (busy.id.clone(), busy.cgroup.clone());
-            outcomes.push(Outcome { t, event: OutcomeKind::Failed, id, cgroup, limit_bytes: None, why });
+            outcomes.push(Outcome {
+                t,
+                event: OutcomeKind::Failed,
+                id,
+                cgroup,
+                limit_bytes: None,
+                why,
+            });
         }
         outcomes
     }
 
-    /// Puts everything back, and says what came of it; waits for at most [`STOPS_WITHIN`]. What is not done by then, the journal
-    /// keeps.
+    /// Puts everything back, and says what came of it; waits for at most [`STOPS_WITHIN`]. What is
+    /// not done by then, the journal keeps.
     pub fn stop(self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         if self.orders.send(LimitOrder::Stop).is_ok() {
@@ -177,7 +190,9 @@ fn act(
         };
         *lock(busy) = Some(Busy { since: t, told: false, id, cgroup });
         let (outcomes, ends) = match order {
-            Ok(LimitOrder::Limit { id, cgroup, culprit }) => (vec![limits.limit(t, &id, &cgroup, culprit)], false),
+            Ok(LimitOrder::Limit { id, cgroup, culprit }) => {
+                (vec![limits.limit(t, &id, &cgroup, culprit)], false)
+            }
             Ok(LimitOrder::Unlimit { id }) => {
                 limits.end(&id);
                 (limits.look(t), false)
@@ -187,7 +202,9 @@ fn act(
                 (limits.look(t), false)
             }
             Err(RecvTimeoutError::Timeout) => (limits.look(t), false),
-            Ok(LimitOrder::Stop) | Err(RecvTimeoutError::Disconnected) => (limits.undo_all(t), true),
+            Ok(LimitOrder::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                (limits.undo_all(t), true)
+            }
         };
         *lock(busy) = None;
         // What was asked for at one time is done at another, and that is what an outcome tells.

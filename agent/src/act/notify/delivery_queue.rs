@@ -1,10 +1,13 @@
 //! The pages that wait for one sink, and the next of them to send.
 //!
-//! Pure: time and chance are arguments. Pages of one incident keep their order, and a newer one replaces those that it makes needless, so that an incident
-//! has two pages waiting at most, its change of this host and one that is being sent aside. A raise that was never sent goes with its resolve. Critical
-//! pages go first; owners of cgroups take turns among equals. Some of the calls of a minute are kept for critical pages, and the last of them for
-//! owners that had no call in this minute: a flood cannot use them up. If the sink fails, the whole sink rests, twice as long each time; the
-//! page that was tried least goes next, so that one that is never taken holds up no other. Cold start: nothing waits.
+//! Pure: time and chance are arguments. Pages of one incident keep their order, and a newer one
+//! replaces those that it makes needless, so that an incident has two pages waiting at most, its
+//! change of this host and one that is being sent aside. A raise that was never sent goes with its
+//! resolve. Critical pages go first; owners of cgroups take turns among equals. Some of the calls
+//! of a minute are kept for critical pages, and the last of them for owners that had no call in
+//! this minute: a flood cannot use them up. If the sink fails, the whole sink rests, twice as long
+//! each time; the page that was tried least goes next, so that one that is never taken holds up no
+//! other. Cold start: nothing waits.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,7 +18,8 @@ use std::{
 use super::Update;
 use crate::decide::Severity;
 
-/// Most pages that wait for a sink. A guess: more than 256 pages are 25 minutes of calls, and nobody reads them.
+/// Most pages that wait for a sink. A guess: more than 256 pages are 25 minutes of calls, and
+/// nobody reads them.
 pub const WAITING_MAX: usize = 256;
 
 /// Calls in any minute.
@@ -26,10 +30,12 @@ const CALLS_FOR_ANY: usize = 7;
 const CALLS_FOR_SAME_OWNER: usize = 8;
 const MINUTE_SECS: f64 = 60.0;
 
-/// The first retry comes within a second; each later one waits up to twice as long, to at most this.
+/// The first retry comes within a second; each later one waits up to twice as long, to at most
+/// this.
 const FIRST_RETRY_SECS: f64 = 1.0;
 const RETRY_SECS_MAX: f64 = 300.0;
-/// A critical page that was not tried yet waits at most this long for a sink that failed, unless the sink asked for more.
+/// A critical page that was not tried yet waits at most this long for a sink that failed, unless
+/// the sink asked for more.
 const CRITICAL_RETRY_SECS_MAX: f64 = 10.0;
 
 /// The pages that wait for one sink.
@@ -45,7 +51,8 @@ pub struct DeliveryQueue {
     turns: BTreeMap<Arc<str>, u64>,
     failures: u32,
     last_failed: Option<u64>,
-    /// Pages of more than one kind failed one after the other: the sink is down, and no page is to blame.
+    /// Pages of more than one kind failed one after the other: the sink is down, and no page is to
+    /// blame.
     is_down: bool,
     rests_until: f64,
     critical_rests_until: f64,
@@ -112,7 +119,8 @@ pub enum NextDelivery {
 }
 
 impl DeliveryQueue {
-    /// Adds a page with a number that is higher than every one before. Gives those that are needless now, itself among them if it is.
+    /// Adds a page with a number that is higher than every one before. Gives those that are
+    /// needless now, itself among them if it is.
     pub fn add(&mut self, nth: u64, mut item: QueueItem) -> Vec<u64> {
         if self.is_closed {
             return vec![nth];
@@ -167,7 +175,8 @@ impl DeliveryQueue {
         }
         if self.turns.len() > WAITING_MAX {
             let waiting = &self.waiting;
-            self.turns.retain(|owner, _| waiting.values().any(|waiting| waiting.item.owner == *owner));
+            self.turns
+                .retain(|owner, _| waiting.values().any(|waiting| waiting.item.owner == *owner));
         }
         self.sending = Some(nth);
         NextDelivery::Send(nth)
@@ -186,11 +195,19 @@ impl DeliveryQueue {
         Some(nth)
     }
 
-    /// What was sent has to be sent again, not before `after` where the sink says so. `may_be_known` says that the sink may have it nonetheless,
-    /// `chance` is 0 to 1, anew each time. Gives those that are needless now.
-    pub fn failed(&mut self, t: f64, after: Option<Duration>, may_be_known: bool, chance: f64) -> Vec<u64> {
+    /// What was sent has to be sent again, not before `after` where the sink says so.
+    /// `may_be_known` says that the sink may have it nonetheless, `chance` is 0 to 1, anew each
+    /// time. Gives those that are needless now.
+    pub fn failed(
+        &mut self,
+        t: f64,
+        after: Option<Duration>,
+        may_be_known: bool,
+        chance: f64,
+    ) -> Vec<u64> {
         self.failures = self.failures.saturating_add(1);
-        let longest = (FIRST_RETRY_SECS * 2_f64.powi(self.failures.min(30) as i32 - 1)).min(RETRY_SECS_MAX);
+        let longest =
+            (FIRST_RETRY_SECS * 2_f64.powi(self.failures.min(30) as i32 - 1)).min(RETRY_SECS_MAX);
         // Half of it by chance, so that many agents do not come back at once.
         let rest = longest * (0.5 + chance.clamp(0.0, 1.0) / 2.0);
         let asked = after.map_or(0.0, |after| after.as_secs_f64());
@@ -204,7 +221,10 @@ impl DeliveryQueue {
         failed.item.may_be_known |= may_be_known;
         // What came meanwhile could not replace it while it was being sent.
         let older = failed.item.clone();
-        let behind = self.waiting.range_mut(nth + 1..).filter(|(_, newer)| newer.item.incident == older.incident);
+        let behind = self
+            .waiting
+            .range_mut(nth + 1..)
+            .filter(|(_, newer)| newer.item.incident == older.incident);
         for (newer_nth, newer) in behind {
             match fold(&older, &newer.item) {
                 Fold::Keep => continue,
@@ -240,7 +260,8 @@ impl DeliveryQueue {
             (Update::Raised, _) => 4,
         };
         let may_go = self.waiting.iter().filter(|(nth, _)| self.sending != Some(**nth));
-        let nth = may_go.min_by_key(|(nth, waiting)| (missed(waiting), **nth)).map(|(nth, _)| *nth)?;
+        let nth =
+            may_go.min_by_key(|(nth, waiting)| (missed(waiting), **nth)).map(|(nth, _)| *nth)?;
         self.waiting.remove(&nth);
         Some(nth)
     }
@@ -286,8 +307,10 @@ impl DeliveryQueue {
             return t.max(self.rests_until).max(fewer_at(CALLS_FOR_ANY));
         }
         let of_owner = self.calls.iter().rev().find(|(_, owner)| owner == candidate.owner);
-        let reserved_at = fewer_at(CALLS_PER_MINUTE_MAX).max(of_owner.map_or(t, |(call, _)| call + MINUTE_SECS));
-        let rests_until = if candidate.tries == 0 { self.critical_rests_until } else { self.rests_until };
+        let reserved_at =
+            fewer_at(CALLS_PER_MINUTE_MAX).max(of_owner.map_or(t, |(call, _)| call + MINUTE_SECS));
+        let rests_until =
+            if candidate.tries == 0 { self.critical_rests_until } else { self.rests_until };
         t.max(rests_until).max(fewer_at(CALLS_FOR_SAME_OWNER).min(reserved_at))
     }
 }
@@ -304,8 +327,12 @@ fn rank(item: &QueueItem) -> Rank {
 /// Effect of a newer page on an older one of the same incident that waits.
 fn fold(older: &QueueItem, newer: &QueueItem) -> Fold {
     match (older.news, newer.news) {
-        (Update::Changed, Update::Changed) if older.owner == newer.owner => Fold::Replace { may_be_known: false },
-        (Update::Changed, _) | (_, Update::Changed) | (Update::Raised, Update::Updated) => Fold::Keep,
+        (Update::Changed, Update::Changed) if older.owner == newer.owner => {
+            Fold::Replace { may_be_known: false }
+        }
+        (Update::Changed, _) | (_, Update::Changed) | (Update::Raised, Update::Updated) => {
+            Fold::Keep
+        }
         (Update::Raised, Update::Resolved) if !older.may_be_known => Fold::Cancel,
         (Update::Raised, _) => Fold::Replace { may_be_known: older.may_be_known },
         // The sink was told that it began, so it has to be told that it ended.

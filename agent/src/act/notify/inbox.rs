@@ -12,21 +12,28 @@ const PAGES_MAX: usize = 512;
 pub struct Inbox(Mutex<Vec<Notification>>);
 
 impl Inbox {
-    /// Adds pages, in this order. Gives whether it was empty, so that the thread has to be woken, and what became of those that are not in it now.
+    /// Adds pages, in this order. Gives whether it was empty, so that the thread has to be woken,
+    /// and what became of those that are not in it now.
     pub fn put(&self, pages: Vec<Notification>) -> (bool, Vec<OutboxEvent>) {
         let mut inbox = self.lock();
         let was_empty = inbox.is_empty();
         let before = inbox.len() + pages.len();
         for page in pages {
-            let is_of_it = |other: &Notification| other.incident == page.incident && other.news != Update::Changed;
+            let is_of_it = |other: &Notification| {
+                other.incident == page.incident && other.news != Update::Changed
+            };
             match page.news {
                 Update::Resolved => {
-                    // Nobody was told that it began, so nobody is told that it ended. What came before it began stays.
-                    let begun_at = inbox.iter().rposition(|other| is_of_it(other) && other.news == Update::Raised);
+                    // Nobody was told that it began, so nobody is told that it ended. What came
+                    // before it began stays.
+                    let begun_at = inbox
+                        .iter()
+                        .rposition(|other| is_of_it(other) && other.news == Update::Raised);
                     let mut at = 0;
                     inbox.retain(|other| {
                         let is_needless = is_of_it(other)
-                            && begun_at.map_or(other.news == Update::Updated, |begun_at| at >= begun_at);
+                            && begun_at
+                                .map_or(other.news == Update::Updated, |begun_at| at >= begun_at);
                         at += 1;
                         !is_needless
                     });
@@ -34,7 +41,9 @@ impl Inbox {
                         continue;
                     }
                 }
-                Update::Updated => inbox.retain(|other| !(is_of_it(other) && other.news == Update::Updated)),
+                Update::Updated => {
+                    inbox.retain(|other| !(is_of_it(other) && other.news == Update::Updated))
+                }
                 Update::Raised | Update::Changed => {}
             }
             inbox.push(page);
@@ -42,11 +51,20 @@ impl Inbox {
         let merged = before - inbox.len();
         let lost = inbox.len().saturating_sub(PAGES_MAX);
         for _ in 0..lost {
-            let at = inbox.iter().enumerate().min_by_key(|(at, page)| (missed(page), *at)).map_or(0, |(at, _)| at);
+            let at = inbox
+                .iter()
+                .enumerate()
+                .min_by_key(|(at, page)| (missed(page), *at))
+                .map_or(0, |(at, _)| at);
             inbox.remove(at);
         }
-        let events = [(merged, OutboxEvent::Merged as fn(usize) -> OutboxEvent), (lost, OutboxEvent::Lost)];
-        let events = events.into_iter().filter(|(count, _)| *count > 0).map(|(count, event)| event(count)).collect();
+        let events =
+            [(merged, OutboxEvent::Merged as fn(usize) -> OutboxEvent), (lost, OutboxEvent::Lost)];
+        let events = events
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, event)| event(count))
+            .collect();
         (was_empty, events)
     }
 
@@ -90,7 +108,10 @@ mod tests {
             ]);
             assert_eq!(held(&inbox), ["1", "c", "2", "4"]);
             let (_, merged) = inbox.put(vec![page("5", "a", Update::Resolved)]);
-            assert_eq!((held(&inbox), merged), (vec!["1".to_owned(), "c".to_owned()], vec![OutboxEvent::Merged(3)]));
+            assert_eq!(
+                (held(&inbox), merged),
+                (vec!["1".to_owned(), "c".to_owned()], vec![OutboxEvent::Merged(3)])
+            );
         }
     }
 
@@ -98,7 +119,8 @@ mod tests {
     fn it_is_bounded_and_what_is_missed_least_goes_first() {
         let inbox = Inbox::default();
         inbox.put((0..PAGES_MAX).map(|nth| page("r", &format!("{nth}"), Update::Raised)).collect());
-        let (_, lost) = inbox.put(vec![page("u", "0", Update::Updated), page("c", "1", Update::Changed)]);
+        let (_, lost) =
+            inbox.put(vec![page("u", "0", Update::Updated), page("c", "1", Update::Changed)]);
         assert_eq!((held(&inbox).len(), lost), (PAGES_MAX, vec![OutboxEvent::Lost(2)]));
         assert!(held(&inbox).iter().all(|id| id == "r"));
     }

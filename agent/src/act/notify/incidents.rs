@@ -1,9 +1,12 @@
-//! Pages for a human: once when an incident is raised, again when it changed or something else is done about it, and when it is over.
+//! Pages for a human: once when an incident is raised, again when it changed or something else is
+//! done about it, and when it is over.
 //!
-//! Pure: time is an argument. Updates of an incident are a minute apart, unless it becomes critical; the newest counts. Incidents that come too fast or
-//! are too many are members of a summary ([`Storms`]). Cold start: what an earlier run has told of and not ended is given to it; an
-//! incident that is raised again goes on without a word, one that is not seen again for as long as the agent takes to be sure of it is over. Bounded
-//! by [`OPEN_MAX`](super::storm::OPEN_MAX) and the bounds of summaries.
+//! Pure: time is an argument. Updates of an incident are a minute apart, unless it becomes
+//! critical; the newest counts. Incidents that come too fast or are too many are members of a
+//! summary ([`Storms`]). Cold start: what an earlier run has told of and not ended is given to it;
+//! an incident that is raised again goes on without a word, one that is not seen again for as long
+//! as the agent takes to be sure of it is over. Bounded by [`OPEN_MAX`](super::storm::OPEN_MAX) and
+//! the bounds of summaries.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +29,8 @@ use crate::{
 /// Time between two updates of an incident, unless it becomes critical.
 const UPDATE_EVERY_SECS: f64 = 60.0;
 
-/// Time from the first page of a summary to its first update, in which a flood shows how large it is.
+/// Time from the first page of a summary to its first update, in which a flood shows how large it
+/// is.
 const FIRST_SUMMARY_SECS: f64 = 10.0;
 
 /// The class of summaries.
@@ -100,7 +104,8 @@ struct ReportedSummary {
 }
 
 impl IncidentTracker {
-    /// Goes on with what an earlier run has told last of each incident that it did not end. `t` is now.
+    /// Goes on with what an earlier run has told last of each incident that it did not end. `t` is
+    /// now.
     pub fn new(teller: Reporter, told: Vec<Notification>, t: f64) -> Self {
         let mut pager = Self {
             teller,
@@ -116,26 +121,38 @@ impl IncidentTracker {
                     group => Scope::Owner(Arc::from(group)),
                 };
                 pager.storms.restore(scope.clone(), t, pager.teller.sure_after.as_secs_f64());
-                pager
-                    .summaries
-                    .insert(scope, ReportedSummary { page, members: String::new(), next_at: t + UPDATE_EVERY_SECS });
+                pager.summaries.insert(
+                    scope,
+                    ReportedSummary {
+                        page,
+                        members: String::new(),
+                        next_at: t + UPDATE_EVERY_SECS,
+                    },
+                );
                 continue;
             }
             let standing = IncidentState { severity: page.severity, why: None, done: None };
             let told = standing.clone();
             let (updated_at, known_since) = (f64::NEG_INFINITY, t);
-            let open = OpenIncident { verdict: None, standing, told, updated_at, known_since, page };
+            let open =
+                OpenIncident { verdict: None, standing, told, updated_at, known_since, page };
             pager.open.insert(open.page.incident.clone(), open);
         }
         pager
     }
 
     /// What is to be told on account of a decision. `verdicts` are those that it followed from.
-    pub fn decided(&mut self, now: Now, decision: &Decision, verdicts: &[Verdict]) -> Option<Notification> {
+    pub fn decided(
+        &mut self,
+        now: Now,
+        decision: &Decision,
+        verdicts: &[Verdict],
+    ) -> Option<Notification> {
         let incident = self.key(&decision.id.to_string());
         match decision.action {
             Action::Page { severity } => {
-                let verdict = verdicts.iter().rev().find(|verdict| IncidentId::from(*verdict) == decision.id);
+                let verdict =
+                    verdicts.iter().rev().find(|verdict| IncidentId::from(*verdict) == decision.id);
                 let Some(open) = self.open.get_mut(&incident) else {
                     return self.raise(now, incident, severity, &decision.why, verdict?);
                 };
@@ -148,16 +165,24 @@ impl IncidentTracker {
                 self.update_if_due(now, &incident)
             }
             Action::Resolve => self.resolve(now, &incident, &decision.why),
-            Action::Limit | Action::Unlimit | Action::Weigh | Action::Unweigh | Action::Drain | Action::Undrain => None,
+            Action::Limit
+            | Action::Unlimit
+            | Action::Weigh
+            | Action::Unweigh
+            | Action::Drain
+            | Action::Undrain => None,
         }
     }
 
-    /// What is to be told on account of what was done: how its incident stands now, and the change to this host.
+    /// What is to be told on account of what was done: how its incident stands now, and the change
+    /// to this host.
     pub fn done(&mut self, now: Now, outcome: &Outcome) -> Vec<Notification> {
         let size = outcome.limit_bytes.map(|bytes| Size(bytes as f64).to_string());
         let why = outcome.why.lines().next().unwrap_or_default();
         let done = match outcome.event {
-            OutcomeKind::Limited => format!("its memory is held below {}", size.unwrap_or_default()),
+            OutcomeKind::Limited => {
+                format!("its memory is held below {}", size.unwrap_or_default())
+            }
             OutcomeKind::GrowthStopped => {
                 format!("its memory is held below {} and grows no more", size.unwrap_or_default())
             }
@@ -165,9 +190,14 @@ impl IncidentTracker {
             OutcomeKind::Refused => format!("it is not limited: {why}"),
             OutcomeKind::Failed => format!("it could not be limited: {why}"),
             OutcomeKind::Overridden => format!("its limit is left to somebody else: {why}"),
-            OutcomeKind::Relaxed | OutcomeKind::Thrashing => format!("a limit does not help: {why}"),
+            OutcomeKind::Relaxed | OutcomeKind::Thrashing => {
+                format!("a limit does not help: {why}")
+            }
             OutcomeKind::CpuThrottled => {
-                format!("its memory is held below {}, and it gets less CPU", size.unwrap_or_default())
+                format!(
+                    "its memory is held below {}, and it gets less CPU",
+                    size.unwrap_or_default()
+                )
             }
             OutcomeKind::Draining => "this node is drained".to_owned(),
             OutcomeKind::DrainRefused => format!("this node could not be drained: {why}"),
@@ -199,7 +229,10 @@ impl IncidentTracker {
         }
         if matches!(
             outcome.event,
-            OutcomeKind::Limited | OutcomeKind::Undone | OutcomeKind::Draining | OutcomeKind::Undrained
+            OutcomeKind::Limited
+                | OutcomeKind::Undone
+                | OutcomeKind::Draining
+                | OutcomeKind::Undrained
         ) {
             let incident = incidents.into_iter().next().unwrap_or_default();
             pages.push(self.change(now, incident, outcome));
@@ -207,11 +240,13 @@ impl IncidentTracker {
         pages
     }
 
-    /// Pages that are due because time went by: updates that had to wait, summaries that changed, and the end of what an earlier run has told of
-    /// and nothing was seen of since.
+    /// Pages that are due because time went by: updates that had to wait, summaries that changed,
+    /// and the end of what an earlier run has told of and nothing was seen of since.
     pub fn due(&mut self, now: Now) -> Vec<Notification> {
         let sure_after_secs = self.teller.sure_after.as_secs_f64();
-        let is_forgotten = |open: &OpenIncident| open.verdict.is_none() && now.t - open.known_since >= sure_after_secs;
+        let is_forgotten = |open: &OpenIncident| {
+            open.verdict.is_none() && now.t - open.known_since >= sure_after_secs
+        };
         let (mut forgotten, mut changed) = (Vec::new(), Vec::new());
         for (incident, open) in &self.open {
             if is_forgotten(open) {
@@ -221,7 +256,8 @@ impl IncidentTracker {
             }
         }
         let why = "Nothing was seen of it since the agent was started again.";
-        let mut pages: Vec<_> = forgotten.iter().filter_map(|incident| self.resolve(now, incident, why)).collect();
+        let mut pages: Vec<_> =
+            forgotten.iter().filter_map(|incident| self.resolve(now, incident, why)).collect();
         pages.extend(changed.iter().filter_map(|incident| self.update_if_due(now, incident)));
         for (scope, summary) in self.storms.over(now.t) {
             pages.extend(self.end_summary(now, &scope, &summary));
@@ -246,7 +282,8 @@ impl IncidentTracker {
             return self.tell_summary(now, &scope);
         }
         let group = printable(claim.cgroup(), NAME_CHARS_MAX);
-        let open_of_owner = self.open.values().filter(|open| owner(&open.page.group) == owner(&group)).count();
+        let open_of_owner =
+            self.open.values().filter(|open| owner(&open.page.group) == owner(&group)).count();
         let raise = Raise { owner: owner(&group), severity, open_of_owner, open: self.open.len() };
         let scope = match self.storms.scope_of(digest) {
             Some(scope) => Some(scope.clone()),
@@ -275,7 +312,8 @@ impl IncidentTracker {
         let standing = IncidentState { severity, why: Some(why.to_owned()), done: None };
         let told = standing.clone();
         let (verdict, updated_at, known_since) = (Some(verdict.clone()), f64::NEG_INFINITY, now.t);
-        let open = OpenIncident { page: page.clone(), verdict, standing, told, updated_at, known_since };
+        let open =
+            OpenIncident { page: page.clone(), verdict, standing, told, updated_at, known_since };
         self.open.insert(incident, open);
         Some(page)
     }
@@ -283,7 +321,8 @@ impl IncidentTracker {
     /// The update of an incident that changed, if it is time for one.
     fn update_if_due(&mut self, now: Now, incident: &str) -> Option<Notification> {
         let open = self.open.get(incident)?;
-        let becomes_critical = open.standing.severity >= Severity::Critical && open.told.severity < Severity::Critical;
+        let becomes_critical =
+            open.standing.severity >= Severity::Critical && open.told.severity < Severity::Critical;
         let is_due = now.t - open.updated_at >= UPDATE_EVERY_SECS || becomes_critical;
         if open.standing == open.told || !is_due {
             return None;
@@ -291,9 +330,15 @@ impl IncidentTracker {
         let (id, host) = (self.next_id(), &self.teller.host);
         let open = self.open.get_mut(incident)?;
         let OpenIncident { page, standing, told, .. } = open;
-        (page.id, page.news, page.severity, page.at_ms) = (id, Update::Updated, standing.severity, now.unix_ms);
+        (page.id, page.news, page.severity, page.at_ms) =
+            (id, Update::Updated, standing.severity, now.unix_ms);
         if let Some(verdict) = &open.verdict {
-            page.summary = message::standing(verdict, host, &clock_time(page.raised_at_ms), standing.done.as_deref());
+            page.summary = message::standing(
+                verdict,
+                host,
+                &clock_time(page.raised_at_ms),
+                standing.done.as_deref(),
+            );
             page.class = message::class(&verdict.claim);
             page.details = details(verdict);
         }
@@ -318,7 +363,14 @@ impl IncidentTracker {
     fn end(&mut self, now: Now, page: Notification, why: &str) -> Notification {
         let secs = now.unix_ms.saturating_sub(page.raised_at_ms) as f64 / 1e3;
         let summary = message::over(&page.component, &page.class, &page.host, secs, why);
-        Notification { id: self.next_id(), news: Update::Resolved, at_ms: now.unix_ms, summary, ..page }.bounded()
+        Notification {
+            id: self.next_id(),
+            news: Update::Resolved,
+            at_ms: now.unix_ms,
+            summary,
+            ..page
+        }
+        .bounded()
     }
 
     /// A summary as it stands, if it is time to tell it.
@@ -329,7 +381,9 @@ impl IncidentTracker {
         let severity = summary.severity();
         let becomes_critical = severity.is_some_and(|severity| severity >= Severity::Critical)
             && told.is_none_or(|told| told.page.severity < Severity::Critical);
-        if told.is_some_and(|told| (now.t < told.next_at && !becomes_critical) || told.members == members) {
+        if told.is_some_and(|told| {
+            (now.t < told.next_at && !becomes_critical) || told.members == members
+        }) {
             return None;
         }
         let (page, next_at) = match self.summaries.remove(scope) {
@@ -341,14 +395,24 @@ impl IncidentTracker {
         let severity = severity.unwrap_or(page.severity);
         let since = clock_time(page.raised_at_ms);
         let text = message::many(&page.component, &page.host, summary.total, &members, &since);
-        let page = Notification { id: self.next_id(), severity, summary: text, at_ms: now.unix_ms, ..page }.bounded();
-        self.summaries.insert(scope.clone(), ReportedSummary { page: page.clone(), members, next_at });
+        let page = Notification {
+            id: self.next_id(),
+            severity,
+            summary: text,
+            at_ms: now.unix_ms,
+            ..page
+        }
+        .bounded();
+        self.summaries
+            .insert(scope.clone(), ReportedSummary { page: page.clone(), members, next_at });
         Some(page)
     }
 
     fn begin_summary(&self, now: Now, scope: &Scope) -> Notification {
         let (incident, component, group) = match scope {
-            Scope::Owner(owner) if owner.is_empty() => ("many".to_owned(), "unknown cgroups".to_owned(), String::new()),
+            Scope::Owner(owner) if owner.is_empty() => {
+                ("many".to_owned(), "unknown cgroups".to_owned(), String::new())
+            }
             Scope::Owner(owner) => (format!("many-{owner}"), owner.to_string(), owner.to_string()),
             Scope::Host => ("many-everywhere".to_owned(), "all of it".to_owned(), String::new()),
         };
@@ -380,7 +444,11 @@ impl IncidentTracker {
 
     fn change(&mut self, now: Now, incident: String, outcome: &Outcome) -> Notification {
         let (host, cgroup) = (&self.teller.host, outcome.cgroup.to_string());
-        let sentence = format!("Spillway on {host}: {} {cgroup}: {}", outcome.event, outcome.why.replace('\n', ";"));
+        let sentence = format!(
+            "Spillway on {host}: {} {cgroup}: {}",
+            outcome.event,
+            outcome.why.replace('\n', ";")
+        );
         let page = Notification {
             summary: sentence,
             host: host.clone(),
@@ -440,7 +508,9 @@ fn object(fields: &impl serde::Serialize) -> Map<String, Value> {
 
 /// A hash that is the same in every version of this program: Fowler, Noll and Vo's 1a.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

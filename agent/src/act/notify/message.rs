@@ -1,7 +1,11 @@
-//! What a page says, as a colleague would: what, where, since when, how fast, what will happen when, and what was done.
+//! What a page says, as a colleague would: what, where, since when, how fast, what will happen
+//! when, and what was done.
 
 use crate::{
-    detect::{Bottleneck, CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim, Resource, Sign, Verdict},
+    detect::{
+        Bottleneck, CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim, Resource,
+        Sign, Verdict,
+    },
     units::{Count, Frequency, Size, Span},
 };
 
@@ -28,7 +32,8 @@ pub fn class(claim: &Claim) -> String {
     }
 }
 
-/// An incident that stands. `since` is when it was raised, as a clock shows it; `done` what was done.
+/// An incident that stands. `since` is when it was raised, as a clock shows it; `done` what was
+/// done.
 pub fn standing(verdict: &Verdict, host: &str, since: &str, done: Option<&str>) -> String {
     let what = match &verdict.claim {
         Claim::Leak(claim) => leak(claim, host, verdict.exhaustion_secs),
@@ -47,12 +52,19 @@ pub fn over(component: &str, class: &str, host: &str, secs: f64, why: &str) -> S
 
 /// Many incidents that are told as one. `members` are those that stand, in a few words.
 pub fn many(component: &str, host: &str, total: u64, members: &str, since: &str) -> String {
-    format!("{component} on {host} has many incidents: {members}. {} since {since}, told as one.", Count(total))
+    format!(
+        "{component} on {host} has many incidents: {members}. {} since {since}, told as one.",
+        Count(total)
+    )
 }
 
 fn leak(claim: &LeakClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
     let pid = claim.id.pid;
-    let who = format!("{} (pid {pid}) on {host} leaks {}", name(&claim.comm, "A process"), resource(claim.resource));
+    let who = format!(
+        "{} (pid {pid}) on {host} leaks {}",
+        name(&claim.comm, "A process"),
+        resource(claim.resource)
+    );
     let pace = match (claim.growth_bytes_per_sec, claim.growth_handles_per_sec) {
         (Some(bytes), _) => format!(", {} a second", Size(bytes)),
         (None, Some(handles)) => format!(", {}", Frequency(handles)),
@@ -85,12 +97,19 @@ fn overload(claim: &OverloadClaim, host: &str, exhaustion_secs: Option<f64>) -> 
         Some(secs) => format!("; connections are dropped in {}", Span(secs)),
         None => String::new(),
     };
-    format!("{}{owner} on {host} is overloaded: {backlog} of {most} connections wait{scarce}{sign}{end}", claim.addr)
+    format!(
+        "{}{owner} on {host} is overloaded: {backlog} of {most} connections wait{scarce}{sign}{end}",
+        claim.addr
+    )
 }
 
 fn cascade_risk(claim: &CascadeRiskClaim, host: &str) -> String {
     let failed = Count(claim.failed);
-    format!("{} does not answer {} on {host}: {failed} connects failed", claim.addr, name(&claim.comm, "a workload"))
+    format!(
+        "{} does not answer {} on {host}: {failed} connects failed",
+        claim.addr,
+        name(&claim.comm, "a workload")
+    )
 }
 
 fn exhaustion(claim: &ExhaustionClaim, host: &str) -> String {
@@ -149,7 +168,12 @@ mod tests {
         };
         let done = Some("held at 512.0 MiB");
         assert_eq!(
-            standing(&verdict(Claim::Leak(leak.clone()), Some(8_280.0)), "web-3", "14:02 UTC", done),
+            standing(
+                &verdict(Claim::Leak(leak.clone()), Some(8_280.0)),
+                "web-3",
+                "14:02 UTC",
+                done
+            ),
             "api (pid 812) on web-3 leaks memory, 1.0 MiB a second, and runs out in 2.3 h. Seen since 14:02 UTC; held at 512.0 MiB."
         );
         let files = LeakClaim {

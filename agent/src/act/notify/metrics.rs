@@ -64,11 +64,15 @@ impl NotifyMetrics {
             OutboxEvent::Failed(sink, _) => {
                 (sink.name(), Some("the last notification was not delivered, and is tried again"))
             }
-            OutboxEvent::Refused(sink, _) => (sink.name(), Some("the last notification was refused")),
+            OutboxEvent::Refused(sink, _) => {
+                (sink.name(), Some("the last notification was refused"))
+            }
             OutboxEvent::Closed(sink, _) => {
                 (sink.name(), Some("the receiver is gone: nothing is sent there until a restart"))
             }
-            OutboxEvent::NotSaved(_) => ("disk", Some("it does not take notifications, which are kept in memory")),
+            OutboxEvent::NotSaved(_) => {
+                ("disk", Some("it does not take notifications, which are kept in memory"))
+            }
             OutboxEvent::Saved => ("disk", None),
             OutboxEvent::Kept(_) | OutboxEvent::Merged(_) | OutboxEvent::Lost(_) => return,
         };
@@ -86,7 +90,11 @@ impl NotifyMetrics {
             "Calls that tell somebody of an incident and are still to be made",
             self.waiting.clone(),
         );
-        registry.register("pages_kept", "Pages that were put on disk before anybody was told", self.kept.clone());
+        registry.register(
+            "pages_kept",
+            "Pages that were put on disk before anybody was told",
+            self.kept.clone(),
+        );
         registry.register(
             "page_calls",
             "Calls that told somebody of an incident, by receiver and result",
@@ -97,7 +105,11 @@ impl NotifyMetrics {
             "Pages that were replaced by newer ones of their incidents before they were sent, or were over by then",
             self.merged.clone(),
         );
-        registry.register("pages_lost", "Pages that were dropped because too much waited", self.lost.clone());
+        registry.register(
+            "pages_lost",
+            "Pages that were dropped because too much waited",
+            self.lost.clone(),
+        );
     }
 
     fn called(&self, sink: SinkKind, result: &'static str) {
@@ -117,7 +129,10 @@ mod tests {
         counts.note(&OutboxEvent::Failed(SinkKind::Slack, "timed out".to_owned()));
         counts.note(&OutboxEvent::NotSaved("No space left on device".to_owned()));
         let undelivered = counts.undelivered();
-        assert!(undelivered[0].starts_with("disk: ") && undelivered[1].starts_with("slack: "), "{undelivered:?}");
+        assert!(
+            undelivered[0].starts_with("disk: ") && undelivered[1].starts_with("slack: "),
+            "{undelivered:?}"
+        );
         counts.note(&OutboxEvent::Delivered(SinkKind::Slack));
         counts.note(&OutboxEvent::Saved);
         assert_eq!(counts.undelivered(), [""; 0]);

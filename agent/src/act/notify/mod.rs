@@ -1,8 +1,11 @@
-//! The action `page`: a human is told of an incident once, again when it changed or something was done about it, and when it is over.
+//! The action `page`: a human is told of an incident once, again when it changed or something was
+//! done about it, and when it is over.
 //!
-//! [`Pager`](pager::Pager) says what is told, and is pure; it merges floods into summaries. [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on disk in this
-//! form. A sink is a file here: it puts a page into the form of its receiver, and reads the answer. The next sink is one more
-//! file, a variant of [`SinkKind`] and a table of the configuration.
+//! [`Pager`](pager::Pager) says what is told, and is pure; it merges floods into summaries.
+//! [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on
+//! disk in this form. A sink is a file here: it puts a page into the form of its receiver, and
+//! reads the answer. The next sink is one more file, a variant of [`SinkKind`] and a table of the
+//! configuration.
 
 mod delivery_queue;
 mod inbox;
@@ -32,7 +35,8 @@ pub(in crate::act) use worker::Chance;
 /// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Most bytes of a page; usual ones take about 1 KiB. Details give way where it would be larger, then the ends of its texts.
+/// Most bytes of a page; usual ones take about 1 KiB. Details give way where it would be larger,
+/// then the ends of its texts.
 const PAGE_BYTES_MAX: usize = 4 << 10;
 
 /// One thing that is told of an incident, or of a change to this host.
@@ -40,13 +44,15 @@ const PAGE_BYTES_MAX: usize = 4 << 10;
 pub struct Notification {
     /// Tells this page from every other one; the same however often it is sent.
     pub id: String,
-    /// The incident, by a name that is the same from its first page to its last, and after a restart. At most 255 bytes.
+    /// The incident, by a name that is the same from its first page to its last, and after a
+    /// restart. At most 255 bytes.
     pub incident: String,
     /// What it tells.
     pub news: Update,
     /// How urgent the incident is.
     pub severity: Severity,
-    /// What, where, since when, how fast, what will happen and what was done, in a sentence of at most 1,024 characters.
+    /// What, where, since when, how fast, what will happen and what was done, in a sentence of at
+    /// most 1,024 characters.
     pub summary: String,
     /// This host's name.
     pub host: String,
@@ -73,7 +79,8 @@ const NAME_CHARS_MAX: usize = 256;
 pub enum Update {
     /// There is an incident.
     Raised,
-    /// It is more or less urgent, it is something else than it seemed, or something else is done about it.
+    /// It is more or less urgent, it is something else than it seemed, or something else is done
+    /// about it.
     Updated,
     /// It is over.
     Resolved,
@@ -132,15 +139,22 @@ pub(in crate::act) fn timestamp(at_ms: u64) -> String {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn bodies(page: &Notification) -> Vec<Vec<u8>> {
     let links = links::Links::default();
-    let mut bodies =
-        vec![sink::pagerduty::body(page, "key", &links), sink::slack::body(page, &links), sink::webhook::body(page)];
+    let mut bodies = vec![
+        sink::pagerduty::body(page, "key", &links),
+        sink::slack::body(page, &links),
+        sink::webhook::body(page),
+    ];
     bodies.extend(sink::alertmanager::body(page, &links));
     bodies
 }
 
 /// Words for a reply by each kind of receiver, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fates(status: u16, retry_after: Option<std::time::Duration>, body: &[u8]) -> Vec<String> {
+pub(crate) fn fates(
+    status: u16,
+    retry_after: Option<std::time::Duration>,
+    body: &[u8],
+) -> Vec<String> {
     use sink::{Delivery, Sink, SinkFormat};
     let secret = || crate::net::secret::SecretSource::new("/no/such").expect("it is a path");
     let url = || "http://127.0.0.1/".to_owned();
@@ -153,7 +167,10 @@ pub(crate) fn fates(status: u16, retry_after: Option<std::time::Duration>, body:
     let fate = |form| Sink { form, links: links::Links::default() }.fate(status, retry_after, body);
     let said = forms.map(fate).map(|fate| match fate {
         Delivery::Taken => String::new(),
-        Delivery::Unknown(said) | Delivery::Later(_, said) | Delivery::Refused(said) | Delivery::Closed(said) => said,
+        Delivery::Unknown(said)
+        | Delivery::Later(_, said)
+        | Delivery::Refused(said)
+        | Delivery::Closed(said) => said,
     });
     said.to_vec()
 }

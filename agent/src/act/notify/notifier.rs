@@ -18,7 +18,8 @@ use crate::{
     net::http_client::TlsOptions,
 };
 
-/// Beyond the warm-up, in which a leak that ran before is claimed again after minutes: what is not by then is over.
+/// Beyond the warm-up, in which a leak that ran before is claimed again after minutes: what is not
+/// by then is over.
 const SURE_AFTER_WARM_UP: std::time::Duration = std::time::Duration::from_mins(10);
 
 /// What is to be told, and who tells it.
@@ -44,15 +45,16 @@ impl Notifier {
         let run = random.trim().replace('-', "");
         let seed = u64::from_str_radix(run.get(..16).unwrap_or_default(), 16).unwrap_or_default();
         let spool = config.record.state_dir.join("spool.redb");
-        let (notifier, told) = NotifyWorker::start(NotifySetup { spool: &spool, sinks, seed }, clock)?;
+        let (notifier, told) =
+            NotifyWorker::start(NotifySetup { spool: &spool, sinks, seed }, clock)?;
         let host = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
         let sure_after = config.detect.leak.warm_up + SURE_AFTER_WARM_UP;
         let pager = IncidentTracker::new(Reporter { host, run, sure_after }, told, clock.now());
         Ok(Some(Self { pager, notifier, clock }))
     }
 
-    /// Tells what there is to tell on account of a decision, and says whether it is one that this carries out. `verdicts` are those that
-    /// it followed from.
+    /// Tells what there is to tell on account of a decision, and says whether it is one that this
+    /// carries out. `verdicts` are those that it followed from.
     pub fn decided(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
         let page = self.pager.decided(self.now(), decision, verdicts);
         self.notifier.tell(page.into_iter().collect());
@@ -102,8 +104,16 @@ fn sinks(page: &PageConfig) -> Vec<(Sink, TlsOptions)> {
             .map(|routing_key| SinkFormat::PagerDuty { url: pagerduty.url.clone(), routing_key }),
         alertmanager.url.clone().map(|url| SinkFormat::Alertmanager { url }),
         slack.url_file.clone().map(|url| SinkFormat::Slack { url }),
-        webhook.url.clone().zip(webhook.secret_file.clone()).map(|(url, keys)| SinkFormat::Webhook { url, keys }),
+        webhook
+            .url
+            .clone()
+            .zip(webhook.secret_file.clone())
+            .map(|(url, keys)| SinkFormat::Webhook { url, keys }),
     ];
     let identity = || TlsOptions { ca_file: page.ca_file.clone(), client: None };
-    forms.into_iter().flatten().map(|form| (Sink { form, links: links.clone() }, identity())).collect()
+    forms
+        .into_iter()
+        .flatten()
+        .map(|form| (Sink { form, links: links.clone() }, identity()))
+        .collect()
 }

@@ -1,8 +1,10 @@
 //! What waits, for whom, and what became of it: the queues of all sinks over one spool.
 //!
-//! No thread and no socket is here: it is told what came and what was answered, and says what to send. What the disk does not take is kept in memory and
-//! put there as soon as it can be. Pages and bytes are bounded, whatever comes: newer pages replace older ones, and beyond the bounds the page that
-//! is missed least is dropped and counted. Cold start: what an earlier run left waits again, with the identities that it had.
+//! No thread and no socket is here: it is told what came and what was answered, and says what to
+//! send. What the disk does not take is kept in memory and put there as soon as it can be. Pages
+//! and bytes are bounded, whatever comes: newer pages replace older ones, and beyond the bounds the
+//! page that is missed least is dropped and counted. Cold start: what an earlier run left waits
+//! again, with the identities that it had.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,8 +16,9 @@ use super::{
 };
 use crate::act::notify::spool::{IncidentChange, Spool, SpoolEntry, SpoolError};
 
-/// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual pages takes. With what was told last of open incidents
-/// (160 pages of 4 KiB at most) the disk holds little more than a MiB, whatever comes.
+/// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual
+/// pages takes. With what was told last of open incidents (160 pages of 4 KiB at most) the disk
+/// holds little more than a MiB, whatever comes.
 const WAITING_BYTES_MAX: usize = 512 << 10;
 
 /// Time between two tries to put on disk what it did not take.
@@ -54,7 +57,8 @@ pub enum OutboxEvent {
     Refused(SinkKind, String),
     /// A sink takes nothing any more.
     Closed(SinkKind, String),
-    /// So many pages were replaced by newer ones of their incidents, or were over before they were sent.
+    /// So many pages were replaced by newer ones of their incidents, or were over before they were
+    /// sent.
     Merged(usize),
     /// Pages were lost for want of room.
     Lost(usize),
@@ -65,9 +69,14 @@ pub enum OutboxEvent {
 }
 
 impl Outbox {
-    /// Goes on with what a spool held. `unix_ms` is now: numbers begin there, so that they are higher than those of earlier runs even where
-    /// nobody could read them.
-    pub fn new(spool: Spool, sinks: Vec<Sink>, found: Vec<(u64, SpoolEntry<Notification>)>, unix_ms: u64) -> Self {
+    /// Goes on with what a spool held. `unix_ms` is now: numbers begin there, so that they are
+    /// higher than those of earlier runs even where nobody could read them.
+    pub fn new(
+        spool: Spool,
+        sinks: Vec<Sink>,
+        found: Vec<(u64, SpoolEntry<Notification>)>,
+        unix_ms: u64,
+    ) -> Self {
         // A clock that is far off leaves room for those that follow.
         let begun_at = unix_ms.saturating_mul(1_000).min(u64::MAX / 2);
         let next_nth = found.last().map_or(0, |(nth, _)| nth.saturating_add(1)).max(begun_at);
@@ -113,7 +122,9 @@ impl Outbox {
                 .map(|(sink, _)| sink.kind().name().to_owned());
             let to: Vec<_> = to.collect();
             match page.news {
-                Update::Raised | Update::Updated => drop(self.untold.insert(page.incident.clone(), Some(page.clone()))),
+                Update::Raised | Update::Updated => {
+                    drop(self.untold.insert(page.incident.clone(), Some(page.clone())))
+                }
                 Update::Resolved => drop(self.untold.insert(page.incident.clone(), None)),
                 Update::Changed => {}
             }
@@ -138,7 +149,10 @@ impl Outbox {
                 let (sink, queue) = &mut self.sinks[at];
                 let page = match self.unsaved.get(&nth) {
                     Some(entry) => Ok(Some(entry.what.clone())),
-                    None => self.spool.get::<Notification>(nth).map(|entry| entry.map(|entry| entry.what)),
+                    None => self
+                        .spool
+                        .get::<Notification>(nth)
+                        .map(|entry| entry.map(|entry| entry.what)),
                 };
                 match page.map_err(|error| error.to_string()).and_then(|page| match page {
                     Some(page) => sink.post(&page, unix_secs),
@@ -196,8 +210,16 @@ impl Outbox {
     }
 
     /// How a sink reads an answer.
-    pub fn fate(&self, at: usize, status: u16, retry_after: Option<Duration>, body: &[u8]) -> Delivery {
-        let Some((sink, _)) = self.sinks.get(at) else { return Delivery::Refused("no such sink".to_owned()) };
+    pub fn fate(
+        &self,
+        at: usize,
+        status: u16,
+        retry_after: Option<Duration>,
+        body: &[u8],
+    ) -> Delivery {
+        let Some((sink, _)) = self.sinks.get(at) else {
+            return Delivery::Refused("no such sink".to_owned());
+        };
         sink.fate(status, retry_after, body)
     }
 
@@ -227,7 +249,8 @@ impl Outbox {
         self.sinks.iter().map(|(_, queue)| queue.len()).sum()
     }
 
-    /// Puts a page into the queues of those who have not got it; gives how many there are. `may_be_known` says that an earlier run may have sent it.
+    /// Puts a page into the queues of those who have not got it; gives how many there are.
+    /// `may_be_known` says that an earlier run may have sent it.
     fn queue(&mut self, nth: u64, entry: &SpoolEntry<Notification>, may_be_known: bool) -> usize {
         let page = &entry.what;
         let item = QueueItem {
@@ -307,7 +330,9 @@ impl Outbox {
 
     fn save(&mut self, t: f64) {
         match self.try_save() {
-            Ok(()) if self.retries_at.take().is_some_and(f64::is_finite) => self.events.push(OutboxEvent::Saved),
+            Ok(()) if self.retries_at.take().is_some_and(f64::is_finite) => {
+                self.events.push(OutboxEvent::Saved)
+            }
             Ok(()) => {}
             Err(error) => {
                 if !self.retries_at.replace(t + SAVE_EVERY_SECS).is_some_and(f64::is_finite) {
@@ -327,7 +352,8 @@ impl Outbox {
             }
         }
         self.unsaved.retain(|_, entry| !entry.to.is_empty());
-        let entries: Vec<_> = self.unsaved.iter().map(|(nth, entry)| (*nth, entry.clone())).collect();
+        let entries: Vec<_> =
+            self.unsaved.iter().map(|(nth, entry)| (*nth, entry.clone())).collect();
         let told = self.untold.iter().map(|(incident, last)| match last {
             Some(page) => IncidentChange::Last(incident.as_str(), page),
             None => IncidentChange::Over(incident.as_str()),

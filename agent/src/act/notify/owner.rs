@@ -1,22 +1,27 @@
 //! The owner of a cgroup: the part of its path that its inhabitants cannot choose.
 //!
-//! Whoever runs in a unit or a user slice can make any number of cgroups below it, so fairness between cgroups is fairness between owners.
+//! Whoever runs in a unit or a user slice can make any number of cgroups below it, so fairness
+//! between cgroups is fairness between owners.
 
-/// Components of a path that belong to an owner if no unit is among them, as `/docker/ID` and `/lxc/NAME`.
+/// Components of a path that belong to an owner if no unit is among them, as `/docker/ID` and
+/// `/lxc/NAME`.
 const COMPONENTS: usize = 2;
 
 /// The same below the root of Kubernetes' cgroups: quality of service, then the pod.
 const KUBEPODS_COMPONENTS: usize = 3;
 
-/// The owner of a cgroup, as the path of its topmost service, scope or user slice. Empty if the cgroup is unknown.
+/// The owner of a cgroup, as the path of its topmost service, scope or user slice. Empty if the
+/// cgroup is unknown.
 pub fn owner(cgroup: &str) -> &str {
     let mut end = 0;
     let mut most = COMPONENTS;
-    for (nth, component) in cgroup.split('/').filter(|component| !component.is_empty()).enumerate() {
+    for (nth, component) in cgroup.split('/').filter(|component| !component.is_empty()).enumerate()
+    {
         if nth == 0 && component == "kubepods" {
             most = KUBEPODS_COMPONENTS;
         }
-        // A slice contains units that its user did not make, so it does not end the search; it does not count either.
+        // A slice contains units that its user did not make, so it does not end the search; it does
+        // not count either.
         let is_slice = component.ends_with(".slice");
         most += usize::from(is_slice);
         if nth == most {
@@ -43,7 +48,10 @@ mod tests {
                 "/system.slice/system-getty.slice/getty@tty1.service",
                 "/system.slice/system-getty.slice/getty@tty1.service",
             ),
-            ("/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service", "/user.slice/user-1000.slice"),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service",
+                "/user.slice/user-1000.slice",
+            ),
             ("/user.slice/user-1000.slice/session-4.scope", "/user.slice/user-1000.slice"),
             (
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab.slice/cri-1.scope/x",

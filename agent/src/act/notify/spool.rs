@@ -1,8 +1,11 @@
-//! What is to be told and is not delivered yet, on disk: whatever was accepted is there after a kill, and goes out after the next start.
+//! What is to be told and is not delivered yet, on disk: whatever was accepted is there after a
+//! kill, and goes out after the next start.
 //!
-//! Beside it stands what was told last of each incident that is open, so that the next run of the agent can end it. One embedded store
-//! (redb), whose commits are atomic and synced. A file that cannot be read, truncated or zeroed, is set aside for a person to look at, and a new
-//! one begun: no file stops the agent. Where the disk takes nothing the error says so; the caller keeps what it has, and tries again.
+//! Beside it stands what was told last of each incident that is open, so that the next run of the
+//! agent can end it. One embedded store (redb), whose commits are atomic and synced. A file that
+//! cannot be read, truncated or zeroed, is set aside for a person to look at, and a new one begun:
+//! no file stops the agent. Where the disk takes nothing the error says so; the caller keeps what
+//! it has, and tries again.
 
 use std::{
     fs::File,
@@ -12,8 +15,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
-    TableHandle as _, WriteTransaction, backends::FileBackend,
+    Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition, TableHandle as _, WriteTransaction, backends::FileBackend,
 };
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -23,7 +26,8 @@ use crate::os::{StateDir, atomic_file, trusted::reason};
 /// Memory for its pages: the least that it works with, for what is rarely more than some kilobytes.
 const CACHE_BYTES: usize = 256 << 10;
 
-/// A file that is larger than this is made smaller when it can be: one within today's bounds never is.
+/// A file that is larger than this is made smaller when it can be: one within today's bounds never
+/// is.
 const SHRINKS_FROM_BYTES: u64 = 8 << 20;
 
 /// What waits, by number.
@@ -91,7 +95,9 @@ impl Spool {
     /// # Errors
     ///
     /// Where there can be none.
-    pub fn open<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<(Self, SpoolRecovery<T>), SpoolError> {
+    pub fn open<T: for<'a> Deserialize<'a>>(
+        path: &Path,
+    ) -> Result<(Self, SpoolRecovery<T>), SpoolError> {
         let failed = |why: String| SpoolError { path: path.to_owned(), why };
         let (contents, set_aside) = match read(path) {
             Ok(contents) => (contents, None),
@@ -124,8 +130,8 @@ impl Spool {
         self.change(&[], entries, told)
     }
 
-    /// Forgets these, which are delivered or never will be, each for one receiver or for all; all or nothing, so that none is there
-    /// again after a crash without what was delivered after it.
+    /// Forgets these, which are delivered or never will be, each for one receiver or for all; all
+    /// or nothing, so that none is there again after a crash without what was delivered after it.
     ///
     /// # Errors
     ///
@@ -137,8 +143,8 @@ impl Spool {
         self.change::<T>(settled, &[], &[])
     }
 
-    /// Forgets what is settled and puts the entries on disk, as one change that a crash does not part: an entry that replaces others is there
-    /// if and only if they are not.
+    /// Forgets what is settled and puts the entries on disk, as one change that a crash does not
+    /// part: an entry that replaces others is there if and only if they are not.
     ///
     /// # Errors
     ///
@@ -171,7 +177,9 @@ impl Spool {
             let mut open = write.open_table(OPEN)?;
             for told in told {
                 match told {
-                    IncidentChange::Last(incident, last) => drop(open.insert(*incident, &json(last)?[..])?),
+                    IncidentChange::Last(incident, last) => {
+                        drop(open.insert(*incident, &json(last)?[..])?)
+                    }
                     IncidentChange::Over(incident) => drop(open.remove(*incident)?),
                 }
             }
@@ -184,7 +192,10 @@ impl Spool {
     /// # Errors
     ///
     /// Where that cannot be read.
-    pub fn get<T: for<'a> Deserialize<'a>>(&mut self, nth: u64) -> Result<Option<SpoolEntry<T>>, SpoolError> {
+    pub fn get<T: for<'a> Deserialize<'a>>(
+        &mut self,
+        nth: u64,
+    ) -> Result<Option<SpoolEntry<T>>, SpoolError> {
         let database = self.database()?;
         let entry = || -> Result<Option<SpoolEntry<T>>, redb::Error> {
             let waiting = database.begin_read()?.open_table(WAITING)?;
@@ -194,9 +205,11 @@ impl Spool {
         found.map_err(|why| self.failed(why))
     }
 
-    /// Gives room back to the disk that a spool which was once large does not need any more. One that cannot be made smaller stays as it is.
+    /// Gives room back to the disk that a spool which was once large does not need any more. One
+    /// that cannot be made smaller stays as it is.
     pub fn shrink(&mut self) {
-        let is_large = std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
+        let is_large =
+            std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.len() > SHRINKS_FROM_BYTES);
         if let (true, Some(database)) = (is_large, &mut self.database) {
             let compacted = catch_unwind(AssertUnwindSafe(|| database.compact()));
             if !matches!(compacted, Ok(Ok(_))) {
@@ -205,7 +218,10 @@ impl Spool {
         }
     }
 
-    fn commit(&mut self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), SpoolError> {
+    fn commit(
+        &mut self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), SpoolError> {
         let database = self.database()?;
         let committed = || -> Result<(), redb::Error> {
             let write = database.begin_write()?;
@@ -216,7 +232,8 @@ impl Spool {
         committed.map_err(|why| self.failed(why))
     }
 
-    /// After an error of the disk a database answers nothing but that error: the next try opens it anew.
+    /// After an error of the disk a database answers nothing but that error: the next try opens it
+    /// anew.
     fn failed(&mut self, why: String) -> SpoolError {
         self.database = None;
         SpoolError { path: self.path.clone(), why }
@@ -235,7 +252,9 @@ impl Spool {
             };
             self.database = Some(begun.map_err(|error| failed(error.why()))?);
         }
-        self.database.as_ref().ok_or_else(|| SpoolError { path: self.path.clone(), why: "it is not open".to_owned() })
+        self.database
+            .as_ref()
+            .ok_or_else(|| SpoolError { path: self.path.clone(), why: "it is not open".to_owned() })
     }
 }
 
@@ -278,10 +297,16 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened
                 Err(_) => unread.push((nth.value(), bytes.value().to_vec())),
             }
         }
-        let rows = open.iter()?.map(|row| row.map(|(_, bytes)| serde_json::from_slice::<T>(bytes.value()).ok()));
+        let rows = open
+            .iter()?
+            .map(|row| row.map(|(_, bytes)| serde_json::from_slice::<T>(bytes.value()).ok()));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let unread_open = rows.iter().filter(|row| row.is_none()).count() as u64;
-        Ok((waiting, rows.into_iter().flatten().collect(), unread_open + put_by(&database, unread)?))
+        Ok((
+            waiting,
+            rows.into_iter().flatten().collect(),
+            unread_open + put_by(&database, unread)?,
+        ))
     }));
     match contents {
         Ok(Ok((waiting, open, unread))) => Ok(Contents { database, waiting, open, unread }),
@@ -290,7 +315,8 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Contents<T>, Unopened
     }
 }
 
-/// Moves rows that cannot be read to a table where no number is given again; gives how many are there.
+/// Moves rows that cannot be read to a table where no number is given again; gives how many are
+/// there.
 fn put_by(database: &Database, rows: Vec<(u64, Vec<u8>)>) -> Result<u64, redb::Error> {
     // The usual case, which needs no write.
     if rows.is_empty() {
@@ -320,14 +346,22 @@ fn begin(path: &Path) -> Result<Database, Unopened> {
     let file = open_file(path).map_err(|error| Unopened::Unavailable(reason(&error, path)))?;
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, Unopened> {
         let backend = FileBackend::new(file).map_err(redb::Error::from)?;
-        let database =
-            Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(redb::Error::from)?;
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(redb::Error::from)?;
         let write = database.begin_write().map_err(redb::Error::from)?;
         // One of another version has tables of other names, which stay unread here.
         let known = [WAITING.name(), OPEN.name(), UNREAD.name()];
-        let others = write.list_tables().map_err(redb::Error::from)?.find(|table| !known.contains(&table.name()));
+        let others = write
+            .list_tables()
+            .map_err(redb::Error::from)?
+            .find(|table| !known.contains(&table.name()));
         if let Some(other) = others {
-            return Err(Unopened::Broken(format!("it has a table {:?}: another version wrote it", other.name())));
+            return Err(Unopened::Broken(format!(
+                "it has a table {:?}: another version wrote it",
+                other.name()
+            )));
         }
         let make = || -> Result<(), redb::Error> {
             write.open_table(WAITING)?;
@@ -357,7 +391,11 @@ fn parts(path: &Path) -> io::Result<(&Path, &str)> {
 
 impl From<redb::Error> for Unopened {
     fn from(error: redb::Error) -> Self {
-        if is_unavailable(&error) { Self::Unavailable(error.to_string()) } else { Self::Broken(error.to_string()) }
+        if is_unavailable(&error) {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Broken(error.to_string())
+        }
     }
 }
 
@@ -394,7 +432,8 @@ mod tests {
 
     impl Dir {
         fn make(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("spillway-spool-{name}-{}", std::process::id()));
+            let dir =
+                std::env::temp_dir().join(format!("spillway-spool-{name}-{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             Self(dir)
         }
@@ -425,7 +464,9 @@ mod tests {
         assert!(found.waiting.is_empty() && found.open.is_empty() && found.set_aside.is_none());
         let last = "a raised".to_owned();
         let entries = [(1, entry(&["x", "y"], "a")), (2, entry(&["x"], "b"))];
-        spool.accept(&entries, &[IncidentChange::Last("a", &last), IncidentChange::Last("b", &last)]).unwrap();
+        spool
+            .accept(&entries, &[IncidentChange::Last("a", &last), IncidentChange::Last("b", &last)])
+            .unwrap();
         spool.settle::<String>(&[(1, Some("x"))]).unwrap();
         spool.settle::<String>(&[(2, Some("x")), (9, Some("x"))]).unwrap();
         spool.accept::<String>(&[], &[IncidentChange::Over("b")]).unwrap();
@@ -453,8 +494,10 @@ mod tests {
             bytes[at..].fill(0);
             bytes
         };
-        let garbage: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| byte ^ (at as u8).wrapping_mul(31)).collect();
-        let mut broken = vec![vec![0; 1], vec![0; whole.len()], b"not a database".to_vec(), garbage];
+        let garbage: Vec<u8> =
+            whole.iter().enumerate().map(|(at, byte)| byte ^ (at as u8).wrapping_mul(31)).collect();
+        let mut broken =
+            vec![vec![0; 1], vec![0; whole.len()], b"not a database".to_vec(), garbage];
         for part in 1..32 {
             broken.push(whole[..whole.len() * part / 32].to_vec());
             broken.push(zeroed_from(whole.len() * part / 32));
@@ -465,7 +508,9 @@ mod tests {
             let (mut spool, found) = dir.open();
             set_aside += u32::from(found.set_aside.is_some());
             // What is found was there, and what is put there next is found.
-            assert!(found.waiting.iter().all(|(nth, entry)| *nth < 50 && entry.what == "a".repeat(500)));
+            assert!(
+                found.waiting.iter().all(|(nth, entry)| *nth < 50 && entry.what == "a".repeat(500))
+            );
             spool.accept(&[(99, entry(&["x"], "b"))], &[]).unwrap();
             assert_eq!(spool.get(99).unwrap(), Some(entry(&["x"], "b")));
         }
@@ -493,7 +538,10 @@ mod tests {
         drop(spool);
         fs::write(dir.0.join("state/spool.redb.unreadable"), "an earlier one").unwrap();
         let (aside, why) = dir.open().1.set_aside.unwrap();
-        assert!(aside.ends_with("spool.redb.unreadable-2") && why.contains("another version"), "{aside:?}: {why}");
+        assert!(
+            aside.ends_with("spool.redb.unreadable-2") && why.contains("another version"),
+            "{aside:?}: {why}"
+        );
         let kept = Database::open(aside).unwrap().begin_read().unwrap().open_table(other).unwrap();
         assert_eq!(kept.get(1).unwrap().unwrap().value(), b"from the future");
         assert_eq!(fs::read(dir.0.join("state/spool.redb.unreadable")).unwrap(), b"an earlier one");

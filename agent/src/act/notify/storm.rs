@@ -1,9 +1,12 @@
 //! Many incidents at once, told as one: a summary with a count and the first names.
 //!
-//! Pure: time is an argument. An owner's first incidents get pages of their own. If they come faster, or if too many are open, the owner's next ones are
-//! members of its summary, which stays until it has had no member for some minutes; what flaps meanwhile changes its count and nothing else. The whole
-//! host has a summary too, for moments in which too many owners have incidents; critical ones and others are counted apart there, so that no flood
-//! of warnings takes a critical incident's page. Cold start: summaries of an earlier run go on, without members. Bounded by constants.
+//! Pure: time is an argument. An owner's first incidents get pages of their own. If they come
+//! faster, or if too many are open, the owner's next ones are members of its summary, which stays
+//! until it has had no member for some minutes; what flaps meanwhile changes its count and nothing
+//! else. The whole host has a summary too, for moments in which too many owners have incidents;
+//! critical ones and others are counted apart there, so that no flood of warnings takes a critical
+//! incident's page. Cold start: summaries of an earlier run go on, without members. Bounded by
+//! constants.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,9 +15,11 @@ use std::{
 
 use crate::{act::notify::text::printable, decide::Severity};
 
-/// Most incidents of an owner that get pages of their own in a minute. A guess: half of the calls that a sink takes.
+/// Most incidents of an owner that get pages of their own in a minute. A guess: half of the calls
+/// that a sink takes.
 const RAISES_OF_OWNER_MAX: usize = 5;
-/// Most incidents of all owners, of critical ones and of others, that get pages of their own in a minute. A guess: twice what a sink takes.
+/// Most incidents of all owners, of critical ones and of others, that get pages of their own in a
+/// minute. A guess: twice what a sink takes.
 const RAISES_MAX: usize = 16;
 /// The same of an owner's first incident in a minute: many owners at once have a cause in common.
 const FIRST_RAISES_MAX: usize = 48;
@@ -22,7 +27,8 @@ const MINUTE_SECS: f64 = 60.0;
 
 /// Most pages of an owner that are open.
 const OPEN_OF_OWNER_MAX: usize = 8;
-/// Most pages that are open, summaries aside: half of what may wait for a sink, so that the ends of as many find room.
+/// Most pages that are open, summaries aside: half of what may wait for a sink, so that the ends of
+/// as many find room.
 pub const OPEN_MAX: usize = 128;
 /// Most summaries; further owners' incidents are in the host's.
 const SUMMARIES_MAX: usize = 32;
@@ -79,7 +85,8 @@ pub struct Summary {
 }
 
 impl Storms {
-    /// The summary that an incident belongs to; `None` if it gets a page of its own, which counts as told then.
+    /// The summary that an incident belongs to; `None` if it gets a page of its own, which counts
+    /// as told then.
     pub fn place(&mut self, t: f64, raise: &Raise<'_>) -> Option<Scope> {
         let scope = Scope::Owner(Arc::from(raise.owner));
         if self.summaries.contains_key(&scope) {
@@ -111,7 +118,8 @@ impl Storms {
         self.summaries.insert(scope, Summary { calm_at, ..Summary::default() });
     }
 
-    /// Adds a member to a summary, which is begun if there is none, or follows the member's severity.
+    /// Adds a member to a summary, which is begun if there is none, or follows the member's
+    /// severity.
     pub fn join(&mut self, scope: &Scope, incident: u64, severity: Severity, name: &str) {
         if self.members.contains_key(&incident) {
             return self.change(incident, severity);
@@ -153,7 +161,11 @@ impl Storms {
     /// Takes out the summaries that are over.
     pub fn over(&mut self, t: f64) -> Vec<(Scope, Summary)> {
         let is_over = |summary: &Summary| summary.calm_at.is_some_and(|at| t >= at);
-        let over = self.summaries.iter().filter(|(_, summary)| is_over(summary)).map(|(scope, _)| scope.clone());
+        let over = self
+            .summaries
+            .iter()
+            .filter(|(_, summary)| is_over(summary))
+            .map(|(scope, _)| scope.clone());
         let over: Vec<_> = over.collect();
         over.into_iter().filter_map(|scope| self.summaries.remove_entry(&scope)).collect()
     }

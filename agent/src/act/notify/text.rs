@@ -1,4 +1,5 @@
-//! Text that others chose, made safe to show: process names, cgroup paths, addresses, and reasons that quote them.
+//! Text that others chose, made safe to show: process names, cgroup paths, addresses, and reasons
+//! that quote them.
 
 use serde_json::{Map, Value};
 
@@ -8,10 +9,11 @@ const DETAIL_CHARS_MAX: usize = 512;
 /// Shown in place of a character that a terminal or a chat would act on.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Replaces characters that control a terminal, break a line, hide themselves or change the direction of what follows, and cuts what is longer
-/// than this many characters.
+/// Replaces characters that control a terminal, break a line, hide themselves or change the
+/// direction of what follows, and cuts what is longer than this many characters.
 pub fn printable(text: &str, chars_max: usize) -> String {
-    let mut shown: String = text.chars().take(chars_max).map(|c| if is_unsafe(c) { REPLACEMENT } else { c }).collect();
+    let mut shown: String =
+        text.chars().take(chars_max).map(|c| if is_unsafe(c) { REPLACEMENT } else { c }).collect();
     if text.chars().nth(chars_max).is_some() {
         shown.pop();
         shown.push('…');

@@ -1,7 +1,9 @@
-//! Telling beside the loop: pages go in, and neither the disk nor a slow receiver holds anything up.
+//! Telling beside the loop: pages go in, and neither the disk nor a slow receiver holds anything
+//! up.
 //!
-//! One thread keeps the [`Desk`]; each sink has one more, which makes one call at a time, so that sockets do not pile up where nobody answers. Nothing
-//! is told before it is on disk, unless the disk takes nothing. At the end what waits stays there for the next run.
+//! One thread keeps the [`Desk`]; each sink has one more, which makes one call at a time, so that
+//! sockets do not pile up where nobody answers. Nothing is told before it is on disk, unless the
+//! disk takes nothing. At the end what waits stays there for the next run.
 
 use std::{
     io,
@@ -65,7 +67,8 @@ enum NotifyOrder {
 }
 
 impl NotifyWorker {
-    /// Starts them, and gives what an earlier run has told last of each incident that it did not end.
+    /// Starts them, and gives what an earlier run has told last of each incident that it did not
+    /// end.
     ///
     /// # Errors
     ///
@@ -76,7 +79,11 @@ impl NotifyWorker {
             (Spool::later(setup.spool), SpoolRecovery { waiting: Vec::new(), open: Vec::new(), set_aside: None, unread: 0 })
         });
         if let Some((path, why)) = &found.set_aside {
-            tracing::warn!(why, "what waited to be told could not be read and is now {}", path.display());
+            tracing::warn!(
+                why,
+                "what waited to be told could not be read and is now {}",
+                path.display()
+            );
         }
         if found.unread > 0 {
             tracing::warn!(
@@ -92,8 +99,11 @@ impl NotifyWorker {
         for (at, (name, identity)) in names.into_iter().zip(identities).enumerate() {
             let (posts, posted) = channel();
             let answers = orders.clone();
-            let call =
-                move || call(&identity, &posted, |answer| answers.send(NotifyOrder::Answered(at, answer)).is_ok());
+            let call = move || {
+                call(&identity, &posted, |answer| {
+                    answers.send(NotifyOrder::Answered(at, answer)).is_ok()
+                })
+            };
             thread::Builder::new().name(format!("page-{name}")).spawn(call)?;
             callers.push(posts);
         }
@@ -128,7 +138,8 @@ impl NotifyWorker {
         self.counts.clone()
     }
 
-    /// Ends the threads, once what was told is on disk and what is being sent was answered; waits for at most [`STOPS_WITHIN`].
+    /// Ends the threads, once what was told is on disk and what is being sent was answered; waits
+    /// for at most [`STOPS_WITHIN`].
     pub fn stop(self) {
         let _ = self.orders.send(NotifyOrder::Stop);
         let _ = self.stopped.recv_timeout(STOPS_WITHIN);
@@ -166,15 +177,19 @@ fn keep(
         if stops && calls == 0 {
             return;
         }
-        let wakes_in =
-            desk.wakes_at(t).map_or(SLEEPS_FOR, |at| Duration::try_from_secs_f64(at - t).unwrap_or_default());
+        let wakes_in = desk
+            .wakes_at(t)
+            .map_or(SLEEPS_FOR, |at| Duration::try_from_secs_f64(at - t).unwrap_or_default());
         match orders.recv_timeout(wakes_in.min(SLEEPS_FOR)) {
             Ok(NotifyOrder::Answered(at, answer)) => {
                 calls -= 1;
                 let fate = match answer {
-                    Ok(answer) => {
-                        desk.fate(at, answer.status.as_u16(), answer.retry_after(clock.unix_ms()), &answer.body)
-                    }
+                    Ok(answer) => desk.fate(
+                        at,
+                        answer.status.as_u16(),
+                        answer.retry_after(clock.unix_ms()),
+                        &answer.body,
+                    ),
                     Err(why) => Delivery::Unknown(why),
                 };
                 desk.answered(clock.now(), at, fate, chance.next());
@@ -191,12 +206,16 @@ fn call(
     posts: &Receiver<OutgoingRequest>,
     answered: impl Fn(Result<http_client::Response, String>) -> bool,
 ) {
-    let bounds = http_client::RequestLimits { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
+    let bounds =
+        http_client::RequestLimits { within: CALL_WITHIN, body_bytes_max: ANSWER_BYTES_MAX };
     while let Ok(OutgoingRequest { url, headers, body, hidden }) = posts.recv() {
         // Certificates are replaced while the agent runs.
-        let answer =
-            http_client::HttpClient::new(identity).and_then(|client| client.post(&url, &headers, body, bounds));
-        let answer = answer.map(|answer| http_client::Response { body: hidden.mask(&answer.body).into(), ..answer });
+        let answer = http_client::HttpClient::new(identity)
+            .and_then(|client| client.post(&url, &headers, body, bounds));
+        let answer = answer.map(|answer| http_client::Response {
+            body: hidden.mask(&answer.body).into(),
+            ..answer
+        });
         if !answered(answer.map_err(|error| hidden.mask_text(&error.to_string()))) {
             return;
         }
@@ -208,8 +227,12 @@ fn tell_log(event: &OutboxEvent, counts: &NotifyMetrics) {
     match event {
         OutboxEvent::Kept(_) => {}
         OutboxEvent::Delivered(sink) => tracing::debug!(%sink, "page delivered"),
-        OutboxEvent::Failed(sink, why) => tracing::warn!(%sink, why, "page not delivered yet, and tried again"),
-        OutboxEvent::Refused(sink, why) => tracing::error!(%sink, why, "page refused, and not tried again"),
+        OutboxEvent::Failed(sink, why) => {
+            tracing::warn!(%sink, why, "page not delivered yet, and tried again")
+        }
+        OutboxEvent::Refused(sink, why) => {
+            tracing::error!(%sink, why, "page refused, and not tried again")
+        }
         OutboxEvent::Closed(sink, why) => {
             tracing::error!(%sink, why, "the receiver is gone: nothing more is sent there until the agent is started again")
         }
@@ -221,7 +244,9 @@ fn tell_log(event: &OutboxEvent, counts: &NotifyMetrics) {
             "too many pages wait, and those that are missed least were dropped\n  hint: see the receivers that fail above, and \
              spillway_pages_lost_total"
         ),
-        OutboxEvent::NotSaved(why) => tracing::warn!(why, "what waits to be told is not on disk, and kept in memory"),
+        OutboxEvent::NotSaved(why) => {
+            tracing::warn!(why, "what waits to be told is not on disk, and kept in memory")
+        }
         OutboxEvent::Saved => tracing::info!("what waits to be told is on disk again"),
     }
 }

@@ -1,7 +1,9 @@
-//! `spillway explain`: one process of a trace as a picture: what it weighed, what was claimed when, and where that leads.
+//! `spillway explain`: one process of a trace as a picture: what it weighed, what was claimed when,
+//! and where that leads.
 //!
-//! People look before they read. The trace is replayed through the same core as `spillway replay`, so the picture shows the verdicts
-//! that the agent gave. A trace may be longer than memory: of a long series every other point is left out, as often as need be.
+//! People look before they read. The trace is replayed through the same core as `spillway replay`,
+//! so the picture shows the verdicts that the agent gave. A trace may be longer than memory: of a
+//! long series every other point is left out, as often as need be.
 
 mod svg;
 
@@ -52,7 +54,8 @@ pub struct Explained {
     pub verdicts: Vec<Verdict>,
     /// First and last time of the trace, in its seconds.
     pub span: Option<(f64, f64)>,
-    /// What the process could weigh at most when it was last seen, in bytes; `None` where the trace does not tell.
+    /// What the process could weigh at most when it was last seen, in bytes; `None` where the trace
+    /// does not tell.
     pub limit_bytes: Option<u64>,
 }
 
@@ -75,7 +78,14 @@ pub struct Life {
 impl Life {
     fn of(fact: &ProcessFact) -> Self {
         let (comm, cgroup) = (fact.comm.clone(), fact.cgroup.clone());
-        Self { start_ticks: fact.id.start_ticks, comm, cgroup, points: Vec::new(), stride: 1, seen: 0 }
+        Self {
+            start_ticks: fact.id.start_ticks,
+            comm,
+            cgroup,
+            points: Vec::new(),
+            stride: 1,
+            seen: 0,
+        }
     }
 
     fn add(&mut self, t: f64, fact: &ProcessFact) {
@@ -113,7 +123,8 @@ pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explai
         explained.span = Some(explained.span.map_or((t, t), |(first, last)| (first, t.max(last))));
         core.apply_into(&observation, &mut output);
         output.decisions.clear();
-        let of_pid = |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if claim.id.pid == pid);
+        let of_pid =
+            |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if claim.id.pid == pid);
         explained.verdicts.extend(output.verdicts.drain(..).filter(of_pid));
         match &observation.fact {
             Fact::Host(host) => available_bytes = Some(host.mem_available_bytes),
@@ -139,7 +150,8 @@ impl Explained {
         if let Some(life) = self.lives.last_mut() {
             life.add(t, fact);
         }
-        let of_host = available_bytes.map(|available| fact.private_bytes().saturating_add(available));
+        let of_host =
+            available_bytes.map(|available| fact.private_bytes().saturating_add(available));
         self.limit_bytes = fact.memory_max_bytes.into_iter().chain(of_host).min();
     }
 }
@@ -147,7 +159,8 @@ impl Explained {
 fn largest(others: &BTreeMap<u32, (Arc<str>, u64)>) -> String {
     let mut others: Vec<_> = others.iter().collect();
     others.sort_by_key(|(_, (_, bytes))| std::cmp::Reverse(*bytes));
-    let named: Vec<_> = others.iter().take(NAMED_MAX).map(|(pid, (comm, _))| format!("{pid} ({comm})")).collect();
+    let named: Vec<_> =
+        others.iter().take(NAMED_MAX).map(|(pid, (comm, _))| format!("{pid} ({comm})")).collect();
     match named.len() {
         0 => "it has no processes at all".to_owned(),
         count => format!("the largest of its {} are {}", others.len().max(count), named.join(", ")),

@@ -1,4 +1,5 @@
-//! The picture: memory over time, every claim with its pace drawn through it, and the limit that it leads to.
+//! The picture: memory over time, every claim with its pace drawn through it, and the limit that it
+//! leads to.
 
 use plotters::{
     chart::ChartBuilder,
@@ -16,11 +17,13 @@ const LINE_HEIGHT: u32 = 18;
 /// Letters of the explanation that fit on a line.
 const LINE_LETTERS: usize = 140;
 
-/// Room above the highest point, and how far to the right of the trace a forecast is drawn, as shares.
+/// Room above the highest point, and how far to the right of the trace a forecast is drawn, as
+/// shares.
 const HEADROOM_SHARE: f64 = 0.1;
 const FORECAST_SHARE: f64 = 0.5;
 
-/// A limit further away than so many times the highest point would flatten the curve: it is told in words alone.
+/// A limit further away than so many times the highest point would flatten the curve: it is told in
+/// words alone.
 const LIMIT_TIMES_MAX: f64 = 4.0;
 
 // Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -64,7 +67,9 @@ fn paint(
         .x_desc(format!("{} since the trace began", frame.time.name))
         .y_desc(format!("anonymous, swapped and shared memory, {}", frame.size.name))
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| if frame.y_max < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") })
+        .y_label_formatter(&|y| {
+            if frame.y_max < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") }
+        })
         .draw()?;
     for life in &explained.lives {
         chart.draw_series(LineSeries::new(
@@ -72,11 +77,23 @@ fn paint(
             ShapeStyle::from(&BLUE).stroke_width(2),
         ))?;
     }
-    if let Some(limit) = explained.limit_bytes.map(|bytes| frame.y(bytes as f64)).filter(|&limit| limit <= frame.y_max)
+    if let Some(limit) = explained
+        .limit_bytes
+        .map(|bytes| frame.y(bytes as f64))
+        .filter(|&limit| limit <= frame.y_max)
     {
         let style = ShapeStyle::from(&GREY).stroke_width(1);
-        chart.draw_series([DashedPathElement::new([(0.0, limit), (frame.x_max, limit)], 6, 4, style)])?;
-        chart.draw_series([Text::new("limit", (0.0, limit), ("sans-serif", 12).into_font().color(&GREY))])?;
+        chart.draw_series([DashedPathElement::new(
+            [(0.0, limit), (frame.x_max, limit)],
+            6,
+            4,
+            style,
+        )])?;
+        chart.draw_series([Text::new(
+            "limit",
+            (0.0, limit),
+            ("sans-serif", 12).into_font().color(&GREY),
+        )])?;
     }
     // The curve is memory's: what is said of anything else stands in words below it.
     for verdict in explained.verdicts.iter().filter(|verdict| is_of_memory(verdict)) {
@@ -88,7 +105,11 @@ fn paint(
         };
         let style = ShapeStyle::from(&colour).stroke_width(1);
         chart.draw_series([PathElement::new([(x, 0.0), (x, frame.y_max)], style)])?;
-        chart.draw_series([Text::new(word, (x, frame.y_max), ("sans-serif", 12).into_font().color(&colour))])?;
+        chart.draw_series([Text::new(
+            word,
+            (x, frame.y_max),
+            ("sans-serif", 12).into_font().color(&colour),
+        )])?;
         if verdict.state == ClaimState::Raised
             && let Some(pace) = pace(explained, verdict, &frame)
         {
@@ -124,14 +145,24 @@ impl Frame {
         let (start_t, end_t) = explained.span.unwrap_or((0.0, 1.0));
         let secs = (end_t - start_t).max(1.0);
         let of_memory = explained.verdicts.iter().filter(|verdict| is_of_memory(verdict));
-        let forecast = of_memory.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
+        let forecast =
+            of_memory.filter_map(|verdict| Some(verdict.t - start_t + verdict.exhaustion_secs?));
         let furthest = forecast.fold(secs, f64::max).min(secs * (1.0 + FORECAST_SHARE));
-        let highest = explained.lives.iter().flat_map(|life| &life.points).map(|&(_, bytes)| bytes as f64);
+        let highest =
+            explained.lives.iter().flat_map(|life| &life.points).map(|&(_, bytes)| bytes as f64);
         let highest = highest.fold(1.0, f64::max);
-        let limit = explained.limit_bytes.map(|bytes| bytes as f64).filter(|&limit| limit <= highest * LIMIT_TIMES_MAX);
+        let limit = explained
+            .limit_bytes
+            .map(|bytes| bytes as f64)
+            .filter(|&limit| limit <= highest * LIMIT_TIMES_MAX);
         let top = limit.unwrap_or(highest).max(highest) * (1.0 + HEADROOM_SHARE);
-        let time = unit(furthest, &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3_600.0), ("days", 86_400.0)], 5.0);
-        let size = unit(top, &[("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)], 2.0);
+        let time = unit(
+            furthest,
+            &[("seconds", 1.0), ("minutes", 60.0), ("hours", 3_600.0), ("days", 86_400.0)],
+            5.0,
+        );
+        let size =
+            unit(top, &[("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)], 2.0);
         Self { start_t, x_max: furthest / time.is, y_max: top / size.is, time, size }
     }
 
@@ -151,8 +182,8 @@ fn unit(value: f64, units: &[(&'static str, f64)], at_least: f64) -> Unit {
     Unit { name, is }
 }
 
-/// A line of the claimed pace through the point at which it was claimed, from where it would have begun to the end of the
-/// picture, the limit or the claim's own end.
+/// A line of the claimed pace through the point at which it was claimed, from where it would have
+/// begun to the end of the picture, the limit or the claim's own end.
 fn pace(explained: &Explained, verdict: &Verdict, frame: &Frame) -> Option<[(f64, f64); 2]> {
     let Claim::Leak(claim) = &verdict.claim else { return None };
     let life = explained.lives.iter().find(|life| life.start_ticks == claim.id.start_ticks)?;
@@ -190,8 +221,11 @@ fn explanation(explained: &Explained) -> Vec<String> {
     for verdict in &explained.verdicts {
         let state = if verdict.state == ClaimState::Raised { "Raised" } else { "Cleared" };
         let after = verdict.t - explained.span.map_or(0.0, |(first, _)| first);
-        let text =
-            format!("{state} after {after:.0} s, confidence {:.0} %: {}", verdict.confidence * 100.0, verdict.why);
+        let text = format!(
+            "{state} after {after:.0} s, confidence {:.0} %: {}",
+            verdict.confidence * 100.0,
+            verdict.why
+        );
         let mut line = String::new();
         for word in text.split(' ') {
             if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > LINE_LETTERS {

@@ -78,8 +78,13 @@ impl Run {
 
     fn taken(&mut self) -> Vec<String> {
         let taken = std::mem::take(&mut self.decisions);
-        let refused = |decision: &Decision| decision.refused.as_ref().map(|refusal| format!(" refused: {refusal}"));
-        taken.iter().map(|one| format!("{}{} {}", one.action, refused(one).unwrap_or_default(), one.id)).collect()
+        let refused = |decision: &Decision| {
+            decision.refused.as_ref().map(|refusal| format!(" refused: {refusal}"))
+        };
+        taken
+            .iter()
+            .map(|one| format!("{}{} {}", one.action, refused(one).unwrap_or_default(), one.id))
+            .collect()
     }
 
     fn judge(&mut self, mut verdict: Verdict) -> Vec<String> {
@@ -109,13 +114,22 @@ impl Run {
         for second in 0..secs {
             let arrived = fact.arrived_total.unwrap_or(0) + u64::from(second) * per_sec;
             let fact = ListenerFact { arrived_total: Some(arrived), ..fact.clone() };
-            self.policy.observe(from + f64::from(second), &Fact::Listener(fact), &mut self.decisions);
+            self.policy.observe(
+                from + f64::from(second),
+                &Fact::Listener(fact),
+                &mut self.decisions,
+            );
         }
     }
 }
 
 fn listener(cgroup: &str) -> ListenerFact {
-    ListenerFact { netns: 7, addr: Arc::from("0.0.0.0:80"), cgroup: Arc::from(cgroup), ..ListenerFact::default() }
+    ListenerFact {
+        netns: 7,
+        addr: Arc::from("0.0.0.0:80"),
+        cgroup: Arc::from(cgroup),
+        ..ListenerFact::default()
+    }
 }
 
 const NONE: [&str; 0] = [];
@@ -131,7 +145,10 @@ fn a_leak_is_answered_as_its_end_nears_and_what_was_done_is_undone_once() {
     assert_eq!(run.update(&leak(4.0, ClaimState::Raised, 9_000.0)), NONE);
     assert_eq!(run.update(&leak(5.0, ClaimState::Raised, 1.0)), NONE);
     assert_eq!(run.policy.open().count(), 1);
-    assert_eq!(run.judge(leak(6.0, ClaimState::Cleared, 0.0)), ["unlimit leak-812-4711", "undrain leak-812-4711"]);
+    assert_eq!(
+        run.judge(leak(6.0, ClaimState::Cleared, 0.0)),
+        ["unlimit leak-812-4711", "undrain leak-812-4711"]
+    );
     assert_eq!(run.policy.open().count(), 0);
     assert_eq!(run.judge(leak(7.0, ClaimState::Cleared, 0.0)), NONE);
     assert_eq!(run.update(&leak(8.0, ClaimState::Raised, 1.0)), NONE);
@@ -177,7 +194,8 @@ fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
     let files = |t, secs| {
         let mut files = leak(t, ClaimState::Raised, secs);
         let claim = leak_of(&mut files);
-        (claim.resource, claim.bound, claim.cgroup) = (Resource::Files, Bound::Own, Arc::from("/web.service"));
+        (claim.resource, claim.bound, claim.cgroup) =
+            (Resource::Files, Bound::Own, Arc::from("/web.service"));
         files
     };
     run.judge(leak(0.0, ClaimState::Raised, 9_000.0));
@@ -197,7 +215,8 @@ fn a_leak_in_its_own_limit_drains_only_a_service() {
     };
     let mut run = Run::new(|_| {});
     assert_eq!(run.judge(own(100.0)), ["page (warning) leak-812-4711", "limit leak-812-4711"]);
-    let mut run = Run::new(|config| config.services = vec![ServicePattern::new("api.service").unwrap()]);
+    let mut run =
+        Run::new(|config| config.services = vec![ServicePattern::new("api.service").unwrap()]);
     let all = ["page (critical) leak-812-4711", "limit leak-812-4711", "drain leak-812-4711"];
     assert_eq!(run.judge(own(100.0)), all);
     // A user's own is limited, and nobody is woken.
@@ -218,7 +237,10 @@ fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
     let refused = "limit refused: unit is protected (ssh.service) leak-812-4711";
     assert_eq!(run.judge(ssh(0.0, 3_000.0)), ["page (warning) leak-812-4711", refused]);
     assert_eq!(run.update(&ssh(1.0, 2_000.0)), NONE);
-    assert_eq!(run.update(&ssh(2.0, 500.0)), ["page (critical) leak-812-4711", "drain leak-812-4711"]);
+    assert_eq!(
+        run.update(&ssh(2.0, 500.0)),
+        ["page (critical) leak-812-4711", "drain leak-812-4711"]
+    );
 }
 
 #[test]
@@ -270,7 +292,10 @@ fn without_a_granter_an_overload_never_drains() {
     let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
     run.judge(overload(0.0, ClaimState::Raised, stuck));
     let page = "page (critical) overload-7-0.0.0.0:80";
-    assert_eq!(run.update(&overload(60.0, ClaimState::Raised, stuck)), [page, "weigh overload-7-0.0.0.0:80"]);
+    assert_eq!(
+        run.update(&overload(60.0, ClaimState::Raised, stuck)),
+        [page, "weigh overload-7-0.0.0.0:80"]
+    );
 }
 
 #[test]
@@ -326,7 +351,11 @@ fn what_nobody_else_has_used_is_info_and_moves_nothing() {
         };
         // Its owner connects to it for an hour.
         run.serves(0.0, 3_600, &ListenerFact { addr: Arc::from(addr), ..listener(cgroup) }, 10);
-        assert_eq!(run.severity(overload(3_600.0, ClaimState::Raised, named)), Severity::Info, "{cgroup} {addr}");
+        assert_eq!(
+            run.severity(overload(3_600.0, ClaimState::Raised, named)),
+            Severity::Info,
+            "{cgroup} {addr}"
+        );
         assert_eq!(run.update(&overload(3_700.0, ClaimState::Raised, named)), NONE);
     }
 }
@@ -341,7 +370,10 @@ fn others_prove_a_service_within_minutes_and_only_at_its_own_address() {
     run.judge(overload(101.0, ClaimState::Cleared, stuck));
     run.serves(102.0, 100, &ListenerFact { arrived_total: Some(1_000), ..web.clone() }, 5);
     run.judge(overload(200.0, ClaimState::Raised, stuck));
-    assert_eq!(run.update(&overload(206.0, ClaimState::Raised, stuck))[0], "page (critical) overload-7-0.0.0.0:80");
+    assert_eq!(
+        run.update(&overload(206.0, ClaimState::Raised, stuck))[0],
+        "page (critical) overload-7-0.0.0.0:80"
+    );
     // Only this host's own connections came.
     let mut run = Run::new(|_| {});
     run.serves(0.0, 3_600, &ListenerFact { remote_arrived_total: Some(0), ..web.clone() }, 5);
@@ -371,7 +403,12 @@ fn ten_minutes_of_flapping_are_one_page_and_its_updates() {
     assert!(!pages.iter().any(|page| page.starts_with("resolve")), "{pages:#?}");
     let paged = pages.iter().filter(|page| page.starts_with("page")).count();
     assert!((2..=11).contains(&paged), "an update a minute: {pages:#?}");
-    assert!(pages.iter().filter(|page| page.starts_with("page")).all(|page| page.ends_with("overload-7-0.0.0.0:80")));
+    assert!(
+        pages
+            .iter()
+            .filter(|page| page.starts_with("page"))
+            .all(|page| page.ends_with("overload-7-0.0.0.0:80"))
+    );
     assert_eq!(run.scan(1_300.0), ["resolve overload-7-0.0.0.0:80"]);
 }
 
@@ -379,7 +416,9 @@ fn ten_minutes_of_flapping_are_one_page_and_its_updates() {
 fn a_thousand_listeners_of_one_process_are_one_page() {
     let mut run = Run::with_service();
     let (mut paged, mut resolved) = (0, 0);
-    let numbered = |number: u32| move |claim: &mut OverloadClaim| claim.addr = Arc::from(format!("0.0.0.0:{number}"));
+    let numbered = |number: u32| {
+        move |claim: &mut OverloadClaim| claim.addr = Arc::from(format!("0.0.0.0:{number}"))
+    };
     for number in 0..1_000 {
         run.judge(overload(0.0, ClaimState::Raised, numbered(number)));
     }
@@ -398,10 +437,12 @@ fn a_thousand_listeners_of_one_process_are_one_page() {
 
 #[test]
 fn services_short_of_the_same_at_one_moment_are_one_incident() {
-    let mut run = Run::new(|config| config.services = vec![ServicePattern::new("*.service").unwrap()]);
+    let mut run =
+        Run::new(|config| config.services = vec![ServicePattern::new("*.service").unwrap()]);
     let of = |name: &'static str| {
         move |claim: &mut OverloadClaim| {
-            (claim.cgroup, claim.addr) = (Arc::from(format!("/system.slice/{name}.service")), Arc::from(name));
+            (claim.cgroup, claim.addr) =
+                (Arc::from(format!("/system.slice/{name}.service")), Arc::from(name));
             (claim.pid, claim.scarce) = (None, Some(Bottleneck::Memory));
         }
     };
@@ -425,7 +466,9 @@ fn a_dependency_that_only_health_checks_miss_is_info() {
     };
     let claim = |spared| verdict(0.0, ClaimState::Raised, Claim::CascadeRisk(claim(spared)), None);
     for spared in [Spared::OnlyChecks, Spared::OthersAnswer] {
-        let mut run = Run::new(|config| config.services = vec![ServicePattern::new("haproxy.service").unwrap()]);
+        let mut run = Run::new(|config| {
+            config.services = vec![ServicePattern::new("haproxy.service").unwrap()]
+        });
         assert_eq!(run.judge(claim(Some(spared))), NONE);
     }
     let mut run = Run::new(|_| {});
@@ -439,14 +482,20 @@ fn a_diagnosis_is_updated_while_the_claim_stands() {
     run.judge(overload(0.0, ClaimState::Raised, |_| {}));
     run.update(&overload(4.0, ClaimState::Raised, |_| {}));
     let storm = |claim: &mut OverloadClaim| claim.sign = Some(Sign::RetryStorm);
-    let updated = run.policy.update(&overload(15.0, ClaimState::Raised, storm), &mut run.decisions).unwrap();
+    let updated =
+        run.policy.update(&overload(15.0, ClaimState::Raised, storm), &mut run.decisions).unwrap();
     assert_eq!((updated.state, updated.t), (ClaimState::Updated, 15.0));
-    assert!(run.policy.update(&overload(16.0, ClaimState::Raised, storm), &mut run.decisions).is_none());
+    assert!(
+        run.policy.update(&overload(16.0, ClaimState::Raised, storm), &mut run.decisions).is_none()
+    );
 }
 
 #[test]
 fn protected_and_allowed_units_keep_their_meaning_for_limits() {
     let mut run = Run::new(|config| config.allow = vec![Pattern::new("db.service").unwrap()]);
     let refused = "limit refused: it is not among those of decide.allow leak-812-4711";
-    assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 3_000.0)), ["page (warning) leak-812-4711", refused]);
+    assert_eq!(
+        run.judge(leak(0.0, ClaimState::Raised, 3_000.0)),
+        ["page (warning) leak-812-4711", refused]
+    );
 }

@@ -1,4 +1,5 @@
-//! Whether growth of which the beginning was not seen may still end below the limit: then it is not claimed yet.
+//! Whether growth of which the beginning was not seen may still end below the limit: then it is not
+//! claimed yet.
 
 use super::{
     super::{
@@ -13,36 +14,43 @@ use super::{
 /// The shortest stretch that is believed without a steady time before it.
 const POINTS_MIN: usize = 7;
 
-/// The same of a process that started under watch: what its start still loads comes in steps that a short line goes through.
+/// The same of a process that started under watch: what its start still loads comes in steps that a
+/// short line goes through.
 const YOUNG_POINTS_MIN: usize = 12;
 
-/// Growth as a share of the process's own size below which it may be a slow swing, which goes both ways. A guess.
+/// Growth as a share of the process's own size below which it may be a slow swing, which goes both
+/// ways. A guess.
 const SWING_SHARE: f64 = 0.02;
 
 /// Where growth is faster than this, a gibibyte in five minutes, half a minute of it is enough.
 const STEEP_BYTES_PER_SEC: f64 = 3_500_000.0;
 
-/// How many standard errors either half's slope may be off when the strongest possible deceleration is reckoned: of a process that
-/// started under watch, of one whose growth has quickened since, and of one that ran before.
+/// How many standard errors either half's slope may be off when the strongest possible deceleration
+/// is reckoned: of a process that started under watch, of one whose growth has quickened since, and
+/// of one that ran before.
 pub(super) const YOUNG_ERRORS: f64 = 3.0;
 pub(super) const QUICKENED_ERRORS: f64 = 1.5;
 pub(super) const OLD_ERRORS: f64 = 0.5;
 
-/// As many more where only the workload's growth together is worth a claim: its processes may all be in the same phase.
+/// As many more where only the workload's growth together is worth a claim: its processes may all
+/// be in the same phase.
 const POOL_ERRORS: f64 = 1.5;
 
-/// So much more of them, over the degrees of freedom: few points tell little of how far they scatter.
+/// So much more of them, over the degrees of freedom: few points tell little of how far they
+/// scatter.
 const FEW_POINTS: f64 = 2.0;
 
-/// Buckets of a longer horizon by which its deceleration is reckoned: what came before may have been another matter.
+/// Buckets of a longer horizon by which its deceleration is reckoned: what came before may have
+/// been another matter.
 const LATTER_BUCKETS: usize = 10;
 
-/// Buckets that a longer horizon must hold before its slope may veto a shorter one: the fewest with a median slope.
+/// Buckets that a longer horizon must hold before its slope may veto a shorter one: the fewest with
+/// a median slope.
 const VETO_BUCKETS_MIN: usize = 3;
 
 impl HorizonView<'_> {
-    /// Whether growth whose beginning was not seen is more than a start or a swing: long enough, so much that the limit comes
-    /// nearer, alike over a longer time, and not to end before.
+    /// Whether growth whose beginning was not seen is more than a start or a swing: long enough, so
+    /// much that the limit comes nearer, alike over a longer time, and not to end before.
     pub(super) fn goes_on(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let slope = stretch.slope_bytes_per_sec;
         let fast = !self.young && slope >= FAST_BYTES_PER_SEC;
@@ -54,7 +62,8 @@ impl HorizonView<'_> {
             1
         };
         // Of a process that was met at work, the first minutes tell little.
-        let seen_enough = fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
+        let seen_enough =
+            fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
         let points_min = if self.young && !quickened { YOUNG_POINTS_MIN } else { POINTS_MIN };
         let comes_nearer = stretch.together_kib() * KIB >= HEADROOM_SHARE * self.headroom_bytes;
         self.horizon >= soonest
@@ -66,14 +75,17 @@ impl HorizonView<'_> {
             && !self.may_end(stretch, fast, quickened)
     }
 
-    /// Whether growth was markedly faster over some longer span, covered in full or not: then it is ending.
+    /// Whether growth was markedly faster over some longer span, covered in full or not: then it is
+    /// ending.
     pub(super) fn slows_on_a_longer_horizon(&self, recent_bytes_per_sec: f64) -> bool {
         (self.horizon + 1..self.horizons.count()).any(|longer| {
             let floors = self.window.floors(longer);
             let per_sec = KIB / self.horizons.bucket_secs(longer);
-            let slope = theil_sen(floors.points()).filter(|_| floors.points().len() >= VETO_BUCKETS_MIN);
+            let slope =
+                theil_sen(floors.points()).filter(|_| floors.points().len() >= VETO_BUCKETS_MIN);
             slope.is_some_and(|slope| {
-                recent_bytes_per_sec < RECENT_SHARE_MIN * self.load.fell_to(longer) * slope * per_sec
+                recent_bytes_per_sec
+                    < RECENT_SHARE_MIN * self.load.fell_to(longer) * slope * per_sec
             })
         })
     }
@@ -88,11 +100,13 @@ impl HorizonView<'_> {
         let latter = floors.last(LATTER_BUCKETS);
         let per_sec = KIB / self.horizons.bucket_secs(longer);
         latter.len() < STEADY_BUCKETS_MIN[0]
-            || theil_sen(latter).is_none_or(|slope| slope * per_sec >= RECENT_SHARE_MIN * slope_bytes_per_sec)
+            || theil_sen(latter)
+                .is_none_or(|slope| slope * per_sec >= RECENT_SHARE_MIN * slope_bytes_per_sec)
     }
 
-    /// Whether growth would end below the limit: by the stretch, if it slowed as much as its scatter allows, or by what the latter
-    /// part of any longer horizon shows, if it slowed as much as it does there. What has quickened left its longer past behind.
+    /// Whether growth would end below the limit: by the stretch, if it slowed as much as its
+    /// scatter allows, or by what the latter part of any longer horizon shows, if it slowed as much
+    /// as it does there. What has quickened left its longer past behind.
     fn may_end(&self, stretch: &Stretch<'_>, fast: bool, quickened: bool) -> bool {
         let own = if fast {
             0.0
@@ -112,16 +126,18 @@ impl HorizonView<'_> {
         ends(self.horizon, stretch.points, own + pooled).unwrap_or(true)
             || !quickened
                 && longer.any(|horizon| {
-                    ends(horizon, self.window.floors(horizon).last(LATTER_BUCKETS), pooled).unwrap_or(false)
+                    ends(horizon, self.window.floors(horizon).last(LATTER_BUCKETS), pooled)
+                        .unwrap_or(false)
                 })
     }
 }
 
 /// Whether growth ends before it is `left_kib` more.
 ///
-/// With a pace that falls by the same share in the same time, what is still to come is the pace of now times the time in
-/// which it falls to its e-th part. Both halves are taken to scatter alike, and either's slope may be off by so many standard
-/// errors. `fell` is what share of the load is left. `None` where no pace is left.
+/// With a pace that falls by the same share in the same time, what is still to come is the pace of
+/// now times the time in which it falls to its e-th part. Both halves are taken to scatter alike,
+/// and either's slope may be off by so many standard errors. `fell` is what share of the load is
+/// left. `None` where no pace is left.
 pub(super) fn ends_below(left_kib: f64, points: &[Point], fell: f64, errors: f64) -> Option<bool> {
     let (earlier, later) = points.split_at(points.len() / 2);
     let (early, late) = (FittedLine::through(earlier)?, FittedLine::through(later)?);

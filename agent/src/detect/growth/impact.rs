@@ -1,30 +1,35 @@
-//! Whether growth is worth a claim: enough of what is left, what brings the limit nearer, and no matter of half a minute.
+//! Whether growth is worth a claim: enough of what is left, what brings the limit nearer, and no
+//! matter of half a minute.
 
 use super::{
     super::window::{BUCKETS, KIB},
     HorizonView, Stretch,
 };
 
-/// Growth as a share of what is left to the limit above which it is worth a claim even where it is less than `min_growth`.
+/// Growth as a share of what is left to the limit above which it is worth a claim even where it is
+/// less than `min_growth`.
 pub(super) const HEADROOM_SHARE: f64 = 0.07;
 
 /// The least that is ever worth a claim: counters are off by some pages a CPU.
 const WORTH_MIN_BYTES: f64 = 2_097_152.0;
 
-/// Processes of one workload that may leak together, each so little that only their sum is worth a claim. A guess.
+/// Processes of one workload that may leak together, each so little that only their sum is worth a
+/// claim. A guess.
 const POOL_MAX: f64 = 16.0;
 
-/// Share of growth that the limit must hear of where it may be shared memory: another process may have been charged for it before.
+/// Share of growth that the limit must hear of where it may be shared memory: another process may
+/// have been charged for it before.
 const CHARGED_SHARE_MIN: f64 = 0.25;
 
 /// Share of growth that shared memory must be able to account for, to be held to that.
 const SHARED_SHARE_MIN: f64 = 0.5;
 
-/// Growth as a share of the headroom that it began with that is not waited on: 15 % is past half of the way to a late warning.
+/// Growth as a share of the headroom that it began with that is not waited on: 15 % is past half of
+/// the way to a late warning.
 const URGENT_SHARE: f64 = 0.15;
 
-/// For how long other growth must have lasted, and at which share of its pace: jobs often read something in for half a minute, and a
-/// warning is due within a minute.
+/// For how long other growth must have lasted, and at which share of its pace: jobs often read
+/// something in for half a minute, and a warning is due within a minute.
 const LASTED_SECS: f64 = 48.0;
 const LASTED_PACE: f64 = 0.8;
 
@@ -46,8 +51,9 @@ impl HorizonView<'_> {
         least.min(self.config.min_growth_bytes as f64) / KIB
     }
 
-    /// Whether growth over so many seconds, alone and with the workload's other processes, is what brings the limit nearer: worth a
-    /// claim beside what else took of the headroom that there was, and no shared memory that is charged already.
+    /// Whether growth over so many seconds, alone and with the workload's other processes, is what
+    /// brings the limit nearer: worth a claim beside what else took of the headroom that there was,
+    /// and no shared memory that is charged already.
     pub(super) fn nears_limit(&self, grown_kib: f64, together_kib: f64, secs: f64) -> bool {
         let Some(rose_kib) = self.around.limit_rose_kib(secs) else { return true };
         let others_took_bytes = (rose_kib - together_kib).max(0.0) * KIB;
@@ -56,7 +62,8 @@ impl HorizonView<'_> {
         together_kib >= self.worth_of_kib(self.headroom_bytes + others_took_bytes) && !shared
     }
 
-    /// Whether growth over so few seconds has gone on for most of a minute, as far as the next longer horizon can tell, or is urgent.
+    /// Whether growth over so few seconds has gone on for most of a minute, as far as the next
+    /// longer horizon can tell, or is urgent.
     pub(super) fn has_lasted(&self, stretch: &Stretch<'_>, grown_secs: f64) -> bool {
         let longer = self.horizon + 1;
         if grown_secs >= LASTED_SECS || longer >= self.horizons.count() {

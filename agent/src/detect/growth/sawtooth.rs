@@ -1,7 +1,9 @@
-//! Growth under a sawtooth whose teeth are longer than the buckets: what the process comes down to rises from tooth to tooth.
+//! Growth under a sawtooth whose teeth are longer than the buckets: what the process comes down to
+//! rises from tooth to tooth.
 //!
-//! The tests are those of a horizon's floors, put to the last troughs. Teeth that hide a leak from floors, at half of their height
-//! now and a third then, hide nothing from troughs; and what a process climbs and gives back on a tooth is not held against it.
+//! The tests are those of a horizon's floors, put to the last troughs. Teeth that hide a leak from
+//! floors, at half of their height now and a third then, hide nothing from troughs; and what a
+//! process climbs and gives back on a tooth is not held against it.
 
 use super::{
     super::{
@@ -43,7 +45,8 @@ impl HorizonView<'_> {
             return None;
         }
         let line = FittedLine::through(points)?;
-        let past_kib = before.iter().map(|point| point.y).fold(self.window.past_trough_kib(), f64::max);
+        let past_kib =
+            before.iter().map(|point| point.y).fold(self.window.past_trough_kib(), f64::max);
         let (low_kib, high_kib) = range(before);
         let gave_back_kib = given_back(self.window.past_trough_kib(), before.iter().chain(points));
         if line.p_value() > SIGNIFICANCE_MAX
@@ -60,7 +63,9 @@ impl HorizonView<'_> {
         // Each tooth takes its time, and so does the load's.
         let horizons = self.horizons.covering(grown_secs)..self.horizons.count();
         let late_slope = even(points, &line, 1.0)?;
-        if horizons.into_iter().any(|horizon| self.load.explains(self.horizons, horizon, grown_kib / first.y.max(1.0)))
+        if horizons
+            .into_iter()
+            .any(|horizon| self.load.explains(self.horizons, horizon, grown_kib / first.y.max(1.0)))
         {
             return None;
         }

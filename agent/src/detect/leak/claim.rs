@@ -1,9 +1,10 @@
 //! The claims that stand, one a workload, and what is said of them.
 //!
-//! A workload is a cgroup and a program's name. Its claim is made with the process that showed the leak first and keeps that
-//! name to its end; further processes of the workload that leak join it, and one that takes the place of the last inherits it.
-//! A claim whose processes are all gone waits for a successor, then it is withdrawn.
-//! It refuses nothing; there are never more claims than processes that leak, and those that wait.
+//! A workload is a cgroup and a program's name. Its claim is made with the process that showed the
+//! leak first and keeps that name to its end; further processes of the workload that leak join it,
+//! and one that takes the place of the last inherits it. A claim whose processes are all gone waits
+//! for a successor, then it is withdrawn. It refuses nothing; there are never more claims than
+//! processes that leak, and those that wait.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,8 @@ use crate::{
     units::{Size, Span, rounded},
 };
 
-/// How long a successor is waited for: supervisors restart within a second, or within ten or twenty in a crash loop's beginning.
+/// How long a successor is waited for: supervisors restart within a second, or within ten or twenty
+/// in a crash loop's beginning.
 const WAIT_SECS: f64 = 30.0;
 
 /// Claims by workload; a tree, because output has an order.
@@ -47,7 +49,8 @@ struct OpenLeak {
     waits: Option<(Leak, f64, &'static str)>,
 }
 
-/// Of what is left, the share that a process's own peaks cannot take: it may have changed its ways. A guess.
+/// Of what is left, the share that a process's own peaks cannot take: it may have changed its ways.
+/// A guess.
 const BESIDE_PEAKS_MIN: f64 = 0.1;
 
 /// A limit that memory can run into.
@@ -74,15 +77,18 @@ impl Headroom {
         }
     }
 
-    /// Bytes to the nearest limit, which all of a cgroup's processes share. Swapped memory is not charged to memory.max;
-    /// file pages are, but are given back first. Before the first scan of the host all of its memory counts as available but for what the process holds.
-    /// Memory runs out on a peak: what the process lately weighed more than now is not left.
+    /// Bytes to the nearest limit, which all of a cgroup's processes share. Swapped memory is not
+    /// charged to memory.max; file pages are, but are given back first. Before the first scan of
+    /// the host all of its memory counts as available but for what the process holds. Memory runs
+    /// out on a peak: what the process lately weighed more than now is not left.
     pub(super) fn of(context: &Context<'_>, fact: &ProcessFact, peak_kib: f64) -> Self {
         let available = context.host.map_or_else(
             || context.info.mem_total_bytes.saturating_sub(fact.private_bytes()),
             |host| host.mem_available_bytes,
         );
-        let charged = fact.memory_charged_bytes.unwrap_or_else(|| fact.anon_bytes.saturating_add(fact.shmem_bytes));
+        let charged = fact
+            .memory_charged_bytes
+            .unwrap_or_else(|| fact.anon_bytes.saturating_add(fact.shmem_bytes));
         let (left, until) = match fact.memory_max_bytes.map(|max| max.saturating_sub(charged)) {
             Some(left) if left < available => (left as f64, Until::Cgroup),
             _ => (available as f64, Until::Host),
@@ -129,7 +135,8 @@ impl Claims {
             return;
         }
         let (slope, error) = (growth.slope_bytes_per_sec, growth.slope_error_bytes_per_sec);
-        let mut verdict = verdict(context, fact.id, &workload, ClaimState::Raised, slope, confidence, why);
+        let mut verdict =
+            verdict(context, fact.id, &workload, ClaimState::Raised, slope, confidence, why);
         verdict.exhaustion_secs = Some(rounded(growth.exhaustion_secs(), 1));
         let slopes = [(slope - error).max(0.0), slope + error];
         if let Claim::Leak(claim) = &mut verdict.claim {
@@ -141,8 +148,14 @@ impl Claims {
         findings.verdicts.push(verdict);
     }
 
-    /// A leaking process is gone or another program now: its workload's claim waits for a successor.
-    pub(super) fn leave(&mut self, context: &Context<'_>, process: &mut Process, because: &'static str) {
+    /// A leaking process is gone or another program now: its workload's claim waits for a
+    /// successor.
+    pub(super) fn leave(
+        &mut self,
+        context: &Context<'_>,
+        process: &mut Process,
+        because: &'static str,
+    ) {
         let leak = process.leak.take().map(|leak| *leak);
         self.leave_workload(context, &process.workload, leak, because);
     }
@@ -171,8 +184,9 @@ impl Claims {
         true
     }
 
-    /// A leaking process may be in another cgroup than before, or call itself otherwise: the claim that was made with it goes with it, as
-    /// does one that is about nobody else. A leak that no claim is about is none, and is judged anew.
+    /// A leaking process may be in another cgroup than before, or call itself otherwise: the claim
+    /// that was made with it goes with it, as does one that is about nobody else. A leak that no
+    /// claim is about is none, and is judged anew.
     pub(super) fn follow(
         &mut self,
         context: &Context<'_>,
@@ -190,7 +204,12 @@ impl Claims {
             } else {
                 self.standing.insert(before.clone(), standing);
                 self.join(process);
-                self.leave_workload(context, before, process.leak.as_deref().copied(), "it is in another cgroup");
+                self.leave_workload(
+                    context,
+                    before,
+                    process.leak.as_deref().copied(),
+                    "it is in another cgroup",
+                );
             }
         }
         if !self.standing.contains_key(&process.workload) {
@@ -261,7 +280,10 @@ impl Claims {
         findings: &mut Findings,
     ) {
         let workload = process.workload.clone();
-        let Some(standing) = self.standing.get(&workload).filter(|_| slope_bytes_per_sec > 0.0) else { return };
+        let Some(standing) = self.standing.get(&workload).filter(|_| slope_bytes_per_sec > 0.0)
+        else {
+            return;
+        };
         let exhaustion_secs = headroom.bytes / slope_bytes_per_sec;
         let why = format!(
             "{} (pid {}) still grows {}/s; {headroom} is gone in {}",
@@ -271,16 +293,31 @@ impl Claims {
             Span(exhaustion_secs)
         );
         let confidence = f64::from(leak.confidence);
-        let mut verdict =
-            verdict(context, standing.id, &workload, ClaimState::Raised, slope_bytes_per_sec, confidence, why);
+        let mut verdict = verdict(
+            context,
+            standing.id,
+            &workload,
+            ClaimState::Raised,
+            slope_bytes_per_sec,
+            confidence,
+            why,
+        );
         if let Claim::Leak(claim) = &mut verdict.claim {
             claim.bound = headroom.bound();
         }
-        findings.forecasts.push(Verdict { exhaustion_secs: Some(rounded(exhaustion_secs, 1)), ..verdict });
+        findings
+            .forecasts
+            .push(Verdict { exhaustion_secs: Some(rounded(exhaustion_secs, 1)), ..verdict });
     }
 }
 
-fn cleared(context: &Context<'_>, id: ProcessId, workload: &Workload, leak: &Leak, because: &str) -> Verdict {
+fn cleared(
+    context: &Context<'_>,
+    id: ProcessId,
+    workload: &Workload,
+    leak: &Leak,
+    because: &str,
+) -> Verdict {
     let why = format!("{} (pid {}) no longer counts as leaking: {because}", workload.comm, id.pid);
     let (slope, confidence) = (leak.slope_bytes_per_sec, f64::from(leak.confidence));
     verdict(context, id, workload, ClaimState::Cleared, slope, confidence, why)
@@ -316,19 +353,27 @@ fn verdict(
     }
 }
 
-/// By how much the pace of a leak may change before its end, either way: of the leaks in the corpus's tuning part 95 in 100 end
-/// between the moments that this gives. What the line's scatter leaves open is far less.
+/// By how much the pace of a leak may change before its end, either way: of the leaks in the
+/// corpus's tuning part 95 in 100 end between the moments that this gives. What the line's scatter
+/// leaves open is far less.
 const PACE_MAY_CHANGE: f64 = 1.8;
 
 /// From the fastest to the slowest growth; `None` where the slowest is no growth.
 fn exhaustion_interval(growth: &Growth, slopes: [f64; 2]) -> Option<[f64; 2]> {
     let [slowest, fastest] = slopes.map(|slope| slope + growth.others_bytes_per_sec);
-    let secs = [fastest * PACE_MAY_CHANGE, slowest / PACE_MAY_CHANGE].map(|slope| growth.headroom_bytes / slope);
+    let secs = [fastest * PACE_MAY_CHANGE, slowest / PACE_MAY_CHANGE]
+        .map(|slope| growth.headroom_bytes / slope);
     (slowest > 0.0).then_some(secs.map(|secs| rounded(secs, 1)))
 }
 
 /// Why a process is believed to leak, and what it would take to be wrong.
-pub(super) fn why(process: &Process, t: f64, fact: &ProcessFact, growth: &Growth, headroom: &Headroom) -> String {
+pub(super) fn why(
+    process: &Process,
+    t: f64,
+    fact: &ProcessFact,
+    growth: &Growth,
+    headroom: &Headroom,
+) -> String {
     let slope = growth.slope_bytes_per_sec;
     let mut why = format!("{} (pid {}) grew ", process.workload.comm, fact.id.pid);
     // Writing to a String cannot fail.
@@ -342,14 +387,18 @@ pub(super) fn why(process: &Process, t: f64, fact: &ProcessFact, growth: &Growth
         Size(growth.slope_error_bytes_per_sec),
     );
     if growth.others_bytes_per_sec > slope / 10.0 {
-        let _ = write!(why, ", and others like it {}/s together", Size(growth.others_bytes_per_sec));
+        let _ =
+            write!(why, ", and others like it {}/s together", Size(growth.others_bytes_per_sec));
     }
     let _ = match growth.beginning {
-        Beginning::BrokeOut { steady_secs } => write!(why, ", after {} without growth", Span(steady_secs)),
+        Beginning::BrokeOut { steady_secs } => {
+            write!(why, ", after {} without growth", Span(steady_secs))
+        }
         Beginning::Unseen => write!(why, ", for as long as it was watched"),
     };
     let _ = write!(why, "; {headroom} is gone in {}", Span(growth.exhaustion_secs()));
-    let slopes = [slope - growth.slope_error_bytes_per_sec, slope + growth.slope_error_bytes_per_sec];
+    let slopes =
+        [slope - growth.slope_error_bytes_per_sec, slope + growth.slope_error_bytes_per_sec];
     if let Some([soonest, latest]) = exhaustion_interval(growth, slopes) {
         let _ = write!(why, " ({} to {})", Span(soonest), Span(latest));
     }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::sense::ProcessFact;
 
-/// Processes of a workload whose growth is added up; of more, so many stand for all. Else a workload of thousands that all grow
-/// would cost their number squared.
+/// Processes of a workload whose growth is added up; of more, so many stand for all. Else a
+/// workload of thousands that all grow would cost their number squared.
 const OTHERS_MAX: usize = 64;
 
 /// All of it, at the time of one look.
@@ -40,8 +40,10 @@ impl Surroundings for Peers<'_> {
         let pids = self.members.pids(&own.workload);
         let others = pids.iter().take(OTHERS_MAX).filter(|other| **other != pid);
         // Those that this scan has not shown yet are a bucket behind.
-        let rise_kib = |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
-        let share = (buckets - 1) as f64 / (buckets - 2) as f64 * (pids.len() as f64 / OTHERS_MAX as f64).max(1.0);
+        let rise_kib =
+            |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
+        let share = (buckets - 1) as f64 / (buckets - 2) as f64
+            * (pids.len() as f64 / OTHERS_MAX as f64).max(1.0);
         others.filter_map(|other| self.processes.get(other)).map(rise_kib).sum::<f64>() * share
     }
 

@@ -1,9 +1,10 @@
 //! One process under watch: its window, its load, and whether it leaks.
 //!
-//! It is judged by every horizon; once it leaks it is followed (see [`super::follow`]), but forecast on every shorter horizon too.
-//! Whoever cried wolf on a horizon is not believed on it again.
-//! Cold start: a process that starts under watch is not judged before its warm-up is over, but what it weighs is kept from the
-//! first minute on, so that a start that slows can be told from a leak. It refuses to hold more than [`STATE_BYTES_MAX`].
+//! It is judged by every horizon; once it leaks it is followed (see [`super::follow`]), but
+//! forecast on every shorter horizon too. Whoever cried wolf on a horizon is not believed on it
+//! again. Cold start: a process that starts under watch is not judged before its warm-up is over,
+//! but what it weighs is kept from the first minute on, so that a start that slows can be told from
+//! a leak. It refuses to hold more than [`STATE_BYTES_MAX`].
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -28,7 +29,8 @@ const STATE_BYTES_MAX: usize = 512;
 pub const PROCESS_STATE_BYTES: usize = size_of::<Process>();
 const _: () = assert!(PROCESS_STATE_BYTES <= STATE_BYTES_MAX);
 
-/// How long the image of a program is read in and its first tables are built; nothing of it is kept. A guess.
+/// How long the image of a program is read in and its first tables are built; nothing of it is
+/// kept. A guess.
 const LOADING_SECS: f64 = 60.0;
 
 /// The same, where the whole warm-up is configured to be shorter.
@@ -39,7 +41,8 @@ pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
 /// Share of growth that must have come since a claim was withdrawn for it to be claimed again.
 const NEWS_SHARE: f64 = 0.5;
 
-/// Share of its growth that came without anything new being mapped, from which a process only touches what it had.
+/// Share of its growth that came without anything new being mapped, from which a process only
+/// touches what it had.
 const TOUCHED_SHARE: f64 = 0.5;
 
 /// All that is known of one process.
@@ -52,7 +55,8 @@ pub(super) struct Process {
     pub(super) workload: Arc<Workload>,
     /// Few do, so it lies elsewhere.
     pub(super) leak: Option<Box<Leak>>,
-    /// One more than the faulted bytes when the window began, where faults are sampled; so it takes eight bytes, not sixteen.
+    /// One more than the faulted bytes when the window began, where faults are sampled; so it takes
+    /// eight bytes, not sixteen.
     faulted_from_bytes: Option<NonZeroU64>,
     /// Private KiB at the same moment.
     private_from_kib: u32,
@@ -61,7 +65,8 @@ pub(super) struct Process {
     /// What it weighed when that last became more.
     weighed_when_mapped_kib: u32,
     pub(super) seen_scan: u32,
-    /// Whether it started, or replaced its program, under watch: then its first growth is a warm-up.
+    /// Whether it started, or replaced its program, under watch: then its first growth is a
+    /// warm-up.
     young: bool,
     /// What it weighed when a claim about it was withdrawn: growth up to there is no news.
     pub(super) settled_kib: u32,
@@ -71,7 +76,13 @@ pub(super) struct Process {
 
 impl Process {
     /// `loading_secs` for one that starts now; `None` for one that ran before it was watched.
-    pub(super) fn new(fact: &ProcessFact, t: f64, scan: u32, loading_secs: Option<f64>, members: &mut Members) -> Self {
+    pub(super) fn new(
+        fact: &ProcessFact,
+        t: f64,
+        scan: u32,
+        loading_secs: Option<f64>,
+        members: &mut Members,
+    ) -> Self {
         Self {
             window: Window::default(),
             load: Activity::default(),
@@ -124,7 +135,11 @@ impl Process {
         if age_secs <= 0.0 {
             (self.faulted_from_bytes, self.private_from_kib) = (faulted_from(fact), kib(fact));
         }
-        if age_secs < 0.0 { Closed::default() } else { self.window.observe(horizons, age_secs, fact.private_bytes()) }
+        if age_secs < 0.0 {
+            Closed::default()
+        } else {
+            self.window.observe(horizons, age_secs, fact.private_bytes())
+        }
     }
 
     /// Takes a count of what it holds.
@@ -141,7 +156,8 @@ impl Process {
         horizons: &Horizons,
         around: &dyn Surroundings,
     ) -> Option<Growth> {
-        // Of a process that was met at work nothing is known at first: half a minute of growth may be what it always does.
+        // Of a process that was met at work nothing is known at first: half a minute of growth may
+        // be what it always does.
         let met = !self.young && t - self.origin_t < config.warm_up.as_secs_f64();
         if horizon < usize::from(self.trusted_from) || met && horizon < MINUTES_HORIZON_MIN {
             return None;
@@ -158,7 +174,8 @@ impl Process {
         horizons: &Horizons,
         around: &dyn Surroundings,
     ) -> Option<Growth> {
-        let growth = self.look(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
+        let growth =
+            self.look(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
         self.is_believed(growth, horizons.covering(growth.grown_secs), config, horizons)
     }
 
@@ -192,28 +209,42 @@ impl Process {
         })
     }
 
-    fn is_believed(&self, growth: Growth, horizon: usize, config: &LeakConfig, horizons: &Horizons) -> Option<Growth> {
+    fn is_believed(
+        &self,
+        growth: Growth,
+        horizon: usize,
+        config: &LeakConfig,
+        horizons: &Horizons,
+    ) -> Option<Growth> {
         let reach_secs = config.max_extrapolation * horizons.horizon_secs(horizon);
         let news_kib = f64::from(growth.peak_kib.saturating_sub(self.settled_kib));
         let is_news = news_kib * KIB >= NEWS_SHARE * growth.grown_bytes;
-        (is_news && growth.exhaustion_secs() <= reach_secs && !self.touches_what_it_had(&growth)).then_some(growth)
+        (is_news && growth.exhaustion_secs() <= reach_secs && !self.touches_what_it_had(&growth))
+            .then_some(growth)
     }
 
-    /// Whether growth is into memory that was mapped before it, of which there is less than is left to the limit: huge pages that
-    /// arrive, a heap that is touched for the first time. It cannot run out before it maps more, and is judged again then.
+    /// Whether growth is into memory that was mapped before it, of which there is less than is left
+    /// to the limit: huge pages that arrive, a heap that is touched for the first time. It cannot
+    /// run out before it maps more, and is judged again then.
     fn touches_what_it_had(&self, growth: &Growth) -> bool {
         let weighs_kib = f64::from(growth.peak_kib);
         let untouched_kib = f64::from(self.mapped_kib) - weighs_kib;
         self.mapped_kib > 0
-            && weighs_kib - f64::from(self.weighed_when_mapped_kib) >= TOUCHED_SHARE * growth.grown_bytes / KIB
+            && weighs_kib - f64::from(self.weighed_when_mapped_kib)
+                >= TOUCHED_SHARE * growth.grown_bytes / KIB
             && untouched_kib * KIB < growth.headroom_bytes
     }
 
     /// Bytes that sampled page faults stand for, and bytes retained, since the window began.
     pub(super) fn allocated_and_retained(&self, fact: &ProcessFact) -> Option<(u64, u64)> {
-        let allocated =
-            fact.faulted_bytes_total?.checked_sub(self.faulted_from_bytes?.get() - 1).filter(|bytes| *bytes > 0)?;
-        Some((allocated, fact.private_bytes().saturating_sub(u64::from(self.private_from_kib) << 10)))
+        let allocated = fact
+            .faulted_bytes_total?
+            .checked_sub(self.faulted_from_bytes?.get() - 1)
+            .filter(|bytes| *bytes > 0)?;
+        Some((
+            allocated,
+            fact.private_bytes().saturating_sub(u64::from(self.private_from_kib) << 10),
+        ))
     }
 }
 

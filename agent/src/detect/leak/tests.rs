@@ -1,4 +1,5 @@
-//! The leak rule against shapes of growth, each a function from seconds to MiB, under the default configuration.
+//! The leak rule against shapes of growth, each a function from seconds to MiB, under the default
+//! configuration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,7 +37,12 @@ impl Run {
         Self::under(&config, interval_secs, available_gib, memory_max_gib)
     }
 
-    fn under(config: &Config, interval_secs: f64, available_gib: f64, memory_max_gib: Option<f64>) -> Self {
+    fn under(
+        config: &Config,
+        interval_secs: f64,
+        available_gib: f64,
+        memory_max_gib: Option<f64>,
+    ) -> Self {
         let info = HostInfo { mem_total_bytes: (24.0 * GIB) as u64, cpus: 2 };
         Self {
             core: Engine::new(config, info),
@@ -69,7 +75,10 @@ impl Run {
     }
 
     pub(super) fn scan(&mut self, t: f64, facts: impl IntoIterator<Item = ProcessFact>) {
-        let host = HostFact { mem_available_bytes: self.available_bytes as u64, psi_memory_some_avg10: None };
+        let host = HostFact {
+            mem_available_bytes: self.available_bytes as u64,
+            psi_memory_some_avg10: None,
+        };
         self.feed(t, Fact::Host(host));
         facts.into_iter().for_each(|fact| self.feed(t, Fact::Process(fact)));
     }
@@ -110,18 +119,23 @@ pub(super) fn one(mut verdicts: Vec<Verdict>) -> Verdict {
     verdicts.remove(0)
 }
 
-/// Seconds until steep growth whose beginning was not seen is claimed: sixteen buckets of the first horizon, the last just closed, and nine of
-/// the next, over which it must have lasted.
+/// Seconds until steep growth whose beginning was not seen is claimed: sixteen buckets of the first
+/// horizon, the last just closed, and nine of the next, over which it must have lasted.
 const UNSEEN_T: f64 = 54.0;
 
 #[test]
 fn a_break_out_of_a_steady_time_is_found_within_60_s() {
     for (available, max) in [(16.0, Some(2.0)), (23.0, None)] {
-        let verdict = one(Run::new(1.0, available, max).shape(1_600.0, |t| 500.0 + (t - 1_500.0).max(0.0)));
+        let verdict =
+            one(Run::new(1.0, available, max).shape(1_600.0, |t| 500.0 + (t - 1_500.0).max(0.0)));
         assert!((1_520.0..1_560.0).contains(&verdict.t), "{verdict:?}");
         assert!(verdict.why.contains("after "), "{verdict:?}");
-        let (left, rate) = (max.map_or(available * 1024.0, |gib| gib * 1024.0 - 500.0 - verdict.t + 1_500.0), 1.0);
-        assert!((verdict.exhaustion_secs.unwrap() / (left / rate) - 1.0).abs() < 0.05, "{verdict:?}");
+        let (left, rate) =
+            (max.map_or(available * 1024.0, |gib| gib * 1024.0 - 500.0 - verdict.t + 1_500.0), 1.0);
+        assert!(
+            (verdict.exhaustion_secs.unwrap() / (left / rate) - 1.0).abs() < 0.05,
+            "{verdict:?}"
+        );
     }
 }
 
@@ -132,7 +146,8 @@ fn fast_growth_without_a_beginning_takes_longer_and_slow_growth_until_the_limit_
     // Of a process that was met at work the horizons of seconds say nothing yet.
     let met = fast(Run::new(1.0, 16.0, Some(2.0)));
     assert!((200.0..320.0).contains(&met), "{met}");
-    // 0.25 MiB/s: a fifteenth of what is left is gone after ten minutes, but a process that was met at work is watched for 20.
+    // 0.25 MiB/s: a fifteenth of what is left is gone after ten minutes, but a process that was met
+    // at work is watched for 20.
     let slow = one(Run::new(1.0, 2.0, None).shape(1_500.0, |t| 200.0 + 0.25 * t));
     assert!((1_200.0..1_300.0).contains(&slow.t), "{slow:?}");
 }
@@ -146,17 +161,23 @@ fn the_evidence_reads_like_a_colleague_wrote_it() {
     let Claim::Leak(claim) = &verdict.claim else { panic!("{verdict:?}") };
     assert_eq!(claim.growth_interval_bytes_per_sec, Some([4.0 * MIB; 2]));
     let [soonest, latest] = verdict.exhaustion_interval_secs.unwrap();
-    assert!(soonest * 1.7 < verdict.exhaustion_secs.unwrap() && latest > 1.7 * verdict.exhaustion_secs.unwrap());
+    assert!(
+        soonest * 1.7 < verdict.exhaustion_secs.unwrap()
+            && latest > 1.7 * verdict.exhaustion_secs.unwrap()
+    );
 }
 
 #[test]
 fn noise_widens_the_interval_around_the_truth() {
-    let verdict = one(Run::new(1.0, 9.0, None).shape(400.0, |t| 500.0 + 4.0 * t + 20.0 * noise(t, 2)));
+    let verdict =
+        one(Run::new(1.0, 9.0, None).shape(400.0, |t| 500.0 + 4.0 * t + 20.0 * noise(t, 2)));
     let Claim::Leak(claim) = &verdict.claim else { panic!("{verdict:?}") };
     let [low, high] = claim.growth_interval_bytes_per_sec.unwrap();
     assert!(low < 4.0 * MIB && 4.0 * MIB < high && high - low > 0.02 * MIB, "{verdict:?}");
     let [soonest, latest] = verdict.exhaustion_interval_secs.unwrap();
-    assert!(soonest < verdict.exhaustion_secs.unwrap() && verdict.exhaustion_secs.unwrap() < latest);
+    assert!(
+        soonest < verdict.exhaustion_secs.unwrap() && verdict.exhaustion_secs.unwrap() < latest
+    );
 }
 
 #[test]
@@ -169,7 +190,8 @@ fn fault_samples_are_part_of_the_evidence() {
         run.scan(t, [fact]);
     }
     let why = one(run.verdicts).why;
-    let expected = "; page-fault samples say 270.0 MiB were allocated in the last 54 s, 216.0 MiB retained";
+    let expected =
+        "; page-fault samples say 270.0 MiB were allocated in the last 54 s, 216.0 MiB retained";
     assert!(why.ends_with(expected), "{why}");
 }
 
@@ -177,7 +199,10 @@ fn fault_samples_are_part_of_the_evidence() {
 fn leaks_under_a_sawtooth_are_found_by_the_floor() {
     for (rate, period) in [(4.0, 7.0), (4.0, 30.0), (1.0, 30.0), (0.5, 30.0)] {
         let saw = saw(period, 200.0, 300.0);
-        assert_eq!(one(Run::new(1.0, 4.0, None).shape(3_000.0, |t| saw(t) + rate * t)).state, ClaimState::Raised);
+        assert_eq!(
+            one(Run::new(1.0, 4.0, None).shape(3_000.0, |t| saw(t) + rate * t)).state,
+            ClaimState::Raised
+        );
     }
 }
 
@@ -243,7 +268,13 @@ fn memory_that_follows_load_is_no_leak_and_the_same_without_load_is() {
                 let fds = connections(t) as u64;
                 run.feed(
                     t,
-                    Fact::Handles(ProcessResourcesFact { id, fds, fds_max: None, threads: 4, close_wait: None }),
+                    Fact::Handles(ProcessResourcesFact {
+                        id,
+                        fds,
+                        fds_max: None,
+                        threads: 4,
+                        close_wait: None,
+                    }),
                 );
             }
         }
@@ -276,7 +307,12 @@ fn touching_what_was_mapped_long_ago_is_no_leak_until_more_is_mapped() {
 fn a_long_sawtooth_never_cries_wolf_twice_on_a_horizon() {
     let verdicts = Run::new(1.0, 9.0, None).shape(40_000.0, saw(1_000.0, 100.0, 900.0));
     assert!(verdicts.len() <= 4, "{verdicts:#?}");
-    assert!(verdicts.iter().filter(|v| v.state == ClaimState::Cleared).all(|v| v.why.contains("gave back")));
+    assert!(
+        verdicts
+            .iter()
+            .filter(|v| v.state == ClaimState::Cleared)
+            .all(|v| v.why.contains("gave back"))
+    );
 }
 
 #[test]
@@ -326,7 +362,10 @@ fn a_claim_outlives_its_process_for_a_while_and_then_says_why_it_ends() {
     for (run, because) in [(exit, "exited"), (reuse, "another"), (vanish, "vanished")] {
         let states = states(&run.verdicts);
         assert_eq!(states.len(), 2, "{because}: {:#?}", run.verdicts);
-        assert!(states[1].0 == ClaimState::Cleared && (140.0..=148.0).contains(&states[1].1), "{because}: {states:?}");
+        assert!(
+            states[1].0 == ClaimState::Cleared && (140.0..=148.0).contains(&states[1].1),
+            "{because}: {states:?}"
+        );
         assert!(run.verdicts[1].why.contains(because), "{}", run.verdicts[1].why);
     }
 }
@@ -346,7 +385,11 @@ fn a_leak_survives_a_restart_without_a_second_claim_and_ends_with_a_successor_th
         assert_eq!(run.verdicts.len(), if ends { 2 } else { 1 }, "{:#?}", run.verdicts);
         if ends {
             let Claim::Leak(claim) = &run.verdicts[1].claim else { panic!() };
-            assert!(claim.id == first && run.verdicts[1].why.contains("has not grown"), "{:?}", run.verdicts[1]);
+            assert!(
+                claim.id == first && run.verdicts[1].why.contains("has not grown"),
+                "{:?}",
+                run.verdicts[1]
+            );
         }
     }
 }
@@ -356,7 +399,8 @@ fn a_claim_goes_with_its_process_to_another_cgroup_and_ends_there() {
     let mut run = leaking();
     for step in 111..600 {
         let t = f64::from(step);
-        let fact = ProcessFact { cgroup: Arc::from("/elsewhere"), ..run.fact(20.0 + 4.0 * t.min(200.0)) };
+        let fact =
+            ProcessFact { cgroup: Arc::from("/elsewhere"), ..run.fact(20.0 + 4.0 * t.min(200.0)) };
         run.scan(t, [fact]);
     }
     let [raised, cleared] = &run.verdicts[..] else { panic!("{:#?}", run.verdicts) };
@@ -373,15 +417,14 @@ fn of_workers_that_leak_together_each_may_go_elsewhere_and_every_claim_ends() {
         let mut run = Run::known(1.0, 9.0, None);
         for step in 0..=900 {
             let t = f64::from(step);
-            for_workers(
-                &mut run,
-                t,
-                |pid| if t > 200.0 && gone.contains(&pid) { "/elsewhere" } else { "/api.service" },
-            );
+            for_workers(&mut run, t, |pid| {
+                if t > 200.0 && gone.contains(&pid) { "/elsewhere" } else { "/api.service" }
+            });
         }
         let of = |state| {
             let of = run.verdicts.iter().filter(move |verdict| verdict.state == state);
-            let mut ids: Vec<_> = of.map(|verdict| crate::decide::IncidentId::from(verdict).to_string()).collect();
+            let mut ids: Vec<_> =
+                of.map(|verdict| crate::decide::IncidentId::from(verdict).to_string()).collect();
             ids.sort();
             ids
         };
@@ -400,7 +443,11 @@ fn for_workers(run: &mut Run, t: f64, cgroup: impl Fn(u32) -> &'static str) {
     let facts: Vec<_> = (900..903)
         .map(|pid| {
             let fact = run.fact(20.0 + 4.0 * t.min(500.0));
-            ProcessFact { id: ProcessId { pid, start_ticks: 1 }, cgroup: Arc::from(cgroup(pid)), ..fact }
+            ProcessFact {
+                id: ProcessId { pid, start_ticks: 1 },
+                cgroup: Arc::from(cgroup(pid)),
+                ..fact
+            }
         })
         .collect();
     run.scan(t, facts);
@@ -457,7 +504,10 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
     for step in 0..2_400 {
         let t = f64::from(step);
         run.available_bytes = (9.0 * GIB - 4.0 * MIB * t).max(0.0);
-        let host = HostFact { mem_available_bytes: run.available_bytes as u64, psi_memory_some_avg10: None };
+        let host = HostFact {
+            mem_available_bytes: run.available_bytes as u64,
+            psi_memory_some_avg10: None,
+        };
         run.core.apply(&Observation { t, fact: Fact::Host(host) });
         let fact = Fact::Process(run.fact(20.0 + 4.0 * t));
         let output = run.core.apply(&Observation { t, fact });
@@ -480,7 +530,10 @@ fn a_leak_that_quickens_reaches_the_policy_before_its_own_horizon_does() {
     for step in 0..3_060 {
         let t = f64::from(step);
         let fact = run.fact(50.0 + 0.1 * t + 6.0 * (t - 3_000.0).max(0.0));
-        let host = HostFact { mem_available_bytes: run.available_bytes as u64, psi_memory_some_avg10: None };
+        let host = HostFact {
+            mem_available_bytes: run.available_bytes as u64,
+            psi_memory_some_avg10: None,
+        };
         run.core.apply(&Observation { t, fact: Fact::Host(host) });
         let output = run.core.apply(&Observation { t, fact: Fact::Process(fact) });
         decisions.extend(output.decisions.iter().map(|d| (d.t as u64, d.action)));
@@ -498,7 +551,8 @@ fn a_job_of_half_a_minute_is_no_leak_where_the_limit_is_far() {
     let job = |t: f64| 300.0 + 2.0 * (t - 1_500.0).clamp(0.0, 42.0);
     assert!(Run::new(1.0, 20.0, None).shape(3_000.0, job).is_empty());
     // A leak as fast that has eaten a good part of what was left is not waited on.
-    let near = one(Run::new(1.0, 0.3, None).shape(1_545.0, |t| 300.0 + 2.0 * (t - 1_500.0).max(0.0)));
+    let near =
+        one(Run::new(1.0, 0.3, None).shape(1_545.0, |t| 300.0 + 2.0 * (t - 1_500.0).max(0.0)));
     assert!(near.t < 1_540.0, "{near:?}");
 }
 
@@ -511,17 +565,20 @@ fn who_grows_a_little_while_another_eats_the_host_is_not_claimed() {
         let eaten = (9.0 * 1024.0 - 50.0) * ((t - 36_000.0) / 36_000.0).clamp(0.0, 1.0);
         run.available_bytes = (9.0 * 1024.0 - eaten) * MIB;
         let mut other = run.fact(50.0 + 0.000_15 * t);
-        (other.id.pid, other.comm, other.cgroup) = (913, Arc::from("postgres"), Arc::from("/postgresql.service"));
+        (other.id.pid, other.comm, other.cgroup) =
+            (913, Arc::from("postgres"), Arc::from("/postgresql.service"));
         let leak = run.fact(300.0 + eaten);
         run.scan(t, [leak, other]);
     }
-    let whose = |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if &*claim.comm == "api");
+    let whose =
+        |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if &*claim.comm == "api");
     assert!(!run.verdicts.is_empty() && run.verdicts.iter().all(whose), "{:#?}", run.verdicts);
 }
 
 #[test]
 fn shared_memory_that_another_was_charged_for_is_no_leak() {
-    // One process of a store touches, page by page, what the store has mapped for all; or it is what makes the store grow.
+    // One process of a store touches, page by page, what the store has mapped for all; or it is
+    // what makes the store grow.
     for (charged_mib_per_sec, claims) in [(0.0, 0), (0.1, 1)] {
         let mut run = Run::new(2.0, 9.0, Some(0.25));
         for step in 0..1_800 {

@@ -1,6 +1,7 @@
 //! A leak that was claimed, followed until it is over.
 //!
-//! It is followed on the horizon that showed it, where its noise was judged, or by its troughs where those did. It refuses nothing.
+//! It is followed on the horizon that showed it, where its noise was judged, or by its troughs
+//! where those did. It refuses nothing.
 
 use super::{
     super::{
@@ -24,7 +25,8 @@ const STOPPED_SHARE: f64 = 0.1;
 /// Troughs by which the same is seen.
 const END_TROUGHS: usize = 4;
 
-/// Growth must have stopped for this long, and for its own horizon's buckets at the end: a pause is not an end. A guess.
+/// Growth must have stopped for this long, and for its own horizon's buckets at the end: a pause is
+/// not an end. A guess.
 const STOPPED_SECS_MIN: f64 = 60.0;
 
 /// Share of what was grown since the claim's window began that, once given back, makes it no leak.
@@ -94,19 +96,25 @@ impl Process {
             leak.by_troughs = false;
         }
         let floors = self.window.floors(horizon);
-        let (Some(last), Some(recent)) = (floors.points().last(), theil_sen(floors.last(END_BUCKETS))) else {
+        let (Some(last), Some(recent)) =
+            (floors.points().last(), theil_sen(floors.last(END_BUCKETS)))
+        else {
             return Followed::Pauses;
         };
         let per_sec = KIB / horizons.bucket_secs(horizon);
         let last_kib = last.y;
-        if let Some(over) = self.is_over(leak, t, last_kib, recent * per_sec, horizons.bucket_secs(horizon)) {
+        if let Some(over) =
+            self.is_over(leak, t, last_kib, recent * per_sec, horizons.bucket_secs(horizon))
+        {
             if over.gave_back {
-                // Its memory comes and goes at a longer period than this horizon: from now on only longer ones are believed.
+                // Its memory comes and goes at a longer period than this horizon: from now on only
+                // longer ones are believed.
                 self.trusted_from = (horizon + 1).min(horizons.count() - 1) as u8;
             }
             return Followed::Over(over.because);
         }
-        theil_sen(floors.points()).map_or(Followed::Pauses, |slope| Followed::Grows(slope * per_sec))
+        theil_sen(floors.points())
+            .map_or(Followed::Pauses, |slope| Followed::Grows(slope * per_sec))
     }
 
     /// A leak, when a trough was completed.
@@ -114,7 +122,8 @@ impl Process {
         let troughs = self.window.troughs(horizons);
         let points = troughs.points();
         let latest = &points[points.len().saturating_sub(END_TROUGHS)..];
-        let (true, Some(last), Some(slope)) = (leak.by_troughs, latest.last(), theil_sen(latest)) else {
+        let (true, Some(last), Some(slope)) = (leak.by_troughs, latest.last(), theil_sen(latest))
+        else {
             return Followed::Pauses;
         };
         let tooth_secs = (last.x - latest[0].x) / (latest.len() - 1) as f64;
@@ -149,15 +158,19 @@ impl Process {
             format!("it gave back {back} of the {grown} it grew")
         } else if t - leak.still_since_t >= STOPPED_SECS_MIN.max(still_secs_min) {
             let still_for = Span(t - leak.still_since_t);
-            format!("it has not grown for {still_for} and holds {}", Size(f64::from(last_kib) * KIB))
+            format!(
+                "it has not grown for {still_for} and holds {}",
+                Size(f64::from(last_kib) * KIB)
+            )
         } else {
             return None;
         };
         Some(Over { because, gave_back })
     }
 
-    /// How fast a leak grows now, when a bucket of a shorter horizon than its own closed: a leak that quickens, or a headroom
-    /// that others eat, must not wait for its own horizon, whose buckets may be most of an hour.
+    /// How fast a leak grows now, when a bucket of a shorter horizon than its own closed: a leak
+    /// that quickens, or a headroom that others eat, must not wait for its own horizon, whose
+    /// buckets may be most of an hour.
     pub(super) fn quickened(
         &self,
         leak: &Leak,
@@ -173,7 +186,8 @@ impl Process {
         let own_slope = if leak.by_troughs {
             theil_sen(self.window.troughs(horizons).points()).unwrap_or(0.0) * KIB
         } else {
-            theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB / horizons.bucket_secs(own)
+            theil_sen(self.window.floors(own).points()).unwrap_or(0.0) * KIB
+                / horizons.bucket_secs(own)
         };
         let growth = self.judge(t, (horizon, Newest::Closed), config, horizons, &Alone);
         let faster = growth.map_or(0.0, |growth| growth.slope_bytes_per_sec);

@@ -1,8 +1,9 @@
 //! One address: the queues of the sockets that share it, and the claim that stands about it.
 //!
-//! One stuck worker of eight makes an eighth of all connections wait: so each socket is judged for itself, and eight
-//! that stand by turns are not one that stands. A claim is raised once, and withdrawn once no socket was overloaded for
-//! `clear_after`, or all are gone. Cold start: nothing. It refuses nothing; the detector bounds how many sockets there are.
+//! One stuck worker of eight makes an eighth of all connections wait: so each socket is judged for
+//! itself, and eight that stand by turns are not one that stands. A claim is raised once, and
+//! withdrawn once no socket was overloaded for `clear_after`, or all are gone. Cold start: nothing.
+//! It refuses nothing; the detector bounds how many sockets there are.
 
 use foldhash::HashMap;
 
@@ -71,7 +72,8 @@ impl ListenAddress {
         self.sockets.contains_key(&key(fact))
     }
 
-    /// Takes a look at one of its sockets; appends the claim that is made or withdrawn, or a fresh forecast of one that stands.
+    /// Takes a look at one of its sockets; appends the claim that is made or withdrawn, or a fresh
+    /// forecast of one that stands.
     pub(super) fn observe(
         &mut self,
         context: &Context<'_>,
@@ -87,7 +89,8 @@ impl ListenAddress {
         let Some(raised) = &mut self.raised else {
             if let Some(ground) = seen.ground {
                 let verdict = self.subject(fact, key, ground).verdict(context, config);
-                self.raised = Some(Raised { since_t: t, bad_t: t, forecast_t: t, verdict: verdict.clone() });
+                self.raised =
+                    Some(Raised { since_t: t, bad_t: t, forecast_t: t, verdict: verdict.clone() });
                 findings.verdicts.push(verdict);
             }
             return;
@@ -99,7 +102,9 @@ impl ListenAddress {
             let why = claim::well_again(fact, t - raised.bad_t, t - raised.since_t);
             let (backlog, oldest_wait_us) = (fact.backlog, fact.oldest_wait_us);
             findings.verdicts.extend(self.clear(t, backlog, oldest_wait_us, why));
-        } else if let Some(ground) = seen.ground.filter(|_| t - raised.forecast_t >= FORECAST_EVERY_SECS) {
+        } else if let Some(ground) =
+            seen.ground.filter(|_| t - raised.forecast_t >= FORECAST_EVERY_SECS)
+        {
             raised.forecast_t = t;
             let forecast = self.subject(fact, key, ground).verdict(context, config);
             findings.forecasts.push(forecast);
@@ -116,7 +121,13 @@ impl ListenAddress {
         self.clear(context.t, 0, None, why)
     }
 
-    fn clear(&mut self, t: f64, backlog: u32, oldest_wait_us: Option<u64>, why: String) -> Option<Verdict> {
+    fn clear(
+        &mut self,
+        t: f64,
+        backlog: u32,
+        oldest_wait_us: Option<u64>,
+        why: String,
+    ) -> Option<Verdict> {
         let verdict = self.raised.take()?.verdict;
         let Claim::Overload(claim) = verdict.claim else { return None };
         let claim = OverloadClaim { backlog, oldest_wait_us, backlog_growth_per_sec: 0.0, ..claim };
@@ -143,18 +154,30 @@ impl ListenAddress {
             let known = self.arrived.is_known() && fact.arrived_total.is_some();
             let arrived = self.arrived.rise(fact.arrived_total);
             let accepted = Some(0);
-            self.instant = Some(Instant { t, secs, arrived: known.then_some(arrived), accepted, ..Instant::default() });
+            self.instant = Some(Instant {
+                t,
+                secs,
+                arrived: known.then_some(arrived),
+                accepted,
+                ..Instant::default()
+            });
         }
     }
 
     fn add(&mut self, seen: &QueueUpdate) {
         let Some(instant) = &mut self.instant else { return };
-        instant.accepted = instant.accepted.zip(seen.accepted).map(|(sum, more)| sum.saturating_add(more));
+        instant.accepted =
+            instant.accepted.zip(seen.accepted).map(|(sum, more)| sum.saturating_add(more));
         instant.dropped = instant.dropped.saturating_add(seen.dropped);
         instant.stands |= seen.stands;
     }
 
-    fn subject<'a>(&'a self, fact: &'a ListenerFact, key: u64, ground: Trigger) -> OverloadedQueue<'a> {
+    fn subject<'a>(
+        &'a self,
+        fact: &'a ListenerFact,
+        key: u64,
+        ground: Trigger,
+    ) -> OverloadedQueue<'a> {
         let run = self.sockets.get(&key).and_then(AcceptQueue::run);
         OverloadedQueue { fact, ground, run, rates: &self.rates, sockets: self.sockets.len() }
     }

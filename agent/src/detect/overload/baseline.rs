@@ -1,10 +1,13 @@
-//! What a queue is like while nothing is wrong: how deep it gets, and for how long nothing is accepted at times.
+//! What a queue is like while nothing is wrong: how deep it gets, and for how long nothing is
+//! accepted at times.
 //!
-//! A server that serves one connection after the other queues a lot by nature; one that collects garbage pauses. What was seen and was
-//! no overload is what this listener is like, and is forgotten by and by. Cold start: nothing is usual, so the rules' own bounds hold.
-//! It learns nothing from an overload.
+//! A server that serves one connection after the other queues a lot by nature; one that collects
+//! garbage pauses. What was seen and was no overload is what this listener is like, and is
+//! forgotten by and by. Cold start: nothing is usual, so the rules' own bounds hold. It learns
+//! nothing from an overload.
 
-/// What was usual is half of it after this time: what happens once a day is no longer held against a claim. A guess.
+/// What was usual is half of it after this time: what happens once a day is no longer held against
+/// a claim. A guess.
 const HALF_LIFE_SECS: f64 = 3600.0;
 
 /// The largest of each, as of some time.
@@ -18,7 +21,11 @@ pub(super) struct Baseline {
 impl Baseline {
     /// Takes what a run was like that was no overload and has ended.
     pub(super) fn learn(&mut self, t: f64, (gap_secs, depth): (f64, u32)) {
-        *self = Self { t, gap_secs: self.gap_secs(t).max(gap_secs), depth: self.depth(t).max(f64::from(depth)) };
+        *self = Self {
+            t,
+            gap_secs: self.gap_secs(t).max(gap_secs),
+            depth: self.depth(t).max(f64::from(depth)),
+        };
     }
 
     /// The longest time between two accepts while somebody waited.

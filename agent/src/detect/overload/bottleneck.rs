@@ -1,19 +1,23 @@
 //! What an overloaded service runs short of: the fix differs.
 //!
-//! It rests on what was read of the service while its queue stood, so it is a claim about those seconds. Where nothing could be read
-//! it says nothing, but for what the queue itself shows: a stuck accept loop, a backlog that is too small.
+//! It rests on what was read of the service while its queue stood, so it is a claim about those
+//! seconds. Where nothing could be read it says nothing, but for what the queue itself shows: a
+//! stuck accept loop, a backlog that is too small.
 
 use super::trigger::Trigger;
 use crate::{detect::verdict::Bottleneck, sense::ServicePressureFact};
 
-/// Share of the time in which something of the service waited for a CPU, from which CPU is what it lacks. A guess: a service whose
-/// load fits waits in a few percent; one that has half of the CPU that it could use, in nearly all.
+/// Share of the time in which something of the service waited for a CPU, from which CPU is what it
+/// lacks. A guess: a service whose load fits waits in a few percent; one that has half of the CPU
+/// that it could use, in nearly all.
 const CPU_WAITS_MIN_PERCENT: f64 = 25.0;
 
-/// The same for memory: refaults and reclaim that take a tenth of the time take more from every request. A guess.
+/// The same for memory: refaults and reclaim that take a tenth of the time take more from every
+/// request. A guess.
 const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
 
-/// A thread that runs for so much of the time is the whole of a server that has one. A guess: accounting is by ticks.
+/// A thread that runs for so much of the time is the whole of a server that has one. A guess:
+/// accounting is by ticks.
 const BUSY_THREAD_PERCENT: f64 = 85.0;
 
 /// What was read of a service throughout a run.
@@ -66,14 +70,16 @@ impl MeanPressure {
         if ground == Trigger::Dropping {
             return Some(Bottleneck::Backlog);
         }
-        let at_least = |mean: Mean, least: f64| mean.percent().is_some_and(|percent| percent >= least);
+        let at_least =
+            |mean: Mean, least: f64| mean.percent().is_some_and(|percent| percent >= least);
         if at_least(self.memory, PSI_MEMORY_MIN_PERCENT) {
             return Some(Bottleneck::Memory);
         }
         if is_stuck {
             return Some(Bottleneck::AcceptLoop);
         }
-        let waits = at_least(self.cpu, CPU_WAITS_MIN_PERCENT) || at_least(self.waits, CPU_WAITS_MIN_PERCENT);
+        let waits = at_least(self.cpu, CPU_WAITS_MIN_PERCENT)
+            || at_least(self.waits, CPU_WAITS_MIN_PERCENT);
         if waits || at_least(self.thread, BUSY_THREAD_PERCENT) {
             return Some(Bottleneck::Cpu);
         }
@@ -115,12 +121,14 @@ mod tests {
 
     fn strain(cpu: Option<f64>, memory: Option<f64>, thread: Option<f64>) -> MeanPressure {
         let mut strain = MeanPressure::default();
-        let fact = |psi_cpu_some_percent, psi_memory_some_percent, busiest_thread_percent| ServicePressureFact {
-            secs: 0.1,
-            psi_cpu_some_percent,
-            psi_memory_some_percent,
-            busiest_thread_percent,
-            ..ServicePressureFact::default()
+        let fact = |psi_cpu_some_percent, psi_memory_some_percent, busiest_thread_percent| {
+            ServicePressureFact {
+                secs: 0.1,
+                psi_cpu_some_percent,
+                psi_memory_some_percent,
+                busiest_thread_percent,
+                ..ServicePressureFact::default()
+            }
         };
         strain.add(Some(&fact(cpu, memory, thread)));
         strain.add(None);
@@ -143,8 +151,14 @@ mod tests {
         }));
         assert_eq!(standing(waits), Some(Bottleneck::Cpu));
         assert_eq!(waits.because(Bottleneck::Cpu).unwrap(), "it waits for a CPU 40 % of the time");
-        assert_eq!(strain(Some(2.0), None, None).scarce(Trigger::Stuck, true), Some(Bottleneck::AcceptLoop));
-        assert_eq!(strain(None, None, None).scarce(Trigger::Dropping, false), Some(Bottleneck::Backlog));
+        assert_eq!(
+            strain(Some(2.0), None, None).scarce(Trigger::Stuck, true),
+            Some(Bottleneck::AcceptLoop)
+        );
+        assert_eq!(
+            strain(None, None, None).scarce(Trigger::Dropping, false),
+            Some(Bottleneck::Backlog)
+        );
     }
 
     #[test]
@@ -152,7 +166,11 @@ mod tests {
         let mut strain = MeanPressure::default();
         for (secs, percent) in [(0.1, 100.0), (0.9, 0.0)] {
             let psi_cpu_some_percent = Some(percent);
-            strain.add(Some(&ServicePressureFact { secs, psi_cpu_some_percent, ..ServicePressureFact::default() }));
+            strain.add(Some(&ServicePressureFact {
+                secs,
+                psi_cpu_some_percent,
+                ..ServicePressureFact::default()
+            }));
         }
         assert!((strain.cpu.percent().unwrap() - 10.0).abs() < 1e-9);
     }

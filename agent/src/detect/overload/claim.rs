@@ -21,7 +21,8 @@ use crate::{
 /// Seconds or so of growth say nothing about what comes later than this. A guess.
 const FORECAST_SECS_MAX: f64 = 600.0;
 
-/// Sure that a queue stands whose head's age was seen throughout; the rest is whether that matters to anybody.
+/// Sure that a queue stands whose head's age was seen throughout; the rest is whether that matters
+/// to anybody.
 const CONFIDENCE_BY_AGE: f64 = 0.9;
 
 /// Less sure of a queue that has filled for three looks only. A guess.
@@ -53,18 +54,22 @@ impl OverloadedQueue<'_> {
             let is_stalled = self.ground == Trigger::Filling && run.is_stalled(context.t, config);
             is_stalled || run.is_stuck(context.t, fact, config)
         });
-        let scarce = self.run.map(|run| run.strain).unwrap_or_default().scarce(self.ground, is_stuck);
+        let scarce =
+            self.run.map(|run| run.strain).unwrap_or_default().scarce(self.ground, is_stuck);
         let exhaustion_secs = self.exhaustion_secs(growth_per_sec);
         let mut why = self.why(context, is_stuck, growth_per_sec, exhaustion_secs, scarce);
         let (base, rule) = match self.ground {
-            Trigger::Stuck | Trigger::Standing | Trigger::NearLimit => (CONFIDENCE_BY_AGE, Rule::QueueAge),
+            Trigger::Stuck | Trigger::Standing | Trigger::NearLimit => {
+                (CONFIDENCE_BY_AGE, Rule::QueueAge)
+            }
             Trigger::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
             Trigger::Deep => (CONFIDENCE_BY_DEPTH, Rule::QueueDepth),
             Trigger::Dropping => (CONFIDENCE_BY_AGE, Rule::QueueDepth),
         };
         let drops = self.run.is_some_and(|run| run.overflows > 0);
         let steps = f64::from(u8::from(is_stuck) + u8::from(drops));
-        let confidence = context.trust.weigh(rule, context.t, base + CONFIDENCE_STEP * steps, &mut why);
+        let confidence =
+            context.trust.weigh(rule, context.t, base + CONFIDENCE_STEP * steps, &mut why);
         let claim = OverloadClaim {
             addr: fact.addr.clone(),
             netns: fact.netns,
@@ -100,7 +105,8 @@ impl OverloadedQueue<'_> {
         if is_full(self.fact) {
             return Some(0.0);
         }
-        Some(room(self.fact) / growth_per_sec).filter(|secs| growth_per_sec > 0.0 && *secs <= FORECAST_SECS_MAX)
+        Some(room(self.fact) / growth_per_sec)
+            .filter(|secs| growth_per_sec > 0.0 && *secs <= FORECAST_SECS_MAX)
     }
 
     fn why(
@@ -116,10 +122,14 @@ impl OverloadedQueue<'_> {
         let unaccepted = Span(self.run.map_or(0.0, |run| run.unaccepted_secs(context.t)));
         let mut why = match self.ground {
             Trigger::Dropping => {
-                format!("{who} drops connections again and again, in three seconds of the last minute")
+                format!(
+                    "{who} drops connections again and again, in three seconds of the last minute"
+                )
             }
             _ if is_stuck => format!("{who} has not accepted for {unaccepted}"),
-            Trigger::Filling => format!("more connections come to {who} than it accepts: its queue fills"),
+            Trigger::Filling => {
+                format!("more connections come to {who} than it accepts: its queue fills")
+            }
             Trigger::NearLimit => format!("{who} accepts too slowly: its queue is near its limit"),
             _ => format!("{who} accepts too slowly: its queue has stood for {stood}"),
         };
@@ -129,7 +139,11 @@ impl OverloadedQueue<'_> {
             let _ = write!(why, ", the oldest for {:.0} ms", secs * 1e3);
         }
         if let Some(us) = fact.sojourn_mean_us.filter(|_| !is_stuck) {
-            let _ = write!(why, ", those accepted last had waited for {:.0} ms on average", us as f64 / 1e3);
+            let _ = write!(
+                why,
+                ", those accepted last had waited for {:.0} ms on average",
+                us as f64 / 1e3
+            );
         }
         if growth_per_sec >= 0.5 {
             let _ = write!(why, ", growing {growth_per_sec:.0}/s");
@@ -168,7 +182,10 @@ impl OverloadedQueue<'_> {
             more.push(format!("{} connects were refused or given up", strain.refused));
         }
         if self.ground == Trigger::Deep {
-            more.push("the age of the queue's head is not visible here, so this rests on its depth".to_owned());
+            more.push(
+                "the age of the queue's head is not visible here, so this rests on its depth"
+                    .to_owned(),
+            );
         }
         more
     }
@@ -177,7 +194,10 @@ impl OverloadedQueue<'_> {
 /// Why a claim is withdrawn.
 pub(super) fn well_again(fact: &ListenerFact, well_secs: f64, stood_secs: f64) -> String {
     let (well, stood) = (Span(well_secs), Span(stood_secs));
-    format!("the accept queue of {} has been well for {well}, after {stood} of overload", ListenerName::of(fact))
+    format!(
+        "the accept queue of {} has been well for {well}, after {stood} of overload",
+        ListenerName::of(fact)
+    )
 }
 
 /// Why the claim about a listener that is gone is withdrawn.

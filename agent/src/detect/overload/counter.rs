@@ -19,14 +19,16 @@ impl Counter {
         is_known.then_some(rise)
     }
 
-    /// By how much it rose since the last look; 0 at the first look, and after a restart, when nobody can know.
+    /// By how much it rose since the last look; 0 at the first look, and after a restart, when
+    /// nobody can know.
     pub(super) fn rise(&mut self, now: Option<u64>) -> u64 {
         let Some(now) = now else { return 0 };
         let Some(last) = self.last.replace(now) else { return 0 };
         if now >= last {
             return now - last;
         }
-        // A step of less than half the range forward, modulo 2^32, is a wrap; anything else started over.
+        // A step of less than half the range forward, modulo 2^32, is a wrap; anything else started
+        // over.
         let wrapped = (now as u32).wrapping_sub(last as u32);
         let narrow = last <= u64::from(u32::MAX);
         if narrow && wrapped < 1 << 31 { u64::from(wrapped) } else { 0 }
@@ -40,7 +42,13 @@ mod tests {
     #[test]
     fn a_wrap_counts_and_a_restart_does_not() {
         let mut counter = Counter::default();
-        let looks = [(Some(5), 0), (Some(7), 2), (None, 0), (Some(u64::from(u32::MAX)), 4_294_967_288), (Some(2), 3)];
+        let looks = [
+            (Some(5), 0),
+            (Some(7), 2),
+            (None, 0),
+            (Some(u64::from(u32::MAX)), 4_294_967_288),
+            (Some(2), 3),
+        ];
         for (now, rise) in looks {
             assert_eq!(counter.rise(now), rise, "{now:?}");
         }

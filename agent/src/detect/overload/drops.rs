@@ -1,7 +1,9 @@
-//! Whether a queue that does not stand drops connections again and again: then its limit is too small for what comes at once.
+//! Whether a queue that does not stand drops connections again and again: then its limit is too
+//! small for what comes at once.
 //!
-//! One burst that finds no room is a burst; the same within a minute, twice more, is how this service is used. Each drop costs a client a
-//! second or three. It refuses to count drops within a second as more than one.
+//! One burst that finds no room is a burst; the same within a minute, twice more, is how this
+//! service is used. Each drop costs a client a second or three. It refuses to count drops within a
+//! second as more than one.
 
 /// Times that drops must come...
 const TIMES: usize = 3;

@@ -1,8 +1,10 @@
-//! One socket's accept queue: whether it stands, since when, and on which ground that is an overload.
+//! One socket's accept queue: whether it stands, since when, and on which ground that is an
+//! overload.
 //!
-//! A run begins when the queue begins to stand and ends when it does not, or when looks are too far apart to tell.
-//! Cold start: the first look's head is known, but no claim rests on the time before it. It refuses to read growth across a gap, and to
-//! call a server overloaded that may still be starting.
+//! A run begins when the queue begins to stand and ends when it does not, or when looks are too far
+//! apart to tell. Cold start: the first look's head is known, but no claim rests on the time before
+//! it. It refuses to read growth across a gap, and to call a server overloaded that may still be
+//! starting.
 
 use super::{
     baseline::Baseline,
@@ -17,17 +19,19 @@ use crate::{config::OverloadConfig, sense::ListenerFact};
 /// A pause of more than this many of the last intervals is a gap...
 const GAP_INTERVALS: f64 = 3.0;
 
-/// ...if it is also longer than this share of `sustain`: servers stood still with the agent, or answered unseen.
+/// ...if it is also longer than this share of `sustain`: servers stood still with the agent, or
+/// answered unseen.
 const GAP_SHARE: f64 = 0.5;
 
-/// Time in which a server that has never accepted a connection may still be starting. A guess: most servers that bind their port before they
-/// have loaded their program accept within it.
+/// Time in which a server that has never accepted a connection may still be starting. A guess: most
+/// servers that bind their port before they have loaded their program accept within it.
 const STARTING_SECS: f64 = 30.0;
 
 /// Share of the limit that must have been reached for drops to be overflows.
 const FILLED_SHARE: f64 = 0.8;
 
-/// Share of `sustain` for which a queue has stood that may become an overload: the rates before are those until then.
+/// Share of `sustain` for which a queue has stood that may become an overload: the rates before are
+/// those until then.
 const STANDS_SHARE: f64 = 0.5;
 
 /// All that is known of one socket's queue.
@@ -70,20 +74,31 @@ pub(super) struct QueueUpdate {
 
 impl AcceptQueue {
     /// Takes a look.
-    pub(super) fn look(&mut self, t: f64, scan: u32, fact: &ListenerFact, config: &OverloadConfig) -> QueueUpdate {
+    pub(super) fn look(
+        &mut self,
+        t: f64,
+        scan: u32,
+        fact: &ListenerFact,
+        config: &OverloadConfig,
+    ) -> QueueUpdate {
         self.seen_scan = scan;
         let before = self.last;
         if before.is_some_and(|look| look.t == t) {
             // The same instant told twice is one look.
             return self.seen;
         }
-        let (interval_secs, gap) = self.advance(Sample { t, depth: fact.backlog, accepted: None }, config);
+        let (interval_secs, gap) =
+            self.advance(Sample { t, depth: fact.backlog, accepted: None }, config);
         let before = before.filter(|_| !gap);
         let accepted = self.accepted.rise_if_known(fact.accepted_total);
         let arrived = self.arrived.rise_if_known(fact.arrived_total);
         let dropped = self.overflows.rise(fact.overflows_total);
         let dropped =
-            if before.is_some_and(|before| may_overflow(before.depth, fact, arrived, accepted)) { dropped } else { 0 };
+            if before.is_some_and(|before| may_overflow(before.depth, fact, arrived, accepted)) {
+                dropped
+            } else {
+                0
+            };
         self.has_accepted |= fact.accepted_total.is_none_or(|total| total > 0);
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
             // It drained since the last look, and what stands now has begun since.
@@ -94,7 +109,8 @@ impl AcceptQueue {
         }
         match standing_since(t, fact, self.run.as_deref(), config) {
             Some(since_t) => {
-                let run = self.run.get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
+                let run =
+                    self.run.get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
                 run.look(t, interval_secs, fact, accepted, dropped);
             }
             None => self.end_run(t),
@@ -133,7 +149,8 @@ impl AcceptQueue {
         self.seen_scan
     }
 
-    /// Moves on to a new instant; gives the seconds since the last, and whether too much time went by unseen.
+    /// Moves on to a new instant; gives the seconds since the last, and whether too much time went
+    /// by unseen.
     fn advance(&mut self, look: Sample, config: &OverloadConfig) -> (f64, bool) {
         let Some(last) = self.last.replace(look) else {
             (self.first_t, self.watched_since_t) = (Some(look.t), look.t);
@@ -142,7 +159,8 @@ impl AcceptQueue {
         let interval_secs = look.t - last.t;
         let expected_secs = self.interval_secs.replace(interval_secs).unwrap_or(interval_secs);
         let share_secs = GAP_SHARE * config.sustain.as_secs_f64();
-        let gap = interval_secs > share_secs.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
+        let gap = interval_secs
+            > share_secs.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
         if gap {
             self.run = None;
             self.watched_since_t = look.t;
@@ -151,12 +169,24 @@ impl AcceptQueue {
     }
 }
 
-/// Decides if drops may be overflows: the queue was near its limit, or as much came as fills it. A listener also drops other packets, such as
-/// the bare ACKs that TCP_DEFER_ACCEPT ignores, or those of a port scan.
-fn may_overflow(depth_before: u32, fact: &ListenerFact, arrived: Option<u64>, accepted: Option<u64>) -> bool {
-    let came = arrived
-        .or_else(|| Some(accepted?.saturating_add(u64::from(fact.backlog)).saturating_sub(u64::from(depth_before))));
-    let reached = u64::from(depth_before).saturating_add(came.unwrap_or(0)).max(u64::from(fact.backlog));
+/// Decides if drops may be overflows: the queue was near its limit, or as much came as fills it. A
+/// listener also drops other packets, such as the bare ACKs that TCP_DEFER_ACCEPT ignores, or those
+/// of a port scan.
+fn may_overflow(
+    depth_before: u32,
+    fact: &ListenerFact,
+    arrived: Option<u64>,
+    accepted: Option<u64>,
+) -> bool {
+    let came = arrived.or_else(|| {
+        Some(
+            accepted?
+                .saturating_add(u64::from(fact.backlog))
+                .saturating_sub(u64::from(depth_before)),
+        )
+    });
+    let reached =
+        u64::from(depth_before).saturating_add(came.unwrap_or(0)).max(u64::from(fact.backlog));
     reached as f64 >= FILLED_SHARE * f64::from(fact.backlog_max)
 }
 
@@ -165,7 +195,12 @@ fn found_empty_secs(fact: &ListenerFact) -> Option<f64> {
 }
 
 /// Since when this look shows the queue to stand; `None` where it does not.
-fn standing_since(t: f64, fact: &ListenerFact, run: Option<&StandingQueue>, config: &OverloadConfig) -> Option<f64> {
+fn standing_since(
+    t: f64,
+    fact: &ListenerFact,
+    run: Option<&StandingQueue>,
+    config: &OverloadConfig,
+) -> Option<f64> {
     if fact.backlog == 0 {
         return None;
     }
@@ -173,10 +208,14 @@ fn standing_since(t: f64, fact: &ListenerFact, run: Option<&StandingQueue>, conf
     let Some(head_secs) = head_secs(fact) else {
         let deep = f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE;
         // A head that moved just then says nothing against a queue that stood a look ago.
-        return ((fact.backlog >= DEPTH_MIN && deep) || run.is_some_and(StandingQueue::saw_the_last_head)).then_some(t);
+        return ((fact.backlog >= DEPTH_MIN && deep)
+            || run.is_some_and(StandingQueue::saw_the_last_head))
+        .then_some(t);
     };
-    // Somebody was accepted below the target in between: the queue drained, unless this head proves otherwise.
+    // Somebody was accepted below the target in between: the queue drained, unless this head proves
+    // otherwise.
     let drained = fact.sojourn_min_us.is_some_and(|us| us as f64 / 1e6 < target_secs);
-    let stands = head_secs >= target_secs && (!drained || head_secs >= config.sustain.as_secs_f64());
+    let stands =
+        head_secs >= target_secs && (!drained || head_secs >= config.sustain.as_secs_f64());
     stands.then_some(t - head_secs)
 }

@@ -1,21 +1,25 @@
-//! How many connections come to one address and how many are accepted, now and before its queue began to stand.
+//! How many connections come to one address and how many are accepted, now and before its queue
+//! began to stand.
 //!
-//! Load that arrives from peers that failed, and clients that try again and again, are signs of a cascade: they look like any overload
-//! from within and differ in what came before it. The rate before is a mean over about a minute, which stands still while the
-//! queue stands. Cold start: a rate is known after half a minute. It refuses to compare with less.
+//! Load that arrives from peers that failed, and clients that try again and again, are signs of a
+//! cascade: they look like any overload from within and differ in what came before it. The rate
+//! before is a mean over about a minute, which stands still while the queue stands. Cold start: a
+//! rate is known after half a minute. It refuses to compare with less.
 
 use crate::detect::verdict::Sign;
 
 /// Time over which the rate before is averaged.
 const BEFORE_SECS: f64 = 60.0;
 
-/// Looks over which the rate now is taken: some, so that one burst is no surge, and fewer than a run takes to be claimed.
+/// Looks over which the rate now is taken: some, so that one burst is no surge, and fewer than a
+/// run takes to be claimed.
 const NOW_LOOKS: usize = 4;
 
 /// What a rate before must rest on.
 const KNOWN_AFTER_SECS: f64 = 30.0;
 
-/// A rate this many times what it was has risen. A peer of three that fails gives each of the others half as much again.
+/// A rate this many times what it was has risen. A peer of three that fails gives each of the
+/// others half as much again.
 const SURGE: f64 = 1.3;
 
 /// A rate this share of what it was has fallen.
@@ -41,7 +45,8 @@ impl Rate {
         if !stands {
             // At first all that was seen counts alike.
             self.known_secs += secs;
-            self.before_per_sec += (rate - self.before_per_sec) * (secs / self.known_secs.min(BEFORE_SECS)).min(1.0);
+            self.before_per_sec +=
+                (rate - self.before_per_sec) * (secs / self.known_secs.min(BEFORE_SECS)).min(1.0);
         }
     }
 
@@ -60,12 +65,14 @@ impl Rate {
 
     fn has_risen(&self) -> bool {
         let now_per_sec = self.now_per_sec();
-        now_per_sec >= SURGE * self.before_per_sec && now_per_sec - self.before_per_sec >= self.noise()
+        now_per_sec >= SURGE * self.before_per_sec
+            && now_per_sec - self.before_per_sec >= self.noise()
     }
 
     fn has_fallen(&self) -> bool {
         let now_per_sec = self.now_per_sec();
-        now_per_sec <= FALLEN * self.before_per_sec && self.before_per_sec - now_per_sec >= self.noise()
+        now_per_sec <= FALLEN * self.before_per_sec
+            && self.before_per_sec - now_per_sec >= self.noise()
     }
 
     /// What the rate now scatters by.
@@ -84,8 +91,15 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Takes what was counted in `secs`: what came, those that found the queue full included, and what was accepted.
-    pub(super) fn take(&mut self, secs: f64, arrived: Option<u64>, accepted: Option<u64>, stands: bool) {
+    /// Takes what was counted in `secs`: what came, those that found the queue full included, and
+    /// what was accepted.
+    pub(super) fn take(
+        &mut self,
+        secs: f64,
+        arrived: Option<u64>,
+        accepted: Option<u64>,
+        stands: bool,
+    ) {
         if secs <= 0.0 {
             return;
         }
@@ -110,9 +124,12 @@ impl Rates {
 
     /// The sign of a cascade in them.
     pub(super) fn sign(&self) -> Option<Sign> {
-        let (Some(_), Some(_), true, true) =
-            (self.arrivals_per_sec(), self.accepts_per_sec(), self.arrivals.is_known(), self.accepts.is_known())
-        else {
+        let (Some(_), Some(_), true, true) = (
+            self.arrivals_per_sec(),
+            self.accepts_per_sec(),
+            self.arrivals.is_known(),
+            self.accepts.is_known(),
+        ) else {
             return None;
         };
         match (self.arrivals.has_risen(), self.accepts.has_fallen()) {
@@ -125,13 +142,22 @@ impl Rates {
     /// What changed, in words; `None` where nothing did or nothing is known of before.
     pub(super) fn change(&self) -> Option<String> {
         let (came, went) = (&self.arrivals, &self.accepts);
-        let of = |rate: &Rate| format!("{:.0}/s, {:.0}/s before", rate.now_per_sec(), rate.before_per_sec);
+        let of = |rate: &Rate| {
+            format!("{:.0}/s, {:.0}/s before", rate.now_per_sec(), rate.before_per_sec)
+        };
         match self.sign() {
             Some(Sign::RetryStorm) => {
-                return Some(format!("clients try again and again: {} come, {} are accepted", of(came), of(went)));
+                return Some(format!(
+                    "clients try again and again: {} come, {} are accepted",
+                    of(came),
+                    of(went)
+                ));
             }
             Some(Sign::LoadSurge) => {
-                return Some(format!("more load than before, as from peers that failed: {} come", of(came)));
+                return Some(format!(
+                    "more load than before, as from peers that failed: {} come",
+                    of(came)
+                ));
             }
             Some(Sign::DependencyDown) | None => {}
         }
@@ -172,7 +198,10 @@ mod tests {
     #[test]
     fn a_change_is_told_with_what_was_before() {
         let change = |rates: Rates| rates.change().unwrap_or_default();
-        assert_eq!(change(rates((400, 400), (400, 200), 60)), "it accepts less than before: 200/s, 400/s before");
+        assert_eq!(
+            change(rates((400, 400), (400, 200), 60)),
+            "it accepts less than before: 200/s, 400/s before"
+        );
         let surge = "more load than before, as from peers that failed: 600/s, 400/s before come";
         assert_eq!(change(rates((400, 400), (600, 400), 60)), surge);
         assert_eq!(change(rates((400, 400), (400, 400), 60)), "");

@@ -1,37 +1,41 @@
 //! The last few looks at one accept queue: how fast it grows, and whether it drains or fills.
 //!
-//! Arrivals and accepts are counts of independent events, so what two looks differ by scatters as the root of how many
-//! came and went between them. Every question below is asked against that: a server of twenty connections a second is not
-//! held to the evenness of one of twenty thousand. Bounded by construction: [`LOOKS_MAX`] looks. It refuses nothing;
-//! with too few looks nothing grows, drains or fills.
+//! Arrivals and accepts are counts of independent events, so what two looks differ by scatters as
+//! the root of how many came and went between them. Every question below is asked against that: a
+//! server of twenty connections a second is not held to the evenness of one of twenty thousand.
+//! Bounded by construction: [`LOOKS_MAX`] looks. It refuses nothing; with too few looks nothing
+//! grows, drains or fills.
 
 use crate::detect::regression::{POINTS_MAX, Point, theil_sen};
 
 /// Looks kept: at the default interval a second and a half.
 const LOOKS_MAX: usize = POINTS_MAX;
 
-/// How far a queue must have moved to be on its way, in standard deviations of what came and went since. One only: what is in doubt is
-/// asked again at the next look.
+/// How far a queue must have moved to be on its way, in standard deviations of what came and went
+/// since. One only: what is in doubt is asked again at the next look.
 const TREND_SIGMAS: f64 = 1.0;
 
-/// Rises that may be one burst of 100 ms or one pause of 200 ms, in looks of the default interval...
+/// Rises that may be one burst of 100 ms or one pause of 200 ms, in looks of the default
+/// interval...
 const BURST_LOOKS: usize = 3;
 
 /// ...if each is farther than this from what chance does, in standard deviations of one look.
 const BURST_SIGMAS: f64 = 3.0;
 
-/// Looks in a row with growth and accepts that show a queue filling. A pause of 200 ms or a burst of 100 ms shows growth in three
-/// looks at most, and one of them then saw no accept.
+/// Looks in a row with growth and accepts that show a queue filling. A pause of 200 ms or a burst
+/// of 100 ms shows growth in three looks at most, and one of them then saw no accept.
 const FILLS_LOOKS: usize = 3;
 
-/// Accepts that count as going on, for each connection by which the queue grew meanwhile: counters of a moving queue are off by one, and at
-/// nine times of capacity nobody waits for three looks.
+/// Accepts that count as going on, for each connection by which the queue grew meanwhile: counters
+/// of a moving queue are off by one, and at nine times of capacity nobody waits for three looks.
 const FILLS_ACCEPTED_SHARE: f64 = 0.125;
 
-/// How far it must have grown in them, in standard deviations: a busy queue is asked 36,000 times an hour.
+/// How far it must have grown in them, in standard deviations: a busy queue is asked 36,000 times
+/// an hour.
 const FILLS_SIGMAS: f64 = 4.5;
 
-/// Share of that which each look must show at least of its third: behind a burst the queue goes on to grow by chance.
+/// Share of that which each look must show at least of its third: behind a burst the queue goes on
+/// to grow by chance.
 const FILLS_EVENLY: f64 = 0.5;
 
 /// Where a queue is on its way to.
@@ -78,7 +82,8 @@ impl Samples {
         &self.looks[..self.len]
     }
 
-    /// How fast the queue grows, in connections a second; negative while it shrinks, 0 where unknown.
+    /// How fast the queue grows, in connections a second; negative while it shrinks, 0 where
+    /// unknown.
     pub(super) fn growth_per_sec(&self) -> f64 {
         let mut points = [Point::default(); LOOKS_MAX];
         for (point, look) in points.iter_mut().zip(self.all()) {
@@ -89,7 +94,10 @@ impl Samples {
 
     /// Where the queue is on its way to, but for what a burst or a pause has put in it.
     pub(super) fn trend(&self) -> Trend {
-        let peak = self.all().iter().rposition(|look| self.all().iter().all(|other| other.depth <= look.depth));
+        let peak = self
+            .all()
+            .iter()
+            .rposition(|look| self.all().iter().all(|other| other.depth <= look.depth));
         let (Some(peak), Some(last)) = (peak, self.all().last()) else { return Trend::Unclear };
         let since_peak = &self.all()[peak..];
         let fallen = f64::from(since_peak[0].depth) - f64::from(last.depth);
@@ -99,7 +107,8 @@ impl Samples {
         let mut bursts = [0.0; BURST_LOOKS];
         let (mut moved, mut variance) = (0.0, 0.0);
         for pair in self.all().windows(2) {
-            let (rise, noise) = (f64::from(pair[1].depth) - f64::from(pair[0].depth), scatter(pair));
+            let (rise, noise) =
+                (f64::from(pair[1].depth) - f64::from(pair[0].depth), scatter(pair));
             moved += rise;
             variance += noise * noise;
             if rise >= BURST_SIGMAS * noise {
@@ -116,8 +125,8 @@ impl Samples {
         }
     }
 
-    /// How fast the queue fills from look to look; `None` where it does not. While connections are accepted all along, or else
-    /// whether any are.
+    /// How fast the queue fills from look to look; `None` where it does not. While connections are
+    /// accepted all along, or else whether any are.
     pub(super) fn fills_per_sec(&self, while_accepting: bool) -> Option<f64> {
         let window = &self.all()[self.len.checked_sub(FILLS_LOOKS + 1)?..];
         let (first, last) = (window[0], window[FILLS_LOOKS]);
@@ -138,8 +147,9 @@ fn accepted(looks: &[Sample]) -> Option<f64> {
     looks.iter().map(|look| look.accepted.map(|count| count as f64)).sum()
 }
 
-/// One standard deviation of how much a queue differs between the first and the last of these looks if as many come as go. Where
-/// accepts are not counted, the queue itself is the best guess at how many came and went.
+/// One standard deviation of how much a queue differs between the first and the last of these looks
+/// if as many come as go. Where accepts are not counted, the queue itself is the best guess at how
+/// many came and went.
 fn scatter(looks: &[Sample]) -> f64 {
     scatter_of(accepted(&looks[1..]).unwrap_or_else(|| f64::from(looks[0].depth)))
 }
@@ -173,11 +183,18 @@ mod tests {
         // Eight tenths of a thousand a second arrive after 200 ms without an accept.
         assert_eq!(looks([0, 80, 160, 140, 120, 100, 80], Some(100)).trend(), Trend::Drains);
         assert_eq!(looks([40; 16], Some(100)).trend(), Trend::Unclear);
-        assert_eq!(looks([0, 80, 160], Some(100)).trend(), Trend::Unclear, "so far it may be a pause");
+        assert_eq!(
+            looks([0, 80, 160], Some(100)).trend(),
+            Trend::Unclear,
+            "so far it may be a pause"
+        );
         assert_eq!(looks([0, 80, 160, 240, 320, 400], Some(100)).trend(), Trend::Grows);
         assert_eq!(looks([0, 8, 16, 24, 32, 40, 48], Some(100)).trend(), Trend::Grows);
         // For a long time yet, but surely.
-        assert_eq!(looks([4_000, 3_900, 3_800, 3_700, 3_600, 3_500], Some(1_000)).trend(), Trend::Drains);
+        assert_eq!(
+            looks([4_000, 3_900, 3_800, 3_700, 3_600, 3_500], Some(1_000)).trend(),
+            Trend::Drains
+        );
         // By no more than chance.
         assert_eq!(looks([0, 80, 160, 155], Some(100)).trend(), Trend::Unclear);
         assert_eq!(looks([50, 49, 50, 48, 49, 48], Some(100)).trend(), Trend::Unclear);
@@ -192,8 +209,16 @@ mod tests {
         assert!(looks([5, 45, 85, 125], Some(0)).fills_per_sec(false).is_some());
         assert_eq!(looks([5, 45, 85, 125], None).fills_per_sec(true), None);
         assert_eq!(looks([5, 45, 85, 85], Some(100)).fills_per_sec(true), None);
-        assert_eq!(looks([5, 30, 55, 80], Some(200)).fills_per_sec(true), None, "within what chance does");
-        assert_eq!(looks([5, 105, 205, 210], Some(100)).fills_per_sec(true), None, "a burst and what follows it");
+        assert_eq!(
+            looks([5, 30, 55, 80], Some(200)).fills_per_sec(true),
+            None,
+            "within what chance does"
+        );
+        assert_eq!(
+            looks([5, 105, 205, 210], Some(100)).fills_per_sec(true),
+            None,
+            "a burst and what follows it"
+        );
         assert_eq!(looks([45, 85, 125], Some(100)).fills_per_sec(true), None);
     }
 }

@@ -1,7 +1,8 @@
-//! A stretch of time in which one accept queue never ceased to stand, and on which ground that is an overload.
+//! A stretch of time in which one accept queue never ceased to stand, and on which ground that is
+//! an overload.
 //!
-//! Cold start: the age of the first look's head proves how long the queue has stood already. It refuses to call a queue overloaded that
-//! is seen to drain, unless nothing is accepted at all.
+//! Cold start: the age of the first look's head proves how long the queue has stood already. It
+//! refuses to call a queue overloaded that is seen to drain, unless nothing is accepted at all.
 
 use super::{
     baseline::Baseline,
@@ -11,28 +12,30 @@ use super::{
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
-/// Share of `sustain` for which the same connection may wait at the head: with looks a tenth of that apart, and the time until somebody
-/// connects, a stopped acceptor is known within the whole.
+/// Share of `sustain` for which the same connection may wait at the head: with looks a tenth of
+/// that apart, and the time until somebody connects, a stopped acceptor is known within the whole.
 const STUCK_SHARE: f64 = 0.7;
 
 /// Share of `sustain` for which a queue must have been watched without a gap.
 const WATCHED_SHARE: f64 = 0.7;
 
-/// Connections that wait for a stuck server from which that is more than the usual pause of a small one: others are looked at by how long
-/// they have waited together. A guess.
+/// Connections that wait for a stuck server from which that is more than the usual pause of a small
+/// one: others are looked at by how long they have waited together. A guess.
 const STUCK_WAITING: u32 = 4;
 
-/// Time that they must have waited together, the longest counted for each, if fewer wait: one for 6 s, or two for 3 s. A guess: a worker that
-/// serves a slow request lets one or two wait for less.
+/// Time that they must have waited together, the longest counted for each, if fewer wait: one for 6
+/// s, or two for 3 s. A guess: a worker that serves a slow request lets one or two wait for less.
 const STUCK_WAITED_SECS: f64 = 6.0;
 
-/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and half as many within twice that: at
-/// eight tenths of capacity a queue of random arrivals forgets what it was within a hundred, at nine tenths within four hundred
-/// (M/M/1, relaxation time 1/(1-√ρ)² services).
+/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and
+/// half as many within twice that: at eight tenths of capacity a queue of random arrivals forgets
+/// what it was within a hundred, at nine tenths within four hundred (M/M/1, relaxation time
+/// 1/(1-√ρ)² services).
 const ACCEPTED_MIN: u64 = 2_000;
 
-/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look in twenty thousand finds as many
-/// waiting where the time that each takes varies as much as in the field (a variance of three squared means).
+/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look
+/// in twenty thousand finds as many waiting where the time that each takes varies as much as in the
+/// field (a variance of three squared means).
 const DEEP: u32 = 100;
 
 /// Depth below which a queue that is near its limit has a small limit rather than many waiting.
@@ -41,8 +44,8 @@ const NEAR_LIMIT_MIN: u32 = 48;
 /// How many times deeper than it usually is a queue must be.
 const DEPTH_FACTOR: f64 = 1.5;
 
-/// How many times longer than usual nothing must have been accepted: a server that takes a quarter of a second for each
-/// is now and then not heard of for one.
+/// How many times longer than usual nothing must have been accepted: a server that takes a quarter
+/// of a second for each is now and then not heard of for one.
 const GAP_FACTOR: f64 = 3.0;
 
 /// Share of the limit that is deep where the limit is small.
@@ -51,24 +54,27 @@ const LIMIT_SHARE: f64 = 0.5;
 /// Share of `sustain` for which a queue must have been that near its limit.
 const NEAR_LIMIT_SHARE: f64 = 0.5;
 
-/// How many times longer what holds must hold while it is not clear that the queue grows: a burst may be draining.
+/// How many times longer what holds must hold while it is not clear that the queue grows: a burst
+/// may be draining.
 const UNCLEAR_FACTOR: f64 = 2.0;
 
-/// Share of `sustain` for which nothing must have been accepted where the queue overflows before it is clear that nothing will be.
-/// A pause of 200 ms is shorter, whatever looks it falls between.
+/// Share of `sustain` for which nothing must have been accepted where the queue overflows before it
+/// is clear that nothing will be. A pause of 200 ms is shorter, whatever looks it falls between.
 const STALLED_SHARE: f64 = 0.35;
 
 /// Overflow within this time of a queue that fills steadily is not waited for.
 const OVERFLOWS_WITHIN_SECS: f64 = 1.0;
 
-/// How many times `sustain` a queue must stand of which it is not proven that it never drained between two looks: nobody
-/// timed its connections one by one or asked each what it found, and its head was younger than the look before.
+/// How many times `sustain` a queue must stand of which it is not proven that it never drained
+/// between two looks: nobody timed its connections one by one or asked each what it found, and its
+/// head was younger than the look before.
 const UNPROVEN_FACTOR: f64 = 3.0;
 
 /// How many times `sustain` where nobody counted what was accepted.
 const UNCOUNTED_FACTOR: f64 = 2.0;
 
-/// Depth, as a share of the limit, from which a queue of unseen age may stand. A guess: healthy queues are near empty.
+/// Depth, as a share of the limit, from which a queue of unseen age may stand. A guess: healthy
+/// queues are near empty.
 pub(super) const DEPTH_SHARE: f64 = 0.25;
 
 /// Depth from which a queue of unseen age may stand, however small its limit.
@@ -77,13 +83,16 @@ pub(super) const DEPTH_MIN: u32 = STUCK_WAITING;
 /// How many times `sustain` a queue of unseen age must have been that deep.
 const DEPTH_SUSTAIN_FACTOR: f64 = 2.0;
 
-/// Looks in a row that a run takes where its head is too young to prove it, so that two coarse looks are no run.
+/// Looks in a row that a run takes where its head is too young to prove it, so that two coarse
+/// looks are no run.
 const LOOKS_MIN: u32 = 3;
 
-/// Looks in a row without the head's age after which a run rests on depth. One is a head that moved just then.
+/// Looks in a row without the head's age after which a run rests on depth. One is a head that moved
+/// just then.
 const BLIND_LOOKS_MIN: u32 = 2;
 
-/// Two looks whose heads were established within this of each other saw the same one: both clocks count microseconds.
+/// Two looks whose heads were established within this of each other saw the same one: both clocks
+/// count microseconds.
 const SAME_HEAD_SECS: f64 = 0.001;
 
 /// A stretch of time in which a queue never ceased to stand.
@@ -142,7 +151,8 @@ impl StandingQueue {
         }
     }
 
-    /// Takes a look at a queue that stands: since the one before, `interval_secs` ago, so many were accepted and dropped.
+    /// Takes a look at a queue that stands: since the one before, `interval_secs` ago, so many were
+    /// accepted and dropped.
     pub(super) fn look(
         &mut self,
         t: f64,
@@ -176,7 +186,14 @@ impl StandingQueue {
         self.full_since_t = since(is_full(fact), self.full_since_t);
     }
 
-    fn note_head(&mut self, t: f64, secs: f64, interval_secs: f64, fact: &ListenerFact, accepted: Option<u64>) {
+    fn note_head(
+        &mut self,
+        t: f64,
+        secs: f64,
+        interval_secs: f64,
+        fact: &ListenerFact,
+        accepted: Option<u64>,
+    ) {
         self.blind_looks = 0;
         let established_t = t - secs;
         self.since_t = self.since_t.min(established_t);
@@ -184,13 +201,15 @@ impl StandingQueue {
             self.accepted_t = established_t;
         } else {
             let is_another = (established_t - self.head_established_t).abs() > SAME_HEAD_SECS;
-            // Of a burst all were established at once, so that one head looks like the next; a count tells them, but for one,
-            // by which a count may be ahead.
+            // Of a burst all were established at once, so that one head looks like the next; a
+            // count tells them, but for one, by which a count may be ahead.
             if accepted.is_some_and(|count| count > 1) || (is_another && accepted != Some(0)) {
                 self.accepted_t = t;
             }
             self.longest_gap_secs = self.longest_gap_secs.max(t - self.accepted_t);
-            let is_proven = secs >= interval_secs || fact.sojourn_min_us.is_some() || fact.found_empty_us.is_some();
+            let is_proven = secs >= interval_secs
+                || fact.sojourn_min_us.is_some()
+                || fact.found_empty_us.is_some();
             if !is_proven {
                 self.proven_since_t = established_t;
             }
@@ -203,8 +222,8 @@ impl StandingQueue {
         self.blind_looks == 0
     }
 
-    /// On which ground it is an overload now.
-    /// A queue that was not watched for long is none: what stood still with the agent begins to move when it does.
+    /// On which ground it is an overload now. A queue that was not watched for long is none: what
+    /// stood still with the agent begins to move when it does.
     pub(super) fn ground(
         &self,
         t: f64,
@@ -232,7 +251,9 @@ impl StandingQueue {
             return deep.then_some(Trigger::Deep);
         }
         let is_harmful = makes_many_wait(fact) || self.overflows > 0;
-        if is_harmful && reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs) {
+        if is_harmful
+            && reached(t - self.near_limit_since_t, sure * NEAR_LIMIT_SHARE * sustain_secs)
+        {
             return Some(Trigger::NearLimit);
         }
         let is_stalled = self.is_stalled(t, config) && is_unusual;
@@ -242,7 +263,8 @@ impl StandingQueue {
         let deep = f64::from(fact.backlog) >= f64::from(DEEP).max(DEPTH_FACTOR * usual.depth(t));
         let stands = |factor: f64| {
             let secs = factor * if self.is_counted { 1.0 } else { UNCOUNTED_FACTOR } * sustain_secs;
-            reached(t - self.proven_since_t, secs) || reached(t - self.since_t, UNPROVEN_FACTOR * secs)
+            reached(t - self.proven_since_t, secs)
+                || reached(t - self.since_t, UNPROVEN_FACTOR * secs)
         };
         let is_standing = (deep && stands(sure))
             || (self.accepted >= ACCEPTED_MIN && stands(1.0))
@@ -250,7 +272,8 @@ impl StandingQueue {
         is_standing.then_some(Trigger::Standing)
     }
 
-    /// Where it is on its way to. What the last looks leave open, its peak may tell: a large burst takes long to drain.
+    /// Where it is on its way to. What the last looks leave open, its peak may tell: a large burst
+    /// takes long to drain.
     fn trend(&self, fact: &ListenerFact) -> Trend {
         match self.looks.trend() {
             Trend::Unclear if self.has_fallen(fact) => Trend::Drains,
@@ -264,18 +287,22 @@ impl StandingQueue {
         fallen >= 1.0 && fallen >= scatter_of(gone)
     }
 
-    /// What it was like, for as long as nothing was wrong with it: the longest between two accepts, and the deepest.
+    /// What it was like, for as long as nothing was wrong with it: the longest between two accepts,
+    /// and the deepest.
     pub(super) fn extremes(&self) -> (f64, u32) {
         (self.longest_gap_secs, self.deepest)
     }
 
-    /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to go meanwhile.
+    /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to
+    /// go meanwhile.
     pub(super) fn is_stuck(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
         let wanted_secs = STUCK_SHARE * config.sustain.as_secs_f64();
-        head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs)) && reached(self.unaccepted_secs(t), wanted_secs)
+        head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs))
+            && reached(self.unaccepted_secs(t), wanted_secs)
     }
 
-    /// Whether nothing has been accepted for so long that no more is to be expected, should the queue overflow before that is sure.
+    /// Whether nothing has been accepted for so long that no more is to be expected, should the
+    /// queue overflow before that is sure.
     pub(super) fn is_stalled(&self, t: f64, config: &OverloadConfig) -> bool {
         reached(self.unaccepted_secs(t), STALLED_SHARE * config.sustain.as_secs_f64())
     }
@@ -285,7 +312,8 @@ impl StandingQueue {
         t - self.accepted_t
     }
 
-    /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not fill.
+    /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not
+    /// fill.
     fn overflow_secs(&self, fact: &ListenerFact, while_accepting: bool) -> Option<f64> {
         Some(room(fact) / self.looks.fills_per_sec(while_accepting)?)
     }
@@ -297,8 +325,8 @@ fn makes_many_wait(fact: &ListenerFact) -> bool {
     fact.backlog >= STUCK_WAITING || reached(waited_secs, STUCK_WAITED_SECS)
 }
 
-/// Connections that were likely accepted in the last seconds, by Little's law: those that wait came since their head did, and
-/// as many went.
+/// Connections that were likely accepted in the last seconds, by Little's law: those that wait came
+/// since their head did, and as many went.
 fn likely_accepted(fact: &ListenerFact, interval_secs: f64) -> u64 {
     let secs = head_secs(fact).unwrap_or(0.0);
     if secs > 0.0 { (f64::from(fact.backlog) / secs * interval_secs) as u64 } else { 0 }
@@ -324,7 +352,8 @@ pub(super) fn head_secs(fact: &ListenerFact) -> Option<f64> {
     fact.oldest_wait_us.map(|us| us as f64 / 1e6)
 }
 
-/// Whether a span has lasted, to within what sums of decimal intervals lose (ten times 0.1 s is not quite 1 s).
+/// Whether a span has lasted, to within what sums of decimal intervals lose (ten times 0.1 s is not
+/// quite 1 s).
 pub(super) fn reached(secs: f64, wanted_secs: f64) -> bool {
     secs + 1e-6 >= wanted_secs
 }

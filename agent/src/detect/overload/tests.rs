@@ -1,4 +1,5 @@
-//! The overload rule against accept queues that stand and queues that do not, under the default configuration.
+//! The overload rule against accept queues that stand and queues that do not, under the default
+//! configuration.
 
 use super::*;
 use crate::{
@@ -33,7 +34,8 @@ impl Run {
     }
 
     fn look(&mut self, t: f64, fact: ListenerFact) {
-        self.verdicts.extend(self.core.apply(&Observation { t, fact: Fact::Listener(fact) }).verdicts);
+        self.verdicts
+            .extend(self.core.apply(&Observation { t, fact: Fact::Listener(fact) }).verdicts);
     }
 
     fn host(&mut self, t: f64, psi: Option<f64>) {
@@ -58,8 +60,9 @@ fn wait_us(secs: f64) -> Option<u64> {
     Some((secs * 1e6) as u64)
 }
 
-/// A server that accepts `capacity` connections a second, in order, unless it pauses; looked at ten times a second. Its own
-/// arithmetic, so that a queue, its head's age and its counters fit each other.
+/// A server that accepts `capacity` connections a second, in order, unless it pauses; looked at ten
+/// times a second. Its own arithmetic, so that a queue, its head's age and its counters fit each
+/// other.
 struct Server {
     capacity: f64,
     backlog_max: u32,
@@ -75,18 +78,35 @@ struct Server {
 impl Server {
     fn new(capacity: f64, backlog_max: u32) -> Self {
         let (depth, arrived, accepted) = (0.0, 0.0, 0.0);
-        Self { capacity, backlog_max, depth, arrived, accepted, history: Vec::new(), exact: false, overflows: 0 }
+        Self {
+            capacity,
+            backlog_max,
+            depth,
+            arrived,
+            accepted,
+            history: Vec::new(),
+            exact: false,
+            overflows: 0,
+        }
     }
 
-    /// Runs for `secs` under a load of so many a second, looked at every 100 ms; pauses while `pause` says so.
-    fn run(&mut self, run: &mut Run, secs: f64, load: impl Fn(f64) -> f64, pauses: impl Fn(f64) -> bool) {
+    /// Runs for `secs` under a load of so many a second, looked at every 100 ms; pauses while
+    /// `pause` says so.
+    fn run(
+        &mut self,
+        run: &mut Run,
+        secs: f64,
+        load: impl Fn(f64) -> f64,
+        pauses: impl Fn(f64) -> bool,
+    ) {
         let start_ms = self.history.len();
         for ms in 0..(secs * 1e3).round() as usize {
             let since = ms as f64 / 1e3;
             let room = (f64::from(self.backlog_max) + 1.0 - self.depth).max(0.0);
             let came = load(since) / 1e3;
             self.overflows += u64::from(came > room);
-            let (came, serves) = (came.min(room), if pauses(since) { 0.0 } else { self.capacity / 1e3 });
+            let (came, serves) =
+                (came.min(room), if pauses(since) { 0.0 } else { self.capacity / 1e3 });
             self.depth += came;
             let served = serves.min(self.depth);
             self.depth -= served;
@@ -144,7 +164,8 @@ fn a_stopped_acceptor_is_seen_at_two_connections_a_second_once_four_wait() {
 #[test]
 fn one_that_waits_behind_a_slow_request_is_no_overload() {
     let mut run = Run::new();
-    // One worker, a request of 2.5 s every ten, a health check every two: one or two wait, for 1.4 s at most.
+    // One worker, a request of 2.5 s every ten, a health check every two: one or two wait, for 1.4
+    // s at most.
     run.looks(0.0, 120.0, |since| match since % 10.0 {
         slow @ 7.9..9.2 => ListenerFact { backlog_max: 2048, ..fact(1, wait_us(slow - 7.9)) },
         _ => fact(0, Some(0)),
@@ -157,8 +178,10 @@ fn one_that_waits_behind_a_slow_request_is_no_overload() {
 #[test]
 fn a_server_that_has_never_accepted_may_be_starting_for_half_a_minute() {
     let mut run = Run::new();
-    let starts =
-        |since: f64| ListenerFact { accepted_total: Some(0), ..fact((since * 2.0) as u32 + 1, wait_us(since)) };
+    let starts = |since: f64| ListenerFact {
+        accepted_total: Some(0),
+        ..fact((since * 2.0) as u32 + 1, wait_us(since))
+    };
     run.looks(0.0, 29.9, starts);
     assert_eq!(run.states(), []);
     run.looks(29.9, 2.0, |since| starts(29.9 + since));
@@ -186,14 +209,21 @@ fn packets_that_a_listener_discards_are_no_overflows() {
     // TCP_DEFER_ACCEPT drops the bare ACK of each connection.
     run.looks(0.0, 60.0, |since| {
         let count = Some(since as u64);
-        ListenerFact { accepted_total: count, arrived_total: count, overflows_total: count, ..fact(0, Some(0)) }
+        ListenerFact {
+            accepted_total: count,
+            arrived_total: count,
+            overflows_total: count,
+            ..fact(0, Some(0))
+        }
     });
     assert_eq!(run.states(), []);
 }
 
 #[test]
 fn a_ramp_is_claimed_before_the_first_overflow() {
-    for (capacity, backlog_max) in [(200.0, 128), (1_000.0, 128), (1_000.0, 511), (5_000.0, 511), (20_000.0, 4_096)] {
+    for (capacity, backlog_max) in
+        [(200.0, 128), (1_000.0, 128), (1_000.0, 511), (5_000.0, 511), (20_000.0, 4_096)]
+    {
         let (mut run, mut server) = (Run::new(), Server::new(capacity, backlog_max));
         server.run(&mut run, 60.0, |_| 0.7 * capacity, |_| false);
         assert_eq!(run.states(), []);
@@ -326,7 +356,8 @@ fn without_head_age_depth_takes_longer_and_says_so() {
 fn a_head_that_moved_just_then_ends_no_run() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| {
-        let oldest_wait_us = if (since * 10.0).round() as u32 % 4 == 2 { None } else { Some(8_000) };
+        let oldest_wait_us =
+            if (since * 10.0).round() as u32 % 4 == 2 { None } else { Some(8_000) };
         let accepted_total = Some((since * 2_500.0) as u64);
         ListenerFact { accepted_total, sojourn_min_us: Some(6_000), ..fact(20, oldest_wait_us) }
     });
@@ -361,7 +392,11 @@ fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
     assert_eq!(run.states(), [(ClaimState::Raised, 30.0)]);
     let Claim::Overload(claim) = &run.verdicts[0].claim else { unreachable!() };
     assert_eq!(claim.scarce, Some(Bottleneck::Backlog));
-    assert!(run.verdicts[0].why.ends_with("the backlog is too small for its bursts, though each wait is short"));
+    assert!(
+        run.verdicts[0]
+            .why
+            .ends_with("the backlog is too small for its bursts, though each wait is short")
+    );
 }
 
 #[test]
@@ -400,7 +435,10 @@ fn one_stuck_socket_of_eight_is_told_and_which_process_holds_it() {
         let t = f64::from(step) / 10.0;
         for socket in 1..=8 {
             let (backlog, age) = if socket == 3 { (9, wait_us(t)) } else { (0, Some(0)) };
-            run.look(t, ListenerFact { socket, pid: Some(800 + socket as u32), ..fact(backlog, age) });
+            run.look(
+                t,
+                ListenerFact { socket, pid: Some(800 + socket as u32), ..fact(backlog, age) },
+            );
         }
     }
     assert_eq!(run.states(), [(ClaimState::Raised, 0.7)]);
@@ -417,7 +455,8 @@ fn eight_sockets_that_stand_by_turns_are_not_one_that_stands() {
         for socket in 1..=8 {
             // Each pauses for 200 ms in its turn.
             let paused = step / 2 % 8 + 1 == socket;
-            let (backlog, age) = if paused { (9, wait_us((step % 2) as f64 / 10.0 + 0.1)) } else { (0, Some(0)) };
+            let (backlog, age) =
+                if paused { (9, wait_us((step % 2) as f64 / 10.0 + 0.1)) } else { (0, Some(0)) };
             run.look(t, ListenerFact { socket, ..fact(backlog, age) });
         }
     }
@@ -457,6 +496,9 @@ fn a_listener_that_vanishes_takes_its_claim_with_it() {
     run.looks(0.0, 2.0, |since| fact(9, wait_us(since)));
     (1..=8).for_each(|t| run.host(1.0 + f64::from(t), None));
     assert_eq!(run.states(), [(ClaimState::Raised, 0.7), (ClaimState::Cleared, 7.0)]);
-    assert_eq!(run.verdicts[1].why, "0.0.0.0:8080 (pid 812) vanished: the last scans do not show it");
+    assert_eq!(
+        run.verdicts[1].why,
+        "0.0.0.0:8080 (pid 812) vanished: the last scans do not show it"
+    );
     assert_eq!(run.core.tracked().listeners, 0);
 }

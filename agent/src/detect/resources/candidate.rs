@@ -1,6 +1,8 @@
-//! A process of which a count has begun to rise: which ones, its name, and the claims that stand about it.
+//! A process of which a count has begun to rise: which ones, its name, and the claims that stand
+//! about it.
 //!
-//! Nearly no process is one, and one is none again once its counts have been still for hours. It refuses claims without a name.
+//! Nearly no process is one, and one is none again once its counts have been still for hours. It
+//! refuses claims without a name.
 
 use super::{
     super::{Context, Findings},
@@ -27,7 +29,10 @@ impl Rises {
         Self(std::array::from_fn(|place| {
             let kind = &KINDS[place];
             let look = kind.look(fact);
-            (look, look.is_some_and(|look| look.count >= u32::from(tops[place]) + kind.watched_from))
+            (
+                look,
+                look.is_some_and(|look| look.count >= u32::from(tops[place]) + kind.watched_from),
+            )
         }))
     }
 
@@ -38,13 +43,22 @@ impl Rises {
 
 impl Candidate {
     pub(super) fn new(id: ProcessId) -> Self {
-        Self { start_ticks: id.start_ticks, seen_scan: 0, subject: None, watches: Default::default() }
+        Self {
+            start_ticks: id.start_ticks,
+            seen_scan: 0,
+            subject: None,
+            watches: Default::default(),
+        }
     }
 
     /// Learns its name, which only memory's facts tell.
     pub(super) fn name(&mut self, context: &Context<'_>, fact: &ProcessFact) {
         self.seen_scan = context.scan;
-        if self.subject.as_ref().is_none_or(|own| own.comm != fact.comm || own.cgroup != fact.cgroup) {
+        if self
+            .subject
+            .as_ref()
+            .is_none_or(|own| own.comm != fact.comm || own.cgroup != fact.cgroup)
+        {
             let (comm, cgroup) = (fact.comm.clone(), fact.cgroup.clone());
             self.subject = Some(LeakingProcess { id: fact.id, comm, cgroup });
         }

@@ -16,7 +16,8 @@ use crate::{
     units::{Count, Frequency, Span, rounded},
 };
 
-/// Standard errors either way within which a slope lies 19 times of 20, with as many floors as are judged.
+/// Standard errors either way within which a slope lies 19 times of 20, with as many floors as are
+/// judged.
 const ERRORS_95: f64 = 2.2;
 
 /// Whom a claim is about.
@@ -29,7 +30,12 @@ pub(super) struct LeakingProcess {
 
 impl LeakingProcess {
     /// A rise is claimed.
-    pub(super) fn raised(&self, context: &Context<'_>, look: &CountSample, rise: &SteadyRise) -> Verdict {
+    pub(super) fn raised(
+        &self,
+        context: &Context<'_>,
+        look: &CountSample,
+        rise: &SteadyRise,
+    ) -> Verdict {
         let mut why = format!(
             "{} (pid {}) holds {} more {} than {} ago, {}, without slowing",
             self.comm,
@@ -46,21 +52,34 @@ impl LeakingProcess {
         let exhaustion_secs = look.exhaustion_secs(rise.per_sec);
         if let (Some(secs), Some(max)) = (exhaustion_secs, look.files_max) {
             let of = if look.resource == Resource::CloseWait { " open files" } else { "" };
-            let _ =
-                write!(why, "; its limit of {}{of} is reached in {}, unless it stops before", Count(max), Span(secs));
+            let _ = write!(
+                why,
+                "; its limit of {}{of} is reached in {}, unless it stops before",
+                Count(max),
+                Span(secs)
+            );
         }
         // Straight lines are sure; the share of the slope that may be scatter is not.
         let confidence = (1.0 - rise.per_sec_error / rise.per_sec).clamp(0.0, 1.0);
         let confidence = context.trust.weigh(Rule::Handles, context.t, confidence, &mut why);
         let error = ERRORS_95 * rise.per_sec_error;
-        let ends = [rise.per_sec + error, rise.per_sec - error].map(|per_sec| look.exhaustion_secs(per_sec));
-        let interval = if let [Some(soonest), Some(latest)] = ends { Some([soonest, latest]) } else { None };
+        let ends = [rise.per_sec + error, rise.per_sec - error]
+            .map(|per_sec| look.exhaustion_secs(per_sec));
+        let interval =
+            if let [Some(soonest), Some(latest)] = ends { Some([soonest, latest]) } else { None };
         Verdict {
             exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
             exhaustion_interval_secs: interval
                 .filter(|_| rise.per_sec > error)
                 .map(|interval| interval.map(|secs| rounded(secs, 1))),
-            ..self.verdict(context, look.resource, ClaimState::Raised, rise.per_sec, confidence, why)
+            ..self.verdict(
+                context,
+                look.resource,
+                ClaimState::Raised,
+                rise.per_sec,
+                confidence,
+                why,
+            )
         }
     }
 
@@ -83,7 +102,12 @@ impl LeakingProcess {
             Frequency(per_sec),
         );
         if let (Some(secs), Some(max)) = (exhaustion_secs, look.files_max) {
-            let _ = write!(why, "; its limit of {} open files is reached in {}", Count(max), Span(secs));
+            let _ = write!(
+                why,
+                "; its limit of {} open files is reached in {}",
+                Count(max),
+                Span(secs)
+            );
         }
         let verdict = self.verdict(context, resource, ClaimState::Raised, per_sec, confidence, why);
         Verdict { exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)), ..verdict }
@@ -98,7 +122,10 @@ impl LeakingProcess {
         because: &str,
     ) -> Verdict {
         let noun = noun(resource);
-        let why = format!("{} (pid {}) no longer counts as leaking {noun}: {because}", self.comm, self.id.pid);
+        let why = format!(
+            "{} (pid {}) no longer counts as leaking {noun}: {because}",
+            self.comm, self.id.pid
+        );
         let (per_sec, confidence) = (standing.rise.per_sec, standing.confidence);
         self.verdict(context, resource, ClaimState::Cleared, per_sec, confidence, why)
     }

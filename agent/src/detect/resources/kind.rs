@@ -1,6 +1,8 @@
-//! What is counted of a process and can leak: each kind's thresholds, and one count of it with its limit.
+//! What is counted of a process and can leak: each kind's thresholds, and one count of it with its
+//! limit.
 //!
-//! Files and sockets in CLOSE_WAIT share a limit; no fact tells one of threads. A count that is not seen is none, not zero.
+//! Files and sockets in CLOSE_WAIT share a limit; no fact tells one of threads. A count that is not
+//! seen is none, not zero.
 
 use super::super::verdict::Resource;
 use crate::sense::ProcessResourcesFact;
@@ -11,8 +13,8 @@ const AT_LIMIT_SHARE: f64 = 0.95;
 /// A count that can leak.
 pub(super) struct CountKind {
     pub(super) resource: Resource,
-    /// A rise from which it is watched, and growth from which it is claimed. Guesses, but for their order: a socket in
-    /// CLOSE_WAIT waits for the program alone, so that fewer say as much.
+    /// A rise from which it is watched, and growth from which it is claimed. Guesses, but for their
+    /// order: a socket in CLOSE_WAIT waits for the program alone, so that fewer say as much.
     pub(super) watched_from: u32,
     claimed_from: f64,
 }
@@ -24,7 +26,8 @@ pub(super) const KINDS: [CountKind; 3] = [
     CountKind { resource: Resource::Threads, watched_from: 16, claimed_from: 32.0 },
 ];
 
-/// The highest that each count is known to have stood for a while. They saturate: what holds more is always watched.
+/// The highest that each count is known to have stood for a while. They saturate: what holds more
+/// is always watched.
 pub(super) type Tops = [u16; KINDS.len()];
 
 /// As it fits there.

@@ -1,10 +1,12 @@
-//! What a count fell back to, from when it began to rise until now: at most sixteen floors, however long that is.
+//! What a count fell back to, from when it began to rise until now: at most sixteen floors, however
+//! long that is.
 //!
-//! A floor is the lowest count of a bucket, so that what comes and goes within one vanishes. When the ring is full its floors are
-//! merged by pairs and buckets last twice as long, so that it spans the whole rise at a resolution of an eighth to a sixteenth:
-//! a fast leak is judged within minutes and a slow one over days by the same sixteen numbers.
-//! Cold start: it begins empty, on ground that was new. A bucket in which nothing was counted is missing, never zero.
-//! It refuses time that runs backwards.
+//! A floor is the lowest count of a bucket, so that what comes and goes within one vanishes. When
+//! the ring is full its floors are merged by pairs and buckets last twice as long, so that it spans
+//! the whole rise at a resolution of an eighth to a sixteenth: a fast leak is judged within minutes
+//! and a slow one over days by the same sixteen numbers. Cold start: it begins empty, on ground
+//! that was new. A bucket in which nothing was counted is missing, never zero. It refuses time that
+//! runs backwards.
 
 use super::super::regression::{POINTS_MAX, Point, theil_sen};
 
@@ -22,7 +24,8 @@ const MISSING: u32 = u32::MAX;
 pub(super) struct Ring {
     origin_t: f64,
     bucket_secs: f64,
-    /// Those before `open` are closed, the one at `open` is being filled, those behind it are missing.
+    /// Those before `open` are closed, the one at `open` is being filled, those behind it are
+    /// missing.
     floors: [u32; BUCKETS],
     open: usize,
     /// The highest closed floor.
@@ -88,14 +91,19 @@ impl Ring {
         closes
     }
 
-    /// Saturates: time before the origin lies in the first bucket, no time at all beyond the last number.
+    /// Saturates: time before the origin lies in the first bucket, no time at all beyond the last
+    /// number.
     fn bucket(&self, t: f64) -> usize {
         ((t - self.origin_t) / self.bucket_secs) as usize
     }
 
     fn merge(&mut self) {
         for i in 0..BUCKETS {
-            self.floors[i] = if i < BUCKETS / 2 { self.floors[2 * i].min(self.floors[2 * i + 1]) } else { MISSING };
+            self.floors[i] = if i < BUCKETS / 2 {
+                self.floors[2 * i].min(self.floors[2 * i + 1])
+            } else {
+                MISSING
+            };
         }
         self.open /= 2;
         self.bucket_secs *= 2.0;
@@ -104,7 +112,9 @@ impl Ring {
     /// The closed buckets.
     pub(super) fn floors(&self) -> CountFloors {
         let mut floors = CountFloors { points: [Point::default(); BUCKETS], len: 0 };
-        for (x, &floor) in self.floors[..self.open].iter().enumerate().filter(|(_, floor)| **floor != MISSING) {
+        for (x, &floor) in
+            self.floors[..self.open].iter().enumerate().filter(|(_, floor)| **floor != MISSING)
+        {
             floors.points[floors.len] = Point { x: x as f64, y: f64::from(floor) };
             floors.len += 1;
         }
@@ -166,7 +176,10 @@ mod tests {
         }
         let floors = ys(&ring);
         assert_eq!(floors[0], 0.0);
-        assert!(floors.windows(2).all(|pair| pair[1] - pair[0] == ring.bucket_secs / 10.0), "{floors:?}");
+        assert!(
+            floors.windows(2).all(|pair| pair[1] - pair[0] == ring.bucket_secs / 10.0),
+            "{floors:?}"
+        );
         assert!(!ring.is_still(0.0));
     }
 
@@ -194,7 +207,9 @@ mod tests {
     fn it_is_still_once_its_latter_half_no_longer_rises() {
         let mut ring = Ring::new(0.0, 20.0, 0, 0);
         let still = |ring: &mut Ring, from: u32, to: u32, count: &dyn Fn(u32) -> u32| {
-            (from..to).find(|&look| ring.observe(f64::from(look) * 10.0, count(look)) && ring.is_still(600.0))
+            (from..to).find(|&look| {
+                ring.observe(f64::from(look) * 10.0, count(look)) && ring.is_still(600.0)
+            })
         };
         assert_eq!(still(&mut ring, 0, 60, &|look| 20 + look), None);
         let end = still(&mut ring, 60, 600, &|_| 80);

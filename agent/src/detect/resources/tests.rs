@@ -1,4 +1,5 @@
-//! The handle rule against counts that rise as leaks do and as healthy ones do, under the default configuration.
+//! The handle rule against counts that rise as leaks do and as healthy ones do, under the default
+//! configuration.
 
 use std::sync::Arc;
 
@@ -46,7 +47,10 @@ impl Run {
     }
 
     fn host(&mut self, t: f64) {
-        self.feed(t, Fact::Host(HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None }));
+        self.feed(
+            t,
+            Fact::Host(HostFact { mem_available_bytes: 1 << 33, psi_memory_some_avg10: None }),
+        );
     }
 
     fn process(&mut self, t: f64, id: ProcessId) {
@@ -70,10 +74,17 @@ impl Run {
     fn look(&mut self, t: f64, id: ProcessId, holds: Holds) {
         self.host(t);
         self.process(t, id);
-        let [fds, threads, close_wait] = [holds.files, holds.threads, holds.close_wait].map(|count| count as u64);
+        let [fds, threads, close_wait] =
+            [holds.files, holds.threads, holds.close_wait].map(|count| count as u64);
         self.feed(
             t,
-            Fact::Handles(ProcessResourcesFact { id, fds, fds_max: holds.max, threads, close_wait: Some(close_wait) }),
+            Fact::Handles(ProcessResourcesFact {
+                id,
+                fds,
+                fds_max: holds.max,
+                threads,
+                close_wait: Some(close_wait),
+            }),
         );
     }
 
@@ -129,7 +140,10 @@ fn a_constant_leak_of_files_is_found_and_its_end_foretold() {
     assert_eq!(resource, Resource::Files);
     assert!((per_sec * 60.0 - 20.0).abs() < 1.0, "{per_sec}");
     let end_t = 1_000.0 * 3.0;
-    assert!(((verdict.t + verdict.exhaustion_secs.unwrap()) / end_t - 1.0).abs() < 0.03, "{verdict:?}");
+    assert!(
+        ((verdict.t + verdict.exhaustion_secs.unwrap()) / end_t - 1.0).abs() < 0.03,
+        "{verdict:?}"
+    );
     assert!(verdict.t < end_t / 2.0, "{verdict:?}");
     assert!(verdict.confidence >= 0.97, "{verdict:?}");
     assert_eq!(
@@ -140,15 +154,21 @@ fn a_constant_leak_of_files_is_found_and_its_end_foretold() {
 
 #[test]
 fn leaks_of_any_pace_under_a_busy_load_are_found_in_time() {
-    for (per_min, secs, max) in [(60.0, 2_000.0, 4_096), (5.0, 5.0 * HOUR, 2_048), (0.5, 40.0 * HOUR, 2_048)] {
+    for (per_min, secs, max) in
+        [(60.0, 2_000.0, 4_096), (5.0, 5.0 * HOUR, 2_048), (0.5, 40.0 * HOUR, 2_048)]
+    {
         for seed in 0..4 {
             let busy = |t: f64| 150.0 + 25.0 * noise(t, seed) + 25.0 * noise(t, seed + 100);
-            let (verdict, resource, _) = one(shape(secs, |t| files(busy(t) + t * per_min / 60.0, max)));
+            let (verdict, resource, _) =
+                one(shape(secs, |t| files(busy(t) + t * per_min / 60.0, max)));
             let end_t = (max as f64 - 150.0) / per_min * 60.0;
             let told_t = verdict.t + verdict.exhaustion_secs.unwrap();
             assert_eq!(resource, Resource::Files);
             assert!(verdict.t < 0.6 * end_t, "{per_min}/min: {:.2} {verdict:?}", verdict.t / end_t);
-            assert!(((told_t - verdict.t) / (end_t - verdict.t) - 1.0).abs() < 0.15, "{per_min}/min: {verdict:?}");
+            assert!(
+                ((told_t - verdict.t) / (end_t - verdict.t) - 1.0).abs() < 0.15,
+                "{per_min}/min: {verdict:?}"
+            );
         }
     }
 }
@@ -172,7 +192,8 @@ fn a_leak_without_a_near_limit_is_told_once_no_morning_explains_it() {
 fn a_leak_after_days_of_calm_is_found_as_soon_as_one_at_the_start() {
     let start = |t: f64| 30.0 + 300.0 * (t / 120.0).min(1.0);
     let days = 3.0 * 86_400.0;
-    let (verdict, ..) = one(shape(days + HOUR, |t| files(start(t) + (t - days).max(0.0) / 6.0, 1_024)));
+    let (verdict, ..) =
+        one(shape(days + HOUR, |t| files(start(t) + (t - days).max(0.0) / 6.0, 1_024)));
     assert!(verdict.t - days < 1_800.0, "{verdict:?}");
 }
 
@@ -182,7 +203,10 @@ fn a_leak_of_threads_is_found_without_an_end() {
         one(shape(3.0 * HOUR, |t| Holds { threads: 20.0 + t / 30.0, ..files(50.0, 1_024) }));
     assert_eq!((resource, verdict.exhaustion_secs), (Resource::Threads, None));
     assert!((per_sec * 60.0 - 2.0).abs() < 0.1 && verdict.t < 2.5 * HOUR, "{verdict:?}");
-    assert!(verdict.why.starts_with("api (pid 812) holds ") && verdict.why.contains(" more threads than "));
+    assert!(
+        verdict.why.starts_with("api (pid 812) holds ")
+            && verdict.why.contains(" more threads than ")
+    );
     // A thread a connection is load, for a morning at least.
     let served = |t: f64| Holds { threads: 20.0 + t / 30.0, ..files(50.0 + t / 30.0, 1 << 20) };
     assert_eq!(shape(2.0 * HOUR, served), []);
@@ -195,9 +219,16 @@ fn sockets_that_the_peer_has_closed_are_named_as_such_and_not_also_as_files() {
     assert_eq!(resource, Resource::CloseWait);
     assert!((per_sec * 60.0 - 2.0).abs() < 0.1 && verdict.t < 1_500.0, "{verdict:?}");
     let end_t = 964.0 * 30.0;
-    assert!(((verdict.t + verdict.exhaustion_secs.unwrap()) / end_t - 1.0).abs() < 0.15, "{verdict:?}");
+    assert!(
+        ((verdict.t + verdict.exhaustion_secs.unwrap()) / end_t - 1.0).abs() < 0.15,
+        "{verdict:?}"
+    );
     assert!(verdict.why.contains(" more sockets in CLOSE_WAIT than "), "{}", verdict.why);
-    assert!(verdict.why.contains("; its limit of 1,024 open files is reached in "), "{}", verdict.why);
+    assert!(
+        verdict.why.contains("; its limit of 1,024 open files is reached in "),
+        "{}",
+        verdict.why
+    );
 }
 
 #[test]
@@ -241,7 +272,10 @@ fn exit_exec_reuse_and_vanishing_withdraw_and_say_so() {
             &|run| run.look(1_500.0, ProcessId { start_ticks: 9_001, ..API }, files(30.0, 1_024)),
             "its pid now belongs to another process",
         ),
-        (&|run| (0..7).for_each(|t| run.host(1_500.0 + f64::from(t))), "it vanished: the last scans do not show it"),
+        (
+            &|run| (0..7).for_each(|t| run.host(1_500.0 + f64::from(t))),
+            "it vanished: the last scans do not show it",
+        ),
     ];
     for (end, because) in ends {
         let mut run = Run::new();
@@ -252,7 +286,10 @@ fn exit_exec_reuse_and_vanishing_withdraw_and_say_so() {
             [(ClaimState::Raised, Resource::Files), (ClaimState::Cleared, Resource::Files)],
             "{because}"
         );
-        assert_eq!(run.verdicts[1].why, format!("api (pid 812) no longer counts as leaking open files: {because}"));
+        assert_eq!(
+            run.verdicts[1].why,
+            format!("api (pid 812) no longer counts as leaking open files: {because}")
+        );
         assert_eq!(run.core.tracked().leaks_raised, 0);
         // What it holds now is where the next process, or program, begins.
         run.looks(1_600.0, 2_600.0, |_| files(524.0, 1_024));
@@ -272,7 +309,8 @@ fn a_leak_that_stops_or_gives_back_is_withdrawn_and_one_at_its_limit_is_not() {
         let mut run = Run::new();
         run.looks(0.0, 1_500.0, |t| files(24.0 + t / 3.0, 1_024));
         run.looks(1_500.0, 4.0 * HOUR, |t| files(then(t), 1_024));
-        let whys: Vec<_> = run.verdicts.iter().skip(1).map(|verdict| verdict.why.as_str()).collect();
+        let whys: Vec<_> =
+            run.verdicts.iter().skip(1).map(|verdict| verdict.why.as_str()).collect();
         match because {
             Some(because) => assert!(whys.len() == 1 && whys[0].contains(because), "{whys:?}"),
             None => assert!(whys.is_empty(), "{whys:?}"),
@@ -291,7 +329,8 @@ fn a_suspend_is_no_time_in_which_nothing_leaked() {
 
 #[test]
 fn counts_that_wrap_or_jump_do_no_harm() {
-    let absurd = [0, 1, 1_023, u64::from(u16::MAX), u64::from(u32::MAX) - 1, u64::from(u32::MAX), u64::MAX];
+    let absurd =
+        [0, 1, 1_023, u64::from(u16::MAX), u64::from(u32::MAX) - 1, u64::from(u32::MAX), u64::MAX];
     for seed in 0..10 {
         let mut run = Run::new();
         for step in 0..2_000_u32 {
@@ -303,20 +342,38 @@ fn counts_that_wrap_or_jump_do_no_harm() {
             let calm = (step % 500) > 20;
             let leak = 40 + u64::from(step % 500) * 4;
             let (fds, threads) = if calm { (leak, leak) } else { (pick(0), pick(1)) };
-            let close_wait = (!step.is_multiple_of(3)).then(|| if calm { leak / 2 } else { pick(2) });
+            let close_wait =
+                (!step.is_multiple_of(3)).then(|| if calm { leak / 2 } else { pick(2) });
             run.feed(
                 t,
-                Fact::Handles(ProcessResourcesFact { id: API, fds, fds_max: Some(pick(3)), threads, close_wait }),
+                Fact::Handles(ProcessResourcesFact {
+                    id: API,
+                    fds,
+                    fds_max: Some(pick(3)),
+                    threads,
+                    close_wait,
+                }),
             );
         }
         let mut standing = BTreeMap::new();
         for verdict in &run.verdicts {
             let Claim::Leak(claim) = &verdict.claim else { unreachable!() };
             let raised = verdict.state == ClaimState::Raised;
-            assert_ne!(standing.insert(claim.resource, raised).unwrap_or(false), raised, "{:?}", run.verdicts);
-            assert!(verdict.exhaustion_secs.is_none_or(|secs| secs.is_finite() && secs >= 0.0), "{verdict:?}");
+            assert_ne!(
+                standing.insert(claim.resource, raised).unwrap_or(false),
+                raised,
+                "{:?}",
+                run.verdicts
+            );
+            assert!(
+                verdict.exhaustion_secs.is_none_or(|secs| secs.is_finite() && secs >= 0.0),
+                "{verdict:?}"
+            );
         }
-        assert_eq!(run.core.tracked().leaks_raised, standing.values().filter(|raised| **raised).count());
+        assert_eq!(
+            run.core.tracked().leaks_raised,
+            standing.values().filter(|raised| **raised).count()
+        );
     }
 }
 
@@ -326,7 +383,10 @@ fn forecasts_of_a_claim_reach_the_policy_and_follow_a_leak_that_quickens() {
     run.looks(0.0, 2_000.0, |t| files(24.0 + t / 3.0 + (t - 1_200.0).max(0.0) / 3.0, 1_024));
     let latest = run.core.raised().next().unwrap();
     assert_eq!(run.verdicts.len(), 1);
-    assert!(latest.t > 1_800.0 && latest.why.contains(" open files and still gains "), "{latest:?}");
+    assert!(
+        latest.t > 1_800.0 && latest.why.contains(" open files and still gains "),
+        "{latest:?}"
+    );
     let end_t = 1_200.0 + 600.0 * 1.5;
     assert!((latest.t + latest.exhaustion_secs.unwrap() - end_t).abs() < 60.0, "{latest:?}");
 }
@@ -340,7 +400,13 @@ fn names_come_before_claims() {
         let fds = 24 + u64::from(step) * 10 / 3;
         run.feed(
             t,
-            Fact::Handles(ProcessResourcesFact { id: API, fds, fds_max: Some(1_024), threads: 1, close_wait: None }),
+            Fact::Handles(ProcessResourcesFact {
+                id: API,
+                fds,
+                fds_max: Some(1_024),
+                threads: 1,
+                close_wait: None,
+            }),
         );
     }
     assert_eq!((run.verdicts.len(), run.core.tracked().leaks_raised), (0, 0));

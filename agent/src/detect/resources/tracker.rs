@@ -1,11 +1,13 @@
-//! One count of one process that has begun to rise: whether that is a leak, and whether it still is.
+//! One count of one process that has begun to rise: whether that is a leak, and whether it still
+//! is.
 //!
-//! Two rings watch it. One spans all of the rise, so that a slow leak under a busy load is found over hours; the other begins anew
-//! whenever it stops rising, so that a fast leak after a long calm need not wait for buckets of a day. Both refuse what is
-//! no new ground: a count that fell and comes back to where it was has leaked nothing yet.
-//! What follows load rises in a straight line too, each morning for hours. It is told from a leak by its end, its factor or its
-//! length; what nobody but the program can end needs no such proof.
-//! Cold start: ten minutes of rising. It refuses a rise that slows, and one that has given back a third of itself.
+//! Two rings watch it. One spans all of the rise, so that a slow leak under a busy load is found
+//! over hours; the other begins anew whenever it stops rising, so that a fast leak after a long
+//! calm need not wait for buckets of a day. Both refuse what is no new ground: a count that fell
+//! and comes back to where it was has leaked nothing yet. What follows load rises in a straight
+//! line too, each morning for hours. It is told from a leak by its end, its factor or its length;
+//! what nobody but the program can end needs no such proof. Cold start: ten minutes of rising. It
+//! refuses a rise that slows, and one that has given back a third of itself.
 
 use super::{
     super::{regression::FittedLine, verdict::Resource},
@@ -14,12 +16,13 @@ use super::{
 };
 use crate::units::{Count, Span};
 
-/// Length of each ring's first buckets. The short one's is between the long one's and its double, so that one of them is
-/// nearly full at any time. Two looks of the sensor, ten seconds apart, fit into either.
+/// Length of each ring's first buckets. The short one's is between the long one's and its double,
+/// so that one of them is nearly full at any time. Two looks of the sensor, ten seconds apart, fit
+/// into either.
 const BUCKET_SECS: [f64; 2] = [28.0, 20.0];
 
-/// Time for which each ring must have been watched to be called still. The long one: less than a night, so that
-/// a morning finds yesterday's ground and not the night's.
+/// Time for which each ring must have been watched to be called still. The long one: less than a
+/// night, so that a morning finds yesterday's ground and not the night's.
 const PATIENCE_SECS: [f64; 2] = [600.0, 6.0 * 3_600.0];
 
 /// Shortest rise that is judged: a start, a deployment or a burst is over by then. A guess.
@@ -28,7 +31,8 @@ const RISE_SECS_MIN: f64 = 600.0;
 /// Floors by which it is judged, of fifteen that a ring can have closed.
 const POINTS_MIN: usize = 12;
 
-/// Chance that a line as straight is noise. As small as the default of memory leaks: hosts have as many counts as processes.
+/// Chance that a line as straight is noise. As small as the default of memory leaks: hosts have as
+/// many counts as processes.
 const SIGNIFICANCE: f64 = 1e-6;
 
 /// The latter half must rise this fast, against the former: what fills up slows down.
@@ -37,23 +41,25 @@ const LATTER_SHARE_MIN: f64 = 0.7;
 /// Share of the growth that may have been given back on the way.
 const GAVE_BACK_SHARE_MAX: f64 = 1.0 / 3.0;
 
-/// Growth worth a claim, as a share of the count that it began from, or of what was left until the limit then. Guesses.
+/// Growth worth a claim, as a share of the count that it began from, or of what was left until the
+/// limit then. Guesses.
 const GROWN_SHARE_MIN: f64 = 0.5;
 const GROWN_LEFT_SHARE_MIN: f64 = 0.1;
 
 /// A day with some to spare: what has risen for so long without a night is no load.
 const DAY_SECS: f64 = 26.0 * 3_600.0;
 
-/// How many times a count grows on hardly any morning, a guess: a day brings three to five times the night's load. An end
-/// further off than so many times the rise can wait for the day to prove it.
+/// How many times a count grows on hardly any morning, a guess: a day brings three to five times
+/// the night's load. An end further off than so many times the rise can wait for the day to prove
+/// it.
 const LOAD_FACTOR: f64 = 8.0;
 const REACH_OUTGROWN: f64 = 24.0;
 
 /// A smaller count than this says nothing about factors.
 const LOAD_FROM_MIN: f64 = 32.0;
 
-/// An end that is nearer than so many times the rise so far is worth a word even if it should be a morning's. Mornings take
-/// hours: what rose for less is believed sooner.
+/// An end that is nearer than so many times the rise so far is worth a word even if it should be a
+/// morning's. Mornings take hours: what rose for less is believed sooner.
 const REACH: f64 = 1.0;
 const REACH_WITHIN_HOUR: f64 = 2.0;
 const HOUR_SECS: f64 = 3_600.0;
@@ -61,14 +67,15 @@ const HOUR_SECS: f64 = 3_600.0;
 /// Threads that come with connections come with files: at least so many each.
 const FILES_A_THREAD: f64 = 0.5;
 
-/// Threads of a pool that may still be filling, which takes some of them an hour: the default of the largest (Tomcat's).
+/// Threads of a pool that may still be filling, which takes some of them an hour: the default of
+/// the largest (Tomcat's).
 const POOL_THREADS_MAX: f64 = 200.0;
 
 /// Share of what it gained since the claim that, once given back, ends the claim.
 const ENDED_SHARE: f64 = 0.5;
 
-/// A count stops when it has not grown for the longest of ten minutes, so many of the buckets that showed it, and the time in
-/// which so many handles should have come. The latter two are guesses.
+/// A count stops when it has not grown for the longest of ten minutes, so many of the buckets that
+/// showed it, and the time in which so many handles should have come. The latter two are guesses.
 const STOPPED_SECS_MIN: f64 = 600.0;
 const STOPPED_BUCKETS: f64 = 3.0;
 const STOPPED_HANDLES: f64 = 8.0;
@@ -177,7 +184,9 @@ fn begin(t: f64, ring: usize, top: u32, look: &CountSample) -> Ring {
 fn rise(ring: &Ring, number: usize, look: &CountSample) -> Option<SteadyRise> {
     let floors = ring.floors();
     let points = floors.points();
-    let ([first, .., before, last], true) = (points, points.len() >= POINTS_MIN) else { return None };
+    let ([first, .., before, last], true) = (points, points.len() >= POINTS_MIN) else {
+        return None;
+    };
     let (line, [former, latter]) = (FittedLine::through(points)?, floors.halves()?);
     let from = first.y.max(f64::from(ring.top()));
     let grown = last.y - from;
@@ -187,18 +196,21 @@ fn rise(ring: &Ring, number: usize, look: &CountSample) -> Option<SteadyRise> {
         && points.iter().all(|point| point.y <= last.y)
         && f64::from(ring.gave_back()) <= GAVE_BACK_SHARE_MAX * grown;
     let left = look.left().map_or(f64::INFINITY, |left| left + grown);
-    let is_worth_it = grown >= look.grown_min && grown >= (GROWN_SHARE_MIN * from).min(GROWN_LEFT_SHARE_MIN * left);
+    let is_worth_it = grown >= look.grown_min
+        && grown >= (GROWN_SHARE_MIN * from).min(GROWN_LEFT_SHARE_MIN * left);
     let rise = SteadyRise {
         grown: (last.y - first.y) as u32,
         secs: (last.x - first.x) * ring.bucket_secs(),
-        per_sec: line.slope.max(if latter > QUICKENS * line.slope { latter } else { 0.0 }) / ring.bucket_secs(),
+        per_sec: line.slope.max(if latter > QUICKENS * line.slope { latter } else { 0.0 })
+            / ring.bucket_secs(),
         per_sec_error: line.slope_error() / ring.bucket_secs(),
         ring: number,
         bucket_secs: ring.bucket_secs(),
         from: from as u32,
         highest: last.y as u32,
     };
-    (rises && is_worth_it && rise.secs >= RISE_SECS_MIN && !could_be_load(ring, look, &rise, grown)).then_some(rise)
+    (rises && is_worth_it && rise.secs >= RISE_SECS_MIN && !could_be_load(ring, look, &rise, grown))
+        .then_some(rise)
 }
 
 /// Whether work that comes by the day could explain a rise.
@@ -235,10 +247,12 @@ impl OpenRise {
         if grew {
             (self.highest, self.grew_t) = (closed, t);
         }
-        let (grown, gave_back) = (self.highest.saturating_sub(self.rise.from), self.highest - closed);
+        let (grown, gave_back) =
+            (self.highest.saturating_sub(self.rise.from), self.highest - closed);
         let still_secs = t - self.grew_t;
-        let stopped_secs =
-            STOPPED_SECS_MIN.max(STOPPED_BUCKETS * self.rise.bucket_secs).max(STOPPED_HANDLES / self.rise.per_sec);
+        let stopped_secs = STOPPED_SECS_MIN
+            .max(STOPPED_BUCKETS * self.rise.bucket_secs)
+            .max(STOPPED_HANDLES / self.rise.per_sec);
         if f64::from(gave_back) >= ENDED_SHARE * f64::from(grown) {
             let (gave_back, grown) = (Count(gave_back.into()), Count(grown.into()));
             TrackerUpdate::Over(format!("{gave_back} of the {grown} that had come are gone again"))
@@ -255,7 +269,8 @@ impl OpenRise {
         }
     }
 
-    /// How fast it grows now, per second: by the latter half of its ring, which follows a leak that quickens or slows.
+    /// How fast it grows now, per second: by the latter half of its ring, which follows a leak that
+    /// quickens or slows.
     fn pace(&self, ring: &Ring) -> f64 {
         let latter = ring.floors().halves().map_or(0.0, |[_, latter]| latter / ring.bucket_secs());
         if latter > 0.0 { latter } else { self.rise.per_sec }

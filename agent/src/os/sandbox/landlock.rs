@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus, make_bitflags,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, make_bitflags,
 };
 
 /// Extent to which a kernel enforces it.
@@ -22,7 +22,8 @@ const KNOWN: ABI = ABI::V5;
 pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let all = AccessFs::from_all(KNOWN);
-    // A rule needs its directory. Of one that is yet to be made, because somebody may want it later, the one above is as close as it gets.
+    // A rule needs its directory. Of one that is yet to be made, because somebody may want it
+    // later, the one above is as close as it gets.
     let state_dir = state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(state_dir);
     let limits = read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir});
     let usual = Path::new("/sys/fs/cgroup");
@@ -34,10 +35,14 @@ pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, Ru
         // Limits, and a child for a leaker that shares its cgroup.
         (usual, limits),
         (cgroups.unwrap_or(usual), limits),
-        // Drop-ins of properties that were set for this boot, which are removed with the limit; see `act/limit/systemd.rs`.
+        // Drop-ins of properties that were set for this boot, which are removed with the limit; see
+        // `act/limit/systemd.rs`.
         (Path::new("/run/systemd"), read | make_bitflags!(AccessFs::{RemoveFile | RemoveDir})),
     ];
-    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .create()?;
     for (path, access) in rules {
         // What is not there cannot be written either.
         if let Ok(directory) = PathFd::new(path) {
@@ -71,11 +76,16 @@ mod tests {
             }
             fs::write(&inside, "in its place").unwrap();
             std::os::unix::fs::symlink(&outside, state.join("link")).unwrap();
-            let refused =
-                [fs::write(&outside, "after"), fs::write(state.join("link"), "after"), fs::remove_file(&outside)];
+            let refused = [
+                fs::write(&outside, "after"),
+                fs::write(state.join("link"), "after"),
+                fs::remove_file(&outside),
+            ];
             let inherited = thread::spawn(move || fs::write(outside, "after")).join().unwrap();
-            let kinds = refused.into_iter().chain([inherited]).map(|result| result.unwrap_err().kind());
-            let run = std::process::Command::new("/bin/true").status().map(drop).unwrap_err().kind();
+            let kinds =
+                refused.into_iter().chain([inherited]).map(|result| result.unwrap_err().kind());
+            let run =
+                std::process::Command::new("/bin/true").status().map(drop).unwrap_err().kind();
             Some(kinds.chain([run]).collect::<Vec<_>>())
         });
         let refused = restricted.join().unwrap();

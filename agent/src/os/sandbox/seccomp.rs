@@ -1,14 +1,15 @@
 //! seccomp: the system calls that an agent makes once it runs, each group with its reason.
 //!
-//! Everything else gives ENOSYS, for which libraries have another way; [`NEVER`] gives EPERM. Nothing is killed for a call that this list
-//! forgot: an agent that misses one thing is better than none. The kernel logs each refusal (`type=1326` in dmesg and the audit log).
+//! Everything else gives ENOSYS, for which libraries have another way; [`NEVER`] gives EPERM.
+//! Nothing is killed for a call that this list forgot: an agent that misses one thing is better
+//! than none. The kernel logs each refusal (`type=1326` in dmesg and the audit log).
 
 use std::{collections::BTreeMap, io};
 
 use libc::c_long;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// Calls that are allowed whatever their arguments, by what for.
@@ -51,7 +52,8 @@ const ALLOWED: &[(&str, &[c_long])] = &[
     ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
 ];
 
-/// Calls that x86-64 has beside those with a descriptor or an `at`, and that its C library still makes.
+/// Calls that x86-64 has beside those with a descriptor or an `at`, and that its C library still
+/// makes.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLDER: &[c_long] = &[
@@ -62,7 +64,8 @@ const OLDER: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[c_long] = &[];
 
-/// Calls that are allowed with some values of one argument: the call, the argument's number, its values, and what for.
+/// Calls that are allowed with some values of one argument: the call, the argument's number, its
+/// values, and what for.
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     (libc::SYS_socket, 0, &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
@@ -102,7 +105,8 @@ const NEVER: &[c_long] = &[
     libc::SYS_io_uring_setup, libc::SYS_perf_event_open, libc::SYS_open_by_handle_at, libc::SYS_personality,
 ];
 
-/// Calls that have another way, and whose arguments are out of a filter's reach: the C library then takes clone.
+/// Calls that have another way, and whose arguments are out of a filter's reach: the C library then
+/// takes clone.
 const ELSEWHERE: &[c_long] = &[libc::SYS_clone3];
 
 /// Restricts every thread of the process; gives the number of calls that are allowed.
@@ -122,7 +126,8 @@ pub fn restrict() -> io::Result<usize> {
     }
     install(filter(any(NEVER), SeccompAction::Allow, errno(libc::EPERM), arch)?)?;
     install(filter(any(ELSEWHERE), SeccompAction::Allow, errno(libc::ENOSYS), arch)?)?;
-    // The last, because it allows no other. Of two that refuse the later one's errno is given: what the others refuse passes this one.
+    // The last, because it allows no other. Of two that refuse the later one's errno is given: what
+    // the others refuse passes this one.
     let passes = allowed.into_iter().chain(any(NEVER)).chain(any(ELSEWHERE)).collect();
     install(filter(passes, errno(libc::ENOSYS), SeccompAction::Allow, arch)?)?;
     Ok(count)
@@ -134,8 +139,14 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
     let mut rules: Rules = whole.map(|call| (*call, Vec::new())).collect();
     for (call, argument, values, _) in ALLOWED_WITH {
-        let is =
-            |value: &u64| SeccompRule::new(vec![SeccompCondition::new(*argument, Dword, SeccompCmpOp::Eq, *value)?]);
+        let is = |value: &u64| {
+            SeccompRule::new(vec![SeccompCondition::new(
+                *argument,
+                Dword,
+                SeccompCmpOp::Eq,
+                *value,
+            )?])
+        };
         rules.insert(*call, values.iter().map(is).collect::<Result<_, _>>()?);
     }
     // A thread, never a process or a namespace.
@@ -145,7 +156,12 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-fn filter(rules: Rules, otherwise: SeccompAction, matched: SeccompAction, arch: TargetArch) -> io::Result<BpfProgram> {
+fn filter(
+    rules: Rules,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+    arch: TargetArch,
+) -> io::Result<BpfProgram> {
     let filter = SeccompFilter::new(rules, otherwise, matched, arch).map_err(io::Error::other)?;
     BpfProgram::try_from(filter).map_err(io::Error::other)
 }
@@ -158,8 +174,11 @@ fn install(program: BpfProgram) -> io::Result<()> {
         filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
     };
     let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG;
-    // SAFETY: the kernel copies the header and the instructions that it points to, which live until it returns.
-    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header) } {
+    // SAFETY: the kernel copies the header and the instructions that it points to, which live until
+    // it returns.
+    match unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const header)
+    } {
         0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
         thread => Err(io::Error::other(format!("thread {thread} has another filter"))),
@@ -175,7 +194,8 @@ mod tests {
     #[test]
     fn no_call_is_listed_twice_or_both_allowed_and_never() {
         let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
-        let all: Vec<_> = whole.chain(ALLOWED_WITH.iter().map(|(call, ..)| call)).chain(NEVER).collect();
+        let all: Vec<_> =
+            whole.chain(ALLOWED_WITH.iter().map(|(call, ..)| call)).chain(NEVER).collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
         let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
         filter(allowed().unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch).unwrap();
@@ -184,8 +204,9 @@ mod tests {
     /// In a process of its own: a filter does not go away.
     #[test]
     fn a_restricted_process_works_and_runs_nothing() {
-        // SAFETY: the child makes system calls and ends; the allocator is not in the middle of anything in the one thread that forks it,
-        // and a child that hangs on another's lock is seen as an error below.
+        // SAFETY: the child makes system calls and ends; the allocator is not in the middle of
+        // anything in the one thread that forks it, and a child that hangs on another's lock is
+        // seen as an error below.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let outcome = restricted();
@@ -205,7 +226,8 @@ mod tests {
             return 1;
         }
         let empty = [std::ptr::null::<libc::c_char>()];
-        // SAFETY: paths and lists are terminated, and live until each call returns; none of them succeeds.
+        // SAFETY: paths and lists are terminated, and live until each call returns; none of them
+        // succeeds.
         unsafe {
             libc::execve(c"/bin/true".as_ptr(), empty.as_ptr(), empty.as_ptr());
             if errno() != Some(libc::EPERM) {
@@ -218,11 +240,16 @@ mod tests {
             if libc::fork() != -1 || errno() != Some(libc::ENOSYS) {
                 return 4;
             }
-            if libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) != -1 || errno() != Some(libc::ENOSYS) {
+            if libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) != -1
+                || errno() != Some(libc::ENOSYS)
+            {
                 return 5;
             }
         }
-        if !std::thread::spawn(|| std::fs::read_to_string("/proc/self/stat").is_ok()).join().is_ok_and(|read| read) {
+        if !std::thread::spawn(|| std::fs::read_to_string("/proc/self/stat").is_ok())
+            .join()
+            .is_ok_and(|read| read)
+        {
             return 6;
         }
         0

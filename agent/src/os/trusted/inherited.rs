@@ -19,7 +19,9 @@ const PIPE_WAITS_MS: u16 = 5_000;
 pub(super) fn inherited(path: &Path) -> bool {
     let number = |directory: &str| path.strip_prefix(directory).ok().and_then(Path::to_str);
     path == Path::new("/dev/stdin")
-        || ["/dev/fd", "/proc/self/fd"].iter().any(|fds| number(fds).is_some_and(|text| text.parse::<u32>().is_ok()))
+        || ["/dev/fd", "/proc/self/fd"]
+            .iter()
+            .any(|fds| number(fds).is_some_and(|text| text.parse::<u32>().is_ok()))
 }
 
 pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8>> {
@@ -39,7 +41,10 @@ pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut awaited = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
                 if poll(&mut awaited, PollTimeout::from(PIPE_WAITS_MS))? == 0 {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing comes out of this pipe"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "nothing comes out of this pipe",
+                    ));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -39,15 +39,24 @@ pub(super) fn is_regular(stat: &Stat, path: &Path) -> io::Result<()> {
         FileType::Socket => "a socket",
         _ => "a device",
     };
-    refuse(path, format!("is {kind}, and has to be a regular file"), "put a regular file there, or none".to_owned())
+    refuse(
+        path,
+        format!("is {kind}, and has to be a regular file"),
+        "put a regular file there, or none".to_owned(),
+    )
 }
 
 pub(super) fn linked<T>(path: &Path) -> io::Result<T> {
-    refuse(path, "is a symbolic link, which is not followed".to_owned(), "name what it points to".to_owned())
+    refuse(
+        path,
+        "is a symbolic link, which is not followed".to_owned(),
+        "name what it points to".to_owned(),
+    )
 }
 
 pub(super) fn writable<T>(stat: &Stat, path: &Path) -> io::Result<T> {
-    let why = format!("has mode {:04o}: others than its owner may write in it", stat.st_mode & 0o7777);
+    let why =
+        format!("has mode {:04o}: others than its owner may write in it", stat.st_mode & 0o7777);
     refuse(path, why, format!("chmod go-w {}", path.display()))
 }
 
@@ -56,7 +65,10 @@ pub(super) fn too_large<T>(path: &Path, bytes_max: u64) -> io::Result<T> {
 }
 
 pub(super) fn refuse<T>(path: &Path, why: String, hint: String) -> io::Result<T> {
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, Untrusted { path: path.to_owned(), why, hint }))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        Untrusted { path: path.to_owned(), why, hint },
+    ))
 }
 
 impl Untrusted {

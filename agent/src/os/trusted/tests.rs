@@ -20,7 +20,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn make(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("spillway-trusted-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("spillway-trusted-{name}-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -99,7 +100,10 @@ fn what_is_no_regular_file_is_not_even_opened() {
     fs::hard_link(scratch.path("other"), scratch.path("state/hard")).unwrap();
     assert!(refusal(dir.read("link", 64)).contains("is a symbolic link"));
     assert!(refusal(dir.read("hard", 64)).contains("2 hard links"));
-    assert!(refusal(dir.open_file("link", OFlags::RDWR | OFlags::CREATE, 64)).contains("is a symbolic link"));
+    assert!(
+        refusal(dir.open_file("link", OFlags::RDWR | OFlags::CREATE, 64))
+            .contains("is a symbolic link")
+    );
     assert_eq!(fs::read(scratch.path("other")).unwrap(), b"text");
 }
 
@@ -119,8 +123,14 @@ fn links_are_followed_to_what_an_operator_names_and_never_to_a_state_directory()
     symlink("a", scratch.path("b")).unwrap();
     assert_eq!(read_secret(&scratch.path("a")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
     for path in ["..data", "..data/deeper"] {
-        assert!(refusal(StateDir::create(&scratch.path(path))).contains("is a symbolic link"), "{path}");
-        assert!(refusal(StateDir::open(&scratch.path(path))).contains("is a symbolic link"), "{path}");
+        assert!(
+            refusal(StateDir::create(&scratch.path(path))).contains("is a symbolic link"),
+            "{path}"
+        );
+        assert!(
+            refusal(StateDir::open(&scratch.path(path))).contains("is a symbolic link"),
+            "{path}"
+        );
     }
 }
 
@@ -178,7 +188,12 @@ fn what_belongs_to_somebody_else_is_refused() {
         assert!(wrong.contains("belongs to user 65534"), "{wrong}");
     }
     assert_eq!(
-        read(&secret, PathRules::NAMED, FileRules { checks_owners: false, ..FileRules::secret(64) }).unwrap(),
+        read(
+            &secret,
+            PathRules::NAMED,
+            FileRules { checks_owners: false, ..FileRules::secret(64) }
+        )
+        .unwrap(),
         b"text"
     );
 }
@@ -188,7 +203,9 @@ fn what_was_handed_over_is_read_whatever_its_path() {
     let scratch = Scratch::make("inherited");
     let file = File::open(scratch.file("key", 0o600)).unwrap();
     let (reader, writer) = io::pipe().unwrap();
-    let fd = |fd: BorrowedFd<'_>| PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
+    let fd = |fd: BorrowedFd<'_>| {
+        PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
+    };
     fs::remove_file(scratch.path("key")).unwrap();
     assert_eq!(read_secret(&fd(file.as_fd())).unwrap(), b"text");
     io::Write::write_all(&mut &writer, b"piped").unwrap();

@@ -89,7 +89,13 @@ impl Walk {
         }
     }
 
-    fn follow(&mut self, link: &OwnedFd, stat: &Stat, name: &OsStr, pending: &mut Vec<OsString>) -> io::Result<()> {
+    fn follow(
+        &mut self,
+        link: &OwnedFd,
+        stat: &Stat,
+        name: &OsStr,
+        pending: &mut Vec<OsString>,
+    ) -> io::Result<()> {
         let path = self.path.join(name);
         if !self.rules.follows_links {
             return linked(&path);
@@ -124,6 +130,8 @@ impl Walk {
 
 /// The names on a path, the last one first.
 pub(super) fn names(path: &Path) -> Vec<OsString> {
-    let names = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    let names = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     names.rev().map(|part| part.as_os_str().to_owned()).collect()
 }

@@ -1,12 +1,14 @@
 //! How outbound TCP connects end, of every workload to every destination.
 //!
-//! A dependency that is down is seen here first: connects to it are refused, time out, or are given up, while everything else is as
-//! ever. The BPF side counts ends by process and destination; a read takes what was added since the last and sums it up by cgroup.
+//! A dependency that is down is seen here first: connects to it are refused, time out, or are given
+//! up, while everything else is as ever. The BPF side counts ends by process and destination; a
+//! read takes what was added since the last and sums it up by cgroup.
 //!
-//! Cold start: what ended before the agent came is not counted, and a connect that began before belongs to nobody. Without BPF there
-//! is nothing to read: neither `/proc` nor `sock_diag` says how a connect ended. A process that came and went between two reads has
-//! no cgroup and no name. It reads no map entry twice that does not change: after a time it takes that away, which bounds the
-//! kernel's map, and a read, by what connects now.
+//! Cold start: what ended before the agent came is not counted, and a connect that began before
+//! belongs to nobody. Without BPF there is nothing to read: neither `/proc` nor `sock_diag` says
+//! how a connect ended. A process that came and went between two reads has no cgroup and no name.
+//! It reads no map entry twice that does not change: after a time it takes that away, which bounds
+//! the kernel's map, and a read, by what connects now.
 
 mod table;
 
@@ -19,15 +21,16 @@ use super::{CgroupPaths, Hierarchy, LossCounters, OutboundFact, proc_files, shar
 use crate::bpf::OutboundMaps;
 use table::{Caller, OutboundTable, since};
 
-/// How long the kernel keeps a count that does not change. A guess: most that retry do so within it, and a minute of a crawler's
-/// destinations fits the map.
+/// How long the kernel keeps a count that does not change. A guess: most that retry do so within
+/// it, and a minute of a crawler's destinations fits the map.
 const IDLE_SECS: f64 = 60.0;
 
-/// From here on it keeps none that does not change: half of the room is for what comes until the next read.
+/// From here on it keeps none that does not change: half of the room is for what comes until the
+/// next read.
 const CROWDED: usize = OUTBOUND_MAX as usize / 2;
 
-/// How long a connect may be under way before it is taken for one whose end was missed. The kernel gives up after two minutes
-/// unless told otherwise (`tcp_syn_retries`).
+/// How long a connect may be under way before it is taken for one whose end was missed. The kernel
+/// gives up after two minutes unless told otherwise (`tcp_syn_retries`).
 const STALE_SECS: f64 = 600.0;
 
 /// Reads how connects ended.
@@ -65,15 +68,21 @@ impl OutboundSensor {
         }
     }
 
-    /// Reads what ended since the last read and what is under way, and hands a fact for each workload and destination to `each`. `now`
-    /// is in seconds on any monotonic clock.
+    /// Reads what ended since the last read and what is under way, and hands a fact for each
+    /// workload and destination to `each`. `now` is in seconds on any monotonic clock.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read; what was read until then is told.
-    pub fn read(&mut self, now: f64, lost: &mut LossCounters, each: impl FnMut(OutboundFact)) -> io::Result<()> {
+    pub fn read(
+        &mut self,
+        now: f64,
+        lost: &mut LossCounters,
+        each: impl FnMut(OutboundFact),
+    ) -> io::Result<()> {
         let Some(mut maps) = self.maps.take() else { return Ok(()) };
-        let read = self.read_ended(&mut maps, now).and_then(|()| self.read_under_way(&mut maps, now));
+        let read =
+            self.read_ended(&mut maps, now).and_then(|()| self.read_under_way(&mut maps, now));
         self.maps = Some(maps);
         for _ in 0..self.connects.tell(now, each) {
             lost.count("outbound_left_out");
@@ -85,9 +94,11 @@ impl OutboundSensor {
     fn read_ended(&mut self, maps: &mut OutboundMaps, now: f64) -> io::Result<()> {
         let Self { cgroups, counted, callers, connects, .. } = self;
         maps.ended.read(|key, latest| {
-            let counted =
-                counted.entry(*key).or_insert_with(|| Counted { count: OutboundCount::default(), changed_t: now });
-            // Looked up for those that have not changed as well: who is known stays known while an entry is there.
+            let counted = counted
+                .entry(*key)
+                .or_insert_with(|| Counted { count: OutboundCount::default(), changed_t: now });
+            // Looked up for those that have not changed as well: who is known stays known while an
+            // entry is there.
             let caller = caller(callers, cgroups, key.pid);
             if counted.count != *latest {
                 connects.ended(key, caller, &since(latest, &counted.count), now);
@@ -95,11 +106,17 @@ impl OutboundSensor {
             }
         })?;
         let idle_secs = if counted.len() > CROWDED { f64::MIN_POSITIVE } else { IDLE_SECS };
-        for (key, counted) in counted.extract_if(|_, counted| now - counted.changed_t >= idle_secs) {
+        for (key, counted) in counted.extract_if(|_, counted| now - counted.changed_t >= idle_secs)
+        {
             // It may have changed since it was read.
             let latest = maps.ended.take(&key)?.unwrap_or(counted.count);
             if latest != counted.count {
-                connects.ended(&key, caller(callers, cgroups, key.pid), &since(&latest, &counted.count), now);
+                connects.ended(
+                    &key,
+                    caller(callers, cgroups, key.pid),
+                    &since(&latest, &counted.count),
+                    now,
+                );
             }
         }
         shares::settle(&mut maps.ended_shares, counted.values().map(|counted| counted.count.share))
@@ -129,8 +146,14 @@ impl OutboundSensor {
 }
 
 /// Who a process is, read when it is first seen.
-fn caller<'a>(callers: &'a mut HashMap<u32, KnownWorkload>, cgroups: &CgroupPaths, pid: u32) -> &'a Caller {
-    let known = callers.entry(pid).or_insert_with(|| KnownWorkload { caller: look_up(cgroups, pid), seen: true });
+fn caller<'a>(
+    callers: &'a mut HashMap<u32, KnownWorkload>,
+    cgroups: &CgroupPaths,
+    pid: u32,
+) -> &'a Caller {
+    let known = callers
+        .entry(pid)
+        .or_insert_with(|| KnownWorkload { caller: look_up(cgroups, pid), seen: true });
     known.seen = true;
     &known.caller
 }

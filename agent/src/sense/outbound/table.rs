@@ -1,8 +1,10 @@
-//! How connects end, summed up by workload and destination: what the outbound sensor keeps between two reads.
+//! How connects end, summed up by workload and destination: what the outbound sensor keeps between
+//! two reads.
 //!
-//! Processes of one cgroup that connect to one address from one network namespace are one workload, so that a server's workers,
-//! which come and go, are not taken apart. Totals only ever rise. Cold start: they begin at 0 with the first end that is seen.
-//! State is bounded by time, [`FORGET_SECS`], and by number, [`KEPT_MAX`]; what was forgotten begins anew.
+//! Processes of one cgroup that connect to one address from one network namespace are one workload,
+//! so that a server's workers, which come and go, are not taken apart. Totals only ever rise. Cold
+//! start: they begin at 0 with the first end that is seen. State is bounded by time,
+//! [`FORGET_SECS`], and by number, [`KEPT_MAX`]; what was forgotten begins anew.
 
 use std::sync::Arc;
 
@@ -11,13 +13,16 @@ use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
 
 use crate::sense::{OutboundFact, inet_addr::inet_addr};
 
-/// How long a destination is kept that nobody connects to: longer than a client waits between two tries that belong together. A guess.
+/// How long a destination is kept that nobody connects to: longer than a client waits between two
+/// tries that belong together. A guess.
 const FORGET_SECS: f64 = 600.0;
 
-/// How many are kept. A guess at the busiest proxy's destinations; those without a connect for longest go first.
+/// How many are kept. A guess at the busiest proxy's destinations; those without a connect for
+/// longest go first.
 const KEPT_MAX: usize = 4_096;
 
-/// How many are told about at once: more than anybody depends on, and at most some 60 KiB of a trace a second.
+/// How many are told about at once: more than anybody depends on, and at most some 60 KiB of a
+/// trace a second.
 pub(super) const TOLD_MAX: usize = 256;
 
 /// A process that connects.
@@ -35,7 +40,8 @@ pub(super) struct OutboundTable {
     kept: HashMap<ConnectKey, TableEntry>,
 }
 
-/// Whose connects to where: a key of the kernel's without the pid, which is 0 here, but with the cgroup.
+/// Whose connects to where: a key of the kernel's without the pid, which is 0 here, but with the
+/// cgroup.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ConnectKey {
     to: OutboundKey,
@@ -54,13 +60,20 @@ struct TableEntry {
     active_t: f64,
 }
 
-/// What makes a process the one that is named, more before less: when the latest of its connects under way began, in nanoseconds, and
-/// how many of what is not told yet have ended.
+/// What makes a process the one that is named, more before less: when the latest of its connects
+/// under way began, in nanoseconds, and how many of what is not told yet have ended.
 type Lead = (u64, u64);
 
 impl OutboundTable {
-    /// Connects of a process that ended since the last call, of which `key` says whose and where to.
-    pub(super) fn ended(&mut self, key: &OutboundKey, caller: &Caller, fresh: &OutboundCount, now: f64) {
+    /// Connects of a process that ended since the last call, of which `key` says whose and where
+    /// to.
+    pub(super) fn ended(
+        &mut self,
+        key: &OutboundKey,
+        caller: &Caller,
+        fresh: &OutboundCount,
+        now: f64,
+    ) {
         let kept = self.kept(key, caller, (0, all(fresh)), now);
         add(&mut kept.total, fresh);
         add(&mut kept.untold, fresh);
@@ -72,10 +85,19 @@ impl OutboundTable {
         kept.pending = kept.pending.saturating_add(1);
     }
 
-    fn kept(&mut self, key: &OutboundKey, caller: &Caller, lead: Lead, now: f64) -> &mut TableEntry {
-        let subject = ConnectKey { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
+    fn kept(
+        &mut self,
+        key: &OutboundKey,
+        caller: &Caller,
+        lead: Lead,
+        now: f64,
+    ) -> &mut TableEntry {
+        let subject =
+            ConnectKey { to: OutboundKey { pid: 0, ..*key }, cgroup: caller.cgroup.clone() };
         let kept = self.kept.entry(subject).or_insert_with_key(|subject| TableEntry {
-            addr: Arc::from(inet_addr(subject.to.family, subject.to.addr, subject.to.port).to_string()),
+            addr: Arc::from(
+                inet_addr(subject.to.family, subject.to.addr, subject.to.port).to_string(),
+            ),
             pid: key.pid,
             comm: caller.comm.clone(),
             lead: (0, 0),
@@ -91,14 +113,19 @@ impl OutboundTable {
         kept
     }
 
-    /// Ends a read: hands out a fact for each that anything is known of since it was told last, the worst first, and says how many
-    /// had to wait for the next time. Then forgets.
+    /// Ends a read: hands out a fact for each that anything is known of since it was told last, the
+    /// worst first, and says how many had to wait for the next time. Then forgets.
     pub(super) fn tell(&mut self, now: f64, mut each: impl FnMut(OutboundFact)) -> usize {
-        let mut news: Vec<_> =
-            self.kept.iter_mut().filter(|(_, kept)| kept.pending > 0 || all(&kept.untold) > 0).collect();
+        let mut news: Vec<_> = self
+            .kept
+            .iter_mut()
+            .filter(|(_, kept)| kept.pending > 0 || all(&kept.untold) > 0)
+            .collect();
         let left_out = news.len().saturating_sub(TOLD_MAX);
         if left_out > 0 {
-            news.sort_unstable_by_key(|(_, kept)| std::cmp::Reverse((failed(&kept.untold), all(&kept.untold))));
+            news.sort_unstable_by_key(|(_, kept)| {
+                std::cmp::Reverse((failed(&kept.untold), all(&kept.untold)))
+            });
         }
         for (subject, kept) in news.into_iter().take(TOLD_MAX) {
             each(kept.fact(subject));
@@ -189,8 +216,14 @@ fn all(count: &OutboundCount) -> u64 {
 mod tests {
     use super::*;
 
-    const NONE: OutboundCount =
-        OutboundCount { established: 0, refused: 0, timed_out: 0, abandoned: 0, no_local_port: 0, share: 0 };
+    const NONE: OutboundCount = OutboundCount {
+        established: 0,
+        refused: 0,
+        timed_out: 0,
+        abandoned: 0,
+        no_local_port: 0,
+        share: 0,
+    };
     const REFUSED: OutboundCount = OutboundCount { refused: 1, ..NONE };
     const ESTABLISHED: OutboundCount = OutboundCount { established: 1, ..NONE };
 
@@ -222,8 +255,10 @@ mod tests {
         connects.ended(&key(10, 1), &caller("/cron", "curl"), &ESTABLISHED, 0.0);
         let mut facts = told(&mut connects, 0.0);
         facts.sort_by_key(|fact| fact.pid);
-        let seen: Vec<_> =
-            facts.iter().map(|fact| (&*fact.cgroup, fact.refused_total, fact.established_total)).collect();
+        let seen: Vec<_> = facts
+            .iter()
+            .map(|fact| (&*fact.cgroup, fact.refused_total, fact.established_total))
+            .collect();
         assert_eq!(seen, [("/api", 3, 0), ("/cron", 0, 1)]);
         assert_eq!(&*facts[0].addr, "127.0.0.1:80");
     }
@@ -254,7 +289,12 @@ mod tests {
         let mut connects = OutboundTable::default();
         connects.under_way(&under_way(7, 50), &caller("/api", "old"), 0.0);
         connects.under_way(&under_way(8, 90), &caller("/api", "new"), 0.0);
-        connects.ended(&key(9, 1), &caller("/api", "done"), &OutboundCount { refused: 99, ..REFUSED }, 0.0);
+        connects.ended(
+            &key(9, 1),
+            &caller("/api", "done"),
+            &OutboundCount { refused: 99, ..REFUSED },
+            0.0,
+        );
         let fact = told(&mut connects, 0.0).remove(0);
         assert_eq!((fact.pid, &*fact.comm), (8, "new"));
         connects.ended(&key(9, 1), &caller("/api", "done"), &REFUSED, 1.0);
@@ -293,7 +333,12 @@ mod tests {
         let mut connects = OutboundTable::default();
         for t in 0..3_u32 {
             for host in 0..KEPT_MAX as u32 - 1_000 {
-                connects.ended(&key(7, t * 10_000 + host), &caller("/api", "api"), &REFUSED, f64::from(t));
+                connects.ended(
+                    &key(7, t * 10_000 + host),
+                    &caller("/api", "api"),
+                    &REFUSED,
+                    f64::from(t),
+                );
             }
             told(&mut connects, f64::from(t));
             assert!(connects.kept.len() <= KEPT_MAX, "{}", connects.kept.len());
@@ -305,7 +350,11 @@ mod tests {
 
     #[test]
     fn a_count_that_fell_was_begun_anew() {
-        let count = |established, refused| OutboundCount { established, refused, ..OutboundCount::default() };
+        let count = |established, refused| OutboundCount {
+            established,
+            refused,
+            ..OutboundCount::default()
+        };
         assert_eq!(since(&count(9, 2), &count(4, 2)), count(5, 0));
         assert_eq!(since(&count(9, 0), &count(4, 2)), count(9, 0));
     }

@@ -1,12 +1,14 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
-//! With BPF each listener is read by its socket's address: depth, limit, drops, the age of the connection that has waited
-//! longest, and where accept() can be followed how long each waited. Without it `sock_diag` tells depth, limit and drops. Drops count as
-//! overflows only where the namespace counted any, see `overflows`.
+//! With BPF each listener is read by its socket's address: depth, limit, drops, the age of the
+//! connection that has waited longest, and where accept() can be followed how long each waited.
+//! Without it `sock_diag` tells depth, limit and drops. Drops count as overflows only where the
+//! namespace counted any, see `overflows`.
 //!
-//! Connections that come are counted by address; where sockets share one (SO_REUSEPORT), which of them took a connection is not known.
-//! Who owns a socket is learnt from who called listen(), and every [`OWNER_REFRESH_SECS`] from who holds it, so that a
-//! server whose parent went away is still named.
+//! Connections that come are counted by address; where sockets share one (SO_REUSEPORT), which of
+//! them took a connection is not known. Who owns a socket is learnt from who called listen(), and
+//! every [`OWNER_REFRESH_SECS`] from who holds it, so that a server whose parent went away is still
+//! named.
 
 mod socket;
 
@@ -31,17 +33,20 @@ use super::{
 use crate::bpf::{ListenerProbes, pass};
 use socket::ListenerSocket;
 
-/// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every file of every process,
-/// short against a page.
+/// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every
+/// file of every process, short against a page.
 const OWNER_REFRESH_SECS: f64 = 10.0;
 
-/// Processes that are known to hold a socket: more workers than most servers have, and few enough to be asked often.
+/// Processes that are known to hold a socket: more workers than most servers have, and few enough
+/// to be asked often.
 const HOLDERS_MAX: usize = 16;
 
-/// Processes that are tried for the counts of their namespace: most are in the namespace of their listener.
+/// Processes that are tried for the counts of their namespace: most are in the namespace of their
+/// listener.
 const PIDS_TRIED: usize = 8;
 
-/// A head that has waited for less says nothing of its service; healthy queues are seen with one now and then.
+/// A head that has waited for less says nothing of its service; healthy queues are seen with one
+/// now and then.
 const WAITS_MIN_US: u64 = 1_000;
 
 /// Reads the accept queue of every listener.
@@ -94,7 +99,12 @@ impl TcpListenerSensor {
     /// # Errors
     ///
     /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(&mut self, now: f64, lost: &mut LossCounters, each: impl FnMut(ListenerFact)) -> io::Result<()> {
+    pub fn scan(
+        &mut self,
+        now: f64,
+        lost: &mut LossCounters,
+        each: impl FnMut(ListenerFact),
+    ) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= OWNER_REFRESH_SECS);
         if refresh {
             self.refreshed = Some(now);
@@ -106,7 +116,9 @@ impl TcpListenerSensor {
                 }
                 probed.look(now, refresh, &self.cgroups, lost, each)
             }
-            TcpSource::SockDiag(sockets) => sockets.scan(refresh, &self.cgroups, lost, |_| true, each),
+            TcpSource::SockDiag(sockets) => {
+                sockets.scan(refresh, &self.cgroups, lost, |_| true, each)
+            }
         }
     }
 }
@@ -139,7 +151,18 @@ impl Probed {
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         self.looks += 1;
-        let Self { probes, known, sharing, numbered, looks, strain, overflows, dropped, outside, buffer } = self;
+        let Self {
+            probes,
+            known,
+            sharing,
+            numbered,
+            looks,
+            strain,
+            overflows,
+            dropped,
+            outside,
+            buffer,
+        } = self;
         let (mut closed, mut seen, mut namespaces) = (Vec::new(), 0, Vec::new());
         overflows.begin_look();
         dropped.clear();
@@ -160,7 +183,8 @@ impl Probed {
                 Entry::Occupied(place) => {
                     let listener = place.into_mut();
                     if !listener.is_of(&sample) {
-                        // The kernel gave the place of a closed socket to another, such as a restarted server's.
+                        // The kernel gave the place of a closed socket to another, such as a
+                        // restarted server's.
                         leave(sharing, listener);
                         *listener = fresh();
                         *sharing.entry(listener.place()).or_default() += 1;
@@ -189,15 +213,19 @@ impl Probed {
         for of_one in dropped.chunk_by_mut(|one, other| one.fact.netns == other.fact.netns) {
             let rises: Vec<_> = of_one.iter().map(|one| one.rise).collect();
             let netns = of_one.first().map_or(0, |one| one.fact.netns);
-            let counted =
-                overflows.settle(netns, of_one.iter().filter_map(|one| one.fact.pid).take(PIDS_TRIED), &rises);
+            let counted = overflows.settle(
+                netns,
+                of_one.iter().filter_map(|one| one.fact.pid).take(PIDS_TRIED),
+                &rises,
+            );
             for (one, count) in of_one.iter_mut().zip(counted) {
                 let total = known.get_mut(&one.sock).map(|listener| listener.overflowed(count));
                 one.fact.overflows_total = total;
             }
         }
         dropped.drain(..).for_each(|one| each(one.fact));
-        // After that: a count that is read for the first time now has the overflows of this look in it.
+        // After that: a count that is read for the first time now has the overflows of this look in
+        // it.
         namespaces.into_iter().for_each(|(netns, pid)| overflows.begin(netns, pid));
         lost.short_read(rest);
         for sock in closed {
@@ -240,18 +268,21 @@ impl Probed {
         for (sock, listener) in &mut self.known {
             let gone = !Path::new("/proc").join(listener.pid().to_string()).exists();
             let holders = holders.remove(sock).unwrap_or_default();
-            // Processes come in order of pid: of a master and its workers the master holds it first.
+            // Processes come in order of pid: of a master and its workers the master holds it
+            // first.
             let holder = holders.first().filter(|_| gone);
             listener.belongs_to(holder.copied().unwrap_or(listener.pid()), cgroups);
             listener.is_held_by(holders);
         }
-        let namespaces: HashSet<u32> = self.known.values().map(|listener| listener.place().0).collect();
+        let namespaces: HashSet<u32> =
+            self.known.values().map(|listener| listener.place().0).collect();
         self.overflows.keep(&namespaces);
         Ok(())
     }
 }
 
-/// Whether connections wait longer than it takes to wake a thread, so that it is worth asking what their service lacks.
+/// Whether connections wait longer than it takes to wake a thread, so that it is worth asking what
+/// their service lacks.
 fn waits(fact: &ListenerFact) -> bool {
     match fact.oldest_wait_us {
         Some(us) => us >= WAITS_MIN_US,

@@ -1,7 +1,8 @@
 //! One listening socket as the BPF side samples it, and what is kept of it between two looks.
 //!
-//! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from those that came and those that wait,
-//! unless sockets share the address: then those that came are not told apart. Cold start: nothing was accepted before the first look.
+//! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from
+//! those that came and those that wait, unless sockets share the address: then those that came are
+//! not told apart. Cold start: nothing was accepted before the first look.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -10,7 +11,8 @@ use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 use crate::{
     bpf::Sojourns,
     sense::{
-        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr, overflows::DropRise, proc_files,
+        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr,
+        overflows::DropRise, proc_files,
     },
 };
 
@@ -21,7 +23,8 @@ pub(super) struct ListenerSocket {
     share: u64,
     netns: u32,
     socket: SocketAddr,
-    /// Who called listen(); with the address it tells this socket from a later one in the same place.
+    /// Who called listen(); with the address it tells this socket from a later one in the same
+    /// place.
     listened_pid: u32,
     addr: Arc<str>,
     cgroup: Arc<str>,
@@ -115,28 +118,40 @@ impl ListenerSocket {
     pub(super) fn rise(&mut self, sample: &ListenerSample) -> Option<DropRise> {
         let last = std::mem::replace(
             &mut self.last,
-            LastCounts { drops: sample.drops, arrived: sample.arrived_total, backlog: sample.backlog },
+            LastCounts {
+                drops: sample.drops,
+                arrived: sample.arrived_total,
+                backlog: sample.backlog,
+            },
         );
         let drops = sample.drops.wrapping_sub(last.drops);
-        // A count that fell was begun anew. One is counted a moment before it waits, hence no strict comparison.
+        // A count that fell was begun anew. One is counted a moment before it waits, hence no
+        // strict comparison.
         let came = sample.arrived_total.checked_sub(last.arrived).unwrap_or(sample.arrived_total);
         let is_full = sample.backlog > sample.backlog_max;
         (drops > 0).then(|| DropRise {
             drops: u64::from(drops),
             is_full,
             may_have_been_full: is_full
-                || (came > 0 && came.saturating_add(last.backlog.into()) >= u64::from(sample.backlog_max)),
+                || (came > 0
+                    && came.saturating_add(last.backlog.into()) >= u64::from(sample.backlog_max)),
         })
     }
 
-    /// Takes note of connections that found the queue full, and says how many there were since it was first seen.
+    /// Takes note of connections that found the queue full, and says how many there were since it
+    /// was first seen.
     pub(super) fn overflowed(&mut self, count: u64) -> u64 {
         self.overflows = self.overflows.saturating_add(count);
         self.overflows
     }
 
     /// What a sample says; `shares` is whether other sockets have its address.
-    pub(super) fn fact(&mut self, sample: &ListenerSample, shares: bool, sojourns: Option<&Sojourns>) -> ListenerFact {
+    pub(super) fn fact(
+        &mut self,
+        sample: &ListenerSample,
+        shares: bool,
+        sojourns: Option<&Sojourns>,
+    ) -> ListenerFact {
         // The histogram is asked for only where a connection was accepted since the last look.
         let interval = sojourns
             .filter(|_| sample.accepted_total != self.waits.accepted_total())
@@ -185,7 +200,8 @@ impl Flow {
         // A count that falls was begun anew, with the listener that it is of.
         if let Some((_, before)) = self.last.filter(|last| arrived >= last.0) {
             self.accepted += through.saturating_sub(before);
-            // A connection is counted a moment before it waits: for that moment it seems to be accepted.
+            // A connection is counted a moment before it waits: for that moment it seems to be
+            // accepted.
             through = through.max(before);
         }
         self.last = Some((arrived, through));
@@ -238,7 +254,9 @@ mod tests {
             ..ListenerSample::default()
         };
         let mut listener = listener(&ListenerSample::default());
-        let rise = |drops, is_full, may_have_been_full| Some(DropRise { drops, is_full, may_have_been_full });
+        let rise = |drops, is_full, may_have_been_full| {
+            Some(DropRise { drops, is_full, may_have_been_full })
+        };
         for (sample, expected) in [
             (look(5, 0, 0), rise(5, false, false)),
             (look(5, 10, 0), None),

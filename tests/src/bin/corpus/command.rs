@@ -1,4 +1,5 @@
-//! What can be asked of a corpus, whichever it is: its list, its traces, its manifest and the score on it.
+//! What can be asked of a corpus, whichever it is: its list, its traces, its manifest and the score
+//! on it.
 
 use std::{
     fs,
@@ -153,7 +154,8 @@ fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
     for entry in choice.entries::<C>()? {
         let about = C::about(&entry);
         let path = to.join(format!("{}.jsonl.gz", about.run.replace('/', "-")));
-        let file = fs::File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+        let file = fs::File::create(&path)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
         let (host, observations) = C::observations(&entry, &dir::<C>())?;
         let output = BufWriter::new(GzEncoder::new(file, Compression::default()));
         let mut writer = TraceWriter::new(output, host, about.interval_secs)?;
@@ -168,11 +170,15 @@ fn write<C: Corpus>(to: &Path, choice: &Choice) -> anyhow::Result<ExitCode> {
 
 fn write_manifest<C: Corpus>() -> anyhow::Result<ExitCode> {
     let path = manifest::<C>();
-    let runs: Vec<_> =
-        C::families().iter().flat_map(|(name, _, runs, _)| (0..*runs).map(|seed| (*name, seed))).collect();
-    let entries: Vec<_> = each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();
+    let runs: Vec<_> = C::families()
+        .iter()
+        .flat_map(|(name, _, runs, _)| (0..*runs).map(|seed| (*name, seed)))
+        .collect();
+    let entries: Vec<_> =
+        each(&runs, |(family, seed)| C::make(family, *seed)).into_iter().flatten().collect();
     fs::create_dir_all(dir::<C>())?;
-    fs::write(&path, render(&entries)?).with_context(|| format!("{} cannot be written", path.display()))?;
+    fs::write(&path, render(&entries)?)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
     println!("{}: {} runs", path.display(), entries.len());
     Ok(ExitCode::SUCCESS)
 }
@@ -181,11 +187,13 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
     let mut entries = choice.entries::<C>()?;
     entries.sort_by(|a, b| C::about(a).run.cmp(C::about(b).run));
     let scored = each(&entries, |entry| {
-        C::score(entry, &dir::<C>()).with_context(|| format!("{} cannot be scored", C::about(entry).run))
+        C::score(entry, &dir::<C>())
+            .with_context(|| format!("{} cannot be scored", C::about(entry).run))
     });
     let scored = scored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let parts = [Part::Tuning, Part::HeldOut, Part::Untellable];
-    let reports: Vec<_> = parts.into_iter().filter_map(|part| Some((part, C::report(part, &scored)?))).collect();
+    let reports: Vec<_> =
+        parts.into_iter().filter_map(|part| Some((part, C::report(part, &scored)?))).collect();
     if json {
         let reports: Vec<_> = reports.iter().map(|report| &report.1).collect();
         println!("{}", serde_json::json!({ "reports": reports, "runs": scored }));
@@ -196,7 +204,9 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
         }
     }
     if check && reports.iter().any(|(part, report)| *part == Part::HeldOut && !C::met(report)) {
-        eprintln!("error: the detector misses targets on the held-out part\n  hint: the rows above say which");
+        eprintln!(
+            "error: the detector misses targets on the held-out part\n  hint: the rows above say which"
+        );
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

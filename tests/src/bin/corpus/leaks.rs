@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use spillway_agent::engine::HostInfo;
-use spillway_tests::corpus::{Entry, FAMILIES, Part, Report, Run, Scored, Source, Stream, load, score_run};
+use spillway_tests::corpus::{
+    Entry, FAMILIES, Part, Report, Run, Scored, Source, Stream, load, score_run,
+};
 
 use crate::command::{About, Corpus, Observations};
 

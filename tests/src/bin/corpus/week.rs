@@ -1,7 +1,9 @@
-//! A week of a healthy host, put together from the healthy runs of both corpora: the pages that a human would get.
+//! A week of a healthy host, put together from the healthy runs of both corpora: the pages that a
+//! human would get.
 //!
-//! Every workload counts as a service that the operator named, so that nothing is spared for being unknown. Runs are made one by one, each
-//! with a policy of its own: an incident that would join another is counted apart, which makes the figure no better than it is.
+//! Every workload counts as a service that the operator named, so that nothing is spared for being
+//! unknown. Runs are made one by one, each with a policy of its own: an incident that would join
+//! another is counted apart, which makes the figure no better than it is.
 
 use std::process::ExitCode;
 
@@ -21,7 +23,8 @@ use crate::{
     queues::Queues,
 };
 
-/// Listeners and processes of the host. A guess at a small node: three services under load and a few dozen processes that matter.
+/// Listeners and processes of the host. A guess at a small node: three services under load and a
+/// few dozen processes that matter.
 const LISTENERS: f64 = 3.0;
 const PROCESSES: f64 = 60.0;
 
@@ -65,25 +68,37 @@ pub(crate) fn week(part: Part, check: bool) -> anyhow::Result<ExitCode> {
 /// A run of either corpus: its name, its length, the time between two looks, and how to open it.
 struct Healthy<'a> {
     name: String,
-    open: Box<dyn Fn() -> anyhow::Result<(spillway_agent::engine::HostInfo, Observations)> + Sync + 'a>,
+    open: Box<
+        dyn Fn() -> anyhow::Result<(spillway_agent::engine::HostInfo, Observations)> + Sync + 'a,
+    >,
     interval_secs: f64,
 }
 
-fn runs<C: Corpus>(part: Part, is_healthy: impl Fn(&C::Entry) -> bool) -> anyhow::Result<Vec<Healthy<'static>>>
+fn runs<C: Corpus>(
+    part: Part,
+    is_healthy: impl Fn(&C::Entry) -> bool,
+) -> anyhow::Result<Vec<Healthy<'static>>>
 where
     C::Entry: Send + Sync + 'static,
 {
     let entries = C::load(&manifest::<C>())?;
-    let healthy = entries.into_iter().filter(|entry| C::about(entry).part == part && is_healthy(entry));
+    let healthy =
+        entries.into_iter().filter(|entry| C::about(entry).part == part && is_healthy(entry));
     Ok(healthy
         .map(|entry| {
-            let (name, interval_secs) = (C::about(&entry).run.to_owned(), C::about(&entry).interval_secs);
-            Healthy { name, interval_secs, open: Box::new(move || C::observations(&entry, &dir::<C>())) }
+            let (name, interval_secs) =
+                (C::about(&entry).run.to_owned(), C::about(&entry).interval_secs);
+            Healthy {
+                name,
+                interval_secs,
+                open: Box::new(move || C::observations(&entry, &dir::<C>())),
+            }
         })
         .collect())
 }
 
-/// Goes through runs until they amount to so many days of subjects, of which each fact that `counts` is one look.
+/// Goes through runs until they amount to so many days of subjects, of which each fact that
+/// `counts` is one look.
 fn lasting(runs: &[Healthy<'_>], days: f64, counts: fn(&Fact) -> bool) -> anyhow::Result<Share> {
     let mut share = Share::default();
     // A few at once, so that hardly more is made than is needed.

@@ -1,11 +1,11 @@
-//! Healthy growth that ends, or fades, and begins when the process does: caches, run-times that warm up, fragmentation,
-//! deploys, arenas.
+//! Healthy growth that ends, or fades, and begins when the process does: caches, run-times that
+//! warm up, fragmentation, deploys, arenas.
 
 use super::{
     super::{
         curve::{
-            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, high_water, in_steps, logarithmic, ramp, saturating,
-            sawtooth, since, stairs, sum,
+            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, high_water, in_steps, logarithmic,
+            ramp, saturating, sawtooth, since, stairs, sum,
         },
         rng::Rng,
         run::Plan,
@@ -41,7 +41,8 @@ pub(super) fn dotnet(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(2.0 * MINUTE, HOUR);
     let cores = rng.pick(&[2.0, 4.0, 8.0, 16.0]);
     let (base, settled) = (rng.log_range(40.0, 150.0) * MIB, rng.log_range(60.0, 900.0) * MIB);
-    // Each core's generation 0 budget is some MiB; generation 2 settles; regions are committed by 4 MiB.
+    // Each core's generation 0 budget is some MiB; generation 2 settles; regions are committed by 4
+    // MiB.
     let young = sawtooth(rng.bits(), rng.log_range(2.0, 30.0), cores * rng.range(2.0, 8.0) * MIB);
     let old = in_steps(saturating(0.0, settled, tau), 4.0 * MIB);
     let parts = vec![breathing(rng, base), young, old];
@@ -51,7 +52,8 @@ pub(super) fn dotnet(rng: &mut Rng) -> Plan {
 pub(super) fn jvm(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(2.0 * MINUTE, HOUR);
     let heap_max = rng.log_range(256.0, 8_192.0) * MIB;
-    // The old generation fills between full collections, and what is committed is not given back up to -Xmx.
+    // The old generation fills between full collections, and what is committed is not given back up
+    // to -Xmx.
     let live = saturating(0.0, heap_max * rng.range(0.3, 0.7), tau);
     let teeth = sawtooth(rng.bits(), rng.log_range(5.0, 120.0), heap_max * rng.range(0.1, 0.4));
     let region = (heap_max / 128.0).max(MIB);
@@ -66,7 +68,8 @@ pub(super) fn jvm(rng: &mut Rng) -> Plan {
 pub(super) fn fragmentation_steps(rng: &mut Rng) -> Plan {
     let secs = rng.log_range(2.0 * HOUR, 2.0 * DAY);
     let base = rng.log_range(80.0, 1_500.0) * MIB;
-    let grown = logarithmic(0.0, base * rng.log_range(0.03, 0.15), secs / rng.log_range(20.0, 200.0));
+    let grown =
+        logarithmic(0.0, base * rng.log_range(0.03, 0.15), secs / rng.log_range(20.0, 200.0));
     let chunk = rng.pick(&[1.0, 2.0, 4.0, 16.0]) * MIB;
     let parts = vec![breathing(rng, base), in_steps(grown, chunk)];
     one(parts, secs, rng)
@@ -75,7 +78,8 @@ pub(super) fn fragmentation_steps(rng: &mut Rng) -> Plan {
 pub(super) fn fragmentation_log(rng: &mut Rng) -> Plan {
     let secs = rng.log_range(2.0 * HOUR, 2.5 * DAY);
     let base = rng.log_range(80.0, 1_500.0) * MIB;
-    let grown = logarithmic(0.0, base * rng.log_range(0.03, 0.15), secs / rng.log_range(20.0, 500.0));
+    let grown =
+        logarithmic(0.0, base * rng.log_range(0.03, 0.15), secs / rng.log_range(20.0, 500.0));
     let parts = vec![breathing(rng, base), grown];
     one(parts, secs, rng)
 }
@@ -84,7 +88,8 @@ pub(super) fn lazy_deploy(rng: &mut Rng) -> Plan {
     let tau = rng.log_range(10.0 * MINUTE, 5.0 * HOUR);
     let base = rng.log_range(60.0, 500.0) * MIB;
     let (modules, seed, rare) = (rng.range(8.0, 40.0), rng.bits(), base * rng.range(0.2, 0.8));
-    // Modules are asked for in the order of how common they are: stairs in the time of a saturating clock.
+    // Modules are asked for in the order of how common they are: stairs in the time of a saturating
+    // clock.
     let mut steps = stairs(seed, 0.0, 1.0, rare / modules);
     let mut clock = saturating(0.0, modules, tau);
     let parts = vec![breathing(rng, base), Box::new(move |t| steps(clock(t))) as Curve];

@@ -1,10 +1,11 @@
-//! Growth that the kernel makes, or that only looks so: huge pages, copy-on-write, file pages, swap, sleep, lost scans.
+//! Growth that the kernel makes, or that only looks so: huge pages, copy-on-write, file pages,
+//! swap, sleep, lost scans.
 
 use super::{
     super::{
         curve::{
-            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, day_wave, flat, in_steps, noise, ramp, saturating,
-            sawtooth, since, sum,
+            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, day_wave, flat, in_steps, noise,
+            ramp, saturating, sawtooth, since, sum,
         },
         rng::Rng,
         run::Plan,
@@ -32,7 +33,8 @@ pub(super) fn huge_fault(rng: &mut Rng) -> Plan {
 }
 
 pub(super) fn khugepaged(rng: &mut Rng) -> Plan {
-    // 4,096 pages are scanned every 10 s by default, so at most 8 huge pages are made; sparse ones add what was not there.
+    // 4,096 pages are scanned every 10 s by default, so at most 8 huge pages are made; sparse ones
+    // add what was not there.
     let sparse = rng.range(0.1, 0.6);
     let base = rng.log_range(100.0, 2_000.0) * MIB;
     let rate = rng.range(0.5, 8.0) * HUGE * sparse / 10.0;
@@ -52,14 +54,16 @@ pub(super) fn cow_workers(rng: &mut Rng) -> Plan {
     let born = rng.range(5.0, 60.0);
     let mut actors = vec![Actor::new(master, "unicorn", "/system.slice/shop.service", flat(size))];
     for worker in 0..2 + rng.below(7) {
-        // A child shows its parent's pages as its own from the start, as fork() counts them; when it writes to them they are
-        // copied, which costs the host and shows in no counter of the process. Beside that it allocates for itself.
+        // A child shows its parent's pages as its own from the start, as fork() counts them; when
+        // it writes to them they are copied, which costs the host and shows in no counter of the
+        // process. Beside that it allocates for itself.
         let (copied, own) = (rng.range(0.2, 0.7), rng.range(0.05, 0.4));
         let wrote = since(born, saturating(0.0, size * copied, tau * rng.range(0.7, 1.3)));
         let added = since(born, saturating(0.0, size * own, tau * rng.range(0.7, 1.3)));
         let anon = sum(vec![breathing(rng, size), added]);
         let mut wrote = wrote;
-        let mut actor = Actor::new(master + 1 + worker as u32, "unicorn", "/system.slice/shop.service", anon);
+        let mut actor =
+            Actor::new(master + 1 + worker as u32, "unicorn", "/system.slice/shop.service", anon);
         (actor.ppid, actor.execs) = (master, false);
         actor.shared = Box::new(move |t| size - wrote(t));
         actors.push(actor.living(born + worker as f64 * 0.4, f64::INFINITY));
@@ -80,7 +84,8 @@ pub(super) fn cow_snapshot(rng: &mut Rng) -> Plan {
         let lasts = every * rng.range(0.1, 0.6);
         let mut copied = since(born, saturating(0.0, size * rng.range(0.1, 0.6), lasts));
         let anon = sum(vec![flat(size), ramp(born, size * 0.02 / lasts)]);
-        let mut actor = Actor::new(parent + 11 + snapshot as u32 * 17, "redis-server", cgroup, anon);
+        let mut actor =
+            Actor::new(parent + 11 + snapshot as u32 * 17, "redis-server", cgroup, anon);
         (actor.ppid, actor.execs) = (parent, false);
         actor.shared = Box::new(move |t| size - copied(t));
         actors.push(actor.living(born, born + lasts));
@@ -144,8 +149,9 @@ pub(super) fn suspend(rng: &mut Rng) -> Plan {
     let base = rng.log_range(50.0, 500.0) * MIB;
     let mut fill = saturating(0.0, rng.log_range(50.0, 3_000.0) * MIB, tau);
     let born = rng.range(20.0, 200.0);
-    let awake: Curve =
-        Box::new(move |t| fill(t - born - slept.iter().map(|(from, to)| (t.min(*to) - from).max(0.0)).sum::<f64>()));
+    let awake: Curve = Box::new(move |t| {
+        fill(t - born - slept.iter().map(|(from, to)| (t.min(*to) - from).max(0.0)).sum::<f64>())
+    });
     let anon = sum(vec![breathing(rng, base), awake]);
     let subject = service(rng, anon).living(born, f64::INFINITY);
     Plan { gaps, ..Plan::healthy(rng, vec![subject], secs) }

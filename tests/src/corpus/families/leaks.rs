@@ -1,12 +1,13 @@
 //! Processes that leak by themselves.
 //!
-//! Rates are log-uniform over the range that the corpus promises; a quarter of constant leaks have the rates that targets
-//! name. Limits are such that the end is between twenty minutes and four days off, so that each leak matters.
+//! Rates are log-uniform over the range that the corpus promises; a quarter of constant leaks have
+//! the rates that targets name. Limits are such that the end is between twenty minutes and four
+//! days off, so that each leak matters.
 
 use super::super::{
     curve::{
-        Curve, DAY, GIB, HOUR, KIB, MIB, MINUTE, breathing, bursts, day_wave, flat, integral, noise, office_hours,
-        purges, ramp, saturating, sawtooth, since, stairs, sum,
+        Curve, DAY, GIB, HOUR, KIB, MIB, MINUTE, breathing, bursts, day_wave, flat, integral,
+        noise, office_hours, purges, ramp, saturating, sawtooth, since, stairs, sum,
     },
     rng::Rng,
     run::Plan,
@@ -27,7 +28,8 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(rng: &mut Rng, rate: f64, start: f64, ends_min: f64) -> Self {
         let left = (rate * rng.log_range(ends_min, 4.0 * DAY)).clamp(48.0 * MIB, 48.0 * GIB);
-        // Six tenths of the way to the end: far past the quarter at which a warning should have come.
+        // Six tenths of the way to the end: far past the quarter at which a warning should have
+        // come.
         let secs = start + (left / rate * 0.6).clamp(4.0 * MINUTE, 2.5 * DAY);
         Self { rate, start, left, secs }
     }
@@ -39,7 +41,8 @@ impl Pace {
     }
 }
 
-/// When a leak starts in a process that ran before it was watched: targets are for leaks that start after a warm-up.
+/// When a leak starts in a process that ran before it was watched: targets are for leaks that start
+/// after a warm-up.
 pub(super) fn settled(rng: &mut Rng) -> f64 {
     rng.log_range(20.0 * MINUTE, 3.0 * HOUR)
 }
@@ -65,7 +68,8 @@ pub(super) fn started(rng: &mut Rng, parts: Vec<Curve>) -> Actor {
     service(rng, since(born, sum(parts))).living(born, f64::INFINITY)
 }
 
-/// Open files of a server: one for each connection, of which load brings up to some hundreds, in their natural disorder.
+/// Open files of a server: one for each connection, of which load brings up to some hundreds, in
+/// their natural disorder.
 pub(super) fn connections(rng: &mut Rng, mut load: Curve) -> Curve {
     let most = rng.log_range(30.0, 2_000.0);
     let mut disorder = noise(rng.bits(), rng.range(10.0, 60.0), 0.05);
@@ -104,8 +108,8 @@ pub(super) fn busy(rng: &mut Rng) -> Plan {
     often(rng, plan)
 }
 
-/// `mean` is the load's over a week: the rate is what leaks on average, and at least a day and a half is watched, for a
-/// leak that began in the evening would otherwise hardly leak.
+/// `mean` is the load's over a week: the rate is what leaks on average, and at least a day and a
+/// half is watched, for a leak that began in the evening would otherwise hardly leak.
 fn per_request(rng: &mut Rng, load: fn(f64) -> Curve, mean: f64) -> Plan {
     let rate = rng.log_range(1e3, 1e5);
     let start = rng.log_range(MINUTE, 2.0 * HOUR);
@@ -115,7 +119,8 @@ fn per_request(rng: &mut Rng, load: fn(f64) -> Curve, mean: f64) -> Plan {
     let swing = base * rng.log_range(0.01, 0.2);
     let mut with_load = load(phase);
     let healthy = vec![breathing(rng, base), Box::new(move |t| swing * with_load(t)) as Curve];
-    let mut plan = alone(rng, &pace, healthy, || integral(pace.start, pace.rate / mean, load(phase)));
+    let mut plan =
+        alone(rng, &pace, healthy, || integral(pace.start, pace.rate / mean, load(phase)));
     plan.subjects[0].fds = connections(rng, load(phase));
     plan
 }
@@ -177,7 +182,8 @@ pub(super) fn job_stairs(rng: &mut Rng) -> Plan {
     let period = rng.log_range(2.0 * MINUTE, 40.0 * MINUTE);
     let (pace, seed) = steps(rng, period);
     let base = rng.log_range(60.0, 600.0) * MIB;
-    let peaks = bursts(rng.bits(), period * 1.37, period * 0.3, pace.rate * period * rng.range(0.5, 4.0));
+    let peaks =
+        bursts(rng.bits(), period * 1.37, period * 0.3, pace.rate * period * rng.range(0.5, 4.0));
     let healthy = vec![breathing(rng, base), peaks];
     alone(rng, &pace, healthy, || stairs(seed, pace.start, period, pace.rate * period))
 }
@@ -199,7 +205,8 @@ pub(super) fn odd_gc(rng: &mut Rng) -> Plan {
     two_generations(rng, purges)
 }
 
-/// Young collections of seconds, and full ones of minutes; `full` are the latter's teeth, by seed, period and height.
+/// Young collections of seconds, and full ones of minutes; `full` are the latter's teeth, by seed,
+/// period and height.
 fn two_generations(rng: &mut Rng, full: fn(u64, f64, f64) -> Curve) -> Plan {
     let start = settled(rng);
     let rate = rng.log_range(1e3, 1e6);
@@ -230,7 +237,8 @@ pub(super) fn square(rng: &mut Rng) -> Plan {
     let pace = Pace::new(rng, rate, start, HOUR);
     let (base, span) = (rng.log_range(40.0, 600.0) * MIB, pace.left / pace.rate);
     let healthy = vec![breathing(rng, base)];
-    // From half its mean rate, linearly faster: at the end of its headroom it has twice the rate of its start.
+    // From half its mean rate, linearly faster: at the end of its headroom it has twice the rate of
+    // its start.
     alone(rng, &pace, healthy, || {
         Box::new(move |t| {
             let age = (t - pace.start).max(0.0);

@@ -3,8 +3,8 @@
 use super::{
     super::{
         curve::{
-            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, bursts, day_wave, high_water, noise, office_hours, ramp,
-            sawtooth, scaled, since, sum,
+            Curve, DAY, HOUR, MIB, MINUTE, at_most, breathing, bursts, day_wave, high_water, noise,
+            office_hours, ramp, sawtooth, scaled, since, sum,
         },
         rng::Rng,
         run::Plan,
@@ -33,7 +33,8 @@ fn rising(from: f64, over: f64) -> Curve {
 pub(super) fn go_gc(rng: &mut Rng) -> Plan {
     let over = rng.log_range(5.0 * MINUTE, 6.0 * HOUR);
     let live = rng.log_range(40.0, 1_000.0) * MIB;
-    let (period, seed, base) = (rng.log_range(2.0, 90.0), rng.bits(), rng.log_range(20.0, 100.0) * MIB);
+    let (period, seed, base) =
+        (rng.log_range(2.0, 90.0), rng.bits(), rng.log_range(20.0, 100.0) * MIB);
     let (from, mut set) = (over * 0.2, rising(over * 0.2, over));
     // GOGC=100: the heap climbs to twice the live set before it is collected.
     let mut teeth = sawtooth(seed, period, 1.0);
@@ -46,10 +47,12 @@ pub(super) fn node_gc(rng: &mut Rng) -> Plan {
     let over = rng.log_range(5.0 * MINUTE, 6.0 * HOUR);
     let base = rng.log_range(50.0, 400.0) * MIB;
     let young = sawtooth(rng.bits(), rng.log_range(1.0, 8.0), rng.pick(&[16.0, 32.0, 64.0]) * MIB);
-    let old = sawtooth(rng.bits(), rng.log_range(MINUTE, 30.0 * MINUTE), base * rng.range(0.2, 0.8));
+    let old =
+        sawtooth(rng.bits(), rng.log_range(MINUTE, 30.0 * MINUTE), base * rng.range(0.2, 0.8));
     let old = scaled(old, rising(over * 0.3, over));
     let (mut kept, height) = (rising(over * 0.3, over), base * rng.range(0.3, 1.5));
-    let parts = vec![breathing(rng, base), young, old, Box::new(move |t| height * kept(t)) as Curve];
+    let parts =
+        vec![breathing(rng, base), young, old, Box::new(move |t| height * kept(t)) as Curve];
     loaded(parts, rising(over * 0.3, over), over * rng.range(3.0, 5.0), rng)
 }
 
@@ -87,7 +90,8 @@ pub(super) fn batch(rng: &mut Rng) -> Plan {
     let period = busy * rng.range(1.5, 4.0);
     let (jobs, loads) = (3 + rng.below(4), rng.range(0.05, 0.3));
     let mut pid = 4_000 + rng.below(20_000) as u32;
-    // Each job is a process: it reads its table in, works on it, and ends. Tables differ by up to a third, and so do lengths.
+    // Each job is a process: it reads its table in, works on it, and ends. Tables differ by up to a
+    // third, and so do lengths.
     let height = rng.log_range(60.0, 6_000.0) * MIB;
     let mut actors = Vec::new();
     for job in 0..jobs {
@@ -97,7 +101,10 @@ pub(super) fn batch(rng: &mut Rng) -> Plan {
         let base = rng.log_range(20.0, 60.0) * MIB;
         let anon = since(born, sum(vec![breathing(rng, base), table, breathing(rng, size * 0.02)]));
         let lasts = busy * rng.range(0.67, 1.0);
-        actors.push(Actor::new(pid, "report", "/system.slice/report.service", anon).living(born, born + lasts));
+        actors.push(
+            Actor::new(pid, "report", "/system.slice/report.service", anon)
+                .living(born, born + lasts),
+        );
         pid += 1 + rng.below(300) as u32;
     }
     Plan::healthy(rng, actors, jobs as f64 * period)
@@ -105,20 +112,24 @@ pub(super) fn batch(rng: &mut Rng) -> Plan {
 
 /// An old process takes in a great lot in a straight line, once, and holds it.
 pub(super) fn import(rng: &mut Rng) -> Plan {
-    let (fills, start) = (rng.log_range(2.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
+    let (fills, start) =
+        (rng.log_range(2.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
     let capacity = rng.log_range(50.0, 8_000.0) * MIB;
     let base = rng.log_range(20.0, 200.0) * MIB;
     let parts = vec![breathing(rng, base), at_most(ramp(start, capacity / fills), capacity)];
     one(parts, start + fills * rng.range(2.0, 4.0), rng)
 }
 
-/// An old process builds a table in a straight line and frees it, for the first time since it is watched.
+/// An old process builds a table in a straight line and frees it, for the first time since it is
+/// watched.
 pub(super) fn first_job(rng: &mut Rng) -> Plan {
-    let (busy, start) = (rng.log_range(3.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
+    let (busy, start) =
+        (rng.log_range(3.0 * MINUTE, 3.0 * HOUR), rng.log_range(20.0 * MINUTE, 3.0 * HOUR));
     let height = rng.log_range(60.0, 6_000.0) * MIB;
     let base = rng.log_range(20.0, 200.0) * MIB;
-    let table: Curve =
-        Box::new(move |t| if (start..start + busy).contains(&t) { height * (t - start) / busy } else { 0.0 });
+    let table: Curve = Box::new(move |t| {
+        if (start..start + busy).contains(&t) { height * (t - start) / busy } else { 0.0 }
+    });
     let parts = vec![breathing(rng, base), table];
     one(parts, start + busy * rng.range(1.5, 3.0), rng)
 }
@@ -128,10 +139,14 @@ pub(super) fn arena_connections(rng: &mut Rng) -> Plan {
     let base = rng.log_range(40.0, 400.0) * MIB;
     let each = rng.log_range(0.05, 1.0) * MIB;
     let connections = rng.log_range(50.0, 2_000.0);
-    // Connections come and go around a level that rises to its day's height; what they took is not given back.
+    // Connections come and go around a level that rises to its day's height; what they took is not
+    // given back.
     let (seed, every) = (rng.bits(), rng.range(5.0, 120.0));
     let now = || {
-        sum(vec![at_most(ramp(over * 0.2, connections / over), connections), noise(seed, every, connections * 0.05)])
+        sum(vec![
+            at_most(ramp(over * 0.2, connections / over), connections),
+            noise(seed, every, connections * 0.05),
+        ])
     };
     let (mut open, mut most) = (now(), high_water(now()));
     let parts = vec![breathing(rng, base), Box::new(move |t| most(t).floor() * each) as Curve];

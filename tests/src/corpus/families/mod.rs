@@ -1,12 +1,15 @@
-//! The families: every mechanism by which a process grows for good or ill, each with its part of the corpus.
+//! The families: every mechanism by which a process grows for good or ill, each with its part of
+//! the corpus.
 //!
-//! The split was made by mechanism, before anything was scored: each mechanism comes in two variants that differ in how
-//! growth comes about, and one of them is held out, taken in turns. So the held-out part asks for every
-//! kind of growth, and none of its families has been seen while tuning. Changing a family's part makes quoted figures void.
+//! The split was made by mechanism, before anything was scored: each mechanism comes in two
+//! variants that differ in how growth comes about, and one of them is held out, taken in turns. So
+//! the held-out part asks for every kind of growth, and none of its families has been seen while
+//! tuning. Changing a family's part makes quoted figures void.
 //!
-//! Growth that is the same as a leak's, byte for byte, until it stops of itself cannot be told from one by its memory. What tells
-//! real growth apart is part of the runs: warm-ups follow a start, what follows load comes with connections. The families for
-//! which nothing tells are a part of their own: scored and shown, and in no target.
+//! Growth that is the same as a leak's, byte for byte, until it stops of itself cannot be told from
+//! one by its memory. What tells real growth apart is part of the runs: warm-ups follow a start,
+//! what follows load comes with connections. The families for which nothing tells are a part of
+//! their own: scored and shown, and in no target.
 
 mod growth;
 mod kernel;
@@ -29,18 +32,28 @@ pub struct Family {
     pub(super) plan: fn(&mut Rng) -> Plan,
 }
 
-/// Runs of a leaking family: eight of them make some 350 held-out leaks, enough to tell 0.95 from 0.92. Rare failures of one
-/// mechanism do not show in ten runs of it.
+/// Runs of a leaking family: eight of them make some 350 held-out leaks, enough to tell 0.95 from
+/// 0.92. Rare failures of one mechanism do not show in ten runs of it.
 const LEAKS: u64 = 44;
 
 /// Runs of a healthy family: more families than leaks have, so that negatives are well over half.
 const HEALTHY: u64 = 40;
 
-const fn leak(name: &'static str, part: Part, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
+const fn leak(
+    name: &'static str,
+    part: Part,
+    plan: fn(&mut Rng) -> Plan,
+    why: &'static str,
+) -> Family {
     Family { name, part, runs: LEAKS, why, plan }
 }
 
-const fn healthy(name: &'static str, part: Part, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
+const fn healthy(
+    name: &'static str,
+    part: Part,
+    plan: fn(&mut Rng) -> Plan,
+    why: &'static str,
+) -> Family {
     Family { name, part, runs: HEALTHY, why, plan }
 }
 
@@ -48,40 +61,150 @@ use Part::{HeldOut, Tuning, Untellable};
 
 /// All of them, in pairs: the two variants of a mechanism stand together.
 pub const FAMILIES: &[Family] = &[
-    leak("constant-leak-plain", Tuning, leaks::plain, "a small service that forgets to free, at a constant rate"),
-    leak("constant-leak-busy", HeldOut, leaks::busy, "a constant leak in a busy service, under its requests' buffers"),
-    leak("request-leak-wave", Tuning, leaks::wave, "leaks a little on each request; load follows one daily wave"),
-    leak("request-leak-office", HeldOut, leaks::office, "leaks a little on each request; load follows office hours"),
-    leak("late-leak-after-fill", Tuning, leaks::after_fill, "a cache fills and stands; long after, a leak begins"),
-    leak("late-leak-quiet", HeldOut, leaks::quiet, "steady for hours, until a change of configuration makes it leak"),
-    leak("stair-leak-regular", Tuning, leaks::regular_stairs, "each periodic job leaves a block behind"),
-    leak("stair-leak-jobs", HeldOut, leaks::job_stairs, "jobs come at odd times, peak, and leave a part behind"),
-    leak("gc-leak-minor", Tuning, leaks::minor_gc, "a leak under the sawtooth of one frequent collector"),
-    leak("gc-leak-major", HeldOut, leaks::major_gc, "a leak under young collections and rare full ones"),
-    leak("gc-leak-purge", Tuning, leaks::purged, "a leak under a cache that is emptied at odd times"),
-    leak("gc-leak-odd", Tuning, leaks::odd_gc, "a leak under young collections and full ones at odd times"),
-    leak("restart-leak-nightly", Tuning, multi::nightly, "leaks, and is restarted on a timer before it runs out"),
-    leak("restart-leak-crash", HeldOut, multi::crashing, "leaks, crashes at irregular times, and leaks again"),
-    leak("worker-leak-all", Tuning, multi::all_workers, "all workers of a pool leak slowly under one limit"),
-    leak("worker-leak-one", HeldOut, multi::one_worker, "one of many workers leaks, the others do not"),
-    leak("accelerating-leak-square", Tuning, leaks::square, "leaks per client while clients grow linearly"),
+    leak(
+        "constant-leak-plain",
+        Tuning,
+        leaks::plain,
+        "a small service that forgets to free, at a constant rate",
+    ),
+    leak(
+        "constant-leak-busy",
+        HeldOut,
+        leaks::busy,
+        "a constant leak in a busy service, under its requests' buffers",
+    ),
+    leak(
+        "request-leak-wave",
+        Tuning,
+        leaks::wave,
+        "leaks a little on each request; load follows one daily wave",
+    ),
+    leak(
+        "request-leak-office",
+        HeldOut,
+        leaks::office,
+        "leaks a little on each request; load follows office hours",
+    ),
+    leak(
+        "late-leak-after-fill",
+        Tuning,
+        leaks::after_fill,
+        "a cache fills and stands; long after, a leak begins",
+    ),
+    leak(
+        "late-leak-quiet",
+        HeldOut,
+        leaks::quiet,
+        "steady for hours, until a change of configuration makes it leak",
+    ),
+    leak(
+        "stair-leak-regular",
+        Tuning,
+        leaks::regular_stairs,
+        "each periodic job leaves a block behind",
+    ),
+    leak(
+        "stair-leak-jobs",
+        HeldOut,
+        leaks::job_stairs,
+        "jobs come at odd times, peak, and leave a part behind",
+    ),
+    leak(
+        "gc-leak-minor",
+        Tuning,
+        leaks::minor_gc,
+        "a leak under the sawtooth of one frequent collector",
+    ),
+    leak(
+        "gc-leak-major",
+        HeldOut,
+        leaks::major_gc,
+        "a leak under young collections and rare full ones",
+    ),
+    leak(
+        "gc-leak-purge",
+        Tuning,
+        leaks::purged,
+        "a leak under a cache that is emptied at odd times",
+    ),
+    leak(
+        "gc-leak-odd",
+        Tuning,
+        leaks::odd_gc,
+        "a leak under young collections and full ones at odd times",
+    ),
+    leak(
+        "restart-leak-nightly",
+        Tuning,
+        multi::nightly,
+        "leaks, and is restarted on a timer before it runs out",
+    ),
+    leak(
+        "restart-leak-crash",
+        HeldOut,
+        multi::crashing,
+        "leaks, crashes at irregular times, and leaks again",
+    ),
+    leak(
+        "worker-leak-all",
+        Tuning,
+        multi::all_workers,
+        "all workers of a pool leak slowly under one limit",
+    ),
+    leak(
+        "worker-leak-one",
+        HeldOut,
+        multi::one_worker,
+        "one of many workers leaks, the others do not",
+    ),
+    leak(
+        "accelerating-leak-square",
+        Tuning,
+        leaks::square,
+        "leaks per client while clients grow linearly",
+    ),
     leak(
         "accelerating-leak-retry",
         HeldOut,
         leaks::retrying,
         "retries breed retries: the leak's rate doubles and doubles",
     ),
-    healthy("cache-fill-lru", Tuning, growth::lru_fill, "a cache fills ever slower towards its capacity"),
-    healthy("cache-fill-bulk", HeldOut, growth::bulk_fill, "a cache is loaded in a straight line, then stands"),
-    healthy("dotnet-warm-up", Tuning, growth::dotnet, ".NET server GC: segments a core, generation 2 settles"),
+    healthy(
+        "cache-fill-lru",
+        Tuning,
+        growth::lru_fill,
+        "a cache fills ever slower towards its capacity",
+    ),
+    healthy(
+        "cache-fill-bulk",
+        HeldOut,
+        growth::bulk_fill,
+        "a cache is loaded in a straight line, then stands",
+    ),
+    healthy(
+        "dotnet-warm-up",
+        Tuning,
+        growth::dotnet,
+        ".NET server GC: segments a core, generation 2 settles",
+    ),
     healthy(
         "jvm-warm-up",
         HeldOut,
         growth::jvm,
         "JVM: heap is committed in steps up to -Xmx, metaspace and code settle",
     ),
-    healthy("gc-rising-load-go", Tuning, load::go_gc, "Go: live set follows rising load, the heap twice it"),
-    healthy("gc-rising-load-node", HeldOut, load::node_gc, "V8: young sawtooth and full collections while load rises"),
+    healthy(
+        "gc-rising-load-go",
+        Tuning,
+        load::go_gc,
+        "Go: live set follows rising load, the heap twice it",
+    ),
+    healthy(
+        "gc-rising-load-node",
+        HeldOut,
+        load::node_gc,
+        "V8: young sawtooth and full collections while load rises",
+    ),
     healthy(
         "fragmentation-steps",
         Tuning,
@@ -95,9 +218,24 @@ pub const FAMILIES: &[Family] = &[
         "fragmentation: growth with the logarithm of time",
     ),
     healthy("daily-load-wave", Tuning, load::wave, "memory follows one daily wave of load"),
-    healthy("daily-load-office", HeldOut, load::office, "memory follows office hours, weekends low"),
-    healthy("cron-burst", Tuning, load::cron, "a worker swells at every turn of a timer and gives back"),
-    healthy("batch-job", HeldOut, load::batch, "jobs of an hour or so read a table in, work on it, and end"),
+    healthy(
+        "daily-load-office",
+        HeldOut,
+        load::office,
+        "memory follows office hours, weekends low",
+    ),
+    healthy(
+        "cron-burst",
+        Tuning,
+        load::cron,
+        "a worker swells at every turn of a timer and gives back",
+    ),
+    healthy(
+        "batch-job",
+        HeldOut,
+        load::batch,
+        "jobs of an hour or so read a table in, work on it, and end",
+    ),
     healthy(
         "deploy-growth-lazy",
         Tuning,
@@ -110,8 +248,18 @@ pub const FAMILIES: &[Family] = &[
         multi::rolling,
         "new versions replace old ones, each a bit bigger, each warms up",
     ),
-    healthy("arena-pool", Tuning, growth::arena_pool, "threads start up to a pool's size, each with its malloc arena"),
-    healthy("arena-connections", HeldOut, load::arena_connections, "stacks and arenas follow connections, and stay"),
+    healthy(
+        "arena-pool",
+        Tuning,
+        growth::arena_pool,
+        "threads start up to a pool's size, each with its malloc arena",
+    ),
+    healthy(
+        "arena-connections",
+        HeldOut,
+        load::arena_connections,
+        "stacks and arenas follow connections, and stay",
+    ),
     healthy(
         "huge-pages-fault",
         Tuning,
@@ -136,7 +284,12 @@ pub const FAMILIES: &[Family] = &[
         kernel::cow_snapshot,
         "a store forks to snapshot; parent and child part until it ends",
     ),
-    healthy("page-cache-growth", Tuning, kernel::page_cache, "mapped log files grow, anonymous memory does not"),
+    healthy(
+        "page-cache-growth",
+        Tuning,
+        kernel::page_cache,
+        "mapped log files grow, anonymous memory does not",
+    ),
     healthy(
         "page-cache-leak-shaped",
         HeldOut,
@@ -150,13 +303,38 @@ pub const FAMILIES: &[Family] = &[
         kernel::mapped_database,
         "a database maps its file and works its way through it",
     ),
-    healthy("pid-reuse", Tuning, multi::pid_reuse, "short processes, each bigger than the last, under one pid"),
-    healthy("process-churn", HeldOut, multi::churn, "a build: compilers come and go, each grows fast and ends"),
-    healthy("lossy-scans", Tuning, kernel::lossy, "a sawtooth of which a third of all scans is missing"),
-    healthy("host-suspend", HeldOut, kernel::suspend, "the host sleeps for hours, and the cache fills on where it was"),
+    healthy(
+        "pid-reuse",
+        Tuning,
+        multi::pid_reuse,
+        "short processes, each bigger than the last, under one pid",
+    ),
+    healthy(
+        "process-churn",
+        HeldOut,
+        multi::churn,
+        "a build: compilers come and go, each grows fast and ends",
+    ),
+    healthy(
+        "lossy-scans",
+        Tuning,
+        kernel::lossy,
+        "a sawtooth of which a third of all scans is missing",
+    ),
+    healthy(
+        "host-suspend",
+        HeldOut,
+        kernel::suspend,
+        "the host sleeps for hours, and the cache fills on where it was",
+    ),
     healthy("swapped-out", Tuning, kernel::swapped, "cold memory goes to swap and comes back"),
     healthy("steady-service", HeldOut, kernel::steady, "a plain service over days, which breathes"),
-    healthy("first-import", Untellable, load::import, "an old process takes in a great lot in a straight line, once"),
+    healthy(
+        "first-import",
+        Untellable,
+        load::import,
+        "an old process takes in a great lot in a straight line, once",
+    ),
     healthy(
         "first-job",
         Untellable,

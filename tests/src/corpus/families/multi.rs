@@ -1,10 +1,14 @@
-//! Workloads of several processes, at once or one after the other: what counts is the workload, not the pid.
+//! Workloads of several processes, at once or one after the other: what counts is the workload, not
+//! the pid.
 
 use spillway_agent::sense::ProcessId;
 
 use super::{
     super::{
-        curve::{Curve, DAY, GIB, HOUR, MIB, MINUTE, at_most, breathing, flat, noise, ramp, saturating, since, sum},
+        curve::{
+            Curve, DAY, GIB, HOUR, MIB, MINUTE, at_most, breathing, flat, noise, ramp, saturating,
+            since, sum,
+        },
         rng::Rng,
         run::{Leak, Plan, Room},
         sim::Actor,
@@ -20,19 +24,30 @@ fn lives(rng: &mut Rng, lengths: &mut dyn FnMut(&mut Rng) -> f64) -> Plan {
     let left = rng.log_range(0.1, 4.0) * GIB;
     let rate = left * rng.range(0.25, 0.9) / (mean * 1.3);
     let base = rng.log_range(40.0, 400.0) * MIB;
-    let (mut actors, mut born, mut pid) = (Vec::new(), f64::NEG_INFINITY, 3_000 + rng.below(20_000) as u32);
+    let (mut actors, mut born, mut pid) =
+        (Vec::new(), f64::NEG_INFINITY, 3_000 + rng.below(20_000) as u32);
     let mut dies = mean * rng.range(0.5, 1.0);
     while !born.is_finite() || born < secs {
         let origin = if born.is_finite() { born } else { 0.0 };
         let life = sum(vec![breathing(rng, base), ramp(origin, rate)]);
-        actors.push(Actor::new(pid, "billing", "/system.slice/billing.service", life).living(born, dies));
+        actors.push(
+            Actor::new(pid, "billing", "/system.slice/billing.service", life).living(born, dies),
+        );
         born = dies + rng.range(1.0, 20.0);
         dies = born + lengths(rng).clamp(mean * 0.4, mean * 1.3);
         pid += 1 + rng.below(900) as u32;
     }
     let leak = Leak { start: 0.0, leaked: ramp(0.0, rate), never_ends: true };
     let room = Room::Left(left);
-    Plan { subjects: actors, secs, leak: Some(leak), room, interval_secs: None, gaps: Vec::new(), loss: 0.0 }
+    Plan {
+        subjects: actors,
+        secs,
+        leak: Some(leak),
+        room,
+        interval_secs: None,
+        gaps: Vec::new(),
+        loss: 0.0,
+    }
 }
 
 pub(super) fn nightly(rng: &mut Rng) -> Plan {
@@ -97,7 +112,9 @@ pub(super) fn rolling(rng: &mut Rng) -> Plan {
         let dies = (version + 1) as f64 * every + rng.range(5.0, 60.0);
         let warm = saturating(born.max(-every), base * rng.range(0.3, 1.0), tau);
         let anon = sum(vec![breathing(rng, base), warm]);
-        actors.push(Actor::new(pid, "checkout", "/kubepods.slice/pod-c4/checkout", anon).living(born, dies));
+        actors.push(
+            Actor::new(pid, "checkout", "/kubepods.slice/pod-c4/checkout", anon).living(born, dies),
+        );
         pid += 1 + rng.below(300) as u32;
         base *= rng.range(1.0, 1.12);
     }
@@ -106,8 +123,11 @@ pub(super) fn rolling(rng: &mut Rng) -> Plan {
 
 /// Short processes one after the other; `pid_of` says under which pid, `size_of` how big.
 fn series(rng: &mut Rng, secs: f64, lanes: u64, growing: bool, one_pid: bool) -> Plan {
-    let (comm, cgroup) =
-        if one_pid { ("convert", "/system.slice/thumbs.service") } else { ("cc1plus", "/user.slice/build") };
+    let (comm, cgroup) = if one_pid {
+        ("convert", "/system.slice/thumbs.service")
+    } else {
+        ("cc1plus", "/user.slice/build")
+    };
     let size = rng.log_range(20.0, 300.0) * MIB;
     let life = rng.log_range(8.0, 90.0);
     let mut pid = 5_000 + rng.below(10_000) as u32;
@@ -117,7 +137,8 @@ fn series(rng: &mut Rng, secs: f64, lanes: u64, growing: bool, one_pid: bool) ->
         while t < secs {
             let lives = life * rng.range(0.3, 2.0);
             let height = size * rng.range(0.3, 1.0) * if growing { 0.3 + t / secs } else { 1.0 };
-            let anon: Curve = at_most(since(t, ramp(0.0, height / (lives * rng.range(0.5, 1.5)))), height);
+            let anon: Curve =
+                at_most(since(t, ramp(0.0, height / (lives * rng.range(0.5, 1.5)))), height);
             let anon = sum(vec![flat(3.0 * MIB), anon, noise(rng.bits(), 2.0, height / 50.0)]);
             let mut actor = Actor::new(pid, comm, cgroup, anon).living(t, t + lives);
             if one_pid {

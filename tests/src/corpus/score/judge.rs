@@ -1,7 +1,8 @@
 //! One run, judged: when each rule flagged the subject, and whom it flagged wrongly.
 //!
-//! A claim about the subject counts from the moment the leak starts, whichever pid of the workload it names. Any other
-//! claim is false; a process wrongly claimed several times in a day counts once for that day.
+//! A claim about the subject counts from the moment the leak starts, whichever pid of the workload
+//! it names. Any other claim is false; a process wrongly claimed several times in a day counts once
+//! for that day.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -72,7 +73,9 @@ impl Headroom {
     fn see(&mut self, observation: &Observation, entry: &Entry) {
         match &observation.fact {
             Fact::Host(host) => {
-                if entry.leak_start_secs.is_none_or(|start| observation.t < start) && !self.charged.is_empty() {
+                if entry.leak_start_secs.is_none_or(|start| observation.t < start)
+                    && !self.charged.is_empty()
+                {
                     self.at_start = Some(self.now());
                 }
                 self.available = host.mem_available_bytes as f64;
@@ -95,16 +98,27 @@ impl Headroom {
 
 impl Outcome {
     /// Files one claim; `used` is the share of the headroom that is gone.
-    pub(super) fn file(&mut self, alarm: &Alarm, entry: &Entry, used: f64, days: &mut HashSet<(ProcessId, u64)>) {
-        let about_subject = *alarm.comm == *entry.subject.comm && *alarm.cgroup == *entry.subject.cgroup;
-        let start = entry.leak_start_secs.filter(|start| entry.label == Label::Leak && alarm.t >= *start);
+    pub(super) fn file(
+        &mut self,
+        alarm: &Alarm,
+        entry: &Entry,
+        used: f64,
+        days: &mut HashSet<(ProcessId, u64)>,
+    ) {
+        let about_subject =
+            *alarm.comm == *entry.subject.comm && *alarm.cgroup == *entry.subject.cgroup;
+        let start =
+            entry.leak_start_secs.filter(|start| entry.label == Label::Leak && alarm.t >= *start);
         if let (true, Some(start)) = (about_subject, start) {
             let left = entry.exhausted_secs.map(|end| end - alarm.t).filter(|left| *left > 0.0);
-            let forecast_error = alarm.exhaustion_secs.zip(left).map(|(said, left)| (said - left).abs() / left);
+            let forecast_error =
+                alarm.exhaustion_secs.zip(left).map(|(said, left)| (said - left).abs() / left);
             let interval = alarm.exhaustion_interval_secs.zip(left);
-            let interval_holds = interval.map(|([soonest, latest], left)| (soonest..=latest).contains(&left));
+            let interval_holds =
+                interval.map(|([soonest, latest], left)| (soonest..=latest).contains(&left));
             let after_secs = alarm.t - start;
-            let detection = Detection { after_secs, headroom_used: used, forecast_error, interval_holds };
+            let detection =
+                Detection { after_secs, headroom_used: used, forecast_error, interval_holds };
             self.detection.get_or_insert(detection);
         } else if days.insert((alarm.id, (alarm.t / DAY) as u64)) {
             self.false_alarm_days += 1;
@@ -123,10 +137,13 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let (mut truth, mut truly_used) = (stream.truth.take(), None);
     let mut rules = rules(stream.host);
-    let mut outcomes: Vec<_> =
-        rules.iter().map(|(rule, _)| (Outcome { rule, ..Outcome::default() }, HashSet::new())).collect();
+    let mut outcomes: Vec<_> = rules
+        .iter()
+        .map(|(rule, _)| (Outcome { rule, ..Outcome::default() }, HashSet::new()))
+        .collect();
     let available = stream.host.mem_total_bytes as f64;
-    let mut headroom = Headroom { available, charged: HashMap::new(), limit: f64::INFINITY, at_start: None };
+    let mut headroom =
+        Headroom { available, charged: HashMap::new(), limit: f64::INFINITY, at_start: None };
     let (mut healthy_facts, mut alarms) = (0_u64, Vec::new());
     for observation in stream.observations {
         let observation = observation?;
@@ -182,11 +199,19 @@ mod tests {
         let (mut outcome, mut days) = (Outcome::default(), HashSet::new());
         outcome.file(&alarm(99.0, &entry.subject.comm), &entry, 0.0, &mut days);
         outcome.file(&alarm(120.0, "other"), &entry, 0.0, &mut days);
-        assert_eq!((outcome.false_alarm_days, outcome.detection), (1, None), "one process-day, claimed twice");
+        assert_eq!(
+            (outcome.false_alarm_days, outcome.detection),
+            (1, None),
+            "one process-day, claimed twice"
+        );
         outcome.file(&alarm(200.0, &entry.subject.comm), &entry, 0.1, &mut days);
         outcome.file(&alarm(300.0, &entry.subject.comm), &entry, 0.2, &mut days);
-        let expected =
-            Detection { after_secs: 100.0, headroom_used: 0.1, forecast_error: Some(0.2), interval_holds: Some(false) };
+        let expected = Detection {
+            after_secs: 100.0,
+            headroom_used: 0.1,
+            forecast_error: Some(0.2),
+            interval_holds: Some(false),
+        };
         assert_eq!(outcome.detection, Some(expected), "the first counts");
     }
 }

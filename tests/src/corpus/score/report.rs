@@ -37,14 +37,18 @@ impl Report {
     pub fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
-        names.sort_by_key(|name| FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX));
+        names.sort_by_key(|name| {
+            FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX)
+        });
         names.dedup();
         Self {
             part,
             runs: runs.len(),
             leaks: runs.iter().filter(|run| run.entry.label == Label::Leak).count(),
             healthy_process_days: runs.iter().map(|run| run.healthy_process_days).sum(),
-            rules: runs.first().map_or(Vec::new(), |run| run.outcomes.iter().map(|outcome| outcome.rule).collect()),
+            rules: runs.first().map_or(Vec::new(), |run| {
+                run.outcomes.iter().map(|outcome| outcome.rule).collect()
+            }),
             rows: rows(&runs, COLUMNS),
             families: names.into_iter().map(|name| family(name, &runs)).collect(),
         }
@@ -57,16 +61,27 @@ impl Report {
 
     /// For a terminal.
     pub fn render(&self) -> String {
-        let (leaks, healthy, days) = (self.leaks, self.runs - self.leaks, self.healthy_process_days);
-        let what = format!("{leaks} leak runs, {healthy} healthy runs, {days:.0} healthy process-days");
-        Table { part: self.part, what, rules: &self.rules, rows: &self.rows, families: &self.families }.render()
+        let (leaks, healthy, days) =
+            (self.leaks, self.runs - self.leaks, self.healthy_process_days);
+        let what =
+            format!("{leaks} leak runs, {healthy} healthy runs, {days:.0} healthy process-days");
+        Table {
+            part: self.part,
+            what,
+            rules: &self.rules,
+            rows: &self.rows,
+            families: &self.families,
+        }
+        .render()
     }
 }
 
 fn family(name: &str, runs: &[&Scored]) -> FamilyRow {
     let own: Vec<_> = runs.iter().filter(|run| run.entry.family == name).collect();
-    let found = |rule: usize| own.iter().filter(|run| run.outcomes[rule].detection.is_some()).count();
-    let wrong = |rule: usize| own.iter().filter(|run| run.outcomes[rule].false_alarm_days > 0).count();
+    let found =
+        |rule: usize| own.iter().filter(|run| run.outcomes[rule].detection.is_some()).count();
+    let wrong =
+        |rule: usize| own.iter().filter(|run| run.outcomes[rule].false_alarm_days > 0).count();
     FamilyRow {
         family: name.to_owned(),
         positives: own.iter().filter(|run| run.entry.label == Label::Leak).count(),

@@ -48,20 +48,31 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> Figure {
     }
     let mut rng = Rng::new("bootstrap", 0);
     let mut resamples: Vec<f64> = (0..RESAMPLES)
-        .map(|_| point(&mut (0..n).map(|_| values[rng.below(n as u64) as usize]).collect::<Vec<_>>(), share))
+        .map(|_| {
+            point(
+                &mut (0..n).map(|_| values[rng.below(n as u64) as usize]).collect::<Vec<_>>(),
+                share,
+            )
+        })
         .collect();
     resamples.sort_by(f64::total_cmp);
     let (low, high) = (resamples[RESAMPLES / 40], resamples[RESAMPLES - 1 - RESAMPLES / 40]);
     Figure { value: point(&mut values.to_vec(), share), low, high, n }
 }
 
-/// A rate of rare events, with the interval of a Poisson count (Wilson and Hilferty's approximation).
+/// A rate of rare events, with the interval of a Poisson count (Wilson and Hilferty's
+/// approximation).
 pub(crate) fn rate(events: u64, exposure: f64) -> Figure {
     let bound = |k: f64, z: f64| {
         if k == 0.0 { 0.0 } else { k * (1.0 - 1.0 / (9.0 * k) + z / (3.0 * k.sqrt())).powi(3) }
     };
     let k = events as f64;
-    Figure { value: k / exposure, low: bound(k, -Z) / exposure, high: bound(k + 1.0, Z) / exposure, n: events as usize }
+    Figure {
+        value: k / exposure,
+        low: bound(k, -Z) / exposure,
+        high: bound(k + 1.0, Z) / exposure,
+        n: events as usize,
+    }
 }
 
 /// In the middle between two values where it falls on neither.
@@ -78,7 +89,10 @@ mod tests {
     #[test]
     fn intervals_are_those_of_the_textbook() {
         let nine_of_ten = share(9, 10);
-        assert!((nine_of_ten.low - 0.5958).abs() < 1e-3 && (nine_of_ten.high - 0.9821).abs() < 1e-3, "{nine_of_ten:?}");
+        assert!(
+            (nine_of_ten.low - 0.5958).abs() < 1e-3 && (nine_of_ten.high - 0.9821).abs() < 1e-3,
+            "{nine_of_ten:?}"
+        );
         let none = rate(0, 1.0);
         assert!(none.low == 0.0 && (none.high - 3.689).abs() < 0.03, "{none:?}");
         assert!(share(0, 0).value.is_nan());
@@ -89,7 +103,10 @@ mod tests {
         let values: Vec<f64> = (0..101).map(f64::from).collect();
         let figure = median(&values);
         assert_eq!(figure.value, 50.0);
-        assert!(figure.low < 50.0 && figure.high > 50.0 && figure.low > 30.0 && figure.high < 70.0, "{figure:?}");
+        assert!(
+            figure.low < 50.0 && figure.high > 50.0 && figure.low > 30.0 && figure.high < 70.0,
+            "{figure:?}"
+        );
         assert_eq!(figure, median(&values));
         assert_eq!(quantile(&values, 0.95).value, 95.0);
         assert_eq!(median(&values[..100]).value, 49.5);

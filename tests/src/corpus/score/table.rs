@@ -1,4 +1,5 @@
-//! How a score is printed: figures with their intervals, the rules beside each other, and the families. Any corpus's.
+//! How a score is printed: figures with their intervals, the rules beside each other, and the
+//! families. Any corpus's.
 
 use std::fmt::Write as _;
 
@@ -71,11 +72,19 @@ impl Table<'_> {
             let met = row.met().map_or("", |met| if met { "met" } else { "missed" });
             let _ = writeln!(text, "  {target:>8}  {met}");
         }
-        let _ = writeln!(text, "\n{:<36}{:>6}  runs found and runs with a false alarm, by rule", "family", "runs");
+        let _ = writeln!(
+            text,
+            "\n{:<36}{:>6}  runs found and runs with a false alarm, by rule",
+            "family", "runs"
+        );
         for family in self.families {
             let _ = write!(text, "{:<36}{:>6}", family.family, family.runs);
             for (found, wrong) in family.found.iter().zip(&family.wrong) {
-                let cell = if family.positives > 0 { format!("{found} found, {wrong}") } else { wrong.to_string() };
+                let cell = if family.positives > 0 {
+                    format!("{found} found, {wrong}")
+                } else {
+                    wrong.to_string()
+                };
                 let _ = write!(text, "{cell:>14}");
             }
             text.push('\n');
@@ -88,7 +97,13 @@ fn with_interval(figure: &Figure) -> String {
     if figure.value.is_nan() {
         return "none".to_owned();
     }
-    format!("{} [{}, {}] n={}", number(figure.value), number(figure.low), number(figure.high), figure.n)
+    format!(
+        "{} [{}, {}] n={}",
+        number(figure.value),
+        number(figure.low),
+        number(figure.high),
+        figure.n
+    )
 }
 
 fn number(value: f64) -> String {

@@ -1,8 +1,9 @@
 //! What the detector is to reach on the held-out part, and how each figure is counted.
 //!
-//! Precision and recall count runs: a run with any false claim is a false positive, and a leak run may be both found and
-//! the scene of a false claim. Deadlines ask for 95 of 100 leaks of constant rate in a single process, each at
-//! its rate or more. A leak that is missed has used all of its headroom. Forecasts are judged where there is a truth.
+//! Precision and recall count runs: a run with any false claim is a false positive, and a leak run
+//! may be both found and the scene of a false claim. Deadlines ask for 95 of 100 leaks of constant
+//! rate in a single process, each at its rate or more. A leak that is missed has used all of its
+//! headroom. Forecasts are judged where there is a truth.
 
 use serde::Serialize;
 
@@ -12,10 +13,12 @@ use super::{
 };
 use crate::corpus::{curve::DAY, manifest::Label};
 
-/// Share of leaks for which a deadline must hold. A guess at what "within" means for many runs; the same as recall.
+/// Share of leaks for which a deadline must hold. A guess at what "within" means for many runs; the
+/// same as recall.
 const WITHIN: f64 = 0.95;
 
-/// Rates from which deadlines hold, and the deadline: bytes a second (a little less, for rounding), seconds.
+/// Rates from which deadlines hold, and the deadline: bytes a second (a little less, for rounding),
+/// seconds.
 const DEADLINES: [(&str, f64, f64); 3] = [
     ("1 MB/s and more within 60 s", 1e6, 60.0),
     ("100 KB/s to 1 MB/s within 10 min", 1e5, 600.0),
@@ -63,19 +66,26 @@ type Pairs<'a> = [(&'a Scored, &'a Outcome)];
 /// All rows over some runs.
 pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
-        let figures =
-            (0..rules).map(|rule| figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>()));
+        let figures = (0..rules).map(|rule| {
+            figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>())
+        });
         Row { what, figures: figures.collect(), target }
     };
     let is_leak = |run: &Scored| run.entry.label == Label::Leak;
     let mut rows = vec![
         row("precision, by run", Some(Target::AtLeast(0.97)), &|runs| {
             let right = runs.iter().filter(|(_, outcome)| outcome.detection.is_some()).count();
-            share(right, right + runs.iter().filter(|(_, outcome)| outcome.false_alarm_days > 0).count())
+            share(
+                right,
+                right + runs.iter().filter(|(_, outcome)| outcome.false_alarm_days > 0).count(),
+            )
         }),
         row("recall, by run", Some(Target::AtLeast(0.95)), &|runs| {
             let leaks = || runs.iter().filter(|(run, _)| is_leak(run));
-            share(leaks().filter(|(_, outcome)| outcome.detection.is_some()).count(), leaks().count())
+            share(
+                leaks().filter(|(_, outcome)| outcome.detection.is_some()).count(),
+                leaks().count(),
+            )
         }),
         row("false alarms in 1,000 process-days", Some(Target::AtMost(1.0)), &|runs| {
             let days: f64 = runs.iter().map(|(run, _)| run.healthy_process_days).sum();
@@ -92,13 +102,16 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
                     straight && is_leak(run) && rate >= from.floor() && rate < below.floor()
                 })
             };
-            let in_time = |outcome: &Outcome| outcome.detection.is_some_and(|found| found.after_secs <= within);
+            let in_time = |outcome: &Outcome| {
+                outcome.detection.is_some_and(|found| found.after_secs <= within)
+            };
             share(class().filter(|(_, outcome)| in_time(outcome)).count(), class().count())
         }));
     }
     rows.push(row("flagged before 25 % of headroom", Some(Target::AtLeast(0.95)), &|runs| {
         let leaks = || runs.iter().filter(|(run, _)| is_leak(run));
-        let early = |outcome: &Outcome| outcome.detection.is_some_and(|found| found.headroom_used <= 0.25);
+        let early =
+            |outcome: &Outcome| outcome.detection.is_some_and(|found| found.headroom_used <= 0.25);
         share(leaks().filter(|(_, outcome)| early(outcome)).count(), leaks().count())
     }));
     rows.push(row("median error of time to exhaustion", Some(Target::AtMost(0.15)), &|runs| {
@@ -106,7 +119,8 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
         median(&errors.collect::<Vec<_>>())
     }));
     rows.push(row("forecast intervals that hold the truth", None, &|runs| {
-        let held: Vec<bool> = runs.iter().filter_map(|(_, outcome)| outcome.detection?.interval_holds).collect();
+        let held: Vec<bool> =
+            runs.iter().filter_map(|(_, outcome)| outcome.detection?.interval_holds).collect();
         share(held.iter().filter(|held| **held).count(), held.len())
     }));
     rows.push(row("median headroom used when flagged", None, &|runs| {

@@ -30,7 +30,8 @@ pub(super) fn steady_pool(rng: &mut Rng) -> Plan {
     steady(rng, server, poisson)
 }
 
-/// Bursts on top of a steady load, as large as the backlog holds: `each` says when they come and how they are spread.
+/// Bursts on top of a steady load, as large as the backlog holds: `each` says when they come and
+/// how they are spread.
 fn bursting(rng: &mut Rng, apart: [f64; 2], spread: [f64; 2], sequel: u32) -> Plan {
     let server = if rng.chance(0.5) { Server::event_loop(rng) } else { Server::pool(rng) };
     let load = rng.range(0.1, 0.8);

@@ -1,4 +1,5 @@
-//! What families draw from: servers of every speed, limits that hold what they must, and the agent's looks.
+//! What families draw from: servers of every speed, limits that hold what they must, and the
+//! agent's looks.
 
 use super::super::{
     line::Line,
@@ -6,10 +7,12 @@ use super::super::{
 };
 use crate::corpus::rng::Rng;
 
-/// Connections a second: a serial server that takes 50 ms for each, up to one that hardly looks at them.
+/// Connections a second: a serial server that takes 50 ms for each, up to one that hardly looks at
+/// them.
 const CAPACITIES: [f64; 7] = [20.0, 20.0, 200.0, 200.0, 1_000.0, 1_000.0, 20_000.0];
 
-/// Limits that servers ask for: 1 and 5 (Python's `http.server`), 16, 128 (`SOMAXCONN` of old), 511 (nginx, node, redis), 4096 (Go).
+/// Limits that servers ask for: 1 and 5 (Python's `http.server`), 16, 128 (`SOMAXCONN` of old), 511
+/// (nginx, node, redis), 4096 (Go).
 const BACKLOGS: [u32; 6] = [1, 5, 16, 128, 511, 4_096];
 
 /// Connections that a run may take to simulate, and how long a healthy one is for all that.
@@ -39,7 +42,8 @@ impl Server {
         Self::new(rng, 1, shape)
     }
 
-    /// A pool of workers; of few where it is slow, so that no service takes longer than half a second.
+    /// A pool of workers; of few where it is slow, so that no service takes longer than half a
+    /// second.
     pub(super) fn pool(rng: &mut Rng) -> Self {
         let shape = rng.pick(&[Shape::Exponential, Shape::LogNormal(0.5), Shape::LogNormal(1.0)]);
         let mut server = Self::new(rng, 1, shape);
@@ -54,11 +58,13 @@ impl Server {
     }
 
     pub(super) fn socket(&self) -> Socket {
-        let service = Service { mean_secs: f64::from(self.workers) / self.capacity, shape: self.shape };
+        let service =
+            Service { mean_secs: f64::from(self.workers) / self.capacity, shape: self.shape };
         Socket::new(Accepts::Workers(self.workers), service)
     }
 
-    /// How deep its queue may become by chance alone while it is this loaded for so long and connections come in clumps.
+    /// How deep its queue may become by chance alone while it is this loaded for so long and
+    /// connections come in clumps.
     pub(super) fn depth(&self, load: f64, secs: f64, clump: f64) -> f64 {
         let spread = match self.shape {
             Shape::Fixed | Shape::Exponential => 1.0,
@@ -71,7 +77,8 @@ impl Server {
 
 /// A limit that holds so many and no more than it must, or any larger.
 pub(super) fn backlog(rng: &mut Rng, holds: f64) -> u32 {
-    let fits: Vec<u32> = BACKLOGS.iter().copied().filter(|limit| f64::from(*limit) >= holds).collect();
+    let fits: Vec<u32> =
+        BACKLOGS.iter().copied().filter(|limit| f64::from(*limit) >= holds).collect();
     if fits.is_empty() { 4_096 } else { rng.pick(&fits) }
 }
 
@@ -90,17 +97,25 @@ pub(super) fn regular(rate: Line) -> Source {
     Source { rate, spacing: Spacing::Regular(0.1), clump: [1, 1], spread_secs: 0.0 }
 }
 
-/// Looks as the agent makes them: mostly every tenth of a second, and in half of the runs with exact waits.
+/// Looks as the agent makes them: mostly every tenth of a second, and in half of the runs with
+/// exact waits.
 pub(super) fn looks(rng: &mut Rng) -> Looks {
     let interval_secs = rng.pick(&[0.1, 0.1, 0.1, 0.2]);
     Looks { interval_secs, late: (0.01, 0.03), gaps: Vec::new(), exact: rng.chance(0.5) }
 }
 
 /// A plan of one socket with one source.
-pub(super) fn plan(rng: &mut Rng, socket: Socket, source: Source, secs: f64, backlog_max: u32) -> Plan {
+pub(super) fn plan(
+    rng: &mut Rng,
+    socket: Socket,
+    source: Source,
+    secs: f64,
+    backlog_max: u32,
+) -> Plan {
     let looks = looks(rng);
     // In every fourth run the kernel's counters are about to wrap.
-    let counted_before = if rng.chance(0.25) { (1 << 32) - 1 - rng.below(2_000) } else { rng.below(1 << 20) };
+    let counted_before =
+        if rng.chance(0.25) { (1 << 32) - 1 - rng.below(2_000) } else { rng.below(1 << 20) };
     Plan {
         secs,
         backlog_max,
@@ -108,7 +123,11 @@ pub(super) fn plan(rng: &mut Rng, socket: Socket, source: Source, secs: f64, bac
         bursts: Vec::new(),
         loops: Vec::new(),
         patience_secs: None,
-        scarce: if matches!(socket.accepts, Accepts::Workers(2..)) { Scarce::Workers } else { Scarce::Cpu },
+        scarce: if matches!(socket.accepts, Accepts::Workers(2..)) {
+            Scarce::Workers
+        } else {
+            Scarce::Cpu
+        },
         runs_share: if matches!(socket.accepts, Accepts::Workers(2..)) { 0.3 } else { 1.0 },
         sockets: vec![socket],
         looks,
@@ -117,8 +136,14 @@ pub(super) fn plan(rng: &mut Rng, socket: Socket, source: Source, secs: f64, bac
     }
 }
 
-/// Pauses one after another until `secs`: how long each is, and how long after its beginning the next begins.
-pub(super) fn pauses(rng: &mut Rng, secs: f64, lasts: [f64; 2], apart: [f64; 2]) -> Vec<(f64, f64)> {
+/// Pauses one after another until `secs`: how long each is, and how long after its beginning the
+/// next begins.
+pub(super) fn pauses(
+    rng: &mut Rng,
+    secs: f64,
+    lasts: [f64; 2],
+    apart: [f64; 2],
+) -> Vec<(f64, f64)> {
     let (mut t, mut pauses) = (rng.range(0.0, apart[1]), Vec::new());
     while t < secs {
         pauses.push((t, t + rng.range(lasts[0], lasts[1])));

@@ -1,4 +1,5 @@
-//! Overloads because more comes: ramps, steps, closed loops, retries, and backlogs that are too small.
+//! Overloads because more comes: ramps, steps, closed loops, retries, and backlogs that are too
+//! small.
 
 use super::{
     super::{
@@ -18,15 +19,17 @@ pub(super) fn ahead(rng: &mut Rng, capacity: f64) -> f64 {
     rng.range(most / 2.0, most).round()
 }
 
-/// How long an overload lasts in which `excess` more comes than can be taken, as a share of that: as long as it takes until chance
-/// cannot explain it (a drift of six standard deviations), three times, and half a minute at least unless connections are many.
+/// How long an overload lasts in which `excess` more comes than can be taken, as a share of that:
+/// as long as it takes until chance cannot explain it (a drift of six standard deviations), three
+/// times, and half a minute at least unless connections are many.
 pub(super) fn lasts(rng: &mut Rng, capacity: f64, excess: f64) -> f64 {
     let told = 36.0 * (2.0 + excess) / (excess * excess * capacity);
     let least = (CONNECTIONS / capacity / (1.0 + excess)).clamp(10.0, 30.0);
     (3.0 * told).clamp(least, 400.0) * rng.range(1.0, 1.5)
 }
 
-/// Rates over time: `healthy` until `from`, then as `points` say, and in half of the runs healthy again at `to`.
+/// Rates over time: `healthy` until `from`, then as `points` say, and in half of the runs healthy
+/// again at `to`.
 fn rates(rng: &mut Rng, healthy: f64, from: f64, points: &[(f64, f64)], to: f64) -> (Line, f64) {
     let last = points.last().map_or(healthy, |point| point.1);
     let mut line = vec![(from, healthy)];
@@ -63,7 +66,12 @@ pub(super) fn compound_ramp(rng: &mut Rng) -> Plan {
     let points: Vec<_> = (0..=8).map(point).collect();
     let (rate, secs) = rates(rng, c * healthy, from, &points, to);
     let most = rng.pick(&[2, 4, 6]);
-    let source = Source { rate, spacing: Spacing::Poisson, clump: [1, most], spread_secs: rng.range(0.0, 0.02) };
+    let source = Source {
+        rate,
+        spacing: Spacing::Poisson,
+        clump: [1, most],
+        spread_secs: rng.range(0.0, 0.02),
+    };
     let limit = backlog(rng, server.depth(healthy, from, f64::from(most)));
     plan(rng, server.socket(), source, secs, limit)
 }
@@ -116,7 +124,8 @@ pub(super) fn flat_pool(rng: &mut Rng) -> Plan {
     let healthy = demand(rng.range(0.3, 0.6));
     let from = ahead(rng, c);
     // So many clients more than can be served that the rest waits.
-    let more = demand(1.0) - healthy.min(demand(1.0)) + (flat_wait(rng) * c).clamp(3.0, 2_000.0) as u32;
+    let more =
+        demand(1.0) - healthy.min(demand(1.0)) + (flat_wait(rng) * c).clamp(3.0, 2_000.0) as u32;
     let to = from + lasts(rng, c, 0.3).max(2_600.0 / c);
     let limit = backlog(rng, f64::from(healthy + more) * 1.1 + 5.0);
     let mut plan = plan(rng, server.socket(), poisson(Line::flat(0.0)), to, limit);
@@ -124,7 +133,12 @@ pub(super) fn flat_pool(rng: &mut Rng) -> Plan {
     let stages = rng.pick(&[1, 2, 4]);
     for stage in 0..stages {
         let clients = more * (stage + 1) / stages - more * stage / stages;
-        plan.loops.push(Loop { clients, from: from + 3.0 * f64::from(stage), to, think_secs: think });
+        plan.loops.push(Loop {
+            clients,
+            from: from + 3.0 * f64::from(stage),
+            to,
+            think_secs: think,
+        });
     }
     plan
 }
@@ -135,13 +149,17 @@ fn impatient(rng: &mut Rng) -> (Server, f64, f64, u32) {
     let server = server.of(rng.pick(&[200.0, 400.0, 1_000.0]));
     let patience = rng.range(0.5, 2.0);
     let healthy = rng.range(0.5, 0.75);
-    let limit = backlog(rng, (server.capacity * patience * 1.3).min(4_000.0).max(server.depth(healthy, 400.0, 1.0)));
+    let limit = backlog(
+        rng,
+        (server.capacity * patience * 1.3).min(4_000.0).max(server.depth(healthy, 400.0, 1.0)),
+    );
     (server, patience, healthy, limit)
 }
 
 pub(super) fn storm_after_slowdown(rng: &mut Rng) -> Plan {
     let (server, patience, healthy, limit) = impatient(rng);
-    let (from, spell, factor) = (ahead(rng, server.capacity), rng.range(5.0, 15.0), rng.range(2.5, 6.0));
+    let (from, spell, factor) =
+        (ahead(rng, server.capacity), rng.range(5.0, 15.0), rng.range(2.5, 6.0));
     let mut socket = server.socket();
     socket.slow = Line::spell(1.0, from, from + spell, factor);
     let source = poisson(Line::flat(server.capacity * healthy));
@@ -183,7 +201,12 @@ pub(super) fn small_backlog_clumps(rng: &mut Rng) -> Plan {
     // A browser opens six or so at once.
     let rate = Line::step(0.0, from, rng.range(0.05, 0.3) * server.capacity);
     let most = limit + rng.pick(&[6, 8, 12]);
-    let clumps = Source { rate, spacing: Spacing::Poisson, clump: [4, most], spread_secs: rng.range(0.0, 0.004) };
+    let clumps = Source {
+        rate,
+        spacing: Spacing::Poisson,
+        clump: [4, most],
+        spread_secs: rng.range(0.0, 0.004),
+    };
     let mut plan = plan(rng, server.socket(), regular(Line::flat(quiet)), from + 60.0, limit);
     plan.sources.push(clumps);
     plan.scarce = Scarce::Backlog;

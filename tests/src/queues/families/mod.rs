@@ -1,9 +1,11 @@
-//! The families: every mechanism by which connections come to wait, each with its part of the corpus.
+//! The families: every mechanism by which connections come to wait, each with its part of the
+//! corpus.
 //!
-//! The split was made by mechanism, before anything was scored: each comes in two variants that differ in how it comes about, one
-//! for tuning and one held out, taken in turns. Changing a family's part makes quoted figures void.
-//! A family says what happens; whether that is an overload, and since when, the simulation says. What a family expects is
-//! held against that by a test.
+//! The split was made by mechanism, before anything was scored: each comes in two variants that
+//! differ in how it comes about, one for tuning and one held out, taken in turns. Changing a
+//! family's part makes quoted figures void. A family says what happens; whether that is an
+//! overload, and since when, the simulation says. What a family expects is held against that by a
+//! test.
 
 mod calm;
 mod draw;
@@ -32,30 +34,81 @@ pub struct Family {
     pub(super) plan: fn(&mut Rng) -> Plan,
 }
 
-/// Runs of a family that overloads: eleven of them make over 300 held-out overloads, enough to tell 0.97 from 0.94.
+/// Runs of a family that overloads: eleven of them make over 300 held-out overloads, enough to tell
+/// 0.97 from 0.94.
 const OVERLOADS: u64 = 30;
 
 /// Runs of a healthy family: with some half an hour each they make ten held-out days.
 const HEALTHY: u64 = 40;
 
-const fn overload(name: &'static str, part: Part, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
+const fn overload(
+    name: &'static str,
+    part: Part,
+    plan: fn(&mut Rng) -> Plan,
+    why: &'static str,
+) -> Family {
     Family { name, part, runs: OVERLOADS, overloads: true, why, plan }
 }
 
-const fn healthy(name: &'static str, part: Part, plan: fn(&mut Rng) -> Plan, why: &'static str) -> Family {
+const fn healthy(
+    name: &'static str,
+    part: Part,
+    plan: fn(&mut Rng) -> Plan,
+    why: &'static str,
+) -> Family {
     Family { name, part, runs: HEALTHY, overloads: false, why, plan }
 }
 
 /// All of them, in pairs: the two variants of a mechanism stand together.
 pub const FAMILIES: &[Family] = &[
-    overload("ramp-linear", Tuning, load::linear_ramp, "load ramps up to twice what an event loop can take"),
-    overload("ramp-compound", HeldOut, load::compound_ramp, "load grows by shares of itself, in clumps, on a pool"),
-    overload("step-poisson", HeldOut, load::poisson_step, "up to three times too many come to a pool, all at once"),
-    overload("step-regular", Tuning, load::regular_step, "a balancer moves the load of a lost peer to an event loop"),
-    overload("slow-cpu-neighbour", Tuning, slow::noisy_neighbour, "a neighbour takes the CPU from an event loop"),
-    overload("slow-cpu-quota", HeldOut, slow::quota, "a CPU quota halts an event loop in every tenth of a second"),
-    overload("slow-memory-swap", HeldOut, slow::swapping, "the working set of a pool falls out of memory in pieces"),
-    overload("slow-memory-reclaim", Tuning, slow::reclaim, "an event loop stalls on reclaim, ever longer"),
+    overload(
+        "ramp-linear",
+        Tuning,
+        load::linear_ramp,
+        "load ramps up to twice what an event loop can take",
+    ),
+    overload(
+        "ramp-compound",
+        HeldOut,
+        load::compound_ramp,
+        "load grows by shares of itself, in clumps, on a pool",
+    ),
+    overload(
+        "step-poisson",
+        HeldOut,
+        load::poisson_step,
+        "up to three times too many come to a pool, all at once",
+    ),
+    overload(
+        "step-regular",
+        Tuning,
+        load::regular_step,
+        "a balancer moves the load of a lost peer to an event loop",
+    ),
+    overload(
+        "slow-cpu-neighbour",
+        Tuning,
+        slow::noisy_neighbour,
+        "a neighbour takes the CPU from an event loop",
+    ),
+    overload(
+        "slow-cpu-quota",
+        HeldOut,
+        slow::quota,
+        "a CPU quota halts an event loop in every tenth of a second",
+    ),
+    overload(
+        "slow-memory-swap",
+        HeldOut,
+        slow::swapping,
+        "the working set of a pool falls out of memory in pieces",
+    ),
+    overload(
+        "slow-memory-reclaim",
+        Tuning,
+        slow::reclaim,
+        "an event loop stalls on reclaim, ever longer",
+    ),
     overload(
         "slow-dependency",
         Tuning,
@@ -63,9 +116,24 @@ pub const FAMILIES: &[Family] = &[
         "all workers wait for what they depend on, from one moment on",
     ),
     overload("slow-lock", HeldOut, slow::lock_convoy, "workers wait ever longer for a lock"),
-    overload("stopped", HeldOut, slow::stopped, "an event loop hangs, at any load down to two connections a second"),
-    overload("stopped-workers", Tuning, slow::stopped_by_workers, "workers hang one after another until none is left"),
-    overload("stopped-trickle", Tuning, slow::stopped_at_night, "a server hangs to which hardly anybody comes"),
+    overload(
+        "stopped",
+        HeldOut,
+        slow::stopped,
+        "an event loop hangs, at any load down to two connections a second",
+    ),
+    overload(
+        "stopped-workers",
+        Tuning,
+        slow::stopped_by_workers,
+        "workers hang one after another until none is left",
+    ),
+    overload(
+        "stopped-trickle",
+        Tuning,
+        slow::stopped_at_night,
+        "a server hangs to which hardly anybody comes",
+    ),
     overload(
         "stopped-spell",
         HeldOut,
@@ -78,9 +146,24 @@ pub const FAMILIES: &[Family] = &[
         slow::one_stuck_of_eight,
         "one of eight workers that share an address hangs",
     ),
-    overload("one-busy-of-many", HeldOut, slow::one_busy_of_many, "one of some workers is kept busy by a long request"),
-    overload("flat-loop", HeldOut, load::flat_loop, "a job with more connections than can be served never rests"),
-    overload("flat-pool", Tuning, load::flat_pool, "more clients than workers, who wait, think and come again"),
+    overload(
+        "one-busy-of-many",
+        HeldOut,
+        slow::one_busy_of_many,
+        "one of some workers is kept busy by a long request",
+    ),
+    overload(
+        "flat-loop",
+        HeldOut,
+        load::flat_loop,
+        "a job with more connections than can be served never rests",
+    ),
+    overload(
+        "flat-pool",
+        Tuning,
+        load::flat_pool,
+        "more clients than workers, who wait, think and come again",
+    ),
     overload(
         "storm-slowdown",
         Tuning,
@@ -106,38 +189,98 @@ pub const FAMILIES: &[Family] = &[
         "a backlog of 1 to 5 and browsers that open many at once",
     ),
     healthy("steady-loop", Tuning, calm::steady_loop, "steady load on an event loop, of any speed"),
-    healthy("steady-pool", HeldOut, calm::steady_pool, "steady load on a pool of workers, of any speed"),
-    healthy("burst-at-once", HeldOut, calm::burst_at_once, "bursts of up to what the backlog holds, within 10 ms"),
-    healthy("burst-spread", Tuning, calm::burst_spread, "bursts of up to what the backlog holds, over up to 100 ms"),
+    healthy(
+        "steady-pool",
+        HeldOut,
+        calm::steady_pool,
+        "steady load on a pool of workers, of any speed",
+    ),
+    healthy(
+        "burst-at-once",
+        HeldOut,
+        calm::burst_at_once,
+        "bursts of up to what the backlog holds, within 10 ms",
+    ),
+    healthy(
+        "burst-spread",
+        Tuning,
+        calm::burst_spread,
+        "bursts of up to what the backlog holds, over up to 100 ms",
+    ),
     healthy("crowd-surge", Tuning, calm::crowd_surge, "a crowd that fits comes within seconds"),
     healthy("crowd-at-once", HeldOut, calm::crowd_at_once, "a crowd that fits comes at once"),
-    healthy("collections-regular", HeldOut, odd::collections, "collections of up to 200 ms every 2 to 5 s"),
-    healthy("collections-mixed", Tuning, odd::young_and_full, "many short collections, and full ones at odd times"),
+    healthy(
+        "collections-regular",
+        HeldOut,
+        odd::collections,
+        "collections of up to 200 ms every 2 to 5 s",
+    ),
+    healthy(
+        "collections-mixed",
+        Tuning,
+        odd::young_and_full,
+        "many short collections, and full ones at odd times",
+    ),
     healthy("turns-ticking", Tuning, odd::ticking, "accepts all that wait every 10 to 50 ms"),
     healthy("turns-odd", HeldOut, odd::long_turns, "accepts all that wait at turns of 5 to 50 ms"),
     healthy("day-wave", HeldOut, calm::day_wave, "load follows a wave"),
     healthy("day-office", Tuning, calm::day_office, "load follows office hours"),
-    healthy("keepalives-idle", Tuning, calm::idle_quiet, "thousands of idle connections; hardly anybody comes"),
+    healthy(
+        "keepalives-idle",
+        Tuning,
+        calm::idle_quiet,
+        "thousands of idle connections; hardly anybody comes",
+    ),
     healthy(
         "keepalives-anew",
         HeldOut,
         calm::idle_that_reconnects,
         "thousands of idle connections, of which some come anew",
     ),
-    healthy("restart", HeldOut, odd::restarts, "restarts: a second without a listener, counters begin anew"),
-    healthy("reload", Tuning, odd::reloads, "reloads: the new socket is there before the old one goes"),
-    healthy("wrap-loop", Tuning, odd::wrapping, "counters wrap; in half of the runs one burst overflows, once"),
+    healthy(
+        "restart",
+        HeldOut,
+        odd::restarts,
+        "restarts: a second without a listener, counters begin anew",
+    ),
+    healthy(
+        "reload",
+        Tuning,
+        odd::reloads,
+        "reloads: the new socket is there before the old one goes",
+    ),
+    healthy(
+        "wrap-loop",
+        Tuning,
+        odd::wrapping,
+        "counters wrap; in half of the runs one burst overflows, once",
+    ),
     healthy(
         "wrap-pool",
         HeldOut,
         odd::wrapping_pool,
         "counters of a pool wrap; in half of the runs one burst overflows, once",
     ),
-    healthy("held-up", HeldOut, odd::held_up, "a busy server, and an agent that is held up for 2 s now and then"),
-    healthy("late-looks", Tuning, odd::late_looks, "a busy server, and an agent whose timers are late"),
+    healthy(
+        "held-up",
+        HeldOut,
+        odd::held_up,
+        "a busy server, and an agent that is held up for 2 s now and then",
+    ),
+    healthy(
+        "late-looks",
+        Tuning,
+        odd::late_looks,
+        "a busy server, and an agent whose timers are late",
+    ),
     healthy("timers-cron", Tuning, calm::cron, "jobs on the minute"),
     healthy("timers-scrapers", HeldOut, calm::scrapers, "scrapers, each by its own clock"),
-    healthy("backlog-one", HeldOut, calm::backlog_one, "a backlog of 1 that never overflows: few come, evenly"),
+    healthy(
+        "backlog-one",
+        HeldOut,
+        calm::backlog_one,
+        "a backlog of 1 that never overflows: few come, evenly",
+    ),
     healthy(
         "backlog-one-pooled",
         Tuning,
@@ -150,5 +293,10 @@ pub const FAMILIES: &[Family] = &[
         odd::eight_by_turns,
         "eight workers that share an address collect one after another",
     ),
-    healthy("many-odd-times", HeldOut, odd::many_at_odd_times, "workers that share an address collect at odd times"),
+    healthy(
+        "many-odd-times",
+        HeldOut,
+        odd::many_at_odd_times,
+        "workers that share an address collect at odd times",
+    ),
 ];

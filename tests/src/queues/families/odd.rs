@@ -1,4 +1,5 @@
-//! Healthy servers that look odd: collections, acceptors that take turns, restarts, counters that wrap, and an agent held up.
+//! Healthy servers that look odd: collections, acceptors that take turns, restarts, counters that
+//! wrap, and an agent held up.
 
 use super::{
     super::{
@@ -9,7 +10,8 @@ use super::{
 };
 use crate::corpus::rng::Rng;
 
-/// A server that collects, at a load that still leaves it room: pauses take a tenth of its time at most.
+/// A server that collects, at a load that still leaves it room: pauses take a tenth of its time at
+/// most.
 fn collecting(rng: &mut Rng, server: Server, lasts: [f64; 2], apart: [f64; 2]) -> Plan {
     let load = rng.range(0.1, 0.8);
     let rate = server.capacity * load;
@@ -79,8 +81,11 @@ fn restarting(rng: &mut Rng, down: [f64; 2]) -> Plan {
     let (mut opens, times) = (0.0, 2 + rng.below(4));
     plan.sockets.clear();
     for time in 0..=times {
-        let closes =
-            if time == times { f64::INFINITY } else { opens + secs / (times + 1) as f64 * rng.range(0.7, 1.1) };
+        let closes = if time == times {
+            f64::INFINITY
+        } else {
+            opens + secs / (times + 1) as f64 * rng.range(0.7, 1.1)
+        };
         plan.sockets.push(super::super::plan::Socket { opens, closes, ..first.clone() });
         opens = closes + rng.range(down[0], down[1]);
     }
@@ -91,7 +96,11 @@ pub(super) fn restarts(rng: &mut Rng) -> Plan {
     let mut plan = restarting(rng, [0.05, 3.0]);
     // Those who were refused come again.
     let rate = plan.sources[0].rate.at(0.0);
-    let again: Vec<_> = plan.sockets.windows(2).map(|pair| (pair[1].opens, pair[1].opens - pair[0].closes)).collect();
+    let again: Vec<_> = plan
+        .sockets
+        .windows(2)
+        .map(|pair| (pair[1].opens, pair[1].opens - pair[0].closes))
+        .collect();
     for (t, down) in again {
         let count = (rate * down * 0.5).min(f64::from(plan.backlog_max) * 0.3);
         plan.bursts.push(Burst { t: t + 0.01, count: count as u32, spread_secs: 0.09 });
@@ -103,7 +112,8 @@ pub(super) fn reloads(rng: &mut Rng) -> Plan {
     restarting(rng, [-3.0, -0.2])
 }
 
-/// A server whose counters wrap; in half of the runs one burst of a tenth of a second overflows, once.
+/// A server whose counters wrap; in half of the runs one burst of a tenth of a second overflows,
+/// once.
 pub(super) fn wrapping(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
     lone_overflow(rng, server)
@@ -117,7 +127,8 @@ pub(super) fn wrapping_pool(rng: &mut Rng) -> Plan {
 fn lone_overflow(rng: &mut Rng, mut server: Server) -> Plan {
     let (load, overflows) = (rng.range(0.1, 0.6), rng.chance(0.5));
     if overflows {
-        // What overflows is gone again before those who were dropped come once more, a second later.
+        // What overflows is gone again before those who were dropped come once more, a second
+        // later.
         server.capacity = rng.pick(&[1_000.0, 4_000.0, 20_000.0]);
     }
     let rate = server.capacity * load;
@@ -163,19 +174,22 @@ fn busy(rng: &mut Rng) -> Plan {
     plan(rng, server.socket(), poisson(Line::flat(rate)), secs, limit)
 }
 
-/// Workers with sockets of their own that collect one after another, so that some queue nearly always waits and none stands.
+/// Workers with sockets of their own that collect one after another, so that some queue nearly
+/// always waits and none stands.
 fn collecting_by_turns(rng: &mut Rng, sockets: usize, lasts: [f64; 2], apart: [f64; 2]) -> Plan {
     let server = Server::new(rng, 1, Shape::Exponential).of(rng.pick(&[50.0, 200.0, 1_000.0]));
     let load = rng.range(0.2, 0.7);
     let rate = server.capacity * load * sockets as f64;
     let secs = healthy_secs(rate);
-    let need = server.depth((load * 1.15).min(0.9), secs, 1.0) + 2.0 * server.capacity * load * lasts[1];
+    let need =
+        server.depth((load * 1.15).min(0.9), secs, 1.0) + 2.0 * server.capacity * load * lasts[1];
     let limit = backlog(rng, need);
     let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), secs, limit);
     plan.sockets = vec![plan.sockets[0].clone(); sockets];
     let shift = apart[0] / sockets as f64;
     for (place, socket) in plan.sockets.iter_mut().enumerate() {
-        let begin = if apart[0] == apart[1] { shift * place as f64 } else { rng.range(0.0, apart[1]) };
+        let begin =
+            if apart[0] == apart[1] { shift * place as f64 } else { rng.range(0.0, apart[1]) };
         let mut t = begin;
         while t < secs {
             socket.pauses.push((t, t + rng.range(lasts[0], lasts[1])));

@@ -15,8 +15,14 @@ fn factor(rng: &mut Rng, load: f64) -> f64 {
     rng.range(1.2, 3.0) / load
 }
 
-/// A server at some load that slows down: what happens to its socket is for `slows`, which is told when and by how much.
-fn slowing(rng: &mut Rng, server: Server, scarce: Scarce, slows: impl Fn(&mut Rng, &mut Socket, f64, f64)) -> Plan {
+/// A server at some load that slows down: what happens to its socket is for `slows`, which is told
+/// when and by how much.
+fn slowing(
+    rng: &mut Rng,
+    server: Server,
+    scarce: Scarce,
+    slows: impl Fn(&mut Rng, &mut Socket, f64, f64),
+) -> Plan {
     let load = rng.range(0.3, 0.8);
     let (c, factor) = (server.capacity, factor(rng, load));
     let from = ahead(rng, c);
@@ -62,7 +68,8 @@ pub(super) fn reclaim(rng: &mut Rng) -> Plan {
     let server = Server::event_loop(rng);
     slowing(rng, server, Scarce::Memory, |rng, socket, from, factor| {
         let over = rng.range(2.0, 15.0);
-        socket.slow = Line::through(vec![(from, 1.0), (from + over, factor), (from + over, factor * 1.2)]);
+        socket.slow =
+            Line::through(vec![(from, 1.0), (from + over, factor), (from + over, factor * 1.2)]);
     })
 }
 
@@ -91,7 +98,8 @@ fn stopping(rng: &mut Rng, server: Server) -> (Plan, f64) {
     let load = rng.pick(&[2.0 / c, 2.0 / c, 10.0_f64.min(0.5 * c) / c, 0.1, 0.4, 0.7]);
     let stop = ahead(rng, c) + rng.unit();
     let limit = backlog(rng, server.depth(load, stop, 1.0));
-    let source = if rng.chance(0.5) { poisson(Line::flat(c * load)) } else { regular(Line::flat(c * load)) };
+    let source =
+        if rng.chance(0.5) { poisson(Line::flat(c * load)) } else { regular(Line::flat(c * load)) };
     (plan(rng, server.socket(), source, stop + 15.0, limit), stop)
 }
 
@@ -108,9 +116,11 @@ pub(super) fn stopped_by_workers(rng: &mut Rng) -> Plan {
     let (mut plan, stop) = stopping(rng, server);
     // A poisoned request each.
     let apart = rng.log_range(0.01, 2.0);
-    plan.sockets[0].lost_workers = (0..server.workers).map(|worker| stop + apart * f64::from(worker)).collect();
+    plan.sockets[0].lost_workers =
+        (0..server.workers).map(|worker| stop + apart * f64::from(worker)).collect();
     let served = plan.sources[0].rate.at(0.0);
-    plan.secs = stop + apart * f64::from(server.workers) + f64::from(server.workers) / served * 3.0 + 15.0;
+    plan.secs =
+        stop + apart * f64::from(server.workers) + f64::from(server.workers) / served * 3.0 + 15.0;
     plan.runs_share = 0.0;
     plan
 }
@@ -121,7 +131,8 @@ fn trickle(rng: &mut Rng) -> (Plan, f64) {
     let rate = rng.log_range(0.1, 5.0);
     let stop = rng.range(60.0, 240.0);
     let limit = backlog(rng, server.depth(rate / server.capacity, stop, 1.0));
-    let mut plan = plan(rng, server.socket(), poisson(Line::flat(rate)), stop + 20.0 + 10.0 / rate, limit);
+    let mut plan =
+        plan(rng, server.socket(), poisson(Line::flat(rate)), stop + 20.0 + 10.0 / rate, limit);
     plan.runs_share = 0.0;
     (plan, stop)
 }

@@ -1,7 +1,8 @@
 //! One run, judged: which overloads each rule claimed, when, and what it claimed wrongly.
 //!
-//! A claim is right if it is made between the onset of an overload of the run's address and a second after its end: a look may be late.
-//! Any other is false, however near. An overload that comes while a rightful claim about an earlier one still stands is claimed.
+//! A claim is right if it is made between the onset of an overload of the run's address and a
+//! second after its end: a look may be late. Any other is false, however near. An overload that
+//! comes while a rightful claim about an earlier one still stands is claimed.
 
 use std::path::Path;
 
@@ -19,8 +20,8 @@ use super::super::{
 /// How long after its end an overload may still be claimed.
 const GRACE_SECS: f64 = 1.0;
 
-/// Connections that must wait for a stopped acceptor to do harm, or the time that they must have waited together: fewer are what a slow
-/// request causes.
+/// Connections that must wait for a stopped acceptor to do harm, or the time that they must have
+/// waited together: fewer are what a slow request causes.
 const HARMED: u32 = 4;
 const HARMED_SECS: f64 = 6.0;
 
@@ -67,12 +68,18 @@ pub struct Found {
 impl Outcome {
     /// Holds the claims of a rule against what the run was.
     /// `harmed_secs` is when each overload of a stopped acceptor first did harm.
-    pub(super) fn new(rule: &'static str, claims: &[Claim], entry: &Entry, harmed_secs: &[Option<f64>]) -> Self {
+    pub(super) fn new(
+        rule: &'static str,
+        claims: &[Claim],
+        entry: &Entry,
+        harmed_secs: &[Option<f64>],
+    ) -> Self {
         let rightly = |claim: &Claim, overload: &Overload| {
             let span = overload.onset_secs..=overload.end_secs + GRACE_SECS;
             claim.addr == entry.addr && span.contains(&claim.raised_secs)
         };
-        let right = |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
+        let right =
+            |claim: &&Claim| entry.overloads.iter().any(|overload| rightly(claim, overload));
         let find = |(overload, harmed_secs): (&Overload, &Option<f64>)| {
             let stands = |claim: &&Claim| {
                 let cleared = claim.cleared_secs.unwrap_or(f64::INFINITY);
@@ -83,7 +90,9 @@ impl Outcome {
             let since = |then: f64| (claim.raised_secs - then).max(0.0);
             Some(Found {
                 after_secs: since(overload.onset_secs),
-                before_overflow: overload.overflow_secs.map(|overflow| claim.raised_secs <= overflow),
+                before_overflow: overload
+                    .overflow_secs
+                    .map(|overflow| claim.raised_secs <= overflow),
                 after_stop_secs: harmed_secs.map(since),
                 scarce_is_right: claim.scarce.zip(overload.scarce).map(|(said, is)| said == is),
                 why: claim.why.clone(),
@@ -112,9 +121,13 @@ pub(super) fn overloads<'a>(
     entry.overloads.iter().zip(outcome.found.iter().map(Option::as_ref))
 }
 
-/// Time from the onset to the first drop; `None` where nothing was dropped, or drops are what the overload is.
+/// Time from the onset to the first drop; `None` where nothing was dropped, or drops are what the
+/// overload is.
 pub(super) fn warning_secs(overload: &Overload) -> Option<f64> {
-    overload.overflow_secs.filter(|_| overload.kind != Kind::Drops).map(|overflow| overflow - overload.onset_secs)
+    overload
+        .overflow_secs
+        .filter(|_| overload.kind != Kind::Drops)
+        .map(|overflow| overflow - overload.onset_secs)
 }
 
 /// Notes when a stopped acceptor first makes enough wait.
@@ -125,7 +138,9 @@ fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option
         return;
     }
     for (overload, harmed_secs) in entry.overloads.iter().zip(harmed_secs) {
-        if overload.stopped_secs.is_some_and(|stopped_secs| (stopped_secs..=overload.end_secs).contains(&observation.t))
+        if overload
+            .stopped_secs
+            .is_some_and(|stopped_secs| (stopped_secs..=overload.end_secs).contains(&observation.t))
         {
             harmed_secs.get_or_insert(observation.t);
         }
@@ -150,9 +165,12 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
         }
     }
     if stream.truth().is_some_and(|truth| truth != entry.overloads) {
-        bail!("its label is not what its simulation says\n  hint: run `cargo xtask corpus queues write-manifest`");
+        bail!(
+            "its label is not what its simulation says\n  hint: run `cargo xtask corpus queues write-manifest`"
+        );
     }
-    let overloaded: f64 = entry.overloads.iter().map(|overload| overload.end_secs - overload.onset_secs).sum();
+    let overloaded: f64 =
+        entry.overloads.iter().map(|overload| overload.end_secs - overload.onset_secs).sum();
     Ok(Scored {
         entry: entry.clone(),
         healthy_days: (entry.secs - overloaded) / 86_400.0,

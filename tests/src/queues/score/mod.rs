@@ -1,6 +1,7 @@
 //! The score: each rule over each run, what came of it, and how that stands against the targets.
 //!
-//! The rules see observations alone; the labels are read here. What is missed is counted and shown, never left out.
+//! The rules see observations alone; the labels are read here. What is missed is counted and shown,
+//! never left out.
 
 mod judge;
 mod report;

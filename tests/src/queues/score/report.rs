@@ -36,7 +36,9 @@ impl Report {
     pub fn new(part: Part, scored: &[Scored]) -> Self {
         let runs: Vec<&Scored> = scored.iter().filter(|run| run.entry.part == part).collect();
         let mut names: Vec<&str> = runs.iter().map(|run| run.entry.family.as_str()).collect();
-        names.sort_by_key(|name| FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX));
+        names.sort_by_key(|name| {
+            FAMILIES.iter().position(|family| family.name == *name).unwrap_or(usize::MAX)
+        });
         names.dedup();
         let family = |name: &str| {
             let own: Vec<_> = runs.iter().filter(|run| run.entry.family == name).collect();
@@ -47,8 +49,12 @@ impl Report {
                 family: name.to_owned(),
                 positives: own.iter().filter(|run| !run.entry.overloads.is_empty()).count(),
                 runs: own.len(),
-                found: (0..COLUMNS).map(|rule| count(rule, &|outcome| outcome.found_all())).collect(),
-                wrong: (0..COLUMNS).map(|rule| count(rule, &|outcome| outcome.false_alarms > 0)).collect(),
+                found: (0..COLUMNS)
+                    .map(|rule| count(rule, &|outcome| outcome.found_all()))
+                    .collect(),
+                wrong: (0..COLUMNS)
+                    .map(|rule| count(rule, &|outcome| outcome.false_alarms > 0))
+                    .collect(),
             }
         };
         Self {
@@ -56,7 +62,9 @@ impl Report {
             runs: runs.len(),
             overloaded: runs.iter().filter(|run| !run.entry.overloads.is_empty()).count(),
             healthy_days: runs.iter().map(|run| run.healthy_days).sum(),
-            rules: runs.first().map_or(Vec::new(), |run| run.outcomes.iter().map(|outcome| outcome.rule).collect()),
+            rules: runs.first().map_or(Vec::new(), |run| {
+                run.outcomes.iter().map(|outcome| outcome.rule).collect()
+            }),
             rows: rows(&runs, COLUMNS),
             families: names.into_iter().map(family).collect(),
         }
@@ -70,8 +78,17 @@ impl Report {
     /// For a terminal.
     pub fn render(&self) -> String {
         let (overloaded, healthy) = (self.overloaded, self.runs - self.overloaded);
-        let what =
-            format!("{overloaded} overloads, {healthy} healthy runs, {:.1} healthy listener-days", self.healthy_days);
-        Table { part: self.part, what, rules: &self.rules, rows: &self.rows, families: &self.families }.render()
+        let what = format!(
+            "{overloaded} overloads, {healthy} healthy runs, {:.1} healthy listener-days",
+            self.healthy_days
+        );
+        Table {
+            part: self.part,
+            what,
+            rules: &self.rules,
+            rows: &self.rows,
+            families: &self.families,
+        }
+        .render()
     }
 }

@@ -1,8 +1,9 @@
 //! What the detector is to reach on the held-out part, and how each figure is counted.
 //!
-//! Precision and recall count runs: a run with any false claim is a false positive, a run is found if each of its overloads is
-//! claimed, and both may be true of one. Everything else counts overloads. Those that drop a connection within 300 ms of their onset
-//! cannot be told before that, at ten looks a second: they count for recall, and apart.
+//! Precision and recall count runs: a run with any false claim is a false positive, a run is found
+//! if each of its overloads is claimed, and both may be true of one. Everything else counts
+//! overloads. Those that drop a connection within 300 ms of their onset cannot be told before that,
+//! at ten looks a second: they count for recall, and apart.
 
 use super::{
     super::truth::{Kind, Overload},
@@ -13,7 +14,8 @@ use crate::corpus::score::{Figure, Row, Target, quantile, rate, share};
 /// The least warning in which an overload can be told before it drops anything: three looks.
 const WARNING_SECS: f64 = 0.3;
 
-/// A stopped acceptor is to be claimed within so long of when it first does harm: four wait, or fewer for six seconds together.
+/// A stopped acceptor is to be claimed within so long of when it first does harm: four wait, or
+/// fewer for six seconds together.
 const STOP_TOLD_SECS: f64 = 1.0;
 
 /// Days of healthy time in which one false alarm is borne.
@@ -25,18 +27,23 @@ type Pairs<'a> = [(&'a Scored, &'a Outcome)];
 /// All rows over some runs.
 pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     let row = |what, target, figure: &dyn Fn(&Pairs<'_>) -> Figure| {
-        let figures =
-            (0..rules).map(|rule| figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>()));
+        let figures = (0..rules).map(|rule| {
+            figure(&scored.iter().map(|run| (*run, &run.outcomes[rule])).collect::<Vec<_>>())
+        });
         Row { what, figures: figures.collect(), target }
     };
     // The share, of overloads of some kind, of which something is true once they are claimed.
-    let claimed = |runs: &Pairs<'_>, of: &dyn Fn(&Overload) -> bool, is: &dyn Fn(&Found) -> bool| {
-        let all: Vec<_> = runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome)).collect();
-        let of: Vec<_> = all.into_iter().filter(|(overload, _)| of(overload)).collect();
-        share(of.iter().filter(|(_, found)| found.is_some_and(is)).count(), of.len())
-    };
-    let warned = |overload: &Overload| warning_secs(overload).is_some_and(|secs| secs >= WARNING_SECS);
-    let untellable = |overload: &Overload| warning_secs(overload).is_some_and(|secs| secs < WARNING_SECS);
+    let claimed =
+        |runs: &Pairs<'_>, of: &dyn Fn(&Overload) -> bool, is: &dyn Fn(&Found) -> bool| {
+            let all: Vec<_> =
+                runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome)).collect();
+            let of: Vec<_> = all.into_iter().filter(|(overload, _)| of(overload)).collect();
+            share(of.iter().filter(|(_, found)| found.is_some_and(is)).count(), of.len())
+        };
+    let warned =
+        |overload: &Overload| warning_secs(overload).is_some_and(|secs| secs >= WARNING_SECS);
+    let untellable =
+        |overload: &Overload| warning_secs(overload).is_some_and(|secs| secs < WARNING_SECS);
     let delay = |runs: &Pairs<'_>, q: f64| {
         let all = runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome));
         quantile(&all.filter_map(|(_, found)| Some(found?.after_secs)).collect::<Vec<_>>(), q)
@@ -44,11 +51,17 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
     vec![
         row("precision, by run", Some(Target::AtLeast(0.98)), &|runs| {
             let right = runs.iter().filter(|(_, outcome)| outcome.found_all()).count();
-            share(right, right + runs.iter().filter(|(_, outcome)| outcome.false_alarms > 0).count())
+            share(
+                right,
+                right + runs.iter().filter(|(_, outcome)| outcome.false_alarms > 0).count(),
+            )
         }),
         row("recall, by run", Some(Target::AtLeast(0.97)), &|runs| {
             let overloaded = || runs.iter().filter(|(run, _)| !run.entry.overloads.is_empty());
-            share(overloaded().filter(|(_, outcome)| outcome.found_all()).count(), overloaded().count())
+            share(
+                overloaded().filter(|(_, outcome)| outcome.found_all()).count(),
+                overloaded().count(),
+            )
         }),
         row("false alarms in 10 listener-days", Some(Target::AtMost(2.0)), &|runs| {
             let days: f64 = runs.iter().map(|(run, _)| run.healthy_days).sum();
@@ -58,11 +71,13 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
             claimed(runs, &warned, &|found| found.before_overflow == Some(true))
         }),
         row("stopped: claimed within 1 s", Some(Target::AtLeast(1.0)), &|runs| {
-            let in_time = |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_TOLD_SECS);
+            let in_time =
+                |found: &Found| found.after_stop_secs.is_some_and(|secs| secs <= STOP_TOLD_SECS);
             // One that ends before it does harm needs no claim.
             let harmed = |found: &Found| found.after_stop_secs.is_some();
             let all = runs.iter().flat_map(|(run, outcome)| overloads(&run.entry, outcome));
-            let stopped: Vec<_> = all.filter(|(overload, _)| overload.stopped_secs.is_some()).collect();
+            let stopped: Vec<_> =
+                all.filter(|(overload, _)| overload.stopped_secs.is_some()).collect();
             let found = || stopped.iter().filter_map(|(_, found)| *found);
             let missed = stopped.iter().filter(|(_, found)| found.is_none()).count();
             share(
@@ -70,7 +85,9 @@ pub(super) fn rows(scored: &[&Scored], rules: usize) -> Vec<Row> {
                 found().filter(|found| harmed(found)).count() + missed,
             )
         }),
-        row("drop within 300 ms: claimed at all", None, &|runs| claimed(runs, &untellable, &|_| true)),
+        row("drop within 300 ms: claimed at all", None, &|runs| {
+            claimed(runs, &untellable, &|_| true)
+        }),
         row("drops of a short queue: claimed", None, &|runs| {
             claimed(runs, &|overload| overload.kind == Kind::Drops, &|_| true)
         }),

@@ -1,7 +1,8 @@
-//! The demo's second half: three backends behind Debian's HAProxy under load, of which one leaks until it is killed, without the agent and with it.
+//! The demo's second half: three backends behind Debian's HAProxy under load, of which one leaks
+//! until it is killed, without the agent and with it.
 //!
-//! The scenario is the tests' own, by their `drain` binary; here it is started, told of and shown. Where HAProxy cannot be
-//! had it is not run, which is said.
+//! The scenario is the tests' own, by their `drain` binary; here it is started, told of and shown.
+//! Where HAProxy cannot be had it is not run, which is said.
 
 mod summary;
 
@@ -20,7 +21,8 @@ use crate::progress::Progress;
 use crate::signals::Interrupted;
 use crate::{clock, signals};
 
-/// How long both runs may take: each loads for a quarter of a minute, and starts five programs before.
+/// How long both runs may take: each loads for a quarter of a minute, and starts five programs
+/// before.
 const AT_MOST: Duration = Duration::from_secs(120);
 
 /// HAProxy and wrk, or why they cannot be had.
@@ -33,7 +35,12 @@ pub fn servers() -> anyhow::Result<Result<PathBuf, String>> {
 }
 
 /// Runs the scenario, and tells what happens.
-pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathBuf, String>) -> anyhow::Result<Drains> {
+pub fn watch(
+    screen: Screen,
+    program: &Path,
+    agent: &Path,
+    servers: Result<PathBuf, String>,
+) -> anyhow::Result<Drains> {
     let servers = match servers {
         Ok(root) => root,
         Err(why) => return Ok(Drains::not_run(why)),
@@ -45,7 +52,10 @@ pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathB
     );
     let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
     let mut command = Command::new("env");
-    command.arg(variable("SPILLWAY_BIN", agent)).arg(variable("SPILLWAY_SERVERS", &servers)).arg(program);
+    command
+        .arg(variable("SPILLWAY_BIN", agent))
+        .arg(variable("SPILLWAY_SERVERS", &servers))
+        .arg(program);
     let mut runs = Held::start(&command)?;
     let mut drains = Drains::default();
     let (start, mut progress, mut detail) = (clock::now(), Progress::new(), String::new());
@@ -65,13 +75,22 @@ pub fn watch(screen: Screen, program: &Path, agent: &Path, servers: Result<PathB
         if let Some(code) = ended {
             progress.clear();
             if code != 0 {
-                bail!("{} ended with exit code {code}\n  its log:{}", program.display(), runs.log());
+                bail!(
+                    "{} ended with exit code {code}\n  its log:{}",
+                    program.display(),
+                    runs.log()
+                );
             }
             break;
         }
         if start.elapsed() > AT_MOST {
             progress.clear();
-            bail!("{} did not end within {} s\n  its log:{}", program.display(), AT_MOST.as_secs(), runs.log());
+            bail!(
+                "{} did not end within {} s\n  its log:{}",
+                program.display(),
+                AT_MOST.as_secs(),
+                runs.log()
+            );
         }
         progress.show("three backends under load", start.elapsed(), &detail);
     }

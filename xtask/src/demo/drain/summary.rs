@@ -1,7 +1,7 @@
 //! What became of the requests, side by side: pure.
 //!
-//! What is compared is how many failed. The share that succeeded depends on how long is counted, since HAProxy gives to the others what
-//! nobody had begun with.
+//! What is compared is how many failed. The share that succeeded depends on how long is counted,
+//! since HAProxy gives to the others what nobody had begun with.
 
 use serde_json::{Value, json};
 
@@ -51,11 +51,17 @@ impl Drains {
         let (at, happened) = (line["at_secs"].as_f64()?, &line["happened"]);
         let told = match happened["event"].as_str()? {
             "loaded" => format!("under load for {} s", happened["secs"]),
-            "drained" => format!("the leaking backend is drained\n           why: {}", happened["why"].as_str()?),
+            "drained" => format!(
+                "the leaking backend is drained\n           why: {}",
+                happened["why"].as_str()?
+            ),
             "died" => "the leaking backend is killed, at its cgroup's limit".to_owned(),
             _ => return None,
         };
-        Some(format!("{at:7.1} s  {} the agent: {told}", if with_agent { "with" } else { "without" }))
+        Some(format!(
+            "{at:7.1} s  {} the agent: {told}",
+            if with_agent { "with" } else { "without" }
+        ))
     }
 
     /// What is going on.
@@ -95,9 +101,11 @@ impl Ran {
     }
 
     fn describe(&self) -> String {
-        let at =
-            |what: &str, secs: Option<f64>| secs.map(|secs| format!("{what} at {secs:.1} s, ")).unwrap_or_default();
-        let (drained, died) = (at("drained", self.drained_at_secs), at("killed", self.died_at_secs));
+        let at = |what: &str, secs: Option<f64>| {
+            secs.map(|secs| format!("{what} at {secs:.1} s, ")).unwrap_or_default()
+        };
+        let (drained, died) =
+            (at("drained", self.drained_at_secs), at("killed", self.died_at_secs));
         format!("{drained}{died}{} of {} failed", self.failed, self.requests)
     }
 }
@@ -110,7 +118,10 @@ pub fn rows(drains: &Drains) -> Vec<Row> {
     let seen = |ran: &Option<Ran>| ran.as_ref().map_or("no result".to_owned(), Ran::describe);
     let fails = |ran: &Ran| ran.died_at_secs.is_some() && ran.failed > 0;
     let saved = |ran: &Ran| {
-        ran.drained_at_secs.is_some() && ran.died_at_secs.is_none() && ran.failed == 0 && ran.share() >= SHARE_MIN
+        ran.drained_at_secs.is_some()
+            && ran.died_at_secs.is_none()
+            && ran.failed == 0
+            && ran.share() >= SHARE_MIN
     };
     vec![
         Row {
@@ -131,11 +142,22 @@ pub fn rows(drains: &Drains) -> Vec<Row> {
 /// Both side by side; `None` where there are not both.
 pub fn table(drains: &Drains, paint: Paint) -> Option<String> {
     let (without, with) = (drains.without.as_ref()?, drains.with.as_ref()?);
-    let secs = |secs: Option<f64>| secs.map_or("\u{2013}".to_owned(), |secs| format!("{secs:.1} s"));
-    let line = |what: &str, of: &dyn Fn(&Ran) -> String| format!("{what:13}  {:>17}  {:>14}\n", of(without), of(with));
-    let mut text = format!("{:13}  {:>17}  {:>14}\n{}\n", "", "without the agent", "with the agent", "-".repeat(48));
+    let secs =
+        |secs: Option<f64>| secs.map_or("\u{2013}".to_owned(), |secs| format!("{secs:.1} s"));
+    let line = |what: &str, of: &dyn Fn(&Ran) -> String| {
+        format!("{what:13}  {:>17}  {:>14}\n", of(without), of(with))
+    };
+    let mut text = format!(
+        "{:13}  {:>17}  {:>14}\n{}\n",
+        "",
+        "without the agent",
+        "with the agent",
+        "-".repeat(48)
+    );
     text.push_str(&line("requests", &|ran| ran.requests.to_string()));
-    let failed = |ran: &Ran, width: usize| paint.outcome(ran.failed == 0, &format!("{:>width$}", ran.failed));
+    let failed = |ran: &Ran, width: usize| {
+        paint.outcome(ran.failed == 0, &format!("{:>width$}", ran.failed))
+    };
     text.push_str(&format!("{:13}  {}  {}\n", "failed", failed(without, 17), failed(with, 14)));
     text.push_str(&line("succeeded", &|ran| format!("{:.3} %", ran.share() * 100.0)));
     text.push_str(&line("drained after", &|ran| secs(ran.drained_at_secs)));
@@ -170,7 +192,8 @@ mod tests {
         let loaded = json!({"with_agent": false, "at_secs": 0.0, "happened": {"event": "loaded", "secs": 16}});
         assert_eq!(note(loaded).unwrap(), "    0.0 s  without the agent: under load for 16 s");
         let drained = json!({"with_agent": true, "at_secs": 4.16, "happened": {"event": "drained", "why": "it leaks"}});
-        let told = "    4.2 s  with the agent: the leaking backend is drained\n           why: it leaks";
+        let told =
+            "    4.2 s  with the agent: the leaking backend is drained\n           why: it leaks";
         assert_eq!(note(drained).unwrap(), told);
         assert_eq!(note(json!("gibberish")), None);
         let mut ran = good().without.unwrap().to_json();
@@ -183,16 +206,28 @@ mod tests {
     #[test]
     fn only_a_drain_before_any_failure_matches() {
         assert_eq!(wrong(|_| {}), [""; 0]);
-        assert_eq!(wrong(|drains| drains.with = Some(ran(9_968, 1, Some(4.2), None))), ["drain: with the agent"]);
-        assert_eq!(wrong(|drains| drains.with = Some(ran(9_968, 0, None, None))), ["drain: with the agent"]);
-        assert_eq!(wrong(|drains| drains.with = Some(ran(9_968, 0, Some(4.2), Some(9.0)))), ["drain: with the agent"]);
+        assert_eq!(
+            wrong(|drains| drains.with = Some(ran(9_968, 1, Some(4.2), None))),
+            ["drain: with the agent"]
+        );
+        assert_eq!(
+            wrong(|drains| drains.with = Some(ran(9_968, 0, None, None))),
+            ["drain: with the agent"]
+        );
+        assert_eq!(
+            wrong(|drains| drains.with = Some(ran(9_968, 0, Some(4.2), Some(9.0)))),
+            ["drain: with the agent"]
+        );
         assert_eq!(wrong(|drains| drains.with = None), ["drain: with the agent"]);
         // Nothing to save: then nothing was shown.
         assert_eq!(
             wrong(|drains| drains.without = Some(ran(10_153, 0, None, Some(12.3)))),
             ["drain: without the agent"]
         );
-        assert_eq!(wrong(|drains| drains.without = Some(ran(10_153, 29, None, None))), ["drain: without the agent"]);
+        assert_eq!(
+            wrong(|drains| drains.without = Some(ran(10_153, 29, None, None))),
+            ["drain: without the agent"]
+        );
         assert_eq!(wrong(|drains| drains.not_run = Some("no apt-get".into())), [""; 0]);
     }
 

@@ -4,15 +4,24 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PACE: DrainTimings =
-    DrainTimings { dwell_secs: 30.0, drained_within_secs: 120.0, verify_secs: 60.0, ask_again_secs: 600.0 };
+const PACE: DrainTimings = DrainTimings {
+    dwell_secs: 30.0,
+    drained_within_secs: 120.0,
+    verify_secs: 60.0,
+    ask_again_secs: 600.0,
+};
 
 fn facts(now: f64, wanted: bool) -> Inputs {
     Inputs { now, wanted, may_drain: true, is_useless: false, word: None, connections: Some(0) }
 }
 
 /// Steps once a second until `until`, and gives each state with the time at which it was entered.
-fn walk(machine: &mut DrainState, from: u32, until: u32, facts_at: impl Fn(f64) -> Inputs) -> Vec<(u32, DrainPhase)> {
+fn walk(
+    machine: &mut DrainState,
+    from: u32,
+    until: u32,
+    facts_at: impl Fn(f64) -> Inputs,
+) -> Vec<(u32, DrainPhase)> {
     let mut walked = Vec::new();
     for second in from..until {
         let now = f64::from(second);
@@ -59,20 +68,35 @@ fn what_is_refused_is_held_and_asked_for_again_later() {
     let mut machine = DrainState::new(PACE);
     machine.step(facts(0.0, true));
     let step = machine.answered(2.0, Reply::Refused);
-    assert_eq!(step, Some(Transition { from: DrainPhase::DrainRequested, to: DrainPhase::Healthy }));
+    assert_eq!(
+        step,
+        Some(Transition { from: DrainPhase::DrainRequested, to: DrainPhase::Healthy })
+    );
     assert!(machine.step(facts(601.0, true)).is_none() && !machine.is_out());
-    assert_eq!(machine.step(facts(602.0, true)).map(|step| step.to), Some(DrainPhase::DrainRequested));
+    assert_eq!(
+        machine.step(facts(602.0, true)).map(|step| step.to),
+        Some(DrainPhase::DrainRequested)
+    );
 }
 
 #[test]
 fn what_nobody_answers_is_withdrawn_and_never_takes_work_away() {
     let mut machine = DrainState::new(PACE);
     machine.step(facts(0.0, true));
-    assert_eq!(machine.answered(300.0, Reply::Nothing).map(|step| step.to), Some(DrainPhase::UndrainRequested));
+    assert_eq!(
+        machine.answered(300.0, Reply::Nothing).map(|step| step.to),
+        Some(DrainPhase::UndrainRequested)
+    );
     assert!(!machine.is_out());
-    assert_eq!(machine.answered(301.0, Reply::Granted).map(|step| step.to), Some(DrainPhase::Healthy));
+    assert_eq!(
+        machine.answered(301.0, Reply::Granted).map(|step| step.to),
+        Some(DrainPhase::Healthy)
+    );
     assert!(machine.step(facts(330.0, true)).is_none());
-    assert_eq!(machine.step(facts(331.0, true)).map(|step| step.to), Some(DrainPhase::DrainRequested));
+    assert_eq!(
+        machine.step(facts(331.0, true)).map(|step| step.to),
+        Some(DrainPhase::DrainRequested)
+    );
 }
 
 #[test]
@@ -82,9 +106,15 @@ fn an_undrain_is_asked_for_until_it_is_granted() {
         let now = f64::from(round) * 100.0;
         assert!(machine.answered(now, Reply::Nothing).is_none());
         assert!(machine.step(facts(now + 29.0, false)).is_none() && machine.is_out());
-        assert_eq!(machine.step(facts(now + 30.0, false)).map(|step| step.to), Some(DrainPhase::UndrainRequested));
+        assert_eq!(
+            machine.step(facts(now + 30.0, false)).map(|step| step.to),
+            Some(DrainPhase::UndrainRequested)
+        );
     }
-    assert_eq!(machine.answered(3_000.0, Reply::Granted).map(|step| step.to), Some(DrainPhase::Healthy));
+    assert_eq!(
+        machine.answered(3_000.0, Reply::Granted).map(|step| step.to),
+        Some(DrainPhase::Healthy)
+    );
     assert!(!machine.is_out());
 }
 
@@ -105,9 +135,15 @@ fn an_operator_waits_for_nothing() {
     machine.step(facts(0.0, true));
     machine.answered(0.0, Reply::Refused);
     let says = |now, word| Inputs { word: Some(word), may_drain: false, ..facts(now, true) };
-    assert_eq!(machine.step(says(1.0, Override::Drain)).map(|step| step.to), Some(DrainPhase::DrainRequested));
+    assert_eq!(
+        machine.step(says(1.0, Override::Drain)).map(|step| step.to),
+        Some(DrainPhase::DrainRequested)
+    );
     machine.answered(1.0, Reply::Granted);
-    assert_eq!(machine.step(says(2.0, Override::Undrain)).map(|step| step.to), Some(DrainPhase::UndrainRequested));
+    assert_eq!(
+        machine.step(says(2.0, Override::Undrain)).map(|step| step.to),
+        Some(DrainPhase::UndrainRequested)
+    );
     machine.answered(2.0, Reply::Granted);
     assert!((3..2_000).all(|now| machine.step(says(f64::from(now), Override::Undrain)).is_none()));
 }
@@ -145,12 +181,16 @@ fn answers() -> impl Strategy<Value = Option<Reply>> {
     ]
 }
 
-/// Seconds since the last, whether a drain is wanted and may be asked for, connections, and what is answered.
+/// Seconds since the last, whether a drain is wanted and may be asked for, connections, and what is
+/// answered.
 type Moment = (f64, bool, bool, Option<u64>, Option<Reply>);
 
 fn moments() -> impl Strategy<Value = Vec<Moment>> {
     let connections = prop_oneof![Just(None), Just(Some(0)), Just(Some(7))];
-    prop::collection::vec((0.0..40.0_f64, any::<bool>(), any::<bool>(), connections, answers()), 1..300)
+    prop::collection::vec(
+        (0.0..40.0_f64, any::<bool>(), any::<bool>(), connections, answers()),
+        1..300,
+    )
 }
 
 proptest! {

@@ -14,7 +14,11 @@ fn the_first_prior_and_the_last_two_values_are_kept() {
     for value in ["3", "2", "1"] {
         entry.want("memory.high", "whatever was found", value);
     }
-    let change = Change { file: "memory.high".into(), prior: "max".into(), wanted: vec!["2".into(), "1".into()] };
+    let change = Change {
+        file: "memory.high".into(),
+        prior: "max".into(),
+        wanted: vec!["2".into(), "1".into()],
+    };
     assert_eq!(entry.changes, [change]);
 }
 
@@ -37,7 +41,8 @@ fn hostile(change: impl FnOnce(&mut serde_json::Value)) -> Result<JournalEntry, 
 #[test]
 fn an_entry_names_nothing_but_what_an_agent_changes() {
     assert!(hostile(|_| {}).is_ok());
-    for directory in ["", "a", "sys/fs/cgroup", "/sys/fs/cgroup/../../../etc", "/a/../b", "/a\n/b"] {
+    for directory in ["", "a", "sys/fs/cgroup", "/sys/fs/cgroup/../../../etc", "/a/../b", "/a\n/b"]
+    {
         assert!(hostile(|entry| entry["directory"] = directory.into()).is_err(), "{directory}");
     }
     for file in [
@@ -55,7 +60,16 @@ fn an_entry_names_nothing_but_what_an_agent_changes() {
         let found = hostile(|entry| entry["changes"][0]["file"] = file.into());
         assert!(found.is_err(), "{file}");
     }
-    for unit in ["", ".service", "../a.service", "a/b.service", "a.timer", "a b.service", "a\n.service", ".a.service"] {
+    for unit in [
+        "",
+        ".service",
+        "../a.service",
+        "a/b.service",
+        "a.timer",
+        "a b.service",
+        "a\n.service",
+        ".a.service",
+    ] {
         let found = hostile(|entry| entry["unit"] = serde_json::json!({ "name": unit }));
         assert!(found.is_err(), "{unit}");
     }
@@ -68,17 +82,25 @@ fn an_entry_names_nothing_but_what_an_agent_changes() {
     }
     for value in ["", " ", "root::0:0:::", "1\n2", "max max max", "0x10", "1;2", "-2"] {
         assert!(hostile(|entry| entry["changes"][0]["prior"] = value.into()).is_err(), "{value:?}");
-        assert!(hostile(|entry| entry["changes"][0]["wanted"] = vec![value].into()).is_err(), "{value:?}");
+        assert!(
+            hostile(|entry| entry["changes"][0]["wanted"] = vec![value].into()).is_err(),
+            "{value:?}"
+        );
     }
     for value in ["0", "max", "-1", "max 100000", "18446744073709551615 1000000"] {
         assert!(hostile(|entry| entry["changes"][0]["prior"] = value.into()).is_ok(), "{value:?}");
     }
     let in_unit = |names: [&str; 1]| {
-        hostile(|entry| entry["unit"] = serde_json::json!({ "name": "a.service", "had_drop_ins": names }))
+        hostile(|entry| {
+            entry["unit"] = serde_json::json!({ "name": "a.service", "had_drop_ins": names })
+        })
     };
     assert!(in_unit(["../../x"]).is_err() && in_unit(["CPUWeight"]).is_ok());
     assert!(hostile(|entry| entry["incidents"] = vec!["\u{1b}[2J"].into()).is_err());
-    assert!(hostile(|entry| entry["split"] = serde_json::json!({ "subtree_control": "+memory" })).is_err());
+    assert!(
+        hostile(|entry| entry["split"] = serde_json::json!({ "subtree_control": "+memory" }))
+            .is_err()
+    );
     let many = serde_json::json!({ "file": "memory.high", "prior": "1", "wanted": ["2"] });
     assert!(hostile(|entry| entry["changes"] = vec![many; 13].into()).is_err());
 }

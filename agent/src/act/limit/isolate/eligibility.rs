@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{act::journal::IsolatedCgroup, config::Pattern, sense::proc_files};
 
-/// By which systemd says of a cgroup that what is below it is somebody else's: as root, and where it may set no attribute of root's.
+/// By which systemd says of a cgroup that what is below it is somebody else's: as root, and where
+/// it may set no attribute of root's.
 const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
 
 /// What the names of systemd's units end with that have processes or units below them.
@@ -65,13 +66,18 @@ pub fn permit(
     if !delegated.iter().any(|pattern| pattern.covers(cgroup)) {
         return Err(LimitRefusal::Shared(shared).into());
     }
-    let refused = |why: String, hint| LimitRefusal::NotDivided { shared: shared.clone(), why, hint }.into();
+    let refused =
+        |why: String, hint| LimitRefusal::NotDivided { shared: shared.clone(), why, hint }.into();
     if systemd::is_running()
         && let Err(owned) = handed_over(&target.directory, cgroup)
     {
-        return Err(refused(format!("{owned} is systemd's own"), "Delegate=yes in its unit hands it over"));
+        return Err(refused(
+            format!("{owned} is systemd's own"),
+            "Delegate=yes in its unit hands it over",
+        ));
     }
-    let sight = SharedCgroupView::of(target).map_err(failed(format!("what {cgroup} is cannot be told")))?;
+    let sight =
+        SharedCgroupView::of(target).map_err(failed(format!("what {cgroup} is cannot be told")))?;
     match objection(&sight, protected, std::process::id()) {
         Some(why) => Err(refused(why, "give the service a unit or container of its own")),
         None => Ok(IsolatedCgroup {
@@ -100,7 +106,9 @@ fn objection(sight: &SharedCgroupView, protected: &[Pattern], own_pid: u32) -> O
         }
         Of::V1 { .. } => None,
         Of::V2 { kind, subtree_control, peopled, loses_protection } => {
-            let is_protected = |member: &&CgroupProcess| protected.iter().any(|pattern| pattern.is_of(&member.program));
+            let is_protected = |member: &&CgroupProcess| {
+                protected.iter().any(|pattern| pattern.is_of(&member.program))
+            };
             if kind != "domain" {
                 Some(format!("its cgroup.type is {kind}"))
             } else if controllers(subtree_control).contains(MEMORY) {
@@ -108,7 +116,10 @@ fn objection(sight: &SharedCgroupView, protected: &[Pattern], own_pid: u32) -> O
             } else if let Some(child) = peopled.first() {
                 Some(format!("it has a child {child} with processes"))
             } else if *loses_protection {
-                Some("its memory.min or memory.low would not hold for those who are moved".to_owned())
+                Some(
+                    "its memory.min or memory.low would not hold for those who are moved"
+                        .to_owned(),
+                )
             } else {
                 let member = sight.members.iter().find(is_protected)?;
                 Some(format!("{member} is protected, and would have to be moved"))
@@ -122,25 +133,38 @@ impl SharedCgroupView {
         let directory = &target.directory;
         let pids = pids_in(directory)?;
         let members = pids.iter().copied().filter_map(CgroupProcess::of).collect();
-        let taken = [LEAK_CHILD, REST_CHILD].into_iter().filter(|child| directory.join(child).exists()).collect();
+        let taken = [LEAK_CHILD, REST_CHILD]
+            .into_iter()
+            .filter(|child| directory.join(child).exists())
+            .collect();
         let of = match target.version() {
             // Kernels without the switch have no other way.
-            Version::V1 => {
-                Of::V1 { is_hierarchical: target.read("memory.use_hierarchy").map_or(true, |value| value != "0") }
-            }
+            Version::V1 => Of::V1 {
+                is_hierarchical: target
+                    .read("memory.use_hierarchy")
+                    .map_or(true, |value| value != "0"),
+            },
             Version::V2 => {
                 let mut peopled = Vec::new();
                 for child in children_of(directory)? {
-                    if fs::read_to_string(child.join("cgroup.events"))?.lines().any(|line| line == "populated 1") {
-                        peopled.push(child.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                    if fs::read_to_string(child.join("cgroup.events"))?
+                        .lines()
+                        .any(|line| line == "populated 1")
+                    {
+                        peopled.push(
+                            child.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                        );
                     }
                 }
                 let promised = |file| target.read(file).is_ok_and(|value| value != "0");
                 Of::V2 {
                     kind: fs::read_to_string(directory.join("cgroup.type"))?.trim().to_owned(),
-                    subtree_control: fs::read_to_string(directory.join(SUBTREE_CONTROL))?.trim().to_owned(),
+                    subtree_control: fs::read_to_string(directory.join(SUBTREE_CONTROL))?
+                        .trim()
+                        .to_owned(),
                     peopled,
-                    loses_protection: (promised("memory.min") || promised("memory.low")) && !protects_children(),
+                    loses_protection: (promised("memory.min") || promised("memory.low"))
+                        && !protects_children(),
                 }
             }
         };
@@ -152,19 +176,23 @@ impl SharedCgroupView {
 fn protects_children() -> bool {
     let mounts = proc_files::mounts();
     mounts.is_ok_and(|mounts| {
-        let mut options =
-            mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2").map(|mount| mount.super_options);
+        let mut options = mounts
+            .into_iter()
+            .filter(|mount| mount.fs_type == "cgroup2")
+            .map(|mount| mount.super_options);
         options.any(|options| options.contains_key("memory_recursiveprot"))
     })
 }
 
-/// Whether systemd has handed a cgroup over; the error names whose it is: the innermost unit on its path, or itself where there is none.
+/// Whether systemd has handed a cgroup over; the error names whose it is: the innermost unit on its
+/// path, or itself where there is none.
 fn handed_over(directory: &Path, cgroup: &str) -> Result<(), String> {
     let (unit, below) = innermost_unit(cgroup);
     let is_delegated = directory.ancestors().nth(below).is_some_and(|unit| {
         DELEGATED.iter().any(|name| {
             let mut value = [0];
-            rustix::fs::getxattr(unit, *name, &mut value).is_ok_and(|length| length == 1) && value == *b"1"
+            rustix::fs::getxattr(unit, *name, &mut value).is_ok_and(|length| length == 1)
+                && value == *b"1"
         })
     });
     if is_delegated { Ok(()) } else { Err(unit.to_owned()) }
@@ -190,7 +218,8 @@ mod tests {
     use super::*;
 
     fn sight(of: Of) -> SharedCgroupView {
-        let member = |pid, program: &str| CgroupProcess { pid, ppid: 1, program: PathBuf::from(program) };
+        let member =
+            |pid, program: &str| CgroupProcess { pid, ppid: 1, program: PathBuf::from(program) };
         SharedCgroupView {
             pids: vec![10, 11],
             members: vec![member(10, "/api"), member(11, "/db")],
@@ -203,7 +232,12 @@ mod tests {
         sight(Of::V1 { is_hierarchical })
     }
 
-    fn v2(kind: &str, subtree_control: &str, peopled: &[&str], loses_protection: bool) -> SharedCgroupView {
+    fn v2(
+        kind: &str,
+        subtree_control: &str,
+        peopled: &[&str],
+        loses_protection: bool,
+    ) -> SharedCgroupView {
         let (kind, subtree_control) = (kind.to_owned(), subtree_control.to_owned());
         let peopled = peopled.iter().map(ToString::to_string).collect();
         sight(Of::V2 { kind, subtree_control, peopled, loses_protection })
@@ -223,8 +257,14 @@ mod tests {
     fn what_would_not_hold_or_is_not_ours_to_move_is_not_divided() {
         let told = |sight: &SharedCgroupView| why(sight).unwrap_or_default();
         assert!(told(&v1(false)).starts_with("its limits do not hold for its children"));
-        assert_eq!(told(&v2("domain threaded", "", &[], false)), "its cgroup.type is domain threaded");
-        assert_eq!(told(&v2("domain", "io memory", &[], false)), "it hands the memory controller on already");
+        assert_eq!(
+            told(&v2("domain threaded", "", &[], false)),
+            "its cgroup.type is domain threaded"
+        );
+        assert_eq!(
+            told(&v2("domain", "io memory", &[], false)),
+            "it hands the memory controller on already"
+        );
         assert_eq!(told(&v2("domain", "", &["box"], false)), "it has a child box with processes");
         assert!(told(&v2("domain", "", &[], true)).starts_with("its memory.min or memory.low"));
         for plain in [v1(true), v2("domain", "", &[], false)] {
@@ -247,7 +287,10 @@ mod tests {
     #[test]
     fn the_innermost_unit_says_whose_a_cgroup_is() {
         assert_eq!(innermost_unit("/system.slice/a.service"), ("/system.slice/a.service", 0));
-        assert_eq!(innermost_unit("/system.slice/a.service/box/one"), ("/system.slice/a.service", 2));
+        assert_eq!(
+            innermost_unit("/system.slice/a.service/box/one"),
+            ("/system.slice/a.service", 2)
+        );
         let nested = "/user.slice/user-0.slice/user@0.service/app.slice/b.service";
         assert_eq!(innermost_unit(nested), (nested, 0), "another systemd's own");
         assert_eq!(innermost_unit("/a/b"), ("/a/b", 0));

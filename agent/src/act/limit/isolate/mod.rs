@@ -1,11 +1,15 @@
-//! A leaker that shares its cgroup, moved to a child of it: limited there, while the others are not.
+//! A leaker that shares its cgroup, moved to a child of it: limited there, while the others are
+//! not.
 //!
-//! Done only where the operator said so, see [`permit`]. In version 1 the leaker moves, with what belongs to it, and the others stay. In
-//! version 2 a cgroup whose children have the memory controller holds no process itself, so that the others move as well, to a second
-//! child without a limit. What limits the shared cgroup itself holds for all as before. Memory stays charged where it was: the
-//! child begins with next to nothing, and its limit bounds what is taken from then on ([`turnover`] makes room for what is only replaced).
-//! Nothing is kept of who was moved: whoever is in our children goes back, see [`merge`]. Failure: what was half done is undone by the
-//! caller, or from the journal. It refuses a cgroup that is divided already, and one whose processes come faster than they can be moved.
+//! Done only where the operator said so, see [`permit`]. In version 1 the leaker moves, with what
+//! belongs to it, and the others stay. In version 2 a cgroup whose children have the memory
+//! controller holds no process itself, so that the others move as well, to a second child without a
+//! limit. What limits the shared cgroup itself holds for all as before. Memory stays charged where
+//! it was: the child begins with next to nothing, and its limit bounds what is taken from then on
+//! ([`turnover`] makes room for what is only replaced). Nothing is kept of who was moved: whoever
+//! is in our children goes back, see [`merge`]. Failure: what was half done is undone by the
+//! caller, or from the journal. It refuses a cgroup that is divided already, and one whose
+//! processes come faster than they can be moved.
 
 mod eligibility;
 mod recharge;
@@ -34,7 +38,8 @@ pub use eligibility::permit;
 pub use recharge::Recharge;
 pub use restore::{Restored, merge};
 
-/// Times that a cgroup's processes are listed and moved until none is left. Each time only those are left that were forked meanwhile.
+/// Times that a cgroup's processes are listed and moved until none is left. Each time only those
+/// are left that were forked meanwhile.
 const PASSES_MAX: u32 = 32;
 
 const PROCESSES: &str = "cgroup.procs";
@@ -47,7 +52,8 @@ struct SharedCgroup<'a> {
     version: Version,
 }
 
-/// Divides a cgroup that was found fit for it, and gives the child in which the leaker is now, and how many came with it.
+/// Divides a cgroup that was found fit for it, and gives the child in which the leaker is now, and
+/// how many came with it.
 ///
 /// # Errors
 ///
@@ -68,17 +74,21 @@ pub fn split(
     };
     for child in children {
         let directory = shared.directory.join(child);
-        fs::create_dir(&directory).map_err(failed(format!("{} cannot be made", directory.display())))?;
+        fs::create_dir(&directory)
+            .map_err(failed(format!("{} cannot be made", directory.display())))?;
     }
     let moved = shared.divide(culprit)?;
     let directory = shared.directory.join(LEAK_CHILD);
     let nothing = || io::Error::other("it has no memory controller");
-    let leak = Cgroup::at(directory.clone()).ok_or_else(nothing).map_err(failed(directory.display().to_string()))?;
+    let leak = Cgroup::at(directory.clone())
+        .ok_or_else(nothing)
+        .map_err(failed(directory.display().to_string()))?;
     Ok((leak, moved))
 }
 
 impl SharedCgroup<'_> {
-    /// Moves its processes, and where it has to hold none hands the memory controller on; gives how many are with the leaker.
+    /// Moves its processes, and where it has to hold none hands the memory controller on; gives how
+    /// many are with the leaker.
     fn divide(&self, culprit: ProcessId) -> Result<usize, LimitError> {
         let mut moved = BTreeSet::new();
         for _ in 0..PASSES_MAX {
@@ -96,7 +106,8 @@ impl SharedCgroup<'_> {
                     Version::V1 => continue,
                     Version::V2 => REST_CHILD,
                 };
-                let what = || format!("pid {pid} cannot be moved to {}/{child}", self.directory.display());
+                let what =
+                    || format!("pid {pid} cannot be moved to {}/{child}", self.directory.display());
                 if admit(&self.directory.join(child), pid).map_err(|error| failed(what())(error))?
                     && child == LEAK_CHILD
                 {
@@ -130,7 +141,10 @@ impl SharedCgroup<'_> {
         match fs::write(self.directory.join(SUBTREE_CONTROL), format!("+{MEMORY}")) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
             wrote => {
-                wrote.map_err(failed(format!("{}/{SUBTREE_CONTROL}=+{MEMORY}", self.directory.display())))?;
+                wrote.map_err(failed(format!(
+                    "{}/{SUBTREE_CONTROL}=+{MEMORY}",
+                    self.directory.display()
+                )))?;
                 Ok(true)
             }
         }
@@ -152,11 +166,15 @@ pub fn holds(target: &Cgroup, pid: u32) -> bool {
 }
 
 fn is_there(entry: &JournalEntry) -> bool {
-    // The entry may say anything: what is no cgroup is not written, and nobody can put a link into the path of one.
-    CgroupDir::open(&entry.directory).and_then(|directory| directory.inode()).is_ok_and(|inode| inode == entry.inode)
+    // The entry may say anything: what is no cgroup is not written, and nobody can put a link into
+    // the path of one.
+    CgroupDir::open(&entry.directory)
+        .and_then(|directory| directory.inode())
+        .is_ok_and(|inode| inode == entry.inode)
 }
 
-/// The processes of a cgroup, without those below it. Of one that is not seen from here the kernel says 0.
+/// The processes of a cgroup, without those below it. Of one that is not seen from here the kernel
+/// says 0.
 fn pids_in(directory: &Path) -> io::Result<Vec<u32>> {
     let processes = fs::read_to_string(directory.join(PROCESSES))?;
     Ok(processes.lines().filter_map(|line| line.parse().ok()).collect())

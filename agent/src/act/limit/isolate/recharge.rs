@@ -1,9 +1,11 @@
 //! Memory that a moved leaker had before, and takes anew.
 //!
-//! It stays charged to the shared cgroup until it is given back; what is taken instead is charged to the child. So a program that only
-//! replaces what it holds would come to the child's limit without growing. What is no longer held there may be taken here. Cold start:
-//! nothing was replaced yet. Failure: what cannot be read was not replaced. It refuses more than was held when it was moved: shared pages,
-//! of which each process counts all, make that the bound rather than the truth.
+//! It stays charged to the shared cgroup until it is given back; what is taken instead is charged
+//! to the child. So a program that only replaces what it holds would come to the child's limit
+//! without growing. What is no longer held there may be taken here. Cold start: nothing was
+//! replaced yet. Failure: what cannot be read was not replaced. It refuses more than was held when
+//! it was moved: shared pages, of which each process counts all, make that the bound rather than
+//! the truth.
 
 use std::fs;
 
@@ -17,16 +19,19 @@ pub struct Recharge {
 }
 
 impl Recharge {
-    /// They were moved just now. What they have taken in the child since is none of it: it is read last, so that it is rather too much.
+    /// They were moved just now. What they have taken in the child since is none of it: it is read
+    /// last, so that it is rather too much.
     pub fn begin(leak: &Cgroup) -> Self {
-        let had_bytes = held_bytes(leak).and_then(|held| Some(held.saturating_sub(charged_bytes(leak)?)));
+        let had_bytes =
+            held_bytes(leak).and_then(|held| Some(held.saturating_sub(charged_bytes(leak)?)));
         Self { had_bytes: had_bytes.unwrap_or(0) }
     }
 
-    /// How much of it is not held any more, in bytes; rather too little, so that it is read the other way round.
+    /// How much of it is not held any more, in bytes; rather too little, so that it is read the
+    /// other way round.
     pub fn replaced_bytes(self, leak: &Cgroup) -> u64 {
-        let replaced =
-            charged_bytes(leak).and_then(|charged| Some(replaced(self.had_bytes, held_bytes(leak)?, charged)));
+        let replaced = charged_bytes(leak)
+            .and_then(|charged| Some(replaced(self.had_bytes, held_bytes(leak)?, charged)));
         replaced.unwrap_or(0)
     }
 }

@@ -1,13 +1,15 @@
 //! A divided cgroup, put together again: whoever is in our children goes back, and the children go.
 //!
-//! By the journal alone, from wherever an agent was killed: each step is done if it is due. The limit is lifted before; then the memory
-//! controller is taken back, without which nobody could return in version 2. Where somebody else has begun to use what is there, it is
-//! left to them, without our limit.
+//! By the journal alone, from wherever an agent was killed: each step is done if it is due. The
+//! limit is lifted before; then the memory controller is taken back, without which nobody could
+//! return in version 2. Where somebody else has begun to use what is there, it is left to them,
+//! without our limit.
 
 use std::{fmt, fs, io, path::Path, thread::sleep, time::Duration};
 
 use super::{
-    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, admit, children_of, controllers, is_there, pids_in,
+    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, admit, children_of, controllers,
+    is_there, pids_in,
 };
 use crate::act::journal::{IsolatedCgroup, JournalEntry};
 
@@ -15,7 +17,8 @@ use crate::act::journal::{IsolatedCgroup, JournalEntry};
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// Settings of a cgroup that somebody chose to have the memory controller for, and what they say where nobody did.
+/// Settings of a cgroup that somebody chose to have the memory controller for, and what they say
+/// where nobody did.
 const SETTINGS: [(&str, &str); 4] =
     [("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0")];
 
@@ -63,15 +66,21 @@ fn try_merge(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Faile
     let mut left = Restored::Whole;
     for child in [LEAK_CHILD, REST_CHILD] {
         let child_directory = directory.join(child);
-        return_all(&child_directory, directory).map_err(|error| (format!("{child} cannot be emptied"), error))?;
-        if !remove(&child_directory).map_err(|error| (format!("{child} cannot be removed"), error))? {
-            left = Restored::Theirs(format!("{child} has cgroups of somebody else's by now, and stays"));
+        return_all(&child_directory, directory)
+            .map_err(|error| (format!("{child} cannot be emptied"), error))?;
+        if !remove(&child_directory)
+            .map_err(|error| (format!("{child} cannot be removed"), error))?
+        {
+            left = Restored::Theirs(format!(
+                "{child} has cgroups of somebody else's by now, and stays"
+            ));
         }
     }
     Ok(left)
 }
 
-/// Takes the memory controller from a cgroup's children, if it is on our account that they have it; says why not.
+/// Takes the memory controller from a cgroup's children, if it is on our account that they have it;
+/// says why not.
 fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
     let failed = |error| (format!("{SUBTREE_CONTROL} cannot be put back"), error);
     let file = directory.join(SUBTREE_CONTROL);
@@ -85,7 +94,11 @@ fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
         }
         SubtreeControlOwner::Ours => {}
     }
-    for child in children_of(directory).map_err(failed)?.into_iter().filter(|child| !child.ends_with(LEAK_CHILD)) {
+    for child in children_of(directory)
+        .map_err(failed)?
+        .into_iter()
+        .filter(|child| !child.ends_with(LEAK_CHILD))
+    {
         let name = child.file_name().unwrap_or_default().to_string_lossy();
         let is_set = |&(setting, nothing): &(&str, &str)| {
             fs::read_to_string(child.join(setting)).is_ok_and(|value| value.trim() != nothing)
@@ -123,7 +136,8 @@ fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
             return Ok(());
         }
         for pid in pids {
-            admit(directory, pid).map_err(|error| io::Error::other(format!("pid {pid} cannot be moved: {error}")))?;
+            admit(directory, pid)
+                .map_err(|error| io::Error::other(format!("pid {pid} cannot be moved: {error}")))?;
         }
     }
     Err(io::Error::other("its processes come faster than they can be moved"))

@@ -125,13 +125,19 @@ fn a_critical_page_does_not_wait_for_long_for_a_sink_that_failed_and_goes_first_
     t += RETRY_SECS_MAX;
     assert_eq!(queue.next(t), NextDelivery::Send(4), "it was tried least");
     queue.settled();
-    assert_eq!(queue.next(t), NextDelivery::Send(3), "the sink was down, so what failed is not to blame");
+    assert_eq!(
+        queue.next(t),
+        NextDelivery::Send(3),
+        "the sink was down, so what failed is not to blame"
+    );
 }
 
 #[test]
 fn an_incident_that_is_never_taken_holds_up_no_other() {
     let mut queue = DeliveryQueue::default();
-    for (nth, incident, news) in [(1, "a", Update::Raised), (2, "a", Update::Updated), (3, "b", Update::Raised)] {
+    for (nth, incident, news) in
+        [(1, "a", Update::Raised), (2, "a", Update::Updated), (3, "b", Update::Raised)]
+    {
         add(&mut queue, nth, incident, news);
     }
     assert_eq!(queue.next(0.0), NextDelivery::Send(1));
@@ -165,7 +171,14 @@ fn the_first_retry_comes_within_a_second_and_later_ones_further_apart_to_a_bound
 fn no_more_than_ten_calls_in_any_minute() {
     let mut queue = DeliveryQueue::default();
     for nth in 0..20 {
-        add_of(&mut queue, nth, &format!("{nth}"), &format!("{nth}"), Update::Raised, Severity::Critical);
+        add_of(
+            &mut queue,
+            nth,
+            &format!("{nth}"),
+            &format!("{nth}"),
+            Update::Raised,
+            Severity::Critical,
+        );
     }
     for nth in 0..10 {
         assert_eq!(queue.next(nth as f64), NextDelivery::Send(nth));
@@ -214,8 +227,8 @@ impl Known {
 }
 
 proptest! {
-    /// Pages come as policy makes them: an incident is raised, updated, resolved, and raised again at any time. A sink takes them, does not, or takes them and does
-    /// not say so.
+    /// Pages come as policy makes them: an incident is raised, updated, resolved, and raised again
+    /// at any time. A sink takes them, does not, or takes them and does not say so.
     #[test]
     fn whatever_comes_and_however_it_is_answered_the_sink_ends_with_what_stands(
         steps in prop::collection::vec((0..4_usize, 0..4_usize, any::<bool>(), 0.0..30.0_f64, 0..4_u8), 1..300),

@@ -17,7 +17,8 @@ impl Drop for Dir {
 }
 
 fn dir(name: &str) -> Dir {
-    let dir = Dir(std::env::temp_dir().join(format!("spillway-desk-{name}-{}", std::process::id())));
+    let dir =
+        Dir(std::env::temp_dir().join(format!("spillway-desk-{name}-{}", std::process::id())));
     fs::create_dir_all(&dir.0).unwrap();
     dir
 }
@@ -30,15 +31,19 @@ fn desk(dir: &Dir) -> (Outbox, Vec<Notification>) {
 /// The same, begun at this time in milliseconds since 1970.
 fn desk_at(dir: &Dir, unix_ms: u64) -> (Outbox, Vec<Notification>) {
     let (spool, found) = Spool::open::<Notification>(&dir.0.join("spool.redb")).unwrap();
-    let sink =
-        Sink { form: SinkFormat::Alertmanager { url: "http://127.0.0.1:9/".to_owned() }, links: Links::default() };
+    let sink = Sink {
+        form: SinkFormat::Alertmanager { url: "http://127.0.0.1:9/".to_owned() },
+        links: Links::default(),
+    };
     (Outbox::new(spool, vec![sink], found.waiting, unix_ms), found.open)
 }
 
 fn sent(desk: &mut Outbox, t: f64) -> Vec<String> {
     let posts = desk.due(t, 0, 0.5);
-    let text =
-        |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap()[0]["annotations"]["summary"].clone();
+    let text = |body: &[u8]| {
+        serde_json::from_slice::<serde_json::Value>(body).unwrap()[0]["annotations"]["summary"]
+            .clone()
+    };
     posts.iter().map(|(_, post)| text(&post.body).as_str().unwrap().to_owned()).collect()
 }
 
@@ -47,18 +52,29 @@ fn what_is_not_delivered_is_told_by_the_next_run_in_its_order() {
     let dir = dir("next-run");
     let (mut first, open) = desk(&dir);
     assert!(open.is_empty());
-    let pages = vec![page("1", "a", Update::Raised), page("2", "a", Update::Changed), page("3", "b", Update::Raised)];
+    let pages = vec![
+        page("1", "a", Update::Raised),
+        page("2", "a", Update::Changed),
+        page("3", "b", Update::Raised),
+    ];
     first.accept(0.0, pages);
     assert_eq!((first.waiting(), sent(&mut first, 0.0)), (2, vec!["1".to_owned()]));
     first.answered(0.0, 0, Delivery::Taken, 0.0);
-    assert_eq!(first.events(), [OutboxEvent::Kept(2), OutboxEvent::Delivered(SinkKind::Alertmanager)]);
+    assert_eq!(
+        first.events(),
+        [OutboxEvent::Kept(2), OutboxEvent::Delivered(SinkKind::Alertmanager)]
+    );
     assert_eq!(sent(&mut first, 1.0), ["3"], "and killed before it is answered");
     first.accept(1.0, vec![page("4", "b", Update::Resolved)]);
     drop(first);
 
     let (mut next, open) = desk(&dir);
     assert_eq!(open, [page("1", "a", Update::Raised)], "b is over");
-    assert_eq!(next.events(), [OutboxEvent::Merged(1)], "nobody knows whether 3 was taken, so its end alone is told");
+    assert_eq!(
+        next.events(),
+        [OutboxEvent::Merged(1)],
+        "nobody knows whether 3 was taken, so its end alone is told"
+    );
     assert_eq!((next.waiting(), sent(&mut next, 0.0)), (1, vec!["4".to_owned()]));
     next.answered(0.0, 0, Delivery::Taken, 0.0);
     drop(next);
@@ -88,7 +104,9 @@ fn a_clock_that_is_set_between_two_runs_changes_no_order_and_loses_nothing() {
         ("4", "b", Update::Updated),
     ];
     // Each page in a run of its own, the clock a year ahead, at zero, at its end, and right.
-    for ((id, incident, news), unix_ms) in told.into_iter().zip([1_800_000_000_000, 0, u64::MAX, 1_770_000_000_000]) {
+    for ((id, incident, news), unix_ms) in
+        told.into_iter().zip([1_800_000_000_000, 0, u64::MAX, 1_770_000_000_000])
+    {
         let (mut desk, _) = desk_at(&dir, unix_ms);
         desk.accept(0.0, vec![page(id, incident, news)]);
         assert!(desk.events().contains(&OutboxEvent::Kept(1)), "{id}");
@@ -114,7 +132,8 @@ fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
         if minute == 60 {
             before = resident_pages();
         }
-        let news = [(0, "r", Update::Raised), (4, "u", Update::Updated), (8, "o", Update::Resolved)];
+        let news =
+            [(0, "r", Update::Raised), (4, "u", Update::Updated), (8, "o", Update::Resolved)];
         if let Some((_, id, news)) = news.into_iter().find(|(at, ..)| minute % 10 == *at) {
             desk.accept(t, vec![page(&format!("{id}{minute}"), &format!("{}", minute / 10), news)]);
         }
@@ -137,11 +156,19 @@ fn a_day_at_a_receiver_that_is_down_takes_few_calls_and_no_memory() {
 fn what_is_too_much_is_lost_by_its_weight_and_counted() {
     let dir = dir("too-much");
     let (mut desk, _) = desk(&dir);
-    let raised = (0..WAITING_MAX).map(|nth| page(&format!("{nth}"), &format!("{nth}"), Update::Raised)).collect();
+    let raised = (0..WAITING_MAX)
+        .map(|nth| page(&format!("{nth}"), &format!("{nth}"), Update::Raised))
+        .collect();
     desk.accept(0.0, raised);
     let critical = Notification { severity: Severity::Critical, ..page("c", "c", Update::Raised) };
-    desk.accept(0.0, vec![page("u", "0", Update::Updated), page("v", "1", Update::Changed), critical]);
-    assert_eq!(desk.events(), [OutboxEvent::Kept(WAITING_MAX), OutboxEvent::Lost(2), OutboxEvent::Kept(1)]);
+    desk.accept(
+        0.0,
+        vec![page("u", "0", Update::Updated), page("v", "1", Update::Changed), critical],
+    );
+    assert_eq!(
+        desk.events(),
+        [OutboxEvent::Kept(WAITING_MAX), OutboxEvent::Lost(2), OutboxEvent::Kept(1)]
+    );
     assert_eq!((desk.waiting(), sent(&mut desk, 0.0)), (WAITING_MAX, vec!["c".to_owned()]));
 }
 
@@ -152,7 +179,13 @@ fn pages_take_so_much_of_the_disk_and_no_more() {
     let long = "x".repeat(16 << 10);
     for nth in 0..100 {
         let summary = long.clone();
-        desk.accept(0.0, vec![Notification { summary, ..page(&format!("{nth}"), &format!("{nth}"), Update::Raised) }]);
+        desk.accept(
+            0.0,
+            vec![Notification {
+                summary,
+                ..page(&format!("{nth}"), &format!("{nth}"), Update::Raised)
+            }],
+        );
         assert!(desk.waiting_bytes() <= WAITING_BYTES_MAX);
     }
     assert!(desk.waiting() > 25, "{}", desk.waiting());
@@ -165,7 +198,10 @@ fn a_spool_that_an_earlier_version_left_too_large_is_bounded_and_shrunk() {
     let (mut spool, _) = Spool::open::<Notification>(&path).unwrap();
     let entry = |nth: u64| {
         let summary = "x".repeat(8_000);
-        let what = Notification { summary, ..page(&format!("{nth}"), &format!("{}", nth / 2), NEWS[nth as usize % 2]) };
+        let what = Notification {
+            summary,
+            ..page(&format!("{nth}"), &format!("{}", nth / 2), NEWS[nth as usize % 2])
+        };
         (nth, SpoolEntry { to: vec!["alertmanager".to_owned()], what })
     };
     const NEWS: [Update; 2] = [Update::Raised, Update::Updated];

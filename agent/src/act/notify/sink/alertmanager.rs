@@ -1,7 +1,8 @@
 //! Alertmanager's API v2: alerts with labels, which it groups, silences and routes.
 //!
-//! Source: `api/v2/openapi.yaml` of its repository. An alert without an end is over after its `resolve_timeout`, five minutes, unless it is told
-//! again; so it gets an end that is a day off, and one that has come when it is over.
+//! Source: `api/v2/openapi.yaml` of its repository. An alert without an end is over after its
+//! `resolve_timeout`, five minutes, unless it is told again; so it gets an end that is a day off,
+//! and one that has come when it is over.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Who is told: what each of them gets of a page, and what its answer means.
 //!
-//! Pure but for secrets, which are read from their files each time, so that one that was replaced counts at once. An answer that says nothing of
-//! what it should is no delivery: something in between may have given it.
+//! Pure but for secrets, which are read from their files each time, so that one that was replaced
+//! counts at once. An answer that says nothing of what it should is no delivery: something in
+//! between may have given it.
 
 pub(super) mod alertmanager;
 pub(super) mod pagerduty;
@@ -18,7 +19,8 @@ use crate::net::{
     webhook_signature::SigningKeys,
 };
 
-/// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be told.
+/// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be
+/// told.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// Somebody who is told.
@@ -136,7 +138,11 @@ impl Sink {
     /// # Errors
     ///
     /// Where its secret cannot be read.
-    pub fn post(&self, page: &Notification, unix_secs: u64) -> Result<Option<OutgoingRequest>, String> {
+    pub fn post(
+        &self,
+        page: &Notification,
+        unix_secs: u64,
+    ) -> Result<Option<OutgoingRequest>, String> {
         let json = |url: String, body, hidden: Redactor| {
             let headers = vec![("content-type", "application/json".to_owned())];
             OutgoingRequest { hidden: hidden.address(&url), url, headers, body }
@@ -147,9 +153,8 @@ impl Sink {
                 let body = pagerduty::body(page, &key, &self.links);
                 Some(json(pagerduty::url(url, page.news), body, Redactor::default().secret(&key)))
             }
-            SinkFormat::Alertmanager { url } => {
-                alertmanager::body(page, &self.links).map(|body| json(url.clone(), body, Redactor::default()))
-            }
+            SinkFormat::Alertmanager { url } => alertmanager::body(page, &self.links)
+                .map(|body| json(url.clone(), body, Redactor::default())),
             SinkFormat::Slack { url } => {
                 let url = url.read()?;
                 let hidden = Redactor::default().secret_address(&url);
@@ -157,7 +162,8 @@ impl Sink {
             }
             SinkFormat::Webhook { url, keys } => {
                 let text = keys.read()?;
-                let keys_read = SigningKeys::read(&text).map_err(|error| format!("{keys}: {error}"))?;
+                let keys_read =
+                    SigningKeys::read(&text).map_err(|error| format!("{keys}: {error}"))?;
                 let body = webhook::body(page);
                 let mut headers = vec![("content-type", webhook::CONTENT_TYPE.to_owned())];
                 headers.extend(keys_read.headers(&page.id, unix_secs, &body));
@@ -171,7 +177,9 @@ impl Sink {
     pub fn fate(&self, status: u16, retry_after: Option<Duration>, body: &[u8]) -> Delivery {
         let said = said(status, body);
         let is_taken = match self.kind() {
-            SinkKind::PagerDuty => status == 202 && field(body, "status").as_deref() == Some("success"),
+            SinkKind::PagerDuty => {
+                status == 202 && field(body, "status").as_deref() == Some("success")
+            }
             SinkKind::Alertmanager => status == 200,
             SinkKind::Slack => status == 200 && body.trim_ascii() == b"ok",
             SinkKind::Webhook => (200..300).contains(&status),
@@ -181,7 +189,8 @@ impl Sink {
             // What is wrong with it will be wrong the next time.
             400 | 413 | 422 => Delivery::Refused(said),
             410 if self.kind() == SinkKind::Webhook => Delivery::Closed(said),
-            // Something in between has given up on the receiver, which may have it nonetheless; as may one that answers with something else.
+            // Something in between has given up on the receiver, which may have it nonetheless; as
+            // may one that answers with something else.
             200..300 | 502 | 504 => Delivery::Unknown(said),
             _ => Delivery::Later(retry_after.map(|after| after.min(RETRY_AFTER_MAX)), said),
         }
@@ -228,17 +237,25 @@ mod tests {
         let pagerduty = sink(SinkFormat::PagerDuty { url: url(), routing_key: secret() });
         let success = br#"{"status":"success","message":"Event processed","dedup_key":"k"}"#;
         assert_eq!(pagerduty.fate(202, None, success), Delivery::Taken);
-        let invalid = br#"{"status":"invalid event","message":"Event object is invalid","errors":["no"]}"#;
+        let invalid =
+            br#"{"status":"invalid event","message":"Event object is invalid","errors":["no"]}"#;
         let Delivery::Refused(why) = pagerduty.fate(400, None, invalid) else { panic!() };
         assert!(why.starts_with("HTTP 400: {\"status\":\"invalid event\""), "{why}");
         for status in [301, 429, 500] {
-            assert!(matches!(pagerduty.fate(status, None, b""), Delivery::Later(None, _)), "{status}");
+            assert!(
+                matches!(pagerduty.fate(status, None, b""), Delivery::Later(None, _)),
+                "{status}"
+            );
         }
-        for (status, body) in [(200, &success[..]), (202, b"<html>"), (202, b""), (502, b""), (504, b"")] {
+        for (status, body) in
+            [(200, &success[..]), (202, b"<html>"), (202, b""), (502, b""), (504, b"")]
+        {
             assert!(matches!(pagerduty.fate(status, None, body), Delivery::Unknown(_)), "{status}");
         }
         let day = Some(Duration::from_hours(24));
-        assert!(matches!(pagerduty.fate(429, day, b""), Delivery::Later(Some(after), _) if after == RETRY_AFTER_MAX));
+        assert!(
+            matches!(pagerduty.fate(429, day, b""), Delivery::Later(Some(after), _) if after == RETRY_AFTER_MAX)
+        );
 
         let slack = sink(SinkFormat::Slack { url: secret() });
         assert_eq!(slack.fate(200, None, b"ok\n"), Delivery::Taken);

@@ -1,7 +1,7 @@
 //! PagerDuty's Events API v2: alerts, and change events beside them.
 //!
-//! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>. 202 is taken; 400 says what is wrong and is never sent again; 429
-//! and 5xx are tried later.
+//! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>. 202 is taken; 400 says
+//! what is wrong and is never sent again; 429 and 5xx are tried later.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +39,12 @@ pub fn body(page: &Notification, routing_key: &str, links: &Links) -> Vec<u8> {
     }
 }
 
-fn event(page: &Notification, routing_key: &str, links: &Links, details: &Map<String, Value>) -> Value {
+fn event(
+    page: &Notification,
+    routing_key: &str,
+    links: &Links,
+    details: &Map<String, Value>,
+) -> Value {
     let link = |href: &String, text: &str| json!({"href": href, "text": text});
     let hrefs: Vec<_> = links.runbook.iter().map(|href| link(href, "Runbook")).collect();
     let at = timestamp(page.at_ms);
@@ -50,7 +55,8 @@ fn event(page: &Notification, routing_key: &str, links: &Links, details: &Map<St
             "links": hrefs,
         });
     }
-    let images: Vec<_> = links.picture.iter().map(|src| json!({"src": src, "alt": page.summary})).collect();
+    let images: Vec<_> =
+        links.picture.iter().map(|src| json!({"src": src, "alt": page.summary})).collect();
     json!({
         "routing_key": routing_key,
         "event_action": if page.news == Update::Resolved { "resolve" } else { "trigger" },

@@ -1,6 +1,7 @@
 //! Slack's incoming webhooks, and what speaks like them: a text.
 //!
-//! Source: <https://api.slack.com/messaging/webhooks>. Whoever knows the address may write, so the address is a secret.
+//! Source: <https://api.slack.com/messaging/webhooks>. Whoever knows the address may write, so the
+//! address is a secret.
 
 use serde_json::json;
 
@@ -15,8 +16,11 @@ pub fn body(page: &Notification, links: &Links) -> Vec<u8> {
         Update::Raised => capitalised(severity),
         Update::Updated => format!("Update, {severity}"),
     };
-    let runbook = links.runbook.as_ref().map(|href| format!(" <{href}|Runbook>")).unwrap_or_default();
-    json!({"text": format!("*{mark}* {}{runbook}", escaped(&page.summary))}).to_string().into_bytes()
+    let runbook =
+        links.runbook.as_ref().map(|href| format!(" <{href}|Runbook>")).unwrap_or_default();
+    json!({"text": format!("*{mark}* {}{runbook}", escaped(&page.summary))})
+        .to_string()
+        .into_bytes()
 }
 
 fn capitalised(name: &str) -> String {
@@ -24,11 +28,14 @@ fn capitalised(name: &str) -> String {
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }
 
-/// Takes from a text what a chat would act on, because names in it are chosen by whoever runs a process.
+/// Takes from a text what a chat would act on, because names in it are chosen by whoever runs a
+/// process.
 ///
-/// Three characters are Slack's own: <https://api.slack.com/reference/surfaces/formatting#escaping>; without them there is no link and no
-/// `<!channel>`. What speaks like Slack (Mattermost, Rocket.Chat, Discord) knows `@channel` and Markdown's links and emphasis too, and has no escape
-/// for them that Slack would not show: those characters are replaced by ones that look like them, and a link by its parts.
+/// Three characters are Slack's own:
+/// <https://api.slack.com/reference/surfaces/formatting#escaping>; without them there is no link
+/// and no `<!channel>`. What speaks like Slack (Mattermost, Rocket.Chat, Discord) knows `@channel`
+/// and Markdown's links and emphasis too, and has no escape for them that Slack would not show:
+/// those characters are replaced by ones that look like them, and a link by its parts.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -72,7 +79,8 @@ mod tests {
             at_ms,
             details,
         };
-        let body: serde_json::Value = serde_json::from_slice(&body(&page, &Links::default())).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_slice(&body(&page, &Links::default())).unwrap();
         body["text"].as_str().unwrap().to_owned()
     }
 
@@ -85,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_name_is_no_markup() {
-        let hostile = "<!channel> @all *Resolved* [x](http://evil) <http://evil|x> `&amp;` ~a~ (pid 1)";
+        let hostile =
+            "<!channel> @all *Resolved* [x](http://evil) <http://evil|x> `&amp;` ~a~ (pid 1)";
         let shown = "&lt;!channel&gt; ＠all ∗Resolved∗ [x] (http://evil) &lt;http://evil|x&gt; '&amp;amp;' ∼a∼ (pid 1)";
         assert_eq!(text(Update::Raised, Severity::Warning, hostile), format!("*Warning* {shown}"));
     }

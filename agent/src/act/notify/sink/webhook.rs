@@ -1,4 +1,5 @@
-//! A webhook of the operator's own: a CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says.
+//! A webhook of the operator's own: a CloudEvents 1.0 event in JSON, signed as Standard Webhooks
+//! 1.0 says.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,8 @@
-//! A relay that reads messages into buffers of its own, shares them as `Bytes`, and hands each to a consumer as a `Vec`.
+//! A relay that reads messages into buffers of its own, shares them as `Bytes`, and hands each to a
+//! consumer as a `Vec`.
 //!
-//! In bytes 1.10.0 a buffer that came in through `from_owner` and goes out as a `Vec` is never freed.
+//! In bytes 1.10.0 a buffer that came in through `from_owner` and goes out as a `Vec` is never
+//! freed.
 
 use std::{collections::VecDeque, thread, time::Duration};
 
