@@ -1,4 +1,4 @@
-//! The `spillway` command: what it takes, and what its exit code means.
+//! The `spillway` command: arguments and exit codes.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -17,7 +17,7 @@ use spillway_agent::{
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::time::uptime;
 
-/// The last of the log is read by then, or is not waited for.
+/// Maximum wait for the rest of the log to be written at exit.
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
 const EXIT_CODES: &str = "\
@@ -28,17 +28,17 @@ Examples:
   spillway run --config /etc/spillway.toml --json
   spillway record --out host.jsonl --duration 60s
   spillway replay host.jsonl --decisions
-  spillway doctor                               what each probe attached to, and why not
-  spillway pause                                do nothing new, whatever the agent is at
-  spillway drain                                take this node out of service until `spillway resume`
-  spillway undo                                 put back everything that was changed, agent or none
+  spillway doctor                               check what each probe can see on this host
+  spillway pause                                stop all new actions
+  spillway drain                                drain this node until `spillway resume`
+  spillway undo                                 restore everything that Spillway changed
   spillway check-config --print-defaults > spillway.toml";
 
-/// Sees memory leaks and overloaded listeners before they become outages.
+/// Detects leaks, overload and exhaustion on a Linux host before they become outages.
 #[derive(Parser)]
 #[command(name = "spillway", version, after_help = EXIT_CODES)]
 struct Cli {
-    /// Log more; twice for everything.
+    /// Log more; repeat for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -47,115 +47,112 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch this host until stopped. Verdicts go to standard output, logs to standard error.
+    /// Watch this host until stopped; print verdicts to standard output, logs to standard error
     Run {
-        /// Configuration file; every default without one.
+        /// Configuration file [default: every option at its default]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Print one JSON object a line instead of sentences.
+        /// Print one JSON object per line instead of sentences
         #[arg(long)]
         json: bool,
-        /// Use no BPF, only /proc and sock_diag.
+        /// Use only /proc and sock_diag, no BPF
         #[arg(long)]
         no_bpf: bool,
     },
-    /// Check a configuration file and report everything that is wrong with it.
+    /// Check a configuration file and report every problem at once
     CheckConfig {
-        /// The file.
+        /// File to check
         #[arg(required_unless_present = "print_defaults")]
         file: Option<PathBuf>,
-        /// Print every option with its default instead.
+        /// Print every option with its default instead
         #[arg(long, conflicts_with = "file")]
         print_defaults: bool,
-        /// Print the problems as JSON.
+        /// Print the problems as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Record what the sensors see, as a trace.
+    /// Record everything that the sensors report as a trace
     Record {
-        /// Where to write; `-` for standard output. A file that exists is not overwritten.
+        /// New file to write, never overwritten; `-` for standard output
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// How long, as in 60s or 2h.
+        /// Duration, such as 60s or 2h
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         duration: Duration,
-        /// Configuration file, for the intervals.
+        /// Configuration file, for its intervals
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Use no BPF, only /proc and sock_diag.
+        /// Use only /proc and sock_diag, no BPF
         #[arg(long)]
         no_bpf: bool,
     },
-    /// Run the detectors over a trace and print their verdicts, one JSON object a line.
+    /// Run the detectors over a trace and print their verdicts, one JSON object per line
     Replay {
-        /// The trace; `-` for standard input.
+        /// Trace to read; `-` for standard input
         trace: PathBuf,
-        /// Print what the policy would do, too.
+        /// Print the policy's decisions as well
         #[arg(long)]
         decisions: bool,
-        /// Configuration file; every default without one.
+        /// Configuration file [default: every option at its default]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Draw one process of a trace: its memory, what was claimed about it, and where that leads.
+    /// Draw one process of a trace: its memory, its verdicts and its forecast
     Explain {
-        /// The trace; `-` for standard input.
+        /// Trace to read; `-` for standard input
         trace: PathBuf,
-        /// Which process.
+        /// Process id
         #[arg(long)]
         pid: u32,
-        /// Where to write the picture (SVG); standard output without it. A file that exists is not
-        /// overwritten.
+        /// New SVG file, never overwritten [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Configuration file; every default without one.
+        /// Configuration file [default: every option at its default]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Stop every action of an agent, even of one that hangs. What was changed stays until
-    /// `spillway undo`.
+    /// Stop all new actions; those already taken stay until `spillway undo`
     Pause {
-        /// Configuration file, for record.state_dir.
+        /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Let the agent act again, and decide by itself whether this node is drained.
+    /// Allow actions again, and return control of drains to the agent
     Resume {
-        /// Configuration file, for record.state_dir.
+        /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Take this node out of service, and keep it out, whatever the agent sees.
+    /// Drain this node and keep it drained until `spillway resume`
     Drain {
-        /// Have balancers not even look at it, once it has no work.
+        /// Report `maint` instead of `drain` once all connections are closed
         #[arg(long)]
         maintenance: bool,
-        /// Configuration file, for record.state_dir.
+        /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Put this node into service, and keep it there, whatever the agent sees.
+    /// Keep this node in service, at a weight of 100 %, until `spillway resume`
     Undrain {
-        /// Configuration file, for record.state_dir.
+        /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Put back everything that was changed on this host, with or without an agent. Exits 1 if
-    /// something cannot be.
+    /// Restore everything that Spillway changed on this host; exits 1 if something cannot be restored
     Undo {
-        /// Configuration file, for record.state_dir.
+        /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Print one JSON object a line.
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Say what each probe attached to, what is degraded, and why. Exits 1 if nothing at all works.
+    /// Report how each probe is attached and what is degraded; exits 1 if nothing works
     Doctor {
-        /// Print JSON.
+        /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Use no BPF, only /proc and sock_diag.
+        /// Use only /proc and sock_diag, no BPF
         #[arg(long)]
         no_bpf: bool,
     },
@@ -166,33 +163,37 @@ fn main() -> ExitCode {
     let log = match log_to_stderr(cli.verbose, matches!(cli.command, Command::Run { .. })) {
         Ok(log) => log,
         Err(error) => {
-            eprintln!("spillway: nothing can be logged: {error}");
+            eprintln!("spillway: cannot start logging: {error}");
             return ExitCode::FAILURE;
         }
     };
     let done = match cli.command {
         Command::Run { config, json, no_bpf } => {
-            commands::run(config.as_deref(), json, || sensors(no_bpf))
+            commands::run::run(config.as_deref(), json, || sensors(no_bpf))
         }
-        Command::CheckConfig { file, json, .. } => commands::check_config(file.as_deref(), json),
+        Command::CheckConfig { file, json, .. } => {
+            commands::check_config::check_config(file.as_deref(), json)
+        }
         Command::Record { out, duration, config, no_bpf } => {
-            commands::record(&out, duration, config.as_deref(), || sensors(no_bpf))
+            commands::record::record(&out, duration, config.as_deref(), || sensors(no_bpf))
         }
         Command::Replay { trace, decisions, config } => {
-            commands::replay(&trace, decisions, config.as_deref())
+            commands::replay::run(&trace, decisions, config.as_deref())
         }
         Command::Explain { trace, pid, out, config } => {
-            commands::explain(&trace, pid, out.as_deref(), config.as_deref())
+            commands::explain::run(&trace, pid, out.as_deref(), config.as_deref())
         }
-        Command::Pause { config } => commands::pause(config.as_deref(), true),
-        Command::Resume { config } => commands::pause(config.as_deref(), false),
-        Command::Drain { maintenance, config } => commands::say(
+        Command::Pause { config } => commands::pause::pause(config.as_deref()),
+        Command::Resume { config } => commands::pause::resume(config.as_deref()),
+        Command::Drain { maintenance, config } => commands::drain::set_override(
             config.as_deref(),
             if maintenance { Override::Maintenance } else { Override::Drain },
         ),
-        Command::Undrain { config } => commands::say(config.as_deref(), Override::Undrain),
-        Command::Undo { config, json } => commands::undo(config.as_deref(), json),
-        Command::Doctor { json, no_bpf } => commands::doctor(json, sensors(no_bpf)),
+        Command::Undrain { config } => {
+            commands::drain::set_override(config.as_deref(), Override::Undrain)
+        }
+        Command::Undo { config, json } => commands::undo::undo(config.as_deref(), json),
+        Command::Doctor { json, no_bpf } => commands::doctor::doctor(json, sensors(no_bpf)),
     };
     if let Some(log) = log {
         log.drain(LOGGED_WITHIN);
@@ -207,8 +208,8 @@ fn main() -> ExitCode {
             eprintln!("spillway: {error:#}");
             ExitCode::FAILURE
         }
-        Err(CommandError::Told) => ExitCode::FAILURE,
-        // Whoever read our output has what they wanted.
+        Err(CommandError::AlreadyReported) => ExitCode::FAILURE,
+        // The reader has all it wanted, as `head` does.
         Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
     }
 }
@@ -217,7 +218,8 @@ fn sensors(no_bpf: bool) -> Sensors {
     if no_bpf { Sensors::without_bpf("--no-bpf was given") } else { Sensors::start() }
 }
 
-/// The log of a daemon is written beside it, by what is given; that of a command, by itself.
+/// Logs to standard error: a daemon through a thread, so that a blocked pipe never blocks the loop;
+/// a command directly.
 fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<NonblockingWriter>> {
     let level = match verbose {
         0 => LevelFilter::INFO,

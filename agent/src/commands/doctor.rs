@@ -1,34 +1,50 @@
-//! `spillway doctor`: what each probe attached to, what is degraded, and why.
+//! `spillway doctor`: reports how each probe is attached, which are degraded, and why.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::CommandError;
 use crate::{
     bpf::{ProbeStatus, fallbacks::Unavailable},
     sense::{Fact, Sensors},
 };
 
-/// What the doctor found.
+/// Reads every sensor once and prints the result.
+///
+/// # Errors
+///
+/// Returns [`CommandError::AlreadyReported`] if nothing at all can be sensed.
+pub fn doctor(json: bool, sensors: Sensors) -> Result<(), CommandError> {
+    let diagnosis = Diagnosis::make(sensors);
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&diagnosis)?)?;
+    } else {
+        diagnosis.print(&mut out)?;
+    }
+    if diagnosis.works() { Ok(()) } else { Err(CommandError::AlreadyReported) }
+}
+
+/// Result of one read of every sensor.
 #[derive(Debug, Serialize)]
-pub struct Diagnosis {
+struct Diagnosis {
     /// Kernel release.
-    pub kernel: String,
-    /// What became of each probe.
-    pub probes: Vec<ProbeStatus>,
-    /// Processes that one scan saw.
-    pub processes: usize,
-    /// Listeners that one look saw.
-    pub listeners: usize,
-    /// Whether available memory could be read.
-    pub host_memory: bool,
-    /// Whether memory pressure could be read.
-    pub memory_pressure: bool,
+    kernel: String,
+    /// Status of each probe.
+    probes: Vec<ProbeStatus>,
+    /// Processes seen by one scan.
+    processes: usize,
+    /// Listeners seen by one scan.
+    listeners: usize,
+    /// Available memory was readable.
+    host_memory: bool,
+    /// Memory pressure was readable.
+    memory_pressure: bool,
 }
 
 impl Diagnosis {
-    /// Attaches every probe and makes one read of each sensor.
-    pub fn make(mut sensors: Sensors) -> Self {
+    fn make(mut sensors: Sensors) -> Self {
         let mut seen = Vec::new();
         sensors.scan_processes(0.0, &mut seen);
         sensors.scan_listeners(0.0, &mut seen);
@@ -51,40 +67,30 @@ impl Diagnosis {
         }
     }
 
-    /// Whether anything at all can be sensed. A host always has processes: none seen means that
-    /// none can be.
-    pub fn works(&self) -> bool {
+    /// Returns whether anything can be sensed. A host always has processes, so a scan that finds
+    /// none did not work.
+    fn works(&self) -> bool {
         self.processes > 0
     }
 
-    /// Prints it for a person.
-    ///
-    /// # Errors
-    ///
-    /// Where `out` cannot be written.
-    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "kernel {}", self.kernel)?;
-        for report in &self.probes {
-            writeln!(
-                out,
-                "  {:<17} {:<9} {}",
-                report.probe.name(),
-                report.state.name(),
-                report.source
-            )?;
-            for passed in &report.passed_over {
+        for probe in &self.probes {
+            let (name, state) = (probe.probe.name(), probe.state.name());
+            writeln!(out, "  {name:<17} {state:<9} {}", probe.source)?;
+            for passed in &probe.passed_over {
                 let Unavailable { why, reason } = &passed.shortfall;
-                writeln!(out, "  {:<17} {:<9} not {}: {why}: {reason}", "", "", passed.at)?;
+                writeln!(out, "  {:<17} {:<9} not {}: {reason} ({why})", "", "", passed.at)?;
             }
-            if let Some(lacks) = report.lacks {
+            if let Some(lacks) = probe.lacks {
                 writeln!(out, "  {:<17} {:<9} so {lacks}", "", "")?;
             }
         }
         let memory = if self.host_memory { "readable" } else { "not readable" };
         let pressure =
             if self.memory_pressure { "readable" } else { "not readable: the kernel has no PSI" };
-        writeln!(out, "  {:<17} {:<9} /proc/meminfo", "host_memory", memory)?;
-        writeln!(out, "  {:<17} {:<9} /proc/pressure/memory", "memory_pressure", pressure)?;
+        writeln!(out, "  {:<17} {memory:<9} /proc/meminfo", "host_memory")?;
+        writeln!(out, "  {:<17} {pressure:<9} /proc/pressure/memory", "memory_pressure")?;
         writeln!(out, "sees {} processes and {} listeners", self.processes, self.listeners)
     }
 }

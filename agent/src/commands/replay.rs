@@ -1,16 +1,18 @@
-//! Replay: the core over a trace, as fast as it reads, with the same answer every time.
+//! `spillway replay`: runs the engine over a trace, as fast as it can be read, deterministically.
 //!
-//! Prints one JSON object a line for each verdict, in the order in which the core came to them, and
-//! with `decisions` what policy would do about each. The summary says what was read and what could
-//! not be, so that silence about a broken trace is not mistaken for health.
+//! Prints one JSON object per line for each verdict, in order, and with `--decisions` those of the
+//! policy as well. The summary counts the lines that were skipped, so that an empty output from a
+//! broken trace is not mistaken for a healthy host.
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, Write},
+    io::{self, BufRead, BufWriter, Write},
+    path::Path,
 };
 
 use thiserror::Error;
 
+use super::{CommandError, load, open_trace};
 use crate::{
     config::Config,
     engine::{Engine, Output},
@@ -20,33 +22,33 @@ use crate::{
     },
 };
 
-/// Problems that are kept word for word; the rest is counted. Enough to see a pattern.
+/// Skipped lines that the summary quotes; the others are only counted. Enough to see a pattern.
 const SKIPS_KEPT: usize = 10;
 
-/// Unknown kinds that are counted by name; a hostile trace may make up any number.
+/// Unknown kinds that are counted by name. Bounded, because a hostile trace can invent any number.
 const KINDS_KEPT: usize = 16;
 
-/// What to print.
+/// Output of a replay.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplayOptions {
-    /// Whether to print decisions too.
+    /// Prints decisions as well as verdicts.
     pub decisions: bool,
 }
 
-/// What a replay read.
+/// Totals of a replay.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ReplaySummary {
-    /// Lines, the header and empty ones included.
+    /// Lines read, including the header and empty lines.
     pub lines: u64,
-    /// Observations that the core took.
+    /// Observations passed to the engine.
     pub observations: u64,
-    /// Lines that could not be used, unknown kinds included.
+    /// Lines skipped, including those of unknown kinds.
     pub skipped: u64,
-    /// The same by sort of problem.
+    /// Lines skipped, by reason.
     pub skipped_by_sort: BTreeMap<&'static str, u64>,
-    /// Lines of kinds that this version does not know, by name, for the first 16 names.
+    /// Lines of kinds unknown to this version, for the first 16 kinds.
     pub unknown_kinds: BTreeMap<String, u64>,
-    /// The first 10 lines that could not be used.
+    /// First 10 lines that were skipped.
     pub first_skips: Vec<SkippedLine>,
     /// Verdicts printed.
     pub verdicts: u64,
@@ -54,7 +56,7 @@ pub struct ReplaySummary {
     pub decisions: u64,
 }
 
-/// Why a replay ended early.
+/// Failure that ended a replay early.
 #[derive(Debug, Error)]
 pub enum ReplayError {
     /// The trace cannot be read.
@@ -65,11 +67,55 @@ pub enum ReplayError {
     Output(TraceError),
 }
 
-/// Runs the core over a trace and prints its verdicts.
+/// Replays a trace to standard output, and reports skipped lines on standard error.
 ///
 /// # Errors
 ///
-/// If the header is bad, the trace cannot be read to its end, or the output cannot be written.
+/// Returns an error if the configuration is invalid, the trace has no valid header, or a stream
+/// fails.
+pub fn run(trace: &Path, decisions: bool, config: Option<&Path>) -> Result<(), CommandError> {
+    let config = load(config)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    match replay(open_trace(trace)?, &config, &mut out, ReplayOptions { decisions }) {
+        Ok(summary) => {
+            report_skipped(trace, &summary);
+            Ok(())
+        }
+        Err(ReplayError::Output(TraceError::Io(error))) => Err(error.into()),
+        Err(error @ ReplayError::Output(_)) => Err(CommandError::Failed(error.into())),
+        Err(ReplayError::Trace(error)) => Err(CommandError::BadInput(
+            anyhow::Error::new(error).context(trace.display().to_string()),
+        )),
+    }
+}
+
+fn report_skipped(trace: &Path, summary: &ReplaySummary) {
+    if summary.skipped == 0 {
+        return;
+    }
+    let trace = trace.display();
+    for skipped in &summary.first_skips {
+        eprintln!("{trace}: {skipped}");
+    }
+    let reasons: Vec<_> =
+        summary.skipped_by_sort.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    eprintln!(
+        "{trace}: skipped {} of {} lines: {}",
+        summary.skipped,
+        summary.lines,
+        reasons.join(", ")
+    );
+    for (kind, count) in &summary.unknown_kinds {
+        eprintln!("{trace}: {count} of unknown kind {kind:?}");
+    }
+}
+
+/// Runs the engine over a trace and writes its verdicts to `out`.
+///
+/// # Errors
+///
+/// Returns an error if the header is invalid, the trace cannot be read to its end, or `out` cannot
+/// be written.
 pub fn replay<R: BufRead, W: Write>(
     input: R,
     config: &Config,
@@ -77,14 +123,14 @@ pub fn replay<R: BufRead, W: Write>(
     options: ReplayOptions,
 ) -> Result<ReplaySummary, ReplayError> {
     let mut reader = TraceReader::new(input).map_err(ReplayError::Trace)?;
-    let mut core = Engine::new(config, reader.header().host);
+    let mut engine = Engine::new(config, reader.header().host);
     let mut summary = ReplaySummary::default();
     let mut output = Output::default();
     for observation in &mut reader {
         match observation {
             Ok(observation) => {
                 summary.observations += 1;
-                core.apply_into(&observation, &mut output);
+                engine.apply_into(&observation, &mut output);
             }
             Err(skip) => summary.count(skip),
         }

@@ -1,16 +1,22 @@
-//! `spillway explain`: one process of a trace as a picture: what it weighed, what was claimed when,
-//! and where that leads.
+//! `spillway explain`: draws one process of a trace: its memory, its verdicts and its forecast.
 //!
-//! People look before they read. The trace is replayed through the same core as `spillway replay`,
-//! so the picture shows the verdicts that the agent gave. A trace may be longer than memory: of a
-//! long series every other point is left out, as often as need be.
+//! The trace is replayed through the same engine as `spillway replay`, so the picture shows the
+//! verdicts that the agent gave. A trace may not fit in memory, so a long series is thinned to
+//! every other point, repeatedly if necessary.
 
 mod svg;
 
-use std::{collections::BTreeMap, io::BufRead, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
+use anyhow::anyhow;
 use thiserror::Error;
 
+use super::{CommandError, create_new, load, open_trace};
 use crate::{
     config::Config,
     detect::{Claim, Verdict},
@@ -21,13 +27,13 @@ use crate::{
 
 pub use svg::draw;
 
-/// Points kept of one life: four a pixel of the picture.
+/// Maximum points kept for one process: four per pixel of the picture.
 const POINTS_MAX: usize = 4_096;
 
-/// Processes named where the one that was asked for is not there.
+/// Maximum processes listed if the requested one is missing.
 const NAMED_MAX: usize = 10;
 
-/// Why there is no picture.
+/// Failure to draw a picture.
 #[derive(Debug, Error)]
 pub enum ExplainError {
     /// The trace cannot be read.
@@ -36,41 +42,41 @@ pub enum ExplainError {
     /// The trace has no such process.
     #[error("the trace has no process with pid {pid}\n  hint: {others}")]
     NoProcess {
-        /// The pid that was asked for.
+        /// Requested pid.
         pid: u32,
-        /// What it has instead.
+        /// Hint that lists the largest processes of the trace.
         others: String,
     },
 }
 
-/// What is known of one pid.
+/// History of one pid.
 #[derive(Debug, Default)]
 pub struct Explained {
-    /// The pid.
+    /// Process id.
     pub pid: u32,
-    /// Each process that had it, in order.
+    /// Processes that had this pid, in order.
     pub lives: Vec<Life>,
-    /// Leaks claimed and withdrawn, of memory and of anything else, in order.
+    /// Leak verdicts about it, raised and cleared, in order.
     pub verdicts: Vec<Verdict>,
-    /// First and last time of the trace, in its seconds.
+    /// First and last time of the trace, in seconds of its clock.
     pub span: Option<(f64, f64)>,
-    /// What the process could weigh at most when it was last seen, in bytes; `None` where the trace
-    /// does not tell.
+    /// Limit of the process's memory when it was last seen, in bytes; `None` if the trace does not
+    /// say.
     pub limit_bytes: Option<u64>,
 }
 
-/// One process.
+/// One process, from its start to its exit.
 #[derive(Debug)]
 pub struct Life {
-    /// When it began, as `/proc/PID/stat` counts.
+    /// Start time in clock ticks since boot, as in `/proc/PID/stat`.
     pub start_ticks: u64,
-    /// Its name when it was last seen.
+    /// Command name when it was last seen.
     pub comm: Arc<str>,
-    /// Its cgroup when it was last seen.
+    /// Cgroup when it was last seen.
     pub cgroup: Arc<str>,
-    /// When, in the trace's seconds, and private memory in bytes.
+    /// Time in seconds of the trace's clock, and private memory in bytes.
     pub points: Vec<(f64, u64)>,
-    /// Of how many samples one is kept.
+    /// One sample in `stride` is kept.
     stride: usize,
     seen: usize,
 }
@@ -106,14 +112,39 @@ impl Life {
     }
 }
 
-/// Replays a trace, and keeps what it tells of one pid. Lines that cannot be used are left out.
+/// Writes the picture to a new file, or to standard output.
 ///
 /// # Errors
 ///
-/// Where the trace cannot be read, or has no such process.
+/// Returns an error if the trace cannot be read or has no such process, or if the file exists or
+/// cannot be written.
+pub fn run(
+    trace: &Path,
+    pid: u32,
+    out: Option<&Path>,
+    config: Option<&Path>,
+) -> Result<(), CommandError> {
+    let config = load(config)?;
+    let explained = explain(open_trace(trace)?, &config, pid).map_err(|error| {
+        CommandError::BadInput(anyhow::Error::new(error).context(trace.display().to_string()))
+    })?;
+    let svg = draw(&explained)
+        .map_err(|error| CommandError::Failed(anyhow!("cannot draw the picture: {error}")))?;
+    match out {
+        Some(file) => create_new(file)?.write_all(svg.as_bytes())?,
+        None => io::stdout().lock().write_all(svg.as_bytes())?,
+    }
+    Ok(())
+}
+
+/// Replays a trace and collects the history of one pid. Skips invalid lines.
+///
+/// # Errors
+///
+/// Returns an error if the trace cannot be read or has no such process.
 pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explained, ExplainError> {
     let mut reader = TraceReader::new(input)?;
-    let mut core = Engine::new(config, reader.header().host);
+    let mut engine = Engine::new(config, reader.header().host);
     let mut output = Output::default();
     let mut explained = Explained { pid, ..Explained::default() };
     let mut others: BTreeMap<u32, (Arc<str>, u64)> = BTreeMap::new();
@@ -121,7 +152,7 @@ pub fn explain<R: BufRead>(input: R, config: &Config, pid: u32) -> Result<Explai
     for observation in (&mut reader).flatten() {
         let t = observation.t;
         explained.span = Some(explained.span.map_or((t, t), |(first, last)| (first, t.max(last))));
-        core.apply_into(&observation, &mut output);
+        engine.apply_into(&observation, &mut output);
         output.decisions.clear();
         let of_pid =
             |verdict: &Verdict| matches!(&verdict.claim, Claim::Leak(claim) if claim.id.pid == pid);

@@ -1,0 +1,96 @@
+//! `spillway undo`: restores everything that Spillway changed on this host, with or without an agent.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
+
+use anyhow::Context as _;
+
+use super::{CommandError, load};
+use crate::{
+    act::{
+        Journal, Outcome, OutcomeKind,
+        drain::{DrainPhase, Override, OverrideFile, StateFile},
+        undo_all,
+    },
+    os::{proc_reader, sandbox},
+    sense::Hierarchy,
+};
+
+/// Restores limits from the journal and puts a drained node back into service. Neither waits for
+/// a running agent.
+///
+/// # Errors
+///
+/// Returns an error if the configuration is invalid, the journal cannot be read, or something
+/// cannot be restored; [`CommandError::AlreadyReported`] in the last case.
+pub fn undo(config: Option<&Path>, json: bool) -> Result<(), CommandError> {
+    let state_dir = load(config)?.record.state_dir;
+    // Somebody else may have written the journal, so it must not reach beyond cgroups.
+    if state_dir.exists() {
+        proc_reader::start()?;
+        sandbox::files(&state_dir, Hierarchy::detect().mount());
+    }
+    let journal = Journal::find(&state_dir)
+        .with_context(|| format!("cannot read the journal in {}", state_dir.display()));
+    let (undone, unread) = match journal {
+        Ok(journal) => (journal.map(|journal| undo_all(&journal)).unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    // A refused journal must not keep the node out of service.
+    let undrained = undrain(&state_dir)?;
+    let outcomes: Vec<_> = undone.iter().map(|one| one.outcome(0.0)).chain(undrained).collect();
+    let mut out = io::stdout().lock();
+    for outcome in &outcomes {
+        match outcome.event {
+            _ if json => writeln!(out, "{}", serde_json::to_string(&outcome)?)?,
+            OutcomeKind::UndrainRequested => writeln!(out, "{}", outcome.why)?,
+            event => writeln!(out, "{event} {}: {}", outcome.cgroup, outcome.why)?,
+        }
+    }
+    if let Some(error) = unread {
+        return Err(CommandError::Failed(error));
+    }
+    if outcomes.is_empty() && !json {
+        writeln!(out, "nothing to undo: {} records no changes", state_dir.display())?;
+    }
+    let has_failed = outcomes
+        .iter()
+        .any(|one| matches!(one.event, OutcomeKind::Failed | OutcomeKind::UndrainFailed));
+    if has_failed { Err(CommandError::AlreadyReported) } else { Ok(()) }
+}
+
+/// Asks the agent to undrain, now or when it next starts, if the node is drained or about to be.
+/// Returns one outcome for the request, and one for each state file that cannot be read.
+fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
+    let state_file = StateFile::below(state_dir);
+    let outcome = |event, why| Outcome {
+        t: 0.0,
+        event,
+        id: "".into(),
+        cgroup: "node".into(),
+        limit_bytes: None,
+        why,
+    };
+    let unreadable = state_file.unreadable().into_iter().map(|why| {
+        // One hint is enough.
+        let why = why.split("\n  hint: ").next().unwrap_or_default();
+        let hint = "look at the file, undrain the node if necessary, and remove the file";
+        outcome(
+            OutcomeKind::UndrainFailed,
+            format!("cannot tell whether this node is drained: {why}\n  hint: {hint}"),
+        )
+    });
+    let mut outcomes: Vec<_> = unreadable.collect();
+    if state_file.peek().is_some_and(|saved| saved.phase != DrainPhase::Healthy) {
+        let file = OverrideFile::below(state_dir);
+        file.say(Override::Undrain)
+            .with_context(|| format!("cannot write {}", file.path().display()))
+            .map_err(CommandError::Failed)?;
+        let why = "the agent undrains this node, now or when it next starts, and keeps it in \
+                   service until `spillway resume`";
+        outcomes.push(outcome(OutcomeKind::UndrainRequested, why.to_owned()));
+    }
+    Ok(outcomes)
+}
