@@ -819,14 +819,14 @@ fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again(
     let mut agent = node.start();
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::Draining);
-    assert!(run("undo").starts_with("this node is undrained by its agent"));
+    assert!(run("undo").starts_with("the agent undrains this node"));
     agent.until(OutcomeKind::Undrained);
     assert_eq!(agent.says(), Readiness::Ready(100));
     run("resume");
     assert_eq!(node.word().read(), Ok(None));
     for (command, word) in [("drain", Override::Drain), ("undrain", Override::Undrain)] {
         assert!(
-            run(command).contains("so it stays, whatever the agent sees, until `spillway resume`")
+            run(command).contains("`spillway resume` returns control to the agent")
         );
         assert_eq!(node.word().read(), Ok(Some(word)));
     }
