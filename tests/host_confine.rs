@@ -130,7 +130,7 @@ fn a_wrong_file_at_sighup_changes_nothing_and_a_good_one_is_in_force() {
     };
     hangup("[decide]\ncooldwon = \"1h\"\n[sense]\ninterval = 5\n", "cooldwon");
     assert!(running.log().contains("interval"), "every mistake is named: {}", running.log());
-    hangup(&format!("{good}[decide]\ncooldown = \"2h\"\n"), "is in force");
+    hangup(&format!("{good}[decide]\ncooldown = \"2h\"\n"), "SIGHUP: reloaded");
     hangup(
         &good.replace("[record]", "[sense]\ninterval = \"900ms\"\n[record]"),
         "settings=[sense]",
@@ -202,6 +202,6 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
     assert_eq!(fs::metadata(&log).expect("it is there").len(), full, "there is no room");
     fs::remove_file(&filler).expect("it is ours");
     hangup();
-    says("is in force");
+    says("SIGHUP: reloaded");
     says("took no lines for a while");
 }

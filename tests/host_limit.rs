@@ -182,8 +182,8 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
     let limited = stage.state();
     let file = stage.scratch.0.join("spillway.toml");
     for (text, wanted) in [
-        ("mode = \"enforce".to_owned(), "the configuration stays as it was"),
-        (stage.quick(&format!("{}\ncooldown = \"2h\"", stage.only_this())), "is in force"),
+        ("mode = \"enforce".to_owned(), "the running configuration stays in effect"),
+        (stage.quick(&format!("{}\ncooldown = \"2h\"", stage.only_this())), "SIGHUP: reloaded"),
     ] {
         fs::write(&file, text).expect("a configuration can be written");
         running.signal(libc::SIGHUP);

@@ -1,12 +1,15 @@
-//! `spillway run` and `spillway record`: the loop over this host's sensors, into the core or into a
-//! trace.
+//! The agent of `spillway run`: events of the loop go through the engine to the executors and the
+//! outputs.
+//!
+//! [`run`] puts the parts together and lets [`watch`] drive them. [`Agent::apply`] handles one event
+//! and needs neither tokio nor root, so tests call it directly.
 
 use std::{
     fs,
     io::{self, Write},
     net::SocketAddr,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -24,7 +27,7 @@ use crate::{
         self_protection::{self, RealtimeUnderPressure},
     },
     output::EventPrinter,
-    scan_loop::{Batch, Intervals, ScanKind, watch},
+    scan_loop::{Batch, Event, Intervals, ScanKind, watch},
     sense::{Fact, Hierarchy, OwnSockets, Sensors},
     serve::{Metrics, serve, serve_agent_check},
     service_pods::ServicePods,
@@ -32,24 +35,25 @@ use crate::{
     trace::{TraceError, TraceWriter},
 };
 
-/// What a recording holds.
+/// Totals of a recording.
 #[derive(Debug, Clone, Copy)]
 pub struct Recorded {
     /// Observations written.
     pub observations: u64,
-    /// Seconds that it spans.
+    /// Duration, in seconds.
     pub secs: f64,
 }
 
-/// What was printed is read by then, or is not waited for at the end.
+/// Maximum wait at exit for the output to be written.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Watches this host until a signal asks to stop. `file` is what `config` was read from, and is
-/// read again at SIGHUP.
+/// Watches this host until a signal asks to stop. `file` is the file that `config` was read from,
+/// and is read again at SIGHUP.
 ///
 /// # Errors
 ///
-/// Where the runtime or a signal handler cannot start. Once it runs it does not fail.
+/// Returns an error if the runtime, a thread or a signal handler cannot start. Once the agent is
+/// running it does not fail.
 pub fn run(
     config: &Config,
     file: Option<&Path>,
@@ -57,127 +61,80 @@ pub fn run(
     sensors: impl FnOnce() -> Sensors,
 ) -> io::Result<()> {
     runtime()?.block_on(async {
-        let (stop, hangup) = (stopped()?, Hangup::listen()?);
+        let (stop, mut hangup) = (stopped()?, Hangup::listen()?);
         let mut sensors = sensors();
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
-        let host = host_info(&sensors)?;
-        let mem_total_bytes = host.mem_total_bytes;
-        let (mut core, mut precedence) = (Engine::new(config, host), RealtimeUnderPressure::default());
-        let mut printer = EventPrinter::to_stdout(json)?;
-        // Threads that start from now on have it from this one.
+        let mut engine = Engine::new(config, host_info(&sensors)?);
+        let printer = EventPrinter::to_stdout(json)?;
+        // Threads that start from now on inherit it.
         self_protection::wait_for_no_disk();
         for problem in act::check_files(config) {
-            // Limits and metrics need none of them.
+            // Limits and metrics work without them.
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
         }
-        // Before anybody may ask: an earlier run's drain goes on.
-        let mut drainer = DrainWorker::start(config, clock)?;
-        metrics.show_drain(&drainer.readiness());
-        // What belongs to init is hidden once files are bounded.
-        core.services().set_host_netns(host_netns());
+        // Before a load balancer can ask: an earlier run's drain continues.
+        let drains = DrainWorker::start(config, clock)?;
+        metrics.show_drain(&drains.readiness());
+        // The sandbox hides files of init.
+        engine.services().set_host_netns(host_netns());
         self_protection::be_killed_last();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
-            // Files are bounded to what is there. Whoever cannot write to it says so.
+            // The sandbox admits only paths that exist. Those who need it report that it is missing.
             let _ = StateDir::create(&config.record.state_dir);
         }
         sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
-        sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drainer).await));
-        let mut paging = Notifier::start(config, clock)?;
-        if let Some(paging) = &paging {
-            metrics.show_pages(paging.counts());
+        sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drains).await));
+        let notifier = Notifier::start(config, clock)?;
+        if let Some(notifier) = &notifier {
+            metrics.show_pages(notifier.counts());
         }
+        let mut agent = Agent {
+            clock,
+            file: file.map(Path::to_owned),
+            config: config.clone(),
+            engine,
+            limits: None,
+            drains,
+            notifier,
+            service_pods: None,
+            printer,
+            metrics,
+            realtime: RealtimeUnderPressure::default(),
+            stalls: 0,
+            has_warned_untracked: false,
+            output: Output::default(),
+        };
         for outcome in act::recover(config, clock.now()) {
-            tell(&mut printer, &metrics, &mut paging, &outcome);
+            agent.report(&outcome);
         }
-        let mut actor = LimitWorker::start(config, clock)?;
-        if let Some(why) = actor.as_ref().and_then(LimitWorker::unable) {
-            metrics.note_standing("action", why.to_owned());
+        agent.limits = LimitWorker::start(config, clock)?;
+        if let Some(why) = agent.limits.as_ref().and_then(LimitWorker::unable) {
+            agent.metrics.note_standing("action", why.to_owned());
         }
-        // Once all is there that lasts: reading the kernel's type information takes a multiple for
-        // a moment.
+        // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
+        // several times as much for a moment.
         self_protection::prepare();
-        let service_pods = ServicePods::start(config)?;
+        agent.service_pods = ServicePods::start(config)?;
         sandbox::system_calls();
-        let mut output = Output::default();
-        let mut told_untracked = false;
         announce(&sensors, config);
-        let mut running = config.clone();
-        // As long as an overload detector takes for a gap.
-        let (stall_secs, mut stalls) = (config.detect.overload.sustain.as_secs_f64() / 2.0, 0_u64);
-        let consume = |mut batch: Batch<'_>| {
-            if hangup.take() && reload(file, &mut running) {
-                core.reload(&running);
-                drainer.reload(&running);
-                actor.iter().for_each(|actor| actor.reload(&running));
-            }
-            metrics.note_batch(&mut batch);
-            report_stall(&batch, stall_secs, &mut stalls);
-            for observation in batch.observations {
-                if let Fact::Host(host) = &observation.fact {
-                    precedence.look(host, mem_total_bytes);
-                }
-                core.apply_into(observation, &mut output);
-            }
-            let limited = actor.as_mut().map(|actor| actor.outcomes(clock.now())).unwrap_or_default();
-            for outcome in limited.into_iter().chain(drainer.outcomes()) {
-                tell(&mut printer, &metrics, &mut paging, &outcome);
-                if outcome.event.is_setback() {
-                    core.set_back(outcome.t, &outcome.id, &outcome.why, &mut output);
-                }
-            }
-            for verdict in &output.verdicts {
-                metrics.note_verdict(verdict);
-                printer.verdict(verdict);
-            }
-            for mut decision in output.decisions.drain(..) {
-                // A diagnosis changes while its verdict stands, so the latest counts.
-                let verdicts = evidence(&core, &decision).map_or(&output.verdicts[..], std::slice::from_ref);
-                let is_told = paging.as_mut().is_some_and(|paging| paging.decided(&decision, verdicts));
-                decision.performed = is_told
-                    || actor.as_mut().is_some_and(|actor| actor.perform(&decision))
-                    || drainer.perform(&decision, evidence(&core, &decision));
-                printer.decision(&decision);
-            }
-            output.verdicts.clear();
-            // Counting walks all that is held: once a scan, not ten times a second.
-            if batch.read == ScanKind::Processes {
-                if let Some(paging) = &mut paging {
-                    paging.tick();
-                }
-                if let Some(pods) = service_pods.as_ref().and_then(ServicePods::latest) {
-                    core.services().name_pods(pods);
-                }
-                drainer.observe(clock.now(), core.raised());
-                let tracked = core.tracked();
-                metrics.note_tracked(&tracked);
-                if tracked.untracked_total > 0 && !std::mem::replace(&mut told_untracked, true) {
-                    tracing::warn!(
-                        "there are more processes or listeners than there is room for; see spillway_untracked_total"
-                    );
-                }
-            }
+        let consume = |event: Event<'_>| {
+            agent.apply(event);
             Ok::<(), io::Error>(())
         };
-        watch(sensors, pace(config), clock, stop, consume).await?;
-        for outcome in drainer.stop().into_iter().chain(actor.map(LimitWorker::stop).unwrap_or_default()) {
-            tell(&mut printer, &metrics, &mut paging, &outcome);
-        }
-        if let Some(paging) = paging {
-            paging.stop();
-        }
-        printer.drain(PRINTED_WITHIN);
-        tracing::info!("stopped");
+        watch(sensors, intervals(config), clock, stop, async || hangup.received().await, consume)
+            .await?;
+        agent.stop();
         Ok(())
     })
 }
 
-/// Writes what the sensors see for `duration`, or until a signal asks to stop.
+/// Writes everything that the sensors report for `duration`, or until a signal asks to stop.
 ///
 /// # Errors
 ///
-/// Where the trace cannot be written, or the runtime cannot start.
+/// Returns an error if the trace cannot be written or the runtime cannot start.
 pub fn record(
     config: &Config,
     duration: Duration,
@@ -197,65 +154,215 @@ pub fn record(
             }
         };
         let mut observations = 0;
-        let consume = |batch: Batch<'_>| {
+        let consume = |event: Event<'_>| {
+            let Event::Scan(batch) = event else { return Ok(()) };
             observations += batch.observations.len() as u64;
             batch.observations.iter().try_for_each(|observation| writer.write(observation))
         };
         let clock = Clock::start();
-        watch(sensors, pace(config), clock, stop, consume).await?;
+        let no_hangup = async || std::future::pending().await;
+        watch(sensors, intervals(config), clock, stop, no_hangup, consume).await?;
         let secs = clock.now();
         writer.finish()?;
         Ok(Recorded { observations, secs })
     })
 }
 
-/// Serves metrics, health and the agent check. Gives the addresses in use.
-async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &DrainWorker) -> Vec<SocketAddr> {
+/// Parts of a running agent.
+struct Agent {
+    clock: Clock,
+    /// Configuration file, if there is one.
+    file: Option<PathBuf>,
+    /// Configuration in effect.
+    config: Config,
+    engine: Engine,
+    limits: Option<LimitWorker>,
+    drains: DrainWorker,
+    notifier: Option<Notifier>,
+    service_pods: Option<ServicePods>,
+    printer: EventPrinter,
+    metrics: Arc<Metrics>,
+    realtime: RealtimeUnderPressure,
+    /// Stalls so far.
+    stalls: u64,
+    has_warned_untracked: bool,
+    /// Kept between events to reuse its allocations.
+    output: Output,
+}
+
+impl Agent {
+    /// Handles one event of the loop.
+    fn apply(&mut self, event: Event<'_>) {
+        match event {
+            Event::Scan(batch) => self.on_batch(batch),
+            Event::Reload => self.on_reload(),
+        }
+    }
+
+    /// Passes a batch through the engine, hands the decisions to their executors, and reports
+    /// everything.
+    fn on_batch(&mut self, mut batch: Batch<'_>) {
+        self.metrics.note_batch(&mut batch);
+        self.report_stall(batch.gap_secs);
+        for observation in batch.observations {
+            if let Fact::Host(host) = &observation.fact {
+                self.realtime.look(host, self.engine.host_info().mem_total_bytes);
+            }
+            self.engine.apply_into(observation, &mut self.output);
+        }
+        self.collect_outcomes();
+        for verdict in &self.output.verdicts {
+            self.metrics.note_verdict(verdict);
+            self.printer.verdict(verdict);
+        }
+        self.carry_out();
+        self.output.verdicts.clear();
+        // Counting walks everything that is tracked: once per scan of processes is enough.
+        if batch.read == ScanKind::Processes {
+            self.on_process_scan();
+        }
+    }
+
+    /// Reports what executors have done since the last batch. One that failed raises its incident's
+    /// severity.
+    fn collect_outcomes(&mut self) {
+        let now = self.clock.now();
+        let limited = self.limits.as_mut().map(|limits| limits.outcomes(now)).unwrap_or_default();
+        for outcome in limited.into_iter().chain(self.drains.outcomes()) {
+            self.report(&outcome);
+            if outcome.event.is_setback() {
+                self.engine.set_back(outcome.t, &outcome.id, &outcome.why, &mut self.output);
+            }
+        }
+    }
+
+    /// Hands each decision to the executor that it is for.
+    fn carry_out(&mut self) {
+        for mut decision in self.output.decisions.drain(..) {
+            // The diagnosis changes while a verdict is raised, so the latest one counts.
+            let verdict = evidence(&self.engine, &decision);
+            let verdicts = verdict.map_or(&self.output.verdicts[..], std::slice::from_ref);
+            let notified = self
+                .notifier
+                .as_mut()
+                .is_some_and(|notifier| notifier.decided(&decision, verdicts));
+            decision.performed = notified
+                || self.limits.as_mut().is_some_and(|limits| limits.perform(&decision))
+                || self.drains.perform(&decision, verdict);
+            self.printer.decision(&decision);
+        }
+    }
+
+    fn on_process_scan(&mut self) {
+        if let Some(notifier) = &mut self.notifier {
+            notifier.tick();
+        }
+        if let Some(pods) = self.service_pods.as_ref().and_then(ServicePods::latest) {
+            self.engine.services().name_pods(pods);
+        }
+        self.drains.observe(self.clock.now(), self.engine.raised());
+        let tracked = self.engine.tracked();
+        self.metrics.note_tracked(&tracked);
+        if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
+            tracing::warn!(
+                untracked = tracked.untracked_total,
+                "too many processes or listeners to track all of them\n  hint: \
+                 spillway_untracked_total counts the observations that were ignored"
+            );
+        }
+    }
+
+    fn report(&mut self, outcome: &Outcome) {
+        report(&mut self.printer, &self.metrics, &mut self.notifier, outcome);
+    }
+
+    /// Logs that the loop was held up: the first time, and then at each power of two, because a
+    /// starved host stalls often.
+    fn report_stall(&mut self, gap_secs: f64) {
+        // The overload detector restarts its windows after such a gap.
+        if gap_secs < self.config.detect.overload.sustain.as_secs_f64() / 2.0 {
+            return;
+        }
+        self.stalls += 1;
+        if self.stalls.is_power_of_two() {
+            tracing::warn!(
+                seconds = gap_secs,
+                stalls = self.stalls,
+                "the agent or the whole host stood still; no overload is concluded from that time\n  \
+                 hint: a paused or starved machine causes this; see spillway_loop_gap_seconds"
+            );
+        }
+    }
+
+    /// Applies a new configuration, as far as that needs no restart.
+    fn on_reload(&mut self) {
+        if reload(self.file.as_deref(), &mut self.config) {
+            self.engine.reload(&self.config);
+            self.drains.reload(&self.config);
+            if let Some(limits) = &self.limits {
+                limits.reload(&self.config);
+            }
+        }
+    }
+
+    /// Stops the executors, reports what that did, and waits for the output.
+    fn stop(self) {
+        let Self { limits, drains, mut notifier, mut printer, metrics, .. } = self;
+        let limited = limits.map(LimitWorker::stop).unwrap_or_default();
+        for outcome in drains.stop().into_iter().chain(limited) {
+            report(&mut printer, &metrics, &mut notifier, &outcome);
+        }
+        if let Some(notifier) = notifier {
+            notifier.stop();
+        }
+        printer.drain(PRINTED_WITHIN);
+        tracing::info!("stopped");
+    }
+}
+
+/// Serves metrics, health and the agent check. Returns the addresses in use.
+async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
-    match serve(&config.serve, metrics.clone(), drainer.readiness()).await {
+    match serve(&config.serve, metrics.clone(), drains.readiness()).await {
         Ok(listen) => {
             tracing::info!(%listen, "serving /metrics, /healthz and /ready");
             addresses.push(listen);
         }
-        // Watching matters more than being watched.
-        Err(error) => unserved(metrics, error.to_string()),
+        // Watching the host matters more than being watched.
+        Err(error) => not_served(metrics, error.to_string()),
     }
     let Some(agent_check) = config.act.drain.agent_check else { return addresses };
-    match serve_agent_check(agent_check, &config.serve.allow, metrics, drainer.readiness()).await {
+    match serve_agent_check(agent_check, &config.serve.allow, metrics, drains.readiness()).await {
         Ok(address) => {
             tracing::info!(%address, "serving HAProxy's agent check");
             addresses.push(address);
         }
-        Err(error) => unserved(
+        Err(error) => not_served(
             metrics,
             format!(
-                "cannot serve the agent check on {agent_check}: {error}\n  hint: set [act.drain.agent_check] listen to a free address"
+                "cannot serve the agent check on {agent_check}: {error}\n  hint: set \
+                 [act.drain.agent_check] listen to a free address"
             ),
         ),
     }
     addresses
 }
 
-fn unserved(metrics: &Metrics, why: String) {
+fn not_served(metrics: &Metrics, why: String) {
     tracing::warn!("{why}");
     metrics.note_standing("serve", why);
 }
 
-/// The verdict that a decision followed from, where its claim stands.
-fn evidence<'a>(core: &'a Engine, decision: &Decision) -> Option<&'a Verdict> {
-    core.raised().find(|verdict| IncidentId::from(*verdict) == decision.id)
-}
-
-/// Prints, counts and pages an outcome; the log has it as well where somebody should look.
-fn tell(
+/// Prints, counts and notifies of an outcome. A setback is logged as well.
+fn report(
     printer: &mut EventPrinter,
     metrics: &Metrics,
-    paging: &mut Option<Notifier>,
+    notifier: &mut Option<Notifier>,
     outcome: &Outcome,
 ) {
     metrics.note_outcome(outcome);
-    if let Some(paging) = paging {
-        paging.done(outcome);
+    if let Some(notifier) = notifier {
+        notifier.done(outcome);
     }
     let Outcome { event, id, cgroup, why, .. } = outcome;
     if event.is_setback() {
@@ -264,37 +371,46 @@ fn tell(
     printer.outcome(outcome);
 }
 
+/// Verdict that a decision followed from, if it is still raised.
+fn evidence<'a>(engine: &'a Engine, decision: &Decision) -> Option<&'a Verdict> {
+    engine.raised().find(|verdict| IncidentId::from(*verdict) == decision.id)
+}
+
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Reads the configuration again, as far as that needs no restart; says whether `running` follows
-/// it. One that is wrong changes nothing.
+/// Reads the configuration again, as far as that needs no restart, and returns whether `running`
+/// changed. An invalid file changes nothing.
 fn reload(file: Option<&Path>, running: &mut Config) -> bool {
     let Some(file) = file else {
         tracing::warn!(
-            "SIGHUP: there is no configuration file to read again\n  hint: start spillway with --config FILE"
+            "SIGHUP ignored: no configuration file to reload\n  hint: start spillway with --config FILE"
         );
         return false;
     };
     let new = match config::load(file) {
         Ok(new) => new,
         Err(errors) => {
-            tracing::error!("SIGHUP: the configuration stays as it was: {errors}");
+            tracing::error!("SIGHUP: the running configuration stays in effect: {errors}");
             return false;
         }
     };
     let Reload { applied, needs_restart } = Reload::new(running, &new);
     if !needs_restart.is_empty() {
         let settings = needs_restart.join(", ");
-        tracing::warn!(%settings, "SIGHUP: some settings of {} need a restart and stay as they were", file.display());
+        tracing::warn!(
+            %settings,
+            "SIGHUP: some settings of {} take effect only after a restart",
+            file.display()
+        );
     }
     *running = applied;
-    tracing::info!("SIGHUP: {} is in force", file.display());
+    tracing::info!("SIGHUP: reloaded {}", file.display());
     true
 }
 
-fn pace(config: &Config) -> Intervals {
+fn intervals(config: &Config) -> Intervals {
     Intervals { processes: config.sense.interval, listeners: config.detect.overload.interval }
 }
 
@@ -303,31 +419,13 @@ fn host_info(sensors: &Sensors) -> io::Result<HostInfo> {
     Ok(HostInfo { mem_total_bytes: sensors.mem_total_bytes()?, cpus })
 }
 
-/// Says in the log that nothing was seen for a while: the first time, and then at each power of
-/// two, because a starved host stalls often.
-fn report_stall(batch: &Batch<'_>, stall_secs: f64, stalls: &mut u64) {
-    if batch.gap_secs < stall_secs {
-        return;
-    }
-    *stalls += 1;
-    if stalls.is_power_of_two() {
-        tracing::warn!(
-            seconds = batch.gap_secs,
-            stalls,
-            "the agent, or the whole host, stood still: no overload is concluded from that time\n  hint: a paused or starved machine does \
-             this; spillway_loop_gap_seconds has every stall"
-        );
-    }
-}
-
 /// Network namespaces of the host: this process's, and that of init, which differs in a container.
 fn host_netns() -> Vec<u32> {
     let netns = ["/proc/self/ns/net", "/proc/1/ns/net"].map(|path| fs::metadata(path).ok());
     netns.into_iter().flatten().map(|file| file.ino() as u32).collect()
 }
 
-/// Says in the log what is watched, and how. One reason is one line, however many probes it keeps
-/// from attaching.
+/// Logs how the host is watched. A reason that several probes share is logged once.
 fn announce(sensors: &Sensors, config: &Config) {
     for line in degraded(sensors.reports()) {
         tracing::warn!("{line}");

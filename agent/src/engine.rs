@@ -150,6 +150,11 @@ impl Engine {
         }
     }
 
+    /// Returns the host that this engine was made for.
+    pub fn host_info(&self) -> HostInfo {
+        self.info
+    }
+
     /// Registry of services, to be taught what only the host knows.
     pub fn services(&mut self) -> &mut Services {
         self.policy.services()

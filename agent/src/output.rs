@@ -1,4 +1,4 @@
-//! What `spillway run` prints: a sentence for a person, or the same JSON Lines as replay.
+//! Output of `spillway run`: a sentence per event for people, or the same JSON Lines as replay.
 
 use std::{
     io::{self, Write},
@@ -13,34 +13,35 @@ use crate::{
     trace::format::write_line,
 };
 
-/// What an action is about, for a person.
-fn subject(decision: &Decision) -> &str {
-    match decision.action {
-        Action::Limit | Action::Unlimit if !decision.cgroup.is_empty() => &decision.cgroup,
-        Action::Limit | Action::Unlimit => "a process",
-        _ => "this node",
-    }
-}
-
-/// Prints verdicts, decisions and outcomes to standard output as they come.
+/// Prints verdicts, decisions and outcomes to standard output as they happen.
 pub struct EventPrinter {
     json: bool,
-    out: NonblockingWriter,
+    out: Box<dyn Write>,
+    /// The same stream as `out`, if a thread writes it.
+    writer: Option<NonblockingWriter>,
 }
 
 impl EventPrinter {
-    /// Prints JSON Lines or sentences.
+    /// Prints to standard output through a thread, so that a blocked pipe never blocks the loop.
     ///
     /// # Errors
     ///
-    /// Where no thread can be had that writes them.
+    /// Returns an error if the thread cannot be started.
     pub fn to_stdout(json: bool) -> io::Result<Self> {
-        Ok(Self { json, out: NonblockingWriter::start("standard output", io::stdout())? })
+        let writer = NonblockingWriter::start("standard output", io::stdout())?;
+        Ok(Self { json, out: Box::new(writer.clone()), writer: Some(writer) })
     }
 
-    /// Waits for what was printed so far, for about `limit` at most.
+    /// Prints to any writer.
+    pub fn to(out: Box<dyn Write>, json: bool) -> Self {
+        Self { json, out, writer: None }
+    }
+
+    /// Waits until everything printed so far is written, for at most about `limit`.
     pub fn drain(&self, limit: Duration) {
-        self.out.drain(limit);
+        if let Some(writer) = &self.writer {
+            writer.drain(limit);
+        }
     }
 
     /// Prints a verdict.
@@ -59,25 +60,25 @@ impl EventPrinter {
         self.line(verdict, &sentence);
     }
 
-    /// Prints what the policy does, or would do.
+    /// Prints an action that the policy takes, would take, or refuses.
     pub fn decision(&mut self, decision: &Decision) {
         let sentence = match &decision.refused {
             None if decision.performed => format!("  {} for {}", decision.action, decision.id),
             None => format!("  would {} for {}", decision.action, decision.id),
             Some(refusal) => {
-                format!("  refused {} of {}: {refusal}", decision.action, subject(decision))
+                format!("  refused to {} {}: {refusal}", decision.action, target(decision))
             }
         };
         self.line(decision, &sentence);
     }
 
-    /// Prints what came of a decision.
+    /// Prints the outcome of an action.
     pub fn outcome(&mut self, outcome: &Outcome) {
         let why = outcome.why.replace("\n  hint:", "; hint:");
         self.line(outcome, &format!("  {} {}: {why}", outcome.event, outcome.cgroup));
     }
 
-    /// Hands it on as a whole; nobody waits until it is written.
+    /// Writes one line as a whole.
     fn line(&mut self, json: &impl serde::Serialize, sentence: &str) {
         let printed = if self.json {
             write_line(&mut self.out, json).map_err(|error| error.to_string())
@@ -87,7 +88,16 @@ impl EventPrinter {
                 .map_err(|error| error.to_string())
         };
         if let Err(error) = printed {
-            tracing::warn!(error, "a line is not printed");
+            tracing::warn!(error, "cannot print a line of output");
         }
+    }
+}
+
+/// Target of an action, for a sentence.
+fn target(decision: &Decision) -> &str {
+    match decision.action {
+        Action::Limit | Action::Unlimit if !decision.cgroup.is_empty() => &decision.cgroup,
+        Action::Limit | Action::Unlimit => "a process",
+        _ => "this node",
     }
 }

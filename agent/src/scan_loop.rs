@@ -1,10 +1,9 @@
-//! The loop: wait, read, hand on.
+//! The loop that reads the sensors: wait for a timer or a signal, read, pass the event on.
 //!
-//! One task owns all state. Two timers wake it; each read becomes a [`Batch`] of observations that
-//! is handed to whoever asked: the core in `spillway run`, a trace in `spillway record`. Reads are
-//! short (a scan of 2,000 processes takes under a millisecond), so they are made on the loop
-//! itself. Births and deaths wake nobody: they wait in the kernel's ring for the next read and come
-//! first in its batch.
+//! One task owns all state. Two timers wake it; each read becomes a [`Batch`] of observations for
+//! the engine (`spillway run`) or a trace (`spillway record`). Reads are short (a scan of 2,000
+//! processes takes less than a millisecond), so they run on the loop itself. Process starts and
+//! exits do not wake it: they wait in the kernel's ring buffer and come first in the next batch.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -15,11 +14,12 @@ use crate::{
     sense::{Observation, Sensors},
 };
 
-/// Share of one core that reads of one kind may take. A guess at what an operator would still call
-/// cheap; with BPF a scan would need 50,000 processes to reach it, without BPF some 1,000 do.
+/// Maximum share of one core for reads of one kind. A guess at what an operator would still call
+/// cheap. With BPF a scan reaches it at 50,000 processes, without BPF at some 1,000.
 const READ_SHARE_MAX: f64 = 0.05;
 
-/// Which read a batch comes from; either also brings the births and deaths since the last.
+/// Kind of read that a batch comes from. Both also bring the process starts and exits since the
+/// last read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScanKind {
     /// The host and every process.
@@ -28,47 +28,57 @@ pub enum ScanKind {
     Listeners,
 }
 
-/// What one read gave.
+/// Event of the loop.
+pub enum Event<'a> {
+    /// The sensors were read.
+    Scan(Batch<'a>),
+    /// A signal asks to read the configuration again.
+    Reload,
+}
+
+/// Result of one read.
 pub struct Batch<'a> {
-    /// Which read.
+    /// Kind of read.
     pub read: ScanKind,
-    /// What was seen, all at the same `t`.
+    /// Observations, all at the same `t`.
     pub observations: &'a [Observation],
-    /// How long the read took, in seconds.
+    /// Duration of the read, in seconds.
     pub took_secs: f64,
-    /// For how long the loop was away before it, in seconds: see [`gap_secs`].
+    /// Time before the read in which the loop could notice nothing, in seconds: see [`gap_secs`].
     pub gap_secs: f64,
-    /// When the next read of this kind is due.
+    /// Time until the next read of this kind.
     pub next_in: Duration,
-    /// The sensors, for what else they know.
+    /// The sensors, for their own status and losses.
     pub sensors: &'a mut Sensors,
 }
 
-/// How often to read.
+/// Intervals between reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Intervals {
     /// Time between two scans of every process.
     pub processes: Duration,
-    /// Time between two looks at every listener.
+    /// Time between two scans of every listener.
     pub listeners: Duration,
 }
 
-/// Reads until `stop` is done, and hands every batch to `consume`. A late tick is not made up for:
-/// a loop that was held up must not scan in a burst.
+/// Reads until `stop` completes, and passes every event to `consume`; `hangup` waits for a signal
+/// to reload. A late tick is not made up for, because a loop that was held up must not scan in a
+/// burst.
 ///
 /// # Errors
 ///
-/// The first error of `consume`.
+/// Returns the first error of `consume`.
 pub async fn watch<E>(
     mut sensors: Sensors,
-    pace: Intervals,
+    intervals: Intervals,
     clock: Clock,
     stop: impl Future<Output = ()>,
-    mut consume: impl FnMut(Batch<'_>) -> Result<(), E>,
+    mut hangup: impl AsyncFnMut(),
+    mut consume: impl FnMut(Event<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut stop = pin!(stop);
-    let mut processes = ticks(pace.processes);
-    let mut listeners = ticks(pace.listeners);
+    let mut processes = ticks(intervals.processes);
+    let mut listeners = ticks(intervals.listeners);
     let mut observations = Vec::new();
     let mut last_took_secs = (0.0, 0.0);
     let mut last_t = clock.now();
@@ -77,6 +87,10 @@ pub async fn watch<E>(
         let (read, due) = tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
+            () = hangup() => {
+                consume(Event::Reload)?;
+                continue;
+            }
             due = listeners.tick() => (ScanKind::Listeners, due),
             due = processes.tick() => (ScanKind::Processes, due),
         };
@@ -91,30 +105,37 @@ pub async fn watch<E>(
         }
         let took_secs = clock.now() - t;
         let (ticks, period, last_took_secs) = match read {
-            ScanKind::Processes => (&mut processes, pace.processes, &mut last_took_secs.0),
-            ScanKind::Listeners => (&mut listeners, pace.listeners, &mut last_took_secs.1),
+            ScanKind::Processes => (&mut processes, intervals.processes, &mut last_took_secs.0),
+            ScanKind::Listeners => (&mut listeners, intervals.listeners, &mut last_took_secs.1),
         };
-        // One slow read is bad luck, or much that is new at once; a long rest for it would only
-        // blind.
+        // A single slow read is bad luck or a burst of new processes; resting for long after it
+        // would only blind the agent.
         let next_in =
             rest_after(took_secs.min(std::mem::replace(last_took_secs, took_secs)), period);
         if next_in > period {
             ticks.reset_after(next_in);
         }
         let observations = &observations;
-        consume(Batch { read, observations, took_secs, gap_secs, next_in, sensors: &mut sensors })?;
+        consume(Event::Scan(Batch {
+            read,
+            observations,
+            took_secs,
+            gap_secs,
+            next_in,
+            sensors: &mut sensors,
+        }))?;
     }
 }
 
-/// For how long nothing could be noticed between two turns that began at `last_t` and `t`: all of
-/// the time but the wait, from `waits_from`, until the second was due. It is what the first took
-/// and by how much the second was late.
+/// Time in which nothing could be noticed between two turns that began at `last_t` and `t`: all of
+/// it except the wait, from `waits_from`, until the second turn was due. This is the duration of
+/// the first turn and the delay of the second.
 fn gap_secs(last_t: f64, waits_from: f64, due: f64, t: f64) -> f64 {
     t - last_t - (due - waits_from).max(0.0)
 }
 
-/// Time until the next read where reads take so long: slow ones are made less often, so that those
-/// of one kind do not take more than [`READ_SHARE_MAX`] of a core.
+/// Time until the next read after one that took `took_secs`. Slow reads run less often, so that
+/// those of one kind take no more than [`READ_SHARE_MAX`] of a core.
 fn rest_after(took_secs: f64, period: Duration) -> Duration {
     Duration::try_from_secs_f64(took_secs / READ_SHARE_MAX).map_or(period, |rest| rest.max(period))
 }
@@ -130,19 +151,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_what_a_turn_took_and_by_how_much_the_next_was_late() {
+    fn gap_is_the_length_of_a_turn_and_the_delay_of_the_next() {
         let is =
             |gap: f64, wanted: f64| assert!((gap - wanted).abs() < 1e-9, "{gap}, not {wanted}");
         // A turn of 20 ms, and the next one on time.
         is(gap_secs(1.0, 1.02, 1.1, 1.1), 0.02);
         // The next one late by half a second: nobody woke the loop.
         is(gap_secs(1.0, 1.02, 1.1, 1.6), 0.52);
-        // A turn that took longer than the pace, so that the next was due before it ended.
+        // A turn longer than the interval, so that the next was due before it ended.
         is(gap_secs(1.0, 3.0, 1.1, 3.0), 2.0);
     }
 
     #[test]
-    fn a_slow_read_is_made_less_often() {
+    fn slow_reads_run_less_often() {
         let second = Duration::from_secs(1);
         assert_eq!(rest_after(0.001, second), second);
         assert_eq!(rest_after(0.05, second), second);

@@ -1,24 +1,17 @@
-//! Signals: SIGINT, SIGTERM and SIGQUIT stop, SIGHUP has the configuration read again.
+//! Signals: SIGINT, SIGTERM and SIGQUIT stop the agent, SIGHUP reloads the configuration.
 //!
-//! Their handlers are set before anything is changed on the host, so that no signal ends an agent
-//! that has something to put back.
+//! The handlers are set before anything on the host is changed, so that no signal can kill an agent
+//! that has something to restore.
 
-use std::{
-    future::Future,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{future::Future, io};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Completes at the first signal to stop.
 ///
 /// # Errors
 ///
-/// If a handler cannot be set.
+/// Returns an error if a handler cannot be set.
 pub fn stopped() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -32,30 +25,25 @@ pub fn stopped() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Requests to read the configuration again.
+/// Requests to reload the configuration.
 #[derive(Debug)]
-pub struct Hangup(Arc<AtomicBool>);
+pub struct Hangup(Signal);
 
 impl Hangup {
-    /// Sets the handler. Several signals between two looks are one request.
+    /// Sets the handler.
     ///
     /// # Errors
     ///
-    /// If it cannot be set.
+    /// Returns an error if it cannot be set.
     pub fn listen() -> io::Result<Self> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let is_due = Arc::new(AtomicBool::new(false));
-        let shared = is_due.clone();
-        tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                shared.store(true, Ordering::Relaxed);
-            }
-        });
-        Ok(Self(is_due))
+        signal(SignalKind::hangup()).map(Self)
     }
 
-    /// Tells if there was a request since the last call.
-    pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+    /// Waits for the next request. Signals that arrive before it is called are one request.
+    pub async fn received(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime delivers no more signals.
+            std::future::pending().await
+        }
     }
 }

@@ -99,7 +99,7 @@ pub fn unpack_into(
         update(hint)?;
     }
     fs::remove_dir_all(dir).ok();
-    fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let download = || {
         let mut download = Command::new("apt-get");
         download.args(["download", "-q"]).args(with_needs()).current_dir(dir);

@@ -91,7 +91,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     {
         let corpus = home.join("corpus").join(name);
         fs::create_dir_all(&corpus)
-            .with_context(|| format!("{} cannot be made", corpus.display()))?;
+            .with_context(|| format!("cannot create {}", corpus.display()))?;
         for seed in fs::read_dir(workspace.root.join(seeds))?.flatten() {
             if seed.path().extension().is_some_and(|it| it == ending) {
                 fs::copy(seed.path(), corpus.join(seed.file_name()))?;

@@ -43,10 +43,10 @@ pub fn provide() -> anyhow::Result<PathBuf> {
     );
     setup::python()?;
     fs::remove_dir_all(&dir).ok();
-    fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let requirements = dir.join("requirements.txt");
     fs::write(&requirements, REQUIREMENT)
-        .with_context(|| format!("{} cannot be written", requirements.display()))?;
+        .with_context(|| format!("cannot write {}", requirements.display()))?;
     let mut pip = pip(&dir)?;
     pip.args(["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]);
     pip.args(["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore", "--target"])

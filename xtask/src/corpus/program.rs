@@ -37,7 +37,7 @@ impl Program {
     /// Every version of every named program, or of all where none is named.
     pub fn load(programs: &Path, names: &[String], scratch: &Path) -> anyhow::Result<Vec<Self>> {
         let entries = fs::read_dir(programs)
-            .with_context(|| format!("{} cannot be read", programs.display()))?;
+            .with_context(|| format!("cannot read {}", programs.display()))?;
         let mut families: Vec<String> = entries
             .flatten()
             .filter(|entry| entry.path().join("program.json").is_file())
@@ -57,7 +57,7 @@ impl Program {
             let here = programs.join(&family);
             let path = here.join("program.json");
             let text = fs::read_to_string(&path)
-                .with_context(|| format!("{} cannot be read", path.display()))?;
+                .with_context(|| format!("cannot read {}", path.display()))?;
             let spec: Value = serde_json::from_str(&text)
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             for version in spec["versions"].as_array().into_iter().flatten() {
@@ -101,13 +101,13 @@ impl Program {
             );
         }
         fs::create_dir_all(&self.scratch)
-            .with_context(|| format!("{} cannot be made", self.scratch.display()))?;
+            .with_context(|| format!("cannot create {}", self.scratch.display()))?;
         let done = self.dir.join(".installed");
         if done.exists() {
             return Ok(());
         }
         fs::create_dir_all(&self.dir)
-            .with_context(|| format!("{} cannot be made", self.dir.display()))?;
+            .with_context(|| format!("cannot create {}", self.dir.display()))?;
         for words in self.spec["install"].as_array().into_iter().flatten() {
             let hint = "the package manager's own configuration decides where it comes from";
             child::quiet(
@@ -117,7 +117,7 @@ impl Program {
                 OnInterrupt::Stop,
             )?;
         }
-        fs::write(&done, "").with_context(|| format!("{} cannot be written", done.display()))
+        fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))
     }
 
     /// The words of the command `key`, filled in; `None` where there is no such command.

@@ -73,7 +73,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let corpus = workspace.root.join("tests/corpus");
     let scratch = Scratch(env::temp_dir().join(format!("spillway-corpus-{}", std::process::id())));
     fs::create_dir_all(&scratch.0)
-        .with_context(|| format!("{} cannot be made", scratch.0.display()))?;
+        .with_context(|| format!("cannot create {}", scratch.0.display()))?;
     let programs = Program::load(&corpus.join("programs"), &args.names, &scratch.0)?;
     for program in &programs {
         program.install()?;
@@ -90,7 +90,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let trace = scratch.0.join("trace.jsonl");
     let config = scratch.0.join("spillway.toml");
     fs::write(&config, CONFIG)
-        .with_context(|| format!("{} cannot be written", config.display()))?;
+        .with_context(|| format!("cannot write {}", config.display()))?;
     let mut recorder = recorder(&agent, &config, &trace, args.time)?;
     wait(AHEAD)?;
     let load = LeakCgroup::make_named(&format!("{PREFIX}load"), LOAD_LIMIT)?;
@@ -110,7 +110,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     drop(load);
     let recorded = corpus.join("recorded");
     fs::create_dir_all(&recorded)
-        .with_context(|| format!("{} cannot be made", recorded.display()))?;
+        .with_context(|| format!("cannot create {}", recorded.display()))?;
     for subject in &subjects {
         signals::check()?;
         if failed.contains(&subject.id) {

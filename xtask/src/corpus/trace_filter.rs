@@ -141,7 +141,7 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
 
 /// Writes the chosen processes' lines and the host's, compressed; returns how many bytes that took.
 fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
-    let file = File::create(out).with_context(|| format!("{} cannot be written", out.display()))?;
+    let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let mut gzip = Command::new("gzip");
     let mut gzip = gzip
         .arg("-9n")
@@ -152,7 +152,7 @@ fn write(trace: &Path, out: &Path, kept: &[Id]) -> anyhow::Result<u64> {
     let mut pipe = gzip.stdin.take().context("gzip has no standard input")?;
     let text = BufReader::new(File::open(trace)?);
     for (number, line) in text.lines().enumerate() {
-        let line = line.with_context(|| format!("{} cannot be read", trace.display()))?;
+        let line = line.with_context(|| format!("cannot read {}", trace.display()))?;
         if !trace_summary::may_matter(&line) {
             continue;
         }
@@ -195,7 +195,7 @@ fn update(path: &Path, entry: &Value) -> anyhow::Result<()> {
     entries.push(entry.clone());
     entries.sort_by(|a, b| a["run"].as_str().cmp(&b["run"].as_str()));
     let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
-    fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A cgroup's name without the recording's pid at its end.
