@@ -825,9 +825,7 @@ fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again(
     run("resume");
     assert_eq!(node.word().read(), Ok(None));
     for (command, word) in [("drain", Override::Drain), ("undrain", Override::Undrain)] {
-        assert!(
-            run(command).contains("`spillway resume` returns control to the agent")
-        );
+        assert!(run(command).contains("`spillway resume` returns control to the agent"));
         assert_eq!(node.word().read(), Ok(Some(word)));
     }
 }

@@ -15,7 +15,8 @@ use crate::{build, child};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask bench           the core's speed, then the agent's cost beside real workloads\n  \
-    cargo xtask bench --json    the agent's cost as JSON on standard output, and nothing else there")]
+    cargo xtask bench --json    the agent's cost as JSON on standard output, and nothing else \
+    there")]
 pub struct Args {
     /// Print the cost table as JSON; criterion is left out
     #[arg(long)]

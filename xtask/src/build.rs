@@ -23,7 +23,8 @@ const TARGET: &str = "bpfel-unknown-none";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask build              leave target/debug/spillway\n  \
-    cargo xtask build --release    leave target/release/spillway: one file, no configuration needed")]
+    cargo xtask build --release    leave target/release/spillway: one file, no configuration \
+    needed")]
 pub struct Args {
     /// Optimise
     #[arg(long)]
@@ -51,7 +52,8 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
     let target_dir = workspace.target.join("bpf");
     let mut command = bpf_command(compiler, &linker, &target_dir);
     command.current_dir(&workspace.root);
-    let hint = "the message above names the place; `cargo xtask setup --check` says which compiler is used";
+    let hint = "the message above names the place; `cargo xtask setup --check` says which compiler \
+                is used";
     let what = format!("build the BPF programs with {}", compiler.name());
     child::quiet(&what, &mut command, hint, OnInterrupt::Stop)?;
     let built = target_dir.join(TARGET).join("release/spillway-ebpf");

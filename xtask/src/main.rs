@@ -36,9 +36,11 @@ use clap::{Parser, Subcommand};
 #[command(
     bin_name = "cargo xtask",
     after_help = "Examples:\n  \
-    cargo xtask demo                 see Spillway find a real leak and a real overload, and drain a node, in two minutes\n  \
+    cargo xtask demo                 see Spillway find a real leak and a real overload, and drain \
+    a node, in two minutes\n  \
     cargo xtask test                 every test there is\n  \
-    cargo xtask vm                   every probe, checked on Linux 5.10, 6.1, 6.12, 7.2 and this host's kernel\n  \
+    cargo xtask vm                   every probe, checked on Linux 5.10, 6.1, 6.12, 7.2 and this \
+    host's kernel\n  \
     cargo xtask build --release      leave target/release/spillway\n\n\
     Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted."
 )]

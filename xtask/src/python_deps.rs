@@ -21,7 +21,8 @@ pub const WHAT: &str = "the reference library of Standard Webhooks";
 
 /// The directory in the cache, and what pip is told.
 const NAME: &str = "standardwebhooks-1.1.0";
-const REQUIREMENT: &str = "standardwebhooks==1.1.0 --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61\n";
+const REQUIREMENT: &str = "standardwebhooks==1.1.0 \
+                           --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61\n";
 
 /// Debian's package of pip as a wheel, and where the wheel is in it.
 const PIP: (&str, &str) = ("python3-pip-whl", "root/usr/share/python-wheels");

@@ -126,7 +126,8 @@ pub fn bpf(workspace: &Workspace) -> anyhow::Result<Compiler> {
                 let binary = tools::bpf_linker(llvm)?;
                 if child::output_of(Command::new(&binary).arg("--version")).is_none() {
                     bail!(
-                        "{} was built and does not run\n  hint: run it by hand to see why; its libLLVM may be missing",
+                        "{} was built and does not run\n  hint: run it by hand to see why; its \
+                        libLLVM may be missing",
                         binary.display()
                     );
                 }

@@ -22,7 +22,8 @@ pub fn authenticate(what: &str) -> anyhow::Result<()> {
     }
     if !std::io::stdin().is_terminal() {
         bail!(
-            "`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: run `sudo -v` first"
+            "`{what}` needs root, and sudo wants a password where there is no terminal\n  hint: \
+            run `sudo -v` first"
         );
     }
     let status = Command::new("sudo")

@@ -118,7 +118,8 @@ pub fn decide(facts: &Facts) -> Next {
         facts.compilers.iter().any(|c| matches!(c.origin, Origin::Distribution(_)) && c.usable());
     if !has_distribution {
         let packages = DISTRIBUTION_RUST.map(String::from).to_vec();
-        let why = "the BPF programs need `core` built from source, and no rustup nightly with rust-src can do it here";
+        let why = "the BPF programs need `core` built from source, and no rustup nightly with \
+                   rust-src can do it here";
         if let Some(next) = install(facts, packages, why) {
             return next;
         }
@@ -163,10 +164,12 @@ fn advice(facts: &Facts) -> String {
         text.push_str(&format!("  tried: apt-get install {}\n", DISTRIBUTION_RUST.join(" ")));
     }
     text.push_str(
-        "  hint: `rustup toolchain install nightly --component rust-src`, and the development files of the LLVM ",
+        "  hint: `rustup toolchain install nightly --component rust-src`, and the development \
+         files of the LLVM ",
     );
     text.push_str(
-        "that `rustc +nightly -vV` names (llvm-config and libLLVM; `llvm22-devel`, `llvm-22-dev` or the like)",
+        "that `rustc +nightly -vV` names (llvm-config and libLLVM; `llvm22-devel`, `llvm-22-dev` \
+         or the like)",
     );
     text
 }

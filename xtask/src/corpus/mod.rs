@@ -15,15 +15,21 @@ pub use forward::meets_targets;
 /// Record, list, write or score the corpora of leaks and healthy processes, and of accept queues.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask corpus record ujson                       run a real program, both versions, and record it\n  \
-    cargo xtask corpus list                               the families, and which part each belongs to\n  \
-    cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway replay`\n  \
+    cargo xtask corpus record ujson                       run a real program, both versions, and \
+    record it\n  \
+    cargo xtask corpus list                               the families, and which part each \
+    belongs to\n  \
+    cargo xtask corpus write DIR --family jvm-warm-up     its runs as traces for `spillway \
+    replay`\n  \
     cargo xtask corpus write-manifest                     after a change of the families\n  \
-    cargo xtask corpus score                              the detector beside the reference rules\n  \
+    cargo xtask corpus score                              the detector beside the reference \
+    rules\n  \
     cargo xtask corpus score --check --part held-out      fails where a target is missed\n  \
-    cargo xtask corpus week                               the pages that a week of a healthy host costs\n  \
+    cargo xtask corpus week                               the pages that a week of a healthy host \
+    costs\n  \
     cargo xtask corpus queues score                       the same of accept queues\n  \
-    cargo xtask corpus queues record nginx-ramp           load a real server and record its queue\n\n\
+    cargo xtask corpus queues record nginx-ramp           load a real server and record its \
+    queue\n\n\
     Exit codes: 0 done, 1 failed or a target was missed, 2 wrong usage.")]
 pub struct Args {
     #[command(subcommand)]

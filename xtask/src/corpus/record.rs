@@ -89,8 +89,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     cgroup::remove_stale();
     let trace = scratch.0.join("trace.jsonl");
     let config = scratch.0.join("spillway.toml");
-    fs::write(&config, CONFIG)
-        .with_context(|| format!("cannot write {}", config.display()))?;
+    fs::write(&config, CONFIG).with_context(|| format!("cannot write {}", config.display()))?;
     let mut recorder = recorder(&agent, &config, &trace, args.time)?;
     wait(AHEAD)?;
     let load = LeakCgroup::make_named(&format!("{PREFIX}load"), LOAD_LIMIT)?;

@@ -65,25 +65,29 @@ impl Subject {
     fn check(&self, gathered: &Gathered, rate: f64) -> anyhow::Result<()> {
         if !gathered.begins() {
             bail!(
-                "its exec is not in the trace\n  hint: the recorder was not ready when it started; record it again"
+                "its exec is not in the trace\n  hint: the recorder was not ready when it started; \
+                record it again"
             );
         }
         let limit = self.spec["memory_max_bytes"].as_u64();
         if gathered.limits.iter().any(|seen| *seen != limit) {
             bail!(
-                "its limit should be {limit:?} and was {:?}\n  hint: leave memory.max alone while it is recorded",
+                "its limit should be {limit:?} and was {:?}\n  hint: leave memory.max alone while \
+                it is recorded",
                 gathered.limits
             );
         }
         let least = self.number("expected_bytes_per_sec") * SEEN_SHARE;
         if self.leaks && rate < least {
             bail!(
-                "it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its load"
+                "it grew {rate:.0} bytes/s after its warm-up, and should leak\n  hint: look at its \
+                load"
             );
         }
         if !self.leaks && least > 0.0 && rate >= least {
             bail!(
-                "it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a longer warm-up"
+                "it grew {rate:.0} bytes/s after its warm-up, and should not\n  hint: give it a \
+                longer warm-up"
             );
         }
         Ok(())
@@ -127,7 +131,8 @@ pub fn keep(trace: &Path, subject: &Subject, load: &str, recorded: &Path) -> any
             "runtime": subject.spec["runtime"], "package": subject.spec["package"], "version": subject.version,
             "reference": subject.spec["reference"],
         },
-        "why": format!("{} {} under load: {}", subject.text("package"), subject.version, subject.text("load")),
+        "why": format!("{} {} under load: \
+                        {}", subject.text("package"), subject.version, subject.text("load")),
     });
     update(&recorded.join("manifest.jsonl"), &entry)?;
     eprintln!(

@@ -36,14 +36,16 @@ pub fn start(binary: &Path, config: &Path) -> anyhow::Result<Held> {
             agent.next_line(Duration::from_millis(200));
             let log = agent.log();
             bail!(
-                "the agent ended with exit code {code} before it was ready\n  its log:{log}\n  hint: try `spillway doctor`"
+                "the agent ended with exit code {code} before it was ready\n  its \
+                log:{log}\n  hint: try `spillway doctor`"
             );
         }
         if start.elapsed() > READY_WITHIN {
             progress.clear();
             let (limit, log) = (READY_WITHIN.as_secs(), agent.log());
             bail!(
-                "the agent did not say \"{READY}\" within {limit} s\n  its log:{log}\n  hint: try `spillway doctor`"
+                "the agent did not say \"{READY}\" within {limit} s\n  its log:{log}\n  hint: try \
+                `spillway doctor`"
             );
         }
     }

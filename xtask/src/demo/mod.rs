@@ -44,11 +44,14 @@ const OVERLOAD_WITHIN_SECS: f64 = 12.0;
 /// check what it says and does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask demo                            build everything, watch for two minutes, compare\n  \
+    cargo xtask demo                            build everything, watch for two minutes, \
+    compare\n  \
     cargo xtask demo --json                     the comparison as JSON on standard output\n  \
     cargo xtask demo --agent /usr/bin/spillway  with an agent that is built already\n\n\
-    Needs root for the agent and for a cgroup, and asks sudo for it. Ctrl-C at any time leaves nothing behind.\n\
-    Exit codes: 0 all that could be run matched (where CI is set, all), 1 not so, 130 interrupted.")]
+    Needs root for the agent and for a cgroup, and asks sudo for it. Ctrl-C at any time leaves \
+    nothing behind.\n\
+    Exit codes: 0 all that could be run matched (where CI is set, all), 1 not so, 130 \
+    interrupted.")]
 pub struct Args {
     /// Print the comparison as JSON; everything else goes to standard error
     #[arg(long)]
@@ -161,12 +164,16 @@ fn build_all(args: &Args) -> anyhow::Result<Built> {
 fn introduce(screen: Screen, expected: &Expected, leak_cgroup: &LeakCgroup) {
     let Expected { leaker, cache, addr, .. } = expected;
     let (rate, place) = (verdict::bytes(LEAK_RATE as f64), leak_cgroup.describe());
-    screen.line("\nThe agent watches this host, with its warm-up of twenty minutes cut to 30 s. Beside everything else that runs here, there now are:");
+    screen.line(
+        "\nThe agent watches this host, with its warm-up of twenty minutes cut to 30 s. \
+    Beside everything else that runs here, there now are:",
+    );
     screen.line(&format!("  demo-leak    pid {leaker}, leaks {rate}/s without end, in {place}"));
     screen
         .line(&format!("  demo-cache   pid {cache}, grows 6.0 MiB/s for 15 s and stops: healthy"));
     screen.line(&format!(
-        "  demo-server  {addr}, stops accepting after 10 s; demo-clients keep connecting, ten a second\n"
+        "  demo-server  {addr}, stops accepting after 10 s; demo-clients keep connecting, ten a \
+         second\n"
     ));
 }
 

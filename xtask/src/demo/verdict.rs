@@ -177,7 +177,8 @@ mod tests {
         assert!(verdict.raised("leak") && !verdict.raised("overload"));
         assert_eq!(
             verdict.describe(Paint(false)),
-            "   20.0 s  LEAK raised  api (pid 812) in /a\n           grows 4.0 MiB/s, exhausted in 7 min 31 s, confidence \
+            "   20.0 s  LEAK raised  api (pid 812) in /a\n           grows 4.0 MiB/s, exhausted in \
+            7 min 31 s, confidence \
              98 %\n           why: grew in 20 of 20 windows"
         );
     }

@@ -46,8 +46,10 @@ pub fn watch(
         Err(why) => return Ok(Drains::not_run(why)),
     };
     screen.line(
-        "\nNow three backends stand behind HAProxy under load, and one leaks with each request until it is killed: without the agent, \
-         then with one that judges by seconds instead of minutes and drains. Nobody grants that drain, which a leak may do without: an \
+        "\nNow three backends stand behind HAProxy under load, and one leaks with each request \
+        until it is killed: without the agent, \
+         then with one that judges by seconds instead of minutes and drains. Nobody grants that \
+         drain, which a leak may do without: an \
          overload would only lower the node's weight.",
     );
     let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
