@@ -13,8 +13,8 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::child::{self, OnInterrupt};
+use crate::deb_cache;
 use crate::workspace::cache_dir;
-use crate::{deb_cache, setup};
 
 /// What it is, in words.
 pub const WHAT: &str = "the reference library of Standard Webhooks";
@@ -32,7 +32,7 @@ pub fn is_there() -> anyhow::Result<bool> {
     Ok(works(&dir()?))
 }
 
-/// Makes sure that it is there; gives the directory that Python is to look in.
+/// Installs it unless it is there, and returns the directory for PYTHONPATH. Needs python3.
 pub fn provide() -> anyhow::Result<PathBuf> {
     let dir = dir()?;
     if works(&dir) {
@@ -42,7 +42,6 @@ pub fn provide() -> anyhow::Result<PathBuf> {
         "setup: not yet {WHAT}, which reads what the agent signs; put into {}",
         dir.display()
     );
-    setup::python()?;
     fs::remove_dir_all(&dir).ok();
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let requirements = dir.join("requirements.txt");
