@@ -204,10 +204,10 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _swap = Swap::on(64 * MIB)?;
     let mut stage = Stage::service("killed", "")?;
     let (state_dir, pid) = (stage.leave_journal()?, stage.pid()?);
-    let (contain, life) = (beside("contain")?.get_program().to_owned(), life(pid));
+    let (crash_target, life) = (beside("crash_target")?.get_program().to_owned(), life(pid));
     let contain = || {
-        let mut command = Command::new(&contain);
-        command.arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
+        let mut command = Command::new(&crash_target);
+        command.arg("limit").arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
         command.arg("--wipe").arg(stage.file("memory.high")).arg("max");
         command
             .args([format!("--pid={}", life.pid), format!("--start-ticks={}", life.start_ticks)]);

@@ -57,7 +57,7 @@ fn killed_alone(stage: &Stage, share: Share, args: &[&str]) -> String {
     )
 }
 
-/// Kills a `contain` at every step, undoes what it left by the journal below `state_dir`, and has
+/// Kills a `crash_target limit` at every step, undoes what it left by the journal below `state_dir`, and has
 /// that looked at each time; gives how many steps that were, and after how many something was to be
 /// undone.
 ///

@@ -37,8 +37,8 @@ pub struct Stage {
 pub struct Programs {
     /// `workload`.
     pub workload: PathBuf,
-    /// `contain`.
-    pub contain: PathBuf,
+    /// `crash_target`.
+    pub crash_target: PathBuf,
 }
 
 impl Stage {
@@ -223,16 +223,16 @@ impl Stage {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
 
-    /// `contain` with this cgroup, on account of a process in it, which it may divide or not.
+    /// `crash_target limit` with this cgroup, on account of a process in it, which it may divide or not.
     pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
         let limited = if is_delegated {
             self.cgroup.directory().join(LEAK_CHILD)
         } else {
             self.cgroup.directory().into()
         };
-        let mut command = Command::new(&self.programs.contain);
+        let mut command = Command::new(&self.programs.crash_target);
         command
-            .arg("--state-dir")
+            .args(["limit", "--state-dir"])
             .arg(&self.config.record.state_dir)
             .args(["--cgroup", &self.cgroup.path]);
         command.arg("--wipe").arg(limited.join(self.limit_file()));

@@ -23,9 +23,9 @@ fn stage(test: &str) -> Option<Stage> {
     if !is_root(test) {
         return None;
     }
-    let (workload, contain) =
-        (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
-    Stage::set(test, Programs { workload, contain }).map_err(|reason| skip(test, &reason)).ok()
+    let (workload, crash_target) =
+        (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_crash_target").into());
+    Stage::set(test, Programs { workload, crash_target }).map_err(|reason| skip(test, &reason)).ok()
 }
 
 fn on_stage(test: &str, scenario: fn(&Stage) -> String) {
