@@ -219,11 +219,8 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     // One takes half a second where it is emulated.
     let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 24, nth: 0 } };
-    let (stops, left, found) = killed_anywhere(&state_dir, share, contain, state, || {});
-    let detail = format!(
-        "at {stops} system calls' begins and ends; a limit stood after {left}, the journal spoke after {found}"
-    );
-    Ok(Seen { events: u64::from(stops), detail })
+    let killed = killed_anywhere(&state_dir, share, contain, state, || {});
+    Ok(Seen { events: u64::from(killed.kills), detail: killed.to_string() })
 }
 
 /// A scope, as container runtimes make them, is a unit as well; what is below it is its own affair.

@@ -1,6 +1,6 @@
 //! A cgroup that may be limited, and what is read of it without the agent.
 
-use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use spillway_agent::{
     act::{Journal, Outcome, limit::ActiveLimits},
@@ -190,6 +190,30 @@ impl Stage {
         files
             .chain(children.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect()
+    }
+
+    /// The same, and what is set and who is in it and in each of its children.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn whole_state(&self) -> Vec<String> {
+        let mut state = self.state();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let children = entries.filter(|entry| entry.path().is_dir());
+        let mut names: Vec<_> = children.map(|entry| entry.file_name()).collect();
+        names.sort();
+        for name in [OsString::from(".")].into_iter().chain(names) {
+            for file in ["cgroup.procs", self.limit_file(), "memory.max", "cpu.weight", "cpu.max"] {
+                let path = self.cgroup.directory().join(&name).join(file);
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let mut lines: Vec<_> = text.lines().collect();
+                // In no order that anybody promises.
+                lines.sort_unstable();
+                state.push(format!("{}: {}", path.display(), lines.join(" ")));
+            }
+        }
+        state
     }
 
     /// As it is told, and that it may divide its cgroup.
