@@ -5,9 +5,9 @@ pub mod api_nodes;
 pub mod api_server;
 mod broken;
 pub mod corpus;
+mod crash_schedule;
 pub mod drain_live;
 mod held;
-mod kills;
 pub mod limit_live;
 pub mod manifests;
 mod netns;
@@ -22,7 +22,7 @@ mod refuse;
 mod resolver;
 mod running;
 mod servers;
-mod stepped;
+mod syscall_stepper;
 pub mod tls;
 
 use std::{
@@ -42,8 +42,8 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use crash_schedule::{Kills, in_lanes};
 pub use held::Held;
-pub use kills::{Kills, in_lanes};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
@@ -56,7 +56,7 @@ pub use running::{
     run_with, warnings,
 };
 pub use servers::{Program, Servers};
-pub use stepped::Stopped;
+pub use syscall_stepper::{Call, Stopped};
 
 /// A program that runs until it is dropped.
 pub struct Workload {

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test there is, and what could not run, with the reason.
+//! `cargo xtask test`: every test there is, and what could not run, with the reason; with
+//! `--quick`, those that fit between two edits.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. Then the detectors are scored on the corpora, and every probe is
@@ -11,6 +12,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use anyhow::Context as _;
 
@@ -24,12 +26,24 @@ use crate::{build, child, corpus, python_deps, setup, vm};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test              everything; without root or BPF, what needs them is listed as skipped\n  \
+    cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and lints\n\n\
     Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Only tests whose name contains one of these
     filters: Vec<String>,
+
+    /// Within two minutes in a built tree: formatting, lints and the tests that need no root, no
+    /// other kernel, no server, no corpus and no thousand kills
+    #[arg(long)]
+    quick: bool,
 }
+
+/// Tests that run at once, for each processor: most of them wait most of the time.
+const THREADS_PER_PROCESSOR: usize = 3;
+
+/// Variable that says how many, unless somebody else has set it.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
 
 /// Runs the command.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -37,9 +51,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let strict = env::var_os("CI").is_some_and(|value| !value.is_empty());
     let nextest = setup::cargo_tool(&workspace, &NEXTEST)?;
     let mut skips = BTreeMap::new();
-    let mut has_programs = true;
-    match setup::bpf(&workspace) {
-        Ok(compiler) => build::bpf_with(&workspace, &compiler)?,
+    let mut has_programs = !args.quick;
+    // The quick tests run none, and take those that are there.
+    let compiler = if args.quick { Ok(None) } else { setup::bpf(&workspace).map(Some) };
+    match compiler {
+        Ok(None) => {}
+        Ok(Some(compiler)) => build::bpf_with(&workspace, &compiler)?,
         // Where they cannot be built, as without root and sudo, the rest is tested all the same;
         // not so in CI.
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
@@ -51,7 +68,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if args.filters.is_empty() {
-        let deny = setup::cargo_tool(&workspace, &DENY)?;
+        let deny = (!args.quick).then(|| setup::cargo_tool(&workspace, &DENY)).transpose()?;
         for (what, mut command) in checks(&workspace, deny) {
             if !child::streaming(what, &mut command)?.success() {
                 return Ok(ExitCode::FAILURE);
@@ -68,24 +85,19 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         .args(&args.filters)
         .env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
+    if args.quick {
+        command.args(["--profile", "quick"]);
+    }
+    if env::var_os(THREADS).is_none() {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        command.env(THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
+    }
     workspace.equip(&mut command);
-    match SERVERS.provide() {
-        Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without {}: {error:#}", SERVERS.what),
-    }
-    match setup::python() {
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on: {error:#}"),
-        Ok(()) => {}
-    }
-    match python_deps::provide() {
-        Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
-        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
-        Err(error) => eprintln!("test: going on without {}: {error:#}", python_deps::WHAT),
+    if !args.quick {
+        provide(&mut command, strict)?;
     }
     let mut passed = child::streaming("tests", &mut command)?.success();
-    if args.filters.is_empty() {
+    if args.filters.is_empty() && !args.quick {
         passed &= corpus::meets_targets(&workspace)?;
     }
     if args.filters.is_empty() && has_programs {
@@ -105,13 +117,35 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Names to the tests the servers and libraries that they run against; of those that cannot be had,
+/// the tests say so.
+fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
+    match SERVERS.provide() {
+        Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on without {}: {error:#}", SERVERS.what),
+    }
+    match setup::python() {
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on: {error:#}"),
+        Ok(()) => {}
+    }
+    match python_deps::provide() {
+        Ok(dir) => drop(command.env("SPILLWAY_WEBHOOKS", dir)),
+        Err(error) if strict || error.is::<Interrupted>() => return Err(error),
+        Err(error) => eprintln!("test: going on without {}: {error:#}", python_deps::WHAT),
+    }
+    Ok(())
+}
+
 /// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own
-/// summary is what ends the run.
-fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Command)> {
+/// summary is what ends the run. Without `deny`, only those that take seconds.
+fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
     let mut lint = workspace.cargo("clippy");
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
+    let Some(mut deny) = deny else { return vec![("formatting", format), ("lints", lint)] };
     let mut doc = workspace.cargo("test");
     doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
     // Without advisories, whose database is a repository that would have to be fetched.

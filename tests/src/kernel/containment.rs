@@ -164,7 +164,7 @@ fn share() -> anyhow::Result<Share> {
 
 fn on_stage(name: &str, scenario: impl FnOnce(&Stage) -> String) -> anyhow::Result<Seen> {
     let path = |name: &str| Ok::<_, anyhow::Error>(beside(name)?.get_program().into());
-    let programs = Programs { workload: path("workload")?, contain: path("contain")? };
+    let programs = Programs { workload: path("workload")?, crash_target: path("crash_target")? };
     let stage = Stage::set(name, programs).map_err(NotOffered)?;
     let detail = scenario(&stage);
     let version = if stage.is_v1 { 1 } else { 2 };

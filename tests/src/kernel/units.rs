@@ -204,10 +204,10 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _swap = Swap::on(64 * MIB)?;
     let mut stage = Stage::service("killed", "")?;
     let (state_dir, pid) = (stage.leave_journal()?, stage.pid()?);
-    let (contain, life) = (beside("contain")?.get_program().to_owned(), life(pid));
+    let (crash_target, life) = (beside("crash_target")?.get_program().to_owned(), life(pid));
     let contain = || {
-        let mut command = Command::new(&contain);
-        command.arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
+        let mut command = Command::new(&crash_target);
+        command.arg("limit").arg("--state-dir").arg(&state_dir).args(["--cgroup", &stage.cgroup]);
         command.arg("--wipe").arg(stage.file("memory.high")).arg("max");
         command
             .args([format!("--pid={}", life.pid), format!("--start-ticks={}", life.start_ticks)]);
@@ -219,11 +219,8 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     // One takes half a second where it is emulated.
     let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 24, nth: 0 } };
-    let (stops, left, found) = killed_anywhere(&state_dir, share, contain, state, || {});
-    let detail = format!(
-        "at {stops} system calls' begins and ends; a limit stood after {left}, the journal spoke after {found}"
-    );
-    Ok(Seen { events: u64::from(stops), detail })
+    let killed = killed_anywhere(&state_dir, share, contain, state, || {});
+    Ok(Seen { events: u64::from(killed.kills), detail: killed.to_string() })
 }
 
 /// A scope, as container runtimes make them, is a unit as well; what is below it is its own affair.

@@ -101,7 +101,7 @@ fn run(
     arguments: &[String],
 ) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    let tests = ["workload", "contain", "kernel"].map(|binary| ("spillway-tests", binary));
+    let tests = ["workload", "crash_target", "kernel"].map(|binary| ("spillway-tests", binary));
     let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
     build::binaries(workspace, true, &binaries)?;
     let directory = workspace.target.join("vm");
@@ -176,7 +176,7 @@ fn prepare(
     let (image, log) =
         (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
     let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
-    let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
+    let beside = ["workload", "crash_target", "spillway"].map(|name| program(name, name));
     let arguments: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
     let (size, vmlinuz, arguments) = match machine {
         Emulated::Bare(kernel) => {

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser;
 use spillway_agent::{
     act::{Notifier, Outcome, OutcomeKind},
     clock::Clock,
@@ -30,8 +29,8 @@ const LOOKS_EVERY: Duration = Duration::from_micros(200);
 const IDLE_FOR: Duration = Duration::from_millis(400);
 
 /// Tell of leaks until killed, one line on standard output for each thing that is on disk.
-#[derive(Debug, Parser)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The agent's configuration
     #[arg(long)]
     config: PathBuf,
@@ -55,8 +54,8 @@ struct Teller {
     told: u64,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+/// Runs until it is killed, or has come to its end.
+pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.config)?;
     let paging = Notifier::start(&config, Clock::start())?.context("nobody is told")?;
     let mut teller = Teller { paging, told: 0 };

@@ -27,8 +27,12 @@ fn no_acknowledged_entry_is_lost_however_often_the_writer_is_killed() {
     // rest.
     let opened_within = Duration::from_millis(10);
     for kill in 0..kills {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spooler"));
-        command.arg("--path").arg(&path).arg(format!("--first={first}")).stdout(Stdio::piped());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
+        command
+            .args(["spool", "--path"])
+            .arg(&path)
+            .arg(format!("--first={first}"))
+            .stdout(Stdio::piped());
         let mut spooler = command.spawn().expect("it starts");
         // Spread evenly over what some commits take, in no order, however fast the machine is.
         sleep(opened_within + kills_at.after(kill.wrapping_mul(0x9e37_79b9_7f4a_7c15)));

@@ -63,7 +63,7 @@ fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
 }
 
 /// The unit file that the agent comes with.
-const UNIT_FILE: &str = include_str!("../configs/systemd/spillway.service");
+const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
 
 #[test]
 fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {

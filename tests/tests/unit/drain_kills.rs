@@ -68,8 +68,8 @@ impl Lane {
     }
 
     fn drainer(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drainer"));
-        command.arg("--config").arg(&self.config).stdout(Stdio::piped());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
+        command.args(["drain", "--config"]).arg(&self.config).stdout(Stdio::piped());
         command
     }
 

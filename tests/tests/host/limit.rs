@@ -23,9 +23,9 @@ fn stage(test: &str) -> Option<Stage> {
     if !is_root(test) {
         return None;
     }
-    let (workload, contain) =
-        (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
-    Stage::set(test, Programs { workload, contain }).map_err(|reason| skip(test, &reason)).ok()
+    let (workload, crash_target) =
+        (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_crash_target").into());
+    Stage::set(test, Programs { workload, crash_target }).map_err(|reason| skip(test, &reason)).ok()
 }
 
 fn on_stage(test: &str, scenario: fn(&Stage) -> String) {
@@ -66,7 +66,7 @@ fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_tol
 
 #[test]
 fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
-    on_stage("killed", |stage| killed(stage, Share { of: 2, nth: 0 }));
+    on_stage("killed", |stage| killed(stage, Share::WHOLE));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
 
 #[test]
 fn undone_by_hand_between_any_two_system_calls_it_does_not_come_back() {
-    on_stage("overtaken", |stage| overtaken(stage, Share { of: 4, nth: 0 }));
+    on_stage("overtaken", |stage| overtaken(stage, Share::WHOLE));
 }
 
 #[test]
@@ -119,8 +119,7 @@ fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
 
 #[test]
 fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
-    // At each one's end: what it is then it is as the next begins.
-    on_stage("divided-killed", |stage| divided_and_killed(stage, Share { of: 4, nth: 0 }));
+    on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
 }
 
 /// An end that is near, for a forecast.

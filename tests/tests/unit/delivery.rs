@@ -99,8 +99,8 @@ impl Lane {
     }
 
     fn teller(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_teller"));
-        command.arg("--config").arg(&self.config).stdout(Stdio::piped());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crash_target"));
+        command.args(["notify", "--config"]).arg(&self.config).stdout(Stdio::piped());
         command
     }
 

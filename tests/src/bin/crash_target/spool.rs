@@ -8,13 +8,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser;
 use spillway_agent::act::notify::spool::{IncidentChange, Spool, SpoolEntry};
 
 /// Put entries into a spool until killed, one line on standard output for each that is there or
 /// gone.
-#[derive(Debug, Parser)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The spool
     #[arg(long)]
     path: PathBuf,
@@ -23,8 +22,8 @@ struct Args {
     first: u64,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+/// Runs until it is killed, or has come to its end.
+pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (mut spool, _) = Spool::open::<String>(&args.path).context("the spool cannot be opened")?;
     let mut out = io::stdout().lock();
     for nth in args.first.. {

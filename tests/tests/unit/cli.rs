@@ -43,7 +43,7 @@ fn version_and_help() {
 fn the_printed_defaults_are_the_shipped_file() {
     let output = spillway(&["check-config", "--print-defaults"], b"");
     assert!(output.status.success());
-    let shipped = include_str!("../configs/spillway.toml");
+    let shipped = include_str!("../../../configs/spillway.toml");
     assert!(
         output.stdout == shipped.as_bytes(),
         "hint: spillway check-config --print-defaults > configs/spillway.toml"
@@ -134,7 +134,7 @@ fn a_process_is_explained_as_a_picture() {
     ] {
         assert!(svg.contains(told), "no {told:?} in {svg}");
     }
-    let shipped = include_str!("traces/live-demo.svg");
+    let shipped = include_str!("../../traces/live-demo.svg");
     assert!(
         svg == shipped,
         "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > tests/traces/live-demo.svg"

@@ -47,7 +47,7 @@ fn an_odd_name_is_shown_escaped_everywhere_and_its_cgroup_is_limited_all_the_sam
     }
     let programs = Programs {
         workload: env!("CARGO_BIN_EXE_workload").into(),
-        contain: env!("CARGO_BIN_EXE_contain").into(),
+        crash_target: env!("CARGO_BIN_EXE_crash_target").into(),
     };
     let stage = match Stage::set_below(test, &[CGROUP], programs) {
         Ok(stage) => stage,

@@ -37,9 +37,9 @@ impl Node {
         if !is_root(test) {
             return None;
         }
-        let (workload, contain) =
-            (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_contain").into());
-        let stage = Stage::set_below(test, below, Programs { workload, contain });
+        let (workload, crash_target) =
+            (env!("CARGO_BIN_EXE_workload").into(), env!("CARGO_BIN_EXE_crash_target").into());
+        let stage = Stage::set_below(test, below, Programs { workload, crash_target });
         let stage = stage.map_err(|reason| skip(test, &reason)).ok()?;
         let pods = vec![
             PodOf::with(API, json!({ "app": "api", "tier": "web" })),

@@ -4,11 +4,11 @@
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    process::ExitCode,
     thread::sleep,
     time::Duration,
 };
 
-use clap::Parser;
 use spillway_agent::{act::drain::DrainWorker, clock::Clock, config};
 
 /// How soon it is said what was done.
@@ -16,15 +16,15 @@ const LOOKS_EVERY: Duration = Duration::from_micros(200);
 
 /// Keep a node where an operator says until killed, one line on standard output for each thing that
 /// was done.
-#[derive(Debug, Parser)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// The agent's configuration
     #[arg(long)]
     config: PathBuf,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+/// Runs until it is killed, or has come to its end.
+pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut drainer = DrainWorker::start(&config::load(&args.config)?, Clock::start())?;
     let mut out = io::stdout().lock();
     loop {

@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use clap::Parser;
 use spillway_agent::{
     act::{Journal, OutcomeKind, limit::ActiveLimits},
     config::{self, Config, Pattern},
@@ -20,8 +19,8 @@ use spillway_agent::{
 };
 
 /// Limit a cgroup, have it wiped, set it again, and put it back.
-#[derive(Debug, Parser)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// Where the journal is
     #[arg(long)]
     state_dir: PathBuf,
@@ -51,8 +50,8 @@ struct Args {
     overtaken: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+/// Runs until it is killed, or has come to its end.
+pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), config::load)?;
     config.record.state_dir = args.state_dir;
     if args.all {
