@@ -17,7 +17,7 @@ static OFFSETS: Offsets = Offsets::UNSET;
 
 /// Losses by kind, see [`Loss`].
 #[map]
-static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::VARIANTS.len() as u32, 0);
 
 /// One of this kernel's offsets, by its field in [`Offsets`].
 macro_rules! offset {

@@ -350,46 +350,131 @@ pub const WATCHES_CONNECTS: u32 = 2;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
 pub const TCP_LISTEN: u16 = 10;
 
-/// What was lost on the way from kernel to user: index into a per-CPU array of counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Loss {
-    /// A birth or death found the ring full.
-    LifeRingFull = 0,
-    /// A process's first fault sample found the map of counts full.
-    FaultMapFull = 1,
-    /// A fault sample's user stack could not be kept.
-    FaultStack = 2,
-    /// A new listener found the map of listeners full.
-    ListenerMapFull = 3,
-    /// A listener's first accepted connection found the map of sojourns full.
-    SojournMapFull = 4,
-    /// A connect found no room among those under way, or its end none among those counted.
-    OutboundMapFull = 5,
-    /// A listener began, and found the map of arrivals full.
-    ArrivalMapFull = 6,
-    /// A listener found no share left of the map of listeners for its user or namespace.
-    ListenerShareFull = 7,
-    /// The same of a listener's first accepted connection, in the map of sojourns.
-    SojournShareFull = 8,
-    /// The same of a connect, among those under way or those counted.
-    OutboundShareFull = 9,
+/// A probe: the BPF programs and maps, or the files read in their place, that answer one question.
+/// Each belongs to one sensor. The order here is the order in `spillway doctor`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumCount,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum Probe {
+    /// Memory of every process.
+    ProcessMemory,
+    /// Growth between scans, from sampled page faults.
+    FaultSamples,
+    /// Forks, execs and exits.
+    ProcessLife,
+    /// Open files, threads and unclosed sockets of every process.
+    ProcessHandles,
+    /// Accept queues of every TCP listener.
+    AcceptQueue,
+    /// Accept queues of every UNIX listener.
+    UnixQueue,
+    /// Time that connections wait for accept().
+    AcceptSojourn,
+    /// Results of outbound connects.
+    OutboundConnects,
 }
 
+/// A kind of loss between the kernel and an observation. BPF programs count the first
+/// [`Loss::COUNTED_BY_BPF`] kinds in a per-CPU array by this index, the agent counts the others.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumCount,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+#[repr(u32)]
+pub enum Loss {
+    /// A fork, exec or exit found the ring buffer full.
+    LifeRingFull,
+    /// A process's first fault sample found the map of counts full.
+    FaultMapFull,
+    /// The user stack of a fault sample could not be stored.
+    FaultStack,
+    /// A new listener found the map of listeners full.
+    ListenerMapFull,
+    /// A listener's first accepted connection found the map of sojourns full.
+    SojournMapFull,
+    /// A connect found the map of pending connects full, or its result the map of results.
+    OutboundMapFull,
+    /// A new listener found the map of arrivals full.
+    ArrivalMapFull,
+    /// A new listener exceeded the share of its user or namespace in the map of listeners.
+    ListenerShareFull,
+    /// A listener's first accepted connection exceeded that share in the map of sojourns.
+    SojournShareFull,
+    /// A connect exceeded that share in the map of pending connects or of results.
+    OutboundShareFull,
+    /// `/proc/meminfo` could not be read.
+    HostReadFailed,
+    /// A scan of processes failed.
+    ProcessScanFailed,
+    /// A scan of open files and threads failed.
+    HandleScanFailed,
+    /// A scan of TCP listeners failed.
+    ListenerScanFailed,
+    /// A scan of UNIX listeners failed.
+    UnixScanFailed,
+    /// The results of outbound connects could not be read.
+    OutboundReadFailed,
+    /// A pass or a ring buffer ended within a sample.
+    ShortRead,
+    /// A process event had an unknown kind.
+    UnknownSample,
+    /// Listeners beyond one user's limit on those read through `sock_diag` were left out.
+    ListenersLeftOut,
+    /// A destination was left out because too many had news at once; it is reported later.
+    OutboundLeftOut,
+    /// A `sock_diag` request for TCP sockets failed.
+    SockDiagFailed,
+    /// A `sock_diag` request for UNIX sockets failed.
+    UnixDiagFailed,
+    /// A network namespace could not be entered.
+    NetnsNotEntered,
+}
+
+/// Gives an enum its variants as an array, and each variant its name.
+macro_rules! named_variants {
+    ($($type:ident),+) => {$(
+        impl $type {
+            /// Every variant, in order.
+            pub const VARIANTS: [Self; <Self as strum::EnumCount>::COUNT] =
+                match <Self as strum::VariantArray>::VARIANTS.first_chunk() {
+                    Some(variants) => *variants,
+                    None => unreachable!(),
+                };
+
+            /// Name in JSON, logs and metrics: the variant in snake case.
+            pub fn name(self) -> &'static str {
+                self.into()
+            }
+        }
+    )+};
+}
+
+named_variants!(Probe, Loss);
+
 impl Loss {
-    /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 10] = [
-        (Self::LifeRingFull, "life_ring_full"),
-        (Self::FaultMapFull, "fault_map_full"),
-        (Self::FaultStack, "fault_stack"),
-        (Self::ListenerMapFull, "listener_map_full"),
-        (Self::SojournMapFull, "sojourn_map_full"),
-        (Self::OutboundMapFull, "outbound_map_full"),
-        (Self::ArrivalMapFull, "arrival_map_full"),
-        (Self::ListenerShareFull, "listener_share_full"),
-        (Self::SojournShareFull, "sojourn_share_full"),
-        (Self::OutboundShareFull, "outbound_share_full"),
-    ];
+    /// Number of kinds that BPF programs count; they come first.
+    pub const COUNTED_BY_BPF: usize = Self::OutboundShareFull as usize + 1;
 }
 
 /// Byte offsets of the kernel's struct members, and what else differs between kernels. Filled from

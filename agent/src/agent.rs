@@ -389,7 +389,7 @@ mod tests {
                 if attached { vec![] } else { vec![passed] },
             )
         };
-        let mut reports = Probe::ALL.map(|probe| report(probe, true));
+        let mut reports = Probe::VARIANTS.map(|probe| report(probe, true));
         assert_eq!(degraded(&reports), [""; 0]);
         reports[1] = report(Probe::FaultSamples, false);
         assert_eq!(

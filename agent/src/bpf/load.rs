@@ -86,13 +86,12 @@ impl LoadedBpf {
     }
 
     /// What did not reach user space, by name; empty without BPF.
-    pub fn losses(&self) -> Vec<(&'static str, u64)> {
+    pub fn losses(&self) -> Vec<(Loss, u64)> {
         let Some(losses) = &self.losses else { return Vec::new() };
-        Loss::ALL
+        Loss::VARIANTS
             .iter()
-            .filter_map(|&(loss, name)| {
-                Some((name, losses.get(&(loss as u32), 0).ok()?.iter().sum()))
-            })
+            .take(Loss::COUNTED_BY_BPF)
+            .filter_map(|&loss| Some((loss, losses.get(&(loss as u32), 0).ok()?.iter().sum())))
             .collect()
     }
 

@@ -13,7 +13,6 @@ pub mod fallbacks;
 mod features;
 mod iter;
 mod load;
-mod probe;
 mod samples;
 mod status;
 mod sys;
@@ -26,8 +25,8 @@ pub use batch::BatchMap;
 pub use fallbacks::Hook;
 pub use iter::IterHandle;
 pub use load::{LoadOptions, LoadedBpf};
-pub use probe::Probe;
 pub use samples::{Plain, decode, pass};
+pub use spillway_ebpf::{Loss, Probe};
 pub use status::{ProbeState, ProbeStatus};
 
 #[cfg(any(test, fuzzing))]

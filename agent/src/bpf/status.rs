@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     Probe,
@@ -24,7 +24,8 @@ pub enum ProbeState {
 /// A probe, the hook or source in use, and why those above it are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbeStatus {
-    /// Which.
+    /// Probe.
+    #[serde(serialize_with = "by_name")]
     pub probe: Probe,
     /// What became of it.
     pub state: ProbeState,
@@ -36,6 +37,10 @@ pub struct ProbeStatus {
     reason: Option<String>,
     /// Rungs that were passed over, the best first.
     pub passed_over: Vec<Passed>,
+}
+
+fn by_name<S: Serializer>(probe: &Probe, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(probe.name())
 }
 
 impl ProbeState {

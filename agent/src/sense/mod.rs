@@ -32,12 +32,13 @@ mod tcp_listeners;
 mod unix_addr;
 mod unix_listeners;
 
+pub use crate::bpf::Loss;
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
-    Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+    Fact, FactKind, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
     ProcessResourcesFact, SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;

@@ -22,8 +22,14 @@ pub struct Observation {
 
 /// What a sensor saw. A scan of the host is one `Host` fact, a `Sensing` fact where there is
 /// something to tell, and its `Process` facts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, strum::EnumDiscriminants)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[strum_discriminants(
+    name(FactKind),
+    doc = "Kind of a [`Fact`]: the value of `kind` in a trace.",
+    derive(strum::VariantNames),
+    strum(serialize_all = "lowercase")
+)]
 pub enum Fact {
     /// The machine as a whole; opens a scan.
     Host(HostFact),

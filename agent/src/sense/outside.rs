@@ -11,7 +11,7 @@ use std::{io, net::SocketAddr};
 use foldhash::HashMap;
 
 use super::{
-    CgroupPaths, ListenerFact, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters,
     sock_diag::{DiagListener, Kinds, SockDiag},
 };
 
@@ -75,7 +75,7 @@ impl Outside {
         let done = self.sockets.scan(true, cgroups, lost, wants, each);
         self.next = now + LEAST_SECS.max(told.read as f64 * SECS_EACH);
         if told.left_out > 0 {
-            lost.count("listeners_left_out");
+            lost.count(Loss::ListenersLeftOut);
         }
         done
     }

@@ -4,7 +4,7 @@ use aya::maps::{MapData, RingBuf};
 use spillway_ebpf::{LIFE_EXEC, LIFE_EXIT, LIFE_FORK, LifeSample};
 
 use super::{
-    Fact, LossCounters,
+    Fact, Loss, LossCounters,
     process_memory::{ns_per_tick, sample_id},
 };
 use crate::bpf::decode;
@@ -43,7 +43,7 @@ impl ProcessEventSensor {
     pub fn drain(&mut self, lost: &mut LossCounters, mut each: impl FnMut(Fact)) {
         while let Some(item) = self.ring.next() {
             let Some(sample) = decode::<LifeSample>(&item).next() else {
-                lost.count("short_read");
+                lost.count(Loss::ShortRead);
                 continue;
             };
             let id = sample_id(sample.pid, sample.start_boottime_ns, self.ns_per_tick);
@@ -57,7 +57,7 @@ impl ProcessEventSensor {
                     self.totals.exits += 1;
                     each(Fact::Exit(id));
                 }
-                _ => lost.count("unknown_sample"),
+                _ => lost.count(Loss::UnknownSample),
             }
         }
     }

@@ -75,7 +75,7 @@ impl ProcessMemorySensor {
         let mut buffer = std::mem::take(&mut self.buffer);
         let scanned = pass(iter, &mut buffer, |sample: TaskSample| each(self.fact(&sample)));
         self.buffer = buffer;
-        scanned.map(|rest| lost.short_read(rest))
+        scanned.map(|rest| lost.count_short_read(rest))
     }
 
     fn fact(&mut self, sample: &TaskSample) -> ProcessFact {

@@ -61,7 +61,7 @@ impl ProcessResourceSensor {
                 let rest = pass(iter, &mut self.buffer, |sample: HandleSample| {
                     each(fact(&sample, ns_per_tick))
                 })?;
-                lost.short_read(rest);
+                lost.count_short_read(rest);
             }
             None => {
                 for process in all_processes().map_err(io::Error::other)? {

@@ -59,7 +59,7 @@ impl SensorHealthSensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{Probe, fallbacks};
+    use crate::bpf::{Loss, Probe, fallbacks};
 
     /// A probe on the first rung of its ladder, or on the last that takes no BPF.
     fn report(probe: Probe, attached: bool) -> ProbeStatus {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn where_all_is_seen_nothing_is_told() {
-        let reports = Probe::ALL.map(|probe| report(probe, true));
+        let reports = Probe::VARIANTS.map(|probe| report(probe, true));
         assert_eq!(SensorHealthSensor::default().look(&reports, &LossCounters::default()), None);
     }
 
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn a_loss_is_told_by_how_much_it_rose() {
         let (mut sensing, mut lost) = (SensorHealthSensor::default(), LossCounters::default());
-        lost.set("life_ring_full", 0);
+        lost.set(Loss::LifeRingFull, 0);
         assert_eq!(sensing.look(&[], &lost), None);
         for (total, rise) in [(5, Some(5)), (5, None), (9, Some(4))] {
-            lost.set("life_ring_full", total);
+            lost.set(Loss::LifeRingFull, total);
             let told = sensing.look(&[], &lost).map(|fact| fact.lost["life_ring_full"]);
             assert_eq!(told, rise, "at {total}");
         }

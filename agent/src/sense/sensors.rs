@@ -6,7 +6,7 @@
 use std::io;
 
 use super::{
-    Fact, Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets,
+    Fact, Hierarchy, HostMemorySensor, Loss, LossCounters, Observation, OutboundSensor, OwnSockets,
     PageFaultSensor, ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor,
     ProcessResourceSensor, SensorHealthSensor, TcpListenerSensor, UnixListenerSensor,
 };
@@ -121,18 +121,18 @@ impl Sensors {
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
         match self.pressure.read() {
             Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
-            Err(error) => self.lost.failed("host_read_failed", &error),
+            Err(error) => self.lost.count_failure(Loss::HostReadFailed, &error),
         }
         self.count_losses();
         let sensing = self.sensing.look(&self.kernel.reports, &self.lost);
         out.extend(sensing.map(|fact| Observation { t, fact: Fact::Sensing(fact) }));
         let each = |process| out.push(Observation { t, fact: Fact::Process(process) });
         if let Err(error) = self.processes.scan(&mut self.lost, each) {
-            self.lost.failed("process_scan_failed", &error);
+            self.lost.count_failure(Loss::ProcessScanFailed, &error);
         }
         let each = |handles| out.push(Observation { t, fact: Fact::Handles(handles) });
         if let Err(error) = self.handles.scan(t, &mut self.lost, each) {
-            self.lost.failed("handle_scan_failed", &error);
+            self.lost.count_failure(Loss::HandleScanFailed, &error);
         }
         let own = &self.own;
         let each = |outbound| {
@@ -141,7 +141,7 @@ impl Sensors {
             }
         };
         if let Err(error) = self.outbound.read(t, &mut self.lost, each) {
-            self.lost.failed("outbound_read_failed", &error);
+            self.lost.count_failure(Loss::OutboundReadFailed, &error);
         }
     }
 
@@ -154,10 +154,10 @@ impl Sensors {
             }
         };
         if let Err(error) = self.listeners.scan(t, &mut self.lost, &mut each) {
-            self.lost.failed("listener_scan_failed", &error);
+            self.lost.count_failure(Loss::ListenerScanFailed, &error);
         }
         if let Err(error) = self.unix.scan(t, &mut self.lost, each) {
-            self.lost.failed("unix_scan_failed", &error);
+            self.lost.count_failure(Loss::UnixScanFailed, &error);
         }
     }
 

@@ -28,7 +28,7 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    CgroupPaths, ListenerFact, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters,
     overflows::{DropRise, Overflows},
     unix_addr,
 };
@@ -139,7 +139,7 @@ impl SockDiag {
                 }) {
                     Ok(()) => answered = true,
                     Err(error) => {
-                        lost.count("sock_diag_failed");
+                        lost.count(Loss::SockDiagFailed);
                         failed = error;
                     }
                 }
@@ -166,7 +166,7 @@ impl SockDiag {
                 }) {
                     Ok(()) => answered |= kinds == Kinds::Unix,
                     Err(error) => {
-                        lost.count("unix_diag_failed");
+                        lost.count(Loss::UnixDiagFailed);
                         without_unix = true;
                         failed = error;
                     }
@@ -239,7 +239,7 @@ impl SockDiag {
             }
         }
         self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
-        (0..walk.not_entered).for_each(|_| lost.count("netns_not_entered"));
+        (0..walk.not_entered).for_each(|_| lost.count(Loss::NetnsNotEntered));
     }
 }
 

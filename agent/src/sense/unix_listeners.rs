@@ -100,7 +100,7 @@ impl UnixListenerSensor {
                     }
                     None => gone.push(sample.sock),
                 })?;
-                lost.short_read(rest);
+                lost.count_short_read(rest);
                 for sock in gone {
                     known.remove(&sock);
                     // It may not be there any more.
@@ -137,7 +137,7 @@ fn find(
     let rest = pass(&probes.find, buffer, |found: UnixFoundSample| {
         known.entry(found.sock).or_insert_with(|| KnownUnixListener::new(&found, cgroups));
     })?;
-    lost.short_read(rest);
+    lost.count_short_read(rest);
     Ok(known)
 }
 

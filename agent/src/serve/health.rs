@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn an_agent_that_sees_all_is_ok() {
         let mut health = Health::default();
-        let attached = Probe::ALL
+        let attached = Probe::VARIANTS
             .map(|probe| ProbeStatus::new(probe, Some(&fallbacks::of(probe)[0]), Vec::new()));
         health.note_probes(&attached);
         health.note_lost(1.0, "life_ring_full", 0);
@@ -221,7 +221,7 @@ mod tests {
         let mut health = Health::default();
         health
             .note_probes(&ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root")));
-        assert_eq!(kinds(&health, 1e9), ["probe"; Probe::ALL.len()]);
+        assert_eq!(kinds(&health, 1e9), ["probe"; Probe::VARIANTS.len()]);
         let passed = Passed {
             at: "it",
             shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)"),

@@ -17,7 +17,7 @@ use std::{io, sync::Arc};
 use foldhash::{HashMap, HashMapExt as _, HashSet};
 use spillway_ebpf::{OUTBOUND_MAX, OutboundCount, OutboundKey};
 
-use super::{CgroupPaths, Hierarchy, LossCounters, OutboundFact, proc_files, shares};
+use super::{CgroupPaths, Hierarchy, Loss, LossCounters, OutboundFact, proc_files, shares};
 use crate::bpf::OutboundMaps;
 use table::{Caller, OutboundTable, since};
 
@@ -85,7 +85,7 @@ impl OutboundSensor {
             self.read_ended(&mut maps, now).and_then(|()| self.read_under_way(&mut maps, now));
         self.maps = Some(maps);
         for _ in 0..self.connects.tell(now, each) {
-            lost.count("outbound_left_out");
+            lost.count(Loss::OutboundLeftOut);
         }
         self.callers.retain(|_, known| std::mem::take(&mut known.seen));
         read

@@ -227,7 +227,7 @@ impl Probed {
         // After that: a count that is read for the first time now has the overflows of this look in
         // it.
         namespaces.into_iter().for_each(|(netns, pid)| overflows.begin(netns, pid));
-        lost.short_read(rest);
+        lost.count_short_read(rest);
         for sock in closed {
             // It closed while the tracepoint could not say so.
             let _ = probes.known.remove(&sock);
@@ -264,7 +264,7 @@ impl Probed {
                 holders.push(owner.pid);
             }
         })?;
-        lost.short_read(rest);
+        lost.count_short_read(rest);
         for (sock, listener) in &mut self.known {
             let gone = !Path::new("/proc").join(listener.pid().to_string()).exists();
             let holders = holders.remove(sock).unwrap_or_default();
