@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::MapData;
 
-use super::{samples::Plain, sys::bpf};
+use super::samples::Plain;
 
 /// `enum bpf_cmd` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -51,6 +51,16 @@ struct ElementAttr {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// Makes the system call `bpf`, for commands that aya lacks. `attr` is the part of `union bpf_attr`
+/// that the command reads, in the kernel's layout; some commands write to it.
+pub(super) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is a plain struct of the size given, and what it points to lives until the
+    // call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
 
 /// A hash map of the BPF side.

@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use super::sys::bpf;
+use super::batch::bpf;
 
 /// `enum bpf_cmd` and `enum bpf_attach_type` of include/uapi/linux/bpf.h; user-space ABI, never
 /// renumbered.

@@ -15,7 +15,6 @@ mod iter;
 mod load;
 mod samples;
 mod status;
-mod sys;
 
 pub use attach::{
     FaultMaps, LISTENERS_MAX, ListenerProbes, OUTBOUND_MAX, OutboundMaps, SharedStruct, Sojourns,

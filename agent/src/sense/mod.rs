@@ -5,10 +5,10 @@
 //! never stops the agent.
 
 mod accept_latency;
+mod addr;
 mod cgroups;
 mod connections;
 mod host_memory;
-mod inet_addr;
 mod losses;
 mod observation;
 mod outbound;
@@ -29,7 +29,6 @@ mod service_pressure;
 mod shares;
 mod sock_diag;
 mod tcp_listeners;
-mod unix_addr;
 mod unix_listeners;
 
 pub use crate::bpf::Loss;
@@ -66,8 +65,7 @@ mod fuzzed {
     };
 
     use super::{
-        cgroups, inet_addr::inet_addr, printable::printable, process_resources, service_pressure,
-        sock_diag, unix_addr,
+        addr, cgroups, printable::printable, process_resources, service_pressure, sock_diag,
     };
     use crate::bpf::{Plain, decode};
 
@@ -90,10 +88,10 @@ mod fuzzed {
         assert!(counts.iter().all(|count| *count <= bytes.len()));
         let comms = all::<TaskSample>(bytes).map(|sample| printable(sample.comm));
         let paths = all::<UnixFoundSample>(bytes).map(|sample| {
-            unix_addr::of_kernel(&sample.name[..(sample.name_len as usize).min(sample.name.len())])
+            addr::unix_addr(&sample.name[..(sample.name_len as usize).min(sample.name.len())])
         });
         let addrs = all::<ListenerSample>(bytes).map(|sample| {
-            Arc::from(inet_addr(sample.family, sample.addr, sample.port).to_string())
+            Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string())
         });
         comms.chain(paths).chain(addrs).collect()
     }

@@ -28,9 +28,8 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    CgroupPaths, ListenerFact, Loss, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters, addr,
     overflows::{DropRise, Overflows},
-    unix_addr,
 };
 use crate::os::proc_reader::unrestricted;
 
@@ -414,9 +413,9 @@ fn tcp_fact(response: &InetResponse) -> ListenerFact {
 
 fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
     let addr = match response.name() {
-        Some(UnixDiagName::Pathname(path)) => unix_addr::of_path(path.as_bytes()),
-        Some(UnixDiagName::Abstract(name)) => unix_addr::of_abstract(name),
-        None => unix_addr::of_path(b""),
+        Some(UnixDiagName::Pathname(path)) => addr::unix_path(path.as_bytes()),
+        Some(UnixDiagName::Abstract(name)) => addr::unix_abstract(name),
+        None => addr::unix_path(b""),
     };
     let backlog = response.number_of_pending_connection().unwrap_or(0);
     ListenerFact {

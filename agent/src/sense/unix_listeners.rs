@@ -14,11 +14,10 @@ use std::{
 use spillway_ebpf::{UnixFoundSample, UnixSample};
 
 use super::{
-    CgroupPaths, Hierarchy, ListenerFact, LossCounters,
+    CgroupPaths, Hierarchy, ListenerFact, LossCounters, addr,
     outside::Outside,
     shares,
     sock_diag::{DiagListener, Kinds, SockDiag},
-    unix_addr,
 };
 use crate::bpf::{UnixProbes, pass};
 
@@ -148,7 +147,7 @@ impl KnownUnixListener {
             inode: found.inode,
             netns: found.netns,
             pid: found.pid,
-            addr: unix_addr::of_kernel(&found.name[..length]),
+            addr: addr::unix_addr(&found.name[..length]),
             cgroup: cgroups.of_process(found.pid),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
 
-use crate::sense::{OutboundFact, inet_addr::inet_addr};
+use crate::sense::{OutboundFact, addr::inet_addr};
 
 /// How long a destination is kept that nobody connects to: longer than a client waits between two
 /// tries that belong together. A guess.

@@ -11,7 +11,7 @@ use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 use crate::{
     bpf::Sojourns,
     sense::{
-        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr,
+        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, addr::inet_addr,
         overflows::DropRise, proc_files,
     },
 };
