@@ -570,3 +570,41 @@ impl Offsets {
     // SAFETY: every field is a u32, for which all bytes are valid.
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
+
+/// A type that is valid for any bytes of its size, so that the kernel can fill it.
+///
+/// # Safety
+///
+/// The type must be `repr(C)` without padding, and valid for every bit pattern.
+pub unsafe trait Plain: Copy {}
+
+/// Marks types of integers and byte arrays as [`Plain`]. The size given is the sum of their
+/// members' sizes, which the type has only if it has no padding.
+macro_rules! plain {
+    ($($type:ty = $bytes:expr),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$type>() == $bytes, "a sample type has padding");
+        // SAFETY: integers and byte arrays only, `repr(C)`, and without padding as just checked.
+        unsafe impl Plain for $type {}
+    )+};
+}
+
+plain! {
+    u32 = 4,
+    u64 = 8,
+    TaskSample = 8 * 8 + 2 * 4 + COMM_LEN,
+    HandleSample = 2 * 8 + 4 * 4,
+    FaultCount = 2 * 8 + FAULT_STACKS_KEPT * 4,
+    LifeSample = 8 + 2 * 4,
+    ListenerSample = 9 * 8 + 4 * 4 + 6 * 4 + 4 * 2,
+    KnownListener = 8 + 2 * 4,
+    KnownUnix = 2 * 8,
+    Sojourn = 2 * 8 + SOJOURN_BUCKETS * 4,
+    CpuSlotSample = 2 * 8,
+    SocketOwnerSample = 8 + 2 * 4,
+    UnixFoundSample = 2 * 8 + 3 * 4 + UNIX_NAME_LEN,
+    UnixSample = 3 * 8 + 4 * 4,
+    OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
+    OutboundCount = 6 * 8,
+    OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
+    Offsets = 58 * 4,
+}

@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::MapData;
 
-use super::samples::Plain;
+use spillway_ebpf::Plain;
 
 /// `enum bpf_cmd` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;

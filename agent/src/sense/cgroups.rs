@@ -243,7 +243,7 @@ impl CgroupPaths {
     }
 
     /// Path and limit of a process's cgroup, believed for [`LIMIT_SCANS`] scans.
-    pub fn of_process_kept(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
+    pub fn of_process_cached(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.of_processes.get_mut(&id)
             && !known.age.is_due()
         {

@@ -23,6 +23,7 @@ pub mod proc_files;
 mod process_events;
 mod process_memory;
 mod process_resources;
+mod sensor;
 mod sensor_health;
 mod sensors;
 mod service_pressure;
@@ -32,6 +33,7 @@ mod tcp_listeners;
 mod unix_listeners;
 
 pub use crate::bpf::Loss;
+pub use accept_latency::AcceptLatency;
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
@@ -46,10 +48,11 @@ pub use page_faults::PageFaultSensor;
 pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
+pub use sensor::{Observations, Schedule, Sensor};
 pub use sensor_health::SensorHealthSensor;
-pub use sensors::Sensors;
-pub use tcp_listeners::TcpListenerSensor;
-pub use unix_listeners::UnixListenerSensor;
+pub use sensors::{SENSORS, SensorEntry, Sensors, probes};
+pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
+pub use unix_listeners::{UnixListenerSensor, UnixProbes};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};

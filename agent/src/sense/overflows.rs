@@ -48,7 +48,7 @@ struct NamespaceOverflows {
 
 impl Overflows {
     /// Begins a look.
-    pub(super) fn begin_look(&mut self) {
+    pub(super) fn begin_scan(&mut self) {
         self.looks += 1;
     }
 

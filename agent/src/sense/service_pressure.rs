@@ -102,7 +102,7 @@ impl ServicePressureSensor {
 
     /// Ends a look: forgets services at which nobody waits any more, and gives each its turn where
     /// there are many.
-    pub(super) fn end_look(&mut self, now: f64) {
+    pub(super) fn end_scan(&mut self, now: f64) {
         self.every_secs = EVERY_SECS * self.wanted.div_ceil(READS_MAX).max(1) as f64;
         let baseline_secs = BASELINE_SECS.max(2.0 * self.every_secs);
         self.readings.retain(|_, reading| now - reading.wanted_t <= baseline_secs);
@@ -227,12 +227,12 @@ mod tests {
         let mut strain = ServicePressureSensor::new(None);
         let pid = std::process::id();
         assert_eq!(strain.read(0.0, pid, &[pid]), None, "there is nothing to compare with");
-        strain.end_look(0.0);
+        strain.end_scan(0.0);
         assert_eq!(strain.read(0.05, pid, &[pid]), None, "it is not its turn");
-        strain.end_look(0.05);
+        strain.end_scan(0.05);
         let fact = strain.read(0.1, pid, &[pid]).expect("it is read");
         assert!(fact.busiest_thread_percent.is_some() && fact.retransmits.is_some(), "{fact:?}");
-        strain.end_look(0.1);
+        strain.end_scan(0.1);
         assert_eq!(
             strain.read(5.0, pid, &[pid]),
             None,
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(strain.read(5.0, u32::MAX >> 1, &[]), None);
         let gone = strain.read(5.1, u32::MAX >> 1, &[]).expect("it is asked");
         assert_eq!((gone.busiest_thread_percent, gone.retransmits), (None, None));
-        strain.end_look(20.0);
+        strain.end_scan(20.0);
         assert!(strain.readings.is_empty());
     }
 
@@ -258,7 +258,7 @@ mod tests {
             }
             assert!(strain.reads <= READS_MAX);
             asked.extend(strain.readings.keys().copied());
-            strain.end_look(now);
+            strain.end_scan(now);
         }
         assert_eq!(asked.len(), 64);
     }

@@ -120,7 +120,7 @@ impl SockDiag {
         let mut failed = io::Error::other("no network namespace could be opened");
         let Self { namespaces, owners, overflows, drops, looks, .. } = self;
         *looks += 1;
-        overflows.begin_look();
+        overflows.begin_scan();
         for (&netns, NetNamespace { socket, pid }) in &*namespaces {
             let mut dropped = Vec::new();
             let was_known = overflows.knows(netns as u32);
