@@ -1,8 +1,8 @@
 //! Sensors: from the kernel's bytes to observations.
 //!
-//! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing
-//! reads the same facts from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and
-//! never stops the agent.
+//! One file a sensor, listed in [`SENSORS`]. Each declares its probe and attaches it through
+//! [`crate::bpf`]; without BPF it reads the same facts from `/proc` or netlink. A sensor that cannot
+//! read is counted as a [`Loss`] and never stops the agent.
 
 mod accept_latency;
 mod addr;
@@ -57,7 +57,7 @@ pub use unix_listeners::{UnixListenerSensor, UnixProbes};
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};
 
-/// Facts that sensors make of bytes, for the fuzz targets.
+/// Decoding of bytes into facts, for the fuzz targets.
 #[cfg(any(test, fuzzing))]
 mod fuzzed {
     use std::sync::Arc;
@@ -72,7 +72,7 @@ mod fuzzed {
     };
     use crate::bpf::{Plain, decode};
 
-    /// Names in records of every kind.
+    /// Returns the names in records of every kind.
     pub fn from_records(bytes: &[u8]) -> Vec<Arc<str>> {
         fn all<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
             decode::<T>(bytes)
@@ -99,12 +99,12 @@ mod fuzzed {
         comms.chain(paths).chain(addrs).collect()
     }
 
-    /// Addresses in an answer of `sock_diag`.
+    /// Returns the addresses in a response of `sock_diag`.
     pub fn from_sock_diag(bytes: &[u8]) -> Vec<Arc<str>> {
         sock_diag::addresses(bytes)
     }
 
-    /// Numbers in files of cgroups.
+    /// Parses the numbers in files of cgroups.
     pub fn from_texts(text: &str) {
         cgroups::sum_of(text, ["anon", "shmem"]);
         service_pressure::stall_us(text);

@@ -351,7 +351,7 @@ impl BpfSource {
         }
         if refresh {
             shares::settle(&mut probes.shares, known.values().map(ListenerSocket::share))?;
-            shares::tidy(&mut probes.sojourn_shares)?;
+            shares::remove_empty(&mut probes.sojourn_shares)?;
         }
         let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
         if outside.is_due(now, turned_away) {
