@@ -36,9 +36,9 @@ use crate::{
     tcp_listeners::LISTENERS,
 };
 
-/// Waits by the listener's socket address, which `socket_state` removes when it closes. The capacity
-/// is a guess at the busiest node's listeners with traffic, doubled, and takes 3 MiB; a listener that
-/// finds no room is counted as a loss.
+/// Waits by the listener's socket address, which `socket_state` removes when it closes. The
+/// capacity is a guess at the busiest node's listeners with traffic, doubled, and takes 3 MiB; a
+/// listener that finds no room is counted as a loss.
 #[map]
 pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
 const SOJOURNS_MAX: u32 = 2_048;

@@ -4,16 +4,16 @@
 //! In `inet_csk_clone_lock()` the kernel creates the socket of a connection that enters the accept
 //! queue: a copy of the listener, whose state it then changes from LISTEN to SYN_RECV. At that
 //! moment the copy still has the listener's address and the number of waiting connections
-//! (`sk_ack_backlog`, which is unused in a connection). The listener itself is unknown: sockets that
-//! share an address (SO_REUSEPORT) are counted together.
+//! (`sk_ack_backlog`, which is unused in a connection). The listener itself is unknown: sockets
+//! that share an address (SO_REUSEPORT) are counted together.
 //!
 //! The origin of a connection is known a moment later, when it leaves SYN_RECV: by then the kernel
 //! has set the interface. A connection over loopback came from this host, whatever its address.
 //!
 //! - Hook: see `sock_state`; softirq context.
 //! - Does not see: connections that overflow, which get no socket. One whose last packet is handled
-//!   by two CPUs at once is counted twice: one in a thousand on an emulated 5.10 with four clients on
-//!   eight CPUs.
+//!   by two CPUs at once is counted twice: one in a thousand on an emulated 5.10 with four clients
+//!   on eight CPUs.
 
 use core::ffi::c_void;
 
@@ -32,8 +32,8 @@ use crate::{
 #[map]
 static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
-/// Address of a listener. The network namespace is identified by its kernel address, which takes one
-/// read less than its number.
+/// Address of a listener. The network namespace is identified by its kernel address, which takes
+/// one read less than its number.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Address {
@@ -131,8 +131,8 @@ const LOOPBACK: u32 = 1;
 /// Counts a connection that is established now, if it came from another host.
 #[inline(always)]
 pub(crate) fn established(child: *const c_void) {
-    // Zero if the kernel did not keep it. Until 5.15 it is outside `struct sock`, where the verifier
-    // knows no type.
+    // Zero if the kernel did not keep it. Until 5.15 it is outside `struct sock`, where the
+    // verifier knows no type.
     let interface = match Typed::read::<u32>(child, offset!(sock_rx_ifindex)) {
         Some(interface) => interface,
         None if offset!(inet_rx_ifindex) == ABSENT as usize => return,

@@ -12,7 +12,12 @@ use core::arch::asm;
 pub(crate) unsafe fn add_u64(to: *mut u64, value: u64) {
     // SAFETY: the caller guarantees that the pointer is valid and aligned.
     unsafe {
-        asm!("lock *(u64 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) value, options(nostack))
+        asm!(
+            "lock *(u64 *)({to} + 0) += {value}",
+            to = in(reg) to,
+            value = in(reg) value,
+            options(nostack)
+        )
     };
 }
 
@@ -25,6 +30,11 @@ pub(crate) unsafe fn add_u64(to: *mut u64, value: u64) {
 pub(crate) unsafe fn add_u32(to: *mut u32, value: u32) {
     // SAFETY: the caller guarantees that the pointer is valid and aligned.
     unsafe {
-        asm!("lock *(u32 *)({to} + 0) += {value}", to = in(reg) to, value = in(reg) u64::from(value), options(nostack))
+        asm!(
+            "lock *(u32 *)({to} + 0) += {value}",
+            to = in(reg) to,
+            value = in(reg) u64::from(value),
+            options(nostack)
+        )
     };
 }

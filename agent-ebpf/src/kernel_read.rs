@@ -27,8 +27,8 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile, so that the compiler does
-/// not fold the zeros of build time.
+/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile, so that the compiler
+/// does not fold the zeros of build time.
 #[inline(always)]
 pub(crate) fn read_offset(field: usize) -> usize {
     // SAFETY: `field` comes from offset_of! of a u32 field, inside a live static.

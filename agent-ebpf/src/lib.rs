@@ -35,8 +35,8 @@ pub struct TaskSample {
     pub swap_pages: i64,
     /// Resident shared-memory pages.
     pub shmem_pages: i64,
-    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] if this kernel has
-    /// no such count.
+    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] if this kernel
+    /// has no such count.
     pub mapped_pages: u64,
     /// Page-fault samples taken in this process so far.
     pub fault_samples: u64,
@@ -108,8 +108,8 @@ pub struct ListenerSample {
     pub sock: u64,
     /// Time of this sample on the monotonic clock, in nanoseconds.
     pub now_ns: u64,
-    /// Time on that clock at which the head of the queue was established, in microseconds; valid with
-    /// [`HEAD_SEEN`].
+    /// Time on that clock at which the head of the queue was established, in microseconds; valid
+    /// with [`HEAD_SEEN`].
     pub head_us: u64,
     /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
@@ -121,7 +121,8 @@ pub struct ListenerSample {
     pub arrived_total: u64,
     /// Connections among them that came over another interface than loopback.
     pub remote_total: u64,
-    /// Time at which one of them last found the queue empty, on the clock of `now_ns`; 0 before that.
+    /// Time at which one of them last found the queue empty, on the clock of `now_ns`; 0 before
+    /// that.
     pub found_empty_ns: u64,
     /// Local address, each word in network byte order; IPv4 in the first.
     pub addr: [u32; 4],
@@ -289,8 +290,8 @@ impl UnixSample {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OutboundKey {
-    /// Destination address, each word in network byte order; IPv4 in the first, also through an IPv6
-    /// socket.
+    /// Destination address, each word in network byte order; IPv4 in the first, also through an
+    /// IPv6 socket.
     pub addr: [u32; 4],
     /// Inode of the network namespace.
     pub netns: u32,
@@ -324,8 +325,8 @@ pub struct OutboundCount {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboundConnect {
-    /// Start on the monotonic clock, in nanoseconds: distinguishes it from a later one of a socket in
-    /// the same memory.
+    /// Start on the monotonic clock, in nanoseconds: distinguishes it from a later one of a socket
+    /// in the same memory.
     pub since_ns: u64,
     /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
@@ -335,8 +336,8 @@ pub struct OutboundConnect {
     pub reserved: u32,
 }
 
-/// Capacity of the maps of pending connects and of results. A guess at the busiest proxy's, doubled;
-/// a connect that finds no room is counted as a loss.
+/// Capacity of the maps of pending connects and of results. A guess at the busiest proxy's,
+/// doubled; a connect that finds no room is counted as a loss.
 pub const OUTBOUND_MAX: u32 = 8_192;
 
 /// Flag of the hook on socket states: it serves the probe of listeners.
@@ -475,8 +476,8 @@ impl Loss {
 }
 
 /// Byte offsets of the kernel's struct members, and other differences between kernels. Filled from
-/// the running kernel's BTF at load time; a program is loaded only if all members that it needs were
-/// found.
+/// the running kernel's BTF at load time; a program is loaded only if all members that it needs
+/// were found.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is named <struct>_<member>")]

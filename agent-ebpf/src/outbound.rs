@@ -2,10 +2,10 @@
 //!
 //! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it
 //! in the context in which the answer arrives, so the process is kept in between, by the socket's
-//! address. The result is the next state, and if that is CLOSE, the socket's error: a reset, an ICMP
-//! error and the last timeout set `sk_err` before they close the socket; close(), shutdown() and an
-//! exit close it first. So does connect() itself if no local port is free, before anything is sent:
-//! such a socket never had a local port.
+//! address. The result is the next state, and if that is CLOSE, the socket's error: a reset, an
+//! ICMP error and the last timeout set `sk_err` before they close the socket; close(), shutdown()
+//! and an exit close it first. So does connect() itself if no local port is free, before anything
+//! is sent: such a socket never had a local port.
 //!
 //! - Hook: see `sock_state`; any context.
 //! - Minimum kernel: 5.6 (reading maps in batches).
@@ -14,12 +14,12 @@
 //!   reader removes it.
 //! - A connect that meets the peer's own (SYN_RECV) has had its answer and counts as established.
 //! - Does not see: connects that fail before a SYN is sent for other reasons, such as a destination
-//!   without a route; the lack of a local port if the socket had one from an earlier connect or from
-//!   bind(), which counts as abandoned.
+//!   without a route; the lack of a local port if the socket had one from an earlier connect or
+//!   from bind(), which counts as abandoned.
 //!
 //! Both maps are plain hash maps that the reader empties, not LRU maps: those evict entries
-//! silently, and long before they are full on hosts with many CPUs. Here a connect that finds no room
-//! is counted as a loss.
+//! silently, and long before they are full on hosts with many CPUs. Here a connect that finds no
+//! room is counted as a loss.
 
 use core::ffi::c_void;
 

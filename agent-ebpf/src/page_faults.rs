@@ -22,19 +22,19 @@ use spillway_ebpf::{FAULT_STACKS_KEPT, FaultCount, Loss};
 use crate::kernel_read::count;
 
 /// Processes with at least one sample. An entry is removed with its process (see `process_events`);
-/// if exits are not seen, those that have not faulted for longest are evicted. Every scan looks each
-/// process up, so the table should fit the cache: 8,192 processes that fault are a guess at the
-/// largest host's.
+/// if exits are not seen, those that have not faulted for longest are evicted. Every scan looks
+/// each process up, so the table should fit the cache: 8,192 processes that fault are a guess at
+/// the largest host's.
 #[map]
 pub(crate) static FAULTS: LruHashMap<u32, FaultCount> = LruHashMap::with_max_entries(8_192, 0);
 
-/// User stacks by id: 2,048 stacks take 2 MiB. An id that another stack uses is overwritten, because
-/// the latest growth matters most.
+/// User stacks by id: 2,048 stacks take 2 MiB. An id that another stack uses is overwritten,
+/// because the latest growth matters most.
 #[map]
 static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
 
-/// Interval of samples of a process that keep their stack, after its first few. A guess: one stack a
-/// MiB of growth should name a path as well as four, and saves three walks of the stack.
+/// Interval of samples of a process that keep their stack, after its first few. A guess: one stack
+/// a MiB of growth should name a path as well as four, and saves three walks of the stack.
 const STACK_EVERY: u64 = 4;
 
 #[perf_event]

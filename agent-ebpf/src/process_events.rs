@@ -91,8 +91,8 @@ fn leads_its_group<R: Reading>(task: *const c_void) -> Option<bool> {
     Some(R::read::<u32>(task, offset!(task_pid))? == R::read::<u32>(task, offset!(task_tgid))?)
 }
 
-/// `signal->live` counts the group's living threads; the kernel subtracts the ending one before this
-/// tracepoint.
+/// `signal->live` counts the group's living threads; the kernel subtracts the ending one before
+/// this tracepoint.
 #[inline(always)]
 fn last_of_its_group<R: Reading>(task: *const c_void) -> Option<bool> {
     let signal = R::pointer(task, offset!(task_signal))?;

@@ -38,8 +38,8 @@ static CPU_SLOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CPU_SLOT_ID: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Number of fault samples from which the slots of a process are summed, written by the loader; 0 if
-/// faults are not sampled.
+/// Number of fault samples from which the slots of a process are summed, written by the loader; 0
+/// if faults are not sampled.
 #[map]
 static SUM_FROM_SAMPLES: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -159,8 +159,8 @@ fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     }
 }
 
-/// Reads the name in two loads: the verifier allows any within the array. A helper's call took 35 ns
-/// a process here.
+/// Reads the name in two loads: the verifier allows any within the array. A helper's call took 35
+/// ns a process here.
 #[inline(always)]
 fn comm(task: *const c_void) -> [u8; COMM_LEN] {
     let halves: [u64; 2] =
@@ -169,8 +169,8 @@ fn comm(task: *const c_void) -> [u8; COMM_LEN] {
     unsafe { core::mem::transmute(halves) }
 }
 
-/// Returns the id of the cgroup that charges this task's memory: that of the default hierarchy, or of
-/// the memory controller's own if that is mounted as version 1.
+/// Returns the id of the cgroup that charges this task's memory: that of the default hierarchy, or
+/// of the memory controller's own if that is mounted as version 1.
 #[inline(always)]
 fn cgroup_id(task: *const c_void) -> u64 {
     let css_set: *const c_void = load(task, offset!(task_cgroups));

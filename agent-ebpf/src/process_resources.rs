@@ -1,5 +1,5 @@
-//! `count_handles`: limited resources of each process: open files, threads, and sockets that it left
-//! unclosed.
+//! `count_handles`: limited resources of each process: open files, threads, and sockets that it
+//! left unclosed.
 //!
 //! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context. The files of
 //!   one process come in sequence, so a single count is kept, and emitted when the next process

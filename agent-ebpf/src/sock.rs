@@ -42,8 +42,8 @@ pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
 ///
 /// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same run of the
 /// network stack in which it enters the accept queue, and next when an application reads from it,
-/// which is impossible before accept(). So the socket itself carries the time: no map is needed, nor
-/// its cleanup for connections that die in the queue.
+/// which is impossible before accept(). So the socket itself carries the time: no map is needed,
+/// nor its cleanup for connections that die in the queue.
 #[inline(always)]
 pub(crate) fn established_us(child: *const c_void) -> u64 {
     read_or_zero(child, offset!(tcp_established))

@@ -2,8 +2,8 @@
 //!
 //! One program serves two probes, because most of what a connection pays is the call itself, ten
 //! times over loopback: listeners that open and close and connections that arrive at them
-//! (`tcp_listeners`, `arrivals`), and outbound connects (`outbound`). [`WATCHED`] has the probes that
-//! are attached.
+//! (`tcp_listeners`, `arrivals`), and outbound connects (`outbound`). [`WATCHED`] has the probes
+//! that are attached.
 //!
 //! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int
 //!   newstate)`, any context.

@@ -1,13 +1,14 @@
 //! Histogram of the time that connections wait for accept(), filled by the BPF side and read by the
 //! agent.
 //!
-//! Buckets are log-linear: sixteen to each doubling, so that a bucket's width is at most 1/16 of its
-//! values, and one a microsecond below 16 µs. Waits beyond 16.8 s are in the last bucket.
+//! Buckets are log-linear: sixteen to each doubling, so that a bucket's width is at most 1/16 of
+//! its values, and one a microsecond below 16 µs. Waits beyond 16.8 s are in the last bucket.
 
 /// Buckets of a doubling, as a power of two.
 const SUB_BITS: u32 = 4;
 
-/// Number of doublings: waits of 2²⁴ µs and more share the last bucket. Clients give up long before.
+/// Number of doublings: waits of 2²⁴ µs and more share the last bucket. Clients give up long
+/// before.
 const OCTAVES: u32 = 24;
 
 /// Number of buckets.

@@ -2,8 +2,8 @@
 //!
 //! Listeners are identified by their socket's address. `sock_state` keeps the map of them as they
 //! open and close; `find_listeners` adds those that were there before the agent; `scan_listeners`
-//! reads the queue of each. So the cost of a scan is proportional to the number of listeners, not of
-//! connections, and no namespace needs to be entered.
+//! reads the queue of each. So the cost of a scan is proportional to the number of listeners, not
+//! of connections, and no namespace needs to be entered.
 //!
 //! - Hooks: that of `sock_state`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`;
 //!   `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`.

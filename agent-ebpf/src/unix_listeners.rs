@@ -1,16 +1,16 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
 //! No tracepoint reports that such a socket begins or ends to listen. So `find_unix` walks every
-//! open file every ten seconds, and reads the name of each listener; `scan_unix` reads the queues of
-//! those found. If a socket has closed since and its memory belongs to another, the inode number
+//! open file every ten seconds, and reads the name of each listener; `scan_unix` reads the queues
+//! of those found. If a socket has closed since and its memory belongs to another, the inode number
 //! differs: it is reused only after four billion others.
 //!
 //! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int
 //!   (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
 //! - Cost: a walk of every open file every ten seconds, and a read of each listener a scan.
-//! - Does not see: a listener before it is found, and one that no process holds; the age of the head
-//!   of a queue, which the kernel does not record.
+//! - Does not see: a listener before it is found, and one that no process holds; the age of the
+//!   head of a queue, which the kernel does not record.
 
 use core::ffi::c_void;
 

@@ -373,7 +373,8 @@ mod tests {
             bytes.truncate(bytes.len() - cut.saturating_sub(150).min(bytes.len()));
             if let Some(btf) = Btf::from_bytes(bytes) {
                 for of in btf.all() {
-                    let _ = (of.plain().map(|of| of.size()), of.array().is_some(), of.value_of("SOME"));
+                    let _ = of.plain().map(|of| of.size());
+                    let _ = (of.array().is_some(), of.value_of("SOME"));
                     for member in of.members() {
                         let _ = member.of.and_then(BtfType::plain).map(|of| of.name().len());
                     }

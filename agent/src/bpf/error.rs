@@ -75,7 +75,8 @@ fn of_call(what: &str, errno: Errno, memlock_is_low: bool) -> Unavailable {
         Errno::EPERM | Errno::EACCES if memlock_is_low => Unavailable::new(
             Cause::Refused,
             format!(
-                "kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; set LimitMEMLOCK=infinity"
+                "kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; \
+                 set LimitMEMLOCK=infinity"
             ),
         ),
         Errno::EPERM | Errno::EACCES => {
@@ -96,8 +97,8 @@ fn of_program(what: &str, errno: Errno, log: &str) -> Unavailable {
     let unknown_helper =
         ["unknown func", "invalid func", "cannot use helper"].iter().any(|said| log.contains(said));
     if unknown_helper && log.contains("bpf_probe_read") {
-        // Every kernel with BTF has this helper; lockdown in confidentiality mode hides it, and also
-        // the older one that the loader then tries.
+        // Every kernel with BTF has this helper; lockdown in confidentiality mode hides it, and
+        // also the older one that the loader then tries.
         return Unavailable::new(
             Cause::Refused,
             format!("kernel lockdown refuses {what} to read kernel memory"),
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn rejected_program_is_broken_and_quotes_the_complaint() {
-        let log = "0: (61) r2 = *(u32 *)(r1 +2)\nmisaligned context access off=2 size=4\nverification time 15 usec\nstack depth 0\n\
+        let log = "0: (61) r2 = *(u32 *)(r1 +2)\nmisaligned context access off=2 size=4\n\
+            verification time 15 usec\nstack depth 0\n\
             processed 1 insns (limit 1000000)\n";
         let found = of_program("iter/task", Errno::EACCES, log);
         assert_eq!(found.why, Cause::Broken);

@@ -1,8 +1,8 @@
 //! Socket addresses in the form in which facts carry them.
 //!
 //! A UNIX socket is written `unix:/run/api.sock`, or `unix:@api` if its name is abstract. Its name
-//! may hold any byte: one that is not printable ASCII becomes `\xNN`, and a backslash is doubled, so
-//! that no two names read the same.
+//! may hold any byte: one that is not printable ASCII becomes `\xNN`, and a backslash is doubled,
+//! so that no two names read the same.
 
 use std::{
     fmt::Write as _,

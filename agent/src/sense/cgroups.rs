@@ -3,7 +3,8 @@
 //! BPF identifies a cgroup by its kernel id. The first process seen with an id provides its path,
 //! through `/proc/PID/cgroup`, and the directory's inode number confirms that the path belongs to
 //! the id; if the process moved in between, the path is read again at the next scan. Limits are
-//! read again every [`LIMIT_SCANS`] scans, and so are charges: once for all cgroups under one limit.
+//! read again every [`LIMIT_SCANS`] scans, and so are charges: once for all cgroups under one
+//! limit.
 
 use std::{
     collections::hash_map::Entry,
@@ -17,9 +18,9 @@ use std::{
 use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
 
-/// Number of scans for which a limit, and the charge against it, are cached. At the default interval
-/// that is ten seconds, so that a limit set by an operator counts in the next forecast. Costs one
-/// file read a cgroup, and one more a limit.
+/// Number of scans for which a limit, and the charge against it, are cached. At the default
+/// interval that is ten seconds, so that a limit set by an operator counts in the next forecast.
+/// Costs one file read a cgroup, and one more a limit.
 const LIMIT_SCANS: u32 = 10;
 
 /// Value of `memory.limit_in_bytes` from which there is no limit: without one it is the largest
@@ -334,9 +335,9 @@ impl Age {
     }
 }
 
-/// Returns the path of a cgroup in facts, made printable. Children that Spillway created for a limit
-/// are reported as their parent: a process that was moved still belongs to the same service, claim
-/// and limit.
+/// Returns the path of a cgroup in facts, made printable. Children that Spillway created for a
+/// limit are reported as their parent: a process that was moved still belongs to the same service,
+/// claim and limit.
 fn reported_path(path: &Path) -> Arc<str> {
     let is_ours = |name: &OsStr| name == LEAK_CHILD || name == REST_CHILD;
     let parent = path

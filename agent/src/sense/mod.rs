@@ -1,8 +1,8 @@
 //! Sensors: from the kernel's bytes to observations.
 //!
 //! One file a sensor, listed in [`SENSORS`]. Each declares its probe and attaches it through
-//! [`crate::bpf`]; without BPF it reads the same facts from `/proc` or netlink. A sensor that cannot
-//! read is counted as a [`Loss`] and never stops the agent.
+//! [`crate::bpf`]; without BPF it reads the same facts from `/proc` or netlink. A sensor that
+//! cannot read is counted as a [`Loss`] and never stops the agent.
 
 mod accept_latency;
 mod addr;
@@ -50,9 +50,45 @@ pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
 pub use sensor::{Observations, Schedule, Sensor};
 pub use sensor_health::SensorHealthSensor;
-pub use sensors::{SENSORS, SensorEntry, Sensors, probes};
+use sensors::boxed;
+pub use sensors::{SensorEntry, Sensors, probes};
 pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
 pub use unix_listeners::{UnixListenerSensor, UnixProbes};
+
+/// Every sensor. They are started and read in this order: the machine opens a scan, and page faults
+/// are sampled before processes are scanned.
+pub const SENSORS: &[SensorEntry] = &[
+    SensorEntry { probes: &[], start: |_, _| boxed(Some(HostMemorySensor::default())) },
+    SensorEntry { probes: &[], start: |_, _| boxed(Some(SensorHealthSensor::default())) },
+    SensorEntry {
+        probes: &[&PageFaultSensor::PROBE],
+        start: |bpf, _| boxed(PageFaultSensor::start(bpf)),
+    },
+    SensorEntry {
+        probes: &[&ProcessMemorySensor::PROBE],
+        start: |bpf, hierarchy| boxed(Some(ProcessMemorySensor::start(bpf, hierarchy))),
+    },
+    SensorEntry {
+        probes: &[&ProcessEventSensor::PROBE],
+        start: |bpf, _| boxed(ProcessEventSensor::start(bpf)),
+    },
+    SensorEntry {
+        probes: &[&ProcessResourceSensor::PROBE],
+        start: |bpf, _| boxed(Some(ProcessResourceSensor::start(bpf))),
+    },
+    SensorEntry {
+        probes: &[&TcpListenerSensor::PROBE, &AcceptLatency::PROBE],
+        start: |bpf, hierarchy| boxed(Some(TcpListenerSensor::start(bpf, hierarchy))),
+    },
+    SensorEntry {
+        probes: &[&UnixListenerSensor::PROBE],
+        start: |bpf, hierarchy| boxed(UnixListenerSensor::start(bpf, hierarchy)),
+    },
+    SensorEntry {
+        probes: &[&OutboundSensor::PROBE],
+        start: |bpf, hierarchy| boxed(OutboundSensor::start(bpf, hierarchy)),
+    },
+];
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};

@@ -250,9 +250,9 @@ pub struct ServicePressureFact {
 }
 
 /// Results of one workload's TCP connects to one address, over all processes of a cgroup. Reported
-/// at a scan if any was tried since the last one or is pending. Totals never fall; after ten minutes
-/// without a connect, or earlier if there are thousands of destinations, they are reset. A connect
-/// that fails before anything is sent, for lack of a route, is not seen.
+/// at a scan if any was tried since the last one or is pending. Totals never fall; after ten
+/// minutes without a connect, or earlier if there are thousands of destinations, they are reset. A
+/// connect that fails before anything is sent, for lack of a route, is not seen.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OutboundFact {
     /// Inode number of the network namespace.
@@ -276,8 +276,8 @@ pub struct OutboundFact {
     pub refused_total: u64,
     /// Connects that timed out in the kernel.
     pub timed_out_total: u64,
-    /// Connects that ended on this side before an answer: the process closed them, as most programs'
-    /// own timeouts do, or ended.
+    /// Connects that ended on this side before an answer: the process closed them, as most
+    /// programs' own timeouts do, or ended.
     pub abandoned_total: u64,
     /// Connects that failed because no local port was free, which is not the destination's fault.
     /// `None` in older traces, which count them as abandoned.

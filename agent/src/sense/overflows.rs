@@ -1,10 +1,10 @@
 //! Overflows of accept queues, separated from the other packets that a listener drops.
 //!
 //! `sk_drops` of a listener counts every packet that it drops: the last packet of a handshake under
-//! TCP_DEFER_ACCEPT, a FIN scan, a SYN flood that is answered with cookies. `ListenOverflows` counts
-//! only connections that found a queue full, but for a network namespace as a whole. Each of them is
-//! also a drop of its listener. So drops count as overflows only as far as `ListenOverflows` rose,
-//! and only at sockets whose queue can have been full.
+//! TCP_DEFER_ACCEPT, a FIN scan, a SYN flood that is answered with cookies. `ListenOverflows`
+//! counts only connections that found a queue full, but for a network namespace as a whole. Each of
+//! them is also a drop of its listener. So drops count as overflows only as far as
+//! `ListenOverflows` rose, and only at sockets whose queue can have been full.
 //!
 //! Cost: one read of `/proc/PID/net/netstat` for each namespace when its first listener is seen,
 //! and one for each scan in which drops rose there; some 50 µs each. Cold start: drops from before
@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn count_is_read_by_its_name_or_not_at_all() {
-        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
+        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\n\
+            TcpExt: 1 42 43\nIpExt: InNoRoutes\nIpExt: 0\n";
         assert_eq!(listen_overflows(netstat), Some(42));
         for other in [
             "",

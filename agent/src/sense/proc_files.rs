@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn no_name_hides_a_process() {
-        let rest = b" S 7 1 1 0 -1 4194304 100 0 0 0 1 1 0 0 20 0 3 0 4711 8192000 300 18446744073709551615";
+        let rest = b" S 7 1 1 0 -1 4194304 100 0 0 0 1 1 0 0 20 0 3 0 4711 8192000 300 \
+            18446744073709551615";
         for (name, shown) in [
             (&b"api"[..], "api"),
             (b"\xff\xfe", "\\xff\\xfe"),

@@ -144,7 +144,8 @@ fn fact_from_proc(process: &Process) -> Option<ProcessResourcesFact> {
     let pid = process.pid;
     Some(ProcessResourcesFact {
         id: ProcessId { pid: process.pid as u32, start_ticks: stat.starttime },
-        // The size of this directory, which other tools read, is its number of files only since 6.2.
+        // The size of this directory, which other tools read, is its number of files only since
+        // 6.2.
         fds: unrestricted(move || fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count))
             .ok()? as u64,
         fds_max,

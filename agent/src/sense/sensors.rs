@@ -1,14 +1,10 @@
-//! The sensors of this host.
-//!
-//! [`SENSORS`] is the list: a new sensor is one entry in it.
+//! Start and reads of all sensors of this host.
 
 use std::{any::Any, io};
 
 use super::{
-    Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets,
-    PageFaultSensor, ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor,
-    ProcessResourceSensor, SensorHealthSensor, TcpListenerSensor, UnixListenerSensor,
-    accept_latency::AcceptLatency,
+    Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, PageFaultSensor,
+    ProcessEventSensor, ProcessEventTotals, SENSORS,
     sensor::{Observations, Schedule, Sensor},
 };
 use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
@@ -22,42 +18,8 @@ pub struct SensorEntry {
     pub start: fn(&mut Loader, &Hierarchy) -> Option<Box<dyn Sensor>>,
 }
 
-/// Every sensor. They are started and read in this order: the machine opens a scan, and page faults
-/// are sampled before processes are scanned.
-pub const SENSORS: &[SensorEntry] = &[
-    SensorEntry { probes: &[], start: |_, _| boxed(Some(HostMemorySensor::default())) },
-    SensorEntry { probes: &[], start: |_, _| boxed(Some(SensorHealthSensor::default())) },
-    SensorEntry {
-        probes: &[&PageFaultSensor::PROBE],
-        start: |bpf, _| boxed(PageFaultSensor::start(bpf)),
-    },
-    SensorEntry {
-        probes: &[&ProcessMemorySensor::PROBE],
-        start: |bpf, hierarchy| boxed(Some(ProcessMemorySensor::start(bpf, hierarchy))),
-    },
-    SensorEntry {
-        probes: &[&ProcessEventSensor::PROBE],
-        start: |bpf, _| boxed(ProcessEventSensor::start(bpf)),
-    },
-    SensorEntry {
-        probes: &[&ProcessResourceSensor::PROBE],
-        start: |bpf, _| boxed(Some(ProcessResourceSensor::start(bpf))),
-    },
-    SensorEntry {
-        probes: &[&TcpListenerSensor::PROBE, &AcceptLatency::PROBE],
-        start: |bpf, hierarchy| boxed(Some(TcpListenerSensor::start(bpf, hierarchy))),
-    },
-    SensorEntry {
-        probes: &[&UnixListenerSensor::PROBE],
-        start: |bpf, hierarchy| boxed(UnixListenerSensor::start(bpf, hierarchy)),
-    },
-    SensorEntry {
-        probes: &[&OutboundSensor::PROBE],
-        start: |bpf, hierarchy| boxed(OutboundSensor::start(bpf, hierarchy)),
-    },
-];
-
-fn boxed<S: Sensor>(sensor: Option<S>) -> Option<Box<dyn Sensor>> {
+/// Boxes a sensor that has something to read.
+pub(super) fn boxed<S: Sensor>(sensor: Option<S>) -> Option<Box<dyn Sensor>> {
     sensor.map(|sensor| Box::new(sensor) as Box<dyn Sensor>)
 }
 

@@ -1,11 +1,11 @@
 //! Pressure on the service behind a queue: CPU, memory, or neither.
 //!
 //! A service is read only while connections wait at it, so that a host without queues pays nothing,
-//! and at most [`READS_MAX`] are read in one scan: with more queues, each is read less often. A fact
-//! is the difference to the previous reading; one older than [`BASELINE_SECS`] does not count, and
-//! the first gives no fact. Failure: a value that cannot be read is left out; processes and cgroups
-//! come and go. The sensor writes nothing and enters no namespace. Cost: some 80 µs a reading of a
-//! service with one process, measured on a 6.18 host.
+//! and at most [`READS_MAX`] are read in one scan: with more queues, each is read less often. A
+//! fact is the difference to the previous reading; one older than [`BASELINE_SECS`] does not count,
+//! and the first gives no fact. Failure: a value that cannot be read is left out; processes and
+//! cgroups come and go. The sensor writes nothing and enters no namespace. Cost: some 80 µs a
+//! reading of a service with one process, measured on a 6.18 host.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,8 @@ use procfs::process::Process;
 
 use super::{ServicePressureFact, proc_files};
 
-/// Maximum number of readings in one scan: a millisecond or so, a hundredth of the default interval.
+/// Maximum number of readings in one scan: a millisecond or so, a hundredth of the default
+/// interval.
 const READS_MAX: usize = 16;
 
 /// Time between two readings of a service.
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn pressure_file_is_parsed_or_rejected() {
-        let both = "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let both = "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\n\
+            full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         assert_eq!(stall_us(both), Some(9_869));
         assert_eq!(stall_us("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"), Some(5));
         for text in [

@@ -63,8 +63,8 @@ pub(super) struct DiagListener {
 #[derive(Default)]
 pub(super) struct SockDiag {
     kinds: Kinds,
-    /// Set if UNIX listeners could not be read; they are not requested again until the next refresh:
-    /// if support is a missing module, the kernel searches for it on each request.
+    /// Set if UNIX listeners could not be read; they are not requested again until the next
+    /// refresh: if support is a missing module, the kernel searches for it on each request.
     without_unix: bool,
     namespaces: HashMap<u64, NetNamespace>,
     owners: HashMap<u64, SocketOwner>,
@@ -181,8 +181,8 @@ impl SockDiag {
         if answered { Ok(()) } else { Err(failed) }
     }
 
-    /// Counts the established connections of listeners for whose owner, a pid and a cgroup, `counts`
-    /// returns true; `None` is an unknown owner. `refresh` is as in [`SockDiag::scan`].
+    /// Counts the established connections of listeners for whose owner, a pid and a cgroup,
+    /// `counts` returns true; `None` is an unknown owner. `refresh` is as in [`SockDiag::scan`].
     ///
     /// # Errors
     ///
@@ -303,8 +303,8 @@ fn sockets_of(process: &Path) -> Vec<u64> {
     targets.filter_map(inode).collect()
 }
 
-/// Opens a `sock_diag` socket inside a network namespace. The agent's own need not be entered, which
-/// would take a privilege.
+/// Opens a `sock_diag` socket inside a network namespace. The agent's own need not be entered,
+/// which would take a privilege.
 fn open_in(netns: &Path) -> io::Result<Socket> {
     let open = || {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;

@@ -5,8 +5,8 @@
 //! `sock_diag` has depth, limit and drops. Drops count as overflows only if the namespace counted
 //! any, see `overflows`.
 //!
-//! Arrivals are counted by address: if sockets share one (SO_REUSEPORT), it is unknown which of them
-//! took a connection. The owner of a socket is the process that called listen(); every
+//! Arrivals are counted by address: if sockets share one (SO_REUSEPORT), it is unknown which of
+//! them took a connection. The owner of a socket is the process that called listen(); every
 //! [`OWNER_REFRESH_SECS`] the processes that hold the socket are read, so that a server whose
 //! parent has exited still has an owner.
 

@@ -1,8 +1,8 @@
 //! One listening socket as the BPF side samples it, and its state between two scans.
 //!
 //! If accept() is traced, accepted connections are counted there. Otherwise they follow from
-//! arrivals and the depth of the queue, unless sockets share the address, whose arrivals are counted
-//! together. Cold start: nothing was accepted before the first scan.
+//! arrivals and the depth of the queue, unless sockets share the address, whose arrivals are
+//! counted together. Cold start: nothing was accepted before the first scan.
 
 use std::{net::SocketAddr, sync::Arc};
 
