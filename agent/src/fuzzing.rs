@@ -71,7 +71,7 @@ pub fn spool(bytes: &[u8]) {
 /// Type information of any kernel gives offsets, or reasons.
 pub fn btf(bytes: &[u8]) {
     if let Some(btf) = bpf::Btf::from_bytes(bytes.to_vec()) {
-        bpf::look_up(&btf);
+        bpf::look_up(&btf, &sense::probes());
     }
 }
 

@@ -40,8 +40,11 @@ fn meet(command: Command) -> Met {
     let value = |probe: &Probe| {
         metric(&metrics, &format!("spillway_probe_attached{{probe=\"{}\"}}", probe.name()))
     };
-    let attached =
-        Probe::ALL.iter().filter(|probe| value(probe) == 1.0).map(|probe| probe.name()).collect();
+    let attached = Probe::VARIANTS
+        .iter()
+        .filter(|probe| value(probe) == 1.0)
+        .map(|probe| probe.name())
+        .collect();
     // Its own uptime begins a line of the log.
     let warning = |line: &str| line.split_once(" WARN ").map_or(line, |(_, text)| text).to_owned();
     Met { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use spillway_agent::{
-    bpf::{LoadOptions, LoadedBpf, Probe},
+    bpf::{LoadOptions, Loader, Probe},
     sense::{Fact, Hierarchy, LossCounters, ProcessMemorySensor, Sensors},
 };
 use spillway_tests::{OwnCgroup, Workload, processes, sensors_with, skip, wait_for};
@@ -29,9 +29,8 @@ fn bpf_sees_the_unified_hierarchy() {
     };
     let workload = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("touch"));
     cgroup.set("cgroup.procs", workload.pid()).expect("the workload can be moved");
-    let mut kernel = LoadedBpf::load(&LoadOptions::default());
-    let mut sensor =
-        ProcessMemorySensor::new(kernel.process_memory.take(), false, Hierarchy::V2 { mount });
+    let mut loader = Loader::load(&LoadOptions::default(), &[&ProcessMemorySensor::PROBE]);
+    let mut sensor = ProcessMemorySensor::start(&mut loader, &Hierarchy::V2 { mount });
     let mut facts = Vec::new();
     sensor.scan(&mut LossCounters::default(), |fact| facts.push(fact)).expect("the scan succeeds");
     let fact = facts

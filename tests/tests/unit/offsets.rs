@@ -3,11 +3,17 @@
 
 use std::fs;
 
-use spillway_agent::bpf::{
-    Hook,
-    btf::Btf,
-    btf_offsets::{self, ABSENT},
-    fallbacks::Cause,
+use spillway_agent::{
+    bpf::{
+        Hook,
+        btf::Btf,
+        btf_offsets::{self, ABSENT},
+        fallbacks::Cause,
+    },
+    sense::{
+        AcceptLatency, OutboundSensor, ProcessEventSensor, ProcessMemorySensor,
+        ProcessResourceSensor, TcpListenerSensor, UnixListenerSensor, probes,
+    },
 };
 use spillway_tests::skip;
 
@@ -47,7 +53,7 @@ fn renamed(test: &str, names: &[(&str, &str)]) -> Option<Btf> {
 
 /// The hooks that are ruled out, with the reason.
 fn ruled_out(btf: &Btf) -> Vec<(Hook, String)> {
-    let found = btf_offsets::find(btf, false);
+    let found = btf_offsets::find(btf, false, &probes());
     found
         .ruled_out
         .into_iter()
@@ -56,6 +62,11 @@ fn ruled_out(btf: &Btf) -> Vec<(Hook, String)> {
             (hook, shortfall.reason)
         })
         .collect()
+}
+
+fn sorted<const N: usize>(mut hooks: [(Hook, String); N]) -> [(Hook, String); N] {
+    hooks.sort();
+    hooks
 }
 
 #[test]
@@ -70,8 +81,8 @@ fn a_missing_member_rules_out_what_needs_it_by_name() {
     let test = "a_missing_member_rules_out_what_needs_it_by_name";
     let Some(btf) = renamed(test, &[("rcvq_space", "rcvq_spice")]) else { return };
     let reason = || "this kernel's struct tcp_sock has no rcvq_space.time".to_owned();
-    let hooks = [Hook::ListenerIter, Hook::AcceptFexit, Hook::AcceptKprobe];
-    assert_eq!(ruled_out(&btf), hooks.map(|hook| (hook, reason())));
+    let hooks = [TcpListenerSensor::ITER, AcceptLatency::FEXIT, AcceptLatency::KPROBE];
+    assert_eq!(ruled_out(&btf), sorted(hooks.map(|hook| (hook, reason()))));
 }
 
 #[test]
@@ -82,15 +93,15 @@ fn a_member_of_another_form_rules_out_what_needs_it_by_name() {
     let Some(btf) = renamed(test, &[("tgid", "comm"), ("comm", "tgid")]) else { return };
     let reason = || "this kernel's task_struct.tgid is 16 bytes, not 4 bytes".to_owned();
     let hooks = [
-        Hook::TaskIter,
-        Hook::TaskIterPlain,
-        Hook::LifeBtf,
-        Hook::LifeRaw,
-        Hook::HandleIter,
-        Hook::ListenerIter,
-        Hook::UnixIter,
+        ProcessMemorySensor::TASK_ITER,
+        ProcessMemorySensor::TASK_ITER_PLAIN,
+        ProcessEventSensor::BTF,
+        ProcessEventSensor::RAW,
+        ProcessResourceSensor::FILE_ITER,
+        TcpListenerSensor::ITER,
+        UnixListenerSensor::ITER,
     ];
-    assert_eq!(ruled_out(&btf), hooks.map(|hook| (hook, reason())));
+    assert_eq!(ruled_out(&btf), sorted(hooks.map(|hook| (hook, reason()))));
 }
 
 #[test]
@@ -98,8 +109,9 @@ fn what_unix_listeners_and_connects_need_costs_nothing_else() {
     let test = "what_unix_listeners_and_connects_need_costs_nothing_else";
     let Some(btf) = renamed(test, &[("sk_type", "sk_typo"), ("sk_err", "sk_irr")]) else { return };
     let reason = |member| format!("this kernel's struct sock has no {member}");
-    let expected = [(Hook::UnixIter, reason("sk_type")), (Hook::ConnectStates, reason("sk_err"))];
-    assert_eq!(ruled_out(&btf), expected);
+    let expected =
+        [(UnixListenerSensor::ITER, reason("sk_type")), (OutboundSensor::STATES, reason("sk_err"))];
+    assert_eq!(ruled_out(&btf), sorted(expected));
 }
 
 #[test]
@@ -109,7 +121,7 @@ fn without_the_counts_of_what_is_mapped_all_else_is_read() {
         return;
     };
     assert_eq!(ruled_out(&btf), []);
-    let offsets = btf_offsets::find(&btf, false).offsets;
+    let offsets = btf_offsets::find(&btf, false, &probes()).offsets;
     assert_eq!([offsets.mm_data_vm, offsets.mm_stack_vm], [ABSENT; 2]);
 }
 
@@ -118,5 +130,6 @@ fn counts_of_an_unknown_form_rule_out_the_iterators_alone() {
     let test = "counts_of_an_unknown_form_rule_out_the_iterators_alone";
     let Some(btf) = renamed(test, &[("rss_stat", "rss_hall")]) else { return };
     let reason = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
-    assert_eq!(ruled_out(&btf), [Hook::TaskIter, Hook::TaskIterPlain].map(|hook| (hook, reason())));
+    let hooks = [ProcessMemorySensor::TASK_ITER, ProcessMemorySensor::TASK_ITER_PLAIN];
+    assert_eq!(ruled_out(&btf), sorted(hooks.map(|hook| (hook, reason()))));
 }
