@@ -101,7 +101,7 @@ fn cut(text: &mut String) {
 
 /// Tells if a character shows as itself: neither a control character, nor one that is invisible,
 /// blank, or changes how others are shown.
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         _ if c.is_control() || c.is_whitespace() => false,
