@@ -220,7 +220,7 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drainer: &DrainWorker) 
         // Watching matters more than being watched.
         Err(error) => unserved(metrics, error.to_string()),
     }
-    let Some(agent_check) = config.act.drain.agent_check else { return addresses };
+    let Some(agent_check) = config.act.drain.agent_check.listen else { return addresses };
     match serve_agent_check(agent_check, &config.serve.allow, metrics, drainer.readiness()).await {
         Ok(address) => {
             tracing::info!(%address, "serving HAProxy's agent check");
