@@ -9,8 +9,8 @@ use super::options;
 /// `timeout` for `target` 0.29.
 const SIMILARITY_MIN: f64 = 0.6;
 
-/// Maximum length of a name that is compared, in bytes: the cost is the product of both lengths, and
-/// the longest option is far shorter.
+/// Maximum length of a name that is compared, in bytes: the cost is the product of both lengths,
+/// and the longest option is far shorter.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Returns the names of the options and tables directly in `table`; the top level is `""`.

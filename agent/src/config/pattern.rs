@@ -88,13 +88,16 @@ impl Pattern {
                 if text.is_empty()
                     || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) =>
             {
-                return Err("has a namespace with characters other than lowercase letters, digits and dashes"
-                    .to_owned());
+                return Err(
+                    "has a namespace with characters other than lowercase letters, digits \
+                     and dashes"
+                        .to_owned(),
+                );
             }
             Subject::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
                 return Err(
-                    "has a label value with characters other than letters, digits, dashes, dots and \
-                     underscores"
+                    "has a label value with characters other than letters, digits, dashes, \
+                     dots and underscores"
                         .to_owned(),
                 );
             }

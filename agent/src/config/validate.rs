@@ -71,8 +71,8 @@ fn horizon_order(config: &Config) -> Option<Conflict> {
     })
 }
 
-/// Minimum number of scans in a bucket of a horizon: with a single one, a scan that is slightly late
-/// leaves its bucket empty, and a few empty buckets disable the horizon.
+/// Minimum number of scans in a bucket of a horizon: with a single one, a scan that is slightly
+/// late leaves its bucket empty, and a few empty buckets disable the horizon.
 const SCANS_PER_BUCKET: u32 = 2;
 
 fn horizon_resolution(config: &Config) -> Option<Conflict> {
@@ -82,7 +82,8 @@ fn horizon_resolution(config: &Config) -> Option<Conflict> {
     (shortest < least).then(|| Conflict {
         keys: &["detect.leak.horizons", "sense.interval"],
         message: format!(
-            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at sense.interval = {}",
+            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at \
+             sense.interval = {}",
             duration_text(shortest),
             duration_text(interval),
         ),
@@ -146,11 +147,15 @@ fn backstop(config: &Config) -> Option<Conflict> {
     (backstop_bytes < least).then(|| Conflict {
         keys: &["act.limit.backstop", "act.limit.margin"],
         message: format!(
-            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = {}",
+            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = \
+             {}",
             size_text(backstop_bytes),
             size_text(limit.margin_bytes),
         ),
-        hint: format!("set {} or more, so that it does not kill what the limit would stop", size_text(least)),
+        hint: format!(
+            "set {} or more, so that it does not kill what the limit would stop",
+            size_text(least)
+        ),
     })
 }
 
@@ -178,8 +183,8 @@ fn drain_secret(config: &Config) -> Option<Conflict> {
     (drain.url.is_some() && drain.secret_file.is_none()).then(|| Conflict {
         keys: &["act.drain.url", "act.drain.secret_file"],
         message: "act.drain.url is set, but act.drain.secret_file is not".to_owned(),
-        hint: "requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random bytes in \
-               base64"
+        hint: "requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random \
+               bytes in base64"
             .to_owned(),
     })
 }
@@ -211,9 +216,12 @@ fn agent_check_beyond_loopback(config: &Config) -> Option<Conflict> {
     let listen = config.act.drain.agent_check.listen.filter(|listen| !is_loopback(*listen))?;
     config.serve.allow.is_empty().then(|| Conflict {
         keys: &["act.drain.agent_check.listen", "serve.allow"],
-        message: format!("act.drain.agent_check.listen = {:?} is open to every network", listen.to_string()),
-        hint: "list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent check \
-               has no token"
+        message: format!(
+            "act.drain.agent_check.listen = {:?} is open to every network",
+            listen.to_string()
+        ),
+        hint: "list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent \
+               check has no token"
             .to_owned(),
     })
 }

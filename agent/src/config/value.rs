@@ -24,8 +24,8 @@ use super::{
 };
 use crate::net::secret::SecretSource;
 
-/// Maximum length of a quoted value or line in a message, in characters: enough to recognize it, and
-/// at most a line.
+/// Maximum length of a quoted value or line in a message, in characters: enough to recognize it,
+/// and at most a line.
 const QUOTE_CHARS_MAX: usize = 60;
 
 /// Name of a kind of value, and examples of it.
@@ -36,7 +36,10 @@ struct ValueForm {
 
 const MODE: ValueForm = ValueForm {
     noun: "a mode",
-    hint: r#""observe" only records what would be done; "enforce" carries out enabled actions"#,
+    hint: concat!(
+        r#""observe" only records what would be done; "#,
+        r#""enforce" carries out enabled actions"#
+    ),
 };
 const FLAG: ValueForm = ValueForm { noun: "a boolean", hint: "true or false, without quotes" };
 const PATH: ValueForm =
@@ -61,15 +64,24 @@ const PERCENT: ValueForm =
     ValueForm { noun: "a percentage", hint: r#"a whole percentage in quotes: "50%""# };
 const PATTERN: ValueForm = ValueForm {
     noun: "a unit, cgroup, program, namespace or label",
-    hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
+    hint: concat!(
+        r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "#,
+        r#""namespace:db-*", "pod:app=db""#
+    ),
 };
 const PATTERNS: ValueForm = ValueForm {
     noun: "an array of units, cgroups, programs, namespaces and labels",
-    hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
+    hint: concat!(
+        r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "#,
+        r#""exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#
+    ),
 };
 const SERVICE: ValueForm = ValueForm {
     noun: "a unit, cgroup, pod or listener",
-    hint: r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "tcp:0.0.0.0:443", "unix:/run/app.sock""#,
+    hint: concat!(
+        r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "#,
+        r#""tcp:0.0.0.0:443", "unix:/run/app.sock""#
+    ),
 };
 const SERVICES: ValueForm = ValueForm {
     noun: "an array of units, cgroups, pods and listeners",
@@ -93,11 +105,17 @@ const HOST_NAMES: ValueForm = ValueForm {
 };
 const URL: ValueForm = ValueForm {
     noun: "a URL",
-    hint: r#"an https URL in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
+    hint: concat!(
+        r#"an https URL in quotes: "https://lb.internal/spillway"; "#,
+        r#"http only to this host: "http://127.0.0.1:8080/""#
+    ),
 };
 const SECRET: ValueForm = ValueForm {
     noun: "the path of a secret",
-    hint: r#"a file that only its owner can read, or a systemd credential, in quotes: "/etc/spillway/key", "credential:key""#,
+    hint: concat!(
+        r#"a file that only its owner can read, or a systemd credential, in quotes: "#,
+        r#""/etc/spillway/key", "credential:key""#
+    ),
 };
 
 /// Value of an option that is not set.

@@ -240,7 +240,7 @@ impl HttpClient {
             request = request.header(*name, value);
         }
         // What it says may be a secret.
-        self.send(request.body(body.into().into()).map_err(|_| HttpError::Address)?, bounds)
+        self.send(request.body(body.into()).map_err(|_| HttpError::Address)?, bounds)
     }
 
     async fn exchange(

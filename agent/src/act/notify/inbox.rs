@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flapping_incident_takes_two_notifications_while_a_disk_hangs() {
+    fn a_flapping_incident_takes_two_places_while_a_disk_hangs() {
         let inbox = Inbox::default();
         inbox.put(vec![
             notification("1", "a", Update::Resolved),

@@ -203,8 +203,8 @@ mod tests {
         assert_eq!(
             open(&verdict_of_leak, "web-3", "14:02 UTC", done, Some("2.3 h are left.")),
             "api (pid 812) on web-3 leaks memory, 1.0 MiB a second; if nothing is done, the \
-             whole host runs out in 2.3 h. Since 14:02 UTC. Spillway: memory limited to 512.0 MiB. Now: 2.3 h are \
-             left. To do: restart api before then, and find the leak."
+             whole host runs out in 2.3 h. Since 14:02 UTC. Spillway: memory limited to 512.0 \
+             MiB. Now: 2.3 h are left. To do: restart api before then, and find the leak."
         );
         let files = LeakClaim {
             resource: Resource::Files,

@@ -103,7 +103,7 @@ fn a_flood_leaves_calls_for_critical_ones_and_other_owners() {
 }
 
 #[test]
-fn a_critical_one_waits_briefly_for_a_failed_sink_and_goes_first() {
+fn a_critical_one_waits_briefly_after_a_failure_and_goes_first() {
     let mut queue = DeliveryQueue::default();
     let mut t = 0.0;
     add(&mut queue, 1, "a", Update::Raised);
@@ -227,13 +227,19 @@ proptest! {
     /// raised again at any time. A sink takes them, refuses them, or takes them without a reply.
     #[test]
     fn any_replies_leave_the_sink_with_the_incidents_that_are_open(
-        steps in prop::collection::vec((0..4_usize, 0..4_usize, any::<bool>(), 0.0..30.0_f64, 0..4_u8), 1..300),
+        steps in prop::collection::vec(
+            (0..4_usize, 0..4_usize, any::<bool>(), 0.0..30.0_f64, 0..4_u8),
+            1..300,
+        ),
     ) {
-        let (mut queue, mut known, mut calls, mut t) = (DeliveryQueue::default(), Known::default(), Vec::new(), 0.0);
+        let (mut queue, mut known) = (DeliveryQueue::default(), Known::default());
+        let (mut calls, mut t) = (Vec::new(), 0.0);
         for (incident, update, is_critical, later, answer) in steps {
             t += later;
             let update = match UPDATES[update] {
-                Update::Raised | Update::Updated if known.should_be_open[incident] => Update::Updated,
+                Update::Raised | Update::Updated if known.should_be_open[incident] => {
+                    Update::Updated
+                }
                 Update::Raised | Update::Updated => Update::Raised,
                 Update::Resolved if !known.should_be_open[incident] => Update::Changed,
                 update => update,

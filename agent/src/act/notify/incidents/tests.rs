@@ -140,7 +140,7 @@ fn an_incident_is_reported_once_on_changes_and_at_its_end() {
 }
 
 #[test]
-fn the_next_run_continues_silently_and_ends_what_it_does_not_see() {
+fn the_next_run_continues_silently_and_ends_the_unseen() {
     let (mut first, mut policy) = (tracker(Vec::new()), undamped());
     let raised = judged(&mut first, &mut policy, ClaimState::Raised);
     let mut policy = undamped();

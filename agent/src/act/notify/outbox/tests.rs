@@ -224,16 +224,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
     #[test]
     fn any_notifications_stay_within_bounds_in_memory_and_on_disk(
-        notifications in prop::collection::vec((0..400_usize, 0..4_usize, any::<bool>()), 500..2_000),
+        notifications in prop::collection::vec(
+            (0..400_usize, 0..4_usize, any::<bool>()),
+            500..2_000,
+        ),
         random in any::<u32>(),
     ) {
-        const UPDATES: [Update; 4] = [Update::Raised, Update::Updated, Update::Resolved, Update::Changed];
+        const UPDATES: [Update; 4] =
+            [Update::Raised, Update::Updated, Update::Resolved, Update::Changed];
         let dir = dir(&format!("bounds-{random}"));
         let (mut outbox, _) = outbox(&dir);
         for batch in notifications.chunks(500) {
             let notifications = batch.iter().map(|(incident, update, is_critical)| {
                 let severity = if *is_critical { Severity::Critical } else { Severity::Warning };
-                Notification { severity, ..notification("", &format!("{incident}"), UPDATES[*update]) }
+                let incident = incident.to_string();
+                Notification { severity, ..notification("", &incident, UPDATES[*update]) }
             });
             outbox.accept(0.0, notifications.collect());
             prop_assert!(outbox.waiting() <= WAITING_MAX);

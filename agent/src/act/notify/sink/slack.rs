@@ -69,7 +69,7 @@ fn capitalized(name: &str) -> String {
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }
 
-/// Escapes markup in a text, because names in it are chosen by whoever runs a process.
+/// Escapes markup in a text, because names in it are chosen by the owners of processes.
 ///
 /// Slack escapes three characters:
 /// <https://api.slack.com/reference/surfaces/formatting#escaping>; without them there is no link

@@ -127,8 +127,8 @@ impl Spool {
         self.change::<T>(settled, &[], &[])
     }
 
-    /// Removes settled entries and writes new ones in one transaction: an entry that replaces others
-    /// is there if and only if they are not.
+    /// Removes settled entries and writes new ones in one transaction: an entry that replaces
+    /// others is there if and only if they are not.
     ///
     /// # Errors
     ///
