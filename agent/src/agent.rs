@@ -331,7 +331,7 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
         // Watching the host matters more than being watched.
         Err(error) => not_served(metrics, error.to_string()),
     }
-    let Some(agent_check) = config.act.drain.agent_check else { return addresses };
+    let Some(agent_check) = config.act.drain.agent_check.listen else { return addresses };
     match serve_agent_check(agent_check, &config.serve.allow, metrics, drains.readiness()).await {
         Ok(address) => {
             tracing::info!(%address, "serving HAProxy's agent check");

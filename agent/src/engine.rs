@@ -76,7 +76,7 @@ fn policy(config: &Config) -> Policy {
     let policy = Policy::new(&config.decide, config.mode);
     let drain = &config.act.drain;
     // HAProxy takes a node out at its word, and asks nobody.
-    if drain.url.is_none() && drain.agent_check.is_some() {
+    if drain.url.is_none() && drain.agent_check.listen.is_some() {
         policy.without_granter()
     } else {
         policy

@@ -102,7 +102,7 @@ fn cut(text: &mut String) {
 
 /// Returns whether a character is shown as itself: not a control character, not invisible or blank,
 /// and without effect on how others are shown.
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         _ if c.is_control() || c.is_whitespace() => false,

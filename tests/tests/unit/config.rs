@@ -60,54 +60,54 @@ state_dir = "var/lib/spillway"
 "#;
 
 const TOLD: &str = r#"configs/spillway.toml:2: mode = "enforced" is not a mode
-  hint: "observe" records what would be done, and "enforce" does what is enabled
-configs/spillway.toml:3: unknown key "interval" at the top level
+  hint: "observe" only records what would be done; "enforce" carries out enabled actions
+configs/spillway.toml:3: unknown option "interval" at the top level
   hint: "interval" belongs in [sense] or in [detect.overload]
 configs/spillway.toml:6: sense.interval = 5 has no unit
-  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
-configs/spillway.toml:7: unknown key "intervall" in [sense]
+  hint: a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:7: unknown option "intervall" in [sense]
   hint: did you mean "interval"?
-configs/spillway.toml:10: unknown key "treshold" in [detect.leak]
-  hint: known in [detect.leak]: warm_up, horizons, significance, min_growth, max_extrapolation
+configs/spillway.toml:10: unknown option "treshold" in [detect.leak]
+  hint: options in [detect.leak]: warm_up, horizons, significance, min_growth, max_extrapolation
 configs/spillway.toml:11: detect.leak.warm_up = "10 parsecs" is not a duration
-  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+  hint: a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
 configs/spillway.toml:12: detect.leak.horizons[1] = 192 has no unit
-  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+  hint: a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
 configs/spillway.toml:13: detect.leak.horizons[3] = "1ms" is out of range
   hint: 1s to 7d is accepted
 configs/spillway.toml:14: detect.leak.significance = 2.0 is out of range
   hint: 1e-7 to 0.5 is accepted
 configs/spillway.toml:15: detect.leak.min_growth = "16" has no unit
-  hint: a number and its unit in quotes: "64MiB", "1GiB", or "500MB"
+  hint: a number with its unit in quotes: "64MiB", "1GiB", or "500MB"
 configs/spillway.toml:16: detect.leak.max_extrapolation = "240" is a string, not a number
   hint: a number without quotes: 240, 0.5 or 1e-6
 configs/spillway.toml:18: unknown table [detect.overlaod]
   hint: did you mean [detect.overload]?
 configs/spillway.toml:22: detect.overload.target = "0s" is out of range
   hint: 100us to 1m is accepted
-configs/spillway.toml:23: no value in TOML: interval = 5s
-  hint: words, durations and sizes go in quotes: "5s"
+configs/spillway.toml:23: not a TOML value: interval = 5s
+  hint: put words, durations and sizes in quotes: "5s"
 configs/spillway.toml:24: detect.overload.sustain = true is a boolean, not a duration
-  hint: a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
-configs/spillway.toml:25: given before: sustain = "2s"
-  hint: give each key and each table once
+  hint: a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m"
+configs/spillway.toml:25: given twice: sustain = "2s"
+  hint: give each option and each table once
 configs/spillway.toml:28: decide.limit_within = "10d" is out of range
   hint: 1s to 7d is accepted
 configs/spillway.toml:29: decide.protected[1] = 3 is an integer, not a unit, cgroup, program, namespace or label
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit's name nor a path, which begins with a /
+configs/spillway.toml:29: decide.protected[2] = "a/b" is neither a unit name nor an absolute path
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[3] = "[z-a" is no pattern: invalid range pattern
+configs/spillway.toml:29: decide.protected[3] = "[z-a" is not a valid pattern: invalid range pattern
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[4] = "namespace:Shop" names a namespace by other than lowercase letters, digits and dashes
+configs/spillway.toml:29: decide.protected[4] = "namespace:Shop" has a namespace with characters other than lowercase letters, digits and dashes
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[5] = "pod:app" names a label without its value, as in pod:KEY=VALUE
+configs/spillway.toml:29: decide.protected[5] = "pod:app" has a label without a value: write pod:KEY=VALUE
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[6] = "pod:a b=c" names a label "a b", which no pod can have
+configs/spillway.toml:29: decide.protected[6] = "pod:a b=c" has the label "a b", which Kubernetes does not allow
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:29: decide.protected[7] = "pod:app=a/b" names a value by other than letters, digits, dashes, dots and underscores
+configs/spillway.toml:29: decide.protected[7] = "pod:app=a/b" has a label value with characters other than letters, digits, dashes, dots and underscores
   hint: one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"
-configs/spillway.toml:30: unknown key "max_actions_an_hour" in [decide]
+configs/spillway.toml:30: unknown option "max_actions_an_hour" in [decide]
   hint: did you mean "max_actions_per_hour"?
 configs/spillway.toml:31: decide.max_actions_per_hour = 1.5 is a float, not a whole number
   hint: a whole number without quotes: 6
@@ -120,15 +120,15 @@ configs/spillway.toml:41: act.limit.enabled = "yes" is a string, not a boolean
 configs/spillway.toml:42: act.limit.margin = "1MiB" is out of range
   hint: 8MiB to 1TiB is accepted
 configs/spillway.toml:43: act.limit.backstop = "off" is not a size
-  hint: a number and its unit in quotes: "64MiB", "1GiB", or "500MB", or "none"
+  hint: a number with its unit in quotes: "64MiB", "1GiB", or "500MB", or "none"
 configs/spillway.toml:44: act.limit.cpu_weight = 0 is out of range
   hint: 1 to 10000 is accepted, or "none"
 configs/spillway.toml:45: act.limit.cpu_max = "half" is not a percentage
-  hint: whole percents in quotes: "50%", or "none"
+  hint: a whole percentage in quotes: "50%", or "none"
 configs/spillway.toml:47: unknown table [act.restart]
-  hint: known in [act]: limit, drain, page
+  hint: options in [act]: limit, drain, page
 configs/spillway.toml:51: record.state_dir = "var/lib/spillway" is not an absolute path
-  hint: a path from the root of the file system, in quotes: "/var/lib/spillway""#;
+  hint: an absolute path in quotes: "/var/lib/spillway""#;
 
 fn told(text: &str) -> String {
     parse(text, "x.toml").map_or_else(|errors| errors.to_string(), |_| "nothing".to_owned())
@@ -234,10 +234,10 @@ fn what_is_set_is_what_is_read() {
     (drain.deadline, drain.dwell) = (Duration::from_secs(43), Duration::from_secs(47));
     (drain.drained_within, drain.verify) = (Duration::from_secs(53), Duration::from_secs(59));
     (drain.ca_file, drain.client_cert_file) = (Some("/f".into()), Some("/g".into()));
-    (drain.client_key_file, drain.agent_check) =
+    (drain.client_key_file, drain.agent_check.listen) =
         (Some("/h".into()), Some("[::1]:81".parse().unwrap()));
     (drain.require_echo, drain.helps_within) = (false, Duration::from_secs(61));
-    drain.agent_check_floor_percent = 67;
+    drain.agent_check.floor_percent = 67;
     let secret = parse(rest, "x.toml").unwrap().act.drain.secret_file;
     assert_eq!(secret.as_ref().map(ToString::to_string).as_deref(), Some("credential:e"));
     wanted.act.drain.secret_file = secret;
@@ -249,55 +249,55 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
     for (text, wanted) in [
         (
             "detect.leak.horizons = []",
-            "x.toml:1: detect.leak.horizons has 0 spans\n  hint: give 1 to 8, or leave the key out for the default",
+            "x.toml:1: detect.leak.horizons has 0 time spans\n  hint: give 1 to 8, or remove the option to use the default",
         ),
         (
             "detect.leak.horizons = ['1m', '2m', '3m', '4m', '5m', '6m', '7m', '8m', '9m']",
-            "x.toml:1: detect.leak.horizons has 9 spans\n  hint: give 1 to 8, or leave the key out for the default",
+            "x.toml:1: detect.leak.horizons has 9 time spans\n  hint: give 1 to 8, or remove the option to use the default",
         ),
         (
             "detect.leak.horizons = ['1m', '1h', '60m']",
-            "x.toml:1: detect.leak.horizons is not ascending: 1h follows 1h\n  hint: put the shortest first, and each once",
+            "x.toml:1: detect.leak.horizons is not ascending: 1h follows 1h\n  hint: sort them from the shortest, without duplicates",
         ),
         (
             "[sense]\ninterval = '10s'",
             "x.toml:2: detect.leak.horizons begins with 32s, which is shorter than 32 scans at sense.interval = 10s\n  \
-             hint: begin with 5m20s or more, or scan more often",
+             hint: begin with 5m20s or more, or shorten sense.interval",
         ),
         (
             "sense.interval = '10s'\ndetect.leak.horizons = ['1m']",
             "x.toml:2: detect.leak.horizons begins with 1m, which is shorter than 32 scans at sense.interval = 10s\n  \
-             hint: begin with 5m20s or more, or scan more often",
+             hint: begin with 5m20s or more, or shorten sense.interval",
         ),
         (
             "\ndetect.overload.interval = '600ms'",
             "x.toml:2: detect.overload.sustain = 1s is shorter than two intervals of 600ms\n  \
-             hint: sustain at 1s200ms or more, or look more often",
+             hint: set sustain to 1s200ms or more, or shorten the interval",
         ),
         (
             "detect.overload.clear_after = '150ms'",
             "x.toml:1: detect.overload.clear_after = 150ms is shorter than two intervals of 100ms\n  \
-             hint: clear after 200ms or more, or look more often",
+             hint: set clear_after to 200ms or more, or shorten the interval",
         ),
         (
             "[decide]\ndrain_within = '2h'",
             "x.toml:2: decide.drain_within = 2h is longer than decide.limit_within = 1h\n  \
-             hint: draining is the last step: the limit must come no later",
+             hint: draining is the last step: set drain_within to at most limit_within",
         ),
         (
             "act.limit.backstop = '255MiB'",
             "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = 64MiB\n  \
-             hint: at 256MiB or more it kills nobody whom the limit would hold",
+             hint: set 256MiB or more, so that it does not kill what the limit would stop",
         ),
         (
             "\nact.drain.url = 'https://lb.internal/'",
-            "x.toml:2: act.drain.url is set, and act.drain.secret_file is not\n  \
-             hint: who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64",
+            "x.toml:2: act.drain.url is set, but act.drain.secret_file is not\n  \
+             hint: requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random bytes in base64",
         ),
         (
             "act.drain.client_key_file = '/a'",
-            "x.toml:1: of act.drain.client_cert_file and act.drain.client_key_file one is set\n  \
-             hint: a certificate is shown with its key: set both, or neither",
+            "x.toml:1: only one of act.drain.client_cert_file and act.drain.client_key_file is set\n  \
+             hint: set both or neither: a certificate needs its key",
         ),
     ] {
         assert_eq!(told(text), wanted, "{text}");
@@ -309,7 +309,7 @@ fn a_key_in_error_is_not_told_twice() {
     assert_eq!(
         told("decide.drain_within = '2h'\ndecide.limit_within = 3"),
         "x.toml:2: decide.limit_within = 3 has no unit\n  \
-         hint: a number and its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
+         hint: a number with its unit in quotes: \"5s\", \"100ms\", \"10m\", \"2h\", \"1h30m\""
     );
 }
 
@@ -327,19 +327,20 @@ fn what_leaves_this_host_goes_over_https() {
     }
     for plain in ["http://lb.internal/", "http://10.0.0.1/", "http://localhost.evil/"] {
         assert!(
-            url(plain).contains("is in the open: https is needed beyond this host\n  hint: "),
+            url(plain)
+                .contains("is not encrypted: https is required except to this host\n  hint: "),
             "{plain}"
         );
     }
     for (none, wrong) in [
-        ("", "is not an address"),
-        ("lb.internal", "is not an address with its scheme and host"),
-        ("/a", "is not an address with its scheme and host"),
+        ("", "is not a URL"),
+        ("lb.internal", "is not a URL with scheme and host"),
+        ("/a", "is not a URL with scheme and host"),
         ("ftp://lb.internal/", "is neither http nor https"),
-        ("https://", "is not an address"),
+        ("https://", "is not a URL"),
         (
             "https://me:secret@lb.internal/",
-            "carries a name or password, which would be in the open here",
+            "contains a user name or password, which anyone who can read this file would see",
         ),
     ] {
         assert!(url(none).contains(&format!("{wrong}\n  hint: ")), "{none}: {}", url(none));
@@ -366,9 +367,9 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
             "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = '[::]:9647'"
         ),
         "x.toml:2: serve.listen = \"10.0.0.1:9646\" is open to every network\n  \
-         hint: list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file\n\
+         hint: list the networks that may connect in serve.allow, such as [\"10.0.0.0/8\"], or set serve.token_file\n\
          x.toml:3: act.drain.agent_check.listen = \"[::]:9647\" is open to every network\n  \
-         hint: list the addresses of HAProxy in serve.allow, as in [\"10.0.0.10\"]: the agent check has no token"
+         hint: list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent check has no token"
     );
     // HAProxy sends no token.
     assert!(
@@ -383,7 +384,7 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
          x.toml:1: serve.allow[2] = 10 is an integer, not an IP network\n  \
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
-         x.toml:2: serve.host_names[0] = 'a:1' is not the name of a host\n  \
+         x.toml:2: serve.host_names[0] = 'a:1' is not a host name\n  \
          hint: a name without a port: \"node-1.example.com\""
     );
 }
@@ -443,12 +444,12 @@ fn tables_and_keys_are_not_taken_for_one_another() {
     for (text, wanted) in [
         (
             "[[sense]]",
-            "x.toml:1: \"sense\" is an array, not a table\n  hint: write [sense], and its keys on the lines below",
+            "x.toml:1: \"sense\" is an array, not a table\n  hint: write [sense] on a line of its own, and its options below",
         ),
         (
             "detect.leak = 3",
             "x.toml:1: \"detect.leak\" is an integer, not a table\n  \
-             hint: write [detect.leak], and its keys on the lines below",
+             hint: write [detect.leak] on a line of its own, and its options below",
         ),
         (
             "[serve.listen]",
@@ -457,12 +458,12 @@ fn tables_and_keys_are_not_taken_for_one_another() {
         ),
         (
             "'' = { mode = 'observe' }",
-            "x.toml:1: unknown table []\n  hint: known at the top level: mode, sense, detect, decide, act, kubernetes, serve, record",
+            "x.toml:1: unknown table []\n  hint: options at the top level: mode, sense, detect, decide, act, kubernetes, serve, record",
         ),
         (
             "'sense.interval' = '1s'",
-            "x.toml:1: unknown key \"sense.interval\" at the top level\n  \
-             hint: within quotes a dot is part of the name: write sense.interval without them",
+            "x.toml:1: unknown option \"sense.interval\" at the top level\n  \
+             hint: in quotes a dot is part of the name: write sense.interval without quotes",
         ),
     ] {
         assert_eq!(told(text), wanted, "{text}");
@@ -498,11 +499,11 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
         ),
         (
             directory.to_owned(),
-            "cannot be read: Is a directory (os error 21)\n  hint: name the file in it, as in spillway.toml",
+            "cannot be read: Is a directory (os error 21)\n  hint: give a file in it, such as spillway.toml",
         ),
         (
             "/proc/self/mem".into(),
-            "cannot be read: Input/output error (os error 5)\n  hint: name a regular file",
+            "cannot be read: Input/output error (os error 5)\n  hint: give a regular file",
         ),
         (
             large.clone(),

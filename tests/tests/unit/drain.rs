@@ -472,7 +472,7 @@ fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident(
 fn without_granter(test: &str) -> Node {
     let mut node = Node::make(test);
     node.config.act.drain.url = None;
-    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
     node
 }
 
@@ -515,7 +515,7 @@ fn an_overloads_drain_of_another_configuration_ends_at_once() {
     agent.until(OutcomeKind::Drained);
     drop(agent);
     node.config.act.drain.url = None;
-    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
     let mut agent = node.start();
     assert_eq!(agent.says(), Readiness::Ready(100), "from the first moment on");
     agent.until(OutcomeKind::Undrained);
@@ -543,7 +543,7 @@ fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grant
 #[test]
 fn a_drain_that_was_refused_does_not_lower_the_weight() {
     let mut node = Node::make("refused-weight");
-    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
     node.receiver.behaves(Manner::Answers(409, "", b"two are drained already".to_vec()));
     let (mut agent, near) = (node.start(), [verdict(300.0)]);
     agent.sees(1.0, &near);
@@ -751,7 +751,7 @@ fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
     node.config.act.drain.url = None;
     assert!(!node.start().decide(Action::Drain));
     assert!(!node.start().decide_on(Action::Weigh, &overload(100)), "nobody asks for the weight");
-    node.config.act.drain.agent_check = Some("127.0.0.1:1".parse().expect("an address"));
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(3.0)));
     agent.until(OutcomeKind::Draining);

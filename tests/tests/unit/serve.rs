@@ -40,7 +40,7 @@ fn served(config: Config) -> (SocketAddr, SocketAddr) {
             let http = serve(&config.serve, metrics.clone(), readiness.clone())
                 .await
                 .expect("it can be served");
-            let listen = config.act.drain.agent_check.expect("it is configured");
+            let listen = config.act.drain.agent_check.listen.expect("it is configured");
             let check = serve_agent_check(listen, &config.serve.allow, &metrics, readiness).await;
             sends.send((http, check.expect("it can be served"))).expect("the test waits");
             std::future::pending::<()>().await;
