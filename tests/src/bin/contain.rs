@@ -1,6 +1,6 @@
 //! One limit from its beginning to its end, by the agent's own code in one thread: to be killed anywhere in between.
 //!
-//! Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again, and puts back what was there; or, with
+//! Stops itself before it begins, for whoever traces it. Limits the cgroup of a process, has the limit wiped as somebody else would and sets it again, and puts back what was there; or, with
 //! all that an operator may want, has the backstop give way in between, and the CPU limited as well.
 
 use std::{
@@ -16,6 +16,7 @@ use spillway_agent::{
     config::{self, Config, Pattern},
     sense::ProcessId,
 };
+use spillway_tests::stop_here;
 
 /// Limit a cgroup, have it wiped, set it again, and put it back.
 #[derive(Debug, Parser)]
@@ -60,6 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let delegated = args.delegated.iter().map(|text| Pattern::new(text).map_err(anyhow::Error::msg));
     config.act.limit.delegated = delegated.collect::<anyhow::Result<_>>()?;
+    stop_here();
     let journal = Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = Limits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };

@@ -99,11 +99,12 @@ fn agree(what: &str, seen: Option<u64>, (least, most): (u64, u64)) -> anyhow::Re
 fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
     let count = waits.least.len() as u64;
     ensure!(fact.accepted_total == Some(count), "{:?} were counted of {count}", fact.accepted_total);
-    let p99 = agree("p99", fact.sojourn_p99_us, waits.p99())?;
+    // Good to 1/32, which is more than the slack where a busy machine has them wait for long.
+    let (least, most) = waits.p99();
+    let p99 = agree("p99", fact.sojourn_p99_us, (least - least / 32, most + most / 32))?;
     let mean = agree("mean", fact.sojourn_mean_us, waits.mean())?;
     // A bucket is told by its lower bound.
     let min = agree("shortest", fact.sojourn_min_us, (waits.least[0] - waits.least[0] / 16, waits.most[0]))?;
-    let (least, most) = waits.p99();
     Ok(format!("p99 {p99} µs outside {least} to {most}, mean {mean}, shortest {min}"))
 }
 
@@ -266,7 +267,7 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 /// What following accept() costs a connection, in times of what looking at a listener costs: emulated nanoseconds say nothing, and
 /// the bench knows what the other costs on hardware.
 pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
-    const CONNECTIONS: u64 = 2_000;
+    const CONNECTIONS: u64 = 500;
     let kernel = kernel(Probe::AcceptSojourn, rung)?;
     let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
     let listener = TcpListener::bind("127.0.0.1:0")?;

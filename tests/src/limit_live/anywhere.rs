@@ -19,6 +19,11 @@ pub struct Share {
 impl Share {
     /// All of it.
     pub const WHOLE: Self = Self { of: 1, nth: 0 };
+
+    /// The first of its stops, which are counted from 1.
+    fn first_stop(self) -> u32 {
+        if self.nth == 0 { self.of } else { self.nth }
+    }
 }
 
 /// Killed between any two system calls it leaves what undo puts back.
@@ -68,8 +73,7 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
 ) -> (u32, u32, u32) {
     let before = state();
     let journal = || Journal::claim(state_dir).expect("the journal is nobody else's");
-    let mut stop = first_stop(state_dir, share, &contain);
-    let (mut stops, mut left, mut found) = (0, 0, 0);
+    let (mut stop, mut stops, mut left, mut found) = (share.first_stop(), 0, 0, 0);
     // Each run ends a step later than the one before it, and the last one by itself.
     while let Some(stopped) = Stopped::at(contain(), stop) {
         stopped.kill();
@@ -96,20 +100,6 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     (stops, left, found)
 }
 
-/// The first of a share's stops at which there is anything to see: of a program's start nothing is to be learned, and it is most of what
-/// there is.
-fn first_stop(state_dir: &Path, share: Share, contain: impl Fn() -> Command) -> u32 {
-    let mut stop = 1;
-    while let Some(stopped) = Stopped::at(contain(), stop) {
-        stopped.kill();
-        if state_dir.join("journal").exists() {
-            break;
-        }
-        stop += 16;
-    }
-    stop.saturating_sub(16).next_multiple_of(share.of) + share.nth
-}
-
 /// Undone by `spillway undo` between any two system calls of an agent that goes on, a limit does not come back.
 ///
 /// # Panics
@@ -124,8 +114,9 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
         contain
     };
     let before = stage.state();
-    let mut stop = first_stop(&stage.config.record.state_dir, share, contain);
-    let (mut stops, mut found) = (0, 0);
+    // There is one to be found from the first stop on.
+    drop(stage.journal());
+    let (mut stop, mut stops, mut found) = (share.first_stop(), 0, 0);
     while let Some(stopped) = Stopped::at(contain(), stop) {
         stops += 1;
         stop += share.of;
