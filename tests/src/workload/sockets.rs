@@ -152,8 +152,7 @@ fn waiting(listener: &TcpListener) -> anyhow::Result<usize> {
     let to = (&raw mut info).cast();
     // SAFETY: getsockopt writes no more than it is told there is room for, and how much that is, through pointers to
     // what lives here.
-    let done =
-        unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size) };
+    let done = unsafe { libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size) };
     if done != 0 {
         return Err(std::io::Error::last_os_error()).context("TCP_INFO cannot be read");
     }

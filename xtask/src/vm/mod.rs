@@ -35,7 +35,7 @@ const HOST: &str = "host";
 /// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real Debians.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
+    cargo xtask vm              every machine, then one table; some MINUTES minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that allocate\n  \
@@ -49,7 +49,7 @@ pub struct Args {
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Each check at its full length, of which otherwise only a part is done
+    /// Each check at its full length and on every machine, where otherwise a part is done, and some on some of them alone
     #[arg(long)]
     thorough: bool,
     /// Print the table as JSON
@@ -75,20 +75,23 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
                memory.limit_in_bytes/racing allocators`"
         );
     }
+    let failures = table::failures(&reports);
     if args.json {
         println!("{}", table::json(&reports));
     } else {
         println!("{}", table::print(&reports));
+        // Last, so that the end of a log tells it.
+        failures.iter().for_each(|failure| println!("Failed: {failure}"));
     }
-    Ok(if reports.iter().any(Report::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the reason. Prints the table.
-pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
+/// Every kernel, for `cargo xtask test`: what failed, and which were skipped, each with the reason. Prints the table.
+pub fn all(workspace: &Workspace) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
     let reports = run(workspace, &[], &[])?;
     println!("{}", table::print(&reports));
     let skipped = |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
-    Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
+    Ok((table::failures(&reports), reports.iter().filter_map(skipped).collect()))
 }
 
 fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow::Result<Vec<Report>> {
@@ -122,13 +125,19 @@ fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow
     if wanted(HOST) {
         // Alone: nothing else shall start and end processes beside it.
         let checks = workspace.binary(true, "kernel");
-        let host = Machine::host(HOST, &checks, directory.join("host.log"), arguments);
+        let arguments = [arguments, &[called(HOST)]].concat();
+        let host = Machine::host(HOST, &checks, directory.join("host.log"), &arguments);
         checked.extend(machine::run(vec![host], 1)?);
     }
     let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
     let all: BTreeMap<_, _> =
         checked.into_iter().map(|(name, one)| (name, Outcome::Checked(one))).chain(skipped).collect();
     Ok(in_order(all))
+}
+
+/// What tells a machine's checks which machine it is.
+fn called(name: &str) -> String {
+    format!("--machine={name}")
 }
 
 /// The oldest kernel first, Debians after them, the host's last.
@@ -160,7 +169,8 @@ fn prepare(workspace: &Workspace, machine: &Emulated, arguments: &[String]) -> a
     let (image, log) = (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
     let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
     let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
-    let arguments: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
+    let arguments =
+        arguments.iter().chain([&called(name)]).map(|argument| format!(" \"{argument}\"")).collect::<String>();
     let (size, vmlinuz, arguments) = match machine {
         Emulated::Bare(kernel) => {
             let found = kernels::get(kernel)?;
