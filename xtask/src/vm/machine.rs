@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::step::{self, Group};
 use crate::{clock, signals};
 
-/// For all checks of one kernel: under emulation they take some minutes, more where the machine is busy, and on hardware 25 s.
+/// For all checks of one kernel: under emulation they take some minutes, more where the machine is busy, and on hardware one.
 const LIMIT: Duration = Duration::from_mins(20);
 const TICK: Duration = Duration::from_millis(100);
 /// How much of the console is shown where the machine itself fails.

@@ -103,7 +103,8 @@ fn run(workspace: &Workspace, wanted: &[String], arguments: &[String]) -> anyhow
     std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
-    let emulated: Vec<_> = kernels.chain(userlands).collect();
+    // Those that take longest first, so that none of them is left for the end alone.
+    let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         return Err(Interrupted.into());

@@ -367,7 +367,8 @@ mod tests {
     fn a_check_that_everybody_leaves_to_another_failed() {
         let elsewhere =
             json!({"probe": "p", "rung": "r", "check": "a", "pass": null, "elsewhere": ["7.2"], "secs": 0.0});
-        let report = |name, line: &Value| Report { name, outcome: Outcome::Checked(checked(&[line.clone()])) };
+        let report =
+            |name, line: &Value| Report { name, outcome: Outcome::Checked(checked(std::slice::from_ref(line))) };
         let made = [report("6.1", &elsewhere), report("7.2", &result("a", Some(true), "fine"))];
         assert!(failures(&made).is_empty());
         assert!(print_with(&made, false).contains("0/1  -     elsewhere: 7.2\n"), "{}", print_with(&made, false));
