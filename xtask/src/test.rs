@@ -121,9 +121,12 @@ fn failed(report: &str) -> Vec<String> {
         let case = rest.split("</testcase>").next()?;
         let failure = ["<failure", "<error"].iter().find_map(|tag| case.split_once(tag))?.1;
         let (name, binary) = (attribute(case, "name")?, attribute(case, "classname")?);
-        let reason = attribute(failure, "message").or_else(|| attribute(failure, "type")).unwrap_or_default();
-        // Where it panicked is told before what it said.
-        let reason = reason.lines().filter(|line| !line.trim().is_empty()).take(2).collect::<Vec<_>>().join(" ");
+        let (head, rest) = failure.split_once('>')?;
+        let said = if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
+        let said =
+            said.filter(|said| !said.trim().is_empty()).or_else(|| attribute(failure, "type")).unwrap_or_default();
+        // Where it panicked, and with what.
+        let reason = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(" ");
         Some(format!("{binary} {name}: {reason}"))
     });
     cases.collect()
@@ -133,9 +136,12 @@ fn failed(report: &str) -> Vec<String> {
 fn attribute(element: &str, name: &str) -> Option<String> {
     let element = format!(" {}", element.split('>').next()?);
     let value = element.split_once(&format!(" {name}=\""))?.1.split('"').next()?;
-    let text = value.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
-    let text = text.replace("&#10;", "\n").replace("&#xA;", "\n").replace("&#xa;", "\n");
-    Some(text.replace("&amp;", "&"))
+    Some(unescaped(value))
+}
+
+fn unescaped(text: &str) -> String {
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
+    text.replace("&#10;", "\n").replace("&amp;", "&")
 }
 
 /// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own summary is what ends the run.
@@ -208,11 +214,13 @@ mod tests {
         let report = r#"<testsuites><testsuite name="a::b">
             <testcase name="fine" classname="a::b" time="0.1"><system-out>&lt;failure</system-out></testcase>
             <testcase name="mod::wrong" classname="a::b" time="0.2">
-                <failure message="thread &apos;wrong&apos; panicked at a.rs:1:2&#10;1 &lt; 0&#10;note" type="x">1 &lt; 0</failure>
+                <failure message="panicked" type="x">thread &apos;wrong&apos; panicked at a.rs:1:2:
+1 &lt; 0
+note</failure>
             </testcase>
-            <testcase name="slow" classname="a::c"><failure type="test timeout"/></testcase>
+            <testcase name="slow" classname="a::c"><failure type="test timeout"/><system-out>so far</system-out></testcase>
             <testcase name="skipped" classname="a::c"/></testsuite></testsuites>"#;
-        let wrong = "a::b mod::wrong: thread 'wrong' panicked at a.rs:1:2 1 < 0";
+        let wrong = "a::b mod::wrong: thread 'wrong' panicked at a.rs:1:2: 1 < 0";
         assert_eq!(failed(report), [wrong, "a::c slow: test timeout"]);
         assert!(failed("").is_empty());
     }
