@@ -35,7 +35,7 @@ const HOST: &str = "host";
 /// Check every probe on real kernels, 5.10, 6.1, 6.12, 7.2 and the host's own, and limits on real Debians.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask vm              every machine, then one table; some MINUTES minutes on two cores\n  \
+    cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
     cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that allocate\n  \
