@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 
@@ -96,13 +96,26 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.quick {
         provide(&mut command, strict)?;
     }
-    let mut passed = child::streaming("tests", &mut command)?.success();
-    if args.filters.is_empty() && !args.quick {
-        passed &= corpus::meets_targets(&workspace)?;
+    let report = report(&workspace, args.quick);
+    // That of another run would tell of that.
+    fs::remove_file(&report).ok();
+    let mut failures = Vec::new();
+    if !child::streaming("tests", &mut command)?.success() {
+        failures = failed(&fs::read_to_string(&report).unwrap_or_default());
+        if failures.is_empty() {
+            failures
+                .push("the tests could not be run; why is said where they would begin".to_owned());
+        }
+    }
+    if args.filters.is_empty() && !args.quick && !corpus::meets_targets(&workspace)? {
+        failures.push(
+            "a detector misses its targets on the corpora; `cargo xtask corpus score` names them"
+                .to_owned(),
+        );
     }
     if args.filters.is_empty() && has_programs {
-        let (ok, skipped) = vm::all(&workspace)?;
-        passed &= ok;
+        let (failed, skipped) = vm::all(&workspace)?;
+        failures.extend(failed);
         skips.extend(skipped);
     }
 
@@ -110,11 +123,66 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     println!("{}", list(&skips));
     let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
     if strict && !unexpected.is_empty() {
-        println!("error: skipped although this is CI: {}", unexpected.join(", "));
-        println!("  hint: make them run here, or list them with a reason in .ci/expected-skips");
-        return Ok(ExitCode::FAILURE);
+        println!(
+            "hint: what is skipped has to run where CI is set, or to be in .ci/expected-skips with a reason"
+        );
+        failures
+            .extend(unexpected.iter().map(|name| format!("{name}: skipped although this is CI")));
     }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // Last, so that the end of a log tells it.
+    failures.iter().for_each(|failure| println!("Failed: {failure}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where nextest leaves what came of each test, as `.config/nextest.toml` has it.
+fn report(workspace: &Workspace, is_quick: bool) -> PathBuf {
+    let profile = match is_quick {
+        true => "quick".to_owned(),
+        false => env::var("NEXTEST_PROFILE").unwrap_or_else(|_| "default".to_owned()),
+    };
+    workspace.target.join("nextest").join(profile).join("junit.xml")
+}
+
+/// The tests that failed, a line each with the reason: what nextest takes for it of what the test
+/// said, in the form of JUnit.
+fn failed(report: &str) -> Vec<String> {
+    let cases = report.split("<testcase ").skip(1).filter_map(|rest| {
+        let case = rest.split("</testcase>").next()?;
+        let failure = ["<failure", "<error"].iter().find_map(|tag| case.split_once(tag))?.1;
+        let (name, binary) = (attribute(case, "name")?, attribute(case, "classname")?);
+        let (head, rest) = failure.split_once('>')?;
+        let said = if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
+        let said = said
+            .filter(|said| !said.trim().is_empty())
+            .or_else(|| attribute(failure, "type"))
+            .unwrap_or_default();
+        // Where it panicked, and with what.
+        let reason = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ");
+        Some(format!("{binary} {name}: {reason}"))
+    });
+    cases.collect()
+}
+
+/// An attribute of the XML element whose text begins here.
+fn attribute(element: &str, name: &str) -> Option<String> {
+    let element = format!(" {}", element.split('>').next()?);
+    let value = element.split_once(&format!(" {name}=\""))?.1.split('"').next()?;
+    Some(unescaped(value))
+}
+
+fn unescaped(text: &str) -> String {
+    let text = text
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'");
+    text.replace("&#10;", "\n").replace("&amp;", "&")
 }
 
 /// Names to the tests the servers and libraries that they run against; of those that cannot be had,
@@ -212,6 +280,22 @@ mod tests {
             list(&skips),
             "Skipped: 3\n  a     no BTF here\n  b     needs root\n  bare  no reason was given"
         );
+    }
+
+    #[test]
+    fn failed_tests_are_named_with_their_reason() {
+        let report = r#"<testsuites><testsuite name="a::b">
+            <testcase name="fine" classname="a::b" time="0.1"><system-out>&lt;failure</system-out></testcase>
+            <testcase name="mod::wrong" classname="a::b" time="0.2">
+                <failure message="panicked" type="x">thread &apos;wrong&apos; panicked at a.rs:1:2:
+1 &lt; 0
+note</failure>
+            </testcase>
+            <testcase name="slow" classname="a::c"><failure type="test timeout"/><system-out>so far</system-out></testcase>
+            <testcase name="skipped" classname="a::c"/></testsuite></testsuites>"#;
+        let wrong = "a::b mod::wrong: thread 'wrong' panicked at a.rs:1:2: 1 < 0";
+        assert_eq!(failed(report), [wrong, "a::c slow: test timeout"]);
+        assert!(failed("").is_empty());
     }
 
     #[test]

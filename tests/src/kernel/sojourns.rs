@@ -111,7 +111,9 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
         "{:?} were counted of {count}",
         fact.accepted_total
     );
-    let p99 = agree("p99", fact.sojourn_p99_us, waits.p99())?;
+    // Good to 1/32, which is more than the slack where a busy machine has them wait for long.
+    let (least, most) = waits.p99();
+    let p99 = agree("p99", fact.sojourn_p99_us, (least - least / 32, most + most / 32))?;
     let mean = agree("mean", fact.sojourn_mean_us, waits.mean())?;
     // A bucket is told by its lower bound.
     let min = agree(
@@ -119,7 +121,6 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
         fact.sojourn_min_us,
         (waits.least[0] - waits.least[0] / 16, waits.most[0]),
     )?;
-    let (least, most) = waits.p99();
     Ok(format!("p99 {p99} µs outside {least} to {most}, mean {mean}, shortest {min}"))
 }
 
@@ -331,7 +332,7 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 /// What following accept() costs a connection, in times of what looking at a listener costs:
 /// emulated nanoseconds say nothing, and the bench knows what the other costs on hardware.
 pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
-    const CONNECTIONS: u64 = 2_000;
+    const CONNECTIONS: u64 = 500;
     let sensors = fresh(Probe::AcceptSojourn, rung)?;
     let tcp = sensors.get::<TcpListenerSensor>();
     let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
