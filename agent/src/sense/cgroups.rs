@@ -55,7 +55,7 @@ pub enum Hierarchy {
 pub struct HardLimit {
     /// `memory.max`, or `memory.limit_in_bytes` in version 1.
     pub max_bytes: u64,
-    /// Anonymous and shared memory of all processes under it, up to [`LIMIT_SCANS`] scans old;
+    /// Anonymous and shared memory of all processes under it, up to `LIMIT_SCANS` scans old;
     /// `None` if it cannot be read. Page cache is charged too, but the kernel reclaims it before it
     /// kills.
     pub charged_bytes: Option<u64>,
@@ -242,7 +242,7 @@ impl CgroupPaths {
         found
     }
 
-    /// Returns path and limit of a process's cgroup, cached for [`LIMIT_SCANS`] scans.
+    /// Returns path and limit of a process's cgroup, cached for `LIMIT_SCANS` scans.
     pub fn of_process_cached(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.of_processes.get_mut(&id)
             && !known.age.is_due()

@@ -153,11 +153,11 @@ fn load_modules() -> anyhow::Result<()> {
 
 fn load_module(path: &Path) -> anyhow::Result<()> {
     let file = fs::File::open(path)?;
+    let fd = file.as_raw_fd();
     // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it
     // returns.
-    done(
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32
-    )?;
+    let status = unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) };
+    done(status as i32)?;
     Ok(())
 }
 
