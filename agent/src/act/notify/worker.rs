@@ -235,18 +235,18 @@ fn report(event: &OutboxEvent, metrics: &NotifyMetrics) {
     metrics.count(event);
     match event {
         OutboxEvent::Kept(_) => {}
-        OutboxEvent::Delivered(sink) => tracing::debug!(sink, "notification delivered"),
+        OutboxEvent::Delivered(sink) => tracing::debug!(%sink, "notification delivered"),
         OutboxEvent::Failed(sink, why) => {
-            tracing::warn!(sink, why, "notification not delivered yet; trying again")
+            tracing::warn!(%sink, why, "notification not delivered yet; trying again")
         }
         OutboxEvent::Refused(sink, why) => tracing::error!(
-            sink,
+            %sink,
             why,
             "notification refused by the receiver; not sent again\n  hint: see its reply above, \
              and [act.page.{sink}]"
         ),
         OutboxEvent::Closed(sink, why) => tracing::error!(
-            sink,
+            %sink,
             why,
             "the receiver is gone for good (HTTP 410); nothing is sent there until the agent \
              restarts\n  hint: correct or remove [act.page.{sink}]"
