@@ -16,7 +16,7 @@ use crate::{
 /// What an action is about, for a person.
 fn subject(decision: &Decision) -> &str {
     match decision.action {
-        Action::Limit | Action::Unlimit if !decision.cgroup.is_empty() => &decision.cgroup,
+        Action::Limit | Action::Unlimit if !decision.cgroup().is_empty() => decision.cgroup(),
         Action::Limit | Action::Unlimit => "a process",
         _ => "this node",
     }
