@@ -153,9 +153,9 @@ fn leak(pid: u32) -> IncidentId {
 }
 
 fn decision(action: Action, verdict: &Verdict) -> Decision {
-    let (id, cgroup) = (IncidentId::from(verdict), Arc::from("/api.service"));
-    let (mode, why) = (Mode::Enforce, verdict.why.clone());
-    Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why }
+    let (id, mode, why) = (IncidentId::from(verdict), Mode::Enforce, verdict.why.clone());
+    let verdict = Arc::new(verdict.clone());
+    Decision { action, mode, verdict, id, performed: false, refused: None, why }
 }
 
 fn overload(backlog: u32) -> Verdict {

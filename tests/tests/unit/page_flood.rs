@@ -84,9 +84,10 @@ impl Flood {
             ClaimState::Raised | ClaimState::Updated => Action::Page { severity },
             ClaimState::Cleared => Action::Resolve,
         };
-        let (id, cgroup, mode) = (IncidentId::from(&verdict), Arc::from(cgroup), Mode::Enforce);
+        let (id, mode) = (IncidentId::from(&verdict), Mode::Enforce);
+        let shared = Arc::new(verdict.clone());
         let decision =
-            Decision { t: 1.0, action, mode, id, cgroup, performed: false, refused: None, why };
+            Decision { action, mode, verdict: shared, id, performed: false, refused: None, why };
         self.paging.decided(&decision, &[verdict]);
     }
 

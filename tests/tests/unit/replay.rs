@@ -237,12 +237,12 @@ fn committed_traces_are_what_their_functions_say_and_small() {
 
 const LEAK_HEAD: &str = r#""verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"#;
 const LEAK_FORECAST: &str = r#""growth_interval_bytes_per_sec":[4194304.0,4194304.0],"exhaustion_secs":2145.8,"exhaustion_interval_secs":[1192.1,3862.4],"#;
-const LEAK_WHY: &str = "api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s ± 0.0 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 36 min (20 min to 1.1 h), unless it stops before";
+const LEAK_WHY: &str = "api (pid 812) grew by 120.0 MiB in 30 s (4.0 MiB/s ± 0.0 KiB/s), without slowing down, for as long as it has been watched; if it goes on, the 8.4 GiB available on the host run out in 36 min (20 min to 1.1 h)";
 
 /// Harm of that leak, and of what nobody is known to use.
 const HOSTS: &str =
-    r#""severity":"warning","severity_why":"the whole host runs out; 36 min are left","#;
-const UNKNOWN: &str = "not known as a service: nobody else has used it for minutes, and decide.services does not name it";
+    r#""severity":"warning","severity_why":"the whole host runs out of memory in 36 min","#;
+const UNKNOWN: &str = "it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it";
 
 /// A leak of 4 MiB/s that was there when the watch began, claimed at `t`.
 fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
@@ -252,13 +252,12 @@ fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     )
 }
 
-const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has not accepted for 0.7 s: 14 of 128 connections wait, growing 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
-const WELL_WHY: &str =
-    "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.2 s of overload";
+const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has accepted no connection for 0.7 s; 14 connections are waiting, of 128 that fit, growing by 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
+const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been healthy for 5.0 s, after 8.2 s of overload";
 
 #[test]
 fn leak_linear() {
-    let line = r#"{"t":105.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":1040632.2,"growth_interval_bytes_per_sec":[982348.7,1098915.8],"exhaustion_secs":8648.6,"exhaustion_interval_secs":[4549.9,16491.1],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"the whole host runs out; 2.4 h are left","why":"api (pid 812) grew 90.0 MiB in 90 s, 1016.2 KiB/s ± 56.9 KiB, without slowing, for as long as it was watched; 8.4 GiB of the host's available memory is gone in 2.4 h (1.3 h to 4.6 h), unless it stops before"}"#;
+    let line = r#"{"t":105.0,"verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":1040632.2,"growth_interval_bytes_per_sec":[982348.7,1098915.8],"exhaustion_secs":8648.6,"exhaustion_interval_secs":[4549.9,16491.1],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"the whole host runs out of memory in 2.4 h","why":"api (pid 812) grew by 90.0 MiB in 90 s (1016.2 KiB/s ± 56.9 KiB/s), without slowing down, for as long as it has been watched; if it goes on, the 8.4 GiB available on the host run out in 2.4 h (1.3 h to 4.6 h)"}"#;
     assert_eq!(verdicts("leak-linear"), [line]);
 }
 
@@ -278,7 +277,7 @@ fn a_leak_in_a_protected_unit_is_told_and_not_limited() {
     assert!(matches!(&limits(&trace)[..], [one] if one["refused"].is_null() && one["t"] == 105.0));
     let protected = limits(&trace.replace("/api.service", "/system.slice/ssh.service"));
     let [refused] = &protected[..] else { panic!("{protected:?}") };
-    assert_eq!(refused["refused"], "unit is protected (ssh.service)");
+    assert_eq!(refused["refused"], "its unit or cgroup is protected (ssh.service)");
     assert_eq!(refused["cgroup"], "/system.slice/ssh.service");
 }
 
@@ -352,8 +351,8 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
     let (lines, summary) = run(&fs::read(path("dependency-down")).unwrap(), true);
     let head = r#""verdict":"cascade_risk","sign":"dependency_down","addr":"10.0.0.5:5432","netns":4026531840,"pid":812,"comm":"api","cgroup":"/api.service","failed":64,"exhaustion_secs":null,"confidence":0.9,"#;
     let tail = r#""mode":"observe","id":"cascade-risk-4026531840-10.0.0.5:5432-/api.service","cgroup":"/api.service","performed":false,"#;
-    let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 240 connects that succeeded was 16 s ago; what depends on it will fail next";
-    let back = "10.0.0.5:5432 answers again, after 30 s without";
+    let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 240 successful connects was 16 s ago; services that depend on it will fail next";
+    let back = "10.0.0.5:5432 answers again, after 30 s of failures";
     let harm = format!(r#""severity":"warning","severity_why":"{UNKNOWN}","#);
     let expected = [
         format!(r#"{{"t":76.0,{head}"state":"raised",{harm}"why":"{down}"}}"#),
@@ -368,7 +367,7 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
 
 #[test]
 fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
-    let why = "api (pid 812) no longer counts as leaking: its pid now belongs to another process, and nothing has taken its place";
+    let why = "api (pid 812) is no longer leaking: its pid now belongs to another process, and no process has replaced it";
     let lines = [
         steep_leak("54.0", "1.0", ""),
         format!(
@@ -387,7 +386,7 @@ fn a_gap_invents_no_growth() {
 
 #[test]
 fn what_is_not_seen_costs_confidence_and_is_said() {
-    let unseen = "; page faults were not sampled; process births and deaths were seen only indirectly; the host's memory could not always be read";
+    let unseen = "; page faults were not sampled; process starts and exits were seen only indirectly; the host's memory could not always be read";
     assert_eq!(verdicts("half-blind"), [steep_leak("54.0", "0.86", unseen)]);
 }
 
@@ -449,10 +448,10 @@ fn a_bad_header_ends_a_replay_and_names_line_1() {
 #[rustfmt::skip]
 fn a_recorded_host() {
     let lines = [
-        r#"{"t":10.301052719,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":8,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":771620,"exhaustion_secs":12.1,"confidence":0.95,"state":"raised","severity":"info","severity_why":"not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"127.0.0.1:37607 (pid 26925) has not accepted for 0.8 s: 8 of 128 connections wait, growing 10/s; the queue overflows in 12 s; its accept loop is stuck"}"#,
-        r#"{"t":55.001362533,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"growth_interval_bytes_per_sec":[3998744.5,4439015.5],"exhaustion_secs":462.7,"exhaustion_interval_secs":[244.3,878.7],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"only it is hurt, and it is not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"demo-leak (pid 26921) grew 123.9 MiB in 30 s, 4.0 MiB/s ± 215.0 KiB, without slowing, for as long as it was watched; 1.8 GiB of headroom to its cgroup's memory.max is gone in 8 min (4 min to 15 min), unless it stops before; page-fault samples say 220.2 MiB were allocated in the last 55 s, 220.5 MiB retained"}"#,
-        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.95,"state":"cleared","severity":"info","severity_why":"not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"127.0.0.1:37607 (pid 26925) vanished: the last scans do not show it"}"#,
-        r#"{"t":101.001441446,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","severity":"warning","severity_why":"only it is hurt, and it is not known as a service: nobody else has used it for minutes, and decide.services does not name it","why":"demo-leak (pid 26921) no longer counts as leaking: it exited, and nothing has taken its place"}"#,
+        r#"{"t":10.301052719,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":8,"backlog_max":128,"backlog_growth_per_sec":10.0,"oldest_wait_us":771620,"exhaustion_secs":12.1,"confidence":0.93,"state":"raised","severity":"info","severity_why":"it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it","why":"127.0.0.1:37607 (pid 26925) has accepted no connection for 0.8 s; 8 connections are waiting, of 128 that fit, growing by 10/s; the queue overflows in 12 s; its accept loop is stuck; only the wait of the oldest connection was timed"}"#,
+        r#"{"t":55.001362533,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"growth_interval_bytes_per_sec":[3998744.5,4439015.5],"exhaustion_secs":462.7,"exhaustion_interval_secs":[244.3,878.7],"confidence":0.99,"state":"raised","severity":"warning","severity_why":"no other workload is affected, and it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it","why":"demo-leak (pid 26921) grew by 123.9 MiB in 30 s (4.0 MiB/s ± 215.0 KiB/s), without slowing down, for as long as it has been watched; if it goes on, the 1.8 GiB left below its cgroup's memory.max run out in 8 min (4 min to 15 min); page-fault samples show 220.2 MiB allocated in the last 55 s, 220.5 MiB of it still held"}"#,
+        r#"{"t":75.001895945,"verdict":"overload","addr":"127.0.0.1:37607","netns":4026531833,"pid":26925,"cgroup":"/demo","scarce":"accept_loop","backlog":0,"backlog_max":128,"backlog_growth_per_sec":0.0,"oldest_wait_us":null,"exhaustion_secs":null,"confidence":0.93,"state":"cleared","severity":"info","severity_why":"it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it","why":"127.0.0.1:37607 (pid 26925) disappeared from the last scans"}"#,
+        r#"{"t":101.001441446,"verdict":"leak","pid":26921,"start_ticks":6489912,"comm":"demo-leak","cgroup":"/demo","growth_bytes_per_sec":4218880.0,"exhaustion_secs":null,"confidence":0.99,"state":"cleared","severity":"warning","severity_why":"no other workload is affected, and it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it","why":"demo-leak (pid 26921) is no longer leaking: it exited, and no process has replaced it"}"#,
     ];
     assert_eq!(verdicts("live-demo"), lines);
 }

@@ -2,11 +2,8 @@
 //! Spillway, and advice.
 
 use crate::{
-    detect::{
-        Bottleneck, Bound, CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim,
-        Resource, Sign, Verdict,
-    },
-    units::{Count, Frequency, Size, Span},
+    detect::{Claim, Verdict},
+    units::{Count, Span},
 };
 
 /// Maximum length of a summary in characters: PagerDuty's.
@@ -14,22 +11,12 @@ pub const CHARS_MAX: usize = 1_024;
 
 /// Returns the subject of an incident.
 pub fn component(claim: &Claim) -> String {
-    match claim {
-        Claim::Leak(claim) => name(&claim.comm, "a process").to_owned(),
-        Claim::Overload(claim) => claim.addr.to_string(),
-        Claim::CascadeRisk(claim) => name(&claim.comm, "a workload").to_owned(),
-        Claim::Exhaustion(claim) => name(&claim.comm, "a workload").to_owned(),
-    }
+    claim.component()
 }
 
 /// Returns the kind of an incident.
 pub fn class(claim: &Claim) -> String {
-    match claim {
-        Claim::Leak(claim) => format!("leak of {}", resource(claim.resource)),
-        Claim::Overload(_) => "overload".to_owned(),
-        Claim::CascadeRisk(_) => "cascade risk".to_owned(),
-        Claim::Exhaustion(_) => "exhaustion of local ports".to_owned(),
-    }
+    claim.class()
 }
 
 /// Describes an open incident. `since` is the time of day at which it was raised, `done` the action
@@ -41,15 +28,11 @@ pub fn open(
     done: Option<&str>,
     reason: Option<&str>,
 ) -> String {
-    let incident = match &verdict.claim {
-        Claim::Leak(claim) => leak(claim, host, verdict.exhaustion_secs),
-        Claim::Overload(claim) => overload(claim, host, verdict.exhaustion_secs),
-        Claim::CascadeRisk(claim) => cascade_risk(claim, host),
-        Claim::Exhaustion(claim) => exhaustion(claim, host),
-    };
+    let incident = verdict.claim.headline(host, verdict.exhaustion_secs);
     let done = done.unwrap_or("no action taken");
     let reason = reason.map(|why| format!(" Now: {}.", why.trim_end_matches('.')));
-    let (reason, advice) = (reason.unwrap_or_default(), advice(verdict));
+    let (reason, advice) =
+        (reason.unwrap_or_default(), verdict.claim.advice(verdict.exhaustion_secs));
     format!("{incident}. Since {since}. Spillway: {done}.{reason} To do: {advice}.")
 }
 
@@ -67,110 +50,15 @@ pub fn many(component: &str, host: &str, total: u64, members: &str, since: &str)
     )
 }
 
-fn leak(claim: &LeakClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
-    let subject = name(&claim.comm, "A process");
-    let (pid, resource) = (claim.id.pid, resource(claim.resource));
-    let rate = match (claim.growth_bytes_per_sec, claim.growth_handles_per_sec) {
-        (Some(bytes), _) => format!(", {} a second", Size(bytes)),
-        (None, Some(handles)) => format!(", {}", Frequency(handles)),
-        (None, None) => String::new(),
-    };
-    let consequence = match exhaustion_secs {
-        Some(secs) => {
-            let subject = if claim.bound == Bound::Host { "the whole host" } else { "it" };
-            format!("if nothing is done, {subject} runs out in {}", Span(secs))
-        }
-        None => "it is not known yet when it runs out".to_owned(),
-    };
-    format!("{subject} (pid {pid}) on {host} leaks {resource}{rate}; {consequence}")
-}
-
-fn overload(claim: &OverloadClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
-    let owner = if claim.comm.is_empty() { String::new() } else { format!(" ({})", claim.comm) };
-    let (backlog, most) = (Count(claim.backlog.into()), Count(claim.backlog_max.into()));
-    let scarce = match claim.scarce {
-        Some(Bottleneck::Cpu) => ", short of CPU",
-        Some(Bottleneck::Memory) => ", short of memory",
-        Some(Bottleneck::AcceptLoop) => ", accept loop stuck",
-        Some(Bottleneck::Backlog) => ", backlog too small",
-        Some(Bottleneck::Workers) => ", short of workers",
-        None => "",
-    };
-    let sign = match claim.sign {
-        Some(Sign::LoadSurge) => ", under more load than before",
-        Some(Sign::RetryStorm) => ", with clients that keep retrying",
-        Some(Sign::DependencyDown) | None => "",
-    };
-    let consequence = match exhaustion_secs {
-        Some(secs) => format!("; if nothing is done, connections are dropped in {}", Span(secs)),
-        None => String::new(),
-    };
-    format!(
-        "{}{owner} on {host} is overloaded: {backlog} of {most} connections are waiting\
-         {scarce}{sign}{consequence}",
-        claim.addr
-    )
-}
-
-fn cascade_risk(claim: &CascadeRiskClaim, host: &str) -> String {
-    let (workload, failed) = (name(&claim.comm, "a workload"), Count(claim.failed));
-    format!(
-        "{} does not answer {workload} on {host}: {failed} connects failed; if nothing is done, \
-         services that depend on it fail next",
-        claim.addr
-    )
-}
-
-fn exhaustion(claim: &ExhaustionClaim, host: &str) -> String {
-    let (workload, failed) = (name(&claim.comm, "A workload"), Count(claim.failed));
-    format!(
-        "{workload} on {host} has no local port left for {}: {failed} connects failed; if nothing \
-         is done, further ones fail too",
-        claim.addr
-    )
-}
-
-fn advice(verdict: &Verdict) -> String {
-    match &verdict.claim {
-        Claim::Leak(claim) => {
-            let before = if verdict.exhaustion_secs.is_some() { " before then" } else { "" };
-            format!("restart {}{before}, and find the leak", name(&claim.comm, "the process"))
-        }
-        Claim::Overload(claim) => match claim.scarce {
-            Some(Bottleneck::Cpu) => "add CPU, or send less load here",
-            Some(Bottleneck::Memory) => "free memory, or send less load here",
-            Some(Bottleneck::AcceptLoop) => "find out what blocks the process, or restart it",
-            Some(Bottleneck::Backlog) => "raise the backlog of listen(), or send less load here",
-            Some(Bottleneck::Workers) => "add workers, or send less load here",
-            None => "check the process, or send less load here",
-        }
-        .to_owned(),
-        Claim::CascadeRisk(claim) => format!("check {} and the network to it", claim.addr),
-        Claim::Exhaustion(_) => {
-            "reuse connections, or widen net.ipv4.ip_local_port_range".to_owned()
-        }
-    }
-}
-
-fn resource(resource: Resource) -> &'static str {
-    match resource {
-        Resource::Memory => "memory",
-        Resource::Files => "open files",
-        Resource::Threads => "threads",
-        Resource::CloseWait => "sockets in CLOSE_WAIT",
-    }
-}
-
-fn name<'a>(comm: &'a str, unknown: &'a str) -> &'a str {
-    if comm.is_empty() { unknown } else { comm }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{detect::ClaimState, sense::ProcessId};
+    use crate::{
+        detect::{Bottleneck, Bound, ClaimState, LeakClaim, OverloadClaim, Resource, Sign},
+        sense::ProcessId,
+    };
 
     fn verdict(claim: Claim, exhaustion_secs: Option<f64>) -> Verdict {
         let (state, why) = (ClaimState::Raised, String::new());

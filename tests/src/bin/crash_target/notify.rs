@@ -105,11 +105,10 @@ impl Teller {
             state: ClaimState::Raised,
             why: "it leaks".to_owned(),
         };
-        let (id, cgroup, mode) =
-            (IncidentId::Leak(id, Resource::Memory), cgroup(number), Mode::Enforce);
-        let why = "it leaks".to_owned();
+        let (id, mode) = (IncidentId::Leak(id, Resource::Memory), Mode::Enforce);
+        let (shared, why) = (Arc::new(verdict.clone()), "it leaks".to_owned());
         let decision =
-            Decision { t: 1.0, action, mode, id, cgroup, performed: true, refused: None, why };
+            Decision { action, mode, verdict: shared, id, performed: true, refused: None, why };
         self.paging.decided(&decision, &[verdict]);
     }
 

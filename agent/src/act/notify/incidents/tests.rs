@@ -186,14 +186,12 @@ fn decision(verdict: &Verdict, severity: Severity, why: &str) -> Decision {
     } else {
         Action::Resolve
     };
-    let (id, cgroup, why) =
-        (IncidentId::from(verdict), verdict.claim.cgroup().clone(), why.to_owned());
+    let (id, why) = (IncidentId::from(verdict), why.to_owned());
     Decision {
-        t: 1.0,
         action,
         mode: Mode::Enforce,
+        verdict: Arc::new(verdict.clone()),
         id,
-        cgroup,
         performed: false,
         refused: None,
         why,
