@@ -19,7 +19,8 @@ fn main() {
 /// An empty file in the object's place: such an agent uses its fallbacks and says why.
 fn no_object(missing: &Path) -> PathBuf {
     println!(
-        "cargo::warning=no BPF object at {}: this agent will use no BPF; hint: `cargo xtask build` makes it",
+        "cargo::warning=no BPF object at {}: this agent will use no BPF; hint: `cargo xtask build` \
+         makes it",
         missing.display()
     );
     let empty = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("no.bpf.o");

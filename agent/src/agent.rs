@@ -1,8 +1,8 @@
 //! The agent of `spillway run`: events of the loop go through the engine to the executors and the
 //! outputs.
 //!
-//! [`run`] puts the parts together and lets [`watch`] drive them. [`Agent::apply`] handles one event
-//! and needs neither tokio nor root, so tests call it directly.
+//! [`run`] puts the parts together and lets [`watch`] drive them. [`Agent::apply`] handles one
+//! event and needs neither tokio nor root, so tests call it directly.
 
 use std::{
     fs,
@@ -81,7 +81,8 @@ pub fn run(
         self_protection::be_killed_last();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
-            // The sandbox admits only paths that exist. Those who need it report that it is missing.
+            // The sandbox admits only paths that exist. Those who need it report that it is
+            // missing.
             let _ = StateDir::create(&config.record.state_dir);
         }
         sandbox::files(&config.record.state_dir, Hierarchy::detect().mount());
@@ -288,7 +289,8 @@ impl Agent {
             tracing::warn!(
                 seconds = gap_secs,
                 stalls = self.stalls,
-                "the agent or the whole host stood still; no overload is concluded from that time\n  \
+                "the agent or the whole host stood still; no overload is concluded from that \
+                 time\n  \
                  hint: a paused or starved machine causes this; see spillway_loop_gap_seconds"
             );
         }
@@ -385,7 +387,8 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn reload(file: Option<&Path>, running: &mut Config) -> bool {
     let Some(file) = file else {
         tracing::warn!(
-            "SIGHUP ignored: no configuration file to reload\n  hint: start spillway with --config FILE"
+            "SIGHUP ignored: no configuration file to reload\n  hint: start spillway with --config \
+            FILE"
         );
         return false;
     };
@@ -468,7 +471,8 @@ mod tests {
             degraded(sensors.reports()),
             [concat!(
                 "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
-                "process_life from comparing scans, process_handles from /proc/PID/{fd,limits,stat}, ",
+                "process_life from comparing scans, process_handles from \
+                 /proc/PID/{fd,limits,stat}, ",
                 "accept_queue from sock_diag, unix_queue from sock_diag instead"
             )]
         );

@@ -138,7 +138,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Restore everything that Spillway changed on this host; exits 1 if something cannot be restored
+    /// Restore everything that Spillway changed on this host; exits 1 if something cannot be
+    /// restored
     Undo {
         /// Configuration file, for its record.state_dir
         #[arg(long, value_name = "FILE")]

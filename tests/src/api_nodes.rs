@@ -124,7 +124,8 @@ impl Cluster {
         if !self.lets(verb, name) {
             let user = &self.user;
             let message = format!(
-                "nodes \"{name}\" is forbidden: User \"{user}\" cannot {verb} resource \"nodes\" in API group \"\" at the cluster scope"
+                "nodes \"{name}\" is forbidden: User \"{user}\" cannot {verb} resource \"nodes\" \
+                in API group \"\" at the cluster scope"
             );
             return Err((403, "Forbidden", message));
         }
@@ -175,7 +176,8 @@ impl Cluster {
         let read = &patch["metadata"]["resourceVersion"];
         if !read.is_null() && *read != before["metadata"]["resourceVersion"] {
             let message = format!(
-                "Operation cannot be fulfilled on nodes \"{name}\": the object has been modified; please apply your changes to the latest \
+                "Operation cannot be fulfilled on nodes \"{name}\": the object has been modified; \
+                please apply your changes to the latest \
                  version and try again"
             );
             return Err((409, "Conflict", message));

@@ -130,7 +130,8 @@ fn act(
             &failure(
                 403,
                 "Forbidden",
-                "pods is forbidden: User \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API \
+                "pods is forbidden: User \"system:serviceaccount:spillway:spillway\" cannot list \
+                resource \"pods\" in API \
                  group \"\" at the cluster scope",
             )
             .to_string(),

@@ -94,7 +94,8 @@ impl Servers {
     pub fn find() -> Result<Self, String> {
         let root = env::var_os("SPILLWAY_SERVERS").map(PathBuf::from);
         let root = root.ok_or(
-            "needs nginx, HAProxy, wrk, Alertmanager and kubectl, which `cargo xtask test` unpacks where there is apt-get",
+            "needs nginx, HAProxy, wrk, Alertmanager and kubectl, which `cargo xtask test` unpacks \
+             where there is apt-get",
         )?;
         match ["usr/sbin/nginx", "usr/sbin/haproxy", "usr/bin/wrk", "usr/bin/kubectl", ALERTMANAGER]
             .map(|name| root.join(name))
@@ -143,10 +144,12 @@ impl Servers {
         let temporary: String =
             temporary.iter().map(|name| format!("{name}_temp_path {at}/{name};\n")).collect();
         let text = format!(
-            "daemon off; user root; worker_processes {workers}; worker_cpu_affinity 1; worker_rlimit_nofile 16384;\n\
+            "daemon off; user root; worker_processes {workers}; worker_cpu_affinity 1; \
+             worker_rlimit_nofile 16384;\n\
              pid {at}/nginx.pid;\n\
              events {{ worker_connections 8192; }}\n\
-             http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type text/html;\n{temporary}\
+             http {{ access_log off; gzip on; gzip_types *; gzip_comp_level 9; default_type \
+             text/html;\n{temporary}\
              server {{ listen {addr} {listen}; root {at}/www; }} }}\n"
         );
         fs::write(&config, text).expect("a configuration can be written");
@@ -167,9 +170,11 @@ impl Servers {
         let (config, held_ms) = (dir.join("haproxy.cfg"), held.as_millis());
         let text = format!(
             "global\n  nbthread 1\n  maxconn 4096\n\
-             defaults\n  mode http\n  timeout client 10s\n  timeout connect 1s\n  timeout server 10s\n  \
+             defaults\n  mode http\n  timeout client 10s\n  timeout connect 1s\n  timeout server \
+             10s\n  \
              timeout tarpit {held_ms}ms\n\
-             frontend answers\n  bind {addr}\n  maxconn {maxconn}\n  backlog 511\n  option httpclose\n  \
+             frontend answers\n  bind {addr}\n  maxconn {maxconn}\n  backlog 511\n  option \
+             httpclose\n  \
              http-request tarpit deny_status 200\n"
         );
         fs::write(&config, text).expect("a configuration can be written");

@@ -222,7 +222,8 @@ pub fn answer(
     let length = body.len();
     write!(
         stream,
-        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: \
+        {length}\r\n\r\n{body}"
     )?;
     stream.flush()
 }

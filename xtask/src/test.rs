@@ -25,9 +25,11 @@ use crate::{build, child, corpus, python_deps, setup, vm};
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    cargo xtask test              everything; without root or BPF, what needs them is listed as skipped\n  \
+    cargo xtask test              everything; without root or BPF, what needs them is listed as \
+    skipped\n  \
     cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
-    cargo xtask test leak         only tests whose name contains \"leak\", without formatting and lints\n\n\
+    cargo xtask test leak         only tests whose name contains \"leak\", without formatting and \
+    lints\n\n\
     Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Only tests whose name contains one of these
@@ -124,7 +126,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
     if strict && !unexpected.is_empty() {
         println!(
-            "hint: what is skipped has to run where CI is set, or to be in .ci/expected-skips with a reason"
+            "hint: what is skipped has to run where CI is set, or to be in .ci/expected-skips with \
+             a reason"
         );
         failures
             .extend(unexpected.iter().map(|name| format!("{name}: skipped although this is CI")));

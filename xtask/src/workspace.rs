@@ -61,9 +61,9 @@ impl Workspace {
         command
     }
 
-    /// Sets a command's directory, names the BPF object to it if there is one, and keeps from it what cargo told this program
-    /// of its own package: ring's build script asks for that, so that all that uses it would be built again after every build
-    /// by hand.
+    /// Sets a command's directory, names the BPF object to it if there is one, and keeps from it
+    /// what cargo told this program of its own package: ring's build script asks for that, so that
+    /// all that uses it would be built again after every build by hand.
     pub fn equip(&self, command: &mut Command) {
         command.current_dir(&self.root);
         for (name, _) in env::vars_os() {

@@ -107,9 +107,11 @@ mod tests {
             fs::write(dir.join(name), text).unwrap();
             fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
         };
-        let text = "[act.page.pagerduty]\nrouting_key_file = \"DIR/a\"\n[act.page.slack]\nurl_file = \"DIR/b\"\n\
+        let text = "[act.page.pagerduty]\nrouting_key_file = \"DIR/a\"\n[act.page.slack]\nurl_file \
+        = \"DIR/b\"\n\
                     [act.page.webhook]\nurl = \"https://h/\"\nsecret_file = \"DIR/c\"\n\
-                    [act.drain]\nurl = \"https://h/\"\nsecret_file = \"DIR/d\"\nca_file = \"DIR/e\"\n";
+                    [act.drain]\nurl = \"https://h/\"\nsecret_file = \"DIR/d\"\nca_file \
+                    = \"DIR/e\"\n";
         let config = config::parse(&text.replace("DIR", dir.to_str().unwrap()), "x.toml").unwrap();
         let problems = || -> Vec<_> {
             check_files(&config).into_iter().map(|one| (one.key, one.message)).collect()

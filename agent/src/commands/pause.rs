@@ -1,5 +1,5 @@
-//! `spillway pause` and `spillway resume`: a file that stops every new action, even of an agent that
-//! hangs.
+//! `spillway pause` and `spillway resume`: a file that stops every new action, even of an agent
+//! that hangs.
 
 use std::path::Path;
 

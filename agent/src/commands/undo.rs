@@ -1,4 +1,5 @@
-//! `spillway undo`: restores everything that Spillway changed on this host, with or without an agent.
+//! `spillway undo`: restores everything that Spillway changed on this host, with or without an
+//! agent.
 
 use std::{
     io::{self, Write as _},

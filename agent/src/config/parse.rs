@@ -268,8 +268,10 @@ mod tests {
 
     #[test]
     fn a_value_that_may_be_a_secret_is_not_shown() {
-        let text = "[act.page.pagerduty]\nrouting_key_file = \"s3cr3t\"\n[act.drain]\nsecret_file = s3cr3t\n\
-                    url = \"https://me:s3cr3t@lb/\"\n[act.page.webhook]\nurl = \"http://a/?token=s3cr3t\"\nsecret_file = \"s3cr3t\n\
+        let text = "[act.page.pagerduty]\nrouting_key_file = \"s3cr3t\"\n[act.drain]\nsecret_file \
+        = s3cr3t\n\
+                    url = \"https://me:s3cr3t@lb/\"\n[act.page.webhook]\nurl \
+                    = \"http://a/?token=s3cr3t\"\nsecret_file = \"s3cr3t\n\
                     [act.page.slack]\nurl_file = 7\n";
         let errors = errors(text);
         assert!(!errors.contains("s3cr3t"), "{errors}");
@@ -283,7 +285,8 @@ mod tests {
         assert_eq!(
             errors("[sense]\ninterval = '1s'\n[serve\nlisten = 3\nport = 5\n[decide]\nx = 1"),
             "x.toml:3: not TOML: [serve\n  hint: unclosed table, expected `]`\n\
-             x.toml:7: unknown option \"x\" in [decide]\n  hint: options in [decide]: limit_within, drain_within, \
+             x.toml:7: unknown option \"x\" in [decide]\n  hint: options in [decide]: \
+             limit_within, drain_within, \
              services, protected, allow, cooldown, max_actions_per_hour, flap_within"
         );
         assert_eq!(

@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn policy_and_thresholds_change_and_the_rest_is_listed() {
         let running = Config::default();
-        let new = "mode = \"enforce\"\n[decide]\ncooldown = \"1h\"\n[detect.leak]\nmin_growth = \"1MiB\"\n\
+        let new = "mode = \"enforce\"\n[decide]\ncooldown = \"1h\"\n[detect.leak]\nmin_growth \
+        = \"1MiB\"\n\
             horizons = [\"1m\", \"5m\"]\n[serve]\nlisten = \"127.0.0.1:9999\"\n";
         let new = parse(new, "new.toml").unwrap();
         let Reload { applied, needs_restart } = Reload::new(&running, &new);

@@ -83,7 +83,8 @@ pub enum KubernetesError {
         hint: &'static str,
     },
     /// There is no token that could be sent.
-    #[error("{}: {why}\n  hint: a pod has it from its service account, unless automountServiceAccountToken is false", path.display())]
+    #[error("{}: {why}\n  hint: a pod has it from its service account, unless \
+    automountServiceAccountToken is false", path.display())]
     Token {
         /// Its file.
         path: PathBuf,
@@ -93,7 +94,8 @@ pub enum KubernetesError {
     /// There is no answer.
     #[error(
         "the Kubernetes API at {authority}: {error}\n  \
-         hint: {HOST} and {PORT} have to lead to it from here, and ca.crt in kubernetes.service_account_dir to have signed its certificate"
+         hint: {HOST} and {PORT} have to lead to it from here, and ca.crt in \
+         kubernetes.service_account_dir to have signed its certificate"
     )]
     Https {
         /// Where it was looked for.
@@ -102,7 +104,8 @@ pub enum KubernetesError {
         error: http_client::HttpError,
     },
     /// It does not take the token, or does not let its owner list pods, or is not well.
-    #[error("the Kubernetes API at {authority} answered {status}{message}\n  hint: {}", hint_of(*status))]
+    #[error("the Kubernetes API at {authority} answered {status}{message}\n  hint: \
+    {}", hint_of(*status))]
     Status {
         /// Where it is.
         authority: String,
@@ -296,7 +299,8 @@ fn wrong(variable: &'static str, what: String, hint: &'static str) -> Kubernetes
 fn hint_of(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => {
-            "the token in kubernetes.service_account_dir has to be one of this cluster, and not expired"
+            "the token in kubernetes.service_account_dir has to be one of this cluster, and not \
+             expired"
         }
         StatusCode::FORBIDDEN => "a ClusterRole has to let the agent's service account list pods",
         _ => "the API server may say more in its log",

@@ -85,7 +85,8 @@ impl SecretSource {
             Self::Credential(name) => {
                 let directory = env::var_os(CREDENTIALS).ok_or_else(|| {
                     format!(
-                        "{self}: systemd has handed over no credentials\n  hint: LoadCredential={name}:PATH in the unit"
+                        "{self}: systemd has handed over no credentials\n  hint: \
+                        LoadCredential={name}:PATH in the unit"
                     )
                 })?;
                 PathBuf::from(directory).join(name)

@@ -23,7 +23,8 @@ pub struct SigningKeys(Vec<hmac::Key>);
 pub enum SigningKeyError {
     /// It is empty.
     #[error(
-        "there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one a line"
+        "there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one \
+        a line"
     )]
     Empty,
     /// A line of it is none. What it says is a secret.

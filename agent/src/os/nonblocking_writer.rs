@@ -119,7 +119,8 @@ fn write_all(
         let left_out = left_out.swap(0, Ordering::Relaxed);
         match failed.take() {
             Some(error) => {
-                tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left out")
+                tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left \
+                                                  out")
             }
             None if left_out > 0 => {
                 tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");

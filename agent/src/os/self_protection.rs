@@ -47,7 +47,8 @@ pub fn wait_for_no_disk() {
         0 => tracing::debug!("what the kernel allocates for the agent waits for no disk"),
         _ => {
             let error = io::Error::last_os_error();
-            tracing::debug!(%error, "what the kernel allocates for the agent waits for disks: under pressure it may be late");
+            tracing::debug!(%error, "what the kernel allocates for the agent waits for disks: \
+                                     under pressure it may be late");
         }
     }
 }
@@ -68,7 +69,8 @@ pub fn be_killed_last() {
     match lower_oom_score() {
         Ok(()) => tracing::debug!(oom_score_adj = OOM_SCORE_ADJ, "others are killed first"),
         Err(error) => {
-            tracing::debug!(%error, "the OOM score is as it was; OOMScoreAdjust=-900 in its unit lowers it")
+            tracing::debug!(%error, "the OOM score is as it was; OOMScoreAdjust=-900 in its unit \
+                                     lowers it")
         }
     }
 }
@@ -99,7 +101,8 @@ impl RealtimeUnderPressure {
             }
             Err(error) => {
                 self.is_refused = true;
-                tracing::debug!(%error, "the loop gets no CPU before others: under pressure the agent may be late");
+                tracing::debug!(%error, "the loop gets no CPU before others: under pressure the \
+                                         agent may be late");
             }
         }
     }

@@ -61,7 +61,8 @@ impl Token {
     }
 
     fn new(text: &str) -> Result<Self, &'static str> {
-        const HINT_CHARACTERS: &str = "it is not a token\n  hint: a token has 16 or more letters, digits, and -._~+/=, \
+        const HINT_CHARACTERS: &str = "it is not a token\n  hint: a token has 16 or more letters, \
+        digits, and -._~+/=, \
                                        as of `openssl rand -hex 32`";
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if text.len() < TOKEN_BYTES_MIN || !text.bytes().all(is_part) {

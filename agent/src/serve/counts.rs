@@ -46,7 +46,8 @@ impl ServeCounts {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "serve_dropped",
-            "Connections to the agent that it dropped: not_allowed, slots_full, peer_limit or timeout",
+            "Connections to the agent that it dropped: not_allowed, slots_full, peer_limit or \
+             timeout",
             self.dropped.clone(),
         );
         registry.register(

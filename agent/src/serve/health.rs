@@ -150,7 +150,8 @@ impl Health {
             }
         }
         if self.untracked.is_recent(now) {
-            let detail = "there are more processes or listeners than the agent has room for: some are not judged";
+            let detail = "there are more processes or listeners than the agent has room for: some \
+                          are not judged";
             reasons.push(Reason::new("untracked", detail));
         }
         if let Some((_, secs)) = self.gap.filter(|(at, _)| is_recent(*at, LOSS_COUNTS_SECS)) {

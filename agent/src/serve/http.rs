@@ -203,7 +203,8 @@ fn refused(refusal: RequestRefusal) -> Response<Full<Bytes>> {
         RequestRefusal::BadHost => (StatusCode::BAD_REQUEST, "one Host header is needed\n"),
         RequestRefusal::OtherHost => (
             StatusCode::MISDIRECTED_REQUEST,
-            "the Host header names another host\nhint: use an IP address, or list the name in serve.host_names\n",
+            "the Host header names another host\nhint: use an IP address, or list the name in \
+            serve.host_names\n",
         ),
         RequestRefusal::NoToken => (
             StatusCode::UNAUTHORIZED,

@@ -169,7 +169,8 @@ impl Metrics {
         );
         registry.register_with_unit(
             "loop_gap",
-            "Time for which the loop could notice nothing: what a turn took, and by how much the next was late",
+            "Time for which the loop could notice nothing: what a turn took, and by how much the \
+             next was late",
             Unit::Seconds,
             self.loop_gap_seconds.clone(),
         );
@@ -187,7 +188,8 @@ impl Metrics {
         );
         registry.register(
             "probe_state",
-            "1 for the state that each probe is in, attached, degraded or off, and where its facts come from",
+            "1 for the state that each probe is in, attached, degraded or off, and where its facts \
+             come from",
             self.probe_state.clone(),
         );
         registry.register("processes", "Processes in the latest scan", self.processes.clone());

@@ -58,7 +58,8 @@ pub struct TraceHeader {
 pub enum TraceError {
     /// The first line is not a header.
     #[error(
-        "line 1: not a trace header: {0}\n  hint: a trace starts with {{\"spillway_trace\":1,\"host\":{{…}},\"interval_secs\":…}}"
+        "line 1: not a trace header: {0}\n  hint: a trace starts with \
+        {{\"spillway_trace\":1,\"host\":{{…}},\"interval_secs\":…}}"
     )]
     NoHeader(String),
     /// A header of another version.
@@ -278,8 +279,8 @@ fn check(observation: &Observation) -> Result<(), &'static str> {
             require(outbound.comm.len() <= COMM_BYTES_MAX, "comm is too long")?;
             require(outbound.cgroup.len() <= CGROUP_BYTES_MAX, "cgroup is too long")
         }
-        // Other kinds have no impossible values: unknown names are dropped, and the length of a line
-        // is bounded.
+        // Other kinds have no impossible values: unknown names are dropped, and the length of a
+        // line is bounded.
         _ => Ok(()),
     }
 }

@@ -113,7 +113,8 @@ fn wait_for_quiet() -> anyhow::Result<()> {
         }
         if start.elapsed() > QUIET_WITHIN {
             bail!(
-                "others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing else",
+                "others take {:.0} % of the CPUs\n  hint: record on a machine that does nothing \
+                else",
                 share * 100.0
             );
         }

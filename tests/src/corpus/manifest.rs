@@ -112,7 +112,8 @@ pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Re
         .map(|(index, line)| {
             serde_json::from_str(line).with_context(|| {
                 format!(
-                    "{}:{}: not a manifest entry\n  hint: the manifest.rs of its corpus, in tests/src/, lists the fields",
+                    "{}:{}: not a manifest entry\n  hint: the manifest.rs of its corpus, in \
+                    tests/src/, lists the fields",
                     path.display(),
                     index + 1
                 )

@@ -50,7 +50,8 @@ impl FarLoad {
                     let count = |at: At| self.at.iter().filter(|other| **other == at).count();
                     let [begun, asked, done] = [At::Begun, At::Asked, At::Answered].map(count);
                     format!(
-                        "after {answered} answers none came for long: {begun} begun, {asked} asked, {done} answered"
+                        "after {answered} answers none came for long: {begun} begun, {asked} \
+                         asked, {done} answered"
                     )
                 })?,
             }

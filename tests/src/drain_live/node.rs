@@ -27,9 +27,12 @@ pub fn quick(scratch: &Scratch, mode: &str, agent_check: SocketAddr) -> PathBuf 
     scratch.file(
         "spillway.toml",
         &format!(
-            "mode = \"{mode}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"100ms\"\n[detect.leak]\n\
-             warm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"8MiB\"\n\
-             [decide]\nservices = [\"/*\"]\n[act.limit]\nenabled = false\n[act.drain]\ndwell = \"1s\"\ndrained_within = \"4s\"\n\
+            "mode = \"{mode}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval \
+            = \"100ms\"\n[detect.leak]\n\
+             warm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth \
+             = \"8MiB\"\n\
+             [decide]\nservices = [\"/*\"]\n[act.limit]\nenabled = false\n[act.drain]\ndwell \
+             = \"1s\"\ndrained_within = \"4s\"\n\
              verify = \"2s\"\n\
              [act.drain.agent_check]\nlisten = \"{agent_check}\"\n[record]\nstate_dir = \"{}\"\n",
             scratch.0.join("state").display()

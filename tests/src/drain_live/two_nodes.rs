@@ -119,8 +119,10 @@ impl Node {
         let (name, state_dir) =
             (format!("agent-{nth}.toml"), scratch.0.join(format!("state-{nth}")));
         let text = format!(
-            "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\nallow = [\"{BALANCER}\"]\n[decide]\n\
-             services = [\"tcp:{0}:8080\"]\n[act.drain.agent_check]\nlisten = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n",
+            "mode = \"enforce\"\n[serve]\nlisten = \"127.0.0.1:0\"\nallow = \
+            [\"{BALANCER}\"]\n[decide]\n\
+             services = [\"tcp:{0}:8080\"]\n[act.drain.agent_check]\nlisten \
+             = \"{0}:9647\"\n[record]\nstate_dir = \"{1}\"\n",
             own_address(nth),
             state_dir.display()
         );

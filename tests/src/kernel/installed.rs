@@ -24,7 +24,8 @@ pub const CLAIMED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Judges within seconds, and acts.
 pub const QUICK: &str = "mode = \"enforce\"\n[sense]\ninterval = \"200ms\"\n\
-    [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth = \"16MiB\"\n\
+    [detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"8s\", \"12s\", \"16s\", \"32s\"]\nmin_growth \
+    = \"16MiB\"\n\
     [decide]\nlimit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
 /// Exposure that `systemd-analyze security` finds at most. What is left is what the agent is for:
@@ -36,7 +37,8 @@ const EXPOSURE_MAX: f64 = 3.3;
 const SERVES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9646);
 
 /// All that is not as it is installed: it prints for a program.
-const FOR_A_PROGRAM: &str = "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json --config /etc/spillway.toml\n";
+const FOR_A_PROGRAM: &str = "[Service]\nExecStart=\nExecStart=/usr/local/bin/spillway run --json \
+--config /etc/spillway.toml\n";
 
 /// A running agent; stopped when dropped.
 pub struct Installed {

@@ -100,7 +100,8 @@ pub fn without(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let stalled = neighbour.stalled_secs()? - stalled;
     drop(leak);
     let detail = format!(
-        "p99 {before} before, {worst} at the worst: {ratio:.0} times; it waited {stalled:.1} s for memory; MemAvailable {:.1} % at least, \
+        "p99 {before} before, {worst} at the worst: {ratio:.0} times; it waited {stalled:.1} s for \
+         memory; MemAvailable {:.1} % at least, \
          {} MiB swapped; {kills} killed after {:.0} s",
         least_available * 100.0,
         most_swapped / MIB,
@@ -144,8 +145,10 @@ pub fn with(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         .context("it does not say how long its loop was away")?;
     let (ratio, kills) = (after.p99_ms / before.p99_ms, vmstat("oom_kill")? - kills);
     let detail = format!(
-        "limited at {} MiB within {:.0} ms of the breach; p99 {before} before, {after} under the limit: {ratio:.2} times; it waited \
-         for memory {:.2} % of the time; MemAvailable {:.1} % at least, {} MiB swapped; {kills} killed; its loop was away for {:.0} ms at most",
+        "limited at {} MiB within {:.0} ms of the breach; p99 {before} before, {after} under the \
+         limit: {ratio:.2} times; it waited \
+         for memory {:.2} % of the time; MemAvailable {:.1} % at least, {} MiB swapped; {kills} \
+         killed; its loop was away for {:.0} ms at most",
         limit_bytes / MIB,
         took * 1e3,
         stalled * 100.0,

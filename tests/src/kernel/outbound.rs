@@ -129,7 +129,8 @@ fn five_ends(
         let said = said(&program.ready)?;
         ensure!(
             said == plan,
-            "to {to} (established, refused, timed out, abandoned, under way) are {said:?}, not {plan:?}"
+            "to {to} (established, refused, timed out, abandoned, under way) are {said:?}, not \
+             {plan:?}"
         );
         programs.push((program, to, plan));
     }

@@ -32,8 +32,10 @@ const AWAY_MAX_SECS: f64 = 1.0;
 
 /// Scans as seldom as the shortest horizon lets it: with every scan an emulated CPU is busy for
 /// tens of milliseconds, and while it is, not everybody waits.
-const AGENT: &str = "mode = \"enforce\"\n[sense]\ninterval = \"1s\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-    horizons = [\"32s\", \"48s\", \"64s\", \"128s\"]\nmin_growth = \"16MiB\"\n[detect.overload]\ninterval = \"1s\"\nsustain = \"2s\"\n[decide]\n\
+const AGENT: &str = "mode = \"enforce\"\n[sense]\ninterval = \"1s\"\n[detect.leak]\nwarm_up \
+= \"0s\"\n\
+    horizons = [\"32s\", \"48s\", \"64s\", \"128s\"]\nmin_growth \
+    = \"16MiB\"\n[detect.overload]\ninterval = \"1s\"\nsustain = \"2s\"\n[decide]\n\
     limit_within = \"1d\"\n[act.limit]\nmargin = \"32MiB\"\n";
 
 /// Is judged when the storm is there or nearly, and stops where what is left of the drive would be
@@ -110,7 +112,8 @@ pub fn storm(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         }
     };
     let detail = format!(
-        "full avg10 {:.0} % at most, {} MiB swapped; the loop was away for {:.0} ms at most, {:.0} ms before; {leak}; {kills} killed",
+        "full avg10 {:.0} % at most, {} MiB swapped; the loop was away for {:.0} ms at most, {:.0} \
+         ms before; {leak}; {kills} killed",
         most * 100.0,
         swapped / MIB,
         away * 1e3,

@@ -40,7 +40,8 @@ pub fn low_memlock(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     };
     let bound = kernel_version()? < (5, 11);
     let degraded = if bound {
-        "process_memory fault_samples process_life process_handles accept_queue unix_queue accept_sojourn outbound_connects"
+        "process_memory fault_samples process_life process_handles accept_queue unix_queue \
+         accept_sojourn outbound_connects"
     } else {
         ""
     };

@@ -81,7 +81,8 @@ impl fmt::Display for Killed {
         let Self { calls, changing, states, kills, left, found } = self;
         write!(
             f,
-            "{changing} of {calls} system calls may change something, and make {states} states; killed before {kills} of \
+            "{changing} of {calls} system calls may change something, and make {states} states; \
+             killed before {kills} of \
              them, it left a limit {left} times, and the journal spoke {found} times"
         )
     }

@@ -284,6 +284,7 @@ pub fn racing(stage: &Stage, least_changes: u64) -> String {
     let reached = stage.reached();
     assert!(reached > 10, "a limit was reached {reached} times alone");
     format!(
-        "{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was killed"
+        "{changes} changes, {refused} refused; a limit was reached {reached} times, and nobody was \
+         killed"
     )
 }

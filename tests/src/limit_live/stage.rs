@@ -83,8 +83,10 @@ impl Stage {
     /// A configuration that judges within seconds and acts, with these lines on what to decide.
     pub fn quick(&self, decide: &str) -> String {
         format!(
-            "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-             horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
+            "mode = \"enforce\"\n{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up \
+            = \"0s\"\n\
+             horizons = [\"4s\", \"6s\", \"10s\", \"20s\"]\nmin_growth \
+             = \"16MiB\"\n[decide]\nlimit_within = \"1d\"\n\
              {decide}\n[act.limit]\nmargin = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n",
             self.config.record.state_dir.display()
         )
@@ -247,7 +249,8 @@ impl Stage {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
 
-    /// `crash_target limit` with this cgroup, on account of a process in it, which it may divide or not.
+    /// `crash_target limit` with this cgroup, on account of a process in it, which it may divide or
+    /// not.
     pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
         let limited = if is_delegated {
             self.cgroup.directory().join(LEAK_CHILD)

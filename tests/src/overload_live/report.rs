@@ -90,12 +90,14 @@ impl Ramped {
 pub fn print(server: &str, ramps: &[Ramped]) {
     println!("{server}, connections/s and seconds after the ramp's start:");
     println!(
-        "  capacity | stands  sustain  condition  claimed  overflow | delay ms  lead s | load at claim  deepest  unseen ms"
+        "  capacity | stands  sustain  condition  claimed  overflow | delay ms  lead s | load at \
+         claim  deepest  unseen ms"
     );
     let secs = |at: Option<f64>| at.map_or_else(|| "-".to_owned(), |at| format!("{at:.2}"));
     for ramp in ramps {
         println!(
-            "  {:>8.0} | {:>6}  {:>7}  {:>9}  {:>7}  {:>8} | {:>8.0}  {:>6.2} | {:>13.2}  {:>7}  {:>9.0}",
+            "  {:>8.0} | {:>6}  {:>7}  {:>9}  {:>7}  {:>8} | {:>8.0}  {:>6.2} | \
+             {:>13.2}  {:>7}  {:>9.0}",
             ramp.capacity_per_sec,
             secs(ramp.stands_at),
             secs(ramp.stood_at),

@@ -435,7 +435,8 @@ mod tests {
 
     #[test]
     fn the_listeners_of_a_namespace_are_read() {
-        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                    retrnsmt   uid\n   \
                     0: 0100007F:1F40 00000000:0000 0A 00000000:0000001F 00:00000000 00000000     0";
         assert_eq!(listeners_depth(text), 31);
         assert_eq!(listeners_depth(&text.replace(" 0A ", " 01 ")), 0);

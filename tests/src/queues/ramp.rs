@@ -38,8 +38,8 @@ pub struct Ramp {
     pub load: [f64; 2],
     /// Connections that may wait.
     pub backlog_max: u32,
-    /// Share by which the server's speed goes up and down within fractions of a second, as that of a
-    /// virtual processor does.
+    /// Share by which the server's speed goes up and down within fractions of a second, as that of
+    /// a virtual processor does.
     pub sways: f64,
     /// What all chance follows from.
     pub seed: u64,

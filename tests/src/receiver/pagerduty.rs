@@ -28,7 +28,8 @@ pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
             (202, "content-type: application/json\r\n", said.to_string().into_bytes())
         }
         Err(wrong) => {
-            let said = json!({"status": "invalid event", "message": "Event object is invalid", "errors": [wrong]});
+            let said = json!({"status": "invalid event", "message": "Event object is \
+            invalid", "errors": [wrong]});
             (400, "content-type: application/json\r\n", said.to_string().into_bytes())
         }
     }

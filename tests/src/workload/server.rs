@@ -18,7 +18,8 @@ use super::sockets::listener;
 use super::system::{Random, now, ready, wait_forever};
 
 const ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: \
+    close\r\n\r\nok\n";
 /// Longest request that is read; a client that sends more is not answered.
 const REQUEST_BYTES_MAX: usize = 4096;
 /// How long a thread waits for a client that has connected and says nothing.

@@ -92,7 +92,8 @@ fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
         .and_then(|listener| listener.local_addr())
         .expect("loopback has ports");
     let text = format!(
-        "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
+        "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = \
+        false\n[act.drain.agent_check]\nlisten = \"{check}\"\n[act.page.webhook]\n\
          url = \"{}\"\nsecret_file = \"{}\"\n[record]\nstate_dir = \"{}\"\n",
         webhook.url("/"),
         scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").display(),

@@ -173,7 +173,8 @@ impl Receiver {
         let mut stream = TcpStream::connect(self.addr).expect("it listens");
         stream.set_read_timeout(Some(SOON)).expect("it is a time");
         let head = format!(
-            "POST / HTTP/1.1\r\nhost: localhost\r\nwebhook-id: {id}\r\nwebhook-timestamp: {at}\r\nwebhook-signature: v1,AAAA \
+            "POST / HTTP/1.1\r\nhost: localhost\r\nwebhook-id: {id}\r\nwebhook-timestamp: \
+            {at}\r\nwebhook-signature: v1,AAAA \
              {signature}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
@@ -281,8 +282,10 @@ fn the_agents_drain_cordons_its_node_and_its_undrain_puts_it_back() {
     let config = cluster.scratch.file(
         "spillway.toml",
         &format!(
-            "[serve]\nlisten = \"127.0.0.1:0\"\n[act.drain]\nurl = \"http://{}/\"\nsecret_file = \"{}\"\ndwell = \"1s\"\n\
-             drained_within = \"1s\"\nverify = \"1s\"\ndeadline = \"5s\"\n[record]\nstate_dir = \"{}\"\n",
+            "[serve]\nlisten = \"127.0.0.1:0\"\n[act.drain]\nurl = \"http://{}/\"\nsecret_file \
+            = \"{}\"\ndwell = \"1s\"\n\
+             drained_within = \"1s\"\nverify = \"1s\"\ndeadline = \"5s\"\n[record]\nstate_dir \
+             = \"{}\"\n",
             receiver.addr,
             cluster.keys().display(),
             cluster.scratch.0.join("state").display()

@@ -96,7 +96,8 @@ fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
     let tries = SINKS.map(|sink| calls(&metrics, sink, "failed"));
     let gap = metric(&metrics, "spillway_loop_gap_max_seconds");
     println!(
-        "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} tries in vain, the loop away for {gap} s at most"
+        "{before:?}, and at most {most:?} in {DARK:?}; {tries:?} tries in vain, the loop away for \
+         {gap} s at most"
     );
     // Each sink's second try is over by now, at ten seconds each, and no more than ten come in a
     // minute.
@@ -153,12 +154,19 @@ fn configuration(
     scratch.file(
         "spillway.toml",
         &format!(
-            "{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\"]\n\
-             min_growth = \"16MiB\"\n[record]\nstate_dir = \"{state_dir}\"\n[act.page]\nin_observe = true\nca_file = \"{ca_file}\"\n\
-             [act.page.pagerduty]\nurl = \"https://events.internal:{pagerduty}/v2/enqueue\"\nrouting_key_file = \"{routing_key}\"\n\
-             [act.page.slack]\nurl_file = \"{slack}\"\n[act.page.alertmanager]\nurl = \"{alertmanager}\"\n\
-             [act.page.webhook]\nurl = \"https://pages.internal:{webhook}/\"\nsecret_file = \"{keys}\"\n\
-             [act.drain]\nurl = \"https://lb.internal:{balancer}/\"\nsecret_file = \"{keys}\"\nca_file = \"{ca_file}\"\n"
+            "{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\nhorizons = \
+            [\"4s\", \"6s\", \"10s\"]\n\
+             min_growth = \"16MiB\"\n[record]\nstate_dir = \"{state_dir}\"\n[act.page]\nin_observe \
+             = true\nca_file = \"{ca_file}\"\n\
+             [act.page.pagerduty]\nurl \
+             = \"https://events.internal:{pagerduty}/v2/enqueue\"\nrouting_key_file \
+             = \"{routing_key}\"\n\
+             [act.page.slack]\nurl_file = \"{slack}\"\n[act.page.alertmanager]\nurl \
+             = \"{alertmanager}\"\n\
+             [act.page.webhook]\nurl = \"https://pages.internal:{webhook}/\"\nsecret_file \
+             = \"{keys}\"\n\
+             [act.drain]\nurl = \"https://lb.internal:{balancer}/\"\nsecret_file \
+             = \"{keys}\"\nca_file = \"{ca_file}\"\n"
         ),
     )
 }

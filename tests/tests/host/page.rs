@@ -19,8 +19,10 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
     let config = scratch.file(
         "spillway.toml",
         &format!(
-            "{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\nhorizons = [\"4s\", \"6s\", \"10s\"]\n\
-             min_growth = \"16MiB\"\n[act.page]\nin_observe = true\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
+            "{ANY_PORT}[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\nhorizons = \
+            [\"4s\", \"6s\", \"10s\"]\n\
+             min_growth = \"16MiB\"\n[act.page]\nin_observe = true\n[act.page.pagerduty]\nurl \
+             = \"{}\"\nrouting_key_file = \"{}\"\n\
              [record]\nstate_dir = \"{}\"\n",
             receiver.url("/v2/enqueue"),
             key.display(),

@@ -188,7 +188,8 @@ fn refusals(node: &Node) {
     let refused = told(limit("protected = ['pod:app=db']"));
     assert!(
         refused.starts_with(
-            "the labels of pod shop/api-6d4b cannot be told: the Kubernetes API at API answered 403 Forbidden"
+            "the labels of pod shop/api-6d4b cannot be told: the Kubernetes API at API answered \
+             403 Forbidden"
         ),
         "{refused}"
     );

@@ -85,7 +85,8 @@ fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
             let location = head.split(' ').nth(1).unwrap_or("/");
             write!(
                 stream,
-                "HTTP/1.1 302 {shared}\r\nlocation: {location}\r\nx-key: {shared}\r\ncontent-length: 0\r\n\r\n"
+                "HTTP/1.1 302 {shared}\r\nlocation: {location}\r\nx-key: \
+                {shared}\r\ncontent-length: 0\r\n\r\n"
             )?;
             return Ok(());
         }
@@ -215,13 +216,20 @@ fn configuration(
     scratch.file(
         "spillway.toml",
         &format!(
-            "[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
-             horizons = [\"4s\", \"6s\", \"10s\"]\nmin_growth = \"16MiB\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nin_observe = true\n\
-             [act.page.pagerduty]\nurl = \"http://{pagerduty}/v2/enqueue?token={of_pagerduty}\"\nrouting_key_file = \"credential:routing-key\"\n\
-             [act.page.alertmanager]\nurl = \"http://{alertmanager}/api/v2/alerts?token={of_alertmanager}\"\n\
+            "[serve]\nlisten = \"127.0.0.1:0\"\n[sense]\ninterval \
+            = \"100ms\"\n[detect.leak]\nwarm_up = \"0s\"\n\
+             horizons = [\"4s\", \"6s\", \"10s\"]\nmin_growth = \"16MiB\"\n[record]\nstate_dir \
+             = \"{}\"\n[act.page]\nin_observe = true\n\
+             [act.page.pagerduty]\nurl \
+             = \"http://{pagerduty}/v2/enqueue?token={of_pagerduty}\"\nrouting_key_file \
+             = \"credential:routing-key\"\n\
+             [act.page.alertmanager]\nurl \
+             = \"http://{alertmanager}/api/v2/alerts?token={of_alertmanager}\"\n\
              [act.page.slack]\nurl_file = \"{slack_url}\"\n\
-             [act.page.webhook]\nurl = \"http://{webhook}/pages?token={of_webhook}\"\nsecret_file = \"{page_keys}\"\n\
-             [act.drain]\nurl = \"http://{balancer}/{DRAIN_PATH}?token={of_drain}\"\nsecret_file = \"{drain_key}\"\ndeadline = \"20s\"\n",
+             [act.page.webhook]\nurl = \"http://{webhook}/pages?token={of_webhook}\"\nsecret_file \
+             = \"{page_keys}\"\n\
+             [act.drain]\nurl = \"http://{balancer}/{DRAIN_PATH}?token={of_drain}\"\nsecret_file \
+             = \"{drain_key}\"\ndeadline = \"20s\"\n",
             state_dir.display()
         ),
     )

@@ -24,7 +24,8 @@ fn free_addr() -> SocketAddr {
 fn agent(scratch: &Scratch, agent_check: SocketAddr) -> Running {
     let state_dir = scratch.0.join("state");
     let text = format!(
-        "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = false\n[act.drain.agent_check]\nlisten = \"{agent_check}\"\n[record]\nstate_dir = \"{}\"\n",
+        "mode = \"enforce\"\n{ANY_PORT}[act.limit]\nenabled = \
+        false\n[act.drain.agent_check]\nlisten = \"{agent_check}\"\n[record]\nstate_dir = \"{}\"\n",
         state_dir.display()
     );
     let mut command = run_with(&scratch.file("spillway.toml", &text));

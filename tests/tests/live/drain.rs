@@ -242,7 +242,8 @@ fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_kil
     let config = scratch.file(
         "spillway.toml",
         &format!(
-            "{ANY_PORT}[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndwell = \"1s\"\ndrained_within = \"1s\"\nverify = \"1s\"\n\
+            "{ANY_PORT}[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndwell \
+            = \"1s\"\ndrained_within = \"1s\"\nverify = \"1s\"\n\
              [record]\nstate_dir = \"{}\"\n",
             receiver.url("/drains"),
             keys.display(),

@@ -53,7 +53,8 @@ fn ramps(test: &str, kind: Kind) {
             Some(gap) if cut_short < CUT_SHORT_MAX => {
                 cut_short += 1;
                 println!(
-                    "a ramp once more: this host stood still for {gap:?} right before the queue overflowed"
+                    "a ramp once more: this host stood still for {gap:?} right before the queue \
+                     overflowed"
                 );
             }
             _ => ramps.push(ramp),
@@ -109,7 +110,8 @@ fn never_claimed(test: &str, kind: Kind) {
     let (from, to) = history.span().expect("somebody looked");
     let (lasted, load) = (to - from, history.arrivals_per_sec(from, to) / capacity_per_sec);
     println!(
-        "{kind:?}: {:.0} s at {load:.2} of {capacity_per_sec:.0} connections/s with bursts of {burst}: the deepest queue {}, the \
+        "{kind:?}: {:.0} s at {load:.2} of {capacity_per_sec:.0} connections/s with bursts of \
+         {burst}: the deepest queue {}, the \
          longest stand {:.0} ms, overflows: {}",
         lasted.as_secs_f64(),
         history.deepest(),

@@ -137,7 +137,8 @@ fn a_process_is_explained_as_a_picture() {
     let shipped = include_str!("../../traces/live-demo.svg");
     assert!(
         svg == shipped,
-        "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > tests/traces/live-demo.svg"
+        "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > \
+         tests/traces/live-demo.svg"
     );
     // The curve, the pace through it, and a line for each claim.
     assert!(svg.matches("<polyline").count() > 3, "{svg}");

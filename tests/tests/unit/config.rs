@@ -154,7 +154,8 @@ fn the_shipped_file_is_what_the_agent_prints() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/spillway.toml");
     assert!(
         fs::read_to_string(&path).unwrap_or_default() == commented_defaults(),
-        "configs/spillway.toml is out of date: run `target/release/spillway check-config --print-defaults > \
+        "configs/spillway.toml is out of date: run `target/release/spillway check-config \
+         --print-defaults > \
          configs/spillway.toml`"
     );
     assert_eq!(load(&path).unwrap(), Config::default());
@@ -172,7 +173,8 @@ fn what_is_set_is_what_is_read() {
     // Every key with a value of its own, in all the ways TOML has; with a byte order mark and
     // Windows line ends.
     let text = "mode = \"observe\"\r\n\
-                detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, min_growth = '1MB' }\r\n\
+                detect.leak = { horizons = ['1m', \"2h 30m\"], max_extrapolation = 0x10, \
+                min_growth = '1MB' }\r\n\
                 sense.interval = \"1.5s\"\r\n\
                 detect.overload.target = '7ms'\r\n\
                 detect.overload.interval = '11ms'\r\n\
@@ -184,14 +186,18 @@ fn what_is_set_is_what_is_read() {
                 allow = ['10.0.0.0/8']\r\n\
                 token_file = 'credential:t'\r\n\
                 host_names = ['Node-1']";
-    let rest = "[decide]\nprotected = ['db-*.service', '/a/*', 'namespace:a-*']\nallow = ['/b', \"pod:a/b=c\"]\ncooldown = '23s'\n\
+    let rest = "[decide]\nprotected = ['db-*.service', '/a/*', 'namespace:a-*']\nallow = \
+    ['/b', \"pod:a/b=c\"]\ncooldown = '23s'\n\
                 max_actions_per_hour = 0x1d\n\
                 [kubernetes]\npod_logs_dir = '/c'\nservice_account_dir = '/d'\n\
                 [detect.leak]\nwarm_up = '13s'\nsignificance = 1_0.0e-3\n\
                 [detect.overload]\nsustain = '17s'\nclear_after = '19s'\n\
-                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = '41s'\n\
-                [act.drain]\nenabled = false\nurl = 'https://a:1/b'\nsecret_file = 'credential:e'\ndeadline = '43s'\n\
-                dwell = '47s'\ndrained_within = '53s'\nverify = '59s'\nca_file = '/f'\nclient_cert_file = '/g'\n\
+                [act.limit]\nbackstop = '1GiB'\ncpu_weight = 31\ncpu_max = '37%'\ncpu_after = \
+                '41s'\n\
+                [act.drain]\nenabled = false\nurl = 'https://a:1/b'\nsecret_file = \
+                'credential:e'\ndeadline = '43s'\n\
+                dwell = '47s'\ndrained_within = '53s'\nverify = '59s'\nca_file = \
+                '/f'\nclient_cert_file = '/g'\n\
                 client_key_file = '/h'\nrequire_echo = false\nhelps_within = '61s'\n\
                 agent_check = { listen = '[::1]:81', floor = '67%' }";
     let mut wanted = Config::default();
@@ -249,24 +255,29 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
     for (text, wanted) in [
         (
             "detect.leak.horizons = []",
-            "x.toml:1: detect.leak.horizons has 0 time spans\n  hint: give 1 to 8, or remove the option to use the default",
+            "x.toml:1: detect.leak.horizons has 0 time spans\n  hint: give 1 to 8, or remove the \
+            option to use the default",
         ),
         (
             "detect.leak.horizons = ['1m', '2m', '3m', '4m', '5m', '6m', '7m', '8m', '9m']",
-            "x.toml:1: detect.leak.horizons has 9 time spans\n  hint: give 1 to 8, or remove the option to use the default",
+            "x.toml:1: detect.leak.horizons has 9 time spans\n  hint: give 1 to 8, or remove the \
+            option to use the default",
         ),
         (
             "detect.leak.horizons = ['1m', '1h', '60m']",
-            "x.toml:1: detect.leak.horizons is not ascending: 1h follows 1h\n  hint: sort them from the shortest, without duplicates",
+            "x.toml:1: detect.leak.horizons is not ascending: 1h follows 1h\n  hint: sort them \
+            from the shortest, without duplicates",
         ),
         (
             "[sense]\ninterval = '10s'",
-            "x.toml:2: detect.leak.horizons begins with 32s, which is shorter than 32 scans at sense.interval = 10s\n  \
+            "x.toml:2: detect.leak.horizons begins with 32s, which is shorter than 32 scans at \
+             sense.interval = 10s\n  \
              hint: begin with 5m20s or more, or shorten sense.interval",
         ),
         (
             "sense.interval = '10s'\ndetect.leak.horizons = ['1m']",
-            "x.toml:2: detect.leak.horizons begins with 1m, which is shorter than 32 scans at sense.interval = 10s\n  \
+            "x.toml:2: detect.leak.horizons begins with 1m, which is shorter than 32 scans at \
+             sense.interval = 10s\n  \
              hint: begin with 5m20s or more, or shorten sense.interval",
         ),
         (
@@ -276,7 +287,8 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
         ),
         (
             "detect.overload.clear_after = '150ms'",
-            "x.toml:1: detect.overload.clear_after = 150ms is shorter than two intervals of 100ms\n  \
+            "x.toml:1: detect.overload.clear_after = 150ms is shorter than two intervals of \
+             100ms\n  \
              hint: set clear_after to 200ms or more, or shorten the interval",
         ),
         (
@@ -286,17 +298,20 @@ fn each_contradiction_is_told_at_the_key_that_was_set() {
         ),
         (
             "act.limit.backstop = '255MiB'",
-            "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = 64MiB\n  \
+            "x.toml:1: act.limit.backstop = 255MiB is less than 4 times act.limit.margin = \
+             64MiB\n  \
              hint: set 256MiB or more, so that it does not kill what the limit would stop",
         ),
         (
             "\nact.drain.url = 'https://lb.internal/'",
             "x.toml:2: act.drain.url is set, but act.drain.secret_file is not\n  \
-             hint: requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random bytes in base64",
+             hint: requests have to be signed: give a file with a key, `whsec_` and 24 to 64 \
+             random bytes in base64",
         ),
         (
             "act.drain.client_key_file = '/a'",
-            "x.toml:1: only one of act.drain.client_cert_file and act.drain.client_key_file is set\n  \
+            "x.toml:1: only one of act.drain.client_cert_file and act.drain.client_key_file is \
+             set\n  \
              hint: set both or neither: a certificate needs its key",
         ),
     ] {
@@ -364,12 +379,15 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
     }
     assert_eq!(
         told(
-            "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = '[::]:9647'"
+            "mode = 'observe'\nserve.listen = '10.0.0.1:9646'\nact.drain.agent_check.listen = \
+            '[::]:9647'"
         ),
         "x.toml:2: serve.listen = \"10.0.0.1:9646\" is open to every network\n  \
-         hint: list the networks that may connect in serve.allow, such as [\"10.0.0.0/8\"], or set serve.token_file\n\
+         hint: list the networks that may connect in serve.allow, such as [\"10.0.0.0/8\"], or set \
+         serve.token_file\n\
          x.toml:3: act.drain.agent_check.listen = \"[::]:9647\" is open to every network\n  \
-         hint: list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent check has no token"
+         hint: list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent \
+         check has no token"
     );
     // HAProxy sends no token.
     assert!(
@@ -378,7 +396,8 @@ fn an_address_that_other_hosts_reach_needs_networks_or_a_token() {
     );
     assert_eq!(
         told("serve.allow = ['10.0.0.1/8', 'lb.internal', 10]\nserve.host_names = ['a:1']"),
-        "x.toml:1: serve.allow[0] = '10.0.0.1/8' is an address with a prefix length, not a network: the network is 10.0.0.0/8\n  \
+        "x.toml:1: serve.allow[0] = '10.0.0.1/8' is an address with a prefix length, not a \
+         network: the network is 10.0.0.0/8\n  \
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
          x.toml:1: serve.allow[1] = 'lb.internal' is not an IP network\n  \
          hint: one of \"10.0.0.0/8\", \"fd00::/8\", \"192.0.2.7\"\n\
@@ -444,7 +463,8 @@ fn tables_and_keys_are_not_taken_for_one_another() {
     for (text, wanted) in [
         (
             "[[sense]]",
-            "x.toml:1: \"sense\" is an array, not a table\n  hint: write [sense] on a line of its own, and its options below",
+            "x.toml:1: \"sense\" is an array, not a table\n  hint: write [sense] on a line of its \
+            own, and its options below",
         ),
         (
             "detect.leak = 3",
@@ -458,7 +478,8 @@ fn tables_and_keys_are_not_taken_for_one_another() {
         ),
         (
             "'' = { mode = 'observe' }",
-            "x.toml:1: unknown table []\n  hint: options at the top level: mode, sense, detect, decide, act, kubernetes, serve, record",
+            "x.toml:1: unknown table []\n  hint: options at the top level: mode, sense, detect, \
+            decide, act, kubernetes, serve, record",
         ),
         (
             "'sense.interval' = '1s'",
@@ -499,7 +520,8 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
         ),
         (
             directory.to_owned(),
-            "cannot be read: Is a directory (os error 21)\n  hint: give a file in it, such as spillway.toml",
+            "cannot be read: Is a directory (os error 21)\n  hint: give a file in it, such as \
+            spillway.toml",
         ),
         (
             "/proc/self/mem".into(),
@@ -511,7 +533,8 @@ fn a_file_that_cannot_be_read_is_told_as_one_problem() {
         ),
         (
             "/dev/zero".into(),
-            "is refused: it is a device, and has to be a regular file\n  hint: put a regular file there, or none",
+            "is refused: it is a device, and has to be a regular file\n  hint: put a regular file \
+            there, or none",
         ),
         (latin1, "byte 0xe9 is not UTF-8\n  hint: save the file as UTF-8 text"),
     ] {

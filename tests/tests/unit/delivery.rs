@@ -68,7 +68,8 @@ impl Lane {
             (Receiver::start(Form::PagerDuty), Receiver::start(Form::Webhook));
         let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
         let text = format!(
-            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nca_file = \"{}\"\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
+            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page]\nca_file \
+            = \"{}\"\n[act.page.pagerduty]\nurl = \"{}\"\nrouting_key_file = \"{}\"\n\
              [act.page.webhook]\nurl = \"{}\"\nsecret_file = \"{}\"\n",
             scratch.0.join("state").display(),
             // Those of this host are many, and read before each call.

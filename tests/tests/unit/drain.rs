@@ -57,7 +57,8 @@ impl Node {
             (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
         let keys = scratch.secret("keys", &KEYS.join("\n"));
         let text = format!(
-            "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
+            "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline \
+            = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
              drained_within = \"1s\"\n\
              [record]\nstate_dir = \"{}\"\n",
             receiver.url("/drains"),
@@ -411,7 +412,8 @@ fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
     let mut agent = node.start();
     agent.decide(Action::Drain);
     let refused = agent.until(OutcomeKind::DrainRefused);
-    let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the receiver send it back";
+    let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the \
+    receiver send it back";
     assert!(refused.why.starts_with(why), "{}", refused.why);
     // It may have drained all the same; to give work back needs no proof.
     agent.until(OutcomeKind::Undrained);

@@ -45,7 +45,8 @@ impl Lane {
             (Scratch::make(&format!("drain-kills-{nth}")), Receiver::start(Form::Webhook));
         let state_dir = scratch.0.join("state");
         let text = format!(
-            "[record]\nstate_dir = \"{}\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\nca_file = \"{}\"\n\
+            "[record]\nstate_dir = \"{}\"\n[act.drain]\nurl = \"{}\"\nsecret_file \
+            = \"{}\"\nca_file = \"{}\"\n\
              dwell = \"1s\"\ndrained_within = \"1s\"\nverify = \"1s\"\n",
             state_dir.display(),
             receiver.url("/drains"),
@@ -180,7 +181,8 @@ fn a_drain_goes_on_where_it_was_however_often_who_drains_is_killed() {
         randoms.iter().for_each(|random| lane.kill(*random));
         let [calls, requests, taken] = lane.judge();
         println!(
-            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; said: {:?}; {:.0} s",
+            "{} kills, {} in a call; {calls} calls for {requests} requests, {taken} taken; said: \
+             {:?}; {:.0} s",
             randoms.len(),
             lane.killed_calling,
             lane.said,

@@ -43,7 +43,8 @@ impl Host {
         let victim = scratch.file("victim", "root:*:0\n");
         let key = scratch.secret("key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let text = format!(
-            "mode = \"enforce\"\n{ANY_PORT}[record]\nstate_dir = \"{}\"\n[decide]\nallow = [\"/no/such\"]\n\
+            "mode = \"enforce\"\n{ANY_PORT}[record]\nstate_dir = \"{}\"\n[decide]\nallow = \
+            [\"/no/such\"]\n\
              [act.page.webhook]\nurl = \"https://127.0.0.1:1/\"\nsecret_file = \"{}\"\n",
             state_dir.display(),
             key.display()
@@ -149,8 +150,10 @@ fn a_state_directory_that_nobody_made_before_is_not_trusted() {
         directory.display()
     );
     as_nobody(&format!(
-        "umask 022; mkdir -p {state_dir}/journal; printf '%s' '{entry}' > {state_dir}/journal/cgroup-7.json; \
-         for name in operator.new paused lock drain.new drain.lock spool.redb; do ln -s {victim} {state_dir}/$name; done"
+        "umask 022; mkdir -p {state_dir}/journal; printf '%s' '{entry}' > \
+         {state_dir}/journal/cgroup-7.json; \
+         for name in operator.new paused lock drain.new drain.lock spool.redb; do ln -s {victim} \
+         {state_dir}/$name; done"
     ));
     for command in ["undo", "pause", "drain", "undrain", "resume"] {
         let output = host.spillway(command);
@@ -439,7 +442,8 @@ fn secrets_are_checked_before_they_are_needed() {
     let text = fs::read_to_string(&host.config).expect("it is ours");
     let (key, ca) = (host.scratch.0.join("key"), host.scratch.0.join("ca.crt"));
     let text = format!(
-        "{text}[act.page.slack]\nurl_file = \"{0}/slack\"\n[act.page.pagerduty]\nrouting_key_file = \"credential:pd\"\n\
+        "{text}[act.page.slack]\nurl_file = \"{0}/slack\"\n[act.page.pagerduty]\nrouting_key_file \
+        = \"credential:pd\"\n\
          [act.page]\nca_file = \"{1}\"\n",
         host.scratch.0.display(),
         ca.display()

@@ -205,7 +205,8 @@ fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
             }
             write!(
                 stream,
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: \
+                chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
             )
         });
         match asker.get(server.addr, RequestLimits { body_bytes_max: BYTES_MAX, ..WHOLE }) {

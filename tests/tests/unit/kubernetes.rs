@@ -93,7 +93,8 @@ fn a_token_that_was_rotated_is_read_anew() {
     assert_eq!(
         cluster.refused(),
         "the Kubernetes API at ADDRESS answered 401 Unauthorized: Unauthorized\n  \
-         hint: the token in kubernetes.service_account_dir has to be one of this cluster, and not expired"
+         hint: the token in kubernetes.service_account_dir has to be one of this cluster, and not \
+         expired"
     );
     // As the kubelet ends it, or somebody with an editor.
     fs::write(cluster.directory().join("token"), "another\n").expect("a file can be written");
@@ -106,7 +107,8 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
     assert_eq!(
         cluster.refused(),
         "the Kubernetes API at ADDRESS answered 403 Forbidden: pods is forbidden: User \
-         \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API group \"\" at the cluster scope\n  \
+         \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API \
+         group \"\" at the cluster scope\n  \
          hint: a ClusterRole has to let the agent's service account list pods"
     );
     for said in [

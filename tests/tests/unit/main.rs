@@ -15,4 +15,5 @@ mod page;
 mod page_flood;
 mod replay;
 mod serve;
+mod source;
 mod spool;

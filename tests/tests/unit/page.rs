@@ -55,7 +55,10 @@ impl Told {
             };
             text.push_str(&format!("[act.page.{form}]\n{keys}\n"));
         }
-        text.push_str("[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n");
+        text.push_str(
+            "[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url \
+        = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n",
+        );
         let config = parse(&text, "page.toml").expect("it is a configuration");
         let mut told = Self {
             policy: Policy::new(&config.decide, Mode::Enforce),

@@ -49,7 +49,8 @@ impl Flood {
         let scratch = Scratch::make(test);
         let state = scratch.0.join("state");
         let text = format!(
-            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page.webhook]\nurl = \"{}\"\nsecret_file = \"{}\"\n\
+            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page.webhook]\nurl \
+            = \"{}\"\nsecret_file = \"{}\"\n\
              [act.page.slack]\nurl_file = \"{}\"\n",
             state.display(),
             webhook.url("/"),
@@ -153,7 +154,8 @@ fn flood(
     let waiting = flood.paging.counts().waiting.get();
     let grown_bytes = resident_bytes().saturating_sub(before);
     println!(
-        "{test}: told after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, a spool of {spool_bytes} bytes",
+        "{test}: told after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, a spool \
+         of {spool_bytes} bytes",
         webhook.calls().len()
     );
     assert!(took.is_some_and(|took| took < SOON), "the real one is told after {took:?}");

@@ -237,12 +237,15 @@ fn committed_traces_are_what_their_functions_say_and_small() {
 
 const LEAK_HEAD: &str = r#""verdict":"leak","pid":812,"start_ticks":4711,"comm":"api","cgroup":"/api.service","growth_bytes_per_sec":4194304.0,"#;
 const LEAK_FORECAST: &str = r#""growth_interval_bytes_per_sec":[4194304.0,4194304.0],"exhaustion_secs":2145.8,"exhaustion_interval_secs":[1192.1,3862.4],"#;
-const LEAK_WHY: &str = "api (pid 812) grew by 120.0 MiB in 30 s (4.0 MiB/s ± 0.0 KiB/s), without slowing down, for as long as it has been watched; if it goes on, the 8.4 GiB available on the host run out in 36 min (20 min to 1.1 h)";
+const LEAK_WHY: &str = "api (pid 812) grew by 120.0 MiB in 30 s (4.0 MiB/s ± 0.0 KiB/s), without \
+                        slowing down, for as long as it has been watched; if it goes on, the 8.4 \
+                        GiB available on the host run out in 36 min (20 min to 1.1 h)";
 
 /// Harm of that leak, and of what nobody is known to use.
 const HOSTS: &str =
     r#""severity":"warning","severity_why":"the whole host runs out of memory in 36 min","#;
-const UNKNOWN: &str = "it is not known to be a service: no other host or unit has used it for minutes, and decide.services does not list it";
+const UNKNOWN: &str = "it is not known to be a service: no other host or unit has used it for \
+                       minutes, and decide.services does not list it";
 
 /// A leak of 4 MiB/s that was there when the watch began, claimed at `t`.
 fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
@@ -252,8 +255,11 @@ fn steep_leak(t: &str, confidence: &str, unseen: &str) -> String {
     )
 }
 
-const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has accepted no connection for 0.7 s; 14 connections are waiting, of 128 that fit, growing by 20/s; the queue overflows in 5.8 s; its accept loop is stuck";
-const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been healthy for 5.0 s, after 8.2 s of overload";
+const STUCK_WHY: &str = "0.0.0.0:8080 (pid 812) has accepted no connection for 0.7 s; 14 \
+                         connections are waiting, of 128 that fit, growing by 20/s; the queue \
+                         overflows in 5.8 s; its accept loop is stuck";
+const WELL_WHY: &str = "the accept queue of 0.0.0.0:8080 (pid 812) has been healthy for 5.0 s, \
+                        after 8.2 s of overload";
 
 #[test]
 fn leak_linear() {
@@ -351,7 +357,9 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
     let (lines, summary) = run(&fs::read(path("dependency-down")).unwrap(), true);
     let head = r#""verdict":"cascade_risk","sign":"dependency_down","addr":"10.0.0.5:5432","netns":4026531840,"pid":812,"comm":"api","cgroup":"/api.service","failed":64,"exhaustion_secs":null,"confidence":0.9,"#;
     let tail = r#""mode":"observe","id":"cascade-risk-4026531840-10.0.0.5:5432-/api.service","cgroup":"/api.service","performed":false,"#;
-    let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 240 successful connects was 16 s ago; services that depend on it will fail next";
+    let down = "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the \
+                last of 240 successful connects was 16 s ago; services that depend on it will fail \
+                next";
     let back = "10.0.0.5:5432 answers again, after 30 s of failures";
     let harm = format!(r#""severity":"warning","severity_why":"{UNKNOWN}","#);
     let expected = [
@@ -367,7 +375,8 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
 
 #[test]
 fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
-    let why = "api (pid 812) is no longer leaking: its pid now belongs to another process, and no process has replaced it";
+    let why = "api (pid 812) is no longer leaking: its pid now belongs to another process, and no \
+               process has replaced it";
     let lines = [
         steep_leak("54.0", "1.0", ""),
         format!(
@@ -386,7 +395,8 @@ fn a_gap_invents_no_growth() {
 
 #[test]
 fn what_is_not_seen_costs_confidence_and_is_said() {
-    let unseen = "; page faults were not sampled; process starts and exits were seen only indirectly; the host's memory could not always be read";
+    let unseen = "; page faults were not sampled; process starts and exits were seen only \
+                  indirectly; the host's memory could not always be read";
     assert_eq!(verdicts("half-blind"), [steep_leak("54.0", "0.86", unseen)]);
 }
 

@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn sites_are_those_of_the_running_debian() {
-        let targets = "https://other/apt nodistro\nhttp://one/debian bookworm\nhttp://one/debian bookworm-updates\n\
+        let targets = "https://other/apt nodistro\nhttp://one/debian bookworm\nhttp://one/debian \
+        bookworm-updates\n\
                        http://two/security bookworm-security\n";
         let sites = Sites::among(DEBIAN, targets).unwrap();
         assert_eq!(
@@ -255,7 +256,8 @@ mod tests {
     #[test]
     fn what_belongs_to_a_kernel_is_followed() {
         let text = "Package: linux-image-7\nVersion: 7.2-1\n\
-                    Depends: dracut | initramfs-tools (>= 0.1), linux-base-7 (= 7.2-1), linux-binary-7 (= 7.2-1), linux-modules-7\n";
+                    Depends: dracut | initramfs-tools (>= 0.1), linux-base-7 (= 7.2-1), \
+                    linux-binary-7 (= 7.2-1), linux-modules-7\n";
         let (version, needed) = parse_show(text).unwrap();
         assert_eq!(
             (version.as_str(), needed),

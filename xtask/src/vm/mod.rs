@@ -40,9 +40,11 @@ const HOST: &str = "host";
     cargo xtask vm              every machine, then one table; some ten minutes on two cores\n  \
     cargo xtask vm 6.1 host     these two\n  \
     cargo xtask vm 7.2 --only accept_queue\n  \
-    cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that allocate\n  \
+    cargo xtask vm 7.2 --only racing --thorough     10,000 limits against processes that \
+    allocate\n  \
     cargo xtask vm --json       the table as JSON on standard output, and nothing else there\n\n\
-    Kernels are kept in ~/.cache/spillway/kernels; what a kernel printed is in target/vm/KERNEL.log.\n\
+    Kernels are kept in ~/.cache/spillway/kernels; what a kernel printed is in \
+    target/vm/KERNEL.log.\n\
     Exit codes: 0 nothing failed, 1 something failed.")]
 pub struct Args {
     /// Which kernels
@@ -74,7 +76,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let reports = run(&workspace, &args.kernels, &arguments)?;
     if let Some(only) = args.only.as_ref().filter(|_| reports.iter().all(Report::is_empty)) {
         bail!(
-            "no check's name contains `{only}`\n  hint: a name is probe/rung/check, as `limit/memory.high or \
+            "no check's name contains `{only}`\n  hint: a name is probe/rung/check, as \
+            `limit/memory.high or \
                memory.limit_in_bytes/racing allocators`"
         );
     }

@@ -126,7 +126,8 @@ impl Report {
         let elsewhere = checked.results.iter().filter(|row| !row.elsewhere.is_empty()).count();
         let not = checked.count(None) - elsewhere;
         let mut text = format!(
-            "{release}: {passed} passed, {failed} failed, {not} not offered, {elsewhere} elsewhere, {:.0} s",
+            "{release}: {passed} passed, {failed} failed, {not} not offered, {elsewhere} \
+             elsewhere, {:.0} s",
             checked.secs
         );
         if let Some(broken) = &checked.broken {

@@ -158,7 +158,9 @@ const TARGET: &str =
 
 fn service(command: &str) -> String {
     format!(
-        "[Unit]\nAfter=basic.target dbus.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={command}\n\
-         ExecStopPost=/usr/bin/systemctl poweroff --force --force\nStandardOutput=file:/dev/ttyS1\nStandardError=file:/dev/ttyS0\n"
+        "[Unit]\nAfter=basic.target \
+        dbus.service\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={command}\n\
+         ExecStopPost=/usr/bin/systemctl poweroff --force \
+         --force\nStandardOutput=file:/dev/ttyS1\nStandardError=file:/dev/ttyS0\n"
     )
 }

@@ -267,7 +267,8 @@ impl DrainController {
             ReplyClass::Unproven(said) => {
                 asked.unproven += 1;
                 let why = format!(
-                    "{said}, without the webhook-id of the request\n  hint: have the receiver send it back as a header, or set \
+                    "{said}, without the webhook-id of the request\n  hint: have the receiver send \
+                    it back as a header, or set \
                      act.drain.require_echo = false"
                 );
                 let incident = self.cause.as_ref().filter(|cause| !cause.is_operator());
@@ -425,7 +426,8 @@ impl DrainController {
                     self.cause.as_ref().map_or_else(String::new, |cause| cause.why.clone());
                 if !says_so && let Some(delay) = self.delay.take() {
                     why += &format!(
-                        "; waited for {:.1} s, this node's share of a delay that keeps nodes with one leak from leaving together",
+                        "; waited for {:.1} s, this node's share of a delay that keeps nodes with \
+                         one leak from leaving together",
                         delay.waited_secs(now)
                     );
                 }

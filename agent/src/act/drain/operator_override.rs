@@ -56,7 +56,8 @@ impl OverrideFile {
             .find(|word| word.name() == said.trim());
         word.map(Some).ok_or_else(|| {
             format!(
-                "{} says none of drain, maintenance and undrain\n  hint: `spillway resume` takes it away",
+                "{} says none of drain, maintenance and undrain\n  hint: `spillway resume` takes \
+                it away",
                 self.path.display()
             )
         })

@@ -172,7 +172,8 @@ impl ActiveLimit {
                     }
                     reasserts => {
                         format!(
-                            "others set {file} {} times, to {found} at last, and we {reasserts} times again",
+                            "others set {file} {} times, to {found} at last, and we {reasserts} \
+                             times again",
                             reasserts + 1
                         )
                     }
@@ -198,7 +199,8 @@ impl ActiveLimit {
             };
             return match event {
                 OutcomeKind::Overridden => self.lift(journal, event).because(&format!(
-                    "somebody set {file} to {found}, and what was there before us is no wider than ours would be: it is left to them"
+                    "somebody set {file} to {found}, and what was there before us is no wider than \
+                     ours would be: it is left to them"
                 )),
                 _ => self.lift(journal, event),
             };
@@ -207,12 +209,14 @@ impl ActiveLimit {
             OutcomeKind::Reasserted => format!("somebody set {file} to {found}"),
             OutcomeKind::Relaxed => {
                 format!(
-                    "all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, from {found}"
+                    "all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, \
+                     from {found}"
                 )
             }
             OutcomeKind::Widened => {
                 format!(
-                    "it replaces what it had before; {file} is {wanted_bytes} bytes now, from {found}"
+                    "it replaces what it had before; {file} is {wanted_bytes} bytes now, from \
+                     {found}"
                 )
             }
             _ => format!(

@@ -65,7 +65,8 @@ pub enum LimitRefusal {
     Paused(PathBuf),
     /// Nothing can be put on disk.
     #[error(
-        "there is no journal: {0}\n  hint: record.state_dir has to be a directory that the agent may write"
+        "there is no journal: {0}\n  hint: record.state_dir has to be a directory that the agent \
+        may write"
     )]
     NoJournal(String),
     /// It is not there, or not seen whole from here, or the memory controller is not.
@@ -100,7 +101,8 @@ pub enum LimitRefusal {
     PodUnknown(String),
     /// It is one of those that a kubelet makes, and none that it makes for a pod.
     #[error(
-        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be told\n  \
+        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be \
+         told\n  \
          hint: a kubelet names them unless its cgroupsPerQOS is false"
     )]
     NoPod,
@@ -112,7 +114,8 @@ pub enum LimitRefusal {
     Own,
     /// Others would be limited with it.
     #[error(
-        "it is shared with {0}\n  hint: give the service a unit or container of its own, or name it in act.limit.delegated"
+        "it is shared with {0}\n  hint: give the service a unit or container of its own, or name \
+        it in act.limit.delegated"
     )]
     Shared(String),
     /// The same, and it is not to be divided.
@@ -345,7 +348,8 @@ impl ActiveLimits {
             moved => format!("it was moved with {} of its own", moved - 1),
         };
         let why = format!(
-            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before stays charged to {cgroup}, so that this \
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before \
+             stays charged to {cgroup}, so that this \
              bounds what it takes from now on"
         );
         Ok((NewLimit { turnover: Some(turnover), ..limited }, why))

@@ -135,7 +135,8 @@ impl PodLookup {
 /// Reason for which the kubelet's directory of pods cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{}: {error}\n  hint: kubernetes.pod_logs_dir has to be the kubelet's /var/log/pods; in a container, mount it read-only",
+    "{}: {error}\n  hint: kubernetes.pod_logs_dir has to be the kubelet's /var/log/pods; in a \
+    container, mount it read-only",
     logs_dir.display()
 )]
 pub struct PodLookupError {
@@ -147,7 +148,8 @@ fn unknown(uid: &str, why: &str) -> LimitRefusal {
     let (why, _) = why.split_once("\n  hint:").unwrap_or((why, ""));
     LimitRefusal::PodUnknown(format!(
         "the namespace of pod {uid} cannot be told: {why}\n  \
-         hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a container, mount it read-only"
+         hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a \
+         container, mount it read-only"
     ))
 }
 

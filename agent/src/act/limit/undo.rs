@@ -197,7 +197,8 @@ impl From<Unreadable> for Undone {
         // One hint is enough.
         let why = unreadable.error.split("\n  hint: ").next().unwrap_or_default();
         let error = format!(
-            "it says nothing that can be put back: {why}\n  hint: look at it, put back by hand what it says was changed, and remove it"
+            "it says nothing that can be put back: {why}\n  hint: look at it, put back by hand \
+            what it says was changed, and remove it"
         );
         Self::failed(unreadable.path.display().to_string(), error)
     }
@@ -215,7 +216,8 @@ impl fmt::Display for Undone {
                 RestoreState::Theirs { found, wanted } => {
                     write!(
                         f,
-                        "{file} is {found}, which somebody else set after we set {wanted}, and is left so"
+                        "{file} is {found}, which somebody else set after we set {wanted}, and is \
+                         left so"
                     )
                 }
                 RestoreState::Gone => write!(f, "{file} went with its cgroup"),

@@ -72,7 +72,8 @@ pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
         Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
         Ok(None) => Vec::new(),
         Err(error) => {
-            tracing::warn!(state_dir = %state_dir.display(), %error, "what an earlier run has left is not put back");
+            tracing::warn!(state_dir = %state_dir.display(), %error, "what an earlier run has left \
+            is not put back");
             Vec::new()
         }
     }
@@ -146,7 +147,8 @@ impl LimitWorker {
             && !std::mem::replace(&mut busy.told, true)
         {
             let why = format!(
-                "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may be done yet"
+                "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may \
+                 be done yet"
             );
             let (id, cgroup) = (busy.id.clone(), busy.cgroup.clone());
             outcomes.push(Outcome {

@@ -15,7 +15,8 @@ use seccompiler::{
 /// Calls that are allowed whatever their arguments, by what for.
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[c_long])] = &[
-    ("memory of the allocator, of threads and of what is mapped; rseq and the robust list begin each thread", &[
+    ("memory of the allocator, of threads and of what is mapped; rseq and the robust list begin \
+      each thread", &[
         libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_mlock,
         libc::SYS_munlock, libc::SYS_futex, libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
         libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity,
@@ -33,22 +34,26 @@ const ALLOWED: &[(&str, &[c_long])] = &[
         libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2, libc::SYS_ppoll,
         libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
     ]),
-    ("files of /proc, of cgroups and of the state directory; where they may be written is Landlock's affair", &[
+    ("files of /proc, of cgroups and of the state directory; where they may be written is \
+      Landlock's affair", &[
         libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv,
         libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev, libc::SYS_pwritev, libc::SYS_lseek, libc::SYS_fstat,
         libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_fstatfs, libc::SYS_statfs, libc::SYS_readlinkat, libc::SYS_getdents64,
         libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_fcntl, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getcwd,
     ]),
-    ("files of the state directory alone: journal and drain state by rename, the spool as a database, locks, and what mode they have", &[
+    ("files of the state directory alone: journal and drain state by rename, the spool as a \
+      database, locks, and what mode they have", &[
         libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat, libc::SYS_ftruncate, libc::SYS_fallocate,
         libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
     ]),
-    ("sockets: metrics and checks that are served, calls that are made, the bus, the resolver, and sock_diag", &[
+    ("sockets: metrics and checks that are served, calls that are made, the bus, the resolver, and \
+      sock_diag", &[
         libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
         libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
         libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
     ]),
-    ("a CPU before others while memory is short, see `hardship.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
+    ("a CPU before others while memory is short, see \
+      `hardship.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
     ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
 ];
 
@@ -70,14 +75,17 @@ const OLDER: &[c_long] = &[];
 const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     (libc::SYS_socket, 0, &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
         "the bus, the network, and sock_diag; no raw packets"),
-    (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was opened in"),
+    (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was \
+                                                        opened in"),
     (libc::SYS_bpf, 0, &[
         BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD,
         BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH, BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_ITER_CREATE,
     ], "maps and passes of what is attached; nothing more is loaded"),
     (libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, PERF_EVENT_IOC_DISABLE],
-        "sockets that do not block, the resolver, whether the output is a terminal, and the end of fault sampling"),
-    (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the allocator's memory"),
+        "sockets that do not block, the resolver, whether the output is a terminal, and the end of \
+         fault sampling"),
+    (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the \
+    allocator's memory"),
 ];
 
 /// Of include/uapi/linux/bpf.h, `perf_event.h` and `prctl.h`; user-space ABI.

@@ -205,7 +205,8 @@ fn score<C: Corpus>(choice: &Choice, check: bool, json: bool) -> anyhow::Result<
     }
     if check && reports.iter().any(|(part, report)| *part == Part::HeldOut && !C::met(report)) {
         eprintln!(
-            "error: the detector misses targets on the held-out part\n  hint: the rows above say which"
+            "error: the detector misses targets on the held-out part\n  hint: the rows above say \
+            which"
         );
         return Ok(ExitCode::FAILURE);
     }

@@ -166,7 +166,8 @@ pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     }
     if stream.truth().is_some_and(|truth| truth != entry.overloads) {
         bail!(
-            "its label is not what its simulation says\n  hint: run `cargo xtask corpus queues write-manifest`"
+            "its label is not what its simulation says\n  hint: run `cargo xtask corpus queues \
+            write-manifest`"
         );
     }
     let overloaded: f64 =

@@ -241,7 +241,8 @@ proptest! {
             let answered = answer.and_then(|answer| machine.answered(now, answer));
             for step in stepped.into_iter().chain(answered) {
                 if !step.from.is_request() {
-                    prop_assert!(now - entered >= PACE.dwell_secs, "{step:?} after {}", now - entered);
+                    prop_assert!(now - entered >= PACE.dwell_secs, "{step:?} after \
+                    {}", now - entered);
                 }
                 entered = now;
             }
