@@ -35,7 +35,7 @@ impl ServicePods {
     ///
     /// # Errors
     ///
-    /// If there can be no thread.
+    /// Returns an error if there can be no thread.
     pub fn start(config: &Config) -> io::Result<Option<Self>> {
         let patterns: Vec<Pattern> =
             config.decide.services.iter().filter_map(|one| one.pods().cloned()).collect();

@@ -45,7 +45,7 @@ impl Pause {
     ///
     /// # Errors
     ///
-    /// Where that is not possible.
+    /// Returns an error if that is not possible.
     pub fn turn_on(&self) -> io::Result<()> {
         let dir = StateDir::create(&self.state_dir)?;
         if dir.holds(NAME)? {
@@ -61,7 +61,7 @@ impl Pause {
     ///
     /// # Errors
     ///
-    /// Where it is still there.
+    /// Returns an error if it is still there.
     pub fn turn_off(&self) -> io::Result<()> {
         StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }

@@ -34,7 +34,8 @@ static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Lookup>>>> =
 ///
 /// # Errors
 ///
-/// Where the name is not known, or nobody says so; where too many are looked up at once.
+/// Returns an error if the name is not known, or nobody says so; where too many are looked up at
+/// once.
 pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);

@@ -166,7 +166,7 @@ impl HttpClient {
     ///
     /// # Errors
     ///
-    /// Which of them cannot be used.
+    /// Returns an error that names the file that cannot be used.
     pub fn new(identity: &TlsOptions) -> Result<Self, HttpError> {
         let roots = match &identity.ca_file {
             Some(ca_file) => roots_in(ca_file)?,
@@ -202,7 +202,7 @@ impl HttpClient {
     ///
     /// # Errors
     ///
-    /// Where there is no whole answer.
+    /// Returns an error if there is no whole answer.
     pub fn send(
         &self,
         request: Request<Bytes>,
@@ -227,7 +227,7 @@ impl HttpClient {
     ///
     /// # Errors
     ///
-    /// As of [`Client::send`].
+    /// Returns an error as [`HttpClient::send`] does.
     pub fn post(
         &self,
         url: &str,

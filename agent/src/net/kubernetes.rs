@@ -159,7 +159,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// Which variable is missing or makes no sense.
+    /// Returns an error that names the variable that is missing or invalid.
     pub fn from_env(service_account_dir: PathBuf) -> Result<Self, KubernetesError> {
         const IN_A_POD: &str =
             "every pod has it; elsewhere set it, and kubernetes.service_account_dir";
@@ -176,7 +176,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// Where no node can have such a name.
+    /// Returns an error if no node can have such a name.
     pub fn new(
         host: &str,
         port: u16,
@@ -202,7 +202,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// Why they are not known.
+    /// Returns an error if they are not known.
     pub fn pods(&self) -> Result<Vec<Pod>, KubernetesError> {
         let path =
             format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&resourceVersion=0", self.node);

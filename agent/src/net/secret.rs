@@ -54,7 +54,7 @@ impl SecretSource {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns an error if it is invalid.
     pub fn new(text: &str) -> Result<Self, String> {
         if let Some(name) = text.strip_prefix(CREDENTIAL) {
             return match name {
@@ -78,7 +78,7 @@ impl SecretSource {
     ///
     /// # Errors
     ///
-    /// Why it cannot be had.
+    /// Returns an error if it cannot be read.
     pub fn read(&self) -> Result<String, String> {
         let path = match self {
             Self::File(path) => path.clone(),

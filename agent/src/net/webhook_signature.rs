@@ -37,7 +37,7 @@ impl SigningKeys {
     ///
     /// # Errors
     ///
-    /// Which line is none.
+    /// Returns an error that names the line that is no key.
     pub fn read(text: &str) -> Result<Self, SigningKeyError> {
         let lines = text
             .lines()

@@ -33,7 +33,7 @@ pub enum Before {
 ///
 /// # Errors
 ///
-/// It may not be there after a crash; [`io::ErrorKind::AlreadyExists`] and
+/// Returns an error if it may not be there after a crash; [`io::ErrorKind::AlreadyExists`] and
 /// [`io::ErrorKind::NotFound`] if it was not as `before` says.
 pub fn replace(
     dir: &StateDir,
@@ -85,7 +85,7 @@ fn place(dir: &StateDir, new: &str, name: &str, before: Before) -> io::Result<()
 ///
 /// # Errors
 ///
-/// It still has its old name.
+/// Returns an error if it still has its old name.
 pub fn set_aside(dir: &StateDir, name: &str, ending: &str) -> io::Result<String> {
     let number = |nth| if nth == 1 { String::new() } else { format!("-{nth}") };
     for aside in (1..=ASIDE_MAX).map(|nth| format!("{name}{ending}{}", number(nth))) {

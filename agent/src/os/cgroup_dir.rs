@@ -41,7 +41,8 @@ impl CgroupDir {
     ///
     /// # Errors
     ///
-    /// It is not there, is reached through a link, or is not on a cgroup file system.
+    /// Returns an error if it is not there, is reached through a link, or is not on a cgroup file
+    /// system.
     pub fn open(path: &Path) -> io::Result<Self> {
         let rules = PathRules { follows_links: false, checks_owners: false };
         let dir = trusted::open_directory(path, rules, false)?;
@@ -58,7 +59,7 @@ impl CgroupDir {
     ///
     /// # Errors
     ///
-    /// It cannot be looked at.
+    /// Returns an error if it cannot be looked at.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
@@ -67,7 +68,7 @@ impl CgroupDir {
     ///
     /// # Errors
     ///
-    /// It is not there, or cannot be read.
+    /// Returns an error if it is not there, or cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
         let mut text = String::new();
         self.open_file(file, OFlags::RDONLY)?.take(BYTES_MAX).read_to_string(&mut text)?;
@@ -78,7 +79,7 @@ impl CgroupDir {
     ///
     /// # Errors
     ///
-    /// It is not there, or the kernel does not take the value.
+    /// Returns an error if it is not there, or the kernel does not take the value.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         self.open_file(file, OFlags::WRONLY)?.write_all(value.as_bytes())
     }

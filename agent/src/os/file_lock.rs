@@ -16,7 +16,7 @@ const BYTES_MAX: u64 = 1 << 10;
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::WouldBlock`] if another agent has it; otherwise why that is not known.
+/// Returns [`io::ErrorKind::WouldBlock`] if another agent has it; otherwise why that is not known.
 pub fn lock_exclusive(dir: &StateDir, name: &str) -> io::Result<File> {
     let lock = dir.open_file(name, OFlags::RDWR | OFlags::CREATE, BYTES_MAX)?;
     match lock.try_lock() {

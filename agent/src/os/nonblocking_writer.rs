@@ -44,7 +44,7 @@ impl NonblockingWriter {
     ///
     /// # Errors
     ///
-    /// Where no thread can be had.
+    /// Returns an error if no thread can be had.
     pub fn start(name: &'static str, stream: impl Write + Send + 'static) -> io::Result<Self> {
         let (pieces, taken) = sync_channel(LINES_MAX);
         let outlet = Self { pieces, left_out: Arc::default(), is_closed: Arc::default() };

@@ -23,7 +23,7 @@ static READER: OnceLock<Sender<ReadRequest>> = OnceLock::new();
 ///
 /// # Errors
 ///
-/// If no thread is to be had.
+/// Returns an error if no thread is to be had.
 pub fn start() -> io::Result<()> {
     let (reads, asked) = channel::<ReadRequest>();
     thread::Builder::new()

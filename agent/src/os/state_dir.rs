@@ -33,7 +33,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It is refused, or cannot be opened.
+    /// Returns an error if it is refused, or cannot be opened.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         match Self::at(path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -45,7 +45,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It is refused, or cannot be made.
+    /// Returns an error if it is refused, or cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         Self::at(path, true)
     }
@@ -60,7 +60,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// Those of both.
+    /// Returns an error if either fails.
     pub fn below(&self, name: &str, makes: bool) -> io::Result<Option<Self>> {
         if makes {
             match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
@@ -84,7 +84,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It is refused, or cannot be opened.
+    /// Returns an error if it is refused, or cannot be opened.
     pub fn open_file(&self, name: &str, flags: OFlags, bytes_max: u64) -> io::Result<File> {
         trusted::open_below(
             self.dir.as_fd(),
@@ -99,7 +99,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It is refused, is larger than `bytes_max`, or cannot be read.
+    /// Returns an error if it is refused, is larger than `bytes_max`, or cannot be read.
     pub fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
         match self.open_file(name, OFlags::RDONLY, bytes_max) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -111,7 +111,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It cannot be looked for.
+    /// Returns an error if it cannot be looked for.
     pub fn holds(&self, name: &str) -> io::Result<bool> {
         match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -124,7 +124,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It is still there.
+    /// Returns an error if it is still there.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
             Err(error) if error != Errno::NOENT => Err(error.into()),
@@ -136,7 +136,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// It cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
@@ -153,7 +153,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// They may not be there after a crash.
+    /// Returns an error if they may not be there after a crash.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.dir)?)
     }

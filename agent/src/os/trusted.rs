@@ -94,7 +94,7 @@ impl FileRules {
     ///
     /// # Errors
     ///
-    /// [`Untrusted`] if it is not a regular file of the right owner, permissions and size.
+    /// Returns [`Untrusted`] if it is not a regular file of the right owner, permissions and size.
     pub fn check(self, stat: &Stat, path: &Path) -> io::Result<()> {
         is_regular(stat, path)?;
         if self.checks_owners {
@@ -126,7 +126,7 @@ impl FileRules {
 ///
 /// # Errors
 ///
-/// [`Untrusted`] if somebody else may change it, or it is reached through a link.
+/// Returns [`Untrusted`] if somebody else may change it, or it is reached through a link.
 pub fn open_directory(path: &Path, rules: PathRules, makes: bool) -> io::Result<OwnedFd> {
     let mut walk = Walk::from_root(rules)?;
     walk.go(path, makes)?;
@@ -147,7 +147,7 @@ fn readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// [`Untrusted`] if others may, or it is a link.
+/// Returns [`Untrusted`] if others may, or it is a link.
 pub fn open_directory_below(dir: BorrowedFd<'_>, name: &str, path: &Path) -> io::Result<OwnedFd> {
     let looked = rustix::fs::openat(dir, name, LOOK, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&looked)?.st_mode) {
@@ -162,7 +162,7 @@ pub fn open_directory_below(dir: BorrowedFd<'_>, name: &str, path: &Path) -> io:
 ///
 /// # Errors
 ///
-/// [`Untrusted`].
+/// Returns [`Untrusted`] if it is refused.
 pub fn check_private(dir: &OwnedFd, path: &Path) -> io::Result<()> {
     let stat = rustix::fs::fstat(dir)?;
     owner(&stat, path)?;
@@ -173,7 +173,7 @@ pub fn check_private(dir: &OwnedFd, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// [`Untrusted`] if it is refused; otherwise why it cannot be read.
+/// Returns [`Untrusted`] if it is refused; otherwise why it cannot be read.
 pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec<u8>> {
     if inherited(path) {
         return read_inherited(path, rules);
@@ -189,7 +189,7 @@ pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec
 ///
 /// # Errors
 ///
-/// Those of [`read`]. `path` is where it is, for messages.
+/// Returns an error as [`read`] does. `path` is where it is, for messages.
 pub fn open_below(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -213,7 +213,7 @@ pub fn open_below(
 ///
 /// # Errors
 ///
-/// Those of [`read`].
+/// Returns an error as [`read`] does.
 pub fn read_to_end(file: &File, bytes_max: u64, path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;

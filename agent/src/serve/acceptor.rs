@@ -71,7 +71,7 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// The kernel does not give it.
+    /// Returns an error if the kernel does not give it.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }

@@ -55,7 +55,7 @@ impl Token {
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it or its file.
+    /// Returns an error if it or its file is invalid.
     pub fn read(secret: &SecretSource) -> Result<Self, String> {
         Self::new(&secret.read()?).map_err(|wrong| format!("{secret}: {wrong}"))
     }
@@ -98,7 +98,7 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// The reason for which it is not answered.
+    /// Returns the reason if it is not answered.
     pub fn check(
         &self,
         uri: &Uri,

@@ -31,7 +31,7 @@ const DISCARDED_BYTES_MAX: u64 = 1 << 10;
 ///
 /// # Errors
 ///
-/// The address cannot be bound.
+/// Returns an error if the address cannot be bound.
 pub async fn serve_agent_check(
     listen: SocketAddr,
     allow: &[Network],

@@ -89,7 +89,7 @@ struct Site {
 ///
 /// # Errors
 ///
-/// The address cannot be bound or the token cannot be read.
+/// Returns an error if the address cannot be bound or the token cannot be read.
 pub async fn serve(
     config: &ServeConfig,
     metrics: Arc<Metrics>,

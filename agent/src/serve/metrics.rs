@@ -392,7 +392,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// Where the encoder fails, which it does not for metrics of these types.
+    /// Returns an error if the encoder fails, which it does not for metrics of these types.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry())?;

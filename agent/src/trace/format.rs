@@ -89,7 +89,7 @@ impl<R: BufRead> TraceReader<R> {
     ///
     /// # Errors
     ///
-    /// If the first line is not a header of version 1, or cannot be read.
+    /// Returns an error if the first line is not a header of version 1, or cannot be read.
     pub fn new(mut input: R) -> Result<Self, TraceError> {
         let mut buffer = Vec::new();
         let header = match read_line(&mut input, &mut buffer)? {
@@ -116,7 +116,7 @@ impl<R: BufRead> TraceReader<R> {
     ///
     /// # Errors
     ///
-    /// The stream's failure.
+    /// Returns an error if the stream fails.
     pub fn finish(self) -> io::Result<()> {
         self.failure.map_or(Ok(()), Err)
     }
@@ -179,7 +179,7 @@ impl<W: Write> TraceWriter<W> {
     ///
     /// # Errors
     ///
-    /// If the stream fails.
+    /// Returns an error if the stream fails.
     pub fn new(mut output: W, host: HostInfo, interval_secs: f64) -> Result<Self, TraceError> {
         write_line(
             &mut output,
@@ -192,7 +192,7 @@ impl<W: Write> TraceWriter<W> {
     ///
     /// # Errors
     ///
-    /// If the stream fails.
+    /// Returns an error if the stream fails.
     pub fn write(&mut self, observation: &Observation) -> Result<(), TraceError> {
         write_line(&mut self.output, observation)
     }
@@ -201,7 +201,7 @@ impl<W: Write> TraceWriter<W> {
     ///
     /// # Errors
     ///
-    /// If the stream fails.
+    /// Returns an error if the stream fails.
     pub fn finish(mut self) -> Result<W, TraceError> {
         self.output.flush()?;
         Ok(self.output)

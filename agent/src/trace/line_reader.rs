@@ -21,7 +21,7 @@ pub(super) enum LineRead {
 ///
 /// # Errors
 ///
-/// Whatever the stream reports, but for interruptions, which are retried.
+/// Returns an error of the stream, except interruptions, which are retried.
 pub(super) fn read_line<R: BufRead>(
     input: &mut R,
     buffer: &mut Vec<u8>,

@@ -41,7 +41,7 @@ impl ActiveLock {
     ///
     /// # Errors
     ///
-    /// Another agent is.
+    /// Returns an error if another agent holds it.
     pub fn claim(&self) -> io::Result<Option<File>> {
         // Who has nothing to keep makes no directory for it.
         if self.state_dir.is_dir() { self.claim_first() } else { Ok(None) }
@@ -52,7 +52,7 @@ impl ActiveLock {
     ///
     /// # Errors
     ///
-    /// Another agent is.
+    /// Returns an error if another agent holds it.
     pub fn claim_first(&self) -> io::Result<Option<File>> {
         match StateDir::create(&self.state_dir).and_then(|dir| lock_exclusive(&dir, LOCK)) {
             Ok(claim) => Ok(Some(claim)),

@@ -53,7 +53,7 @@ impl Condition {
     ///
     /// # Errors
     ///
-    /// The figures, where the drain did not help.
+    /// Returns the figures if the drain did not help.
     pub fn helped(
         &self,
         then: f64,

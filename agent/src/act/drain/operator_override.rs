@@ -44,7 +44,7 @@ impl OverrideFile {
     ///
     /// # Errors
     ///
-    /// Where it cannot be told.
+    /// Returns an error if it cannot be told.
     pub fn read(&self) -> Result<Option<Override>, String> {
         let wrong =
             |error: io::Error| format!("{}: {}", self.path.display(), reason(&error, &self.path));
@@ -67,7 +67,7 @@ impl OverrideFile {
     ///
     /// # Errors
     ///
-    /// Where that is not possible.
+    /// Returns an error if that is not possible.
     pub fn say(&self, word: Override) -> io::Result<()> {
         let dir = StateDir::create(&self.state_dir)?;
         atomic_file::replace(&dir, NAME, "", format!("{}\n", word.name()).as_bytes(), Before::Any)
@@ -77,7 +77,7 @@ impl OverrideFile {
     ///
     /// # Errors
     ///
-    /// Where it still does.
+    /// Returns an error if it still does.
     pub fn clear(&self) -> io::Result<()> {
         StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }

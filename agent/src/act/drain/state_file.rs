@@ -77,7 +77,7 @@ impl StateFile {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and where it is now.
+    /// Returns an error if it is invalid, with the place where it is now.
     pub fn load(&self) -> Result<Option<SavedState>, String> {
         let Some(dir) = self.open()? else { return Ok(None) };
         let wrong = match look(&dir) {
@@ -127,7 +127,7 @@ impl StateFile {
     ///
     /// # Errors
     ///
-    /// Where it may not be there after a crash.
+    /// Returns an error if it may not be there after a crash.
     pub fn put(&self, kept: &SavedState) -> io::Result<()> {
         let dir = StateDir::create(&self.state_dir)?;
         atomic_file::replace(&dir, STEM, ".json", &serde_json::to_vec(kept)?, Before::Any)

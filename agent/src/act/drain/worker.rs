@@ -72,7 +72,7 @@ impl DrainWorker {
     ///
     /// # Errors
     ///
-    /// Where no thread can be had.
+    /// Returns an error if no thread can be had.
     pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);

@@ -132,7 +132,7 @@ impl JournalEntry {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns an error if it is invalid.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         // Another version may have other fields.
         let header: EntryHeader =

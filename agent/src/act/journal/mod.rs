@@ -56,7 +56,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// It is refused, cannot be made, or another agent adds to it.
+    /// Returns an error if it is refused, cannot be created, or another agent uses it.
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let state_dir = StateDir::create(state_dir)?;
         let directory = state_dir.below(DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
@@ -68,7 +68,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// It is refused, or cannot be looked for.
+    /// Returns an error if it is refused or cannot be looked up.
     pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
         let Some(state_dir) = StateDir::open(state_dir)? else { return Ok(None) };
         let Some(directory) = state_dir.below(DIRECTORY, false)? else { return Ok(None) };
@@ -85,8 +85,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Where it may not be there after a crash; not found where it was undone; already there where
-    /// a file that cannot be read has its name.
+    /// Returns an error if it may not be there after a crash; not found where it was undone;
+    /// already there where a file that cannot be read has its name.
     pub fn put(&self, entry: &mut JournalEntry) -> io::Result<()> {
         let before = if entry.is_kept { Before::Present } else { Before::Absent };
         atomic_file::replace(
@@ -104,7 +104,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Where it may still be there after a crash.
+    /// Returns an error if it may still be there after a crash.
     pub fn remove(&self, entry: &JournalEntry) -> io::Result<()> {
         self.directory.remove(&name(entry))?;
         self.directory.sync()
@@ -120,7 +120,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Where the directory cannot be read.
+    /// Returns an error if the directory cannot be read.
     pub fn entries(&self) -> io::Result<(Vec<JournalEntry>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.directory.names()? {

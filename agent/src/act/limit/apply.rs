@@ -20,7 +20,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Why it is not set, or not all of it: what the entry says may have been done.
+/// Returns an error if it is not set, or only in part: the entry lists what may have been done.
 pub fn set(
     journal: &Journal,
     target: &mut Cgroup,

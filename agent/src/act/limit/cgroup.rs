@@ -81,8 +81,8 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it is not there, is not seen whole from here, has no limit of its own, or has a name
-    /// that cannot be written down.
+    /// Returns an error if it is not there, is not seen whole from here, has no limit of its own,
+    /// or has a name that cannot be written down.
     pub fn find(mount: &Path, path: &str) -> Result<Self, LimitError> {
         let shown = path.trim_start_matches('/');
         let original = original(shown).filter(|_| !mount.join(shown).exists());
@@ -150,7 +150,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where there is none still.
+    /// Returns an error if there is none still.
     pub fn asked_again(&self, path: &str) -> io::Result<Self> {
         let unit = match &self.owner {
             FileOwner::Silent(Some(unit)) => Some(unit.clone()),
@@ -193,7 +193,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn limit_now(&self) -> io::Result<String> {
         self.read_file(self.cgroup_file())
     }
@@ -207,7 +207,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
         match &self.owner {
             FileOwner::Unit(unit, within) if is_property(file) => {
@@ -221,7 +221,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn read_file(&self, file: &str) -> io::Result<String> {
         let text = CgroupDir::open(&self.directory)?.read(file)?;
         let line = text.lines().next().unwrap_or_default();
@@ -234,7 +234,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where the kernel, or systemd, does not take it.
+    /// Returns an error if the kernel, or systemd, does not take it.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         match &self.owner {
             FileOwner::Unit(unit, within) if is_property(file) => {
@@ -248,7 +248,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn usage_bytes(&self) -> io::Result<u64> {
         let file = match self.version {
             Version::V1 => "memory.usage_in_bytes",
@@ -261,7 +261,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn swapped_bytes(&self) -> io::Result<u64> {
         self.read_file("memory.swap.current")?.parse().map_err(io::Error::other)
     }
@@ -271,7 +271,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where one cannot be read.
+    /// Returns an error if one cannot be read.
     pub fn is_bounded(&self) -> io::Result<bool> {
         for directory in self.directory.ancestors() {
             match fs::read_to_string(directory.join(MEMORY_MAX)) {
@@ -289,7 +289,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn cpu_usec(&self) -> io::Result<u64> {
         let text = fs::read_to_string(self.directory.join("cpu.stat"))?;
         let usec = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
@@ -345,7 +345,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// Where they cannot be told.
+    /// Returns an error if they cannot be told.
     pub fn pids(&self) -> io::Result<Vec<u32>> {
         let (mut pids, mut directories) = (Vec::new(), vec![self.directory.clone()]);
         while let Some(directory) = directories.pop() {

@@ -40,7 +40,7 @@ fn wanted(config: &LimitConfig) -> Vec<CpuSetting> {
 ///
 /// # Errors
 ///
-/// Why nothing can be done about it, whatever it does.
+/// Returns an error if the CPU cannot be limited at all.
 pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetector>, String> {
     let wanted = wanted(config);
     if wanted.is_empty() {
@@ -61,7 +61,7 @@ pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetecto
 ///
 /// # Errors
 ///
-/// Why it is not done, or not all of it: what the entry says may have been done.
+/// Returns an error if it is not done, or only in part: the entry lists what may have been done.
 pub fn slow(
     config: &LimitConfig,
     journal: &Journal,

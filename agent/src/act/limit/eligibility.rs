@@ -31,7 +31,7 @@ const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 ///
 /// # Errors
 ///
-/// Why not.
+/// Returns the reason if it may not be.
 pub fn permit(
     decide: &DecideConfig,
     pods: &mut PodLookup,

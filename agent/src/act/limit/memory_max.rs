@@ -55,7 +55,7 @@ pub fn is_backed(entry: &JournalEntry, target: &Cgroup) -> bool {
 ///
 /// # Errors
 ///
-/// Why it is not set: what the entry says may have been done.
+/// Returns an error if it is not set: the entry lists what may have been done.
 pub fn set_backstop(
     journal: &Journal,
     target: &Cgroup,

@@ -73,7 +73,7 @@ impl PodLookup {
     ///
     /// # Errors
     ///
-    /// Where they cannot be told.
+    /// Returns an error if they cannot be told.
     pub fn name(&self, uid: &str) -> Result<PodName, LimitRefusal> {
         let found = self.all().map_err(|error| unknown(uid, &error.to_string()))?.remove(uid);
         found.ok_or_else(|| {
@@ -85,7 +85,7 @@ impl PodLookup {
     ///
     /// # Errors
     ///
-    /// If the kubelet's directory cannot be read.
+    /// Returns an error if the kubelet's directory cannot be read.
     pub fn all(&self) -> Result<BTreeMap<String, PodName>, PodLookupError> {
         let failed = |error: io::Error| PodLookupError { logs_dir: self.logs_dir.clone(), error };
         let mut pods = BTreeMap::new();
@@ -101,7 +101,7 @@ impl PodLookup {
     ///
     /// # Errors
     ///
-    /// Where they cannot be told.
+    /// Returns an error if they cannot be told.
     pub fn labels(
         &mut self,
         t: f64,

@@ -22,7 +22,7 @@ use super::{
 ///
 /// # Errors
 ///
-/// Where that cannot be told.
+/// Returns an error if that cannot be told.
 pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
     if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !is_there() {
         return Ok(None);

@@ -81,7 +81,7 @@ pub fn is_silent(error: &io::Error) -> bool {
 ///
 /// # Errors
 ///
-/// Where it cannot be told in time.
+/// Returns an error if it cannot be told in time.
 pub fn unit_of(cgroup: &str, within: Duration) -> io::Result<Option<String>> {
     ask(within, async |systemd| unit_with(systemd, cgroup).await)
 }
@@ -90,7 +90,7 @@ pub fn unit_of(cgroup: &str, within: Duration) -> io::Result<Option<String>> {
 ///
 /// # Errors
 ///
-/// Where it cannot be told in time.
+/// Returns an error if it cannot be told in time.
 pub fn read(unit: &str, property: &str, within: Duration) -> io::Result<String> {
     let number = ask(within, async |systemd| number(systemd, unit, property).await)?;
     number
@@ -102,7 +102,7 @@ pub fn read(unit: &str, property: &str, within: Duration) -> io::Result<String> 
 ///
 /// # Errors
 ///
-/// Where systemd does not take it, or does not say so in time.
+/// Returns an error if systemd does not take it, or does not say so in time.
 pub fn write(unit: &str, property: &str, value: &str, within: Duration) -> io::Result<()> {
     let number: u64 = value.parse().map_err(io::Error::other)?;
     ask(within, async |systemd| set_number(systemd, unit, property, number).await)
@@ -229,7 +229,7 @@ impl DropIn {
     ///
     /// # Errors
     ///
-    /// Where that cannot be told.
+    /// Returns an error if that cannot be told.
     pub fn is_there(&self) -> io::Result<bool> {
         for directory in &self.directories {
             if StateDir::open(directory)?
@@ -246,7 +246,7 @@ impl DropIn {
     ///
     /// # Errors
     ///
-    /// Where it is still there.
+    /// Returns an error if it is still there.
     pub fn remove(&self) -> io::Result<()> {
         for directory in &self.directories {
             if let Some(opened) = StateDir::open(directory)? {

@@ -20,7 +20,7 @@ use crate::act::journal::{ChangedUnit, Journal, JournalEntry};
 ///
 /// # Errors
 ///
-/// Why not: what the entry says may have been done.
+/// Returns an error if it is not synchronised: the entry lists what may have been done.
 pub fn hand_over(
     journal: &Journal,
     target: &Cgroup,

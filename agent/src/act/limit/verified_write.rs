@@ -19,7 +19,7 @@ pub const TRIES: u32 = 3;
 ///
 /// # Errors
 ///
-/// Where that cannot be told.
+/// Returns an error if that cannot be told.
 pub fn record_intent(
     target: &Cgroup,
     entry: &mut JournalEntry,
@@ -44,7 +44,7 @@ pub fn record_intent(
 ///
 /// # Errors
 ///
-/// Where it is not there then.
+/// Returns an error if it is not there then.
 pub fn write_and_verify(
     target: &Cgroup,
     file: &'static str,

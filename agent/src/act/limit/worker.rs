@@ -84,7 +84,7 @@ impl LimitWorker {
     ///
     /// # Errors
     ///
-    /// Where no thread can be had.
+    /// Returns an error if no thread can be had.
     pub fn start(config: &Config, clock: Clock) -> io::Result<Option<Self>> {
         if config.mode == Mode::Observe || !config.act.limit.enabled {
             return Ok(None);

@@ -36,7 +36,7 @@ const GREY: RGBColor = RGBColor(90, 90, 90);
 ///
 /// # Errors
 ///
-/// What the drawing library says; memory is all that it needs.
+/// Returns an error if the drawing library fails.
 pub fn draw(explained: &Explained) -> Result<String, String> {
     let lines = explanation(explained);
     let height = TITLE_HEIGHT + CHART_HEIGHT + LINE_HEIGHT * (lines.len() as u32 + 1);

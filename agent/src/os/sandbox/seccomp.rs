@@ -121,7 +121,7 @@ const ELSEWHERE: &[c_long] = &[libc::SYS_clone3];
 ///
 /// # Errors
 ///
-/// Why the kernel does not take the filters, or why there are none for this processor.
+/// Returns an error if the kernel refuses the filters, or none exist for this processor.
 pub fn restrict() -> io::Result<usize> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
     let allowed = allowed().map_err(io::Error::other)?;

@@ -55,7 +55,7 @@ enum Of {
 ///
 /// # Errors
 ///
-/// Why not: a refusal that names those who share it, `shared`.
+/// Returns a refusal that names the processes that share it.
 pub fn permit(
     delegated: &[Pattern],
     protected: &[Pattern],

@@ -57,7 +57,8 @@ struct SharedCgroup<'a> {
 ///
 /// # Errors
 ///
-/// Why it was not, or not wholly: what the entry says may have been done.
+/// Returns an error if it is not isolated, or only in part: the entry lists what may have been
+/// done.
 pub fn split(
     journal: &Journal,
     entry: &mut JournalEntry,
