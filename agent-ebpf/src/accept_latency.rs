@@ -1,21 +1,21 @@
-//! `accept_*`: how long each connection waited in its accept queue, as a histogram a listener.
+//! `accept_*`: time that each connection waited in its accept queue, as a histogram by listener.
 //!
-//! A connection carries the time at which it entered the queue (see `sockets::established_us`), so
-//! one hook on accept() suffices, and nothing is kept of connections that nobody accepts.
+//! A connection carries the time at which it entered the queue (see `sock::established_us`), so one
+//! hook on accept() suffices, and connections that are never accepted leave no state.
 //!
 //! - Hook: fexit `inet_csk_accept`, `struct sock *(struct sock *sk, int flags, int *err, bool
 //!   kern)` until 6.9, `struct sock *(struct sock *sk, struct proto_accept_arg *arg)` since;
-//!   process context, may have slept for any time. The loader reads from BTF which of the two it
-//!   is.
+//!   process context, may have slept for any time. The loader finds out from BTF which of the two
+//!   applies.
 //! - Or: kprobes on `inet_csk_accept`, which names the listener, and on `security_sock_graft(struct
-//!   sock *sk, struct socket *parent)`, which the same thread calls next with the connection. No
-//!   return probe: a thread that blocks in accept() holds one of a few instances of that, and calls
-//!   beyond them would not be seen.
+//!   sock *sk, struct socket *parent)`, which the same thread calls next with the connection. A
+//!   return probe is no option: a thread that blocks in accept() occupies one of a few instances,
+//!   and calls beyond them would not be seen.
 //! - Minimum kernel: 5.5 (fexit), 4.9 (kprobe).
 //! - Cost: 0.14 µs an accepted connection, measured on a 6.18 host with the same steps at another
 //!   hook, because that host refuses fexit and has no kprobes; some 0.35 µs by kprobes, from the
 //!   ratio that emulated kernels show.
-//! - Refuses: what is not TCP (Multipath TCP is not).
+//! - Ignores: sockets other than TCP, including Multipath TCP.
 
 use core::{ffi::c_void, hint::black_box};
 
@@ -36,29 +36,28 @@ use crate::{
     tcp_listeners::LISTENERS,
 };
 
-/// Waits by the listener's socket address, which `socket_state` removes when it closes. 2,048
-/// listeners that accept anything take 3 MiB; that is a guess at the busiest node's, doubled, and a
-/// full map is counted.
+/// Waits by the listener's socket address, which `socket_state` removes when it closes. The
+/// capacity is a guess at the busiest node's listeners with traffic, doubled, and takes 3 MiB; a
+/// listener that finds no room is counted as a loss.
 #[map]
 pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
 const SOJOURNS_MAX: u32 = 2_048;
 
-/// Number of them by owner.
+/// Number of entries by owner.
 #[map]
 static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
-/// The listener that each thread last called accept() on. Threads that are gone fall out of it when
-/// it is full.
+/// Listener on which each thread last called accept(). Threads that have ended are evicted when the
+/// map is full.
 #[map]
 static ACCEPTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
 
-/// A value is too large for a program's stack, so that a new entry is copied from here.
+/// Source of new entries: a value is too large for a program's stack.
 static EMPTY: Sojourn = Sojourn::EMPTY;
 
 #[fexit(function = "inet_csk_accept")]
 pub fn accept_exit_2(ctx: FExitContext) -> i32 {
-    // What it returned comes after its arguments; the helper that fetches it is there since 5.17
-    // only.
+    // The return value follows the arguments; the helper that fetches it exists only since 5.17.
     accepted::<Typed>(ctx.arg(0), ctx.arg(2))
 }
 
@@ -78,7 +77,7 @@ pub fn accept_enter(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn accept_graft(ctx: ProbeContext) -> u32 {
     let thread = thread();
-    // Sockets of other kinds come by here too; their threads did not call inet_csk_accept() before.
+    // Sockets of other kinds pass here too; their threads did not call inet_csk_accept() before.
     if let (Some(child), Some(listener)) = (ctx.arg::<*const c_void>(0), ACCEPTING.get_ptr(thread))
     {
         // SAFETY: the entry lives while the program runs; only this thread writes it.
@@ -99,14 +98,14 @@ fn accepted<R: Reading>(listener: *const c_void, child: *const c_void) -> i32 {
     if !child.is_null() && is_tcp::<R>(child) == Some(true) {
         // SAFETY: a plain helper without arguments.
         let now_us = unsafe { bpf_ktime_get_ns() } / 1_000;
-        // A time of nothing, or of later: it is being established on another CPU just now.
+        // A zero or later time: another CPU is establishing the connection just now.
         let time = established_us(child);
         add(listener as u64, if time == 0 { 0 } else { now_us.saturating_sub(time) });
     }
     0
 }
 
-/// Forgets the waits of a listener that closes, which takes this share.
+/// Removes the waits of a listener that closes; `share` is its owner.
 #[inline(always)]
 pub(crate) fn forget(listener: u64, share: u64) {
     if SOJOURNS.remove(listener).is_ok() {
@@ -117,7 +116,7 @@ pub(crate) fn forget(listener: u64, share: u64) {
 #[inline(always)]
 fn add(listener: u64, wait_us: u64) {
     if SOJOURNS.get_ptr_mut(listener).is_none() {
-        // Of a listener that is not known nobody would read it.
+        // The agent would not read the waits of an unknown listener.
         let Some(known) = LISTENERS.get_ptr(listener) else { return };
         // SAFETY: the entry lives while the program runs, and is only ever written when a listener
         // comes.
@@ -125,15 +124,14 @@ fn add(listener: u64, wait_us: u64) {
         if !shares::take(&SOJOURN_SHARES, SOJOURNS_MAX, share) {
             return count(Loss::SojournShareFull);
         }
-        // Another CPU may have inserted it in between: then the insert fails and the entry is there
-        // all the same.
+        // If another CPU has inserted it in between, the insert fails and the entry exists anyway.
         if SOJOURNS.insert(listener, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
             shares::give_back(&SOJOURN_SHARES, share);
         }
     }
     let Some(sojourn) = SOJOURNS.get_ptr_mut(listener) else { return count(Loss::SojournMapFull) };
-    // The compiler knows that a bucket is in range and would leave the check out; the verifier does
-    // not.
+    // The compiler knows that the bucket is in range and would drop the check, which the verifier
+    // needs.
     let bucket = black_box(Sojourn::bucket(wait_us));
     if bucket >= SOJOURN_BUCKETS {
         return;

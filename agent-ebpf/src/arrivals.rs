@@ -1,20 +1,19 @@
-//! Counts the connections that came to each address, how many of them from other hosts, and when
-//! one last found nobody waiting.
+//! Connections that arrive at each address, the number of them from other hosts, and the time at
+//! which one last found the queue empty.
 //!
-//! In `inet_csk_clone_lock()` the kernel makes the socket of a connection that enters the accept
+//! In `inet_csk_clone_lock()` the kernel creates the socket of a connection that enters the accept
 //! queue: a copy of the listener, whose state it then changes from LISTEN to SYN_RECV. At that
-//! moment the copy still says all that the listener does: its address, and how many were waiting
-//! (`sk_ack_backlog`, which nothing reads of a connection). Which listener it was it does not say:
-//! sockets that share an address (SO_REUSEPORT) are counted together.
+//! moment the copy still has the listener's address and the number of waiting connections
+//! (`sk_ack_backlog`, which is unused in a connection). The listener itself is unknown: sockets
+//! that share an address (SO_REUSEPORT) are counted together.
 //!
-//! Where a connection came from is known a moment later, when it leaves SYN_RECV: by then the
-//! kernel has noted the interface. What came over the loopback one came from this host, whatever
-//! address it was sent to.
+//! The origin of a connection is known a moment later, when it leaves SYN_RECV: by then the kernel
+//! has set the interface. A connection over loopback came from this host, whatever its address.
 //!
-//! - Hook: see `states`; softirq context.
-//! - Refuses: connections that overflow, of which no socket is made. One whose last packet two CPUs
-//!   met at once is counted twice: one in a thousand on an emulated 5.10 with four clients on eight
-//!   CPUs.
+//! - Hook: see `sock_state`; softirq context.
+//! - Does not see: connections that overflow, which get no socket. One whose last packet is handled
+//!   by two CPUs at once is counted twice: one in a thousand on an emulated 5.10 with four clients
+//!   on eight CPUs.
 
 use core::ffi::c_void;
 
@@ -29,12 +28,12 @@ use crate::{
     sock::AF_INET6,
 };
 
-/// Counts by address, for as long as a listener is there. As many as there are listeners.
+/// Counts by address, while it has a listener. The capacity is that of the map of listeners.
 #[map]
 static ARRIVALS: HashMap<Address, Arrivals> = HashMap::with_max_entries(LISTENERS_MAX, 0);
 
-/// Where a listener listens: its network namespace by the kernel's address, which costs one read
-/// less than its number.
+/// Address of a listener. The network namespace is identified by its kernel address, which takes
+/// one read less than its number.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Address {
@@ -45,27 +44,27 @@ pub(crate) struct Address {
     reserved: u32,
 }
 
-/// What came to an address.
+/// Counts of an address.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Arrivals {
     /// Connections that entered an accept queue.
     pub(crate) total: u64,
-    /// Those of them that came from other hosts.
+    /// Connections among them from other hosts.
     pub(crate) remote: u64,
-    /// The monotonic clock when one last found the queue empty, in nanoseconds.
+    /// Time at which one last found the queue empty, on the monotonic clock in nanoseconds.
     pub(crate) found_empty_ns: u64,
-    /// Listeners that share the address.
+    /// Number of listeners that share the address.
     listeners: u64,
 }
 
 const NONE: Arrivals = Arrivals { total: 0, remote: 0, found_empty_ns: 0, listeners: 0 };
 
-/// The address of a listener.
+/// Returns the address of a listener.
 #[inline(always)]
 pub(crate) fn address_of_listener(sock: *const c_void) -> Option<Address> {
-    // `skc_num` says the same, but is zero by the time at which a listener closes to which the
-    // kernel gave its port.
+    // `skc_num` has the same port, but is already zero when a listener closes whose port the kernel
+    // had chosen.
     let port = Helper::read(sock, offset!(inet_sport))?;
     address::<Helper>(sock, u16::from_be(port))
 }
@@ -83,24 +82,24 @@ fn address<R: Reading>(sock: *const c_void, port: u16) -> Option<Address> {
     Some(Address { net, addr, family, port, reserved: 0 })
 }
 
-/// Begins to count at the address of a listener that is new.
+/// Begins to count at the address of a new listener.
 #[inline(always)]
 pub(crate) fn opened(sock: *const c_void) {
     let Some(address) = address_of_listener(sock) else { return };
-    // Another may share the address: then the insert fails and the entry is there all the same.
+    // If another listener shares the address, the insert fails and the entry exists anyway.
     let _ = ARRIVALS.insert(address, NONE, u64::from(BPF_NOEXIST));
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return count(Loss::ArrivalMapFull) };
     // SAFETY: the entry lives while the program runs, and its fields are aligned.
     unsafe { add_u64(&raw mut (*arrivals).listeners, 1) };
 }
 
-/// Ends counting at the address of a listener that closes, if it was the last there.
+/// Ends counting at the address of a listener that closes, if it was the last one.
 #[inline(always)]
 pub(crate) fn closed(sock: *const c_void) {
     let Some(address) = address_of_listener(sock) else { return };
     let Some(arrivals) = ARRIVALS.get_ptr_mut(address) else { return };
-    // SAFETY: as above; adding the largest number takes one away. Two that close at once may both
-    // see none left, or leave one entry behind, which the next listener at the address takes over.
+    // SAFETY: as above; adding the largest number subtracts one. Two listeners that close at once
+    // may both see none left, or leave an entry behind, which the next one at the address reuses.
     let left = unsafe {
         add_u64(&raw mut (*arrivals).listeners, u64::MAX);
         (*arrivals).listeners
@@ -114,10 +113,10 @@ pub(crate) fn closed(sock: *const c_void) {
 #[inline(always)]
 pub(crate) fn came(child: *const c_void) {
     let Some(port) = Typed::read(child, offset!(sock_num)) else { return };
-    // Since 6.16 or so the copy has its own address by now.
+    // Since about 6.16 the copy already has its own address.
     let Some(arrivals) = counted_for(child, port) else { return };
     // SAFETY: the entry lives while the program runs, and its fields are aligned. Two CPUs may both
-    // find the queue empty: then either time is right.
+    // find the queue empty; either time is right then.
     unsafe {
         add_u64(&raw mut (*arrivals).total, 1);
         if Typed::read::<u32>(child, offset!(sock_ack_backlog)) == Some(0) {
@@ -132,7 +131,7 @@ const LOOPBACK: u32 = 1;
 /// Counts a connection that is established now, if it came from another host.
 #[inline(always)]
 pub(crate) fn established(child: *const c_void) {
-    // Zero where the kernel did not keep it. Until 5.15 it lies behind `struct sock`, where the
+    // Zero if the kernel did not keep it. Until 5.15 it is outside `struct sock`, where the
     // verifier knows no type.
     let interface = match Typed::read::<u32>(child, offset!(sock_rx_ifindex)) {
         Some(interface) => interface,
@@ -148,8 +147,8 @@ pub(crate) fn established(child: *const c_void) {
     unsafe { add_u64(&raw mut (*arrivals).remote, 1) };
 }
 
-/// The counts that a connection at this port belongs to: those of its own address, or of a listener
-/// at every address.
+/// Returns the counts for a connection at this port: those of its address, or of a listener on all
+/// addresses.
 #[inline(always)]
 fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     let mut address = address::<Typed>(child, port)?;
@@ -160,7 +159,7 @@ fn counted_for(child: *const c_void, port: u16) -> Option<*mut Arrivals> {
     ARRIVALS.get_ptr_mut(address)
 }
 
-/// What came to an address so far.
+/// Returns the counts of an address.
 #[inline(always)]
 pub(crate) fn at(address: &Address) -> Arrivals {
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.

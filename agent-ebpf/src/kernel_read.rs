@@ -1,4 +1,4 @@
-//! What every probe needs: reading kernel memory at offsets from BTF, and counting what is lost.
+//! Reads of kernel memory at offsets from BTF, and counting of losses.
 //!
 //! There are two ways to read, see [`Reading`].
 
@@ -15,11 +15,11 @@ use spillway_ebpf::{ABSENT, Loss, Offsets};
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::UNSET;
 
-/// Losses by kind, see [`Loss`].
+/// Numbers of losses by kind, see [`Loss`].
 #[map]
-static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::VARIANTS.len() as u32, 0);
 
-/// One of this kernel's offsets, by its field in [`Offsets`].
+/// Returns one of this kernel's offsets, by its field in [`Offsets`].
 macro_rules! offset {
     ($field:ident) => {
         $crate::kernel_read::read_offset(core::mem::offset_of!(spillway_ebpf::Offsets, $field))
@@ -27,43 +27,43 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile: the compiler must not
-/// fold the zeros that stand there at build time.
+/// Reads the `u32` at `field` bytes into [`OFFSETS`]. The read is volatile, so that the compiler
+/// does not fold the zeros of build time.
 #[inline(always)]
 pub(crate) fn read_offset(field: usize) -> usize {
     // SAFETY: `field` comes from offset_of! of a u32 field, inside a live static.
     unsafe { ptr::read_volatile((&raw const OFFSETS).byte_add(field).cast::<u32>()) as usize }
 }
 
-/// How kernel structs are read. Programs that can run either way are written over it once.
+/// A way to read kernel structs. Programs that support both are generic over it.
 pub(crate) trait Reading {
-    /// Reads a `T` at `offset` bytes into the struct at `pointer`; `None` where the address is
-    /// known to fault.
+    /// Reads a `T` at `offset` bytes into the struct at `pointer`; `None` if the read is known to
+    /// fault.
     fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T>;
 
-    /// Reads a pointer; `None` where it is null or the address is known to fault.
+    /// Reads a pointer; `None` if it is null or the read is known to fault.
     #[inline(always)]
     fn pointer(pointer: *const c_void, offset: usize) -> Option<*const c_void> {
         Self::read::<*const c_void>(pointer, offset).filter(|pointer| !pointer.is_null())
     }
 }
 
-/// By plain loads, where the verifier knows the struct's type: an argument of an iterator or BTF
-/// tracepoint, or what was loaded from one. One instruction instead of a helper's call, also under
-/// kernel lockdown; reads zero where the address faults. A member that this kernel lacks reads as
-/// nothing; one of another size makes the verifier refuse the program.
+/// Reading by plain loads, of structs whose type the verifier knows: an argument of an iterator or
+/// BTF tracepoint, or a pointer loaded from one. Takes one instruction instead of a helper's call,
+/// and works under kernel lockdown; a faulting address reads as zero. A member that this kernel
+/// lacks reads as `None`; one of another size makes the verifier reject the program.
 pub(crate) enum Typed {}
 
 impl Reading for Typed {
     #[inline(always)]
     fn read<T: Copy>(pointer: *const c_void, offset: usize) -> Option<T> {
-        // Known to the verifier, which then does not look at a read that it would refuse.
+        // The verifier knows the offset, and skips a read that it would reject.
         if offset == ABSENT as usize { None } else { Some(load(pointer, offset)) }
     }
 }
 
-/// By `bpf_probe_read_kernel`, at any address. Kernel lockdown in its confidentiality mode forbids
-/// it.
+/// Reading by `bpf_probe_read_kernel`, at any address. Kernel lockdown in confidentiality mode
+/// forbids it.
 pub(crate) enum Helper {}
 
 impl Reading for Helper {
@@ -85,7 +85,7 @@ impl Reading for Helper {
     }
 }
 
-/// As [`Helper`], with zero where the address faults.
+/// Reads as [`Helper`] does; a faulting address reads as zero.
 #[inline(always)]
 pub(crate) fn read_or_zero<T: Default>(pointer: *const c_void, offset: usize) -> T {
     let mut value = T::default();
@@ -101,14 +101,14 @@ pub(crate) fn read_or_zero<T: Default>(pointer: *const c_void, offset: usize) ->
     value
 }
 
-/// As [`Typed`], for what cannot fail.
+/// Reads as [`Typed`] does, a member that every kernel has.
 #[inline(always)]
 pub(crate) fn load<T: Copy>(pointer: *const c_void, offset: usize) -> T {
     // SAFETY: the verifier proves the access, and the kernel makes a faulting one read zero.
     unsafe { ptr::read_volatile(pointer.byte_add(offset).cast::<T>()) }
 }
 
-/// Counts something that did not reach user space.
+/// Counts a loss.
 #[inline(always)]
 pub(crate) fn count(loss: Loss) {
     if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
@@ -126,8 +126,8 @@ pub(crate) struct IterMeta {
     pub(crate) seq_num: u64,
 }
 
-/// Appends a sample to the iterator's output, and says whether it fitted. When the buffer is full
-/// the kernel shows this element again at the reader's next read, so nothing is lost.
+/// Appends a sample to the iterator's output; returns whether it fitted. If the buffer is full, the
+/// kernel repeats this element at the reader's next read, so nothing is lost.
 #[inline(always)]
 pub(crate) fn emit<T: Copy>(meta: *mut IterMeta, sample: &T) -> bool {
     // SAFETY: `meta` is the trusted pointer from the iterator's context; `sample` lives while the
@@ -137,7 +137,7 @@ pub(crate) fn emit<T: Copy>(meta: *mut IterMeta, sample: &T) -> bool {
     }
 }
 
-/// `struct bpf_iter__task_file`; task and file are null after the last.
+/// `struct bpf_iter__task_file`; task and file are null after the last file.
 #[repr(C)]
 pub struct IterTaskFile {
     pub(crate) meta: *mut IterMeta,

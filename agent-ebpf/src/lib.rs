@@ -1,12 +1,12 @@
-//! The samples that Spillway's BPF programs emit, and the struct offsets they are given, as both
-//! sides of the kernel boundary see them.
+//! Types shared by Spillway's BPF programs and the agent: samples, struct offsets, and the names of
+//! probes and losses.
 //!
-//! Every type is plain old data without padding, so that bytes from the kernel can be read as they
-//! are. Nothing here names an offset into a kernel struct: those come from the running kernel's BTF
-//! at load time, through [`Offsets`].
+//! Every sample is plain data without padding, so that bytes from the kernel can be read as they
+//! are. No offset into a kernel struct is fixed here: offsets come from the running kernel's BTF at
+//! load time, through [`Offsets`].
 #![no_std]
 
-/// Bytes of a process name, its terminating NUL included (`TASK_COMM_LEN`, the same on every
+/// Bytes of a process name, including its terminating NUL (`TASK_COMM_LEN`, the same on every
 /// kernel).
 pub const COMM_LEN: usize = 16;
 
@@ -14,7 +14,7 @@ pub const COMM_LEN: usize = 16;
 /// growth, so a process that grows by 1 MiB a second costs four samples a second.
 pub const FAULT_SAMPLE_PERIOD_PAGES: u64 = 64;
 
-/// How many of a process's latest user stacks are remembered. A leak repeats its path, so a few
+/// Number of a process's latest user stacks that are kept. A leak repeats its path, so a few
 /// samples name it; with eight [`FaultCount`] is within one cache line.
 pub const FAULT_STACKS_KEPT: usize = 8;
 
@@ -26,8 +26,8 @@ pub struct TaskSample {
     pub start_boottime_ns: u64,
     /// Kernel id (kernfs node) of the cgroup that the memory controller charges.
     pub cgroup_id: u64,
-    /// Resident file pages. This and the next three may be plain counts of per-CPU sums: then off
-    /// by some pages a CPU, and even below zero.
+    /// Resident file pages. This and the next three may be plain counts of per-CPU sums, which are
+    /// off by some pages a CPU and may be negative.
     pub file_pages: i64,
     /// Resident anonymous pages.
     pub anon_pages: i64,
@@ -35,7 +35,7 @@ pub struct TaskSample {
     pub swap_pages: i64,
     /// Resident shared-memory pages.
     pub shmem_pages: i64,
-    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] where this kernel
+    /// Pages of private writable memory mapped, touched or not; [`PAGES_UNKNOWN`] if this kernel
     /// has no such count.
     pub mapped_pages: u64,
     /// Page-fault samples taken in this process so far.
@@ -48,10 +48,10 @@ pub struct TaskSample {
     pub comm: [u8; COMM_LEN],
 }
 
-/// Stands in [`TaskSample`] where a count is not known: more pages than fit any address space.
+/// Value of an unknown count in [`TaskSample`]: more pages than fit any address space.
 pub const PAGES_UNKNOWN: u64 = u64::MAX;
 
-/// What one process holds that can run out, from `iter/task_file`.
+/// Limited resources of one process, from `iter/task_file`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HandleSample {
@@ -65,8 +65,7 @@ pub struct HandleSample {
     pub fds: u32,
     /// Threads.
     pub threads: u32,
-    /// TCP sockets among the files whose peer has closed and that were not closed here
-    /// (`CLOSE_WAIT`).
+    /// TCP sockets among the files that the peer has closed and the process has not (`CLOSE_WAIT`).
     pub close_wait: u32,
 }
 
@@ -78,11 +77,11 @@ pub struct FaultCount {
     pub samples: u64,
     /// Stacks kept so far; the next one goes to slot `stacks_total % FAULT_STACKS_KEPT`.
     pub stacks_total: u64,
-    /// Ids of the latest user stacks in the stack map, each plus one; zero where there is none.
+    /// Ids of the latest user stacks in the stack map, each plus one; zero for none.
     pub stacks: [u32; FAULT_STACKS_KEPT],
 }
 
-/// A birth or death, from the `sched_process_*` tracepoints.
+/// A process event, from the `sched_process_*` tracepoints.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LifeSample {
@@ -98,7 +97,7 @@ pub struct LifeSample {
 pub const LIFE_FORK: u32 = 1;
 /// A process replaced its image.
 pub const LIFE_EXEC: u32 = 2;
-/// The last thread of a process is gone.
+/// The last thread of a process ended.
 pub const LIFE_EXIT: u32 = 3;
 
 /// One listening socket, from `iter/bpf_map_elem` over the map of known listeners.
@@ -107,23 +106,23 @@ pub const LIFE_EXIT: u32 = 3;
 pub struct ListenerSample {
     /// Address of the socket in the kernel: its identity while it lives.
     pub sock: u64,
-    /// The monotonic clock when this sample was taken, in nanoseconds.
+    /// Time of this sample on the monotonic clock, in nanoseconds.
     pub now_ns: u64,
-    /// The same clock when the head of the queue was established, in microseconds; meaningful with
-    /// [`HEAD_SEEN`].
+    /// Time on that clock at which the head of the queue was established, in microseconds; valid
+    /// with [`HEAD_SEEN`].
     pub head_us: u64,
-    /// Whose share of the map it takes, see [`share_of`].
+    /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
-    /// Connections that accept() returned, and how long they waited in all; zeros where accept() is
-    /// not followed.
+    /// Connections that accept() returned; zero if accept() is not traced.
     pub accepted_total: u64,
-    /// Microseconds.
+    /// Sum of their waits, in microseconds.
     pub wait_us_total: u64,
     /// Connections that entered the accept queues of its address since the first of them.
     pub arrived_total: u64,
-    /// Those of them that came over another interface than the loopback one.
+    /// Connections among them that came over another interface than loopback.
     pub remote_total: u64,
-    /// The clock of `now_ns` when one of them last found nobody waiting; 0 before that.
+    /// Time at which one of them last found the queue empty, on the clock of `now_ns`; 0 before
+    /// that.
     pub found_empty_ns: u64,
     /// Local address, each word in network byte order; IPv4 in the first.
     pub addr: [u32; 4],
@@ -145,7 +144,7 @@ pub struct ListenerSample {
     pub port: u16,
     /// One of the `HEAD_*` constants.
     pub head: u16,
-    /// The socket's state; anything but [`TCP_LISTEN`] means that it is no listener any more.
+    /// State of the socket; if it is not [`TCP_LISTEN`], the socket no longer listens.
     pub state: u16,
 }
 
@@ -153,14 +152,14 @@ pub struct ListenerSample {
 pub const HEAD_NONE: u16 = 0;
 /// `head_us` is the time at which the head of the queue was established.
 pub const HEAD_SEEN: u16 = 1;
-/// The queue has a head, but it moved while it was looked at, or is not established yet.
+/// The queue has a head, but it moved while it was read, or is not established yet.
 pub const HEAD_MOVING: u16 = 2;
 
-/// A listening socket, as it is kept in the map of known listeners.
+/// Value of the map of known listeners.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownListener {
-    /// Whose share of the map it takes, see [`share_of`].
+    /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
     /// Thread-group id of the process that called listen().
     pub pid: u32,
@@ -168,32 +167,31 @@ pub struct KnownListener {
     pub reserved: u32,
 }
 
-/// A UNIX listener, as it is kept in the map of known ones.
+/// Value of the map of known UNIX listeners.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownUnix {
-    /// Number of its inode, which tells it from a later socket in the same place.
+    /// Number of its inode, which distinguishes it from a later socket in the same memory.
     pub inode: u64,
-    /// Whose share of the map it takes, see [`share_of`].
+    /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
 }
 
-/// Room for listeners. A scan walks every bucket, so room is time: so much costs 0.1 ms ten times a
-/// second. That is a guess at the busiest node's listeners, doubled; what finds no room is counted,
-/// and read through `sock_diag`.
+/// Capacity of the map of listeners. A guess at the busiest node's listeners, doubled. A scan walks
+/// every bucket, which takes 0.1 ms at this size, ten times a second. A listener that finds no room
+/// is counted and read through `sock_diag`.
 pub const LISTENERS_MAX: u32 = 8_192;
 
-/// Room for UNIX listeners. A guess at the busiest node's, doubled.
+/// Capacity of the map of UNIX listeners. A guess at the busiest node's, doubled.
 pub const UNIX_LISTENERS_MAX: u32 = 2_048;
 
-/// The share of all users and namespaces together that are not the system's own.
+/// Owner that stands for all users and namespaces except the system's own.
 pub const SHARE_OF_ALL: u64 = u64::MAX;
 
-/// Uids from here on are people's and containers', by Debian's and most distributions' custom
-/// (`UID_MIN` of login.defs).
+/// First uid of people and containers in Debian and most distributions (`UID_MIN` of login.defs).
 const ORDINARY_UIDS: u32 = 1_000;
 
-/// Whose share an entry of a map takes: a user's, a network namespace's, or 0, the system's own.
+/// Returns the owner of a map entry's share: a user, a network namespace, or 0, the system.
 #[inline(always)]
 pub const fn share_of(uid: u32, netns: u32, init_netns: u32) -> u64 {
     const USER: u64 = 1 << 32;
@@ -211,21 +209,21 @@ mod sojourn;
 
 pub use sojourn::{SOJOURN_BUCKETS, Sojourn};
 
-/// CPUs whose slots can be summed. A guess at the largest host's; what further CPUs hold is left
-/// out.
+/// Maximum number of CPUs whose slots are summed. A guess at the largest host's; slots of further
+/// CPUs are ignored.
 pub const CPUS_MAX: usize = 1024;
 
-/// How far each CPU's copy of per-CPU memory lies from the address that is kept for it, by CPU
-/// number; zero ends the list.
+/// Distances of each CPU's copy of per-CPU memory from its base address, by CPU number; zero ends
+/// the list.
 pub type CpuOffsets = [u64; CPUS_MAX];
 
-/// Where one CPU's copy of a per-CPU map's value is, from `iter/bpf_map`.
+/// Address of one CPU's copy of a per-CPU map's value, from `iter/bpf_map`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuSlotSample {
-    /// Address that the kernel keeps for all of them.
+    /// Base address of all copies.
     pub base: u64,
-    /// Address of this CPU's.
+    /// Address of this CPU's copy.
     pub slot: u64,
 }
 
@@ -241,7 +239,7 @@ pub struct SocketOwnerSample {
     pub reserved: u32,
 }
 
-/// Longest name of a UNIX socket, in bytes: `sun_path` of include/uapi/linux/un.h.
+/// Maximum length of a UNIX socket's name, in bytes: `sun_path` of include/uapi/linux/un.h.
 pub const UNIX_NAME_LEN: usize = 108;
 
 /// A listening UNIX socket that a process holds, from `iter/task_file`.
@@ -250,13 +248,13 @@ pub const UNIX_NAME_LEN: usize = 108;
 pub struct UnixFoundSample {
     /// Address of the socket in the kernel.
     pub sock: u64,
-    /// Number of its inode, which tells it from a later socket in the same place.
+    /// Number of its inode, which distinguishes it from a later socket in the same memory.
     pub inode: u64,
     /// Inode of the network namespace.
     pub netns: u32,
     /// Thread-group id of a process that holds it.
     pub pid: u32,
-    /// How much of `name` counts.
+    /// Length of `name`.
     pub name_len: u32,
     /// A path and its terminating NUL, or a NUL and an abstract name.
     pub name: [u8; UNIX_NAME_LEN],
@@ -270,131 +268,216 @@ pub struct UnixSample {
     pub sock: u64,
     /// Number of its inode.
     pub inode: u64,
-    /// Whose share of the map it takes, see [`share_of`].
+    /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
     /// Connections in the accept queue.
     pub backlog: u32,
     /// Its limit.
     pub backlog_max: u32,
-    /// 1, or 0 where the socket listens no more and the rest means nothing.
+    /// 1; or 0 if the socket no longer listens, and the rest is meaningless.
     pub listens: u32,
     /// Always zero.
     pub reserved: u32,
 }
 
 impl UnixSample {
-    /// A socket that listens no more.
+    /// Sample of a socket that no longer listens.
     pub const GONE: Self =
         Self { sock: 0, inode: 0, backlog: 0, backlog_max: 0, share: 0, listens: 0, reserved: 0 };
 }
 
-/// Whose connects to where: key of the map in which their ends are counted.
+/// Process and destination: key of the map of connect results.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OutboundKey {
-    /// Address connected to, each word in network byte order; IPv4 in the first, also where the
-    /// socket is an IPv6 one.
+    /// Destination address, each word in network byte order; IPv4 in the first, also through an
+    /// IPv6 socket.
     pub addr: [u32; 4],
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Thread-group id of the process that connects; 0 where its connect was not seen to begin.
+    /// Thread-group id of the process that connects; 0 if the start of its connect was not seen.
     pub pid: u32,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
-    /// Port connected to, host byte order.
+    /// Destination port, host byte order.
     pub port: u16,
 }
 
-/// How connects ended.
+/// Results of connects.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboundCount {
-    /// Those that succeeded.
+    /// Connects that succeeded.
     pub established: u64,
-    /// Those that the other side, or the network, refused.
+    /// Connects that the peer or the network refused.
     pub refused: u64,
-    /// Those that the kernel gave up waiting for.
+    /// Connects that timed out in the kernel.
     pub timed_out: u64,
-    /// Those that ended on this side without an answer.
+    /// Connects that ended on this side without an answer.
     pub abandoned: u64,
-    /// Those for which no local port was free.
+    /// Connects for which no local port was free.
     pub no_local_port: u64,
-    /// Whose share of the map the entry takes, see [`share_of`].
+    /// Owner of the share of the map that the entry takes, see [`share_of`].
     pub share: u64,
 }
 
-/// A connect under way, kept by its socket's address.
+/// A pending connect: value of the map by socket address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboundConnect {
-    /// The monotonic clock when it began, in nanoseconds: tells it from a later one of a socket in
-    /// the same place.
+    /// Start on the monotonic clock, in nanoseconds: distinguishes it from a later one of a socket
+    /// in the same memory.
     pub since_ns: u64,
-    /// Whose share of the map it takes, see [`share_of`].
+    /// Owner of the share of the map that it takes, see [`share_of`].
     pub share: u64,
-    /// Whose it is, and where to.
+    /// Process and destination.
     pub key: OutboundKey,
     /// Always zero.
     pub reserved: u32,
 }
 
-/// Room for connects under way, and for whose ends are counted. A guess at the busiest proxy's,
-/// doubled; a full map is counted.
+/// Capacity of the maps of pending connects and of results. A guess at the busiest proxy's,
+/// doubled; a connect that finds no room is counted as a loss.
 pub const OUTBOUND_MAX: u32 = 8_192;
 
-/// The hook on the states of TCP sockets serves the probe of listeners.
+/// Flag of the hook on socket states: it serves the probe of listeners.
 pub const WATCHES_LISTENERS: u32 = 1;
-/// It serves the probe of connects.
+/// Flag of the hook on socket states: it serves the probe of connects.
 pub const WATCHES_CONNECTS: u32 = 2;
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
 pub const TCP_LISTEN: u16 = 10;
 
-/// What was lost on the way from kernel to user: index into a per-CPU array of counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A probe: the BPF programs and maps, or the files read in their place, that answer one question.
+/// Each belongs to one sensor. The order here is the order in `spillway doctor`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumCount,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum Probe {
+    /// Memory of every process.
+    ProcessMemory,
+    /// Growth between scans, from sampled page faults.
+    FaultSamples,
+    /// Forks, execs and exits.
+    ProcessLife,
+    /// Open files, threads and unclosed sockets of every process.
+    ProcessHandles,
+    /// Accept queues of every TCP listener.
+    AcceptQueue,
+    /// Accept queues of every UNIX listener.
+    UnixQueue,
+    /// Time that connections wait for accept().
+    AcceptSojourn,
+    /// Results of outbound connects.
+    OutboundConnects,
+}
+
+/// A kind of loss between the kernel and an observation. BPF programs count the first
+/// [`Loss::COUNTED_BY_BPF`] kinds in a per-CPU array by this index, the agent counts the others.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumCount,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 #[repr(u32)]
 pub enum Loss {
-    /// A birth or death found the ring full.
-    LifeRingFull = 0,
+    /// A fork, exec or exit found the ring buffer full.
+    LifeRingFull,
     /// A process's first fault sample found the map of counts full.
-    FaultMapFull = 1,
-    /// A fault sample's user stack could not be kept.
-    FaultStack = 2,
+    FaultMapFull,
+    /// The user stack of a fault sample could not be stored.
+    FaultStack,
     /// A new listener found the map of listeners full.
-    ListenerMapFull = 3,
+    ListenerMapFull,
     /// A listener's first accepted connection found the map of sojourns full.
-    SojournMapFull = 4,
-    /// A connect found no room among those under way, or its end none among those counted.
-    OutboundMapFull = 5,
-    /// A listener began, and found the map of arrivals full.
-    ArrivalMapFull = 6,
-    /// A listener found no share left of the map of listeners for its user or namespace.
-    ListenerShareFull = 7,
-    /// The same of a listener's first accepted connection, in the map of sojourns.
-    SojournShareFull = 8,
-    /// The same of a connect, among those under way or those counted.
-    OutboundShareFull = 9,
+    SojournMapFull,
+    /// A connect found the map of pending connects full, or its result the map of results.
+    OutboundMapFull,
+    /// A new listener found the map of arrivals full.
+    ArrivalMapFull,
+    /// A new listener exceeded the share of its user or namespace in the map of listeners.
+    ListenerShareFull,
+    /// A listener's first accepted connection exceeded that share in the map of sojourns.
+    SojournShareFull,
+    /// A connect exceeded that share in the map of pending connects or of results.
+    OutboundShareFull,
+    /// `/proc/meminfo` could not be read.
+    HostReadFailed,
+    /// A scan of processes failed.
+    ProcessScanFailed,
+    /// A scan of open files and threads failed.
+    HandleScanFailed,
+    /// A scan of TCP listeners failed.
+    ListenerScanFailed,
+    /// A scan of UNIX listeners failed.
+    UnixScanFailed,
+    /// The results of outbound connects could not be read.
+    OutboundReadFailed,
+    /// A pass or a ring buffer ended within a sample.
+    ShortRead,
+    /// A process event had an unknown kind.
+    UnknownSample,
+    /// Listeners beyond one user's limit on those read through `sock_diag` were left out.
+    ListenersLeftOut,
+    /// A destination was left out because too many had news at once; it is reported later.
+    OutboundLeftOut,
+    /// A `sock_diag` request for TCP sockets failed.
+    SockDiagFailed,
+    /// A `sock_diag` request for UNIX sockets failed.
+    UnixDiagFailed,
+    /// A network namespace could not be entered.
+    NetnsNotEntered,
 }
+
+/// Gives an enum its variants as an array, and each variant its name.
+macro_rules! named_variants {
+    ($($type:ident),+) => {$(
+        impl $type {
+            /// Every variant, in order.
+            pub const VARIANTS: [Self; <Self as strum::EnumCount>::COUNT] =
+                match <Self as strum::VariantArray>::VARIANTS.first_chunk() {
+                    Some(variants) => *variants,
+                    None => unreachable!(),
+                };
+
+            /// Name in JSON, logs and metrics: the variant in snake case.
+            pub fn name(self) -> &'static str {
+                self.into()
+            }
+        }
+    )+};
+}
+
+named_variants!(Probe, Loss);
 
 impl Loss {
-    /// Every kind, with the name it has in metrics.
-    pub const ALL: [(Self, &'static str); 10] = [
-        (Self::LifeRingFull, "life_ring_full"),
-        (Self::FaultMapFull, "fault_map_full"),
-        (Self::FaultStack, "fault_stack"),
-        (Self::ListenerMapFull, "listener_map_full"),
-        (Self::SojournMapFull, "sojourn_map_full"),
-        (Self::OutboundMapFull, "outbound_map_full"),
-        (Self::ArrivalMapFull, "arrival_map_full"),
-        (Self::ListenerShareFull, "listener_share_full"),
-        (Self::SojournShareFull, "sojourn_share_full"),
-        (Self::OutboundShareFull, "outbound_share_full"),
-    ];
+    /// Number of kinds that BPF programs count; they come first.
+    pub const COUNTED_BY_BPF: usize = Self::OutboundShareFull as usize + 1;
 }
 
-/// Byte offsets of the kernel's struct members, and what else differs between kernels. Filled from
-/// the running kernel's BTF at load time; a program whose members were not all found is never
-/// loaded.
+/// Byte offsets of the kernel's struct members, and other differences between kernels. Filled from
+/// the running kernel's BTF at load time; a program is loaded only if all members that it needs
+/// were found.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is named <struct>_<member>")]
@@ -414,10 +497,10 @@ pub struct Offsets {
     pub signal_fds_max: u32,
     /// From `mm_struct` to the plain count of counter 0.
     pub mm_rss_count: u32,
-    /// From one counter of `rss_stat` to the next, where they have per-CPU slots; else they are
-    /// side by side.
+    /// From one counter of `rss_stat` to the next, if they have per-CPU slots; otherwise they are
+    /// adjacent.
     pub mm_rss_stride: u32,
-    /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] where counters
+    /// From `mm_struct` to the pointer to the per-CPU slots of counter 0; [`ABSENT`] if counters
     /// have none.
     pub mm_rss_slots: u32,
     pub mm_data_vm: u32,
@@ -427,7 +510,7 @@ pub struct Offsets {
     pub array_slots: u32,
     /// From `css_set` to the pointer that leads to the cgroup: `dfl_cgrp`, or `subsys[memory]`.
     pub css_set_cgroup: u32,
-    /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] where `css_set_cgroup` leads to the
+    /// From `cgroup_subsys_state` to `cgroup`; [`ABSENT`] if `css_set_cgroup` leads to the
     /// cgroup itself.
     pub css_cgroup: u32,
     pub cgroup_kn: u32,
@@ -446,7 +529,7 @@ pub struct Offsets {
     pub sock_daddr: u32,
     pub sock_v6_daddr: u32,
     pub sock_dport: u32,
-    /// From `sock` to the sides that are shut down; [`ABSENT`] where it is not a byte.
+    /// From `sock` to the sides that are shut down; [`ABSENT`] if it is not a byte.
     pub sock_shutdown: u32,
     pub sock_err: u32,
     pub sock_net: u32,
@@ -457,31 +540,69 @@ pub struct Offsets {
     pub sock_drops: u32,
     /// From `sock` to the interface that its last packet came over; [`ABSENT`] until 5.15.
     pub sock_rx_ifindex: u32,
-    /// The same where it belongs to `inet_sock`; [`ABSENT`] since 5.16.
+    /// From `inet_sock` to that interface; [`ABSENT`] since 5.16.
     pub inet_rx_ifindex: u32,
-    /// From `sock` to the uid of its owner; [`ABSENT`] where it is not kept.
+    /// From `sock` to the uid of its owner; [`ABSENT`] if it is not kept.
     pub sock_uid: u32,
-    /// Inode of the initial network namespace: no offset, but as constant.
+    /// Inode of the initial network namespace: not an offset, but as constant.
     pub init_netns: u32,
     pub sock_type: u32,
     pub sock_socket: u32,
     pub sock_receive_queue_len: u32,
-    /// From `socket` to the number of the inode that it lies beside.
+    /// From `socket` to the number of the inode next to it.
     pub socket_inode: u32,
     pub unix_addr: u32,
     pub unix_address_len: u32,
     pub unix_address_name: u32,
     pub accept_head: u32,
     pub request_sk: u32,
-    /// When the connection was established: `rcvq_space.time`.
+    /// From `tcp_sock` to the time at which the connection was established: `rcvq_space.time`.
     pub tcp_established: u32,
 }
 
-/// Stands in [`Offsets`] where a step of the way does not exist on this kernel.
+/// Value in [`Offsets`] of a member that this kernel lacks.
 pub const ABSENT: u32 = u32::MAX;
 
 impl Offsets {
-    /// Before the loader filled them in.
+    /// Offsets before the loader fills them in.
     // SAFETY: every field is a u32, for which all bytes are valid.
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
+}
+
+/// A type that is valid for any bytes of its size, so that the kernel can fill it.
+///
+/// # Safety
+///
+/// The type must be `repr(C)` without padding, and valid for every bit pattern.
+pub unsafe trait Plain: Copy {}
+
+/// Marks types of integers and byte arrays as [`Plain`]. The size given is the sum of their
+/// members' sizes, which the type has only if it has no padding.
+macro_rules! plain {
+    ($($type:ty = $bytes:expr),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$type>() == $bytes, "a sample type has padding");
+        // SAFETY: integers and byte arrays only, `repr(C)`, and without padding as just checked.
+        unsafe impl Plain for $type {}
+    )+};
+}
+
+plain! {
+    u32 = 4,
+    u64 = 8,
+    TaskSample = 8 * 8 + 2 * 4 + COMM_LEN,
+    HandleSample = 2 * 8 + 4 * 4,
+    FaultCount = 2 * 8 + FAULT_STACKS_KEPT * 4,
+    LifeSample = 8 + 2 * 4,
+    ListenerSample = 9 * 8 + 4 * 4 + 6 * 4 + 4 * 2,
+    KnownListener = 8 + 2 * 4,
+    KnownUnix = 2 * 8,
+    Sojourn = 2 * 8 + SOJOURN_BUCKETS * 4,
+    CpuSlotSample = 2 * 8,
+    SocketOwnerSample = 8 + 2 * 4,
+    UnixFoundSample = 2 * 8 + 3 * 4 + UNIX_NAME_LEN,
+    UnixSample = 3 * 8 + 4 * 4,
+    OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
+    OutboundCount = 6 * 8,
+    OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
+    Offsets = 58 * 4,
 }

@@ -1,4 +1,4 @@
-//! Spillway's BPF programs. One file a probe; what they share is in `kernel`.
+//! Spillway's BPF programs: one file a probe, and helpers that probes share. See README.md.
 //!
 //! Kernel structs are read only through `bpf_probe_read_kernel` at offsets that the loader took
 //! from the running kernel's BTF: Rust emits no CO-RE relocations, and an offset fixed at compile

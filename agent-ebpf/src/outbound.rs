@@ -1,26 +1,25 @@
-//! How each process's outbound TCP connects end, counted by where they went.
+//! Results of outbound TCP connects, by process and destination.
 //!
 //! A socket enters SYN_SENT inside its caller's connect(), with the destination set, and leaves it
-//! in whatever context the answer comes: so who connects is kept from the one to the other, by the
-//! socket's address. How it ended is the state that follows, and where that is CLOSE the socket's
-//! error: a reset, an ICMP error and the last timeout set `sk_err` before they close the socket;
-//! close(), shutdown() and an exit close it first. So does connect() itself where no local port is
-//! free, before anything is sent: such a socket never had a local port.
+//! in the context in which the answer arrives, so the process is kept in between, by the socket's
+//! address. The result is the next state, and if that is CLOSE, the socket's error: a reset, an
+//! ICMP error and the last timeout set `sk_err` before they close the socket; close(), shutdown()
+//! and an exit close it first. So does connect() itself if no local port is free, before anything
+//! is sent: such a socket never had a local port.
 //!
-//! - Hook: see `states`; any context.
-//! - Minimum kernel: 5.6 (reading the maps in batches).
-//! - Cold start: a connect that was under way before is counted under no process, as is one that
-//!   found no room. An end that was missed leaves its entry until the same socket connects again or
-//!   the reader drops it.
-//! - A connect that is met by the other side's own (SYN_RECV) has had its answer and counts as
-//!   established there.
-//! - Does not see: what fails before a SYN could be sent for other reasons, such as a destination
-//!   without a route; that no local port was free where the socket had one from an earlier connect,
-//!   or from bind() (counted as abandoned).
+//! - Hook: see `sock_state`; any context.
+//! - Minimum kernel: 5.6 (reading maps in batches).
+//! - Cold start: a connect that was pending before is counted without a process, as is one that
+//!   found no room. A missed result leaves its entry until the same socket connects again or the
+//!   reader removes it.
+//! - A connect that meets the peer's own (SYN_RECV) has had its answer and counts as established.
+//! - Does not see: connects that fail before a SYN is sent for other reasons, such as a destination
+//!   without a route; the lack of a local port if the socket had one from an earlier connect or
+//!   from bind(), which counts as abandoned.
 //!
-//! Both maps are plain hash maps that the reader empties, not LRU ones: those drop entries
-//! silently, and long before they are full where there are many CPUs; here what finds no room is
-//! counted.
+//! Both maps are plain hash maps that the reader empties, not LRU maps: those evict entries
+//! silently, and long before they are full on hosts with many CPUs. Here a connect that finds no
+//! room is counted as a loss.
 
 use core::ffi::c_void;
 
@@ -40,23 +39,23 @@ use crate::{
 };
 
 const TCP_CLOSE: u32 = 7;
-/// No connect times out before its first SYN was sent again, after a second (`TCP_TIMEOUT_INIT` of
-/// include/net/tcp.h).
+/// Minimum duration of a connect that times out: its first SYN is sent again after a second
+/// (`TCP_TIMEOUT_INIT` of include/net/tcp.h).
 const LEAST_TIMEOUT_NS: u64 = 1_000_000_000;
 const ECONNABORTED: i32 = 103;
 const ETIMEDOUT: i32 = 110;
 
-/// Connects under way, by socket address.
+/// Pending connects by socket address.
 #[map]
 static CONNECTING: HashMap<u64, OutboundConnect> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
-/// Number of them by owner, and of those below.
+/// Number of pending connects by owner, and of results.
 #[map]
 static CONNECTING_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
 #[map]
 static CONNECTED_SHARES: Shares = Shares::with_max_entries(OUTBOUND_MAX, 0);
 
-/// How they ended. The reader takes away what no longer changes.
+/// Results. The reader removes entries that no longer change.
 #[map]
 static CONNECTED: HashMap<OutboundKey, OutboundCount> = HashMap::with_max_entries(OUTBOUND_MAX, 0);
 
@@ -69,7 +68,7 @@ const EMPTY: OutboundCount = OutboundCount {
     share: 0,
 };
 
-/// A socket begins to connect; connect() runs in its caller's context.
+/// Handles a socket that begins to connect, in the context of its caller.
 #[inline(always)]
 pub(crate) fn begin(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
@@ -89,7 +88,7 @@ pub(crate) fn begin(sock: *const c_void) {
     }
 }
 
-/// A socket connects no more: it is in this state now.
+/// Handles a socket that no longer connects and is in state `new` now.
 #[inline(always)]
 pub(crate) fn end(sock: *const c_void, new: u32) {
     let (key, since_ns) = match CONNECTING.get_ptr(sock as u64) {
@@ -114,8 +113,8 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
             if !shares::take(&CONNECTED_SHARES, OUTBOUND_MAX, share) {
                 return count(Loss::OutboundShareFull);
             }
-            // Another CPU may have inserted it in between: then the insert fails and the entry is
-            // there all the same.
+            // If another CPU has inserted it in between, the insert fails and the entry exists
+            // anyway.
             if CONNECTED
                 .insert(key, OutboundCount { share, ..EMPTY }, u64::from(BPF_NOEXIST))
                 .is_err()
@@ -139,7 +138,7 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
             None => &raw mut (*counted).established,
             Some(0) if error_was_fetched(sock, since_ns) => &raw mut (*counted).timed_out,
             Some(0) if never_had_a_port(sock) => &raw mut (*counted).no_local_port,
-            // Aborted is by an administrator, through sock_diag.
+            // ECONNABORTED: destroyed by an administrator, through sock_diag.
             Some(0 | ECONNABORTED) => &raw mut (*counted).abandoned,
             Some(ETIMEDOUT) => &raw mut (*counted).timed_out,
             Some(_) => &raw mut (*counted).refused,
@@ -148,10 +147,10 @@ pub(crate) fn end(sock: *const c_void, new: u32) {
     }
 }
 
-/// Whether a socket that closes without an error had one until a moment ago. The last timeout wakes
-/// the owner before it closes the socket, who may fetch the error first; whoever gives up shuts the
-/// socket down first. Where no local port was free it was not shut down either, but that shows at
-/// once.
+/// Returns whether a socket that closes without an error had one until a moment ago. The last
+/// timeout wakes the owner before it closes the socket, so the owner may fetch the error first; an
+/// owner that gives up shuts the socket down first. A socket without a local port was not shut down
+/// either, but fails at once.
 #[inline(always)]
 fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     // SAFETY: a plain helper without arguments.
@@ -159,14 +158,14 @@ fn error_was_fetched(sock: *const c_void, since_ns: u64) -> bool {
     lasted_ns >= LEAST_TIMEOUT_NS && Typed::read::<u8>(sock, offset!(sock_shutdown)) == Some(0)
 }
 
-/// Tells if a socket that connected was given no local port. `skc_num` says the same of every
-/// socket by now, `inet_sport` is kept.
+/// Returns whether a socket never had a local port. By now `skc_num` is zero in every socket;
+/// `inet_sport` is kept.
 #[inline(always)]
 fn never_had_a_port(sock: *const c_void) -> bool {
     Helper::read::<u16>(sock, offset!(inet_sport)) == Some(0)
 }
 
-/// Where the socket connects to, as `pid`.
+/// Returns the destination of a socket, for the process `pid`.
 #[inline(always)]
 fn key(sock: *const c_void, pid: u32) -> Option<OutboundKey> {
     let net = Typed::pointer(sock, offset!(sock_net))?;

@@ -1,14 +1,14 @@
-//! `sample_faults`: who grows between two scans, and from which call path.
+//! `sample_faults`: growth of processes between two scans, and the call paths that cause it.
 //!
 //! - Hook: perf software event `PAGE_FAULTS` with a sample period, one event a CPU, `u32 (struct
 //!   bpf_perf_event_data *ctx)`. It runs in the faulting task's context, never in NMI or an
 //!   interrupt: the user stack, the only user memory that Spillway reads, is that task's own, and a
-//!   page of it that is not there ends the walk.
+//!   missing page of it ends the walk.
 //! - Minimum kernel: 4.9.
-//! - Cost: nothing on an unsampled fault but the counter; 0.7 to 1.1 µs a sample, every
+//! - Cost: only the counter on an unsampled fault; 0.7 to 1.1 µs a sample, every
 //!   `FAULT_SAMPLE_PERIOD_PAGES` faults: one map lookup, and a stack walk every four.
-//! - A fault that maps a huge page counts once, so growth in huge pages is underrated here; the
-//!   scan sees it in full.
+//! - A fault that maps a huge page counts once, so growth in huge pages is underestimated here;
+//!   the scan sees it in full.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -21,20 +21,20 @@ use spillway_ebpf::{FAULT_STACKS_KEPT, FaultCount, Loss};
 
 use crate::kernel_read::count;
 
-/// Processes with at least one sample. Entries go with their process (see `life`), and where deaths
-/// are not seen those that have not faulted for longest make room. Every scan looks each process
-/// up, so the table should stay in the cache: 8,192 processes that fault are a guess at the largest
-/// host's.
+/// Processes with at least one sample. An entry is removed with its process (see `process_events`);
+/// if exits are not seen, those that have not faulted for longest are evicted. Every scan looks
+/// each process up, so the table should fit the cache: 8,192 processes that fault are a guess at
+/// the largest host's.
 #[map]
 pub(crate) static FAULTS: LruHashMap<u32, FaultCount> = LruHashMap::with_max_entries(8_192, 0);
 
-/// User stacks by id: 2,048 stacks cost 2 MiB. An id that is taken by another stack is reused,
+/// User stacks by id: 2,048 stacks take 2 MiB. An id that another stack uses is overwritten,
 /// because the latest growth matters most.
 #[map]
 static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
 
-/// After its first few, every so many samples of a process keep their stack: one a MiB of growth
-/// should name a path as well as four do, and spares three walks of the stack. A guess.
+/// Interval of samples of a process that keep their stack, after its first few. A guess: one stack
+/// a MiB of growth should name a path as well as four, and saves three walks of the stack.
 const STACK_EVERY: u64 = 4;
 
 #[perf_event]
@@ -44,8 +44,7 @@ pub fn sample_faults(ctx: PerfEventContext) -> u32 {
         return 0;
     }
     if FAULTS.get_ptr_mut(pid).is_none() {
-        // Another CPU may have inserted it in between: then the insert fails and the entry is there
-        // all the same.
+        // If another CPU has inserted it in between, the insert fails and the entry exists anyway.
         let _ = FAULTS.insert(pid, FaultCount::default(), u64::from(BPF_NOEXIST));
     }
     let Some(faults) = FAULTS.get_ptr_mut(pid) else {
@@ -53,7 +52,7 @@ pub fn sample_faults(ctx: PerfEventContext) -> u32 {
         return 0;
     };
     // SAFETY: the entry lives while the program runs. Two threads of one process may race here; a
-    // sample is then counted once instead of twice, which the estimate bears.
+    // sample is then counted once instead of twice, which the estimate tolerates.
     unsafe {
         let samples = (*faults).samples;
         (*faults).samples = samples + 1;

@@ -1,14 +1,14 @@
-//! Births and deaths of processes.
+//! Forks, execs and exits of processes.
 //!
 //! - Hooks, as BTF tracepoints and again as raw ones (arguments are the tracepoint's own either
 //!   way, so no tracefs and no field formats are needed): `sched_process_fork(struct task_struct
 //!   *parent, struct task_struct *child)`, `sched_process_exec(struct task_struct *p, pid_t
 //!   old_pid, struct linux_binprm *bprm)`, `sched_process_exit(struct task_struct *p)`.
-//! - Minimum kernel: 5.8 (ring buffer; BTF tracepoints are there since 5.5).
-//! - Cost: 0.14 to 0.29 µs a birth, 0.23 to 0.28 an exec, 0.45 to 0.58 a death (0.18 to 0.44, 0.29
+//! - Minimum kernel: 5.8 (ring buffer; BTF tracepoints exist since 5.5).
+//! - Cost: 0.14 to 0.29 µs a fork, 0.23 to 0.28 an exec, 0.45 to 0.58 an exit (0.18 to 0.44, 0.29
 //!   to 0.39 and 0.49 to 0.74 through the raw ones, which call a helper for each read): one ring
-//!   entry each, and no wake-up of the reader. Threads end after two reads.
-//! - A full ring is counted; the next scan then shows the truth.
+//!   entry each, and no wake-up of the reader. A thread that ends costs two reads.
+//! - A full ring is counted as a loss; the next scan then corrects the picture.
 
 use core::ffi::c_void;
 
@@ -91,15 +91,15 @@ fn leads_its_group<R: Reading>(task: *const c_void) -> Option<bool> {
     Some(R::read::<u32>(task, offset!(task_pid))? == R::read::<u32>(task, offset!(task_tgid))?)
 }
 
-/// `signal->live` counts the group's living threads; the kernel takes the dying one off before it
-/// tells us.
+/// `signal->live` counts the group's living threads; the kernel subtracts the ending one before
+/// this tracepoint.
 #[inline(always)]
 fn last_of_its_group<R: Reading>(task: *const c_void) -> Option<bool> {
     let signal = R::pointer(task, offset!(task_signal))?;
     Some(R::read::<i32>(signal, offset!(signal_live))? == 0)
 }
 
-/// Identity is the leader's: pid and start time.
+/// The identity is that of the leader: pid and start time.
 #[inline(always)]
 fn emit<R: Reading>(task: *const c_void, kind: u32) {
     let Some(sample) = sample::<R>(task, kind) else { return };

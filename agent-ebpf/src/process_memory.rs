@@ -2,15 +2,15 @@
 //!
 //! - Hook: `iter/task`, `int (struct bpf_iter__task *ctx)`, process context, no locks held over the
 //!   read; and once at the start `iter/bpf_map`, `int (struct bpf_iter__bpf_map *ctx)`.
-//! - Minimum kernel: 5.8 (iterators); to sum 5.19 (`bpf_map_lookup_percpu_elem`), which every
-//!   kernel that needs it is past.
+//! - Minimum kernel: 5.8 (iterators); 5.19 to sum per-CPU parts
+//!   (`bpf_map_lookup_percpu_elem`), which every kernel that has them exceeds.
 //! - Cost: 50 to 80 ns a process in the program, 0.25 µs with the kernel's own walk, measured over
 //!   2,000 on a 6.18 host; two loads a thread. Summing reads four slots a CPU more.
-//! - Refuses: kernel threads (no `mm`) and threads that do not lead their group.
+//! - Ignores: kernel threads (no `mm`) and threads that do not lead their group.
 //!
 //! Since 6.2 the counters are per-CPU sums, and a plain count is off by up to a batch (at least 32
-//! pages) a CPU. The slots of processes that matter are therefore summed: those which sampled page
-//! faults show to grow. `scan_tasks_plain` does without.
+//! pages) a CPU. So the slots of processes that sampled page faults show to grow are summed.
+//! `scan_tasks_plain` reads plain counts only.
 
 use core::{ffi::c_void, ptr};
 
@@ -28,18 +28,18 @@ use crate::{
     page_faults::FAULTS,
 };
 
-/// Where each CPU's slots are, written by the loader from what `find_cpu_slots` told.
+/// Offset of each CPU's slots, written by the loader from the samples of `find_cpu_slots`.
 #[map]
 static CPU_OFFSETS: Array<CpuOffsets> = Array::with_max_entries(1, 0);
 
-/// A map whose own slots are looked at to learn the offsets, and its id.
+/// A map whose own slots show the offsets, and its id.
 #[map]
 static CPU_SLOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CPU_SLOT_ID: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Fault samples from which a process matters, written by the loader: everything matters where
-/// faults are not sampled.
+/// Number of fault samples from which the slots of a process are summed, written by the loader; 0
+/// if faults are not sampled.
 #[map]
 static SUM_FROM_SAMPLES: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -95,7 +95,7 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     // SAFETY: the entry may be written while it is read; an aligned u64 is read whole.
     let fault_samples = FAULTS.get_ptr(pid).map_or(0, |faults| unsafe { (*faults).samples });
     let mut pages: [i64; COUNTERS] = if offset!(mm_rss_slots) == ABSENT as usize {
-        // Whole counts, side by side. Verifiers of their time do not look into an array of
+        // Complete counts, adjacent. The verifiers of these kernels do not look into an array of
         // `atomic_long_t`.
         read_or_zero(mm, offset!(mm_rss_count))
     } else {
@@ -103,7 +103,7 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
             load(mm, offset!(mm_rss_count) + counter * offset!(mm_rss_stride))
         })
     };
-    if sum && offset!(mm_rss_slots) != ABSENT as usize && matters(fault_samples) {
+    if sum && offset!(mm_rss_slots) != ABSENT as usize && needs_sum(fault_samples) {
         add_slots(mm, &mut pages);
     }
     Some(TaskSample {
@@ -121,8 +121,8 @@ fn sample(task: *const c_void, sum: bool) -> Option<TaskSample> {
     })
 }
 
-/// As `task_statm` of fs/proc/task_mmu.c counts `data`. Plain counts that follow mapping; by
-/// touching, only a stack grows.
+/// Counts `data` as `task_statm` of fs/proc/task_mmu.c does: plain counts that follow mapping. Of
+/// touched memory, only a stack extends it.
 #[inline(always)]
 fn mapped_pages(mm: *const c_void) -> u64 {
     if offset!(mm_data_vm) == ABSENT as usize || offset!(mm_stack_vm) == ABSENT as usize {
@@ -132,12 +132,12 @@ fn mapped_pages(mm: *const c_void) -> u64 {
 }
 
 #[inline(always)]
-fn matters(fault_samples: u64) -> bool {
+fn needs_sum(fault_samples: u64) -> bool {
     SUM_FROM_SAMPLES.get(0).is_some_and(|&from| fault_samples >= from)
 }
 
-/// Adds each CPU's part to the plain counts. A slot that moves to the count meanwhile is missed or
-/// counted twice: a batch at most.
+/// Adds each CPU's part to the plain counts. A slot that is flushed into the count meanwhile is
+/// missed or counted twice, which is at most a batch.
 #[inline(always)]
 fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     let Some(cpus) = CPU_OFFSETS.get_ptr(0) else { return };
@@ -146,8 +146,8 @@ fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     });
     let mut cpu = 0;
     while cpu < CPUS_MAX {
-        // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass, and
-        // nobody after.
+        // SAFETY: `cpu` is in range. The loader writes the offsets before the first pass,
+        // and never again.
         let offset = unsafe { ptr::read_volatile(&raw const (*cpus)[cpu]) };
         if offset == 0 {
             break;
@@ -159,8 +159,8 @@ fn add_slots(mm: *const c_void, pages: &mut [i64; COUNTERS]) {
     }
 }
 
-/// Two loads: the verifier allows any that stays within the array. A helper's call took 35 ns a
-/// process here.
+/// Reads the name in two loads: the verifier allows any within the array. A helper's call took 35
+/// ns a process here.
 #[inline(always)]
 fn comm(task: *const c_void) -> [u8; COMM_LEN] {
     let halves: [u64; 2] =
@@ -169,8 +169,8 @@ fn comm(task: *const c_void) -> [u8; COMM_LEN] {
     unsafe { core::mem::transmute(halves) }
 }
 
-/// Id of the cgroup that charges this task's memory: the default hierarchy's, or the memory
-/// controller's own where that is mounted as version 1.
+/// Returns the id of the cgroup that charges this task's memory: that of the default hierarchy, or
+/// of the memory controller's own if that is mounted as version 1.
 #[inline(always)]
 fn cgroup_id(task: *const c_void) -> u64 {
     let css_set: *const c_void = load(task, offset!(task_cgroups));
@@ -189,8 +189,8 @@ pub struct IterMap {
     map: *mut c_void,
 }
 
-/// Tells where each CPU's copy of a per-CPU map's value is, and the address that the kernel keeps
-/// for all: the difference is the same for everything per-CPU, the counters' slots included.
+/// Emits the address of each CPU's copy of a per-CPU map's value, and their base address: the
+/// difference is the same for all per-CPU memory, including the counters' slots.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_map")]
 pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
@@ -208,7 +208,7 @@ pub extern "C" fn find_cpu_slots(ctx: *mut IterMap) -> i32 {
     let Some(base) = Helper::read::<u64>(map, offset!(array_slots)) else { return 0 };
     for cpu in 0..CPUS_MAX as u32 {
         let map = (&raw const CPU_SLOT).cast_mut().cast();
-        // SAFETY: the map is a per-CPU array with a key of 0; the answer is null beyond the last
+        // SAFETY: the map is a per-CPU array with a key of 0; the result is null beyond the last
         // CPU.
         let slot = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const key).cast(), cpu) };
         if slot.is_null() {

@@ -1,9 +1,9 @@
-//! `count_handles`: what each process holds that can run out: open files, threads, sockets that it
-//! forgot to close.
+//! `count_handles`: limited resources of each process: open files, threads, and sockets that it
+//! left unclosed.
 //!
 //! - Hook: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`, process context. The files of
-//!   one process come one after the other, so that one count at a time is kept, and told when the
-//!   next process comes or the pass ends.
+//!   one process come in sequence, so a single count is kept, and emitted when the next process
+//!   begins or the pass ends.
 //! - Minimum kernel: 5.8.
 //! - Cost: 0.08 to 0.13 µs an open file, once every ten seconds.
 
@@ -19,7 +19,7 @@ use crate::{
 
 const TCP_CLOSE_WAIT: u8 = 8;
 
-/// The process whose files are being counted, and the pass that does.
+/// The process whose files are being counted, and the current pass.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Counting {
@@ -42,7 +42,7 @@ pub extern "C" fn count_handles(ctx: *mut IterTaskFile) -> i32 {
     unsafe {
         let session_id = (*meta).session_id;
         if (*counting).session_id != session_id {
-            // What a pass that was given up has left.
+            // Drop the state of a pass that was abandoned.
             (*counting).session_id = session_id;
             (*counting).handles.pid = 0;
         }

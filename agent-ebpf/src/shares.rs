@@ -1,14 +1,13 @@
-//! Shares of a map's room, so that no user and no network namespace can take all of it.
+//! Shares of a map's capacity, so that no user and no network namespace can take all of it.
 //!
-//! A quarter is for each user from uid 1000 on, and for each network namespace but the initial one
-//! in what belongs to other users there, such as root in a container. Together they get three
-//! quarters: the last one is for the system's own. What has no share left is counted, and read in
-//! another way where there is one.
+//! Each user from uid 1000 on gets at most a quarter, and so does each network namespace other than
+//! the initial one for sockets of other users, such as root in a container. Together they get at
+//! most three quarters: the last one is reserved for the system. An entry beyond its owner's share
+//! is counted as a loss, and read in another way if there is one.
 //!
-//! - Cost: nothing for the system's own; two lookups for others, at what comes and at what goes.
-//! - Two CPUs may both take the last place: a share is exceeded by as many entries as there are
-//!   CPUs at most. The reader sets the counts right at its next pass, and removes those that are
-//!   zero.
+//! - Cost: none for the system's entries; two lookups for others, on insertion and on removal.
+//! - Two CPUs may both take the last place: a share is exceeded by at most as many entries as there
+//!   are CPUs. The reader corrects the counts at its next pass, and removes those that are zero.
 
 use core::ffi::c_void;
 
@@ -20,10 +19,10 @@ use crate::{
     kernel_read::{Helper, Reading, offset},
 };
 
-/// Entries taken, by whose they are.
+/// Number of entries by owner.
 pub(crate) type Shares = HashMap<u64, u64>;
 
-/// Whose a socket is; 0 is the system.
+/// Returns the owner of a socket; 0 is the system.
 #[inline(always)]
 pub(crate) fn owner_of(sock: *const c_void) -> u64 {
     let net = Helper::pointer(sock, offset!(sock_net));
@@ -31,7 +30,7 @@ pub(crate) fn owner_of(sock: *const c_void) -> u64 {
     owner_in::<Helper>(sock, netns)
 }
 
-/// As [`owner_of`], of a socket in this network namespace.
+/// Returns the owner of a socket in this network namespace.
 #[inline(always)]
 pub(crate) fn owner_in<R: Reading>(sock: *const c_void, netns: u32) -> u64 {
     let uid = if offset!(sock_uid) == ABSENT as usize {
@@ -42,14 +41,14 @@ pub(crate) fn owner_in<R: Reading>(sock: *const c_void, netns: u32) -> u64 {
     share_of(uid, netns, offset!(init_netns) as u32)
 }
 
-/// Takes a place in a map with so much room; `false` if the owner's share, or that of all of them,
-/// is used up.
+/// Takes a place in a map with this capacity; `false` if the share of the owner, or of all owners
+/// together, is used up.
 #[inline(always)]
 pub(crate) fn take(shares: &Shares, room: u32, owner: u64) -> bool {
     let quarter = i64::from(room / 4);
     owner == 0 || {
         let (own, all) = (taken(shares, owner), taken(shares, SHARE_OF_ALL));
-        // Without a count there is no room for one: then all of them together are bounded.
+        // If there is no room for the owner's count, only the total is bounded.
         let is_over = |count: Option<*mut u64>, most: i64| {
             // SAFETY: the entry lives while the program runs; an aligned u64 is read whole.
             count.is_some_and(|count| unsafe { *count } as i64 >= most)
@@ -63,7 +62,7 @@ pub(crate) fn take(shares: &Shares, room: u32, owner: u64) -> bool {
     }
 }
 
-/// Gives a place back.
+/// Returns a place.
 #[inline(always)]
 pub(crate) fn give_back(shares: &Shares, owner: u64) {
     if owner != 0 {
@@ -77,13 +76,12 @@ fn taken(shares: &Shares, owner: u64) -> Option<*mut u64> {
     if let Some(count) = shares.get_ptr_mut(owner) {
         return Some(count);
     }
-    // Another CPU may have inserted it in between: then the insert fails and the entry is there all
-    // the same.
+    // If another CPU has inserted it in between, the insert fails and the entry exists anyway.
     let _ = shares.insert(owner, 0u64, u64::from(BPF_NOEXIST));
     shares.get_ptr_mut(owner)
 }
 
-/// Adds; the largest number takes one away.
+/// Adds to a count; adding the largest number subtracts one.
 #[inline(always)]
 fn change(count: Option<*mut u64>, by: u64) {
     if let Some(count) = count {

@@ -1,4 +1,4 @@
-//! What is read of a TCP socket wherever one is met.
+//! Reads of sockets that several probes share.
 
 use core::ffi::c_void;
 
@@ -10,7 +10,7 @@ const IPPROTO_TCP: u16 = 6;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
-/// The socket behind `file`, of whatever family; `None` where the file is anything else.
+/// Returns the socket behind `file`, of any family; `None` if the file is not a socket.
 #[inline(always)]
 pub(crate) fn socket_of(file: *const c_void) -> Option<*const c_void> {
     let inode = Helper::pointer(file, offset!(file_inode))?;
@@ -21,7 +21,7 @@ pub(crate) fn socket_of(file: *const c_void) -> Option<*const c_void> {
     Helper::pointer(socket, offset!(socket_sk))
 }
 
-/// The TCP socket behind `file` if it is in this state, or `None` where the file is anything else.
+/// Returns the TCP socket behind `file` if it is in this state; `None` otherwise.
 #[inline(always)]
 pub(crate) fn tcp_in_state(file: *const c_void, state: u8) -> Option<*const c_void> {
     let sock = socket_of(file)?;
@@ -29,7 +29,7 @@ pub(crate) fn tcp_in_state(file: *const c_void, state: u8) -> Option<*const c_vo
     is.then_some(sock)
 }
 
-/// Whether a socket speaks TCP over IP; `None` where it cannot be read.
+/// Returns whether a socket is TCP over IP; `None` if it cannot be read.
 #[inline(always)]
 pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
     let family = R::read::<u16>(sock, offset!(sock_family))?;
@@ -37,13 +37,13 @@ pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
     Some(inet && R::read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
 }
 
-/// When a connection that waits for accept() was established, on the monotonic clock in
-/// microseconds; 0 before.
+/// Returns the time at which a connection that waits for accept() was established, on the monotonic
+/// clock in microseconds; 0 before.
 ///
-/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same turn of the
+/// `tcp_sock.rcvq_space.time` is set when the connection is established, in the same run of the
 /// network stack in which it enters the accept queue, and next when an application reads from it,
-/// which nobody can before accept(). So the socket itself carries its time: no map has to, and none
-/// has to be purged of connections that die in the queue.
+/// which is impossible before accept(). So the socket itself carries the time: no map is needed,
+/// nor its cleanup for connections that die in the queue.
 #[inline(always)]
 pub(crate) fn established_us(child: *const c_void) -> u64 {
     read_or_zero(child, offset!(tcp_established))

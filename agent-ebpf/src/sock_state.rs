@@ -1,14 +1,14 @@
-//! `socket_state`: every change of a TCP socket's state, handed to those who want to know of it.
+//! `socket_state`: every change of a TCP socket's state, passed on to the probes that need it.
 //!
-//! One program serves two probes, since what a connection pays is above all the way to it, ten
-//! times over loopback: the listeners that come and go and the connections that come to them
-//! (`listeners`, `arrivals`), and the connects that begin and end (`outbound`). Which of them are
-//! attached stands in [`WATCHED`].
+//! One program serves two probes, because most of what a connection pays is the call itself, ten
+//! times over loopback: listeners that open and close and connections that arrive at them
+//! (`tcp_listeners`, `arrivals`), and outbound connects (`outbound`). [`WATCHED`] has the probes
+//! that are attached.
 //!
 //! - Hook: BTF tracepoint `inet_sock_set_state(const struct sock *sk, const int oldstate, const int
 //!   newstate)`, any context.
 //! - Minimum kernel: 5.5 (BTF tracepoints).
-//! - Cost: see README.md; a change that nobody wants ends at six comparisons.
+//! - Cost: see tests/README.md; a change that no probe needs ends after six comparisons.
 
 use core::ffi::c_void;
 
@@ -26,8 +26,8 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_SYN_RECV: u32 = 3;
 
-/// Which probes are attached: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Without a probe nobody
-/// would read what it counts.
+/// Attached probes, as flags: [`WATCHES_LISTENERS`], [`WATCHES_CONNECTS`]. Counts of others would
+/// never be read.
 #[map]
 static WATCHED: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -58,7 +58,7 @@ fn listening(sock: *const c_void, old: u32, new: u32) {
     if new == LISTEN {
         tcp_listeners::opened(sock);
     } else if new == TCP_SYN_RECV {
-        // No listener any more, but a copy of one: a connection.
+        // A copy of a listener: a connection that arrives.
         arrivals::came(sock);
     } else if old == LISTEN {
         tcp_listeners::closed(sock);

@@ -1,17 +1,17 @@
-//! How long connections wait for accept(), as a histogram that the kernel's side fills and the
-//! user's side reads.
+//! Histogram of the time that connections wait for accept(), filled by the BPF side and read by the
+//! agent.
 //!
 //! Buckets are log-linear: sixteen to each doubling, so that a bucket's width is at most 1/16 of
-//! what it holds, and one a microsecond below 16 µs. Beyond 16.8 s everything is in the last.
+//! its values, and one a microsecond below 16 µs. Waits beyond 16.8 s are in the last bucket.
 
 /// Buckets of a doubling, as a power of two.
 const SUB_BITS: u32 = 4;
 
-/// Doublings told apart: waits of 2²⁴ µs and more share the last bucket. A client has given up long
+/// Number of doublings: waits of 2²⁴ µs and more share the last bucket. Clients give up long
 /// before.
 const OCTAVES: u32 = 24;
 
-/// How many buckets there are.
+/// Number of buckets.
 pub const SOJOURN_BUCKETS: usize = ((OCTAVES - SUB_BITS + 1) << SUB_BITS) as usize;
 
 /// Waits of one listener's connections, from established to accept().
@@ -20,18 +20,18 @@ pub const SOJOURN_BUCKETS: usize = ((OCTAVES - SUB_BITS + 1) << SUB_BITS) as usi
 pub struct Sojourn {
     /// Connections that accept() returned.
     pub accepted_total: u64,
-    /// How long they waited in all, in microseconds.
+    /// Sum of their waits, in microseconds.
     pub wait_us_total: u64,
     /// Connections by wait, see [`Sojourn::bucket`]; each count wraps.
     pub buckets: [u32; SOJOURN_BUCKETS],
 }
 
 impl Sojourn {
-    /// No connection yet.
+    /// Histogram without connections.
     pub const EMPTY: Self =
         Self { accepted_total: 0, wait_us_total: 0, buckets: [0; SOJOURN_BUCKETS] };
 
-    /// The bucket that a wait of so many microseconds is counted in.
+    /// Returns the bucket of a wait in microseconds.
     #[inline(always)]
     pub const fn bucket(wait_us: u64) -> usize {
         if wait_us < 1 << SUB_BITS {
@@ -45,7 +45,7 @@ impl Sojourn {
         (((octave - SUB_BITS + 1) as usize) << SUB_BITS) + within
     }
 
-    /// The shortest wait that a bucket counts, in microseconds.
+    /// Returns the shortest wait in a bucket, in microseconds.
     pub const fn least_us(bucket: usize) -> u64 {
         let (octave, within) = (bucket >> SUB_BITS, (bucket & ((1 << SUB_BITS) - 1)) as u64);
         if octave == 0 { within } else { (within + (1 << SUB_BITS)) << (octave - 1) }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_at_most_a_sixteenth_wide() {
+    fn bucket_is_at_most_a_sixteenth_wide() {
         for bucket in 16..SOJOURN_BUCKETS - 1 {
             let (from, to) = (Sojourn::least_us(bucket), Sojourn::least_us(bucket + 1));
             assert!((to - from) * 16 <= from, "{from}..{to}");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_anybody_waits_is_in_the_last() {
+    fn longest_waits_are_in_the_last_bucket() {
         assert_eq!(Sojourn::bucket(1 << 24), SOJOURN_BUCKETS - 1);
         assert_eq!(Sojourn::bucket(u64::MAX), SOJOURN_BUCKETS - 1);
         assert_eq!(Sojourn::bucket((1 << 24) - 1), SOJOURN_BUCKETS - 1);

@@ -1,21 +1,21 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
-//! Listeners are known by their socket's address. `states` keeps the map of them as they come and
-//! go; `find_listeners` fills it once with those that were there before; `scan_listeners` reads
-//! each one's queue. A scan so costs by the number of listeners, not of connections, and needs to
-//! enter no namespace.
+//! Listeners are identified by their socket's address. `sock_state` keeps the map of them as they
+//! open and close; `find_listeners` adds those that were there before the agent; `scan_listeners`
+//! reads the queue of each. So the cost of a scan is proportional to the number of listeners, not
+//! of connections, and no namespace needs to be entered.
 //!
-//! - Hooks: the one of `states`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`;
+//! - Hooks: that of `sock_state`; `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`;
 //!   `iter/bpf_map_elem`, `int (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
 //! - Cost: 0.18 to 0.32 µs a listener a scan; 0.11 to 0.17 µs an open file, once every ten seconds.
 //! - Does not see: kernel listeners that were there before the agent, and sockets that no process
 //!   holds.
 //!
-//! The share that one user or namespace may take of the map is bounded, see `shares`.
+//! The share of the map that one user or namespace can take is bounded, see `shares`.
 //!
-//! Connections that come are counted at the same hook: see `arrivals`. The head's age needs no
-//! hook: see `sockets::established_us`.
+//! Arriving connections are counted at the same hook, see `arrivals`. The age of the head needs no
+//! hook, see `sock::established_us`.
 
 use core::ffi::c_void;
 
@@ -46,19 +46,19 @@ use crate::{
 pub(crate) static LISTENERS: HashMap<u64, KnownListener> =
     HashMap::with_max_entries(LISTENERS_MAX, 0);
 
-/// Number of them by owner.
+/// Number of listeners by owner.
 #[map]
 static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
-/// Number of times that one found no room. While it rises, the reader reads them in another way.
+/// Number of times that a listener found no room. While it rises, the reader uses `sock_diag` too.
 #[map]
 static OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
-/// How often the head is looked at again when it moved meanwhile. A queue that moves three times
-/// within a microsecond does not stand.
+/// Number of attempts to read the head if it moves meanwhile. A queue that moves three times within
+/// a microsecond is not standing.
 const HEAD_TRIES: u32 = 3;
 
-/// A socket begins to listen; listen() runs in its caller's context.
+/// Handles a socket that begins to listen, in the context of its caller.
 #[inline(always)]
 pub(crate) fn opened(sock: *const c_void) {
     // SAFETY: a plain helper without arguments.
@@ -72,7 +72,7 @@ pub(crate) fn opened(sock: *const c_void) {
     }
 }
 
-/// Takes a listener among those that are known, if there is room; says whether it is there.
+/// Adds a listener to the map if there is room; returns whether it is in the map.
 #[inline(always)]
 fn admit(sock: *const c_void, pid: u32) -> bool {
     let share = shares::owner_of(sock);
@@ -86,7 +86,7 @@ fn admit(sock: *const c_void, pid: u32) -> bool {
         return true;
     }
     shares::give_back(&LISTENER_SHARES, share);
-    // The hook and a pass may have found it at once.
+    // The hook and a pass may find it at the same time.
     let is_known = LISTENERS.get_ptr(sock as u64).is_some();
     if !is_known {
         outside(&OUTSIDE, Loss::ListenerMapFull);
@@ -94,7 +94,7 @@ fn admit(sock: *const c_void, pid: u32) -> bool {
     is_known
 }
 
-/// Counts a listener that is not among those that are known.
+/// Counts a listener that found no room.
 #[inline(always)]
 pub(crate) fn outside(of: &Array<u64>, loss: Loss) {
     count(loss);
@@ -104,10 +104,10 @@ pub(crate) fn outside(of: &Array<u64>, loss: Loss) {
     }
 }
 
-/// A listener closes.
+/// Handles a listener that closes.
 #[inline(always)]
 pub(crate) fn closed(sock: *const c_void) {
-    // Absent where there was no room when it came.
+    // Absent if it found no room.
     let Some(known) = LISTENERS.get_ptr(sock as u64) else { return };
     // SAFETY: the entry lives while the program runs, and is only ever written when a listener
     // comes.
@@ -137,7 +137,7 @@ pub extern "C" fn find_listeners(ctx: *mut IterTaskFile) -> i32 {
     0
 }
 
-/// The listener behind `file`, or `None` where it is anything else.
+/// Returns the listener behind `file`; `None` if it is anything else.
 #[inline(always)]
 fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> {
     let sock = tcp_in_state(file, TCP_LISTEN as u8)?;
@@ -210,8 +210,8 @@ fn sample(sock: *const c_void, known: &KnownListener) -> Option<ListenerSample> 
     })
 }
 
-/// When the connection at the head of the queue was established. The queue's lock is not taken, so
-/// the head is believed only where it is still the head after its child was read.
+/// Returns the time at which the connection at the head of the queue was established. The queue's
+/// lock is not taken, so the time is valid only if the head is unchanged after its child was read.
 #[inline(always)]
 fn head(sock: *const c_void) -> (u16, u64) {
     for _ in 0..HEAD_TRIES {

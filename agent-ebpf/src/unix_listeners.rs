@@ -1,16 +1,16 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
-//! No tracepoint tells when such a socket begins or ends to listen. So `find_unix` goes through
-//! every open file every ten seconds, and says each listener's name; `scan_unix` reads the queues
-//! of those found. A socket that was closed since may have left its place to another: its inode
-//! number tells, which comes again only after four billion others.
+//! No tracepoint reports that such a socket begins or ends to listen. So `find_unix` walks every
+//! open file every ten seconds, and reads the name of each listener; `scan_unix` reads the queues
+//! of those found. If a socket has closed since and its memory belongs to another, the inode number
+//! differs: it is reused only after four billion others.
 //!
 //! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int
 //!   (struct bpf_iter__bpf_map_elem *ctx)`.
 //! - Minimum kernel: 5.9 (iterators over the elements of a map).
-//! - Cost: see README.md.
-//! - Does not see: a listener before it was found, and one that no process holds; since when the
-//!   head of a queue waits, which nothing in the kernel knows.
+//! - Cost: a walk of every open file every ten seconds, and a read of each listener a scan.
+//! - Does not see: a listener before it is found, and one that no process holds; the age of the
+//!   head of a queue, which the kernel does not record.
 
 use core::ffi::c_void;
 
@@ -39,11 +39,11 @@ const FAMILY_LEN: usize = 2;
 #[map]
 static UNIX_LISTENERS: HashMap<u64, KnownUnix> = HashMap::with_max_entries(UNIX_LISTENERS_MAX, 0);
 
-/// Number of them by owner.
+/// Number of known listeners by owner.
 #[map]
 static UNIX_SHARES: Shares = Shares::with_max_entries(UNIX_LISTENERS_MAX, 0);
 
-/// Number of times that one found no room. While it rises, the reader reads them in another way.
+/// Number of times that a listener found no room. While it rises, the reader uses `sock_diag` too.
 #[map]
 static UNIX_OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -64,11 +64,11 @@ pub extern "C" fn find_unix(ctx: *mut IterTaskFile) -> i32 {
     0
 }
 
-/// Takes a listener among those that are known, if there is room; says whether it is there.
+/// Adds a listener to the map if there is room; returns whether it is in the map.
 #[inline(always)]
 fn admit(sock: u64, inode: u64) -> bool {
     if let Some(known) = UNIX_LISTENERS.get_ptr(sock) {
-        // SAFETY: the entry lives while the program runs, and passes do not run at once.
+        // SAFETY: the entry lives while the program runs, and passes do not run concurrently.
         let KnownUnix { inode: before, share } = unsafe { *known };
         if before == inode {
             return true;
@@ -104,7 +104,7 @@ fn found(task: *const c_void, file: *const c_void) -> Option<UnixFoundSample> {
         inode: inode(sock)?,
         netns: Helper::read(net, offset!(net_inum))?,
         pid: Helper::read(task, offset!(task_tgid))?,
-        // What lies behind a shorter name is cut off by the reader.
+        // The reader cuts off the bytes behind a shorter name.
         name: Helper::read(address, offset!(unix_address_name) + FAMILY_LEN)?,
         name_len: length.saturating_sub(FAMILY_LEN).min(UNIX_NAME_LEN) as u32,
     })
@@ -135,12 +135,12 @@ pub extern "C" fn scan_unix(ctx: *mut IterUnixElem) -> i32 {
     0
 }
 
-/// `None` where another socket is there now, or none.
+/// Reads a known listener; `None` if its memory now belongs to another socket, or to none.
 #[inline(always)]
 fn sample(sock: *const c_void, known: &KnownUnix) -> Option<UnixSample> {
     let backlog = Helper::read(sock, offset!(sock_receive_queue_len))?;
     let backlog_max = Helper::read(sock, offset!(sock_max_ack_backlog))?;
-    // Last: what was read before was this listener's if it still is.
+    // Last: the values read above are this listener's if it still is the same.
     (listens(sock)? && inode(sock)? == known.inode).then_some(UnixSample {
         sock: sock as u64,
         inode: known.inode,
@@ -162,7 +162,7 @@ fn listens(sock: *const c_void) -> Option<bool> {
     )
 }
 
-/// The inode number of the file behind a socket; a closed socket has none.
+/// Returns the inode number of the file behind a socket; a closed socket has none.
 #[inline(always)]
 fn inode(sock: *const c_void) -> Option<u64> {
     Helper::read(Helper::pointer(sock, offset!(sock_socket))?, offset!(socket_inode))

@@ -1,4 +1,4 @@
-//! What the core costs per fact: run with `cargo bench -p spillway-agent --bench core`.
+//! Cost of the engine per fact: run with `cargo bench -p spillway-agent --bench core`.
 //!
 //! The numbers that matter are per element: one process observation of 2,000, on a host that is
 //! scanned every second and on which nothing leaks; one listener observation of 50, ten times a
@@ -64,10 +64,10 @@ fn listeners() -> Vec<Observation> {
     (0..LISTENERS).map(listener).map(|fact| Observation { t: 0.0, fact }).collect()
 }
 
-/// Feeds the same facts again and again, `interval_secs` later each time, with memory growing by
+/// Feeds the same facts again, `interval_secs` later each time, with memory growing by
 /// `growth_bytes`.
 fn feed(
-    core: &mut Engine,
+    engine: &mut Engine,
     output: &mut Output,
     facts: &mut [Observation],
     interval_secs: f64,
@@ -78,7 +78,7 @@ fn feed(
         if let Fact::Process(process) = &mut observation.fact {
             process.anon_bytes = (process.anon_bytes + growth_bytes) % (1 << 40);
         }
-        core.apply_into(black_box(observation), output);
+        engine.apply_into(black_box(observation), output);
     }
     output.verdicts.clear();
     output.decisions.clear();
@@ -93,13 +93,14 @@ fn bench(criterion: &mut Criterion) {
     ];
     for (name, mut facts, interval_secs, growth_bytes) in cases {
         group.throughput(Throughput::Elements(facts.len() as u64));
-        let mut core = Engine::new(&Config::default(), INFO);
+        let mut engine = Engine::new(&Config::default(), INFO);
         let mut output = Output::default();
-        // Past warm-up and the first horizons, so that every ring is in use.
+        // Runs past warm-up and the first horizons, so that every ring is in use.
         (0..500)
-            .for_each(|_| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
+            .for_each(|_| feed(&mut engine, &mut output, &mut facts, interval_secs, growth_bytes));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| feed(&mut core, &mut output, &mut facts, interval_secs, growth_bytes));
+            bencher
+                .iter(|| feed(&mut engine, &mut output, &mut facts, interval_secs, growth_bytes));
         });
     }
     group.finish();

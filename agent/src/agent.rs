@@ -331,7 +331,7 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
         // Watching the host matters more than being watched.
         Err(error) => not_served(metrics, error.to_string()),
     }
-    let Some(agent_check) = config.act.drain.agent_check else { return addresses };
+    let Some(agent_check) = config.act.drain.agent_check.listen else { return addresses };
     match serve_agent_check(agent_check, &config.serve.allow, metrics, drains.readiness()).await {
         Ok(address) => {
             tracing::info!(%address, "serving HAProxy's agent check");
@@ -457,15 +457,15 @@ fn degraded(reports: &[ProbeStatus]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::bpf::{
-        Probe,
-        fallbacks::{self, Cause, Passed, Unavailable},
+        Fallback, Hook, Probe,
+        fallbacks::{Cause, Passed, Unavailable},
     };
 
     #[test]
     fn one_reason_is_one_line() {
-        let reports = ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root"));
+        let sensors = Sensors::without_bpf("not root");
         assert_eq!(
-            degraded(&reports),
+            degraded(sensors.reports()),
             [concat!(
                 "BPF is not used: not root; process_memory from /proc/PID/{stat,status}, ",
                 "process_life from comparing scans, process_handles from /proc/PID/{fd,limits,stat}, ",
@@ -483,11 +483,11 @@ mod tests {
             };
             ProbeStatus::new(
                 probe,
-                attached.then_some(&fallbacks::of(probe)[0]),
+                attached.then_some(&Fallback::without_bpf(Hook::new("it"), "it")),
                 if attached { vec![] } else { vec![passed] },
             )
         };
-        let mut reports = Probe::ALL.map(|probe| report(probe, true));
+        let mut reports = Probe::VARIANTS.map(|probe| report(probe, true));
         assert_eq!(degraded(&reports), [""; 0]);
         reports[1] = report(Probe::FaultSamples, false);
         assert_eq!(

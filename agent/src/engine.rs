@@ -1,19 +1,16 @@
-//! The core: one observation in, verdicts and decisions out. Pure; the live daemon, replay and
+//! Engine: one observation in, verdicts and decisions out. Pure; the live agent, replay and
 //! simulation share it.
 //!
-//! It owns the detectors, the policy and the little they must be told about time and the host. A
-//! `Host` fact opens a scan; what later scans do not show is gone. Cold start: nothing is known and
-//! nothing is claimed. Failure: there is none to report; what cannot be used is counted. It refuses
-//! time that is not a number or runs backwards, except that an exit or exec that arrives late still
+//! It owns the detectors, the policy and what they need to know about time and the host. A `Host`
+//! fact opens a scan; subjects that later scans do not show are gone. Cold start: nothing is known
+//! and nothing is claimed. Nothing can fail; unusable observations are counted. Time that is not a
+//! number or runs backwards is ignored, except that an exit or exec that arrives late still
 //! happened, and counts as happening now.
 
 use crate::{
     config::Config,
     decide::{Decision, Policy, Services},
-    detect::{
-        Context, DependencyDetector, Detector, Findings, LeakDetector, OverloadDetector,
-        ResourceDetector, SensorHealth, Verdict,
-    },
+    detect::{Context, Detector, DetectorSize, Findings, SensorHealth, Verdict, detectors},
     sense::{Fact, HostFact, Observation},
 };
 
@@ -22,13 +19,10 @@ pub use crate::detect::HostInfo;
 /// Detectors and policy put together.
 pub struct Engine {
     info: HostInfo,
-    leak: LeakDetector,
-    handles: ResourceDetector,
-    overload: OverloadDetector,
-    cascade: DependencyDetector,
+    detectors: Vec<Box<dyn Detector>>,
     policy: Policy,
     host: Option<HostFact>,
-    trust: SensorHealth,
+    sensor_health: SensorHealth,
     host_t: Option<f64>,
     last_t: Option<f64>,
     scan: u32,
@@ -36,47 +30,47 @@ pub struct Engine {
     findings: Findings,
 }
 
-/// What followed from one observation.
+/// Results of one observation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// Claims made and withdrawn, in the order in which they were.
+    /// Claims raised, updated and cleared, in that order of time.
     pub verdicts: Vec<Verdict>,
-    /// What policy makes of them and of fresher forecasts.
+    /// Decisions of the policy on them and on fresher forecasts.
     pub decisions: Vec<Decision>,
 }
 
-/// How much the core holds, for metrics.
+/// Numbers of subjects and claims that the engine holds, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineSize {
     /// Processes watched.
     pub processes: usize,
     /// Listeners watched.
     pub listeners: usize,
-    /// Leaks standing, of whatever.
+    /// Open claims of leaks, whatever the resource.
     pub leaks_raised: usize,
-    /// Overloads standing.
+    /// Open claims of overloads.
     pub overloads_raised: usize,
-    /// Cascade risks standing.
+    /// Open claims of cascade risks.
     pub cascade_risks_raised: usize,
-    /// Observations of processes, listeners and connects that there was no room for.
+    /// Observations of processes, listeners and connects for which there was no room.
     pub untracked_total: u64,
-    /// Observations whose time made no sense.
+    /// Observations with an unusable time.
     pub ignored_total: u64,
 }
 
 impl Output {
-    /// Whether nothing followed.
+    /// Whether there is neither a verdict nor a decision.
     pub fn is_empty(&self) -> bool {
         self.verdicts.is_empty() && self.decisions.is_empty()
     }
 }
 
-/// The policy that a configuration asks for.
+/// Returns the policy that a configuration asks for.
 fn policy(config: &Config) -> Policy {
     let policy = Policy::new(&config.decide, config.mode);
     let drain = &config.act.drain;
-    // HAProxy takes a node out at its word, and asks nobody.
-    if drain.url.is_none() && drain.agent_check.is_some() {
+    // HAProxy drains a node as soon as the agent check says so, and asks no granter.
+    if drain.url.is_none() && drain.agent_check.listen.is_some() {
         policy.without_granter()
     } else {
         policy
@@ -84,17 +78,14 @@ fn policy(config: &Config) -> Policy {
 }
 
 impl Engine {
-    /// Knows nothing yet but the configuration and the host.
+    /// Creates an engine that knows only the configuration and the host.
     pub fn new(config: &Config, info: HostInfo) -> Self {
         Self {
             info,
-            leak: LeakDetector::new(&config.detect.leak),
-            handles: ResourceDetector::default(),
-            overload: OverloadDetector::new(&config.detect.overload),
-            cascade: DependencyDetector::default(),
+            detectors: detectors(&config.detect),
             policy: policy(config),
             host: None,
-            trust: SensorHealth::default(),
+            sensor_health: SensorHealth::default(),
             host_t: None,
             last_t: None,
             scan: 0,
@@ -103,14 +94,21 @@ impl Engine {
         }
     }
 
-    /// Takes one observation and returns what follows from it. Allocates only when something does.
+    /// Adds a detector behind the others.
+    #[must_use]
+    pub fn with_detector(mut self, detector: Box<dyn Detector>) -> Self {
+        self.detectors.push(detector);
+        self
+    }
+
+    /// Takes one observation and returns its results. Allocates only if there are any.
     pub fn apply(&mut self, observation: &Observation) -> Output {
         let mut output = Output::default();
         self.apply_into(observation, &mut output);
         output
     }
 
-    /// As [`Core::apply`], appending to `output`.
+    /// Takes one observation and appends its results to `output`.
     pub fn apply_into(&mut self, observation: &Observation, output: &mut Output) {
         let Some(t) = self.now(observation) else {
             self.ignored_total = self.ignored_total.saturating_add(1);
@@ -119,12 +117,12 @@ impl Engine {
         match &observation.fact {
             Fact::Host(host) => {
                 self.host = Some(host.clone());
-                // The same scan told twice is one scan.
+                // Two such facts of the same time are one scan.
                 if self.host_t.replace(t) != Some(t) {
                     self.scan = self.scan.saturating_add(1);
                 }
             }
-            Fact::Sensing(sensing) => self.trust.note(t, sensing),
+            Fact::Sensing(fact) => self.sensor_health.note(t, fact),
             _ => {}
         }
         let context = Context {
@@ -132,12 +130,9 @@ impl Engine {
             scan: self.scan,
             info: self.info,
             host: self.host.as_ref(),
-            trust: &self.trust,
+            sensor_health: &self.sensor_health,
         };
-        // The list of detectors.
-        let detectors: [&mut dyn Detector; 4] =
-            [&mut self.leak, &mut self.handles, &mut self.overload, &mut self.cascade];
-        for detector in detectors {
+        for detector in &mut self.detectors {
             detector.observe(&context, &observation.fact, &mut self.findings);
         }
         self.policy.observe(t, &observation.fact, &mut output.decisions);
@@ -155,47 +150,44 @@ impl Engine {
         self.info
     }
 
-    /// Registry of services, to be taught what only the host knows.
+    /// Registry of services, for what only the host knows.
     pub fn services(&mut self) -> &mut Services {
         self.policy.services()
     }
 
-    /// Follows another configuration in what needs no restart (see [`crate::config::Reload`]). What
-    /// was seen and what stands are kept.
+    /// Takes another configuration in so far as it needs no restart (see
+    /// [`crate::config::Reload`]). Windows and open claims are kept.
     pub fn reload(&mut self, config: &Config) {
-        self.leak.reload(&config.detect.leak);
-        self.overload.reload(&config.detect.overload);
+        self.detectors.iter_mut().for_each(|detector| detector.reload(&config.detect));
         self.policy.reload(&config.decide);
     }
 
-    /// Takes it that what was done for an incident does not do what it is for.
+    /// Takes the news that an action for an incident did not help.
     pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
         output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));
     }
 
-    /// Claims that stand, each with its latest forecast, in a stable order.
+    /// Open claims, each with its latest forecast, in a stable order.
     pub fn raised(&self) -> impl Iterator<Item = &Verdict> {
         self.policy.open()
     }
 
-    /// How much is held.
+    /// Numbers of subjects and claims held.
     pub fn tracked(&self) -> EngineSize {
-        let (leak, handles) = (self.leak.held(), self.handles.held());
-        let (overload, cascade) = (self.overload.held(), self.cascade.held());
+        let sizes = self.detectors.iter().map(|detector| detector.size());
+        let size = sizes.fold(DetectorSize::default(), DetectorSize::plus);
         EngineSize {
-            processes: leak.tracked,
-            listeners: overload.tracked,
-            leaks_raised: leak.raised + handles.raised,
-            overloads_raised: overload.raised,
-            cascade_risks_raised: cascade.raised,
-            untracked_total: [leak, handles, overload, cascade]
-                .iter()
-                .fold(0, |sum, held| sum.saturating_add(held.untracked_total)),
+            processes: size.processes,
+            listeners: size.listeners,
+            leaks_raised: size.leaks_raised,
+            overloads_raised: size.overloads_raised,
+            cascade_risks_raised: size.cascade_risks_raised,
+            untracked_total: size.untracked_total,
             ignored_total: self.ignored_total,
         }
     }
 
-    /// The time to use for an observation; `None` where it makes no sense.
+    /// Returns the time to use for an observation; `None` if it is unusable.
     fn now(&mut self, observation: &Observation) -> Option<f64> {
         let t = observation.t;
         if !t.is_finite() {
@@ -216,8 +208,8 @@ mod tests {
     use crate::sense::ProcessId;
 
     #[test]
-    fn late_exits_count_and_other_facts_from_the_past_do_not() {
-        let mut core =
+    fn late_exits_count_and_other_late_facts_do_not() {
+        let mut engine =
             Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
         let host = || Fact::Host(HostFact { mem_available_bytes: 1, psi_memory_some_avg10: None });
         let exit = || Fact::Exit(ProcessId { pid: 1, start_ticks: 1 });
@@ -228,8 +220,8 @@ mod tests {
             (f64::NAN, exit()),
             (f64::INFINITY, host()),
         ] {
-            assert!(core.apply(&Observation { t, fact }).is_empty());
+            assert!(engine.apply(&Observation { t, fact }).is_empty());
         }
-        assert_eq!(core.tracked(), EngineSize { ignored_total: 3, ..EngineSize::default() });
+        assert_eq!(engine.tracked(), EngineSize { ignored_total: 3, ..EngineSize::default() });
     }
 }

@@ -71,7 +71,7 @@ pub fn spool(bytes: &[u8]) {
 /// Type information of any kernel gives offsets, or reasons.
 pub fn btf(bytes: &[u8]) {
     if let Some(btf) = bpf::Btf::from_bytes(bytes.to_vec()) {
-        bpf::look_up(&btf);
+        bpf::look_up(&btf, &sense::probes());
     }
 }
 
@@ -120,8 +120,9 @@ pub fn replies(bytes: &[u8]) {
     let Ok(code) = StatusCode::from_u16(status) else { return };
     let answer = Response { status: code, headers, body: Bytes::copy_from_slice(body) };
     let after = answer.retry_after(1_800_000_000_000);
-    for said in
-        notify::fates(status, after, body).iter().chain([&drain::said_of(status, after, body)])
+    for said in notify::reply_texts(status, after, body)
+        .iter()
+        .chain([&drain::said_of(status, after, body)])
     {
         assert!(!said.contains(char::is_control) && said.chars().count() <= 300, "{said:?}");
     }

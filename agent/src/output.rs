@@ -96,7 +96,7 @@ impl EventPrinter {
 /// Target of an action, for a sentence.
 fn target(decision: &Decision) -> &str {
     match decision.action {
-        Action::Limit | Action::Unlimit if !decision.cgroup.is_empty() => &decision.cgroup,
+        Action::Limit | Action::Unlimit if !decision.cgroup().is_empty() => decision.cgroup(),
         Action::Limit | Action::Unlimit => "a process",
         _ => "this node",
     }

@@ -1,5 +1,5 @@
-//! Sizes, numbers and spans as a colleague would say them. Only for people: machines get the
-//! numbers beside the sentence.
+//! Units for people: sizes, numbers and spans of time as text. Machines get the numbers beside the
+//! sentence.
 
 use std::fmt;
 
@@ -51,8 +51,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// A number a second, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more
-/// than one.
+/// A rate, as `3/s`, `20/min` or `1.5/h`: by the shortest time in which there is more than one.
 pub(crate) struct Frequency(pub f64);
 
 impl fmt::Display for Frequency {
@@ -69,7 +68,7 @@ impl fmt::Display for Frequency {
     }
 }
 
-/// Rounds for output, so that a verdict does not claim digits that nobody measured.
+/// Rounds for output, so that a verdict shows no digits that were not measured.
 pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Cordons this Kubernetes node when Spillway asks for a drain, and uncordons it when Spillway asks for work again.
+"""Cordons this Kubernetes node when Spillway requests a drain, and uncordons it when Spillway
+requests its end.
 
-It runs on each node (see cordon.yaml), listens on loopback, and takes the webhook of [act.drain]: CloudEvents, signed as
-Standard Webhooks 1.0 say. Python's standard library is all it needs.
+It runs on each node (see cordon.yaml), listens on loopback, and takes the webhook of [act.drain]:
+CloudEvents, signed as in Standard Webhooks 1.0. It needs only Python's standard library.
 
-It cordons: nothing new is scheduled here. It evicts nobody. Whoever wants that as well adds `pods/eviction` (create) and `pods`
-(list) to the ClusterRole, and posts an Eviction for each pod of the node after `cordon`; disruption budgets then count.
+It only cordons: no new pods are scheduled here, and none are evicted. To evict pods too, add
+`pods/eviction` (create) and `pods` (list) to the ClusterRole, and post an Eviction for each pod of
+the node after `cordon`; disruption budgets apply then.
 
-What it cordoned carries the annotation below. A node that somebody else cordoned is refused (409), and is never uncordoned.
-Answers: 2xx granted, 400 and 409 no, 401 for who has no key, 503 try again. Each request is carried out once: who sends it
-again, under its webhook-id, gets the same answer. Answers to requests with a valid signature carry their webhook-id as a header:
+A node that it cordoned has the annotation below. A node that somebody else cordoned is refused
+(409), and never uncordoned. Replies: 2xx granted, 400 and 409 refused, 401 wrong or missing
+signature, 503 try again. Each request is carried out once: a retry with the same webhook-id gets
+the same reply. Replies to requests with a valid signature have their webhook-id as a header:
 without it a 2xx grants no drain.
 """
 
@@ -28,16 +31,16 @@ import time
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# Whose value is the webhook-id of the drain by which the node was cordoned.
+# Annotation with the webhook-id of the drain for which the node was cordoned.
 MARK = "spillway.io/cordoned-by"
-# How far a sender's clock may be from this one, as Standard Webhooks have it.
+# Maximum difference between the sender's clock and this one, as in Standard Webhooks.
 TOLERANCE_SECS = 300
 BODY_BYTES_MAX = 1 << 20
-# The agent waits 10 s for an answer.
+# The agent waits 10 s for a reply.
 API_WITHIN_SECS = 3
-# How often the node is read again where somebody changed it in between, before the agent is asked to come again.
+# Number of attempts if the node is changed by others meanwhile, before the agent has to retry.
 ATTEMPTS = 3
-# Answers that are remembered: some hours of an agent that cannot make up its mind.
+# Number of remembered replies: some hours of an agent that flaps.
 ANSWERS_MAX = 256
 
 NODE = os.environ.get("NODE_NAME", "")
@@ -49,7 +52,7 @@ API_PORT = int(os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
 
 
 class Answer(Exception):
-    """What is answered: a status and a sentence."""
+    """A reply: a status and a sentence."""
 
     def __init__(self, status, text):
         super().__init__(text)
@@ -61,28 +64,28 @@ class Changed(Exception):
 
 
 def verify(headers, body):
-    """Gives the webhook-id of a request that has one of the keys, and was sent within the last minutes."""
+    """Returns the webhook-id of a recent request that is signed by one of the keys."""
     identity, sent = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not identity or not sent.isascii() or not sent.isdigit():
         raise Answer(400, "no webhook-id, or no webhook-timestamp")
     if abs(time.time() - int(sent)) > TOLERANCE_SECS:
         raise Answer(401, f"the webhook-timestamp is more than {TOLERANCE_SECS} s from this node's clock")
     signed = b".".join([identity.encode(), sent.encode(), body])
-    # Read each time: they are replaced while this runs.
+    # Read each time: keys are replaced while this runs.
     with open(KEYS_FILE, encoding="ascii") as file:
         keys = [base64.b64decode(line.strip().removeprefix("whsec_"), validate=True) for line in file if line.strip()]
     if not keys or not all(24 <= len(key) <= 64 for key in keys):
-        raise Answer(503, f"{KEYS_FILE} has a line that is no key, or none")
+        raise Answer(503, f"{KEYS_FILE} is empty or has a line that is not a key")
     theirs = [one.removeprefix("v1,") for one in headers.get("webhook-signature", "").split() if one.startswith("v1,")]
     for key in keys:
         ours = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
         if any(hmac.compare_digest(ours.encode(), one.encode()) for one in theirs):
             return identity
-    raise Answer(401, "no webhook-signature is by a key that is known here")
+    raise Answer(401, "no webhook-signature matches a key of this receiver")
 
 
 def api(method, body=None):
-    """Asks the API for this node, or changes it by a merge patch. Gives the node."""
+    """Reads this node from the API, or changes it by a merge patch. Returns the node."""
     # Read each time: the kubelet replaces it.
     with open(f"{ACCOUNT_DIR}/token", encoding="ascii") as file:
         headers = {"Authorization": f"Bearer {file.read().strip()}", "Accept": "application/json"}
@@ -90,7 +93,8 @@ def api(method, body=None):
         body = json.dumps(body)
         headers["Content-Type"] = "application/merge-patch+json"
     trust = ssl.create_default_context(cafile=f"{ACCOUNT_DIR}/ca.crt")
-    # Since 3.13 Python asks more of certificates than many clusters' have; that they are signed and of this name still counts.
+    # Since 3.13 Python requires more of certificates than those of many clusters have; signature and
+    # name are still checked.
     trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
     connection = http.client.HTTPSConnection(API_HOST, API_PORT, timeout=API_WITHIN_SECS, context=trust)
     try:
@@ -107,7 +111,7 @@ def api(method, body=None):
 
 
 def change(node, unschedulable, mark):
-    """Cordons or uncordons, unless the node was changed since it was read. A mark of None is taken away."""
+    """Cordons or uncordons, unless the node was changed since it was read. A mark of None is removed."""
     version = node["metadata"]["resourceVersion"]
     patch = {"metadata": {"resourceVersion": version, "annotations": {MARK: mark}}}
     if unschedulable is not None:
@@ -116,7 +120,7 @@ def change(node, unschedulable, mark):
 
 
 def cordon(node, identity):
-    """Has nothing new scheduled here."""
+    """Stops new pods from being scheduled here."""
     mark, cordoned = state(node)
     if cordoned and mark is None:
         raise Answer(409, f"{NODE} is cordoned already, and not by Spillway")
@@ -126,18 +130,18 @@ def cordon(node, identity):
 
 
 def uncordon(node, _identity):
-    """Has pods scheduled here again, if it was us who had none."""
+    """Lets pods be scheduled here again, if Spillway cordoned the node."""
     mark, cordoned = state(node)
     if mark is None and cordoned:
         raise Answer(409, f"{NODE} is cordoned, and not by Spillway")
     if mark is not None:
-        # Who uncordoned it by hand in between wanted that.
+        # A node that was uncordoned by hand meanwhile stays so.
         change(node, False if cordoned else None, None)
     return f"{NODE} is not cordoned"
 
 
 def state(node):
-    """Gives the mark, if there is one, and whether the node is cordoned."""
+    """Returns the mark, if there is one, and whether the node is cordoned."""
     return (node["metadata"].get("annotations") or {}).get(MARK), bool(node["spec"].get("unschedulable"))
 
 
@@ -145,11 +149,11 @@ ASKS = {"io.spillway.node.drain.requested": cordon, "io.spillway.node.undrain.re
 
 
 def carry_out(identity, body):
-    """Does what is asked for."""
+    """Carries out a request."""
     try:
         ask = ASKS[json.loads(body)["type"]]
     except (ValueError, TypeError, KeyError):
-        raise Answer(400, "that asks for no drain or undrain") from None
+        raise Answer(400, "the event requests neither a drain nor an undrain") from None
     for _ in range(ATTEMPTS):
         try:
             return ask(api("GET"), identity)
@@ -166,11 +170,11 @@ class Receiver(BaseHTTPRequestHandler):
     answers = OrderedDict()
 
     def do_GET(self):
-        """Says that it runs."""
+        """Answers probes."""
         self.answer(200 if self.path == "/healthz" else 404, "")
 
     def do_POST(self):
-        """Verifies, carries out, and remembers what was answered."""
+        """Verifies a request, carries it out, and remembers the reply."""
         identity = None
         try:
             length = self.headers.get("content-length", "")
@@ -183,13 +187,13 @@ class Receiver(BaseHTTPRequestHandler):
         except Answer as answer:
             status, text = answer.status, str(answer)
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            # The API or a file cannot be read, or says what nobody expects.
+            # The API or a file cannot be read, or has unexpected contents.
             status, text = 503, f"{type(error).__name__}: {error}"
         print(f"{self.headers.get('webhook-id', '-')} {status} {text}", file=sys.stderr, flush=True)
         self.answer(status, text, identity)
 
     def once(self, identity, body):
-        """Carries it out, and remembers the answer if that is the last word."""
+        """Carries out a request, and remembers the reply if it is final."""
         try:
             status, text = 200, carry_out(identity, body)
         except Answer as answer:
@@ -201,7 +205,7 @@ class Receiver(BaseHTTPRequestHandler):
         return status, text
 
     def answer(self, status, text, identity=None):
-        """Says it, as a line, with the identity of the verified request."""
+        """Sends a reply of one line, with the identity of the verified request."""
         body = f"{text}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
@@ -212,14 +216,14 @@ class Receiver(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, *_):
-        """Is silent: what matters is logged with its reason."""
+        """Logs nothing: replies are logged with their reasons."""
 
 
 def main():
     """Serves until it is stopped."""
     if not re.fullmatch("[a-z0-9.-]+", NODE):
-        sys.exit("NODE_NAME names no node\n  hint: spec.nodeName by the downward API, as in cordon.yaml")
-    # The first process of a container is not ended by it otherwise.
+        sys.exit("NODE_NAME is not the name of a node\n  hint: spec.nodeName by the downward API, as in cordon.yaml")
+    # Otherwise the signal does not end the first process of a container.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     host, _, port = LISTEN.rpartition(":")
     server = ThreadingHTTPServer((host, int(port)), Receiver)

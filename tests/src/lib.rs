@@ -5,9 +5,9 @@ pub mod api_nodes;
 pub mod api_server;
 mod broken;
 pub mod corpus;
+mod crash_schedule;
 pub mod drain_live;
 mod held;
-mod kills;
 pub mod limit_live;
 pub mod manifests;
 mod netns;
@@ -22,7 +22,7 @@ mod refuse;
 mod resolver;
 mod running;
 mod servers;
-mod stepped;
+mod syscall_stepper;
 pub mod tls;
 
 use std::{
@@ -42,8 +42,8 @@ use spillway_agent::{
 };
 
 pub use broken::break_program;
+pub use crash_schedule::{Kills, in_lanes};
 pub use held::Held;
-pub use kills::{Kills, in_lanes};
 pub use netns::{loopback_up, own_network, own_resolver};
 pub use own_cgroup::OwnCgroup;
 pub use program_costs::{ProgramCost, program_costs};
@@ -56,7 +56,7 @@ pub use running::{
     run_with, warnings,
 };
 pub use servers::{Program, Servers};
-pub use stepped::Stopped;
+pub use syscall_stepper::{Call, Stopped};
 
 /// A program that runs until it is dropped.
 pub struct Workload {
@@ -66,6 +66,44 @@ pub struct Workload {
     pub ready: Value,
 }
 
+/// A program that was started, and has not yet said that it is ready.
+pub struct Starting {
+    command: String,
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Starting {
+    /// Starts a command.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Self { command: format!("{command:?}"), child, output }
+    }
+
+    /// Waits for its ready line.
+    ///
+    /// # Panics
+    ///
+    /// Where it says nothing.
+    pub fn ready(mut self) -> Workload {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output can be read");
+        let command = self.command;
+        let ready = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{command} said {line:?}: {error}"));
+        Workload { child: self.child, output: self.output, ready }
+    }
+}
+
 impl Workload {
     /// Starts a command and waits for its ready line.
     ///
@@ -73,17 +111,7 @@ impl Workload {
     ///
     /// Where it cannot be started or says nothing.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("its output can be read");
-        let ready = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{command:?} said {line:?}: {error}"));
-        Self { child, output, ready }
+        Starting::start(command).ready()
     }
 
     /// Its pid.

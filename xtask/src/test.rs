@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test there is, and what could not run, with the reason.
+//! `cargo xtask test`: every test there is, and what could not run, with the reason; with
+//! `--quick`, those that fit between two edits.
 //!
 //! A test that needs root or BPF and lacks it appends `name<TAB>reason` to the file named in
 //! `SPILLWAY_SKIPS` and passes. Then the detectors are scored on the corpora, and every probe is
@@ -9,8 +10,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use anyhow::Context as _;
 
@@ -24,12 +26,24 @@ use crate::{build, child, corpus, python_deps, setup, vm};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test              everything; without root or BPF, what needs them is listed as skipped\n  \
+    cargo xtask test --quick      formatting, lints, unit and pure tests, while you work\n  \
     cargo xtask test leak         only tests whose name contains \"leak\", without formatting and lints\n\n\
     Exit codes: 0 all passed, 1 something failed (or, where CI is set, was skipped unexpectedly).")]
 pub struct Args {
     /// Only tests whose name contains one of these
     filters: Vec<String>,
+
+    /// Within two minutes in a built tree: formatting, lints and the tests that need no root, no
+    /// other kernel, no server, no corpus and no thousand kills
+    #[arg(long)]
+    quick: bool,
 }
+
+/// Tests that run at once, for each processor: most of them wait most of the time.
+const THREADS_PER_PROCESSOR: usize = 3;
+
+/// Variable that says how many, unless somebody else has set it.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
 
 /// Runs the command.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -37,9 +51,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let strict = env::var_os("CI").is_some_and(|value| !value.is_empty());
     let nextest = setup::cargo_tool(&workspace, &NEXTEST)?;
     let mut skips = BTreeMap::new();
-    let mut has_programs = true;
-    match setup::bpf(&workspace) {
-        Ok(compiler) => build::bpf_with(&workspace, &compiler)?,
+    let mut has_programs = !args.quick;
+    // The quick tests run none, and take those that are there.
+    let compiler = if args.quick { Ok(None) } else { setup::bpf(&workspace).map(Some) };
+    match compiler {
+        Ok(None) => {}
+        Ok(Some(compiler)) => build::bpf_with(&workspace, &compiler)?,
         // Where they cannot be built, as without root and sudo, the rest is tested all the same;
         // not so in CI.
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
@@ -51,7 +68,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if args.filters.is_empty() {
-        let deny = setup::cargo_tool(&workspace, &DENY)?;
+        let deny = (!args.quick).then(|| setup::cargo_tool(&workspace, &DENY)).transpose()?;
         for (what, mut command) in checks(&workspace, deny) {
             if !child::streaming(what, &mut command)?.success() {
                 return Ok(ExitCode::FAILURE);
@@ -68,7 +85,109 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         .args(&args.filters)
         .env("SPILLWAY_SKIPS", &skips_file);
     command.env("SPILLWAY_BIN", workspace.binary(false, "spillway"));
+    if args.quick {
+        command.args(["--profile", "quick"]);
+    }
+    if env::var_os(THREADS).is_none() {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        command.env(THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
+    }
     workspace.equip(&mut command);
+    if !args.quick {
+        provide(&mut command, strict)?;
+    }
+    let report = report(&workspace, args.quick);
+    // That of another run would tell of that.
+    fs::remove_file(&report).ok();
+    let mut failures = Vec::new();
+    if !child::streaming("tests", &mut command)?.success() {
+        failures = failed(&fs::read_to_string(&report).unwrap_or_default());
+        if failures.is_empty() {
+            failures
+                .push("the tests could not be run; why is said where they would begin".to_owned());
+        }
+    }
+    if args.filters.is_empty() && !args.quick && !corpus::meets_targets(&workspace)? {
+        failures.push(
+            "a detector misses its targets on the corpora; `cargo xtask corpus score` names them"
+                .to_owned(),
+        );
+    }
+    if args.filters.is_empty() && has_programs {
+        let (failed, skipped) = vm::all(&workspace)?;
+        failures.extend(failed);
+        skips.extend(skipped);
+    }
+
+    skips.extend(parse_skips(&fs::read_to_string(&skips_file).unwrap_or_default()));
+    println!("{}", list(&skips));
+    let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
+    if strict && !unexpected.is_empty() {
+        println!(
+            "hint: what is skipped has to run where CI is set, or to be in .ci/expected-skips with a reason"
+        );
+        failures
+            .extend(unexpected.iter().map(|name| format!("{name}: skipped although this is CI")));
+    }
+    // Last, so that the end of a log tells it.
+    failures.iter().for_each(|failure| println!("Failed: {failure}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where nextest leaves what came of each test, as `.config/nextest.toml` has it.
+fn report(workspace: &Workspace, is_quick: bool) -> PathBuf {
+    let profile = match is_quick {
+        true => "quick".to_owned(),
+        false => env::var("NEXTEST_PROFILE").unwrap_or_else(|_| "default".to_owned()),
+    };
+    workspace.target.join("nextest").join(profile).join("junit.xml")
+}
+
+/// The tests that failed, a line each with the reason: what nextest takes for it of what the test
+/// said, in the form of JUnit.
+fn failed(report: &str) -> Vec<String> {
+    let cases = report.split("<testcase ").skip(1).filter_map(|rest| {
+        let case = rest.split("</testcase>").next()?;
+        let failure = ["<failure", "<error"].iter().find_map(|tag| case.split_once(tag))?.1;
+        let (name, binary) = (attribute(case, "name")?, attribute(case, "classname")?);
+        let (head, rest) = failure.split_once('>')?;
+        let said = if head.ends_with('/') { None } else { rest.split("</").next().map(unescaped) };
+        let said = said
+            .filter(|said| !said.trim().is_empty())
+            .or_else(|| attribute(failure, "type"))
+            .unwrap_or_default();
+        // Where it panicked, and with what.
+        let reason = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ");
+        Some(format!("{binary} {name}: {reason}"))
+    });
+    cases.collect()
+}
+
+/// An attribute of the XML element whose text begins here.
+fn attribute(element: &str, name: &str) -> Option<String> {
+    let element = format!(" {}", element.split('>').next()?);
+    let value = element.split_once(&format!(" {name}=\""))?.1.split('"').next()?;
+    Some(unescaped(value))
+}
+
+fn unescaped(text: &str) -> String {
+    let text = text
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'");
+    text.replace("&#10;", "\n").replace("&amp;", "&")
+}
+
+/// Names to the tests the servers and libraries that they run against; of those that cannot be had,
+/// the tests say so.
+fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
     match SERVERS.provide() {
         Ok(root) => drop(command.env("SPILLWAY_SERVERS", root)),
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
@@ -84,34 +203,17 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) if strict || error.is::<Interrupted>() => return Err(error),
         Err(error) => eprintln!("test: going on without {}: {error:#}", python_deps::WHAT),
     }
-    let mut passed = child::streaming("tests", &mut command)?.success();
-    if args.filters.is_empty() {
-        passed &= corpus::meets_targets(&workspace)?;
-    }
-    if args.filters.is_empty() && has_programs {
-        let (ok, skipped) = vm::all(&workspace)?;
-        passed &= ok;
-        skips.extend(skipped);
-    }
-
-    skips.extend(parse_skips(&fs::read_to_string(&skips_file).unwrap_or_default()));
-    println!("{}", list(&skips));
-    let unexpected = unexpected(&skips, &expected_skips(&workspace.root));
-    if strict && !unexpected.is_empty() {
-        println!("error: skipped although this is CI: {}", unexpected.join(", "));
-        println!("  hint: make them run here, or list them with a reason in .ci/expected-skips");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own
-/// summary is what ends the run.
-fn checks(workspace: &Workspace, mut deny: Command) -> Vec<(&'static str, Command)> {
+/// summary is what ends the run. Without `deny`, only those that take seconds.
+fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
     let mut lint = workspace.cargo("clippy");
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
+    let Some(mut deny) = deny else { return vec![("formatting", format), ("lints", lint)] };
     let mut doc = workspace.cargo("test");
     doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
     // Without advisories, whose database is a repository that would have to be fetched.
@@ -178,6 +280,22 @@ mod tests {
             list(&skips),
             "Skipped: 3\n  a     no BTF here\n  b     needs root\n  bare  no reason was given"
         );
+    }
+
+    #[test]
+    fn failed_tests_are_named_with_their_reason() {
+        let report = r#"<testsuites><testsuite name="a::b">
+            <testcase name="fine" classname="a::b" time="0.1"><system-out>&lt;failure</system-out></testcase>
+            <testcase name="mod::wrong" classname="a::b" time="0.2">
+                <failure message="panicked" type="x">thread &apos;wrong&apos; panicked at a.rs:1:2:
+1 &lt; 0
+note</failure>
+            </testcase>
+            <testcase name="slow" classname="a::c"><failure type="test timeout"/><system-out>so far</system-out></testcase>
+            <testcase name="skipped" classname="a::c"/></testsuite></testsuites>"#;
+        let wrong = "a::b mod::wrong: thread 'wrong' panicked at a.rs:1:2: 1 < 0";
+        assert_eq!(failed(report), [wrong, "a::c slow: test timeout"]);
+        assert!(failed("").is_empty());
     }
 
     #[test]

@@ -61,9 +61,18 @@ impl Workspace {
         command
     }
 
-    /// Sets a command's directory, and names the BPF object to it if there is one.
+    /// Sets a command's directory, names the BPF object to it if there is one, and keeps from it what cargo told this program
+    /// of its own package: ring's build script asks for that, so that all that uses it would be built again after every build
+    /// by hand.
     pub fn equip(&self, command: &mut Command) {
         command.current_dir(&self.root);
+        for (name, _) in env::vars_os() {
+            let is_of_package =
+                |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+            if name.to_str().is_some_and(is_of_package) {
+                command.env_remove(name);
+            }
+        }
         let object = self.bpf_object();
         if object.is_file() {
             command.env("SPILLWAY_BPF_OBJECT", object);

@@ -9,7 +9,8 @@ use crate::{config::Config, decide::Decision, detect::Verdict};
 /// may block: a thread of the executor does the work, as [`Worker`](super::worker::Worker) has it.
 pub trait Executor {
     /// Takes a decision, and returns whether it is this executor's and will be carried out.
-    /// `verdicts` has the verdict that it follows from.
+    /// `verdicts` has the latest verdict of its incident: that in [`Decision::verdict`] may be of
+    /// another claim of the incident.
     fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool;
 
     /// Takes all verdicts that are raised at `now`, after each scan of the processes.
@@ -63,9 +64,8 @@ mod tests {
             worker::{Order, Worker, WorkerChannels},
         },
         config::Mode,
-        decide::{Action, IncidentId},
-        detect::Resource,
-        sense::ProcessId,
+        decide::Action,
+        detect::{IncidentId, OverloadClaim},
     };
 
     /// A sample executor, which answers every limit with an outcome and does nothing else.
@@ -108,7 +108,7 @@ mod tests {
 
     impl Executor for SampleExecutor {
         fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
-            decision.action == Action::Limit && self.worker.send(SampleOrder::Refuse(decision.t))
+            decision.action == Action::Limit && self.worker.send(SampleOrder::Refuse(decision.t()))
         }
 
         fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
@@ -125,13 +125,12 @@ mod tests {
     }
 
     fn decision(action: Action) -> Decision {
-        let id = IncidentId::Leak(ProcessId { pid: 1, start_ticks: 2 }, Resource::Memory);
+        let verdict = Verdict::raised(3.0, OverloadClaim::default(), 1.0, String::new());
         Decision {
-            t: 3.0,
+            id: IncidentId::from(&verdict),
             action,
             mode: Mode::Enforce,
-            id,
-            cgroup: Arc::from("/a"),
+            verdict: Arc::new(verdict),
             performed: false,
             refused: None,
             why: String::new(),

@@ -1,8 +1,8 @@
-//! A BPF hash map that is read whole, a thousand entries a system call, where one by one would be
-//! two calls an entry.
+//! BPF hash maps that are read in batches: a thousand entries a system call, in place of two calls
+//! an entry.
 //!
-//! Takes Linux 5.6. What is written while it is read may be seen or not, as in any walk of a hash
-//! map.
+//! Minimum kernel: 5.6. An entry that is written during a read may be seen or not, as in any walk
+//! of a hash map.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::MapData;
 
-use super::{samples::Plain, sys::bpf};
+use spillway_ebpf::Plain;
 
 /// `enum bpf_cmd` of include/uapi/linux/bpf.h; user-space ABI, never renumbered.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -21,11 +21,11 @@ const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 
-/// The kernel's own number for what it does not support (include/linux/errno.h).
+/// The kernel's internal number for an unsupported operation (include/linux/errno.h).
 const ENOTSUPP: i32 = 524;
 
-/// Entries a call. Most reads take one; the kernel hands out whole buckets, none of which comes
-/// near it.
+/// Entries a call. Most reads take one call; the kernel returns complete buckets, which are much
+/// smaller.
 const BATCH: usize = 1_024;
 
 /// The part of `union bpf_attr` that batch commands read.
@@ -53,7 +53,17 @@ struct ElementAttr {
     flags: u64,
 }
 
-/// A hash map of the BPF side.
+/// Makes the system call `bpf`, for commands that aya lacks. `attr` is the part of `union bpf_attr`
+/// that the command reads, in the kernel's layout; some commands write to it.
+pub(super) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is a plain struct of the size given, and what it points to lives until the
+    // call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+/// A hash map of the BPF side, for reads of all its entries.
 #[derive(Debug)]
 pub struct BatchMap<K, V> {
     map: MapData,
@@ -63,7 +73,7 @@ pub struct BatchMap<K, V> {
 }
 
 impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
-    /// Over a map whose keys and values have these sizes; `None` where they have others.
+    /// Wraps a map; `None` if its keys or values have other sizes.
     pub(super) fn over(map: MapData) -> Option<Self> {
         let fits = map.info().is_ok_and(|info| {
             (info.key_size() as usize, info.value_size() as usize)
@@ -76,7 +86,7 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
     ///
     /// # Errors
     ///
-    /// Where the kernel does not go on; what was read until then was handed on.
+    /// Returns an error if the kernel stops the read; entries until then have been passed on.
     pub fn read(&mut self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
         self.keys.resize(BATCH, K::default());
         self.values.resize(BATCH, V::default());
@@ -111,12 +121,12 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
         }
     }
 
-    /// Takes an entry away, and says what it held; `None` where it was gone already. Before Linux
-    /// 5.14 these are two calls, and what is written between them is lost.
+    /// Removes an entry and returns its value; `None` if there is none. Before Linux 5.14 these are
+    /// two calls, and an update between them is lost.
     ///
     /// # Errors
     ///
-    /// Where the kernel refuses.
+    /// Returns an error if the kernel refuses.
     pub fn take(&mut self, key: &K) -> io::Result<Option<V>> {
         let mut value = V::default();
         let mut attr = ElementAttr {
@@ -143,7 +153,7 @@ impl<K: Plain + Default, V: Plain + Default> BatchMap<K, V> {
     ///
     /// # Errors
     ///
-    /// The kernel refuses, as when the map is full.
+    /// Returns an error if the kernel refuses, for example because the map is full.
     pub fn put(&mut self, key: &K, value: &V) -> io::Result<()> {
         let mut attr = ElementAttr {
             map_fd: self.fd(),

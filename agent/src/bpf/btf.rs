@@ -1,17 +1,17 @@
-//! Reads type information (BTF) where it lies, as `Documentation/bpf/btf.rst` describes it.
+//! A reader of BTF type information in place, as `Documentation/bpf/btf.rst` describes it.
 //!
-//! A kernel has some 130,000 types, of which the agent needs a hundred. A parser that builds them
-//! all needs 30 MiB for a moment, more than the agent ever needs again; this one keeps the bytes
-//! and one offset a type, some 6 MiB. Malformed bytes give an error or a type that is not found,
-//! never a panic. It reads the byte order of this machine alone, which is the kernel's.
+//! A kernel has some 130,000 types, of which the agent needs a hundred. A parser that builds all of
+//! them takes 30 MiB for a moment, more than the agent ever needs again; this one keeps the bytes
+//! and one offset a type, some 6 MiB. Malformed bytes cause an error or a missing type, never a
+//! panic. Only the byte order of this machine is supported, which is also the kernel's.
 
 use std::{fmt, fs, io, path::Path};
 
 const MAGIC: u16 = 0xEB9F;
 /// `struct btf_header`: magic, version, flags, then five words.
 const HEADER_WORDS: usize = 6;
-/// Typedefs and qualifiers around one type, at most. A guess: the kernel has no more than a
-/// handful, and a circle has no end.
+/// Maximum number of typedefs and qualifiers around one type, so that a cycle ends. A guess: the
+/// kernel has a handful.
 const CHAIN_MAX: usize = 32;
 
 /// Kind of a type: `BTF_KIND_*` of include/uapi/linux/btf.h, user-space ABI.
@@ -67,8 +67,7 @@ impl BtfKind {
         KINDS.get(((info >> 24 & 0x1F) as usize).checked_sub(1)?).copied()
     }
 
-    /// Words that follow the first three: a fixed number, and so many for each of the type's
-    /// elements.
+    /// Number of words after the first three: a fixed number, and a number for each element.
     fn words(self) -> (usize, usize) {
         match self {
             Self::Int | Self::Var | Self::DeclTag => (1, 0),
@@ -88,7 +87,7 @@ impl BtfKind {
     }
 }
 
-/// Type information, and the place of each type in it.
+/// Type information, and the offset of each type in it.
 pub struct Btf {
     bytes: Vec<u8>,
     /// Byte offsets of the types; the first type has the id 1.
@@ -112,7 +111,7 @@ pub struct BtfMember<'a> {
     pub of: Option<BtfType<'a>>,
     /// Offset in bits.
     pub bit_offset: u32,
-    /// Size in bits; 0 for a member that is no bit-field.
+    /// Size in bits of a bit-field; 0 for other members.
     pub bits: u32,
 }
 
@@ -121,13 +120,14 @@ impl Btf {
     ///
     /// # Errors
     ///
-    /// Those of reading it, and [`io::ErrorKind::InvalidData`] for anything but type information.
+    /// Returns an error if the file cannot be read, and [`io::ErrorKind::InvalidData`] if it is not
+    /// type information.
     pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::from_bytes(fs::read(path)?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not BTF"))
     }
 
-    /// Reads `bytes`; `None` for anything but type information.
+    /// Reads `bytes`; `None` if they are not type information.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let header = |index: usize| word_at(&bytes, 4 * index);
         if bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic)) != Some(MAGIC) {
@@ -139,7 +139,7 @@ impl Btf {
         if end > bytes.len() || strings.checked_add(header(5)? as usize)? > bytes.len() {
             return None;
         }
-        // The shortest type has twelve bytes; most have no more.
+        // The shortest type has twelve bytes, and most have twelve to 36.
         let mut types = Vec::with_capacity((end - begin) / 24);
         let mut at = begin;
         while at < end {
@@ -151,13 +151,13 @@ impl Btf {
         Some(Self { bytes, types, strings })
     }
 
-    /// The first type of this kind and name.
+    /// Returns the first type of this kind and name.
     pub fn find(&self, kind: BtfKind, name: &str) -> Option<BtfType<'_>> {
         self.all().find(|of| of.kind() == Some(kind) && of.name() == name.as_bytes())
     }
 
-    /// Type information that has the types of which `keeps` is true under the ids that they have
-    /// here, by name and kind alone. What parses it needs a fraction of the memory.
+    /// Builds type information with only the names and kinds of the types for which `keeps` returns
+    /// true, under the same ids. Parsing it takes a fraction of the memory.
     pub fn outline(&self, keeps: impl Fn(BtfKind, &[u8]) -> bool) -> Vec<u8> {
         let (mut types, mut strings, mut end) = (Vec::new(), vec![0], 0);
         for of in self.all() {
@@ -222,12 +222,12 @@ impl<'a> BtfType<'a> {
         self.word(2) as usize
     }
 
-    /// The type that this one refers to: a function's prototype, the target of a typedef.
+    /// Type that this one refers to: a function's prototype, or the target of a typedef.
     pub fn referent(&self) -> Option<Self> {
         self.btf.by_id(self.word(2))
     }
 
-    /// The type behind typedefs and qualifiers.
+    /// Type without typedefs and qualifiers.
     pub fn plain(self) -> Option<Self> {
         let mut found = self;
         for _ in 0..CHAIN_MAX {
@@ -256,7 +256,7 @@ impl<'a> BtfType<'a> {
         elements(self.word(1))
     }
 
-    /// Members of a struct or union; of anything else none.
+    /// Members of a struct or union; empty for other types.
     pub fn members(self) -> impl Iterator<Item = BtfMember<'a>> {
         let count = if matches!(self.kind(), Some(BtfKind::Struct | BtfKind::Union)) {
             self.elements()
@@ -280,7 +280,7 @@ impl<'a> BtfType<'a> {
         values.find(|(found, _)| self.btf.name(*found) == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// One of the type's words; 0 beyond the end.
+    /// Returns one of the type's words; 0 beyond the end.
     fn word(&self, index: usize) -> u32 {
         word_at(&self.btf.bytes, self.at + 4 * index).unwrap_or(0)
     }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_found_by_kind_and_name() {
+    fn type_is_found_by_kind_and_name() {
         let btf = Btf::from_bytes(some()).unwrap();
         let pair = btf.find(BtfKind::Struct, "pair").unwrap();
         let members: Vec<_> =
@@ -352,10 +352,10 @@ mod tests {
     }
 
     #[test]
-    fn an_outline_keeps_ids_names_and_kinds() {
+    fn outline_keeps_ids_names_and_kinds() {
         let btf = Btf::from_bytes(some()).unwrap();
         let outline = Btf::from_bytes(btf.outline(|_, name| name == b"pair")).unwrap();
-        assert_eq!(outline.types.len(), 5, "what comes after the last that is kept is left out");
+        assert_eq!(outline.types.len(), 5, "types after the last kept one are left out");
         let kept = outline.by_id(5).unwrap();
         assert_eq!(
             (kept.kind(), kept.name(), kept.elements()),
@@ -373,7 +373,8 @@ mod tests {
             bytes.truncate(bytes.len() - cut.saturating_sub(150).min(bytes.len()));
             if let Some(btf) = Btf::from_bytes(bytes) {
                 for of in btf.all() {
-                    let _ = (of.plain().map(|of| of.size()), of.array().is_some(), of.value_of("SOME"));
+                    let _ = of.plain().map(|of| of.size());
+                    let _ = (of.array().is_some(), of.value_of("SOME"));
                     for member in of.members() {
                         let _ = member.of.and_then(BtfType::plain).map(|of| of.name().len());
                     }

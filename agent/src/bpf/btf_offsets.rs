@@ -1,191 +1,218 @@
-//! Where the members of this kernel's structs are, from its BTF.
+//! Offsets of this kernel's struct members, from its BTF.
 //!
-//! [`MEMBERS`] is the whole list: a probe that needs another member gets another row. A member that
-//! this kernel lacks disables the probes that need it, by name, and nothing else.
+//! Each fallback lists the offsets that its programs read; [`members`] has those of every sensor
+//! here, and a sensor may define others with [`member`]. A member that this kernel lacks, or has in
+//! another form, rules out the fallbacks that need it, by name, and nothing else.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 pub use spillway_ebpf::ABSENT;
-use spillway_ebpf::{Offsets, UNIX_NAME_LEN};
+use spillway_ebpf::Offsets;
 
 use super::{
     btf::{Btf, BtfKind, BtfType},
-    fallbacks::{
-        Cause,
-        Hook::{
-            self, AcceptFexit, AcceptKprobe, ConnectStates, HandleIter, LifeBtf, LifeRaw,
-            ListenerIter, TaskIter, TaskIterPlain, UnixIter,
-        },
-        Unavailable,
-    },
+    fallbacks::{Cause, FallbackChain, Hook, Unavailable},
 };
 
-/// One member of a kernel struct, who needs it, and where its offset goes.
-struct StructMember {
-    /// The struct's tag.
-    of: &'static str,
-    /// The way to the member; anonymous structs and unions are looked through.
-    path: &'static str,
-    /// What it must be, or the programs would read something else.
-    form: MemberForm,
-    needed_by: &'static [Hook],
-    slot: fn(&mut Offsets) -> &mut u32,
+/// An offset that BPF programs need.
+#[derive(Debug, Clone, Copy)]
+pub enum KernelOffset {
+    /// A struct member.
+    Member {
+        /// Tag of the struct.
+        of: &'static str,
+        /// Path to the member, with dots between its steps; anonymous structs and unions are
+        /// transparent.
+        path: &'static str,
+        /// Form that the programs expect.
+        form: MemberForm,
+        /// Place for the offset.
+        slot: fn(&mut Offsets) -> &mut u32,
+    },
+    /// Offsets that depend on more than one member. The flag is set if cgroup version 1 charges
+    /// memory.
+    Computed(fn(&Btf, bool, &mut Offsets) -> Result<(), String>),
 }
 
-/// Form of a member.
+/// Form of a struct member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MemberForm {
-    /// An integer, or a struct of nothing else such as `atomic_t`, of so many bytes.
+pub enum MemberForm {
+    /// An integer of this many bytes, or a struct or array of nothing else, such as `atomic_t`.
     Bytes(usize),
+    /// A pointer.
     Pointer,
 }
 
 use MemberForm::{Bytes, Pointer};
 
-const TASKS: &[Hook] = &[TaskIter, TaskIterPlain];
-const TASKS_AND_LIFE: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw];
-const TASKS_LIFE_AND_HANDLES: &[Hook] = &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter];
-const LIFE_AND_HANDLES: &[Hook] = &[LifeBtf, LifeRaw, HandleIter];
-const LIFE: &[Hook] = &[LifeBtf, LifeRaw];
-const LISTENERS: &[Hook] = &[ListenerIter];
-const UNIX: &[Hook] = &[UnixIter];
-const QUEUES: &[Hook] = &[ListenerIter, UnixIter];
-const FILES: &[Hook] = &[HandleIter, ListenerIter, UnixIter];
-const ACCEPT: &[Hook] = &[ListenerIter, AcceptFexit, AcceptKprobe];
-const CONNECTS: &[Hook] = &[ConnectStates];
-const QUEUES_AND_CONNECTS: &[Hook] = &[ListenerIter, UnixIter, ConnectStates];
-const FAMILIES: &[Hook] =
-    &[HandleIter, ListenerIter, UnixIter, AcceptFexit, AcceptKprobe, ConnectStates];
-const SOCKETS: &[Hook] = &[HandleIter, ListenerIter, AcceptFexit, AcceptKprobe, ConnectStates];
+/// Describes the offset of a struct member.
+pub const fn member(
+    of: &'static str,
+    path: &'static str,
+    form: MemberForm,
+    slot: fn(&mut Offsets) -> &mut u32,
+) -> KernelOffset {
+    KernelOffset::Member { of, path, form, slot }
+}
 
-const MEMBERS: &[StructMember] = &[
-    row(
-        "task_struct",
-        "tgid",
-        Bytes(4),
-        &[TaskIter, TaskIterPlain, LifeBtf, LifeRaw, HandleIter, ListenerIter, UnixIter],
-        |o| &mut o.task_tgid,
-    ),
-    row("task_struct", "pid", Bytes(4), TASKS_AND_LIFE, |o| &mut o.task_pid),
-    row("task_struct", "group_leader", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_group_leader),
-    row("task_struct", "real_parent", Pointer, TASKS, |o| &mut o.task_real_parent),
-    row("task_struct", "start_boottime", Bytes(8), TASKS_LIFE_AND_HANDLES, |o| {
-        &mut o.task_start_boottime
-    }),
-    row("task_struct", "mm", Pointer, TASKS, |o| &mut o.task_mm),
-    // Evidence only: without them it is not known how much is mapped, and the processes are read
-    // all the same.
-    row("mm_struct", "data_vm", Bytes(8), &[], |o| &mut o.mm_data_vm),
-    row("mm_struct", "stack_vm", Bytes(8), &[], |o| &mut o.mm_stack_vm),
-    row("task_struct", "comm", Bytes(16), TASKS, |o| &mut o.task_comm),
-    row("task_struct", "cgroups", Pointer, TASKS, |o| &mut o.task_cgroups),
-    row("task_struct", "signal", Pointer, LIFE_AND_HANDLES, |o| &mut o.task_signal),
-    row("signal_struct", "live", Bytes(4), LIFE, |o| &mut o.signal_live),
-    row("signal_struct", "nr_threads", Bytes(4), &[HandleIter], |o| &mut o.signal_threads),
-    // The array's beginning; RLIMIT_NOFILE is added below.
-    row("signal_struct", "rlim", Bytes(RLIMITS * 2 * 8), &[HandleIter], |o| &mut o.signal_fds_max),
-    row("cgroup", "kn", Pointer, TASKS, |o| &mut o.cgroup_kn),
-    row("kernfs_node", "id", Bytes(8), TASKS, |o| &mut o.kernfs_node_id),
-    row("bpf_map", "id", Bytes(4), &[TaskIter], |o| &mut o.map_id),
-    row("bpf_array", "pptrs", Pointer, &[TaskIter], |o| &mut o.array_slots),
-    row("file", "f_inode", Pointer, FILES, |o| &mut o.file_inode),
-    row("file", "private_data", Pointer, FILES, |o| &mut o.file_private_data),
-    row("inode", "i_mode", Bytes(2), FILES, |o| &mut o.inode_mode),
-    row("socket", "sk", Pointer, FILES, |o| &mut o.socket_sk),
-    row("sock", "__sk_common.skc_family", Bytes(2), FAMILIES, |o| &mut o.sock_family),
-    row("sock", "__sk_common.skc_state", Bytes(1), FILES, |o| &mut o.sock_state),
-    row("inet_sock", "inet_sport", Bytes(2), &[ListenerIter, ConnectStates], |o| &mut o.inet_sport),
-    row("sock", "__sk_common.skc_num", Bytes(2), LISTENERS, |o| &mut o.sock_num),
-    row("sock", "__sk_common.skc_rcv_saddr", Bytes(4), LISTENERS, |o| &mut o.sock_rcv_saddr),
-    row("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), LISTENERS, |o| &mut o.sock_v6_rcv_saddr),
-    row("sock", "__sk_common.skc_daddr", Bytes(4), CONNECTS, |o| &mut o.sock_daddr),
-    row("sock", "__sk_common.skc_v6_daddr", Bytes(16), CONNECTS, |o| &mut o.sock_v6_daddr),
-    row("sock", "__sk_common.skc_dport", Bytes(2), CONNECTS, |o| &mut o.sock_dport),
-    row("sock", "sk_err", Bytes(4), CONNECTS, |o| &mut o.sock_err),
-    // Evidence only: without it a timeout whose error was fetched at once counts as given up.
-    row("sock", "sk_shutdown", Bytes(1), &[], |o| &mut o.sock_shutdown),
-    row("sock", "__sk_common.skc_net.net", Pointer, QUEUES_AND_CONNECTS, |o| &mut o.sock_net),
-    row("net", "ns.inum", Bytes(4), QUEUES_AND_CONNECTS, |o| &mut o.net_inum),
-    row("sock", "sk_protocol", Bytes(2), SOCKETS, |o| &mut o.sock_protocol),
-    row("sock", "sk_ack_backlog", Bytes(4), LISTENERS, |o| &mut o.sock_ack_backlog),
-    row("sock", "sk_max_ack_backlog", Bytes(4), QUEUES, |o| &mut o.sock_max_ack_backlog),
-    // Evidence only: without it the count of overflows is 0 and the queue is seen all the same.
-    row("sock", "sk_drops", Bytes(4), &[], |o| &mut o.sock_drops),
-    // Evidence only: without either no connection counts as one from another host.
-    row("sock", "sk_rx_dst_ifindex", Bytes(4), &[], |o| &mut o.sock_rx_ifindex),
-    row("inet_sock", "rx_dst_ifindex", Bytes(4), &[], |o| &mut o.inet_rx_ifindex),
-    // Evidence only: without it users share what their namespace gets.
-    row("sock", "sk_uid", Bytes(4), &[], |o| &mut o.sock_uid),
-    row("sock", "sk_type", Bytes(2), UNIX, |o| &mut o.sock_type),
-    row("sock", "sk_socket", Pointer, UNIX, |o| &mut o.sock_socket),
-    row("sock", "sk_receive_queue.qlen", Bytes(4), UNIX, |o| &mut o.sock_receive_queue_len),
-    // A socket is the first member of this, and its inode the second.
-    row("socket_alloc", "vfs_inode.i_ino", Bytes(8), UNIX, |o| &mut o.socket_inode),
-    row("unix_sock", "addr", Pointer, UNIX, |o| &mut o.unix_addr),
-    row("unix_address", "len", Bytes(4), UNIX, |o| &mut o.unix_address_len),
-    row("unix_address", "name", Bytes(2 + UNIX_NAME_LEN), UNIX, |o| &mut o.unix_address_name),
-    row("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, LISTENERS, |o| {
-        &mut o.accept_head
-    }),
-    row("request_sock", "sk", Pointer, LISTENERS, |o| &mut o.request_sk),
-    row("tcp_sock", "rcvq_space.time", Bytes(8), ACCEPT, |o| &mut o.tcp_established),
-];
+/// Offsets by the field of [`Offsets`] that they fill.
+#[allow(missing_docs, reason = "each is named <struct>_<member>")]
+pub mod members {
+    use spillway_ebpf::UNIX_NAME_LEN;
+
+    use super::{Bytes, KernelOffset, Pointer, member};
+
+    pub const TASK_TGID: KernelOffset =
+        member("task_struct", "tgid", Bytes(4), |o| &mut o.task_tgid);
+    pub const TASK_PID: KernelOffset = member("task_struct", "pid", Bytes(4), |o| &mut o.task_pid);
+    pub const TASK_GROUP_LEADER: KernelOffset =
+        member("task_struct", "group_leader", Pointer, |o| &mut o.task_group_leader);
+    pub const TASK_REAL_PARENT: KernelOffset =
+        member("task_struct", "real_parent", Pointer, |o| &mut o.task_real_parent);
+    pub const TASK_START_BOOTTIME: KernelOffset =
+        member("task_struct", "start_boottime", Bytes(8), |o| &mut o.task_start_boottime);
+    pub const TASK_MM: KernelOffset = member("task_struct", "mm", Pointer, |o| &mut o.task_mm);
+    pub const MM_DATA_VM: KernelOffset =
+        member("mm_struct", "data_vm", Bytes(8), |o| &mut o.mm_data_vm);
+    pub const MM_STACK_VM: KernelOffset =
+        member("mm_struct", "stack_vm", Bytes(8), |o| &mut o.mm_stack_vm);
+    pub const TASK_COMM: KernelOffset =
+        member("task_struct", "comm", Bytes(16), |o| &mut o.task_comm);
+    pub const TASK_CGROUPS: KernelOffset =
+        member("task_struct", "cgroups", Pointer, |o| &mut o.task_cgroups);
+    pub const TASK_SIGNAL: KernelOffset =
+        member("task_struct", "signal", Pointer, |o| &mut o.task_signal);
+    pub const SIGNAL_LIVE: KernelOffset =
+        member("signal_struct", "live", Bytes(4), |o| &mut o.signal_live);
+    pub const SIGNAL_THREADS: KernelOffset =
+        member("signal_struct", "nr_threads", Bytes(4), |o| &mut o.signal_threads);
+    pub const CGROUP_KN: KernelOffset = member("cgroup", "kn", Pointer, |o| &mut o.cgroup_kn);
+    pub const KERNFS_NODE_ID: KernelOffset =
+        member("kernfs_node", "id", Bytes(8), |o| &mut o.kernfs_node_id);
+    pub const MAP_ID: KernelOffset = member("bpf_map", "id", Bytes(4), |o| &mut o.map_id);
+    pub const ARRAY_SLOTS: KernelOffset =
+        member("bpf_array", "pptrs", Pointer, |o| &mut o.array_slots);
+    pub const FILE_INODE: KernelOffset = member("file", "f_inode", Pointer, |o| &mut o.file_inode);
+    pub const FILE_PRIVATE_DATA: KernelOffset =
+        member("file", "private_data", Pointer, |o| &mut o.file_private_data);
+    pub const INODE_MODE: KernelOffset = member("inode", "i_mode", Bytes(2), |o| &mut o.inode_mode);
+    pub const SOCKET_SK: KernelOffset = member("socket", "sk", Pointer, |o| &mut o.socket_sk);
+    pub const SOCK_FAMILY: KernelOffset =
+        member("sock", "__sk_common.skc_family", Bytes(2), |o| &mut o.sock_family);
+    pub const SOCK_STATE: KernelOffset =
+        member("sock", "__sk_common.skc_state", Bytes(1), |o| &mut o.sock_state);
+    pub const INET_SPORT: KernelOffset =
+        member("inet_sock", "inet_sport", Bytes(2), |o| &mut o.inet_sport);
+    pub const SOCK_NUM: KernelOffset =
+        member("sock", "__sk_common.skc_num", Bytes(2), |o| &mut o.sock_num);
+    pub const SOCK_RCV_SADDR: KernelOffset =
+        member("sock", "__sk_common.skc_rcv_saddr", Bytes(4), |o| &mut o.sock_rcv_saddr);
+    pub const SOCK_V6_RCV_SADDR: KernelOffset =
+        member("sock", "__sk_common.skc_v6_rcv_saddr", Bytes(16), |o| &mut o.sock_v6_rcv_saddr);
+    pub const SOCK_DADDR: KernelOffset =
+        member("sock", "__sk_common.skc_daddr", Bytes(4), |o| &mut o.sock_daddr);
+    pub const SOCK_V6_DADDR: KernelOffset =
+        member("sock", "__sk_common.skc_v6_daddr", Bytes(16), |o| &mut o.sock_v6_daddr);
+    pub const SOCK_DPORT: KernelOffset =
+        member("sock", "__sk_common.skc_dport", Bytes(2), |o| &mut o.sock_dport);
+    pub const SOCK_ERR: KernelOffset = member("sock", "sk_err", Bytes(4), |o| &mut o.sock_err);
+    pub const SOCK_SHUTDOWN: KernelOffset =
+        member("sock", "sk_shutdown", Bytes(1), |o| &mut o.sock_shutdown);
+    pub const SOCK_NET: KernelOffset =
+        member("sock", "__sk_common.skc_net.net", Pointer, |o| &mut o.sock_net);
+    pub const NET_INUM: KernelOffset = member("net", "ns.inum", Bytes(4), |o| &mut o.net_inum);
+    pub const SOCK_PROTOCOL: KernelOffset =
+        member("sock", "sk_protocol", Bytes(2), |o| &mut o.sock_protocol);
+    pub const SOCK_ACK_BACKLOG: KernelOffset =
+        member("sock", "sk_ack_backlog", Bytes(4), |o| &mut o.sock_ack_backlog);
+    pub const SOCK_MAX_ACK_BACKLOG: KernelOffset =
+        member("sock", "sk_max_ack_backlog", Bytes(4), |o| &mut o.sock_max_ack_backlog);
+    pub const SOCK_DROPS: KernelOffset =
+        member("sock", "sk_drops", Bytes(4), |o| &mut o.sock_drops);
+    pub const SOCK_RX_IFINDEX: KernelOffset =
+        member("sock", "sk_rx_dst_ifindex", Bytes(4), |o| &mut o.sock_rx_ifindex);
+    pub const INET_RX_IFINDEX: KernelOffset =
+        member("inet_sock", "rx_dst_ifindex", Bytes(4), |o| &mut o.inet_rx_ifindex);
+    pub const SOCK_UID: KernelOffset = member("sock", "sk_uid", Bytes(4), |o| &mut o.sock_uid);
+    pub const SOCK_TYPE: KernelOffset = member("sock", "sk_type", Bytes(2), |o| &mut o.sock_type);
+    pub const SOCK_SOCKET: KernelOffset =
+        member("sock", "sk_socket", Pointer, |o| &mut o.sock_socket);
+    pub const SOCK_RECEIVE_QUEUE_LEN: KernelOffset =
+        member("sock", "sk_receive_queue.qlen", Bytes(4), |o| &mut o.sock_receive_queue_len);
+    pub const SOCKET_INODE: KernelOffset =
+        member("socket_alloc", "vfs_inode.i_ino", Bytes(8), |o| &mut o.socket_inode);
+    pub const UNIX_ADDR: KernelOffset = member("unix_sock", "addr", Pointer, |o| &mut o.unix_addr);
+    pub const UNIX_ADDRESS_LEN: KernelOffset =
+        member("unix_address", "len", Bytes(4), |o| &mut o.unix_address_len);
+    pub const UNIX_ADDRESS_NAME: KernelOffset =
+        member("unix_address", "name", Bytes(2 + UNIX_NAME_LEN), |o| &mut o.unix_address_name);
+    pub const ACCEPT_HEAD: KernelOffset =
+        member("inet_connection_sock", "icsk_accept_queue.rskq_accept_head", Pointer, |o| {
+            &mut o.accept_head
+        });
+    pub const REQUEST_SK: KernelOffset =
+        member("request_sock", "sk", Pointer, |o| &mut o.request_sk);
+    pub const TCP_ESTABLISHED: KernelOffset =
+        member("tcp_sock", "rcvq_space.time", Bytes(8), |o| &mut o.tcp_established);
+
+    /// Resident pages by kind, from `mm_struct`.
+    pub const MM_RSS: KernelOffset = KernelOffset::Computed(super::rss_counters);
+    /// The cgroup that charges a task's memory, from `css_set`.
+    pub const CSS_SET_CGROUP: KernelOffset = KernelOffset::Computed(super::memory_cgroup);
+    /// The soft limit on open files, from `signal_struct`.
+    pub const SIGNAL_FDS_MAX: KernelOffset = KernelOffset::Computed(super::open_file_limit);
+}
 
 /// `RLIM_NLIMITS` of include/uapi/asm-generic/resource.h.
 const RLIMITS: usize = 16;
 
-/// Anonymous structs and unions within one another, at most. A guess, as of [`super::btf`]: the
-/// kernel has three.
+/// Maximum nesting of anonymous structs and unions. A guess: the kernel has three.
 const NESTED_MAX: u32 = 16;
 
-const fn row(
-    of: &'static str,
-    path: &'static str,
-    form: MemberForm,
-    needed_by: &'static [Hook],
-    slot: fn(&mut Offsets) -> &mut u32,
-) -> StructMember {
-    StructMember { of, path, form, needed_by, slot }
-}
-
-/// Offsets on this kernel, and the hooks that cannot do without what is missing.
+/// Offsets on this kernel, and the fallbacks that cannot be used without a missing one.
 #[derive(Debug, Default)]
 pub struct MemberOffsets {
-    /// Where the members are; [`ABSENT`] where one is not.
+    /// Offsets; [`ABSENT`] for a member that is missing.
     pub offsets: Offsets,
-    /// Hooks that cannot be used here, each with the member that is missing or not what it was.
+    /// Fallbacks that cannot be used here, each with the member that is missing or has another
+    /// form.
     pub ruled_out: BTreeMap<Hook, Unavailable>,
 }
 
-/// Looks every member up. `memory_v1` says that the memory controller is mounted as cgroup version
-/// 1, so that a process's charge follows that hierarchy and not the default one.
-pub fn find(btf: &Btf, memory_v1: bool) -> MemberOffsets {
+/// Finds every offset that the chains need. `memory_v1` is set if the memory controller is mounted
+/// as cgroup version 1: a process's charge then follows that hierarchy, not the default one.
+pub fn find(btf: &Btf, memory_v1: bool, chains: &[&FallbackChain]) -> MemberOffsets {
     let mut found = MemberOffsets::default();
-    let mut rule_out = |hooks: &[Hook], reason: String| {
-        for &hook in hooks {
-            found
-                .ruled_out
-                .entry(hook)
-                .or_insert_with(|| Unavailable::new(Cause::Unsupported, &reason));
+    // A search walks all types, and several fallbacks need the same members.
+    let mut located = BTreeMap::new();
+    let mut find = |offset: &KernelOffset, offsets: &mut Offsets| match *offset {
+        KernelOffset::Member { of, path, form, slot } => {
+            let at = located.entry((of, path)).or_insert_with(|| locate(btf, of, path, form));
+            *slot(offsets) = at.as_ref().map_or(ABSENT, |at| *at);
+            at.clone().map(drop)
         }
+        KernelOffset::Computed(compute) => compute(btf, memory_v1, offsets),
     };
-    for member in MEMBERS {
-        let offset = locate(btf, member.of, member.path, member.form);
-        let offset = offset.map_err(|reason| rule_out(member.needed_by, reason));
-        *(member.slot)(&mut found.offsets) = offset.unwrap_or(ABSENT);
-    }
-    if found.offsets.signal_fds_max != ABSENT {
-        found.offsets.signal_fds_max += libc::RLIMIT_NOFILE * size_of::<libc::rlimit>() as u32;
-    }
-    let rest = rss_counters(btf, &mut found.offsets)
-        .and_then(|()| cgroup(btf, memory_v1, &mut found.offsets));
-    if let Err(reason) = rest {
-        rule_out(TASKS, reason);
+    for fallback in chains.iter().flat_map(|chain| chain.fallbacks) {
+        for offset in fallback.may_read {
+            // The programs leave it out.
+            let _ = find(offset, &mut found.offsets);
+        }
+        for offset in fallback.reads {
+            if let Err(reason) = find(offset, &mut found.offsets)
+                && let Entry::Vacant(entry) = found.ruled_out.entry(fallback.hook)
+            {
+                entry.insert(Unavailable::new(Cause::Unsupported, reason));
+            }
+        }
     }
     found
 }
 
-/// Byte offset of the member at `path`, dots between its steps, where it has this form.
+/// Returns the byte offset of the member at `path` if it has this form.
 fn locate(btf: &Btf, of: &str, path: &str, form: MemberForm) -> Result<u32, String> {
     let (offset, found) = find_member(btf, of, path)
         .ok_or_else(|| format!("this kernel's struct {of} has no {path}"))?;
@@ -193,12 +220,12 @@ fn locate(btf: &Btf, of: &str, path: &str, form: MemberForm) -> Result<u32, Stri
     if is == Some(form) {
         Ok(offset)
     } else {
-        let is = is.map_or_else(|| "something else".to_owned(), |is| is.to_string());
+        let is = is.map_or_else(|| "of another type".to_owned(), |is| is.to_string());
         Err(format!("this kernel's {of}.{path} is {is}, not {form}"))
     }
 }
 
-/// Form of a member of this type; of an array without a length, that of its elements.
+/// Returns the form of a member of this type; for an array without a length, that of its elements.
 fn form_of(of: BtfType<'_>) -> Option<MemberForm> {
     match of.kind()? {
         BtfKind::Int | BtfKind::Enum | BtfKind::Struct | BtfKind::Union => Some(Bytes(of.size())),
@@ -224,9 +251,10 @@ impl fmt::Display for MemberForm {
     }
 }
 
-/// Until 6.1 `rss_stat` is a struct with an array of `atomic_long_t`; since 6.2 an array of `struct
-/// percpu_counter`, each with its plain count and its slots.
-fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
+/// Finds the counters of resident pages. Until 6.1 `rss_stat` is a struct with an array of
+/// `atomic_long_t`; since 6.2 it is an array of `struct percpu_counter`, each with its plain count
+/// and its slots.
+fn rss_counters(btf: &Btf, _: bool, offsets: &mut Offsets) -> Result<(), String> {
     let unknown = || "this kernel's mm_struct.rss_stat has a form that is not known".to_owned();
     let (base, of) = find_member(btf, "mm_struct", "rss_stat").ok_or_else(unknown)?;
     let (count, stride, slots) = match of.kind() {
@@ -246,7 +274,8 @@ fn rss_counters(btf: &Btf, offsets: &mut Offsets) -> Result<(), String> {
     Ok(())
 }
 
-fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), String> {
+/// Finds the way from a task's `css_set` to the cgroup that charges its memory.
+fn memory_cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), String> {
     if memory_v1 {
         let (subsys, _) = find_member(btf, "css_set", "subsys")
             .ok_or("this kernel's struct css_set has no subsys")?;
@@ -263,33 +292,42 @@ fn cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<(), Strin
     Ok(())
 }
 
-/// Byte offset and type of the member at `path`, dots between its steps.
+/// Finds `RLIMIT_NOFILE` in the array of limits.
+fn open_file_limit(btf: &Btf, _: bool, offsets: &mut Offsets) -> Result<(), String> {
+    const LIMIT_BYTES: usize = size_of::<libc::rlimit>();
+    let limits = locate(btf, "signal_struct", "rlim", Bytes(RLIMITS * LIMIT_BYTES));
+    offsets.signal_fds_max = ABSENT;
+    offsets.signal_fds_max = limits? + libc::RLIMIT_NOFILE * LIMIT_BYTES as u32;
+    Ok(())
+}
+
+/// Returns the byte offset and type of the member at `path`.
 fn find_member<'a>(btf: &'a Btf, of: &str, path: &str) -> Option<(u32, BtfType<'a>)> {
     path.split('.').try_fold((0, btf.find(BtfKind::Struct, of)?), |(offset, at), step| {
-        let (by, to) = member(at, step, NESTED_MAX)?;
+        let (by, to) = direct_member(at, step, NESTED_MAX)?;
         Some((offset + by, to))
     })
 }
 
-/// How many parameters a kernel function takes.
+/// Counts the parameters of a kernel function.
 pub(super) fn parameters_of(btf: &Btf, function: &str) -> Option<usize> {
     let prototype = btf.find(BtfKind::Func, function)?.referent()?;
     (prototype.kind() == Some(BtfKind::FuncProto)).then(|| prototype.elements())
 }
 
-/// Byte offset and type of a member, looking through anonymous structs and unions, so many deep.
-/// Bit-fields are no bytes: `None`.
-fn member<'a>(of: BtfType<'a>, name: &str, deep: u32) -> Option<(u32, BtfType<'a>)> {
+/// Returns the byte offset and type of a member, searching anonymous structs and unions down to
+/// `depth`; `None` for a bit-field, which has no byte offset.
+fn direct_member<'a>(of: BtfType<'a>, name: &str, depth: u32) -> Option<(u32, BtfType<'a>)> {
     of.members().find_map(|candidate| {
         let bits = candidate.bit_offset;
         if candidate.name == name.as_bytes() {
-            let whole = bits % 8 == 0 && candidate.bits == 0;
-            return whole.then_some((bits / 8, candidate.of?.plain()?));
+            let is_bytes = bits % 8 == 0 && candidate.bits == 0;
+            return is_bytes.then_some((bits / 8, candidate.of?.plain()?));
         }
-        if !candidate.name.is_empty() || deep == 0 {
+        if !candidate.name.is_empty() || depth == 0 {
             return None;
         }
-        let (offset, found) = member(candidate.of?.plain()?, name, deep - 1)?;
+        let (offset, found) = direct_member(candidate.of?.plain()?, name, depth - 1)?;
         Some((bits / 8 + offset, found))
     })
 }

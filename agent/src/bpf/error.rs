@@ -1,7 +1,7 @@
-//! What a failed attempt means: *unsupported*, *refused* or *broken*, and in words.
+//! Classification of errors from the kernel: *unsupported*, *refused* or *broken*, with a reason.
 //!
-//! The kernel says little: an error number, and for programs the verifier's log. The long log goes
-//! to the debug log.
+//! The kernel returns little: an error number, and for programs the verifier's log, which goes to
+//! the debug log.
 
 use std::error::Error;
 
@@ -17,18 +17,18 @@ use nix::{
 
 use super::fallbacks::{Cause, Unavailable};
 
-/// A limit on locked memory below this keeps kernels before 5.11 from creating our maps, which they
-/// count against it.
+/// Limit on locked memory below which kernels before 5.11 cannot create our maps, which they count
+/// against it.
 const MEMLOCK_MIN: u64 = 64 << 20;
 
-/// What the kernel said to an attempt at `what`.
+/// Classifies an error of aya from an attempt at `what`.
 pub(super) fn of(what: &str, error: &(dyn Error + 'static)) -> Unavailable {
     if let Some(ProgramError::LoadError { io_error, verifier_log }) = error.downcast_ref() {
         let log = verifier_log.to_string();
-        tracing::debug!(what, %log, "the kernel did not take a program");
+        tracing::debug!(program = what, %log, "the kernel rejected a program");
         return of_program(what, Errno::from_raw(io_error.raw_os_error().unwrap_or(0)), &log);
     }
-    // Libraries repeat a cause in their own words; the innermost says it best.
+    // Libraries wrap the cause in their own words; the innermost error is the most precise.
     let errno =
         causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     match errno.map(Errno::from_raw) {
@@ -49,12 +49,12 @@ pub(super) fn of(what: &str, error: &(dyn Error + 'static)) -> Unavailable {
     }
 }
 
-/// As [`of`], of a system call that was made here.
+/// Classifies an error of a system call that the agent made itself.
 pub(super) fn of_io(what: &str, error: &std::io::Error) -> Unavailable {
     of_call(what, Errno::from_raw(error.raw_os_error().unwrap_or(0)), false)
 }
 
-/// The error, its cause, that one's cause, and so on.
+/// Iterates over the error and the chain of its causes.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
@@ -63,19 +63,20 @@ fn missing_type(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| cause.downcast_ref::<aya::BtfError>().is_some())
 }
 
-/// A system call's failure.
+/// Classifies the error number of a system call.
 fn of_call(what: &str, errno: Errno, memlock_is_low: bool) -> Unavailable {
     match errno {
         Errno::EPERM | Errno::EACCES if !geteuid().is_root() => Unavailable::new(
             Cause::Refused,
             format!(
-                "kernel refused {what} ({errno:?}), which need root, or CAP_BPF and CAP_PERFMON"
+                "kernel refused {what} ({errno:?}): root, or CAP_BPF and CAP_PERFMON, are needed"
             ),
         ),
         Errno::EPERM | Errno::EACCES if memlock_is_low => Unavailable::new(
             Cause::Refused,
             format!(
-                "kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; set LimitMEMLOCK=infinity"
+                "kernel refused {what} ({errno:?}) under a low RLIMIT_MEMLOCK; \
+                 set LimitMEMLOCK=infinity"
             ),
         ),
         Errno::EPERM | Errno::EACCES => {
@@ -88,7 +89,7 @@ fn of_call(what: &str, errno: Errno, memlock_is_low: bool) -> Unavailable {
     }
 }
 
-/// A program that was not taken. Without a log the verifier never saw it.
+/// Classifies the rejection of a program. Without a log the verifier never saw it.
 fn of_program(what: &str, errno: Errno, log: &str) -> Unavailable {
     if log.trim().is_empty() {
         return of_call(what, errno, false);
@@ -96,8 +97,8 @@ fn of_program(what: &str, errno: Errno, log: &str) -> Unavailable {
     let unknown_helper =
         ["unknown func", "invalid func", "cannot use helper"].iter().any(|said| log.contains(said));
     if unknown_helper && log.contains("bpf_probe_read") {
-        // Every kernel with BTF has it; lockdown in its confidentiality mode hides it, and the
-        // older form that the loader then tries as well.
+        // Every kernel with BTF has this helper; lockdown in confidentiality mode hides it, and
+        // also the older one that the loader then tries.
         return Unavailable::new(
             Cause::Refused,
             format!("kernel lockdown refuses {what} to read kernel memory"),
@@ -115,7 +116,7 @@ fn of_program(what: &str, errno: Errno, log: &str) -> Unavailable {
     )
 }
 
-/// The line in which the verifier says what is wrong: the last one before its statistics.
+/// Returns the verifier's complaint: the last line before its statistics.
 fn complaint(log: &str, errno: Errno) -> String {
     let statistics = |line: &str| {
         ["processed ", "verification time ", "stack depth "].iter().any(|it| line.starts_with(it))
@@ -124,13 +125,13 @@ fn complaint(log: &str, errno: Errno) -> String {
     said.map_or_else(|| format!("{errno:?}"), str::to_owned)
 }
 
-/// Whether the limit on locked memory stands in the way of our maps.
+/// Returns whether the limit on locked memory prevents our maps.
 fn memlock_is_low() -> bool {
     let counts = uname().is_ok_and(|name| counts_maps_as_locked(&name.release().to_string_lossy()));
     counts && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft < MEMLOCK_MIN)
 }
 
-/// Kernels until 5.10 do; later ones charge the cgroup.
+/// Kernels up to 5.10 count maps as locked memory; later ones charge the cgroup.
 fn counts_maps_as_locked(release: &str) -> bool {
     let mut numbers = release
         .split(|letter: char| !letter.is_ascii_digit())
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_a_lack_and_a_bug_are_told_apart() {
+    fn refusal_lack_and_bug_have_different_causes() {
         assert_eq!(of_call("kprobes", Errno::EPERM, false).why, Cause::Refused);
         assert_eq!(of_call("kprobes", Errno::ENOENT, false).why, Cause::Unsupported);
         assert_eq!(
@@ -166,22 +167,27 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_the_verifier_never_saw_is_judged_by_the_call() {
+    fn program_without_a_log_is_classified_by_its_errno() {
         assert_eq!(of_program("fexit", Errno::EPERM, "").why, Cause::Refused);
         assert_eq!(of_program("fexit", Errno::EINVAL, " ").why, Cause::Unsupported);
     }
 
     #[test]
-    fn a_rejected_program_is_broken_and_names_the_complaint() {
-        let log = "0: (61) r2 = *(u32 *)(r1 +2)\nmisaligned context access off=2 size=4\nverification time 15 usec\nstack depth 0\n\
+    fn rejected_program_is_broken_and_quotes_the_complaint() {
+        let log = "0: (61) r2 = *(u32 *)(r1 +2)\nmisaligned context access off=2 size=4\n\
+            verification time 15 usec\nstack depth 0\n\
             processed 1 insns (limit 1000000)\n";
-        let told = of_program("iter/task", Errno::EACCES, log);
-        assert_eq!(told.why, Cause::Broken);
-        assert!(told.reason.ends_with("misaligned context access off=2 size=4"), "{}", told.reason);
+        let found = of_program("iter/task", Errno::EACCES, log);
+        assert_eq!(found.why, Cause::Broken);
+        assert!(
+            found.reason.ends_with("misaligned context access off=2 size=4"),
+            "{}",
+            found.reason
+        );
     }
 
     #[test]
-    fn a_hidden_helper_is_lockdown_and_an_unknown_one_is_an_old_kernel() {
+    fn hidden_helper_is_lockdown_and_unknown_one_an_old_kernel() {
         let lockdown =
             "12: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n";
         assert_eq!(of_program("raw_tp", Errno::EINVAL, lockdown).why, Cause::Refused);

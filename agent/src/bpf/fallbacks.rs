@@ -1,56 +1,27 @@
-//! Which hook each probe tries, in what order, and which it gets.
+//! Selection of the source that a probe reads.
 //!
-//! [`LADDERS`] is the whole table: a probe is a row, a way to the same knowledge is a rung of it.
-//! [`climb`] chooses, purely, over what the kernel was found to offer and what failed when it was
-//! tried. Every rung that is passed over keeps its reason.
+//! Each sensor declares its probe as a [`FallbackChain`]: the hooks and files that answer its
+//! question, best first. [`select`] chooses, as a pure function of what the kernel offers and what
+//! failed when it was tried. Every fallback that is passed over keeps its reason.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Probe;
+use super::{Probe, btf_offsets::KernelOffset};
 
-/// A way to what a probe wants to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hook {
-    /// `iter/task`, with the per-CPU parts of the counts of those that grow.
-    TaskIter,
-    /// `iter/task`, with plain counts.
-    TaskIterPlain,
-    /// A scan of `/proc`.
-    Proc,
-    /// The perf software event.
-    PageFaultEvent,
-    /// BTF tracepoints.
-    LifeBtf,
-    /// Raw tracepoints.
-    LifeRaw,
-    /// What two scans show.
-    LifeScans,
-    /// `iter/task_file`.
-    HandleIter,
-    /// A scan of `/proc`.
-    HandleProc,
-    /// Iterators over known listeners.
-    ListenerIter,
-    /// Netlink.
-    SockDiag,
-    /// Iterators over known UNIX listeners.
-    UnixIter,
-    /// Netlink.
-    UnixDiag,
-    /// A trampoline at the exit of accept().
-    AcceptFexit,
-    /// Breakpoints on the way of accept().
-    AcceptKprobe,
-    /// The time of the connection at the queue's head.
-    QueueHead,
-    /// The states that connecting sockets go through.
-    ConnectStates,
+/// Identity of a fallback: the name of its hook or source, unique among all probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hook(&'static str);
+
+impl Hook {
+    /// Creates the identity of a fallback.
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
 }
 
-/// What a rung cannot do without, beside the struct members that `offsets` lists for it.
+/// A requirement of a fallback, besides the struct members that its programs read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
     /// An iterator, by the name of what it walks.
@@ -59,14 +30,14 @@ pub enum Need {
     Tracepoint(&'static str),
     /// A kernel function that can be traced.
     Function(&'static str),
-    /// That programs of a kind may be loaded. Iterators, BTF tracepoints and trampolines are
-    /// not asked for so: a trial would cost as much as the attempt.
+    /// Permission to load programs of a kind. Not used for iterators, BTF tracepoints and
+    /// trampolines: a trial would cost as much as the attempt.
     Programs(ProgramKind),
-    /// That another probe got this.
-    Hook(Hook),
+    /// Another probe that runs on BPF.
+    Probe(Probe),
 }
 
-/// Kinds of BPF programs.
+/// Kinds of BPF programs that are tried before they are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProgramKind {
     /// Raw tracepoints.
@@ -77,336 +48,210 @@ pub enum ProgramKind {
     PerfEvent,
 }
 
-/// One way, and what it takes.
-#[derive(Debug)]
+/// One source for a probe, and its requirements.
+#[derive(Debug, Clone, Copy)]
 pub struct Fallback {
-    /// Which.
+    /// Identity.
     pub hook: Hook,
-    /// Where it attaches or what it reads, for people.
+    /// Description for people: the hook it attaches to, or the file it reads.
     pub at: &'static str,
-    /// What it cannot do without.
+    /// Set if it loads BPF programs of its own.
+    pub is_bpf: bool,
+    /// Requirements.
     pub needs: &'static [Need],
-    /// What is lost against the rungs above; `None` where nothing is.
+    /// Offsets that its programs cannot do without.
+    pub reads: &'static [KernelOffset],
+    /// Offsets of evidence that its programs leave out if the kernel lacks it.
+    pub may_read: &'static [KernelOffset],
+    /// Flag of `spillway_ebpf` by which the hook on socket states serves it; 0 for none.
+    pub watches: u32,
+    /// Loss against the better fallbacks; `None` if nothing is lost.
     pub lacks: Option<&'static str>,
 }
 
-/// A probe and its rungs, the best first.
-#[derive(Debug)]
+/// A probe and its fallbacks, best first.
+#[derive(Debug, Clone, Copy)]
 pub struct FallbackChain {
-    /// Which probe.
+    /// Probe.
     pub probe: Probe,
-    /// In the order in which they are tried.
-    pub rungs: &'static [Fallback],
-}
-
-/// Every probe's ladder. A later row may need what an earlier one got.
-pub const FALLBACK_CHAINS: &[FallbackChain] = &[
-    FallbackChain {
-        probe: Probe::ProcessMemory,
-        rungs: &[
-            rung(Hook::TaskIter, "iter/task", &[Need::Iterator("task"), Need::Iterator("bpf_map")]),
-            rung(Hook::TaskIterPlain, "iter/task, plain counts", &[Need::Iterator("task")])
-                .lacking("counts may be off by some pages a CPU"),
-            rung(Hook::Proc, "/proc/PID/{stat,status}", &[])
-                .lacking("a scan costs a hundred times as much"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::FaultSamples,
-        rungs: &[rung(
-            Hook::PageFaultEvent,
-            "perf software event PAGE_FAULTS",
-            &[Need::Programs(ProgramKind::PerfEvent)],
-        )],
-    },
-    FallbackChain {
-        probe: Probe::ProcessLife,
-        rungs: &[
-            rung(
-                Hook::LifeBtf,
-                "tp_btf sched_process_{fork,exec,exit}",
-                &[
-                    Need::Tracepoint("sched_process_fork"),
-                    Need::Tracepoint("sched_process_exec"),
-                    Need::Tracepoint("sched_process_exit"),
-                ],
-            ),
-            rung(
-                Hook::LifeRaw,
-                "raw_tp sched_process_{fork,exec,exit}",
-                &[Need::Programs(ProgramKind::RawTracepoint)],
-            ),
-            rung(Hook::LifeScans, "comparing scans", &[])
-                .lacking("what lives and dies between two scans is not seen"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::ProcessHandles,
-        rungs: &[
-            rung(Hook::HandleIter, "iter/task_file", &[Need::Iterator("task_file")]),
-            rung(Hook::HandleProc, "/proc/PID/{fd,limits,stat}", &[])
-                .lacking("sockets left in CLOSE_WAIT are not seen"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::AcceptQueue,
-        rungs: &[
-            rung(
-                Hook::ListenerIter,
-                "iter/bpf_map_elem, iter/task_file, tp_btf inet_sock_set_state",
-                &[
-                    Need::Iterator("bpf_map_elem"),
-                    Need::Iterator("task_file"),
-                    Need::Tracepoint("inet_sock_set_state"),
-                ],
-            ),
-            rung(Hook::SockDiag, "sock_diag", &[]).lacking("the age of a queue is not seen"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::UnixQueue,
-        rungs: &[
-            rung(
-                Hook::UnixIter,
-                "iter/bpf_map_elem, iter/task_file",
-                &[
-                    Need::Hook(Hook::ListenerIter),
-                    Need::Iterator("bpf_map_elem"),
-                    Need::Iterator("task_file"),
-                ],
-            ),
-            rung(Hook::UnixDiag, "sock_diag", &[])
-                .lacking("a look costs by the number of UNIX sockets"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::AcceptSojourn,
-        rungs: &[
-            rung(
-                Hook::AcceptFexit,
-                "fexit inet_csk_accept",
-                &[Need::Hook(Hook::ListenerIter), Need::Function("inet_csk_accept")],
-            ),
-            rung(
-                Hook::AcceptKprobe,
-                "kprobes inet_csk_accept, security_sock_graft",
-                &[
-                    Need::Hook(Hook::ListenerIter),
-                    Need::Programs(ProgramKind::Kprobe),
-                    Need::Function("inet_csk_accept"),
-                    Need::Function("security_sock_graft"),
-                ],
-            ),
-            rung(Hook::QueueHead, "age of the queue's head", &[Need::Hook(Hook::ListenerIter)])
-                .lacking("only the connection that waits longest is timed"),
-        ],
-    },
-    FallbackChain {
-        probe: Probe::OutboundConnects,
-        rungs: &[rung(
-            Hook::ConnectStates,
-            "tp_btf inet_sock_set_state",
-            &[Need::Tracepoint("inet_sock_set_state")],
-        )],
-    },
-];
-
-/// The rungs of a probe, the best first.
-pub fn of(probe: Probe) -> &'static [Fallback] {
-    FALLBACK_CHAINS.iter().find(|ladder| ladder.probe == probe).map_or(&[], |ladder| ladder.rungs)
-}
-
-const fn rung(hook: Hook, at: &'static str, needs: &'static [Need]) -> Fallback {
-    Fallback { hook, at, needs, lacks: None }
+    /// Fallbacks, in the order in which they are tried.
+    pub fallbacks: &'static [Fallback],
 }
 
 impl Fallback {
-    const fn lacking(self, what: &'static str) -> Self {
-        Self { lacks: Some(what), ..self }
+    /// Creates a fallback that loads BPF programs.
+    pub const fn bpf(hook: Hook, at: &'static str, needs: &'static [Need]) -> Self {
+        Self { is_bpf: true, needs, ..Self::without_bpf(hook, at) }
+    }
+
+    /// Creates a fallback that loads no BPF programs of its own.
+    pub const fn without_bpf(hook: Hook, at: &'static str) -> Self {
+        Self {
+            hook,
+            at,
+            is_bpf: false,
+            needs: &[],
+            reads: &[],
+            may_read: &[],
+            watches: 0,
+            lacks: None,
+        }
+    }
+
+    /// Sets the requirements.
+    pub const fn needing(self, needs: &'static [Need]) -> Self {
+        Self { needs, ..self }
+    }
+
+    /// Sets the offsets that the programs cannot do without.
+    pub const fn reading(self, reads: &'static [KernelOffset]) -> Self {
+        Self { reads, ..self }
+    }
+
+    /// Sets the offsets that the programs leave out if the kernel lacks them.
+    pub const fn reading_if_present(self, may_read: &'static [KernelOffset]) -> Self {
+        Self { may_read, ..self }
+    }
+
+    /// Sets the flag by which the hook on socket states serves this fallback.
+    pub const fn watching(self, watches: u32) -> Self {
+        Self { watches, ..self }
+    }
+
+    /// Sets the loss against the better fallbacks.
+    pub const fn lacking(self, lacks: &'static str) -> Self {
+        Self { lacks: Some(lacks), ..self }
     }
 }
 
-impl Hook {
-    /// Whether it takes BPF programs of its own.
-    pub fn is_bpf(self) -> bool {
-        !matches!(
-            self,
-            Self::Proc
-                | Self::LifeScans
-                | Self::HandleProc
-                | Self::SockDiag
-                | Self::UnixDiag
-                | Self::QueueHead
-        )
-    }
-}
-
-/// Why a rung is passed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Reason category for passing over a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Cause {
-    /// This kernel has no such thing.
+    /// This kernel lacks a requirement.
     Unsupported,
-    /// It has, and does not let us.
+    /// This kernel has it, but does not permit it.
     Refused,
-    /// It should work and does not: a bug here or there.
+    /// It should work but does not: a bug in the agent or in the kernel.
     Broken,
-    /// It was asked not to be used.
+    /// The caller asked not to use it.
     Unwanted,
 }
 
-/// What keeps a rung from being taken.
+/// A fallback's obstacle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unavailable {
-    /// Its kind.
+    /// Category.
     pub why: Cause,
-    /// In words, to go after "because".
+    /// Sentence that can follow "because".
     pub reason: String,
 }
 
 impl Unavailable {
-    /// A shortfall of a kind, in words.
+    /// Creates an obstacle.
     pub fn new(why: Cause, reason: impl Into<String>) -> Self {
         Self { why, reason: reason.into() }
     }
 }
 
-/// What the kernel offers, as far as the table asks.
+/// Features of the kernel, as far as the chains need them.
 #[derive(Debug, Clone, Default)]
 pub struct KernelFeatures {
-    /// Why BPF cannot be used at all; `None` where it can.
+    /// Reason that BPF cannot be used at all; `None` if it can.
     pub no_bpf: Option<Unavailable>,
-    /// Needs that are not met.
+    /// Requirements that are not met.
     pub lacks: BTreeMap<Need, Unavailable>,
-    /// Hooks that cannot be used whatever their needs: a member of a struct is missing, an attempt
-    /// failed, nobody wants it.
+    /// Fallbacks that cannot be used whatever their requirements: a struct member is missing, an
+    /// attempt failed, or the caller does not want them.
     pub ruled_out: BTreeMap<Hook, Unavailable>,
 }
 
 impl KernelFeatures {
-    /// Takes note of what watches accept queues: what follows accept() needs the listeners to be
-    /// known.
-    pub fn rule_on_listeners(&mut self, taken: Option<Hook>) {
-        if taken != Some(Hook::ListenerIter) {
-            let shortfall = match &self.no_bpf {
-                Some(whole) => whole.clone(),
-                None => Unavailable::new(Cause::Unsupported, "listeners are not walked by BPF"),
-            };
-            self.lacks.insert(Need::Hook(Hook::ListenerIter), shortfall);
-        }
+    /// Records that a probe does not run on BPF, so that fallbacks which need it are passed over.
+    pub fn rule_out_dependents(&mut self, probe: Probe) {
+        let reason = self.no_bpf.clone().unwrap_or_else(|| {
+            let reason = format!("probe {} does not use BPF", probe.name());
+            Unavailable::new(Cause::Unsupported, reason)
+        });
+        self.lacks.insert(Need::Probe(probe), reason);
     }
 }
 
-/// A rung that is passed over.
+/// A fallback that is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Passed {
-    /// Where it would attach.
+    /// Hook that it would attach to, or file that it would read.
     pub at: &'static str,
-    /// Why it does not.
+    /// Reason that it cannot be used.
     #[serde(flatten)]
     pub shortfall: Unavailable,
 }
 
-/// The first rung that nothing speaks against, and those above it. `None` where the ladder ends.
+/// Returns the first fallback that has no obstacle, and those above it; `None` if every one has.
 pub fn select<'a>(
-    rungs: &'a [Fallback],
-    offer: &KernelFeatures,
+    fallbacks: &'a [Fallback],
+    features: &KernelFeatures,
 ) -> (Option<&'a Fallback>, Vec<Passed>) {
     let mut passed = Vec::new();
-    for rung in rungs {
-        match shortfall(rung, offer) {
-            None => return (Some(rung), passed),
-            Some(shortfall) => passed.push(Passed { at: rung.at, shortfall: shortfall.clone() }),
+    for fallback in fallbacks {
+        match obstacle(fallback, features) {
+            None => return (Some(fallback), passed),
+            Some(why) => passed.push(Passed { at: fallback.at, shortfall: why.clone() }),
         }
     }
     (None, passed)
 }
 
-fn shortfall<'a>(rung: &Fallback, offer: &'a KernelFeatures) -> Option<&'a Unavailable> {
-    let whole = offer.no_bpf.as_ref().filter(|_| rung.hook.is_bpf());
-    whole
-        .or_else(|| rung.needs.iter().find_map(|need| offer.lacks.get(need)))
-        .or_else(|| offer.ruled_out.get(&rung.hook))
+fn obstacle<'a>(fallback: &Fallback, features: &'a KernelFeatures) -> Option<&'a Unavailable> {
+    let no_bpf = features.no_bpf.as_ref().filter(|_| fallback.is_bpf);
+    no_bpf
+        .or_else(|| fallback.needs.iter().find_map(|need| features.lacks.get(need)))
+        .or_else(|| features.ruled_out.get(&fallback.hook))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn taken(probe: Probe, offer: &KernelFeatures) -> Option<Hook> {
-        select(of(probe), offer).0.map(|rung| rung.hook)
-    }
+    const BEST: Hook = Hook::new("best");
+    const CHAIN: &[Fallback] = &[
+        Fallback::bpf(BEST, "iter/task", &[Need::Iterator("task")]),
+        Fallback::bpf(Hook::new("kprobe"), "kprobe", &[Need::Programs(ProgramKind::Kprobe)]),
+        Fallback::without_bpf(Hook::new("head"), "head").needing(&[Need::Probe(Probe::UnixQueue)]),
+        Fallback::without_bpf(Hook::new("proc"), "/proc").lacking("it is slow"),
+    ];
 
-    fn lacking(need: Need, why: Cause) -> KernelFeatures {
-        KernelFeatures {
-            lacks: BTreeMap::from([(need, Unavailable::new(why, "of this test"))]),
-            ..KernelFeatures::default()
-        }
-    }
-
-    #[test]
-    fn every_probe_has_one_ladder_and_every_hook_one_rung() {
-        let probes: Vec<_> = FALLBACK_CHAINS.iter().map(|ladder| ladder.probe).collect();
-        assert_eq!(probes, Probe::ALL);
-        let mut hooks: Vec<_> =
-            FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook).collect();
-        let count = hooks.len();
-        hooks.sort();
-        hooks.dedup();
-        assert_eq!(hooks.len(), count);
+    fn taken(features: &KernelFeatures) -> (&'static str, Vec<Cause>) {
+        let (fallback, passed) = select(CHAIN, features);
+        (fallback.unwrap().at, passed.iter().map(|one| one.shortfall.why).collect())
     }
 
     #[test]
-    fn a_kernel_that_offers_all_gets_the_first_rungs() {
-        for ladder in FALLBACK_CHAINS {
-            let (rung, passed) = select(ladder.rungs, &KernelFeatures::default());
-            assert_eq!(rung.map(|rung| rung.hook), Some(ladder.rungs[0].hook));
-            assert_eq!(passed, []);
-        }
+    fn kernel_with_every_feature_gets_the_first_fallback() {
+        assert_eq!(taken(&KernelFeatures::default()), ("iter/task", vec![]));
     }
 
     #[test]
-    fn without_bpf_only_what_needs_none_is_left() {
-        let offer = KernelFeatures {
+    fn failed_fallback_leaves_the_next_and_its_reason() {
+        let broken = Unavailable::new(Cause::Broken, "the verifier rejected it");
+        let mut features = KernelFeatures::default();
+        features.ruled_out.insert(BEST, broken.clone());
+        let (fallback, passed) = select(CHAIN, &features);
+        assert_eq!(fallback.map(|fallback| fallback.at), Some("kprobe"));
+        assert_eq!(passed, [Passed { at: "iter/task", shortfall: broken }]);
+        let no_kprobes = Unavailable::new(Cause::Unsupported, "no kprobes");
+        features.lacks.insert(Need::Programs(ProgramKind::Kprobe), no_kprobes);
+        assert_eq!(taken(&features), ("head", vec![Cause::Broken, Cause::Unsupported]));
+    }
+
+    #[test]
+    fn without_bpf_only_independent_fallbacks_remain() {
+        let mut features = KernelFeatures {
             no_bpf: Some(Unavailable::new(Cause::Refused, "bpf() is denied")),
             ..KernelFeatures::default()
         };
-        assert_eq!(taken(Probe::ProcessMemory, &offer), Some(Hook::Proc));
-        assert_eq!(taken(Probe::FaultSamples, &offer), None);
-        assert_eq!(taken(Probe::ProcessLife, &offer), Some(Hook::LifeScans));
-        assert_eq!(taken(Probe::AcceptQueue, &offer), Some(Hook::SockDiag));
-        assert_eq!(taken(Probe::UnixQueue, &offer), Some(Hook::UnixDiag));
-        assert_eq!(taken(Probe::OutboundConnects, &offer), None);
-    }
-
-    #[test]
-    fn a_rung_that_failed_leaves_the_next_and_its_reason() {
-        let broken = Unavailable::new(Cause::Broken, "the verifier rejected it");
-        let offer = KernelFeatures {
-            ruled_out: BTreeMap::from([(Hook::TaskIter, broken.clone())]),
-            ..KernelFeatures::default()
-        };
-        let (rung, passed) = select(of(Probe::ProcessMemory), &offer);
-        assert_eq!(rung.map(|rung| rung.hook), Some(Hook::TaskIterPlain));
-        assert_eq!(passed, [Passed { at: "iter/task", shortfall: broken }]);
-    }
-
-    #[test]
-    fn a_kernel_without_kprobes_and_trampolines_gets_the_head_of_the_queue() {
-        let mut offer = lacking(Need::Programs(ProgramKind::Kprobe), Cause::Unsupported);
-        assert_eq!(taken(Probe::AcceptSojourn, &offer), Some(Hook::AcceptFexit));
-        offer.ruled_out.insert(Hook::AcceptFexit, Unavailable::new(Cause::Refused, "EPERM"));
-        let (rung, passed) = select(of(Probe::AcceptSojourn), &offer);
-        assert_eq!(rung.map(|rung| rung.hook), Some(Hook::QueueHead));
-        assert_eq!(
-            passed.iter().map(|one| one.shortfall.why).collect::<Vec<_>>(),
-            [Cause::Refused, Cause::Unsupported]
-        );
-    }
-
-    #[test]
-    fn nothing_times_accept_where_listeners_are_not_walked() {
-        let offer = lacking(Need::Hook(Hook::ListenerIter), Cause::Unsupported);
-        assert_eq!(taken(Probe::AcceptSojourn, &offer), None);
+        features.rule_out_dependents(Probe::UnixQueue);
+        assert_eq!(taken(&features), ("/proc", vec![Cause::Refused; 3]));
     }
 }

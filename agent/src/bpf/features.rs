@@ -1,5 +1,5 @@
-//! What this kernel offers, as far as the ladders ask: looked up in its type information, or tried
-//! with a program that does nothing.
+//! Kernel features, read from the kernel's type information or tried with a program that does
+//! nothing.
 
 use std::io;
 
@@ -8,26 +8,27 @@ use aya::{programs::ProgramType, sys::is_program_supported};
 use super::{
     btf::{Btf, BtfKind},
     error,
-    fallbacks::{Cause, FALLBACK_CHAINS, KernelFeatures, Need, ProgramKind, Unavailable},
+    fallbacks::{Cause, FallbackChain, KernelFeatures, Need, ProgramKind, Unavailable},
 };
 
-/// Asks for every need in the table, hooks of other probes apart: see [`Offer::rule_on_listeners`].
-pub(super) fn find(btf: &Btf) -> KernelFeatures {
-    let mut offer = KernelFeatures::default();
-    let needs = FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).flat_map(|rung| rung.needs);
-    for &need in needs {
-        if !offer.lacks.contains_key(&need)
-            && let Some(shortfall) = shortfall(need, btf)
+/// Checks every requirement of the chains, except other probes: the loader knows of them only once
+/// it has attached them.
+pub(super) fn find(btf: &Btf, chains: &[&FallbackChain]) -> KernelFeatures {
+    let mut features = KernelFeatures::default();
+    let fallbacks = chains.iter().flat_map(|chain| chain.fallbacks);
+    for &need in fallbacks.flat_map(|fallback| fallback.needs) {
+        if !features.lacks.contains_key(&need)
+            && let Some(reason) = missing(need, btf)
         {
-            offer.lacks.insert(need, shortfall);
+            features.lacks.insert(need, reason);
         }
     }
-    offer
+    features
 }
 
-fn shortfall(need: Need, btf: &Btf) -> Option<Unavailable> {
+fn missing(need: Need, btf: &Btf) -> Option<Unavailable> {
     let has = |kind, name: &str| btf.find(kind, name).is_some();
-    let (there, what) = match need {
+    let (is_there, what) = match need {
         Need::Iterator(of) => {
             (has(BtfKind::Struct, &format!("bpf_iter__{of}")), format!("iterator over {of}"))
         }
@@ -36,9 +37,9 @@ fn shortfall(need: Need, btf: &Btf) -> Option<Unavailable> {
         }
         Need::Function(name) => (has(BtfKind::Func, name), format!("function {name} to trace")),
         Need::Programs(kind) => return programs(kind),
-        Need::Hook(_) => return None,
+        Need::Probe(_) => return None,
     };
-    (!there).then(|| Unavailable::new(Cause::Unsupported, format!("this kernel has no {what}")))
+    (!is_there).then(|| Unavailable::new(Cause::Unsupported, format!("this kernel has no {what}")))
 }
 
 fn programs(kind: ProgramKind) -> Option<Unavailable> {
@@ -48,8 +49,7 @@ fn programs(kind: ProgramKind) -> Option<Unavailable> {
         ProgramKind::PerfEvent => (ProgramType::PerfEvent, "perf event programs"),
     };
     match is_program_supported(program) {
-        // Programs of this type are also what tracepoints run: whether there are kprobes is another
-        // question.
+        // Tracepoints run programs of this type too, so a kernel without kprobes may accept them.
         Ok(true) if kind == ProgramKind::Kprobe => kprobes(),
         Ok(true) => None,
         Ok(false) => {
@@ -59,7 +59,8 @@ fn programs(kind: ProgramKind) -> Option<Unavailable> {
     }
 }
 
-/// The performance unit through which kprobes are attached; it needs no tracefs.
+/// Checks the performance monitoring unit through which kprobes are attached, which needs no
+/// tracefs.
 fn kprobes() -> Option<Unavailable> {
     const UNIT: &str = "/sys/bus/event_source/devices/kprobe/type";
     match std::fs::metadata(UNIT) {

@@ -1,7 +1,7 @@
-//! BPF iterators: one link for as long as the agent runs, one file a pass.
+//! BPF iterators: one link for the lifetime of the agent, one file a pass.
 //!
-//! aya's own link cannot name the map that `iter/bpf_map_elem` walks and is used up by its first
-//! pass, so the two system calls are made here.
+//! aya's own link cannot name the map that `iter/bpf_map_elem` walks and is consumed by its first
+//! pass, so both system calls are made here.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use super::sys::bpf;
+use super::batch::bpf;
 
 /// `enum bpf_cmd` and `enum bpf_attach_type` of include/uapi/linux/bpf.h; user-space ABI, never
 /// renumbered.
@@ -45,7 +45,7 @@ pub struct IterHandle {
 }
 
 impl IterHandle {
-    /// Attaches a loaded iterator program, over `map` where it walks the elements of one.
+    /// Attaches a loaded iterator program, to `map` if it walks the elements of one.
     pub fn attach(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         // `union bpf_iter_link_info` begins with the map's descriptor.
         let info = map.map(|map| map.as_raw_fd() as u32);
@@ -59,16 +59,16 @@ impl IterHandle {
         Ok(Self { link: opened(BPF_LINK_CREATE, &mut attr)? })
     }
 
-    /// Starts a pass; reading the file to its end makes it.
+    /// Opens a pass, which is made by reading the file to its end.
     pub fn open(&self) -> io::Result<File> {
         let mut attr = IterCreate { link_fd: self.link.as_raw_fd() as u32, flags: 0 };
         opened(BPF_ITER_CREATE, &mut attr).map(File::from)
     }
 }
 
-/// Both commands answer with a new descriptor.
+/// Runs a command that returns a new descriptor.
 fn opened<T>(command: libc::c_int, attr: &mut T) -> io::Result<OwnedFd> {
     let fd = bpf(command, attr)?;
-    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    // SAFETY: the kernel just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,23 +1,21 @@
-//! Loads the embedded BPF object and climbs each probe's ladder.
+//! Loading of the embedded BPF object, and selection of each probe's fallback.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, include_bytes_aligned,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{MapData, PerCpuArray},
+    programs::Program,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use spillway_ebpf::Loss;
+use spillway_ebpf::{Loss, Offsets, Probe};
 
 use super::{
-    Probe,
-    attach::{
-        self, AttachContext, FaultMaps, ListenerProbes, OutboundMaps, SharedStruct, UnixProbes,
-    },
+    attach::{self, AttachContext},
     btf, btf_offsets, error,
-    fallbacks::{Cause, FALLBACK_CHAINS, Fallback, Hook, Unavailable, select},
+    fallbacks::{Cause, Fallback, FallbackChain, Hook, KernelFeatures, Need, Unavailable, select},
     features,
-    iter::IterHandle,
+    samples::SharedStruct,
     status::ProbeStatus,
 };
 
@@ -28,199 +26,211 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// Growth, in fault samples of 256 KiB, from which a process matters enough to sum its counts over
-/// all CPUs: 1 MiB, which is what a plain count may be off by on small hosts. Until faults are
-/// sampled it is 0, and every process matters.
-const SUM_FROM_SAMPLES: u64 = 4;
-
-/// What to load, and for what host.
+/// Options of loading.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
-    /// The memory controller is mounted as cgroup version 1.
+    /// Set if the memory controller is mounted as cgroup version 1.
     pub memory_v1: bool,
-    /// Hooks that are not to be used, so that those below them are.
+    /// Hooks that must not be used, so that the fallbacks below them are.
     pub unwanted: Vec<Hook>,
 }
 
-/// What the kernel gives: attached probes and the way to their samples. Dropping it detaches
-/// everything; nothing is pinned, so nothing outlives the agent.
+/// The loaded BPF object, to which sensors attach their probes.
+pub struct Loader {
+    features: KernelFeatures,
+    object: Option<LoadedObject>,
+    /// Probes that the hook on socket states serves, as flags.
+    watched: u32,
+    statuses: Vec<ProbeStatus>,
+}
+
+struct LoadedObject {
+    ebpf: Ebpf,
+    btf: Btf,
+    offsets: Offsets,
+    parameters: BTreeMap<&'static str, usize>,
+}
+
+/// Attached probes. Dropping it detaches all of them; nothing is pinned, so nothing outlives the
+/// agent.
 #[derive(Default)]
 pub struct LoadedBpf {
-    /// Passes over every process.
-    pub process_memory: Option<IterHandle>,
-    /// Passes over every process's files.
-    pub process_handles: Option<IterHandle>,
-    /// Passes over every listener.
-    pub accept_queue: Option<ListenerProbes>,
-    /// Passes over every UNIX listener.
-    pub unix_queue: Option<UnixProbes>,
-    /// Births and deaths.
-    pub process_life: Option<RingBuf<MapData>>,
-    /// Fault samples of each process, with their stacks.
-    pub faults: Option<FaultMaps>,
-    /// How outbound connects end.
-    pub outbound: Option<OutboundMaps>,
-    /// What became of each probe.
-    pub reports: Vec<ProbeStatus>,
+    statuses: Vec<ProbeStatus>,
     losses: Option<PerCpuArray<MapData, u64>>,
-    /// Holds programs and links.
+    /// Owner of programs and links.
     ebpf: Option<Ebpf>,
 }
 
-impl LoadedBpf {
-    /// Attaches what can be attached. Takes about 0.3 s, most of it reading the kernel's type
-    /// information.
-    pub fn load(wanted: &LoadOptions) -> Self {
-        let mut kernel = Self::default();
-        if let Err(shortfall) = kernel.climb_all(wanted) {
-            kernel.reports = ProbeStatus::without_bpf(&shortfall);
-        }
+impl Loader {
+    /// Loads the BPF object for these probes. Takes about 0.3 s, most of it spent on reading the
+    /// kernel's type information. If BPF cannot be used, every probe gets a fallback without it.
+    pub fn load(options: &LoadOptions, chains: &[&FallbackChain]) -> Self {
+        let loaded = try_load(options, chains);
         release_freed_memory();
-        kernel
+        match loaded {
+            Ok((object, features)) => {
+                Self { features, object: Some(object), watched: 0, statuses: Vec::new() }
+            }
+            Err(reason) => Self::without(reason),
+        }
     }
 
-    /// No BPF at all, for the reason given: every sensor uses its fallback.
+    /// Uses no BPF at all, for the reason given.
     pub fn without_bpf(reason: &str) -> Self {
-        let reports = ProbeStatus::without_bpf(&Unavailable::new(Cause::Unwanted, reason));
-        Self { reports, ..Self::default() }
+        Self::without(Unavailable::new(Cause::Unwanted, reason))
     }
 
-    /// What did not reach user space, by name; empty without BPF.
-    pub fn losses(&self) -> Vec<(&'static str, u64)> {
-        let Some(losses) = &self.losses else { return Vec::new() };
-        Loss::ALL
-            .iter()
-            .filter_map(|&(loss, name)| {
-                Some((name, losses.get(&(loss as u32), 0).ok()?.iter().sum()))
-            })
-            .collect()
+    fn without(reason: Unavailable) -> Self {
+        let features = KernelFeatures { no_bpf: Some(reason), ..KernelFeatures::default() };
+        Self { features, object: None, watched: 0, statuses: Vec::new() }
     }
 
-    /// Loaded programs by name, for what the kernel knows of them.
-    pub fn programs(&self) -> impl Iterator<Item = (&str, &aya::programs::Program)> {
-        self.ebpf.iter().flat_map(Ebpf::programs)
-    }
-
-    fn climb_all(&mut self, wanted: &LoadOptions) -> Result<(), Unavailable> {
-        may_use_bpf()?;
-        let (found, mut offer, accept_parameters, outline) = {
-            let btf = btf::Btf::from_file(BTF_PATH).map_err(|error| {
-                Unavailable::new(
-                    Cause::Unsupported,
-                    format!("{BTF_PATH} cannot be read ({error}): the kernel has no BTF"),
-                )
-            })?;
-            let accept_parameters = btf_offsets::parameters_of(&btf, "inet_csk_accept");
-            (
-                btf_offsets::find(&btf, wanted.memory_v1),
-                features::find(&btf),
-                accept_parameters,
-                btf.outline(is_attached_to),
-            )
-        };
-        offer.ruled_out = found.ruled_out;
-        for &hook in &wanted.unwanted {
-            offer.ruled_out.insert(hook, Unavailable::new(Cause::Unwanted, "it is not wanted"));
-        }
-        raise_memlock();
-        let offsets = SharedStruct(spillway_ebpf::Offsets {
-            init_netns: initial_network_namespace(),
-            ..found.offsets
-        });
-        let mut loader = EbpfLoader::new();
-        // It has read all of the kernel's type information, which our programs do not ask for:
-        // before the maps take memory it goes.
-        loader.btf(None);
-        release_freed_memory();
-        let mut ebpf = loader
-            .override_global("OFFSETS", &offsets, true)
-            .load(OBJECT)
-            .map_err(|error| error::of("BPF maps", &error))?;
-        let btf = Btf::parse(&outline, Endianness::default())
-            .map_err(|error| error::of("type information", &error))?;
-        drop(outline);
-        let mut target = AttachContext {
-            ebpf: &mut ebpf,
-            btf: &btf,
-            offsets: &found.offsets,
-            accept_parameters,
-            states_watched: 0,
-        };
-        for ladder in FALLBACK_CHAINS {
-            let (rung, passed) = loop {
-                let (rung, passed) = select(ladder.rungs, &offer);
-                let Some(taken) = rung else { break (None, passed) };
-                match self.attach(taken, &mut target) {
-                    Ok(()) => break (Some(taken), passed),
-                    Err(shortfall) => {
-                        // Half a probe would fill maps that nobody reads.
-                        target.detach(taken.hook);
-                        offer.ruled_out.insert(taken.hook, shortfall);
-                    }
-                }
-            };
-            if ladder.probe == Probe::AcceptQueue {
-                offer.rule_on_listeners(rung.map(|rung| rung.hook));
-            }
-            self.reports.push(ProbeStatus::new(ladder.probe, rung, passed));
-        }
-        self.losses = attach::take(&mut ebpf, "LOSSES").ok();
-        self.ebpf = Some(ebpf);
-        Ok(())
-    }
-
-    fn attach(
+    /// Attaches a probe to the best hook that the kernel accepts. `attach` does it for a hook on
+    /// BPF; what it returns is returned. `None` if the probe uses a fallback without BPF, or
+    /// nothing.
+    pub fn attach<T>(
         &mut self,
-        rung: &Fallback,
-        target: &mut AttachContext<'_>,
-    ) -> Result<(), Unavailable> {
-        match rung.hook {
-            Hook::TaskIter => self.process_memory = Some(target.tasks(rung.at)?),
-            Hook::TaskIterPlain => {
-                self.process_memory =
-                    Some(target.iter("scan_tasks_plain", "task", None, rung.at)?)
+        chain: &FallbackChain,
+        mut attach: impl FnMut(&mut AttachContext<'_>, Hook) -> Result<T, Unavailable>,
+    ) -> Option<T> {
+        let (taken, passed_over, attached) = loop {
+            let (fallback, passed) = select(chain.fallbacks, &self.features);
+            let Some(fallback) = fallback else { break (None, passed, None) };
+            if !fallback.is_bpf {
+                break (Some(fallback), passed, None);
             }
-            Hook::PageFaultEvent => {
-                let faults = target.faults(rung.at)?;
-                target.sum_from(SUM_FROM_SAMPLES)?;
-                self.faults = Some(faults);
+            match self.try_attach(fallback, &mut attach) {
+                Ok(attached) => break (Some(fallback), passed, Some(attached)),
+                Err(reason) => drop(self.features.ruled_out.insert(fallback.hook, reason)),
             }
-            Hook::LifeBtf => self.process_life = Some(target.life_btf()?),
-            Hook::LifeRaw => self.process_life = Some(target.life_raw()?),
-            Hook::HandleIter => {
-                self.process_handles =
-                    Some(target.iter("count_handles", "task_file", None, rung.at)?);
-            }
-            Hook::ListenerIter => self.accept_queue = Some(target.listeners()?),
-            Hook::AcceptFexit | Hook::AcceptKprobe => {
-                if rung.hook == Hook::AcceptFexit {
-                    target.accept_fexit(rung.at)?
-                } else {
-                    target.accept_kprobe()?
-                }
-                if let Some(listeners) = &mut self.accept_queue {
-                    listeners.sojourns = Some(target.take("SOJOURNS")?);
-                }
-            }
-            Hook::UnixIter => self.unix_queue = Some(target.unix()?),
-            Hook::ConnectStates => self.outbound = Some(target.connects()?),
-            Hook::Proc
-            | Hook::LifeScans
-            | Hook::HandleProc
-            | Hook::SockDiag
-            | Hook::UnixDiag
-            | Hook::QueueHead => {}
+        };
+        if attached.is_none() {
+            self.features.rule_out_dependents(chain.probe);
         }
-        Ok(())
+        self.statuses.push(ProbeStatus::new(chain.probe, taken, passed_over));
+        attached
+    }
+
+    fn try_attach<T>(
+        &mut self,
+        fallback: &Fallback,
+        attach: &mut impl FnMut(&mut AttachContext<'_>, Hook) -> Result<T, Unavailable>,
+    ) -> Result<T, Unavailable> {
+        let Some(LoadedObject { ebpf, btf, offsets, parameters }) = &mut self.object else {
+            return Err(attach::broken("no BPF object is loaded"));
+        };
+        let mut context =
+            AttachContext { ebpf, btf, offsets, parameters, at: fallback.at, loaded: Vec::new() };
+        let (before, watched) = (self.watched, self.watched | fallback.watches);
+        // Socket states go first, so that no listener is missed that appears while the existing
+        // ones are found.
+        let watching =
+            if watched == before { Ok(()) } else { context.watch_states(before, watched) };
+        let attached = watching.and_then(|()| attach(&mut context, fallback.hook));
+        match attached {
+            Ok(_) => self.watched = watched,
+            Err(_) => {
+                // Half a probe would fill maps that nothing reads.
+                context.undo();
+                if watched != before && context.watch_states(watched, before).is_err() {
+                    tracing::warn!(
+                        at = fallback.at,
+                        "the hook on socket states still serves a probe that could not be attached"
+                    );
+                }
+            }
+        }
+        attached
+    }
+
+    /// Returns whether a probe that was attached before runs on BPF.
+    pub fn uses_bpf(&self, probe: Probe) -> bool {
+        self.statuses.iter().any(|status| status.probe == probe)
+            && !self.features.lacks.contains_key(&Need::Probe(probe))
+    }
+
+    /// Ends attaching. Statuses are in the order of [`Probe`].
+    pub fn finish(mut self) -> LoadedBpf {
+        self.statuses.sort_by_key(|status| status.probe);
+        let mut ebpf = self.object.map(|object| object.ebpf);
+        let losses = ebpf.as_mut().and_then(|ebpf| attach::take(ebpf, "LOSSES").ok());
+        LoadedBpf { statuses: self.statuses, losses, ebpf }
     }
 }
 
-/// Tells if a program is attached to this type: an iterator, a tracepoint, or a function that is
-/// traced.
-fn is_attached_to(kind: btf::BtfKind, name: &[u8]) -> bool {
+impl LoadedBpf {
+    /// Status of each probe.
+    pub fn statuses(&self) -> &[ProbeStatus] {
+        &self.statuses
+    }
+
+    /// Totals of the losses that BPF programs count; empty without BPF.
+    pub fn losses(&self) -> impl Iterator<Item = (Loss, u64)> + '_ {
+        let counted = self.losses.iter().flat_map(|losses| {
+            Loss::VARIANTS.iter().take(Loss::COUNTED_BY_BPF).map(move |&loss| (losses, loss))
+        });
+        counted.filter_map(|(losses, loss)| {
+            Some((loss, losses.get(&(loss as u32), 0).ok()?.iter().sum()))
+        })
+    }
+
+    /// Programs of the object by name, loaded or not.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, &Program)> {
+        self.ebpf.iter().flat_map(Ebpf::programs)
+    }
+}
+
+fn try_load(
+    options: &LoadOptions,
+    chains: &[&FallbackChain],
+) -> Result<(LoadedObject, KernelFeatures), Unavailable> {
+    may_use_bpf()?;
+    let traced: Vec<&'static str> = chains
+        .iter()
+        .flat_map(|chain| chain.fallbacks)
+        .flat_map(|fallback| fallback.needs)
+        .filter_map(|need| if let Need::Function(name) = *need { Some(name) } else { None })
+        .collect();
+    // The kernel's type information takes some 6 MiB, which are freed before the maps are made.
+    let (found, mut features, parameters, outline) = {
+        let btf = btf::Btf::from_file(BTF_PATH).map_err(|error| {
+            let reason = format!("{BTF_PATH} cannot be read ({error}): the kernel has no BTF");
+            Unavailable::new(Cause::Unsupported, reason)
+        })?;
+        let parameters = traced
+            .iter()
+            .filter_map(|&name| Some((name, btf_offsets::parameters_of(&btf, name)?)))
+            .collect();
+        let found = btf_offsets::find(&btf, options.memory_v1, chains);
+        let outline = btf.outline(|kind, name| is_attached_to(kind, name, &traced));
+        (found, features::find(&btf, chains), parameters, outline)
+    };
+    features.ruled_out = found.ruled_out;
+    for &hook in &options.unwanted {
+        features.ruled_out.insert(hook, Unavailable::new(Cause::Unwanted, "it is not wanted"));
+    }
+    raise_memlock();
+    let offsets = Offsets { init_netns: initial_network_namespace(), ..found.offsets };
+    let mut loader = EbpfLoader::new();
+    // By default it reads all of the kernel's type information, which our programs do not need.
+    loader.btf(None);
+    release_freed_memory();
+    let ebpf = loader
+        .override_global("OFFSETS", &SharedStruct(offsets), true)
+        .load(OBJECT)
+        .map_err(|error| error::of("BPF maps", &error))?;
+    let btf = Btf::parse(&outline, Endianness::default())
+        .map_err(|error| error::of("type information", &error))?;
+    Ok((LoadedObject { ebpf, btf, offsets, parameters }, features))
+}
+
+/// Returns whether programs attach to this type: an iterator, a tracepoint or a traced function.
+fn is_attached_to(kind: btf::BtfKind, name: &[u8], traced: &[&str]) -> bool {
     match kind {
         btf::BtfKind::Typedef => name.starts_with(b"btf_trace_"),
-        btf::BtfKind::Func => name.starts_with(b"bpf_iter_") || name == b"inet_csk_accept",
+        btf::BtfKind::Func => {
+            name.starts_with(b"bpf_iter_") || traced.iter().any(|traced| traced.as_bytes() == name)
+        }
         _ => false,
     }
 }
@@ -229,34 +239,35 @@ fn may_use_bpf() -> Result<(), Unavailable> {
     if OBJECT.is_empty() {
         return Err(Unavailable::new(
             Cause::Unsupported,
-            "this agent was built without its BPF programs, as only `cargo xtask build` makes them",
+            "this agent was built without its BPF programs, which only `cargo xtask build` builds",
         ));
     }
     if !in_initial_pid_namespace() {
         return Err(Unavailable::new(
             Cause::Refused,
-            "this is a pid namespace of its own, where /proc and the kernel number processes differently; \
-             share the host's (hostPID: true, --pid=host)",
+            "the agent runs in a pid namespace of its own, in which /proc and the kernel number \
+             processes differently; share the host's (hostPID: true, --pid=host)",
         ));
     }
     Ok(())
 }
 
-/// Iterators and tracepoints tell a process by its pid in the initial namespace; elsewhere that is
-/// somebody else's, or nobody's. A host without pid namespaces has only the initial one.
+/// Iterators and tracepoints report a process by its pid in the initial namespace; in another one
+/// that number belongs to another process, or to none. A host without pid namespaces has only the
+/// initial one.
 fn in_initial_pid_namespace() -> bool {
     fs::metadata("/proc/self/ns/pid")
         .map_or(true, |namespace| namespace.ino() == INITIAL_PID_NAMESPACE)
 }
 
-/// That of pid 1, or our own where that may not be read.
+/// Returns the network namespace of pid 1, or the agent's own if that may not be read.
 fn initial_network_namespace() -> u32 {
     let namespace = fs::metadata("/proc/1/ns/net").or_else(|_| fs::metadata("/proc/self/ns/net"));
     namespace.map_or(0, |namespace| namespace.ino() as u32)
 }
 
-/// Kernels before 5.11 count maps against the limit on locked memory. Our own limit alone is
-/// raised; where even that is not allowed, creating the maps tells.
+/// Raises the agent's own limit on locked memory, against which kernels before 5.11 count maps. If
+/// even that is not allowed, the error of creating the maps says so.
 fn raise_memlock() {
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).or_else(
         |_| {
@@ -266,11 +277,11 @@ fn raise_memlock() {
     );
 }
 
-/// Type information takes tens of MiB while it is read; the allocator keeps freed pages unless
-/// told.
+/// Returns freed pages to the kernel: reading type information takes tens of MiB, and the allocator
+/// keeps them otherwise.
 fn release_freed_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no arguments but a number; the allocator takes its own locks.
+    // SAFETY: the function takes a number and locks the allocator itself.
     unsafe {
         libc::malloc_trim(0);
     }

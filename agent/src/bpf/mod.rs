@@ -1,8 +1,8 @@
-//! The kernel's side of the agent: which probes could be attached, where, and why not elsewhere.
+//! Loading and attaching of BPF programs.
 //!
-//! Loading never fails as a whole. Each probe climbs down its [`ladder`] of hooks to the first that
-//! this kernel gives; what is passed over keeps its reason in a [`ProbeReport`], and the sensor
-//! that wanted the probe uses what was taken.
+//! Loading never fails as a whole. Each probe gets the best of its [`fallbacks`] that this kernel
+//! accepts; those passed over keep their reason in a [`ProbeStatus`], and the sensor that owns the
+//! probe uses the one that was taken.
 
 mod attach;
 mod batch;
@@ -13,21 +13,16 @@ pub mod fallbacks;
 mod features;
 mod iter;
 mod load;
-mod probe;
 mod samples;
 mod status;
-mod sys;
 
-pub use attach::{
-    FaultMaps, LISTENERS_MAX, ListenerProbes, OUTBOUND_MAX, OutboundMaps, SharedStruct, Sojourns,
-    UNIX_LISTENERS_MAX, UnixProbes,
-};
+pub use attach::{AttachContext, broken};
 pub use batch::BatchMap;
-pub use fallbacks::Hook;
+pub use fallbacks::{Fallback, FallbackChain, Hook, Need, ProgramKind, Unavailable};
 pub use iter::IterHandle;
-pub use load::{LoadOptions, LoadedBpf};
-pub use probe::Probe;
-pub use samples::{Plain, decode, pass};
+pub use load::{LoadOptions, LoadedBpf, Loader};
+pub use samples::{SharedStruct, decode, pass};
+pub use spillway_ebpf::{LISTENERS_MAX, Loss, OUTBOUND_MAX, Plain, Probe, UNIX_LISTENERS_MAX};
 pub use status::{ProbeState, ProbeStatus};
 
 #[cfg(any(test, fuzzing))]
@@ -35,9 +30,9 @@ pub(crate) use btf::Btf;
 
 /// Looks up everything in type information, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn look_up(btf: &Btf) {
-    features::find(btf);
+pub(crate) fn look_up(btf: &Btf, chains: &[&FallbackChain]) {
+    features::find(btf, chains);
     for memory_v1 in [false, true] {
-        btf_offsets::find(btf, memory_v1);
+        btf_offsets::find(btf, memory_v1, chains);
     }
 }

@@ -1,61 +1,65 @@
-//! What became of each probe, in words that an operator can act on.
+//! Status of each probe, in a form that an operator can act on.
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     Probe,
-    fallbacks::{Cause, FALLBACK_CHAINS, Fallback, KernelFeatures, Passed, Unavailable, select},
+    fallbacks::{Cause, Fallback, Passed},
 };
 
-/// What became of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// State of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum ProbeState {
-    /// All that it should tell is told.
+    /// It sees everything that it should.
     Attached,
-    /// Less is told, or at a higher price.
+    /// It sees less, or at a higher cost.
     Degraded,
-    /// Nothing is told.
+    /// It sees nothing.
     Off,
 }
 
-/// A probe, the hook or source in use, and why those above it are not.
+/// A probe, the source in use, and why better ones are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbeStatus {
-    /// Which.
+    /// Probe.
+    #[serde(serialize_with = "by_name")]
     pub probe: Probe,
-    /// What became of it.
+    /// State.
     pub state: ProbeState,
-    /// Where it is attached, or what is read in its place.
+    /// Hook that it is attached to, or file that is read in its place.
     pub source: &'static str,
-    /// What is lost against the best hook; `None` where nothing is.
+    /// Loss against the best hook; `None` if nothing is lost.
     pub lacks: Option<&'static str>,
-    /// Why the best hook is not in use; `None` where nothing is lost.
+    /// Reason that the best hook is not in use; `None` if nothing is lost.
     reason: Option<String>,
-    /// Rungs that were passed over, the best first.
+    /// Fallbacks that were passed over, best first.
     pub passed_over: Vec<Passed>,
 }
 
+fn by_name<S: Serializer>(probe: &Probe, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(probe.name())
+}
+
 impl ProbeState {
-    /// Its name in print and metrics.
+    /// Name in output and metrics.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Attached => "attached",
-            Self::Degraded => "degraded",
-            Self::Off => "off",
-        }
+        self.into()
     }
 }
 
 impl ProbeStatus {
-    /// The report on a probe that took `rung`, or none, after passing over others.
-    pub fn new(probe: Probe, rung: Option<&Fallback>, passed_over: Vec<Passed>) -> Self {
-        let (state, source, lacks) = match rung {
+    /// Creates the status of a probe that took `fallback`, or nothing, after passing over others.
+    pub fn new(probe: Probe, fallback: Option<&Fallback>, passed_over: Vec<Passed>) -> Self {
+        let (state, source, lacks) = match fallback {
             None => (ProbeState::Off, "nothing", Some("nothing takes its place")),
-            Some(rung) if rung.lacks.is_some() => (ProbeState::Degraded, rung.at, rung.lacks),
-            Some(rung) => (ProbeState::Attached, rung.at, None),
+            Some(fallback) if fallback.lacks.is_some() => {
+                (ProbeState::Degraded, fallback.at, fallback.lacks)
+            }
+            Some(fallback) => (ProbeState::Attached, fallback.at, None),
         };
         let reason = lacks.map(|_| match passed_over.first() {
             Some(passed) => passed.shortfall.reason.clone(),
@@ -64,21 +68,7 @@ impl ProbeStatus {
         Self { probe, state, source, lacks, reason, passed_over }
     }
 
-    /// Reports where BPF is not used at all.
-    pub fn without_bpf(shortfall: &Unavailable) -> Vec<Self> {
-        let mut offer =
-            KernelFeatures { no_bpf: Some(shortfall.clone()), ..KernelFeatures::default() };
-        offer.rule_on_listeners(None);
-        FALLBACK_CHAINS
-            .iter()
-            .map(|ladder| {
-                let (rung, passed) = select(ladder.rungs, &offer);
-                Self::new(ladder.probe, rung, passed)
-            })
-            .collect()
-    }
-
-    /// Why the probe is not all that it should be; `None` where it is.
+    /// Reason that the probe is not in its best state; `None` if it is.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
@@ -103,11 +93,6 @@ impl fmt::Display for ProbeStatus {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unsupported => "unsupported",
-            Self::Refused => "refused",
-            Self::Broken => "broken",
-            Self::Unwanted => "unwanted",
-        })
+        f.write_str((*self).into())
     }
 }

@@ -1,25 +1,25 @@
-//! What an operator may have meant by a name that does not exist.
+//! Hints for a name that is neither an option nor a table.
 //!
-//! In order: a name that is right but belongs in another table, a name that is spelled alike, and
-//! else all names that are known there, which are few.
+//! In order: the table in which the name is an option, a name that is spelled alike, all names in
+//! the table, which are few.
 
-use super::keys::KEYS;
+use super::options;
 
-/// Least likeness, 0 to 1, at which a name is suggested: `intervall` for `interval` is 0.89,
+/// Minimum similarity, 0 to 1, at which a name is suggested: `intervall` for `interval` is 0.89,
 /// `timeout` for `target` 0.29.
-const LIKENESS_MIN: f64 = 0.6;
+const SIMILARITY_MIN: f64 = 0.6;
 
-/// Most bytes of a name that are compared: comparing costs the product of both lengths, and no key
-/// is near this long.
+/// Maximum length of a name that is compared, in bytes: the cost is the product of both lengths,
+/// and the longest option is far shorter.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Names of the keys and tables directly in `table`, in order; the top level is `""`.
+/// Returns the names of the options and tables directly in `table`; the top level is `""`.
 pub fn children(table: &str) -> Vec<&'static str> {
     let mut names = Vec::new();
-    for key in KEYS {
+    for option in options::all() {
         let rest = match table {
-            "" => Some(key.path),
-            _ => key.path.strip_prefix(table).and_then(|rest| rest.strip_prefix('.')),
+            "" => Some(option.path),
+            _ => option.path.strip_prefix(table).and_then(|rest| rest.strip_prefix('.')),
         };
         if let Some(name) = rest.and_then(|rest| rest.split('.').next())
             && !names.contains(&name)
@@ -30,29 +30,28 @@ pub fn children(table: &str) -> Vec<&'static str> {
     names
 }
 
-/// Whether `path` is a table that holds keys or tables.
+/// Returns whether `path` is a table.
 pub fn is_table(path: &str) -> bool {
     !children(path).is_empty()
 }
 
-/// `table.name`, or `name` at the top level.
+/// Joins a path: `table.name`, or `name` at the top level.
 pub fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
 }
 
-/// Where the keys of `table` stand, in a sentence.
+/// Names the place of options of `table` in a sentence.
 pub fn place(table: &str) -> String {
     if table.is_empty() { "at the top level".to_owned() } else { format!("in [{table}]") }
 }
 
-/// What to write in place of the key `name` in `table`, which does not exist.
+/// Returns a hint for the unknown option `name` in `table`.
 pub fn for_key(table: &str, name: &str) -> String {
-    if name.contains('.') && KEYS.iter().any(|key| key.path == name) {
-        return format!("within quotes a dot is part of the name: write {name} without them");
+    if name.contains('.') && options::all().any(|option| option.path == name) {
+        return format!("in quotes a dot is part of the name: write {name} without quotes");
     }
-    let elsewhere: Vec<_> = KEYS
-        .iter()
-        .map(|key| key.split())
+    let elsewhere: Vec<_> = options::all()
+        .map(|option| option.split())
         .filter(|(_, known)| *known == name)
         .map(|(table, _)| place(table))
         .collect();
@@ -65,7 +64,7 @@ pub fn for_key(table: &str, name: &str) -> String {
     }
 }
 
-/// What to write in place of the table `name` in `table`, which does not exist.
+/// Returns a hint for the unknown table `name` in `table`.
 pub fn for_table(table: &str, name: &str) -> String {
     match alike(table, name) {
         Some(known) if is_table(&join(table, known)) => {
@@ -77,17 +76,18 @@ pub fn for_table(table: &str, name: &str) -> String {
 }
 
 fn all(table: &str) -> String {
-    format!("known {}: {}", place(table), children(table).join(", "))
+    format!("options {}: {}", place(table), children(table).join(", "))
 }
 
-/// The name in `table` that is spelled most like `name`, if any is.
+/// Returns the name in `table` that is most similar to `name`, if one is similar enough.
 fn alike(table: &str, name: &str) -> Option<&'static str> {
     if name.len() > NAME_BYTES_MAX {
         return None;
     }
-    let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, name);
-    let best = children(table).into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(&best) >= LIKENESS_MIN).then_some(best)
+    let similarity = |known: &&str| strsim::normalized_damerau_levenshtein(known, name);
+    let best =
+        children(table).into_iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    (similarity(&best) >= SIMILARITY_MIN).then_some(best)
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_name_is_recognised() {
+    fn a_misspelled_name_is_recognized() {
         assert_eq!(for_key("sense", "intervall"), r#"did you mean "interval"?"#);
         assert_eq!(for_key("detect.leak", "warm-up"), r#"did you mean "warm_up"?"#);
         assert_eq!(for_key("detect.leak", "min_growth_bytes"), r#"did you mean "min_growth"?"#);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_the_wrong_table_is_sent_to_the_right_one() {
+    fn a_name_in_the_wrong_table_is_directed_to_the_right_one() {
         assert_eq!(
             for_key("", "interval"),
             r#""interval" belongs in [sense] or in [detect.overload]"#
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_like_no_other_gets_the_list() {
+    fn a_name_similar_to_none_gets_the_list() {
         assert_eq!(
             for_key("", "treshold"),
-            "known at the top level: mode, sense, detect, decide, act, kubernetes, serve, record"
+            "options at the top level: mode, sense, detect, decide, act, kubernetes, serve, record"
         );
-        assert_eq!(for_table("detect", "wobble"), "known in [detect]: leak, overload");
-        assert_eq!(for_key("sense", &"x".repeat(1 << 20)), "known in [sense]: interval");
+        assert_eq!(for_table("detect", "wobble"), "options in [detect]: leak, overload");
+        assert_eq!(for_key("sense", &"x".repeat(1 << 20)), "options in [sense]: interval");
     }
 }

@@ -1,45 +1,45 @@
-//! What is wrong with a configuration: every problem, where it is, and what to write instead.
+//! Mistakes in a configuration, each with its line and a hint.
 //!
-//! All problems are carried together because each costs its reader a round trip. A hint is not
-//! optional: a message that cannot say what to do next is not finished.
+//! All mistakes are reported at once, because each report costs the reader a round trip. A hint is
+//! mandatory: a message without advice is not finished.
 
 use std::fmt;
 
 use serde::Serialize;
 use thiserror::Error;
 
-/// Everything that is wrong with one configuration, in file order; never empty.
+/// All mistakes in a configuration, in file order; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize)]
 pub struct ConfigErrors {
-    /// Where the text came from, as the operator named it.
+    /// Name of the file, as the operator gave it.
     file: String,
     problems: Vec<ConfigProblem>,
 }
 
-/// One thing that is wrong with a configuration.
+/// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConfigProblem {
-    /// Line in the file, from 1; `None` where the file as a whole is at fault.
+    /// Line in the file, from 1; `None` if the file as a whole is the problem.
     pub line: Option<usize>,
-    /// What is wrong, with the value that was found.
+    /// Description with the value that was found.
     pub message: String,
-    /// What to write instead.
+    /// Advice.
     pub hint: String,
 }
 
 impl ConfigErrors {
-    /// The `problems` of `file`, which the caller has put in file order.
+    /// Makes an error of the `problems` in `file`, which are in file order.
     pub(crate) fn new(file: &str, problems: Vec<ConfigProblem>) -> Self {
         debug_assert!(!problems.is_empty(), "an error without a problem");
         Self { file: file.to_owned(), problems }
     }
 
-    /// Where the text came from, as the operator named it.
+    /// Name of the file, as the operator gave it.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// The problems in file order, at least one.
+    /// Mistakes in file order, at least one.
     pub fn problems(&self) -> &[ConfigProblem] {
         &self.problems
     }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_stand_one_after_another_without_a_trailing_newline() {
+    fn problems_are_lines_without_a_trailing_newline() {
         assert_eq!(
             errors().to_string(),
             "x.toml: is a riddle\n  hint: try\nx.toml:3: so is this\n  hint: try"

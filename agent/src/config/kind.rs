@@ -1,143 +1,341 @@
-//! The kinds of value a key may take: which reader each goes through, and the field it goes to.
-//!
-//! A kind holds the address of its field, so that a key cannot be read into a field of another
-//! type, and its range, so that the generated file states the bounds that are really checked.
+//! Kinds of value that an option may have: how each is read from TOML and written as TOML.
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     network::Network,
+    options::Mode,
     pattern::Pattern,
-    schema::{Config, Mode},
     service::ServicePattern,
-    units,
+    units::{duration_text, number_text, percent_text, range_text, size_text},
     url::Plain,
-    value::{Fault, FoundValue, or_none},
+    value::{Fault, FoundValue, NONE, or_none},
 };
 use crate::net::secret::SecretSource;
 
-/// The place in a [`Config`] to which a key's value goes.
-type Field<T> = fn(&mut Config) -> &mut T;
+/// A kind of value.
+pub trait Kind: Sync {
+    /// Type of the value in the configuration.
+    type Value;
 
-/// The values that a key takes, and the field they go to.
-pub enum ValueKind {
-    /// `"observe"` or `"enforce"`.
-    Mode(Field<Mode>),
-    /// `true` or `false`.
-    Flag(Field<bool>),
-    /// A duration within a range.
-    Duration(Field<Duration>, RangeInclusive<Duration>),
-    /// Durations, each within a range.
-    Durations(Field<Vec<Duration>>, RangeInclusive<Duration>),
-    /// A size in bytes within a range.
-    Size(Field<u64>, RangeInclusive<u64>),
-    /// A size within a range, or `"none"`.
-    MaybeSize(Field<Option<u64>>, RangeInclusive<u64>),
-    /// A number without a unit within a range.
-    Number(Field<f64>, RangeInclusive<f64>),
-    /// A whole number within a range.
-    Count(Field<u32>, RangeInclusive<u32>),
-    /// A whole number within a range, or `"none"`.
-    MaybeCount(Field<Option<u32>>, RangeInclusive<u32>),
-    /// Whole percents within a range.
-    Percent(Field<u32>, RangeInclusive<u32>),
-    /// Whole percents within a range, or `"none"`.
-    MaybePercent(Field<Option<u32>>, RangeInclusive<u32>),
-    /// Units, cgroups, programs and pods.
-    Patterns(Field<Vec<Pattern>>),
-    /// Units, cgroups, pods and listeners.
-    Services(Field<Vec<ServicePattern>>),
-    /// An absolute path.
-    Path(Field<PathBuf>),
-    /// An absolute path, or `"none"`.
-    MaybePath(Field<Option<PathBuf>>),
-    /// Where a secret is, or `"none"`.
-    MaybeSecret(Field<Option<SecretSource>>),
-    /// An IP address and a port.
-    Address(Field<SocketAddr>),
-    /// An IP address and a port, or `"none"`.
-    MaybeAddress(Field<Option<SocketAddr>>),
-    /// IP networks.
-    Networks(Field<Vec<Network>>),
-    /// Names of hosts.
-    HostNames(Field<Vec<String>>),
-    /// A web address.
-    Url(Field<String>, Plain),
-    /// A web address, or `"none"`.
-    MaybeUrl(Field<Option<String>>, Plain),
-}
-
-impl ValueKind {
-    /// Puts what was found into its field of `config`.
+    /// Reads a value.
     ///
     /// # Errors
     ///
-    /// All that is wrong with the value; the field is then as it was.
-    pub fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
-        match self {
-            Self::Mode(field) => *field(config) = found.mode()?,
-            Self::Flag(field) => *field(config) = found.flag()?,
-            Self::Duration(field, range) => *field(config) = found.duration(range)?,
-            Self::Durations(field, range) => *field(config) = found.durations(range)?,
-            Self::Size(field, range) => *field(config) = found.size(range)?,
-            Self::MaybeSize(field, range) => {
-                *field(config) = found.or_none(|found| found.size(range))?
-            }
-            Self::Number(field, range) => *field(config) = found.number(range)?,
-            Self::Count(field, range) => *field(config) = found.count(range)?,
-            Self::MaybeCount(field, range) => {
-                *field(config) = found.or_none(|found| found.count(range))?
-            }
-            Self::Percent(field, range) => *field(config) = found.percent(range)?,
-            Self::MaybePercent(field, range) => {
-                *field(config) = found.or_none(|found| found.percent(range))?
-            }
-            Self::Patterns(field) => *field(config) = found.patterns()?,
-            Self::Services(field) => *field(config) = found.services()?,
-            Self::Path(field) => *field(config) = found.path()?,
-            Self::MaybePath(field) => *field(config) = found.or_none(FoundValue::path)?,
-            Self::MaybeSecret(field) => *field(config) = found.or_none(FoundValue::secret)?,
-            Self::Address(field) => *field(config) = found.address()?,
-            Self::MaybeAddress(field) => *field(config) = found.or_none(FoundValue::address)?,
-            Self::Networks(field) => *field(config) = found.networks()?,
-            Self::HostNames(field) => *field(config) = found.host_names()?,
-            Self::Url(field, plain) => *field(config) = found.url(*plain)?,
-            Self::MaybeUrl(field, plain) => {
-                *field(config) = found.or_none(|found| found.url(*plain))?
-            }
-        }
-        Ok(())
+    /// Returns everything that is wrong with the value.
+    fn read(&self, found: &FoundValue<'_>) -> Result<Self::Value, Vec<Fault>>;
+
+    /// Writes a value as TOML, as [`Kind::read`] reads it.
+    fn write(&self, value: &Self::Value) -> String;
+
+    /// Describes the range of values, such as `1s to 5m`; `None` if there is none.
+    fn range(&self) -> Option<String> {
+        None
     }
 
-    /// The range as words, `1s to 5m`, for the generated file; `None` where there is none.
-    pub fn range_text(&self) -> Option<String> {
-        match self {
-            Self::Mode(_)
-            | Self::Flag(_)
-            | Self::Patterns(_)
-            | Self::Services(_)
-            | Self::Path(_)
-            | Self::Address(_)
-            | Self::Url(..) => None,
-            Self::MaybePath(_)
-            | Self::MaybeAddress(_)
-            | Self::MaybeSecret(_)
-            | Self::MaybeUrl(..) => None,
-            Self::Networks(_) | Self::HostNames(_) => None,
-            Self::Duration(_, range) | Self::Durations(_, range) => {
-                Some(units::range_text(range, units::duration_text))
-            }
-            Self::Size(_, range) => Some(units::range_text(range, units::size_text)),
-            Self::MaybeSize(_, range) => Some(or_none(&units::range_text(range, units::size_text))),
-            Self::Number(_, range) => Some(units::range_text(range, units::number_text)),
-            Self::Count(_, range) => Some(units::range_text(range, |count| count.to_string())),
-            Self::MaybeCount(_, range) => {
-                Some(or_none(&units::range_text(range, |count| count.to_string())))
-            }
-            Self::Percent(_, range) => Some(units::range_text(range, units::percent_text)),
-            Self::MaybePercent(_, range) => {
-                Some(or_none(&units::range_text(range, units::percent_text)))
-            }
-        }
+    /// Returns whether the value is the path of a secret, and may by mistake be the secret itself.
+    fn is_secret(&self) -> bool {
+        false
     }
+}
+
+/// `"observe"` or `"enforce"`.
+pub struct ModeName;
+
+impl Kind for ModeName {
+    type Value = Mode;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Mode, Vec<Fault>> {
+        Ok(found.mode()?)
+    }
+
+    fn write(&self, mode: &Mode) -> String {
+        quoted(mode.name())
+    }
+}
+
+/// `true` or `false`.
+pub struct Flag;
+
+impl Kind for Flag {
+    type Value = bool;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<bool, Vec<Fault>> {
+        Ok(found.flag()?)
+    }
+
+    fn write(&self, flag: &bool) -> String {
+        flag.to_string()
+    }
+}
+
+/// A duration within a range.
+pub struct DurationIn(pub RangeInclusive<Duration>);
+
+impl Kind for DurationIn {
+    type Value = Duration;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Duration, Vec<Fault>> {
+        Ok(found.duration(&self.0)?)
+    }
+
+    fn write(&self, duration: &Duration) -> String {
+        quoted(duration_text(*duration))
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, duration_text))
+    }
+}
+
+/// Durations, each within a range.
+pub struct DurationsIn(pub RangeInclusive<Duration>);
+
+impl Kind for DurationsIn {
+    type Value = Vec<Duration>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<Duration>, Vec<Fault>> {
+        found.durations(&self.0)
+    }
+
+    fn write(&self, durations: &Vec<Duration>) -> String {
+        array(durations.iter().map(|duration| duration_text(*duration)))
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, duration_text))
+    }
+}
+
+/// A size in bytes within a range.
+pub struct SizeIn(pub RangeInclusive<u64>);
+
+impl Kind for SizeIn {
+    type Value = u64;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<u64, Vec<Fault>> {
+        Ok(found.size(&self.0)?)
+    }
+
+    fn write(&self, bytes: &u64) -> String {
+        quoted(size_text(*bytes))
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, size_text))
+    }
+}
+
+/// A number without a unit within a range.
+pub struct NumberIn(pub RangeInclusive<f64>);
+
+impl Kind for NumberIn {
+    type Value = f64;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<f64, Vec<Fault>> {
+        Ok(found.number(&self.0)?)
+    }
+
+    fn write(&self, number: &f64) -> String {
+        number_text(*number)
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, number_text))
+    }
+}
+
+/// A whole number within a range.
+pub struct CountIn(pub RangeInclusive<u32>);
+
+impl Kind for CountIn {
+    type Value = u32;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<u32, Vec<Fault>> {
+        Ok(found.count(&self.0)?)
+    }
+
+    fn write(&self, count: &u32) -> String {
+        count.to_string()
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, |count| count.to_string()))
+    }
+}
+
+/// A whole number of percent within a range.
+pub struct PercentIn(pub RangeInclusive<u32>);
+
+impl Kind for PercentIn {
+    type Value = u32;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<u32, Vec<Fault>> {
+        Ok(found.percent(&self.0)?)
+    }
+
+    fn write(&self, percent: &u32) -> String {
+        quoted(percent_text(*percent))
+    }
+
+    fn range(&self) -> Option<String> {
+        Some(range_text(&self.0, percent_text))
+    }
+}
+
+/// Units, cgroups, programs and pods.
+pub struct Patterns;
+
+impl Kind for Patterns {
+    type Value = Vec<Pattern>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<Pattern>, Vec<Fault>> {
+        found.patterns()
+    }
+
+    fn write(&self, patterns: &Vec<Pattern>) -> String {
+        array(patterns.iter().map(Pattern::to_string))
+    }
+}
+
+/// Units, cgroups, pods and listeners.
+pub struct Services;
+
+impl Kind for Services {
+    type Value = Vec<ServicePattern>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<ServicePattern>, Vec<Fault>> {
+        found.services()
+    }
+
+    fn write(&self, services: &Vec<ServicePattern>) -> String {
+        array(services.iter().map(ServicePattern::to_string))
+    }
+}
+
+/// An absolute path.
+pub struct AbsolutePath;
+
+impl Kind for AbsolutePath {
+    type Value = PathBuf;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<PathBuf, Vec<Fault>> {
+        Ok(found.path()?)
+    }
+
+    fn write(&self, path: &PathBuf) -> String {
+        quoted(path.display())
+    }
+}
+
+/// The file or credential that has a secret.
+pub struct SecretFile;
+
+impl Kind for SecretFile {
+    type Value = SecretSource;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<SecretSource, Vec<Fault>> {
+        Ok(found.secret()?)
+    }
+
+    fn write(&self, secret: &SecretSource) -> String {
+        quoted(secret)
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
+}
+
+/// An IP address and a port.
+pub struct Address;
+
+impl Kind for Address {
+    type Value = SocketAddr;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<SocketAddr, Vec<Fault>> {
+        Ok(found.address()?)
+    }
+
+    fn write(&self, address: &SocketAddr) -> String {
+        quoted(address)
+    }
+}
+
+/// IP networks.
+pub struct Networks;
+
+impl Kind for Networks {
+    type Value = Vec<Network>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<Network>, Vec<Fault>> {
+        found.networks()
+    }
+
+    fn write(&self, networks: &Vec<Network>) -> String {
+        array(networks.iter().map(Network::to_string))
+    }
+}
+
+/// Host names.
+pub struct HostNames;
+
+impl Kind for HostNames {
+    type Value = Vec<String>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Vec<String>, Vec<Fault>> {
+        found.host_names()
+    }
+
+    fn write(&self, names: &Vec<String>) -> String {
+        array(names.iter().cloned())
+    }
+}
+
+/// A URL.
+pub struct Url(pub Plain);
+
+impl Kind for Url {
+    type Value = String;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<String, Vec<Fault>> {
+        Ok(found.url(self.0)?)
+    }
+
+    fn write(&self, url: &String) -> String {
+        quoted(url)
+    }
+}
+
+/// Another kind, or `"none"`.
+pub struct OrNone<K>(pub K);
+
+impl<K: Kind> Kind for OrNone<K> {
+    type Value = Option<K::Value>;
+
+    fn read(&self, found: &FoundValue<'_>) -> Result<Self::Value, Vec<Fault>> {
+        found.or_none(|found| self.0.read(found))
+    }
+
+    fn write(&self, value: &Self::Value) -> String {
+        value.as_ref().map_or_else(|| quoted(NONE), |value| self.0.write(value))
+    }
+
+    fn range(&self) -> Option<String> {
+        self.0.range().map(|range| or_none(&range))
+    }
+
+    fn is_secret(&self) -> bool {
+        self.0.is_secret()
+    }
+}
+
+/// Writes a string as TOML, which has all escapes of JSON.
+fn quoted(text: impl ToString) -> String {
+    serde_json::Value::from(text.to_string()).to_string()
+}
+
+/// Writes strings as a TOML array.
+fn array(texts: impl Iterator<Item = String>) -> String {
+    format!("[{}]", texts.map(quoted).collect::<Vec<_>>().join(", "))
 }

@@ -1,24 +1,21 @@
-//! The configuration: what may be said, what is said by default, and what is wrong with what was
-//! said.
+//! The configuration: its options, their defaults, and the mistakes in a file.
 //!
-//! The table in `keys.rs` is the single source: parsing, hints and the generated
-//! `configs/spillway.toml` all walk it, so an option is one field in `schema.rs` and one row in
-//! `keys.rs`. An operator who made five mistakes is told of five, in file order, because a host
-//! that is restarted once per typo is a host that is not watched.
+//! An option is one declaration in `options.rs`, from which its field, its default, parsing, hints
+//! and the generated `configs/spillway.toml` follow. All mistakes are reported at once, in file
+//! order: a host that is restarted once per typo is not watched meanwhile.
 //!
-//! Refused: unknown keys and tables, numbers without units, values outside a stated range,
-//! combinations that could never work, and any mode that acts. Nothing here exits the process or
-//! reads the environment.
+//! Refused: unknown options and tables, numbers without units, values outside their range, and
+//! combinations that cannot work. Nothing here exits the process or reads the environment.
 
 mod did_you_mean;
 mod error;
-mod keys;
 mod kind;
 mod network;
+mod option;
+mod options;
 mod parse;
 mod pattern;
 mod reload;
-mod schema;
 mod service;
 mod template;
 mod units;
@@ -34,28 +31,28 @@ use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
 pub use error::{ConfigErrors, ConfigProblem};
 pub use network::{Network, host_name};
+pub use options::{
+    ActConfig, AgentCheckConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig,
+    DrainConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig, PageConfig,
+    PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig, SlackConfig,
+};
 pub use parse::parse;
 pub use pattern::Pattern;
 pub use reload::Reload;
-pub use schema::{
-    ActConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig, DrainConfig,
-    KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig, PageConfig, PageWebhookConfig,
-    PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig, SlackConfig,
-};
 pub use service::ServicePattern;
 pub use template::commented_defaults;
 
-/// Most bytes a configuration may have: some 200 times the generated file, so that more is a wrong
-/// path, not a wish.
+/// Maximum size of a configuration: some 70 times the generated file, so a larger file is a wrong
+/// path.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads the configuration in the file at `path`.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, in file order; or the one reason why it cannot be read
-/// (missing, unreadable, not a regular file, larger than 1 MiB, not UTF-8; for root also a file
-/// that somebody else may change).
+/// Returns every mistake, in file order; or the one reason why the file cannot be read (missing,
+/// unreadable, not a regular file, larger than 1 MiB, not UTF-8; for root also a file that another
+/// user can change).
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let file = path.display().to_string();
     match read(path) {
@@ -64,7 +61,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     }
 }
 
-/// The bytes of the file at `path`, at most [`FILE_BYTES_MAX`].
+/// Reads the file at `path`, at most [`FILE_BYTES_MAX`].
 fn read(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
     let unreadable = |error: io::Error| {
         if let Some(untrusted) = Untrusted::of(&error) {
@@ -82,8 +79,8 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
             io::ErrorKind::PermissionDenied => {
                 "the user that spillway runs as must be able to read it"
             }
-            io::ErrorKind::IsADirectory => "name the file in it, as in spillway.toml",
-            _ => "name a regular file",
+            io::ErrorKind::IsADirectory => "give a file in it, such as spillway.toml",
+            _ => "give a regular file",
         };
         ConfigProblem {
             line: None,
@@ -91,15 +88,15 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
             hint: hint.to_owned(),
         }
     };
-    // Whoever may write it says what root does. A user who runs this for himself can do no more
-    // than that already.
+    // A user who can write the file controls root's actions. A user who runs the agent without
+    // root's rights gains nothing by it.
     let checks_owners = geteuid().is_root();
     let on_path = PathRules { checks_owners, ..PathRules::NAMED };
     let rules = FileRules { checks_owners, ..FileRules::public(FILE_BYTES_MAX) };
     trusted::read(path, on_path, rules).map_err(unreadable)
 }
 
-/// As [`parse()`], for bytes that may not be text.
+/// Parses bytes that may not be UTF-8; see [`parse()`].
 fn parse_bytes(bytes: &[u8], file: &str) -> Result<Config, ConfigErrors> {
     let error = match str::from_utf8(bytes) {
         Ok(text) => return parse(text, file),
@@ -121,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_not_text_are_named_with_their_line() {
+    fn bytes_that_are_not_utf8_are_reported_with_their_line() {
         let errors = parse_bytes(b"mode = \"observe\"\n# \xff\n", "x.toml").unwrap_err();
         assert_eq!(
             errors.to_string(),

@@ -1,8 +1,8 @@
-//! IP networks in CIDR notation, and names of hosts.
+//! IP networks in CIDR notation, and host names.
 
 use std::{fmt, net::IpAddr};
 
-/// Longest name that DNS has.
+/// Maximum length of a name in DNS.
 const HOST_NAME_BYTES_MAX: usize = 253;
 
 /// An IP network, as `10.0.0.0/8` or `fd00::/8`; a bare address is a network of one.
@@ -13,11 +13,11 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads a network.
+    /// Parses a network.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it, to follow its name in a sentence.
+    /// Returns the mistake, to follow the text in a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
         let (address, bits) =
             text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
@@ -28,12 +28,12 @@ impl Network {
         let width = width(address);
         let prefix_bits = match bits {
             None => width,
-            // "+8" parses as a number, and is not CIDR notation.
+            // "+8" parses as a number, but is not CIDR notation.
             Some(bits) => bits
                 .parse()
                 .ok()
                 .filter(|prefix| *prefix <= width && bits.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| format!("has no prefix length from 0 to {width}"))?,
+                .ok_or_else(|| format!("has no prefix length between 0 and {width}"))?,
         };
         let network = Self { address, prefix_bits };
         if bits_of(address) & !network.mask() != 0 {
@@ -45,13 +45,13 @@ impl Network {
         Ok(network)
     }
 
-    /// Tells whether `peer` is in this network. IPv4 within IPv6 counts as IPv4.
+    /// Returns whether `peer` is in this network. IPv4 mapped to IPv6 counts as IPv4.
     pub fn contains(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         width(peer) == width(self.address) && bits_of(peer) & self.mask() == bits_of(self.address)
     }
 
-    /// Bits of an address that belong to the network, left-aligned in the address's width.
+    /// Returns the network mask, in the width of the address.
     fn mask(&self) -> u128 {
         let width = width(self.address);
         let all = u128::MAX.checked_shr(u128::BITS - width).unwrap_or(0);
@@ -70,15 +70,15 @@ impl Network {
     }
 }
 
-/// Reads the name of a host, in lower case.
+/// Parses a host name and returns it in lower case.
 ///
 /// # Errors
 ///
-/// Says what is wrong with it, to follow its name in a sentence.
+/// Returns the mistake, to follow the text in a sentence.
 pub fn host_name(text: &str) -> Result<String, String> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > HOST_NAME_BYTES_MAX || !text.bytes().all(is_part) {
-        return Err("is not the name of a host".to_owned());
+        return Err("is not a host name".to_owned());
     }
     Ok(text.to_ascii_lowercase())
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistaken_network_is_refused_with_what_is_wrong() {
+    fn a_wrong_network_is_refused_with_the_reason() {
         for text in [
             "",
             "10/8",

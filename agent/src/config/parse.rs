@@ -1,12 +1,11 @@
-//! Walks the text of a configuration along the table of keys, and gathers all that is wrong with
-//! it.
+//! Parser of the configuration, which reports every mistake at once.
 //!
-//! The text is read with recovery: a line that is not TOML does not hide the mistakes on other
-//! lines. What recovery had to guess is not judged, though: nothing is reported about the keys of a
-//! broken line, or of a table whose header is broken, and rules between keys wait until every line
-//! can be read.
+//! The text is parsed with recovery: a line that is not TOML does not hide mistakes on other lines.
+//! Guesses of the recovery are not judged, though: nothing is reported about the options on a
+//! broken line or below a broken table header, and rules that involve two options are checked only
+//! if every line can be parsed.
 //!
-//! Refused: everything the table of keys does not name.
+//! Refused: every name that is not an option or a table.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,18 +20,16 @@ use toml::{
 use super::{
     did_you_mean::{self, is_table, join, place},
     error::{ConfigErrors, ConfigProblem},
-    keys::KEYS,
-    kind::ValueKind,
-    schema::Config,
+    options::{self, Config},
     validate::conflicts,
     value::{Fault, FoundValue, quote, with_article},
 };
 
-/// Reads the configuration in `text`, which came from `file`: a name for messages only.
+/// Parses the configuration in `text`, which came from `file`, a name for messages only.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, in file order.
+/// Returns every mistake, in file order.
 pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     let (document, broken) = DeTable::parse_recoverable(text);
     let mut walk = ParserState {
@@ -53,36 +50,37 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     }
 }
 
-/// How the parser words a key or table that is given twice, and a value that wants quotes. Were it
-/// to change its words, the parser's own would be printed; tests/config.rs would tell.
+/// Messages of the TOML parser for a key or table that is given twice, and for a string without
+/// quotes. If the parser changed them, its own messages would be printed; tests/config.rs fails
+/// then.
 const DUPLICATE: &str = "duplicate key";
 const UNQUOTED: &str = "string values must be quoted";
 
-/// What is known after part of the text was read.
+/// State of the parser.
 #[derive(Default)]
 struct ParserState<'a> {
     lines: Lines<'a>,
     config: Config,
     faults: Vec<Fault>,
-    /// Where each key that was set stands, in bytes.
+    /// Offset of each option that was set, in bytes.
     set: HashMap<&'static str, usize>,
-    /// Keys of which the value was refused.
+    /// Options whose value was refused.
     refused: HashSet<&'static str>,
 }
 
 impl<'a> ParserState<'a> {
-    /// Reads every key of the table at `path`, and of the tables in it.
+    /// Reads every option in the table at `path` and in the tables inside it.
     fn table(&mut self, path: &str, table: &'a DeTable<'a>) {
         for (name, value) in table.iter() {
             let (offset, name) = (name.span().start, name.get_ref().as_ref());
             let inner = join(path, name);
-            // A quoted name may hold a dot, or nothing: "sense.interval" in quotes is no path, and
-            // "" not the top level.
+            // A quoted name may contain a dot or be empty: "sense.interval" in quotes is not a
+            // path, and "" is not the top level.
             let known = !name.is_empty() && !name.contains('.');
-            if let Some(key) = KEYS.iter().find(|key| known && key.path == inner) {
+            if let Some(key) = options::all().find(|key| known && key.path == inner) {
                 self.set.insert(key.path, offset);
                 let found = FoundValue { name: inner, value, text: self.lines.text };
-                if let Err(faults) = key.kind.set(&mut self.config, &found) {
+                if let Err(faults) = key.set(&mut self.config, &found) {
                     self.refused.insert(key.path);
                     self.faults.extend(faults);
                 }
@@ -92,7 +90,7 @@ impl<'a> ParserState<'a> {
                     other => self.fault(
                         offset,
                         format!("{inner:?} is {}, not a table", with_article(other)),
-                        format!("write [{inner}], and its keys on the lines below"),
+                        format!("write [{inner}] on a line of its own, and its options below"),
                     ),
                 }
             } else {
@@ -106,28 +104,27 @@ impl<'a> ParserState<'a> {
             let message = format!("unknown table [{}]", quote(&join(table, name)));
             self.fault(offset, message, did_you_mean::for_table(table, name));
         } else {
-            let message = format!("unknown key \"{}\" {}", quote(name), place(table));
+            let message = format!("unknown option \"{}\" {}", quote(name), place(table));
             self.fault(offset, message, did_you_mean::for_key(table, name));
         }
     }
 
-    /// Adds what keys say together; they have all been read.
+    /// Adds the conflicts between options, all of which have been read.
     fn conflicts(&mut self) {
         for conflict in conflicts(&self.config) {
             if conflict.keys.iter().any(|key| self.refused.contains(key)) {
                 continue;
             }
-            // The defaults agree, so that one of the keys was set; the first line is for a default
-            // that does not.
+            // The defaults do not conflict, so one of the options was set.
             let offset =
                 conflict.keys.iter().find_map(|key| self.set.get(key)).copied().unwrap_or_default();
             self.fault(offset, conflict.message, conflict.hint);
         }
     }
 
-    /// Adds the lines that are not TOML, in place of what was made of them.
+    /// Adds the lines that are not TOML, and drops faults that follow from guesses about them.
     fn broken(&mut self, errors: &[toml::de::Error]) {
-        // The first error of a line is the cause, the rest mostly follow from it.
+        // The first error on a line is the cause; the others mostly follow from it.
         let mut first = BTreeMap::new();
         for error in errors {
             let offset = error.span().map_or(0, |span| span.start);
@@ -135,7 +132,7 @@ impl<'a> ParserState<'a> {
         }
         let mut guessed: HashSet<usize> = first.keys().copied().collect();
         for (line, (_, message)) in &first {
-            // A header that is merely given twice still says where its keys belong.
+            // A header that is given twice still says to which table the options below belong.
             if *message != DUPLICATE {
                 guessed.extend(self.lines.below_header(*line));
             }
@@ -145,13 +142,13 @@ impl<'a> ParserState<'a> {
             let found = quote(without_secret(self.lines.get(line)));
             let (message, hint) = match message {
                 DUPLICATE => {
-                    (format!("given before: {found}"), "give each key and each table once")
+                    (format!("given twice: {found}"), "give each option and each table once")
                 }
-                // By far the likeliest slip in a file of durations; the parser's words for it are
-                // about TOML's grammar.
+                // By far the most likely mistake in a file of durations; the parser's own message
+                // is about TOML's grammar.
                 _ if message.starts_with(UNQUOTED) => (
-                    format!("no value in TOML: {found}"),
-                    r#"words, durations and sizes go in quotes: "5s""#,
+                    format!("not a TOML value: {found}"),
+                    r#"put words, durations and sizes in quotes: "5s""#,
                 ),
                 _ => (format!("not TOML: {found}"), message),
             };
@@ -174,10 +171,10 @@ impl<'a> ParserState<'a> {
     }
 }
 
-/// A line without its value, where that should be the place of a secret and may be the secret
+/// Removes the value from a line that sets the path of a secret: by mistake it may be the secret
 /// itself.
 fn without_secret(line: &str) -> &str {
-    let mut secrets = KEYS.iter().filter(|key| matches!(key.kind, ValueKind::MaybeSecret(_)));
+    let mut secrets = options::all().filter(|key| key.is_secret());
     match line.find('=') {
         Some(at) if secrets.any(|key| line[..at].trim_end().ends_with(key.split().1)) => {
             &line[..=at]
@@ -186,11 +183,11 @@ fn without_secret(line: &str) -> &str {
     }
 }
 
-/// The lines of a text, found by byte.
+/// Lines of a text by offset.
 #[derive(Default)]
 struct Lines<'a> {
     text: &'a str,
-    /// Byte at which each line begins.
+    /// Offset of each line, in bytes.
     starts: Vec<usize>,
 }
 
@@ -201,27 +198,28 @@ impl<'a> Lines<'a> {
             .enumerate()
             .filter(|(_, byte)| *byte == b'\n')
             .map(|(offset, _)| offset + 1);
-        // What follows the last newline is a line only if there is something.
+        // Only a non-empty rest after the last newline is a line.
         Self {
             text,
             starts: [0].into_iter().chain(ends.filter(|start| *start < text.len())).collect(),
         }
     }
 
-    /// Number, from 1, of the line that holds the byte at `offset`; past the end, of the last line.
+    /// Returns the number, from 1, of the line with the byte at `offset`; past the end, of the last
+    /// line.
     fn number(&self, offset: usize) -> usize {
         self.starts.partition_point(|start| *start <= offset).max(1)
     }
 
-    /// The line with this number; empty where there is none.
+    /// Returns the line with a number; empty if there is none.
     fn get(&self, number: usize) -> &'a str {
         let start = self.starts.get(number - 1).copied().unwrap_or(self.text.len());
         let end = self.starts.get(number).copied().unwrap_or(self.text.len());
         &self.text[start..end]
     }
 
-    /// The lines below the header on line `number`, up to the next header; none where that line is
-    /// no header.
+    /// Returns the numbers of the lines below the header on line `number`, up to the next header;
+    /// none if that line is not a header.
     fn below_header(&self, number: usize) -> Range<usize> {
         let is_header = |number: &usize| self.get(*number).trim_start().starts_with('[');
         let below = number + 1..self.starts.len() + 1;
@@ -236,12 +234,12 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> String {
+    fn errors(text: &str) -> String {
         parse(text, "x.toml").unwrap_err().to_string()
     }
 
     #[test]
-    fn bytes_are_found_on_their_lines() {
+    fn offsets_have_line_numbers() {
         let lines = Lines::new("a\nb\r\n\nc\n");
         let numbers: Vec<_> =
             [0, 1, 2, 4, 5, 6, 7, 99].into_iter().map(|offset| lines.number(offset)).collect();
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_header_ends_at_the_next() {
+    fn a_table_ends_at_the_next_header() {
         let lines = Lines::new("[a\nx = 1\n\n  [b]\ny = 1\n");
         assert_eq!(lines.below_header(1), 2..4);
         assert_eq!(lines.below_header(4), 5..6);
@@ -259,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_value_leaves_the_other_keys_judged() {
+    fn a_refused_value_hides_no_other_mistake() {
         let errors = parse("mode = 1\n[sense]\ninterval = 'x'\n", "x.toml").unwrap_err();
         assert_eq!(
             errors.problems().iter().map(|problem| problem.line).collect::<Vec<_>>(),
@@ -269,28 +267,29 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_secret_is_not_shown() {
+    fn a_value_that_may_be_a_secret_is_not_shown() {
         let text = "[act.page.pagerduty]\nrouting_key_file = \"s3cr3t\"\n[act.drain]\nsecret_file = s3cr3t\n\
                     url = \"https://me:s3cr3t@lb/\"\n[act.page.webhook]\nurl = \"http://a/?token=s3cr3t\"\nsecret_file = \"s3cr3t\n\
                     [act.page.slack]\nurl_file = 7\n";
-        let told = told(text);
-        assert!(!told.contains("s3cr3t"), "{told}");
+        let errors = errors(text);
+        assert!(!errors.contains("s3cr3t"), "{errors}");
         for line in [2, 4, 5, 7, 8] {
-            assert!(told.contains(&format!("x.toml:{line}: ")), "{told}");
+            assert!(errors.contains(&format!("x.toml:{line}: ")), "{errors}");
         }
     }
 
     #[test]
-    fn a_broken_header_does_not_send_its_keys_elsewhere() {
+    fn options_below_a_broken_header_are_not_judged() {
         assert_eq!(
-            told("[sense]\ninterval = '1s'\n[serve\nlisten = 3\nport = 5\n[decide]\nx = 1"),
+            errors("[sense]\ninterval = '1s'\n[serve\nlisten = 3\nport = 5\n[decide]\nx = 1"),
             "x.toml:3: not TOML: [serve\n  hint: unclosed table, expected `]`\n\
-             x.toml:7: unknown key \"x\" in [decide]\n  hint: known in [decide]: limit_within, drain_within, services, protected, allow, cooldown, max_actions_per_hour, flap_within"
+             x.toml:7: unknown option \"x\" in [decide]\n  hint: options in [decide]: limit_within, drain_within, \
+             services, protected, allow, cooldown, max_actions_per_hour, flap_within"
         );
         assert_eq!(
-            told("[sense]\n[sense]\nx = 1"),
-            "x.toml:2: given before: [sense]\n  hint: give each key and each table once\n\
-             x.toml:3: unknown key \"x\" in [sense]\n  hint: known in [sense]: interval"
+            errors("[sense]\n[sense]\nx = 1"),
+            "x.toml:2: given twice: [sense]\n  hint: give each option and each table once\n\
+             x.toml:3: unknown option \"x\" in [sense]\n  hint: options in [sense]: interval"
         );
     }
 }

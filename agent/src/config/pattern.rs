@@ -1,15 +1,14 @@
-//! Patterns by which an operator names units, cgroups, programs, and pods by their namespace or
-//! labels.
+//! Patterns for units, cgroups, programs, and for pods by namespace or label.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use glob::MatchOptions;
 
-/// A unit by its name, such as `db-*.service`, where systemd has its cgroup (see [`units_of`]), or
-/// a cgroup by its path, such as `/kubepods.slice/*`, either with all that is below it; a program
-/// by its path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or pods, by their namespace, such
-/// as `namespace:kube-*`, or a label, such as `pod:app=db-*`. `*`, `?` and `[a-z]` stand for what
-/// they do in a shell; `*` never for a `/`.
+/// A pattern for a unit by name, such as `db-*.service`, at the place of its cgroup under systemd
+/// (see [`units_of`]), or for a cgroup by path, such as `/kubepods.slice/*`, either with everything
+/// below; for a program by path, such as `exe:/usr/lib/postgresql/*/bin/postgres`; or for pods by
+/// namespace, such as `namespace:kube-*`, or label, such as `pod:app=db-*`. `*`, `?` and `[a-z]`
+/// mean the same as in a shell; `*` does not match `/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
     of: Subject,
@@ -26,15 +25,15 @@ enum Subject {
     Label(String),
 }
 
-/// What a program's pattern begins with, a namespace's, and a label's.
+/// Prefixes of patterns for programs, namespaces and labels.
 const PROGRAM: &str = "exe:";
 const NAMESPACE: &str = "namespace:";
 const LABEL: &str = "pod:";
 
-/// Endings of the names of units that have a cgroup.
+/// Suffixes of units that have a cgroup.
 const UNITS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
-/// Longest name in a label's key, and longest prefix of one: what Kubernetes takes.
+/// Maximum length of the name and of the prefix in a label's key: those of Kubernetes.
 const KEY_NAME_MAX: usize = 63;
 const KEY_PREFIX_MAX: usize = 253;
 
@@ -45,11 +44,11 @@ const OPTIONS: MatchOptions = MatchOptions {
 };
 
 impl Pattern {
-    /// Reads one. A pattern that could never match is refused: it would protect nothing.
+    /// Parses a pattern. One that can never match is refused: it would protect nothing.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Returns the mistake, to follow the text in a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("is empty".to_owned());
@@ -59,11 +58,10 @@ impl Pattern {
         } else if let Some(name) = text.strip_prefix(NAMESPACE) {
             (Subject::Namespace, name)
         } else if let Some(label) = text.strip_prefix(LABEL) {
-            let (key, value) = label
-                .split_once('=')
-                .ok_or("names a label without its value, as in pod:KEY=VALUE")?;
+            let (key, value) =
+                label.split_once('=').ok_or("has a label without a value: write pod:KEY=VALUE")?;
             if !is_label_key(key) {
-                return Err(format!("names a label {key:?}, which no pod can have"));
+                return Err(format!("has the label {key:?}, which Kubernetes does not allow"));
             }
             (Subject::Label(key.to_owned()), value)
         } else if text.starts_with('/') {
@@ -73,78 +71,80 @@ impl Pattern {
         };
         match of {
             Subject::Unit if text.contains('/') => {
-                return Err("is neither a unit's name nor a path, which begins with a /".to_owned());
+                return Err("is neither a unit name nor an absolute path".to_owned());
             }
-            // A unit's name may have a colon; a word before one is rather a kind that is spelled
-            // otherwise.
+            // A unit name may contain a colon, but here it more likely ends a misspelled prefix.
             Subject::Unit
                 if text.contains(':') && !UNITS.iter().any(|suffix| text.ends_with(suffix)) =>
             {
                 return Err(format!(
-                    "begins with none of {PROGRAM}, {NAMESPACE} and {LABEL}, and ends as no unit does"
+                    "begins with an unknown prefix: use {PROGRAM}, {NAMESPACE} or {LABEL}"
                 ));
             }
             Subject::Program if !text.starts_with('/') => {
-                return Err("names a program that does not begin with a /".to_owned());
+                return Err("names a program by a relative path".to_owned());
             }
             Subject::Namespace
                 if text.is_empty()
                     || !text.chars().all(|c| is_of_namespace(c) || is_of_glob(c)) =>
             {
-                return Err("names a namespace by other than lowercase letters, digits and dashes"
-                    .to_owned());
+                return Err(
+                    "has a namespace with characters other than lowercase letters, digits \
+                     and dashes"
+                        .to_owned(),
+                );
             }
             Subject::Label(_) if !text.chars().all(|c| is_of_label(c) || is_of_glob(c)) => {
                 return Err(
-                    "names a value by other than letters, digits, dashes, dots and underscores"
+                    "has a label value with characters other than letters, digits, dashes, \
+                     dots and underscores"
                         .to_owned(),
                 );
             }
             _ => {}
         }
-        let glob =
-            glob::Pattern::new(text).map_err(|error| format!("is no pattern: {}", error.msg))?;
+        let glob = glob::Pattern::new(text)
+            .map_err(|error| format!("is not a valid pattern: {}", error.msg))?;
         if of == Subject::Unit && !may_be_unit(text) {
             return Err(
-                "ends neither as a unit's name does, such as in .service, nor in a wildcard"
-                    .to_owned(),
+                "ends neither in a unit suffix such as .service nor in a wildcard".to_owned()
             );
         }
         Ok(Self { of, glob })
     }
 
-    /// Whether it names programs, which are known only once a process is looked at.
+    /// Returns whether it matches programs, which takes more than the cgroup of a process.
     pub fn is_program(&self) -> bool {
         self.of == Subject::Program
     }
 
-    /// Whether it names pods, of which a cgroup tells no more than that it is one's.
+    /// Returns whether it matches pods, by namespace or label, which takes more than their cgroup.
     pub fn is_pods(&self) -> bool {
         self.of == Subject::Namespace || self.is_label()
     }
 
-    /// Whether it names pods by a label.
+    /// Returns whether it matches pods by a label.
     pub fn is_label(&self) -> bool {
         matches!(self.of, Subject::Label(_))
     }
 
-    /// Whether a program is what this names.
+    /// Returns whether it matches a program.
     pub fn is_of(&self, program: &Path) -> bool {
         self.is_program() && self.glob.matches_path_with(program, OPTIONS)
     }
 
-    /// Whether a namespace is what this names.
+    /// Returns whether it matches a namespace.
     pub fn is_namespace(&self, namespace: &str) -> bool {
         self.of == Subject::Namespace && self.glob.matches_with(namespace, OPTIONS)
     }
 
-    /// Whether one of a pod's labels is what this names.
+    /// Returns whether it matches one of a pod's labels.
     pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
         let Subject::Label(key) = &self.of else { return false };
         labels.get(key).is_some_and(|value| self.glob.matches_with(value, OPTIONS))
     }
 
-    /// Whether a cgroup is what this names, or is below it.
+    /// Returns whether it matches a cgroup or one above it.
     pub fn covers(&self, cgroup: &str) -> bool {
         match self.of {
             Subject::Cgroup => {
@@ -158,22 +158,21 @@ impl Pattern {
     }
 }
 
-/// Names of the units that systemd itself made the cgroup of, from the root inwards: slices, each
-/// inside the slice that its name says, then one unit that is no slice. Everything below that unit
-/// belongs to whoever the unit runs: a user's own manager, a container, or a service with
-/// `Delegate=`. They may name a cgroup there `ssh.service`, and it is not that unit.
+/// Returns the names of the units whose cgroups systemd itself created, from the root down: slices,
+/// each inside the slice that its name implies, then one unit that is not a slice. Everything below
+/// that unit belongs to its processes: a user's own manager, a container, or a service with
+/// `Delegate=`. They may name a cgroup there `ssh.service`, which is not that unit.
 ///
-/// A path that is not under the root that the agent sees (`/../a`) names no unit: nobody knows what
-/// it begins in.
+/// A path outside the root that the agent sees (`/../a`) contains no unit: its beginning is
+/// unknown.
 fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
     let mut names = cgroup.strip_prefix('/').unwrap_or_default().split('/');
-    // The stem of the slice above; of the root slice it is empty. Nothing once a unit that is no
-    // slice was found.
+    // Stem of the slice above, empty for the root slice; `None` after a unit that is not a slice.
     let mut above = Some("");
     std::iter::from_fn(move || {
         let parent = above?;
-        // systemd puts a `_` before a name that would look like a file of the cgroup's own, and
-        // before one that begins with a `_`.
+        // systemd puts `_` before a name that looks like a control file of cgroups, and before one
+        // that begins with `_`.
         let name = names.next().map(|name| name.strip_prefix('_').unwrap_or(name))?;
         above = match name.strip_suffix(".slice") {
             Some(stem) if is_slice_in(parent, stem) => Some(stem),
@@ -185,7 +184,7 @@ fn units_of(cgroup: &str) -> impl Iterator<Item = &str> {
     .fuse()
 }
 
-/// Tells if systemd puts the slice with this stem directly into the other: `a-b.slice` into
+/// Returns whether systemd puts the slice with this stem directly into the parent: `a-b.slice` into
 /// `a.slice`, and `a.slice` into the root.
 fn is_slice_in(parent: &str, stem: &str) -> bool {
     let own = if parent.is_empty() {
@@ -196,17 +195,17 @@ fn is_slice_in(parent: &str, stem: &str) -> bool {
     own.is_some_and(|own| !own.is_empty() && !own.contains('-'))
 }
 
-/// Tells if a name has one of the [`UNITS`]' endings, and something before it.
+/// Returns whether a name has one of the suffixes in [`UNITS`], and a stem.
 fn is_unit(name: &str) -> bool {
     UNITS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|stem| !stem.is_empty()))
 }
 
-/// Tells if a glob can match the name of a unit: it ends as one does, or in a wildcard.
+/// Returns whether a glob can match a unit name: it ends in a unit suffix or in a wildcard.
 fn may_be_unit(text: &str) -> bool {
     text.ends_with(['*', '?', ']']) || UNITS.iter().any(|ending| text.ends_with(ending))
 }
 
-/// A name with an optional domain before it, as in `app.kubernetes.io/name`.
+/// Returns whether a key is a name with an optional domain, as in `app.kubernetes.io/name`.
 fn is_label_key(key: &str) -> bool {
     let (prefix, name) =
         key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_found_where_systemd_has_it_with_all_below_it() {
+    fn a_unit_matches_at_its_place_with_everything_below() {
         assert!(covers("ssh.service", "/system.slice/ssh.service"));
         assert!(covers("dbus-:1.2-*.service", "/system.slice/dbus-:1.2-org.example.service"));
         assert!(covers(
@@ -284,7 +283,7 @@ mod tests {
                 "/system.slice/system-systemd\\x2dfsck.slice/systemd-fsck@a.service",
             ),
             ("docker-*", "/system.slice/docker-0a1b.scope/ssh.service"),
-            // As systemd writes a name that looks like a file of the cgroup's.
+            // Names that look like control files of cgroups.
             ("memory.service", "/system.slice/_memory.service"),
             ("_a.service", "/system.slice/__a.service"),
         ] {
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_anybody_may_give_is_no_unit() {
+    fn a_name_that_anyone_can_choose_is_not_a_unit() {
         for (pattern, cgroup) in [
             ("ssh.service", "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service"),
             (
@@ -310,7 +309,7 @@ mod tests {
                 "/kubepods.slice/kubepods-pod1.slice/cri-containerd-0a1b.scope/ssh.service",
             ),
             ("ssh.service", "/machine.slice/libpod-0a1b.scope/container/ssh.service"),
-            // Not where systemd would have them.
+            // Not at the place that systemd would choose.
             ("ssh.service", "/system.slice/evil.slice/ssh.service"),
             ("ssh.service", "/a-b.slice/ssh.service"),
             ("ssh.service", "/.slice/ssh.service"),
@@ -327,7 +326,7 @@ mod tests {
         }
     }
 
-    /// A place that systemd gives to its own: slices, each in the one that its name says.
+    /// Slices, each in the one that its name implies.
     fn slices() -> impl Strategy<Value = String> {
         prop::collection::vec("[a-z][a-z0-9\\\\]{0,6}", 0..4).prop_map(|parts| {
             let names =
@@ -336,7 +335,7 @@ mod tests {
         })
     }
 
-    /// A cgroup's name as a user may choose it, unit or not.
+    /// Names of cgroups as users may choose them.
     fn names() -> impl Strategy<Value = String> {
         let units = [
             "ssh.service",
@@ -361,7 +360,7 @@ mod tests {
         }
 
         #[test]
-        fn no_path_below_a_leaf_makes_a_unit(
+        fn nothing_below_a_unit_is_a_unit(
             slices in slices(),
             leaf in "[a-z]{1,8}(@[0-9]{1,4})?\\.(service|scope|socket|mount|swap)|[a-z0-9]{1,12}",
             below in prop::collection::vec(names(), 1..5),
@@ -370,12 +369,12 @@ mod tests {
             let below: String = below.iter().map(|name| format!("/{name}")).collect();
             let cgroup = format!("{slices}/{leaf}{below}/ssh.service");
             prop_assert!(!covers("ssh.service", &cgroup), "{}", cgroup);
-            // Only a path says so.
+            // A path matches.
             prop_assert!(covers(&glob::Pattern::escape(&cgroup), &cgroup));
         }
 
         #[test]
-        fn any_path_is_read_and_names_units_alone(cgroup in ".{0,80}|(/[^/]{0,9}(\\.slice)?){0,6}") {
+        fn any_path_contains_units_only(cgroup in ".{0,80}|(/[^/]{0,9}(\\.slice)?){0,6}") {
             for name in units_of(&cgroup) {
                 prop_assert!(is_unit(name) && cgroup.contains(name));
             }
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_covers_what_is_below_it_and_nothing_beside_it() {
+    fn a_path_covers_everything_below_and_nothing_beside() {
         assert!(covers("/kubepods.slice", "/kubepods.slice/pod1/c"));
         assert!(covers("/kubepods.slice/*", "/kubepods.slice/pod1/c"));
         assert!(covers("/a", "/a"));
@@ -394,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_named_by_its_path_and_is_no_cgroup() {
+    fn a_program_matches_by_path_and_is_not_a_cgroup() {
         let pattern = Pattern::new("exe:/usr/lib/postgresql/*/bin/postgres").unwrap();
         assert!(pattern.is_of(Path::new("/usr/lib/postgresql/15/bin/postgres")));
         assert!(!pattern.is_of(Path::new("/usr/lib/postgresql/15/16/bin/postgres")));
@@ -404,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_named_by_their_namespace_or_a_label_and_are_no_cgroup() {
+    fn pods_match_by_namespace_or_label_and_are_not_cgroups() {
         let namespace = Pattern::new("namespace:kube-*").unwrap();
         assert!(namespace.is_namespace("kube-system") && !namespace.is_namespace("shop-kube-1"));
         assert!(namespace.is_pods() && !namespace.is_label() && !namespace.covers("kube-system"));
@@ -421,7 +420,7 @@ mod tests {
                 && !label.covers("db-1")
                 && !label.is_namespace("db-1")
         );
-        // That there is one, and one without a value.
+        // Any value, and no value.
         assert!(Pattern::new("pod:app=*").unwrap().is_among(&labels("app", "")));
         let without = Pattern::new("pod:app=").unwrap();
         assert!(without.is_among(&labels("app", "")) && !without.is_among(&labels("app", "x")));
@@ -431,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nothing_is_refused() {
+    fn a_pattern_that_cannot_match_is_refused() {
         let long = format!("pod:{}=x", "k".repeat(64));
         for text in [
             "",

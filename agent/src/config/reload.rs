@@ -1,18 +1,18 @@
-//! Settings that change while the agent runs, and those that need a restart.
+//! Options that take effect on a reload, and those that need a restart.
 //!
-//! Thresholds of detectors and everything of the policy change at once: open incidents, active
-//! limits and what was seen so far stay. Secrets, keys and certificates are read for each call
-//! anyway. Everything else is bound to a socket, a file, a thread or the shape of a window that is
-//! there already, and stays as it is until the agent is started again.
+//! Thresholds of detectors and the whole policy change at once; open incidents, active limits and
+//! collected samples stay. Secrets, keys and certificates are read for each call anyway. Everything
+//! else belongs to a socket, a file, a thread or the size of a window that exists already, and
+//! stays until the agent restarts.
 
 use super::Config;
 
-/// A new configuration, split by what can follow it.
+/// A new configuration, split into what can change now and what cannot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reload {
-    /// The running configuration with everything of the new one that can change.
+    /// The running configuration with everything from the new one that can change now.
     pub applied: Config,
-    /// Settings that differ and need a restart.
+    /// Options and tables that differ and need a restart.
     pub needs_restart: Vec<&'static str>,
 }
 
@@ -22,7 +22,7 @@ impl Reload {
         let mut applied = running.clone();
         applied.decide.clone_from(&new.decide);
         applied.detect.clone_from(&new.detect);
-        // Windows have the length that they began with, and timers their pace.
+        // Windows keep their length, and timers their interval.
         applied.detect.leak.horizons.clone_from(&running.detect.leak.horizons);
         applied.detect.overload.interval = running.detect.overload.interval;
         let differs = [
@@ -42,7 +42,7 @@ impl Reload {
         ];
         let mut needs_restart: Vec<_> =
             differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
-        // Nothing goes unsaid, whatever the schema gains.
+        // An option that is added without an entry above is reported nonetheless.
         let named = Config {
             mode: new.mode,
             sense: new.sense.clone(),
@@ -54,7 +54,7 @@ impl Reload {
             ..applied.clone()
         };
         if named != *new {
-            needs_restart.push("a setting that is not named here");
+            needs_restart.push("an option that is not listed here");
         }
         Self { applied, needs_restart }
     }
@@ -66,7 +66,7 @@ mod tests {
     use crate::config::parse;
 
     #[test]
-    fn policy_and_thresholds_follow_and_the_rest_is_named() {
+    fn policy_and_thresholds_change_and_the_rest_is_listed() {
         let running = Config::default();
         let new = "mode = \"enforce\"\n[decide]\ncooldown = \"1h\"\n[detect.leak]\nmin_growth = \"1MiB\"\n\
             horizons = [\"1m\", \"5m\"]\n[serve]\nlisten = \"127.0.0.1:9999\"\n";

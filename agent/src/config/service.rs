@@ -1,4 +1,4 @@
-//! Patterns by which an operator names the services that may page as critical and drain the node.
+//! Patterns for services, which may cause critical pages and drain the node.
 
 use std::{fmt, net::SocketAddr, path::Path};
 
@@ -14,41 +14,43 @@ const UNIX: &str = "unix:";
 pub enum ServicePattern {
     /// A workload in a unit, a cgroup or a pod.
     Workload(Pattern),
-    /// A listener at an address, in the form in which listeners are reported: `0.0.0.0:443`,
-    /// `unix:/run/app.sock`.
+    /// A listener by its address as it is reported: `0.0.0.0:443`, `unix:/run/app.sock`.
     Listener(String),
 }
 
 impl ServicePattern {
-    /// Reads one.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// The fault, as the end of a sentence about the text.
+    /// Returns the mistake, to follow the text in a sentence.
     pub fn new(text: &str) -> Result<Self, String> {
         if let Some(address) = text.strip_prefix(TCP) {
             let address: SocketAddr = address
                 .parse()
-                .map_err(|_| "is no address and port, such as tcp:0.0.0.0:443".to_owned())?;
+                .map_err(|_| "is not an address and port, such as tcp:0.0.0.0:443".to_owned())?;
             return Ok(Self::Listener(address.to_string()));
         }
         if let Some(path) = text.strip_prefix(UNIX) {
             let is_name = path.strip_prefix('@').is_some_and(|name| !name.is_empty());
             if !is_name && !Path::new(path).is_absolute() {
                 return Err(
-                    "is no path, such as unix:/run/app.sock, and no abstract name, such as unix:@app".to_owned()
+                    "is neither a path, such as unix:/run/app.sock, nor an abstract name, such as \
+                     unix:@app"
+                        .to_owned(),
                 );
             }
             return Ok(Self::Listener(text.to_owned()));
         }
         let pattern = Pattern::new(text)?;
         if pattern.is_program() {
-            return Err("names a program; name its unit, cgroup, pod or address instead".to_owned());
+            return Err("names a program: use its unit, cgroup, pod or address instead".to_owned());
         }
         Ok(Self::Workload(pattern))
     }
 
-    /// Pattern of pods, by namespace or label, whose cgroups alone do not tell if it matches.
+    /// Returns the pattern if it matches pods, by namespace or label, which takes more than their
+    /// cgroup.
     pub fn pods(&self) -> Option<&Pattern> {
         match self {
             Self::Workload(pattern) if pattern.is_pods() => Some(pattern),
@@ -88,14 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn mistakes_are_described() {
         for (text, wrong) in [
-            ("tcp:443", "is no address and port"),
-            ("tcp:0.0.0.0", "is no address and port"),
-            ("unix:run/app.sock", "is no path"),
-            ("unix:@", "is no path"),
+            ("tcp:443", "is not an address and port"),
+            ("tcp:0.0.0.0", "is not an address and port"),
+            ("unix:run/app.sock", "is neither a path"),
+            ("unix:@", "is neither a path"),
             ("exe:/usr/bin/api", "names a program"),
-            ("udp:0.0.0.0:53", "begins with none of"),
+            ("udp:0.0.0.0:53", "begins with an unknown prefix"),
             ("", "is empty"),
         ] {
             let error = ServicePattern::new(text).unwrap_err();

@@ -1,42 +1,37 @@
-//! The configuration file as it is shipped: every key with its default, commented out.
+//! The configuration file as it is shipped: every option with its default, commented out.
 //!
-//! It is generated so that it cannot say anything the agent does not do. Table headers stand
-//! uncommented: removing the `# ` of one key is then enough to set it.
+//! The file is generated, so it cannot differ from the agent. Table headers are not commented out:
+//! removing the `# ` before an option is enough to set it.
 
-use super::keys::{KEYS, TABLES};
+use super::options::{Config, TABLES};
 
-/// Most characters of a line of comment.
+/// Maximum length of a comment line, in characters.
 const LINE_CHARS_MAX: usize = 100;
 
-/// The text of `configs/spillway.toml`: valid, empty but for its tables, and thus equal to
-/// [`Config::default`].
-///
-/// [`Config::default`]: super::Config
+/// Returns the text of `configs/spillway.toml`, which means the same as [`Config::default`].
 pub fn commented_defaults() -> String {
-    let mut text = String::new();
-    for table in TABLES {
+    let (mut text, mut config) = (String::new(), Config::default());
+    for table in TABLES.iter().filter(|table| !table.options.is_empty()) {
         if !text.is_empty() {
             text.push('\n');
         }
-        comment(&mut text, table.doc);
+        comment(&mut text, table.doc());
         if !table.path.is_empty() {
             text.push_str(&format!("[{}]\n", table.path));
         }
-        for key in KEYS.iter().filter(|key| key.split().0 == table.path) {
+        for option in table.options {
             text.push('\n');
-            let range = key
-                .kind
-                .range_text()
-                .map(|range| format!(" Accepted: {range}."))
-                .unwrap_or_default();
-            comment(&mut text, &format!("{}{range}", key.doc));
-            text.push_str(&format!("# {} = {}\n", key.split().1, key.default));
+            let range = option.range();
+            let range = range.map(|range| format!(" Accepted: {range}.")).unwrap_or_default();
+            comment(&mut text, &format!("{}{range}", option.doc()));
+            let (_, name) = option.split();
+            text.push_str(&format!("# {name} = {}\n", option.write(&mut config)));
         }
     }
     text
 }
 
-/// Adds `sentence` to `text` as lines of comment, broken between words.
+/// Appends `sentence` to `text` as comment lines, broken between words.
 fn comment(text: &mut String, sentence: &str) {
     let mut line = String::from("#");
     for word in sentence.split(' ') {
@@ -55,42 +50,37 @@ fn comment(text: &mut String, sentence: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, parse};
-
-    /// [`commented_defaults`] with every key set.
-    fn uncommented_defaults() -> String {
-        let mut text = commented_defaults();
-        for key in KEYS {
-            let set = format!("\n{} = {}\n", key.split().1, key.default);
-            let commented = set.replacen('\n', "\n# ", 1);
-            assert!(text.contains(&commented), "{} is missing", key.path);
-            text = text.replacen(&commented, &set, 1);
-        }
-        text
-    }
+    use crate::config::{options, parse};
 
     #[test]
-    fn the_file_as_it_stands_is_the_defaults() {
+    fn the_file_means_the_defaults() {
         assert_eq!(parse(&commented_defaults(), "defaults").unwrap(), Config::default());
     }
 
+    /// An option that is set to its printed default changes nothing, and so do all of them.
     #[test]
-    fn every_default_of_the_table_is_that_of_the_schema() {
-        assert_eq!(parse(&uncommented_defaults(), "defaults").unwrap(), Config::default());
-        // One by one, so that no row mends what another breaks.
-        for key in KEYS {
-            let text = format!("{} = {}\n", key.path, key.default);
-            assert_eq!(parse(&text, key.path).unwrap(), Config::default());
+    fn every_printed_default_is_read_back() {
+        let (text, mut config) = (commented_defaults(), Config::default());
+        let mut uncommented = text.clone();
+        for option in options::all() {
+            let (_, name) = option.split();
+            let (path, default) = (option.path, option.write(&mut config));
+            let set = format!("\n{name} = {default}\n");
+            let commented = format!("\n# {name} = {default}\n");
+            assert!(text.contains(&commented), "{path} is missing");
+            uncommented = uncommented.replacen(&commented, &set, 1);
+            let alone = parse(&format!("{path} = {default}\n"), path).unwrap();
+            assert_eq!(alone, Config::default());
         }
+        assert_eq!(parse(&uncommented, "defaults").unwrap(), Config::default());
     }
 
     #[test]
-    fn every_key_has_a_comment_with_its_range() {
+    fn every_option_has_a_comment_with_its_range() {
         let text = commented_defaults();
-        assert!(
-            text.contains("# Time between two scans of every process. Accepted: 100ms to 1m.\n# interval = \"1s\"\n"),
-            "{text}"
-        );
+        let interval = "# Time between two scans of all processes. Accepted: 100ms to 1m.\n\
+                        # interval = \"1s\"\n";
+        assert!(text.contains(interval), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 120));
     }
 }

@@ -1,28 +1,29 @@
 //! Durations and sizes as text: `"1h30m"`, `"64MiB"`.
 //!
-//! Durations go through `humantime`, behind a check of their form. Sizes are read here: the crates
-//! for it take a bare `64` for bytes, `64M` for a power of ten, and round what does not fit, which
-//! are the mistakes units are to prevent.
+//! Durations are parsed by `humantime`, after a check of their form. Sizes are parsed here: the
+//! crates for it take a bare `64` for bytes, `64M` for a power of ten, and round what does not fit,
+//! and these are the mistakes that units should prevent.
 //!
 //! Refused: a number without a unit, whitespace between the two, fractions of a byte, anything
 //! negative.
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// Why text is no duration or size.
+/// Reason why a text is not a duration or a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnitError {
-    /// A number without a unit: whether seconds or minutes are meant is anyone's guess.
+    /// A number without a unit, which could mean seconds or minutes.
     NoUnit,
-    /// Not of the form number and unit, or beyond all bounds.
+    /// Not a number with a unit, or far too large.
     Form,
 }
 
-/// Most digits of one number in a duration, and most bytes of the whole: see [`duration`].
+/// Maximum number of digits in a duration's numbers, and maximum length of a duration in bytes: see
+/// [`duration`].
 const DIGITS_MAX: usize = 9;
 const DURATION_BYTES_MAX: usize = 32;
 
-/// Units of size with their bytes: powers of two carry an `i`, powers of ten do not.
+/// Units of size in bytes: powers of two have an `i`, powers of ten do not.
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
     ("KiB", 1 << 10),
@@ -35,14 +36,14 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
 ];
 
-/// The duration that `text` spells, such as `5s`, `100ms`, `1h30m` or `1h 30m`.
+/// Parses a duration, such as `5s`, `100ms`, `1h30m` or `1h 30m`.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::NoUnit);
     }
-    // humantime 2.4 reads "1 2s" as 12 s, and panics where nanoseconds carry into the last second
-    // that u64 holds ("18446744073709551615s1000000000ns"). Within these bounds no sum comes near
-    // that: 16 numbers of nine digits, in years, are 2^59 seconds.
+    // humantime 2.4 reads "1 2s" as 12 s, and panics if nanoseconds carry into the last second
+    // that fits u64 ("18446744073709551615s1000000000ns"). Within these bounds no sum comes near:
+    // 16 numbers of nine digits, in years, are 2^59 seconds.
     let long_number =
         text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > DIGITS_MAX);
     let spaced = text
@@ -55,7 +56,7 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
     humantime::parse_duration(text).map_err(|_| UnitError::Form)
 }
 
-/// The bytes that `text` spells, such as `64MiB` or `500MB`.
+/// Parses a size, such as `64MiB` or `500MB`, and returns bytes.
 pub fn size(text: &str) -> Result<u64, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::NoUnit);
@@ -67,13 +68,13 @@ pub fn size(text: &str) -> Result<u64, UnitError> {
     count.checked_mul(*bytes).ok_or(UnitError::Form)
 }
 
-/// The whole percents that `text` spells, such as `50%`.
+/// Parses a whole percentage, such as `50%`.
 pub fn percent(text: &str) -> Result<u32, UnitError> {
     if is_bare_number(text) {
         return Err(UnitError::NoUnit);
     }
     let digits = text.strip_suffix('%').ok_or(UnitError::Form)?;
-    // No sign, which parse would take.
+    // parse() would accept a sign.
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(UnitError::Form);
     }
@@ -84,7 +85,7 @@ fn is_bare_number(text: &str) -> bool {
     text.trim().parse::<f64>().is_ok_and(f64::is_finite)
 }
 
-/// `duration` as [`duration`] reads it back.
+/// Formats a duration as [`duration`] parses it.
 pub fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()
@@ -93,10 +94,10 @@ pub fn duration_text(duration: Duration) -> String {
         .replace(' ', "")
 }
 
-/// `bytes` as [`size`] reads it back: in the largest power of two that leaves no fraction.
+/// Formats a size as [`size`] parses it: in the largest power of two without a fraction.
 pub fn size_text(bytes: u64) -> String {
     let exact = |unit: &&(&str, u64)| unit.1.is_power_of_two() && bytes.is_multiple_of(unit.1);
-    // Bytes always divide; zero is spelled in them rather than in the largest unit.
+    // Bytes always divide; zero is written in bytes rather than in the largest unit.
     let (name, unit) = SIZE_UNITS
         .iter()
         .filter(exact)
@@ -106,17 +107,17 @@ pub fn size_text(bytes: u64) -> String {
     format!("{}{name}", bytes / unit)
 }
 
-/// `count` as [`percent`] reads it back.
+/// Formats a percentage as [`percent`] parses it.
 pub fn percent_text(count: u32) -> String {
     format!("{count}%")
 }
 
-/// `number` as a person writes it: small ones with an exponent.
+/// Formats a number, a small one with an exponent.
 pub fn number_text(number: f64) -> String {
     if number != 0.0 && number.abs() < 1e-3 { format!("{number:e}") } else { number.to_string() }
 }
 
-/// `range` as words, each end as `text` spells it.
+/// Formats a range, each end by `text`.
 pub fn range_text<T: Copy>(range: &RangeInclusive<T>, text: impl Fn(T) -> String) -> String {
     format!("{} to {}", text(*range.start()), text(*range.end()))
 }
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_carry_their_units() {
+    fn durations_have_units() {
         assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5_400)));
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_carry_their_units() {
+    fn sizes_have_units() {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("1GiB"), Ok(1 << 30));
         assert_eq!(size("500MB"), Ok(500_000_000));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn percents_are_whole_and_carry_their_sign() {
+    fn percentages_are_whole_and_have_their_sign() {
         assert_eq!((percent("50%"), percent("0%")), (Ok(50), Ok(0)));
         assert_eq!(
             (percent("50"), percent("0.5")),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_numbers_are_told_from_nonsense() {
+    fn bare_numbers_differ_from_other_mistakes() {
         for bare in ["5", "1.5", "-3", " 5 ", "1e9"] {
             assert_eq!(
                 (duration(bare), size(bare)),
@@ -190,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn durations_beyond_all_bounds_are_refused_and_do_not_panic() {
+    fn huge_durations_are_refused_without_a_panic() {
         for text in ["18446744073709551615s1000000000ns", "18446744073709551615s", "9999999999s"] {
             assert_eq!(duration(text), Err(UnitError::Form), "{text:?}");
         }
         assert!(
             duration(&"999999999y".repeat(3)).is_ok(),
-            "large, yet a duration: the key's range refuses it"
+            "large, but a duration: the option's range refuses it"
         );
     }
 

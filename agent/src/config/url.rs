@@ -1,35 +1,37 @@
-//! Addresses that an operator names, and which of them may be spoken to in the open.
+//! URLs in the configuration, and the condition for plain HTTP.
 
 use std::net::IpAddr;
 
 use hyper::Uri;
 
-/// Where plain HTTP is taken.
+/// Hosts to which plain HTTP is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plain {
-    /// On this host alone: what is sent is a secret, or moves something.
+    /// Only this host: the content is secret, or causes an action.
     Loopback,
-    /// Anywhere: what is sent is neither.
+    /// Any host: the content is neither.
     Anywhere,
 }
 
-/// Whether `text` is an address that may be spoken to.
+/// Checks that `text` is a URL that may be used.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// Returns the mistake, to follow the text in a sentence.
 pub fn check(text: &str, plain: Plain) -> Result<(), &'static str> {
-    let uri: Uri = text.parse().map_err(|_| "is not an address")?;
+    let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err("is not an address with its scheme and host");
+        return Err("is not a URL with scheme and host");
     };
     if authority.as_str().contains('@') {
-        return Err("carries a name or password, which would be in the open here");
+        return Err(
+            "contains a user name or password, which anyone who can read this file would see",
+        );
     }
     match scheme {
         "https" => Ok(()),
         "http" if plain == Plain::Anywhere || is_loopback(authority.host()) => Ok(()),
-        "http" => Err("is in the open: https is needed beyond this host"),
+        "http" => Err("is not encrypted: https is required except to this host"),
         _ => Err("is neither http nor https"),
     }
 }
@@ -44,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_a_secret_stays_on_this_host_or_is_encrypted() {
+    fn secrets_stay_on_this_host_or_are_encrypted() {
         for text in [
             "https://events.pagerduty.com/v2/enqueue",
             "http://127.0.0.1:8080/",

@@ -1,33 +1,33 @@
-//! What two keys say together that could never work.
+//! Rules for combinations of options that cannot work.
 //!
-//! Each rule reads the finished [`Config`], so that a key that was left out takes part with its
-//! default. A rule names the keys it is about: the first that the operator wrote is where the
-//! problem is reported, and a rule is left out where one of its keys is already in error, since it
-//! would judge a default that was not meant.
+//! Each rule reads the complete [`Config`], so an option that was left out takes part with its
+//! default. A rule names its options: a conflict is reported at the first one that the operator
+//! set, and is not reported if one of them is already refused, because the rule would judge a
+//! default that was not meant.
 
 use std::net::SocketAddr;
 
 use super::{
-    schema::{Config, LeakConfig},
+    options::{Config, LeakConfig},
     units::{duration_text, size_text},
 };
 
-/// Keys that contradict one another.
+/// A conflict between options.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Paths of the keys, the likelier mistake first.
+    /// Paths of the options, the more likely mistake first.
     pub keys: &'static [&'static str],
-    /// What is wrong, with the values.
+    /// Description with the values.
     pub message: String,
-    /// What to write instead.
+    /// Advice.
     pub hint: String,
 }
 
-/// An interval is looked at once at each of its ends: anything shorter than two says what a single
-/// look says.
+/// Minimum number of sampling intervals in `sustain` and `clear_after`: less means the same as a
+/// single sample.
 const SUSTAIN_INTERVALS_MIN: u32 = 2;
 
-/// Everything in `config` that contradicts something else in it.
+/// Returns all conflicts in `config`.
 pub fn conflicts(config: &Config) -> Vec<Conflict> {
     [
         horizon_count(config),
@@ -53,9 +53,9 @@ fn horizon_count(config: &Config) -> Option<Conflict> {
     let count = config.detect.leak.horizons.len();
     (!(1..=LeakConfig::HORIZONS_MAX).contains(&count)).then(|| Conflict {
         keys: &["detect.leak.horizons"],
-        message: format!("detect.leak.horizons has {count} spans"),
+        message: format!("detect.leak.horizons has {count} time spans"),
         hint: format!(
-            "give 1 to {}, or leave the key out for the default",
+            "give 1 to {}, or remove the option to use the default",
             LeakConfig::HORIZONS_MAX
         ),
     })
@@ -67,12 +67,12 @@ fn horizon_order(config: &Config) -> Option<Conflict> {
     Some(Conflict {
         keys: &["detect.leak.horizons"],
         message: format!("detect.leak.horizons is not ascending: {second} follows {first}"),
-        hint: "put the shortest first, and each once".to_owned(),
+        hint: "sort them from the shortest, without duplicates".to_owned(),
     })
 }
 
-/// Scans that must fit into one bucket of a horizon: with a single one, a scan that comes a little
-/// late leaves its bucket empty, and a few of those silence the horizon.
+/// Minimum number of scans in a bucket of a horizon: with a single one, a scan that is slightly
+/// late leaves its bucket empty, and a few empty buckets disable the horizon.
 const SCANS_PER_BUCKET: u32 = 2;
 
 fn horizon_resolution(config: &Config) -> Option<Conflict> {
@@ -82,11 +82,12 @@ fn horizon_resolution(config: &Config) -> Option<Conflict> {
     (shortest < least).then(|| Conflict {
         keys: &["detect.leak.horizons", "sense.interval"],
         message: format!(
-            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at sense.interval = {}",
+            "detect.leak.horizons begins with {}, which is shorter than {scans} scans at \
+             sense.interval = {}",
             duration_text(shortest),
             duration_text(interval),
         ),
-        hint: format!("begin with {} or more, or scan more often", duration_text(least)),
+        hint: format!("begin with {} or more, or shorten sense.interval", duration_text(least)),
     })
 }
 
@@ -100,7 +101,7 @@ fn sustain(config: &Config) -> Option<Conflict> {
             duration_text(overload.sustain),
             duration_text(overload.interval),
         ),
-        hint: format!("sustain at {} or more, or look more often", duration_text(least)),
+        hint: format!("set sustain to {} or more, or shorten the interval", duration_text(least)),
     })
 }
 
@@ -114,7 +115,10 @@ fn clear_after(config: &Config) -> Option<Conflict> {
             duration_text(overload.clear_after),
             duration_text(overload.interval),
         ),
-        hint: format!("clear after {} or more, or look more often", duration_text(least)),
+        hint: format!(
+            "set clear_after to {} or more, or shorten the interval",
+            duration_text(least)
+        ),
     })
 }
 
@@ -127,13 +131,13 @@ fn drain_after_limit(config: &Config) -> Option<Conflict> {
             duration_text(decide.drain_within),
             duration_text(decide.limit_within),
         ),
-        hint: "draining is the last step: the limit must come no later".to_owned(),
+        hint: "draining is the last step: set drain_within to at most limit_within".to_owned(),
     })
 }
 
-/// Margins between a limit and the backstop at least. A limit gives way by three of them, and what
-/// a CPU has charged ahead, or is charged before the kernel slows a process down, comes on top:
-/// nearer, it would kill what the limit is about to hold.
+/// Minimum distance of the backstop above a limit, in margins. A limit is widened by up to three of
+/// them; memory that a CPU has charged ahead, or that is charged before the kernel throttles a
+/// process, comes on top. A nearer backstop would kill processes that the limit is about to stop.
 const BACKSTOP_MARGINS_MIN: u64 = 4;
 
 fn backstop(config: &Config) -> Option<Conflict> {
@@ -143,11 +147,15 @@ fn backstop(config: &Config) -> Option<Conflict> {
     (backstop_bytes < least).then(|| Conflict {
         keys: &["act.limit.backstop", "act.limit.margin"],
         message: format!(
-            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = {}",
+            "act.limit.backstop = {} is less than {BACKSTOP_MARGINS_MIN} times act.limit.margin = \
+             {}",
             size_text(backstop_bytes),
             size_text(limit.margin_bytes),
         ),
-        hint: format!("at {} or more it kills nobody whom the limit would hold", size_text(least)),
+        hint: format!(
+            "set {} or more, so that it does not kill what the limit would stop",
+            size_text(least)
+        ),
     })
 }
 
@@ -155,8 +163,8 @@ fn delegated_program(config: &Config) -> Option<Conflict> {
     let program = config.act.limit.delegated.iter().find(|pattern| pattern.is_program())?;
     Some(Conflict {
         keys: &["act.limit.delegated"],
-        message: format!("act.limit.delegated names a program, {program}"),
-        hint: "name the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\""
+        message: format!("act.limit.delegated contains a program, {program}"),
+        hint: "give the unit or the cgroup that may be divided: \"app.service\", \"/apps/*\""
             .to_owned(),
     })
 }
@@ -166,7 +174,7 @@ fn page_webhook(config: &Config) -> Option<Conflict> {
     (webhook.url.is_some() != webhook.secret_file.is_some()).then(|| Conflict {
         keys: &["act.page.webhook.url", "act.page.webhook.secret_file"],
         message: "act.page.webhook has only one of url and secret_file".to_owned(),
-        hint: "nothing is sent unsigned: set both, or neither".to_owned(),
+        hint: "set both or neither: events are never sent unsigned".to_owned(),
     })
 }
 
@@ -174,8 +182,9 @@ fn drain_secret(config: &Config) -> Option<Conflict> {
     let drain = &config.act.drain;
     (drain.url.is_some() && drain.secret_file.is_none()).then(|| Conflict {
         keys: &["act.drain.url", "act.drain.secret_file"],
-        message: "act.drain.url is set, and act.drain.secret_file is not".to_owned(),
-        hint: "who is asked has to know who asks: name a file with a key, `whsec_` and 24 to 64 random bytes in base64"
+        message: "act.drain.url is set, but act.drain.secret_file is not".to_owned(),
+        hint: "requests have to be signed: give a file with a key, `whsec_` and 24 to 64 random \
+               bytes in base64"
             .to_owned(),
     })
 }
@@ -184,9 +193,9 @@ fn drain_client(config: &Config) -> Option<Conflict> {
     let drain = &config.act.drain;
     (drain.client_cert_file.is_some() != drain.client_key_file.is_some()).then(|| Conflict {
         keys: &["act.drain.client_cert_file", "act.drain.client_key_file"],
-        message: "of act.drain.client_cert_file and act.drain.client_key_file one is set"
+        message: "only one of act.drain.client_cert_file and act.drain.client_key_file is set"
             .to_owned(),
-        hint: "a certificate is shown with its key: set both, or neither".to_owned(),
+        hint: "set both or neither: a certificate needs its key".to_owned(),
     })
 }
 
@@ -196,17 +205,23 @@ fn serve_beyond_loopback(config: &Config) -> Option<Conflict> {
     (!is_loopback(serve.listen) && !is_guarded).then(|| Conflict {
         keys: &["serve.listen", "serve.allow", "serve.token_file"],
         message: format!("serve.listen = {:?} is open to every network", serve.listen.to_string()),
-        hint: "list the networks that may connect in serve.allow, as in [\"10.0.0.0/8\"], or set serve.token_file"
-            .to_owned(),
+        hint:
+            "list the networks that may connect in serve.allow, such as [\"10.0.0.0/8\"], or set \
+               serve.token_file"
+                .to_owned(),
     })
 }
 
 fn agent_check_beyond_loopback(config: &Config) -> Option<Conflict> {
-    let listen = config.act.drain.agent_check.filter(|listen| !is_loopback(*listen))?;
+    let listen = config.act.drain.agent_check.listen.filter(|listen| !is_loopback(*listen))?;
     config.serve.allow.is_empty().then(|| Conflict {
         keys: &["act.drain.agent_check.listen", "serve.allow"],
-        message: format!("act.drain.agent_check.listen = {:?} is open to every network", listen.to_string()),
-        hint: "list the addresses of HAProxy in serve.allow, as in [\"10.0.0.10\"]: the agent check has no token"
+        message: format!(
+            "act.drain.agent_check.listen = {:?} is open to every network",
+            listen.to_string()
+        ),
+        hint: "list the addresses of HAProxy in serve.allow, such as [\"10.0.0.10\"]: the agent \
+               check has no token"
             .to_owned(),
     })
 }
@@ -220,16 +235,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Pattern, keys::KEYS};
+    use crate::config::{Pattern, options};
 
-    /// The keys of the only conflict that `change` makes in the defaults.
+    /// Returns the options of the only conflict that `change` causes in the defaults.
     fn conflict(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = Config::default();
         change(&mut config);
         let found = conflicts(&config);
         assert!(found.len() <= 1, "{found:?}");
         for key in found.iter().flat_map(|conflict| conflict.keys) {
-            assert!(KEYS.iter().any(|row| row.path == *key), "{key} is no key");
+            assert!(options::all().any(|option| option.path == *key), "{key} is not an option");
         }
         found.first().map(|conflict| conflict.keys.to_vec()).unwrap_or_default()
     }
@@ -297,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_comes_no_sooner_than_the_limit() {
+    fn draining_comes_after_the_limit() {
         assert_eq!(
             conflict(|config| config.decide.drain_within = config.decide.limit_within),
             [""; 0]
@@ -318,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_divided_is_no_program() {
+    fn a_program_cannot_be_delegated() {
         let delegated = |text: &str| {
             let pattern = Pattern::new(text).unwrap();
             conflict(|config| config.act.limit.delegated = vec![pattern])
@@ -328,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_has_keys() {
+    fn a_webhook_needs_keys() {
         let keys = ["act.page.webhook.url", "act.page.webhook.secret_file"];
         let set = |config: &mut Config| config.act.page.webhook.url = Some("https://a/".to_owned());
         assert_eq!(conflict(set), keys);

@@ -1,9 +1,8 @@
-//! Reads one value as it was found in the text, or says what is wrong with it.
+//! Readers of single values.
 //!
-//! A message names the key and quotes the value as the operator wrote it; the hint shows a form
-//! that is accepted.
-//!
-//! Refused: coercion of any sort. A bare `5` is not five seconds, and `"240"` is not a number.
+//! A message names the option and quotes the value as the operator wrote it; the hint shows a form
+//! that is accepted. Values are never coerced: a bare `5` is not five seconds, and `"240"` is not a
+//! number.
 
 use std::{
     fmt,
@@ -17,19 +16,19 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     network::{self, Network},
+    options::Mode,
     pattern::Pattern,
-    schema::Mode,
     service::ServicePattern,
     units::{self, UnitError, range_text},
     url::{self, Plain},
 };
 use crate::net::secret::SecretSource;
 
-/// Most characters of a value or line that a message quotes: enough to recognise it, and no more
-/// than a line.
+/// Maximum length of a quoted value or line in a message, in characters: enough to recognize it,
+/// and at most a line.
 const QUOTE_CHARS_MAX: usize = 60;
 
-/// What a key wants: its name for messages, and how it is written.
+/// Name of a kind of value, and examples of it.
 struct ValueForm {
     noun: &'static str,
     hint: &'static str,
@@ -37,16 +36,17 @@ struct ValueForm {
 
 const MODE: ValueForm = ValueForm {
     noun: "a mode",
-    hint: r#""observe" records what would be done, and "enforce" does what is enabled"#,
+    hint: concat!(
+        r#""observe" only records what would be done; "#,
+        r#""enforce" carries out enabled actions"#
+    ),
 };
 const FLAG: ValueForm = ValueForm { noun: "a boolean", hint: "true or false, without quotes" };
-const PATH: ValueForm = ValueForm {
-    noun: "a path",
-    hint: r#"a path from the root of the file system, in quotes: "/var/lib/spillway""#,
-};
+const PATH: ValueForm =
+    ValueForm { noun: "a path", hint: r#"an absolute path in quotes: "/var/lib/spillway""# };
 const DURATION: ValueForm = ValueForm {
     noun: "a duration",
-    hint: r#"a number and its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""#,
+    hint: r#"a number with its unit in quotes: "5s", "100ms", "10m", "2h", "1h30m""#,
 };
 const DURATIONS: ValueForm = ValueForm {
     noun: "an array of durations",
@@ -54,25 +54,34 @@ const DURATIONS: ValueForm = ValueForm {
 };
 const SIZE: ValueForm = ValueForm {
     noun: "a size",
-    hint: r#"a number and its unit in quotes: "64MiB", "1GiB", or "500MB""#,
+    hint: r#"a number with its unit in quotes: "64MiB", "1GiB", or "500MB""#,
 };
 const NUMBER: ValueForm =
     ValueForm { noun: "a number", hint: "a number without quotes: 240, 0.5 or 1e-6" };
 const COUNT: ValueForm =
     ValueForm { noun: "a whole number", hint: "a whole number without quotes: 6" };
 const PERCENT: ValueForm =
-    ValueForm { noun: "a percentage", hint: r#"whole percents in quotes: "50%""# };
+    ValueForm { noun: "a percentage", hint: r#"a whole percentage in quotes: "50%""# };
 const PATTERN: ValueForm = ValueForm {
     noun: "a unit, cgroup, program, namespace or label",
-    hint: r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db""#,
+    hint: concat!(
+        r#"one of "db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "#,
+        r#""namespace:db-*", "pod:app=db""#
+    ),
 };
 const PATTERNS: ValueForm = ValueForm {
     noun: "an array of units, cgroups, programs, namespaces and labels",
-    hint: r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#,
+    hint: concat!(
+        r#"each in quotes, in brackets: ["db-*.service", "/kubepods.slice/*", "#,
+        r#""exe:/usr/bin/db", "namespace:db-*", "pod:app=db"]"#
+    ),
 };
 const SERVICE: ValueForm = ValueForm {
     noun: "a unit, cgroup, pod or listener",
-    hint: r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "tcp:0.0.0.0:443", "unix:/run/app.sock""#,
+    hint: concat!(
+        r#"one of "api.service", "/app", "pod:app=web", "namespace:shop", "#,
+        r#""tcp:0.0.0.0:443", "unix:/run/app.sock""#
+    ),
 };
 const SERVICES: ValueForm = ValueForm {
     noun: "an array of units, cgroups, pods and listeners",
@@ -88,34 +97,38 @@ const NETWORKS: ValueForm = ValueForm {
     noun: "an array of IP networks",
     hint: r#"networks in quotes, in brackets: ["10.0.0.0/8", "fd00::/8"]"#,
 };
-const HOST_NAME: ValueForm = ValueForm {
-    noun: "the name of a host",
-    hint: r#"a name without a port: "node-1.example.com""#,
-};
+const HOST_NAME: ValueForm =
+    ValueForm { noun: "a host name", hint: r#"a name without a port: "node-1.example.com""# };
 const HOST_NAMES: ValueForm = ValueForm {
-    noun: "an array of names of hosts",
+    noun: "an array of host names",
     hint: r#"names in quotes, in brackets: ["node-1.example.com", "node-1.internal"]"#,
 };
 const URL: ValueForm = ValueForm {
-    noun: "a web address",
-    hint: r#"an address with https in quotes: "https://lb.internal/spillway"; http only to this host: "http://127.0.0.1:8080/""#,
+    noun: "a URL",
+    hint: concat!(
+        r#"an https URL in quotes: "https://lb.internal/spillway"; "#,
+        r#"http only to this host: "http://127.0.0.1:8080/""#
+    ),
 };
 const SECRET: ValueForm = ValueForm {
-    noun: "the place of a secret",
-    hint: r#"a file that only its owner reads, or a credential of systemd's, in quotes: "/etc/spillway/key", "credential:key""#,
+    noun: "the path of a secret",
+    hint: concat!(
+        r#"a file that only its owner can read, or a systemd credential, in quotes: "#,
+        r#""/etc/spillway/key", "credential:key""#
+    ),
 };
 
-/// What a key says that may be left unset.
-const NONE: &str = "none";
+/// Value of an option that is not set.
+pub const NONE: &str = "none";
 
 /// A value that was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Byte in the text at which it begins.
+    /// Offset of the value in the text, in bytes.
     pub offset: usize,
-    /// What is wrong.
+    /// Description of the mistake.
     pub message: String,
-    /// What to write instead.
+    /// Advice.
     pub hint: String,
 }
 
@@ -125,13 +138,13 @@ impl From<Fault> for Vec<Fault> {
     }
 }
 
-/// A value as it stands in the text.
+/// A value in the text.
 pub struct FoundValue<'a> {
-    /// The name it is reported by: its key's path, or an element of it.
+    /// Name in messages: the path of its option, or of an element of it.
     pub name: String,
-    /// The value, with its place in `text`.
+    /// The value with its position in `text`.
     pub value: &'a Spanned<DeValue<'a>>,
-    /// All of the text.
+    /// The whole text.
     pub text: &'a str,
 }
 
@@ -150,7 +163,7 @@ impl FoundValue<'_> {
         self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type(&FLAG))
     }
 
-    /// Reads an absolute path: what a relative one is from, nobody knows of a daemon.
+    /// Reads an absolute path: the working directory of a daemon is rarely known.
     pub fn path(&self) -> Result<PathBuf, Fault> {
         let path = Path::new(self.string(&PATH)?);
         if path.is_absolute() {
@@ -164,12 +177,12 @@ impl FoundValue<'_> {
         self.within(range, self.with_unit(&DURATION, units::duration)?, units::duration_text)
     }
 
-    /// Reads durations, each within `range`; reports every element that is not.
+    /// Reads durations, each within `range`; reports every element that is outside.
     pub fn durations(&self, range: &RangeInclusive<Duration>) -> Result<Vec<Duration>, Vec<Fault>> {
         self.each(&DURATIONS, |found| found.duration(range))
     }
 
-    /// Reads patterns; reports every element that is none.
+    /// Reads patterns; reports every element that is not one.
     pub fn patterns(&self) -> Result<Vec<Pattern>, Vec<Fault>> {
         self.texts(&PATTERNS, &PATTERN, Pattern::new)
     }
@@ -179,7 +192,7 @@ impl FoundValue<'_> {
         self.texts(&NETWORKS, &NETWORK, Network::new)
     }
 
-    /// Reads names of hosts; reports every element that is not one.
+    /// Reads host names; reports every element that is not one.
     pub fn host_names(&self) -> Result<Vec<String>, Vec<Fault>> {
         self.texts(&HOST_NAMES, &HOST_NAME, network::host_name)
     }
@@ -197,7 +210,7 @@ impl FoundValue<'_> {
         })
     }
 
-    /// Reads services; reports every element that is none.
+    /// Reads services; reports every element that is not one.
     pub fn services(&self) -> Result<Vec<ServicePattern>, Vec<Fault>> {
         self.each(&SERVICES, |found| {
             let text = found.string(&SERVICE)?;
@@ -237,22 +250,26 @@ impl FoundValue<'_> {
             .and_then(|count| u32::try_from(count).ok())
         {
             Some(count) => self.within(range, count, |count| count.to_string()),
-            // Beyond every range, or below.
+            // Above or below every range.
             None => Err(self.out_of(range, |count| count.to_string())),
         }
     }
 
-    /// Reads whole percents within `range`.
+    /// Reads a whole percentage within `range`.
     pub fn percent(&self, range: &RangeInclusive<u32>) -> Result<u32, Fault> {
         self.within(range, self.with_unit(&PERCENT, units::percent)?, units::percent_text)
     }
 
-    /// Reads what `read` reads, or `"none"`.
-    pub fn or_none<T>(&self, read: impl Fn(&Self) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
+    /// Reads a value by `read`, or `"none"`.
+    pub fn or_none<T>(
+        &self,
+        read: impl Fn(&Self) -> Result<T, Vec<Fault>>,
+    ) -> Result<Option<T>, Vec<Fault>> {
         if self.value.get_ref().as_str() == Some(NONE) {
             return Ok(None);
         }
-        read(self).map(Some).map_err(|fault| Fault { hint: or_none(&fault.hint), ..fault })
+        let hint = |fault: Fault| Fault { hint: or_none(&fault.hint), ..fault };
+        read(self).map(Some).map_err(|faults| faults.into_iter().map(hint).collect())
     }
 
     /// Reads a size within `range`, in bytes.
@@ -269,27 +286,26 @@ impl FoundValue<'_> {
                 .map(|integer| integer as f64),
             _ => return Err(self.wrong_type(&NUMBER)),
         };
-        // What does not even fit i128 is beyond every range; a NaN is in none.
+        // An integer that does not fit i128 is outside every range, and so is a NaN.
         self.within(range, number.unwrap_or(f64::INFINITY), units::number_text)
     }
 
-    /// Reads an IP address and a port; a name is refused, since resolving it would be a guess about
-    /// which address.
+    /// Reads an IP address and a port; a name is refused, because it may have several addresses.
     pub fn address(&self) -> Result<SocketAddr, Fault> {
         let not_an_address = |_| self.fault(format!("{self} is not an address"), ADDRESS.hint);
         self.string(&ADDRESS)?.parse().map_err(not_an_address)
     }
 
-    /// Reads a web address.
+    /// Reads a URL.
     pub fn url(&self, plain: Plain) -> Result<String, Fault> {
         let text = self.string(&URL)?;
         url::check(text, plain).map_err(|wrong| self.fault(format!("{self} {wrong}"), URL.hint))?;
         Ok(text.to_owned())
     }
 
-    /// Reads where a secret is.
+    /// Reads the path of a secret.
     pub fn secret(&self) -> Result<SecretSource, Fault> {
-        // It may be the secret itself, in place of where it is.
+        // By mistake the value may be the secret itself, so it is not shown.
         SecretSource::new(self.string(&SECRET)?)
             .map_err(|wrong| self.fault(format!("{} {wrong}", self.name), SECRET.hint))
     }
@@ -345,7 +361,8 @@ impl FoundValue<'_> {
     }
 }
 
-/// As the operator wrote it: `sense.interval = "5"`, or `[sense.interval]` for a table.
+/// Shows the value as the operator wrote it: `sense.interval = "5"`, or `[sense.interval]` for a
+/// table.
 impl fmt::Display for FoundValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.value.get_ref().is_table() {
@@ -355,12 +372,12 @@ impl fmt::Display for FoundValue<'_> {
     }
 }
 
-/// What is accepted, and that none is.
+/// Adds `"none"` to a description of accepted values.
 pub fn or_none(accepted: &str) -> String {
     format!("{accepted}, or \"{NONE}\"")
 }
 
-/// The type of `value` in a sentence.
+/// Names the type of `value`.
 pub fn with_article(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -373,8 +390,8 @@ pub fn with_article(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The first line of `text` for a message: bounded, and without control characters that a terminal
-/// would obey.
+/// Returns the first line of `text` for a message: bounded, and without control characters that a
+/// terminal would act on.
 pub fn quote(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let mut quoted: String = shown(line)
@@ -388,8 +405,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// What may be shown of a line: an address no further than where a name with its password or a
-/// token may begin.
+/// Cuts a URL in a line before anything that may be a password or a token.
 fn shown(line: &str) -> &str {
     match line.find("://") {
         Some(at) if line[at..].contains(['@', '?']) => &line[..at + 3],
@@ -402,7 +418,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_are_one_bounded_line_without_control_characters() {
+    fn a_quote_is_one_bounded_line_without_control_characters() {
         assert_eq!(quote(" 5s \n"), "5s");
         assert_eq!(quote("[1,\n2]"), "[1,…");
         assert_eq!(quote("a\u{1b}[31m"), "a\u{fffd}[31m");
@@ -416,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hint_shows_forms_that_are_accepted() {
+    fn every_hint_shows_accepted_values() {
         let quoted = |hint: &'static str| hint.split('"').skip(1).step_by(2);
         assert!(
             quoted(DURATION.hint)

@@ -1,10 +1,9 @@
-//! What stands between a decision and its performance: protected units, the operator's choice of
-//! targets, cooldowns and a budget.
+//! Guards of an action: protected units, the operator's choice of targets, cooldowns and a budget.
 //!
-//! Pure: time is the observations' clock. Cold start: nothing was done yet, so nothing cools down
-//! and the budget is whole. It says no to what it does not know: a leaker without a cgroup of its
-//! own is not limited. Observed decisions count against the budget as if they were carried out, so
-//! that what would be done is what will be.
+//! Pure: time is the observations' clock. Cold start: no action was taken yet, so nothing cools
+//! down and the whole budget is left. Unknown subjects are refused: a leaking process without a
+//! cgroup of its own is not limited. Decisions in observe mode count against the budget as if they
+//! were carried out, so that they predict those of enforce mode.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,11 +22,11 @@ use crate::config::{DecideConfig, Pattern};
 
 /// Units that are never limited, whatever is configured: without them a host is lost, cannot be
 /// reached, or loses what supervises everything else on it. The agent is among them, and the
-/// namespaces that Kubernetes keeps for itself. What else a cluster cannot do without, as its
-/// network or its storage, has a namespace that an operator chose.
+/// namespaces that Kubernetes keeps for itself. Other parts that a cluster cannot do without, such
+/// as its network or its storage, are in namespaces that an operator chose.
 pub const ALWAYS_PROTECTED: [&str; 24] = [
     "init.scope",
-    // Somebody's shell, who may be there to help.
+    // A shell of a person who may be there to help.
     "session-*.scope",
     "systemd-*",
     "dbus.service",
@@ -56,61 +55,60 @@ pub const ALWAYS_PROTECTED: [&str; 24] = [
 static ALWAYS: LazyLock<Vec<Pattern>> =
     LazyLock::new(|| ALWAYS_PROTECTED.iter().filter_map(|text| Pattern::new(text).ok()).collect());
 
-/// [`ALWAYS_PROTECTED`], read.
+/// Returns [`ALWAYS_PROTECTED`] as patterns.
 pub fn always_protected() -> &'static [Pattern] {
     &ALWAYS
 }
 
 const HOUR_SECS: f64 = 3_600.0;
 
-/// Share of the hour's actions that users and pods may take together; the rest is kept for the
+/// Share of the hour's actions that users and pods may take together; the rest is reserved for the
 /// system's own services.
 const TENANTS_SHARE: f64 = 0.5;
 
 /// Share of the hour's actions that one user or pod may take.
 const TENANT_SHARE: f64 = 1.0 / 3.0;
 
-/// The guards, and what was done of late. Bounded by the budget.
+/// Guards and recent actions. Bounded by the budget.
 pub struct Guard {
     protected: Vec<Pattern>,
     allow: Vec<Pattern>,
     cooldown_secs: f64,
     actions_per_hour_max: usize,
-    /// When actions were taken and for which tenant, the oldest first; none longer ago than an
-    /// hour.
+    /// Times and tenants of the actions of the last hour, oldest first.
     acted: VecDeque<(f64, Tenant)>,
-    /// When each subject was acted on last; none longer ago than the cooldown.
+    /// Time of the last action on each subject, within the cooldown.
     cooling: BTreeMap<Arc<str>, f64>,
 }
 
-/// Why an action is not taken.
+/// Reason for which an action is not taken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GuardRefusal {
     /// The process has no cgroup of its own that could be limited.
     NoCgroup,
-    /// Its unit or cgroup is protected.
+    /// The unit or cgroup is protected by this pattern.
     Protected(Pattern),
-    /// It is none of those that the operator allows.
+    /// The operator's allow-list does not contain it.
     NotAllowed,
-    /// It was acted on a moment ago.
+    /// It was acted on recently.
     Cooldown {
-        /// Until when it is left alone, in seconds from now.
+        /// Time for which it is still left alone, in seconds.
         left_secs: f64,
     },
-    /// Enough was done in the last hour.
+    /// The budget of the last hour is used up.
     Budget {
-        /// How much that is.
+        /// Budget in actions an hour.
         actions_per_hour_max: usize,
     },
-    /// Enough was done in the last hour for this user or pod, or for all of them.
+    /// The share of this user or pod, or of all of them, is used up.
     TenantBudget {
-        /// Actions an hour, of one or of all.
+        /// Share in actions an hour, of one or of all.
         actions_per_hour_max: usize,
     },
 }
 
 impl Guard {
-    /// Nothing was done yet.
+    /// Creates the guards with no action taken yet.
     pub fn new(config: &DecideConfig) -> Self {
         Self {
             protected: config.protected.clone(),
@@ -122,20 +120,20 @@ impl Guard {
         }
     }
 
-    /// Follows another configuration; what was done is remembered.
+    /// Takes another configuration; past actions are remembered.
     pub fn reload(&mut self, config: &DecideConfig) {
         let Self { acted, cooling, .. } = std::mem::replace(self, Self::new(config));
         (self.acted, self.cooling) = (acted, cooling);
     }
 
-    /// Asks for an action on a cgroup at `t`; where it is granted it counts as taken. What puts
-    /// things back, and what tells a human, is always granted.
+    /// Asks for an action on a cgroup at `t`. A granted action counts as taken. Undoing and
+    /// notifying are always granted.
     ///
     /// # Errors
     ///
-    /// The first guard that refuses it; those that never will let it pass come first.
+    /// Returns the first guard that refuses the action. Guards that refuse for good come first.
     pub fn ask(&mut self, t: f64, action: Action, cgroup: &Arc<str>) -> Result<(), GuardRefusal> {
-        // A node is drained, whichever of its cgroups is the reason.
+        // A drain is an action on the node, whichever of its cgroups is the reason.
         let subject = match action {
             Action::Limit => self.may_limit(cgroup).map(|()| cgroup.clone())?,
             Action::Drain => Arc::from("node"),
@@ -183,7 +181,7 @@ impl Guard {
     }
 
     fn may_limit(&self, cgroup: &str) -> Result<(), GuardRefusal> {
-        // The root has no limit of its own, and is everybody's.
+        // The root has no limit of its own, and is shared by everything.
         if cgroup.trim_matches('/').is_empty() {
             return Err(GuardRefusal::NoCgroup);
         }
@@ -192,7 +190,7 @@ impl Guard {
         {
             return Err(GuardRefusal::Protected(pattern.clone()));
         }
-        // Which program it is, and whose the pod, the action sees.
+        // Only the action knows the program and the owner of the pod.
         let is_pod = kubepods::owner(cgroup) != CgroupOwner::Host;
         let allows = |pattern: &Pattern| {
             pattern.covers(cgroup) || pattern.is_program() || is_pod && pattern.is_pods()
@@ -205,7 +203,7 @@ impl Guard {
 }
 
 impl GuardRefusal {
-    /// Whether the same may be granted later.
+    /// Whether the same action may be granted later.
     pub fn is_for_now(&self) -> bool {
         matches!(self, Self::Cooldown { .. } | Self::Budget { .. } | Self::TenantBudget { .. })
     }
@@ -214,21 +212,28 @@ impl GuardRefusal {
 impl fmt::Display for GuardRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCgroup => f.write_str("the process has no cgroup of its own"),
-            Self::Protected(pattern) => write!(f, "unit is protected ({pattern})"),
-            Self::NotAllowed => f.write_str("it is not among those of decide.allow"),
-            Self::Cooldown { left_secs } => {
-                write!(f, "it was acted on, and is left alone for {left_secs:.0} s more")
+            Self::NoCgroup => f.write_str(
+                "the process has no cgroup of its own; run it as a unit or in a container so that \
+                 it can be limited",
+            ),
+            Self::Protected(pattern) => write!(f, "its unit or cgroup is protected ({pattern})"),
+            Self::NotAllowed => {
+                f.write_str("its unit or cgroup matches no pattern in decide.allow")
             }
-            Self::Budget { actions_per_hour_max } => {
-                write!(
-                    f,
-                    "{actions_per_hour_max} actions were taken within the hour, as many as may be"
-                )
-            }
+            Self::Cooldown { left_secs } => write!(
+                f,
+                "an action was taken on it recently; decide.cooldown leaves it alone for another \
+                 {left_secs:.0} s"
+            ),
+            Self::Budget { actions_per_hour_max } => write!(
+                f,
+                "{actions_per_hour_max} actions were taken within the last hour, as many as \
+                 decide.max_actions_per_hour allows"
+            ),
             Self::TenantBudget { actions_per_hour_max } => write!(
                 f,
-                "{actions_per_hour_max} actions were taken within the hour for this user or pod, or for all of them: the rest is kept for \
+                "{actions_per_hour_max} actions were taken within the last hour for this user or \
+                 pod, or for all of them; the rest of decide.max_actions_per_hour is reserved for \
                  the system's services"
             ),
         }
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_cannot_do_without_is_never_limited() {
+    fn essential_units_are_never_limited() {
         let mut guard = guard(|config| config.max_actions_per_hour = 1_000);
         for cgroup in [
             "/init.scope",
@@ -281,13 +286,11 @@ mod tests {
             "/system.slice/system-getty.slice/getty@tty1.service",
         ] {
             let refused = limit(&mut guard, 0.0, cgroup).unwrap_err();
-            assert!(refused.starts_with("unit is protected"), "{cgroup}: {refused}");
+            assert!(refused.starts_with("its unit or cgroup is protected"), "{cgroup}: {refused}");
         }
         for cgroup in ["", "/"] {
-            assert_eq!(
-                limit(&mut guard, 0.0, cgroup),
-                Err("the process has no cgroup of its own".to_owned())
-            );
+            let refused = limit(&mut guard, 0.0, cgroup).unwrap_err();
+            assert!(refused.starts_with("the process has no cgroup of its own"), "{refused}");
         }
         // A container of docker's is none of its own processes.
         assert_eq!(limit(&mut guard, 0.0, "/system.slice/docker-0123abcd.scope"), Ok(()));
@@ -302,14 +305,20 @@ mod tests {
             config.allow = patterns(&["/system.slice/*"]);
         });
         let refused = limit(&mut guard, 0.0, "/system.slice/postgresql@15-main.service");
-        assert_eq!(refused, Err("unit is protected (postgresql@*.service)".to_owned()));
+        assert_eq!(
+            refused,
+            Err("its unit or cgroup is protected (postgresql@*.service)".to_owned())
+        );
         let refused = limit(&mut guard, 0.0, "/user.slice/a.scope");
-        assert_eq!(refused, Err("it is not among those of decide.allow".to_owned()));
+        assert_eq!(
+            refused,
+            Err("its unit or cgroup matches no pattern in decide.allow".to_owned())
+        );
         assert_eq!(limit(&mut guard, 0.0, "/system.slice/api.service"), Ok(()));
     }
 
     #[test]
-    fn what_is_told_of_pods_concerns_them_alone_and_is_left_to_who_can_ask() {
+    fn pod_patterns_concern_pods_alone_and_are_left_to_the_action() {
         let patterns =
             |texts: &[&str]| texts.iter().map(|text| Pattern::new(text).unwrap()).collect();
         let mut guard = guard(|config| {
@@ -318,7 +327,10 @@ mod tests {
         });
         assert_eq!(limit(&mut guard, 0.0, "/kubepods/burstable/pod1/0a1b"), Ok(()));
         let refused = limit(&mut guard, 0.0, "/system.slice/api.service");
-        assert_eq!(refused, Err("it is not among those of decide.allow".to_owned()));
+        assert_eq!(
+            refused,
+            Err("its unit or cgroup matches no pattern in decide.allow".to_owned())
+        );
     }
 
     #[test]
@@ -327,7 +339,8 @@ mod tests {
         assert_eq!(limit(&mut guard, 0.0, "/a"), Ok(()));
         assert_eq!(limit(&mut guard, 0.0, "/b"), Ok(()));
         let refused = limit(&mut guard, 59.0, "/a");
-        assert_eq!(refused, Err("it was acted on, and is left alone for 1 s more".to_owned()));
+        let refused = refused.unwrap_err();
+        assert!(refused.ends_with("leaves it alone for another 1 s"), "{refused}");
         assert_eq!(limit(&mut guard, 60.0, "/a"), Ok(()));
     }
 
@@ -363,21 +376,26 @@ mod tests {
             asks in prop::collection::vec((0.0..1_500.0_f64, 0..5_usize), 1..200),
             max in 0..8_u32,
         ) {
-            const SUBJECTS: [&str; 5] = ["/a", "/b", "/system.slice/c.service", "/system.slice/dbus.service", "node"];
+            const DBUS: &str = "/system.slice/dbus.service";
+            const SUBJECTS: [&str; 5] = ["/a", "/b", "/system.slice/c.service", DBUS, "node"];
             let mut guard = guard(|config| config.max_actions_per_hour = max);
             let (mut t, mut granted) = (0.0, Vec::new());
             for (later, subject) in asks {
                 t += later;
-                let action = if SUBJECTS[subject] == "node" { Action::Drain } else { Action::Limit };
+                let is_node = SUBJECTS[subject] == "node";
+                let action = if is_node { Action::Drain } else { Action::Limit };
                 if guard.ask(t, action, &Arc::from(SUBJECTS[subject])).is_ok() {
                     granted.push((t, subject));
                 }
             }
             for (nth, (t, subject)) in granted.iter().enumerate() {
-                prop_assert_ne!(SUBJECTS[*subject], "/system.slice/dbus.service");
-                let within_hour = granted[nth..].iter().filter(|(later, _)| later - t < HOUR_SECS).count();
+                prop_assert_ne!(SUBJECTS[*subject], DBUS);
+                let is_within_hour = |(later, _): &&(f64, usize)| later - t < HOUR_SECS;
+                let within_hour = granted[nth..].iter().filter(is_within_hour).count();
                 prop_assert!(within_hour <= max as usize, "{granted:?}");
-                let again = granted[nth + 1..].iter().any(|(later, other)| other == subject && later - t < 600.0);
+                let is_again =
+                    |(later, other): &(f64, usize)| other == subject && later - t < 600.0;
+                let again = granted[nth + 1..].iter().any(is_again);
                 prop_assert!(!again, "{granted:?}");
             }
             prop_assert!(guard.acted.len() <= max as usize && guard.cooling.len() <= SUBJECTS.len());

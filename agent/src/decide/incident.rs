@@ -1,12 +1,11 @@
-//! Incidents: claims with one cause, which a human is paged for once.
+//! Incidents: claims with one cause, for which a person is paged once.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use super::IncidentId;
-use crate::detect::{Bottleneck, Claim, Harm, Severity, Sign, Verdict};
+use crate::detect::{Claim, Diagnosis, Harm, Severity, Verdict};
 
-/// Quiet claims that an incident remembers beside those that stand. A guess at how many flap at
-/// once.
+/// Quiet claims that an incident remembers beside the open ones. A guess at how many flap at once.
 const QUIET_MAX: usize = 64;
 
 /// Other claims that a page names; the rest is counted.
@@ -14,20 +13,20 @@ const NAMED_MAX: usize = 3;
 
 /// Claims with one cause.
 pub(super) struct Incident {
-    /// Claims that stand and claims that may return.
+    /// Open claims, and claims that may return.
     pub(super) members: BTreeMap<IncidentId, IncidentClaim>,
     pub(super) opened_t: f64,
-    /// The page that is open.
+    /// Open page.
     pub(super) page: Option<OpenPage>,
-    /// Time since which no claim stands.
+    /// Time since which no claim is open.
     pub(super) quiet_since_t: Option<f64>,
     /// Returns of any of its claims.
     returns: u32,
 }
 
-/// A page that is open.
+/// An open page.
 pub(super) struct OpenPage {
-    /// The claim that it was first sent for, which names it from then on.
+    /// Claim that it was first sent for, which names it from then on.
     pub(super) id: IncidentId,
     pub(super) severity: Severity,
     /// Time of its last update.
@@ -37,19 +36,19 @@ pub(super) struct OpenPage {
 /// One claim of an incident.
 #[derive(Clone)]
 pub(super) struct IncidentClaim {
-    /// The claim with its latest forecast, weighed.
-    pub(super) latest: Verdict,
-    pub(super) stands: bool,
+    /// Claim with its latest forecast and its harm.
+    pub(super) latest: Arc<Verdict>,
+    pub(super) is_open: bool,
     pub(super) raised_t: f64,
     pub(super) updated_t: f64,
     /// Diagnosis that was last reported.
-    pub(super) diagnosis: (Option<Bottleneck>, Option<Sign>),
+    pub(super) diagnosis: Diagnosis,
     pub(super) limit: Stage,
     pub(super) weigh: Stage,
     pub(super) drain: Stage,
-    /// Tells if an action that was taken does not help.
+    /// Whether an action that was taken did not help.
     pub(super) is_set_back: bool,
-    /// Reason for which it was last withdrawn.
+    /// Reason for which it was last cleared.
     pub(super) cleared_why: String,
 }
 
@@ -66,10 +65,10 @@ pub(super) enum Stage {
 }
 
 impl IncidentClaim {
-    fn new(verdict: &Verdict, diagnosis: (Option<Bottleneck>, Option<Sign>)) -> Self {
+    fn new(verdict: &Arc<Verdict>, diagnosis: Diagnosis) -> Self {
         Self {
             latest: verdict.clone(),
-            stands: true,
+            is_open: true,
             raised_t: verdict.t,
             updated_t: verdict.t,
             diagnosis,
@@ -81,7 +80,7 @@ impl IncidentClaim {
         }
     }
 
-    /// Harm as it was weighed last.
+    /// Harm as last assessed.
     pub(super) fn harm(&self) -> &Harm {
         const NONE: &Harm =
             &Harm { severity: Severity::Info, reason: String::new(), is_nodes: false };
@@ -94,50 +93,47 @@ impl Incident {
         Self { members: BTreeMap::new(), opened_t: t, page: None, quiet_since_t: None, returns: 0 }
     }
 
-    /// Takes a claim that was made, for the first time or again.
-    pub(super) fn raise(
-        &mut self,
-        id: &IncidentId,
-        verdict: &Verdict,
-        diagnosis: (Option<Bottleneck>, Option<Sign>),
-    ) {
+    /// Takes a claim that was raised, for the first time or again.
+    pub(super) fn raise(&mut self, id: &IncidentId, verdict: &Arc<Verdict>) {
         self.quiet_since_t = None;
-        if self.members.insert(id.clone(), IncidentClaim::new(verdict, diagnosis)).is_some() {
+        let claim = IncidentClaim::new(verdict, verdict.claim.diagnosis());
+        if self.members.insert(id.clone(), claim).is_some() {
             self.returns = self.returns.saturating_add(1);
         }
     }
 
-    /// Takes a claim that was withdrawn, and gives it as it stood.
+    /// Takes a claim that was cleared, and returns it as it was while open.
     pub(super) fn clear(&mut self, id: &IncidentId, verdict: &Verdict) -> Option<IncidentClaim> {
-        let member = self.members.get_mut(id).filter(|member| member.stands)?;
-        let stood = member.clone();
+        let member = self.members.get_mut(id).filter(|member| member.is_open)?;
+        let open = member.clone();
         *member = IncidentClaim {
-            stands: false,
+            is_open: false,
             cleared_why: verdict.why.clone(),
             ..IncidentClaim::new(&member.latest, member.diagnosis)
         };
-        if self.members.values().all(|member| !member.stands) {
+        if self.members.values().all(|member| !member.is_open) {
             self.quiet_since_t = Some(verdict.t);
         }
-        Some(stood)
+        Some(open)
     }
 
-    /// The worst of the claims that stand.
+    /// Highest severity of the open claims.
     pub(super) fn severity(&self) -> Severity {
-        let standing = self.members.values().filter(|member| member.stands);
-        standing.map(|member| member.harm().severity).max().unwrap_or(Severity::Info)
+        let open = self.members.values().filter(|member| member.is_open);
+        open.map(|member| member.harm().severity).max().unwrap_or(Severity::Info)
     }
 
-    /// Notes that its page is sent or updated on account of a claim, and gives the page's name.
+    /// Records that the page is sent or updated because of a claim, and returns the page's id.
     pub(super) fn paged(&mut self, id: &IncidentId, severity: Severity, t: f64) -> IncidentId {
         let id = self.page.as_ref().map_or(id, |page| &page.id).clone();
-        // An update does not make a page less urgent: somebody may be at it.
+        // An update does not make a page less urgent: a person may be working on it.
         let severity = self.page.as_ref().map_or(severity, |page| page.severity.max(severity));
         self.page = Some(OpenPage { id: id.clone(), severity, t });
         id
     }
 
-    /// The claim's evidence, its harm, the other claims of this incident, and if it returned.
+    /// Text of a page: the claim's evidence, its harm, the other claims of this incident, and how
+    /// often it has recurred.
     pub(super) fn story(&self, id: &IncidentId, verdict: &Verdict) -> String {
         let mut story = verdict.why.clone();
         if let Some(harm) = verdict.harm.as_ref().filter(|harm| harm.reason != verdict.why) {
@@ -145,56 +141,40 @@ impl Incident {
             let _ = write!(story, "; {}: {}", harm.severity.name(), harm.reason);
         }
         let others: Vec<_> =
-            self.members.iter().filter(|(other, member)| *other != id && member.stands).collect();
+            self.members.iter().filter(|(other, member)| *other != id && member.is_open).collect();
         if !others.is_empty() {
             let named: Vec<_> = others
                 .iter()
                 .take(NAMED_MAX)
-                .map(|(_, member)| subject(&member.latest.claim))
+                .map(|(_, member)| member.latest.claim.label())
                 .collect();
-            let _ = write!(story, "; the same incident: {}", named.join(", "));
+            let _ = write!(story, "; same incident: {}", named.join(", "));
             if others.len() > NAMED_MAX {
                 let _ = write!(story, " and {} more", others.len() - NAMED_MAX);
             }
         }
         match self.returns {
             0 => {}
-            1 => story.push_str("; it has returned once"),
+            1 => story.push_str("; it has recurred once"),
             times => {
-                let _ = write!(story, "; it has returned {times} times");
+                let _ = write!(story, "; it has recurred {times} times");
             }
         }
         story
     }
 
-    /// Tells if one of its claims is short of the same of the host's resources.
+    /// Returns whether one of its claims is short of the same resource of the host.
     pub(super) fn lacks_same(&self, claim: &Claim) -> bool {
-        let hosts = |claim: &Claim| match claim {
-            Claim::Overload(claim) => {
-                claim.scarce.filter(|scarce| matches!(scarce, Bottleneck::Cpu | Bottleneck::Memory))
-            }
-            Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => None,
-        };
-        let lacks = hosts(claim);
-        lacks.is_some() && self.members.values().any(|member| hosts(&member.latest.claim) == lacks)
+        let shortage = claim.host_shortage();
+        let is_same = |member: &IncidentClaim| member.latest.claim.host_shortage() == shortage;
+        shortage.is_some() && self.members.values().any(is_same)
     }
 
     /// Quiet claims beyond those that are remembered.
     pub(super) fn surplus(&self) -> Vec<IncidentId> {
         let named = self.page.as_ref().map(|page| &page.id);
-        let quiet = self.members.iter().filter(|(id, member)| !member.stands && Some(*id) != named);
+        let quiet =
+            self.members.iter().filter(|(id, member)| !member.is_open && Some(*id) != named);
         quiet.map(|(id, _)| id.clone()).skip(QUIET_MAX).collect()
-    }
-}
-
-/// Names the subject of a claim.
-fn subject(claim: &Claim) -> String {
-    match claim {
-        Claim::Leak(claim) => {
-            format!("{} of {} (pid {})", claim.resource.name(), claim.comm, claim.id.pid)
-        }
-        Claim::Overload(claim) => format!("overload of {}", claim.addr),
-        Claim::CascadeRisk(claim) => format!("no answer from {}", claim.addr),
-        Claim::Exhaustion(claim) => format!("no local port to {}", claim.addr),
     }
 }

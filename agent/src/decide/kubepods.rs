@@ -1,32 +1,31 @@
-//! Whose a cgroup is on a node of Kubernetes, told by its path alone.
+//! Owner of a cgroup on a Kubernetes node, by its path alone.
 //!
 //! The kubelet puts every pod below a cgroup `kubepods` and names the pod's own by its uid, in one
-//! way where it writes the cgroup's files itself, and in another where it asks systemd; something
-//! may be above, as a kubelet's own root or the container that a whole node is. What is below a
-//! pod's cgroup is the pod's, whatever it calls itself, so that the outermost counts. Failure: what
-//! is Kubernetes' and names no pod is told as such, because nobody knows then whom it would
-//! concern.
+//! way if it writes the cgroup's files itself, and in another if it asks systemd; there may be
+//! others above, such as a kubelet's own root or the container that a whole node runs in.
+//! Everything below a pod's cgroup belongs to the pod, whatever its name, so the outermost counts.
+//! A path of Kubernetes that names no pod is reported as such, because its owner is unknown then.
 
-/// Whose a cgroup is.
+/// Owner of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CgroupOwner {
-    /// No pod's.
+    /// The host, no pod.
     Host,
-    /// The pod's with this uid.
+    /// The pod with this uid.
     Pod(String),
-    /// Kubernetes', and no pod's that it names.
+    /// Kubernetes, without the name of a pod.
     Unnamed,
 }
 
-/// Between the root of all pods and a pod there may be one for its quality of service; those that
-/// are guaranteed have none.
+/// Quality-of-service classes that may come between the root of all pods and a pod; guaranteed pods
+/// have none.
 const CLASSES: [&str; 2] = ["burstable", "besteffort"];
 
-/// What runtimes call a container's cgroup; elsewhere than below [`is_root`] where a kubelet was
-/// told to make none for pods.
+/// Prefixes of the cgroups that runtimes create for containers, outside [`is_root`] if the kubelet
+/// was configured to create none for pods.
 const CONTAINERS: [&str; 2] = ["cri-containerd-", "crio-"];
 
-/// Whose a cgroup is.
+/// Returns the owner of a cgroup.
 pub fn owner(cgroup: &str) -> CgroupOwner {
     let mut names = cgroup.split('/');
     let Some(mut parent) = names.find(|name| is_root(name)) else {
@@ -52,23 +51,23 @@ pub fn owner(cgroup: &str) -> CgroupOwner {
     CgroupOwner::Unnamed
 }
 
-/// Whether it is the cgroup above all pods: `kubepods`, or systemd's slice of that name below
-/// whatever.
+/// Returns whether it is the cgroup above all pods: `kubepods`, or systemd's slice of that name
+/// below any other.
 fn is_root(name: &str) -> bool {
     let slice = name.strip_suffix(".slice");
     name == "kubepods"
         || slice.is_some_and(|slice| slice == "kubepods" || slice.ends_with("-kubepods"))
 }
 
-/// What a cgroup adds to its parent's name: all of its own, except that a slice repeats its
-/// parent's and has underscores for dashes.
+/// Returns the part of a cgroup's name that its parent's lacks: all of it, except that a slice
+/// repeats its parent's and has underscores for dashes.
 fn part(parent: &str, name: &str) -> Option<String> {
     let Some(parent) = parent.strip_suffix(".slice") else { return Some(name.to_owned()) };
     let part = name.strip_suffix(".slice")?.strip_prefix(parent)?.strip_prefix('-')?;
     (!part.contains('-')).then(|| part.replace('_', "-"))
 }
 
-/// A uid; mostly a UUID, of a pod from a file a hash or what the file says.
+/// Returns a uid: mostly a UUID; for a pod from a file a hash or the file's own.
 fn uid_of(text: &str) -> Option<String> {
     let is_one = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     is_one.then(|| text.to_owned())
@@ -87,10 +86,12 @@ mod tests {
     fn a_pod_is_named_by_either_driver_wherever_its_kubelet_is() {
         for cgroup in [
             format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{SLICE}/cri-containerd-0a1b.scope"
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{SLICE}/\
+                 cri-containerd-0a1b.scope"
             ),
             format!(
-                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{SLICE}/crio-0a1b.scope/container"
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{SLICE}/\
+                 crio-0a1b.scope/container"
             ),
             format!("/kubepods.slice/kubepods-{SLICE}/docker-0a1b.scope"),
             format!("/kubepods.slice/kubepods-{SLICE}"),
@@ -99,7 +100,8 @@ mod tests {
             // A node in a container, and a kubelet with a root of its own.
             format!("/docker/0a1b/kubelet/kubepods/besteffort/pod{UID}/0a1b"),
             format!(
-                "/system.slice/docker-0a1b.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
+                "/system.slice/docker-0a1b.scope/kubelet.slice/kubelet-kubepods.slice/\
+                 kubelet-kubepods-burstable.slice/\
                  kubelet-kubepods-burstable-{SLICE}/cri-containerd-0a1b.scope"
             ),
         ] {
@@ -155,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_uid_a_pod_has_comes_back_whatever_is_above_and_below(
+        fn uid_of_a_pod_is_found_whatever_is_above_and_below(
             uid in "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[a-z0-9]{1,20}",
             class in prop::sample::select(vec!["", "burstable", "besteffort"]),
             above in prop::collection::vec("[a-z0-9]{1,9}(\\.(slice|scope|service))?", 0..4),
@@ -167,7 +169,8 @@ mod tests {
             let files = if class.is_empty() { String::new() } else { format!("/{class}") };
             let files = format!("{above}/kubepods{files}/pod{uid}{below}");
             prop_assert_eq!(owner(&files), CgroupOwner::Pod(uid.clone()));
-            let (mut slices, mut name) = (format!("{above}/{prefix}kubepods.slice"), format!("{prefix}kubepods"));
+            let mut slices = format!("{above}/{prefix}kubepods.slice");
+            let mut name = format!("{prefix}kubepods");
             if !class.is_empty() {
                 name = format!("{name}-{class}");
                 slices = format!("{slices}/{name}.slice");
@@ -177,7 +180,9 @@ mod tests {
         }
 
         #[test]
-        fn any_path_has_an_owner_and_no_uid_leads_anywhere(path in "(/(kubepods|pod[a-z0-9./_-]{0,9}|.{0,12})(\\.slice)?){0,6}") {
+        fn any_path_has_an_owner_and_no_uid_leads_anywhere(
+            path in "(/(kubepods|pod[a-z0-9./_-]{0,9}|.{0,12})(\\.slice)?){0,6}",
+        ) {
             if let CgroupOwner::Pod(uid) = owner(&path) {
                 prop_assert!(!uid.is_empty() && !uid.contains(['/', '.', '_']), "{uid}");
                 prop_assert!(path.contains("kubepods"));

@@ -1,4 +1,4 @@
-//! The policy: the answer to a verdict. Pure; it decides, and others act.
+//! Decisions: the policy's answers to verdicts. Pure; other code acts on them.
 
 mod decision;
 mod guard;
@@ -6,13 +6,12 @@ mod incident;
 pub mod kubepods;
 mod policy;
 mod services;
-mod severity;
 mod tenant;
 
-pub use decision::{Action, Decision, IncidentId};
+pub use decision::{Action, Decision};
 pub use guard::{ALWAYS_PROTECTED, Guard, GuardRefusal, always_protected};
 pub use policy::Policy;
 pub use services::{ServiceStanding, Services};
 pub use tenant::Tenant;
 
-pub use crate::detect::Severity;
+pub use crate::detect::{IncidentId, Severity};

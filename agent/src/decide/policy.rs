@@ -1,42 +1,37 @@
-//! The policy: the answer to each claim, one action at a time, undone when it is over.
+//! The policy: answers each claim, one action at a time, and undoes it when the claim is over.
 //!
-//! A claim is weighed first ([`severity`]); only a warning or worse pages. A leak is limited, and
-//! then drained away from, when its forecast comes nearer than the configured distances, which may
-//! be long after it was raised: so every fresh forecast is read too. Files, threads and sockets are
-//! not limited: throttling memory closes none of them. An overload lowers the weight of the node;
-//! it drains only if this node alone is at fault, because load that merely moves overloads the next
-//! one. Each action is taken once a claim; the end of a claim undoes it.
+//! A claim is assessed first; only a warning or worse pages. The claim itself knows its severity
+//! and which actions it calls for (see [`crate::detect::ClaimDetails`]), which may change long
+//! after it was raised, so every fresh forecast is read too. Each action is taken once a claim; the
+//! end of the claim undoes it.
 //!
 //! Claims with one cause (a process, a cgroup, a moment) form one incident with one page. The
-//! incident is resolved once it has been quiet for `decide.flap_within`, so that what returns
-//! continues it. Cold start: no incidents. Failure: an update of an unknown claim is nothing. A
-//! refusal by the guard is reported once; if it may grant the same later, it is asked again with
-//! every forecast.
+//! incident is resolved once it has been quiet for `decide.flap_within`, so that a claim that
+//! returns continues it. Cold start: no incidents. Updates of unknown claims are ignored. A refusal
+//! by the guard is reported once; if it may be granted later, it is asked for again with every
+//! forecast.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _};
 
 use super::{
     Action, Decision, Guard, IncidentId,
     incident::{Incident, IncidentClaim, Stage},
-    services::Services,
-    severity,
+    services::{ServiceStanding, Services},
     tenant::Tenant,
 };
 use crate::{
     config::{DecideConfig, Mode},
-    detect::{
-        Bottleneck, Claim, ClaimState, Harm, OverloadClaim, Resource, Severity, Sign, Verdict,
-    },
+    detect::{Assessment, Claim, ClaimState, Harm, Severity, Situation, Verdict, Wants},
     sense::Fact,
 };
 
-/// Claims of several workloads that begin within this time of each other, short of the same of the
-/// host's resources, have one cause.
+/// Time between two claims of different workloads, short of the same resource of the host, up to
+/// which they have one cause.
 const MOMENT_SECS: f64 = 3.0;
 
-/// Latest incidents that are looked at for that.
+/// Latest incidents that are searched for that cause.
 const MOMENT_INCIDENTS_MAX: usize = 16;
 
 /// Time between two updates of a page that do not make it more urgent.
@@ -45,21 +40,22 @@ const PAGE_UPDATE_SECS: f64 = 60.0;
 /// Time between two updates of a claim that only change its diagnosis.
 const DIAGNOSIS_SECS: f64 = 10.0;
 
-/// The policy and its open incidents. As many as detectors hold claims, so bounded by them, beside
-/// the quiet ones of the last `decide.flap_within`, of which each incident keeps a bounded number.
+/// The policy and its open incidents. There are as many as detectors hold claims, so they are
+/// bounded by those, beside the quiet ones of the last `decide.flap_within`, of which each incident
+/// keeps a bounded number.
 pub struct Policy {
     config: DecideConfig,
     mode: Mode,
     guard: Guard,
     services: Services,
-    /// Tells if somebody grants drains, who can tell if the other nodes can carry the load.
+    /// Whether some service grants drains, and so knows whether other nodes can carry the load.
     has_granter: bool,
     incidents: BTreeMap<u64, Incident>,
-    /// The incident that each claim belongs to.
+    /// Incident that each claim belongs to.
     claims: BTreeMap<IncidentId, u64>,
-    /// The incident of each process and cgroup.
+    /// Incident of each process and cgroup.
     causes: HashMap<SharedCause, u64>,
-    /// Claims that stand and have lowered the weight of the node, or drained it.
+    /// Open claims that have lowered the weight of the node, and that have drained it.
     weighed: usize,
     drained: usize,
     incidents_total: u64,
@@ -73,7 +69,7 @@ enum SharedCause {
 }
 
 impl Policy {
-    /// No incidents yet.
+    /// Creates a policy without incidents.
     pub fn new(config: &DecideConfig, mode: Mode) -> Self {
         Self {
             config: config.clone(),
@@ -90,34 +86,33 @@ impl Policy {
         }
     }
 
-    /// The same if nobody grants drains: then an overload never takes the node out.
+    /// Sets that no service grants drains: then an overload never drains the node.
     pub fn without_granter(self) -> Self {
         Self { has_granter: false, ..self }
     }
 
-    /// Follows another configuration. What stands, what was done and who has proven to be a service
-    /// are kept.
+    /// Takes another configuration. Open incidents, past actions and proven services are kept.
     pub fn reload(&mut self, config: &DecideConfig) {
         self.config.clone_from(config);
         self.guard.reload(config);
         self.services.reload(&config.services);
     }
 
-    /// Registry of services, to be taught what only the host knows.
+    /// Registry of services, for what only the host knows.
     pub fn services(&mut self) -> &mut Services {
         &mut self.services
     }
 
-    /// Claims that stand, each with its latest forecast, in a stable order.
+    /// Open claims, each with its latest forecast, in a stable order.
     pub fn open(&self) -> impl Iterator<Item = &Verdict> {
         self.claims.iter().filter_map(|(id, incident)| {
             let member = self.incidents.get(incident)?.members.get(id)?;
-            member.stands.then_some(&member.latest)
+            member.is_open.then_some(&*member.latest)
         })
     }
 
-    /// Takes a fact before it is judged: whom services serve, and the time, at which quiet
-    /// incidents end.
+    /// Takes a fact before the detectors' verdicts on it: facts show whom services serve, and a
+    /// scan is the time at which quiet incidents end.
     pub fn observe(&mut self, t: f64, fact: &Fact, decisions: &mut Vec<Decision>) {
         self.services.observe(t, fact);
         if matches!(fact, Fact::Host(_)) {
@@ -125,49 +120,47 @@ impl Policy {
         }
     }
 
-    /// Answers a claim that was made or withdrawn, and weighs it.
+    /// Answers a claim that was raised or cleared, and sets its harm.
     pub fn judge(&mut self, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
-        let id = IncidentId::from(&*verdict);
+        let id = verdict.claim.id();
         match verdict.state {
             ClaimState::Raised | ClaimState::Updated => self.raise(&id, verdict, decisions),
             ClaimState::Cleared => self.clear(&id, verdict, decisions),
         }
     }
 
-    /// Answers a fresh forecast of a claim that stands; gives the claim anew if its severity rose
-    /// or its diagnosis changed.
+    /// Answers a fresh forecast of an open claim. Returns the claim anew if its severity rose or
+    /// its diagnosis changed.
     pub fn update(&mut self, forecast: &Verdict, decisions: &mut Vec<Decision>) -> Option<Verdict> {
-        let id = IncidentId::from(forecast);
+        let id = forecast.claim.id();
         let seq = *self.claims.get(&id)?;
         let standing = self.services.standing(forecast);
         let member =
-            self.incidents.get_mut(&seq)?.members.get_mut(&id).filter(|member| member.stands)?;
+            self.incidents.get_mut(&seq)?.members.get_mut(&id).filter(|member| member.is_open)?;
         let t = forecast.t;
-        let harm = severity::weigh(forecast, &standing, t - member.raised_t, &self.config);
+        let harm = assess(forecast, &standing, t - member.raised_t, &self.config);
         let is_worse = harm.severity > member.harm().severity;
-        let is_another = diagnosis(&forecast.claim) != member.diagnosis
+        let is_another = forecast.claim.diagnosis() != member.diagnosis
             && t - member.updated_t >= DIAGNOSIS_SECS;
         let harm = if is_worse || harm.severity == member.harm().severity {
             harm
         } else {
             member.harm().clone()
         };
-        member.latest = Verdict { harm: Some(harm), ..forecast.clone() };
+        member.latest = Arc::new(Verdict { harm: Some(harm), ..forecast.clone() });
+        let latest = member.latest.clone();
         let mut updated = None;
         if is_worse || is_another {
-            (member.updated_t, member.diagnosis) = (t, diagnosis(&forecast.claim));
-            updated = Some(Verdict { state: ClaimState::Updated, ..member.latest.clone() });
-        }
-        let latest = member.latest.clone();
-        if updated.is_some() {
+            (member.updated_t, member.diagnosis) = (t, forecast.claim.diagnosis());
+            updated = Some(Verdict { state: ClaimState::Updated, ..Verdict::clone(&latest) });
             self.page(seq, &id, &latest, decisions);
         }
         self.act(seq, &id, &latest, decisions);
         updated
     }
 
-    /// Answers an action of an incident that does not do what it is for: a human has to look now,
-    /// and the node to be drained away from. Gives the claim anew if it became more severe by that.
+    /// Answers an action that did not help: a person has to look now, and the node has to be
+    /// drained. Returns the claim anew if that made it more severe.
     pub fn set_back(
         &mut self,
         t: f64,
@@ -180,33 +173,34 @@ impl Policy {
             .iter()
             .find(|(known, _)| known.to_string() == id)
             .map(|(id, seq)| (id.clone(), *seq))?;
-        let member = self.incidents.get_mut(&seq)?.members.get_mut(&id)?;
-        if !member.stands || std::mem::replace(&mut member.is_set_back, true) {
+        let incident = self.incidents.get_mut(&seq)?;
+        let member = incident.members.get_mut(&id)?;
+        if !member.is_open || mem::replace(&mut member.is_set_back, true) {
             return None;
         }
-        member.latest.t = t;
         let harm = member.harm().clone();
         let is_worse = harm.is_nodes && harm.severity < Severity::Critical;
+        let latest = Arc::make_mut(&mut member.latest);
+        latest.t = t;
         if is_worse {
-            member.latest.harm =
+            latest.harm =
                 Some(Harm { severity: Severity::Critical, reason: why.to_owned(), ..harm });
         }
         let latest = member.latest.clone();
-        let updated = Verdict { state: ClaimState::Updated, why: why.to_owned(), ..latest.clone() };
-        // That it does not help is news, however urgent.
-        if let Some(page) = self.incidents.get_mut(&seq).and_then(|incident| incident.page.as_mut())
-        {
+        let updated =
+            Verdict { state: ClaimState::Updated, why: why.to_owned(), ..Verdict::clone(&latest) };
+        // A page is due at once, however urgent: it is news that the action does not help.
+        if let Some(page) = incident.page.as_mut() {
             page.t = f64::NEG_INFINITY;
         }
-        self.page(seq, &id, &updated, decisions);
+        self.page(seq, &id, &Arc::new(updated.clone()), decisions);
         self.act(seq, &id, &latest, decisions);
         is_worse.then_some(updated)
     }
 
     fn raise(&mut self, id: &IncidentId, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
         let standing = self.services.standing(verdict);
-        let harm = severity::weigh(verdict, &standing, 0.0, &self.config);
-        verdict.harm = Some(harm);
+        verdict.harm = Some(assess(verdict, &standing, 0.0, &self.config));
         let seq = match self.claims.get(id) {
             Some(seq) => *seq,
             None => self.cause_of(verdict).unwrap_or_else(|| {
@@ -217,9 +211,10 @@ impl Policy {
         self.claims.insert(id.clone(), seq);
         self.causes.extend(causes(&verdict.claim).map(|cause| (cause, seq)));
         let incident = self.incidents.entry(seq).or_insert_with(|| Incident::new(verdict.t));
-        incident.raise(id, verdict, diagnosis(&verdict.claim));
-        self.page(seq, id, verdict, decisions);
-        self.act(seq, id, verdict, decisions);
+        let verdict = Arc::new(verdict.clone());
+        incident.raise(id, &verdict);
+        self.page(seq, id, &verdict, decisions);
+        self.act(seq, id, &verdict, decisions);
     }
 
     fn clear(&mut self, id: &IncidentId, verdict: &mut Verdict, decisions: &mut Vec<Decision>) {
@@ -227,20 +222,24 @@ impl Policy {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
         let Some(member) = incident.clear(id, verdict) else { return };
         verdict.harm = member.latest.harm.clone();
+        let verdict = Arc::new(verdict.clone());
+        let mut undo = |action| {
+            decisions.push(self.decision(&verdict, id, action, verdict.why.clone()));
+        };
         if member.limit == Stage::Taken {
-            decisions.push(self.decision(verdict, id, Action::Unlimit, verdict.why.clone()));
+            undo(Action::Unlimit);
         }
-        self.weighed -= usize::from(member.weigh == Stage::Taken);
-        self.drained -= usize::from(member.drain == Stage::Taken);
-        if member.weigh == Stage::Taken && self.weighed == 0 {
-            decisions.push(self.decision(verdict, id, Action::Unweigh, verdict.why.clone()));
+        let (weighed, drained) = (member.weigh == Stage::Taken, member.drain == Stage::Taken);
+        if weighed && self.weighed == 1 {
+            undo(Action::Unweigh);
         }
-        if member.drain == Stage::Taken && self.drained == 0 {
-            decisions.push(self.decision(verdict, id, Action::Undrain, verdict.why.clone()));
+        if drained && self.drained == 1 {
+            undo(Action::Undrain);
         }
-        let incident = &mut self.incidents.get_mut(&seq).filter(|incident| incident.page.is_some());
-        match incident {
-            // Nobody was paged, so that nothing has to be damped.
+        self.weighed -= usize::from(weighed);
+        self.drained -= usize::from(drained);
+        match self.incidents.get_mut(&seq).filter(|incident| incident.page.is_some()) {
+            // Without a page there is no flapping to damp.
             None => self.drop_member(seq, id),
             Some(incident) => {
                 for surplus in incident.surplus() {
@@ -274,13 +273,9 @@ impl Policy {
             else {
                 continue;
             };
-            let verdict = Verdict { t, ..member.latest.clone() };
-            decisions.push(self.decision(
-                &verdict,
-                &page.id,
-                Action::Resolve,
-                member.cleared_why.clone(),
-            ));
+            let verdict = Arc::new(Verdict { t, ..Verdict::clone(&member.latest) });
+            let why = member.cleared_why.clone();
+            decisions.push(self.decision(&verdict, &page.id, Action::Resolve, why));
         }
     }
 
@@ -289,7 +284,7 @@ impl Policy {
         &mut self,
         seq: u64,
         id: &IncidentId,
-        verdict: &Verdict,
+        verdict: &Arc<Verdict>,
         decisions: &mut Vec<Decision>,
     ) {
         let Some(incident) = self.incidents.get_mut(&seq) else { return };
@@ -307,7 +302,13 @@ impl Policy {
     }
 
     /// Takes the actions that a claim calls for and that are not taken yet.
-    fn act(&mut self, seq: u64, id: &IncidentId, verdict: &Verdict, decisions: &mut Vec<Decision>) {
+    fn act(
+        &mut self,
+        seq: u64,
+        id: &IncidentId,
+        verdict: &Arc<Verdict>,
+        decisions: &mut Vec<Decision>,
+    ) {
         let is_set_back = self.member(seq, id).is_some_and(|member| member.is_set_back);
         let wants = self.wants(verdict, is_set_back);
         let (is_weighed, is_drained) = (self.weighed > 0, self.drained > 0);
@@ -316,7 +317,7 @@ impl Policy {
         else {
             return;
         };
-        // Another claim's drain is this one's too, and lasts as long as either.
+        // A drain for another claim serves this one too, and lasts as long as either.
         let before = (member.weigh, member.drain);
         if wants.drain && is_drained {
             member.drain = Stage::Taken;
@@ -339,7 +340,7 @@ impl Policy {
                 Some(refusal) if refusal.is_for_now() => Stage::Deferred,
                 Some(_) => Stage::Refused,
             };
-            if std::mem::replace(stage, now) != now {
+            if mem::replace(stage, now) != now {
                 asked.push((action, refused));
             }
         }
@@ -353,34 +354,20 @@ impl Policy {
         }
     }
 
-    /// Actions that a claim calls for now.
+    /// Returns the actions that a claim calls for now.
     fn wants(&self, verdict: &Verdict, is_set_back: bool) -> Wants {
-        let left_secs = verdict.exhaustion_secs.unwrap_or(f64::INFINITY);
-        let (severity, is_nodes) = verdict
-            .harm
-            .as_ref()
-            .map_or((Severity::Info, false), |harm| (harm.severity, harm.is_nodes));
-        match &verdict.claim {
-            Claim::Leak(claim) => Wants {
-                limit: claim.resource == Resource::Memory
-                    && left_secs <= self.config.limit_within.as_secs_f64(),
-                weigh: false,
-                drain: is_nodes
-                    && (is_set_back || left_secs <= self.config.drain_within.as_secs_f64()),
-            },
-            Claim::Overload(claim) if claim.scarce != Some(Bottleneck::Backlog) && is_nodes => {
-                let drain = self.has_granter
-                    && severity >= Severity::Critical
-                    && is_this_nodes_fault(claim);
-                Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
-            }
-            // Elsewhere the same bursts meet the same backlog; and what a dependency withholds, no
-            // other node has.
-            Claim::Overload(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => Wants::default(),
-        }
+        let harm = verdict.harm.as_ref();
+        verdict.claim.wants(&Situation {
+            left_secs: verdict.exhaustion_secs.unwrap_or(f64::INFINITY),
+            severity: harm.map_or(Severity::Info, |harm| harm.severity),
+            is_nodes: harm.is_some_and(|harm| harm.is_nodes),
+            is_set_back,
+            has_granter: self.has_granter,
+            config: &self.config,
+        })
     }
 
-    /// The open incident that a new claim has its cause in common with.
+    /// Returns the open incident that a new claim shares its cause with.
     fn cause_of(&self, verdict: &Verdict) -> Option<u64> {
         let of_claim = causes(&verdict.claim).find_map(|cause| self.causes.get(&cause).copied());
         let at_once = || {
@@ -402,7 +389,7 @@ impl Policy {
         let Some(member) = incident.members.remove(id) else { return };
         let is_last = incident.members.is_empty();
         for cause in causes(&member.latest.claim) {
-            // Other claims of the incident are likely of the same cgroup.
+            // Other claims of the incident are likely about the same cgroup.
             if is_last || matches!(cause, SharedCause::Process(_)) {
                 self.forget_cause(seq, &cause);
             }
@@ -428,55 +415,41 @@ impl Policy {
 
     fn decision(
         &self,
-        verdict: &Verdict,
+        verdict: &Arc<Verdict>,
         id: &IncidentId,
         action: Action,
         why: String,
     ) -> Decision {
-        let cgroup = verdict.claim.cgroup().clone();
-        Decision {
-            t: verdict.t,
-            action,
-            mode: self.mode,
-            id: id.clone(),
-            cgroup,
-            performed: false,
-            refused: None,
-            why,
-        }
+        let (verdict, id) = (verdict.clone(), id.clone());
+        Decision { action, mode: self.mode, verdict, id, performed: false, refused: None, why }
     }
 }
 
-/// Actions that a claim calls for.
-#[derive(Debug, Clone, Copy, Default)]
-struct Wants {
-    limit: bool,
-    weigh: bool,
-    drain: bool,
+/// Assesses the harm of a claim about a workload of this standing, `lasted_secs` after it was
+/// raised.
+fn assess(
+    verdict: &Verdict,
+    standing: &ServiceStanding,
+    lasted_secs: f64,
+    config: &DecideConfig,
+) -> Harm {
+    let importance = standing.importance();
+    let (severity, reason) = verdict.claim.severity(&Assessment {
+        exhaustion_secs: verdict.exhaustion_secs,
+        lasted_secs,
+        importance: &importance,
+        config,
+    });
+    let is_nodes = verdict.claim.endangers_host() || importance.is_service;
+    Harm { severity, reason, is_nodes }
 }
 
-/// Tells if the load of an overloaded service would fare better elsewhere: the node serves less
-/// than before though no more comes, or nothing at all. More load than before, or clients that try
-/// again, would only move.
-fn is_this_nodes_fault(claim: &OverloadClaim) -> bool {
-    let would_move = matches!(claim.sign, Some(Sign::LoadSurge | Sign::RetryStorm));
-    let is_broken = matches!(claim.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Memory));
-    !would_move && (is_broken || claim.is_slower)
-}
-
-/// Processes and cgroups that a claim is about; the root cgroup is nobody's in particular.
+/// Processes and cgroups that a claim is about. The root cgroup is shared by everything, so it is
+/// no cause.
 fn causes(claim: &Claim) -> impl Iterator<Item = SharedCause> + use<> {
     let cgroup = (Tenant::of(claim.cgroup()) != Tenant::Shared)
         .then(|| SharedCause::Cgroup(claim.cgroup().clone()));
     claim.pid().map(SharedCause::Process).into_iter().chain(cgroup)
-}
-
-/// The part of a claim that names its diagnosis.
-fn diagnosis(claim: &Claim) -> (Option<Bottleneck>, Option<Sign>) {
-    match claim {
-        Claim::Overload(claim) => (claim.scarce, claim.sign),
-        Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => (None, None),
-    }
 }
 
 #[cfg(test)]

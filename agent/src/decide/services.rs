@@ -1,13 +1,12 @@
-//! Services: the workloads whose trouble is a human's, because an operator named them or because
-//! others have used them for minutes.
+//! Registry of services: the workloads whose trouble concerns a person, because an operator listed
+//! them or because others have used them for minutes.
 //!
-//! Any user can open a socket and let connections wait at it, so what a listener does proves
-//! nothing; that others use it does. A listener is proven once connections came to it in
+//! Any user can open a socket and let connections wait at it, so the behaviour of a listener proves
+//! nothing; that others use it does. A listener is proven once connections arrived at it in
 //! [`PROVEN_MINUTES`] different minutes from other hosts, or from another unit of this one. A
-//! user's session is never proven, and neither is a network namespace that is neither the host's
-//! nor a pod's: whoever made it may have made its clients too. Pure; time is an argument. Cold
-//! start: nothing is proven. Bounded by [`LISTENERS_MAX`]. It refuses to count what came before it
-//! watched.
+//! user's session is never proven, and neither is a network namespace other than the host's and the
+//! pods': its owner may have made its clients too. Pure; time is an argument. Cold start: nothing
+//! is proven. Bounded by [`LISTENERS_MAX`]. Connections from before the first reading do not count.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -16,19 +15,19 @@ use foldhash::{HashMap, HashMapExt as _};
 use super::tenant::Tenant;
 use crate::{
     config::ServicePattern,
-    detect::{Claim, Verdict},
+    detect::{Importance, Verdict},
     sense::{Fact, ListenerFact, OutboundFact},
 };
 
-/// Different minutes in which somebody else must have connected. A guess: an attacker would have to
-/// keep it up for as long.
+/// Different minutes in which others must have connected. A guess: an attacker would have to keep
+/// it up for as long.
 const PROVEN_MINUTES: u32 = 3;
 
-/// Time between two looks at a listener's counters: minutes are counted, so tenths of a second need
-/// not be looked at.
-const LOOK_EVERY_SECS: f64 = 1.0;
+/// Time between two readings of a listener's counters. Minutes are counted, so tenths of a second
+/// need not be read.
+const READ_EVERY_SECS: f64 = 1.0;
 
-/// Time for which a listener that is gone keeps its proof: a service that restarts is still one.
+/// Time for which a closed listener keeps its proof: a service that restarts is still a service.
 const KEPT_SECS: f64 = 3_600.0;
 
 /// Listeners remembered at once: as many as detectors watch.
@@ -37,45 +36,64 @@ const LISTENERS_MAX: usize = 16_384;
 /// Local clients remembered for each listener.
 const CLIENTS_MAX: usize = 8;
 
-/// Standing of a workload.
+/// Standing of a workload as a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceStanding {
-    /// The operator named it, with this pattern.
+    /// Listed by the operator with this pattern.
     Named(String),
-    /// Others have used it in so many different minutes.
+    /// Used by others in so many different minutes.
     Proven(u32),
     /// Neither.
     Unproven(Tenant),
 }
 
 impl ServiceStanding {
-    /// Tells if it may cause a critical page or a drain.
+    /// Whether it may cause a critical page or a drain.
     pub fn is_service(&self) -> bool {
         !matches!(self, Self::Unproven(_))
     }
+
+    /// Importance of the workload, with the reason in words.
+    pub(super) fn importance(&self) -> Importance {
+        let (is_administered, reason) = match self {
+            Self::Named(pattern) => {
+                (true, format!("decide.services lists it as a service ({pattern})"))
+            }
+            Self::Proven(minutes) => {
+                (true, format!("others have used it as a service in {minutes} different minutes"))
+            }
+            Self::Unproven(tenant) => {
+                let reason = "it is not known to be a service: no other host or unit has used it \
+                              for minutes, and decide.services does not list it";
+                (tenant.is_set_up_by_root(), reason.to_owned())
+            }
+        };
+        Importance { is_service: self.is_service(), is_administered, reason }
+    }
 }
 
-/// The registry.
+/// Registry of services.
 pub struct Services {
     patterns: Vec<ServicePattern>,
-    /// Uids of the pods that the operator's patterns of pods name, and the pattern.
+    /// Uids of the pods that the operator's pod patterns match, each with its pattern.
     named_pods: BTreeMap<String, String>,
-    /// Network namespaces of the host; empty if they are not known, as in a trace.
+    /// Network namespaces of the host; empty if unknown, as in a trace.
     host_netns: Vec<u32>,
     listeners: HashMap<(u32, Arc<str>), Proof>,
-    /// Tenants with a proven listener, how well it is proven, and when that was last confirmed.
+    /// Tenants with a proven listener: minutes in which it was used, and when that was last
+    /// confirmed.
     tenants: BTreeMap<Tenant, (u32, f64)>,
-    look_t: f64,
+    read_t: f64,
 }
 
 /// Evidence for one listener.
 #[derive(Debug)]
 struct Proof {
     tenant: Tenant,
-    /// The socket whose counter is followed, and its last value: sockets that share an address
-    /// count apart.
+    /// Socket whose counter is followed, and the counter's last value: sockets that share an
+    /// address count separately.
     last: (u64, u64),
-    /// Connections of local clients by cgroup.
+    /// Connections of local clients, by cgroup.
     clients: Vec<(Arc<str>, u64)>,
     minute: i64,
     minutes: u32,
@@ -83,7 +101,7 @@ struct Proof {
 }
 
 impl Services {
-    /// Knows what the operator named, and nothing that is proven.
+    /// Creates a registry of the services that the operator listed; none is proven.
     pub fn new(patterns: &[ServicePattern]) -> Self {
         Self {
             patterns: patterns.to_vec(),
@@ -91,11 +109,11 @@ impl Services {
             host_netns: Vec::new(),
             listeners: HashMap::new(),
             tenants: BTreeMap::new(),
-            look_t: f64::NEG_INFINITY,
+            read_t: f64::NEG_INFINITY,
         }
     }
 
-    /// Follows another list of the operator's.
+    /// Takes another list from the operator.
     pub fn reload(&mut self, patterns: &[ServicePattern]) {
         self.patterns = patterns.to_vec();
     }
@@ -105,12 +123,12 @@ impl Services {
         self.host_netns = netns;
     }
 
-    /// Sets which pods the operator's patterns of pods name: their uids, each with the pattern.
+    /// Sets the pods that the operator's pod patterns match: their uids, each with the pattern.
     pub fn name_pods(&mut self, pods: BTreeMap<String, String>) {
         self.named_pods = pods;
     }
 
-    /// Takes a fact; only those about listeners and connects matter.
+    /// Takes a fact. Only facts about listeners and connects matter.
     pub fn observe(&mut self, t: f64, fact: &Fact) {
         match fact {
             Fact::Listener(fact) => self.listener(t, fact),
@@ -120,18 +138,15 @@ impl Services {
         }
     }
 
-    /// Standing of the workload that a verdict is about.
+    /// Returns the standing of the workload that a verdict is about.
     pub fn standing(&self, verdict: &Verdict) -> ServiceStanding {
         let cgroup = verdict.claim.cgroup();
         let tenant = Tenant::of(cgroup);
-        let listener = match &verdict.claim {
-            Claim::Overload(claim) => Some((claim.netns, &claim.addr)),
-            Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => None,
-        };
+        let listener = verdict.claim.listener();
         let is_named = |pattern: &&ServicePattern| match pattern {
             ServicePattern::Workload(pattern) => pattern.covers(cgroup),
             ServicePattern::Listener(addr) => {
-                // Another namespace has an address of this name too, and anybody can make one.
+                // Other namespaces have an address of this name too, and any user can make one.
                 listener.is_some_and(|(netns, name)| **name == **addr && self.is_hosts(netns))
             }
         };
@@ -161,17 +176,17 @@ impl Services {
     }
 
     fn listener(&mut self, t: f64, fact: &ListenerFact) {
-        // All looks of one instant count, and then none for a while.
-        if t > self.look_t && t < self.look_t + LOOK_EVERY_SECS {
+        // All readings of one instant count, and then none for a while.
+        if t > self.read_t && t < self.read_t + READ_EVERY_SECS {
             return;
         }
-        self.look_t = t;
+        self.read_t = t;
         let key = (fact.netns, fact.addr.clone());
         let total = others_total(fact).unwrap_or(0);
         if let Some(proof) = self.listeners.get_mut(&key) {
             let tenant = Tenant::of(&fact.cgroup);
             if tenant != proof.tenant {
-                // Somebody else listens there now.
+                // Another tenant listens there now.
                 *proof = Proof::new(tenant, fact.socket, total, t);
                 return;
             }
@@ -181,7 +196,7 @@ impl Services {
                 if total > last {
                     proof.count(t);
                 }
-            } else if t - proof.seen_t > 10.0 * LOOK_EVERY_SECS {
+            } else if t - proof.seen_t > 10.0 * READ_EVERY_SECS {
                 proof.last = (fact.socket, total);
             } else {
                 return;
@@ -198,7 +213,7 @@ impl Services {
         }
     }
 
-    /// Tells if anything could prove a tenant's listener in a namespace.
+    /// Returns whether anything could prove a tenant's listener in a namespace.
     fn is_provable(&self, tenant: &Tenant, netns: u32) -> bool {
         match tenant {
             Tenant::User(_) => false,
@@ -211,7 +226,7 @@ impl Services {
         self.host_netns.is_empty() || self.host_netns.contains(&netns)
     }
 
-    /// Counts a local client of another unit.
+    /// Counts connections of a local client of another unit.
     fn outbound(&mut self, t: f64, fact: &OutboundFact) {
         let client = Tenant::of(&fact.cgroup);
         if !client.is_set_up_by_root() {
@@ -219,7 +234,7 @@ impl Services {
         }
         let Ok(to) = fact.addr.parse::<SocketAddr>() else { return };
         let mut addrs = vec![fact.addr.clone()];
-        // A destination beyond loopback is this host's only if a socket here has that very address.
+        // A destination other than loopback is on this host only if a socket has that very address.
         if to.ip().is_loopback() {
             addrs.extend(["0.0.0.0", "[::]"].map(|any| Arc::from(format!("{any}:{}", to.port()))));
         }
@@ -271,8 +286,9 @@ impl Proof {
     }
 }
 
-/// Connections so far that may be others': those from other hosts if they are told apart. Traces
-/// without that are taken at their word, but for listeners that only this host can reach.
+/// Connections so far that may be from others: those from other hosts if they are counted
+/// separately. In traces without that count all are, except at listeners that only this host can
+/// reach.
 fn others_total(fact: &ListenerFact) -> Option<u64> {
     if fact.remote_arrived_total.is_some() {
         return fact.remote_arrived_total;

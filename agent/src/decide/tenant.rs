@@ -1,8 +1,8 @@
-//! Tenants: the parties that a host's cgroups belong to, by path alone.
+//! Tenants: the parties that own a host's cgroups, by path alone.
 //!
 //! Only root creates cgroups outside `user.slice`, so a path tells what an administrator set up
-//! from what any user can start. A container's or pod's inside is its own tenant, whatever it names
-//! its cgroups. Failure: none; a path that says nothing is [`Tenant::Shared`].
+//! from what any user can start. The inside of a container or pod is one tenant, whatever its
+//! cgroups are called. A path that says nothing is [`Tenant::Shared`].
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use super::kubepods::{self, CgroupOwner};
 /// Slice below which systemd keeps every user's session and service manager.
 const USERS: &str = "user.slice";
 
-/// A party on the host whose end is not everybody's.
+/// A party on the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tenant {
     /// A unit or container that an administrator set up, by the path of its outermost cgroup that
-    /// is no slice.
+    /// is not a slice.
     System(Arc<str>),
     /// A user, by the name of the slice.
     User(Arc<str>),
     /// A pod, by its uid; empty if the path does not name it.
     Pod(Arc<str>),
-    /// The root cgroup, which is nobody's in particular.
+    /// The root cgroup, which belongs to no tenant in particular.
     Shared,
 }
 
@@ -49,12 +49,12 @@ impl Tenant {
         Self::System(Arc::from(cgroup[..end].trim_end_matches('/')))
     }
 
-    /// Tells if it was set up by somebody with root's rights.
+    /// Whether it was set up with root's rights.
     pub fn is_set_up_by_root(&self) -> bool {
         matches!(self, Self::System(_) | Self::Pod(_))
     }
 
-    /// Tells if its actions come out of the reserve for the system's own services.
+    /// Whether its actions may use the reserve for the system's own services.
     pub fn is_system(&self) -> bool {
         matches!(self, Self::System(_) | Self::Shared)
     }
@@ -102,7 +102,8 @@ mod tests {
 
         #[test]
         fn what_is_below_a_unit_is_the_units(below in "(/[a-zA-Z0-9_:@-]{1,20}){0,6}") {
-            prop_assert_eq!(Tenant::of(&format!("/system.slice/a.service{below}")), Tenant::of("/system.slice/a.service"));
+            let unit = "/system.slice/a.service";
+            prop_assert_eq!(Tenant::of(&format!("{unit}{below}")), Tenant::of(unit));
         }
 
         #[test]

@@ -1,66 +1,66 @@
-//! How much a process has to do, as far as its open files and threads tell: what grows with the
-//! work is no leak.
+//! Activity of a process, as its open files and threads show it: memory that grows with the work is
+//! no leak.
 //!
-//! A server holds a file a connection and often a thread, so one or the other follows its load from
-//! minute to minute. Averages over every horizon are kept, nothing else. Cold start: until it was
-//! counted a process's load explains nothing. It refuses nothing: a count that makes no sense
-//! explains growth only as far as it rose.
+//! A server holds a file for each connection and often a thread, so one or the other follows its
+//! load from minute to minute. Averages over every horizon are kept, nothing else. Cold start:
+//! until a process was counted its activity explains nothing. A count that makes no sense explains
+//! growth only as far as it rose.
 
 use super::window::{HORIZONS_MAX, Horizons};
 use crate::sense::ProcessResourcesFact;
 
-/// How much faster than the load memory may grow and still be explained by it. Above one, since
-/// some of the files and threads are there without any load.
+/// Factor by which memory may grow faster than the activity and still be explained by it. Above
+/// one, since some of the files and threads are there without any load.
 const ELASTICITY: f64 = 2.0;
 
-/// Handles that are there without any load, as far as there are twice as many: libraries, logs,
-/// listeners, a pool's threads. A guess.
+/// Files or threads that are there without any load, if there are at least twice as many:
+/// libraries, logs, listeners, a pool's threads. A guess.
 const FIXED: f32 = 32.0;
 
-/// Handles more than which must have come: fewer come and go by themselves.
+/// Smallest rise in their number: fewer come and go by themselves.
 const ROSE_MIN: f32 = 3.0;
 
-/// How far the load must rise above its usual scatter.
+/// Multiple of its usual scatter by which the activity must rise.
 const SCATTERS: f32 = 4.0;
 
-/// The first horizon with an average of its own: counts come too seldom for the horizons of
-/// seconds.
+/// First horizon with an average of its own: counts come too seldom for the horizons of seconds.
 const AVERAGED_FROM: usize = 2;
 
-/// The horizon by whose average a load is known to have been borne: 45 minutes by default.
+/// Horizon by whose average a level of activity is known to have been sustained: 45 minutes by
+/// default.
 const BORNE_HORIZON: usize = 4;
 
-/// A load that fell to this share of its peak has come back from it.
+/// Share of its peak below which the activity has come back from it.
 const CAME_BACK_SHARE: f32 = 0.8;
 
-/// A load that is not so many times what the process has borne before is nothing new, and explains
-/// nothing.
+/// Multiple of the level that the process has sustained before from which activity is new; less
+/// explains nothing.
 const NEW_LOAD: f32 = 1.05;
 
-/// A load that fell to less than this share excuses no more.
+/// Smallest share to which a fall of the activity counts.
 const FELL_TO_MIN: f64 = 0.2;
 
-/// The load of a process.
+/// Activity of a process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Activity {
     files: Averages,
     threads: Averages,
-    /// When it was last counted, in seconds from the process's origin.
+    /// Time of the last count, in seconds from the process's origin.
     counted_age_secs: Option<f32>,
 }
 
 /// Averages of one count.
 #[derive(Debug, Clone, Default)]
 struct Averages {
-    /// By horizon from [`AVERAGED_FROM`] on, over about its latter half.
+    /// Averages by horizon from [`AVERAGED_FROM`] on, over about its latter half.
     by_horizon: [f32; HORIZONS_MAX - AVERAGED_FROM],
-    /// Over about the shortest horizon's latter half: as it is now.
+    /// Average over about the shortest horizon's latter half: the present value.
     now: f32,
-    /// Mean distance of counts from that.
+    /// Mean distance of counts from the present value.
     scatter: f32,
-    /// Highest since it last fell, over about 20 minutes.
+    /// Highest level since it last fell, over about 20 minutes.
     climbed_to: f32,
-    /// Highest that it came back from.
+    /// Highest level that it came back from.
     known: f32,
 }
 
@@ -79,7 +79,7 @@ impl Activity {
         self.threads.observe(horizons, passed_secs, fact.threads);
     }
 
-    /// Whether growth by this share over a horizon is no more than the load's.
+    /// Returns whether growth by this share over a horizon is no more than the activity's.
     pub(super) fn explains(&self, horizons: &Horizons, horizon: usize, grown_share: f64) -> bool {
         self.counted_age_secs.is_some()
             && [&self.files, &self.threads]
@@ -87,7 +87,7 @@ impl Activity {
                 .any(|count| count.explains(horizons, horizon, grown_share))
     }
 
-    /// To what share of itself the load fell over a horizon; 1 where it did not.
+    /// Share to which the activity fell over a horizon; 1 if it did not.
     pub(super) fn fell_to(&self, horizon: usize) -> f64 {
         self.files.fell_to(horizon).min(self.threads.fell_to(horizon))
     }
@@ -105,7 +105,7 @@ impl Averages {
         for (average, horizon) in self.by_horizon.iter_mut().zip(AVERAGED_FROM..horizons.count()) {
             *average += (count - *average) * share(horizons.horizon_secs(horizon) / 2.0);
         }
-        // Over about five minutes by default.
+        // The scatter is taken over about five minutes by default.
         let over = horizons.horizon_secs(AVERAGED_FROM.min(horizons.count().saturating_sub(1)));
         self.scatter += ((count - self.now).abs() - self.scatter) * share(over);
         let borne = self.average(BORNE_HORIZON);
@@ -129,14 +129,14 @@ impl Averages {
     }
 
     fn explains(&self, horizons: &Horizons, horizon: usize, grown_share: f64) -> bool {
-        // One count may be off by more than the load rises in minutes: where there is time, the
+        // One count may be off by more than the activity rises in minutes: if there is time, the
         // last of them are averaged.
         let (now, secs) = match horizon > AVERAGED_FROM {
             true => (self.average(AVERAGED_FROM), horizons.horizon_secs(AVERAGED_FROM)),
             false => (self.now, 0.0),
         };
         let (average, horizon_secs) = (self.average(horizon), horizons.horizon_secs(horizon));
-        // An average over the latter half of a straight rise lags by half of what rose.
+        // An average over the latter half of a straight rise lags by half of the rise.
         let rose = 2.0 * (now - average) * (horizon_secs / (horizon_secs - secs)) as f32;
         let before = average - rose / 2.0;
         let before = (before - FIXED.min(before / 2.0)).max(1.0);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_climbs_explains_as_much_at_every_count_however_it_scatters() {
+    fn climbing_activity_explains_growth_at_every_count() {
         let horizons = Horizons::new(&LeakConfig::default().horizons);
         let mut load = Activity::default();
         // Six hours from 200 connections to 600; each count is off by up to a twentieth.

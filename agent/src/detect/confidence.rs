@@ -1,265 +1,281 @@
-//! What the sensors do not see, and what that takes off a claim's confidence.
+//! Losses of confidence for what the sensors do not see.
 //!
-//! A probe at its second choice, a probe that is off, samples that were lost: none of it changes a
-//! rule, all of it makes the rule's claims less sure, and a claim says so. Only what the claim
-//! rests on counts: who leaks does not depend on how accept queues are read. Probes hold until told
-//! otherwise; a loss counts for [`LOSS_COUNTS_SECS`]. Cold start: all is seen, as older traces,
-//! which say nothing of it, assume. It refuses nothing: a name that it does not know takes nothing
-//! off, and nothing of it is kept.
+//! A probe that runs on a fallback, a probe that is off, lost samples: none of them changes a rule,
+//! but each makes the claims that rest on it less certain, and the claim's sentence says so. Claims
+//! rest only on what their rule reads: a leak does not depend on accept queues. The state of a
+//! probe holds until the next report; a loss counts for [`LOSS_COUNTS_SECS`]. Cold start:
+//! everything is taken to work, as in older traces, which carry no reports. Unknown names, as in
+//! traces of a newer version, are ignored.
 
 use std::sync::Arc;
 
-use crate::sense::SensorHealthFact;
+use crate::{
+    bpf::{Loss, Probe},
+    sense::SensorHealthFact,
+};
 
-/// What a claim rests on.
+/// Evidence that a claim rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     /// Memory of a process over time.
     Leak,
-    /// Files, threads and sockets of a process over time.
+    /// Open files, threads and sockets of a process over time.
     Handles,
-    /// How connects of a workload end.
+    /// Results of a workload's outbound connects.
     Outbound,
-    /// A queue whose head's age was seen throughout.
+    /// An accept queue, by the age of its oldest connection.
     QueueAge,
-    /// A queue of which only the depth was seen: its rule already starts from less confidence for
-    /// that.
+    /// An accept queue of which only the depth is known. Its rule starts from a lower confidence.
     QueueDepth,
+    /// An accept queue of a UNIX listener, of which only the depth is known on any kernel.
+    UnixQueue,
 }
 
-/// How long a loss counts. A guess: twice the shortest horizon on which a leak is judged, and many
-/// times the longest run that an overload needs.
+/// Time for which a loss counts, in seconds. A guess: twice the shortest horizon on which a leak is
+/// judged, and many times the longest run that an overload needs.
 const LOSS_COUNTS_SECS: f64 = 60.0;
 
-// The four grades of doubt. Guesses all; what was chosen is their order, and that no two or three
-// together bury a claim: an agent without any BPF is still worth waking up for.
+// The four grades of doubt. All are guesses. Their order was chosen, and that two or three together
+// do not suppress a claim: an agent without any BPF is still worth waking up for.
 
-/// Evidence beside the rule is less good; the rule itself sees all it looks at.
+/// Supporting evidence is weaker; the rule itself has all its inputs.
 const SLIGHT: f64 = 0.98;
 
-/// What the rule looks at is seen, but later, coarser or with a little missing.
+/// An input of the rule arrives later, coarser or with gaps.
 const MILD: f64 = 0.95;
 
-/// A premise of the rule is not seen and taken on trust, such as that a process still runs the same
-/// program.
+/// A premise of the rule is assumed rather than observed, such as that a process still runs the
+/// same program.
 const MARKED: f64 = 0.85;
 
-/// What the rule looks at should not be there at all.
+/// An input of the rule is missing altogether.
 const SEVERE: f64 = 0.5;
 
 const _: () =
     assert!(0.0 < SEVERE && SEVERE <= MARKED && MARKED <= MILD && MILD <= SLIGHT && SLIGHT <= 1.0);
 
-/// A factor on confidence, and how the claim's sentence says it.
+/// A factor on a claim's confidence, and the words that the claim's sentence ends with.
+#[derive(Debug)]
 struct Penalty(f64, &'static str);
 
-/// A probe, which rules rest on it, and what they lose with it.
-struct ProbeRow {
-    name: &'static str,
+/// Rules that rest on a probe, and the penalties for a probe that is degraded or off.
+struct ProbePenalties {
     rules: &'static [Rule],
     degraded: Penalty,
     off: Penalty,
 }
 
-/// A loss, which rules rest on what was lost, and what they lose with it.
-struct LossRow {
-    name: &'static str,
+/// Rules that rest on what was lost, and the penalty for a loss.
+struct LossPenalty {
     rules: &'static [Rule],
-    doubt: Penalty,
+    penalty: Penalty,
 }
 
+const LEAK: &[Rule] = &[Rule::Leak];
 const PROCESS: &[Rule] = &[Rule::Leak, Rule::Handles];
-
-const PROBES: [ProbeRow; 6] = [
-    ProbeRow {
-        name: "process_memory",
-        rules: &[Rule::Leak],
-        degraded: Penalty(MILD, "memory was read in a coarser or slower way"),
-        off: Penalty(SEVERE, "memory was not read"),
-    },
-    ProbeRow {
-        name: "fault_samples",
-        rules: &[Rule::Leak],
-        degraded: Penalty(SLIGHT, "page faults were sampled less exactly"),
-        off: Penalty(MILD, "page faults were not sampled"),
-    },
-    ProbeRow {
-        name: "process_handles",
-        rules: &[Rule::Handles],
-        degraded: Penalty(
-            MILD,
-            "open files were counted in a slower way, and CLOSE_WAIT not at all",
-        ),
-        off: Penalty(SEVERE, "open files were not counted"),
-    },
-    ProbeRow {
-        name: "process_life",
-        rules: PROCESS,
-        degraded: Penalty(MILD, "process births and deaths were seen only indirectly"),
-        off: Penalty(MARKED, "process births and deaths were not seen"),
-    },
-    ProbeRow {
-        name: "accept_queue",
-        rules: &[Rule::QueueAge],
-        degraded: Penalty(MILD, "accept queues were read in a slower way"),
-        off: Penalty(SEVERE, "accept queues were not read"),
-    },
-    ProbeRow {
-        name: "outbound_connects",
-        rules: &[Rule::Outbound],
-        degraded: Penalty(MILD, "connects were followed in a coarser way"),
-        off: Penalty(SEVERE, "connects were not followed"),
-    },
-];
-
-const QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
-
+const TCP_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth];
+const UNIX_QUEUE: &[Rule] = &[Rule::UnixQueue];
+const ANY_QUEUE: &[Rule] = &[Rule::QueueAge, Rule::QueueDepth, Rule::UnixQueue];
 const OUTBOUND: &[Rule] = &[Rule::Outbound];
 
-const LOSSES: [LossRow; 16] = [
-    LossRow {
-        name: "process_scan_failed",
-        rules: &[Rule::Leak],
-        doubt: Penalty(MARKED, "not every scan of processes succeeded"),
-    },
-    LossRow {
-        name: "handle_scan_failed",
-        rules: &[Rule::Handles],
-        doubt: Penalty(MILD, "open files could not always be counted"),
-    },
-    LossRow {
-        name: "host_read_failed",
-        rules: &[Rule::Leak],
-        doubt: Penalty(MILD, "the host's memory could not always be read"),
-    },
-    LossRow {
-        name: "life_ring_full",
-        rules: PROCESS,
-        doubt: Penalty(MILD, "some process births and deaths were lost"),
-    },
-    LossRow {
-        name: "unknown_sample",
-        rules: PROCESS,
-        doubt: Penalty(MILD, "some process births and deaths made no sense"),
-    },
-    LossRow {
-        name: "fault_map_full",
-        rules: &[Rule::Leak],
-        doubt: Penalty(SLIGHT, "page faults of some processes were lost"),
-    },
-    LossRow {
-        name: "listener_scan_failed",
-        rules: QUEUE,
-        doubt: Penalty(MARKED, "not every look at accept queues succeeded"),
-    },
-    LossRow {
-        name: "listener_map_full",
-        rules: QUEUE,
-        doubt: Penalty(MILD, "some listeners had no room to be seen"),
-    },
-    LossRow {
-        name: "listener_share_full",
-        rules: QUEUE,
-        doubt: Penalty(
-            SLIGHT,
-            "some users or namespaces have more listeners than BPF reads; the rest are read less often",
+/// Penalties of a probe.
+const fn probe_penalties(probe: Probe) -> ProbePenalties {
+    let (rules, degraded, off) = match probe {
+        Probe::ProcessMemory => (
+            LEAK,
+            Penalty(MILD, "memory was read in a coarser or slower way"),
+            Penalty(SEVERE, "memory was not read"),
         ),
-    },
-    LossRow {
-        name: "listeners_left_out",
-        rules: QUEUE,
-        doubt: Penalty(SLIGHT, "some listeners of users with thousands of them were left out"),
-    },
-    LossRow {
-        name: "arrival_map_full",
-        rules: &[Rule::QueueAge],
-        doubt: Penalty(SLIGHT, "connections of some listeners were not counted"),
-    },
-    LossRow {
-        name: "outbound_read_failed",
-        rules: OUTBOUND,
-        doubt: Penalty(MILD, "connects could not always be read"),
-    },
-    LossRow {
-        name: "outbound_map_full",
-        rules: OUTBOUND,
-        doubt: Penalty(MILD, "some connects had no room to be counted"),
-    },
-    LossRow {
-        name: "outbound_share_full",
-        rules: OUTBOUND,
-        doubt: Penalty(
+        Probe::FaultSamples => (
+            LEAK,
+            Penalty(SLIGHT, "page faults were sampled less exactly"),
+            Penalty(MILD, "page faults were not sampled"),
+        ),
+        Probe::ProcessLife => (
+            PROCESS,
+            Penalty(MILD, "process starts and exits were seen only indirectly"),
+            Penalty(MARKED, "process starts and exits were not seen"),
+        ),
+        Probe::ProcessHandles => (
+            &[Rule::Handles] as &[Rule],
+            Penalty(MILD, "open files were counted in a slower way, and CLOSE_WAIT not at all"),
+            Penalty(SEVERE, "open files were not counted"),
+        ),
+        // The rule that reads depth alone starts from a lower confidence already.
+        Probe::AcceptQueue => (
+            &[Rule::QueueAge] as &[Rule],
+            Penalty(MILD, "accept queues were read in a slower way"),
+            Penalty(SEVERE, "accept queues were not read"),
+        ),
+        Probe::UnixQueue => (
+            UNIX_QUEUE,
+            Penalty(MILD, "UNIX accept queues were read in a slower way"),
+            Penalty(SEVERE, "UNIX accept queues were not read"),
+        ),
+        // Waits show that a queue drained between two scans; without them it must stand for longer.
+        Probe::AcceptSojourn => (
+            &[Rule::QueueAge] as &[Rule],
+            Penalty(SLIGHT, "only the wait of the oldest connection was timed"),
+            Penalty(MILD, "waits for accept() were not timed"),
+        ),
+        Probe::OutboundConnects => (
+            OUTBOUND,
+            Penalty(MILD, "outbound connects were followed in a coarser way"),
+            Penalty(SEVERE, "outbound connects were not followed"),
+        ),
+    };
+    ProbePenalties { rules, degraded, off }
+}
+
+/// Penalty of a loss.
+const fn loss_penalty(loss: Loss) -> LossPenalty {
+    let (rules, factor, words) = match loss {
+        Loss::LifeRingFull => (PROCESS, MILD, "some process starts and exits were lost"),
+        Loss::FaultMapFull => (LEAK, SLIGHT, "page faults of some processes were lost"),
+        // No rule reads stacks; they are shown beside a claim.
+        Loss::FaultStack => (&[] as &[Rule], SLIGHT, "stacks of some page faults were lost"),
+        Loss::ListenerMapFull => (TCP_QUEUE, MILD, "some listeners did not fit into BPF's map"),
+        Loss::SojournMapFull => {
+            (&[Rule::QueueAge] as &[Rule], SLIGHT, "waits at some listeners were not timed")
+        }
+        Loss::OutboundMapFull => {
+            (OUTBOUND, MILD, "some outbound connects did not fit into BPF's map")
+        }
+        Loss::ArrivalMapFull => {
+            (&[Rule::QueueAge] as &[Rule], SLIGHT, "connections of some listeners were not counted")
+        }
+        Loss::ListenerShareFull => (
+            TCP_QUEUE,
+            SLIGHT,
+            "some users or namespaces have more listeners than BPF reads; \
+             the rest are read less often",
+        ),
+        Loss::SojournShareFull => (
+            &[Rule::QueueAge] as &[Rule],
+            SLIGHT,
+            "waits at some listeners of users with many of them were not timed",
+        ),
+        Loss::OutboundShareFull => (
+            OUTBOUND,
             SLIGHT,
             "some connects of users with thousands of destinations were not counted",
         ),
-    },
-    LossRow {
-        name: "outbound_left_out",
-        rules: OUTBOUND,
-        doubt: Penalty(SLIGHT, "some destinations without failures were left out"),
-    },
-    LossRow {
-        name: "short_read",
-        rules: &[Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth],
-        doubt: Penalty(MILD, "some samples were cut off"),
-    },
-];
+        Loss::HostReadFailed => (LEAK, MILD, "the host's memory could not always be read"),
+        Loss::ProcessScanFailed => (LEAK, MARKED, "some scans of processes failed"),
+        Loss::HandleScanFailed => {
+            (&[Rule::Handles] as &[Rule], MILD, "some counts of open files failed")
+        }
+        Loss::ListenerScanFailed => (TCP_QUEUE, MARKED, "some scans of accept queues failed"),
+        Loss::UnixScanFailed => (UNIX_QUEUE, MARKED, "some scans of UNIX accept queues failed"),
+        Loss::OutboundReadFailed => (OUTBOUND, MILD, "some reads of outbound connects failed"),
+        Loss::ShortRead => (
+            &[
+                Rule::Leak,
+                Rule::Handles,
+                Rule::Outbound,
+                Rule::QueueAge,
+                Rule::QueueDepth,
+                Rule::UnixQueue,
+            ] as &[Rule],
+            MILD,
+            "some samples were cut off",
+        ),
+        Loss::UnknownSample => (PROCESS, MILD, "some process starts and exits were unreadable"),
+        Loss::ListenersLeftOut => {
+            (ANY_QUEUE, SLIGHT, "some listeners of users with thousands of them were left out")
+        }
+        Loss::OutboundLeftOut => {
+            (OUTBOUND, SLIGHT, "some destinations without failures were left out")
+        }
+        Loss::SockDiagFailed => (TCP_QUEUE, MILD, "some sock_diag requests for listeners failed"),
+        Loss::UnixDiagFailed => {
+            (UNIX_QUEUE, MILD, "some sock_diag requests for UNIX listeners failed")
+        }
+        Loss::NetnsNotEntered => {
+            (ANY_QUEUE, SLIGHT, "listeners in some network namespaces could not be read")
+        }
+    };
+    LossPenalty { rules, penalty: Penalty(factor, words) }
+}
 
+const PROBE_PENALTIES: [ProbePenalties; Probe::VARIANTS.len()] = {
+    let mut table = [const { probe_penalties(Probe::ProcessMemory) }; Probe::VARIANTS.len()];
+    let mut row = 0;
+    while row < table.len() {
+        table[row] = probe_penalties(Probe::VARIANTS[row]);
+        row += 1;
+    }
+    table
+};
+
+const LOSS_PENALTIES: [LossPenalty; Loss::VARIANTS.len()] = {
+    let mut table = [const { loss_penalty(Loss::LifeRingFull) }; Loss::VARIANTS.len()];
+    let mut row = 0;
+    while row < table.len() {
+        table[row] = loss_penalty(Loss::VARIANTS[row]);
+        row += 1;
+    }
+    table
+};
+
+/// State of a probe, as the sensors last reported it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum ProbeSight {
+enum SensorState {
     #[default]
-    Whole,
+    Full,
     Degraded,
     Off,
 }
 
-/// How far the sensors are to be trusted now.
+/// Reliability of the sensors' data now.
 #[derive(Debug, Clone, Default)]
 pub struct SensorHealth {
-    probes: [ProbeSight; PROBES.len()],
-    /// When each loss was last told of.
-    lost_t: [Option<f64>; LOSSES.len()],
+    /// In the order of [`Probe::VARIANTS`].
+    probes: [SensorState; Probe::VARIANTS.len()],
+    /// Time of each loss's last report, in the order of [`Loss::VARIANTS`].
+    lost_t: [Option<f64>; Loss::VARIANTS.len()],
 }
 
 impl SensorHealth {
-    /// Takes what the sensors say of themselves at `t`.
+    /// Takes the sensors' report of their own state at `t`.
     pub fn note(&mut self, t: f64, fact: &SensorHealthFact) {
         let names = |list: &[Arc<str>], name: &str| list.iter().any(|one| **one == *name);
-        for (sight, row) in self.probes.iter_mut().zip(&PROBES) {
-            *sight = match (names(&fact.off, row.name), names(&fact.degraded, row.name)) {
-                (true, _) => ProbeSight::Off,
-                (false, true) => ProbeSight::Degraded,
-                (false, false) => ProbeSight::Whole,
+        for (state, probe) in self.probes.iter_mut().zip(Probe::VARIANTS) {
+            *state = match (names(&fact.off, probe.name()), names(&fact.degraded, probe.name())) {
+                (true, _) => SensorState::Off,
+                (false, true) => SensorState::Degraded,
+                (false, false) => SensorState::Full,
             };
         }
-        for (lost_t, row) in self.lost_t.iter_mut().zip(&LOSSES) {
-            if fact.lost.get(row.name).is_some_and(|&count| count > 0) {
+        for (lost_t, loss) in self.lost_t.iter_mut().zip(Loss::VARIANTS) {
+            if fact.lost.get(loss.name()).is_some_and(|&count| count > 0) {
                 *lost_t = Some(t);
             }
         }
     }
 
-    /// What is left of a claim's confidence at `t`; `why` ends with what was not seen.
+    /// Reduces a claim's confidence by what its rule lacks at `t`, and appends the reasons to
+    /// `why`.
     pub(super) fn weigh(&self, rule: Rule, t: f64, confidence: f64, why: &mut String) -> f64 {
-        self.doubts(rule, t).fold(confidence, |left, Penalty(factor, words)| {
+        self.penalties(rule, t).fold(confidence, |left, Penalty(factor, words)| {
             why.push_str("; ");
             why.push_str(words);
             left * factor
         })
     }
 
-    fn doubts(&self, rule: Rule, t: f64) -> impl Iterator<Item = &'static Penalty> {
-        let probes =
-            self.probes.iter().zip(&PROBES).filter(move |(_, row)| row.rules.contains(&rule));
-        let probes = probes.filter_map(|(sight, row)| match sight {
-            ProbeSight::Whole => None,
-            ProbeSight::Degraded => Some(&row.degraded),
-            ProbeSight::Off => Some(&row.off),
+    fn penalties(&self, rule: Rule, t: f64) -> impl Iterator<Item = &'static Penalty> {
+        let probes = self.probes.iter().zip(&PROBE_PENALTIES);
+        let probes = probes.filter(move |(_, row)| row.rules.contains(&rule));
+        let probes = probes.filter_map(|(state, row)| match state {
+            SensorState::Full => None,
+            SensorState::Degraded => Some(&row.degraded),
+            SensorState::Off => Some(&row.off),
         });
-        let losses =
-            self.lost_t.iter().zip(&LOSSES).filter(move |(_, row)| row.rules.contains(&rule));
+        let losses = self.lost_t.iter().zip(&LOSS_PENALTIES);
+        let losses = losses.filter(move |(_, row)| row.rules.contains(&rule));
         let losses = losses.filter_map(move |(lost_t, row)| {
-            lost_t.is_some_and(|then| t - then <= LOSS_COUNTS_SECS).then_some(&row.doubt)
+            lost_t.is_some_and(|then| t - then <= LOSS_COUNTS_SECS).then_some(&row.penalty)
         });
         probes.chain(losses)
     }
@@ -269,8 +285,14 @@ impl SensorHealth {
 mod tests {
     use super::*;
 
-    const RULES: [Rule; 5] =
-        [Rule::Leak, Rule::Handles, Rule::Outbound, Rule::QueueAge, Rule::QueueDepth];
+    const RULES: [Rule; 6] = [
+        Rule::Leak,
+        Rule::Handles,
+        Rule::Outbound,
+        Rule::QueueAge,
+        Rule::QueueDepth,
+        Rule::UnixQueue,
+    ];
 
     fn fact(degraded: &[&str], off: &[&str], lost: &[(&str, u64)]) -> SensorHealthFact {
         let names = |list: &[&str]| list.iter().map(|&name| Arc::from(name)).collect();
@@ -278,57 +300,89 @@ mod tests {
         SensorHealthFact { degraded: names(degraded), off: names(off), lost }
     }
 
-    fn weigh(trust: &SensorHealth, rule: Rule, t: f64) -> (f64, String) {
+    fn weigh(health: &SensorHealth, rule: Rule, t: f64) -> (f64, String) {
         let mut why = String::from("it grew");
-        (trust.weigh(rule, t, 1.0, &mut why), why)
+        (health.weigh(rule, t, 1.0, &mut why), why)
+    }
+
+    /// Factor for each rule right after a report, the sentence being longer where it is below 1.
+    fn factors(fact: &SensorHealthFact) -> [f64; RULES.len()] {
+        let mut health = SensorHealth::default();
+        health.note(0.0, fact);
+        RULES.map(|rule| {
+            let (factor, why) = weigh(&health, rule, 0.0);
+            assert_eq!(factor < 1.0, why.starts_with("it grew; "), "{why}");
+            factor
+        })
     }
 
     #[test]
-    fn unseen_births_lower_a_leak_and_its_sentence_says_so() {
-        let mut trust = SensorHealth::default();
-        trust.note(0.0, &fact(&[], &["process_life"], &[]));
-        let said = "it grew; process births and deaths were not seen".to_owned();
-        assert_eq!(weigh(&trust, Rule::Leak, 1e6), (MARKED, said));
-        assert_eq!(weigh(&trust, Rule::QueueAge, 0.0), (1.0, "it grew".to_owned()));
-        trust.note(1.0, &SensorHealthFact::default());
-        assert_eq!(weigh(&trust, Rule::Leak, 1.0), (1.0, "it grew".to_owned()));
+    fn every_probe_lowers_the_confidence_of_some_rule() {
+        for probe in Probe::VARIANTS {
+            let degraded = factors(&fact(&[probe.name()], &[], &[]));
+            let off = factors(&fact(&[], &[probe.name()], &[]));
+            assert!(degraded.iter().any(|factor| *factor < 1.0), "{}", probe.name());
+            for (degraded, off) in degraded.into_iter().zip(off) {
+                assert!(
+                    0.0 < off && off <= degraded && (off < 1.0) == (degraded < 1.0),
+                    "{}: {degraded} degraded, {off} off",
+                    probe.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_loss_but_that_of_stacks_lowers_a_confidence() {
+        for loss in Loss::VARIANTS {
+            let factors = factors(&fact(&[], &[], &[(loss.name(), 1)]));
+            let is_lower = factors.iter().any(|factor| *factor < 1.0);
+            assert_eq!(is_lower, loss != Loss::FaultStack, "{}: {factors:?}", loss.name());
+            assert!(factors.iter().all(|factor| *factor > 0.0), "{}", loss.name());
+        }
+    }
+
+    #[test]
+    fn unseen_exits_lower_a_leak_and_its_sentence_says_so() {
+        let mut health = SensorHealth::default();
+        health.note(0.0, &fact(&[], &["process_life"], &[]));
+        let said = "it grew; process starts and exits were not seen".to_owned();
+        assert_eq!(weigh(&health, Rule::Leak, 1e6), (MARKED, said));
+        assert_eq!(weigh(&health, Rule::QueueAge, 0.0), (1.0, "it grew".to_owned()));
+        health.note(1.0, &SensorHealthFact::default());
+        assert_eq!(weigh(&health, Rule::Leak, 1.0), (1.0, "it grew".to_owned()));
     }
 
     #[test]
     fn a_loss_counts_for_a_minute() {
-        let mut trust = SensorHealth::default();
-        trust.note(100.0, &fact(&[], &[], &[("life_ring_full", 3), ("listener_map_full", 0)]));
-        assert_eq!(weigh(&trust, Rule::Leak, 160.0).0, MILD);
-        assert_eq!(weigh(&trust, Rule::Leak, 160.1).0, 1.0);
-        assert_eq!(weigh(&trust, Rule::QueueAge, 100.0).0, 1.0, "a loss of none is none");
-        trust.note(150.0, &SensorHealthFact::default());
-        assert_eq!(weigh(&trust, Rule::Leak, 160.0).0, MILD, "news of probes ends no loss");
+        let mut health = SensorHealth::default();
+        health.note(100.0, &fact(&[], &[], &[("life_ring_full", 3), ("listener_map_full", 0)]));
+        assert_eq!(weigh(&health, Rule::Leak, 160.0).0, MILD);
+        assert_eq!(weigh(&health, Rule::Leak, 160.1).0, 1.0);
+        assert_eq!(weigh(&health, Rule::QueueAge, 100.0).0, 1.0, "a count of zero is no loss");
+        health.note(150.0, &SensorHealthFact::default());
+        assert_eq!(weigh(&health, Rule::Leak, 160.0).0, MILD, "a report of probes ends no loss");
     }
 
     #[test]
-    fn what_is_known_by_depth_alone_is_not_punished_twice() {
-        let mut trust = SensorHealth::default();
-        trust.note(0.0, &fact(&["accept_queue"], &[], &[]));
-        assert_eq!(weigh(&trust, Rule::QueueDepth, 0.0).0, 1.0);
-        assert_eq!(weigh(&trust, Rule::QueueAge, 0.0).0, MILD);
+    fn a_queue_known_by_depth_is_not_penalised_twice() {
+        let mut health = SensorHealth::default();
+        health.note(0.0, &fact(&["accept_queue"], &[], &[]));
+        assert_eq!(weigh(&health, Rule::QueueDepth, 0.0).0, 1.0);
+        assert_eq!(weigh(&health, Rule::QueueAge, 0.0).0, MILD);
     }
 
     #[test]
-    fn names_that_nobody_knows_take_nothing_off() {
-        let mut trust = SensorHealth::default();
-        trust.note(0.0, &fact(&["gpu", ""], &["<script>"], &[("gpu_ring_full", u64::MAX)]));
-        RULES.iter().for_each(|&rule| assert_eq!(weigh(&trust, rule, 0.0).0, 1.0));
+    fn tcp_and_unix_queues_are_penalised_apart() {
+        let mut health = SensorHealth::default();
+        health.note(0.0, &fact(&[], &["unix_queue"], &[("unix_scan_failed", 1)]));
+        assert_eq!(weigh(&health, Rule::UnixQueue, 0.0).0, SEVERE * MARKED);
+        assert_eq!(weigh(&health, Rule::QueueDepth, 0.0).0, 1.0);
     }
 
     #[test]
-    fn worse_never_weighs_more() {
-        for row in &PROBES {
-            assert!(
-                row.off.0 <= row.degraded.0 && row.degraded.0 <= 1.0 && row.off.0 > 0.0,
-                "{}",
-                row.name
-            );
-        }
-        assert!(LOSSES.iter().all(|row| row.doubt.0 > 0.0 && row.doubt.0 <= 1.0));
+    fn unknown_names_are_ignored() {
+        let unknown = fact(&["gpu", ""], &["<script>"], &[("gpu_ring_full", u64::MAX)]);
+        assert_eq!(factors(&unknown), [1.0; RULES.len()]);
     }
 }

@@ -1,72 +1,72 @@
-//! The cascade detector: which dependency has stopped to answer.
+//! Dependency detector: finds dependencies that have stopped answering.
 //!
 //! A server that died, while its clients kept trying and leaked a little with each try, began the
-//! outage that this agent is built against. So connects that fail are watched a workload and
-//! address: where one used to answer and then, for `sustain`, every connect failed, that is a risk
-//! to whatever calls it, long before memory or queues show it. It is told to a person, and answered
-//! by nothing else: a node whose dependency is down serves no better for being drained.
+//! outage that this agent is built against. So failing connects are watched by workload and
+//! address: if an address used to answer and then every connect failed for `sustain`, that
+//! endangers its callers long before memory or queues show it. It is reported to a person and
+//! answered by nothing else: a node whose dependency is down serves no better for being drained.
 //!
-//! Cold start: an address that never answered is a mistake in somebody's configuration and no risk
-//! that begins: nothing is claimed. Connects under way that nobody has answered for `sustain` count
-//! as failing. A claim is withdrawn at the first that succeeds, or once nobody has tried for a
-//! minute. It refuses to claim on fewer than [`FAILED_MIN`] failures, and to blame a server for
-//! connects that never left this host because no local port was free: those are an exhaustion of
-//! the client's.
+//! Cold start: an address that never answered is a mistake in a configuration and no new risk, so
+//! nothing is claimed. Connects without an answer for `sustain` count as failing. A claim is
+//! cleared at the first connect that succeeds, or once no process has tried for a minute. Fewer
+//! than [`FAILED_MIN`] failures are not claimed, and a server is not blamed for connects that never
+//! left this host because no local port was free: the client has exhausted its ports.
+
+pub(super) mod claim;
+mod failing;
+mod verdict;
 
 use std::{collections::HashMap, sync::Arc};
 
+use self::{
+    claim::Spared,
+    failing::{Failing, LastAnswer},
+};
 use super::{
-    Context, Detector, DetectorSize, Findings,
-    confidence::Rule,
-    verdict::{CascadeRiskClaim, Claim, ClaimState, ExhaustionClaim, Sign, Spared, Verdict},
+    detector::{Context, Detector, DetectorSize, Findings},
+    verdict::Verdict,
 };
 use crate::{
     sense::{Fact, OutboundFact},
-    units::{Count, Span, rounded},
+    units::Span,
 };
 
-/// For so long every connect must have failed: longer than a dependency takes to restart. A guess.
+/// Time for which every connect must have failed: longer than a dependency takes to restart. A
+/// guess.
 const SUSTAIN_SECS: f64 = 15.0;
 
-/// So many must have failed in that time.
+/// Failures required in that time.
 const FAILED_MIN: u64 = 5;
 
-/// A claim is withdrawn once nobody has tried for this long: nobody is left who depends on the
+/// Time without a connect after which a claim is cleared: no caller is left that depends on the
 /// address. A guess: health checks and retries come more often.
 const UNTRIED_SECS: f64 = 60.0;
 
-/// An address that nobody connects to for so long is forgotten.
+/// Time without a connect after which an address is forgotten.
 const FORGOTTEN_SECS: f64 = 600.0;
 
-/// Time over which the present rate of attempts is taken.
+/// Time over which the present rate of attempts is averaged.
 const RECENT_SECS: f64 = 10.0;
 
-/// Attempts that are left, as a share of those that succeeded before, at which only health checks
-/// are left. A guess: a client that depends on an address tries at least as often as before.
+/// Attempts, as a share of earlier successes, below which only health checks are left. A guess: a
+/// client that depends on an address tries at least as often as before.
 const CHECKS_SHARE: f64 = 0.5;
 
-/// Another address answers a workload if it did so within this time.
+/// Time since its last answer within which another address counts as answering.
 const ANSWERS_SECS: f64 = 15.0;
 
-/// Failures without an answer at which connects that were never seen under way are taken to have
-/// failed on this host. At ten a second and a timeout of 100 ms, one is under way at any look.
-const LOCAL_FAILED_MIN: u64 = 20;
-
-/// Time between two forecasts of a claim that stands.
+/// Time between two forecasts of an open claim.
 const FORECAST_EVERY_SECS: f64 = 5.0;
 
-/// Addresses watched at once: as many as the sensor tells of, for some minutes. A guess at the
-/// busiest node's.
+/// Maximum number of addresses watched: as many as the sensor reports, for some minutes. A guess at
+/// the busiest node's.
 const ADDRESSES_MAX: usize = 8_192;
-
-/// Sure that nothing answers; whether it is missed is for the service to say.
-const CONFIDENCE: f64 = 0.9;
 
 type DependencyKey = (Arc<str>, u32, Arc<str>);
 
-/// Finds dependencies that have stopped to answer.
+/// Finds dependencies that have stopped answering.
 #[derive(Default)]
-pub struct DependencyDetector {
+pub(super) struct DependencyDetector {
     addresses: HashMap<DependencyKey, Dependency>,
     untracked_total: u64,
 }
@@ -76,44 +76,15 @@ pub struct DependencyDetector {
 struct Dependency {
     last: Option<OutboundFact>,
     first_t: f64,
-    /// Time of the last look at which a connect was begun, ended or under way.
+    /// Time of the last sample at which a connect was begun, ended or pending.
     tried_t: f64,
-    /// When one last succeeded; `None` where none ever did.
+    /// Time of the last connect that succeeded; `None` if none did.
     answered_t: Option<f64>,
     answered: u64,
     failing: Failing,
     recent: Recent,
     raised: Option<Verdict>,
     forecast_t: f64,
-}
-
-/// Failures in a row.
-#[derive(Debug, Clone, Copy, Default)]
-struct Failing {
-    since_t: Option<f64>,
-    refused: u64,
-    timed_out: u64,
-    abandoned: u64,
-    no_local_port: u64,
-    /// Set if one was seen under way.
-    was_pending: bool,
-}
-
-impl Failing {
-    fn failed(self) -> u64 {
-        self.refused.saturating_add(self.timed_out).saturating_add(self.abandoned)
-    }
-
-    /// Connects that failed before anything was sent; `None` if the other side may be the reason.
-    /// Sensors that do not tell them apart count them as abandoned: then none of many was ever seen
-    /// under way.
-    fn failed_locally(self) -> Option<u64> {
-        if self.no_local_port > self.failed() {
-            return Some(self.no_local_port);
-        }
-        let sent_none = self.refused == 0 && self.timed_out == 0 && !self.was_pending;
-        (sent_none && self.abandoned >= LOCAL_FAILED_MIN).then_some(self.abandoned)
-    }
 }
 
 /// Failures of the last [`RECENT_SECS`], as a rate that decays.
@@ -135,7 +106,7 @@ impl Recent {
 }
 
 impl Dependency {
-    /// Takes a look; `others_answer` tells if another address with the same port answers this
+    /// Takes a sample. `others_answer` is whether another address with the same port answers this
     /// workload.
     fn observe(
         &mut self,
@@ -145,7 +116,7 @@ impl Dependency {
         findings: &mut Findings,
     ) {
         let t = context.t;
-        // The first look's totals are of nobody knows when.
+        // The first sample's totals are of an unknown time.
         let last = self.last.replace(fact.clone()).unwrap_or_else(|| {
             (self.first_t, self.tried_t) = (t, t);
             fact.clone()
@@ -158,7 +129,7 @@ impl Dependency {
             let failing = std::mem::take(&mut self.failing);
             findings
                 .verdicts
-                .extend(self.raised.take().map(|raised| answers_again(t, failing, raised)));
+                .extend(self.raised.take().map(|raised| verdict::recovered(t, failing, raised)));
             return;
         }
         let failing = &mut self.failing;
@@ -188,22 +159,19 @@ impl Dependency {
         }
         self.forecast_t = t;
         let verdict = match failing.failed_locally() {
-            Some(failed) => no_ports(context, fact, failed, since_t),
-            None => does_not_answer(
-                context,
-                fact,
-                failing,
-                self.spared(t, answered_t, others_answer),
-                answered_t,
-                self.answered,
-            ),
+            Some(failed) => verdict::no_local_port(context, fact, failed, since_t),
+            None => {
+                let spared = self.spared(t, answered_t, others_answer);
+                let last = LastAnswer { t: answered_t, answered: self.answered };
+                verdict::no_answer(context, fact, failing, spared, last)
+            }
         };
         match &self.raised {
             None => {
                 self.raised = Some(verdict.clone());
                 findings.verdicts.push(verdict);
             }
-            // What it is called does not change while it stands.
+            // The kind of claim does not change while it is open.
             Some(raised) if raised.claim.name() == verdict.claim.name() => {
                 findings.forecasts.push(verdict)
             }
@@ -211,7 +179,7 @@ impl Dependency {
         }
     }
 
-    /// Reason to think that no user misses the dependency.
+    /// Returns the reason to think that no user misses the dependency.
     fn spared(&self, t: f64, answered_t: f64, others_answer: bool) -> Option<Spared> {
         let usual_per_sec = self.answered as f64 / (answered_t - self.first_t).max(1.0);
         if others_answer {
@@ -223,19 +191,20 @@ impl Dependency {
         only_checks.then_some(Spared::OnlyChecks)
     }
 
-    /// Withdraws a claim that nobody tries any more, and says if the address can be forgotten.
+    /// Clears a claim about an address without connects, and returns whether the address can be
+    /// forgotten.
     fn is_forgotten(&mut self, t: f64, findings: &mut Findings) -> bool {
         let untried_secs = t - self.tried_t;
         if let Some(raised) = self.raised.take_if(|_| untried_secs > UNTRIED_SECS) {
-            let why = format!("nobody has connected for {}", Span(untried_secs));
-            findings.verdicts.push(Verdict { t, state: ClaimState::Cleared, why, ..raised });
+            let why = format!("no process has connected to it for {}", Span(untried_secs));
+            findings.verdicts.push(Verdict::cleared(t, raised.claim, raised.confidence, why));
             self.failing = Failing::default();
         }
         untried_secs > FORGOTTEN_SECS
     }
 }
 
-/// Port of an address such as `10.0.0.5:5432`.
+/// Returns the port of an address such as `10.0.0.5:5432`.
 fn port(addr: &str) -> &str {
     addr.rsplit(':').next().unwrap_or_default()
 }
@@ -270,139 +239,22 @@ impl Detector for DependencyDetector {
             Fact::Host(_) => {
                 let cleared_from = findings.verdicts.len();
                 self.addresses.retain(|_, address| !address.is_forgotten(context.t, findings));
-                // A hash map has no order; output has one.
-                findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
-                    Claim::CascadeRisk(claim) => {
-                        (claim.cgroup.clone(), claim.netns, claim.addr.clone())
-                    }
-                    Claim::Exhaustion(claim) => {
-                        (claim.cgroup.clone(), claim.netns, claim.addr.clone())
-                    }
-                    Claim::Leak(_) | Claim::Overload(_) => (Arc::from(""), 0, Arc::from("")),
-                });
+                // A hash map has no order, but output has.
+                findings.verdicts[cleared_from..].sort_by_key(|verdict| verdict.claim.id());
             }
             Fact::Outbound(fact) => self.outbound(context, fact, findings),
-            Fact::Listener(_)
-            | Fact::Handles(_)
-            | Fact::Sensing(_)
-            | Fact::Process(_)
-            | Fact::Exec(_)
-            | Fact::Exit(_) => {}
+            _ => {}
         }
     }
 
-    fn held(&self) -> DetectorSize {
+    fn size(&self) -> DetectorSize {
+        let is_raised = |address: &&Dependency| address.raised.is_some();
         DetectorSize {
-            tracked: self.addresses.len(),
-            raised: self.addresses.values().filter(|address| address.raised.is_some()).count(),
+            cascade_risks_raised: self.addresses.values().filter(is_raised).count(),
             untracked_total: self.untracked_total,
+            ..DetectorSize::default()
         }
     }
-}
-
-fn does_not_answer(
-    context: &Context<'_>,
-    fact: &OutboundFact,
-    failing: Failing,
-    spared: Option<Spared>,
-    answered_t: f64,
-    answered: u64,
-) -> Verdict {
-    let t = context.t;
-    let kinds = [
-        (failing.refused, "refused"),
-        (failing.timed_out, "timed out"),
-        (failing.abandoned, "given up"),
-        (u64::from(fact.pending), "without an answer yet"),
-    ];
-    let kinds: Vec<_> = kinds
-        .iter()
-        .filter(|kind| kind.0 > 0)
-        .map(|(n, kind)| format!("{} {kind}", Count(*n)))
-        .collect();
-    let why = format!(
-        "{} does not answer {}: {} in {}; the last of {} connects that succeeded was {} ago; {}",
-        fact.addr,
-        who(fact),
-        kinds.join(", "),
-        Span(t - failing.since_t.unwrap_or(t)),
-        Count(answered),
-        Span(t - answered_t),
-        match spared {
-            None => "what depends on it will fail next",
-            Some(Spared::OnlyChecks) =>
-                "far fewer connect than before, as if only health checks were left",
-            Some(Spared::OthersAnswer) => "other addresses with this port still answer",
-        },
-    );
-    let claim = CascadeRiskClaim {
-        sign: Sign::DependencyDown,
-        addr: fact.addr.clone(),
-        netns: fact.netns,
-        pid: fact.pid,
-        comm: fact.comm.clone(),
-        cgroup: fact.cgroup.clone(),
-        failed: failing.failed(),
-        spared,
-    };
-    verdict(context, Claim::CascadeRisk(claim), why)
-}
-
-/// Claims that a workload has no local port left to one destination.
-fn no_ports(context: &Context<'_>, fact: &OutboundFact, failed: u64, since_t: f64) -> Verdict {
-    let why = format!(
-        "{} cannot connect to {}: {} connects failed in {} before anything was sent, as if no local port to it were free; the server \
-         is not the reason; close idle connections, reuse them, or widen net.ipv4.ip_local_port_range",
-        who(fact),
-        fact.addr,
-        Count(failed),
-        Span(context.t - since_t),
-    );
-    let claim = ExhaustionClaim {
-        resource: ExhaustionClaim::LOCAL_PORTS,
-        addr: fact.addr.clone(),
-        netns: fact.netns,
-        pid: fact.pid,
-        comm: fact.comm.clone(),
-        cgroup: fact.cgroup.clone(),
-        failed,
-    };
-    verdict(context, Claim::Exhaustion(claim), why)
-}
-
-/// Names the workload that connects: its cgroup, and the process that did so last.
-fn who(fact: &OutboundFact) -> String {
-    let cgroup = if fact.cgroup.is_empty() { "a process" } else { &fact.cgroup };
-    let comm = if fact.comm.is_empty() { "pid".to_owned() } else { format!("{}, pid", fact.comm) };
-    format!("{cgroup} ({comm} {})", fact.pid)
-}
-
-fn verdict(context: &Context<'_>, claim: Claim, mut why: String) -> Verdict {
-    let confidence = context.trust.weigh(Rule::Outbound, context.t, CONFIDENCE, &mut why);
-    Verdict {
-        t: context.t,
-        claim,
-        exhaustion_secs: None,
-        exhaustion_interval_secs: None,
-        confidence: rounded(confidence, 2),
-        state: ClaimState::Raised,
-        harm: None,
-        why,
-    }
-}
-
-fn answers_again(t: f64, failing: Failing, raised: Verdict) -> Verdict {
-    let failed = Span(t - failing.since_t.unwrap_or(raised.t));
-    let why = match &raised.claim {
-        Claim::CascadeRisk(claim) => {
-            format!("{} answers again, after {failed} without", claim.addr)
-        }
-        Claim::Exhaustion(claim) => {
-            format!("connects to {} succeed again, after {failed} without", claim.addr)
-        }
-        Claim::Leak(_) | Claim::Overload(_) => String::new(),
-    };
-    Verdict { t, state: ClaimState::Cleared, why, ..raised }
 }
 
 #[cfg(test)]
@@ -410,6 +262,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
+        detect::{Claim, ClaimState},
         engine::{Engine, HostInfo},
         sense::Observation,
     };
@@ -453,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_that_stops_to_answer_is_a_risk_until_it_answers_again() {
+    fn silent_dependency_is_a_risk_until_it_answers_again() {
         let mut run = Run::new();
         run.secs(60, 4, 0);
         run.secs(40, 0, 4);
@@ -461,14 +314,15 @@ mod tests {
         assert_eq!(run.states(), [(ClaimState::Raised, 75.0), (ClaimState::Cleared, 100.0)]);
         assert_eq!(
             run.verdicts[0].why,
-            "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; the last of 236 connects that \
-             succeeded was 16 s ago; what depends on it will fail next"
+            "10.0.0.5:5432 does not answer /api.service (api, pid 812): 64 refused in 15 s; \
+             the last of 236 successful connects was 16 s ago; services that depend on it will \
+             fail next"
         );
-        assert_eq!(run.verdicts[1].why, "10.0.0.5:5432 answers again, after 40 s without");
+        assert_eq!(run.verdicts[1].why, "10.0.0.5:5432 answers again, after 40 s of failures");
     }
 
     #[test]
-    fn what_never_answered_restarts_quickly_or_fails_now_and_then_is_none() {
+    fn dependency_that_fails_briefly_or_always_is_no_risk() {
         let mut run = Run::new();
         run.secs(300, 0, 4);
         let mut restarts = Run::new();
@@ -487,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn connects_that_nobody_answers_count_before_the_kernel_gives_them_up() {
+    fn pending_connects_count_before_the_kernel_gives_up() {
         let mut run = Run::new();
         run.secs(60, 4, 0);
         run.fact.pending = 8;
@@ -508,7 +362,7 @@ mod tests {
         assert!(run.core.apply(&host(130.0)).verdicts.is_empty());
         let cleared = run.core.apply(&host(140.0)).verdicts;
         assert_eq!(cleared.len(), 1);
-        assert_eq!(cleared[0].why, "nobody has connected for 61 s");
+        assert_eq!(cleared[0].why, "no process has connected to it for 61 s");
         assert!(run.core.apply(&host(900.0)).verdicts.is_empty());
     }
 
@@ -520,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_of_a_backend_that_was_stopped_are_told_from_users_who_miss_it() {
+    fn checks_of_a_stopped_backend_are_told_from_users() {
         let mut stopped = Run::new();
         stopped.secs(60, 4, 0);
         stopped.secs(5, 0, 4);
@@ -571,7 +425,7 @@ mod tests {
             };
             assert_eq!((claim.resource, claim.failed), ("local_ports", 160));
             assert!(
-                run.verdicts[0].why.contains("the server is not the reason"),
+                run.verdicts[0].why.contains("the server is not the cause"),
                 "{}",
                 run.verdicts[0].why
             );

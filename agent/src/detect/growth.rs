@@ -1,16 +1,15 @@
-//! What growth looks like when it does not end: the rule of the leak detector, applied to one
-//! horizon of one process.
+//! Rule of the leak detector, applied to one horizon of one process: recognises growth that does
+//! not end.
 //!
 //! Floors (see [`super::window`]) must rise in a line that chance does not draw, from one end of a
-//! stretch to the other, onto new ground, and faster than the work that the process does. Then it
-//! matters how it began ([`past`]). Growth that *broke out* of a long steady stretch is believed as
-//! it is. Growth of which the beginning was not seen, or that never was steady, may be a cache that
-//! fills or a start that takes its time; it is believed once even the strongest deceleration that
-//! its scatter allows would not let it end below the limit ([`ending`]). So each claim knows what
-//! it would take to be wrong. And it must be worth a claim ([`worth`]): the limit comes nearer by
-//! it, and it has lasted. Where teeth are longer than buckets the troughs between them are asked
-//! the same ([`sawtooth`]). Tests run cheapest first: nearly every process stops at the first. It
-//! refuses nothing else and cannot fail.
+//! stretch to the other, to a new level, and faster than the work that the process does. Then its
+//! beginning matters ([`history`]). Growth that *broke out* of a long steady time is believed at
+//! once. Growth whose beginning was not seen, or that never was steady, may be a cache that fills
+//! or a slow start; it is believed once even the strongest deceleration that its scatter allows
+//! would not let it end below the limit ([`deceleration`]). So each claim knows what it would take
+//! to be wrong. And it must be worth a claim ([`impact`]): it brings the limit nearer, and it has
+//! lasted. If teeth are longer than buckets, the troughs between them are judged in the same way
+//! ([`sawtooth`]). Tests run cheapest first: nearly every process stops at the first.
 
 mod deceleration;
 mod history;
@@ -24,64 +23,65 @@ use super::{
 };
 use crate::config::LeakConfig;
 
-/// Stretches that are looked at, in buckets, the longest first: a long one is surer, a short one
-/// sooner. On the horizons of seconds only the longest: what grows for half a minute is a request.
+/// Lengths of the stretches that are judged, in buckets, the longest first: a long one is more
+/// certain, a short one sooner. On the horizons of seconds only the longest: growth for half a
+/// minute is a request.
 const STRETCHES: [usize; 4] = [BUCKETS, 12, 8, 6];
 
 fn stretches(horizon: usize) -> &'static [usize] {
     &STRETCHES[..(horizon + 1).saturating_sub(1).clamp(1, STRETCHES.len())]
 }
 
-/// From this horizon on, 45 minutes by default, a bucket takes minutes to close; it is looked at
-/// while it fills, too.
+/// First horizon, 45 minutes by default, whose buckets take minutes to close: they are judged while
+/// they fill, too.
 const LONG_HORIZON_MIN: usize = 4;
 
-/// Share of a stretch's buckets that must hold something: the design's 75 %.
+/// Share of a stretch's buckets that must hold a floor: the design's 75 %.
 const PRESENT_MIN: f64 = 0.75;
 
-/// Growth at the beginning of a stretch, as a share of the whole stretch's, below which it began
+/// Slope at the beginning of a stretch, as a share of the whole stretch's, below which growth began
 /// midway. Half leaves room for leaks that quicken.
 const EARLY_SHARE_MIN: f64 = 0.5;
 
-/// Growth at the end, as a share of the whole stretch's and of any longer horizon's so far, below
-/// which it is ending.
+/// Slope at the end, as a share of the whole stretch's and of any longer horizon's so far, below
+/// which growth is ending.
 const RECENT_SHARE_MIN: f64 = 0.7;
 
-/// Growth that is no older than the horizons of seconds must be at least so fast: slower growth can
-/// be watched for longer.
+/// Minimum rate of growth that is no older than the horizons of seconds: slower growth can be
+/// watched for longer.
 const FAST_BYTES_PER_SEC: f64 = 800_000.0;
 
-/// The first horizon that is not one of seconds: five minutes by default.
+/// First horizon that is not one of seconds: five minutes by default.
 pub(super) const MINUTES_HORIZON_MIN: usize = 2;
 
-/// Growth as a share of the process's own size below which it merely breathes. A guess.
+/// Growth as a share of the process's own size below which it is fluctuation. A guess.
 const BREATHING_SHARE: f64 = 0.01;
 
-/// How much more than it has ever given back a process must grow.
+/// Multiple of the memory that it has ever given back by which a process must grow.
 const BREAKOUT: f64 = 3.0;
 
 /// Growth still goes on if the lowest of the next shorter horizon's newest buckets lies above the
-/// lowest of as many some buckets before, by this share of what the slope makes of the time
-/// between; so neither of them may be a tooth of a sawtooth.
+/// lowest of as many buckets some time before, by this share of what the slope yields in between;
+/// so neither of them may be a tooth of a sawtooth.
 const NOW_NEWEST_BUCKETS: usize = 3;
 const NOW_BUCKETS_BETWEEN: usize = 7;
 const NOW_SHARE_MIN: f64 = 0.5;
 
-/// The same share of the horizon after that, in whose time a stair may stand.
+/// The same share on the horizon below that, in whose time a staircase may pause.
 const NOW_SHARE_OF_STAIRS_MIN: f64 = 0.1;
 
-/// The least strict that any horizon may be.
+/// Least strict significance of any horizon.
 const SIGNIFICANCE_MAX: f64 = 1e-3;
 
-/// What is left of the confidence in a line that scatters as much as it rises, where so much is
-/// configured to be believed.
+/// Confidence that is left in a line that scatters as much as it rises, if the configuration lets
+/// such lines be believed.
 const CONFIDENCE_MIN: f64 = 0.05;
 
 /// Standard errors on either side of a slope in its interval: Student's t of 95 % at the fewest
 /// degrees of freedom that occur is 2.8, and floors scatter to one side.
 const INTERVAL_ERRORS: f64 = 4.0;
 
-/// How growth began.
+/// Beginning of growth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Beginning {
     /// After so many seconds in which the process was steady.
@@ -90,20 +90,20 @@ pub(super) enum Beginning {
     Unseen,
 }
 
-/// What one horizon says about one process.
+/// Growth that one horizon of one process shows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Growth {
     pub(super) headroom_bytes: f64,
     pub(super) slope_bytes_per_sec: f64,
-    /// How fast the other processes of the workload grow together.
+    /// Rate at which the other processes of the workload grow together.
     pub(super) others_bytes_per_sec: f64,
-    /// 95 % of it.
+    /// Half of the slope's 95 % interval.
     pub(super) slope_error_bytes_per_sec: f64,
     pub(super) recent_share: f64,
     pub(super) grown_bytes: f64,
     pub(super) grown_secs: f64,
     pub(super) completeness: f64,
-    /// How many floors or troughs show it.
+    /// Number of floors or troughs that show it.
     pub(super) points: usize,
     pub(super) base_kib: u32,
     pub(super) peak_kib: u32,
@@ -112,49 +112,48 @@ pub(super) struct Growth {
     pub(super) under_sawtooth: bool,
 }
 
-/// One horizon of one process, and what else it takes to judge it.
+/// One horizon of one process, with what it takes to judge it.
 pub(super) struct HorizonView<'a> {
     pub(super) window: &'a Window,
     pub(super) horizon: usize,
-    /// Whether the horizon's open bucket is looked at, too.
+    /// Whether the horizon's open bucket counts, too.
     pub(super) newest: Newest,
     pub(super) config: &'a LeakConfig,
     pub(super) horizons: &'a Horizons,
-    pub(super) load: &'a Activity,
+    pub(super) activity: &'a Activity,
     /// Whether the process started under watch.
     pub(super) young: bool,
-    /// For how long it has been watched.
+    /// Time for which it has been watched.
     pub(super) watched_secs: f64,
     /// Bytes to the nearest limit.
     pub(super) headroom_bytes: f64,
     pub(super) around: &'a dyn Surroundings,
 }
 
-/// What a process shares with others.
+/// Growth that a process shares with others.
 pub(super) trait Surroundings {
     /// Bytes to the nearest limit.
     fn headroom_bytes(&self) -> f64;
     /// The process's resident shared memory.
     fn shmem_bytes(&self) -> f64;
-    /// How much the other processes of the workload grew over so many of a horizon's last buckets,
-    /// in KiB.
+    /// Growth of the workload's other processes over so many of a horizon's last buckets, in KiB.
     fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64;
-    /// How much more of the nearest limit is in use than so many seconds ago, in KiB; `None` where
-    /// that is not known.
+    /// Rise of the memory in use of the nearest limit over so many seconds, in KiB; `None` if
+    /// unknown.
     fn limit_rose_kib(&self, secs: f64) -> Option<f64>;
 }
 
-/// The last buckets of the horizon that is looked at, and the line through them.
+/// Last buckets of the horizon that is judged, and the line through them.
 struct Stretch<'a> {
     points: &'a [Point],
     slope_bytes_per_sec: f64,
     grown_kib: f64,
-    /// How much the other processes of the workload grew meanwhile.
+    /// Growth of the workload's other processes meanwhile.
     others_kib: f64,
 }
 
 impl Stretch<'_> {
-    /// Where on the horizon it begins, in buckets.
+    /// Beginning on the horizon, in buckets.
     fn begins(&self) -> f64 {
         self.points[0].x
     }
@@ -164,7 +163,7 @@ impl Stretch<'_> {
     }
 }
 
-/// Which horizons to look at when a bucket of some of them has closed, a bit each.
+/// Returns the horizons to judge when buckets of some of them have closed, a bit each.
 pub(super) fn due(closed: u8, horizons: usize) -> impl Iterator<Item = (usize, Newest)> {
     (0..horizons).filter_map(move |horizon| {
         let is_closed = |horizon: usize| closed & (1 << horizon) != 0;
@@ -177,7 +176,7 @@ pub(super) fn due(closed: u8, horizons: usize) -> impl Iterator<Item = (usize, N
 }
 
 impl HorizonView<'_> {
-    /// What the horizon shows, if it shows growth that is a leak.
+    /// Returns the growth that the horizon shows, if it is a leak.
     pub(super) fn growth(&self) -> Option<Growth> {
         // Nearly every process stops here.
         let floor_kib = self.own_worth_kib();
@@ -192,7 +191,7 @@ impl HorizonView<'_> {
         stretches.iter().find_map(|stretch| self.stretch(&floors, *stretch))
     }
 
-    /// What so many of the last buckets show.
+    /// Returns the growth that so many of the last buckets show, if it is a leak.
     fn stretch(&self, floors: &BucketFloors, buckets: usize) -> Option<Growth> {
         let points = floors.last(buckets);
         let (first, last) = (points.first()?, points.last()?);
@@ -211,7 +210,7 @@ impl HorizonView<'_> {
         }
         let line = FittedLine::through(points)?;
         if line.p_value() > self.significance()
-            || !self.on_new_ground(first, last)
+            || !self.reaches_new_level(first, last)
             || grown_kib < BREAKOUT * self.gave_back_kib()
         {
             return None;
@@ -224,7 +223,7 @@ impl HorizonView<'_> {
         let rising_still =
             last.y > points[points.len() - 2].y && self.grows_now(stretch.slope_bytes_per_sec);
         let late_slope =
-            even(points, &line, self.load.fell_to(self.horizon)).filter(|_| rising_still)?;
+            even(points, &line, self.activity.fell_to(self.horizon)).filter(|_| rising_still)?;
         if self.horizon < MINUTES_HORIZON_MIN && stretch.slope_bytes_per_sec < FAST_BYTES_PER_SEC {
             return None;
         }
@@ -236,7 +235,7 @@ impl HorizonView<'_> {
         }
         let quickened = self.quickened(&stretch);
         if (!quickened && self.slows_on_a_longer_horizon(late_slope * per_sec))
-            || self.load.explains(self.horizons, self.horizon, grown_kib / first.y.max(1.0))
+            || self.activity.explains(self.horizons, self.horizon, grown_kib / first.y.max(1.0))
         {
             return None;
         }
@@ -262,13 +261,14 @@ impl HorizonView<'_> {
         })
     }
 
-    /// The floors of this or a longer horizon.
+    /// Floors of this or a longer horizon.
     fn floors(&self, horizon: usize) -> BucketFloors {
         let newest = if horizon == self.horizon { self.newest } else { Newest::Closed };
         self.window.floors_to(horizon, newest)
     }
 
-    /// Whether the shorter horizons, whose newest buckets are newer, still show some of the growth.
+    /// Returns whether the shorter horizons, whose newest buckets are newer, still show some of the
+    /// growth.
     fn grows_now(&self, slope_bytes_per_sec: f64) -> bool {
         let Some(shorter) = self.horizon.checked_sub(1) else { return true };
         let floors = self.window.floors(shorter);
@@ -295,16 +295,16 @@ impl HorizonView<'_> {
         rose_kib.is_none_or(|kib| kib >= NOW_SHARE_OF_STAIRS_MIN * makes_kib(shortest))
     }
 
-    /// Each horizon may err as often a day: one whose buckets are longer is asked less often, and
-    /// may be less strict.
+    /// Significance of the horizon. Each may err as often a day: one whose buckets are longer is
+    /// judged less often, and may be less strict.
     fn significance(&self) -> f64 {
         let share = self.horizons.bucket_secs(self.horizon) / self.horizons.bucket_secs(0);
         (self.config.significance * share).min(SIGNIFICANCE_MAX)
     }
 }
 
-/// The slope of the later half, where neither half is markedly flatter than all of it; where the
-/// load fell to a share, so may the pace.
+/// Returns the slope of the later half if neither half is markedly flatter than the whole; if the
+/// activity fell to a share, so may the rate.
 fn even(points: &[Point], line: &FittedLine, fell: f64) -> Option<f64> {
     let half = points.len().div_ceil(2);
     let (early, late) = (
@@ -317,13 +317,13 @@ fn even(points: &[Point], line: &FittedLine, fell: f64) -> Option<f64> {
 }
 
 impl Growth {
-    /// When the limit is met, with all of the workload's growth.
+    /// Time to the limit, with all of the workload's growth.
     pub(super) fn exhaustion_secs(&self) -> f64 {
         self.headroom_bytes / (self.slope_bytes_per_sec + self.others_bytes_per_sec)
     }
 
-    /// How little the line's slope is in doubt, times how much of the pace is left at the end,
-    /// times how much was seen.
+    /// Certainty of the line's slope, times the share of the rate that is left at the end, times
+    /// the share of buckets that were seen.
     pub(super) fn confidence(&self) -> f64 {
         let standard_error = self.slope_error_bytes_per_sec / INTERVAL_ERRORS;
         let sure = (1.0 - standard_error / self.slope_bytes_per_sec).max(CONFIDENCE_MIN);

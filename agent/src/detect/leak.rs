@@ -1,63 +1,68 @@
-//! The leak detector: which workload grows, steadily and without slowing, towards an end that is
-//! near enough to say so.
+//! Leak detector: finds workloads that grow steadily, without slowing down, towards a limit that is
+//! near enough to be reported.
 //!
-//! Watching the host's total would find nothing: it moves for good reasons all day. One process's
-//! floor does not. A claim takes growth that passes every test of [`super::growth`] on some
-//! horizon, and a forecast that does not reach further than what was seen supports. It is made once
-//! for a workload, whichever of its processes leak, and stands until they stop, give back, or are
-//! gone and not replaced: a leak survives a restart, and a restart must not page twice. Cold start:
-//! the first `warm_up` of a process that starts under watch is not judged; then one horizon must
-//! pass. It refuses: page cache and file mappings (they are given back), and claims without a
+//! The host's total says nothing: it moves for good reasons all day. One process's floor does not.
+//! A claim takes growth that passes every test of [`super::growth`] on some horizon, and a forecast
+//! that does not reach further than the observed growth supports. It is raised once for a workload,
+//! whichever of its processes leak, and stays open until they stop, give memory back, or are gone
+//! and not replaced: a leak survives a restart, and a restart must not page twice. Cold start: the
+//! first `warm_up` of a process that starts under watch is not judged; then one horizon must pass.
+//! Page cache and file mappings do not count (they are reclaimed), and nothing is claimed without a
 //! headroom to forecast against.
 
-mod claim;
+mod headroom;
 mod limit_history;
+mod open_leaks;
 mod peers;
 mod process;
+mod process_scan;
 mod tracking;
+mod verdict;
 mod workload;
 
 use std::collections::{HashMap, hash_map::Entry};
 
 pub use self::process::PROCESS_STATE_BYTES;
 use self::{
-    claim::{Claims, Headroom},
+    headroom::Headroom,
     limit_history::LimitHistory,
+    open_leaks::OpenLeaks,
     peers::Peers,
-    process::{Process, loading_secs},
-    tracking::{Followed, Leak},
+    process::{Leak, Process, loading_secs},
+    process_scan::ProcessScan,
+    tracking::Tracking,
     workload::Members,
 };
 use super::{
-    Context, Detector, DetectorSize, Findings,
     confidence::Rule,
+    detector::{Context, Detector, DetectorSize, Findings, is_gone},
     growth::{Growth, due},
-    is_gone,
     window::{BUCKETS, Horizons, Newest},
 };
 use crate::{
-    config::LeakConfig,
+    config::{DetectConfig, LeakConfig},
     sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact},
 };
 
-/// Processes watched at once. At 512 bytes each that is 32 MiB; twice the kernel's default pid_max.
+/// Maximum number of processes watched. At 512 bytes each that is 32 MiB; twice the kernel's
+/// default pid_max.
 const PROCESSES_MAX: usize = 65_536;
 
-/// A gap between two scans above which the host is taken to have slept, and its processes with it:
-/// several of the longest interval that can be configured.
+/// Gap between two scans above which the host is taken to have slept, and its processes with it:
+/// several times the longest interval that can be configured.
 const ASLEEP_SECS_MIN: f64 = 300.0;
 
 /// Finds workloads that grow without end.
-pub struct LeakDetector {
+pub(super) struct LeakDetector {
     config: LeakConfig,
     horizons: Horizons,
     /// By pid, so that a reused pid meets the process that it replaces.
     processes: HashMap<u32, Process>,
-    claims: Claims,
+    open: OpenLeaks,
     members: Members,
     limits: LimitHistory,
     clock: WatchedTime,
-    /// The first scan that was seen: what a later one shows anew has just started.
+    /// First scan seen: a process that only a later one shows has just started.
     first_scan: Option<u32>,
     untracked_total: u64,
 }
@@ -70,8 +75,8 @@ struct WatchedTime {
 }
 
 impl WatchedTime {
-    /// A scan begins: what lies between it and the last was slept through if it is too long for a
-    /// stall.
+    /// Takes the beginning of a scan. The time since the last was slept through if it is too long
+    /// for a stall.
     fn scan(&mut self, t: f64) {
         let passed_secs = self.last_scan_t.replace(t).map_or(0.0, |last_t| t - last_t);
         if passed_secs > ASLEEP_SECS_MIN {
@@ -85,13 +90,13 @@ impl WatchedTime {
 }
 
 impl LeakDetector {
-    /// Watches nothing yet.
-    pub fn new(config: &LeakConfig) -> Self {
+    /// Creates a detector that watches no process yet.
+    pub(super) fn new(config: &LeakConfig) -> Self {
         Self {
             config: config.clone(),
             horizons: Horizons::new(&config.horizons),
             processes: HashMap::new(),
-            claims: Claims::default(),
+            open: OpenLeaks::default(),
             members: Members::default(),
             limits: LimitHistory::default(),
             clock: WatchedTime::default(),
@@ -100,21 +105,16 @@ impl LeakDetector {
         }
     }
 
-    /// Follows other thresholds. The windows keep the horizons that they began with.
-    pub fn reload(&mut self, config: &LeakConfig) {
-        self.config.clone_from(config);
-    }
-
     fn process(&mut self, context: &Context<'_>, fact: &ProcessFact, findings: &mut Findings) {
         let first = self.first_scan.unwrap_or(context.scan);
         let loading_secs = (context.scan > first).then(|| loading_secs(&self.config));
         let now = self.clock.now(context.t);
-        let full = self.processes.len() >= PROCESSES_MAX;
+        let is_full = self.processes.len() >= PROCESSES_MAX;
         self.limits.see_cgroup(context, now, fact, &self.horizons);
         let members = &mut self.members;
         let process = match self.processes.entry(fact.id.pid) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if full => {
+            Entry::Vacant(_) if is_full => {
                 self.untracked_total = self.untracked_total.saturating_add(1);
                 return;
             }
@@ -123,130 +123,121 @@ impl LeakDetector {
             }
         };
         if process.start_ticks != fact.id.start_ticks {
-            self.claims.leave(context, process, "its pid now belongs to another process");
+            self.open.leave(context, process, "its pid now belongs to another process");
             members.leave(&process.workload, fact.id.pid);
             *process = Process::new(fact, now, context.scan, loading_secs, members);
         }
         let workload = process.leak.is_some().then(|| process.workload.clone());
         let closed = process.see(fact, now, context.scan, &self.horizons, members);
         if let Some(workload) = workload {
-            self.claims.follow(context, fact.id, &workload, process);
+            self.open.follow(context, fact.id, &workload, process);
         }
-        self.claims.inherit(process);
-        for look in due(closed.horizons, self.horizons.count()) {
-            self.turn(context, fact, now, look, findings);
+        self.open.inherit(process);
+        if closed.horizons == 0 && !closed.trough {
+            return;
+        }
+        let headroom = Headroom::of(context, fact, process.window.peak_kib());
+        let scan = ProcessScan { context, fact, now, headroom };
+        for view in due(closed.horizons, self.horizons.count()) {
+            self.on_bucket(&scan, view, findings);
         }
         if closed.trough {
-            self.turn_of_tooth(context, fact, now, findings);
+            self.on_trough(&scan, findings);
         }
     }
 
-    /// A bucket of one horizon of a process has closed, or is looked at while it fills.
-    fn turn(
+    /// Judges a process by a horizon of which a bucket has closed, or is judged while it fills.
+    fn on_bucket(
         &mut self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        now: f64,
+        scan: &ProcessScan<'_>,
         (horizon, newest): (usize, Newest),
         findings: &mut Findings,
     ) -> Option<()> {
-        let pid = fact.id.pid;
-        let process = self.processes.get(&pid)?;
-        let headroom = Headroom::of(context, fact, process.window.peak_kib());
+        let process = self.processes.get(&scan.fact.id.pid)?;
         match process.leak.as_deref().copied() {
             None => {
-                let around = self.around(fact, &headroom);
-                let growth =
-                    process.judge(now, (horizon, newest), &self.config, &self.horizons, &around)?;
-                self.raise(context, fact, now, horizon, &growth, &headroom, findings);
+                let peers = self.peers(scan);
+                let view = (horizon, newest);
+                let growth = process.judge(scan.now, view, &self.config, &self.horizons, &peers)?;
+                self.raise(scan, horizon, &growth, findings);
             }
             Some(_) if newest == Newest::Open => {}
             Some(leak) if usize::from(leak.horizon) == horizon => {
-                let followed = self.processes.get_mut(&pid)?.follow(leak, now, &self.horizons);
-                self.act(context, fact, &leak, followed, &headroom, findings);
+                let process = self.processes.get_mut(&scan.fact.id.pid)?;
+                let tracking = process.follow(leak, scan.now, &self.horizons);
+                self.on_tracking(scan, &leak, tracking, findings);
             }
             Some(leak) if usize::from(leak.horizon) > horizon => {
-                let slope = process.quickened(&leak, now, horizon, &self.config, &self.horizons)?;
-                self.claims.forecast(context, fact, process, &leak, slope, &headroom, findings);
+                let slope =
+                    process.quickened(&leak, scan.now, horizon, &self.config, &self.horizons)?;
+                self.open.forecast(scan, process, &leak, slope, findings);
             }
             Some(_) => {}
         }
         Some(())
     }
 
-    /// A trough of a process's sawtooth was completed.
-    fn turn_of_tooth(
-        &mut self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        now: f64,
-        findings: &mut Findings,
-    ) -> Option<()> {
-        let pid = fact.id.pid;
-        let process = self.processes.get(&pid)?;
-        let headroom = Headroom::of(context, fact, process.window.peak_kib());
+    /// Judges a process by the low points of its sawtooth, of which one was completed.
+    fn on_trough(&mut self, scan: &ProcessScan<'_>, findings: &mut Findings) -> Option<()> {
+        let process = self.processes.get(&scan.fact.id.pid)?;
         match process.leak.as_deref().copied() {
             None => {
-                let around = self.around(fact, &headroom);
-                let growth = process.judge_troughs(now, &self.config, &self.horizons, &around)?;
-                // Once the sawtooth ends, it is followed where a bucket is as long as a tooth was.
+                let peers = self.peers(scan);
+                let growth =
+                    process.judge_troughs(scan.now, &self.config, &self.horizons, &peers)?;
+                // Once the sawtooth ends, the leak is followed on the horizon with buckets as long
+                // as a tooth was.
                 let tooth_secs = growth.grown_secs / (growth.points - 1) as f64;
                 let horizon = self.horizons.covering(tooth_secs * BUCKETS as f64);
-                self.raise(context, fact, now, horizon, &growth, &headroom, findings);
+                self.raise(scan, horizon, &growth, findings);
             }
             Some(leak) => {
-                let followed =
-                    self.processes.get_mut(&pid)?.follow_troughs(leak, now, &self.horizons);
-                self.act(context, fact, &leak, followed, &headroom, findings);
+                let process = self.processes.get_mut(&scan.fact.id.pid)?;
+                let tracking = process.follow_troughs(leak, scan.now, &self.horizons);
+                self.on_tracking(scan, &leak, tracking, findings);
             }
         }
         Some(())
     }
 
-    fn around<'a>(&'a self, fact: &'a ProcessFact, headroom: &'a Headroom) -> Peers<'a> {
+    fn peers<'a>(&'a self, scan: &'a ProcessScan<'a>) -> Peers<'a> {
         let Self { processes, members, limits, horizons, .. } = self;
-        Peers { fact, headroom, processes, members, limits, horizons }
+        Peers { scan, processes, members, limits, horizons }
     }
 
-    /// A process was found to leak.
-    #[expect(clippy::too_many_arguments, reason = "all that a claim says")]
+    /// Raises a claim for a process that was found to leak.
     fn raise(
         &mut self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
-        now: f64,
+        scan: &ProcessScan<'_>,
         horizon: usize,
         growth: &Growth,
-        headroom: &Headroom,
         findings: &mut Findings,
     ) {
+        let ProcessScan { context, fact, now, headroom } = scan;
         let Some(process) = self.processes.get_mut(&fact.id.pid) else { return };
-        let mut why = claim::why(process, now, fact, growth, headroom);
-        let confidence = context.trust.weigh(Rule::Leak, context.t, growth.confidence(), &mut why);
-        self.claims.raise(context, fact, process, growth, (confidence, why), findings);
+        let mut why = verdict::evidence(process, *now, fact, growth, headroom);
+        let confidence = growth.confidence();
+        let confidence = context.sensor_health.weigh(Rule::Leak, context.t, confidence, &mut why);
+        self.open.raise(scan, process, growth, confidence, why, findings);
         process.leak = Some(Box::new(Leak::new(growth, horizon, confidence)));
     }
 
-    /// What became of a leak that was followed is said.
-    fn act(
+    /// Reports the state of an open leak.
+    fn on_tracking(
         &mut self,
-        context: &Context<'_>,
-        fact: &ProcessFact,
+        scan: &ProcessScan<'_>,
         leak: &Leak,
-        followed: Followed,
-        headroom: &Headroom,
+        tracking: Tracking,
         findings: &mut Findings,
     ) {
-        let Some(process) = self.processes.get_mut(&fact.id.pid) else { return };
-        match followed {
-            Followed::Over(because) => {
+        let Some(process) = self.processes.get_mut(&scan.fact.id.pid) else { return };
+        match tracking {
+            Tracking::Over(because) => {
                 process.end_leak();
-                self.claims.clear(context, process, leak, &because, findings);
+                self.open.clear(scan.context, process, leak, &because, findings);
             }
-            Followed::Grows(slope) => {
-                self.claims.forecast(context, fact, process, leak, slope, headroom, findings);
-            }
-            Followed::Pauses => {}
+            Tracking::Grows(slope) => self.open.forecast(scan, process, leak, slope, findings),
+            Tracking::Pauses => {}
         }
     }
 
@@ -264,30 +255,30 @@ impl LeakDetector {
         else {
             return;
         };
-        self.claims.leave(context, process, "it replaced its program");
+        self.open.leave(context, process, "it executed another program");
         process.begin_anew(self.clock.now(context.t), loading_secs(&self.config));
     }
 
     fn forget(&mut self, context: &Context<'_>, id: ProcessId) {
         let Entry::Occupied(mut entry) = self.processes.entry(id.pid) else { return };
         if entry.get().start_ticks == id.start_ticks {
-            self.claims.leave(context, entry.get_mut(), "it exited");
+            self.open.leave(context, entry.get_mut(), "it exited");
             let process = entry.remove();
             self.members.leave(&process.workload, id.pid);
         }
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
-        let (claims, members) = (&mut self.claims, &mut self.members);
+        let (open, members) = (&mut self.open, &mut self.members);
         self.processes.retain(|pid, process| {
-            let gone = is_gone(context, process.seen_scan);
-            if gone {
-                claims.leave(context, process, "it vanished: the last scans do not show it");
+            let is_gone = is_gone(context, process.seen_scan);
+            if is_gone {
+                open.leave(context, process, "it disappeared from the last scans");
                 members.leave(&process.workload, *pid);
             }
-            !gone
+            !is_gone
         });
-        claims.expire(context, findings);
+        open.expire(context, findings);
     }
 }
 
@@ -304,16 +295,22 @@ impl Detector for LeakDetector {
             Fact::Handles(fact) => self.count(context, fact),
             Fact::Exec(id) => self.restart(context, *id),
             Fact::Exit(id) => self.forget(context, *id),
-            Fact::Sensing(_) | Fact::Listener(_) | Fact::Outbound(_) => {}
+            _ => {}
         }
     }
 
-    fn held(&self) -> DetectorSize {
+    fn size(&self) -> DetectorSize {
         DetectorSize {
-            tracked: self.processes.len(),
-            raised: self.claims.len(),
+            processes: self.processes.len(),
+            leaks_raised: self.open.len(),
             untracked_total: self.untracked_total,
+            ..DetectorSize::default()
         }
+    }
+
+    /// Takes other thresholds. The windows keep the horizons that they began with.
+    fn reload(&mut self, config: &DetectConfig) {
+        self.config.clone_from(&config.leak);
     }
 }
 

@@ -1,31 +1,32 @@
-//! The overload detector: which listener's accept queue stands, and when it overflows.
+//! Overload detector: finds listeners whose accept queue does not drain, and forecasts when it
+//! overflows.
 //!
 //! A queue that forms and drains is a burst and healthy; one that never drains is an overload
-//! however short it is. So, as CoDel does, the rules look at how long the connection at the head
-//! has waited: a queue stands while that is not below `target`. A queue that stands is an overload
-//! on one of these grounds, and none of them while it is seen to drain:
+//! however short it is. So, as CoDel does, the rules read how long the oldest connection has
+//! waited: a queue is *standing* while that wait is not below `target`. A standing queue is an
+//! overload in any of these cases, but never while it is seen to drain:
 //!
 //! - stuck: the same connection waits at the head and nothing is accepted, for seven tenths of
 //!   `sustain`;
 //! - near its limit for half of `sustain`;
-//! - filling: it grows from look to look while connections are accepted all along, and overflows
-//!   within a second;
+//! - filling: it grows from sample to sample while connections are accepted all along, and
+//!   overflows within a second;
 //! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at
 //!   nine tenths of capacity explain.
 //!
-//! A queue that does not stand and drops connections again and again has a backlog that is too
-//! small. Where head age cannot be seen (a sensor without BPF, UNIX listeners), a stricter rule
-//! looks at depth: a quarter of the limit, for twice as long, or full and dropping; its claims say
-//! so and are less sure. Each claim names what the service runs short of, as far as that could be
-//! read. A head that has waited long proves how long its queue has stood, so that a run may begin
-//! before the first look. Cold start: none needed but the run itself. A gap between looks restarts
-//! the run and the forecast. Failure: a sensor that stops is a listener that vanishes. It refuses:
-//! an empty queue, whatever else is reported about it.
+//! A queue that is not standing and drops connections again and again has a backlog that is too
+//! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), a stricter rule
+//! reads the depth: a quarter of the limit, for twice as long, or full and dropping; its claims say
+//! so and are less certain. Each claim names the resource that the service is short of, as far as
+//! that could be read. An oldest wait that is long proves how long its queue has been standing, so
+//! that a standing time may begin before the first sample. Cold start: none but the standing time
+//! itself. A gap between samples restarts it and the forecast. A sensor that stops looks like a
+//! listener that disappears. Empty queues are never claimed.
 
 mod address;
 mod baseline;
 mod bottleneck;
-mod claim;
+pub(super) mod claim;
 mod counter;
 mod drops;
 mod queue;
@@ -33,22 +34,23 @@ mod rates;
 mod samples;
 mod standing_queue;
 mod trigger;
+mod verdict;
 
 use std::{collections::HashMap, sync::Arc};
 
 use self::address::ListenAddress;
-use super::{Context, Detector, DetectorSize, Findings, verdict::Claim};
+use super::detector::{Context, Detector, DetectorSize, Findings};
 use crate::{
-    config::OverloadConfig,
+    config::{DetectConfig, OverloadConfig},
     sense::{Fact, ListenerFact},
 };
 
-/// Listeners watched at once: twice as many as the sensor has room for, so that those that vanished
-/// and linger for a few scans crowd out none that came.
+/// Maximum number of listeners watched: twice as many as the sensor has room for, so that closed
+/// ones, which linger for a few scans, crowd out no new ones.
 const LISTENERS_MAX: usize = 16_384;
 
-/// Finds listeners whose accept queue stands.
-pub struct OverloadDetector {
+/// Finds listeners whose accept queue does not drain.
+pub(super) struct OverloadDetector {
     config: OverloadConfig,
     addresses: HashMap<(u32, Arc<str>), ListenAddress>,
     sockets: usize,
@@ -56,14 +58,9 @@ pub struct OverloadDetector {
 }
 
 impl OverloadDetector {
-    /// Watches nothing yet.
-    pub fn new(config: &OverloadConfig) -> Self {
+    /// Creates a detector that watches no listener yet.
+    pub(super) fn new(config: &OverloadConfig) -> Self {
         Self { config: config.clone(), addresses: HashMap::new(), sockets: 0, untracked_total: 0 }
-    }
-
-    /// Follows other thresholds.
-    pub fn reload(&mut self, config: &OverloadConfig) {
-        self.config.clone_from(config);
     }
 
     fn listener(&mut self, context: &Context<'_>, fact: &ListenerFact, findings: &mut Findings) {
@@ -87,11 +84,8 @@ impl OverloadDetector {
             address.sockets() > 0
         });
         self.sockets = self.addresses.values().map(ListenAddress::sockets).sum();
-        // A hash map has no order; output has one.
-        findings.verdicts[cleared_from..].sort_by_key(|verdict| match &verdict.claim {
-            Claim::Overload(claim) => (claim.netns, claim.addr.clone()),
-            Claim::Leak(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => (0, Arc::from("")),
-        });
+        // A hash map has no order, but output has.
+        findings.verdicts[cleared_from..].sort_by_key(|verdict| verdict.claim.id());
     }
 }
 
@@ -100,21 +94,22 @@ impl Detector for OverloadDetector {
         match fact {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Listener(fact) => self.listener(context, fact, findings),
-            Fact::Handles(_)
-            | Fact::Outbound(_)
-            | Fact::Sensing(_)
-            | Fact::Process(_)
-            | Fact::Exec(_)
-            | Fact::Exit(_) => {}
+            _ => {}
         }
     }
 
-    fn held(&self) -> DetectorSize {
+    fn size(&self) -> DetectorSize {
+        let is_raised = |address: &&ListenAddress| address.is_raised();
         DetectorSize {
-            tracked: self.sockets,
-            raised: self.addresses.values().filter(|address| address.is_raised()).count(),
+            listeners: self.sockets,
+            overloads_raised: self.addresses.values().filter(is_raised).count(),
             untracked_total: self.untracked_total,
+            ..DetectorSize::default()
         }
+    }
+
+    fn reload(&mut self, config: &DetectConfig) {
+        self.config.clone_from(&config.overload);
     }
 }
 

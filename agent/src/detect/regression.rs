@@ -1,40 +1,39 @@
-//! Statistics over a handful of points: how steep they rise, how far they scatter, and whether that
-//! can be chance.
+//! Statistics over a handful of points: slope, scatter, and the probability that they are chance.
 //!
 //! The slope is the median over every pair of points, so one outlier cannot bend it. The scatter is
 //! the root mean square about that line, which an outlier does widen: it then takes longer until a
 //! trend is believed, never shorter. With at most [`POINTS_MAX`] points there are 120 pairs:
-//! cheaper than being clever. They refuse nothing: too few points give "no trend" and no slope.
+//! cheaper than being clever. Too few points have no trend and no slope.
 
-/// Most points that are taken; the buckets of one horizon, or the recent depths of one queue.
+/// Maximum number of points: the buckets of one horizon, or the recent depths of one queue.
 pub const POINTS_MAX: usize = 16;
 
 const PAIRS_MAX: usize = POINTS_MAX * (POINTS_MAX - 1) / 2;
 
-/// One point: when, and how much. The units are the caller's.
+/// One point in time. The units are the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Point {
-    /// When.
+    /// Time.
     pub x: f64,
-    /// How much.
+    /// Value.
     pub y: f64,
 }
 
-/// A straight line through points, and how far they scatter about it.
+/// A straight line through points, and their scatter about it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FittedLine {
-    /// Theil and Sen's slope.
+    /// Theil-Sen slope.
     pub slope: f64,
-    /// Sum of the squares of how far points lie from the line.
+    /// Sum of the squared distances of the points from the line.
     pub squares: f64,
-    /// Sum of the squares of how far their times lie from the middle.
+    /// Sum of the squared distances of the times from their mean.
     pub spread: f64,
     /// Degrees of freedom: points less two.
     pub freedom: u32,
 }
 
 impl FittedLine {
-    /// Through at least three points at distinct times; `None` for fewer.
+    /// Fits a line to at least three points at distinct times; `None` for fewer.
     pub fn through(points: &[Point]) -> Option<Self> {
         let points = &points[..points.len().min(POINTS_MAX)];
         let slope = theil_sen(points)?;
@@ -53,7 +52,8 @@ impl FittedLine {
         (self.squares / f64::from(self.freedom) / self.spread).sqrt()
     }
 
-    /// Chance that points without a trend rise this evenly: Student's t of the slope, one-sided.
+    /// Probability that points without a trend rise this evenly: Student's t of the slope,
+    /// one-sided.
     pub fn p_value(&self) -> f64 {
         if self.slope <= 0.0 {
             1.0
@@ -65,7 +65,7 @@ impl FittedLine {
     }
 }
 
-/// The Theil-Sen slope: the median slope over all pairs. `None` for fewer than two distinct times.
+/// Theil-Sen slope: the median slope over all pairs. `None` for fewer than two distinct times.
 pub fn theil_sen(points: &[Point]) -> Option<f64> {
     let points = &points[..points.len().min(POINTS_MAX)];
     let mut slopes = [0.0; PAIRS_MAX];
@@ -93,7 +93,7 @@ pub fn theil_sen(points: &[Point]) -> Option<f64> {
     Some(f64::midpoint(lower, upper))
 }
 
-/// Chance that Student's t with so many degrees of freedom exceeds `t`, which is positive.
+/// Probability that Student's t with so many degrees of freedom exceeds `t`, which is positive.
 ///
 /// The finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4). Its
 /// error is absolute, some 1e-16, nine digits below the smallest significance that can be

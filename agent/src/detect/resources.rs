@@ -1,20 +1,21 @@
-//! The handle detector: which process leaks open files, threads, or sockets that it forgot to
-//! close, and when it hits its limit.
+//! Resource detector: finds processes that leak open files, threads, or sockets that they forgot to
+//! close, and forecasts when they reach their limit.
 //!
 //! These run out long before memory does, and take a service down as surely: a process with 1,024
-//! files that leaks one a request dies at a request that can be foretold. Nearly every process's
+//! files that leaks one per request fails at a request that can be foretold. Nearly every process's
 //! counts never move, so a process costs a few bytes until one of its counts has risen; only then
-//! is that count watched, see [`watch`]. A claim is about one process and one kind, and is gone
-//! with the process: handles do not outlive it. Sockets in CLOSE_WAIT are files too, and are
-//! counted as sockets alone, so that no leak is told twice. Cold start: what is held at first sight
-//! is taken as needed. Failure: a count that is not seen is not judged. It refuses claims without a
-//! name, limits that no fact tells (threads have none), and what load explains.
+//! is that count tracked (see [`tracker`]). A claim is about one process and one kind, and ends
+//! with the process, whose resources do not outlive it. Sockets in CLOSE_WAIT are files too, and
+//! are counted as sockets alone, so that no leak is reported twice. Cold start: counts at first
+//! sight are taken as needed. A count that is not seen is not judged. Nothing is claimed about a
+//! process without a name, for a limit that no fact contains (threads have none), or for a rise
+//! that load explains.
 
 mod candidate;
-mod claim;
 mod kind;
 mod ring;
 mod tracker;
+mod verdict;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,42 +23,42 @@ use self::{
     candidate::{Candidate, Rises},
     kind::KINDS,
 };
-use super::{Context, Detector, DetectorSize, Findings, is_gone};
+use super::detector::{Context, Detector, DetectorSize, Findings, is_gone};
 use crate::sense::{Fact, ProcessFact, ProcessId, ProcessResourcesFact};
 
-/// Processes known at once: as many as the leak detector watches.
+/// Maximum number of processes known: as many as the leak detector watches.
 const PROCESSES_MAX: usize = 65_536;
 
-/// Processes of which a count rises at once. At a KiB each, the worst case, that is 8 MiB; a host
-/// shows a dozen.
-const SUSPECTS_MAX: usize = 8_192;
+/// Maximum number of processes of which a count rises. At a KiB each, the worst case, that is 8
+/// MiB; a host shows a dozen.
+const CANDIDATES_MAX: usize = 8_192;
 
-/// Looks that a process is not shown in before it is forgotten; its claims end sooner, with the
-/// scans that do not show it.
-const GONE_AFTER_LOOKS: u16 = 5;
+/// Samples that must miss a process before it is forgotten. Its claims end sooner, with the scans
+/// that do not show it.
+const GONE_AFTER_SAMPLES: u16 = 5;
 
-/// A gap between two counts above which the host is taken to have slept: many of the sensor's
+/// Gap between two counts above which the host is taken to have slept: many of the sensor's
 /// periods.
 const ASLEEP_SECS_MIN: f64 = 300.0;
 
 /// Finds processes that leak files, threads or sockets.
 #[derive(Default)]
-pub struct ResourceDetector {
+pub(super) struct ResourceDetector {
     /// By pid, so that a reused pid meets the process that it replaces.
     known: HashMap<u32, ProcessCounts>,
     /// A tree, because output has an order.
-    suspects: BTreeMap<u32, Candidate>,
-    looks: ScanHistory,
+    candidates: BTreeMap<u32, Candidate>,
+    samples: ScanHistory,
     untracked_total: u64,
 }
 
-/// A process; all that most of them cost, beside what the map takes for its key.
+/// A process; this is all that most of them cost, beside the map's key.
 struct ProcessCounts {
-    /// The low half of its start: a pid is not reused in the same tick of two different years.
+    /// Low half of its start time: a pid is not reused in the same tick of two different years.
     start_ticks: u32,
-    /// The look that showed it last.
-    look: u16,
-    /// Where the next rise of each count begins.
+    /// Number of the sample that showed it last.
+    sample: u16,
+    /// Level from which the next rise of each count begins.
     tops: kind::Tops,
 }
 const _: () = assert!(
@@ -65,7 +66,7 @@ const _: () = assert!(
     "with the leak detector's part a process may cost 512 bytes"
 );
 
-/// Looks at all processes, and the time that was watched.
+/// Samples of all processes, and the time that was watched.
 #[derive(Default)]
 struct ScanHistory {
     number: u16,
@@ -75,7 +76,7 @@ struct ScanHistory {
 }
 
 impl ScanHistory {
-    /// A count comes: says whether it opens a look.
+    /// Takes the arrival of a count. Returns whether it opens a sample of all processes.
     fn note(&mut self, context: &Context<'_>) -> bool {
         let passed_secs = self.last_t.replace(context.t).map_or(0.0, |last_t| context.t - last_t);
         if passed_secs > ASLEEP_SECS_MIN {
@@ -95,8 +96,8 @@ impl ProcessCounts {
     fn new(fact: &ProcessResourcesFact) -> Self {
         let tops = KINDS
             .each_ref()
-            .map(|kind| kind.look(fact).map_or(0, |look| kind::saturated(look.count)));
-        Self { start_ticks: fact.id.start_ticks as u32, look: 0, tops }
+            .map(|kind| kind.sample(fact).map_or(0, |sample| kind::saturated(sample.count)));
+        Self { start_ticks: fact.id.start_ticks as u32, sample: 0, tops }
     }
 }
 
@@ -107,9 +108,9 @@ impl ResourceDetector {
         fact: &ProcessResourcesFact,
         findings: &mut Findings,
     ) {
-        if self.looks.note(context) {
-            let number = self.looks.number;
-            self.known.retain(|_, known| number.wrapping_sub(known.look) <= GONE_AFTER_LOOKS);
+        if self.samples.note(context) {
+            let number = self.samples.number;
+            self.known.retain(|_, known| number.wrapping_sub(known.sample) <= GONE_AFTER_SAMPLES);
         }
         let pid = fact.id.pid;
         self.replace(context, fact.id, findings);
@@ -118,46 +119,48 @@ impl ResourceDetector {
             return;
         }
         let known = self.known.entry(pid).or_insert_with(|| ProcessCounts::new(fact));
-        known.look = self.looks.number;
+        known.sample = self.samples.number;
         let rises = Rises::of(fact, &known.tops);
-        if !self.suspects.contains_key(&pid) {
+        if !self.candidates.contains_key(&pid) {
             if !rises.any() {
                 return;
             }
-            if self.suspects.len() >= SUSPECTS_MAX {
+            if self.candidates.len() >= CANDIDATES_MAX {
                 self.untracked_total = self.untracked_total.saturating_add(1);
                 return;
             }
         }
-        let suspect = self.suspects.entry(pid).or_insert_with(|| Candidate::new(fact.id));
-        suspect.look(context, self.looks.now(context.t), &rises, &mut known.tops, findings);
-        if suspect.is_cleared() {
-            self.suspects.remove(&pid);
+        let candidate = self.candidates.entry(pid).or_insert_with(|| Candidate::new(fact.id));
+        candidate.observe(context, self.samples.now(context.t), &rises, &mut known.tops, findings);
+        if candidate.is_cleared() {
+            self.candidates.remove(&pid);
         }
     }
 
-    /// Names a suspect; nobody else costs more than a look at a short list.
+    /// Names a candidate; other processes cost no more than a lookup in a short list.
     fn name(&mut self, context: &Context<'_>, fact: &ProcessFact, findings: &mut Findings) {
-        if !self.suspects.contains_key(&fact.id.pid) {
+        if !self.candidates.contains_key(&fact.id.pid) {
             return;
         }
         self.replace(context, fact.id, findings);
-        let Some(suspect) = self.suspects.get_mut(&fact.id.pid) else { return };
-        suspect.name(context, fact);
+        let Some(candidate) = self.candidates.get_mut(&fact.id.pid) else { return };
+        candidate.name(context, fact);
     }
 
-    /// Forgets whoever had a process's pid before it.
+    /// Forgets the process that had a process's pid before it.
     fn replace(&mut self, context: &Context<'_>, id: ProcessId, findings: &mut Findings) {
         let other_known =
             self.known.get(&id.pid).is_some_and(|known| known.start_ticks != id.start_ticks as u32);
-        let other_suspect =
-            self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks != id.start_ticks);
-        if other_known || other_suspect {
+        let other_candidate = self
+            .candidates
+            .get(&id.pid)
+            .is_some_and(|candidate| candidate.start_ticks != id.start_ticks);
+        if other_known || other_candidate {
             self.forget(context, id.pid, "its pid now belongs to another process", findings);
         }
     }
 
-    /// A process is gone, or another program now.
+    /// Ends what is known of a process that is gone, or another program now.
     fn end(
         &mut self,
         context: &Context<'_>,
@@ -167,27 +170,29 @@ impl ResourceDetector {
     ) {
         let is_known =
             self.known.get(&id.pid).is_some_and(|known| known.start_ticks == id.start_ticks as u32);
-        let is_suspect =
-            self.suspects.get(&id.pid).is_some_and(|suspect| suspect.start_ticks == id.start_ticks);
-        if is_known || is_suspect {
+        let is_candidate = self
+            .candidates
+            .get(&id.pid)
+            .is_some_and(|candidate| candidate.start_ticks == id.start_ticks);
+        if is_known || is_candidate {
             self.forget(context, id.pid, because, findings);
         }
     }
 
     fn forget(&mut self, context: &Context<'_>, pid: u32, because: &str, findings: &mut Findings) {
         self.known.remove(&pid);
-        if let Some(suspect) = self.suspects.remove(&pid) {
-            suspect.clear(context, because, findings);
+        if let Some(candidate) = self.candidates.remove(&pid) {
+            candidate.clear(context, because, findings);
         }
     }
 
     fn prune(&mut self, context: &Context<'_>, findings: &mut Findings) {
         let known = &mut self.known;
-        self.suspects.retain(|pid, suspect| {
-            let gone = is_gone(context, suspect.seen_scan);
+        self.candidates.retain(|pid, candidate| {
+            let gone = is_gone(context, candidate.seen_scan);
             if gone {
                 known.remove(pid);
-                suspect.clear(context, "it vanished: the last scans do not show it", findings);
+                candidate.clear(context, "it disappeared from the last scans", findings);
             }
             !gone
         });
@@ -200,15 +205,18 @@ impl Detector for ResourceDetector {
             Fact::Host(_) => self.prune(context, findings),
             Fact::Process(fact) => self.name(context, fact, findings),
             Fact::Handles(fact) => self.handles(context, fact, findings),
-            Fact::Exec(id) => self.end(context, *id, "it replaced its program", findings),
+            Fact::Exec(id) => self.end(context, *id, "it executed another program", findings),
             Fact::Exit(id) => self.end(context, *id, "it exited", findings),
-            Fact::Sensing(_) | Fact::Listener(_) | Fact::Outbound(_) => {}
+            _ => {}
         }
     }
 
-    fn held(&self) -> DetectorSize {
-        let raised = self.suspects.values().map(Candidate::raised).sum();
-        DetectorSize { tracked: self.known.len(), raised, untracked_total: self.untracked_total }
+    fn size(&self) -> DetectorSize {
+        DetectorSize {
+            leaks_raised: self.candidates.values().map(Candidate::raised).sum(),
+            untracked_total: self.untracked_total,
+            ..DetectorSize::default()
+        }
     }
 }
 

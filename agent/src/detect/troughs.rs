@@ -1,36 +1,37 @@
-//! What a process comes down to, however long its teeth are: the floors of a sawtooth.
+//! Troughs of a process's memory, however long its teeth are: the floors of a sawtooth.
 //!
 //! A collector of minutes, a cache that is emptied now and then, a batch: their teeth are longer
-//! than a bucket, so that its floor is some height of a tooth. The turning points are what tells: a
-//! trough is the lowest between a fall and a rise that both are markedly more than the process
-//! breathes. Read off floors of a bucket's length, so that teeth of seconds make none. Cold start:
-//! the first trough is that after the first fall. It refuses nothing.
+//! than a bucket, so that its floor is some height of a tooth. Their turning points count instead:
+//! a trough is the lowest point between a fall and a rise that are both markedly larger than the
+//! process's fluctuation. They are read off floors of a bucket's length, so that teeth of seconds
+//! make none. Cold start: the first trough is the one after the first fall.
 
 use super::regression::Point;
 
-/// Troughs that are kept: enough for a line's scatter to be told from its slope.
+/// Troughs that are kept: enough to tell a line's scatter from its slope.
 pub const TROUGHS: usize = 8;
 
-/// A fall at least so big, as a share of the weight, is a tooth. A guess.
+/// Smallest fall that is a tooth, as a share of the size. A guess.
 const FALL_SHARE: f64 = 0.03;
 
-/// And as a share of the deepest fall.
+/// Smallest fall that is a tooth, as a share of the deepest fall.
 const FALL_OF_DEEPEST: f64 = 0.3;
 
-/// What is left of the deepest fall at the next.
+/// Share of the deepest fall that is left at the next.
 const DEEPEST_KEPT: f64 = 0.9;
 
-/// A rise of this share of a fall ends a trough.
+/// Share of a fall by which a rise ends a trough.
 const RISE_OF_FALL: f64 = 0.25;
 
-/// The last turning points of one process; heights are in the unit of the window that feeds it.
+/// Last turning points of one process; heights are in the unit of the window that feeds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Troughs {
     floors: [u16; TROUGHS],
-    /// The buckets that they were in, modulo 2^16; the last `len` are taken.
+    /// Buckets that they were in, modulo 2^16; the last `len` are taken.
     at: [u16; TROUGHS],
     len: u8,
-    /// Whether it falls: then `turn` is the lowest since it fell, else the highest since it rose.
+    /// Whether the size falls: then `turn` is the lowest point since it fell, otherwise the highest
+    /// since it rose.
     falls: bool,
     turn: u16,
     turned_at: u16,
@@ -55,8 +56,8 @@ impl Default for Troughs {
 }
 
 impl Troughs {
-    /// Takes the floor of a bucket; `least` is the smallest fall that counts. True if a trough was
-    /// completed.
+    /// Takes the floor of a bucket; `least` is the smallest fall that counts. Returns whether a
+    /// trough was completed.
     pub fn see(&mut self, bucket: u32, floor: u16, least: f64) -> bool {
         let (bucket, height) = (bucket as u16, f64::from(floor));
         let fall = least.max(FALL_SHARE * height).max(FALL_OF_DEEPEST * f64::from(self.deepest));
@@ -89,7 +90,7 @@ impl Troughs {
         self.len += 1;
     }
 
-    /// The troughs, oldest first: `x` in buckets from the oldest, `y` in the window's unit.
+    /// Troughs, oldest first: `x` in buckets from the oldest, `y` in the window's unit.
     pub fn points(&self) -> impl Iterator<Item = Point> {
         let from = TROUGHS - usize::from(self.len);
         let oldest = self.at[from.min(TROUGHS - 1)];
@@ -104,12 +105,12 @@ impl Troughs {
         (self.len > 0).then(|| (bucket as u16).wrapping_sub(self.at[TROUGHS - 1]))
     }
 
-    /// Highest trough that has been forgotten; zero where none has.
+    /// Highest trough that has been forgotten; zero if none.
     pub fn past_peak(&self) -> u16 {
         self.past_peak
     }
 
-    /// The window's unit was doubled.
+    /// Halves all heights after the window's unit was doubled.
     pub fn halve(&mut self) {
         for height in
             self.floors.iter_mut().chain([&mut self.turn, &mut self.deepest, &mut self.past_peak])

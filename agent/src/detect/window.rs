@@ -1,14 +1,14 @@
-//! What a process weighed lately, at several time scales at once, in a few hundred bytes.
+//! Window: the memory of a process over several time scales at once, in a few hundred bytes.
 //!
-//! Each horizon is a ring of [`BUCKETS`] equal buckets. A closed bucket keeps the *lowest* weight
+//! Each horizon is a ring of [`BUCKETS`] equal buckets. A closed bucket keeps the *lowest* size
 //! seen in it: the floor that a garbage collector returns to, so that a sawtooth shorter than a
 //! bucket vanishes by itself, and a longer horizon, whose buckets are longer, hides longer ones. A
 //! bucket in which nothing was seen is missing, never zero: a gap (a suspended host, a stalled
 //! sensor) costs points and invents none. Floors are 16 bits wide in a unit that all share: a KiB
-//! for small processes, doubled whenever a heavier weight comes, so that what is lost is never more
-//! than a part in 32,768 of the heaviest. Beside them it keeps the troughs of teeth that are longer
-//! than a bucket (see [`super::troughs`]), and what the process lately weighed at most. Cold start:
-//! a window is empty until its first bucket closes. It refuses time that runs backwards.
+//! for small processes, doubled whenever a larger size comes, so that the error is never more than
+//! a part in 32,768 of the largest. Beside them it keeps the troughs of teeth that are longer than
+//! a bucket (see [`super::troughs`]), and the recent peak. Cold start: a window is empty until its
+//! first bucket closes. Time that runs backwards is ignored.
 
 use std::time::Duration;
 
@@ -18,31 +18,31 @@ use super::{
 };
 use crate::config::LeakConfig;
 
-/// Buckets a horizon: enough for a line's scatter to be told from its slope, with room for gaps.
+/// Buckets a horizon: enough to tell a line's scatter from its slope, with room for gaps.
 pub const BUCKETS: usize = LeakConfig::BUCKETS_PER_HORIZON as usize;
 const _: () = assert!(BUCKETS <= super::regression::POINTS_MAX);
 
 /// Horizons that a window has room for.
 pub const HORIZONS_MAX: usize = LeakConfig::HORIZONS_MAX;
 
-/// Floors are handed out in KiB.
+/// Bytes in a KiB, the unit of floors.
 pub const KIB: f64 = 1024.0;
 
-/// The horizon of which the floors are read for troughs: 15 minutes by default, so that teeth
-/// shorter than a minute make none.
+/// Horizon whose floors are read for troughs: 15 minutes by default, so that teeth shorter than a
+/// minute make none.
 const TROUGH_HORIZON: usize = 3;
 
-/// A fall by less than this is none: counters are off by some pages a CPU.
+/// Smallest decrease that counts: counters are off by some pages a CPU.
 const FALL_MIN_KIB: f64 = 2_048.0;
 
-/// In this time a peak is forgotten to its e-th part where scans come often, else more slowly. A
-/// guess: a batch of every hour or so is remembered.
+/// Time in which a peak is forgotten to its e-th part if scans come often, and more slowly
+/// otherwise. A guess: a batch of every hour or so is remembered.
 const PEAK_SECS: f64 = 7_200.0;
 
-/// Marks a bucket in which nothing was seen.
+/// Mark of a bucket in which nothing was seen.
 const MISSING: u16 = u16::MAX;
 
-/// The bucket lengths that all windows share.
+/// Bucket lengths, which all windows share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Horizons {
     bucket_secs: [f64; HORIZONS_MAX],
@@ -62,7 +62,7 @@ impl Horizons {
         Self { bucket_secs, len: spans.len().min(HORIZONS_MAX) }
     }
 
-    /// How many there are; none turns the detector off.
+    /// Number of horizons; zero turns the detector off.
     pub fn count(&self) -> usize {
         self.len
     }
@@ -72,7 +72,7 @@ impl Horizons {
         self.bucket_secs[horizon]
     }
 
-    /// The shortest horizon that is so long, or the longest.
+    /// Returns the shortest horizon that is so long, or the longest.
     pub fn covering(&self, secs: f64) -> usize {
         let longest = self.len.saturating_sub(1);
         (0..longest).find(|horizon| self.horizon_secs(*horizon) >= secs).unwrap_or(longest)
@@ -89,19 +89,19 @@ impl Horizons {
 pub struct Window {
     /// Floors of closed buckets, by bucket number modulo [`BUCKETS`].
     floors: [[u16; BUCKETS]; HORIZONS_MAX],
-    /// The open bucket's number, modulo [`BUCKETS`].
+    /// Number of the open bucket, modulo [`BUCKETS`].
     open: [u8; HORIZONS_MAX],
-    /// When it was last fed, in seconds after its origin.
+    /// Time of the last size, in seconds after its origin.
     age_secs: f64,
-    /// The open bucket's floor so far; `MISSING` until something is seen.
+    /// Floor of the open bucket so far; `MISSING` until something is seen.
     open_floor: [u16; HORIZONS_MAX],
-    /// Highest floor that has left the ring: what the process has weighed before and come back
-    /// from.
+    /// Highest floor that has left the ring: a level that the process has had before and left
+    /// again.
     past_peak: [u16; HORIZONS_MAX],
     troughs: Troughs,
-    /// What it lately weighed at most, in KiB.
+    /// Recent peak of the size, in KiB.
     peak_kib: f32,
-    /// A floor's unit is a KiB, doubled so often.
+    /// Number of times that the unit of floors, a KiB, was doubled.
     shift: u8,
 }
 
@@ -120,26 +120,25 @@ impl Default for Window {
     }
 }
 
-/// Which bucket of a horizon counts as its newest.
+/// Bucket of a horizon that counts as its newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Newest {
-    /// The last that has closed.
+    /// The last one that has closed.
     Closed,
-    /// The one that is being filled; what came before moves up by one.
+    /// The one that is being filled; earlier ones move up by one.
     Open,
 }
 
-/// What became whole with an observation.
+/// Parts that an observation has completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Closed {
-    /// The horizons of which a bucket closed, a bit each.
+    /// Horizons of which a bucket closed, a bit each.
     pub horizons: u8,
     /// Whether a trough was completed.
     pub trough: bool,
 }
 
-/// The buckets of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in
-/// KiB.
+/// Floors of one horizon, oldest first; `x` in buckets from the start of the horizon, `y` in KiB.
 #[derive(Debug, Clone, Copy)]
 pub struct BucketFloors {
     points: [Point; BUCKETS],
@@ -147,18 +146,18 @@ pub struct BucketFloors {
 }
 
 impl BucketFloors {
-    /// All of them.
+    /// All floors.
     pub fn points(&self) -> &[Point] {
         &self.points[..self.len]
     }
 
-    /// Those before the `x`-th bucket of the horizon.
+    /// Floors before the `x`-th bucket of the horizon.
     pub fn before(&self, x: f64) -> &[Point] {
         let points = self.points();
         &points[..points.partition_point(|point| point.x < x)]
     }
 
-    /// The last `buckets` of those; `None` where there are fewer.
+    /// The last `buckets` of the floors before `x`; `None` if there are fewer.
     pub fn last_before(&self, x: f64, buckets: usize) -> Option<Self> {
         let before = self.before(x);
         let last = &before[before.len().checked_sub(buckets)?..];
@@ -167,25 +166,25 @@ impl BucketFloors {
         Some(floors)
     }
 
-    /// Those in the last `buckets` of the horizon.
+    /// Floors in the last `buckets` of the horizon.
     pub fn last(&self, buckets: usize) -> &[Point] {
         let points = self.points();
         &points[points.partition_point(|point| point.x < (BUCKETS - buckets) as f64)..]
     }
 }
 
-/// Where in its ring a bucket lies.
+/// Returns the place of a bucket in its ring.
 fn place(bucket: u32) -> u8 {
     (bucket as usize % BUCKETS) as u8
 }
 
 impl Window {
-    /// Takes a weight seen `age_secs` after the window's origin.
-    pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, weight_bytes: u64) -> Closed {
-        let weight = self.scaled(weight_bytes >> 10);
+    /// Takes a size seen `age_secs` after the window's origin.
+    pub fn observe(&mut self, horizons: &Horizons, age_secs: f64, size_bytes: u64) -> Closed {
+        let size = self.scaled(size_bytes >> 10);
         let before_secs = self.age_secs;
         self.age_secs = before_secs.max(age_secs);
-        self.remember_peak((weight_bytes >> 10) as f32, self.age_secs - before_secs);
+        self.remember_peak((size_bytes >> 10) as f32, self.age_secs - before_secs);
         let mut closed = Closed::default();
         for horizon in 0..horizons.len {
             let bucket_secs = horizons.bucket_secs[horizon];
@@ -195,7 +194,7 @@ impl Window {
             let within = age_secs >= before_secs
                 && age_secs - before_secs < bucket_secs * (BUCKETS - 1) as f64;
             if within && place(bucket) == self.open[horizon] {
-                self.open_floor[horizon] = self.open_floor[horizon].min(weight);
+                self.open_floor[horizon] = self.open_floor[horizon].min(size);
                 continue;
             }
             let open = (before_secs / bucket_secs) as u32;
@@ -208,25 +207,25 @@ impl Window {
                 }
             }
             if bucket >= open {
-                self.open_floor[horizon] = self.open_floor[horizon].min(weight);
+                self.open_floor[horizon] = self.open_floor[horizon].min(size);
             }
         }
         closed
     }
 
-    fn remember_peak(&mut self, weight_kib: f32, passed_secs: f64) {
-        if weight_kib >= self.peak_kib {
-            self.peak_kib = weight_kib;
+    fn remember_peak(&mut self, size_kib: f32, passed_secs: f64) {
+        if size_kib >= self.peak_kib {
+            self.peak_kib = size_kib;
             return;
         }
-        // Step by step an exponential, without its cost.
+        // This approximates an exponential step by step, without its cost.
         let kept = 1.0 / (1.0 + (passed_secs / PEAK_SECS) as f32);
-        self.peak_kib = weight_kib + (self.peak_kib - weight_kib) * kept;
+        self.peak_kib = size_kib + (self.peak_kib - size_kib) * kept;
     }
 
-    /// A weight in this window's unit, which grows until the weight fits.
-    fn scaled(&mut self, weight_kib: u64) -> u16 {
-        while weight_kib >> self.shift >= u64::from(MISSING) {
+    /// Returns a size in this window's unit, which grows until the size fits.
+    fn scaled(&mut self, size_kib: u64) -> u16 {
+        while size_kib >> self.shift >= u64::from(MISSING) {
             self.shift += 1;
             let rings = self.floors.iter_mut().flatten();
             for floor in rings.chain(&mut self.open_floor).filter(|floor| **floor != MISSING) {
@@ -235,14 +234,14 @@ impl Window {
             self.past_peak.iter_mut().for_each(|peak| *peak >>= 1);
             self.troughs.halve();
         }
-        (weight_kib >> self.shift) as u16
+        (size_kib >> self.shift) as u16
     }
 
     fn kib(&self, floor: u16) -> f64 {
         (u64::from(floor) << self.shift) as f64
     }
 
-    /// Closes the open bucket, marks those between as missing, and opens `bucket`; returns the
+    /// Closes the open bucket, marks those in between as missing, and opens `bucket`. Returns the
     /// floor of the closed one.
     fn close(&mut self, horizon: usize, open: u32, bucket: u32) -> u16 {
         let floor = self.open_floor[horizon];
@@ -264,12 +263,12 @@ impl Window {
         }
     }
 
-    /// The closed buckets of a horizon.
+    /// Floors of the closed buckets of a horizon.
     pub fn floors(&self, horizon: usize) -> BucketFloors {
         self.floors_to(horizon, Newest::Closed)
     }
 
-    /// The last buckets of a horizon.
+    /// Floors of the last buckets of a horizon.
     pub fn floors_to(&self, horizon: usize, newest: Newest) -> BucketFloors {
         let mut floors = BucketFloors { points: [Point::default(); BUCKETS], len: 0 };
         let open = newest == Newest::Open;
@@ -289,8 +288,8 @@ impl Window {
         floors
     }
 
-    /// How much higher the newest floor of a horizon is than the one `back` buckets before, in KiB;
-    /// `None` where either is missing. The cheapest look there is.
+    /// Difference between the newest floor of a horizon and the one `back` buckets before, in KiB;
+    /// `None` if either is missing. The cheapest test there is.
     pub fn rise_kib(&self, horizon: usize, back: usize) -> Option<f64> {
         let newest = usize::from(self.open[horizon]) + BUCKETS - 1;
         let [older, newest] =
@@ -298,12 +297,12 @@ impl Window {
         (older != MISSING && newest != MISSING).then(|| self.kib(newest) - self.kib(older))
     }
 
-    /// Highest floor that a horizon has forgotten, in KiB; zero where it has forgotten none.
+    /// Highest floor that a horizon has forgotten, in KiB; zero if none.
     pub fn past_peak_kib(&self, horizon: usize) -> f64 {
         self.kib(self.past_peak[horizon])
     }
 
-    /// The troughs, oldest first; `x` in seconds from the oldest, `y` in KiB.
+    /// Troughs, oldest first; `x` in seconds from the oldest, `y` in KiB.
     pub fn troughs(&self, horizons: &Horizons) -> BucketFloors {
         const _: () = assert!(TROUGHS <= BUCKETS);
         let mut floors = BucketFloors { points: [Point::default(); BUCKETS], len: 0 };
@@ -315,7 +314,7 @@ impl Window {
         floors
     }
 
-    /// Highest trough that was forgotten, in KiB; zero where none was.
+    /// Highest trough that was forgotten, in KiB; zero if none.
     pub fn past_trough_kib(&self) -> f64 {
         self.kib(self.troughs.past_peak())
     }
@@ -327,7 +326,7 @@ impl Window {
         Some(f64::from(buckets) * bucket_secs)
     }
 
-    /// What it lately weighed at most, in KiB.
+    /// Recent peak of the size, in KiB.
     pub fn peak_kib(&self) -> f64 {
         f64::from(self.peak_kib)
     }

@@ -232,7 +232,7 @@ impl HttpClient {
         &self,
         url: &str,
         headers: &[(&'static str, String)],
-        body: Vec<u8>,
+        body: impl Into<Bytes>,
         bounds: RequestLimits,
     ) -> Result<Response, HttpError> {
         let mut request = Request::post(url);

@@ -1,36 +1,103 @@
-//! How long the connections of one listener waited between two looks, from a histogram that only
-//! ever grows.
+//! Time that the connections of one listener waited for accept() between two scans, from a
+//! cumulative histogram.
 //!
-//! Cold start: the first look's interval is everything since the hook was attached. Counts wrap as
-//! the kernel's do. A histogram that was begun anew, because the kernel gave the socket's place to
-//! another, is a new start.
+//! Cold start: the first interval is everything since the hook was attached. Counts wrap as the
+//! kernel's do. A histogram that was reset, because the kernel reused the socket's memory for
+//! another, is a cold start.
 
+use aya::maps::{HashMap, MapData};
 use spillway_ebpf::{SOJOURN_BUCKETS, Sojourn};
 
-/// The histogram at the last look; `None` before the first connection.
+use crate::bpf::{
+    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct, Unavailable,
+    btf_offsets::{KernelOffset, members},
+    fallbacks::Cause,
+};
+
+/// Histograms by the listener's socket address.
+pub(super) type Sojourns = HashMap<MapData, u64, SharedStruct<Sojourn>>;
+
+/// The histogram of one listener at the last scan; `None` before its first connection.
 #[derive(Default)]
-pub(super) struct AcceptLatency {
+pub struct AcceptLatency {
     last: Option<Box<Sojourn>>,
 }
 
-/// Waits of the connections that were accepted between two looks, in microseconds.
+/// Waits of the connections that were accepted between two scans, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LatencyInterval {
-    /// The shortest: at most 1/16 below it.
+    /// Shortest wait; at most 1/16 too low.
     pub(super) min_us: u64,
-    /// The mean, exactly.
+    /// Mean wait, exactly.
     pub(super) mean_us: u64,
-    /// The 99th percentile, good to 1/32.
+    /// 99th percentile, within 1/32.
     pub(super) p99_us: u64,
 }
 
+const READS: &[KernelOffset] =
+    &[members::SOCK_FAMILY, members::SOCK_PROTOCOL, members::TCP_ESTABLISHED];
+
 impl AcceptLatency {
-    /// Connections accepted until the last look.
+    /// Trampoline at the exit of accept().
+    pub const FEXIT: Hook = Hook::new("accept_fexit");
+    /// Kprobes on the way of accept().
+    pub const KPROBE: Hook = Hook::new("accept_kprobe");
+
+    /// Sources of waits.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::AcceptSojourn,
+        fallbacks: &[
+            Fallback::bpf(
+                Self::FEXIT,
+                "fexit inet_csk_accept",
+                &[Need::Probe(Probe::AcceptQueue), Need::Function("inet_csk_accept")],
+            )
+            .reading(READS),
+            Fallback::bpf(
+                Self::KPROBE,
+                "kprobes inet_csk_accept, security_sock_graft",
+                &[
+                    Need::Probe(Probe::AcceptQueue),
+                    Need::Programs(ProgramKind::Kprobe),
+                    Need::Function("inet_csk_accept"),
+                    Need::Function("security_sock_graft"),
+                ],
+            )
+            .reading(READS),
+            Fallback::without_bpf(Hook::new("queue_head"), "age of the queue's head")
+                .needing(&[Need::Probe(Probe::AcceptQueue)])
+                .lacking("only the connection that waits longest is timed"),
+        ],
+    };
+
+    /// Attaches a hook to accept(); `None` if waits are not timed.
+    pub(super) fn attach(bpf: &mut Loader) -> Option<Sojourns> {
+        bpf.attach(&Self::PROBE, |context, hook| {
+            if hook == Self::FEXIT {
+                // The return value follows the arguments, so there is a program for each number of
+                // arguments.
+                let program = match context.parameters_of("inet_csk_accept") {
+                    Some(2) => "accept_exit_2",
+                    Some(4) => "accept_exit_4",
+                    other => return Err(unknown_parameters(other)),
+                };
+                context.fexit(program, "inet_csk_accept")?;
+            } else {
+                // The listener first: a connection whose thread was not seen to call accept() is
+                // not counted.
+                context.kprobe("accept_enter", "inet_csk_accept")?;
+                context.kprobe("accept_graft", "security_sock_graft")?;
+            }
+            context.take("SOJOURNS")
+        })
+    }
+
+    /// Connections accepted until the last scan.
     pub(super) fn accepted_total(&self) -> u64 {
         self.last.as_ref().map_or(0, |last| last.accepted_total)
     }
 
-    /// Takes the latest histogram; `None` where nothing was accepted since the last.
+    /// Takes the latest histogram; returns `None` if nothing was accepted since the last.
     pub(super) fn advance(&mut self, latest: &Sojourn) -> Option<LatencyInterval> {
         let last = self.last.get_or_insert_with(|| Box::new(Sojourn::EMPTY));
         if latest.accepted_total < last.accepted_total {
@@ -43,8 +110,8 @@ impl AcceptLatency {
                 .zip(&last.buckets)
                 .map(|(latest, last)| latest.wrapping_sub(*last))
         };
-        // Another CPU may be between its three additions: what the buckets say is then ahead of the
-        // totals, or behind.
+        // Another CPU may be between its three additions, so that the buckets are ahead of the
+        // totals or behind them.
         let counted: u64 = counts().map(u64::from).sum();
         let rank = counted - counted / 100;
         let mut below = 0;
@@ -63,7 +130,13 @@ impl AcceptLatency {
     }
 }
 
-/// The middle of a bucket, in microseconds.
+fn unknown_parameters(count: Option<usize>) -> Unavailable {
+    let count = count.map_or("an unknown number of".to_owned(), |count| count.to_string());
+    let reason = format!("this kernel's inet_csk_accept takes {count} parameters, not 2 or 4");
+    Unavailable::new(Cause::Unsupported, reason)
+}
+
+/// Returns the middle of a bucket, in microseconds.
 fn middle_us(bucket: usize) -> u64 {
     Sojourn::least_us(bucket).midpoint(Sojourn::least_us(bucket + 1) - 1)
 }
@@ -82,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_what_came_since_the_last_look() {
+    fn interval_covers_connections_since_the_last_scan() {
         let (mut waits, mut histogram) = (AcceptLatency::default(), Sojourn::EMPTY);
         add(&mut histogram, [10; 50]);
         assert_eq!(
@@ -98,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_begun_anew_is_a_new_start() {
+    fn histogram_that_was_reset_is_a_cold_start() {
         let (mut waits, mut histogram) = (AcceptLatency::default(), Sojourn::EMPTY);
         add(&mut histogram, [5; 9]);
         waits.advance(&histogram);
@@ -111,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_wrap() {
+    fn wrapped_counts_are_subtracted_correctly() {
         let (mut waits, mut histogram) = (AcceptLatency::default(), Sojourn::EMPTY);
         histogram.accepted_total = u64::from(u32::MAX);
         histogram.buckets[3] = u32::MAX;

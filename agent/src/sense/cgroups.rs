@@ -1,10 +1,10 @@
-//! Which cgroup charges a process's memory, what its hard limit is, and how much of that is taken.
+//! The cgroup that charges a process's memory, its hard limit, and the memory charged against that.
 //!
-//! BPF tells a cgroup by its kernel id. The first process seen with an id gives it a path, through
-//! `/proc/PID/cgroup`, and the directory's inode number proves that the path is that id's: a
-//! process that moved in between proves nothing and is asked again at the next scan. Limits are
-//! read again every [`LIMIT_SCANS`] scans, and so is what is charged against them: once for all the
-//! cgroups that one limit holds for.
+//! BPF identifies a cgroup by its kernel id. The first process seen with an id provides its path,
+//! through `/proc/PID/cgroup`, and the directory's inode number confirms that the path belongs to
+//! the id; if the process moved in between, the path is read again at the next scan. Limits are
+//! read again every [`LIMIT_SCANS`] scans, and so are charges: once for all cgroups under one
+//! limit.
 
 use std::{
     collections::hash_map::Entry,
@@ -18,19 +18,19 @@ use std::{
 use super::{ProcessId, printable::printable_path, proc_files};
 use foldhash::{HashMap, HashMapExt as _};
 
-/// How many scans a limit, and what is charged against it, is believed. At the default interval ten
-/// seconds, so that a limit set by an operator counts in the next forecast, at a file read a cgroup
-/// and one more a limit.
+/// Number of scans for which a limit, and the charge against it, are cached. At the default
+/// interval that is ten seconds, so that a limit set by an operator counts in the next forecast.
+/// Costs one file read a cgroup, and one more a limit.
 const LIMIT_SCANS: u32 = 10;
 
-/// `memory.limit_in_bytes` without a limit is the largest page-aligned `long`; anything near it is
-/// none.
+/// Value of `memory.limit_in_bytes` from which there is no limit: without one it is the largest
+/// page-aligned `long`.
 const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
-/// The child of a shared cgroup to which the action `limit` moves a leaker.
+/// Child of a shared cgroup into which the action `limit` moves a leaking process.
 pub const LEAK_CHILD: &str = "spillway-leak";
 
-/// The child to which it moves everybody else, where they cannot stay.
+/// Child into which it moves the other processes, if they cannot stay.
 pub const REST_CHILD: &str = "spillway-rest";
 
 /// The hierarchy that charges memory on this host.
@@ -38,26 +38,26 @@ pub const REST_CHILD: &str = "spillway-rest";
 pub enum Hierarchy {
     /// The memory controller is mounted on its own, as version 1.
     V1 {
-        /// Where.
+        /// Mount point.
         mount: PathBuf,
     },
     /// The unified hierarchy.
     V2 {
-        /// Where.
+        /// Mount point.
         mount: PathBuf,
     },
     /// No cgroup file system is mounted.
     None,
 }
 
-/// A hard limit on memory, and how much of it is taken.
+/// A hard limit on memory, and the charge against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HardLimit {
     /// `memory.max`, or `memory.limit_in_bytes` in version 1.
     pub max_bytes: u64,
-    /// Anonymous and shared memory of all processes under it, up to [`LIMIT_SCANS`] scans old;
-    /// `None` where it cannot be read. Page cache is charged too, but the kernel gives it back
-    /// before it kills.
+    /// Anonymous and shared memory of all processes under it, up to `LIMIT_SCANS` scans old;
+    /// `None` if it cannot be read. Page cache is charged too, but the kernel reclaims it before it
+    /// kills.
     pub charged_bytes: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ pub struct HardLimit {
 pub struct CgroupPaths {
     hierarchy: Hierarchy,
     known: HashMap<u64, KnownCgroup>,
-    /// Without BPF a cgroup's id is not known: then each process keeps its own.
+    /// Cgroups by process: without BPF the id of a cgroup is unknown.
     of_processes: HashMap<ProcessId, KnownCgroup>,
     charges: Charges,
 }
@@ -75,22 +75,22 @@ pub struct CgroupPaths {
 #[derive(Debug)]
 struct KnownCgroup {
     path: PathBuf,
-    /// As it is told; see [`told`].
-    told: Arc<str>,
+    /// Path in facts, see [`reported_path`].
+    reported: Arc<str>,
     holder: Option<Holder>,
     age: Age,
 }
 
-/// The cgroup that has the least limit, of one and its ancestors.
+/// The cgroup with the lowest limit, among one and its ancestors.
 #[derive(Debug, PartialEq, Eq)]
 struct Holder {
     max_bytes: u64,
     directory: PathBuf,
-    /// Its inode number, which tells it from one that had the same path before.
+    /// Inode number, which distinguishes it from an earlier one with the same path.
     id: u64,
 }
 
-/// What is charged against each limit in use, by the id of its holder.
+/// Charge against each limit in use, by the id of its holder.
 #[derive(Debug, Default)]
 struct Charges(HashMap<u64, Charge>);
 
@@ -100,7 +100,7 @@ struct Charge {
     age: Age,
 }
 
-/// When something is to be read again, and whether it is still in use.
+/// Age of a cached value, and whether it is still in use.
 #[derive(Debug)]
 struct Age {
     scans_until_read: u32,
@@ -108,7 +108,8 @@ struct Age {
 }
 
 impl Hierarchy {
-    /// Looks at what is mounted. A host with both has its memory controller where version 1 is.
+    /// Detects the hierarchy from the mounts. On a host with both, version 1 has the memory
+    /// controller.
     pub fn detect() -> Self {
         let Ok(mounts) = proc_files::mounts() else { return Self::None };
         let mut found = Self::None;
@@ -124,8 +125,8 @@ impl Hierarchy {
         found
     }
 
-    /// Where the unified hierarchy is mounted, which on hosts with both says what waits for what;
-    /// `None` where it is not.
+    /// Returns the mount point of the unified hierarchy, which has the pressure files on hosts with
+    /// both; `None` if it is not mounted.
     pub fn unified() -> Option<PathBuf> {
         proc_files::mounts()
             .ok()?
@@ -134,12 +135,12 @@ impl Hierarchy {
             .map(|mount| mount.mount_point)
     }
 
-    /// Whether memory is charged by a version-1 controller.
+    /// Returns whether a version-1 controller charges memory.
     pub fn is_v1(&self) -> bool {
         matches!(self, Self::V1 { .. })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn mount(&self) -> Option<&Path> {
         match self {
             Self::V1 { mount } | Self::V2 { mount } => Some(mount),
@@ -147,8 +148,8 @@ impl Hierarchy {
         }
     }
 
-    /// The cgroup of a process, as a path from the hierarchy's root in the kernel's own bytes;
-    /// `None` where the process is gone.
+    /// Reads the cgroup of a process, as a path from the hierarchy's root in the kernel's bytes;
+    /// `None` if the process has ended.
     fn path_of(&self, pid: u32) -> Option<PathBuf> {
         let is_memory = |controllers: &[u8]| {
             controllers.split(|&byte| byte == b',').any(|name| name == b"memory")
@@ -161,10 +162,9 @@ impl Hierarchy {
         path.map(|path| PathBuf::from(OsString::from_vec(path)))
     }
 
-    /// The nearest hard limit that holds for a cgroup: its own or an ancestor's, whichever is
-    /// least; of equal ones the outermost, against which the most is charged. The limit files are
-    /// read one by one because version 1's `memory.stat`, which knows the least, sums over all CPUs
-    /// at each read.
+    /// Returns the lowest hard limit of a cgroup and its ancestors; of equal ones the outermost,
+    /// against which the most is charged. The limit files are read one by one because version 1's
+    /// `memory.stat`, which has the lowest, sums over all CPUs at each read.
     fn holder(&self, path: &Path) -> Option<Holder> {
         let (mount, file) = match self {
             Self::V1 { mount } => (mount, "memory.limit_in_bytes"),
@@ -182,18 +182,18 @@ impl Hierarchy {
             })
             .filter(|&(max_bytes, _)| max_bytes < V1_UNLIMITED_BYTES)
             .reduce(|least, outer| if outer.0 <= least.0 { outer } else { least })?;
-        // A cgroup that was removed since limits nothing any more.
+        // A cgroup that has been removed since has no limit.
         let id = fs::metadata(directory).ok()?.ino();
         Some(Holder { max_bytes, directory: directory.to_owned(), id })
     }
 
-    /// Anonymous and shared memory charged to a cgroup and those below it. A read takes 6 µs where
-    /// little has happened since the last, and sums up what has: 0.1 ms after a second in which one
-    /// cgroup below it touched 8 MiB, 0.3 ms where a hundred did, on two CPUs with Linux 6.18 and
-    /// version 1.
+    /// Reads the anonymous and shared memory charged to a cgroup and those below it. Cost: 6 µs if
+    /// little has happened since the last read, because the kernel sums the changes: 0.1 ms after a
+    /// second in which one cgroup below it touched 8 MiB, 0.3 ms if a hundred did, on two CPUs with
+    /// Linux 6.18 and version 1.
     fn charged_bytes(&self, directory: &Path) -> Option<u64> {
         let keys = match self {
-            // Without `total_` they are the cgroup's own, without those below it.
+            // Keys without `total_` exclude the cgroups below it.
             Self::V1 { .. } => ["total_rss", "total_shmem"],
             Self::V2 { .. } => ["anon", "shmem"],
             Self::None => return None,
@@ -202,7 +202,7 @@ impl Hierarchy {
     }
 }
 
-/// The sum of two of `memory.stat`'s lines; `None` unless both are there.
+/// Sums two lines of `memory.stat`; `None` unless both are present.
 pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
     let value = |key: &str| {
         stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
@@ -212,7 +212,7 @@ pub(super) fn sum_of(stat: &str, keys: [&str; 2]) -> Option<u64> {
 }
 
 impl CgroupPaths {
-    /// Nothing known yet.
+    /// Creates an empty cache.
     pub fn new(hierarchy: Hierarchy) -> Self {
         Self {
             hierarchy,
@@ -222,53 +222,53 @@ impl CgroupPaths {
         }
     }
 
-    /// Path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
+    /// Returns path and limit of the cgroup with kernel id `id`, of which `pid` is a member.
     pub fn get(&mut self, id: u64, pid: u32) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.known.get_mut(&id) {
             if known.age.is_due() {
                 known.holder = self.hierarchy.holder(&known.path);
             }
             return (
-                known.told.clone(),
+                known.reported.clone(),
                 self.charges.limit(&self.hierarchy, known.holder.as_ref()),
             );
         }
         let known = KnownCgroup::new(&self.hierarchy, self.path_of(pid), id);
         let found =
-            (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            (known.reported.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         if self.is_id_of(id, &known.path) {
             self.known.insert(id, known);
         }
         found
     }
 
-    /// Path and limit of a process's cgroup, believed for [`LIMIT_SCANS`] scans.
-    pub fn of_process_kept(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
+    /// Returns path and limit of a process's cgroup, cached for `LIMIT_SCANS` scans.
+    pub fn of_process_cached(&mut self, id: ProcessId) -> (Arc<str>, Option<HardLimit>) {
         if let Some(known) = self.of_processes.get_mut(&id)
             && !known.age.is_due()
         {
             return (
-                known.told.clone(),
+                known.reported.clone(),
                 self.charges.limit(&self.hierarchy, known.holder.as_ref()),
             );
         }
         let known = KnownCgroup::new(&self.hierarchy, self.path_of(id.pid), u64::from(id.pid));
         let found =
-            (known.told.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
+            (known.reported.clone(), self.charges.limit(&self.hierarchy, known.holder.as_ref()));
         self.of_processes.insert(id, known);
         found
     }
 
-    /// Path of a process's cgroup, read now; the root's where it cannot be read.
+    /// Reads the path of a process's cgroup; that of the root if it cannot be read.
     pub fn of_process(&self, pid: u32) -> Arc<str> {
-        told(&self.path_of(pid))
+        reported_path(&self.path_of(pid))
     }
 
     fn path_of(&self, pid: u32) -> PathBuf {
         self.hierarchy.path_of(pid).unwrap_or_else(|| PathBuf::from("/"))
     }
 
-    /// Ends a scan: forgets what no process was seen in, and lets the rest age.
+    /// Ends a scan: drops cgroups without processes, and ages the rest.
     pub fn end_scan(&mut self) {
         self.known.retain(|_, known| known.age.end_scan());
         self.of_processes.retain(|_, known| known.age.end_scan());
@@ -283,13 +283,13 @@ impl CgroupPaths {
 
 impl KnownCgroup {
     fn new(hierarchy: &Hierarchy, path: PathBuf, key: u64) -> Self {
-        let (told, holder) = (told(&path), hierarchy.holder(&path));
-        Self { path, told, holder, age: Age::new(key) }
+        let (reported, holder) = (reported_path(&path), hierarchy.holder(&path));
+        Self { path, reported, holder, age: Age::new(key) }
     }
 }
 
 impl Charges {
-    /// A limit with what is charged against it.
+    /// Returns a limit with the charge against it.
     fn limit(&mut self, hierarchy: &Hierarchy, holder: Option<&Holder>) -> Option<HardLimit> {
         let Holder { max_bytes, directory, id } = holder?;
         let charge = match self.0.entry(*id) {
@@ -312,13 +312,13 @@ impl Charges {
 }
 
 impl Age {
-    /// Of what was read now. Later reads are spread over scans: ids and pids are dense, so `key`
-    /// makes an even spread.
+    /// Creates the age of a value that was just read. Later reads are spread over scans by `key`:
+    /// ids and pids are dense, so the spread is even.
     fn new(key: u64) -> Self {
         Self { scans_until_read: 1 + (key % u64::from(LIMIT_SCANS)) as u32, seen: true }
     }
 
-    /// Says that it is in use, and whether it must be read now.
+    /// Marks the value as in use, and returns whether it must be read now.
     fn is_due(&mut self) -> bool {
         self.seen = true;
         let due = self.scans_until_read == 0;
@@ -328,21 +328,21 @@ impl Age {
         due
     }
 
-    /// Ends a scan; says whether it was seen in it.
+    /// Ends a scan; returns whether the value was in use in it.
     fn end_scan(&mut self) -> bool {
         self.scans_until_read = self.scans_until_read.saturating_sub(1);
         std::mem::take(&mut self.seen)
     }
 }
 
-/// A cgroup's path as it is told of its processes, printable. Children that Spillway made while it
-/// limits a leaker are told as their parent: who was moved is of the same service as before, and
-/// neither a claim nor a limit is another one for it.
-fn told(path: &Path) -> Arc<str> {
-    let of_ours = |name: &OsStr| name == LEAK_CHILD || name == REST_CHILD;
+/// Returns the path of a cgroup in facts, made printable. Children that Spillway created for a
+/// limit are reported as their parent: a process that was moved still belongs to the same service,
+/// claim and limit.
+fn reported_path(path: &Path) -> Arc<str> {
+    let is_ours = |name: &OsStr| name == LEAK_CHILD || name == REST_CHILD;
     let parent = path
         .parent()
-        .filter(|parent| path.file_name().is_some_and(of_ours) && *parent != Path::new("/"));
+        .filter(|parent| path.file_name().is_some_and(is_ours) && *parent != Path::new("/"));
     printable_path(parent.unwrap_or(path))
 }
 
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_lines_with_numbers_are_summed() {
+    fn only_complete_lines_with_numbers_are_summed() {
         let v2 = ["anon", "shmem"];
         assert_eq!(sum_of("anon 8192\nfile 1\nshmem 4096\nanon_thp 5\n", v2), Some(12_288));
         assert_eq!(sum_of("anon_thp 5\nshmem_thp 6\nshmem 0\nanon 1", v2), Some(1));
@@ -415,10 +415,10 @@ mod tests {
     }
 
     #[test]
-    fn children_that_were_made_for_a_limit_are_told_as_their_parent() {
-        let told_of = |path: &str| told(Path::new(path)).to_string();
-        assert_eq!(told_of("/a/spillway-leak"), "/a");
-        assert_eq!(told_of("/a/b.service/spillway-rest"), "/a/b.service");
+    fn children_created_for_a_limit_are_reported_as_parent() {
+        let reported = |path: &str| reported_path(Path::new(path)).to_string();
+        assert_eq!(reported("/a/spillway-leak"), "/a");
+        assert_eq!(reported("/a/b.service/spillway-rest"), "/a/b.service");
         for path in [
             "/",
             "/a",
@@ -427,12 +427,12 @@ mod tests {
             "/a/spillway-leaks",
             "/a/my-spillway-leak",
         ] {
-            assert_eq!(told_of(path), path);
+            assert_eq!(reported(path), path);
         }
     }
 
     #[test]
-    fn the_least_limit_holds_and_of_equal_ones_the_outermost() {
+    fn lowest_limit_counts_and_of_equal_ones_the_outermost() {
         let tree = Tree::make("least");
         tree.set("/", V1_UNLIMITED_BYTES + MIB, 0);
         tree.set("/a", 64 * MIB, 0);
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_is_read_once_for_all_below_a_limit_and_again_after_ten_scans() {
+    fn charge_is_read_once_a_limit_and_again_after_ten_scans() {
         let tree = Tree::make("charge");
         tree.set("/a", 64 * MIB, MIB);
         tree.set("/a/b", 128 * MIB, 5 * MIB);
@@ -475,7 +475,7 @@ mod tests {
             }
         }
         assert!(read_after.is_some());
-        // What cannot be read is unknown, once its turn comes.
+        // A charge that cannot be read becomes unknown when it is due.
         fs::remove_file(tree.0.join("a/memory.stat")).unwrap();
         let unknown = (0..LIMIT_SCANS).any(|_| {
             charges.end_scan();
@@ -484,6 +484,6 @@ mod tests {
         assert!(unknown);
         charges.end_scan();
         charges.end_scan();
-        assert!(charges.0.is_empty(), "what no process was seen under is forgotten");
+        assert!(charges.0.is_empty(), "a limit without processes is dropped");
     }
 }

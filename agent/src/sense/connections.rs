@@ -1,18 +1,17 @@
-//! Connections that this host serves, counted by the kernel: what a node that is drained still has
-//! to end.
+//! Established connections that this host serves: the work that a draining node still has to end.
 //!
-//! Those of each listener in every network namespace that may be entered, accepted or not. A pass
-//! asks for every connection there is, so it is for while a node drains, and not for always. What
-//! cannot be counted is unknown, and not zero.
+//! Counts those of each listener in every network namespace that can be entered, accepted or not. A
+//! pass requests every connection on the host, so it is made only while a node drains. A count that
+//! fails is unknown, not zero.
 
 use std::io;
 
 use super::{CgroupPaths, Hierarchy, LossCounters, sock_diag::SockDiag};
 
-/// How long owners and namespaces are believed, in seconds; see `listeners.rs`.
+/// Time for which owners and namespaces are cached, as in `tcp_listeners`.
 const OWNER_REFRESH_SECS: f64 = 10.0;
 
-/// Counts them.
+/// Counts established connections.
 pub struct EstablishedConnections {
     sockets: SockDiag,
     cgroups: CgroupPaths,
@@ -21,7 +20,7 @@ pub struct EstablishedConnections {
 }
 
 impl EstablishedConnections {
-    /// Has counted nothing yet.
+    /// Creates a counter.
     pub fn new(hierarchy: Hierarchy) -> Self {
         let cgroups = CgroupPaths::new(hierarchy);
         Self {
@@ -32,12 +31,12 @@ impl EstablishedConnections {
         }
     }
 
-    /// How many there are at `now`, in seconds on any monotonic clock. A listener counts whose
-    /// owner, a pid and a cgroup, `counts`; `None` is one that is not known.
+    /// Counts the connections of listeners for whose owner, a pid and a cgroup, `counts` returns
+    /// true; `None` is an unknown owner. `now` is in seconds on any monotonic clock.
     ///
     /// # Errors
     ///
-    /// Where they cannot all be counted.
+    /// Returns an error if not all of them can be counted.
     pub fn count(
         &mut self,
         now: f64,

@@ -1,23 +1,26 @@
-//! The machine as a whole: available memory and memory pressure.
+//! Available memory and memory pressure of the machine.
 //!
-//! Read with every scan, from files that stay open into a buffer that stays: where memory is short,
-//! opening one and making room for what it says would wait with everybody else.
+//! Read with every scan, from files that stay open into a buffer that is reused: if memory is
+//! short, opening a file and allocating a buffer would stall like everything else.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, str};
 
-use super::HostFact;
+use super::{
+    Fact, HostFact, Loss,
+    sensor::{Observations, Schedule, Sensor},
+};
 
 const MEMINFO: &str = "/proc/meminfo";
 const PRESSURE: &str = "/proc/pressure/memory";
 
-/// `/proc/meminfo` has some 1,500 bytes, and what is read of it comes first.
+/// Size of the buffer. `/proc/meminfo` has some 1,500 bytes, and the fields in use come first.
 const BUFFER_BYTES: usize = 4_096;
 
-/// Reads the machine's memory and its pressure.
+/// Reads the available memory and the memory pressure of the machine.
 #[derive(Debug)]
 pub struct HostMemorySensor {
     meminfo: io::Result<File>,
-    /// Not there on a kernel without PSI.
+    /// An error on a kernel without PSI.
     pressure: io::Result<File>,
     buffer: [u8; BUFFER_BYTES],
 }
@@ -37,9 +40,9 @@ impl HostMemorySensor {
     ///
     /// # Errors
     ///
-    /// Where `/proc/meminfo` cannot be read, or has no `MemAvailable` (before 3.14). A kernel
-    /// without PSI is no error.
-    pub fn read(&mut self) -> io::Result<HostFact> {
+    /// Returns an error if `/proc/meminfo` cannot be read, or has no `MemAvailable` (before 3.14).
+    /// A kernel without PSI is not an error.
+    pub fn read_host(&mut self) -> io::Result<HostFact> {
         let mem_available_bytes =
             field_bytes(text(&self.meminfo, &mut self.buffer)?, "MemAvailable:")?;
         let psi_memory_some_avg10 =
@@ -51,27 +54,44 @@ impl HostMemorySensor {
     ///
     /// # Errors
     ///
-    /// Where `/proc/meminfo` cannot be read.
+    /// Returns an error if `/proc/meminfo` cannot be read.
     pub fn mem_total_bytes(&self) -> io::Result<u64> {
         field_bytes(text(&self.meminfo, &mut [0; BUFFER_BYTES])?, "MemTotal:")
     }
 }
 
-/// What a file says now.
+impl Sensor for HostMemorySensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Processes
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::HostReadFailed
+    }
+
+    fn read(&mut self, _: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        out.push(Fact::Host(self.read_host()?));
+        Ok(())
+    }
+}
+
+/// Reads a file from its beginning.
 fn text<'a>(file: &io::Result<File>, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let file = file.as_ref().map_err(|error| io::Error::from(error.kind()))?;
     let length = file.read_at(buffer, 0)?;
     str::from_utf8(&buffer[..length]).map_err(io::Error::other)
 }
 
-/// A line of `/proc/meminfo`, which counts in KiB, as bytes.
+/// Parses a line of `/proc/meminfo`, which counts in KiB, into bytes.
 fn field_bytes(text: &str, name: &str) -> io::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
     let bytes = line.and_then(|kib| kib.trim().parse::<u64>().ok()?.checked_mul(1_024));
-    bytes.ok_or_else(|| io::Error::other(format!("{MEMINFO} has no {name}")))
+    bytes.ok_or_else(|| {
+        io::Error::other(format!("{MEMINFO} has no line {name:?} with a size in kB"))
+    })
 }
 
-/// `some avg10` in percent.
+/// Parses `some avg10`, in percent.
 fn some_avg10(text: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix("some avg10=")?.split(' ').next()?.parse().ok())
 }
@@ -81,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_or_no_number_is_told() {
+    fn missing_and_malformed_lines_are_errors() {
         let text = "MemTotal:        8046612 kB\nMemFree:  7 kB\nMemAvailable:    6021844 kB\n";
         assert_eq!(field_bytes(text, "MemAvailable:").unwrap(), 6_021_844 * 1_024);
         for wrong in [
@@ -100,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_is_so_each_time_it_is_read() {
+    fn every_read_gives_plausible_memory() {
         let mut sensor = HostMemorySensor::default();
         let total_bytes = sensor.mem_total_bytes().unwrap();
         for _ in 0..2 {
-            let bytes = sensor.read().unwrap().mem_available_bytes;
+            let bytes = sensor.read_host().unwrap().mem_available_bytes;
             assert!(bytes > 0 && bytes <= total_bytes, "{bytes} of {total_bytes}");
         }
     }

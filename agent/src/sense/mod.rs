@@ -1,14 +1,14 @@
 //! Sensors: from the kernel's bytes to observations.
 //!
-//! One file a sensor. Each takes what [`crate::kernel`] could attach, and where that is nothing
-//! reads the same facts from `/proc` or netlink. A sensor that cannot read says so in [`Lost`] and
-//! never stops the agent.
+//! One file a sensor, listed in [`SENSORS`]. Each declares its probe and attaches it through
+//! [`crate::bpf`]; without BPF it reads the same facts from `/proc` or netlink. A sensor that
+//! cannot read is counted as a [`Loss`] and never stops the agent.
 
 mod accept_latency;
+mod addr;
 mod cgroups;
 mod connections;
 mod host_memory;
-mod inet_addr;
 mod losses;
 mod observation;
 mod outbound;
@@ -23,21 +23,23 @@ pub mod proc_files;
 mod process_events;
 mod process_memory;
 mod process_resources;
+mod sensor;
 mod sensor_health;
 mod sensors;
 mod service_pressure;
 mod shares;
 mod sock_diag;
 mod tcp_listeners;
-mod unix_addr;
 mod unix_listeners;
 
+pub use crate::bpf::Loss;
+pub use accept_latency::AcceptLatency;
 pub use cgroups::{CgroupPaths, HardLimit, Hierarchy, LEAK_CHILD, REST_CHILD};
 pub use connections::EstablishedConnections;
 pub use host_memory::HostMemorySensor;
 pub use losses::LossCounters;
 pub use observation::{
-    Fact, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
+    Fact, FactKind, HostFact, ListenerFact, Observation, OutboundFact, ProcessFact, ProcessId,
     ProcessResourcesFact, SensorHealthFact, ServicePressureFact,
 };
 pub use outbound::OutboundSensor;
@@ -46,15 +48,52 @@ pub use page_faults::PageFaultSensor;
 pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
+pub use sensor::{Observations, Schedule, Sensor};
 pub use sensor_health::SensorHealthSensor;
-pub use sensors::Sensors;
-pub use tcp_listeners::TcpListenerSensor;
-pub use unix_listeners::UnixListenerSensor;
+use sensors::boxed;
+pub use sensors::{SensorEntry, Sensors, probes};
+pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
+pub use unix_listeners::{UnixListenerSensor, UnixProbes};
+
+/// Every sensor. They are started and read in this order: the machine opens a scan, and page faults
+/// are sampled before processes are scanned.
+pub const SENSORS: &[SensorEntry] = &[
+    SensorEntry { probes: &[], start: |_, _| boxed(Some(HostMemorySensor::default())) },
+    SensorEntry { probes: &[], start: |_, _| boxed(Some(SensorHealthSensor::default())) },
+    SensorEntry {
+        probes: &[&PageFaultSensor::PROBE],
+        start: |bpf, _| boxed(PageFaultSensor::start(bpf)),
+    },
+    SensorEntry {
+        probes: &[&ProcessMemorySensor::PROBE],
+        start: |bpf, hierarchy| boxed(Some(ProcessMemorySensor::start(bpf, hierarchy))),
+    },
+    SensorEntry {
+        probes: &[&ProcessEventSensor::PROBE],
+        start: |bpf, _| boxed(ProcessEventSensor::start(bpf)),
+    },
+    SensorEntry {
+        probes: &[&ProcessResourceSensor::PROBE],
+        start: |bpf, _| boxed(Some(ProcessResourceSensor::start(bpf))),
+    },
+    SensorEntry {
+        probes: &[&TcpListenerSensor::PROBE, &AcceptLatency::PROBE],
+        start: |bpf, hierarchy| boxed(Some(TcpListenerSensor::start(bpf, hierarchy))),
+    },
+    SensorEntry {
+        probes: &[&UnixListenerSensor::PROBE],
+        start: |bpf, hierarchy| boxed(UnixListenerSensor::start(bpf, hierarchy)),
+    },
+    SensorEntry {
+        probes: &[&OutboundSensor::PROBE],
+        start: |bpf, hierarchy| boxed(OutboundSensor::start(bpf, hierarchy)),
+    },
+];
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzed::{from_records, from_sock_diag, from_texts};
 
-/// Facts that sensors make of bytes, for the fuzz targets.
+/// Decoding of bytes into facts, for the fuzz targets.
 #[cfg(any(test, fuzzing))]
 mod fuzzed {
     use std::sync::Arc;
@@ -65,12 +104,11 @@ mod fuzzed {
     };
 
     use super::{
-        cgroups, inet_addr::inet_addr, printable::printable, process_resources, service_pressure,
-        sock_diag, unix_addr,
+        addr, cgroups, printable::printable, process_resources, service_pressure, sock_diag,
     };
     use crate::bpf::{Plain, decode};
 
-    /// Names in records of every kind.
+    /// Returns the names in records of every kind.
     pub fn from_records(bytes: &[u8]) -> Vec<Arc<str>> {
         fn all<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
             decode::<T>(bytes)
@@ -89,20 +127,20 @@ mod fuzzed {
         assert!(counts.iter().all(|count| *count <= bytes.len()));
         let comms = all::<TaskSample>(bytes).map(|sample| printable(sample.comm));
         let paths = all::<UnixFoundSample>(bytes).map(|sample| {
-            unix_addr::of_kernel(&sample.name[..(sample.name_len as usize).min(sample.name.len())])
+            addr::unix_addr(&sample.name[..(sample.name_len as usize).min(sample.name.len())])
         });
         let addrs = all::<ListenerSample>(bytes).map(|sample| {
-            Arc::from(inet_addr(sample.family, sample.addr, sample.port).to_string())
+            Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string())
         });
         comms.chain(paths).chain(addrs).collect()
     }
 
-    /// Addresses in an answer of `sock_diag`.
+    /// Returns the addresses in a response of `sock_diag`.
     pub fn from_sock_diag(bytes: &[u8]) -> Vec<Arc<str>> {
         sock_diag::addresses(bytes)
     }
 
-    /// Numbers in files of cgroups.
+    /// Parses the numbers in files of cgroups.
     pub fn from_texts(text: &str) {
         cgroups::sum_of(text, ["anon", "shmem"]);
         service_pressure::stall_us(text);

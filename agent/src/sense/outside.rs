@@ -1,38 +1,38 @@
-//! Listeners that found no room in the kernel's map of them, read through `sock_diag` all the same.
+//! Listeners that found no room in the BPF map, read through `sock_diag` instead.
 //!
-//! The BPF side counts each that it turns away, when it begins to listen and again every ten
-//! seconds. Once that count rises they are read from here, until it rose no more for longer than
-//! that. Cost: some 3 µs a listener, of which the host's own do most of the harm: so the more there
-//! are, the less often they are read, and at most a twentieth of a CPU goes into it. How many one
-//! user has told is bounded too. Failure: `Lost` says how often some were left out.
+//! The BPF side counts each listener that it turns away, when it begins to listen and again every
+//! ten seconds. Once that count rises, they are read here until it has not risen for longer than
+//! that. Cost: some 3 µs a listener, known ones included: the more there are, the less often they
+//! are read, so that it takes at most a twentieth of a CPU. The number reported for one user is
+//! bounded too. Failure: [`Loss::ListenersLeftOut`] counts the reads in which some were left out.
 
 use std::{io, net::SocketAddr};
 
 use foldhash::HashMap;
 
 use super::{
-    CgroupPaths, ListenerFact, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters,
     sock_diag::{DiagListener, Kinds, SockDiag},
 };
 
-/// Time for which they are read after the last was turned away: longer than the time between two
-/// passes over every open file.
+/// Time for which they are read after one was turned away: longer than the time between two passes
+/// over every open file.
 const AFTER_SECS: f64 = 15.0;
 
-/// Time between two reads, in seconds: the least, and for each listener that was read. The latter
-/// is twenty times its cost, measured on a 6.18 host.
+/// Time between two reads: a minimum, and an addition for each listener that was read, which is
+/// twenty times its cost as measured on a 6.18 host.
 const LEAST_SECS: f64 = 1.0;
 const SECS_EACH: f64 = 60e-6;
 
-/// Most of one user that are reported at a read: of those at which connections wait, and of the
-/// others. Guesses: more than a service has.
-const TOLD_MAX: u32 = 1_024;
-/// The same of the system's own users.
-const TOLD_OF_SYSTEM_MAX: u32 = 8_192;
-/// Uids from here on are people's and containers', as on the BPF side.
+/// Maximum number of listeners of one user in a read, separately for those with waiting connections
+/// and without. A guess: more than a service has.
+const REPORTED_MAX: u32 = 1_024;
+/// Maximum number of listeners of one system user. A guess.
+const REPORTED_OF_SYSTEM_MAX: u32 = 8_192;
+/// First uid of people and containers, as on the BPF side.
 const ORDINARY_UIDS: u32 = 1_000;
 
-/// Reads them.
+/// Reads listeners that found no room.
 pub(super) struct Outside {
     sockets: SockDiag,
     turned_away: u64,
@@ -41,12 +41,12 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    /// State in which none was turned away yet.
+    /// Creates a reader; no listener has been turned away yet.
     pub(super) fn new(kinds: Kinds) -> Self {
         Self { sockets: SockDiag::of(kinds), turned_away: 0, until: f64::MIN, next: f64::MIN }
     }
 
-    /// Tells if there are any, and it is time to read them. `turned_away` is the kernel's count.
+    /// Returns whether there are any, and a read is due. `turned_away` is the kernel's count.
     pub(super) fn is_due(&mut self, now: f64, turned_away: u64) -> bool {
         if turned_away > self.turned_away {
             (self.turned_away, self.until) = (turned_away, now + AFTER_SECS);
@@ -54,34 +54,34 @@ impl Outside {
         now < self.until && now >= self.next
     }
 
-    /// Reads them; `is_known` says which are read otherwise.
+    /// Reads them, except those for which `is_known` returns true.
     ///
     /// # Errors
     ///
-    /// No namespace could be read.
+    /// Returns an error if no namespace could be read.
     pub(super) fn read(
         &mut self,
         now: f64,
         cgroups: &CgroupPaths,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         is_known: impl Fn(&DiagListener) -> bool,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
-        let mut told = ReportedCounts::default();
+        let mut reported = ReportedCounts::default();
         let wants = |found: &DiagListener| {
-            told.read += 1;
-            !is_known(found) && told.has_room(found)
+            reported.read += 1;
+            !is_known(found) && reported.has_room(found)
         };
-        let done = self.sockets.scan(true, cgroups, lost, wants, each);
-        self.next = now + LEAST_SECS.max(told.read as f64 * SECS_EACH);
-        if told.left_out > 0 {
-            lost.count("listeners_left_out");
+        let done = self.sockets.scan(true, cgroups, losses, wants, each);
+        self.next = now + LEAST_SECS.max(reported.read as f64 * SECS_EACH);
+        if reported.left_out > 0 {
+            losses.count(Loss::ListenersLeftOut);
         }
         done
     }
 }
 
-/// Number that were reported in this read.
+/// Numbers of listeners in this read.
 #[derive(Default)]
 struct ReportedCounts {
     by_user: HashMap<(u32, bool), u32>,
@@ -91,11 +91,11 @@ struct ReportedCounts {
 
 impl ReportedCounts {
     fn has_room(&mut self, found: &DiagListener) -> bool {
-        let most = if found.uid < ORDINARY_UIDS { TOLD_OF_SYSTEM_MAX } else { TOLD_MAX };
-        let told = self.by_user.entry((found.uid, found.waiting)).or_insert(0);
-        let has_room = *told < most;
+        let max = if found.uid < ORDINARY_UIDS { REPORTED_OF_SYSTEM_MAX } else { REPORTED_MAX };
+        let count = self.by_user.entry((found.uid, found.waiting)).or_insert(0);
+        let has_room = *count < max;
         if has_room {
-            *told += 1
+            *count += 1
         } else {
             self.left_out += 1
         }
@@ -103,8 +103,8 @@ impl ReportedCounts {
     }
 }
 
-/// Tells if a socket listens where one of these does: those that share an address belong to one
-/// user.
+/// Returns whether a socket shares its address with one of these: sockets that share an address
+/// belong to one user.
 pub(super) fn listens_at<T>(
     known: &std::collections::HashMap<(u32, SocketAddr), T>,
     found: &DiagListener,
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_read_until_none_was_turned_away_for_a_while() {
+    fn reads_end_when_none_was_turned_away_for_a_while() {
         let mut outside = Outside::new(Kinds::Tcp);
         for (now, turned_away, is_due) in [
             (0.0, 0, false),
@@ -134,16 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn one_user_does_not_fill_what_is_told() {
-        let mut told = ReportedCounts::default();
+    fn one_user_cannot_take_every_place() {
+        let mut reported = ReportedCounts::default();
         let found = |uid, waiting| DiagListener { netns: 1, inode: 7, uid, waiting, socket: None };
-        let admitted = (0..9_000).filter(|_| told.has_room(&found(65_534, false))).count();
-        assert_eq!(admitted, TOLD_MAX as usize);
-        assert_eq!(told.left_out, 9_000 - u64::from(TOLD_MAX));
-        assert!(told.has_room(&found(65_534, true)), "one at which connections wait is told");
+        let admitted = (0..9_000).filter(|_| reported.has_room(&found(65_534, false))).count();
+        assert_eq!(admitted, REPORTED_MAX as usize);
+        assert_eq!(reported.left_out, 9_000 - u64::from(REPORTED_MAX));
+        assert!(reported.has_room(&found(65_534, true)), "one with waiting connections has room");
         assert!(
-            told.has_room(&found(0, false)) && told.has_room(&found(1_000, false)),
-            "others are told"
+            reported.has_room(&found(0, false)) && reported.has_room(&found(1_000, false)),
+            "other users have room"
         );
     }
 }

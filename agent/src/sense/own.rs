@@ -1,13 +1,12 @@
-//! Sockets of the agent itself, which are no service's: they are counted, and no detector sees
-//! them.
+//! Sockets of the agent itself, which detectors must not see.
 //!
-//! A listener is known by its network namespace and address rather than by its holder: pids differ
-//! between pid namespaces, and no other socket can listen at an address that the agent has bound
-//! without SO_REUSEPORT.
+//! A listener is recognised by its network namespace and address rather than by its owner: pids
+//! differ between pid namespaces, and no other socket can listen at an address that the agent has
+//! bound without SO_REUSEPORT.
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, sync::Arc};
 
-use super::{ListenerFact, OutboundFact};
+use super::{Fact, ListenerFact, OutboundFact};
 
 /// Sockets of the agent itself.
 #[derive(Debug)]
@@ -18,18 +17,27 @@ pub struct OwnSockets {
 }
 
 impl OwnSockets {
-    /// Sockets of this process, which listens at these addresses.
+    /// Describes the sockets of this process, which listens at these addresses.
     pub fn new(addresses: &[SocketAddr]) -> Self {
         let netns = fs::metadata("/proc/self/ns/net").map_or(0, |netns| netns.ino() as u32);
-        // Facts have no scope: the kernel's socket has none where sensors read it.
+        // Facts carry no scope id: the kernel's socket has none in the fields that sensors read.
         let plain =
             |address: &SocketAddr| SocketAddr::new(address.ip(), address.port()).to_string();
         let listeners = addresses.iter().map(|address| (Arc::from(plain(address)), 0)).collect();
         Self { netns, pid: std::process::id(), listeners }
     }
 
-    /// Tells whether a listener is the agent's own, and notes its queue then.
-    pub fn owns_listener(&mut self, fact: &ListenerFact) -> bool {
+    /// Returns whether a fact is about the agent's own sockets.
+    pub(super) fn owns(&mut self, fact: &Fact) -> bool {
+        match fact {
+            Fact::Listener(listener) => self.owns_listener(listener),
+            Fact::Outbound(outbound) => self.owns_outbound(outbound),
+            _ => false,
+        }
+    }
+
+    /// Returns whether a listener is the agent's own; if so, remembers its queue.
+    fn owns_listener(&mut self, fact: &ListenerFact) -> bool {
         let own = self
             .listeners
             .iter_mut()
@@ -37,13 +45,13 @@ impl OwnSockets {
         own.map(|(_, backlog)| *backlog = fact.backlog).is_some()
     }
 
-    /// Tells whether connects are the agent's own, as to those whom it notifies.
-    pub fn owns_outbound(&self, fact: &OutboundFact) -> bool {
+    /// Returns whether connects are the agent's own, such as those of notifications.
+    fn owns_outbound(&self, fact: &OutboundFact) -> bool {
         fact.pid == self.pid
     }
 
-    /// Each address at which the agent listens, and how many connections waited there at the last
-    /// look.
+    /// Addresses at which the agent listens, and the connections that waited there at the last
+    /// scan.
     pub fn backlogs(&self) -> impl Iterator<Item = (&str, u32)> {
         self.listeners.iter().map(|(addr, backlog)| (&**addr, *backlog))
     }
@@ -54,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_is_known_by_its_namespace_and_address() {
+    fn listener_is_recognised_by_namespace_and_address() {
         let mut own = OwnSockets::new(&[
             "127.0.0.1:9646".parse().unwrap(),
             "[fe80::1%2]:9647".parse().unwrap(),
@@ -80,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn connects_are_known_by_their_process() {
+    fn connects_are_recognised_by_their_process() {
         let own = OwnSockets::new(&[]);
         let fact = |pid| OutboundFact { pid, ..OutboundFact::default() };
         assert!(own.owns_outbound(&fact(std::process::id())));

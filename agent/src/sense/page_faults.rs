@@ -1,33 +1,82 @@
-//! Where a process grows: the user stacks of its latest page-fault samples.
+//! User stacks of the latest page-fault samples of a process: the call paths by which it grows.
 //!
-//! The counts come with every scan of processes; the stacks are fetched only for a process that
-//! matters.
+//! The number of samples comes with every scan of processes; stacks are fetched only on request.
 
-use spillway_ebpf::FAULT_STACKS_KEPT;
+use std::io;
 
-use crate::bpf::FaultMaps;
+use aya::{
+    maps::{HashMap, MapData, StackTraceMap},
+    programs::perf_event::SoftwareEvent,
+};
+use spillway_ebpf::{FAULT_SAMPLE_PERIOD_PAGES, FAULT_STACKS_KEPT, FaultCount};
+
+use super::{
+    Loss,
+    sensor::{Observations, Schedule, Sensor},
+};
+use crate::bpf::{Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct};
+
+/// Number of fault samples of 256 KiB from which a process's counts are summed over all CPUs: 1 MiB
+/// of growth, the error of a plain count on small hosts. It is 0 unless faults are sampled, so that
+/// every process is summed.
+const SUM_FROM_SAMPLES: u64 = 4;
 
 /// Fetches the stacks of a process's latest samples.
 pub struct PageFaultSensor {
-    maps: FaultMaps,
+    /// Counts by pid.
+    counts: HashMap<MapData, u32, SharedStruct<FaultCount>>,
+    /// User stacks by id.
+    stacks: StackTraceMap<MapData>,
 }
 
 impl PageFaultSensor {
-    /// A sensor over the probe's maps.
-    pub fn new(maps: FaultMaps) -> Self {
-        Self { maps }
+    /// Source of fault samples.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::FaultSamples,
+        fallbacks: &[Fallback::bpf(
+            Hook::new("page_fault_event"),
+            "perf software event PAGE_FAULTS",
+            &[Need::Programs(ProgramKind::PerfEvent)],
+        )],
+    };
+
+    /// Attaches the perf event; `None` if the kernel refuses it.
+    pub fn start(bpf: &mut Loader) -> Option<Self> {
+        bpf.attach(&Self::PROBE, |context, _| {
+            let event = SoftwareEvent::PageFaults;
+            context.perf_event("sample_faults", event, FAULT_SAMPLE_PERIOD_PAGES)?;
+            let maps =
+                Self { counts: context.take("FAULTS")?, stacks: context.take("FAULT_STACKS")? };
+            context.set("SUM_FROM_SAMPLES", SUM_FROM_SAMPLES)?;
+            Ok(maps)
+        })
     }
 
-    /// Samples taken in this process so far, and the return addresses of its latest stacks,
+    /// Number of samples of a process so far, and the return addresses of its latest stacks,
     /// innermost first.
     pub fn of_process(&self, pid: u32) -> (u64, Vec<Vec<u64>>) {
-        let Ok(count) = self.maps.counts.get(&pid, 0) else { return (0, Vec::new()) };
+        let Ok(count) = self.counts.get(&pid, 0) else { return (0, Vec::new()) };
         let mut stacks = Vec::with_capacity(FAULT_STACKS_KEPT);
         for id in count.0.stacks.iter().filter_map(|id| id.checked_sub(1)) {
-            if let Ok(stack) = self.maps.stacks.get(&id, 0) {
+            if let Ok(stack) = self.stacks.get(&id, 0) {
                 stacks.push(stack.frames().iter().map(|frame| frame.ip).collect());
             }
         }
         (count.0.samples, stacks)
+    }
+}
+
+impl Sensor for PageFaultSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Processes
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::FaultStack
+    }
+
+    /// Reads nothing: counts come with the facts about processes.
+    fn read(&mut self, _: f64, _: &mut Observations<'_>) -> io::Result<()> {
+        Ok(())
     }
 }

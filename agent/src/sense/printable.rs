@@ -1,19 +1,20 @@
 //! Names from processes, tenants and files, made safe to print.
 //!
-//! Process and cgroup names hold almost any byte, chosen by whoever runs the process. Printed as
-//! they are they could drive a terminal (`ESC ]0;…`), forge a line of a log, or read from right to
-//! left. Every name is made printable where it enters, so that no output has to remember it. Names
-//! that are printable already stay as they are, backslashes included: systemd's own `\x2d` names a
-//! directory.
+//! Process and cgroup names contain almost any byte, chosen by the user who runs the process.
+//! Printed unchanged they could control a terminal (`ESC ]0;…`), forge a line of a log, or read
+//! from right to left. Every name is made printable on input, so that no output has to do it.
+//! Printable names stay unchanged, backslashes included: systemd's own `\x2d` is part of a
+//! directory's name.
 
 use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc};
 
 use serde::{Deserialize as _, Deserializer};
 
-/// Longest result in bytes, `…` included. The kernel gives no path longer than 4,096 bytes.
+/// Maximum length of a result in bytes, including `…`. The kernel gives no path longer than 4,096
+/// bytes.
 pub const NAME_BYTES_MAX: usize = 4_096;
 
-/// Stands for the end of a name that was too long.
+/// Replacement for the end of a name that is too long.
 const CUT: char = '…';
 
 /// Makes a name printable: control characters, characters that are invisible or turn the text
@@ -55,9 +56,9 @@ pub fn printable_path(path: &Path) -> Arc<str> {
     printable(path.as_os_str().as_bytes())
 }
 
-/// Bytes of a name before [`printable`]; `None` where nothing was escaped, the name was cut, or it
-/// would not be shown like this. A name that held such an escape from the beginning is taken for
-/// the other: whoever acts on it checks what is there.
+/// Returns the bytes of a name before [`printable`]; `None` if nothing was escaped, the name was
+/// cut, or it would be shown otherwise. A name that contained such an escape from the beginning
+/// cannot be distinguished: callers must check that the result exists.
 pub fn original(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut rest, mut is_escaped) = (Vec::with_capacity(text.len()), text, false);
     while let Some(c) = rest.chars().next() {
@@ -85,10 +86,10 @@ pub fn original(text: &str) -> Option<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// It is no string.
+/// Returns an error if it is not a string.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     let name = Arc::<str>::deserialize(deserializer)?;
-    // A name that is too long is the reader's to refuse.
+    // The reader rejects a name that is too long.
     Ok(if name.chars().all(is_printable) { name } else { printable(&*name) })
 }
 
@@ -99,9 +100,9 @@ fn cut(text: &mut String) {
     text.push(CUT);
 }
 
-/// Tells if a character shows as itself: neither a control character, nor one that is invisible,
-/// blank, or changes how others are shown.
-fn is_printable(c: char) -> bool {
+/// Returns whether a character is shown as itself: not a control character, not invisible or blank,
+/// and without effect on how others are shown.
+pub fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         _ if c.is_control() || c.is_whitespace() => false,
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_cannot_drive_a_terminal_or_forge_a_line() {
+    fn name_cannot_control_a_terminal_or_forge_a_line() {
         for (name, shown) in [
             (&b"\x1b]0;pwned\x07"[..], "\\x1b]0;pwned\\x07"),
             (b"a\nb\r\t\0", "a\\x0ab\\x0d\\x09\\x00"),
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut() {
+    fn long_name_is_cut() {
         let cut = printable(vec![0xff; 2_000]);
         assert!(cut.len() <= NAME_BYTES_MAX && cut.ends_with(CUT), "{}", cut.len());
         assert_eq!(original(&cut), None);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_escaped_here_is_read_back() {
+    fn only_escapes_made_here_are_reversed() {
         assert_eq!(original("/a\\x1b\\x2d").as_deref(), Some(&b"/a\x1b\\x2d"[..]));
         for text in
             ["", "/a", "/systemd\\x2dfsck", "\\x", "\\x1", "\\x1B", "\\xé", "\\x+1", "/a\\xce\\x95"]
@@ -174,7 +175,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_become_printable_once_and_can_be_read_back(name in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_become_printable_and_are_reversible(
+            name in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
             let shown = printable(&name);
             prop_assert!(shown.chars().all(is_printable), "{}", shown);
             prop_assert_eq!(&printable(&*shown), &shown);
@@ -184,9 +187,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_becomes_printable(name in "\\PC{0,60}|[\u{0}-\u{2ff}]{0,60}|[\u{2000}-\u{20ff}\u{e0000}-\u{e01ff}]{0,40}") {
+        fn any_text_becomes_printable(
+            name in "\\PC{0,60}|[\u{0}-\u{2ff}]{0,60}|[\u{2000}-\u{20ff}\u{e0000}-\u{e01ff}]{0,40}",
+        ) {
             let shown = printable(&name);
-            prop_assert!(shown.chars().all(is_printable) && printable(&*shown) == shown, "{}", shown);
+            prop_assert!(shown.chars().all(is_printable), "{}", shown);
+            prop_assert_eq!(printable(&*shown), shown);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Files of `/proc` that hold names, read as bytes.
+//! Files of `/proc` that contain names, read as bytes.
 //!
-//! A process names itself, its cgroup and its mounts as it likes, in any bytes. A reader that
-//! expects UTF-8 fails on one such name, and then the process, or every mount, is not seen at all:
-//! a way to hide. So these are read here, and not by procfs itself.
+//! A process chooses its name, its cgroup's and its mounts' from any bytes. A reader that expects
+//! UTF-8 fails on such a name, and then does not see the process, or any mount: a way to hide. So
+//! these files are read here, not by the crate procfs.
 
 use std::{fs, io, sync::Arc};
 
@@ -10,7 +10,7 @@ use procfs::process::MountInfo;
 
 use super::printable::printable;
 
-/// Name of a process, made printable; `None` where the process is gone.
+/// Reads the name of a process, made printable; `None` if the process has ended.
 pub fn comm_of(pid: u32) -> Option<Arc<str>> {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(printable(comm.strip_suffix(b"\n").unwrap_or(&comm)))
@@ -27,16 +27,16 @@ pub struct Stat {
     pub start_ticks: u64,
     /// Threads.
     pub threads: u64,
-    /// Set if it has memory of its own; a kernel thread has none.
+    /// Set if it has memory of its own, unlike a kernel thread.
     pub has_memory: bool,
 }
 
-/// Reads [`Stat`] of a process; `None` where the process is gone.
+/// Reads [`Stat`] of a process; `None` if the process has ended.
 pub fn stat_of(pid: u32) -> Option<Stat> {
     stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Parses `/proc/PID/stat`. A name may hold parentheses and blanks, so that it ends at the last
+/// Parses `/proc/PID/stat`. A name may contain parentheses and blanks, so it ends at the last
 /// parenthesis.
 pub fn stat(text: &[u8]) -> Option<Stat> {
     let start = text.iter().position(|&byte| byte == b'(')? + 1;
@@ -56,8 +56,8 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Memory of a process as `/proc/PID/status` has it, in bytes. What the kernel does not tell is
-/// zero; data and stack are `None` then.
+/// Memory of a process from `/proc/PID/status`, in bytes. A missing value is zero, or `None` for
+/// data and stack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Resident anonymous memory.
@@ -72,7 +72,7 @@ pub struct Memory {
     pub data_bytes: Option<u64>,
 }
 
-/// Reads the [`Memory`] of a process; `None` where the process is gone.
+/// Reads the [`Memory`] of a process; `None` if the process has ended.
 pub fn memory_of(pid: u32) -> Option<Memory> {
     Some(memory(&fs::read(format!("/proc/{pid}/status")).ok()?))
 }
@@ -104,14 +104,14 @@ pub fn memory(text: &[u8]) -> Memory {
     }
 }
 
-/// Path of a process's cgroup in one hierarchy, in the bytes of the kernel.
+/// Reads the path of a process's cgroup in one hierarchy, in the kernel's bytes.
 pub fn cgroup_of(pid: u32, is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<Vec<u8>> {
     let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
     cgroup_in(&text, is_ours).map(<[u8]>::to_vec)
 }
 
-/// Path in the first line of `/proc/PID/cgroup` whose hierarchy's number and controllers are the
-/// wanted ones. A path may hold colons.
+/// Returns the path in the first line of `/proc/PID/cgroup` whose hierarchy number and controllers
+/// are wanted. A path may contain colons.
 pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<&[u8]> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.splitn(3, |&byte| byte == b':');
@@ -120,17 +120,17 @@ pub fn cgroup_in(text: &[u8], is_ours: impl Fn(&[u8], &[u8]) -> bool) -> Option<
     })
 }
 
-/// Mounts that this process sees. One that cannot be read is left out: others' mounts, such as
-/// FUSE's, are named by their users.
+/// Reads the mounts that this process sees. One that cannot be parsed is left out: users choose the
+/// names of their mounts, such as those of FUSE.
 ///
 /// # Errors
 ///
-/// There is no `/proc`.
+/// Returns an error if there is no `/proc`.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(mounts_in(&fs::read("/proc/self/mountinfo")?))
 }
 
-/// Mounts in `/proc/PID/mountinfo`.
+/// Parses the mounts in `/proc/PID/mountinfo`.
 pub fn mounts_in(text: &[u8]) -> Vec<MountInfo> {
     let lines = text.split(|&byte| byte == b'\n').map(String::from_utf8_lossy);
     lines.filter_map(|line| MountInfo::from_line(&line).ok()).collect()
@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn no_name_hides_a_process() {
-        let rest = b" S 7 1 1 0 -1 4194304 100 0 0 0 1 1 0 0 20 0 3 0 4711 8192000 300 18446744073709551615";
+        let rest = b" S 7 1 1 0 -1 4194304 100 0 0 0 1 1 0 0 20 0 3 0 4711 8192000 300 \
+            18446744073709551615";
         for (name, shown) in [
             (&b"api"[..], "api"),
             (b"\xff\xfe", "\\xff\\xfe"),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_read_as_procfs_reads_it() {
+    fn own_process_is_read_as_by_procfs() {
         let process = procfs::process::Process::myself().unwrap();
         let (theirs, ours) = (process.stat().unwrap(), stat_of(std::process::id()).unwrap());
         assert_eq!((&*ours.comm, u64::from(ours.ppid)), (theirs.comm.as_str(), theirs.ppid as u64));
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroups_path_may_hold_any_byte_but_a_line_break() {
+    fn cgroup_path_may_contain_any_byte_but_a_line_break() {
         let text = b"13:memory,x:/v1/a:b\n1:name=systemd:/x\n0::/v2/\x1b\xff:\n";
         assert_eq!(cgroup_in(text, |number, _| number == b"0"), Some(&b"/v2/\x1b\xff:"[..]));
         let is_memory = |_: &[u8], controllers: &[u8]| {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_somebody_named_oddly_hides_no_other() {
+    fn oddly_named_mount_hides_no_other() {
         let fuse = b"90 1 0:50 / /home/u/\xff\\040x rw,nosuid - fuse.sshfs \xff rw,user_id=1000\n";
         let cgroup =
             b"31 24 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,memory_recursiveprot\n";

@@ -1,21 +1,32 @@
 //! Memory of every process.
 //!
-//! One pass of `iter/task` where BPF is to be had; else `/proc/PID/{stat,status,cgroup}` for each,
-//! which says the same at ten times the cost.
+//! One pass of `iter/task` with BPF; without it `/proc/PID/{stat,status,cgroup}` of each process,
+//! which has the same data at ten times the cost.
 
 use std::{io, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt as _};
 use procfs::process::all_processes;
-use spillway_ebpf::{COMM_LEN, FAULT_SAMPLE_PERIOD_PAGES, PAGES_UNKNOWN, TaskSample};
+use spillway_ebpf::{
+    COMM_LEN, CPUS_MAX, CpuOffsets, CpuSlotSample, FAULT_SAMPLE_PERIOD_PAGES, PAGES_UNKNOWN,
+    TaskSample,
+};
 
 use super::{
-    CgroupPaths, Hierarchy, LossCounters, ProcessFact, ProcessId, printable::printable, proc_files,
+    CgroupPaths, Fact, Hierarchy, Loss, LossCounters, ProcessFact, ProcessId,
+    printable::printable,
+    proc_files,
+    sensor::{Observations, Schedule, Sensor},
 };
-use crate::bpf::{IterHandle, pass};
+use crate::bpf::{
+    AttachContext, Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, Unavailable,
+    broken,
+    btf_offsets::{ABSENT, KernelOffset, members},
+    pass,
+};
 
-/// Names kept before they are forgotten all at once: more than a host has at a time, and 4 KiB × 24
-/// bytes.
+/// Maximum number of cached names, beyond which all are dropped: more than a host has at a time.
+/// The cache then takes some 100 KiB.
 const NAMES_MAX: usize = 4_096;
 
 /// Reads the memory of every process.
@@ -29,10 +40,84 @@ pub struct ProcessMemorySensor {
     buffer: Vec<u8>,
 }
 
+const READS: &[KernelOffset] = &[
+    members::TASK_TGID,
+    members::TASK_PID,
+    members::TASK_REAL_PARENT,
+    members::TASK_START_BOOTTIME,
+    members::TASK_MM,
+    members::TASK_COMM,
+    members::TASK_CGROUPS,
+    members::CGROUP_KN,
+    members::KERNFS_NODE_ID,
+    members::MM_RSS,
+    members::CSS_SET_CGROUP,
+];
+
+/// As [`READS`], and those that lead to the per-CPU parts of the counters.
+const READS_PER_CPU: &[KernelOffset] = &[
+    members::TASK_TGID,
+    members::TASK_PID,
+    members::TASK_REAL_PARENT,
+    members::TASK_START_BOOTTIME,
+    members::TASK_MM,
+    members::TASK_COMM,
+    members::TASK_CGROUPS,
+    members::CGROUP_KN,
+    members::KERNFS_NODE_ID,
+    members::MM_RSS,
+    members::CSS_SET_CGROUP,
+    members::MAP_ID,
+    members::ARRAY_SLOTS,
+];
+
+/// Sizes of mappings: without them the mapped memory of a process is unknown.
+const MAY_READ: &[KernelOffset] = &[members::MM_DATA_VM, members::MM_STACK_VM];
+
 impl ProcessMemorySensor {
-    /// A sensor over `iter`, or over `/proc` without one. `faults_sampled` says whether the
-    /// samples' fault counts mean anything.
-    pub fn new(iter: Option<IterHandle>, faults_sampled: bool, hierarchy: Hierarchy) -> Self {
+    /// `iter/task`, with the per-CPU parts of the counters of growing processes.
+    pub const TASK_ITER: Hook = Hook::new("task_iter");
+    /// `iter/task`, with plain counters.
+    pub const TASK_ITER_PLAIN: Hook = Hook::new("task_iter_plain");
+
+    /// Sources of the memory of processes.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::ProcessMemory,
+        fallbacks: &[
+            Fallback::bpf(
+                Self::TASK_ITER,
+                "iter/task",
+                &[Need::Iterator("task"), Need::Iterator("bpf_map")],
+            )
+            .reading(READS_PER_CPU)
+            .reading_if_present(MAY_READ),
+            Fallback::bpf(
+                Self::TASK_ITER_PLAIN,
+                "iter/task, plain counts",
+                &[Need::Iterator("task")],
+            )
+            .reading(READS)
+            .reading_if_present(MAY_READ)
+            .lacking("counts may be off by some pages a CPU"),
+            Fallback::without_bpf(Hook::new("proc"), "/proc/PID/{stat,status}")
+                .lacking("a scan costs a hundred times as much"),
+        ],
+    };
+
+    /// Attaches the iterator, or reads `/proc`. Page faults must have been attached before if they
+    /// are sampled.
+    pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Self {
+        let faults_sampled = bpf.uses_bpf(Probe::FaultSamples);
+        let iter = bpf.attach(&Self::PROBE, |context, hook| {
+            if hook == Self::TASK_ITER_PLAIN {
+                return context.iter("scan_tasks_plain", "task");
+            }
+            if context.offsets().mm_rss_slots != ABSENT {
+                find_cpu_slots(context)?;
+            }
+            context.iter("scan_tasks", "task")
+        });
+        let hierarchy = hierarchy.clone();
         Self {
             iter,
             faults_sampled,
@@ -44,19 +129,19 @@ impl ProcessMemorySensor {
         }
     }
 
-    /// Reads every process, and hands each to `each`.
+    /// Reads every process, and passes each to `each`.
     ///
     /// # Errors
     ///
-    /// Where the pass failed; what was read until then was handed on.
+    /// Returns an error if the pass failed; processes read until then have been passed on.
     pub fn scan(
         &mut self,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         each: impl FnMut(ProcessFact),
     ) -> io::Result<()> {
         match self.iter.take() {
             Some(iter) => {
-                let scanned = self.scan_samples(&iter, lost, each);
+                let scanned = self.scan_samples(&iter, losses, each);
                 self.iter = Some(iter);
                 scanned?;
             }
@@ -69,17 +154,17 @@ impl ProcessMemorySensor {
     fn scan_samples(
         &mut self,
         iter: &IterHandle,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         mut each: impl FnMut(ProcessFact),
     ) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let scanned = pass(iter, &mut buffer, |sample: TaskSample| each(self.fact(&sample)));
         self.buffer = buffer;
-        scanned.map(|rest| lost.short_read(rest))
+        scanned.map(|rest| losses.count_short_read(rest))
     }
 
     fn fact(&mut self, sample: &TaskSample) -> ProcessFact {
-        // A counter that is summed over CPUs may be below zero for a moment.
+        // A sum over CPUs may be negative for a moment.
         let bytes = |pages: i64| pages.max(0) as u64 * self.page_bytes;
         let (cgroup, limit) = self.cgroups.get(sample.cgroup_id, sample.pid);
         ProcessFact {
@@ -116,7 +201,7 @@ impl ProcessMemorySensor {
 
     fn scan_proc(&mut self, mut each: impl FnMut(ProcessFact)) -> io::Result<()> {
         for process in all_processes().map_err(io::Error::other)? {
-            // A process that ends while it is read is no loss: it is gone.
+            // A process that ends while it is read is not a loss.
             if let Some(fact) =
                 process.ok().and_then(|process| self.fact_from_proc(process.pid as u32))
             {
@@ -126,12 +211,12 @@ impl ProcessMemorySensor {
         Ok(())
     }
 
-    /// `None` for a kernel thread, and for a process that ended meanwhile.
+    /// Reads one process; `None` for a kernel thread, and for a process that has ended.
     fn fact_from_proc(&mut self, pid: u32) -> Option<ProcessFact> {
         let stat = proc_files::stat_of(pid).filter(|stat| stat.has_memory)?;
         let memory = proc_files::memory_of(pid)?;
         let id = ProcessId { pid, start_ticks: stat.start_ticks };
-        let (cgroup, limit) = self.cgroups.of_process_kept(id);
+        let (cgroup, limit) = self.cgroups.of_process_cached(id);
         Some(ProcessFact {
             id,
             ppid: stat.ppid,
@@ -149,12 +234,45 @@ impl ProcessMemorySensor {
     }
 }
 
-/// Length of the clock tick in which `/proc` counts.
+impl Sensor for ProcessMemorySensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Processes
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::ProcessScanFailed
+    }
+
+    fn read(&mut self, _: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let (losses, mut push) = out.split();
+        self.scan(losses, |fact| push(Fact::Process(fact)))
+    }
+}
+
+/// Finds the per-CPU slots of a map of ours, and tells the iterator how far each CPU's copy of
+/// per-CPU memory is from its base address.
+fn find_cpu_slots(context: &mut AttachContext<'_>) -> Result<(), Unavailable> {
+    let id = context.per_cpu_array_id("CPU_SLOT")?;
+    context.set("CPU_SLOT_ID", id)?;
+    let mut offsets = Vec::with_capacity(CPUS_MAX);
+    let each = |sample: CpuSlotSample| offsets.push(sample.slot.wrapping_sub(sample.base));
+    context.iterate("find_cpu_slots", "bpf_map", each)?;
+    if offsets.is_empty() {
+        return Err(broken("iter/bpf_map did not find the per-CPU slots of the map CPU_SLOT"));
+    }
+    offsets.resize(CPUS_MAX, 0);
+    let offsets: CpuOffsets = offsets
+        .try_into()
+        .map_err(|_| broken(&format!("iter/bpf_map found more than {CPUS_MAX} per-CPU slots")))?;
+    context.set("CPU_OFFSETS", offsets)
+}
+
+/// Length of the clock tick in which `/proc` counts time.
 pub(super) fn ns_per_tick() -> u64 {
     1_000_000_000 / procfs::ticks_per_second().max(1)
 }
 
-/// The kernel's start time as `/proc/PID/stat` prints it.
+/// Identifies a process by its start time in ticks, as `/proc/PID/stat` does.
 pub(super) fn sample_id(pid: u32, start_boottime_ns: u64, ns_per_tick: u64) -> ProcessId {
     ProcessId { pid, start_ticks: start_boottime_ns / ns_per_tick }
 }

@@ -1,8 +1,8 @@
-//! What every process holds that can run out: open files, threads, sockets that it forgot to close.
+//! Limited resources of every process: open files, threads, and sockets that it left unclosed.
 //!
-//! One pass of `iter/task_file` where BPF is to be had; else `/proc/PID/{fd,limits,stat}` for each,
-//! which says nothing of the state that a socket is in. Either costs by the number of open files,
-//! so it is done every [`PERIOD_SECS`].
+//! One pass of `iter/task_file` with BPF; without it `/proc/PID/{fd,limits,stat}` of each process,
+//! which does not show the states of sockets. The cost of both is proportional to the number of
+//! open files, so it is done every [`PERIOD_SECS`].
 
 use std::{fs, io};
 
@@ -10,63 +10,96 @@ use procfs::process::{LimitValue, Process, all_processes};
 use spillway_ebpf::HandleSample;
 
 use super::{
-    LossCounters, ProcessId, ProcessResourcesFact,
+    Fact, Loss, LossCounters, ProcessId, ProcessResourcesFact,
     process_memory::{ns_per_tick, sample_id},
+    sensor::{Observations, Schedule, Sensor},
 };
 use crate::{
-    bpf::{IterHandle, pass},
+    bpf::{
+        Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, btf_offsets::members, pass,
+    },
     os::proc_reader::unrestricted,
 };
 
-/// Time between two looks. Handles leak by the request, and their limits are hundreds of requests
-/// away: ten seconds are a guess.
+/// Time between two reads. A guess: files leak by the request, and their limits are hundreds of
+/// requests away.
 const PERIOD_SECS: f64 = 10.0;
 
-/// What the kernel keeps for "no limit".
+/// `RLIM_INFINITY`.
 const UNLIMITED: u64 = u64::MAX;
 
-/// Reads what every process holds.
+/// Reads the limited resources of every process.
 pub struct ProcessResourceSensor {
     iter: Option<IterHandle>,
     ns_per_tick: u64,
-    looked: Option<f64>,
+    last_read: Option<f64>,
     buffer: Vec<u8>,
 }
 
 impl ProcessResourceSensor {
-    /// A sensor over `iter`, or over `/proc` without one.
-    pub fn new(iter: Option<IterHandle>) -> Self {
-        Self { iter, ns_per_tick: ns_per_tick(), looked: None, buffer: Vec::new() }
+    /// `iter/task_file`.
+    pub const FILE_ITER: Hook = Hook::new("handle_iter");
+
+    /// Sources of the resources of processes.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::ProcessHandles,
+        fallbacks: &[
+            Fallback::bpf(Self::FILE_ITER, "iter/task_file", &[Need::Iterator("task_file")])
+                .reading(&[
+                    members::TASK_TGID,
+                    members::TASK_GROUP_LEADER,
+                    members::TASK_START_BOOTTIME,
+                    members::TASK_SIGNAL,
+                    members::SIGNAL_THREADS,
+                    members::SIGNAL_FDS_MAX,
+                    members::FILE_INODE,
+                    members::FILE_PRIVATE_DATA,
+                    members::INODE_MODE,
+                    members::SOCKET_SK,
+                    members::SOCK_FAMILY,
+                    members::SOCK_STATE,
+                    members::SOCK_PROTOCOL,
+                ]),
+            Fallback::without_bpf(Hook::new("handle_proc"), "/proc/PID/{fd,limits,stat}")
+                .lacking("sockets left in CLOSE_WAIT are not seen"),
+        ],
+    };
+
+    /// Attaches the iterator, or reads `/proc`.
+    pub fn start(bpf: &mut Loader) -> Self {
+        let attached =
+            bpf.attach(&Self::PROBE, |context, _| context.iter("count_handles", "task_file"));
+        Self { iter: attached, ns_per_tick: ns_per_tick(), last_read: None, buffer: Vec::new() }
     }
 
-    /// Reads every process if it is time, and hands each to `each`. `now` is in seconds on any
-    /// monotonic clock.
-    ///
-    /// # Errors
-    ///
-    /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(
+    /// The iterator; `None` if `/proc` is read.
+    pub fn iter(&self) -> Option<&IterHandle> {
+        self.iter.as_ref()
+    }
+
+    /// Reads every process if the period has passed, and passes each to `each`.
+    fn scan(
         &mut self,
         now: f64,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         mut each: impl FnMut(ProcessResourcesFact),
     ) -> io::Result<()> {
-        if self.looked.is_some_and(|then| now - then < PERIOD_SECS) {
+        if self.last_read.is_some_and(|then| now - then < PERIOD_SECS) {
             return Ok(());
         }
-        self.looked = Some(now);
+        self.last_read = Some(now);
         match &self.iter {
             Some(iter) => {
                 let ns_per_tick = self.ns_per_tick;
                 let rest = pass(iter, &mut self.buffer, |sample: HandleSample| {
                     each(fact(&sample, ns_per_tick))
                 })?;
-                lost.short_read(rest);
+                losses.count_short_read(rest);
             }
             None => {
                 for process in all_processes().map_err(io::Error::other)? {
-                    // A process that ends while it is read is no loss: it is gone. Others' files
-                    // may not be ours to count.
+                    // A process that ends while it is read is not a loss. The files of other users'
+                    // processes may be unreadable.
                     if let Some(fact) = process.ok().and_then(|process| fact_from_proc(&process)) {
                         each(fact);
                     }
@@ -74,6 +107,21 @@ impl ProcessResourceSensor {
             }
         }
         Ok(())
+    }
+}
+
+impl Sensor for ProcessResourceSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Processes
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::HandleScanFailed
+    }
+
+    fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let (losses, mut push) = out.split();
+        self.scan(now, losses, |fact| push(Fact::Handles(fact)))
     }
 }
 
@@ -96,7 +144,8 @@ fn fact_from_proc(process: &Process) -> Option<ProcessResourcesFact> {
     let pid = process.pid;
     Some(ProcessResourcesFact {
         id: ProcessId { pid: process.pid as u32, start_ticks: stat.starttime },
-        // procfs counts "." and ".." as well before 6.2.
+        // The size of this directory, which other tools read, is its number of files only since
+        // 6.2.
         fds: unrestricted(move || fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count))
             .ok()? as u64,
         fds_max,
@@ -110,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_limit_is_none() {
+    fn infinite_limit_is_none() {
         let sample = HandleSample {
             pid: 7,
             fds: 3,

@@ -1,16 +1,19 @@
-//! What the sensors do not see, told as a fact like any other.
+//! Gaps in what the sensors see, as a fact like any other.
 //!
-//! Detectors must not look at probes or counters themselves: then a replay of the trace would judge
-//! otherwise than the live run did. So what became of the probes, and what was lost since the last
-//! scan, goes into the stream of observations, but only when there is something to tell: a host on
-//! which all is seen has no such fact, nor have older traces.
+//! Detectors must not read probes or counters themselves: a replay of the trace would then judge
+//! otherwise than the live run did. So changes of probes, and losses since the last scan, are part
+//! of the observations, but only when there are any: a host on which everything is seen has no such
+//! fact, nor have older traces.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
-use super::{LossCounters, SensorHealthFact};
+use super::{
+    Fact, Loss, LossCounters, SensorHealthFact,
+    sensor::{Observations, Schedule, Sensor},
+};
 use crate::bpf::{ProbeState, ProbeStatus};
 
-/// Watches the sensors themselves.
+/// Reports gaps in what the other sensors see.
 #[derive(Debug, Default)]
 pub struct SensorHealthSensor {
     degraded: Vec<Arc<str>>,
@@ -19,35 +22,34 @@ pub struct SensorHealthSensor {
 }
 
 impl SensorHealthSensor {
-    /// What to tell at the head of a scan; `None` where nothing has changed and nothing was lost
-    /// since the last call.
-    pub fn look(
+    /// Returns a fact if a probe has changed or something was lost since the last call.
+    fn changes(
         &mut self,
-        reports: &[ProbeStatus],
-        lost: &LossCounters,
+        probes: &[ProbeStatus],
+        losses: &LossCounters,
     ) -> Option<SensorHealthFact> {
-        let named = |state| {
-            reports
+        let names = |state| {
+            probes
                 .iter()
-                .filter(move |report| report.state == state)
-                .map(|report| report.probe.name())
+                .filter(move |status| status.state == state)
+                .map(|status| status.probe.name())
         };
         let is_as_before =
-            |state, before: &[Arc<str>]| named(state).eq(before.iter().map(|name| &**name));
-        let changed = !is_as_before(ProbeState::Degraded, &self.degraded)
+            |state, before: &[Arc<str>]| names(state).eq(before.iter().map(|name| &**name));
+        let has_changed = !is_as_before(ProbeState::Degraded, &self.degraded)
             || !is_as_before(ProbeState::Off, &self.off);
         let mut fresh = BTreeMap::new();
-        for (what, total) in lost.totals() {
-            let rise = total.saturating_sub(self.totals.insert(what, total).unwrap_or(0));
+        for (name, total) in losses.totals() {
+            let rise = total.saturating_sub(self.totals.insert(name, total).unwrap_or(0));
             if rise > 0 {
-                fresh.insert(Arc::from(what), rise);
+                fresh.insert(Arc::from(name), rise);
             }
         }
-        if !changed && fresh.is_empty() {
+        if !has_changed && fresh.is_empty() {
             return None;
         }
-        self.degraded = named(ProbeState::Degraded).map(Arc::from).collect();
-        self.off = named(ProbeState::Off).map(Arc::from).collect();
+        self.degraded = names(ProbeState::Degraded).map(Arc::from).collect();
+        self.off = names(ProbeState::Off).map(Arc::from).collect();
         Some(SensorHealthFact {
             degraded: self.degraded.clone(),
             off: self.off.clone(),
@@ -56,51 +58,71 @@ impl SensorHealthSensor {
     }
 }
 
+impl Sensor for SensorHealthSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Processes
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::HostReadFailed
+    }
+
+    fn read(&mut self, _: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        if let Some(fact) = self.changes(out.probes(), out.losses()) {
+            out.push(Fact::Sensing(fact));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{Probe, fallbacks};
+    use crate::bpf::{Fallback, Hook, Probe};
 
-    /// A probe on the first rung of its ladder, or on the last that takes no BPF.
-    fn report(probe: Probe, attached: bool) -> ProbeStatus {
-        let rung = fallbacks::of(probe).iter().find(|rung| attached || !rung.hook.is_bpf());
-        ProbeStatus::new(probe, rung, Vec::new())
+    const BEST: Fallback = Fallback::without_bpf(Hook::new("best"), "best");
+
+    fn attached(probe: Probe) -> ProbeStatus {
+        ProbeStatus::new(probe, Some(&BEST), Vec::new())
     }
 
     #[test]
-    fn where_all_is_seen_nothing_is_told() {
-        let reports = Probe::ALL.map(|probe| report(probe, true));
-        assert_eq!(SensorHealthSensor::default().look(&reports, &LossCounters::default()), None);
+    fn host_that_is_seen_in_full_has_no_fact() {
+        let probes = Probe::VARIANTS.map(attached);
+        assert_eq!(SensorHealthSensor::default().changes(&probes, &LossCounters::default()), None);
     }
 
     #[test]
-    fn what_is_not_seen_is_told_once_and_again_when_it_changes() {
-        let mut sensing = SensorHealthSensor::default();
-        let mut reports =
-            vec![report(Probe::ProcessLife, false), report(Probe::FaultSamples, false)];
-        let told = sensing.look(&reports, &LossCounters::default()).unwrap();
+    fn probe_is_reported_once_and_again_when_it_changes() {
+        let mut sensor = SensorHealthSensor::default();
+        let scans = BEST.lacking("short-lived processes are not seen");
+        let mut probes = vec![
+            ProbeStatus::new(Probe::ProcessLife, Some(&scans), Vec::new()),
+            ProbeStatus::new(Probe::FaultSamples, None, Vec::new()),
+        ];
+        let fact = sensor.changes(&probes, &LossCounters::default()).unwrap();
         assert_eq!(
-            (told.degraded, told.off),
+            (fact.degraded, fact.off),
             (vec![Arc::from("process_life")], vec![Arc::from("fault_samples")])
         );
-        assert_eq!(sensing.look(&reports, &LossCounters::default()), None);
-        reports[0] = report(Probe::ProcessLife, true);
-        reports[1] = report(Probe::FaultSamples, true);
+        assert_eq!(sensor.changes(&probes, &LossCounters::default()), None);
+        probes[0] = attached(Probe::ProcessLife);
+        probes[1] = attached(Probe::FaultSamples);
         assert_eq!(
-            sensing.look(&reports, &LossCounters::default()),
+            sensor.changes(&probes, &LossCounters::default()),
             Some(SensorHealthFact::default())
         );
     }
 
     #[test]
-    fn a_loss_is_told_by_how_much_it_rose() {
-        let (mut sensing, mut lost) = (SensorHealthSensor::default(), LossCounters::default());
-        lost.set("life_ring_full", 0);
-        assert_eq!(sensing.look(&[], &lost), None);
+    fn loss_is_reported_by_its_rise() {
+        let (mut sensor, mut losses) = (SensorHealthSensor::default(), LossCounters::default());
+        losses.set(Loss::LifeRingFull, 0);
+        assert_eq!(sensor.changes(&[], &losses), None);
         for (total, rise) in [(5, Some(5)), (5, None), (9, Some(4))] {
-            lost.set("life_ring_full", total);
-            let told = sensing.look(&[], &lost).map(|fact| fact.lost["life_ring_full"]);
-            assert_eq!(told, rise, "at {total}");
+            losses.set(Loss::LifeRingFull, total);
+            let reported = sensor.changes(&[], &losses).map(|fact| fact.lost["life_ring_full"]);
+            assert_eq!(reported, rise, "at {total}");
         }
     }
 }

@@ -1,107 +1,118 @@
-//! Every sensor of this host, and what each read costs.
-//!
-//! This is the explicit list: a new sensor gets a field, a line in [`Sensors::start`], and a place
-//! in one of the reads.
+//! Start and reads of all sensors of this host.
 
-use std::io;
+use std::{any::Any, io};
 
 use super::{
-    Fact, Hierarchy, HostMemorySensor, LossCounters, Observation, OutboundSensor, OwnSockets,
-    PageFaultSensor, ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor,
-    ProcessResourceSensor, SensorHealthSensor, TcpListenerSensor, UnixListenerSensor,
+    Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, PageFaultSensor,
+    ProcessEventSensor, ProcessEventTotals, SENSORS,
+    sensor::{Observations, Schedule, Sensor},
 };
-use crate::bpf::{Hook, LoadOptions, LoadedBpf, ProbeStatus};
+use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
 
-/// The sensors of this host.
+/// One sensor: the probes that it owns, and its constructor, which returns `None` if there is
+/// nothing to read.
+pub struct SensorEntry {
+    /// Probes.
+    pub probes: &'static [&'static FallbackChain],
+    /// Attaches the probes.
+    pub start: fn(&mut Loader, &Hierarchy) -> Option<Box<dyn Sensor>>,
+}
+
+/// Boxes a sensor that has something to read.
+pub(super) fn boxed<S: Sensor>(sensor: Option<S>) -> Option<Box<dyn Sensor>> {
+    sensor.map(|sensor| Box::new(sensor) as Box<dyn Sensor>)
+}
+
+/// Returns the probes of every sensor.
+pub fn probes() -> Vec<&'static FallbackChain> {
+    probes_of(SENSORS)
+}
+
+fn probes_of(entries: &[SensorEntry]) -> Vec<&'static FallbackChain> {
+    entries.iter().flat_map(|entry| entry.probes).copied().collect()
+}
+
+/// Started sensors.
 pub struct Sensors {
-    kernel: LoadedBpf,
-    pressure: HostMemorySensor,
-    processes: ProcessMemorySensor,
-    handles: ProcessResourceSensor,
-    listeners: TcpListenerSensor,
-    unix: UnixListenerSensor,
-    outbound: OutboundSensor,
-    life: Option<ProcessEventSensor>,
-    faults: Option<PageFaultSensor>,
-    sensing: SensorHealthSensor,
-    lost: LossCounters,
+    bpf: LoadedBpf,
+    sensors: Vec<Box<dyn Sensor>>,
+    losses: LossCounters,
     own: Option<OwnSockets>,
 }
 
 impl Sensors {
-    /// Attaches what this kernel allows, and falls back for the rest. Never fails: see
-    /// [`Sensors::reports`].
+    /// Attaches the probes that this kernel supports, and uses fallbacks for the rest. Never fails:
+    /// see [`Sensors::reports`].
     pub fn start() -> Self {
         Self::start_without(&[])
     }
 
-    /// As [`Sensors::start`], with hooks that are not to be used.
+    /// Starts the sensors without the hooks in `unwanted`.
     pub fn start_without(unwanted: &[Hook]) -> Self {
-        let hierarchy = Hierarchy::detect();
-        let wanted = LoadOptions { memory_v1: hierarchy.is_v1(), unwanted: unwanted.to_vec() };
-        Self::over(LoadedBpf::load(&wanted), hierarchy)
+        Self::start_entries(SENSORS, unwanted)
     }
 
-    /// Sensors that use no BPF, for the reason given.
+    /// Starts the sensors without BPF, for the reason given.
     pub fn without_bpf(reason: &str) -> Self {
-        Self::over(LoadedBpf::without_bpf(reason), Hierarchy::detect())
+        Self::over(SENSORS, Loader::without_bpf(reason), &Hierarchy::detect())
     }
 
-    fn over(mut kernel: LoadedBpf, hierarchy: Hierarchy) -> Self {
-        let faults = kernel.faults.take().map(PageFaultSensor::new);
-        Self {
-            pressure: HostMemorySensor::default(),
-            processes: ProcessMemorySensor::new(
-                kernel.process_memory.take(),
-                faults.is_some(),
-                hierarchy.clone(),
-            ),
-            handles: ProcessResourceSensor::new(kernel.process_handles.take()),
-            unix: UnixListenerSensor::new(
-                kernel.unix_queue.take(),
-                kernel.accept_queue.is_some(),
-                hierarchy.clone(),
-            ),
-            listeners: TcpListenerSensor::new(kernel.accept_queue.take(), hierarchy.clone()),
-            outbound: OutboundSensor::new(kernel.outbound.take(), hierarchy),
-            life: kernel.process_life.take().map(ProcessEventSensor::new),
-            faults,
-            sensing: SensorHealthSensor::default(),
-            lost: LossCounters::default(),
-            own: None,
-            kernel,
-        }
+    fn start_entries(entries: &[SensorEntry], unwanted: &[Hook]) -> Self {
+        let hierarchy = Hierarchy::detect();
+        let options = LoadOptions { memory_v1: hierarchy.is_v1(), unwanted: unwanted.to_vec() };
+        Self::over(entries, Loader::load(&options, &probes_of(entries)), &hierarchy)
     }
 
-    /// What became of each probe.
+    fn over(entries: &[SensorEntry], mut loader: Loader, hierarchy: &Hierarchy) -> Self {
+        let sensors =
+            entries.iter().filter_map(|entry| (entry.start)(&mut loader, hierarchy)).collect();
+        Self { bpf: loader.finish(), sensors, losses: LossCounters::default(), own: None }
+    }
+
+    /// Status of each probe.
     pub fn reports(&self) -> &[ProbeStatus] {
-        &self.kernel.reports
+        self.bpf.statuses()
     }
 
-    /// Leaves the agent's own sockets out of the observations from now on.
+    /// The BPF object that the sensors use.
+    pub fn bpf(&self) -> &LoadedBpf {
+        &self.bpf
+    }
+
+    /// Returns the sensor of a type; `None` if it has nothing to read on this host.
+    pub fn get<S: Sensor>(&self) -> Option<&S> {
+        self.sensors.iter().find_map(|sensor| (&**sensor as &dyn Any).downcast_ref())
+    }
+
+    /// Returns the sensor of a type for reading; `None` if it has nothing to read on this host.
+    pub fn get_mut<S: Sensor>(&mut self) -> Option<&mut S> {
+        self.sensors.iter_mut().find_map(|sensor| (&mut **sensor as &mut dyn Any).downcast_mut())
+    }
+
+    /// Drops facts about the agent's own sockets from now on.
     pub fn leave_out(&mut self, own: OwnSockets) {
         self.own = Some(own);
     }
 
-    /// The agent's own sockets, if they are left out.
+    /// The agent's own sockets, if facts about them are dropped.
     pub fn own_sockets(&self) -> Option<&OwnSockets> {
         self.own.as_ref()
     }
 
-    /// What did not reach an observation so far, the kernel's own losses included.
+    /// Losses so far, those that BPF programs have just counted included.
     pub fn lost(&mut self) -> &LossCounters {
-        self.count_losses();
-        &self.lost
+        self.count_bpf_losses();
+        &self.losses
     }
 
-    /// The same as of the last scan, without asking the kernel again.
+    /// Losses as of the last scan of processes, without asking the kernel again.
     pub fn lost_at_scan(&self) -> &LossCounters {
-        &self.lost
+        &self.losses
     }
 
-    fn count_losses(&mut self) {
-        for (what, total) in self.kernel.losses() {
-            self.lost.set(what, total);
+    fn count_bpf_losses(&mut self) {
+        for (loss, total) in self.bpf.losses() {
+            self.losses.set(loss, total);
         }
     }
 
@@ -109,72 +120,54 @@ impl Sensors {
     ///
     /// # Errors
     ///
-    /// Where `/proc/meminfo` cannot be read.
+    /// Returns an error if `/proc/meminfo` cannot be read.
     pub fn mem_total_bytes(&self) -> io::Result<u64> {
-        self.pressure.mem_total_bytes()
+        let sensor = self.get::<HostMemorySensor>();
+        sensor.map_or_else(
+            || HostMemorySensor::default().mem_total_bytes(),
+            HostMemorySensor::mem_total_bytes,
+        )
     }
 
-    /// Scans the host at `t`: one `Host` fact, a `Sensing` fact where what is seen has changed or
-    /// something was lost since the last scan, then one `Process` fact each, now and then a
-    /// `Handles` fact each, and `Outbound` facts about what connected since. A part that fails is
-    /// counted and left out.
+    /// Scans the host at `t`. The observations are one `Host` fact; a `Sensing` fact if a probe has
+    /// changed or something was lost since the last scan; a `Process` fact each; now and then a
+    /// `Handles` fact each; and `Outbound` facts about recent connects. A sensor that fails is
+    /// counted as a loss and left out.
     pub fn scan_processes(&mut self, t: f64, out: &mut Vec<Observation>) {
-        match self.pressure.read() {
-            Ok(host) => out.push(Observation { t, fact: Fact::Host(host) }),
-            Err(error) => self.lost.failed("host_read_failed", &error),
-        }
-        self.count_losses();
-        let sensing = self.sensing.look(&self.kernel.reports, &self.lost);
-        out.extend(sensing.map(|fact| Observation { t, fact: Fact::Sensing(fact) }));
-        let each = |process| out.push(Observation { t, fact: Fact::Process(process) });
-        if let Err(error) = self.processes.scan(&mut self.lost, each) {
-            self.lost.failed("process_scan_failed", &error);
-        }
-        let each = |handles| out.push(Observation { t, fact: Fact::Handles(handles) });
-        if let Err(error) = self.handles.scan(t, &mut self.lost, each) {
-            self.lost.failed("handle_scan_failed", &error);
-        }
-        let own = &self.own;
-        let each = |outbound| {
-            if !own.as_ref().is_some_and(|own| own.owns_outbound(&outbound)) {
-                out.push(Observation { t, fact: Fact::Outbound(outbound) });
-            }
-        };
-        if let Err(error) = self.outbound.read(t, &mut self.lost, each) {
-            self.lost.failed("outbound_read_failed", &error);
-        }
+        self.count_bpf_losses();
+        self.read(Schedule::Processes, t, out);
     }
 
-    /// Reads every listener's queue at `t`, in seconds on any monotonic clock.
+    /// Reads the queue of every listener at `t`, in seconds on any monotonic clock.
     pub fn scan_listeners(&mut self, t: f64, out: &mut Vec<Observation>) {
-        let own = &mut self.own;
-        let mut each = |listener| {
-            if !own.as_mut().is_some_and(|own| own.owns_listener(&listener)) {
-                out.push(Observation { t, fact: Fact::Listener(listener) });
-            }
-        };
-        if let Err(error) = self.listeners.scan(t, &mut self.lost, &mut each) {
-            self.lost.failed("listener_scan_failed", &error);
-        }
-        if let Err(error) = self.unix.scan(t, &mut self.lost, each) {
-            self.lost.failed("unix_scan_failed", &error);
-        }
+        self.read(Schedule::Listeners, t, out);
     }
 
-    /// Takes the births and deaths since the last call, as of `t`.
+    /// Takes the process events since the last call, as of `t`.
     pub fn drain_life(&mut self, t: f64, out: &mut Vec<Observation>) {
-        if let Some(life) = &mut self.life {
-            life.drain(&mut self.lost, |fact| out.push(Observation { t, fact }));
+        self.read(Schedule::Events, t, out);
+    }
+
+    fn read(&mut self, schedule: Schedule, t: f64, facts: &mut Vec<Observation>) {
+        let Self { bpf, sensors, losses, own } = self;
+        let mut out = Observations { t, facts, losses, probes: bpf.statuses(), own };
+        for sensor in sensors.iter_mut().filter(|sensor| sensor.schedule() == schedule) {
+            if let Err(error) = sensor.read(t, &mut out) {
+                out.losses.count_failure(sensor.failure(), &error);
+            }
         }
     }
 
-    /// Births and deaths so far; zeros where they are not seen.
+    /// Process events so far; zeros if they are not seen.
     pub fn life_totals(&self) -> ProcessEventTotals {
-        self.life.as_ref().map(ProcessEventSensor::totals).unwrap_or_default()
+        self.get().map(ProcessEventSensor::totals).unwrap_or_default()
     }
 
-    /// Where processes grow, where page faults are sampled.
+    /// Stacks of page faults, if they are sampled.
     pub fn faults(&self) -> Option<&PageFaultSensor> {
-        self.faults.as_ref()
+        self.get()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
-//! What the service behind a queue runs short of: CPU, memory, or neither.
+//! Pressure on the service behind a queue: CPU, memory, or neither.
 //!
-//! A service is asked only while connections wait at it, so that a host without queues pays
-//! nothing, and at most [`READS_MAX`] are asked in one look: where more queues stand, each is asked
-//! less often. What is told is the difference to the reading before; one that is older than
-//! [`BASELINE_SECS`] is none, and the first tells nothing. Failure: whatever cannot be read is left
-//! out; processes and cgroups come and go. It writes nothing and enters no namespace. Cost: see
-//! README.md; some 80 µs a reading of a service with one process, measured on a 6.18 host.
+//! A service is read only while connections wait at it, so that a host without queues pays nothing,
+//! and at most [`READS_MAX`] are read in one scan: with more queues, each is read less often. A
+//! fact is the difference to the previous reading; one older than [`BASELINE_SECS`] does not count,
+//! and the first gives no fact. Failure: a value that cannot be read is left out; processes and
+//! cgroups come and go. The sensor writes nothing and enters no namespace. Cost: some 80 µs a
+//! reading of a service with one process, measured on a 6.18 host.
 
 use std::{
     ffi::OsStr,
@@ -19,57 +19,58 @@ use procfs::process::Process;
 
 use super::{ServicePressureFact, proc_files};
 
-/// Readings in one look: a millisecond or so, a hundredth of the default interval.
+/// Maximum number of readings in one scan: a millisecond or so, a hundredth of the default
+/// interval.
 const READS_MAX: usize = 16;
 
 /// Time between two readings of a service.
 const EVERY_SECS: f64 = 0.1;
 
-/// The age from which a reading is no baseline: a queue that comes and goes is asked about as it is
-/// now.
+/// Maximum age of a reading to compare with: a queue that comes and goes is measured in its current
+/// state.
 const BASELINE_SECS: f64 = 2.0;
 
-/// Timers fire a little early or late, and must not skip a turn for it.
+/// Tolerance for timers that fire early or late, so that no turn is skipped.
 const SLACK_SECS: f64 = 0.02;
 
-/// Reads what services run short of.
+/// Reads the pressure on services.
 pub(super) struct ServicePressureSensor {
     unified: Option<PathBuf>,
     readings: HashMap<u32, ServiceReading>,
-    /// Services that were asked, and that could have been, in this look.
+    /// Services that were read in this scan, and those that could have been.
     reads: usize,
     wanted: usize,
     every_secs: f64,
 }
 
-/// A service as it was last read.
+/// Last reading of a service.
 struct ServiceReading {
     t: f64,
-    /// When it was last wanted.
+    /// Time at which connections last waited.
     wanted_t: f64,
     cgroup: Option<PathBuf>,
     totals: Totals,
 }
 
-/// Counts that only rise; `None` where they cannot be read.
+/// Cumulative counts; `None` if they cannot be read.
 #[derive(Debug, Default)]
 struct Totals {
     cpu_stall_us: Option<u64>,
     memory_stall_us: Option<u64>,
-    /// By pid: nanoseconds that its main thread ran, and that it waited for a CPU.
+    /// Pid, nanoseconds that its main thread ran, and nanoseconds that it waited for a CPU.
     threads: Vec<(u32, u64, u64)>,
     retransmits: Option<u64>,
     refused: Option<u64>,
 }
 
 impl ServicePressureSensor {
-    /// A sensor over the unified hierarchy, where it is mounted.
+    /// Creates a sensor for the unified hierarchy at this mount, if there is one.
     pub(super) fn new(unified: Option<PathBuf>) -> Self {
         Self { unified, readings: HashMap::new(), reads: 0, wanted: 0, every_secs: EVERY_SECS }
     }
 
-    /// Asks about the service of `pid`, whose socket these processes hold; `None` at the first
-    /// time, and where it is not its turn. `now` is in seconds on any monotonic clock.
+    /// Reads the service of `pid`, whose socket `holders` hold; `None` the first time, and if it is
+    /// not its turn. `now` is in seconds on any monotonic clock.
     pub(super) fn read(
         &mut self,
         now: f64,
@@ -100,9 +101,9 @@ impl ServicePressureSensor {
         fact
     }
 
-    /// Ends a look: forgets services at which nobody waits any more, and gives each its turn where
-    /// there are many.
-    pub(super) fn end_look(&mut self, now: f64) {
+    /// Ends a scan: drops services without waiting connections, and reads each less often if there
+    /// are many.
+    pub(super) fn end_scan(&mut self, now: f64) {
         self.every_secs = EVERY_SECS * self.wanted.div_ceil(READS_MAX).max(1) as f64;
         let baseline_secs = BASELINE_SECS.max(2.0 * self.every_secs);
         self.readings.retain(|_, reading| now - reading.wanted_t <= baseline_secs);
@@ -156,16 +157,16 @@ impl Totals {
     }
 }
 
-/// The cgroup of a process in the unified hierarchy; `None` where that is the root, which is the
-/// whole host's.
+/// Returns the cgroup of a process in the unified hierarchy; `None` for the root, which stands for
+/// the host.
 fn own_cgroup(mount: &Path, pid: u32) -> Option<PathBuf> {
     let path = proc_files::cgroup_of(pid, |number, _| number == b"0")?;
     let below = Path::new(OsStr::from_bytes(&path)).strip_prefix("/").ok()?;
     (!below.as_os_str().is_empty()).then(|| mount.join(below))
 }
 
-/// The total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no other
-/// line.
+/// Parses the total of a pressure file's `some` line, in microseconds. Before 5.13 `cpu` has no
+/// other line.
 pub(super) fn stall_us(pressure: &str) -> Option<u64> {
     let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
     some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
@@ -176,8 +177,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pressure_file_is_read_or_not() {
-        let both = "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+    fn pressure_file_is_parsed_or_rejected() {
+        let both = "some avg10=49.32 avg60=48.60 avg300=64.39 total=9869\n\
+            full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         assert_eq!(stall_us(both), Some(9_869));
         assert_eq!(stall_us("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"), Some(5));
         for text in [
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_the_difference_and_never_more_than_the_whole_time() {
+    fn fact_is_the_difference_and_at_most_the_whole_time() {
         let before = Totals {
             cpu_stall_us: Some(1_000_000),
             memory_stall_us: None,
@@ -207,7 +209,7 @@ mod tests {
         let now = Totals {
             cpu_stall_us: Some(1_050_000),
             memory_stall_us: Some(5),
-            // One runs by a clock of its own, one has taken another's pid.
+            // The second ran longer than the time that passed; the third reuses a pid.
             threads: vec![(7, 40_000_000, 30_000_000), (8, 900_000_000, 0), (9, 1, 1)],
             retransmits: Some(5),
             refused: Some(2),
@@ -223,43 +225,43 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_read_as_it_is_and_one_that_is_gone_tells_nothing() {
-        let mut strain = ServicePressureSensor::new(None);
+    fn ended_process_has_no_values() {
+        let mut sensor = ServicePressureSensor::new(None);
         let pid = std::process::id();
-        assert_eq!(strain.read(0.0, pid, &[pid]), None, "there is nothing to compare with");
-        strain.end_look(0.0);
-        assert_eq!(strain.read(0.05, pid, &[pid]), None, "it is not its turn");
-        strain.end_look(0.05);
-        let fact = strain.read(0.1, pid, &[pid]).expect("it is read");
+        assert_eq!(sensor.read(0.0, pid, &[pid]), None, "there is no earlier reading");
+        sensor.end_scan(0.0);
+        assert_eq!(sensor.read(0.05, pid, &[pid]), None, "it is not its turn");
+        sensor.end_scan(0.05);
+        let fact = sensor.read(0.1, pid, &[pid]).expect("it is read");
         assert!(fact.busiest_thread_percent.is_some() && fact.retransmits.is_some(), "{fact:?}");
-        strain.end_look(0.1);
+        sensor.end_scan(0.1);
         assert_eq!(
-            strain.read(5.0, pid, &[pid]),
+            sensor.read(5.0, pid, &[pid]),
             None,
             "the last reading is too old to compare with"
         );
-        // No pid is that large.
-        assert_eq!(strain.read(5.0, u32::MAX >> 1, &[]), None);
-        let gone = strain.read(5.1, u32::MAX >> 1, &[]).expect("it is asked");
+        // No pid is so large.
+        assert_eq!(sensor.read(5.0, u32::MAX >> 1, &[]), None);
+        let gone = sensor.read(5.1, u32::MAX >> 1, &[]).expect("it is due");
         assert_eq!((gone.busiest_thread_percent, gone.retransmits), (None, None));
-        strain.end_look(20.0);
-        assert!(strain.readings.is_empty());
+        sensor.end_scan(20.0);
+        assert!(sensor.readings.is_empty());
     }
 
     #[test]
-    fn many_services_are_asked_by_turns() {
-        let mut strain = ServicePressureSensor::new(None);
-        let mut asked = std::collections::HashSet::new();
-        for look in 0..6 {
-            let now = f64::from(look) / 10.0;
+    fn many_services_take_turns() {
+        let mut sensor = ServicePressureSensor::new(None);
+        let mut read = std::collections::HashSet::new();
+        for scan in 0..6 {
+            let now = f64::from(scan) / 10.0;
             for pid in 0..64 {
-                // No such processes, and so nothing but turns.
-                strain.read(now, (u32::MAX >> 1) - pid, &[]);
+                // There are no such processes, which does not matter for turns.
+                sensor.read(now, (u32::MAX >> 1) - pid, &[]);
             }
-            assert!(strain.reads <= READS_MAX);
-            asked.extend(strain.readings.keys().copied());
-            strain.end_look(now);
+            assert!(sensor.reads <= READS_MAX);
+            read.extend(sensor.readings.keys().copied());
+            sensor.end_scan(now);
         }
-        assert_eq!(asked.len(), 64);
+        assert_eq!(read.len(), 64);
     }
 }

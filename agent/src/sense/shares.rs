@@ -1,7 +1,7 @@
-//! Sets right how much of a map each user and namespace takes, as the BPF side counts it.
+//! Correction of the counts of map entries by user and namespace, which the BPF side keeps.
 //!
-//! The kernel's count is ahead or behind by what two CPUs did at once, or what was removed from
-//! here. What comes while it is set right is missed until the next time.
+//! Those counts drift when two CPUs act at once, and when entries are removed from user space. An
+//! entry that is added during the correction is missed until the next one.
 
 use std::io;
 
@@ -10,14 +10,14 @@ use spillway_ebpf::SHARE_OF_ALL;
 
 use crate::bpf::BatchMap;
 
-/// Entries taken, by whose they are.
+/// Number of entries by owner.
 pub type Shares = BatchMap<u64, u64>;
 
-/// Writes the true counts, of which `owners` has one for each entry of the map; 0 takes no share.
+/// Writes the true counts. `owners` has the owner of each entry of the map; 0 takes no share.
 ///
 /// # Errors
 ///
-/// The map cannot be read or written.
+/// Returns an error if the map of counts cannot be read or written.
 pub(super) fn settle(shares: &mut Shares, owners: impl IntoIterator<Item = u64>) -> io::Result<()> {
     let mut counts = HashMap::new();
     for owner in owners.into_iter().filter(|owner| *owner != 0) {
@@ -34,12 +34,12 @@ pub(super) fn settle(shares: &mut Shares, owners: impl IntoIterator<Item = u64>)
     gone.iter().try_for_each(|owner| shares.take(owner).map(drop))
 }
 
-/// Removes those that have nothing any more.
+/// Removes owners without entries.
 ///
 /// # Errors
 ///
-/// The map cannot be read or written.
-pub(super) fn tidy(shares: &mut Shares) -> io::Result<()> {
+/// Returns an error if the map of counts cannot be read or written.
+pub(super) fn remove_empty(shares: &mut Shares) -> io::Result<()> {
     let mut gone = Vec::new();
     shares.read(|&owner, &count| {
         if count == 0 {

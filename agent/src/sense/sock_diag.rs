@@ -1,8 +1,8 @@
-//! Listeners without BPF, of TCP and UNIX: `sock_diag`, asked for the LISTEN state alone, once a
-//! network namespace.
+//! TCP and UNIX listeners without BPF: a `sock_diag` request for the LISTEN state in each network
+//! namespace.
 //!
-//! A netlink socket sees the namespace that it was opened in, for as long as it is open. So one is
-//! held for each namespace, opened from a thread that entered it and ended.
+//! A netlink socket sees the namespace in which it was opened, for as long as it is open. So one is
+//! kept for each namespace, opened by a thread that enters it and ends.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -28,17 +28,16 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    CgroupPaths, ListenerFact, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters, addr,
     overflows::{DropRise, Overflows},
-    unix_addr,
 };
 use crate::os::proc_reader::unrestricted;
 
-/// What the kernel fills at most in one answer (`NLMSG_GOODSIZE` is 8 KiB, dumps take up to 32
-/// KiB).
+/// Buffer for one response: the kernel fills at most 32 KiB (`NLMSG_GOODSIZE` is 8 KiB, dumps are
+/// larger).
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// Which listeners are read.
+/// Kinds of listeners to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Kinds {
     #[default]
@@ -47,12 +46,12 @@ pub(super) enum Kinds {
     Unix,
 }
 
-/// A listener in an answer, before anything else is asked about it.
+/// A listener in a response, before anything else is read about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DiagListener {
     pub(super) netns: u32,
     pub(super) inode: u32,
-    /// Owner; 0 for a UNIX listener, whose owner is not known.
+    /// Owner; 0 for a UNIX listener, whose owner is unknown.
     pub(super) uid: u32,
     /// Set if connections wait.
     pub(super) waiting: bool,
@@ -60,29 +59,29 @@ pub(super) struct DiagListener {
     pub(super) socket: Option<SocketAddr>,
 }
 
-/// A handle on each network namespace, and who owns each socket.
+/// A socket in each network namespace, and the owner of each listener.
 #[derive(Default)]
 pub(super) struct SockDiag {
     kinds: Kinds,
-    /// UNIX listeners could not be had, and are not asked for until the next refresh: where the
-    /// kernel has it as a module that is not there, each question would have it looked for.
+    /// Set if UNIX listeners could not be read; they are not requested again until the next
+    /// refresh: if support is a missing module, the kernel searches for it on each request.
     without_unix: bool,
     namespaces: HashMap<u64, NetNamespace>,
     owners: HashMap<u64, SocketOwner>,
     overflows: Overflows,
     /// Listeners that have dropped anything, by inode.
     drops: HashMap<u32, SocketDrops>,
-    looks: u64,
+    scans: u64,
 }
 
 struct NetNamespace {
     socket: Socket,
-    /// A process in it.
+    /// A process in the namespace.
     pid: u32,
 }
 
-/// Packets that a listener discarded until the last look, and how much of that were connections
-/// that found its queue full.
+/// Packets that a listener dropped until the last scan, and the connections among them that found
+/// its queue full.
 #[derive(Default)]
 struct SocketDrops {
     total: u32,
@@ -96,32 +95,36 @@ struct SocketOwner {
 }
 
 impl SockDiag {
-    /// For these listeners alone.
+    /// Creates a reader of these kinds of listeners.
     pub(super) fn of(kinds: Kinds) -> Self {
         Self { kinds, ..Self::default() }
     }
 
-    /// Reads every listener of every namespace that may be entered which `wants`. `refresh` looks
-    /// for new namespaces and owners first.
+    /// Reads the listeners for which `wants` returns true, in every namespace that can be entered.
+    /// `refresh` finds new namespaces and owners first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no namespace could be read.
     pub(super) fn scan(
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         mut wants: impl FnMut(&DiagListener) -> bool,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         if refresh {
-            self.refresh(cgroups, lost);
+            self.refresh(cgroups, losses);
             self.without_unix = false;
         }
         let kinds = self.kinds;
         let mut without_unix = self.without_unix;
         let mut answered = kinds == Kinds::Unix && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
-        let Self { namespaces, owners, overflows, drops, looks, .. } = self;
-        *looks += 1;
-        overflows.begin_look();
+        let Self { namespaces, owners, overflows, drops, scans, .. } = self;
+        *scans += 1;
+        overflows.begin_scan();
         for (&netns, NetNamespace { socket, pid }) in &*namespaces {
             let mut dropped = Vec::new();
             let was_known = overflows.knows(netns as u32);
@@ -132,14 +135,14 @@ impl SockDiag {
                         return;
                     }
                     let mut fact = fact(owners, netns, response);
-                    match rise(drops, *looks, response, &mut fact, was_known) {
+                    match rise(drops, *scans, response, &mut fact, was_known) {
                         Some(rise) => dropped.push((fact, rise)),
                         None => each(fact),
                     }
                 }) {
                     Ok(()) => answered = true,
                     Err(error) => {
-                        lost.count("sock_diag_failed");
+                        losses.count(Loss::SockDiagFailed);
                         failed = error;
                     }
                 }
@@ -166,29 +169,33 @@ impl SockDiag {
                 }) {
                     Ok(()) => answered |= kinds == Kinds::Unix,
                     Err(error) => {
-                        lost.count("unix_diag_failed");
+                        losses.count(Loss::UnixDiagFailed);
                         without_unix = true;
                         failed = error;
                     }
                 }
             }
         }
-        drops.retain(|_, drops| drops.seen == *looks);
+        drops.retain(|_, drops| drops.seen == *scans);
         self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
     }
 
-    /// Connections that the listeners of these owners have: a pid and a cgroup, `None` where
-    /// unknown. `refresh` is as of [`SockDiag::scan`].
+    /// Counts the established connections of listeners for whose owner, a pid and a cgroup,
+    /// `counts` returns true; `None` is an unknown owner. `refresh` is as in [`SockDiag::scan`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if any namespace cannot be read.
     pub(super) fn connections(
         &mut self,
         refresh: bool,
         cgroups: &CgroupPaths,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         counts: impl Fn(Option<(u32, &str)>) -> bool,
     ) -> io::Result<u64> {
         if refresh {
-            self.refresh(cgroups, lost);
+            self.refresh(cgroups, losses);
         }
         let mut connections = 0;
         for NetNamespace { socket, .. } in self.namespaces.values() {
@@ -215,9 +222,9 @@ impl SockDiag {
         Ok(connections)
     }
 
-    /// Walks every process once: its network namespace, and the sockets that it holds. What may not
-    /// be read is left out.
-    fn refresh(&mut self, cgroups: &CgroupPaths, lost: &mut LossCounters) {
+    /// Walks every process once: its network namespace, and the sockets that it holds. A process
+    /// that may not be read is left out.
+    fn refresh(&mut self, cgroups: &CgroupPaths, losses: &mut LossCounters) {
         let known: HashSet<u64> = self.namespaces.keys().copied().collect();
         let walk = unrestricted(move || ProcWalk::make(&known));
         self.owners.clear();
@@ -239,18 +246,18 @@ impl SockDiag {
             }
         }
         self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
-        (0..walk.not_entered).for_each(|_| lost.count("netns_not_entered"));
+        (0..walk.not_entered).for_each(|_| losses.count(Loss::NetnsNotEntered));
     }
 }
 
 /// One pass over /proc.
 #[derive(Default)]
 struct ProcWalk {
-    /// Network namespaces of processes, each with one of them: that of before may have gone.
+    /// Network namespaces of processes, each with one process: the previous one may have ended.
     seen: HashMap<u64, u32>,
-    /// A socket in each that was not known.
+    /// A socket in each new namespace.
     opened: HashMap<u64, Socket>,
-    /// Processes whose namespace is not known and could not be entered.
+    /// Number of processes whose namespace is new and could not be entered.
     not_entered: usize,
     /// Inodes of the sockets that a process holds.
     sockets: Vec<(u32, Vec<u64>)>,
@@ -296,8 +303,8 @@ fn sockets_of(process: &Path) -> Vec<u64> {
     targets.filter_map(inode).collect()
 }
 
-/// Opens a `sock_diag` socket inside a network namespace. Our own needs no entering, and so no
-/// privilege.
+/// Opens a `sock_diag` socket inside a network namespace. The agent's own need not be entered,
+/// which would take a privilege.
 fn open_in(netns: &Path) -> io::Result<Socket> {
     let open = || {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
@@ -317,7 +324,7 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
         .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
 }
 
-/// What an answer tells of.
+/// A listener in a response.
 enum ListenerAddr<'a> {
     Tcp(&'a InetResponse),
     Unix(&'a unix::UnixResponse),
@@ -367,12 +374,12 @@ fn fact(
     }
 }
 
-/// Drops of a listener since the last look, of whatever kind; `None` if there were none. How many
-/// connections came is not known here, so that every queue may have been full, of namespaces that
-/// were there at the last look.
+/// Returns the drops of any kind of a listener since the last scan; `None` if there were none. The
+/// number of arrivals is unknown here, so every queue may have been full in a namespace that was
+/// known at the last scan.
 fn rise(
     drops: &mut HashMap<u32, SocketDrops>,
-    look: u64,
+    scan: u64,
     response: &ListenerAddr<'_>,
     fact: &mut ListenerFact,
     was_known: bool,
@@ -387,7 +394,7 @@ fn rise(
         return None;
     }
     let known = drops.entry(response.header.inode).or_default();
-    known.seen = look;
+    known.seen = scan;
     fact.overflows_total = Some(known.overflows);
     let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
     let is_full = fact.backlog > fact.backlog_max;
@@ -414,9 +421,9 @@ fn tcp_fact(response: &InetResponse) -> ListenerFact {
 
 fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
     let addr = match response.name() {
-        Some(UnixDiagName::Pathname(path)) => unix_addr::of_path(path.as_bytes()),
-        Some(UnixDiagName::Abstract(name)) => unix_addr::of_abstract(name),
-        None => unix_addr::of_path(b""),
+        Some(UnixDiagName::Pathname(path)) => addr::unix_path(path.as_bytes()),
+        Some(UnixDiagName::Abstract(name)) => addr::unix_abstract(name),
+        None => addr::unix_path(b""),
     };
     let backlog = response.number_of_pending_connection().unwrap_or(0);
     ListenerFact {
@@ -466,7 +473,7 @@ fn dump(
     socket.send(&bytes, 0)?;
 
     let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    // What cannot be read does not end the answer: its rest would be taken for the next one's.
+    // A malformed message does not end the response: its rest would be read as the next one.
     let mut unread = Ok(());
     loop {
         answer.clear();
@@ -477,8 +484,8 @@ fn dump(
     }
 }
 
-/// Reads a part of an answer; says whether it was the last. `unread` gets what is wrong with a
-/// message that cannot be read.
+/// Reads a part of a response; returns whether it was the last. `unread` receives the error of a
+/// malformed message.
 fn read_answer(
     answer: &[u8],
     unread: &mut io::Result<()>,
@@ -486,8 +493,8 @@ fn read_answer(
 ) -> io::Result<bool> {
     let mut rest = answer;
     while !rest.is_empty() {
-        // Its length comes first. Messages are aligned to four bytes; a length of nothing would
-        // never end.
+        // The length comes first. Messages are aligned to four bytes; a length of zero would never
+        // end.
         let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
         rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
@@ -509,7 +516,7 @@ fn read_answer(
     Ok(false)
 }
 
-/// Addresses in an answer, for the fuzz target.
+/// Returns the addresses in a response, for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
     let mut addresses = Vec::new();

@@ -1,9 +1,9 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
-//! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found anew, and
-//! with them their names and who holds them. Without it `sock_diag` tells the same. Cold start:
-//! what began to listen since the last time is found at the next. Since when the head of a queue
-//! waits is not known in either way, nor how many were refused.
+//! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found again, with
+//! their names and owners. Without BPF `sock_diag` has the same data. Cold start: a socket that
+//! began to listen is found at the next refresh. Neither source shows how long the head of a queue
+//! has waited, nor how many connections were refused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,19 +11,23 @@ use std::{
     sync::Arc,
 };
 
-use spillway_ebpf::{UnixFoundSample, UnixSample};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData};
+use spillway_ebpf::{KnownUnix, UnixFoundSample, UnixSample};
 
 use super::{
-    CgroupPaths, Hierarchy, ListenerFact, LossCounters,
+    CgroupPaths, Fact, Hierarchy, ListenerFact, Loss, LossCounters, addr,
     outside::Outside,
-    shares,
+    sensor::{Observations, Schedule, Sensor},
+    shares::{self, Shares},
     sock_diag::{DiagListener, Kinds, SockDiag},
-    unix_addr,
 };
-use crate::bpf::{UnixProbes, pass};
+use crate::bpf::{
+    Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
+    btf_offsets::members, pass,
+};
 
-/// Time between two looks at every open file, as of TCP listeners' owners: long against the cost,
-/// short against a page. A guess.
+/// Time between two passes over every open file, as for the owners of TCP listeners. A guess: long
+/// against their cost, short against the time to a notification.
 const REFRESH_SECS: f64 = 10.0;
 
 /// Reads the accept queue of every UNIX listener.
@@ -35,14 +39,22 @@ pub struct UnixListenerSensor {
 }
 
 enum UnixSource {
-    Probes {
-        probes: Box<UnixProbes>,
-        known: HashMap<u64, KnownUnixListener>,
-        outside: Box<Outside>,
-    },
+    Bpf { probes: Box<UnixProbes>, known: HashMap<u64, KnownUnixListener>, outside: Box<Outside> },
     SockDiag(SockDiag),
-    /// They are read with the others.
-    WithTcp,
+}
+
+/// Passes over every UNIX listener.
+pub struct UnixProbes {
+    /// Reads one sample of each known listener.
+    pub scan: IterHandle,
+    /// Finds listeners and their owners.
+    pub find: IterHandle,
+    /// Known listeners by socket address.
+    known: BpfHashMap<MapData, u64, SharedStruct<KnownUnix>>,
+    /// Number of known listeners by owner.
+    shares: Shares,
+    /// Number of times that a listener found no room there.
+    outside: Array<MapData, u64>,
 }
 
 struct KnownUnixListener {
@@ -54,30 +66,88 @@ struct KnownUnixListener {
 }
 
 impl UnixListenerSensor {
-    /// A sensor over the probes, or over `sock_diag` without them. Where TCP listeners are not read
-    /// by BPF either, one `sock_diag` tells of both, and this of nothing.
-    pub fn new(probes: Option<UnixProbes>, tcp_by_bpf: bool, hierarchy: Hierarchy) -> Self {
+    /// Iterators over known listeners.
+    pub const ITER: Hook = Hook::new("unix_iter");
+
+    /// Sources of the queues of UNIX listeners.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::UnixQueue,
+        fallbacks: &[
+            Fallback::bpf(
+                Self::ITER,
+                "iter/bpf_map_elem, iter/task_file",
+                &[
+                    Need::Probe(Probe::AcceptQueue),
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                ],
+            )
+            .reading(&[
+                members::TASK_TGID,
+                members::FILE_INODE,
+                members::FILE_PRIVATE_DATA,
+                members::INODE_MODE,
+                members::SOCKET_SK,
+                members::SOCK_FAMILY,
+                members::SOCK_STATE,
+                members::SOCK_NET,
+                members::NET_INUM,
+                members::SOCK_MAX_ACK_BACKLOG,
+                members::SOCK_TYPE,
+                members::SOCK_SOCKET,
+                members::SOCK_RECEIVE_QUEUE_LEN,
+                members::SOCKET_INODE,
+                members::UNIX_ADDR,
+                members::UNIX_ADDRESS_LEN,
+                members::UNIX_ADDRESS_NAME,
+            ])
+            .reading_if_present(&[members::SOCK_UID]),
+            Fallback::without_bpf(Hook::new("unix_diag"), "sock_diag")
+                .lacking("a look costs by the number of UNIX sockets"),
+        ],
+    };
+
+    /// Attaches the iterators, or uses `sock_diag`. TCP listeners must have been attached before:
+    /// if they do not use BPF either, one `sock_diag` reads both, and there is nothing to read
+    /// here.
+    pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Option<Self> {
+        let probes = bpf.attach(&Self::PROBE, |context, _| {
+            Ok(UnixProbes {
+                find: context.iter("find_unix", "task_file")?,
+                scan: context.iter_map("scan_unix", "UNIX_LISTENERS")?,
+                known: context.take("UNIX_LISTENERS")?,
+                shares: context.take_batched("UNIX_SHARES")?,
+                outside: context.take("UNIX_OUTSIDE")?,
+            })
+        });
         let source = match probes {
-            Some(probes) => UnixSource::Probes {
+            Some(probes) => UnixSource::Bpf {
                 probes: Box::new(probes),
                 known: HashMap::new(),
                 outside: Box::new(Outside::new(Kinds::Unix)),
             },
-            None if tcp_by_bpf => UnixSource::SockDiag(SockDiag::of(Kinds::Unix)),
-            None => UnixSource::WithTcp,
+            None if bpf.uses_bpf(Probe::AcceptQueue) => {
+                UnixSource::SockDiag(SockDiag::of(Kinds::Unix))
+            }
+            None => return None,
         };
-        Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None, buffer: Vec::new() }
+        let cgroups = CgroupPaths::new(hierarchy.clone());
+        Some(Self { source, cgroups, refreshed: None, buffer: Vec::new() })
     }
 
-    /// Reads every listener, and hands each to `each`. `now` is in seconds on any monotonic clock.
-    ///
-    /// # Errors
-    ///
-    /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(
+    /// The iterators; `None` if `sock_diag` is used.
+    pub fn probes(&self) -> Option<&UnixProbes> {
+        match &self.source {
+            UnixSource::Bpf { probes, .. } => Some(probes),
+            UnixSource::SockDiag(_) => None,
+        }
+    }
+
+    /// Reads every listener, and passes each to `each`.
+    fn scan(
         &mut self,
         now: f64,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= REFRESH_SECS);
@@ -85,9 +155,9 @@ impl UnixListenerSensor {
             self.refreshed = Some(now);
         }
         match &mut self.source {
-            UnixSource::Probes { probes, known, outside } => {
+            UnixSource::Bpf { probes, known, outside } => {
                 if refresh {
-                    *known = find(probes, &self.cgroups, &mut self.buffer, lost)?;
+                    *known = find(probes, &self.cgroups, &mut self.buffer, losses)?;
                 }
                 let (mut gone, mut owners) = (Vec::new(), Vec::new());
                 let rest = pass(&probes.scan, &mut self.buffer, |sample: UnixSample| match known
@@ -100,10 +170,10 @@ impl UnixListenerSensor {
                     }
                     None => gone.push(sample.sock),
                 })?;
-                lost.short_read(rest);
+                losses.count_short_read(rest);
                 for sock in gone {
                     known.remove(&sock);
-                    // It may not be there any more.
+                    // The BPF side may have removed it already.
                     let _ = probes.known.remove(&sock);
                 }
                 if refresh {
@@ -113,31 +183,45 @@ impl UnixListenerSensor {
                 if outside.is_due(now, turned_away) {
                     let inodes: HashSet<u64> = known.values().map(|known| known.inode).collect();
                     let is_known = |found: &DiagListener| inodes.contains(&u64::from(found.inode));
-                    outside.read(now, &self.cgroups, lost, is_known, each)?;
+                    outside.read(now, &self.cgroups, losses, is_known, each)?;
                 }
                 Ok(())
             }
             UnixSource::SockDiag(sockets) => {
-                sockets.scan(refresh, &self.cgroups, lost, |_| true, each)
+                sockets.scan(refresh, &self.cgroups, losses, |_| true, each)
             }
-            UnixSource::WithTcp => Ok(()),
         }
     }
 }
 
-/// Every UNIX listener that a process holds. Processes come in order of pid: of a master and its
-/// workers the master is named.
+impl Sensor for UnixListenerSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Listeners
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::UnixScanFailed
+    }
+
+    fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let (losses, mut push) = out.split();
+        self.scan(now, losses, |fact| push(Fact::Listener(fact)))
+    }
+}
+
+/// Finds every UNIX listener that a process holds. Processes come in order of pid, so that of a
+/// master and its workers the master is the owner.
 fn find(
     probes: &UnixProbes,
     cgroups: &CgroupPaths,
     buffer: &mut Vec<u8>,
-    lost: &mut LossCounters,
+    losses: &mut LossCounters,
 ) -> io::Result<HashMap<u64, KnownUnixListener>> {
     let mut known = HashMap::new();
     let rest = pass(&probes.find, buffer, |found: UnixFoundSample| {
         known.entry(found.sock).or_insert_with(|| KnownUnixListener::new(&found, cgroups));
     })?;
-    lost.short_read(rest);
+    losses.count_short_read(rest);
     Ok(known)
 }
 
@@ -148,7 +232,7 @@ impl KnownUnixListener {
             inode: found.inode,
             netns: found.netns,
             pid: found.pid,
-            addr: unix_addr::of_kernel(&found.name[..length]),
+            addr: addr::unix_addr(&found.name[..length]),
             cgroup: cgroups.of_process(found.pid),
         }
     }
@@ -163,7 +247,7 @@ impl KnownUnixListener {
             backlog: sample.backlog,
             backlog_max: sample.backlog_max,
             oldest_wait_us: (sample.backlog == 0).then_some(0),
-            // Nobody connects to it from another host.
+            // No other host can connect to it.
             remote_arrived_total: Some(0),
             ..ListenerFact::default()
         }

@@ -182,9 +182,12 @@ impl GrowingTotal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{
-        Probe,
-        fallbacks::{self, Cause, Passed, Unavailable},
+    use crate::{
+        bpf::{
+            Fallback, Hook, Probe,
+            fallbacks::{Cause, Passed, Unavailable},
+        },
+        sense::Sensors,
     };
 
     fn kinds(health: &Health, now: f64) -> Vec<&'static str> {
@@ -205,9 +208,10 @@ mod tests {
 
     #[test]
     fn an_agent_that_sees_all_is_ok() {
+        const BEST: Fallback = Fallback::without_bpf(Hook::new("best"), "best");
         let mut health = Health::default();
-        let attached = Probe::ALL
-            .map(|probe| ProbeStatus::new(probe, Some(&fallbacks::of(probe)[0]), Vec::new()));
+        let attached =
+            Probe::VARIANTS.map(|probe| ProbeStatus::new(probe, Some(&BEST), Vec::new()));
         health.note_probes(&attached);
         health.note_lost(1.0, "life_ring_full", 0);
         health.note_untracked(1.0, 0);
@@ -219,9 +223,8 @@ mod tests {
     #[test]
     fn a_probe_that_is_missing_counts_until_it_is_there() {
         let mut health = Health::default();
-        health
-            .note_probes(&ProbeStatus::without_bpf(&Unavailable::new(Cause::Refused, "not root")));
-        assert_eq!(kinds(&health, 1e9), ["probe"; Probe::ALL.len()]);
+        health.note_probes(Sensors::without_bpf("not root").reports());
+        assert_eq!(kinds(&health, 1e9), ["probe"; Probe::VARIANTS.len()]);
         let passed = Passed {
             at: "it",
             shortfall: Unavailable::new(Cause::Refused, "kernel refused it (EPERM)"),

@@ -2,7 +2,10 @@
 //! replay.
 
 use serde::Deserialize;
+use strum::VariantNames as _;
 use thiserror::Error;
+
+use crate::sense::FactKind;
 
 /// Longest kind or parser's message that is repeated back, in characters.
 const QUOTE_CHARS_MAX: usize = 120;
@@ -68,8 +71,6 @@ impl LineProblem {
 
     /// Why a line did not parse.
     pub(super) fn of(error: &serde_json::Error, line: &str) -> Self {
-        const KINDS: [&str; 6] = ["host", "sensing", "process", "listener", "exec", "exit"];
-
         #[derive(Deserialize)]
         struct LineKind {
             kind: String,
@@ -82,7 +83,7 @@ impl LineProblem {
             return Self::NotJson(said);
         }
         match serde_json::from_str::<LineKind>(line) {
-            Ok(LineKind { kind }) if !KINDS.contains(&kind.as_str()) => {
+            Ok(LineKind { kind }) if !FactKind::VARIANTS.contains(&kind.as_str()) => {
                 Self::UnknownKind(quote(&kind))
             }
             _ => Self::NotARecord(said),

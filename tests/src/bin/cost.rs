@@ -37,9 +37,9 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde_json::json;
 use spillway_agent::{
-    bpf::{LoadOptions, LoadedBpf, Probe, ProbeStatus},
+    bpf::{Probe, ProbeStatus},
     detect::PROCESS_STATE_BYTES,
-    sense::{Hierarchy, LossCounters, ProcessMemorySensor},
+    sense::{LossCounters, ProcessMemorySensor, Sensors},
 };
 use spillway_tests::Workload;
 
@@ -201,15 +201,13 @@ fn print(rows: &[Row]) {
 /// parse each one's statm, with as few system calls as can be. The second figure leaves out listing
 /// and parsing, which a scan does and a bare read of known pids does not.
 fn scan_against_statm() -> anyhow::Result<[Row; 2]> {
-    let hierarchy = Hierarchy::detect();
-    let mut kernel =
-        LoadedBpf::load(&LoadOptions { memory_v1: hierarchy.is_v1(), ..LoadOptions::default() });
+    let mut sensors = Sensors::start();
     let memory =
         |report: &&ProbeStatus| report.probe == Probe::ProcessMemory && report.reason().is_some();
-    if let Some(report) = kernel.reports.iter().find(memory) {
+    if let Some(report) = sensors.reports().iter().find(memory) {
         bail!("the figures are those of BPF, and here {report}");
     }
-    let mut sensor = ProcessMemorySensor::new(kernel.process_memory.take(), true, hierarchy);
+    let sensor = sensors.get_mut::<ProcessMemorySensor>().context("processes are not read")?;
     let (mut facts, mut statms, mut lost) = (Vec::new(), Vec::new(), LossCounters::default());
     let (mut scans, mut reads, mut bare_reads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

@@ -82,9 +82,13 @@ struct Cli {
     /// The checks of limits on systemd's units, on a host that it runs, and no others
     #[arg(long)]
     systemd: bool,
-    /// Each check at its full length, of which otherwise only a part is done
+    /// Each check at its full length, of which otherwise only a part is done, and none left to
+    /// other machines
     #[arg(long)]
     thorough: bool,
+    /// What this machine is called in `cargo xtask vm`: some checks are left to others
+    #[arg(long)]
+    machine: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -94,6 +98,9 @@ fn main() -> ExitCode {
     }
     if cli.only.is_some() {
         guest::be_asked_for();
+    }
+    if let Some(machine) = &cli.machine {
+        guest::be_called(machine);
     }
     if std::process::id() == 1 {
         guest::live_and_die(cli.only.as_deref());

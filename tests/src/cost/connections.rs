@@ -13,10 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use spillway_agent::{
-    bpf::{Hook, LoadOptions, LoadedBpf, fallbacks},
-    sense::Hierarchy,
-};
+use spillway_agent::sense::{AcceptLatency, OutboundSensor, Sensors, TcpListenerSensor, probes};
 
 use crate::{Row, Target, far_client::FarClient, median, tell, thread_cpu_secs};
 
@@ -111,16 +108,16 @@ pub struct Programs(Vec<OwnedFd>);
 impl Programs {
     /// Those of the kernel's side that watches listeners alone, or connects as well.
     pub fn load(connects: Connects) -> anyhow::Result<Self> {
-        let mut hooks = vec![Hook::ListenerIter, Hook::AcceptFexit];
+        let mut hooks = vec![TcpListenerSensor::ITER, AcceptLatency::FEXIT];
         if connects == Connects::Watched {
-            hooks.push(Hook::ConnectStates);
+            hooks.push(OutboundSensor::STATES);
         }
-        let all =
-            fallbacks::FALLBACK_CHAINS.iter().flat_map(|ladder| ladder.rungs).map(|rung| rung.hook);
-        let unwanted = all.filter(|hook| !hooks.contains(hook)).collect();
-        let kernel =
-            LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
-        let met = kernel
+        let chains = probes();
+        let all = chains.iter().flat_map(|chain| chain.fallbacks).map(|fallback| fallback.hook);
+        let unwanted: Vec<_> = all.filter(|hook| !hooks.contains(hook)).collect();
+        let sensors = Sensors::start_without(&unwanted);
+        let met = sensors
+            .bpf()
             .programs()
             .filter(|(name, _)| *name == "socket_state" || name.starts_with("accept_exit"));
         let fds = met

@@ -14,9 +14,9 @@ use std::{
 
 use anyhow::Context as _;
 use aya::sys::{Stats, enable_stats};
-use spillway_agent::{
-    bpf::{Hook, LoadOptions, LoadedBpf},
-    sense::{Hierarchy, LossCounters, OutboundSensor, ProcessMemorySensor},
+use spillway_agent::sense::{
+    AcceptLatency, LossCounters, OutboundSensor, ProcessEventSensor, ProcessMemorySensor,
+    ProcessResourceSensor, Sensors, TcpListenerSensor, UnixListenerSensor,
 };
 use spillway_tests::{ProgramCost, Workload, program_costs};
 
@@ -32,13 +32,13 @@ pub fn measure(
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<Vec<ProgramCost>> {
     let mut costs = BTreeMap::new();
-    for unwanted in [vec![], vec![Hook::TaskIter, Hook::LifeBtf, Hook::AcceptFexit]] {
-        let memory_v1 = Hierarchy::detect().is_v1();
-        let mut kernel = LoadedBpf::load(&LoadOptions { memory_v1, unwanted });
+    let best = [ProcessMemorySensor::TASK_ITER, ProcessEventSensor::BTF, AcceptLatency::FEXIT];
+    for unwanted in [&[][..], &best] {
+        let mut sensors = Sensors::start_without(unwanted);
         let _counting =
             enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
-        exercise(&mut kernel, &workload)?;
-        for (name, nanos, events) in program_costs(&kernel)? {
+        exercise(&mut sensors, &workload)?;
+        for (name, nanos, events) in program_costs(sensors.bpf())? {
             costs.entry(name).or_insert((nanos, events));
         }
     }
@@ -46,7 +46,7 @@ pub fn measure(
 }
 
 fn exercise(
-    kernel: &mut LoadedBpf,
+    sensors: &mut Sensors,
     workload: &impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<()> {
     let _growing = workload("touch", &["--anon-bytes=512MiB".to_owned()])?;
@@ -56,10 +56,9 @@ fn exercise(
         Command::new("true").status()?;
     }
 
-    let mut sensor =
-        ProcessMemorySensor::new(kernel.process_memory.take(), true, Hierarchy::detect());
+    let memory = sensors.get_mut::<ProcessMemorySensor>().context("processes are not read")?;
     for _ in 0..PASSES {
-        sensor.scan(&mut LossCounters::default(), |_| ())?;
+        memory.scan(&mut LossCounters::default(), |_| ())?;
     }
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -69,9 +68,12 @@ fn exercise(
         let client = TcpStream::connect(listener.local_addr()?)?;
         drop((listener.accept()?, client));
     }
-    let listeners = kernel.accept_queue.iter().flat_map(|probes| [&probes.find, &probes.scan]);
-    let unix = kernel.unix_queue.iter().flat_map(|probes| [&probes.find, &probes.scan]);
-    for handle in listeners.chain(unix).chain(&kernel.process_handles) {
+    let tcp = sensors.get().and_then(TcpListenerSensor::probes);
+    let unix = sensors.get().and_then(UnixListenerSensor::probes);
+    let files = sensors.get().and_then(ProcessResourceSensor::iter);
+    let listeners = tcp.iter().flat_map(|probes| [&probes.find, &probes.scan]);
+    let unix = unix.iter().flat_map(|probes| [&probes.find, &probes.scan]);
+    for handle in listeners.chain(unix).chain(files) {
         for _ in 0..PASSES {
             io::copy(&mut handle.open()?, &mut io::sink())?;
         }
@@ -85,17 +87,13 @@ pub fn outbound_read_secs(
     destinations: u32,
     workload: impl Fn(&str, &[String]) -> anyhow::Result<Workload>,
 ) -> anyhow::Result<Option<[f64; 2]>> {
-    let mut kernel = LoadedBpf::load(&LoadOptions {
-        memory_v1: Hierarchy::detect().is_v1(),
-        ..LoadOptions::default()
-    });
-    let Some(maps) = kernel.outbound.take() else { return Ok(None) };
-    let mut sensor = OutboundSensor::new(Some(maps), Hierarchy::detect());
+    let mut sensors = Sensors::start();
+    let Some(sensor) = sensors.get_mut::<OutboundSensor>() else { return Ok(None) };
     let mut read = || -> anyhow::Result<f64> {
         let mut secs = Vec::new();
         for _ in 0..PASSES {
             let start = Instant::now();
-            sensor.read(0.0, &mut LossCounters::default(), |_| ())?;
+            sensor.scan(0.0, &mut LossCounters::default(), |_| ())?;
             secs.push(start.elapsed().as_secs_f64());
         }
         secs.sort_by(f64::total_cmp);

@@ -26,7 +26,7 @@ pub fn doctor(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         .iter()
         .filter_map(|one| Some((one["probe"].as_str()?, one["source"].as_str()?)))
         .collect();
-    for probe in Probe::ALL {
+    for probe in Probe::VARIANTS {
         ensure!(
             sources.contains_key(probe.name()),
             "it does not name {}: {sources:?}",

@@ -19,6 +19,8 @@ const GUEST: &str = "SPILLWAY_GUEST";
 const THOROUGH: &str = "SPILLWAY_THOROUGH";
 /// Set for every check where some were chosen by name.
 const CHOSEN: &str = "SPILLWAY_CHOSEN";
+/// What the machine is called in `cargo xtask vm`, for every check.
+const MACHINE: &str = "SPILLWAY_MACHINE";
 const RESULTS: &str = "/dev/ttyS1";
 
 /// File system, where, options. The memory of files on a ramfs counts as that of files, on a tmpfs
@@ -60,6 +62,17 @@ pub fn is_asked_for() -> bool {
 pub fn be_asked_for() {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(CHOSEN, "1") };
+}
+
+/// What this machine is called in `cargo xtask vm`; `None` where nobody said.
+pub fn machine() -> Option<String> {
+    std::env::var(MACHINE).ok()
+}
+
+/// Has every check know what this machine is called.
+pub fn be_called(machine: &str) {
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var(MACHINE, machine) };
 }
 
 /// The whole life of the machine.
@@ -140,11 +153,11 @@ fn load_modules() -> anyhow::Result<()> {
 
 fn load_module(path: &Path) -> anyhow::Result<()> {
     let file = fs::File::open(path)?;
+    let fd = file.as_raw_fd();
     // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it
     // returns.
-    done(
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32
-    )?;
+    let status = unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) };
+    done(status as i32)?;
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::{collections::HashSet, fs, process::Command};
 
 use anyhow::{Context as _, ensure};
 use spillway_agent::{
-    bpf::{Hook, Probe},
-    sense::{ProcessFact, Sensors},
+    bpf::Probe,
+    sense::{ProcessFact, ProcessMemorySensor, Sensors},
 };
 use spillway_tests::{Workload, processes};
 
@@ -219,8 +219,8 @@ pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         "the workload holds {truth} bytes, not the {HELD_BYTES} that it was told to touch"
     );
     let detail = near("anonymous", seen, truth)?;
-    let summed =
-        rung.is_some_and(|rung| rung.hook == Hook::TaskIter) && kernel_version()? >= (6, 2);
+    let summed = rung.is_some_and(|rung| rung.hook == ProcessMemorySensor::TASK_ITER)
+        && kernel_version()? >= (6, 2);
     let off = seen.abs_diff(truth);
     ensure!(
         !summed || off <= BATCH_BYTES,

@@ -15,7 +15,7 @@ use spillway_agent::{
     bpf::{OUTBOUND_MAX, Probe},
     sense::{CgroupPaths, Hierarchy, OutboundFact, Sensors},
 };
-use spillway_tests::{Workload, outbound, own_network, wait_for};
+use spillway_tests::{Starting, Workload, outbound, own_network, wait_for};
 
 use crate::{
     checks::{NotOffered, Seen},
@@ -30,10 +30,15 @@ type Ends = [u64; 5];
 
 /// A program that connects so often to `to`, and how it says that this ended.
 fn connects(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<(Workload, Ends)> {
-    let (to, count) = (format!("--to={to}"), format!("--count={count}"));
-    let program = Workload::start(workload()?.args(["connects", &to, &count]).args(more));
+    let program = begin(to, count, more)?.ready();
     let ends = said(&program.ready)?;
     Ok((program, ends))
+}
+
+/// The same before it has said anything.
+fn begin(to: SocketAddr, count: u64, more: &[&str]) -> anyhow::Result<Starting> {
+    let (to, count) = (format!("--to={to}"), format!("--count={count}"));
+    Ok(Starting::start(workload()?.args(["connects", &to, &count]).args(more)))
 }
 
 fn said(line: &Value) -> anyhow::Result<Ends> {
@@ -116,10 +121,12 @@ fn five_ends(
         (full[1].addr(), [0, 0, 0, 5, 0], &["--then=close"]),
         (full[2].addr(), [0, 0, 0, 0, 4], &["--then=hold"]),
     ];
+    // At once: two of them wait for the kernel's retries, which take seconds.
+    let begun = plans.map(|(to, plan, how)| (to, plan, begin(through(to), plan.iter().sum(), how)));
     let mut programs = Vec::new();
-    for (to, plan, how) in plans {
-        let count = plan.iter().sum();
-        let (program, said) = connects(through(to), count, how)?;
+    for (to, plan, begun) in begun {
+        let program = begun?.ready();
+        let said = said(&program.ready)?;
         ensure!(
             said == plan,
             "to {to} (established, refused, timed out, abandoned, under way) are {said:?}, not {plan:?}"

@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 
 /// The host's available memory and its pressure.
 pub fn readable(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let host = HostMemorySensor::default().read().context("the host cannot be read")?;
+    let host = HostMemorySensor::default().read_host().context("the host cannot be read")?;
     let Some(avg10) = host.psi_memory_some_avg10 else {
         return Err(NotOffered("this kernel was built or booted without PSI".to_owned()).into());
     };

@@ -1,8 +1,8 @@
 //! The rungs of each probe's ladder, and sensors that are held to one of them.
 
 use spillway_agent::{
-    bpf::{Hook, LoadOptions, LoadedBpf, Probe, ProbeStatus, fallbacks},
-    sense::{Hierarchy, Sensors},
+    bpf::{Fallback, Hook, Probe, ProbeStatus},
+    sense::{Sensors, probes},
 };
 
 use crate::{
@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// One way of reading; `None` is the only way, of what no probe reads.
-pub type Rung = Option<&'static fallbacks::Fallback>;
+pub type Rung = Option<&'static Fallback>;
 
 /// The rungs of a probe, the best first.
 pub fn rungs(about: About) -> Vec<Rung> {
     match about {
-        About::Probe(probe) => fallbacks::of(probe).iter().map(Some).collect(),
+        About::Probe(probe) => fallbacks(probe).iter().map(Some).collect(),
         About::Pressure | About::Limit | About::Unit | About::Agent => vec![None],
     }
 }
@@ -34,7 +34,7 @@ pub fn name(about: About, rung: Rung) -> &'static str {
 
 /// Whether a rung takes BPF programs of its own.
 pub fn is_bpf(rung: Rung) -> bool {
-    rung.is_some_and(|rung| rung.hook.is_bpf())
+    rung.is_some_and(|rung| rung.is_bpf)
 }
 
 /// Sensors that were started for a rung, before the process that checks it was forked.
@@ -75,21 +75,25 @@ impl Prepared {
     }
 }
 
-/// What the kernel gives on this rung, alone.
+/// Sensors of their own on this rung.
 ///
 /// # Errors
 ///
 /// As [`Prepared::sensors`].
-pub fn kernel(probe: Probe, rung: Rung) -> anyhow::Result<LoadedBpf> {
-    let unwanted = others(probe, rung);
-    let kernel = LoadedBpf::load(&LoadOptions { memory_v1: Hierarchy::detect().is_v1(), unwanted });
-    hold(&kernel.reports, probe, rung)?;
-    Ok(kernel)
+pub fn fresh(probe: Probe, rung: Rung) -> anyhow::Result<Sensors> {
+    let sensors = Sensors::start_without(&others(probe, rung));
+    hold(sensors.reports(), probe, rung)?;
+    Ok(sensors)
+}
+
+fn fallbacks(probe: Probe) -> &'static [Fallback] {
+    let chain = probes().into_iter().find(|chain| chain.probe == probe);
+    chain.map_or(&[], |chain| chain.fallbacks)
 }
 
 fn others(probe: Probe, rung: Rung) -> Vec<Hook> {
     let wanted = rung.map(|rung| rung.hook);
-    fallbacks::of(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
+    fallbacks(probe).iter().map(|rung| rung.hook).filter(|&hook| Some(hook) != wanted).collect()
 }
 
 fn hold(reports: &[ProbeStatus], probe: Probe, rung: Rung) -> anyhow::Result<()> {

@@ -13,8 +13,9 @@ use crate::{
     unit_stage::{ID, Stage, systemctl},
 };
 
-/// A limit waits for an answer for a second, and an emulated machine takes its time for the rest.
-const LIMITED_WITHIN: Duration = Duration::from_secs(4);
+/// A limit waits for an answer for a second, and an emulated machine that shares its CPU takes its
+/// time for the rest.
+const LIMITED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The system bus, which answers nobody until this is dropped. systemctl asks systemd itself.
 struct SilentBus(i32);

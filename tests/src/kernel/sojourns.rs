@@ -14,14 +14,14 @@ use anyhow::{Context as _, ensure};
 use aya::sys::{Stats, enable_stats};
 use spillway_agent::{
     bpf::Probe,
-    sense::{ListenerFact, Sensors},
+    sense::{ListenerFact, Sensors, TcpListenerSensor},
 };
 use spillway_tests::{listeners, program_costs};
 
 use crate::{
     checks::{NotOffered, Seen},
     guest,
-    rungs::{Prepared, Rung, kernel},
+    rungs::{Prepared, Rung, fresh},
     runner::{done, now},
 };
 
@@ -111,7 +111,9 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
         "{:?} were counted of {count}",
         fact.accepted_total
     );
-    let p99 = agree("p99", fact.sojourn_p99_us, waits.p99())?;
+    // Good to 1/32, which is more than the slack where a busy machine has them wait for long.
+    let (least, most) = waits.p99();
+    let p99 = agree("p99", fact.sojourn_p99_us, (least - least / 32, most + most / 32))?;
     let mean = agree("mean", fact.sojourn_mean_us, waits.mean())?;
     // A bucket is told by its lower bound.
     let min = agree(
@@ -119,7 +121,6 @@ fn held_to_truth(fact: &ListenerFact, waits: &Waits) -> anyhow::Result<String> {
         fact.sojourn_min_us,
         (waits.least[0] - waits.least[0] / 16, waits.most[0]),
     )?;
-    let (least, most) = waits.p99();
     Ok(format!("p99 {p99} µs outside {least} to {most}, mean {mean}, shortest {min}"))
 }
 
@@ -292,8 +293,9 @@ pub fn syn_cookies(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> 
 /// Connections that die in the queue, and listeners that close, leave nothing behind.
 pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     const ROUNDS: usize = 50;
-    let kernel = kernel(Probe::AcceptSojourn, rung)?;
-    let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
+    let sensors = fresh(Probe::AcceptSojourn, rung)?;
+    let tcp = sensors.get::<TcpListenerSensor>();
+    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
     let held = || {
         let sojourns =
             probes.sojourns.as_ref().map_or(0, |map| map.keys().filter_map(Result::ok).count());
@@ -330,9 +332,10 @@ pub fn nothing_stays(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
 /// What following accept() costs a connection, in times of what looking at a listener costs:
 /// emulated nanoseconds say nothing, and the bench knows what the other costs on hardware.
 pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
-    const CONNECTIONS: u64 = 2_000;
-    let kernel = kernel(Probe::AcceptSojourn, rung)?;
-    let probes = kernel.accept_queue.as_ref().context("listeners are not walked")?;
+    const CONNECTIONS: u64 = 500;
+    let sensors = fresh(Probe::AcceptSojourn, rung)?;
+    let tcp = sensors.get::<TcpListenerSensor>();
+    let probes = tcp.and_then(TcpListenerSensor::probes).context("listeners are not walked")?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let connect = || -> anyhow::Result<()> {
         let client = TcpStream::connect(listener.local_addr()?)?;
@@ -345,7 +348,7 @@ pub fn cost(_: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let _counting =
         enable_stats(Stats::RunTime).context("the kernel does not count what programs cost")?;
     (0..CONNECTIONS).try_for_each(|_| connect())?;
-    let costs = program_costs(&kernel)?;
+    let costs = program_costs(sensors.bpf())?;
     let of = |is: fn(&str) -> bool| {
         costs.iter().filter(|(name, ..)| is(name)).map(|(_, nanos, _)| nanos).sum::<f64>()
     };

@@ -19,6 +19,9 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// How much slower than hardware emulation is taken to be.
 const EMULATED: u32 = 12;
 
+/// What the agent says instead of naming every probe, where it may load no program.
+const NO_BPF: &str = "BPF is not used";
+
 /// The limit on locked memory that Debian's 5.10 gives: maps count against it until 5.11.
 const MEMLOCK_BYTES: u64 = 64 << 10;
 
@@ -90,7 +93,7 @@ fn survive(
     let (code, log) = running.stop();
     eprintln!("{log}");
     ensure!(code == Some(0), "it ended with {code:?}");
-    for probe in Probe::ALL {
+    for probe in Probe::VARIANTS {
         let name = probe.name();
         let attached = metrics.lines().any(|line| {
             line.starts_with(&format!(
@@ -105,12 +108,17 @@ fn survive(
             "{name} attached is {attached}: {metrics}"
         );
     }
-    let warnings = warnings(&log);
+    // Of probes alone: where the emulator's CPU is shared the agent stands still now and then, and
+    // says so.
+    let is_of_probe = |line: &&str| {
+        line.contains(NO_BPF) || Probe::VARIANTS.iter().any(|probe| line.contains(probe.name()))
+    };
+    let warnings: Vec<_> = warnings(&log).into_iter().filter(is_of_probe).collect();
     if let Some(word) = word {
         let naming = warnings.iter().filter(|line| line.contains(word)).count();
         ensure!(naming > 0, "no warning names {word}: {log}");
     }
-    let whole = warnings.len() == 1 && warnings[0].contains("BPF is not used");
+    let whole = warnings.len() == 1 && warnings[0].contains(NO_BPF);
     ensure!(
         whole || warnings.len() == degraded.split_whitespace().count() || !guest::is_guest(),
         "{} warnings, for {degraded:?}: {log}",

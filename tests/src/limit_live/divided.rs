@@ -9,7 +9,7 @@ use spillway_agent::{
 };
 
 use super::{
-    anywhere::{Share, killed_anywhere},
+    crash_points::{Share, killed_anywhere},
     stage::{ID, MARGIN_BYTES, SOON, Stage, is_alive, life},
 };
 use crate::{Workload, wait_for};
@@ -346,11 +346,7 @@ pub fn divided_and_killed(stage: &Stage, share: Share) -> String {
     let contain = || stage.contain(life, true);
     let (state_dir, is_back) =
         (&stage.config.record.state_dir, || stage.is_back(&[&leak, &neighbour]));
-    let (stops, left, found) =
-        killed_anywhere(state_dir, share, contain, || stage.state(), is_back);
-    format!(
-        "at {stops} system calls' begins and ends; {left} left it divided, and the journal spoke after {found}"
-    )
+    killed_anywhere(state_dir, share, contain, || stage.whole_state(), is_back).to_string()
 }
 
 fn anon_bytes(pid: u32) -> u64 {

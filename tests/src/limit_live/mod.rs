@@ -1,14 +1,14 @@
 //! Limits on cgroups, live: what the host's tests and the checks of every kernel hold the action
 //! to.
 
-mod anywhere;
+mod crash_points;
 mod divided;
 mod options;
 mod scenarios;
 mod stage;
 mod thrash;
 
-pub use anywhere::{Share, killed, killed_anywhere, killed_with_all, overtaken};
+pub use crash_points::{Killed, Share, killed, killed_anywhere, killed_with_all, overtaken};
 pub use divided::{
     divided, divided_and_killed, divided_and_over, divided_and_used, gathered, replaced,
 };

@@ -1,6 +1,6 @@
 //! A cgroup that may be limited, and what is read of it without the agent.
 
-use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use spillway_agent::{
     act::{Journal, Outcome, limit::ActiveLimits},
@@ -37,8 +37,8 @@ pub struct Stage {
 pub struct Programs {
     /// `workload`.
     pub workload: PathBuf,
-    /// `contain`.
-    pub contain: PathBuf,
+    /// `crash_target`.
+    pub crash_target: PathBuf,
 }
 
 impl Stage {
@@ -192,6 +192,30 @@ impl Stage {
             .collect()
     }
 
+    /// The same, and what is set and who is in it and in each of its children.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not possible.
+    pub fn whole_state(&self) -> Vec<String> {
+        let mut state = self.state();
+        let entries = fs::read_dir(self.cgroup.directory()).expect("the cgroup is there").flatten();
+        let children = entries.filter(|entry| entry.path().is_dir());
+        let mut names: Vec<_> = children.map(|entry| entry.file_name()).collect();
+        names.sort();
+        for name in [OsString::from(".")].into_iter().chain(names) {
+            for file in ["cgroup.procs", self.limit_file(), "memory.max", "cpu.weight", "cpu.max"] {
+                let path = self.cgroup.directory().join(&name).join(file);
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let mut lines: Vec<_> = text.lines().collect();
+                // In no order that anybody promises.
+                lines.sort_unstable();
+                state.push(format!("{}: {}", path.display(), lines.join(" ")));
+            }
+        }
+        state
+    }
+
     /// As it is told, and that it may divide its cgroup.
     ///
     /// # Panics
@@ -223,16 +247,16 @@ impl Stage {
         self.cgroup.set(self.limit_file(), value).expect("the kernel takes it");
     }
 
-    /// `contain` with this cgroup, on account of a process in it, which it may divide or not.
+    /// `crash_target limit` with this cgroup, on account of a process in it, which it may divide or not.
     pub fn contain(&self, culprit: ProcessId, is_delegated: bool) -> Command {
         let limited = if is_delegated {
             self.cgroup.directory().join(LEAK_CHILD)
         } else {
             self.cgroup.directory().into()
         };
-        let mut command = Command::new(&self.programs.contain);
+        let mut command = Command::new(&self.programs.crash_target);
         command
-            .arg("--state-dir")
+            .args(["limit", "--state-dir"])
             .arg(&self.config.record.state_dir)
             .args(["--cgroup", &self.cgroup.path]);
         command.arg("--wipe").arg(limited.join(self.limit_file()));

@@ -9,6 +9,7 @@
 //! seem younger; how late is reported.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
     os::unix::fs::FileExt as _,
@@ -25,10 +26,10 @@ use crate::{now, real_time};
 /// Time between two looks: short against the 5 ms from which a wait counts.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// Connections that come while a queue stands, from which that is no chance: within `sustain`, and
-/// half as many within twice that. As the README has it; a server at nine tenths of its capacity
-/// lets a thousand stand for a second each minute.
-const CAME_MIN: u64 = 2_000;
+/// Connections that are accepted while a queue stands, from which that is no chance: within
+/// `sustain`, and half as many within twice that. As `agent/README.md` has it; a server at nine
+/// tenths of its capacity lets a thousand stand for a second each minute.
+const WENT_MIN: u64 = 2_000;
 
 /// One look.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,13 @@ pub struct Look {
     pub arrived: u64,
     /// Connections that were refused room so far.
     pub overflows: u64,
+}
+
+impl Look {
+    /// Connections that were accepted so far.
+    fn went(&self) -> u64 {
+        self.arrived.saturating_sub(self.depth)
+    }
 }
 
 /// Looks until it is asked what it saw.
@@ -184,6 +192,49 @@ pub struct Stand {
     pub to: Instant,
 }
 
+/// Time between two looks that are asked where a queue is on its way to, as of the agent's own: in
+/// less there is nothing to see but chance.
+const TREND_EVERY: Duration = Duration::from_millis(100);
+
+/// Whether a queue that stands is on its way to be empty.
+#[derive(Debug, Default)]
+struct Drain {
+    /// The deepest look of the stand.
+    peak: Option<Look>,
+    /// Looks of the last `sustain`, oldest first.
+    last: VecDeque<Look>,
+}
+
+impl Drain {
+    fn take(&mut self, look: &Look, sustain: Duration) {
+        if self.last.back().is_some_and(|last| look.at - last.at < TREND_EVERY) {
+            return;
+        }
+        if self.peak.is_none_or(|peak| look.depth >= peak.depth) {
+            self.peak = Some(*look);
+        }
+        self.last.push_back(*look);
+        while self.last.front().is_some_and(|first| look.at - first.at > sustain) {
+            self.last.pop_front();
+        }
+    }
+
+    /// It has fallen within `sustain`; or before, and not risen since.
+    fn goes_on(&self, look: &Look) -> bool {
+        let falls = |from: &Look| is_more_than_chance(from, look, from.depth, look.depth);
+        let rises = |from: &Look| is_more_than_chance(from, look, look.depth, from.depth);
+        self.last.iter().any(falls)
+            || (self.peak.iter().any(falls) && !self.last.front().is_some_and(rises))
+    }
+}
+
+/// Whether a queue moved between two looks, to the lesser depth from the greater, by more than one
+/// standard deviation of what it does by chance where as many come as go.
+fn is_more_than_chance(from: &Look, to: &Look, greater: u64, lesser: u64) -> bool {
+    let moved = greater.saturating_sub(lesser);
+    moved >= 1 && moved as f64 >= (2.0 * to.went().saturating_sub(from.went()) as f64).sqrt()
+}
+
 /// What was seen, oldest first.
 pub struct History {
     looks: Vec<Look>,
@@ -236,16 +287,36 @@ impl History {
     }
 
     /// When it was first an overload by what is published of one: it had stood throughout `sustain`
-    /// and so long that no chance explains it, while many connections came and went.
+    /// and so long that no chance explains it, while many connections went, and was not seen to
+    /// drain.
     pub fn overloaded(&self, target: Duration, sustain: Duration) -> Option<Instant> {
+        self.first_proven(target, sustain, |drain, look| !drain.goes_on(look))
+    }
+
+    /// The same of a queue that may drain, as it does after a burst, a pause, or a slow second.
+    #[cfg(test)]
+    fn stood_for_long(&self, target: Duration, sustain: Duration) -> Option<Instant> {
+        self.first_proven(target, sustain, |_, _| true)
+    }
+
+    fn first_proven(
+        &self,
+        target: Duration,
+        sustain: Duration,
+        and: impl Fn(&Drain, &Look) -> bool,
+    ) -> Option<Instant> {
         let proven = |stand: &Stand| {
             let mut within =
                 self.looks.iter().filter(|look| look.at >= stand.from && look.at <= stand.to);
             let first = within.next()?;
+            let mut drain = Drain::default();
             let is_proven = |look: &&Look| {
-                let (stood, came) = (look.at - stand.from, look.arrived - first.arrived);
-                (stood >= sustain && came >= CAME_MIN)
-                    || (stood >= 2 * sustain && came >= CAME_MIN / 2)
+                drain.take(look, sustain);
+                let stood = look.at - stand.from;
+                let went = look.went().saturating_sub(first.went());
+                let is_no_chance = (stood >= sustain && went >= WENT_MIN)
+                    || (stood >= 2 * sustain && went >= WENT_MIN / 2);
+                is_no_chance && and(&drain, look)
             };
             within.find(is_proven).map(|look| look.at)
         };
@@ -303,7 +374,16 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use spillway_agent::engine::HostInfo;
+
     use super::*;
+    use crate::{
+        overload_live::report::REPORTED_WITHIN,
+        queues::{Ramp, Tick, rules},
+    };
+
+    /// Ramps of each kind. Of 3,000 of each, the latest was claimed after 171 ms.
+    const RAMPS: u64 = 8;
 
     /// Looks 2 ms apart, each with what waits and what has come.
     fn history(seen: impl IntoIterator<Item = (u64, u64)>) -> History {
@@ -347,7 +427,8 @@ mod tests {
         // Ten looks' worth waits from the beginning, so that the head is old from the fourth look
         // on.
         assert_eq!(overloaded_ms(8), Some(1_006));
-        assert_eq!(overloaded_ms(1), Some(2_006));
+        // Seven looks more until what waited at first has gone.
+        assert_eq!(overloaded_ms(1), Some(2_020));
         let slow = history((0..2_000).map(|n| (10, n / 3)));
         assert_eq!(slow.overloaded(TARGET, Duration::from_secs(1)), None);
     }
@@ -361,5 +442,67 @@ mod tests {
         assert_eq!(listeners_depth(""), 0);
         let (_, line) = text.split_once('\n').unwrap();
         assert_eq!(listeners_depth(&format!("{text}\n{line}")), 62);
+    }
+
+    /// A ramp, and seconds until the queue had stood for long, until it was an overload, and until
+    /// the agent would claim it.
+    fn ramped(ramp: Ramp) -> [f64; 3] {
+        let (start, sustain) = (now(), Duration::from_secs(1));
+        let look = |tick: Tick| Look {
+            at: start + Duration::from_secs_f64(tick.t),
+            depth: tick.depth,
+            arrived: tick.arrived,
+            overflows: tick.overflows,
+        };
+        let history = History::of(ramp.ticks().into_iter().map(look).collect());
+        let host = HostInfo { mem_total_bytes: 16 << 30, cpus: 4 };
+        let (_, mut detector) = rules(host).swap_remove(0);
+        let mut claims = Vec::new();
+        for observation in ramp.observations(host) {
+            detector.observe(&observation, &mut claims);
+            if !claims.is_empty() {
+                break;
+            }
+        }
+        let claimed = claims.first().expect("a ramp is claimed").raised_secs;
+        let secs = |at: Option<Instant>| at.map_or(f64::INFINITY, |at| (at - start).as_secs_f64());
+        [
+            secs(history.stood_for_long(TARGET, sustain)),
+            secs(history.overloaded(TARGET, sustain)),
+            claimed,
+        ]
+    }
+
+    fn reported_within() -> f64 {
+        REPORTED_WITHIN.as_secs_f64()
+    }
+
+    /// A slow ramp at a server whose speed sways, as a virtual processor's does.
+    const SWAYING: Ramp = Ramp {
+        capacity_per_sec: 950.0,
+        load: [0.88, 1.24],
+        backlog_max: 511,
+        sways: 0.12,
+        seed: 0,
+    };
+
+    #[test]
+    fn a_queue_that_drains_is_no_overload_until_it_ceases_to() {
+        // It has stood for two seconds while a thousand went, and then falls from 91 to 18.
+        let [stood, overloaded, claimed] = ramped(Ramp { seed: 739, ..SWAYING });
+        assert!(claimed - stood > reported_within(), "{stood} {claimed}");
+        assert!(overloaded > stood, "{stood} {overloaded}");
+        assert!(claimed - overloaded <= reported_within(), "{overloaded} {claimed}");
+    }
+
+    #[test]
+    fn simulated_ramps_are_claimed_soon_after_they_overload() {
+        for ramp in [Ramp { load: [1.0, 1.4], ..SWAYING }, SWAYING] {
+            for seed in 0..RAMPS {
+                let [_, overloaded, claimed] = ramped(Ramp { seed, ..ramp });
+                let after = claimed - overloaded;
+                assert!(after <= reported_within(), "seed {seed} of {ramp:?}: {after} s late");
+            }
+        }
     }
 }

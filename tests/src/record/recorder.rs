@@ -15,7 +15,7 @@ use spillway_agent::{
     clock::Clock,
     config::Config,
     engine::HostInfo,
-    scan_loop::{Batch, Intervals, watch},
+    scan_loop::{Event, Intervals, watch},
     sense::{Fact, Observation, Sensors},
 };
 use spillway_tests::now;
@@ -78,7 +78,8 @@ fn record(sensors: Sensors, netns: u32, ended: oneshot::Receiver<()>) -> anyhow:
         Fact::Sensing(_) => true,
         _ => false,
     };
-    let consume = |batch: Batch<'_>| {
+    let consume = |event: Event<'_>| {
+        let Event::Scan(batch) = event else { return Ok(()) };
         observations.extend(batch.observations.iter().filter(concerns).cloned());
         Ok::<(), anyhow::Error>(())
     };
@@ -88,6 +89,7 @@ fn record(sensors: Sensors, netns: u32, ended: oneshot::Receiver<()>) -> anyhow:
     // Some microseconds apart, on the clock that the truth reads too.
     let (origin, clock) = (now(), Clock::start());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(sensors, pace, clock, stop, consume))?;
+    let no_hangup = async || std::future::pending().await;
+    runtime.block_on(watch(sensors, pace, clock, stop, no_hangup, consume))?;
     Ok(Recorded { host, pace, origin, observations })
 }

@@ -1,10 +1,11 @@
 //! A program that holds what can run out: files, threads, sockets that it does not close.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use super::system::{ready, wait_forever};
 
@@ -27,7 +28,11 @@ pub fn hold(fds: u32, threads: u32, close_wait: u32) -> anyhow::Result<()> {
     let mut left = Vec::new();
     for _ in 0..close_wait {
         drop(TcpStream::connect(listener.local_addr()?)?);
-        left.push(listener.accept()?);
+        let mut accepted = listener.accept()?;
+        // Its end comes a moment after it: then it is in CLOSE_WAIT.
+        let read = accepted.0.read(&mut [0])?;
+        ensure!(read == 0, "the other end is closed and sent {read} bytes");
+        left.push(accepted);
     }
     ready(None)?;
     // Never dropped: what it holds is held as long as it lives.

@@ -10,13 +10,15 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 
 use super::system::{now, ready, say, wait_forever};
 
 /// How many sockets the clients hold at most: beyond it the oldest is closed.
 const MOST_CLIENTS: usize = 512;
+/// What is connected waits for accept() within so long, on the slowest of emulated kernels.
+const QUEUED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the server waits for a request.
 const REQUEST_WITHIN: Duration = Duration::from_millis(200);
 
@@ -131,18 +133,45 @@ pub fn listen(backlog: i32, pending: usize, v6: bool, defer: bool) -> anyhow::Re
     let addr = listener.local_addr()?;
     allow_files(pending as u64 + 64)?;
     let streams = (0..pending).map(|_| connect(addr)).collect::<anyhow::Result<Vec<_>>>()?;
+    // One more waits than the backlog says; of those whose first data are waited for, none does.
+    let due = if defer { 0 } else { pending.min(usize::try_from(backlog)? + 1) };
     let start = now();
     // Beyond the backlog a handshake does not finish: those are left to their retries after two
-    // seconds.
+    // seconds. The rest stands at once for its client, and waits here once the kernel has dealt
+    // with its last packet, which it may put off.
     let standing = loop {
         let standing = streams.iter().filter(|stream| stream.peer_addr().is_ok()).count();
-        if standing == pending || start.elapsed() > Duration::from_secs(2) {
+        let (waiting, waited) = (waiting(&listener)?, start.elapsed());
+        if waiting >= due && (standing == pending || waited > Duration::from_secs(2)) {
             break standing;
         }
+        ensure!(
+            waited < QUEUED_WITHIN,
+            "{waiting} connections wait after {} s, not {due}",
+            waited.as_secs()
+        );
         thread::sleep(Duration::from_millis(5));
     };
     say(&json!({"pid": std::process::id(), "addr": addr.to_string(), "pending": standing}))?;
     wait_forever()
+}
+
+/// Connections that wait to be accepted: of a listener, the kernel gives them as what is not
+/// acknowledged.
+fn waiting(listener: &TcpListener) -> anyhow::Result<usize> {
+    // SAFETY: tcp_info is plain data, for which all zeroes is a valid value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&info) as libc::socklen_t;
+    let to = (&raw mut info).cast();
+    // SAFETY: getsockopt writes no more than it is told there is room for, and how much that is,
+    // through pointers to what lives here.
+    let done = unsafe {
+        libc::getsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size)
+    };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).context("TCP_INFO cannot be read");
+    }
+    Ok(info.tcpi_unacked as usize)
 }
 
 fn defer_accept(listener: &TcpListener) -> anyhow::Result<()> {

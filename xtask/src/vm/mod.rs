@@ -51,7 +51,8 @@ pub struct Args {
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Each check at its full length, of which otherwise only a part is done
+    /// Each check at its full length and on every machine, where otherwise a part is done, and some
+    /// on some of them alone
     #[arg(long)]
     thorough: bool,
     /// Print the table as JSON
@@ -77,22 +78,25 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
                memory.limit_in_bytes/racing allocators`"
         );
     }
+    let failures = report::failures(&reports);
     if args.json {
         println!("{}", report::json(&reports));
     } else {
         println!("{}", report::print(&reports));
+        // Last, so that the end of a log tells it.
+        failures.iter().for_each(|failure| println!("Failed: {failure}"));
     }
-    Ok(if reports.iter().any(Report::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Every kernel, for `cargo xtask test`: whether none failed, and which were skipped, with the
-/// reason. Prints the table.
-pub fn all(workspace: &Workspace) -> anyhow::Result<(bool, BTreeMap<String, String>)> {
+/// Every kernel, for `cargo xtask test`: what failed, and which were skipped, each with the reason.
+/// Prints the table.
+pub fn all(workspace: &Workspace) -> anyhow::Result<(Vec<String>, BTreeMap<String, String>)> {
     let reports = run(workspace, &[], &[])?;
     println!("{}", report::print(&reports));
     let skipped =
         |report: &Report| Some((format!("vm {}", report.name), report.skipped()?.to_owned()));
-    Ok((!reports.iter().any(Report::failed), reports.iter().filter_map(skipped).collect()))
+    Ok((report::failures(&reports), reports.iter().filter_map(skipped).collect()))
 }
 
 fn run(
@@ -101,7 +105,7 @@ fn run(
     arguments: &[String],
 ) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    let tests = ["workload", "contain", "kernel"].map(|binary| ("spillway-tests", binary));
+    let tests = ["workload", "crash_target", "kernel"].map(|binary| ("spillway-tests", binary));
     let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
     build::binaries(workspace, true, &binaries)?;
     let directory = workspace.target.join("vm");
@@ -109,7 +113,8 @@ fn run(
         .with_context(|| format!("{} cannot be made", directory.display()))?;
     let kernels = KERNELS.iter().filter(|kernel| wanted(kernel.name)).map(Emulated::Bare);
     let userlands = USERLANDS.iter().filter(|userland| wanted(userland.name)).map(Emulated::Whole);
-    let emulated: Vec<_> = kernels.chain(userlands).collect();
+    // Those that take longest first, so that none of them is left for the end alone.
+    let emulated: Vec<_> = userlands.chain(kernels.rev()).collect();
     let ready = if emulated.is_empty() { Ok(()) } else { setup::vm() };
     if ready.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         return Err(Interrupted.into());
@@ -131,7 +136,8 @@ fn run(
     if wanted(HOST) {
         // Alone: nothing else shall start and end processes beside it.
         let checks = workspace.binary(true, "kernel");
-        let host = Machine::host(HOST, &checks, directory.join("host.log"), arguments);
+        let arguments = [arguments, &[called(HOST)]].concat();
+        let host = Machine::host(HOST, &checks, directory.join("host.log"), &arguments);
         checked.extend(machine::run(vec![host], 1)?);
     }
     let skipped = skipped.into_iter().map(|(name, reason)| (name, Outcome::Skipped(reason)));
@@ -141,6 +147,11 @@ fn run(
         .chain(skipped)
         .collect();
     Ok(in_order(all))
+}
+
+/// What tells a machine's checks which machine it is.
+fn called(name: &str) -> String {
+    format!("--machine={name}")
 }
 
 /// The oldest kernel first, Debians after them, the host's last.
@@ -176,8 +187,12 @@ fn prepare(
     let (image, log) =
         (directory.join(format!("{name}.cpio")), directory.join(format!("{name}.log")));
     let program = |name: &'static str, binary: &str| (name, workspace.binary(true, binary));
-    let beside = ["workload", "contain", "spillway"].map(|name| program(name, name));
-    let arguments: String = arguments.iter().map(|argument| format!(" \"{argument}\"")).collect();
+    let beside = ["workload", "crash_target", "spillway"].map(|name| program(name, name));
+    let arguments = arguments
+        .iter()
+        .chain([&called(name)])
+        .map(|argument| format!(" \"{argument}\""))
+        .collect::<String>();
     let (size, vmlinuz, arguments) = match machine {
         Emulated::Bare(kernel) => {
             let found = kernels::get(kernel)?;

@@ -43,8 +43,10 @@ struct Row {
     probe: String,
     rung: String,
     check: String,
-    /// `None` where the kernel does not offer what is checked.
+    /// `None` where the kernel does not offer what is checked, or it is checked elsewhere.
     pass: Option<bool>,
+    /// Machines that it is made on instead.
+    elsewhere: Vec<String>,
     events: Option<u64>,
     secs: f64,
     detail: String,
@@ -65,6 +67,24 @@ impl Report {
             Outcome::Skipped(_) => false,
             Outcome::Checked(checked) => checked.broken.is_some() || checked.count(Some(false)) > 0,
         }
+    }
+
+    /// What failed, a line each, with the reason.
+    fn failures(&self) -> Vec<String> {
+        let Outcome::Checked(checked) = &self.outcome else { return vec![] };
+        let failed = checked.results.iter().filter(|row| row.pass == Some(false));
+        let each =
+            failed.map(|row| format!("{} {}: {}", self.name, row.name(), first_line(&row.detail)));
+        let broken =
+            checked.broken.iter().map(|broken| format!("{}: {}", self.name, first_line(broken)));
+        each.chain(broken).collect()
+    }
+
+    /// Whether it came to its end without a check that another left to it.
+    fn lacks(&self, left: &Row) -> bool {
+        let Outcome::Checked(checked) = &self.outcome else { return false };
+        let is_made = |row: &Row| row.name() == left.name() && row.elsewhere.is_empty();
+        checked.done && !checked.results.iter().any(is_made)
     }
 
     /// Whether it ran and had nothing to check.
@@ -102,10 +122,11 @@ impl Report {
             Outcome::Checked(checked) => checked,
         };
         let release = if checked.release.is_empty() { "did not boot" } else { &checked.release };
-        let (passed, failed, not) =
-            (checked.count(Some(true)), checked.count(Some(false)), checked.count(None));
+        let (passed, failed) = (checked.count(Some(true)), checked.count(Some(false)));
+        let elsewhere = checked.results.iter().filter(|row| !row.elsewhere.is_empty()).count();
+        let not = checked.count(None) - elsewhere;
         let mut text = format!(
-            "{release}: {passed} passed, {failed} failed, {not} not offered, {:.0} s",
+            "{release}: {passed} passed, {failed} failed, {not} not offered, {elsewhere} elsewhere, {:.0} s",
             checked.secs
         );
         if let Some(broken) = &checked.broken {
@@ -133,6 +154,9 @@ impl Checked {
             rung: text("rung"),
             check: text("check"),
             pass: line["pass"].as_bool(),
+            elsewhere: line["elsewhere"].as_array().map_or_else(Vec::new, |names| {
+                names.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            }),
             events: line["events"].as_u64(),
             secs: line["secs"].as_f64().unwrap_or(0.0),
             detail: text("detail"),
@@ -140,7 +164,11 @@ impl Checked {
         let mark = mark(row.pass, coloured(&std::io::stderr()));
         let said = format!(
             "{mark}  {} by {}: {} ({:.1} s) {}",
-            row.probe, row.rung, row.check, row.secs, row.detail
+            row.probe,
+            row.rung,
+            row.check,
+            row.secs,
+            row.why_not()
         );
         self.results.push(row);
         Some(said)
@@ -156,6 +184,21 @@ impl Checked {
 
     fn count(&self, pass: Option<bool>) -> usize {
         self.results.iter().filter(|row| row.pass == pass).count()
+    }
+}
+
+impl Row {
+    /// A name that no other check of a machine has, as `--only` takes it.
+    fn name(&self) -> String {
+        format!("{}/{}/{}", self.probe, self.rung, self.check)
+    }
+
+    /// Where it is made instead, or else what it says.
+    fn why_not(&self) -> String {
+        match &self.elsewhere[..] {
+            [] => self.detail.clone(),
+            machines => format!("elsewhere: {}", machines.join(" and ")),
+        }
     }
 }
 
@@ -182,20 +225,42 @@ impl Line<'_> {
 
     /// What did not pass, and why; one reason is given once.
     fn why(&self) -> String {
-        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         for row in self.rows.iter().filter(|row| row.pass != Some(true)) {
-            let reason = row.detail.lines().next().unwrap_or_default();
+            let reason = first_line(&row.why_not()).to_owned();
             match reasons.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, checks)) => checks.push(&row.check),
                 None => reasons.push((reason, vec![&row.check])),
             }
         }
         let each = reasons.iter().map(|(reason, checks)| match checks.len() == self.rows.len() {
-            true => (*reason).to_owned(),
+            true => reason.clone(),
             false => format!("{}: {reason}", checks.join(", ")),
         });
         each.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Checks that took longest, for whoever looks for time.
+const SLOWEST: usize = 10;
+
+/// What failed, a line each: on which machine, what, and why. So has a check that machines leave to
+/// one another.
+pub fn failures(reports: &[Report]) -> Vec<String> {
+    let mut failures: Vec<String> = reports.iter().flat_map(Report::failures).collect();
+    for report in reports {
+        let Outcome::Checked(checked) = &report.outcome else { continue };
+        for row in checked.results.iter().filter(|row| !row.elsewhere.is_empty()) {
+            // Who was not asked for, could not be had or came to no end is no witness.
+            let mut named =
+                reports.iter().filter(|other| row.elsewhere.iter().any(|name| name == other.name));
+            let failure = format!("{}: {}, and was not made there", row.name(), row.why_not());
+            if named.any(|other| other.lacks(row)) && !failures.contains(&failure) {
+                failures.push(failure);
+            }
+        }
+    }
+    failures
 }
 
 /// A line for each way of reading of each kernel, then a line for each kernel.
@@ -228,14 +293,31 @@ fn print_with(reports: &[Report], colour: bool) -> String {
     for report in reports {
         text.push_str(&format!("\n{:<8}  {}", report.name, report.summary()));
     }
+    text.push_str(&slowest(reports));
     text
+}
+
+/// The checks that took longest.
+fn slowest(reports: &[Report]) -> String {
+    let rows = reports.iter().filter_map(|report| match &report.outcome {
+        Outcome::Checked(checked) => Some(checked.results.iter().map(|row| (report.name, row))),
+        Outcome::Skipped(_) => None,
+    });
+    let mut rows: Vec<_> = rows.flatten().filter(|(_, row)| row.secs >= 1.0).collect();
+    rows.sort_by(|(_, a), (_, b)| b.secs.total_cmp(&a.secs));
+    let each = rows
+        .iter()
+        .take(SLOWEST)
+        .map(|(kernel, row)| format!("\n{:>5.0} s  {kernel:<8}  {}", row.secs, row.name()));
+    let each: String = each.collect();
+    if each.is_empty() { each } else { format!("\n\nSlowest:{each}") }
 }
 
 /// The same for a program, check by check.
 pub fn json(reports: &[Report]) -> Value {
     let row = |row: &Row| {
         json!({"probe": row.probe, "rung": row.rung, "check": row.check, "pass": row.pass, "events": row.events,
-               "secs": row.secs, "detail": row.detail})
+               "elsewhere": row.elsewhere, "secs": row.secs, "detail": row.detail})
     };
     let one = |report: &Report| match &report.outcome {
         Outcome::Skipped(reason) => json!({"kernel": report.name, "skipped": reason}),
@@ -245,6 +327,10 @@ pub fn json(reports: &[Report]) -> Value {
         }),
     };
     json!(reports.iter().map(one).collect::<Vec<_>>())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn coloured(stream: &impl IsTerminal) -> bool {
@@ -292,6 +378,52 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("6.1       6.1.0: 1 passed, 2 failed, 0 not offered"), "{text}");
+    }
+
+    #[test]
+    fn each_failure_is_a_line_with_its_machine_and_reason() {
+        let mut checked = checked(&[
+            result("a", Some(true), "fine"),
+            result("b", Some(false), "28 MiB of 18\nmore"),
+        ]);
+        checked.broken = Some("it hung\n    tail".to_owned());
+        let reports = [Report { name: "5.10", outcome: Outcome::Checked(checked) }];
+        assert_eq!(failures(&reports), ["5.10 p/r/b: 28 MiB of 18", "5.10: it hung"]);
+    }
+
+    #[test]
+    fn a_check_that_everybody_leaves_to_another_failed() {
+        let elsewhere = json!({"probe": "p", "rung": "r", "check": "a", "pass": null, "elsewhere": ["7.2"], "secs": 0.0});
+        let report = |name, line: &Value| Report {
+            name,
+            outcome: Outcome::Checked(checked(std::slice::from_ref(line))),
+        };
+        let made = [report("6.1", &elsewhere), report("7.2", &result("a", Some(true), "fine"))];
+        assert!(failures(&made).is_empty());
+        assert!(
+            print_with(&made, false).contains("0/1  -     elsewhere: 7.2\n"),
+            "{}",
+            print_with(&made, false)
+        );
+        assert!(failures(&made[..1]).is_empty(), "7.2 was not asked for");
+        let skipped = Report { name: "7.2", outcome: Outcome::Skipped("no network".into()) };
+        assert!(failures(&[report("6.1", &elsewhere), skipped]).is_empty());
+        let none = [report("6.1", &elsewhere), report("7.2", &result("b", Some(true), "fine"))];
+        assert_eq!(failures(&none), ["p/r/a: elsewhere: 7.2, and was not made there"]);
+    }
+
+    #[test]
+    fn the_slowest_checks_are_named() {
+        let slow = json!({"probe": "p", "rung": "r", "check": "slow", "pass": true, "secs": 41.4});
+        let report = Report {
+            name: "6.1",
+            outcome: Outcome::Checked(checked(&[result("a", None, ""), slow])),
+        };
+        let text = print_with(&[report], false);
+        assert!(
+            text.ends_with("Slowest:\n   41 s  6.1       p/r/slow\n    1 s  6.1       p/r/a"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     act::{
-        notify::Chance,
+        notify::Jitter,
         outcome::{Outcome, OutcomeKind},
         pause::Pause,
     },
@@ -98,7 +98,7 @@ pub struct DrainController {
     is_theirs: bool,
     standby: ActiveLock,
     told: Sender<Outcome>,
-    chance: Chance,
+    jitter: Jitter,
 }
 
 impl DrainController {
@@ -155,7 +155,7 @@ impl DrainController {
             is_theirs: false,
             standby,
             told,
-            chance: Chance(random()),
+            jitter: Jitter::new(random()),
         }
     }
 
@@ -279,7 +279,7 @@ impl DrainController {
             }
             ReplyClass::Later(asked_for, said) => (asked_for, said),
         };
-        asked.due = asked.retries.next(now, asked_for, self.chance.next());
+        asked.due = asked.retries.next(now, asked_for, self.jitter.next());
         let attempt = said.lines().next().unwrap_or_default();
         tracing::debug!(id = asked.request.id, attempt, "not answered yet");
         asked.last = said;

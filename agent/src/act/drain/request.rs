@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::act::notify::{said, timestamp};
+use crate::act::notify::{reply_text, timestamp};
 
 /// What it is sent as.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
@@ -150,7 +150,7 @@ pub fn meaning(
     body: &[u8],
     is_proven: bool,
 ) -> ReplyClass {
-    let said = said(status, body);
+    let said = reply_text(status, body);
     match status {
         200..300 if is_proven => ReplyClass::Granted,
         200..300 => ReplyClass::Unproven(said),

@@ -85,7 +85,8 @@ impl DrainWorker {
     pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);
-        let (has_granter, has_agent_check) = (endpoint.is_some(), drain.agent_check.is_some());
+        let (has_granter, has_agent_check) =
+            (endpoint.is_some(), drain.agent_check.listen.is_some());
         let performs =
             config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
         let readiness = Arc::new(ReadinessCell::default());
@@ -114,7 +115,7 @@ impl DrainWorker {
             Ok(claim) => keeper.take_over(claim),
             Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
         }
-        let weight = Weight::new(&config.decide, drain.agent_check_floor_percent);
+        let weight = Weight::new(&config.decide, drain.agent_check.floor_percent);
         let keeps = is_ours.clone();
         worker.spawn(move || {
             while wait(&mut keeper, &standby, &keeps, &orders) && keep(&mut keeper, &orders) {

@@ -126,7 +126,7 @@ impl Executor for LimitWorker {
         let id = Arc::from(decision.id.to_string());
         let order = match decision.action {
             _ if decision.refused.is_some() => return false,
-            Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup.clone(), culprit },
+            Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup().clone(), culprit },
             Action::Unlimit => LimitOrder::Unlimit { id },
             Action::Page { .. }
             | Action::Weigh

@@ -1,13 +1,13 @@
-//! The pages that wait for one sink, and the next of them to send.
+//! The queue of one sink: notifications that wait, and the next one to send.
 //!
-//! Pure: time and chance are arguments. Pages of one incident keep their order, and a newer one
-//! replaces those that it makes needless, so that an incident has two pages waiting at most, its
-//! change of this host and one that is being sent aside. A raise that was never sent goes with its
-//! resolve. Critical pages go first; owners of cgroups take turns among equals. Some of the calls
-//! of a minute are kept for critical pages, and the last of them for owners that had no call in
-//! this minute: a flood cannot use them up. If the sink fails, the whole sink rests, twice as long
-//! each time; the page that was tried least goes next, so that one that is never taken holds up no
-//! other. Cold start: nothing waits.
+//! Pure: time and jitter are arguments. Notifications of one incident keep their order, and a newer
+//! one replaces those that it makes obsolete, so that an incident has at most two waiting: its news
+//! and a change of this host, besides one in flight. A raise that was never sent is cancelled by
+//! its resolve. Critical notifications go first; among equals, owners of cgroups take turns. Some
+//! of a minute's calls are reserved for critical notifications, and the last ones for owners
+//! without a call in that minute, so that a flood cannot use them up. After a failure the whole
+//! sink pauses, twice as long each time; the notification with the fewest attempts goes next, so
+//! that one that is never taken blocks no other. Cold start: empty.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,59 +18,58 @@ use std::{
 use super::Update;
 use crate::decide::Severity;
 
-/// Most pages that wait for a sink. A guess: more than 256 pages are 25 minutes of calls, and
-/// nobody reads them.
+/// Maximum number of notifications that wait for a sink. A guess: 256 take 25 minutes of calls, and
+/// no human reads more.
 pub const WAITING_MAX: usize = 256;
 
-/// Calls in any minute.
+/// Maximum number of calls in any minute.
 const CALLS_PER_MINUTE_MAX: usize = 10;
-/// Of these, calls that are made for pages that are not critical.
+/// Calls of these that may be for notifications that are not critical.
 const CALLS_FOR_ANY: usize = 7;
-/// Of these, calls that are made for owners that had one in this minute already.
+/// Calls of these that may be for owners that had one in this minute.
 const CALLS_FOR_SAME_OWNER: usize = 8;
 const MINUTE_SECS: f64 = 60.0;
 
-/// The first retry comes within a second; each later one waits up to twice as long, to at most
-/// this.
+/// Maximum delay of the first retry. It doubles with each failure, up to [`RETRY_SECS_MAX`].
 const FIRST_RETRY_SECS: f64 = 1.0;
 const RETRY_SECS_MAX: f64 = 300.0;
-/// A critical page that was not tried yet waits at most this long for a sink that failed, unless
-/// the sink asked for more.
+/// Maximum delay of a critical notification that was not tried yet after a failure of the sink,
+/// unless the sink asks for more.
 const CRITICAL_RETRY_SECS_MAX: f64 = 10.0;
 
-/// The pages that wait for one sink.
+/// Notifications that wait for one sink.
 #[derive(Debug, Default)]
 pub struct DeliveryQueue {
     waiting: BTreeMap<u64, Waiting>,
-    /// The one that is being sent.
+    /// The notification in flight.
     sending: Option<u64>,
-    /// The last calls, the oldest first.
+    /// Times and owners of the last calls, the oldest first.
     calls: VecDeque<(f64, Arc<str>)>,
     calls_total: u64,
-    /// The last call for each owner of which something waits.
+    /// Number of the last call for each owner with a notification that waits.
     turns: BTreeMap<Arc<str>, u64>,
     failures: u32,
     last_failed: Option<u64>,
-    /// Pages of more than one kind failed one after the other: the sink is down, and no page is to
-    /// blame.
+    /// Set if two notifications failed one after the other: the sink is down, and neither
+    /// notification is the cause.
     is_down: bool,
-    rests_until: f64,
-    critical_rests_until: f64,
+    paused_until: f64,
+    critical_paused_until: f64,
     is_closed: bool,
 }
 
-/// A page, as far as its place in the queue depends on it.
+/// The properties of a notification that decide its place in the queue.
 #[derive(Debug, Clone)]
 pub struct QueueItem {
-    /// The incident that it belongs to.
+    /// Key of its incident.
     pub incident: Arc<str>,
-    /// The owner of the cgroup that it is about.
+    /// Owner of its cgroup.
     pub owner: Arc<str>,
-    /// The change of the incident.
-    pub news: Update,
-    /// The severity of the incident.
+    /// Kind of news.
+    pub update: Update,
+    /// Severity of the incident.
     pub severity: Severity,
-    /// An earlier run may have sent it.
+    /// Set if the sink may have it already: an earlier run or a failed call may have sent it.
     pub may_be_known: bool,
 }
 
@@ -80,7 +79,7 @@ struct Waiting {
     tries: u32,
 }
 
-/// The next page of an incident.
+/// The next notification of an incident.
 struct Candidate<'a> {
     nth: u64,
     tries: u32,
@@ -96,36 +95,36 @@ enum Rank {
     Change,
 }
 
-/// Effect of a newer page of an incident on an older one.
+/// Effect of a newer notification of an incident on an older one that waits.
 enum Fold {
     Keep,
-    /// The older one is needless; the newer one follows on something that the sink may know.
+    /// The older one is obsolete; `may_be_known` is passed on to the newer one.
     Replace {
         may_be_known: bool,
     },
-    /// Both are needless: nobody has heard of it.
+    /// Both are obsolete: the sink never heard of the incident.
     Cancel,
 }
 
-/// What to do now.
+/// Next action for a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum NextDelivery {
-    /// Send this.
+    /// Send this notification.
     Send(u64),
-    /// Ask again then.
+    /// Ask again at this time.
     At(f64),
-    /// Nothing waits that could go, until something is added or answered.
+    /// Nothing can be sent until a notification is added or a call is answered.
     Nothing,
 }
 
 impl DeliveryQueue {
-    /// Adds a page with a number that is higher than every one before. Gives those that are
-    /// needless now, itself among them if it is.
+    /// Adds a notification, whose number is higher than all before. Returns those that are obsolete
+    /// now, which may include the new one.
     pub fn add(&mut self, nth: u64, mut item: QueueItem) -> Vec<u64> {
         if self.is_closed {
             return vec![nth];
         }
-        let (mut needless, mut is_cancelled) = (Vec::new(), false);
+        let (mut obsolete, mut is_cancelled) = (Vec::new(), false);
         for (older_nth, older) in &self.waiting {
             if older.item.incident != item.incident || self.sending == Some(*older_nth) {
                 continue;
@@ -135,18 +134,18 @@ impl DeliveryQueue {
                 Fold::Replace { may_be_known } => item.may_be_known |= may_be_known,
                 Fold::Cancel => is_cancelled = true,
             }
-            needless.push(*older_nth);
+            obsolete.push(*older_nth);
         }
-        needless.iter().for_each(|nth| drop(self.waiting.remove(nth)));
+        obsolete.iter().for_each(|nth| drop(self.waiting.remove(nth)));
         if is_cancelled {
-            needless.push(nth);
+            obsolete.push(nth);
         } else {
             self.waiting.insert(nth, Waiting { item, tries: 0 });
         }
-        needless
+        obsolete
     }
 
-    /// What to do at `t`. What is to be sent counts as being sent from then on.
+    /// Returns the next action at `t`. A notification to send is in flight from then on.
     pub fn next(&mut self, t: f64) -> NextDelivery {
         if self.sending.is_some() {
             return NextDelivery::Nothing;
@@ -182,44 +181,44 @@ impl DeliveryQueue {
         NextDelivery::Send(nth)
     }
 
-    /// What was sent is done with: delivered, or never to be.
+    /// Ends the delivery in flight, which succeeded or is given up; returns its notification.
     pub fn settled(&mut self) -> Option<u64> {
         if self.is_down {
-            // None of them was to blame: the critical ones go first again.
+            // The sink was down, so no attempt counts: critical notifications go first again.
             self.waiting.values_mut().for_each(|waiting| waiting.tries = 0);
         }
         (self.failures, self.last_failed, self.is_down) = (0, None, false);
-        (self.rests_until, self.critical_rests_until) = (0.0, 0.0);
+        (self.paused_until, self.critical_paused_until) = (0.0, 0.0);
         let nth = self.sending.take()?;
         self.waiting.remove(&nth);
         Some(nth)
     }
 
-    /// What was sent has to be sent again, not before `after` where the sink says so.
-    /// `may_be_known` says that the sink may have it nonetheless, `chance` is 0 to 1, anew each
-    /// time. Gives those that are needless now.
+    /// Ends the delivery in flight, which failed and has to be repeated, not before `delay` if the
+    /// sink asked for one. `may_be_known` is set if the sink may have taken it nonetheless;
+    /// `jitter` is 0 to 1, drawn each time. Returns the notifications that are obsolete now.
     pub fn failed(
         &mut self,
         t: f64,
-        after: Option<Duration>,
+        delay: Option<Duration>,
         may_be_known: bool,
-        chance: f64,
+        jitter: f64,
     ) -> Vec<u64> {
         self.failures = self.failures.saturating_add(1);
         let longest =
             (FIRST_RETRY_SECS * 2_f64.powi(self.failures.min(30) as i32 - 1)).min(RETRY_SECS_MAX);
-        // Half of it by chance, so that many agents do not come back at once.
-        let rest = longest * (0.5 + chance.clamp(0.0, 1.0) / 2.0);
-        let asked = after.map_or(0.0, |after| after.as_secs_f64());
-        self.rests_until = t + rest.max(asked);
-        self.critical_rests_until = t + rest.min(CRITICAL_RETRY_SECS_MAX).max(asked);
+        // Half of it is random, so that many agents do not come back at once.
+        let pause_secs = longest * (0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        let asked_secs = delay.map_or(0.0, |delay| delay.as_secs_f64());
+        self.paused_until = t + pause_secs.max(asked_secs);
+        self.critical_paused_until = t + pause_secs.min(CRITICAL_RETRY_SECS_MAX).max(asked_secs);
 
         let Some(nth) = self.sending.take() else { return Vec::new() };
         self.is_down |= self.last_failed.replace(nth).is_some_and(|last| last != nth);
         let Some(failed) = self.waiting.get_mut(&nth) else { return Vec::new() };
         failed.tries = failed.tries.saturating_add(1);
         failed.item.may_be_known |= may_be_known;
-        // What came meanwhile could not replace it while it was being sent.
+        // Notifications that came meanwhile could not replace it while it was in flight.
         let older = failed.item.clone();
         let behind = self
             .waiting
@@ -234,25 +233,25 @@ impl DeliveryQueue {
                     return vec![nth];
                 }
                 Fold::Cancel => {
-                    let needless = vec![nth, *newer_nth];
-                    needless.iter().for_each(|nth| drop(self.waiting.remove(nth)));
-                    return needless;
+                    let obsolete = vec![nth, *newer_nth];
+                    obsolete.iter().for_each(|nth| drop(self.waiting.remove(nth)));
+                    return obsolete;
                 }
             }
         }
         Vec::new()
     }
 
-    /// The sink takes nothing any more. Gives what waited.
+    /// Closes the queue: the sink takes nothing any more. Returns what waited.
     pub fn close(&mut self) -> Vec<u64> {
         self.is_closed = true;
         self.sending = None;
         std::mem::take(&mut self.waiting).into_keys().collect()
     }
 
-    /// Takes out the page that is missed least; `None` if none waits that is not being sent.
-    pub fn give_way(&mut self) -> Option<u64> {
-        let missed = |waiting: &Waiting| match (waiting.item.news, waiting.item.severity) {
+    /// Removes the least important notification; returns `None` if all that wait are in flight.
+    pub fn drop_least_important(&mut self) -> Option<u64> {
+        let importance = |waiting: &Waiting| match (waiting.item.update, waiting.item.severity) {
             (Update::Changed, _) => 0,
             (Update::Updated, _) => 1,
             (Update::Raised, severity) if severity < Severity::Critical => 2,
@@ -260,13 +259,15 @@ impl DeliveryQueue {
             (Update::Raised, _) => 4,
         };
         let may_go = self.waiting.iter().filter(|(nth, _)| self.sending != Some(**nth));
-        let nth =
-            may_go.min_by_key(|(nth, waiting)| (missed(waiting), **nth)).map(|(nth, _)| *nth)?;
+        let nth = may_go
+            .min_by_key(|(nth, waiting)| (importance(waiting), **nth))
+            .map(|(nth, _)| *nth)?;
         self.waiting.remove(&nth);
         Some(nth)
     }
 
-    /// When something may go that waits; `None` where nothing does, or something is being sent.
+    /// Returns the time at which the next notification may be sent; `None` if there is none, or one
+    /// is in flight.
     pub fn wakes_at(&self, t: f64) -> Option<f64> {
         if self.sending.is_some() {
             return None;
@@ -274,17 +275,18 @@ impl DeliveryQueue {
         self.candidates().map(|candidate| self.allowed_at(&candidate, t)).min_by(f64::total_cmp)
     }
 
-    /// Tells if this waits, or is being sent.
+    /// Returns whether a notification waits or is in flight.
     pub fn holds(&self, nth: u64) -> bool {
         self.waiting.contains_key(&nth)
     }
 
-    /// How many wait, with what is being sent.
+    /// Number of notifications that wait or are in flight.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// The next page of each incident. It is as urgent as the most urgent one behind it.
+    /// Returns the next notification of each incident, with the rank of the most urgent one
+    /// behind it.
     fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
         let mut candidates = BTreeMap::<&Arc<str>, Candidate<'_>>::new();
         for (nth, Waiting { item, tries }) in &self.waiting {
@@ -296,27 +298,27 @@ impl DeliveryQueue {
         candidates.into_values()
     }
 
-    /// When this may be sent at the earliest.
+    /// Returns the earliest time at which a candidate may be sent.
     fn allowed_at(&self, candidate: &Candidate<'_>, t: f64) -> f64 {
-        // When fewer calls than these were made in the minute before.
+        // Time from which the minute before has had fewer than `calls` calls.
         let fewer_at = |calls: usize| {
             let nth = self.calls.len().checked_sub(calls);
             nth.and_then(|nth| self.calls.get(nth)).map_or(t, |(call, _)| call + MINUTE_SECS)
         };
         if candidate.rank > Rank::Critical {
-            return t.max(self.rests_until).max(fewer_at(CALLS_FOR_ANY));
+            return t.max(self.paused_until).max(fewer_at(CALLS_FOR_ANY));
         }
         let of_owner = self.calls.iter().rev().find(|(_, owner)| owner == candidate.owner);
         let reserved_at =
             fewer_at(CALLS_PER_MINUTE_MAX).max(of_owner.map_or(t, |(call, _)| call + MINUTE_SECS));
-        let rests_until =
-            if candidate.tries == 0 { self.critical_rests_until } else { self.rests_until };
-        t.max(rests_until).max(fewer_at(CALLS_FOR_SAME_OWNER).min(reserved_at))
+        let paused_until =
+            if candidate.tries == 0 { self.critical_paused_until } else { self.paused_until };
+        t.max(paused_until).max(fewer_at(CALLS_FOR_SAME_OWNER).min(reserved_at))
     }
 }
 
 fn rank(item: &QueueItem) -> Rank {
-    match item.news {
+    match item.update {
         Update::Raised | Update::Updated if item.severity >= Severity::Critical => Rank::Critical,
         Update::Raised | Update::Resolved => Rank::Warning,
         Update::Updated => Rank::Update,
@@ -324,9 +326,9 @@ fn rank(item: &QueueItem) -> Rank {
     }
 }
 
-/// Effect of a newer page on an older one of the same incident that waits.
+/// Returns the effect of a newer notification on an older one of the same incident that waits.
 fn fold(older: &QueueItem, newer: &QueueItem) -> Fold {
-    match (older.news, newer.news) {
+    match (older.update, newer.update) {
         (Update::Changed, Update::Changed) if older.owner == newer.owner => {
             Fold::Replace { may_be_known: false }
         }
@@ -335,7 +337,7 @@ fn fold(older: &QueueItem, newer: &QueueItem) -> Fold {
         }
         (Update::Raised, Update::Resolved) if !older.may_be_known => Fold::Cancel,
         (Update::Raised, _) => Fold::Replace { may_be_known: older.may_be_known },
-        // The sink was told that it began, so it has to be told that it ended.
+        // The sink may know that the incident began, so it has to hear of its end.
         (Update::Updated | Update::Resolved, _) => Fold::Replace { may_be_known: true },
     }
 }

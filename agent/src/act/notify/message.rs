@@ -1,133 +1,53 @@
-//! What a page says, as a colleague would: what, where, since when, how fast, what will happen
-//! when, and what was done.
+//! Texts of notifications: subject, consequence if nothing is done, start, actions taken by
+//! Spillway, and advice.
 
 use crate::{
-    detect::{
-        Bottleneck, CascadeRiskClaim, Claim, ExhaustionClaim, LeakClaim, OverloadClaim, Resource,
-        Sign, Verdict,
-    },
-    units::{Count, Frequency, Size, Span},
+    detect::{Claim, Verdict},
+    units::{Count, Span},
 };
 
-/// Most characters of a summary: PagerDuty's.
+/// Maximum length of a summary in characters: PagerDuty's.
 pub const CHARS_MAX: usize = 1_024;
 
-/// Who an incident is about.
+/// Returns the subject of an incident.
 pub fn component(claim: &Claim) -> String {
-    match claim {
-        Claim::Leak(claim) => name(&claim.comm, "a process").to_owned(),
-        Claim::Overload(claim) => claim.addr.to_string(),
-        Claim::CascadeRisk(claim) => name(&claim.comm, "a workload").to_owned(),
-        Claim::Exhaustion(claim) => name(&claim.comm, "a workload").to_owned(),
-    }
+    claim.component()
 }
 
-/// What kind of incident it is.
+/// Returns the kind of an incident.
 pub fn class(claim: &Claim) -> String {
-    match claim {
-        Claim::Leak(claim) => format!("leak of {}", resource(claim.resource)),
-        Claim::Overload(_) => "overload".to_owned(),
-        Claim::CascadeRisk(_) => "cascade risk".to_owned(),
-        Claim::Exhaustion(_) => "exhaustion of local ports".to_owned(),
-    }
+    claim.class()
 }
 
-/// An incident that stands. `since` is when it was raised, as a clock shows it; `done` what was
-/// done.
-pub fn standing(verdict: &Verdict, host: &str, since: &str, done: Option<&str>) -> String {
-    let what = match &verdict.claim {
-        Claim::Leak(claim) => leak(claim, host, verdict.exhaustion_secs),
-        Claim::Overload(claim) => overload(claim, host, verdict.exhaustion_secs),
-        Claim::CascadeRisk(claim) => cascade_risk(claim, host),
-        Claim::Exhaustion(claim) => exhaustion(claim, host),
-    };
-    let done = done.unwrap_or("nothing was done about it");
-    format!("{what}. Seen since {since}; {done}.")
+/// Describes an open incident. `since` is the time of day at which it was raised, `done` the action
+/// taken, `reason` a new reason for its severity.
+pub fn open(
+    verdict: &Verdict,
+    host: &str,
+    since: &str,
+    done: Option<&str>,
+    reason: Option<&str>,
+) -> String {
+    let incident = verdict.claim.headline(host, verdict.exhaustion_secs);
+    let done = done.unwrap_or("no action taken");
+    let reason = reason.map(|why| format!(" Now: {}.", why.trim_end_matches('.')));
+    let (reason, advice) =
+        (reason.unwrap_or_default(), verdict.claim.advice(verdict.exhaustion_secs));
+    format!("{incident}. Since {since}. Spillway: {done}.{reason} To do: {advice}.")
 }
 
-/// An incident that is over, `secs` after it was raised.
-pub fn over(component: &str, class: &str, host: &str, secs: f64, why: &str) -> String {
-    format!("Over after {}: {class}, {component} on {host}. {why}", Span(secs))
+/// Describes an incident that is over, `secs` after it was raised.
+pub fn resolved(component: &str, class: &str, host: &str, secs: f64, why: &str) -> String {
+    format!("Resolved after {}: {class}, {component} on {host}. {why}", Span(secs))
 }
 
-/// Many incidents that are told as one. `members` are those that stand, in a few words.
+/// Describes many incidents in one text. `members` are the open ones, in a few words.
 pub fn many(component: &str, host: &str, total: u64, members: &str, since: &str) -> String {
     format!(
-        "{component} on {host} has many incidents: {members}. {} since {since}, told as one.",
+        "{component} on {host}: many incidents, {members}. {} since {since}, reported as one. \
+         To do: look for a common cause.",
         Count(total)
     )
-}
-
-fn leak(claim: &LeakClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
-    let pid = claim.id.pid;
-    let who = format!(
-        "{} (pid {pid}) on {host} leaks {}",
-        name(&claim.comm, "A process"),
-        resource(claim.resource)
-    );
-    let pace = match (claim.growth_bytes_per_sec, claim.growth_handles_per_sec) {
-        (Some(bytes), _) => format!(", {} a second", Size(bytes)),
-        (None, Some(handles)) => format!(", {}", Frequency(handles)),
-        (None, None) => String::new(),
-    };
-    let end = match exhaustion_secs {
-        Some(secs) => format!(", and runs out in {}", Span(secs)),
-        None => ", with no end in sight".to_owned(),
-    };
-    who + &pace + &end
-}
-
-fn overload(claim: &OverloadClaim, host: &str, exhaustion_secs: Option<f64>) -> String {
-    let owner = if claim.comm.is_empty() { String::new() } else { format!(" ({})", claim.comm) };
-    let (backlog, most) = (Count(claim.backlog.into()), Count(claim.backlog_max.into()));
-    let scarce = match claim.scarce {
-        Some(Bottleneck::Cpu) => ", short of CPU",
-        Some(Bottleneck::Memory) => ", short of memory",
-        Some(Bottleneck::AcceptLoop) => ", its accept loop stuck",
-        Some(Bottleneck::Backlog) => ", its backlog too small",
-        Some(Bottleneck::Workers) => ", short of workers",
-        None => "",
-    };
-    let sign = match claim.sign {
-        Some(Sign::LoadSurge) => ", under more load than before",
-        Some(Sign::RetryStorm) => ", with clients that try again and again",
-        Some(Sign::DependencyDown) | None => "",
-    };
-    let end = match exhaustion_secs {
-        Some(secs) => format!("; connections are dropped in {}", Span(secs)),
-        None => String::new(),
-    };
-    format!(
-        "{}{owner} on {host} is overloaded: {backlog} of {most} connections wait{scarce}{sign}{end}",
-        claim.addr
-    )
-}
-
-fn cascade_risk(claim: &CascadeRiskClaim, host: &str) -> String {
-    let failed = Count(claim.failed);
-    format!(
-        "{} does not answer {} on {host}: {failed} connects failed",
-        claim.addr,
-        name(&claim.comm, "a workload")
-    )
-}
-
-fn exhaustion(claim: &ExhaustionClaim, host: &str) -> String {
-    let (who, failed) = (name(&claim.comm, "A workload"), Count(claim.failed));
-    format!("{who} on {host} has no local port left to {}: {failed} connects failed", claim.addr)
-}
-
-fn resource(resource: Resource) -> &'static str {
-    match resource {
-        Resource::Memory => "memory",
-        Resource::Files => "open files",
-        Resource::Threads => "threads",
-        Resource::CloseWait => "sockets in CLOSE_WAIT",
-    }
-}
-
-fn name<'a>(comm: &'a str, unknown: &'a str) -> &'a str {
-    if comm.is_empty() { unknown } else { comm }
 }
 
 #[cfg(test)]
@@ -136,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        detect::{Bound, ClaimState},
+        detect::{Bottleneck, Bound, ClaimState, LeakClaim, OverloadClaim, Resource, Sign},
         sense::ProcessId,
     };
 
@@ -155,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_reads_like_a_colleague_wrote_it() {
+    fn a_summary_names_subject_consequence_action_and_advice() {
         let leak = LeakClaim {
             resource: Resource::Memory,
             id: ProcessId { pid: 812, start_ticks: 4711 },
@@ -166,15 +86,13 @@ mod tests {
             growth_interval_bytes_per_sec: None,
             bound: Bound::Host,
         };
-        let done = Some("held at 512.0 MiB");
+        let done = Some("memory limited to 512.0 MiB");
+        let verdict_of_leak = verdict(Claim::Leak(leak.clone()), Some(8_280.0));
         assert_eq!(
-            standing(
-                &verdict(Claim::Leak(leak.clone()), Some(8_280.0)),
-                "web-3",
-                "14:02 UTC",
-                done
-            ),
-            "api (pid 812) on web-3 leaks memory, 1.0 MiB a second, and runs out in 2.3 h. Seen since 14:02 UTC; held at 512.0 MiB."
+            open(&verdict_of_leak, "web-3", "14:02 UTC", done, Some("2.3 h are left.")),
+            "api (pid 812) on web-3 leaks memory, 1.0 MiB a second; if nothing is done, the \
+             whole host runs out in 2.3 h. Since 14:02 UTC. Spillway: memory limited to 512.0 \
+             MiB. Now: 2.3 h are left. To do: restart api before then, and find the leak."
         );
         let files = LeakClaim {
             resource: Resource::Files,
@@ -183,8 +101,10 @@ mod tests {
             ..leak
         };
         assert_eq!(
-            standing(&verdict(Claim::Leak(files), None), "web-3", "14:02 UTC", None),
-            "api (pid 812) on web-3 leaks open files, 20/min, with no end in sight. Seen since 14:02 UTC; nothing was done about it."
+            open(&verdict(Claim::Leak(files), None), "web-3", "14:02 UTC", None, None),
+            "api (pid 812) on web-3 leaks open files, 20/min; it is not known yet when it runs \
+             out. Since 14:02 UTC. Spillway: no action taken. To do: restart api, and find the \
+             leak."
         );
         let overload = OverloadClaim {
             addr: Arc::from("0.0.0.0:80"),
@@ -195,15 +115,13 @@ mod tests {
             backlog_max: 4_096,
             ..OverloadClaim::default()
         };
+        let overload = verdict(Claim::Overload(overload), Some(12.0));
         assert_eq!(
-            standing(
-                &verdict(Claim::Overload(overload), Some(12.0)),
-                "web-3",
-                "14:02 UTC",
-                Some("this node is drained")
-            ),
-            "0.0.0.0:80 (nginx) on web-3 is overloaded: 120 of 4,096 connections wait, short of CPU, with clients that try again and \
-             again; connections are dropped in 12 s. Seen since 14:02 UTC; this node is drained."
+            open(&overload, "web-3", "14:02 UTC", Some("node is being drained"), None),
+            "0.0.0.0:80 (nginx) on web-3 is overloaded: 120 of 4,096 connections are waiting, \
+             short of CPU, with clients that keep retrying; if nothing is done, connections are \
+             dropped in 12 s. Since 14:02 UTC. Spillway: node is being drained. To do: add CPU, \
+             or send less load here."
         );
     }
 }

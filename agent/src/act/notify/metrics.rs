@@ -1,4 +1,4 @@
-//! What became of pages, as metrics.
+//! Metrics of notifications.
 
 use std::{
     collections::BTreeMap,
@@ -14,20 +14,20 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{outbox::OutboxEvent, sink::SinkKind};
+use super::outbox::OutboxEvent;
 
 /// Counts since the agent was started.
 #[derive(Debug, Default)]
 pub struct NotifyMetrics {
-    /// Calls that are still to be made.
+    /// Deliveries that are still to be made.
     pub waiting: Gauge<i64, AtomicI64>,
-    /// Pages that were put on disk.
+    /// Notifications that were written to disk.
     pub kept: Counter<u64, AtomicU64>,
     calls: Family<CallLabel, Counter<u64, AtomicU64>>,
     merged: Counter<u64, AtomicU64>,
     lost: Counter<u64, AtomicU64>,
-    /// Why notifications are not delivered, by receiver or as `disk`; empty if they are.
-    troubles: Mutex<BTreeMap<&'static str, &'static str>>,
+    /// Reasons why notifications are not delivered, by receiver or as `disk`; empty if they are.
+    problems: Mutex<BTreeMap<&'static str, &'static str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,82 +38,81 @@ struct CallLabel {
 
 impl NotifyMetrics {
     /// Counts an event.
-    pub fn note(&self, event: &OutboxEvent) {
-        self.note_trouble(event);
+    pub fn count(&self, event: &OutboxEvent) {
+        self.update_problems(event);
         match event {
             OutboxEvent::Kept(count) => drop(self.kept.inc_by(*count as u64)),
-            OutboxEvent::Delivered(sink) => self.called(*sink, "delivered"),
-            OutboxEvent::Failed(sink, _) => self.called(*sink, "failed"),
-            OutboxEvent::Refused(sink, _) => self.called(*sink, "refused"),
-            OutboxEvent::Closed(sink, _) => self.called(*sink, "closed"),
+            OutboxEvent::Delivered(sink) => self.called(sink, "delivered"),
+            OutboxEvent::Failed(sink, _) => self.called(sink, "failed"),
+            OutboxEvent::Refused(sink, _) => self.called(sink, "refused"),
+            OutboxEvent::Closed(sink, _) => self.called(sink, "closed"),
             OutboxEvent::Merged(count) => drop(self.merged.inc_by(*count as u64)),
             OutboxEvent::Lost(count) => drop(self.lost.inc_by(*count as u64)),
             OutboxEvent::NotSaved(_) | OutboxEvent::Saved => {}
         }
     }
 
-    /// Why notifications are not delivered at the moment, a sentence for each reason.
+    /// Returns the reasons why notifications are not delivered now, one sentence each.
     pub fn undelivered(&self) -> Vec<String> {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.iter().map(|(subject, why)| format!("{subject}: {why}")).collect()
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().map(|(subject, why)| format!("{subject}: {why}")).collect()
     }
 
-    fn note_trouble(&self, event: &OutboxEvent) {
+    fn update_problems(&self, event: &OutboxEvent) {
         let (subject, why) = match event {
-            OutboxEvent::Delivered(sink) => (sink.name(), None),
+            OutboxEvent::Delivered(sink) => (*sink, None),
             OutboxEvent::Failed(sink, _) => {
-                (sink.name(), Some("the last notification was not delivered, and is tried again"))
+                (*sink, Some("the last notification was not delivered; trying again"))
             }
-            OutboxEvent::Refused(sink, _) => {
-                (sink.name(), Some("the last notification was refused"))
-            }
+            OutboxEvent::Refused(sink, _) => (*sink, Some("the last notification was refused")),
             OutboxEvent::Closed(sink, _) => {
-                (sink.name(), Some("the receiver is gone: nothing is sent there until a restart"))
+                (*sink, Some("the receiver is gone for good; nothing is sent until a restart"))
             }
             OutboxEvent::NotSaved(_) => {
-                ("disk", Some("it does not take notifications, which are kept in memory"))
+                ("disk", Some("cannot write notifications; they are kept in memory"))
             }
             OutboxEvent::Saved => ("disk", None),
             OutboxEvent::Kept(_) | OutboxEvent::Merged(_) | OutboxEvent::Lost(_) => return,
         };
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
-            Some(why) => drop(troubles.insert(subject, why)),
-            None => drop(troubles.remove(subject)),
+            Some(why) => drop(problems.insert(subject, why)),
+            None => drop(problems.remove(subject)),
         }
     }
 
-    /// Shows them among an agent's metrics.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "pages_waiting",
-            "Calls that tell somebody of an incident and are still to be made",
+            "Notifications still to be delivered, one for each receiver",
             self.waiting.clone(),
         );
         registry.register(
             "pages_kept",
-            "Pages that were put on disk before anybody was told",
+            "Notifications written to disk before they were sent",
             self.kept.clone(),
         );
         registry.register(
             "page_calls",
-            "Calls that told somebody of an incident, by receiver and result",
+            "Calls to receivers of notifications, by receiver and result",
             self.calls.clone(),
         );
         registry.register(
             "pages_merged",
-            "Pages that were replaced by newer ones of their incidents before they were sent, or were over by then",
+            "Notifications replaced by newer ones of their incidents, or obsolete before they were \
+             sent",
             self.merged.clone(),
         );
         registry.register(
             "pages_lost",
-            "Pages that were dropped because too much waited",
+            "Notifications dropped because too many were waiting",
             self.lost.clone(),
         );
     }
 
-    fn called(&self, sink: SinkKind, result: &'static str) {
-        self.calls.get_or_create(&CallLabel { sink: sink.name(), result }).inc();
+    fn called(&self, sink: &'static str, result: &'static str) {
+        self.calls.get_or_create(&CallLabel { sink, result }).inc();
     }
 }
 
@@ -122,19 +121,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receiver_is_in_trouble_until_it_takes_a_notification() {
-        let counts = NotifyMetrics::default();
-        counts.note(&OutboxEvent::Kept(1));
-        assert_eq!(counts.undelivered(), [""; 0]);
-        counts.note(&OutboxEvent::Failed(SinkKind::Slack, "timed out".to_owned()));
-        counts.note(&OutboxEvent::NotSaved("No space left on device".to_owned()));
-        let undelivered = counts.undelivered();
+    fn a_receiver_has_a_problem_until_it_takes_a_notification() {
+        let metrics = NotifyMetrics::default();
+        metrics.count(&OutboxEvent::Kept(1));
+        assert_eq!(metrics.undelivered(), [""; 0]);
+        metrics.count(&OutboxEvent::Failed("slack", "timed out".to_owned()));
+        metrics.count(&OutboxEvent::NotSaved("No space left on device".to_owned()));
+        let undelivered = metrics.undelivered();
         assert!(
             undelivered[0].starts_with("disk: ") && undelivered[1].starts_with("slack: "),
             "{undelivered:?}"
         );
-        counts.note(&OutboxEvent::Delivered(SinkKind::Slack));
-        counts.note(&OutboxEvent::Saved);
-        assert_eq!(counts.undelivered(), [""; 0]);
+        metrics.count(&OutboxEvent::Delivered("slack"));
+        metrics.count(&OutboxEvent::Saved);
+        assert_eq!(metrics.undelivered(), [""; 0]);
     }
 }

@@ -1,16 +1,14 @@
-//! The action `page`: a human is told of an incident once, again when it changed or something was
-//! done about it, and when it is over.
+//! The action `page`: notifies humans of an incident once, again when it changes or an action is
+//! taken, and when it is over.
 //!
-//! [`Pager`](pager::Pager) says what is told, and is pure; it merges floods into summaries.
-//! [`Page`] is one such thing, the same for everybody who is told; what is not delivered yet is on
-//! disk in this form. A sink is a file here: it puts a page into the form of its receiver, and
-//! reads the answer. The next sink is one more file, a variant of [`SinkKind`] and a table of the
-//! configuration.
+//! [`IncidentTracker`](incidents::IncidentTracker) decides what to send, and is pure; it merges
+//! floods of incidents into summaries. A [`Notification`] is the same for all receivers, and this
+//! is its form on disk until it is delivered. Each receiver is a file in `sink/`, which encodes a
+//! notification for it and reads its reply.
 
 mod delivery_queue;
 mod inbox;
 mod incidents;
-mod links;
 mod message;
 mod metrics;
 mod notifier;
@@ -29,80 +27,88 @@ use crate::decide::Severity;
 
 pub use metrics::NotifyMetrics;
 pub use notifier::Notifier;
-pub(in crate::act) use sink::said;
-pub(in crate::act) use worker::Chance;
+pub(in crate::act) use text::reply_text;
+pub(in crate::act) use worker::Jitter;
 
-/// Most bytes that a receiver takes of an incident's key: PagerDuty's `dedup_key`.
+/// Maximum size of an incident's key in bytes: that of PagerDuty's `dedup_key`.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Most bytes of a page; usual ones take about 1 KiB. Details give way where it would be larger,
-/// then the ends of its texts.
-const PAGE_BYTES_MAX: usize = 4 << 10;
+/// Maximum size of a notification in bytes; usual ones take about 1 KiB. A larger one loses its
+/// details, then the ends of its texts.
+const NOTIFICATION_BYTES_MAX: usize = 4 << 10;
 
-/// One thing that is told of an incident, or of a change to this host.
+/// Maximum length of a name in a notification, in characters.
+const NAME_CHARS_MAX: usize = 256;
+
+/// News of an incident, or a change to this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notification {
-    /// Tells this page from every other one; the same however often it is sent.
+    /// Identity of this notification, the same in every attempt to deliver it.
     pub id: String,
-    /// The incident, by a name that is the same from its first page to its last, and after a
-    /// restart. At most 255 bytes.
+    /// Key of the incident, the same from its first notification to its last and across restarts
+    /// of the agent. At most 255 bytes.
     pub incident: String,
-    /// What it tells.
-    pub news: Update,
-    /// How urgent the incident is.
+    /// Kind of news.
+    #[serde(rename = "news")]
+    pub update: Update,
+    /// Severity of the incident.
     pub severity: Severity,
-    /// What, where, since when, how fast, what will happen and what was done, in a sentence of at
-    /// most 1,024 characters.
+    /// Subject, rate, forecast and actions in at most 1,024 characters.
     pub summary: String,
-    /// This host's name.
+    /// Name of this host.
     pub host: String,
-    /// Who it is about: a process, an address.
+    /// Subject of the incident: a process, an address.
     pub component: String,
-    /// What that belongs to: its cgroup; empty where unknown.
+    /// Cgroup of the subject; empty if unknown.
     pub group: String,
-    /// What kind of incident, as `leak of memory`.
+    /// Kind of incident, such as `leak of memory`.
     pub class: String,
-    /// When the incident was raised, in milliseconds since 1970.
+    /// Time at which the incident was raised, in milliseconds since 1970.
     pub raised_at_ms: u64,
-    /// When this was told, likewise.
+    /// Time of this notification, likewise.
     pub at_ms: u64,
     /// Figures and evidence, by name.
     pub details: Map<String, Value>,
 }
 
-/// Most characters of a name in a page.
-const NAME_CHARS_MAX: usize = 256;
-
-/// What a page tells.
+/// Kind of news in a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Update {
-    /// There is an incident.
+    /// An incident began.
     Raised,
-    /// It is more or less urgent, it is something else than it seemed, or something else is done
-    /// about it.
+    /// Its severity, its cause or the action against it changed.
     Updated,
     /// It is over.
     Resolved,
-    /// Something was changed on this host, or put back.
+    /// Something was changed on this host, or restored.
     Changed,
 }
 
+/// Links in every notification.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Links {
+    /// Address of the runbook.
+    pub runbook: Option<String>,
+    /// Address of a graph.
+    pub picture: Option<String>,
+}
+
 impl Notification {
-    /// Approximate size in memory and on disk.
+    /// Returns the approximate size in memory and on disk.
     pub fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(0, |json| json.len())
     }
 
-    /// Makes it safe to show and to keep, whoever chose the names in it.
+    /// Makes the notification safe to show and to store, whatever names it contains.
     fn bounded(mut self) -> Self {
         text::printable_details(&mut self.details);
         self.cut(message::CHARS_MAX, NAME_CHARS_MAX);
-        if self.bytes() > PAGE_BYTES_MAX {
+        if self.bytes() > NOTIFICATION_BYTES_MAX {
             self.details.clear();
         }
-        if self.bytes() > PAGE_BYTES_MAX {
-            // Four bytes a character, or all of them escaped.
+        if self.bytes() > NOTIFICATION_BYTES_MAX {
+            // Four bytes a character, or every character escaped.
             self.cut(message::CHARS_MAX / 4, NAME_CHARS_MAX / 4);
         }
         self
@@ -117,7 +123,7 @@ impl Notification {
 }
 
 impl Update {
-    /// As it is printed and counted.
+    /// Name in events and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raised => "raised",
@@ -128,63 +134,49 @@ impl Update {
     }
 }
 
-/// A time as RFC 3339 has it, which ends with the year 9999: what is kept on disk may say anything.
+/// Formats a time according to RFC 3339, which ends with the year 9999: a file may contain any
+/// number.
 pub(in crate::act) fn timestamp(at_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms.min(LAST_MS));
     humantime::format_rfc3339_millis(at).to_string()
 }
 
-/// A page in every receiver's form, for the fuzz target.
+/// Encodes a notification for every receiver, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn bodies(page: &Notification) -> Vec<Vec<u8>> {
-    let links = links::Links::default();
-    let mut bodies = vec![
-        sink::pagerduty::body(page, "key", &links),
-        sink::slack::body(page, &links),
-        sink::webhook::body(page),
-    ];
-    bodies.extend(sink::alertmanager::body(page, &links));
-    bodies
+pub(crate) fn bodies(notification: &Notification) -> Vec<bytes::Bytes> {
+    sink::all().iter().map(|sink| sink.encode(notification)).collect()
 }
 
-/// Words for a reply by each kind of receiver, for the fuzz target.
+/// Reads a reply as every receiver's and returns the texts, for the fuzz target.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fates(
+pub(crate) fn reply_texts(
     status: u16,
     retry_after: Option<std::time::Duration>,
     body: &[u8],
 ) -> Vec<String> {
-    use sink::{Delivery, Sink, SinkFormat};
-    let secret = || crate::net::secret::SecretSource::new("/no/such").expect("it is a path");
-    let url = || "http://127.0.0.1/".to_owned();
-    let forms = [
-        SinkFormat::PagerDuty { url: url(), routing_key: secret() },
-        SinkFormat::Alertmanager { url: url() },
-        SinkFormat::Slack { url: secret() },
-        SinkFormat::Webhook { url: url(), keys: secret() },
-    ];
-    let fate = |form| Sink { form, links: links::Links::default() }.fate(status, retry_after, body);
-    let said = forms.map(fate).map(|fate| match fate {
+    use sink::Delivery;
+    let reply = sink::Reply { status, retry_after, body };
+    let text = |delivery| match delivery {
         Delivery::Taken => String::new(),
-        Delivery::Unknown(said)
-        | Delivery::Later(_, said)
-        | Delivery::Refused(said)
-        | Delivery::Closed(said) => said,
-    });
-    said.to_vec()
+        Delivery::Unknown(text)
+        | Delivery::Later(_, text)
+        | Delivery::Refused(text)
+        | Delivery::Closed(text) => text,
+    };
+    sink::all().iter().map(|sink| text(sink.classify(&reply))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A page with these, and with nothing else.
-    pub fn page(id: &str, incident: &str, news: Update) -> Notification {
+    /// Makes a warning with an identity, an incident and nothing else.
+    pub fn notification(id: &str, incident: &str, update: Update) -> Notification {
         Notification {
             id: id.to_owned(),
             incident: incident.to_owned(),
-            news,
+            update,
             severity: Severity::Warning,
             summary: id.to_owned(),
             host: String::new(),

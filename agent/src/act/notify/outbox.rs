@@ -1,135 +1,155 @@
-//! What waits, for whom, and what became of it: the queues of all sinks over one spool.
+//! Undelivered notifications: one queue for each sink, over one spool.
 //!
-//! No thread and no socket is here: it is told what came and what was answered, and says what to
-//! send. What the disk does not take is kept in memory and put there as soon as it can be. Pages
-//! and bytes are bounded, whatever comes: newer pages replace older ones, and beyond the bounds the
-//! page that is missed least is dropped and counted. Cold start: what an earlier run left waits
-//! again, with the identities that it had.
+//! No thread and no socket: the caller passes in notifications and the results of calls, and gets
+//! the requests to send. What the disk does not take is kept in memory and written as soon as
+//! possible. Notifications and bytes are bounded: newer notifications replace older ones, and
+//! beyond the bounds the least important one is dropped and counted. Cold start: what an earlier
+//! run left is queued again, with the same identities.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
 
 use super::{
     Notification, Update,
     delivery_queue::{DeliveryQueue, NextDelivery, QueueItem, WAITING_MAX},
     owner::owner,
-    sink::{Delivery, OutgoingRequest, Sink, SinkKind},
+    sink::{Delivery, OutgoingRequest, Reply, Sink},
+    spool::{IncidentChange, Spool, SpoolEntry, SpoolError},
 };
-use crate::act::notify::spool::{IncidentChange, Spool, SpoolEntry, SpoolError};
 
-/// Most bytes of pages that wait, all sinks together. A guess: twice what a full queue of usual
-/// pages takes. With what was told last of open incidents (160 pages of 4 KiB at most) the disk
-/// holds little more than a MiB, whatever comes.
+/// Maximum size of the notifications that wait, all sinks together. A guess: twice a full queue of
+/// usual notifications. With the last notification of each open incident (160 of 4 KiB at most) the
+/// disk holds little more than 1 MiB.
 const WAITING_BYTES_MAX: usize = 512 << 10;
 
-/// Time between two tries to put on disk what it did not take.
+/// Time between two attempts to write what the disk did not take.
 const SAVE_EVERY_SECS: f64 = 5.0;
 
 /// The queues of all sinks.
 pub struct Outbox {
     spool: Spool,
-    sinks: Vec<(Sink, DeliveryQueue)>,
+    sinks: Vec<SinkQueue>,
     next_nth: u64,
-    /// Size of each page that waits.
+    /// Size of each notification that waits.
     bytes: BTreeMap<u64, usize>,
-    /// What waits and is not on disk.
+    /// Notifications that wait and are not on disk.
     unsaved: BTreeMap<u64, SpoolEntry<Notification>>,
-    /// How incidents stand where that is not on disk; `None` for one that is over.
-    untold: BTreeMap<String, Option<Notification>>,
-    /// What is delivered and still on disk.
-    unsettled: Vec<(u64, Option<SinkKind>)>,
-    /// When to try again, where the disk has not taken something.
+    /// Last notification of incidents of which the disk does not have it; `None` if the incident
+    /// is over.
+    unsaved_incidents: BTreeMap<String, Option<Notification>>,
+    /// Notifications that are still on disk although they are done, with the sink or for all.
+    unsettled: Vec<(u64, Option<&'static str>)>,
+    /// Time of the next attempt to write; `None` if the disk took everything.
     retries_at: Option<f64>,
-    /// The spool may be smaller once it was saved: an earlier version's was not bounded.
+    /// Set if the spool may shrink after the next write: that of an earlier version had no bound.
     shrinks: bool,
     events: Vec<OutboxEvent>,
 }
 
-/// Something that is worth a line in the log, or a count.
+/// A sink and its queue.
+struct SinkQueue {
+    sink: Box<dyn Sink>,
+    queue: DeliveryQueue,
+    /// The notification that was sent last, so that further attempts neither read nor encode it.
+    last: Option<Encoded>,
+}
+
+/// A notification in the form of a sink.
+struct Encoded {
+    nth: u64,
+    notification: Notification,
+    body: Bytes,
+}
+
+/// An event for the log or the metrics. A sink is given by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutboxEvent {
-    /// So many pages are on disk, and survive a kill from now on.
+    /// So many notifications were written to disk, and survive a kill from now on.
     Kept(usize),
-    /// A page is delivered.
-    Delivered(SinkKind),
-    /// A call was in vain, and will be made again.
-    Failed(SinkKind, String),
-    /// A sink takes a page never.
-    Refused(SinkKind, String),
-    /// A sink takes nothing any more.
-    Closed(SinkKind, String),
-    /// So many pages were replaced by newer ones of their incidents, or were over before they were
-    /// sent.
+    /// A notification was delivered.
+    Delivered(&'static str),
+    /// An attempt failed, and will be repeated.
+    Failed(&'static str, String),
+    /// A sink will never take a notification.
+    Refused(&'static str, String),
+    /// A sink will never take any notification.
+    Closed(&'static str, String),
+    /// So many notifications were replaced by newer ones of their incidents, or were obsolete
+    /// before they were sent.
     Merged(usize),
-    /// Pages were lost for want of room.
+    /// So many notifications were dropped for lack of room.
     Lost(usize),
-    /// The disk does not take what waits.
+    /// The disk does not take notifications.
     NotSaved(String),
-    /// It does again.
+    /// The disk takes notifications again.
     Saved,
 }
 
 impl Outbox {
-    /// Goes on with what a spool held. `unix_ms` is now: numbers begin there, so that they are
-    /// higher than those of earlier runs even where nobody could read them.
+    /// Continues with the contents of a spool. Numbers begin at `unix_ms`, which is now: they are
+    /// then higher than those of earlier runs even if the spool could not be read.
     pub fn new(
         spool: Spool,
-        sinks: Vec<Sink>,
+        sinks: Vec<Box<dyn Sink>>,
         found: Vec<(u64, SpoolEntry<Notification>)>,
         unix_ms: u64,
     ) -> Self {
-        // A clock that is far off leaves room for those that follow.
+        // A clock that is far ahead leaves room for the numbers of later runs.
         let begun_at = unix_ms.saturating_mul(1_000).min(u64::MAX / 2);
         let next_nth = found.last().map_or(0, |(nth, _)| nth.saturating_add(1)).max(begun_at);
-        let sinks = sinks.into_iter().map(|sink| (sink, DeliveryQueue::default())).collect();
-        let mut desk = Self {
+        let sinks = sinks.into_iter().map(|sink| SinkQueue {
+            sink,
+            queue: DeliveryQueue::default(),
+            last: None,
+        });
+        let mut outbox = Self {
             spool,
-            sinks,
+            sinks: sinks.collect(),
             next_nth,
             bytes: BTreeMap::new(),
             unsaved: BTreeMap::new(),
-            untold: BTreeMap::new(),
+            unsaved_incidents: BTreeMap::new(),
             unsettled: Vec::new(),
             retries_at: None,
             shrinks: false,
             events: Vec::new(),
         };
         for (nth, entry) in found {
-            // Who is no longer told has no part in it.
-            let has_none = desk.queue(nth, &entry, true) == 0;
+            // A receiver that is no longer configured gets nothing.
+            let has_none = outbox.queue(nth, &entry, true) == 0;
             if has_none {
-                desk.unsettled.push((nth, None));
+                outbox.unsettled.push((nth, None));
             }
-            // As it goes: an earlier version's spool may hold any number.
-            if desk.bytes.len() > 2 * WAITING_MAX {
-                desk.bound();
+            // During the loop, because the spool of an earlier version may hold any number.
+            if outbox.bytes.len() > 2 * WAITING_MAX {
+                outbox.bound();
             }
         }
-        desk.bound();
-        if !desk.unsettled.is_empty() {
-            (desk.retries_at, desk.shrinks) = (Some(f64::NEG_INFINITY), true);
+        outbox.bound();
+        if !outbox.unsettled.is_empty() {
+            (outbox.retries_at, outbox.shrinks) = (Some(f64::NEG_INFINITY), true);
         }
-        desk
+        outbox
     }
 
-    /// Takes pages: once this returns they are on disk, or in memory where it takes nothing.
-    pub fn accept(&mut self, t: f64, pages: Vec<Notification>) {
+    /// Takes notifications. When this returns they are on disk, or in memory if the disk fails.
+    pub fn accept(&mut self, t: f64, notifications: Vec<Notification>) {
         let mut entries = Vec::new();
-        for page in pages {
-            let to = self
-                .sinks
-                .iter()
-                .filter(|(sink, _)| sink.wants(page.news))
-                .map(|(sink, _)| sink.kind().name().to_owned());
-            let to: Vec<_> = to.collect();
-            match page.news {
-                Update::Raised | Update::Updated => {
-                    drop(self.untold.insert(page.incident.clone(), Some(page.clone())))
-                }
-                Update::Resolved => drop(self.untold.insert(page.incident.clone(), None)),
+        for notification in notifications {
+            let wants = |at: &&SinkQueue| at.sink.wants(notification.update);
+            let receivers = self.sinks.iter().filter(wants).map(|at| at.sink.name().to_owned());
+            let to: Vec<_> = receivers.collect();
+            let incident = &notification.incident;
+            match notification.update {
+                Update::Raised | Update::Updated => drop(
+                    self.unsaved_incidents.insert(incident.clone(), Some(notification.clone())),
+                ),
+                Update::Resolved => drop(self.unsaved_incidents.insert(incident.clone(), None)),
                 Update::Changed => {}
             }
             if !to.is_empty() {
-                entries.push((self.next_nth, SpoolEntry { to, what: page }));
+                entries.push((self.next_nth, SpoolEntry { to, what: notification }));
                 self.next_nth += 1;
             }
         }
@@ -141,34 +161,25 @@ impl Outbox {
         self.save(t);
     }
 
-    /// What to send now, and to which sink; each has to be answered. `unix_secs` is now.
-    pub fn due(&mut self, t: f64, unix_secs: u64, chance: f64) -> Vec<(usize, OutgoingRequest)> {
+    /// Returns the requests to send now, each with the index of its sink; each has to be answered.
+    /// `unix_secs` is now; `jitter` is 0 to 1.
+    pub fn due(&mut self, t: f64, unix_secs: u64, jitter: f64) -> Vec<(usize, OutgoingRequest)> {
         let mut due = Vec::new();
         for at in 0..self.sinks.len() {
-            while let NextDelivery::Send(nth) = self.sinks[at].1.next(t) {
-                let (sink, queue) = &mut self.sinks[at];
-                let page = match self.unsaved.get(&nth) {
-                    Some(entry) => Ok(Some(entry.what.clone())),
-                    None => self
-                        .spool
-                        .get::<Notification>(nth)
-                        .map(|entry| entry.map(|entry| entry.what)),
-                };
-                match page.map_err(|error| error.to_string()).and_then(|page| match page {
-                    Some(page) => sink.post(&page, unix_secs),
-                    None => Ok(None),
-                }) {
-                    Ok(Some(post)) => {
-                        due.push((at, post));
+            while let NextDelivery::Send(nth) = self.sinks[at].queue.next(t) {
+                match self.request(at, nth, unix_secs) {
+                    Ok(Some(request)) => {
+                        due.push((at, request));
                         break;
                     }
-                    // Gone, or none of its business.
+                    // It is gone from the disk, or not for this sink.
                     Ok(None) => self.settle(at),
                     Err(why) => {
-                        let kind = sink.kind();
-                        let needless = queue.failed(t, None, false, chance);
-                        self.drop_needless(kind, needless);
-                        self.events.push(OutboxEvent::Failed(kind, why));
+                        let SinkQueue { sink, queue, .. } = &mut self.sinks[at];
+                        let name = sink.name();
+                        let obsolete = queue.failed(t, None, false, jitter);
+                        self.drop_obsolete(name, obsolete);
+                        self.events.push(OutboxEvent::Failed(name, why));
                     }
                 }
             }
@@ -176,60 +187,83 @@ impl Outbox {
         due
     }
 
-    /// A call was answered, or not.
-    pub fn answered(&mut self, t: f64, at: usize, fate: Delivery, chance: f64) {
-        let Some((sink, queue)) = self.sinks.get_mut(at) else { return };
-        let kind = sink.kind();
-        let event = match fate {
+    /// Makes the request of one attempt; `None` if there is nothing to send.
+    fn request(
+        &mut self,
+        at: usize,
+        nth: u64,
+        unix_secs: u64,
+    ) -> Result<Option<OutgoingRequest>, String> {
+        let SinkQueue { sink, last, .. } = &mut self.sinks[at];
+        if last.as_ref().is_none_or(|last| last.nth != nth) {
+            let notification = match self.unsaved.get(&nth) {
+                Some(entry) => Some(entry.what.clone()),
+                None => {
+                    let entry = self.spool.get::<Notification>(nth);
+                    entry.map_err(|error| error.to_string())?.map(|entry| entry.what)
+                }
+            };
+            let wanted = notification.filter(|notification| sink.wants(notification.update));
+            *last = wanted.map(|notification| Encoded {
+                nth,
+                body: sink.encode(&notification),
+                notification,
+            });
+        }
+        let Some(Encoded { notification, body, .. }) = last else { return Ok(None) };
+        let request = sink.request(notification, body.clone(), unix_secs);
+        request.map(Some).map_err(|error| error.to_string())
+    }
+
+    /// Takes the result of a call.
+    pub fn answered(&mut self, t: f64, at: usize, delivery: Delivery, jitter: f64) {
+        let Some(SinkQueue { sink, queue, .. }) = self.sinks.get_mut(at) else { return };
+        let name = sink.name();
+        let event = match delivery {
             Delivery::Taken => {
                 self.settle(at);
-                OutboxEvent::Delivered(kind)
+                OutboxEvent::Delivered(name)
             }
             Delivery::Refused(why) => {
                 self.settle(at);
-                OutboxEvent::Refused(kind, why)
+                OutboxEvent::Refused(name, why)
             }
-            Delivery::Later(after, why) => {
-                let needless = queue.failed(t, after, false, chance);
-                self.drop_needless(kind, needless);
-                OutboxEvent::Failed(kind, why)
+            Delivery::Later(delay, why) => {
+                let obsolete = queue.failed(t, delay, false, jitter);
+                self.drop_obsolete(name, obsolete);
+                OutboxEvent::Failed(name, why)
             }
             Delivery::Unknown(why) => {
-                let needless = queue.failed(t, None, true, chance);
-                self.drop_needless(kind, needless);
-                OutboxEvent::Failed(kind, why)
+                let obsolete = queue.failed(t, None, true, jitter);
+                self.drop_obsolete(name, obsolete);
+                OutboxEvent::Failed(name, why)
             }
             Delivery::Closed(why) => {
                 let dropped = queue.close();
-                self.forget(kind, dropped);
-                OutboxEvent::Closed(kind, why)
+                self.forget(name, dropped);
+                OutboxEvent::Closed(name, why)
             }
         };
         self.events.push(event);
         self.save(t);
     }
 
-    /// How a sink reads an answer.
-    pub fn fate(
-        &self,
-        at: usize,
-        status: u16,
-        retry_after: Option<Duration>,
-        body: &[u8],
-    ) -> Delivery {
-        let Some((sink, _)) = self.sinks.get(at) else {
-            return Delivery::Refused("no such sink".to_owned());
-        };
-        sink.fate(status, retry_after, body)
+    /// Reads a reply as its sink does.
+    pub fn classify(&self, at: usize, reply: &Reply<'_>) -> Delivery {
+        match self.sinks.get(at) {
+            Some(SinkQueue { sink, .. }) => sink.classify(reply),
+            None => Delivery::Refused(format!("there is no sink number {at}")),
+        }
     }
 
-    /// When to ask again what is due, and to catch up, at the latest; `None` where nothing waits.
+    /// Returns the time by which to ask again for due requests and to catch up; `None` if nothing
+    /// waits.
     pub fn wakes_at(&self, t: f64) -> Option<f64> {
-        let queues = self.sinks.iter().filter_map(|(_, queue)| queue.wakes_at(t));
+        let queues = self.sinks.iter().filter_map(|at| at.queue.wakes_at(t));
         queues.chain(self.retries_at).min_by(f64::total_cmp)
     }
 
-    /// Puts on disk what it has not taken, if it is time for that.
+    /// Writes what the disk did not take, if it is time for another attempt.
     pub fn catch_up(&mut self, t: f64) {
         if self.retries_at.is_some_and(|at| t >= at) {
             self.save(t);
@@ -239,71 +273,71 @@ impl Outbox {
         }
     }
 
-    /// What happened since the last time.
+    /// Returns the events since the last call.
     pub fn events(&mut self) -> Vec<OutboxEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// How many calls are still to be made, all sinks together.
+    /// Returns the number of deliveries that are still to be made, all sinks together.
     pub fn waiting(&self) -> usize {
-        self.sinks.iter().map(|(_, queue)| queue.len()).sum()
+        self.sinks.iter().map(|at| at.queue.len()).sum()
     }
 
-    /// Puts a page into the queues of those who have not got it; gives how many there are.
-    /// `may_be_known` says that an earlier run may have sent it.
+    /// Puts a notification into the queues of the receivers that have not got it, and returns their
+    /// number. `may_be_known` is set if an earlier run may have sent it.
     fn queue(&mut self, nth: u64, entry: &SpoolEntry<Notification>, may_be_known: bool) -> usize {
-        let page = &entry.what;
+        let notification = &entry.what;
         let item = QueueItem {
-            incident: Arc::from(page.incident.as_str()),
-            owner: Arc::from(owner(&page.group)),
-            news: page.news,
-            severity: page.severity,
+            incident: Arc::from(notification.incident.as_str()),
+            owner: Arc::from(owner(&notification.group)),
+            update: notification.update,
+            severity: notification.severity,
             may_be_known,
         };
-        self.bytes.insert(nth, page.bytes());
+        self.bytes.insert(nth, notification.bytes());
         let mut queued = 0;
         for at in 0..self.sinks.len() {
-            let (sink, queue) = &mut self.sinks[at];
-            let kind = sink.kind();
-            if entry.to.iter().any(|to| to == kind.name()) {
+            let SinkQueue { sink, queue, .. } = &mut self.sinks[at];
+            let name = sink.name();
+            if entry.to.iter().any(|to| to == name) {
                 queued += 1;
-                let needless = queue.add(nth, item.clone());
-                self.drop_needless(kind, needless);
+                let obsolete = queue.add(nth, item.clone());
+                self.drop_obsolete(name, obsolete);
             }
         }
         queued
     }
 
-    /// A sink is done with what was being sent to it.
+    /// Ends the delivery in progress of a sink.
     fn settle(&mut self, at: usize) {
-        let Some((sink, queue)) = self.sinks.get_mut(at) else { return };
-        let kind = sink.kind();
-        let settled = queue.settled();
-        self.forget(kind, settled);
+        let Some(SinkQueue { sink, queue, last }) = self.sinks.get_mut(at) else { return };
+        let (name, settled) = (sink.name(), queue.settled());
+        *last = None;
+        self.forget(name, settled);
     }
 
-    fn drop_needless(&mut self, kind: SinkKind, needless: Vec<u64>) {
-        if !needless.is_empty() {
-            self.events.push(OutboxEvent::Merged(needless.len()));
-            self.forget(kind, needless);
+    fn drop_obsolete(&mut self, sink: &'static str, obsolete: Vec<u64>) {
+        if !obsolete.is_empty() {
+            self.events.push(OutboxEvent::Merged(obsolete.len()));
+            self.forget(sink, obsolete);
         }
     }
 
-    fn forget(&mut self, kind: SinkKind, nths: impl IntoIterator<Item = u64>) {
-        self.unsettled.extend(nths.into_iter().map(|nth| (nth, Some(kind))));
+    fn forget(&mut self, sink: &'static str, nths: impl IntoIterator<Item = u64>) {
+        self.unsettled.extend(nths.into_iter().map(|nth| (nth, Some(sink))));
     }
 
-    /// Drops pages until what waits is within its bounds.
+    /// Drops notifications until those that wait are within their bounds.
     fn bound(&mut self) {
         let mut lost = 0;
         for at in 0..self.sinks.len() {
-            while self.sinks[at].1.len() > WAITING_MAX && self.give_way(at) {
+            while self.sinks[at].queue.len() > WAITING_MAX && self.drop_least_important(at) {
                 lost += 1;
             }
         }
         while self.waiting_bytes() > WAITING_BYTES_MAX {
-            let longest = (0..self.sinks.len()).max_by_key(|at| self.sinks[*at].1.len());
-            if !longest.is_some_and(|at| self.give_way(at)) {
+            let longest = (0..self.sinks.len()).max_by_key(|at| self.sinks[*at].queue.len());
+            if !longest.is_some_and(|at| self.drop_least_important(at)) {
                 break;
             }
             lost += 1;
@@ -313,18 +347,18 @@ impl Outbox {
         }
     }
 
-    /// Lets the page of a sink go that is missed least; `false` if there is none.
-    fn give_way(&mut self, at: usize) -> bool {
-        let Some((sink, queue)) = self.sinks.get_mut(at) else { return false };
-        let (kind, gone) = (sink.kind(), queue.give_way());
-        self.forget(kind, gone);
-        gone.is_some()
+    /// Drops the least important notification of a sink; returns `false` if there is none.
+    fn drop_least_important(&mut self, at: usize) -> bool {
+        let Some(SinkQueue { sink, queue, .. }) = self.sinks.get_mut(at) else { return false };
+        let (name, dropped) = (sink.name(), queue.drop_least_important());
+        self.forget(name, dropped);
+        dropped.is_some()
     }
 
-    /// Bytes of the pages that wait for any sink.
+    /// Returns the size of the notifications that wait for any sink.
     fn waiting_bytes(&mut self) -> usize {
         let sinks = &self.sinks;
-        self.bytes.retain(|nth, _| sinks.iter().any(|(_, queue)| queue.holds(*nth)));
+        self.bytes.retain(|nth, _| sinks.iter().any(|at| at.queue.holds(*nth)));
         self.bytes.values().sum()
     }
 
@@ -344,30 +378,29 @@ impl Outbox {
 
     fn try_save(&mut self) -> Result<(), SpoolError> {
         let mut on_disk = Vec::new();
-        for (nth, kind) in &self.unsettled {
-            let to = kind.map(SinkKind::name);
+        for (nth, sink) in &self.unsettled {
             match self.unsaved.get_mut(nth) {
-                Some(entry) => entry.to.retain(|other| to.is_some_and(|to| other != to)),
-                None => on_disk.push((*nth, to)),
+                Some(entry) => entry.to.retain(|other| sink.is_some_and(|sink| other != sink)),
+                None => on_disk.push((*nth, *sink)),
             }
         }
         self.unsaved.retain(|_, entry| !entry.to.is_empty());
         let entries: Vec<_> =
             self.unsaved.iter().map(|(nth, entry)| (*nth, entry.clone())).collect();
-        let told = self.untold.iter().map(|(incident, last)| match last {
-            Some(page) => IncidentChange::Last(incident.as_str(), page),
+        let incidents = self.unsaved_incidents.iter().map(|(incident, last)| match last {
+            Some(notification) => IncidentChange::Last(incident.as_str(), notification),
             None => IncidentChange::Over(incident.as_str()),
         });
-        let told: Vec<_> = told.collect();
-        if !(on_disk.is_empty() && entries.is_empty() && told.is_empty()) {
-            self.spool.change(&on_disk, &entries, &told)?;
+        let incidents: Vec<_> = incidents.collect();
+        if !(on_disk.is_empty() && entries.is_empty() && incidents.is_empty()) {
+            self.spool.change(&on_disk, &entries, &incidents)?;
         }
         if !entries.is_empty() {
             self.events.push(OutboxEvent::Kept(entries.len()));
         }
         self.unsettled.clear();
         self.unsaved.clear();
-        self.untold.clear();
+        self.unsaved_incidents.clear();
         Ok(())
     }
 }

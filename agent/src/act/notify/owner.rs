@@ -1,17 +1,20 @@
-//! The owner of a cgroup: the part of its path that its inhabitants cannot choose.
+//! The owner of a cgroup: the part of its path that processes inside cannot choose.
 //!
-//! Whoever runs in a unit or a user slice can make any number of cgroups below it, so fairness
-//! between cgroups is fairness between owners.
+//! A process in a unit or a user slice can make any number of cgroups below it, so fairness between
+//! cgroups means fairness between owners.
+//!
+//! Not the same as [`Tenant`](crate::decide::Tenant), which guards actions: an owner is shown in
+//! summaries, and its path is part of the key by which receivers and the spool know a summary. A
+//! tenant is coarser or has no path: all of `/docker` is one, and a pod is one by its uid.
 
-/// Components of a path that belong to an owner if no unit is among them, as `/docker/ID` and
-/// `/lxc/NAME`.
+/// Number of components of an owner's path without a unit, as in `/docker/ID` and `/lxc/NAME`.
 const COMPONENTS: usize = 2;
 
-/// The same below the root of Kubernetes' cgroups: quality of service, then the pod.
+/// Number of components below the root of Kubernetes' cgroups: quality of service, then the pod.
 const KUBEPODS_COMPONENTS: usize = 3;
 
-/// The owner of a cgroup, as the path of its topmost service, scope or user slice. Empty if the
-/// cgroup is unknown.
+/// Returns the owner of a cgroup: the path of its topmost service, scope or user slice. Empty if
+/// the cgroup is unknown.
 pub fn owner(cgroup: &str) -> &str {
     let mut end = 0;
     let mut most = COMPONENTS;
@@ -20,8 +23,7 @@ pub fn owner(cgroup: &str) -> &str {
         if nth == 0 && component == "kubepods" {
             most = KUBEPODS_COMPONENTS;
         }
-        // A slice contains units that its user did not make, so it does not end the search; it does
-        // not count either.
+        // A slice contains units of different owners, so it neither ends the search nor counts.
         let is_slice = component.ends_with(".slice");
         most += usize::from(is_slice);
         if nth == most {

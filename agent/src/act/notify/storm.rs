@@ -1,12 +1,12 @@
-//! Many incidents at once, told as one: a summary with a count and the first names.
+//! Storms: many incidents at once, reported as one summary with a count and the first names.
 //!
-//! Pure: time is an argument. An owner's first incidents get pages of their own. If they come
-//! faster, or if too many are open, the owner's next ones are members of its summary, which stays
-//! until it has had no member for some minutes; what flaps meanwhile changes its count and nothing
-//! else. The whole host has a summary too, for moments in which too many owners have incidents;
-//! critical ones and others are counted apart there, so that no flood of warnings takes a critical
-//! incident's page. Cold start: summaries of an earlier run go on, without members. Bounded by
-//! constants.
+//! Pure: time is an argument. An owner's first incidents are reported one by one. If they come
+//! faster, or if too many are open, the owner's next ones become members of its summary, which
+//! stays until it has had no member for five minutes; incidents that flap meanwhile change its
+//! count and nothing else. The whole host has a summary too, for times in which too many owners
+//! have incidents. Critical incidents and others are counted separately there, so that no flood of
+//! warnings suppresses a critical one. Cold start: summaries of an earlier run continue, without
+//! members. Bounded by constants.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,31 +15,32 @@ use std::{
 
 use crate::{act::notify::text::printable, decide::Severity};
 
-/// Most incidents of an owner that get pages of their own in a minute. A guess: half of the calls
-/// that a sink takes.
+/// Maximum number of incidents of an owner that are reported one by one in a minute. A guess: half
+/// of the calls that a sink takes.
 const RAISES_OF_OWNER_MAX: usize = 5;
-/// Most incidents of all owners, of critical ones and of others, that get pages of their own in a
-/// minute. A guess: twice what a sink takes.
+/// Maximum number of incidents of all owners that are reported one by one in a minute, for critical
+/// ones and for others. A guess: twice what a sink takes.
 const RAISES_MAX: usize = 16;
-/// The same of an owner's first incident in a minute: many owners at once have a cause in common.
+/// The same for the first incident of an owner in a minute: many owners at once have a common
+/// cause.
 const FIRST_RAISES_MAX: usize = 48;
 const MINUTE_SECS: f64 = 60.0;
 
-/// Most pages of an owner that are open.
+/// Maximum number of open incidents of an owner, those in summaries aside.
 const OPEN_OF_OWNER_MAX: usize = 8;
-/// Most pages that are open, summaries aside: half of what may wait for a sink, so that the ends of
-/// as many find room.
+/// Maximum number of open incidents, those in summaries aside: half of the notifications that may
+/// wait for a sink, so that their ends fit too.
 pub const OPEN_MAX: usize = 128;
-/// Most summaries; further owners' incidents are in the host's.
+/// Maximum number of summaries; incidents of further owners are in the host's.
 const SUMMARIES_MAX: usize = 32;
-/// Most members that are followed; further ones are counted, and their ends are not seen.
+/// Maximum number of members; further ones are counted, and their ends are missed.
 const MEMBERS_MAX: usize = 16_384;
 
-/// Members that a summary names.
+/// Maximum number of members that a summary names.
 const NAMES_MAX: usize = 3;
 const NAME_CHARS_MAX: usize = 80;
 
-/// A summary without a member for so long is over.
+/// Time without a member after which a summary is over.
 const CALM_SECS: f64 = 300.0;
 
 /// The scope of a summary.
@@ -51,42 +52,42 @@ pub enum Scope {
     Host,
 }
 
-/// An incident that is about to be told.
+/// An incident that is about to be reported.
 pub struct Raise<'a> {
-    /// The owner of its cgroup.
+    /// Owner of its cgroup.
     pub owner: &'a str,
-    /// Severity.
+    /// Its severity.
     pub severity: Severity,
-    /// Pages of this owner that are open.
+    /// Number of open incidents of this owner.
     pub open_of_owner: usize,
-    /// All pages that are open.
+    /// Number of all open incidents.
     pub open: usize,
 }
 
-/// The summaries, and what was told lately.
+/// Summaries, and the incidents of the last minute.
 #[derive(Debug, Default)]
 pub struct Storms {
     raises: BTreeMap<Arc<str>, VecDeque<f64>>,
-    /// Of incidents that are critical, and of others.
+    /// Times of critical incidents, and of others.
     raises_by_severity: [VecDeque<f64>; 2],
     summaries: BTreeMap<Scope, Summary>,
     members: BTreeMap<u64, (Scope, Severity)>,
 }
 
-/// Incidents that are told as one.
+/// Incidents that are reported as one.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// Incidents that became members, each as often as it did.
+    /// Number of incidents that became members; one that flaps counts each time.
     pub total: u64,
-    /// Members that stand now: critical ones, and others.
+    /// Number of open members: critical ones, and others.
     pub open: [u64; 2],
     names: Vec<(u64, String)>,
     calm_at: Option<f64>,
 }
 
 impl Storms {
-    /// The summary that an incident belongs to; `None` if it gets a page of its own, which counts
-    /// as told then.
+    /// Returns the summary that an incident belongs to; `None` if it is reported on its own, and
+    /// counts it then.
     pub fn place(&mut self, t: f64, raise: &Raise<'_>) -> Option<Scope> {
         let scope = Scope::Owner(Arc::from(raise.owner));
         if self.summaries.contains_key(&scope) {
@@ -112,14 +113,14 @@ impl Storms {
         None
     }
 
-    /// Goes on with a summary of an earlier run, for at least so long.
+    /// Continues a summary of an earlier run for at least `at_least_secs`.
     pub fn restore(&mut self, scope: Scope, t: f64, at_least_secs: f64) {
         let calm_at = Some(t + at_least_secs.max(CALM_SECS));
         self.summaries.insert(scope, Summary { calm_at, ..Summary::default() });
     }
 
-    /// Adds a member to a summary, which is begun if there is none, or follows the member's
-    /// severity.
+    /// Adds a member to a summary, which begins if there is none; a member that is there already
+    /// gets its new severity.
     pub fn join(&mut self, scope: &Scope, incident: u64, severity: Severity, name: &str) {
         if self.members.contains_key(&incident) {
             return self.change(incident, severity);
@@ -140,12 +141,12 @@ impl Storms {
         }
     }
 
-    /// The summary that an incident is a member of.
+    /// Returns the scope of the summary that an incident is a member of.
     pub fn scope_of(&self, incident: u64) -> Option<&Scope> {
         self.members.get(&incident).map(|(scope, _)| scope)
     }
 
-    /// A member is over; gives its summary.
+    /// Removes a member that is over, and returns the scope of its summary.
     pub fn leave(&mut self, t: f64, incident: u64) -> Option<Scope> {
         let (scope, severity) = self.members.remove(&incident)?;
         let summary = self.summaries.get_mut(&scope)?;
@@ -158,7 +159,7 @@ impl Storms {
         Some(scope)
     }
 
-    /// Takes out the summaries that are over.
+    /// Removes and returns the summaries that are over.
     pub fn over(&mut self, t: f64) -> Vec<(Scope, Summary)> {
         let is_over = |summary: &Summary| summary.calm_at.is_some_and(|at| t >= at);
         let over = self
@@ -170,7 +171,7 @@ impl Storms {
         over.into_iter().filter_map(|scope| self.summaries.remove_entry(&scope)).collect()
     }
 
-    /// A summary as it stands.
+    /// Returns a summary.
     pub fn get(&self, scope: &Scope) -> Option<&Summary> {
         self.summaries.get(scope)
     }
@@ -186,7 +187,7 @@ impl Storms {
 }
 
 impl Summary {
-    /// The severity of its most severe member; `None` if it has none now.
+    /// Returns the severity of the most severe open member; `None` if none is open.
     pub fn severity(&self) -> Option<Severity> {
         match self.open {
             [0, 0] => None,
@@ -195,7 +196,7 @@ impl Summary {
         }
     }
 
-    /// The members in a few words, the first of them by name.
+    /// Describes the open members in a few words, the first of them by name.
     pub fn members(&self) -> String {
         let [critical, others] = self.open;
         let open = critical.saturating_add(others);

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     config::{Pattern, ServicePattern},
-    detect::{Bound, CascadeRiskClaim, LeakClaim, Spared},
+    detect::{
+        Bottleneck, Bound, CascadeRiskClaim, LeakClaim, OverloadClaim, Resource, Sign, Spared,
+    },
     sense::{HostFact, ListenerFact, ProcessId},
 };
 
@@ -77,7 +79,7 @@ impl Run {
     }
 
     fn taken(&mut self) -> Vec<String> {
-        let taken = std::mem::take(&mut self.decisions);
+        let taken = mem::take(&mut self.decisions);
         let refused = |decision: &Decision| {
             decision.refused.as_ref().map(|refusal| format!(" refused: {refusal}"))
         };
@@ -135,7 +137,7 @@ fn listener(cgroup: &str) -> ListenerFact {
 const NONE: [&str; 0] = [];
 
 #[test]
-fn a_leak_is_answered_as_its_end_nears_and_what_was_done_is_undone_once() {
+fn leak_is_limited_as_its_end_nears_and_undone_once() {
     let mut run = Run::new(|_| {});
     assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 9_000.0)), ["page (warning) leak-812-4711"]);
     assert_eq!(run.update(&leak(1.0, ClaimState::Raised, 3_601.0)), NONE);
@@ -173,12 +175,12 @@ fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
     for _ in 0..2 {
         run.policy.set_back(2.0, "leak-812-4711", "it thrashes", &mut run.decisions);
     }
-    assert_eq!((run.decisions[0].t, run.decisions[0].why.as_str()), (2.0, "it thrashes"));
+    assert_eq!((run.decisions[0].t(), run.decisions[0].why.as_str()), (2.0, "it thrashes"));
     assert_eq!(run.taken(), ["page (critical) leak-812-4711", "drain leak-812-4711"]);
 }
 
 #[test]
-fn a_limit_of_no_service_that_does_not_help_is_news_and_drains_nothing() {
+fn failed_limit_without_a_service_is_reported_without_drain() {
     let mut run = Run::new(|_| {});
     let mut own = leak(0.0, ClaimState::Raised, 3_000.0);
     leak_of(&mut own).bound = Bound::Own;
@@ -189,7 +191,7 @@ fn a_limit_of_no_service_that_does_not_help_is_news_and_drains_nothing() {
 }
 
 #[test]
-fn files_that_leak_are_never_limited_and_join_the_incident_of_their_process() {
+fn leaking_files_join_the_incident_and_are_never_limited() {
     let mut run = Run::with_service();
     let files = |t, secs| {
         let mut files = leak(t, ClaimState::Raised, secs);
@@ -227,14 +229,14 @@ fn a_leak_in_its_own_limit_drains_only_a_service() {
 }
 
 #[test]
-fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
+fn leak_with_refused_limit_is_reported_once_and_drained() {
     let mut run = Run::new(|_| {});
     let ssh = |t, exhaustion_secs| {
         let mut verdict = leak(t, ClaimState::Raised, exhaustion_secs);
         leak_of(&mut verdict).cgroup = Arc::from("/system.slice/ssh.service");
         verdict
     };
-    let refused = "limit refused: unit is protected (ssh.service) leak-812-4711";
+    let refused = "limit refused: its unit or cgroup is protected (ssh.service) leak-812-4711";
     assert_eq!(run.judge(ssh(0.0, 3_000.0)), ["page (warning) leak-812-4711", refused]);
     assert_eq!(run.update(&ssh(1.0, 2_000.0)), NONE);
     assert_eq!(
@@ -244,7 +246,7 @@ fn a_leaker_that_may_not_be_limited_is_reported_once_and_drained_away_from() {
 }
 
 #[test]
-fn what_is_refused_for_now_is_reported_once_and_done_when_it_may_be() {
+fn deferred_action_is_reported_once_and_taken_later() {
     let mut run = Run::new(|config| config.max_actions_per_hour = 0);
     assert_eq!(run.judge(leak(0.0, ClaimState::Raised, 3_000.0)).len(), 2);
     assert_eq!(run.update(&leak(1.0, ClaimState::Raised, 2_000.0)), NONE);
@@ -272,7 +274,7 @@ fn a_node_is_drained_once_for_all_and_until_the_last_is_over() {
 }
 
 #[test]
-fn an_overload_rises_from_info_while_it_lasts_and_weighs_before_it_drains() {
+fn overload_rises_from_info_and_weighs_before_it_drains() {
     let mut run = Run::with_service();
     let slower = |claim: &mut OverloadClaim| claim.is_slower = true;
     assert_eq!(run.judge(overload(0.0, ClaimState::Raised, slower)), NONE);
@@ -336,7 +338,7 @@ fn a_small_share_of_the_traffic_is_not_critical() {
 }
 
 #[test]
-fn what_nobody_else_has_used_is_info_and_moves_nothing() {
+fn workload_that_no_other_has_used_is_info() {
     let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
     for (cgroup, addr) in [
         ("/user.slice/user-1000.slice/session-3.scope", "0.0.0.0:80"),
@@ -361,7 +363,7 @@ fn what_nobody_else_has_used_is_info_and_moves_nothing() {
 }
 
 #[test]
-fn others_prove_a_service_within_minutes_and_only_at_its_own_address() {
+fn others_prove_a_service_only_at_its_own_address() {
     let stuck = |claim: &mut OverloadClaim| claim.scarce = Some(Bottleneck::AcceptLoop);
     let mut run = Run::new(|_| {});
     let web = listener("/system.slice/web.service");
@@ -493,7 +495,8 @@ fn a_diagnosis_is_updated_while_the_claim_stands() {
 #[test]
 fn protected_and_allowed_units_keep_their_meaning_for_limits() {
     let mut run = Run::new(|config| config.allow = vec![Pattern::new("db.service").unwrap()]);
-    let refused = "limit refused: it is not among those of decide.allow leak-812-4711";
+    let refused =
+        "limit refused: its unit or cgroup matches no pattern in decide.allow leak-812-4711";
     assert_eq!(
         run.judge(leak(0.0, ClaimState::Raised, 3_000.0)),
         ["page (warning) leak-812-4711", refused]

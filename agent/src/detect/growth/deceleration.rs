@@ -1,5 +1,5 @@
-//! Whether growth of which the beginning was not seen may still end below the limit: then it is not
-//! claimed yet.
+//! Deceleration: decides whether growth whose beginning was not seen may still end below the limit.
+//! Then it is not claimed yet.
 
 use super::{
     super::{
@@ -11,37 +11,37 @@ use super::{
     impact::HEADROOM_SHARE,
 };
 
-/// The shortest stretch that is believed without a steady time before it.
+/// Shortest stretch that is believed without a steady time before it.
 const POINTS_MIN: usize = 7;
 
-/// The same of a process that started under watch: what its start still loads comes in steps that a
-/// short line goes through.
+/// Shortest such stretch of a process that started under watch: what its start still loads comes in
+/// steps that a short line goes through.
 const YOUNG_POINTS_MIN: usize = 12;
 
 /// Growth as a share of the process's own size below which it may be a slow swing, which goes both
 /// ways. A guess.
 const SWING_SHARE: f64 = 0.02;
 
-/// Where growth is faster than this, a gibibyte in five minutes, half a minute of it is enough.
+/// Rate, a gibibyte in five minutes, above which half a minute of growth is enough.
 const STEEP_BYTES_PER_SEC: f64 = 3_500_000.0;
 
-/// How many standard errors either half's slope may be off when the strongest possible deceleration
-/// is reckoned: of a process that started under watch, of one whose growth has quickened since, and
+/// Standard errors by which either half's slope may be off when the strongest possible deceleration
+/// is computed: of a process that started under watch, of one whose growth has quickened since, and
 /// of one that ran before.
 pub(super) const YOUNG_ERRORS: f64 = 3.0;
 pub(super) const QUICKENED_ERRORS: f64 = 1.5;
 pub(super) const OLD_ERRORS: f64 = 0.5;
 
-/// As many more where only the workload's growth together is worth a claim: its processes may all
-/// be in the same phase.
+/// Additional standard errors if only the workload's growth together is worth a claim: its
+/// processes may all be in the same phase.
 const POOL_ERRORS: f64 = 1.5;
 
-/// So much more of them, over the degrees of freedom: few points tell little of how far they
+/// Increase of the errors, divided by the degrees of freedom: few points tell little about their
 /// scatter.
 const FEW_POINTS: f64 = 2.0;
 
-/// Buckets of a longer horizon by which its deceleration is reckoned: what came before may have
-/// been another matter.
+/// Buckets of a longer horizon by which its deceleration is computed: earlier ones may be another
+/// matter.
 const LATTER_BUCKETS: usize = 10;
 
 /// Buckets that a longer horizon must hold before its slope may veto a shorter one: the fewest with
@@ -49,8 +49,9 @@ const LATTER_BUCKETS: usize = 10;
 const VETO_BUCKETS_MIN: usize = 3;
 
 impl HorizonView<'_> {
-    /// Whether growth whose beginning was not seen is more than a start or a swing: long enough, so
-    /// much that the limit comes nearer, alike over a longer time, and not to end before.
+    /// Returns whether growth whose beginning was not seen is more than a start or a swing: long
+    /// enough, so large that the limit comes nearer, about as fast over a longer time, and not
+    /// about to end.
     pub(super) fn goes_on(&self, stretch: &Stretch<'_>, quickened: bool) -> bool {
         let slope = stretch.slope_bytes_per_sec;
         let fast = !self.young && slope >= FAST_BYTES_PER_SEC;
@@ -61,7 +62,7 @@ impl HorizonView<'_> {
         } else {
             1
         };
-        // Of a process that was met at work, the first minutes tell little.
+        // The first minutes say little about a process that ran before.
         let seen_enough =
             fast || self.young || self.watched_secs >= self.config.warm_up.as_secs_f64();
         let points_min = if self.young && !quickened { YOUNG_POINTS_MIN } else { POINTS_MIN };
@@ -71,12 +72,12 @@ impl HorizonView<'_> {
             && seen_enough
             && stretch.grown_kib >= SWING_SHARE * stretch.points[stretch.points.len() - 1].y
             && (fast || comes_nearer)
-            && self.is_alike_for_longer(slope)
+            && self.is_as_fast_for_longer(slope)
             && !self.may_end(stretch, fast, quickened)
     }
 
-    /// Whether growth was markedly faster over some longer span, covered in full or not: then it is
-    /// ending.
+    /// Returns whether growth was markedly faster over some longer span, covered in full or not:
+    /// then it is ending.
     pub(super) fn slows_on_a_longer_horizon(&self, recent_bytes_per_sec: f64) -> bool {
         (self.horizon + 1..self.horizons.count()).any(|longer| {
             let floors = self.window.floors(longer);
@@ -85,13 +86,13 @@ impl HorizonView<'_> {
                 theil_sen(floors.points()).filter(|_| floors.points().len() >= VETO_BUCKETS_MIN);
             slope.is_some_and(|slope| {
                 recent_bytes_per_sec
-                    < RECENT_SHARE_MIN * self.load.fell_to(longer) * slope * per_sec
+                    < RECENT_SHARE_MIN * self.activity.fell_to(longer) * slope * per_sec
             })
         })
     }
 
-    /// Whether the next longer horizon, where it shows enough, grows about as fast.
-    fn is_alike_for_longer(&self, slope_bytes_per_sec: f64) -> bool {
+    /// Returns whether the next longer horizon, if it shows enough, grows about as fast.
+    fn is_as_fast_for_longer(&self, slope_bytes_per_sec: f64) -> bool {
         let longer = self.horizon + 1;
         if longer >= self.horizons.count() {
             return true;
@@ -104,9 +105,9 @@ impl HorizonView<'_> {
                 .is_none_or(|slope| slope * per_sec >= RECENT_SHARE_MIN * slope_bytes_per_sec)
     }
 
-    /// Whether growth would end below the limit: by the stretch, if it slowed as much as its
-    /// scatter allows, or by what the latter part of any longer horizon shows, if it slowed as much
-    /// as it does there. What has quickened left its longer past behind.
+    /// Returns whether growth would end below the limit: by the stretch, if it slowed down as much
+    /// as its scatter allows, or by the latter part of any longer horizon, if it slowed down as
+    /// much as it does there. Growth that has quickened has left its longer past behind.
     fn may_end(&self, stretch: &Stretch<'_>, fast: bool, quickened: bool) -> bool {
         let own = if fast {
             0.0
@@ -120,7 +121,12 @@ impl HorizonView<'_> {
         let pooled = if stretch.grown_kib < self.worth_kib() { POOL_ERRORS } else { 0.0 };
         let pool = stretch.together_kib() / stretch.grown_kib;
         let ends = |horizon: usize, points: &[Point], errors: f64| {
-            ends_below(self.headroom_bytes / pool / KIB, points, self.load.fell_to(horizon), errors)
+            ends_below(
+                self.headroom_bytes / pool / KIB,
+                points,
+                self.activity.fell_to(horizon),
+                errors,
+            )
         };
         let mut longer = self.horizon + 1..self.horizons.count();
         ends(self.horizon, stretch.points, own + pooled).unwrap_or(true)
@@ -132,23 +138,23 @@ impl HorizonView<'_> {
     }
 }
 
-/// Whether growth ends before it is `left_kib` more.
+/// Returns whether growth ends within `left_kib`.
 ///
-/// With a pace that falls by the same share in the same time, what is still to come is the pace of
-/// now times the time in which it falls to its e-th part. Both halves are taken to scatter alike,
-/// and either's slope may be off by so many standard errors. `fell` is what share of the load is
-/// left. `None` where no pace is left.
+/// If the rate falls by the same share in the same time, the growth still to come is the rate now
+/// times the time in which it falls to its e-th part. Both halves are taken to scatter alike, and
+/// either's slope may be off by so many standard errors. `fell` is the share of the activity that
+/// is left. `None` if the rate may have reached zero.
 pub(super) fn ends_below(left_kib: f64, points: &[Point], fell: f64, errors: f64) -> Option<bool> {
     let (earlier, later) = points.split_at(points.len() / 2);
     let (early, late) = (FittedLine::through(earlier)?, FittedLine::through(later)?);
     let freedom = f64::from(early.freedom + late.freedom);
     let scatter = ((early.squares + late.squares) / freedom).sqrt();
     let errors = errors * (1.0 + FEW_POINTS / freedom) * scatter;
-    let early_pace = fell.sqrt() * early.slope + errors / early.spread.sqrt();
-    let late_pace = late.slope - errors / late.spread.sqrt();
-    if late_pace <= 0.0 {
+    let early_rate = fell.sqrt() * early.slope + errors / early.spread.sqrt();
+    let late_rate = late.slope - errors / late.spread.sqrt();
+    if late_rate <= 0.0 {
         return None;
     }
-    let falls_buckets = (later[0].x - earlier[0].x) / (early_pace / late_pace).ln();
-    Some(late_pace < early_pace && late.slope * falls_buckets < left_kib)
+    let falls_buckets = (later[0].x - earlier[0].x) / (early_rate / late_rate).ln();
+    Some(late_rate < early_rate && late.slope * falls_buckets < left_kib)
 }

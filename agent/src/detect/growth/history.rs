@@ -1,7 +1,7 @@
-//! What a process did before it grew: whether the growth is news, and how it began.
+//! History of a process before it grew: whether the growth is news, and how it began.
 //!
 //! Longer horizons reach further back than the one that shows the growth, in coarser buckets; both
-//! are asked.
+//! count.
 
 use super::{
     super::{
@@ -11,30 +11,30 @@ use super::{
     HorizonView, Stretch,
 };
 
-/// How much more than it varied while it was steady it must grow to have broken out.
+/// Multiple of its variation while it was steady by which it must grow to have broken out.
 pub(super) const BREAKOUT_OF_STEADY: f64 = 2.5;
 
-/// Growth as a share of what is left to the limit that is enough to have broken out, where it is
-/// less than `min_growth`.
+/// Growth as a share of the headroom that is enough to have broken out, if that is less than
+/// `min_growth`.
 const BREAKOUT_OF_HEADROOM: f64 = 0.1;
 
 /// Slope before, as a share of the slope since, up to which a process was steady before it broke
 /// out.
 pub(super) const STEADY_SHARE_MAX: f64 = 0.1;
 
-/// Buckets of the next longer horizon, and of the one after it, that must show the steady stretch.
+/// Buckets of the next longer horizon, and of the one after it, that must show the steady time.
 pub(super) const STEADY_BUCKETS_MIN: [usize; 2] = [8, 5];
 
 /// Slope before, as a share of the slope since, up to which growth has quickened. A guess.
 pub(super) const QUICKENED_SHARE_MAX: f64 = 0.5;
 
-/// Buckets by which the slope before is reckoned.
+/// Buckets by which the slope before is computed.
 const BEFORE_BUCKETS: usize = 5;
 
 impl HorizonView<'_> {
-    /// Whether at least half of the climb, on this and on every longer horizon, leads where the
-    /// process has not been before.
-    pub(super) fn on_new_ground(&self, first: &Point, last: &Point) -> bool {
+    /// Returns whether at least half of the growth, on this and on every longer horizon, reaches a
+    /// level that the process has not had before.
+    pub(super) fn reaches_new_level(&self, first: &Point, last: &Point) -> bool {
         (self.horizon..self.horizons.count()).all(|horizon| {
             let floors = self.floors(horizon);
             let points = floors.points();
@@ -52,8 +52,8 @@ impl HorizonView<'_> {
         })
     }
 
-    /// How far the process ever came down from where it had been, as far as this and longer
-    /// horizons remember.
+    /// Largest decrease of the process from an earlier level, as far as this and longer horizons
+    /// remember.
     pub(super) fn gave_back_kib(&self) -> f64 {
         let horizons = self.horizon..self.horizons.count();
         let deepest = horizons.map(|horizon| {
@@ -62,8 +62,8 @@ impl HorizonView<'_> {
         deepest.fold(0.0, f64::max)
     }
 
-    /// For how long the process was steady before the stretch, within what it now left behind,
-    /// where it left it by enough: the next two longer horizons must both say so.
+    /// Returns how long the process was steady before the stretch, within the range that it now
+    /// left, if it left it by enough: the next two longer horizons must both show it.
     pub(super) fn steady_secs_before(&self, stretch: &Stretch<'_>) -> Option<f64> {
         let enough_bytes =
             (self.config.min_growth_bytes as f64).min(BREAKOUT_OF_HEADROOM * self.headroom_bytes);
@@ -88,7 +88,8 @@ impl HorizonView<'_> {
         steady_secs(nearest, near).and_then(|_| steady_secs(nearest + 1, far))
     }
 
-    /// Whether growth was markedly slower before: then what came earlier still is another matter.
+    /// Returns whether growth was markedly slower before: then still earlier growth is another
+    /// matter.
     pub(super) fn quickened(&self, stretch: &Stretch<'_>) -> bool {
         let nearest = self.nearest_before(stretch, BEFORE_BUCKETS);
         self.before(stretch, nearest, BEFORE_BUCKETS).is_some_and(|(before, bucket_secs)| {
@@ -98,13 +99,13 @@ impl HorizonView<'_> {
         })
     }
 
-    /// The shortest horizon that shows so many buckets before the stretch: of a short stretch this
-    /// one itself.
+    /// Returns the shortest horizon that shows so many buckets before the stretch: for a short
+    /// stretch this one itself.
     fn nearest_before(&self, stretch: &Stretch<'_>, buckets: usize) -> usize {
         if stretch.begins() >= buckets as f64 { self.horizon } else { self.horizon + 1 }
     }
 
-    /// The last buckets of a horizon before the stretch, and how long each is; `None` where there
+    /// Returns the last buckets of a horizon before the stretch, and their length; `None` if there
     /// are fewer.
     fn before(
         &self,
@@ -116,7 +117,7 @@ impl HorizonView<'_> {
             (horizon < self.horizons.count()).then(|| self.horizons.bucket_secs(horizon))?;
         let since_secs =
             (BUCKETS as f64 - stretch.begins()) * self.horizons.bucket_secs(self.horizon);
-        // One bucket more of a longer horizon, for the one in which growth began.
+        // A longer horizon takes one bucket more, for the one in which growth began.
         let begins = if horizon == self.horizon { 0.0 } else { 1.0 };
         let before = self
             .floors(horizon)
@@ -125,7 +126,7 @@ impl HorizonView<'_> {
     }
 }
 
-/// How far the points ever came down from where they, or what was before, had been.
+/// Returns the largest decrease of the points from an earlier one or from an earlier peak.
 pub(super) fn given_back<'a>(mut peak: f64, points: impl IntoIterator<Item = &'a Point>) -> f64 {
     let mut deepest = 0.0;
     for point in points {

@@ -1,9 +1,9 @@
-//! Growth under a sawtooth whose teeth are longer than the buckets: what the process comes down to
-//! rises from tooth to tooth.
+//! Growth under a sawtooth whose teeth are longer than the buckets: the troughs rise from tooth to
+//! tooth.
 //!
 //! The tests are those of a horizon's floors, put to the last troughs. Teeth that hide a leak from
-//! floors, at half of their height now and a third then, hide nothing from troughs; and what a
-//! process climbs and gives back on a tooth is not held against it.
+//! floors, which catch them now at half of their height and then at a third, hide nothing from
+//! troughs; and a process's growth and decrease on a tooth are not held against it.
 
 use super::{
     super::{
@@ -17,17 +17,17 @@ use super::{
     impact::HEADROOM_SHARE,
 };
 
-/// Fewest troughs that are believed.
+/// Fewest troughs that show a leak.
 const STRETCH_MIN: usize = 5;
 
-/// The same of a process that started under watch and has not quickened since.
+/// Fewest troughs for a process that started under watch and has not quickened since.
 const YOUNG_STRETCH_MIN: usize = 7;
 
-/// Troughs that must show what was before.
+/// Fewest troughs that show the slope before.
 const BEFORE_MIN: usize = 3;
 
 impl HorizonView<'_> {
-    /// What the troughs show, if they show growth that is a leak.
+    /// Returns the growth that the troughs show, if it is a leak.
     pub(in super::super) fn growth_of_troughs(&self) -> Option<Growth> {
         let troughs = self.window.troughs(self.horizons);
         let troughs = troughs.points();
@@ -37,7 +37,7 @@ impl HorizonView<'_> {
             .find_map(|(before, points)| self.stretch_of_troughs(before, points))
     }
 
-    /// What some troughs show after those before them.
+    /// Returns the growth that some troughs show after those before them.
     fn stretch_of_troughs(&self, before: &[Point], points: &[Point]) -> Option<Growth> {
         let (first, last) = (points.first()?, points.last()?);
         let grown_kib = last.y - first.y;
@@ -60,13 +60,12 @@ impl HorizonView<'_> {
         if !self.nears_limit(grown_kib, grown_kib, grown_secs) {
             return None;
         }
-        // Each tooth takes its time, and so does the load's.
+        // Teeth take their time, and so does the activity.
         let horizons = self.horizons.covering(grown_secs)..self.horizons.count();
         let late_slope = even(points, &line, 1.0)?;
-        if horizons
-            .into_iter()
-            .any(|horizon| self.load.explains(self.horizons, horizon, grown_kib / first.y.max(1.0)))
-        {
+        if horizons.into_iter().any(|horizon| {
+            self.activity.explains(self.horizons, horizon, grown_kib / first.y.max(1.0))
+        }) {
             return None;
         }
         let slope_before = (before.len() >= BEFORE_MIN).then(|| theil_sen(before)).flatten();
@@ -97,7 +96,7 @@ impl HorizonView<'_> {
         })
     }
 
-    /// The same as [`Look::goes_on`] asks of a stretch of floors.
+    /// Returns whether growth goes on, as [`HorizonView::goes_on`] does for a stretch of floors.
     fn teeth_go_on(&self, points: &[Point], grown_kib: f64, quickened: bool) -> bool {
         let (points_min, errors) = match (self.young, quickened) {
             (false, _) => (STRETCH_MIN, OLD_ERRORS),
@@ -111,7 +110,7 @@ impl HorizonView<'_> {
     }
 }
 
-/// The lowest and the highest; zero twice where there is none.
+/// Returns the lowest and the highest point; zero twice if there is none.
 fn range(points: &[Point]) -> (f64, f64) {
     let ys = || points.iter().map(|point| point.y);
     (ys().reduce(f64::min).unwrap_or(0.0), ys().reduce(f64::max).unwrap_or(0.0))

@@ -1,40 +1,40 @@
-//! How limits come nearer: what the host, and cgroups with shared memory, have in use, as floors
-//! over every horizon.
+//! History of limits: memory in use of the host, and of cgroups with shared memory, as floors over
+//! every horizon.
 //!
-//! A process's growth says little where its limit hears nothing of it, as of shared memory that
-//! another was charged for before, or where the limit comes nearer for other reasons. Cold start:
-//! until a horizon is covered nothing is known on it. It refuses cgroups without a limit, without a
-//! count of what is charged, and those none of whose processes hold shared memory: nobody asks.
+//! A process's growth says little if it does not bring its limit nearer, as with shared memory that
+//! another process was charged for, or if the limit comes nearer for other reasons. Cold start: a
+//! horizon is unknown until it is covered. Cgroups without a limit, without a count of what is
+//! charged, or without shared memory are not recorded: they are not asked for.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::{
-        Context, is_gone,
+        detector::{Context, is_gone},
         window::{BUCKETS, Horizons, Window},
     },
-    claim::Headroom,
+    headroom::Headroom,
 };
 use crate::sense::{HostFact, ProcessFact};
 
-/// Shared memory from which a cgroup is followed: counters are off by some pages a CPU.
+/// Shared memory from which a cgroup is recorded: counters are off by some pages a CPU.
 const SHARED_BYTES_MIN: u64 = 2 << 20;
 
-/// What is in use of every limit that is followed.
+/// Memory in use of every limit that is recorded.
 #[derive(Default)]
 pub(super) struct LimitHistory {
     host: Window,
     cgroups: HashMap<Arc<str>, Charged>,
 }
 
-/// What is charged against a cgroup's limit.
+/// Memory charged against a cgroup's limit.
 struct Charged {
     window: Window,
     seen_scan: u32,
 }
 
 impl LimitHistory {
-    /// Takes a scan of the host; cgroups that the last scans do not show are forgotten.
+    /// Takes a scan of the host, and forgets cgroups that the last scans did not show.
     pub(super) fn see_host(
         &mut self,
         context: &Context<'_>,
@@ -47,7 +47,7 @@ impl LimitHistory {
         self.cgroups.retain(|_, charged| !is_gone(context, charged.seen_scan));
     }
 
-    /// Takes what a process says of its cgroup; the first of a scan speaks for all.
+    /// Takes the state of a process's cgroup; the first process of a scan speaks for all.
     pub(super) fn see_cgroup(
         &mut self,
         context: &Context<'_>,
@@ -71,8 +71,7 @@ impl LimitHistory {
         }
     }
 
-    /// How much more of a limit is in use than so many seconds ago, in KiB; `None` where that is
-    /// not known.
+    /// Rise of the memory in use of a limit over so many seconds, in KiB; `None` if unknown.
     pub(super) fn rose_kib(
         &self,
         headroom: &Headroom,

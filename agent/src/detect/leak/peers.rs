@@ -1,24 +1,21 @@
-//! What a process that is looked at shares with others: its workload's growth, and its limit.
+//! Growth that a process shares with others: its workload's, and its limit's.
 
 use std::collections::HashMap;
 
 use super::{
     super::{growth::Surroundings, window::Horizons},
-    claim::Headroom,
     limit_history::LimitHistory,
     process::Process,
+    process_scan::ProcessScan,
     workload::Members,
 };
-use crate::sense::ProcessFact;
-
-/// Processes of a workload whose growth is added up; of more, so many stand for all. Else a
+/// Processes of a workload whose growth is added up; of more, so many stand for all. Otherwise a
 /// workload of thousands that all grow would cost their number squared.
 const OTHERS_MAX: usize = 64;
 
-/// All of it, at the time of one look.
+/// Shared growth at one scan.
 pub(super) struct Peers<'a> {
-    pub(super) fact: &'a ProcessFact,
-    pub(super) headroom: &'a Headroom,
+    pub(super) scan: &'a ProcessScan<'a>,
     pub(super) processes: &'a HashMap<u32, Process>,
     pub(super) members: &'a Members,
     pub(super) limits: &'a LimitHistory,
@@ -27,19 +24,19 @@ pub(super) struct Peers<'a> {
 
 impl Surroundings for Peers<'_> {
     fn headroom_bytes(&self) -> f64 {
-        self.headroom.bytes
+        self.scan.headroom.bytes
     }
 
     fn shmem_bytes(&self) -> f64 {
-        self.fact.shmem_bytes as f64
+        self.scan.fact.shmem_bytes as f64
     }
 
     fn others_grew_kib(&self, horizon: usize, buckets: usize) -> f64 {
-        let pid = self.fact.id.pid;
+        let pid = self.scan.fact.id.pid;
         let Some(own) = self.processes.get(&pid) else { return 0.0 };
         let pids = self.members.pids(&own.workload);
         let others = pids.iter().take(OTHERS_MAX).filter(|other| **other != pid);
-        // Those that this scan has not shown yet are a bucket behind.
+        // Processes that this scan has not shown yet are a bucket behind.
         let rise_kib =
             |other: &Process| other.window.rise_kib(horizon, buckets - 2).unwrap_or(0.0).max(0.0);
         let share = (buckets - 1) as f64 / (buckets - 2) as f64
@@ -48,6 +45,6 @@ impl Surroundings for Peers<'_> {
     }
 
     fn limit_rose_kib(&self, secs: f64) -> Option<f64> {
-        self.limits.rose_kib(self.headroom, &self.fact.cgroup, secs, self.horizons)
+        self.limits.rose_kib(&self.scan.headroom, &self.scan.fact.cgroup, secs, self.horizons)
     }
 }

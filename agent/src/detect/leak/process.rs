@@ -1,10 +1,10 @@
-//! One process under watch: its window, its load, and whether it leaks.
+//! One watched process: its window, its activity, and its leak.
 //!
-//! It is judged by every horizon; once it leaks it is followed (see [`super::follow`]), but
-//! forecast on every shorter horizon too. Whoever cried wolf on a horizon is not believed on it
-//! again. Cold start: a process that starts under watch is not judged before its warm-up is over,
-//! but what it weighs is kept from the first minute on, so that a start that slows can be told from
-//! a leak. It refuses to hold more than [`STATE_BYTES_MAX`].
+//! It is judged on every horizon; once it leaks it is tracked (see [`super::tracking`]), and
+//! forecast on every shorter horizon too. A horizon that raised a false alarm about a process is
+//! not trusted about it again. Cold start: a process that starts under watch is not judged before
+//! its warm-up is over, but its memory is recorded from the first minute on, so that a start that
+//! slows down can be told from a leak. Bounded by [`STATE_BYTES_MAX`].
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -14,7 +14,6 @@ use super::{
         growth::{Growth, HorizonView, MINUTES_HORIZON_MIN, Surroundings},
         window::{Closed, Horizons, KIB, Newest, Window},
     },
-    tracking::Leak,
     workload::{Members, Workload},
 };
 use crate::{
@@ -22,60 +21,92 @@ use crate::{
     sense::{ProcessFact, ProcessResourcesFact},
 };
 
-/// What one process may cost, whatever it does.
+/// Maximum size of one process's state.
 const STATE_BYTES_MAX: usize = 512;
 
-/// What one process costs.
+/// Size of one process's state.
 pub const PROCESS_STATE_BYTES: usize = size_of::<Process>();
 const _: () = assert!(PROCESS_STATE_BYTES <= STATE_BYTES_MAX);
 
-/// How long the image of a program is read in and its first tables are built; nothing of it is
-/// kept. A guess.
+/// Time in which the image of a program is read in and its first tables are built; nothing of it is
+/// recorded. A guess.
 const LOADING_SECS: f64 = 60.0;
 
-/// The same, where the whole warm-up is configured to be shorter.
+/// Returns the loading time, which the whole warm-up may be configured to be shorter than.
 pub(super) fn loading_secs(config: &LeakConfig) -> f64 {
     config.warm_up.as_secs_f64().min(LOADING_SECS)
 }
 
-/// Share of growth that must have come since a claim was withdrawn for it to be claimed again.
+/// Share of growth that must have come since a claim was cleared for it to be claimed again.
 const NEWS_SHARE: f64 = 0.5;
 
-/// Share of its growth that came without anything new being mapped, from which a process only
-/// touches what it had.
+/// Share of its growth without new mappings from which a process only touches memory that it had
+/// mapped before.
 const TOUCHED_SHARE: f64 = 0.5;
 
-/// All that is known of one process.
+/// State of one process.
 pub(super) struct Process {
     pub(super) window: Window,
-    load: Activity,
+    activity: Activity,
     pub(super) start_ticks: u64,
-    /// When its window began: first sight, or a little after its start.
+    /// Time at which its window began: first sight, or a little after its start.
     pub(super) origin_t: f64,
     pub(super) workload: Arc<Workload>,
-    /// Few do, so it lies elsewhere.
+    /// Boxed, since few processes leak.
     pub(super) leak: Option<Box<Leak>>,
-    /// One more than the faulted bytes when the window began, where faults are sampled; so it takes
-    /// eight bytes, not sixteen.
+    /// Faulted bytes when the window began, plus one, if faults are sampled; so it takes eight
+    /// bytes, not sixteen.
     faulted_from_bytes: Option<NonZeroU64>,
     /// Private KiB at the same moment.
     private_from_kib: u32,
-    /// What it had mapped when last seen; 0 where that is not seen.
+    /// Memory mapped when last seen; 0 if unknown.
     mapped_kib: u32,
-    /// What it weighed when that last became more.
-    weighed_when_mapped_kib: u32,
+    /// Memory in use when that last grew.
+    used_when_mapped_kib: u32,
     pub(super) seen_scan: u32,
-    /// Whether it started, or replaced its program, under watch: then its first growth is a
-    /// warm-up.
+    /// Whether it started, or executed a program, under watch: then its first growth is a warm-up.
     young: bool,
-    /// What it weighed when a claim about it was withdrawn: growth up to there is no news.
+    /// Memory in use when a claim about it was cleared: growth up to there is no news.
     pub(super) settled_kib: u32,
-    /// Shorter horizons than this have cried wolf about this program.
+    /// Shortest horizon that has raised no false alarm about this program.
     pub(super) trusted_from: u8,
 }
 
+/// An open leak of a process, with the evidence by which it is tracked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leak {
+    pub(super) slope_bytes_per_sec: f64,
+    /// Time since which its horizon has shown no growth; infinite while it grows.
+    pub(super) still_since_t: f64,
+    /// Floors since the claim; `None` after a restart, until the successor has one.
+    pub(super) floors_kib: Option<(u32, u32)>,
+    pub(super) horizon: u8,
+    /// Whether it is tracked by its troughs.
+    pub(super) by_troughs: bool,
+    pub(super) confidence: f32,
+}
+
+impl Leak {
+    pub(super) fn new(growth: &Growth, horizon: usize, confidence: f64) -> Self {
+        Self {
+            slope_bytes_per_sec: growth.slope_bytes_per_sec,
+            still_since_t: f64::INFINITY,
+            floors_kib: Some((growth.base_kib, growth.peak_kib)),
+            horizon: horizon as u8,
+            by_troughs: growth.under_sawtooth,
+            confidence: confidence as f32,
+        }
+    }
+
+    /// Returns the leak as a successor of the process takes it over.
+    pub(super) fn inherited(self) -> Self {
+        Self { still_since_t: f64::INFINITY, floors_kib: None, by_troughs: false, ..self }
+    }
+}
+
 impl Process {
-    /// `loading_secs` for one that starts now; `None` for one that ran before it was watched.
+    /// Creates the state of a process, with `loading_secs` if it starts now, and `None` if it ran
+    /// before it was watched.
     pub(super) fn new(
         fact: &ProcessFact,
         t: f64,
@@ -85,7 +116,7 @@ impl Process {
     ) -> Self {
         Self {
             window: Window::default(),
-            load: Activity::default(),
+            activity: Activity::default(),
             start_ticks: fact.id.start_ticks,
             origin_t: t + loading_secs.unwrap_or(0.0),
             workload: members.join(fact),
@@ -93,7 +124,7 @@ impl Process {
             faulted_from_bytes: faulted_from(fact),
             private_from_kib: kib(fact),
             mapped_kib: 0,
-            weighed_when_mapped_kib: 0,
+            used_when_mapped_kib: 0,
             seen_scan: scan,
             young: loading_secs.is_some(),
             settled_kib: 0,
@@ -101,17 +132,17 @@ impl Process {
         }
     }
 
-    /// Forgets all growth: another program runs now.
+    /// Forgets all growth, since another program runs now.
     pub(super) fn begin_anew(&mut self, t: f64, loading_secs: f64) {
         self.window = Window::default();
-        self.load = Activity::default();
+        self.activity = Activity::default();
         self.origin_t = t + loading_secs;
         self.faulted_from_bytes = None;
-        (self.mapped_kib, self.weighed_when_mapped_kib) = (0, 0);
+        (self.mapped_kib, self.used_when_mapped_kib) = (0, 0);
         (self.young, self.settled_kib, self.trusted_from) = (true, 0, 0);
     }
 
-    /// Takes a sight of it.
+    /// Takes its memory at one scan.
     pub(super) fn see(
         &mut self,
         fact: &ProcessFact,
@@ -128,7 +159,7 @@ impl Process {
         if let Some(mapped_bytes) = fact.mapped_bytes {
             let before_kib = std::mem::replace(&mut self.mapped_kib, to_kib(mapped_bytes));
             if self.mapped_kib > before_kib {
-                self.weighed_when_mapped_kib = kib(fact);
+                self.used_when_mapped_kib = kib(fact);
             }
         }
         let age_secs = t - self.origin_t;
@@ -142,12 +173,12 @@ impl Process {
         }
     }
 
-    /// Takes a count of what it holds.
+    /// Takes a count of its files and threads.
     pub(super) fn count(&mut self, fact: &ProcessResourcesFact, t: f64, horizons: &Horizons) {
-        self.load.observe(horizons, t - self.origin_t, fact);
+        self.activity.observe(horizons, t - self.origin_t, fact);
     }
 
-    /// What a horizon shows, if that is a leak.
+    /// Returns the growth that a horizon shows, if it is a leak.
     pub(super) fn judge(
         &self,
         t: f64,
@@ -156,17 +187,19 @@ impl Process {
         horizons: &Horizons,
         around: &dyn Surroundings,
     ) -> Option<Growth> {
-        // Of a process that was met at work nothing is known at first: half a minute of growth may
-        // be what it always does.
-        let met = !self.young && t - self.origin_t < config.warm_up.as_secs_f64();
-        if horizon < usize::from(self.trusted_from) || met && horizon < MINUTES_HORIZON_MIN {
+        // The beginning of a process that ran before is unknown: half a minute of growth may be
+        // what it always does.
+        let is_known_late = !self.young && t - self.origin_t < config.warm_up.as_secs_f64();
+        if horizon < usize::from(self.trusted_from)
+            || is_known_late && horizon < MINUTES_HORIZON_MIN
+        {
             return None;
         }
-        let look = self.look(t, (horizon, newest), config, horizons, around)?;
-        self.is_believed(look.growth()?, horizon, config, horizons)
+        let view = self.view(t, (horizon, newest), config, horizons, around)?;
+        self.is_believed(view.growth()?, horizon, config, horizons)
     }
 
-    /// The same of what the last troughs show, when one was completed.
+    /// Returns the growth that the last troughs show when one was completed, if it is a leak.
     pub(super) fn judge_troughs(
         &self,
         t: f64,
@@ -175,12 +208,12 @@ impl Process {
         around: &dyn Surroundings,
     ) -> Option<Growth> {
         let growth =
-            self.look(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
+            self.view(t, (0, Newest::Closed), config, horizons, around)?.growth_of_troughs()?;
         self.is_believed(growth, horizons.covering(growth.grown_secs), config, horizons)
     }
 
-    /// How to look at a horizon; `None` while it warms up.
-    fn look<'a>(
+    /// Returns the view of a horizon; `None` during the warm-up.
+    fn view<'a>(
         &'a self,
         t: f64,
         (horizon, newest): (usize, Newest),
@@ -193,7 +226,7 @@ impl Process {
         if self.young && watched_secs < warm_up_secs {
             return None;
         }
-        let (window, load, young) = (&self.window, &self.load, self.young);
+        let (window, activity, young) = (&self.window, &self.activity, self.young);
         let headroom_bytes = around.headroom_bytes();
         Some(HorizonView {
             window,
@@ -201,7 +234,7 @@ impl Process {
             newest,
             config,
             horizons,
-            load,
+            activity,
             young,
             watched_secs,
             headroom_bytes,
@@ -223,19 +256,20 @@ impl Process {
             .then_some(growth)
     }
 
-    /// Whether growth is into memory that was mapped before it, of which there is less than is left
-    /// to the limit: huge pages that arrive, a heap that is touched for the first time. It cannot
-    /// run out before it maps more, and is judged again then.
+    /// Returns whether growth is into memory that was mapped before, of which less is left than to
+    /// the limit: huge pages that arrive, a heap that is touched for the first time. It cannot run
+    /// out before it maps more, and is judged again then.
     fn touches_what_it_had(&self, growth: &Growth) -> bool {
-        let weighs_kib = f64::from(growth.peak_kib);
-        let untouched_kib = f64::from(self.mapped_kib) - weighs_kib;
+        let used_kib = f64::from(growth.peak_kib);
+        let untouched_kib = f64::from(self.mapped_kib) - used_kib;
         self.mapped_kib > 0
-            && weighs_kib - f64::from(self.weighed_when_mapped_kib)
+            && used_kib - f64::from(self.used_when_mapped_kib)
                 >= TOUCHED_SHARE * growth.grown_bytes / KIB
             && untouched_kib * KIB < growth.headroom_bytes
     }
 
-    /// Bytes that sampled page faults stand for, and bytes retained, since the window began.
+    /// Bytes allocated, as estimated from sampled page faults, and bytes still held, since the
+    /// window began.
     pub(super) fn allocated_and_retained(&self, fact: &ProcessFact) -> Option<(u64, u64)> {
         let allocated = fact
             .faulted_bytes_total?

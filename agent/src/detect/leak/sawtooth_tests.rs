@@ -21,14 +21,14 @@ fn leak(secs: f64) -> impl Fn(f64) -> f64 {
 }
 
 #[test]
-fn a_leak_under_long_teeth_is_found_by_what_it_comes_down_to_and_stands() {
+fn leak_under_long_teeth_is_found_by_its_troughs() {
     let (teeth, leak) = (purged(150.0), leak(f64::INFINITY));
     let verdict =
         one(Run::new(5.0, 1.5, None).shape(8.0 * 3_600.0, |t| 300.0 + teeth(t) + leak(t)));
     assert_eq!(verdict.state, ClaimState::Raised);
     assert!((3_600.0..3_600.0 + 2.0 * 3_600.0).contains(&verdict.t), "{verdict:?}");
-    assert!(verdict.why.contains(" at the foot of its sawtooth, "), "{verdict:?}");
-    assert!(verdict.why.contains(" beside its own peaks is gone in "), "{verdict:?}");
+    assert!(verdict.why.contains(" at the low points of its sawtooth "), "{verdict:?}");
+    assert!(verdict.why.contains(" beside its own peaks run out in "), "{verdict:?}");
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn long_teeth_alone_are_silent() {
 }
 
 #[test]
-fn it_ends_when_teeth_no_longer_rise_and_when_there_are_none_any_more() {
+fn leak_ends_when_teeth_stop_rising_or_stop() {
     let (teeth, leak_for) = (purged(150.0), 2.0 * 3_600.0);
     for teeth_end in [f64::INFINITY, 3.0 * 3_600.0] {
         let leak = leak(leak_for);

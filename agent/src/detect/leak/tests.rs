@@ -140,7 +140,7 @@ fn a_break_out_of_a_steady_time_is_found_within_60_s() {
 }
 
 #[test]
-fn fast_growth_without_a_beginning_takes_longer_and_slow_growth_until_the_limit_nears() {
+fn growth_with_unseen_start_is_claimed_later() {
     let fast = |run: Run| one(run.shape(400.0, |t| 20.0 + 4.0 * t)).t;
     assert_eq!(fast(Run::known(1.0, 16.0, Some(2.0))), UNSEEN_T);
     // Of a process that was met at work the horizons of seconds say nothing yet.
@@ -155,8 +155,9 @@ fn fast_growth_without_a_beginning_takes_longer_and_slow_growth_until_the_limit_
 #[test]
 fn the_evidence_reads_like_a_colleague_wrote_it() {
     let verdict = one(Run::known(1.0, 16.0, Some(2.0)).shape(150.0, |t| 20.0 + 4.0 * t));
-    let expected = "api (pid 812) grew 120.0 MiB in 30 s, 4.0 MiB/s ± 0.0 KiB, without slowing, for as long as it was watched; \
-        1.8 GiB of headroom to its cgroup's memory.max is gone in 8 min (4 min to 14 min), unless it stops before";
+    let expected = "api (pid 812) grew by 120.0 MiB in 30 s (4.0 MiB/s ± 0.0 KiB/s), \
+        without slowing down, for as long as it has been watched; if it goes on, the 1.8 GiB left \
+        below its cgroup's memory.max run out in 8 min (4 min to 14 min)";
     assert_eq!(verdict.why, expected);
     let Claim::Leak(claim) = &verdict.claim else { panic!("{verdict:?}") };
     assert_eq!(claim.growth_interval_bytes_per_sec, Some([4.0 * MIB; 2]));
@@ -190,8 +191,8 @@ fn fault_samples_are_part_of_the_evidence() {
         run.scan(t, [fact]);
     }
     let why = one(run.verdicts).why;
-    let expected =
-        "; page-fault samples say 270.0 MiB were allocated in the last 54 s, 216.0 MiB retained";
+    let expected = "; page-fault samples show 270.0 MiB allocated in the last 54 s, \
+                    216.0 MiB of it still held";
     assert!(why.ends_with(expected), "{why}");
 }
 
@@ -248,7 +249,7 @@ fn born(secs: u32, mib: impl Fn(f64) -> f64) -> Vec<Verdict> {
 }
 
 #[test]
-fn a_start_may_take_its_time_and_a_leak_from_the_start_is_found_after_it() {
+fn slow_start_is_silent_and_leak_from_start_is_found_later() {
     assert_eq!(born(3_000, |age| 50.0 + age.min(1_000.0)), []);
     assert_eq!(born(6_000, |age| 50.0 + 1_500.0 * (1.0 - (-age / 900.0).exp())), []);
     let leak = one(born(1_400, |age| 50.0 + age));
@@ -256,7 +257,7 @@ fn a_start_may_take_its_time_and_a_leak_from_the_start_is_found_after_it() {
 }
 
 #[test]
-fn memory_that_follows_load_is_no_leak_and_the_same_without_load_is() {
+fn memory_that_follows_load_is_no_leak() {
     let verdicts = |connections: fn(f64) -> f64| {
         let mut run = Run::new(1.0, 16.0, Some(2.0));
         for step in 0..3_000 {
@@ -285,7 +286,7 @@ fn memory_that_follows_load_is_no_leak_and_the_same_without_load_is() {
 }
 
 #[test]
-fn touching_what_was_mapped_long_ago_is_no_leak_until_more_is_mapped() {
+fn touching_mapped_memory_is_no_leak_until_more_is_mapped() {
     let verdicts = |mapped: fn(f64) -> f64| {
         let mut run = Run::new(1.0, 16.0, None);
         for step in 0..1_500 {
@@ -343,7 +344,7 @@ fn silence(run: &mut Run, from: u32, to: u32) {
 }
 
 #[test]
-fn a_claim_outlives_its_process_for_a_while_and_then_says_why_it_ends() {
+fn claim_outlives_its_process_and_then_says_why_it_ends() {
     let id = ProcessId { pid: 812, start_ticks: 4711 };
     let mut exit = leaking();
     exit.feed(110.5, Fact::Exit(ProcessId { start_ticks: 1, ..id }));
@@ -359,7 +360,7 @@ fn a_claim_outlives_its_process_for_a_while_and_then_says_why_it_ends() {
     let mut vanish = leaking();
     silence(&mut vanish, 111, 150);
 
-    for (run, because) in [(exit, "exited"), (reuse, "another"), (vanish, "vanished")] {
+    for (run, because) in [(exit, "exited"), (reuse, "another"), (vanish, "disappeared")] {
         let states = states(&run.verdicts);
         assert_eq!(states.len(), 2, "{because}: {:#?}", run.verdicts);
         assert!(
@@ -371,7 +372,7 @@ fn a_claim_outlives_its_process_for_a_while_and_then_says_why_it_ends() {
 }
 
 #[test]
-fn a_leak_survives_a_restart_without_a_second_claim_and_ends_with_a_successor_that_does_not_grow() {
+fn leak_survives_a_restart_and_ends_with_a_steady_successor() {
     for (successor_mib_per_sec, ends) in [(4.0, false), (0.0, true)] {
         let mut run = leaking();
         let first = ProcessId { pid: 812, start_ticks: 4711 };
@@ -395,7 +396,7 @@ fn a_leak_survives_a_restart_without_a_second_claim_and_ends_with_a_successor_th
 }
 
 #[test]
-fn a_claim_goes_with_its_process_to_another_cgroup_and_ends_there() {
+fn claim_moves_with_its_process_to_another_cgroup() {
     let mut run = leaking();
     for step in 111..600 {
         let t = f64::from(step);
@@ -411,7 +412,7 @@ fn a_claim_goes_with_its_process_to_another_cgroup_and_ends_there() {
 }
 
 #[test]
-fn of_workers_that_leak_together_each_may_go_elsewhere_and_every_claim_ends() {
+fn workers_that_leak_together_may_move_and_claims_end() {
     // The one that the claim was made with goes, another goes, and all do.
     for gone in [&[900][..], &[901], &[900, 901, 902]] {
         let mut run = Run::known(1.0, 9.0, None);
@@ -454,7 +455,7 @@ fn for_workers(run: &mut Run, t: f64, cgroup: impl Fn(u32) -> &'static str) {
 }
 
 #[test]
-fn a_workload_is_claimed_once_however_many_of_its_processes_leak() {
+fn workload_is_claimed_once_however_many_processes_leak() {
     let mut run = Run::new(1.0, 9.0, Some(4.0));
     for step in 0..400 {
         let t = f64::from(step);
@@ -471,7 +472,7 @@ fn a_workload_is_claimed_once_however_many_of_its_processes_leak() {
     let verdict = one(run.verdicts);
     let left = 4_096.0 - 5.0 * (100.0 + 1.2 * verdict.t);
     assert!((verdict.exhaustion_secs.unwrap() / (left / 6.0) - 1.0).abs() < 0.1, "{verdict:?}");
-    assert!(verdict.why.contains("others like it"), "{}", verdict.why);
+    assert!(verdict.why.contains("its workload's other processes"), "{}", verdict.why);
 }
 
 #[test]
@@ -512,7 +513,7 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
         let fact = Fact::Process(run.fact(20.0 + 4.0 * t));
         let output = run.core.apply(&Observation { t, fact });
         run.verdicts.extend(output.verdicts);
-        decisions.extend(output.decisions.iter().map(|d| (d.t as u64, d.action)));
+        decisions.extend(output.decisions.iter().map(|d| (d.t() as u64, d.action)));
     }
     use crate::decide::{Action, Severity};
     let page = |t, severity| (t, Action::Page { severity });
@@ -524,7 +525,7 @@ fn a_nearing_end_reaches_the_policy_while_the_claim_stands() {
 }
 
 #[test]
-fn a_leak_that_quickens_reaches_the_policy_before_its_own_horizon_does() {
+fn quickening_leak_is_forecast_before_its_own_horizon() {
     let mut run = Run::new(1.0, 9.0, Some(1.0));
     let mut decisions = Vec::new();
     for step in 0..3_060 {
@@ -536,7 +537,7 @@ fn a_leak_that_quickens_reaches_the_policy_before_its_own_horizon_does() {
         };
         run.core.apply(&Observation { t, fact: Fact::Host(host) });
         let output = run.core.apply(&Observation { t, fact: Fact::Process(fact) });
-        decisions.extend(output.decisions.iter().map(|d| (d.t as u64, d.action)));
+        decisions.extend(output.decisions.iter().map(|d| (d.t() as u64, d.action)));
     }
     use crate::decide::{Action, Severity};
     assert_eq!(decisions[0].1, Action::Page { severity: Severity::Warning });
@@ -557,7 +558,7 @@ fn a_job_of_half_a_minute_is_no_leak_where_the_limit_is_far() {
 }
 
 #[test]
-fn who_grows_a_little_while_another_eats_the_host_is_not_claimed() {
+fn small_growth_beside_one_that_eats_the_host_is_silent() {
     let mut run = Run::new(30.0, 9.0, None);
     for step in 0..2_880 {
         let t = f64::from(step) * 30.0;

@@ -1,15 +1,15 @@
-//! A leak that was claimed, followed until it is over.
+//! Tracking of a claimed leak until it is over.
 //!
-//! It is followed on the horizon that showed it, where its noise was judged, or by its troughs
-//! where those did. It refuses nothing.
+//! A leak is tracked on the horizon that showed it, with the noise as judged there, or by the low
+//! points of a sawtooth if those showed it.
 
 use super::{
     super::{
-        growth::{Growth, Surroundings},
+        growth::Surroundings,
         regression::theil_sen,
         window::{Horizons, KIB, Newest},
     },
-    process::Process,
+    process::{Leak, Process},
 };
 use crate::{
     config::LeakConfig,
@@ -22,41 +22,27 @@ const END_BUCKETS: usize = 6;
 /// Share of the claimed slope below which growth has stopped.
 const STOPPED_SHARE: f64 = 0.1;
 
-/// Troughs by which the same is seen.
+/// Troughs by which it is seen to stop.
 const END_TROUGHS: usize = 4;
 
-/// Growth must have stopped for this long, and for its own horizon's buckets at the end: a pause is
-/// not an end. A guess.
+/// Time for which growth must have stopped, and for its own horizon's buckets at the end: a pause
+/// is not an end. A guess.
 const STOPPED_SECS_MIN: f64 = 60.0;
 
-/// Share of what was grown since the claim's window began that, once given back, makes it no leak.
+/// Share of the growth since the claim's window began that, once given back, makes it no leak.
 const GIVEN_BACK_SHARE: f64 = 0.5;
 
-/// That a process leaks, and by what it is followed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Leak {
-    pub(super) slope_bytes_per_sec: f64,
-    /// Since when its horizon has shown no growth; infinite while it grows.
-    still_since_t: f64,
-    /// Floors since the claim; `None` after a restart, until the successor has one.
-    floors_kib: Option<(u32, u32)>,
-    pub(super) horizon: u8,
-    /// Whether it is followed by its troughs.
-    by_troughs: bool,
-    pub(super) confidence: f32,
-}
-
-/// What came of a leak that was followed.
-pub(super) enum Followed {
-    /// It grows on: how fast now.
+/// State of a tracked leak.
+pub(super) enum Tracking {
+    /// It grows on, so many bytes a second now.
     Grows(f64),
     /// It pauses.
     Pauses,
-    /// It is no leak after all, or no more, and why.
+    /// It is no leak after all, or no longer, for this reason.
     Over(String),
 }
 
-/// No limit and no company: how fast a leak grows does not depend on them.
+/// Surroundings without a limit and other processes, which the rate of a leak does not depend on.
 struct Alone;
 
 impl Surroundings for Alone {
@@ -77,29 +63,29 @@ impl Surroundings for Alone {
     }
 }
 
-/// Why a leak is over.
+/// Reason for which a leak is over.
 struct Over {
     because: String,
     gave_back: bool,
 }
 
 impl Process {
-    /// A leak, when a bucket of its own horizon closed.
-    pub(super) fn follow(&mut self, mut leak: Leak, t: f64, horizons: &Horizons) -> Followed {
+    /// Tracks a leak when a bucket of its own horizon has closed.
+    pub(super) fn follow(&mut self, mut leak: Leak, t: f64, horizons: &Horizons) -> Tracking {
         let horizon = usize::from(leak.horizon);
         if leak.by_troughs {
             let since_secs = self.window.since_trough_secs(horizons).unwrap_or(f64::INFINITY);
             if since_secs < END_BUCKETS as f64 * horizons.bucket_secs(horizon) {
-                return Followed::Pauses;
+                return Tracking::Pauses;
             }
-            // Its sawtooth has ended: from here on floors tell.
+            // Its sawtooth has ended: from here on floors count.
             leak.by_troughs = false;
         }
         let floors = self.window.floors(horizon);
         let (Some(last), Some(recent)) =
             (floors.points().last(), theil_sen(floors.last(END_BUCKETS)))
         else {
-            return Followed::Pauses;
+            return Tracking::Pauses;
         };
         let per_sec = KIB / horizons.bucket_secs(horizon);
         let last_kib = last.y;
@@ -108,32 +94,33 @@ impl Process {
         {
             if over.gave_back {
                 // Its memory comes and goes at a longer period than this horizon: from now on only
-                // longer ones are believed.
+                // longer ones are trusted.
                 self.trusted_from = (horizon + 1).min(horizons.count() - 1) as u8;
             }
-            return Followed::Over(over.because);
+            return Tracking::Over(over.because);
         }
         theil_sen(floors.points())
-            .map_or(Followed::Pauses, |slope| Followed::Grows(slope * per_sec))
+            .map_or(Tracking::Pauses, |slope| Tracking::Grows(slope * per_sec))
     }
 
-    /// A leak, when a trough was completed.
-    pub(super) fn follow_troughs(&mut self, leak: Leak, t: f64, horizons: &Horizons) -> Followed {
+    /// Tracks a leak when a trough was completed.
+    pub(super) fn follow_troughs(&mut self, leak: Leak, t: f64, horizons: &Horizons) -> Tracking {
         let troughs = self.window.troughs(horizons);
         let points = troughs.points();
         let latest = &points[points.len().saturating_sub(END_TROUGHS)..];
         let (true, Some(last), Some(slope)) = (leak.by_troughs, latest.last(), theil_sen(latest))
         else {
-            return Followed::Pauses;
+            return Tracking::Pauses;
         };
         let tooth_secs = (last.x - latest[0].x) / (latest.len() - 1) as f64;
         match self.is_over(leak, t, last.y, slope * KIB, tooth_secs) {
-            Some(over) => Followed::Over(over.because),
-            None => Followed::Grows(slope * KIB),
+            Some(over) => Tracking::Over(over.because),
+            None => Tracking::Grows(slope * KIB),
         }
     }
 
-    /// Whether a leak is over, by its latest floor and its latest pace; it is kept as it is now.
+    /// Returns why a leak is over, if it is, by its latest floor and its latest rate. Stores its
+    /// state.
     fn is_over(
         &mut self,
         mut leak: Leak,
@@ -148,14 +135,15 @@ impl Process {
         let (grown_kib, given_back_kib) =
             (f64::from(peak_kib.saturating_sub(base_kib)), f64::from(peak_kib - last_kib));
         let gave_back = given_back_kib > GIVEN_BACK_SHARE * grown_kib;
-        // What it gave back is not settled: it may grow there again, and may leak below.
+        // Memory that was given back is not settled: the process may grow there again, and may leak
+        // below.
         leak.floors_kib = Some((base_kib, if gave_back { last_kib } else { peak_kib }));
         let still = slope_bytes_per_sec < STOPPED_SHARE * leak.slope_bytes_per_sec;
         leak.still_since_t = if still { leak.still_since_t.min(t) } else { f64::INFINITY };
         self.leak = Some(Box::new(leak));
         let because = if gave_back {
             let (back, grown) = (Size(given_back_kib * KIB), Size(grown_kib * KIB));
-            format!("it gave back {back} of the {grown} it grew")
+            format!("it gave back {back} of the {grown} that it grew by")
         } else if t - leak.still_since_t >= STOPPED_SECS_MIN.max(still_secs_min) {
             let still_for = Span(t - leak.still_since_t);
             format!(
@@ -168,9 +156,9 @@ impl Process {
         Some(Over { because, gave_back })
     }
 
-    /// How fast a leak grows now, when a bucket of a shorter horizon than its own closed: a leak
-    /// that quickens, or a headroom that others eat, must not wait for its own horizon, whose
-    /// buckets may be most of an hour.
+    /// Returns the rate of a leak when a bucket of a shorter horizon than its own has closed: a
+    /// leak that quickens, or a headroom that others use up, must not wait for its own horizon,
+    /// whose buckets may last most of an hour.
     pub(super) fn quickened(
         &self,
         leak: &Leak,
@@ -194,28 +182,10 @@ impl Process {
         Some(own_slope.max(faster))
     }
 
-    /// It leaks no more: what it grew until now is settled.
+    /// Ends the leak: its growth until now is settled.
     pub(super) fn end_leak(&mut self) {
         if let Some((_, peak_kib)) = self.leak.take().and_then(|leak| leak.floors_kib) {
             self.settled_kib = peak_kib;
         }
-    }
-}
-
-impl Leak {
-    pub(super) fn new(growth: &Growth, horizon: usize, confidence: f64) -> Self {
-        Self {
-            slope_bytes_per_sec: growth.slope_bytes_per_sec,
-            still_since_t: f64::INFINITY,
-            floors_kib: Some((growth.base_kib, growth.peak_kib)),
-            horizon: horizon as u8,
-            by_troughs: growth.under_sawtooth,
-            confidence: confidence as f32,
-        }
-    }
-
-    /// As the successor of the process takes it over.
-    pub(super) fn inherited(self) -> Self {
-        Self { still_since_t: f64::INFINITY, floors_kib: None, by_troughs: false, ..self }
     }
 }

@@ -1,4 +1,4 @@
-//! Workloads: what leaks is a program in a cgroup, whatever pids carry it and however many do.
+//! Workloads: a program in a cgroup, whichever and however many processes run it. Leaks are theirs.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -24,12 +24,12 @@ impl Workload {
     }
 }
 
-/// Which processes are watched of each workload.
+/// Watched processes of each workload.
 #[derive(Default)]
 pub(super) struct Members(HashMap<Arc<Workload>, Vec<u32>>);
 
 impl Members {
-    /// Puts a process into its workload; returns the workload's one copy.
+    /// Adds a process to its workload, and returns the one copy of the workload.
     pub(super) fn join(&mut self, fact: &ProcessFact) -> Arc<Workload> {
         let entry = self.0.entry(Arc::new(Workload::of(fact)));
         let workload = entry.key().clone();
@@ -37,7 +37,7 @@ impl Members {
         workload
     }
 
-    /// Takes a process out, and the workload with its last.
+    /// Removes a process, and the workload with its last.
     pub(super) fn leave(&mut self, workload: &Arc<Workload>, pid: u32) {
         let Entry::Occupied(mut entry) = self.0.entry(workload.clone()) else { return };
         entry.get_mut().retain(|member| *member != pid);
@@ -46,7 +46,7 @@ impl Members {
         }
     }
 
-    /// The processes of a workload.
+    /// Returns the processes of a workload.
     pub(super) fn pids(&self, workload: &Workload) -> &[u32] {
         self.0.get(workload).map_or(&[], Vec::as_slice)
     }

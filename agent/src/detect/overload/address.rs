@@ -1,32 +1,33 @@
-//! One address: the queues of the sockets that share it, and the claim that stands about it.
+//! One address: the queues of the sockets that share it, and its claim.
 //!
-//! One stuck worker of eight makes an eighth of all connections wait: so each socket is judged for
-//! itself, and eight that stand by turns are not one that stands. A claim is raised once, and
-//! withdrawn once no socket was overloaded for `clear_after`, or all are gone. Cold start: nothing.
-//! It refuses nothing; the detector bounds how many sockets there are.
+//! One stuck worker of eight makes an eighth of all connections wait, so each socket is judged for
+//! itself, and eight that take turns at standing are not one standing queue. A claim is raised
+//! once, and cleared once no socket was overloaded for `clear_after`, or all are gone. The detector
+//! bounds the number of sockets.
 
 use foldhash::HashMap;
 
 use super::{
-    claim::{self, OverloadedQueue},
+    claim::OverloadClaim,
     counter::Counter,
     queue::{AcceptQueue, QueueUpdate},
     rates::Rates,
     trigger::Trigger,
+    verdict::{self, OverloadedQueue},
 };
 use crate::{
     config::OverloadConfig,
     detect::{
-        Context, Findings, is_gone,
-        verdict::{Claim, ClaimState, OverloadClaim, Verdict},
+        detector::{Context, Findings, is_gone},
+        verdict::{Claim, Verdict},
     },
     sense::ListenerFact,
 };
 
-/// Seconds between two forecasts of a claim that stands: the policy needs no finer ones.
+/// Time between two forecasts of an open claim: the policy needs no finer ones.
 const FORECAST_EVERY_SECS: f64 = 1.0;
 
-/// All that is known of one address.
+/// State of one address.
 #[derive(Default)]
 pub(super) struct ListenAddress {
     sockets: HashMap<u64, AcceptQueue>,
@@ -36,7 +37,7 @@ pub(super) struct ListenAddress {
     raised: Option<Raised>,
 }
 
-/// What the looks of one instant add up to, so far.
+/// Sum of the samples of one instant so far.
 #[derive(Default)]
 struct Instant {
     t: f64,
@@ -44,16 +45,16 @@ struct Instant {
     arrived: Option<u64>,
     accepted: Option<u64>,
     dropped: u64,
-    stands: bool,
+    is_standing: bool,
 }
 
-/// A standing claim.
+/// An open claim.
 struct Raised {
     since_t: f64,
-    /// When it last was an overload.
+    /// Time of the last sample that showed an overload.
     bad_t: f64,
     forecast_t: f64,
-    /// As it was raised.
+    /// Verdict that raised it.
     verdict: Verdict,
 }
 
@@ -67,13 +68,13 @@ impl ListenAddress {
         self.raised.is_some()
     }
 
-    /// Whether a look at this socket needs no new room.
+    /// Whether a sample of this socket needs no new room.
     pub(super) fn knows(&self, fact: &ListenerFact) -> bool {
         self.sockets.contains_key(&key(fact))
     }
 
-    /// Takes a look at one of its sockets; appends the claim that is made or withdrawn, or a fresh
-    /// forecast of one that stands.
+    /// Takes a sample of one of its sockets. Appends the claim that is raised or cleared, or a
+    /// fresh forecast of an open one.
     pub(super) fn observe(
         &mut self,
         context: &Context<'_>,
@@ -82,42 +83,42 @@ impl ListenAddress {
         findings: &mut Findings,
     ) {
         let t = context.t;
-        self.turn(t, fact);
+        self.advance(t, fact);
         let key = key(fact);
-        let seen = self.sockets.entry(key).or_default().look(t, context.scan, fact, config);
-        self.add(&seen);
+        let update = self.sockets.entry(key).or_default().observe(t, context.scan, fact, config);
+        self.add(&update);
         let Some(raised) = &mut self.raised else {
-            if let Some(ground) = seen.ground {
-                let verdict = self.subject(fact, key, ground).verdict(context, config);
+            if let Some(trigger) = update.trigger {
+                let verdict = self.subject(fact, key, trigger).verdict(context, config);
                 self.raised =
                     Some(Raised { since_t: t, bad_t: t, forecast_t: t, verdict: verdict.clone() });
                 findings.verdicts.push(verdict);
             }
             return;
         };
-        if seen.is_overload || seen.gap {
+        if update.is_overload || update.gap {
             raised.bad_t = t;
         }
         if t - raised.bad_t >= config.clear_after.as_secs_f64() {
-            let why = claim::well_again(fact, t - raised.bad_t, t - raised.since_t);
+            let why = verdict::recovered(fact, t - raised.bad_t, t - raised.since_t);
             let (backlog, oldest_wait_us) = (fact.backlog, fact.oldest_wait_us);
             findings.verdicts.extend(self.clear(t, backlog, oldest_wait_us, why));
-        } else if let Some(ground) =
-            seen.ground.filter(|_| t - raised.forecast_t >= FORECAST_EVERY_SECS)
+        } else if let Some(trigger) =
+            update.trigger.filter(|_| t - raised.forecast_t >= FORECAST_EVERY_SECS)
         {
             raised.forecast_t = t;
-            let forecast = self.subject(fact, key, ground).verdict(context, config);
+            let forecast = self.subject(fact, key, trigger).verdict(context, config);
             findings.forecasts.push(forecast);
         }
     }
 
-    /// Forgets sockets that are gone; with the last of them goes any claim.
+    /// Forgets sockets that are gone. With the last of them its claim is cleared.
     pub(super) fn prune(&mut self, context: &Context<'_>) -> Option<Verdict> {
         self.sockets.retain(|_, queue| !is_gone(context, queue.seen_scan()));
         if !self.sockets.is_empty() {
             return None;
         }
-        let why = claim::vanished(&self.raised.as_ref()?.verdict);
+        let why = verdict::disappeared(&self.raised.as_ref()?.verdict);
         self.clear(context.t, 0, None, why)
     }
 
@@ -131,24 +132,17 @@ impl ListenAddress {
         let verdict = self.raised.take()?.verdict;
         let Claim::Overload(claim) = verdict.claim else { return None };
         let claim = OverloadClaim { backlog, oldest_wait_us, backlog_growth_per_sec: 0.0, ..claim };
-        Some(Verdict {
-            t,
-            claim: Claim::Overload(claim),
-            exhaustion_secs: None,
-            state: ClaimState::Cleared,
-            why,
-            ..verdict
-        })
+        Some(Verdict::cleared(t, claim, verdict.confidence, why))
     }
 
-    /// Moves on to a new instant where this is one.
-    fn turn(&mut self, t: f64, fact: &ListenerFact) {
+    /// Moves on to a new instant if this is one.
+    fn advance(&mut self, t: f64, fact: &ListenerFact) {
         let is_new = self.instant.as_ref().is_none_or(|instant| instant.t != t);
         if is_new {
             let last = self.instant.take();
             if let Some(last) = &last {
                 let came = last.arrived.map(|arrived| arrived.saturating_add(last.dropped));
-                self.rates.take(last.secs, came, last.accepted, last.stands);
+                self.rates.take(last.secs, came, last.accepted, last.is_standing);
             }
             let secs = last.map_or(0.0, |last| t - last.t);
             let known = self.arrived.is_known() && fact.arrived_total.is_some();
@@ -164,26 +158,27 @@ impl ListenAddress {
         }
     }
 
-    fn add(&mut self, seen: &QueueUpdate) {
+    fn add(&mut self, update: &QueueUpdate) {
         let Some(instant) = &mut self.instant else { return };
         instant.accepted =
-            instant.accepted.zip(seen.accepted).map(|(sum, more)| sum.saturating_add(more));
-        instant.dropped = instant.dropped.saturating_add(seen.dropped);
-        instant.stands |= seen.stands;
+            instant.accepted.zip(update.accepted).map(|(sum, more)| sum.saturating_add(more));
+        instant.dropped = instant.dropped.saturating_add(update.dropped);
+        instant.is_standing |= update.is_standing;
     }
 
     fn subject<'a>(
         &'a self,
         fact: &'a ListenerFact,
         key: u64,
-        ground: Trigger,
+        trigger: Trigger,
     ) -> OverloadedQueue<'a> {
-        let run = self.sockets.get(&key).and_then(AcceptQueue::run);
-        OverloadedQueue { fact, ground, run, rates: &self.rates, sockets: self.sockets.len() }
+        let standing = self.sockets.get(&key).and_then(AcceptQueue::standing);
+        OverloadedQueue { fact, trigger, standing, rates: &self.rates, sockets: self.sockets.len() }
     }
 }
 
-/// Older traces do not number sockets: there who holds them tells them apart.
+/// Returns the key of a socket. Older traces do not number sockets; the processes that hold them
+/// tell them apart.
 fn key(fact: &ListenerFact) -> u64 {
     if fact.socket == 0 { u64::MAX - u64::from(fact.pid.unwrap_or(0)) } else { fact.socket }
 }

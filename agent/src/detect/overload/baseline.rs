@@ -1,16 +1,16 @@
-//! What a queue is like while nothing is wrong: how deep it gets, and for how long nothing is
-//! accepted at times.
+//! Baseline of a queue while nothing is wrong: its greatest depth, and the longest time without an
+//! accept.
 //!
 //! A server that serves one connection after the other queues a lot by nature; one that collects
-//! garbage pauses. What was seen and was no overload is what this listener is like, and is
-//! forgotten by and by. Cold start: nothing is usual, so the rules' own bounds hold. It learns
+//! garbage pauses. Standing times that were no overload show the nature of a listener, and are
+//! forgotten gradually. Cold start: without a baseline the rules' own bounds hold. It learns
 //! nothing from an overload.
 
-/// What was usual is half of it after this time: what happens once a day is no longer held against
-/// a claim. A guess.
+/// Time after which the baseline halves: events of once a day do not count against a claim. A
+/// guess.
 const HALF_LIFE_SECS: f64 = 3600.0;
 
-/// The largest of each, as of some time.
+/// Largest values as of some time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Baseline {
     t: f64,
@@ -19,7 +19,7 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
-    /// Takes what a run was like that was no overload and has ended.
+    /// Takes the extremes of a standing time that was no overload and has ended.
     pub(super) fn learn(&mut self, t: f64, (gap_secs, depth): (f64, u32)) {
         *self = Self {
             t,
@@ -28,12 +28,12 @@ impl Baseline {
         };
     }
 
-    /// The longest time between two accepts while somebody waited.
+    /// Longest time between two accepts while a connection waited.
     pub(super) fn gap_secs(&self, t: f64) -> f64 {
         self.gap_secs * self.left(t)
     }
 
-    /// The most that waited.
+    /// Greatest depth.
     pub(super) fn depth(&self, t: f64) -> f64 {
         self.depth * self.left(t)
     }

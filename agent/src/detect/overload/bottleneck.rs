@@ -1,35 +1,36 @@
-//! What an overloaded service runs short of: the fix differs.
+//! Bottleneck of an overloaded service: the resource that it is short of, which decides the fix.
 //!
-//! It rests on what was read of the service while its queue stood, so it is a claim about those
-//! seconds. Where nothing could be read it says nothing, but for what the queue itself shows: a
-//! stuck accept loop, a backlog that is too small.
+//! It rests on the pressure of the service while its queue was standing, so it is a claim about
+//! those seconds. Without that only the queue itself can tell: a stuck accept loop, or a backlog
+//! that is too small.
 
+use super::claim::Bottleneck;
 use super::trigger::Trigger;
-use crate::{detect::verdict::Bottleneck, sense::ServicePressureFact};
+use crate::sense::ServicePressureFact;
 
-/// Share of the time in which something of the service waited for a CPU, from which CPU is what it
-/// lacks. A guess: a service whose load fits waits in a few percent; one that has half of the CPU
-/// that it could use, in nearly all.
+/// Share of the time in which some of the service waited for a CPU from which CPU is the
+/// bottleneck. A guess: a service whose load fits waits in a few percent; one that has half of the
+/// CPU that it could use, in nearly all.
 const CPU_WAITS_MIN_PERCENT: f64 = 25.0;
 
-/// The same for memory: refaults and reclaim that take a tenth of the time take more from every
-/// request. A guess.
+/// Share of the time in which it waited for memory from which memory is the bottleneck: refaults
+/// and reclaim that take a tenth of the time take more from every request. A guess.
 const PSI_MEMORY_MIN_PERCENT: f64 = 10.0;
 
-/// A thread that runs for so much of the time is the whole of a server that has one. A guess:
-/// accounting is by ticks.
+/// Share of the time for which a thread runs from which it is the limit of a server that has one. A
+/// guess: accounting is by ticks.
 const BUSY_THREAD_PERCENT: f64 = 85.0;
 
-/// What was read of a service throughout a run.
+/// Pressure of a service over a standing time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MeanPressure {
     cpu: Mean,
     memory: Mean,
     thread: Mean,
     waits: Mean,
-    /// Segments that its network namespace sent again.
+    /// Segments that its network namespace retransmitted.
     pub(super) retransmits: u64,
-    /// Connects from or to its network namespace that were refused or given up.
+    /// Connects from or to its network namespace that were refused or abandoned.
     pub(super) refused: u64,
 }
 
@@ -54,7 +55,7 @@ impl Mean {
 }
 
 impl MeanPressure {
-    /// Takes what was read since the last look.
+    /// Takes the pressure since the last sample.
     pub(super) fn add(&mut self, fact: Option<&ServicePressureFact>) {
         let Some(fact) = fact else { return };
         self.cpu.add(fact.secs, fact.psi_cpu_some_percent);
@@ -65,9 +66,9 @@ impl MeanPressure {
         self.refused = self.refused.saturating_add(fact.refused.unwrap_or(0));
     }
 
-    /// What the service runs short of; `None` where nothing tells.
-    pub(super) fn scarce(&self, ground: Trigger, is_stuck: bool) -> Option<Bottleneck> {
-        if ground == Trigger::Dropping {
+    /// Returns the resource that the service is short of; `None` if there is no evidence.
+    pub(super) fn scarce(&self, trigger: Trigger, is_stuck: bool) -> Option<Bottleneck> {
+        if trigger == Trigger::Dropping {
             return Some(Bottleneck::Backlog);
         }
         let at_least =
@@ -87,13 +88,15 @@ impl MeanPressure {
         is_known.then_some(Bottleneck::Workers)
     }
 
-    /// The evidence for what is scarce, in words.
+    /// Evidence for the bottleneck, in words.
     pub(super) fn because(&self, scarce: Bottleneck) -> Option<String> {
         Some(match scarce {
-            Bottleneck::Memory => format!("it stalls on memory {:.0} % of the time", self.memory.percent()?),
+            Bottleneck::Memory => {
+                format!("it stalls on memory {:.0} % of the time", self.memory.percent()?)
+            }
             Bottleneck::Cpu => match (self.cpu.percent(), self.thread.percent()) {
                 (_, Some(busy)) if busy >= BUSY_THREAD_PERCENT => {
-                    format!("its busiest thread takes {busy:.0} % of a CPU, which is all it can")
+                    format!("its busiest thread uses {busy:.0} % of a CPU, as much as one can")
                 }
                 (cpu, _) => {
                     let waits = cpu.unwrap_or(0.0).max(self.waits.percent().unwrap_or(0.0));
@@ -102,15 +105,20 @@ impl MeanPressure {
             },
             Bottleneck::AcceptLoop => match self.thread.percent() {
                 Some(busy) if busy >= BUSY_THREAD_PERCENT => {
-                    format!("its accept loop is stuck, busy with something else ({busy:.0} % of a CPU)")
+                    format!(
+                        "its accept loop is stuck, busy with something else \
+                         ({busy:.0} % of a CPU)"
+                    )
                 }
                 Some(_) => "its accept loop is stuck, waiting for something else".to_owned(),
                 None => "its accept loop is stuck".to_owned(),
             },
-            Bottleneck::Workers => {
-                "neither CPU nor memory is short: its workers wait for something else, or are too few".to_owned()
+            Bottleneck::Workers => "neither CPU nor memory is short: its workers wait for \
+                                    something else, or there are too few"
+                .to_owned(),
+            Bottleneck::Backlog => {
+                "its backlog is too small for its bursts, although each wait is short".to_owned()
             }
-            Bottleneck::Backlog => "the backlog is too small for its bursts, though each wait is short".to_owned(),
         })
     }
 }

@@ -1,232 +1,252 @@
-//! An overload in numbers for machines and in a sentence for people.
+//! Claim of an overloaded listener.
 
-use std::fmt::{self, Write};
+use std::sync::Arc;
 
-use super::{
-    rates::Rates,
-    standing_queue::{StandingQueue, head_secs, is_full, room},
-    trigger::Trigger,
-};
+use serde::Serialize;
+
 use crate::{
-    config::OverloadConfig,
-    detect::{
-        Context,
-        confidence::Rule,
-        verdict::{Bottleneck, Claim, ClaimState, OverloadClaim, Verdict},
+    detect::claim::{
+        Assessment, ClaimDetails, Diagnosis, IncidentId, Severity, Sign, Situation, Wants,
     },
-    sense::ListenerFact,
-    units::{Span, rounded},
+    units::{Count, Span},
 };
 
-/// Seconds or so of growth say nothing about what comes later than this. A guess.
-const FORECAST_SECS_MAX: f64 = 600.0;
+/// Time since the claim was raised from which it is a warning, and critical. Guesses: pauses of
+/// garbage collectors and event loops, and bursts, end within the first; a person needs minutes to
+/// act, so the second costs little.
+const WARNING_AFTER_SECS: f64 = 3.0;
+const CRITICAL_AFTER_SECS: f64 = 10.0;
 
-/// Sure that a queue stands whose head's age was seen throughout; the rest is whether that matters
-/// to anybody.
-const CONFIDENCE_BY_AGE: f64 = 0.9;
+/// The same as the latter if no connection is accepted at all or the queue is full, because it does
+/// not get worse than that.
+const STUCK_CRITICAL_AFTER_SECS: f64 = 5.0;
 
-/// Less sure of a queue that has filled for three looks only. A guess.
-const CONFIDENCE_FILLING: f64 = 0.8;
+/// Fewer waiting connections than this are a few slow requests.
+const WAITING_MIN: u32 = 4;
 
-/// Less sure where only depth was seen: a deep queue may turn over quickly. A guess.
-const CONFIDENCE_BY_DEPTH: f64 = 0.6;
+/// Waits that a user notices and gives up on. Guesses: page loads take a second or two; clients
+/// often give up after one to five.
+const NOTICED_SECS: f64 = 0.25;
+const GIVEN_UP_SECS: f64 = 1.0;
 
-/// What each of "nothing was accepted" and "connections were dropped" adds.
-const CONFIDENCE_STEP: f64 = 0.05;
+/// Share of the traffic that must wait for the claim to be critical.
+const CRITICAL_SHARE: f64 = 0.1;
 
-/// An overloaded queue and what is known of it.
-pub(super) struct OverloadedQueue<'a> {
-    pub(super) fact: &'a ListenerFact,
-    pub(super) ground: Trigger,
-    /// `None` where it does not stand.
-    pub(super) run: Option<&'a StandingQueue>,
-    pub(super) rates: &'a Rates,
-    /// Sockets that share the address.
-    pub(super) sockets: usize,
+/// Time to an overflow above which it is not imminent.
+const OVERFLOW_SOON_SECS: f64 = 60.0;
+
+/// A listener whose accept queue does not drain.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct OverloadClaim {
+    /// Address and port.
+    pub addr: Arc<str>,
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// A process that holds the socket, if known.
+    pub pid: Option<u32>,
+    /// Name of that process; empty if unknown.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub comm: Arc<str>,
+    /// Cgroup of that process; empty if unknown.
+    pub cgroup: Arc<str>,
+    /// Resource that the service is short of; `None` if there is no evidence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scarce: Option<Bottleneck>,
+    /// Sign of a cascade that comes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<Sign>,
+    /// Connections waiting.
+    pub backlog: u32,
+    /// Limit of the queue.
+    pub backlog_max: u32,
+    /// Growth of the queue, in connections a second.
+    pub backlog_growth_per_sec: f64,
+    /// Connections that arrive at the address per second; `None` if they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals_per_sec: Option<f64>,
+    /// Connections accepted per second; `None` if they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepts_per_sec: Option<f64>,
+    /// Wait of the oldest connection; `None` if it cannot be read.
+    pub oldest_wait_us: Option<u64>,
+    /// Whether fewer are accepted than before although no more arrive.
+    #[serde(skip)]
+    pub is_slower: bool,
 }
 
-impl OverloadedQueue<'_> {
-    /// Claims the overload.
-    pub(super) fn verdict(&self, context: &Context<'_>, config: &OverloadConfig) -> Verdict {
-        let fact = self.fact;
-        let growth_per_sec = self.run.map_or(0.0, |run| run.looks.growth_per_sec());
-        let is_stuck = self.run.is_some_and(|run| {
-            let is_stalled = self.ground == Trigger::Filling && run.is_stalled(context.t, config);
-            is_stalled || run.is_stuck(context.t, fact, config)
-        });
-        let scarce =
-            self.run.map(|run| run.strain).unwrap_or_default().scarce(self.ground, is_stuck);
-        let exhaustion_secs = self.exhaustion_secs(growth_per_sec);
-        let mut why = self.why(context, is_stuck, growth_per_sec, exhaustion_secs, scarce);
-        let (base, rule) = match self.ground {
-            Trigger::Stuck | Trigger::Standing | Trigger::NearLimit => {
-                (CONFIDENCE_BY_AGE, Rule::QueueAge)
-            }
-            Trigger::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
-            Trigger::Deep => (CONFIDENCE_BY_DEPTH, Rule::QueueDepth),
-            Trigger::Dropping => (CONFIDENCE_BY_AGE, Rule::QueueDepth),
-        };
-        let drops = self.run.is_some_and(|run| run.overflows > 0);
-        let steps = f64::from(u8::from(is_stuck) + u8::from(drops));
-        let confidence =
-            context.trust.weigh(rule, context.t, base + CONFIDENCE_STEP * steps, &mut why);
-        let claim = OverloadClaim {
-            addr: fact.addr.clone(),
-            netns: fact.netns,
-            pid: fact.pid,
-            comm: fact.comm.clone(),
-            cgroup: fact.cgroup.clone(),
-            scarce,
-            sign: self.rates.sign(),
-            backlog: fact.backlog,
-            backlog_max: fact.backlog_max,
-            backlog_growth_per_sec: rounded(growth_per_sec, 1),
-            arrivals_per_sec: self.rates.arrivals_per_sec().map(|rate| rounded(rate, 1)),
-            accepts_per_sec: self.rates.accepts_per_sec().map(|rate| rounded(rate, 1)),
-            oldest_wait_us: fact.oldest_wait_us,
-            is_slower: self.rates.is_slower(),
-        };
-        Verdict {
-            t: context.t,
-            claim: Claim::Overload(claim),
-            exhaustion_secs: exhaustion_secs.map(|secs| rounded(secs, 1)),
-            exhaustion_interval_secs: None,
-            harm: None,
-            confidence: rounded(confidence, 2),
-            state: ClaimState::Raised,
-            why,
-        }
+/// Resource that an overloaded service is short of. The fix differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Bottleneck {
+    /// CPU: needs more of it, or less work.
+    Cpu,
+    /// Memory: the service stalls on reclaim.
+    Memory,
+    /// The accept loop, which does not run.
+    AcceptLoop,
+    /// The limit of the queue: it has no room for bursts that the service could serve.
+    Backlog,
+    /// Workers: all of them wait for something else, or there are too few.
+    Workers,
+}
+
+impl OverloadClaim {
+    /// Returns whether the load would be served better elsewhere: the node serves less than before
+    /// although no more arrives, or nothing at all. More load than before, or clients that retry,
+    /// would only move.
+    fn is_this_nodes_fault(&self) -> bool {
+        let would_move = matches!(self.sign, Some(Sign::LoadSurge | Sign::RetryStorm));
+        let is_broken = matches!(self.scarce, Some(Bottleneck::AcceptLoop | Bottleneck::Memory));
+        !would_move && (is_broken || self.is_slower)
     }
 
-    fn exhaustion_secs(&self, growth_per_sec: f64) -> Option<f64> {
-        if self.ground == Trigger::Dropping {
-            return None;
-        }
-        if is_full(self.fact) {
-            return Some(0.0);
-        }
-        Some(room(self.fact) / growth_per_sec)
-            .filter(|secs| growth_per_sec > 0.0 && *secs <= FORECAST_SECS_MAX)
+    /// Share of the connections that arrived in the last `wait_secs` and still wait; `None` if
+    /// arrivals are not counted.
+    fn waiting_share(&self, wait_secs: f64) -> Option<f64> {
+        let arrived = self.arrivals_per_sec? * wait_secs;
+        (arrived > 0.0).then(|| (f64::from(self.backlog) / arrived).min(1.0))
+    }
+}
+
+impl ClaimDetails for OverloadClaim {
+    fn id(&self) -> IncidentId {
+        IncidentId::Overload { netns: self.netns, addr: self.addr.clone() }
     }
 
-    fn why(
-        &self,
-        context: &Context<'_>,
-        is_stuck: bool,
-        growth_per_sec: f64,
-        exhaustion_secs: Option<f64>,
-        scarce: Option<Bottleneck>,
-    ) -> String {
-        let (fact, who) = (self.fact, ListenerName::of(self.fact));
-        let stood = Span(self.run.map_or(0.0, |run| context.t - run.since_t));
-        let unaccepted = Span(self.run.map_or(0.0, |run| run.unaccepted_secs(context.t)));
-        let mut why = match self.ground {
-            Trigger::Dropping => {
-                format!(
-                    "{who} drops connections again and again, in three seconds of the last minute"
-                )
-            }
-            _ if is_stuck => format!("{who} has not accepted for {unaccepted}"),
-            Trigger::Filling => {
-                format!("more connections come to {who} than it accepts: its queue fills")
-            }
-            Trigger::NearLimit => format!("{who} accepts too slowly: its queue is near its limit"),
-            _ => format!("{who} accepts too slowly: its queue has stood for {stood}"),
+    fn resource(&self) -> &'static str {
+        "accept_queue"
+    }
+
+    fn cgroup(&self) -> &Arc<str> {
+        &self.cgroup
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.pid.filter(|pid| *pid > 0)
+    }
+
+    fn listener(&self) -> Option<(u32, &Arc<str>)> {
+        Some((self.netns, &self.addr))
+    }
+
+    fn diagnosis(&self) -> Diagnosis {
+        [self.scarce.map(Into::into), self.sign.map(Into::into)]
+    }
+
+    fn host_shortage(&self) -> Option<&'static str> {
+        self.scarce
+            .filter(|scarce| matches!(scarce, Bottleneck::Cpu | Bottleneck::Memory))
+            .map(Into::into)
+    }
+
+    /// Depends on how many connections wait, for how long, on their share of the traffic, and on
+    /// how long that has lasted: a claim begins as info and rises while it is open, so that a pause
+    /// of a few seconds wakes nobody up.
+    fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
+        let Assessment { exhaustion_secs, lasted_secs, importance, .. } = *assessment;
+        if !importance.is_service {
+            return (Severity::Info, importance.reason.clone());
+        }
+        if self.scarce == Some(Bottleneck::Backlog) {
+            let reason = format!("connections are dropped now and then; {}", importance.reason);
+            return (Severity::Warning, reason);
+        }
+        let known_wait_secs = self.oldest_wait_us.map(|us| us as f64 / 1e6);
+        let is_full = self.backlog > self.backlog_max;
+        let is_stuck = self.scarce == Some(Bottleneck::AcceptLoop);
+        let share = self.waiting_share(known_wait_secs.unwrap_or(0.0));
+        let is_soon = exhaustion_secs.is_some_and(|secs| secs <= OVERFLOW_SOON_SECS);
+        // An unknown wait is taken to be as long as the claim has been open.
+        let wait_secs = known_wait_secs.unwrap_or(lasted_secs);
+        let waits =
+            format!("{} connections are waiting, for at most {}", self.backlog, Span(wait_secs));
+        let lasted = Span(lasted_secs);
+        if self.backlog < WAITING_MIN && !is_full {
+            return (Severity::Info, format!("only {waits}"));
+        }
+        if lasted_secs < WARNING_AFTER_SECS {
+            return (Severity::Info, format!("it has lasted for only {lasted}; {waits}"));
+        }
+        if wait_secs < NOTICED_SECS && !is_full && !is_soon {
+            return (Severity::Info, format!("{waits}, too short for a user to notice"));
+        }
+        let after_secs =
+            if is_stuck || is_full { STUCK_CRITICAL_AFTER_SECS } else { CRITICAL_AFTER_SECS };
+        let is_harmful = is_full || wait_secs >= GIVEN_UP_SECS;
+        let of_traffic = share
+            .map(|share| format!(" ({:.0} % of the arrivals)", share * 100.0))
+            .unwrap_or_default();
+        let reason =
+            format!("{waits}{of_traffic}; it has lasted for {lasted}; {}", importance.reason);
+        let is_critical = is_harmful
+            && lasted_secs >= after_secs
+            && share.is_none_or(|share| share >= CRITICAL_SHARE);
+        (if is_critical { Severity::Critical } else { Severity::Warning }, reason)
+    }
+
+    /// Lowers the weight of the node, and drains it only if this node alone is at fault: load that
+    /// merely moves overloads the next one. A backlog that is too small for bursts is as small on
+    /// other nodes.
+    fn wants(&self, situation: &Situation<'_>) -> Wants {
+        let Situation { severity, is_nodes, has_granter, .. } = *situation;
+        if self.scarce == Some(Bottleneck::Backlog) || !is_nodes {
+            return Wants::default();
+        }
+        let drain = has_granter && severity >= Severity::Critical && self.is_this_nodes_fault();
+        Wants { limit: false, weigh: severity >= Severity::Warning && !drain, drain }
+    }
+
+    fn label(&self) -> String {
+        format!("overload of {}", self.addr)
+    }
+
+    fn component(&self) -> String {
+        self.addr.to_string()
+    }
+
+    fn class(&self) -> String {
+        "overload".to_owned()
+    }
+
+    fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
+        let owner = if self.comm.is_empty() { String::new() } else { format!(" ({})", self.comm) };
+        let (backlog, most) = (Count(self.backlog.into()), Count(self.backlog_max.into()));
+        let scarce = match self.scarce {
+            Some(Bottleneck::Cpu) => ", short of CPU",
+            Some(Bottleneck::Memory) => ", short of memory",
+            Some(Bottleneck::AcceptLoop) => ", accept loop stuck",
+            Some(Bottleneck::Backlog) => ", backlog too small",
+            Some(Bottleneck::Workers) => ", short of workers",
+            None => "",
         };
-        // Writing to a String cannot fail.
-        let _ = write!(why, ": {} of {} connections wait", fact.backlog, fact.backlog_max);
-        if let Some(secs) = head_secs(fact).filter(|_| !is_stuck && self.run.is_some()) {
-            let _ = write!(why, ", the oldest for {:.0} ms", secs * 1e3);
-        }
-        if let Some(us) = fact.sojourn_mean_us.filter(|_| !is_stuck) {
-            let _ = write!(
-                why,
-                ", those accepted last had waited for {:.0} ms on average",
-                us as f64 / 1e3
-            );
-        }
-        if growth_per_sec >= 0.5 {
-            let _ = write!(why, ", growing {growth_per_sec:.0}/s");
-        }
-        if self.sockets > 1 {
-            let _ = write!(why, ", at one of {} sockets that share this address", self.sockets);
-        }
-        match exhaustion_secs {
-            Some(0.0) => why.push_str("; the queue is full"),
+        let sign = match self.sign {
+            Some(Sign::LoadSurge) => ", under more load than before",
+            Some(Sign::RetryStorm) => ", with clients that keep retrying",
+            Some(Sign::DependencyDown) | None => "",
+        };
+        let consequence = match exhaustion_secs {
             Some(secs) => {
-                let _ = write!(why, "; the queue overflows in {}", Span(secs));
+                format!("; if nothing is done, connections are dropped in {}", Span(secs))
             }
-            None => {}
-        }
-        for more in self.more(scarce) {
-            why.push_str("; ");
-            why.push_str(&more);
-        }
-        why
+            None => String::new(),
+        };
+        format!(
+            "{}{owner} on {host} is overloaded: {backlog} of {most} connections are waiting\
+             {scarce}{sign}{consequence}",
+            self.addr
+        )
     }
 
-    /// What else speaks for it.
-    fn more(&self, scarce: Option<Bottleneck>) -> Vec<String> {
-        let mut more = Vec::new();
-        let strain = self.run.map(|run| run.strain).unwrap_or_default();
-        let dropped = self.run.map_or(0, |run| run.overflows);
-        if dropped > 0 {
-            more.push(format!("{dropped} connections were dropped meanwhile"));
+    fn advice(&self, _exhaustion_secs: Option<f64>) -> String {
+        match self.scarce {
+            Some(Bottleneck::Cpu) => "add CPU, or send less load here",
+            Some(Bottleneck::Memory) => "free memory, or send less load here",
+            Some(Bottleneck::AcceptLoop) => "find out what blocks the process, or restart it",
+            Some(Bottleneck::Backlog) => "raise the backlog of listen(), or send less load here",
+            Some(Bottleneck::Workers) => "add workers, or send less load here",
+            None => "check the process, or send less load here",
         }
-        more.extend(scarce.and_then(|scarce| strain.because(scarce)));
-        more.extend(self.rates.change());
-        if strain.retransmits > 0 {
-            more.push(format!("{} segments were sent again", strain.retransmits));
-        }
-        if strain.refused > 0 {
-            more.push(format!("{} connects were refused or given up", strain.refused));
-        }
-        if self.ground == Trigger::Deep {
-            more.push(
-                "the age of the queue's head is not visible here, so this rests on its depth"
-                    .to_owned(),
-            );
-        }
-        more
-    }
-}
-
-/// Why a claim is withdrawn.
-pub(super) fn well_again(fact: &ListenerFact, well_secs: f64, stood_secs: f64) -> String {
-    let (well, stood) = (Span(well_secs), Span(stood_secs));
-    format!(
-        "the accept queue of {} has been well for {well}, after {stood} of overload",
-        ListenerName::of(fact)
-    )
-}
-
-/// Why the claim about a listener that is gone is withdrawn.
-pub(super) fn vanished(verdict: &Verdict) -> String {
-    let Claim::Overload(claim) = &verdict.claim else { return String::new() };
-    let who = ListenerName { addr: &claim.addr, comm: &claim.comm, pid: claim.pid };
-    format!("{who} vanished: the last scans do not show it")
-}
-
-/// A listener as a person knows it.
-struct ListenerName<'a> {
-    addr: &'a str,
-    comm: &'a str,
-    pid: Option<u32>,
-}
-
-impl<'a> ListenerName<'a> {
-    fn of(fact: &'a ListenerFact) -> Self {
-        Self { addr: &fact.addr, comm: &fact.comm, pid: fact.pid }
-    }
-}
-
-impl fmt::Display for ListenerName<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.addr)?;
-        match (self.comm, self.pid) {
-            (_, None) => Ok(()),
-            ("", Some(pid)) => write!(f, " (pid {pid})"),
-            (comm, Some(pid)) => write!(f, " ({comm}, pid {pid})"),
-        }
+        .to_owned()
     }
 }

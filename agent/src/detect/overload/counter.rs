@@ -1,4 +1,4 @@
-//! A counter of the kernel's, which may wrap or start over.
+//! Kernel counter, which may wrap or start over.
 
 /// A counter that the kernel keeps in 32 bits and sensors widen, and that restarts with its socket.
 #[derive(Debug, Clone, Copy, Default)]
@@ -7,20 +7,20 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Whether there was a look that it rises from.
+    /// Whether there is an earlier value.
     pub(super) fn is_known(&self) -> bool {
         self.last.is_some()
     }
 
-    /// Rise since the last look; `None` if either is not known.
+    /// Returns the rise since the last value; `None` if either is unknown.
     pub(super) fn rise_if_known(&mut self, now: Option<u64>) -> Option<u64> {
         let is_known = self.is_known() && now.is_some();
         let rise = self.rise(now);
         is_known.then_some(rise)
     }
 
-    /// By how much it rose since the last look; 0 at the first look, and after a restart, when
-    /// nobody can know.
+    /// Returns the rise since the last value; 0 for the first value, and after a restart, since the
+    /// rise is unknown.
     pub(super) fn rise(&mut self, now: Option<u64>) -> u64 {
         let Some(now) = now else { return 0 };
         let Some(last) = self.last.replace(now) else { return 0 };

@@ -1,20 +1,19 @@
-//! Whether a queue that does not stand drops connections again and again: then its limit is too
-//! small for what comes at once.
+//! History of drops: a queue that is not standing and drops connections again and again has a limit
+//! that is too small for its bursts.
 //!
-//! One burst that finds no room is a burst; the same within a minute, twice more, is how this
-//! service is used. Each drop costs a client a second or three. It refuses to count drops within a
-//! second as more than one.
+//! A single burst that finds no room is a burst; drops in three different seconds of a minute show
+//! how this service is used. Each costs a client a second or three.
 
-/// Times that drops must come...
+/// Number of times at which connections must be dropped...
 const TIMES: usize = 3;
 
 /// ...within this time.
 const WITHIN_SECS: f64 = 60.0;
 
-/// Drops nearer to each other are one.
+/// Drops nearer to each other count once.
 const APART_SECS: f64 = 1.0;
 
-/// The last times at which connections were dropped.
+/// Last times at which connections were dropped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct DropHistory {
     /// Oldest first.
@@ -22,7 +21,7 @@ pub(super) struct DropHistory {
 }
 
 impl DropHistory {
-    /// Connections were dropped at `t`.
+    /// Takes drops at `t`.
     pub(super) fn note(&mut self, t: f64) {
         if self.times[TIMES - 1].is_none_or(|last_t| t - last_t >= APART_SECS) {
             self.times.rotate_left(1);
@@ -30,7 +29,7 @@ impl DropHistory {
         }
     }
 
-    /// Whether that happens again and again.
+    /// Whether drops recur.
     pub(super) fn recur(&self, t: f64) -> bool {
         self.times[0].is_some_and(|first_t| t - first_t <= WITHIN_SECS)
     }

@@ -1,10 +1,9 @@
-//! One socket's accept queue: whether it stands, since when, and on which ground that is an
-//! overload.
+//! Accept queue of one socket: whether it is standing, since when, and whether that is an overload.
 //!
-//! A run begins when the queue begins to stand and ends when it does not, or when looks are too far
-//! apart to tell. Cold start: the first look's head is known, but no claim rests on the time before
-//! it. It refuses to read growth across a gap, and to call a server overloaded that may still be
-//! starting.
+//! A standing time begins when the oldest wait reaches the target and ends when it falls below, or
+//! when samples are too far apart to tell. Cold start: the first sample's oldest wait is known, but
+//! no claim rests on the time before it. Growth is not read across a gap, and a server that may
+//! still be starting is not called overloaded.
 
 use super::{
     baseline::Baseline,
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
-/// A pause of more than this many of the last intervals is a gap...
+/// Number of the last intervals above which a pause is a gap...
 const GAP_INTERVALS: f64 = 3.0;
 
 /// ...if it is also longer than this share of `sustain`: servers stood still with the agent, or
@@ -30,51 +29,51 @@ const STARTING_SECS: f64 = 30.0;
 /// Share of the limit that must have been reached for drops to be overflows.
 const FILLED_SHARE: f64 = 0.8;
 
-/// Share of `sustain` for which a queue has stood that may become an overload: the rates before are
-/// those until then.
+/// Share of `sustain` from which a standing queue may become an overload: rates before it are those
+/// from before the overload.
 const STANDS_SHARE: f64 = 0.5;
 
-/// All that is known of one socket's queue.
+/// State of one socket's queue.
 #[derive(Default)]
 pub(super) struct AcceptQueue {
-    /// The last look, whether it stood or not.
+    /// Last sample, whether standing or not.
     last: Option<Sample>,
     interval_secs: Option<f64>,
     accepted: Counter,
     arrived: Counter,
     overflows: Counter,
     drops: DropHistory,
-    usual: Baseline,
-    run: Option<Box<StandingQueue>>,
-    seen: QueueUpdate,
+    baseline: Baseline,
+    standing: Option<Box<StandingQueue>>,
+    update: QueueUpdate,
     seen_scan: u32,
-    /// Time of the first look, and of the first after the last gap.
+    /// Time of the first sample, and of the first after the last gap.
     first_t: Option<f64>,
     watched_since_t: f64,
-    /// Set if a connection was ever accepted, or accepts are not counted.
+    /// Whether a connection was ever accepted, or accepts are not counted.
     has_accepted: bool,
 }
 
-/// What one look at a queue gave.
+/// Result of one sample of a queue.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct QueueUpdate {
-    /// Connections accepted since the last; `None` where they are not counted.
+    /// Connections accepted since the last sample; `None` if they are not counted.
     pub(super) accepted: Option<u64>,
-    /// Connections dropped since the last.
+    /// Connections dropped since the last sample.
     pub(super) dropped: u64,
-    /// On which ground it is an overload, if it is one now.
-    pub(super) ground: Option<Trigger>,
-    /// Whether it is an overload still: the run in which it was one goes on.
+    /// Reason for which it is an overload now, if it is one.
+    pub(super) trigger: Option<Trigger>,
+    /// Whether it still is an overload: the standing time in which it was one goes on.
     pub(super) is_overload: bool,
-    /// Whether it has stood so long that what comes and goes is not as it was before.
-    pub(super) stands: bool,
-    /// Whether nothing was seen for so long that nothing follows from what was seen before.
+    /// Whether it has been standing so long that rates are not what they were before.
+    pub(super) is_standing: bool,
+    /// Whether samples are missing for so long that earlier ones say nothing about this one.
     pub(super) gap: bool,
 }
 
 impl AcceptQueue {
-    /// Takes a look.
-    pub(super) fn look(
+    /// Takes a sample.
+    pub(super) fn observe(
         &mut self,
         t: f64,
         scan: u32,
@@ -83,9 +82,9 @@ impl AcceptQueue {
     ) -> QueueUpdate {
         self.seen_scan = scan;
         let before = self.last;
-        if before.is_some_and(|look| look.t == t) {
-            // The same instant told twice is one look.
-            return self.seen;
+        if before.is_some_and(|sample| sample.t == t) {
+            // Two facts of the same instant are one sample.
+            return self.update;
         }
         let (interval_secs, gap) =
             self.advance(Sample { t, depth: fact.backlog, accepted: None }, config);
@@ -101,77 +100,81 @@ impl AcceptQueue {
             };
         self.has_accepted |= fact.accepted_total.is_none_or(|total| total > 0);
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
-            // It drained since the last look, and what stands now has begun since.
-            self.end_run(t);
+            // It drained since the last sample, and the connections that wait now have arrived
+            // since.
+            self.end_standing(t);
         }
         if dropped > 0 {
             self.drops.note(t);
         }
-        match standing_since(t, fact, self.run.as_deref(), config) {
+        match standing_since(t, fact, self.standing.as_deref(), config) {
             Some(since_t) => {
-                let run =
-                    self.run.get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
-                run.look(t, interval_secs, fact, accepted, dropped);
+                let standing = self
+                    .standing
+                    .get_or_insert_with(|| Box::new(StandingQueue::new(since_t, before)));
+                standing.observe(t, interval_secs, fact, accepted, dropped);
             }
-            None => self.end_run(t),
+            None => self.end_standing(t),
         }
         let is_starting = !self.has_accepted && t - self.first_t.unwrap_or(t) < STARTING_SECS;
         let watched_since_t = self.watched_since_t;
-        let ground = self.run.as_mut().filter(|_| !is_starting).and_then(|run| {
-            let ground = run.ground(t, watched_since_t, fact, &self.usual, config);
-            run.is_overload |= ground.is_some();
-            ground
+        let trigger = self.standing.as_mut().filter(|_| !is_starting).and_then(|standing| {
+            let trigger = standing.trigger(t, watched_since_t, fact, &self.baseline, config);
+            standing.is_overload |= trigger.is_some();
+            trigger
         });
-        let ground = ground.or_else(|| self.drops.recur(t).then_some(Trigger::Dropping));
-        let stood_secs = self.run.as_ref().map_or(0.0, |run| t - run.since_t);
-        let stands = stood_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
-        let is_overload = ground.is_some() || self.run.as_ref().is_some_and(|run| run.is_overload);
-        // Told again, it counts nothing anew.
-        self.seen = QueueUpdate { accepted: Some(0), dropped: 0, ground, is_overload, stands, gap };
-        QueueUpdate { accepted, dropped, ..self.seen }
+        let trigger = trigger.or_else(|| self.drops.recur(t).then_some(Trigger::Dropping));
+        let standing_secs = self.standing.as_ref().map_or(0.0, |standing| t - standing.since_t);
+        let is_standing = standing_secs >= STANDS_SHARE * config.sustain.as_secs_f64();
+        let is_overload = trigger.is_some()
+            || self.standing.as_ref().is_some_and(|standing| standing.is_overload);
+        // A second fact of the same instant counts nothing.
+        self.update =
+            QueueUpdate { accepted: Some(0), dropped: 0, trigger, is_overload, is_standing, gap };
+        QueueUpdate { accepted, dropped, ..self.update }
     }
 
-    /// Ends the run, if there is one; what it was like is usual if it was no overload.
-    fn end_run(&mut self, t: f64) {
-        if let Some(run) = self.run.take_if(|run| !run.is_overload) {
-            self.usual.learn(t, run.extremes());
+    /// Ends the standing time, if there is one. If it was no overload, the baseline learns from it.
+    fn end_standing(&mut self, t: f64) {
+        if let Some(standing) = self.standing.take_if(|standing| !standing.is_overload) {
+            self.baseline.learn(t, standing.extremes());
         }
-        self.run = None;
+        self.standing = None;
     }
 
-    /// The run that goes on.
-    pub(super) fn run(&self) -> Option<&StandingQueue> {
-        self.run.as_deref()
+    /// Standing time that goes on.
+    pub(super) fn standing(&self) -> Option<&StandingQueue> {
+        self.standing.as_deref()
     }
 
-    /// The scan of the host in which it was last seen.
+    /// Scan of the host in which it was last update.
     pub(super) fn seen_scan(&self) -> u32 {
         self.seen_scan
     }
 
-    /// Moves on to a new instant; gives the seconds since the last, and whether too much time went
-    /// by unseen.
-    fn advance(&mut self, look: Sample, config: &OverloadConfig) -> (f64, bool) {
-        let Some(last) = self.last.replace(look) else {
-            (self.first_t, self.watched_since_t) = (Some(look.t), look.t);
+    /// Moves on to a new instant. Returns the seconds since the last, and whether too much time
+    /// went by unseen.
+    fn advance(&mut self, sample: Sample, config: &OverloadConfig) -> (f64, bool) {
+        let Some(last) = self.last.replace(sample) else {
+            (self.first_t, self.watched_since_t) = (Some(sample.t), sample.t);
             return (0.0, false);
         };
-        let interval_secs = look.t - last.t;
+        let interval_secs = sample.t - last.t;
         let expected_secs = self.interval_secs.replace(interval_secs).unwrap_or(interval_secs);
         let share_secs = GAP_SHARE * config.sustain.as_secs_f64();
         let gap = interval_secs
             > share_secs.max(GAP_INTERVALS * expected_secs.max(config.interval.as_secs_f64()));
         if gap {
-            self.run = None;
-            self.watched_since_t = look.t;
+            self.standing = None;
+            self.watched_since_t = sample.t;
         }
         (interval_secs, gap)
     }
 }
 
-/// Decides if drops may be overflows: the queue was near its limit, or as much came as fills it. A
-/// listener also drops other packets, such as the bare ACKs that TCP_DEFER_ACCEPT ignores, or those
-/// of a port scan.
+/// Returns whether drops may be overflows: the queue was near its limit, or enough connections
+/// arrived to fill it. A listener also drops other packets, such as the bare ACKs that
+/// TCP_DEFER_ACCEPT ignores, or those of a port scan.
 fn may_overflow(
     depth_before: u32,
     fact: &ListenerFact,
@@ -194,11 +197,11 @@ fn found_empty_secs(fact: &ListenerFact) -> Option<f64> {
     fact.found_empty_us.map(|us| us as f64 / 1e6)
 }
 
-/// Since when this look shows the queue to stand; `None` where it does not.
+/// Returns the time since which this sample shows the queue to be standing; `None` if it is not.
 fn standing_since(
     t: f64,
     fact: &ListenerFact,
-    run: Option<&StandingQueue>,
+    standing: Option<&StandingQueue>,
     config: &OverloadConfig,
 ) -> Option<f64> {
     if fact.backlog == 0 {
@@ -207,15 +210,16 @@ fn standing_since(
     let target_secs = config.target.as_secs_f64();
     let Some(head_secs) = head_secs(fact) else {
         let deep = f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE;
-        // A head that moved just then says nothing against a queue that stood a look ago.
+        // An oldest wait that is missing from one sample does not end the standing time of a queue
+        // that had one in the last.
         return ((fact.backlog >= DEPTH_MIN && deep)
-            || run.is_some_and(StandingQueue::saw_the_last_head))
+            || standing.is_some_and(StandingQueue::knew_last_wait))
         .then_some(t);
     };
-    // Somebody was accepted below the target in between: the queue drained, unless this head proves
-    // otherwise.
+    // A connection was accepted below the target in between: the queue drained, unless this oldest
+    // wait proves otherwise.
     let drained = fact.sojourn_min_us.is_some_and(|us| us as f64 / 1e6 < target_secs);
-    let stands =
+    let is_standing =
         head_secs >= target_secs && (!drained || head_secs >= config.sustain.as_secs_f64());
-    stands.then_some(t - head_secs)
+    is_standing.then_some(t - head_secs)
 }

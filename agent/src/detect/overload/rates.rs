@@ -1,31 +1,31 @@
-//! How many connections come to one address and how many are accepted, now and before its queue
-//! began to stand.
+//! Rates of connections that arrive at one address and are accepted, now and before its queue began
+//! to stand.
 //!
-//! Load that arrives from peers that failed, and clients that try again and again, are signs of a
-//! cascade: they look like any overload from within and differ in what came before it. The rate
-//! before is a mean over about a minute, which stands still while the queue stands. Cold start: a
-//! rate is known after half a minute. It refuses to compare with less.
+//! Load that arrives from peers that failed, and clients that retry, are signs of a cascade: they
+//! look like any overload from within and differ in the rates before it. The rate before is a mean
+//! over about a minute, which is not updated while the queue is standing. Cold start: a rate is
+//! known after half a minute.
 
-use crate::detect::verdict::Sign;
+use crate::detect::claim::Sign;
 
 /// Time over which the rate before is averaged.
 const BEFORE_SECS: f64 = 60.0;
 
-/// Looks over which the rate now is taken: some, so that one burst is no surge, and fewer than a
-/// run takes to be claimed.
-const NOW_LOOKS: usize = 4;
+/// Samples over which the rate now is taken: several, so that one burst is no surge, and fewer than
+/// an overload takes to be claimed.
+const NOW_SAMPLES: usize = 4;
 
-/// What a rate before must rest on.
+/// Time on which a rate before must rest.
 const KNOWN_AFTER_SECS: f64 = 30.0;
 
-/// A rate this many times what it was has risen. A peer of three that fails gives each of the
-/// others half as much again.
+/// Factor from which a rate has risen. If one of three peers fails, each of the others gets half as
+/// much again.
 const SURGE: f64 = 1.3;
 
-/// A rate this share of what it was has fallen.
+/// Share below which a rate has fallen.
 const FALLEN: f64 = 0.7;
 
-/// How many standard deviations of a count a change must exceed.
+/// Standard deviations of a count that a change must exceed.
 const SIGMAS: f64 = 4.0;
 
 /// A rate, now and before.
@@ -33,17 +33,17 @@ const SIGMAS: f64 = 4.0;
 struct Rate {
     before_per_sec: f64,
     known_secs: f64,
-    /// Seconds and connections of the last looks.
-    now: [(f64, u64); NOW_LOOKS],
+    /// Seconds and connections of the last samples.
+    now: [(f64, u64); NOW_SAMPLES],
 }
 
 impl Rate {
-    fn take(&mut self, secs: f64, count: u64, stands: bool) {
+    fn take(&mut self, secs: f64, count: u64, is_standing: bool) {
         let rate = count as f64 / secs;
         self.now.rotate_left(1);
-        self.now[NOW_LOOKS - 1] = (secs, count);
-        if !stands {
-            // At first all that was seen counts alike.
+        self.now[NOW_SAMPLES - 1] = (secs, count);
+        if !is_standing {
+            // At first all samples count alike.
             self.known_secs += secs;
             self.before_per_sec +=
                 (rate - self.before_per_sec) * (secs / self.known_secs.min(BEFORE_SECS)).min(1.0);
@@ -51,11 +51,11 @@ impl Rate {
     }
 
     fn now_secs(&self) -> f64 {
-        self.now.iter().map(|look| look.0).sum()
+        self.now.iter().map(|sample| sample.0).sum()
     }
 
     fn now_per_sec(&self) -> f64 {
-        let count: u64 = self.now.iter().fold(0, |sum, look| sum.saturating_add(look.1));
+        let count: u64 = self.now.iter().fold(0, |sum, sample| sum.saturating_add(sample.1));
         count as f64 / self.now_secs().max(f64::MIN_POSITIVE)
     }
 
@@ -75,54 +75,54 @@ impl Rate {
             && self.before_per_sec - now_per_sec >= self.noise()
     }
 
-    /// What the rate now scatters by.
+    /// Scatter of the rate now.
     fn noise(&self) -> f64 {
         SIGMAS * (self.before_per_sec.max(self.now_per_sec()) / self.now_secs()).sqrt()
     }
 }
 
-/// What came to an address and what was accepted.
+/// Rates of one address.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rates {
     arrivals: Rate,
     accepts: Rate,
-    /// Whether either was counted in the last look.
+    /// Whether arrivals and accepts were counted in the last sample.
     counts: (bool, bool),
 }
 
 impl Rates {
-    /// Takes what was counted in `secs`: what came, those that found the queue full included, and
-    /// what was accepted.
+    /// Takes the connections counted in `secs`: those that arrived, including any that found the
+    /// queue full, and those accepted.
     pub(super) fn take(
         &mut self,
         secs: f64,
         arrived: Option<u64>,
         accepted: Option<u64>,
-        stands: bool,
+        is_standing: bool,
     ) {
         if secs <= 0.0 {
             return;
         }
         self.counts = (arrived.is_some(), accepted.is_some());
         if let Some(arrived) = arrived {
-            self.arrivals.take(secs, arrived, stands);
+            self.arrivals.take(secs, arrived, is_standing);
         }
         if let Some(accepted) = accepted {
-            self.accepts.take(secs, accepted, stands);
+            self.accepts.take(secs, accepted, is_standing);
         }
     }
 
-    /// Connections that come a second now; `None` where they are not counted.
+    /// Connections that arrive per second now; `None` if they are not counted.
     pub(super) fn arrivals_per_sec(&self) -> Option<f64> {
         self.counts.0.then(|| self.arrivals.now_per_sec())
     }
 
-    /// Connections that are accepted a second now; `None` where they are not counted.
+    /// Connections that are accepted per second now; `None` if they are not counted.
     pub(super) fn accepts_per_sec(&self) -> Option<f64> {
         self.counts.1.then(|| self.accepts.now_per_sec())
     }
 
-    /// The sign of a cascade in them.
+    /// Sign of a cascade in the rates.
     pub(super) fn sign(&self) -> Option<Sign> {
         let (Some(_), Some(_), true, true) = (
             self.arrivals_per_sec(),
@@ -139,23 +139,23 @@ impl Rates {
         }
     }
 
-    /// What changed, in words; `None` where nothing did or nothing is known of before.
+    /// Change in the rates, in words; `None` if there is none or the rates before are unknown.
     pub(super) fn change(&self) -> Option<String> {
         let (came, went) = (&self.arrivals, &self.accepts);
         let of = |rate: &Rate| {
-            format!("{:.0}/s, {:.0}/s before", rate.now_per_sec(), rate.before_per_sec)
+            format!("{:.0}/s ({:.0}/s before)", rate.now_per_sec(), rate.before_per_sec)
         };
         match self.sign() {
             Some(Sign::RetryStorm) => {
                 return Some(format!(
-                    "clients try again and again: {} come, {} are accepted",
+                    "clients keep retrying: {} arrive and {} are accepted",
                     of(came),
                     of(went)
                 ));
             }
             Some(Sign::LoadSurge) => {
                 return Some(format!(
-                    "more load than before, as from peers that failed: {} come",
+                    "more load arrives than before, as from peers that failed: {}",
                     of(came)
                 ));
             }
@@ -164,7 +164,7 @@ impl Rates {
         self.is_slower().then(|| format!("it accepts less than before: {}", of(went)))
     }
 
-    /// Tells if fewer are accepted than before.
+    /// Whether fewer are accepted than before.
     pub(super) fn is_slower(&self) -> bool {
         self.accepts.is_known() && self.accepts.has_fallen() && self.counts.1
     }
@@ -200,9 +200,10 @@ mod tests {
         let change = |rates: Rates| rates.change().unwrap_or_default();
         assert_eq!(
             change(rates((400, 400), (400, 200), 60)),
-            "it accepts less than before: 200/s, 400/s before"
+            "it accepts less than before: 200/s (400/s before)"
         );
-        let surge = "more load than before, as from peers that failed: 600/s, 400/s before come";
+        let surge =
+            "more load arrives than before, as from peers that failed: 600/s (400/s before)";
         assert_eq!(change(rates((400, 400), (600, 400), 60)), surge);
         assert_eq!(change(rates((400, 400), (400, 400), 60)), "");
     }

@@ -1,8 +1,9 @@
-//! A stretch of time in which one accept queue never ceased to stand, and on which ground that is
-//! an overload.
+//! Standing queue: a stretch of time in which one accept queue never drained, and the rule that
+//! calls it an overload.
 //!
-//! Cold start: the age of the first look's head proves how long the queue has stood already. It
-//! refuses to call a queue overloaded that is seen to drain, unless nothing is accepted at all.
+//! Cold start: the oldest wait of the first sample proves how long the queue has been standing
+//! already. A queue that is seen to drain is not called overloaded, unless nothing is accepted at
+//! all.
 
 use super::{
     baseline::Baseline,
@@ -12,111 +13,110 @@ use super::{
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
 
-/// Share of `sustain` for which the same connection may wait at the head: with looks a tenth of
-/// that apart, and the time until somebody connects, a stopped acceptor is known within the whole.
+/// Share of `sustain` for which the same connection may wait at the head: with samples a tenth of
+/// that apart, and the time until the next connect, a stopped acceptor is known within the whole.
 const STUCK_SHARE: f64 = 0.7;
 
 /// Share of `sustain` for which a queue must have been watched without a gap.
 const WATCHED_SHARE: f64 = 0.7;
 
-/// Connections that wait for a stuck server from which that is more than the usual pause of a small
-/// one: others are looked at by how long they have waited together. A guess.
+/// Connections waiting for a stuck server from which that is more than the usual pause of a small
+/// one; fewer are judged by the sum of their waits. A guess.
 const STUCK_WAITING: u32 = 4;
 
-/// Time that they must have waited together, the longest counted for each, if fewer wait: one for 6
-/// s, or two for 3 s. A guess: a worker that serves a slow request lets one or two wait for less.
+/// Sum of the waits, the longest counted for each, from which fewer connections count: one for 6 s,
+/// or two for 3 s. A guess: a worker that serves a slow request lets one or two wait for less.
 const STUCK_WAITED_SECS: f64 = 6.0;
 
-/// Connections accepted in a run without draining it, which is no chance, within `sustain`, and
-/// half as many within twice that: at eight tenths of capacity a queue of random arrivals forgets
-/// what it was within a hundred, at nine tenths within four hundred (M/M/1, relaxation time
-/// 1/(1-√ρ)² services).
+/// Connections accepted without draining the queue that are no chance within `sustain`, and half as
+/// many within twice that: at eight tenths of capacity a queue of random arrivals forgets its state
+/// within a hundred, at nine tenths within four hundred (M/M/1, relaxation time 1/(1-√ρ)²
+/// services).
 const ACCEPTED_MIN: u64 = 2_000;
 
-/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one look
-/// in twenty thousand finds as many waiting where the time that each takes varies as much as in the
-/// field (a variance of three squared means).
+/// Depth that is no chance either, however few were accepted: at eight tenths of capacity one
+/// sample in twenty thousand finds as many waiting if service times vary as much as in the field (a
+/// variance of three squared means).
 const DEEP: u32 = 100;
 
-/// Depth below which a queue that is near its limit has a small limit rather than many waiting.
+/// Depth below which a queue near its limit has a small limit rather than many waiting.
 const NEAR_LIMIT_MIN: u32 = 48;
 
-/// How many times deeper than it usually is a queue must be.
+/// Factor by which a queue must be deeper than baseline.
 const DEPTH_FACTOR: f64 = 1.5;
 
-/// How many times longer than usual nothing must have been accepted: a server that takes a quarter
-/// of a second for each is now and then not heard of for one.
+/// Factor by which the time without an accept must be longer than baseline: a server that takes a
+/// quarter of a second for each is now and then silent for one.
 const GAP_FACTOR: f64 = 3.0;
 
-/// Share of the limit that is deep where the limit is small.
+/// Share of the limit that is deep if the limit is small.
 const LIMIT_SHARE: f64 = 0.5;
 
 /// Share of `sustain` for which a queue must have been that near its limit.
 const NEAR_LIMIT_SHARE: f64 = 0.5;
 
-/// How many times longer what holds must hold while it is not clear that the queue grows: a burst
-/// may be draining.
+/// Factor for all times while it is not clear that the queue grows: a burst may be draining.
 const UNCLEAR_FACTOR: f64 = 2.0;
 
-/// Share of `sustain` for which nothing must have been accepted where the queue overflows before it
-/// is clear that nothing will be. A pause of 200 ms is shorter, whatever looks it falls between.
+/// Share of `sustain` for which nothing must have been accepted if the queue overflows before it is
+/// clear that nothing will be. A pause of 200 ms is shorter, whatever samples it falls between.
 const STALLED_SHARE: f64 = 0.35;
 
-/// Overflow within this time of a queue that fills steadily is not waited for.
+/// Time to the overflow of a steadily filling queue from which the claim does not wait.
 const OVERFLOWS_WITHIN_SECS: f64 = 1.0;
 
-/// How many times `sustain` a queue must stand of which it is not proven that it never drained
-/// between two looks: nobody timed its connections one by one or asked each what it found, and its
-/// head was younger than the look before.
+/// Multiple of `sustain` for a queue that is not proven never to have drained between two samples:
+/// its connections were not timed one by one or asked what they found, and its oldest wait was
+/// shorter than the interval.
 const UNPROVEN_FACTOR: f64 = 3.0;
 
-/// How many times `sustain` where nobody counted what was accepted.
+/// Multiple of `sustain` if accepts are not counted.
 const UNCOUNTED_FACTOR: f64 = 2.0;
 
-/// Depth, as a share of the limit, from which a queue of unseen age may stand. A guess: healthy
-/// queues are near empty.
+/// Depth, as a share of the limit, from which a queue of unknown age may be standing. A guess:
+/// healthy queues are near empty.
 pub(super) const DEPTH_SHARE: f64 = 0.25;
 
-/// Depth from which a queue of unseen age may stand, however small its limit.
+/// Depth from which a queue of unknown age may be standing, however small its limit.
 pub(super) const DEPTH_MIN: u32 = STUCK_WAITING;
 
-/// How many times `sustain` a queue of unseen age must have been that deep.
+/// Multiple of `sustain` for which a queue of unknown age must have been that deep.
 const DEPTH_SUSTAIN_FACTOR: f64 = 2.0;
 
-/// Looks in a row that a run takes where its head is too young to prove it, so that two coarse
-/// looks are no run.
-const LOOKS_MIN: u32 = 3;
+/// Samples in a row that a standing time takes if the oldest wait is too short to prove it, so that
+/// two coarse samples are not enough.
+const SAMPLES_MIN: u32 = 3;
 
-/// Looks in a row without the head's age after which a run rests on depth. One is a head that moved
-/// just then.
-const BLIND_LOOKS_MIN: u32 = 2;
+/// Samples in a row without an oldest wait from which the standing time rests on depth. A single
+/// one is a head that was accepted just then.
+const AGELESS_SAMPLES_MIN: u32 = 2;
 
-/// Two looks whose heads were established within this of each other saw the same one: both clocks
-/// count microseconds.
+/// Difference between the times at which the heads of two samples were established below which they
+/// are the same connection: both clocks count microseconds.
 const SAME_HEAD_SECS: f64 = 0.001;
 
-/// A stretch of time in which a queue never ceased to stand.
+/// A stretch of time in which a queue never drained.
 pub(super) struct StandingQueue {
     pub(super) since_t: f64,
-    pub(super) looks: Samples,
-    pub(super) strain: MeanPressure,
-    /// Whether every look saw the head's age.
+    pub(super) samples: Samples,
+    pub(super) pressure: MeanPressure,
+    /// Whether every sample has an oldest wait.
     pub(super) by_age: bool,
     pub(super) overflows: u64,
-    /// Whether it was an overload at any look: then it is one until it ends.
+    /// Whether it was an overload at any sample: then it is one until it ends.
     pub(super) is_overload: bool,
-    looks_total: u32,
-    /// Looks in a row that did not see the head's age.
-    blind_looks: u32,
-    /// Since when it is proven not to have drained between two looks.
+    samples_total: u32,
+    /// Samples in a row without an oldest wait.
+    ageless_samples: u32,
+    /// Time since which it is proven not to have drained between two samples.
     proven_since_t: f64,
-    /// Counted, or where a look could not, estimated.
+    /// Accepts, counted or, for samples without a count, estimated.
     accepted: u64,
     is_counted: bool,
-    /// When a connection was last seen to be accepted, or the first head was established.
+    /// Time at which a connection was last seen to be accepted, or the first head was established.
     accepted_t: f64,
     head_established_t: f64,
-    /// The longest that was seen between two accepts, and the most that waited.
+    /// Longest time between two accepts, and the most connections waiting.
     longest_gap_secs: f64,
     deepest: u32,
     accepted_at_deepest: u64,
@@ -125,19 +125,20 @@ pub(super) struct StandingQueue {
 }
 
 impl StandingQueue {
-    /// Begins at `since_t`; the look before, where there was one, says from which depth it grew.
+    /// Begins at `since_t`. The sample before, if there was one, shows from which depth the queue
+    /// grew.
     pub(super) fn new(since_t: f64, before: Option<Sample>) -> Self {
-        let mut looks = Samples::default();
-        before.into_iter().for_each(|look| looks.push(look));
+        let mut samples = Samples::default();
+        before.into_iter().for_each(|sample| samples.push(sample));
         Self {
             since_t,
-            looks,
-            strain: MeanPressure::default(),
+            samples,
+            pressure: MeanPressure::default(),
             by_age: true,
             overflows: 0,
             is_overload: false,
-            looks_total: 0,
-            blind_looks: 0,
+            samples_total: 0,
+            ageless_samples: 0,
             proven_since_t: since_t,
             accepted: 0,
             is_counted: true,
@@ -151,9 +152,9 @@ impl StandingQueue {
         }
     }
 
-    /// Takes a look at a queue that stands: since the one before, `interval_secs` ago, so many were
-    /// accepted and dropped.
-    pub(super) fn look(
+    /// Takes a sample of a standing queue: since the one before, `interval_secs` ago, so many
+    /// connections were accepted and dropped.
+    pub(super) fn observe(
         &mut self,
         t: f64,
         interval_secs: f64,
@@ -161,26 +162,26 @@ impl StandingQueue {
         accepted: Option<u64>,
         dropped: u64,
     ) {
-        // Before the first look of a run, connections were still being accepted.
-        if self.looks_total > 0 {
+        // Before the first sample, connections were still being accepted.
+        if self.samples_total > 0 {
             self.is_counted &= accepted.is_some();
             let more = accepted.unwrap_or_else(|| likely_accepted(fact, interval_secs));
             self.accepted = self.accepted.saturating_add(more);
         }
-        self.looks.push(Sample { t, depth: fact.backlog, accepted });
+        self.samples.push(Sample { t, depth: fact.backlog, accepted });
         if fact.backlog >= self.deepest {
             (self.deepest, self.accepted_at_deepest) = (fact.backlog, self.accepted);
         }
         self.overflows = self.overflows.saturating_add(dropped);
-        self.strain.add(fact.strain.as_ref());
+        self.pressure.add(fact.strain.as_ref());
         match head_secs(fact) {
             Some(secs) => self.note_head(t, secs, interval_secs, fact, accepted),
             None => {
-                self.blind_looks = self.blind_looks.saturating_add(1);
-                self.by_age &= self.blind_looks < BLIND_LOOKS_MIN && self.looks_total > 0;
+                self.ageless_samples = self.ageless_samples.saturating_add(1);
+                self.by_age &= self.ageless_samples < AGELESS_SAMPLES_MIN && self.samples_total > 0;
             }
         }
-        self.looks_total = self.looks_total.saturating_add(1);
+        self.samples_total = self.samples_total.saturating_add(1);
         let since = |holds: bool, since_t: f64| if holds { since_t.min(t) } else { f64::INFINITY };
         self.near_limit_since_t = since(is_near_limit(fact), self.near_limit_since_t);
         self.full_since_t = since(is_full(fact), self.full_since_t);
@@ -194,15 +195,15 @@ impl StandingQueue {
         fact: &ListenerFact,
         accepted: Option<u64>,
     ) {
-        self.blind_looks = 0;
+        self.ageless_samples = 0;
         let established_t = t - secs;
         self.since_t = self.since_t.min(established_t);
-        if self.looks_total == 0 {
+        if self.samples_total == 0 {
             self.accepted_t = established_t;
         } else {
             let is_another = (established_t - self.head_established_t).abs() > SAME_HEAD_SECS;
-            // Of a burst all were established at once, so that one head looks like the next; a
-            // count tells them, but for one, by which a count may be ahead.
+            // The connections of a burst are established at once, so that one head samples like the
+            // next; a count tells them apart, except for one, by which a count may be ahead.
             if accepted.is_some_and(|count| count > 1) || (is_another && accepted != Some(0)) {
                 self.accepted_t = t;
             }
@@ -217,31 +218,31 @@ impl StandingQueue {
         self.head_established_t = established_t;
     }
 
-    /// Whether the look before saw the head's age.
-    pub(super) fn saw_the_last_head(&self) -> bool {
-        self.blind_looks == 0
+    /// Whether the last sample had an oldest wait.
+    pub(super) fn knew_last_wait(&self) -> bool {
+        self.ageless_samples == 0
     }
 
-    /// On which ground it is an overload now. A queue that was not watched for long is none: what
-    /// stood still with the agent begins to move when it does.
-    pub(super) fn ground(
+    /// Returns the reason for which it is an overload now. A queue that was not watched for long is
+    /// none: servers that stood still with the agent begin to move when it does.
+    pub(super) fn trigger(
         &self,
         t: f64,
         watched_since_t: f64,
         fact: &ListenerFact,
-        usual: &Baseline,
+        baseline: &Baseline,
         config: &OverloadConfig,
     ) -> Option<Trigger> {
         let sustain_secs = config.sustain.as_secs_f64();
         if !reached(t - watched_since_t, WATCHED_SHARE * sustain_secs) {
             return None;
         }
-        let is_unusual = self.unaccepted_secs(t) >= GAP_FACTOR * usual.gap_secs(t);
+        let is_unusual = self.unaccepted_secs(t) >= GAP_FACTOR * baseline.gap_secs(t);
         if self.is_stuck(t, fact, config) && is_unusual && makes_many_wait(fact) {
             return Some(Trigger::Stuck);
         }
         let trend = self.trend(fact);
-        if self.looks_total < LOOKS_MIN || trend == Trend::Drains {
+        if self.samples_total < SAMPLES_MIN || trend == Trend::Drains {
             return None;
         }
         let sure = if trend == Trend::Grows { 1.0 } else { UNCLEAR_FACTOR };
@@ -260,7 +261,7 @@ impl StandingQueue {
         if self.overflow_secs(fact, !is_stalled).is_some_and(|secs| secs <= OVERFLOWS_WITHIN_SECS) {
             return Some(Trigger::Filling);
         }
-        let deep = f64::from(fact.backlog) >= f64::from(DEEP).max(DEPTH_FACTOR * usual.depth(t));
+        let deep = f64::from(fact.backlog) >= f64::from(DEEP).max(DEPTH_FACTOR * baseline.depth(t));
         let stands = |factor: f64| {
             let secs = factor * if self.is_counted { 1.0 } else { UNCOUNTED_FACTOR } * sustain_secs;
             reached(t - self.proven_since_t, secs)
@@ -272,10 +273,10 @@ impl StandingQueue {
         is_standing.then_some(Trigger::Standing)
     }
 
-    /// Where it is on its way to. What the last looks leave open, its peak may tell: a large burst
-    /// takes long to drain.
+    /// Returns the direction of the queue. If the last samples leave it open, the peak may tell: a
+    /// large burst takes long to drain.
     fn trend(&self, fact: &ListenerFact) -> Trend {
-        match self.looks.trend() {
+        match self.samples.trend() {
             Trend::Unclear if self.has_fallen(fact) => Trend::Drains,
             trend => trend,
         }
@@ -287,14 +288,13 @@ impl StandingQueue {
         fallen >= 1.0 && fallen >= scatter_of(gone)
     }
 
-    /// What it was like, for as long as nothing was wrong with it: the longest between two accepts,
-    /// and the deepest.
+    /// Longest time between two accepts, and greatest depth, for the baseline.
     pub(super) fn extremes(&self) -> (f64, u32) {
         (self.longest_gap_secs, self.deepest)
     }
 
-    /// Whether nothing is accepted: a connection has waited long at the head, and none was seen to
-    /// go meanwhile.
+    /// Whether nothing is accepted: a connection has waited long at the head, and none was accepted
+    /// meanwhile.
     pub(super) fn is_stuck(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
         let wanted_secs = STUCK_SHARE * config.sustain.as_secs_f64();
         head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs))
@@ -302,42 +302,42 @@ impl StandingQueue {
     }
 
     /// Whether nothing has been accepted for so long that no more is to be expected, should the
-    /// queue overflow before that is sure.
+    /// queue overflow before that is certain.
     pub(super) fn is_stalled(&self, t: f64, config: &OverloadConfig) -> bool {
         reached(self.unaccepted_secs(t), STALLED_SHARE * config.sustain.as_secs_f64())
     }
 
-    /// For how long nothing has been accepted, in seconds.
+    /// Time since the last accept, in seconds.
     pub(super) fn unaccepted_secs(&self, t: f64) -> f64 {
         t - self.accepted_t
     }
 
-    /// Seconds until the queue overflows at the pace at which it fills; `None` where it does not
-    /// fill.
+    /// Seconds until the queue overflows at the rate at which it fills; `None` if it does not fill.
     fn overflow_secs(&self, fact: &ListenerFact, while_accepting: bool) -> Option<f64> {
-        Some(room(fact) / self.looks.fills_per_sec(while_accepting)?)
+        Some(room(fact) / self.samples.fills_per_sec(while_accepting)?)
     }
 }
 
-/// Decides if more wait, or have waited longer, than one slow request explains.
+/// Returns whether more connections wait, or have waited longer, than one slow request explains.
 fn makes_many_wait(fact: &ListenerFact) -> bool {
     let waited_secs = f64::from(fact.backlog) * head_secs(fact).unwrap_or(0.0);
     fact.backlog >= STUCK_WAITING || reached(waited_secs, STUCK_WAITED_SECS)
 }
 
-/// Connections that were likely accepted in the last seconds, by Little's law: those that wait came
-/// since their head did, and as many went.
+/// Estimates the connections accepted in the last seconds, by Little's law: those that wait arrived
+/// since their head did, and as many were accepted.
 fn likely_accepted(fact: &ListenerFact, interval_secs: f64) -> u64 {
     let secs = head_secs(fact).unwrap_or(0.0);
     if secs > 0.0 { (f64::from(fact.backlog) / secs * interval_secs) as u64 } else { 0 }
 }
 
-/// Connections that still find room.
+/// Returns the number of connections that still find room.
 pub(super) fn room(fact: &ListenerFact) -> f64 {
     (f64::from(fact.backlog_max) + 1.0 - f64::from(fact.backlog)).max(0.0)
 }
 
-/// The kernel refuses once the backlog *exceeds* its limit.
+/// Returns whether the queue is full: the kernel refuses connections once the backlog *exceeds* its
+/// limit.
 pub(super) fn is_full(fact: &ListenerFact) -> bool {
     fact.backlog > fact.backlog_max
 }
@@ -347,13 +347,13 @@ fn is_near_limit(fact: &ListenerFact) -> bool {
     fact.backlog >= half.max(NEAR_LIMIT_MIN.min(fact.backlog_max)).max(1)
 }
 
-/// How long the connection at the head has waited, in seconds; `None` where that is not seen.
+/// Wait of the oldest connection, in seconds; `None` if it is unknown.
 pub(super) fn head_secs(fact: &ListenerFact) -> Option<f64> {
     fact.oldest_wait_us.map(|us| us as f64 / 1e6)
 }
 
-/// Whether a span has lasted, to within what sums of decimal intervals lose (ten times 0.1 s is not
-/// quite 1 s).
+/// Returns whether a span has lasted, to within the error of sums of decimal intervals (ten times
+/// 0.1 s is not quite 1 s).
 pub(super) fn reached(secs: f64, wanted_secs: f64) -> bool {
     secs + 1e-6 >= wanted_secs
 }

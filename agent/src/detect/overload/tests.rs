@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     config::Config,
-    detect::{Bottleneck, ClaimState, HostInfo, Sign, Verdict},
+    detect::{Bottleneck, Claim, ClaimState, HostInfo, Sign, Verdict},
     engine::Engine,
     sense::{HostFact, Observation},
 };
@@ -136,7 +136,7 @@ impl Server {
 }
 
 #[test]
-fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again() {
+fn stopped_acceptor_is_claimed_within_a_second_and_cleared() {
     let mut run = Run::new();
     run.looks(0.0, 5.0, |_| fact(1, Some(100)));
     run.looks(5.0, 4.0, |since| fact((since * 20.0) as u32, wait_us((since - 0.05).max(0.0))));
@@ -145,17 +145,19 @@ fn a_stopped_acceptor_is_seen_within_a_second_and_forgiven_when_it_works_again()
     let raised = &run.verdicts[0];
     assert_eq!(
         raised.why,
-        "0.0.0.0:8080 (pid 812) has not accepted for 0.8 s: 16 of 128 connections wait, growing 20/s; the queue overflows in 5.7 s; \
-         its accept loop is stuck"
+        "0.0.0.0:8080 (pid 812) has accepted no connection for 0.8 s; 16 connections are \
+         waiting, of 128 that fit, growing by 20/s; the queue overflows in 5.7 s; its accept loop \
+         is stuck"
     );
     assert!((raised.exhaustion_secs.unwrap() - 5.7).abs() < 0.11, "{raised:?}");
     assert_eq!(raised.confidence, 0.95);
-    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has been well for 5.0 s, after 8.1 s of overload";
+    let cleared = "the accept queue of 0.0.0.0:8080 (pid 812) has been healthy for 5.0 s, after \
+                   8.1 s of overload";
     assert_eq!(run.verdicts[1].why, cleared);
 }
 
 #[test]
-fn a_stopped_acceptor_is_seen_at_two_connections_a_second_once_four_wait() {
+fn stopped_acceptor_at_low_load_is_claimed_once_four_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| fact((since * 2.0) as u32 + 1, wait_us(since)));
     assert_eq!(run.states(), [(ClaimState::Raised, 1.5)]);
@@ -176,7 +178,7 @@ fn one_that_waits_behind_a_slow_request_is_no_overload() {
 }
 
 #[test]
-fn a_server_that_has_never_accepted_may_be_starting_for_half_a_minute() {
+fn server_that_never_accepted_may_start_for_half_a_minute() {
     let mut run = Run::new();
     let starts = |since: f64| ListenerFact {
         accepted_total: Some(0),
@@ -189,7 +191,7 @@ fn a_server_that_has_never_accepted_may_be_starting_for_half_a_minute() {
 }
 
 #[test]
-fn nothing_is_claimed_at_the_first_look_nor_right_after_the_loop_was_away() {
+fn nothing_is_claimed_at_the_first_sample_or_after_a_gap() {
     let mut run = Run::new();
     let stuck = || ListenerFact { accepted_total: Some(7), ..fact(20, wait_us(9.0)) };
     run.look(0.0, stuck());
@@ -236,12 +238,12 @@ fn a_ramp_is_claimed_before_the_first_overflow() {
 }
 
 #[test]
-fn steps_that_take_longer_than_three_looks_to_overflow_are_claimed_before() {
+fn slow_steps_of_load_are_claimed_before_the_overflow() {
     let (mut run, mut server) = (Run::new(), Server::new(1_000.0, 511));
     server.run(&mut run, 60.0, |_| 700.0, |_| false);
     server.run(&mut run, 2.0, |_| 1_500.0, |_| false);
     let raised = &run.verdicts[0];
-    let fills = "more connections come to 0.0.0.0:8080 (pid 812) than it accepts: its queue fills";
+    let fills = "0.0.0.0:8080 (pid 812) accepts fewer connections than arrive, and its queue fills";
     assert!(raised.why.starts_with(fills), "{}", raised.why);
     let Claim::Overload(claim) = &raised.claim else { unreachable!() };
     assert!(claim.backlog <= 300 && claim.sign == Some(Sign::LoadSurge), "{}", raised.why);
@@ -273,7 +275,7 @@ fn a_pause_that_the_agent_meets_in_any_phase_is_healthy() {
 }
 
 #[test]
-fn a_queue_that_never_drains_is_an_overload_however_short_the_wait() {
+fn queue_that_never_drains_is_overload_at_any_wait() {
     let mut run = Run::new();
     run.looks(0.0, 3.0, |since| {
         let accepted_total = Some((since * 2_500.0) as u64);
@@ -281,8 +283,9 @@ fn a_queue_that_never_drains_is_an_overload_however_short_the_wait() {
         ListenerFact { accepted_total, sojourn_min_us, sojourn_mean_us, ..fact(20, Some(8_000)) }
     });
     assert_eq!(run.states(), [(ClaimState::Raised, 1.0)]);
-    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has stood for 1.0 s: 20 of 128 connections wait, the oldest for 8 ms, \
-               those accepted last had waited for 8 ms on average";
+    let why = "0.0.0.0:8080 (pid 812) accepts too slowly: its queue has not drained for 1.0 s; \
+               20 connections are waiting, of 128 that fit, the oldest for 8 ms, and those \
+               accepted last waited for 8 ms on average";
     assert_eq!(run.verdicts[0].why, why);
     assert_eq!((run.verdicts[0].confidence, run.verdicts[0].exhaustion_secs), (0.9, None));
 }
@@ -302,7 +305,7 @@ fn a_slow_server_stands_longer_before_that_is_no_chance() {
 }
 
 #[test]
-fn where_nobody_timed_each_connection_a_short_wait_must_last_longer() {
+fn short_wait_must_last_longer_without_timed_connections() {
     let mut run = Run::new();
     run.looks(0.0, 6.0, |since| ListenerFact {
         accepted_total: Some((since * 2_500.0) as u64),
@@ -312,7 +315,7 @@ fn where_nobody_timed_each_connection_a_short_wait_must_last_longer() {
 }
 
 #[test]
-fn a_queue_that_nobody_found_empty_stands_as_if_each_connection_were_timed() {
+fn queue_never_found_empty_counts_as_timed() {
     let mut run = Run::new();
     run.looks(0.0, 6.0, |since| {
         let found_empty_us = Some((since * 1e6) as u64 + 8_000);
@@ -349,7 +352,11 @@ fn without_head_age_depth_takes_longer_and_says_so() {
     run.looks(5.0, 5.0, |_| fact(32, None));
     assert_eq!(run.states(), [(ClaimState::Raised, 7.0)]);
     assert!(run.verdicts[0].confidence < 0.7);
-    assert!(run.verdicts[0].why.ends_with("is not visible here, so this rests on its depth"));
+    assert!(
+        run.verdicts[0].why.ends_with(
+            "the oldest wait cannot be read here, so this rests on the depth of the queue"
+        )
+    );
 }
 
 #[test]
@@ -395,7 +402,7 @@ fn a_backlog_that_is_too_small_is_told_at_the_third_time() {
     assert!(
         run.verdicts[0]
             .why
-            .ends_with("the backlog is too small for its bursts, though each wait is short")
+            .ends_with("its backlog is too small for its bursts, although each wait is short")
     );
 }
 
@@ -443,8 +450,11 @@ fn one_stuck_socket_of_eight_is_told_and_which_process_holds_it() {
     }
     assert_eq!(run.states(), [(ClaimState::Raised, 0.7)]);
     let why = &run.verdicts[0].why;
-    assert!(why.starts_with("0.0.0.0:8080 (pid 803) has not accepted for 0.7 s"), "{why}");
-    assert!(why.contains("at one of 8 sockets that share this address"), "{why}");
+    assert!(
+        why.starts_with("0.0.0.0:8080 (pid 803) has accepted no connection for 0.7 s"),
+        "{why}"
+    );
+    assert!(why.contains("at one of the 8 sockets that share this address"), "{why}");
 }
 
 #[test]
@@ -479,11 +489,11 @@ fn sockets_without_a_number_are_told_apart_by_who_holds_them() {
 fn a_claim_that_stands_is_forecast_anew_each_second() {
     let mut overload = OverloadDetector::new(&Config::default().detect.overload);
     let mut findings = Findings::default();
-    let trust = crate::detect::SensorHealth::default();
+    let health = crate::detect::SensorHealth::default();
     for step in 0..31 {
         let t = f64::from(step) / 10.0;
         let info = HostInfo { mem_total_bytes: 1 << 34, cpus: 2 };
-        let context = Context { t, scan: 0, info, host: None, trust: &trust };
+        let context = Context { t, scan: 0, info, host: None, sensor_health: &health };
         overload.observe(&context, &Fact::Listener(fact(step, wait_us(t))), &mut findings);
     }
     assert_eq!((findings.verdicts.len(), findings.forecasts.len()), (1, 2));
@@ -496,9 +506,6 @@ fn a_listener_that_vanishes_takes_its_claim_with_it() {
     run.looks(0.0, 2.0, |since| fact(9, wait_us(since)));
     (1..=8).for_each(|t| run.host(1.0 + f64::from(t), None));
     assert_eq!(run.states(), [(ClaimState::Raised, 0.7), (ClaimState::Cleared, 7.0)]);
-    assert_eq!(
-        run.verdicts[1].why,
-        "0.0.0.0:8080 (pid 812) vanished: the last scans do not show it"
-    );
+    assert_eq!(run.verdicts[1].why, "0.0.0.0:8080 (pid 812) disappeared from the last scans");
     assert_eq!(run.core.tracked().listeners, 0);
 }

@@ -1,18 +1,18 @@
-//! On which ground a queue is called overloaded.
+//! Triggers of overload claims.
 
-/// Why a queue is overloaded.
+/// Reason for which a queue is overloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trigger {
-    /// Nothing is accepted.
+    /// No connection is accepted.
     Stuck,
-    /// It stands, and does not drain.
+    /// It is standing, and does not drain.
     Standing,
     /// It fills, and overflows soon.
     Filling,
-    /// It stands near its limit.
+    /// It is standing near its limit.
     NearLimit,
-    /// It is deep, of an age that cannot be seen.
+    /// It is deep, and its oldest wait is unknown.
     Deep,
-    /// It drops connections again and again, and does not stand: it is too short.
+    /// It drops connections again and again without standing: its limit is too low.
     Dropping,
 }

@@ -1,37 +1,40 @@
-//! A process of which a count has begun to rise: which ones, its name, and the claims that stand
-//! about it.
+//! Candidate: a process of which a count has begun to rise, with its name and its open claims.
 //!
-//! Nearly no process is one, and one is none again once its counts have been still for hours. It
-//! refuses claims without a name.
+//! Hardly any process is a candidate, and one stops being a candidate once its counts have been
+//! still for hours. Nothing is claimed about a process without a name.
 
 use super::{
-    super::{Context, Findings},
-    claim::LeakingProcess,
     kind::{CountSample, KINDS, Tops, saturated},
     tracker::{Tracker, TrackerUpdate},
+    verdict::LeakingProcess,
 };
-use crate::sense::{ProcessFact, ProcessId, ProcessResourcesFact};
+use crate::{
+    detect::{Context, Findings},
+    sense::{ProcessFact, ProcessId, ProcessResourcesFact},
+};
 
-/// A process of which a count rises: some 100 bytes, and some 300 more a count that does.
+/// A process of which a count rises: some 100 bytes, and some 300 more for each count that does.
 pub(super) struct Candidate {
     pub(super) start_ticks: u64,
     pub(super) seen_scan: u32,
     subject: Option<LeakingProcess>,
-    watches: [Option<Box<Tracker>>; KINDS.len()],
+    trackers: [Option<Box<Tracker>>; KINDS.len()],
 }
 const _: () = assert!(size_of::<Candidate>() + KINDS.len() * size_of::<Tracker>() <= 1_024);
 
-/// The counts of one look, and whether each has risen so far that it is to be watched.
+/// Counts of one sample, and whether each has risen so far that it is to be tracked.
 pub(super) struct Rises([(Option<CountSample>, bool); KINDS.len()]);
 
 impl Rises {
     pub(super) fn of(fact: &ProcessResourcesFact, tops: &Tops) -> Self {
         Self(std::array::from_fn(|place| {
             let kind = &KINDS[place];
-            let look = kind.look(fact);
+            let sample = kind.sample(fact);
             (
-                look,
-                look.is_some_and(|look| look.count >= u32::from(tops[place]) + kind.watched_from),
+                sample,
+                sample.is_some_and(|sample| {
+                    sample.count >= u32::from(tops[place]) + kind.watched_from
+                }),
             )
         }))
     }
@@ -47,11 +50,11 @@ impl Candidate {
             start_ticks: id.start_ticks,
             seen_scan: 0,
             subject: None,
-            watches: Default::default(),
+            trackers: Default::default(),
         }
     }
 
-    /// Learns its name, which only memory's facts tell.
+    /// Takes its name, which only facts about memory contain.
     pub(super) fn name(&mut self, context: &Context<'_>, fact: &ProcessFact) {
         self.seen_scan = context.scan;
         if self
@@ -64,8 +67,8 @@ impl Candidate {
         }
     }
 
-    /// Takes a look at its counts.
-    pub(super) fn look(
+    /// Takes a sample of its counts.
+    pub(super) fn observe(
         &mut self,
         context: &Context<'_>,
         now: f64,
@@ -74,61 +77,64 @@ impl Candidate {
         findings: &mut Findings,
     ) {
         self.seen_scan = context.scan;
-        for ((slot, top), (look, rises)) in self.watches.iter_mut().zip(tops).zip(&rises.0) {
-            let Some(look) = look else { continue };
+        for ((slot, top), (sample, rises)) in self.trackers.iter_mut().zip(tops).zip(&rises.0) {
+            let Some(sample) = sample else { continue };
             if slot.is_none() && *rises {
-                *slot = Some(Box::new(Tracker::new(now, (*top).into(), look)));
+                *slot = Some(Box::new(Tracker::new(now, (*top).into(), sample)));
             }
-            let Some(watch) = slot else { continue };
-            if let Some(stood) = turn(context, now, watch, look, self.subject.as_ref(), findings) {
+            let Some(tracker) = slot else { continue };
+            if let Some(held) =
+                on_sample(context, now, tracker, sample, self.subject.as_ref(), findings)
+            {
                 *slot = None;
-                *top = (*top).max(saturated(stood));
+                *top = (*top).max(saturated(held));
             }
         }
     }
 
-    /// Whether no count of it is watched any more.
+    /// Whether none of its counts is tracked any more.
     pub(super) fn is_cleared(&self) -> bool {
-        self.watches.iter().all(Option::is_none)
+        self.trackers.iter().all(Option::is_none)
     }
 
-    /// How many of its counts are claimed to leak.
+    /// Number of its counts that are claimed to leak.
     pub(super) fn raised(&self) -> usize {
-        self.watches.iter().flatten().filter(|watch| watch.standing.is_some()).count()
+        self.trackers.iter().flatten().filter(|tracker| tracker.open.is_some()).count()
     }
 
-    /// Withdraws all that is claimed.
+    /// Clears all of its claims.
     pub(super) fn clear(&self, context: &Context<'_>, because: &str, findings: &mut Findings) {
         let Some(subject) = &self.subject else { return };
-        for (kind, watch) in KINDS.iter().zip(&self.watches) {
-            if let Some(standing) = watch.as_ref().and_then(|watch| watch.standing.as_ref()) {
-                findings.verdicts.push(subject.cleared(context, kind.resource, standing, because));
+        for (kind, tracker) in KINDS.iter().zip(&self.trackers) {
+            if let Some(open) = tracker.as_ref().and_then(|tracker| tracker.open.as_ref()) {
+                findings.verdicts.push(subject.cleared(context, kind.resource, open, because));
             }
         }
     }
 }
 
-/// Takes a look at one count; where it is watched no longer, returns the highest that it stood.
-fn turn(
+/// Takes a sample of one count. Returns the highest level that it held if it need not be tracked
+/// any longer.
+fn on_sample(
     context: &Context<'_>,
     now: f64,
-    watch: &mut Tracker,
-    look: &CountSample,
+    tracker: &mut Tracker,
+    sample: &CountSample,
     subject: Option<&LeakingProcess>,
     findings: &mut Findings,
 ) -> Option<u32> {
-    let standing = watch.standing.clone();
-    match (watch.look(now, look), subject, standing) {
+    let open = tracker.open.clone();
+    match (tracker.observe(now, sample), subject, open) {
         (TrackerUpdate::Leaks(rise), Some(subject), _) => {
-            let verdict = subject.raised(context, look, &rise);
-            watch.claim(now, look, rise, verdict.confidence);
+            let verdict = subject.raised(context, sample, &rise);
+            tracker.claim(now, sample, rise, verdict.confidence);
             findings.verdicts.push(verdict);
         }
-        (TrackerUpdate::Grows(per_sec), Some(subject), Some(standing)) => {
-            findings.forecasts.push(subject.forecast(context, look, &standing, per_sec));
+        (TrackerUpdate::Grows(per_sec), Some(subject), Some(open)) => {
+            findings.forecasts.push(subject.forecast(context, sample, &open, per_sec));
         }
-        (TrackerUpdate::Over(because), Some(subject), Some(standing)) => {
-            findings.verdicts.push(subject.cleared(context, look.resource, &standing, &because));
+        (TrackerUpdate::Over(because), Some(subject), Some(open)) => {
+            findings.verdicts.push(subject.cleared(context, sample.resource, &open, &because));
         }
         (TrackerUpdate::Still(top), ..) => return Some(top),
         _ => {}

@@ -1,22 +1,21 @@
-//! What a count fell back to, from when it began to rise until now: at most sixteen floors, however
-//! long that is.
+//! Ring of a count's floors since it began to rise: at most sixteen, however long that is.
 //!
-//! A floor is the lowest count of a bucket, so that what comes and goes within one vanishes. When
-//! the ring is full its floors are merged by pairs and buckets last twice as long, so that it spans
-//! the whole rise at a resolution of an eighth to a sixteenth: a fast leak is judged within minutes
-//! and a slow one over days by the same sixteen numbers. Cold start: it begins empty, on ground
-//! that was new. A bucket in which nothing was counted is missing, never zero. It refuses time that
-//! runs backwards.
+//! A floor is the lowest count of a bucket, so that what comes and goes within one bucket vanishes.
+//! When the ring is full, its floors are merged in pairs and buckets last twice as long, so that it
+//! spans the whole rise at a resolution of an eighth to a sixteenth: a fast leak is judged within
+//! minutes and a slow one over days by the same sixteen numbers. Cold start: it begins empty, at a
+//! level that was new. A bucket without a count is missing, never zero. Time that runs backwards is
+//! ignored.
 
-use super::super::regression::{POINTS_MAX, Point, theil_sen};
+use crate::detect::regression::{POINTS_MAX, Point, theil_sen};
 
 /// Buckets of a ring.
 const BUCKETS: usize = POINTS_MAX;
 
-/// Floors from which a ring can be called still: its latter half has four then.
+/// Floors from which a ring can be called still: its second half then has four.
 const STILL_POINTS_MIN: usize = 8;
 
-/// Marks a bucket in which nothing was counted; counts stop below it.
+/// Mark of a bucket without a count; counts stop below it.
 const MISSING: u32 = u32::MAX;
 
 /// Floors of a count.
@@ -24,21 +23,21 @@ const MISSING: u32 = u32::MAX;
 pub(super) struct Ring {
     origin_t: f64,
     bucket_secs: f64,
-    /// Those before `open` are closed, the one at `open` is being filled, those behind it are
+    /// Buckets before `open` are closed, the one at `open` is being filled, those after it are
     /// missing.
     floors: [u32; BUCKETS],
     open: usize,
-    /// The highest closed floor.
+    /// Highest closed floor.
     peak: u32,
-    /// By how much a closed floor fell short of a higher one before it, at most.
+    /// Largest difference between a closed floor and a higher one before it.
     gave_back: u32,
-    /// The highest floor known from before: what lies below is not new ground.
+    /// Highest floor known from before: counts below it are nothing new.
     top: u32,
-    /// Open files when it began.
+    /// Open files when the ring began.
     files_from: u32,
 }
 
-/// The closed floors of a ring; `x` is in buckets, `y` in handles.
+/// Closed floors of a ring; `x` in buckets, `y` in counts.
 pub(super) struct CountFloors {
     points: [Point; BUCKETS],
     len: usize,
@@ -49,7 +48,7 @@ impl CountFloors {
         &self.points[..self.len]
     }
 
-    /// The slopes of the former and of the latter half, in handles a bucket.
+    /// Slopes of the first and of the second half, in counts per bucket.
     pub(super) fn halves(&self) -> Option<[f64; 2]> {
         let (former, latter) = self.points().split_at(self.len / 2);
         Some([theil_sen(former)?, theil_sen(latter)?])
@@ -70,7 +69,7 @@ impl Ring {
         }
     }
 
-    /// Takes a count; says whether a bucket closed.
+    /// Takes a count. Returns whether a bucket closed.
     pub(super) fn observe(&mut self, t: f64, count: u32) -> bool {
         let mut at = self.bucket(t);
         if at < self.open {
@@ -91,8 +90,8 @@ impl Ring {
         closes
     }
 
-    /// Saturates: time before the origin lies in the first bucket, no time at all beyond the last
-    /// number.
+    /// Returns the bucket of a time. Saturates: time before the origin lies in the first bucket,
+    /// not a number as well.
     fn bucket(&self, t: f64) -> usize {
         ((t - self.origin_t) / self.bucket_secs) as usize
     }
@@ -109,7 +108,7 @@ impl Ring {
         self.bucket_secs *= 2.0;
     }
 
-    /// The closed buckets.
+    /// Floors of the closed buckets.
     pub(super) fn floors(&self) -> CountFloors {
         let mut floors = CountFloors { points: [Point::default(); BUCKETS], len: 0 };
         for (x, &floor) in
@@ -121,7 +120,7 @@ impl Ring {
         floors
     }
 
-    /// Whether it has been watched for so long and its latter half does not rise.
+    /// Whether it has been watched for `patience_secs` and its second half does not rise.
     pub(super) fn is_still(&self, patience_secs: f64) -> bool {
         let floors = self.floors();
         floors.len >= STILL_POINTS_MIN
@@ -129,7 +128,7 @@ impl Ring {
             && floors.halves().is_some_and(|[_, latter]| latter <= 0.0)
     }
 
-    /// How long the closed buckets lasted.
+    /// Time that the closed buckets span.
     pub(super) fn span_secs(&self) -> f64 {
         self.open as f64 * self.bucket_secs
     }
@@ -138,7 +137,7 @@ impl Ring {
         self.bucket_secs
     }
 
-    /// The highest closed floor, of this rise and of those before it.
+    /// Highest closed floor, of this rise and of those before it.
     pub(super) fn ground(&self) -> u32 {
         self.top.max(self.peak)
     }

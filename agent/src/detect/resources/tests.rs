@@ -99,7 +99,7 @@ impl Run {
     fn states(&self) -> Vec<(ClaimState, Resource)> {
         let resource = |verdict: &Verdict| match &verdict.claim {
             Claim::Leak(claim) => claim.resource,
-            Claim::Overload(_) | Claim::CascadeRisk(_) | Claim::Exhaustion(_) => unreachable!(),
+            claim => unreachable!("{claim:?}"),
         };
         self.verdicts.iter().map(|verdict| (verdict.state, resource(verdict))).collect()
     }
@@ -148,7 +148,8 @@ fn a_constant_leak_of_files_is_found_and_its_end_foretold() {
     assert!(verdict.confidence >= 0.97, "{verdict:?}");
     assert_eq!(
         verdict.why,
-        "api (pid 812) holds 320 more open files than 16 min ago, 20/min, without slowing; its limit of 1,024 is reached in 32 min, unless it stops before"
+        "api (pid 812) holds 320 more open files than 16 min ago (20/min), without slowing down; \
+         if it goes on, its limit of 1,024 open files is reached in 32 min"
     );
 }
 
@@ -174,7 +175,7 @@ fn leaks_of_any_pace_under_a_busy_load_are_found_in_time() {
 }
 
 #[test]
-fn a_leak_without_a_near_limit_is_told_once_no_morning_explains_it() {
+fn leak_without_near_limit_waits_until_no_morning_explains_it() {
     let holds = |t: f64, per_min: f64, max| Holds { max, ..files(40.0 + t * per_min / 60.0, 0) };
     for (per_min, max, hours) in [
         (20.0, None, 0.0..0.5),
@@ -189,7 +190,7 @@ fn a_leak_without_a_near_limit_is_told_once_no_morning_explains_it() {
 }
 
 #[test]
-fn a_leak_after_days_of_calm_is_found_as_soon_as_one_at_the_start() {
+fn leak_after_days_of_calm_is_found_as_soon_as_at_start() {
     let start = |t: f64| 30.0 + 300.0 * (t / 120.0).min(1.0);
     let days = 3.0 * 86_400.0;
     let (verdict, ..) =
@@ -213,7 +214,7 @@ fn a_leak_of_threads_is_found_without_an_end() {
 }
 
 #[test]
-fn sockets_that_the_peer_has_closed_are_named_as_such_and_not_also_as_files() {
+fn close_wait_sockets_are_not_also_claimed_as_files() {
     let leak = |t: f64| Holds { close_wait: t / 30.0, ..files(60.0 + t / 30.0, 1_024) };
     let (verdict, resource, per_sec) = one(shape(4.0 * HOUR, leak));
     assert_eq!(resource, Resource::CloseWait);
@@ -225,7 +226,7 @@ fn sockets_that_the_peer_has_closed_are_named_as_such_and_not_also_as_files() {
     );
     assert!(verdict.why.contains(" more sockets in CLOSE_WAIT than "), "{}", verdict.why);
     assert!(
-        verdict.why.contains("; its limit of 1,024 open files is reached in "),
+        verdict.why.contains("its limit of 1,024 open files is reached in "),
         "{}",
         verdict.why
     );
@@ -267,14 +268,14 @@ fn what_fills_up_comes_in_bursts_or_follows_load_is_silent() {
 fn exit_exec_reuse_and_vanishing_withdraw_and_say_so() {
     let ends: [(End<'_>, &str); 4] = [
         (&|run| run.feed(1_500.0, Fact::Exit(API)), "it exited"),
-        (&|run| run.feed(1_500.0, Fact::Exec(API)), "it replaced its program"),
+        (&|run| run.feed(1_500.0, Fact::Exec(API)), "it executed another program"),
         (
             &|run| run.look(1_500.0, ProcessId { start_ticks: 9_001, ..API }, files(30.0, 1_024)),
             "its pid now belongs to another process",
         ),
         (
             &|run| (0..7).for_each(|t| run.host(1_500.0 + f64::from(t))),
-            "it vanished: the last scans do not show it",
+            "it disappeared from the last scans",
         ),
     ];
     for (end, because) in ends {
@@ -288,7 +289,7 @@ fn exit_exec_reuse_and_vanishing_withdraw_and_say_so() {
         );
         assert_eq!(
             run.verdicts[1].why,
-            format!("api (pid 812) no longer counts as leaking open files: {because}")
+            format!("api (pid 812) is no longer leaking open files: {because}")
         );
         assert_eq!(run.core.tracked().leaks_raised, 0);
         // What it holds now is where the next process, or program, begins.
@@ -298,10 +299,10 @@ fn exit_exec_reuse_and_vanishing_withdraw_and_say_so() {
 }
 
 #[test]
-fn a_leak_that_stops_or_gives_back_is_withdrawn_and_one_at_its_limit_is_not() {
+fn stopped_leak_is_cleared_and_one_at_its_limit_is_not() {
     let cases: [(Then<'_>, Option<&str>); 4] = [
-        (&|_| 524.0, Some("they have not grown for ")),
-        (&|_| 120.0, Some(" that had come are gone again")),
+        (&|_| 524.0, Some("their number has not grown for ")),
+        (&|_| 120.0, Some(" new ones are gone again")),
         (&|t| 524.0 + (t - 1_500.0) / 60.0, None),
         (&|t| (524.0 + (t - 1_500.0)).min(1_020.0), None),
     ];
@@ -378,7 +379,7 @@ fn counts_that_wrap_or_jump_do_no_harm() {
 }
 
 #[test]
-fn forecasts_of_a_claim_reach_the_policy_and_follow_a_leak_that_quickens() {
+fn forecasts_follow_a_quickening_leak() {
     let mut run = Run::new();
     run.looks(0.0, 2_000.0, |t| files(24.0 + t / 3.0 + (t - 1_200.0).max(0.0) / 3.0, 1_024));
     let latest = run.core.raised().next().unwrap();

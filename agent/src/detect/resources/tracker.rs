@@ -1,172 +1,180 @@
-//! One count of one process that has begun to rise: whether that is a leak, and whether it still
-//! is.
+//! Tracker of one count of one process that has begun to rise: decides whether that is a leak, and
+//! when it ends.
 //!
-//! Two rings watch it. One spans all of the rise, so that a slow leak under a busy load is found
-//! over hours; the other begins anew whenever it stops rising, so that a fast leak after a long
-//! calm need not wait for buckets of a day. Both refuse what is no new ground: a count that fell
-//! and comes back to where it was has leaked nothing yet. What follows load rises in a straight
-//! line too, each morning for hours. It is told from a leak by its end, its factor or its length;
-//! what nobody but the program can end needs no such proof. Cold start: ten minutes of rising. It
-//! refuses a rise that slows, and one that has given back a third of itself.
+//! Two rings hold its floors. One spans the whole rise, so that a slow leak under a busy load is
+//! found over hours; the other begins anew whenever the count stops rising, so that a fast leak
+//! after a long calm need not wait for buckets of a day. Both refuse a count that only returns to
+//! where it was before: that has leaked nothing yet. Load also makes counts rise in a straight
+//! line, each morning for hours. It is told from a leak by how near the end is, by the factor of
+//! the rise or by its length; sockets that only the program can close need no such proof. Cold
+//! start: ten minutes of rising. A rise that slows down, or that has given back a third of itself,
+//! is not claimed.
 
-use super::{
-    super::{regression::FittedLine, verdict::Resource},
-    kind::CountSample,
-    ring::Ring,
+use super::{kind::CountSample, ring::Ring};
+use crate::{
+    detect::{leak_claim::Resource, regression::FittedLine},
+    units::{Count, Span},
 };
-use crate::units::{Count, Span};
 
 /// Length of each ring's first buckets. The short one's is between the long one's and its double,
-/// so that one of them is nearly full at any time. Two looks of the sensor, ten seconds apart, fit
-/// into either.
+/// so that one of them is nearly full at any time. Two samples, ten seconds apart, fit into either.
 const BUCKET_SECS: [f64; 2] = [28.0, 20.0];
 
-/// Time for which each ring must have been watched to be called still. The long one: less than a
-/// night, so that a morning finds yesterday's ground and not the night's.
+/// Time for which each ring must have been watched to be called still. The long one is shorter than
+/// a night, so that a morning finds yesterday's level and not the night's.
 const PATIENCE_SECS: [f64; 2] = [600.0, 6.0 * 3_600.0];
 
 /// Shortest rise that is judged: a start, a deployment or a burst is over by then. A guess.
 const RISE_SECS_MIN: f64 = 600.0;
 
-/// Floors by which it is judged, of fifteen that a ring can have closed.
+/// Fewest floors by which it is judged, of the fifteen that a ring can have closed.
 const POINTS_MIN: usize = 12;
 
-/// Chance that a line as straight is noise. As small as the default of memory leaks: hosts have as
+/// Probability that a line as straight is noise. As small as the default for memory: hosts have as
 /// many counts as processes.
 const SIGNIFICANCE: f64 = 1e-6;
 
-/// The latter half must rise this fast, against the former: what fills up slows down.
+/// Slope of the second half as a share of the first half's, at least: counts that fill up slow
+/// down.
 const LATTER_SHARE_MIN: f64 = 0.7;
 
 /// Share of the growth that may have been given back on the way.
 const GAVE_BACK_SHARE_MAX: f64 = 1.0 / 3.0;
 
-/// Growth worth a claim, as a share of the count that it began from, or of what was left until the
+/// Growth worth a claim, as a share of the count that it began from, or of what was left to the
 /// limit then. Guesses.
 const GROWN_SHARE_MIN: f64 = 0.5;
 const GROWN_LEFT_SHARE_MIN: f64 = 0.1;
 
-/// A day with some to spare: what has risen for so long without a night is no load.
+/// A day with some to spare: a rise for so long without a night is not load.
 const DAY_SECS: f64 = 26.0 * 3_600.0;
 
-/// How many times a count grows on hardly any morning, a guess: a day brings three to five times
-/// the night's load. An end further off than so many times the rise can wait for the day to prove
-/// it.
+/// Factor by which a count grows on hardly any morning, a guess: a day brings three to five times
+/// the night's load. An end further off than this multiple of the rise can wait for the day to
+/// prove it.
 const LOAD_FACTOR: f64 = 8.0;
 const REACH_OUTGROWN: f64 = 24.0;
 
-/// A smaller count than this says nothing about factors.
+/// Count below which factors say nothing.
 const LOAD_FROM_MIN: f64 = 32.0;
 
-/// An end that is nearer than so many times the rise so far is worth a word even if it should be a
-/// morning's. Mornings take hours: what rose for less is believed sooner.
+/// Ends nearer than this multiple of the rise so far are worth a claim even if the rise is a
+/// morning's. Mornings take hours, so a rise within an hour is believed sooner.
 const REACH: f64 = 1.0;
 const REACH_WITHIN_HOUR: f64 = 2.0;
 const HOUR_SECS: f64 = 3_600.0;
 
-/// Threads that come with connections come with files: at least so many each.
+/// Files for each thread, at least, if threads come with connections.
 const FILES_A_THREAD: f64 = 0.5;
 
-/// Threads of a pool that may still be filling, which takes some of them an hour: the default of
-/// the largest (Tomcat's).
+/// Threads of a pool that may still be filling, which takes some pools an hour: the default of the
+/// largest (Tomcat's).
 const POOL_THREADS_MAX: f64 = 200.0;
 
-/// Share of what it gained since the claim that, once given back, ends the claim.
+/// Share of the growth since the claim that, once given back, ends the claim.
 const ENDED_SHARE: f64 = 0.5;
 
-/// A count stops when it has not grown for the longest of ten minutes, so many of the buckets that
-/// showed it, and the time in which so many handles should have come. The latter two are guesses.
+/// A count has stopped when it has not grown for the longest of ten minutes, so many of the buckets
+/// that showed the rise, and the time in which so many should have come. The latter two are
+/// guesses.
 const STOPPED_SECS_MIN: f64 = 600.0;
 const STOPPED_BUCKETS: f64 = 3.0;
 const STOPPED_HANDLES: f64 = 8.0;
 
-/// A latter half so much steeper than the whole is no scatter: the leak quickens.
+/// Second half's slope as a multiple of the whole's above which the leak quickens rather than
+/// scatters.
 const QUICKENS: f64 = 1.25;
 
 /// A rise that is a leak.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SteadyRise {
-    /// By how much the last floor lies above the first, and how long after it.
+    /// Difference between the last floor and the first, and the time between them.
     pub(super) grown: u32,
     pub(super) secs: f64,
     pub(super) per_sec: f64,
-    /// Standard error of it.
+    /// Standard error of the slope.
     pub(super) per_sec_error: f64,
     ring: usize,
     bucket_secs: f64,
-    /// The count above which it is new, and the last floor.
+    /// Count above which the rise is new, and the last floor.
     from: u32,
     highest: u32,
 }
 
-/// All that is known of the count.
+/// State of a count.
 #[derive(Debug, Clone)]
 pub(super) struct Tracker {
-    /// The one that begins anew, and the one that spans all.
+    /// Ring that begins anew, and ring that spans the whole rise.
     rings: [Ring; 2],
-    pub(super) standing: Option<OpenRise>,
+    pub(super) open: Option<OpenRise>,
 }
 
-/// A claim that stands.
+/// An open claim.
 #[derive(Debug, Clone)]
 pub(super) struct OpenRise {
     pub(super) rise: SteadyRise,
     pub(super) confidence: f64,
-    /// Lowest count of the bucket that closes then.
+    /// Lowest count of the bucket that closes at `closes_t`.
     floor: u32,
     closes_t: f64,
     highest: u32,
     grew_t: f64,
 }
 
-/// What a look says.
+/// Result of a sample.
 #[derive(Debug)]
 pub(super) enum TrackerUpdate {
     /// Nothing new.
     Nothing,
-    /// The count no longer rises, and was never higher than this.
+    /// The count no longer rises, and never held more than this.
     Still(u32),
-    /// It rises as leaks do.
+    /// The count rises as leaks do.
     Leaks(SteadyRise),
-    /// What was claimed goes on, at this pace.
+    /// The claimed leak goes on at this rate.
     Grows(f64),
-    /// What was claimed is over, and why.
+    /// The claimed leak is over, for this reason.
     Over(String),
 }
 
 impl Tracker {
-    /// Of a count that has stood at `top` before and now rises above it.
-    pub(super) fn new(t: f64, top: u32, look: &CountSample) -> Self {
-        Self { rings: [0, 1].map(|ring| begin(t, ring, top, look)), standing: None }
+    /// Tracks a count that has held `top` before and now rises above it.
+    pub(super) fn new(t: f64, top: u32, sample: &CountSample) -> Self {
+        Self { rings: [0, 1].map(|ring| begin(t, ring, top, sample)), open: None }
     }
 
     /// Takes a count.
-    pub(super) fn look(&mut self, t: f64, look: &CountSample) -> TrackerUpdate {
-        let closed = [0, 1].map(|ring| self.rings[ring].observe(t, look.count));
-        if let Some(standing) = &mut self.standing {
-            let seen = standing.follow(t, look, &self.rings);
-            if matches!(seen, TrackerUpdate::Over(_)) {
-                *self = Self::new(t, self.ground(), look);
+    pub(super) fn observe(&mut self, t: f64, sample: &CountSample) -> TrackerUpdate {
+        let closed = [0, 1].map(|ring| self.rings[ring].observe(t, sample.count));
+        if let Some(open) = &mut self.open {
+            let update = open.follow(t, sample, &self.rings);
+            if matches!(update, TrackerUpdate::Over(_)) {
+                *self = Self::new(t, self.ground(), sample);
             }
-            return seen;
+            return update;
         }
         let mut rises = [0, 1].into_iter().filter(|&ring| closed[ring]);
-        if let Some(rise) = rises.find_map(|ring| rise(&self.rings[ring], ring, look)) {
+        if let Some(rise) = rises.find_map(|ring| rise(&self.rings[ring], ring, sample)) {
             return TrackerUpdate::Leaks(rise);
         }
         if closed[0] && self.rings[0].is_still(PATIENCE_SECS[0]) {
             if self.rings[1].is_still(PATIENCE_SECS[1]) {
                 return TrackerUpdate::Still(self.ground());
             }
-            self.rings[0] = begin(t, 0, self.rings[0].ground(), look);
+            self.rings[0] = begin(t, 0, self.rings[0].ground(), sample);
         }
         TrackerUpdate::Nothing
     }
 
-    /// A rise is claimed.
-    pub(super) fn claim(&mut self, t: f64, look: &CountSample, rise: SteadyRise, confidence: f64) {
-        let (floor, closes_t, highest) = (look.count, t + rise.bucket_secs, rise.highest);
-        self.standing = Some(OpenRise { rise, confidence, floor, closes_t, highest, grew_t: t });
+    /// Records that a rise is claimed.
+    pub(super) fn claim(
+        &mut self,
+        t: f64,
+        sample: &CountSample,
+        rise: SteadyRise,
+        confidence: f64,
+    ) {
+        let (floor, closes_t, highest) = (sample.count, t + rise.bucket_secs, rise.highest);
+        self.open = Some(OpenRise { rise, confidence, floor, closes_t, highest, grew_t: t });
     }
 
     fn ground(&self) -> u32 {
@@ -174,14 +182,14 @@ impl Tracker {
     }
 }
 
-fn begin(t: f64, ring: usize, top: u32, look: &CountSample) -> Ring {
-    let mut ring = Ring::new(t, BUCKET_SECS[ring], top, look.files);
-    ring.observe(t, look.count);
+fn begin(t: f64, ring: usize, top: u32, sample: &CountSample) -> Ring {
+    let mut ring = Ring::new(t, BUCKET_SECS[ring], top, sample.files);
+    ring.observe(t, sample.count);
     ring
 }
 
-/// What a ring shows, if that is a leak.
-fn rise(ring: &Ring, number: usize, look: &CountSample) -> Option<SteadyRise> {
+/// Returns the rise that a ring shows, if it is a leak.
+fn rise(ring: &Ring, number: usize, sample: &CountSample) -> Option<SteadyRise> {
     let floors = ring.floors();
     let points = floors.points();
     let ([first, .., before, last], true) = (points, points.len() >= POINTS_MIN) else {
@@ -195,8 +203,8 @@ fn rise(ring: &Ring, number: usize, look: &CountSample) -> Option<SteadyRise> {
         && last.y > before.y
         && points.iter().all(|point| point.y <= last.y)
         && f64::from(ring.gave_back()) <= GAVE_BACK_SHARE_MAX * grown;
-    let left = look.left().map_or(f64::INFINITY, |left| left + grown);
-    let is_worth_it = grown >= look.grown_min
+    let left = sample.left().map_or(f64::INFINITY, |left| left + grown);
+    let is_worth_it = grown >= sample.grown_min
         && grown >= (GROWN_SHARE_MIN * from).min(GROWN_LEFT_SHARE_MIN * left);
     let rise = SteadyRise {
         grown: (last.y - first.y) as u32,
@@ -209,23 +217,26 @@ fn rise(ring: &Ring, number: usize, look: &CountSample) -> Option<SteadyRise> {
         from: from as u32,
         highest: last.y as u32,
     };
-    (rises && is_worth_it && rise.secs >= RISE_SECS_MIN && !could_be_load(ring, look, &rise, grown))
-        .then_some(rise)
+    (rises
+        && is_worth_it
+        && rise.secs >= RISE_SECS_MIN
+        && !could_be_load(ring, sample, &rise, grown))
+    .then_some(rise)
 }
 
-/// Whether work that comes by the day could explain a rise.
-fn could_be_load(ring: &Ring, look: &CountSample, rise: &SteadyRise, grown: f64) -> bool {
-    let exhaustion_secs = look.exhaustion_secs(rise.per_sec);
+/// Returns whether work that comes by the day could explain a rise.
+fn could_be_load(ring: &Ring, sample: &CountSample, rise: &SteadyRise, grown: f64) -> bool {
+    let exhaustion_secs = sample.exhaustion_secs(rise.per_sec);
     let outgrows = grown >= LOAD_FACTOR * f64::from(rise.from).max(LOAD_FROM_MIN)
         && exhaustion_secs.is_none_or(|secs| secs <= REACH_OUTGROWN * rise.secs);
     if rise.secs >= DAY_SECS || outgrows {
         return false;
     }
-    match look.resource {
-        // The peer is gone: no load keeps these.
+    match sample.resource {
+        // The peer is gone: load does not keep these.
         Resource::CloseWait => false,
         Resource::Threads => {
-            let files = f64::from(look.files.saturating_sub(ring.files_from()));
+            let files = f64::from(sample.files.saturating_sub(ring.files_from()));
             grown <= POOL_THREADS_MAX || files >= FILES_A_THREAD * f64::from(rise.grown)
         }
         Resource::Files | Resource::Memory => {
@@ -236,12 +247,12 @@ fn could_be_load(ring: &Ring, look: &CountSample, rise: &SteadyRise, grown: f64)
 }
 
 impl OpenRise {
-    fn follow(&mut self, t: f64, look: &CountSample, rings: &[Ring; 2]) -> TrackerUpdate {
-        self.floor = self.floor.min(look.count);
+    fn follow(&mut self, t: f64, sample: &CountSample, rings: &[Ring; 2]) -> TrackerUpdate {
+        self.floor = self.floor.min(sample.count);
         if t < self.closes_t {
             return TrackerUpdate::Nothing;
         }
-        let closed = std::mem::replace(&mut self.floor, look.count);
+        let closed = std::mem::replace(&mut self.floor, sample.count);
         self.closes_t = t + self.rise.bucket_secs;
         let grew = closed > self.highest;
         if grew {
@@ -255,23 +266,23 @@ impl OpenRise {
             .max(STOPPED_HANDLES / self.rise.per_sec);
         if f64::from(gave_back) >= ENDED_SHARE * f64::from(grown) {
             let (gave_back, grown) = (Count(gave_back.into()), Count(grown.into()));
-            TrackerUpdate::Over(format!("{gave_back} of the {grown} that had come are gone again"))
-        } else if still_secs >= stopped_secs && !look.has_hit_limit() {
+            TrackerUpdate::Over(format!("{gave_back} of the {grown} new ones are gone again"))
+        } else if still_secs >= stopped_secs && !sample.has_hit_limit() {
             TrackerUpdate::Over(format!(
-                "they have not grown for {} and are {}",
+                "their number has not grown for {} and is {}",
                 Span(still_secs),
                 Count(closed.into())
             ))
         } else if grew {
-            TrackerUpdate::Grows(self.pace(&rings[self.rise.ring]))
+            TrackerUpdate::Grows(self.rate_now(&rings[self.rise.ring]))
         } else {
             TrackerUpdate::Nothing
         }
     }
 
-    /// How fast it grows now, per second: by the latter half of its ring, which follows a leak that
-    /// quickens or slows.
-    fn pace(&self, ring: &Ring) -> f64 {
+    /// Rate now, per second, by the second half of its ring, which follows a leak that quickens or
+    /// slows down.
+    fn rate_now(&self, ring: &Ring) -> f64 {
         let latter = ring.floors().halves().map_or(0.0, |[_, latter]| latter / ring.bucket_secs());
         if latter > 0.0 { latter } else { self.rise.per_sec }
     }

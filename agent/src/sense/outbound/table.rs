@@ -1,36 +1,36 @@
-//! How connects end, summed up by workload and destination: what the outbound sensor keeps between
-//! two reads.
+//! Results of connects by workload and destination: the state of the outbound sensor between two
+//! reads.
 //!
 //! Processes of one cgroup that connect to one address from one network namespace are one workload,
-//! so that a server's workers, which come and go, are not taken apart. Totals only ever rise. Cold
-//! start: they begin at 0 with the first end that is seen. State is bounded by time,
-//! [`FORGET_SECS`], and by number, [`KEPT_MAX`]; what was forgotten begins anew.
+//! so that a server's workers are not told apart. Totals only rise. Cold start: they begin at 0
+//! with the first result. State is bounded by time, [`FORGET_SECS`], and by number, [`KEPT_MAX`]; a
+//! forgotten destination begins at 0 again.
 
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use spillway_ebpf::{OutboundConnect, OutboundCount, OutboundKey};
 
-use crate::sense::{OutboundFact, inet_addr::inet_addr};
+use crate::sense::{OutboundFact, addr::inet_addr};
 
-/// How long a destination is kept that nobody connects to: longer than a client waits between two
-/// tries that belong together. A guess.
+/// Time for which a destination is kept without a connect. A guess: longer than a client waits
+/// between two tries that belong together.
 const FORGET_SECS: f64 = 600.0;
 
-/// How many are kept. A guess at the busiest proxy's destinations; those without a connect for
-/// longest go first.
+/// Maximum number of destinations. A guess at the busiest proxy's; those without a connect for
+/// longest are dropped first.
 const KEPT_MAX: usize = 4_096;
 
-/// How many are told about at once: more than anybody depends on, and at most some 60 KiB of a
-/// trace a second.
-pub(super) const TOLD_MAX: usize = 256;
+/// Maximum number of facts at once: more destinations than a service depends on, and at most some
+/// 60 KiB of a trace a second.
+pub(super) const REPORTED_MAX: usize = 256;
 
 /// A process that connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// Its cgroup; empty where it has gone.
+    /// Cgroup; empty if the process has ended.
     pub(super) cgroup: Arc<str>,
-    /// Its name, likewise.
+    /// Name; empty if the process has ended.
     pub(super) comm: Arc<str>,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct OutboundTable {
     kept: HashMap<ConnectKey, TableEntry>,
 }
 
-/// Whose connects to where: a key of the kernel's without the pid, which is 0 here, but with the
-/// cgroup.
+/// Workload and destination: a key of the kernel's map with the cgroup in place of the pid, which
+/// is 0 here.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ConnectKey {
     to: OutboundKey,
@@ -55,18 +55,17 @@ struct TableEntry {
     comm: Arc<str>,
     lead: Lead,
     total: OutboundCount,
-    untold: OutboundCount,
+    unreported: OutboundCount,
     pending: u32,
     active_t: f64,
 }
 
-/// What makes a process the one that is named, more before less: when the latest of its connects
-/// under way began, in nanoseconds, and how many of what is not told yet have ended.
+/// Rank of a process among those of its workload, of which the highest is named in the fact: start
+/// of its latest pending connect, in nanoseconds, and number of its unreported results.
 type Lead = (u64, u64);
 
 impl OutboundTable {
-    /// Connects of a process that ended since the last call, of which `key` says whose and where
-    /// to.
+    /// Adds the connects of a process that ended since the last call.
     pub(super) fn ended(
         &mut self,
         key: &OutboundKey,
@@ -76,11 +75,11 @@ impl OutboundTable {
     ) {
         let kept = self.kept(key, caller, (0, all(fresh)), now);
         add(&mut kept.total, fresh);
-        add(&mut kept.untold, fresh);
+        add(&mut kept.unreported, fresh);
     }
 
-    /// A connect that is under way.
-    pub(super) fn under_way(&mut self, connect: &OutboundConnect, caller: &Caller, now: f64) {
+    /// Adds a pending connect.
+    pub(super) fn pending(&mut self, connect: &OutboundConnect, caller: &Caller, now: f64) {
         let kept = self.kept(&connect.key, caller, (connect.since_ns, 0), now);
         kept.pending = kept.pending.saturating_add(1);
     }
@@ -102,7 +101,7 @@ impl OutboundTable {
             comm: caller.comm.clone(),
             lead: (0, 0),
             total: OutboundCount::default(),
-            untold: OutboundCount::default(),
+            unreported: OutboundCount::default(),
             pending: 0,
             active_t: now,
         });
@@ -113,23 +112,24 @@ impl OutboundTable {
         kept
     }
 
-    /// Ends a read: hands out a fact for each that anything is known of since it was told last, the
-    /// worst first, and says how many had to wait for the next time. Then forgets.
-    pub(super) fn tell(&mut self, now: f64, mut each: impl FnMut(OutboundFact)) -> usize {
+    /// Ends a read: passes on a fact for each entry with news since its last one, those with the
+    /// most failures first, and returns how many must wait for the next time. Then drops old
+    /// entries.
+    pub(super) fn report(&mut self, now: f64, mut each: impl FnMut(OutboundFact)) -> usize {
         let mut news: Vec<_> = self
             .kept
             .iter_mut()
-            .filter(|(_, kept)| kept.pending > 0 || all(&kept.untold) > 0)
+            .filter(|(_, kept)| kept.pending > 0 || all(&kept.unreported) > 0)
             .collect();
-        let left_out = news.len().saturating_sub(TOLD_MAX);
+        let left_out = news.len().saturating_sub(REPORTED_MAX);
         if left_out > 0 {
             news.sort_unstable_by_key(|(_, kept)| {
-                std::cmp::Reverse((failed(&kept.untold), all(&kept.untold)))
+                std::cmp::Reverse((failed(&kept.unreported), all(&kept.unreported)))
             });
         }
-        for (subject, kept) in news.into_iter().take(TOLD_MAX) {
+        for (subject, kept) in news.into_iter().take(REPORTED_MAX) {
             each(kept.fact(subject));
-            kept.untold = OutboundCount::default();
+            kept.unreported = OutboundCount::default();
             kept.lead = (0, 0);
         }
         for kept in self.kept.values_mut() {
@@ -175,14 +175,14 @@ impl TableEntry {
     }
 }
 
-/// What was counted since; a count that is lower was begun anew.
+/// Returns the increase since `last`; a lower count was reset in between.
 pub(super) fn since(latest: &OutboundCount, last: &OutboundCount) -> OutboundCount {
-    let anew = latest.established < last.established
+    let was_reset = latest.established < last.established
         || latest.refused < last.refused
         || latest.timed_out < last.timed_out
         || latest.abandoned < last.abandoned
         || latest.no_local_port < last.no_local_port;
-    if anew {
+    if was_reset {
         return *latest;
     }
     OutboundCount {
@@ -204,8 +204,8 @@ fn add(to: &mut OutboundCount, fresh: &OutboundCount) {
 }
 
 fn failed(count: &OutboundCount) -> u64 {
-    let met_nobody = count.abandoned.saturating_add(count.no_local_port);
-    count.refused.saturating_add(count.timed_out).saturating_add(met_nobody)
+    let unanswered = count.abandoned.saturating_add(count.no_local_port);
+    count.refused.saturating_add(count.timed_out).saturating_add(unanswered)
 }
 
 fn all(count: &OutboundCount) -> u64 {
@@ -236,24 +236,24 @@ mod tests {
         Caller { cgroup: Arc::from(cgroup), comm: Arc::from(comm) }
     }
 
-    fn under_way(pid: u32, since_ns: u64) -> OutboundConnect {
+    fn pending(pid: u32, since_ns: u64) -> OutboundConnect {
         OutboundConnect { since_ns, share: 0, key: key(pid, 1), reserved: 0 }
     }
 
-    fn told(connects: &mut OutboundTable, now: f64) -> Vec<OutboundFact> {
-        let mut told = Vec::new();
-        connects.tell(now, |fact| told.push(fact));
-        told
+    fn reported(connects: &mut OutboundTable, now: f64) -> Vec<OutboundFact> {
+        let mut facts = Vec::new();
+        connects.report(now, |fact| facts.push(fact));
+        facts
     }
 
     #[test]
-    fn processes_of_a_cgroup_are_one_workload_and_another_cgroup_is_another() {
+    fn processes_of_a_cgroup_are_one_workload() {
         let mut connects = OutboundTable::default();
         for pid in [7, 8, 9] {
             connects.ended(&key(pid, 1), &caller("/api", "worker"), &REFUSED, 0.0);
         }
         connects.ended(&key(10, 1), &caller("/cron", "curl"), &ESTABLISHED, 0.0);
-        let mut facts = told(&mut connects, 0.0);
+        let mut facts = reported(&mut connects, 0.0);
         facts.sort_by_key(|fact| fact.pid);
         let seen: Vec<_> = facts
             .iter()
@@ -264,72 +264,79 @@ mod tests {
     }
 
     #[test]
-    fn totals_go_on_after_they_were_told_and_what_is_no_news_is_not_told() {
+    fn totals_continue_and_only_news_is_reported() {
         let mut connects = OutboundTable::default();
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
-        assert_eq!(told(&mut connects, 0.0).len(), 1);
-        assert_eq!(told(&mut connects, 1.0), []);
+        assert_eq!(reported(&mut connects, 0.0).len(), 1);
+        assert_eq!(reported(&mut connects, 1.0), []);
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 2.0);
-        assert_eq!(told(&mut connects, 2.0)[0].refused_total, 2);
+        assert_eq!(reported(&mut connects, 2.0)[0].refused_total, 2);
     }
 
     #[test]
-    fn what_is_under_way_is_told_as_long_as_it_is() {
+    fn pending_connects_are_reported_until_they_end() {
         let mut connects = OutboundTable::default();
         for t in [0.0, 1.0] {
-            connects.under_way(&under_way(7, 5), &caller("/api", "api"), t);
-            connects.under_way(&under_way(7, 6), &caller("/api", "api"), t);
-            assert_eq!(told(&mut connects, t)[0].pending, 2);
+            connects.pending(&pending(7, 5), &caller("/api", "api"), t);
+            connects.pending(&pending(7, 6), &caller("/api", "api"), t);
+            assert_eq!(reported(&mut connects, t)[0].pending, 2);
         }
-        assert_eq!(told(&mut connects, 2.0), []);
+        assert_eq!(reported(&mut connects, 2.0), []);
     }
 
     #[test]
-    fn the_process_that_connected_last_is_named() {
+    fn process_that_connected_last_is_named() {
         let mut connects = OutboundTable::default();
-        connects.under_way(&under_way(7, 50), &caller("/api", "old"), 0.0);
-        connects.under_way(&under_way(8, 90), &caller("/api", "new"), 0.0);
+        connects.pending(&pending(7, 50), &caller("/api", "old"), 0.0);
+        connects.pending(&pending(8, 90), &caller("/api", "new"), 0.0);
         connects.ended(
             &key(9, 1),
             &caller("/api", "done"),
             &OutboundCount { refused: 99, ..REFUSED },
             0.0,
         );
-        let fact = told(&mut connects, 0.0).remove(0);
+        let fact = reported(&mut connects, 0.0).remove(0);
         assert_eq!((fact.pid, &*fact.comm), (8, "new"));
         connects.ended(&key(9, 1), &caller("/api", "done"), &REFUSED, 1.0);
-        assert_eq!(told(&mut connects, 1.0)[0].pid, 9, "it begins anew with each telling");
+        assert_eq!(reported(&mut connects, 1.0)[0].pid, 9, "the rank is reset by each report");
     }
 
     #[test]
-    fn those_that_fail_are_told_first_and_the_rest_later() {
+    fn failures_are_reported_first_and_the_rest_later() {
         let mut connects = OutboundTable::default();
-        for host in 0..TOLD_MAX as u32 + 10 {
+        for host in 0..REPORTED_MAX as u32 + 10 {
             let count = if host % 2 == 0 { ESTABLISHED } else { REFUSED };
             connects.ended(&key(7, host), &caller("/api", "api"), &count, 0.0);
         }
         let mut first = Vec::new();
-        assert_eq!(connects.tell(0.0, |fact| first.push(fact)), 10);
-        assert_eq!(first.len(), TOLD_MAX);
-        assert_eq!(first.iter().filter(|fact| fact.refused_total > 0).count(), TOLD_MAX / 2 + 5);
-        let rest = told(&mut connects, 1.0);
+        assert_eq!(connects.report(0.0, |fact| first.push(fact)), 10);
+        assert_eq!(first.len(), REPORTED_MAX);
+        assert_eq!(
+            first.iter().filter(|fact| fact.refused_total > 0).count(),
+            REPORTED_MAX / 2 + 5
+        );
+        let rest = reported(&mut connects, 1.0);
         assert_eq!(rest.len(), 10);
         assert!(rest.iter().all(|fact| fact.established_total == 1), "{rest:?}");
     }
 
     #[test]
-    fn a_destination_is_forgotten_after_ten_minutes_without_a_connect() {
+    fn idle_destination_is_dropped_after_ten_minutes() {
         let mut connects = OutboundTable::default();
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, 0.0);
         connects.ended(&key(7, 2), &caller("/api", "api"), &REFUSED, 1.0);
-        told(&mut connects, FORGET_SECS);
+        reported(&mut connects, FORGET_SECS);
         assert_eq!(connects.kept.len(), 1);
         connects.ended(&key(7, 1), &caller("/api", "api"), &REFUSED, FORGET_SECS);
-        assert_eq!(told(&mut connects, FORGET_SECS)[0].refused_total, 1, "it begins anew");
+        assert_eq!(
+            reported(&mut connects, FORGET_SECS)[0].refused_total,
+            1,
+            "a dropped destination begins at 0"
+        );
     }
 
     #[test]
-    fn however_many_destinations_there_are_so_many_are_kept() {
+    fn number_of_destinations_is_bounded() {
         let mut connects = OutboundTable::default();
         for t in 0..3_u32 {
             for host in 0..KEPT_MAX as u32 - 1_000 {
@@ -340,16 +347,16 @@ mod tests {
                     f64::from(t),
                 );
             }
-            told(&mut connects, f64::from(t));
+            reported(&mut connects, f64::from(t));
             assert!(connects.kept.len() <= KEPT_MAX, "{}", connects.kept.len());
         }
         assert_eq!(connects.kept.len(), KEPT_MAX);
         let latest = connects.kept.values().filter(|kept| kept.active_t == 2.0).count();
-        assert_eq!(latest, KEPT_MAX - 1_000, "those that connected last stay");
+        assert_eq!(latest, KEPT_MAX - 1_000, "the latest are kept");
     }
 
     #[test]
-    fn a_count_that_fell_was_begun_anew() {
+    fn count_that_fell_was_reset() {
         let count = |established, refused| OutboundCount {
             established,
             refused,

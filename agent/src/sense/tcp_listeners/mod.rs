@@ -1,14 +1,14 @@
 //! Accept queues of every listening TCP socket, in every network namespace.
 //!
 //! With BPF each listener is read by its socket's address: depth, limit, drops, the age of the
-//! connection that has waited longest, and where accept() can be followed how long each waited.
-//! Without it `sock_diag` tells depth, limit and drops. Drops count as overflows only where the
-//! namespace counted any, see `overflows`.
+//! queue's head, and, if accept() can be traced, the wait of each connection. Without BPF
+//! `sock_diag` has depth, limit and drops. Drops count as overflows only if the namespace counted
+//! any, see `overflows`.
 //!
-//! Connections that come are counted by address; where sockets share one (SO_REUSEPORT), which of
-//! them took a connection is not known. Who owns a socket is learnt from who called listen(), and
-//! every [`OWNER_REFRESH_SECS`] from who holds it, so that a server whose parent went away is still
-//! named.
+//! Arrivals are counted by address: if sockets share one (SO_REUSEPORT), it is unknown which of
+//! them took a connection. The owner of a socket is the process that called listen(); every
+//! [`OWNER_REFRESH_SECS`] the processes that hold the socket are read, so that a server whose
+//! parent has exited still has an owner.
 
 mod socket;
 
@@ -19,34 +19,42 @@ use std::{
     path::Path,
 };
 
+use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use foldhash::HashSet;
-use spillway_ebpf::{ListenerSample, SocketOwnerSample, TCP_LISTEN};
+use spillway_ebpf::{
+    KnownListener, ListenerSample, SocketOwnerSample, TCP_LISTEN, WATCHES_LISTENERS,
+};
 
 use super::{
-    CgroupPaths, Hierarchy, ListenerFact, LossCounters,
+    CgroupPaths, Fact, Hierarchy, ListenerFact, Loss, LossCounters,
+    accept_latency::{AcceptLatency, Sojourns},
     outside::{Outside, listens_at},
     overflows::{DropRise, Overflows},
+    sensor::{Observations, Schedule, Sensor},
     service_pressure::ServicePressureSensor,
-    shares,
+    shares::{self, Shares},
     sock_diag::{Kinds, SockDiag},
 };
-use crate::bpf::{ListenerProbes, pass};
+use crate::bpf::{
+    Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
+    btf_offsets::members, pass,
+};
 use socket::ListenerSocket;
 
-/// How long an owner is believed. Ten seconds is a guess: long against the cost of asking every
-/// file of every process, short against a page.
+/// Time for which an owner is cached. A guess: long against the cost of reading every file of every
+/// process, short against the time to a notification.
 const OWNER_REFRESH_SECS: f64 = 10.0;
 
-/// Processes that are known to hold a socket: more workers than most servers have, and few enough
-/// to be asked often.
+/// Maximum number of processes remembered as holders of a socket: more workers than most servers
+/// have, and few enough to be read often.
 const HOLDERS_MAX: usize = 16;
 
-/// Processes that are tried for the counts of their namespace: most are in the namespace of their
-/// listener.
+/// Maximum number of processes tried for the counts of a namespace: most are in the namespace of
+/// their listener.
 const PIDS_TRIED: usize = 8;
 
-/// A head that has waited for less says nothing of its service; healthy queues are seen with one
-/// now and then.
+/// Wait of a queue's head from which its service is examined: healthy queues occasionally have one
+/// that waits for less.
 const WAITS_MIN_US: u64 = 1_000;
 
 /// Reads the accept queue of every listener.
@@ -57,22 +65,40 @@ pub struct TcpListenerSensor {
 }
 
 enum TcpSource {
-    Probes(Box<Probed>),
+    Bpf(Box<BpfSource>),
     SockDiag(SockDiag),
 }
 
-/// The listeners that BPF knows.
-struct Probed {
+/// Passes over every TCP listener.
+pub struct ListenerProbes {
+    /// Reads one sample of each known listener.
+    pub scan: IterHandle,
+    /// Finds listeners that were there before the agent, and the owners of all.
+    pub find: IterHandle,
+    /// Known listeners by socket address.
+    pub known: BpfHashMap<MapData, u64, SharedStruct<KnownListener>>,
+    /// Waits by the listener's socket address; `None` if accept() is not traced.
+    pub sojourns: Option<Sojourns>,
+    /// Number of known listeners by owner.
+    shares: Shares,
+    /// Number of listeners with waits by owner.
+    sojourn_shares: Shares,
+    /// Number of times that a listener found no room there.
+    outside: Array<MapData, u64>,
+}
+
+/// Listeners that the BPF side knows.
+struct BpfSource {
     probes: ListenerProbes,
     known: HashMap<u64, ListenerSocket>,
-    /// How many of them share an address.
+    /// Number of them by address.
     sharing: HashMap<(u32, SocketAddr), u32>,
-    /// Sockets numbered so far.
+    /// Number of sockets that have been given a number.
     numbered: u64,
-    looks: u64,
-    strain: ServicePressureSensor,
+    scans: u64,
+    pressure: ServicePressureSensor,
     overflows: Overflows,
-    /// Listeners whose drops rose in this look.
+    /// Listeners whose drops rose in this scan.
     dropped: Vec<Dropped>,
     outside: Outside,
     buffer: Vec<u8>,
@@ -85,24 +111,94 @@ struct Dropped {
 }
 
 impl TcpListenerSensor {
-    /// A sensor over the probes, or over `sock_diag` without them.
-    pub fn new(probes: Option<ListenerProbes>, hierarchy: Hierarchy) -> Self {
+    /// Iterators over known listeners.
+    pub const ITER: Hook = Hook::new("listener_iter");
+
+    /// Sources of the queues of TCP listeners.
+    pub const PROBE: FallbackChain = FallbackChain {
+        probe: Probe::AcceptQueue,
+        fallbacks: &[
+            Fallback::bpf(
+                Self::ITER,
+                "iter/bpf_map_elem, iter/task_file, tp_btf inet_sock_set_state",
+                &[
+                    Need::Iterator("bpf_map_elem"),
+                    Need::Iterator("task_file"),
+                    Need::Tracepoint("inet_sock_set_state"),
+                ],
+            )
+            .watching(WATCHES_LISTENERS)
+            .reading(&[
+                members::TASK_TGID,
+                members::FILE_INODE,
+                members::FILE_PRIVATE_DATA,
+                members::INODE_MODE,
+                members::SOCKET_SK,
+                members::SOCK_FAMILY,
+                members::SOCK_STATE,
+                members::INET_SPORT,
+                members::SOCK_NUM,
+                members::SOCK_RCV_SADDR,
+                members::SOCK_V6_RCV_SADDR,
+                members::SOCK_NET,
+                members::NET_INUM,
+                members::SOCK_PROTOCOL,
+                members::SOCK_ACK_BACKLOG,
+                members::SOCK_MAX_ACK_BACKLOG,
+                members::ACCEPT_HEAD,
+                members::REQUEST_SK,
+                members::TCP_ESTABLISHED,
+            ])
+            // Without `sk_drops` the number of overflows is 0; without either interface index no
+            // connection counts as one from another host; without `sk_uid` users share the room of
+            // their namespace.
+            .reading_if_present(&[
+                members::SOCK_DROPS,
+                members::SOCK_RX_IFINDEX,
+                members::INET_RX_IFINDEX,
+                members::SOCK_UID,
+            ]),
+            Fallback::without_bpf(Hook::new("sock_diag"), "sock_diag")
+                .lacking("the age of a queue is not seen"),
+        ],
+    };
+
+    /// Attaches the iterators and the hook on accept(), or uses `sock_diag`.
+    pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Self {
+        let probes = bpf.attach(&Self::PROBE, |context, _| {
+            Ok(ListenerProbes {
+                find: context.iter("find_listeners", "task_file")?,
+                scan: context.iter_map("scan_listeners", "LISTENERS")?,
+                known: context.take("LISTENERS")?,
+                sojourns: None,
+                shares: context.take_batched("LISTENER_SHARES")?,
+                sojourn_shares: context.take_batched("SOJOURN_SHARES")?,
+                outside: context.take("OUTSIDE")?,
+            })
+        });
+        let sojourns = AcceptLatency::attach(bpf);
         let source = match probes {
-            Some(probes) => TcpSource::Probes(Box::new(Probed::new(probes))),
+            Some(probes) => {
+                TcpSource::Bpf(Box::new(BpfSource::new(ListenerProbes { sojourns, ..probes })))
+            }
             None => TcpSource::SockDiag(SockDiag::default()),
         };
-        Self { source, cgroups: CgroupPaths::new(hierarchy), refreshed: None }
+        Self { source, cgroups: CgroupPaths::new(hierarchy.clone()), refreshed: None }
     }
 
-    /// Reads every listener, and hands each to `each`. `now` is in seconds on any monotonic clock.
-    ///
-    /// # Errors
-    ///
-    /// Where the pass failed; what was read until then was handed on.
-    pub fn scan(
+    /// The iterators and maps; `None` if `sock_diag` is used.
+    pub fn probes(&self) -> Option<&ListenerProbes> {
+        match &self.source {
+            TcpSource::Bpf(source) => Some(&source.probes),
+            TcpSource::SockDiag(_) => None,
+        }
+    }
+
+    /// Reads every listener, and passes each to `each`.
+    fn scan(
         &mut self,
         now: f64,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
         let refresh = self.refreshed.is_none_or(|then| now - then >= OWNER_REFRESH_SECS);
@@ -110,30 +206,43 @@ impl TcpListenerSensor {
             self.refreshed = Some(now);
         }
         match &mut self.source {
-            TcpSource::Probes(probed) => {
+            TcpSource::Bpf(source) => {
                 if refresh {
-                    probed.find_owners(&self.cgroups, lost)?;
+                    source.find_owners(&self.cgroups, losses)?;
                 }
-                probed.look(now, refresh, &self.cgroups, lost, each)
+                source.scan(now, refresh, &self.cgroups, losses, each)
             }
             TcpSource::SockDiag(sockets) => {
-                sockets.scan(refresh, &self.cgroups, lost, |_| true, each)
+                sockets.scan(refresh, &self.cgroups, losses, |_| true, each)
             }
         }
     }
 }
 
-impl Probed {
+impl Sensor for TcpListenerSensor {
+    fn schedule(&self) -> Schedule {
+        Schedule::Listeners
+    }
+
+    fn failure(&self) -> Loss {
+        Loss::ListenerScanFailed
+    }
+
+    fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()> {
+        let (losses, mut push) = out.split();
+        self.scan(now, losses, |fact| push(Fact::Listener(fact)))
+    }
+}
+
+impl BpfSource {
     fn new(probes: ListenerProbes) -> Self {
-        let (known, sharing) = (HashMap::new(), HashMap::new());
-        let strain = ServicePressureSensor::new(Hierarchy::unified());
         Self {
             probes,
-            known,
-            sharing,
+            known: HashMap::new(),
+            sharing: HashMap::new(),
             numbered: 0,
-            looks: 0,
-            strain,
+            scans: 0,
+            pressure: ServicePressureSensor::new(Hierarchy::unified()),
             overflows: Overflows::default(),
             dropped: Vec::new(),
             outside: Outside::new(Kinds::Tcp),
@@ -141,30 +250,30 @@ impl Probed {
         }
     }
 
-    /// Reads each one's queue.
-    fn look(
+    /// Reads the queue of each listener.
+    fn scan(
         &mut self,
         now: f64,
         refresh: bool,
         cgroups: &CgroupPaths,
-        lost: &mut LossCounters,
+        losses: &mut LossCounters,
         mut each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
-        self.looks += 1;
+        self.scans += 1;
         let Self {
             probes,
             known,
             sharing,
             numbered,
-            looks,
-            strain,
+            scans,
+            pressure,
             overflows,
             dropped,
             outside,
             buffer,
         } = self;
         let (mut closed, mut seen, mut namespaces) = (Vec::new(), 0, Vec::new());
-        overflows.begin_look();
+        overflows.begin_scan();
         dropped.clear();
         let rest = pass(&probes.scan, buffer, |sample: ListenerSample| {
             if sample.state != TCP_LISTEN {
@@ -175,19 +284,19 @@ impl Probed {
                 ListenerSocket::new(&sample, *numbered, cgroups)
             };
             let listener = match known.entry(sample.sock) {
-                Entry::Vacant(place) => {
-                    let listener = place.insert(fresh());
-                    *sharing.entry(listener.place()).or_default() += 1;
+                Entry::Vacant(entry) => {
+                    let listener = entry.insert(fresh());
+                    *sharing.entry(listener.address()).or_default() += 1;
                     listener
                 }
-                Entry::Occupied(place) => {
-                    let listener = place.into_mut();
+                Entry::Occupied(entry) => {
+                    let listener = entry.into_mut();
                     if !listener.is_of(&sample) {
-                        // The kernel gave the place of a closed socket to another, such as a
-                        // restarted server's.
-                        leave(sharing, listener);
+                        // The kernel reused the memory of a closed socket for another, such as that
+                        // of a restarted server.
+                        remove_from(sharing, listener);
                         *listener = fresh();
-                        *sharing.entry(listener.place()).or_default() += 1;
+                        *sharing.entry(listener.address()).or_default() += 1;
                     }
                     listener
                 }
@@ -195,20 +304,20 @@ impl Probed {
             if listener.seen == 0 && !overflows.knows(sample.netns) {
                 namespaces.push((sample.netns, sample.pid));
             }
-            listener.seen = *looks;
+            listener.seen = *scans;
             seen += 1;
-            let shares = sharing.get(&listener.place()).is_some_and(|sockets| *sockets > 1);
+            let shares = sharing.get(&listener.address()).is_some_and(|sockets| *sockets > 1);
             let rise = listener.rise(&sample);
             let mut fact = listener.fact(&sample, shares, probes.sojourns.as_ref());
             if waits(&fact) {
-                fact.strain = strain.read(now, listener.pid(), listener.holders());
+                fact.strain = pressure.read(now, listener.pid(), listener.holders());
             }
             match rise {
                 Some(rise) => dropped.push(Dropped { sock: sample.sock, fact, rise }),
                 None => each(fact),
             }
         })?;
-        strain.end_look(now);
+        pressure.end_scan(now);
         dropped.sort_unstable_by_key(|one| one.fact.netns);
         for of_one in dropped.chunk_by_mut(|one, other| one.fact.netns == other.fact.netns) {
             let rises: Vec<_> = of_one.iter().map(|one| one.rise).collect();
@@ -219,41 +328,40 @@ impl Probed {
                 &rises,
             );
             for (one, count) in of_one.iter_mut().zip(counted) {
-                let total = known.get_mut(&one.sock).map(|listener| listener.overflowed(count));
+                let total = known.get_mut(&one.sock).map(|listener| listener.add_overflows(count));
                 one.fact.overflows_total = total;
             }
         }
         dropped.drain(..).for_each(|one| each(one.fact));
-        // After that: a count that is read for the first time now has the overflows of this look in
-        // it.
+        // Last: a count that is read for the first time now includes the overflows of this scan.
         namespaces.into_iter().for_each(|(netns, pid)| overflows.begin(netns, pid));
-        lost.short_read(rest);
+        losses.count_short_read(rest);
         for sock in closed {
-            // It closed while the tracepoint could not say so.
+            // It closed without a call of the tracepoint.
             let _ = probes.known.remove(&sock);
         }
         if seen < known.len() {
             known.retain(|_, listener| {
-                let there = listener.seen == *looks;
-                if !there {
-                    leave(sharing, listener);
+                let is_present = listener.seen == *scans;
+                if !is_present {
+                    remove_from(sharing, listener);
                 }
-                there
+                is_present
             });
         }
         if refresh {
             shares::settle(&mut probes.shares, known.values().map(ListenerSocket::share))?;
-            shares::tidy(&mut probes.sojourn_shares)?;
+            shares::remove_empty(&mut probes.sojourn_shares)?;
         }
         let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
         if outside.is_due(now, turned_away) {
-            outside.read(now, cgroups, lost, |found| listens_at(sharing, found), each)?;
+            outside.read(now, cgroups, losses, |found| listens_at(sharing, found), each)?;
         }
         Ok(())
     }
 
-    /// Finds who holds each listener, and the listeners that were there before the agent.
-    fn find_owners(&mut self, cgroups: &CgroupPaths, lost: &mut LossCounters) -> io::Result<()> {
+    /// Finds the holders of each listener, and the listeners that were there before the agent.
+    fn find_owners(&mut self, cgroups: &CgroupPaths, losses: &mut LossCounters) -> io::Result<()> {
         let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
         let rest = pass(&self.probes.find, &mut self.buffer, |owner: SocketOwnerSample| {
             if !self.known.contains_key(&owner.sock) {
@@ -264,25 +372,25 @@ impl Probed {
                 holders.push(owner.pid);
             }
         })?;
-        lost.short_read(rest);
+        losses.count_short_read(rest);
         for (sock, listener) in &mut self.known {
-            let gone = !Path::new("/proc").join(listener.pid().to_string()).exists();
+            let has_exited = !Path::new("/proc").join(listener.pid().to_string()).exists();
             let holders = holders.remove(sock).unwrap_or_default();
-            // Processes come in order of pid: of a master and its workers the master holds it
-            // first.
-            let holder = holders.first().filter(|_| gone);
-            listener.belongs_to(holder.copied().unwrap_or(listener.pid()), cgroups);
-            listener.is_held_by(holders);
+            // Processes come in order of pid, so that of a master and its workers the master is the
+            // first holder.
+            let holder = holders.first().filter(|_| has_exited);
+            listener.set_owner(holder.copied().unwrap_or(listener.pid()), cgroups);
+            listener.set_holders(holders);
         }
         let namespaces: HashSet<u32> =
-            self.known.values().map(|listener| listener.place().0).collect();
+            self.known.values().map(|listener| listener.address().0).collect();
         self.overflows.keep(&namespaces);
         Ok(())
     }
 }
 
-/// Whether connections wait longer than it takes to wake a thread, so that it is worth asking what
-/// their service lacks.
+/// Returns whether connections wait longer than it takes to wake a thread, so that it is worth
+/// examining their service.
 fn waits(fact: &ListenerFact) -> bool {
     match fact.oldest_wait_us {
         Some(us) => us >= WAITS_MIN_US,
@@ -290,9 +398,9 @@ fn waits(fact: &ListenerFact) -> bool {
     }
 }
 
-/// A socket is gone from where it listened.
-fn leave(sharing: &mut HashMap<(u32, SocketAddr), u32>, listener: &ListenerSocket) {
-    if let Entry::Occupied(mut sockets) = sharing.entry(listener.place()) {
+/// Removes a closed socket from the number of those at its address.
+fn remove_from(sharing: &mut HashMap<(u32, SocketAddr), u32>, listener: &ListenerSocket) {
+    if let Entry::Occupied(mut sockets) = sharing.entry(listener.address()) {
         *sockets.get_mut() -= 1;
         if *sockets.get() == 0 {
             sockets.remove();

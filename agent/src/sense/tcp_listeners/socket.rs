@@ -1,47 +1,47 @@
-//! One listening socket as the BPF side samples it, and what is kept of it between two looks.
+//! One listening socket as the BPF side samples it, and its state between two scans.
 //!
-//! Where accept() is followed, connections accepted are counted there. Elsewhere they follow from
-//! those that came and those that wait, unless sockets share the address: then those that came are
-//! not told apart. Cold start: nothing was accepted before the first look.
+//! If accept() is traced, accepted connections are counted there. Otherwise they follow from
+//! arrivals and the depth of the queue, unless sockets share the address, whose arrivals are
+//! counted together. Cold start: nothing was accepted before the first scan.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use spillway_ebpf::{HEAD_NONE, HEAD_SEEN, ListenerSample};
 
-use crate::{
-    bpf::Sojourns,
-    sense::{
-        CgroupPaths, ListenerFact, accept_latency::AcceptLatency, inet_addr::inet_addr,
-        overflows::DropRise, proc_files,
-    },
+use crate::sense::{
+    CgroupPaths, ListenerFact,
+    accept_latency::{AcceptLatency, Sojourns},
+    addr::inet_addr,
+    overflows::DropRise,
+    proc_files,
 };
 
-/// What is said of a socket in every look and seldom changes.
+/// A listening socket.
 pub(super) struct ListenerSocket {
     number: u64,
-    /// Whose share of the kernel's map it takes.
+    /// Owner of the share of the kernel's map that it takes.
     share: u64,
     netns: u32,
     socket: SocketAddr,
-    /// Who called listen(); with the address it tells this socket from a later one in the same
-    /// place.
+    /// Process that called listen(); with the address it distinguishes this socket from a later one
+    /// in the same memory.
     listened_pid: u32,
     addr: Arc<str>,
     cgroup: Arc<str>,
     comm: Arc<str>,
     pid: u32,
-    /// Every process that holds it, as far as they are known.
+    /// Known processes that hold it.
     holders: Vec<u32>,
-    /// The look that last saw it.
+    /// Scan that saw it last.
     pub(super) seen: u64,
     waits: AcceptLatency,
     flow: Flow,
     last: LastCounts,
-    /// Connections that found its queue full, since it was first seen.
+    /// Connections that found the queue full, since the socket was first seen.
     overflows: u64,
 }
 
-/// Counts at the last look.
+/// Counts at the last scan.
 #[derive(Debug, Default)]
 struct LastCounts {
     drops: u32,
@@ -50,7 +50,7 @@ struct LastCounts {
 }
 
 impl ListenerSocket {
-    /// A socket that is seen for the first time, by the number that it gets.
+    /// Creates the state of a socket that is seen for the first time, with the number given to it.
     pub(super) fn new(sample: &ListenerSample, number: u64, cgroups: &CgroupPaths) -> Self {
         let socket = inet_addr(sample.family, sample.addr, sample.port);
         let mut listener = Self {
@@ -70,43 +70,43 @@ impl ListenerSocket {
             last: LastCounts::default(),
             overflows: 0,
         };
-        listener.belongs_to(sample.pid, cgroups);
+        listener.set_owner(sample.pid, cgroups);
         listener
     }
 
-    /// Whether a sample is of this socket, and not of a later one that the kernel gave its place.
+    /// Returns whether a sample is of this socket, not of a later one in the same memory.
     pub(super) fn is_of(&self, sample: &ListenerSample) -> bool {
         (self.netns, self.socket, self.listened_pid)
             == (sample.netns, inet_addr(sample.family, sample.addr, sample.port), sample.pid)
     }
 
-    /// Whose share of the kernel's map it takes.
+    /// Owner of the share of the kernel's map that it takes.
     pub(super) fn share(&self) -> u64 {
         self.share
     }
 
-    /// Where it listens.
-    pub(super) fn place(&self) -> (u32, SocketAddr) {
+    /// Network namespace and address.
+    pub(super) fn address(&self) -> (u32, SocketAddr) {
         (self.netns, self.socket)
     }
 
-    /// Who answers for it: a process that holds it.
+    /// Owner.
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Every process that is known to hold it.
+    /// Known processes that hold it.
     pub(super) fn holders(&self) -> &[u32] {
         if self.holders.is_empty() { std::slice::from_ref(&self.pid) } else { &self.holders }
     }
 
-    /// Takes note of every process that holds it.
-    pub(super) fn is_held_by(&mut self, pids: Vec<u32>) {
+    /// Sets the processes that hold it.
+    pub(super) fn set_holders(&mut self, pids: Vec<u32>) {
         self.holders = pids;
     }
 
-    /// Takes note of who answers for it, and reads that process's cgroup and name anew.
-    pub(super) fn belongs_to(&mut self, pid: u32, cgroups: &CgroupPaths) {
+    /// Sets the owner, and reads its cgroup and name.
+    pub(super) fn set_owner(&mut self, pid: u32, cgroups: &CgroupPaths) {
         self.pid = pid;
         self.cgroup = cgroups.of_process(pid);
         if let Some(comm) = proc_files::comm_of(pid) {
@@ -114,7 +114,7 @@ impl ListenerSocket {
         }
     }
 
-    /// Drops since the last look, of whatever kind; `None` if there were none.
+    /// Returns the drops of any kind since the last scan; `None` if there were none.
     pub(super) fn rise(&mut self, sample: &ListenerSample) -> Option<DropRise> {
         let last = std::mem::replace(
             &mut self.last,
@@ -125,34 +125,35 @@ impl ListenerSocket {
             },
         );
         let drops = sample.drops.wrapping_sub(last.drops);
-        // A count that fell was begun anew. One is counted a moment before it waits, hence no
-        // strict comparison.
-        let came = sample.arrived_total.checked_sub(last.arrived).unwrap_or(sample.arrived_total);
+        // A count that fell was reset. A connection is counted a moment before it waits, hence
+        // `>=`.
+        let arrived =
+            sample.arrived_total.checked_sub(last.arrived).unwrap_or(sample.arrived_total);
         let is_full = sample.backlog > sample.backlog_max;
         (drops > 0).then(|| DropRise {
             drops: u64::from(drops),
             is_full,
             may_have_been_full: is_full
-                || (came > 0
-                    && came.saturating_add(last.backlog.into()) >= u64::from(sample.backlog_max)),
+                || (arrived > 0
+                    && arrived.saturating_add(last.backlog.into())
+                        >= u64::from(sample.backlog_max)),
         })
     }
 
-    /// Takes note of connections that found the queue full, and says how many there were since it
-    /// was first seen.
-    pub(super) fn overflowed(&mut self, count: u64) -> u64 {
+    /// Adds connections that found the queue full, and returns their total.
+    pub(super) fn add_overflows(&mut self, count: u64) -> u64 {
         self.overflows = self.overflows.saturating_add(count);
         self.overflows
     }
 
-    /// What a sample says; `shares` is whether other sockets have its address.
+    /// Builds the fact of a sample; `shares` is set if other sockets have its address.
     pub(super) fn fact(
         &mut self,
         sample: &ListenerSample,
         shares: bool,
         sojourns: Option<&Sojourns>,
     ) -> ListenerFact {
-        // The histogram is asked for only where a connection was accepted since the last look.
+        // The histogram is read only if a connection was accepted since the last scan.
         let interval = sojourns
             .filter(|_| sample.accepted_total != self.waits.accepted_total())
             .and_then(|sojourns| self.waits.advance(&sojourns.get(&sample.sock, 0).ok()?.0));
@@ -181,27 +182,26 @@ impl ListenerSocket {
     }
 }
 
-/// Connections accepted, from those that came and those that wait.
+/// Accepted connections, derived from arrivals and the depth of the queue.
 #[derive(Debug, Default)]
 struct Flow {
     accepted: u64,
-    /// What came at the last look, and how many of them had been accepted at most.
+    /// Arrivals at the last scan, and how many of them had been accepted at most.
     last: Option<(u64, u64)>,
 }
 
 impl Flow {
-    /// Connections accepted since the first look; `None` where sockets share what came.
+    /// Returns the connections accepted since the first scan; `None` if sockets share the address.
     fn accepted(&mut self, arrived: u64, backlog: u32, shares: bool) -> Option<u64> {
         if shares {
             self.last = None;
             return None;
         }
         let mut through = arrived.saturating_sub(u64::from(backlog));
-        // A count that falls was begun anew, with the listener that it is of.
+        // A count that fell was reset, together with its listener.
         if let Some((_, before)) = self.last.filter(|last| arrived >= last.0) {
             self.accepted += through.saturating_sub(before);
-            // A connection is counted a moment before it waits: for that moment it seems to be
-            // accepted.
+            // A connection is counted a moment before it waits, and seems accepted in between.
             through = through.max(before);
         }
         self.last = Some((arrived, through));
@@ -209,7 +209,7 @@ impl Flow {
     }
 }
 
-/// How long the head of the queue has waited; `None` where it could not be seen.
+/// Returns the wait of the queue's head; `None` if it could not be read.
 fn oldest_wait_us(sample: &ListenerSample) -> Option<u64> {
     match sample.head {
         HEAD_NONE => Some(0),
@@ -245,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_can_have_been_full_only_if_enough_connections_came() {
-        let look = |drops, arrived_total, backlog| ListenerSample {
+    fn queue_can_have_been_full_only_with_enough_arrivals() {
+        let scan = |drops, arrived_total, backlog| ListenerSample {
             drops,
             arrived_total,
             backlog,
@@ -258,14 +258,14 @@ mod tests {
             Some(DropRise { drops, is_full, may_have_been_full })
         };
         for (sample, expected) in [
-            (look(5, 0, 0), rise(5, false, false)),
-            (look(5, 10, 0), None),
-            (look(8, 20, 10), rise(3, false, false)),
-            (look(9, 110, 0), rise(1, false, true)),
-            (look(10, 110, 101), rise(1, true, true)),
-            // Both wrap, or begin anew.
-            (look(2, 30, 0), rise(u64::from(u32::MAX) - 7, false, true)),
-            (look(3, 30, 0), rise(1, false, false)),
+            (scan(5, 0, 0), rise(5, false, false)),
+            (scan(5, 10, 0), None),
+            (scan(8, 20, 10), rise(3, false, false)),
+            (scan(9, 110, 0), rise(1, false, true)),
+            (scan(10, 110, 101), rise(1, true, true)),
+            // Both counts wrapped or were reset.
+            (scan(2, 30, 0), rise(u64::from(u32::MAX) - 7, false, true)),
+            (scan(3, 30, 0), rise(1, false, false)),
         ] {
             assert_eq!(listener.rise(&sample), expected, "{sample:?}");
         }
@@ -276,36 +276,36 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_as_old_as_its_connection() {
+    fn head_is_as_old_as_its_connection() {
         assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 2_000)), Some(3_000));
         assert_eq!(oldest_wait_us(&with_head(HEAD_NONE, 0)), Some(0));
         assert_eq!(oldest_wait_us(&with_head(HEAD_MOVING, 0)), None);
     }
 
     #[test]
-    fn a_head_from_the_future_has_not_waited() {
+    fn head_from_the_future_has_not_waited() {
         assert_eq!(oldest_wait_us(&with_head(HEAD_SEEN, 6_000)), Some(0));
     }
 
     #[test]
-    fn what_came_and_does_not_wait_was_accepted() {
+    fn arrivals_that_do_not_wait_were_accepted() {
         let mut flow = Flow::default();
-        let looks = [
+        let scans = [
             ((100, 4, false), Some(0)),
             ((150, 4, false), Some(50)),
-            // Counted already, and not waiting yet: nothing is told twice.
+            // Counted already but not waiting yet.
             ((151, 4, false), Some(51)),
             ((151, 5, false), Some(51)),
             ((152, 5, false), Some(51)),
-            // Others share the address for a while.
+            // Another socket shares the address for a while.
             ((300, 5, true), None),
             ((400, 5, false), Some(51)),
             ((410, 5, false), Some(61)),
-            // The count was begun anew.
+            // The count was reset.
             ((3, 1, false), Some(61)),
             ((9, 1, false), Some(67)),
         ];
-        for ((arrived, backlog, shares), accepted) in looks {
+        for ((arrived, backlog, shares), accepted) in scans {
             assert_eq!(flow.accepted(arrived, backlog, shares), accepted, "{arrived}");
         }
     }

@@ -128,7 +128,7 @@ fn pages(run: &Healthy<'_>, counts: fn(&Fact) -> bool) -> anyhow::Result<Share> 
         output.verdicts.clear();
         for decision in output.decisions.drain(..) {
             if let Action::Page { severity } = decision.action {
-                share.pages.push((run.name.clone(), decision.t, severity, decision.why));
+                share.pages.push((run.name.clone(), decision.t(), severity, decision.why));
             }
         }
     }

@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NEWS: [Update; 4] = [Update::Raised, Update::Updated, Update::Resolved, Update::Changed];
+const UPDATES: [Update; 4] = [Update::Raised, Update::Updated, Update::Resolved, Update::Changed];
 
-fn add(queue: &mut DeliveryQueue, nth: u64, incident: &str, news: Update) -> Vec<u64> {
-    add_of(queue, nth, incident, "", news, Severity::Warning)
+fn add(queue: &mut DeliveryQueue, nth: u64, incident: &str, update: Update) -> Vec<u64> {
+    add_of(queue, nth, incident, "", update, Severity::Warning)
 }
 
 fn add_of(
@@ -13,14 +13,14 @@ fn add_of(
     nth: u64,
     incident: &str,
     owner: &str,
-    news: Update,
+    update: Update,
     severity: Severity,
 ) -> Vec<u64> {
     let (incident, owner) = (Arc::from(incident), Arc::from(owner));
-    queue.add(nth, QueueItem { incident, owner, news, severity, may_be_known: false })
+    queue.add(nth, QueueItem { incident, owner, update, severity, may_be_known: false })
 }
 
-/// What goes in a minute that begins at `t`, all of it delivered at once.
+/// Sends what may be sent in a minute that begins at `t`, all of it delivered at once.
 fn sent(queue: &mut DeliveryQueue, t: f64) -> Vec<u64> {
     let mut sent = Vec::new();
     while let NextDelivery::Send(nth) = queue.next(t) {
@@ -31,7 +31,7 @@ fn sent(queue: &mut DeliveryQueue, t: f64) -> Vec<u64> {
 }
 
 #[test]
-fn an_incident_is_told_in_its_order_and_what_is_older_news_gives_way() {
+fn an_incident_keeps_its_order_and_newer_news_replaces_older() {
     let mut queue = DeliveryQueue::default();
     add(&mut queue, 1, "a", Update::Raised);
     assert_eq!(queue.next(0.0), NextDelivery::Send(1));
@@ -44,29 +44,29 @@ fn an_incident_is_told_in_its_order_and_what_is_older_news_gives_way() {
 }
 
 #[test]
-fn a_raise_that_nobody_has_goes_with_its_resolve() {
+fn a_raise_that_no_sink_has_is_cancelled_by_its_resolve() {
     let mut queue = DeliveryQueue::default();
     add(&mut queue, 1, "a", Update::Raised);
     add(&mut queue, 2, "a", Update::Updated);
     assert_eq!(add(&mut queue, 3, "a", Update::Resolved), [1, 2, 3]);
-    // One that is over while it is being sent, and is not taken.
+    // An incident that is over while its raise is in flight, and the raise is not taken.
     add(&mut queue, 4, "a", Update::Raised);
     assert_eq!(queue.next(0.0), NextDelivery::Send(4));
     assert!(add(&mut queue, 5, "a", Update::Resolved).is_empty());
     assert_eq!(queue.failed(0.0, None, false, 0.0), [4, 5]);
-    // Where nobody knows whether it was taken, its end is told, and it alone.
+    // If the raise may have been taken, the end is sent, and the end alone.
     add(&mut queue, 6, "a", Update::Raised);
     assert_eq!(queue.next(10.0), NextDelivery::Send(6));
     assert!(queue.failed(10.0, None, true, 0.0).is_empty());
     assert_eq!(add(&mut queue, 7, "a", Update::Resolved), [6]);
-    // It comes back before that end was told: the sink knows of the first one.
+    // The incident returns before its end was sent: the sink may know of the first raise.
     assert_eq!(add(&mut queue, 8, "a", Update::Raised), [7]);
     assert_eq!(add(&mut queue, 9, "a", Update::Resolved), [8]);
     assert_eq!(sent(&mut queue, 20.0), [9]);
 }
 
 #[test]
-fn critical_pages_go_first_and_owners_take_turns() {
+fn critical_notifications_go_first_and_owners_take_turns() {
     let mut queue = DeliveryQueue::default();
     for (nth, owner, severity) in [
         (1, "x", Severity::Warning),
@@ -79,14 +79,14 @@ fn critical_pages_go_first_and_owners_take_turns() {
     ] {
         add_of(&mut queue, nth, &format!("{nth}"), owner, Update::Raised, severity);
     }
-    // What becomes critical is critical, and what began it goes before it.
+    // An incident that becomes critical is critical, and its raise goes before the update.
     add_of(&mut queue, 8, "4", "y", Update::Updated, Severity::Critical);
     assert_eq!(sent(&mut queue, 0.0), [4, 5, 7, 8, 6, 1, 2]);
     assert_eq!(sent(&mut queue, 60.0), [3]);
 }
 
 #[test]
-fn a_flood_leaves_calls_for_critical_pages_and_the_last_ones_for_other_owners() {
+fn a_flood_leaves_calls_for_critical_ones_and_other_owners() {
     let mut queue = DeliveryQueue::default();
     for nth in 0..100 {
         add_of(&mut queue, nth, &format!("{nth}"), "flood", Update::Raised, Severity::Warning);
@@ -103,7 +103,7 @@ fn a_flood_leaves_calls_for_critical_pages_and_the_last_ones_for_other_owners() 
 }
 
 #[test]
-fn a_critical_page_does_not_wait_for_long_for_a_sink_that_failed_and_goes_first_once_it_is_back() {
+fn a_critical_one_waits_briefly_after_a_failure_and_goes_first() {
     let mut queue = DeliveryQueue::default();
     let mut t = 0.0;
     add(&mut queue, 1, "a", Update::Raised);
@@ -123,22 +123,18 @@ fn a_critical_page_does_not_wait_for_long_for_a_sink_that_failed_and_goes_first_
     queue.failed(t, None, true, 1.0);
     add(&mut queue, 4, "d", Update::Raised);
     t += RETRY_SECS_MAX;
-    assert_eq!(queue.next(t), NextDelivery::Send(4), "it was tried least");
+    assert_eq!(queue.next(t), NextDelivery::Send(4), "it has the fewest attempts");
     queue.settled();
-    assert_eq!(
-        queue.next(t),
-        NextDelivery::Send(3),
-        "the sink was down, so what failed is not to blame"
-    );
+    assert_eq!(queue.next(t), NextDelivery::Send(3), "the sink was down, so no attempt counts");
 }
 
 #[test]
-fn an_incident_that_is_never_taken_holds_up_no_other() {
+fn an_incident_that_is_never_taken_blocks_no_other() {
     let mut queue = DeliveryQueue::default();
-    for (nth, incident, news) in
+    for (nth, incident, update) in
         [(1, "a", Update::Raised), (2, "a", Update::Updated), (3, "b", Update::Raised)]
     {
-        add(&mut queue, nth, incident, news);
+        add(&mut queue, nth, incident, update);
     }
     assert_eq!(queue.next(0.0), NextDelivery::Send(1));
     queue.failed(0.0, None, true, 0.0);
@@ -148,20 +144,20 @@ fn an_incident_that_is_never_taken_holds_up_no_other() {
 }
 
 #[test]
-fn the_first_retry_comes_within_a_second_and_later_ones_further_apart_to_a_bound() {
+fn retries_begin_within_a_second_and_back_off_to_a_bound() {
     let mut queue = DeliveryQueue::default();
     add(&mut queue, 1, "a", Update::Raised);
-    let (mut t, mut rests) = (0.0, Vec::new());
+    let (mut t, mut pauses) = (0.0, Vec::new());
     for _ in 0..12 {
-        // A minute's calls do not bound what rests longer.
+        // The rate limit of a minute does not extend longer pauses.
         assert_eq!(queue.next(t), NextDelivery::Send(1));
         queue.failed(t, None, true, 1.0);
         let NextDelivery::At(at) = queue.next(t) else { panic!() };
-        rests.push(at - t);
+        pauses.push(at - t);
         t = at.max(t + 6.0);
     }
-    assert_eq!(rests[..5], [1.0, 2.0, 4.0, 8.0, 16.0]);
-    assert_eq!(rests[11], 300.0);
+    assert_eq!(pauses[..5], [1.0, 2.0, 4.0, 8.0, 16.0]);
+    assert_eq!(pauses[11], 300.0);
     queue.next(t);
     queue.failed(t, Some(Duration::from_secs(1_000)), true, 0.0);
     assert_eq!(queue.next(t), NextDelivery::At(t + 1_000.0));
@@ -191,7 +187,7 @@ fn no_more_than_ten_calls_in_any_minute() {
 }
 
 #[test]
-fn what_is_missed_least_gives_way_first() {
+fn the_least_important_one_is_dropped_first() {
     let mut queue = DeliveryQueue::default();
     add(&mut queue, 1, "a", Update::Raised);
     add(&mut queue, 2, "a", Update::Updated);
@@ -199,26 +195,26 @@ fn what_is_missed_least_gives_way_first() {
     add(&mut queue, 4, "b", Update::Resolved);
     add_of(&mut queue, 5, "c", "", Update::Raised, Severity::Critical);
     add_of(&mut queue, 6, "d", "", Update::Raised, Severity::Critical);
-    assert_eq!(queue.next(0.0), NextDelivery::Send(5), "what is being sent stays");
-    let order: Vec<_> = std::iter::from_fn(|| queue.give_way()).collect();
+    assert_eq!(queue.next(0.0), NextDelivery::Send(5), "the one in flight stays");
+    let order: Vec<_> = std::iter::from_fn(|| queue.drop_least_important()).collect();
     assert_eq!(order, [3, 2, 1, 4, 6]);
     assert_eq!(queue.close(), [5]);
     assert_eq!(add(&mut queue, 7, "a", Update::Raised), [7]);
     assert_eq!(queue.next(0.0), NextDelivery::Nothing);
 }
 
-/// Knowledge of one sink about the incidents 0 to 3, and what it should be.
+/// Incidents 0 to 3 as one sink knows them, and as it should.
 #[derive(Default)]
 struct Known {
-    pages: Vec<(usize, Update, Severity)>,
+    notifications: Vec<(usize, Update, Severity)>,
     is_open: [bool; 4],
     should_be_open: [bool; 4],
 }
 
 impl Known {
     fn take(&mut self, nth: u64) {
-        let (incident, news, _) = self.pages[nth as usize];
-        match news {
+        let (incident, update, _) = self.notifications[nth as usize];
+        match update {
             Update::Raised | Update::Updated => self.is_open[incident] = true,
             Update::Resolved => self.is_open[incident] = false,
             Update::Changed => {}
@@ -227,30 +223,36 @@ impl Known {
 }
 
 proptest! {
-    /// Pages come as policy makes them: an incident is raised, updated, resolved, and raised again
-    /// at any time. A sink takes them, does not, or takes them and does not say so.
+    /// Notifications come as the policy makes them: an incident is raised, updated, resolved, and
+    /// raised again at any time. A sink takes them, refuses them, or takes them without a reply.
     #[test]
-    fn whatever_comes_and_however_it_is_answered_the_sink_ends_with_what_stands(
-        steps in prop::collection::vec((0..4_usize, 0..4_usize, any::<bool>(), 0.0..30.0_f64, 0..4_u8), 1..300),
+    fn any_replies_leave_the_sink_with_the_incidents_that_are_open(
+        steps in prop::collection::vec(
+            (0..4_usize, 0..4_usize, any::<bool>(), 0.0..30.0_f64, 0..4_u8),
+            1..300,
+        ),
     ) {
-        let (mut queue, mut known, mut calls, mut t) = (DeliveryQueue::default(), Known::default(), Vec::new(), 0.0);
-        for (incident, news, is_critical, later, answer) in steps {
+        let (mut queue, mut known) = (DeliveryQueue::default(), Known::default());
+        let (mut calls, mut t) = (Vec::new(), 0.0);
+        for (incident, update, is_critical, later, answer) in steps {
             t += later;
-            let news = match NEWS[news] {
-                Update::Raised | Update::Updated if known.should_be_open[incident] => Update::Updated,
+            let update = match UPDATES[update] {
+                Update::Raised | Update::Updated if known.should_be_open[incident] => {
+                    Update::Updated
+                }
                 Update::Raised | Update::Updated => Update::Raised,
                 Update::Resolved if !known.should_be_open[incident] => Update::Changed,
-                news => news,
+                update => update,
             };
-            known.should_be_open[incident] = match news {
+            known.should_be_open[incident] = match update {
                 Update::Raised => true,
                 Update::Resolved => false,
                 _ => known.should_be_open[incident],
             };
             let severity = if is_critical { Severity::Critical } else { Severity::Warning };
-            let nth = known.pages.len() as u64;
-            known.pages.push((incident, news, severity));
-            add_of(&mut queue, nth, &format!("{incident}"), "", news, severity);
+            let nth = known.notifications.len() as u64;
+            known.notifications.push((incident, update, severity));
+            add_of(&mut queue, nth, &format!("{incident}"), "", update, severity);
             prop_assert!(queue.len() <= 4 * 4, "{} wait", queue.len());
             match queue.next(t) {
                 NextDelivery::Send(nth) => {
@@ -281,7 +283,7 @@ proptest! {
         }
         prop_assert_eq!(queue.len(), 0);
         prop_assert_eq!(known.is_open, known.should_be_open);
-        // The sum, as the queue forms it: a difference of times is rounded otherwise.
+        // The sum that the queue forms: a difference of times would be rounded differently.
         prop_assert!(calls.windows(11).all(|calls| calls[10] >= calls[0] + 60.0));
     }
 }

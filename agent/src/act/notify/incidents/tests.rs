@@ -10,13 +10,13 @@ use crate::{
 
 const NOW: Now = Now { t: 10.0, unix_ms: 1_764_151_320_000 };
 
-fn pager(told: Vec<Notification>) -> IncidentTracker {
-    let teller = Reporter {
+fn tracker(left_open: Vec<Notification>) -> IncidentTracker {
+    let reporter = Reporter {
         host: "web-3".to_owned(),
         run: "run".to_owned(),
         sure_after: Duration::from_secs(60),
     };
-    IncidentTracker::new(teller, told, 0.0)
+    IncidentTracker::new(reporter, left_open, 0.0)
 }
 
 fn leak(state: ClaimState) -> Verdict {
@@ -43,7 +43,7 @@ fn leak(state: ClaimState) -> Verdict {
     }
 }
 
-/// A policy that resolves what is over at once.
+/// Makes a policy that resolves incidents at once.
 fn undamped() -> Policy {
     Policy::new(
         &DecideConfig { flap_within: Duration::ZERO, ..DecideConfig::default() },
@@ -51,16 +51,16 @@ fn undamped() -> Policy {
     )
 }
 
-/// Pages for what a claim makes the policy decide.
+/// Returns the notifications for the decisions that a verdict leads to.
 fn judged(
-    pager: &mut IncidentTracker,
+    tracker: &mut IncidentTracker,
     policy: &mut Policy,
     state: ClaimState,
 ) -> Vec<Notification> {
     let (mut verdict, mut decisions) = (leak(state), Vec::new());
     policy.judge(&mut verdict, &mut decisions);
     let verdicts = [verdict];
-    decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &verdicts)).collect()
+    decisions.iter().filter_map(|decision| tracker.on_decision(NOW, decision, &verdicts)).collect()
 }
 
 fn outcome(event: OutcomeKind) -> Outcome {
@@ -75,100 +75,102 @@ fn outcome(event: OutcomeKind) -> Outcome {
     }
 }
 
-fn told(pages: &[Notification]) -> Vec<(Update, Severity)> {
-    pages.iter().map(|page| (page.news, page.severity)).collect()
+fn kinds(notifications: &[Notification]) -> Vec<(Update, Severity)> {
+    notifications.iter().map(|notification| (notification.update, notification.severity)).collect()
 }
 
 #[test]
-fn a_human_is_told_once_again_when_it_matters_and_when_it_is_over() {
-    let (mut pager, mut policy) = (pager(Vec::new()), undamped());
-    let raised = judged(&mut pager, &mut policy, ClaimState::Raised);
-    assert_eq!(told(&raised), [(Update::Raised, Severity::Warning)]);
+fn an_incident_is_reported_once_on_changes_and_at_its_end() {
+    let (mut tracker, mut policy) = (tracker(Vec::new()), undamped());
+    let raised = judged(&mut tracker, &mut policy, ClaimState::Raised);
+    assert_eq!(kinds(&raised), [(Update::Raised, Severity::Warning)]);
     assert_eq!(raised[0].incident, "spillway/web-3/leak-812-4711");
-    let since = "Seen since 10:02 UTC; nothing was done about it.";
-    assert!(raised[0].summary.ends_with(since), "{}", raised[0].summary);
+    let since = " Since 10:02 UTC. Spillway: no action taken. To do: ";
+    assert!(raised[0].summary.contains(since), "{}", raised[0].summary);
 
-    let limited = pager.done(NOW, &outcome(OutcomeKind::Limited));
+    let limited = tracker.on_outcome(NOW, &outcome(OutcomeKind::Limited));
     assert_eq!(
-        told(&limited),
+        kinds(&limited),
         [(Update::Updated, Severity::Warning), (Update::Changed, Severity::Warning)]
     );
     assert!(
-        limited[0].summary.ends_with("its memory is held below 512.0 MiB."),
+        limited[0].summary.contains(" Spillway: memory limited to 512.0 MiB. "),
         "{}",
         limited[0].summary
     );
     assert_eq!(limited[1].summary, "Spillway on web-3: limited /api.service: memory.high set");
     assert!(
-        pager.done(NOW, &outcome(OutcomeKind::Reasserted)).is_empty(),
-        "nothing else is done now"
+        tracker.on_outcome(NOW, &outcome(OutcomeKind::Reasserted)).is_empty(),
+        "the action is the same"
     );
     assert_eq!(
-        told(&pager.done(NOW, &outcome(OutcomeKind::Limited))),
+        kinds(&tracker.on_outcome(NOW, &outcome(OutcomeKind::Limited))),
         [(Update::Changed, Severity::Warning)]
     );
 
-    // A setback is told as what is decided on its account, and once.
-    assert!(pager.done(NOW, &outcome(OutcomeKind::Thrashing)).is_empty());
+    // A setback is reported by the decision that follows from it, and once.
+    assert!(tracker.on_outcome(NOW, &outcome(OutcomeKind::Thrashing)).is_empty());
     let mut decisions = Vec::new();
     policy.set_back(12.0, "leak-812-4711", "it thrashes", &mut decisions);
-    let pages: Vec<_> =
-        decisions.iter().filter_map(|decision| pager.decided(NOW, decision, &[])).collect();
-    assert_eq!(told(&pages), [(Update::Updated, Severity::Critical)]);
+    let notifications: Vec<_> =
+        decisions.iter().filter_map(|decision| tracker.on_decision(NOW, decision, &[])).collect();
+    assert_eq!(kinds(&notifications), [(Update::Updated, Severity::Critical)]);
     assert!(
-        pages[0].summary.contains("; a limit does not help: memory.high set."),
+        notifications[0]
+            .summary
+            .contains(" Spillway: a limit does not help: memory.high set. Now: "),
         "{}",
-        pages[0].summary
+        notifications[0].summary
     );
 
-    let resolved = judged(&mut pager, &mut policy, ClaimState::Cleared);
-    assert_eq!(told(&resolved), [(Update::Resolved, Severity::Critical)]);
-    assert!(resolved[0].summary.starts_with("Over after 0.0 s: leak of memory, api on web-3."));
-    let undone = pager.done(NOW, &outcome(OutcomeKind::Undone));
-    assert_eq!(told(&undone), [(Update::Changed, Severity::Warning)]);
+    let resolved = judged(&mut tracker, &mut policy, ClaimState::Cleared);
+    assert_eq!(kinds(&resolved), [(Update::Resolved, Severity::Critical)]);
+    assert!(resolved[0].summary.starts_with("Resolved after 0.0 s: leak of memory, api on web-3."));
+    let undone = tracker.on_outcome(NOW, &outcome(OutcomeKind::Undone));
+    assert_eq!(kinds(&undone), [(Update::Changed, Severity::Warning)]);
     let ids: std::collections::BTreeSet<_> = raised
         .iter()
         .chain(&limited)
-        .chain(&pages)
+        .chain(&notifications)
         .chain(&resolved)
         .chain(&undone)
-        .map(|page| &page.id)
+        .map(|notification| &notification.id)
         .collect();
-    assert_eq!(ids.len(), 6, "no page has another's identity");
+    assert_eq!(ids.len(), 6, "identities differ");
 }
 
 #[test]
-fn the_next_run_goes_on_without_a_word_and_ends_what_it_does_not_see() {
-    let (mut first, mut policy) = (pager(Vec::new()), undamped());
+fn the_next_run_continues_silently_and_ends_the_unseen() {
+    let (mut first, mut policy) = (tracker(Vec::new()), undamped());
     let raised = judged(&mut first, &mut policy, ClaimState::Raised);
     let mut policy = undamped();
-    let mut seen = pager(raised.clone());
+    let mut seen = tracker(raised.clone());
     assert!(judged(&mut seen, &mut policy, ClaimState::Raised).is_empty());
     assert!(seen.due(Now { t: 1_000.0, ..NOW }).is_empty());
     assert_eq!(
-        told(&judged(&mut seen, &mut policy, ClaimState::Cleared)),
+        kinds(&judged(&mut seen, &mut policy, ClaimState::Cleared)),
         [(Update::Resolved, Severity::Warning)]
     );
 
-    let mut unseen = pager(raised);
+    let mut unseen = tracker(raised);
     assert!(unseen.due(Now { t: 59.0, ..NOW }).is_empty());
     let over = unseen.due(Now { t: 60.0, ..NOW });
-    assert_eq!(told(&over), [(Update::Resolved, Severity::Warning)]);
+    assert_eq!(kinds(&over), [(Update::Resolved, Severity::Warning)]);
     assert!(unseen.due(Now { t: 61.0, ..NOW }).is_empty());
 }
 
 #[test]
-fn a_long_name_is_cut_and_still_its_own() {
-    let pager = pager(Vec::new());
+fn long_keys_are_cut_and_still_differ() {
+    let tracker = tracker(Vec::new());
     let [one, other] =
-        ["x", "y"].map(|end| pager.key(&format!("cascade-risk-{}{end}", "é".repeat(200))));
+        ["x", "y"].map(|end| tracker.key(&format!("cascade-risk-{}{end}", "é".repeat(200))));
     assert!(
         one.len() <= KEY_BYTES_MAX && other.len() <= KEY_BYTES_MAX && one != other,
         "{one} {other}"
     );
 }
 
-/// A listener of this cgroup that is overloaded, or was.
+/// Makes a verdict on an overloaded listener in a cgroup.
 fn overload(cgroup: &str, addr: &str, state: ClaimState) -> Verdict {
     let claim = OverloadClaim {
         addr: Arc::from(addr),
@@ -178,20 +180,18 @@ fn overload(cgroup: &str, addr: &str, state: ClaimState) -> Verdict {
     Verdict { claim: Claim::Overload(claim), ..leak(state) }
 }
 
-fn page_of(verdict: &Verdict, severity: Severity, why: &str) -> Decision {
+fn decision(verdict: &Verdict, severity: Severity, why: &str) -> Decision {
     let action = if verdict.state == ClaimState::Raised {
         Action::Page { severity }
     } else {
         Action::Resolve
     };
-    let (id, cgroup, why) =
-        (IncidentId::from(verdict), verdict.claim.cgroup().clone(), why.to_owned());
+    let (id, why) = (IncidentId::from(verdict), why.to_owned());
     Decision {
-        t: 1.0,
         action,
         mode: Mode::Enforce,
+        verdict: Arc::new(verdict.clone()),
         id,
-        cgroup,
         performed: false,
         refused: None,
         why,
@@ -199,42 +199,53 @@ fn page_of(verdict: &Verdict, severity: Severity, why: &str) -> Decision {
 }
 
 fn decide(
-    pager: &mut IncidentTracker,
+    tracker: &mut IncidentTracker,
     t: f64,
     verdict: &Verdict,
     severity: Severity,
 ) -> Option<Notification> {
-    let decision = page_of(verdict, severity, &verdict.why);
-    pager.decided(Now { t, ..NOW }, &decision, std::slice::from_ref(verdict))
+    let decision = decision(verdict, severity, &verdict.why);
+    tracker.on_decision(Now { t, ..NOW }, &decision, std::slice::from_ref(verdict))
 }
 
 #[test]
-fn a_change_of_an_open_incident_is_an_update_once_a_minute_unless_it_becomes_critical() {
-    let mut pager = pager(Vec::new());
+fn updates_are_a_minute_apart_unless_it_becomes_critical() {
+    let mut tracker = tracker(Vec::new());
     let verdict = leak(ClaimState::Raised);
     let mut at = |t: f64, severity, why: &str| {
         let now = Now { t, ..NOW };
-        let decided =
-            pager.decided(now, &page_of(&verdict, severity, why), std::slice::from_ref(&verdict));
-        let pages: Vec<_> = decided.into_iter().chain(pager.due(now)).collect();
-        assert!(pages.iter().all(|page| page.incident == "spillway/web-3/leak-812-4711"));
-        let sentences = pages.into_iter().map(|page| (page.news, page.severity, page.summary));
+        let decided = tracker.on_decision(
+            now,
+            &decision(&verdict, severity, why),
+            std::slice::from_ref(&verdict),
+        );
+        let notifications: Vec<_> = decided.into_iter().chain(tracker.due(now)).collect();
+        assert!(
+            notifications
+                .iter()
+                .all(|notification| notification.incident == "spillway/web-3/leak-812-4711")
+        );
+        let sentences = notifications
+            .into_iter()
+            .map(|notification| (notification.update, notification.severity, notification.summary));
         sentences
-            .map(|(news, severity, summary)| (news, severity, summary.contains("Now: "), summary))
+            .map(|(update, severity, summary)| {
+                (update, severity, summary.contains("Now: "), summary)
+            })
             .collect::<Vec<_>>()
     };
-    let brief = |pages: &[(Update, Severity, bool, String)]| {
-        pages
+    let brief = |notifications: &[(Update, Severity, bool, String)]| {
+        notifications
             .iter()
-            .map(|(news, severity, has_why, _)| (*news, *severity, *has_why))
+            .map(|(update, severity, has_why, _)| (*update, *severity, *has_why))
             .collect::<Vec<_>>()
     };
     let (warning, critical) = (Severity::Warning, Severity::Critical);
     assert_eq!(brief(&at(0.0, warning, "it grows")), [(Update::Raised, warning, false)]);
-    assert!(at(1.0, warning, "it grows").is_empty(), "that is known");
+    assert!(at(1.0, warning, "it grows").is_empty(), "nothing changed");
     let updated = at(2.0, warning, "it grows faster");
     assert_eq!(brief(&updated), [(Update::Updated, warning, true)]);
-    assert!(updated[0].3.ends_with(" Now: it grows faster."), "{}", updated[0].3);
+    assert!(updated[0].3.contains(" Now: it grows faster. To do: "), "{}", updated[0].3);
     assert!(at(3.0, warning, "it grows fast").is_empty(), "a minute has to pass");
     assert_eq!(brief(&at(4.0, critical, "it ends soon")), [(Update::Updated, critical, true)]);
     assert!(at(5.0, warning, "it ends later").is_empty());
@@ -248,104 +259,114 @@ fn a_change_of_an_open_incident_is_an_update_once_a_minute_unless_it_becomes_cri
 }
 
 #[test]
-fn what_is_of_no_urgency_is_no_page() {
-    let mut pager = pager(Vec::new());
-    // The lowest severity there is, whatever it is called.
+fn an_incident_of_severity_info_is_not_reported() {
+    let mut tracker = tracker(Vec::new());
+    // The lowest severity.
     let Ok(info) = serde_json::from_str::<Severity>("\"info\"") else { return };
     let verdict = overload("/a.service", "0.0.0.0:80", ClaimState::Raised);
-    assert_eq!(decide(&mut pager, 0.0, &verdict, info), None);
+    assert_eq!(decide(&mut tracker, 0.0, &verdict, info), None);
     assert_eq!(
-        decide(&mut pager, 0.0, &overload("/a.service", "0.0.0.0:80", ClaimState::Cleared), info),
+        decide(&mut tracker, 0.0, &overload("/a.service", "0.0.0.0:80", ClaimState::Cleared), info),
         None
     );
 }
 
-/// Has a thousand listeners flap for a minute, each in the cgroup that `cgroup` gives; what is told
-/// of it.
+/// Lets a thousand listeners flap for a minute, each in the cgroup that `cgroup` returns, and
+/// returns the notifications.
 fn flood(
-    pager: &mut IncidentTracker,
+    tracker: &mut IncidentTracker,
     severity: Severity,
     cgroup: impl Fn(usize) -> String,
 ) -> Vec<Notification> {
-    let mut pages = Vec::new();
+    let mut notifications = Vec::new();
     for step in 0..48_000_usize {
         let (t, nth) = (step as f64 / 800.0, step % 1_000);
         let state =
             if (step / 1_000).is_multiple_of(2) { ClaimState::Raised } else { ClaimState::Cleared };
         let verdict = overload(&cgroup(nth), &format!("127.0.0.1:{}", 10_000 + nth), state);
-        pages.extend(decide(pager, t, &verdict, severity));
-        pages.extend(pager.due(Now { t, ..NOW }));
+        notifications.extend(decide(tracker, t, &verdict, severity));
+        notifications.extend(tracker.due(Now { t, ..NOW }));
     }
-    pages
+    notifications
 }
 
 #[test]
-fn a_thousand_listeners_of_one_user_that_flap_are_a_few_pages_and_a_summary() {
-    let mut pager = pager(Vec::new());
+fn a_thousand_flapping_listeners_of_a_user_are_one_summary() {
+    let mut tracker = tracker(Vec::new());
     let user = "/user.slice/user-1000.slice";
-    let pages =
-        flood(&mut pager, Severity::Critical, |nth| format!("{user}/session-{}.scope", nth % 7));
-    let count = |news| pages.iter().filter(|page| page.news == news).count();
-    assert_eq!((count(Update::Raised), count(Update::Resolved)), (6, 5), "{pages:#?}");
+    let notifications =
+        flood(&mut tracker, Severity::Critical, |nth| format!("{user}/session-{}.scope", nth % 7));
+    let count =
+        |update| notifications.iter().filter(|notification| notification.update == update).count();
+    assert_eq!((count(Update::Raised), count(Update::Resolved)), (6, 5), "{notifications:#?}");
     assert!(count(Update::Updated) <= 2, "{}", count(Update::Updated));
-    let summary = pages.iter().rfind(|page| page.class == SUMMARY_CLASS).unwrap();
+    let summary =
+        notifications.iter().rfind(|notification| notification.class == SUMMARY_CLASS).unwrap();
     assert_eq!(
         (summary.incident.as_str(), summary.group.as_str()),
         ("spillway/web-3/many-/user.slice/user-1000.slice", user)
     );
     assert!(summary.summary.contains("critical: 127.0.0.1:1"), "{}", summary.summary);
     println!("{}", summary.summary);
-    assert!(pager.open.is_empty());
+    assert!(tracker.open.is_empty());
 
-    // A real one elsewhere has a page of its own.
+    // An incident elsewhere has a notification of its own.
     let real = overload("/system.slice/api.service", "0.0.0.0:443", ClaimState::Raised);
-    let page = decide(&mut pager, 60.0, &real, Severity::Critical).unwrap();
-    assert_eq!((page.news, page.severity), (Update::Raised, Severity::Critical));
-    // Once nothing came back for some minutes, the summary is over.
+    let notification = decide(&mut tracker, 60.0, &real, Severity::Critical).unwrap();
+    assert_eq!((notification.update, notification.severity), (Update::Raised, Severity::Critical));
+    // Five minutes after the last member the summary is over.
     for nth in 0..1_000 {
         let addr = format!("127.0.0.1:{}", 10_000 + nth);
         decide(
-            &mut pager,
+            &mut tracker,
             61.0,
             &overload(&format!("{user}/session-{}.scope", nth % 7), &addr, ClaimState::Cleared),
             Severity::Critical,
         );
     }
-    let told: Vec<_> = (61..420).flat_map(|t| pager.due(Now { t: f64::from(t), ..NOW })).collect();
+    let sent: Vec<_> =
+        (61..420).flat_map(|t| tracker.due(Now { t: f64::from(t), ..NOW })).collect();
     assert_eq!(
-        told.last().map(|page| (page.news, &page.incident)),
+        sent.last().map(|notification| (notification.update, &notification.incident)),
         Some((Update::Resolved, &summary.incident))
     );
-    assert!(pager.summaries.is_empty());
+    assert!(tracker.summaries.is_empty());
 }
 
 #[test]
-fn a_thousand_cgroups_at_once_are_a_summary_of_the_host_that_takes_no_critical_page() {
-    let mut pager = pager(Vec::new());
-    let pages = flood(&mut pager, Severity::Warning, |nth| format!("/system.slice/x{nth}.service"));
-    assert!(pages.len() < 120, "{}", pages.len());
+fn a_thousand_cgroups_at_once_are_one_summary_of_the_host() {
+    let mut tracker = tracker(Vec::new());
+    let notifications =
+        flood(&mut tracker, Severity::Warning, |nth| format!("/system.slice/x{nth}.service"));
+    assert!(notifications.len() < 120, "{}", notifications.len());
     assert!(
-        pages.iter().any(|page| page.incident == "spillway/web-3/many-everywhere"),
-        "{pages:#?}"
+        notifications
+            .iter()
+            .any(|notification| notification.incident == "spillway/web-3/many-everywhere"),
+        "{notifications:#?}"
     );
     let real = overload("/system.slice/api.service", "0.0.0.0:443", ClaimState::Raised);
-    let page = decide(&mut pager, 60.0, &real, Severity::Critical).unwrap();
-    assert!(page.incident.contains("overload"), "{}", page.incident);
+    let notification = decide(&mut tracker, 60.0, &real, Severity::Critical).unwrap();
+    assert!(notification.incident.contains("overload"), "{}", notification.incident);
 }
 
 #[test]
-fn the_next_run_goes_on_with_a_summary_and_ends_it() {
-    let mut first = pager(Vec::new());
+fn the_next_run_continues_a_summary_and_ends_it() {
+    let mut first = tracker(Vec::new());
     let raised =
         |nth: usize| overload("/a.service", &format!("127.0.0.1:{nth}"), ClaimState::Raised);
-    let told: Vec<_> =
+    let sent: Vec<_> =
         (0..7).filter_map(|nth| decide(&mut first, 0.0, &raised(nth), Severity::Warning)).collect();
-    assert_eq!(told.len(), 6, "the seventh waits for the summary's first update");
-    let mut next = pager(told.clone());
+    assert_eq!(sent.len(), 6, "the seventh waits for the summary's first update");
+    let mut next = tracker(sent.clone());
     assert_eq!(decide(&mut next, 1.0, &raised(6), Severity::Warning), None, "it is a member");
     assert_eq!(next.open.len(), 5);
     let ends = next.due(Now { t: 60.0, ..NOW });
-    assert_eq!(ends.iter().filter(|page| page.news == Update::Resolved).count(), 5, "{ends:#?}");
+    assert_eq!(
+        ends.iter().filter(|notification| notification.update == Update::Resolved).count(),
+        5,
+        "{ends:#?}"
+    );
     let over = decide(
         &mut next,
         61.0,
@@ -353,31 +374,42 @@ fn the_next_run_goes_on_with_a_summary_and_ends_it() {
         Severity::Warning,
     );
     assert_eq!(over, None);
-    let told: Vec<_> = (62..400).flat_map(|t| next.due(Now { t: f64::from(t), ..NOW })).collect();
-    assert_eq!(told.last().map(|page| page.news), Some(Update::Resolved), "{told:#?}");
+    let sent: Vec<_> = (62..400).flat_map(|t| next.due(Now { t: f64::from(t), ..NOW })).collect();
+    assert_eq!(
+        sent.last().map(|notification| notification.update),
+        Some(Update::Resolved),
+        "{sent:#?}"
+    );
     assert!(next.summaries.is_empty() && next.open.is_empty());
 }
 
 #[test]
-fn whoever_chose_a_name_it_breaks_no_line_and_takes_no_room() {
-    let mut pager = pager(Vec::new());
+fn hostile_names_are_escaped_and_bounded() {
+    let mut tracker = tracker(Vec::new());
     let cgroup = format!("/user.slice/user-1000.slice/\u{202e}{}\n", "é<!channel>".repeat(1_000));
     let verdict =
         overload(&cgroup, &format!("@\0\x1b[2J{}", "x".repeat(4_000)), ClaimState::Raised);
-    let page = decide(
-        &mut pager,
+    let notification = decide(
+        &mut tracker,
         0.0,
         &Verdict { why: "\n".repeat(100_000), ..verdict },
         Severity::Critical,
     )
     .unwrap();
     assert!(
-        page.bytes() <= super::super::PAGE_BYTES_MAX && page.incident.len() <= KEY_BYTES_MAX,
+        notification.bytes() <= super::super::NOTIFICATION_BYTES_MAX
+            && notification.incident.len() <= KEY_BYTES_MAX,
         "{} bytes",
-        page.bytes()
+        notification.bytes()
     );
-    let json = serde_json::to_string(&page).unwrap();
-    let text = [&page.summary, &page.component, &page.group, &page.incident, &json];
+    let json = serde_json::to_string(&notification).unwrap();
+    let text = [
+        &notification.summary,
+        &notification.component,
+        &notification.group,
+        &notification.incident,
+        &json,
+    ];
     assert!(
         text.iter().all(|text| !text.chars().any(|c| c.is_control() || c == '\u{202e}')),
         "{json}"
@@ -386,12 +418,12 @@ fn whoever_chose_a_name_it_breaks_no_line_and_takes_no_room() {
 }
 
 #[test]
-fn where_nothing_is_done_no_page_says_that_something_was() {
-    let (mut pager, mut policy) =
-        (pager(Vec::new()), Policy::new(&DecideConfig::default(), Mode::Observe));
-    let mut pages = Vec::new();
+fn in_observe_mode_no_notification_claims_an_action() {
+    let (mut tracker, mut policy) =
+        (tracker(Vec::new()), Policy::new(&DecideConfig::default(), Mode::Observe));
+    let mut notifications = Vec::new();
     let mut decisions = Vec::new();
-    // Near enough to be limited and drained.
+    // The forecast is short enough for a limit and a drain.
     for (state, left_secs) in
         [(ClaimState::Raised, 3_000.0), (ClaimState::Raised, 60.0), (ClaimState::Cleared, 0.0)]
     {
@@ -399,14 +431,18 @@ fn where_nothing_is_done_no_page_says_that_something_was() {
         policy.judge(&mut verdict, &mut decisions);
         policy.update(&verdict, &mut decisions);
         for decision in decisions.drain(..) {
-            pages.extend(pager.decided(NOW, &decision, std::slice::from_ref(&verdict)));
+            notifications.extend(tracker.on_decision(
+                NOW,
+                &decision,
+                std::slice::from_ref(&verdict),
+            ));
         }
     }
-    assert!(pages.len() >= 2);
-    for page in pages {
-        let said = serde_json::to_string(&page).unwrap();
+    assert!(notifications.len() >= 2);
+    for notification in notifications {
+        let said = serde_json::to_string(&notification).unwrap();
         assert!(
-            ["drain", "limit", "held below", "takes work"].iter().all(|done| !said.contains(done)),
+            ["drain", "limit", "throttled", "in service"].iter().all(|done| !said.contains(done)),
             "{said}"
         );
     }

@@ -1,279 +1,171 @@
-//! Who is told: what each of them gets of a page, and what its answer means.
+//! Receivers of notifications: the request that each one gets, and the meaning of its reply.
 //!
-//! Pure but for secrets, which are read from their files each time, so that one that was replaced
-//! counts at once. An answer that says nothing of what it should is no delivery: something in
-//! between may have given it.
+//! A sink is one file here: its address and secret from the configuration, its form of a
+//! notification, its reading of a reply. A new sink is one such file, a line in [`CONSTRUCTORS`]
+//! and a table of options in `config/options.rs`.
+//!
+//! Pure, except that secrets are read from their files at every attempt, so that a replaced secret
+//! takes effect at once. A reply that does not say what the receiver's own would is no delivery: a
+//! proxy may have written it.
 
-pub(super) mod alertmanager;
-pub(super) mod pagerduty;
-pub(super) mod slack;
-pub(super) mod webhook;
+mod alertmanager;
+mod pagerduty;
+mod slack;
+mod webhook;
 
 use std::{fmt, time::Duration};
 
+use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Notification, Update, links::Links};
-use crate::net::{
-    secret::{Redactor, SecretSource},
-    webhook_signature::SigningKeys,
-};
+use super::{Links, Notification, Update, text::reply_text};
+use crate::{config::PageConfig, net::secret::Redactor};
 
-/// Longest that a receiver may ask to be left alone: more is a mistake, and somebody waits to be
-/// told.
+/// Maximum delay that a receiver may ask for. A guess: a longer one is a mistake, and a human is
+/// waiting for the notification.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
-/// Somebody who is told.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sink {
-    /// In which form.
-    pub form: SinkFormat,
-    /// What every page is linked to.
-    pub links: Links,
+/// Makes a sink from the configuration; `None` if the sink is not configured.
+type Constructor = fn(&PageConfig, &Links) -> Option<Box<dyn Sink>>;
+
+/// Constructors of all sinks.
+const CONSTRUCTORS: &[Constructor] = &[
+    pagerduty::PagerDuty::from_config,
+    alertmanager::Alertmanager::from_config,
+    slack::Slack::from_config,
+    webhook::Webhook::from_config,
+];
+
+/// Makes every sink that is configured.
+pub fn from_config(page: &PageConfig) -> Vec<Box<dyn Sink>> {
+    let links = Links { runbook: page.runbook_url.clone(), picture: page.picture_url.clone() };
+    CONSTRUCTORS.iter().filter_map(|new| new(page, &links)).collect()
 }
 
-/// In which form somebody is told, and where.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SinkFormat {
-    /// PagerDuty's Events API v2.
-    PagerDuty {
-        /// Address of alerts, which ends in `/enqueue`.
-        url: String,
-        /// The integration's key.
-        routing_key: SecretSource,
-    },
-    /// Alertmanager's API v2.
-    Alertmanager {
-        /// Address of its alerts, which ends in `/api/v2/alerts`.
-        url: String,
-    },
-    /// An incoming webhook like Slack's.
-    Slack {
-        /// Its address, which is a secret.
-        url: SecretSource,
-    },
-    /// A signed webhook of the operator's own.
-    Webhook {
-        /// Its address.
-        url: String,
-        /// Its keys.
-        keys: SecretSource,
-    },
+/// A receiver of notifications.
+pub trait Sink: fmt::Debug + Send {
+    /// Name in the configuration, in logs, in metrics and in the spool.
+    fn name(&self) -> &'static str;
+
+    /// Returns whether the receiver is to get updates of this kind.
+    fn wants(&self, _update: Update) -> bool {
+        true
+    }
+
+    /// Encodes a notification. The result is kept for all attempts to deliver it, so it contains
+    /// neither a secret nor the time of an attempt.
+    fn encode(&self, notification: &Notification) -> Bytes;
+
+    /// Makes the request of one attempt from what [`Sink::encode`] returned. `unix_secs` is now.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the secret cannot be read.
+    fn request(
+        &self,
+        notification: &Notification,
+        body: Bytes,
+        unix_secs: u64,
+    ) -> Result<OutgoingRequest, SecretError>;
+
+    /// Reads the receiver's reply.
+    fn classify(&self, reply: &Reply<'_>) -> Delivery;
 }
 
-/// What is sent. Not to be logged: its address or body may hold a secret.
+/// A request to a receiver. Not to be logged: its address or body may contain a secret.
 pub struct OutgoingRequest {
-    /// Where.
+    /// Address.
     pub url: String,
-    /// With which headers.
+    /// Headers.
     pub headers: Vec<(&'static str, String)>,
-    /// What.
-    pub body: Vec<u8>,
-    /// What of it is not to be told, should it come back.
-    pub hidden: Redactor,
+    /// Body.
+    pub body: Bytes,
+    /// Secrets to mask in the reply, in case the receiver sends them back.
+    pub redactor: Redactor,
 }
 
-/// What became of a page that was sent.
+impl OutgoingRequest {
+    /// A request with a JSON body; `redactor` gets its address.
+    fn json(url: String, body: Bytes, redactor: Redactor) -> Self {
+        let headers = vec![("content-type", "application/json".to_owned())];
+        Self { redactor: redactor.address(&url), url, headers, body }
+    }
+}
+
+/// An error in reading a sink's secret: the file and the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SecretError(pub String);
+
+/// A receiver's reply.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// Delay that its `Retry-After` header asks for.
+    pub retry_after: Option<Duration>,
+    /// Body, with secrets masked.
+    pub body: &'a [u8],
+}
+
+impl Reply<'_> {
+    /// Reads a reply by its status, as all receivers mean it. `is_taken` is what the receiver's own
+    /// rule says of it.
+    fn classify(&self, is_taken: bool) -> Delivery {
+        match self.status {
+            _ if is_taken => Delivery::Taken,
+            // The same request would be wrong the next time too.
+            400 | 413 | 422 => Delivery::Refused(self.text()),
+            // A proxy gave up on the receiver, which may have the notification nonetheless. The
+            // same holds for a success in other words than the receiver's.
+            200..300 | 502 | 504 => Delivery::Unknown(self.text()),
+            _ => {
+                let delay = self.retry_after.map(|delay| delay.min(RETRY_AFTER_MAX));
+                Delivery::Later(delay, self.text())
+            }
+        }
+    }
+
+    /// Value of a string field of a JSON body.
+    fn field(&self, name: &str) -> Option<String> {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(self.body) else { return None };
+        Some(fields.get(name)?.as_str()?.to_owned())
+    }
+
+    fn text(&self) -> String {
+        reply_text(self.status, self.body)
+    }
+}
+
+/// Result of an attempt to deliver a notification, with the reply's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
     /// It is delivered.
     Taken,
-    /// It is not delivered, and may be later, not before this long from now if that is said.
+    /// It is not delivered; try again, after this delay if the receiver asked for one.
     Later(Option<Duration>, String),
-    /// It may be delivered or not: nothing was answered.
+    /// It may have been delivered; try again.
     Unknown(String),
-    /// It never will be.
+    /// This notification will never be taken.
     Refused(String),
-    /// Nothing ever will be.
+    /// No notification will ever be taken.
     Closed(String),
 }
 
-/// Kinds of sinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SinkKind {
-    /// See [`Form::PagerDuty`].
-    PagerDuty,
-    /// See [`Form::Alertmanager`].
-    Alertmanager,
-    /// See [`Form::Slack`].
-    Slack,
-    /// See [`Form::Webhook`].
-    Webhook,
-}
-
-impl SinkKind {
-    /// As it is configured, printed and counted.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PagerDuty => "pagerduty",
-            Self::Alertmanager => "alertmanager",
-            Self::Slack => "slack",
-            Self::Webhook => "webhook",
-        }
-    }
-}
-
-impl Sink {
-    /// Its kind.
-    pub fn kind(&self) -> SinkKind {
-        match self.form {
-            SinkFormat::PagerDuty { .. } => SinkKind::PagerDuty,
-            SinkFormat::Alertmanager { .. } => SinkKind::Alertmanager,
-            SinkFormat::Slack { .. } => SinkKind::Slack,
-            SinkFormat::Webhook { .. } => SinkKind::Webhook,
-        }
-    }
-
-    /// Whether it is told of such.
-    pub fn wants(&self, news: Update) -> bool {
-        match self.kind() {
-            // A change is no alert.
-            SinkKind::Alertmanager => news != Update::Changed,
-            SinkKind::PagerDuty | SinkKind::Slack | SinkKind::Webhook => true,
-        }
-    }
-
-    /// What to send for a page; `None` where this one is not told of such. `unix_secs` is now.
-    ///
-    /// # Errors
-    ///
-    /// Where its secret cannot be read.
-    pub fn post(
-        &self,
-        page: &Notification,
-        unix_secs: u64,
-    ) -> Result<Option<OutgoingRequest>, String> {
-        let json = |url: String, body, hidden: Redactor| {
-            let headers = vec![("content-type", "application/json".to_owned())];
-            OutgoingRequest { hidden: hidden.address(&url), url, headers, body }
-        };
-        Ok(match &self.form {
-            SinkFormat::PagerDuty { url, routing_key } => {
-                let key = routing_key.read()?;
-                let body = pagerduty::body(page, &key, &self.links);
-                Some(json(pagerduty::url(url, page.news), body, Redactor::default().secret(&key)))
-            }
-            SinkFormat::Alertmanager { url } => alertmanager::body(page, &self.links)
-                .map(|body| json(url.clone(), body, Redactor::default())),
-            SinkFormat::Slack { url } => {
-                let url = url.read()?;
-                let hidden = Redactor::default().secret_address(&url);
-                Some(json(url, slack::body(page, &self.links), hidden))
-            }
-            SinkFormat::Webhook { url, keys } => {
-                let text = keys.read()?;
-                let keys_read =
-                    SigningKeys::read(&text).map_err(|error| format!("{keys}: {error}"))?;
-                let body = webhook::body(page);
-                let mut headers = vec![("content-type", webhook::CONTENT_TYPE.to_owned())];
-                headers.extend(keys_read.headers(&page.id, unix_secs, &body));
-                let hidden = Redactor::default().secret(&text).address(url);
-                Some(OutgoingRequest { url: url.clone(), headers, body, hidden })
-            }
-        })
-    }
-
-    /// What an answer means. `retry_after` is what its header of that name asks for.
-    pub fn fate(&self, status: u16, retry_after: Option<Duration>, body: &[u8]) -> Delivery {
-        let said = said(status, body);
-        let is_taken = match self.kind() {
-            SinkKind::PagerDuty => {
-                status == 202 && field(body, "status").as_deref() == Some("success")
-            }
-            SinkKind::Alertmanager => status == 200,
-            SinkKind::Slack => status == 200 && body.trim_ascii() == b"ok",
-            SinkKind::Webhook => (200..300).contains(&status),
-        };
-        match status {
-            _ if is_taken => Delivery::Taken,
-            // What is wrong with it will be wrong the next time.
-            400 | 413 | 422 => Delivery::Refused(said),
-            410 if self.kind() == SinkKind::Webhook => Delivery::Closed(said),
-            // Something in between has given up on the receiver, which may have it nonetheless; as
-            // may one that answers with something else.
-            200..300 | 502 | 504 => Delivery::Unknown(said),
-            _ => Delivery::Later(retry_after.map(|after| after.min(RETRY_AFTER_MAX)), said),
-        }
-    }
-}
-
-/// A status and the first line of what came with it, short enough for a log.
-pub(in crate::act) fn said(status: u16, body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(300)]);
-    let line = text.trim().lines().next().unwrap_or_default();
-    let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
-    if line.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {line}") }
-}
-
-fn field(body: &[u8], name: &str) -> Option<String> {
-    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else { return None };
-    Some(fields.get(name)?.as_str()?.to_owned())
-}
-
-impl fmt::Display for SinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+/// Sinks of all kinds, for tests and the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(super) fn all() -> Vec<Box<dyn Sink>> {
+    use crate::{config::Config, net::secret::SecretSource};
+    let mut page = Config::default().act.page;
+    let secret = SecretSource::new("/no/such").ok();
+    page.pagerduty.url = "http://127.0.0.1/enqueue".to_owned();
+    page.pagerduty.routing_key_file = secret.clone();
+    page.alertmanager.url = Some("http://127.0.0.1/api/v2/alerts".to_owned());
+    page.slack.url_file = secret.clone();
+    page.webhook.url = Some("http://127.0.0.1/".to_owned());
+    page.webhook.secret_file = secret;
+    from_config(&page)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sink(form: SinkFormat) -> Sink {
-        Sink { form, links: Links::default() }
-    }
-
-    fn url() -> String {
-        "http://127.0.0.1/enqueue".to_owned()
-    }
-
-    fn secret() -> SecretSource {
-        SecretSource::new("/no/such").unwrap()
-    }
-
-    #[test]
-    fn an_answer_means_what_its_receiver_says() {
-        let pagerduty = sink(SinkFormat::PagerDuty { url: url(), routing_key: secret() });
-        let success = br#"{"status":"success","message":"Event processed","dedup_key":"k"}"#;
-        assert_eq!(pagerduty.fate(202, None, success), Delivery::Taken);
-        let invalid =
-            br#"{"status":"invalid event","message":"Event object is invalid","errors":["no"]}"#;
-        let Delivery::Refused(why) = pagerduty.fate(400, None, invalid) else { panic!() };
-        assert!(why.starts_with("HTTP 400: {\"status\":\"invalid event\""), "{why}");
-        for status in [301, 429, 500] {
-            assert!(
-                matches!(pagerduty.fate(status, None, b""), Delivery::Later(None, _)),
-                "{status}"
-            );
-        }
-        for (status, body) in
-            [(200, &success[..]), (202, b"<html>"), (202, b""), (502, b""), (504, b"")]
-        {
-            assert!(matches!(pagerduty.fate(status, None, body), Delivery::Unknown(_)), "{status}");
-        }
-        let day = Some(Duration::from_hours(24));
-        assert!(
-            matches!(pagerduty.fate(429, day, b""), Delivery::Later(Some(after), _) if after == RETRY_AFTER_MAX)
-        );
-
-        let slack = sink(SinkFormat::Slack { url: secret() });
-        assert_eq!(slack.fate(200, None, b"ok\n"), Delivery::Taken);
-        assert!(matches!(slack.fate(200, None, b"<html>please log in"), Delivery::Unknown(_)));
-        let webhook = sink(SinkFormat::Webhook { url: url(), keys: secret() });
-        assert_eq!(webhook.fate(204, None, b""), Delivery::Taken);
-        assert!(matches!(webhook.fate(410, None, b""), Delivery::Closed(_)));
-        assert!(matches!(pagerduty.fate(410, None, b""), Delivery::Later(..)));
-        let alertmanager = sink(SinkFormat::Alertmanager { url: url() });
-        assert_eq!(alertmanager.fate(200, None, b""), Delivery::Taken);
-        assert!(matches!(alertmanager.fate(202, None, b""), Delivery::Unknown(_)));
-    }
-
-    #[test]
-    fn what_was_answered_is_told_in_a_line() {
-        let long = "x".repeat(1_000);
-        assert_eq!(said(500, format!(" \n{long}").as_bytes()).len(), "HTTP 500: ".len() + 200);
-        assert_eq!(said(503, b"\x1b[31mred\nmore"), "HTTP 503: [31mred");
-        assert_eq!(said(503, b"\n"), "HTTP 503");
-    }
-}
+mod tests;

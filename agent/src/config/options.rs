@@ -1,0 +1,426 @@
+//! The options of the configuration, each declared once: key, type, default, accepted values and
+//! documentation.
+//!
+//! Parsing, hints and the generated `configs/spillway.toml` follow from these declarations; see
+//! [`options!`]. A range refuses only mistakes, so its ends are generous. Rules that involve two
+//! options are in `validate.rs`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::{
+    kind::{
+        AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, ModeName,
+        Networks, NumberIn, OrNone, Patterns, PercentIn, SecretFile, Services, SizeIn, Url,
+    },
+    network::Network,
+    option::{ConfigOption, Field, Table, option_path, options, place, table_path},
+    pattern::Pattern,
+    service::ServicePattern,
+    url::Plain,
+};
+use crate::net::secret::SecretSource;
+
+const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+/// Whether decisions are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Decisions are printed and recorded, not carried out.
+    #[default]
+    Observe,
+    /// Enabled actions are carried out.
+    Enforce,
+}
+
+impl Mode {
+    /// Name in the configuration and in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+options! {
+    /// Configuration of Spillway. Every option is listed with its default, commented out, so this
+    /// file as it is changes nothing. To change an option, remove the "# " before it. Durations and
+    /// sizes have units: "100ms", "5s", "1h30m", "64MiB". `spillway check-config` reports every
+    /// mistake in a file with its line.
+    pub struct Config [] {
+        /// Whether decisions are carried out. "observe" only records what would be done; "enforce"
+        /// carries out the actions that are enabled below.
+        mode: Mode = Mode::Observe, ModeName;
+        tables {
+            /// How often the host is scanned.
+            sense: SenseConfig,
+            /// When an incident is detected.
+            detect: DetectConfig,
+            /// What is done about an incident, and when.
+            decide: DecideConfig,
+            /// Actions.
+            act: ActConfig,
+            /// How pods are identified.
+            kubernetes: KubernetesConfig,
+            /// Metrics and health.
+            serve: ServeConfig,
+            /// Files of the agent.
+            record: RecordConfig,
+        }
+    }
+
+    /// How often the host is scanned.
+    pub struct SenseConfig [sense] {
+        /// Time between two scans of all processes.
+        // A shorter interval makes the scans themselves the load; with a longer one, a fast leak
+        // has run its course between two scans.
+        interval: Duration = Duration::from_secs(1), DurationIn(millis(100)..=MINUTE);
+    }
+
+    /// Conditions for incidents.
+    pub struct DetectConfig [detect] {
+        tables {
+            /// Memory leaks.
+            leak: LeakConfig,
+            /// Overloaded listeners.
+            overload: OverloadConfig,
+        }
+    }
+
+    /// When the growth of a process is a memory leak.
+    pub struct LeakConfig [detect.leak] {
+        /// Time for which a process may grow after it starts, or replaces its image, under watch:
+        /// filling caches is not a leak. A process that was already running is watched for as long
+        /// before short growth counts as a leak, because it may be a job in progress.
+        warm_up: Duration = Duration::from_mins(20), DurationIn(Duration::ZERO..=WEEK);
+        /// Time spans over which growth is judged, shortest first, at most 8. Short spans find fast
+        /// leaks early; long spans find slow leaks and recognize growth that slows down. The
+        /// shortest must span at least 32 scans.
+        // The real minimum of the shortest depends on the interval: see validate.rs.
+        horizons: Vec<Duration> = [32, 96, 300, 900, 2_700, 7_200, 21_600, 64_800]
+            .map(Duration::from_secs)
+            .to_vec(), DurationsIn(millis(1_000)..=WEEK);
+        /// Probability that growth which appears steady over the shortest span is noise. Longer
+        /// spans are judged less often and may be wrong as often a day. Smaller means fewer false
+        /// alarms and later detection.
+        // Student's t of few points has heavy tails: less than 1e-7 would accept only perfect
+        // lines. The test is one-sided, of the slope.
+        significance: f64 = 1e-6, NumberIn(1e-7..=0.5);
+        /// Growth below this is ignored, unless a limit is near.
+        // From a page to a tebibyte.
+        min_growth_bytes as "min_growth": u64 = 24 << 20, SizeIn(4 << 10..=1 << 40);
+        /// Maximum forecast, as a multiple of the time span over which growth was seen. A leak that
+        /// would exhaust memory later is not reported.
+        max_extrapolation: f64 = 10_000.0, NumberIn(1.0..=10_000.0);
+    }
+
+    /// When a listening socket is overloaded.
+    pub struct OverloadConfig [detect.overload] {
+        /// Maximum time that a connection may wait to be accepted without counting as queued.
+        // Waking a thread takes tens of microseconds, so a wait below 100 µs is no queue.
+        target: Duration = millis(5), DurationIn(Duration::from_micros(100)..=MINUTE);
+        /// Time between two samples of all listening sockets.
+        interval: Duration = millis(100), DurationIn(millis(10)..=millis(10_000));
+        /// Time for which every connection in a queue has to wait longer than the target, while the
+        /// queue does not drain, until the listener is overloaded. Queues short enough to be chance
+        /// do not count. Half of it is enough if the queue is about to overflow, seven tenths if
+        /// nothing is accepted. At least two intervals.
+        sustain: Duration = Duration::from_secs(1),
+            DurationIn(millis(20)..=Duration::from_mins(10));
+        /// Time without overload after which a listener has recovered. At least two intervals.
+        clear_after: Duration = Duration::from_secs(5), DurationIn(millis(20)..=HOUR);
+    }
+
+    /// What is done about an incident, and when.
+    pub struct DecideConfig [decide] {
+        /// A leak is limited if it would exhaust memory within this time.
+        limit_within: Duration = HOUR, DurationIn(millis(1_000)..=WEEK);
+        /// The node is drained if a leak would exhaust memory within this time. At most
+        /// limit_within, because draining is the last step.
+        drain_within: Duration = Duration::from_mins(10), DurationIn(millis(1_000)..=WEEK);
+        /// Services of this node; only they can cause a critical page or a drain. A unit by its
+        /// name ("api.service"), a cgroup by its path, pods by a label ("pod:app=web") or a
+        /// namespace ("namespace:shop"), or a listener by its address ("tcp:0.0.0.0:443",
+        /// "unix:/run/app.sock"). A listener that has accepted connections from other hosts or
+        /// other units in three different minutes is a service too, unless it runs in a user's
+        /// session. Everything else is reported with severity info and pages nobody.
+        services: Vec<ServicePattern> = Vec::new(), Services;
+        /// Never limited: system units by name ("db-*.service") and cgroups by path
+        /// ("/kubepods.slice/*"), each with everything below; programs by path
+        /// ("exe:/usr/bin/db"); pods by namespace ("namespace:db-*") or label ("pod:app=db").
+        /// Protected in any case: init, systemd's own services, dbus, ssh, network managers, the
+        /// kubelet, container runtimes, Spillway, the namespaces kube-system, kube-node-lease and
+        /// kube-public, and pods for which this cannot be determined. Units of a user's systemd or
+        /// inside a container match by path only, because anyone can choose their names.
+        protected: Vec<Pattern> = Vec::new(), Patterns;
+        /// Allow-list for limits, with the same syntax as protected. Empty: everything that is not
+        /// protected.
+        allow: Vec<Pattern> = Vec::new(), Patterns;
+        /// Minimum time between two limits of a cgroup, and between two drains of this node.
+        cooldown: Duration = Duration::from_mins(10), DurationIn(millis(1_000)..=WEEK);
+        /// Maximum number of limits and drains in any hour. Undoing them and notifications do not
+        /// count.
+        max_actions_per_hour: u32 = 6, CountIn(0..=1_000);
+        /// A verdict that returns within this time continues its incident: the open page is
+        /// updated, and no new one is sent. An incident is resolved after as long without a
+        /// verdict.
+        flap_within: Duration = Duration::from_mins(10), DurationIn(Duration::ZERO..=DAY);
+    }
+
+    /// Actions.
+    pub struct ActConfig [act] {
+        tables {
+            /// Limits on cgroups.
+            limit: LimitConfig,
+            /// Drains of this node.
+            drain: DrainConfig,
+            /// Notifications.
+            page: PageConfig,
+        }
+    }
+
+    /// Memory limits on cgroups that leak.
+    pub struct LimitConfig [act.limit] {
+        /// Whether limits are set in mode "enforce".
+        enabled: bool = true, Flag;
+        /// Minimum distance of a limit above the current use, so that setting it neither reclaims
+        /// memory nor kills anything.
+        // Less is in the way of what a busy service allocates between two samples; more is larger
+        // than any host.
+        margin_bytes as "margin": u64 = 64 << 20, SizeIn((8 << 20)..=(1 << 40));
+        /// Units and cgroups that Spillway may divide, with the syntax of decide.protected, each
+        /// with everything below: a leaking process that shares its cgroup with other programs is
+        /// moved to a child cgroup, and limited there. Under systemd the unit also needs
+        /// Delegate=yes. Empty: a process that shares its cgroup is not limited.
+        delegated: Vec<Pattern> = Vec::new(), Patterns;
+        /// Distance of a hard limit (memory.max) above the limit (memory.high), at least four
+        /// margins; "none" sets no hard limit. A process that reaches it is killed by the kernel,
+        /// in its own cgroup, before it takes down the host. Off by default, because nothing else
+        /// here kills. It is raised and removed together with the limit; a lower memory.max stays,
+        /// and so does one that somebody else sets. Ignored on cgroup v1, where the limit is a hard
+        /// one and killing at it is turned off.
+        // Four times the smallest margin; more is larger than any host.
+        backstop_bytes as "backstop": Option<u64> = None,
+            OrNone(SizeIn((32 << 20)..=(1 << 40)));
+        /// cpu.weight for a limited cgroup that spins: one that is at its limit and spends 90 % of
+        /// a CPU or more on reclaiming memory, at the expense of its neighbours. The default weight
+        /// of a cgroup is 100. "none" changes nothing, and a lower weight stays. Restored together
+        /// with the limit. Needs cgroup v2 with the cpu controller enabled.
+        // The range that the kernel accepts.
+        cpu_weight: Option<u32> = None, OrNone(CountIn(1..=10_000));
+        /// Maximum CPU time (cpu.max) of such a cgroup: "50%" is half a CPU. Requests to it then
+        /// wait even if CPUs are idle: cpu_weight is the milder choice.
+        // Less would keep kernel locks that others need for too long; more is no limit.
+        cpu_max_percent as "cpu_max": Option<u32> = None, OrNone(PercentIn(10..=10_000));
+        /// Time for which a limited cgroup has to spin before its CPU is limited.
+        cpu_after: Duration = Duration::from_secs(10), DurationIn(Duration::ZERO..=HOUR);
+    }
+
+    /// Taking this node out of service before it fails, and putting it back. With a url, the
+    /// receiver grants each drain. With only the agent check below, nobody does: a leak drains this
+    /// node after a delay of its own, so that nodes with the same leak do not leave together, and
+    /// an overload only lowers its weight. With neither, the node is never drained.
+    pub struct DrainConfig [act.drain] {
+        /// Whether this node is drained automatically in mode "enforce". `spillway drain` and
+        /// `spillway undrain` work in any case.
+        enabled: bool = true, Flag;
+        /// Receiver of requests to drain and undrain, as signed POSTs; "none" for no receiver. A
+        /// 2xx grants the request; 409 and 423 refuse it; 410 ends all requests; anything else is
+        /// retried until the deadline. Without a grant the node is not drained.
+        url: Option<String> = None, OrNone(Url(Plain::Loopback));
+        /// Whether a grant has to return the webhook-id of its request, as a header of that name or
+        /// as the string "webhook-id" in a JSON object. This prevents a proxy or a parked domain
+        /// that answers 200 to everything from draining this node: a drain without the id is
+        /// withdrawn. Set false for receivers that cannot return it. An undrain needs no id.
+        require_echo: bool = true, Flag;
+        /// File with the keys that sign requests, as in Standard Webhooks: "whsec_...", one per
+        /// line, the newest first. Keep the old key below it until the receiver has the new one.
+        /// "credential:NAME" reads a credential passed by systemd.
+        secret_file: Option<SecretSource> = None, OrNone(SecretFile);
+        /// Time for which a request is retried. A drain that is not granted by then counts as
+        /// refused: the node stays in service, and a human is paged.
+        deadline: Duration = Duration::from_mins(5), DurationIn(Duration::from_secs(1)..=DAY);
+        /// Minimum time in each of the states healthy, draining, drained and verifying, so that the
+        /// node does not flap. Commands of an operator take effect at once.
+        dwell: Duration = Duration::from_secs(30), DurationIn(Duration::from_secs(1)..=DAY);
+        /// Time after which this node counts as drained although connections are still open.
+        drained_within: Duration = Duration::from_mins(2),
+            DurationIn(Duration::from_secs(1)..=DAY);
+        /// Time without a reason for the drain before its end is requested.
+        verify: Duration = MINUTE, DurationIn(Duration::from_secs(1)..=DAY);
+        /// Time in which a drain has to help: the queue or the wait shrinks by a quarter, the
+        /// forecast of a leak moves away, or connections close. For a leak it starts when the node
+        /// is drained. A drain that does not help is undone, and not repeated in the same incident.
+        helps_within: Duration = Duration::from_secs(30),
+            DurationIn(Duration::from_secs(1)..=DAY);
+        /// CA certificates, in PEM, for act.drain.url; "none" uses those of this host.
+        ca_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        /// Client certificate of the agent, in PEM, if the receiver asks for one.
+        client_cert_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        /// Private key of act.drain.client_cert_file, in PEM.
+        client_key_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        tables {
+            /// HAProxy's agent check.
+            agent_check: AgentCheckConfig,
+        }
+    }
+
+    /// Server for HAProxy's "agent-check"; see configs/haproxy/.
+    pub struct AgentCheckConfig [act.drain.agent_check] {
+        /// Address and port of the agent check, such as "127.0.0.1:9647"; "none" turns it off. It
+        /// answers "ready" with a weight, "drain" or "maint"; in mode "observe" always full weight.
+        /// The weight is a percentage of the server's weight in HAProxy, which should be 100: of a
+        /// weight of 1 any percentage below 100 leaves nothing. Other hosts may connect only from
+        /// the networks in serve.allow.
+        listen: Option<SocketAddr> = None, OrNone(Address);
+        /// Minimum weight, however near the end of a leak is or however long a queue lasts. The
+        /// weight moves in steps of 10%. An overload alone never goes below it, because the load
+        /// would only move to other nodes.
+        floor_percent as "floor": u32 = 50, PercentIn(10..=100);
+    }
+
+    /// Receivers of notifications about incidents, in addition to the output.
+    pub struct PageConfig [act.page] {
+        /// Whether notifications are sent in mode "observe": they change nothing on this host.
+        in_observe: bool = false, Flag;
+        /// Address of the runbook, as a link in every notification.
+        runbook_url: Option<String> = None, OrNone(Url(Plain::Anywhere));
+        /// Address of a graph of this host, as an image in notifications that can have one.
+        /// PagerDuty requires https.
+        picture_url: Option<String> = None, OrNone(Url(Plain::Loopback));
+        /// CA certificates, in PEM, for all receivers; "none" uses those of this host.
+        ca_file: Option<PathBuf> = None, OrNone(AbsolutePath);
+        tables {
+            /// PagerDuty.
+            pagerduty: PagerDutyConfig,
+            /// Alertmanager.
+            alertmanager: AlertmanagerConfig,
+            /// Slack and services that take the same messages.
+            slack: SlackConfig,
+            /// A webhook of the operator's own.
+            webhook: PageWebhookConfig,
+        }
+    }
+
+    /// PagerDuty, by its Events API v2.
+    pub struct PagerDutyConfig [act.page.pagerduty] {
+        /// Address of the Events API for alerts; European accounts have another one.
+        url: String = "https://events.pagerduty.com/v2/enqueue".to_owned(), Url(Plain::Loopback);
+        /// File with the integration's key of 32 characters, readable by its owner only, or
+        /// "credential:NAME" for one passed by systemd's LoadCredential=NAME:PATH. "none" sends
+        /// nothing to PagerDuty.
+        routing_key_file: Option<SecretSource> = None, OrNone(SecretFile);
+    }
+
+    /// Alertmanager, by its API v2.
+    pub struct AlertmanagerConfig [act.page.alertmanager] {
+        /// Address of its alerts: that of Alertmanager followed by /api/v2/alerts.
+        url: Option<String> = None, OrNone(Url(Plain::Anywhere));
+    }
+
+    /// Slack, and services that take messages like its incoming webhooks.
+    pub struct SlackConfig [act.page.slack] {
+        /// File with the address of an incoming webhook, or "credential:NAME". The address is a
+        /// secret: anyone who knows it can post.
+        url_file: Option<SecretSource> = None, OrNone(SecretFile);
+    }
+
+    /// A webhook of your own: CloudEvents 1.0, signed as in Standard Webhooks 1.0.
+    pub struct PageWebhookConfig [act.page.webhook] {
+        /// Address that takes events. It can end them for good with the status 410.
+        url: Option<String> = None, OrNone(Url(Plain::Loopback));
+        /// File with the keys that sign events, one per line, each "whsec_" and base64. With
+        /// several, every key signs, so that keys can be rotated.
+        secret_file: Option<SecretSource> = None, OrNone(SecretFile);
+    }
+
+    /// Identification of pods on a Kubernetes node.
+    pub struct KubernetesConfig [kubernetes] {
+        /// Directory in which the kubelet has one directory per pod, named after its namespace,
+        /// name and uid. In a container, mount it read-only.
+        pod_logs_dir: PathBuf = PathBuf::from("/var/log/pods"), AbsolutePath;
+        /// Directory with the token for the Kubernetes API and the CA certificate of the API, as in
+        /// every pod. Used only if a pattern names a label. The API's address is taken from
+        /// KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod; NODE_NAME has to
+        /// name this node.
+        service_account_dir: PathBuf =
+            PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"), AbsolutePath;
+    }
+
+    /// Metrics and health of the agent.
+    pub struct ServeConfig [serve] {
+        /// Address and port of /metrics, /healthz and /ready. An address that other hosts can reach
+        /// needs serve.allow or serve.token_file. /healthz answers 200 while the agent watches,
+        /// with "ok" or "degraded" and the reasons as JSON, and 503 otherwise.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9646)), Address;
+        /// Networks that may connect to serve.listen and to the agent check, such as
+        /// ["10.0.0.0/8", "fd00::/8"]. This host always may. Other connections are closed at once,
+        /// unless serve.token_file is set and this list is empty.
+        allow: Vec<Network> = Vec::new(), Networks;
+        /// File with a token of 16 or more characters, readable by its owner only, or
+        /// "credential:NAME". Requests then need "Authorization: Bearer TOKEN", except for /healthz
+        /// and /ready from this host or from serve.allow, because probes cannot send one. Read at
+        /// startup.
+        token_file: Option<SecretSource> = None, OrNone(SecretFile);
+        /// Names accepted in the Host header, in addition to IP addresses, "localhost" and this
+        /// host's name. A request for any other name is refused with 421 unless it has the token: a
+        /// page in a browser could have made it (DNS rebinding).
+        host_names: Vec<String> = Vec::new(), HostNames;
+    }
+
+    /// Files of the agent.
+    pub struct RecordConfig [record] {
+        /// Directory for the journal, which records every change to this host and what was there
+        /// before; for "paused", a file that stops all actions while it exists; for "drain.json",
+        /// the drain state; and for "operator", an operator's drain command. Refused if anyone but
+        /// root and the agent's user can write to it or to a directory above it, or if its path
+        /// has a symbolic link.
+        state_dir: PathBuf = PathBuf::from("/var/lib/spillway"), AbsolutePath;
+    }
+}
+
+/// Iterates over all options, in the order in which they are printed.
+pub fn all() -> impl Iterator<Item = &'static ConfigOption> {
+    TABLES.iter().flat_map(|table| table.options)
+}
+
+impl LeakConfig {
+    /// Maximum number of horizons: a process's bounded state has room for no more.
+    pub const HORIZONS_MAX: usize = 8;
+
+    /// Number of buckets in a horizon; each must contain at least one scan.
+    pub const BUCKETS_PER_HORIZON: u32 = 16;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_option_and_table_has_a_sentence() {
+        let docs = all()
+            .map(|option| (option.path, option.doc()))
+            .chain(TABLES.iter().map(|table| (table.path, table.doc())));
+        for (path, doc) in docs {
+            let is_sentence = doc.ends_with('.') && !doc.contains('\n') && !doc.contains("  ");
+            assert!(is_sentence, "{path:?}: {doc:?}");
+        }
+    }
+
+    #[test]
+    fn every_option_is_declared_once() {
+        let mut seen = HashSet::new();
+        for option in all() {
+            assert!(seen.insert(option.path), "{} is declared twice", option.path);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Questions about a claim that its own file answers, so that policy, actions and notifications
+//! need not know its kind.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::leak_claim::Resource;
+use crate::{config::DecideConfig, sense::ProcessId};
+
+/// Answers of a claim about itself.
+pub trait ClaimDetails {
+    /// Identity of the claim, the same from raised to cleared, after a restart and in a replay.
+    fn id(&self) -> IncidentId;
+
+    /// Resource that runs out, by its name in metrics.
+    fn resource(&self) -> &'static str;
+
+    /// Cgroup concerned; empty if unknown.
+    fn cgroup(&self) -> &Arc<str>;
+
+    /// Process concerned, if known.
+    fn pid(&self) -> Option<u32>;
+
+    /// Network namespace and address of the listener concerned, if it is one.
+    fn listener(&self) -> Option<(u32, &Arc<str>)> {
+        None
+    }
+
+    /// Part of the claim that is reported anew if it changes while the claim is open.
+    fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::default()
+    }
+
+    /// Resource of the whole host that the subject is short of. Claims that are raised at the same
+    /// moment for want of the same resource have one cause.
+    fn host_shortage(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the whole host is at stake, whatever the workload is.
+    fn endangers_host(&self) -> bool {
+        false
+    }
+
+    /// Urgency, and the reason for it in a sentence for a person.
+    fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String);
+
+    /// Actions that the claim calls for now. By default none.
+    fn wants(&self, _situation: &Situation<'_>) -> Wants {
+        Wants::default()
+    }
+
+    /// Name in a list of claims, such as `overload of 0.0.0.0:80`.
+    fn label(&self) -> String;
+
+    /// Subject in a few words, as notifications name it.
+    fn component(&self) -> String;
+
+    /// Kind of incident in a few words, as notifications name it.
+    fn class(&self) -> String;
+
+    /// Subject, evidence and consequence in a sentence without a full stop.
+    fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String;
+
+    /// Advice to the person notified: an imperative without a full stop.
+    fn advice(&self, exhaustion_secs: Option<f64>) -> String;
+}
+
+/// Diagnosis of a claim: the scarce resource, and the sign of a cascade, by their names in JSON.
+pub type Diagnosis = [Option<&'static str>; 2];
+
+/// Identity of an incident by its subject, so that every restart and every replay names it alike.
+/// Prints as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` if the resource is not memory,
+/// `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
+/// `exhaustion-local_ports-NETNS-ADDR-CGROUP`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IncidentId {
+    /// A leaking process, and the leaking resource.
+    Leak(ProcessId, Resource),
+    /// An overloaded listener.
+    Overload {
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// Address and port.
+        addr: Arc<str>,
+    },
+    /// A workload's dependency that does not answer.
+    CascadeRisk {
+        /// Cgroup of the workload.
+        cgroup: Arc<str>,
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// Address that it connects to.
+        addr: Arc<str>,
+    },
+    /// A workload that has no local port left for an address.
+    Exhaustion {
+        /// Cgroup of the workload.
+        cgroup: Arc<str>,
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// Address that it connects to.
+        addr: Arc<str>,
+    },
+    /// Subject of the sample detector.
+    #[cfg(test)]
+    Sample,
+}
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leak(id, Resource::Memory) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
+            Self::Leak(id, resource) => {
+                write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks)
+            }
+            Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
+            Self::CascadeRisk { cgroup, netns, addr } => {
+                write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
+            }
+            Self::Exhaustion { cgroup, netns, addr } => {
+                write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}")
+            }
+            #[cfg(test)]
+            Self::Sample => f.write_str("sample-host"),
+        }
+    }
+}
+
+impl Serialize for IncidentId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Urgency of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Recorded and printed, not paged.
+    Info,
+    /// For a person in working hours.
+    Warning,
+    /// For a person now.
+    Critical,
+}
+
+impl Severity {
+    /// Name as printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Harm that a claim does, as assessed by the policy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Harm {
+    /// Urgency.
+    pub severity: Severity,
+    /// Reason for the urgency, for a person.
+    #[serde(rename = "severity_why")]
+    pub reason: String,
+    /// Whether a service or the whole host is at stake: only then may the node be drained, or get
+    /// less work, because of the claim.
+    #[serde(skip)]
+    pub is_nodes: bool,
+}
+
+/// Importance of the workload that a claim is about, as far as the policy knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Importance {
+    /// Whether it is a service: listed by the operator, or used by others for minutes.
+    pub is_service: bool,
+    /// Whether root set it up, rather than any user.
+    pub is_administered: bool,
+    /// Reason, for a person.
+    pub reason: String,
+}
+
+impl Importance {
+    /// Severity of a claim that concerns the workload alone and is no reason to wake anybody up: a
+    /// workload that an administrator set up is worth a look in working hours, a user's is not.
+    pub fn severity_if_alone(&self) -> Severity {
+        if self.is_service || self.is_administered { Severity::Warning } else { Severity::Info }
+    }
+}
+
+/// Knowledge beside the claim that its severity depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Assessment<'a> {
+    /// Forecast of the verdict, in seconds from now.
+    pub exhaustion_secs: Option<f64>,
+    /// Time since the claim was raised, in seconds.
+    pub lasted_secs: f64,
+    /// Importance of the workload concerned.
+    pub importance: &'a Importance,
+    /// Configuration of the policy.
+    pub config: &'a DecideConfig,
+}
+
+/// Knowledge beside the claim that the actions depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// Forecast of the verdict, in seconds from now; infinite without one.
+    pub left_secs: f64,
+    /// Severity of the claim.
+    pub severity: Severity,
+    /// Whether a service or the whole host is at stake.
+    pub is_nodes: bool,
+    /// Whether an action that was taken did not help.
+    pub is_set_back: bool,
+    /// Whether some service grants drains, and so knows whether other nodes can carry the load.
+    pub has_granter: bool,
+    /// Configuration of the policy.
+    pub config: &'a DecideConfig,
+}
+
+/// Actions that a claim calls for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// A limit on its cgroup.
+    pub limit: bool,
+    /// Less new work for this node.
+    pub weigh: bool,
+    /// No new work for this node.
+    pub drain: bool,
+}
+
+/// Sign of a cascade.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Sign {
+    /// More connections arrive than before while the service accepts as many as before: load of
+    /// peers that failed.
+    LoadSurge,
+    /// More arrive while fewer are accepted: clients retry.
+    RetryStorm,
+    /// Connects to an address that used to answer fail.
+    DependencyDown,
+}
+
+/// Returns the name of a program, or `unknown` if it has none.
+pub(super) fn program<'a>(comm: &'a str, unknown: &'a str) -> &'a str {
+    if comm.is_empty() { unknown } else { comm }
+}

@@ -1,0 +1,214 @@
+//! Claim of a leak: of memory, or of open files, threads or sockets.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::claim::{Assessment, ClaimDetails, IncidentId, Severity, Situation, Wants, program};
+use crate::{
+    sense::ProcessId,
+    units::{Frequency, Size, Span, rounded},
+};
+
+/// A resource that can leak.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Resource {
+    /// Anonymous, swapped and shared memory.
+    Memory,
+    /// Open files other than sockets in CLOSE_WAIT.
+    Files,
+    /// Threads.
+    Threads,
+    /// TCP sockets that the peer has closed and the process has not.
+    CloseWait,
+}
+
+impl Resource {
+    /// Name as printed.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// Name in a sentence.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "open files",
+            Self::Threads => "threads",
+            Self::CloseWait => "sockets in CLOSE_WAIT",
+        }
+    }
+
+    /// Printed claims of memory do not name it, as before anything else could leak.
+    fn is_memory(&self) -> bool {
+        *self == Self::Memory
+    }
+}
+
+/// Owner of the limit that a leak reaches first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bound {
+    /// The process or its cgroup: nothing else is hurt.
+    Own,
+    /// The whole host.
+    #[default]
+    Host,
+}
+
+/// A process that grows without end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LeakClaim {
+    /// Leaking resource.
+    #[serde(skip_serializing_if = "Resource::is_memory")]
+    pub resource: Resource,
+    /// Process that leaks.
+    #[serde(flatten)]
+    pub id: ProcessId,
+    /// Name of its program.
+    pub comm: Arc<str>,
+    /// Cgroup of the process.
+    pub cgroup: Arc<str>,
+    /// Growth of memory; `None` if another resource leaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_sec: Option<f64>,
+    /// Growth in the number of files, threads or sockets; `None` if memory leaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_handles_per_sec: Option<f64>,
+    /// 95 % interval of the growth of memory; `None` once the claim is cleared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_interval_bytes_per_sec: Option<[f64; 2]>,
+    /// Owner of the limit that it reaches first.
+    #[serde(skip)]
+    pub bound: Bound,
+}
+
+impl LeakClaim {
+    /// Claims that a process leaks memory, so many bytes a second.
+    pub(super) fn of_memory(
+        id: ProcessId,
+        comm: &Arc<str>,
+        cgroup: &Arc<str>,
+        bytes_per_sec: f64,
+    ) -> Self {
+        Self {
+            resource: Resource::Memory,
+            id,
+            comm: comm.clone(),
+            cgroup: cgroup.clone(),
+            growth_bytes_per_sec: Some(rounded(bytes_per_sec, 1)),
+            growth_handles_per_sec: None,
+            growth_interval_bytes_per_sec: None,
+            bound: Bound::default(),
+        }
+    }
+
+    /// Claims that a process leaks files, threads or sockets, so many a second.
+    pub(super) fn of_handles(
+        resource: Resource,
+        id: ProcessId,
+        comm: &Arc<str>,
+        cgroup: &Arc<str>,
+        per_sec: f64,
+    ) -> Self {
+        Self {
+            resource,
+            growth_bytes_per_sec: None,
+            // One a day is a hundred-thousandth a second.
+            growth_handles_per_sec: Some(rounded(per_sec, 6)),
+            bound: Bound::Own,
+            ..Self::of_memory(id, comm, cgroup, 0.0)
+        }
+    }
+}
+
+impl ClaimDetails for LeakClaim {
+    fn id(&self) -> IncidentId {
+        IncidentId::Leak(self.id, self.resource)
+    }
+
+    fn resource(&self) -> &'static str {
+        self.resource.name()
+    }
+
+    fn cgroup(&self) -> &Arc<str> {
+        &self.cgroup
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.id.pid).filter(|pid| *pid > 0)
+    }
+
+    fn endangers_host(&self) -> bool {
+        self.bound == Bound::Host
+    }
+
+    fn severity(&self, assessment: &Assessment<'_>) -> (Severity, String) {
+        let Assessment { exhaustion_secs, importance, config, .. } = assessment;
+        let is_near = exhaustion_secs.is_some_and(|secs| secs <= config.drain_within.as_secs_f64());
+        let severity = if is_near { Severity::Critical } else { Severity::Warning };
+        let when = exhaustion_secs
+            .map_or_else(|| "at an unknown time".to_owned(), |secs| format!("in {}", Span(secs)));
+        let (noun, reason) = (self.resource.noun(), &importance.reason);
+        match self.bound {
+            Bound::Host => (severity, format!("the whole host runs out of {noun} {when}")),
+            Bound::Own if importance.is_service => {
+                (severity, format!("it runs out of {noun} {when}; {reason}"))
+            }
+            Bound::Own => (
+                importance.severity_if_alone(),
+                format!("no other workload is affected, and {reason}"),
+            ),
+        }
+    }
+
+    /// Memory is limited, and then drained away from, once its end comes near enough. Files,
+    /// threads and sockets are not limited: throttling memory closes none of them.
+    fn wants(&self, situation: &Situation<'_>) -> Wants {
+        let Situation { left_secs, is_nodes, is_set_back, config, .. } = *situation;
+        Wants {
+            limit: self.resource == Resource::Memory
+                && left_secs <= config.limit_within.as_secs_f64(),
+            weigh: false,
+            drain: is_nodes && (is_set_back || left_secs <= config.drain_within.as_secs_f64()),
+        }
+    }
+
+    fn label(&self) -> String {
+        format!("{} of {} (pid {})", self.resource.name(), self.comm, self.id.pid)
+    }
+
+    fn component(&self) -> String {
+        program(&self.comm, "a process").to_owned()
+    }
+
+    fn class(&self) -> String {
+        format!("leak of {}", self.resource.noun())
+    }
+
+    fn headline(&self, host: &str, exhaustion_secs: Option<f64>) -> String {
+        let subject = program(&self.comm, "A process");
+        let (pid, resource) = (self.id.pid, self.resource.noun());
+        let rate = match (self.growth_bytes_per_sec, self.growth_handles_per_sec) {
+            (Some(bytes), _) => format!(", {} a second", Size(bytes)),
+            (None, Some(handles)) => format!(", {}", Frequency(handles)),
+            (None, None) => String::new(),
+        };
+        let consequence = match exhaustion_secs {
+            Some(secs) => {
+                let subject = if self.bound == Bound::Host { "the whole host" } else { "it" };
+                format!("if nothing is done, {subject} runs out in {}", Span(secs))
+            }
+            None => "it is not known yet when it runs out".to_owned(),
+        };
+        format!("{subject} (pid {pid}) on {host} leaks {resource}{rate}; {consequence}")
+    }
+
+    fn advice(&self, exhaustion_secs: Option<f64>) -> String {
+        let before = if exhaustion_secs.is_some() { " before then" } else { "" };
+        format!("restart {}{before}, and find the leak", program(&self.comm, "the process"))
+    }
+}

@@ -1,0 +1,74 @@
+//! The interface of a sensor.
+
+use std::{any::Any, io};
+
+use super::{Fact, Loss, LossCounters, Observation, OwnSockets};
+use crate::bpf::ProbeStatus;
+
+/// Reads one kind of fact about the host. A sensor owns its probe, if it has one: it declares the
+/// fallbacks as a [`FallbackChain`](crate::bpf::FallbackChain) and attaches them when it starts.
+pub trait Sensor: Any + Send {
+    /// Timer on which it is read.
+    fn schedule(&self) -> Schedule;
+
+    /// Loss that is counted if a read fails.
+    fn failure(&self) -> Loss;
+
+    /// Reads, and pushes a fact for each thing that it sees. `now` is in seconds on any monotonic
+    /// clock.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the read failed as a whole; facts pushed until then remain.
+    fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()>;
+}
+
+/// Timers on which sensors are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// Before every scan of either kind.
+    Events,
+    /// The interval of process scans.
+    Processes,
+    /// The interval of listener scans, which is shorter.
+    Listeners,
+}
+
+/// Destination of a read: the facts of one moment, and the losses counted on the way.
+pub struct Observations<'a> {
+    pub(super) t: f64,
+    pub(super) facts: &'a mut Vec<Observation>,
+    pub(super) losses: &'a mut LossCounters,
+    pub(super) probes: &'a [ProbeStatus],
+    pub(super) own: &'a mut Option<OwnSockets>,
+}
+
+impl Observations<'_> {
+    /// Status of each probe.
+    pub fn probes(&self) -> &[ProbeStatus] {
+        self.probes
+    }
+
+    /// Losses so far.
+    pub fn losses(&self) -> &LossCounters {
+        self.losses
+    }
+
+    /// Adds a fact.
+    pub fn push(&mut self, fact: Fact) {
+        self.split().1(fact);
+    }
+
+    /// Splits into the loss counters and a function that adds facts, for use at the same time.
+    /// Facts about the agent's own sockets are dropped.
+    pub fn split(&mut self) -> (&mut LossCounters, impl FnMut(Fact)) {
+        let Self { t, facts, losses, own, .. } = self;
+        let t = *t;
+        let push = move |fact: Fact| {
+            if !own.as_mut().is_some_and(|own| own.owns(&fact)) {
+                facts.push(Observation { t, fact });
+            }
+        };
+        (losses, push)
+    }
+}

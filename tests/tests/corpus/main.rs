@@ -1,0 +1,4 @@
+//! The corpora: their manifests, recordings and labels. `cargo xtask corpus` scores them.
+
+mod leaks;
+mod queues;

@@ -1,0 +1,207 @@
+//! Live: what an agent takes away from itself, how little it needs to start, what signals do, and a
+//! log on a disk that fills.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use spillway_agent::sense::Hierarchy;
+use spillway_tests::{
+    ANY_PORT, OwnCgroup, Running, Scratch, agent, is_root, run_with, skip, wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// Memory that an agent may start in.
+const STARTS_IN_BYTES: u64 = 48 << 20;
+
+#[test]
+fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
+    let test = "it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit";
+    if !is_root(test) {
+        return;
+    }
+    let hierarchy = Hierarchy::detect();
+    let Some(mount) = hierarchy.mount() else {
+        return skip(test, "no cgroup file system is mounted");
+    };
+    let cgroup = match OwnCgroup::make(mount, "starts") {
+        Ok(cgroup) => cgroup,
+        Err(error) => return skip(test, &error.to_string()),
+    };
+    let limit = if hierarchy.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
+    if let Err(error) = cgroup.set(limit, STARTS_IN_BYTES) {
+        return skip(test, &format!("no memory controller: {error}"));
+    }
+    let probes = |doctor: &mut Command| {
+        let output = doctor.output().expect("the agent runs");
+        let found: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+                panic!("{error}: {:?}: {}", output.status, String::from_utf8_lossy(&output.stderr))
+            });
+        found["probes"].clone()
+    };
+    // A debug build has 70 MB of code, which is charged to whoever reads it first: not the agent.
+    let free = probes(agent().args(["doctor", "--json"]));
+    let mut limited = agent();
+    limited.args(["doctor", "--json"]);
+    assert_eq!(probes(cgroup.admit(&mut limited).expect("it can be entered")), free);
+
+    let scratch = Scratch::make("starts");
+    let mut command = run_with(&scratch.file("spillway.toml", &config(&scratch)));
+    cgroup.admit(&mut command).expect("it can be entered");
+    let (code, log) = Running::start(command).stop();
+    assert_eq!(code, Some(0), "{log}");
+    if let Ok(peak) =
+        cgroup.get(if hierarchy.is_v1() { "memory.max_usage_in_bytes" } else { "memory.peak" })
+    {
+        println!("at most {} MiB", peak.trim().parse::<u64>().unwrap_or_default() >> 20);
+    }
+}
+
+/// The unit file that the agent comes with.
+const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
+
+#[test]
+fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {
+    let test = "cap_bpf_and_cap_perfmon_are_enough_for_every_probe";
+    if !is_root(test) {
+        return;
+    }
+    let with = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--bounding-set=-all,{capabilities}"), "--inh-caps=-all"]);
+        command.arg(agent().get_program()).args(["doctor", "--json"]);
+        let output = command.output().ok()?;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .ok()
+            .map(|found| found["probes"].clone())
+    };
+    let Some(all) = with("+all") else { return skip(test, "there is no setpriv") };
+    assert_eq!(with("+bpf,+perfmon"), Some(all.clone()));
+    let unit = UNIT_FILE
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("it has one");
+    let unit = unit
+        .split_whitespace()
+        .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    assert_eq!(with(&unit.collect::<Vec<_>>().join(",")), Some(all), "as in the unit");
+}
+
+fn config(scratch: &Scratch) -> String {
+    format!("{ANY_PORT}[record]\nstate_dir = \"{}\"\n", scratch.0.join("state").display())
+}
+
+#[test]
+fn every_thread_has_given_up_what_it_does_not_need() {
+    let scratch = Scratch::make("confined");
+    let running = Running::start(run_with(&scratch.file("spillway.toml", &config(&scratch))));
+    std::thread::sleep(Duration::from_millis(500));
+    let threads = fs::read_dir(format!("/proc/{}/task", running.pid())).expect("it runs");
+    let mut seen = 0;
+    for thread in threads.flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).expect("it runs");
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+            assert!(status.lines().any(|found| found == line), "no {line} in {status}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 3, "{seen} threads");
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_wrong_file_at_sighup_changes_nothing_and_a_good_one_is_in_force() {
+    let scratch = Scratch::make("hangup");
+    let good = config(&scratch);
+    let file = scratch.file("spillway.toml", &good);
+    let running = Running::start(run_with(&file));
+    let hangup = |text: &str, wanted: &str| {
+        fs::write(&file, text).expect("it is ours");
+        running.signal(libc::SIGHUP);
+        let logged = wait_for(SOON, || running.log().contains(wanted).then_some(()));
+        assert!(logged.is_some(), "no {wanted} in {}", running.log());
+        assert!(running.get("/healthz").starts_with("HTTP/1.1"), "it serves still");
+    };
+    hangup("[decide]\ncooldwon = \"1h\"\n[sense]\ninterval = 5\n", "cooldwon");
+    assert!(running.log().contains("interval"), "every mistake is named: {}", running.log());
+    hangup(&format!("{good}[decide]\ncooldown = \"2h\"\n"), "SIGHUP: reloaded");
+    hangup(
+        &good.replace("[record]", "[sense]\ninterval = \"900ms\"\n[record]"),
+        "settings=[sense]",
+    );
+    let (code, log) = running.stop_by(libc::SIGQUIT);
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// A file system of 64 KiB, unmounted with the test.
+struct SmallDisk<'a>(&'a Path);
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+/// A child that ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn its_log_goes_on_once_a_full_disk_has_room_again() {
+    let test = "its_log_goes_on_once_a_full_disk_has_room_again";
+    if !is_root(test) {
+        return;
+    }
+    let scratch = Scratch::make("full");
+    let directory = scratch.0.join("disk");
+    fs::create_dir(&directory).expect("it is ours");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+        .arg(&directory)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skip(test, "no file system can be mounted");
+    }
+    let _disk = SmallDisk(&directory);
+    let (log, filler) = (directory.join("log"), directory.join("filler"));
+    let config = scratch.file("spillway.toml", &config(&scratch));
+    let mut command = run_with(&config);
+    let log_file = File::options().append(true).create(true).open(&log).expect("there is room");
+    command.args(["--no-bpf"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
+    let running = Ends(command.spawn().expect("the agent runs"));
+    let says = |wanted: &str| {
+        let said =
+            wait_for(SOON, || fs::read_to_string(&log).ok().filter(|log| log.contains(wanted)));
+        said.unwrap_or_else(|| panic!("no {wanted} in {:?}", fs::read_to_string(&log)))
+    };
+    let hangup = || {
+        // SAFETY: a signal to a child that was not waited for yet.
+        assert_eq!(unsafe { libc::kill(running.0.id() as i32, libc::SIGHUP) }, 0);
+    };
+    says("spillway is watching");
+    // To the last byte, with what the log's own page has left.
+    let _ = fs::write(&filler, vec![0; 64 << 10]);
+    let rest = 4096 - fs::metadata(&log).expect("it is there").len() % 4096;
+    let mut padding = File::options().append(true).open(&log).expect("it is there");
+    std::io::Write::write_all(&mut padding, &vec![b'.'; rest as usize]).expect("its page has room");
+    let full = fs::metadata(&log).expect("it is there").len();
+    hangup();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(fs::metadata(&log).expect("it is there").len(), full, "there is no room");
+    fs::remove_file(&filler).expect("it is ours");
+    hangup();
+    says("SIGHUP: reloaded");
+    says("took no lines for a while");
+}

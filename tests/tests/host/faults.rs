@@ -1,0 +1,286 @@
+//! Live: the installed agent on a kernel that refuses. Whatever is refused, within five seconds it
+//! watches with what is left, names the loss in one line of its log, counts it in its metrics,
+//! calls itself well, and ends when told to.
+//!
+//! Every statement is against the same agent on the same host unhindered: what that cannot attach,
+//! no fault takes away.
+
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration,
+};
+
+use serde_json::Value;
+use spillway_agent::bpf::Probe;
+use spillway_tests::{
+    ANY_PORT, Refused, Running, STARTS_WITHIN, Scratch, Workload, agent, break_program,
+    find_metric, hide, is_root, metric, refuse, run_with, skip, wait_for, warnings,
+};
+
+/// What an agent made of the kernel that it met.
+struct Met {
+    attached: BTreeSet<&'static str>,
+    warnings: Vec<String>,
+    metrics: String,
+}
+
+/// Runs the agent until its second scan, and holds it to what must hold under any fault.
+fn meet(command: Command) -> Met {
+    let running = Running::start(command);
+    let scanned = wait_for(STARTS_WITHIN, || {
+        let metrics = running.get("/metrics");
+        let scans = find_metric(&metrics, "spillway_read_seconds_count{sensor=\"processes\"}")?;
+        (scans >= 2.0).then_some(metrics)
+    });
+    let metrics = scanned.unwrap_or_else(|| panic!("it does not scan: {}", running.log()));
+    assert!(metric(&metrics, "spillway_processes") >= 2.0, "{metrics}");
+    assert!(metric(&metrics, "spillway_listeners") >= 1.0, "it listens itself: {metrics}");
+    assert!(running.is_well());
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let value = |probe: &Probe| {
+        metric(&metrics, &format!("spillway_probe_attached{{probe=\"{}\"}}", probe.name()))
+    };
+    let attached = Probe::VARIANTS
+        .iter()
+        .filter(|probe| value(probe) == 1.0)
+        .map(|probe| probe.name())
+        .collect();
+    // Its own uptime begins a line of the log.
+    let warning = |line: &str| line.split_once(" WARN ").map_or(line, |(_, text)| text).to_owned();
+    Met { attached, warnings: warnings(&log).into_iter().map(warning).collect(), metrics }
+}
+
+/// A fault's test: a scratch directory, a configuration, and what the unhindered agent attaches.
+struct Stage {
+    scratch: Scratch,
+    usual: Met,
+}
+
+impl Stage {
+    /// `None`, told as a skip, where this host has no BPF to lose.
+    fn set(test: &str) -> Option<Self> {
+        if !is_root(test) {
+            return None;
+        }
+        let scratch = Scratch::make(test);
+        let usual = meet(run_with(&scratch.file("spillway.toml", ANY_PORT)));
+        if usual.attached.is_empty() {
+            skip(test, "nothing attaches here even without a fault");
+            return None;
+        }
+        Some(Self { scratch, usual })
+    }
+
+    fn command(&self) -> Command {
+        run_with(&self.scratch.0.join("spillway.toml"))
+    }
+
+    /// As [`Stage::command`], of another agent than the installed one.
+    fn own_agent(&self, binary: &[u8]) -> Command {
+        let path = self.scratch.0.join("spillway");
+        fs::write(&path, binary).expect("the agent can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .expect("it can be made executable");
+        let mut command = Command::new(path);
+        command.args(self.command().get_args());
+        command
+    }
+
+    fn refused(&self, refused: Refused) -> Met {
+        let mut command = self.command();
+        refuse(&mut command, refused);
+        meet(command)
+    }
+
+    /// Nothing attaches, for one reason that one line names.
+    fn assert_nothing_attached(&self, met: &Met, because: &str) {
+        assert_eq!(met.attached, BTreeSet::new());
+        assert_eq!(met.warnings.len(), 1, "{:?}", met.warnings);
+        assert!(met.warnings[0].starts_with("BPF is not used: "), "{:?}", met.warnings);
+        assert!(met.warnings[0].contains(because), "{:?}", met.warnings);
+        assert!(met.metrics.contains(
+            r#"spillway_probe_state{probe="process_memory",state="degraded",source="/proc/"#
+        ));
+        assert!(
+            met.metrics.contains(r#"spillway_probe_state{probe="fault_samples",state="off","#),
+            "{}",
+            met.metrics
+        );
+    }
+
+    /// Everything attaches as usual but this probe, and one line more than usual names it.
+    fn assert_lost(&self, met: &Met, probe: Probe, because: &str) {
+        let mut left = self.usual.attached.clone();
+        assert!(left.remove(probe.name()), "{} is not usual here", probe.name());
+        assert_eq!(met.attached, left);
+        let fresh: Vec<_> =
+            met.warnings.iter().filter(|line| !self.usual.warnings.contains(line)).collect();
+        assert_eq!(
+            (fresh.len(), met.warnings.len()),
+            (1, self.usual.warnings.len() + 1),
+            "{:?}",
+            met.warnings
+        );
+        assert!(
+            fresh[0].starts_with(&format!("probe {} not attached: ", probe.name())),
+            "{fresh:?}"
+        );
+        assert!(fresh[0].contains(because), "{fresh:?}");
+    }
+}
+
+#[test]
+fn without_btf_it_runs_on() {
+    let Some(stage) = Stage::set("without_btf_it_runs_on") else { return };
+    let met = meet(hide(&stage.command(), &["/sys/kernel/btf"]));
+    stage.assert_nothing_attached(&met, "the kernel has no BTF");
+}
+
+#[test]
+fn without_tracefs_nothing_is_lost() {
+    let Some(stage) = Stage::set("without_tracefs_nothing_is_lost") else { return };
+    let met = meet(hide(&stage.command(), &["/sys/kernel/tracing", "/sys/kernel/debug"]));
+    assert_eq!((met.attached, met.warnings), (stage.usual.attached, stage.usual.warnings));
+}
+
+#[test]
+fn denied_bpf_it_runs_on() {
+    let Some(stage) = Stage::set("denied_bpf_it_runs_on") else { return };
+    let met = stage.refused(Refused::BPF);
+    stage.assert_nothing_attached(&met, "kernel refused BPF maps (EPERM)");
+}
+
+#[test]
+fn without_memory_for_maps_it_runs_on() {
+    let Some(stage) = Stage::set("without_memory_for_maps_it_runs_on") else { return };
+    let met = stage.refused(Refused::BPF_MAPS);
+    stage.assert_nothing_attached(&met, "BPF maps failed (ENOMEM)");
+}
+
+#[test]
+fn refused_perf_events_cost_their_probe_alone() {
+    let Some(stage) = Stage::set("refused_perf_events_cost_their_probe_alone") else { return };
+    let met = stage.refused(Refused::PERF_EVENTS);
+    stage.assert_lost(
+        &met,
+        Probe::FaultSamples,
+        "kernel refused perf software event PAGE_FAULTS (EPERM)",
+    );
+}
+
+/// Runs an agent of which one BPF program does not pass the verifier.
+fn rejected(stage: &Stage, program: &str) -> Met {
+    let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
+    break_program(&mut binary, program);
+    meet(stage.own_agent(&binary))
+}
+
+#[test]
+fn a_rejected_program_that_is_half_a_probe_takes_the_other_half_along() {
+    let test = "a_rejected_program_that_is_half_a_probe_takes_the_other_half_along";
+    let Some(stage) = Stage::set(test) else { return };
+    // Of two rungs one program each is broken; the others of the rung would fill a ring that nobody
+    // reads.
+    let mut binary = fs::read(agent().get_program()).expect("the agent can be read");
+    for program in ["process_exit", "process_exit_raw"] {
+        break_program(&mut binary, program);
+    }
+    let met = meet(stage.own_agent(&binary));
+    stage.assert_lost(
+        &met,
+        Probe::ProcessLife,
+        "the kernel's verifier rejected tp_btf sched_process_exit: ",
+    );
+    let running = Running::start(stage.own_agent(&binary));
+    let mut churn = Workload::start(
+        Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]),
+    );
+    churn.until_done();
+    let scans =
+        |metrics: &str| metric(metrics, "spillway_read_seconds_count{sensor=\"processes\"}");
+    let before = scans(&running.get("/metrics"));
+    let later = wait_for(STARTS_WITHIN, || {
+        let metrics = running.get("/metrics");
+        (scans(&metrics) > before + 1.0).then_some(metrics)
+    });
+    let lost =
+        find_metric(&later.expect("it scans"), "spillway_lost_total{what=\"life_ring_full\"}");
+    assert_eq!(lost.unwrap_or(0.0), 0.0);
+}
+
+#[test]
+fn a_rejected_program_costs_its_probe_alone() {
+    let Some(stage) = Stage::set("a_rejected_program_costs_its_probe_alone") else { return };
+    let met = rejected(&stage, "scan_tasks");
+    stage.assert_lost(&met, Probe::ProcessMemory, "the kernel's verifier rejected iter/task: ");
+    let met = rejected(&stage, "sample_faults");
+    stage.assert_lost(
+        &met,
+        Probe::FaultSamples,
+        "the kernel's verifier rejected perf event programs: ",
+    );
+}
+
+#[test]
+fn a_recording_says_what_was_not_seen() {
+    if !is_root("a_recording_says_what_was_not_seen") {
+        return;
+    }
+    let mut command = agent();
+    command.args(["record", "--duration", "1s", "--out", "-"]);
+    refuse(&mut command, Refused::BPF);
+    let output = command.output().expect("the agent runs");
+    let trace = String::from_utf8(output.stdout).expect("a trace is text");
+    let told: Vec<_> = trace.lines().filter(|line| line.contains(r#""kind":"sensing""#)).collect();
+    assert_eq!(told.len(), 1, "it is told once: {told:?}");
+    let told: Value = serde_json::from_str(told[0]).expect("a line is JSON");
+    assert_eq!(
+        told["off"],
+        serde_json::json!(["fault_samples", "accept_sojourn", "outbound_connects"])
+    );
+    assert!(
+        told["degraded"].as_array().is_some_and(|names| names.contains(&"process_memory".into())),
+        "{told}"
+    );
+}
+
+/// The overload verdict on a listener that an agent printed, once it has.
+fn raised(running: &Running, addr: &str) -> Option<Value> {
+    let verdicts = running.printed();
+    let mut verdicts = verdicts.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    verdicts.find(|line| {
+        line["verdict"] == "overload" && line["state"] == "raised" && line["addr"] == addr
+    })
+}
+
+#[test]
+fn a_verdict_is_less_sure_without_bpf() {
+    let test = "a_verdict_is_less_sure_without_bpf";
+    let Some(stage) = Stage::set(test) else { return };
+    let usual = Running::start(json(stage.command()));
+    let mut command = json(stage.command());
+    refuse(&mut command, Refused::BPF);
+    let denied = Running::start(command);
+
+    let workload = || Command::new(env!("CARGO_BIN_EXE_workload"));
+    let server =
+        Workload::start(workload().args(["stuck-server", "--healthy-for=1s", "--backlog=128"]));
+    let addr = server.addr().to_string();
+    let _clients =
+        Workload::start(workload().args(["clients", "--rate-per-sec=40", "--addr", &addr]));
+    let [usual, denied] = [usual, denied].map(|running| {
+        let raised = wait_for(Duration::from_secs(20), || raised(&running, &addr));
+        let raised = raised.unwrap_or_else(|| panic!("no overload of {addr}: {}", running.log()));
+        assert_eq!(running.stop().0, Some(0));
+        raised
+    });
+    let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("it is a number");
+    assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
+    let why = denied["why"].as_str().unwrap_or_default();
+    assert!(why.contains("the age of the queue's head is not visible here"), "{denied}");
+}
+
+fn json(mut command: Command) -> Command {
+    command.arg("--json");
+    command
+}

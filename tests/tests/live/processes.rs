@@ -1,0 +1,100 @@
+//! Live: what a scan sees of a host as a whole. Each process is held against the truth on every
+//! kernel, see `src/kernel/memory.rs`.
+
+use std::{collections::HashSet, fs, path::PathBuf, process::Command, time::Duration};
+
+use spillway_agent::{
+    bpf::{LoadOptions, Loader, Probe},
+    sense::{Fact, Hierarchy, LossCounters, ProcessMemorySensor, Sensors},
+};
+use spillway_tests::{OwnCgroup, Workload, processes, sensors_with, skip, wait_for};
+
+#[test]
+fn bpf_sees_the_unified_hierarchy() {
+    let test = "bpf_sees_the_unified_hierarchy";
+    if sensors_with(Probe::ProcessMemory, test).is_none() {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
+    let unified = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields[2] == "cgroup2");
+    let Some(mount) = unified.map(|fields| PathBuf::from(fields[1])) else {
+        return skip(test, "no unified hierarchy is mounted");
+    };
+    let cgroup = match OwnCgroup::make(&mount, "unified") {
+        Ok(cgroup) => cgroup,
+        Err(error) => return skip(test, &error.to_string()),
+    };
+    let workload = Workload::start(Command::new(env!("CARGO_BIN_EXE_workload")).arg("touch"));
+    cgroup.set("cgroup.procs", workload.pid()).expect("the workload can be moved");
+    let mut loader = Loader::load(&LoadOptions::default(), &[&ProcessMemorySensor::PROBE]);
+    let mut sensor = ProcessMemorySensor::start(&mut loader, &Hierarchy::V2 { mount });
+    let mut facts = Vec::new();
+    sensor.scan(&mut LossCounters::default(), |fact| facts.push(fact)).expect("the scan succeeds");
+    let fact = facts
+        .iter()
+        .find(|fact| fact.id.pid == workload.pid())
+        .expect("the scan sees the workload");
+    assert_eq!(*fact.cgroup, *cgroup.path);
+    workload.stop();
+}
+
+#[test]
+fn a_pass_over_two_thousand_processes_loses_none() {
+    let test = "a_pass_over_two_thousand_processes_loses_none";
+    let Some(mut sensors) = sensors_with(Probe::ProcessMemory, test) else { return };
+    let sleepers = Workload::start(
+        Command::new(env!("CARGO_BIN_EXE_workload")).args(["sleepers", "--count=2000"]),
+    );
+    let children = processes(&mut sensors).into_iter().filter(|fact| fact.ppid == sleepers.pid());
+    let names: HashSet<_> = children.map(|fact| fact.id.pid).collect();
+    assert_eq!(names.len(), 2_000);
+    // What they hold fills the kernel's buffer more than once: a process at its end is neither lost
+    // nor counted twice.
+    let mut seen = Vec::new();
+    sensors.scan_processes(1_000.0, &mut seen);
+    let handles = seen
+        .into_iter()
+        .filter_map(|one| if let Fact::Handles(fact) = one.fact { Some(fact) } else { None });
+    let mut held: Vec<_> =
+        handles.filter(|fact| names.contains(&fact.id.pid)).map(|fact| fact.fds).collect();
+    assert_eq!(held.len(), 2_000);
+    held.dedup();
+    assert_eq!(held.len(), 1, "alike processes hold alike: {held:?}");
+    assert_eq!(
+        sensors.lost().totals().map(|(_, total)| total).sum::<u64>(),
+        0,
+        "{:?}",
+        sensors.lost()
+    );
+    drop(sleepers);
+    let gone = wait_for(Duration::from_secs(10), || {
+        processes(&mut sensors).iter().all(|fact| &*fact.comm != "workload").then_some(())
+    });
+    assert!(gone.is_some(), "sleepers outlive their parent");
+}
+
+#[test]
+fn the_host_is_read_as_proc_says() {
+    let mut seen = Vec::new();
+    Sensors::without_bpf("this test is about /proc").scan_processes(0.0, &mut seen);
+    let Fact::Host(host) = &seen[0].fact else {
+        panic!("a scan begins with the host: {:?}", seen[0])
+    };
+    let memory = fs::read_to_string("/proc/meminfo").expect("meminfo can be read");
+    let available = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .expect("it says MemAvailable");
+    let available =
+        available.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") * 1024;
+    // Other processes go on meanwhile.
+    assert!(
+        host.mem_available_bytes.abs_diff(available) < 256 << 20,
+        "{host:?} against {available}"
+    );
+    let psi = fs::read_to_string("/proc/pressure/memory").ok();
+    assert_eq!(host.psi_memory_some_avg10.is_some(), psi.is_some());
+}

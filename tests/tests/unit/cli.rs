@@ -1,0 +1,164 @@
+//! The commands that need no host: what they print, and what their exit code says.
+
+use std::{
+    io::Write as _,
+    process::{Output, Stdio},
+};
+
+use spillway_tests::agent;
+
+fn spillway(args: &[&str], input: &[u8]) -> Output {
+    let mut child = agent()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the agent starts");
+    // It may end before it has read everything.
+    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
+    child.wait_with_output().expect("the agent ends")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const HEADER: &str = "{\"spillway_trace\":1,\"host\":{\"mem_total_bytes\":17179869184,\"cpus\":8},\"interval_secs\":5.0}\n";
+
+#[test]
+fn version_and_help() {
+    let output = spillway(&["--version"], b"");
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("spillway {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let output = spillway(&["--help"], b"");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"));
+    assert_eq!(spillway(&["nonsense"], b"").status.code(), Some(2));
+}
+
+#[test]
+fn the_printed_defaults_are_the_shipped_file() {
+    let output = spillway(&["check-config", "--print-defaults"], b"");
+    assert!(output.status.success());
+    let shipped = include_str!("../../../configs/spillway.toml");
+    assert!(
+        output.stdout == shipped.as_bytes(),
+        "hint: spillway check-config --print-defaults > configs/spillway.toml"
+    );
+}
+
+#[test]
+fn a_bad_configuration_tells_everything_and_exits_2() {
+    let output = spillway(
+        &["check-config", "/dev/stdin"],
+        b"mode = \"bold\"\n[sense]\ninterval = 5\nintervall = \"1s\"\n",
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let said = stderr(&output);
+    for line in [":1: ", ":3: ", ":4: ", "did you mean \"interval\"?"] {
+        assert!(said.contains(line), "{said}");
+    }
+    let open = b"serve.listen = \"0.0.0.0:9646\"\nact.drain.agent_check.listen = \"[::]:9647\"\n";
+    for command in [&["check-config", "/dev/stdin"][..], &["run", "--config", "/dev/stdin"]] {
+        let output = spillway(command, open);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert_eq!(
+            stderr(&output).matches("is open to every network\n  hint: ").count(),
+            2,
+            "{}",
+            stderr(&output)
+        );
+    }
+    let output = spillway(&["run", "--config", "/nonexistent.toml"], b"");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint:"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_hostile_trace_is_skipped_line_by_line() {
+    let mut trace = HEADER.as_bytes().to_vec();
+    trace.extend(b"{\"t\":0.0,\"kind\":\"host\",\"mem_available_bytes\":9000000000}\n");
+    trace.extend(b"{\"t\":NaN,\"kind\":\"host\",\"mem_available_bytes\":1}\n");
+    trace.extend(b"{\"t\":1.0,\"kind\":\"host\",\"mem_available_bytes\":-1}\n");
+    trace.extend(b"{\"t\":-5.0,\"kind\":\"host\",\"mem_available_bytes\":1}\n");
+    trace.extend(b"{\"t\":2.0,\"kind\":\"weather\",\"sunny\":true}\n\xff\xfe\n");
+    trace.extend(vec![b'x'; 10 << 20]);
+    trace.extend(b"\n{\"t\":3.0,\"kind\":\"ho");
+    let output = spillway(&["replay", "-"], &trace);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(said.contains("skipped 7 of 9 lines"), "{said}");
+    assert!(said.contains("unknown kind \"weather\""), "{said}");
+    for line in ["line 3", "line 4", "line 5", "line 7", "line 8", "line 9"] {
+        assert!(said.contains(line), "no {line} in {said}");
+    }
+}
+
+#[test]
+fn a_trace_without_a_header_is_refused() {
+    for input in [
+        &b""[..],
+        b"{}\n",
+        b"\xff\n",
+        b"{\"spillway_trace\":2,\"host\":{\"mem_total_bytes\":1,\"cpus\":1},\"interval_secs\":1}\n",
+    ] {
+        let output = spillway(&["replay", "-"], input);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("line 1: "), "{}", stderr(&output));
+    }
+    assert_eq!(spillway(&["replay", "/nonexistent"], b"").status.code(), Some(2));
+}
+
+/// The demo's agent has a short warm-up.
+const DEMO_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/demo.toml");
+
+#[test]
+fn a_process_is_explained_as_a_picture() {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
+    let output = spillway(&["explain", trace, "--pid", "26921", "--config", DEMO_CONFIG], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let svg = String::from_utf8(output.stdout).expect("SVG is text");
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for told in [
+        "demo-leak (pid 26921) in /demo",
+        "raised",
+        "cleared",
+        "memory, MiB",
+        "seconds since",
+        "without slowing",
+        "it exited",
+    ] {
+        assert!(svg.contains(told), "no {told:?} in {svg}");
+    }
+    let shipped = include_str!("../../traces/live-demo.svg");
+    assert!(
+        svg == shipped,
+        "hint: spillway explain {trace} --pid 26921 --config configs/demo.toml > tests/traces/live-demo.svg"
+    );
+    // The curve, the pace through it, and a line for each claim.
+    assert!(svg.matches("<polyline").count() > 3, "{svg}");
+    let healthy = spillway(&["explain", trace, "--pid", "26923"], b"");
+    assert!(String::from_utf8_lossy(&healthy.stdout).contains("Nothing was claimed about it."));
+}
+
+#[test]
+fn a_pid_that_the_trace_lacks_is_told_with_those_that_it_has() {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/live-demo.jsonl");
+    let output = spillway(&["explain", trace, "--pid", "1"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("no process with pid 1") && said.contains("26921 (demo-leak)"), "{said}");
+    let output = spillway(&["explain", "-", "--pid", "1"], HEADER.as_bytes());
+    assert!(stderr(&output).contains("it has no processes at all"), "{}", stderr(&output));
+    let output = spillway(&["explain", trace, "--pid", "26921", "--out", trace], b"");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "a file that exists is not overwritten: {}",
+        stderr(&output)
+    );
+}

@@ -1,0 +1,831 @@
+//! Drains over real sockets: what is asked of a receiver that works, and that one which is slow,
+//! down or a liar takes no work from a node.
+//!
+//! Signatures are read by a library that is not the agent's.
+
+use std::{
+    fs,
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use spillway_agent::{
+    act::{
+        Executor as _, Outcome, OutcomeKind,
+        drain::{DrainWorker, Override, OverrideFile, Readiness},
+    },
+    clock::Clock,
+    config::{Config, Mode, parse},
+    decide::{Action, Decision, GuardRefusal, IncidentId},
+    detect::{Bound, Claim, ClaimState, LeakClaim, OverloadClaim, Resource, Verdict},
+    sense::ProcessId,
+};
+use spillway_tests::{
+    Reference, Scratch, agent, now,
+    receiver::{Call, Form, Manner, Receiver},
+    skip,
+    tls::{Authority, TlsServer, answer},
+    wait_for,
+};
+use standardwebhooks::Webhook;
+
+const KEYS: [&str; 2] = [
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD4bZ4Y1qx2WQ=",
+];
+const SOON: Duration = Duration::from_secs(10);
+
+/// A node, and who is asked.
+struct Node {
+    scratch: Scratch,
+    receiver: Receiver,
+    config: Config,
+}
+
+/// A node's agent, and what it told so far.
+struct Agent {
+    /// Taken when it ends.
+    drainer: Option<DrainWorker>,
+    told: Vec<Outcome>,
+}
+
+impl Node {
+    fn make(test: &str) -> Self {
+        let (scratch, receiver) =
+            (Scratch::make(&format!("drain-{test}")), Receiver::start(Form::Webhook));
+        let keys = scratch.secret("keys", &KEYS.join("\n"));
+        let text = format!(
+            "mode = \"enforce\"\n[act.drain]\nurl = \"{}\"\nsecret_file = \"{}\"\ndeadline = \"3s\"\ndwell = \"1s\"\nverify = \"1s\"\n\
+             drained_within = \"1s\"\n\
+             [record]\nstate_dir = \"{}\"\n",
+            receiver.url("/drains"),
+            keys.display(),
+            scratch.0.join("state").display()
+        );
+        let config = parse(&text, "x.toml").unwrap_or_else(|errors| panic!("{errors}"));
+        Self { scratch, receiver, config }
+    }
+
+    fn start(&self) -> Agent {
+        Agent {
+            drainer: Some(DrainWorker::start(&self.config, Clock::start()).expect("it starts")),
+            told: Vec::new(),
+        }
+    }
+
+    fn word(&self) -> OverrideFile {
+        OverrideFile::below(&self.config.record.state_dir)
+    }
+
+    /// Every call of this type, each signed by both keys and under one identity with the same
+    /// bytes.
+    fn calls(&self, ask: &str) -> Vec<Call> {
+        let wanted = format!("io.spillway.node.{ask}.requested");
+        let calls: Vec<_> = self
+            .receiver
+            .calls()
+            .into_iter()
+            .filter(|call| call.json()["type"] == wanted)
+            .collect();
+        for call in &calls {
+            verify(call);
+        }
+        calls
+    }
+
+    fn kept(&self) -> Value {
+        let text = fs::read(self.config.record.state_dir.join("drain.json")).expect("it is there");
+        serde_json::from_slice(&text).expect("it is JSON")
+    }
+}
+
+impl Drop for Agent {
+    /// It writes nothing any more where the test's directory was.
+    fn drop(&mut self) {
+        self.drainer.take().map(|drainer| Box::new(drainer).stop());
+    }
+}
+
+impl Agent {
+    fn drainer(&self) -> &DrainWorker {
+        self.drainer.as_ref().expect("it runs until it is dropped")
+    }
+
+    fn decide(&mut self, action: Action) -> bool {
+        self.decide_on(action, &verdict(300.0))
+    }
+
+    fn decide_on(&mut self, action: Action, verdict: &Verdict) -> bool {
+        let drainer = self.drainer.as_mut().expect("it runs until it is dropped");
+        drainer.perform(&decision(action, verdict), std::slice::from_ref(verdict))
+    }
+
+    /// Tells it once of the claims that stand, as the loop does at each scan.
+    fn sees(&mut self, t: f64, claims: &[Verdict]) {
+        self.drainer.as_mut().expect("it runs until it is dropped").observe(t, &mut claims.iter());
+    }
+
+    /// Everything that it told and nobody waited for.
+    fn rest(&mut self) -> Vec<OutcomeKind> {
+        self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+        self.told.iter().map(|outcome| outcome.event).collect()
+    }
+
+    /// Waits until it told of this, and gives it.
+    fn until(&mut self, event: OutcomeKind) -> Outcome {
+        let found = wait_for(SOON, || {
+            self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
+            self.told.iter().position(|outcome| outcome.event == event)
+        });
+        let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
+        self.told.drain(..=at).next_back().expect("it is there")
+    }
+
+    fn says(&self) -> Readiness {
+        self.drainer().readiness().says()
+    }
+}
+
+fn leak(pid: u32) -> IncidentId {
+    IncidentId::Leak(ProcessId { pid, start_ticks: 4_711 }, Resource::Memory)
+}
+
+fn decision(action: Action, verdict: &Verdict) -> Decision {
+    let (id, mode, why) = (IncidentId::from(verdict), Mode::Enforce, verdict.why.clone());
+    let verdict = Arc::new(verdict.clone());
+    Decision { action, mode, verdict, id, performed: false, refused: None, why }
+}
+
+fn overload(backlog: u32) -> Verdict {
+    let addr = Arc::from("0.0.0.0:8080");
+    let claim =
+        OverloadClaim { addr, netns: 7, backlog, backlog_max: 128, ..OverloadClaim::default() };
+    Verdict { claim: Claim::Overload(claim), why: "its queue stands".to_owned(), ..verdict(4.0) }
+}
+
+/// A leak that ends so many seconds after the test's begin.
+fn verdict(exhaustion_secs: f64) -> Verdict {
+    let claim = LeakClaim {
+        resource: Resource::Memory,
+        id: ProcessId { pid: std::process::id(), start_ticks: 4_711 },
+        comm: Arc::from("api"),
+        cgroup: Arc::from("/api.service"),
+        growth_bytes_per_sec: Some(1_048_576.0),
+        growth_handles_per_sec: None,
+        growth_interval_bytes_per_sec: None,
+        bound: Bound::Host,
+    };
+    Verdict {
+        t: 0.0,
+        claim: Claim::Leak(claim),
+        exhaustion_secs: Some(exhaustion_secs),
+        exhaustion_interval_secs: None,
+        harm: None,
+        confidence: 1.0,
+        state: ClaimState::Raised,
+        why: "it leaks".to_owned(),
+    }
+}
+
+/// That either key's owner takes it, and nobody else.
+fn verify(call: &Call) {
+    let headers = call.header_map();
+    for key in KEYS {
+        let webhook = Webhook::new(key).expect("it is a key");
+        webhook.verify(&call.body, &headers).unwrap_or_else(|error| panic!("{error}: {call:?}"));
+        let forged = [&call.body[..], b" "].concat();
+        assert!(webhook.verify(&forged, &headers).is_err());
+    }
+    assert_eq!(call.headers["webhook-id"], call.json()["id"].as_str().expect("it has an id"));
+    assert_eq!(call.headers["content-type"], "application/cloudevents+json; charset=utf-8");
+}
+
+fn assert_one_request(calls: &[Call]) {
+    for call in calls {
+        assert_eq!(call.headers["webhook-id"], calls[0].headers["webhook-id"]);
+        assert_eq!(call.body, calls[0].body);
+    }
+}
+
+#[test]
+fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over() {
+    let node = Node::make("granted");
+    let mut agent = node.start();
+    assert!(agent.decide(Action::Drain));
+    let asked = agent.until(OutcomeKind::DrainRequested);
+    assert_eq!(
+        (&*asked.id, &*asked.cgroup, asked.why.as_str()),
+        (&*leak(std::process::id()).to_string(), "node", "it leaks")
+    );
+    agent.until(OutcomeKind::Draining);
+    assert_eq!(agent.says(), Readiness::Drain);
+    agent.until(OutcomeKind::Drained);
+    assert!(agent.decide(Action::Undrain));
+    agent.until(OutcomeKind::Verifying);
+    assert_eq!(agent.says(), Readiness::Drain);
+    agent.until(OutcomeKind::UndrainRequested);
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
+
+    let (drains, undrains) = (node.calls("drain"), node.calls("undrain"));
+    assert_eq!((drains.len(), undrains.len()), (1, 1));
+    let event = drains[0].json();
+    assert_eq!((&event["specversion"], &event["subject"]), (&json!("1.0"), &event["data"]["node"]));
+    let data = &event["data"];
+    assert_eq!(
+        (&data["reason"], &data["evidence"]["verdict"]),
+        (&json!("it leaks"), &json!("leak")),
+        "{event}"
+    );
+    assert!(data["deadline"].as_str() > event["time"].as_str(), "{event}");
+    assert_ne!(drains[0].headers["webhook-id"], undrains[0].headers["webhook-id"]);
+    assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip("drain-reference", &reason),
+    };
+    let node = Node::make("reference");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Drained);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(node.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    agent.decide(Action::Undrain);
+    agent.until(OutcomeKind::Undrained);
+    let calls = node.receiver.calls();
+    assert_eq!(calls.len(), 2);
+    reference.judge(&KEYS, &calls[0]);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
+}
+
+#[test]
+fn what_fails_is_sent_again_within_a_second_as_the_same_request_until_it_is_granted() {
+    let node = Node::make("retried");
+    node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let seen = |count: usize| -> Instant {
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+    };
+    let (first, second) = (seen(1), seen(2));
+    // A machine that is busy elsewhere adds to it.
+    assert!(second - first < Duration::from_millis(1_500), "{:?}", second - first);
+    assert_eq!(agent.says(), Readiness::Ready(100));
+    // For most of its time.
+    sleep(Duration::from_millis(500));
+    node.receiver.behaves(Manner::Well);
+    agent.until(OutcomeKind::Draining);
+    let drains = node.calls("drain");
+    assert!(drains.len() >= 3, "{}", drains.len());
+    assert_one_request(&drains);
+}
+
+#[test]
+fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
+    for (nth, manner) in [
+        Manner::Hangs,
+        Manner::Resets,
+        Manner::Answers(503, "", Vec::new()),
+        Manner::Answers(302, "location: /elsewhere\r\n", Vec::new()),
+        Manner::Answers(200, "", vec![b'x'; 1 << 20]),
+        Manner::Answers(429, "retry-after: 60\r\n", Vec::new()),
+        Manner::Slow(Duration::from_secs(20)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let node = Node::make(&format!("denied-{nth}"));
+        node.receiver.behaves(manner.clone());
+        let mut agent = node.start();
+        let begun = now();
+        agent.decide(Action::Drain);
+        let refused = agent.until(OutcomeKind::DrainRefused);
+        assert!(begun.elapsed() < Duration::from_secs(6), "{manner:?}: {:?}", begun.elapsed());
+        assert!(
+            refused.event.is_setback()
+                && refused.why.starts_with("nobody granted it within its time"),
+            "{refused:?}"
+        );
+        assert_eq!(agent.says(), Readiness::Ready(100));
+        assert_one_request(&node.calls("drain"));
+        // He may have done it all the same.
+        node.receiver.behaves(Manner::Well);
+        agent.until(OutcomeKind::UndrainRequested);
+        assert!(
+            node.receiver.calls().iter().all(|call| call.path == "/drains"),
+            "a redirect was followed"
+        );
+    }
+}
+
+#[test]
+fn what_is_refused_is_held_and_told_and_not_asked_for_again() {
+    for status in [409, 423] {
+        let node = Node::make(&format!("refused-{status}"));
+        node.receiver.behaves(Manner::Answers(status, "", b"two are drained already".to_vec()));
+        let mut agent = node.start();
+        agent.decide(Action::Drain);
+        let refused = agent.until(OutcomeKind::DrainRefused);
+        assert_eq!(refused.why, format!("refused: HTTP {status}: two are drained already"));
+        assert!(refused.event.is_setback());
+        sleep(Duration::from_secs(2));
+        assert_eq!((node.receiver.calls().len(), agent.says()), (1, Readiness::Ready(100)));
+        assert_eq!(node.kept()["phase"], "healthy");
+    }
+}
+
+#[test]
+fn a_drain_that_is_over_before_it_was_granted_is_withdrawn() {
+    let node = Node::make("withdrawn");
+    node.receiver.behaves(Manner::Slow(Duration::from_secs(1)));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    wait_for(SOON, || (node.receiver.most_open() > 0).then_some(())).expect("it asks");
+    agent.decide(Action::Undrain);
+    agent.until(OutcomeKind::UndrainRequested);
+    agent.until(OutcomeKind::Undrained);
+    // In their order, so that what holds in the end is the undrain; and the grant that came late
+    // took nothing.
+    let types: Vec<_> =
+        node.receiver.calls().iter().map(|call| call.json()["type"].clone()).collect();
+    assert_eq!(types, ["io.spillway.node.drain.requested", "io.spillway.node.undrain.requested"]);
+    assert!(agent.told.is_empty() && agent.says() == Readiness::Ready(100), "{:?}", agent.told);
+}
+
+#[test]
+fn a_receiver_that_is_gone_is_not_asked_any_more() {
+    let node = Node::make("gone");
+    node.receiver.behaves(Manner::Answers(410, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::DrainRefused);
+    node.receiver.behaves(Manner::Well);
+    node.word().say(Override::Drain).expect("it can be said");
+    // An operator's word holds for whoever asks.
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Drain).then_some(())).is_some());
+    agent.until(OutcomeKind::DrainRefused);
+    assert_eq!(node.receiver.calls().len(), 1);
+}
+
+#[test]
+fn he_who_asks_to_be_left_alone_is_for_as_long() {
+    let node = Node::make("later");
+    node.receiver.behaves(Manner::Answers(429, "retry-after: 2\r\n", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let seen = |count: usize| {
+        wait_for(SOON, || (node.receiver.calls().len() >= count).then(now)).expect("it asks")
+    };
+    let first = seen(1);
+    node.receiver.behaves(Manner::Well);
+    let waited = seen(2) - first;
+    assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
+    agent.until(OutcomeKind::Draining);
+}
+
+#[test]
+fn a_success_with_nonsense_in_it_is_one() {
+    let node = Node::make("nonsense");
+    node.receiver.behaves(Manner::Echoes(200, b"<html>\xff{".to_vec()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Draining);
+}
+
+#[test]
+fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
+    let mut node = Node::make("unproven");
+    node.config.act.drain.deadline = Duration::from_secs(300);
+    node.receiver.behaves(Manner::Answers(
+        200,
+        "webhook-id: drain-1\r\n",
+        b"<html>welcome".to_vec(),
+    ));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    let refused = agent.until(OutcomeKind::DrainRefused);
+    let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the receiver send it back";
+    assert!(refused.why.starts_with(why), "{}", refused.why);
+    // It may have drained all the same; to give work back needs no proof.
+    agent.until(OutcomeKind::Undrained);
+    sleep(Duration::from_secs(2));
+    assert_eq!(
+        (node.calls("drain").len(), node.calls("undrain").len(), agent.says()),
+        (3, 1, Readiness::Ready(100))
+    );
+    // Another incident is asked for.
+    node.receiver.behaves(Manner::Well);
+    agent.decide(Action::Undrain);
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Draining);
+}
+
+#[test]
+fn a_receiver_that_cannot_send_the_identity_back_grants_where_that_is_configured() {
+    let mut node = Node::make("no-echo");
+    node.config.act.drain.require_echo = false;
+    node.receiver.behaves(Manner::Answers(200, "", Vec::new()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Draining);
+}
+
+#[test]
+fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident() {
+    let mut node = Node::make("useless");
+    node.config.act.drain.helps_within = Duration::from_secs(1);
+    let mut agent = node.start();
+    let before = [overload(100)];
+    agent.sees(0.0, &before);
+    assert!(agent.decide_on(Action::Drain, &before[0]), "somebody grants it");
+    agent.until(OutcomeKind::Draining);
+    agent.sees(1.0, &[overload(97)]);
+    let useless = agent.until(OutcomeKind::DrainUseless);
+    assert_eq!(useless.why, "the drain did not help in 1 s: 97 connections wait, 100 before");
+    assert!(useless.event.is_setback());
+    let asked = agent.until(OutcomeKind::UndrainRequested);
+    assert_eq!(asked.why, useless.why);
+    agent.until(OutcomeKind::Undrained);
+    sleep(Duration::from_secs(2));
+    assert_eq!((node.calls("drain").len(), agent.says()), (1, Readiness::Ready(100)));
+    // The next incident of the same name is another one, and its drain helps.
+    agent.decide_on(Action::Undrain, &before[0]);
+    agent.decide_on(Action::Drain, &before[0]);
+    agent.until(OutcomeKind::Draining);
+    agent.sees(2.0, &[overload(20)]);
+    sleep(Duration::from_secs(2));
+    assert!(
+        !agent.rest().contains(&OutcomeKind::DrainUseless) && agent.says() == Readiness::Drain,
+        "{:?}",
+        agent.told
+    );
+}
+
+/// A node whose balancer asks, and which asks nobody.
+fn without_granter(test: &str) -> Node {
+    let mut node = Node::make(test);
+    node.config.act.drain.url = None;
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    node
+}
+
+#[test]
+fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobody_grants_it() {
+    for action in [Action::Weigh, Action::Drain] {
+        let node = without_granter(&format!("floor-{action}"));
+        let mut agent = node.start();
+        assert_eq!(agent.decide_on(action, &overload(100)), action == Action::Weigh);
+        let said: Vec<_> = (0..8)
+            .map(|nth| {
+                // It never shrinks.
+                agent.sees(f64::from(nth) * 4.0, &[overload(100)]);
+                agent.says()
+            })
+            .collect();
+        assert_eq!(said, [90, 80, 70, 60, 50, 50, 50, 50].map(Readiness::Ready));
+        sleep(Duration::from_secs(2));
+        assert_eq!((agent.rest(), agent.says()), (vec![], Readiness::Ready(50)), "{action}");
+        agent.decide_on(
+            if action == Action::Weigh { Action::Unweigh } else { Action::Undrain },
+            &overload(100),
+        );
+        let said: Vec<_> = (0..7)
+            .map(|nth| {
+                agent.sees(40.0 + f64::from(nth) * 10.0, &[]);
+                agent.says()
+            })
+            .collect();
+        assert_eq!(said, [60, 70, 80, 90, 100, 100, 100].map(Readiness::Ready));
+        assert!(node.receiver.calls().is_empty());
+    }
+}
+
+#[test]
+fn an_overloads_drain_of_another_configuration_ends_at_once() {
+    let mut node = Node::make("floor-kept");
+    let mut agent = node.start();
+    agent.decide_on(Action::Drain, &overload(100));
+    agent.until(OutcomeKind::Drained);
+    drop(agent);
+    node.config.act.drain.url = None;
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    let mut agent = node.start();
+    assert_eq!(agent.says(), Readiness::Ready(100), "from the first moment on");
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(node.kept()["phase"], "healthy");
+}
+
+#[test]
+fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grants_it() {
+    let node = without_granter("stagger");
+    let mut agent = node.start();
+    assert!(agent.decide_on(Action::Drain, &verdict(6.0)));
+    let asked = agent.until(OutcomeKind::DrainRequested);
+    let waited = asked
+        .why
+        .split("it leaks; waited for ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let waited: f64 = waited.unwrap_or_else(|| panic!("{}", asked.why));
+    // A third at most, and half a second until it is looked at.
+    assert!((0.0..=2.6).contains(&waited), "{waited}");
+    agent.until(OutcomeKind::Draining);
+    assert_eq!(agent.says(), Readiness::Drain);
+}
+
+#[test]
+fn a_drain_that_was_refused_does_not_lower_the_weight() {
+    let mut node = Node::make("refused-weight");
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    node.receiver.behaves(Manner::Answers(409, "", b"two are drained already".to_vec()));
+    let (mut agent, near) = (node.start(), [verdict(300.0)]);
+    agent.sees(1.0, &near);
+    assert_eq!(agent.says(), Readiness::Ready(50), "its end is near");
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::DrainRefused);
+    let risen: Vec<_> = (0..6)
+        .map(|nth| {
+            agent.sees(11.0 + 10.0 * f64::from(nth), &near);
+            agent.says()
+        })
+        .collect();
+    assert_eq!(risen, [60, 70, 80, 90, 100, 100].map(Readiness::Ready));
+
+    // Nor one that policy refuses.
+    let node = without_granter("refused-by-policy");
+    let mut agent = node.start();
+    let refused = Some(GuardRefusal::Budget { actions_per_hour_max: 6 });
+    let refused = Decision { refused, ..decision(Action::Drain, &near[0]) };
+    assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, &near));
+    agent.sees(1.0, &near);
+    assert_eq!(agent.says(), Readiness::Ready(100));
+}
+
+#[test]
+fn an_operators_undrain_means_the_whole_share() {
+    let node = without_granter("whole");
+    let mut agent = node.start();
+    agent.sees(1.0, &[verdict(300.0)]);
+    assert_eq!(agent.says(), Readiness::Ready(50));
+    node.word().say(Override::Undrain).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(100)).then_some(())).is_some());
+    node.word().clear().expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(50)).then_some(())).is_some());
+}
+
+#[test]
+fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
+    let node = Node::make("restart");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Drained);
+    drop(agent);
+    // Its process number is that of this test, which began at another time: it is gone.
+    let mut agent = node.start();
+    assert_eq!(agent.says(), Readiness::Drain, "from the first moment on");
+    agent.until(OutcomeKind::Verifying);
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+}
+
+#[test]
+fn of_two_agents_one_drains_and_the_other_when_that_one_ends() {
+    let node = Node::make("two");
+    fs::create_dir(&node.config.record.state_dir).expect("it can be made");
+    let mut first = node.start();
+    let mut second = node.start();
+    assert!(!second.decide(Action::Drain), "the other one drains");
+    sleep(Duration::from_secs(1));
+    assert!(node.receiver.calls().is_empty() && first.says() == Readiness::Ready(100));
+    assert!(first.decide(Action::Drain));
+    first.until(OutcomeKind::Drained);
+    let follows = wait_for(SOON, || (second.says() == Readiness::Drain).then_some(()));
+    assert!(follows.is_some(), "whom a balancer asks makes no difference");
+    drop(first);
+    // It goes on with what both were asked for, and asks nobody again.
+    assert!(wait_for(SOON, || second.decide(Action::Drain).then_some(())).is_some());
+    assert_eq!(second.says(), Readiness::Drain);
+    let mut third = node.start();
+    assert!(second.decide(Action::Undrain) && !third.decide(Action::Undrain));
+    second.until(OutcomeKind::Undrained);
+    assert_eq!((node.calls("drain").len(), node.calls("undrain").len()), (1, 1));
+    drop(second);
+    drop(third);
+    // Somebody who holds it for ever holds up no end.
+    let lock =
+        fs::File::open(node.config.record.state_dir.join("drain.lock")).expect("it is there");
+    lock.lock().expect("nobody has it");
+    let waits = node.start();
+    let begun = now();
+    drop(waits);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn two_agents_that_never_kept_anything_ask_once() {
+    let node = Node::make("two-new");
+    let mut agents = [node.start(), node.start()];
+    assert!(
+        !node.config.record.state_dir.exists(),
+        "who has nothing to keep makes no directory for it"
+    );
+    let decided = agents.each_mut().map(|agent| agent.decide(Action::Drain));
+    assert!(decided.contains(&true), "one of them drains");
+    let first = wait_for(SOON, || {
+        let says = agents.each_ref().map(|agent| agent.says() == Readiness::Drain);
+        (says == [true; 2]).then_some(())
+    });
+    assert!(first.is_some(), "one drains and the other follows");
+    assert_eq!(node.calls("drain").len(), 1);
+    let refused = agents.iter_mut().filter_map(|agent| {
+        agent.rest();
+        agent.told.iter().find(|outcome| outcome.event == OutcomeKind::DrainRefused).cloned()
+    });
+    let refused: Vec<_> = refused.collect();
+    assert!(
+        matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_request_outlives_a_restart_as_the_same_request() {
+    let node = Node::make("restart-request");
+    node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    node.word().say(Override::Drain).expect("it can be said");
+    let agent = node.start();
+    wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
+    drop(agent);
+    node.receiver.behaves(Manner::Well);
+    let mut agent = node.start();
+    agent.until(OutcomeKind::Draining);
+    assert_one_request(&node.calls("drain"));
+}
+
+#[test]
+fn a_clock_that_was_set_confuses_nobody() {
+    let node = Node::make("clock");
+    let mut agent = node.start();
+    node.word().say(Override::Drain).expect("it can be said");
+    agent.until(OutcomeKind::Drained);
+    drop(agent);
+    for since_ms in [0_u64, u64::MAX] {
+        let mut kept = node.kept();
+        kept["since_ms"] = json!(since_ms);
+        fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
+            .expect("it is ours");
+        let agent = node.start();
+        assert_eq!(agent.says(), Readiness::Drain);
+        sleep(Duration::from_millis(300));
+        assert_eq!(agent.says(), Readiness::Drain);
+        drop(agent);
+    }
+    // A request whose time is over by this clock is answered by nobody, and withdrawn.
+    let mut kept = node.kept();
+    let cause = json!({"id": "operator", "why": "so", "evidence": null});
+    let request =
+        json!({"id": "drain-old", "ask": "drain", "at_ms": 1, "deadline_ms": 2, "cause": cause});
+    (kept["phase"], kept["is_out"], kept["request"]) =
+        (json!("drain_requested"), json!(false), request);
+    fs::write(node.config.record.state_dir.join("drain.json"), kept.to_string())
+        .expect("it is ours");
+    let mut agent = node.start();
+    agent.until(OutcomeKind::DrainRefused);
+    agent.until(OutcomeKind::UndrainRequested);
+}
+
+#[test]
+fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
+    let mut node = Node::make("word");
+    node.config.mode = Mode::Observe;
+    let mut agent = node.start();
+    assert!(!agent.decide(Action::Drain), "nothing is drained in observe mode");
+    node.word().say(Override::Drain).expect("it can be said");
+    agent.until(OutcomeKind::Drained);
+    assert_eq!(agent.says(), Readiness::Drain);
+    node.word().say(Override::Maintenance).expect("it can be said");
+    assert!(wait_for(SOON, || (agent.says() == Readiness::Maintenance).then_some(())).is_some());
+    node.word().say(Override::Undrain).expect("it can be said");
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
+    drop(agent);
+
+    node.config.mode = Mode::Enforce;
+    let mut agent = node.start();
+    let asked = node.receiver.calls().len();
+    assert!(agent.decide(Action::Drain));
+    sleep(Duration::from_secs(2));
+    assert_eq!(
+        (node.receiver.calls().len(), agent.says()),
+        (asked, Readiness::Ready(100)),
+        "it is to stay in service"
+    );
+}
+
+#[test]
+fn a_pause_stops_new_drains_and_none_that_is_there() {
+    let node = Node::make("paused");
+    let pause = spillway_agent::act::Pause::below(&node.config.record.state_dir);
+    pause.turn_on().expect("it can be done");
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    sleep(Duration::from_secs(2));
+    assert!(node.receiver.calls().is_empty());
+    pause.turn_off().expect("it can be done");
+    agent.until(OutcomeKind::Drained);
+    pause.turn_on().expect("it can be done");
+    sleep(Duration::from_secs(2));
+    assert_eq!(agent.says(), Readiness::Drain);
+}
+
+#[test]
+fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
+    let mut node = Node::make("nobody");
+    node.config.act.drain.url = None;
+    assert!(!node.start().decide(Action::Drain));
+    assert!(!node.start().decide_on(Action::Weigh, &overload(100)), "nobody asks for the weight");
+    node.config.act.drain.agent_check.listen = Some("127.0.0.1:1".parse().expect("an address"));
+    let mut agent = node.start();
+    assert!(agent.decide_on(Action::Drain, &verdict(3.0)));
+    agent.until(OutcomeKind::Draining);
+    assert_eq!((agent.says(), node.receiver.calls().len()), (Readiness::Drain, 0));
+}
+
+#[test]
+fn a_disk_that_keeps_nothing_has_nothing_drained() {
+    let node = Node::make("disk");
+    fs::write(node.scratch.0.join("state"), "no directory").expect("it is ours");
+    let mut agent = node.start();
+    // Whether it is paused cannot be told either, and so it is; an operator cannot say so.
+    assert!(agent.decide(Action::Drain));
+    sleep(Duration::from_secs(1));
+    agent.rest();
+    assert!(
+        node.receiver.calls().is_empty() && agent.says() == Readiness::Ready(100),
+        "{:?}",
+        agent.told
+    );
+}
+
+#[test]
+fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
+    let mut node = Node::make("tls");
+    let (servers, clients) = (Authority::make(), Authority::make());
+    let server = TlsServer::start(&servers, &["127.0.0.1"], Some(&clients), |_, stream| {
+        answer(stream, "204 No Content", "text/plain", "")
+    });
+    let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| node.scratch.0.join(name));
+    clients.client(&cert_file, &key_file);
+    let drain = &mut node.config.act.drain;
+    drain.url = Some(format!("https://{}/drains", server.addr));
+    drain.require_echo = false;
+    (drain.client_cert_file, drain.client_key_file) = (Some(cert_file), Some(key_file));
+    drain.ca_file = Some(node.scratch.file("ca.crt", &servers.pem()));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Draining);
+    assert_eq!(server.received().len(), 1);
+
+    // Somebody else's server gets nothing.
+    let mut other = Node::make("tls-other");
+    other.config.act.drain = node.config.act.drain.clone();
+    other.config.act.drain.ca_file = Some(other.scratch.file("ca.crt", &clients.pem()));
+    let mut agent = other.start();
+    agent.decide(Action::Drain);
+    let refused = agent.until(OutcomeKind::DrainRefused);
+    assert!(refused.why.contains("agreeing on TLS"), "{refused:?}");
+    assert_eq!(server.received().len(), 1);
+}
+
+#[test]
+fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again() {
+    let node = Node::make("undo");
+    let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
+    let config = node.scratch.file("agent.toml", &config);
+    let run = |command: &str| {
+        let output = agent().arg(command).arg("--config").arg(&config).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run("undo").starts_with("nothing to undo"));
+    assert_eq!(node.word().read(), Ok(None));
+    let mut agent = node.start();
+    agent.decide(Action::Drain);
+    agent.until(OutcomeKind::Draining);
+    assert!(run("undo").starts_with("the agent undrains this node"));
+    agent.until(OutcomeKind::Undrained);
+    assert_eq!(agent.says(), Readiness::Ready(100));
+    run("resume");
+    assert_eq!(node.word().read(), Ok(None));
+    for (command, word) in [("drain", Override::Drain), ("undrain", Override::Undrain)] {
+        assert!(run(command).contains("`spillway resume` returns control to the agent"));
+        assert_eq!(node.word().read(), Ok(Some(word)));
+    }
+}

@@ -1,0 +1,423 @@
+//! Paging against receivers that take what real ones take, refuse what they refuse, and are slow,
+//! down or lie.
+
+use std::{fs, net::TcpListener, path::Path, sync::Arc, thread::sleep, time::Duration};
+
+use serde_json::Value;
+use spillway_agent::{
+    act::{Notifier, Outcome, OutcomeKind},
+    clock::Clock,
+    config::{Config, Mode, parse},
+    decide::Policy,
+    detect::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
+    sense::ProcessId,
+};
+use spillway_tests::{
+    Reference, Scratch, Servers, http_get, is_root, now,
+    receiver::{Call, Form, Manner, PAGERDUTY_KEY, Receiver},
+    skip, wait_for,
+};
+use standardwebhooks::Webhook;
+
+const KEYS: [&str; 2] =
+    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
+const SOON: Duration = Duration::from_secs(20);
+
+/// An agent's paging, and the policy before it.
+struct Told {
+    config: Config,
+    paging: Option<Notifier>,
+    policy: Policy,
+    scratch: Scratch,
+}
+
+impl Told {
+    /// Somebody is told as `table` says, of which `{}` is the address.
+    fn start(test: &str, tables: &[(&str, &str)]) -> Self {
+        let scratch = Scratch::make(test);
+        let secret = |name: &str, text: &str| scratch.secret(name, text).display().to_string();
+        let mut text = format!(
+            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n",
+            scratch.0.join("state").display()
+        );
+        for (form, url) in tables {
+            let keys = match *form {
+                "pagerduty" => format!(
+                    "url = \"{url}\"\nrouting_key_file = \"{}\"",
+                    secret("key", PAGERDUTY_KEY)
+                ),
+                "slack" => format!("url_file = \"{}\"", secret("url", url)),
+                "webhook" => format!(
+                    "url = \"{url}\"\nsecret_file = \"{}\"",
+                    secret("keys", &KEYS.join("\n"))
+                ),
+                _ => format!("url = \"{url}\""),
+            };
+            text.push_str(&format!("[act.page.{form}]\n{keys}\n"));
+        }
+        text.push_str("[decide]\nflap_within = \"0s\"\n[act.page]\nrunbook_url = \"https://wiki.internal/leaks\"\npicture_url = \"https://graphs.internal/a.png\"\n");
+        let config = parse(&text, "page.toml").expect("it is a configuration");
+        let mut told = Self {
+            policy: Policy::new(&config.decide, Mode::Enforce),
+            config,
+            paging: None,
+            scratch,
+        };
+        told.run();
+        told
+    }
+
+    fn run(&mut self) {
+        self.paging = Notifier::start(&self.config, Clock::start()).expect("threads can be had");
+        assert!(self.paging.is_some(), "somebody is told");
+    }
+
+    /// A leak of a process is claimed, or is over.
+    fn judge(&mut self, pid: u32, state: ClaimState) {
+        let claim = LeakClaim {
+            resource: Resource::Memory,
+            id: ProcessId { pid, start_ticks: 4711 },
+            comm: Arc::from("api"),
+            cgroup: Arc::from(format!("/system.slice/api@{pid}.service")),
+            growth_bytes_per_sec: Some(1_048_576.0),
+            growth_handles_per_sec: None,
+            growth_interval_bytes_per_sec: Some([1e6, 2e6]),
+            bound: Bound::Host,
+        };
+        let (claim, why) =
+            (Claim::Leak(claim), "api grew by 64 MiB in a minute, in a straight line".to_owned());
+        let forecast = (Some(8_280.0), Some([4_000.0, 16_000.0]));
+        let (exhaustion_secs, exhaustion_interval_secs) = forecast;
+        let mut verdict = Verdict {
+            t: 1.0,
+            claim,
+            exhaustion_secs,
+            exhaustion_interval_secs,
+            confidence: 0.97,
+            state,
+            harm: None,
+            why,
+        };
+        let mut decisions = Vec::new();
+        self.policy.judge(&mut verdict, &mut decisions);
+        let paging = self.paging.as_mut().expect("it runs");
+        let verdicts = [verdict];
+        for decision in &decisions {
+            paging.decided(decision, &verdicts);
+        }
+    }
+
+    fn limited(&mut self, pid: u32) {
+        let (id, cgroup) =
+            (Arc::from(format!("leak-{pid}-4711")), Arc::from("/system.slice/api.service"));
+        let why = "memory.high set to 536870912 bytes".to_owned();
+        let outcome = Outcome {
+            t: 2.0,
+            event: OutcomeKind::Limited,
+            id,
+            cgroup,
+            limit_bytes: Some(512 << 20),
+            why,
+        };
+        self.paging.as_mut().expect("it runs").done(&outcome);
+    }
+}
+
+fn until(receiver: &Receiver, what: &str, is_there: impl Fn(&[Call]) -> bool) -> Vec<Call> {
+    let calls = wait_for(SOON, || Some(receiver.calls()).filter(|calls| is_there(calls)));
+    calls.unwrap_or_else(|| panic!("not {what}: {:?}", receiver.calls()))
+}
+
+fn actions(calls: &[Call]) -> Vec<String> {
+    calls
+        .iter()
+        .map(|call| call.json()["event_action"].as_str().unwrap_or("change").to_owned())
+        .collect()
+}
+
+#[test]
+fn everybody_is_told_in_the_form_that_each_takes() {
+    let (pagerduty, slack, webhook) = (
+        Receiver::start(Form::PagerDuty),
+        Receiver::start(Form::Slack),
+        Receiver::start(Form::Webhook),
+    );
+    let mut told = Told::start(
+        "page-forms",
+        &[
+            ("pagerduty", &pagerduty.url("/v2/enqueue")),
+            ("slack", &slack.url("/services/T0/B0/x")),
+            ("webhook", &webhook.url("/spillway")),
+        ],
+    );
+    told.judge(812, ClaimState::Raised);
+    until(&pagerduty, "triggered", |calls| calls.len() == 1);
+    told.limited(812);
+    until(&pagerduty, "told of the limit", |calls| calls.len() == 3);
+    told.judge(812, ClaimState::Cleared);
+    let calls = until(&pagerduty, "resolved", |calls| calls.len() == 4);
+    assert!(calls.iter().all(|call| call.status == 202), "{calls:?}");
+    assert_eq!(actions(&calls), ["trigger", "trigger", "change", "resolve"]);
+    let keys: Vec<_> = calls
+        .iter()
+        .filter_map(|call| call.json()["dedup_key"].as_str().map(str::to_owned))
+        .collect();
+    assert!(
+        keys.len() == 3 && keys.iter().all(|key| *key == keys[0] && key.ends_with("leak-812-4711")),
+        "{keys:?}"
+    );
+    let first = &calls[0].json()["payload"];
+    assert_eq!((&first["severity"], &first["component"]), (&"warning".into(), &"api".into()));
+    assert_eq!(first["custom_details"]["growth_bytes_per_sec"], 1_048_576.0);
+    assert_eq!(calls[0].json()["links"][0]["href"], "https://wiki.internal/leaks");
+
+    let calls = until(&slack, "told", |calls| calls.len() == 4);
+    assert!(calls.iter().all(|call| call.status == 200), "{calls:?}");
+    let text = calls[0].json()["text"].as_str().expect("a text").to_owned();
+    assert!(
+        text.starts_with("*Warning* api (pid 812) on ") && text.contains("1.0 MiB a second"),
+        "{text}"
+    );
+
+    let calls = until(&webhook, "told", |calls| calls.len() == 4);
+    let types: Vec<_> = calls
+        .iter()
+        .map(|call| call.json()["type"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let kinds = ["raised", "updated", "changed", "resolved"];
+    assert_eq!(types, kinds.map(|kind| format!("io.spillway.incident.{kind}")));
+    for call in &calls {
+        let header = |name: &str| call.headers.get(name).cloned().unwrap_or_default();
+        let headers = call.header_map();
+        for key in KEYS {
+            let webhook = Webhook::new(key).expect("it is a key");
+            webhook.verify(&call.body, &headers).expect("either key has signed it");
+            assert!(webhook.verify(b"{}", &headers).is_err());
+        }
+        let event = call.json();
+        assert_eq!(
+            (&event["specversion"], &event["id"]),
+            (&"1.0".into(), &header("webhook-id").into())
+        );
+        assert!(header("content-type").starts_with("application/cloudevents+json"));
+    }
+}
+
+#[test]
+fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+    let test = "page-reference";
+    let reference = match Reference::find() {
+        Ok(reference) => reference,
+        Err(reason) => return skip(test, &reason),
+    };
+    let webhook = Receiver::start(Form::Webhook);
+    let mut told = Told::start(test, &[("webhook", &webhook.url("/spillway"))]);
+    told.judge(812, ClaimState::Raised);
+    let calls = until(&webhook, "told", |calls| calls.len() == 1);
+    reference.judge(&KEYS, &calls[0]);
+    // The older key is taken away once every receiver has the newer one.
+    fs::write(told.scratch.0.join("keys"), KEYS[0]).expect("it is ours");
+    told.judge(812, ClaimState::Cleared);
+    let calls = until(&webhook, "told", |calls| calls.len() == 2);
+    reference.judge(&KEYS[..1], &calls[1]);
+    assert_eq!(reference.verify(KEYS[1], &calls[1]), Err("No matching signature found".to_owned()));
+}
+
+#[test]
+fn alertmanager_itself_takes_an_incident_and_its_end() {
+    let test = "page-alertmanager";
+    if !is_root(test) {
+        return;
+    }
+    let servers = match Servers::find() {
+        Ok(servers) => servers,
+        Err(reason) => return skip(test, &reason),
+    };
+    let scratch = Scratch::make("alertmanager");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let addr = port.expect("loopback has a port");
+    let _alertmanager = servers.alertmanager(&scratch.0, addr);
+    let mut told = Told::start(test, &[("alertmanager", &format!("http://{addr}/api/v2/alerts"))]);
+    let alerts = || -> Vec<Value> {
+        let text = http_get(addr, "/api/v2/alerts").expect("it answers");
+        let (_, body) = text.split_once("\r\n\r\n").expect("it answers in HTTP");
+        serde_json::from_str(body).expect("it lists alerts")
+    };
+    told.judge(812, ClaimState::Raised);
+    let standing = wait_for(SOON, || alerts().into_iter().next()).expect("it has the alert");
+    assert_eq!(
+        (&standing["labels"]["alertname"], &standing["status"]["state"]),
+        (&"Spillway".into(), &"active".into())
+    );
+    assert_eq!(standing["annotations"]["runbook_url"], "https://wiki.internal/leaks");
+    told.limited(812);
+    let done = " Spillway: memory limited to 512.0 MiB. ";
+    let updated = wait_for(SOON, || {
+        let alerts = alerts();
+        let summary = alerts.first()?["annotations"]["summary"].as_str()?.to_owned();
+        (alerts.len() == 1 && summary.contains(done)).then_some(())
+    });
+    assert!(updated.is_some(), "{:?}", alerts());
+    told.judge(812, ClaimState::Cleared);
+    assert!(wait_for(SOON, || alerts().is_empty().then_some(())).is_some(), "{:?}", alerts());
+}
+
+#[test]
+fn whatever_a_receiver_does_it_is_told_in_the_end_and_once() {
+    let manners = [
+        Manner::Answers(503, "", b"down".to_vec()),
+        Manner::Answers(429, "retry-after: 1\r\n", Vec::new()),
+        Manner::Answers(200, "", b"<html>please log in</html>".to_vec()),
+        Manner::Answers(202, "", vec![b'x'; 1 << 20]),
+        Manner::Answers(302, "location: http://127.0.0.1:1/\r\n", Vec::new()),
+        Manner::Resets,
+    ];
+    for (nth, manner) in manners.into_iter().enumerate() {
+        let receiver = Receiver::start(Form::PagerDuty);
+        receiver.behaves(manner.clone());
+        let mut told = Told::start(
+            &format!("page-manners-{nth}"),
+            &[("pagerduty", &receiver.url("/v2/enqueue"))],
+        );
+        let start = now();
+        told.judge(812, ClaimState::Raised);
+        until(&receiver, "tried again", |calls| calls.len() == 2);
+        let took = start.elapsed();
+        assert!(
+            took < Duration::from_millis(1_800),
+            "{manner:?}: the first retry came after {took:?}"
+        );
+        receiver.behaves(Manner::Well);
+        until(&receiver, "told", |calls| calls.last().is_some_and(|call| call.status == 202));
+        told.judge(812, ClaimState::Cleared);
+        let is_resolve = |call: &Call| call.json()["event_action"] == "resolve";
+        let calls = until(&receiver, "told", |calls| calls.iter().any(is_resolve));
+        assert!(calls.iter().rev().skip(1).all(|call| !is_resolve(call)), "{manner:?}: {calls:?}");
+        assert_eq!(
+            calls[calls.len() - 2].status,
+            202,
+            "{manner:?}: a resolve goes once its trigger is taken"
+        );
+        assert_eq!(receiver.most_open(), 1, "{manner:?}: one call at a time");
+    }
+}
+
+#[test]
+fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
+    let receiver = Receiver::start(Form::PagerDuty);
+    receiver.behaves(Manner::Answers(400, "", b"{\"status\":\"invalid event\"}".to_vec()));
+    let mut told = Told::start("page-refused", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    told.judge(812, ClaimState::Raised);
+    until(&receiver, "asked", |calls| calls.len() == 1);
+    receiver.behaves(Manner::Well);
+    told.judge(813, ClaimState::Raised);
+    let calls = until(&receiver, "told of the next", |calls| calls.len() == 2);
+    assert!(
+        calls[1].json()["dedup_key"].as_str().is_some_and(|key| key.ends_with("leak-813-4711"))
+    );
+}
+
+#[test]
+fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
+    let receiver = Receiver::start(Form::Webhook);
+    receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    let mut told = Told::start("page-next-run", &[("webhook", &receiver.url("/"))]);
+    told.judge(812, ClaimState::Raised);
+    told.judge(813, ClaimState::Raised);
+    let first = until(&receiver, "tried", |calls| !calls.is_empty());
+    told.paging.take().expect("it runs").stop();
+    receiver.behaves(Manner::Well);
+    let before = receiver.calls().len();
+    told.run();
+    let calls = until(&receiver, "told", |calls| calls.len() == before + 2);
+    let id = |call: &Call| call.headers["webhook-id"].clone();
+    assert_eq!(id(&calls[before]), id(&first[0]));
+    // It goes on where the last run was: what is claimed again is no news, and what is over is.
+    told.policy = Policy::new(&told.config.decide, Mode::Enforce);
+    told.judge(812, ClaimState::Raised);
+    told.judge(812, ClaimState::Cleared);
+    let calls = until(&receiver, "resolved", |calls| calls.len() == before + 3);
+    assert_eq!(calls[before + 2].json()["type"], "io.spillway.incident.resolved");
+    drop(told.scratch);
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_being_told_and_what_waits_is_saved_once_there_is_room() {
+    let test = "page-full-disk";
+    if !is_root(test) {
+        return;
+    }
+    let receiver = Receiver::start(Form::Webhook);
+    let mut told = Told::start(test, &[("webhook", &receiver.url("/"))]);
+    told.paging.take().expect("it runs").stop();
+    let disk = told.scratch.0.join("disk");
+    fs::create_dir(&disk).expect("it can be made");
+    let mounted = Mounted::make(&disk);
+    told.config.record.state_dir = disk.join("state");
+    let ballast = disk.join("ballast");
+    let full = fs::write(&ballast, vec![0; 8 << 20]);
+    assert!(full.is_err(), "the disk is larger than it was made");
+    told.run();
+    told.judge(812, ClaimState::Raised);
+    until(&receiver, "told", |calls| calls.len() == 1);
+    receiver.behaves(Manner::Answers(503, "", Vec::new()));
+    told.judge(812, ClaimState::Cleared);
+    let tried = until(&receiver, "tried", |calls| calls.len() >= 2);
+    fs::remove_file(&ballast).expect("it is there");
+    // It is tried again every five seconds.
+    sleep(Duration::from_secs(7));
+    told.paging.take().expect("it runs").stop();
+    receiver.behaves(Manner::Well);
+    let before = receiver.calls().len();
+    told.run();
+    let calls = until(&receiver, "told", |calls| calls.len() > before);
+    assert_eq!(calls[before].headers["webhook-id"], tried[1].headers["webhook-id"]);
+    assert_eq!(calls[before].json()["type"], "io.spillway.incident.resolved");
+    told.paging.take().expect("it runs").stop();
+    drop(mounted);
+}
+
+/// A disk of four MiB, for this test's process alone.
+struct Mounted(std::ffi::CString);
+
+impl Mounted {
+    fn make(at: &Path) -> Self {
+        let at = std::ffi::CString::new(at.as_os_str().as_encoded_bytes())
+            .expect("a path has no zero in it");
+        // SAFETY: mount reads NUL-terminated strings, which live until it returns.
+        let done = unsafe {
+            libc::mount(
+                c"tmpfs".as_ptr(),
+                at.as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                c"size=4m".as_ptr().cast(),
+            )
+        };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // SAFETY: umount2 reads a NUL-terminated string, which lives until it returns.
+        unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+#[test]
+fn a_hundred_incidents_at_a_receiver_that_hangs_are_one_socket_and_few_calls() {
+    let receiver = Receiver::start(Form::PagerDuty);
+    receiver.behaves(Manner::Hangs);
+    let mut told = Told::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);
+    for pid in 0..100 {
+        told.judge(pid, ClaimState::Raised);
+        told.judge(pid, ClaimState::Cleared);
+    }
+    let start = now();
+    sleep(Duration::from_secs(3));
+    assert!(receiver.most_open() <= 1, "{}", receiver.most_open());
+    told.paging.take().expect("it runs").stop();
+    assert!(start.elapsed() < Duration::from_secs(8), "the end waits for nobody long");
+}

@@ -1,0 +1,186 @@
+//! A flood of incidents: what it costs, and whether a real one gets through.
+
+use std::{
+    fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, thread::sleep, time::Duration,
+};
+
+use spillway_agent::{
+    act::Notifier,
+    clock::Clock,
+    config::{Mode, parse},
+    decide::{Action, Decision, IncidentId, Severity},
+    detect::{Claim, ClaimState, OverloadClaim, Verdict},
+};
+use spillway_tests::{
+    Held, Scratch, now,
+    receiver::{Call, Form, Manner, Receiver},
+    wait_for,
+};
+
+/// Listeners that flap, and how often each is raised or resolved.
+const LISTENERS: usize = 1_000;
+const ROUNDS: usize = 60;
+
+/// The round in which a real incident begins.
+const REAL_IN_ROUND: usize = 20;
+
+/// A user's cgroup, and a service's.
+const FLOODED: &str = "/user.slice/user-1000.slice/session-4.scope";
+const SERVICE: &str = "/system.slice/api.service";
+
+/// So soon a critical page is delivered that a flood does not hold up.
+const SOON: Duration = Duration::from_secs(5);
+
+/// More memory than this is not bounded: a receiver that is down has 256 pages of 1 to 2 KiB, in
+/// memory as numbers only.
+const GROWN_BYTES_MAX: u64 = 8 << 20;
+
+/// Of the spool's file.
+const SPOOL_BYTES_MAX: u64 = 1 << 20;
+
+struct Flood {
+    paging: Notifier,
+    spool: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Flood {
+    fn start(test: &str, webhook: &Receiver, slack: &Receiver) -> Self {
+        let scratch = Scratch::make(test);
+        let state = scratch.0.join("state");
+        let text = format!(
+            "mode = \"enforce\"\n[record]\nstate_dir = \"{}\"\n[act.page.webhook]\nurl = \"{}\"\nsecret_file = \"{}\"\n\
+             [act.page.slack]\nurl_file = \"{}\"\n",
+            state.display(),
+            webhook.url("/"),
+            scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").display(),
+            scratch.secret("url", &slack.url("/services/T0/B0/x")).display(),
+        );
+        let config = parse(&text, "flood.toml").expect("it is a configuration");
+        let paging = Notifier::start(&config, Clock::start())
+            .expect("threads can be had")
+            .expect("somebody is told");
+        Self { paging, spool: state.join("spool.redb"), _scratch: scratch }
+    }
+
+    fn decide(&mut self, cgroup: &str, addr: &str, state: ClaimState, severity: Severity) {
+        let claim = OverloadClaim {
+            addr: Arc::from(addr),
+            cgroup: Arc::from(cgroup),
+            ..OverloadClaim::default()
+        };
+        let (claim, why) = (Claim::Overload(claim), "its accept queue stands".to_owned());
+        let verdict = Verdict {
+            t: 1.0,
+            claim,
+            exhaustion_secs: None,
+            exhaustion_interval_secs: None,
+            confidence: 1.0,
+            state,
+            harm: None,
+            why: why.clone(),
+        };
+        let action = match state {
+            ClaimState::Raised | ClaimState::Updated => Action::Page { severity },
+            ClaimState::Cleared => Action::Resolve,
+        };
+        let (id, mode) = (IncidentId::from(&verdict), Mode::Enforce);
+        let shared = Arc::new(verdict.clone());
+        let decision =
+            Decision { action, mode, verdict: shared, id, performed: false, refused: None, why };
+        self.paging.decided(&decision, &[verdict]);
+    }
+
+    /// Half of the listeners that `cgroup` gives a place are raised, the others resolved, as a scan
+    /// finds them.
+    fn round(&mut self, nth: usize, severity: Severity, cgroup: impl Fn(usize) -> String) {
+        for listener in 0..LISTENERS {
+            let state = if (listener + nth).is_multiple_of(2) {
+                ClaimState::Raised
+            } else {
+                ClaimState::Cleared
+            };
+            self.decide(
+                &cgroup(listener),
+                &format!("127.0.0.1:{}", 10_000 + listener),
+                state,
+                severity,
+            );
+        }
+        self.paging.tick();
+    }
+
+    fn spool_bytes(&self) -> u64 {
+        // What it takes of the disk, which is less than its length where it has holes.
+        fs::metadata(&self.spool).map_or(0, |file| file.len().max(file.blocks() * 512))
+    }
+}
+
+fn is_about(call: &Call, cgroup: &str) -> bool {
+    call.json()["data"]["group"] == cgroup
+}
+
+/// Floods, and has a real incident begin meanwhile; gives the calls that the webhook got.
+fn flood(
+    test: &str,
+    down: Manner,
+    severity: Severity,
+    cgroup: impl Fn(usize) -> String,
+) -> Vec<Call> {
+    let (webhook, slack) = (Receiver::start(Form::Webhook), Receiver::start(Form::Slack));
+    slack.behaves(down);
+    let mut flood = Flood::start(test, &webhook, &slack);
+    let resident_bytes = || Held::by(std::process::id()).resident_bytes;
+    let (before, mut spool_bytes, mut took) = (resident_bytes(), 0, None);
+    let mut begun = None;
+    for nth in 0..ROUNDS {
+        flood.round(nth, severity, &cgroup);
+        if nth == REAL_IN_ROUND {
+            flood.decide(SERVICE, "0.0.0.0:443", ClaimState::Raised, Severity::Critical);
+            begun = Some(now());
+        }
+        let is_told = || webhook.calls().iter().any(|call| is_about(call, SERVICE));
+        took = took.or_else(|| begun.filter(|_| is_told()).map(|begun| begun.elapsed()));
+        spool_bytes = spool_bytes.max(flood.spool_bytes());
+        sleep(Duration::from_millis(50));
+    }
+    let took = took.or_else(|| {
+        let told = wait_for(SOON, || {
+            webhook.calls().iter().any(|call| is_about(call, SERVICE)).then_some(())
+        });
+        told.and(begun).map(|begun| begun.elapsed())
+    });
+    let waiting = flood.paging.counts().waiting.get();
+    let grown_bytes = resident_bytes().saturating_sub(before);
+    println!(
+        "{test}: told after {took:?}, {} calls, {waiting} wait, {grown_bytes} bytes more, a spool of {spool_bytes} bytes",
+        webhook.calls().len()
+    );
+    assert!(took.is_some_and(|took| took < SOON), "the real one is told after {took:?}");
+    assert!(waiting <= 2 * 256, "{waiting} wait");
+    assert!(grown_bytes < GROWN_BYTES_MAX, "{grown_bytes} bytes more");
+    assert!(spool_bytes < SPOOL_BYTES_MAX, "{spool_bytes} bytes");
+    flood.paging.stop();
+    webhook.calls()
+}
+
+#[test]
+fn a_thousand_listeners_of_a_user_that_flap_hold_up_no_critical_page() {
+    let calls =
+        flood("page-flood-user", Manner::Answers(503, "", Vec::new()), Severity::Critical, |_| {
+            FLOODED.to_owned()
+        });
+    let summaries: Vec<_> =
+        calls.iter().filter(|call| call.json()["data"]["class"] == "many incidents").collect();
+    assert!(!summaries.is_empty(), "{calls:?}");
+    let text = summaries[0].json()["data"]["summary"].as_str().unwrap_or_default().to_owned();
+    println!("told: {text}");
+    assert!(text.starts_with("/user.slice/user-1000.slice on "), "{text}");
+}
+
+#[test]
+fn a_thousand_cgroups_that_flap_are_bounded_whatever_a_receiver_does() {
+    let cgroup = |nth| format!("/system.slice/x{nth}.service");
+    let calls = flood("page-flood-cgroups", Manner::Resets, Severity::Warning, cgroup);
+    assert!(calls.len() <= 10, "{}", calls.len());
+}

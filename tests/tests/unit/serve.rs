@@ -1,0 +1,270 @@
+//! The ports that the agent serves, over real sockets: who may connect, what may be requested, and
+//! that idle connections keep nobody out.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::Duration,
+};
+
+use spillway_agent::{
+    act::drain::ReadinessCell,
+    clock::Clock,
+    config::{Config, parse},
+    serve::{Metrics, serve, serve_agent_check},
+};
+use spillway_tests::{Scratch, http_get, is_root, now, own_network};
+
+const LOOPBACK: &str = "127.0.0.1:0";
+
+/// The longest that a probe may wait while others hold connections.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Serves metrics and the agent check as this configuration says, on loops of their own as the
+/// agent's; gives both addresses.
+fn served(config: Config) -> (SocketAddr, SocketAddr) {
+    let (sends, addresses) = channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can start");
+        runtime.block_on(async {
+            let metrics = Arc::new(Metrics::new(Clock::start(), 60.0));
+            let readiness = Arc::new(ReadinessCell::default());
+            let http = serve(&config.serve, metrics.clone(), readiness.clone())
+                .await
+                .expect("it can be served");
+            let listen = config.act.drain.agent_check.listen.expect("it is configured");
+            let check = serve_agent_check(listen, &config.serve.allow, &metrics, readiness).await;
+            sends.send((http, check.expect("it can be served"))).expect("the test waits");
+            std::future::pending::<()>().await;
+        });
+    });
+    addresses.recv().expect("it is served")
+}
+
+fn config(text: &str) -> Config {
+    let listens = text.contains("serve.listen");
+    let rest = if listens {
+        String::new()
+    } else {
+        format!("serve.listen = '{LOOPBACK}'\nact.drain.agent_check.listen = '{LOOPBACK}'\n")
+    };
+    parse(&format!("{rest}{text}"), "x.toml").expect("it is right")
+}
+
+/// The status line of the answer to a request with these headers.
+fn status(addr: SocketAddr, path: &str, headers: &[&str]) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    write!(stream, "GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+fn agent_check(addr: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut line = String::new();
+    stream.read_to_string(&mut line)?;
+    Ok(line)
+}
+
+/// Panics unless every probe is answered at once.
+fn assert_all_answer(http: SocketAddr, check: SocketAddr) {
+    for path in ["/ready", "/healthz", "/metrics"] {
+        let asked = now();
+        let answer = http_get(http, path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && asked.elapsed() < AT_ONCE,
+            "{path} {:?}: {answer}",
+            asked.elapsed()
+        );
+    }
+    let asked = now();
+    assert_eq!(agent_check(check).expect("it answers"), "ready 100%\n");
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+}
+
+#[test]
+fn idle_connections_keep_no_probe_waiting() {
+    let (http, check) = served(config(""));
+    let silent: Vec<_> =
+        (0..200).map(|nth| TcpStream::connect(if nth % 2 == 0 { http } else { check })).collect();
+    assert!(silent.iter().all(Result::is_ok));
+    assert_all_answer(http, check);
+    // They begin a request, go on with it a byte at a time, and never end it.
+    let mut slow: Vec<_> =
+        (0..100).map(|_| TcpStream::connect(http).expect("it listens")).collect();
+    for byte in "GET /metrics HTTP/1.1\r\nx:".bytes() {
+        // Those that were dropped cannot be written to.
+        slow.iter_mut().for_each(|stream| drop(stream.write_all(&[byte])));
+    }
+    assert_all_answer(http, check);
+    // They request metrics, read nothing and stay.
+    let mut scrapers = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(http).expect("it listens");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .expect("it takes a request");
+        scrapers.push(stream);
+    }
+    assert_all_answer(http, check);
+    let answer = http_get(http, "/metrics").expect("it answers");
+    for port in ["new", "metrics", "agent_check"] {
+        let name = format!("spillway_serve_dropped_total{{port=\"{port}\",reason=\"peer_limit\"}}");
+        assert!(answer.contains(&name), "{name} in {answer}");
+    }
+}
+
+#[test]
+fn a_kept_connection_that_is_used_outlives_idle_ones() {
+    let (http, _) = served(config(""));
+    let mut kept = TcpStream::connect(http).expect("it listens");
+    kept.set_read_timeout(Some(Duration::from_secs(5))).expect("it is open");
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        kept.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is open");
+        let mut answer = [0; 15];
+        kept.read_exact(&mut answer).expect("it answers");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        while !answer.ends_with(b"%\n") {
+            answer.rotate_left(1);
+            kept.read_exact(&mut answer[14..]).expect("the answer has an end");
+        }
+        silent.extend((0..10).map(|_| TcpStream::connect(http).expect("it listens")));
+    }
+}
+
+#[test]
+fn a_page_in_a_browser_cannot_read_them_under_its_own_name() {
+    let (http, _) = served(config("serve.host_names = ['node-1.example.com']"));
+    for path in ["/metrics", "/healthz", "/ready", "/nothing"] {
+        let rebound = status(http, path, &["host: evil.example:9646"]).expect("it answers");
+        assert!(rebound.starts_with("HTTP/1.1 421"), "{path}: {rebound}");
+    }
+    for host in ["127.0.0.1", "localhost:9646", "10.1.2.3:9646", "[::1]", "Node-1.example.com:9646"]
+    {
+        let own = status(http, "/ready", &[&format!("host: {host}")]).expect("it answers");
+        assert!(own.starts_with("HTTP/1.1 200"), "{host}: {own}");
+    }
+    let twice =
+        status(http, "/ready", &["host: localhost", "host: evil.example"]).expect("it answers");
+    assert!(twice.starts_with("HTTP/1.1 400"), "{twice}");
+}
+
+/// A file with a token that nobody else reads.
+fn token_file(scratch: &Scratch) -> PathBuf {
+    let path = scratch.secret("token", "0123456789abcdef0123456789abcdef\n");
+    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    path
+}
+
+#[test]
+fn with_a_token_metrics_need_it_and_probes_of_this_host_do_not() {
+    let scratch = Scratch::make("serve-token");
+    let (http, _) =
+        served(config(&format!("serve.token_file = '{}'", token_file(&scratch).display())));
+    let right = "authorization: Bearer 0123456789abcdef0123456789abcdef";
+    for (path, headers, wanted) in [
+        ("/metrics", &["host: localhost"][..], "401"),
+        (
+            "/metrics",
+            &["host: localhost", "authorization: Bearer 0123456789abcdef0123456789abcdee"],
+            "401",
+        ),
+        ("/metrics", &["host: localhost", right], "200"),
+        ("/metrics", &["host: scraped.example", right], "200"),
+        ("/healthz", &["host: localhost"], "200"),
+        ("/ready", &["host: localhost"], "200"),
+        ("/ready", &["host: evil.example"], "421"),
+    ] {
+        let found = status(http, path, headers).expect("it answers");
+        assert!(found.starts_with(&format!("HTTP/1.1 {wanted}")), "{path} {headers:?}: {found}");
+    }
+}
+
+#[test]
+fn peers_in_no_allowed_network_are_not_answered() {
+    const TEST: &str = "peers_in_no_allowed_network_are_not_answered";
+    if !is_root(TEST) {
+        return;
+    }
+    own_network().expect("a network namespace can be made");
+    for addr in ["198.51.100.1/32", "198.51.100.2/32", "203.0.113.2/32"] {
+        let added =
+            std::process::Command::new("ip").args(["addr", "add", addr, "dev", "lo"]).status();
+        assert!(added.is_ok_and(|status| status.success()), "{addr} can be added");
+    }
+    let listens =
+        "serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '198.51.100.1:0'\n";
+    let (http, check) = served(config(&format!("{listens}serve.allow = ['198.51.100.2/32']")));
+    let line = |from: &str| connect_from(from, check).and_then(read);
+    let ready = |from: &str, headers: &str| {
+        let mut stream = connect_from(from, http)?;
+        write!(
+            stream,
+            "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n"
+        )?;
+        read(stream)
+    };
+    for allowed in ["198.51.100.2", "198.51.100.1"] {
+        assert_eq!(line(allowed).expect("it answers"), "ready 100%\n", "{allowed}");
+        assert!(
+            ready(allowed, "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")),
+            "{allowed}"
+        );
+    }
+    let nothing = |answer: io::Result<String>| answer.map_or(true, |answer| answer.is_empty());
+    // More than there are slots: none takes one.
+    let held: Vec<_> = (0..100).map(|_| connect_from("203.0.113.2", check)).collect();
+    assert!(nothing(line("203.0.113.2")) && nothing(ready("203.0.113.2", "")));
+    assert_eq!(line("198.51.100.2").expect("it answers"), "ready 100%\n");
+    drop(held);
+
+    // With a token and no network, the token decides.
+    let scratch = Scratch::make("serve-peers");
+    let token = token_file(&scratch);
+    let listens =
+        format!("serve.listen = '198.51.100.1:0'\nact.drain.agent_check.listen = '{LOOPBACK}'\n");
+    let (http, _) = served(config(&format!("{listens}serve.token_file = '{}'", token.display())));
+    let ready = |headers: &str| {
+        let mut stream = connect_from("203.0.113.2", http)?;
+        write!(
+            stream,
+            "GET /ready HTTP/1.1\r\nhost: {http}\r\n{headers}connection: close\r\n\r\n"
+        )?;
+        read(stream)
+    };
+    assert!(ready("").is_ok_and(|answer| answer.starts_with("HTTP/1.1 401")));
+    let right = "authorization: Bearer 0123456789abcdef0123456789abcdef\r\n";
+    assert!(ready(right).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")));
+}
+
+/// Connects from an address of this host.
+fn connect_from(from: &str, to: SocketAddr) -> io::Result<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(from.parse().expect("that is an address"), 0))?;
+        socket.connect(to).await?.into_std()
+    })?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(stream)
+}
+
+fn read(mut stream: TcpStream) -> io::Result<String> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
