@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    act::{self, LimitWorker, Notifier, Outcome, drain::DrainWorker},
+    act::{self, Executor as _, LimitWorker, Notifier, Outcome, drain::DrainWorker},
     bpf::{ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Config, Mode, Reload},
@@ -229,7 +229,7 @@ impl Agent {
     fn collect_outcomes(&mut self) {
         let now = self.clock.now();
         let limited = self.limits.as_mut().map(|limits| limits.outcomes(now)).unwrap_or_default();
-        for outcome in limited.into_iter().chain(self.drains.outcomes()) {
+        for outcome in limited.into_iter().chain(self.drains.outcomes(now)) {
             self.report(&outcome);
             if outcome.event.is_setback() {
                 self.engine.set_back(outcome.t, &outcome.id, &outcome.why, &mut self.output);
@@ -248,8 +248,8 @@ impl Agent {
                 .as_mut()
                 .is_some_and(|notifier| notifier.decided(&decision, verdicts));
             decision.performed = notified
-                || self.limits.as_mut().is_some_and(|limits| limits.perform(&decision))
-                || self.drains.perform(&decision, verdict);
+                || self.limits.as_mut().is_some_and(|limits| limits.perform(&decision, verdicts))
+                || self.drains.perform(&decision, verdicts);
             self.printer.decision(&decision);
         }
     }
@@ -261,7 +261,7 @@ impl Agent {
         if let Some(pods) = self.service_pods.as_ref().and_then(ServicePods::latest) {
             self.engine.services().name_pods(pods);
         }
-        self.drains.observe(self.clock.now(), self.engine.raised());
+        self.drains.observe(self.clock.now(), &mut self.engine.raised());
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
@@ -301,7 +301,7 @@ impl Agent {
         if reload(self.file.as_deref(), &mut self.config) {
             self.engine.reload(&self.config);
             self.drains.reload(&self.config);
-            if let Some(limits) = &self.limits {
+            if let Some(limits) = &mut self.limits {
                 limits.reload(&self.config);
             }
         }
@@ -310,8 +310,8 @@ impl Agent {
     /// Stops the executors, reports what that did, and waits for the output.
     fn stop(self) {
         let Self { limits, drains, mut notifier, mut printer, metrics, .. } = self;
-        let limited = limits.map(LimitWorker::stop).unwrap_or_default();
-        for outcome in drains.stop().into_iter().chain(limited) {
+        let limited = limits.map(|limits| Box::new(limits).stop()).unwrap_or_default();
+        for outcome in Box::new(drains).stop().into_iter().chain(limited) {
             report(&mut printer, &metrics, &mut notifier, &outcome);
         }
         if let Some(notifier) = notifier {

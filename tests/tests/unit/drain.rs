@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use spillway_agent::{
     act::{
-        Outcome, OutcomeKind,
+        Executor as _, Outcome, OutcomeKind,
         drain::{DrainWorker, Override, OverrideFile, Readiness},
     },
     clock::Clock,
@@ -105,7 +105,7 @@ impl Node {
 impl Drop for Agent {
     /// It writes nothing any more where the test's directory was.
     fn drop(&mut self) {
-        self.drainer.take().map(DrainWorker::stop);
+        self.drainer.take().map(|drainer| Box::new(drainer).stop());
     }
 }
 
@@ -120,24 +120,24 @@ impl Agent {
 
     fn decide_on(&mut self, action: Action, verdict: &Verdict) -> bool {
         let drainer = self.drainer.as_mut().expect("it runs until it is dropped");
-        drainer.perform(&decision(action, verdict), Some(verdict))
+        drainer.perform(&decision(action, verdict), std::slice::from_ref(verdict))
     }
 
     /// Tells it once of the claims that stand, as the loop does at each scan.
     fn sees(&mut self, t: f64, claims: &[Verdict]) {
-        self.drainer.as_mut().expect("it runs until it is dropped").observe(t, claims.iter());
+        self.drainer.as_mut().expect("it runs until it is dropped").observe(t, &mut claims.iter());
     }
 
     /// Everything that it told and nobody waited for.
     fn rest(&mut self) -> Vec<OutcomeKind> {
-        self.told.extend(self.drainer.iter_mut().flat_map(DrainWorker::outcomes));
+        self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
         self.told.iter().map(|outcome| outcome.event).collect()
     }
 
     /// Waits until it told of this, and gives it.
     fn until(&mut self, event: OutcomeKind) -> Outcome {
         let found = wait_for(SOON, || {
-            self.told.extend(self.drainer.iter_mut().flat_map(DrainWorker::outcomes));
+            self.told.extend(self.drainer.iter_mut().flat_map(|drainer| drainer.outcomes(0.0)));
             self.told.iter().position(|outcome| outcome.event == event)
         });
         let at = found.unwrap_or_else(|| panic!("it did not tell of {event:?}: {:?}", self.told));
@@ -565,7 +565,7 @@ fn a_drain_that_was_refused_does_not_lower_the_weight() {
     let mut agent = node.start();
     let refused = Some(GuardRefusal::Budget { actions_per_hour_max: 6 });
     let refused = Decision { refused, ..decision(Action::Drain, &near[0]) };
-    assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, Some(&near[0])));
+    assert!(!agent.drainer.as_mut().expect("it runs").perform(&refused, &near));
     agent.sees(1.0, &near);
     assert_eq!(agent.says(), Readiness::Ready(100));
 }

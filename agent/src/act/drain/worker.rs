@@ -12,7 +12,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread,
     time::Duration,
@@ -28,7 +28,11 @@ use super::{
     weight::Weight,
 };
 use crate::{
-    act::outcome::{Outcome, OutcomeKind},
+    act::{
+        executor::Executor,
+        outcome::{Outcome, OutcomeKind},
+        worker::{Order, Worker, WorkerChannels},
+    },
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
@@ -46,10 +50,15 @@ enum DrainOrder {
     Stop,
 }
 
+impl Order for DrainOrder {
+    fn stop() -> Self {
+        Self::Stop
+    }
+}
+
 /// The threads that drain, as the loop sees them.
 pub struct DrainWorker {
-    orders: Sender<DrainOrder>,
-    outcomes: Receiver<Outcome>,
+    worker: Worker<DrainOrder>,
     readiness: Arc<ReadinessCell>,
     weight: Weight,
     /// Incidents on whose account less work is asked for, and whether a drain was decided for that.
@@ -81,11 +90,11 @@ impl DrainWorker {
         let performs =
             config.mode == Mode::Enforce && drain.enabled && (has_granter || has_agent_check);
         let readiness = Arc::new(ReadinessCell::default());
-        let (orders, ordered) = channel();
-        let (told, outcomes) = channel();
+        let (worker, WorkerChannels { orders, outcomes }) =
+            Worker::new("spillway-drain", STOPS_WITHIN);
         let calls = endpoint.map(|endpoint| {
             let (calls, called) = channel();
-            let answers = orders.clone();
+            let answers = worker.sender();
             let run =
                 move || client::run(&endpoint, clock, &called, &answers, DrainOrder::Answered);
             thread::Builder::new().name("drain-call".to_owned()).spawn(run).map(|_| calls)
@@ -99,7 +108,7 @@ impl DrainWorker {
             calls,
             standby.clone(),
             readiness.clone(),
-            told,
+            outcomes,
         );
         let is_ours = Arc::new(AtomicBool::new(true));
         match standby.claim() {
@@ -108,15 +117,14 @@ impl DrainWorker {
         }
         let weight = Weight::new(&config.decide, drain.agent_check.floor_percent);
         let keeps = is_ours.clone();
-        thread::Builder::new().name("spillway-drain".to_owned()).spawn(move || {
-            while wait(&mut keeper, &standby, &keeps, &ordered) && keep(&mut keeper, &ordered) {
+        worker.spawn(move || {
+            while wait(&mut keeper, &standby, &keeps, &orders) && keep(&mut keeper, &orders) {
                 stand_by(&standby, &keeps, "another agent acts by it");
             }
         })?;
         let (weighed, refused) = (BTreeMap::new(), BTreeSet::new());
         Ok(Self {
-            orders,
-            outcomes,
+            worker,
             readiness,
             weight,
             weighed,
@@ -133,10 +141,10 @@ impl DrainWorker {
     pub fn readiness(&self) -> Arc<ReadinessCell> {
         self.readiness.clone()
     }
+}
 
-    /// Takes a decision that is this one's to carry out, and says whether it did. `evidence` is the
-    /// verdict behind it.
-    pub fn perform(&mut self, decision: &Decision, evidence: Option<&Verdict>) -> bool {
+impl Executor for DrainWorker {
+    fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
         let id = decision.id.to_string();
         if !self.performs {
             return false;
@@ -159,6 +167,8 @@ impl DrainWorker {
             }
             Action::Drain => {
                 self.refused.remove(&id);
+                let mut verdicts = verdicts.iter().rev();
+                let evidence = verdicts.find(|verdict| IncidentId::from(*verdict) == decision.id);
                 let evidence = serde_json::to_value(evidence).unwrap_or_default();
                 DrainOrder::Drain(DrainReason { id, why: decision.why.clone(), evidence })
             }
@@ -184,16 +194,15 @@ impl DrainWorker {
             | Action::Weigh => return false,
         };
         // Whoever waits needs to know as well.
-        self.orders.send(order).is_ok() && self.is_ours.load(Ordering::Relaxed)
+        self.worker.send(order) && self.is_ours.load(Ordering::Relaxed)
     }
 
-    /// Follows another policy.
-    pub fn reload(&mut self, config: &Config) {
+    fn reload(&mut self, config: &Config) {
         self.weight.reload(&config.decide);
     }
 
     /// Takes the claims that stand at `t`: by their harm the weight falls, and a drain is judged.
-    pub fn observe<'a>(&mut self, t: f64, claims: impl Iterator<Item = &'a Verdict>) {
+    fn observe(&mut self, t: f64, claims: &mut dyn Iterator<Item = &Verdict>) {
         if !self.performs {
             return;
         }
@@ -219,13 +228,11 @@ impl DrainWorker {
         if std::mem::replace(&mut self.is_calm, conditions.is_empty()) && conditions.is_empty() {
             return;
         }
-        // Once it has ended nobody judges.
-        let _ = self.orders.send(DrainOrder::Observed(conditions));
+        self.worker.send(DrainOrder::Observed(conditions));
     }
 
-    /// What was done since.
-    pub fn outcomes(&mut self) -> Vec<Outcome> {
-        let outcomes: Vec<_> = self.outcomes.try_iter().collect();
+    fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
+        let outcomes = self.worker.outcomes();
         for outcome in &outcomes {
             if matches!(outcome.event, OutcomeKind::DrainRefused | OutcomeKind::DrainUseless) {
                 self.refused.insert(outcome.id.to_string());
@@ -234,22 +241,8 @@ impl DrainWorker {
         outcomes
     }
 
-    /// Ends the thread, and gives what was done since; waits for at most [`STOPS_WITHIN`].
-    pub fn stop(self) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        if self.orders.send(DrainOrder::Stop).is_ok() {
-            while let Ok(outcome) = self.outcomes.recv_timeout(STOPS_WITHIN) {
-                outcomes.push(outcome);
-            }
-        }
-        outcomes
-    }
-}
-
-impl Drop for DrainWorker {
-    /// The threads know one another, and would go on for ever.
-    fn drop(&mut self) {
-        let _ = self.orders.send(DrainOrder::Stop);
+    fn stop(self: Box<Self>) -> Vec<Outcome> {
+        self.worker.stop()
     }
 }
 

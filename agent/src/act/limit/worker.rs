@@ -9,21 +9,23 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread,
     time::Duration,
 };
 
 use crate::{
     act::{
+        executor::Executor,
         journal::Journal,
         limit::{ActiveLimits, undo_all},
         outcome::{Outcome, OutcomeKind},
+        worker::{Order, Worker, WorkerChannels},
     },
     clock::Clock,
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
+    detect::Verdict,
     os::trusted::reason,
     sense::ProcessId,
 };
@@ -45,6 +47,12 @@ enum LimitOrder {
     Stop,
 }
 
+impl Order for LimitOrder {
+    fn stop() -> Self {
+        Self::Stop
+    }
+}
+
 /// What the thread is at.
 struct Busy {
     since: f64,
@@ -55,8 +63,7 @@ struct Busy {
 
 /// The thread that acts, as the loop sees it.
 pub struct LimitWorker {
-    orders: Sender<LimitOrder>,
-    outcomes: Receiver<Outcome>,
+    worker: Worker<LimitOrder>,
     busy: Arc<Mutex<Option<Busy>>>,
     /// Why nothing can be limited; `None` if it can.
     unable: Option<String>,
@@ -100,23 +107,22 @@ impl LimitWorker {
             tracing::warn!("{why}");
         }
         let limits = ActiveLimits::new(config, journal);
-        let (orders, ordered) = channel();
-        let (told, outcomes) = channel();
+        let (worker, WorkerChannels { orders, outcomes }) =
+            Worker::new("spillway-act", STOPS_WITHIN);
         let busy = Arc::new(Mutex::new(None));
         let shared = busy.clone();
-        thread::Builder::new()
-            .name("spillway-act".to_owned())
-            .spawn(move || act(limits, clock, &ordered, &shared, &told))?;
-        Ok(Some(Self { orders, outcomes, busy, unable }))
+        worker.spawn(move || act(limits, clock, &orders, &shared, &outcomes))?;
+        Ok(Some(Self { worker, busy, unable }))
     }
 
     /// Why nothing can be limited; `None` if it can.
     pub fn unable(&self) -> Option<&str> {
         self.unable.as_deref()
     }
+}
 
-    /// Takes a decision that is this one's to carry out, and says whether it did.
-    pub fn perform(&mut self, decision: &Decision) -> bool {
+impl Executor for LimitWorker {
+    fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
         let IncidentId::Leak(culprit, _) = decision.id else { return false };
         let id = Arc::from(decision.id.to_string());
         let order = match decision.action {
@@ -130,18 +136,16 @@ impl LimitWorker {
             | Action::Undrain
             | Action::Resolve => return false,
         };
-        self.orders.send(order).is_ok()
+        self.worker.send(order)
     }
 
-    /// Follows another policy.
-    pub fn reload(&self, config: &Config) {
-        // The thread ends with this alone.
-        let _ = self.orders.send(LimitOrder::Reload(Box::new(config.clone())));
+    fn reload(&mut self, config: &Config) {
+        self.worker.send(LimitOrder::Reload(Box::new(config.clone())));
     }
 
-    /// What came of it since the last time. `t` is now.
-    pub fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
-        let mut outcomes: Vec<_> = self.outcomes.try_iter().collect();
+    /// Reports an order that takes long as well.
+    fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
+        let mut outcomes = self.worker.outcomes();
         if let Some(busy) = lock(&self.busy).as_mut()
             && t - busy.since > LATE_SECS
             && !std::mem::replace(&mut busy.told, true)
@@ -163,16 +167,9 @@ impl LimitWorker {
         outcomes
     }
 
-    /// Puts everything back, and says what came of it; waits for at most [`STOPS_WITHIN`]. What is
-    /// not done by then, the journal keeps.
-    pub fn stop(self) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        if self.orders.send(LimitOrder::Stop).is_ok() {
-            while let Ok(outcome) = self.outcomes.recv_timeout(STOPS_WITHIN) {
-                outcomes.push(outcome);
-            }
-        }
-        outcomes
+    /// Puts everything back. Whatever is not done within [`STOPS_WITHIN`], the journal keeps.
+    fn stop(self: Box<Self>) -> Vec<Outcome> {
+        self.worker.stop()
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use spillway_agent::{act::drain::DrainWorker, clock::Clock, config};
+use spillway_agent::{
+    act::{Executor as _, drain::DrainWorker},
+    clock::Clock,
+    config,
+};
 
 /// How soon it is said what was done.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
@@ -25,10 +29,11 @@ pub struct Args {
 
 /// Runs until it is killed, or has come to its end.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let mut drainer = DrainWorker::start(&config::load(&args.config)?, Clock::start())?;
+    let clock = Clock::start();
+    let mut drainer = DrainWorker::start(&config::load(&args.config)?, clock)?;
     let mut out = io::stdout().lock();
     loop {
-        for outcome in drainer.outcomes() {
+        for outcome in drainer.outcomes(clock.now()) {
             writeln!(out, "{}", outcome.event.name())?;
             out.flush()?;
         }

@@ -1,0 +1,169 @@
+//! The interface of everything that carries decisions out.
+
+use super::{notify::Notifier, outcome::Outcome};
+use crate::{config::Config, decide::Decision, detect::Verdict};
+
+/// Carries out one kind of decision, beside the loop.
+///
+/// Every executor gets every decision, verdict and outcome, and picks its own. None of these calls
+/// may block: a thread of the executor does the work, as [`Worker`](super::worker::Worker) has it.
+pub trait Executor {
+    /// Takes a decision, and returns whether it is this executor's and will be carried out.
+    /// `verdicts` has the latest verdict of its incident: that in [`Decision::verdict`] may be of
+    /// another claim of the incident.
+    fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool;
+
+    /// Takes all verdicts that are raised at `now`, after each scan of the processes.
+    fn observe(&mut self, _now: f64, _raised: &mut dyn Iterator<Item = &Verdict>) {}
+
+    /// Returns the outcomes since the last call.
+    fn outcomes(&mut self, now: f64) -> Vec<Outcome>;
+
+    /// Takes an outcome of any executor.
+    fn on_outcome(&mut self, _outcome: &Outcome) {}
+
+    /// Follows a reloaded configuration.
+    fn reload(&mut self, _config: &Config) {}
+
+    /// Stops, and returns the remaining outcomes.
+    fn stop(self: Box<Self>) -> Vec<Outcome>;
+}
+
+impl Executor for Notifier {
+    fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
+        self.decided(decision, verdicts)
+    }
+
+    fn observe(&mut self, _now: f64, _raised: &mut dyn Iterator<Item = &Verdict>) {
+        self.tick();
+    }
+
+    /// Has none: notifications are no change to this host.
+    fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
+        Vec::new()
+    }
+
+    fn on_outcome(&mut self, outcome: &Outcome) {
+        self.done(outcome);
+    }
+
+    fn stop(self: Box<Self>) -> Vec<Outcome> {
+        Notifier::stop(*self);
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread, time::Duration};
+
+    use super::*;
+    use crate::{
+        act::{
+            outcome::OutcomeKind,
+            worker::{Order, Worker, WorkerChannels},
+        },
+        config::Mode,
+        decide::Action,
+        detect::{IncidentId, OverloadClaim},
+    };
+
+    /// A sample executor, which answers every limit with an outcome and does nothing else.
+    struct SampleExecutor {
+        worker: Worker<SampleOrder>,
+        heard: Vec<OutcomeKind>,
+    }
+
+    enum SampleOrder {
+        Refuse(f64),
+        Stop,
+    }
+
+    impl Order for SampleOrder {
+        fn stop() -> Self {
+            Self::Stop
+        }
+    }
+
+    fn outcome(t: f64, event: OutcomeKind) -> Outcome {
+        let why = "it is a sample".to_owned();
+        let (id, cgroup) = (Arc::from("leak-1-2"), Arc::from("/a"));
+        Outcome { t, event, id, cgroup, limit_bytes: None, why }
+    }
+
+    impl SampleExecutor {
+        fn start() -> Self {
+            let (worker, WorkerChannels { orders, outcomes }) =
+                Worker::new("sample", Duration::from_secs(10));
+            let run = move || {
+                while let Ok(SampleOrder::Refuse(t)) = orders.recv() {
+                    outcomes.send(outcome(t, OutcomeKind::Refused)).unwrap();
+                }
+                outcomes.send(outcome(9.0, OutcomeKind::Undone)).unwrap();
+            };
+            worker.spawn(run).unwrap();
+            Self { worker, heard: Vec::new() }
+        }
+    }
+
+    impl Executor for SampleExecutor {
+        fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
+            decision.action == Action::Limit && self.worker.send(SampleOrder::Refuse(decision.t()))
+        }
+
+        fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
+            self.worker.outcomes()
+        }
+
+        fn on_outcome(&mut self, outcome: &Outcome) {
+            self.heard.push(outcome.event);
+        }
+
+        fn stop(self: Box<Self>) -> Vec<Outcome> {
+            self.worker.stop()
+        }
+    }
+
+    fn decision(action: Action) -> Decision {
+        let verdict = Verdict::raised(3.0, OverloadClaim::default(), 1.0, String::new());
+        Decision {
+            id: IncidentId::from(&verdict),
+            action,
+            mode: Mode::Enforce,
+            verdict: Arc::new(verdict),
+            performed: false,
+            refused: None,
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn executors_pick_their_decisions_and_return_outcomes_until_stopped() {
+        let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(SampleExecutor::start())];
+        let mut reported = Vec::new();
+        for executor in &mut executors {
+            assert!(!executor.perform(&decision(Action::Drain), &[]));
+            assert!(executor.perform(&decision(Action::Limit), &[]));
+            while reported.is_empty() {
+                reported = executor.outcomes(0.0);
+                thread::sleep(Duration::from_millis(1));
+            }
+            executor.on_outcome(&reported[0]);
+        }
+        for executor in executors {
+            reported.extend(executor.stop());
+        }
+        let reported: Vec<_> = reported.iter().map(|outcome| (outcome.t, outcome.event)).collect();
+        assert_eq!(reported, [(3.0, OutcomeKind::Refused), (9.0, OutcomeKind::Undone)]);
+    }
+
+    #[test]
+    fn worker_that_has_ended_takes_no_order() {
+        let mut sample = SampleExecutor::start();
+        assert!(sample.worker.send(SampleOrder::Stop));
+        while sample.worker.send(SampleOrder::Stop) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!sample.perform(&decision(Action::Limit), &[]));
+    }
+}
