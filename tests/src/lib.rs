@@ -45,7 +45,7 @@ pub use broken::break_program;
 pub use crash_schedule::{Kills, in_lanes};
 pub use held::Held;
 pub use netns::{loopback_up, own_network, own_resolver};
-pub use own_cgroup::OwnCgroup;
+pub use own_cgroup::{OwnCgroup, apart};
 pub use program_costs::{ProgramCost, program_costs};
 pub use real_time::{in_real_time, real_time};
 pub use reference::Reference;

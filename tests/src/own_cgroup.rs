@@ -11,6 +11,24 @@ use std::{
 };
 
 use anyhow::Context as _;
+use spillway_agent::sense::Hierarchy;
+
+use crate::Workload;
+
+/// A workload in a cgroup of its own where one may be made, so that it makes no incident together
+/// with another test's. The cgroup comes first, so that it goes last.
+///
+/// # Panics
+///
+/// The workload does not start.
+pub fn apart(name: &str, command: &mut Command) -> (Option<OwnCgroup>, Workload) {
+    let hierarchy = Hierarchy::detect();
+    let cgroup = hierarchy.mount().and_then(|mount| OwnCgroup::make(mount, name).ok());
+    if let Some(cgroup) = &cgroup {
+        cgroup.admit(command).expect("it may be entered");
+    }
+    (cgroup, Workload::start(command))
+}
 
 /// A cgroup, removed when dropped; nothing may run in it by then.
 pub struct OwnCgroup {

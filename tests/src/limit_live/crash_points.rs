@@ -5,7 +5,7 @@
 //! before the other, so one is enough. Which calls those are is not taken on trust: first an agent
 //! runs to its end, call by call, and all that it may change is read at each.
 
-use std::{collections::HashSet, fmt, fs, hash::Hash, path::Path, process::Command};
+use std::{collections::HashSet, fmt, fs, path::Path, process::Command};
 
 use spillway_agent::act::{Journal, Undone, undo_all};
 
@@ -59,6 +59,9 @@ fn killed_alone(stage: &Stage, share: Share, args: &[&str]) -> String {
     killed.to_string()
 }
 
+/// Digits of what stands for no limit in version 1, some 2^63; no other number has as many.
+const UNLIMITED_DIGITS: usize = 19;
+
 /// What came of an agent that was killed anywhere.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Killed {
@@ -95,7 +98,7 @@ impl fmt::Display for Killed {
 ///
 /// Where `state`, of all that it may change, is not what it was; or where a call changed that which
 /// should change nothing.
-pub fn killed_anywhere<S: PartialEq + Eq + Hash + fmt::Debug>(
+pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     state_dir: &Path,
     share: Share,
     contain: impl Fn() -> Command,
@@ -116,7 +119,7 @@ pub fn killed_anywhere<S: PartialEq + Eq + Hash + fmt::Debug>(
         nth += share.of;
         let left = (state(), files(state_dir));
         killed.left += u32::from(left.0 != before);
-        expected.remove(&left);
+        expected.remove(&shape(&left));
         // As the next agent does when it starts.
         let undone = undo_all(&journal());
         killed.found += u32::from(!undone.is_empty());
@@ -135,10 +138,10 @@ pub fn killed_anywhere<S: PartialEq + Eq + Hash + fmt::Debug>(
 
 /// Lets a program run to its end, and reads `state` at the begin of each of its calls; gives what
 /// there was to see, and every state that there was.
-fn surveyed<S: PartialEq + Eq + Hash + fmt::Debug>(
+fn surveyed<S: PartialEq + fmt::Debug>(
     command: Command,
     state: impl Fn() -> S,
-) -> (Killed, HashSet<S>) {
+) -> (Killed, HashSet<String>) {
     let (mut killed, mut states) = (Killed::default(), HashSet::new());
     let (mut last, mut before) = (state(), None::<Call>);
     let mut running = Some(Stopped::start(command));
@@ -153,19 +156,36 @@ fn surveyed<S: PartialEq + Eq + Hash + fmt::Debug>(
         }
         killed.calls += 1;
         killed.changing += u32::from(call.may_change_something());
-        states.insert(now);
+        states.insert(shape(&now));
         (last, before, running) = (state(), Some(call), Some(stopped));
     }
     (killed, states)
 }
 
+/// A state but for its numbers, which follow from how much memory is charged at the moment: what
+/// stands for no limit is kept.
+fn shape(state: &impl fmt::Debug) -> String {
+    let text = format!("{state:?}");
+    let is_digit = |letter: char| letter.is_ascii_digit();
+    let (mut shape, mut rest) = (String::new(), &text[..]);
+    while let Some(at) = rest.find(is_digit) {
+        let length = rest[at..].find(|letter| !is_digit(letter)).unwrap_or(rest.len() - at);
+        let number = &rest[at..at + length];
+        shape.push_str(&rest[..at]);
+        shape.push_str(if length >= UNLIMITED_DIGITS { number } else { "#" });
+        rest = &rest[at + length..];
+    }
+    shape + rest
+}
+
 /// Every file below a directory, with what is in it.
-fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+fn files(directory: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let entries = fs::read_dir(directory).map(|entries| entries.flatten().collect::<Vec<_>>());
     for entry in entries.unwrap_or_default() {
         let path = entry.path();
-        found.push((path.display().to_string(), fs::read(&path).unwrap_or_default()));
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+        found.push((path.display().to_string(), text));
         if path.is_dir() {
             found.extend(files(&path));
         }

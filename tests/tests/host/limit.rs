@@ -79,7 +79,7 @@ fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
 
 #[test]
 fn undone_by_hand_between_any_two_system_calls_it_does_not_come_back() {
-    on_stage("overtaken", |stage| overtaken(stage, Share::WHOLE));
+    on_stage("overtaken", |stage| overtaken(stage, Share { of: 2, nth: 0 }));
 }
 
 #[test]

@@ -8,8 +8,8 @@
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use spillway_tests::{
-    ANY_PORT, Held, Knows, Resolver, Running, Scratch, Workload, agent, find_metric, is_root,
-    metric, now, own_network, own_resolver,
+    ANY_PORT, Held, Knows, Resolver, Running, Scratch, agent, apart, find_metric, is_root, metric,
+    now, own_network, own_resolver,
     receiver::{Form, Manner, PAGERDUTY_KEY, Receiver},
     run_with,
     tls::{Authority, TlsServer, answer},
@@ -69,7 +69,8 @@ fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
         &alertmanager,
     );
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
-    let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let (_cgroup, leak) =
+        apart("names-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let running = Running::start(run_with(&config));
     let output = agent().args(["drain", "--config"]).arg(&config).output().expect("it runs");
     assert!(output.status.success(), "{output:?}");

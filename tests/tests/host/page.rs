@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 use spillway_tests::{
-    ANY_PORT, Running, Scratch, Workload, metric,
+    ANY_PORT, Running, Scratch, apart, metric,
     receiver::{Form, PAGERDUTY_KEY, Receiver},
     run_with, wait_for,
 };
@@ -30,7 +30,7 @@ fn a_leak_is_told_of_once_whichever_run_of_the_agent_sees_it() {
         ),
     );
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
-    let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let (_cgroup, leak) = apart("page-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let incident = format!("/leak-{}-", leak.pid());
     let run = || {
         let mut command = run_with(&config);

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use spillway_tests::{Running, Scratch, Workload, agent, http_get, run_with, wait_for};
+use spillway_tests::{Running, Scratch, agent, apart, http_get, run_with, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -148,7 +148,8 @@ fn no_secret_is_told_whoever_sends_it_back() {
         &slack_url,
     );
     let mut leak = Command::new(env!("CARGO_BIN_EXE_workload"));
-    let leak = Workload::start(leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
+    let (_cgroup, leak) =
+        apart("secrets-leak", leak.args(["leak", "--rate=8MiB", "--limit=1500MiB"]));
     let mut command = run_with(&config);
     command.args(["--json", "-vv"]).env("CREDENTIALS_DIRECTORY", &scratch.0);
     let running = Running::start(command);
