@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    act::{self, Executor as _, LimitWorker, Notifier, Outcome, drain::DrainWorker},
+    act::{self, Executor, LimitWorker, Notifier, Outcome, drain::DrainWorker},
     bpf::{ProbeState, ProbeStatus},
     clock::Clock,
     config::{self, Config, Mode, Reload},
@@ -96,9 +96,7 @@ pub fn run(
             file: file.map(Path::to_owned),
             config: config.clone(),
             engine,
-            limits: None,
-            drains,
-            notifier,
+            executors: Vec::new(),
             service_pods: None,
             printer,
             metrics,
@@ -107,13 +105,18 @@ pub fn run(
             has_warned_untracked: false,
             output: Output::default(),
         };
+        // The list of executors. Each is asked in turn, and they stop in reverse, so that the
+        // notifier hears of what the others did last.
+        agent.executors.extend(notifier.map(boxed));
         for outcome in act::recover(config, clock.now()) {
             agent.report(&outcome);
         }
-        agent.limits = LimitWorker::start(config, clock)?;
-        if let Some(why) = agent.limits.as_ref().and_then(LimitWorker::unable) {
+        let limits = LimitWorker::start(config, clock)?;
+        if let Some(why) = limits.as_ref().and_then(LimitWorker::unable) {
             agent.metrics.note_standing("action", why.to_owned());
         }
+        agent.executors.extend(limits.map(boxed));
+        agent.executors.push(boxed(drains));
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
         // several times as much for a moment.
         self_protection::prepare();
@@ -177,9 +180,7 @@ struct Agent {
     /// Configuration in effect.
     config: Config,
     engine: Engine,
-    limits: Option<LimitWorker>,
-    drains: DrainWorker,
-    notifier: Option<Notifier>,
+    executors: Vec<Box<dyn Executor>>,
     service_pods: Option<ServicePods>,
     printer: EventPrinter,
     metrics: Arc<Metrics>,
@@ -228,8 +229,9 @@ impl Agent {
     /// severity.
     fn collect_outcomes(&mut self) {
         let now = self.clock.now();
-        let limited = self.limits.as_mut().map(|limits| limits.outcomes(now)).unwrap_or_default();
-        for outcome in limited.into_iter().chain(self.drains.outcomes(now)) {
+        let outcomes: Vec<_> =
+            self.executors.iter_mut().flat_map(|executor| executor.outcomes(now)).collect();
+        for outcome in outcomes {
             self.report(&outcome);
             if outcome.event.is_setback() {
                 self.engine.set_back(outcome.t, &outcome.id, &outcome.why, &mut self.output);
@@ -243,25 +245,20 @@ impl Agent {
             // The diagnosis changes while a verdict is raised, so the latest one counts.
             let verdict = evidence(&self.engine, &decision);
             let verdicts = verdict.map_or(&self.output.verdicts[..], std::slice::from_ref);
-            let notified = self
-                .notifier
-                .as_mut()
-                .is_some_and(|notifier| notifier.decided(&decision, verdicts));
-            decision.performed = notified
-                || self.limits.as_mut().is_some_and(|limits| limits.perform(&decision, verdicts))
-                || self.drains.perform(&decision, verdicts);
+            decision.performed =
+                self.executors.iter_mut().any(|executor| executor.perform(&decision, verdicts));
             self.printer.decision(&decision);
         }
     }
 
     fn on_process_scan(&mut self) {
-        if let Some(notifier) = &mut self.notifier {
-            notifier.tick();
-        }
         if let Some(pods) = self.service_pods.as_ref().and_then(ServicePods::latest) {
             self.engine.services().name_pods(pods);
         }
-        self.drains.observe(self.clock.now(), &mut self.engine.raised());
+        let now = self.clock.now();
+        for executor in &mut self.executors {
+            executor.observe(now, &mut self.engine.raised());
+        }
         let tracked = self.engine.tracked();
         self.metrics.note_tracked(&tracked);
         if tracked.untracked_total > 0 && !std::mem::replace(&mut self.has_warned_untracked, true) {
@@ -273,8 +270,17 @@ impl Agent {
         }
     }
 
+    /// Prints and counts an outcome, and passes it to every executor. A setback is logged as well.
     fn report(&mut self, outcome: &Outcome) {
-        report(&mut self.printer, &self.metrics, &mut self.notifier, outcome);
+        self.metrics.note_outcome(outcome);
+        for executor in &mut self.executors {
+            executor.on_outcome(outcome);
+        }
+        let Outcome { event, id, cgroup, why, .. } = outcome;
+        if event.is_setback() {
+            tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");
+        }
+        self.printer.outcome(outcome);
     }
 
     /// Logs that the loop was held up: the first time, and then at each power of two, because a
@@ -300,26 +306,26 @@ impl Agent {
     fn on_reload(&mut self) {
         if reload(self.file.as_deref(), &mut self.config) {
             self.engine.reload(&self.config);
-            self.drains.reload(&self.config);
-            if let Some(limits) = &mut self.limits {
-                limits.reload(&self.config);
+            for executor in &mut self.executors {
+                executor.reload(&self.config);
             }
         }
     }
 
     /// Stops the executors, reports what that did, and waits for the output.
-    fn stop(self) {
-        let Self { limits, drains, mut notifier, mut printer, metrics, .. } = self;
-        let limited = limits.map(|limits| Box::new(limits).stop()).unwrap_or_default();
-        for outcome in Box::new(drains).stop().into_iter().chain(limited) {
-            report(&mut printer, &metrics, &mut notifier, &outcome);
+    fn stop(mut self) {
+        while let Some(executor) = self.executors.pop() {
+            for outcome in executor.stop() {
+                self.report(&outcome);
+            }
         }
-        if let Some(notifier) = notifier {
-            notifier.stop();
-        }
-        printer.drain(PRINTED_WITHIN);
+        self.printer.drain(PRINTED_WITHIN);
         tracing::info!("stopped");
     }
+}
+
+fn boxed(executor: impl Executor + 'static) -> Box<dyn Executor> {
+    Box::new(executor)
 }
 
 /// Serves metrics, health and the agent check. Returns the addresses in use.
@@ -353,24 +359,6 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
 fn not_served(metrics: &Metrics, why: String) {
     tracing::warn!("{why}");
     metrics.note_standing("serve", why);
-}
-
-/// Prints, counts and notifies of an outcome. A setback is logged as well.
-fn report(
-    printer: &mut EventPrinter,
-    metrics: &Metrics,
-    notifier: &mut Option<Notifier>,
-    outcome: &Outcome,
-) {
-    metrics.note_outcome(outcome);
-    if let Some(notifier) = notifier {
-        notifier.done(outcome);
-    }
-    let Outcome { event, id, cgroup, why, .. } = outcome;
-    if event.is_setback() {
-        tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");
-    }
-    printer.outcome(outcome);
 }
 
 /// Verdict that a decision followed from, if it is still raised.
@@ -458,7 +446,107 @@ fn degraded(reports: &[ProbeStatus]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::{act::OutcomeKind, config::ServicePattern, decide::Action, trace::TraceReader};
+
+    /// Performs every page, and refuses each once with an outcome.
+    #[derive(Default)]
+    struct Pages {
+        performed: Arc<Mutex<Vec<String>>>,
+        outcomes: Vec<Outcome>,
+    }
+
+    impl Executor for Pages {
+        fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
+            if !matches!(decision.action, Action::Page { .. }) {
+                return false;
+            }
+            assert!(verdicts.iter().any(|verdict| IncidentId::from(verdict) == decision.id));
+            let id = decision.id.to_string();
+            self.performed.lock().unwrap().push(id.clone());
+            self.outcomes.push(Outcome {
+                t: decision.t(),
+                event: OutcomeKind::Refused,
+                id: id.into(),
+                cgroup: decision.cgroup().clone(),
+                limit_bytes: None,
+                why: "a test refuses it".to_owned(),
+            });
+            true
+        }
+
+        fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
+            std::mem::take(&mut self.outcomes)
+        }
+
+        fn stop(self: Box<Self>) -> Vec<Outcome> {
+            self.outcomes
+        }
+    }
+
+    /// A buffer to print to.
+    #[derive(Clone, Default)]
+    struct Printed(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn batches_reach_the_executors_and_their_outcomes_the_output() {
+        let trace = include_str!("../../tests/traces/stuck-acceptor.jsonl");
+        let mut reader = TraceReader::new(trace.as_bytes()).unwrap();
+        let mut config = Config::default();
+        config.decide.services = vec![ServicePattern::new("tcp:0.0.0.0:8080").unwrap()];
+        let (clock, printed, pages) = (Clock::start(), Printed::default(), Pages::default());
+        let performed = pages.performed.clone();
+        let mut agent = Agent {
+            clock,
+            file: None,
+            engine: Engine::new(&config, reader.header().host),
+            executors: vec![boxed(pages)],
+            service_pods: None,
+            printer: EventPrinter::to(Box::new(printed.clone()), true),
+            metrics: Arc::new(Metrics::new(clock, 1.0)),
+            realtime: RealtimeUnderPressure::default(),
+            stalls: 0,
+            has_warned_untracked: false,
+            output: Output::default(),
+            config,
+        };
+        let mut sensors = Sensors::without_bpf("a test uses none");
+        for observation in (&mut reader).flatten() {
+            let read = match observation.fact {
+                Fact::Listener(_) => ScanKind::Listeners,
+                _ => ScanKind::Processes,
+            };
+            agent.apply(Event::Scan(Batch {
+                read,
+                observations: &[observation],
+                took_secs: 0.001,
+                gap_secs: 0.001,
+                next_in: Duration::from_secs(1),
+                sensors: &mut sensors,
+            }));
+        }
+        // Without a file a reload changes nothing.
+        agent.apply(Event::Reload);
+        agent.stop();
+        let printed = String::from_utf8(printed.0.lock().unwrap().clone()).unwrap();
+        let lines = |text: &str| printed.lines().filter(|line| line.contains(text)).count();
+        let performed = performed.lock().unwrap().len();
+        assert!(performed > 0 && lines("\"state\":\"raised\"") > 0, "{printed}");
+        assert_eq!(lines("\"performed\":true"), performed, "{printed}");
+        assert_eq!(lines("\"outcome\":\"refused\""), performed, "{printed}");
+    }
     use crate::bpf::{
         Fallback, Hook, Probe,
         fallbacks::{Cause, Passed, Unavailable},
