@@ -54,7 +54,7 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
 }
 
 /// How the parser words a key or table that is given twice, and a value that wants quotes. Were it
-/// to change its words, the parser's own would be printed; tests/config.rs would tell.
+/// to change its words, the parser's own would be printed; tests/tests/unit/config.rs would tell.
 const DUPLICATE: &str = "duplicate key";
 const UNQUOTED: &str = "string values must be quoted";
 

@@ -43,18 +43,14 @@ pub fn thrashing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
 /// The end of an agent, anywhere.
 pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    let share = share()?;
-    on_stage("killed", |stage| limit_live::killed(stage, share))
+    on_stage("killed", |stage| limit_live::killed(stage, Share::WHOLE))
 }
 
 /// The end of one that has set all that there is.
 pub fn killed_with_all(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // As many again would take as long again: of these a third will do.
-    let Share { of, nth } = share()?;
-    let share = if of == 1 { Share::WHOLE } else { Share { of: 3 * of, nth: 3 * nth } };
     on_stage("killed-all", |stage| match stage.is_v1 {
         true => "nothing but the limit is set in this version".to_owned(),
-        false => limit_live::killed_with_all(stage, share),
+        false => limit_live::killed_with_all(stage, Share::WHOLE),
     })
 }
 
@@ -127,13 +123,7 @@ fn gather_huge_pages() {
 
 /// The end of an agent, anywhere in between.
 pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // Emulated, a quarter takes 80 s on 7.2: an eighth of each, at system calls' ends. What it is
-    // after one it is as the next begins.
-    let share = match share()? {
-        Share { of: 1, .. } => Share::WHOLE,
-        Share { of, nth } => Share { of: 4 * of, nth: 4 * nth },
-    };
-    on_stage("divided-killed", |stage| limit_live::divided_and_killed(stage, share))
+    on_stage("divided-killed", |stage| limit_live::divided_and_killed(stage, Share::WHOLE))
 }
 
 /// Limits that come and go while everybody allocates.
@@ -148,8 +138,8 @@ pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     on_stage("racing", |stage| limit_live::racing(stage, least_changes))
 }
 
-/// Share of the steps that one kernel takes unless it is thorough: each takes others. Emulated ones
-/// are slow, so that four of them take a third of all; the tests on the host take half as well.
+/// Share of the calls before which one kernel undoes unless it is thorough: each takes others.
+/// Emulated ones are slow; the tests on the host take half of all.
 fn share() -> anyhow::Result<Share> {
     let nth = match kernel_version()? {
         _ if is_thorough() => return Ok(Share::WHOLE),

@@ -142,9 +142,9 @@ fn load_module(path: &Path) -> anyhow::Result<()> {
     let file = fs::File::open(path)?;
     // SAFETY: finit_module reads a NUL-terminated string and a file, which both live until it
     // returns.
-    done(
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } as i32
-    )?;
+    let loaded =
+        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    done(loaded as i32)?;
     Ok(())
 }
 

@@ -218,7 +218,7 @@ pub fn killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         (properties, stage.high().expect("the cgroup is there"), stage.drop_ins())
     };
     // One takes half a second where it is emulated.
-    let share = if is_thorough() { Share { of: 2, nth: 0 } } else { Share { of: 24, nth: 0 } };
+    let share = if is_thorough() { Share::WHOLE } else { Share { of: 2, nth: 0 } };
     let killed = killed_anywhere(&state_dir, share, contain, state, || {});
     Ok(Seen { events: u64::from(killed.kills), detail: killed.to_string() })
 }
