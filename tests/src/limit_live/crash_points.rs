@@ -230,5 +230,5 @@ pub fn overtaken(stage: &Stage, share: Share) -> String {
     undo_all(&stage.found_journal());
     leak.stop();
     assert!(found * share.of > 40, "something was undone at {found} of {stops}");
-    format!("at {stops} system calls' begins and ends, of which {found} had something to undo")
+    format!("at {stops} system calls' begins, of which {found} had something to undo")
 }
