@@ -132,7 +132,7 @@ pub struct ListenerSample {
     pub pid: u32,
     /// Connections in the accept queue.
     pub backlog: u32,
-    /// Its limit.
+    /// Limit of the queue.
     pub backlog_max: u32,
     /// Connections dropped at this listener (`sk_drops`).
     pub drops: u32,
@@ -272,7 +272,7 @@ pub struct UnixSample {
     pub share: u64,
     /// Connections in the accept queue.
     pub backlog: u32,
-    /// Its limit.
+    /// Limit of the queue.
     pub backlog_max: u32,
     /// 1; or 0 if the socket no longer listens, and the rest is meaningless.
     pub listens: u32,

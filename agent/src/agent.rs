@@ -208,7 +208,11 @@ impl Agent {
         self.report_stall(batch.gap_secs);
         for observation in batch.observations {
             if let Fact::Host(host) = &observation.fact {
-                self.realtime.look(host, self.engine.host_info().mem_total_bytes);
+                self.realtime.observe(
+                    host.mem_available_bytes,
+                    host.psi_memory_some_avg10,
+                    self.engine.host_info().mem_total_bytes,
+                );
             }
             self.engine.apply_into(observation, &mut self.output);
         }

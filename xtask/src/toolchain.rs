@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nightly_whose_llvm_cannot_be_had_falls_back_to_the_distribution() {
+    fn nightly_without_its_llvm_falls_back_to_the_distribution() {
         let mut facts = facts(vec![nightly(23, true)], &[], &[]);
         assert_eq!(packages(decide(&facts))[0], "llvm-23-dev");
         facts.tried = llvm_packages(23).into_iter().collect();

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn executors_pick_their_decisions_and_return_outcomes_until_stopped() {
+    fn executors_pick_decisions_and_return_outcomes() {
         let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(SampleExecutor::start())];
         let mut reported = Vec::new();
         for executor in &mut executors {

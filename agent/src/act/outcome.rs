@@ -1,15 +1,15 @@
-//! What came of a decision, and of what was done on its account.
+//! Outcomes of decisions and of the actions taken for them.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// What happened.
+/// Outcome of an action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
     /// When, on the observations' clock, in seconds.
     pub t: f64,
-    /// What happened.
+    /// Outcome of an action.
     #[serde(rename = "outcome")]
     pub event: OutcomeKind,
     /// The incident on whose account.
@@ -24,7 +24,7 @@ pub struct Outcome {
     pub why: String,
 }
 
-/// What happened.
+/// Outcome of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeKind {
     /// The limit was set.
@@ -41,7 +41,7 @@ pub enum OutcomeKind {
     Tightened,
     /// The limit was raised, because the cgroup did nothing but wait for memory.
     Relaxed,
-    /// Its CPU was limited as well, because it spun at its limit.
+    /// The CPU was limited as well, because the process spun at its limit.
     CpuThrottled,
     /// The limit was raised, because processes that were moved replace memory that they had before.
     Widened,
@@ -51,7 +51,7 @@ pub enum OutcomeKind {
     GrowthStopped,
     /// The incident is over, and the limit stays because it is what holds the memory down.
     KeptAfterIncident,
-    /// What was there before is there again.
+    /// The original value was restored.
     Undone,
     /// The cgroup is gone, and the limit with it.
     CgroupRemoved,
@@ -61,7 +61,7 @@ pub enum OutcomeKind {
     Draining,
     /// It has no work any more, or none that is waited for.
     Drained,
-    /// What it was drained for seems to be over.
+    /// The reason for the drain seems to be over.
     Verifying,
     /// It goes on taking work: nobody granted that it need not.
     DrainRefused,

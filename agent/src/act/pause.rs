@@ -28,7 +28,7 @@ impl Pause {
         Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

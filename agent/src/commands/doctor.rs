@@ -16,7 +16,7 @@ use crate::{
 ///
 /// Returns [`CommandError::AlreadyReported`] if nothing at all can be sensed.
 pub fn doctor(json: bool, sensors: Sensors) -> Result<(), CommandError> {
-    let diagnosis = Diagnosis::make(sensors);
+    let diagnosis = DoctorReport::make(sensors);
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&diagnosis)?)?;
@@ -28,7 +28,7 @@ pub fn doctor(json: bool, sensors: Sensors) -> Result<(), CommandError> {
 
 /// Result of one read of every sensor.
 #[derive(Debug, Serialize)]
-struct Diagnosis {
+struct DoctorReport {
     /// Kernel release.
     kernel: String,
     /// Status of each probe.
@@ -43,7 +43,7 @@ struct Diagnosis {
     memory_pressure: bool,
 }
 
-impl Diagnosis {
+impl DoctorReport {
     fn make(mut sensors: Sensors) -> Self {
         let mut seen = Vec::new();
         sensors.scan_processes(0.0, &mut seen);

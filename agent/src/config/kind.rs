@@ -199,9 +199,9 @@ impl Kind for Patterns {
 }
 
 /// Units, cgroups, pods and listeners.
-pub struct Services;
+pub struct ServiceList;
 
-impl Kind for Services {
+impl Kind for ServiceList {
     type Value = Vec<ServicePattern>;
 
     fn read(&self, found: &FoundValue<'_>) -> Result<Vec<ServicePattern>, Vec<Fault>> {

@@ -14,7 +14,7 @@ pub struct ConfigOption {
     /// Table and name, dotted: `sense.interval`.
     pub path: &'static str,
     doc: &'static str,
-    slot: &'static dyn Slot,
+    slot: &'static dyn OptionSlot,
 }
 
 /// A table of options.
@@ -44,7 +44,7 @@ impl Table {
 
 impl ConfigOption {
     /// Makes an option; `doc` may begin with white space, as a doc comment does.
-    pub const fn new(path: &'static str, doc: &'static str, slot: &'static dyn Slot) -> Self {
+    pub const fn new(path: &'static str, doc: &'static str, slot: &'static dyn OptionSlot) -> Self {
         Self { path, doc, slot }
     }
 
@@ -92,7 +92,7 @@ pub struct Field<K: Kind> {
 }
 
 /// A [`Field`] of any kind.
-pub trait Slot: Sync {
+pub trait OptionSlot: Sync {
     /// See [`ConfigOption::set`].
     fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>>;
     /// See [`ConfigOption::write`].
@@ -103,7 +103,7 @@ pub trait Slot: Sync {
     fn is_secret(&self) -> bool;
 }
 
-impl<K: Kind> Slot for Field<K> {
+impl<K: Kind> OptionSlot for Field<K> {
     fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
         *(self.field)(config) = self.kind.read(found)?;
         Ok(())

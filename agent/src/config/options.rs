@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use super::{
     kind::{
         AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, ModeName,
-        Networks, NumberIn, OrNone, Patterns, PercentIn, SecretFile, Services, SizeIn, Url,
+        Networks, NumberIn, OrNone, Patterns, PercentIn, SecretFile, ServiceList, SizeIn, Url,
     },
     network::Network,
     option::{ConfigOption, Field, Table, option_path, options, place, table_path},
@@ -59,15 +59,15 @@ options! {
         /// carries out the actions that are enabled below.
         mode: Mode = Mode::Observe, ModeName;
         tables {
-            /// How often the host is scanned.
+            /// Intervals of scans.
             sense: SenseConfig,
             /// When an incident is detected.
             detect: DetectConfig,
-            /// What is done about an incident, and when.
+            /// Actions, and their conditions.
             decide: DecideConfig,
             /// Actions.
             act: ActConfig,
-            /// How pods are identified.
+            /// Identification of pods.
             kubernetes: KubernetesConfig,
             /// Metrics and health.
             serve: ServeConfig,
@@ -76,7 +76,7 @@ options! {
         }
     }
 
-    /// How often the host is scanned.
+    /// Intervals of scans.
     pub struct SenseConfig [sense] {
         /// Time between two scans of all processes.
         // A shorter interval makes the scans themselves the load; with a longer one, a fast leak
@@ -138,7 +138,7 @@ options! {
         clear_after: Duration = Duration::from_secs(5), DurationIn(millis(20)..=HOUR);
     }
 
-    /// What is done about an incident, and when.
+    /// Actions, and their conditions.
     pub struct DecideConfig [decide] {
         /// A leak is limited if it would exhaust memory within this time.
         limit_within: Duration = HOUR, DurationIn(millis(1_000)..=WEEK);
@@ -151,7 +151,7 @@ options! {
         /// "unix:/run/app.sock"). A listener that has accepted connections from other hosts or
         /// other units in three different minutes is a service too, unless it runs in a user's
         /// session. Everything else is reported with severity info and pages nobody.
-        services: Vec<ServicePattern> = Vec::new(), Services;
+        services: Vec<ServicePattern> = Vec::new(), ServiceList;
         /// Never limited: system units by name ("db-*.service") and cgroups by path
         /// ("/kubepods.slice/*"), each with everything below; programs by path
         /// ("exe:/usr/bin/db"); pods by namespace ("namespace:db-*") or label ("pod:app=db").

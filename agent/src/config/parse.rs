@@ -51,8 +51,8 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
 }
 
 /// Messages of the TOML parser for a key or table that is given twice, and for a string without
-/// quotes. If the parser changed them, its own messages would be printed; tests/unit/config.rs fails
-/// then.
+/// quotes. If the parser changed them, its own messages would be printed; tests/unit/config.rs
+/// fails then.
 const DUPLICATE: &str = "duplicate key";
 const UNQUOTED: &str = "string values must be quoted";
 

@@ -24,7 +24,7 @@ impl Backoff {
         Self { until, tried: 0 }
     }
 
-    /// How long is left for it.
+    /// Returns the time left.
     pub fn left_secs(&self, now: f64) -> f64 {
         (self.until - now).max(0.0)
     }

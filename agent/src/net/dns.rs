@@ -21,7 +21,7 @@ use tokio::sync::watch;
 /// Names that are looked up at once: more than an agent is configured to speak to.
 const NAMES_MAX: usize = 16;
 
-/// What was found, for everybody who waits for it.
+/// Result of a lookup, for all callers that wait for it.
 type Lookup = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
 /// What is being looked up, by name; one that has its answer, or whose sender is gone, is done

@@ -54,13 +54,13 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes of an answer's head. Heads have some hundreds.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Who is asked and trusted, and who asks.
+/// Trusted authorities, and the client's own certificate.
 #[derive(Debug, Clone)]
 pub struct TlsOptions {
     /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that
     /// this host trusts.
     pub ca_file: Option<PathBuf>,
-    /// What this client shows of itself, where it is asked to.
+    /// Client certificate, for servers that request one.
     pub client: Option<ClientFiles>,
 }
 
@@ -69,11 +69,11 @@ pub struct TlsOptions {
 pub struct ClientFiles {
     /// The certificate, followed by those up to the one that the server trusts.
     pub cert_file: PathBuf,
-    /// Its private key.
+    /// File with the private key.
     pub key_file: PathBuf,
 }
 
-/// How long, and how much.
+/// Limits of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
     /// For everything.
@@ -82,14 +82,14 @@ pub struct RequestLimits {
     pub body_bytes_max: usize,
 }
 
-/// What was answered, whatever its status.
+/// Response, whatever its status.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// Its status.
+    /// Status code.
     pub status: StatusCode,
-    /// Its headers.
+    /// Headers.
     pub headers: HeaderMap,
-    /// Its body, whole.
+    /// Complete body.
     pub body: Bytes,
 }
 
@@ -101,10 +101,10 @@ pub enum HttpError {
     File {
         /// Which.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem.
         why: String,
     },
-    /// What was asked for is no address with https.
+    /// The address is invalid.
     #[error("it is no address that begins with https:// or http:// and names a host")]
     Address,
     /// Not all was done in time.
@@ -112,15 +112,15 @@ pub enum HttpError {
     Late {
         /// Within which time.
         within: Duration,
-        /// What was being done.
+        /// Phase that failed.
         phase: RequestPhase,
     },
     /// Something failed.
     #[error("it failed {phase}: {why}")]
     Failed {
-        /// What was being done.
+        /// Phase that failed.
         phase: RequestPhase,
-        /// What came of it.
+        /// Cause.
         why: String,
     },
     /// There is more of it than is read.
@@ -128,7 +128,7 @@ pub enum HttpError {
     TooLarge(usize),
 }
 
-/// What is being done.
+/// Phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestPhase {
     /// The name is looked up.
@@ -298,7 +298,7 @@ impl HttpClient {
     }
 }
 
-/// What an address asks for.
+/// Parts of a URL.
 #[derive(Debug, PartialEq)]
 struct RequestTarget {
     /// As it is looked up, and as its certificate names it.

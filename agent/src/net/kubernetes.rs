@@ -57,15 +57,15 @@ pub struct Api {
     service_account_dir: PathBuf,
 }
 
-/// What the API knows of a pod.
+/// Pod, as the API reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Its uid.
+    /// Uid.
     pub uid: String,
     /// The one by which the kubelet knows it, where that is another: of a pod from a file the API
     /// has but the likeness.
     pub mirrored: Option<String>,
-    /// Its labels.
+    /// Labels.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -77,18 +77,18 @@ pub enum KubernetesError {
     Environment {
         /// The variable that should say it.
         variable: &'static str,
-        /// What is wrong with it.
+        /// Problem.
         what: String,
-        /// What to do.
+        /// Hint.
         hint: &'static str,
     },
     /// There is no token that could be sent.
     #[error("{}: {why}\n  hint: a pod has it from its service account, unless \
     automountServiceAccountToken is false", path.display())]
     Token {
-        /// Its file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem.
         why: String,
     },
     /// There is no answer.
@@ -98,20 +98,20 @@ pub enum KubernetesError {
          kubernetes.service_account_dir to have signed its certificate"
     )]
     Https {
-        /// Where it was looked for.
+        /// Address of the API.
         authority: String,
-        /// What came of it.
+        /// Cause.
         error: http_client::HttpError,
     },
     /// It does not take the token, or does not let its owner list pods, or is not well.
     #[error("the Kubernetes API at {authority} answered {status}{message}\n  hint: \
     {}", hint_of(*status))]
     Status {
-        /// Where it is.
+        /// Address of the API.
         authority: String,
-        /// What it answered.
+        /// Status code.
         status: StatusCode,
-        /// What it says of it, after a colon.
+        /// Message of the API, after a colon.
         message: String,
     },
     /// It answered something else.
@@ -120,14 +120,14 @@ pub enum KubernetesError {
          hint: something else may answer at {HOST} and {PORT}"
     )]
     Garbage {
-        /// Where it is.
+        /// Address of the API.
         authority: String,
-        /// What is wrong with it.
+        /// Problem.
         why: String,
     },
 }
 
-/// What is read of a list, in whichever form it comes.
+/// Parts of a list that are read.
 #[derive(Deserialize)]
 struct List {
     kind: String,
@@ -148,7 +148,7 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// What an API server says when it does not do what it is asked.
+/// Error reply of the API.
 #[derive(Deserialize)]
 struct ApiStatus {
     message: String,

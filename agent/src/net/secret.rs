@@ -11,7 +11,7 @@ use hyper::Uri;
 
 use crate::os::trusted::{self, FileRules, PathRules};
 
-/// What a credential's name begins with in the configuration.
+/// Prefix of a systemd credential in the configuration.
 const CREDENTIAL: &str = "credential:";
 
 /// The directory of the credentials that systemd hands over.
@@ -40,7 +40,7 @@ pub struct Redactor {
     secrets: Vec<Vec<u8>>,
 }
 
-/// Where a secret is.
+/// Source of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// In a file.
@@ -74,7 +74,7 @@ impl SecretSource {
         matches!(self, Self::Credential(_)) && env::var_os(CREDENTIALS).is_none()
     }
 
-    /// What it says, without the space around it.
+    /// Reads the secret, without surrounding white space.
     ///
     /// # Errors
     ///

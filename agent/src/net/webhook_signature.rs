@@ -9,7 +9,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::hmac;
 
-/// What a key in text begins with.
+/// Prefix of a key in text.
 const PREFIX: &str = "whsec_";
 
 /// Bytes that a key may have: what the specification says.
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_signs_and_a_line_that_is_none_is_named_without_what_it_says() {
+    fn each_key_signs_and_bad_line_is_named_without_content() {
         let two = SigningKeys::read(&format!("{KEY}\n\n  {KEY}\n")).unwrap();
         assert_eq!(two.headers("a", 1, b"")[2].1.matches("v1,").count(), 2);
         assert_eq!(SigningKeys::read("\n").err(), Some(SigningKeyError::Empty));

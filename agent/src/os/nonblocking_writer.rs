@@ -24,7 +24,7 @@ use crate::clock::Clock;
 /// Lines that wait at most: more than an agent says in an hour in which much happens.
 const LINES_MAX: usize = 1_024;
 
-/// What is handed to the thread.
+/// Message to the thread.
 enum Piece {
     Line(Vec<u8>),
     /// Say when you come to this.
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn who_writes_does_not_wait_for_who_reads_and_what_has_no_room_is_counted() {
+    fn writers_never_wait_and_dropped_lines_are_counted() {
         let (reader, writer) = full();
         let mut outlet = NonblockingWriter::start("a full pipe", writer).unwrap();
         let (done, ends) = channel();

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_are_made_on_the_thread_and_a_panic_of_one_costs_nothing_but_itself() {
+    fn reads_run_on_the_thread_and_a_panic_stays_local() {
         let name = || thread::current().name().map(str::to_owned);
         assert_ne!(unrestricted(name).as_deref(), Some("proc-reader"));
         start().unwrap();

@@ -19,8 +19,6 @@ use nix::{
 
 use procfs::process::{MMPermissions, MMapPath};
 
-use crate::sense::HostFact;
-
 /// Nearly the last to be killed: a host that has nothing left but the agent is no use to anybody.
 const OOM_SCORE_ADJ: i32 = -900;
 
@@ -88,9 +86,15 @@ pub struct RealtimeUnderPressure {
 }
 
 impl RealtimeUnderPressure {
-    /// Goes by what was seen of the host, which has so much memory.
-    pub fn look(&mut self, host: &HostFact, mem_total_bytes: u64) {
-        let wants = wants_precedence(self.has, host, mem_total_bytes);
+    /// Takes or gives up precedence by the host's available memory and its memory pressure, in
+    /// percent; `None` if the kernel has no PSI.
+    pub fn observe(
+        &mut self,
+        available_bytes: u64,
+        pressure_percent: Option<f64>,
+        mem_total_bytes: u64,
+    ) {
+        let wants = wants_precedence(self.has, available_bytes, pressure_percent, mem_total_bytes);
         if wants == self.has || self.is_refused {
             return;
         }
@@ -110,10 +114,15 @@ impl RealtimeUnderPressure {
 
 /// A limited cgroup waits for memory as well, and shows in the pressure of the host: both have to
 /// say that it is short.
-fn wants_precedence(has: bool, host: &HostFact, mem_total_bytes: u64) -> bool {
+fn wants_precedence(
+    has: bool,
+    available_bytes: u64,
+    pressure: Option<f64>,
+    mem_total_bytes: u64,
+) -> bool {
     let (pressure_percent, available) = if has { AT_EASE } else { SHORT };
-    let is_low = (host.mem_available_bytes as f64) < available * mem_total_bytes as f64;
-    is_low && host.psi_memory_some_avg10.is_some_and(|percent| percent > pressure_percent)
+    let is_low = (available_bytes as f64) < available * mem_total_bytes as f64;
+    is_low && pressure.is_some_and(|percent| percent > pressure_percent)
 }
 
 /// Of this thread alone; what it starts is like any other.
@@ -183,13 +192,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_short_where_little_is_available_and_others_wait_for_it() {
-        let host = |percent, available_percent: u64| HostFact {
-            mem_available_bytes: available_percent * 10_000_000,
-            psi_memory_some_avg10: percent,
-        };
+    fn memory_is_short_if_little_is_left_and_others_wait() {
         let wants = |has, percent, available: u64| {
-            wants_precedence(has, &host(percent, available), 1_000_000_000)
+            wants_precedence(has, available * 10_000_000, percent, 1_000_000_000)
         };
         assert!(wants(false, Some(50.0), 3));
         assert!(!wants(false, Some(50.0), 40), "somebody waits at his limit");

@@ -27,7 +27,7 @@ const LOG_EVERY_SECS: f64 = 60.0;
 
 /// Peers that may connect.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub struct AllowedPeers {
     /// Networks that may, besides this host.
     pub allow: Vec<Network>,
     /// Lets everybody connect, because each request has to carry a token.
@@ -39,7 +39,7 @@ pub struct Acceptor {
     /// Listening socket.
     pub listener: TcpListener,
     /// Peers that may connect.
-    pub peers: Peers,
+    pub peers: AllowedPeers,
     /// Slots that new connections take.
     pub slots: Arc<Slots>,
     /// Counter of the connections that were dropped.
@@ -59,7 +59,7 @@ pub struct Connection {
     slot: Mutex<Option<Slot>>,
 }
 
-impl Peers {
+impl AllowedPeers {
     /// Tells whether `peer` needs no token to connect: it is this host or in an allowed network.
     pub fn trusts(&self, peer: IpAddr, is_local: bool) -> bool {
         is_local || self.allow.iter().any(|network| network.contains(peer))

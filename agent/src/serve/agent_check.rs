@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Metrics,
-    acceptor::{Acceptor, Peers},
+    acceptor::{Acceptor, AllowedPeers},
     slots::{SlotLimits, Slots},
 };
 use crate::{act::drain::ReadinessCell, config::Network};
@@ -41,7 +41,7 @@ pub async fn serve_agent_check(
     let drops = metrics.serve_counts().drops("agent_check");
     let acceptor = Acceptor {
         listener: TcpListener::bind(listen).await?,
-        peers: Peers { allow: allow.to_vec(), anyone: false },
+        peers: AllowedPeers { allow: allow.to_vec(), anyone: false },
         slots: Slots::new(SLOTS, drops.clone()),
         drops,
         timeout: CONNECTION_TIMEOUT,

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     Metrics,
-    acceptor::{Acceptor, Connection, Peers},
+    acceptor::{Acceptor, AllowedPeers, Connection},
     access::{Access, Endpoint, RequestRefusal, Token},
     health::HealthStatus,
     slots::{SlotLimits, Slots},
@@ -40,7 +40,7 @@ const METRICS_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local
 /// often.
 const PROBE_SLOTS: SlotLimits = SlotLimits { total: 32, per_peer: 8, per_local_peer: 24 };
 
-/// How long a client may take to send its request.
+/// Maximum time for a client to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest that a connection is kept; a scraper opens another.
@@ -103,7 +103,7 @@ pub async fn serve(
     let slots = |port, limits| Slots::new(limits, metrics.serve_counts().drops(port));
     let acceptor = Acceptor {
         listener: TcpListener::bind(listen).await.map_err(failed)?,
-        peers: Peers {
+        peers: AllowedPeers {
             allow: config.allow.clone(),
             anyone: config.allow.is_empty() && token.is_some(),
         },

@@ -88,7 +88,7 @@ pub struct Metrics {
     lost: Family<LostLabel, Counter>,
     probe_attached: Family<ProbeLabel, Gauge>,
     probe_state: Family<ProbeStateLabel, Gauge>,
-    /// What those two say.
+    /// Label of both.
     probes: Mutex<Vec<ProbeStatus>>,
     health: Mutex<Health>,
     /// Counts of notifications; empty where nobody is notified.

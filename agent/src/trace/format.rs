@@ -112,7 +112,7 @@ impl<R: BufRead> TraceReader<R> {
         self.line
     }
 
-    /// What ended the iteration, if it was not the end of the trace.
+    /// Error that ended the iteration, if any.
     ///
     /// # Errors
     ///

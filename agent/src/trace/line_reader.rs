@@ -6,7 +6,7 @@ use std::io::{self, BufRead};
 /// KiB.
 pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// How a line came out.
+/// Result of reading a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineRead {
     /// In the buffer, without its line end.

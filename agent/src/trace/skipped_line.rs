@@ -16,11 +16,11 @@ const QUOTE_CHARS_MAX: usize = 120;
 pub struct SkippedLine {
     /// Number of the line, from 1.
     pub line: u64,
-    /// What is wrong with it.
+    /// Problem.
     pub problem: LineProblem,
 }
 
-/// What is wrong with a line.
+/// Problem of a line.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum LineProblem {
     /// Longer than any record.

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stands_is_an_overload_from_when_it_began_to_until_it_has_drained() {
+    fn standing_queue_is_an_overload_until_it_has_drained() {
         // From look 100 on ten wait, and one is accepted and one comes each look; in look 200 none
         // waits.
         let seen = |n: u64| {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_acceptor_overloads_once_a_connection_waits_and_until_the_queue_has_drained() {
+    fn stopped_acceptor_overloads_once_a_connection_waits() {
         // Stopped from look 100 to 300; one waits in look 150 for a moment, another from look 180
         // on, until look 310.
         let seen = |n: u64| {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_in_three_seconds_of_a_minute_are_an_overload_and_in_two_are_none() {
+    fn drops_in_three_seconds_of_a_minute_are_an_overload() {
         let drops = |every: u64| move |n: u64| (0, n, n / every);
         let (_, _, found) = labelled(drops(150), overloaded_from(10));
         assert_eq!(found.len(), 1, "{found:?}");

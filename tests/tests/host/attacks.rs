@@ -82,8 +82,8 @@ fn lines(running: &Running) -> Vec<Value> {
 }
 
 #[test]
-fn nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody() {
-    const TEST: &str = "nobody_without_rights_drains_the_node_lowers_its_weight_or_wakes_anybody";
+fn unprivileged_users_cannot_drain_weigh_or_page() {
+    const TEST: &str = "unprivileged_users_cannot_drain_weigh_or_page";
     if !is_root(TEST) {
         return;
     }

@@ -26,8 +26,8 @@ fn serve(addr: SocketAddr) -> Workload {
 }
 
 #[test]
-fn a_dependency_that_refuses_or_is_silent_is_a_risk_until_it_answers() {
-    let test = "a_dependency_that_refuses_or_is_silent_is_a_risk_until_it_answers";
+fn silent_or_refusing_dependency_is_a_risk_until_it_answers() {
+    let test = "silent_or_refusing_dependency_is_a_risk_until_it_answers";
     if !is_root(test) {
         return;
     }

@@ -19,8 +19,8 @@ const SOON: Duration = Duration::from_secs(5);
 const STARTS_IN_BYTES: u64 = 48 << 20;
 
 #[test]
-fn it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit() {
-    let test = "it_starts_within_48_mib_with_every_probe_that_it_has_without_a_limit";
+fn agent_starts_within_48_mib_with_every_probe() {
+    let test = "agent_starts_within_48_mib_with_every_probe";
     if !is_root(test) {
         return;
     }
@@ -116,7 +116,7 @@ fn every_thread_has_given_up_what_it_does_not_need() {
 }
 
 #[test]
-fn a_wrong_file_at_sighup_changes_nothing_and_a_good_one_is_in_force() {
+fn invalid_file_at_sighup_changes_nothing() {
     let scratch = Scratch::make("hangup");
     let good = config(&scratch);
     let file = scratch.file("spillway.toml", &good);

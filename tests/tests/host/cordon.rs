@@ -276,7 +276,7 @@ fn set(test: &str) -> Option<(Manifests, Cluster)> {
 }
 
 #[test]
-fn the_agents_drain_cordons_its_node_and_its_undrain_puts_it_back() {
+fn drain_cordons_the_node_and_undrain_uncordons_it() {
     let Some((manifests, cluster)) = set("cordon-agent") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
     let config = cluster.scratch.file(
@@ -364,7 +364,7 @@ fn who_has_no_key_or_asks_for_nothing_known_changes_nothing() {
 }
 
 #[test]
-fn what_somebody_else_cordoned_stays_and_what_is_asked_again_is_done_once() {
+fn foreign_cordon_stays_and_repeats_are_done_once() {
     let Some((manifests, cluster)) = set("cordon-marks") else { return };
     let receiver = Receiver::start(&manifests, &cluster);
     cluster.by_hand(true);

@@ -176,8 +176,8 @@ fn rejected(stage: &Stage, program: &str) -> Met {
 }
 
 #[test]
-fn a_rejected_program_that_is_half_a_probe_takes_the_other_half_along() {
-    let test = "a_rejected_program_that_is_half_a_probe_takes_the_other_half_along";
+fn rejected_program_takes_the_rest_of_its_probe_along() {
+    let test = "rejected_program_takes_the_rest_of_its_probe_along";
     let Some(stage) = Stage::set(test) else { return };
     // Of two rungs one program each is broken; the others of the rung would fill a ring that nobody
     // reads.

@@ -35,12 +35,12 @@ fn on_stage(test: &str, scenario: fn(&Stage) -> String) {
 }
 
 #[test]
-fn a_leaker_is_held_and_nobody_is_killed_and_it_goes_on_when_that_is_over() {
+fn leaker_is_held_without_kills_and_released_afterwards() {
     on_stage("held", held);
 }
 
 #[test]
-fn what_should_not_be_limited_is_refused_with_the_reason_and_left_as_it_is() {
+fn ineligible_cgroups_are_refused_with_the_reason() {
     on_stage("refused", refused);
 }
 
@@ -55,22 +55,22 @@ fn whatever_is_paused_or_undone_by_hand_is_not_set_again() {
 }
 
 #[test]
-fn an_incident_that_is_over_gives_back_what_was_there_and_one_of_two_does_not() {
+fn limit_is_undone_after_the_last_of_two_incidents() {
     on_stage("over", over);
 }
 
 #[test]
-fn what_does_nothing_but_wait_at_its_limit_gets_more_three_times_and_is_then_told() {
+fn thrashing_cgroup_is_relaxed_three_times_and_reported() {
     on_stage("thrashing", thrashing);
 }
 
 #[test]
-fn killed_between_any_two_system_calls_it_leaves_what_undo_puts_back() {
+fn limit_killed_at_any_call_is_undone() {
     on_stage("killed", |stage| killed(stage, Share::WHOLE));
 }
 
 #[test]
-fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
+fn limit_with_all_options_killed_at_any_call_is_undone() {
     on_stage("killed-all", |stage| match stage.is_v1 {
         true => "nothing but the limit is set in this version".to_owned(),
         false => killed_with_all(stage, Share::WHOLE),
@@ -78,37 +78,37 @@ fn killed_with_all_that_may_be_set_it_leaves_what_undo_puts_back() {
 }
 
 #[test]
-fn undone_by_hand_between_any_two_system_calls_it_does_not_come_back() {
+fn limit_undone_at_any_call_does_not_come_back() {
     on_stage("overtaken", |stage| overtaken(stage, Share { of: 2, nth: 0 }));
 }
 
 #[test]
-fn a_limit_that_would_be_wider_than_what_was_there_gives_way_to_it() {
+fn limit_never_exceeds_the_original_value() {
     on_stage("wider", never_wider_than_before);
 }
 
 #[test]
-fn a_backstop_stands_well_above_the_limit_and_gives_way_with_it_and_to_others() {
+fn backstop_stays_above_the_limit_and_yields_to_others() {
     on_stage("backstop", backstop);
 }
 
 #[test]
-fn what_spins_at_its_limit_is_slowed_until_the_limit_goes_or_the_reason_told_why_not() {
+fn process_spinning_at_its_limit_is_throttled() {
     on_stage("slowed", slowed);
 }
 
 #[test]
-fn a_leaker_that_shares_its_cgroup_is_moved_and_held_and_the_others_are_not() {
+fn leaker_in_a_shared_cgroup_is_isolated_and_held() {
     on_stage("divided", divided);
 }
 
 #[test]
-fn a_divided_cgroup_is_whole_again_with_the_end_of_the_leaker_or_of_its_incident() {
+fn isolated_cgroup_is_restored_after_its_incident() {
     on_stage("divided-over", divided_and_over);
 }
 
 #[test]
-fn what_others_make_of_a_divided_cgroup_is_theirs_and_nobody_stays_limited() {
+fn foreign_changes_to_an_isolated_cgroup_are_kept() {
     on_stage("divided-used", divided_and_used);
 }
 
@@ -118,7 +118,7 @@ fn a_moved_leaker_may_replace_what_it_had_and_not_take_more() {
 }
 
 #[test]
-fn killed_anywhere_while_it_divides_it_leaves_what_undo_puts_together() {
+fn isolation_killed_at_any_call_is_undone() {
     on_stage("divided-killed", |stage| divided_and_killed(stage, Share::WHOLE));
 }
 
@@ -163,7 +163,7 @@ fn limited(stage: &Stage) -> (Vec<String>, Running, Workload) {
 }
 
 #[test]
-fn the_agent_limits_a_leaker_and_puts_back_what_was_when_it_is_told_to_stop() {
+fn agent_limits_a_leaker_and_restores_at_stop() {
     let Some(stage) = stage("agent") else { return };
     let (before, running, leak) = limited(&stage);
     let (code, log) = running.stop();
@@ -201,7 +201,7 @@ fn sighup_keeps_a_limit_that_stands_and_sigquit_puts_it_back() {
 }
 
 #[test]
-fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced() {
+fn disabled_limits_are_decided_but_not_set() {
     let Some(stage) = stage("disabled") else { return };
     has_an_end(&stage);
     let before = stage.state();
@@ -231,7 +231,7 @@ fn limits_that_are_not_enabled_are_decided_and_not_set_while_others_are_enforced
 }
 
 #[test]
-fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back() {
+fn agent_isolates_a_leaker_once_and_restores_both() {
     let Some(stage) = stage("agent-divided") else { return };
     let file = if stage.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
     stage.cgroup.set(file, 512 * MIB).expect("the kernel takes it");
@@ -280,7 +280,7 @@ fn the_agent_moves_a_leaker_from_its_neighbour_limits_it_once_and_puts_both_back
 }
 
 #[test]
-fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
+fn killed_agent_is_undone_by_undo_and_the_next_agent() {
     let Some(stage) = stage("undo") else { return };
     let config = stage.scratch.0.join("spillway.toml");
     for by_command in [true, false] {
@@ -317,7 +317,7 @@ fn a_killed_agent_leaves_what_the_undo_command_and_the_next_agent_put_back() {
 }
 
 #[test]
-fn a_directory_that_is_not_to_be_had_keeps_it_from_acting_and_not_from_watching() {
+fn missing_state_directory_stops_actions_not_watching() {
     let Some(stage) = stage("no-journal") else { return };
     let taken: PathBuf = stage.scratch.file("taken", "");
     let config = stage.quick(&stage.only_this()).replace(

@@ -44,7 +44,7 @@ fn calls(metrics: &str, sink: &str, result: &str) -> f64 {
 }
 
 #[test]
-fn who_cannot_be_found_takes_nothing_of_the_agent_and_is_told_once_he_can() {
+fn unresolved_names_cost_nothing_and_are_notified_later() {
     let test = "host-names";
     if !is_root(test) {
         return;

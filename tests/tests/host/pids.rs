@@ -189,8 +189,8 @@ fn proc_tells_lives_with_one_pid_apart() {
 }
 
 #[test]
-fn lives_within_one_tick_are_told_apart_by_the_exit_between_them() {
-    let test = "lives_within_one_tick_are_told_apart_by_the_exit_between_them";
+fn lives_within_one_tick_differ_by_the_exit_between() {
+    let test = "lives_within_one_tick_differ_by_the_exit_between";
     if !is_root(test) {
         return;
     }

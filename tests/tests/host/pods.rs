@@ -251,7 +251,7 @@ fn what_is_kubernetes_and_names_no_pod_is_left_alone() {
 }
 
 #[test]
-fn what_nobody_could_tell_is_asked_again_until_the_incident_is_over() {
+fn unknown_pod_is_asked_again_until_the_incident_ends() {
     let Some(node) = Node::with_pod("pods-again") else { return };
     node.is_in("shop");
     node.api.conduct(Conduct::Forbids);
@@ -314,7 +314,7 @@ fn running(node: &Node, decide: &str) -> (Running, Workload) {
 }
 
 #[test]
-fn the_agent_asks_for_labels_when_it_would_limit_and_keeps_to_them() {
+fn agent_asks_for_labels_before_it_limits() {
     for (is_allowed, event) in [(false, "refused"), (true, "limited")] {
         let Some(node) = Node::with_pod("pods-agent") else { return };
         node.is_in("shop");

@@ -40,7 +40,7 @@ fn assert_harmless(what: &str, text: &str) {
 }
 
 #[test]
-fn an_odd_name_is_shown_escaped_everywhere_and_its_cgroup_is_limited_all_the_same() {
+fn odd_name_is_escaped_and_its_cgroup_still_limited() {
     let test = "odd";
     if !is_root(test) {
         return;
@@ -136,7 +136,7 @@ impl Drop for Inner {
 }
 
 #[test]
-fn a_trace_with_odd_names_is_replayed_and_drawn_with_escaped_ones() {
+fn trace_with_odd_names_is_replayed_escaped() {
     let scratch = Scratch::make("odd-trace");
     let mut trace = String::from(
         "{\"spillway_trace\":1,\"host\":{\"mem_total_bytes\":8589934592,\"cpus\":2},\"interval_secs\":1.0}\n",

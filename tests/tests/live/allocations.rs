@@ -116,7 +116,7 @@ impl Loop {
 }
 
 #[test]
-fn a_quiet_turn_of_the_loop_takes_next_to_nothing_of_the_allocator() {
+fn quiet_turn_of_the_loop_hardly_allocates() {
     if !is_root("allocations") {
         return;
     }

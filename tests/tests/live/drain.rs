@@ -48,7 +48,7 @@ fn outcome(agent: &Running, name: &str) -> Option<Value> {
 }
 
 #[test]
-fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_requests_fail() {
+fn leaking_node_is_drained_before_a_request_fails() {
     const TEST: &str = "drain-leak";
     if !is_root(TEST) {
         return;
@@ -82,7 +82,7 @@ fn a_node_that_leaks_is_drained_before_a_request_fails_and_without_the_agent_req
 const TWO_NODES_SECS: u64 = 60;
 
 #[test]
-fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without() {
+fn two_nodes_overloaded_in_turn_serve_as_much_with_agents() {
     const TEST: &str = "drain-two-nodes";
     if !is_root(TEST) {
         return;
@@ -122,7 +122,7 @@ fn two_nodes_that_are_overloaded_in_turn_serve_as_much_with_the_agent_as_without
 }
 
 #[test]
-fn haproxy_does_what_an_operator_says_and_a_restarted_agent_says_it_again() {
+fn haproxy_follows_the_override_after_a_restart() {
     const TEST: &str = "drain-word";
     let servers = match Servers::find() {
         Ok(servers) => servers,
@@ -188,7 +188,7 @@ fn haproxy_does_what_an_operator_says_and_a_restarted_agent_says_it_again() {
 }
 
 #[test]
-fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
+fn node_near_exhaustion_lowers_its_weight_and_stays_up() {
     const TEST: &str = "drain-weight";
     if !is_root(TEST) {
         return;
@@ -235,7 +235,7 @@ fn a_node_whose_end_comes_nearer_asks_for_less_work_and_stays_up() {
 }
 
 #[test]
-fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_killed() {
+fn second_agent_takes_over_when_the_first_is_killed() {
     const TEST: &str = "drain-two";
     let (scratch, receiver) = (Scratch::make(TEST), Receiver::start(Form::Webhook));
     let keys = scratch.secret("keys", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
@@ -293,8 +293,8 @@ fn of_two_agents_on_one_host_one_asks_and_the_other_goes_on_when_that_one_is_kil
 }
 
 #[test]
-fn connections_are_counted_by_whose_listener_they_came_to_in_every_namespace() {
-    if !is_root("connections_are_counted_by_whose_listener_they_came_to_in_every_namespace") {
+fn connections_are_counted_by_listener_in_every_namespace() {
+    if !is_root("connections_are_counted_by_listener_in_every_namespace") {
         return;
     }
     let counted_of = |pid: u32| {
@@ -335,7 +335,7 @@ fn connections_are_counted_by_whose_listener_they_came_to_in_every_namespace() {
 }
 
 #[test]
-fn a_node_is_not_called_drained_while_it_serves_until_that_took_too_long() {
+fn node_that_still_serves_is_drained_only_after_a_timeout() {
     const TEST: &str = "drain-in-flight";
     if !is_root(TEST) {
         return;

@@ -93,8 +93,8 @@ fn a_ring_that_nobody_reads_is_counted_and_said_once() {
 }
 
 #[test]
-fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
-    let test = "more_listeners_than_there_is_room_for_are_counted_and_said_once";
+fn listeners_beyond_the_map_are_counted_and_logged_once() {
+    let test = "listeners_beyond_the_map_are_counted_and_logged_once";
     let Some((_scratch, running)) = agent_with(Probe::AcceptQueue, test) else { return };
     // The map has room for 8,192.
     let many = workload(&["listeners", "--count=8300"]);
@@ -116,8 +116,8 @@ fn more_listeners_than_there_is_room_for_are_counted_and_said_once() {
 }
 
 #[test]
-fn more_listeners_than_the_core_tracks_are_counted_and_said_once() {
-    let scratch = Scratch::make("more_listeners_than_the_core_tracks_are_counted_and_said_once");
+fn listeners_beyond_the_engine_are_counted_and_logged_once() {
+    let scratch = Scratch::make("listeners_beyond_the_engine_are_counted_and_logged_once");
     let mut command = run_with(&scratch.file("spillway.toml", ANY_PORT));
     // sock_diag has no map that would be full first.
     command.arg("--no-bpf");

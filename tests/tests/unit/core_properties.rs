@@ -461,7 +461,7 @@ proptest! {
 }
 
 #[test]
-fn state_is_bounded_however_many_processes_and_listeners_there_are() {
+fn state_is_bounded_for_any_number_of_subjects() {
     let mut core = Engine::new(&Config::default(), INFO);
     let json = r#"{"netns":1,"addr":"[::]:80","backlog":0,"backlog_max":1}"#;
     let template: ListenerFact = serde_json::from_str(json).unwrap();

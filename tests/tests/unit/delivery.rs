@@ -299,7 +299,7 @@ fn verify(call: &Call) {
 }
 
 #[test]
-fn what_was_acknowledged_is_delivered_however_often_who_delivers_it_is_killed() {
+fn acknowledged_pages_survive_a_thousand_kills() {
     let begun = now();
     let (kills, lanes) = in_lanes(|nth, randoms| {
         let mut lane = Lane::start(nth);

@@ -211,7 +211,7 @@ fn assert_one_request(calls: &[Call]) {
 }
 
 #[test]
-fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over() {
+fn granted_drain_is_undone_when_the_incident_is_over() {
     let node = Node::make("granted");
     let mut agent = node.start();
     assert!(agent.decide(Action::Drain));
@@ -246,7 +246,7 @@ fn a_node_is_drained_when_that_is_granted_and_given_work_again_when_it_is_over()
 }
 
 #[test]
-fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+fn python_library_accepts_only_unchanged_signatures() {
     let reference = match Reference::find() {
         Ok(reference) => reference,
         Err(reason) => return skip("drain-reference", &reason),
@@ -267,7 +267,7 @@ fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_cha
 }
 
 #[test]
-fn what_fails_is_sent_again_within_a_second_as_the_same_request_until_it_is_granted() {
+fn failed_request_is_retried_until_granted() {
     let node = Node::make("retried");
     node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
     let mut agent = node.start();
@@ -289,7 +289,7 @@ fn what_fails_is_sent_again_within_a_second_as_the_same_request_until_it_is_gran
 }
 
 #[test]
-fn nobody_who_does_not_grant_takes_work_from_a_node_whatever_he_does_instead() {
+fn ungranted_drain_takes_no_work_from_the_node() {
     for (nth, manner) in [
         Manner::Hangs,
         Manner::Resets,
@@ -401,7 +401,7 @@ fn a_success_with_nonsense_in_it_is_one() {
 }
 
 #[test]
-fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
+fn receiver_that_answers_200_to_all_drains_nothing() {
     let mut node = Node::make("unproven");
     node.config.act.drain.deadline = Duration::from_secs(300);
     node.receiver.behaves(Manner::Answers(
@@ -430,7 +430,7 @@ fn who_answers_200_to_everything_drains_nothing_and_is_soon_asked_no_more() {
 }
 
 #[test]
-fn a_receiver_that_cannot_send_the_identity_back_grants_where_that_is_configured() {
+fn receiver_without_echo_grants_only_if_configured() {
     let mut node = Node::make("no-echo");
     node.config.act.drain.require_echo = false;
     node.receiver.behaves(Manner::Answers(200, "", Vec::new()));
@@ -440,7 +440,7 @@ fn a_receiver_that_cannot_send_the_identity_back_grants_where_that_is_configured
 }
 
 #[test]
-fn a_drain_that_does_not_help_is_undone_and_not_asked_for_again_in_its_incident() {
+fn useless_drain_is_undone_and_not_repeated() {
     let mut node = Node::make("useless");
     node.config.act.drain.helps_within = Duration::from_secs(1);
     let mut agent = node.start();
@@ -479,7 +479,7 @@ fn without_granter(test: &str) -> Node {
 }
 
 #[test]
-fn an_overload_lowers_the_weight_to_a_floor_and_never_leaves_rotation_where_nobody_grants_it() {
+fn ungranted_overload_lowers_the_weight_to_the_floor() {
     for action in [Action::Weigh, Action::Drain] {
         let node = without_granter(&format!("floor-{action}"));
         let mut agent = node.start();
@@ -525,7 +525,7 @@ fn an_overloads_drain_of_another_configuration_ends_at_once() {
 }
 
 #[test]
-fn a_leak_waits_for_this_nodes_share_of_the_time_that_is_left_where_nobody_grants_it() {
+fn ungranted_leak_waits_for_the_nodes_stagger() {
     let node = without_granter("stagger");
     let mut agent = node.start();
     assert!(agent.decide_on(Action::Drain, &verdict(6.0)));
@@ -583,7 +583,7 @@ fn an_operators_undrain_means_the_whole_share() {
 }
 
 #[test]
-fn the_next_run_goes_on_where_this_one_was_and_undrains_what_is_over() {
+fn next_run_continues_and_undrains_what_is_over() {
     let node = Node::make("restart");
     let mut agent = node.start();
     agent.decide(Action::Drain);
@@ -704,7 +704,7 @@ fn a_clock_that_was_set_confuses_nobody() {
 }
 
 #[test]
-fn an_operators_word_holds_whatever_the_agent_sees_and_in_observe_mode() {
+fn override_holds_whatever_the_agent_sees() {
     let mut node = Node::make("word");
     node.config.mode = Mode::Observe;
     let mut agent = node.start();
@@ -748,7 +748,7 @@ fn a_pause_stops_new_drains_and_none_that_is_there() {
 }
 
 #[test]
-fn where_nobody_is_to_be_asked_nothing_is_drained_unless_a_balancer_asks() {
+fn without_receiver_nothing_drains_unless_a_balancer_asks() {
     let mut node = Node::make("nobody");
     node.config.act.drain.url = None;
     assert!(!node.start().decide(Action::Drain));
@@ -807,7 +807,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
 }
 
 #[test]
-fn undo_puts_a_node_that_is_drained_back_and_resume_lets_the_agent_decide_again() {
+fn undo_undrains_and_resume_returns_control() {
     let node = Node::make("undo");
     let config = format!("[record]\nstate_dir = \"{}\"\n", node.config.record.state_dir.display());
     let config = node.scratch.file("agent.toml", &config);

@@ -174,7 +174,7 @@ fn ask(call: &Call) -> &'static str {
 }
 
 #[test]
-fn a_drain_goes_on_where_it_was_however_often_who_drains_is_killed() {
+fn drain_survives_any_number_of_kills() {
     let begun = now();
     let (kills, lanes) = in_lanes(|nth, randoms| {
         let mut lane = Lane::start(nth);

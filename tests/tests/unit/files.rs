@@ -235,7 +235,8 @@ fn an_entry_for_what_is_no_cgroup_writes_nothing() {
     let output = host.spillway("undo");
     let text = said(&output);
     assert!(
-        text.contains("journal is a symbolic link") && text.contains("this node is undrained"),
+        text.contains("journal is a symbolic link")
+            && text.contains("the agent undrains this node"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -377,8 +378,8 @@ fn what_another_version_has_left_is_kept_and_reported_each_time() {
 }
 
 #[test]
-fn a_configuration_that_somebody_else_may_change_is_refused_to_root() {
-    if !is_root("a_configuration_that_somebody_else_may_change_is_refused_to_root") {
+fn configuration_writable_by_others_is_refused_to_root() {
+    if !is_root("configuration_writable_by_others_is_refused_to_root") {
         return;
     }
     let host = Host::new("config");

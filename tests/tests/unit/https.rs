@@ -64,7 +64,7 @@ fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
 }
 
 #[test]
-fn a_request_arrives_whole_and_so_does_its_answer_whatever_its_status() {
+fn request_and_response_arrive_whole() {
     let asker = Asker::make("https-whole");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         answer(stream, "418 I'm a teapot", "text/plain", "short and stout")
@@ -108,7 +108,7 @@ fn nobody_is_sent_elsewhere() {
 }
 
 #[test]
-fn only_who_is_signed_by_the_authority_and_has_the_name_is_asked() {
+fn server_needs_a_trusted_certificate_of_its_name() {
     let asker = Asker::make("https-trust");
     let stranger = Authority::make();
     for (authority, names, why) in [
@@ -189,7 +189,7 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
 }
 
 #[test]
-fn an_answer_is_read_up_to_its_bound_whether_it_says_how_long_it_is_or_not() {
+fn response_is_read_up_to_its_bound() {
     let asker = Asker::make("https-bound");
     const BYTES_MAX: usize = 1_000;
     for (length, says, is_read) in [
@@ -334,7 +334,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
 }
 
 #[test]
-fn an_address_says_whether_it_is_encrypted_and_nothing_else_is_spoken() {
+fn scheme_of_a_url_decides_on_encryption() {
     let receiver = Receiver::start(Form::Webhook);
     let asker = Asker::make("https-plain");
     let client = HttpClient::new(&asker.identity(&asker.authority)).expect("its files are there");
@@ -372,7 +372,7 @@ fn a_name_is_not_waited_for_longer_than_anything_else() {
 }
 
 #[test]
-fn names_that_nobody_answers_for_take_no_more_the_oftener_they_are_asked_for() {
+fn unanswered_lookups_share_one_thread() {
     const TRIES: u32 = 150;
     if !is_root("https-many-names") {
         return;

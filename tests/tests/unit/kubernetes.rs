@@ -63,7 +63,7 @@ impl Cluster {
 }
 
 #[test]
-fn the_pods_of_this_node_are_told_with_their_labels_whatever_form_the_list_has() {
+fn pods_of_this_node_are_listed_with_labels() {
     for is_partial in [true, false] {
         let cluster = Cluster::lists("k8s-list", is_partial);
         let before = now();
@@ -199,7 +199,7 @@ fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
 }
 
 #[test]
-fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_longer() {
+fn labels_are_cached_for_five_seconds() {
     let cluster = Cluster::lists("k8s-cache", true);
     let logs = cluster.scratch.0.join("pods");
     for [namespace, name, uid] in [API, ["shop", "cache-node-1", HASH], ["shop", "new", "0000"]] {
@@ -232,7 +232,7 @@ fn labels_are_asked_for_no_more_often_than_every_five_seconds_and_believed_no_lo
 }
 
 #[test]
-fn a_pod_that_says_it_is_another_gets_neither_its_limits_nor_its_protection() {
+fn pod_posing_as_another_gets_nothing_of_it() {
     let impostor =
         PodOf { mirrored: Some(API[2]), ..PodOf::with(STATIC, json!({ "app": "allowed" })) };
     let scratch = Scratch::make("k8s-impostor");

@@ -207,7 +207,7 @@ fn everybody_is_told_in_the_form_that_each_takes() {
 }
 
 #[test]
-fn the_reference_library_in_python_takes_what_is_signed_and_nothing_that_was_changed() {
+fn python_library_accepts_only_unchanged_signatures() {
     let test = "page-reference";
     let reference = match Reference::find() {
         Ok(reference) => reference,
@@ -321,7 +321,7 @@ fn what_is_refused_is_not_sent_again_and_holds_up_nothing() {
 }
 
 #[test]
-fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
+fn next_run_delivers_under_the_same_identity() {
     let receiver = Receiver::start(Form::Webhook);
     receiver.behaves(Manner::Answers(503, "", Vec::new()));
     let mut told = Told::start("page-next-run", &[("webhook", &receiver.url("/"))]);
@@ -345,7 +345,7 @@ fn the_next_run_tells_what_the_last_one_could_not_with_the_same_identity() {
 }
 
 #[test]
-fn a_full_disk_keeps_nobody_from_being_told_and_what_waits_is_saved_once_there_is_room() {
+fn full_disk_delays_no_page_and_saves_later() {
     let test = "page-full-disk";
     if !is_root(test) {
         return;
@@ -410,7 +410,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_hundred_incidents_at_a_receiver_that_hangs_are_one_socket_and_few_calls() {
+fn hanging_receiver_costs_one_socket_and_few_calls() {
     let receiver = Receiver::start(Form::PagerDuty);
     receiver.behaves(Manner::Hangs);
     let mut told = Told::start("page-hangs", &[("pagerduty", &receiver.url("/v2/enqueue"))]);

@@ -167,7 +167,7 @@ fn flood(
 }
 
 #[test]
-fn a_thousand_listeners_of_a_user_that_flap_hold_up_no_critical_page() {
+fn thousand_flapping_listeners_delay_no_critical_page() {
     let calls =
         flood("page-flood-user", Manner::Answers(503, "", Vec::new()), Severity::Critical, |_| {
             FLOODED.to_owned()
@@ -181,7 +181,7 @@ fn a_thousand_listeners_of_a_user_that_flap_hold_up_no_critical_page() {
 }
 
 #[test]
-fn a_thousand_cgroups_that_flap_are_bounded_whatever_a_receiver_does() {
+fn thousand_flapping_cgroups_are_bounded() {
     let cgroup = |nth| format!("/system.slice/x{nth}.service");
     let calls = flood("page-flood-cgroups", Manner::Resets, Severity::Warning, cgroup);
     assert!(calls.len() <= 10, "{}", calls.len());

@@ -310,7 +310,7 @@ fn stuck_acceptor() {
 }
 
 #[test]
-fn a_stuck_acceptor_pages_once_it_lasts_and_only_if_it_is_a_services() {
+fn stuck_acceptor_of_a_service_pages_once_it_lasts() {
     let trace = fs::read(path("stuck-acceptor")).unwrap();
     let (lines, summary) = run(&trace, true);
     assert!(!lines.iter().any(|line| line.contains("\"decision\"")), "{lines:#?}");
@@ -374,7 +374,7 @@ fn dependency_down_is_reported_to_a_person_and_drains_nothing() {
 }
 
 #[test]
-fn pid_reuse_clears_the_old_process_and_judges_the_new_one_afresh() {
+fn pid_reuse_clears_the_old_and_judges_the_new() {
     let why = "api (pid 812) is no longer leaking: its pid now belongs to another process, and no \
                process has replaced it";
     let lines = [

@@ -155,10 +155,10 @@ fn errors_sections_say_when_an_error_is_returned() {
 #[test]
 fn lines_fit_the_width_of_a_screen() {
     let mut wide = Vec::new();
-    for source in all_sources() {
-        for (number, line) in source.text.lines().enumerate() {
-            // A recorded line of JSON or a table is data.
-            let is_data = line.contains("{\\\"") || line.contains("{\"") || line.contains("  |");
+    for source in ["agent/src", "agent-ebpf/src", "xtask/src"].into_iter().flat_map(sources) {
+        for (number, line) in source.product_lines().enumerate() {
+            // A hash, or JSON as it is written.
+            let is_data = line.contains("sha256") || line.contains("\": ");
             if line.chars().count() > COLUMNS_MAX && !is_data {
                 wide.push(source.place(number));
             }

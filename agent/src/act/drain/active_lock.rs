@@ -21,7 +21,7 @@ use crate::os::{StateDir, file_lock::lock_exclusive};
 
 const LOCK: &str = "drain.lock";
 
-/// What the other agent has, as this one sees it.
+/// View of another agent that holds the lock.
 #[derive(Clone)]
 pub struct ActiveLock {
     state_dir: PathBuf,

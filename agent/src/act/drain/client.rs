@@ -22,7 +22,7 @@ pub const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are read. One that is longer comes from something else.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Who is asked.
+/// Receiver of drain requests.
 #[derive(Debug, Clone)]
 pub struct DrainClient {
     url: String,
@@ -35,19 +35,19 @@ pub struct DrainClient {
 pub struct Call {
     /// The request's identity.
     pub id: String,
-    /// What is sent.
+    /// Request to send.
     pub body: Vec<u8>,
     /// Set if a grant takes something from this node, so that it has to be proven.
     pub is_drain: bool,
-    /// How long it may take.
+    /// Timeout of the call.
     pub within: Duration,
 }
 
-/// What came of one.
+/// Result of one call.
 pub struct Attempt {
     /// The request's identity.
     pub id: String,
-    /// What it means.
+    /// Meaning of the reply.
     pub meaning: ReplyClass,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 /// which may be a hundred thousand.
 const COUNT_EVERY_SECS: f64 = 2.0;
 
-/// What is counted.
+/// Source of the count.
 pub struct ConnectionCount {
     in_flight: EstablishedConnections,
     protected: Vec<Pattern>,
@@ -63,12 +63,12 @@ impl ConnectionCount {
         };
     }
 
-    /// How many there are; `None` where nobody knows.
+    /// Returns the number of connections; `None` if unknown.
     pub fn connections(&self) -> Option<u64> {
         self.connections
     }
 
-    /// How many are left, for a person.
+    /// Describes the number of connections left.
     pub fn left(&self) -> String {
         match self.connections {
             Some(0) => "no connection is left".to_owned(),

@@ -33,7 +33,7 @@ use crate::{
     net::backoff::Backoff,
 };
 
-/// How often an operator's word is looked at.
+/// Interval between reads of the operator's override.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long what an earlier run drained for is believed without being seen again, in seconds. A
@@ -45,7 +45,7 @@ const INHERITED_SECS: f64 = 600.0;
 /// must not keep the node out until the deadline.
 const UNPROVEN_MAX: u32 = 3;
 
-/// What is asked, and when it is sent.
+/// Pending request, and the schedule of its calls.
 struct PendingRequest {
     request: Request,
     retries: Backoff,
@@ -57,7 +57,7 @@ struct PendingRequest {
     last: String,
 }
 
-/// Where the node is, and what there is to know of it.
+/// State of the node, and everything that decides the next transition.
 pub struct DrainController {
     clock: Clock,
     pace: DrainTimings,
@@ -67,7 +67,7 @@ pub struct DrainController {
     host: String,
     /// Of a delay, from 0 to 1.
     share: f64,
-    /// What calls for a drain.
+    /// Incidents that call for a drain.
     wanted: Option<DrainReason>,
     /// Until when [`Keeper::wanted`] is an earlier run's.
     inherited_until: Option<f64>,
@@ -79,7 +79,7 @@ pub struct DrainController {
     helps_within_secs: f64,
     /// The harm of each incident that stands; `None` as long as nobody said.
     conditions: Option<BTreeMap<String, Condition>>,
-    /// What the node is being drained for.
+    /// Reason for the current drain.
     cause: Option<DrainReason>,
     word: Option<Override>,
     told_wrong_word: bool,
@@ -360,7 +360,7 @@ impl DrainController {
         self.given_up = Some(given_up);
     }
 
-    /// How long nothing is to be done.
+    /// Returns the time until something is due.
     pub fn sleeps_for(&self) -> Duration {
         let due = self.asked.as_ref().and_then(|asked| asked.due);
         let until_due =

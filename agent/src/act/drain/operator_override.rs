@@ -35,7 +35,7 @@ impl OverrideFile {
         Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -17,7 +17,7 @@ use super::{
     weight::WHOLE,
 };
 
-/// What it is told.
+/// Answer to a load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Send so many percent of its share of work.
@@ -58,7 +58,7 @@ impl Default for ReadinessCell {
 }
 
 impl ReadinessCell {
-    /// What is true now.
+    /// Returns the current readiness.
     pub fn says(&self) -> Readiness {
         match self.state.load(Ordering::Relaxed) {
             READY => Readiness::Ready(self.weight.load(Ordering::Relaxed)),

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 
 use crate::act::notify::{reply_text, timestamp};
 
-/// What it is sent as.
+/// Content type of a request.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 
 /// Identity of what an operator says.
 const OPERATOR: &str = "operator";
 
-/// What is asked.
+/// Kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestKind {
@@ -36,7 +36,7 @@ pub struct DrainReason {
     pub id: String,
     /// The reason in a sentence, for a person.
     pub why: String,
-    /// What was seen, as the verdict says it.
+    /// Evidence, as in the verdict.
     pub evidence: Value,
 }
 
@@ -45,7 +45,7 @@ pub struct DrainReason {
 pub struct Request {
     /// Tells it from every other one.
     pub id: String,
-    /// What is asked.
+    /// Kind of request.
     pub ask: RequestKind,
     /// When it was made, in milliseconds since 1970.
     pub at_ms: u64,
@@ -55,7 +55,7 @@ pub struct Request {
     pub cause: DrainReason,
 }
 
-/// What an answer means.
+/// Meaning of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyClass {
     /// Yes.
@@ -111,7 +111,7 @@ impl DrainReason {
 }
 
 impl Request {
-    /// What is sent. `host` is this node's name.
+    /// Returns the body to send. `host` is this node's name.
     pub fn body(&self, host: &str) -> Vec<u8> {
         let DrainReason { id, why, evidence } = &self.cause;
         let event = json!({

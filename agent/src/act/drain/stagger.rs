@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_with_other_names_have_other_shares_and_each_keeps_its_own() {
+    fn node_keeps_its_share_and_others_have_others() {
         let shares: Vec<_> =
             (0..1_000).map(|nth| share(&[&format!("web-{nth}"), "cloned"])).collect();
         for tenth in 0..10 {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_comes_nearer_faster_than_the_clock_ends_the_delay() {
+    fn forecast_that_shrinks_faster_than_time_ends_the_delay() {
         let delay = Delay::new(100.0, Some([600.0, 600.0]), 0.5);
         assert_eq!(delay.secs(), 100.0);
         assert!(!delay.is_over(199.0, Some(501.0)) && delay.is_over(200.0, Some(600.0)));

@@ -30,7 +30,7 @@ const UNREADABLE: &str = ".unreadable";
 /// Largest file. Evidence has some kilobytes.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// What is kept.
+/// Saved state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedState {
     #[serde(rename = "spillway_drain")]
@@ -41,9 +41,9 @@ pub struct SavedState {
     pub is_out: bool,
     /// When it came into the state, in milliseconds since 1970.
     pub since_ms: u64,
-    /// What it is drained for.
+    /// Reason for the drain.
     pub cause: Option<DrainReason>,
-    /// What is asked, where an answer is waited for.
+    /// Request that still waits for a reply.
     pub request: Option<Request>,
 }
 

@@ -1,4 +1,5 @@
-//! Where a node is on its way out of service and back, and when it may go on.
+//! State machine of a drain: healthy, drain requested, draining, drained, verifying, undrain
+//! requested.
 //!
 //! Pure: `now` is an argument, in seconds on any monotonic clock. No work is taken from the node
 //! before somebody granted it, and none given back before somebody was asked to. An answer that
@@ -21,13 +22,13 @@ pub enum DrainPhase {
     Draining,
     /// It has none, or none that is waited for.
     Drained,
-    /// What it was drained for seems to be over.
+    /// The reason for the drain seems to be over.
     Verifying,
     /// It is over, and somebody is asked to give it work again.
     UndrainRequested,
 }
 
-/// What an operator said.
+/// Override by the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Override {
     /// Out of service, whatever the agent sees.
@@ -43,15 +44,15 @@ pub enum Override {
 pub struct DrainTimings {
     /// Least time in each state that does not wait for an answer.
     pub dwell_secs: f64,
-    /// How long connections are waited for.
+    /// Maximum wait for connections to close.
     pub drained_within_secs: f64,
-    /// How long nothing may call for a drain before it ends.
+    /// Time without a reason before a drain ends.
     pub verify_secs: f64,
-    /// How long a refused drain is not asked for again.
+    /// Time before a refused drain is requested again.
     pub ask_again_secs: f64,
 }
 
-/// What there is to know at a step.
+/// Inputs of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs {
     /// Now.
@@ -62,13 +63,13 @@ pub struct Inputs {
     pub may_drain: bool,
     /// Set if the drain does not help, so that it ends at once.
     pub is_useless: bool,
-    /// What an operator said.
+    /// Override by the operator.
     pub word: Option<Override>,
     /// Connections that are served; `None` where nobody knows.
     pub connections: Option<u64>,
 }
 
-/// What somebody answered to a request.
+/// Reply to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// Yes.
@@ -90,7 +91,7 @@ pub struct Transition {
     pub to: DrainPhase,
 }
 
-/// Where the node is.
+/// State of the node.
 #[derive(Debug, Clone)]
 pub struct DrainState {
     pace: DrainTimings,
@@ -102,7 +103,7 @@ pub struct DrainState {
     calm_since: Option<f64>,
     /// Until when nothing is asked for.
     held_until: f64,
-    /// What an operator said at the last step.
+    /// Override at the last step.
     word: Option<Override>,
 }
 
@@ -148,7 +149,7 @@ impl DrainState {
         Self::resume(pace, DrainPhase::Healthy, f64::NEG_INFINITY, false)
     }
 
-    /// Where an earlier run was, since `since`.
+    /// Resumes the state of an earlier run, entered at `since`.
     pub fn resume(pace: DrainTimings, phase: DrainPhase, since: f64, is_out: bool) -> Self {
         Self {
             pace,
@@ -161,7 +162,7 @@ impl DrainState {
         }
     }
 
-    /// Where it is.
+    /// Returns the current phase.
     pub fn phase(&self) -> DrainPhase {
         self.phase
     }

@@ -81,7 +81,7 @@ mod tests {
     };
 
     #[test]
-    fn a_queue_is_judged_while_the_node_drains_and_a_leak_once_it_has_no_work() {
+    fn queue_is_judged_while_draining_and_leak_once_idle() {
         let harm =
             |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let due = |is_leak, phase, since, now| {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn it_falls_with_the_time_that_is_left_to_its_floor_and_rises_a_step_at_a_time() {
+    fn weight_falls_with_time_left_and_rises_by_steps() {
         let fallen = |floor: u32| -> Vec<_> {
             let mut weight = weight(floor);
             let ends = [7_200.0, 3_600.0, 3_599.0, 2_100.0, 601.0, 5.0, -1.0];
@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_forecast_that_wavers_moves_it_down_and_no_faster_up_than_a_step_in_ten_seconds(
+        fn wavering_forecast_raises_weight_one_step_in_ten_seconds(
             forecasts in prop::collection::vec(
                 (0.0..3.0_f64, prop::option::of(0.0..5_000.0_f64), prop::option::of(0..9_u64)),
                 1..300,

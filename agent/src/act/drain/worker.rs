@@ -39,7 +39,7 @@ use crate::{
     detect::Verdict,
 };
 
-/// How long the end may take: what was decided last is on disk by then.
+/// Maximum time to stop, in which the last decision is saved.
 const STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 enum DrainOrder {
@@ -137,7 +137,7 @@ impl DrainWorker {
         })
     }
 
-    /// What balancers are told.
+    /// Returns the readiness for load balancers.
     pub fn readiness(&self) -> Arc<ReadinessCell> {
         self.readiness.clone()
     }

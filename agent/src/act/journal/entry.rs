@@ -1,4 +1,4 @@
-//! What was changed of one cgroup, and what was there before.
+//! Changes to one cgroup, with the original values.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -13,7 +13,7 @@ const CHANGES_MAX: usize = whitelist::CGROUP_FILES.len() + whitelist::PROPERTIES
 /// Values at most that are kept of one file; there are three.
 const WANTED_MAX: usize = 8;
 
-/// What was changed of one cgroup.
+/// Changes to one cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalEntry {
     #[serde(rename = "spillway_journal")]
@@ -22,7 +22,7 @@ pub struct JournalEntry {
     pub(super) boot_id: String,
     /// Directory of the cgroup.
     pub directory: PathBuf,
-    /// Its inode number, which tells it from one that has the same path later.
+    /// Inode number, which distinguishes it from a later cgroup of the same path.
     pub inode: u64,
     /// The systemd unit whose own cgroup it is, if it is one's: then that is what was changed, and
     /// it outlives the cgroup.
@@ -33,7 +33,7 @@ pub struct JournalEntry {
     pub split: Option<IsolatedCgroup>,
     /// Incidents on whose account it is limited.
     pub incidents: BTreeSet<String>,
-    /// What was changed, in the order in which it was.
+    /// Changes, in order.
     pub changes: Vec<Change>,
     /// Whether it is on disk, or was: who finds it gone then has been overtaken by an undo.
     #[serde(skip)]
@@ -43,7 +43,7 @@ pub struct JournalEntry {
 /// A unit of systemd's that was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedUnit {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// Properties that somebody had set for this boot before.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -64,9 +64,9 @@ pub struct IsolatedCgroup {
 /// A file of a cgroup, or a property of its unit, whose content was replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Its name.
+    /// Name.
     pub file: String,
-    /// What was there before the first change.
+    /// Original value.
     pub prior: String,
     /// What was put there instead; the last is what should be there. The one before it, and the one
     /// that is there, stay until the next is written: a crash in between leaves either.
@@ -187,7 +187,7 @@ impl JournalEntry {
             .any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
     }
 
-    /// What was changed of a file.
+    /// Returns the change of a file.
     pub fn change(&self, file: &str) -> Option<&Change> {
         self.changes.iter().find(|change| change.file == file)
     }

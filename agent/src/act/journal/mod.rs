@@ -37,7 +37,7 @@ const ENTRY_BYTES_MAX: u64 = 64 << 10;
 pub struct Unreadable {
     /// Path.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Problem.
     pub error: String,
 }
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_stops_the_start_however_broken_and_each_is_reported_each_time() {
+    fn broken_files_never_stop_the_start_and_are_reported() {
         let dir = Dir::make("broken");
         let journal = Journal::claim(&dir.0).unwrap();
         let whole = serde_json::to_vec(&entry(&journal)).unwrap();

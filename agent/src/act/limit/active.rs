@@ -25,7 +25,7 @@ use crate::{
 pub struct NewLimit {
     /// Of what.
     pub target: Cgroup,
-    /// What to do about it from now on.
+    /// Controller of the limit.
     pub hold: LimitController,
     /// Of a cgroup whose CPU is to be limited if it spins.
     pub spin: Option<SpinDetector>,
@@ -47,7 +47,7 @@ pub struct ActiveLimit {
     is_set_back: bool,
 }
 
-/// What came of a look at it.
+/// Result of a check.
 pub enum Tick {
     /// Nothing that is worth a word.
     Nothing,

@@ -54,7 +54,7 @@ const UNLIMITED_BYTES: u64 = 1 << 62;
 /// A cgroup of the memory controller.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    /// Where it is.
+    /// Returns the directory.
     pub directory: PathBuf,
     /// The directory's inode number.
     pub inode: u64,
@@ -203,7 +203,7 @@ impl Cgroup {
         fs::exists(self.directory.join(cgroup_file)).unwrap_or(false)
     }
 
-    /// What a file or property says.
+    /// Reads a file or property.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl Cgroup {
         }
     }
 
-    /// What a file of the cgroup says, whoever writes it.
+    /// Reads a file of the cgroup, whoever writes it.
     ///
     /// # Errors
     ///
@@ -257,7 +257,7 @@ impl Cgroup {
         self.read_file(file)?.parse().map_err(io::Error::other)
     }
 
-    /// What of it and all below it is in swap, in bytes.
+    /// Returns the bytes that it and its descendants have in swap.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Who else would be limited: the processes of a cgroup beside the one that leaks.
+//! Processes that would be limited as well: the others in the leaking process's cgroup.
 
 use std::{
     fmt,
@@ -12,9 +12,9 @@ use crate::{os::proc_reader::unrestricted, sense::printable::printable_path};
 /// A process of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupProcess {
-    /// Its pid.
+    /// Process id.
     pub pid: u32,
-    /// Its parent's.
+    /// Parent process id.
     pub ppid: u32,
     /// The program that it runs.
     pub program: PathBuf,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_of_innocents_does_not_go_with_the_leaker_and_a_wrapper_or_a_master_does() {
+    fn wrapper_moves_with_the_leaker_and_supervisor_stays() {
         let omnibus = [
             (10, 1, "/runsvdir"),
             (11, 10, "/sh"),

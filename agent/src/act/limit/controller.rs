@@ -44,7 +44,7 @@ pub struct LimitController {
     told: Reported,
 }
 
-/// What is said once.
+/// Messages that are reported once.
 #[derive(Debug, Clone, Default)]
 struct Reported {
     still: bool,
@@ -52,7 +52,7 @@ struct Reported {
     thrashing: bool,
 }
 
-/// What is seen of the cgroup.
+/// Reading of the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CgroupReading {
     /// When, in seconds.
@@ -66,7 +66,7 @@ pub struct CgroupReading {
     pub full_pressure: Option<f64>,
 }
 
-/// What to do.
+/// Adjustment of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adjustment {
     /// Somebody changed it: set it again.
@@ -131,12 +131,12 @@ impl LimitController {
         least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
     }
 
-    /// Its incident is over.
+    /// Notes that the incident is over.
     pub fn end(&mut self) {
         self.is_over = true;
     }
 
-    /// Its incident is not over after all, or another needs it.
+    /// Notes that the incident continues, or that another needs the limit.
     pub fn resume(&mut self) {
         self.is_over = false;
         self.told.held = false;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_set_again_leaves_the_margin_to_what_grew_meanwhile() {
+    fn limit_set_again_leaves_the_margin() {
         let mut hold = hold(100 * MIB);
         let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, 300 * MIB) };
         assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(least_bytes(300 * MIB, MARGIN))));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_replaced_makes_room_a_margin_at_a_time_and_never_more_than_that() {
+    fn recharged_memory_widens_by_one_margin_at_a_time() {
         let mut hold = hold(0);
         let first = hold.limit_bytes();
         let full = |hold: &mut LimitController, t: f64| {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_that_stands_still_is_told_once_and_again_only_after_it_grew() {
+    fn stopped_growth_is_reported_once_until_it_grows_again() {
         let mut hold = hold(100 * MIB);
         let told = |hold: &mut LimitController,
                     secs: std::ops::Range<u32>,
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_change_is_not_set_again_when_the_incident_is_over() {
+    fn foreign_change_after_the_incident_is_left_alone() {
         let mut hold = hold(100 * MIB);
         hold.end();
         let full = hold.limit_bytes();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_lifted_when_the_incident_is_over_unless_it_is_what_holds() {
+    fn limit_is_lifted_after_the_incident_unless_it_holds() {
         let mut hold = hold(100 * MIB);
         let full = hold.limit_bytes();
         assert_eq!(hold.look(reading(&hold, 1.0, full)), None);

@@ -17,7 +17,7 @@ use crate::{
     config::LimitConfig,
 };
 
-/// What has none set.
+/// Value of a quota that is not set.
 const USUAL_WEIGHT: u64 = 100;
 
 /// Least quota that the kernel takes, in microseconds.
@@ -36,7 +36,7 @@ fn wanted(config: &LimitConfig) -> Vec<CpuSetting> {
     weight.into_iter().chain(config.cpu_max_percent.map(CpuSetting::Quota)).collect()
 }
 
-/// What is to be watched for it; `None` where nothing is wanted.
+/// Returns the detector to run; `None` if throttling is off.
 ///
 /// # Errors
 ///
@@ -142,7 +142,7 @@ impl CpuSetting {
     }
 }
 
-/// What a quota comes to; `None` where there is none.
+/// Returns the CPUs of a quota; `None` without one.
 fn usec_per_sec(found: &str) -> Option<u64> {
     let Some((quota, period)) = found.split_once(' ') else {
         return found.parse().ok().filter(|usec| *usec < u64::MAX);

@@ -48,7 +48,7 @@ pub fn permit(
     Ok(shared)
 }
 
-/// Who is to be limited, and the operator's word on it.
+/// Subject of a limit, and the operator's rules for it.
 struct LimitRequest<'a> {
     decide: &'a DecideConfig,
     t: f64,
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_high_is_refused_before_5_9_and_where_the_kernel_is_not_known() {
+    fn memory_high_is_refused_before_5_9_or_if_unknown() {
         for release in ["5.9.0", "5.10.0-30-cloud-amd64", "6.18.44", "10.0"] {
             assert_eq!(is_high_safe(release), Ok(()), "{release}");
         }

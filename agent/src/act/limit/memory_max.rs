@@ -18,7 +18,7 @@ use crate::{
     config::LimitConfig,
 };
 
-/// What stands there.
+/// Content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemoryMaxState {
     /// Nothing of ours yet.
@@ -29,7 +29,7 @@ enum MemoryMaxState {
     Theirs,
 }
 
-/// What is to be put there for a limit; `None` where it stays as it is.
+/// Returns the value to write for a limit; `None` to leave it unchanged.
 fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
     const PAGE_BYTES: u64 = 4_096;
     let wanted_bytes = limit_bytes.saturating_add(distance_bytes).min(u64::MAX - PAGE_BYTES);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_way_with_the_limit_up_to_what_was_there_and_never_closes_in() {
+    fn backstop_widens_with_the_limit_and_never_narrows() {
         let ours = |bytes, prior_bytes| MemoryMaxState::Ours { bytes, prior_bytes };
         assert_eq!(next_bytes(ours(356 * MIB, None), 200 * MIB, DISTANCE), Some(456 * MIB));
         assert_eq!(
@@ -152,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn none_is_nearer_than_margin_and_distance_or_lets_more_than_before(
+        fn backstop_keeps_its_distance_and_is_never_wider(
             prior_mib in prop::option::of(0..4_000_u64),
             steps in prop::collection::vec((0..2_000_u64, 0..200_u64), 1..50),
             distance_bytes in 4 * MARGIN..1 << 34,

@@ -84,13 +84,13 @@ pub enum LimitRefusal {
     /// The process has left it, or has ended.
     #[error("the process is not in it any more")]
     Left,
-    /// Its program is protected.
+    /// The program is protected.
     #[error("its program is protected ({0})")]
     Protected(Pattern),
-    /// Its pod is protected.
+    /// The pod is protected.
     #[error("its pod {pod} is protected ({pattern})")]
     PodProtected {
-        /// Its namespace and name.
+        /// Namespace and name of the pod.
         pod: String,
         /// By what.
         pattern: Pattern,
@@ -125,7 +125,7 @@ pub enum LimitRefusal {
         shared: String,
         /// Why not.
         why: String,
-        /// What to do instead.
+        /// Alternative for the operator.
         hint: &'static str,
     },
     /// It is divided on account of another program.
@@ -139,12 +139,12 @@ pub enum LimitRefusal {
     Lower {
         /// The file.
         file: &'static str,
-        /// What it says.
+        /// Current value.
         found: String,
-        /// What it would get, in bytes.
+        /// Planned limit, in bytes.
         wanted_bytes: u64,
     },
-    /// What was changed of it before could not be put back.
+    /// An earlier change could not be restored.
     #[error("an earlier limit of it is not undone yet\n  hint: `spillway undo` says why")]
     NotUndone,
     /// It outgrew every limit before that was set.
@@ -161,9 +161,9 @@ pub enum LimitError {
     /// The kernel or the disk refused.
     #[error("{what}: {error}")]
     Failed {
-        /// What was tried.
+        /// Attempted change.
         what: String,
-        /// What came of it.
+        /// Result.
         error: io::Error,
     },
 }

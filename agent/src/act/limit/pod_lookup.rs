@@ -16,10 +16,10 @@ use crate::{
     sense::printable::printable,
 };
 
-/// How long what the API told is believed, and how long after a failure it is left alone.
+/// Lifetime of the API's answer, and pause after a failure.
 const BELIEVED_SECS: f64 = 5.0;
 
-/// What is known of this node's pods.
+/// Pods of this node.
 pub struct PodLookup {
     logs_dir: PathBuf,
     api: Result<Api, String>,

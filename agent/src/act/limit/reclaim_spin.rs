@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn nine_tenths_of_a_cpu_for_ten_seconds_at_the_limit_are_spinning() {
+    fn nine_tenths_of_a_cpu_for_ten_seconds_is_spinning() {
         assert_eq!(told(|_| true, |_| 1_000), Some(10));
         assert_eq!(told(|_| true, |_| 900), Some(10));
         assert_eq!(told(|_| true, |_| 4_000), Some(10), "of several CPUs");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn one_second_on_no_cpu_is_made_up_for_and_a_rest_begins_it_again() {
+    fn one_idle_second_is_tolerated_and_a_rest_restarts() {
         assert_eq!(told(|_| true, |t| if t == 6 { 600 } else { 1_000 }), Some(10));
         assert_eq!(told(|_| true, |t| if t == 6 { 0 } else { 1_000 }), Some(16));
     }

@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_never_wider_than_before_and_never_below_what_is_swapped(
+        fn swap_limit_is_never_wider_nor_below_what_is_swapped(
             found in prop::array::uniform2(prop::option::of(any::<u64>())),
             swapped_bytes: u64,
         ) {

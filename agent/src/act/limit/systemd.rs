@@ -169,7 +169,7 @@ async fn set_number(
         .map_err(asked)
 }
 
-/// What a method of the manager gives; `None` where there is no such unit.
+/// Calls a method of the manager; `None` if there is no such unit.
 async fn object<T>(
     systemd: &Connection,
     method: &str,

@@ -51,7 +51,7 @@ pub fn hand_over(
     Ok(asked)
 }
 
-/// What stands in the files: the limit, and what was put beside it.
+/// Values in the files: the limit, and those set with it.
 fn standing(target: &Cgroup, entry: &JournalEntry, limit_bytes: u64) -> Vec<(String, String)> {
     let mut standing = vec![(target.limit_file().to_owned(), limit_bytes.to_string())];
     for change in entry.changes.iter().filter(|change| change.file != target.limit_file()) {

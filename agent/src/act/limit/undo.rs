@@ -21,7 +21,7 @@ use crate::{
     sense::printable::printable_path,
 };
 
-/// What came of an entry.
+/// Result for one entry.
 #[derive(Debug)]
 pub struct Undone {
     id: String,
@@ -29,11 +29,11 @@ pub struct Undone {
     files: Vec<(String, RestoreState)>,
     /// Of a cgroup that was divided.
     merged: Option<Restored>,
-    /// What kept the entry, or why there was none.
+    /// Reason that the entry was kept, or that there was none.
     error: Option<String>,
 }
 
-/// What came of one file.
+/// Result for one file.
 #[derive(Debug)]
 enum RestoreState {
     /// It says again what it said before.
@@ -45,7 +45,7 @@ enum RestoreState {
         found: String,
         wanted: String,
     },
-    /// Its cgroup is gone.
+    /// The cgroup is gone.
     Gone,
     Failed(io::Error),
 }

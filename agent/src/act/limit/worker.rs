@@ -30,16 +30,16 @@ use crate::{
     sense::ProcessId,
 };
 
-/// What others change is seen within this.
+/// Interval in which changes by others are noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What takes longer is told. Setting a limit takes some milliseconds, most of them the disk's.
+/// Duration that is logged as slow. Setting a limit takes some milliseconds, mostly for the disk.
 const LATE_SECS: f64 = 5.0;
 
-/// How long the end may take.
+/// Maximum time to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What to do.
+/// Order to the thread.
 enum LimitOrder {
     Limit { id: Arc<str>, cgroup: Arc<str>, culprit: ProcessId },
     Unlimit { id: Arc<str> },
@@ -53,7 +53,7 @@ impl Order for LimitOrder {
     }
 }
 
-/// What the thread is at.
+/// Order in progress.
 struct Busy {
     since: f64,
     told: bool,

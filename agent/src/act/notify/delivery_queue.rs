@@ -80,7 +80,7 @@ struct Waiting {
 }
 
 /// The next notification of an incident.
-struct Candidate<'a> {
+struct NextUpdate<'a> {
     nth: u64,
     tries: u32,
     rank: Rank,
@@ -287,11 +287,11 @@ impl DeliveryQueue {
 
     /// Returns the next notification of each incident, with the rank of the most urgent one
     /// behind it.
-    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
-        let mut candidates = BTreeMap::<&Arc<str>, Candidate<'_>>::new();
+    fn candidates(&self) -> impl Iterator<Item = NextUpdate<'_>> {
+        let mut candidates = BTreeMap::<&Arc<str>, NextUpdate<'_>>::new();
         for (nth, Waiting { item, tries }) in &self.waiting {
             let rank = rank(item);
-            let candidate = Candidate { nth: *nth, tries: *tries, rank, owner: &item.owner };
+            let candidate = NextUpdate { nth: *nth, tries: *tries, rank, owner: &item.owner };
             let first = candidates.entry(&item.incident).or_insert(candidate);
             first.rank = first.rank.min(rank);
         }
@@ -299,7 +299,7 @@ impl DeliveryQueue {
     }
 
     /// Returns the earliest time at which a candidate may be sent.
-    fn allowed_at(&self, candidate: &Candidate<'_>, t: f64) -> f64 {
+    fn allowed_at(&self, candidate: &NextUpdate<'_>, t: f64) -> f64 {
         // Time from which the minute before has had fewer than `calls` calls.
         let fewer_at = |calls: usize| {
             let nth = self.calls.len().checked_sub(calls);

@@ -156,7 +156,7 @@ pub(crate) fn reply_texts(
     body: &[u8],
 ) -> Vec<String> {
     use sink::Delivery;
-    let reply = sink::Reply { status, retry_after, body };
+    let reply = sink::SinkReply { status, retry_after, body };
     let text = |delivery| match delivery {
         Delivery::Taken => String::new(),
         Delivery::Unknown(text)

@@ -14,7 +14,7 @@ use super::{
     Notification, Update,
     delivery_queue::{DeliveryQueue, NextDelivery, QueueItem, WAITING_MAX},
     owner::owner,
-    sink::{Delivery, OutgoingRequest, Reply, Sink},
+    sink::{Delivery, OutgoingRequest, Sink, SinkReply},
     spool::{IncidentChange, Spool, SpoolEntry, SpoolError},
 };
 
@@ -249,7 +249,7 @@ impl Outbox {
     }
 
     /// Reads a reply as its sink does.
-    pub fn classify(&self, at: usize, reply: &Reply<'_>) -> Delivery {
+    pub fn classify(&self, at: usize, reply: &SinkReply<'_>) -> Delivery {
         match self.sinks.get(at) {
             Some(SinkQueue { sink, .. }) => sink.classify(reply),
             None => Delivery::Refused(format!("there is no sink number {at}")),

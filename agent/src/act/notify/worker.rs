@@ -21,7 +21,7 @@ use super::{
     inbox::Inbox,
     metrics::NotifyMetrics,
     outbox::{Outbox, OutboxEvent},
-    sink::{Delivery, OutgoingRequest, Reply, Sink},
+    sink::{Delivery, OutgoingRequest, Sink, SinkReply},
     spool::{Spool, SpoolRecovery},
 };
 use crate::{clock::Clock, net::http_client};
@@ -192,7 +192,7 @@ fn deliver(
                 let delivery = match response {
                     Ok(response) => outbox.classify(
                         at,
-                        &Reply {
+                        &SinkReply {
                             status: response.status.as_u16(),
                             retry_after: response.retry_after(clock.unix_ms()),
                             body: &response.body,

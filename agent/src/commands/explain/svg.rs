@@ -215,7 +215,7 @@ fn title(explained: &Explained) -> String {
     format!("{} (pid {}) in {}{lives}", life.comm, explained.pid, life.cgroup)
 }
 
-/// What was claimed, in words, a line each that fits.
+/// Draws the verdicts as text, one per line, as many as fit.
 fn explanation(explained: &Explained) -> Vec<String> {
     let mut lines = Vec::new();
     for verdict in &explained.verdicts {

@@ -17,43 +17,51 @@ use seccompiler::{
 const ALLOWED: &[(&str, &[c_long])] = &[
     ("memory of the allocator, of threads and of what is mapped; rseq and the robust list begin \
       each thread", &[
-        libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_mlock,
-        libc::SYS_munlock, libc::SYS_futex, libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
-        libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity,
+        libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
+        libc::SYS_madvise, libc::SYS_mlock, libc::SYS_munlock, libc::SYS_futex,
+        libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
+        libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
     ]),
     ("signals, and going on after one", &[
-        libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack, libc::SYS_restart_syscall,
-        libc::SYS_tgkill,
+        libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
+        libc::SYS_sigaltstack, libc::SYS_restart_syscall, libc::SYS_tgkill,
     ]),
     ("time, randomness and who we are; a hashed map and TLS need random numbers, D-Bus the user", &[
-        libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_gettimeofday,
-        libc::SYS_getrandom, libc::SYS_uname, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
+        libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep,
+        libc::SYS_nanosleep, libc::SYS_gettimeofday, libc::SYS_getrandom, libc::SYS_uname,
+        libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
         libc::SYS_sysinfo, libc::SYS_getrusage,
     ]),
     ("the loop: epoll, its wake-ups and timers", &[
-        libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2, libc::SYS_ppoll,
-        libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
+        libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2,
+        libc::SYS_ppoll, libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
     ]),
     ("files of /proc, of cgroups and of the state directory; where they may be written is \
       Landlock's affair", &[
-        libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_preadv,
-        libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev, libc::SYS_pwritev, libc::SYS_lseek, libc::SYS_fstat,
-        libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_fstatfs, libc::SYS_statfs, libc::SYS_readlinkat, libc::SYS_getdents64,
-        libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_fcntl, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getcwd,
+        libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_read, libc::SYS_pread64,
+        libc::SYS_readv, libc::SYS_preadv, libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev,
+        libc::SYS_pwritev, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat,
+        libc::SYS_statx, libc::SYS_fstatfs, libc::SYS_statfs, libc::SYS_readlinkat,
+        libc::SYS_getdents64, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_fcntl,
+        libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getcwd,
     ]),
     ("files of the state directory alone: journal and drain state by rename, the spool as a \
       database, locks, and what mode they have", &[
-        libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat, libc::SYS_ftruncate, libc::SYS_fallocate,
-        libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
+        libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat,
+        libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
+        libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
     ]),
     ("sockets: metrics and checks that are served, calls that are made, the bus, the resolver, and \
       sock_diag", &[
-        libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
-        libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
-        libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
+        libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept,
+        libc::SYS_accept4, libc::SYS_connect, libc::SYS_shutdown, libc::SYS_getsockname,
+        libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_sendto,
+        libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg,
+        libc::SYS_recvmmsg,
     ]),
     ("a CPU before others while memory is short, see \
-      `hardship.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
+      `self_protection.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
     ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
 ];
 
@@ -62,9 +70,10 @@ const ALLOWED: &[(&str, &[c_long])] = &[
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLDER: &[c_long] = &[
-    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_rename, libc::SYS_unlink,
-    libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_chmod, libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_dup2, libc::SYS_pipe,
-    libc::SYS_time, libc::SYS_arch_prctl,
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink,
+    libc::SYS_rename, libc::SYS_unlink, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_chmod,
+    libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_dup2, libc::SYS_pipe, libc::SYS_time,
+    libc::SYS_arch_prctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[c_long] = &[];
@@ -105,12 +114,15 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 /// Calls that change what runs on a host or what the kernel is: EPERM says that this is meant.
 #[rustfmt::skip]
 const NEVER: &[c_long] = &[
-    libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
-    libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_kexec_load, libc::SYS_reboot, libc::SYS_mount,
-    libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_unshare, libc::SYS_swapon, libc::SYS_swapoff,
-    libc::SYS_settimeofday, libc::SYS_clock_settime, libc::SYS_sethostname, libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setresuid,
-    libc::SYS_setresgid, libc::SYS_capset, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup, libc::SYS_perf_event_open, libc::SYS_open_by_handle_at, libc::SYS_personality,
+    libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev, libc::SYS_init_module, libc::SYS_finit_module,
+    libc::SYS_delete_module, libc::SYS_kexec_load, libc::SYS_reboot, libc::SYS_mount,
+    libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_unshare,
+    libc::SYS_swapon, libc::SYS_swapoff, libc::SYS_settimeofday, libc::SYS_clock_settime,
+    libc::SYS_sethostname, libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setresuid,
+    libc::SYS_setresgid, libc::SYS_capset, libc::SYS_keyctl, libc::SYS_add_key,
+    libc::SYS_request_key, libc::SYS_userfaultfd, libc::SYS_io_uring_setup,
+    libc::SYS_perf_event_open, libc::SYS_open_by_handle_at, libc::SYS_personality,
 ];
 
 /// Calls that have another way, and whose arguments are out of a filter's reach: the C library then

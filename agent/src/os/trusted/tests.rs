@@ -108,7 +108,7 @@ fn what_is_no_regular_file_is_not_even_opened() {
 }
 
 #[test]
-fn links_are_followed_to_what_an_operator_names_and_never_to_a_state_directory() {
+fn links_are_followed_to_config_never_to_state_directory() {
     let scratch = Scratch::make("links");
     fs::create_dir(scratch.path("..data-1")).unwrap();
     scratch.file("..data-1/key", 0o400);
@@ -135,7 +135,7 @@ fn links_are_followed_to_what_an_operator_names_and_never_to_a_state_directory()
 }
 
 #[test]
-fn a_state_directory_is_made_for_its_owner_and_refused_if_others_may_write_it() {
+fn state_directory_writable_by_others_is_refused() {
     let scratch = Scratch::make("state");
     let (path, deep) = (scratch.path("a"), scratch.path("a/b/state"));
     assert!(StateDir::open(&deep).unwrap().is_none());

@@ -183,7 +183,7 @@ mod tests {
     };
 
     #[test]
-    fn claims_are_right_after_the_start_and_false_before_it_or_about_others() {
+    fn claims_are_right_only_after_the_start_of_their_leak() {
         let family = FAMILIES.iter().find(|family| family.name == "constant-leak-plain").unwrap();
         let mut entry = Run::new(family, 0).entry;
         (entry.leak_start_secs, entry.exhausted_secs) = (Some(100.0), Some(1_100.0));

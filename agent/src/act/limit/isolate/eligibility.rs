@@ -19,18 +19,18 @@ use crate::{act::journal::IsolatedCgroup, config::Pattern, sense::proc_files};
 /// it may set no attribute of root's.
 const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
 
-/// What the names of systemd's units end with that have processes or units below them.
+/// Suffixes of systemd units that can contain processes or units.
 const UNITS: [&str; 3] = [".service", ".scope", ".slice"];
 
-/// What is seen of a shared cgroup.
+/// View of a shared cgroup.
 #[derive(Debug, Clone)]
 struct SharedCgroupView {
-    /// Who is in it itself, and runs which program.
+    /// Processes directly in it, with their programs.
     pids: Vec<u32>,
     members: Vec<CgroupProcess>,
     /// Those of our children that are there already.
     taken: Vec<&'static str>,
-    /// What only this version has.
+    /// Details that only this version has.
     of: Of,
 }
 
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protected_program_stays_where_it_is_and_may_be_next_to_a_leaker() {
+    fn protected_program_stays_beside_a_leaker() {
         let protected = [Pattern::new("exe:/db").unwrap()];
         assert_eq!(objection(&v1(true), &protected, 1), None);
         let told = objection(&v2("domain", "", &[], false), &protected, 1);

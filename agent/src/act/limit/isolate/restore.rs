@@ -22,7 +22,7 @@ const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(10);
 const SETTINGS: [(&str, &str); 4] =
     [("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0")];
 
-/// What came of it.
+/// Result of a restore.
 #[derive(Debug)]
 pub enum Restored {
     /// It is as before.

@@ -274,7 +274,7 @@ impl Sink for Counting {
         Ok(OutgoingRequest { url, headers, body, redactor: Default::default() })
     }
 
-    fn classify(&self, _reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, _reply: &SinkReply<'_>) -> Delivery {
         Delivery::Taken
     }
 }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Delivery, Links, OutgoingRequest, Reply, SecretError, Sink};
+use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update, timestamp},
     config::PageConfig,
@@ -82,7 +82,7 @@ impl Sink for Alertmanager {
         Ok(OutgoingRequest::json(self.url.clone(), body, Redactor::default()))
     }
 
-    fn classify(&self, reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery {
         reply.classify(reply.status == 200)
     }
 }

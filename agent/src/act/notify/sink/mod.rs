@@ -69,7 +69,7 @@ pub trait Sink: fmt::Debug + Send {
     ) -> Result<OutgoingRequest, SecretError>;
 
     /// Reads the receiver's reply.
-    fn classify(&self, reply: &Reply<'_>) -> Delivery;
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery;
 }
 
 /// A request to a receiver. Not to be logged: its address or body may contain a secret.
@@ -99,7 +99,7 @@ pub struct SecretError(pub String);
 
 /// A receiver's reply.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply<'a> {
+pub struct SinkReply<'a> {
     /// HTTP status.
     pub status: u16,
     /// Delay that its `Retry-After` header asks for.
@@ -108,7 +108,7 @@ pub struct Reply<'a> {
     pub body: &'a [u8],
 }
 
-impl Reply<'_> {
+impl SinkReply<'_> {
     /// Reads a reply by its status, as all receivers mean it. `is_taken` is what the receiver's own
     /// rule says of it.
     fn classify(&self, is_taken: bool) -> Delivery {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::{Delivery, Links, OutgoingRequest, Reply, SecretError, Sink};
+use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update, timestamp},
     config::PageConfig,
@@ -122,7 +122,7 @@ impl Sink for PagerDuty {
         Ok(OutgoingRequest::json(self.url(notification.update), event.into(), redactor))
     }
 
-    fn classify(&self, reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery {
         let is_taken = || reply.field("status").as_deref() == Some("success");
         reply.classify(reply.status == 202 && is_taken())
     }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Delivery, Links, OutgoingRequest, Reply, SecretError, Sink};
+use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update},
     config::PageConfig,
@@ -59,7 +59,7 @@ impl Sink for Slack {
         Ok(OutgoingRequest::json(url, body, redactor))
     }
 
-    fn classify(&self, reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery {
         reply.classify(reply.status == 200 && reply.body.trim_ascii() == b"ok")
     }
 }

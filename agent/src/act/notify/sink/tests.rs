@@ -5,7 +5,7 @@ fn sink(name: &str) -> Box<dyn Sink> {
 }
 
 fn classify(sink: &dyn Sink, status: u16, body: &[u8]) -> Delivery {
-    sink.classify(&Reply { status, retry_after: None, body })
+    sink.classify(&SinkReply { status, retry_after: None, body })
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn pagerduty_takes_an_event_only_in_its_own_words() {
 fn retry_after_is_bounded() {
     for sink in all() {
         let retry_after = Some(Duration::from_hours(24));
-        let delivery = sink.classify(&Reply { status: 429, retry_after, body: b"" });
+        let delivery = sink.classify(&SinkReply { status: 429, retry_after, body: b"" });
         assert!(
             matches!(delivery, Delivery::Later(Some(delay), _) if delay == RETRY_AFTER_MAX),
             "{}: {delivery:?}",
@@ -94,7 +94,7 @@ impl Sink for Sample {
         Ok(OutgoingRequest { url, headers: Vec::new(), body, redactor: Redactor::default() })
     }
 
-    fn classify(&self, reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery {
         reply.classify(reply.status == 200)
     }
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Delivery, Links, OutgoingRequest, Reply, SecretError, Sink};
+use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, timestamp},
     config::PageConfig,
@@ -67,7 +67,7 @@ impl Sink for Webhook {
         Ok(OutgoingRequest { url: self.url.clone(), headers, body, redactor })
     }
 
-    fn classify(&self, reply: &Reply<'_>) -> Delivery {
+    fn classify(&self, reply: &SinkReply<'_>) -> Delivery {
         match reply.status {
             // Standard Webhooks: the endpoint is gone for good.
             410 => Delivery::Closed(reply.text()),
