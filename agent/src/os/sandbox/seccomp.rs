@@ -82,13 +82,15 @@ const OLDER: &[c_long] = &[];
 /// values, and what for.
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
-    (libc::SYS_socket, 0, &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
+    (libc::SYS_socket, 0,
+        &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
         "the bus, the network, and sock_diag; no raw packets"),
     (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was \
                                                         opened in"),
     (libc::SYS_bpf, 0, &[
-        BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD,
-        BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH, BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_ITER_CREATE,
+        BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY,
+        BPF_OBJ_GET_INFO_BY_FD, BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH,
+        BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_ITER_CREATE,
     ], "maps and passes of what is attached; nothing more is loaded"),
     (libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, PERF_EVENT_IOC_DISABLE],
         "sockets that do not block, the resolver, whether the output is a terminal, and the end of \
