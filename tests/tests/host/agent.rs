@@ -168,7 +168,7 @@ fn as_a_user_it_says_so_in_one_line_and_watches() {
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(log.matches("WARN").count(), 1, "{log}");
     assert!(
-        log.contains("which need root, or CAP_BPF and CAP_PERFMON; process_memory from /proc"),
+        log.contains("root, or CAP_BPF and CAP_PERFMON, are needed; process_memory from /proc"),
         "{log}"
     );
 }

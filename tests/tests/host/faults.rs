@@ -277,7 +277,7 @@ fn a_verdict_is_less_sure_without_bpf() {
     let confidence = |verdict: &Value| verdict["confidence"].as_f64().expect("it is a number");
     assert!(confidence(&denied) <= confidence(&usual) - 0.2, "{usual} against {denied}");
     let why = denied["why"].as_str().unwrap_or_default();
-    assert!(why.contains("the age of the queue's head is not visible here"), "{denied}");
+    assert!(why.contains("the oldest wait cannot be read here"), "{denied}");
 }
 
 fn json(mut command: Command) -> Command {

@@ -171,7 +171,8 @@ fn configuration(directory: &Path, machine: &str) -> String {
     text += "APT::Sandbox::User \"root\";\n";
     text += "APT::Update::Error-Mode \"any\";\n";
     text += "Acquire::Languages \"none\";\nAcquire::GzipIndexes \"true\";\n";
-    text += "Acquire::Retries \"1\";\nAcquire::http::Timeout \"20\";\nAcquire::https::Timeout \"20\";\n";
+    text += "Acquire::Retries \"1\";\n";
+    text += "Acquire::http::Timeout \"20\";\nAcquire::https::Timeout \"20\";\n";
     text
 }
 

@@ -89,7 +89,10 @@ impl Report {
 
     /// Whether it ran and had nothing to check.
     pub fn is_empty(&self) -> bool {
-        matches!(&self.outcome, Outcome::Checked(checked) if checked.done && checked.results.is_empty())
+        match &self.outcome {
+            Outcome::Checked(checked) => checked.done && checked.results.is_empty(),
+            Outcome::Skipped(_) => false,
+        }
     }
 
     /// Why it could not be had.

@@ -83,7 +83,12 @@ const OLDER: &[c_long] = &[];
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     (libc::SYS_socket, 0,
-        &[libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_NETLINK as u64],
+        &[
+            libc::AF_UNIX as u64,
+            libc::AF_INET as u64,
+            libc::AF_INET6 as u64,
+            libc::AF_NETLINK as u64,
+        ],
         "the bus, the network, and sock_diag; no raw packets"),
     (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was \
                                                         opened in"),
