@@ -109,7 +109,12 @@ pub fn killed_anywhere<S: PartialEq + fmt::Debug>(
     let journal = || Journal::claim(state_dir).expect("the journal is nobody else's");
     // Once, so that what its claim makes is there in all runs.
     drop(journal());
-    let (mut killed, mut expected) = surveyed(contain(), || (state(), files(state_dir)));
+    // Reading all state at each of a thousand calls takes minutes where it is emulated; whoever
+    // takes every kill holds the calls against it.
+    let (mut killed, mut expected) = match share.of {
+        1 => surveyed(contain(), || (state(), files(state_dir))),
+        _ => (Killed::default(), HashSet::new()),
+    };
     assert_eq!(state(), before, "it puts everything back itself");
     let mut nth = share.nth + 1;
     // Each run ends later than the one before it, and the last one by itself.
