@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use anyhow::Context as _;
 use spillway_tests::limit_live::{self, Programs, Share, Stage};
 
 use crate::{
@@ -104,6 +105,9 @@ pub fn gathered(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         )
         .into());
     }
+    // Not before it is told to: a pass that comes by itself charges pages too early.
+    let sleep = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
+    fs::write(sleep, "3600000").with_context(|| format!("cannot write {sleep}"))?;
     on_stage("gathered", |stage| limit_live::gathered(stage, gather_huge_pages))
 }
 
