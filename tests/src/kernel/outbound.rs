@@ -280,15 +280,16 @@ pub fn no_local_port(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen
         let (netns, to) =
             inside.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))??;
         let facts = outbound(sensors, 0.0);
+        // By the address as well: an earlier namespace may have had the same number.
         let fact = facts
             .iter()
-            .find(|fact| fact.netns == netns)
-            .context("nothing is said of that namespace")?;
-        let seen = (ends(fact), fact.no_local_port_total, fact.addr.as_ref());
-        let truth = ([PORTS, 0, 0, 0, 0], Some(MORE), &*to.to_string());
+            .find(|fact| fact.netns == netns && *fact.addr == *to.to_string())
+            .with_context(|| format!("no connects to {to} in that namespace: {facts:?}"))?;
+        let seen = (ends(fact), fact.no_local_port_total);
+        let truth = ([PORTS, 0, 0, 0, 0], Some(MORE));
         ensure!(
             seen == truth,
-            "{any}: (ends, without a port, to) {seen:?} were seen, {truth:?} are true"
+            "{any}: (ends, without a port) {seen:?} were seen, {truth:?} are true"
         );
     }
     Ok(Seen {
