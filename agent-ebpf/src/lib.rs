@@ -179,7 +179,7 @@ pub struct KnownUnix {
 
 /// Capacity of the map of listeners. A guess at the busiest node's listeners, doubled. A scan walks
 /// every bucket, which takes 0.1 ms at this size, ten times a second. A listener that finds no room
-/// is counted and read through `sock_diag`.
+/// is counted and listed by a pass over open files.
 pub const LISTENERS_MAX: u32 = 8_192;
 
 /// Capacity of the map of UNIX listeners. A guess at the busiest node's, doubled.
@@ -235,8 +235,68 @@ pub struct SocketOwnerSample {
     pub sock: u64,
     /// Thread-group id of a process that holds it.
     pub pid: u32,
+    /// Inode of the network namespace that the socket and the process share; 0 if they share none,
+    /// or it is unknown.
+    pub shared_netns: u32,
+}
+
+/// A TCP socket that listens or is established and that a process holds, from `iter/task_file`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketSample {
+    /// Address of the socket in the kernel.
+    pub sock: u64,
+    /// Number of its inode.
+    pub inode: u64,
+    /// Local address, each word in network byte order; IPv4 in the first.
+    pub addr: [u32; 4],
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Thread-group id of a process that holds it.
+    pub pid: u32,
+    /// 1 if that process is in this namespace; 0 if it is not, or that is unknown.
+    pub in_its_netns: u32,
+    /// Uid of its owner; 0 if the kernel does not keep it.
+    pub uid: u32,
+    /// Connections in the accept queue.
+    pub backlog: u32,
+    /// Limit of the queue.
+    pub backlog_max: u32,
+    /// Packets dropped (`sk_drops`).
+    pub drops: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Local port, host byte order.
+    pub port: u16,
+    /// [`TCP_LISTEN`] or [`TCP_ESTABLISHED`].
+    pub state: u16,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: [u16; 3],
+}
+
+/// Maximum number of processes whose programs one pass lists. A guess: more than most cgroups have;
+/// the rest takes another pass.
+pub const PROGRAMS_MAX: u32 = 1_024;
+
+/// Maximum number of components of a program's path, mount points on its way included. A guess at
+/// the deepest, four times.
+pub const PROGRAM_COMPONENTS_MAX: u32 = 64;
+
+/// Room for one component and its NUL: `NAME_MAX` of include/uapi/linux/limits.h and one.
+pub const PROGRAM_NAME_LEN: usize = 256;
+
+/// One component of the path of a process's program, from `iter/task`; the last comes first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramNameSample {
+    /// Thread-group id.
+    pub pid: u32,
+    /// 1 after the first component; a path without an end is incomplete.
+    pub is_end: u32,
+    /// Length of `name`.
+    pub name_len: u32,
+    /// The component.
+    pub name: [u8; PROGRAM_NAME_LEN],
 }
 
 /// Maximum length of a UNIX socket's name, in bytes: `sun_path` of include/uapi/linux/un.h.
@@ -254,6 +314,14 @@ pub struct UnixFoundSample {
     pub netns: u32,
     /// Thread-group id of a process that holds it.
     pub pid: u32,
+    /// Uid of its owner; 0 if the kernel does not keep it.
+    pub uid: u32,
+    /// Connections in the accept queue.
+    pub backlog: u32,
+    /// Limit of the queue.
+    pub backlog_max: u32,
+    /// 1 if it is in the map of known listeners; 0 if it found no room.
+    pub is_known: u32,
     /// Length of `name`.
     pub name_len: u32,
     /// A path and its terminating NUL, or a NUL and an abstract name.
@@ -347,6 +415,8 @@ pub const WATCHES_CONNECTS: u32 = 2;
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, fixed by the user-space ABI.
 pub const TCP_LISTEN: u16 = 10;
+/// `TCP_ESTABLISHED` of the same.
+pub const TCP_ESTABLISHED: u16 = 1;
 
 /// A probe: the BPF programs and maps, or the files read in their place, that answer one question.
 /// Each belongs to one sensor. The order here is the order in `spillway doctor`.
@@ -447,6 +517,8 @@ pub enum Loss {
     UnixDiagFailed,
     /// A network namespace could not be entered.
     NetnsNotEntered,
+    /// Processes hid their network namespace and sockets, for want of CAP_SYS_PTRACE.
+    NetnsHidden,
 }
 
 /// Gives an enum its variants as an array, and each variant its name.
@@ -558,6 +630,19 @@ pub struct Offsets {
     pub request_sk: u32,
     /// From `tcp_sock` to the time at which the connection was established: `rcvq_space.time`.
     pub tcp_established: u32,
+    pub task_nsproxy: u32,
+    pub nsproxy_net: u32,
+    pub mm_exe_file: u32,
+    pub file_dentry: u32,
+    pub file_mount: u32,
+    /// From `mount` to the `vfsmount` within it.
+    pub mount_vfsmount: u32,
+    pub vfsmount_root: u32,
+    pub mount_parent: u32,
+    pub mount_mountpoint: u32,
+    pub dentry_parent: u32,
+    /// From `dentry` to the pointer to its name.
+    pub dentry_name: u32,
 }
 
 /// Value in [`Offsets`] of a member that this kernel lacks.
@@ -599,10 +684,12 @@ plain! {
     Sojourn = 2 * 8 + SOJOURN_BUCKETS * 4,
     CpuSlotSample = 2 * 8,
     SocketOwnerSample = 8 + 2 * 4,
-    UnixFoundSample = 2 * 8 + 3 * 4 + UNIX_NAME_LEN,
+    SocketSample = 2 * 8 + 4 * 4 + 7 * 4 + 6 * 2,
+    ProgramNameSample = 3 * 4 + PROGRAM_NAME_LEN,
+    UnixFoundSample = 2 * 8 + 7 * 4 + UNIX_NAME_LEN,
     UnixSample = 3 * 8 + 4 * 4,
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 58 * 4,
+    Offsets = 69 * 4,
 }

@@ -16,9 +16,11 @@ mod page_faults;
 mod process_events;
 mod process_memory;
 mod process_resources;
+mod program_list;
 mod shares;
 mod sock;
 mod sock_state;
+mod socket_list;
 mod tcp_listeners;
 mod unix_listeners;
 

@@ -45,8 +45,8 @@ static SUM_FROM_SAMPLES: Array<u64> = Array::with_max_entries(1, 0);
 
 #[repr(C)]
 pub struct IterTask {
-    meta: *mut IterMeta,
-    task: *mut c_void,
+    pub(crate) meta: *mut IterMeta,
+    pub(crate) task: *mut c_void,
 }
 
 // Order of the counters in `rss_stat` (`MM_FILEPAGES` … of include/linux/mm_types_task.h),

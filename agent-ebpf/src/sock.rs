@@ -2,6 +2,8 @@
 
 use core::ffi::c_void;
 
+use spillway_ebpf::ABSENT;
+
 use crate::kernel_read::{Helper, Reading, offset, read_or_zero};
 
 pub(crate) const AF_INET: u16 = 2;
@@ -35,6 +37,26 @@ pub(crate) fn is_tcp<R: Reading>(sock: *const c_void) -> Option<bool> {
     let family = R::read::<u16>(sock, offset!(sock_family))?;
     let inet = family == AF_INET || family == AF_INET6;
     Some(inet && R::read::<u16>(sock, offset!(sock_protocol))? == IPPROTO_TCP)
+}
+
+/// Returns the inode number of the file behind a socket; a closed socket has none.
+#[inline(always)]
+pub(crate) fn inode_of(sock: *const c_void) -> Option<u64> {
+    Helper::read(Helper::pointer(sock, offset!(sock_socket))?, offset!(socket_inode))
+}
+
+/// Returns the uid of a socket's owner; 0 if this kernel does not keep it.
+#[inline(always)]
+pub(crate) fn uid_of(sock: *const c_void) -> Option<u32> {
+    let at = offset!(sock_uid);
+    if at == ABSENT as usize { Some(0) } else { Helper::read(sock, at) }
+}
+
+/// Returns the packets that a socket dropped; 0 if this kernel does not count them in a known form.
+#[inline(always)]
+pub(crate) fn drops_of(sock: *const c_void) -> Option<u32> {
+    let at = offset!(sock_drops);
+    if at == ABSENT as usize { Some(0) } else { Helper::read(sock, at) }
 }
 
 /// Returns the time at which a connection that waits for accept() was established, on the monotonic

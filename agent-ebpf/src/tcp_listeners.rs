@@ -26,7 +26,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use spillway_ebpf::{
-    ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss,
+    HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss,
     SocketOwnerSample, TCP_LISTEN,
 };
 
@@ -38,7 +38,8 @@ use crate::{
         Helper, IterMeta, IterTaskFile, Reading as _, count, emit, offset, read_or_zero,
     },
     shares::{self, Shares},
-    sock::{established_us, tcp_in_state},
+    sock::{drops_of, established_us, tcp_in_state},
+    socket_list::shares_netns,
 };
 
 /// Listeners by socket address.
@@ -50,7 +51,7 @@ pub(crate) static LISTENERS: HashMap<u64, KnownListener> =
 #[map]
 static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
-/// Number of times that a listener found no room. While it rises, the reader uses `sock_diag` too.
+/// Number of times that a listener found no room. While it rises, the reader lists sockets too.
 #[map]
 static OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -144,7 +145,11 @@ fn owner(task: *const c_void, file: *const c_void) -> Option<SocketOwnerSample> 
     Some(SocketOwnerSample {
         sock: sock as u64,
         pid: Helper::read(task, offset!(task_tgid))?,
-        reserved: 0,
+        shared_netns: if shares_netns(task, sock) {
+            Helper::read(Helper::pointer(sock, offset!(sock_net))?, offset!(net_inum))?
+        } else {
+            0
+        },
     })
 }
 
@@ -197,11 +202,7 @@ fn sample(sock: *const c_void, known: &KnownListener) -> Option<ListenerSample> 
         pid: known.pid,
         backlog: Helper::read(sock, offset!(sock_ack_backlog))?,
         backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
-        drops: if offset!(sock_drops) == ABSENT as usize {
-            0
-        } else {
-            Helper::read(sock, offset!(sock_drops))?
-        },
+        drops: drops_of(sock)?,
         reserved: 0,
         family: address.family,
         port: address.port,

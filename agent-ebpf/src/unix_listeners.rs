@@ -1,9 +1,9 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
 //! No tracepoint reports that such a socket begins or ends to listen. So `find_unix` walks every
-//! open file every ten seconds, and reads the name of each listener; `scan_unix` reads the queues
-//! of those found. If a socket has closed since and its memory belongs to another, the inode number
-//! differs: it is reused only after four billion others.
+//! open file every ten seconds, and reads the name and queue of each listener; `scan_unix` reads
+//! the queues of those that found room in the map. If a socket has closed since and its memory
+//! belongs to another, the inode number differs: it is reused only after four billion others.
 //!
 //! - Hooks: `iter/task_file`, `int (struct bpf_iter__task_file *ctx)`; `iter/bpf_map_elem`, `int
 //!   (struct bpf_iter__bpf_map_elem *ctx)`.
@@ -25,7 +25,7 @@ use spillway_ebpf::{
 use crate::{
     kernel_read::{Helper, IterMeta, IterTaskFile, Reading as _, emit, offset},
     shares::{self, Shares},
-    sock::socket_of,
+    sock::{inode_of, socket_of, uid_of},
     tcp_listeners::outside,
 };
 
@@ -43,7 +43,8 @@ static UNIX_LISTENERS: HashMap<u64, KnownUnix> = HashMap::with_max_entries(UNIX_
 #[map]
 static UNIX_SHARES: Shares = Shares::with_max_entries(UNIX_LISTENERS_MAX, 0);
 
-/// Number of times that a listener found no room. While it rises, the reader uses `sock_diag` too.
+/// Number of times that a listener found no room. While it rises, the reader uses `find_unix`
+/// too.
 #[map]
 static UNIX_OUTSIDE: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -56,10 +57,9 @@ pub extern "C" fn find_unix(ctx: *mut IterTaskFile) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    if let Some(found) = found(task, file) {
-        if admit(found.sock, found.inode) {
-            emit(meta, &found);
-        }
+    if let Some(mut found) = found(task, file) {
+        found.is_known = u32::from(admit(found.sock, found.inode));
+        emit(meta, &found);
     }
     0
 }
@@ -101,9 +101,13 @@ fn found(task: *const c_void, file: *const c_void) -> Option<UnixFoundSample> {
     let net = Helper::pointer(sock, offset!(sock_net))?;
     Some(UnixFoundSample {
         sock: sock as u64,
-        inode: inode(sock)?,
+        inode: inode_of(sock)?,
         netns: Helper::read(net, offset!(net_inum))?,
         pid: Helper::read(task, offset!(task_tgid))?,
+        uid: uid_of(sock)?,
+        backlog: Helper::read(sock, offset!(sock_receive_queue_len))?,
+        backlog_max: Helper::read(sock, offset!(sock_max_ack_backlog))?,
+        is_known: 0,
         // The reader cuts off the bytes behind a shorter name.
         name: Helper::read(address, offset!(unix_address_name) + FAMILY_LEN)?,
         name_len: length.saturating_sub(FAMILY_LEN).min(UNIX_NAME_LEN) as u32,
@@ -141,7 +145,7 @@ fn sample(sock: *const c_void, known: &KnownUnix) -> Option<UnixSample> {
     let backlog = Helper::read(sock, offset!(sock_receive_queue_len))?;
     let backlog_max = Helper::read(sock, offset!(sock_max_ack_backlog))?;
     // Last: the values read above are this listener's if it still is the same.
-    (listens(sock)? && inode(sock)? == known.inode).then_some(UnixSample {
+    (listens(sock)? && inode_of(sock)? == known.inode).then_some(UnixSample {
         sock: sock as u64,
         inode: known.inode,
         backlog,
@@ -160,10 +164,4 @@ fn listens(sock: *const c_void) -> Option<bool> {
             && u16::from(Helper::read::<u8>(sock, offset!(sock_state))?) == TCP_LISTEN
             && matches!(kind()?, SOCK_STREAM | SOCK_SEQPACKET),
     )
-}
-
-/// Returns the inode number of the file behind a socket; a closed socket has none.
-#[inline(always)]
-fn inode(sock: *const c_void) -> Option<u64> {
-    Helper::read(Helper::pointer(sock, offset!(sock_socket))?, offset!(socket_inode))
 }

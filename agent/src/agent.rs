@@ -74,7 +74,7 @@ pub fn run(
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
         }
         // Before a load balancer can ask: an earlier run's drain continues.
-        let drains = DrainWorker::start(config, clock)?;
+        let drains = DrainWorker::start(config, clock, sensors.socket_list())?;
         metrics.show_drain(&drains.readiness());
         // The sandbox hides files of init.
         engine.services().set_host_netns(host_netns());
@@ -111,7 +111,7 @@ pub fn run(
         for outcome in act::recover(config, clock.now()) {
             agent.report(&outcome);
         }
-        let limits = LimitWorker::start(config, clock)?;
+        let limits = LimitWorker::start(config, clock, sensors.program_list())?;
         if let Some(why) = limits.as_ref().and_then(LimitWorker::unable) {
             agent.metrics.note_standing("action", why.to_owned());
         }
@@ -121,7 +121,7 @@ pub fn run(
         // several times as much for a moment.
         self_protection::prepare();
         agent.service_pods = ServicePods::start(config)?;
-        sandbox::system_calls();
+        sandbox::system_calls(sensors.enters_namespaces());
         announce(&sensors, config);
         let consume = |event: Event<'_>| {
             agent.apply(event);

@@ -312,6 +312,18 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
         .map_err(|error: MapError| broken(&format!("map {name}: {error}")))
 }
 
+/// Makes an obstacle to a program that its probe can do without a warning.
+pub fn optional<T>(attached: Result<T, Unavailable>) -> Option<T> {
+    let warn = |obstacle: &Unavailable| {
+        tracing::warn!(
+            reason = obstacle.reason,
+            "a BPF program cannot be attached; /proc and sock_diag are read instead, which needs \
+             CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+        );
+    };
+    attached.inspect_err(warn).ok()
+}
+
 /// An obstacle that is a bug in the agent.
 pub fn broken(reason: &str) -> Unavailable {
     Unavailable::new(Cause::Broken, reason)

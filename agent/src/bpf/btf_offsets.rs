@@ -158,6 +158,29 @@ pub mod members {
     pub const TCP_ESTABLISHED: KernelOffset =
         member("tcp_sock", "rcvq_space.time", Bytes(8), |o| &mut o.tcp_established);
 
+    pub const TASK_NSPROXY: KernelOffset =
+        member("task_struct", "nsproxy", Pointer, |o| &mut o.task_nsproxy);
+    pub const NSPROXY_NET: KernelOffset =
+        member("nsproxy", "net_ns", Pointer, |o| &mut o.nsproxy_net);
+    pub const MM_EXE_FILE: KernelOffset =
+        member("mm_struct", "exe_file", Pointer, |o| &mut o.mm_exe_file);
+    pub const FILE_DENTRY: KernelOffset =
+        member("file", "f_path.dentry", Pointer, |o| &mut o.file_dentry);
+    pub const FILE_MOUNT: KernelOffset =
+        member("file", "f_path.mnt", Pointer, |o| &mut o.file_mount);
+    pub const VFSMOUNT_ROOT: KernelOffset =
+        member("vfsmount", "mnt_root", Pointer, |o| &mut o.vfsmount_root);
+    pub const MOUNT_PARENT: KernelOffset =
+        member("mount", "mnt_parent", Pointer, |o| &mut o.mount_parent);
+    pub const MOUNT_MOUNTPOINT: KernelOffset =
+        member("mount", "mnt_mountpoint", Pointer, |o| &mut o.mount_mountpoint);
+    pub const DENTRY_PARENT: KernelOffset =
+        member("dentry", "d_parent", Pointer, |o| &mut o.dentry_parent);
+    pub const DENTRY_NAME: KernelOffset =
+        member("dentry", "d_name.name", Pointer, |o| &mut o.dentry_name);
+
+    /// The `vfsmount` within a `mount`.
+    pub const MOUNT_VFSMOUNT: KernelOffset = KernelOffset::Computed(super::vfsmount);
     /// Resident pages by kind, from `mm_struct`.
     pub const MM_RSS: KernelOffset = KernelOffset::Computed(super::rss_counters);
     /// The cgroup that charges a task's memory, from `css_set`.
@@ -290,6 +313,13 @@ fn memory_cgroup(btf: &Btf, memory_v1: bool, offsets: &mut Offsets) -> Result<()
         offsets.css_cgroup = ABSENT;
     }
     Ok(())
+}
+
+/// Finds the `vfsmount` within a `mount`.
+fn vfsmount(btf: &Btf, _: bool, offsets: &mut Offsets) -> Result<(), String> {
+    let found = find_member(btf, "mount", "mnt");
+    offsets.mount_vfsmount = found.map_or(ABSENT, |(at, _)| at);
+    found.map(drop).ok_or_else(|| "this kernel's struct mount has no mnt".to_owned())
 }
 
 /// Finds `RLIMIT_NOFILE` in the array of limits.

@@ -16,7 +16,7 @@ mod load;
 mod samples;
 mod status;
 
-pub use attach::{AttachContext, broken};
+pub use attach::{AttachContext, broken, optional};
 pub use batch::BatchMap;
 pub use fallbacks::{Fallback, FallbackChain, Hook, Need, ProgramKind, Unavailable};
 pub use iter::IterHandle;

@@ -194,6 +194,9 @@ const fn loss_penalty(loss: Loss) -> LossPenalty {
         Loss::NetnsNotEntered => {
             (ANY_QUEUE, SLIGHT, "listeners in some network namespaces could not be read")
         }
+        Loss::NetnsHidden => {
+            (ANY_QUEUE, SLIGHT, "listeners in other network namespaces were hidden from the agent")
+        }
     };
     LossPenalty { rules, penalty: Penalty(factor, words) }
 }

@@ -12,7 +12,10 @@ use std::{
     path::Path,
 };
 
-use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::sys::{
+    statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs},
+    statvfs::{FsFlags, statvfs},
+};
 use rustix::fs::{Mode, OFlags};
 
 use super::trusted::{self, PathRules};
@@ -108,4 +111,8 @@ fn version_of(fd: &impl AsFd) -> io::Result<CgroupVersion> {
             "it is not on a cgroup file system, and is left alone",
         )),
     }
+}
+/// Returns whether the file system at `mount` is read-only for this process; false if unknown.
+pub fn is_read_only(mount: &Path) -> bool {
+    statvfs(mount).is_ok_and(|status| status.flags().contains(FsFlags::ST_RDONLY))
 }

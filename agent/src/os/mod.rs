@@ -19,5 +19,5 @@ pub(crate) mod self_protection;
 pub(crate) mod state_dir;
 pub(crate) mod trusted;
 
-pub(crate) use cgroup_dir::CgroupDir;
+pub(crate) use cgroup_dir::{CgroupDir, is_read_only};
 pub(crate) use state_dir::StateDir;

@@ -1,12 +1,16 @@
 //! Established connections that this host serves: the work that a draining node still has to end.
 //!
-//! Counts those of each listener in every network namespace that can be entered, accepted or not. A
+//! Counts those of each listener, accepted or not, in every network namespace whose sockets BPF
+//! lists or that can be entered. A
 //! pass requests every connection on the host, so it is made only while a node drains. A count that
 //! fails is unknown, not zero.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use super::{CgroupPaths, Hierarchy, LossCounters, sock_diag::SockDiag};
+use super::{
+    CgroupPaths, Hierarchy, LossCounters, SocketList,
+    sock_diag::{Kinds, SockDiag},
+};
 
 /// Time for which owners and namespaces are cached, as in `tcp_listeners`.
 const OWNER_REFRESH_SECS: f64 = 10.0;
@@ -20,11 +24,11 @@ pub struct EstablishedConnections {
 }
 
 impl EstablishedConnections {
-    /// Creates a counter.
-    pub fn new(hierarchy: Hierarchy) -> Self {
+    /// Creates a counter. Without a list each network namespace is entered.
+    pub fn new(hierarchy: Hierarchy, list: Option<Arc<SocketList>>) -> Self {
         let cgroups = CgroupPaths::new(hierarchy);
         Self {
-            sockets: SockDiag::default(),
+            sockets: SockDiag::of(Kinds::Tcp, list),
             cgroups,
             lost: LossCounters::default(),
             refreshed: None,

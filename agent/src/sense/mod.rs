@@ -23,12 +23,14 @@ pub mod proc_files;
 mod process_events;
 mod process_memory;
 mod process_resources;
+mod program_list;
 mod sensor;
 mod sensor_health;
 mod sensors;
 mod service_pressure;
 mod shares;
 mod sock_diag;
+mod socket_list;
 mod tcp_listeners;
 mod unix_listeners;
 
@@ -48,10 +50,12 @@ pub use page_faults::PageFaultSensor;
 pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
+pub use program_list::ProgramList;
 pub use sensor::{Observations, Schedule, Sensor};
 pub use sensor_health::SensorHealthSensor;
 use sensors::boxed;
 pub use sensors::{SensorEntry, Sensors, probes};
+pub use socket_list::SocketList;
 pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
 pub use unix_listeners::{UnixListenerSensor, UnixProbes};
 
@@ -100,11 +104,13 @@ mod fuzzed {
 
     use spillway_ebpf::{
         HandleSample, LifeSample, ListenerSample, OutboundConnect, OutboundCount,
-        SocketOwnerSample, TaskSample, UnixFoundSample, UnixSample,
+        ProgramNameSample, SocketOwnerSample, SocketSample, TaskSample, UnixFoundSample,
+        UnixSample,
     };
 
     use super::{
-        addr, cgroups, printable::printable, process_resources, service_pressure, sock_diag,
+        addr, cgroups, printable::printable, process_resources, program_list, service_pressure,
+        sock_diag,
     };
     use crate::bpf::{Plain, decode};
 
@@ -119,6 +125,7 @@ mod fuzzed {
         );
         all::<OutboundConnect>(bytes).for_each(drop);
         all::<SocketOwnerSample>(bytes).for_each(drop);
+        program_list::programs_in(all::<ProgramNameSample>(bytes));
         let counts = [
             all::<OutboundCount>(bytes).count(),
             all::<LifeSample>(bytes).count(),
@@ -132,7 +139,10 @@ mod fuzzed {
         let addrs = all::<ListenerSample>(bytes).map(|sample| {
             Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string())
         });
-        comms.chain(paths).chain(addrs).collect()
+        let sockets = all::<SocketSample>(bytes).map(|sample| {
+            Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string())
+        });
+        comms.chain(paths).chain(addrs).chain(sockets).collect()
     }
 
     /// Returns the addresses in a response of `sock_diag`.

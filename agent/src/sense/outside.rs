@@ -1,4 +1,4 @@
-//! Listeners that found no room in the BPF map, read through `sock_diag` instead.
+//! Listeners that found no room in the BPF map, read from a list of all that there are.
 //!
 //! The BPF side counts each listener that it turns away, when it begins to listen and again every
 //! ten seconds. Once that count rises, they are read here until it has not risen for longer than
@@ -6,12 +6,12 @@
 //! are read, so that it takes at most a twentieth of a CPU. The number reported for one user is
 //! bounded too. Failure: [`Loss::ListenersLeftOut`] counts the reads in which some were left out.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use foldhash::HashMap;
 
 use super::{
-    CgroupPaths, ListenerFact, Loss, LossCounters,
+    CgroupPaths, ListenerFact, Loss, LossCounters, SocketList,
     sock_diag::{DiagListener, Kinds, SockDiag},
 };
 
@@ -42,8 +42,8 @@ pub(super) struct Outside {
 
 impl Outside {
     /// Creates a reader; no listener has been turned away yet.
-    pub(super) fn new(kinds: Kinds) -> Self {
-        Self { sockets: SockDiag::of(kinds), turned_away: 0, until: f64::MIN, next: f64::MIN }
+    pub(super) fn new(kinds: Kinds, list: Option<Arc<SocketList>>) -> Self {
+        Self { sockets: SockDiag::of(kinds, list), turned_away: 0, until: f64::MIN, next: f64::MIN }
     }
 
     /// Returns whether there are any, and a read is due. `turned_away` is the kernel's count.
@@ -67,12 +67,33 @@ impl Outside {
         is_known: impl Fn(&DiagListener) -> bool,
         each: impl FnMut(ListenerFact),
     ) -> io::Result<()> {
+        self.read_with(now, losses, |sockets, losses, wants| {
+            sockets.scan(true, cgroups, losses, |found| wants(found, is_known(found)), each)
+        })
+    }
+
+    /// Reads them as the caller does. `read` asks of each listener that it finds whether it is
+    /// wanted, and says whether it is known.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `read`.
+    pub(super) fn read_with(
+        &mut self,
+        now: f64,
+        losses: &mut LossCounters,
+        read: impl FnOnce(
+            &mut SockDiag,
+            &mut LossCounters,
+            &mut dyn FnMut(&DiagListener, bool) -> bool,
+        ) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut reported = ReportedCounts::default();
-        let wants = |found: &DiagListener| {
+        let mut wants = |found: &DiagListener, is_known: bool| {
             reported.read += 1;
-            !is_known(found) && reported.has_room(found)
+            !is_known && reported.has_room(found)
         };
-        let done = self.sockets.scan(true, cgroups, losses, wants, each);
+        let done = read(&mut self.sockets, losses, &mut wants);
         self.next = now + LEAST_SECS.max(reported.read as f64 * SECS_EACH);
         if reported.left_out > 0 {
             losses.count(Loss::ListenersLeftOut);
@@ -118,7 +139,7 @@ mod tests {
 
     #[test]
     fn reads_end_when_none_was_turned_away_for_a_while() {
-        let mut outside = Outside::new(Kinds::Tcp);
+        let mut outside = Outside::new(Kinds::Tcp, None);
         for (now, turned_away, is_due) in [
             (0.0, 0, false),
             (1.0, 5, true),
@@ -136,7 +157,7 @@ mod tests {
     #[test]
     fn one_user_cannot_take_every_place() {
         let mut reported = ReportedCounts::default();
-        let found = |uid, waiting| DiagListener { netns: 1, inode: 7, uid, waiting, socket: None };
+        let found = |uid, waiting| DiagListener { netns: 1, uid, waiting, socket: None };
         let admitted = (0..9_000).filter(|_| reported.has_room(&found(65_534, false))).count();
         assert_eq!(admitted, REPORTED_MAX as usize);
         assert_eq!(reported.left_out, 9_000 - u64::from(REPORTED_MAX));

@@ -11,7 +11,7 @@
 //! the first scan count only at a full queue. Failure: if no process of a namespace can be read,
 //! drops count only at full queues.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{collections::hash_map::Entry, fs, io, os::unix::fs::MetadataExt as _};
 
 use foldhash::{HashMap, HashSet};
 
@@ -33,6 +33,9 @@ pub(super) struct DropRise {
 #[derive(Debug, Default)]
 pub(super) struct Overflows {
     namespaces: HashMap<u32, NamespaceOverflows>,
+    /// Inode of `/proc/PID/net/netstat` in each namespace: it identifies the namespace of a process
+    /// whose `/proc/PID/ns` may not be read.
+    netstat_inodes: HashMap<u32, u64>,
     scans: u64,
 }
 
@@ -60,7 +63,7 @@ impl Overflows {
     /// Reads the first count, unless there is one. `pid` is a process of the namespace.
     pub(super) fn begin(&mut self, netns: u32, pid: u32) {
         if !self.knows(netns) {
-            let total = read(pid, netns);
+            let total = self.read(pid, netns);
             self.namespaces
                 .insert(netns, NamespaceOverflows { total, ..NamespaceOverflows::default() });
         }
@@ -74,7 +77,7 @@ impl Overflows {
         pids: impl IntoIterator<Item = u32>,
         rises: &[DropRise],
     ) -> Vec<u64> {
-        match pids.into_iter().find_map(|pid| read(pid, netns)) {
+        match pids.into_iter().find_map(|pid| self.read(pid, netns)) {
             Some(total) => {
                 self.namespaces.entry(netns).or_default().settle(total, self.scans, rises)
             }
@@ -85,6 +88,35 @@ impl Overflows {
     /// Drops every namespace that is not among these.
     pub(super) fn keep(&mut self, namespaces: &HashSet<u32>) {
         self.namespaces.retain(|netns, _| namespaces.contains(netns));
+        self.netstat_inodes.retain(|netns, _| namespaces.contains(netns));
+    }
+
+    /// Learns how to recognise a namespace, from a process in it. The kernel numbers the files of
+    /// `/proc/PID/net` by namespace and shows them to everybody, while `/proc/PID/ns/net` needs
+    /// CAP_SYS_PTRACE.
+    pub(super) fn learn(&mut self, netns: u32, pid: u32) {
+        if let Entry::Vacant(place) = self.netstat_inodes.entry(netns)
+            && let Some(inode) = inode_of(&netstat_of(pid))
+        {
+            place.insert(inode);
+        }
+    }
+
+    /// Reads the count of the namespace `netns`; `None` if the process is not in it, or has ended.
+    fn read(&self, pid: u32, netns: u32) -> Option<u64> {
+        let known = self.netstat_inodes.get(&netns).copied();
+        let netstat = unrestricted(move || {
+            let path = netstat_of(pid);
+            let is_in_it = match fs::metadata(format!("/proc/{pid}/ns/net")) {
+                Ok(namespace) => namespace.ino() == u64::from(netns),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    known.is_some() && known == inode_of(&path)
+                }
+                Err(_) => false,
+            };
+            is_in_it.then(|| fs::read_to_string(path).ok()).flatten()
+        });
+        listen_overflows(&netstat?)
     }
 }
 
@@ -124,14 +156,12 @@ fn share(overflows: u64, rises: &[DropRise]) -> Vec<u64> {
     counted
 }
 
-/// Reads the count of the namespace `netns`; `None` if the process is not in it, or has ended.
-fn read(pid: u32, netns: u32) -> Option<u64> {
-    let netstat = unrestricted(move || {
-        let is_in_it = fs::metadata(format!("/proc/{pid}/ns/net"))
-            .is_ok_and(|namespace| namespace.ino() == u64::from(netns));
-        is_in_it.then(|| fs::read_to_string(format!("/proc/{pid}/net/netstat")).ok()).flatten()
-    });
-    listen_overflows(&netstat?)
+fn netstat_of(pid: u32) -> String {
+    format!("/proc/{pid}/net/netstat")
+}
+
+fn inode_of(path: &str) -> Option<u64> {
+    fs::metadata(path).ok().map(|file| file.ino())
 }
 
 /// Parses `ListenOverflows` of `/proc/net/netstat`: a line of names and one of values, with the
@@ -229,7 +259,8 @@ mod tests {
     #[test]
     fn count_is_read_only_from_a_process_of_the_namespace() {
         let own = fs::metadata("/proc/self/ns/net").expect("it is there").ino() as u32;
-        assert!(read(std::process::id(), own).is_some());
-        assert_eq!(read(std::process::id(), own.wrapping_add(1)), None);
+        let overflows = Overflows::default();
+        assert!(overflows.read(std::process::id(), own).is_some());
+        assert_eq!(overflows.read(std::process::id(), own.wrapping_add(1)), None);
     }
 }

@@ -30,21 +30,36 @@ pub struct PageFaultSensor {
 }
 
 impl PageFaultSensor {
-    /// Source of fault samples.
+    /// Perf event with a sample period.
+    pub const EVENT: Hook = Hook::new("page_fault_event");
+
+    /// Sources of fault samples.
     pub const PROBE: FallbackChain = FallbackChain {
         probe: Probe::FaultSamples,
-        fallbacks: &[Fallback::bpf(
-            Hook::new("page_fault_event"),
-            "perf software event PAGE_FAULTS",
-            &[Need::Programs(ProgramKind::PerfEvent)],
-        )],
+        fallbacks: &[
+            Fallback::bpf(
+                Self::EVENT,
+                "perf software event PAGE_FAULTS",
+                &[Need::Programs(ProgramKind::PerfEvent)],
+            ),
+            Fallback::bpf(
+                Hook::new("page_fault_tracepoints"),
+                "tp_btf page_fault_{user,kernel}",
+                &[Need::Tracepoint("page_fault_user"), Need::Tracepoint("page_fault_kernel")],
+            ),
+        ],
     };
 
-    /// Attaches the perf event; `None` if the kernel refuses it.
+    /// Attaches the perf event or the tracepoints; `None` if the kernel refuses both.
     pub fn start(bpf: &mut Loader) -> Option<Self> {
-        bpf.attach(&Self::PROBE, |context, _| {
-            let event = SoftwareEvent::PageFaults;
-            context.perf_event("sample_faults", event, FAULT_SAMPLE_PERIOD_PAGES)?;
+        bpf.attach(&Self::PROBE, |context, hook| {
+            if hook == Self::EVENT {
+                let event = SoftwareEvent::PageFaults;
+                context.perf_event("sample_faults", event, FAULT_SAMPLE_PERIOD_PAGES)?;
+            } else {
+                context.btf_tracepoint("fault_user", "page_fault_user")?;
+                context.btf_tracepoint("fault_kernel", "page_fault_kernel")?;
+            }
             let maps =
                 Self { counts: context.take("FAULTS")?, stacks: context.take("FAULT_STACKS")? };
             context.set("SUM_FROM_SAMPLES", SUM_FROM_SAMPLES)?;

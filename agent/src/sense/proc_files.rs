@@ -16,6 +16,16 @@ pub fn comm_of(pid: u32) -> Option<Arc<str>> {
     Some(printable(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
+/// Bit of CAP_SYS_PTRACE in a set of capabilities.
+const CAP_SYS_PTRACE: u32 = 19;
+
+/// Returns whether the agent has CAP_SYS_PTRACE, which shows the files, namespaces and programs of
+/// other users' processes; true if that is unknown.
+pub fn may_read_others() -> bool {
+    let own = procfs::process::Process::myself().and_then(|process| process.status());
+    own.map_or(true, |status| status.capeff >> CAP_SYS_PTRACE & 1 == 1)
+}
+
 /// Fields of `/proc/PID/stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {

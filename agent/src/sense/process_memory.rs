@@ -13,7 +13,7 @@ use spillway_ebpf::{
 };
 
 use super::{
-    CgroupPaths, Fact, Hierarchy, Loss, LossCounters, ProcessFact, ProcessId,
+    CgroupPaths, Fact, Hierarchy, Loss, LossCounters, ProcessFact, ProcessId, ProgramList,
     printable::printable,
     proc_files,
     sensor::{Observations, Schedule, Sensor},
@@ -22,7 +22,7 @@ use crate::bpf::{
     AttachContext, Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, Unavailable,
     broken,
     btf_offsets::{ABSENT, KernelOffset, members},
-    pass,
+    optional, pass,
 };
 
 /// Maximum number of cached names, beyond which all are dropped: more than a host has at a time.
@@ -32,6 +32,7 @@ const NAMES_MAX: usize = 4_096;
 /// Reads the memory of every process.
 pub struct ProcessMemorySensor {
     iter: Option<IterHandle>,
+    programs: Option<Arc<ProgramList>>,
     faults_sampled: bool,
     page_bytes: u64,
     ns_per_tick: u64,
@@ -72,7 +73,20 @@ const READS_PER_CPU: &[KernelOffset] = &[
 ];
 
 /// Sizes of mappings: without them the mapped memory of a process is unknown.
-const MAY_READ: &[KernelOffset] = &[members::MM_DATA_VM, members::MM_STACK_VM];
+/// Without the others programs are not listed.
+const MAY_READ: &[KernelOffset] = &[
+    members::MM_DATA_VM,
+    members::MM_STACK_VM,
+    members::MM_EXE_FILE,
+    members::FILE_DENTRY,
+    members::FILE_MOUNT,
+    members::MOUNT_VFSMOUNT,
+    members::VFSMOUNT_ROOT,
+    members::MOUNT_PARENT,
+    members::MOUNT_MOUNTPOINT,
+    members::DENTRY_PARENT,
+    members::DENTRY_NAME,
+];
 
 impl ProcessMemorySensor {
     /// `iter/task`, with the per-CPU parts of the counters of growing processes.
@@ -108,18 +122,23 @@ impl ProcessMemorySensor {
     /// are sampled.
     pub fn start(bpf: &mut Loader, hierarchy: &Hierarchy) -> Self {
         let faults_sampled = bpf.uses_bpf(Probe::FaultSamples);
-        let iter = bpf.attach(&Self::PROBE, |context, hook| {
-            if hook == Self::TASK_ITER_PLAIN {
-                return context.iter("scan_tasks_plain", "task");
-            }
-            if context.offsets().mm_rss_slots != ABSENT {
-                find_cpu_slots(context)?;
-            }
-            context.iter("scan_tasks", "task")
+        let attached = bpf.attach(&Self::PROBE, |context, hook| {
+            let scan = if hook == Self::TASK_ITER_PLAIN {
+                "scan_tasks_plain"
+            } else {
+                if context.offsets().mm_rss_slots != ABSENT {
+                    find_cpu_slots(context)?;
+                }
+                "scan_tasks"
+            };
+            let iter = context.iter(scan, "task")?;
+            Ok((iter, optional(ProgramList::attach(context)).map(Arc::new)))
         });
+        let (iter, programs) = attached.unzip();
         let hierarchy = hierarchy.clone();
         Self {
             iter,
+            programs: programs.flatten(),
             faults_sampled,
             page_bytes: procfs::page_size(),
             ns_per_tick: ns_per_tick(),
@@ -127,6 +146,11 @@ impl ProcessMemorySensor {
             names: HashMap::new(),
             buffer: Vec::new(),
         }
+    }
+
+    /// The list of programs; `None` if BPF lists none.
+    pub fn program_list(&self) -> Option<Arc<ProgramList>> {
+        self.programs.clone()
     }
 
     /// Reads every process, and passes each to `each`.

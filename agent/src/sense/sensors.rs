@@ -1,10 +1,11 @@
 //! Start and reads of all sensors of this host.
 
-use std::{any::Any, io};
+use std::{any::Any, io, sync::Arc};
 
 use super::{
     Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, PageFaultSensor,
-    ProcessEventSensor, ProcessEventTotals, SENSORS,
+    ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList,
+    TcpListenerSensor, UnixListenerSensor,
     sensor::{Observations, Schedule, Sensor},
 };
 use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
@@ -87,6 +88,22 @@ impl Sensors {
     /// Returns the sensor of a type for reading; `None` if it has nothing to read on this host.
     pub fn get_mut<S: Sensor>(&mut self) -> Option<&mut S> {
         self.sensors.iter_mut().find_map(|sensor| (&mut **sensor as &mut dyn Any).downcast_mut())
+    }
+
+    /// The list of every TCP socket, for any thread; `None` if BPF lists none.
+    pub fn socket_list(&self) -> Option<Arc<SocketList>> {
+        self.get::<TcpListenerSensor>().and_then(TcpListenerSensor::socket_list)
+    }
+
+    /// The list of programs, for any thread; `None` if BPF lists none.
+    pub fn program_list(&self) -> Option<Arc<ProgramList>> {
+        self.get::<ProcessMemorySensor>().and_then(ProcessMemorySensor::program_list)
+    }
+
+    /// Returns whether sockets of other network namespaces are read by entering those.
+    pub fn enters_namespaces(&self) -> bool {
+        let unix = self.get::<UnixListenerSensor>().and_then(UnixListenerSensor::probes);
+        unix.is_none() || self.socket_list().is_none()
     }
 
     /// Drops facts about the agent's own sockets from now on.

@@ -1,8 +1,11 @@
-//! TCP and UNIX listeners without BPF: a `sock_diag` request for the LISTEN state in each network
-//! namespace.
+//! TCP and UNIX listeners without a map of them: a `sock_diag` request for the LISTEN state in each
+//! network namespace.
 //!
 //! A netlink socket sees the namespace in which it was opened, for as long as it is open. So one is
-//! kept for each namespace, opened by a thread that enters it and ends.
+//! kept for each namespace, opened by a thread that enters it and ends. That needs CAP_SYS_ADMIN,
+//! and reading the holders of sockets CAP_SYS_PTRACE. If BPF lists the TCP sockets ([`SocketList`])
+//! neither is needed: then only the agent's own namespace is asked, for sockets that no process
+//! holds, and the list has the rest.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -26,10 +29,13 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
+use spillway_ebpf::SocketSample;
 
 use super::{
-    CgroupPaths, ListenerFact, Loss, LossCounters, addr,
+    CgroupPaths, ListenerFact, Loss, LossCounters, SocketList, addr,
     overflows::{DropRise, Overflows},
+    proc_files,
+    socket_list::{Listed, SocketOwner},
 };
 use crate::os::proc_reader::unrestricted;
 
@@ -50,7 +56,6 @@ pub(super) enum Kinds {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DiagListener {
     pub(super) netns: u32,
-    pub(super) inode: u32,
     /// Owner; 0 for a UNIX listener, whose owner is unknown.
     pub(super) uid: u32,
     /// Set if connections wait.
@@ -63,6 +68,8 @@ pub(super) struct DiagListener {
 #[derive(Default)]
 pub(super) struct SockDiag {
     kinds: Kinds,
+    /// List of the sockets in other namespaces; `None` if those have to be entered.
+    list: Option<Arc<SocketList>>,
     /// Set if UNIX listeners could not be read; they are not requested again until the next
     /// refresh: if support is a missing module, the kernel searches for it on each request.
     without_unix: bool,
@@ -89,15 +96,12 @@ struct SocketDrops {
     seen: u64,
 }
 
-struct SocketOwner {
-    pid: u32,
-    cgroup: Arc<str>,
-}
-
 impl SockDiag {
-    /// Creates a reader of these kinds of listeners.
-    pub(super) fn of(kinds: Kinds) -> Self {
-        Self { kinds, ..Self::default() }
+    /// Creates a reader of these kinds of listeners. A list has no UNIX sockets: for them each
+    /// namespace is entered.
+    pub(super) fn of(kinds: Kinds, list: Option<Arc<SocketList>>) -> Self {
+        let list = list.filter(|_| kinds != Kinds::Unix);
+        Self { kinds, list, ..Self::default() }
     }
 
     /// Reads the listeners for which `wants` returns true, in every namespace that can be entered.
@@ -122,23 +126,17 @@ impl SockDiag {
         let mut without_unix = self.without_unix;
         let mut answered = kinds == Kinds::Unix && without_unix;
         let mut failed = io::Error::other("no network namespace could be opened");
+        let listed = self.read_list(cgroups, losses)?;
         let Self { namespaces, owners, overflows, drops, scans, .. } = self;
         *scans += 1;
         overflows.begin_scan();
+        let mut scan = Scan { owners, drops, number: *scans, dropped: Vec::new() };
         for (&netns, NetNamespace { socket, pid }) in &*namespaces {
-            let mut dropped = Vec::new();
             let was_known = overflows.knows(netns as u32);
             let tcp: &[u8] = if kinds == Kinds::Unix { &[] } else { &[AF_INET, AF_INET6] };
             for &family in tcp {
                 match dump(socket, tcp_listeners(family), |response| {
-                    if !wants(&response.found(netns)) {
-                        return;
-                    }
-                    let mut fact = fact(owners, netns, response);
-                    match rise(drops, *scans, response, &mut fact, was_known) {
-                        Some(rise) => dropped.push((fact, rise)),
-                        None => each(fact),
-                    }
+                    scan.take(netns, response, was_known, &mut wants, &mut each);
                 }) {
                     Ok(()) => answered = true,
                     Err(error) => {
@@ -147,24 +145,14 @@ impl SockDiag {
                     }
                 }
             }
-            let rises: Vec<_> = dropped.iter().map(|(_, rise)| *rise).collect();
-            if !rises.is_empty() {
-                let counted = overflows.settle(netns as u32, [*pid], &rises);
-                for ((mut fact, _), count) in dropped.into_iter().zip(counted) {
-                    if let Some(drops) = drops.get_mut(&(fact.socket as u32)) {
-                        drops.overflows = drops.overflows.saturating_add(count);
-                        fact.overflows_total = Some(drops.overflows);
-                    }
-                    each(fact);
-                }
-            }
+            scan.settle(overflows, netns as u32, [*pid], &mut each);
             if kinds != Kinds::Unix {
                 overflows.begin(netns as u32, *pid);
             }
             if !without_unix && kinds != Kinds::Tcp {
                 match dump(socket, unix_listeners(), |response| {
                     if wants(&response.found(netns)) {
-                        each(fact(owners, netns, response));
+                        each(fact(scan.owners, netns, response));
                     }
                 }) {
                     Ok(()) => answered |= kinds == Kinds::Unix,
@@ -176,9 +164,48 @@ impl SockDiag {
                 }
             }
         }
-        drops.retain(|_, drops| drops.seen == *scans);
+        for of_one in listed.chunk_by(|one, other| one.netns == other.netns) {
+            let Some(netns) = of_one.first().map(|sample| sample.netns) else { continue };
+            // The agent's own was asked itself.
+            if namespaces.contains_key(&u64::from(netns)) {
+                continue;
+            }
+            let was_known = overflows.knows(netns);
+            for sample in of_one {
+                let listener = ListenerAddr::Listed(sample);
+                scan.take(u64::from(netns), &listener, was_known, &mut wants, &mut each);
+            }
+            let pid = of_one.iter().find(|sample| sample.in_its_netns != 0).map(|one| one.pid);
+            scan.settle(overflows, netns, pid, &mut each);
+            pid.into_iter().for_each(|pid| overflows.begin(netns, pid));
+        }
+        if self.list.is_some() {
+            let own = namespaces.keys().map(|&netns| netns as u32);
+            overflows.keep(&own.chain(listed.iter().map(|sample| sample.netns)).collect());
+        }
+        let seen = *scans;
+        drops.retain(|_, drops| drops.seen == seen);
         self.without_unix = without_unix;
         if answered { Ok(()) } else { Err(failed) }
+    }
+
+    /// Lists the listeners of every namespace, in order of namespace, and learns their owners. The
+    /// result is empty if there is no list.
+    fn read_list(
+        &mut self,
+        cgroups: &CgroupPaths,
+        losses: &mut LossCounters,
+    ) -> io::Result<Vec<SocketSample>> {
+        let Some(list) = &self.list else { return Ok(Vec::new()) };
+        let listed = Listed::read(list, cgroups, |_| false)?;
+        losses.count_short_read(listed.rest);
+        self.owners = listed.owners;
+        for of_one in listed.listeners.chunk_by(|one, other| one.netns == other.netns) {
+            if let Some(sample) = of_one.iter().find(|sample| sample.in_its_netns != 0) {
+                self.overflows.learn(sample.netns, sample.pid);
+            }
+        }
+        Ok(listed.listeners)
     }
 
     /// Counts the established connections of listeners for whose owner, a pid and a cgroup,
@@ -197,7 +224,7 @@ impl SockDiag {
         if refresh {
             self.refresh(cgroups, losses);
         }
-        let mut connections = 0;
+        let mut connections = self.listed_connections(cgroups, losses, &counts)?;
         for NetNamespace { socket, .. } in self.namespaces.values() {
             let mut ports = HashSet::new();
             for family in [AF_INET, AF_INET6] {
@@ -222,9 +249,46 @@ impl SockDiag {
         Ok(connections)
     }
 
-    /// Walks every process once: its network namespace, and the sockets that it holds. A process
-    /// that may not be read is left out.
+    /// Counts the established connections of other namespaces from the list, and learns the owners
+    /// of all listeners. No process holds a connection that waits for accept(): its listener counts
+    /// it. Returns 0 if there is no list.
+    fn listed_connections(
+        &mut self,
+        cgroups: &CgroupPaths,
+        losses: &mut LossCounters,
+        counts: impl Fn(Option<(u32, &str)>) -> bool,
+    ) -> io::Result<u64> {
+        let Some(list) = &self.list else { return Ok(0) };
+        // The agent's own is asked itself: it may have a hundred thousand connections.
+        let is_asked = |netns: u32| self.namespaces.contains_key(&u64::from(netns));
+        let listed = Listed::read(list, cgroups, |netns| !is_asked(netns))?;
+        losses.count_short_read(listed.rest);
+        let (mut waiting, mut ports) = (0, HashSet::new());
+        for sample in listed.listeners.iter().filter(|sample| !is_asked(sample.netns)) {
+            let owner = listed.owners.get(&sample.inode);
+            if counts(owner.map(|owner| (owner.pid, &*owner.cgroup))) {
+                waiting += u64::from(sample.backlog);
+                ports.insert((sample.netns, sample.port));
+            }
+        }
+        self.owners = listed.owners;
+        let accepted = listed.established.values().filter(|&place| ports.contains(place)).count();
+        Ok(waiting + accepted as u64)
+    }
+
+    /// Opens the agent's own namespace if the sockets of the others are listed. Otherwise walks
+    /// every process once: its network namespace, and the sockets that it holds. A process that may
+    /// not be read is left out.
     fn refresh(&mut self, cgroups: &CgroupPaths, losses: &mut LossCounters) {
+        if self.list.is_some() {
+            if self.namespaces.is_empty() {
+                match own_namespace() {
+                    Ok((inode, namespace)) => drop(self.namespaces.insert(inode, namespace)),
+                    Err(_) => losses.count(Loss::NetnsNotEntered),
+                }
+            }
+            return;
+        }
         let known: HashSet<u64> = self.namespaces.keys().copied().collect();
         let walk = unrestricted(move || ProcWalk::make(&known));
         self.owners.clear();
@@ -247,6 +311,63 @@ impl SockDiag {
         }
         self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
         (0..walk.not_entered).for_each(|_| losses.count(Loss::NetnsNotEntered));
+        // Some sandboxes shield their pid 1 from everybody; nothing more could be done about that.
+        if walk.is_hidden && !proc_files::may_read_others() {
+            losses.count(Loss::NetnsHidden);
+        }
+    }
+}
+
+/// One scan of every listener.
+struct Scan<'a> {
+    owners: &'a HashMap<u64, SocketOwner>,
+    drops: &'a mut HashMap<u32, SocketDrops>,
+    number: u64,
+    /// Listeners of the namespace at hand whose drops rose.
+    dropped: Vec<(ListenerFact, DropRise)>,
+}
+
+impl Scan<'_> {
+    /// Passes a TCP listener on, or keeps it until the overflows among its drops are known.
+    fn take(
+        &mut self,
+        netns: u64,
+        listener: &ListenerAddr<'_>,
+        was_known: bool,
+        wants: &mut impl FnMut(&DiagListener) -> bool,
+        each: &mut impl FnMut(ListenerFact),
+    ) {
+        if !wants(&listener.found(netns)) {
+            return;
+        }
+        let mut fact = fact(self.owners, netns, listener);
+        match rise(self.drops, self.number, listener, &mut fact, was_known) {
+            Some(rise) => self.dropped.push((fact, rise)),
+            None => each(fact),
+        }
+    }
+
+    /// Passes on the listeners of a namespace that were kept. `pids` are processes that may be in
+    /// the namespace.
+    fn settle(
+        &mut self,
+        overflows: &mut Overflows,
+        netns: u32,
+        pids: impl IntoIterator<Item = u32>,
+        each: &mut impl FnMut(ListenerFact),
+    ) {
+        if self.dropped.is_empty() {
+            return;
+        }
+        let rises: Vec<_> = self.dropped.iter().map(|(_, rise)| *rise).collect();
+        let counted = overflows.settle(netns, pids, &rises);
+        for ((mut fact, _), count) in self.dropped.drain(..).zip(counted) {
+            if let Some(drops) = self.drops.get_mut(&(fact.socket as u32)) {
+                drops.overflows = drops.overflows.saturating_add(count);
+                fact.overflows_total = Some(drops.overflows);
+            }
+            each(fact);
+        }
     }
 }
 
@@ -259,6 +380,8 @@ struct ProcWalk {
     opened: HashMap<u64, Socket>,
     /// Number of processes whose namespace is new and could not be entered.
     not_entered: usize,
+    /// Set if a process may not be read at all, which needs CAP_SYS_PTRACE.
+    is_hidden: bool,
     /// Inodes of the sockets that a process holds.
     sockets: Vec<(u32, Vec<u64>)>,
 }
@@ -273,7 +396,10 @@ impl ProcWalk {
                 continue;
             };
             let path = process.path();
-            if let Ok(netns) = fs::metadata(path.join("ns/net")) {
+            let netns = fs::metadata(path.join("ns/net"));
+            walk.is_hidden |=
+                netns.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+            if let Ok(netns) = netns {
                 let inode = netns.ino();
                 walk.seen.insert(inode, pid);
                 if !known.contains(&inode)
@@ -303,14 +429,22 @@ fn sockets_of(process: &Path) -> Vec<u64> {
     targets.filter_map(inode).collect()
 }
 
+/// Opens a `sock_diag` socket in the network namespace of the calling thread.
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    Ok(socket)
+}
+
+/// Opens the agent's own network namespace; returns its inode with it.
+fn own_namespace() -> io::Result<(u64, NetNamespace)> {
+    let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok((inode, NetNamespace { socket: open()?, pid: std::process::id() }))
+}
+
 /// Opens a `sock_diag` socket inside a network namespace. The agent's own need not be entered,
 /// which would take a privilege.
 fn open_in(netns: &Path) -> io::Result<Socket> {
-    let open = || {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        Ok(socket)
-    };
     let target = File::open(netns)?;
     if target.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/net")?.ino() {
         return open();
@@ -324,10 +458,12 @@ fn open_in(netns: &Path) -> io::Result<Socket> {
         .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
 }
 
-/// A listener in a response.
+/// A listener in a response or a list.
 enum ListenerAddr<'a> {
     Tcp(&'a InetResponse),
     Unix(&'a unix::UnixResponse),
+    /// TCP listener of a list.
+    Listed(&'a SocketSample),
 }
 
 impl ListenerAddr<'_> {
@@ -336,7 +472,6 @@ impl ListenerAddr<'_> {
         match self {
             Self::Tcp(InetResponse { header, .. }) => DiagListener {
                 netns,
-                inode: header.inode,
                 uid: header.uid,
                 waiting: header.recv_queue > 0,
                 socket: Some(SocketAddr::new(
@@ -346,10 +481,15 @@ impl ListenerAddr<'_> {
             },
             Self::Unix(response) => DiagListener {
                 netns,
-                inode: response.header.inode,
                 uid: 0,
                 waiting: response.number_of_pending_connection().is_some_and(|pending| pending > 0),
                 socket: None,
+            },
+            Self::Listed(sample) => DiagListener {
+                netns,
+                uid: sample.uid,
+                waiting: sample.backlog > 0,
+                socket: Some(addr::inet_addr(sample.family, sample.addr, sample.port)),
             },
         }
     }
@@ -363,6 +503,7 @@ fn fact(
     let (inode, fact) = match response {
         ListenerAddr::Tcp(response) => (response.header.inode, tcp_fact(response)),
         ListenerAddr::Unix(response) => (response.header.inode, unix_fact(response)),
+        ListenerAddr::Listed(sample) => (sample.inode as u32, listed_fact(sample)),
     };
     let owner = owners.get(&u64::from(inode));
     ListenerFact {
@@ -384,16 +525,22 @@ fn rise(
     fact: &mut ListenerFact,
     was_known: bool,
 ) -> Option<DropRise> {
-    let ListenerAddr::Tcp(response) = response else { return None };
-    let dropped = response.nlas.iter().find_map(|nla| match nla {
-        Nla::MemInfo(memory) => Some(memory.drops),
-        _ => None,
-    })?;
+    let (inode, dropped) = match response {
+        ListenerAddr::Tcp(response) => {
+            let dropped = response.nlas.iter().find_map(|nla| match nla {
+                Nla::MemInfo(memory) => Some(memory.drops),
+                _ => None,
+            })?;
+            (response.header.inode, dropped)
+        }
+        ListenerAddr::Listed(sample) => (sample.inode as u32, sample.drops),
+        ListenerAddr::Unix(_) => return None,
+    };
     fact.overflows_total = Some(0);
     if dropped == 0 {
         return None;
     }
-    let known = drops.entry(response.header.inode).or_default();
+    let known = drops.entry(inode).or_default();
     known.seen = scan;
     fact.overflows_total = Some(known.overflows);
     let rise = dropped.wrapping_sub(std::mem::replace(&mut known.total, dropped));
@@ -414,6 +561,16 @@ fn tcp_fact(response: &InetResponse) -> ListenerFact {
         ),
         backlog: header.recv_queue,
         backlog_max: header.send_queue,
+        remote_arrived_total: Some(0),
+        ..ListenerFact::default()
+    }
+}
+
+fn listed_fact(sample: &SocketSample) -> ListenerFact {
+    ListenerFact {
+        addr: Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string()),
+        backlog: sample.backlog,
+        backlog_max: sample.backlog_max,
         remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }
@@ -524,6 +681,7 @@ pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
         addresses.push(match response {
             ListenerAddr::Tcp(response) => tcp_fact(response).addr,
             ListenerAddr::Unix(response) => unix_fact(response).addr,
+            ListenerAddr::Listed(sample) => listed_fact(sample).addr,
         });
     };
     let _ = read_answer(answer, &mut Ok(()), &mut each);

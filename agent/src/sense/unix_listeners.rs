@@ -1,9 +1,10 @@
 //! Accept queues of every listening UNIX socket, in every network namespace.
 //!
 //! With BPF each is read by its socket's address; every [`REFRESH_SECS`] all are found again, with
-//! their names and owners. Without BPF `sock_diag` has the same data. Cold start: a socket that
-//! began to listen is found at the next refresh. Neither source shows how long the head of a queue
-//! has waited, nor how many connections were refused.
+//! their names and owners. Those that find no room in the map are read by such a pass. Without BPF
+//! `sock_diag` has the same data. Cold start: a socket that began to listen is found at the next
+//! refresh. Neither source shows how long the head of a queue has waited, nor how many connections
+//! were refused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,7 +41,7 @@ pub struct UnixListenerSensor {
 
 enum UnixSource {
     Bpf { probes: Box<UnixProbes>, known: HashMap<u64, KnownUnixListener>, outside: Box<Outside> },
-    SockDiag(SockDiag),
+    SockDiag(Box<SockDiag>),
 }
 
 /// Passes over every UNIX listener.
@@ -124,10 +125,10 @@ impl UnixListenerSensor {
             Some(probes) => UnixSource::Bpf {
                 probes: Box::new(probes),
                 known: HashMap::new(),
-                outside: Box::new(Outside::new(Kinds::Unix)),
+                outside: Box::new(Outside::new(Kinds::Unix, None)),
             },
             None if bpf.uses_bpf(Probe::AcceptQueue) => {
-                UnixSource::SockDiag(SockDiag::of(Kinds::Unix))
+                UnixSource::SockDiag(Box::new(SockDiag::of(Kinds::Unix, None)))
             }
             None => return None,
         };
@@ -181,9 +182,15 @@ impl UnixListenerSensor {
                 }
                 let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
                 if outside.is_due(now, turned_away) {
-                    let inodes: HashSet<u64> = known.values().map(|known| known.inode).collect();
-                    let is_known = |found: &DiagListener| inodes.contains(&u64::from(found.inode));
-                    outside.read(now, &self.cgroups, losses, is_known, each)?;
+                    let (cgroups, buffer) = (&self.cgroups, &mut self.buffer);
+                    outside.read_with(now, losses, |_, losses, wants| {
+                        let is_known = |found: &UnixFoundSample| {
+                            known.get(&found.sock).is_some_and(|known| known.inode == found.inode)
+                        };
+                        let wants =
+                            |found: &UnixFoundSample| wants(&listener_of(found), is_known(found));
+                        read_outside(probes, cgroups, buffer, losses, wants, each)
+                    })?;
                 }
                 Ok(())
             }
@@ -219,10 +226,39 @@ fn find(
 ) -> io::Result<HashMap<u64, KnownUnixListener>> {
     let mut known = HashMap::new();
     let rest = pass(&probes.find, buffer, |found: UnixFoundSample| {
+        if found.is_known == 0 {
+            return;
+        }
         known.entry(found.sock).or_insert_with(|| KnownUnixListener::new(&found, cgroups));
     })?;
     losses.count_short_read(rest);
     Ok(known)
+}
+
+/// Reads the listeners that found no room in the map and that are wanted, each once.
+fn read_outside(
+    probes: &UnixProbes,
+    cgroups: &CgroupPaths,
+    buffer: &mut Vec<u8>,
+    losses: &mut LossCounters,
+    mut wants: impl FnMut(&UnixFoundSample) -> bool,
+    mut each: impl FnMut(ListenerFact),
+) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    let rest = pass(&probes.find, buffer, |found: UnixFoundSample| {
+        if seen.insert(found.sock) && wants(&found) {
+            let (backlog, backlog_max) = (found.backlog, found.backlog_max);
+            let sample = UnixSample { backlog, backlog_max, ..UnixSample::GONE };
+            each(KnownUnixListener::new(&found, cgroups).fact(&sample));
+        }
+    })?;
+    losses.count_short_read(rest);
+    Ok(())
+}
+
+fn listener_of(found: &UnixFoundSample) -> DiagListener {
+    let waiting = found.backlog > 0;
+    DiagListener { netns: found.netns, uid: found.uid, waiting, socket: None }
 }
 
 impl KnownUnixListener {

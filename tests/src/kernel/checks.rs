@@ -118,7 +118,7 @@ enum On {
 
 type Row = (About, On, &'static str, Run);
 
-const ROWS: [Row; 65] = [
+const ROWS: [Row; 67] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "touched", memory::touched),
     (About::Probe(Probe::ProcessMemory), On::Every, "mapped", memory::mapped),
     (About::Probe(Probe::ProcessMemory), On::Every, "identity", memory::identity),
@@ -126,6 +126,7 @@ const ROWS: [Row; 65] = [
     (About::Probe(Probe::ProcessMemory), On::Every, "eight threads", memory::eight_threads),
     (About::Probe(Probe::ProcessMemory), On::Every, "cgroup", limits::own),
     (About::Probe(Probe::ProcessMemory), On::Every, "limit of the parent", limits::parents),
+    (About::Probe(Probe::ProcessMemory), On::Bpf, "programs", memory::programs),
     (About::Probe(Probe::ProcessLife), On::Bpf, "exec and exit", life::exec_and_exit),
     (About::Probe(Probe::ProcessLife), On::Bpf, "short lives", life::short_lives),
     (About::Probe(Probe::ProcessLife), On::WithoutBpf, "two scans", life::two_scans),
@@ -138,6 +139,7 @@ const ROWS: [Row; 65] = [
         listeners::depth_and_owner,
     ),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "as sock_diag", listeners::as_sock_diag),
+    (About::Probe(Probe::AcceptQueue), On::Bpf, "listed", listeners::listed),
     (About::Probe(Probe::AcceptQueue), On::Every, "in a container", listeners::in_container),
     (About::Probe(Probe::AcceptQueue), On::Bpf, "age of the head", listeners::age_of_the_head),
     (About::Probe(Probe::AcceptQueue), On::Every, "overflows", listeners::overflows),
@@ -198,7 +200,7 @@ const ROWS: [Row; 65] = [
 ];
 
 /// What a whole Debian is for; each starts its units and stops them.
-const ROWS_OF_UNITS: [Row; 17] = [
+const ROWS_OF_UNITS: [Row; 18] = [
     (About::Unit, On::Every, "running", units::running),
     (About::Unit, On::Every, "lasting", units::lasting),
     (About::Unit, On::Every, "all properties", units::all_properties),
@@ -210,6 +212,7 @@ const ROWS_OF_UNITS: [Row; 17] = [
     (About::Unit, On::Every, "scope", units::scope),
     (About::Unit, On::Every, "shared", units::shared),
     (About::Unit, On::Every, "agent", units::agent),
+    (About::Unit, On::Every, "without enforce.conf", units::without_enforce_conf),
     (About::Unit, On::Every, "swap", swapped::swap),
     (About::Unit, On::Every, "neighbour without the agent", neighbour::without),
     (About::Unit, On::Every, "neighbour with the agent", neighbour::with),

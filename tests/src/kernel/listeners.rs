@@ -104,6 +104,42 @@ pub fn as_sock_diag(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen>
     })
 }
 
+/// Of include/net/tcp_states.h.
+const TCP_LISTEN: u16 = 10;
+
+/// Sockets that are listed without entering their namespace: a listener here and one elsewhere, with
+/// their queues and owners.
+pub fn listed(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::AcceptQueue, rung)?;
+    let list = sensors.socket_list().context("no sockets are listed")?;
+    let here = listen(8, 2, &[])?;
+    let inside = in_own_namespace(workload()?.args(["listen", "--backlog=16", "--pending=4"]))?;
+    let mut samples = Vec::new();
+    let rest = list.read(|sample| samples.push(sample))?;
+    ensure!(rest == 0, "{rest} bytes are no complete sample");
+    for (listener, backlog, backlog_max) in [(&here, 2, 8), (&inside, 4, 16)] {
+        let (pid, port) = (listener.pid(), listener.addr().port());
+        let netns = netns_of(&pid.to_string())?;
+        let key = (pid, port, TCP_LISTEN);
+        let sample = samples
+            .iter()
+            .find(|sample| (sample.pid, sample.port, sample.state) == key)
+            .with_context(|| format!("no listener {port} in {samples:?}"))?;
+        let seen = (sample.netns, sample.backlog, sample.backlog_max, sample.in_its_netns);
+        let truth = (netns, backlog, backlog_max, 1);
+        ensure!(
+            seen == truth,
+            "(netns, depth, limit, in its netns) {seen:?} were listed, {truth:?} are true"
+        );
+        let inode = format!("socket:[{}]", sample.inode);
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        ensure!(targets.any(|target| *target.as_os_str() == *inode), "pid {pid} holds no {inode}");
+    }
+    let detail = "one here, one in a namespace of its own".to_owned();
+    Ok(Seen { events: samples.len() as u64, detail })
+}
+
 /// A listener in a network namespace and a cgroup of its own, as in a container.
 pub fn in_container(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     let (Hierarchy::V1 { mount } | Hierarchy::V2 { mount }) = Hierarchy::detect() else {

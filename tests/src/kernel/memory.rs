@@ -206,6 +206,35 @@ pub fn complete(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
     })
 }
 
+/// Programs of every process, as `/proc` shows them to root.
+pub fn programs(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {
+    let sensors = prepared.sensors(Probe::ProcessMemory, rung)?;
+    let list = sensors.program_list().context("no programs are listed")?;
+    let _sleepers = Workload::start(workload()?.args(["sleepers", "--count=20"]));
+    let pids: Vec<u32> = fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let listed = list.programs(&pids).context("programs cannot be listed")?;
+    let mut compared = 0;
+    for pid in pids {
+        // Kernel threads have none.
+        let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { continue };
+        let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        let seen = listed.get(&pid).map(|path| path.to_string_lossy().into_owned());
+        ensure!(
+            seen.as_ref() == Some(&program),
+            "pid {pid}: {seen:?} is listed, {program} is true"
+        );
+        compared += 1;
+    }
+    ensure!(
+        compared > 20,
+        "{compared} processes have a program, and 20 sleepers alone should have"
+    );
+    Ok(Seen { events: compared, detail: format!("{compared} programs") })
+}
+
 /// Memory that eight threads touched on a CPU each, against the page tables: the kernel may keep a
 /// count per CPU.
 pub fn eight_threads(prepared: &mut Prepared, rung: Rung) -> anyhow::Result<Seen> {

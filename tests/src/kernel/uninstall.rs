@@ -9,7 +9,7 @@ use spillway_tests::Scratch;
 
 use crate::{
     checks::Seen,
-    installed::{AGENT_UNIT, CLAIMED_WITHIN, QUICK, UNIT_FILE},
+    installed::{AGENT_UNIT, CLAIMED_WITHIN, ENFORCE, QUICK, UNIT_FILE},
     rungs::{Prepared, Rung},
     unit_stage::{SOON, Stage, systemctl, until},
 };
@@ -42,13 +42,15 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let _program = MovedAway::to(&scratch)?;
     scratch.file("spillway.toml", QUICK);
     scratch.file("spillway.service", UNIT_FILE);
+    scratch.file("enforce.conf", ENFORCE);
     let stage = Stage::running("leak", "leak --rate=6MiB --limit=400MiB", "")?;
     // systemd's own place for what is set for this boot; it makes it with the first property and
     // keeps it.
     fs::create_dir_all("/run/systemd/system.control")?;
     let before = Found::look(&stage)?;
 
-    run_lines("To install it", &scratch.0)?;
+    run_lines(UNIT_FILE, "To install it", &scratch.0)?;
+    run_lines(ENFORCE, "Install it beside the unit", &scratch.0)?;
     let limited = until(CLAIMED_WITHIN, || stage.high().ok()?.parse::<u64>().ok());
     ensure!(
         limited.is_some(),
@@ -67,7 +69,7 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     );
     ensure!(at_work.limits != before.limits, "its limit does not show: {}", before.limits);
 
-    run_lines("To remove it", &scratch.0)?;
+    run_lines(UNIT_FILE, "To remove it", &scratch.0)?;
     // The kernel frees a program once nobody can run it any more.
     let gone =
         until(SOON, || Found::look(&stage).ok().filter(|after| after.bpf.is_subset(&before.bpf)));
@@ -84,11 +86,11 @@ pub fn uninstall(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
-/// Runs the lines that the unit file gives a person, where they would.
-fn run_lines(what_for: &str, directory: &Path) -> anyhow::Result<()> {
-    let lines = UNIT_FILE.lines().skip_while(|line| !line.contains(what_for)).skip(1);
+/// Runs the lines that a unit file or drop-in gives a person, where they would.
+fn run_lines(file: &str, what_for: &str, directory: &Path) -> anyhow::Result<()> {
+    let lines = file.lines().skip_while(|line| !line.contains(what_for)).skip(1);
     let lines: Vec<_> = lines.map_while(|line| line.strip_prefix("#   ")).collect();
-    ensure!(!lines.is_empty(), "the unit file has no lines for: {what_for}");
+    ensure!(!lines.is_empty(), "the file has no lines for: {what_for}");
     let mut shell = Command::new("sh");
     let output =
         shell.arg("-ec").arg(lines.join("\n")).current_dir(directory).output().context("no sh")?;

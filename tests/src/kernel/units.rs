@@ -13,6 +13,7 @@ use spillway_agent::{
     sense::{LEAK_CHILD, REST_CHILD},
 };
 use spillway_tests::{
+    http_get,
     limit_live::{Share, is_alive, killed_anywhere, life},
     wait_for,
 };
@@ -21,7 +22,9 @@ use crate::{
     checks::Seen,
     drive::Swap,
     guest::{self, is_thorough},
-    installed::{AGENT_UNIT, CLAIMED_WITHIN, Installed, QUICK},
+    installed::{
+        AGENT_UNIT, CLAIMED_WITHIN, EXPOSURE_ENFORCING_MAX, EXPOSURE_MAX, Installed, QUICK, SERVES,
+    },
     memory::beside,
     rungs::{Prepared, Rung},
     unit_stage::{ID, MIB, SOON, Stage, available_share, systemctl},
@@ -335,6 +338,19 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     })
 }
 
+/// The unit without enforce.conf: it sees everything, and says that it limits nothing.
+pub fn without_enforce_conf(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
+    let agent = Installed::start_with(QUICK, &[])?;
+    agent.is_confined(EXPOSURE_MAX)?;
+    let text = "nothing will be limited: /sys/fs/cgroup is mounted read-only for the agent";
+    for hint in [text, "enforce.conf"] {
+        ensure!(agent.said().contains(hint), "{hint:?} is not in {}", agent.said());
+    }
+    let health = http_get(SERVES, "/healthz")?;
+    ensure!(health.contains("mounted read-only"), "{health}");
+    Ok(Seen { events: 1, detail: format!("exposure at most {EXPOSURE_MAX}") })
+}
+
 /// The agent as it is installed holds a service that would take the whole machine, is hard to get
 /// rid of, and leaves nothing behind when it is killed.
 pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
@@ -365,7 +381,7 @@ pub fn agent(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let events = fs::read_to_string(stage.file("memory.events"))?;
     ensure!(events.contains("oom_kill 0"), "somebody was killed: {events}");
     agent.is_hard_to_get_rid_of()?;
-    agent.is_confined()?;
+    agent.is_confined(EXPOSURE_ENFORCING_MAX)?;
 
     systemctl(&["kill", "--signal=KILL", AGENT_UNIT])?;
     let undone = wait_for(SOON, || (stage.high().ok()? == "max").then_some(()));

@@ -3,12 +3,12 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use spillway_agent::sense::Hierarchy;
+use spillway_agent::sense::{Hierarchy, Sensors};
 use spillway_tests::{
     ANY_PORT, OwnCgroup, Running, Scratch, agent, is_root, run_with, skip, wait_for,
 };
@@ -62,8 +62,100 @@ fn agent_starts_within_48_mib_with_every_probe() {
     }
 }
 
-/// The unit file that the agent comes with.
+/// The unit file that the agent comes with, and its drop-ins.
 const UNIT_FILE: &str = include_str!("../../../configs/systemd/spillway.service");
+const ENFORCE: &str = include_str!("../../../configs/systemd/enforce.conf");
+const WITHOUT_BPF: &str = include_str!("../../../configs/systemd/without-bpf.conf");
+
+/// Exposures that `systemd-analyze security` of systemd 252 reports with each set of drop-ins, as
+/// in configs/README.md, "Privileges". A newer systemd weighs other lines as well.
+const EXPOSURES: [(&[&str], f64); 4] =
+    [(&[], 2.0), (&[ENFORCE], 2.6), (&[WITHOUT_BPF], 2.6), (&[ENFORCE, WITHOUT_BPF], 3.2)];
+
+#[test]
+fn unit_is_exposed_no_more_than_it_says() {
+    let test = "unit_is_exposed_no_more_than_it_says";
+    for (drop_ins, max) in EXPOSURES {
+        let scratch = Scratch::make("exposed");
+        scratch.file("spillway.service", UNIT_FILE);
+        fs::create_dir(scratch.0.join("spillway.service.d")).expect("it is ours");
+        for (number, drop_in) in drop_ins.iter().enumerate() {
+            scratch.file(&format!("spillway.service.d/{number}.conf"), drop_in);
+        }
+        let mut analyse = Command::new("systemd-analyze");
+        analyse.args(["security", "--offline=true", "--no-pager", "spillway.service"]);
+        // With the colon, systemd's own units are found as well.
+        let path = format!("{}:", scratch.0.display());
+        let Ok(output) = analyse.env("SYSTEMD_UNIT_PATH", path).output() else {
+            return skip(test, "there is no systemd-analyze");
+        };
+        let analysis = String::from_utf8_lossy(&output.stdout);
+        let level = analysis.rsplit_once("exposure level for spillway.service: ");
+        let level = level
+            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("no exposure level in {analysis}"));
+        assert!(level <= max, "the exposure is {level}, over {max}, with {drop_ins:?}: {analysis}");
+    }
+}
+
+/// Compares with `/proc/PID/exe`, which needs CAP_SYS_PTRACE.
+#[test]
+fn programs_listed_by_bpf_are_those_of_proc() {
+    let test = "programs_listed_by_bpf_are_those_of_proc";
+    if !is_root(test) {
+        return;
+    }
+    let sensors = Sensors::start();
+    let Some(list) = sensors.program_list() else { return skip(test, "BPF lists no programs") };
+    let scratch = Scratch::make("programs");
+    let deep = (0..40).fold(scratch.0.clone(), |path, _| path.join("d"));
+    fs::create_dir_all(&deep).expect("it is ours");
+    let (program, gone) = (deep.join("sleep"), scratch.0.join("gone"));
+    let sleep = which("sleep");
+    for path in [&program, &gone] {
+        fs::copy(&sleep, path).expect("it is ours");
+    }
+    let run = |path: &Path| Ends(Command::new(path).arg("60").spawn().expect("it runs"));
+    // A deep path, a deleted file, and one on a file system of its own.
+    let (deep, deleted) = (run(&program), run(&gone));
+    fs::remove_file(&gone).expect("it is ours");
+    let mount = scratch.0.join("mount");
+    fs::create_dir(&mount).expect("it is ours");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&mount).status();
+    let _disk = SmallDisk(&mount);
+    assert!(mounted.is_ok_and(|status| status.success()), "root may mount");
+    fs::copy(&sleep, mount.join("sleep")).expect("it is ours");
+    let elsewhere = run(&mount.join("sleep"));
+
+    let pids: Vec<u32> = processes();
+    let listed = list.programs(&pids).expect("they can be listed");
+    let mut compared = 0;
+    for pid in pids {
+        let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { continue };
+        let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        let found = listed.get(&pid).map(|path| path.to_string_lossy().into_owned());
+        assert_eq!(found, Some(program), "pid {pid}");
+        compared += 1;
+    }
+    assert!(compared > 4, "{compared} processes");
+    let expected = [(&deep, &program), (&deleted, &gone), (&elsewhere, &mount.join("sleep"))];
+    for (ends, path) in expected {
+        assert_eq!(listed.get(&ends.0.id()), Some(path));
+    }
+    assert!(list.programs(&[u32::MAX >> 1]).expect("a pass").is_empty(), "no pid is that large");
+}
+
+fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("it is mounted").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Finds a program in the search path, behind any links.
+fn which(name: &str) -> PathBuf {
+    let directories = ["/usr/bin", "/bin"].iter();
+    let found = directories.map(|path| Path::new(path).join(name)).find(|path| path.exists());
+    fs::canonicalize(found.expect("it is installed")).expect("it is there")
+}
 
 #[test]
 fn cap_bpf_and_cap_perfmon_are_enough_for_every_probe() {

@@ -10,13 +10,13 @@ use std::{
     net::TcpStream,
     path::Path,
     process::Command,
-    sync::{atomic::AtomicBool, mpsc},
+    sync::{Arc, atomic::AtomicBool, mpsc},
     thread::{self, sleep},
     time::Duration,
 };
 
 use serde_json::Value;
-use spillway_agent::sense::{EstablishedConnections, Hierarchy};
+use spillway_agent::sense::{EstablishedConnections, Hierarchy, Sensors, SocketList};
 use spillway_tests::{
     ANY_PORT, OwnCgroup, Running, Scratch, Servers, Workload, agent,
     drain_live::{Balancer, Ran, SOON, Served, backend, free_addr, leaking, quick, two_nodes},
@@ -294,11 +294,28 @@ fn second_agent_takes_over_when_the_first_is_killed() {
 
 #[test]
 fn connections_are_counted_by_listener_in_every_namespace() {
-    if !is_root("connections_are_counted_by_listener_in_every_namespace") {
+    if is_root("connections_are_counted_by_listener_in_every_namespace") {
+        counts_by_listener(None);
+    }
+}
+
+/// As in the agent, which enters no namespace.
+#[test]
+fn connections_listed_by_bpf_are_counted_alike() {
+    let test = "connections_listed_by_bpf_are_counted_alike";
+    if !is_root(test) {
         return;
     }
+    let sensors = Sensors::start();
+    match sensors.socket_list() {
+        Some(list) => counts_by_listener(Some(&list)),
+        None => skip(test, "BPF lists no sockets"),
+    }
+}
+
+fn counts_by_listener(list: Option<&Arc<SocketList>>) {
     let counted_of = |pid: u32| {
-        let mut in_flight = EstablishedConnections::new(Hierarchy::detect());
+        let mut in_flight = EstablishedConnections::new(Hierarchy::detect(), list.cloned());
         in_flight
             .count(0.0, |owner| owner.is_some_and(|(owner, _)| owner == pid))
             .expect("they can be counted")

@@ -71,7 +71,9 @@ impl Node {
 
     fn start(&self) -> Agent {
         Agent {
-            drainer: Some(DrainWorker::start(&self.config, Clock::start()).expect("it starts")),
+            drainer: Some(
+                DrainWorker::start(&self.config, Clock::start(), None).expect("it starts"),
+            ),
             told: Vec::new(),
         }
     }

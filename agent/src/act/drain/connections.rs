@@ -3,10 +3,12 @@
 //! Who logs in to help, and who reads metrics, is no work that is waited for. Failure: where nobody
 //! can count them nobody knows, which is said. Cold start: not counted.
 
+use std::sync::Arc;
+
 use crate::{
     config::Pattern,
     decide::always_protected,
-    sense::{EstablishedConnections, Hierarchy},
+    sense::{EstablishedConnections, Hierarchy, SocketList},
 };
 
 /// How often connections are counted while a node drains, in seconds: a pass over all of them,
@@ -23,8 +25,8 @@ pub struct ConnectionCount {
 
 impl ConnectionCount {
     /// Those of everybody but of who is protected.
-    pub fn new(protected: &[Pattern]) -> Self {
-        let in_flight = EstablishedConnections::new(Hierarchy::detect());
+    pub fn new(protected: &[Pattern], list: Option<Arc<SocketList>>) -> Self {
+        let in_flight = EstablishedConnections::new(Hierarchy::detect(), list);
         Self {
             in_flight,
             protected: protected.to_vec(),

@@ -29,8 +29,9 @@ use crate::{
         pause::Pause,
     },
     clock::Clock,
-    config::Config,
+    config::{Config, Pattern},
     net::backoff::Backoff,
+    sense::SocketList,
 };
 
 /// Interval between reads of the operator's override.
@@ -146,7 +147,7 @@ impl DrainController {
             asked: None,
             calls,
             is_closed: false,
-            served: ConnectionCount::new(&config.decide.protected),
+            served: ConnectionCount::new(&config.decide.protected, None),
             store: StateFile::below(state_dir),
             word_file: OverrideFile::below(state_dir),
             pause: Pause::below(state_dir),
@@ -157,6 +158,11 @@ impl DrainController {
             told,
             jitter: Jitter::new(random()),
         }
+    }
+
+    /// Counts connections from this list from now on.
+    pub fn count_from(&mut self, protected: &[Pattern], list: Arc<SocketList>) {
+        self.served = ConnectionCount::new(protected, Some(list));
     }
 
     /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no

@@ -37,6 +37,7 @@ use crate::{
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
     detect::Verdict,
+    sense::SocketList,
 };
 
 /// Maximum time to stop, in which the last decision is saved.
@@ -82,7 +83,11 @@ impl DrainWorker {
     /// # Errors
     ///
     /// Returns an error if no thread can be had.
-    pub fn start(config: &Config, clock: Clock) -> io::Result<Self> {
+    pub fn start(
+        config: &Config,
+        clock: Clock,
+        sockets: Option<Arc<SocketList>>,
+    ) -> io::Result<Self> {
         let drain = &config.act.drain;
         let endpoint = DrainClient::new(drain);
         let (has_granter, has_agent_check) =
@@ -110,6 +115,9 @@ impl DrainWorker {
             readiness.clone(),
             outcomes,
         );
+        if let Some(list) = sockets {
+            keeper.count_from(&config.decide.protected, list);
+        }
         let is_ours = Arc::new(AtomicBool::new(true));
         match standby.claim() {
             Ok(claim) => keeper.take_over(claim),

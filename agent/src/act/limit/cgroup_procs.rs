@@ -1,13 +1,18 @@
 //! Processes that would be limited as well: the others in the leaking process's cgroup.
 
 use std::{
-    fmt,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-use procfs::process::Process;
-
-use crate::{os::proc_reader::unrestricted, sense::printable::printable_path};
+use crate::{
+    os::proc_reader::unrestricted,
+    sense::{
+        ProgramList,
+        printable::printable_path,
+        proc_files::{self, Stat},
+    },
+};
 
 /// A process of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,15 +26,66 @@ pub struct CgroupProcess {
 }
 
 impl CgroupProcess {
-    /// A process as it is now; `None` where it is gone.
-    pub fn of(pid: u32) -> Option<Self> {
-        let process = Process::new(pid as i32).ok()?;
-        let ppid = process.stat().ok()?.ppid as u32;
-        let program =
-            unrestricted(move || Process::new(pid as i32).and_then(|process| process.exe()))
-                .ok()?;
-        Some(Self { pid, ppid, program })
+    /// Reads these processes, in this order. Those that have ended are left out.
+    ///
+    /// `/proc` shows the program of another user's process only with CAP_SYS_PTRACE; otherwise it
+    /// comes from `programs`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the program of one of them is unknown: it may be one that must not be
+    /// limited.
+    pub fn all(pids: &[u32], programs: Option<&ProgramList>) -> io::Result<Vec<Self>> {
+        let mut hidden = Vec::new();
+        let mut members = Vec::with_capacity(pids.len());
+        for &pid in pids {
+            let Some(stat) = stat_of(pid) else { continue };
+            let program = match unrestricted(move || fs::read_link(format!("/proc/{pid}/exe"))) {
+                Ok(program) => program,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    hidden.push(pid);
+                    PathBuf::new()
+                }
+                Err(_) => continue,
+            };
+            members.push(Self { pid, ppid: stat.ppid, program });
+        }
+        if hidden.is_empty() {
+            return Ok(members);
+        }
+        let listed = programs.map(|programs| programs.programs(&hidden)).transpose();
+        let mut listed =
+            listed.map_err(|error| unknown(&hidden, &error.to_string()))?.unwrap_or_default();
+        for member in members.iter_mut().filter(|member| member.is_unknown()) {
+            member.program = listed.remove(&member.pid).unwrap_or_default();
+        }
+        let unlisted: Vec<_> = members
+            .iter()
+            .filter(|member| member.is_unknown() && stat_of(member.pid).is_some())
+            .map(|member| member.pid)
+            .collect();
+        if !unlisted.is_empty() {
+            return Err(unknown(&unlisted, "CAP_SYS_PTRACE is missing, and BPF does not list it"));
+        }
+        // The others have ended since.
+        members.retain(|member| !member.is_unknown());
+        Ok(members)
     }
+
+    fn is_unknown(&self) -> bool {
+        self.program.as_os_str().is_empty()
+    }
+}
+
+/// Reads the status of a process that runs a program; `None` if it has ended or is a kernel thread.
+fn stat_of(pid: u32) -> Option<Stat> {
+    proc_files::stat_of(pid).filter(|stat| stat.has_memory)
+}
+
+fn unknown(pids: &[u32], why: &str) -> io::Error {
+    let pid = pids.first().copied().unwrap_or(0);
+    let text = format!("the program of pid {pid} cannot be read: {why}");
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
 impl fmt::Display for CgroupProcess {

@@ -19,7 +19,7 @@ use crate::{
         always_protected,
         kubepods::{self, CgroupOwner},
     },
-    sense::{ProcessId, printable::printable_path},
+    sense::{ProcessId, ProgramList, printable::printable_path},
 };
 
 /// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one
@@ -35,6 +35,7 @@ const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 pub fn permit(
     decide: &DecideConfig,
     pods: &mut PodLookup,
+    programs: Option<&ProgramList>,
     t: f64,
     target: &Cgroup,
     cgroup: &str,
@@ -43,7 +44,7 @@ pub fn permit(
     if target.version() == Version::V2 {
         is_high_safe(&kernel_release())?;
     }
-    let (program, shared) = company(target, culprit)?;
+    let (program, shared) = company(target, culprit, programs)?;
     LimitRequest { decide, t, cgroup, program: &program }.of(pods)?;
     Ok(shared)
 }
@@ -111,13 +112,18 @@ impl LimitRequest<'_> {
 }
 
 /// The culprit's program, and who is in its cgroup that does not belong to it.
-fn company(target: &Cgroup, culprit: ProcessId) -> Result<(PathBuf, Option<String>), LimitError> {
+fn company(
+    target: &Cgroup,
+    culprit: ProcessId,
+    programs: Option<&ProgramList>,
+) -> Result<(PathBuf, Option<String>), LimitError> {
     let pids = target.pids().map_err(failed("its processes cannot be told"))?;
     // As a unit it is protected by its name; a container of it may have any.
     if pids.contains(&std::process::id()) {
         return Err(LimitRefusal::Own.into());
     }
-    let members: Vec<_> = pids.into_iter().filter_map(CgroupProcess::of).collect();
+    let members = CgroupProcess::all(&pids, programs)
+        .map_err(failed("programs of its processes cannot be read"))?;
     let leaker = members.iter().find(|member| member.pid == culprit.pid);
     let leaker = leaker
         .filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks))

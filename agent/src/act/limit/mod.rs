@@ -43,7 +43,8 @@ use super::{
 };
 use crate::{
     config::{Config, DecideConfig, LimitConfig, Pattern},
-    sense::{Hierarchy, LEAK_CHILD, ProcessId, printable::printable},
+    os::is_read_only,
+    sense::{Hierarchy, LEAK_CHILD, ProcessId, ProgramList, printable::printable},
 };
 
 use active::{ActiveLimit, NewLimit, Tick};
@@ -72,6 +73,14 @@ pub enum LimitRefusal {
     /// It is not there, or not seen whole from here, or the memory controller is not.
     #[error("no cgroup with a limit is there, seen from here")]
     NotHere,
+    /// The agent sees the cgroup file system mounted read-only, as its systemd unit has it without
+    /// enforce.conf.
+    #[error(
+        "{} is mounted read-only for the agent\n  hint: install configs/systemd/enforce.conf \
+         beside the unit, or mount cgroups writable into the agent's container",
+        .0.display()
+    )]
+    ReadOnly(PathBuf),
     /// The journal of changes holds text, and its name is none.
     #[error(
         "the cgroup's name is not UTF-8, and the journal cannot hold it: it is not limited\n  \
@@ -187,6 +196,7 @@ pub struct ActiveLimits {
     config: LimitConfig,
     decide: DecideConfig,
     pods: PodLookup,
+    programs: Option<Arc<ProgramList>>,
     standing: BTreeMap<Arc<str>, ActiveLimit>,
     /// By incident.
     unknown: BTreeMap<Arc<str>, DeferredLimit>,
@@ -207,9 +217,15 @@ impl ActiveLimits {
             config: config.act.limit.clone(),
             decide: config.decide.clone(),
             pods,
+            programs: None,
             standing: BTreeMap::new(),
             unknown: BTreeMap::new(),
         }
+    }
+
+    /// Reads the programs of other users' processes from this list.
+    pub fn listing_programs(self, programs: Option<Arc<ProgramList>>) -> Self {
+        Self { programs, ..self }
     }
 
     /// Follows another policy. What stands stays.
@@ -267,11 +283,16 @@ impl ActiveLimits {
             journal.put(&mut standing.entry).map_err(failed("the journal cannot be written"))?;
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
-        let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
-        let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
+        let mount = self.mount.as_deref().ok_or(LimitRefusal::NotHere)?;
+        if is_read_only(mount) {
+            return Err(LimitRefusal::ReadOnly(mount.to_owned()).into());
+        }
+        let target = Cgroup::find(mount, cgroup)?;
+        let programs = self.programs.as_deref();
+        let shared = permit(&self.decide, &mut self.pods, programs, t, &target, cgroup, culprit)?;
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
         let whole = shared
-            .map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared))
+            .map(|shared| isolate::permit(delegated, protected, programs, &target, cgroup, shared))
             .transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
@@ -340,7 +361,8 @@ impl ActiveLimits {
         whole: IsolatedCgroup,
         (cgroup, culprit): (&str, ProcessId),
     ) -> Result<(NewLimit, String), LimitError> {
-        let (leak, moved) = isolate::split(journal, entry, target, whole, culprit)?;
+        let (leak, moved) =
+            isolate::split(journal, entry, target, whole, culprit, self.programs.as_deref())?;
         let turnover = Recharge::begin(&leak);
         let (limited, set) = self.limit_target(t, journal, leak, entry)?;
         let who = match moved {

@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -18,7 +19,7 @@ use crate::{
     act::{
         executor::Executor,
         journal::Journal,
-        limit::{ActiveLimits, undo_all},
+        limit::{ActiveLimits, LimitRefusal, undo_all},
         outcome::{Outcome, OutcomeKind},
         worker::{Order, Worker, WorkerChannels},
     },
@@ -26,8 +27,8 @@ use crate::{
     config::{Config, Mode},
     decide::{Action, Decision, IncidentId},
     detect::Verdict,
-    os::trusted::reason,
-    sense::ProcessId,
+    os::{is_read_only, trusted::reason},
+    sense::{Hierarchy, ProcessId, ProgramList},
 };
 
 /// Interval in which changes by others are noticed.
@@ -92,21 +93,28 @@ impl LimitWorker {
     /// # Errors
     ///
     /// Returns an error if no thread can be had.
-    pub fn start(config: &Config, clock: Clock) -> io::Result<Option<Self>> {
+    pub fn start(
+        config: &Config,
+        clock: Clock,
+        programs: Option<Arc<ProgramList>>,
+    ) -> io::Result<Option<Self>> {
         if config.mode == Mode::Observe || !config.act.limit.enabled {
             return Ok(None);
         }
         let state_dir = &config.record.state_dir;
         let journal = Journal::claim(state_dir)
             .map_err(|error| format!("{}: {}", state_dir.display(), reason(&error, state_dir)));
-        let unable = journal
-            .as_ref()
-            .err()
-            .map(|error| format!("nothing will be limited: there is no journal: {error}"));
+        let mount =
+            Hierarchy::detect().mount().filter(|mount| is_read_only(mount)).map(Path::to_owned);
+        let obstacle = match (&journal, mount) {
+            (Err(error), _) => Some(LimitRefusal::NoJournal(error.clone())),
+            (Ok(_), mount) => mount.map(LimitRefusal::ReadOnly),
+        };
+        let unable = obstacle.map(|obstacle| format!("nothing will be limited: {obstacle}"));
         if let Some(why) = &unable {
             tracing::warn!("{why}");
         }
-        let limits = ActiveLimits::new(config, journal);
+        let limits = ActiveLimits::new(config, journal).listing_programs(programs);
         let (worker, WorkerChannels { orders, outcomes }) =
             Worker::new("spillway-act", STOPS_WITHIN);
         let busy = Arc::new(Mutex::new(None));

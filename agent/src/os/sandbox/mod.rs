@@ -27,9 +27,10 @@ pub fn files(state_dir: &Path, cgroups: Option<&Path>) {
     }
 }
 
-/// Bounds the system calls of every thread.
-pub fn system_calls() {
-    match seccomp::restrict() {
+/// Bounds the system calls of every thread. Network namespaces may be entered only if
+/// `enters_namespaces` is set, which the sensors need without BPF.
+pub fn system_calls(enters_namespaces: bool) {
+    match seccomp::restrict(enters_namespaces) {
         Ok(allowed) => {
             tracing::debug!(
                 allowed,

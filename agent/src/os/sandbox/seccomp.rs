@@ -90,8 +90,6 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
             libc::AF_NETLINK as u64,
         ],
         "the bus, the network, and sock_diag; no raw packets"),
-    (libc::SYS_setns, 1, &[libc::CLONE_NEWNET as u64], "sock_diag sees the namespace that it was \
-                                                        opened in"),
     (libc::SYS_bpf, 0, &[
         BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY,
         BPF_OBJ_GET_INFO_BY_FD, BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH,
@@ -103,6 +101,14 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the \
     allocator's memory"),
 ];
+
+/// As [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces.
+const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
+    libc::SYS_setns,
+    1,
+    &[libc::CLONE_NEWNET as u64],
+    "sock_diag sees the namespace in which it was opened",
+)];
 
 /// Of include/uapi/linux/bpf.h, `perf_event.h` and `prctl.h`; user-space ABI.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
@@ -141,9 +147,9 @@ const ELSEWHERE: &[c_long] = &[libc::SYS_clone3];
 /// # Errors
 ///
 /// Returns an error if the kernel refuses the filters, or none exist for this processor.
-pub fn restrict() -> io::Result<usize> {
+pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let allowed = allowed().map_err(io::Error::other)?;
+    let allowed = allowed(enters_namespaces).map_err(io::Error::other)?;
     let count = allowed.len();
     let errno = |number: i32| SeccompAction::Errno(number as u32);
     let any = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect::<Rules>();
@@ -162,10 +168,11 @@ pub fn restrict() -> io::Result<usize> {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allowed() -> Result<Rules, seccompiler::BackendError> {
+fn allowed(enters_namespaces: bool) -> Result<Rules, seccompiler::BackendError> {
     let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
     let mut rules: Rules = whole.map(|call| (*call, Vec::new())).collect();
-    for (call, argument, values, _) in ALLOWED_WITH {
+    let enters = ENTERS.iter().filter(|_| enters_namespaces);
+    for (call, argument, values, _) in ALLOWED_WITH.iter().chain(enters) {
         let is = |value: &u64| {
             SeccompRule::new(vec![SeccompCondition::new(
                 *argument,
@@ -221,11 +228,14 @@ mod tests {
     #[test]
     fn no_call_is_listed_twice_or_both_allowed_and_never() {
         let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
-        let all: Vec<_> =
-            whole.chain(ALLOWED_WITH.iter().map(|(call, ..)| call)).chain(NEVER).collect();
+        let all: Vec<_> = whole
+            .chain(ALLOWED_WITH.iter().chain(ENTERS).map(|(call, ..)| call))
+            .chain(NEVER)
+            .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
         let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        filter(allowed().unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch).unwrap();
+        filter(allowed(true).unwrap(), SeccompAction::Errno(1), SeccompAction::Allow, arch)
+            .unwrap();
     }
 
     /// In a process of its own: a filter does not go away.
@@ -249,7 +259,7 @@ mod tests {
 
     fn restricted() -> i32 {
         let errno = || io::Error::last_os_error().raw_os_error();
-        if restrict().is_err() {
+        if restrict(false).is_err() {
             return 1;
         }
         let empty = [std::ptr::null::<libc::c_char>()];
@@ -266,6 +276,9 @@ mod tests {
             }
             if libc::fork() != -1 || errno() != Some(libc::ENOSYS) {
                 return 4;
+            }
+            if libc::setns(0, libc::CLONE_NEWNET) != -1 || errno() != Some(libc::ENOSYS) {
+                return 7;
             }
             if libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) != -1
                 || errno() != Some(libc::ENOSYS)

@@ -17,6 +17,7 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
+    sync::Arc,
 };
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
@@ -26,7 +27,7 @@ use spillway_ebpf::{
 };
 
 use super::{
-    CgroupPaths, Fact, Hierarchy, ListenerFact, Loss, LossCounters,
+    CgroupPaths, Fact, Hierarchy, ListenerFact, Loss, LossCounters, SocketList,
     accept_latency::{AcceptLatency, Sojourns},
     outside::{Outside, listens_at},
     overflows::{DropRise, Overflows},
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
-    btf_offsets::members, pass,
+    btf_offsets::members, optional, pass,
 };
 use socket::ListenerSocket;
 
@@ -66,7 +67,7 @@ pub struct TcpListenerSensor {
 
 enum TcpSource {
     Bpf(Box<BpfSource>),
-    SockDiag(SockDiag),
+    SockDiag(Box<SockDiag>),
 }
 
 /// Passes over every TCP listener.
@@ -77,6 +78,8 @@ pub struct ListenerProbes {
     pub find: IterHandle,
     /// Known listeners by socket address.
     pub known: BpfHashMap<MapData, u64, SharedStruct<KnownListener>>,
+    /// List of every socket; `None` if the kernel rejects it.
+    pub list: Option<Arc<SocketList>>,
     /// Waits by the listener's socket address; `None` if accept() is not traced.
     pub sojourns: Option<Sojourns>,
     /// Number of known listeners by owner.
@@ -147,19 +150,26 @@ impl TcpListenerSensor {
                 members::SOCK_MAX_ACK_BACKLOG,
                 members::ACCEPT_HEAD,
                 members::REQUEST_SK,
+                members::SOCK_SOCKET,
+                members::SOCKET_INODE,
                 members::TCP_ESTABLISHED,
             ])
             // Without `sk_drops` the number of overflows is 0; without either interface index no
             // connection counts as one from another host; without `sk_uid` users share the room of
-            // their namespace.
+            // their namespace; without the last two the overflows of a namespace whose processes
+            // may not be read count only at full queues.
             .reading_if_present(&[
                 members::SOCK_DROPS,
                 members::SOCK_RX_IFINDEX,
                 members::INET_RX_IFINDEX,
                 members::SOCK_UID,
+                members::TASK_NSPROXY,
+                members::NSPROXY_NET,
             ]),
-            Fallback::without_bpf(Hook::new("sock_diag"), "sock_diag")
-                .lacking("the age of a queue is not seen"),
+            Fallback::without_bpf(Hook::new("sock_diag"), "sock_diag").lacking(
+                "the age of a queue is not seen, nor, without CAP_SYS_ADMIN, other network \
+                 namespaces",
+            ),
         ],
     };
 
@@ -174,6 +184,7 @@ impl TcpListenerSensor {
                 shares: context.take_batched("LISTENER_SHARES")?,
                 sojourn_shares: context.take_batched("SOJOURN_SHARES")?,
                 outside: context.take("OUTSIDE")?,
+                list: optional(SocketList::attach(context)).map(Arc::new),
             })
         });
         let sojourns = AcceptLatency::attach(bpf);
@@ -181,7 +192,7 @@ impl TcpListenerSensor {
             Some(probes) => {
                 TcpSource::Bpf(Box::new(BpfSource::new(ListenerProbes { sojourns, ..probes })))
             }
-            None => TcpSource::SockDiag(SockDiag::default()),
+            None => TcpSource::SockDiag(Box::default()),
         };
         Self { source, cgroups: CgroupPaths::new(hierarchy.clone()), refreshed: None }
     }
@@ -192,6 +203,11 @@ impl TcpListenerSensor {
             TcpSource::Bpf(source) => Some(&source.probes),
             TcpSource::SockDiag(_) => None,
         }
+    }
+
+    /// The list of every socket; `None` if BPF lists none.
+    pub fn socket_list(&self) -> Option<Arc<SocketList>> {
+        self.probes()?.list.clone()
     }
 
     /// Reads every listener, and passes each to `each`.
@@ -236,6 +252,7 @@ impl Sensor for TcpListenerSensor {
 
 impl BpfSource {
     fn new(probes: ListenerProbes) -> Self {
+        let outside = Outside::new(Kinds::Tcp, probes.list.clone());
         Self {
             probes,
             known: HashMap::new(),
@@ -245,7 +262,7 @@ impl BpfSource {
             pressure: ServicePressureSensor::new(Hierarchy::unified()),
             overflows: Overflows::default(),
             dropped: Vec::new(),
-            outside: Outside::new(Kinds::Tcp),
+            outside,
             buffer: Vec::new(),
         }
     }
@@ -363,7 +380,11 @@ impl BpfSource {
     /// Finds the holders of each listener, and the listeners that were there before the agent.
     fn find_owners(&mut self, cgroups: &CgroupPaths, losses: &mut LossCounters) -> io::Result<()> {
         let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
+        let mut in_netns = HashMap::new();
         let rest = pass(&self.probes.find, &mut self.buffer, |owner: SocketOwnerSample| {
+            if owner.shared_netns != 0 {
+                in_netns.entry(owner.shared_netns).or_insert(owner.pid);
+            }
             if !self.known.contains_key(&owner.sock) {
                 return;
             }
@@ -373,6 +394,7 @@ impl BpfSource {
             }
         })?;
         losses.count_short_read(rest);
+        in_netns.into_iter().for_each(|(netns, pid)| self.overflows.learn(netns, pid));
         for (sock, listener) in &mut self.known {
             let has_exited = !Path::new("/proc").join(listener.pid().to_string()).exists();
             let holders = holders.remove(sock).unwrap_or_default();

@@ -13,7 +13,11 @@ use super::{
     },
     LEAK_CHILD, MEMORY, REST_CHILD, SUBTREE_CONTROL, children_of, controllers, pids_in,
 };
-use crate::{act::journal::IsolatedCgroup, config::Pattern, sense::proc_files};
+use crate::{
+    act::journal::IsolatedCgroup,
+    config::Pattern,
+    sense::{ProgramList, proc_files},
+};
 
 /// By which systemd says of a cgroup that what is below it is somebody else's: as root, and where
 /// it may set no attribute of root's.
@@ -59,6 +63,7 @@ enum Of {
 pub fn permit(
     delegated: &[Pattern],
     protected: &[Pattern],
+    programs: Option<&ProgramList>,
     target: &Cgroup,
     cgroup: &str,
     shared: String,
@@ -76,8 +81,8 @@ pub fn permit(
             "Delegate=yes in its unit hands it over",
         ));
     }
-    let sight =
-        SharedCgroupView::of(target).map_err(failed(format!("what {cgroup} is cannot be told")))?;
+    let sight = SharedCgroupView::of(target, programs)
+        .map_err(failed(format!("what {cgroup} is cannot be told")))?;
     match objection(&sight, protected, std::process::id()) {
         Some(why) => Err(refused(why, "give the service a unit or container of its own")),
         None => Ok(IsolatedCgroup {
@@ -129,10 +134,10 @@ fn objection(sight: &SharedCgroupView, protected: &[Pattern], own_pid: u32) -> O
 }
 
 impl SharedCgroupView {
-    fn of(target: &Cgroup) -> io::Result<Self> {
+    fn of(target: &Cgroup, programs: Option<&ProgramList>) -> io::Result<Self> {
         let directory = &target.directory;
         let pids = pids_in(directory)?;
-        let members = pids.iter().copied().filter_map(CgroupProcess::of).collect();
+        let members = CgroupProcess::all(&pids, programs)?;
         let taken = [LEAK_CHILD, REST_CHILD]
             .into_iter()
             .filter(|child| directory.join(child).exists())

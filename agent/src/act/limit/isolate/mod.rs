@@ -31,7 +31,7 @@ use super::{
 use crate::{
     act::journal::{IsolatedCgroup, Journal, JournalEntry},
     os::CgroupDir,
-    sense::{LEAK_CHILD, ProcessId, REST_CHILD},
+    sense::{LEAK_CHILD, ProcessId, ProgramList, REST_CHILD},
 };
 
 pub use eligibility::permit;
@@ -50,6 +50,7 @@ const MEMORY: &str = "memory";
 struct SharedCgroup<'a> {
     directory: &'a Path,
     version: Version,
+    programs: Option<&'a ProgramList>,
 }
 
 /// Divides a cgroup that was found fit for it, and gives the child in which the leaker is now, and
@@ -65,10 +66,12 @@ pub fn split(
     target: &Cgroup,
     split: IsolatedCgroup,
     culprit: ProcessId,
+    programs: Option<&ProgramList>,
 ) -> Result<(Cgroup, usize), LimitError> {
     entry.split = Some(split);
     journal.put(entry).map_err(failed("the journal cannot be written"))?;
-    let shared = SharedCgroup { directory: &target.directory, version: target.version() };
+    let (directory, version) = (&*target.directory, target.version());
+    let shared = SharedCgroup { directory, version, programs };
     let children = match shared.version {
         Version::V1 => &[LEAK_CHILD][..],
         Version::V2 => &[LEAK_CHILD, REST_CHILD],
@@ -128,7 +131,8 @@ impl SharedCgroup<'_> {
                 more => pids.extend(more.map_err(failed("its processes cannot be told"))?),
             }
         }
-        let members: Vec<_> = pids.into_iter().filter_map(CgroupProcess::of).collect();
+        let members = CgroupProcess::all(&pids, self.programs)
+            .map_err(failed("programs of its processes cannot be read"))?;
         let is_there = members.iter().any(|member| member.pid == culprit.pid);
         if !is_there || start_ticks(culprit.pid) != Some(culprit.start_ticks) {
             return Err(LimitRefusal::Left.into());
