@@ -23,7 +23,9 @@ use crate::{
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
     os::{
-        StateDir, proc_reader, sandbox,
+        StateDir,
+        nonblocking_writer::DroppedLines,
+        proc_reader, sandbox,
         self_protection::{self, RealtimeUnderPressure},
     },
     output::EventPrinter,
@@ -48,7 +50,7 @@ pub struct Recorded {
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Watches this host until a signal asks to stop. `file` is the file that `config` was read from,
-/// and is read again at SIGHUP.
+/// and is read again at SIGHUP; `log` counts the lines of the log that were dropped.
 ///
 /// # Errors
 ///
@@ -58,6 +60,7 @@ pub fn run(
     config: &Config,
     file: Option<&Path>,
     json: bool,
+    log: Option<DroppedLines>,
     sensors: impl FnOnce() -> Sensors,
 ) -> io::Result<()> {
     runtime()?.block_on(async {
@@ -67,6 +70,7 @@ pub fn run(
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
         let mut engine = Engine::new(config, host_info(&sensors)?);
         let printer = EventPrinter::to_stdout(json)?;
+        metrics.show_dropped_lines(printer.dropped().into_iter().chain(log));
         // Threads that start from now on inherit it.
         self_protection::wait_for_no_disk();
         for problem in act::check_files(config) {

@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     detect::{ClaimState, Verdict},
     engine::EngineSize,
+    os::nonblocking_writer::DroppedLines,
     scan_loop::{Batch, ScanKind},
     sense::{Fact, OwnSockets, Sensors},
 };
@@ -64,6 +65,11 @@ struct ProbeStateLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    stream: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabel {
     verdict: &'static str,
     resource: &'static str,
@@ -94,6 +100,9 @@ pub struct Metrics {
     /// Counts of notifications; empty where nobody is notified.
     pages: OnceLock<Arc<NotifyMetrics>>,
     serve: ServeCounts,
+    /// Counts behind `lines_dropped`; empty if the streams are not written by threads.
+    dropped_lines: OnceLock<Vec<DroppedLines>>,
+    lines_dropped: Family<StreamLabel, Counter>,
     processes: Gauge,
     listeners: Gauge,
     mem_available_bytes: Gauge,
@@ -132,6 +141,8 @@ impl Metrics {
             health: Mutex::default(),
             pages: OnceLock::new(),
             serve: ServeCounts::default(),
+            dropped_lines: OnceLock::new(),
+            lines_dropped: Family::default(),
             processes: Gauge::default(),
             listeners: Gauge::default(),
             mem_available_bytes: Gauge::default(),
@@ -244,6 +255,12 @@ impl Metrics {
         );
         registry.register("ignored", "Observations whose time made no sense", self.ignored.clone());
         self.serve.register(&mut registry);
+        registry.register(
+            "lines_dropped",
+            "Lines of output (stdout) and of the log (stderr) that were not written: the reader \
+             was too slow or is gone, or the disk is full",
+            self.lines_dropped.clone(),
+        );
         registry.register_with_unit(
             "cpu",
             "CPU time of the agent",
@@ -312,6 +329,20 @@ impl Metrics {
         readiness.register(&mut self.registry());
     }
 
+    /// Adds the lines that were dropped, by stream.
+    pub fn show_dropped_lines(&self, lines: impl Iterator<Item = DroppedLines>) {
+        // Set once, at the start.
+        let _ = self.dropped_lines.set(lines.collect());
+        self.note_dropped_lines();
+    }
+
+    fn note_dropped_lines(&self) {
+        for lines in self.dropped_lines.get().into_iter().flatten() {
+            let label = StreamLabel { stream: lines.stream() };
+            raise_to(&self.lines_dropped.get_or_create(&label), lines.total());
+        }
+    }
+
     fn note_scan(&self, sensors: &mut Sensors) {
         self.note_probes(sensors.reports());
         let life = sensors.life_totals();
@@ -322,6 +353,7 @@ impl Metrics {
             raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
             self.health_state().note_lost(self.clock.now(), what, total);
         }
+        self.note_dropped_lines();
         self.note_own_cost();
     }
 

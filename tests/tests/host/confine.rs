@@ -203,5 +203,5 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
     fs::remove_file(&filler).expect("it is ours");
     hangup();
     says("SIGHUP: reloaded");
-    says("took no lines for a while");
+    says("lines could not be written to stderr and were dropped");
 }
