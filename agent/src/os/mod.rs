@@ -12,6 +12,7 @@
 pub(crate) mod atomic_file;
 pub(crate) mod cgroup_dir;
 pub(crate) mod file_lock;
+pub(crate) mod host;
 pub mod journal_stream;
 pub mod nonblocking_writer;
 pub(crate) mod proc_reader;

