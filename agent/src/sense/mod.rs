@@ -48,10 +48,10 @@ pub use page_faults::PageFaultSensor;
 pub use process_events::{ProcessEventSensor, ProcessEventTotals};
 pub use process_memory::ProcessMemorySensor;
 pub use process_resources::ProcessResourceSensor;
-pub use sensor::{Observations, Schedule, Sensor};
+use sensor::boxed;
+pub use sensor::{Observations, Schedule, Sensor, SensorEntry};
 pub use sensor_health::SensorHealthSensor;
-use sensors::boxed;
-pub use sensors::{SensorEntry, Sensors, probes};
+pub use sensors::{Sensors, probes};
 pub use tcp_listeners::{ListenerProbes, TcpListenerSensor};
 pub use unix_listeners::{UnixListenerSensor, UnixProbes};
 
