@@ -72,7 +72,7 @@ pub fn run(
         let printer = EventPrinter::to_stdout(json)?;
         metrics.show_dropped_lines(printer.dropped().into_iter().chain(log));
         // Threads that start from now on inherit it.
-        self_protection::wait_for_no_disk();
+        self_protection::set_io_flusher();
         for problem in act::check_files(config) {
             // Limits and metrics work without them.
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
@@ -82,7 +82,7 @@ pub fn run(
         metrics.show_drain(&drains.readiness());
         // The sandbox hides files of init.
         engine.services().set_host_netns(host_netns());
-        self_protection::be_killed_last();
+        self_protection::lower_oom_score();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
             // The sandbox admits only paths that exist. Those who need it report that it is
@@ -123,7 +123,7 @@ pub fn run(
         agent.executors.push(boxed(drains));
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
         // several times as much for a moment.
-        self_protection::prepare();
+        self_protection::lock_memory();
         agent.service_pods = ServicePods::start(config)?;
         sandbox::system_calls();
         announce(&sensors, config);
