@@ -93,7 +93,7 @@ pub fn run(
         sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drains).await));
         let notifier = Notifier::start(config, clock)?;
         if let Some(notifier) = &notifier {
-            metrics.show_pages(notifier.counts());
+            metrics.show_notifications(notifier.counts());
         }
         let mut agent = Agent {
             clock,
@@ -117,7 +117,7 @@ pub fn run(
         }
         let limits = LimitWorker::start(config, clock)?;
         if let Some(why) = limits.as_ref().and_then(LimitWorker::unable) {
-            agent.metrics.note_standing("action", why.to_owned());
+            agent.metrics.note_permanent("action", why.to_owned());
         }
         agent.executors.extend(limits.map(boxed));
         agent.executors.push(boxed(drains));
@@ -366,7 +366,7 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
 
 fn not_served(metrics: &Metrics, why: String) {
     tracing::warn!("{why}");
-    metrics.note_standing("serve", why);
+    metrics.note_permanent("serve", why);
 }
 
 /// Verdict that a decision followed from, if it is still raised.

@@ -215,7 +215,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(CommandError::AlreadyReported) => ExitCode::FAILURE,
-        // The reader wants no more: `spillway replay … | head`.
+        // The reader wants no more, as in `spillway replay … | head`.
         Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
     }
 }
