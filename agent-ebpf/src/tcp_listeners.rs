@@ -27,7 +27,7 @@ use aya_ebpf::{
 };
 use spillway_ebpf::{
     ABSENT, HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss,
-    Sojourn, SocketOwnerSample, TCP_LISTEN,
+    SocketOwnerSample, Sojourn, TCP_LISTEN,
 };
 
 use crate::{

@@ -36,9 +36,7 @@ use rustix::{
 };
 
 use inherited::{is_inherited, read_inherited};
-use refusal::{
-    check_owner, check_regular, refuse, refuse_large, refuse_link, refuse_writable,
-};
+use refusal::{check_owner, check_regular, refuse, refuse_large, refuse_link, refuse_writable};
 use walk::{INSPECT, Walk};
 
 pub use refusal::{Untrusted, reason};

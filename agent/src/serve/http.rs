@@ -160,7 +160,11 @@ impl Site {
             &self.probe_slots
         });
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are supported\n".to_owned());
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                PLAIN,
+                "only GET and HEAD are supported\n".to_owned(),
+            );
         }
         match path {
             "/metrics" => match self.metrics.encode() {
@@ -176,9 +180,11 @@ impl Site {
                 };
                 text(status, PLAIN, format!("{readiness}\n"))
             }
-            _ => {
-                text(StatusCode::NOT_FOUND, PLAIN, "not found; try /metrics, /healthz or /ready\n".to_owned())
-            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                "not found; try /metrics, /healthz or /ready\n".to_owned(),
+            ),
         }
     }
 
@@ -200,7 +206,9 @@ impl Site {
 /// Returns the response to a refused request, after which the connection is closed.
 fn refused(refusal: RequestRefusal) -> Response<Full<Bytes>> {
     let (status, body) = match refusal {
-        RequestRefusal::BadHost => (StatusCode::BAD_REQUEST, "exactly one Host header is required\n"),
+        RequestRefusal::BadHost => {
+            (StatusCode::BAD_REQUEST, "exactly one Host header is required\n")
+        }
         RequestRefusal::OtherHost => (
             StatusCode::MISDIRECTED_REQUEST,
             "the Host header names another host\nhint: use an IP address, or add the name to \

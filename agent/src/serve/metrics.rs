@@ -231,11 +231,7 @@ impl Metrics {
             "Verdicts raised and not yet cleared, by kind and resource",
             self.open.clone(),
         );
-        registry.register(
-            "outcomes",
-            "Outcomes of actions, by kind",
-            self.outcomes.clone(),
-        );
+        registry.register("outcomes", "Outcomes of actions, by kind", self.outcomes.clone());
         registry.register(
             "tracked_processes",
             "Processes that detectors track",

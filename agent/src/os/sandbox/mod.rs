@@ -18,7 +18,9 @@ pub fn files(state_dir: &Path, cgroups: Option<&Path>) {
     match landlock::restrict(state_dir, cgroups) {
         Ok(landlock::Enforced::Fully) => tracing::debug!("Landlock restricts file access"),
         Ok(landlock::Enforced::Partly) => {
-            tracing::debug!("Landlock restricts file access, except for rights unknown to this kernel")
+            tracing::debug!(
+                "Landlock restricts file access, except for rights unknown to this kernel"
+            )
         }
         Ok(landlock::Enforced::Not) => {
             tracing::info!("file access is not restricted: this kernel has no Landlock")
