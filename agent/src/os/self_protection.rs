@@ -116,7 +116,8 @@ impl RealtimeUnderPressure {
                 self.is_refused = true;
                 tracing::debug!(
                     %error,
-                    "the loop gets no real-time priority, so it may be late under memory pressure\n  \
+                    "the loop gets no real-time priority, so it may be late under memory \
+                     pressure\n  \
                      hint: this needs CAP_SYS_NICE"
                 );
             }

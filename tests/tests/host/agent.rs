@@ -126,12 +126,6 @@ fn whoever_reads_nothing_of_what_it_says_does_not_hold_it_up() {
     let goes_on =
         wait_for(Duration::from_secs(20), || reads().filter(|&reads| reads > first * 2.0));
     assert!(goes_on.is_some(), "it stands");
-    let dropped = wait_for(Duration::from_secs(20), || {
-        let metrics = http_get(addr, "/metrics").ok()?;
-        find_metric(&metrics, "spillway_lines_dropped_total{stream=\"stderr\"}")
-            .filter(|&lines| lines > 0.0)
-    });
-    assert!(dropped.is_some(), "dropped lines are counted");
     // Nor is its end held up.
     // SAFETY: a signal to a child that nobody has waited for.
     unsafe { libc::kill(agent.0.id() as i32, libc::SIGTERM) };

@@ -52,14 +52,16 @@ const ALLOWED: &[(&str, &[c_long])] = &[
         libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
         libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
     ]),
-    ("sockets: the agent's own ports, requests to receivers, D-Bus, the resolver and sock_diag", &[
+    ("sockets: the agent's ports, requests to receivers, D-Bus, the resolver, sock_diag", &[
         libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept,
         libc::SYS_accept4, libc::SYS_connect, libc::SYS_shutdown, libc::SYS_getsockname,
         libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_sendto,
         libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg,
         libc::SYS_recvmmsg,
     ]),
-    ("real-time priority while memory is short, see `self_protection.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
+    ("real-time priority while memory is short, see `self_protection.rs`", &[
+        libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler,
+    ]),
     ("size of a thread's stack", &[libc::SYS_prlimit64]),
 ];
 

@@ -27,7 +27,7 @@ pub(super) fn check_owner(stat: &Stat, path: &Path) -> io::Result<()> {
     }
     let trusted = if own == 0 { "root".to_owned() } else { format!("root or user {own}") };
     let why = format!("belongs to user {}, and has to belong to {trusted}", stat.st_uid);
-    refuse(path, why, format!("find out who created it, then chown {own} {}", path.display()))
+    refuse(path, why, format!("chown {own} {}, once it is clear who created it", path.display()))
 }
 
 pub(super) fn check_regular(stat: &Stat, path: &Path) -> io::Result<()> {
