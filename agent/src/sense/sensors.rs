@@ -100,6 +100,7 @@ impl Sensors {
         for (loss, total) in self.bpf.losses() {
             self.losses.set(loss, total);
         }
+        self.bpf.flush_log();
     }
 
     /// Total memory of the machine in bytes.
