@@ -9,7 +9,7 @@
 //!   the parts of `/proc` that the restriction hides.
 //! - [`self_protection`] keeps the agent running while memory is short.
 //! - [`nonblocking_writer`] writes output without waiting for its reader, and [`journal_stream`]
-//!   tells whether that reader is journald.
+//!   finds out whether that reader is journald.
 
 pub(crate) mod atomic_file;
 pub(crate) mod cgroup_dir;
