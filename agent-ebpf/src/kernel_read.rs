@@ -109,8 +109,8 @@ pub(crate) fn load<T: Copy>(pointer: *const c_void, offset: usize) -> T {
     unsafe { ptr::read_volatile(pointer.byte_add(offset).cast::<T>()) }
 }
 
-/// Counts a loss. At `-vv` it is logged as well; otherwise the verifier removes that code, except for
-/// the four instructions that check the level.
+/// Counts a loss. At `-vv` it is logged as well; otherwise the verifier removes that code, except
+/// for the four instructions that check the level.
 #[inline(always)]
 pub(crate) fn count(loss: Loss) {
     // SAFETY: a plain helper without arguments.
