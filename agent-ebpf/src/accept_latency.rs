@@ -23,29 +23,18 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{fexit, kprobe, map},
-    maps::{HashMap, LruHashMap},
+    maps::LruHashMap,
     programs::{FExitContext, ProbeContext},
 };
-use spillway_ebpf::{LISTENERS_MAX, Loss, SOJOURN_BUCKETS, Sojourn};
+use spillway_ebpf::{Loss, SOJOURN_BUCKETS, Sojourn};
 
 use crate::{
     atomic::{add_u32, add_u64},
     kernel_read::{Helper, Reading, Typed, count},
-    shares::{self, Shares},
+    shares,
     sock::{established_us, is_tcp},
-    tcp_listeners::LISTENERS,
+    tcp_listeners::{LISTENERS, SOJOURN_SHARES, SOJOURNS, SOJOURNS_MAX},
 };
-
-/// Waits by the listener's socket address, which `socket_state` removes when it closes. The
-/// capacity is a guess at the busiest node's listeners with traffic, doubled, and takes 3 MiB; a
-/// listener that finds no room is counted as a loss.
-#[map]
-pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
-const SOJOURNS_MAX: u32 = 2_048;
-
-/// Number of entries by owner.
-#[map]
-static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
 /// Listener on which each thread last called accept(). Threads that have ended are evicted when the
 /// map is full.
@@ -103,14 +92,6 @@ fn accepted<R: Reading>(listener: *const c_void, child: *const c_void) -> i32 {
         add(listener as u64, if time == 0 { 0 } else { now_us.saturating_sub(time) });
     }
     0
-}
-
-/// Removes the waits of a listener that closes; `share` is its owner.
-#[inline(always)]
-pub(crate) fn forget(listener: u64, share: u64) {
-    if SOJOURNS.remove(listener).is_ok() {
-        shares::give_back(&SOJOURN_SHARES, share);
-    }
 }
 
 #[inline(always)]

@@ -5,10 +5,11 @@
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel, bpf_seq_write},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_seq_write},
     macros::map,
     maps::PerCpuArray,
 };
+use aya_log_ebpf::debug;
 use spillway_ebpf::{ABSENT, Loss, Offsets};
 
 /// Offsets into this kernel's structs, written by the loader before the programs are loaded.
@@ -108,9 +109,12 @@ pub(crate) fn load<T: Copy>(pointer: *const c_void, offset: usize) -> T {
     unsafe { ptr::read_volatile(pointer.byte_add(offset).cast::<T>()) }
 }
 
-/// Counts a loss.
+/// Counts a loss. At `-vv` it is logged as well; otherwise the verifier removes that code, except
+/// for the four instructions that check the level.
 #[inline(always)]
 pub(crate) fn count(loss: Loss) {
+    // SAFETY: a plain helper without arguments.
+    debug!((), "{} in process {}", loss.name(), unsafe { bpf_get_current_pid_tgid() } >> 32);
     if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
         // SAFETY: the slot is this CPU's own and programs are not preempted by themselves on it.
         unsafe { *counter += 1 };

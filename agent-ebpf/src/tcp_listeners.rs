@@ -27,11 +27,10 @@ use aya_ebpf::{
 };
 use spillway_ebpf::{
     HEAD_MOVING, HEAD_NONE, HEAD_SEEN, KnownListener, LISTENERS_MAX, ListenerSample, Loss,
-    SocketOwnerSample, TCP_LISTEN,
+    SocketOwnerSample, Sojourn, TCP_LISTEN,
 };
 
 use crate::{
-    accept_latency::{self, SOJOURNS},
     arrivals,
     atomic::add_u64,
     kernel_read::{
@@ -50,6 +49,17 @@ pub(crate) static LISTENERS: HashMap<u64, KnownListener> =
 /// Number of listeners by owner.
 #[map]
 static LISTENER_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
+
+/// Waits for accept() by socket address, which `accept_latency` adds and [`closed`] removes. The
+/// capacity is a guess at the busiest node's listeners with traffic, doubled, and takes 3 MiB; a
+/// listener that finds no room is counted as a loss.
+#[map]
+pub(crate) static SOJOURNS: HashMap<u64, Sojourn> = HashMap::with_max_entries(SOJOURNS_MAX, 0);
+pub(crate) const SOJOURNS_MAX: u32 = 2_048;
+
+/// Number of entries of [`SOJOURNS`] by owner.
+#[map]
+pub(crate) static SOJOURN_SHARES: Shares = Shares::with_max_entries(LISTENERS_MAX, 0);
 
 /// Number of times that a listener found no room. While it rises, the reader lists sockets too.
 #[map]
@@ -117,7 +127,9 @@ pub(crate) fn closed(sock: *const c_void) {
         shares::give_back(&LISTENER_SHARES, share);
         arrivals::closed(sock);
     }
-    accept_latency::forget(sock as u64, share);
+    if SOJOURNS.remove(sock as u64).is_ok() {
+        shares::give_back(&SOJOURN_SHARES, share);
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -23,7 +23,9 @@ use crate::{
     detect::Verdict,
     engine::{Engine, HostInfo, Output},
     os::{
-        StateDir, proc_reader, sandbox,
+        StateDir,
+        nonblocking_writer::DroppedLines,
+        proc_reader, sandbox,
         self_protection::{self, RealtimeUnderPressure},
     },
     output::EventPrinter,
@@ -48,7 +50,7 @@ pub struct Recorded {
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Watches this host until a signal asks to stop. `file` is the file that `config` was read from,
-/// and is read again at SIGHUP.
+/// and is read again at SIGHUP; `log` counts the lines of the log that were dropped.
 ///
 /// # Errors
 ///
@@ -58,6 +60,7 @@ pub fn run(
     config: &Config,
     file: Option<&Path>,
     json: bool,
+    log: Option<DroppedLines>,
     sensors: impl FnOnce() -> Sensors,
 ) -> io::Result<()> {
     runtime()?.block_on(async {
@@ -67,8 +70,9 @@ pub fn run(
         let metrics = Arc::new(Metrics::new(clock, config.sense.interval.as_secs_f64()));
         let mut engine = Engine::new(config, host_info(&sensors)?);
         let printer = EventPrinter::to_stdout(json)?;
+        metrics.show_dropped_lines(printer.dropped().into_iter().chain(log));
         // Threads that start from now on inherit it.
-        self_protection::wait_for_no_disk();
+        self_protection::set_io_flusher();
         for problem in act::check_files(config) {
             // Limits and metrics work without them.
             tracing::error!(key = problem.key, "{}\n  hint: {}", problem.message, problem.hint);
@@ -78,7 +82,7 @@ pub fn run(
         metrics.show_drain(&drains.readiness());
         // The sandbox hides files of init.
         engine.services().set_host_netns(host_netns());
-        self_protection::be_killed_last();
+        self_protection::lower_oom_score();
         proc_reader::start()?;
         if config.mode == Mode::Enforce {
             // The sandbox admits only paths that exist. Those who need it report that it is
@@ -89,7 +93,7 @@ pub fn run(
         sensors.leave_out(OwnSockets::new(&listen(config, &metrics, &drains).await));
         let notifier = Notifier::start(config, clock)?;
         if let Some(notifier) = &notifier {
-            metrics.show_pages(notifier.counts());
+            metrics.show_notifications(notifier.counts());
         }
         let mut agent = Agent {
             clock,
@@ -113,13 +117,13 @@ pub fn run(
         }
         let limits = LimitWorker::start(config, clock, sensors.program_list())?;
         if let Some(why) = limits.as_ref().and_then(LimitWorker::unable) {
-            agent.metrics.note_standing("action", why.to_owned());
+            agent.metrics.note_permanent("action", why.to_owned());
         }
         agent.executors.extend(limits.map(boxed));
         agent.executors.push(boxed(drains));
         // After everything that stays in memory has been allocated: parsing the kernel's BTF needs
         // several times as much for a moment.
-        self_protection::prepare();
+        self_protection::lock_memory();
         agent.service_pods = ServicePods::start(config)?;
         sandbox::system_calls(sensors.enters_namespaces());
         announce(&sensors, config);
@@ -362,7 +366,7 @@ async fn listen(config: &Config, metrics: &Arc<Metrics>, drains: &DrainWorker) -
 
 fn not_served(metrics: &Metrics, why: String) {
     tracing::warn!("{why}");
-    metrics.note_standing("serve", why);
+    metrics.note_permanent("serve", why);
 }
 
 /// Verdict that a decision followed from, if it is still raised.

@@ -11,13 +11,17 @@ use clap::{Parser, Subcommand};
 use spillway_agent::{
     act::drain::Override,
     commands::{self, CommandError},
-    os::nonblocking_writer::NonblockingWriter,
+    os::{journal_stream::stderr_is_journal, nonblocking_writer::NonblockingWriter},
     sense::Sensors,
 };
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::time::uptime;
+use tracing_subscriber::fmt::{
+    MakeWriter, SubscriberBuilder,
+    format::{DefaultFields, Format},
+    time::SystemTime,
+};
 
-/// Maximum wait for the rest of the log to be written at exit.
+/// Maximum wait at exit for the rest of the log to be written.
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
 const EXIT_CODES: &str = "\
@@ -170,7 +174,8 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run { config, json, no_bpf } => {
-            commands::run::run(config.as_deref(), json, || sensors(no_bpf))
+            let log = log.as_ref().map(NonblockingWriter::dropped);
+            commands::run::run(config.as_deref(), json, log, || sensors(no_bpf))
         }
         Command::CheckConfig { file, json, .. } => {
             commands::check_config::check_config(file.as_deref(), json)
@@ -210,7 +215,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(CommandError::AlreadyReported) => ExitCode::FAILURE,
-        // The reader has all it wanted, as `head` does.
+        // The reader wants no more, as in `spillway replay … | head`.
         Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
     }
 }
@@ -219,8 +224,8 @@ fn sensors(no_bpf: bool) -> Sensors {
     if no_bpf { Sensors::without_bpf("--no-bpf was given") } else { Sensors::start() }
 }
 
-/// Logs to standard error: a daemon through a thread, so that a blocked pipe never blocks the loop;
-/// a command directly.
+/// Logs to standard error: through a thread for a daemon, so that a blocked pipe never blocks the
+/// loop, and directly for a command.
 fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<NonblockingWriter>> {
     let level = match verbose {
         0 => LevelFilter::INFO,
@@ -229,15 +234,27 @@ fn log_to_stderr(verbose: u8, is_daemon: bool) -> io::Result<Option<NonblockingW
     };
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_timer(uptime())
+        .with_timer(SystemTime)
         .with_target(false)
         .with_max_level(level);
     if !is_daemon {
-        log.with_writer(io::stderr).init();
+        init(log.with_writer(io::stderr));
         return Ok(None);
     }
-    let outlet = NonblockingWriter::start("standard error", io::stderr())?;
-    let writer = outlet.clone();
-    log.with_writer(move || writer.clone()).init();
-    Ok(Some(outlet))
+    let writer = NonblockingWriter::start("stderr", io::stderr())?;
+    let lines = writer.clone();
+    init(log.with_writer(move || lines.clone()));
+    Ok(Some(writer))
+}
+
+/// Starts logging, each line with its time in UTC (RFC 3339) unless the journal adds the time.
+fn init<W>(log: SubscriberBuilder<DefaultFields, Format, LevelFilter, W>)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    if stderr_is_journal() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     act::Outcome,
     decide::{Action, Decision},
     detect::Verdict,
-    os::nonblocking_writer::NonblockingWriter,
+    os::nonblocking_writer::{DroppedLines, NonblockingWriter},
     trace::format::write_line,
 };
 
@@ -28,13 +28,18 @@ impl EventPrinter {
     ///
     /// Returns an error if the thread cannot be started.
     pub fn to_stdout(json: bool) -> io::Result<Self> {
-        let writer = NonblockingWriter::start("standard output", io::stdout())?;
+        let writer = NonblockingWriter::start("stdout", io::stdout())?;
         Ok(Self { json, out: Box::new(writer.clone()), writer: Some(writer) })
     }
 
     /// Prints to any writer.
     pub fn to(out: Box<dyn Write>, json: bool) -> Self {
         Self { json, out, writer: None }
+    }
+
+    /// Lines that were dropped, if a thread writes them.
+    pub fn dropped(&self) -> Option<DroppedLines> {
+        self.writer.as_ref().map(NonblockingWriter::dropped)
     }
 
     /// Waits until everything printed so far is written, for at most about `limit`.

@@ -8,14 +8,12 @@ use std::error::Error;
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use nix::{
     errno::Errno,
-    sys::{
-        resource::{Resource, getrlimit},
-        utsname::uname,
-    },
+    sys::resource::{Resource, getrlimit},
     unistd::geteuid,
 };
 
 use super::fallbacks::{Cause, Unavailable};
+use crate::os::host::kernel_version;
 
 /// Limit on locked memory below which kernels before 5.11 cannot create our maps, which they count
 /// against it.
@@ -127,16 +125,13 @@ fn complaint(log: &str, errno: Errno) -> String {
 
 /// Returns whether the limit on locked memory prevents our maps.
 fn memlock_is_low() -> bool {
-    let counts = uname().is_ok_and(|name| counts_maps_as_locked(&name.release().to_string_lossy()));
-    counts && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft < MEMLOCK_MIN)
+    kernel_version().is_some_and(counts_maps_as_locked)
+        && getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft < MEMLOCK_MIN)
 }
 
 /// Kernels up to 5.10 count maps as locked memory; later ones charge the cgroup.
-fn counts_maps_as_locked(release: &str) -> bool {
-    let mut numbers = release
-        .split(|letter: char| !letter.is_ascii_digit())
-        .map_while(|number| number.parse().ok());
-    (numbers.next(), numbers.next()) < (Some(5u32), Some(11u32))
+fn counts_maps_as_locked(version: (u32, u32)) -> bool {
+    version < (5, 11)
 }
 
 #[cfg(test)]
@@ -156,13 +151,10 @@ mod tests {
 
     #[test]
     fn only_old_kernels_count_maps_as_locked() {
-        for (release, counts) in [
-            ("5.10.0-46-cloud-amd64", true),
-            ("4.19.0", true),
-            ("5.11.0", false),
-            ("6.1.0-56", false),
-        ] {
-            assert_eq!(counts_maps_as_locked(release), counts, "{release}");
+        for (version, counts) in
+            [((5, 10), true), ((4, 19), true), ((5, 11), false), ((6, 1), false)]
+        {
+            assert_eq!(counts_maps_as_locked(version), counts, "{version:?}");
         }
     }
 

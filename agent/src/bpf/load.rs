@@ -15,6 +15,7 @@ use super::{
     btf, btf_offsets, error,
     fallbacks::{Cause, Fallback, FallbackChain, Hook, KernelFeatures, Need, Unavailable, select},
     features,
+    program_log::{self, ProgramLog},
     samples::SharedStruct,
     status::ProbeStatus,
 };
@@ -57,6 +58,7 @@ struct LoadedObject {
 pub struct LoadedBpf {
     statuses: Vec<ProbeStatus>,
     losses: Option<PerCpuArray<MapData, u64>>,
+    log: Option<ProgramLog>,
     /// Owner of programs and links.
     ebpf: Option<Ebpf>,
 }
@@ -154,7 +156,8 @@ impl Loader {
         self.statuses.sort_by_key(|status| status.probe);
         let mut ebpf = self.object.map(|object| object.ebpf);
         let losses = ebpf.as_mut().and_then(|ebpf| attach::take(ebpf, "LOSSES").ok());
-        LoadedBpf { statuses: self.statuses, losses, ebpf }
+        let log = ebpf.as_mut().and_then(ProgramLog::open);
+        LoadedBpf { statuses: self.statuses, losses, log, ebpf }
     }
 }
 
@@ -172,6 +175,13 @@ impl LoadedBpf {
         counted.filter_map(|(losses, loss)| {
             Some((loss, losses.get(&(loss as u32), 0).ok()?.iter().sum()))
         })
+    }
+
+    /// Logs what the programs have logged since the last call.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Programs of the object by name, loaded or not.
@@ -215,8 +225,13 @@ fn try_load(
     // By default it reads all of the kernel's type information, which our programs do not need.
     loader.btf(None);
     release_freed_memory();
+    let (offsets_global, log_level) = (SharedStruct(offsets), ProgramLog::level());
+    if log_level == 0 {
+        loader.map_max_entries(program_log::RING, program_log::UNUSED_RING_BYTES);
+    }
     let ebpf = loader
-        .override_global("OFFSETS", &SharedStruct(offsets), true)
+        .override_global("OFFSETS", &offsets_global, true)
+        .override_global(program_log::LEVEL, &log_level, true)
         .load(OBJECT)
         .map_err(|error| error::of("BPF maps", &error))?;
     let btf = Btf::parse(&outline, Endianness::default())

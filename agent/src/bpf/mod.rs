@@ -13,6 +13,7 @@ pub mod fallbacks;
 mod features;
 mod iter;
 mod load;
+mod program_log;
 mod samples;
 mod status;
 

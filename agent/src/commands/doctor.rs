@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::CommandError;
 use crate::{
     bpf::{ProbeStatus, fallbacks::Unavailable},
+    os::host,
     sense::{Fact, Sensors},
 };
 
@@ -55,10 +56,7 @@ impl DoctorReport {
             _ => None,
         });
         Self {
-            kernel: nix::sys::utsname::uname().map_or_else(
-                |_| "unknown".to_owned(),
-                |name| name.release().to_string_lossy().into_owned(),
-            ),
+            kernel: host::kernel_release(),
             probes: sensors.reports().to_vec(),
             processes: count(|fact| matches!(fact, Fact::Process(_))),
             listeners: count(|fact| matches!(fact, Fact::Listener(_))),

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::{CommandError, load};
-use crate::{agent, sense::Sensors};
+use crate::{agent, os::nonblocking_writer::DroppedLines, sense::Sensors};
 
-/// Runs the agent. Starts the sensors only after the configuration has been accepted.
+/// Runs the agent. Starts the sensors only after the configuration has been accepted. `log` counts
+/// the lines of the log that were dropped.
 ///
 /// # Errors
 ///
@@ -13,9 +14,10 @@ use crate::{agent, sense::Sensors};
 pub fn run(
     config: Option<&Path>,
     json: bool,
+    log: Option<DroppedLines>,
     sensors: impl FnOnce() -> Sensors,
 ) -> Result<(), CommandError> {
     let file = config;
     let config = load(file)?;
-    Ok(agent::run(&config, file, json, sensors)?)
+    Ok(agent::run(&config, file, json, log, sensors)?)
 }

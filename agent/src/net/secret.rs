@@ -183,7 +183,7 @@ mod tests {
             secret
                 .read()
                 .unwrap_err()
-                .contains("others than its owner may read it\n  hint: chmod 0640")
+                .contains("users other than its owner can read it\n  hint: chmod 0640")
         );
         set(0o640);
         assert_eq!(secret.read(), Ok("key".to_owned()));

@@ -1,5 +1,5 @@
-//! Replaces a file of a state directory as a whole: written beside, synced, renamed, and the
-//! directory synced, so that a crash leaves the old one or the new one.
+//! Atomic replacement of a file in a state directory: the new file is written beside the old one,
+//! synced and renamed, and the directory synced, so that a crash leaves either the old or the new.
 
 use std::io::{self, Write as _};
 
@@ -10,31 +10,31 @@ use rustix::{
 
 use super::StateDir;
 
-/// Ending of a file that was being written when the agent died. Nothing was done on its account
-/// yet.
+/// Suffix of a file that was being written when the agent died. Nothing has been done because of
+/// it.
 pub const UNFINISHED: &str = ".new";
 
-/// Names that are tried for a file that is set aside.
+/// Maximum number of names that are tried for a file that is set aside.
 const ASIDE_MAX: u32 = 100;
 
-/// State that the name has to be in beforehand.
+/// Condition under which a file is put in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
-    /// Whichever it is.
+    /// None.
     Any,
-    /// Nothing has it: what is there is not replaced.
+    /// No file has the name, so none is replaced.
     Absent,
-    /// A file has it: what was removed meanwhile stays so.
+    /// A file has the name: one that was removed in the meantime is not created again.
     Present,
 }
 
-/// Puts a file in place of what has its name. Of `stem` and `ending` the name is made, and that of
-/// the file before it is in place of `stem` and [`UNFINISHED`].
+/// Writes a file named `stem` and `ending`, and replaces an existing one. While it is written, its
+/// name is `stem` and [`UNFINISHED`].
 ///
 /// # Errors
 ///
-/// Returns an error if it may not be there after a crash; [`io::ErrorKind::AlreadyExists`] and
-/// [`io::ErrorKind::NotFound`] if it was not as `before` says.
+/// Returns an error if the file may be missing after a crash; [`io::ErrorKind::AlreadyExists`] or
+/// [`io::ErrorKind::NotFound`] if `before` does not hold.
 pub fn replace(
     dir: &StateDir,
     stem: &str,
@@ -43,7 +43,7 @@ pub fn replace(
     before: Before,
 ) -> io::Result<()> {
     let (name, unfinished) = (format!("{stem}{ending}"), format!("{stem}{UNFINISHED}"));
-    // One that is left from a crash, or was put there.
+    // Left over from a crash, or put there by someone.
     dir.remove(&unfinished)?;
     let mut file =
         dir.open_file(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, u64::MAX)?;
@@ -63,12 +63,12 @@ fn place(dir: &StateDir, new: &str, name: &str, before: Before) -> io::Result<()
     let renamed = match before {
         Before::Any => renameat(fd, new, fd, name),
         Before::Absent => renameat_with(fd, new, fd, name, RenameFlags::NOREPLACE),
-        // In one step: in between somebody might remove what is there.
+        // In one step: between two, someone might remove the old file.
         Before::Present => renameat_with(fd, new, fd, name, RenameFlags::EXCHANGE),
     };
     match renamed {
         Ok(()) if before == Before::Present => dir.remove(new),
-        // A file system that cannot.
+        // The file system does not support the flag.
         Err(Errno::INVAL | Errno::NOSYS) if before != Before::Any => {
             match (dir.holds(name)?, before) {
                 (true, Before::Absent) => Err(Errno::EXIST.into()),
@@ -80,12 +80,12 @@ fn place(dir: &StateDir, new: &str, name: &str, before: Before) -> io::Result<()
     }
 }
 
-/// Gives a file another name, which is `name` and `ending` and a number if others have that: so it
-/// is not read again, and stays for a person to look at. Gives the name.
+/// Renames a file to `name` and `ending`, and a number if that is taken, so that it is not read
+/// again and a person can examine it. Returns the new name.
 ///
 /// # Errors
 ///
-/// Returns an error if it still has its old name.
+/// Returns an error if the file still has its old name.
 pub fn set_aside(dir: &StateDir, name: &str, ending: &str) -> io::Result<String> {
     let number = |nth| if nth == 1 { String::new() } else { format!("-{nth}") };
     for aside in (1..=ASIDE_MAX).map(|nth| format!("{name}{ending}{}", number(nth))) {
@@ -95,6 +95,7 @@ pub fn set_aside(dir: &StateDir, name: &str, ending: &str) -> io::Result<String>
         }
     }
     Err(io::Error::other(format!(
-        "{ASIDE_MAX} files {name}{ending}… are there already\n  hint: look at them, and remove them"
+        "cannot set {name} aside: {ASIDE_MAX} files {name}{ending}… exist already\n  hint: examine \
+         them, and remove them"
     )))
 }

@@ -1,9 +1,9 @@
-//! A directory on a cgroup file system, whoever named it: nothing else is ever read or written in
-//! its place.
+//! A directory that is certain to be on a cgroup file system, so that nothing else is ever read or
+//! written in its place.
 //!
 //! The path may come from a file (the journal), so it is walked without following links, and the
-//! directory and each file are checked by their descriptors. Nobody but root can mount a cgroup
-//! file system or put a link into one.
+//! directory and each file are checked by their descriptors. Only root can mount a cgroup file
+//! system or mount something over one of its files.
 
 use std::{
     fs::File,
@@ -20,15 +20,15 @@ use rustix::fs::{Mode, OFlags};
 
 use super::trusted::{self, PathRules};
 
-/// Most bytes that are read of a file. `memory.stat` has some thousands.
+/// Maximum number of bytes that are read from a file. `memory.stat` has a few thousand.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// Controllers' version, which the file system says.
+/// Version of cgroups, by the type of the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupVersion {
-    /// One hierarchy a controller.
+    /// One hierarchy per controller.
     V1,
-    /// One hierarchy for all.
+    /// One hierarchy for all controllers.
     V2,
 }
 
@@ -40,12 +40,12 @@ pub struct CgroupDir {
 }
 
 impl CgroupDir {
-    /// Opens it.
+    /// Opens a directory.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is not there, is reached through a link, or is not on a cgroup file
-    /// system.
+    /// Returns an error if it does not exist, its path contains a link, or it is not on a cgroup
+    /// file system.
     pub fn open(path: &Path) -> io::Result<Self> {
         let rules = PathRules { follows_links: false, checks_owners: false };
         let dir = trusted::open_directory(path, rules, false)?;
@@ -53,36 +53,36 @@ impl CgroupDir {
         Ok(Self { dir, version })
     }
 
-    /// Version.
+    /// Version of cgroups.
     pub fn version(&self) -> CgroupVersion {
         self.version
     }
 
-    /// Inode number, which tells it from one that has the same path later.
+    /// Inode number, which differs from that of a later cgroup with the same path.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be looked at.
+    /// Returns an error if the kernel does not give it.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Reads a file of it.
+    /// Reads a file in the directory.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is not there, or cannot be read.
+    /// Returns an error if the file does not exist or cannot be read.
     pub fn read(&self, file: &str) -> io::Result<String> {
         let mut text = String::new();
         self.open_file(file, OFlags::RDONLY)?.take(BYTES_MAX).read_to_string(&mut text)?;
         Ok(text)
     }
 
-    /// Writes a file of it, in one call.
+    /// Writes a file in the directory, in one system call.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is not there, or the kernel does not take the value.
+    /// Returns an error if the file does not exist or the kernel rejects the value.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         self.open_file(file, OFlags::WRONLY)?.write_all(value.as_bytes())
     }
@@ -91,12 +91,12 @@ impl CgroupDir {
         if file.contains('/') {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{file:?} is not the name of a file"),
+                format!("{file:?} is a path, not the name of a file in a cgroup"),
             ));
         }
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.dir, file, flags, Mode::empty())?);
-        // Root may have mounted something over it.
+        // Root may have mounted another file over it.
         version_of(&file)?;
         Ok(file)
     }
@@ -108,7 +108,7 @@ fn version_of(fd: &impl AsFd) -> io::Result<CgroupVersion> {
         CGROUP2_SUPER_MAGIC => Ok(CgroupVersion::V2),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is not on a cgroup file system, and is left alone",
+            "it is not on a cgroup file system, so it is not used",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! A lock on a file of a state directory, which the kernel takes back however its holder ends.
+//! A lock on a file in a state directory, which the kernel releases however its holder ends.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,20 +9,21 @@ use rustix::fs::OFlags;
 
 use super::StateDir;
 
-/// Largest lock file: it is empty.
+/// Maximum size of a lock file, which is empty.
 const BYTES_MAX: u64 = 1 << 10;
 
-/// Locks a file, made if it is not there; nobody else has it until it is dropped.
+/// Locks a file until it is dropped, and creates it if it does not exist.
 ///
 /// # Errors
 ///
-/// Returns [`io::ErrorKind::WouldBlock`] if another agent has it; otherwise why that is not known.
+/// Returns [`io::ErrorKind::WouldBlock`] if another agent has locked it, and another error if that
+/// is not known.
 pub fn lock_exclusive(dir: &StateDir, name: &str) -> io::Result<File> {
     let lock = dir.open_file(name, OFlags::RDWR | OFlags::CREATE, BYTES_MAX)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
-            Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent acts by it"))
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent has locked it"))
         }
         Err(TryLockError::Error(error)) => Err(error),
     }

@@ -1,17 +1,21 @@
-//! The operating system: files that the agent trusts, the ways it opens, locks and replaces them,
-//! and what it gives up for itself.
+//! The operating system: trusted files, their locks and replacement, and the agent's own process.
 //!
-//! - [`trusted`] opens a path that nobody but root and the agent's own user can have put there.
-//! - [`state_dir`] is one such directory, with every file in it opened relative to its descriptor.
-//! - [`atomic_file`] replaces a file in it as a whole, and [`file_lock`] locks one.
-//! - [`cgroup_dir`] is a directory that lies on a cgroup file system, wherever the path to it came
-//!   from.
-//! - [`sandbox`] bounds the files and system calls of this process, and [`proc_reader`] reads what
-//!   the bounds would hide.
+//! - [`trusted`] opens a file that only root and the agent's user can have created or changed.
+//! - [`state_dir`] is such a directory, with every file in it opened relative to its descriptor.
+//! - [`atomic_file`] replaces a file in it atomically, and [`file_lock`] locks one.
+//! - [`cgroup_dir`] is a directory that is certain to be on a cgroup file system.
+//! - [`host`] reads the host's name and kernel release.
+//! - [`sandbox`] restricts the files and system calls of this process, and [`proc_reader`] reads
+//!   the parts of `/proc` that the restriction hides.
+//! - [`self_protection`] keeps the agent running while memory is short.
+//! - [`nonblocking_writer`] writes output without waiting for its reader, and [`journal_stream`]
+//!   finds out whether that reader is journald.
 
 pub(crate) mod atomic_file;
 pub(crate) mod cgroup_dir;
 pub(crate) mod file_lock;
+pub(crate) mod host;
+pub mod journal_stream;
 pub mod nonblocking_writer;
 pub(crate) mod proc_reader;
 pub(crate) mod sandbox;

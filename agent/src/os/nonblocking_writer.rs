@@ -1,12 +1,11 @@
-//! Lines for standard output and standard error that nobody waits for.
+//! Writers to standard output and standard error that never block their caller.
 //!
-//! Whoever reads what an agent says may be stuck: where memory is short the journal waits for its
-//! own pages, a full pipe takes nothing more, and an agent that writes to it itself stands with it.
-//! So each stream has a thread that writes, and a line for it is left out when [`LINES_MAX`] wait
-//! already. How many were left out is said in their place. Failure: a line that the stream does not
-//! take, such as a file's on a full disk, is left out, and the next one is tried. A reader that
-//! went away is told of once, in the log, and no more is written to it. Cold start: what waits at
-//! the end is written, if that is soon done.
+//! The reader of a stream may be stuck: under memory pressure journald waits for its own pages, and
+//! an agent that writes to a full pipe waits with it. So a thread writes each stream, and a line is
+//! dropped if [`LINES_MAX`] lines wait already. Dropped lines are counted, and logged once lines
+//! can be written again. Failure: a line that cannot be written, for example because the disk is
+//! full, is dropped, and the next one is tried. If the reader is gone, that is logged once and
+//! nothing more is written. At exit, [`NonblockingWriter::drain`] waits briefly for the rest.
 
 use std::{
     io::{self, Write},
@@ -21,67 +20,104 @@ use std::{
 
 use crate::clock::Clock;
 
-/// Lines that wait at most: more than an agent says in an hour in which much happens.
+/// Maximum number of waiting lines: more than the agent writes in a busy hour.
 const LINES_MAX: usize = 1_024;
 
 /// Message to the thread.
-enum Piece {
+enum Message {
     Line(Vec<u8>),
-    /// Say when you come to this.
-    Mark(Sender<()>),
+    /// A request to confirm that everything sent before it is written.
+    Flush(Sender<()>),
 }
 
-/// One stream; its clones write to the same.
+/// Number of lines for one stream that were not written.
+#[derive(Debug, Clone)]
+pub struct DroppedLines {
+    stream: &'static str,
+    total: Arc<AtomicU64>,
+}
+
+/// Writer of one stream; clones write to the same stream.
 #[derive(Clone)]
 pub struct NonblockingWriter {
-    pieces: SyncSender<Piece>,
-    left_out: Arc<AtomicU64>,
+    messages: SyncSender<Message>,
+    dropped: DroppedLines,
     is_closed: Arc<AtomicBool>,
 }
 
+impl DroppedLines {
+    fn new(stream: &'static str) -> Self {
+        Self { stream, total: Arc::default() }
+    }
+
+    /// Name of the stream.
+    pub fn stream(&self) -> &'static str {
+        self.stream
+    }
+
+    /// Number of lines since the start.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl NonblockingWriter {
-    /// Starts its thread, which writes to `stream`, called `name`, whatever it takes.
+    /// Starts a thread that writes to `stream`, which logs and metrics call `name`.
     ///
     /// # Errors
     ///
-    /// Returns an error if no thread can be had.
+    /// Returns an error if the kernel refuses another thread.
     pub fn start(name: &'static str, stream: impl Write + Send + 'static) -> io::Result<Self> {
-        let (pieces, taken) = sync_channel(LINES_MAX);
-        let outlet = Self { pieces, left_out: Arc::default(), is_closed: Arc::default() };
-        let (left_out, is_closed) = (outlet.left_out.clone(), outlet.is_closed.clone());
+        let (messages, received) = sync_channel(LINES_MAX);
+        let dropped = DroppedLines::new(name);
+        let writer = Self { messages, dropped: dropped.clone(), is_closed: Arc::default() };
+        let is_closed = writer.is_closed.clone();
         thread::Builder::new().name("spillway-write".to_owned()).spawn(move || {
-            if let Err(error) = write_all(name, stream, &taken, &left_out) {
+            if let Err(error) = write_all(stream, &received, &dropped) {
                 is_closed.store(true, Ordering::Relaxed);
-                tracing::warn!(%error, "{name} is closed; the agent goes on without it");
+                tracing::warn!(
+                    %error,
+                    "the reader of {name} is gone: nothing more is written to it\n  \
+                     hint: restart the agent to connect another reader"
+                );
             }
         })?;
-        Ok(outlet)
+        Ok(writer)
     }
 
-    /// Waits until all that was handed on so far is written, for about `limit` at most.
+    /// Lines that were not written.
+    pub fn dropped(&self) -> DroppedLines {
+        self.dropped.clone()
+    }
+
+    /// Waits until all lines sent so far are written, for at most about `limit`.
     pub fn drain(&self, limit: Duration) {
         let clock = Clock::start();
-        let (said, came) = channel();
-        let mut mark = Piece::Mark(said);
-        // There may be no room for it yet.
-        while let Err(TrySendError::Full(back)) = self.pieces.try_send(mark) {
+        let (confirm, confirmed) = channel();
+        let mut flush = Message::Flush(confirm);
+        // The channel may be full for now.
+        while let Err(TrySendError::Full(unsent)) = self.messages.try_send(flush) {
             if clock.now() > limit.as_secs_f64() {
                 return;
             }
-            mark = back;
+            flush = unsent;
             thread::sleep(Duration::from_millis(1));
         }
-        let _ = came.recv_timeout(limit);
+        let _ = confirmed.recv_timeout(limit);
     }
 }
 
 impl Write for NonblockingWriter {
-    /// Takes a whole line, at once.
+    /// Takes one complete line, without waiting.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !self.is_closed.load(Ordering::Relaxed)
-            && self.pieces.try_send(Piece::Line(line.to_vec())).is_err()
+        if self.is_closed.load(Ordering::Relaxed)
+            || self.messages.try_send(Message::Line(line.to_vec())).is_err()
         {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.dropped.count();
         }
         Ok(line.len())
     }
@@ -92,39 +128,46 @@ impl Write for NonblockingWriter {
 }
 
 fn write_all(
-    name: &str,
     mut stream: impl Write,
-    pieces: &Receiver<Piece>,
-    left_out: &AtomicU64,
+    messages: &Receiver<Message>,
+    dropped: &DroppedLines,
 ) -> io::Result<()> {
-    let mut failed = None::<io::Error>;
+    let name = dropped.stream();
+    let mut reported_total = 0;
+    let mut last_error = None::<io::Error>;
     // Whether a line was cut off, so that the next one must not continue it.
     let mut is_torn = false;
-    for piece in pieces {
-        let line = match piece {
-            Piece::Line(line) => line,
-            Piece::Mark(said) => {
-                let _ = said.send(());
+    for message in messages {
+        let line = match message {
+            Message::Line(line) => line,
+            Message::Flush(confirm) => {
+                let _ = confirm.send(());
                 continue;
             }
         };
-        if let Err(error) = put_line(&mut stream, &line, &mut is_torn) {
+        if let Err(error) = write_line(&mut stream, &line, &mut is_torn) {
+            dropped.count();
             if error.kind() == io::ErrorKind::BrokenPipe {
                 return Err(error);
             }
-            left_out.fetch_add(1, Ordering::Relaxed);
-            failed = Some(error);
+            last_error = Some(error);
             continue;
         }
-        let left_out = left_out.swap(0, Ordering::Relaxed);
-        match failed.take() {
-            Some(error) => {
-                tracing::warn!(left_out, %error, "{name} took no lines for a while; they were left \
-                                                  out")
-            }
-            None if left_out > 0 => {
-                tracing::warn!(left_out, "whoever reads {name} was too slow; lines were left out");
-            }
+        let total = dropped.total();
+        let lines = total - reported_total;
+        reported_total = total;
+        match last_error.take() {
+            Some(error) => tracing::warn!(
+                lines,
+                %error,
+                "lines could not be written to {name} and were dropped\n  \
+                 hint: check the free space of the disk that {name} is written to"
+            ),
+            None if lines > 0 => tracing::warn!(
+                lines,
+                "the reader of {name} was too slow: lines were dropped\n  \
+                 hint: check the load of the program that reads {name}"
+            ),
             None => {}
         }
     }
@@ -132,7 +175,7 @@ fn write_all(
 }
 
 /// Writes one line, or as much of it as the stream takes.
-fn put_line(stream: &mut impl Write, line: &[u8], is_torn: &mut bool) -> io::Result<()> {
+fn write_line(stream: &mut impl Write, line: &[u8], is_torn: &mut bool) -> io::Result<()> {
     if *is_torn {
         stream.write_all(b"\n")?;
         *is_torn = false;
@@ -165,8 +208,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(10);
 
-    /// A pipe that nobody reads yet, with so much in it that no line has room.
-    fn full() -> (BufReader<io::PipeReader>, PipeWriter) {
+    /// A pipe without a reader yet, so full that no line has room.
+    fn full_pipe() -> (BufReader<io::PipeReader>, PipeWriter) {
         let (reader, mut writer) = pipe().unwrap();
         let size = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap();
         writer.write_all(&vec![b'\n'; size as usize]).unwrap();
@@ -175,14 +218,14 @@ mod tests {
 
     #[test]
     fn writers_never_wait_and_dropped_lines_are_counted() {
-        let (reader, writer) = full();
-        let mut outlet = NonblockingWriter::start("a full pipe", writer).unwrap();
+        let (reader, writer) = full_pipe();
+        let mut writer = NonblockingWriter::start("pipe", writer).unwrap();
         let (done, ends) = channel();
         let writes = {
-            let mut outlet = outlet.clone();
+            let mut writer = writer.clone();
             thread::spawn(move || {
                 for number in 0..LINES_MAX + 100 {
-                    writeln_at_once(&mut outlet, number);
+                    write_number(&mut writer, number);
                 }
                 drop(done);
             })
@@ -190,34 +233,33 @@ mod tests {
         assert_eq!(
             ends.recv_timeout(LONG),
             Err::<(), _>(RecvTimeoutError::Disconnected),
-            "it waits for the reader"
+            "a write waited for the reader"
         );
         writes.join().unwrap();
-        // The thread has taken one at most, which waits for the reader.
-        let left_out = outlet.left_out.load(Ordering::Relaxed);
-        assert!((99..=100).contains(&left_out), "{left_out} were left out");
+        // The thread holds at most one line, which waits for the reader.
+        let dropped = writer.dropped().total();
+        assert!((99..=100).contains(&dropped), "{dropped} were dropped");
 
-        let kept = LINES_MAX + 100 - left_out as usize;
+        let kept = LINES_MAX + 100 - dropped as usize;
         let lines = thread::spawn(move || {
             let numbers =
                 reader.lines().map(Result::unwrap).filter_map(|line| line.parse::<usize>().ok());
             numbers.collect::<Vec<_>>()
         });
-        outlet.drain(LONG);
-        writeln_at_once(&mut outlet, 9_999);
-        outlet.drain(LONG);
-        drop(outlet);
+        writer.drain(LONG);
+        write_number(&mut writer, 9_999);
+        writer.drain(LONG);
+        drop(writer);
         let lines = lines.join().unwrap();
         assert_eq!(
             lines[..kept],
             (0..kept).collect::<Vec<_>>()[..],
-            "those that had room, in their order"
+            "lines that had room, in order"
         );
-        assert_eq!(lines[kept..], [9_999], "and what came when there was room again");
+        assert_eq!(lines[kept..], [9_999], "then the line that came when there was room again");
     }
 
-    /// Takes so many bytes and is full then, as a file on a disk; counted anew whenever room is
-    /// made.
+    /// Stream with room for some bytes, such as a file on a disk that is nearly full.
     #[derive(Clone)]
     struct Disk {
         room: Arc<AtomicU64>,
@@ -240,46 +282,46 @@ mod tests {
     #[test]
     fn lines_are_written_again_once_a_full_disk_has_room() {
         let disk = Disk { room: Arc::new(AtomicU64::new(3)), holds: Arc::default() };
-        let mut outlet = NonblockingWriter::start("a full disk", disk.clone()).unwrap();
+        let mut writer = NonblockingWriter::start("disk", disk.clone()).unwrap();
         for number in 10..14 {
-            writeln_at_once(&mut outlet, number);
+            write_number(&mut writer, number);
         }
-        writeln_at_once(&mut outlet, 555);
-        outlet.drain(LONG);
-        assert_eq!(*disk.holds.lock().unwrap(), b"10\n", "the others have no room");
+        write_number(&mut writer, 555);
+        writer.drain(LONG);
+        assert_eq!(*disk.holds.lock().unwrap(), b"10\n", "the other lines have no room");
         disk.room.store(2, Ordering::Relaxed);
-        writeln_at_once(&mut outlet, 666);
-        outlet.drain(LONG);
+        write_number(&mut writer, 666);
+        writer.drain(LONG);
         disk.room.store(100, Ordering::Relaxed);
-        writeln_at_once(&mut outlet, 777);
-        outlet.drain(LONG);
+        write_number(&mut writer, 777);
+        writer.drain(LONG);
         assert_eq!(
             *disk.holds.lock().unwrap(),
             b"10\n66\n777\n",
-            "and no line continues one that was cut off"
+            "no line continues one that was cut off"
         );
-        assert_eq!(outlet.left_out.load(Ordering::Relaxed), 0, "they were told of");
+        assert_eq!(writer.dropped().total(), 5, "11, 12, 13, 555 and half of 666");
     }
 
-    fn writeln_at_once(outlet: &mut NonblockingWriter, number: usize) {
-        outlet.write_all(format!("{number}\n").as_bytes()).unwrap();
+    fn write_number(writer: &mut NonblockingWriter, number: usize) {
+        writer.write_all(format!("{number}\n").as_bytes()).unwrap();
     }
 
     #[test]
-    fn a_reader_that_went_away_or_is_stuck_holds_up_no_end() {
-        let (reader, writer) = full();
-        let mut stuck = NonblockingWriter::start("a full pipe", writer).unwrap();
-        writeln_at_once(&mut stuck, 1);
+    fn exit_waits_for_neither_a_stuck_nor_a_closed_reader() {
+        let (reader, writer) = full_pipe();
+        let mut stuck = NonblockingWriter::start("pipe", writer).unwrap();
+        write_number(&mut stuck, 1);
         let clock = Clock::start();
         stuck.drain(Duration::from_millis(50));
         assert!(clock.now() < LONG.as_secs_f64());
         drop(reader);
-        // Its thread ends with that line; nothing is taken any more.
+        // The thread ends with that line, and takes no more.
         while !stuck.is_closed.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }
-        writeln_at_once(&mut stuck, 2);
+        write_number(&mut stuck, 2);
         stuck.drain(LONG);
-        assert_eq!(stuck.left_out.load(Ordering::Relaxed), 0);
+        assert_eq!(stuck.dropped().total(), 2);
     }
 }

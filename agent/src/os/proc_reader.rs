@@ -1,10 +1,10 @@
-//! Reads of other processes that a Landlock domain forbids: their descriptors, their namespaces,
-//! their programs.
+//! Reads of other processes that a Landlock domain forbids: their descriptors, namespaces and
+//! programs.
 //!
-//! A thread in a Landlock domain may not look into a process outside of it, whatever it may read
-//! otherwise (ptrace(2), "Ptrace access mode checking"). One thread stays outside and makes these
-//! reads for the others; it writes nothing. Before it is started, and in commands that do without
-//! it, the reads are made where they are asked for.
+//! A thread in a Landlock domain may not inspect a process outside the domain, whatever else it may
+//! read (ptrace(2), "Ptrace access mode checking"). One thread stays outside and makes these reads
+//! for the others; it writes nothing. Before that thread starts, and in commands without a sandbox,
+//! the calling thread makes the reads itself.
 
 use std::{
     io,
@@ -19,29 +19,29 @@ type ReadRequest = Box<dyn FnOnce() + Send>;
 
 static READER: OnceLock<Sender<ReadRequest>> = OnceLock::new();
 
-/// Starts the thread, from one that is not restricted yet.
+/// Starts the thread. The caller must not be restricted yet.
 ///
 /// # Errors
 ///
-/// Returns an error if no thread is to be had.
+/// Returns an error if the kernel refuses another thread.
 pub fn start() -> io::Result<()> {
-    let (reads, asked) = channel::<ReadRequest>();
+    let (reads, requests) = channel::<ReadRequest>();
     thread::Builder::new()
         .name("proc-reader".to_owned())
-        .spawn(move || asked.into_iter().for_each(|read| read()))?;
-    // A second one would have nothing to do, and ends with its channel.
+        .spawn(move || requests.into_iter().for_each(|read| read()))?;
+    // A second thread would have nothing to do, and ends with its channel.
     let _ = READER.set(reads);
     Ok(())
 }
 
-/// Makes a read on that thread, and waits for it.
+/// Makes a read on that thread, and waits for the result.
 pub fn unrestricted<T: Send + 'static>(read: impl Fn() -> T + Send + Sync + Clone + 'static) -> T {
     let Some(reader) = READER.get() else { return read() };
-    let (answers, answer) = channel();
-    let asked = read.clone();
-    let sent = reader.send(Box::new(move || drop(answers.send(asked()))));
-    // A thread that has ended has read nothing: what may be read here is better than nothing.
-    sent.ok().and_then(|()| answer.recv().ok()).unwrap_or_else(read)
+    let (results, result) = channel();
+    let request = read.clone();
+    let sent = reader.send(Box::new(move || drop(results.send(request()))));
+    // If that thread has ended, this one may still be permitted to read a part.
+    sent.ok().and_then(|()| result.recv().ok()).unwrap_or_else(read)
 }
 
 #[cfg(test)]

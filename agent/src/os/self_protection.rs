@@ -1,11 +1,10 @@
-//! Being there when memory is short: the agent's own pages stay where they are, and the kernel
-//! looks for others to kill first.
+//! Protection of the agent from memory pressure: its pages stay in memory, its loop runs before
+//! other threads while memory is short, and the kernel kills other processes first.
 //!
-//! Under pressure the kernel takes back a program's own code first, and a page of it that is needed
-//! then waits for the disk behind everybody else. So does whoever asks the kernel for memory, of
-//! which every read of /proc takes some; the loop asks it not to wait for that, and runs before
-//! others while memory is short. Each step is a wish: who may not have it runs on without, and the
-//! log says so.
+//! Under pressure the kernel first reclaims the code of programs, and a reclaimed page that is
+//! needed again waits for the disk behind all others. So does every allocation in the kernel, and
+//! each read of `/proc` needs some; the loop asks the kernel not to wait for that. Failure: a step
+//! that is not permitted is logged, and the agent runs without it.
 
 use std::{fs, io};
 
@@ -19,74 +18,84 @@ use nix::{
 
 use procfs::process::{MMPermissions, MMapPath};
 
-/// Nearly the last to be killed: a host that has nothing left but the agent is no use to anybody.
+/// Makes the agent nearly the last process to be killed, but not the very last: a host with nothing
+/// else left is of no use.
 const OOM_SCORE_ADJ: i32 = -900;
 
-/// Of linux/prctl.h.
+/// From `linux/prctl.h`.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// Above this pressure, in percent, and below this share of the memory that is available it is
-/// short; and until it is at ease again.
+/// Memory is short above this pressure, in percent, and below this available share of it. Guesses.
 const SHORT: (f64, f64) = (10.0, 0.1);
-const AT_EASE: (f64, f64) = (5.0, 0.15);
+
+/// It is no longer short below this pressure or above this share, so that the state does not flap.
+const RELAXED: (f64, f64) = (5.0, 0.15);
 
 /// Bit of CAP_IPC_LOCK in a set of capabilities.
 const CAP_IPC_LOCK: u32 = 14;
 
-/// Has what the kernel allocates for the calls of this thread, and of those that it starts from now
-/// on, wait for no disk: where memory is short the kernel has whoever wants some write others'
-/// pages to swap first, and every file of /proc that is opened wants some.
-pub fn wait_for_no_disk() {
+/// Stops allocations in the kernel for this thread, and for threads that it starts from now on,
+/// from waiting for a disk: under pressure the kernel makes an allocating thread write other
+/// processes' pages to swap first, and opening a file of `/proc` allocates.
+pub fn set_io_flusher() {
     const YES: libc::c_ulong = 1;
     const NOTHING: libc::c_ulong = 0;
-    // SAFETY: this prctl takes numbers and touches no memory of ours. Linux 5.6 and later know it.
+    // SAFETY: this prctl takes numbers and touches no memory of ours. It exists since Linux 5.6.
     let set = unsafe { libc::prctl(PR_SET_IO_FLUSHER, YES, NOTHING, NOTHING, NOTHING) };
     match set {
-        0 => tracing::debug!("what the kernel allocates for the agent waits for no disk"),
+        0 => tracing::debug!("the agent's allocations in the kernel do not wait for disks"),
         _ => {
             let error = io::Error::last_os_error();
-            tracing::debug!(%error, "what the kernel allocates for the agent waits for disks: \
-                                     under pressure it may be late");
+            tracing::debug!(
+                %error,
+                "PR_SET_IO_FLUSHER: the agent's allocations in the kernel wait for disks, so it \
+                 may be late under memory pressure\n  \
+                 hint: this needs CAP_SYS_RESOURCE and Linux 5.6"
+            );
         }
     }
 }
 
-/// Keeps the process in memory, as far as it may.
-pub fn prepare() {
-    match lock_memory() {
-        Ok(()) => tracing::debug!("memory is locked"),
-        Err(error) => {
-            tracing::debug!(%error, "memory is not locked: under pressure the agent may be late")
-        }
+/// Locks the process into memory, if it is permitted to.
+pub fn lock_memory() {
+    match try_lock_memory() {
+        Ok(()) => tracing::debug!("the agent's memory is locked"),
+        Err(error) => tracing::debug!(
+            %error,
+            "the agent's memory is not locked, so it may be late under memory pressure\n  \
+             hint: CAP_IPC_LOCK or LimitMEMLOCK=infinity in its unit permits it"
+        ),
     }
 }
 
-/// Has others killed before this process, as far as it may: before it may write no more than it
-/// needs to.
-pub fn be_killed_last() {
-    match lower_oom_score() {
-        Ok(()) => tracing::debug!(oom_score_adj = OOM_SCORE_ADJ, "others are killed first"),
-        Err(error) => {
-            tracing::debug!(%error, "the OOM score is as it was; OOMScoreAdjust=-900 in its unit \
-                                     lowers it")
+/// Makes the kernel kill other processes before this one, if that is permitted. To be called before
+/// the sandbox makes the file read-only.
+pub fn lower_oom_score() {
+    match try_lower_oom_score() {
+        Ok(()) => {
+            tracing::debug!(oom_score_adj = OOM_SCORE_ADJ, "other processes are killed first")
         }
+        Err(error) => tracing::debug!(
+            %error,
+            "the agent's OOM score is not lowered\n  hint: set OOMScoreAdjust=-900 in its unit"
+        ),
     }
 }
 
-/// The loop before others while the host's memory is short, and only then.
+/// Real-time priority of the calling thread while the host's memory is short, and only then.
 ///
-/// A real-time thread gets a CPU before those that look for memory in circles, and the kernel lets
-/// it have some of what it keeps back, so that its reads do not wait behind theirs. It takes a CPU
-/// from nobody who could use it: where memory is that short they wait.
+/// A real-time thread gets a CPU before the threads that spin in reclaim, and may use some of the
+/// kernel's reserve, so that its reads do not wait behind theirs. It takes a CPU from no thread
+/// that could use it: while memory is that short, they wait.
 #[derive(Debug, Default)]
 pub struct RealtimeUnderPressure {
-    has: bool,
-    /// Told once that it is not to be had.
+    is_active: bool,
+    /// Set once the kernel has refused it, which is logged once.
     is_refused: bool,
 }
 
 impl RealtimeUnderPressure {
-    /// Takes or gives up precedence by the host's available memory and its memory pressure, in
+    /// Takes or gives up the priority by the host's available memory and its memory pressure, in
     /// percent; `None` if the kernel has no PSI.
     pub fn observe(
         &mut self,
@@ -94,41 +103,45 @@ impl RealtimeUnderPressure {
         pressure_percent: Option<f64>,
         mem_total_bytes: u64,
     ) {
-        let wants = wants_precedence(self.has, available_bytes, pressure_percent, mem_total_bytes);
-        if wants == self.has || self.is_refused {
+        let is_short = is_short(self.is_active, available_bytes, pressure_percent, mem_total_bytes);
+        if is_short == self.is_active || self.is_refused {
             return;
         }
-        match set_precedence(wants) {
+        match set_realtime(is_short) {
             Ok(()) => {
-                self.has = wants;
-                tracing::debug!(before_others = wants, "memory is short, or no longer");
+                self.is_active = is_short;
+                tracing::debug!(realtime = is_short, "the loop's priority changed with the memory");
             }
             Err(error) => {
                 self.is_refused = true;
-                tracing::debug!(%error, "the loop gets no CPU before others: under pressure the \
-                                         agent may be late");
+                tracing::debug!(
+                    %error,
+                    "the loop gets no real-time priority, so it may be late under memory \
+                     pressure\n  \
+                     hint: this needs CAP_SYS_NICE"
+                );
             }
         }
     }
 }
 
-/// A limited cgroup waits for memory as well, and shows in the pressure of the host: both have to
-/// say that it is short.
-fn wants_precedence(
-    has: bool,
+/// Returns whether the host is short of memory. Both inputs have to show it, because a cgroup that
+/// waits at its limit shows in the pressure of the host as well.
+fn is_short(
+    was_short: bool,
     available_bytes: u64,
     pressure: Option<f64>,
     mem_total_bytes: u64,
 ) -> bool {
-    let (pressure_percent, available) = if has { AT_EASE } else { SHORT };
+    let (pressure_percent, available) = if was_short { RELAXED } else { SHORT };
     let is_low = (available_bytes as f64) < available * mem_total_bytes as f64;
     is_low && pressure.is_some_and(|percent| percent > pressure_percent)
 }
 
-/// Of this thread alone; what it starts is like any other.
-fn set_precedence(wanted: bool) -> io::Result<()> {
-    let policy = if wanted { libc::SCHED_RR } else { libc::SCHED_OTHER };
-    let param = libc::sched_param { sched_priority: i32::from(wanted) };
+/// Sets the priority of this thread; threads that it starts do not inherit it.
+fn set_realtime(realtime: bool) -> io::Result<()> {
+    let policy = if realtime { libc::SCHED_RR } else { libc::SCHED_OTHER };
+    let param = libc::sched_param { sched_priority: i32::from(realtime) };
     // SAFETY: the call reads one struct, which lives here; 0 is this thread.
     match unsafe {
         libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const param)
@@ -138,30 +151,30 @@ fn set_precedence(wanted: bool) -> io::Result<()> {
     }
 }
 
-/// Keeps every page that has been touched, now and from now on, and all of the program. Not up to a
-/// limit: what is mapped beyond one would fail.
-fn lock_memory() -> io::Result<()> {
+/// Locks every page that is or will be touched, and all of the program. Not done below a limit on
+/// locked memory: mappings beyond the limit would fail.
+fn try_lock_memory() -> io::Result<()> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     if soft != RLIM_INFINITY && !may_lock()? {
-        return Err(io::Error::other(format!("only {soft} bytes may be locked")));
+        return Err(io::Error::other(format!("RLIMIT_MEMLOCK is {soft} bytes")));
     }
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?;
     lock_files()
 }
 
-/// Reads all of the program and of its libraries in and keeps it: what of it runs for the first
-/// time while memory is short would wait for the disk, for seconds.
+/// Reads all of the program and of its libraries into memory and locks them: code that first runs
+/// while memory is short would wait for the disk, for seconds.
 fn lock_files() -> io::Result<()> {
     let maps = procfs::process::Process::myself()
         .and_then(|process| process.maps())
         .map_err(io::Error::other)?;
     for map in maps {
-        // What may not be read cannot be read in.
+        // Mappings without read permission cannot be populated.
         if matches!(map.pathname, MMapPath::Path(_)) && map.perms.contains(MMPermissions::READ) {
             let (start, end) = map.address;
-            // SAFETY: mlock reads no memory through the address; one that is no longer mapped it
-            // refuses.
+            // SAFETY: mlock reads no memory through the address, and refuses one that is no longer
+            // mapped.
             match unsafe { libc::mlock(start as *const libc::c_void, (end - start) as usize) } {
                 0 => {}
                 _ => return Err(io::Error::last_os_error()),
@@ -178,8 +191,8 @@ fn may_lock() -> io::Result<bool> {
     Ok(status.capeff >> CAP_IPC_LOCK & 1 == 1)
 }
 
-/// Where somebody has chosen a score, by a unit file or by hand, it stays.
-fn lower_oom_score() -> io::Result<()> {
+/// Leaves a score that is set already, by a unit file or by hand.
+fn try_lower_oom_score() -> io::Result<()> {
     let file = "/proc/self/oom_score_adj";
     if fs::read_to_string(file)?.trim() != "0" {
         return Ok(());
@@ -192,18 +205,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_short_if_little_is_left_and_others_wait() {
-        let wants = |has, percent, available: u64| {
-            wants_precedence(has, available * 10_000_000, percent, 1_000_000_000)
+    fn memory_is_short_if_little_is_left_and_pressure_is_high() {
+        let short = |was_short, percent, available: u64| {
+            is_short(was_short, available * 10_000_000, percent, 1_000_000_000)
         };
-        assert!(wants(false, Some(50.0), 3));
-        assert!(!wants(false, Some(50.0), 40), "somebody waits at his limit");
-        assert!(!wants(false, Some(1.0), 3), "little is available, and that is enough");
-        assert!(!wants(false, None, 3));
-        assert!(
-            wants(true, Some(7.0), 12) && !wants(false, Some(7.0), 12),
-            "it does not come and go"
-        );
-        assert!(!wants(true, Some(4.0), 3) && !wants(true, Some(50.0), 16));
+        assert!(short(false, Some(50.0), 3));
+        assert!(!short(false, Some(50.0), 40), "a cgroup waits at its limit");
+        assert!(!short(false, Some(1.0), 3), "little is available, and it suffices");
+        assert!(!short(false, None, 3));
+        assert!(short(true, Some(7.0), 12) && !short(false, Some(7.0), 12), "it does not flap");
+        assert!(!short(true, Some(4.0), 3) && !short(true, Some(50.0), 16));
     }
 }

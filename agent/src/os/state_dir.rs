@@ -1,10 +1,10 @@
-//! A directory that only root and the agent's user may write, with its files opened below its
-//! descriptor.
+//! A directory that only root and the agent's user can write to, with its files opened relative to
+//! its descriptor.
 //!
-//! It is opened for each use rather than for good: a directory that was removed and made again
-//! would otherwise be another one for the agent than for `spillway pause`. Within one use nothing
-//! is reached by a path. It refuses what [`super::trusted`] refuses, and a directory in which
-//! others may write, sticky or not: a name that they add (a pipe called `paused`) would count.
+//! It is opened for each use rather than once: if it were removed and created again, the agent
+//! would otherwise use another directory than `spillway pause`. Within one use no path is resolved
+//! again. Whatever [`super::trusted`] refuses is refused, and so is a directory that other users
+//! can write to, sticky or not: a name that they add (a pipe called `paused`) would count.
 
 use std::{
     ffi::OsStr,
@@ -21,7 +21,7 @@ use rustix::{
 
 use super::trusted::{self, FileRules, PathRules};
 
-/// The directory.
+/// An open state directory.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -29,11 +29,11 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens it; `None` if it is not there.
+    /// Opens a directory; `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is refused, or cannot be opened.
+    /// Returns an error if it is refused or cannot be opened.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         match Self::at(path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -41,28 +41,28 @@ impl StateDir {
         }
     }
 
-    /// Opens it, and makes it first if it is not there, for the agent's user alone.
+    /// Opens a directory. Creates it, accessible to the agent's user alone, if it does not exist.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is refused, or cannot be made.
+    /// Returns an error if it is refused or cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         Self::at(path, true)
     }
 
-    fn at(path: &Path, makes: bool) -> io::Result<Self> {
-        let dir = trusted::open_directory(path, PathRules::STATE, makes)?;
+    fn at(path: &Path, create: bool) -> io::Result<Self> {
+        let dir = trusted::open_directory(path, PathRules::STATE, create)?;
         trusted::check_private(&dir, path)?;
         Ok(Self { path: path.to_owned(), dir })
     }
 
-    /// Opens a directory in it, as [`StateDir::open`] and, if `makes`, [`StateDir::create`] do.
+    /// Opens a directory in it; `None` if it does not exist. Creates it first if `create` is set.
     ///
     /// # Errors
     ///
-    /// Returns an error if either fails.
-    pub fn below(&self, name: &str, makes: bool) -> io::Result<Option<Self>> {
-        if makes {
+    /// Returns an error if it is refused, or cannot be created or opened.
+    pub fn below(&self, name: &str, create: bool) -> io::Result<Option<Self>> {
+        if create {
             match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
                 Err(error) if error != Errno::EXIST => return Err(error.into()),
                 _ => {}
@@ -75,7 +75,7 @@ impl StateDir {
         }
     }
 
-    /// The path of a file in it, for messages.
+    /// Path of a file in it, for messages.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -84,7 +84,7 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// Returns an error if it is refused, or cannot be opened.
+    /// Returns an error if it is refused or cannot be opened.
     pub fn open_file(&self, name: &str, flags: OFlags, bytes_max: u64) -> io::Result<File> {
         trusted::open_below(
             self.dir.as_fd(),
@@ -95,7 +95,7 @@ impl StateDir {
         )
     }
 
-    /// Reads a file in it; `None` if it is not there.
+    /// Reads a file in it; `None` if it does not exist.
     ///
     /// # Errors
     ///
@@ -107,11 +107,11 @@ impl StateDir {
         }
     }
 
-    /// Tells if anything has this name in it.
+    /// Returns whether a name exists in it.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be looked for.
+    /// Returns an error if that cannot be determined.
     pub fn holds(&self, name: &str) -> io::Result<bool> {
         match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
@@ -120,11 +120,11 @@ impl StateDir {
         }
     }
 
-    /// Removes a file; nothing if it is not there.
+    /// Removes a file, if it exists.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is still there.
+    /// Returns an error if it still exists.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
             Err(error) if error != Errno::NOENT => Err(error.into()),
@@ -132,11 +132,11 @@ impl StateDir {
         }
     }
 
-    /// The names in it, in order.
+    /// Names in it, sorted.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be read.
+    /// Returns an error if the directory cannot be read.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
@@ -149,11 +149,11 @@ impl StateDir {
         Ok(names)
     }
 
-    /// Puts its names on disk.
+    /// Syncs its names to disk.
     ///
     /// # Errors
     ///
-    /// Returns an error if they may not be there after a crash.
+    /// Returns an error if they may be lost in a crash.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.dir)?)
     }

@@ -1,22 +1,22 @@
-//! Opens files that nobody but root and the agent's own user can have put there, or can change.
+//! Opens files that only root and the agent's user can have created or can change.
 //!
-//! A path is walked from `/`, one directory at a time, each opened below the one before it and
-//! never through a link, and each is judged by its own descriptor, so that nothing can be exchanged
-//! between the look and the use. (`openat2` would open a path in one step, but not judge the
-//! directories on it.) The rule:
+//! A path is walked from `/`, one directory at a time, each opened relative to the one before it
+//! and never through a link, and each is checked by its own descriptor, so that nothing can be
+//! replaced between the check and the use. (`openat2` would open a path in one step, but not check
+//! the directories on it.) The rules:
 //!
-//! - Every directory belongs to root or to the agent's user. Nobody else may write it, unless it
-//!   has the sticky bit, as /tmp has: then others may add names to it, but not replace the next one
-//!   on the path, which has to belong to root or the agent's user as well.
-//! - A symbolic link is refused in the path of a state directory. In that of a configuration or a
-//!   secret it is followed where root or the agent's user made it, in a directory as above:
+//! - Every directory belongs to root or to the agent's user. No other user can write to it, unless
+//!   it has the sticky bit, as `/tmp` has: others can then add names to it, but not replace the
+//!   next one on the path, which has to belong to root or the agent's user as well.
+//! - A symbolic link is refused in the path of a state directory. In the path of a configuration or
+//!   a secret it is followed if root or the agent's user created it, in a directory as above:
 //!   Kubernetes mounts both as links.
-//! - The file is a regular one of bounded size, of root's or the agent's user, and others have none
-//!   of the permissions that its kind forbids. It is opened without blocking, and nothing but a
-//!   regular file is opened at all.
+//! - The file is a regular one of bounded size that belongs to root or the agent's user, and others
+//!   have none of the permissions that its kind forbids. It is opened without blocking; a file of
+//!   another type is not opened at all.
 //!
 //! A descriptor that this process was started with (`/dev/stdin`, `/proc/self/fd/3`) is trusted as
-//! its parent is, and may be a pipe.
+//! much as the parent process, and may be a pipe.
 
 mod inherited;
 mod refusal;
@@ -35,13 +35,13 @@ use rustix::{
     io::Errno,
 };
 
-use inherited::{inherited, read_inherited};
-use refusal::{is_regular, linked, owner, refuse, too_large, writable};
-use walk::{LOOK, Walk};
+use inherited::{is_inherited, read_inherited};
+use refusal::{check_owner, check_regular, refuse, refuse_large, refuse_link, refuse_writable};
+use walk::{INSPECT, Walk};
 
 pub use refusal::{Untrusted, reason};
 
-/// Permissions to write of others than the owner.
+/// Write permissions of users other than the owner.
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
@@ -57,56 +57,56 @@ pub struct PathRules {
 /// Rules for a file itself.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRules {
-    /// Largest size.
+    /// Maximum size.
     pub bytes_max: u64,
-    /// Permissions that it must not have.
+    /// Permissions that are refused.
     pub refused_mode: u32,
     /// Set if owner and permissions are checked.
     pub checks_owners: bool,
-    /// Set if it must have one name only.
+    /// Set if hard links are refused.
     pub has_one_name: bool,
 }
 
 impl PathRules {
-    /// Those of the state directory.
+    /// Rules for the state directory.
     pub const STATE: Self = Self { follows_links: false, checks_owners: true };
-    /// Those of a file that an operator names.
+    /// Rules for a file that an operator names.
     pub const NAMED: Self = Self { follows_links: true, checks_owners: true };
 }
 
 impl FileRules {
-    /// Those of a file in the state directory, of at most this size.
+    /// Rules for a file in the state directory.
     pub const fn state(bytes_max: u64) -> Self {
         Self { bytes_max, refused_mode: OTHERS_WRITE, checks_owners: true, has_one_name: true }
     }
 
-    /// Those of a secret, which others must not read and a group must not write.
+    /// Rules for a secret, which others must not read and its group must not write.
     pub const fn secret(bytes_max: u64) -> Self {
         Self { bytes_max, refused_mode: 0o027, checks_owners: true, has_one_name: false }
     }
 
-    /// Those of a file that everybody may read, and only its owner write.
+    /// Rules for a file that anyone may read and only its owner may write.
     pub const fn public(bytes_max: u64) -> Self {
         Self { bytes_max, refused_mode: OTHERS_WRITE, checks_owners: true, has_one_name: false }
     }
 
-    /// Checks a file that is open.
+    /// Checks an open file.
     ///
     /// # Errors
     ///
     /// Returns [`Untrusted`] if it is not a regular file of the right owner, permissions and size.
     pub fn check(self, stat: &Stat, path: &Path) -> io::Result<()> {
-        is_regular(stat, path)?;
+        check_regular(stat, path)?;
         if self.checks_owners {
-            owner(stat, path)?;
+            check_owner(stat, path)?;
             if stat.st_mode & self.refused_mode != 0 {
                 let found = stat.st_mode & 0o777;
                 let wanted = found & !self.refused_mode;
-                let who =
+                let verb =
                     if stat.st_mode & self.refused_mode & 0o004 != 0 { "read" } else { "change" };
                 return refuse(
                     path,
-                    format!("has mode {found:04o}: others than its owner may {who} it"),
+                    format!("has mode {found:04o}: users other than its owner can {verb} it"),
                     format!("chmod {wanted:04o} {}", path.display()),
                 );
             }
@@ -114,27 +114,27 @@ impl FileRules {
         if self.has_one_name && stat.st_nlink > 1 {
             let why =
                 format!("has {} hard links: it may be another file under this name", stat.st_nlink);
-            return refuse(path, why, format!("look at it, and remove {}", path.display()));
+            return refuse(path, why, format!("examine it, and remove {}", path.display()));
         }
         let bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-        if bytes > self.bytes_max { too_large(path, self.bytes_max) } else { Ok(()) }
+        if bytes > self.bytes_max { refuse_large(path, self.bytes_max) } else { Ok(()) }
     }
 }
 
-/// Opens the directory at an absolute path, to read it and as the base of its files; makes those
-/// that are not there if `makes`.
+/// Opens the directory at an absolute path, to read it and to open files in it. Creates the missing
+/// directories on the path if `create` is set.
 ///
 /// # Errors
 ///
-/// Returns [`Untrusted`] if somebody else may change it, or it is reached through a link.
-pub fn open_directory(path: &Path, rules: PathRules, makes: bool) -> io::Result<OwnedFd> {
+/// Returns [`Untrusted`] if another user can change it, or its path contains a refused link.
+pub fn open_directory(path: &Path, rules: PathRules, create: bool) -> io::Result<OwnedFd> {
     let mut walk = Walk::from_root(rules)?;
-    walk.go(path, makes)?;
-    readable(&walk.dir)
+    walk.go(path, create)?;
+    reopen_readable(&walk.dir)
 }
 
-/// Opens a directory again that was opened only to look at it.
-fn readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
+/// Opens a directory for reading that was opened only for inspection.
+fn reopen_readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(
         dir,
         ".",
@@ -143,39 +143,39 @@ fn readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Opens a directory of a directory that is open, as one in which others may not write.
+/// Opens a directory in an open directory.
 ///
 /// # Errors
 ///
-/// Returns [`Untrusted`] if others may, or it is a link.
+/// Returns [`Untrusted`] if other users can write to it, or it is a link.
 pub fn open_directory_below(dir: BorrowedFd<'_>, name: &str, path: &Path) -> io::Result<OwnedFd> {
-    let looked = rustix::fs::openat(dir, name, LOOK, Mode::empty())?;
-    match FileType::from_raw_mode(rustix::fs::fstat(&looked)?.st_mode) {
-        FileType::Directory => check_private(&looked, path)?,
-        FileType::Symlink => return linked(path),
+    let found = rustix::fs::openat(dir, name, INSPECT, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::Directory => check_private(&found, path)?,
+        FileType::Symlink => return refuse_link(path),
         _ => return Err(Errno::NOTDIR.into()),
     }
-    readable(&looked)
+    reopen_readable(&found)
 }
 
-/// Refuses a directory in which others may make or replace names, even if it is sticky.
+/// Refuses a directory in which other users can create or replace names, even if it is sticky.
 ///
 /// # Errors
 ///
 /// Returns [`Untrusted`] if it is refused.
 pub fn check_private(dir: &OwnedFd, path: &Path) -> io::Result<()> {
     let stat = rustix::fs::fstat(dir)?;
-    owner(&stat, path)?;
-    if stat.st_mode & OTHERS_WRITE == 0 { Ok(()) } else { writable(&stat, path) }
+    check_owner(&stat, path)?;
+    if stat.st_mode & OTHERS_WRITE == 0 { Ok(()) } else { refuse_writable(&stat, path) }
 }
 
-/// Reads a file, all of it.
+/// Reads a complete file.
 ///
 /// # Errors
 ///
-/// Returns [`Untrusted`] if it is refused; otherwise why it cannot be read.
+/// Returns [`Untrusted`] if it is refused, and another error if it cannot be read.
 pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec<u8>> {
-    if inherited(path) {
+    if is_inherited(path) {
         return read_inherited(path, rules);
     }
     let mut walk = Walk::from_root(on_path)?;
@@ -184,12 +184,12 @@ pub fn read(path: &Path, on_path: PathRules, rules: FileRules) -> io::Result<Vec
     read_to_end(&file, rules.bytes_max, path)
 }
 
-/// Opens a file of a directory that is open; with [`OFlags::CREATE`] it is made for its owner
-/// alone.
+/// Opens a file in an open directory. With [`OFlags::CREATE`] it is created for its owner alone.
+/// `path` is its path, for messages.
 ///
 /// # Errors
 ///
-/// Returns an error as [`read`] does. `path` is where it is, for messages.
+/// Returns the errors of [`read`].
 pub fn open_below(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -197,9 +197,9 @@ pub fn open_below(
     rules: FileRules,
     path: &Path,
 ) -> io::Result<File> {
-    // To open a device may already do something.
+    // Merely opening a device can have an effect.
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => is_regular(&stat, path)?,
+        Ok(stat) => check_regular(&stat, path)?,
         Err(Errno::NOENT) if flags.contains(OFlags::CREATE) => {}
         Err(error) => return Err(error.into()),
     }
@@ -209,15 +209,15 @@ pub fn open_below(
     Ok(file)
 }
 
-/// Reads an open file of at most `bytes_max`, however large it says that it is.
+/// Reads an open file of at most `bytes_max` bytes, whatever size its metadata give.
 ///
 /// # Errors
 ///
-/// Returns an error as [`read`] does.
+/// Returns the errors of [`read`].
 pub fn read_to_end(file: &File, bytes_max: u64, path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max { too_large(path, bytes_max) } else { Ok(bytes) }
+    if bytes.len() as u64 > bytes_max { refuse_large(path, bytes_max) } else { Ok(bytes) }
 }
 
 #[cfg(test)]

@@ -2,11 +2,20 @@
 
 use std::{any::Any, io};
 
-use super::{Fact, Loss, LossCounters, Observation, OwnSockets};
-use crate::bpf::ProbeStatus;
+use super::{Fact, Hierarchy, Loss, LossCounters, Observation, OwnSockets};
+use crate::bpf::{FallbackChain, Loader, ProbeStatus};
+
+/// One sensor: the probes that it owns, and its constructor, which returns `None` if there is
+/// nothing to read.
+pub struct SensorEntry {
+    /// Probes.
+    pub probes: &'static [&'static FallbackChain],
+    /// Attaches the probes.
+    pub start: fn(&mut Loader, &Hierarchy) -> Option<Box<dyn Sensor>>,
+}
 
 /// Reads one kind of fact about the host. A sensor owns its probe, if it has one: it declares the
-/// fallbacks as a [`FallbackChain`](crate::bpf::FallbackChain) and attaches them when it starts.
+/// fallbacks as a [`FallbackChain`] and attaches them when it starts.
 pub trait Sensor: Any + Send {
     /// Timer on which it is read.
     fn schedule(&self) -> Schedule;
@@ -21,6 +30,11 @@ pub trait Sensor: Any + Send {
     ///
     /// Returns an error if the read failed as a whole; facts pushed until then remain.
     fn read(&mut self, now: f64, out: &mut Observations<'_>) -> io::Result<()>;
+}
+
+/// Boxes a sensor that has something to read.
+pub(super) fn boxed<S: Sensor>(sensor: Option<S>) -> Option<Box<dyn Sensor>> {
+    sensor.map(|sensor| Box::new(sensor) as Box<dyn Sensor>)
 }
 
 /// Timers on which sensors are read.

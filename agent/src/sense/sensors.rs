@@ -6,23 +6,9 @@ use super::{
     Hierarchy, HostMemorySensor, LossCounters, Observation, OwnSockets, PageFaultSensor,
     ProcessEventSensor, ProcessEventTotals, ProcessMemorySensor, ProgramList, SENSORS, SocketList,
     TcpListenerSensor, UnixListenerSensor,
-    sensor::{Observations, Schedule, Sensor},
+    sensor::{Observations, Schedule, Sensor, SensorEntry},
 };
 use crate::bpf::{FallbackChain, Hook, LoadOptions, LoadedBpf, Loader, ProbeStatus};
-
-/// One sensor: the probes that it owns, and its constructor, which returns `None` if there is
-/// nothing to read.
-pub struct SensorEntry {
-    /// Probes.
-    pub probes: &'static [&'static FallbackChain],
-    /// Attaches the probes.
-    pub start: fn(&mut Loader, &Hierarchy) -> Option<Box<dyn Sensor>>,
-}
-
-/// Boxes a sensor that has something to read.
-pub(super) fn boxed<S: Sensor>(sensor: Option<S>) -> Option<Box<dyn Sensor>> {
-    sensor.map(|sensor| Box::new(sensor) as Box<dyn Sensor>)
-}
 
 /// Returns the probes of every sensor.
 pub fn probes() -> Vec<&'static FallbackChain> {
@@ -131,6 +117,7 @@ impl Sensors {
         for (loss, total) in self.bpf.losses() {
             self.losses.set(loss, total);
         }
+        self.bpf.flush_log();
     }
 
     /// Total memory of the machine in bytes.

@@ -1,4 +1,4 @@
-//! The accept loop of every port that the agent serves: who may connect, and how many.
+//! Accept loop of every port that the agent serves: checks each peer and bounds the connections.
 
 use std::{
     future::Future,
@@ -19,34 +19,34 @@ use super::{
 };
 use crate::{clock::Clock, config::Network};
 
-/// Pause after a failure to accept, for something to be freed.
+/// Pause after a failure to accept, until a descriptor may be free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Least time between two log lines on the same trouble: peers must not be able to fill a disk.
+/// Minimum time between two log lines on the same fault, so that peers cannot fill a disk.
 const LOG_EVERY_SECS: f64 = 60.0;
 
 /// Peers that may connect.
 #[derive(Debug, Clone)]
 pub struct AllowedPeers {
-    /// Networks that may, besides this host.
+    /// Networks, in addition to this host.
     pub allow: Vec<Network>,
-    /// Lets everybody connect, because each request has to carry a token.
+    /// Set if any peer may connect, because each request has to carry a token.
     pub anyone: bool,
 }
 
-/// A port, and what holds for its connections.
+/// A port, and the rules for its connections.
 pub struct Acceptor {
     /// Listening socket.
     pub listener: TcpListener,
     /// Peers that may connect.
     pub peers: AllowedPeers,
-    /// Slots that new connections take.
+    /// Slots for new connections.
     pub slots: Arc<Slots>,
-    /// Counter of the connections that were dropped.
+    /// Counter of dropped connections.
     pub drops: DropCounter,
-    /// Longest that a connection is kept.
+    /// Maximum lifetime of a connection.
     pub timeout: Duration,
-    /// Clock by which log lines are spaced.
+    /// Clock of the time between log lines.
     pub clock: Clock,
 }
 
@@ -60,14 +60,14 @@ pub struct Connection {
 }
 
 impl AllowedPeers {
-    /// Tells whether `peer` needs no token to connect: it is this host or in an allowed network.
+    /// Returns whether `peer` is this host or in an allowed network, and so needs no token.
     pub fn trusts(&self, peer: IpAddr, is_local: bool) -> bool {
         is_local || self.allow.iter().any(|network| network.contains(peer))
     }
 }
 
 impl Acceptor {
-    /// Address that the port is bound to.
+    /// Address of the port.
     ///
     /// # Errors
     ///
@@ -76,20 +76,25 @@ impl Acceptor {
         self.listener.local_addr()
     }
 
-    /// Accepts connections for ever, and has `serve` serve each on a task of its own.
+    /// Accepts connections for ever, and runs `serve` for each on a task of its own.
     pub async fn run<F>(self, serve: impl Fn(TcpStream, Arc<Connection>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (mut refusals, mut failures) = (Spaced::default(), Spaced::default());
+        let (mut refusals, mut failures) = (RateLimit::default(), RateLimit::default());
         loop {
             let (stream, peer) = match self.listener.accept().await {
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
                 Err(error) => {
                     if failures.is_due(self.clock.now()) {
-                        tracing::warn!(%error, "cannot accept a connection");
+                        tracing::warn!(
+                            %error,
+                            port = self.listener.local_addr().map_or(0, |addr| addr.port()),
+                            "cannot accept a connection to the agent\n  \
+                             hint: if it has too many open files, raise LimitNOFILE in its unit"
+                        );
                     }
-                    // Out of descriptors, most likely, and idle connections hold some.
+                    // Most likely out of descriptors, of which idle connections hold some.
                     self.slots.drop_idlest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -101,7 +106,7 @@ impl Acceptor {
                 self.drops.count("not_allowed");
                 if refusals.is_due(self.clock.now()) {
                     tracing::warn!(
-                        "closed a connection from {peer}, which is in no network of serve.allow\n  \
+                        "closed a connection from {peer}, which is not in serve.allow\n  \
                          hint: add its network to serve.allow if it should connect"
                     );
                 }
@@ -127,33 +132,33 @@ impl Acceptor {
 }
 
 impl Connection {
-    /// Tells whether it comes from this host or from an allowed network.
+    /// Whether the peer is this host or in an allowed network.
     pub fn is_trusted(&self) -> bool {
         self.is_trusted
     }
 
-    /// Moves to a slot of `slots`, as the latest to send a request.
+    /// Moves the connection to a slot of `slots`, as the latest to send a request.
     pub fn move_to(&self, slots: &Arc<Slots>) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        // Frees the old one first: it may be one of the same.
+        // Frees the old slot first, because it may be one of the same.
         *slot = None;
         *slot = Some(slots.take(self.peer, self.is_local, &self.dropped));
     }
 }
 
-/// Tells whether the peer is this host: by loopback, or by the address that it connected to. No
-/// other host can have that one and hear the answer.
+/// Returns whether the peer is this host: it has a loopback address, or the address that it
+/// connected to. No other host with that address would get the response.
 fn is_local(stream: &TcpStream, peer: IpAddr) -> bool {
     peer.is_loopback() || stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == peer)
 }
 
-/// Trouble that is logged now and then.
+/// Limit on the rate of log lines on one fault.
 #[derive(Default)]
-struct Spaced {
+struct RateLimit {
     last: Option<f64>,
 }
 
-impl Spaced {
+impl RateLimit {
     fn is_due(&mut self, now: f64) -> bool {
         let is_due = self.last.is_none_or(|last| now - last >= LOG_EVERY_SECS);
         if is_due {

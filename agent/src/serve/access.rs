@@ -1,9 +1,9 @@
-//! Requests that are answered: by their token and by their `Host` header.
+//! Access control of requests: the bearer token and the `Host` header.
 //!
-//! The `Host` check stops DNS rebinding: a page in a browser on an allowed host has its own name
-//! point at the agent's address, and may then read its answers. Such a request names the page's
-//! host. IP addresses are accepted, whichever they are: a page whose address is an IP address
-//! cannot move to another. So is a request without the header, since browsers send it.
+//! The check of `Host` prevents DNS rebinding: a page in a browser on an allowed host could point
+//! its own name at the agent's address and then read the responses. Such a request names the page's
+//! host. Any IP address is accepted, because a page that was loaded from an IP address cannot move
+//! to another. A request without the header is accepted too, because browsers always send it.
 
 use std::net::IpAddr;
 
@@ -15,26 +15,26 @@ use ring::{hmac, rand::SystemRandom};
 
 use crate::net::secret::SecretSource;
 
-/// Fewer characters could be guessed.
+/// Minimum length of a token: a shorter one could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
-/// Answers of the agent that need different rights.
+/// Endpoints by the rights that they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/healthz` and `/ready`, asked for by probes that cannot send a token.
+    /// `/healthz` and `/ready`, for probes that cannot send a token.
     Probe,
-    /// Everything else.
+    /// All others.
     Other,
 }
 
-/// Reason for which a request is not answered.
+/// Reason to refuse a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestRefusal {
-    /// There are several `Host` headers, or one that is not text.
+    /// It has several `Host` headers, or one that is not text.
     BadHost,
-    /// The `Host` header names another host.
+    /// Its `Host` header names another host.
     OtherHost,
-    /// There is no token, or another one.
+    /// It has no token, or a wrong one.
     NoToken,
 }
 
@@ -44,37 +44,36 @@ pub struct Access {
     names: Vec<String>,
 }
 
-/// A bearer token, compared in a time that does not depend on how much of it was right.
+/// A bearer token, compared in constant time.
 pub struct Token {
     key: hmac::Key,
     tag: hmac::Tag,
 }
 
 impl Token {
-    /// Reads one.
+    /// Reads a token from its file.
     ///
     /// # Errors
     ///
-    /// Returns an error if it or its file is invalid.
+    /// Returns an error if the file is refused or has no valid token.
     pub fn read(secret: &SecretSource) -> Result<Self, String> {
         Self::new(&secret.read()?).map_err(|wrong| format!("{secret}: {wrong}"))
     }
 
     fn new(text: &str) -> Result<Self, &'static str> {
-        const HINT_CHARACTERS: &str = "it is not a token\n  hint: a token has 16 or more letters, \
-        digits, and -._~+/=, \
-                                       as of `openssl rand -hex 32`";
+        const INVALID: &str = "it is not a token\n  hint: a token has 16 or more letters, digits \
+                               and -._~+/=; `openssl rand -hex 32` makes one";
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if text.len() < TOKEN_BYTES_MIN || !text.bytes().all(is_part) {
-            return Err(HINT_CHARACTERS);
+            return Err(INVALID);
         }
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
-        let key = key.map_err(|_| "the system has no random numbers")?;
+        let key = key.map_err(|_| "the system has no random numbers to compare tokens with")?;
         let tag = hmac::sign(&key, text.as_bytes());
         Ok(Self { key, tag })
     }
 
-    /// Compares it with the one that a request carries.
+    /// Returns whether a request carries the token.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
@@ -84,9 +83,9 @@ impl Token {
 }
 
 impl Access {
-    /// Accepts this token, and these names besides `localhost` and this host's own.
+    /// Accepts `token`, and `host_names` in addition to `localhost` and this host's own name.
     pub fn new(token: Option<Token>, host_names: &[String], own_name: &str) -> Self {
-        let own = own_name.trim().to_ascii_lowercase();
+        let own = own_name.to_ascii_lowercase();
         let short = own.split('.').next().unwrap_or_default().to_owned();
         let mut names = vec!["localhost".to_owned(), own, short];
         names.extend_from_slice(host_names);
@@ -94,20 +93,20 @@ impl Access {
         Self { token, names }
     }
 
-    /// Checks a request. `is_trusted` is whether its peer is this host or in an allowed network.
+    /// Checks a request. `is_trusted` is set if its peer is this host or in an allowed network.
     ///
     /// # Errors
     ///
-    /// Returns the reason if it is not answered.
+    /// Returns the reason if the request is refused.
     pub fn check(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
-        resource: Endpoint,
+        endpoint: Endpoint,
         is_trusted: bool,
     ) -> Result<(), RequestRefusal> {
         if self.token.as_ref().is_some_and(|token| token.is_in(headers)) {
-            // No page in a browser has it.
+            // A page in a browser does not know it.
             return Ok(());
         }
         let mut hosts = headers.get_all(HOST).iter();
@@ -124,12 +123,12 @@ impl Access {
             return Err(RequestRefusal::OtherHost);
         }
         match self.token {
-            Some(_) if resource != Endpoint::Probe || !is_trusted => Err(RequestRefusal::NoToken),
+            Some(_) if endpoint != Endpoint::Probe || !is_trusted => Err(RequestRefusal::NoToken),
             _ => Ok(()),
         }
     }
 
-    /// Tells whether `host`, with or without a port, is an IP address or one of the names.
+    /// Returns whether `host`, with or without a port, is an IP address or one of the names.
     fn is_own(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
             Some((name, port))
@@ -164,20 +163,20 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         let token = token.map(|token| Token::new(token).ok().unwrap());
-        Access::new(token, &["node-1.example.com".to_owned()], "Node-1.internal\n")
+        Access::new(token, &["node-1.example.com".to_owned()], "Node-1.internal")
     }
 
     fn check(
         access: &Access,
         fields: &[(&'static str, &str)],
-        resource: Endpoint,
+        endpoint: Endpoint,
         trusted: bool,
     ) -> Result<(), RequestRefusal> {
-        access.check(&"/x".parse().unwrap(), &headers(fields), resource, trusted)
+        access.check(&"/x".parse().unwrap(), &headers(fields), endpoint, trusted)
     }
 
     #[test]
-    fn a_request_for_another_host_is_refused() {
+    fn request_for_another_host_is_refused() {
         let access = access(None);
         for host in [
             "127.0.0.1",
@@ -225,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_a_name_has_no_empty_one() {
+    fn empty_host_name_is_not_accepted() {
         assert_eq!(Access::new(None, &[], "").names, ["localhost"]);
     }
 
     #[test]
-    fn a_token_is_needed_except_by_probes_that_are_trusted() {
+    fn token_is_required_except_for_trusted_probes() {
         let access = access(Some(TOKEN));
         let with =
             |value: &str| check(&access, &[("authorization", value)], Endpoint::Other, false);
@@ -246,12 +245,12 @@ mod tests {
         ] {
             assert_eq!(with(wrong), Err(RequestRefusal::NoToken), "{wrong}");
         }
-        for (resource, trusted, found) in [
+        for (endpoint, trusted, found) in [
             (Endpoint::Probe, true, Ok(())),
             (Endpoint::Probe, false, Err(RequestRefusal::NoToken)),
             (Endpoint::Other, true, Err(RequestRefusal::NoToken)),
         ] {
-            assert_eq!(check(&access, &[], resource, trusted), found, "{resource:?} {trusted}");
+            assert_eq!(check(&access, &[], endpoint, trusted), found, "{endpoint:?} {trusted}");
         }
         let rebound = [
             ("host", "evil.example"),
@@ -260,12 +259,12 @@ mod tests {
         assert_eq!(
             check(&access, &rebound, Endpoint::Other, false),
             Ok(()),
-            "whatever its name, it knows the token"
+            "the token suffices, whatever the name"
         );
     }
 
     #[test]
-    fn what_could_be_guessed_or_sent_wrongly_is_not_a_token() {
+    fn short_or_malformed_text_is_not_a_token() {
         for text in [
             "",
             "short",

@@ -1,8 +1,8 @@
-//! HAProxy's agent check: every connection gets one line about this node, and is closed.
+//! HAProxy's agent check: sends one line about this node on every connection, and closes it.
 //!
-//! The line is `ready N%`, `drain` or `maint`, as HAProxy's manual has it for `agent-check`.
-//! Whatever a client sends is discarded. If the loop hangs nothing is answered, and HAProxy keeps
-//! what it knew.
+//! The line is `ready N%`, `drain` or `maint`, see `agent-check` in HAProxy's manual. Everything
+//! that a client sends is discarded. If the loop hangs, nothing is sent, and HAProxy keeps the
+//! node's last state.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,16 +18,16 @@ use super::{
 };
 use crate::{act::drain::ReadinessCell, config::Network};
 
-/// Some balancers, each with some threads; a guess, doubled often.
+/// Limits on connections: several balancers with several threads each. A guess, doubled often.
 const SLOTS: SlotLimits = SlotLimits { total: 64, per_peer: 16, per_local_peer: 48 };
 
-/// Longest that a connection is kept.
+/// Maximum lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most bytes of a client that are discarded.
+/// Maximum number of bytes from a client that are discarded.
 const DISCARDED_BYTES_MAX: u64 = 1 << 10;
 
-/// Listens, and answers on a task of its own. Gives the address in use.
+/// Serves the agent check on a task of its own. Returns the address in use.
 ///
 /// # Errors
 ///
@@ -51,17 +51,17 @@ pub async fn serve_agent_check(
     tokio::spawn(acceptor.run(move |stream, connection| {
         let line = format!("{}\n", readiness.says());
         async move {
-            // A client that breaks off is its own affair.
-            let _ = answer(stream, &line).await;
+            // A client that closes early needs no report.
+            let _ = respond(stream, &line).await;
             drop(connection);
         }
     }));
     Ok(bound)
 }
 
-/// Sends the line. Everything from the client is read before the end: a connection that is closed
-/// with something unread is reset, and the line may go with it.
-async fn answer(mut stream: TcpStream, line: &str) -> io::Result<()> {
+/// Sends the line, and then reads everything that the client sent: a connection that is closed with
+/// unread data is reset, and the line may be lost.
+async fn respond(mut stream: TcpStream, line: &str) -> io::Result<()> {
     stream.write_all(line.as_bytes()).await?;
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(DISCARDED_BYTES_MAX), &mut tokio::io::sink()).await?;

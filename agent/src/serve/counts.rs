@@ -1,4 +1,4 @@
-//! Connections to the agent's own ports, as metrics.
+//! Metrics of the connections to the agent's own ports.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Counts of all ports, shared by those who count and those who show them.
+/// Counts of all ports, shared by the ports and the metrics.
 #[derive(Debug, Clone, Default)]
 pub struct ServeCounts {
     dropped: Family<DropLabel, Counter>,
@@ -32,34 +32,34 @@ struct AddrLabel {
 }
 
 impl ServeCounts {
-    /// Counts the drops of `port`, a kind of connection such as `metrics`.
+    /// Returns the counter for `port`, a kind of connection such as `metrics`.
     pub fn drops(&self, port: &'static str) -> DropCounter {
         DropCounter { port, dropped: self.dropped.clone() }
     }
 
-    /// Notes how many connections wait to be accepted at one of the agent's own addresses.
+    /// Sets the number of connections that wait to be accepted at one of the agent's own addresses.
     pub fn note_backlog(&self, addr: &str, backlog: u32) {
         self.backlog.get_or_create(&AddrLabel { addr: addr.to_owned() }).set(i64::from(backlog));
     }
 
-    /// Adds them to the agent's metrics.
+    /// Adds the counts to the agent's metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "serve_dropped",
-            "Connections to the agent that it dropped: not_allowed, slots_full, peer_limit or \
-             timeout",
+            "Connections to the agent's own ports that it dropped, by reason: not_allowed, \
+             slots_full, peer_limit or timeout",
             self.dropped.clone(),
         );
         registry.register(
             "own_backlog",
-            "Connections that wait to be accepted at the agent's own addresses",
+            "Connections waiting to be accepted at the agent's own addresses",
             self.backlog.clone(),
         );
     }
 }
 
 impl DropCounter {
-    /// Counts one.
+    /// Counts a dropped connection.
     pub fn count(&self, reason: &'static str) {
         self.dropped.get_or_create(&DropLabel { port: self.port, reason }).inc();
     }

@@ -1,8 +1,8 @@
 //! Health of the agent, for `/healthz`: everything that it cannot see, limit or deliver.
 //!
-//! Pure: it takes what happened, with its time, and tells what of that still counts. Losses count
-//! for some minutes, actions that failed until one for the same incident succeeds, at most an hour;
-//! a missing probe counts while it is missing.
+//! Pure: it takes events with their times, and reports those that still count. A loss counts for
+//! some minutes, a failed action until one for the same incident succeeds, but at most an hour; a
+//! missing probe counts while it is missing.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,61 +10,62 @@ use serde::Serialize;
 
 use crate::{act::Outcome, act::OutcomeKind, bpf::ProbeStatus};
 
-/// Time for which a loss counts. A guess: some probes' periods, so that each of them sees it.
+/// Time for which a loss counts. A guess: several periods of the probes that read `/healthz`, so
+/// that each of them sees it.
 const LOSS_COUNTS_SECS: f64 = 300.0;
 
-/// Time for which an action that failed counts, unless it succeeds before. A guess.
+/// Time for which a failed action counts, unless it succeeds before. A guess.
 const SETBACK_COUNTS_SECS: f64 = 3_600.0;
 
-/// Incidents whose actions failed that are kept; the oldest is forgotten first.
+/// Maximum number of incidents with failed actions; the oldest is forgotten first.
 const SETBACKS_MAX: usize = 16;
 
-/// Gap in which nothing was seen that counts as a loss. The default `detect.overload.sustain`: an
-/// overload as long as that may be missed.
+/// Minimum time without any reads that counts as a loss. The default of `detect.overload.sustain`:
+/// an overload of that length may be missed.
 const GAP_MIN_SECS: f64 = 1.0;
 
 /// Overall state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
-    /// Everything is seen, limited and delivered.
+    /// The agent sees, limits and delivers everything.
     Ok,
-    /// Something is not; the agent does the rest.
+    /// The agent works, except for the reasons given.
     Degraded,
-    /// The agent does not watch any more.
+    /// The agent no longer watches the host.
     Failing,
 }
 
-/// Answer of `/healthz`.
+/// Response of `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     /// Overall state.
     pub status: HealthStatus,
-    /// Every reason for it; empty if all is well.
+    /// Every reason for the state; empty if it is `ok`.
     pub reasons: Vec<Reason>,
 }
 
-/// One thing that is not well.
+/// Reason why the agent is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// Kind, for programs.
     pub kind: &'static str,
-    /// The same in a sentence, for people.
+    /// Sentence, for people.
     pub detail: String,
 }
 
-/// Everything known about it.
+/// Events that bear on the agent's health.
 #[derive(Debug, Default)]
 pub struct Health {
     probes: Vec<Reason>,
-    standing: Vec<Reason>,
+    permanent: Vec<Reason>,
     lost: BTreeMap<&'static str, GrowingTotal>,
     untracked: GrowingTotal,
     gap: Option<(f64, f64)>,
     setbacks: BTreeMap<Arc<str>, (f64, String)>,
 }
 
-/// A total that only rises, and when it last did.
+/// A total that only rises, and the time of its last rise.
 #[derive(Debug, Default)]
 struct GrowingTotal {
     total: u64,
@@ -84,29 +85,29 @@ impl Health {
         self.probes = lacking.map(|report| Reason::new("probe", report.to_string())).collect();
     }
 
-    /// Notes something that does not work for as long as the agent runs.
-    pub fn note_standing(&mut self, kind: &'static str, detail: String) {
-        self.standing.push(Reason::new(kind, detail));
+    /// Notes a fault that lasts as long as the agent runs.
+    pub fn note_permanent(&mut self, kind: &'static str, detail: String) {
+        self.permanent.push(Reason::new(kind, detail));
     }
 
-    /// Notes how much was lost so far, by name.
-    pub fn note_lost(&mut self, now: f64, what: &'static str, total: u64) {
-        self.lost.entry(what).or_default().note(now, total);
+    /// Notes the total of a loss, by name.
+    pub fn note_lost(&mut self, now: f64, loss: &'static str, total: u64) {
+        self.lost.entry(loss).or_default().note(now, total);
     }
 
-    /// Notes how many observations of processes and listeners there was no room for so far.
+    /// Notes the total of observations of processes and listeners for which there was no room.
     pub fn note_untracked(&mut self, now: f64, total: u64) {
         self.untracked.note(now, total);
     }
 
-    /// Notes a time in which the loop saw nothing.
+    /// Notes the length of a gap between reads.
     pub fn note_gap(&mut self, now: f64, secs: f64) {
         if secs >= GAP_MIN_SECS {
             self.gap = Some((now, secs));
         }
     }
 
-    /// Notes an outcome: a setback counts until the same incident has an outcome that is none.
+    /// Notes an outcome: a setback counts until an action for the same incident succeeds.
     pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
         let Outcome { event, id, cgroup, why, .. } = outcome;
         if event.is_setback() {
@@ -125,8 +126,8 @@ impl Health {
         }
     }
 
-    /// Reports at `now`. `failing` is why the agent does not watch any more, `undelivered` which
-    /// notifications do not reach anybody.
+    /// Reports the health at `now`. `failing` is the reason if the agent no longer watches, and
+    /// `undelivered` has the notifications that no receiver has taken.
     pub fn report(
         &self,
         now: f64,
@@ -140,24 +141,24 @@ impl Health {
         };
         let is_recent = |at: f64, secs: f64| now - at <= secs;
         let mut reasons: Vec<_> = failing.iter().map(|why| Reason::new("hang", why)).collect();
-        reasons.extend(self.probes.iter().chain(&self.standing).cloned());
-        for (what, rise) in &self.lost {
+        reasons.extend(self.probes.iter().chain(&self.permanent).cloned());
+        for (loss, rise) in &self.lost {
             if rise.is_recent(now) {
                 reasons.push(Reason::new(
                     "lost",
-                    format!("{what}: {} lost since the start, lately too", rise.total),
+                    format!("{loss}: {} lost since the start, some of them recently", rise.total),
                 ));
             }
         }
         if self.untracked.is_recent(now) {
-            let detail = "there are more processes or listeners than the agent has room for: some \
-                          are not judged";
+            let detail = "there are more processes or listeners than the agent can track, so \
+                          some are not judged";
             reasons.push(Reason::new("untracked", detail));
         }
         if let Some((_, secs)) = self.gap.filter(|(at, _)| is_recent(*at, LOSS_COUNTS_SECS)) {
             reasons.push(Reason::new(
                 "gap",
-                format!("the agent could see nothing for {secs:.1} s lately"),
+                format!("the agent recently read nothing for {secs:.1} s"),
             ));
         }
         let setbacks = self.setbacks.values().filter(|(at, _)| is_recent(*at, SETBACK_COUNTS_SECS));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_sees_all_is_ok() {
+    fn agent_with_all_probes_is_ok() {
         const BEST: Fallback = Fallback::without_bpf(Hook::new("best"), "best");
         let mut health = Health::default();
         let attached =
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_missing_counts_until_it_is_there() {
+    fn missing_probe_counts_until_it_is_attached() {
         let mut health = Health::default();
         health.note_probes(Sensors::without_bpf("not root").reports());
         assert_eq!(kinds(&health, 1e9), ["probe"; Probe::VARIANTS.len()]);
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_counts_for_some_minutes_after_the_last() {
+    fn loss_counts_for_some_minutes() {
         let mut health = Health::default();
         for (now, total) in [(0.0, 3), (200.0, 4), (400.0, 4)] {
             health.note_lost(now, "listener_map_full", total);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_action_counts_until_one_for_its_incident_succeeds() {
+    fn failed_action_counts_until_one_for_its_incident_succeeds() {
         let mut health = Health::default();
         health.note_outcome(0.0, &outcome(OutcomeKind::Failed, "leak-1"));
         health.note_outcome(0.0, &outcome(OutcomeKind::UndrainFailed, "node"));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_and_notifications_that_reach_nobody_are_reported() {
+    fn hang_and_undelivered_notifications_are_reported() {
         let health = Health::default();
         let report = health.report(0.0, None, vec!["slack: failed".to_owned()]);
         assert_eq!(

@@ -1,11 +1,11 @@
-//! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, which is
-//! what a probe should see.
+//! A small HTTP server on the agent's own loop: if the loop hangs, so does `/healthz`, and a probe
+//! notices it.
 //!
-//! A connection first takes one of the slots for those without a request, then one of those for
-//! what it requests: `/metrics`, or `/healthz` and `/ready`. So none of them keeps the others out.
-//! HTTP/1 only, small heads, short time-outs.
+//! A connection first takes a slot for connections without a request, then one for its endpoint:
+//! `/metrics`, or `/healthz` and `/ready`. So no kind of connection keeps the others out. HTTP/1
+//! only, with small heads and short time-outs.
 
-use std::{convert::Infallible, fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -28,32 +28,33 @@ use super::{
 use crate::{
     act::drain::{Readiness, ReadinessCell},
     config::ServeConfig,
+    os::host,
 };
 
-/// Connections without a request: most are about to send one. A guess.
+/// Limits on connections without a request: most are about to send one. A guess.
 const NEW_SLOTS: SlotLimits = SlotLimits { total: 64, per_peer: 16, per_local_peer: 48 };
 
-/// Connections that requested `/metrics`: a scraper or two; a guess, doubled often.
+/// Limits on connections that requested `/metrics`: a scraper or two. A guess, doubled often.
 const METRICS_SLOTS: SlotLimits = SlotLimits { total: 16, per_peer: 4, per_local_peer: 12 };
 
-/// Connections that requested `/healthz` or `/ready`: probes of some balancers; a guess, doubled
-/// often.
+/// Limits on connections that requested `/healthz` or `/ready`: probes of some balancers. A guess,
+/// doubled often.
 const PROBE_SLOTS: SlotLimits = SlotLimits { total: 32, per_peer: 8, per_local_peer: 24 };
 
 /// Maximum time for a client to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest that a connection is kept; a scraper opens another.
+/// Maximum lifetime of a connection; a scraper then opens another.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Most bytes of a request's head. hyper takes no less than 8 KiB.
+/// Maximum size of a request's head: the smallest that hyper permits.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// Metrics and health cannot be served.
+/// Reason why metrics and health cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be bound.
@@ -63,20 +64,20 @@ pub enum ServeError {
     Bind {
         /// Address.
         listen: SocketAddr,
-        /// Answer of the kernel.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// There is no token to compare with.
+    /// The token cannot be read.
     #[error("cannot serve metrics on {listen}: serve.token_file = {why}")]
     Token {
         /// Address.
         listen: SocketAddr,
-        /// Name of the file, and what is wrong with it.
+        /// File, and the fault in it.
         why: String,
     },
 }
 
-/// Everything that an answer needs.
+/// Everything that a response needs.
 struct Site {
     metrics: Arc<Metrics>,
     readiness: Arc<ReadinessCell>,
@@ -85,7 +86,7 @@ struct Site {
     probe_slots: Arc<Slots>,
 }
 
-/// Listens, and serves on a task of its own. Gives the address in use.
+/// Serves metrics and health on a task of its own. Returns the address in use.
 ///
 /// # Errors
 ///
@@ -99,7 +100,6 @@ pub async fn serve(
     let failed = |source| ServeError::Bind { listen, source };
     let token = config.token_file.as_ref().map(Token::read).transpose();
     let token = token.map_err(|why| ServeError::Token { listen, why })?;
-    let own_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let slots = |port, limits| Slots::new(limits, metrics.serve_counts().drops(port));
     let acceptor = Acceptor {
         listener: TcpListener::bind(listen).await.map_err(failed)?,
@@ -114,7 +114,7 @@ pub async fn serve(
     };
     let bound = acceptor.address().map_err(failed)?;
     let site = Arc::new(Site {
-        access: Access::new(token, &config.host_names, &own_name),
+        access: Access::new(token, &config.host_names, &host::name()),
         metrics_slots: slots("metrics", METRICS_SLOTS),
         probe_slots: slots("probe", PROBE_SLOTS),
         metrics,
@@ -128,7 +128,7 @@ pub async fn serve(
 
 async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: Arc<Site>) {
     let service = service_fn(|request| {
-        let response = site.answer(&request, &connection);
+        let response = site.respond(&request, &connection);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -136,21 +136,21 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, site: 
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that breaks off or takes too long is its own affair.
+    // A client that closes early or takes too long needs no report.
     let _ = served.await;
 }
 
 impl Site {
-    fn answer(
+    fn respond(
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
     ) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let resource =
+        let endpoint =
             if matches!(path, "/healthz" | "/ready") { Endpoint::Probe } else { Endpoint::Other };
         let checked =
-            self.access.check(request.uri(), request.headers(), resource, connection.is_trusted());
+            self.access.check(request.uri(), request.headers(), endpoint, connection.is_trusted());
         if let Err(refusal) = checked {
             return refused(refusal);
         }
@@ -160,7 +160,11 @@ impl Site {
             &self.probe_slots
         });
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned());
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                PLAIN,
+                "only GET and HEAD are supported\n".to_owned(),
+            );
         }
         match path {
             "/metrics" => match self.metrics.encode() {
@@ -169,21 +173,23 @@ impl Site {
             },
             "/healthz" => self.health(),
             "/ready" => {
-                let says = self.readiness.says();
-                let status = match says {
+                let readiness = self.readiness.says();
+                let status = match readiness {
                     Readiness::Ready(_) => StatusCode::OK,
                     Readiness::Drain | Readiness::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
                 };
-                text(status, PLAIN, format!("{says}\n"))
+                text(status, PLAIN, format!("{readiness}\n"))
             }
-            _ => {
-                text(StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /ready\n".to_owned())
-            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                "not found; try /metrics, /healthz or /ready\n".to_owned(),
+            ),
         }
     }
 
-    /// A degraded agent is still worth more than one that is started again: 503 is for one that
-    /// does not watch.
+    /// Responds with 503 only if the agent no longer watches: a degraded agent is still worth more
+    /// than a restart.
     fn health(&self) -> Response<Full<Bytes>> {
         let report = self.metrics.health();
         let status = match report.status {
@@ -197,18 +203,20 @@ impl Site {
     }
 }
 
-/// The answer to a request that is refused, after which the connection is closed.
+/// Returns the response to a refused request, after which the connection is closed.
 fn refused(refusal: RequestRefusal) -> Response<Full<Bytes>> {
     let (status, body) = match refusal {
-        RequestRefusal::BadHost => (StatusCode::BAD_REQUEST, "one Host header is needed\n"),
+        RequestRefusal::BadHost => {
+            (StatusCode::BAD_REQUEST, "exactly one Host header is required\n")
+        }
         RequestRefusal::OtherHost => (
             StatusCode::MISDIRECTED_REQUEST,
-            "the Host header names another host\nhint: use an IP address, or list the name in \
-            serve.host_names\n",
+            "the Host header names another host\nhint: use an IP address, or add the name to \
+             serve.host_names\n",
         ),
         RequestRefusal::NoToken => (
             StatusCode::UNAUTHORIZED,
-            "a token is needed\nhint: send the one of serve.token_file\n",
+            "a bearer token is required\nhint: send the token in serve.token_file\n",
         ),
     };
     let mut response = text(status, PLAIN, body.to_owned());

@@ -1,5 +1,5 @@
-//! What the agent says of itself, as OpenMetrics: what is sensed, lost and degraded, and its own
-//! cost.
+//! Metrics of the agent, in the OpenMetrics format: facts read and lost, probes, verdicts, actions,
+//! and the agent's own cost.
 
 use std::{
     fmt,
@@ -26,19 +26,20 @@ use crate::{
     clock::Clock,
     detect::{ClaimState, Verdict},
     engine::EngineSize,
+    os::nonblocking_writer::DroppedLines,
     scan_loop::{Batch, ScanKind},
     sense::{Fact, OwnSockets, Sensors},
 };
 
-/// Scans that may be missed before the agent calls itself unwell: one late scan is a busy host,
-/// three are a hang.
+/// Scans that may be missed until the agent reports itself as failing: one late scan is a busy
+/// host, three are a hang.
 const SCANS_MISSED_MAX: f64 = 3.0;
 
-/// A scan takes from a tenth of a millisecond to a second on the slowest fallback.
+/// Buckets of a read's time: from a tenth of a millisecond to a second on the slowest fallback.
 const SCAN_BUCKETS_SECS: [f64; 9] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
 
-/// The loop is away for a read, or where the machine has no time for it: a second is what it may be
-/// at the worst.
+/// Buckets of the loop's gaps, which come from reads and from a starved machine. The worst that is
+/// acceptable is a second.
 const GAP_BUCKETS_SECS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +62,11 @@ struct ProbeStateLabel {
     probe: &'static str,
     state: &'static str,
     source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    stream: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -88,12 +94,15 @@ pub struct Metrics {
     lost: Family<LostLabel, Counter>,
     probe_attached: Family<ProbeLabel, Gauge>,
     probe_state: Family<ProbeStateLabel, Gauge>,
-    /// Label of both.
+    /// Statuses that both show.
     probes: Mutex<Vec<ProbeStatus>>,
     health: Mutex<Health>,
-    /// Counts of notifications; empty where nobody is notified.
-    pages: OnceLock<Arc<NotifyMetrics>>,
+    /// Counts of notifications; empty if there are no receivers.
+    notifications: OnceLock<Arc<NotifyMetrics>>,
     serve: ServeCounts,
+    /// Counts behind `lines_dropped`; empty if the streams are not written by threads.
+    dropped_lines: OnceLock<Vec<DroppedLines>>,
+    lines_dropped: Family<StreamLabel, Counter>,
     processes: Gauge,
     listeners: Gauge,
     mem_available_bytes: Gauge,
@@ -102,7 +111,7 @@ pub struct Metrics {
     deaths: Counter,
     raised: Family<VerdictLabel, Counter>,
     cleared: Family<VerdictLabel, Counter>,
-    standing: Family<VerdictLabel, Gauge>,
+    open: Family<VerdictLabel, Gauge>,
     outcomes: Family<OutcomeLabel, Counter>,
     tracked_processes: Gauge,
     tracked_listeners: Gauge,
@@ -113,8 +122,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric. `interval_secs` is the time between two scans, by which health is
-    /// judged.
+    /// Registers every metric. `interval_secs` is the time between two scans; health depends on it.
     pub fn new(clock: Clock, interval_secs: f64) -> Self {
         let metrics = Self {
             clock,
@@ -130,8 +138,10 @@ impl Metrics {
             probe_state: Family::default(),
             probes: Mutex::default(),
             health: Mutex::default(),
-            pages: OnceLock::new(),
+            notifications: OnceLock::new(),
             serve: ServeCounts::default(),
+            dropped_lines: OnceLock::new(),
+            lines_dropped: Family::default(),
             processes: Gauge::default(),
             listeners: Gauge::default(),
             mem_available_bytes: Gauge::default(),
@@ -140,7 +150,7 @@ impl Metrics {
             deaths: Counter::default(),
             raised: Family::default(),
             cleared: Family::default(),
-            standing: Family::default(),
+            open: Family::default(),
             outcomes: Family::default(),
             tracked_processes: Gauge::default(),
             tracked_listeners: Gauge::default(),
@@ -169,81 +179,82 @@ impl Metrics {
         );
         registry.register_with_unit(
             "loop_gap",
-            "Time for which the loop could notice nothing: what a turn took, and by how much the \
-             next was late",
+            "Time during which the loop read nothing: the duration of a turn, and the delay of the \
+             next one",
             Unit::Seconds,
             self.loop_gap_seconds.clone(),
         );
         registry.register_with_unit(
             "loop_gap_max",
-            "The longest of these since the start",
+            "Longest such time since the start",
             Unit::Seconds,
             self.loop_gap_max_seconds.clone(),
         );
-        registry.register("lost", "What did not reach an observation, by name", self.lost.clone());
+        registry.register("lost", "Facts that were lost, by reason", self.lost.clone());
         registry.register(
             "probe_attached",
-            "1 where the probe is attached, 0 where its fallback is used or it is off",
+            "1 if the probe uses its best source, 0 if it uses a fallback or is off",
             self.probe_attached.clone(),
         );
         registry.register(
             "probe_state",
-            "1 for the state that each probe is in, attached, degraded or off, and where its facts \
-             come from",
+            "1 for the state of each probe (attached, degraded or off) and the source of its facts",
             self.probe_state.clone(),
         );
         registry.register("processes", "Processes in the latest scan", self.processes.clone());
         registry.register(
             "listeners",
-            "Listening sockets in the latest look",
+            "Listening sockets in the latest scan",
             self.listeners.clone(),
         );
         registry.register_with_unit(
             "host_mem_available",
-            "MemAvailable",
+            "Available memory of the host (MemAvailable)",
             Unit::Bytes,
             self.mem_available_bytes.clone(),
         );
         registry.register("process_births", "Processes forked", self.births.clone());
         registry.register("process_execs", "Program images replaced", self.execs.clone());
-        registry.register("process_deaths", "Processes gone", self.deaths.clone());
+        registry.register("process_deaths", "Processes that ended", self.deaths.clone());
         registry.register(
             "verdicts_raised",
-            "Verdicts raised, by kind and by what runs out",
+            "Verdicts raised, by kind and resource",
             self.raised.clone(),
         );
         registry.register(
             "verdicts_cleared",
-            "Verdicts cleared, by kind and by what runs out",
+            "Verdicts cleared, by kind and resource",
             self.cleared.clone(),
         );
         registry.register(
             "verdicts_standing",
-            "Verdicts that stand, by kind and by what runs out",
-            self.standing.clone(),
+            "Verdicts raised and not yet cleared, by kind and resource",
+            self.open.clone(),
         );
-        registry.register(
-            "outcomes",
-            "What came of actions, by what happened",
-            self.outcomes.clone(),
-        );
+        registry.register("outcomes", "Outcomes of actions, by kind", self.outcomes.clone());
         registry.register(
             "tracked_processes",
-            "Processes with a window",
+            "Processes that detectors track",
             self.tracked_processes.clone(),
         );
         registry.register(
             "tracked_listeners",
-            "Listeners with a window",
+            "Listeners that detectors track",
             self.tracked_listeners.clone(),
         );
         registry.register(
             "untracked",
-            "Observations of what there was no room to track",
+            "Observations of processes and listeners for which there was no room",
             self.untracked.clone(),
         );
-        registry.register("ignored", "Observations whose time made no sense", self.ignored.clone());
+        registry.register("ignored", "Observations with an invalid time", self.ignored.clone());
         self.serve.register(&mut registry);
+        registry.register(
+            "lines_dropped",
+            "Lines of output (stdout) and of the log (stderr) that were not written: the reader \
+             was too slow or is gone, or the disk is full",
+            self.lines_dropped.clone(),
+        );
         registry.register_with_unit(
             "cpu",
             "CPU time of the agent",
@@ -258,7 +269,7 @@ impl Metrics {
         );
     }
 
-    /// Takes note of a read.
+    /// Notes a read of the sensors.
     pub fn note_batch(&self, batch: &mut Batch<'_>) {
         let label = ReadLabel { sensor: name(batch.read) };
         self.read_seconds.get_or_create(&label).observe(batch.took_secs);
@@ -273,11 +284,8 @@ impl Metrics {
                 Fact::Host(host) => {
                     self.mem_available_bytes.set(host.mem_available_bytes as i64);
                 }
-                Fact::Handles(_)
-                | Fact::Outbound(_)
-                | Fact::Sensing(_)
-                | Fact::Exec(_)
-                | Fact::Exit(_) => {}
+                // Other facts have no metrics of their own.
+                _ => {}
             }
         }
         self.observations.get_or_create(&label).inc_by(batch.observations.len() as u64);
@@ -300,16 +308,30 @@ impl Metrics {
         }
     }
 
-    /// Shows what became of pages, too.
-    pub fn show_pages(&self, counts: Arc<NotifyMetrics>) {
+    /// Adds the counts of notifications.
+    pub fn show_notifications(&self, counts: Arc<NotifyMetrics>) {
         counts.register(&mut self.registry());
-        // They are shown once.
-        let _ = self.pages.set(counts);
+        // Set once, at the start.
+        let _ = self.notifications.set(counts);
     }
 
-    /// Shows where the node is, too.
+    /// Adds the state of the node's drain.
     pub fn show_drain(&self, readiness: &ReadinessCell) {
         readiness.register(&mut self.registry());
+    }
+
+    /// Adds the lines that were dropped, by stream.
+    pub fn show_dropped_lines(&self, lines: impl Iterator<Item = DroppedLines>) {
+        // Set once, at the start.
+        let _ = self.dropped_lines.set(lines.collect());
+        self.note_dropped_lines();
+    }
+
+    fn note_dropped_lines(&self) {
+        for lines in self.dropped_lines.get().into_iter().flatten() {
+            let label = StreamLabel { stream: lines.stream() };
+            raise_to(&self.lines_dropped.get_or_create(&label), lines.total());
+        }
     }
 
     fn note_scan(&self, sensors: &mut Sensors) {
@@ -318,10 +340,11 @@ impl Metrics {
         raise_to(&self.births, life.forks);
         raise_to(&self.execs, life.execs);
         raise_to(&self.deaths, life.exits);
-        for (what, total) in sensors.lost_at_scan().totals() {
-            raise_to(&self.lost.get_or_create(&LostLabel { what }), total);
-            self.health_state().note_lost(self.clock.now(), what, total);
+        for (loss, total) in sensors.lost_at_scan().totals() {
+            raise_to(&self.lost.get_or_create(&LostLabel { what: loss }), total);
+            self.health_state().note_lost(self.clock.now(), loss, total);
         }
+        self.note_dropped_lines();
         self.note_own_cost();
     }
 
@@ -332,7 +355,7 @@ impl Metrics {
         }
         *noted = reports.to_vec();
         self.health_state().note_probes(reports);
-        // A probe that changed its state must not be left in both.
+        // A probe whose state has changed must not show both.
         self.probe_state.clear();
         for report in reports {
             let (probe, source) = (report.probe.name(), report.source.to_string());
@@ -355,31 +378,31 @@ impl Metrics {
         }
     }
 
-    /// Takes note of a verdict.
+    /// Counts a verdict.
     pub fn note_verdict(&self, verdict: &Verdict) {
         let label =
             VerdictLabel { verdict: verdict.claim.name(), resource: verdict.claim.resource() };
-        let standing = self.standing.get_or_create(&label);
+        let open = self.open.get_or_create(&label);
         match verdict.state {
             ClaimState::Updated => {}
             ClaimState::Raised => {
                 self.raised.get_or_create(&label).inc();
-                standing.inc();
+                open.inc();
             }
             ClaimState::Cleared => {
                 self.cleared.get_or_create(&label).inc();
-                standing.dec();
+                open.dec();
             }
         }
     }
 
-    /// Takes note of what came of an action.
+    /// Counts the outcome of an action.
     pub fn note_outcome(&self, outcome: &Outcome) {
         self.outcomes.get_or_create(&OutcomeLabel { outcome: outcome.event.name() }).inc();
         self.health_state().note_outcome(self.clock.now(), outcome);
     }
 
-    /// Takes note of what the core holds.
+    /// Notes the numbers of subjects that the engine holds.
     pub fn note_tracked(&self, tracked: &EngineSize) {
         self.tracked_processes.set(tracked.processes as i64);
         self.tracked_listeners.set(tracked.listeners as i64);
@@ -388,31 +411,32 @@ impl Metrics {
         raise_to(&self.ignored, tracked.ignored_total);
     }
 
-    /// Everything, as OpenMetrics text.
+    /// Encodes all metrics as OpenMetrics text.
     ///
     /// # Errors
     ///
-    /// Returns an error if the encoder fails, which it does not for metrics of these types.
+    /// Returns an error if the encoder fails; it does not for metrics of these types.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry())?;
         Ok(text)
     }
 
-    /// Health of the agent now: whether it watches, and everything that it cannot see, limit or
+    /// Reports the health of the agent now: its state, and everything that it cannot see, limit or
     /// deliver.
     pub fn health(&self) -> HealthReport {
         let now = self.clock.now();
         let late = now - f64::from_bits(self.scan_due_at.load(Ordering::Relaxed));
         let is_failing = late > self.interval_secs * SCANS_MISSED_MAX;
         let failing = is_failing.then(|| format!("the next scan of the host is {late:.1} s late"));
-        let undelivered = self.pages.get().map(|pages| pages.undelivered()).unwrap_or_default();
+        let undelivered =
+            self.notifications.get().map(|counts| counts.undelivered()).unwrap_or_default();
         self.health_state().report(now, failing, undelivered)
     }
 
-    /// Notes something that does not work for as long as the agent runs, for [`Metrics::health`].
-    pub fn note_standing(&self, kind: &'static str, detail: String) {
-        self.health_state().note_standing(kind, detail);
+    /// Notes a fault that lasts as long as the agent runs, for [`Metrics::health`].
+    pub fn note_permanent(&self, kind: &'static str, detail: String) {
+        self.health_state().note_permanent(kind, detail);
     }
 
     /// Counters of the ports that the agent serves.
@@ -420,7 +444,7 @@ impl Metrics {
         &self.serve
     }
 
-    /// The clock that everything here goes by.
+    /// Clock of all times here.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -429,7 +453,8 @@ impl Metrics {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing panics while it holds the lock, and the registry would be whole even then.
+    /// Ignores poisoning: nothing panics while it holds the lock, and the registry would still be
+    /// consistent.
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -442,7 +467,7 @@ fn name(read: ScanKind) -> &'static str {
     }
 }
 
-/// Brings a counter up to a total that is counted elsewhere.
+/// Raises a counter to a total that is counted elsewhere.
 fn raise_to(counter: &Counter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -1,7 +1,7 @@
-//! Connection slots: a bounded number of connections, in all and of each peer.
+//! Connection slots: bounds on the number of connections, in total and per peer.
 //!
-//! A newcomer always gets a slot. If none is free, the connection that has been idle longest is
-//! dropped for it: first one of the same peer, if that peer has as many as it may. A connection is
+//! A new connection always gets a slot. If none is free, the connection that has been idle longest
+//! is dropped for it: one of the same peer, if that peer has as many as it may. A connection is
 //! idle from its last complete request on, or from its beginning, so that sending a byte now and
 //! then does not keep it alive.
 
@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 
 use super::counts::DropCounter;
 
-/// Most connections at a time.
+/// Maximum numbers of connections at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct SlotLimits {
-    /// In all.
+    /// In total.
     pub total: usize,
     /// From one other address.
     pub per_peer: usize,
@@ -35,7 +35,7 @@ pub struct Slots {
 #[derive(Default)]
 struct HeldSlots {
     next_id: u64,
-    /// In the order of their last request: the first has been idle longest.
+    /// Connections in the order of their last request: the first has been idle longest.
     connections: Vec<SlotEntry>,
 }
 
@@ -45,20 +45,20 @@ struct SlotEntry {
     dropped: Arc<Notify>,
 }
 
-/// One connection's slot, free again once this is dropped.
+/// Slot of one connection, which is free again once this is dropped.
 pub struct Slot {
     slots: Arc<Slots>,
     id: u64,
 }
 
 impl Slots {
-    /// Slots of which none is taken.
+    /// Creates free slots.
     pub fn new(limits: SlotLimits, drops: DropCounter) -> Arc<Self> {
         Arc::new(Self { limits, drops, held: Mutex::default() })
     }
 
-    /// Takes a slot for a connection of `peer`, which is notified by `dropped` if it has to give
-    /// way later.
+    /// Takes a slot for a connection of `peer`. `dropped` is notified if another connection takes
+    /// its place later.
     pub fn take(self: &Arc<Self>, peer: IpAddr, is_local: bool, dropped: &Arc<Notify>) -> Slot {
         let per_peer = if is_local { self.limits.per_local_peer } else { self.limits.per_peer };
         let mut held = self.held();
@@ -87,9 +87,9 @@ impl Slots {
 }
 
 impl HeldSlots {
-    fn drop_first(&mut self, is_it: impl Fn(&SlotEntry) -> bool) {
-        if let Some(at) = self.connections.iter().position(is_it) {
-            self.connections.remove(at).dropped.notify_one();
+    fn drop_first(&mut self, is_match: impl Fn(&SlotEntry) -> bool) {
+        if let Some(index) = self.connections.iter().position(is_match) {
+            self.connections.remove(index).dropped.notify_one();
         }
     }
 }
@@ -121,7 +121,7 @@ mod tests {
         pin!(dropped.notified()).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
     }
 
-    /// Takes a slot for each of these peers, and gives which connections were dropped.
+    /// Takes a slot for each of these peers, and returns the connections that were dropped.
     fn dropped(slots: &Arc<Slots>, peers: &[(u8, bool)]) -> (Vec<usize>, Vec<Slot>) {
         let notifies: Vec<_> = peers.iter().map(|_| Arc::new(Notify::new())).collect();
         let take =
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_takes_the_place_of_the_longest_idle() {
+    fn new_connection_replaces_the_longest_idle() {
         let (gone, _held) = dropped(
             &slots(),
             &[(1, false), (2, false), (3, false), (4, false), (5, false), (6, false)],
@@ -148,15 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_its_share_makes_room_for_itself() {
+    fn peer_at_its_limit_replaces_its_own_connection() {
         let (gone, _held) = dropped(&slots(), &[(2, false), (1, false), (1, false), (1, false)]);
         assert_eq!(gone, [1]);
         let (gone, _held) = dropped(&slots(), &[(1, true), (1, true), (1, true), (1, true)]);
-        assert_eq!(gone, [0], "this host's own addresses have more");
+        assert_eq!(gone, [0], "addresses of this host have a higher limit");
     }
 
     #[test]
-    fn a_slot_is_free_again_once_it_is_dropped() {
+    fn dropped_slot_is_free_again() {
         let slots = slots();
         let (_, held) = dropped(&slots, &[(1, false), (2, false), (3, false), (4, false)]);
         drop(held);

@@ -1,19 +1,19 @@
-//! Lines of a stream in bounded memory: a line that is too long is read past, not into memory.
+//! Lines of a stream in bounded memory: a line that is too long is skipped, not kept.
 
 use std::io::{self, BufRead};
 
-/// Longest line that is kept. The longest sensible record, with a cgroup path of 4 KiB, is some 5
-/// KiB.
+/// Maximum length of a line. The longest valid record, with a cgroup path of 4 KiB, has about
+/// 5 KiB.
 pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Result of reading a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineRead {
-    /// In the buffer, without its line end.
-    Whole,
-    /// In the buffer; the stream ended before its line did.
+    /// The line is in the buffer, without its line end.
+    Complete,
+    /// The line is in the buffer; the stream ended before its line end.
     Unterminated,
-    /// Longer than [`LINE_BYTES_MAX`], and dropped.
+    /// The line is longer than [`LINE_BYTES_MAX`], and was dropped.
     TooLong,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum LineRead {
 ///
 /// # Errors
 ///
-/// Returns an error of the stream, except interruptions, which are retried.
+/// Returns an error if the stream fails. Interrupted reads are retried.
 pub(super) fn read_line<R: BufRead>(
     input: &mut R,
     buffer: &mut Vec<u8>,
@@ -53,7 +53,7 @@ pub(super) fn read_line<R: BufRead>(
             if buffer.last() == Some(&b'\r') {
                 buffer.pop();
             }
-            return Ok(Some(if too_long { LineRead::TooLong } else { LineRead::Whole }));
+            return Ok(Some(if too_long { LineRead::TooLong } else { LineRead::Complete }));
         }
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_out_whole_whatever_the_chunks() {
+    fn lines_are_complete_whatever_the_chunks() {
         for capacity in [1, 2, 3, 64] {
             let mut input = BufReader::with_capacity(capacity, &b"one\r\n\ntwo\nthree"[..]);
             let mut buffer = Vec::new();
@@ -73,23 +73,21 @@ mod tests {
             while let Some(line) = read_line(&mut input, &mut buffer).unwrap() {
                 lines.push((line, String::from_utf8(buffer.clone()).unwrap()));
             }
-            let whole = |text: &str| (LineRead::Whole, text.to_owned());
-            assert_eq!(
-                lines,
-                [whole("one"), whole(""), whole("two"), (LineRead::Unterminated, "three".into())]
-            );
+            let complete = |text: &str| (LineRead::Complete, text.to_owned());
+            let last = (LineRead::Unterminated, "three".to_owned());
+            assert_eq!(lines, [complete("one"), complete(""), complete("two"), last]);
         }
     }
 
     #[test]
-    fn a_long_line_is_dropped_and_the_next_one_is_not() {
+    fn long_line_is_dropped_and_the_next_one_read() {
         let mut text = vec![b'x'; 10 << 20];
         text.extend_from_slice(b"\nnext\n");
         let mut input = BufReader::new(&text[..]);
         let mut buffer = Vec::new();
         assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(LineRead::TooLong));
         assert!(buffer.capacity() <= 2 * LINE_BYTES_MAX);
-        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(LineRead::Whole));
+        assert_eq!(read_line(&mut input, &mut buffer).unwrap(), Some(LineRead::Complete));
         assert_eq!(buffer, b"next");
     }
 }

@@ -1,4 +1,4 @@
-//! Records: traces of what was seen, and what the core makes of them.
+//! Traces: recorded observations, as JSON Lines.
 
 pub(crate) mod format;
 mod line_reader;

@@ -1,4 +1,4 @@
-//! Lines of a trace that cannot be used, and why. A bad line costs that line; it never ends a
+//! Lines of a trace that cannot be used, with the reason. A bad line is skipped; it never ends a
 //! replay.
 
 use serde::Deserialize;
@@ -7,55 +7,55 @@ use thiserror::Error;
 
 use crate::sense::FactKind;
 
-/// Longest kind or parser's message that is repeated back, in characters.
+/// Maximum length of a kind or of a parser's message in an error, in characters.
 const QUOTE_CHARS_MAX: usize = 120;
 
 /// A line that cannot be used.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[error("line {line}: {problem}")]
 pub struct SkippedLine {
-    /// Number of the line, from 1.
+    /// Number of the line, starting at 1.
     pub line: u64,
-    /// Problem.
+    /// Problem with it.
     pub problem: LineProblem,
 }
 
-/// Problem of a line.
+/// Problem with a line.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum LineProblem {
-    /// Longer than any record.
+    /// It is longer than any record.
     #[error("longer than 1 MiB")]
     TooLong,
-    /// The stream ended in the middle of it.
+    /// The stream ended in the middle of the line.
     #[error("cut off: the trace ends in the middle of the line")]
     CutOff,
-    /// Not text.
+    /// It is not text.
     #[error("not UTF-8")]
     NotUtf8,
-    /// Not JSON; `NaN` is none, nor is a number too large for a float.
+    /// It is not JSON. Neither is `NaN`, nor a number too large for a float.
     #[error("not JSON: {0}")]
     NotJson(String),
-    /// JSON of a kind that this version does not know; its name, shortened.
+    /// It has a kind that this version does not know; the name is shortened.
     #[error("unknown kind {0:?}")]
     UnknownKind(String),
-    /// A known kind with a field missing, negative or of the wrong type.
+    /// It has a known kind, and a field is missing, negative or of the wrong type.
     #[error("not a record: {0}")]
     NotARecord(String),
-    /// A well-formed field with a value that cannot be.
+    /// A well-formed field has a value that no kernel reports.
     #[error("impossible value: {0}")]
     Impossible(&'static str),
-    /// Earlier than the line before.
+    /// It is earlier than the line before it.
     #[error("time runs backwards, from {last_t} to {t}")]
     Backwards {
-        /// The line's time.
+        /// Time of the line.
         t: f64,
-        /// The latest time before it.
+        /// Latest time before it.
         last_t: f64,
     },
 }
 
 impl LineProblem {
-    /// A few words for counting, the same for every problem of the sort.
+    /// Name of this sort of problem, for counting.
     pub fn sort(&self) -> &'static str {
         match self {
             Self::TooLong => "too long",
@@ -69,24 +69,24 @@ impl LineProblem {
         }
     }
 
-    /// Why a line did not parse.
+    /// Classifies a parser's error.
     pub(super) fn of(error: &serde_json::Error, line: &str) -> Self {
         #[derive(Deserialize)]
         struct LineKind {
             kind: String,
         }
-        // serde_json counts lines from the one it was given, which would read as the trace's first.
+        // serde_json parses one line and would call it line 1, as if it were the trace's first.
         let text = error.to_string();
         let text = text.split(" at line ").next().unwrap_or_default();
-        let said = quote(&format!("{text} in column {}", error.column()));
+        let message = quote(&format!("{text} in column {}", error.column()));
         if !error.is_data() {
-            return Self::NotJson(said);
+            return Self::NotJson(message);
         }
         match serde_json::from_str::<LineKind>(line) {
             Ok(LineKind { kind }) if !FactKind::VARIANTS.contains(&kind.as_str()) => {
                 Self::UnknownKind(quote(&kind))
             }
-            _ => Self::NotARecord(said),
+            _ => Self::NotARecord(message),
         }
     }
 }

@@ -4,9 +4,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{PipeReader, PipeWriter, Write as _, pipe},
+    io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _, pipe},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -80,7 +80,7 @@ fn its_memory_stays_where_it_is_when_others_need_some() {
         fs::read_to_string(format!("/proc/{}/oom_score_adj", running.pid())).expect("it runs");
     let (code, log) = running.stop();
     assert_eq!(code, Some(0), "{log}");
-    assert!(score.trim() == "-900" || log.contains("the OOM score is as it was"), "{score} {log}");
+    assert!(score.trim() == "-900" || log.contains("OOM score is not lowered"), "{score} {log}");
 }
 
 /// An agent that nobody listens to; gone when the test is.
@@ -207,6 +207,44 @@ fn a_recording_replays() {
     let again = run(agent().args(["record", "--duration", "1s", "--out"]).arg(&trace));
     assert_eq!(again.status.code(), Some(2), "a trace that exists is not overwritten");
     assert!(String::from_utf8_lossy(&again.stderr).contains("hint: remove it"));
+}
+
+/// The first line of the log of a short recording. `named` makes the value of `JOURNAL_STREAM` of
+/// the device and inode numbers of its standard error.
+fn first_log_line(named: impl Fn(u64, u64) -> Option<String>) -> String {
+    let (reader, writer) = pipe().expect("a pipe can be made");
+    let writer = fs::File::from(std::os::fd::OwnedFd::from(writer));
+    let stderr = writer.metadata().expect("it is open");
+    let mut command = agent();
+    command.args(["record", "--no-bpf", "--duration", "1ms", "--out", "-"]);
+    command.env_remove("JOURNAL_STREAM").stdout(Stdio::null()).stderr(writer);
+    command.envs(named(stderr.dev(), stderr.ino()).map(|value| ("JOURNAL_STREAM", value)));
+    assert!(command.status().expect("the agent runs").success());
+    // It holds the other end of the pipe.
+    drop(command);
+    let line = BufReader::new(reader).lines().next().expect("it logs");
+    line.expect("the log is text")
+}
+
+#[test]
+fn log_lines_have_the_time_unless_journald_adds_it() {
+    let plain = first_log_line(|dev, ino| Some(format!("{dev}:{ino}")));
+    assert!(plain.trim_start().starts_with("WARN "), "{plain}");
+    let utc = || {
+        let date = run(Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%S"]));
+        String::from_utf8(date.stdout).expect("a date is text").trim_end().to_owned()
+    };
+    let elsewhere = |dev, ino: u64| Some(format!("{dev}:{}", ino + 1));
+    for named in [&(|_, _| None) as &dyn Fn(u64, u64) -> Option<String>, &elsewhere] {
+        let before = utc();
+        let line = first_log_line(named);
+        let (time, rest) = line.split_once(' ').expect("a line has several words");
+        assert!(rest.trim_start().starts_with("WARN "), "{line}");
+        // Such times are in order as text, too.
+        let (secs, fraction) = time.split_at(before.len());
+        assert!(*before <= *secs && *secs <= *utc(), "{line} at {before}");
+        assert!(fraction.starts_with('.') && fraction.ends_with('Z'), "{line}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::{
 
 use spillway_agent::sense::{Hierarchy, Sensors};
 use spillway_tests::{
-    ANY_PORT, OwnCgroup, Running, Scratch, agent, is_root, run_with, skip, wait_for,
+    ANY_PORT, OwnCgroup, Running, Scratch, agent, find_metric, http_get, is_root, run_with, skip,
+    wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -295,5 +296,13 @@ fn its_log_goes_on_once_a_full_disk_has_room_again() {
     fs::remove_file(&filler).expect("it is ours");
     hangup();
     says("SIGHUP: reloaded");
-    says("took no lines for a while");
+    let said = says("lines could not be written to stderr and were dropped");
+    let (_, listen) = said.split_once("listen=").expect("it says where it serves");
+    let listen = listen.split_whitespace().next().and_then(|addr| addr.parse().ok());
+    let dropped = wait_for(SOON, || {
+        let metrics = http_get(listen.expect("that is an address"), "/metrics").ok()?;
+        find_metric(&metrics, "spillway_lines_dropped_total{stream=\"stderr\"}")
+            .filter(|lines| *lines > 0.0)
+    });
+    assert!(dropped.is_some(), "dropped lines are counted");
 }

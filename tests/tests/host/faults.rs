@@ -208,6 +208,32 @@ fn rejected_program_takes_the_rest_of_its_probe_along() {
 }
 
 #[test]
+fn losses_are_logged_with_their_process_at_vv() {
+    let Some(stage) = Stage::set("losses_are_logged_with_their_process_at_vv") else { return };
+    let binary = fs::read(agent().get_program()).expect("the agent can be read");
+    for (verbose, is_logged) in [("-vv", true), ("-v", false)] {
+        let mut command = stage.own_agent(&binary);
+        command.arg(verbose);
+        let running = Running::start(command);
+        // While it reads nothing, the ring of process events fills.
+        running.signal(libc::SIGSTOP);
+        let mut churn = Workload::start(
+            Command::new(env!("CARGO_BIN_EXE_workload")).args(["churn", "--count=12000"]),
+        );
+        churn.until_done();
+        running.signal(libc::SIGCONT);
+        let lost = wait_for(STARTS_WITHIN, || {
+            let log = running.log();
+            log.contains("what=\"life_ring_full\"").then_some(log)
+        });
+        assert!(lost.is_some(), "{verbose}: nothing was lost");
+        let (code, log) = running.stop();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(log.contains("BPF: life_ring_full in process "), is_logged, "{verbose}: {log}");
+    }
+}
+
+#[test]
 fn a_rejected_program_costs_its_probe_alone() {
     let Some(stage) = Stage::set("a_rejected_program_costs_its_probe_alone") else { return };
     let met = rejected(&stage, &["scan_tasks"]);

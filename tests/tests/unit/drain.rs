@@ -654,7 +654,7 @@ fn two_agents_that_never_kept_anything_ask_once() {
     });
     let refused: Vec<_> = refused.collect();
     assert!(
-        matches!(&refused[..], [one] if one.why.ends_with("another agent acts by it")),
+        matches!(&refused[..], [one] if one.why.ends_with("another agent has locked it")),
         "{refused:?}"
     );
 }

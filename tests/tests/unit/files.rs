@@ -425,7 +425,7 @@ fn configuration_writable_by_others_is_refused_to_root() {
     refused(&host.config, "has mode 0666");
     set(&host.config, 0o644);
     set(&host.scratch.0, 0o777);
-    refused(&host.config, "others than its owner may write in it");
+    refused(&host.config, "users other than its owner can write to it");
     set(&host.scratch.0, 0o755);
     chown(&host.config, Some(NOBODY), None).expect("we are root");
     refused(&host.config, "belongs to user 65534");

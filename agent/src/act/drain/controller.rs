@@ -31,6 +31,7 @@ use crate::{
     clock::Clock,
     config::{Config, Pattern},
     net::backoff::Backoff,
+    os::host,
     sense::SocketList,
 };
 
@@ -121,8 +122,7 @@ impl DrainController {
             verify_secs: drain.verify.as_secs_f64(),
             ask_again_secs: config.decide.cooldown.as_secs_f64(),
         };
-        let host =
-            fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let host = host::name();
         // Clones share one of these, seldom both.
         let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let share = share(&[&host, machine_id.trim()]);

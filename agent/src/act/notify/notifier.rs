@@ -15,6 +15,7 @@ use crate::{
     decide::{Action, Decision, Severity},
     detect::Verdict,
     net::http_client::TlsOptions,
+    os::host,
 };
 
 /// Time after the warm-up until an incident of an earlier run counts as over. A leak that is still
@@ -51,7 +52,7 @@ impl Notifier {
             seed,
         };
         let (worker, open) = NotifyWorker::start(setup, clock)?;
-        let host = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
+        let host = host::name();
         let sure_after = config.detect.leak.warm_up + SURE_AFTER_WARM_UP;
         let reporter = Reporter { host, run, sure_after };
         let incidents = IncidentTracker::new(reporter, open, clock.now());

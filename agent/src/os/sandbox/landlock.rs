@@ -1,4 +1,4 @@
-//! Landlock: the directories that may be written, of a file system that may be read as a whole.
+//! Landlock: everything can be read, and only some directories can be written.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use landlock::{
     Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, make_bitflags,
 };
 
-/// Extent to which a kernel enforces it.
+/// Extent to which the kernel enforces the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforced {
     Fully,
@@ -15,28 +15,28 @@ pub enum Enforced {
     Not,
 }
 
-/// Rights that are bounded: those of Linux 6.10, of which an older kernel bounds what it knows.
+/// Rights that are restricted: those of Linux 6.10. An older kernel restricts those that it knows.
 const KNOWN: ABI = ABI::V5;
 
-/// Restricts this thread and its descendants. Nothing may be executed.
+/// Restricts this thread and its descendants. No program can be executed.
 pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let all = AccessFs::from_all(KNOWN);
-    // A rule needs its directory. Of one that is yet to be made, because somebody may want it
-    // later, the one above is as close as it gets.
+    // A rule needs an existing directory. If the state directory is created only later, the rule
+    // is for the closest one above it.
     let state_dir = state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(state_dir);
     let limits = read | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeDir | RemoveDir});
-    let usual = Path::new("/sys/fs/cgroup");
+    let default_mount = Path::new("/sys/fs/cgroup");
     let rules: [(&Path, BitFlags<AccessFs>); 5] = [
         // /proc, /sys, the configuration, secrets, certificates, the resolver's files.
         (Path::new("/"), read),
         // Journal, spool, drain state and locks.
         (state_dir, all & !AccessFs::Execute),
-        // Limits, and a child for a leaker that shares its cgroup.
-        (usual, limits),
-        (cgroups.unwrap_or(usual), limits),
-        // Drop-ins of properties that were set for this boot, which are removed with the limit; see
-        // `act/limit/systemd.rs`.
+        // Limits, and a child for a leaking process that shares its cgroup.
+        (default_mount, limits),
+        (cgroups.unwrap_or(default_mount), limits),
+        // Drop-ins of properties that were set until the next boot, which are removed with the
+        // limit; see `act/limit/systemd.rs`.
         (Path::new("/run/systemd"), read | make_bitflags!(AccessFs::{RemoveFile | RemoveDir})),
     ];
     let mut ruleset = Ruleset::default()
@@ -44,7 +44,7 @@ pub fn restrict(state_dir: &Path, cgroups: Option<&Path>) -> Result<Enforced, Ru
         .handle_access(all)?
         .create()?;
     for (path, access) in rules {
-        // What is not there cannot be written either.
+        // A missing directory cannot be written either.
         if let Ok(directory) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?;
         }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_writes_nothing_but_its_own_directory() {
+    fn restricted_thread_writes_only_to_the_state_directory() {
         let base = std::env::temp_dir().join(format!("spillway-landlock-{}", std::process::id()));
         let (state, other) = (base.join("state"), base.join("other"));
         fs::create_dir_all(&other).unwrap();

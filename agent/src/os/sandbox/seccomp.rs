@@ -1,8 +1,9 @@
-//! seccomp: the system calls that an agent makes once it runs, each group with its reason.
+//! seccomp: the system calls that a running agent makes, each group with its reason.
 //!
-//! Everything else gives ENOSYS, for which libraries have another way; [`NEVER`] gives EPERM.
-//! Nothing is killed for a call that this list forgot: an agent that misses one thing is better
-//! than none. The kernel logs each refusal (`type=1326` in dmesg and the audit log).
+//! Every other call fails with ENOSYS, for which libraries have a fallback; those in [`NEVER`] fail
+//! with EPERM. No call kills the agent, even if it is missing here by mistake: an agent that lacks
+//! one function is better than none. The kernel logs each refusal (`type=1326` in dmesg and the
+//! audit log).
 
 use std::{collections::BTreeMap, io};
 
@@ -12,22 +13,22 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Calls that are allowed whatever their arguments, by what for.
+/// Calls that are allowed with any arguments, by purpose.
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[c_long])] = &[
-    ("memory of the allocator, of threads and of what is mapped; rseq and the robust list begin \
-      each thread", &[
+    ("memory of the allocator, of threads and of mapped files; each thread begins with rseq and \
+      the robust list", &[
         libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect,
         libc::SYS_madvise, libc::SYS_mlock, libc::SYS_munlock, libc::SYS_futex,
         libc::SYS_membarrier, libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_exit,
         libc::SYS_exit_group, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_sched_yield,
         libc::SYS_sched_getaffinity,
     ]),
-    ("signals, and going on after one", &[
+    ("signals, and resuming after one", &[
         libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
         libc::SYS_sigaltstack, libc::SYS_restart_syscall, libc::SYS_tgkill,
     ]),
-    ("time, randomness and who we are; a hashed map and TLS need random numbers, D-Bus the user", &[
+    ("time, random numbers for hash maps and TLS, and the user for D-Bus", &[
         libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep,
         libc::SYS_nanosleep, libc::SYS_gettimeofday, libc::SYS_getrandom, libc::SYS_uname,
         libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
@@ -37,8 +38,7 @@ const ALLOWED: &[(&str, &[c_long])] = &[
         libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2,
         libc::SYS_ppoll, libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
     ]),
-    ("files of /proc, of cgroups and of the state directory; where they may be written is \
-      Landlock's affair", &[
+    ("files in /proc, in cgroups and in the state directory; Landlock restricts writing", &[
         libc::SYS_openat, libc::SYS_openat2, libc::SYS_close, libc::SYS_read, libc::SYS_pread64,
         libc::SYS_readv, libc::SYS_preadv, libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev,
         libc::SYS_pwritev, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat,
@@ -46,27 +46,26 @@ const ALLOWED: &[(&str, &[c_long])] = &[
         libc::SYS_getdents64, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_fcntl,
         libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getcwd,
     ]),
-    ("files of the state directory alone: journal and drain state by rename, the spool as a \
-      database, locks, and what mode they have", &[
+    ("files in the state directory alone: journal and drain state by rename, the spool as a \
+      database, locks, and permissions", &[
         libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_mkdirat,
         libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
         libc::SYS_flock, libc::SYS_fchmod, libc::SYS_fadvise64, libc::SYS_sync_file_range,
     ]),
-    ("sockets: metrics and checks that are served, calls that are made, the bus, the resolver, and \
-      sock_diag", &[
+    ("sockets: the agent's ports, requests to receivers, D-Bus, the resolver, sock_diag", &[
         libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept,
         libc::SYS_accept4, libc::SYS_connect, libc::SYS_shutdown, libc::SYS_getsockname,
         libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_sendto,
         libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg,
         libc::SYS_recvmmsg,
     ]),
-    ("a CPU before others while memory is short, see \
-      `self_protection.rs`", &[libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler]),
-    ("how large a thread's stack may be", &[libc::SYS_prlimit64]),
+    ("real-time priority while memory is short, see `self_protection.rs`", &[
+        libc::SYS_sched_setscheduler, libc::SYS_sched_getscheduler,
+    ]),
+    ("size of a thread's stack", &[libc::SYS_prlimit64]),
 ];
 
-/// Calls that x86-64 has beside those with a descriptor or an `at`, and that its C library still
-/// makes.
+/// Predecessors of the calls above that exist on x86-64, where the C library still makes them.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLDER: &[c_long] = &[
@@ -79,7 +78,7 @@ const OLDER: &[c_long] = &[
 const OLDER: &[c_long] = &[];
 
 /// Calls that are allowed with some values of one argument: the call, the argument's number, its
-/// values, and what for.
+/// values, and the purpose.
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     (libc::SYS_socket, 0,
@@ -89,17 +88,16 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
             libc::AF_INET6 as u64,
             libc::AF_NETLINK as u64,
         ],
-        "the bus, the network, and sock_diag; no raw packets"),
+        "D-Bus, the network and sock_diag; no raw packets"),
     (libc::SYS_bpf, 0, &[
         BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY,
         BPF_OBJ_GET_INFO_BY_FD, BPF_MAP_LOOKUP_AND_DELETE_BATCH, BPF_MAP_LOOKUP_BATCH,
         BPF_MAP_DELETE_BATCH, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_ITER_CREATE,
-    ], "maps and passes of what is attached; nothing more is loaded"),
+    ], "maps and iterators of attached programs; no more are loaded"),
     (libc::SYS_ioctl, 1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, PERF_EVENT_IOC_DISABLE],
-        "sockets that do not block, the resolver, whether the output is a terminal, and the end of \
-         fault sampling"),
+        "nonblocking sockets, the resolver, terminals, and the end of fault sampling"),
     (libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u64, PR_SET_VMA], "names of threads and of the \
-    allocator's memory"),
+    allocator's mappings"),
 ];
 
 /// As [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces.
@@ -110,7 +108,7 @@ const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
     "sock_diag sees the namespace in which it was opened",
 )];
 
-/// Of include/uapi/linux/bpf.h, `perf_event.h` and `prctl.h`; user-space ABI.
+/// From `include/uapi/linux/bpf.h`, `perf_event.h` and `prctl.h`; user-space ABI.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_MAP_UPDATE_ELEM: u64 = 2;
 const BPF_MAP_DELETE_ELEM: u64 = 3;
@@ -124,7 +122,8 @@ const BPF_ITER_CREATE: u64 = 33;
 const PERF_EVENT_IOC_DISABLE: u64 = 0x2401;
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Calls that change what runs on a host or what the kernel is: EPERM says that this is meant.
+/// Calls that run programs, or change other processes or the kernel. EPERM shows that the refusal
+/// is intended.
 #[rustfmt::skip]
 const NEVER: &[c_long] = &[
     libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv,
@@ -138,15 +137,15 @@ const NEVER: &[c_long] = &[
     libc::SYS_perf_event_open, libc::SYS_open_by_handle_at, libc::SYS_personality,
 ];
 
-/// Calls that have another way, and whose arguments are out of a filter's reach: the C library then
-/// takes clone.
-const ELSEWHERE: &[c_long] = &[libc::SYS_clone3];
+/// Calls whose arguments a filter cannot read and that have a fallback: the C library then calls
+/// `clone`.
+const WITH_FALLBACK: &[c_long] = &[libc::SYS_clone3];
 
-/// Restricts every thread of the process; gives the number of calls that are allowed.
+/// Restricts every thread of the process; returns the number of calls that are allowed.
 ///
 /// # Errors
 ///
-/// Returns an error if the kernel refuses the filters, or none exist for this processor.
+/// Returns an error if the kernel refuses the filters, or there are none for this architecture.
 pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
     let allowed = allowed(enters_namespaces).map_err(io::Error::other)?;
@@ -158,10 +157,10 @@ pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
         return Err(io::Error::last_os_error());
     }
     install(filter(any(NEVER), SeccompAction::Allow, errno(libc::EPERM), arch)?)?;
-    install(filter(any(ELSEWHERE), SeccompAction::Allow, errno(libc::ENOSYS), arch)?)?;
-    // The last, because it allows no other. Of two that refuse the later one's errno is given: what
-    // the others refuse passes this one.
-    let passes = allowed.into_iter().chain(any(NEVER)).chain(any(ELSEWHERE)).collect();
+    install(filter(any(WITH_FALLBACK), SeccompAction::Allow, errno(libc::ENOSYS), arch)?)?;
+    // Installed last, because it allows no further filter. If two filters refuse a call, the later
+    // one's errno is returned, so this one lets pass the calls that the others refuse.
+    let passes = allowed.into_iter().chain(any(NEVER)).chain(any(WITH_FALLBACK)).collect();
     install(filter(passes, errno(libc::ENOSYS), SeccompAction::Allow, arch)?)?;
     Ok(count)
 }
@@ -169,11 +168,11 @@ pub fn restrict(enters_namespaces: bool) -> io::Result<usize> {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn allowed(enters_namespaces: bool) -> Result<Rules, seccompiler::BackendError> {
-    let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
-    let mut rules: Rules = whole.map(|call| (*call, Vec::new())).collect();
+    let any_arguments = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
+    let mut rules: Rules = any_arguments.map(|call| (*call, Vec::new())).collect();
     let enters = ENTERS.iter().filter(|_| enters_namespaces);
     for (call, argument, values, _) in ALLOWED_WITH.iter().chain(enters) {
-        let is = |value: &u64| {
+        let equals = |value: &u64| {
             SeccompRule::new(vec![SeccompCondition::new(
                 *argument,
                 Dword,
@@ -181,9 +180,9 @@ fn allowed(enters_namespaces: bool) -> Result<Rules, seccompiler::BackendError> 
                 *value,
             )?])
         };
-        rules.insert(*call, values.iter().map(is).collect::<Result<_, _>>()?);
+        rules.insert(*call, values.iter().map(equals).collect::<Result<_, _>>()?);
     }
-    // A thread, never a process or a namespace.
+    // Threads only: no processes and no namespaces.
     let thread = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
     let thread = SeccompCondition::new(0, Dword, thread, libc::CLONE_THREAD as u64)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]);
@@ -200,11 +199,11 @@ fn filter(
     BpfProgram::try_from(filter).map_err(io::Error::other)
 }
 
-/// Installs a filter on every thread; what it refuses is logged by the kernel.
+/// Installs a filter on every thread; the kernel logs the calls that it refuses.
 fn install(program: BpfProgram) -> io::Result<()> {
     let header = libc::sock_fprog {
         len: program.len().try_into().map_err(io::Error::other)?,
-        // The layout of seccompiler's instruction is the kernel's, as is that of the C library.
+        // seccompiler's instruction has the kernel's layout, and so has the C library's.
         filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
     };
     let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG;
@@ -227,8 +226,8 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice_or_both_allowed_and_never() {
-        let whole = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
-        let all: Vec<_> = whole
+        let any_arguments = ALLOWED.iter().flat_map(|(_, calls)| *calls).chain(OLDER);
+        let all: Vec<_> = any_arguments
             .chain(ALLOWED_WITH.iter().chain(ENTERS).map(|(call, ..)| call))
             .chain(NEVER)
             .collect();
@@ -238,23 +237,22 @@ mod tests {
             .unwrap();
     }
 
-    /// In a process of its own: a filter does not go away.
+    /// Runs in a process of its own, because a filter is permanent.
     #[test]
     fn a_restricted_process_works_and_runs_nothing() {
-        // SAFETY: the child makes system calls and ends; the allocator is not in the middle of
-        // anything in the one thread that forks it, and a child that hangs on another's lock is
-        // seen as an error below.
+        // SAFETY: the child makes system calls and ends. The thread that forks it is not inside the
+        // allocator, and a child that hangs on a lock of another thread is an error below.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let outcome = restricted();
-            // SAFETY: ends the child without what the test's process has to do at its end.
+            // SAFETY: ends the child without the exit handlers of the test's process.
             unsafe { libc::_exit(outcome) };
         }
         let mut status = 0;
         // SAFETY: waits for our own child and writes one integer, which lives here.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
         assert!(libc::WIFEXITED(status), "it was killed: {status}");
-        assert_eq!(libc::WEXITSTATUS(status), 0, "see the step of that number");
+        assert_eq!(libc::WEXITSTATUS(status), 0, "the step with this number failed");
     }
 
     fn restricted() -> i32 {

@@ -1,4 +1,5 @@
-//! Descriptors that this process was started with, under their paths: trusted as its parent is.
+//! Descriptors that this process was started with, by their paths: trusted as much as the parent
+//! process.
 
 use std::{
     fs::File,
@@ -10,13 +11,13 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::{FileRules, read_to_end, refusal::too_large};
+use super::{FileRules, read_to_end, refusal::refuse_large};
 
-/// Longest wait for the next bytes of a pipe.
+/// Maximum wait for the next bytes of a pipe.
 const PIPE_WAITS_MS: u16 = 5_000;
 
-/// Tells if a path names a descriptor that this process was started with.
-pub(super) fn inherited(path: &Path) -> bool {
+/// Returns whether a path names a descriptor that this process was started with.
+pub(super) fn is_inherited(path: &Path) -> bool {
     let number = |directory: &str| path.strip_prefix(directory).ok().and_then(Path::to_str);
     path == Path::new("/dev/stdin")
         || ["/dev/fd", "/proc/self/fd"]
@@ -26,7 +27,7 @@ pub(super) fn inherited(path: &Path) -> bool {
 
 pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    // The kernel's own link, to what was handed over.
+    // A link of the kernel's own, to the inherited file.
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
@@ -43,7 +44,11 @@ pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8
                 if poll(&mut awaited, PollTimeout::from(PIPE_WAITS_MS))? == 0 {
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
-                        "nothing comes out of this pipe",
+                        format!(
+                            "the pipe {} delivered nothing for {PIPE_WAITS_MS} ms\n  hint: is the \
+                             program that writes to it stuck?",
+                            path.display()
+                        ),
                     ));
                 }
             }
@@ -51,7 +56,7 @@ pub(super) fn read_inherited(path: &Path, rules: FileRules) -> io::Result<Vec<u8
             Err(error) => return Err(error),
         }
         if bytes.len() as u64 > rules.bytes_max {
-            return too_large(path, rules.bytes_max);
+            return refuse_large(path, rules.bytes_max);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Refusals: what is wrong with a file or directory, and what to do about it.
+//! Refusals of files and directories: the fault, and a hint.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-/// A file or directory that is refused, and why.
+/// A file or directory that is refused, with the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {why}\n  hint: {hint}", path.display())]
 pub struct Untrusted {
@@ -20,17 +20,17 @@ pub struct Untrusted {
     hint: String,
 }
 
-pub(super) fn owner(stat: &Stat, path: &Path) -> io::Result<()> {
+pub(super) fn check_owner(stat: &Stat, path: &Path) -> io::Result<()> {
     let own = geteuid().as_raw();
     if stat.st_uid == 0 || stat.st_uid == own {
         return Ok(());
     }
-    let ours = if own == 0 { "root".to_owned() } else { format!("root and user {own}") };
-    let why = format!("belongs to user {}, and only {ours} may have it", stat.st_uid);
-    refuse(path, why, format!("chown {own} {}, once you know who made it", path.display()))
+    let trusted = if own == 0 { "root".to_owned() } else { format!("root or user {own}") };
+    let why = format!("belongs to user {}, and has to belong to {trusted}", stat.st_uid);
+    refuse(path, why, format!("chown {own} {}, once it is clear who created it", path.display()))
 }
 
-pub(super) fn is_regular(stat: &Stat, path: &Path) -> io::Result<()> {
+pub(super) fn check_regular(stat: &Stat, path: &Path) -> io::Result<()> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return Ok(()),
         FileType::Directory => return Err(Errno::ISDIR.into()),
@@ -46,21 +46,21 @@ pub(super) fn is_regular(stat: &Stat, path: &Path) -> io::Result<()> {
     )
 }
 
-pub(super) fn linked<T>(path: &Path) -> io::Result<T> {
+pub(super) fn refuse_link<T>(path: &Path) -> io::Result<T> {
     refuse(
         path,
         "is a symbolic link, which is not followed".to_owned(),
-        "name what it points to".to_owned(),
+        "use the path that it points to".to_owned(),
     )
 }
 
-pub(super) fn writable<T>(stat: &Stat, path: &Path) -> io::Result<T> {
-    let why =
-        format!("has mode {:04o}: others than its owner may write in it", stat.st_mode & 0o7777);
+pub(super) fn refuse_writable<T>(stat: &Stat, path: &Path) -> io::Result<T> {
+    let mode = stat.st_mode & 0o7777;
+    let why = format!("has mode {mode:04o}: users other than its owner can write to it");
     refuse(path, why, format!("chmod go-w {}", path.display()))
 }
 
-pub(super) fn too_large<T>(path: &Path, bytes_max: u64) -> io::Result<T> {
+pub(super) fn refuse_large<T>(path: &Path, bytes_max: u64) -> io::Result<T> {
     refuse(path, format!("is larger than {bytes_max} bytes"), "is this the right file?".to_owned())
 }
 
@@ -72,12 +72,12 @@ pub(super) fn refuse<T>(path: &Path, why: String, hint: String) -> io::Result<T>
 }
 
 impl Untrusted {
-    /// The refusal that an error stands for, if it is one.
+    /// Refusal that an error contains, if any.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// The reason, which names the path unless that is `path`, and a hint.
+    /// Returns the reason, which names the refused path unless it is `path`, and the hint.
     pub fn parts(&self, path: &Path) -> (String, &str) {
         let why = if self.path == path {
             format!("it {}", self.why)
@@ -88,7 +88,7 @@ impl Untrusted {
     }
 }
 
-/// An error in a sentence that begins with "`path`: ", and does not name it again.
+/// Returns the reason of an error, for a message that begins with `path`.
 pub fn reason(error: &io::Error, path: &Path) -> String {
     Untrusted::of(error).map_or_else(
         || error.to_string(),

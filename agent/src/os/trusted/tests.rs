@@ -15,7 +15,7 @@ use nix::{
 use super::*;
 use crate::os::StateDir;
 
-/// A directory of this test's, below one with the sticky bit.
+/// A directory of this test, in one with the sticky bit.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -49,7 +49,7 @@ impl Drop for Scratch {
 
 fn refusal<T: std::fmt::Debug>(found: io::Result<T>) -> String {
     let error = found.unwrap_err();
-    Untrusted::of(&error).unwrap_or_else(|| panic!("{error} is no refusal"));
+    Untrusted::of(&error).unwrap_or_else(|| panic!("not a refusal: {error}"));
     let text = error.to_string();
     assert!(text.contains("\n  hint: "), "{text}");
     text
@@ -69,16 +69,16 @@ fn a_file_is_read_unless_others_may_read_or_change_it() {
         let wrong = refusal(read_secret(&scratch.file(&format!("{mode:o}"), mode)));
         assert!(wrong.contains(&format!("has mode 0{mode:o}")), "{wrong}");
     }
-    let everybodys = scratch.file("public", 0o644);
-    assert_eq!(read(&everybodys, PathRules::NAMED, FileRules::public(64)).unwrap(), b"text");
-    let wrong = refusal(read(&everybodys, PathRules::NAMED, FileRules::public(3)));
+    let public = scratch.file("public", 0o644);
+    assert_eq!(read(&public, PathRules::NAMED, FileRules::public(64)).unwrap(), b"text");
+    let wrong = refusal(read(&public, PathRules::NAMED, FileRules::public(3)));
     assert!(wrong.contains("is larger than 3 bytes"), "{wrong}");
     assert_eq!(read_secret(&scratch.path("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(read_secret(&scratch.0).unwrap_err().kind(), io::ErrorKind::IsADirectory);
 }
 
 #[test]
-fn what_is_no_regular_file_is_not_even_opened() {
+fn other_files_than_regular_ones_are_not_opened() {
     let scratch = Scratch::make("kinds");
     mkfifo(&scratch.path("fifo"), NixMode::from_bits_truncate(0o600)).unwrap();
     let _socket = UnixListener::bind(scratch.path("socket")).unwrap();
@@ -94,7 +94,7 @@ fn what_is_no_regular_file_is_not_even_opened() {
         assert!(wrong.contains(kind), "{wrong}");
     }
     assert_eq!(read_secret(&scratch.path("nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
-    // In the state directory no link is followed.
+    // No link in the state directory is followed.
     let dir = StateDir::create(&scratch.path("state")).unwrap();
     symlink(scratch.file("other", 0o600), scratch.path("state/link")).unwrap();
     fs::hard_link(scratch.path("other"), scratch.path("state/hard")).unwrap();
@@ -108,7 +108,7 @@ fn what_is_no_regular_file_is_not_even_opened() {
 }
 
 #[test]
-fn links_are_followed_to_config_never_to_state_directory() {
+fn links_lead_to_configuration_but_not_to_state() {
     let scratch = Scratch::make("links");
     fs::create_dir(scratch.path("..data-1")).unwrap();
     scratch.file("..data-1/key", 0o400);
@@ -155,9 +155,9 @@ fn state_directory_writable_by_others_is_refused() {
 }
 
 #[test]
-fn what_belongs_to_somebody_else_is_refused() {
+fn file_of_another_user_is_refused() {
     if !geteuid().is_root() {
-        println!("SKIP what_belongs_to_somebody_else_is_refused: needs root");
+        println!("SKIP file_of_another_user_is_refused: needs root");
         return;
     }
     let scratch = Scratch::make("owners");
@@ -199,7 +199,7 @@ fn what_belongs_to_somebody_else_is_refused() {
 }
 
 #[test]
-fn what_was_handed_over_is_read_whatever_its_path() {
+fn inherited_descriptor_is_read_whatever_its_path() {
     let scratch = Scratch::make("inherited");
     let file = File::open(scratch.file("key", 0o600)).unwrap();
     let (reader, writer) = io::pipe().unwrap();
@@ -212,6 +212,6 @@ fn what_was_handed_over_is_read_whatever_its_path() {
     drop(writer);
     assert_eq!(read_secret(&fd(reader.as_fd())).unwrap(), b"piped");
     for path in ["/proc/self/fd/x", "/proc/self/fdinfo/0", "/dev/fd/../zero"] {
-        assert!(!inherited(Path::new(path)), "{path}");
+        assert!(!is_inherited(Path::new(path)), "{path}");
     }
 }

@@ -1,4 +1,4 @@
-//! The way to a file: one directory at a time, each judged by its own descriptor.
+//! Walk along the path to a file: one directory at a time, each checked by its own descriptor.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,16 +14,16 @@ use rustix::{
 
 use super::{
     OTHERS_WRITE, PathRules, STICKY,
-    refusal::{linked, owner, writable},
+    refusal::{check_owner, refuse_link, refuse_writable},
 };
 
-/// Links that are followed on one path; the kernel follows 40.
+/// Maximum number of links that are followed on one path; the kernel follows 40.
 const LINKS_MAX: u32 = 16;
 
-/// Opens a directory, or anything at all, only to look at it.
-pub(super) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Flags that open a file of any type for inspection only.
+pub(super) const INSPECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A directory on the way, and where that is.
+/// The directory that the walk has reached.
 pub(super) struct Walk {
     rules: PathRules,
     pub(super) dir: OwnedFd,
@@ -33,22 +33,22 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn from_root(rules: PathRules) -> io::Result<Self> {
-        let dir = rustix::fs::open("/", LOOK | OFlags::DIRECTORY, Mode::empty())?;
+        let dir = rustix::fs::open("/", INSPECT | OFlags::DIRECTORY, Mode::empty())?;
         let walk = Self { rules, dir, path: PathBuf::from("/"), links_left: LINKS_MAX };
         walk.check_here()?;
         Ok(walk)
     }
 
     /// Goes to the directory at an absolute path.
-    pub(super) fn go(&mut self, path: &Path, makes: bool) -> io::Result<()> {
+    pub(super) fn go(&mut self, path: &Path, create: bool) -> io::Result<()> {
         let mut pending = names(path);
         while let Some(name) = pending.pop() {
-            self.enter(&name, &mut pending, makes)?;
+            self.enter(&name, &mut pending, create)?;
         }
         Ok(())
     }
 
-    /// Goes to the directory that a file is in, and gives the file's name there.
+    /// Goes to the directory that contains a file, and returns the file's name in it.
     pub(super) fn locate(&mut self, path: &Path) -> io::Result<OsString> {
         let mut pending = names(path);
         loop {
@@ -60,17 +60,17 @@ impl Walk {
         }
     }
 
-    /// Tells if this is a link that may be followed.
+    /// Returns whether the name is a link that is followed.
     fn is_link(&self, name: &OsStr) -> io::Result<bool> {
         let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(self.rules.follows_links && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     }
 
-    fn enter(&mut self, name: &OsStr, pending: &mut Vec<OsString>, makes: bool) -> io::Result<()> {
-        let found = match rustix::fs::openat(&self.dir, name, LOOK, Mode::empty()) {
-            Err(Errno::NOENT) if makes => match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
+    fn enter(&mut self, name: &OsStr, pending: &mut Vec<OsString>, create: bool) -> io::Result<()> {
+        let found = match rustix::fs::openat(&self.dir, name, INSPECT, Mode::empty()) {
+            Err(Errno::NOENT) if create => match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
                 Err(error) if error != Errno::EXIST => return Err(error.into()),
-                _ => rustix::fs::openat(&self.dir, name, LOOK, Mode::empty())?,
+                _ => rustix::fs::openat(&self.dir, name, INSPECT, Mode::empty())?,
             },
             found => found?,
         };
@@ -98,10 +98,10 @@ impl Walk {
     ) -> io::Result<()> {
         let path = self.path.join(name);
         if !self.rules.follows_links {
-            return linked(&path);
+            return refuse_link(&path);
         }
         if self.rules.checks_owners {
-            owner(stat, &path)?;
+            check_owner(stat, &path)?;
         }
         self.links_left = self.links_left.checked_sub(1).ok_or(Errno::LOOP)?;
         let target = rustix::fs::readlinkat(link, "", Vec::new())?;
@@ -119,16 +119,16 @@ impl Walk {
             return Ok(());
         }
         let stat = rustix::fs::fstat(&self.dir)?;
-        owner(&stat, &self.path)?;
+        check_owner(&stat, &self.path)?;
         if stat.st_mode & OTHERS_WRITE != 0 && stat.st_mode & STICKY == 0 {
-            writable(&stat, &self.path)
+            refuse_writable(&stat, &self.path)
         } else {
             Ok(())
         }
     }
 }
 
-/// The names on a path, the last one first.
+/// Returns the names on a path, last one first.
 pub(super) fn names(path: &Path) -> Vec<OsString> {
     let names = path
         .components()

@@ -3,7 +3,7 @@ use std::io;
 use super::*;
 use crate::{
     bpf::{Fallback, IterHandle, Need, Probe, ProbeState, btf_offsets::members, fallbacks::Cause},
-    sense::{Fact, HostFact, Loss, OutboundSensor},
+    sense::{Fact, HostFact, Loss, OutboundSensor, sensor::boxed},
 };
 
 #[test]
