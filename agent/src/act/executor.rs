@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::{
         act::{
-            outcome::OutcomeKind,
+            outcome::{OutcomeCause, OutcomeKind},
             worker::{Order, Worker, WorkerChannels},
         },
         config::Mode,
@@ -87,8 +87,8 @@ mod tests {
 
     fn outcome(t: f64, event: OutcomeKind) -> Outcome {
         let why = "it is a sample".to_owned();
-        let (id, cgroup) = (Arc::from("leak-1-2"), Arc::from("/a"));
-        Outcome { t, event, id, cgroup, limit_bytes: None, why }
+        let (cause, cgroup) = (OutcomeCause::UNKNOWN, Arc::from("/a"));
+        Outcome { t, event, cause, cgroup, limit_bytes: None, why }
     }
 
     impl SampleExecutor {

@@ -20,7 +20,7 @@ pub use files::{FileProblem, check_files};
 pub use journal::{Change, ChangedUnit, IsolatedCgroup, Journal, JournalEntry, Unreadable};
 pub use limit::{LimitWorker, Undone, recover, undo_all};
 pub use notify::Notifier;
-pub use outcome::{Outcome, OutcomeKind};
+pub use outcome::{Outcome, OutcomeCause, OutcomeKind};
 pub use pause::Pause;
 
 #[cfg(any(test, fuzzing))]

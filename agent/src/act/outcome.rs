@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
+use crate::decide::IncidentId;
+
 /// Outcome of an action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
@@ -12,8 +14,9 @@ pub struct Outcome {
     /// Outcome of an action.
     #[serde(rename = "outcome")]
     pub event: OutcomeKind,
-    /// The incident on whose account.
-    pub id: Arc<str>,
+    /// Cause of the action.
+    #[serde(rename = "id")]
+    pub cause: OutcomeCause,
     /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it
     /// is all of them.
     pub cgroup: Arc<str>,
@@ -22,6 +25,15 @@ pub struct Outcome {
     pub limit_bytes: Option<u64>,
     /// The reason in a sentence, for a person.
     pub why: String,
+}
+
+/// Cause of an action. Prints as `operator`, or as the ids of the incidents with `, ` between them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutcomeCause {
+    /// Incidents that the action was taken for; none if they are unknown.
+    Incidents(Vec<IncidentId>),
+    /// An operator's request.
+    Operator,
 }
 
 /// Outcome of an action.
@@ -73,6 +85,46 @@ pub enum OutcomeKind {
     Undrained,
     /// Nobody granted that it may. That is asked for again.
     UndrainFailed,
+}
+
+impl OutcomeCause {
+    /// Cause of an action that belongs to no known incident.
+    pub const UNKNOWN: Self = Self::Incidents(Vec::new());
+
+    /// Name of an operator's request, in print and on disk.
+    pub const OPERATOR: &str = "operator";
+
+    /// Incidents that the action was taken for.
+    pub fn incidents(&self) -> &[IncidentId] {
+        match self {
+            Self::Incidents(ids) => ids,
+            Self::Operator => &[],
+        }
+    }
+}
+
+impl From<IncidentId> for OutcomeCause {
+    fn from(id: IncidentId) -> Self {
+        Self::Incidents(vec![id])
+    }
+}
+
+impl fmt::Display for OutcomeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incidents(ids) => ids.iter().enumerate().try_for_each(|(index, id)| {
+                let separator = if index == 0 { "" } else { ", " };
+                write!(f, "{separator}{id}")
+            }),
+            Self::Operator => f.write_str(Self::OPERATOR),
+        }
+    }
+}
+
+impl Serialize for OutcomeCause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl OutcomeKind {

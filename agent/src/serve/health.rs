@@ -4,11 +4,14 @@
 //! for some minutes, actions that failed until one for the same incident succeeds, at most an hour;
 //! a missing probe counts while it is missing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{act::Outcome, act::OutcomeKind, bpf::ProbeStatus};
+use crate::{
+    act::{Outcome, OutcomeCause, OutcomeKind},
+    bpf::ProbeStatus,
+};
 
 /// Time for which a loss counts. A guess: some probes' periods, so that each of them sees it.
 const LOSS_COUNTS_SECS: f64 = 300.0;
@@ -61,7 +64,7 @@ pub struct Health {
     lost: BTreeMap<&'static str, GrowingTotal>,
     untracked: GrowingTotal,
     gap: Option<(f64, f64)>,
-    setbacks: BTreeMap<Arc<str>, (f64, String)>,
+    setbacks: BTreeMap<OutcomeCause, (f64, String)>,
 }
 
 /// A total that only rises, and when it last did.
@@ -108,20 +111,20 @@ impl Health {
 
     /// Notes an outcome: a setback counts until the same incident has an outcome that is none.
     pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
-        let Outcome { event, id, cgroup, why, .. } = outcome;
+        let Outcome { event, cause, cgroup, why, .. } = outcome;
         if event.is_setback() {
-            self.setbacks.insert(id.clone(), (now, format!("{event} {cgroup}: {why}")));
+            self.setbacks.insert(cause.clone(), (now, format!("{event} {cgroup}: {why}")));
             if self.setbacks.len() > SETBACKS_MAX {
                 let oldest =
                     self.setbacks.iter().min_by(|one, other| one.1.0.total_cmp(&other.1.0));
-                let oldest = oldest.map(|(id, _)| id.clone());
-                oldest.and_then(|id| self.setbacks.remove(&id));
+                let oldest = oldest.map(|(cause, _)| cause.clone());
+                oldest.and_then(|cause| self.setbacks.remove(&cause));
             }
         } else if !matches!(
             event,
             OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested
         ) {
-            self.setbacks.remove(id);
+            self.setbacks.remove(cause);
         }
     }
 
@@ -188,6 +191,7 @@ mod tests {
             Fallback, Hook, Probe,
             fallbacks::{Cause, Passed, Unavailable},
         },
+        decide::IncidentId,
         sense::Sensors,
     };
 
@@ -200,8 +204,8 @@ mod tests {
         Outcome {
             t: 0.0,
             event,
-            id: Arc::from(id),
-            cgroup: Arc::from("/a"),
+            cause: IncidentId::from(id).into(),
+            cgroup: "/a".into(),
             limit_bytes: None,
             why,
         }

@@ -95,7 +95,7 @@ pub fn divided(stage: &Stage) -> String {
     let held = anon_bytes(leak.pid());
     let undone = limits.undo_all(1.0);
     assert!(
-        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.cause == ID.into()),
         "{undone:?}"
     );
     assert!(undone[0].why.ends_with("who was moved is back where it was"), "{undone:?}");
@@ -129,7 +129,7 @@ pub fn divided_and_over(stage: &Stage) -> String {
             leak.stop();
             None
         } else {
-            limits.end(ID);
+            limits.end(&ID);
             Some(leak)
         };
         let looked = limits.look(2.0);

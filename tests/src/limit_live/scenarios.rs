@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Du
 use spillway_agent::{
     act::{OutcomeKind, Pause, limit::ActiveLimits, undo_all},
     config::Pattern,
+    decide::IncidentId,
     sense::ProcessId,
 };
 
@@ -49,7 +50,7 @@ pub fn held(stage: &Stage) -> String {
     assert!(is_alive(leak.pid()));
     let undone = limits.undo_all(1.0);
     assert!(
-        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.cause == ID.into()),
         "{undone:?}"
     );
     assert_eq!(stage.state(), before);
@@ -84,10 +85,10 @@ pub fn refused(stage: &Stage) -> String {
     // Not in it, and one that had the same pid before.
     assert_eq!(refused(&mut limits, std::process::id()), "the process is not in it any more");
     let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
-    let outcome = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), gone);
+    let outcome = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), gone);
     assert_eq!(outcome.why, "the process is not in it any more");
     assert_eq!(
-        limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event,
+        limits.limit(0.0, &ID, &Arc::from("/no/such"), life(leak.pid())).event,
         OutcomeKind::Refused
     );
 
@@ -128,7 +129,7 @@ pub fn refused(stage: &Stage) -> String {
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
     stuck.want(stage.limit_file(), "33554432", "16777216");
     stage.found_journal().put(&mut stuck).expect("the journal takes it");
-    let why = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
+    let why = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of it is not undone yet"), "{why}");
     assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
     stage.found_journal().remove(&stuck).expect("it can be done");
@@ -222,12 +223,13 @@ pub fn over(stage: &Stage) -> String {
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let cgroup = Arc::from(stage.cgroup.path.as_str());
-    let again = limits.limit(0.5, "leak-2-2", &cgroup, life(leak.pid()));
+    let other = IncidentId::from("leak-2-2");
+    let again = limits.limit(0.5, &other, &cgroup, life(leak.pid()));
     assert_eq!(again.why, "it is limited already");
-    limits.end(ID);
+    limits.end(&ID);
     assert!(limits.look(1.0).is_empty());
     assert_ne!(stage.state(), before);
-    limits.end("leak-2-2");
+    limits.end(&other);
     let looked = limits.look(2.0);
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert_eq!(stage.state(), before);

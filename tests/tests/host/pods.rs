@@ -11,6 +11,7 @@ use spillway_agent::{
         limit::{ActiveLimits, PodLookup},
     },
     config::Pattern,
+    decide::IncidentId,
     net::kubernetes::Api,
 };
 use spillway_tests::{
@@ -263,7 +264,14 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
     let mut limits = ActiveLimits::with(&config, Ok(node.stage.journal()), pods);
     let before = node.stage.state();
     let limit = |limits: &mut ActiveLimits, t: f64, id: &str| {
-        limits.limit(t, id, &node.stage.cgroup.path.as_str().into(), life(leak.pid())).event
+        limits
+            .limit(
+                t,
+                &IncidentId::from(id),
+                &node.stage.cgroup.path.as_str().into(),
+                life(leak.pid()),
+            )
+            .event
     };
     assert_eq!((limit(&mut limits, 0.0, "leak-1-1"), node.asked()), (OutcomeKind::Refused, 1));
     assert_eq!((limits.look(29.0).len(), node.asked()), (0, 1));
@@ -276,7 +284,7 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
     node.api.takes(TOKEN);
     let looked = limits.look(61.0);
     assert!(
-        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.id.as_ref() == "leak-1-1"),
+        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.cause == IncidentId::from("leak-1-1").into()),
         "{looked:?}"
     );
     assert_ne!(node.stage.state(), before);
@@ -286,7 +294,7 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
 
     node.api.conduct(Conduct::Forbids);
     assert_eq!((limit(&mut limits, 300.0, "leak-1-2"), node.asked()), (OutcomeKind::Refused, 4));
-    limits.end("leak-1-2");
+    limits.end(&IncidentId::from("leak-1-2"));
     assert_eq!((limits.look(400.0).len(), node.asked()), (0, 4), "it is over");
     leak.stop();
 }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::whitelist;
+use crate::decide::IncidentId;
 
 const VERSION: u32 = 1;
 
@@ -32,7 +33,8 @@ pub struct JournalEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<IsolatedCgroup>,
     /// Incidents on whose account it is limited.
-    pub incidents: BTreeSet<String>,
+    #[serde(serialize_with = "by_name")]
+    pub incidents: BTreeSet<IncidentId>,
     /// Changes, in order.
     pub changes: Vec<Change>,
     /// Whether it is on disk, or was: who finds it gone then has been overtaken by an undo.
@@ -162,8 +164,10 @@ impl JournalEntry {
                 return named("a property that is changed", name);
             }
         }
-        if let Some(id) = self.incidents.iter().find(|id| !whitelist::is_incident(id)) {
-            return named("an incident", id);
+        if let Some(id) =
+            self.incidents.iter().map(ToString::to_string).find(|id| !whitelist::is_incident(id))
+        {
+            return named("an incident", &id);
         }
         if let Some(text) =
             self.split.iter().filter_map(|split| split.subtree_control.as_deref()).next()
@@ -185,6 +189,13 @@ impl JournalEntry {
         self.changes
             .iter()
             .any(|change| change.file == file && change.wanted.iter().any(|wanted| wanted == found))
+    }
+
+    /// Returns the incidents in the order of their names, as on disk.
+    pub fn incidents_by_name(&self) -> Vec<IncidentId> {
+        let mut ids: Vec<_> = self.incidents.iter().cloned().collect();
+        ids.sort_by_cached_key(ToString::to_string);
+        ids
     }
 
     /// Returns the change of a file.
@@ -210,6 +221,10 @@ impl JournalEntry {
             }),
         }
     }
+}
+
+fn by_name<S: Serializer>(ids: &BTreeSet<IncidentId>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(ids.iter().map(ToString::to_string).collect::<BTreeSet<_>>())
 }
 
 #[cfg(test)]

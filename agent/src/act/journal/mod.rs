@@ -206,7 +206,7 @@ mod tests {
 
     fn entry(journal: &Journal) -> JournalEntry {
         let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/a"), 7);
-        entry.incidents.insert("leak-1-2".to_owned());
+        entry.incidents.insert(crate::decide::IncidentId::from("leak-1-2"));
         entry.want("memory.high", "max", "4096");
         entry
     }

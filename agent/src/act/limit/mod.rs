@@ -38,11 +38,12 @@ use std::{
 
 use super::{
     journal::{ChangedUnit, IsolatedCgroup, Journal, JournalEntry},
-    outcome::{Outcome, OutcomeKind},
+    outcome::{Outcome, OutcomeCause, OutcomeKind},
     pause::Pause,
 };
 use crate::{
     config::{Config, DecideConfig, LimitConfig, Pattern},
+    decide::IncidentId,
     sense::{Hierarchy, LEAK_CHILD, ProcessId, printable::printable},
 };
 
@@ -189,7 +190,7 @@ pub struct ActiveLimits {
     pods: PodLookup,
     standing: BTreeMap<Arc<str>, ActiveLimit>,
     /// By incident.
-    unknown: BTreeMap<Arc<str>, DeferredLimit>,
+    unknown: BTreeMap<IncidentId, DeferredLimit>,
 }
 
 impl ActiveLimits {
@@ -219,11 +220,17 @@ impl ActiveLimits {
     }
 
     /// Limits the cgroup of a process that leaks.
-    pub fn limit(&mut self, t: f64, id: &str, cgroup: &Arc<str>, culprit: ProcessId) -> Outcome {
+    pub fn limit(
+        &mut self,
+        t: f64,
+        id: &IncidentId,
+        cgroup: &Arc<str>,
+        culprit: ProcessId,
+    ) -> Outcome {
         let outcome = |event, limit_bytes, why| Outcome {
             t,
             event,
-            id: id.into(),
+            cause: id.clone().into(),
             cgroup: cgroup.clone(),
             limit_bytes,
             why,
@@ -231,8 +238,8 @@ impl ActiveLimits {
         let tried = self.try_limit(t, id, cgroup, culprit);
         match &tried {
             Err(LimitError::Refused(LimitRefusal::PodUnknown(_))) => {
-                self.unknown
-                    .insert(id.into(), DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit });
+                let deferred = DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit };
+                self.unknown.insert(id.clone(), deferred);
             }
             _ => drop(self.unknown.remove(id)),
         }
@@ -248,7 +255,7 @@ impl ActiveLimits {
     fn try_limit(
         &mut self,
         t: f64,
-        id: &str,
+        id: &IncidentId,
         cgroup: &Arc<str>,
         culprit: ProcessId,
     ) -> Result<(u64, String), LimitError> {
@@ -263,7 +270,7 @@ impl ActiveLimits {
             }
             // Another process of it leaks, or the same again.
             standing.hold.resume();
-            standing.entry.incidents.insert(id.to_owned());
+            standing.entry.incidents.insert(id.clone());
             journal.put(&mut standing.entry).map_err(failed("the journal cannot be written"))?;
             return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
         }
@@ -279,7 +286,7 @@ impl ActiveLimits {
             // Only it knows what was there before the first change.
             return Err(LimitRefusal::NotUndone.into());
         }
-        entry.incidents.insert(id.to_owned());
+        entry.incidents.insert(id.clone());
         entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
         let limited = match whole {
             None => self.limit_target(t, journal, target, &mut entry),
@@ -357,12 +364,12 @@ impl ActiveLimits {
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it
     /// not needed.
-    pub fn end(&mut self, id: &str) {
+    pub fn end(&mut self, id: &IncidentId) {
         self.unknown.remove(id);
         for standing in self.standing.values_mut() {
             if standing.entry.incidents.remove(id) && standing.entry.incidents.is_empty() {
                 // Told of to the end.
-                standing.entry.incidents.insert(id.to_owned());
+                standing.entry.incidents.insert(id.clone());
                 standing.hold.end();
             }
         }
@@ -400,13 +407,9 @@ impl ActiveLimits {
                 Tick::End(event, why) => (event, why, false),
             };
             let limit_bytes = stays.then(|| standing.hold.limit_bytes());
-            let id = standing
-                .entry
-                .incidents
-                .iter()
-                .next()
-                .map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()));
-            outcomes.push(Outcome { t, event, id, cgroup: cgroup.clone(), limit_bytes, why });
+            let first = standing.entry.incidents_by_name().into_iter().take(1).collect();
+            let cause = OutcomeCause::Incidents(first);
+            outcomes.push(Outcome { t, event, cause, cgroup: cgroup.clone(), limit_bytes, why });
             stays
         });
     }

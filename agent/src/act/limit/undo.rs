@@ -15,7 +15,7 @@ use crate::{
     act::{
         Journal,
         journal::{Change, JournalEntry, Unreadable},
-        outcome::{Outcome, OutcomeKind},
+        outcome::{Outcome, OutcomeCause, OutcomeKind},
     },
     os::CgroupDir,
     sense::printable::printable_path,
@@ -24,7 +24,7 @@ use crate::{
 /// Result for one entry.
 #[derive(Debug)]
 pub struct Undone {
-    id: String,
+    cause: OutcomeCause,
     cgroup: String,
     files: Vec<(String, RestoreState)>,
     /// Of a cgroup that was divided.
@@ -66,9 +66,8 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
 
 /// Undoes one entry.
 pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
-    let id = entry.incidents.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut undone = Undone {
-        id,
+        cause: OutcomeCause::Incidents(entry.incidents_by_name()),
         cgroup: printable_path(&entry.directory).to_string(),
         files: Vec::new(),
         merged: None,
@@ -148,7 +147,13 @@ fn put_back(target: &Cgroup, change: &Change) -> RestoreState {
 
 impl Undone {
     fn failed(cgroup: String, error: String) -> Self {
-        Self { id: String::new(), cgroup, files: Vec::new(), merged: None, error: Some(error) }
+        Self {
+            cause: OutcomeCause::UNKNOWN,
+            cgroup,
+            files: Vec::new(),
+            merged: None,
+            error: Some(error),
+        }
     }
 
     /// The first file that somebody else changed.
@@ -182,8 +187,8 @@ impl Undone {
             () if self.theirs().is_some() || self.is_in_use() => OutcomeKind::Overridden,
             () => OutcomeKind::Undone,
         };
-        let (id, cgroup) = (Arc::from(self.id.as_str()), Arc::from(self.cgroup.as_str()));
-        Outcome { t, event, id, cgroup, limit_bytes: None, why: self.to_string() }
+        let (cause, cgroup) = (self.cause.clone(), Arc::from(self.cgroup.as_str()));
+        Outcome { t, event, cause, cgroup, limit_bytes: None, why: self.to_string() }
     }
 
     /// The cgroup's directory, or the file that says nothing of any.
@@ -232,5 +237,35 @@ impl fmt::Display for Undone {
             Some(error) => write!(f, "{separator}{error}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+    use crate::decide::IncidentId;
+
+    #[test]
+    fn one_undo_ends_both_incidents_of_a_limit() {
+        let dir = std::env::temp_dir().join(format!("spillway-undo-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let journal = Journal::claim(&dir).unwrap();
+        let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/no-such-cgroup"), 7);
+        let ids = ["leak-10-1", "leak-9-1"].map(IncidentId::from);
+        entry.incidents.extend(ids.clone());
+        entry.want("memory.high", "max", "4096");
+        journal.put(&mut entry).unwrap();
+        let on_disk = fs::read_to_string(dir.join("journal/cgroup-7.json")).unwrap();
+        assert!(on_disk.contains(r#""incidents":["leak-10-1","leak-9-1"]"#), "{on_disk}");
+
+        let undone = undo_all(&journal);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(undone.len(), 1);
+        let outcome = undone[0].outcome(1.0);
+        assert_eq!(outcome.event, OutcomeKind::CgroupRemoved);
+        assert_eq!(outcome.cause.incidents(), ids);
+        assert_eq!(serde_json::to_value(&outcome).unwrap()["id"], "leak-10-1, leak-9-1");
     }
 }

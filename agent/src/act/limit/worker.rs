@@ -19,7 +19,7 @@ use crate::{
         executor::Executor,
         journal::Journal,
         limit::{ActiveLimits, undo_all},
-        outcome::{Outcome, OutcomeKind},
+        outcome::{Outcome, OutcomeCause, OutcomeKind},
         worker::{Order, Worker, WorkerChannels},
     },
     clock::Clock,
@@ -41,8 +41,8 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Order to the thread.
 enum LimitOrder {
-    Limit { id: Arc<str>, cgroup: Arc<str>, culprit: ProcessId },
-    Unlimit { id: Arc<str> },
+    Limit { id: IncidentId, cgroup: Arc<str>, culprit: ProcessId },
+    Unlimit { id: IncidentId },
     Reload(Box<Config>),
     Stop,
 }
@@ -57,7 +57,7 @@ impl Order for LimitOrder {
 struct Busy {
     since: f64,
     told: bool,
-    id: Arc<str>,
+    cause: OutcomeCause,
     cgroup: Arc<str>,
 }
 
@@ -124,7 +124,7 @@ impl LimitWorker {
 impl Executor for LimitWorker {
     fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
         let IncidentId::Leak(culprit, _) = decision.id else { return false };
-        let id = Arc::from(decision.id.to_string());
+        let id = decision.id.clone();
         let order = match decision.action {
             _ if decision.refused.is_some() => return false,
             Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup().clone(), culprit },
@@ -154,11 +154,11 @@ impl Executor for LimitWorker {
                 "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may \
                  be done yet"
             );
-            let (id, cgroup) = (busy.id.clone(), busy.cgroup.clone());
+            let (cause, cgroup) = (busy.cause.clone(), busy.cgroup.clone());
             outcomes.push(Outcome {
                 t,
                 event: OutcomeKind::Failed,
-                id,
+                cause,
                 cgroup,
                 limit_bytes: None,
                 why,
@@ -183,11 +183,11 @@ fn act(
     loop {
         let order = orders.recv_timeout(LOOK_EVERY);
         let t = clock.now();
-        let (id, cgroup) = match &order {
-            Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone(), cgroup.clone()),
-            _ => (Arc::from(""), Arc::from("")),
+        let (cause, cgroup) = match &order {
+            Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone().into(), cgroup.clone()),
+            _ => (OutcomeCause::UNKNOWN, Arc::from("")),
         };
-        *lock(busy) = Some(Busy { since: t, told: false, id, cgroup });
+        *lock(busy) = Some(Busy { since: t, told: false, cause, cgroup });
         let (outcomes, ends) = match order {
             Ok(LimitOrder::Limit { id, cgroup, culprit }) => {
                 (vec![limits.limit(t, &id, &cgroup, culprit)], false)
