@@ -3,13 +3,13 @@
 
 use super::{
     LimitError,
-    apply::set,
+    apply::apply,
     cgroup::{self, Cgroup},
     controller::{Adjustment, CgroupReading, LimitController},
-    cpu_throttle::slow,
+    cpu_throttle::throttle,
     isolate::{self, Recharge},
     reclaim_spin::SpinDetector,
-    systemd_sync::hand_over,
+    systemd_sync::sync_with_systemd,
     undo::undo,
 };
 use crate::{
@@ -26,25 +26,25 @@ pub struct NewLimit {
     /// Of what.
     pub target: Cgroup,
     /// Controller of the limit.
-    pub hold: LimitController,
+    pub controller: LimitController,
     /// Of a cgroup whose CPU is to be limited if it spins.
-    pub spin: Option<SpinDetector>,
+    pub spin_detector: Option<SpinDetector>,
     /// Of one whose processes were moved there.
-    pub turnover: Option<Recharge>,
+    pub recharge: Option<Recharge>,
 }
 
 /// A limit that stands.
 pub struct ActiveLimit {
     target: Cgroup,
-    turnover: Option<Recharge>,
+    recharge: Option<Recharge>,
     pub entry: JournalEntry,
-    pub hold: LimitController,
+    pub controller: LimitController,
     /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
-    spin: Option<SpinDetector>,
+    spin_detector: Option<SpinDetector>,
     /// Whether it was to be put back and could not be.
     is_stuck: bool,
     /// Whether it was to be changed and could not be.
-    is_set_back: bool,
+    has_reported_failure: bool,
 }
 
 /// Result of a check.
@@ -52,14 +52,14 @@ pub enum Tick {
     /// Nothing that is worth a word.
     Nothing,
     /// This, for this reason, and it stands.
-    Tell(OutcomeKind, String),
+    Report(OutcomeKind, String),
     /// This, for this reason, and it is over.
     End(OutcomeKind, String),
 }
 
 impl Tick {
     /// The same, of an end with its reason first.
-    fn because(self, reason: &str) -> Self {
+    fn with_reason(self, reason: &str) -> Self {
         match self {
             Self::End(event, why) => Self::End(event, format!("{reason}; {why}")),
             next => next,
@@ -69,22 +69,33 @@ impl Tick {
 
 impl ActiveLimit {
     /// One that was just set.
-    pub fn new(NewLimit { target, hold, spin, turnover }: NewLimit, entry: JournalEntry) -> Self {
-        Self { target, turnover, entry, hold, spin, is_stuck: false, is_set_back: false }
+    pub fn new(
+        NewLimit { target, controller, spin_detector, recharge }: NewLimit,
+        entry: JournalEntry,
+    ) -> Self {
+        Self {
+            target,
+            recharge,
+            entry,
+            controller,
+            spin_detector,
+            is_stuck: false,
+            has_reported_failure: false,
+        }
     }
 
     /// Whether it holds for this process of its cgroup: where that is divided, not for all.
-    pub fn is_of(&self, pid: u32) -> bool {
-        self.entry.split.is_none() || isolate::holds(&self.target, pid)
+    pub fn applies_to(&self, pid: u32) -> bool {
+        self.entry.split.is_none() || isolate::contains(&self.target, pid)
     }
 
     /// Tells systemd of it, which gave no answer before and may by now.
-    pub fn hand_over(&mut self, cgroup: &str, journal: &Journal) {
-        if !self.target.is_stopgap() || !journal.holds(&self.entry) {
+    pub fn sync_with_systemd(&mut self, cgroup: &str, journal: &Journal) {
+        if !self.target.bypasses_systemd() || !journal.holds(&self.entry) {
             return;
         }
-        let limit_bytes = self.hold.limit_bytes();
-        match hand_over(journal, &self.target, &mut self.entry, cgroup, limit_bytes) {
+        let limit_bytes = self.controller.limit_bytes();
+        match sync_with_systemd(journal, &self.target, &mut self.entry, cgroup, limit_bytes) {
             Ok(target) => {
                 self.target = target;
                 tracing::info!(%cgroup, "systemd answers again, and knows of the limit");
@@ -114,26 +125,28 @@ impl ActiveLimit {
     fn next(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
         let file = self.target.limit_file();
         let found =
-            self.target.limit_now().and_then(|found| Ok((found, self.target.usage_bytes()?)));
+            self.target.effective_limit().and_then(|found| Ok((found, self.target.usage_bytes()?)));
         let (found, usage_bytes) = match found {
-            Ok(found) if self.target.is_there() => found,
+            Ok(found) if self.target.exists() => found,
             // Removed since, or for a moment not to be read: the next look will tell.
-            _ if self.target.is_there() => return Tick::Nothing,
+            _ if self.target.exists() => return Tick::Nothing,
             _ => return self.lift(journal, OutcomeKind::CgroupRemoved),
         };
         if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
-            return self.lift(journal, OutcomeKind::Undone).because("nobody is left who was moved");
+            return self
+                .lift(journal, OutcomeKind::Undone)
+                .with_reason("nobody is left who was moved");
         }
         let limit_bytes = cgroup::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
-        let before = self.hold.clone();
-        if let Some(turnover) = self.turnover.filter(|_| self.hold.is_pressed(usage_bytes)) {
-            self.hold.make_room(turnover.replaced_bytes(&self.target));
+        let before = self.controller.clone();
+        if let Some(recharge) = self.recharge.filter(|_| self.controller.is_pressed(usage_bytes)) {
+            self.controller.allow_recharged(recharge.replaced_bytes(&self.target));
         }
         let Some(step) =
-            self.hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure })
+            self.controller.adjust(CgroupReading { t, limit_bytes, usage_bytes, full_pressure })
         else {
-            return self.slow_down(t, usage_bytes, journal, pause, config);
+            return self.throttle_cpu(t, usage_bytes, journal, pause, config);
         };
         let event = match step {
             Adjustment::Reassert(_) => OutcomeKind::Reasserted,
@@ -141,33 +154,33 @@ impl ActiveLimit {
             Adjustment::BackOff(_) => OutcomeKind::Relaxed,
             Adjustment::Widen(_) => OutcomeKind::Widened,
             Adjustment::Thrashing => {
-                return Tick::Tell(
+                return Tick::Report(
                     OutcomeKind::Thrashing,
                     "it waits for memory, and got all that it gets".to_owned(),
                 );
             }
-            Adjustment::Still => {
-                return Tick::Tell(
+            Adjustment::GrowthStopped => {
+                return Tick::Report(
                     OutcomeKind::GrowthStopped,
                     format!(
                         "it stands still at {usage_bytes} bytes below {}",
-                        self.hold.limit_bytes()
+                        self.controller.limit_bytes()
                     ),
                 );
             }
-            Adjustment::Held => {
-                return Tick::Tell(
+            Adjustment::KeptAfterIncident => {
+                return Tick::Report(
                     OutcomeKind::KeptAfterIncident,
                     "without it the memory would grow again".to_owned(),
                 );
             }
             Adjustment::Lift => return self.lift(journal, OutcomeKind::Undone),
             Adjustment::Yield => {
-                let who_won = match self.hold.reasserts() {
-                    _ if limit_bytes.is_some_and(|bytes| bytes < self.hold.limit_bytes()) => {
+                let who_won = match self.controller.reasserts() {
+                    _ if limit_bytes.is_some_and(|bytes| bytes < self.controller.limit_bytes()) => {
                         format!(
                             "somebody set {file} to {found}, below the {} that we set",
-                            self.hold.limit_bytes()
+                            self.controller.limit_bytes()
                         )
                     }
                     reasserts => {
@@ -180,14 +193,14 @@ impl ActiveLimit {
                 };
                 return self
                     .lift(journal, OutcomeKind::Overridden)
-                    .because(&format!("{who_won}: it is left to them"));
+                    .with_reason(&format!("{who_won}: it is left to them"));
             }
         };
         if pause.is_on() {
-            self.hold = before;
+            self.controller = before;
             return Tick::Nothing;
         }
-        let wanted_bytes = self.hold.limit_bytes();
+        let wanted_bytes = self.controller.limit_bytes();
         let prior = self.entry.change(file).and_then(|change| cgroup::limit_bytes(&change.prior));
         if prior.is_some_and(|prior| prior <= wanted_bytes) {
             // What was there before holds as well as what would be set, and nobody is let have more
@@ -198,7 +211,7 @@ impl ActiveLimit {
                 OutcomeKind::Undone
             };
             return match event {
-                OutcomeKind::Overridden => self.lift(journal, event).because(&format!(
+                OutcomeKind::Overridden => self.lift(journal, event).with_reason(&format!(
                     "somebody set {file} to {found}, and what was there before us is no wider than \
                      ours would be: it is left to them"
                 )),
@@ -226,31 +239,31 @@ impl ActiveLimit {
         // One that is only made wider needs to leave no margin.
         let margin_bytes = if event == OutcomeKind::Widened { 0 } else { config.margin_bytes };
         let config = LimitConfig { margin_bytes, ..config.clone() };
-        match set(journal, &mut self.target, &mut self.entry, &config, Some(wanted_bytes)) {
+        match apply(journal, &mut self.target, &mut self.entry, &config, Some(wanted_bytes)) {
             Ok(_) => {
-                self.is_set_back = false;
-                Tick::Tell(event, why)
+                self.has_reported_failure = false;
+                Tick::Report(event, why)
             }
             Err(failure) => {
-                self.hold = before;
-                self.set_back(failure)
+                self.controller = before;
+                self.report_failure(failure)
             }
         }
     }
 
     /// What was to be done is not, and due with the next look as well.
-    fn set_back(&mut self, failure: LimitError) -> Tick {
+    fn report_failure(&mut self, failure: LimitError) -> Tick {
         match failure {
             // It grew meanwhile.
             LimitError::Refused(_) => Tick::Nothing,
             // Told once.
-            _ if std::mem::replace(&mut self.is_set_back, true) => Tick::Nothing,
-            failure => Tick::Tell(OutcomeKind::Failed, failure.to_string()),
+            _ if std::mem::replace(&mut self.has_reported_failure, true) => Tick::Nothing,
+            failure => Tick::Report(OutcomeKind::Failed, failure.to_string()),
         }
     }
 
     /// Limits its CPU as well once it spins: once, whatever comes of it.
-    fn slow_down(
+    fn throttle_cpu(
         &mut self,
         t: f64,
         usage_bytes: u64,
@@ -258,16 +271,18 @@ impl ActiveLimit {
         pause: &Pause,
         config: &LimitConfig,
     ) -> Tick {
-        let Some(spin) = &mut self.spin else { return Tick::Nothing };
+        let Some(spin_detector) = &mut self.spin_detector else { return Tick::Nothing };
         let cpu_usec = self.target.cpu_usec().ok();
-        if !spin.look(t, cpu_usec, self.hold.is_pressed(usage_bytes)) || pause.is_on() {
+        if !spin_detector.observe(t, cpu_usec, self.controller.is_pressed(usage_bytes))
+            || pause.is_on()
+        {
             return Tick::Nothing;
         }
-        self.spin = None;
-        match slow(config, journal, &self.target, &mut self.entry) {
+        self.spin_detector = None;
+        match throttle(config, journal, &self.target, &mut self.entry) {
             Ok(Some(done)) => {
                 let secs = config.cpu_after.as_secs_f64();
-                Tick::Tell(
+                Tick::Report(
                     OutcomeKind::CpuThrottled,
                     format!(
                         "it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"
@@ -275,7 +290,7 @@ impl ActiveLimit {
                 )
             }
             Ok(None) => Tick::Nothing,
-            Err(failure) => Tick::Tell(OutcomeKind::Failed, failure.to_string()),
+            Err(failure) => Tick::Report(OutcomeKind::Failed, failure.to_string()),
         }
     }
 
@@ -287,7 +302,7 @@ impl ActiveLimit {
             true => Tick::End(event, undone.to_string()),
             // Tried again with every look, and told once.
             false if std::mem::replace(&mut self.is_stuck, true) => Tick::Nothing,
-            false => Tick::Tell(OutcomeKind::Failed, undone.to_string()),
+            false => Tick::Report(OutcomeKind::Failed, undone.to_string()),
         }
     }
 }

@@ -3,9 +3,9 @@
 use super::{
     LimitError, LimitRefusal,
     cgroup::{self, Cgroup, MEMORY_SWAP_MAX},
-    controller::least_bytes,
+    controller::min_limit_bytes,
     failed,
-    memory_max::{is_backed, set_backstop},
+    memory_max::{has_backstop, raise_backstop},
     swap,
     verified_write::{TRIES, record_intent, write_and_verify},
 };
@@ -21,23 +21,23 @@ use crate::{
 /// # Errors
 ///
 /// Returns an error if it is not set, or only in part: the entry lists what may have been done.
-pub fn set(
+pub fn apply(
     journal: &Journal,
     target: &mut Cgroup,
     entry: &mut JournalEntry,
     config: &LimitConfig,
     wanted_bytes: Option<u64>,
 ) -> Result<u64, LimitError> {
-    match set_all(journal, target, entry, config, wanted_bytes) {
-        Err(failure) if failure.is_silence() => {
-            target.fall_silent();
-            set_all(journal, target, entry, config, wanted_bytes)
+    match apply_all(journal, target, entry, config, wanted_bytes) {
+        Err(failure) if failure.is_unresponsive() => {
+            target.bypass_systemd();
+            apply_all(journal, target, entry, config, wanted_bytes)
         }
         done => done,
     }
 }
 
-fn set_all(
+fn apply_all(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
@@ -46,34 +46,34 @@ fn set_all(
 ) -> Result<u64, LimitError> {
     // A backstop that stands gets out of the way first; a new one comes once the limit holds.
     if let Some(wanted_bytes) = wanted_bytes
-        && is_backed(entry, target)
+        && has_backstop(entry, target)
     {
-        set_backstop(journal, target, entry, config, wanted_bytes)?;
+        raise_backstop(journal, target, entry, config, wanted_bytes)?;
     }
-    let limit_bytes = set_limit(journal, target, entry, config.margin_bytes, wanted_bytes)?;
+    let limit_bytes = apply_limit(journal, target, entry, config.margin_bytes, wanted_bytes)?;
     if wanted_bytes.is_none() {
-        set_backstop(journal, target, entry, config, limit_bytes)?;
+        raise_backstop(journal, target, entry, config, limit_bytes)?;
     }
     Ok(limit_bytes)
 }
 
-fn set_limit(
+fn apply_limit(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
     margin_bytes: u64,
     wanted_bytes: Option<u64>,
 ) -> Result<u64, LimitError> {
-    let usage = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
+    let usage_now = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
     for _ in 0..TRIES {
         let limit_bytes = match wanted_bytes {
             Some(bytes) => bytes,
-            None => least_bytes(usage()?, margin_bytes),
+            None => min_limit_bytes(usage_now()?, margin_bytes),
         };
         let mut due = Vec::new();
         // Before the limit: what is over that would go there.
         if wanted_bytes.is_none()
-            && let Ok(Some((found, value))) = swap::due(target)
+            && let Ok(Some((found, value))) = swap::planned(target)
         {
             let file = target.name(MEMORY_SWAP_MAX);
             record_intent(target, entry, file, &found, &value)?;
@@ -96,7 +96,7 @@ fn set_limit(
             }
         }
         journal.put(entry).map_err(failed("the journal cannot be written"))?;
-        if usage()?.saturating_add(margin_bytes) > limit_bytes {
+        if usage_now()?.saturating_add(margin_bytes) > limit_bytes {
             if wanted_bytes.is_some() {
                 break;
             }

@@ -45,8 +45,8 @@ pub const CPU_MAX: &str = "cpu.max";
 
 /// systemd answers within milliseconds, unless it is reading every unit again or waits for its own
 /// pages. A limit does not wait for it for longer than this, and who undoes one has time.
-const ANSWERS_SOON: Duration = Duration::from_secs(1);
-const ANSWERS_AT_LAST: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const UNDO_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A limit as large is none, and version 1 writes such ones for none.
 const UNLIMITED_BYTES: u64 = 1 << 62;
@@ -72,7 +72,7 @@ enum FileOwner {
     Unit(String, Duration),
     /// systemd runs the host and gives no answer: they are written until it does, when it may tell
     /// the unit, or was told of it before.
-    Silent(Option<String>),
+    Unresponsive(Option<String>),
 }
 
 impl Cgroup {
@@ -103,10 +103,10 @@ impl Cgroup {
         if target.version == Version::V1 || is_odd || !systemd::is_running() {
             return Ok(target);
         }
-        let owner = match systemd::unit_of(path, ANSWERS_SOON) {
+        let owner = match systemd::unit_of(path, ANSWER_TIMEOUT) {
             Ok(None) => FileOwner::Nobody,
-            Ok(Some(unit)) => FileOwner::Unit(unit, ANSWERS_SOON),
-            Err(error) if systemd::is_silent(&error) => FileOwner::Silent(None),
+            Ok(Some(unit)) => FileOwner::Unit(unit, ANSWER_TIMEOUT),
+            Err(error) if systemd::is_unresponsive(&error) => FileOwner::Unresponsive(None),
             Err(error) => return Err(failed(format!("whose {path} is cannot be told"))(error)),
         };
         Ok(Self { owner, ..target })
@@ -130,19 +130,19 @@ impl Cgroup {
     pub fn unit(&self) -> Option<&str> {
         match &self.owner {
             FileOwner::Unit(unit, _) => Some(unit),
-            FileOwner::Nobody | FileOwner::Silent(_) => None,
+            FileOwner::Nobody | FileOwner::Unresponsive(_) => None,
         }
     }
 
     /// Whether its files are written only because systemd gives no answer.
-    pub fn is_stopgap(&self) -> bool {
-        matches!(self.owner, FileOwner::Silent(_))
+    pub fn bypasses_systemd(&self) -> bool {
+        matches!(self.owner, FileOwner::Unresponsive(_))
     }
 
     /// systemd gave no answer: its files are written until it does.
-    pub fn fall_silent(&mut self) {
+    pub fn bypass_systemd(&mut self) {
         if let FileOwner::Unit(unit, _) = &self.owner {
-            self.owner = FileOwner::Silent(Some(unit.clone()));
+            self.owner = FileOwner::Unresponsive(Some(unit.clone()));
         }
     }
 
@@ -151,12 +151,12 @@ impl Cgroup {
     /// # Errors
     ///
     /// Returns an error if there is none still.
-    pub fn asked_again(&self, path: &str) -> io::Result<Self> {
+    pub fn retry_unit_lookup(&self, path: &str) -> io::Result<Self> {
         let unit = match &self.owner {
-            FileOwner::Silent(Some(unit)) => Some(unit.clone()),
-            _ => systemd::unit_of(path, ANSWERS_SOON)?,
+            FileOwner::Unresponsive(Some(unit)) => Some(unit.clone()),
+            _ => systemd::unit_of(path, ANSWER_TIMEOUT)?,
         };
-        let owner = unit.map_or(FileOwner::Nobody, |unit| FileOwner::Unit(unit, ANSWERS_SOON));
+        let owner = unit.map_or(FileOwner::Nobody, |unit| FileOwner::Unit(unit, ANSWER_TIMEOUT));
         Ok(Self { owner, ..self.clone() })
     }
 
@@ -194,7 +194,7 @@ impl Cgroup {
     /// # Errors
     ///
     /// Returns an error if it cannot be read.
-    pub fn limit_now(&self) -> io::Result<String> {
+    pub fn effective_limit(&self) -> io::Result<String> {
         self.read_file(self.cgroup_file())
     }
 
@@ -324,7 +324,7 @@ impl Cgroup {
             directory,
             inode,
             version: Version::V2,
-            owner: FileOwner::Unit(unit, ANSWERS_AT_LAST),
+            owner: FileOwner::Unit(unit, UNDO_ANSWER_TIMEOUT),
         }
     }
 
@@ -332,12 +332,12 @@ impl Cgroup {
     pub fn is_gone(&self, error: &io::Error) -> bool {
         match self.unit() {
             Some(_) => error.kind() == io::ErrorKind::NotFound,
-            None => !self.is_there(),
+            None => !self.exists(),
         }
     }
 
     /// Whether it is still the one that it was.
-    pub fn is_there(&self) -> bool {
+    pub fn exists(&self) -> bool {
         fs::metadata(&self.directory).is_ok_and(|directory| directory.ino() == self.inode)
     }
 

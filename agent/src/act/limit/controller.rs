@@ -11,7 +11,7 @@ const REASSERTS_MAX: u32 = 3;
 
 /// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and
 /// for how long it has to be; a guess.
-const THRASHING: f64 = 0.5;
+const THRASHING_SHARE: f64 = 0.5;
 const THRASHING_SECS: f64 = 10.0;
 
 /// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most
@@ -22,8 +22,8 @@ const BACK_OFFS_MAX: u32 = 3;
 const TIGHTEN_SECS: f64 = 10.0;
 
 /// Growth below this, for so long, is none.
-const STILL_BYTES: u64 = 1 << 20;
-const STILL_SECS: f64 = 60.0;
+const STABLE_BYTES: u64 = 1 << 20;
+const STABLE_SECS: f64 = 60.0;
 
 /// The state of one limit.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub struct LimitController {
     changed_at: f64,
     /// Since when usage has not risen above this.
     still: (f64, u64),
-    told: Reported,
+    reported: Reported,
 }
 
 /// Messages that are reported once.
@@ -82,9 +82,9 @@ pub enum Adjustment {
     /// Nothing is left to give way with.
     Thrashing,
     /// Say that the cgroup does not grow any more.
-    Still,
+    GrowthStopped,
     /// Say that the incident is over and the limit stays, because it is what holds.
-    Held,
+    KeptAfterIncident,
     /// Put back what was there before.
     Lift,
 }
@@ -92,7 +92,7 @@ pub enum Adjustment {
 /// The least limit that leaves `margin_bytes` above what is used, with room for what is used more
 /// while it is being set. On a page, because the kernel keeps pages and what is read back has to be
 /// what was written.
-pub fn least_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
+pub fn min_limit_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
     const PAGE_BYTES: u64 = 4_096;
     let least = usage_bytes.saturating_add(margin_bytes).saturating_add(margin_bytes / 8);
     least.min(u64::MAX - PAGE_BYTES).next_multiple_of(PAGE_BYTES)
@@ -112,7 +112,7 @@ impl LimitController {
             thrashing_since: None,
             changed_at: t,
             still: (t, usage_bytes),
-            told: Reported::default(),
+            reported: Reported::default(),
         }
     }
 
@@ -128,7 +128,7 @@ impl LimitController {
 
     /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
     pub fn is_pressed(&self, usage_bytes: u64) -> bool {
-        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+        min_limit_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
     }
 
     /// Notes that the incident is over.
@@ -139,16 +139,16 @@ impl LimitController {
     /// Notes that the incident continues, or that another needs the limit.
     pub fn resume(&mut self) {
         self.is_over = false;
-        self.told.held = false;
+        self.reported.held = false;
     }
 
     /// So much of what is charged to it is no growth.
-    pub fn make_room(&mut self, replaced_bytes: u64) {
+    pub fn allow_recharged(&mut self, replaced_bytes: u64) {
         self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
     }
 
     /// The next step, which is taken as done.
-    pub fn look(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+    pub fn adjust(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         let step = self.next(reading)?;
         if let Adjustment::Reassert(limit_bytes)
         | Adjustment::Tighten(limit_bytes)
@@ -164,7 +164,7 @@ impl LimitController {
 
     fn next(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         let CgroupReading { t, usage_bytes, .. } = reading;
-        let least_bytes = least_bytes(usage_bytes, self.margin_bytes);
+        let least_bytes = min_limit_bytes(usage_bytes, self.margin_bytes);
         if reading.limit_bytes != Some(self.limit_bytes) {
             if self.is_over {
                 return Some(Adjustment::Lift);
@@ -180,28 +180,31 @@ impl LimitController {
         if self.is_over && !self.is_pressed(usage_bytes) {
             return Some(Adjustment::Lift);
         }
-        if let Some(step) = self.room(least_bytes).or_else(|| self.relief(reading)) {
+        if let Some(step) = self.widen_for_recharge(least_bytes).or_else(|| self.back_off(reading))
+        {
             return Some(step);
         }
         if self.is_over {
-            return (!std::mem::replace(&mut self.told.held, true)).then_some(Adjustment::Held);
+            return (!std::mem::replace(&mut self.reported.held, true))
+                .then_some(Adjustment::KeptAfterIncident);
         }
         // One that gave way once is not taken back: it would come and go.
         let is_due = t - self.changed_at >= TIGHTEN_SECS && self.back_offs == 0;
         if is_due && least_bytes.saturating_add(self.margin_bytes) <= self.limit_bytes {
             return Some(Adjustment::Tighten(least_bytes));
         }
-        if usage_bytes > self.still.1.saturating_add(STILL_BYTES) {
+        if usage_bytes > self.still.1.saturating_add(STABLE_BYTES) {
             self.still = (t, usage_bytes);
-            self.told.still = false;
+            self.reported.still = false;
         }
-        let is_still = t - self.still.0 >= STILL_SECS && self.thrashing_since.is_none();
-        (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Adjustment::Still)
+        let is_still = t - self.still.0 >= STABLE_SECS && self.thrashing_since.is_none();
+        (is_still && !std::mem::replace(&mut self.reported.still, true))
+            .then_some(Adjustment::GrowthStopped)
     }
 
     /// The step for one that is pressed by what is replaced: a margin at a time, and never by
     /// little.
-    fn room(&self, least_bytes: u64) -> Option<Adjustment> {
+    fn widen_for_recharge(&self, least_bytes: u64) -> Option<Adjustment> {
         const PAGE_BYTES: u64 = 4_096;
         let most_bytes =
             self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
@@ -213,8 +216,8 @@ impl LimitController {
     }
 
     /// The step for a cgroup that does nothing but wait for memory.
-    fn relief(&mut self, reading: CgroupReading) -> Option<Adjustment> {
-        if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING) {
+    fn back_off(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+        if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING_SHARE) {
             self.thrashing_since = None;
             return None;
         }
@@ -226,10 +229,10 @@ impl LimitController {
             self.back_offs += 1;
             let wider = self.limit_bytes.saturating_add(self.margin_bytes.next_multiple_of(4_096));
             return Some(Adjustment::BackOff(
-                wider.max(least_bytes(reading.usage_bytes, self.margin_bytes)),
+                wider.max(min_limit_bytes(reading.usage_bytes, self.margin_bytes)),
             ));
         }
-        (!std::mem::replace(&mut self.told.thrashing, true)).then_some(Adjustment::Thrashing)
+        (!std::mem::replace(&mut self.reported.thrashing, true)).then_some(Adjustment::Thrashing)
     }
 }
 
@@ -242,14 +245,14 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const MARGIN: u64 = 64 * MIB;
 
-    fn hold(usage_bytes: u64) -> LimitController {
-        LimitController::new(0.0, least_bytes(usage_bytes, MARGIN), usage_bytes, MARGIN)
+    fn controller(usage_bytes: u64) -> LimitController {
+        LimitController::new(0.0, min_limit_bytes(usage_bytes, MARGIN), usage_bytes, MARGIN)
     }
 
-    fn reading(hold: &LimitController, t: f64, usage_bytes: u64) -> CgroupReading {
+    fn reading(controller: &LimitController, t: f64, usage_bytes: u64) -> CgroupReading {
         CgroupReading {
             t,
-            limit_bytes: Some(hold.limit_bytes()),
+            limit_bytes: Some(controller.limit_bytes()),
             usage_bytes,
             full_pressure: Some(0.0),
         }
@@ -257,48 +260,55 @@ mod tests {
 
     #[test]
     fn what_others_change_is_set_right_three_times() {
-        let mut hold = hold(100 * MIB);
-        let limit_bytes = hold.limit_bytes();
+        let mut controller = controller(100 * MIB);
+        let limit_bytes = controller.limit_bytes();
         for t in 1..=3 {
-            let wiped =
-                CgroupReading { limit_bytes: None, ..reading(&hold, f64::from(t), 100 * MIB) };
-            assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(limit_bytes)));
-            let set = reading(&hold, f64::from(t) + 0.5, 100 * MIB);
-            assert_eq!(hold.look(set), None);
+            let wiped = CgroupReading {
+                limit_bytes: None,
+                ..reading(&controller, f64::from(t), 100 * MIB)
+            };
+            assert_eq!(controller.adjust(wiped), Some(Adjustment::Reassert(limit_bytes)));
+            let set = reading(&controller, f64::from(t) + 0.5, 100 * MIB);
+            assert_eq!(controller.adjust(set), None);
         }
-        let wiped =
-            CgroupReading { limit_bytes: Some(limit_bytes + 1), ..reading(&hold, 4.0, 100 * MIB) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Yield));
+        let wiped = CgroupReading {
+            limit_bytes: Some(limit_bytes + 1),
+            ..reading(&controller, 4.0, 100 * MIB)
+        };
+        assert_eq!(controller.adjust(wiped), Some(Adjustment::Yield));
     }
 
     #[test]
     fn a_lower_limit_of_somebody_elses_is_theirs_at_once() {
-        let mut hold = hold(100 * MIB);
+        let mut controller = controller(100 * MIB);
         let lower = CgroupReading {
-            limit_bytes: Some(hold.limit_bytes() - 4_096),
-            ..reading(&hold, 1.0, 100 * MIB)
+            limit_bytes: Some(controller.limit_bytes() - 4_096),
+            ..reading(&controller, 1.0, 100 * MIB)
         };
-        assert_eq!(hold.look(lower), Some(Adjustment::Yield));
+        assert_eq!(controller.adjust(lower), Some(Adjustment::Yield));
     }
 
     #[test]
     fn limit_set_again_leaves_the_margin() {
-        let mut hold = hold(100 * MIB);
-        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, 300 * MIB) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(least_bytes(300 * MIB, MARGIN))));
+        let mut controller = controller(100 * MIB);
+        let wiped = CgroupReading { limit_bytes: None, ..reading(&controller, 1.0, 300 * MIB) };
+        assert_eq!(
+            controller.adjust(wiped),
+            Some(Adjustment::Reassert(min_limit_bytes(300 * MIB, MARGIN)))
+        );
     }
 
     #[test]
     fn thrashing_widens_it_three_times_and_is_told_once_more() {
-        let mut hold = hold(100 * MIB);
+        let mut controller = controller(100 * MIB);
         let mut steps = Vec::new();
         for t in 0..100 {
-            let usage_bytes = hold.limit_bytes();
+            let usage_bytes = controller.limit_bytes();
             let waits = CgroupReading {
                 full_pressure: Some(0.9),
-                ..reading(&hold, f64::from(t), usage_bytes)
+                ..reading(&controller, f64::from(t), usage_bytes)
             };
-            steps.extend(hold.look(waits).map(|step| (t, step)));
+            steps.extend(controller.adjust(waits).map(|step| (t, step)));
         }
         let kinds: Vec<_> =
             steps.iter().map(|(t, step)| (*t, matches!(step, Adjustment::BackOff(_)))).collect();
@@ -308,77 +318,92 @@ mod tests {
 
     #[test]
     fn recharged_memory_widens_by_one_margin_at_a_time() {
-        let mut hold = hold(0);
-        let first = hold.limit_bytes();
-        let full = |hold: &mut LimitController, t: f64| {
-            let usage_bytes = hold.limit_bytes();
-            hold.look(reading(hold, t, usage_bytes))
+        let mut controller = controller(0);
+        let first = controller.limit_bytes();
+        let at_limit = |controller: &mut LimitController, t: f64| {
+            let usage_bytes = controller.limit_bytes();
+            controller.adjust(reading(controller, t, usage_bytes))
         };
-        assert_eq!(full(&mut hold, 1.0), None);
-        hold.make_room(100 * MIB);
-        assert!(!hold.is_pressed(0) && hold.is_pressed(first));
-        assert_eq!(hold.look(reading(&hold, 2.0, 0)), None, "there is room enough");
-        let steps: Vec<_> = (3..9_u32).filter_map(|t| full(&mut hold, f64::from(t))).collect();
+        assert_eq!(at_limit(&mut controller, 1.0), None);
+        controller.allow_recharged(100 * MIB);
+        assert!(!controller.is_pressed(0) && controller.is_pressed(first));
+        assert_eq!(controller.adjust(reading(&controller, 2.0, 0)), None, "there is room enough");
+        let steps: Vec<_> =
+            (3..9_u32).filter_map(|t| at_limit(&mut controller, f64::from(t))).collect();
         assert!(steps.iter().all(|step| matches!(step, Adjustment::Widen(_))), "{steps:?}");
-        assert_eq!((steps.len(), hold.limit_bytes()), (1, first + 100 * MIB));
+        assert_eq!((steps.len(), controller.limit_bytes()), (1, first + 100 * MIB));
         // Less than before is no news.
-        hold.make_room(10 * MIB);
-        assert_eq!(full(&mut hold, 10.0), None);
-        hold.make_room(100 * MIB + MARGIN / 16);
-        assert_eq!(full(&mut hold, 11.0), None, "it is little");
-        hold.make_room(500 * MIB);
-        let wider = least_bytes(hold.limit_bytes(), MARGIN) + MARGIN;
-        assert_eq!(full(&mut hold, 12.0), Some(Adjustment::Widen(wider)));
+        controller.allow_recharged(10 * MIB);
+        assert_eq!(at_limit(&mut controller, 10.0), None);
+        controller.allow_recharged(100 * MIB + MARGIN / 16);
+        assert_eq!(at_limit(&mut controller, 11.0), None, "it is little");
+        controller.allow_recharged(500 * MIB);
+        let wider = min_limit_bytes(controller.limit_bytes(), MARGIN) + MARGIN;
+        assert_eq!(at_limit(&mut controller, 12.0), Some(Adjustment::Widen(wider)));
     }
 
     #[test]
     fn one_that_became_too_wide_is_tightened_step_by_step() {
-        let mut hold = hold(300 * MIB);
-        assert_eq!(hold.look(reading(&hold, 10.0, 299 * MIB)), None);
-        let next = least_bytes(200 * MIB, MARGIN);
-        assert_eq!(hold.look(reading(&hold, 11.0, 200 * MIB)), Some(Adjustment::Tighten(next)));
+        let mut controller = controller(300 * MIB);
+        assert_eq!(controller.adjust(reading(&controller, 10.0, 299 * MIB)), None);
+        let next = min_limit_bytes(200 * MIB, MARGIN);
         assert_eq!(
-            hold.look(reading(&hold, 12.0, 100 * MIB)),
+            controller.adjust(reading(&controller, 11.0, 200 * MIB)),
+            Some(Adjustment::Tighten(next))
+        );
+        assert_eq!(
+            controller.adjust(reading(&controller, 12.0, 100 * MIB)),
             None,
             "the last step is seen to work first"
         );
-        assert!(matches!(hold.look(reading(&hold, 21.0, 100 * MIB)), Some(Adjustment::Tighten(_))));
+        assert!(matches!(
+            controller.adjust(reading(&controller, 21.0, 100 * MIB)),
+            Some(Adjustment::Tighten(_))
+        ));
     }
 
     #[test]
     fn stopped_growth_is_reported_once_until_it_grows_again() {
-        let mut hold = hold(100 * MIB);
-        let told = |hold: &mut LimitController,
-                    secs: std::ops::Range<u32>,
-                    usage_bytes: u64|
+        let mut controller = controller(100 * MIB);
+        let reported = |controller: &mut LimitController,
+                        secs: std::ops::Range<u32>,
+                        usage_bytes: u64|
          -> Vec<(u32, Adjustment)> {
             secs.filter_map(|t| {
-                hold.look(reading(hold, f64::from(t), usage_bytes)).map(|step| (t, step))
+                controller
+                    .adjust(reading(controller, f64::from(t), usage_bytes))
+                    .map(|step| (t, step))
             })
             .collect()
         };
-        assert_eq!(told(&mut hold, 1..200, 150 * MIB), [(61, Adjustment::Still)]);
-        assert_eq!(told(&mut hold, 200..400, 160 * MIB), [(260, Adjustment::Still)]);
+        assert_eq!(reported(&mut controller, 1..200, 150 * MIB), [(61, Adjustment::GrowthStopped)]);
+        assert_eq!(
+            reported(&mut controller, 200..400, 160 * MIB),
+            [(260, Adjustment::GrowthStopped)]
+        );
     }
 
     #[test]
     fn foreign_change_after_the_incident_is_left_alone() {
-        let mut hold = hold(100 * MIB);
-        hold.end();
-        let full = hold.limit_bytes();
-        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, full) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Lift));
+        let mut controller = controller(100 * MIB);
+        controller.end();
+        let at_limit = controller.limit_bytes();
+        let wiped = CgroupReading { limit_bytes: None, ..reading(&controller, 1.0, at_limit) };
+        assert_eq!(controller.adjust(wiped), Some(Adjustment::Lift));
     }
 
     #[test]
     fn limit_is_lifted_after_the_incident_unless_it_holds() {
-        let mut hold = hold(100 * MIB);
-        let full = hold.limit_bytes();
-        assert_eq!(hold.look(reading(&hold, 1.0, full)), None);
-        hold.end();
-        assert_eq!(hold.look(reading(&hold, 2.0, full)), Some(Adjustment::Held));
-        assert_eq!(hold.look(reading(&hold, 3.0, full)), None);
-        assert_eq!(hold.look(reading(&hold, 4.0, 10 * MIB)), Some(Adjustment::Lift));
+        let mut controller = controller(100 * MIB);
+        let at_limit = controller.limit_bytes();
+        assert_eq!(controller.adjust(reading(&controller, 1.0, at_limit)), None);
+        controller.end();
+        assert_eq!(
+            controller.adjust(reading(&controller, 2.0, at_limit)),
+            Some(Adjustment::KeptAfterIncident)
+        );
+        assert_eq!(controller.adjust(reading(&controller, 3.0, at_limit)), None);
+        assert_eq!(controller.adjust(reading(&controller, 4.0, 10 * MIB)), Some(Adjustment::Lift));
     }
 
     proptest! {
@@ -387,25 +412,25 @@ mod tests {
             readings in prop::collection::vec((0.0..20.0_f64, 0..1_000_u64, any::<bool>(), prop::option::of(0.0..1.0_f64)), 1..300),
             ends_at in 0..300_usize,
         ) {
-            let mut hold = hold(100 * MIB);
+            let mut controller = controller(100 * MIB);
             let (mut t, mut reasserts, mut back_offs) = (0.0, 0, 0);
             for (nth, (later, usage_mib, is_changed, full_pressure)) in readings.into_iter().enumerate() {
                 t += later;
                 if nth == ends_at {
-                    hold.end();
+                    controller.end();
                 }
                 let usage_bytes = usage_mib * MIB;
-                let limit_bytes = Some(hold.limit_bytes()).filter(|_| !is_changed);
-                match hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) {
+                let limit_bytes = Some(controller.limit_bytes()).filter(|_| !is_changed);
+                match controller.adjust(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) {
                     Some(step @ (Adjustment::Reassert(bytes) | Adjustment::Tighten(bytes) | Adjustment::BackOff(bytes))) => {
                         prop_assert!(bytes >= usage_bytes + MARGIN && bytes % 4_096 == 0);
-                        prop_assert_eq!(bytes, hold.limit_bytes());
+                        prop_assert_eq!(bytes, controller.limit_bytes());
                         reasserts += u32::from(matches!(step, Adjustment::Reassert(_)));
                         back_offs += u32::from(matches!(step, Adjustment::BackOff(_)));
                     }
                     Some(Adjustment::Lift) => {
                         prop_assert!(nth >= ends_at);
-                        prop_assert!(is_changed || usage_bytes + MARGIN <= hold.limit_bytes());
+                        prop_assert!(is_changed || usage_bytes + MARGIN <= controller.limit_bytes());
                         break;
                     }
                     Some(Adjustment::Yield) => break,

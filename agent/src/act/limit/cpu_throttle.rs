@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// Value of a quota that is not set.
-const USUAL_WEIGHT: u64 = 100;
+const DEFAULT_WEIGHT: u64 = 100;
 
 /// Least quota that the kernel takes, in microseconds.
-const LEAST_QUOTA_USEC: u64 = 1_000;
+const MIN_QUOTA_USEC: u64 = 1_000;
 
 /// A file, and what it is to be.
 #[derive(Debug, Clone, Copy)]
@@ -62,19 +62,19 @@ pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetecto
 /// # Errors
 ///
 /// Returns an error if it is not done, or only in part: the entry lists what may have been done.
-pub fn slow(
+pub fn throttle(
     config: &LimitConfig,
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
 ) -> Result<Option<String>, LimitError> {
-    let (mut due, mut told) = (Vec::new(), String::new());
+    let (mut due, mut changes) = (Vec::new(), String::new());
     for wanted in wanted(config) {
         let file = target.name(wanted.file());
         let read = || Ok((target.read(file)?, target.read_file(wanted.file())?));
-        let (found, stands) = read().map_err(failed(format!("{file} cannot be read")))?;
+        let (found, effective) = read().map_err(failed(format!("{file} cannot be read")))?;
         // What stands in the cgroup may be lower than what systemd knows of.
-        if wanted.is_lower(&found) || wanted.is_lower(&stands) {
+        if wanted.is_lower(&found) || wanted.is_lower(&effective) {
             continue;
         }
         let value = match target.unit() {
@@ -82,7 +82,7 @@ pub fn slow(
             None => wanted.content(&found).map_err(failed(format!("{file} is {found}")))?,
         };
         record_intent(target, entry, file, &found, &value)?;
-        let _ = write!(told, "; {file} is {value} now, from {found}");
+        let _ = write!(changes, "; {file} is {value} now, from {found}");
         due.push((file, value));
     }
     if due.is_empty() {
@@ -92,7 +92,7 @@ pub fn slow(
     for (file, value) in due {
         write_and_verify(target, file, value)?;
     }
-    Ok(Some(told))
+    Ok(Some(changes))
 }
 
 impl CpuSetting {
@@ -122,7 +122,7 @@ impl CpuSetting {
                 let usec =
                     period.parse::<u64>().map_err(io::Error::other)?.saturating_mul(percent.into())
                         / 100;
-                Ok(format!("{} {period}", usec.max(LEAST_QUOTA_USEC)))
+                Ok(format!("{} {period}", usec.max(MIN_QUOTA_USEC)))
             }
         }
     }
@@ -133,7 +133,7 @@ impl CpuSetting {
             Self::Weight(weight) => {
                 // A unit that has none says the largest number there is.
                 let found = found.parse().ok().filter(|weight| *weight < u64::MAX);
-                found.unwrap_or(USUAL_WEIGHT) <= u64::from(weight)
+                found.unwrap_or(DEFAULT_WEIGHT) <= u64::from(weight)
             }
             Self::Quota(percent) => {
                 usec_per_sec(found).is_some_and(|usec| usec <= u64::from(percent) * 10_000)

@@ -9,7 +9,7 @@
 use super::{
     LimitError, LimitRefusal,
     cgroup::{self, Cgroup, MEMORY_MAX, Version},
-    controller::least_bytes,
+    controller::min_limit_bytes,
     failed,
     verified_write::{TRIES, record_intent, write_and_verify},
 };
@@ -30,11 +30,11 @@ enum MemoryMaxState {
 }
 
 /// Returns the value to write for a limit; `None` to leave it unchanged.
-fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
+fn next_bytes(state: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
     const PAGE_BYTES: u64 = 4_096;
     let wanted_bytes = limit_bytes.saturating_add(distance_bytes).min(u64::MAX - PAGE_BYTES);
     let wanted_bytes = wanted_bytes.next_multiple_of(PAGE_BYTES);
-    match standing {
+    match state {
         MemoryMaxState::Before(found) => {
             found.is_none_or(|found| found > wanted_bytes).then_some(wanted_bytes)
         }
@@ -47,7 +47,7 @@ fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -
 }
 
 /// Whether one was set on this entry's account.
-pub fn is_backed(entry: &JournalEntry, target: &Cgroup) -> bool {
+pub fn has_backstop(entry: &JournalEntry, target: &Cgroup) -> bool {
     entry.change(target.name(MEMORY_MAX)).is_some()
 }
 
@@ -56,7 +56,7 @@ pub fn is_backed(entry: &JournalEntry, target: &Cgroup) -> bool {
 /// # Errors
 ///
 /// Returns an error if it is not set: the entry lists what may have been done.
-pub fn set_backstop(
+pub fn raise_backstop(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
@@ -73,13 +73,13 @@ pub fn set_backstop(
     for _ in 0..TRIES {
         let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
         let found_bytes = cgroup::limit_bytes(&found);
-        let standing = match (&before, found_bytes) {
+        let state = match (&before, found_bytes) {
             // What stands in the cgroup may be lower than what systemd knows of.
             (None, _) => {
-                let stands = target
+                let effective = target
                     .read_file(MEMORY_MAX)
                     .map_err(failed(format!("{MEMORY_MAX} cannot be read")))?;
-                let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&stands));
+                let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&effective));
                 MemoryMaxState::Before(both.min())
             }
             (Some(change), Some(bytes)) if change.wanted.contains(&found) => {
@@ -90,8 +90,8 @@ pub fn set_backstop(
         let usage_bytes = usage()?;
         let outgrown = usage_bytes.saturating_add(config.margin_bytes) > limit_bytes;
         let above =
-            if outgrown { least_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
-        let Some(bytes) = next_bytes(standing, above, distance_bytes) else { return Ok(()) };
+            if outgrown { min_limit_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
+        let Some(bytes) = next_bytes(state, above, distance_bytes) else { return Ok(()) };
         let value = bytes.to_string();
         record_intent(target, entry, file, &found, &value)?;
         journal.put(entry).map_err(failed("the journal cannot be written"))?;
@@ -158,18 +158,18 @@ mod tests {
             distance_bytes in 4 * MARGIN..1 << 34,
         ) {
             let prior_bytes = prior_mib.map(|mib| mib * MIB);
-            let mut standing = MemoryMaxState::Before(prior_bytes);
+            let mut state = MemoryMaxState::Before(prior_bytes);
             for (usage_mib, wider_mib) in steps {
                 let usage_bytes = usage_mib * MIB;
-                let limit_bytes = least_bytes(usage_bytes, MARGIN) + wider_mib * MIB;
-                let Some(bytes) = next_bytes(standing, limit_bytes, distance_bytes) else { continue };
+                let limit_bytes = min_limit_bytes(usage_bytes, MARGIN) + wider_mib * MIB;
+                let Some(bytes) = next_bytes(state, limit_bytes, distance_bytes) else { continue };
                 prop_assert!(bytes >= usage_bytes + MARGIN + distance_bytes || Some(bytes) == prior_bytes);
                 prop_assert!(prior_bytes.is_none_or(|prior| bytes <= prior));
-                if let MemoryMaxState::Ours { bytes: before, .. } = standing {
+                if let MemoryMaxState::Ours { bytes: before, .. } = state {
                     prop_assert!(bytes > before);
                 }
                 prop_assert_eq!(bytes % 4_096, 0);
-                standing = MemoryMaxState::Ours { bytes, prior_bytes };
+                state = MemoryMaxState::Ours { bytes, prior_bytes };
             }
         }
     }

@@ -48,7 +48,7 @@ use crate::{
 };
 
 use active::{ActiveLimit, NewLimit, Tick};
-use apply::set;
+use apply::apply;
 use cgroup::{Cgroup, MEMORY_MAX, MEMORY_SWAP_MAX};
 use controller::LimitController;
 use eligibility::permit;
@@ -75,7 +75,7 @@ pub enum LimitRefusal {
     NotHere,
     /// The journal of changes holds text, and its name is none.
     #[error(
-        "the cgroup's name is not UTF-8, and the journal cannot hold it: it is not limited\n  \
+        "the cgroup's name is not UTF-8, and the journal cannot controller it: it is not limited\n  \
          hint: rename it, or set memory.high of the cgroup above it by hand"
     )]
     OddName,
@@ -171,11 +171,11 @@ pub enum LimitError {
 
 /// After what time whoever could not tell whose a pod is gets asked again. It may take three
 /// seconds, in which no limit is looked at.
-const ASK_AGAIN_SECS: f64 = 30.0;
+const RETRY_SECS: f64 = 30.0;
 
 /// A limit that is still to be set: nobody could tell whose pod it would be of.
 struct DeferredLimit {
-    asked: f64,
+    tried_at: f64,
     cgroup: Arc<str>,
     culprit: ProcessId,
 }
@@ -188,9 +188,9 @@ pub struct ActiveLimits {
     config: LimitConfig,
     decide: DecideConfig,
     pods: PodLookup,
-    standing: BTreeMap<Arc<str>, ActiveLimit>,
+    active: BTreeMap<Arc<str>, ActiveLimit>,
     /// By incident.
-    unknown: BTreeMap<IncidentId, DeferredLimit>,
+    deferred: BTreeMap<IncidentId, DeferredLimit>,
 }
 
 impl ActiveLimits {
@@ -208,8 +208,8 @@ impl ActiveLimits {
             config: config.act.limit.clone(),
             decide: config.decide.clone(),
             pods,
-            standing: BTreeMap::new(),
-            unknown: BTreeMap::new(),
+            active: BTreeMap::new(),
+            deferred: BTreeMap::new(),
         }
     }
 
@@ -238,10 +238,10 @@ impl ActiveLimits {
         let tried = self.try_limit(t, id, cgroup, culprit);
         match &tried {
             Err(LimitError::Refused(LimitRefusal::PodUnknown(_))) => {
-                let deferred = DeferredLimit { asked: t, cgroup: cgroup.clone(), culprit };
-                self.unknown.insert(id.clone(), deferred);
+                let deferred = DeferredLimit { tried_at: t, cgroup: cgroup.clone(), culprit };
+                self.deferred.insert(id.clone(), deferred);
             }
-            _ => drop(self.unknown.remove(id)),
+            _ => drop(self.deferred.remove(id)),
         }
         match tried {
             Ok((limit_bytes, why)) => outcome(OutcomeKind::Limited, Some(limit_bytes), why),
@@ -264,20 +264,20 @@ impl ActiveLimits {
         }
         let journal =
             self.journal.as_ref().map_err(|error| LimitRefusal::NoJournal(error.clone()))?;
-        if let Some(standing) = self.standing.get_mut(cgroup) {
-            if !standing.is_of(culprit.pid) {
+        if let Some(active) = self.active.get_mut(cgroup) {
+            if !active.applies_to(culprit.pid) {
                 return Err(LimitRefusal::Divided.into());
             }
             // Another process of it leaks, or the same again.
-            standing.hold.resume();
-            standing.entry.incidents.insert(id.clone());
-            journal.put(&mut standing.entry).map_err(failed("the journal cannot be written"))?;
-            return Ok((standing.hold.limit_bytes(), "it is limited already".to_owned()));
+            active.controller.resume();
+            active.entry.incidents.insert(id.clone());
+            journal.put(&mut active.entry).map_err(failed("the journal cannot be written"))?;
+            return Ok((active.controller.limit_bytes(), "it is limited already".to_owned()));
         }
         let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
         let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
         let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
-        let whole = shared
+        let isolated = shared
             .map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared))
             .transpose()?;
 
@@ -287,11 +287,11 @@ impl ActiveLimits {
             return Err(LimitRefusal::NotUndone.into());
         }
         entry.incidents.insert(id.clone());
-        entry.unit = target.unit().filter(|_| whole.is_none()).map(ChangedUnit::new);
-        let limited = match whole {
-            None => self.limit_target(t, journal, target, &mut entry),
-            Some(whole) => {
-                self.limit_child(t, journal, &target, &mut entry, whole, (cgroup, culprit))
+        entry.unit = target.unit().filter(|_| isolated.is_none()).map(ChangedUnit::new);
+        let limited = match isolated {
+            None => self.limit_cgroup(t, journal, target, &mut entry),
+            Some(isolated) => {
+                self.limit_in_child(t, journal, &target, &mut entry, isolated, (cgroup, culprit))
             }
         };
         let (limited, why) = limited.inspect_err(|_| {
@@ -303,12 +303,12 @@ impl ActiveLimits {
             undo::undo(journal, &entry);
             return Err(LimitRefusal::Paused(PathBuf::from("spillway undo")).into());
         }
-        let limit_bytes = limited.hold.limit_bytes();
-        self.standing.insert(cgroup.clone(), ActiveLimit::new(limited, entry));
+        let limit_bytes = limited.controller.limit_bytes();
+        self.active.insert(cgroup.clone(), ActiveLimit::new(limited, entry));
         Ok((limit_bytes, why))
     }
 
-    fn limit_target(
+    fn limit_cgroup(
         &self,
         t: f64,
         journal: &Journal,
@@ -316,8 +316,9 @@ impl ActiveLimits {
         entry: &mut JournalEntry,
     ) -> Result<(NewLimit, String), LimitError> {
         let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
-        let limit_bytes = set(journal, &mut target, entry, &self.config, None)?;
-        let hold = LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
+        let limit_bytes = apply(journal, &mut target, entry, &self.config, None)?;
+        let controller =
+            LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
         let mut why = format!(
             "{} set to {limit_bytes} bytes, above the {usage_bytes} in use",
             target.limit_file()
@@ -327,29 +328,29 @@ impl ActiveLimits {
                 why.push_str(&format!(", and {beside} to {bytes}"));
             }
         }
-        if target.is_stopgap() {
+        if target.bypasses_systemd() {
             why.push_str("; systemd gives no answer, and is told of it when it does");
         }
-        let spin = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
+        let spin_detector = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
             why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
             None
         });
-        Ok((NewLimit { target, hold, spin, turnover: None }, why))
+        Ok((NewLimit { target, controller, spin_detector, recharge: None }, why))
     }
 
     /// The same of a child to which the leaker is moved.
-    fn limit_child(
+    fn limit_in_child(
         &self,
         t: f64,
         journal: &Journal,
         target: &Cgroup,
         entry: &mut JournalEntry,
-        whole: IsolatedCgroup,
+        isolated: IsolatedCgroup,
         (cgroup, culprit): (&str, ProcessId),
     ) -> Result<(NewLimit, String), LimitError> {
-        let (leak, moved) = isolate::split(journal, entry, target, whole, culprit)?;
-        let turnover = Recharge::begin(&leak);
-        let (limited, set) = self.limit_target(t, journal, leak, entry)?;
+        let (leak, moved) = isolate::isolate(journal, entry, target, isolated, culprit)?;
+        let recharge = Recharge::start(&leak);
+        let (limited, set) = self.limit_cgroup(t, journal, leak, entry)?;
         let who = match moved {
             0 | 1 => "it was moved".to_owned(),
             moved => format!("it was moved with {} of its own", moved - 1),
@@ -359,55 +360,55 @@ impl ActiveLimits {
              stays charged to {cgroup}, so that this \
              bounds what it takes from now on"
         );
-        Ok((NewLimit { turnover: Some(turnover), ..limited }, why))
+        Ok((NewLimit { recharge: Some(recharge), ..limited }, why))
     }
 
     /// An incident is over. Its limit goes with the last of them, at the next look that finds it
     /// not needed.
     pub fn end(&mut self, id: &IncidentId) {
-        self.unknown.remove(id);
-        for standing in self.standing.values_mut() {
-            if standing.entry.incidents.remove(id) && standing.entry.incidents.is_empty() {
+        self.deferred.remove(id);
+        for active in self.active.values_mut() {
+            if active.entry.incidents.remove(id) && active.entry.incidents.is_empty() {
                 // Told of to the end.
-                standing.entry.incidents.insert(id.clone());
-                standing.hold.end();
+                active.entry.incidents.insert(id.clone());
+                active.controller.end();
             }
         }
     }
 
     /// Looks at every limit that stands, and at what is still to be set, and does what is next.
     pub fn look(&mut self, t: f64) -> Vec<Outcome> {
-        let mut outcomes = self.ask_again(t).into_iter().collect();
-        self.look_at_standing(t, &mut outcomes);
+        let mut outcomes = self.retry_deferred(t).into_iter().collect();
+        self.check_active(t, &mut outcomes);
         outcomes
     }
 
     /// Tries to set one limit that could not be told of before. That it cannot be still is told
     /// once, at first.
-    fn ask_again(&mut self, t: f64) -> Option<Outcome> {
+    fn retry_deferred(&mut self, t: f64) -> Option<Outcome> {
         if self.pause.is_on() {
             return None;
         }
-        let is_due = |unknown: &DeferredLimit| t - unknown.asked >= ASK_AGAIN_SECS;
-        let (id, unknown) = self.unknown.iter().find(|(_, unknown)| is_due(unknown))?;
-        let (id, cgroup, culprit) = (id.clone(), unknown.cgroup.clone(), unknown.culprit);
+        let is_due = |deferred: &DeferredLimit| t - deferred.tried_at >= RETRY_SECS;
+        let (id, deferred) = self.deferred.iter().find(|(_, deferred)| is_due(deferred))?;
+        let (id, cgroup, culprit) = (id.clone(), deferred.cgroup.clone(), deferred.culprit);
         let outcome = self.limit(t, &id, &cgroup, culprit);
-        (!self.unknown.contains_key(&id)).then_some(outcome)
+        (!self.deferred.contains_key(&id)).then_some(outcome)
     }
 
-    fn look_at_standing(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
+    fn check_active(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
         let Ok(journal) = &self.journal else { return };
-        self.standing.retain(|cgroup, standing| {
+        self.active.retain(|cgroup, active| {
             if !self.pause.is_on() {
-                standing.hand_over(cgroup, journal);
+                active.sync_with_systemd(cgroup, journal);
             }
-            let (event, why, stays) = match standing.step(t, journal, &self.pause, &self.config) {
+            let (event, why, stays) = match active.step(t, journal, &self.pause, &self.config) {
                 Tick::Nothing => return true,
-                Tick::Tell(event, why) => (event, why, true),
+                Tick::Report(event, why) => (event, why, true),
                 Tick::End(event, why) => (event, why, false),
             };
-            let limit_bytes = stays.then(|| standing.hold.limit_bytes());
-            let first = standing.entry.incidents_by_name().into_iter().take(1).collect();
+            let limit_bytes = stays.then(|| active.controller.limit_bytes());
+            let first = active.entry.incidents_by_name().into_iter().take(1).collect();
             let cause = OutcomeCause::Incidents(first);
             outcomes.push(Outcome { t, event, cause, cgroup: cgroup.clone(), limit_bytes, why });
             stays
@@ -416,8 +417,8 @@ impl ActiveLimits {
 
     /// Puts everything back, as at the end of the agent.
     pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
-        self.standing.clear();
-        self.unknown.clear();
+        self.active.clear();
+        self.deferred.clear();
         match &self.journal {
             Ok(journal) => undo_all(journal).into_iter().map(|undone| undone.outcome(t)).collect(),
             Err(_) => Vec::new(),
@@ -427,8 +428,8 @@ impl ActiveLimits {
 
 impl LimitError {
     /// Whether it is that systemd gave no answer.
-    fn is_silence(&self) -> bool {
-        matches!(self, Self::Failed { error, .. } if systemd::is_silent(error))
+    fn is_unresponsive(&self) -> bool {
+        matches!(self, Self::Failed { error, .. } if systemd::is_unresponsive(error))
     }
 }
 

@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// Lifetime of the API's answer, and pause after a failure.
-const BELIEVED_SECS: f64 = 5.0;
+const CACHE_SECS: f64 = 5.0;
 
 /// Pods of this node.
 pub struct PodLookup {
     logs_dir: PathBuf,
     api: Result<Api, String>,
     /// When it was asked last, and what it told.
-    told: Option<(f64, Result<Vec<Pod>, String>)>,
+    cached: Option<(f64, Result<Vec<Pod>, String>)>,
 }
 
 /// A pod's namespace and name.
@@ -66,7 +66,7 @@ impl PodLookup {
 
     /// Those that the kubelet keeps a directory for in `logs_dir`, and that this API knows.
     pub fn new(logs_dir: PathBuf, api: Result<Api, String>) -> Self {
-        Self { logs_dir, api, told: None }
+        Self { logs_dir, api, cached: None }
     }
 
     /// A pod's namespace and name.
@@ -112,11 +112,11 @@ impl PodLookup {
             LimitRefusal::PodUnknown(format!("the labels of pod {name} cannot be told: {why}"))
         };
         let api = self.api.as_ref().map_err(|error| unknown(error.clone()))?;
-        let told = match self.told.take() {
-            Some((at, told)) if (0.0..BELIEVED_SECS).contains(&(t - at)) => (at, told),
+        let cached = match self.cached.take() {
+            Some((at, cached)) if (0.0..CACHE_SECS).contains(&(t - at)) => (at, cached),
             _ => (t, api.pods().map_err(|error| error.to_string())),
         };
-        let pods = self.told.insert(told).1.as_ref().map_err(|error| unknown(error.clone()))?;
+        let pods = self.cached.insert(cached).1.as_ref().map_err(|error| unknown(error.clone()))?;
         let mut found = pods.iter().filter(|pod| pod.is(uid));
         match (found.next(), found.next()) {
             (Some(pod), None) => Ok(&pod.labels),
@@ -147,7 +147,7 @@ pub struct PodLookupError {
 fn unknown(uid: &str, why: &str) -> LimitRefusal {
     let (why, _) = why.split_once("\n  hint:").unwrap_or((why, ""));
     LimitRefusal::PodUnknown(format!(
-        "the namespace of pod {uid} cannot be told: {why}\n  \
+        "the namespace of pod {uid} cannot be cached: {why}\n  \
          hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a \
          container, mount it read-only"
     ))

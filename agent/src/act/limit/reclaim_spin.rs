@@ -7,7 +7,7 @@
 
 /// Share of one CPU from which on it spins; a guess. What serves requests at its limit waits for
 /// them now and then.
-const SPINNING: f64 = 0.9;
+const SPINNING_SHARE: f64 = 0.9;
 
 /// Watches one cgroup.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ impl SpinDetector {
 
     /// Whether it has spun for long enough. `t` is now, in seconds; `cpu_usec` all time on CPUs so
     /// far, `None` where it is not known; `is_pressed` whether it stands at its limit.
-    pub fn look(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
+    pub fn observe(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
         let Some(now_usec) = cpu_usec.filter(|_| is_pressed) else {
             self.since = None;
             return false;
@@ -34,7 +34,7 @@ impl SpinDetector {
         let secs = t - since;
         let used_secs = now_usec.saturating_sub(then_usec) as f64 / 1e6;
         // One that went back is another's.
-        if used_secs < SPINNING * secs || now_usec < then_usec {
+        if used_secs < SPINNING_SHARE * secs || now_usec < then_usec {
             self.since = Some((t, now_usec));
             return false;
         }
@@ -49,50 +49,50 @@ mod tests {
     use super::*;
 
     /// The second at which it is told, of looks every second that each use this many milliseconds.
-    fn told(pressed: impl Fn(u64) -> bool, used_ms: impl Fn(u64) -> u64) -> Option<u64> {
+    fn reported_at(pressed: impl Fn(u64) -> bool, used_ms: impl Fn(u64) -> u64) -> Option<u64> {
         let mut spin = SpinDetector::new(10.0);
         let mut usec = 5_000_000;
         (0..100).find(|t| {
             usec += used_ms(*t) * 1_000;
-            spin.look(*t as f64, Some(usec), pressed(*t))
+            spin.observe(*t as f64, Some(usec), pressed(*t))
         })
     }
 
     #[test]
     fn nine_tenths_of_a_cpu_for_ten_seconds_is_spinning() {
-        assert_eq!(told(|_| true, |_| 1_000), Some(10));
-        assert_eq!(told(|_| true, |_| 900), Some(10));
-        assert_eq!(told(|_| true, |_| 4_000), Some(10), "of several CPUs");
-        assert_eq!(told(|_| true, |_| 899), None);
+        assert_eq!(reported_at(|_| true, |_| 1_000), Some(10));
+        assert_eq!(reported_at(|_| true, |_| 900), Some(10));
+        assert_eq!(reported_at(|_| true, |_| 4_000), Some(10), "of several CPUs");
+        assert_eq!(reported_at(|_| true, |_| 899), None);
     }
 
     #[test]
     fn one_idle_second_is_tolerated_and_a_rest_restarts() {
-        assert_eq!(told(|_| true, |t| if t == 6 { 600 } else { 1_000 }), Some(10));
-        assert_eq!(told(|_| true, |t| if t == 6 { 0 } else { 1_000 }), Some(16));
+        assert_eq!(reported_at(|_| true, |t| if t == 6 { 600 } else { 1_000 }), Some(10));
+        assert_eq!(reported_at(|_| true, |t| if t == 6 { 0 } else { 1_000 }), Some(16));
     }
 
     #[test]
     fn it_spins_only_at_its_limit() {
-        assert_eq!(told(|_| false, |_| 1_000), None);
-        assert_eq!(told(|t| t != 5, |_| 1_000), Some(16));
+        assert_eq!(reported_at(|_| false, |_| 1_000), None);
+        assert_eq!(reported_at(|t| t != 5, |_| 1_000), Some(16));
     }
 
     #[test]
     fn what_is_not_known_or_counts_anew_is_no_spinning() {
         let mut spin = SpinDetector::new(1.0);
-        assert!(!spin.look(0.0, Some(9_000_000), true));
-        assert!(!spin.look(2.0, Some(1_000_000), true), "another's");
-        assert!(!spin.look(2.5, None, true));
-        assert!(!spin.look(3.5, Some(3_000_000), true));
-        assert!(spin.look(4.5, Some(4_000_000), true));
+        assert!(!spin.observe(0.0, Some(9_000_000), true));
+        assert!(!spin.observe(2.0, Some(1_000_000), true), "another's");
+        assert!(!spin.observe(2.5, None, true));
+        assert!(!spin.observe(3.5, Some(3_000_000), true));
+        assert!(spin.observe(4.5, Some(4_000_000), true));
     }
 
     #[test]
     fn after_no_time_it_spins_as_soon_as_it_is_at_its_limit() {
         let mut spin = SpinDetector::new(0.0);
-        assert!(!spin.look(0.0, Some(7), false));
-        assert!(spin.look(1.0, Some(7), true));
+        assert!(!spin.observe(0.0, Some(7), false));
+        assert!(spin.observe(1.0, Some(7), true));
     }
 
     proptest! {
@@ -103,7 +103,7 @@ mod tests {
             for (secs, share) in looks {
                 t += secs;
                 usec += (secs * share * 1e6) as u64;
-                prop_assert!(!spin.look(t, Some(usec), true));
+                prop_assert!(!spin.observe(t, Some(usec), true));
             }
         }
     }

@@ -23,8 +23,8 @@ use super::{
 /// # Errors
 ///
 /// Returns an error if that cannot be told.
-pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
-    if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !is_there() {
+pub fn planned(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
+    if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !host_has_swap() {
         return Ok(None);
     }
     if target.is_bounded().map_err(failed("the hard limits above it cannot be read"))? {
@@ -33,9 +33,9 @@ pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
     let file = target.name(MEMORY_SWAP_MAX);
     let read =
         || Ok((target.read(file)?, target.read_file(MEMORY_SWAP_MAX)?, target.swapped_bytes()?));
-    let (found, stands, swapped_bytes) =
+    let (found, effective, swapped_bytes) =
         read().map_err(failed(format!("{file} cannot be read")))?;
-    let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&stands)];
+    let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&effective)];
     let value = wanted_bytes(both, swapped_bytes).map(|bytes| bytes.to_string());
     Ok(value.map(|value| (found, value)))
 }
@@ -49,7 +49,7 @@ fn wanted_bytes(found_bytes: [Option<u64>; 2], swapped_bytes: u64) -> Option<u64
 }
 
 /// Whether the host has any; where that cannot be told there is none to fill.
-fn is_there() -> bool {
+fn host_has_swap() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().nth(1).is_some())
 }
 

@@ -27,15 +27,15 @@ use zbus::{
 use crate::os::StateDir;
 
 /// There exactly where systemd runs this host: sd_booted(3).
-const IS_RUNNING: &str = "/run/systemd/system";
+const SYSTEMD_DIR: &str = "/run/systemd/system";
 
 /// Where properties that are set for this boot are kept: of units that have a file, and of those
 /// that were started without one.
-const CONTROLS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
+const CONTROL_DIRS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
 
-const NAME: &str = "org.freedesktop.systemd1";
-const PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const BUS_NAME: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// The manager of this host's units.
@@ -46,16 +46,16 @@ struct Systemd {
 
 /// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because
 /// no thread's end should have to end it.
-static CONNECTED: Mutex<Option<Systemd>> = Mutex::new(None);
+static CONNECTION: Mutex<Option<Systemd>> = Mutex::new(None);
 
 /// Asks over the connection that there is, or a new one where there is none or that one is broken.
 fn ask<T>(within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>) -> io::Result<T> {
-    let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut connected = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(systemd) = connected.as_ref() {
         match systemd.ask(within, &question) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
             // An answer that comes late would be the next question's.
-            Err(error) if is_silent(&error) => {
+            Err(error) if is_unresponsive(&error) => {
                 *connected = None;
                 return Err(error);
             }
@@ -65,14 +65,14 @@ fn ask<T>(within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>
     *connected = None;
     let systemd = Systemd::connect(within)?;
     let answered = systemd.ask(within, &question);
-    if !answered.as_ref().is_err_and(is_silent) {
+    if !answered.as_ref().is_err_and(is_unresponsive) {
         *connected = Some(systemd);
     }
     answered
 }
 
 /// Whether an error says that there was no answer, rather than no.
-pub fn is_silent(error: &io::Error) -> bool {
+pub fn is_unresponsive(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::NotConnected)
 }
 
@@ -110,7 +110,7 @@ pub fn write(unit: &str, property: &str, value: &str, within: Duration) -> io::R
 
 /// Whether systemd runs this host.
 pub fn is_running() -> bool {
-    Path::new(IS_RUNNING).is_dir()
+    Path::new(SYSTEMD_DIR).is_dir()
 }
 
 impl Systemd {
@@ -139,10 +139,10 @@ async fn unit_with(systemd: &Connection, cgroup: &str) -> io::Result<Option<Stri
     let path = object::<OwnedObjectPath>(systemd, "GetUnitByControlGroup", &(cgroup,)).await?;
     let Some(path) = path else { return Ok(None) };
     let id = property(systemd, &path, "org.freedesktop.systemd1.Unit", "Id").await?;
-    let unit = String::try_from(id).map_err(told)?;
+    let unit = String::try_from(id).map_err(bus_error)?;
     let Some(interface) = interface(&unit) else { return Ok(None) };
     let own = String::try_from(property(systemd, &path, &interface, "ControlGroup").await?)
-        .map_err(told)?;
+        .map_err(bus_error)?;
     Ok((own == cgroup).then_some(unit))
 }
 
@@ -153,7 +153,7 @@ async fn number(systemd: &Connection, unit: &str, name: &str) -> io::Result<Opti
     };
     let interface =
         interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
-    u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(told)
+    u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(bus_error)
 }
 
 async fn set_number(
@@ -163,10 +163,10 @@ async fn set_number(
     number: u64,
 ) -> io::Result<()> {
     let properties = vec![(property, Variant::from(number))];
-    call(systemd, PATH, MANAGER, "SetUnitProperties", &(unit, true, properties))
+    call(systemd, MANAGER_PATH, MANAGER_INTERFACE, "SetUnitProperties", &(unit, true, properties))
         .await
         .map(drop)
-        .map_err(asked)
+        .map_err(call_error)
 }
 
 /// Calls a method of the manager; `None` if there is no such unit.
@@ -178,10 +178,10 @@ async fn object<T>(
 where
     T: for<'a> serde::Deserialize<'a> + Type,
 {
-    match call(systemd, PATH, MANAGER, method, body).await {
-        Ok(message) => message.body().deserialize().map(Some).map_err(told),
+    match call(systemd, MANAGER_PATH, MANAGER_INTERFACE, method, body).await {
+        Ok(message) => message.body().deserialize().map(Some).map_err(bus_error),
         Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_SUCH_UNIT => Ok(None),
-        Err(error) => Err(asked(error)),
+        Err(error) => Err(call_error(error)),
     }
 }
 
@@ -194,7 +194,7 @@ async fn property(
     let message =
         call(systemd, path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name))
             .await;
-    message.map_err(asked)?.body().deserialize().map_err(told)
+    message.map_err(call_error)?.body().deserialize().map_err(bus_error)
 }
 
 async fn call(
@@ -204,7 +204,7 @@ async fn call(
     method: &str,
     body: &(impl serde::Serialize + DynamicType),
 ) -> zbus::Result<zbus::Message> {
-    systemd.call_method(Some(NAME), path, Some(interface), method, body).await
+    systemd.call_method(Some(BUS_NAME), path, Some(interface), method, body).await
 }
 
 /// The file that a property of a unit is kept in for this boot, wherever that is. It is looked for
@@ -220,7 +220,7 @@ impl DropIn {
     pub fn of(unit: &str, property: &str) -> Self {
         let setting = if property == "CPUQuotaPerSecUSec" { "CPUQuota" } else { property };
         Self {
-            directories: CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d"))),
+            directories: CONTROL_DIRS.map(|control| Path::new(control).join(format!("{unit}.d"))),
             name: format!("50-{setting}.conf"),
         }
     }
@@ -230,7 +230,7 @@ impl DropIn {
     /// # Errors
     ///
     /// Returns an error if that cannot be told.
-    pub fn is_there(&self) -> io::Result<bool> {
+    pub fn exists(&self) -> io::Result<bool> {
         for directory in &self.directories {
             if StateDir::open(directory)?
                 .map_or(Ok(false), |directory| directory.holds(&self.name))?
@@ -271,20 +271,20 @@ fn interface(unit: &str) -> Option<String> {
     ];
     let (_, suffix) = unit.rsplit_once('.')?;
     let (_, kind) = KINDS.iter().find(|(name, _)| *name == suffix)?;
-    Some(format!("{NAME}.{kind}"))
+    Some(format!("{BUS_NAME}.{kind}"))
 }
 
 /// Of a call: a connection that broke says neither yes nor no.
-fn asked(error: zbus::Error) -> io::Error {
+fn call_error(error: zbus::Error) -> io::Error {
     match error {
         zbus::Error::InputOutput(error) => {
             io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}"))
         }
-        error => told(error),
+        error => bus_error(error),
     }
 }
 
-fn told(error: impl std::fmt::Display) -> io::Error {
+fn bus_error(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("systemd: {error}"))
 }
 

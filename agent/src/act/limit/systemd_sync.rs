@@ -21,41 +21,46 @@ use crate::act::journal::{ChangedUnit, Journal, JournalEntry};
 /// # Errors
 ///
 /// Returns an error if it is not synchronised: the entry lists what may have been done.
-pub fn hand_over(
+pub fn sync_with_systemd(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
     cgroup: &str,
     limit_bytes: u64,
 ) -> Result<Cgroup, LimitError> {
-    let of = |what: &str| failed(format!("{what} of {cgroup}"));
-    let asked = target.asked_again(cgroup).map_err(of("the unit"))?;
-    let Some(unit) = asked.unit() else { return Ok(asked) };
+    let failed_for = |what: &str| failed(format!("{what} of {cgroup}"));
+    let target_of_unit = target.retry_unit_lookup(cgroup).map_err(failed_for("the unit"))?;
+    let Some(unit) = target_of_unit.unit() else { return Ok(target_of_unit) };
     entry.unit.get_or_insert_with(|| ChangedUnit::new(unit));
     let mut due = Vec::new();
-    for (file, value) in standing(target, entry, limit_bytes) {
+    for (file, value) in written_values(target, entry, limit_bytes) {
         let Some(property) = cgroup::property(&file) else { continue };
-        let found = asked.read(property).map_err(of(property))?;
+        let found = target_of_unit.read(property).map_err(failed_for(property))?;
         // One that is a number in both; how much CPU there is, is not.
         let Some(bytes) = cgroup::limit_bytes(&value) else { continue };
         let is_theirs = |bytes| cgroup::limit_bytes(&found).is_some_and(|found| found <= bytes);
         if found != value && (entry.is_ours(property, &found) || !is_theirs(bytes)) {
-            record_intent(&asked, entry, property, &found, &value)?;
+            record_intent(&target_of_unit, entry, property, &found, &value)?;
             due.push((property, value));
         }
     }
     journal.put(entry).map_err(failed("the journal cannot be written"))?;
     for (property, value) in due {
-        asked.write(property, &value).map_err(of(property))?;
+        target_of_unit.write(property, &value).map_err(failed_for(property))?;
     }
-    Ok(asked)
+    Ok(target_of_unit)
 }
 
 /// Values in the files: the limit, and those set with it.
-fn standing(target: &Cgroup, entry: &JournalEntry, limit_bytes: u64) -> Vec<(String, String)> {
-    let mut standing = vec![(target.limit_file().to_owned(), limit_bytes.to_string())];
+fn written_values(
+    target: &Cgroup,
+    entry: &JournalEntry,
+    limit_bytes: u64,
+) -> Vec<(String, String)> {
+    let mut written_values = vec![(target.limit_file().to_owned(), limit_bytes.to_string())];
     for change in entry.changes.iter().filter(|change| change.file != target.limit_file()) {
-        standing.extend(change.wanted.last().map(|value| (change.file.clone(), value.clone())));
+        written_values
+            .extend(change.wanted.last().map(|value| (change.file.clone(), value.clone())));
     }
-    standing
+    written_values
 }

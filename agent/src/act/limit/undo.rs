@@ -28,7 +28,7 @@ pub struct Undone {
     cgroup: String,
     files: Vec<(String, RestoreState)>,
     /// Of a cgroup that was divided.
-    merged: Option<Restored>,
+    restored: Option<Restored>,
     /// Reason that the entry was kept, or that there was none.
     error: Option<String>,
 }
@@ -41,7 +41,7 @@ enum RestoreState {
     /// It said so all along.
     AsBefore,
     /// Somebody else changed it.
-    Theirs {
+    ChangedByOthers {
         found: String,
         wanted: String,
     },
@@ -70,7 +70,7 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
         cause: OutcomeCause::Incidents(entry.incidents_by_name()),
         cgroup: printable_path(&entry.directory).to_string(),
         files: Vec::new(),
-        merged: None,
+        restored: None,
         error: None,
     };
     // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its
@@ -86,17 +86,17 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
         Some(unit) => {
             Some(Cgroup::of_unit(entry.directory.clone(), entry.inode, unit.name.clone()))
         }
-        None if entry.split.is_some() => isolate::leak_of(entry),
+        None if entry.split.is_some() => isolate::leak_child(entry),
         None => Cgroup::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
     };
     // The other way round than it was changed: a limit goes before what keeps it from killing.
     for change in entry.changes.iter().rev() {
         let state = match &target {
-            Some(target) => put_back(target, change),
+            Some(target) => restore(target, change),
             None => RestoreState::Gone,
         };
         if let Some(unit) = &entry.unit
-            && !matches!(state, RestoreState::Theirs { .. } | RestoreState::Failed(_))
+            && !matches!(state, RestoreState::ChangedByOthers { .. } | RestoreState::Failed(_))
             && !unit.had_drop_in(&change.file)
             && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
         {
@@ -108,9 +108,9 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
         undone.files.push((change.file.clone(), state));
     }
     // Where somebody else limits the child he limits who is in it.
-    undone.merged = entry.split.as_ref().map(|split| match undone.theirs() {
-        Some(file) => Restored::Theirs(format!("who was moved stays where {file} is theirs")),
-        None => isolate::merge(entry, split),
+    undone.restored = entry.split.as_ref().map(|split| match undone.changed_by_others() {
+        Some(file) => Restored::UsedByOthers(format!("who was moved stays where {file} is theirs")),
+        None => isolate::restore(entry, split),
     });
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
@@ -120,7 +120,7 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
     undone
 }
 
-fn put_back(target: &Cgroup, change: &Change) -> RestoreState {
+fn restore(target: &Cgroup, change: &Change) -> RestoreState {
     let try_put_back = || -> io::Result<RestoreState> {
         let found = target.read(&change.file)?;
         if found == change.prior {
@@ -128,7 +128,7 @@ fn put_back(target: &Cgroup, change: &Change) -> RestoreState {
         }
         if !change.wanted.contains(&found) {
             let wanted = change.wanted.last().cloned().unwrap_or_default();
-            return Ok(RestoreState::Theirs { found, wanted });
+            return Ok(RestoreState::ChangedByOthers { found, wanted });
         }
         target.write(&change.file, &change.prior)?;
         match target.read(&change.file)? {
@@ -151,40 +151,40 @@ impl Undone {
             cause: OutcomeCause::UNKNOWN,
             cgroup,
             files: Vec::new(),
-            merged: None,
+            restored: None,
             error: Some(error),
         }
     }
 
     /// The first file that somebody else changed.
-    fn theirs(&self) -> Option<&str> {
+    fn changed_by_others(&self) -> Option<&str> {
         self.files
             .iter()
-            .find(|(_, state)| matches!(state, RestoreState::Theirs { .. }))
+            .find(|(_, state)| matches!(state, RestoreState::ChangedByOthers { .. }))
             .map(|(file, _)| file.as_str())
     }
 
     /// Whether somebody else uses what was made of a divided cgroup.
     pub fn is_in_use(&self) -> bool {
-        matches!(self.merged, Some(Restored::Theirs(_)))
+        matches!(self.restored, Some(Restored::UsedByOthers(_)))
     }
 
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
         self.error.is_none()
             && !self.files.iter().any(|(_, state)| matches!(state, RestoreState::Failed(_)))
-            && !matches!(self.merged, Some(Restored::Failed(_)))
+            && !matches!(self.restored, Some(Restored::Failed(_)))
     }
 
     /// As what happened at `t`.
     pub fn outcome(&self, t: f64) -> Outcome {
         let all_gone = !self.files.is_empty()
             && self.files.iter().all(|(_, state)| matches!(state, RestoreState::Gone))
-            && matches!(self.merged, None | Some(Restored::Gone));
+            && matches!(self.restored, None | Some(Restored::Gone));
         let event = match () {
             () if !self.is_done() => OutcomeKind::Failed,
             () if all_gone => OutcomeKind::CgroupRemoved,
-            () if self.theirs().is_some() || self.is_in_use() => OutcomeKind::Overridden,
+            () if self.changed_by_others().is_some() || self.is_in_use() => OutcomeKind::Overridden,
             () => OutcomeKind::Undone,
         };
         let (cause, cgroup) = (self.cause.clone(), Arc::from(self.cgroup.as_str()));
@@ -218,7 +218,7 @@ impl fmt::Display for Undone {
             match state {
                 RestoreState::Restored(prior) => write!(f, "{file} is {prior} again"),
                 RestoreState::AsBefore => write!(f, "{file} was as before"),
-                RestoreState::Theirs { found, wanted } => {
+                RestoreState::ChangedByOthers { found, wanted } => {
                     write!(
                         f,
                         "{file} is {found}, which somebody else set after we set {wanted}, and is \
@@ -229,8 +229,8 @@ impl fmt::Display for Undone {
                 RestoreState::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
             }?;
         }
-        if let Some(merged) = &self.merged {
-            write!(f, "{separator}{merged}")?;
+        if let Some(restored) = &self.restored {
+            write!(f, "{separator}{restored}")?;
             separator = "; ";
         }
         match &self.error {

@@ -31,7 +31,7 @@ pub fn record_intent(
         && target.unit().is_some()
         && let Some(unit) = &mut entry.unit
         && DropIn::of(&unit.name, file)
-            .is_there()
+            .exists()
             .map_err(failed("its drop-in cannot be looked for"))?
     {
         unit.had_drop_ins.insert(file.to_owned());
@@ -60,10 +60,10 @@ pub fn write_and_verify(
         return Err(failed(&what)(io::Error::other(format!("it says {found} after the write"))));
     }
     if file == target.limit_file() {
-        let stands = target.limit_now().map_err(failed(&what))?;
-        if cgroup::limit_bytes(&stands) != cgroup::limit_bytes(&value) {
+        let effective = target.effective_limit().map_err(failed(&what))?;
+        if cgroup::limit_bytes(&effective) != cgroup::limit_bytes(&value) {
             return Err(failed(&what)(io::Error::other(format!(
-                "{stands} stands in the cgroup after the write"
+                "the cgroup has {effective} after the write"
             ))));
         }
     }

@@ -31,10 +31,10 @@ use crate::{
 };
 
 /// Interval in which changes by others are noticed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Duration that is logged as slow. Setting a limit takes some milliseconds, mostly for the disk.
-const LATE_SECS: f64 = 5.0;
+const SLOW_SECS: f64 = 5.0;
 
 /// Maximum time to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Order for LimitOrder {
 /// Order in progress.
 struct Busy {
     since: f64,
-    told: bool,
+    reported: bool,
     cause: OutcomeCause,
     cgroup: Arc<str>,
 }
@@ -111,7 +111,7 @@ impl LimitWorker {
             Worker::new("spillway-act", STOPS_WITHIN);
         let busy = Arc::new(Mutex::new(None));
         let shared = busy.clone();
-        worker.spawn(move || act(limits, clock, &orders, &shared, &outcomes))?;
+        worker.spawn(move || run(limits, clock, &orders, &shared, &outcomes))?;
         Ok(Some(Self { worker, busy, unable }))
     }
 
@@ -147,11 +147,11 @@ impl Executor for LimitWorker {
     fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
         let mut outcomes = self.worker.outcomes();
         if let Some(busy) = lock(&self.busy).as_mut()
-            && t - busy.since > LATE_SECS
-            && !std::mem::replace(&mut busy.told, true)
+            && t - busy.since > SLOW_SECS
+            && !std::mem::replace(&mut busy.reported, true)
         {
             let why = format!(
-                "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may \
+                "the kernel or the disk has not come back for {SLOW_SECS:.0} s; what was asked may \
                  be done yet"
             );
             let (cause, cgroup) = (busy.cause.clone(), busy.cgroup.clone());
@@ -173,21 +173,21 @@ impl Executor for LimitWorker {
     }
 }
 
-fn act(
+fn run(
     mut limits: ActiveLimits,
     clock: Clock,
     orders: &Receiver<LimitOrder>,
     busy: &Mutex<Option<Busy>>,
-    told: &Sender<Outcome>,
+    reported: &Sender<Outcome>,
 ) {
     loop {
-        let order = orders.recv_timeout(LOOK_EVERY);
+        let order = orders.recv_timeout(CHECK_INTERVAL);
         let t = clock.now();
         let (cause, cgroup) = match &order {
             Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone().into(), cgroup.clone()),
             _ => (OutcomeCause::UNKNOWN, Arc::from("")),
         };
-        *lock(busy) = Some(Busy { since: t, told: false, cause, cgroup });
+        *lock(busy) = Some(Busy { since: t, reported: false, cause, cgroup });
         let (outcomes, ends) = match order {
             Ok(LimitOrder::Limit { id, cgroup, culprit }) => {
                 (vec![limits.limit(t, &id, &cgroup, culprit)], false)
@@ -209,7 +209,9 @@ fn act(
         // What was asked for at one time is done at another, and that is what an outcome tells.
         let done_t = clock.now();
         // Nobody listens once the loop has ended, and everything is put back all the same.
-        outcomes.into_iter().for_each(|outcome| drop(told.send(Outcome { t: done_t, ..outcome })));
+        outcomes
+            .into_iter()
+            .for_each(|outcome| drop(reported.send(Outcome { t: done_t, ..outcome })));
         if ends {
             return;
         }

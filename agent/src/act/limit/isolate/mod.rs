@@ -36,7 +36,7 @@ use crate::{
 
 pub use eligibility::permit;
 pub use recharge::Recharge;
-pub use restore::{Restored, merge};
+pub use restore::{Restored, restore};
 
 /// Times that a cgroup's processes are listed and moved until none is left. Each time only those
 /// are left that were forked meanwhile.
@@ -59,7 +59,7 @@ struct SharedCgroup<'a> {
 ///
 /// Returns an error if it is not isolated, or only in part: the entry lists what may have been
 /// done.
-pub fn split(
+pub fn isolate(
     journal: &Journal,
     entry: &mut JournalEntry,
     target: &Cgroup,
@@ -78,7 +78,7 @@ pub fn split(
         fs::create_dir(&directory)
             .map_err(failed(format!("{} cannot be made", directory.display())))?;
     }
-    let moved = shared.divide(culprit)?;
+    let moved = shared.move_processes(culprit)?;
     let directory = shared.directory.join(LEAK_CHILD);
     let nothing = || io::Error::other("it has no memory controller");
     let leak = Cgroup::at(directory.clone())
@@ -90,26 +90,27 @@ pub fn split(
 impl SharedCgroup<'_> {
     /// Moves its processes, and where it has to hold none hands the memory controller on; gives how
     /// many are with the leaker.
-    fn divide(&self, culprit: ProcessId) -> Result<usize, LimitError> {
+    fn move_processes(&self, culprit: ProcessId) -> Result<usize, LimitError> {
         let mut moved = BTreeSet::new();
         for _ in 0..PASSES_MAX {
             let here = self.pids().map_err(failed("its processes cannot be told"))?;
-            if here.is_empty() && self.version == Version::V2 && self.hand_on()? {
+            if here.is_empty() && self.version == Version::V2 && self.delegate_memory()? {
                 return Ok(moved.len());
             }
-            let leaving = self.leaving(&here, culprit)?;
-            if leaving.is_empty() && self.version == Version::V1 {
+            let to_isolate = self.to_isolate(&here, culprit)?;
+            if to_isolate.is_empty() && self.version == Version::V1 {
                 return Ok(moved.len());
             }
             for pid in here {
                 let child = match self.version {
-                    _ if leaving.contains(&pid) => LEAK_CHILD,
+                    _ if to_isolate.contains(&pid) => LEAK_CHILD,
                     Version::V1 => continue,
                     Version::V2 => REST_CHILD,
                 };
                 let what =
                     || format!("pid {pid} cannot be moved to {}/{child}", self.directory.display());
-                if admit(&self.directory.join(child), pid).map_err(|error| failed(what())(error))?
+                if move_process(&self.directory.join(child), pid)
+                    .map_err(|error| failed(what())(error))?
                     && child == LEAK_CHILD
                 {
                     moved.insert(pid);
@@ -120,7 +121,7 @@ impl SharedCgroup<'_> {
     }
 
     /// Which of these belong to the leaker, wherever those are by now with whom they do.
-    fn leaving(&self, here: &[u32], culprit: ProcessId) -> Result<BTreeSet<u32>, LimitError> {
+    fn to_isolate(&self, here: &[u32], culprit: ProcessId) -> Result<BTreeSet<u32>, LimitError> {
         let mut pids = here.to_vec();
         for child in [LEAK_CHILD, REST_CHILD] {
             match pids_in(&self.directory.join(child)) {
@@ -133,12 +134,12 @@ impl SharedCgroup<'_> {
         if !is_there || start_ticks(culprit.pid) != Some(culprit.start_ticks) {
             return Err(LimitRefusal::Left.into());
         }
-        let leaving = related(&members, culprit.pid).into_iter().map(|member| member.pid);
-        Ok(leaving.filter(|pid| here.contains(pid)).collect())
+        let to_isolate = related(&members, culprit.pid).into_iter().map(|member| member.pid);
+        Ok(to_isolate.filter(|pid| here.contains(pid)).collect())
     }
 
     /// Gives its children the memory controller; says whether it did: not while somebody is in it.
-    fn hand_on(&self) -> Result<bool, LimitError> {
+    fn delegate_memory(&self) -> Result<bool, LimitError> {
         match fs::write(self.directory.join(SUBTREE_CONTROL), format!("+{MEMORY}")) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
             wrote => {
@@ -157,12 +158,12 @@ impl SharedCgroup<'_> {
 }
 
 /// The child of an entry's cgroup that is limited, if the cgroup is still the one that was divided.
-pub fn leak_of(entry: &JournalEntry) -> Option<Cgroup> {
+pub fn leak_child(entry: &JournalEntry) -> Option<Cgroup> {
     is_there(entry).then(|| Cgroup::at(entry.directory.join(LEAK_CHILD))).flatten()
 }
 
 /// Whether a process is in a cgroup itself, or below it.
-pub fn holds(target: &Cgroup, pid: u32) -> bool {
+pub fn contains(target: &Cgroup, pid: u32) -> bool {
     target.pids().is_ok_and(|pids| pids.contains(&pid))
 }
 
@@ -182,7 +183,7 @@ fn pids_in(directory: &Path) -> io::Result<Vec<u32>> {
 }
 
 /// Moves a process; says whether it was still there.
-fn admit(directory: &Path, pid: u32) -> io::Result<bool> {
+fn move_process(directory: &Path, pid: u32) -> io::Result<bool> {
     // To the kernel it is whoever writes.
     if pid == 0 {
         return Err(io::Error::other("it is in a PID namespace that is not seen from here"));

@@ -21,7 +21,7 @@ pub struct Recharge {
 impl Recharge {
     /// They were moved just now. What they have taken in the child since is none of it: it is read
     /// last, so that it is rather too much.
-    pub fn begin(leak: &Cgroup) -> Self {
+    pub fn start(leak: &Cgroup) -> Self {
         let had_bytes =
             held_bytes(leak).and_then(|held| Some(held.saturating_sub(charged_bytes(leak)?)));
         Self { had_bytes: had_bytes.unwrap_or(0) }

@@ -8,8 +8,8 @@
 use std::{fmt, fs, io, path::Path, thread::sleep, time::Duration};
 
 use super::{
-    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, admit, children_of, controllers,
-    is_there, pids_in,
+    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, children_of, controllers,
+    is_there, move_process, pids_in,
 };
 use crate::act::journal::{IsolatedCgroup, JournalEntry};
 
@@ -26,9 +26,9 @@ const SETTINGS: [(&str, &str); 4] =
 #[derive(Debug)]
 pub enum Restored {
     /// It is as before.
-    Whole,
+    Complete,
     /// Somebody else uses what is there, in this way.
-    Theirs(String),
+    UsedByOthers(String),
     /// The cgroup is gone, and all with it.
     Gone,
     /// This could not be done.
@@ -40,16 +40,16 @@ pub enum Restored {
 enum SubtreeControlOwner {
     AsBefore,
     Ours,
-    Theirs,
+    UsedByOthers,
 }
 
 /// Puts an entry's cgroup together.
-pub fn merge(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
+pub fn restore(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
     if !is_there(entry) {
         return Restored::Gone;
     }
-    match try_merge(&entry.directory, split) {
-        Ok(merged) => merged,
+    match try_restore(&entry.directory, split) {
+        Ok(restored) => restored,
         Err(_) if !is_there(entry) => Restored::Gone,
         Err((what, error)) => Restored::Failed(format!("{what}: {error}")),
     }
@@ -57,21 +57,21 @@ pub fn merge(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
 
 type Failed = (String, io::Error);
 
-fn try_merge(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Failed> {
+fn try_restore(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Failed> {
     if let Some(prior) = &split.subtree_control
-        && let Some(theirs) = take_back(directory, prior)?
+        && let Some(use_by_others) = revoke_memory(directory, prior)?
     {
-        return Ok(Restored::Theirs(theirs));
+        return Ok(Restored::UsedByOthers(use_by_others));
     }
-    let mut left = Restored::Whole;
+    let mut left = Restored::Complete;
     for child in [LEAK_CHILD, REST_CHILD] {
         let child_directory = directory.join(child);
-        return_all(&child_directory, directory)
+        move_back(&child_directory, directory)
             .map_err(|error| (format!("{child} cannot be emptied"), error))?;
         if !remove(&child_directory)
             .map_err(|error| (format!("{child} cannot be removed"), error))?
         {
-            left = Restored::Theirs(format!(
+            left = Restored::UsedByOthers(format!(
                 "{child} has cgroups of somebody else's by now, and stays"
             ));
         }
@@ -81,14 +81,14 @@ fn try_merge(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Faile
 
 /// Takes the memory controller from a cgroup's children, if it is on our account that they have it;
 /// says why not.
-fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
+fn revoke_memory(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
     let failed = |error| (format!("{SUBTREE_CONTROL} cannot be put back"), error);
     let file = directory.join(SUBTREE_CONTROL);
     let found = fs::read_to_string(&file).map_err(failed)?;
     let stay = format!("who was moved stays in {LEAK_CHILD} and {REST_CHILD}, without our limit");
     match control(prior, &found) {
         SubtreeControlOwner::AsBefore => return Ok(None),
-        SubtreeControlOwner::Theirs => {
+        SubtreeControlOwner::UsedByOthers => {
             let found = found.trim();
             return Ok(Some(format!("somebody else set {SUBTREE_CONTROL} to \"{found}\"; {stay}")));
         }
@@ -122,11 +122,11 @@ fn control(prior: &str, found: &str) -> SubtreeControlOwner {
         return SubtreeControlOwner::AsBefore;
     }
     found.remove(MEMORY);
-    if found == prior { SubtreeControlOwner::Ours } else { SubtreeControlOwner::Theirs }
+    if found == prior { SubtreeControlOwner::Ours } else { SubtreeControlOwner::UsedByOthers }
 }
 
 /// Moves everybody from a child back, those who are forked meanwhile as well.
-fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
+fn move_back(child: &Path, directory: &Path) -> io::Result<()> {
     for _ in 0..PASSES_MAX {
         let pids = match pids_in(child) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -136,7 +136,7 @@ fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
             return Ok(());
         }
         for pid in pids {
-            admit(directory, pid)
+            move_process(directory, pid)
                 .map_err(|error| io::Error::other(format!("pid {pid} cannot be moved: {error}")))?;
         }
     }
@@ -167,8 +167,8 @@ fn remove(child: &Path) -> io::Result<bool> {
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole => f.write_str("who was moved is back where it was"),
-            Self::Theirs(why) => f.write_str(why),
+            Self::Complete => f.write_str("who was moved is back where it was"),
+            Self::UsedByOthers(why) => f.write_str(why),
             Self::Gone => f.write_str("who was moved went with its cgroup"),
             Self::Failed(why) => f.write_str(why),
         }
@@ -186,7 +186,11 @@ mod tests {
         assert_eq!(control("cpu pids", "cpu memory pids\n"), SubtreeControlOwner::Ours);
         assert_eq!(control("memory", "memory\n"), SubtreeControlOwner::AsBefore);
         for (prior, found) in [("", "io memory"), ("cpu", "memory"), ("cpu", ""), ("memory", "")] {
-            assert_eq!(control(prior, found), SubtreeControlOwner::Theirs, "{prior} to {found}");
+            assert_eq!(
+                control(prior, found),
+                SubtreeControlOwner::UsedByOthers,
+                "{prior} to {found}"
+            );
         }
     }
 }
