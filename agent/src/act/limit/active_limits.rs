@@ -1,0 +1,288 @@
+//! All limits in effect.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    LimitError, LimitRefusal,
+    active_limit::{ActiveLimit, NewLimit, Tick},
+    apply::apply,
+    cgroup::{Cgroup, MEMORY_MAX, MEMORY_SWAP_MAX},
+    controller::LimitController,
+    cpu_throttle,
+    eligibility::permit,
+    failed,
+    isolate::{self, Recharge},
+    pod_lookup::PodLookup,
+    undo::{self, undo_all},
+};
+use crate::{
+    act::{
+        journal::{ChangedUnit, IsolatedCgroup, Journal, JournalEntry},
+        outcome::{Outcome, OutcomeCause, OutcomeKind},
+        pause::Pause,
+    },
+    config::{Config, DecideConfig, LimitConfig},
+    decide::IncidentId,
+    sense::{Hierarchy, LEAK_CHILD, ProcessId},
+};
+
+/// After what time whoever could not tell whose a pod is gets asked again. It may take three
+/// seconds, in which no limit is looked at.
+const RETRY_SECS: f64 = 30.0;
+
+/// A limit that is still to be set: nobody could tell whose pod it would be of.
+struct DeferredLimit {
+    tried_at: f64,
+    cgroup: Arc<str>,
+    culprit: ProcessId,
+}
+
+/// Every limit that stands.
+pub struct ActiveLimits {
+    journal: Result<Journal, String>,
+    pause: Pause,
+    mount: Option<PathBuf>,
+    config: LimitConfig,
+    decide: DecideConfig,
+    pods: PodLookup,
+    active: BTreeMap<Arc<str>, ActiveLimit>,
+    /// By incident.
+    deferred: BTreeMap<IncidentId, DeferredLimit>,
+}
+
+impl ActiveLimits {
+    /// No limit stands yet. Without a journal none will.
+    pub fn new(config: &Config, journal: Result<Journal, String>) -> Self {
+        Self::with(config, journal, PodLookup::from_env(config))
+    }
+
+    /// As [`Limits::new`], with pods that are known from elsewhere.
+    pub fn with(config: &Config, journal: Result<Journal, String>, pods: PodLookup) -> Self {
+        Self {
+            journal,
+            pause: Pause::below(&config.record.state_dir),
+            mount: Hierarchy::detect().mount().map(Path::to_owned),
+            config: config.act.limit.clone(),
+            decide: config.decide.clone(),
+            pods,
+            active: BTreeMap::new(),
+            deferred: BTreeMap::new(),
+        }
+    }
+
+    /// Follows another policy. What stands stays.
+    pub fn reload(&mut self, config: &Config) {
+        self.decide.clone_from(&config.decide);
+        self.pods = PodLookup::from_env(config);
+    }
+
+    /// Limits the cgroup of a process that leaks.
+    pub fn limit(
+        &mut self,
+        t: f64,
+        id: &IncidentId,
+        cgroup: &Arc<str>,
+        culprit: ProcessId,
+    ) -> Outcome {
+        let outcome = |event, limit_bytes, why| Outcome {
+            t,
+            event,
+            cause: id.clone().into(),
+            cgroup: cgroup.clone(),
+            limit_bytes,
+            why,
+        };
+        let tried = self.try_limit(t, id, cgroup, culprit);
+        match &tried {
+            Err(LimitError::Refused(LimitRefusal::PodUnknown(_))) => {
+                let deferred = DeferredLimit { tried_at: t, cgroup: cgroup.clone(), culprit };
+                self.deferred.insert(id.clone(), deferred);
+            }
+            _ => drop(self.deferred.remove(id)),
+        }
+        match tried {
+            Ok((limit_bytes, why)) => outcome(OutcomeKind::Limited, Some(limit_bytes), why),
+            Err(LimitError::Refused(refusal)) => {
+                outcome(OutcomeKind::Refused, None, refusal.to_string())
+            }
+            Err(failure) => outcome(OutcomeKind::Failed, None, failure.to_string()),
+        }
+    }
+
+    fn try_limit(
+        &mut self,
+        t: f64,
+        id: &IncidentId,
+        cgroup: &Arc<str>,
+        culprit: ProcessId,
+    ) -> Result<(u64, String), LimitError> {
+        if self.pause.is_on() {
+            return Err(LimitRefusal::Paused(self.pause.path().to_owned()).into());
+        }
+        let journal =
+            self.journal.as_ref().map_err(|error| LimitRefusal::NoJournal(error.clone()))?;
+        if let Some(active) = self.active.get_mut(cgroup) {
+            if !active.applies_to(culprit.pid) {
+                return Err(LimitRefusal::Divided.into());
+            }
+            // Another process of it leaks, or the same again.
+            active.controller.resume();
+            active.entry.incidents.insert(id.clone());
+            journal.put(&mut active.entry).map_err(failed("the journal cannot be written"))?;
+            return Ok((active.controller.limit_bytes(), "it is limited already".to_owned()));
+        }
+        let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
+        let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
+        let (delegated, protected) = (&self.config.delegated, &self.decide.protected);
+        let isolated = shared
+            .map(|shared| isolate::permit(delegated, protected, &target, cgroup, shared))
+            .transpose()?;
+
+        let mut entry = journal.entry(target.directory.clone(), target.inode);
+        if journal.holds(&entry) {
+            // Only it knows what was there before the first change.
+            return Err(LimitRefusal::NotUndone.into());
+        }
+        entry.incidents.insert(id.clone());
+        entry.unit = target.unit().filter(|_| isolated.is_none()).map(ChangedUnit::new);
+        let limited = match isolated {
+            None => self.limit_cgroup(t, journal, target, &mut entry),
+            Some(isolated) => {
+                self.limit_in_child(t, journal, &target, &mut entry, isolated, (cgroup, culprit))
+            }
+        };
+        let (limited, why) = limited.inspect_err(|_| {
+            // Half of it may be there. What cannot be put back now is in the journal.
+            undo::undo(journal, &entry);
+        })?;
+        if !journal.holds(&entry) {
+            // `spillway undo` came between the journal and the write.
+            undo::undo(journal, &entry);
+            return Err(LimitRefusal::Paused(PathBuf::from("spillway undo")).into());
+        }
+        let limit_bytes = limited.controller.limit_bytes();
+        self.active.insert(cgroup.clone(), ActiveLimit::new(limited, entry));
+        Ok((limit_bytes, why))
+    }
+
+    fn limit_cgroup(
+        &self,
+        t: f64,
+        journal: &Journal,
+        mut target: Cgroup,
+        entry: &mut JournalEntry,
+    ) -> Result<(NewLimit, String), LimitError> {
+        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
+        let limit_bytes = apply(journal, &mut target, entry, &self.config, None)?;
+        let controller =
+            LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
+        let mut why = format!(
+            "{} set to {limit_bytes} bytes, above the {usage_bytes} in use",
+            target.limit_file()
+        );
+        for beside in [MEMORY_SWAP_MAX, MEMORY_MAX].map(|file| target.name(file)) {
+            if let Some(bytes) = entry.change(beside).and_then(|change| change.wanted.last()) {
+                why.push_str(&format!(", and {beside} to {bytes}"));
+            }
+        }
+        if target.bypasses_systemd() {
+            why.push_str("; systemd gives no answer, and is told of it when it does");
+        }
+        let spin_detector = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
+            why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
+            None
+        });
+        Ok((NewLimit { target, controller, spin_detector, recharge: None }, why))
+    }
+
+    /// The same of a child to which the leaker is moved.
+    fn limit_in_child(
+        &self,
+        t: f64,
+        journal: &Journal,
+        target: &Cgroup,
+        entry: &mut JournalEntry,
+        isolated: IsolatedCgroup,
+        (cgroup, culprit): (&str, ProcessId),
+    ) -> Result<(NewLimit, String), LimitError> {
+        let (leak, moved) = isolate::isolate(journal, entry, target, isolated, culprit)?;
+        let recharge = Recharge::start(&leak);
+        let (limited, set) = self.limit_cgroup(t, journal, leak, entry)?;
+        let who = match moved {
+            0 | 1 => "it was moved".to_owned(),
+            moved => format!("it was moved with {} of its own", moved - 1),
+        };
+        let why = format!(
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before \
+             stays charged to {cgroup}, so that this \
+             bounds what it takes from now on"
+        );
+        Ok((NewLimit { recharge: Some(recharge), ..limited }, why))
+    }
+
+    /// An incident is over. Its limit goes with the last of them, at the next look that finds it
+    /// not needed.
+    pub fn end(&mut self, id: &IncidentId) {
+        self.deferred.remove(id);
+        for active in self.active.values_mut() {
+            if active.entry.incidents.remove(id) && active.entry.incidents.is_empty() {
+                // Told of to the end.
+                active.entry.incidents.insert(id.clone());
+                active.controller.end();
+            }
+        }
+    }
+
+    /// Looks at every limit that stands, and at what is still to be set, and does what is next.
+    pub fn look(&mut self, t: f64) -> Vec<Outcome> {
+        let mut outcomes = self.retry_deferred(t).into_iter().collect();
+        self.check_active(t, &mut outcomes);
+        outcomes
+    }
+
+    /// Tries to set one limit that could not be told of before. That it cannot be still is told
+    /// once, at first.
+    fn retry_deferred(&mut self, t: f64) -> Option<Outcome> {
+        if self.pause.is_on() {
+            return None;
+        }
+        let is_due = |deferred: &DeferredLimit| t - deferred.tried_at >= RETRY_SECS;
+        let (id, deferred) = self.deferred.iter().find(|(_, deferred)| is_due(deferred))?;
+        let (id, cgroup, culprit) = (id.clone(), deferred.cgroup.clone(), deferred.culprit);
+        let outcome = self.limit(t, &id, &cgroup, culprit);
+        (!self.deferred.contains_key(&id)).then_some(outcome)
+    }
+
+    fn check_active(&mut self, t: f64, outcomes: &mut Vec<Outcome>) {
+        let Ok(journal) = &self.journal else { return };
+        self.active.retain(|cgroup, active| {
+            if !self.pause.is_on() {
+                active.sync_with_systemd(cgroup, journal);
+            }
+            let (event, why, stays) = match active.step(t, journal, &self.pause, &self.config) {
+                Tick::Nothing => return true,
+                Tick::Report(event, why) => (event, why, true),
+                Tick::End(event, why) => (event, why, false),
+            };
+            let limit_bytes = stays.then(|| active.controller.limit_bytes());
+            let first = active.entry.incidents_by_name().into_iter().take(1).collect();
+            let cause = OutcomeCause::Incidents(first);
+            outcomes.push(Outcome { t, event, cause, cgroup: cgroup.clone(), limit_bytes, why });
+            stays
+        });
+    }
+
+    /// Puts everything back, as at the end of the agent.
+    pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
+        self.active.clear();
+        self.deferred.clear();
+        match &self.journal {
+            Ok(journal) => undo_all(journal).into_iter().map(|undone| undone.outcome(t)).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+}
