@@ -1,5 +1,4 @@
-//! A limit that stands: what [`Hold`] says is next, done; and where that is nothing, what [`Spin`]
-//! says.
+//! One limit in effect: carries out what [`LimitController`] and [`SpinDetector`] decide.
 
 use super::{
     LimitError,
@@ -23,42 +22,42 @@ use crate::{
 
 /// A limit that was just set.
 pub struct NewLimit {
-    /// Of what.
+    /// Cgroup that is limited.
     pub target: Cgroup,
     /// Controller of the limit.
     pub controller: LimitController,
-    /// Of a cgroup whose CPU is to be limited if it spins.
+    /// Detector of spinning, if CPU throttling is on.
     pub spin_detector: Option<SpinDetector>,
-    /// Of one whose processes were moved there.
+    /// Memory that moved processes had before; `None` if no processes were moved.
     pub recharge: Option<Recharge>,
 }
 
-/// A limit that stands.
+/// A limit in effect.
 pub struct ActiveLimit {
     target: Cgroup,
     recharge: Option<Recharge>,
     pub entry: JournalEntry,
     pub controller: LimitController,
-    /// Of a cgroup whose CPU is to be limited if it spins, and was not yet.
+    /// Detector of spinning, if CPU throttling is on and not applied yet.
     spin_detector: Option<SpinDetector>,
-    /// Whether it was to be put back and could not be.
+    /// Whether it could not be undone, which was reported.
     is_stuck: bool,
-    /// Whether it was to be changed and could not be.
+    /// Whether it could not be changed, which was reported.
     has_reported_failure: bool,
 }
 
 /// Result of a check.
 pub enum Tick {
-    /// Nothing that is worth a word.
+    /// Nothing to report.
     Nothing,
-    /// This, for this reason, and it stands.
+    /// An outcome with its reason; the limit stays.
     Report(OutcomeKind, String),
-    /// This, for this reason, and it is over.
+    /// An outcome with its reason; the limit has ended.
     End(OutcomeKind, String),
 }
 
 impl Tick {
-    /// The same, of an end with its reason first.
+    /// Puts a reason before that of an end.
     fn with_reason(self, reason: &str) -> Self {
         match self {
             Self::End(event, why) => Self::End(event, format!("{reason}; {why}")),
@@ -68,7 +67,7 @@ impl Tick {
 }
 
 impl ActiveLimit {
-    /// One that was just set.
+    /// Takes a limit that was just set.
     pub fn new(
         NewLimit { target, controller, spin_detector, recharge }: NewLimit,
         entry: JournalEntry,
@@ -84,12 +83,12 @@ impl ActiveLimit {
         }
     }
 
-    /// Whether it holds for this process of its cgroup: where that is divided, not for all.
+    /// Returns whether a process of the cgroup is limited: in an isolated cgroup, not all are.
     pub fn applies_to(&self, pid: u32) -> bool {
         self.entry.split.is_none() || isolate::contains(&self.target, pid)
     }
 
-    /// Tells systemd of it, which gave no answer before and may by now.
+    /// Sets the limit in systemd too, if systemd did not answer before and does now.
     pub fn sync_with_systemd(&mut self, cgroup: &str, journal: &Journal) {
         if !self.target.bypasses_systemd() || !journal.holds(&self.entry) {
             return;
@@ -98,16 +97,15 @@ impl ActiveLimit {
         match sync_with_systemd(journal, &self.target, &mut self.entry, cgroup, limit_bytes) {
             Ok(target) => {
                 self.target = target;
-                tracing::info!(%cgroup, "systemd answers again, and knows of the limit");
+                tracing::info!(%cgroup, "systemd answers again and has the limit now");
             }
             Err(failure) => {
-                tracing::debug!(%cgroup, %failure, "systemd is not told of the limit yet")
+                tracing::debug!(%cgroup, %failure, "cannot set the limit in systemd yet")
             }
         }
     }
 
-    /// Looks at it and does what is next, unless somebody has undone it: before, or while that was
-    /// being done.
+    /// Checks the limit and makes the next change, unless somebody undid it before or meanwhile.
     pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
         let next = if journal.holds(&self.entry) {
             self.next(t, journal, pause, config)
@@ -117,9 +115,12 @@ impl ActiveLimit {
         if matches!(next, Tick::End(..)) || journal.holds(&self.entry) {
             return next;
         }
-        // What was written after it was put back.
+        // A value may have been written after the undo.
         undo(journal, &self.entry);
-        Tick::End(OutcomeKind::Undone, "by `spillway undo`, or the journal was removed".to_owned())
+        Tick::End(
+            OutcomeKind::Undone,
+            "undone by `spillway undo`, or the journal was removed".to_owned(),
+        )
     }
 
     fn next(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
@@ -128,14 +129,12 @@ impl ActiveLimit {
             self.target.effective_limit().and_then(|found| Ok((found, self.target.usage_bytes()?)));
         let (found, usage_bytes) = match found {
             Ok(found) if self.target.exists() => found,
-            // Removed since, or for a moment not to be read: the next look will tell.
+            // Either removed after the first read, or unreadable for a moment: checked again.
             _ if self.target.exists() => return Tick::Nothing,
             _ => return self.lift(journal, OutcomeKind::CgroupRemoved),
         };
         if self.entry.split.is_some() && self.target.pids().is_ok_and(|pids| pids.is_empty()) {
-            return self
-                .lift(journal, OutcomeKind::Undone)
-                .with_reason("nobody is left who was moved");
+            return self.lift(journal, OutcomeKind::Undone).with_reason("no moved process is left");
         }
         let limit_bytes = cgroup::limit_bytes(&found);
         let full_pressure = self.target.full_pressure();
@@ -156,14 +155,15 @@ impl ActiveLimit {
             Adjustment::Thrashing => {
                 return Tick::Report(
                     OutcomeKind::Thrashing,
-                    "it waits for memory, and got all that it gets".to_owned(),
+                    "processes wait for memory, and the limit has been raised as often as it may"
+                        .to_owned(),
                 );
             }
             Adjustment::GrowthStopped => {
                 return Tick::Report(
                     OutcomeKind::GrowthStopped,
                     format!(
-                        "it stands still at {usage_bytes} bytes below {}",
+                        "memory stays at {usage_bytes} bytes, below the limit of {}",
                         self.controller.limit_bytes()
                     ),
                 );
@@ -171,7 +171,7 @@ impl ActiveLimit {
             Adjustment::KeptAfterIncident => {
                 return Tick::Report(
                     OutcomeKind::KeptAfterIncident,
-                    "without it the memory would grow again".to_owned(),
+                    "without the limit, memory would grow again".to_owned(),
                 );
             }
             Adjustment::Lift => return self.lift(journal, OutcomeKind::Undone),
@@ -179,21 +179,21 @@ impl ActiveLimit {
                 let who_won = match self.controller.reasserts() {
                     _ if limit_bytes.is_some_and(|bytes| bytes < self.controller.limit_bytes()) => {
                         format!(
-                            "somebody set {file} to {found}, below the {} that we set",
+                            "{file} was changed to {found}, below Spillway's {}",
                             self.controller.limit_bytes()
                         )
                     }
                     reasserts => {
                         format!(
-                            "others set {file} {} times, to {found} at last, and we {reasserts} \
-                             times again",
+                            "{file} was changed by others {} times, at last to {found}, and \
+                             restored {reasserts} times",
                             reasserts + 1
                         )
                     }
                 };
                 return self
                     .lift(journal, OutcomeKind::Overridden)
-                    .with_reason(&format!("{who_won}: it is left to them"));
+                    .with_reason(&format!("{who_won}; Spillway backs off"));
             }
         };
         if pause.is_on() {
@@ -203,8 +203,7 @@ impl ActiveLimit {
         let wanted_bytes = self.controller.limit_bytes();
         let prior = self.entry.change(file).and_then(|change| cgroup::limit_bytes(&change.prior));
         if prior.is_some_and(|prior| prior <= wanted_bytes) {
-            // What was there before holds as well as what would be set, and nobody is let have more
-            // than that.
+            // The original limit is as strict as the new one would be, and it must not be exceeded.
             let event = if event == OutcomeKind::Reasserted {
                 OutcomeKind::Overridden
             } else {
@@ -212,31 +211,32 @@ impl ActiveLimit {
             };
             return match event {
                 OutcomeKind::Overridden => self.lift(journal, event).with_reason(&format!(
-                    "somebody set {file} to {found}, and what was there before us is no wider than \
-                     ours would be: it is left to them"
+                    "{file} was changed to {found}; the original limit is at least as strict, so \
+                     Spillway backs off"
                 )),
                 _ => self.lift(journal, event),
             };
         }
         let why = match event {
-            OutcomeKind::Reasserted => format!("somebody set {file} to {found}"),
+            OutcomeKind::Reasserted => format!("{file} was changed to {found}"),
             OutcomeKind::Relaxed => {
                 format!(
-                    "all of it waited for memory for 10 s; {file} is {wanted_bytes} bytes now, \
-                     from {found}"
+                    "all processes waited for memory for 10 s; {file} raised from {found} to \
+                     {wanted_bytes} bytes"
                 )
             }
             OutcomeKind::Widened => {
                 format!(
-                    "it replaces what it had before; {file} is {wanted_bytes} bytes now, from \
-                     {found}"
+                    "moved processes replace memory that they had before; {file} raised from \
+                     {found} to {wanted_bytes} bytes"
                 )
             }
             _ => format!(
-                "{usage_bytes} bytes are in use; {file} is {wanted_bytes} bytes now, from {found}"
+                "{usage_bytes} bytes are in use; {file} lowered from {found} to {wanted_bytes} \
+                 bytes"
             ),
         };
-        // One that is only made wider needs to leave no margin.
+        // A limit that is only raised needs no margin.
         let margin_bytes = if event == OutcomeKind::Widened { 0 } else { config.margin_bytes };
         let config = LimitConfig { margin_bytes, ..config.clone() };
         match apply(journal, &mut self.target, &mut self.entry, &config, Some(wanted_bytes)) {
@@ -251,18 +251,18 @@ impl ActiveLimit {
         }
     }
 
-    /// What was to be done is not, and due with the next look as well.
+    /// Reports a change that failed, once. The next check tries it again.
     fn report_failure(&mut self, failure: LimitError) -> Tick {
         match failure {
-            // It grew meanwhile.
+            // The memory has grown since.
             LimitError::Refused(_) => Tick::Nothing,
-            // Told once.
+            // Reported once.
             _ if std::mem::replace(&mut self.has_reported_failure, true) => Tick::Nothing,
             failure => Tick::Report(OutcomeKind::Failed, failure.to_string()),
         }
     }
 
-    /// Limits its CPU as well once it spins: once, whatever comes of it.
+    /// Throttles the CPU once the cgroup spins; never again, whatever the result.
     fn throttle_cpu(
         &mut self,
         t: f64,
@@ -285,7 +285,8 @@ impl ActiveLimit {
                 Tick::Report(
                     OutcomeKind::CpuThrottled,
                     format!(
-                        "it stood at its limit for {secs:.0} s and used a CPU, or nearly{done}"
+                        "memory was at its limit for {secs:.0} s while a CPU was almost fully \
+                         used{done}"
                     ),
                 )
             }
@@ -294,13 +295,13 @@ impl ActiveLimit {
         }
     }
 
-    /// Ends the limit: puts back what is still ours to put back.
+    /// Ends the limit: restores the original values that others have not changed since.
     fn lift(&mut self, journal: &Journal, event: OutcomeKind) -> Tick {
         let undone = undo(journal, &self.entry);
         match undone.is_done() {
             true if undone.is_in_use() => Tick::End(OutcomeKind::Overridden, undone.to_string()),
             true => Tick::End(event, undone.to_string()),
-            // Tried again with every look, and told once.
+            // Tried again with every check, and reported once.
             false if std::mem::replace(&mut self.is_stuck, true) => Tick::Nothing,
             false => Tick::Report(OutcomeKind::Failed, undone.to_string()),
         }

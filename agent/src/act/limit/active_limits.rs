@@ -1,4 +1,4 @@
-//! All limits in effect.
+//! All limits in effect, and those that wait until the owner of a pod is known.
 
 use std::{
     collections::BTreeMap,
@@ -30,18 +30,18 @@ use crate::{
     sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
-/// After what time whoever could not tell whose a pod is gets asked again. It may take three
-/// seconds, in which no limit is looked at.
+/// Time until a deferred limit is tried again. An attempt may take three seconds, in which no limit
+/// is checked.
 const RETRY_SECS: f64 = 30.0;
 
-/// A limit that is still to be set: nobody could tell whose pod it would be of.
+/// A limit that waits until namespace and labels of its pod are known.
 struct DeferredLimit {
     tried_at: f64,
     cgroup: Arc<str>,
     culprit: ProcessId,
 }
 
-/// Every limit that stands.
+/// All limits in effect.
 pub struct ActiveLimits {
     journal: Result<Journal, String>,
     pause: Pause,
@@ -55,12 +55,12 @@ pub struct ActiveLimits {
 }
 
 impl ActiveLimits {
-    /// No limit stands yet. Without a journal none will.
+    /// Starts without limits. Without a journal, none will be set.
     pub fn new(config: &Config, journal: Result<Journal, String>) -> Self {
         Self::with(config, journal, PodLookup::from_env(config))
     }
 
-    /// As [`Limits::new`], with pods that are known from elsewhere.
+    /// Starts like [`ActiveLimits::new`], with the given pods.
     pub fn with(config: &Config, journal: Result<Journal, String>, pods: PodLookup) -> Self {
         Self {
             journal,
@@ -74,13 +74,13 @@ impl ActiveLimits {
         }
     }
 
-    /// Follows another policy. What stands stays.
+    /// Takes another policy. Limits in effect stay.
     pub fn reload(&mut self, config: &Config) {
         self.decide.clone_from(&config.decide);
         self.pods = PodLookup::from_env(config);
     }
 
-    /// Limits the cgroup of a process that leaks.
+    /// Limits the cgroup of a leaking process.
     pub fn limit(
         &mut self,
         t: f64,
@@ -129,11 +129,14 @@ impl ActiveLimits {
             if !active.applies_to(culprit.pid) {
                 return Err(LimitRefusal::Divided.into());
             }
-            // Another process of it leaks, or the same again.
+            // Another process of this cgroup leaks, or the same one again.
             active.controller.resume();
             active.entry.incidents.insert(id.clone());
-            journal.put(&mut active.entry).map_err(failed("the journal cannot be written"))?;
-            return Ok((active.controller.limit_bytes(), "it is limited already".to_owned()));
+            journal.put(&mut active.entry).map_err(failed("cannot write the journal"))?;
+            return Ok((
+                active.controller.limit_bytes(),
+                "the cgroup is limited already".to_owned(),
+            ));
         }
         let target = Cgroup::find(self.mount.as_deref().ok_or(LimitRefusal::NotHere)?, cgroup)?;
         let shared = permit(&self.decide, &mut self.pods, t, &target, cgroup, culprit)?;
@@ -144,7 +147,7 @@ impl ActiveLimits {
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
         if journal.holds(&entry) {
-            // Only it knows what was there before the first change.
+            // Only the earlier entry has the original values.
             return Err(LimitRefusal::NotUndone.into());
         }
         entry.incidents.insert(id.clone());
@@ -156,11 +159,11 @@ impl ActiveLimits {
             }
         };
         let (limited, why) = limited.inspect_err(|_| {
-            // Half of it may be there. What cannot be put back now is in the journal.
+            // A part may have been changed. The journal keeps what cannot be restored now.
             undo::undo(journal, &entry);
         })?;
         if !journal.holds(&entry) {
-            // `spillway undo` came between the journal and the write.
+            // `spillway undo` ran between the journal and the write.
             undo::undo(journal, &entry);
             return Err(LimitRefusal::Paused(PathBuf::from("spillway undo")).into());
         }
@@ -176,7 +179,8 @@ impl ActiveLimits {
         mut target: Cgroup,
         entry: &mut JournalEntry,
     ) -> Result<(NewLimit, String), LimitError> {
-        let usage_bytes = target.usage_bytes().map_err(failed("what it uses cannot be read"))?;
+        let usage_bytes =
+            target.usage_bytes().map_err(failed("cannot read the memory usage of the cgroup"))?;
         let limit_bytes = apply(journal, &mut target, entry, &self.config, None)?;
         let controller =
             LimitController::new(t, limit_bytes, usage_bytes, self.config.margin_bytes);
@@ -190,16 +194,16 @@ impl ActiveLimits {
             }
         }
         if target.bypasses_systemd() {
-            why.push_str("; systemd gives no answer, and is told of it when it does");
+            why.push_str("; systemd does not answer and will be informed later");
         }
         let spin_detector = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
-            why.push_str(&format!("; its CPU cannot be limited: {obstacle}"));
+            why.push_str(&format!("; CPU throttling is off: {obstacle}"));
             None
         });
         Ok((NewLimit { target, controller, spin_detector, recharge: None }, why))
     }
 
-    /// The same of a child to which the leaker is moved.
+    /// Limits a child cgroup to which the leaking process is moved.
     fn limit_in_child(
         &self,
         t: f64,
@@ -213,39 +217,37 @@ impl ActiveLimits {
         let recharge = Recharge::start(&leak);
         let (limited, set) = self.limit_cgroup(t, journal, leak, entry)?;
         let who = match moved {
-            0 | 1 => "it was moved".to_owned(),
-            moved => format!("it was moved with {} of its own", moved - 1),
+            0 | 1 => "moved the process".to_owned(),
+            moved => format!("moved the process and {} related ones", moved - 1),
         };
         let why = format!(
-            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; what was in use before \
-             stays charged to {cgroup}, so that this \
-             bounds what it takes from now on"
+            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; memory in use before stays \
+             charged to {cgroup}, so the limit covers what is allocated from now on"
         );
         Ok((NewLimit { recharge: Some(recharge), ..limited }, why))
     }
 
-    /// An incident is over. Its limit goes with the last of them, at the next look that finds it
-    /// not needed.
+    /// Ends an incident. The limit is lifted after its last incident has ended, as soon as the
+    /// memory does not press against it.
     pub fn end(&mut self, id: &IncidentId) {
         self.deferred.remove(id);
         for active in self.active.values_mut() {
             if active.entry.incidents.remove(id) && active.entry.incidents.is_empty() {
-                // Told of to the end.
+                // Kept for the outcomes until the limit is lifted.
                 active.entry.incidents.insert(id.clone());
                 active.controller.end();
             }
         }
     }
 
-    /// Looks at every limit that stands, and at what is still to be set, and does what is next.
+    /// Checks every limit in effect, and tries one of those that were deferred.
     pub fn look(&mut self, t: f64) -> Vec<Outcome> {
         let mut outcomes = self.retry_deferred(t).into_iter().collect();
         self.check_active(t, &mut outcomes);
         outcomes
     }
 
-    /// Tries to set one limit that could not be told of before. That it cannot be still is told
-    /// once, at first.
+    /// Tries to set one deferred limit. Only a result other than the first refusal is reported.
     fn retry_deferred(&mut self, t: f64) -> Option<Outcome> {
         if self.pause.is_on() {
             return None;
@@ -276,7 +278,7 @@ impl ActiveLimits {
         });
     }
 
-    /// Puts everything back, as at the end of the agent.
+    /// Restores everything, as at the end of the agent.
     pub fn undo_all(&mut self, t: f64) -> Vec<Outcome> {
         self.active.clear();
         self.deferred.clear();

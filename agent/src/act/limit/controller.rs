@@ -1,37 +1,37 @@
-//! A limit while it stands: what to do about it as the cgroup, and others, go on.
+//! Control loop of one limit in effect.
 //!
-//! Pure; it is shown a reading every second and says the next step, if there is one. What somebody
-//! else changed comes first: it is set right three times, and then is theirs. A limit under which
-//! processes do nothing but wait for memory gives way, a little and a few times. One that became
-//! too wide is tightened. Once its incident is over it is lifted, as soon as it is not what holds
-//! the memory down: a leak that stands still because it is held would run on.
+//! Pure: it takes a reading every second and returns the next adjustment, if there is one. Changes
+//! by others come first: the limit is restored three times, then it is left to them. A limit under
+//! which all processes only wait for memory is raised, by one margin and a few times. A limit that
+//! has become too wide is lowered. After its incident the limit is lifted, but only once it does
+//! not hold the memory down: a leak that is merely held would go on.
 
-/// Times that what others changed is set right.
+/// Number of times that the limit is restored after changes by others.
 const REASSERTS_MAX: u32 = 3;
 
-/// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and
-/// for how long it has to be; a guess.
+/// Share of the time in which all processes of the cgroup wait for memory that counts as thrashing,
+/// and its minimum duration; a guess.
 const THRASHING_SHARE: f64 = 0.5;
 const THRASHING_SECS: f64 = 10.0;
 
-/// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most
-/// as many margins and one.
+/// Number of times that a thrashing cgroup's limit is raised. With the initial margin, a leak gets
+/// at most that number of margins and one.
 const BACK_OFFS_MAX: u32 = 3;
 
-/// Time between two steps that tighten, so that each can be seen to work.
+/// Time between two reductions, so that the effect of each can be seen.
 const TIGHTEN_SECS: f64 = 10.0;
 
-/// Growth below this, for so long, is none.
+/// Growth below this, for this time, counts as none.
 const STABLE_BYTES: u64 = 1 << 20;
 const STABLE_SECS: f64 = 60.0;
 
-/// The state of one limit.
+/// State of one limit.
 #[derive(Debug, Clone)]
 pub struct LimitController {
     margin_bytes: u64,
     limit_bytes: u64,
-    /// The limit that it began with, and memory that is only taken instead of what was had before:
-    /// together it may get as much.
+    /// Initial limit, and memory that only replaces memory from before the move: the limit may be
+    /// raised to their sum.
     first_limit_bytes: u64,
     replaced_bytes: u64,
     is_over: bool,
@@ -39,12 +39,12 @@ pub struct LimitController {
     back_offs: u32,
     thrashing_since: Option<f64>,
     changed_at: f64,
-    /// Since when usage has not risen above this.
+    /// Time of the last growth, and the usage then.
     still: (f64, u64),
     reported: Reported,
 }
 
-/// Messages that are reported once.
+/// Adjustments that are reported once.
 #[derive(Debug, Clone, Default)]
 struct Reported {
     still: bool,
@@ -55,43 +55,42 @@ struct Reported {
 /// Reading of the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CgroupReading {
-    /// When, in seconds.
+    /// Time in seconds.
     pub t: f64,
-    /// The limit that stands there; `None` where there is none.
+    /// Limit in effect; `None` without one.
     pub limit_bytes: Option<u64>,
     /// Memory charged to it.
     pub usage_bytes: u64,
-    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` where it is
-    /// not known.
+    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` if unknown.
     pub full_pressure: Option<f64>,
 }
 
 /// Adjustment of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adjustment {
-    /// Somebody changed it: set it again.
+    /// Restore the limit after a change by others.
     Reassert(u64),
-    /// Somebody changed it once too often, or set a lower one: it is theirs.
+    /// Leave the limit to others, who changed it too often or set a lower one.
     Yield,
-    /// Set it lower.
+    /// Lower the limit.
     Tighten(u64),
-    /// Set it higher.
+    /// Raise the limit of a thrashing cgroup.
     BackOff(u64),
-    /// Set it higher, because memory that was had before is replaced.
+    /// Raise the limit, because memory from before the move is replaced.
     Widen(u64),
-    /// Nothing is left to give way with.
+    /// Report that the cgroup thrashes and the limit is not raised any more.
     Thrashing,
-    /// Say that the cgroup does not grow any more.
+    /// Report that the memory has stopped growing.
     GrowthStopped,
-    /// Say that the incident is over and the limit stays, because it is what holds.
+    /// Report that the incident is over and the limit stays, because it holds the memory down.
     KeptAfterIncident,
-    /// Put back what was there before.
+    /// Restore the original limit.
     Lift,
 }
 
-/// The least limit that leaves `margin_bytes` above what is used, with room for what is used more
-/// while it is being set. On a page, because the kernel keeps pages and what is read back has to be
-/// what was written.
+/// Returns the lowest limit that leaves `margin_bytes` above the usage, with an eighth of it for
+/// growth while it is being set. A multiple of the page size, because the kernel counts pages and
+/// the value is verified by reading it back.
 pub fn min_limit_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
     const PAGE_BYTES: u64 = 4_096;
     let least = usage_bytes.saturating_add(margin_bytes).saturating_add(margin_bytes / 8);
@@ -99,7 +98,7 @@ pub fn min_limit_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
 }
 
 impl LimitController {
-    /// A limit that was just set.
+    /// Takes a limit that was just set.
     pub fn new(t: f64, limit_bytes: u64, usage_bytes: u64, margin_bytes: u64) -> Self {
         Self {
             margin_bytes,
@@ -116,17 +115,17 @@ impl LimitController {
         }
     }
 
-    /// The limit that should stand.
+    /// Limit that should be in effect.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// Times that what others changed was set right.
+    /// Number of times that the limit was restored.
     pub fn reasserts(&self) -> u32 {
         self.reasserts
     }
 
-    /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
+    /// Returns whether the cgroup is at its limit: less than the margin is left.
     pub fn is_pressed(&self, usage_bytes: u64) -> bool {
         min_limit_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
     }
@@ -142,12 +141,12 @@ impl LimitController {
         self.reported.held = false;
     }
 
-    /// So much of what is charged to it is no growth.
+    /// Allows `replaced_bytes` above the first limit: memory recharged after the move, not growth.
     pub fn allow_recharged(&mut self, replaced_bytes: u64) {
         self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
     }
 
-    /// The next step, which is taken as done.
+    /// Returns the next adjustment, which counts as made.
     pub fn adjust(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         let step = self.next(reading)?;
         if let Adjustment::Reassert(limit_bytes)
@@ -169,7 +168,7 @@ impl LimitController {
             if self.is_over {
                 return Some(Adjustment::Lift);
             }
-            // A lower one contains as well, and whoever set it knows why.
+            // A lower limit contains the leak too, and was set for a reason.
             let is_lower = reading.limit_bytes.is_some_and(|found| found < self.limit_bytes);
             if is_lower || self.reasserts == REASSERTS_MAX {
                 return Some(Adjustment::Yield);
@@ -188,7 +187,7 @@ impl LimitController {
             return (!std::mem::replace(&mut self.reported.held, true))
                 .then_some(Adjustment::KeptAfterIncident);
         }
-        // One that gave way once is not taken back: it would come and go.
+        // A limit that was raised is not lowered again: it would oscillate.
         let is_due = t - self.changed_at >= TIGHTEN_SECS && self.back_offs == 0;
         if is_due && least_bytes.saturating_add(self.margin_bytes) <= self.limit_bytes {
             return Some(Adjustment::Tighten(least_bytes));
@@ -202,8 +201,8 @@ impl LimitController {
             .then_some(Adjustment::GrowthStopped)
     }
 
-    /// The step for one that is pressed by what is replaced: a margin at a time, and never by
-    /// little.
+    /// Raises the limit of a cgroup that replaces memory from before the move: by one margin at a
+    /// time, and not by little.
     fn widen_for_recharge(&self, least_bytes: u64) -> Option<Adjustment> {
         const PAGE_BYTES: u64 = 4_096;
         let most_bytes =
@@ -215,7 +214,7 @@ impl LimitController {
             .then_some(Adjustment::Widen(wider))
     }
 
-    /// The step for a cgroup that does nothing but wait for memory.
+    /// Raises the limit of a thrashing cgroup.
     fn back_off(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING_SHARE) {
             self.thrashing_since = None;

@@ -5,85 +5,86 @@ use std::{io, path::PathBuf};
 use super::systemd;
 use crate::{config::Pattern, sense::printable::printable};
 
-/// Why a cgroup is not limited.
+/// Reason for which policy or safety forbids a limit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LimitRefusal {
-    /// Somebody stopped every action.
-    #[error("paused by {0}\n  hint: `spillway resume` lets it act again")]
+    /// An operator has paused all actions.
+    #[error("actions are paused by {0}\n  hint: run `spillway resume` to enable them")]
     Paused(PathBuf),
-    /// Nothing can be put on disk.
+    /// The journal cannot be written.
     #[error(
-        "there is no journal: {0}\n  hint: record.state_dir has to be a directory that the agent \
-        may write"
+        "there is no journal: {0}\n  hint: set record.state_dir to a directory that the agent may \
+        write"
     )]
     NoJournal(String),
-    /// It is not there, or not seen whole from here, or the memory controller is not.
-    #[error("no cgroup with a limit is there, seen from here")]
-    NotHere,
-    /// The journal of changes holds text, and its name is none.
+    /// The cgroup is missing, partly outside of the agent's namespace, or has no memory controller.
     #[error(
-        "the cgroup's name is not UTF-8, and the journal cannot controller it: it is not limited\n  \
-         hint: rename it, or set memory.high of the cgroup above it by hand"
+        "the cgroup does not exist in this namespace or has no memory controller\n  hint: run the \
+        agent in the host's cgroup namespace, and enable the memory controller"
+    )]
+    NotHere,
+    /// The name of the cgroup cannot be written to the journal, which is text.
+    #[error(
+        "the cgroup's name is not UTF-8, so the journal cannot record it\n  \
+         hint: rename the cgroup, or set memory.high of its parent by hand"
     )]
     OddName,
-    /// `memory.high` does harm here.
-    #[error("memory.high is not safe before Linux 5.9, and this is {0}")]
+    /// Before Linux 5.9, `memory.high` may stall a cgroup.
+    #[error("memory.high may stall a cgroup before Linux 5.9, and this kernel is {0}")]
     KernelTooOld(String),
-    /// The process has left it, or has ended.
-    #[error("the process is not in it any more")]
+    /// The process has moved to another cgroup, or has ended.
+    #[error("the process has left the cgroup or has ended")]
     Left,
     /// The program is protected.
-    #[error("its program is protected ({0})")]
+    #[error("the program is protected by decide.protected ({0})")]
     Protected(Pattern),
     /// The pod is protected.
-    #[error("its pod {pod} is protected ({pattern})")]
+    #[error("pod {pod} is protected by decide.protected ({pattern})")]
     PodProtected {
         /// Namespace and name of the pod.
         pod: String,
-        /// By what.
+        /// Pattern that matches the pod.
         pattern: Pattern,
     },
-    /// It is a pod's, and nobody knows of which namespace, or with which labels: it may be a
-    /// protected one.
+    /// Namespace or labels of the pod are unknown, so that it may be protected.
     #[error("{0}")]
     PodUnknown(String),
-    /// It is one of those that a kubelet makes, and none that it makes for a pod.
+    /// The cgroup belongs to Kubernetes, but its name has no pod in it.
     #[error(
-        "it is one of Kubernetes' cgroups and names no pod: whether it is protected cannot be \
-         told\n  \
-         hint: a kubelet names them unless its cgroupsPerQOS is false"
+        "the cgroup belongs to Kubernetes but names no pod, so that it may be protected\n  \
+         hint: do not set the kubelet's cgroupsPerQOS to false"
     )]
     NoPod,
-    /// Neither its program nor its cgroup is one that may be limited.
-    #[error("{0} is not among those of decide.allow")]
+    /// Neither the program nor the cgroup is on the allow-list.
+    #[error("{0} is not on the allow-list decide.allow")]
     NotAllowed(String),
-    /// The agent would be limited with it.
-    #[error("it is the agent's own")]
+    /// The agent itself runs in the cgroup.
+    #[error("the agent itself runs in this cgroup")]
     Own,
-    /// Others would be limited with it.
+    /// The cgroup has processes of other services.
     #[error(
-        "it is shared with {0}\n  hint: give the service a unit or container of its own, or name \
-        it in act.limit.delegated"
+        "the cgroup is shared with {0}\n  hint: give the service a unit or container of its own, \
+        or add the cgroup to act.limit.delegated"
     )]
     Shared(String),
-    /// The same, and it is not to be divided.
-    #[error("it is shared with {shared}, and is not divided: {why}\n  hint: {hint}")]
+    /// The cgroup has processes of other services, and the leaking one cannot be isolated.
+    #[error("the cgroup is shared with {shared} and cannot be divided: {why}\n  hint: {hint}")]
     NotDivided {
-        /// With whom.
+        /// Other processes.
         shared: String,
-        /// Why not.
+        /// Reason for which it cannot be divided.
         why: String,
         /// Alternative for the operator.
         hint: &'static str,
     },
-    /// It is divided on account of another program.
-    #[error("another program of it leaks as well, and was moved to a child that is limited")]
+    /// Another leaking program of the cgroup was isolated before.
+    #[error("another leaking program of this cgroup is already isolated and limited")]
     Divided,
-    /// While it was being divided it forked without end.
-    #[error("it is shared, and its processes come faster than they can be moved")]
+    /// New processes were forked faster than they could be moved.
+    #[error("the cgroup is shared, and forks processes faster than they can be moved")]
     TooManyForks,
-    /// There is a limit already that is lower.
-    #[error("it has {file}={found} already, below the {wanted_bytes} that it would get")]
+    /// A lower limit is in effect.
+    #[error("{file} is already {found}, lower than the planned {wanted_bytes}")]
     Lower {
         /// The file.
         file: &'static str,
@@ -93,17 +94,20 @@ pub enum LimitRefusal {
         wanted_bytes: u64,
     },
     /// An earlier change could not be restored.
-    #[error("an earlier limit of it is not undone yet\n  hint: `spillway undo` says why")]
+    #[error(
+        "an earlier limit of this cgroup is not undone yet\n  hint: `spillway undo` prints the \
+        reason"
+    )]
     NotUndone,
-    /// It outgrew every limit before that was set.
-    #[error("it grows faster than it can be limited")]
+    /// The usage exceeded every limit before it could be set.
+    #[error("memory grows faster than a limit can be set")]
     TooFast,
 }
 
-/// Why a limit was not set.
+/// Reason for which a limit was not set.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
-    /// It must not be.
+    /// Policy or safety forbids it.
     #[error(transparent)]
     Refused(#[from] LimitRefusal),
     /// The kernel or the disk refused.
@@ -117,15 +121,15 @@ pub enum LimitError {
 }
 
 impl LimitError {
-    /// Whether it is that systemd gave no answer.
+    /// Returns whether systemd did not answer in time.
     pub(super) fn is_unresponsive(&self) -> bool {
         matches!(self, Self::Failed { error, .. } if systemd::is_unresponsive(error))
     }
 }
 
-/// An attempt that the kernel, the disk or systemd did not let succeed.
+/// Makes an error for a change that the kernel, the disk or systemd rejected.
 pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> LimitError {
-    // Most name a cgroup's directory, and those are named by users.
+    // Most texts contain the directory of a cgroup, and users choose those names.
     let what = printable(what.into()).to_string();
     move |error| LimitError::Failed { what, error }
 }

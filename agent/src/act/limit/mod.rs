@@ -1,15 +1,20 @@
-//! The action `limit`: a leaker's cgroup gets a little more memory than it uses, and no more.
+//! The action `limit`: caps the memory of a leaking process's cgroup a margin above its usage.
 //!
-//! What is set leaves the margin above what is used, looked at again just before: a limit below use
-//! would kill, or stall. It is put on disk first, with what it replaces. Then it is held: [`Hold`]
-//! says what to do as others change it, as the cgroup thrashes, or as the incident ends. What is in
-//! [`swap`] is held as well; where an operator wants it there is a [`backstop`] above, and one that
-//! spins at its limit gets less CPU ([`slow`]). Cold start: no limit stands; what an earlier run
-//! has left was put back before. Failure: what was half done is undone, and told; where systemd
-//! gives no answer the files are written, and it is told later ([`hand_over`]). It refuses a cgroup
-//! that others live in unless it may move the leaker to a child of it ([`split`]), one that it does
-//! not see whole, one that has a lower limit already, and a pod of which nobody can tell whether it
-//! is protected; that is asked again.
+//! The usage is read again just before the write, because a limit below usage would kill or stall.
+//! The change and the original value go to disk first. From then on a [`LimitController`]
+//! (`controller.rs`) reacts to changes by others, to thrashing and to the end of the incident. The
+//! swap limit is set with it (`swap.rs`); a hard limit above (`memory_max.rs`) and CPU throttling
+//! (`cpu_throttle.rs`) are options.
+//!
+//! Cold start: no limits; those of an earlier run have been undone before. Failure: a partial
+//! change is undone and reported. If systemd does not answer, the cgroup's files are written
+//! directly and systemd is informed later (`systemd_sync.rs`).
+//!
+//! Refused: a cgroup shared with other services, unless the leaking process may be moved to a child
+//! cgroup (`isolate/`); a cgroup that is partly outside of the agent's namespace; one that already
+//! has a lower limit; and a pod that may be protected, which is tried again.
+//!
+//! [`LimitController`]: controller::LimitController
 
 mod active_limit;
 mod active_limits;

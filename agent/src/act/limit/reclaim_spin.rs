@@ -1,30 +1,30 @@
-//! Whether a cgroup spins: stands at its limit and uses a CPU all the same, which it takes from its
-//! neighbours to free memory in circles.
+//! Detection of a spinning cgroup: at its limit it uses a whole CPU all the same, which the kernel
+//! spends on reclaiming the same memory again and again.
 //!
-//! Pure; it is shown every second what the cgroup has used so far. Cold start: nothing is known of
-//! the first look. What was used is taken over the whole time since it began, so that a second in
-//! which others were on the CPU does not count; once that falls below the share it begins again.
+//! Pure: it takes the CPU time of the cgroup every second. Cold start: the first reading only
+//! starts the measurement. The CPU time is averaged since the start, so that a second in which
+//! others had the CPU does not matter; when the average falls below the share, it starts again.
 
-/// Share of one CPU from which on it spins; a guess. What serves requests at its limit waits for
-/// them now and then.
+/// Share of one CPU from which a cgroup counts as spinning; a guess. A server at its limit waits
+/// for requests now and then.
 const SPINNING_SHARE: f64 = 0.9;
 
-/// Watches one cgroup.
+/// Detector for one cgroup.
 #[derive(Debug, Clone)]
 pub struct SpinDetector {
     after_secs: f64,
-    /// When it began, and what had been used by then, in microseconds.
+    /// Time of the start, and the CPU time by then in microseconds.
     since: Option<(f64, u64)>,
 }
 
 impl SpinDetector {
-    /// Of one that has to do so for so long.
+    /// Detects a cgroup that spins for `after_secs`.
     pub fn new(after_secs: f64) -> Self {
         Self { after_secs, since: None }
     }
 
-    /// Whether it has spun for long enough. `t` is now, in seconds; `cpu_usec` all time on CPUs so
-    /// far, `None` where it is not known; `is_pressed` whether it stands at its limit.
+    /// Returns whether the cgroup has spun for long enough. `t` is now, in seconds; `cpu_usec` is
+    /// its CPU time so far, `None` if unknown; `is_pressed` is set if it is at its limit.
     pub fn observe(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
         let Some(now_usec) = cpu_usec.filter(|_| is_pressed) else {
             self.since = None;
@@ -33,7 +33,7 @@ impl SpinDetector {
         let (since, then_usec) = *self.since.get_or_insert((t, now_usec));
         let secs = t - since;
         let used_secs = now_usec.saturating_sub(then_usec) as f64 / 1e6;
-        // One that went back is another's.
+        // A counter that went back is that of another cgroup.
         if used_secs < SPINNING_SHARE * secs || now_usec < then_usec {
             self.since = Some((t, now_usec));
             return false;
@@ -79,17 +79,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_or_counts_anew_is_no_spinning() {
+    fn unknown_or_restarted_counter_is_no_spinning() {
         let mut spin = SpinDetector::new(1.0);
         assert!(!spin.observe(0.0, Some(9_000_000), true));
-        assert!(!spin.observe(2.0, Some(1_000_000), true), "another's");
+        assert!(!spin.observe(2.0, Some(1_000_000), true), "another cgroup's");
         assert!(!spin.observe(2.5, None, true));
         assert!(!spin.observe(3.5, Some(3_000_000), true));
         assert!(spin.observe(4.5, Some(4_000_000), true));
     }
 
     #[test]
-    fn after_no_time_it_spins_as_soon_as_it_is_at_its_limit() {
+    fn without_minimum_time_it_spins_at_once_at_its_limit() {
         let mut spin = SpinDetector::new(0.0);
         assert!(!spin.observe(0.0, Some(7), false));
         assert!(spin.observe(1.0, Some(7), true));

@@ -1,11 +1,10 @@
-//! A limit that was written because systemd gave no answer, handed over to it once it does.
+//! Sets a limit in systemd that was written to the cgroup's files while systemd did not answer.
 //!
-//! Where memory is short systemd waits for its own pages, for half a minute, and a leak does not.
-//! What is written to a unit's files contains it at once, and lasts until systemd writes them next;
-//! so the properties follow. The journal holds both: whoever puts them back writes the properties
-//! first, by which systemd writes the files. Failure: what is not answered is asked again with the
-//! next look. It refuses a property that somebody made lower meanwhile: that is seen in the cgroup,
-//! and theirs.
+//! If memory is short, systemd may wait half a minute for its own pages, and a leak does not wait.
+//! A value in a unit's file contains the leak at once, but only until systemd writes the file
+//! again; so the properties follow. The journal holds both: an undo writes the properties first,
+//! from which systemd writes the files. Failure: tried again with the next check. A property that
+//! others lowered meanwhile stays, and the change is noticed in the cgroup.
 
 use super::{
     LimitError,
@@ -15,12 +14,12 @@ use super::{
 };
 use crate::act::journal::{ChangedUnit, Journal, JournalEntry};
 
-/// Sets as properties what stands in the files of `target`, which is at `cgroup` and is held at
-/// `limit_bytes`, and gives it as it is known then.
+/// Sets the unit's properties to the values in the files of `target`, whose path is `cgroup` and
+/// whose limit is `limit_bytes`. Returns the cgroup as one of its unit.
 ///
 /// # Errors
 ///
-/// Returns an error if it is not synchronised: the entry lists what may have been done.
+/// Returns an error if not all are set: the entry lists possible changes.
 pub fn sync_with_systemd(
     journal: &Journal,
     target: &Cgroup,
@@ -36,7 +35,7 @@ pub fn sync_with_systemd(
     for (file, value) in written_values(target, entry, limit_bytes) {
         let Some(property) = cgroup::property(&file) else { continue };
         let found = target_of_unit.read(property).map_err(failed_for(property))?;
-        // One that is a number in both; how much CPU there is, is not.
+        // The CPU quota has another form as a property, and is left out.
         let Some(bytes) = cgroup::limit_bytes(&value) else { continue };
         let is_theirs = |bytes| cgroup::limit_bytes(&found).is_some_and(|found| found <= bytes);
         if found != value && (entry.is_ours(property, &found) || !is_theirs(bytes)) {
@@ -44,14 +43,14 @@ pub fn sync_with_systemd(
             due.push((property, value));
         }
     }
-    journal.put(entry).map_err(failed("the journal cannot be written"))?;
+    journal.put(entry).map_err(failed("cannot write the journal"))?;
     for (property, value) in due {
         target_of_unit.write(property, &value).map_err(failed_for(property))?;
     }
     Ok(target_of_unit)
 }
 
-/// Values in the files: the limit, and those set with it.
+/// Values written to the files: the limit, and those set with it.
 fn written_values(
     target: &Cgroup,
     entry: &JournalEntry,

@@ -1,9 +1,10 @@
-//! Acting beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//! The thread that sets, checks and lifts limits.
 //!
-//! One thread does it all, in order: a write to a cgroup can make the kernel free memory before it
-//! comes back, and detection must not wait for that. When it takes too long the loop says so; what
-//! is being done goes on. Between decisions the thread looks at what stands, every [`LOOK_EVERY`].
-//! In observe mode it is not started. At the end everything is put back.
+//! Orders are carried out one after another beside the loop, because a write to a cgroup may make
+//! the kernel reclaim memory before it returns, and detection must not wait for that. The loop
+//! reports an order that takes long; the order continues. Between orders the thread checks the
+//! limits in effect every [`CHECK_INTERVAL`]. In observe mode it is not started. When the agent
+//! stops, everything is restored.
 
 use std::{
     io,
@@ -30,10 +31,11 @@ use crate::{
     sense::ProcessId,
 };
 
-/// Interval in which changes by others are noticed.
+/// Interval between checks of the limits in effect, in which changes by others are noticed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Duration that is logged as slow. Setting a limit takes some milliseconds, mostly for the disk.
+/// Duration after which an order is reported as slow. Setting a limit takes some milliseconds,
+/// mostly for the disk.
 const SLOW_SECS: f64 = 5.0;
 
 /// Maximum time to stop.
@@ -61,16 +63,15 @@ struct Busy {
     cgroup: Arc<str>,
 }
 
-/// The thread that acts, as the loop sees it.
+/// Handle of the thread.
 pub struct LimitWorker {
     worker: Worker<LimitOrder>,
     busy: Arc<Mutex<Option<Busy>>>,
-    /// Why nothing can be limited; `None` if it can.
+    /// Reason for which nothing can be limited; `None` if limits can be set.
     unable: Option<String>,
 }
 
-/// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration
-/// says of acting.
+/// Undoes the limits of an earlier run, in every mode, unless another agent uses the journal.
 pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
     let state_dir = &config.record.state_dir;
     match Journal::find(state_dir)
@@ -79,19 +80,22 @@ pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
         Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
         Ok(None) => Vec::new(),
         Err(error) => {
-            tracing::warn!(state_dir = %state_dir.display(), %error, "what an earlier run has left \
-            is not put back");
+            tracing::warn!(
+                state_dir = %state_dir.display(),
+                %error,
+                "cannot undo the limits of an earlier run\n  hint: run `spillway undo`"
+            );
             Vec::new()
         }
     }
 }
 
 impl LimitWorker {
-    /// Starts it; `None` where the configuration says that nothing is to be done.
+    /// Starts the thread; returns `None` in observe mode or if limits are disabled.
     ///
     /// # Errors
     ///
-    /// Returns an error if no thread can be had.
+    /// Returns an error if the thread cannot be started.
     pub fn start(config: &Config, clock: Clock) -> io::Result<Option<Self>> {
         if config.mode == Mode::Observe || !config.act.limit.enabled {
             return Ok(None);
@@ -115,7 +119,7 @@ impl LimitWorker {
         Ok(Some(Self { worker, busy, unable }))
     }
 
-    /// Why nothing can be limited; `None` if it can.
+    /// Returns the reason for which nothing can be limited; `None` if limits can be set.
     pub fn unable(&self) -> Option<&str> {
         self.unable.as_deref()
     }
@@ -143,7 +147,7 @@ impl Executor for LimitWorker {
         self.worker.send(LimitOrder::Reload(Box::new(config.clone())));
     }
 
-    /// Reports an order that takes long as well.
+    /// Also reports the current order once if it takes long.
     fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
         let mut outcomes = self.worker.outcomes();
         if let Some(busy) = lock(&self.busy).as_mut()
@@ -151,8 +155,8 @@ impl Executor for LimitWorker {
             && !std::mem::replace(&mut busy.reported, true)
         {
             let why = format!(
-                "the kernel or the disk has not come back for {SLOW_SECS:.0} s; what was asked may \
-                 be done yet"
+                "the kernel or the disk has not finished for {SLOW_SECS:.0} s; the limit may still \
+                 be set"
             );
             let (cause, cgroup) = (busy.cause.clone(), busy.cgroup.clone());
             outcomes.push(Outcome {
@@ -167,7 +171,7 @@ impl Executor for LimitWorker {
         outcomes
     }
 
-    /// Puts everything back. Whatever is not done within [`STOPS_WITHIN`], the journal keeps.
+    /// Restores everything. The journal keeps whatever is not done within [`STOPS_WITHIN`].
     fn stop(self: Box<Self>) -> Vec<Outcome> {
         self.worker.stop()
     }
@@ -206,9 +210,9 @@ fn run(
             }
         };
         *lock(busy) = None;
-        // What was asked for at one time is done at another, and that is what an outcome tells.
+        // An outcome has the time at which the action was done.
         let done_t = clock.now();
-        // Nobody listens once the loop has ended, and everything is put back all the same.
+        // Without a receiver the loop has ended; everything is restored all the same.
         outcomes
             .into_iter()
             .for_each(|outcome| drop(reported.send(Outcome { t: done_t, ..outcome })));

@@ -90,11 +90,11 @@ fn recharged_memory_widens_by_one_margin_at_a_time() {
         (3..9_u32).filter_map(|t| at_limit(&mut controller, f64::from(t))).collect();
     assert!(steps.iter().all(|step| matches!(step, Adjustment::Widen(_))), "{steps:?}");
     assert_eq!((steps.len(), controller.limit_bytes()), (1, first + 100 * MIB));
-    // Less than before is no news.
+    // A smaller amount changes nothing.
     controller.allow_recharged(10 * MIB);
     assert_eq!(at_limit(&mut controller, 10.0), None);
     controller.allow_recharged(100 * MIB + MARGIN / 16);
-    assert_eq!(at_limit(&mut controller, 11.0), None, "it is little");
+    assert_eq!(at_limit(&mut controller, 11.0), None, "too little");
     controller.allow_recharged(500 * MIB);
     let wider = min_limit_bytes(controller.limit_bytes(), MARGIN) + MARGIN;
     assert_eq!(at_limit(&mut controller, 12.0), Some(Adjustment::Widen(wider)));
@@ -112,7 +112,7 @@ fn one_that_became_too_wide_is_tightened_step_by_step() {
     assert_eq!(
         controller.adjust(reading(&controller, 12.0, 100 * MIB)),
         None,
-        "the last step is seen to work first"
+        "the effect of the last reduction is awaited"
     );
     assert!(matches!(
         controller.adjust(reading(&controller, 21.0, 100 * MIB)),
