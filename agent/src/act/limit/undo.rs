@@ -1,8 +1,7 @@
-//! Putting back what the journal says was changed, by whoever finds it: the agent, its next run, or
-//! `spillway undo` without one.
+//! Undo of recorded changes, by the agent, its next run, or `spillway undo` without an agent.
 //!
-//! A file that says what we wanted gets back what was there before. One that says neither was
-//! changed by somebody else, and is theirs. An entry is forgotten once nothing of it is left to do.
+//! A file with a value of ours gets the original value back. A file with any other value was
+//! changed by others and is left alone. An entry is removed once nothing is left to undo.
 
 use std::{fmt, io, sync::Arc};
 
@@ -27,20 +26,20 @@ pub struct Undone {
     cause: OutcomeCause,
     cgroup: String,
     files: Vec<(String, RestoreState)>,
-    /// Of a cgroup that was divided.
+    /// Result for the child cgroups, if the cgroup was divided.
     restored: Option<Restored>,
-    /// Reason that the entry was kept, or that there was none.
+    /// Error, if the entry was kept or could not be read.
     error: Option<String>,
 }
 
 /// Result for one file.
 #[derive(Debug)]
 enum RestoreState {
-    /// It says again what it said before.
+    /// The original value was restored.
     Restored(String),
-    /// It said so all along.
+    /// The file has its original value already.
     AsBefore,
-    /// Somebody else changed it.
+    /// Others have changed the value.
     ChangedByOthers {
         found: String,
         wanted: String,
@@ -59,7 +58,8 @@ pub fn undo_all(journal: &Journal) -> Vec<Undone> {
             .chain(unreadable.into_iter().map(Undone::from))
             .collect(),
         Err(error) => {
-            vec![Undone::failed(String::new(), format!("the journal cannot be read: {error}"))]
+            let error = format!("cannot read the journal: {error}\n  hint: check record.state_dir");
+            vec![Undone::failed(String::new(), error)]
         }
     }
 }
@@ -73,23 +73,23 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
         restored: None,
         error: None,
     };
-    // Whatever the entry says: only a cgroup is changed, and of a unit's that is gone there is its
-    // next one.
+    // An entry may contain anything, and only a cgroup may be written. The directory of a unit may
+    // be gone, while its next cgroup exists.
     if let Err(error) = CgroupDir::open(&entry.directory)
         && error.kind() != io::ErrorKind::NotFound
     {
-        undone.error = Some(format!("it is left alone, and the journal's entry as well: {error}"));
+        undone.error = Some(format!("not restored, and kept in the journal: {error}"));
         return undone;
     }
     let target = match &entry.unit {
-        // Its next cgroup would get what was set for it.
+        // The properties would apply to the unit's next cgroup.
         Some(unit) => {
             Some(Cgroup::of_unit(entry.directory.clone(), entry.inode, unit.name.clone()))
         }
         None if entry.split.is_some() => isolate::leak_child(entry),
         None => Cgroup::at(entry.directory.clone()).filter(|target| target.inode == entry.inode),
     };
-    // The other way round than it was changed: a limit goes before what keeps it from killing.
+    // In reverse order: the limit goes before the setting that keeps it from killing.
     for change in entry.changes.iter().rev() {
         let state = match &target {
             Some(target) => restore(target, change),
@@ -101,21 +101,23 @@ pub fn undo(journal: &Journal, entry: &JournalEntry) -> Undone {
             && let Err(error) = DropIn::of(&unit.name, &change.file).remove()
         {
             undone.error = Some(format!(
-                "the drop-in of {} for {} cannot be removed: {error}",
+                "cannot remove the drop-in of {} for {}: {error}",
                 unit.name, change.file
             ));
         }
         undone.files.push((change.file.clone(), state));
     }
-    // Where somebody else limits the child he limits who is in it.
+    // Others limit the processes in the child cgroup, so these have to stay in it.
     undone.restored = entry.split.as_ref().map(|split| match undone.changed_by_others() {
-        Some(file) => Restored::UsedByOthers(format!("who was moved stays where {file} is theirs")),
+        Some(file) => {
+            Restored::UsedByOthers(format!("moved processes stay: others have changed {file}"))
+        }
         None => isolate::restore(entry, split),
     });
     if undone.is_done()
         && let Err(error) = journal.remove(entry)
     {
-        undone.error = Some(format!("the journal cannot be written: {error}"));
+        undone.error = Some(format!("cannot remove the entry from the journal: {error}"));
     }
     undone
 }
@@ -133,9 +135,7 @@ fn restore(target: &Cgroup, change: &Change) -> RestoreState {
         target.write(&change.file, &change.prior)?;
         match target.read(&change.file)? {
             now if now == change.prior => Ok(RestoreState::Restored(now)),
-            now => {
-                Err(io::Error::other(format!("it says {now} after {} was written", change.prior)))
-            }
+            now => Err(io::Error::other(format!("reads {now} after {} was written", change.prior))),
         }
     };
     match try_put_back() {
@@ -156,7 +156,7 @@ impl Undone {
         }
     }
 
-    /// The first file that somebody else changed.
+    /// First file that others have changed.
     fn changed_by_others(&self) -> Option<&str> {
         self.files
             .iter()
@@ -164,19 +164,19 @@ impl Undone {
             .map(|(file, _)| file.as_str())
     }
 
-    /// Whether somebody else uses what was made of a divided cgroup.
+    /// Returns whether others use the child cgroups of a divided cgroup.
     pub fn is_in_use(&self) -> bool {
         matches!(self.restored, Some(Restored::UsedByOthers(_)))
     }
 
-    /// Whether nothing is left to do.
+    /// Returns whether nothing is left to undo.
     pub fn is_done(&self) -> bool {
         self.error.is_none()
             && !self.files.iter().any(|(_, state)| matches!(state, RestoreState::Failed(_)))
             && !matches!(self.restored, Some(Restored::Failed(_)))
     }
 
-    /// As what happened at `t`.
+    /// Converts the result to an outcome at `t`.
     pub fn outcome(&self, t: f64) -> Outcome {
         let all_gone = !self.files.is_empty()
             && self.files.iter().all(|(_, state)| matches!(state, RestoreState::Gone))
@@ -191,7 +191,7 @@ impl Undone {
         Outcome { t, event, cause, cgroup, limit_bytes: None, why: self.to_string() }
     }
 
-    /// The cgroup's directory, or the file that says nothing of any.
+    /// Directory of the cgroup, or path of the entry that cannot be read.
     pub fn place(&self) -> &str {
         &self.cgroup
     }
@@ -199,11 +199,11 @@ impl Undone {
 
 impl From<Unreadable> for Undone {
     fn from(unreadable: Unreadable) -> Self {
-        // One hint is enough.
+        // The hint below replaces another one.
         let why = unreadable.error.split("\n  hint: ").next().unwrap_or_default();
         let error = format!(
-            "it says nothing that can be put back: {why}\n  hint: look at it, put back by hand \
-            what it says was changed, and remove it"
+            "cannot read this entry of the journal: {why}\n  hint: restore the values in it by \
+            hand, and remove the file"
         );
         Self::failed(unreadable.path.display().to_string(), error)
     }
@@ -216,17 +216,17 @@ impl fmt::Display for Undone {
             write!(f, "{separator}")?;
             separator = "; ";
             match state {
-                RestoreState::Restored(prior) => write!(f, "{file} is {prior} again"),
-                RestoreState::AsBefore => write!(f, "{file} was as before"),
+                RestoreState::Restored(prior) => write!(f, "{file} restored to {prior}"),
+                RestoreState::AsBefore => write!(f, "{file} already has its original value"),
                 RestoreState::ChangedByOthers { found, wanted } => {
                     write!(
                         f,
-                        "{file} is {found}, which somebody else set after we set {wanted}, and is \
-                         left so"
+                        "{file} is {found}, changed by others after Spillway set {wanted}, and is \
+                         left as it is"
                     )
                 }
-                RestoreState::Gone => write!(f, "{file} went with its cgroup"),
-                RestoreState::Failed(error) => write!(f, "{file} cannot be put back: {error}"),
+                RestoreState::Gone => write!(f, "{file} was removed with its cgroup"),
+                RestoreState::Failed(error) => write!(f, "cannot restore {file}: {error}"),
             }?;
         }
         if let Some(restored) = &self.restored {
