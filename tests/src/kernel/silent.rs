@@ -49,7 +49,7 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
         let took = start.elapsed();
         ensure!(
             outcome.event == OutcomeKind::Limited
-                && outcome.why.contains("systemd gives no answer"),
+                && outcome.why.contains("systemd does not answer"),
             "{outcome:?}"
         );
         ensure!(took < LIMITED_WITHIN, "it took {took:?}");

@@ -286,7 +286,8 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let limit = |stage: &mut Stage| -> anyhow::Result<()> {
         let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
         // The shell that started both stays with the other.
-        let moved = "it was moved to spillway-leak, a child of its cgroup; memory.high set to ";
+        let moved =
+            "moved the process to spillway-leak, a child of its cgroup; memory.high set to ";
         ensure!(
             outcome.event == OutcomeKind::Limited && outcome.why.starts_with(moved),
             "{outcome:?}"

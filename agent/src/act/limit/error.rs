@@ -68,7 +68,7 @@ pub enum LimitRefusal {
     )]
     Shared(String),
     /// The cgroup has processes of other services, and the leaking one cannot be isolated.
-    #[error("the cgroup is shared with {shared} and cannot be divided: {why}\n  hint: {hint}")]
+    #[error("the cgroup is shared with {shared} and is not divided: {why}\n  hint: {hint}")]
     NotDivided {
         /// Other processes.
         shared: String,

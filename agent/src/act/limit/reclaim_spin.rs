@@ -97,10 +97,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_uses_less_is_never_slowed(looks in prop::collection::vec((0.01..3.0_f64, 0.0..0.89_f64), 1..200)) {
+        fn cgroup_below_the_share_never_spins(readings in prop::collection::vec((0.01..3.0_f64, 0.0..0.89_f64), 1..200)) {
             let mut spin = SpinDetector::new(10.0);
             let (mut t, mut usec) = (0.0, 0);
-            for (secs, share) in looks {
+            for (secs, share) in readings {
                 t += secs;
                 usec += (secs * share * 1e6) as u64;
                 prop_assert!(!spin.observe(t, Some(usec), true));

@@ -19,7 +19,7 @@ fn reading(controller: &LimitController, t: f64, usage_bytes: u64) -> CgroupRead
 }
 
 #[test]
-fn what_others_change_is_set_right_three_times() {
+fn limit_changed_by_others_is_restored_three_times() {
     let mut controller = controller(100 * MIB);
     let limit_bytes = controller.limit_bytes();
     for t in 1..=3 {
@@ -37,7 +37,7 @@ fn what_others_change_is_set_right_three_times() {
 }
 
 #[test]
-fn a_lower_limit_of_somebody_elses_is_theirs_at_once() {
+fn lower_limit_of_others_is_left_to_them_at_once() {
     let mut controller = controller(100 * MIB);
     let lower = CgroupReading {
         limit_bytes: Some(controller.limit_bytes() - 4_096),
@@ -57,7 +57,7 @@ fn limit_set_again_leaves_the_margin() {
 }
 
 #[test]
-fn thrashing_widens_it_three_times_and_is_told_once_more() {
+fn thrashing_raises_limit_three_times_then_is_reported() {
     let mut controller = controller(100 * MIB);
     let mut steps = Vec::new();
     for t in 0..100 {
@@ -101,7 +101,7 @@ fn recharged_memory_widens_by_one_margin_at_a_time() {
 }
 
 #[test]
-fn one_that_became_too_wide_is_tightened_step_by_step() {
+fn limit_that_became_too_wide_is_lowered_in_steps() {
     let mut controller = controller(300 * MIB);
     assert_eq!(controller.adjust(reading(&controller, 10.0, 299 * MIB)), None);
     let next = min_limit_bytes(200 * MIB, MARGIN);
@@ -161,7 +161,7 @@ fn limit_is_lifted_after_the_incident_unless_it_holds() {
 
 proptest! {
     #[test]
-    fn no_step_leaves_less_than_the_margin_or_comes_without_end(
+    fn adjustments_leave_the_margin_and_come_to_an_end(
         readings in prop::collection::vec((0.0..20.0_f64, 0..1_000_u64, any::<bool>(), prop::option::of(0.0..1.0_f64)), 1..300),
         ends_at in 0..300_usize,
     ) {
