@@ -89,8 +89,11 @@ pub fn divided(stage: &Stage) -> String {
     );
     let other = stage.limit(&mut limits, neighbour.pid());
     assert_eq!(
-        (other.event, other.why.split(',').next()),
-        (OutcomeKind::Refused, Some("another leaking program of this cgroup is already isolated"))
+        (other.event, other.why.as_str()),
+        (
+            OutcomeKind::Refused,
+            "another leaking program of this cgroup is already isolated and limited"
+        )
     );
     assert_eq!(stage.limit(&mut limits, leak.pid()).why, "the cgroup is limited already");
 

@@ -144,7 +144,7 @@ pub fn refused(stage: &Stage) -> String {
     let before = stage.state();
     let why = refused(&mut limits, leak.pid());
     assert!(
-        why.starts_with(&format!("it has {}={} already", stage.limit_file(), 16 * MIB)),
+        why.starts_with(&format!("{} is already {}, lower", stage.limit_file(), 16 * MIB)),
         "{why}"
     );
     assert_eq!(stage.state(), before);

@@ -197,7 +197,7 @@ impl ActiveLimits {
             why.push_str("; systemd does not answer and will be informed later");
         }
         let spin_detector = cpu_throttle::watch(&self.config, &target).unwrap_or_else(|obstacle| {
-            why.push_str(&format!("; CPU throttling is off: {obstacle}"));
+            why.push_str(&format!("; the CPU cannot be throttled: {obstacle}"));
             None
         });
         Ok((NewLimit { target, controller, spin_detector, recharge: None }, why))
