@@ -132,7 +132,7 @@ mod tests {
         put("d", KEY, 0o604);
         put("e", "no certificate", 0o644);
         let wrong = problems();
-        for (at, told) in [
+        for (at, expected) in [
             "not a routing key",
             "not an address",
             "line 1 is no key",
@@ -142,7 +142,7 @@ mod tests {
         .iter()
         .enumerate()
         {
-            assert!(wrong[at].1.contains(told), "{wrong:?}");
+            assert!(wrong[at].1.contains(expected), "{wrong:?}");
         }
         assert!(
             !wrong.iter().any(|(_, why)| why.contains("two words") || why.contains("whsec_")),

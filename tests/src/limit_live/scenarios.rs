@@ -133,8 +133,8 @@ pub fn refused(stage: &Stage) -> String {
     let directory = stage.cgroup.directory();
     let inode = fs::metadata(directory).expect("the cgroup is there").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
-    stuck.want(stage.limit_file(), "33554432", "16777216");
-    stage.found_journal().put(&mut stuck).expect("the journal takes it");
+    stuck.record(stage.limit_file(), "33554432", "16777216");
+    stage.found_journal().write(&mut stuck).expect("the journal takes it");
     let why = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
     assert!(why.starts_with("an earlier limit of this cgroup is not undone yet"), "{why}");
     assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);

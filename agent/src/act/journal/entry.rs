@@ -39,7 +39,7 @@ pub struct JournalEntry {
     pub changes: Vec<Change>,
     /// Whether it has been written: a file that is missing then was removed by an undo.
     #[serde(skip)]
-    pub(super) is_kept: bool,
+    pub(super) is_on_disk: bool,
 }
 
 /// A systemd unit that was changed.
@@ -126,7 +126,7 @@ impl JournalEntry {
             split: None,
             incidents: BTreeSet::new(),
             changes: Vec::new(),
-            is_kept: false,
+            is_on_disk: false,
         }
     }
 
@@ -147,7 +147,7 @@ impl JournalEntry {
         }
         let entry: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         entry.check()?;
-        Ok(Self { is_kept: true, ..entry })
+        Ok(Self { is_on_disk: true, ..entry })
     }
 
     /// Refuses an entry that no agent writes: it may have been made to have other files changed.
@@ -204,7 +204,7 @@ impl JournalEntry {
     }
 
     /// Records that `value` is to be written to a file in which `found` is now.
-    pub fn want(&mut self, file: &str, found: &str, value: &str) {
+    pub fn record(&mut self, file: &str, found: &str, value: &str) {
         match self.changes.iter_mut().find(|change| change.file == file) {
             Some(change) => {
                 let last = change.wanted.pop();

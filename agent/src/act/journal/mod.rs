@@ -88,8 +88,8 @@ impl Journal {
     ///
     /// Returns an error if the entry may be lost in a crash: `NotFound` if it was removed,
     /// `AlreadyExists` if an unreadable file has its name.
-    pub fn put(&self, entry: &mut JournalEntry) -> io::Result<()> {
-        let before = if entry.is_kept { Before::Present } else { Before::Absent };
+    pub fn write(&self, entry: &mut JournalEntry) -> io::Result<()> {
+        let before = if entry.is_on_disk { Before::Present } else { Before::Absent };
         atomic_file::replace(
             &self.directory,
             &stem(entry),
@@ -97,7 +97,7 @@ impl Journal {
             &serde_json::to_vec(entry)?,
             before,
         )?;
-        entry.is_kept = true;
+        entry.is_on_disk = true;
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Journal {
     }
 
     /// Returns whether an entry still exists: another process may have undone it.
-    pub fn holds(&self, entry: &JournalEntry) -> bool {
+    pub fn contains(&self, entry: &JournalEntry) -> bool {
         self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
@@ -125,7 +125,7 @@ impl Journal {
     pub fn entries(&self) -> io::Result<(Vec<JournalEntry>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.directory.names()? {
-            match self.found(&name) {
+            match self.read_file(&name) {
                 Ok(entry) => entries.extend(entry),
                 Err(error) => {
                     unreadable.push(Unreadable { path: self.directory.path(&name), error })
@@ -136,7 +136,7 @@ impl Journal {
     }
 
     /// Reads the entry in a file; `None` if it is removed.
-    fn found(&self, file: &str) -> Result<Option<JournalEntry>, String> {
+    fn read_file(&self, file: &str) -> Result<Option<JournalEntry>, String> {
         let remove =
             || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
         if file.ends_with(UNFINISHED) {
@@ -208,7 +208,7 @@ mod tests {
     fn entry(journal: &Journal) -> JournalEntry {
         let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/a"), 7);
         entry.incidents.insert(crate::decide::IncidentId::from("leak-1-2"));
-        entry.want("memory.high", "max", "4096");
+        entry.record("memory.high", "max", "4096");
         entry
     }
 
@@ -217,17 +217,17 @@ mod tests {
         let dir = Dir::make("put");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut entry = entry(&journal);
-        journal.put(&mut entry).unwrap();
-        entry.want("memory.high", "4096", "8192");
-        journal.put(&mut entry).unwrap();
+        journal.write(&mut entry).unwrap();
+        entry.record("memory.high", "4096", "8192");
+        journal.write(&mut entry).unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
         assert_eq!(entries, [entry.clone()]);
         assert!(unreadable.is_empty());
-        assert!(journal.holds(&entry));
+        assert!(journal.contains(&entry));
         assert!(entry.is_ours("memory.high", "8192") && !entry.is_ours("memory.high", "max"));
         journal.remove(&entry).unwrap();
         journal.remove(&entry).unwrap();
-        assert!(!journal.holds(&entry));
+        assert!(!journal.contains(&entry));
         assert!(journal.entries().unwrap().0.is_empty());
     }
 
@@ -236,12 +236,12 @@ mod tests {
         let dir = Dir::make("undone");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut ours = entry(&journal);
-        journal.put(&mut ours).unwrap();
+        journal.write(&mut ours).unwrap();
         let by_hand = Journal::find(&dir.0).unwrap().unwrap();
         by_hand.remove(&by_hand.entries().unwrap().0[0]).unwrap();
-        ours.want("memory.high", "4096", "8192");
-        assert_eq!(journal.put(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert!(!journal.holds(&ours) && journal.entries().unwrap().0.is_empty());
+        ours.record("memory.high", "4096", "8192");
+        assert_eq!(journal.write(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!journal.contains(&ours) && journal.entries().unwrap().0.is_empty());
         assert!(
             fs::read_dir(dir.0.join("journal")).unwrap().next().is_none(),
             "nothing is left of it"
@@ -264,7 +264,7 @@ mod tests {
         let unit = entries[0].unit.clone().unwrap();
         assert!(unit.had_drop_in("MemoryHigh") && !unit.had_drop_in("MemoryMax"));
         // It can be written in the present form, and read again.
-        journal.put(&mut entries[0]).unwrap();
+        journal.write(&mut entries[0]).unwrap();
         assert_eq!(journal.entries().unwrap().0, entries);
     }
 
@@ -300,7 +300,7 @@ mod tests {
             }
             // A newer version may have written the file, so it is not replaced.
             assert_eq!(
-                journal.put(&mut entry(&journal)).unwrap_err().kind(),
+                journal.write(&mut entry(&journal)).unwrap_err().kind(),
                 io::ErrorKind::AlreadyExists
             );
             assert_eq!(fs::read(dir.file()).unwrap(), bytes);
@@ -319,7 +319,7 @@ mod tests {
         fs::create_dir(path("cgroup-5.new")).unwrap();
         let no_text = std::os::unix::ffi::OsStrExt::from_bytes(b"cgroup-\xff.json");
         fs::write(dir.0.join("journal").join::<&std::ffi::OsStr>(no_text), "{}").unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
         assert_eq!((entries.len(), unreadable.len()), (1, 6), "{unreadable:?}");
     }
@@ -331,7 +331,7 @@ mod tests {
         let victim = dir.0.join("victim");
         fs::write(&victim, "whole").unwrap();
         std::os::unix::fs::symlink(&victim, dir.0.join("journal/cgroup-7.new")).unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "whole");
         assert_eq!(journal.entries().unwrap().0.len(), 1);
     }
@@ -342,7 +342,7 @@ mod tests {
         let journal = Journal::claim(&dir.0).unwrap();
         let mut old = entry(&journal);
         old.boot_id = "another".to_owned();
-        journal.put(&mut old).unwrap();
+        journal.write(&mut old).unwrap();
         let unfinished = dir.0.join("journal/cgroup-9.new");
         fs::write(&unfinished, b"{\"spill").unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
@@ -364,7 +364,7 @@ mod tests {
     fn one_agent_writes_it_and_anyone_may_undo() {
         let dir = Dir::make("claim");
         let journal = Journal::claim(&dir.0).unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         assert!(Journal::claim(&dir.0).unwrap_err().to_string().contains("another agent"));
         assert_eq!(Journal::find(&dir.0).unwrap().unwrap().entries().unwrap().0.len(), 1);
         drop(journal);

@@ -90,7 +90,7 @@ impl ActiveLimit {
 
     /// Sets the limit in systemd too, if systemd did not answer before and does now.
     pub fn sync_with_systemd(&mut self, cgroup: &str, journal: &Journal) {
-        if !self.target.bypasses_systemd() || !journal.holds(&self.entry) {
+        if !self.target.bypasses_systemd() || !journal.contains(&self.entry) {
             return;
         }
         let limit_bytes = self.controller.limit_bytes();
@@ -107,12 +107,12 @@ impl ActiveLimit {
 
     /// Checks the limit and makes the next change, unless somebody undid it before or meanwhile.
     pub fn step(&mut self, t: f64, journal: &Journal, pause: &Pause, config: &LimitConfig) -> Tick {
-        let next = if journal.holds(&self.entry) {
+        let next = if journal.contains(&self.entry) {
             self.next(t, journal, pause, config)
         } else {
             Tick::Nothing
         };
-        if matches!(next, Tick::End(..)) || journal.holds(&self.entry) {
+        if matches!(next, Tick::End(..)) || journal.contains(&self.entry) {
             return next;
         }
         // A value may have been written after the undo.
@@ -176,7 +176,7 @@ impl ActiveLimit {
             }
             Adjustment::Lift => return self.lift(journal, OutcomeKind::Undone),
             Adjustment::Yield => {
-                let who_won = match self.controller.reasserts() {
+                let reason = match self.controller.reasserts() {
                     _ if limit_bytes.is_some_and(|bytes| bytes < self.controller.limit_bytes()) => {
                         format!(
                             "{file} was changed to {found}, below Spillway's {}",
@@ -193,7 +193,7 @@ impl ActiveLimit {
                 };
                 return self
                     .lift(journal, OutcomeKind::Overridden)
-                    .with_reason(&format!("{who_won}; Spillway backs off"));
+                    .with_reason(&format!("{reason}; Spillway backs off"));
             }
         };
         if pause.is_on() {

@@ -132,7 +132,7 @@ impl ActiveLimits {
             // Another process of this cgroup leaks, or the same one again.
             active.controller.resume();
             active.entry.incidents.insert(id.clone());
-            journal.put(&mut active.entry).map_err(failed("cannot write the journal"))?;
+            journal.write(&mut active.entry).map_err(failed("cannot write the journal"))?;
             return Ok((
                 active.controller.limit_bytes(),
                 "the cgroup is limited already".to_owned(),
@@ -146,7 +146,7 @@ impl ActiveLimits {
             .transpose()?;
 
         let mut entry = journal.entry(target.directory.clone(), target.inode);
-        if journal.holds(&entry) {
+        if journal.contains(&entry) {
             // Only the earlier entry has the original values.
             return Err(LimitRefusal::NotUndone.into());
         }
@@ -162,7 +162,7 @@ impl ActiveLimits {
             // A part may have been changed. The journal keeps what cannot be restored now.
             undo::undo(journal, &entry);
         })?;
-        if !journal.holds(&entry) {
+        if !journal.contains(&entry) {
             // `spillway undo` ran between the journal and the write.
             undo::undo(journal, &entry);
             return Err(LimitRefusal::Paused(PathBuf::from("spillway undo")).into());
@@ -216,12 +216,12 @@ impl ActiveLimits {
         let (leak, moved) = isolate::isolate(journal, entry, target, isolated, culprit)?;
         let recharge = Recharge::start(&leak);
         let (limited, set) = self.limit_cgroup(t, journal, leak, entry)?;
-        let who = match moved {
+        let action = match moved {
             0 | 1 => "moved the process".to_owned(),
             moved => format!("moved the process and {} related ones", moved - 1),
         };
         let why = format!(
-            "{who} to {LEAK_CHILD}, a child of its cgroup; {set} there; memory in use before stays \
+            "{action} to {LEAK_CHILD}, a child of its cgroup; {set} there; memory in use before stays \
              charged to {cgroup}, so the limit covers what is allocated from now on"
         );
         Ok((NewLimit { recharge: Some(recharge), ..limited }, why))

@@ -96,7 +96,7 @@ fn apply_limit(
                 due.push((file, value));
             }
         }
-        journal.put(entry).map_err(failed("cannot write the journal"))?;
+        journal.write(entry).map_err(failed("cannot write the journal"))?;
         if usage_now()?.saturating_add(margin_bytes) > limit_bytes {
             if wanted_bytes.is_some() {
                 break;

@@ -86,7 +86,7 @@ pub fn throttle(
     if due.is_empty() {
         return Ok(None);
     }
-    journal.put(entry).map_err(failed("cannot write the journal"))?;
+    journal.write(entry).map_err(failed("cannot write the journal"))?;
     for (file, value) in due {
         write_and_verify(target, file, value)?;
     }

@@ -95,7 +95,7 @@ pub fn raise_backstop(
         let Some(bytes) = next_bytes(state, above, distance_bytes) else { return Ok(()) };
         let value = bytes.to_string();
         record_intent(target, entry, file, &found, &value)?;
-        journal.put(entry).map_err(failed("cannot write the journal"))?;
+        journal.write(entry).map_err(failed("cannot write the journal"))?;
         // The original value needs no margin: it was in effect before the limit.
         let is_prior = before.as_ref().is_some_and(|change| change.prior == value);
         let least = usage()?.saturating_add(config.margin_bytes).saturating_add(distance_bytes);

@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
 
-    /// The second at which it is told, of looks every second that each use this many milliseconds.
+    /// Returns the second at which spinning is detected, with this CPU time in each second.
     fn reported_at(pressed: impl Fn(u64) -> bool, used_ms: impl Fn(u64) -> u64) -> Option<u64> {
         let mut spin = SpinDetector::new(10.0);
         let mut usec = 5_000_000;

@@ -43,7 +43,7 @@ pub fn sync_with_systemd(
             due.push((property, value));
         }
     }
-    journal.put(entry).map_err(failed("cannot write the journal"))?;
+    journal.write(entry).map_err(failed("cannot write the journal"))?;
     for (property, value) in due {
         target_of_unit.write(property, &value).map_err(failed_for(property))?;
     }

@@ -255,8 +255,8 @@ mod tests {
         let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/no-such-cgroup"), 7);
         let ids = ["leak-10-1", "leak-9-1"].map(IncidentId::from);
         entry.incidents.extend(ids.clone());
-        entry.want("memory.high", "max", "4096");
-        journal.put(&mut entry).unwrap();
+        entry.record("memory.high", "max", "4096");
+        journal.write(&mut entry).unwrap();
         let on_disk = fs::read_to_string(dir.join("journal/cgroup-7.json")).unwrap();
         assert!(on_disk.contains(r#""incidents":["leak-10-1","leak-9-1"]"#), "{on_disk}");
 

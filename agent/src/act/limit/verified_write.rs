@@ -36,7 +36,7 @@ pub fn record_intent(
     {
         unit.had_drop_ins.insert(file.to_owned());
     }
-    entry.want(file, found, value);
+    entry.record(file, found, value);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 fn entry() -> JournalEntry {
     let mut entry = JournalEntry::new("a boot", PathBuf::from("/sys/fs/cgroup/a"), 7);
-    entry.want("memory.high", "max", "4096");
+    entry.record("memory.high", "max", "4096");
     entry
 }
 
@@ -12,7 +12,7 @@ fn entry() -> JournalEntry {
 fn original_and_last_two_values_are_kept() {
     let mut entry = entry();
     for value in ["3", "2", "1"] {
-        entry.want("memory.high", "whatever was found", value);
+        entry.record("memory.high", "whatever was found", value);
     }
     let change = Change {
         file: "memory.high".into(),
@@ -26,7 +26,7 @@ fn original_and_last_two_values_are_kept() {
 fn value_in_effect_stays_ours_if_later_ones_are_not_written() {
     let mut entry = entry();
     for value in ["5000", "6000", "7000"] {
-        entry.want("memory.high", "4096", value);
+        entry.record("memory.high", "4096", value);
     }
     assert!(entry.is_ours("memory.high", "4096") && entry.is_ours("memory.high", "7000"));
     assert_eq!(entry.changes[0].wanted, ["4096", "6000", "7000"]);

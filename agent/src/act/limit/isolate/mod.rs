@@ -67,7 +67,7 @@ pub fn isolate(
     culprit: ProcessId,
 ) -> Result<(Cgroup, usize), LimitError> {
     entry.split = Some(split);
-    journal.put(entry).map_err(failed("cannot write the journal"))?;
+    journal.write(entry).map_err(failed("cannot write the journal"))?;
     let shared = SharedCgroup { directory: &target.directory, version: target.version() };
     let children = match shared.version {
         Version::V1 => &[LEAK_CHILD][..],
