@@ -221,8 +221,8 @@ impl ActiveLimits {
             moved => format!("moved the process and {} related ones", moved - 1),
         };
         let why = format!(
-            "{action} to {LEAK_CHILD}, a child of its cgroup; {set} there; memory in use before stays \
-             charged to {cgroup}, so the limit covers what is allocated from now on"
+            "{action} to {LEAK_CHILD}, a child of its cgroup; {set} there; memory in use before \
+             stays charged to {cgroup}, so the limit covers what is allocated from now on"
         );
         Ok((NewLimit { recharge: Some(recharge), ..limited }, why))
     }
