@@ -242,7 +242,8 @@ impl Agent {
         for outcome in outcomes {
             self.report(&outcome);
             if outcome.event.is_setback() {
-                self.engine.set_back(outcome.t, &outcome.id, &outcome.why, &mut self.output);
+                let (ids, why) = (outcome.cause.incidents(), &outcome.why);
+                self.engine.set_back(outcome.t, ids, why, &mut self.output);
             }
         }
     }
@@ -284,9 +285,9 @@ impl Agent {
         for executor in &mut self.executors {
             executor.on_outcome(outcome);
         }
-        let Outcome { event, id, cgroup, why, .. } = outcome;
+        let Outcome { event, cause, cgroup, why, .. } = outcome;
         if event.is_setback() {
-            tracing::warn!(decision_id = %id, %cgroup, "{event} {cgroup}: {why}");
+            tracing::warn!(decision_id = %cause, %cgroup, "{event} {cgroup}: {why}");
         }
         self.printer.outcome(outcome);
     }
@@ -472,12 +473,11 @@ mod tests {
                 return false;
             }
             assert!(verdicts.iter().any(|verdict| IncidentId::from(verdict) == decision.id));
-            let id = decision.id.to_string();
-            self.performed.lock().unwrap().push(id.clone());
+            self.performed.lock().unwrap().push(decision.id.to_string());
             self.outcomes.push(Outcome {
                 t: decision.t(),
                 event: OutcomeKind::Refused,
-                id: id.into(),
+                cause: decision.id.clone().into(),
                 cgroup: decision.cgroup().clone(),
                 limit_bytes: None,
                 why: "a test refuses it".to_owned(),

@@ -9,7 +9,7 @@
 
 use crate::{
     config::Config,
-    decide::{Decision, Policy, Services},
+    decide::{Decision, IncidentId, Policy, Services},
     detect::{Context, Detector, DetectorSize, Findings, SensorHealth, Verdict, detectors},
     sense::{Fact, HostFact, Observation},
 };
@@ -162,9 +162,11 @@ impl Engine {
         self.policy.reload(&config.decide);
     }
 
-    /// Takes the news that an action for an incident did not help.
-    pub fn set_back(&mut self, t: f64, id: &str, why: &str, output: &mut Output) {
-        output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));
+    /// Takes the news that an action for these incidents did not help.
+    pub fn set_back(&mut self, t: f64, ids: &[IncidentId], why: &str, output: &mut Output) {
+        for id in ids {
+            output.verdicts.extend(self.policy.set_back(t, id, why, &mut output.decisions));
+        }
     }
 
     /// Open claims, each with its latest forecast, in a stable order.
@@ -205,7 +207,40 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sense::ProcessId;
+    use crate::{
+        detect::{Bound, LeakClaim, Resource, Severity, Verdict},
+        sense::ProcessId,
+    };
+
+    #[test]
+    fn setback_of_two_incidents_makes_both_critical() {
+        let mut engine =
+            Engine::new(&Config::default(), HostInfo { mem_total_bytes: 1 << 34, cpus: 2 });
+        let mut output = Output::default();
+        let ids = [1, 2].map(|pid| {
+            let id = ProcessId { pid, start_ticks: 1 };
+            let claim = LeakClaim {
+                resource: Resource::Memory,
+                id,
+                comm: "api".into(),
+                cgroup: format!("/{pid}").into(),
+                growth_bytes_per_sec: Some(1_048_576.0),
+                growth_handles_per_sec: None,
+                growth_interval_bytes_per_sec: None,
+                bound: Bound::Host,
+            };
+            let mut verdict = Verdict::raised(0.0, claim, 1.0, "it leaks".to_owned());
+            verdict.exhaustion_secs = Some(3_000.0);
+            engine.policy.judge(&mut verdict, &mut output.decisions);
+            IncidentId::from(&verdict)
+        });
+        engine.set_back(1.0, &ids, "the limit does not help", &mut output);
+        let critical = output.verdicts.iter().map(|verdict| {
+            let severity = verdict.harm.as_ref().map(|harm| harm.severity);
+            (IncidentId::from(verdict), severity)
+        });
+        assert_eq!(critical.collect::<Vec<_>>(), ids.map(|id| (id, Some(Severity::Critical))));
+    }
 
     #[test]
     fn late_exits_count_and_other_late_facts_do_not() {

@@ -1,16 +1,16 @@
-//! The interface of everything that carries decisions out.
+//! Interface of all that carries out decisions.
 
 use super::{notify::Notifier, outcome::Outcome};
 use crate::{config::Config, decide::Decision, detect::Verdict};
 
 /// Carries out one kind of decision, beside the loop.
 ///
-/// Every executor gets every decision, verdict and outcome, and picks its own. None of these calls
-/// may block: a thread of the executor does the work, as [`Worker`](super::worker::Worker) has it.
+/// Every executor gets every decision, verdict and outcome, and picks its own. No call may block:
+/// the work is done by a thread of the executor, such as that of [`Worker`](super::worker::Worker).
 pub trait Executor {
-    /// Takes a decision, and returns whether it is this executor's and will be carried out.
-    /// `verdicts` has the latest verdict of its incident: that in [`Decision::verdict`] may be of
-    /// another claim of the incident.
+    /// Takes a decision, and returns whether this executor will carry it out. `verdicts` has the
+    /// latest verdict of its incident: that in [`Decision::verdict`] may be of another claim of the
+    /// incident.
     fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool;
 
     /// Takes all verdicts that are raised at `now`, after each scan of the processes.
@@ -22,7 +22,7 @@ pub trait Executor {
     /// Takes an outcome of any executor.
     fn on_outcome(&mut self, _outcome: &Outcome) {}
 
-    /// Follows a reloaded configuration.
+    /// Applies a reloaded configuration.
     fn reload(&mut self, _config: &Config) {}
 
     /// Stops, and returns the remaining outcomes.
@@ -38,7 +38,7 @@ impl Executor for Notifier {
         self.tick();
     }
 
-    /// Has none: notifications are no change to this host.
+    /// Returns none: notifications do not change this host.
     fn outcomes(&mut self, _now: f64) -> Vec<Outcome> {
         Vec::new()
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::{
         act::{
-            outcome::OutcomeKind,
+            outcome::{OutcomeCause, OutcomeKind},
             worker::{Order, Worker, WorkerChannels},
         },
         config::Mode,
@@ -68,7 +68,7 @@ mod tests {
         detect::{IncidentId, OverloadClaim},
     };
 
-    /// A sample executor, which answers every limit with an outcome and does nothing else.
+    /// A sample executor, which refuses every limit and does nothing else.
     struct SampleExecutor {
         worker: Worker<SampleOrder>,
         heard: Vec<OutcomeKind>,
@@ -87,8 +87,8 @@ mod tests {
 
     fn outcome(t: f64, event: OutcomeKind) -> Outcome {
         let why = "it is a sample".to_owned();
-        let (id, cgroup) = (Arc::from("leak-1-2"), Arc::from("/a"));
-        Outcome { t, event, id, cgroup, limit_bytes: None, why }
+        let (cause, cgroup) = (OutcomeCause::UNKNOWN, Arc::from("/a"));
+        Outcome { t, event, cause, cgroup, limit_bytes: None, why }
     }
 
     impl SampleExecutor {

@@ -1,5 +1,5 @@
-//! Checks the files that a configuration names before anything depends on them: a secret that
-//! cannot be read is found at startup, and not by the first page that nobody gets.
+//! Check of the files that a configuration names: an unreadable secret is found at startup, rather
+//! than by the first notification that is not delivered.
 
 use hyper::Uri;
 
@@ -9,26 +9,26 @@ use crate::{
     net::{http_client, secret::SecretSource, webhook_signature::SigningKeys},
 };
 
-const HINT: &str = "put it there, owned by the user that spillway runs as, with mode 0600";
+const HINT: &str = "create the file, owned by the user that spillway runs as, with mode 0600";
 
-/// A check of what a secret says.
+/// A check of the content of a secret.
 type Check = fn(&str) -> Result<(), String>;
 
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileProblem {
-    /// The key that names it.
+    /// Configuration key that names the file.
     pub key: &'static str,
-    /// The fault, without the content of the file.
+    /// Problem, without the content of the file.
     pub message: String,
-    /// A hint.
+    /// Hint for the operator.
     pub hint: String,
-    /// Set if it is a credential, and this process was not started by systemd with any: nothing is
-    /// known of it.
+    /// Set if the file is a credential and systemd passed none to this process, so that its content
+    /// is unknown.
     pub is_unknown: bool,
 }
 
-/// Reads every secret and certificate that `config` names, and gives those that cannot be used.
+/// Reads every secret and certificate that `config` names, and returns those that cannot be used.
 pub fn check_files(config: &Config) -> Vec<FileProblem> {
     let (page, drain) = (&config.act.page, &config.act.drain);
     let secrets: [(_, _, Check); 4] = [
@@ -72,7 +72,7 @@ fn is_routing_key(text: &str) -> Result<(), String> {
     match text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
         false => {
-            Err("it is not a routing key\n  hint: the file has one line, the integration's key"
+            Err("not a routing key\n  hint: the file must have one line, the integration's key"
                 .to_owned())
         }
     }
@@ -85,7 +85,7 @@ fn is_address(text: &str) -> Result<(), String> {
     if is_one {
         Ok(())
     } else {
-        Err("it is not an address\n  hint: the file has one line, the webhook's https://… address"
+        Err("not an address\n  hint: the file must have one line, the webhook's https://… address"
             .to_owned())
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
-    fn every_secret_is_read_and_judged_by_its_use() {
+    fn every_secret_is_read_and_checked_for_its_use() {
         let dir = std::env::temp_dir().join(format!("spillway-files-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         let put = |name: &str, text: &str, mode| {
@@ -132,7 +132,7 @@ mod tests {
         put("d", KEY, 0o604);
         put("e", "no certificate", 0o644);
         let wrong = problems();
-        for (at, told) in [
+        for (at, expected) in [
             "not a routing key",
             "not an address",
             "line 1 is no key",
@@ -142,7 +142,7 @@ mod tests {
         .iter()
         .enumerate()
         {
-            assert!(wrong[at].1.contains(told), "{wrong:?}");
+            assert!(wrong[at].1.contains(expected), "{wrong:?}");
         }
         assert!(
             !wrong.iter().any(|(_, why)| why.contains("two words") || why.contains("whsec_")),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_unknown_outside_of_the_unit() {
+    fn credential_is_unknown_outside_of_the_unit() {
         let config =
             config::parse("[act.page.slack]\nurl_file = \"credential:slack\"\n", "x.toml").unwrap();
         let problems = check_files(&config);

@@ -1,9 +1,9 @@
-//! The actions: what decisions ask for, done to this host, and what came of it.
+//! Actions on this host, and their outcomes.
 //!
-//! Everything that is changed is in the [`Journal`] first, so that it can be put back by whoever
-//! comes next. [`LimitWorker`] does it beside the loop; [`Pause`] stops it; [`undo_all`] puts
-//! everything back, with or without an agent. A [`drain::DrainWorker`] takes this node out of
-//! service and back. The next action is a module here with an [`Executor`] in it.
+//! Every change is recorded in the [`Journal`] first, from which any later run can restore the
+//! original value. [`LimitWorker`] limits cgroups and [`drain::DrainWorker`] takes this node out of
+//! service, each beside the loop; [`Pause`] stops both; [`undo_all`] restores everything, with or
+//! without an agent. A further action is a module here with an [`Executor`].
 
 pub mod drain;
 mod executor;
@@ -20,7 +20,7 @@ pub use files::{FileProblem, check_files};
 pub use journal::{Change, ChangedUnit, IsolatedCgroup, Journal, JournalEntry, Unreadable};
 pub use limit::{LimitWorker, Undone, recover, undo_all};
 pub use notify::Notifier;
-pub use outcome::{Outcome, OutcomeKind};
+pub use outcome::{Outcome, OutcomeCause, OutcomeKind};
 pub use pause::Pause;
 
 #[cfg(any(test, fuzzing))]

@@ -1,82 +1,134 @@
-//! Outcomes of decisions and of the actions taken for them.
+//! Outcomes of actions.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
+use crate::decide::IncidentId;
+
 /// Outcome of an action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
-    /// When, on the observations' clock, in seconds.
+    /// Time on the observations' clock, in seconds.
     pub t: f64,
-    /// Outcome of an action.
+    /// Kind of outcome.
     #[serde(rename = "outcome")]
     pub event: OutcomeKind,
-    /// The incident on whose account.
-    pub id: Arc<str>,
-    /// The cgroup concerned, as a path from the hierarchy's root or as a directory; `node` where it
-    /// is all of them.
+    /// Cause of the action.
+    #[serde(rename = "id")]
+    pub cause: OutcomeCause,
+    /// Cgroup concerned, as a path from the hierarchy's root or as a directory; `node` for an
+    /// action on the whole node.
     pub cgroup: Arc<str>,
-    /// The limit that stands now; `None` where there is none of ours.
+    /// Limit in effect; `None` without one of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
-    /// The reason in a sentence, for a person.
+    /// Reason in a sentence, for a person.
     pub why: String,
 }
 
-/// Outcome of an action.
+/// Cause of an action. Prints as `operator`, or as the ids of the incidents separated by `, `.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutcomeCause {
+    /// Incidents that the action was taken for; none if they are unknown.
+    Incidents(Vec<IncidentId>),
+    /// An operator's request.
+    Operator,
+}
+
+/// Kind of outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeKind {
     /// The limit was set.
     Limited,
-    /// It was not set, for a reason that is none of the kernel's.
+    /// The limit was not set, because policy or safety forbids it.
     Refused,
-    /// The kernel, or the disk, did not do what was asked.
+    /// The kernel or the disk rejected a change.
     Failed,
-    /// Somebody changed the limit, and it was set again.
+    /// Others changed the limit, and it was set again.
     Reasserted,
-    /// Somebody changed it once too often; it is left to them.
+    /// Others changed the limit once too often, so that it is left to them.
     Overridden,
     /// The limit was lowered.
     Tightened,
-    /// The limit was raised, because the cgroup did nothing but wait for memory.
+    /// The limit was raised, because all processes of the cgroup only waited for memory.
     Relaxed,
-    /// The CPU was limited as well, because the process spun at its limit.
+    /// The CPU was throttled too, because the cgroup spun at its limit.
     CpuThrottled,
-    /// The limit was raised, because processes that were moved replace memory that they had before.
+    /// The limit was raised, because moved processes replace memory that they had before.
     Widened,
-    /// It does nothing but wait for memory, and the limit gives way no more.
+    /// All processes of the cgroup only wait for memory, and the limit is not raised any more.
     Thrashing,
-    /// It does not grow any more.
+    /// The memory has stopped growing.
     GrowthStopped,
-    /// The incident is over, and the limit stays because it is what holds the memory down.
+    /// The incident is over, and the limit stays because it holds the memory down.
     KeptAfterIncident,
     /// The original value was restored.
     Undone,
     /// The cgroup is gone, and the limit with it.
     CgroupRemoved,
-    /// Somebody was asked to give this node no new work.
+    /// The receiver was asked to send this node no new work.
     DrainRequested,
-    /// That was granted.
+    /// The drain was granted.
     Draining,
-    /// It has no work any more, or none that is waited for.
+    /// The node has no work any more, or none that is waited for.
     Drained,
     /// The reason for the drain seems to be over.
     Verifying,
-    /// It goes on taking work: nobody granted that it need not.
+    /// The drain was not granted, and the node keeps taking work.
     DrainRefused,
-    /// It was drained, and that did not help: it is undone.
+    /// The drain did not help, and is undone.
     DrainUseless,
-    /// Somebody was asked to give it work again.
+    /// The receiver was asked to send the node work again.
     UndrainRequested,
-    /// It takes work again.
+    /// The node takes work again.
     Undrained,
-    /// Nobody granted that it may. That is asked for again.
+    /// Work was not granted; the receiver is asked again.
     UndrainFailed,
 }
 
+impl OutcomeCause {
+    /// Cause of an action that belongs to no known incident.
+    pub const UNKNOWN: Self = Self::Incidents(Vec::new());
+
+    /// Name of an operator's request, in print and on disk.
+    pub const OPERATOR: &str = "operator";
+
+    /// Incidents that the action was taken for.
+    pub fn incidents(&self) -> &[IncidentId] {
+        match self {
+            Self::Incidents(ids) => ids,
+            Self::Operator => &[],
+        }
+    }
+}
+
+impl From<IncidentId> for OutcomeCause {
+    fn from(id: IncidentId) -> Self {
+        Self::Incidents(vec![id])
+    }
+}
+
+impl fmt::Display for OutcomeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incidents(ids) => ids.iter().enumerate().try_for_each(|(index, id)| {
+                let separator = if index == 0 { "" } else { ", " };
+                write!(f, "{separator}{id}")
+            }),
+            Self::Operator => f.write_str(Self::OPERATOR),
+        }
+    }
+}
+
+impl Serialize for OutcomeCause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl OutcomeKind {
-    /// As it is printed for programs, and counted.
+    /// Name in print for programs, and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Limited => "limited",
@@ -105,7 +157,7 @@ impl OutcomeKind {
         }
     }
 
-    /// Whether a human has to look now: what was done does not do what it is for.
+    /// Returns whether a person has to look at it: the action does not have its effect.
     pub fn is_setback(self) -> bool {
         matches!(
             self,
@@ -132,23 +184,23 @@ impl fmt::Display for OutcomeKind {
             Self::Limited => "limited",
             Self::Refused => "refused to limit",
             Self::Failed => "failed to limit",
-            Self::Reasserted => "set again the limit of",
+            Self::Reasserted => "restored the limit of",
             Self::Overridden => "gave up the limit of",
             Self::Tightened => "tightened the limit of",
-            Self::Relaxed => "widened the limit of",
-            Self::CpuThrottled => "slowed down",
-            Self::Widened => "made room below the limit of",
+            Self::Relaxed => "raised the limit of",
+            Self::CpuThrottled => "throttled the CPU of",
+            Self::Widened => "raised the limit of",
             Self::Thrashing => "cannot help",
             Self::GrowthStopped => "contained",
             Self::KeptAfterIncident => "keeps the limit of",
-            Self::Undone => "put back the limit of",
-            Self::CgroupRemoved => "forgot the limit of",
+            Self::Undone => "lifted the limit of",
+            Self::CgroupRemoved => "dropped the limit of",
             Self::DrainRequested => "asked to drain",
             Self::Draining => "drains",
             Self::Drained => "drained",
-            Self::Verifying => "looks once more at",
+            Self::Verifying => "verifying",
             Self::DrainRefused => "could not drain",
-            Self::DrainUseless => "gives up the drain of",
+            Self::DrainUseless => "gave up the drain of",
             Self::UndrainRequested => "asked to undrain",
             Self::Undrained => "undrained",
             Self::UndrainFailed => "could not undrain",

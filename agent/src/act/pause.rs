@@ -1,8 +1,8 @@
-//! The switch that stops every action: a file, so that it can be thrown when nothing else answers.
+//! The switch that pauses all actions: a file, so that it works even if nothing else responds.
 //!
-//! Whoever acts looks at it just before; `spillway pause` and `touch` do the same. It stops what is
-//! new. What was changed stays until it is put back, which is always allowed. Whatever has the name
-//! counts, a link or a pipe as well; it is never opened.
+//! Executors check it just before they act; `spillway pause` and `touch` do the same. It prevents
+//! new actions. Changes made before stay until they are undone, which is always allowed. Any file
+//! of the name counts, even a link or a pipe, because it is never opened.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use crate::os::StateDir;
 
 const NAME: &str = "paused";
 
-/// The file.
+/// The switch.
 #[derive(Debug, Clone)]
 pub struct Pause {
     state_dir: PathBuf,
@@ -23,7 +23,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// The one below `state_dir`.
+    /// Names the file below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
         Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
@@ -33,19 +33,19 @@ impl Pause {
         &self.path
     }
 
-    /// Whether it is there. Where that cannot be told it is: no action is better than one that
-    /// somebody may have stopped.
+    /// Returns whether actions are paused. If unknown, they are: no action is better than one that
+    /// an operator may have stopped.
     pub fn is_on(&self) -> bool {
         StateDir::open(&self.state_dir)
             .and_then(|dir| dir.map_or(Ok(false), |dir| dir.holds(NAME)))
             .unwrap_or(true)
     }
 
-    /// Puts it there.
+    /// Pauses all actions.
     ///
     /// # Errors
     ///
-    /// Returns an error if that is not possible.
+    /// Returns an error if the file cannot be created.
     pub fn turn_on(&self) -> io::Result<()> {
         let dir = StateDir::create(&self.state_dir)?;
         if dir.holds(NAME)? {
@@ -57,11 +57,11 @@ impl Pause {
         }
     }
 
-    /// Takes it away; nothing where it is not there.
+    /// Enables all actions; does nothing if they are enabled.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is still there.
+    /// Returns an error if the file may still exist.
     pub fn turn_off(&self) -> io::Result<()> {
         StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }

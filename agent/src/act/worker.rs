@@ -1,9 +1,8 @@
-//! A thread that carries out orders beside the loop.
+//! Thread that carries out orders beside the loop.
 //!
-//! Orders go in, outcomes come out, and neither side waits for the other: a write to a cgroup may
-//! make the kernel reclaim memory before it returns, and detection must not wait for that. The
-//! thread reads its orders until it gets [`Order::stop`], which it also gets when the [`Worker`] is
-//! dropped.
+//! Neither side waits for the other: a write to a cgroup may make the kernel reclaim memory before
+//! it returns, and detection must not wait for that. The thread reads orders until
+//! [`Order::stop`], which is also sent when the [`Worker`] is dropped.
 
 use std::{
     io,

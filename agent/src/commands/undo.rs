@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::{CommandError, load};
 use crate::{
     act::{
-        Journal, Outcome, OutcomeKind,
+        Journal, Outcome, OutcomeCause, OutcomeKind,
         drain::{DrainPhase, Override, OverrideFile, StateFile},
         undo_all,
     },
@@ -69,7 +69,7 @@ fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
     let outcome = |event, why| Outcome {
         t: 0.0,
         event,
-        id: "".into(),
+        cause: OutcomeCause::UNKNOWN,
         cgroup: "node".into(),
         limit_bytes: None,
         why,

@@ -164,17 +164,13 @@ impl Policy {
     pub fn set_back(
         &mut self,
         t: f64,
-        id: &str,
+        id: &IncidentId,
         why: &str,
         decisions: &mut Vec<Decision>,
     ) -> Option<Verdict> {
-        let (id, seq) = self
-            .claims
-            .iter()
-            .find(|(known, _)| known.to_string() == id)
-            .map(|(id, seq)| (id.clone(), *seq))?;
+        let seq = *self.claims.get(id)?;
         let incident = self.incidents.get_mut(&seq)?;
-        let member = incident.members.get_mut(&id)?;
+        let member = incident.members.get_mut(id)?;
         if !member.is_open || mem::replace(&mut member.is_set_back, true) {
             return None;
         }
@@ -193,8 +189,8 @@ impl Policy {
         if let Some(page) = incident.page.as_mut() {
             page.t = f64::NEG_INFINITY;
         }
-        self.page(seq, &id, &Arc::new(updated.clone()), decisions);
-        self.act(seq, &id, &latest, decisions);
+        self.page(seq, id, &Arc::new(updated.clone()), decisions);
+        self.act(seq, id, &latest, decisions);
         is_worse.then_some(updated)
     }
 

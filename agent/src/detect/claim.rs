@@ -1,12 +1,12 @@
 //! Questions about a claim that its own file answers, so that policy, actions and notifications
 //! need not know its kind.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::leak_claim::Resource;
-use crate::{config::DecideConfig, sense::ProcessId};
+use super::incident_id::IncidentId;
+use crate::config::DecideConfig;
 
 /// Answers of a claim about itself.
 pub trait ClaimDetails {
@@ -69,70 +69,6 @@ pub trait ClaimDetails {
 
 /// Diagnosis of a claim: the scarce resource, and the sign of a cascade, by their names in JSON.
 pub type Diagnosis = [Option<&'static str>; 2];
-
-/// Identity of an incident by its subject, so that every restart and every replay names it alike.
-/// Prints as `leak-PID-START_TICKS`, `leak-RESOURCE-PID-START_TICKS` if the resource is not memory,
-/// `overload-NETNS-ADDR`, `cascade-risk-NETNS-ADDR-CGROUP`, or
-/// `exhaustion-local_ports-NETNS-ADDR-CGROUP`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IncidentId {
-    /// A leaking process, and the leaking resource.
-    Leak(ProcessId, Resource),
-    /// An overloaded listener.
-    Overload {
-        /// Inode number of its network namespace.
-        netns: u32,
-        /// Address and port.
-        addr: Arc<str>,
-    },
-    /// A workload's dependency that does not answer.
-    CascadeRisk {
-        /// Cgroup of the workload.
-        cgroup: Arc<str>,
-        /// Inode number of its network namespace.
-        netns: u32,
-        /// Address that it connects to.
-        addr: Arc<str>,
-    },
-    /// A workload that has no local port left for an address.
-    Exhaustion {
-        /// Cgroup of the workload.
-        cgroup: Arc<str>,
-        /// Inode number of its network namespace.
-        netns: u32,
-        /// Address that it connects to.
-        addr: Arc<str>,
-    },
-    /// Subject of the sample detector.
-    #[cfg(test)]
-    Sample,
-}
-
-impl fmt::Display for IncidentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Leak(id, Resource::Memory) => write!(f, "leak-{}-{}", id.pid, id.start_ticks),
-            Self::Leak(id, resource) => {
-                write!(f, "leak-{}-{}-{}", resource.name(), id.pid, id.start_ticks)
-            }
-            Self::Overload { netns, addr } => write!(f, "overload-{netns}-{addr}"),
-            Self::CascadeRisk { cgroup, netns, addr } => {
-                write!(f, "cascade-risk-{netns}-{addr}-{cgroup}")
-            }
-            Self::Exhaustion { cgroup, netns, addr } => {
-                write!(f, "exhaustion-local_ports-{netns}-{addr}-{cgroup}")
-            }
-            #[cfg(test)]
-            Self::Sample => f.write_str("sample-host"),
-        }
-    }
-}
-
-impl Serialize for IncidentId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// Urgency of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::claim::{Assessment, ClaimDetails, IncidentId, Severity, Situation, Wants, program};
+use super::{
+    claim::{Assessment, ClaimDetails, Severity, Situation, Wants, program},
+    incident_id::IncidentId,
+};
 use crate::{
     sense::ProcessId,
     units::{Frequency, Size, Span, rounded},
@@ -12,7 +15,17 @@ use crate::{
 
 /// A resource that can leak.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, strum::IntoStaticStr,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    strum::IntoStaticStr,
+    strum::EnumString,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]

@@ -9,6 +9,7 @@ mod confidence;
 mod dependency;
 mod detector;
 mod growth;
+mod incident_id;
 mod leak;
 mod leak_claim;
 mod overload;
@@ -21,12 +22,12 @@ mod verdict;
 mod window;
 
 pub use claim::{
-    Assessment, ClaimDetails, Diagnosis, Harm, Importance, IncidentId, Severity, Sign, Situation,
-    Wants,
+    Assessment, ClaimDetails, Diagnosis, Harm, Importance, Severity, Sign, Situation, Wants,
 };
 pub use confidence::SensorHealth;
 pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo};
+pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
 pub use leak_claim::{Bound, LeakClaim, Resource};
 pub use overload::claim::{Bottleneck, OverloadClaim};

@@ -1,15 +1,16 @@
 //! A sample detector, compiled in the tests only: it shows what a new detector takes.
 //!
 //! Beside this file it takes a variant in `verdict.rs`, a line in `mod.rs`, and, since its subject
-//! is new, an id in `claim.rs`.
+//! is new, an id in `incident_id.rs`.
 
 use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
 
 use super::{
-    claim::{Assessment, ClaimDetails, IncidentId, Severity, Situation, Wants},
+    claim::{Assessment, ClaimDetails, Severity, Situation, Wants},
     detector::{Context, Detector, DetectorSize, Findings},
+    incident_id::IncidentId,
     verdict::Verdict,
 };
 use crate::{sense::Fact, units::Size};

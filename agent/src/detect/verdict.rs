@@ -9,8 +9,9 @@ use serde::Serialize;
 #[cfg(test)]
 use super::sample::SampleClaim;
 use super::{
-    claim::{ClaimDetails, Harm, IncidentId},
+    claim::{ClaimDetails, Harm},
     dependency::claim::{CascadeRiskClaim, ExhaustionClaim},
+    incident_id::IncidentId,
     leak_claim::LeakClaim,
     overload::claim::OverloadClaim,
 };

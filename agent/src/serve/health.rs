@@ -4,11 +4,14 @@
 //! some minutes, a failed action until one for the same incident succeeds, but at most an hour; a
 //! missing probe counts while it is missing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{act::Outcome, act::OutcomeKind, bpf::ProbeStatus};
+use crate::{
+    act::{Outcome, OutcomeCause, OutcomeKind},
+    bpf::ProbeStatus,
+};
 
 /// Time for which a loss counts. A guess: several periods of the probes that read `/healthz`, so
 /// that each of them sees it.
@@ -62,7 +65,7 @@ pub struct Health {
     lost: BTreeMap<&'static str, GrowingTotal>,
     untracked: GrowingTotal,
     gap: Option<(f64, f64)>,
-    setbacks: BTreeMap<Arc<str>, (f64, String)>,
+    setbacks: BTreeMap<OutcomeCause, (f64, String)>,
 }
 
 /// A total that only rises, and the time of its last rise.
@@ -109,20 +112,20 @@ impl Health {
 
     /// Notes an outcome: a setback counts until an action for the same incident succeeds.
     pub fn note_outcome(&mut self, now: f64, outcome: &Outcome) {
-        let Outcome { event, id, cgroup, why, .. } = outcome;
+        let Outcome { event, cause, cgroup, why, .. } = outcome;
         if event.is_setback() {
-            self.setbacks.insert(id.clone(), (now, format!("{event} {cgroup}: {why}")));
+            self.setbacks.insert(cause.clone(), (now, format!("{event} {cgroup}: {why}")));
             if self.setbacks.len() > SETBACKS_MAX {
                 let oldest =
                     self.setbacks.iter().min_by(|one, other| one.1.0.total_cmp(&other.1.0));
-                let oldest = oldest.map(|(id, _)| id.clone());
-                oldest.and_then(|id| self.setbacks.remove(&id));
+                let oldest = oldest.map(|(cause, _)| cause.clone());
+                oldest.and_then(|cause| self.setbacks.remove(&cause));
             }
         } else if !matches!(
             event,
             OutcomeKind::Refused | OutcomeKind::DrainRequested | OutcomeKind::UndrainRequested
         ) {
-            self.setbacks.remove(id);
+            self.setbacks.remove(cause);
         }
     }
 
@@ -189,6 +192,7 @@ mod tests {
             Fallback, Hook, Probe,
             fallbacks::{Cause, Passed, Unavailable},
         },
+        decide::IncidentId,
         sense::Sensors,
     };
 
@@ -201,8 +205,8 @@ mod tests {
         Outcome {
             t: 0.0,
             event,
-            id: Arc::from(id),
-            cgroup: Arc::from("/a"),
+            cause: IncidentId::from(id).into(),
+            cgroup: "/a".into(),
             limit_bytes: None,
             why,
         }

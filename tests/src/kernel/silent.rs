@@ -45,11 +45,11 @@ pub fn bus(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let before = stage.properties()?;
     let limit = |stage: &mut Stage| -> anyhow::Result<(u64, Duration)> {
         let start = now();
-        let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+        let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
         let took = start.elapsed();
         ensure!(
             outcome.event == OutcomeKind::Limited
-                && outcome.why.contains("systemd gives no answer"),
+                && outcome.why.contains("systemd does not answer"),
             "{outcome:?}"
         );
         ensure!(took < LIMITED_WITHIN, "it took {took:?}");

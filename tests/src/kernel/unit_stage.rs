@@ -14,6 +14,8 @@ use anyhow::{Context as _, bail, ensure};
 use spillway_agent::{
     act::{Journal, Outcome, OutcomeKind, Pause, limit::ActiveLimits},
     config::{Config, LimitConfig, Pattern},
+    decide::IncidentId,
+    detect::Resource,
     sense::ProcessId,
 };
 use spillway_tests::{Scratch, limit_live::life, now, wait_for};
@@ -24,7 +26,7 @@ pub const MIB: u64 = 1 << 20;
 /// What systemd is asked for is done by then.
 pub const SOON: Duration = Duration::from_secs(30);
 /// The incident on whose account a unit is limited.
-pub const ID: &str = "leak-1-1";
+pub const ID: IncidentId = IncidentId::Leak(ProcessId { pid: 1, start_ticks: 1 }, Resource::Memory);
 
 /// A unit that goes with its check, and what limits it.
 pub struct Stage {
@@ -193,7 +195,7 @@ impl Stage {
     /// Limits it, and gives the limit.
     pub fn limit(&mut self) -> anyhow::Result<u64> {
         let culprit: ProcessId = life(self.pid()?);
-        let outcome = self.limits.limit(0.0, ID, &self.cgroup, culprit);
+        let outcome = self.limits.limit(0.0, &ID, &self.cgroup, culprit);
         ensure!(
             outcome.event == OutcomeKind::Limited && outcome.why.starts_with("MemoryHigh set"),
             "{outcome:?}"

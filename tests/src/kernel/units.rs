@@ -255,7 +255,7 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     fs::write(below.join("cgroup.procs"), pid.to_string())?;
     fs::write(stage.file("cgroup.subtree_control"), "+memory")?;
     let child = format!("{}/child", stage.cgroup).into();
-    let outcome = stage.limits.limit(10.0, ID, &child, life(pid));
+    let outcome = stage.limits.limit(10.0, &ID, &child, life(pid));
     ensure!(
         outcome.event == OutcomeKind::Limited && outcome.why.starts_with("memory.high set"),
         "{outcome:?}"
@@ -276,7 +276,7 @@ pub fn scope(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 /// not mind, and only there.
 pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::shared("shared", "")?;
-    let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+    let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
     ensure!(outcome.event == OutcomeKind::Refused, "{outcome:?}");
     let owned = "is not divided: /system.slice/spillway-shared.service is systemd's own";
     ensure!(outcome.why.contains(owned), "{outcome:?}");
@@ -287,9 +287,10 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let (before, control) =
         (stage.properties()?, fs::read_to_string(stage.file("cgroup.subtree_control"))?);
     let limit = |stage: &mut Stage| -> anyhow::Result<()> {
-        let outcome = stage.limits.limit(0.0, ID, &stage.cgroup, life(stage.pid()?));
+        let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
         // The shell that started both stays with the other.
-        let moved = "it was moved to spillway-leak, a child of its cgroup; memory.high set to ";
+        let moved =
+            "moved the process to spillway-leak, a child of its cgroup; memory.high set to ";
         ensure!(
             outcome.event == OutcomeKind::Limited && outcome.why.starts_with(moved),
             "{outcome:?}"

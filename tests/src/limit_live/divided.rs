@@ -62,7 +62,9 @@ pub fn divided(stage: &Stage) -> String {
     let outcome = stage.limit(&mut limits, leak.pid());
     assert_eq!(outcome.event, OutcomeKind::Limited, "{outcome:?}");
     assert!(
-        outcome.why.starts_with("it was moved to spillway-leak, a child of its cgroup; memory."),
+        outcome
+            .why
+            .starts_with("moved the process to spillway-leak, a child of its cgroup; memory."),
         "{outcome:?}"
     );
     let limit_bytes = outcome.limit_bytes.expect("it says which");
@@ -87,18 +89,21 @@ pub fn divided(stage: &Stage) -> String {
     );
     let other = stage.limit(&mut limits, neighbour.pid());
     assert_eq!(
-        (other.event, other.why.split(',').next()),
-        (OutcomeKind::Refused, Some("another program of it leaks as well"))
+        (other.event, other.why.as_str()),
+        (
+            OutcomeKind::Refused,
+            "another leaking program of this cgroup is already isolated and limited"
+        )
     );
-    assert_eq!(stage.limit(&mut limits, leak.pid()).why, "it is limited already");
+    assert_eq!(stage.limit(&mut limits, leak.pid()).why, "the cgroup is limited already");
 
     let held = anon_bytes(leak.pid());
     let undone = limits.undo_all(1.0);
     assert!(
-        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.cause == ID.into()),
         "{undone:?}"
     );
-    assert!(undone[0].why.ends_with("who was moved is back where it was"), "{undone:?}");
+    assert!(undone[0].why.ends_with("moved processes are back in their cgroup"), "{undone:?}");
     assert_eq!(stage.state(), before);
     stage.is_back(&[&leak, &neighbour, &forking]);
     let goes_on =
@@ -129,12 +134,12 @@ pub fn divided_and_over(stage: &Stage) -> String {
             leak.stop();
             None
         } else {
-            limits.end(ID);
+            limits.end(&ID);
             Some(leak)
         };
         let looked = limits.look(2.0);
         assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
-        assert_eq!(looked[0].why.starts_with("nobody is left who was moved; "), ends, "{looked:?}");
+        assert_eq!(looked[0].why.starts_with("no moved process is left; "), ends, "{looked:?}");
         assert_eq!(stage.state(), before);
         stage.is_back(&[&neighbour]);
         assert_eq!(leak.is_some_and(|leak| stage.is_in(".", leak.pid())), !ends);
@@ -161,7 +166,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     let undone = limits.undo_all(1.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
-        undone[0].why.ends_with("spillway-leak has cgroups of somebody else's by now, and stays"),
+        undone[0].why.ends_with("others have created cgroups in spillway-leak, so that it stays"),
         "{undone:?}"
     );
     stage.is_back(&[&leak, &neighbour]);
@@ -187,7 +192,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     let undone = limits.undo_all(2.0);
     assert!(matches!(&undone[..], [one] if one.event == OutcomeKind::Overridden), "{undone:?}");
     assert!(
-        undone[0].why.contains("somebody else set theirs/memory.max; who was moved stays"),
+        undone[0].why.contains("others have set theirs/memory.max; moved processes stay"),
         "{undone:?}"
     );
     assert!(stage.is_in(LEAK_CHILD, leak.pid()) && stage.is_in(REST_CHILD, neighbour.pid()));

@@ -145,7 +145,7 @@ pub fn slowed(stage: &Stage) -> String {
     let spinner = stage.workload(&["alloc-loop", "--secs=120"]);
     if stage.is_v1 || !stage.cgroup.has("cpu.max") {
         let (_, reason) =
-            outcome.why.split_once("; its CPU cannot be limited: ").expect("it says so");
+            outcome.why.split_once("; the CPU cannot be throttled: ").expect("it says so");
         sleep(2 * AFTER);
         assert!(limits.look(begun.elapsed().as_secs_f64()).is_empty());
         assert_eq!(limits.undo_all(9.0).len(), 1);

@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc, thread::sleep, time::Du
 use spillway_agent::{
     act::{OutcomeKind, Pause, limit::ActiveLimits, undo_all},
     config::Pattern,
+    decide::IncidentId,
     sense::ProcessId,
 };
 
@@ -49,7 +50,7 @@ pub fn held(stage: &Stage) -> String {
     assert!(is_alive(leak.pid()));
     let undone = limits.undo_all(1.0);
     assert!(
-        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.id.as_ref() == ID),
+        matches!(&undone[..], [one] if one.event == OutcomeKind::Undone && one.cause == ID.into()),
         "{undone:?}"
     );
     assert_eq!(stage.state(), before);
@@ -82,19 +83,22 @@ pub fn refused(stage: &Stage) -> String {
     };
 
     // Not in it, and one that had the same pid before.
-    assert_eq!(refused(&mut limits, std::process::id()), "the process is not in it any more");
-    let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
-    let outcome = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), gone);
-    assert_eq!(outcome.why, "the process is not in it any more");
     assert_eq!(
-        limits.limit(0.0, ID, &Arc::from("/no/such"), life(leak.pid())).event,
+        refused(&mut limits, std::process::id()),
+        "the process has left the cgroup or has ended"
+    );
+    let gone = ProcessId { start_ticks: 1, ..life(leak.pid()) };
+    let outcome = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), gone);
+    assert_eq!(outcome.why, "the process has left the cgroup or has ended");
+    assert_eq!(
+        limits.limit(0.0, &ID, &Arc::from("/no/such"), life(leak.pid())).event,
         OutcomeKind::Refused
     );
 
     let neighbour = stage.another_program(&["touch"]);
     let named = wait_for(SOON, || {
         let why = refused(&mut limits, leak.pid());
-        why.starts_with(&format!("it is shared with neighbour (pid {})", neighbour.pid()))
+        why.starts_with(&format!("the cgroup is shared with neighbour (pid {})", neighbour.pid()))
             .then_some(())
     });
     assert!(named.is_some(), "{}", refused(&mut limits, leak.pid()));
@@ -106,18 +110,21 @@ pub fn refused(stage: &Stage) -> String {
     let mut config = stage.config.clone();
     config.decide.protected = vec![pattern(format!("exe:{}", program.display()))];
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
-    assert_eq!(why, format!("its program is protected (exe:{})", program.display()));
+    assert_eq!(
+        why,
+        format!("the program is protected by decide.protected (exe:{})", program.display())
+    );
     (config.decide.protected, config.decide.allow) =
         (Vec::new(), vec![pattern("exe:/usr/bin/*".to_owned())]);
     let why = refused(&mut ActiveLimits::new(&config, Ok(stage.journal())), leak.pid());
-    assert_eq!(why, format!("{} is not among those of decide.allow", program.display()));
+    assert_eq!(why, format!("{} is not on the allow-list decide.allow", program.display()));
     let mut limits = stage.limits();
 
     let pause = Pause::below(&stage.config.record.state_dir);
     pause.turn_on().expect("it can be done");
     assert!(
         refused(&mut limits, leak.pid())
-            .starts_with(&format!("paused by {}", pause.path().display()))
+            .starts_with(&format!("actions are paused by {}", pause.path().display()))
     );
     pause.turn_off().expect("it can be done");
     assert_eq!(stage.state(), before);
@@ -126,10 +133,10 @@ pub fn refused(stage: &Stage) -> String {
     let directory = stage.cgroup.directory();
     let inode = fs::metadata(directory).expect("the cgroup is there").ino();
     let mut stuck = stage.found_journal().entry(directory.into(), inode);
-    stuck.want(stage.limit_file(), "33554432", "16777216");
-    stage.found_journal().put(&mut stuck).expect("the journal takes it");
-    let why = limits.limit(0.0, ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
-    assert!(why.starts_with("an earlier limit of it is not undone yet"), "{why}");
+    stuck.record(stage.limit_file(), "33554432", "16777216");
+    stage.found_journal().write(&mut stuck).expect("the journal takes it");
+    let why = limits.limit(0.0, &ID, &Arc::from(stage.cgroup.path.as_str()), life(leak.pid())).why;
+    assert!(why.starts_with("an earlier limit of this cgroup is not undone yet"), "{why}");
     assert_eq!(stage.found_journal().entries().expect("it can be done").0, [stuck.clone()]);
     stage.found_journal().remove(&stuck).expect("it can be done");
 
@@ -137,7 +144,7 @@ pub fn refused(stage: &Stage) -> String {
     let before = stage.state();
     let why = refused(&mut limits, leak.pid());
     assert!(
-        why.starts_with(&format!("it has {}={} already", stage.limit_file(), 16 * MIB)),
+        why.starts_with(&format!("{} is already {}, lower", stage.limit_file(), 16 * MIB)),
         "{why}"
     );
     assert_eq!(stage.state(), before);
@@ -168,7 +175,8 @@ pub fn changed_by_others(stage: &Stage) -> String {
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Overridden), "{looked:?}");
     let file = stage.limit_file();
     let who_won = format!(
-        "others set {file} 4 times, to {theirs} at last, and we 3 times again: it is left to them; "
+        "{file} was changed by others 4 times, at last to {theirs}, and restored 3 times; \
+         Spillway backs off; "
     );
     assert!(looked[0].why.starts_with(&who_won), "{looked:?}");
     assert_eq!(stage.number(stage.limit_file()), theirs);
@@ -222,12 +230,13 @@ pub fn over(stage: &Stage) -> String {
     let mut limits = stage.limits();
     assert_eq!(stage.limit(&mut limits, leak.pid()).event, OutcomeKind::Limited);
     let cgroup = Arc::from(stage.cgroup.path.as_str());
-    let again = limits.limit(0.5, "leak-2-2", &cgroup, life(leak.pid()));
-    assert_eq!(again.why, "it is limited already");
-    limits.end(ID);
+    let other = IncidentId::from("leak-2-2");
+    let again = limits.limit(0.5, &other, &cgroup, life(leak.pid()));
+    assert_eq!(again.why, "the cgroup is limited already");
+    limits.end(&ID);
     assert!(limits.look(1.0).is_empty());
     assert_ne!(stage.state(), before);
-    limits.end("leak-2-2");
+    limits.end(&other);
     let looked = limits.look(2.0);
     assert!(matches!(&looked[..], [one] if one.event == OutcomeKind::Undone), "{looked:?}");
     assert_eq!(stage.state(), before);

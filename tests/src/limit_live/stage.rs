@@ -5,6 +5,8 @@ use std::{ffi::OsString, fs, path::PathBuf, process::Command, sync::Arc, time::D
 use spillway_agent::{
     act::{Journal, Outcome, limit::ActiveLimits},
     config::{Config, Pattern},
+    decide::IncidentId,
+    detect::Resource,
     sense::{Hierarchy, LEAK_CHILD, ProcessId},
 };
 
@@ -16,7 +18,7 @@ pub const MARGIN_BYTES: u64 = 16 * MIB;
 /// What to wait for is there within milliseconds, or on a busy machine seconds.
 pub const SOON: Duration = Duration::from_secs(20);
 /// The incident on whose account the cgroup is limited.
-pub const ID: &str = "leak-1-1";
+pub const ID: IncidentId = IncidentId::Leak(ProcessId { pid: 1, start_ticks: 1 }, Resource::Memory);
 
 /// A cgroup that may be limited, and the names of its files.
 pub struct Stage {
@@ -132,7 +134,7 @@ impl Stage {
     ///
     /// Where that is not possible.
     pub fn limit(&self, limits: &mut ActiveLimits, pid: u32) -> Outcome {
-        limits.limit(0.0, ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
+        limits.limit(0.0, &ID, &Arc::from(self.cgroup.path.as_str()), life(pid))
     }
 
     /// The file of the limit.

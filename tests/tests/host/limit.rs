@@ -292,10 +292,7 @@ fn killed_agent_is_undone_by_undo_and_the_next_agent() {
             let undone =
                 agent().args(["undo", "--config"]).arg(&config).output().expect("the agent runs");
             let told = String::from_utf8_lossy(&undone.stdout).into_owned();
-            assert!(
-                undone.status.success() && told.starts_with("put back the limit of "),
-                "{told}"
-            );
+            assert!(undone.status.success() && told.starts_with("lifted the limit of "), "{told}");
         } else {
             // Whatever it is configured to do.
             let observe = stage.quick(&stage.only_this()).replace("enforce", "observe");

@@ -11,6 +11,7 @@ use spillway_agent::{
         limit::{ActiveLimits, PodLookup},
     },
     config::Pattern,
+    decide::IncidentId,
     net::kubernetes::Api,
 };
 use spillway_tests::{
@@ -141,11 +142,11 @@ fn refusals(node: &Node) {
     // Whose it is, nobody knows.
     let refused = told(limit(""));
     assert!(
-        refused.starts_with(&format!("the namespace of pod {} cannot be told: ", API[2])),
+        refused.starts_with(&format!("cannot look up the namespace of pod {}: ", API[2])),
         "{refused}"
     );
     assert!(
-        refused.contains("has no directory of it\n  hint: kubernetes.pod_logs_dir has to be "),
+        refused.contains("has no directory for it\n  hint: set kubernetes.pod_logs_dir to "),
         "{refused}"
     );
 
@@ -153,7 +154,10 @@ fn refusals(node: &Node) {
     assert_eq!(limit(""), Ok(()));
     for namespace in ["kube-system", "kube-node-lease", "kube-public"] {
         node.is_in(namespace);
-        let wanted = format!("its pod {namespace}/api-6d4b is protected (namespace:{namespace})");
+        let wanted = format!(
+            "pod {namespace}/api-6d4b is protected by decide.protected \
+             (namespace:{namespace})"
+        );
         assert_eq!(told(limit("")), wanted);
         // Whatever else is allowed.
         assert_eq!(told(limit(&format!("allow = [\"namespace:{namespace}\"]"))), wanted);
@@ -161,25 +165,25 @@ fn refusals(node: &Node) {
     node.is_in("shop");
     assert_eq!(
         told(limit("protected = ['namespace:sh*']")),
-        "its pod shop/api-6d4b is protected (namespace:sh*)"
+        "pod shop/api-6d4b is protected by decide.protected (namespace:sh*)"
     );
     assert_eq!(limit("protected = ['namespace:other']"), Ok(()));
     assert_eq!(limit("allow = ['namespace:shop']"), Ok(()));
     let refused = told(limit("allow = ['namespace:other']"));
-    assert!(refused.ends_with(" is not among those of decide.allow"), "{refused}");
+    assert!(refused.ends_with(" is not on the allow-list decide.allow"), "{refused}");
     assert_eq!(node.asked(), 0, "nothing of it needs labels");
 
     assert_eq!(
         told(limit("protected = ['pod:app=a?i']")),
-        "its pod shop/api-6d4b is protected (pod:app=a?i)"
+        "pod shop/api-6d4b is protected by decide.protected (pod:app=a?i)"
     );
     assert_eq!(limit("protected = ['pod:app=db', 'pod:spillway=*']"), Ok(()));
     assert_eq!(limit("allow = ['pod:app=db', 'pod:tier=web']"), Ok(()));
     let refused = told(limit("allow = ['pod:app=db']"));
-    assert!(refused.ends_with(" is not among those of decide.allow"), "{refused}");
+    assert!(refused.ends_with(" is not on the allow-list decide.allow"), "{refused}");
     assert_eq!(
         told(limit("allow = ['namespace:shop']\nprotected = ['pod:app=api']")),
-        "its pod shop/api-6d4b is protected (pod:app=api)"
+        "pod shop/api-6d4b is protected by decide.protected (pod:app=api)"
     );
     assert_eq!(node.asked(), 5);
 
@@ -188,7 +192,7 @@ fn refusals(node: &Node) {
     let refused = told(limit("protected = ['pod:app=db']"));
     assert!(
         refused.starts_with(
-            "the labels of pod shop/api-6d4b cannot be told: the Kubernetes API at API answered \
+            "cannot look up the labels of pod shop/api-6d4b: the Kubernetes API at API answered \
              403 Forbidden"
         ),
         "{refused}"
@@ -202,7 +206,7 @@ fn refusals(node: &Node) {
     assert_eq!(limit("allow = ['namespace:shop', 'pod:app=db']"), Ok(()));
     assert_eq!(
         told(limit("protected = ['namespace:shop', 'pod:app=db']")),
-        "its pod shop/api-6d4b is protected (namespace:shop)"
+        "pod shop/api-6d4b is protected by decide.protected (namespace:shop)"
     );
     assert_eq!(node.asked(), 7);
 
@@ -217,7 +221,7 @@ fn refusals(node: &Node) {
         };
         let refused = told(node.limit(leak.pid(), "protected = ['pod:app=db']", without));
         let wanted = format!(
-            "the labels of pod shop/api-6d4b cannot be told: {variable} is not set\n  hint: {hint}"
+            "cannot look up the labels of pod shop/api-6d4b: {variable} is not set\n  hint: {hint}"
         );
         assert!(refused.starts_with(&wanted), "{refused}");
         // Where no label matters, nothing of it does.
@@ -246,7 +250,7 @@ fn what_is_kubernetes_and_names_no_pod_is_left_alone() {
     node.is_in("shop");
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let refused = node.limit(leak.pid(), "", |_| {}).expect_err("it is refused");
-    assert!(refused.starts_with("it is one of Kubernetes' cgroups and names no pod"), "{refused}");
+    assert!(refused.starts_with("the cgroup belongs to Kubernetes but names no pod"), "{refused}");
     leak.stop();
 }
 
@@ -263,7 +267,14 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
     let mut limits = ActiveLimits::with(&config, Ok(node.stage.journal()), pods);
     let before = node.stage.state();
     let limit = |limits: &mut ActiveLimits, t: f64, id: &str| {
-        limits.limit(t, id, &node.stage.cgroup.path.as_str().into(), life(leak.pid())).event
+        limits
+            .limit(
+                t,
+                &IncidentId::from(id),
+                &node.stage.cgroup.path.as_str().into(),
+                life(leak.pid()),
+            )
+            .event
     };
     assert_eq!((limit(&mut limits, 0.0, "leak-1-1"), node.asked()), (OutcomeKind::Refused, 1));
     assert_eq!((limits.look(29.0).len(), node.asked()), (0, 1));
@@ -276,7 +287,7 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
     node.api.takes(TOKEN);
     let looked = limits.look(61.0);
     assert!(
-        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.id.as_ref() == "leak-1-1"),
+        matches!(&looked[..], [one] if one.event == OutcomeKind::Limited && one.cause == IncidentId::from("leak-1-1").into()),
         "{looked:?}"
     );
     assert_ne!(node.stage.state(), before);
@@ -286,7 +297,7 @@ fn unknown_pod_is_asked_again_until_the_incident_ends() {
 
     node.api.conduct(Conduct::Forbids);
     assert_eq!((limit(&mut limits, 300.0, "leak-1-2"), node.asked()), (OutcomeKind::Refused, 4));
-    limits.end("leak-1-2");
+    limits.end(&IncidentId::from("leak-1-2"));
     assert_eq!((limits.look(400.0).len(), node.asked()), (0, 4), "it is over");
     leak.stop();
 }
@@ -297,7 +308,10 @@ fn an_agent_in_a_pod_does_not_limit_itself() {
     node.is_in("shop");
     let leak = node.stage.workload(&["touch", "--anon-bytes=8MiB"]);
     let within = |command: &mut Command| drop(node.stage.cgroup.admit(command).map(|_| ()));
-    assert_eq!(node.limit(leak.pid(), "", within), Err("it is the agent's own".to_owned()));
+    assert_eq!(
+        node.limit(leak.pid(), "", within),
+        Err("the agent itself runs in this cgroup".to_owned())
+    );
     leak.stop();
 }
 
@@ -339,7 +353,10 @@ fn agent_asks_for_labels_before_it_limits() {
             took_secs.expect("both have a time") * 1e3
         );
         if !is_allowed {
-            assert_eq!(outcome["why"], "its pod shop/api-6d4b is protected (pod:app=api)");
+            assert_eq!(
+                outcome["why"],
+                "pod shop/api-6d4b is protected by decide.protected (pod:app=api)"
+            );
             assert_eq!(node.stage.state(), before);
         }
         let (code, log) = running.stop();

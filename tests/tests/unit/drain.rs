@@ -219,8 +219,8 @@ fn granted_drain_is_undone_when_the_incident_is_over() {
     assert!(agent.decide(Action::Drain));
     let asked = agent.until(OutcomeKind::DrainRequested);
     assert_eq!(
-        (&*asked.id, &*asked.cgroup, asked.why.as_str()),
-        (&*leak(std::process::id()).to_string(), "node", "it leaks")
+        (asked.cause, &*asked.cgroup, asked.why.as_str()),
+        (leak(std::process::id()).into(), "node", "it leaks")
     );
     agent.until(OutcomeKind::Draining);
     assert_eq!(agent.says(), Readiness::Drain);

@@ -219,7 +219,7 @@ fn labels_are_cached_for_five_seconds() {
     cluster.server.takes("another");
     let unknown = labels(4.9, "0000").unwrap_err();
     assert!(unknown.starts_with(
-        "the labels of pod shop/new cannot be told: it is none of the 2 that the Kubernetes API has"
+        "cannot look up the labels of pod shop/new: the Kubernetes API has 2 pods on node"
     ));
     assert_eq!((labels(4.9, API[2]), asked()), (Ok(3), 1));
     // And is found out once what was told is too old, a failure too; nothing older is believed
@@ -248,7 +248,10 @@ fn pod_posing_as_another_gets_nothing_of_it() {
     let refused = pods.labels(0.0, API[2], &name).unwrap_err().to_string();
     assert_eq!(
         refused,
-        "the labels of pod shop/api-6d4b cannot be told: more than one says that it is it"
+        format!(
+            "cannot look up the labels of pod shop/api-6d4b: several pods claim the uid {}",
+            API[2]
+        )
     );
 }
 
@@ -262,11 +265,11 @@ fn a_pod_without_a_directory_is_unknown() {
         Ok("shop/api-6d4b".to_owned())
     );
     for (directory, why) in
-        [(scratch.0.clone(), "has no directory of it"), (scratch.0.join("none"), "No such file")]
+        [(scratch.0.clone(), "has no directory for it"), (scratch.0.join("none"), "No such file")]
     {
         let refused = pods(directory).name(STATIC[2]).unwrap_err().to_string();
         assert!(
-            refused.starts_with(&format!("the namespace of pod {} cannot be told: ", STATIC[2])),
+            refused.starts_with(&format!("cannot look up the namespace of pod {}: ", STATIC[2])),
             "{refused}"
         );
         assert!(refused.contains(why) && refused.contains("\n  hint: "), "{refused}");

@@ -8,7 +8,7 @@ use spillway_agent::{
     act::{Notifier, Outcome, OutcomeKind},
     clock::Clock,
     config::{Config, Mode, parse},
-    decide::Policy,
+    decide::{IncidentId, Policy},
     detect::{Bound, Claim, ClaimState, LeakClaim, Resource, Verdict},
     sense::ProcessId,
 };
@@ -111,14 +111,14 @@ impl Told {
     }
 
     fn limited(&mut self, pid: u32) {
-        let (id, cgroup) =
-            (Arc::from(format!("leak-{pid}-4711")), Arc::from("/system.slice/api.service"));
+        let id = ProcessId { pid, start_ticks: 4_711 };
+        let cause = IncidentId::Leak(id, Resource::Memory).into();
         let why = "memory.high set to 536870912 bytes".to_owned();
         let outcome = Outcome {
             t: 2.0,
             event: OutcomeKind::Limited,
-            id,
-            cgroup,
+            cause,
+            cgroup: Arc::from("/system.slice/api.service"),
             limit_bytes: Some(512 << 20),
             why,
         };

@@ -25,11 +25,12 @@ use super::{
 use crate::{
     act::{
         notify::Jitter,
-        outcome::{Outcome, OutcomeKind},
+        outcome::{Outcome, OutcomeCause, OutcomeKind},
         pause::Pause,
     },
     clock::Clock,
     config::{Config, Pattern},
+    decide::IncidentId,
     net::backoff::Backoff,
     os::host,
     sense::SocketList,
@@ -80,7 +81,7 @@ pub struct DrainController {
     trial: Option<Trial>,
     helps_within_secs: f64,
     /// The harm of each incident that stands; `None` as long as nobody said.
-    conditions: Option<BTreeMap<String, Condition>>,
+    conditions: Option<BTreeMap<IncidentId, Condition>>,
     /// Reason for the current drain.
     cause: Option<DrainReason>,
     word: Option<Override>,
@@ -216,7 +217,7 @@ impl DrainController {
     pub fn want(&mut self, cause: Option<DrainReason>) {
         if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
             tracing::info!(
-                incident = cause.id,
+                incident = cause.outcome_cause().to_string(),
                 "not drained: without act.drain.url only a leak takes this node out"
             );
             return;
@@ -230,7 +231,7 @@ impl DrainController {
                 let delay = Delay::new(now, cause.left_secs(now), self.share);
                 let secs = delay.secs();
                 tracing::info!(
-                    incident = cause.id,
+                    incident = cause.outcome_cause().to_string(),
                     secs,
                     "delays its drain, so that nodes with one leak do not leave together"
                 );
@@ -246,7 +247,7 @@ impl DrainController {
     }
 
     /// Takes the harm of each incident that stands.
-    pub fn observe(&mut self, conditions: BTreeMap<String, Condition>) {
+    pub fn observe(&mut self, conditions: BTreeMap<IncidentId, Condition>) {
         self.conditions = Some(conditions);
     }
 
@@ -277,9 +278,9 @@ impl DrainController {
                     it back as a header, or set \
                      act.drain.require_echo = false"
                 );
-                let incident = self.cause.as_ref().filter(|cause| !cause.is_operator());
-                if let Some(incident) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
-                    self.given_up = Some(GivenUp { id: incident.id.clone(), why: why.clone() });
+                let incident = self.cause.as_ref().and_then(|cause| cause.incident.clone());
+                if let Some(id) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
+                    self.given_up = Some(GivenUp { id, why: why.clone() });
                     return self.settle(now, Reply::Nothing, why);
                 }
                 (None, why)
@@ -337,17 +338,18 @@ impl DrainController {
     /// Tells if this node is not drained any more for what calls for it.
     fn is_given_up(&self) -> bool {
         let cause = self.wanted.as_ref().or(self.cause.as_ref());
-        self.given_up.as_ref().zip(cause).is_some_and(|(given_up, cause)| given_up.id == cause.id)
+        let incident = cause.and_then(|cause| cause.incident.as_ref());
+        self.given_up.as_ref().zip(incident).is_some_and(|(given_up, id)| given_up.id == *id)
     }
 
     fn is_delayed(&self, now: f64) -> bool {
         let left_secs =
-            self.wanted.as_ref().and_then(|cause| self.condition(&cause.id)?.left_secs(now));
+            self.wanted.as_ref().and_then(|cause| self.condition(cause)?.left_secs(now));
         self.delay.is_some_and(|delay| !delay.is_over(now, left_secs))
     }
 
-    fn condition(&self, id: &str) -> Option<&Condition> {
-        self.conditions.as_ref()?.get(id)
+    fn condition(&self, cause: &DrainReason) -> Option<&Condition> {
+        self.conditions.as_ref()?.get(cause.incident.as_ref()?)
     }
 
     /// Compares the harm of what the node is drained for with that before, once that can be seen; a
@@ -453,8 +455,9 @@ impl DrainController {
             }
             DrainPhase::Draining => {
                 let connections = self.served.connections();
-                self.trial = self.cause.as_ref().and_then(|DrainReason { id, .. }| {
-                    Some(Trial::new(id, *self.condition(id)?, now, connections))
+                self.trial = self.cause.as_ref().and_then(|cause| {
+                    let id = cause.incident.as_ref()?;
+                    Some(Trial::new(id, *self.condition(cause)?, now, connections))
                 });
                 Some((OutcomeKind::Draining, answered.unwrap_or_default()))
             }
@@ -563,15 +566,9 @@ impl DrainController {
     }
 
     fn tell(&self, t: f64, event: OutcomeKind, why: String) {
-        let id = self.cause.as_ref().map_or("operator", |cause| &cause.id);
-        let outcome = Outcome {
-            t,
-            event,
-            id: Arc::from(id),
-            cgroup: Arc::from("node"),
-            limit_bytes: None,
-            why,
-        };
+        let cause = self.cause.as_ref().map_or(OutcomeCause::Operator, DrainReason::outcome_cause);
+        let outcome =
+            Outcome { t, event, cause, cgroup: Arc::from("node"), limit_bytes: None, why };
         // Nobody listens once the loop has ended.
         let _ = self.told.send(outcome);
     }
@@ -579,14 +576,10 @@ impl DrainController {
 
 /// Whether what was drained for is a leak of a process that is gone.
 fn is_gone(cause: &DrainReason) -> bool {
-    let Some(rest) = cause.id.strip_prefix("leak-") else { return false };
-    let mut numbers = rest.rsplit('-').map(str::parse::<u64>);
-    let (Some(Ok(start_ticks)), Some(Ok(pid))) = (numbers.next(), numbers.next()) else {
-        return false;
-    };
-    let process = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    let Some(IncidentId::Leak(id, _)) = cause.incident else { return false };
+    let process = procfs::process::Process::new(id.pid as i32).and_then(|process| process.stat());
     match process {
-        Ok(stat) => stat.starttime != start_ticks,
+        Ok(stat) => stat.starttime != id.start_ticks,
         Err(procfs::ProcError::NotFound(_)) => true,
         Err(_) => false,
     }

@@ -8,16 +8,19 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::act::notify::{reply_text, timestamp};
+use crate::{
+    act::{
+        notify::{reply_text, timestamp},
+        outcome::OutcomeCause,
+    },
+    decide::IncidentId,
+};
 
 /// Content type of a request.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
-
-/// Identity of what an operator says.
-const OPERATOR: &str = "operator";
 
 /// Kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +35,9 @@ pub enum RequestKind {
 /// Why a node is drained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainReason {
-    /// The incident, or `operator`.
-    pub id: String,
+    /// The incident; `None` for an operator.
+    #[serde(rename = "id", with = "incident_or_operator")]
+    pub incident: Option<IncidentId>,
     /// The reason in a sentence, for a person.
     pub why: String,
     /// Evidence, as in the verdict.
@@ -83,7 +87,12 @@ impl RequestKind {
 impl DrainReason {
     /// Tells if it is a leak's. Its identity says so, which is kept on disk too.
     pub fn is_leak(&self) -> bool {
-        self.id.starts_with("leak-")
+        matches!(self.incident, Some(IncidentId::Leak(..)))
+    }
+
+    /// Returns the cause of outcomes of this drain.
+    pub fn outcome_cause(&self) -> OutcomeCause {
+        self.incident.clone().map_or(OutcomeCause::Operator, OutcomeCause::from)
     }
 
     /// Seconds from `now` until the end that its evidence forecasts, and until the soonest that may
@@ -97,23 +106,19 @@ impl DrainReason {
 
     /// Tells if it is an operator's.
     pub fn is_operator(&self) -> bool {
-        self.id == OPERATOR
+        self.incident.is_none()
     }
 
     /// An operator said so.
     pub fn operator() -> Self {
-        Self {
-            id: OPERATOR.to_owned(),
-            why: "an operator said so".to_owned(),
-            evidence: Value::Null,
-        }
+        Self { incident: None, why: "an operator said so".to_owned(), evidence: Value::Null }
     }
 }
 
 impl Request {
     /// Returns the body to send. `host` is this node's name.
     pub fn body(&self, host: &str) -> Vec<u8> {
-        let DrainReason { id, why, evidence } = &self.cause;
+        let DrainReason { why, evidence, .. } = &self.cause;
         let event = json!({
             "specversion": "1.0",
             "id": self.id,
@@ -124,13 +129,35 @@ impl Request {
             "datacontenttype": "application/json",
             "data": {
                 "node": host,
-                "incident": id,
+                "incident": self.cause.outcome_cause(),
                 "reason": why,
                 "evidence": evidence,
                 "deadline": timestamp(self.deadline_ms),
             },
         });
         event.to_string().into_bytes()
+    }
+}
+
+/// Form of the incident on disk: its id, or the operator's name.
+mod incident_or_operator {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(
+        incident: &Option<IncidentId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match incident {
+            Some(id) => id.serialize(serializer),
+            None => OutcomeCause::Operator.serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<IncidentId>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok((text != OutcomeCause::OPERATOR).then(|| IncidentId::from(&*text)))
     }
 }
 
@@ -167,8 +194,8 @@ mod tests {
 
     fn request() -> Request {
         let evidence = json!({"verdict": "leak"});
-        let cause =
-            DrainReason { id: "leak-812-4711".to_owned(), why: "it leaks".to_owned(), evidence };
+        let incident = Some(IncidentId::from("leak-812-4711"));
+        let cause = DrainReason { incident, why: "it leaks".to_owned(), evidence };
         Request {
             id: "drain-1".to_owned(),
             ask: RequestKind::Drain,

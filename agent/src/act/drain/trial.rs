@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::{condition::Condition, state_machine::DrainPhase, state_machine::DrainState};
+use crate::decide::IncidentId;
 
 /// A drain to be judged.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    id: String,
+    id: IncidentId,
     /// Harm when it was granted, and when that was.
     before: Condition,
     then: f64,
@@ -22,15 +23,15 @@ pub struct Trial {
 #[derive(Debug, Clone)]
 pub struct GivenUp {
     /// The incident.
-    pub id: String,
+    pub id: IncidentId,
     /// The reason in a sentence, for a person.
     pub why: String,
 }
 
 impl Trial {
     /// Of a drain for incident `id`, granted at `then`.
-    pub fn new(id: &str, before: Condition, then: f64, connections: Option<u64>) -> Self {
-        Self { id: id.to_owned(), before, then, connections }
+    pub fn new(id: &IncidentId, before: Condition, then: f64, connections: Option<u64>) -> Self {
+        Self { id: id.clone(), before, then, connections }
     }
 
     /// Takes a count of connections.
@@ -53,7 +54,7 @@ impl Trial {
     pub fn failed(
         &self,
         now: f64,
-        harm: &BTreeMap<String, Condition>,
+        harm: &BTreeMap<IncidentId, Condition>,
         connections: Option<u64>,
     ) -> Option<GivenUp> {
         let figures = self
@@ -85,7 +86,7 @@ mod tests {
         let harm =
             |is_leak| Condition { is_leak, ends_at: None, queued: Some(9), oldest_wait_us: None };
         let due = |is_leak, phase, since, now| {
-            let trial = Trial::new("it", harm(is_leak), 0.0, None);
+            let trial = Trial::new(&IncidentId::from("it"), harm(is_leak), 0.0, None);
             trial.is_due(now, &DrainState::resume(PACE, phase, since, true), 30.0)
         };
         assert!(
@@ -108,12 +109,13 @@ mod tests {
     fn an_incident_that_is_over_was_helped() {
         let harm =
             Condition { is_leak: false, ends_at: None, queued: Some(9), oldest_wait_us: None };
-        let trial = Trial::new("it", harm, 0.0, None);
-        assert!(trial.failed(30.0, &BTreeMap::from([("other".to_owned(), harm)]), None).is_none());
-        let failed = trial.failed(30.0, &BTreeMap::from([("it".to_owned(), harm)]), None).unwrap();
+        let [it, other] = ["it", "other"].map(IncidentId::from);
+        let trial = Trial::new(&it, harm, 0.0, None);
+        assert!(trial.failed(30.0, &BTreeMap::from([(other, harm)]), None).is_none());
+        let failed = trial.failed(30.0, &BTreeMap::from([(it.clone(), harm)]), None).unwrap();
         assert_eq!(
-            (failed.id.as_str(), failed.why.as_str()),
-            ("it", "the drain did not help in 30 s: 9 connections wait, 9 before")
+            (failed.id, failed.why.as_str()),
+            (it, "the drain did not help in 30 s: 9 connections wait, 9 before")
         );
     }
 }

@@ -46,7 +46,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(3);
 enum DrainOrder {
     Drain(DrainReason),
     Undrain,
-    Observed(BTreeMap<String, Condition>),
+    Observed(BTreeMap<IncidentId, Condition>),
     Answered(Attempt),
     Stop,
 }
@@ -63,9 +63,9 @@ pub struct DrainWorker {
     readiness: Arc<ReadinessCell>,
     weight: Weight,
     /// Incidents on whose account less work is asked for, and whether a drain was decided for that.
-    weighed: BTreeMap<String, bool>,
+    weighed: BTreeMap<IncidentId, bool>,
     /// Incidents whose drain was refused or did not help: they do not lower the weight.
-    refused: BTreeSet<String>,
+    refused: BTreeSet<IncidentId>,
     /// Set if no claim stood when the keeper was last told.
     is_calm: bool,
     /// Whether decisions are carried out, by the one agent that drains.
@@ -153,7 +153,7 @@ impl DrainWorker {
 
 impl Executor for DrainWorker {
     fn perform(&mut self, decision: &Decision, verdicts: &[Verdict]) -> bool {
-        let id = decision.id.to_string();
+        let id = decision.id.clone();
         if !self.performs {
             return false;
         }
@@ -167,7 +167,7 @@ impl Executor for DrainWorker {
             // Policy asks for none of these; whatever does, it must not take the node out.
             Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
                 tracing::info!(
-                    incident = id,
+                    incident = id.to_string(),
                     "lowers the weight: without act.drain.url only a leak drains this node"
                 );
                 self.weighed.insert(id, true);
@@ -178,7 +178,8 @@ impl Executor for DrainWorker {
                 let mut verdicts = verdicts.iter().rev();
                 let evidence = verdicts.find(|verdict| IncidentId::from(*verdict) == decision.id);
                 let evidence = serde_json::to_value(evidence).unwrap_or_default();
-                DrainOrder::Drain(DrainReason { id, why: decision.why.clone(), evidence })
+                let (incident, why) = (Some(id), decision.why.clone());
+                DrainOrder::Drain(DrainReason { incident, why, evidence })
             }
             Action::Undrain => {
                 self.weighed.retain(|_, is_drain| !*is_drain);
@@ -217,9 +218,8 @@ impl Executor for DrainWorker {
         // What hurts neither a service nor the whole host is no reason to give this node less work.
         let claims =
             claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
-        let conditions: BTreeMap<_, _> = claims
-            .map(|verdict| (IncidentId::from(verdict).to_string(), Condition::of(verdict)))
-            .collect();
+        let conditions: BTreeMap<_, _> =
+            claims.map(|verdict| (IncidentId::from(verdict), Condition::of(verdict))).collect();
         self.refused.retain(|id| conditions.contains_key(id));
         let leaks = conditions
             .iter()
@@ -228,7 +228,7 @@ impl Executor for DrainWorker {
             leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
         // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now
         // asks for nothing more.
-        let queued = |id: &String| {
+        let queued = |id: &IncidentId| {
             conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX))
         };
         let weighed = self.weighed.keys().filter(|id| !self.refused.contains(*id));
@@ -243,7 +243,7 @@ impl Executor for DrainWorker {
         let outcomes = self.worker.outcomes();
         for outcome in &outcomes {
             if matches!(outcome.event, OutcomeKind::DrainRefused | OutcomeKind::DrainUseless) {
-                self.refused.insert(outcome.id.to_string());
+                self.refused.extend(outcome.cause.incidents().iter().cloned());
             }
         }
         outcomes

@@ -1,11 +1,11 @@
-//! What the agent has changed on this host, on disk before each change: whoever starts next,
-//! `spillway undo` included, finds what to put back.
+//! Journal of changes to this host, written before each change, so that the agent, its next run or
+//! `spillway undo` can restore the original values.
 //!
-//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that cannot be
-//! read or believed (a disk that failed, another version, a pipe, a name that no agent writes)
-//! stays as it is, is reported each time, and stops nothing but a new entry for its cgroup. Cold
-//! start: an empty directory, made where there is none. Changes do not outlive a boot, and an entry
-//! from another boot is forgotten.
+//! One small file for each cgroup, replaced as a whole ([`atomic_file`]). A file that is unreadable
+//! or not to be trusted (a failed disk, another version, a pipe, a name that no agent writes) is
+//! left as it is and reported each time, and prevents only a new entry for its cgroup. Cold start:
+//! an empty directory, created if necessary. Changes do not outlast a boot, so entries from another
+//! boot are removed.
 
 mod entry;
 pub(super) mod whitelist;
@@ -29,10 +29,10 @@ const DIRECTORY: &str = "journal";
 const LOCK: &str = "lock";
 const SUFFIX: &str = ".json";
 
-/// Largest entry; one has some hundred bytes.
+/// Maximum size of an entry; an entry has some hundred bytes.
 const ENTRY_BYTES_MAX: u64 = 64 << 10;
 
-/// A file of the journal that said nothing.
+/// A file of the journal that cannot be used.
 #[derive(Debug)]
 pub struct Unreadable {
     /// Path.
@@ -41,54 +41,55 @@ pub struct Unreadable {
     pub error: String,
 }
 
-/// The directory of entries.
+/// Directory of the entries.
 #[derive(Debug)]
 pub struct Journal {
     directory: StateDir,
     boot_id: String,
-    /// Of the one agent that adds to it; released with it, however it ends.
+    /// Lock of the one agent that writes entries; the kernel releases it with the process.
     _claim: Option<File>,
 }
 
 impl Journal {
-    /// The journal below `state_dir`, to add to: made where it is not there, and nobody else's
-    /// until it is dropped.
+    /// Opens the journal below `state_dir` for writing, and creates it if necessary. No other agent
+    /// can do so until it is dropped.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is refused, cannot be created, or another agent uses it.
+    /// Returns an error if the directory is not to be trusted, cannot be created, or is used by
+    /// another agent.
     pub fn claim(state_dir: &Path) -> io::Result<Self> {
         let state_dir = StateDir::create(state_dir)?;
         let directory = state_dir.below(DIRECTORY, true)?.ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { directory, boot_id: boot_id()?, _claim: Some(lock_exclusive(&state_dir, LOCK)?) })
     }
 
-    /// The journal below `state_dir`, to undo what it says, whoever adds to it and whether it
-    /// answers; `None` where there is none.
+    /// Opens the journal below `state_dir` for an undo, even while an agent writes to it; `None` if
+    /// there is none.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is refused or cannot be looked up.
+    /// Returns an error if the directory is not to be trusted or cannot be read.
     pub fn find(state_dir: &Path) -> io::Result<Option<Self>> {
         let Some(state_dir) = StateDir::open(state_dir)? else { return Ok(None) };
         let Some(directory) = state_dir.below(DIRECTORY, false)? else { return Ok(None) };
         Ok(Some(Self { directory, boot_id: boot_id()?, _claim: None }))
     }
 
-    /// An entry for a cgroup of which nothing was changed yet.
+    /// Makes an empty entry for a cgroup.
     pub fn entry(&self, directory: PathBuf, inode: u64) -> JournalEntry {
         JournalEntry::new(&self.boot_id, directory, inode)
     }
 
-    /// Puts an entry on disk, in place of the one before it. One that was there and is not any more
-    /// was undone by somebody, and stays so.
+    /// Writes an entry in place of its earlier version. An entry that was removed meanwhile, by an
+    /// undo, is not written again.
     ///
     /// # Errors
     ///
-    /// Returns an error if it may not be there after a crash; not found where it was undone;
-    /// already there where a file that cannot be read has its name.
-    pub fn put(&self, entry: &mut JournalEntry) -> io::Result<()> {
-        let before = if entry.is_kept { Before::Present } else { Before::Absent };
+    /// Returns an error if the entry may be lost in a crash: `NotFound` if it was removed,
+    /// `AlreadyExists` if an unreadable file has its name.
+    pub fn write(&self, entry: &mut JournalEntry) -> io::Result<()> {
+        let before = if entry.is_on_disk { Before::Present } else { Before::Absent };
         atomic_file::replace(
             &self.directory,
             &stem(entry),
@@ -96,27 +97,27 @@ impl Journal {
             &serde_json::to_vec(entry)?,
             before,
         )?;
-        entry.is_kept = true;
+        entry.is_on_disk = true;
         Ok(())
     }
 
-    /// Forgets an entry.
+    /// Removes an entry.
     ///
     /// # Errors
     ///
-    /// Returns an error if it may still be there after a crash.
+    /// Returns an error if it may reappear after a crash.
     pub fn remove(&self, entry: &JournalEntry) -> io::Result<()> {
         self.directory.remove(&name(entry))?;
         self.directory.sync()
     }
 
-    /// Whether an entry is still there: another process may have undone it.
-    pub fn holds(&self, entry: &JournalEntry) -> bool {
+    /// Returns whether an entry still exists: another process may have undone it.
+    pub fn contains(&self, entry: &JournalEntry) -> bool {
         self.directory.holds(&name(entry)).unwrap_or(true)
     }
 
-    /// Every entry of this boot, and every file that is none. What is of another boot, or was not
-    /// finished, is removed.
+    /// Reads the entries of this boot, and lists other files. Removes entries of another boot and
+    /// unfinished files.
     ///
     /// # Errors
     ///
@@ -124,7 +125,7 @@ impl Journal {
     pub fn entries(&self) -> io::Result<(Vec<JournalEntry>, Vec<Unreadable>)> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.directory.names()? {
-            match self.found(&name) {
+            match self.read_file(&name) {
                 Ok(entry) => entries.extend(entry),
                 Err(error) => {
                     unreadable.push(Unreadable { path: self.directory.path(&name), error })
@@ -134,16 +135,16 @@ impl Journal {
         Ok((entries, unreadable))
     }
 
-    /// The entry of a file; `None` where it was to be forgotten, and is.
-    fn found(&self, file: &str) -> Result<Option<JournalEntry>, String> {
+    /// Reads the entry in a file; `None` if it is removed.
+    fn read_file(&self, file: &str) -> Result<Option<JournalEntry>, String> {
         let remove =
             || self.directory.remove(file).map(|()| None).map_err(|error| error.to_string());
         if file.ends_with(UNFINISHED) {
             return remove();
         }
-        // A name that is no text was replaced by one that is.
+        // The reader of the directory replaces bytes that are not UTF-8.
         if !file.ends_with(SUFFIX) || file.contains(char::REPLACEMENT_CHARACTER) {
-            return Err("no entry has such a name".to_owned());
+            return Err("the journal has no entries of this name".to_owned());
         }
         let Some(bytes) = self
             .directory
@@ -153,9 +154,9 @@ impl Journal {
             return Ok(None);
         };
         let entry = JournalEntry::read(&bytes)?;
-        // What is put back goes where the entry says: it has to be an entry's own name at least.
+        // An undo writes where the entry says, so the entry must belong to this name.
         if name(&entry) != file {
-            return Err("its name is another's".to_owned());
+            return Err("its name does not match its content".to_owned());
         }
         if entry.boot_id == self.boot_id { Ok(Some(entry)) } else { remove() }
     }
@@ -206,41 +207,41 @@ mod tests {
 
     fn entry(journal: &Journal) -> JournalEntry {
         let mut entry = journal.entry(PathBuf::from("/sys/fs/cgroup/a"), 7);
-        entry.incidents.insert("leak-1-2".to_owned());
-        entry.want("memory.high", "max", "4096");
+        entry.incidents.insert(crate::decide::IncidentId::from("leak-1-2"));
+        entry.record("memory.high", "max", "4096");
         entry
     }
 
     #[test]
-    fn what_is_put_is_found_until_it_is_removed() {
+    fn entry_is_found_until_it_is_removed() {
         let dir = Dir::make("put");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut entry = entry(&journal);
-        journal.put(&mut entry).unwrap();
-        entry.want("memory.high", "4096", "8192");
-        journal.put(&mut entry).unwrap();
+        journal.write(&mut entry).unwrap();
+        entry.record("memory.high", "4096", "8192");
+        journal.write(&mut entry).unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
         assert_eq!(entries, [entry.clone()]);
         assert!(unreadable.is_empty());
-        assert!(journal.holds(&entry));
+        assert!(journal.contains(&entry));
         assert!(entry.is_ours("memory.high", "8192") && !entry.is_ours("memory.high", "max"));
         journal.remove(&entry).unwrap();
         journal.remove(&entry).unwrap();
-        assert!(!journal.holds(&entry));
+        assert!(!journal.contains(&entry));
         assert!(journal.entries().unwrap().0.is_empty());
     }
 
     #[test]
-    fn what_was_undone_meanwhile_is_not_put_again() {
+    fn entry_undone_meanwhile_is_not_written_again() {
         let dir = Dir::make("undone");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut ours = entry(&journal);
-        journal.put(&mut ours).unwrap();
+        journal.write(&mut ours).unwrap();
         let by_hand = Journal::find(&dir.0).unwrap().unwrap();
         by_hand.remove(&by_hand.entries().unwrap().0[0]).unwrap();
-        ours.want("memory.high", "4096", "8192");
-        assert_eq!(journal.put(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert!(!journal.holds(&ours) && journal.entries().unwrap().0.is_empty());
+        ours.record("memory.high", "4096", "8192");
+        assert_eq!(journal.write(&mut ours).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!journal.contains(&ours) && journal.entries().unwrap().0.is_empty());
         assert!(
             fs::read_dir(dir.0.join("journal")).unwrap().next().is_none(),
             "nothing is left of it"
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_version_before_has_left_is_read() {
+    fn entry_of_the_version_before_is_read() {
         let dir = Dir::make("before");
         let journal = Journal::claim(&dir.0).unwrap();
         let text = format!(
@@ -262,8 +263,8 @@ mod tests {
         assert!(unreadable.is_empty(), "{unreadable:?}");
         let unit = entries[0].unit.clone().unwrap();
         assert!(unit.had_drop_in("MemoryHigh") && !unit.had_drop_in("MemoryMax"));
-        // And what is written of it now is read as well.
-        journal.put(&mut entries[0]).unwrap();
+        // It can be written in the present form, and read again.
+        journal.write(&mut entries[0]).unwrap();
         assert_eq!(journal.entries().unwrap().0, entries);
     }
 
@@ -297,9 +298,9 @@ mod tests {
                     "{bytes:?}"
                 );
             }
-            // It may be a newer version's: it is not replaced.
+            // A newer version may have written the file, so it is not replaced.
             assert_eq!(
-                journal.put(&mut entry(&journal)).unwrap_err().kind(),
+                journal.write(&mut entry(&journal)).unwrap_err().kind(),
                 io::ErrorKind::AlreadyExists
             );
             assert_eq!(fs::read(dir.file()).unwrap(), bytes);
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_reported_and_neither_opened_nor_removed() {
+    fn other_files_are_reported_and_neither_opened_nor_removed() {
         let dir = Dir::make("no-entry");
         let journal = Journal::claim(&dir.0).unwrap();
         let path = |name: &str| dir.0.join("journal").join(name);
@@ -318,30 +319,30 @@ mod tests {
         fs::create_dir(path("cgroup-5.new")).unwrap();
         let no_text = std::os::unix::ffi::OsStrExt::from_bytes(b"cgroup-\xff.json");
         fs::write(dir.0.join("journal").join::<&std::ffi::OsStr>(no_text), "{}").unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
         assert_eq!((entries.len(), unreadable.len()), (1, 6), "{unreadable:?}");
     }
 
     #[test]
-    fn an_unfinished_file_that_is_a_link_is_not_followed() {
+    fn unfinished_file_that_is_a_link_is_not_followed() {
         let dir = Dir::make("link");
         let journal = Journal::claim(&dir.0).unwrap();
         let victim = dir.0.join("victim");
         fs::write(&victim, "whole").unwrap();
         std::os::unix::fs::symlink(&victim, dir.0.join("journal/cgroup-7.new")).unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "whole");
         assert_eq!(journal.entries().unwrap().0.len(), 1);
     }
 
     #[test]
-    fn what_is_of_another_boot_or_was_not_finished_is_forgotten() {
+    fn entries_of_another_boot_and_unfinished_ones_are_removed() {
         let dir = Dir::make("boot");
         let journal = Journal::claim(&dir.0).unwrap();
         let mut old = entry(&journal);
         old.boot_id = "another".to_owned();
-        journal.put(&mut old).unwrap();
+        journal.write(&mut old).unwrap();
         let unfinished = dir.0.join("journal/cgroup-9.new");
         fs::write(&unfinished, b"{\"spill").unwrap();
         let (entries, unreadable) = journal.entries().unwrap();
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_went_missing_is_an_empty_one() {
+    fn removed_journal_is_an_empty_one() {
         let dir = Dir::make("missing");
         let journal = Journal::claim(&dir.0).unwrap();
         fs::remove_dir_all(dir.0.join("journal")).unwrap();
@@ -360,10 +361,10 @@ mod tests {
     }
 
     #[test]
-    fn one_agent_adds_to_it_and_anybody_may_undo() {
+    fn one_agent_writes_it_and_anyone_may_undo() {
         let dir = Dir::make("claim");
         let journal = Journal::claim(&dir.0).unwrap();
-        journal.put(&mut entry(&journal)).unwrap();
+        journal.write(&mut entry(&journal)).unwrap();
         assert!(Journal::claim(&dir.0).unwrap_err().to_string().contains("another agent"));
         assert_eq!(Journal::find(&dir.0).unwrap().unwrap().entries().unwrap().0.len(), 1);
         drop(journal);

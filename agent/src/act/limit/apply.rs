@@ -1,11 +1,11 @@
-//! Setting a limit: on disk first, and then in place.
+//! Applies a limit: to the journal first, and then to the cgroup.
 
 use super::{
     LimitError, LimitRefusal,
     cgroup::{self, Cgroup, MEMORY_SWAP_MAX},
-    controller::least_bytes,
+    controller::min_limit_bytes,
     failed,
-    memory_max::{is_backed, set_backstop},
+    memory_max::{has_backstop, raise_backstop},
     swap,
     verified_write::{TRIES, record_intent, write_and_verify},
 };
@@ -14,89 +14,90 @@ use crate::{
     config::LimitConfig,
 };
 
-/// Sets `wanted_bytes`, or the least that there may be, and gives it; and what is beside it: what
-/// may be in swap, and the backstop. Looks at what is used just before, so that the margin is whole
-/// when the kernel gets it. Where systemd gives no answer the files are written.
+/// Applies `wanted_bytes`, or the lowest possible limit without it, and returns the limit; with it
+/// the limit of swap and the hard limit. Reads the usage just before the write, so that the margin
+/// is complete when the kernel gets the limit. If systemd does not answer, writes the files.
 ///
 /// # Errors
 ///
-/// Returns an error if it is not set, or only in part: the entry lists what may have been done.
-pub fn set(
+/// Returns an error if the limit is not set, or only in part: the entry lists possible changes.
+pub fn apply(
     journal: &Journal,
     target: &mut Cgroup,
     entry: &mut JournalEntry,
     config: &LimitConfig,
     wanted_bytes: Option<u64>,
 ) -> Result<u64, LimitError> {
-    match set_all(journal, target, entry, config, wanted_bytes) {
-        Err(failure) if failure.is_silence() => {
-            target.fall_silent();
-            set_all(journal, target, entry, config, wanted_bytes)
+    match apply_all(journal, target, entry, config, wanted_bytes) {
+        Err(failure) if failure.is_unresponsive() => {
+            target.bypass_systemd();
+            apply_all(journal, target, entry, config, wanted_bytes)
         }
         done => done,
     }
 }
 
-fn set_all(
+fn apply_all(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
     config: &LimitConfig,
     wanted_bytes: Option<u64>,
 ) -> Result<u64, LimitError> {
-    // A backstop that stands gets out of the way first; a new one comes once the limit holds.
+    // An existing hard limit is raised before the limit; a new one is set after it.
     if let Some(wanted_bytes) = wanted_bytes
-        && is_backed(entry, target)
+        && has_backstop(entry, target)
     {
-        set_backstop(journal, target, entry, config, wanted_bytes)?;
+        raise_backstop(journal, target, entry, config, wanted_bytes)?;
     }
-    let limit_bytes = set_limit(journal, target, entry, config.margin_bytes, wanted_bytes)?;
+    let limit_bytes = apply_limit(journal, target, entry, config.margin_bytes, wanted_bytes)?;
     if wanted_bytes.is_none() {
-        set_backstop(journal, target, entry, config, limit_bytes)?;
+        raise_backstop(journal, target, entry, config, limit_bytes)?;
     }
     Ok(limit_bytes)
 }
 
-fn set_limit(
+fn apply_limit(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
     margin_bytes: u64,
     wanted_bytes: Option<u64>,
 ) -> Result<u64, LimitError> {
-    let usage = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
+    let usage_now =
+        || target.usage_bytes().map_err(failed("cannot read the memory usage of the cgroup"));
     for _ in 0..TRIES {
         let limit_bytes = match wanted_bytes {
             Some(bytes) => bytes,
-            None => least_bytes(usage()?, margin_bytes),
+            None => min_limit_bytes(usage_now()?, margin_bytes),
         };
         let mut due = Vec::new();
-        // Before the limit: what is over that would go there.
+        // Before the limit: memory above the limit would be swapped out.
         if wanted_bytes.is_none()
-            && let Ok(Some((found, value))) = swap::due(target)
+            && let Ok(Some((found, value))) = swap::planned(target)
         {
             let file = target.name(MEMORY_SWAP_MAX);
             record_intent(target, entry, file, &found, &value)?;
             due.push((file, value));
         }
         for (file, value) in target.values(limit_bytes) {
-            let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
+            let found = target.read(file).map_err(failed(format!("cannot read {file}")))?;
             let is_lower = file == target.limit_file()
                 && cgroup::limit_bytes(&found).is_some_and(|bytes| bytes <= limit_bytes);
-            // What systemd was told and gave no answer to, it may have done since.
+            // systemd may have carried out a change later than it was waited for.
             let is_ours = entry.is_ours(file, &found)
                 || cgroup::property(file).is_some_and(|property| entry.is_ours(property, &found));
             if is_lower && !is_ours {
                 return Err(LimitRefusal::Lower { file, found, wanted_bytes: limit_bytes }.into());
             }
-            // What stands in the cgroup may have been changed behind systemd's back.
+            // A file may have been written without systemd.
             if found != value || wanted_bytes.is_some() {
                 record_intent(target, entry, file, &found, &value)?;
                 due.push((file, value));
             }
         }
-        journal.put(entry).map_err(failed("the journal cannot be written"))?;
-        if usage()?.saturating_add(margin_bytes) > limit_bytes {
+        journal.write(entry).map_err(failed("cannot write the journal"))?;
+        if usage_now()?.saturating_add(margin_bytes) > limit_bytes {
             if wanted_bytes.is_some() {
                 break;
             }
@@ -104,9 +105,9 @@ fn set_limit(
         }
         for (file, value) in due {
             match write_and_verify(target, file, value) {
-                // The limit counts; without this the leak may go on in swap, and shows there.
+                // Without this the leak may continue in swap, where it is seen; the limit counts.
                 Err(error) if file == target.name(MEMORY_SWAP_MAX) => {
-                    tracing::warn!("swap is not held: {error}")
+                    tracing::warn!("cannot limit the swap of the cgroup: {error}")
                 }
                 written => written?,
             }

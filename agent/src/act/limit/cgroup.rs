@@ -1,11 +1,11 @@
-//! A cgroup as it can be limited: which files or properties say so, what they say now, and who is
-//! in it.
+//! A cgroup of the memory controller: its version, the files and properties that limit it, and its
+//! processes.
 //!
-//! What kind of cgroup it is, the file system that its directory is on says, and whose, systemd;
-//! nothing is guessed from a name. It is known by the directory's inode number, so that one that
-//! was made again under the same name is another; but a unit is known by its name, because what was
-//! set for it holds for its next cgroup too. Where systemd gives no answer the files are written as
-//! if they were nobody's.
+//! The version is that of the directory's file system, and the owner of the files is asked of
+//! systemd; neither is guessed from a name. A cgroup is identified by the inode number of its
+//! directory, which a new one of the same name does not share; a unit is identified by its name,
+//! because its properties apply to its next cgroup too. If systemd does not answer, the files are
+//! written as if they had no owner.
 
 use std::{
     ffi::OsString,
@@ -18,14 +18,14 @@ use std::{
 use super::{LimitError, LimitRefusal, failed, systemd};
 use crate::{os::CgroupDir, sense::printable::original};
 
-/// Which controller charges its memory: version 1 has a hard limit alone, at which processes are
-/// killed unless they are told to wait, and version 2 one above which they are slowed down.
+/// Version of the memory controller: version 1 has only a hard limit, at which processes are killed
+/// unless they are made to wait; version 2 has one at which they are throttled too.
 pub use crate::os::cgroup_dir::CgroupVersion as Version;
 
-/// Version 1's switch for what happens at the limit: processes that would be killed wait instead.
+/// Switch of version 1: processes wait at the limit instead of being killed.
 const OOM_CONTROL: &str = "memory.oom_control";
 
-/// The files that are set, and the property of a unit that is each.
+/// Files that are set, and the properties of a unit for them.
 const UNIT_FILES: [(&str, &str); 5] = [
     (MEMORY_HIGH, "MemoryHigh"),
     (MEMORY_SWAP_MAX, "MemorySwapMax"),
@@ -34,68 +34,68 @@ const UNIT_FILES: [(&str, &str); 5] = [
     (CPU_MAX, "CPUQuotaPerSecUSec"),
 ];
 const MEMORY_HIGH: &str = "memory.high";
-/// Version 2's limit at which the kernel kills.
+/// Limit of version 2 at which the kernel kills.
 pub const MEMORY_MAX: &str = "memory.max";
-/// How much of it may be in swap; version 1 knows only memory and swap together.
+/// Limit of swap alone; version 1 limits only memory and swap together.
 pub const MEMORY_SWAP_MAX: &str = "memory.swap.max";
 /// Share of the CPU among neighbours.
 pub const CPU_WEIGHT: &str = "cpu.weight";
-/// Time on a CPU in each period.
+/// CPU time in each period.
 pub const CPU_MAX: &str = "cpu.max";
 
-/// systemd answers within milliseconds, unless it is reading every unit again or waits for its own
-/// pages. A limit does not wait for it for longer than this, and who undoes one has time.
-const ANSWERS_SOON: Duration = Duration::from_secs(1);
-const ANSWERS_AT_LAST: Duration = Duration::from_secs(5);
+/// Time to wait for systemd, which answers within milliseconds unless it reloads all units or waits
+/// for its own pages: a limit must not wait longer, and an undo may.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const UNDO_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A limit as large is none, and version 1 writes such ones for none.
+/// Limit from which a value means no limit; version 1 has such values instead of one for that.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
 /// A cgroup of the memory controller.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    /// Returns the directory.
+    /// Directory.
     pub directory: PathBuf,
-    /// The directory's inode number.
+    /// Inode number of the directory.
     pub inode: u64,
     version: Version,
     owner: FileOwner,
 }
 
-/// Whose a cgroup's files are.
+/// Writer of a cgroup's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FileOwner {
-    /// Nobody writes them.
+    /// No other program writes them.
     Nobody,
-    /// It is the own cgroup of a systemd unit: then systemd writes them, and has to be asked, who
-    /// answers within this time.
+    /// The cgroup is that of a systemd unit: its files are written by setting properties, for which
+    /// systemd has this time to answer.
     Unit(String, Duration),
-    /// systemd runs the host and gives no answer: they are written until it does, when it may tell
-    /// the unit, or was told of it before.
-    Silent(Option<String>),
+    /// systemd runs the host and does not answer: the files are written until it does. The unit is
+    /// given if it is known.
+    Unresponsive(Option<String>),
 }
 
 impl Cgroup {
-    /// The cgroup at `path`, as [`printable`](crate::sense::printable) shows it, of the hierarchy
-    /// mounted at `mount`.
+    /// Finds the cgroup at `path`, as [`printable`](crate::sense::printable) shows it, in the
+    /// hierarchy mounted at `mount`.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is not there, is not seen whole from here, has no limit of its own,
-    /// or has a name that cannot be written down.
+    /// Returns an error if the cgroup does not exist, is partly outside of the agent's namespace,
+    /// has no limit of its own, or has a name that the journal cannot hold.
     pub fn find(mount: &Path, path: &str) -> Result<Self, LimitError> {
         let shown = path.trim_start_matches('/');
         let original = original(shown).filter(|_| !mount.join(shown).exists());
         if original.as_ref().is_some_and(|name| str::from_utf8(name).is_err()) {
             return Err(LimitRefusal::OddName.into());
         }
-        // Only a user names a cgroup like that, in a part of the tree that is the user's; systemd
-        // never does.
+        // systemd makes no such names: a user made this one, in a part of the tree that is the
+        // user's own.
         let is_odd = original.is_some();
         let below = original
             .map_or_else(|| PathBuf::from(shown), |name| PathBuf::from(OsString::from_vec(name)));
-        // A process outside of the part of the tree that is mounted here has its path from there,
-        // as "/../a".
+        // The path of a process outside of the mounted part of the tree is relative to that part,
+        // such as "/../a".
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(LimitRefusal::NotHere.into());
         }
@@ -103,17 +103,19 @@ impl Cgroup {
         if target.version == Version::V1 || is_odd || !systemd::is_running() {
             return Ok(target);
         }
-        let owner = match systemd::unit_of(path, ANSWERS_SOON) {
+        let owner = match systemd::unit_of(path, ANSWER_TIMEOUT) {
             Ok(None) => FileOwner::Nobody,
-            Ok(Some(unit)) => FileOwner::Unit(unit, ANSWERS_SOON),
-            Err(error) if systemd::is_silent(&error) => FileOwner::Silent(None),
-            Err(error) => return Err(failed(format!("whose {path} is cannot be told"))(error)),
+            Ok(Some(unit)) => FileOwner::Unit(unit, ANSWER_TIMEOUT),
+            Err(error) if systemd::is_unresponsive(&error) => FileOwner::Unresponsive(None),
+            Err(error) => {
+                return Err(failed(format!("cannot look up the unit of cgroup {path}"))(error));
+            }
         };
         Ok(Self { owner, ..target })
     }
 
-    /// The cgroup whose directory is at `directory`, as nobody's; `None` where there is none with a
-    /// limit.
+    /// Returns the cgroup at `directory`, as one whose files no other program writes; `None` if
+    /// there is none with a limit.
     pub fn at(directory: PathBuf) -> Option<Self> {
         let opened = CgroupDir::open(&directory).ok()?;
         let (version, inode) = (opened.version(), opened.inode().ok()?);
@@ -121,57 +123,56 @@ impl Cgroup {
         opened.read(target.cgroup_file()).is_ok().then_some(target)
     }
 
-    /// Which controller it is.
+    /// Version of the memory controller.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The systemd unit that has to be asked for what its files are to say.
+    /// Returns the unit whose properties set the files; `None` if the files are written directly.
     pub fn unit(&self) -> Option<&str> {
         match &self.owner {
             FileOwner::Unit(unit, _) => Some(unit),
-            FileOwner::Nobody | FileOwner::Silent(_) => None,
+            FileOwner::Nobody | FileOwner::Unresponsive(_) => None,
         }
     }
 
-    /// Whether its files are written only because systemd gives no answer.
-    pub fn is_stopgap(&self) -> bool {
-        matches!(self.owner, FileOwner::Silent(_))
+    /// Returns whether the files are written only because systemd does not answer.
+    pub fn bypasses_systemd(&self) -> bool {
+        matches!(self.owner, FileOwner::Unresponsive(_))
     }
 
-    /// systemd gave no answer: its files are written until it does.
-    pub fn fall_silent(&mut self) {
+    /// Writes the files from now on, because systemd does not answer.
+    pub fn bypass_systemd(&mut self) {
         if let FileOwner::Unit(unit, _) = &self.owner {
-            self.owner = FileOwner::Silent(Some(unit.clone()));
+            self.owner = FileOwner::Unresponsive(Some(unit.clone()));
         }
     }
 
-    /// Asks again whose it is, where there was no answer.
+    /// Looks up the unit again, after systemd did not answer.
     ///
     /// # Errors
     ///
-    /// Returns an error if there is none still.
-    pub fn asked_again(&self, path: &str) -> io::Result<Self> {
+    /// Returns an error if systemd still does not answer.
+    pub fn retry_unit_lookup(&self, path: &str) -> io::Result<Self> {
         let unit = match &self.owner {
-            FileOwner::Silent(Some(unit)) => Some(unit.clone()),
-            _ => systemd::unit_of(path, ANSWERS_SOON)?,
+            FileOwner::Unresponsive(Some(unit)) => Some(unit.clone()),
+            _ => systemd::unit_of(path, ANSWER_TIMEOUT)?,
         };
-        let owner = unit.map_or(FileOwner::Nobody, |unit| FileOwner::Unit(unit, ANSWERS_SOON));
+        let owner = unit.map_or(FileOwner::Nobody, |unit| FileOwner::Unit(unit, ANSWER_TIMEOUT));
         Ok(Self { owner, ..self.clone() })
     }
 
-    /// The file, or property, that sets the limit.
+    /// Returns the file or property that sets the limit.
     pub fn limit_file(&self) -> &'static str {
         self.name(self.cgroup_file())
     }
 
-    /// What has to be written for this file of the cgroup to say something: itself, or a property
-    /// of the unit.
+    /// Returns the file or property to write for a file of the cgroup.
     pub fn name(&self, cgroup_file: &'static str) -> &'static str {
         property(cgroup_file).filter(|_| self.unit().is_some()).unwrap_or(cgroup_file)
     }
 
-    /// The file of the limit in the cgroup, whoever writes it.
+    /// Returns the file of the limit in the cgroup.
     fn cgroup_file(&self) -> &'static str {
         match self.version {
             Version::V1 => "memory.limit_in_bytes",
@@ -179,8 +180,8 @@ impl Cgroup {
         }
     }
 
-    /// What has to be in which file for a limit to hold and kill nobody, in the order in which it
-    /// is to be put there.
+    /// Returns the files and values for a limit that kills no process, in the order in which they
+    /// have to be written.
     pub fn values(&self, limit_bytes: u64) -> Vec<(&'static str, String)> {
         let limit = (self.limit_file(), limit_bytes.to_string());
         match self.version {
@@ -189,16 +190,16 @@ impl Cgroup {
         }
     }
 
-    /// The limit that stands in the cgroup, whatever it was told.
+    /// Reads the limit in effect in the cgroup, which may differ from systemd's.
     ///
     /// # Errors
     ///
     /// Returns an error if it cannot be read.
-    pub fn limit_now(&self) -> io::Result<String> {
+    pub fn effective_limit(&self) -> io::Result<String> {
         self.read_file(self.cgroup_file())
     }
 
-    /// Whether the cgroup has such a file.
+    /// Returns whether the cgroup has a file.
     pub fn has(&self, cgroup_file: &str) -> bool {
         fs::exists(self.directory.join(cgroup_file)).unwrap_or(false)
     }
@@ -217,7 +218,7 @@ impl Cgroup {
         }
     }
 
-    /// Reads a file of the cgroup, whoever writes it.
+    /// Reads a file of the cgroup, even if systemd writes it.
     ///
     /// # Errors
     ///
@@ -225,16 +226,16 @@ impl Cgroup {
     pub fn read_file(&self, file: &str) -> io::Result<String> {
         let text = CgroupDir::open(&self.directory)?.read(file)?;
         let line = text.lines().next().unwrap_or_default();
-        // Says more than what was written to it, and the name of that before it.
+        // The file has a line for each of its values, with the value's name.
         Ok(if file == OOM_CONTROL { line.rsplit(' ').next().unwrap_or_default() } else { line }
             .to_owned())
     }
 
-    /// Puts a value there. May take long where the kernel has to free memory first.
+    /// Writes a value. Takes long if the kernel has to reclaim memory first.
     ///
     /// # Errors
     ///
-    /// Returns an error if the kernel, or systemd, does not take it.
+    /// Returns an error if the kernel or systemd rejects the value.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
         match &self.owner {
             FileOwner::Unit(unit, within) if is_property(file) => {
@@ -244,7 +245,7 @@ impl Cgroup {
         }
     }
 
-    /// Memory charged now to it and all below it, in bytes.
+    /// Reads the bytes charged to the cgroup and its descendants.
     ///
     /// # Errors
     ///
@@ -257,7 +258,7 @@ impl Cgroup {
         self.read_file(file)?.parse().map_err(io::Error::other)
     }
 
-    /// Returns the bytes that it and its descendants have in swap.
+    /// Reads the bytes that the cgroup and its descendants have in swap.
     ///
     /// # Errors
     ///
@@ -266,18 +267,18 @@ impl Cgroup {
         self.read_file("memory.swap.current")?.parse().map_err(io::Error::other)
     }
 
-    /// Whether it, or one above it, has a hard limit: where that is reached the kernel kills who
-    /// cannot be swapped out.
+    /// Returns whether the cgroup or an ancestor has a hard limit: at that, the kernel kills
+    /// processes whose pages cannot be swapped out.
     ///
     /// # Errors
     ///
-    /// Returns an error if one cannot be read.
+    /// Returns an error if a limit cannot be read.
     pub fn is_bounded(&self) -> io::Result<bool> {
         for directory in self.directory.ancestors() {
             match fs::read_to_string(directory.join(MEMORY_MAX)) {
                 Ok(text) if text.trim() != "max" => return Ok(true),
                 Ok(_) => {}
-                // The root has none.
+                // The root has no such file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             }
@@ -285,7 +286,7 @@ impl Cgroup {
         Ok(false)
     }
 
-    /// Time that it and all below it have had on CPUs so far, in microseconds.
+    /// Reads the CPU time of the cgroup and its descendants so far, in microseconds.
     ///
     /// # Errors
     ///
@@ -296,11 +297,11 @@ impl Cgroup {
         usec.unwrap_or_default().parse().map_err(io::Error::other)
     }
 
-    /// Share of the last ten seconds, 0 to 1, in which all of its processes at once waited for
-    /// memory; `None` where it is not known.
+    /// Reads the share of the last ten seconds, 0 to 1, in which all processes waited for memory;
+    /// `None` if unknown.
     pub fn full_pressure(&self) -> Option<f64> {
         match self.version {
-            // It counts no time, and says whether they wait now.
+            // Version 1 counts no time; the file says whether they wait now.
             Version::V1 => {
                 let text = fs::read_to_string(self.directory.join(OOM_CONTROL)).ok()?;
                 let waits = text.lines().find_map(|line| line.strip_prefix("under_oom "))?;
@@ -318,34 +319,34 @@ impl Cgroup {
         }
     }
 
-    /// The own cgroup of a unit, wherever that is by now, to put back what was changed.
+    /// Returns the cgroup of a unit, wherever it is now, to restore its properties.
     pub fn of_unit(directory: PathBuf, inode: u64, unit: String) -> Self {
         Self {
             directory,
             inode,
             version: Version::V2,
-            owner: FileOwner::Unit(unit, ANSWERS_AT_LAST),
+            owner: FileOwner::Unit(unit, UNDO_ANSWER_TIMEOUT),
         }
     }
 
-    /// Whether an error says that what is asked for is no longer there.
+    /// Returns whether an error means that the cgroup, or its unit, is gone.
     pub fn is_gone(&self, error: &io::Error) -> bool {
         match self.unit() {
             Some(_) => error.kind() == io::ErrorKind::NotFound,
-            None => !self.is_there(),
+            None => !self.exists(),
         }
     }
 
-    /// Whether it is still the one that it was.
-    pub fn is_there(&self) -> bool {
+    /// Returns whether the cgroup still exists, and is not a new one of the same name.
+    pub fn exists(&self) -> bool {
         fs::metadata(&self.directory).is_ok_and(|directory| directory.ino() == self.inode)
     }
 
-    /// Every process in it and below it.
+    /// Lists all processes of the cgroup and its descendants.
     ///
     /// # Errors
     ///
-    /// Returns an error if they cannot be told.
+    /// Returns an error if a directory or a list of processes cannot be read.
     pub fn pids(&self) -> io::Result<Vec<u32>> {
         let (mut pids, mut directories) = (Vec::new(), vec![self.directory.clone()]);
         while let Some(directory) = directories.pop() {
@@ -362,7 +363,7 @@ impl Cgroup {
     }
 }
 
-/// The property that a file of a unit's cgroup is written by.
+/// Returns the property of a unit for a file of its cgroup.
 pub fn property(cgroup_file: &str) -> Option<&'static str> {
     UNIT_FILES.iter().find(|(file, _)| *file == cgroup_file).map(|(_, property)| *property)
 }
@@ -371,7 +372,7 @@ fn is_property(name: &str) -> bool {
     UNIT_FILES.iter().any(|(_, property)| *property == name)
 }
 
-/// The limit that a file's value means; `None` where there is none.
+/// Parses the value of a limit; `None` for no limit.
 pub fn limit_bytes(value: &str) -> Option<u64> {
     value.parse().ok().filter(|bytes| *bytes < UNLIMITED_BYTES)
 }
@@ -382,7 +383,7 @@ mod tests {
     use crate::act::journal::whitelist;
 
     #[test]
-    fn what_is_not_seen_whole_or_is_no_cgroup_is_no_target() {
+    fn outside_paths_and_other_directories_are_no_cgroup() {
         for path in ["/../a", "/a/../../b", "/a/./b/.."] {
             assert!(
                 matches!(
@@ -392,7 +393,7 @@ mod tests {
                 "{path}"
             );
         }
-        // A directory like any other, even with such a file in it.
+        // An ordinary directory is refused, even with such a file in it.
         let directory =
             std::env::temp_dir().join(format!("spillway-target-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
@@ -403,14 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_told_in_either_version() {
+    fn no_limit_is_recognized_in_either_version() {
         assert_eq!(limit_bytes("max"), None);
         assert_eq!(limit_bytes("9223372036854771712"), None);
         assert_eq!(limit_bytes("67108864"), Some(64 << 20));
     }
 
     #[test]
-    fn whatever_is_written_may_be_put_back() {
+    fn every_written_value_may_be_restored() {
         for (file, property) in UNIT_FILES {
             assert!(
                 whitelist::CGROUP_FILES.contains(&file)
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_units_cgroup_is_written_only_where_it_is_one() {
+    fn only_the_cgroup_of_a_unit_is_written_by_properties() {
         let directory =
             std::env::temp_dir().join(format!("spillway-unit-target-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();

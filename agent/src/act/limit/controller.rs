@@ -1,37 +1,37 @@
-//! A limit while it stands: what to do about it as the cgroup, and others, go on.
+//! Control loop of one limit in effect.
 //!
-//! Pure; it is shown a reading every second and says the next step, if there is one. What somebody
-//! else changed comes first: it is set right three times, and then is theirs. A limit under which
-//! processes do nothing but wait for memory gives way, a little and a few times. One that became
-//! too wide is tightened. Once its incident is over it is lifted, as soon as it is not what holds
-//! the memory down: a leak that stands still because it is held would run on.
+//! Pure: it takes a reading every second and returns the next adjustment, if there is one. Changes
+//! by others come first: the limit is restored three times, then it is left to them. A limit under
+//! which all processes only wait for memory is raised, by one margin and a few times. A limit that
+//! has become too wide is lowered. After its incident the limit is lifted, but only once it does
+//! not hold the memory down: a leak that is merely held would go on.
 
-/// Times that what others changed is set right.
+/// Number of times that the limit is restored after changes by others.
 const REASSERTS_MAX: u32 = 3;
 
-/// Share of the time in which all processes of the cgroup wait for memory that is thrashing, and
-/// for how long it has to be; a guess.
-const THRASHING: f64 = 0.5;
+/// Share of the time in which all processes of the cgroup wait for memory that counts as thrashing,
+/// and its minimum duration; a guess.
+const THRASHING_SHARE: f64 = 0.5;
 const THRASHING_SECS: f64 = 10.0;
 
-/// Times that a limit gives way. Together with the margin that it begins with a leaker gets at most
-/// as many margins and one.
+/// Number of times that a thrashing cgroup's limit is raised. With the initial margin, a leak gets
+/// at most that number of margins and one.
 const BACK_OFFS_MAX: u32 = 3;
 
-/// Time between two steps that tighten, so that each can be seen to work.
+/// Time between two reductions, so that the effect of each can be seen.
 const TIGHTEN_SECS: f64 = 10.0;
 
-/// Growth below this, for so long, is none.
-const STILL_BYTES: u64 = 1 << 20;
-const STILL_SECS: f64 = 60.0;
+/// Growth below this, for this time, counts as none.
+const STABLE_BYTES: u64 = 1 << 20;
+const STABLE_SECS: f64 = 60.0;
 
-/// The state of one limit.
+/// State of one limit.
 #[derive(Debug, Clone)]
 pub struct LimitController {
     margin_bytes: u64,
     limit_bytes: u64,
-    /// The limit that it began with, and memory that is only taken instead of what was had before:
-    /// together it may get as much.
+    /// Initial limit, and memory that only replaces memory from before the move: the limit may be
+    /// raised to their sum.
     first_limit_bytes: u64,
     replaced_bytes: u64,
     is_over: bool,
@@ -39,12 +39,12 @@ pub struct LimitController {
     back_offs: u32,
     thrashing_since: Option<f64>,
     changed_at: f64,
-    /// Since when usage has not risen above this.
+    /// Time of the last growth, and the usage then.
     still: (f64, u64),
-    told: Reported,
+    reported: Reported,
 }
 
-/// Messages that are reported once.
+/// Adjustments that are reported once.
 #[derive(Debug, Clone, Default)]
 struct Reported {
     still: bool,
@@ -55,51 +55,50 @@ struct Reported {
 /// Reading of the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CgroupReading {
-    /// When, in seconds.
+    /// Time in seconds.
     pub t: f64,
-    /// The limit that stands there; `None` where there is none.
+    /// Limit in effect; `None` without one.
     pub limit_bytes: Option<u64>,
     /// Memory charged to it.
     pub usage_bytes: u64,
-    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` where it is
-    /// not known.
+    /// Share of the time in which all of its processes wait for memory, 0 to 1; `None` if unknown.
     pub full_pressure: Option<f64>,
 }
 
 /// Adjustment of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adjustment {
-    /// Somebody changed it: set it again.
+    /// Restore the limit after a change by others.
     Reassert(u64),
-    /// Somebody changed it once too often, or set a lower one: it is theirs.
+    /// Leave the limit to others, who changed it too often or set a lower one.
     Yield,
-    /// Set it lower.
+    /// Lower the limit.
     Tighten(u64),
-    /// Set it higher.
+    /// Raise the limit of a thrashing cgroup.
     BackOff(u64),
-    /// Set it higher, because memory that was had before is replaced.
+    /// Raise the limit, because memory from before the move is replaced.
     Widen(u64),
-    /// Nothing is left to give way with.
+    /// Report that the cgroup thrashes and the limit is not raised any more.
     Thrashing,
-    /// Say that the cgroup does not grow any more.
-    Still,
-    /// Say that the incident is over and the limit stays, because it is what holds.
-    Held,
-    /// Put back what was there before.
+    /// Report that the memory has stopped growing.
+    GrowthStopped,
+    /// Report that the incident is over and the limit stays, because it holds the memory down.
+    KeptAfterIncident,
+    /// Restore the original limit.
     Lift,
 }
 
-/// The least limit that leaves `margin_bytes` above what is used, with room for what is used more
-/// while it is being set. On a page, because the kernel keeps pages and what is read back has to be
-/// what was written.
-pub fn least_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
+/// Returns the lowest limit that leaves `margin_bytes` above the usage, with an eighth of it for
+/// growth while it is being set. A multiple of the page size, because the kernel counts pages and
+/// the value is verified by reading it back.
+pub fn min_limit_bytes(usage_bytes: u64, margin_bytes: u64) -> u64 {
     const PAGE_BYTES: u64 = 4_096;
     let least = usage_bytes.saturating_add(margin_bytes).saturating_add(margin_bytes / 8);
     least.min(u64::MAX - PAGE_BYTES).next_multiple_of(PAGE_BYTES)
 }
 
 impl LimitController {
-    /// A limit that was just set.
+    /// Takes a limit that was just set.
     pub fn new(t: f64, limit_bytes: u64, usage_bytes: u64, margin_bytes: u64) -> Self {
         Self {
             margin_bytes,
@@ -112,23 +111,23 @@ impl LimitController {
             thrashing_since: None,
             changed_at: t,
             still: (t, usage_bytes),
-            told: Reported::default(),
+            reported: Reported::default(),
         }
     }
 
-    /// The limit that should stand.
+    /// Limit that should be in effect.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// Times that what others changed was set right.
+    /// Number of times that the limit was restored.
     pub fn reasserts(&self) -> u32 {
         self.reasserts
     }
 
-    /// Whether the cgroup stands at it: uses so much that there is less than the margin left.
+    /// Returns whether the cgroup is at its limit: less than the margin is left.
     pub fn is_pressed(&self, usage_bytes: u64) -> bool {
-        least_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
+        min_limit_bytes(usage_bytes, self.margin_bytes) > self.limit_bytes
     }
 
     /// Notes that the incident is over.
@@ -139,16 +138,16 @@ impl LimitController {
     /// Notes that the incident continues, or that another needs the limit.
     pub fn resume(&mut self) {
         self.is_over = false;
-        self.told.held = false;
+        self.reported.held = false;
     }
 
-    /// So much of what is charged to it is no growth.
-    pub fn make_room(&mut self, replaced_bytes: u64) {
+    /// Allows `replaced_bytes` above the first limit: memory recharged after the move, not growth.
+    pub fn allow_recharged(&mut self, replaced_bytes: u64) {
         self.replaced_bytes = self.replaced_bytes.max(replaced_bytes);
     }
 
-    /// The next step, which is taken as done.
-    pub fn look(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+    /// Returns the next adjustment, which counts as made.
+    pub fn adjust(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         let step = self.next(reading)?;
         if let Adjustment::Reassert(limit_bytes)
         | Adjustment::Tighten(limit_bytes)
@@ -164,12 +163,12 @@ impl LimitController {
 
     fn next(&mut self, reading: CgroupReading) -> Option<Adjustment> {
         let CgroupReading { t, usage_bytes, .. } = reading;
-        let least_bytes = least_bytes(usage_bytes, self.margin_bytes);
+        let least_bytes = min_limit_bytes(usage_bytes, self.margin_bytes);
         if reading.limit_bytes != Some(self.limit_bytes) {
             if self.is_over {
                 return Some(Adjustment::Lift);
             }
-            // A lower one contains as well, and whoever set it knows why.
+            // A lower limit contains the leak too, and was set for a reason.
             let is_lower = reading.limit_bytes.is_some_and(|found| found < self.limit_bytes);
             if is_lower || self.reasserts == REASSERTS_MAX {
                 return Some(Adjustment::Yield);
@@ -180,28 +179,31 @@ impl LimitController {
         if self.is_over && !self.is_pressed(usage_bytes) {
             return Some(Adjustment::Lift);
         }
-        if let Some(step) = self.room(least_bytes).or_else(|| self.relief(reading)) {
+        if let Some(step) = self.widen_for_recharge(least_bytes).or_else(|| self.back_off(reading))
+        {
             return Some(step);
         }
         if self.is_over {
-            return (!std::mem::replace(&mut self.told.held, true)).then_some(Adjustment::Held);
+            return (!std::mem::replace(&mut self.reported.held, true))
+                .then_some(Adjustment::KeptAfterIncident);
         }
-        // One that gave way once is not taken back: it would come and go.
+        // A limit that was raised is not lowered again: it would oscillate.
         let is_due = t - self.changed_at >= TIGHTEN_SECS && self.back_offs == 0;
         if is_due && least_bytes.saturating_add(self.margin_bytes) <= self.limit_bytes {
             return Some(Adjustment::Tighten(least_bytes));
         }
-        if usage_bytes > self.still.1.saturating_add(STILL_BYTES) {
+        if usage_bytes > self.still.1.saturating_add(STABLE_BYTES) {
             self.still = (t, usage_bytes);
-            self.told.still = false;
+            self.reported.still = false;
         }
-        let is_still = t - self.still.0 >= STILL_SECS && self.thrashing_since.is_none();
-        (is_still && !std::mem::replace(&mut self.told.still, true)).then_some(Adjustment::Still)
+        let is_still = t - self.still.0 >= STABLE_SECS && self.thrashing_since.is_none();
+        (is_still && !std::mem::replace(&mut self.reported.still, true))
+            .then_some(Adjustment::GrowthStopped)
     }
 
-    /// The step for one that is pressed by what is replaced: a margin at a time, and never by
-    /// little.
-    fn room(&self, least_bytes: u64) -> Option<Adjustment> {
+    /// Raises the limit of a cgroup that replaces memory from before the move: by one margin at a
+    /// time, and not by little.
+    fn widen_for_recharge(&self, least_bytes: u64) -> Option<Adjustment> {
         const PAGE_BYTES: u64 = 4_096;
         let most_bytes =
             self.first_limit_bytes.saturating_add(self.replaced_bytes) / PAGE_BYTES * PAGE_BYTES;
@@ -212,9 +214,9 @@ impl LimitController {
             .then_some(Adjustment::Widen(wider))
     }
 
-    /// The step for a cgroup that does nothing but wait for memory.
-    fn relief(&mut self, reading: CgroupReading) -> Option<Adjustment> {
-        if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING) {
+    /// Raises the limit of a thrashing cgroup.
+    fn back_off(&mut self, reading: CgroupReading) -> Option<Adjustment> {
+        if reading.full_pressure.is_none_or(|pressure| pressure < THRASHING_SHARE) {
             self.thrashing_since = None;
             return None;
         }
@@ -226,193 +228,12 @@ impl LimitController {
             self.back_offs += 1;
             let wider = self.limit_bytes.saturating_add(self.margin_bytes.next_multiple_of(4_096));
             return Some(Adjustment::BackOff(
-                wider.max(least_bytes(reading.usage_bytes, self.margin_bytes)),
+                wider.max(min_limit_bytes(reading.usage_bytes, self.margin_bytes)),
             ));
         }
-        (!std::mem::replace(&mut self.told.thrashing, true)).then_some(Adjustment::Thrashing)
+        (!std::mem::replace(&mut self.reported.thrashing, true)).then_some(Adjustment::Thrashing)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-    const MARGIN: u64 = 64 * MIB;
-
-    fn hold(usage_bytes: u64) -> LimitController {
-        LimitController::new(0.0, least_bytes(usage_bytes, MARGIN), usage_bytes, MARGIN)
-    }
-
-    fn reading(hold: &LimitController, t: f64, usage_bytes: u64) -> CgroupReading {
-        CgroupReading {
-            t,
-            limit_bytes: Some(hold.limit_bytes()),
-            usage_bytes,
-            full_pressure: Some(0.0),
-        }
-    }
-
-    #[test]
-    fn what_others_change_is_set_right_three_times() {
-        let mut hold = hold(100 * MIB);
-        let limit_bytes = hold.limit_bytes();
-        for t in 1..=3 {
-            let wiped =
-                CgroupReading { limit_bytes: None, ..reading(&hold, f64::from(t), 100 * MIB) };
-            assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(limit_bytes)));
-            let set = reading(&hold, f64::from(t) + 0.5, 100 * MIB);
-            assert_eq!(hold.look(set), None);
-        }
-        let wiped =
-            CgroupReading { limit_bytes: Some(limit_bytes + 1), ..reading(&hold, 4.0, 100 * MIB) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Yield));
-    }
-
-    #[test]
-    fn a_lower_limit_of_somebody_elses_is_theirs_at_once() {
-        let mut hold = hold(100 * MIB);
-        let lower = CgroupReading {
-            limit_bytes: Some(hold.limit_bytes() - 4_096),
-            ..reading(&hold, 1.0, 100 * MIB)
-        };
-        assert_eq!(hold.look(lower), Some(Adjustment::Yield));
-    }
-
-    #[test]
-    fn limit_set_again_leaves_the_margin() {
-        let mut hold = hold(100 * MIB);
-        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, 300 * MIB) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Reassert(least_bytes(300 * MIB, MARGIN))));
-    }
-
-    #[test]
-    fn thrashing_widens_it_three_times_and_is_told_once_more() {
-        let mut hold = hold(100 * MIB);
-        let mut steps = Vec::new();
-        for t in 0..100 {
-            let usage_bytes = hold.limit_bytes();
-            let waits = CgroupReading {
-                full_pressure: Some(0.9),
-                ..reading(&hold, f64::from(t), usage_bytes)
-            };
-            steps.extend(hold.look(waits).map(|step| (t, step)));
-        }
-        let kinds: Vec<_> =
-            steps.iter().map(|(t, step)| (*t, matches!(step, Adjustment::BackOff(_)))).collect();
-        assert_eq!(kinds, [(10, true), (21, true), (32, true), (43, false)], "{steps:?}");
-        assert_eq!(steps[3].1, Adjustment::Thrashing);
-    }
-
-    #[test]
-    fn recharged_memory_widens_by_one_margin_at_a_time() {
-        let mut hold = hold(0);
-        let first = hold.limit_bytes();
-        let full = |hold: &mut LimitController, t: f64| {
-            let usage_bytes = hold.limit_bytes();
-            hold.look(reading(hold, t, usage_bytes))
-        };
-        assert_eq!(full(&mut hold, 1.0), None);
-        hold.make_room(100 * MIB);
-        assert!(!hold.is_pressed(0) && hold.is_pressed(first));
-        assert_eq!(hold.look(reading(&hold, 2.0, 0)), None, "there is room enough");
-        let steps: Vec<_> = (3..9_u32).filter_map(|t| full(&mut hold, f64::from(t))).collect();
-        assert!(steps.iter().all(|step| matches!(step, Adjustment::Widen(_))), "{steps:?}");
-        assert_eq!((steps.len(), hold.limit_bytes()), (1, first + 100 * MIB));
-        // Less than before is no news.
-        hold.make_room(10 * MIB);
-        assert_eq!(full(&mut hold, 10.0), None);
-        hold.make_room(100 * MIB + MARGIN / 16);
-        assert_eq!(full(&mut hold, 11.0), None, "it is little");
-        hold.make_room(500 * MIB);
-        let wider = least_bytes(hold.limit_bytes(), MARGIN) + MARGIN;
-        assert_eq!(full(&mut hold, 12.0), Some(Adjustment::Widen(wider)));
-    }
-
-    #[test]
-    fn one_that_became_too_wide_is_tightened_step_by_step() {
-        let mut hold = hold(300 * MIB);
-        assert_eq!(hold.look(reading(&hold, 10.0, 299 * MIB)), None);
-        let next = least_bytes(200 * MIB, MARGIN);
-        assert_eq!(hold.look(reading(&hold, 11.0, 200 * MIB)), Some(Adjustment::Tighten(next)));
-        assert_eq!(
-            hold.look(reading(&hold, 12.0, 100 * MIB)),
-            None,
-            "the last step is seen to work first"
-        );
-        assert!(matches!(hold.look(reading(&hold, 21.0, 100 * MIB)), Some(Adjustment::Tighten(_))));
-    }
-
-    #[test]
-    fn stopped_growth_is_reported_once_until_it_grows_again() {
-        let mut hold = hold(100 * MIB);
-        let told = |hold: &mut LimitController,
-                    secs: std::ops::Range<u32>,
-                    usage_bytes: u64|
-         -> Vec<(u32, Adjustment)> {
-            secs.filter_map(|t| {
-                hold.look(reading(hold, f64::from(t), usage_bytes)).map(|step| (t, step))
-            })
-            .collect()
-        };
-        assert_eq!(told(&mut hold, 1..200, 150 * MIB), [(61, Adjustment::Still)]);
-        assert_eq!(told(&mut hold, 200..400, 160 * MIB), [(260, Adjustment::Still)]);
-    }
-
-    #[test]
-    fn foreign_change_after_the_incident_is_left_alone() {
-        let mut hold = hold(100 * MIB);
-        hold.end();
-        let full = hold.limit_bytes();
-        let wiped = CgroupReading { limit_bytes: None, ..reading(&hold, 1.0, full) };
-        assert_eq!(hold.look(wiped), Some(Adjustment::Lift));
-    }
-
-    #[test]
-    fn limit_is_lifted_after_the_incident_unless_it_holds() {
-        let mut hold = hold(100 * MIB);
-        let full = hold.limit_bytes();
-        assert_eq!(hold.look(reading(&hold, 1.0, full)), None);
-        hold.end();
-        assert_eq!(hold.look(reading(&hold, 2.0, full)), Some(Adjustment::Held));
-        assert_eq!(hold.look(reading(&hold, 3.0, full)), None);
-        assert_eq!(hold.look(reading(&hold, 4.0, 10 * MIB)), Some(Adjustment::Lift));
-    }
-
-    proptest! {
-        #[test]
-        fn no_step_leaves_less_than_the_margin_or_comes_without_end(
-            readings in prop::collection::vec((0.0..20.0_f64, 0..1_000_u64, any::<bool>(), prop::option::of(0.0..1.0_f64)), 1..300),
-            ends_at in 0..300_usize,
-        ) {
-            let mut hold = hold(100 * MIB);
-            let (mut t, mut reasserts, mut back_offs) = (0.0, 0, 0);
-            for (nth, (later, usage_mib, is_changed, full_pressure)) in readings.into_iter().enumerate() {
-                t += later;
-                if nth == ends_at {
-                    hold.end();
-                }
-                let usage_bytes = usage_mib * MIB;
-                let limit_bytes = Some(hold.limit_bytes()).filter(|_| !is_changed);
-                match hold.look(CgroupReading { t, limit_bytes, usage_bytes, full_pressure }) {
-                    Some(step @ (Adjustment::Reassert(bytes) | Adjustment::Tighten(bytes) | Adjustment::BackOff(bytes))) => {
-                        prop_assert!(bytes >= usage_bytes + MARGIN && bytes % 4_096 == 0);
-                        prop_assert_eq!(bytes, hold.limit_bytes());
-                        reasserts += u32::from(matches!(step, Adjustment::Reassert(_)));
-                        back_offs += u32::from(matches!(step, Adjustment::BackOff(_)));
-                    }
-                    Some(Adjustment::Lift) => {
-                        prop_assert!(nth >= ends_at);
-                        prop_assert!(is_changed || usage_bytes + MARGIN <= hold.limit_bytes());
-                        break;
-                    }
-                    Some(Adjustment::Yield) => break,
-                    _ => {}
-                }
-            }
-            prop_assert!(reasserts <= REASSERTS_MAX && back_offs <= BACK_OFFS_MAX);
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
-//! The CPU of a limited cgroup that spins: a lower weight among its neighbours, a quota, or both.
+//! CPU throttling of a spinning cgroup, an option: a lower weight, a quota, or both.
 //!
-//! Only where the cpu controller is handed on to it already: to have it handed on would change how
-//! all of its neighbours share the CPUs. What is lower already stays.
+//! Only if the cpu controller is enabled for the cgroup already: enabling it would change how all
+//! of its siblings share the CPUs. A lower value stays.
 
 use std::{fmt::Write as _, io};
 
@@ -17,13 +17,13 @@ use crate::{
     config::LimitConfig,
 };
 
-/// Value of a quota that is not set.
-const USUAL_WEIGHT: u64 = 100;
+/// Weight of a cgroup that has none set.
+const DEFAULT_WEIGHT: u64 = 100;
 
-/// Least quota that the kernel takes, in microseconds.
-const LEAST_QUOTA_USEC: u64 = 1_000;
+/// Lowest quota that the kernel accepts, in microseconds.
+const MIN_QUOTA_USEC: u64 = 1_000;
 
-/// A file, and what it is to be.
+/// A setting of the CPU, and its value.
 #[derive(Debug, Clone, Copy)]
 enum CpuSetting {
     Weight(u32),
@@ -40,59 +40,57 @@ fn wanted(config: &LimitConfig) -> Vec<CpuSetting> {
 ///
 /// # Errors
 ///
-/// Returns an error if the CPU cannot be limited at all.
+/// Returns an error if the CPU of this cgroup cannot be throttled.
 pub fn watch(config: &LimitConfig, target: &Cgroup) -> Result<Option<SpinDetector>, String> {
     let wanted = wanted(config);
     if wanted.is_empty() {
         return Ok(None);
     }
     if target.version() == Version::V1 {
-        return Err("that takes cgroup v2".to_owned());
+        return Err("it needs cgroup v2".to_owned());
     }
     match wanted.into_iter().map(CpuSetting::file).find(|file| !target.has(file)) {
-        Some(missing) => {
-            Err(format!("there is no {missing}: the cpu controller is not handed on to it"))
-        }
+        Some(missing) => Err(format!("{missing} is missing, so the cpu controller is not enabled")),
         None => Ok(Some(SpinDetector::new(config.cpu_after.as_secs_f64()))),
     }
 }
 
-/// Does it, and says what was changed; nothing where all of it is lower already.
+/// Throttles the CPU and returns the changes in words; `None` if all values are lower already.
 ///
 /// # Errors
 ///
-/// Returns an error if it is not done, or only in part: the entry lists what may have been done.
-pub fn slow(
+/// Returns an error if not all are set: the entry lists possible changes.
+pub fn throttle(
     config: &LimitConfig,
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
 ) -> Result<Option<String>, LimitError> {
-    let (mut due, mut told) = (Vec::new(), String::new());
+    let (mut due, mut changes) = (Vec::new(), String::new());
     for wanted in wanted(config) {
         let file = target.name(wanted.file());
         let read = || Ok((target.read(file)?, target.read_file(wanted.file())?));
-        let (found, stands) = read().map_err(failed(format!("{file} cannot be read")))?;
-        // What stands in the cgroup may be lower than what systemd knows of.
-        if wanted.is_lower(&found) || wanted.is_lower(&stands) {
+        let (found, effective) = read().map_err(failed(format!("cannot read {file}")))?;
+        // The value in the cgroup may be lower than systemd's.
+        if wanted.is_lower(&found) || wanted.is_lower(&effective) {
             continue;
         }
         let value = match target.unit() {
             Some(_) => wanted.property(),
-            None => wanted.content(&found).map_err(failed(format!("{file} is {found}")))?,
+            None => wanted.content(&found).map_err(failed(format!("{file} is {found:?}")))?,
         };
         record_intent(target, entry, file, &found, &value)?;
-        let _ = write!(told, "; {file} is {value} now, from {found}");
+        let _ = write!(changes, "; {file} set from {found} to {value}");
         due.push((file, value));
     }
     if due.is_empty() {
         return Ok(None);
     }
-    journal.put(entry).map_err(failed("the journal cannot be written"))?;
+    journal.write(entry).map_err(failed("cannot write the journal"))?;
     for (file, value) in due {
         write_and_verify(target, file, value)?;
     }
-    Ok(Some(told))
+    Ok(Some(changes))
 }
 
 impl CpuSetting {
@@ -103,7 +101,7 @@ impl CpuSetting {
         }
     }
 
-    /// As a property of a unit.
+    /// Value as a property of a unit.
     fn property(self) -> String {
         match self {
             Self::Weight(weight) => weight.to_string(),
@@ -111,29 +109,29 @@ impl CpuSetting {
         }
     }
 
-    /// As the content of a cgroup's file, in which `found` is now.
+    /// Content for a cgroup's file in which `found` is now.
     fn content(self, found: &str) -> io::Result<String> {
         match self {
             Self::Weight(weight) => Ok(weight.to_string()),
             Self::Quota(percent) => {
-                // The period that is there stays.
+                // The period is kept.
                 let (_, period) =
-                    found.split_once(' ').ok_or_else(|| io::Error::other("it names no period"))?;
+                    found.split_once(' ').ok_or_else(|| io::Error::other("it has no period"))?;
                 let usec =
                     period.parse::<u64>().map_err(io::Error::other)?.saturating_mul(percent.into())
                         / 100;
-                Ok(format!("{} {period}", usec.max(LEAST_QUOTA_USEC)))
+                Ok(format!("{} {period}", usec.max(MIN_QUOTA_USEC)))
             }
         }
     }
 
-    /// Whether what is there, in a file or a property, lets it have no more.
+    /// Returns whether a present value, of a file or a property, is as low.
     fn is_lower(self, found: &str) -> bool {
         match self {
             Self::Weight(weight) => {
-                // A unit that has none says the largest number there is.
+                // systemd returns the largest number for a weight that is not set.
                 let found = found.parse().ok().filter(|weight| *weight < u64::MAX);
-                found.unwrap_or(USUAL_WEIGHT) <= u64::from(weight)
+                found.unwrap_or(DEFAULT_WEIGHT) <= u64::from(weight)
             }
             Self::Quota(percent) => {
                 usec_per_sec(found).is_some_and(|usec| usec <= u64::from(percent) * 10_000)
@@ -142,7 +140,7 @@ impl CpuSetting {
     }
 }
 
-/// Returns the CPUs of a quota; `None` without one.
+/// Returns a quota in microseconds of CPU time per second; `None` without one.
 fn usec_per_sec(found: &str) -> Option<u64> {
     let Some((quota, period)) = found.split_once(' ') else {
         return found.parse().ok().filter(|usec| *usec < u64::MAX);
@@ -156,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weight_that_is_lower_is_left_alone_and_none_is_a_hundred() {
+    fn lower_weight_stays_and_an_unset_one_is_a_hundred() {
         for (found, is_lower) in
             [("100", false), ("11", false), ("10", true), ("1", true), ("0", true)]
         {
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_that_is_lower_is_left_alone_whatever_its_period() {
+    fn lower_quota_stays_whatever_its_period() {
         let unset = u64::MAX.to_string();
         for (found, is_lower) in [
             ("max 100000", false),
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_keeps_the_period_and_is_one_that_the_kernel_takes() {
+    fn quota_keeps_the_period_and_is_accepted_by_the_kernel() {
         let content = |percent, found| CpuSetting::Quota(percent).content(found).unwrap();
         assert_eq!(content(50, "max 100000"), "50000 100000");
         assert_eq!(content(250, "900000 20000"), "50000 20000");

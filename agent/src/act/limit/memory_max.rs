@@ -1,15 +1,14 @@
-//! The backstop: a hard limit well above the one that slows down, for a leaker that outruns it.
+//! The hard limit `memory.max`, an option: for a leak that outruns the limit that throttles.
 //!
-//! The kernel kills in a cgroup that reaches it, so that it is there only where an operator wants
-//! it, and never nearer to what is used than the margin and the distance that he chose. It gives
-//! way with the limit and never closes in; it never lets more than what stood there before; and one
-//! that is not what we wrote is somebody else's from then on. None in version 1: there the limit is
-//! a hard one already.
+//! The kernel kills in a cgroup that reaches it. So it is set only if the operator configures it,
+//! and never closer to the usage than the margin and the configured distance. It is raised with
+//! the limit and never lowered, and never exceeds the original value. A value changed by others is
+//! left to them. Not in cgroup v1, whose limit is a hard one already.
 
 use super::{
     LimitError, LimitRefusal,
     cgroup::{self, Cgroup, MEMORY_MAX, Version},
-    controller::least_bytes,
+    controller::min_limit_bytes,
     failed,
     verified_write::{TRIES, record_intent, write_and_verify},
 };
@@ -21,20 +20,20 @@ use crate::{
 /// Content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemoryMaxState {
-    /// Nothing of ours yet.
+    /// No value of ours yet; the original one, if there is a limit.
     Before(Option<u64>),
-    /// This, which we wrote over that.
+    /// Value that we wrote over the original one.
     Ours { bytes: u64, prior_bytes: Option<u64> },
-    /// Something that somebody wrote over ours.
+    /// Value that others wrote over ours.
     Theirs,
 }
 
 /// Returns the value to write for a limit; `None` to leave it unchanged.
-fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
+fn next_bytes(state: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -> Option<u64> {
     const PAGE_BYTES: u64 = 4_096;
     let wanted_bytes = limit_bytes.saturating_add(distance_bytes).min(u64::MAX - PAGE_BYTES);
     let wanted_bytes = wanted_bytes.next_multiple_of(PAGE_BYTES);
-    match standing {
+    match state {
         MemoryMaxState::Before(found) => {
             found.is_none_or(|found| found > wanted_bytes).then_some(wanted_bytes)
         }
@@ -46,17 +45,18 @@ fn next_bytes(standing: MemoryMaxState, limit_bytes: u64, distance_bytes: u64) -
     }
 }
 
-/// Whether one was set on this entry's account.
-pub fn is_backed(entry: &JournalEntry, target: &Cgroup) -> bool {
+/// Returns whether a hard limit was set for this entry.
+pub fn has_backstop(entry: &JournalEntry, target: &Cgroup) -> bool {
     entry.change(target.name(MEMORY_MAX)).is_some()
 }
 
-/// Sets it above `limit_bytes`, or higher where more is used, unless what is there is to stay.
+/// Sets the hard limit above `limit_bytes`, or above the usage if that is higher, unless the
+/// present value has to stay.
 ///
 /// # Errors
 ///
-/// Returns an error if it is not set: the entry lists what may have been done.
-pub fn set_backstop(
+/// Returns an error if it is not set: the entry lists possible changes.
+pub fn raise_backstop(
     journal: &Journal,
     target: &Cgroup,
     entry: &mut JournalEntry,
@@ -68,18 +68,19 @@ pub fn set_backstop(
         return Ok(());
     };
     let file = target.name(MEMORY_MAX);
-    let usage = || target.usage_bytes().map_err(failed("what it uses cannot be read"));
+    let usage =
+        || target.usage_bytes().map_err(failed("cannot read the memory usage of the cgroup"));
     let before = entry.change(file).cloned();
     for _ in 0..TRIES {
-        let found = target.read(file).map_err(failed(format!("{file} cannot be read")))?;
+        let found = target.read(file).map_err(failed(format!("cannot read {file}")))?;
         let found_bytes = cgroup::limit_bytes(&found);
-        let standing = match (&before, found_bytes) {
-            // What stands in the cgroup may be lower than what systemd knows of.
+        let state = match (&before, found_bytes) {
+            // The value in the cgroup may be lower than systemd's.
             (None, _) => {
-                let stands = target
+                let effective = target
                     .read_file(MEMORY_MAX)
-                    .map_err(failed(format!("{MEMORY_MAX} cannot be read")))?;
-                let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&stands));
+                    .map_err(failed(format!("cannot read {MEMORY_MAX}")))?;
+                let both = found_bytes.into_iter().chain(cgroup::limit_bytes(&effective));
                 MemoryMaxState::Before(both.min())
             }
             (Some(change), Some(bytes)) if change.wanted.contains(&found) => {
@@ -90,12 +91,12 @@ pub fn set_backstop(
         let usage_bytes = usage()?;
         let outgrown = usage_bytes.saturating_add(config.margin_bytes) > limit_bytes;
         let above =
-            if outgrown { least_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
-        let Some(bytes) = next_bytes(standing, above, distance_bytes) else { return Ok(()) };
+            if outgrown { min_limit_bytes(usage_bytes, config.margin_bytes) } else { limit_bytes };
+        let Some(bytes) = next_bytes(state, above, distance_bytes) else { return Ok(()) };
         let value = bytes.to_string();
         record_intent(target, entry, file, &found, &value)?;
-        journal.put(entry).map_err(failed("the journal cannot be written"))?;
-        // What was there before the limit is only put back.
+        journal.write(entry).map_err(failed("cannot write the journal"))?;
+        // The original value needs no margin: it was in effect before the limit.
         let is_prior = before.as_ref().is_some_and(|change| change.prior == value);
         let least = usage()?.saturating_add(config.margin_bytes).saturating_add(distance_bytes);
         if least <= bytes || is_prior {
@@ -116,7 +117,7 @@ mod tests {
     const DISTANCE: u64 = 256 * MIB;
 
     #[test]
-    fn a_lower_one_that_is_there_stays() {
+    fn lower_existing_hard_limit_stays() {
         for found in [1, 100 * MIB, 356 * MIB] {
             assert_eq!(
                 next_bytes(MemoryMaxState::Before(Some(found)), 100 * MIB, DISTANCE),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_set_is_theirs() {
+    fn hard_limit_changed_by_others_stays() {
         assert_eq!(next_bytes(MemoryMaxState::Theirs, 100 * MIB, DISTANCE), None);
     }
 
@@ -158,18 +159,18 @@ mod tests {
             distance_bytes in 4 * MARGIN..1 << 34,
         ) {
             let prior_bytes = prior_mib.map(|mib| mib * MIB);
-            let mut standing = MemoryMaxState::Before(prior_bytes);
+            let mut state = MemoryMaxState::Before(prior_bytes);
             for (usage_mib, wider_mib) in steps {
                 let usage_bytes = usage_mib * MIB;
-                let limit_bytes = least_bytes(usage_bytes, MARGIN) + wider_mib * MIB;
-                let Some(bytes) = next_bytes(standing, limit_bytes, distance_bytes) else { continue };
+                let limit_bytes = min_limit_bytes(usage_bytes, MARGIN) + wider_mib * MIB;
+                let Some(bytes) = next_bytes(state, limit_bytes, distance_bytes) else { continue };
                 prop_assert!(bytes >= usage_bytes + MARGIN + distance_bytes || Some(bytes) == prior_bytes);
                 prop_assert!(prior_bytes.is_none_or(|prior| bytes <= prior));
-                if let MemoryMaxState::Ours { bytes: before, .. } = standing {
+                if let MemoryMaxState::Ours { bytes: before, .. } = state {
                     prop_assert!(bytes > before);
                 }
                 prop_assert_eq!(bytes % 4_096, 0);
-                standing = MemoryMaxState::Ours { bytes, prior_bytes };
+                state = MemoryMaxState::Ours { bytes, prior_bytes };
             }
         }
     }

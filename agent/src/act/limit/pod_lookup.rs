@@ -1,11 +1,11 @@
-//! Who a pod is: its namespace and its name from the kubelet's directories, its labels from the
-//! Kubernetes API.
+//! Namespace and name of a pod from the kubelet's directories, and its labels from the Kubernetes
+//! API.
 //!
-//! The directories need no network and are there under every runtime. Labels are asked for where a
-//! pattern names one, and believed for [`BELIEVED_SECS`], so that the API is asked no more often
-//! than that, whether it answers or not: a limit is rare, and its answer may have been changed
-//! since the last. Cold start: nothing is known. Failure: what cannot be told is a reason, with a
-//! hint, and the pod is taken for a protected one.
+//! The directories need no network and exist with every container runtime. Labels are asked for
+//! only if a pattern names one. An answer or a failure is kept for [`CACHE_SECS`], so that the API
+//! is not asked more often; not longer, because limits are rare and labels change. Cold start:
+//! nothing is known. Failure: an unknown pod counts as protected, and the refusal has the reason
+//! and a hint.
 
 use std::{collections::BTreeMap, fmt, fs, io, path::PathBuf};
 
@@ -17,33 +17,33 @@ use crate::{
 };
 
 /// Lifetime of the API's answer, and pause after a failure.
-const BELIEVED_SECS: f64 = 5.0;
+const CACHE_SECS: f64 = 5.0;
 
 /// Pods of this node.
 pub struct PodLookup {
     logs_dir: PathBuf,
     api: Result<Api, String>,
-    /// When it was asked last, and what it told.
-    told: Option<(f64, Result<Vec<Pod>, String>)>,
+    /// Last request to the API: its time and result.
+    cached: Option<(f64, Result<Vec<Pod>, String>)>,
 }
 
 /// A pod's namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName {
-    /// The namespace.
+    /// Namespace.
     pub namespace: String,
-    /// The name in it.
+    /// Name within the namespace.
     pub name: String,
 }
 
 impl PodLookup {
-    /// Those of the cluster that this process's environment names, if any pattern has to do with
-    /// labels.
+    /// Uses the cluster that the environment of this process names, if any pattern of the policy is
+    /// for labels.
     pub fn from_env(config: &Config) -> Self {
         Self::of_patterns(config, config.decide.protected.iter().chain(&config.decide.allow))
     }
 
-    /// As [`Pods::from_env`], for other patterns.
+    /// Does the same as [`PodLookup::from_env`], for other patterns.
     pub fn of_patterns<'a>(
         config: &Config,
         patterns: impl IntoIterator<Item = &'a Pattern>,
@@ -51,37 +51,37 @@ impl PodLookup {
         if !patterns.into_iter().any(Pattern::is_label) {
             return Self::new(
                 config.kubernetes.pod_logs_dir.clone(),
-                Err("no pattern names one".to_owned()),
+                Err("no pattern of the configuration names a label".to_owned()),
             );
         }
         let api = Api::from_env(config.kubernetes.service_account_dir.clone())
             .map_err(|error| error.to_string());
         if let Err(error) = &api {
             tracing::warn!(
-                "no pod will be limited whose labels matter: they cannot be told: {error}"
+                "pods are not limited if a pattern for labels might protect them: {error}"
             );
         }
         Self::new(config.kubernetes.pod_logs_dir.clone(), api)
     }
 
-    /// Those that the kubelet keeps a directory for in `logs_dir`, and that this API knows.
+    /// Reads the kubelet's directories in `logs_dir`, and asks this API.
     pub fn new(logs_dir: PathBuf, api: Result<Api, String>) -> Self {
-        Self { logs_dir, api, told: None }
+        Self { logs_dir, api, cached: None }
     }
 
-    /// A pod's namespace and name.
+    /// Returns the namespace and name of a pod.
     ///
     /// # Errors
     ///
-    /// Returns an error if they cannot be told.
+    /// Returns an error if the pod's directory is not found.
     pub fn name(&self, uid: &str) -> Result<PodName, LimitRefusal> {
         let found = self.all().map_err(|error| unknown(uid, &error.to_string()))?.remove(uid);
         found.ok_or_else(|| {
-            unknown(uid, &format!("{} has no directory of it", self.logs_dir.display()))
+            unknown(uid, &format!("{} has no directory for it", self.logs_dir.display()))
         })
     }
 
-    /// Every pod of this node, by its uid.
+    /// Returns all pods of this node, by uid.
     ///
     /// # Errors
     ///
@@ -97,11 +97,11 @@ impl PodLookup {
         Ok(pods)
     }
 
-    /// A pod's labels, at `t`.
+    /// Returns the labels of a pod at `t`.
     ///
     /// # Errors
     ///
-    /// Returns an error if they cannot be told.
+    /// Returns an error if they are unknown.
     pub fn labels(
         &mut self,
         t: f64,
@@ -109,25 +109,25 @@ impl PodLookup {
         name: &PodName,
     ) -> Result<&BTreeMap<String, String>, LimitRefusal> {
         let unknown = |why: String| {
-            LimitRefusal::PodUnknown(format!("the labels of pod {name} cannot be told: {why}"))
+            LimitRefusal::PodUnknown(format!("cannot look up the labels of pod {name}: {why}"))
         };
         let api = self.api.as_ref().map_err(|error| unknown(error.clone()))?;
-        let told = match self.told.take() {
-            Some((at, told)) if (0.0..BELIEVED_SECS).contains(&(t - at)) => (at, told),
+        let cached = match self.cached.take() {
+            Some((at, cached)) if (0.0..CACHE_SECS).contains(&(t - at)) => (at, cached),
             _ => (t, api.pods().map_err(|error| error.to_string())),
         };
-        let pods = self.told.insert(told).1.as_ref().map_err(|error| unknown(error.clone()))?;
+        let pods = self.cached.insert(cached).1.as_ref().map_err(|error| unknown(error.clone()))?;
         let mut found = pods.iter().filter(|pod| pod.is(uid));
         match (found.next(), found.next()) {
             (Some(pod), None) => Ok(&pod.labels),
             (None, _) => Err(unknown(format!(
-                "it is none of the {} that the Kubernetes API has on node {}\n  \
-                 hint: NODE_NAME has to be the node's name as `kubectl get nodes` has it",
+                "the Kubernetes API has {} pods on node {}, and not this one\n  \
+                 hint: set NODE_NAME to the node's name as `kubectl get nodes` prints it",
                 pods.len(),
                 api.node()
             ))),
-            // Whoever may make pods may give one the other's uid as an annotation.
-            (Some(_), Some(_)) => Err(unknown("more than one says that it is it".to_owned())),
+            // A user who may create pods may annotate one with the uid of another.
+            (Some(_), Some(_)) => Err(unknown(format!("several pods claim the uid {uid}"))),
         }
     }
 }
@@ -135,8 +135,8 @@ impl PodLookup {
 /// Reason for which the kubelet's directory of pods cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{}: {error}\n  hint: kubernetes.pod_logs_dir has to be the kubelet's /var/log/pods; in a \
-    container, mount it read-only",
+    "cannot read {}: {error}\n  hint: set kubernetes.pod_logs_dir to the kubelet's /var/log/pods; \
+    in a container, mount it read-only",
     logs_dir.display()
 )]
 pub struct PodLookupError {
@@ -147,14 +147,14 @@ pub struct PodLookupError {
 fn unknown(uid: &str, why: &str) -> LimitRefusal {
     let (why, _) = why.split_once("\n  hint:").unwrap_or((why, ""));
     LimitRefusal::PodUnknown(format!(
-        "the namespace of pod {uid} cannot be told: {why}\n  \
-         hint: kubernetes.pod_logs_dir has to be where the kubelet has its /var/log/pods; in a \
+        "cannot look up the namespace of pod {uid}: {why}\n  \
+         hint: set kubernetes.pod_logs_dir to the kubelet's /var/log/pods; in a \
          container, mount it read-only"
     ))
 }
 
 impl PodName {
-    /// Reads a pod's uid and name from its directory's: `NAMESPACE_NAME_UID`.
+    /// Parses the name of a pod's directory, `NAMESPACE_NAME_UID`, into uid and name.
     fn of_directory(text: &str) -> Option<(String, Self)> {
         let (namespace, rest) = text.split_once('_')?;
         let (name, uid) = rest.split_once('_')?;
@@ -167,8 +167,7 @@ impl PodName {
 
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The kubelet takes neither from anybody unchecked; the directories are on disk all the
-        // same.
+        // The kubelet checks both, but directories on disk may have been made by others.
         write!(f, "{}/{}", printable(&self.namespace), printable(&self.name))
     }
 }
@@ -182,7 +181,7 @@ mod tests {
     const UID: &str = "5af2b6f4-1c0e-4d0f-9d3c-0f6a5b7c8d9e";
 
     #[test]
-    fn a_directory_names_one_pod_whole() {
+    fn directory_name_is_that_of_exactly_one_pod() {
         let of = |text: &str| {
             PodName::of_directory(text)
                 .filter(|(uid, _)| uid == UID)

@@ -1,31 +1,31 @@
-//! Whether a cgroup spins: stands at its limit and uses a CPU all the same, which it takes from its
-//! neighbours to free memory in circles.
+//! Detection of a spinning cgroup: at its limit it uses a whole CPU all the same, which the kernel
+//! spends on reclaiming the same memory again and again.
 //!
-//! Pure; it is shown every second what the cgroup has used so far. Cold start: nothing is known of
-//! the first look. What was used is taken over the whole time since it began, so that a second in
-//! which others were on the CPU does not count; once that falls below the share it begins again.
+//! Pure: it takes the CPU time of the cgroup every second. Cold start: the first reading only
+//! starts the measurement. The CPU time is averaged since the start, so that a second in which
+//! others had the CPU does not matter; when the average falls below the share, it starts again.
 
-/// Share of one CPU from which on it spins; a guess. What serves requests at its limit waits for
-/// them now and then.
-const SPINNING: f64 = 0.9;
+/// Share of one CPU from which a cgroup counts as spinning; a guess. A server at its limit waits
+/// for requests now and then.
+const SPINNING_SHARE: f64 = 0.9;
 
-/// Watches one cgroup.
+/// Detector for one cgroup.
 #[derive(Debug, Clone)]
 pub struct SpinDetector {
     after_secs: f64,
-    /// When it began, and what had been used by then, in microseconds.
+    /// Time of the start, and the CPU time by then in microseconds.
     since: Option<(f64, u64)>,
 }
 
 impl SpinDetector {
-    /// Of one that has to do so for so long.
+    /// Detects a cgroup that spins for `after_secs`.
     pub fn new(after_secs: f64) -> Self {
         Self { after_secs, since: None }
     }
 
-    /// Whether it has spun for long enough. `t` is now, in seconds; `cpu_usec` all time on CPUs so
-    /// far, `None` where it is not known; `is_pressed` whether it stands at its limit.
-    pub fn look(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
+    /// Returns whether the cgroup has spun for long enough. `t` is now, in seconds; `cpu_usec` is
+    /// its CPU time so far, `None` if unknown; `is_pressed` is set if it is at its limit.
+    pub fn observe(&mut self, t: f64, cpu_usec: Option<u64>, is_pressed: bool) -> bool {
         let Some(now_usec) = cpu_usec.filter(|_| is_pressed) else {
             self.since = None;
             return false;
@@ -33,8 +33,8 @@ impl SpinDetector {
         let (since, then_usec) = *self.since.get_or_insert((t, now_usec));
         let secs = t - since;
         let used_secs = now_usec.saturating_sub(then_usec) as f64 / 1e6;
-        // One that went back is another's.
-        if used_secs < SPINNING * secs || now_usec < then_usec {
+        // A counter that went back is that of another cgroup.
+        if used_secs < SPINNING_SHARE * secs || now_usec < then_usec {
             self.since = Some((t, now_usec));
             return false;
         }
@@ -48,62 +48,62 @@ mod tests {
 
     use super::*;
 
-    /// The second at which it is told, of looks every second that each use this many milliseconds.
-    fn told(pressed: impl Fn(u64) -> bool, used_ms: impl Fn(u64) -> u64) -> Option<u64> {
+    /// Returns the second at which spinning is detected, with this CPU time in each second.
+    fn reported_at(pressed: impl Fn(u64) -> bool, used_ms: impl Fn(u64) -> u64) -> Option<u64> {
         let mut spin = SpinDetector::new(10.0);
         let mut usec = 5_000_000;
         (0..100).find(|t| {
             usec += used_ms(*t) * 1_000;
-            spin.look(*t as f64, Some(usec), pressed(*t))
+            spin.observe(*t as f64, Some(usec), pressed(*t))
         })
     }
 
     #[test]
     fn nine_tenths_of_a_cpu_for_ten_seconds_is_spinning() {
-        assert_eq!(told(|_| true, |_| 1_000), Some(10));
-        assert_eq!(told(|_| true, |_| 900), Some(10));
-        assert_eq!(told(|_| true, |_| 4_000), Some(10), "of several CPUs");
-        assert_eq!(told(|_| true, |_| 899), None);
+        assert_eq!(reported_at(|_| true, |_| 1_000), Some(10));
+        assert_eq!(reported_at(|_| true, |_| 900), Some(10));
+        assert_eq!(reported_at(|_| true, |_| 4_000), Some(10), "of several CPUs");
+        assert_eq!(reported_at(|_| true, |_| 899), None);
     }
 
     #[test]
     fn one_idle_second_is_tolerated_and_a_rest_restarts() {
-        assert_eq!(told(|_| true, |t| if t == 6 { 600 } else { 1_000 }), Some(10));
-        assert_eq!(told(|_| true, |t| if t == 6 { 0 } else { 1_000 }), Some(16));
+        assert_eq!(reported_at(|_| true, |t| if t == 6 { 600 } else { 1_000 }), Some(10));
+        assert_eq!(reported_at(|_| true, |t| if t == 6 { 0 } else { 1_000 }), Some(16));
     }
 
     #[test]
     fn it_spins_only_at_its_limit() {
-        assert_eq!(told(|_| false, |_| 1_000), None);
-        assert_eq!(told(|t| t != 5, |_| 1_000), Some(16));
+        assert_eq!(reported_at(|_| false, |_| 1_000), None);
+        assert_eq!(reported_at(|t| t != 5, |_| 1_000), Some(16));
     }
 
     #[test]
-    fn what_is_not_known_or_counts_anew_is_no_spinning() {
+    fn unknown_or_restarted_counter_is_no_spinning() {
         let mut spin = SpinDetector::new(1.0);
-        assert!(!spin.look(0.0, Some(9_000_000), true));
-        assert!(!spin.look(2.0, Some(1_000_000), true), "another's");
-        assert!(!spin.look(2.5, None, true));
-        assert!(!spin.look(3.5, Some(3_000_000), true));
-        assert!(spin.look(4.5, Some(4_000_000), true));
+        assert!(!spin.observe(0.0, Some(9_000_000), true));
+        assert!(!spin.observe(2.0, Some(1_000_000), true), "another cgroup's");
+        assert!(!spin.observe(2.5, None, true));
+        assert!(!spin.observe(3.5, Some(3_000_000), true));
+        assert!(spin.observe(4.5, Some(4_000_000), true));
     }
 
     #[test]
-    fn after_no_time_it_spins_as_soon_as_it_is_at_its_limit() {
+    fn without_minimum_time_it_spins_at_once_at_its_limit() {
         let mut spin = SpinDetector::new(0.0);
-        assert!(!spin.look(0.0, Some(7), false));
-        assert!(spin.look(1.0, Some(7), true));
+        assert!(!spin.observe(0.0, Some(7), false));
+        assert!(spin.observe(1.0, Some(7), true));
     }
 
     proptest! {
         #[test]
-        fn whoever_uses_less_is_never_slowed(looks in prop::collection::vec((0.01..3.0_f64, 0.0..0.89_f64), 1..200)) {
+        fn cgroup_below_the_share_never_spins(readings in prop::collection::vec((0.01..3.0_f64, 0.0..0.89_f64), 1..200)) {
             let mut spin = SpinDetector::new(10.0);
             let (mut t, mut usec) = (0.0, 0);
-            for (secs, share) in looks {
+            for (secs, share) in readings {
                 t += secs;
                 usec += (secs * share * 1e6) as u64;
-                prop_assert!(!spin.look(t, Some(usec), true));
+                prop_assert!(!spin.observe(t, Some(usec), true));
             }
         }
     }

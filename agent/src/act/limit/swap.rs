@@ -1,13 +1,13 @@
-//! Swap beside the limit: what is held in memory alone goes on into swap, and fills that.
+//! Swap limit beside the memory limit: memory that may not grow would go to swap instead, and fill
+//! it.
 //!
-//! A limited cgroup may keep in swap what it has there, and no more. That kills nobody: above
-//! `memory.high` the kernel slows down and does not kill, with swap or without. At a hard limit it
-//! would, where pages cannot go to swap any more; so a cgroup that has one, or is below one, keeps
-//! its swap. It is set once, before the limit: what others make of it is theirs, and where the
-//! cgroup thrashes the limit gives it memory. A lower one stays. Cold start, and failure: where the
-//! host has no swap, or the kernel does not count it, nothing is written; swap that is turned on
-//! later is not held. None in version 1: its limit is on memory and swap together, and at that the
-//! kernel kills.
+//! A limited cgroup may keep what it has in swap, and no more. That kills nothing: above
+//! `memory.high` the kernel throttles, with swap or without. At a hard limit it would kill if pages
+//! cannot be swapped out, so a cgroup with a hard limit, its own or an ancestor's, keeps its swap.
+//! The swap limit is set once, before the memory limit; later changes by others stay, and for a
+//! thrashing cgroup the memory limit is raised. A lower swap limit stays. If the host has no swap,
+//! or the kernel does not count it, nothing is written; swap that is turned on later is not
+//! limited. Not in cgroup v1, whose limit is on memory and swap together: the kernel would kill.
 
 use std::fs;
 
@@ -17,39 +17,40 @@ use super::{
     failed,
 };
 
-/// What is to be put there when a limit is set, and what is there now; `None` where it stays as it
-/// is.
+/// Returns the present value and the one to write; `None` to leave it unchanged.
 ///
 /// # Errors
 ///
-/// Returns an error if that cannot be told.
-pub fn due(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
-    if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !is_there() {
+/// Returns an error if they are unknown.
+pub fn planned(target: &Cgroup) -> Result<Option<(String, String)>, LimitError> {
+    if target.version() == Version::V1 || !target.has(MEMORY_SWAP_MAX) || !host_has_swap() {
         return Ok(None);
     }
-    if target.is_bounded().map_err(failed("the hard limits above it cannot be read"))? {
+    if target
+        .is_bounded()
+        .map_err(failed("cannot read the hard limits of the cgroup and its ancestors"))?
+    {
         return Ok(None);
     }
     let file = target.name(MEMORY_SWAP_MAX);
     let read =
         || Ok((target.read(file)?, target.read_file(MEMORY_SWAP_MAX)?, target.swapped_bytes()?));
-    let (found, stands, swapped_bytes) =
-        read().map_err(failed(format!("{file} cannot be read")))?;
-    let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&stands)];
+    let (found, effective, swapped_bytes) =
+        read().map_err(failed(format!("cannot read {file}")))?;
+    let both = [cgroup::limit_bytes(&found), cgroup::limit_bytes(&effective)];
     let value = wanted_bytes(both, swapped_bytes).map(|bytes| bytes.to_string());
     Ok(value.map(|value| (found, value)))
 }
 
-/// The most that it may have in swap; `None` where one of those that are there lets it have no
-/// more.
+/// Returns the swap limit to set; `None` if a present one is as low.
 fn wanted_bytes(found_bytes: [Option<u64>; 2], swapped_bytes: u64) -> Option<u64> {
     const PAGE_BYTES: u64 = 4_096;
     let wanted_bytes = swapped_bytes.checked_next_multiple_of(PAGE_BYTES)?;
     found_bytes.into_iter().flatten().all(|found| found > wanted_bytes).then_some(wanted_bytes)
 }
 
-/// Whether the host has any; where that cannot be told there is none to fill.
-fn is_there() -> bool {
+/// Returns whether the host has swap; if unknown, it counts as none.
+fn host_has_swap() -> bool {
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().nth(1).is_some())
 }
 
@@ -62,13 +63,13 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn what_is_in_swap_may_stay_there_and_a_lower_one_stays() {
+    fn swapped_memory_may_stay_and_lower_limit_is_kept() {
         assert_eq!(wanted_bytes([None, None], 0), Some(0));
         assert_eq!(wanted_bytes([None, Some(2 * MIB)], MIB), Some(MIB));
         for lower in [[Some(MIB), None], [None, Some(MIB)], [Some(0), Some(2 * MIB)]] {
             assert_eq!(wanted_bytes(lower, MIB), None, "{lower:?}");
         }
-        assert_eq!(wanted_bytes([None, Some(0)], 0), None, "it may have none, and has none");
+        assert_eq!(wanted_bytes([None, Some(0)], 0), None, "no swap is allowed already");
     }
 
     proptest! {

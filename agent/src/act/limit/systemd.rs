@@ -1,12 +1,11 @@
-//! systemd, asked over the system bus: which unit a cgroup is, and what its limits are to be.
+//! Client of systemd over the system bus: the unit of a cgroup, and its resource properties.
 //!
-//! What systemd owns, it writes again whenever it sees fit, so that a value which only its cgroup's
-//! file has does not last. A property is set for this boot alone, as `systemctl set-property
-//! --runtime` does, and leaves a file behind under /run ([`DropIn`]) that goes with the limit. A
-//! connection is kept for the next question, of which a limit takes a dozen; one that is broken is
-//! made anew, because the bus may have been restarted in between. Failure: where memory is short
-//! systemd and the bus wait for their own pages, for half a minute; whoever asks says how long he
-//! waits, and [`is_silent`] tells that from a no.
+//! systemd rewrites the files of its cgroups at any time, so a value that is only in a file does
+//! not last. A property is set for this boot only, like `systemctl set-property --runtime`, which
+//! leaves a file below /run ([`DropIn`]) that is removed with the limit. The connection is kept for
+//! the next call, of which a limit makes a dozen; a broken one is replaced, because the bus may
+//! have been restarted. Failure: if memory is short, systemd and the bus may wait half a minute for
+//! their own pages; so every call has a timeout, which [`is_unresponsive`] tells from a refusal.
 
 use std::{
     fs, io,
@@ -26,36 +25,36 @@ use zbus::{
 
 use crate::os::StateDir;
 
-/// There exactly where systemd runs this host: sd_booted(3).
-const IS_RUNNING: &str = "/run/systemd/system";
+/// Directory that exists if and only if systemd runs this host: sd_booted(3).
+const SYSTEMD_DIR: &str = "/run/systemd/system";
 
-/// Where properties that are set for this boot are kept: of units that have a file, and of those
-/// that were started without one.
-const CONTROLS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
+/// Directories of properties that are set for this boot: of units with a file, and of transient
+/// units.
+const CONTROL_DIRS: [&str; 2] = ["/run/systemd/system.control", "/run/systemd/transient"];
 
-const NAME: &str = "org.freedesktop.systemd1";
-const PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const BUS_NAME: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
-/// The manager of this host's units.
+/// systemd on this host.
 struct Systemd {
     runtime: Runtime,
     connection: Connection,
 }
 
-/// The connection, as long as it answers. Of the acting thread alone, in effect; a static, because
-/// no thread's end should have to end it.
-static CONNECTED: Mutex<Option<Systemd>> = Mutex::new(None);
+/// Connection, kept while it works. Only the limit thread uses it; it is a static so that it
+/// outlives the thread.
+static CONNECTION: Mutex<Option<Systemd>> = Mutex::new(None);
 
-/// Asks over the connection that there is, or a new one where there is none or that one is broken.
+/// Asks over the present connection, or over a new one if there is none or it is broken.
 fn ask<T>(within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>) -> io::Result<T> {
-    let mut connected = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut connected = CONNECTION.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(systemd) = connected.as_ref() {
         match systemd.ask(within, &question) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            // An answer that comes late would be the next question's.
-            Err(error) if is_silent(&error) => {
+            // A late answer would be taken for that to the next question.
+            Err(error) if is_unresponsive(&error) => {
                 *connected = None;
                 return Err(error);
             }
@@ -65,32 +64,32 @@ fn ask<T>(within: Duration, question: impl AsyncFn(&Connection) -> io::Result<T>
     *connected = None;
     let systemd = Systemd::connect(within)?;
     let answered = systemd.ask(within, &question);
-    if !answered.as_ref().is_err_and(is_silent) {
+    if !answered.as_ref().is_err_and(is_unresponsive) {
         *connected = Some(systemd);
     }
     answered
 }
 
-/// Whether an error says that there was no answer, rather than no.
-pub fn is_silent(error: &io::Error) -> bool {
+/// Returns whether an error means that systemd did not answer.
+pub fn is_unresponsive(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::NotConnected)
 }
 
-/// The unit whose own cgroup this is; `None` of one that belongs to none, or lies below a unit's
-/// and is its own affair.
+/// Returns the unit whose own cgroup this is; `None` if it has none, or is below that of a unit,
+/// which manages it by itself.
 ///
 /// # Errors
 ///
-/// Returns an error if it cannot be told in time.
+/// Returns an error if systemd does not answer in time.
 pub fn unit_of(cgroup: &str, within: Duration) -> io::Result<Option<String>> {
     ask(within, async |systemd| unit_with(systemd, cgroup).await)
 }
 
-/// What a property of a unit is, one that is a number; that of a unit which is gone is not found.
+/// Reads a property that is a number. The error for a unit that is gone is `NotFound`.
 ///
 /// # Errors
 ///
-/// Returns an error if it cannot be told in time.
+/// Returns an error if there is no such unit or property, or systemd does not answer in time.
 pub fn read(unit: &str, property: &str, within: Duration) -> io::Result<String> {
     let number = ask(within, async |systemd| number(systemd, unit, property).await)?;
     number
@@ -98,25 +97,25 @@ pub fn read(unit: &str, property: &str, within: Duration) -> io::Result<String> 
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no unit {unit}")))
 }
 
-/// Sets it for this boot. What is not answered in time may be done later.
+/// Sets a property for this boot. After a timeout, systemd may still set it later.
 ///
 /// # Errors
 ///
-/// Returns an error if systemd does not take it, or does not say so in time.
+/// Returns an error if systemd rejects the value or does not answer in time.
 pub fn write(unit: &str, property: &str, value: &str, within: Duration) -> io::Result<()> {
     let number: u64 = value.parse().map_err(io::Error::other)?;
     ask(within, async |systemd| set_number(systemd, unit, property, number).await)
 }
 
-/// Whether systemd runs this host.
+/// Returns whether systemd runs this host.
 pub fn is_running() -> bool {
-    Path::new(IS_RUNNING).is_dir()
+    Path::new(SYSTEMD_DIR).is_dir()
 }
 
 impl Systemd {
     fn connect(within: Duration) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        // The bus is one that has to answer as well.
+        // The bus may be as slow as systemd.
         let build = async { timeout(within, connection::Builder::system().build()).await };
         let connection = runtime.block_on(build).map_err(|_| no_answer(within))?;
         let connection = connection.map_err(|error| {
@@ -139,21 +138,21 @@ async fn unit_with(systemd: &Connection, cgroup: &str) -> io::Result<Option<Stri
     let path = object::<OwnedObjectPath>(systemd, "GetUnitByControlGroup", &(cgroup,)).await?;
     let Some(path) = path else { return Ok(None) };
     let id = property(systemd, &path, "org.freedesktop.systemd1.Unit", "Id").await?;
-    let unit = String::try_from(id).map_err(told)?;
+    let unit = String::try_from(id).map_err(bus_error)?;
     let Some(interface) = interface(&unit) else { return Ok(None) };
     let own = String::try_from(property(systemd, &path, &interface, "ControlGroup").await?)
-        .map_err(told)?;
+        .map_err(bus_error)?;
     Ok((own == cgroup).then_some(unit))
 }
 
-/// A property of a unit's cgroup, `u64::MAX` where it has none; `None` where there is no such unit.
+/// Reads a property of a unit's cgroup, `u64::MAX` if not set; `None` if there is no such unit.
 async fn number(systemd: &Connection, unit: &str, name: &str) -> io::Result<Option<u64>> {
     let Some(path) = object::<OwnedObjectPath>(systemd, "GetUnit", &(unit,)).await? else {
         return Ok(None);
     };
     let interface =
         interface(unit).ok_or_else(|| io::Error::other(format!("{unit} has no cgroup")))?;
-    u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(told)
+    u64::try_from(property(systemd, &path, &interface, name).await?).map(Some).map_err(bus_error)
 }
 
 async fn set_number(
@@ -163,10 +162,10 @@ async fn set_number(
     number: u64,
 ) -> io::Result<()> {
     let properties = vec![(property, Variant::from(number))];
-    call(systemd, PATH, MANAGER, "SetUnitProperties", &(unit, true, properties))
+    call(systemd, MANAGER_PATH, MANAGER_INTERFACE, "SetUnitProperties", &(unit, true, properties))
         .await
         .map(drop)
-        .map_err(asked)
+        .map_err(call_error)
 }
 
 /// Calls a method of the manager; `None` if there is no such unit.
@@ -178,10 +177,10 @@ async fn object<T>(
 where
     T: for<'a> serde::Deserialize<'a> + Type,
 {
-    match call(systemd, PATH, MANAGER, method, body).await {
-        Ok(message) => message.body().deserialize().map(Some).map_err(told),
+    match call(systemd, MANAGER_PATH, MANAGER_INTERFACE, method, body).await {
+        Ok(message) => message.body().deserialize().map(Some).map_err(bus_error),
         Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_SUCH_UNIT => Ok(None),
-        Err(error) => Err(asked(error)),
+        Err(error) => Err(call_error(error)),
     }
 }
 
@@ -194,7 +193,7 @@ async fn property(
     let message =
         call(systemd, path.as_str(), "org.freedesktop.DBus.Properties", "Get", &(interface, name))
             .await;
-    message.map_err(asked)?.body().deserialize().map_err(told)
+    message.map_err(call_error)?.body().deserialize().map_err(bus_error)
 }
 
 async fn call(
@@ -204,11 +203,11 @@ async fn call(
     method: &str,
     body: &(impl serde::Serialize + DynamicType),
 ) -> zbus::Result<zbus::Message> {
-    systemd.call_method(Some(NAME), path, Some(interface), method, body).await
+    systemd.call_method(Some(BUS_NAME), path, Some(interface), method, body).await
 }
 
-/// The file that a property of a unit is kept in for this boot, wherever that is. It is looked for
-/// below [`CONTROLS`] alone, in directories that only root may write.
+/// Drop-in file of a unit in which a property is kept for this boot. It is searched only below
+/// [`CONTROL_DIRS`], in directories that only root may write.
 #[derive(Debug)]
 pub struct DropIn {
     directories: [PathBuf; 2],
@@ -216,21 +215,21 @@ pub struct DropIn {
 }
 
 impl DropIn {
-    /// That of a property of a unit. It is called as the property is where a unit is configured.
+    /// Names the file of a property, which has the name of the setting in unit files.
     pub fn of(unit: &str, property: &str) -> Self {
         let setting = if property == "CPUQuotaPerSecUSec" { "CPUQuota" } else { property };
         Self {
-            directories: CONTROLS.map(|control| Path::new(control).join(format!("{unit}.d"))),
+            directories: CONTROL_DIRS.map(|control| Path::new(control).join(format!("{unit}.d"))),
             name: format!("50-{setting}.conf"),
         }
     }
 
-    /// Whether it is there.
+    /// Returns whether the file exists.
     ///
     /// # Errors
     ///
-    /// Returns an error if that cannot be told.
-    pub fn is_there(&self) -> io::Result<bool> {
+    /// Returns an error if a directory cannot be read.
+    pub fn exists(&self) -> io::Result<bool> {
         for directory in &self.directories {
             if StateDir::open(directory)?
                 .map_or(Ok(false), |directory| directory.holds(&self.name))?
@@ -241,17 +240,17 @@ impl DropIn {
         Ok(false)
     }
 
-    /// Removes it, and its directory where nothing else is in it. systemd goes by what it was told
-    /// last, which is the same.
+    /// Removes the file, and its directory if that is empty then. systemd keeps the value that was
+    /// set last, which is the original one.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is still there.
+    /// Returns an error if the file may still exist.
     pub fn remove(&self) -> io::Result<()> {
         for directory in &self.directories {
             if let Some(opened) = StateDir::open(directory)? {
                 opened.remove(&self.name)?;
-                // Of another property's file it says that it is not empty.
+                // Fails if another property has a file in it.
                 let _ = fs::remove_dir(directory);
             }
         }
@@ -259,7 +258,7 @@ impl DropIn {
     }
 }
 
-/// Where a unit's properties of cgroups are, by its kind; `None` of one that has no cgroup.
+/// Returns the bus interface with the cgroup properties of a unit's kind; `None` if it has none.
 fn interface(unit: &str) -> Option<String> {
     const KINDS: [(&str, &str); 6] = [
         ("service", "Service"),
@@ -271,25 +270,25 @@ fn interface(unit: &str) -> Option<String> {
     ];
     let (_, suffix) = unit.rsplit_once('.')?;
     let (_, kind) = KINDS.iter().find(|(name, _)| *name == suffix)?;
-    Some(format!("{NAME}.{kind}"))
+    Some(format!("{BUS_NAME}.{kind}"))
 }
 
-/// Of a call: a connection that broke says neither yes nor no.
-fn asked(error: zbus::Error) -> io::Error {
+/// Converts the error of a call: a broken connection is no answer.
+fn call_error(error: zbus::Error) -> io::Error {
     match error {
         zbus::Error::InputOutput(error) => {
             io::Error::new(io::ErrorKind::NotConnected, format!("systemd's bus: {error}"))
         }
-        error => told(error),
+        error => bus_error(error),
     }
 }
 
-fn told(error: impl std::fmt::Display) -> io::Error {
+fn bus_error(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("systemd: {error}"))
 }
 
 fn no_answer(within: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("systemd gives no answer within {within:?}"))
+    io::Error::new(io::ErrorKind::TimedOut, format!("systemd does not answer within {within:?}"))
 }
 
 #[cfg(test)]
@@ -297,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_a_cgroup_is_known_by_its_kind() {
+    fn units_with_a_cgroup_are_recognized_by_kind() {
         assert_eq!(interface("api.service").as_deref(), Some("org.freedesktop.systemd1.Service"));
         assert_eq!(interface("docker-0a.scope").as_deref(), Some("org.freedesktop.systemd1.Scope"));
         assert_eq!(interface("-.slice").as_deref(), Some("org.freedesktop.systemd1.Slice"));
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_in_is_where_set_property_puts_it() {
+    fn drop_in_path_is_that_of_set_property() {
         for (property, name) in [
             ("MemoryHigh", "50-MemoryHigh.conf"),
             ("MemorySwapMax", "50-MemorySwapMax.conf"),

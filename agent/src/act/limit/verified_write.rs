@@ -1,5 +1,5 @@
-//! Putting a value into a file of a cgroup, or a property of its unit: noted first, and read back
-//! after.
+//! Write-ahead and verification: a value is recorded in the journal's entry, written to a file of
+//! the cgroup or a property of its unit, and read back.
 
 use std::io;
 
@@ -11,15 +11,15 @@ use super::{
 };
 use crate::{act::journal::JournalEntry, sense::printable::printable_path};
 
-/// Times that a limit is computed anew because the cgroup outgrew it before it was set.
+/// Attempts to set a limit while the usage keeps growing past it.
 pub const TRIES: u32 = 3;
 
-/// Notes in the entry that a value is to be put there, and of a unit's property whether somebody
-/// else has set it for this boot.
+/// Records in the entry that a value is to be written, and whether others have set the property of
+/// the unit for this boot.
 ///
 /// # Errors
 ///
-/// Returns an error if that cannot be told.
+/// Returns an error if the latter is unknown.
 pub fn record_intent(
     target: &Cgroup,
     entry: &mut JournalEntry,
@@ -31,12 +31,12 @@ pub fn record_intent(
         && target.unit().is_some()
         && let Some(unit) = &mut entry.unit
         && DropIn::of(&unit.name, file)
-            .is_there()
-            .map_err(failed("its drop-in cannot be looked for"))?
+            .exists()
+            .map_err(failed(format!("cannot look up the drop-in of {} for {file}", unit.name)))?
     {
         unit.had_drop_ins.insert(file.to_owned());
     }
-    entry.want(file, found, value);
+    entry.record(file, found, value);
     Ok(())
 }
 
@@ -44,7 +44,7 @@ pub fn record_intent(
 ///
 /// # Errors
 ///
-/// Returns an error if it is not there then.
+/// Returns an error if the value cannot be written, or differs when read back.
 pub fn write_and_verify(
     target: &Cgroup,
     file: &'static str,
@@ -57,13 +57,13 @@ pub fn write_and_verify(
     target.write(file, &value).map_err(failed(&what))?;
     let found = target.read(file).map_err(failed(&what))?;
     if found != value {
-        return Err(failed(&what)(io::Error::other(format!("it says {found} after the write"))));
+        return Err(failed(&what)(io::Error::other(format!("reads {found} after the write"))));
     }
     if file == target.limit_file() {
-        let stands = target.limit_now().map_err(failed(&what))?;
-        if cgroup::limit_bytes(&stands) != cgroup::limit_bytes(&value) {
+        let effective = target.effective_limit().map_err(failed(&what))?;
+        if cgroup::limit_bytes(&effective) != cgroup::limit_bytes(&value) {
             return Err(failed(&what)(io::Error::other(format!(
-                "{stands} stands in the cgroup after the write"
+                "the cgroup has {effective} after the write"
             ))));
         }
     }

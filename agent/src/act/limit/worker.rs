@@ -1,9 +1,10 @@
-//! Acting beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//! The thread that sets, checks and lifts limits.
 //!
-//! One thread does it all, in order: a write to a cgroup can make the kernel free memory before it
-//! comes back, and detection must not wait for that. When it takes too long the loop says so; what
-//! is being done goes on. Between decisions the thread looks at what stands, every [`LOOK_EVERY`].
-//! In observe mode it is not started. At the end everything is put back.
+//! Orders are carried out one after another beside the loop, because a write to a cgroup may make
+//! the kernel reclaim memory before it returns, and detection must not wait for that. The loop
+//! reports an order that takes long; the order continues. Between orders the thread checks the
+//! limits in effect every [`CHECK_INTERVAL`]. In observe mode it is not started. When the agent
+//! stops, everything is restored.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ use crate::{
         executor::Executor,
         journal::Journal,
         limit::{ActiveLimits, LimitRefusal, undo_all},
-        outcome::{Outcome, OutcomeKind},
+        outcome::{Outcome, OutcomeCause, OutcomeKind},
         worker::{Order, Worker, WorkerChannels},
     },
     clock::Clock,
@@ -31,19 +32,20 @@ use crate::{
     sense::{Hierarchy, ProcessId, ProgramList},
 };
 
-/// Interval in which changes by others are noticed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval between checks of the limits in effect, in which changes by others are noticed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Duration that is logged as slow. Setting a limit takes some milliseconds, mostly for the disk.
-const LATE_SECS: f64 = 5.0;
+/// Duration after which an order is reported as slow. Setting a limit takes some milliseconds,
+/// mostly for the disk.
+const SLOW_SECS: f64 = 5.0;
 
 /// Maximum time to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Order to the thread.
 enum LimitOrder {
-    Limit { id: Arc<str>, cgroup: Arc<str>, culprit: ProcessId },
-    Unlimit { id: Arc<str> },
+    Limit { id: IncidentId, cgroup: Arc<str>, culprit: ProcessId },
+    Unlimit { id: IncidentId },
     Reload(Box<Config>),
     Stop,
 }
@@ -57,21 +59,20 @@ impl Order for LimitOrder {
 /// Order in progress.
 struct Busy {
     since: f64,
-    told: bool,
-    id: Arc<str>,
+    reported: bool,
+    cause: OutcomeCause,
     cgroup: Arc<str>,
 }
 
-/// The thread that acts, as the loop sees it.
+/// Handle of the thread.
 pub struct LimitWorker {
     worker: Worker<LimitOrder>,
     busy: Arc<Mutex<Option<Busy>>>,
-    /// Why nothing can be limited; `None` if it can.
+    /// Reason for which nothing can be limited; `None` if limits can be set.
     unable: Option<String>,
 }
 
-/// Puts back what an earlier run has left, if no other agent is at it; whatever the configuration
-/// says of acting.
+/// Undoes the limits of an earlier run, in every mode, unless another agent uses the journal.
 pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
     let state_dir = &config.record.state_dir;
     match Journal::find(state_dir)
@@ -80,19 +81,22 @@ pub fn recover(config: &Config, t: f64) -> Vec<Outcome> {
         Ok(Some(journal)) => undo_all(&journal).iter().map(|undone| undone.outcome(t)).collect(),
         Ok(None) => Vec::new(),
         Err(error) => {
-            tracing::warn!(state_dir = %state_dir.display(), %error, "what an earlier run has left \
-            is not put back");
+            tracing::warn!(
+                state_dir = %state_dir.display(),
+                %error,
+                "cannot undo the limits of an earlier run\n  hint: run `spillway undo`"
+            );
             Vec::new()
         }
     }
 }
 
 impl LimitWorker {
-    /// Starts it; `None` where the configuration says that nothing is to be done.
+    /// Starts the thread; returns `None` in observe mode or if limits are disabled.
     ///
     /// # Errors
     ///
-    /// Returns an error if no thread can be had.
+    /// Returns an error if the thread cannot be started.
     pub fn start(
         config: &Config,
         clock: Clock,
@@ -119,11 +123,11 @@ impl LimitWorker {
             Worker::new("spillway-act", STOPS_WITHIN);
         let busy = Arc::new(Mutex::new(None));
         let shared = busy.clone();
-        worker.spawn(move || act(limits, clock, &orders, &shared, &outcomes))?;
+        worker.spawn(move || run(limits, clock, &orders, &shared, &outcomes))?;
         Ok(Some(Self { worker, busy, unable }))
     }
 
-    /// Why nothing can be limited; `None` if it can.
+    /// Returns the reason for which nothing can be limited; `None` if limits can be set.
     pub fn unable(&self) -> Option<&str> {
         self.unable.as_deref()
     }
@@ -132,7 +136,7 @@ impl LimitWorker {
 impl Executor for LimitWorker {
     fn perform(&mut self, decision: &Decision, _verdicts: &[Verdict]) -> bool {
         let IncidentId::Leak(culprit, _) = decision.id else { return false };
-        let id = Arc::from(decision.id.to_string());
+        let id = decision.id.clone();
         let order = match decision.action {
             _ if decision.refused.is_some() => return false,
             Action::Limit => LimitOrder::Limit { id, cgroup: decision.cgroup().clone(), culprit },
@@ -151,22 +155,22 @@ impl Executor for LimitWorker {
         self.worker.send(LimitOrder::Reload(Box::new(config.clone())));
     }
 
-    /// Reports an order that takes long as well.
+    /// Also reports the current order once if it takes long.
     fn outcomes(&mut self, t: f64) -> Vec<Outcome> {
         let mut outcomes = self.worker.outcomes();
         if let Some(busy) = lock(&self.busy).as_mut()
-            && t - busy.since > LATE_SECS
-            && !std::mem::replace(&mut busy.told, true)
+            && t - busy.since > SLOW_SECS
+            && !std::mem::replace(&mut busy.reported, true)
         {
             let why = format!(
-                "the kernel or the disk has not come back for {LATE_SECS:.0} s; what was asked may \
-                 be done yet"
+                "the kernel or the disk has not finished for {SLOW_SECS:.0} s; the limit may still \
+                 be set"
             );
-            let (id, cgroup) = (busy.id.clone(), busy.cgroup.clone());
+            let (cause, cgroup) = (busy.cause.clone(), busy.cgroup.clone());
             outcomes.push(Outcome {
                 t,
                 event: OutcomeKind::Failed,
-                id,
+                cause,
                 cgroup,
                 limit_bytes: None,
                 why,
@@ -175,27 +179,27 @@ impl Executor for LimitWorker {
         outcomes
     }
 
-    /// Puts everything back. Whatever is not done within [`STOPS_WITHIN`], the journal keeps.
+    /// Restores everything. The journal keeps whatever is not done within [`STOPS_WITHIN`].
     fn stop(self: Box<Self>) -> Vec<Outcome> {
         self.worker.stop()
     }
 }
 
-fn act(
+fn run(
     mut limits: ActiveLimits,
     clock: Clock,
     orders: &Receiver<LimitOrder>,
     busy: &Mutex<Option<Busy>>,
-    told: &Sender<Outcome>,
+    reported: &Sender<Outcome>,
 ) {
     loop {
-        let order = orders.recv_timeout(LOOK_EVERY);
+        let order = orders.recv_timeout(CHECK_INTERVAL);
         let t = clock.now();
-        let (id, cgroup) = match &order {
-            Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone(), cgroup.clone()),
-            _ => (Arc::from(""), Arc::from("")),
+        let (cause, cgroup) = match &order {
+            Ok(LimitOrder::Limit { id, cgroup, .. }) => (id.clone().into(), cgroup.clone()),
+            _ => (OutcomeCause::UNKNOWN, Arc::from("")),
         };
-        *lock(busy) = Some(Busy { since: t, told: false, id, cgroup });
+        *lock(busy) = Some(Busy { since: t, reported: false, cause, cgroup });
         let (outcomes, ends) = match order {
             Ok(LimitOrder::Limit { id, cgroup, culprit }) => {
                 (vec![limits.limit(t, &id, &cgroup, culprit)], false)
@@ -214,10 +218,12 @@ fn act(
             }
         };
         *lock(busy) = None;
-        // What was asked for at one time is done at another, and that is what an outcome tells.
+        // An outcome has the time at which the action was done.
         let done_t = clock.now();
-        // Nobody listens once the loop has ended, and everything is put back all the same.
-        outcomes.into_iter().for_each(|outcome| drop(told.send(Outcome { t: done_t, ..outcome })));
+        // Without a receiver the loop has ended; everything is restored all the same.
+        outcomes
+            .into_iter()
+            .for_each(|outcome| drop(reported.send(Outcome { t: done_t, ..outcome })));
         if ends {
             return;
         }

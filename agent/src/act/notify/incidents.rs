@@ -217,7 +217,8 @@ impl IncidentTracker {
             | OutcomeKind::Widened
             | OutcomeKind::KeptAfterIncident => return Vec::new(),
         };
-        let incidents: Vec<_> = outcome.id.split(", ").map(|id| self.key(id)).collect();
+        let ids = outcome.cause.incidents().iter();
+        let incidents: Vec<_> = ids.map(|id| self.key(&id.to_string())).collect();
         let mut notifications = Vec::new();
         for incident in &incidents {
             let Some(open) = self.open.get_mut(incident) else { continue };
@@ -237,7 +238,8 @@ impl IncidentTracker {
                 | OutcomeKind::Draining
                 | OutcomeKind::Undrained
         ) {
-            let incident = incidents.into_iter().next().unwrap_or_default();
+            let incident = incidents.into_iter().next();
+            let incident = incident.unwrap_or_else(|| self.key(&outcome.cause.to_string()));
             notifications.push(self.change(now, incident, outcome));
         }
         notifications

@@ -170,10 +170,15 @@ fn without_damping_the_end_resolves_at_once() {
 fn a_limit_that_does_not_help_pages_as_critical_and_drains_once() {
     let mut run = Run::new(|_| {});
     run.judge(leak(0.0, ClaimState::Raised, 3_000.0));
-    run.policy.set_back(2.0, "leak-1-1", "another's", &mut run.decisions);
+    run.policy.set_back(2.0, &IncidentId::from("leak-1-1"), "another's", &mut run.decisions);
     assert_eq!(run.taken(), NONE);
     for _ in 0..2 {
-        run.policy.set_back(2.0, "leak-812-4711", "it thrashes", &mut run.decisions);
+        run.policy.set_back(
+            2.0,
+            &IncidentId::from("leak-812-4711"),
+            "it thrashes",
+            &mut run.decisions,
+        );
     }
     assert_eq!((run.decisions[0].t(), run.decisions[0].why.as_str()), (2.0, "it thrashes"));
     assert_eq!(run.taken(), ["page (critical) leak-812-4711", "drain leak-812-4711"]);
@@ -185,7 +190,12 @@ fn failed_limit_without_a_service_is_reported_without_drain() {
     let mut own = leak(0.0, ClaimState::Raised, 3_000.0);
     leak_of(&mut own).bound = Bound::Own;
     assert_eq!(run.judge(own).len(), 2);
-    run.policy.set_back(2.0, "leak-812-4711", "left to somebody else", &mut run.decisions);
+    run.policy.set_back(
+        2.0,
+        &IncidentId::from("leak-812-4711"),
+        "left to somebody else",
+        &mut run.decisions,
+    );
     assert!(run.decisions[0].why.starts_with("left to somebody else"), "{:?}", run.decisions);
     assert_eq!(run.taken(), ["page (warning) leak-812-4711"]);
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    detect::claim::{Assessment, ClaimDetails, IncidentId, Severity, Sign, program},
+    detect::{
+        claim::{Assessment, ClaimDetails, Severity, Sign, program},
+        incident_id::IncidentId,
+    },
     units::Count,
 };
 

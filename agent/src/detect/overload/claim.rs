@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    detect::claim::{
-        Assessment, ClaimDetails, Diagnosis, IncidentId, Severity, Sign, Situation, Wants,
+    detect::{
+        claim::{Assessment, ClaimDetails, Diagnosis, Severity, Sign, Situation, Wants},
+        incident_id::IncidentId,
     },
     units::{Count, Span},
 };

@@ -15,6 +15,7 @@ use anyhow::{Context as _, ensure};
 use spillway_agent::{
     act::{Journal, OutcomeKind, limit::ActiveLimits},
     config::{self, Config, Pattern},
+    decide::IncidentId,
     sense::ProcessId,
 };
 
@@ -67,7 +68,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         Journal::claim(&config.record.state_dir).context("the journal cannot be claimed")?;
     let mut limits = ActiveLimits::new(&config, Ok(journal));
     let culprit = ProcessId { pid: args.pid, start_ticks: args.start_ticks };
-    let limited = limits.limit(0.0, "leak-1-1", &args.cgroup.into(), culprit);
+    let limited = limits.limit(0.0, &IncidentId::from("leak-1-1"), &args.cgroup.into(), culprit);
     if args.overtaken {
         for t in [1.0, 2.0, 3.0] {
             let [file, value] = &args.wipe[..] else {

@@ -113,13 +113,14 @@ impl Teller {
     }
 
     fn limited(&mut self, number: u32) {
-        let (id, cgroup) = (Arc::from(format!("leak-{number}-{START_TICKS}")), cgroup(number));
+        let id = ProcessId { pid: number, start_ticks: START_TICKS };
+        let cause = IncidentId::Leak(id, Resource::Memory).into();
         let why = "memory.high set to 536870912 bytes".to_owned();
         self.paging.done(&Outcome {
             t: 2.0,
             event: OutcomeKind::Limited,
-            id,
-            cgroup,
+            cause,
+            cgroup: cgroup(number),
             limit_bytes: Some(512 << 20),
             why,
         });

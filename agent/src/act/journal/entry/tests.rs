@@ -4,15 +4,15 @@ use super::*;
 
 fn entry() -> JournalEntry {
     let mut entry = JournalEntry::new("a boot", PathBuf::from("/sys/fs/cgroup/a"), 7);
-    entry.want("memory.high", "max", "4096");
+    entry.record("memory.high", "max", "4096");
     entry
 }
 
 #[test]
-fn the_first_prior_and_the_last_two_values_are_kept() {
+fn original_and_last_two_values_are_kept() {
     let mut entry = entry();
     for value in ["3", "2", "1"] {
-        entry.want("memory.high", "whatever was found", value);
+        entry.record("memory.high", "whatever was found", value);
     }
     let change = Change {
         file: "memory.high".into(),
@@ -23,10 +23,10 @@ fn the_first_prior_and_the_last_two_values_are_kept() {
 }
 
 #[test]
-fn what_stands_is_ours_however_often_the_next_is_not_written() {
+fn value_in_effect_stays_ours_if_later_ones_are_not_written() {
     let mut entry = entry();
     for value in ["5000", "6000", "7000"] {
-        entry.want("memory.high", "4096", value);
+        entry.record("memory.high", "4096", value);
     }
     assert!(entry.is_ours("memory.high", "4096") && entry.is_ours("memory.high", "7000"));
     assert_eq!(entry.changes[0].wanted, ["4096", "6000", "7000"]);
@@ -39,7 +39,7 @@ fn hostile(change: impl FnOnce(&mut serde_json::Value)) -> Result<JournalEntry, 
 }
 
 #[test]
-fn an_entry_names_nothing_but_what_an_agent_changes() {
+fn entry_with_foreign_names_or_values_is_refused() {
     assert!(hostile(|_| {}).is_ok());
     for directory in ["", "a", "sys/fs/cgroup", "/sys/fs/cgroup/../../../etc", "/a/../b", "/a\n/b"]
     {
@@ -135,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_read_names_only_what_is_on_the_lists(
+    fn accepted_entry_has_only_allowed_names_and_values(
         (directory, file, prior, wanted) in (scrap(), scrap(), scrap(), prop::collection::vec(scrap(), 0..4)),
         (unit, drop_in, id, control) in (prop::option::of(scrap()), scrap(), scrap(), prop::option::of(scrap())),
     ) {

@@ -1,15 +1,15 @@
-//! A leaker that shares its cgroup, moved to a child of it: limited there, while the others are
-//! not.
+//! Isolation of a leaking process in a child of its shared cgroup, which is limited while the other
+//! processes are not.
 //!
-//! Done only where the operator said so, see [`permit`]. In version 1 the leaker moves, with what
-//! belongs to it, and the others stay. In version 2 a cgroup whose children have the memory
-//! controller holds no process itself, so that the others move as well, to a second child without a
-//! limit. What limits the shared cgroup itself holds for all as before. Memory stays charged where
-//! it was: the child begins with next to nothing, and its limit bounds what is taken from then on
-//! ([`turnover`] makes room for what is only replaced). Nothing is kept of who was moved: whoever
-//! is in our children goes back, see [`merge`]. Failure: what was half done is undone by the
-//! caller, or from the journal. It refuses a cgroup that is divided already, and one whose
-//! processes come faster than they can be moved.
+//! Only in cgroups that the operator has delegated, see [`permit`]. In cgroup v1 the leaking
+//! process moves with those that belong to it, and the others stay. In cgroup v2 a cgroup whose
+//! children have the memory controller may not contain processes, so the others move too, to a
+//! second child without a limit. Limits of the shared cgroup itself apply to all as before. Memory
+//! stays charged to it: the child starts almost empty, and its limit covers what is allocated from
+//! then on ([`Recharge`] allows for memory that is only replaced). The journal does not list the
+//! moved processes: all in our children move back, see [`restore()`]. Failure: a partial change is
+//! undone by the caller or from the journal. Refused: a cgroup that is already divided, and one
+//! whose processes fork faster than they can be moved.
 
 mod eligibility;
 mod recharge;
@@ -36,10 +36,10 @@ use crate::{
 
 pub use eligibility::permit;
 pub use recharge::Recharge;
-pub use restore::{Restored, merge};
+pub use restore::{Restored, restore};
 
-/// Times that a cgroup's processes are listed and moved until none is left. Each time only those
-/// are left that were forked meanwhile.
+/// Rounds in which the processes of a cgroup are listed and moved until none is left. Each round
+/// meets only processes that were forked meanwhile.
 const PASSES_MAX: u32 = 32;
 
 const PROCESSES: &str = "cgroup.procs";
@@ -53,14 +53,14 @@ struct SharedCgroup<'a> {
     programs: Option<&'a ProgramList>,
 }
 
-/// Divides a cgroup that was found fit for it, and gives the child in which the leaker is now, and
-/// how many came with it.
+/// Divides a cgroup that [`permit`] accepted. Returns the child with the leaking process, and the
+/// number of processes in it.
 ///
 /// # Errors
 ///
-/// Returns an error if it is not isolated, or only in part: the entry lists what may have been
-/// done.
-pub fn split(
+/// Returns an error if the process is not isolated, or only in part: the entry lists possible
+/// changes.
+pub fn isolate(
     journal: &Journal,
     entry: &mut JournalEntry,
     target: &Cgroup,
@@ -69,7 +69,7 @@ pub fn split(
     programs: Option<&ProgramList>,
 ) -> Result<(Cgroup, usize), LimitError> {
     entry.split = Some(split);
-    journal.put(entry).map_err(failed("the journal cannot be written"))?;
+    journal.write(entry).map_err(failed("cannot write the journal"))?;
     let (directory, version) = (&*target.directory, target.version());
     let shared = SharedCgroup { directory, version, programs };
     let children = match shared.version {
@@ -79,11 +79,11 @@ pub fn split(
     for child in children {
         let directory = shared.directory.join(child);
         fs::create_dir(&directory)
-            .map_err(failed(format!("{} cannot be made", directory.display())))?;
+            .map_err(failed(format!("cannot create {}", directory.display())))?;
     }
-    let moved = shared.divide(culprit)?;
+    let moved = shared.move_processes(culprit)?;
     let directory = shared.directory.join(LEAK_CHILD);
-    let nothing = || io::Error::other("it has no memory controller");
+    let nothing = || io::Error::other("the child cgroup has no memory controller");
     let leak = Cgroup::at(directory.clone())
         .ok_or_else(nothing)
         .map_err(failed(directory.display().to_string()))?;
@@ -91,28 +91,29 @@ pub fn split(
 }
 
 impl SharedCgroup<'_> {
-    /// Moves its processes, and where it has to hold none hands the memory controller on; gives how
-    /// many are with the leaker.
-    fn divide(&self, culprit: ProcessId) -> Result<usize, LimitError> {
+    /// Moves the processes, and in version 2 enables the memory controller for the children.
+    /// Returns the number of processes with the leaking one.
+    fn move_processes(&self, culprit: ProcessId) -> Result<usize, LimitError> {
         let mut moved = BTreeSet::new();
         for _ in 0..PASSES_MAX {
-            let here = self.pids().map_err(failed("its processes cannot be told"))?;
-            if here.is_empty() && self.version == Version::V2 && self.hand_on()? {
+            let here = self.pids().map_err(failed("cannot list the processes of the cgroup"))?;
+            if here.is_empty() && self.version == Version::V2 && self.delegate_memory()? {
                 return Ok(moved.len());
             }
-            let leaving = self.leaving(&here, culprit)?;
-            if leaving.is_empty() && self.version == Version::V1 {
+            let to_isolate = self.to_isolate(&here, culprit)?;
+            if to_isolate.is_empty() && self.version == Version::V1 {
                 return Ok(moved.len());
             }
             for pid in here {
                 let child = match self.version {
-                    _ if leaving.contains(&pid) => LEAK_CHILD,
+                    _ if to_isolate.contains(&pid) => LEAK_CHILD,
                     Version::V1 => continue,
                     Version::V2 => REST_CHILD,
                 };
                 let what =
-                    || format!("pid {pid} cannot be moved to {}/{child}", self.directory.display());
-                if admit(&self.directory.join(child), pid).map_err(|error| failed(what())(error))?
+                    || format!("cannot move pid {pid} to {}/{child}", self.directory.display());
+                if move_process(&self.directory.join(child), pid)
+                    .map_err(|error| failed(what())(error))?
                     && child == LEAK_CHILD
                 {
                     moved.insert(pid);
@@ -122,13 +123,15 @@ impl SharedCgroup<'_> {
         Err(LimitRefusal::TooManyForks.into())
     }
 
-    /// Which of these belong to the leaker, wherever those are by now with whom they do.
-    fn leaving(&self, here: &[u32], culprit: ProcessId) -> Result<BTreeSet<u32>, LimitError> {
+    /// Returns those of `here` that belong to the leaking process, in whichever child that is now.
+    fn to_isolate(&self, here: &[u32], culprit: ProcessId) -> Result<BTreeSet<u32>, LimitError> {
         let mut pids = here.to_vec();
         for child in [LEAK_CHILD, REST_CHILD] {
             match pids_in(&self.directory.join(child)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                more => pids.extend(more.map_err(failed("its processes cannot be told"))?),
+                more => {
+                    pids.extend(more.map_err(failed("cannot list the processes of the cgroup"))?);
+                }
             }
         }
         let members = CgroupProcess::all(&pids, self.programs)
@@ -137,12 +140,13 @@ impl SharedCgroup<'_> {
         if !is_there || start_ticks(culprit.pid) != Some(culprit.start_ticks) {
             return Err(LimitRefusal::Left.into());
         }
-        let leaving = related(&members, culprit.pid).into_iter().map(|member| member.pid);
-        Ok(leaving.filter(|pid| here.contains(pid)).collect())
+        let to_isolate = related(&members, culprit.pid).into_iter().map(|member| member.pid);
+        Ok(to_isolate.filter(|pid| here.contains(pid)).collect())
     }
 
-    /// Gives its children the memory controller; says whether it did: not while somebody is in it.
-    fn hand_on(&self) -> Result<bool, LimitError> {
+    /// Enables the memory controller for the children; returns `false` if the cgroup still has
+    /// processes.
+    fn delegate_memory(&self) -> Result<bool, LimitError> {
         match fs::write(self.directory.join(SUBTREE_CONTROL), format!("+{MEMORY}")) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
             wrote => {
@@ -160,36 +164,36 @@ impl SharedCgroup<'_> {
     }
 }
 
-/// The child of an entry's cgroup that is limited, if the cgroup is still the one that was divided.
-pub fn leak_of(entry: &JournalEntry) -> Option<Cgroup> {
+/// Returns the limited child of an entry's cgroup, if that is still the cgroup that was divided.
+pub fn leak_child(entry: &JournalEntry) -> Option<Cgroup> {
     is_there(entry).then(|| Cgroup::at(entry.directory.join(LEAK_CHILD))).flatten()
 }
 
-/// Whether a process is in a cgroup itself, or below it.
-pub fn holds(target: &Cgroup, pid: u32) -> bool {
+/// Returns whether a process is in a cgroup or in a descendant.
+pub fn contains(target: &Cgroup, pid: u32) -> bool {
     target.pids().is_ok_and(|pids| pids.contains(&pid))
 }
 
 fn is_there(entry: &JournalEntry) -> bool {
-    // The entry may say anything: what is no cgroup is not written, and nobody can put a link into
-    // the path of one.
+    // An entry may contain anything. Only a cgroup is written, and nobody can put a link into the
+    // path of one.
     CgroupDir::open(&entry.directory)
         .and_then(|directory| directory.inode())
         .is_ok_and(|inode| inode == entry.inode)
 }
 
-/// The processes of a cgroup, without those below it. Of one that is not seen from here the kernel
-/// says 0.
+/// Lists the processes of a cgroup without its descendants. The kernel lists one of another PID
+/// namespace as 0.
 fn pids_in(directory: &Path) -> io::Result<Vec<u32>> {
     let processes = fs::read_to_string(directory.join(PROCESSES))?;
     Ok(processes.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// Moves a process; says whether it was still there.
-fn admit(directory: &Path, pid: u32) -> io::Result<bool> {
-    // To the kernel it is whoever writes.
+/// Moves a process; returns `false` if it has ended.
+fn move_process(directory: &Path, pid: u32) -> io::Result<bool> {
+    // The kernel takes 0 for the writer itself.
     if pid == 0 {
-        return Err(io::Error::other("it is in a PID namespace that is not seen from here"));
+        return Err(io::Error::other("it is outside of the agent's PID namespace"));
     }
     match fs::write(directory.join(PROCESSES), pid.to_string()) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
@@ -197,7 +201,7 @@ fn admit(directory: &Path, pid: u32) -> io::Result<bool> {
     }
 }
 
-/// The cgroups right below one.
+/// Lists the direct children of a cgroup.
 fn children_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut children = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -209,7 +213,7 @@ fn children_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(children)
 }
 
-/// The controllers that a file lists.
+/// Parses a list of controllers.
 fn controllers(text: &str) -> BTreeSet<&str> {
     text.split_whitespace().collect()
 }

@@ -1,55 +1,55 @@
-//! A divided cgroup, put together again: whoever is in our children goes back, and the children go.
+//! Restoration of a divided cgroup: all processes in our children move back, and the children are
+//! removed.
 //!
-//! By the journal alone, from wherever an agent was killed: each step is done if it is due. The
-//! limit is lifted before; then the memory controller is taken back, without which nobody could
-//! return in version 2. Where somebody else has begun to use what is there, it is left to them,
-//! without our limit.
+//! It needs only the journal's entry, wherever the agent was killed: each step is done if it is
+//! due. The limit has been lifted before. In cgroup v2 the memory controller is disabled for the
+//! children first, because no process could return otherwise. If others use the children by now,
+//! these stay, without our limit.
 
 use std::{fmt, fs, io, path::Path, thread::sleep, time::Duration};
 
 use super::{
-    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, admit, children_of, controllers,
-    is_there, pids_in,
+    LEAK_CHILD, MEMORY, PASSES_MAX, REST_CHILD, SUBTREE_CONTROL, children_of, controllers,
+    is_there, move_process, pids_in,
 };
 use crate::act::journal::{IsolatedCgroup, JournalEntry};
 
-/// A cgroup whose last process has just left may be busy for a moment.
+/// Attempts to remove a cgroup, which may be busy for a moment after its last process has left.
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// Settings of a cgroup that somebody chose to have the memory controller for, and what they say
-/// where nobody did.
+/// Settings of a cgroup that need the memory controller, and their defaults.
 const SETTINGS: [(&str, &str); 4] =
     [("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0")];
 
 /// Result of a restore.
 #[derive(Debug)]
 pub enum Restored {
-    /// It is as before.
-    Whole,
-    /// Somebody else uses what is there, in this way.
-    Theirs(String),
-    /// The cgroup is gone, and all with it.
+    /// The cgroup is as before.
+    Complete,
+    /// Others use the children, for this reason.
+    UsedByOthers(String),
+    /// The cgroup is gone, with its children.
     Gone,
-    /// This could not be done.
+    /// An error, in words.
     Failed(String),
 }
 
-/// Whose a cgroup's `cgroup.subtree_control` is.
+/// Origin of the present value of a cgroup's `cgroup.subtree_control`.
 #[derive(Debug, PartialEq, Eq)]
 enum SubtreeControlOwner {
     AsBefore,
     Ours,
-    Theirs,
+    UsedByOthers,
 }
 
-/// Puts an entry's cgroup together.
-pub fn merge(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
+/// Restores the cgroup of an entry.
+pub fn restore(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
     if !is_there(entry) {
         return Restored::Gone;
     }
-    match try_merge(&entry.directory, split) {
-        Ok(merged) => merged,
+    match try_restore(&entry.directory, split) {
+        Ok(restored) => restored,
         Err(_) if !is_there(entry) => Restored::Gone,
         Err((what, error)) => Restored::Failed(format!("{what}: {error}")),
     }
@@ -57,40 +57,38 @@ pub fn merge(entry: &JournalEntry, split: &IsolatedCgroup) -> Restored {
 
 type Failed = (String, io::Error);
 
-fn try_merge(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Failed> {
+fn try_restore(directory: &Path, split: &IsolatedCgroup) -> Result<Restored, Failed> {
     if let Some(prior) = &split.subtree_control
-        && let Some(theirs) = take_back(directory, prior)?
+        && let Some(use_by_others) = revoke_memory(directory, prior)?
     {
-        return Ok(Restored::Theirs(theirs));
+        return Ok(Restored::UsedByOthers(use_by_others));
     }
-    let mut left = Restored::Whole;
+    let mut left = Restored::Complete;
     for child in [LEAK_CHILD, REST_CHILD] {
         let child_directory = directory.join(child);
-        return_all(&child_directory, directory)
-            .map_err(|error| (format!("{child} cannot be emptied"), error))?;
-        if !remove(&child_directory)
-            .map_err(|error| (format!("{child} cannot be removed"), error))?
-        {
-            left = Restored::Theirs(format!(
-                "{child} has cgroups of somebody else's by now, and stays"
+        move_back(&child_directory, directory)
+            .map_err(|error| (format!("cannot move the processes back from {child}"), error))?;
+        if !remove(&child_directory).map_err(|error| (format!("cannot remove {child}"), error))? {
+            left = Restored::UsedByOthers(format!(
+                "others have created cgroups in {child}, so that it stays"
             ));
         }
     }
     Ok(left)
 }
 
-/// Takes the memory controller from a cgroup's children, if it is on our account that they have it;
-/// says why not.
-fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
-    let failed = |error| (format!("{SUBTREE_CONTROL} cannot be put back"), error);
+/// Disables the memory controller for a cgroup's children, if it was enabled by us. Returns the
+/// reason if others need it.
+fn revoke_memory(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
+    let failed = |error| (format!("cannot restore {SUBTREE_CONTROL}"), error);
     let file = directory.join(SUBTREE_CONTROL);
     let found = fs::read_to_string(&file).map_err(failed)?;
-    let stay = format!("who was moved stays in {LEAK_CHILD} and {REST_CHILD}, without our limit");
+    let stay = format!("moved processes stay in {LEAK_CHILD} and {REST_CHILD}, without a limit");
     match control(prior, &found) {
         SubtreeControlOwner::AsBefore => return Ok(None),
-        SubtreeControlOwner::Theirs => {
+        SubtreeControlOwner::UsedByOthers => {
             let found = found.trim();
-            return Ok(Some(format!("somebody else set {SUBTREE_CONTROL} to \"{found}\"; {stay}")));
+            return Ok(Some(format!("others changed {SUBTREE_CONTROL} to \"{found}\"; {stay}")));
         }
         SubtreeControlOwner::Ours => {}
     }
@@ -104,13 +102,13 @@ fn take_back(directory: &Path, prior: &str) -> Result<Option<String>, Failed> {
             fs::read_to_string(child.join(setting)).is_ok_and(|value| value.trim() != nothing)
         };
         if let Some((setting, _)) = SETTINGS.iter().find(|setting| is_set(setting)) {
-            return Ok(Some(format!("somebody else set {name}/{setting}; {stay}")));
+            return Ok(Some(format!("others have set {name}/{setting}; {stay}")));
         }
     }
     match fs::write(&file, format!("-{MEMORY}")) {
         Ok(()) => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            Ok(Some(format!("cgroups of somebody else's in it use the memory controller; {stay}")))
+            Ok(Some(format!("other cgroups in it use the memory controller; {stay}")))
         }
         Err(error) => Err(failed(error)),
     }
@@ -122,11 +120,11 @@ fn control(prior: &str, found: &str) -> SubtreeControlOwner {
         return SubtreeControlOwner::AsBefore;
     }
     found.remove(MEMORY);
-    if found == prior { SubtreeControlOwner::Ours } else { SubtreeControlOwner::Theirs }
+    if found == prior { SubtreeControlOwner::Ours } else { SubtreeControlOwner::UsedByOthers }
 }
 
-/// Moves everybody from a child back, those who are forked meanwhile as well.
-fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
+/// Moves all processes of a child back, including those that are forked meanwhile.
+fn move_back(child: &Path, directory: &Path) -> io::Result<()> {
     for _ in 0..PASSES_MAX {
         let pids = match pids_in(child) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -136,14 +134,14 @@ fn return_all(child: &Path, directory: &Path) -> io::Result<()> {
             return Ok(());
         }
         for pid in pids {
-            admit(directory, pid)
-                .map_err(|error| io::Error::other(format!("pid {pid} cannot be moved: {error}")))?;
+            move_process(directory, pid)
+                .map_err(|error| io::Error::other(format!("cannot move pid {pid}: {error}")))?;
         }
     }
-    Err(io::Error::other("its processes come faster than they can be moved"))
+    Err(io::Error::other("its processes fork faster than they can be moved"))
 }
 
-/// Removes a child; says whether it could be: not where others made cgroups in it.
+/// Removes a child; returns `false` if others have created cgroups in it.
 fn remove(child: &Path) -> io::Result<bool> {
     let mut tries = 0;
     loop {
@@ -167,9 +165,9 @@ fn remove(child: &Path) -> io::Result<bool> {
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole => f.write_str("who was moved is back where it was"),
-            Self::Theirs(why) => f.write_str(why),
-            Self::Gone => f.write_str("who was moved went with its cgroup"),
+            Self::Complete => f.write_str("moved processes are back in their cgroup"),
+            Self::UsedByOthers(why) => f.write_str(why),
+            Self::Gone => f.write_str("moved processes went with their cgroup"),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -180,13 +178,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_handed_on_is_taken_back_only_as_it_was_left() {
+    fn only_our_own_change_of_controllers_is_reverted() {
         assert_eq!(control("", ""), SubtreeControlOwner::AsBefore);
         assert_eq!(control("", "memory"), SubtreeControlOwner::Ours);
         assert_eq!(control("cpu pids", "cpu memory pids\n"), SubtreeControlOwner::Ours);
         assert_eq!(control("memory", "memory\n"), SubtreeControlOwner::AsBefore);
         for (prior, found) in [("", "io memory"), ("cpu", "memory"), ("cpu", ""), ("memory", "")] {
-            assert_eq!(control(prior, found), SubtreeControlOwner::Theirs, "{prior} to {found}");
+            assert_eq!(
+                control(prior, found),
+                SubtreeControlOwner::UsedByOthers,
+                "{prior} to {found}"
+            );
         }
     }
 }
