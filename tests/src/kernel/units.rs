@@ -278,7 +278,7 @@ pub fn shared(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
     let mut stage = Stage::shared("shared", "")?;
     let outcome = stage.limits.limit(0.0, &ID, &stage.cgroup, life(stage.pid()?));
     ensure!(outcome.event == OutcomeKind::Refused, "{outcome:?}");
-    let owned = "is not divided: /system.slice/spillway-shared.service is systemd's own";
+    let owned = "is not divided: /system.slice/spillway-shared.service is managed by systemd";
     ensure!(outcome.why.contains(owned), "{outcome:?}");
     ensure!(stage.children()?.is_empty(), "{:?}", stage.children()?);
     drop(stage);

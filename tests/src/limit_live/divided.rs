@@ -173,7 +173,7 @@ pub fn divided_and_used(stage: &Stage) -> String {
     let refused = stage.limit(&mut limits, leak.pid());
     assert_eq!(refused.event, OutcomeKind::Refused);
     assert!(
-        refused.why.contains("is not divided: it has a child spillway-leak already"),
+        refused.why.contains("is not divided: it already has a child spillway-leak"),
         "{refused:?}"
     );
     fs::remove_dir(leak_path.join("theirs")).expect("it is empty");

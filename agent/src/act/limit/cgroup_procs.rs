@@ -1,4 +1,4 @@
-//! Processes that would be limited as well: the others in the leaking process's cgroup.
+//! Processes of a cgroup, and which of them are related to the one that leaks.
 
 use std::{
     fmt, fs, io,
@@ -95,9 +95,9 @@ impl fmt::Display for CgroupProcess {
     }
 }
 
-/// Those that have nothing to do with the leak: neither the same program, nor above the leaker, nor
-/// below it. A worker's siblings and its master are one service; a wrapper lives by what it wraps;
-/// and what the leaker started is the leaker's.
+/// Returns the processes that have nothing to do with the leak: they run another program, and are
+/// neither ancestors nor descendants of the leaking process. A worker, its siblings and its master
+/// are one service; a wrapper lives as long as what it wraps; and children belong to their parent.
 pub fn unrelated(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
     let Some(culprit) = find(members, leaker) else { return members.iter().collect() };
     let is_related = |member: &CgroupProcess| {
@@ -108,33 +108,33 @@ pub fn unrelated(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> 
     members.iter().filter(|member| !is_related(member)).collect()
 }
 
-/// Those that are limited with the leaker where the innocents are not: the others, but for who
-/// started innocents as well and is none of the leaker's program. A supervisor wraps them all, and
-/// what it starts next begins where it is itself.
+/// Returns the processes that are limited with the leaking one if the unrelated ones are not: all
+/// others, except ancestors of unrelated processes that run another program. Such a supervisor has
+/// to stay, because what it starts next begins in its own cgroup.
 pub fn related(members: &[CgroupProcess], leaker: u32) -> Vec<&CgroupProcess> {
     let Some(culprit) = find(members, leaker) else { return Vec::new() };
-    let innocents = unrelated(members, leaker);
-    let starts_innocents = |member: &CgroupProcess| {
-        innocents.iter().any(|innocent| lineage(members, innocent.pid).any(|above| above == member))
+    let unrelated = unrelated(members, leaker);
+    let supervises = |member: &CgroupProcess| {
+        unrelated.iter().any(|other| lineage(members, other.pid).any(|above| above == member))
     };
     let stays = |member: &CgroupProcess| {
-        starts_innocents(member) && !same_program(&member.program, &culprit.program)
+        supervises(member) && !same_program(&member.program, &culprit.program)
     };
-    members.iter().filter(|member| !innocents.contains(member) && !stays(member)).collect()
+    members.iter().filter(|member| !unrelated.contains(member) && !stays(member)).collect()
 }
 
 fn find(members: &[CgroupProcess], pid: u32) -> Option<&CgroupProcess> {
     members.iter().find(|member| member.pid == pid)
 }
 
-/// A process, and those above it. As long as there are members at most: pids may be reused while
-/// they are read, and then go in a circle.
+/// Returns a process and its ancestors in the cgroup; at most as many as the cgroup has processes,
+/// because pids that are reused during the read may form a cycle.
 fn lineage(members: &[CgroupProcess], pid: u32) -> impl Iterator<Item = &CgroupProcess> {
     std::iter::successors(find(members, pid), |member| find(members, member.ppid))
         .take(members.len())
 }
 
-/// Whether two processes run one program, were it replaced since one of them was started.
+/// Returns whether two processes run the same program, even if its file was replaced in between.
 fn same_program(one: &Path, other: &Path) -> bool {
     let name = |path: &Path| path.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     name(one) == name(other)
@@ -153,22 +153,22 @@ mod tests {
         members.iter().map(member).collect()
     }
 
-    fn innocent(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+    fn unrelated_pids(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
         unrelated(&all(members), leaker).iter().map(|member| member.pid).collect()
     }
 
-    fn goes(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
+    fn related_pids(members: &[(u32, u32, &str)], leaker: u32) -> Vec<u32> {
         related(&all(members), leaker).iter().map(|member| member.pid).collect()
     }
 
     #[test]
-    fn a_service_of_one_program_has_no_innocents() {
+    fn service_of_one_program_has_no_unrelated_process() {
         let nginx = [(10, 1, "/nginx"), (11, 10, "/nginx (deleted)"), (12, 10, "/nginx")];
-        assert_eq!(innocent(&nginx, 12), [0; 0]);
+        assert_eq!(unrelated_pids(&nginx, 12), [0; 0]);
     }
 
     #[test]
-    fn wrappers_and_children_are_the_leakers_own() {
+    fn wrappers_and_children_are_related() {
         let container = [
             (10, 9, "/tini"),
             (11, 10, "/sh"),
@@ -176,14 +176,14 @@ mod tests {
             (13, 12, "/convert"),
             (14, 13, "/gs"),
         ];
-        assert_eq!(innocent(&container, 12), [0; 0]);
+        assert_eq!(unrelated_pids(&container, 12), [0; 0]);
     }
 
     #[test]
-    fn another_program_beside_it_is_innocent_with_all_its_own() {
+    fn another_program_and_its_children_are_unrelated() {
         let omnibus =
             [(10, 1, "/runsvdir"), (11, 10, "/puma"), (12, 10, "/postgres"), (13, 12, "/postgres")];
-        assert_eq!(innocent(&omnibus, 11), [12, 13]);
+        assert_eq!(unrelated_pids(&omnibus, 11), [12, 13]);
     }
 
     #[test]
@@ -195,21 +195,21 @@ mod tests {
             (13, 12, "/puma"),
             (14, 10, "/postgres"),
         ];
-        assert_eq!(goes(&omnibus, 13), [11, 12, 13]);
+        assert_eq!(related_pids(&omnibus, 13), [11, 12, 13]);
         let master =
             [(10, 1, "/nginx"), (11, 10, "/nginx"), (12, 10, "/logger"), (13, 11, "/convert")];
-        assert_eq!(goes(&master, 11), [10, 11, 13]);
-        assert_eq!(goes(&[(10, 1, "/api"), (11, 1, "/db")], 10), [10]);
-        assert_eq!(goes(&[(10, 1, "/api")], 11), [0; 0]);
+        assert_eq!(related_pids(&master, 11), [10, 11, 13]);
+        assert_eq!(related_pids(&[(10, 1, "/api"), (11, 1, "/db")], 10), [10]);
+        assert_eq!(related_pids(&[(10, 1, "/api")], 11), [0; 0]);
     }
 
     #[test]
-    fn a_leaker_that_has_left_leaves_innocents_alone() {
-        assert_eq!(innocent(&[(10, 1, "/api")], 11), [10]);
+    fn without_the_leaker_every_process_is_unrelated() {
+        assert_eq!(unrelated_pids(&[(10, 1, "/api")], 11), [10]);
     }
 
     #[test]
-    fn pids_that_go_in_a_circle_end() {
-        assert_eq!(innocent(&[(10, 11, "/a"), (11, 10, "/b"), (12, 12, "/c")], 12), [10, 11]);
+    fn cycle_of_pids_ends() {
+        assert_eq!(unrelated_pids(&[(10, 11, "/a"), (11, 10, "/b"), (12, 12, "/c")], 12), [10, 11]);
     }
 }

@@ -1,9 +1,8 @@
-//! Whether a cgroup may be limited on account of a process: by this kernel, by who else lives in
-//! it, and by the operator.
+//! Check that a cgroup may be limited because of a process: by this kernel, by the other processes
+//! in the cgroup, and by the operator.
 //!
-//! What can be told of a cgroup by its path alone was asked before, of the guards. Here is what
-//! needs the host: which program it is, and whose the pod. The labels of a pod are asked for only
-//! where nothing else decides.
+//! The guards have already checked what the path of the cgroup shows. The rest needs the host: the
+//! program, and the owner of the pod. The labels of a pod are read only if nothing else decides.
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +18,20 @@ use crate::{
         always_protected,
         kubepods::{self, CgroupOwner},
     },
-    sense::{ProcessId, ProgramList, printable::printable_path},
+    os::host,
+    sense::{ProcessId, ProgramList, printable::printable_path, proc_files},
 };
 
-/// Least kernel whose `memory.high` does not make a process free memory for minutes inside of one
+/// First kernel whose `memory.high` does not make a process reclaim memory for minutes inside one
 /// system call.
 const MEMORY_HIGH_SINCE: (u32, u32) = (5, 9);
 
-/// Whether it may, and with whom it is shared; `None` where the culprit is alone in it, with what
-/// belongs to it.
+/// Checks that a cgroup may be limited. Returns the unrelated processes that share it; `None` if it
+/// has none.
 ///
 /// # Errors
 ///
-/// Returns the reason if it may not be.
+/// Returns the reason if it may not.
 pub fn permit(
     decide: &DecideConfig,
     pods: &mut PodLookup,
@@ -42,9 +42,9 @@ pub fn permit(
     culprit: ProcessId,
 ) -> Result<Option<String>, LimitError> {
     if target.version() == Version::V2 {
-        is_high_safe(&kernel_release())?;
+        is_high_safe(host::kernel_version())?;
     }
-    let (program, shared) = company(target, culprit, programs)?;
+    let (program, shared) = program_and_sharers(target, culprit, programs)?;
     LimitRequest { decide, t, cgroup, program: &program }.of(pods)?;
     Ok(shared)
 }
@@ -58,7 +58,7 @@ struct LimitRequest<'a> {
 }
 
 impl LimitRequest<'_> {
-    /// Whether an operator lets it be limited. What can be told of a cgroup alone is told before.
+    /// Checks the operator's rules that need more than the path of the cgroup.
     fn of(&self, pods: &mut PodLookup) -> Result<(), LimitRefusal> {
         if let Some(pattern) =
             self.decide.protected.iter().find(|pattern| pattern.is_of(self.program))
@@ -111,19 +111,19 @@ impl LimitRequest<'_> {
     }
 }
 
-/// The culprit's program, and who is in its cgroup that does not belong to it.
-fn company(
+/// Returns the program of the leaking process, and the unrelated processes in its cgroup.
+fn program_and_sharers(
     target: &Cgroup,
     culprit: ProcessId,
     programs: Option<&ProgramList>,
 ) -> Result<(PathBuf, Option<String>), LimitError> {
-    let pids = target.pids().map_err(failed("its processes cannot be told"))?;
-    // As a unit it is protected by its name; a container of it may have any.
+    let pids = target.pids().map_err(failed("cannot list the processes of the cgroup"))?;
+    // A systemd unit of the agent is protected by its name; a container may have any.
     if pids.contains(&std::process::id()) {
         return Err(LimitRefusal::Own.into());
     }
     let members = CgroupProcess::all(&pids, programs)
-        .map_err(failed("programs of its processes cannot be read"))?;
+        .map_err(failed("cannot read the programs in the cgroup"))?;
     let leaker = members.iter().find(|member| member.pid == culprit.pid);
     let leaker = leaker
         .filter(|_| start_ticks(culprit.pid) == Some(culprit.start_ticks))
@@ -136,23 +136,15 @@ fn company(
     Ok((leaker.program.clone(), shared))
 }
 
-/// When a process was started; `None` where it is gone.
+/// Returns the start time of a process in clock ticks since boot; `None` if it has ended.
 pub fn start_ticks(pid: u32) -> Option<u64> {
-    procfs::process::Process::new(pid as i32).ok()?.stat().ok().map(|stat| stat.starttime)
+    proc_files::stat_of(pid).map(|stat| stat.start_ticks)
 }
 
-fn kernel_release() -> String {
-    nix::sys::utsname::uname()
-        .map(|name| name.release().to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-fn is_high_safe(release: &str) -> Result<(), LimitRefusal> {
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) >= MEMORY_HIGH_SINCE => Ok(()),
-        _ => Err(LimitRefusal::KernelTooOld(release.to_owned())),
+fn is_high_safe(kernel: Option<(u32, u32)>) -> Result<(), LimitRefusal> {
+    match kernel {
+        Some(version) if version >= MEMORY_HIGH_SINCE => Ok(()),
+        _ => Err(LimitRefusal::KernelTooOld(host::kernel_release())),
     }
 }
 
@@ -162,11 +154,11 @@ mod tests {
 
     #[test]
     fn memory_high_is_refused_before_5_9_or_if_unknown() {
-        for release in ["5.9.0", "5.10.0-30-cloud-amd64", "6.18.44", "10.0"] {
-            assert_eq!(is_high_safe(release), Ok(()), "{release}");
+        for version in [(5, 9), (5, 10), (6, 18), (10, 0)] {
+            assert_eq!(is_high_safe(Some(version)), Ok(()), "{version:?}");
         }
-        for release in ["5.8.18", "4.19.0-27-amd64", "3.10.0-1160.el7", "", "linux"] {
-            assert!(is_high_safe(release).is_err(), "{release}");
+        for version in [Some((5, 8)), Some((4, 19)), Some((3, 10)), None] {
+            assert!(is_high_safe(version).is_err(), "{version:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a shared cgroup may be divided: by the operator, by systemd, and by what it is.
+//! Check that a shared cgroup may be divided: by the operator, by systemd, and by its state.
 //!
-//! What is seen of it is gathered first and then judged; the judgement is pure. Nothing is written.
+//! The state is read first and then judged by a pure function. Nothing is written.
 
 use std::{fs, io, path::Path};
 
@@ -19,8 +19,8 @@ use crate::{
     sense::{ProgramList, proc_files},
 };
 
-/// By which systemd says of a cgroup that what is below it is somebody else's: as root, and where
-/// it may set no attribute of root's.
+/// Extended attributes by which systemd marks a cgroup whose children are delegated: as root, and
+/// where it may not set trusted attributes.
 const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
 
 /// Suffixes of systemd units that can contain processes or units.
@@ -32,7 +32,7 @@ struct SharedCgroupView {
     /// Processes directly in it, with their programs.
     pids: Vec<u32>,
     members: Vec<CgroupProcess>,
-    /// Those of our children that are there already.
+    /// Children with the agent's names that exist already.
     taken: Vec<&'static str>,
     /// Details that only this version has.
     of: Of,
@@ -41,7 +41,7 @@ struct SharedCgroupView {
 #[derive(Debug, Clone)]
 enum Of {
     V1 {
-        /// Whether what its children use counts as used by it.
+        /// Set if the usage of its children counts as its own.
         is_hierarchical: bool,
     },
     V2 {
@@ -49,17 +49,17 @@ enum Of {
         kind: String,
         subtree_control: String,
         /// Names of children that have processes.
-        peopled: Vec<String>,
-        /// Whether it is promised memory that its children would not have a part of.
+        populated: Vec<String>,
+        /// Set if it has protected memory in which its children would have no part.
         loses_protection: bool,
     },
 }
 
-/// Whether it may, and what it is before.
+/// Checks that a cgroup may be divided, and returns its state before.
 ///
 /// # Errors
 ///
-/// Returns a refusal that names the processes that share it.
+/// Returns a refusal that names the processes that share the cgroup.
 pub fn permit(
     delegated: &[Pattern],
     protected: &[Pattern],
@@ -74,19 +74,19 @@ pub fn permit(
     let refused =
         |why: String, hint| LimitRefusal::NotDivided { shared: shared.clone(), why, hint }.into();
     if systemd::is_running()
-        && let Err(owned) = handed_over(&target.directory, cgroup)
+        && let Err(owned) = check_delegated(&target.directory, cgroup)
     {
         return Err(refused(
-            format!("{owned} is systemd's own"),
-            "Delegate=yes in its unit hands it over",
+            format!("{owned} is managed by systemd"),
+            "set Delegate=yes in its unit",
         ));
     }
-    let sight = SharedCgroupView::of(target, programs)
-        .map_err(failed(format!("what {cgroup} is cannot be told")))?;
-    match objection(&sight, protected, std::process::id()) {
+    let view = SharedCgroupView::of(target, programs)
+        .map_err(failed(format!("cannot read the state of {cgroup}")))?;
+    match objection(&view, protected, std::process::id()) {
         Some(why) => Err(refused(why, "give the service a unit or container of its own")),
         None => Ok(IsolatedCgroup {
-            subtree_control: match sight.of {
+            subtree_control: match view.of {
                 Of::V1 { .. } => None,
                 Of::V2 { subtree_control, .. } => Some(subtree_control),
             },
@@ -94,39 +94,39 @@ pub fn permit(
     }
 }
 
-/// Why it is not to be divided; `None` where it may be.
-fn objection(sight: &SharedCgroupView, protected: &[Pattern], own_pid: u32) -> Option<String> {
-    if sight.pids.contains(&0) {
-        return Some("not every process of it is seen from here".to_owned());
+/// Returns the reason against dividing it; `None` if there is none.
+fn objection(view: &SharedCgroupView, protected: &[Pattern], own_pid: u32) -> Option<String> {
+    if view.pids.contains(&0) {
+        return Some("some of its processes are outside of the agent's pid namespace".to_owned());
     }
-    if sight.pids.contains(&own_pid) {
-        return Some("Spillway is among them".to_owned());
+    if view.pids.contains(&own_pid) {
+        return Some("Spillway runs in it".to_owned());
     }
-    if let Some(child) = sight.taken.first() {
-        return Some(format!("it has a child {child} already"));
+    if let Some(child) = view.taken.first() {
+        return Some(format!("it already has a child {child}"));
     }
-    match &sight.of {
+    match &view.of {
         Of::V1 { is_hierarchical: false } => {
-            Some("its limits do not hold for its children (memory.use_hierarchy=0)".to_owned())
+            Some("its limits do not apply to its children (memory.use_hierarchy=0)".to_owned())
         }
         Of::V1 { .. } => None,
-        Of::V2 { kind, subtree_control, peopled, loses_protection } => {
+        Of::V2 { kind, subtree_control, populated, loses_protection } => {
             let is_protected = |member: &&CgroupProcess| {
                 protected.iter().any(|pattern| pattern.is_of(&member.program))
             };
             if kind != "domain" {
                 Some(format!("its cgroup.type is {kind}"))
             } else if controllers(subtree_control).contains(MEMORY) {
-                Some("it hands the memory controller on already".to_owned())
-            } else if let Some(child) = peopled.first() {
+                Some("it already enables the memory controller for its children".to_owned())
+            } else if let Some(child) = populated.first() {
                 Some(format!("it has a child {child} with processes"))
             } else if *loses_protection {
                 Some(
-                    "its memory.min or memory.low would not hold for those who are moved"
+                    "its memory.min or memory.low would not protect the processes that are moved"
                         .to_owned(),
                 )
             } else {
-                let member = sight.members.iter().find(is_protected)?;
+                let member = view.members.iter().find(is_protected)?;
                 Some(format!("{member} is protected, and would have to be moved"))
             }
         }
@@ -150,25 +150,25 @@ impl SharedCgroupView {
                     .map_or(true, |value| value != "0"),
             },
             Version::V2 => {
-                let mut peopled = Vec::new();
+                let mut populated = Vec::new();
                 for child in children_of(directory)? {
                     if fs::read_to_string(child.join("cgroup.events"))?
                         .lines()
                         .any(|line| line == "populated 1")
                     {
-                        peopled.push(
+                        populated.push(
                             child.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                         );
                     }
                 }
-                let promised = |file| target.read(file).is_ok_and(|value| value != "0");
+                let protects = |file| target.read(file).is_ok_and(|value| value != "0");
                 Of::V2 {
                     kind: fs::read_to_string(directory.join("cgroup.type"))?.trim().to_owned(),
                     subtree_control: fs::read_to_string(directory.join(SUBTREE_CONTROL))?
                         .trim()
                         .to_owned(),
-                    peopled,
-                    loses_protection: (promised("memory.min") || promised("memory.low"))
+                    populated,
+                    loses_protection: (protects("memory.min") || protects("memory.low"))
                         && !protects_children(),
                 }
             }
@@ -177,7 +177,8 @@ impl SharedCgroupView {
     }
 }
 
-/// Whether what a cgroup is promised holds for its children without being said of each.
+/// Returns whether a cgroup's memory protection extends to its children
+/// (`memory_recursiveprot`).
 fn protects_children() -> bool {
     let mounts = proc_files::mounts();
     mounts.is_ok_and(|mounts| {
@@ -189,9 +190,9 @@ fn protects_children() -> bool {
     })
 }
 
-/// Whether systemd has handed a cgroup over; the error names whose it is: the innermost unit on its
-/// path, or itself where there is none.
-fn handed_over(directory: &Path, cgroup: &str) -> Result<(), String> {
+/// Checks that systemd has delegated a cgroup. The error names the cgroup's owner: the innermost
+/// unit on its path, or the cgroup itself if there is none.
+fn check_delegated(directory: &Path, cgroup: &str) -> Result<(), String> {
     let (unit, below) = innermost_unit(cgroup);
     let is_delegated = directory.ancestors().nth(below).is_some_and(|unit| {
         DELEGATED.iter().any(|name| {
@@ -203,7 +204,7 @@ fn handed_over(directory: &Path, cgroup: &str) -> Result<(), String> {
     if is_delegated { Ok(()) } else { Err(unit.to_owned()) }
 }
 
-/// The path up to the innermost unit, and how far below it the whole path ends.
+/// Returns the path up to the innermost unit, and the number of components below it.
 fn innermost_unit(cgroup: &str) -> (&str, usize) {
     let mut path = cgroup;
     let mut below = 0;
@@ -222,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    fn sight(of: Of) -> SharedCgroupView {
+    fn view(of: Of) -> SharedCgroupView {
         let member =
             |pid, program: &str| CgroupProcess { pid, ppid: 1, program: PathBuf::from(program) };
         SharedCgroupView {
@@ -234,50 +235,53 @@ mod tests {
     }
 
     fn v1(is_hierarchical: bool) -> SharedCgroupView {
-        sight(Of::V1 { is_hierarchical })
+        view(Of::V1 { is_hierarchical })
     }
 
     fn v2(
         kind: &str,
         subtree_control: &str,
-        peopled: &[&str],
+        populated: &[&str],
         loses_protection: bool,
     ) -> SharedCgroupView {
         let (kind, subtree_control) = (kind.to_owned(), subtree_control.to_owned());
-        let peopled = peopled.iter().map(ToString::to_string).collect();
-        sight(Of::V2 { kind, subtree_control, peopled, loses_protection })
+        let populated = populated.iter().map(ToString::to_string).collect();
+        view(Of::V2 { kind, subtree_control, populated, loses_protection })
     }
 
-    fn why(sight: &SharedCgroupView) -> Option<String> {
-        objection(sight, &[], 1)
+    fn why(view: &SharedCgroupView) -> Option<String> {
+        objection(view, &[], 1)
     }
 
     #[test]
-    fn a_plain_cgroup_may_be_divided() {
+    fn plain_cgroup_may_be_divided() {
         assert_eq!(why(&v1(true)), None);
         assert_eq!(why(&v2("domain", "", &[], false)), None);
     }
 
     #[test]
-    fn what_would_not_hold_or_is_not_ours_to_move_is_not_divided() {
-        let told = |sight: &SharedCgroupView| why(sight).unwrap_or_default();
-        assert!(told(&v1(false)).starts_with("its limits do not hold for its children"));
+    fn cgroup_whose_division_would_do_harm_is_refused() {
+        let reason = |view: &SharedCgroupView| why(view).unwrap_or_default();
+        assert!(reason(&v1(false)).starts_with("its limits do not apply to its children"));
         assert_eq!(
-            told(&v2("domain threaded", "", &[], false)),
+            reason(&v2("domain threaded", "", &[], false)),
             "its cgroup.type is domain threaded"
         );
         assert_eq!(
-            told(&v2("domain", "io memory", &[], false)),
-            "it hands the memory controller on already"
+            reason(&v2("domain", "io memory", &[], false)),
+            "it already enables the memory controller for its children"
         );
-        assert_eq!(told(&v2("domain", "", &["box"], false)), "it has a child box with processes");
-        assert!(told(&v2("domain", "", &[], true)).starts_with("its memory.min or memory.low"));
+        assert_eq!(reason(&v2("domain", "", &["box"], false)), "it has a child box with processes");
+        assert!(reason(&v2("domain", "", &[], true)).starts_with("its memory.min or memory.low"));
         for plain in [v1(true), v2("domain", "", &[], false)] {
-            let sight = SharedCgroupView { pids: vec![10, 0], ..plain.clone() };
-            assert_eq!(told(&sight), "not every process of it is seen from here");
-            assert_eq!(objection(&plain, &[], 11).as_deref(), Some("Spillway is among them"));
-            let sight = SharedCgroupView { taken: vec![LEAK_CHILD], ..plain };
-            assert_eq!(told(&sight), "it has a child spillway-leak already");
+            let view = SharedCgroupView { pids: vec![10, 0], ..plain.clone() };
+            assert_eq!(
+                reason(&view),
+                "some of its processes are outside of the agent's pid namespace"
+            );
+            assert_eq!(objection(&plain, &[], 11).as_deref(), Some("Spillway runs in it"));
+            let view = SharedCgroupView { taken: vec![LEAK_CHILD], ..plain };
+            assert_eq!(reason(&view), "it already has a child spillway-leak");
         }
     }
 
@@ -285,12 +289,12 @@ mod tests {
     fn protected_program_stays_beside_a_leaker() {
         let protected = [Pattern::new("exe:/db").unwrap()];
         assert_eq!(objection(&v1(true), &protected, 1), None);
-        let told = objection(&v2("domain", "", &[], false), &protected, 1);
-        assert_eq!(told.as_deref(), Some("db (pid 11) is protected, and would have to be moved"));
+        let reason = objection(&v2("domain", "", &[], false), &protected, 1);
+        assert_eq!(reason.as_deref(), Some("db (pid 11) is protected, and would have to be moved"));
     }
 
     #[test]
-    fn the_innermost_unit_says_whose_a_cgroup_is() {
+    fn innermost_unit_owns_a_cgroup() {
         assert_eq!(innermost_unit("/system.slice/a.service"), ("/system.slice/a.service", 0));
         assert_eq!(
             innermost_unit("/system.slice/a.service/box/one"),
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cgroup_or_has_no_attribute_is_not_handed_over() {
-        assert_eq!(handed_over(&std::env::temp_dir(), "/tmp"), Err("/tmp".to_owned()));
+    fn directory_without_the_attribute_is_not_delegated() {
+        assert_eq!(check_delegated(&std::env::temp_dir(), "/tmp"), Err("/tmp".to_owned()));
     }
 }
