@@ -1,20 +1,25 @@
-//! One request over HTTPS, and its answer: for what asks others, each on a thread of its own and
-//! never on the loop.
+//! HTTP client for blocking threads, never for the daemon's loop.
 //!
-//! One deadline holds for all of it, from the look-up of the name to the last byte, because what is
-//! not awaited any more is dropped. A body is read up to a bound and no further. No redirect is
-//! followed, so that a token goes nowhere but where it was meant to, no proxy is asked, and nothing
-//! is compressed. Files are read anew by each client: certificates are replaced while the agent
-//! runs. Plain HTTP is spoken where the address says so; whoever configures addresses says which
-//! may.
+//! One deadline covers the whole request, from the lookup of the name to the last byte: at the
+//! deadline the request is dropped with its connection. A body is read up to a limit. Redirects are
+//! not followed, so that a token goes only to the host it is meant for; no proxy and no compression
+//! is used. All requests share one runtime that has no thread of its own. TLS configurations are
+//! cached, and certificates are read again once a file changes ([`FileStamp`]). Plain HTTP is
+//! spoken if the URL says so; the configuration decides which URLs may.
 
 use std::{
     cell::Cell,
+    collections::VecDeque,
+    env,
     error::Error as StdError,
+    fs,
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,18 +34,21 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    runtime::Runtime,
     time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,
     rustls::{
         self, ClientConfig, RootCertStore,
+        client::Resumption,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
 
 use crate::{
+    clock::Clock,
     net::dns::resolve,
     os::trusted::{self, FileRules, PathRules},
 };
@@ -54,8 +62,59 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes of an answer's head. Heads have some hundreds.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// Maximum number of cached TLS configurations. The agent uses three: notifications, drain requests
+/// and Kubernetes.
+const CACHED_MAX: usize = 4;
+
+/// Maximum age of a cached TLS configuration. A guess: it bounds the delay of changes that
+/// [`FileStamp`] misses, such as a file rewritten in place in a directory of certificates.
+const CACHED_FOR: Duration = Duration::from_secs(3_600);
+
+/// Minimum age of the last change of a file whose stamp is trusted. A second change within one tick
+/// of the kernel's clock (10 ms at 100 Hz) would leave the stamp as it is; some file systems store
+/// whole seconds, and FAT two.
+const SETTLES_WITHIN: Duration = Duration::from_secs(3);
+
+/// Places where distributions keep trusted certificates, as `openssl-probe` has them.
+const HOST_ROOTS: [&str; 7] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
+
+/// Runtime of all requests, built by the first. It belongs to no thread: of the callers that block
+/// on it, one waits for I/O and timers on behalf of all.
+static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+
+/// TLS configurations, the oldest first.
+static CACHED: Mutex<VecDeque<CachedConfig>> = Mutex::new(VecDeque::new());
+
+/// TLS configuration with the state of the files that it was read from.
+struct CachedConfig {
+    options: TlsOptions,
+    stamps: Vec<Option<FileStamp>>,
+    /// Started when the files were read.
+    age: Clock,
+    config: Arc<ClientConfig>,
+}
+
+/// Identity and last change of a file or directory. The time of the inode's last change covers
+/// permissions and owner, so a key that others may read is refused as soon as it is opened to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 /// Trusted authorities, and the client's own certificate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that
     /// this host trusts.
@@ -65,7 +124,7 @@ pub struct TlsOptions {
 }
 
 /// A client's certificate and its key, in PEM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
     /// The certificate, followed by those up to the one that the server trusts.
     pub cert_file: PathBuf,
@@ -143,7 +202,7 @@ pub enum RequestPhase {
     Reading,
 }
 
-/// Asks servers that an [`Identity`] trusts.
+/// Client for servers that its [`TlsOptions`] trust.
 pub struct HttpClient {
     tls: TlsConnector,
 }
@@ -162,12 +221,40 @@ impl Response {
 }
 
 impl HttpClient {
-    /// Reads the files.
+    /// Reads the files, unless they are unchanged since a client with these options was made.
     ///
     /// # Errors
     ///
     /// Returns an error that names the file that cannot be used.
     pub fn new(identity: &TlsOptions) -> Result<Self, HttpError> {
+        // Before the files are read: a change meanwhile makes the next client read them again.
+        let stamps: Vec<_> = identity.files().iter().map(|path| FileStamp::of(path)).collect();
+        let age = Clock::start();
+        let are_settled = stamps.iter().flatten().all(|stamp| stamp.is_settled(age.unix_ms()));
+        let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.retain(|entry| {
+            entry.age.now() < CACHED_FOR.as_secs_f64()
+                && (entry.options != *identity || entry.stamps == stamps)
+        });
+        if let Some(entry) = cached.iter().find(|entry| entry.options == *identity) {
+            return Ok(Self { tls: TlsConnector::from(entry.config.clone()) });
+        }
+        // Reading may be slow, and others need not wait for it.
+        drop(cached);
+        let config = Arc::new(Self::read_config(identity)?);
+        if are_settled {
+            let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            cached.retain(|entry| entry.options != *identity);
+            if cached.len() >= CACHED_MAX {
+                cached.pop_front();
+            }
+            let (options, config) = (identity.clone(), config.clone());
+            cached.push_back(CachedConfig { options, stamps, age, config });
+        }
+        Ok(Self { tls: TlsConnector::from(config) })
+    }
+
+    fn read_config(identity: &TlsOptions) -> Result<ClientConfig, HttpError> {
         let roots = match &identity.ca_file {
             Some(ca_file) => roots_in(ca_file)?,
             None => roots_of_host(),
@@ -194,7 +281,9 @@ impl HttpClient {
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        // Each connection verifies the server's certificate anew, though the configuration is kept.
+        config.resumption = Resumption::disabled();
+        Ok(config)
     }
 
     /// Sends a request to the host that its address names, and reads the answer. Blocks for at most
@@ -213,17 +302,14 @@ impl HttpClient {
             phase: phase.get(),
             why: chain(why),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| failed(&error))?;
+        let runtime = runtime().map_err(|error| failed(&error))?;
         let asked = runtime.block_on(async {
             timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await
         });
         asked.unwrap_or_else(|_| Err(HttpError::Late { within: bounds.within, phase: phase.get() }))
     }
 
-    /// Sends a body, as [`Client::send`] does.
+    /// Sends a body, as [`HttpClient::send`] does.
     ///
     /// # Errors
     ///
@@ -279,23 +365,90 @@ impl HttpClient {
         builder.max_buf_size(HEAD_BYTES_MAX);
         let (mut sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-        // It ends with the runtime at the latest; what it has to say of a failure the answer says
-        // too.
-        tokio::spawn(connection);
-        let answer =
-            sender.send_request(request.map(Full::new)).await.map_err(|error| failed(&error))?;
+        let response = async {
+            let answer = sender
+                .send_request(request.map(Full::new))
+                .await
+                .map_err(|error| failed(&error))?;
 
-        phase.set(RequestPhase::Reading);
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                HttpError::TooLarge(body_bytes_max)
-            } else {
-                failed(error.as_ref())
-            }
-        })?;
-        Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
+            phase.set(RequestPhase::Reading);
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    HttpError::TooLarge(body_bytes_max)
+                } else {
+                    failed(error.as_ref())
+                }
+            })?;
+            Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        drive(connection, response).await
     }
+}
+
+impl TlsOptions {
+    /// Returns the files and directories that a configuration with these options depends on.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = match &self.ca_file {
+            Some(ca_file) => vec![ca_file.clone()],
+            None => {
+                let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(env::var_os);
+                let named = named.flat_map(|paths| env::split_paths(&paths).collect::<Vec<_>>());
+                named.chain(HOST_ROOTS.map(PathBuf::from)).collect()
+            }
+        };
+        if let Some(ClientFiles { cert_file, key_file }) = &self.client {
+            files.extend([cert_file.clone(), key_file.clone()]);
+        }
+        files
+    }
+}
+
+impl FileStamp {
+    /// Reads the stamp of a file; `None` if there is no such file.
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+
+    /// Returns whether any change after `unix_ms` will show in the stamp.
+    fn is_settled(&self, unix_ms: u64) -> bool {
+        let changed = Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
+        let age = Duration::from_millis(unix_ms).checked_sub(changed);
+        age.is_some_and(|age| age >= SETTLES_WITHIN)
+    }
+}
+
+/// Returns the shared runtime. A failure to build it is not kept: the next request tries again.
+fn runtime() -> io::Result<Arc<Runtime>> {
+    let mut shared = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = &*shared {
+        return Ok(runtime.clone());
+    }
+    let runtime = Arc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+    *shared = Some(runtime.clone());
+    Ok(runtime)
+}
+
+/// Waits for `response` and drives its connection meanwhile. A task of the runtime would keep the
+/// socket open past the deadline, until another request runs the runtime.
+async fn drive<T>(connection: impl Future, response: impl Future<Output = T>) -> T {
+    let (mut connection, mut response) = (pin!(connection), pin!(response));
+    let mut is_open = true;
+    poll_fn(|context| {
+        // The response reports why a connection failed.
+        if is_open {
+            is_open = connection.as_mut().poll(context).is_pending();
+        }
+        response.as_mut().poll(context)
+    })
+    .await
 }
 
 /// Parts of a URL.
@@ -419,6 +572,19 @@ impl std::fmt::Display for RequestPhase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stamp_of_changed_file_differs_and_settles() {
+        let path = env::temp_dir().join(format!("spillway-stamp-{}", std::process::id()));
+        assert_eq!(FileStamp::of(&path), None);
+        fs::write(&path, "one").unwrap();
+        let first = FileStamp::of(&path).unwrap();
+        let now_ms = Clock::start().unix_ms();
+        assert!(!first.is_settled(now_ms) && first.is_settled(now_ms + 10_000), "{first:?}");
+        fs::write(&path, "three").unwrap();
+        assert_ne!(FileStamp::of(&path), Some(first));
+        fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn an_address_names_a_host_a_port_and_nobodys_password() {

@@ -23,6 +23,8 @@ const WHOLE: RequestLimits =
     RequestLimits { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
 /// Short, for those who do not answer.
 const SHORT: RequestLimits = RequestLimits { within: Duration::from_millis(500), ..WHOLE };
+/// Age from which the client keeps what it has read of a file.
+const SETTLED: Duration = Duration::from_secs(4);
 /// Longer than any of these waits.
 const FOREVER: Duration = Duration::from_secs(60);
 
@@ -421,4 +423,59 @@ fn unanswered_lookups_share_one_thread() {
         assert!(after.threads <= before.threads + 1, "{before:?}, then {after:?}");
         assert!(after.descriptors <= before.descriptors + 2 * 3, "{before:?}, then {after:?}");
     }
+}
+
+#[test]
+fn certificates_are_read_again_once_their_file_changes() {
+    let asker = Asker::make("https-change");
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        answer(stream, "204 No Content", "text/plain", "")
+    });
+    let options = asker.identity(&asker.authority);
+    let url = format!("https://{}/", server.addr);
+    let is_answered = || {
+        let client = HttpClient::new(&options).expect("its file is there");
+        client.post(&url, &[], "said", WHOLE).is_ok()
+    };
+    sleep(SETTLED);
+    // The first reads the file, the second takes what the first has read.
+    assert!(is_answered() && is_answered());
+    asker.identity(&Authority::make());
+    assert!(!is_answered(), "the server's authority is trusted no more");
+    sleep(SETTLED);
+    assert!(!is_answered() && !is_answered());
+    asker.identity(&asker.authority);
+    assert!(is_answered());
+    std::fs::remove_file(options.ca_file.as_ref().expect("it has one")).expect("it is there");
+    assert!(HttpClient::new(&options).is_err(), "a file that is gone is not taken from memory");
+}
+
+/// Prints time and resident memory of 1,000 calls, each with a client of its own, as the agent
+/// makes them. `cargo test -p spillway-tests --test unit thousand -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, which asserts no figure"]
+fn thousand_calls_on_loopback_are_measured() {
+    const CALLS: u32 = 1_000;
+    let asker = Asker::make("https-cost");
+    let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
+        answer(stream, "204 No Content", "text/plain", "")
+    });
+    let options = asker.identity(&asker.authority);
+    // The agent's files are older than this as well: fresh ones are not cached.
+    sleep(SETTLED);
+    let measure = |name: &str, call: &dyn Fn()| {
+        let (began, before) = (now(), Held::by(std::process::id()));
+        (0..CALLS).for_each(|_| call());
+        let (took, after) = (began.elapsed(), Held::by(std::process::id()));
+        println!("{CALLS} {name}: {took:?}; {before:?}, then {after:?}");
+    };
+    measure("calls", &|| {
+        let client = HttpClient::new(&options).expect("its files are there");
+        let url = format!("https://{}/", server.addr);
+        client.post(&url, &[], "said", WHOLE).expect("it answers");
+    });
+    let host = TlsOptions { ca_file: None, client: None };
+    measure("clients with the host's certificates", &|| {
+        drop(HttpClient::new(&host).expect("it needs no file"));
+    });
 }
