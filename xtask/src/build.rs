@@ -19,6 +19,16 @@ use crate::{setup, tools};
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// Optimised binaries of the corpora, the machines and the demo, each with its package.
+pub const RELEASE_BINARIES: [(&str, &str); 6] = [
+    ("spillway-agent", "spillway"),
+    ("spillway-tests", "corpus"),
+    ("spillway-tests", "workload"),
+    ("spillway-tests", "crash_target"),
+    ("spillway-tests", "kernel"),
+    ("spillway-tests", "drain"),
+];
+
 /// Build the BPF programs and the agent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

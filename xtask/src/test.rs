@@ -20,7 +20,10 @@ use crate::deb_servers::SERVERS;
 use crate::signals::Interrupted;
 use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
-use crate::{build, child, corpus, python_deps, setup, vm};
+use crate::{
+    build::{self, RELEASE_BINARIES},
+    child, corpus, python_deps, setup, vm,
+};
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
 #[derive(Debug, clap::Args)]
@@ -69,15 +72,21 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             has_programs = false;
         }
     }
-    if args.filters.is_empty() {
-        let deny = (!args.quick).then(|| setup::cargo_tool(&workspace, &DENY)).transpose()?;
-        for (what, mut command) in checks(&workspace, deny) {
-            if !child::streaming(what, &mut command)?.success() {
-                return Ok(ExitCode::FAILURE);
-            }
+    let is_whole = args.filters.is_empty() && !args.quick;
+    let passed = thread::scope(|scope| {
+        // Both builds leave a processor idle at their ends. They are over before the first test:
+        // agents under test would see the compiler grow.
+        let release =
+            is_whole.then(|| scope.spawn(|| build::binaries(&workspace, true, &RELEASE_BINARIES)));
+        let passed = check_and_build(args, &workspace)?;
+        if let Some(release) = release {
+            release.join().map_err(|_| anyhow::anyhow!("the release build panicked"))??;
         }
+        anyhow::Ok(passed)
+    })?;
+    if !passed {
+        return Ok(ExitCode::FAILURE);
     }
-    build::binaries(&workspace, false, &[("spillway-agent", "spillway")])?;
     let skips_file = workspace.target.join("skipped-tests");
     fs::write(&skips_file, "")
         .with_context(|| format!("{} cannot be written", skips_file.display()))?;
@@ -209,16 +218,29 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What comes before the tests, cheapest first. Documentation tests too, so that the tests' own
-/// summary is what ends the run. Without `deny`, only those that take seconds.
+/// Runs the checks that come before the tests, unless some tests alone are wanted, and builds the
+/// agent for them. Returns whether all passed.
+fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
+    if args.filters.is_empty() {
+        let deny = (!args.quick).then(|| setup::cargo_tool(workspace, &DENY)).transpose()?;
+        for (what, mut command) in checks(workspace, deny) {
+            if !child::streaming(what, &mut command)?.success() {
+                return Ok(false);
+            }
+        }
+    }
+    build::binaries(workspace, false, &[("spillway-agent", "spillway")])?;
+    Ok(true)
+}
+
+/// What comes before the tests, cheapest first. Documentation has no tests, which the source test
+/// holds. Without `deny`, only those that take seconds.
 fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Command)> {
     let mut format = workspace.cargo("fmt");
     format.args(["--all", "--check"]);
     let mut lint = workspace.cargo("clippy");
     lint.args(["--quiet", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     let Some(mut deny) = deny else { return vec![("formatting", format), ("lints", lint)] };
-    let mut doc = workspace.cargo("test");
-    doc.args(["--quiet", "--workspace", "--doc", "--locked"]);
     // Without advisories, whose database is a repository that would have to be fetched.
     deny.args(["--log-level", "error", "--locked", "check", "--hide-inclusion-graph"])
         .current_dir(&workspace.root);
@@ -230,7 +252,6 @@ fn checks(workspace: &Workspace, deny: Option<Command>) -> Vec<(&'static str, Co
         ("formatting", format),
         ("lints", lint),
         ("dependencies", deny),
-        ("documentation tests", doc),
         ("the fuzz targets' lock file", lock),
     ]
 }

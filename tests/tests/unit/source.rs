@@ -191,6 +191,27 @@ fn test_names_are_short() {
     assert!(long.is_empty(), "{} names are longer than {TEST_NAME_MAX}: {long:#?}", long.len());
 }
 
+/// Nothing runs them: building for an empty run took a minute and a half.
+#[test]
+fn documentation_has_no_code_to_test() {
+    let mut untested = Vec::new();
+    for source in all_sources() {
+        let mut is_open = false;
+        for (number, line) in source.text.lines().enumerate() {
+            let line = line.trim_start();
+            let Some(text) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else {
+                continue;
+            };
+            let Some(language) = text.trim().strip_prefix("```") else { continue };
+            is_open = !is_open;
+            if is_open && !["text", "toml", "json", "sh"].contains(&language) {
+                untested.push(source.place(number));
+            }
+        }
+    }
+    assert!(untested.is_empty(), "code in documentation that no test compiles: {untested:#?}");
+}
+
 #[test]
 fn each_bpf_file_has_a_sensor_of_its_name() {
     let sensors: BTreeSet<_> = sources("agent/src/sense")
