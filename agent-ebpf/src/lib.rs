@@ -630,6 +630,9 @@ pub struct Offsets {
     pub request_sk: u32,
     /// From `tcp_sock` to the time at which the connection was established: `rcvq_space.time`.
     pub tcp_established: u32,
+    /// From `task_struct` to the depth of sections that must not wait for a page; [`ABSENT`] if it is
+    /// not kept.
+    pub task_pagefault_disabled: u32,
     pub task_nsproxy: u32,
     pub nsproxy_net: u32,
     pub mm_exe_file: u32,
@@ -691,5 +694,5 @@ plain! {
     OutboundKey = 4 * 4 + 2 * 4 + 2 * 2,
     OutboundCount = 6 * 8,
     OutboundConnect = 2 * 8 + size_of::<OutboundKey>() + 4,
-    Offsets = 69 * 4,
+    Offsets = 70 * 4,
 }

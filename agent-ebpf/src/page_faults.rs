@@ -16,16 +16,19 @@
 //! - A fault that maps a huge page counts once, so growth in huge pages is underestimated here;
 //!   the scan sees it in full.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_REUSE_STACKID, BPF_F_USER_STACK, BPF_NOEXIST},
+    helpers::generated::bpf_get_current_task,
     macros::{btf_tracepoint, map, perf_event},
     maps::{LruHashMap, PerCpuArray, StackTrace},
     programs::{BtfTracePointContext, PerfEventContext, tracing::StackIdContext},
 };
-use spillway_ebpf::{FAULT_SAMPLE_PERIOD_PAGES, FAULT_STACKS_KEPT, FaultCount, Loss};
+use spillway_ebpf::{ABSENT, FAULT_SAMPLE_PERIOD_PAGES, FAULT_STACKS_KEPT, FaultCount, Loss};
 
-use crate::kernel_read::count;
+use crate::kernel_read::{count, offset, read_or_zero};
 
 /// Processes with at least one sample. An entry is removed with its process (see `process_events`);
 /// if exits are not seen, those that have not faulted for longest are evicted. Every scan looks
@@ -43,14 +46,12 @@ static FAULT_STACKS: StackTrace = StackTrace::with_max_entries(2_048, 0);
 /// a MiB of growth should name a path as well as four, and saves three walks of the stack.
 const STACK_EVERY: u64 = 4;
 
-/// Faults on this CPU that the tracepoints have seen, and whether a sample is being taken.
+/// Faults on this CPU that the tracepoints have seen.
 #[map]
-static FAULTS_SEEN: PerCpuArray<FaultsSeen> = PerCpuArray::with_max_entries(1, 0);
+static FAULTS_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-struct FaultsSeen {
-    total: u64,
-    is_sampling: u64,
-}
+/// Beginning of the upper half of the address space, which is the kernel's on x86-64.
+const KERNEL_ADDRESSES: u64 = 1 << 63;
 
 #[perf_event]
 pub fn sample_faults(ctx: PerfEventContext) -> u32 {
@@ -67,8 +68,23 @@ pub fn fault_user(ctx: BtfTracePointContext) -> i32 {
 /// Faults that a system call takes, such as a read into fresh memory.
 #[btf_tracepoint(function = "page_fault_kernel")]
 pub fn fault_kernel(ctx: BtfTracePointContext) -> i32 {
-    sample_every_period(&ctx);
+    // Reads of kernel memory that may fail, those of BPF programs included, fault as well; and a
+    // walk of a user stack that meets a missing page, which it must not wait for.
+    let address: u64 = ctx.arg(0);
+    if address < KERNEL_ADDRESSES && !is_pagefault_disabled() {
+        sample_every_period(&ctx);
+    }
     0
+}
+
+/// Returns whether the current task is in a section in which a fault brings in no page; false if
+/// this kernel does not keep it.
+#[inline(always)]
+fn is_pagefault_disabled() -> bool {
+    let at = offset!(task_pagefault_disabled);
+    // SAFETY: a plain helper without arguments.
+    let task = unsafe { bpf_get_current_task() } as *const c_void;
+    at != ABSENT as usize && read_or_zero::<u32>(task, at) != 0
 }
 
 #[inline(always)]
@@ -76,14 +92,12 @@ fn sample_every_period(ctx: &BtfTracePointContext) {
     let Some(seen) = FAULTS_SEEN.get_ptr_mut(0) else { return };
     // SAFETY: the entry is this CPU's own. If a fault interrupts the addition, it is counted once
     // instead of twice.
-    unsafe {
-        (*seen).total += 1;
-        // A walk of the stack that meets a missing page faults itself, and could not walk again.
-        if (*seen).total % FAULT_SAMPLE_PERIOD_PAGES == 0 && (*seen).is_sampling == 0 {
-            (*seen).is_sampling = 1;
-            sample(ctx);
-            (*seen).is_sampling = 0;
-        }
+    let seen = unsafe {
+        *seen += 1;
+        *seen
+    };
+    if seen % FAULT_SAMPLE_PERIOD_PAGES == 0 {
+        sample(ctx);
     }
 }
 

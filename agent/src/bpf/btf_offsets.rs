@@ -158,6 +158,8 @@ pub mod members {
     pub const TCP_ESTABLISHED: KernelOffset =
         member("tcp_sock", "rcvq_space.time", Bytes(8), |o| &mut o.tcp_established);
 
+    pub const TASK_PAGEFAULT_DISABLED: KernelOffset =
+        member("task_struct", "pagefault_disabled", Bytes(4), |o| &mut o.task_pagefault_disabled);
     pub const TASK_NSPROXY: KernelOffset =
         member("task_struct", "nsproxy", Pointer, |o| &mut o.task_nsproxy);
     pub const NSPROXY_NET: KernelOffset =

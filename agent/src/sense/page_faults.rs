@@ -14,7 +14,10 @@ use super::{
     Loss,
     sensor::{Observations, Schedule, Sensor},
 };
-use crate::bpf::{Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct};
+use crate::bpf::{
+    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct,
+    btf_offsets::members,
+};
 
 /// Number of fault samples of 256 KiB from which a process's counts are summed over all CPUs: 1 MiB
 /// of growth, the error of a plain count on small hosts. It is 0 unless faults are sampled, so that
@@ -46,7 +49,9 @@ impl PageFaultSensor {
                 Hook::new("page_fault_tracepoints"),
                 "tp_btf page_fault_{user,kernel}",
                 &[Need::Tracepoint("page_fault_user"), Need::Tracepoint("page_fault_kernel")],
-            ),
+            )
+            // Without it, faults that bring in no page count too.
+            .reading_if_present(&[members::TASK_PAGEFAULT_DISABLED]),
         ],
     };
 

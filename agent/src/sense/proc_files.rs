@@ -19,11 +19,12 @@ pub fn comm_of(pid: u32) -> Option<Arc<str>> {
 /// Bit of CAP_SYS_PTRACE in a set of capabilities.
 const CAP_SYS_PTRACE: u32 = 19;
 
-/// Returns whether the agent has CAP_SYS_PTRACE, which shows the files, namespaces and programs of
-/// other users' processes; true if that is unknown.
-pub fn may_read_others() -> bool {
+/// Returns whether the agent is root but lacks CAP_SYS_PTRACE, without which files, namespaces and
+/// programs of other users' processes are hidden. Another user expects no more, and some sandboxes
+/// hide their pid 1 even from root with every capability.
+pub fn is_root_without_ptrace() -> bool {
     let own = procfs::process::Process::myself().and_then(|process| process.status());
-    own.map_or(true, |status| status.capeff >> CAP_SYS_PTRACE & 1 == 1)
+    own.is_ok_and(|status| status.euid == 0 && status.capeff >> CAP_SYS_PTRACE & 1 == 0)
 }
 
 /// Fields of `/proc/PID/stat`.

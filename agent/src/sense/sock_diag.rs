@@ -311,8 +311,7 @@ impl SockDiag {
         }
         self.overflows.keep(&self.namespaces.keys().map(|&inode| inode as u32).collect());
         (0..walk.not_entered).for_each(|_| losses.count(Loss::NetnsNotEntered));
-        // Some sandboxes shield their pid 1 from everybody; nothing more could be done about that.
-        if walk.is_hidden && !proc_files::may_read_others() {
+        if walk.is_hidden && proc_files::is_root_without_ptrace() {
             losses.count(Loss::NetnsHidden);
         }
     }
