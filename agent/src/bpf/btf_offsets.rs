@@ -1,13 +1,10 @@
 //! Offsets of this kernel's struct members, from its BTF.
 //!
 //! Each fallback lists the offsets that its programs read; [`members`] has those of every sensor
-//! here, and a sensor may define others with [`member`]. A member that this kernel lacks, or has in
+//! here, and a sensor may define others with [`member`](super::kernel_offset::member). A member that this kernel lacks, or has in
 //! another form, rules out the fallbacks that need it, by name, and nothing else.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fmt,
-};
+use std::collections::{BTreeMap, btree_map::Entry};
 
 pub use spillway_ebpf::ABSENT;
 use spillway_ebpf::Offsets;
@@ -15,55 +12,19 @@ use spillway_ebpf::Offsets;
 use super::{
     btf::{Btf, BtfKind, BtfType},
     fallbacks::{Cause, FallbackChain, Hook, Unavailable},
-};
-
-/// An offset that BPF programs need.
-#[derive(Debug, Clone, Copy)]
-pub enum KernelOffset {
-    /// A struct member.
-    Member {
-        /// Tag of the struct.
-        of: &'static str,
-        /// Path to the member, with dots between its steps; anonymous structs and unions are
-        /// transparent.
-        path: &'static str,
-        /// Form that the programs expect.
-        form: MemberForm,
-        /// Place for the offset.
-        slot: fn(&mut Offsets) -> &mut u32,
+    kernel_offset::{
+        KernelOffset,
+        MemberForm::{self, Bytes, Pointer},
     },
-    /// Offsets that depend on more than one member. The flag is set if cgroup version 1 charges
-    /// memory.
-    Computed(fn(&Btf, bool, &mut Offsets) -> Result<(), String>),
-}
-
-/// Form of a struct member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberForm {
-    /// An integer of this many bytes, or a struct or array of nothing else, such as `atomic_t`.
-    Bytes(usize),
-    /// A pointer.
-    Pointer,
-}
-
-use MemberForm::{Bytes, Pointer};
-
-/// Describes the offset of a struct member.
-pub const fn member(
-    of: &'static str,
-    path: &'static str,
-    form: MemberForm,
-    slot: fn(&mut Offsets) -> &mut u32,
-) -> KernelOffset {
-    KernelOffset::Member { of, path, form, slot }
-}
+};
 
 /// Offsets by the field of [`Offsets`] that they fill.
 #[allow(missing_docs, reason = "each is named <struct>_<member>")]
 pub mod members {
     use spillway_ebpf::UNIX_NAME_LEN;
 
-    use super::{Bytes, KernelOffset, Pointer, member};
+    use super::{Bytes, KernelOffset, Pointer};
+    use crate::bpf::kernel_offset::member;
 
     pub const TASK_TGID: KernelOffset =
         member("task_struct", "tgid", Bytes(4), |o| &mut o.task_tgid);
@@ -264,15 +225,6 @@ fn form_of(of: BtfType<'_>) -> Option<MemberForm> {
             }
         }
         _ => None,
-    }
-}
-
-impl fmt::Display for MemberForm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Bytes(bytes) => write!(f, "{bytes} bytes"),
-            Pointer => f.write_str("a pointer"),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Probe, btf_offsets::KernelOffset};
+use super::{Probe, kernel_offset::KernelOffset};
 
 /// Identity of a fallback: the name of its hook or source, unique among all probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

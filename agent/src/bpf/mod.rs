@@ -12,6 +12,7 @@ mod error;
 pub mod fallbacks;
 mod features;
 mod iter;
+pub mod kernel_offset;
 mod load;
 mod program_log;
 mod samples;

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
+    mode::Mode,
     network::Network,
-    options::Mode,
     pattern::Pattern,
     service::ServicePattern,
     units::{duration_text, number_text, percent_text, range_text, size_text},

@@ -10,6 +10,7 @@
 mod did_you_mean;
 mod error;
 mod kind;
+mod mode;
 mod network;
 mod option;
 mod options;
@@ -30,10 +31,11 @@ use nix::unistd::geteuid;
 use crate::os::trusted::{self, FileRules, PathRules, Untrusted};
 
 pub use error::{ConfigErrors, ConfigProblem};
+pub use mode::Mode;
 pub use network::{Network, host_name};
 pub use options::{
     ActConfig, AgentCheckConfig, AlertmanagerConfig, Config, DecideConfig, DetectConfig,
-    DrainConfig, KubernetesConfig, LeakConfig, LimitConfig, Mode, OverloadConfig, PageConfig,
+    DrainConfig, KubernetesConfig, LeakConfig, LimitConfig, OverloadConfig, PageConfig,
     PageWebhookConfig, PagerDutyConfig, RecordConfig, SenseConfig, ServeConfig, SlackConfig,
 };
 pub use parse::parse;

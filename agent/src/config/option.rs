@@ -1,37 +1,36 @@
-//! One option of the configuration, whatever its type: its path, its documentation, its field.
+//! One option of a configuration `C`, whatever its type: its path, its documentation, its field.
 //!
 //! [`options!`] makes structs, defaults and the list of all options from one declaration of each
 //! option, so that a key, its default and its documentation cannot disagree.
 
 use super::{
     kind::Kind,
-    options::Config,
     value::{Fault, FoundValue},
 };
 
 /// An option that may be set.
-pub struct ConfigOption {
+pub struct ConfigOption<C: 'static> {
     /// Table and name, dotted: `sense.interval`.
     pub path: &'static str,
     doc: &'static str,
-    slot: &'static dyn OptionSlot,
+    slot: &'static dyn OptionSlot<C>,
 }
 
 /// A table of options.
-pub struct Table {
+pub struct Table<C: 'static> {
     /// Name, dotted; empty for the top level.
     pub path: &'static str,
     /// Options in the order in which they are printed.
-    pub options: &'static [ConfigOption],
+    pub options: &'static [ConfigOption<C>],
     doc: &'static str,
 }
 
-impl Table {
+impl<C> Table<C> {
     /// Makes a table; `doc` may begin with white space, as a doc comment does.
     pub const fn new(
         path: &'static str,
         doc: &'static str,
-        options: &'static [ConfigOption],
+        options: &'static [ConfigOption<C>],
     ) -> Self {
         Self { path, options, doc }
     }
@@ -42,9 +41,13 @@ impl Table {
     }
 }
 
-impl ConfigOption {
+impl<C> ConfigOption<C> {
     /// Makes an option; `doc` may begin with white space, as a doc comment does.
-    pub const fn new(path: &'static str, doc: &'static str, slot: &'static dyn OptionSlot) -> Self {
+    pub const fn new(
+        path: &'static str,
+        doc: &'static str,
+        slot: &'static dyn OptionSlot<C>,
+    ) -> Self {
         Self { path, doc, slot }
     }
 
@@ -63,12 +66,12 @@ impl ConfigOption {
     /// # Errors
     ///
     /// Returns everything that is wrong with the value; the field keeps its value then.
-    pub fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
+    pub fn set(&self, config: &mut C, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
         self.slot.set(config, found)
     }
 
     /// Writes its value in `config` as TOML.
-    pub fn write(&self, config: &mut Config) -> String {
+    pub fn write(&self, config: &mut C) -> String {
         self.slot.write(config)
     }
 
@@ -84,32 +87,32 @@ impl ConfigOption {
 }
 
 /// A field of the configuration with the kind of its values.
-pub struct Field<K: Kind> {
+pub struct Field<C, K: Kind> {
     /// Kind of value.
     pub kind: K,
     /// Place in the configuration.
-    pub field: fn(&mut Config) -> &mut K::Value,
+    pub field: fn(&mut C) -> &mut K::Value,
 }
 
 /// A [`Field`] of any kind.
-pub trait OptionSlot: Sync {
+pub trait OptionSlot<C>: Sync {
     /// See [`ConfigOption::set`].
-    fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>>;
+    fn set(&self, config: &mut C, found: &FoundValue<'_>) -> Result<(), Vec<Fault>>;
     /// See [`ConfigOption::write`].
-    fn write(&self, config: &mut Config) -> String;
+    fn write(&self, config: &mut C) -> String;
     /// See [`ConfigOption::range`].
     fn range(&self) -> Option<String>;
     /// See [`ConfigOption::is_secret`].
     fn is_secret(&self) -> bool;
 }
 
-impl<K: Kind> OptionSlot for Field<K> {
-    fn set(&self, config: &mut Config, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
+impl<C, K: Kind> OptionSlot<C> for Field<C, K> {
+    fn set(&self, config: &mut C, found: &FoundValue<'_>) -> Result<(), Vec<Fault>> {
         *(self.field)(config) = self.kind.read(found)?;
         Ok(())
     }
 
-    fn write(&self, config: &mut Config) -> String {
+    fn write(&self, config: &mut C) -> String {
         self.kind.write((self.field)(config))
     }
 
@@ -179,7 +182,7 @@ macro_rules! options {
         )+
 
         /// Tables of the configuration, in the order in which they are printed.
-        pub const TABLES: &[Table] = &[$(
+        pub const TABLES: &[Table<Config>] = &[$(
             Table::new(
                 table_path!($path),
                 concat!($($table_doc),+),
@@ -217,7 +220,7 @@ macro_rules! option_path {
 /// Makes the function that finds an option's field.
 macro_rules! place {
     ([$($path:ident).*] $field:ident) => {
-        |config| &mut config$(.$path)*.$field
+        |config: &mut Config| &mut config$(.$path)*.$field
     };
 }
 

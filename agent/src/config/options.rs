@@ -12,6 +12,7 @@ use super::{
         AbsolutePath, Address, CountIn, DurationIn, DurationsIn, Flag, HostNames, ModeName,
         Networks, NumberIn, OrNone, Patterns, PercentIn, SecretFile, ServiceList, SizeIn, Url,
     },
+    mode::Mode,
     network::Network,
     option::{ConfigOption, Field, Table, option_path, options, place, table_path},
     pattern::Pattern,
@@ -28,26 +29,6 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const WEEK: Duration = Duration::from_hours(7 * 24);
-
-/// Whether decisions are carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// Decisions are printed and recorded, not carried out.
-    #[default]
-    Observe,
-    /// Enabled actions are carried out.
-    Enforce,
-}
-
-impl Mode {
-    /// Name in the configuration and in output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Observe => "observe",
-            Self::Enforce => "enforce",
-        }
-    }
-}
 
 options! {
     /// Configuration of Spillway. Every option is listed with its default, commented out, so this
@@ -387,7 +368,7 @@ options! {
 }
 
 /// Iterates over all options, in the order in which they are printed.
-pub fn all() -> impl Iterator<Item = &'static ConfigOption> {
+pub fn all() -> impl Iterator<Item = &'static ConfigOption<Config>> {
     TABLES.iter().flat_map(|table| table.options)
 }
 

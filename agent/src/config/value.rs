@@ -15,8 +15,8 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    mode::Mode,
     network::{self, Network},
-    options::Mode,
     pattern::Pattern,
     service::ServicePattern,
     units::{self, UnitError, range_text},

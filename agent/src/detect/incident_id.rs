@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::leak_claim::Resource;
+use super::resource::Resource;
 use crate::sense::ProcessId;
 
 /// Identity of an incident by its subject, so that every restart and every replay names it alike.

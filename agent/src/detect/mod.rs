@@ -14,6 +14,7 @@ mod leak;
 mod leak_claim;
 mod overload;
 mod regression;
+mod resource;
 mod resources;
 #[cfg(test)]
 mod sample;
@@ -29,8 +30,9 @@ pub use dependency::claim::{CascadeRiskClaim, ExhaustionClaim, Spared};
 pub use detector::{Context, Detector, DetectorSize, Findings, HostInfo};
 pub use incident_id::IncidentId;
 pub use leak::PROCESS_STATE_BYTES;
-pub use leak_claim::{Bound, LeakClaim, Resource};
+pub use leak_claim::{Bound, LeakClaim};
 pub use overload::claim::{Bottleneck, OverloadClaim};
+pub use resource::Resource;
 pub use verdict::{Claim, ClaimState, Verdict};
 
 use crate::config::DetectConfig;

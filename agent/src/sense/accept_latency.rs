@@ -10,8 +10,7 @@ use spillway_ebpf::{SOJOURN_BUCKETS, Sojourn};
 
 use crate::bpf::{
     Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, SharedStruct, Unavailable,
-    btf_offsets::{KernelOffset, members},
-    fallbacks::Cause,
+    btf_offsets::members, fallbacks::Cause, kernel_offset::KernelOffset,
 };
 
 /// Histograms by the listener's socket address.

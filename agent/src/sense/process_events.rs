@@ -11,9 +11,8 @@ use super::{
     sensor::{Observations, Schedule, Sensor},
 };
 use crate::bpf::{
-    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind,
-    btf_offsets::{KernelOffset, members},
-    decode,
+    Fallback, FallbackChain, Hook, Loader, Need, Probe, ProgramKind, btf_offsets::members, decode,
+    kernel_offset::KernelOffset,
 };
 
 /// Numbers of process events.

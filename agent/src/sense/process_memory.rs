@@ -21,7 +21,8 @@ use super::{
 use crate::bpf::{
     AttachContext, Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, Unavailable,
     broken,
-    btf_offsets::{ABSENT, KernelOffset, members},
+    btf_offsets::{ABSENT, members},
+    kernel_offset::KernelOffset,
     optional, pass,
 };
 

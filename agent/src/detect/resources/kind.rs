@@ -4,7 +4,7 @@
 //! Files and sockets in CLOSE_WAIT share a limit; no fact contains one for threads. A count that is
 //! not seen is unknown, not zero.
 
-use crate::{detect::leak_claim::Resource, sense::ProcessResourcesFact};
+use crate::{detect::Resource, sense::ProcessResourcesFact};
 
 /// Share of the limit from which a count that no longer grows has reached the limit, rather than
 /// stopped leaking.

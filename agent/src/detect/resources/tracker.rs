@@ -12,7 +12,7 @@
 
 use super::{kind::CountSample, ring::Ring};
 use crate::{
-    detect::{leak_claim::Resource, regression::FittedLine},
+    detect::{regression::FittedLine, resource::Resource},
     units::{Count, Span},
 };
 

@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     detect::{
-        Context,
-        confidence::Rule,
-        leak_claim::{LeakClaim, Resource},
-        verdict::Verdict,
+        Context, confidence::Rule, leak_claim::LeakClaim, resource::Resource, verdict::Verdict,
     },
     sense::ProcessId,
     units::{Count, Frequency, Span, rounded},
