@@ -19,7 +19,7 @@ use serde::Deserialize;
 use crate::{
     net::{
         http_client::{self, HttpClient, RequestLimits, Response, TlsOptions, authority},
-        secret::Redactor,
+        redact::Redactor,
     },
     os::trusted::{self, FileRules, PathRules},
 };
