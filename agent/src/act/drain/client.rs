@@ -93,7 +93,7 @@ impl DrainClient {
         let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
         headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
         let bounds =
-            http_client::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+            http_client::RequestLimits { timeout: call.within, body_bytes_max: ANSWER_BYTES_MAX };
         let answer = http_client::HttpClient::new(&self.identity)
             .and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {
