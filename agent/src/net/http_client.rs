@@ -4,7 +4,7 @@
 //! deadline the request is dropped with its connection. A body is read up to a limit. Redirects are
 //! not followed, so that a token goes only to the host it is meant for; no proxy and no compression
 //! is used. All requests share one runtime that has no thread of its own. TLS configurations are
-//! cached, and certificates are read again once a file changes ([`FileStamp`]). Plain HTTP is
+//! cached, and certificates are read again once a file changes (see `FileStamp`). Plain HTTP is
 //! spoken if the URL says so; the configuration decides which URLs may.
 
 use std::{

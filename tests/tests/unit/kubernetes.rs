@@ -222,7 +222,7 @@ fn labels_are_cached_for_five_seconds() {
     // And is found out once what was told is too old, a failure too; nothing older is believed
     // then.
     let refused = labels(5.0, API[2]).unwrap_err();
-    assert!(refused.contains("answered 401 Unauthorized"), "{refused}");
+    assert!(refused.contains("returned 401 Unauthorized"), "{refused}");
     cluster.server.takes(TOKEN);
     assert_eq!((labels(9.9, API[2]), asked()), (Err(refused), 2));
     assert_eq!((labels(10.0, API[2]), asked()), (Ok(3), 3));
