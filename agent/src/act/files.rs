@@ -135,7 +135,7 @@ mod tests {
         for (at, expected) in [
             "not a routing key",
             "not an address",
-            "line 1 is no key",
+            "line 1 is not a key",
             "has mode 0604",
             "no certificate",
         ]

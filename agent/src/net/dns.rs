@@ -1,12 +1,11 @@
-//! Names, looked up as this host looks them up, by threads that do not pile up.
+//! Name lookups by the C library, one at a time per name.
 //!
-//! The C library asks for as long as its configuration says, which is half a minute for a name
-//! where three resolvers are silent, and nothing ends it sooner. Who waits for it goes at his
-//! deadline; the thread and its sockets stay. So one thread looks a name up, whoever asks and
-//! however often: who asks while it is at it waits for the same answer, and so hears of an answer
-//! that came too late for the one before. Failure: what the C library says. It refuses more than
-//! [`NAMES_MAX`] names at once. Nothing is remembered: what was found is asked for anew the next
-//! time. Cold start: nothing is being looked up.
+//! `getaddrinfo` follows the host's configuration (nsswitch), but cannot be cancelled: with three
+//! silent resolvers it takes half a minute. A caller leaves at its deadline, while the thread and
+//! its sockets remain. So all lookups of a name share one thread: a caller that comes while it runs
+//! waits for the same result, and may thus still receive one that was too late for the caller
+//! before. Results are not cached. Failure: the C library's error; more than [`NAMES_MAX`] names
+//! at once are refused. Cold start: no lookup is running.
 
 use std::{
     collections::BTreeMap,
@@ -18,60 +17,60 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Names that are looked up at once: more than an agent is configured to speak to.
+/// Maximum number of names looked up at once: more than a configuration can name.
 const NAMES_MAX: usize = 16;
 
 /// Result of a lookup, for all callers that wait for it.
 type Lookup = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
-/// What is being looked up, by name; one that has its answer, or whose sender is gone, is done
-/// with.
-static LOOK_UPS: Mutex<BTreeMap<String, watch::Receiver<Option<Lookup>>>> =
+/// Lookups by name. A lookup with a result, or whose sender is gone, has ended.
+static LOOKUPS: Mutex<BTreeMap<String, watch::Receiver<Option<Lookup>>>> =
     Mutex::new(BTreeMap::new());
 
-/// The addresses of `host`, a name or an address, each with this port. Waits for as long as the
-/// host's configuration says, or until it is dropped.
+/// Returns the addresses of `host`, a name or an address, each with `port`. Waits for as long as
+/// the host's resolver configuration allows, or until the future is dropped.
 ///
 /// # Errors
 ///
-/// Returns an error if the name is not known, or nobody says so; where too many are looked up at
-/// once.
+/// Returns an error if the lookup fails or too many others are running.
 pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let mut answer = begin(host)?;
-    let found = answer.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
-    match found {
+    let mut receiver = start(host)?;
+    let lookup = receiver.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
+    match lookup {
         Some(Ok(addresses)) => {
             Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
         }
-        Some(Err((kind, why))) => Err(io::Error::new(kind, why)),
-        None => Err(io::Error::other("it ended without an answer")),
+        Some(Err((kind, why))) => Err(io::Error::new(kind, format!("{host}: {why}"))),
+        None => Err(io::Error::other(format!("{host}: the lookup ended without a result"))),
     }
 }
 
-fn begin(host: &str) -> io::Result<watch::Receiver<Option<Lookup>>> {
-    let mut look_ups = LOOK_UPS.lock().unwrap_or_else(PoisonError::into_inner);
-    // One that has its answer is done, before its thread has ended: who asks now wants to know how
-    // it is now.
-    look_ups.retain(|_, answer| answer.borrow().is_none() && answer.has_changed().is_ok());
-    if let Some(answer) = look_ups.get(host) {
-        return Ok(answer.clone());
+/// Starts a lookup, or joins the one that is running.
+fn start(host: &str) -> io::Result<watch::Receiver<Option<Lookup>>> {
+    let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    // A lookup has ended once it has a result, even if its thread still runs: a new caller needs a
+    // current one.
+    lookups.retain(|_, lookup| lookup.borrow().is_none() && lookup.has_changed().is_ok());
+    if let Some(lookup) = lookups.get(host) {
+        return Ok(lookup.clone());
     }
-    if look_ups.len() >= NAMES_MAX {
+    if lookups.len() >= NAMES_MAX {
         return Err(io::Error::other(format!(
-            "{NAMES_MAX} other names are being looked up already"
+            "{host}: {NAMES_MAX} other names are being looked up already\n  \
+             hint: check the resolvers in /etc/resolv.conf"
         )));
     }
-    let (tells, answer) = watch::channel(None);
+    let (sender, receiver) = watch::channel(None);
     let name = host.to_owned();
     thread::Builder::new().name("look-up".to_owned()).spawn(move || {
         let found = (name.as_str(), 0).to_socket_addrs();
         let found = found.map(|addresses| addresses.map(|address| address.ip()).collect());
-        // Nobody may wait for it any more.
-        let _ = tells.send(Some(found.map_err(|error| (error.kind(), error.to_string()))));
+        // Fails if every caller has left.
+        let _ = sender.send(Some(found.map_err(|error| (error.kind(), error.to_string()))));
     })?;
-    look_ups.insert(host.to_owned(), answer.clone());
-    Ok(answer)
+    lookups.insert(host.to_owned(), receiver.clone());
+    Ok(receiver)
 }

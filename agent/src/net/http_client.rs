@@ -4,7 +4,7 @@
 //! deadline the request is dropped with its connection. A body is read up to a limit. Redirects are
 //! not followed, so that a token goes only to the host it is meant for; no proxy and no compression
 //! is used. All requests share one runtime that has no thread of its own. TLS configurations are
-//! cached, and certificates are read again once a file changes ([`FileStamp`]). Plain HTTP is
+//! cached, and certificates are read again once a file changes (see `FileStamp`). Plain HTTP is
 //! spoken if the URL says so; the configuration decides which URLs may.
 
 use std::{
@@ -53,13 +53,13 @@ use crate::{
     os::trusted::{self, FileRules, PathRules},
 };
 
-/// An address that says nothing must not keep the next one from being tried.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// Timeout of one address, so that a silent one leaves time for the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Largest file of certificates: a system's own has some 200 KiB.
+/// Maximum size of a file of certificates. A host's own has some 200 KiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Most bytes of an answer's head. Heads have some hundreds.
+/// Maximum size of a response's head. Most have some hundreds of bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Maximum number of cached TLS configurations. The agent uses three: notifications, drain requests
@@ -75,7 +75,7 @@ const CACHED_FOR: Duration = Duration::from_secs(3_600);
 /// whole seconds, and FAT two.
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
-/// Places where distributions keep trusted certificates, as `openssl-probe` has them.
+/// Trusted certificates of the distributions, from the list of `openssl-probe`.
 const HOST_ROOTS: [&str; 7] = [
     "/etc/ssl/certs",
     "/etc/ssl/certs/ca-certificates.crt",
@@ -113,31 +113,30 @@ struct FileStamp {
     changed: (i64, i64),
 }
 
-/// Trusted authorities, and the client's own certificate.
+/// Trusted authorities and the client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// Certificates, in PEM, one of which has to have signed the server's; `None` for those that
-    /// this host trusts.
+    /// Trusted authorities, in PEM; `None` for those that this host trusts.
     pub ca_file: Option<PathBuf>,
     /// Client certificate, for servers that request one.
     pub client: Option<ClientFiles>,
 }
 
-/// A client's certificate and its key, in PEM.
+/// Client certificate and its key, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// The certificate, followed by those up to the one that the server trusts.
+    /// Certificate, followed by the intermediate ones up to an authority that the server trusts.
     pub cert_file: PathBuf,
-    /// File with the private key.
+    /// Private key.
     pub key_file: PathBuf,
 }
 
 /// Limits of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
-    /// For everything.
-    pub within: Duration,
-    /// Of the answer's body, in bytes.
+    /// Time from the name lookup to the last byte.
+    pub timeout: Duration,
+    /// Size of the response's body.
     pub body_bytes_max: usize,
 }
 
@@ -152,63 +151,64 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Error of a request without a complete response.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// A file with a certificate or key is not what it should be.
+    /// A file of certificates or the key cannot be used.
     #[error("{}: {why}", path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// Problem.
         why: String,
     },
-    /// The address is invalid.
-    #[error("it is no address that begins with https:// or http:// and names a host")]
-    Address,
-    /// Not all was done in time.
-    #[error("no answer within {} s, {phase}", within.as_secs_f64())]
-    Late {
-        /// Within which time.
-        within: Duration,
-        /// Phase that failed.
+    /// The URL is invalid. It may be a secret, so it is not quoted.
+    #[error("invalid URL\n  hint: use https://HOST/PATH or http://HOST/PATH, without a password")]
+    InvalidUrl,
+    /// The timeout expired.
+    #[error("timed out after {} s while {phase}", timeout.as_secs_f64())]
+    TimedOut {
+        /// Timeout of the request.
+        timeout: Duration,
+        /// Phase in which it expired.
         phase: RequestPhase,
     },
-    /// Something failed.
-    #[error("it failed {phase}: {why}")]
+    /// The request failed.
+    #[error("failed while {phase}: {why}")]
     Failed {
         /// Phase that failed.
         phase: RequestPhase,
         /// Cause.
         why: String,
     },
-    /// There is more of it than is read.
-    #[error("the answer is larger than {0} bytes")]
+    /// The response's body is too large.
+    #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
 }
 
 /// Phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestPhase {
-    /// The name is looked up.
+    /// Looking up the name.
     Resolving,
-    /// A connection is made.
+    /// Connecting.
     Connecting,
-    /// Certificates are shown and keys agreed on.
+    /// TLS handshake.
     Handshaking,
-    /// The request is sent, and the answer's head awaited.
-    Asking,
-    /// The body is read.
-    Reading,
+    /// Sending the request and waiting for the response's head.
+    AwaitingResponse,
+    /// Reading the response's body.
+    ReadingBody,
 }
 
-/// Client for servers that its [`TlsOptions`] trust.
+/// HTTP client with the trust of its [`TlsOptions`].
 pub struct HttpClient {
     tls: TlsConnector,
 }
 
 impl Response {
-    /// How long the server asks to be left alone, in seconds or by a date. `unix_ms` is now.
+    /// Returns the delay that the server asks for in `Retry-After`, in seconds or as a date.
+    /// `unix_ms` is the current time.
     pub fn retry_after(&self, unix_ms: u64) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(secs) = text.parse() {
@@ -221,41 +221,42 @@ impl Response {
 }
 
 impl HttpClient {
-    /// Reads the files, unless they are unchanged since a client with these options was made.
+    /// Creates a client. Reads the files only if they changed since the last client with these
+    /// options.
     ///
     /// # Errors
     ///
-    /// Returns an error that names the file that cannot be used.
-    pub fn new(identity: &TlsOptions) -> Result<Self, HttpError> {
-        // Before the files are read: a change meanwhile makes the next client read them again.
-        let stamps: Vec<_> = identity.files().iter().map(|path| FileStamp::of(path)).collect();
+    /// Returns an error if a file cannot be used, and names it.
+    pub fn new(options: &TlsOptions) -> Result<Self, HttpError> {
+        // Taken before the files are read: a change meanwhile makes the next client read again.
+        let stamps: Vec<_> = options.files().iter().map(|path| FileStamp::of(path)).collect();
         let age = Clock::start();
         let are_settled = stamps.iter().flatten().all(|stamp| stamp.is_settled(age.unix_ms()));
         let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
         cached.retain(|entry| {
             entry.age.now() < CACHED_FOR.as_secs_f64()
-                && (entry.options != *identity || entry.stamps == stamps)
+                && (entry.options != *options || entry.stamps == stamps)
         });
-        if let Some(entry) = cached.iter().find(|entry| entry.options == *identity) {
+        if let Some(entry) = cached.iter().find(|entry| entry.options == *options) {
             return Ok(Self { tls: TlsConnector::from(entry.config.clone()) });
         }
-        // Reading may be slow, and others need not wait for it.
+        // Unlocked during the read, which may be slow.
         drop(cached);
-        let config = Arc::new(Self::read_config(identity)?);
+        let config = Arc::new(Self::read_config(options)?);
         if are_settled {
             let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
-            cached.retain(|entry| entry.options != *identity);
+            cached.retain(|entry| entry.options != *options);
             if cached.len() >= CACHED_MAX {
                 cached.pop_front();
             }
-            let (options, config) = (identity.clone(), config.clone());
+            let (options, config) = (options.clone(), config.clone());
             cached.push_back(CachedConfig { options, stamps, age, config });
         }
         Ok(Self { tls: TlsConnector::from(config) })
     }
 
-    fn read_config(identity: &TlsOptions) -> Result<ClientConfig, HttpError> {
-        let roots = match &identity.ca_file {
+    fn read_config(options: &TlsOptions) -> Result<ClientConfig, HttpError> {
+        let roots = match &options.ca_file {
             Some(ca_file) => roots_in(ca_file)?,
             None => roots_of_host(),
         };
@@ -267,10 +268,10 @@ impl HttpClient {
             .with_safe_default_protocol_versions()
             .map_err(failed)?
             .with_root_certificates(roots);
-        let mut config = match &identity.client {
+        let mut config = match &options.client {
             None => config.with_no_client_auth(),
             Some(ClientFiles { cert_file, key_file }) => {
-                let key = PrivateKeyDer::from_pem_slice(&read_as(
+                let key = PrivateKeyDer::from_pem_slice(&read_with(
                     key_file,
                     FileRules::secret(FILE_BYTES_MAX),
                 )?)
@@ -286,16 +287,16 @@ impl HttpClient {
         Ok(config)
     }
 
-    /// Sends a request to the host that its address names, and reads the answer. Blocks for at most
-    /// `bounds.within`: not for the daemon's loop.
+    /// Sends a request to the host in its URL and reads the response. Blocks for at most
+    /// `limits.timeout`.
     ///
     /// # Errors
     ///
-    /// Returns an error if there is no whole answer.
+    /// Returns an error if there is no complete response.
     pub fn send(
         &self,
         request: Request<Bytes>,
-        bounds: RequestLimits,
+        limits: RequestLimits,
     ) -> Result<Response, HttpError> {
         let phase = Cell::new(RequestPhase::Resolving);
         let failed = |why: &(dyn StdError + 'static)| HttpError::Failed {
@@ -303,30 +304,32 @@ impl HttpClient {
             why: chain(why),
         };
         let runtime = runtime().map_err(|error| failed(&error))?;
-        let asked = runtime.block_on(async {
-            timeout(bounds.within, self.exchange(request, bounds.body_bytes_max, &phase)).await
+        let result = runtime.block_on(async {
+            timeout(limits.timeout, self.exchange(request, limits.body_bytes_max, &phase)).await
         });
-        asked.unwrap_or_else(|_| Err(HttpError::Late { within: bounds.within, phase: phase.get() }))
+        result.unwrap_or_else(|_| {
+            Err(HttpError::TimedOut { timeout: limits.timeout, phase: phase.get() })
+        })
     }
 
-    /// Sends a body, as [`HttpClient::send`] does.
+    /// Sends a POST request, like [`HttpClient::send`].
     ///
     /// # Errors
     ///
-    /// Returns an error as [`HttpClient::send`] does.
+    /// Returns an error if there is no complete response.
     pub fn post(
         &self,
         url: &str,
         headers: &[(&'static str, String)],
         body: impl Into<Bytes>,
-        bounds: RequestLimits,
+        limits: RequestLimits,
     ) -> Result<Response, HttpError> {
         let mut request = Request::post(url);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        // What it says may be a secret.
-        self.send(request.body(body.into()).map_err(|_| HttpError::Address)?, bounds)
+        let request = request.body(body.into()).map_err(|_| HttpError::InvalidUrl)?;
+        self.send(request, limits)
     }
 
     async fn exchange(
@@ -340,7 +343,7 @@ impl HttpClient {
             why: chain(why),
         };
         let RequestTarget { host, port, authority, is_plain } = target(request.uri())?;
-        let name = ServerName::try_from(host.clone()).map_err(|_| HttpError::Address)?;
+        let name = ServerName::try_from(host.clone()).map_err(|_| HttpError::InvalidUrl)?;
         let addresses = resolve(&host, port).await.map_err(|error| failed(&error))?;
 
         phase.set(RequestPhase::Connecting);
@@ -354,8 +357,8 @@ impl HttpClient {
             }
         };
 
-        phase.set(RequestPhase::Asking);
-        // Of the address the server gets the path, and the host as a header.
+        phase.set(RequestPhase::AwaitingResponse);
+        // HTTP/1.1 sends the path in the request line and the host as a header.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let path = path.parse::<Uri>().map_err(|error| failed(&error))?;
         *request.uri_mut() = path;
@@ -366,13 +369,13 @@ impl HttpClient {
         let (mut sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
         let response = async {
-            let answer = sender
+            let response = sender
                 .send_request(request.map(Full::new))
                 .await
                 .map_err(|error| failed(&error))?;
 
-            phase.set(RequestPhase::Reading);
-            let (head, body) = answer.into_parts();
+            phase.set(RequestPhase::ReadingBody);
+            let (head, body) = response.into_parts();
             let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
                 if error.is::<LengthLimitError>() {
                     HttpError::TooLarge(body_bytes_max)
@@ -454,10 +457,10 @@ async fn drive<T>(connection: impl Future, response: impl Future<Output = T>) ->
 /// Parts of a URL.
 #[derive(Debug, PartialEq)]
 struct RequestTarget {
-    /// As it is looked up, and as its certificate names it.
+    /// Host to look up, also the name that the certificate must have.
     host: String,
     port: u16,
-    /// Both, as a header.
+    /// `host:port` as in the URL, for the `Host` header.
     authority: HeaderValue,
     is_plain: bool,
 }
@@ -466,30 +469,30 @@ fn target(uri: &Uri) -> Result<RequestTarget, HttpError> {
     let (is_plain, port) = match uri.scheme_str() {
         Some("https") => (false, 443),
         Some("http") => (true, 80),
-        _ => return Err(HttpError::Address),
+        _ => return Err(HttpError::InvalidUrl),
     };
-    let authority = uri.authority().ok_or(HttpError::Address)?;
-    // Somebody's name and password would be sent to nobody.
+    let authority = uri.authority().ok_or(HttpError::InvalidUrl)?;
+    // This client would silently drop a user name and password.
     if authority.as_str().contains('@') {
-        return Err(HttpError::Address);
+        return Err(HttpError::InvalidUrl);
     }
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = authority.port_u16().unwrap_or(port);
-    let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| HttpError::Address)?;
+    let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| HttpError::InvalidUrl)?;
     Ok(RequestTarget { host, port, authority, is_plain })
 }
 
-/// A connection, with TLS or without.
+/// Connection, with or without TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection to the first address that takes one.
+/// Connects to the first address that accepts.
 async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        match timeout(CONNECTS_WITHIN, TcpStream::connect(address)).await {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = at(error),
             Err(_) => last = at(io::ErrorKind::TimedOut.into()),
@@ -498,7 +501,7 @@ async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A host and port as an address has them.
+/// Returns `host:port` as it is written in a URL.
 pub fn authority(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(host)) => format!("[{host}]:{port}"),
@@ -514,7 +517,7 @@ fn roots_in(ca_file: &Path) -> Result<RootCertStore, HttpError> {
     Ok(roots)
 }
 
-/// Those that this host trusts. Where there are none every server is refused, which says so.
+/// Reads the authorities that this host trusts. Without any, each handshake fails, and says why.
 fn roots_of_host() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -525,17 +528,17 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> 
     let certificates = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| unusable(path, error))?;
     if certificates.is_empty() {
-        Err(unusable(path, "there is no certificate in it"))
+        Err(unusable(path, "the file has no certificate\n  hint: certificates are in PEM"))
     } else {
         Ok(certificates)
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, HttpError> {
-    read_as(path, FileRules::public(FILE_BYTES_MAX))
+    read_with(path, FileRules::public(FILE_BYTES_MAX))
 }
 
-fn read_as(path: &Path, rules: FileRules) -> Result<Vec<u8>, HttpError> {
+fn read_with(path: &Path, rules: FileRules) -> Result<Vec<u8>, HttpError> {
     trusted::read(path, PathRules::NAMED, rules)
         .map_err(|error| unusable(path, trusted::reason(&error, path)))
 }
@@ -544,17 +547,17 @@ fn unusable(path: &Path, why: impl ToString) -> HttpError {
     HttpError::File { path: path.to_owned(), why: why.to_string() }
 }
 
-/// An error with all that is behind it: the outermost often says only where it comes from.
+/// Formats an error with its causes: the outermost often names only its source.
 fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     for cause in
         std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string)
     {
-        if !told.ends_with(&cause) {
-            told = format!("{told}: {cause}");
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    told
+    text
 }
 
 impl std::fmt::Display for RequestPhase {
@@ -562,9 +565,9 @@ impl std::fmt::Display for RequestPhase {
         f.write_str(match self {
             Self::Resolving => "looking up the name",
             Self::Connecting => "connecting",
-            Self::Handshaking => "agreeing on TLS",
-            Self::Asking => "waiting for the answer",
-            Self::Reading => "reading the answer",
+            Self::Handshaking => "negotiating TLS",
+            Self::AwaitingResponse => "waiting for the response",
+            Self::ReadingBody => "reading the response",
         })
     }
 }
@@ -587,29 +590,29 @@ mod tests {
     }
 
     #[test]
-    fn an_address_names_a_host_a_port_and_nobodys_password() {
+    fn url_gives_host_and_port_and_is_refused_with_password() {
         let of = |uri: &str| {
             let RequestTarget { host, port, authority, is_plain } =
                 target(&uri.parse().unwrap()).ok()?;
             Some((host, port, authority.to_str().unwrap().to_owned(), is_plain))
         };
-        let told = |host: &str, port, header: &str, is_plain| {
+        let url = |host: &str, port, header: &str, is_plain| {
             Some((host.to_owned(), port, header.to_owned(), is_plain))
         };
         assert_eq!(
             of("https://lb.internal/drain?a=b"),
-            told("lb.internal", 443, "lb.internal", false)
+            url("lb.internal", 443, "lb.internal", false)
         );
-        assert_eq!(of("https://10.0.0.1:6443/"), told("10.0.0.1", 6443, "10.0.0.1:6443", false));
-        assert_eq!(of("https://[fd00::1]:6443/"), told("fd00::1", 6443, "[fd00::1]:6443", false));
-        assert_eq!(of("http://alertmanager/"), told("alertmanager", 80, "alertmanager", true));
+        assert_eq!(of("https://10.0.0.1:6443/"), url("10.0.0.1", 6443, "10.0.0.1:6443", false));
+        assert_eq!(of("https://[fd00::1]:6443/"), url("fd00::1", 6443, "[fd00::1]:6443", false));
+        assert_eq!(of("http://alertmanager/"), url("alertmanager", 80, "alertmanager", true));
         for uri in ["ftp://lb.internal/", "/path", "https://me:secret@lb.internal/"] {
             assert_eq!(of(uri), None, "{uri}");
         }
     }
 
     #[test]
-    fn a_number_of_version_6_goes_into_brackets() {
+    fn authority_of_an_ipv6_address_has_brackets() {
         assert_eq!(authority("fd00::1", 443), "[fd00::1]:443");
         assert_eq!(authority("10.0.0.1", 443), "10.0.0.1:443");
         assert_eq!(authority("api.internal", 6443), "api.internal:6443");

@@ -1,8 +1,10 @@
-//! Clients of other hosts: HTTP, names, retries, signatures, secrets, and the Kubernetes API.
+//! Clients of other hosts: HTTP, name lookups, backoff, webhook signatures, secrets, redaction and
+//! the Kubernetes API.
 
 pub(crate) mod backoff;
 pub(crate) mod dns;
 pub mod http_client;
 pub mod kubernetes;
+pub(crate) mod redact;
 pub(crate) mod secret;
 pub(crate) mod webhook_signature;

@@ -1,10 +1,11 @@
-//! Signatures of Standard Webhooks 1.0, by which a receiver knows who sent something, and that
-//! nobody changed it.
+//! Signatures of Standard Webhooks 1.0, with which a receiver verifies the sender and the content
+//! of a request.
 //!
 //! Source:
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
-//! What is signed is the identity, the time and the body, with every key there is: while one is
-//! being replaced either is known to the receiver. It refuses a file of keys in which one is none.
+//! The id, the time and the body are signed with every key, so that a key can be replaced: during
+//! the change the receiver knows either the old or the new one. A file with an invalid key is
+//! refused.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::hmac;
@@ -12,32 +13,32 @@ use ring::hmac;
 /// Prefix of a key in text.
 const PREFIX: &str = "whsec_";
 
-/// Bytes that a key may have: what the specification says.
+/// Length of a key, from the specification.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// Keys, the newest first.
 pub struct SigningKeys(Vec<hmac::Key>);
 
-/// Why a file holds no keys.
+/// Error in a file of keys.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
-    /// It is empty.
+    /// The file is empty.
     #[error(
-        "there is no key in it\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one \
-        a line"
+        "the file has no key\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64, one \
+         per line"
     )]
     Empty,
-    /// A line of it is none. What it says is a secret.
-    #[error("line {0} is no key\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64")]
+    /// A line is not a key. Its text may be a secret, so it is not quoted.
+    #[error("line {0} is not a key\n  hint: a key is `whsec_` and 24 to 64 random bytes in base64")]
     Line(usize),
 }
 
 impl SigningKeys {
-    /// Reads keys, one a line.
+    /// Parses keys, one per line.
     ///
     /// # Errors
     ///
-    /// Returns an error that names the line that is no key.
+    /// Returns an error if there is no key, or names the line that is not one.
     pub fn read(text: &str) -> Result<Self, SigningKeyError> {
         let lines = text
             .lines()
@@ -55,7 +56,7 @@ impl SigningKeys {
         if keys.is_empty() { Err(SigningKeyError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// The headers that a request has beside its body. `unix_secs` is now.
+    /// Returns the headers that sign a request. `unix_secs` is the current time.
     pub fn headers(&self, id: &str, unix_secs: u64, body: &[u8]) -> [(&'static str, String); 3] {
         let signed = [id.as_bytes(), b".", unix_secs.to_string().as_bytes(), b".", body].concat();
         let signature =
@@ -73,11 +74,11 @@ impl SigningKeys {
 mod tests {
     use super::*;
 
-    /// The example of the specification's reference libraries.
+    /// Example of the specification's reference libraries.
     const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
-    fn the_example_of_the_specification_is_signed_as_it_says() {
+    fn example_of_the_specification_gets_its_signature() {
         let keys = SigningKeys::read(KEY).unwrap();
         let body = br#"{"test": 2432232314}"#;
         let headers = keys.headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_signs_and_bad_line_is_named_without_content() {
+    fn every_key_signs_and_invalid_line_is_named_not_quoted() {
         let two = SigningKeys::read(&format!("{KEY}\n\n  {KEY}\n")).unwrap();
         assert_eq!(two.headers("a", 1, b"")[2].1.matches("v1,").count(), 2);
         assert_eq!(SigningKeys::read("\n").err(), Some(SigningKeyError::Empty));

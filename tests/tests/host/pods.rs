@@ -192,13 +192,14 @@ fn refusals(node: &Node) {
     let refused = told(limit("protected = ['pod:app=db']"));
     assert!(
         refused.starts_with(
-            "cannot look up the labels of pod shop/api-6d4b: the Kubernetes API at API answered \
+            "cannot look up the labels of pod shop/api-6d4b: the Kubernetes API at API returned \
              403 Forbidden"
         ),
         "{refused}"
     );
     assert!(
-        refused.ends_with("hint: a ClusterRole has to let the agent's service account list pods"),
+        refused
+            .ends_with("hint: bind a ClusterRole that lists pods to the agent's service account"),
         "{refused}"
     );
     assert!(told(limit("allow = ['pod:app=api']")).contains("403 Forbidden"));
@@ -387,7 +388,7 @@ fn an_api_that_hangs_holds_up_neither_the_loop_nor_the_end() {
     let refused =
         refused.unwrap_or_else(|| panic!("it waits on: {}{}", running.printed(), running.log()));
     let why = refused["why"].as_str().expect("it says why");
-    assert!(why.contains("no answer within 3 s, waiting for the answer\n  hint: "), "{why}");
+    assert!(why.contains("timed out after 3 s while waiting for the response\n  hint: "), "{why}");
     // No human is woken: it is what the operator asked for.
     assert!(
         running.line_of("outcome", "failed", &node.stage.cgroup.path).is_none(),

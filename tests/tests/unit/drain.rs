@@ -804,7 +804,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     let mut agent = other.start();
     agent.decide(Action::Drain);
     let refused = agent.until(OutcomeKind::DrainRefused);
-    assert!(refused.why.contains("agreeing on TLS"), "{refused:?}");
+    assert!(refused.why.contains("negotiating TLS"), "{refused:?}");
     assert_eq!(server.received().len(), 1);
 }
 

@@ -461,7 +461,7 @@ fn secrets_are_checked_before_they_are_needed() {
         "act.page.slack.url_file: ",
         "No such file or directory",
         "act.page.webhook.secret_file: ",
-        "line 1 is no key",
+        "line 1 is not a key",
         "act.page.ca_file: ",
         "act.page.pagerduty.routing_key_file is not checked",
     ] {

@@ -20,9 +20,9 @@ use spillway_tests::{
 
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const WHOLE: RequestLimits =
-    RequestLimits { within: Duration::from_secs(20), body_bytes_max: 1 << 20 };
+    RequestLimits { timeout: Duration::from_secs(20), body_bytes_max: 1 << 20 };
 /// Short, for those who do not answer.
-const SHORT: RequestLimits = RequestLimits { within: Duration::from_millis(500), ..WHOLE };
+const SHORT: RequestLimits = RequestLimits { timeout: Duration::from_millis(500), ..WHOLE };
 /// Age from which the client keeps what it has read of a file.
 const SETTLED: Duration = Duration::from_secs(4);
 /// Longer than any of these waits.
@@ -58,9 +58,9 @@ fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
     let before: Instant = now();
     let error = asked().expect_err("it is not answered");
     let took = before.elapsed();
-    assert!(took < SHORT.within + Duration::from_secs(5), "{took:?}");
+    assert!(took < SHORT.timeout + Duration::from_secs(5), "{took:?}");
     match error {
-        HttpError::Late { phase, within } if within == SHORT.within => phase,
+        HttpError::TimedOut { phase, timeout } if timeout == SHORT.timeout => phase,
         other => panic!("{other}"),
     }
 }
@@ -175,7 +175,7 @@ fn a_file_that_is_not_what_it_should_be_is_named() {
     asker.authority.client(&other.0, &other.1);
     for (ca_file, client, named, why) in [
         (&missing, None, &missing, "No such file"),
-        (&empty, None, &empty, "there is no certificate in it"),
+        (&empty, None, &empty, "the file has no certificate"),
         (&garbage, None, &garbage, "invalid peer certificate: BadEncoding"),
         (&whole, files(&missing, &key_file), &missing, "No such file"),
         (&whole, files(&cert_file, &cert_file), &cert_file, ""),
@@ -233,7 +233,10 @@ fn response_is_read_up_to_its_bound() {
         }
     });
     let error = asker.get(server.addr, WHOLE).expect_err("nobody reads that");
-    assert!(matches!(error, HttpError::Failed { phase: RequestPhase::Asking, .. }), "{error}");
+    assert!(
+        matches!(error, HttpError::Failed { phase: RequestPhase::AwaitingResponse, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -248,7 +251,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
         sleep(FOREVER);
         Ok(())
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Asking);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::AwaitingResponse);
 
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345")?;
@@ -256,7 +259,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
         sleep(FOREVER);
         Ok(())
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Reading);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::ReadingBody);
 
     // A byte now and then is no answer either.
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
@@ -267,7 +270,7 @@ fn whatever_is_not_done_in_time_is_left_and_said() {
             sleep(Duration::from_millis(20));
         }
     });
-    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::Reading);
+    assert_eq!(late(|| asker.get(server.addr, SHORT)), RequestPhase::ReadingBody);
 }
 
 #[test]
@@ -307,12 +310,12 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
     speaking.join().expect("it does not panic");
 
     for (said, wanted) in [
-        ("", RequestPhase::Asking),
-        ("220 smtp.internal\r\n", RequestPhase::Asking),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", RequestPhase::Reading),
+        ("", RequestPhase::AwaitingResponse),
+        ("220 smtp.internal\r\n", RequestPhase::AwaitingResponse),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", RequestPhase::ReadingBody),
         (
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n",
-            RequestPhase::Reading,
+            RequestPhase::ReadingBody,
         ),
     ] {
         for is_reset in [false, true] {
@@ -328,7 +331,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
             let phase = phase(asker.get(server.addr, WHOLE));
             // What was sent before a reset may be lost with it.
             assert!(
-                phase == wanted || is_reset && phase == RequestPhase::Asking,
+                phase == wanted || is_reset && phase == RequestPhase::AwaitingResponse,
                 "{said:?}: {phase:?}"
             );
         }
@@ -349,7 +352,7 @@ fn scheme_of_a_url_decides_on_encryption() {
     let error = asker.send("ftp://127.0.0.1/", WHOLE).expect_err("it is neither");
     assert_eq!(
         error.to_string(),
-        "it is no address that begins with https:// or http:// and names a host"
+        "invalid URL\n  hint: use https://HOST/PATH or http://HOST/PATH, without a password"
     );
 }
 
@@ -385,7 +388,7 @@ fn unanswered_lookups_share_one_thread() {
     // name.
     let all = "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n";
     own_resolver(&asker.scratch.file("resolv.conf", all)).expect("root may");
-    let short = RequestLimits { within: Duration::from_millis(20), ..WHOLE };
+    let short = RequestLimits { timeout: Duration::from_millis(20), ..WHOLE };
     let mut resolver = None;
     // Nobody is there at first, which is said at once; one that refuses is asked over and over.
     for (knows, bounds) in
@@ -401,7 +404,7 @@ fn unanswered_lookups_share_one_thread() {
                 let error =
                     asker.send(&format!("https://{host}/"), bounds).expect_err("nobody knows it");
                 let is_unknown = match error {
-                    HttpError::Late { phase, .. } => {
+                    HttpError::TimedOut { phase, .. } => {
                         phase == RequestPhase::Resolving && knows.is_some()
                     }
                     HttpError::Failed { phase, .. } => phase == RequestPhase::Resolving,

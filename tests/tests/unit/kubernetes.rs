@@ -74,10 +74,10 @@ fn pods_of_this_node_are_listed_with_labels() {
         assert_eq!(
             pods,
             [
-                Pod { uid: API[2].to_owned(), mirrored: None, labels },
+                Pod { uid: API[2].to_owned(), kubelet_uid: None, labels },
                 Pod {
                     uid: STATIC[2].to_owned(),
-                    mirrored: Some(HASH.to_owned()),
+                    kubelet_uid: Some(HASH.to_owned()),
                     labels: [].into()
                 },
             ]
@@ -92,8 +92,8 @@ fn a_token_that_was_rotated_is_read_anew() {
     cluster.server.takes("another");
     assert_eq!(
         cluster.refused(),
-        "the Kubernetes API at ADDRESS answered 401 Unauthorized: Unauthorized\n  \
-         hint: the token in kubernetes.service_account_dir has to be one of this cluster, and not \
+        "the Kubernetes API at ADDRESS returned 401 Unauthorized: Unauthorized\n  \
+         hint: the token in kubernetes.service_account_dir has to belong to this cluster and not be \
          expired"
     );
     // As the kubelet ends it, or somebody with an editor.
@@ -106,10 +106,10 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
     let cluster = Cluster::start("k8s-bad", Conduct::Forbids);
     assert_eq!(
         cluster.refused(),
-        "the Kubernetes API at ADDRESS answered 403 Forbidden: pods is forbidden: User \
+        "the Kubernetes API at ADDRESS returned 403 Forbidden: pods is forbidden: User \
          \"system:serviceaccount:spillway:spillway\" cannot list resource \"pods\" in API \
          group \"\" at the cluster scope\n  \
-         hint: a ClusterRole has to let the agent's service account list pods"
+         hint: bind a ClusterRole that lists pods to the agent's service account"
     );
     for said in [
         "",
@@ -124,7 +124,7 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
         cluster.server.conduct(Conduct::Says(said.to_owned()));
         let told = cluster.refused();
         assert!(
-            told.starts_with("the Kubernetes API at ADDRESS answered no list of pods: "),
+            told.starts_with("the Kubernetes API at ADDRESS returned no list of pods: "),
             "{said}: {told}"
         );
         assert!(told.lines().count() == 2 && told.len() < 1_000, "{told}");
@@ -135,13 +135,10 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
         .server
         .conduct(Conduct::Says(format!("{{\"kind\":\"Bearer {}\",\"items\":[]}}", token.trim())));
     let told = cluster.refused();
-    assert!(
-        told.contains("its kind is \"Bearer [secret]\"") && !told.contains(token.trim()),
-        "{told}"
-    );
+    assert!(told.contains("kind is \"Bearer [secret]\"") && !told.contains(token.trim()), "{told}");
     cluster.server.conduct(Conduct::Resets);
     assert!(
-        cluster.refused().starts_with("the Kubernetes API at ADDRESS: it failed "),
+        cluster.refused().starts_with("the Kubernetes API at ADDRESS: failed while "),
         "{}",
         cluster.refused()
     );
@@ -150,8 +147,8 @@ fn whatever_answers_badly_is_told_with_what_to_do_about_it() {
     let told = cluster.refused();
     let is_it = |why: &str| told.starts_with(&format!("the Kubernetes API at ADDRESS: {why}\n"));
     assert!(
-        is_it("the answer is larger than 16777216 bytes")
-            || is_it("no answer within 3 s, reading the answer"),
+        is_it("the response is larger than 16777216 bytes")
+            || is_it("timed out after 3 s while reading the response"),
         "{told}"
     );
 }
@@ -165,7 +162,7 @@ fn one_that_hangs_is_left_before_anybody_wonders() {
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     assert!(
         told.starts_with(
-            "the Kubernetes API at ADDRESS: no answer within 3 s, waiting for the answer\n"
+            "the Kubernetes API at ADDRESS: timed out after 3 s while waiting for the response\n"
         ),
         "{told}"
     );
@@ -176,9 +173,9 @@ fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
     let cluster = Cluster::lists("k8s-trust", true);
     let token = cluster.directory().join("token");
     for (text, why) in [
-        ("", "is empty"),
-        (" \n", "is empty"),
-        ("a\nb", "it has characters that no header may have"),
+        ("", "the file is empty"),
+        (" \n", "the file is empty"),
+        ("a\nb", "it has characters that are invalid in an HTTP header"),
     ] {
         fs::write(&token, text).expect("a file can be written");
         let told = cluster.refused();
@@ -192,7 +189,7 @@ fn without_a_token_or_with_anothers_certificate_nobody_is_asked() {
     fs::write(cluster.directory().join("ca.crt"), Authority::make().pem())
         .expect("a file can be written");
     let told = cluster.refused();
-    assert!(told.contains("it failed agreeing on TLS: invalid peer certificate: "), "{told}");
+    assert!(told.contains("failed while negotiating TLS: invalid peer certificate: "), "{told}");
     fs::remove_file(cluster.directory().join("ca.crt")).expect("it is there");
     assert!(cluster.refused().contains("ca.crt: No such file"), "{}", cluster.refused());
     assert_eq!(cluster.server.server.received().len(), asked);
@@ -225,7 +222,7 @@ fn labels_are_cached_for_five_seconds() {
     // And is found out once what was told is too old, a failure too; nothing older is believed
     // then.
     let refused = labels(5.0, API[2]).unwrap_err();
-    assert!(refused.contains("answered 401 Unauthorized"), "{refused}");
+    assert!(refused.contains("returned 401 Unauthorized"), "{refused}");
     cluster.server.takes(TOKEN);
     assert_eq!((labels(9.9, API[2]), asked()), (Err(refused), 2));
     assert_eq!((labels(10.0, API[2]), asked()), (Ok(3), 3));

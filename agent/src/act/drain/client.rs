@@ -9,11 +9,7 @@ use super::request::{ReplyClass, echoes, meaning};
 use crate::{
     clock::Clock,
     config::DrainConfig,
-    net::{
-        http_client,
-        secret::{Redactor, SecretSource},
-        webhook_signature::SigningKeys,
-    },
+    net::{http_client, redact::Redactor, secret::SecretSource, webhook_signature::SigningKeys},
 };
 
 /// For one call, from the look-up of the name to the last byte of the answer.
@@ -91,13 +87,13 @@ impl DrainClient {
             .read()
             .and_then(|text| Ok((read(&text)?, Redactor::default().secret(&text))))
         {
-            Ok((keys, hidden)) => (keys, hidden.address(&self.url)),
+            Ok((keys, hidden)) => (keys, hidden.url(&self.url)),
             Err(why) => return later(why),
         };
         let mut headers = vec![("content-type", super::request::CONTENT_TYPE.to_owned())];
         headers.extend(keys.headers(&call.id, clock.unix_ms() / 1_000, &call.body));
         let bounds =
-            http_client::RequestLimits { within: call.within, body_bytes_max: ANSWER_BYTES_MAX };
+            http_client::RequestLimits { timeout: call.within, body_bytes_max: ANSWER_BYTES_MAX };
         let answer = http_client::HttpClient::new(&self.identity)
             .and_then(|client| client.post(&self.url, &headers, call.body, bounds));
         match answer {

@@ -43,6 +43,9 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// leak that goes on is found within minutes; a process that is gone is over at once.
 const INHERITED_SECS: f64 = 600.0;
 
+/// Maximum delay between two attempts of a request, in seconds.
+const RETRY_SECS_MAX: f64 = 30.0;
+
 /// Successes without the request's identity after which its receiver is not expected to send it:
 /// one may be a proxy's while the receiver restarts, and a receiver that drains without saying so
 /// must not keep the node out until the deadline.
@@ -206,7 +209,7 @@ impl DrainController {
         self.asked = kept.request.map(|request| {
             let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms))
                 .min(self.deadline);
-            let retries = Backoff::until(t + left.as_secs_f64());
+            let retries = Backoff::new(RETRY_SECS_MAX, Some(t + left.as_secs_f64()));
             PendingRequest { request, retries, unproven: 0, due: Some(t), last: String::new() }
         });
         tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
@@ -500,7 +503,7 @@ impl DrainController {
             deadline_ms: at_ms + self.deadline.as_millis() as u64,
             cause: self.cause.clone().unwrap_or_else(DrainReason::operator),
         };
-        let retries = Backoff::until(now + self.deadline.as_secs_f64());
+        let retries = Backoff::new(RETRY_SECS_MAX, Some(now + self.deadline.as_secs_f64()));
         self.asked = Some(PendingRequest {
             request,
             retries,

@@ -117,7 +117,7 @@ impl PodLookup {
             _ => (t, api.pods().map_err(|error| error.to_string())),
         };
         let pods = self.cached.insert(cached).1.as_ref().map_err(|error| unknown(error.clone()))?;
-        let mut found = pods.iter().filter(|pod| pod.is(uid));
+        let mut found = pods.iter().filter(|pod| pod.has_uid(uid));
         match (found.next(), found.next()) {
             (Some(pod), None) => Ok(&pod.labels),
             (None, _) => Err(unknown(format!(

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::Update;
-use crate::decide::Severity;
+use crate::{decide::Severity, net::backoff::Backoff};
 
 /// Maximum number of notifications that wait for a sink. A guess: 256 take 25 minutes of calls, and
 /// no human reads more.
@@ -30,15 +30,14 @@ const CALLS_FOR_ANY: usize = 7;
 const CALLS_FOR_SAME_OWNER: usize = 8;
 const MINUTE_SECS: f64 = 60.0;
 
-/// Maximum delay of the first retry. It doubles with each failure, up to [`RETRY_SECS_MAX`].
-const FIRST_RETRY_SECS: f64 = 1.0;
+/// Maximum delay after a failure of the sink, unless the sink asks for more.
 const RETRY_SECS_MAX: f64 = 300.0;
 /// Maximum delay of a critical notification that was not tried yet after a failure of the sink,
 /// unless the sink asks for more.
 const CRITICAL_RETRY_SECS_MAX: f64 = 10.0;
 
 /// Notifications that wait for one sink.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DeliveryQueue {
     waiting: BTreeMap<u64, Waiting>,
     /// The notification in flight.
@@ -48,7 +47,7 @@ pub struct DeliveryQueue {
     calls_total: u64,
     /// Number of the last call for each owner with a notification that waits.
     turns: BTreeMap<Arc<str>, u64>,
-    failures: u32,
+    backoff: Backoff,
     last_failed: Option<u64>,
     /// Set if two notifications failed one after the other: the sink is down, and neither
     /// notification is the cause.
@@ -115,6 +114,24 @@ pub enum NextDelivery {
     At(f64),
     /// Nothing can be sent until a notification is added or a call is answered.
     Nothing,
+}
+
+impl Default for DeliveryQueue {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            sending: None,
+            calls: VecDeque::new(),
+            calls_total: 0,
+            turns: BTreeMap::new(),
+            backoff: Backoff::new(RETRY_SECS_MAX, None),
+            last_failed: None,
+            is_down: false,
+            paused_until: 0.0,
+            critical_paused_until: 0.0,
+            is_closed: false,
+        }
+    }
 }
 
 impl DeliveryQueue {
@@ -187,7 +204,8 @@ impl DeliveryQueue {
             // The sink was down, so no attempt counts: critical notifications go first again.
             self.waiting.values_mut().for_each(|waiting| waiting.tries = 0);
         }
-        (self.failures, self.last_failed, self.is_down) = (0, None, false);
+        self.backoff.reset();
+        (self.last_failed, self.is_down) = (None, false);
         (self.paused_until, self.critical_paused_until) = (0.0, 0.0);
         let nth = self.sending.take()?;
         self.waiting.remove(&nth);
@@ -204,11 +222,7 @@ impl DeliveryQueue {
         may_be_known: bool,
         jitter: f64,
     ) -> Vec<u64> {
-        self.failures = self.failures.saturating_add(1);
-        let longest =
-            (FIRST_RETRY_SECS * 2_f64.powi(self.failures.min(30) as i32 - 1)).min(RETRY_SECS_MAX);
-        // Half of it is random, so that many agents do not come back at once.
-        let pause_secs = longest * (0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        let pause_secs = self.backoff.delay_secs(jitter);
         let asked_secs = delay.map_or(0.0, |delay| delay.as_secs_f64());
         self.paused_until = t + pause_secs.max(asked_secs);
         self.critical_paused_until = t + pause_secs.min(CRITICAL_RETRY_SECS_MAX).max(asked_secs);

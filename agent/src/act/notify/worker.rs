@@ -215,7 +215,7 @@ fn call(
     answered: impl Fn(Result<http_client::Response, String>) -> bool,
 ) {
     let limits =
-        http_client::RequestLimits { within: CALL_WITHIN, body_bytes_max: REPLY_BYTES_MAX };
+        http_client::RequestLimits { timeout: CALL_WITHIN, body_bytes_max: REPLY_BYTES_MAX };
     while let Ok(OutgoingRequest { url, headers, body, redactor }) = requests.recv() {
         // A new client each time: certificates are replaced while the agent runs.
         let response = http_client::HttpClient::new(tls)

@@ -11,7 +11,7 @@ use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update, timestamp},
     config::PageConfig,
-    net::secret::Redactor,
+    net::redact::Redactor,
 };
 
 /// Time for which an alert fires without an update. A guess: by then a human has seen it, or the

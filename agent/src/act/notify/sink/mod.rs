@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Links, Notification, Update, text::reply_text};
-use crate::{config::PageConfig, net::secret::Redactor};
+use crate::{config::PageConfig, net::redact::Redactor};
 
 /// Maximum delay that a receiver may ask for. A guess: a longer one is a mistake, and a human is
 /// waiting for the notification.
@@ -88,7 +88,7 @@ impl OutgoingRequest {
     /// A request with a JSON body; `redactor` gets its address.
     fn json(url: String, body: Bytes, redactor: Redactor) -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
-        Self { redactor: redactor.address(&url), url, headers, body }
+        Self { redactor: redactor.url(&url), url, headers, body }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update, timestamp},
     config::PageConfig,
-    net::secret::{Redactor, SecretSource},
+    net::{redact::Redactor, secret::SecretSource},
 };
 
 /// Maximum size of an event without its routing key, which has 32 characters. PagerDuty takes

@@ -10,7 +10,7 @@ use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, Update},
     config::PageConfig,
-    net::secret::{Redactor, SecretSource},
+    net::{redact::Redactor, secret::SecretSource},
 };
 
 /// An incoming webhook.
@@ -55,7 +55,7 @@ impl Sink for Slack {
         _unix_secs: u64,
     ) -> Result<OutgoingRequest, SecretError> {
         let url = self.url.read().map_err(SecretError)?;
-        let redactor = Redactor::default().secret_address(&url);
+        let redactor = Redactor::default().secret_url(&url);
         Ok(OutgoingRequest::json(url, body, redactor))
     }
 

@@ -8,10 +8,7 @@ use super::{Delivery, Links, OutgoingRequest, SecretError, Sink, SinkReply};
 use crate::{
     act::notify::{Notification, timestamp},
     config::PageConfig,
-    net::{
-        secret::{Redactor, SecretSource},
-        webhook_signature::SigningKeys,
-    },
+    net::{redact::Redactor, secret::SecretSource, webhook_signature::SigningKeys},
 };
 
 const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
@@ -63,7 +60,7 @@ impl Sink for Webhook {
             .map_err(|error| SecretError(format!("{}: {error}", self.keys)))?;
         let mut headers = vec![("content-type", CONTENT_TYPE.to_owned())];
         headers.extend(keys.headers(&notification.id, unix_secs, &body));
-        let redactor = Redactor::default().secret(&text).address(&self.url);
+        let redactor = Redactor::default().secret(&text).url(&self.url);
         Ok(OutgoingRequest { url: self.url.clone(), headers, body, redactor })
     }
 
