@@ -630,8 +630,8 @@ pub struct Offsets {
     pub request_sk: u32,
     /// From `tcp_sock` to the time at which the connection was established: `rcvq_space.time`.
     pub tcp_established: u32,
-    /// From `task_struct` to the depth of sections that must not wait for a page; [`ABSENT`] if it is
-    /// not kept.
+    /// From `task_struct` to the depth of sections that must not wait for a page; [`ABSENT`] if it
+    /// is not kept.
     pub task_pagefault_disabled: u32,
     pub task_nsproxy: u32,
     pub nsproxy_net: u32,

@@ -1,8 +1,9 @@
 //! Offsets of this kernel's struct members, from its BTF.
 //!
 //! Each fallback lists the offsets that its programs read; [`members`] has those of every sensor
-//! here, and a sensor may define others with [`member`](super::kernel_offset::member). A member that this kernel lacks, or has in
-//! another form, rules out the fallbacks that need it, by name, and nothing else.
+//! here, and a sensor may define others with [`member`](super::kernel_offset::member). A member
+//! that this kernel lacks, or has in another form, rules out the fallbacks that need it, by name,
+//! and nothing else.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 

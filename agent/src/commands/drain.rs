@@ -14,7 +14,7 @@ use crate::act::drain::{Override, OverrideFile};
 /// Returns an error if the configuration is invalid or the override cannot be written.
 pub fn set_override(config: Option<&Path>, operator: Override) -> Result<(), CommandError> {
     let file = OverrideFile::below(&load(config)?.record.state_dir);
-    file.say(operator)
+    file.set(operator)
         .with_context(|| format!("cannot write {}", file.path().display()))
         .map_err(CommandError::Failed)?;
     let done = match operator {

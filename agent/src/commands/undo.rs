@@ -86,7 +86,7 @@ fn undrain(state_dir: &Path) -> Result<Vec<Outcome>, CommandError> {
     let mut outcomes: Vec<_> = unreadable.collect();
     if state_file.peek().is_some_and(|saved| saved.phase != DrainPhase::Healthy) {
         let file = OverrideFile::below(state_dir);
-        file.say(Override::Undrain)
+        file.set(Override::Undrain)
             .with_context(|| format!("cannot write {}", file.path().display()))
             .map_err(CommandError::Failed)?;
         let why = "the agent undrains this node, now or when it next starts, and keeps it in \

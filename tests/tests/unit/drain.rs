@@ -313,7 +313,7 @@ fn ungranted_drain_takes_no_work_from_the_node() {
         assert!(begun.elapsed() < Duration::from_secs(6), "{manner:?}: {:?}", begun.elapsed());
         assert!(
             refused.event.is_setback()
-                && refused.why.starts_with("nobody granted it within its time"),
+                && refused.why.starts_with("no receiver granted it before the deadline"),
             "{refused:?}"
         );
         assert_eq!(agent.says(), Readiness::Ready(100));
@@ -370,7 +370,7 @@ fn a_receiver_that_is_gone_is_not_asked_any_more() {
     agent.decide(Action::Drain);
     agent.until(OutcomeKind::DrainRefused);
     node.receiver.behaves(Manner::Well);
-    node.word().say(Override::Drain).expect("it can be said");
+    node.word().set(Override::Drain).expect("it can be written");
     // An operator's word holds for whoever asks.
     assert!(wait_for(SOON, || (agent.says() == Readiness::Drain).then_some(())).is_some());
     agent.until(OutcomeKind::DrainRefused);
@@ -415,7 +415,7 @@ fn receiver_that_answers_200_to_all_drains_nothing() {
     agent.decide(Action::Drain);
     let refused = agent.until(OutcomeKind::DrainRefused);
     let why = "HTTP 200: <html>welcome, without the webhook-id of the request\n  hint: have the \
-    receiver send it back";
+    receiver return it";
     assert!(refused.why.starts_with(why), "{}", refused.why);
     // It may have drained all the same; to give work back needs no proof.
     agent.until(OutcomeKind::Undrained);
@@ -578,9 +578,9 @@ fn an_operators_undrain_means_the_whole_share() {
     let mut agent = node.start();
     agent.sees(1.0, &[verdict(300.0)]);
     assert_eq!(agent.says(), Readiness::Ready(50));
-    node.word().say(Override::Undrain).expect("it can be said");
+    node.word().set(Override::Undrain).expect("it can be written");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(100)).then_some(())).is_some());
-    node.word().clear().expect("it can be said");
+    node.word().clear().expect("it can be written");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Ready(50)).then_some(())).is_some());
 }
 
@@ -663,7 +663,7 @@ fn two_agents_that_never_kept_anything_ask_once() {
 fn a_request_outlives_a_restart_as_the_same_request() {
     let node = Node::make("restart-request");
     node.receiver.behaves(Manner::Answers(503, "", Vec::new()));
-    node.word().say(Override::Drain).expect("it can be said");
+    node.word().set(Override::Drain).expect("it can be written");
     let agent = node.start();
     wait_for(SOON, || (!node.receiver.calls().is_empty()).then_some(())).expect("it asks");
     drop(agent);
@@ -677,7 +677,7 @@ fn a_request_outlives_a_restart_as_the_same_request() {
 fn a_clock_that_was_set_confuses_nobody() {
     let node = Node::make("clock");
     let mut agent = node.start();
-    node.word().say(Override::Drain).expect("it can be said");
+    node.word().set(Override::Drain).expect("it can be written");
     agent.until(OutcomeKind::Drained);
     drop(agent);
     for since_ms in [0_u64, u64::MAX] {
@@ -711,12 +711,12 @@ fn override_holds_whatever_the_agent_sees() {
     node.config.mode = Mode::Observe;
     let mut agent = node.start();
     assert!(!agent.decide(Action::Drain), "nothing is drained in observe mode");
-    node.word().say(Override::Drain).expect("it can be said");
+    node.word().set(Override::Drain).expect("it can be written");
     agent.until(OutcomeKind::Drained);
     assert_eq!(agent.says(), Readiness::Drain);
-    node.word().say(Override::Maintenance).expect("it can be said");
+    node.word().set(Override::Maintenance).expect("it can be written");
     assert!(wait_for(SOON, || (agent.says() == Readiness::Maintenance).then_some(())).is_some());
-    node.word().say(Override::Undrain).expect("it can be said");
+    node.word().set(Override::Undrain).expect("it can be written");
     agent.until(OutcomeKind::Undrained);
     assert_eq!(agent.says(), Readiness::Ready(100));
     drop(agent);

@@ -81,8 +81,8 @@ impl Lane {
         if is_new {
             let is_drain = matches!(self.word.read(), Ok(Some(Override::Drain)));
             self.word
-                .say(if is_drain { Override::Undrain } else { Override::Drain })
-                .expect("it can be said");
+                .set(if is_drain { Override::Undrain } else { Override::Drain })
+                .expect("it can be written");
         }
         self.receiver.behaves(match (random >> 8) % 16 {
             0 => Manner::Answers(503, "", Vec::new()),
@@ -128,7 +128,7 @@ impl Lane {
     /// Gives the node its work back, and judges all that was asked.
     fn judge(&self) -> [usize; 3] {
         self.receiver.behaves(Manner::Well);
-        self.word.say(Override::Undrain).expect("it can be said");
+        self.word.set(Override::Undrain).expect("it can be written");
         let mut drainer = self.drainer().spawn().expect("it starts");
         let healthy = wait_for(SOON, || (kept(&self.scratch)["phase"] == "healthy").then_some(()));
         drainer.kill().expect("it runs until it is killed");

@@ -1,10 +1,10 @@
-//! Waits where another agent keeps where this node is: two that asked on its behalf would take back
-//! what the other was granted.
+//! Standing by while another agent with the same state directory drains: two that requested drains
+//! would take back each other's grants.
 //!
-//! Meanwhile balancers are told what that one has on disk, and what an operator says, so that it
-//! does not matter whom they ask. Once it has ended, however it did, this one goes on where it was.
-//! Failure: what cannot be locked is not waited for; whoever cannot keep anything there drains
-//! nothing.
+//! Meanwhile load balancers get the state that the other agent has on disk, and the operator's
+//! override, so that it does not matter which agent they ask. Once the other agent has ended, this
+//! one continues from that state. Failure: an agent that cannot create the lock does not stand by;
+//! it cannot save any state there either, and drains nothing.
 
 use std::{
     fs::File,
@@ -31,24 +31,24 @@ pub struct ActiveLock {
 }
 
 impl ActiveLock {
-    /// Of the agents that keep where they are below `state_dir`.
+    /// Returns the lock of the agents that save their state below `state_dir`.
     pub fn below(state_dir: &Path, readiness: Arc<ReadinessCell>) -> Self {
         let (store, word_file) = (StateFile::below(state_dir), OverrideFile::below(state_dir));
         Self { state_dir: state_dir.to_owned(), store, word_file, readiness }
     }
 
-    /// Tries to be the one that keeps it, where anything was ever kept.
+    /// Takes the lock if the state directory exists; returns `None` if it does not.
     ///
     /// # Errors
     ///
     /// Returns an error if another agent holds it.
     pub fn claim(&self) -> io::Result<Option<File>> {
-        // Who has nothing to keep makes no directory for it.
+        // Without state to save, no directory is created.
         if self.state_dir.is_dir() { self.claim_first() } else { Ok(None) }
     }
 
-    /// Tries to be the one that keeps it, now that there is something to keep; `None` where nobody
-    /// can be.
+    /// Takes the lock, and creates the state directory if needed; returns `None` if the lock cannot
+    /// be created.
     ///
     /// # Errors
     ///
@@ -58,20 +58,19 @@ impl ActiveLock {
             Ok(claim) => Ok(Some(claim)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
-                // What keeps it from being locked keeps it from being written, which is told when
-                // that is tried.
+                // The obstacle prevents writes too, and is reported at the first of them.
                 tracing::debug!(%error, "{} cannot be locked", self.state_dir.join(LOCK).display());
                 Ok(None)
             }
         }
     }
 
-    /// Tells balancers what the other one does.
+    /// Gives load balancers the state of the other agent.
     pub fn follow(&self) {
         let kept = self.store.peek();
         let (phase, is_out) =
             kept.map_or((DrainPhase::Healthy, false), |kept| (kept.phase, kept.is_out));
-        // What cannot be read the other one tells of.
+        // The other agent reports an override that cannot be read.
         self.readiness.note(phase, is_out, self.word_file.read().unwrap_or_default());
     }
 }

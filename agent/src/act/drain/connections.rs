@@ -1,7 +1,8 @@
-//! The connections that a node still serves while it drains, counted at a gentle pace.
+//! Connections that a node still serves while it drains.
 //!
-//! Who logs in to help, and who reads metrics, is no work that is waited for. Failure: where nobody
-//! can count them nobody knows, which is said. Cold start: not counted.
+//! Connections to protected services (a login over ssh) and to the agent itself do not count.
+//! Failure: if they cannot be counted, their number is unknown, and reports say so. Cold start: not
+//! counted.
 
 use std::sync::Arc;
 
@@ -11,32 +12,32 @@ use crate::{
     sense::{EstablishedConnections, Hierarchy, SocketList},
 };
 
-/// How often connections are counted while a node drains, in seconds: a pass over all of them,
-/// which may be a hundred thousand.
+/// Interval between counts while a node drains, in seconds. A count walks all connections, which
+/// may be a hundred thousand.
 const COUNT_EVERY_SECS: f64 = 2.0;
 
 /// Source of the count.
 pub struct ConnectionCount {
-    in_flight: EstablishedConnections,
+    established: EstablishedConnections,
     protected: Vec<Pattern>,
     connections: Option<u64>,
     counted_at: f64,
 }
 
 impl ConnectionCount {
-    /// Those of everybody but of who is protected.
+    /// Creates a counter that leaves protected services out.
     pub fn new(protected: &[Pattern], list: Option<Arc<SocketList>>) -> Self {
-        let in_flight = EstablishedConnections::new(Hierarchy::detect(), list);
+        let established = EstablishedConnections::new(Hierarchy::detect(), list);
         Self {
-            in_flight,
+            established,
             protected: protected.to_vec(),
             connections: None,
             counted_at: f64::NEG_INFINITY,
         }
     }
 
-    /// Counts them, if they are waited for and it is time for that.
-    pub fn look(&mut self, now: f64, counts: bool) {
+    /// Counts them if `counts` is set and the interval has passed.
+    pub fn update(&mut self, now: f64, counts: bool) {
         if !counts {
             (self.connections, self.counted_at) = (None, f64::NEG_INFINITY);
             return;
@@ -56,10 +57,10 @@ impl ConnectionCount {
                         .any(|pattern| pattern.covers(cgroup))
             })
         };
-        self.connections = match self.in_flight.count(now, is_work) {
+        self.connections = match self.established.count(now, is_work) {
             Ok(connections) => Some(connections),
             Err(error) => {
-                tracing::debug!(%error, "connections cannot be counted");
+                tracing::debug!(%error, "cannot count connections; draining until the deadline");
                 None
             }
         };
@@ -74,9 +75,11 @@ impl ConnectionCount {
     pub fn left(&self) -> String {
         match self.connections {
             Some(0) => "no connection is left".to_owned(),
-            Some(1) => "1 connection is left, and waited for no more".to_owned(),
-            Some(more) => format!("{more} connections are left, and waited for no more"),
-            None => "how many connections are left cannot be told".to_owned(),
+            Some(1) => "1 connection is left, and the drain no longer waits for it".to_owned(),
+            Some(more) => {
+                format!("{more} connections are left, and the drain no longer waits for them")
+            }
+            None => "the number of connections left is unknown".to_owned(),
         }
     }
 }

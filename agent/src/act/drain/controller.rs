@@ -1,5 +1,6 @@
-//! Keeps where the node is: looks at what an operator says and what the kernel counts, keeps each
-//! step on disk, and sends what is due. All that may wait for somebody else is on another thread.
+//! Controller of the drain: reads the operator's override and the number of connections, steps the
+//! state machine, saves each step to disk, and sends requests when they are due. Calls that may
+//! block are made by another thread.
 
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
@@ -37,33 +38,34 @@ use crate::{
 };
 
 /// Interval between reads of the operator's override.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long what an earlier run drained for is believed without being seen again, in seconds. A
-/// leak that goes on is found within minutes; a process that is gone is over at once.
+/// Time for which the cause of an earlier run's drain counts without being seen again, in seconds.
+/// A leak that continues is found within minutes; if its process has ended, the cause is over at
+/// once.
 const INHERITED_SECS: f64 = 600.0;
 
 /// Maximum delay between two attempts of a request, in seconds.
 const RETRY_SECS_MAX: f64 = 30.0;
 
-/// Successes without the request's identity after which its receiver is not expected to send it:
-/// one may be a proxy's while the receiver restarts, and a receiver that drains without saying so
-/// must not keep the node out until the deadline.
+/// Number of successes without the request's id after which the receiver is not expected to send
+/// it. One may come from a proxy while the receiver restarts; and a receiver that drains without
+/// echoing the id must not keep the node out of rotation until the deadline.
 const UNPROVEN_MAX: u32 = 3;
 
 /// Pending request, and the schedule of its calls.
 struct PendingRequest {
     request: Request,
     retries: Backoff,
-    /// Successes that did not carry its identity.
+    /// Number of successes without its id.
     unproven: u32,
-    /// `None` while an answer is awaited.
+    /// Time of the next attempt; `None` while a reply is pending.
     due: Option<f64>,
-    /// Why the last attempt failed.
+    /// Reason that the last attempt failed.
     last: String,
 }
 
-/// State of the node, and everything that decides the next transition.
+/// State of the node, and all inputs of the next transition.
 pub struct DrainController {
     clock: Clock,
     pace: DrainTimings,
@@ -71,45 +73,44 @@ pub struct DrainController {
     deadline: Duration,
     performs: bool,
     host: String,
-    /// Of a delay, from 0 to 1.
+    /// This node's share of a delay, from 0 to 1.
     share: f64,
-    /// Incidents that call for a drain.
+    /// Reason for a drain, if there is one.
     wanted: Option<DrainReason>,
-    /// Until when [`Keeper::wanted`] is an earlier run's.
+    /// Time until which `wanted` comes from an earlier run.
     inherited_until: Option<f64>,
-    /// Before a drain that nobody grants.
+    /// Delay before a drain without a receiver.
     delay: Option<Delay>,
     given_up: Option<GivenUp>,
-    /// `None` once it is judged, and where the harm before is not known.
+    /// `None` after the drain was judged, or if the harm before it is unknown.
     trial: Option<Trial>,
     helps_within_secs: f64,
-    /// The harm of each incident that stands; `None` as long as nobody said.
+    /// Harm of each raised incident; `None` before the first report.
     conditions: Option<BTreeMap<IncidentId, Condition>>,
     /// Reason for the current drain.
     cause: Option<DrainReason>,
-    word: Option<Override>,
-    told_wrong_word: bool,
+    operator_override: Option<Override>,
+    has_reported_override: bool,
     asked: Option<PendingRequest>,
-    /// `None` where nobody is to be asked.
+    /// Channel to the thread that makes calls; `None` without a receiver.
     calls: Option<Sender<Call>>,
     is_closed: bool,
-    served: ConnectionCount,
+    connections: ConnectionCount,
     store: StateFile,
-    word_file: OverrideFile,
+    override_file: OverrideFile,
     pause: Pause,
     readiness: Arc<ReadinessCell>,
-    /// Given back before anybody hears that this one has ended; `None` as long as nothing is kept,
-    /// and where nothing can be.
+    /// Lock on the state directory; `None` while there is no state to save, or if none can be.
     claim: Option<File>,
     is_theirs: bool,
     standby: ActiveLock,
-    told: Sender<Outcome>,
+    outcomes: Sender<Outcome>,
     jitter: Jitter,
 }
 
 impl DrainController {
-    /// One that keeps nothing before it was told to [`Keeper::take_over`]. Without `calls` nobody
-    /// is to be asked.
+    /// Creates a controller, which saves nothing before [`DrainController::take_over`]. Without
+    /// `calls` there is no receiver.
     pub fn new(
         config: &Config,
         clock: Clock,
@@ -117,7 +118,7 @@ impl DrainController {
         calls: Option<Sender<Call>>,
         standby: ActiveLock,
         readiness: Arc<ReadinessCell>,
-        told: Sender<Outcome>,
+        outcomes: Sender<Outcome>,
     ) -> Self {
         let (drain, state_dir) = (&config.act.drain, &config.record.state_dir);
         let pace = DrainTimings {
@@ -146,31 +147,31 @@ impl DrainController {
             helps_within_secs: drain.helps_within.as_secs_f64(),
             conditions: None,
             cause: None,
-            word: None,
-            told_wrong_word: false,
+            operator_override: None,
+            has_reported_override: false,
             asked: None,
             calls,
             is_closed: false,
-            served: ConnectionCount::new(&config.decide.protected, None),
+            connections: ConnectionCount::new(&config.decide.protected, None),
             store: StateFile::below(state_dir),
-            word_file: OverrideFile::below(state_dir),
+            override_file: OverrideFile::below(state_dir),
             pause: Pause::below(state_dir),
             readiness,
             claim: None,
             is_theirs: false,
             standby,
-            told,
+            outcomes,
             jitter: Jitter::new(random()),
         }
     }
 
     /// Counts connections from this list from now on.
     pub fn count_from(&mut self, protected: &[Pattern], list: Arc<SocketList>) {
-        self.served = ConnectionCount::new(protected, Some(list));
+        self.connections = ConnectionCount::new(protected, Some(list));
     }
 
-    /// Goes on where an earlier run was, or the agent that had it before. `claim` says that no
-    /// other one has it.
+    /// Continues from the state that an earlier run or another agent has saved. `claim` is the lock
+    /// on the state directory.
     pub fn take_over(&mut self, claim: Option<File>) {
         (self.claim, self.is_theirs) = (claim, false);
         match self.store.load() {
@@ -179,15 +180,15 @@ impl DrainController {
             Err(why) => {
                 tracing::warn!(
                     why,
-                    "whether this node was drained cannot be told, and it is taken for healthy"
+                    "cannot read the saved drain state; this node counts as healthy"
                 )
             }
         }
-        self.read_word();
+        self.read_override();
         self.note();
     }
 
-    /// Whether another agent was found to keep it.
+    /// Returns whether another agent holds the lock.
     pub fn is_theirs(&self) -> bool {
         self.is_theirs
     }
@@ -195,7 +196,7 @@ impl DrainController {
     fn resume(&mut self, mut kept: SavedState) {
         let (t, unix_ms) = (self.clock.now(), self.clock.unix_ms());
         if kept.cause.as_ref().is_some_and(|cause| !self.may_leave(cause)) {
-            // Of another configuration or version: it goes back at once.
+            // It was drained by another configuration or version: put it back at once.
             (kept.phase, kept.is_out, kept.request) = (DrainPhase::UndrainRequested, false, None);
         }
         // The host's clock may have been set in between.
@@ -212,11 +213,11 @@ impl DrainController {
             let retries = Backoff::new(RETRY_SECS_MAX, Some(t + left.as_secs_f64()));
             PendingRequest { request, retries, unproven: 0, due: Some(t), last: String::new() }
         });
-        tracing::info!(phase = kept.phase.name(), "an earlier run's drain goes on");
+        tracing::info!(phase = kept.phase.name(), "continuing an earlier run's drain");
     }
 
-    /// Something calls for a drain, or nothing does any more. What may not take the node out of
-    /// rotation here calls for nothing.
+    /// Sets or clears the reason for a drain. A reason that may not take this node out of rotation
+    /// is ignored.
     pub fn want(&mut self, cause: Option<DrainReason>) {
         if let Some(cause) = cause.as_ref().filter(|cause| !self.may_leave(cause)) {
             tracing::info!(
@@ -236,25 +237,25 @@ impl DrainController {
                 tracing::info!(
                     incident = cause.outcome_cause().to_string(),
                     secs,
-                    "delays its drain, so that nodes with one leak do not leave together"
+                    "delaying the drain, so that nodes with the same leak do not leave together"
                 );
                 delay
             });
         (self.wanted, self.inherited_until) = (cause, None);
     }
 
-    /// Tells if this may take the node out of rotation: anything that somebody grants, and where
-    /// nobody does a leak.
+    /// Returns whether a reason may take the node out of rotation: any, if a receiver grants
+    /// drains; otherwise only a leak or an operator.
     fn may_leave(&self, cause: &DrainReason) -> bool {
         self.calls.is_some() || cause.is_operator() || cause.is_leak()
     }
 
-    /// Takes the harm of each incident that stands.
+    /// Takes the harm of each raised incident.
     pub fn observe(&mut self, conditions: BTreeMap<IncidentId, Condition>) {
         self.conditions = Some(conditions);
     }
 
-    /// Takes the answer to an attempt; nothing where something else is asked by now.
+    /// Takes the reply to an attempt; ignores that of an earlier request.
     pub fn answered(&mut self, answered: Attempt) {
         let now = self.clock.now();
         let Some(asked) = self.asked.as_mut().filter(|asked| asked.request.id == answered.id)
@@ -269,7 +270,7 @@ impl DrainController {
             ReplyClass::Closed(said) => {
                 tracing::error!(
                     said,
-                    "nobody is asked for drains any more until the agent is started again"
+                    "the receiver is gone; the agent requests no drain until it is restarted"
                 );
                 self.is_closed = true;
                 return self.settle(now, Reply::Closed, format!("the receiver is gone: {said}"));
@@ -277,9 +278,8 @@ impl DrainController {
             ReplyClass::Unproven(said) => {
                 asked.unproven += 1;
                 let why = format!(
-                    "{said}, without the webhook-id of the request\n  hint: have the receiver send \
-                    it back as a header, or set \
-                     act.drain.require_echo = false"
+                    "{said}, without the webhook-id of the request\n  hint: have the receiver \
+                     return it as a header, or set act.drain.require_echo = false"
                 );
                 let incident = self.cause.as_ref().and_then(|cause| cause.incident.clone());
                 if let Some(id) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
@@ -292,17 +292,17 @@ impl DrainController {
         };
         asked.due = asked.retries.next(now, asked_for, self.jitter.next());
         let attempt = said.lines().next().unwrap_or_default();
-        tracing::debug!(id = asked.request.id, attempt, "not answered yet");
+        tracing::debug!(id = asked.request.id, attempt, "no grant yet");
         asked.last = said;
         if asked.due.is_none() {
-            let why = format!("nobody granted it within its time: {}", asked.last);
+            let why = format!("no receiver granted it before the deadline: {}", asked.last);
             self.settle(now, Reply::Nothing, why);
         }
     }
 
-    /// Looks at all there is to know, and goes on.
-    pub fn look(&mut self) {
-        self.read_word();
+    /// Reads all inputs, and takes every transition that they allow.
+    pub fn update(&mut self) {
+        self.read_override();
         loop {
             let now = self.clock.now();
             if self
@@ -311,11 +311,11 @@ impl DrainController {
             {
                 self.want(None);
             }
-            // Before a drain, and until it is judged, they are counted for comparison.
+            // From the request until the drain is judged, connections are counted for comparison.
             let phase = self.machine.phase();
             let counts = matches!(phase, DrainPhase::DrainRequested | DrainPhase::Draining)
                 || self.trial.is_some();
-            self.served.look(now, counts);
+            self.connections.update(now, counts);
             self.judge(now);
             let is_given_up = self.is_given_up();
             let facts = Inputs {
@@ -326,8 +326,8 @@ impl DrainController {
                     && !self.pause.is_on()
                     && !self.is_delayed(now),
                 is_useless: is_given_up,
-                word: self.word,
-                connections: self.served.connections(),
+                word: self.operator_override,
+                connections: self.connections.connections(),
             };
             match self.machine.step(facts) {
                 Some(step) => self.entered(now, step, None),
@@ -338,7 +338,7 @@ impl DrainController {
         self.note();
     }
 
-    /// Tells if this node is not drained any more for what calls for it.
+    /// Returns whether drains for the current reason were given up.
     fn is_given_up(&self) -> bool {
         let cause = self.wanted.as_ref().or(self.cause.as_ref());
         let incident = cause.and_then(|cause| cause.incident.as_ref());
@@ -355,19 +355,19 @@ impl DrainController {
         self.conditions.as_ref()?.get(cause.incident.as_ref()?)
     }
 
-    /// Compares the harm of what the node is drained for with that before, once that can be seen; a
-    /// leak's when it has no more work.
+    /// Compares the harm of the drain's incident with that before, once it can be seen; for a leak,
+    /// once the node has no more work.
     fn judge(&mut self, now: f64) {
         let (Some(trial), Some(conditions)) = (&mut self.trial, &self.conditions) else { return };
-        trial.count(self.served.connections());
+        trial.count(self.connections.connections());
         if !trial.is_due(now, &self.machine, self.helps_within_secs) {
             return;
         }
-        let failed = trial.failed(now, conditions, self.served.connections());
+        let failed = trial.failed(now, conditions, self.connections.connections());
         self.trial = None;
-        // An operator's word needs no other reason.
-        let Some(given_up) = failed.filter(|_| self.word.is_none()) else { return };
-        self.tell(now, OutcomeKind::DrainUseless, given_up.why.clone());
+        // An operator's override needs no other reason.
+        let Some(given_up) = failed.filter(|_| self.operator_override.is_none()) else { return };
+        self.report(now, OutcomeKind::DrainUseless, given_up.why.clone());
         self.given_up = Some(given_up);
     }
 
@@ -376,60 +376,57 @@ impl DrainController {
         let due = self.asked.as_ref().and_then(|asked| asked.due);
         let until_due =
             due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
-        until_due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+        until_due.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
     }
 
     fn note(&self) {
-        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.word);
+        self.readiness.note(self.machine.phase(), self.machine.is_out(), self.operator_override);
     }
 
-    fn read_word(&mut self) {
-        match self.word_file.read() {
-            Ok(word) => (self.word, self.told_wrong_word) = (word, false),
+    fn read_override(&mut self) {
+        match self.override_file.read() {
+            Ok(found) => (self.operator_override, self.has_reported_override) = (found, false),
             Err(why) => {
-                if !std::mem::replace(&mut self.told_wrong_word, true) {
-                    tracing::warn!(
-                        why,
-                        "what an operator says cannot be read, and changes nothing"
-                    );
+                if !std::mem::replace(&mut self.has_reported_override, true) {
+                    tracing::warn!(why, "cannot read the operator's override; it changes nothing");
                 }
             }
         }
     }
 
-    /// Takes the answer to what is asked, and tells of it.
+    /// Takes the final reply to a request, and reports it.
     fn settle(&mut self, now: f64, answer: Reply, why: String) {
         let phase = self.machine.phase();
         if let Some(step) = self.machine.answered(now, answer) {
             self.entered(now, step, Some(why));
         } else if phase == DrainPhase::UndrainRequested {
             self.asked = None;
-            self.tell(now, OutcomeKind::UndrainFailed, why);
+            self.report(now, OutcomeKind::UndrainFailed, why);
         }
     }
 
-    /// Keeps a step, and does what belongs to it. `answered` is what was answered, where it
-    /// followed from that.
+    /// Saves a transition, and carries it out. `answered` is the text of the reply that caused it,
+    /// if one did.
     fn entered(&mut self, now: f64, step: Transition, answered: Option<String>) {
         let Transition { from, to } = step;
         self.asked = None;
-        let left = self.served.left();
+        let left = self.connections.left();
         let refused =
             from == DrainPhase::DrainRequested && answered.is_some() && to != DrainPhase::Draining;
         if let Some(why) = answered.clone().filter(|_| refused) {
-            self.tell(now, OutcomeKind::DrainRefused, why);
+            self.report(now, OutcomeKind::DrainRefused, why);
         }
-        let over = || match self.word {
-            Some(Override::Undrain) => "an operator said so".to_owned(),
-            _ if refused => "whether it was drained all the same is not known".to_owned(),
+        let over = || match self.operator_override {
+            Some(Override::Undrain) => "requested by an operator".to_owned(),
+            _ if refused => "the node may have been drained all the same".to_owned(),
             _ if self.is_given_up() => {
                 self.given_up.as_ref().map_or_else(String::new, |given_up| given_up.why.clone())
             }
-            _ => "nothing calls for a drain any more".to_owned(),
+            _ => "there is no reason for a drain any more".to_owned(),
         };
         let told = match to {
             DrainPhase::DrainRequested => {
-                let says_so = self.word.is_some_and(Override::is_drain);
+                let says_so = self.operator_override.is_some_and(Override::is_drain);
                 let cause =
                     if says_so { Some(DrainReason::operator()) } else { self.wanted.clone() };
                 self.cause = cause;
@@ -438,7 +435,7 @@ impl DrainController {
                 if !says_so && let Some(delay) = self.delay.take() {
                     why += &format!(
                         "; waited for {:.1} s, this node's share of a delay that keeps nodes with \
-                         one leak from leaving together",
+                         the same leak from leaving rotation together",
                         delay.waited_secs(now)
                     );
                 }
@@ -454,10 +451,10 @@ impl DrainController {
                 Some((OutcomeKind::UndrainRequested, why))
             }
             DrainPhase::Draining if from == DrainPhase::Verifying => {
-                Some((OutcomeKind::Draining, "it is not over".to_owned()))
+                Some((OutcomeKind::Draining, "its reason has returned".to_owned()))
             }
             DrainPhase::Draining => {
-                let connections = self.served.connections();
+                let connections = self.connections.connections();
                 self.trial = self.cause.as_ref().and_then(|cause| {
                     let id = cause.incident.as_ref()?;
                     Some(Trial::new(id, *self.condition(cause)?, now, connections))
@@ -466,25 +463,29 @@ impl DrainController {
             }
             DrainPhase::Drained => Some((OutcomeKind::Drained, left)),
             DrainPhase::Verifying => {
-                Some((OutcomeKind::Verifying, "nothing calls for a drain any more".to_owned()))
+                Some((OutcomeKind::Verifying, "there is no reason for a drain any more".to_owned()))
             }
             DrainPhase::Healthy if refused => None,
             DrainPhase::Healthy => Some((OutcomeKind::Undrained, answered.unwrap_or_default())),
         };
         let kept = self.keep(now);
         if let Some((event, why)) = told {
-            self.tell(now, event, why);
+            self.report(now, event, why);
         }
         if to == DrainPhase::Healthy {
             (self.cause, self.trial) = (None, None);
         }
         match kept {
             Err(why) if to == DrainPhase::DrainRequested => {
-                self.settle(now, Reply::Refused, format!("it cannot be kept on disk: {why}"));
+                self.settle(now, Reply::Refused, format!("the drain state cannot be saved: {why}"));
             }
-            // The balancer asks by itself.
+            // Load balancers poll.
             _ if to.is_request() && self.calls.is_none() => {
-                self.settle(now, Reply::Granted, "balancers are told when they ask".to_owned());
+                self.settle(
+                    now,
+                    Reply::Granted,
+                    "load balancers see it at their next check".to_owned(),
+                );
             }
             _ if to.is_request() && self.is_closed => {
                 self.settle(now, Reply::Closed, "the receiver is gone".to_owned());
@@ -513,8 +514,8 @@ impl DrainController {
         });
     }
 
-    /// Sends what is due. What an earlier run asked, and no time is left for, is answered by
-    /// nobody.
+    /// Sends the request if it is due. One of an earlier run whose deadline has passed gets no
+    /// reply.
     fn send(&mut self, now: f64) {
         if self.asked.is_none() && self.machine.phase().is_request() && !self.machine.is_held(now) {
             // An earlier run ended between two requests.
@@ -532,8 +533,8 @@ impl DrainController {
         let left_secs = asked.retries.left_secs(now);
         let Some(calls) = self.calls.as_ref().filter(|_| left_secs > 0.0) else {
             let (answer, why) = match self.calls.is_some() {
-                true => (Reply::Nothing, "nobody granted it within its time"),
-                false => (Reply::Granted, "balancers are told when they ask"),
+                true => (Reply::Nothing, "no receiver granted it before the deadline"),
+                false => (Reply::Granted, "load balancers see it at their next check"),
             };
             return self.settle(now, answer, why.to_owned());
         };
@@ -563,21 +564,21 @@ impl DrainController {
             request,
         );
         self.store.put(&kept).map_err(|error| {
-            tracing::warn!(%error, "where this node is cannot be kept on disk");
+            tracing::warn!(%error, "cannot save the drain state");
             error.to_string()
         })
     }
 
-    fn tell(&self, t: f64, event: OutcomeKind, why: String) {
+    fn report(&self, t: f64, event: OutcomeKind, why: String) {
         let cause = self.cause.as_ref().map_or(OutcomeCause::Operator, DrainReason::outcome_cause);
         let outcome =
             Outcome { t, event, cause, cgroup: Arc::from("node"), limit_bytes: None, why };
         // Nobody listens once the loop has ended.
-        let _ = self.told.send(outcome);
+        let _ = self.outcomes.send(outcome);
     }
 }
 
-/// Whether what was drained for is a leak of a process that is gone.
+/// Returns whether the reason is a leak of a process that has ended.
 fn is_gone(cause: &DrainReason) -> bool {
     let Some(IncidentId::Leak(id, _)) = cause.incident else { return false };
     let process = procfs::process::Process::new(id.pid as i32).and_then(|process| process.stat());
@@ -588,7 +589,7 @@ fn is_gone(cause: &DrainReason) -> bool {
     }
 }
 
-/// A number that nobody has had.
+/// Returns a random number.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

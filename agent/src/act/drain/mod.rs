@@ -1,19 +1,19 @@
-//! The action `drain`: whoever gives this node its work is asked for no more of it, before what is
-//! wrong here costs a request, and for work again when that is over.
+//! The action `drain`: takes this node out of rotation before its problem costs a request, and puts
+//! it back afterwards.
 //!
-//! [`Machine`] says where the node is and when it may go on, and is pure, as are what is asked and
-//! what an answer means, when it is asked again, and the weight. A [`Drainer`] is the thread around
-//! them. Whoever would rather ask than be asked reads [`Readiness`]: HAProxy by its agent check,
-//! anybody else by `/ready`.
+//! [`DrainState`] is the state machine. It is pure, as are the requests, the meaning of replies,
+//! the schedule of retries, and the weight. [`DrainWorker`] is the thread around them. Load
+//! balancers that poll read [`Readiness`]: HAProxy through its agent check, others through
+//! `/ready`.
 //!
-//! A drain must help. No grant means no drain. Where nobody is to be asked only a leak takes the
-//! node out, after a delay of the node's own (`stagger`), because its end comes whatever the load;
-//! an overload lowers the weight to a floor, as its load would only move to nodes that are as busy.
-//! After a drain the harm is compared with that before (`condition`): a drain that did not help is
-//! undone.
+//! A drain must help. Without a grant there is no drain. If no receiver grants drains, only a leak
+//! takes the node out of rotation, after a delay of the node's own (`stagger`), because a leak ends
+//! whatever the load; an overload lowers the weight to a floor, because its load would only move to
+//! nodes that are as busy. After a drain, the harm is compared with that before (`condition`), and
+//! a drain that did not help is undone.
 //!
-//! One agent drains by a state directory, and any other stands by. An operator's [`Word`] holds
-//! whatever the agent sees.
+//! Of several agents with one state directory one drains, and the others stand by. An operator's
+//! [`Override`] applies whatever the agent sees.
 
 mod active_lock;
 mod client;

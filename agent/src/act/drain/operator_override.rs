@@ -1,9 +1,8 @@
-//! What an operator says of this node: a file, so that it holds when nothing else answers, and
-//! whatever else is true.
+//! An operator's override of the drain state, in a file: it applies even if nothing else answers.
 //!
-//! `spillway drain`, `spillway undrain` and an editor do the same. The agent looks at it twice a
-//! second. What is none of the words is told and changes nothing. It stays until `spillway resume`
-//! takes it away.
+//! `spillway drain` and `spillway undrain` write the file, and an editor can. The agent reads it
+//! twice a second. An unknown word is reported and changes nothing. The file stays until
+//! `spillway resume` removes it.
 
 use std::{
     io,
@@ -19,10 +18,10 @@ use crate::os::{
 
 const NAME: &str = "operator";
 
-/// Largest file. A word has some letters.
+/// Maximum size of the file. A word has some letters.
 const BYTES_MAX: u64 = 64;
 
-/// The file.
+/// File with the override.
 #[derive(Debug, Clone)]
 pub struct OverrideFile {
     state_dir: PathBuf,
@@ -30,7 +29,7 @@ pub struct OverrideFile {
 }
 
 impl OverrideFile {
-    /// The one below `state_dir`.
+    /// Returns the file below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
         Self { state_dir: state_dir.to_owned(), path: state_dir.join(NAME) }
     }
@@ -40,11 +39,11 @@ impl OverrideFile {
         &self.path
     }
 
-    /// What it says; `None` where it is not there.
+    /// Reads the override; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be told.
+    /// Returns an error if the file cannot be read, or has an unknown word.
     pub fn read(&self) -> Result<Option<Override>, String> {
         let wrong =
             |error: io::Error| format!("{}: {}", self.path.display(), reason(&error, &self.path));
@@ -56,35 +55,35 @@ impl OverrideFile {
             .find(|word| word.name() == said.trim());
         word.map(Some).ok_or_else(|| {
             format!(
-                "{} says none of drain, maintenance and undrain\n  hint: `spillway resume` takes \
-                it away",
+                "{} has an unknown word; known are drain, maintenance and undrain\n  hint: \
+                 `spillway resume` removes the file",
                 self.path.display()
             )
         })
     }
 
-    /// Says so from now on.
+    /// Writes an override.
     ///
     /// # Errors
     ///
-    /// Returns an error if that is not possible.
-    pub fn say(&self, word: Override) -> io::Result<()> {
+    /// Returns an error if the file cannot be written.
+    pub fn set(&self, word: Override) -> io::Result<()> {
         let dir = StateDir::create(&self.state_dir)?;
         atomic_file::replace(&dir, NAME, "", format!("{}\n", word.name()).as_bytes(), Before::Any)
     }
 
-    /// Says nothing any more.
+    /// Removes the override.
     ///
     /// # Errors
     ///
-    /// Returns an error if it still does.
+    /// Returns an error if the file cannot be removed.
     pub fn clear(&self) -> io::Result<()> {
         StateDir::open(&self.state_dir)?.map_or(Ok(()), |dir| dir.remove(NAME))
     }
 }
 
 impl Override {
-    /// As it is written.
+    /// Name in the file and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
@@ -101,17 +100,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_read_and_what_is_no_word_is_told() {
+    fn override_is_read_back_and_unknown_word_is_an_error() {
         let directory = std::env::temp_dir().join(format!("spillway-word-{}", std::process::id()));
         let file = OverrideFile::below(&directory);
         assert_eq!(file.read(), Ok(None));
         for word in [Override::Drain, Override::Maintenance, Override::Undrain] {
-            file.say(word).unwrap();
+            file.set(word).unwrap();
             assert_eq!(file.read(), Ok(Some(word)));
         }
         for garbage in ["", "drained", "\u{0}"] {
             fs::write(file.path(), garbage).unwrap();
-            assert!(file.read().unwrap_err().contains("says none of"));
+            assert!(file.read().unwrap_err().contains("unknown word"));
         }
         file.clear().unwrap();
         file.clear().unwrap();

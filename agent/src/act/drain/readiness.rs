@@ -1,5 +1,5 @@
-//! What a balancer is told of this node, by whoever it asks, and where the node is: written by what
-//! drains, read by the servers.
+//! Answer to load balancers, and the drain state in metrics: written by the drain's thread, read by
+//! the servers.
 
 use std::{
     fmt,
@@ -20,15 +20,15 @@ use super::{
 /// Answer to a load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// Send so many percent of its share of work.
+    /// Send this percentage of the node's share of work.
     Ready(u8),
     /// Send no new work.
     Drain,
-    /// Send nothing, and do not look.
+    /// Send nothing, and stop checks.
     Maintenance,
 }
 
-/// The same for everybody who asks.
+/// Readiness that all servers share.
 #[derive(Debug)]
 pub struct ReadinessCell {
     state: AtomicU8,
@@ -68,7 +68,7 @@ impl ReadinessCell {
         }
     }
 
-    /// Takes where the node is.
+    /// Takes the state of the node.
     pub(super) fn note(&self, phase: DrainPhase, is_out: bool, word: Option<Override>) {
         let state = match word {
             Some(Override::Undrain) => WHOLLY_READY,

@@ -182,7 +182,7 @@ impl DrainState {
         now < self.held_until
     }
 
-    /// Goes on if it may. Of [`Phase::UndrainRequested`] to itself it asks again.
+    /// Goes on if it may. Of [`DrainPhase::UndrainRequested`] to itself it asks again.
     pub fn step(&mut self, facts: Inputs) -> Option<Transition> {
         let Inputs { now, wanted, may_drain, is_useless, word, connections } = facts;
         if std::mem::replace(&mut self.word, word) != word && word.is_some() {

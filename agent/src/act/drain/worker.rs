@@ -1,10 +1,11 @@
-//! Draining beside the loop: decisions go in, outcomes come out, and neither waits for the other.
+//! Executor of drains, beside the loop: decisions go in, outcomes come out, and neither blocks the
+//! other.
 //!
-//! One thread keeps where the node is, one more makes the calls. It always runs, because an
-//! operator's word holds without any configuration. Of several agents with one state directory one
-//! drains, and the next when that one ends. What it tells balancers is right before it is started:
-//! an earlier run's drain goes on. At the end nothing is given back: who stops or replaces the
-//! agent does not mean to send work to a node that is unwell.
+//! One thread runs the [`DrainController`], another makes the calls. They always run, because an
+//! operator's override needs no configuration. Of several agents with one state directory one
+//! drains, and the next when that one ends. Load balancers get the right answer from the start,
+//! because an earlier run's drain continues. Stopping the agent ends no drain: whoever stops or
+//! replaces the agent does not mean to send work to an unhealthy node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,7 @@ use super::{
     active_lock::ActiveLock,
     client::{self, Attempt, DrainClient},
     condition::Condition,
-    controller::{DrainController, LOOK_EVERY},
+    controller::{CHECK_INTERVAL, DrainController},
     readiness::ReadinessCell,
     request::DrainReason,
     weight::Weight,
@@ -57,32 +58,32 @@ impl Order for DrainOrder {
     }
 }
 
-/// The threads that drain, as the loop sees them.
+/// Handle of the threads that drain.
 pub struct DrainWorker {
     worker: Worker<DrainOrder>,
     readiness: Arc<ReadinessCell>,
     weight: Weight,
-    /// Incidents on whose account less work is asked for, and whether a drain was decided for that.
+    /// Incidents that lower the weight, and whether each does so in place of a drain.
     weighed: BTreeMap<IncidentId, bool>,
     /// Incidents whose drain was refused or did not help: they do not lower the weight.
     refused: BTreeSet<IncidentId>,
-    /// Set if no claim stood when the keeper was last told.
+    /// Set if nothing was raised at the last report to the controller.
     is_calm: bool,
-    /// Whether decisions are carried out, by the one agent that drains.
+    /// Set if decisions are carried out, by the agent that drains.
     performs: bool,
-    /// Set if a balancer asks for the weight.
+    /// Set if a load balancer polls the weight.
     has_agent_check: bool,
-    /// Set if somebody grants drains.
+    /// Set if a receiver grants drains.
     has_granter: bool,
     is_ours: Arc<AtomicBool>,
 }
 
 impl DrainWorker {
-    /// Starts them.
+    /// Starts the threads. Connections are counted from `sockets` if BPF lists them.
     ///
     /// # Errors
     ///
-    /// Returns an error if no thread can be had.
+    /// Returns an error if a thread cannot be started.
     pub fn start(
         config: &Config,
         clock: Clock,
@@ -106,7 +107,7 @@ impl DrainWorker {
         });
         let calls = calls.transpose()?;
         let standby = ActiveLock::below(&config.record.state_dir, readiness.clone());
-        let mut keeper = DrainController::new(
+        let mut controller = DrainController::new(
             config,
             clock,
             performs,
@@ -116,18 +117,19 @@ impl DrainWorker {
             outcomes,
         );
         if let Some(list) = sockets {
-            keeper.count_from(&config.decide.protected, list);
+            controller.count_from(&config.decide.protected, list);
         }
         let is_ours = Arc::new(AtomicBool::new(true));
         match standby.claim() {
-            Ok(claim) => keeper.take_over(claim),
+            Ok(claim) => controller.take_over(claim),
             Err(error) => stand_by(&standby, &is_ours, &error.to_string()),
         }
         let weight = Weight::new(&config.decide, drain.agent_check.floor_percent);
-        let keeps = is_ours.clone();
+        let shared = is_ours.clone();
         worker.spawn(move || {
-            while wait(&mut keeper, &standby, &keeps, &orders) && keep(&mut keeper, &orders) {
-                stand_by(&standby, &keeps, "another agent acts by it");
+            while wait(&mut controller, &standby, &shared, &orders) && run(&mut controller, &orders)
+            {
+                stand_by(&standby, &shared, "another agent acts by it");
             }
         })?;
         let (weighed, refused) = (BTreeMap::new(), BTreeSet::new());
@@ -164,11 +166,12 @@ impl Executor for DrainWorker {
             return false;
         }
         let order = match decision.action {
-            // Policy asks for none of these; whatever does, it must not take the node out.
+            // The policy decides none of these; whatever does must not take the node out of
+            // rotation.
             Action::Drain if !self.has_granter && !matches!(decision.id, IncidentId::Leak(..)) => {
                 tracing::info!(
                     incident = id.to_string(),
-                    "lowers the weight: without act.drain.url only a leak drains this node"
+                    "lowering the weight: without act.drain.url only a leak drains this node"
                 );
                 self.weighed.insert(id, true);
                 return false;
@@ -202,7 +205,7 @@ impl Executor for DrainWorker {
             | Action::Resolve
             | Action::Weigh => return false,
         };
-        // Whoever waits needs to know as well.
+        // An agent that stands by keeps the order for later.
         self.worker.send(order) && self.is_ours.load(Ordering::Relaxed)
     }
 
@@ -210,12 +213,13 @@ impl Executor for DrainWorker {
         self.weight.reload(&config.decide);
     }
 
-    /// Takes the claims that stand at `t`: by their harm the weight falls, and a drain is judged.
+    /// Takes the raised verdicts at `t`: their harm lowers the weight, and shows whether a drain
+    /// helped.
     fn observe(&mut self, t: f64, claims: &mut dyn Iterator<Item = &Verdict>) {
         if !self.performs {
             return;
         }
-        // What hurts neither a service nor the whole host is no reason to give this node less work.
+        // Harm to neither a service nor the whole host is no reason to lower the weight.
         let claims =
             claims.filter(|verdict| verdict.harm.as_ref().is_none_or(|harm| harm.is_nodes));
         let conditions: BTreeMap<_, _> =
@@ -226,8 +230,7 @@ impl Executor for DrainWorker {
             .filter(|(id, condition)| condition.is_leak && !self.refused.contains(*id));
         let leak_secs =
             leaks.filter_map(|(_, condition)| condition.left_secs(t)).min_by(f64::total_cmp);
-        // A queue that cannot be seen is not seen to shrink; that of a claim which is over for now
-        // asks for nothing more.
+        // A queue of unknown length counts as long; that of a cleared verdict counts as empty.
         let queued = |id: &IncidentId| {
             conditions.get(id).map_or(0, |condition| condition.queued.unwrap_or(u64::MAX))
         };
@@ -254,23 +257,23 @@ impl Executor for DrainWorker {
     }
 }
 
-/// From now on another agent drains.
+/// Stands by, because another agent drains.
 fn stand_by(standby: &ActiveLock, is_ours: &AtomicBool, why: &str) {
     tracing::warn!(why, "this agent does not drain until the other one ends");
     is_ours.store(false, Ordering::Relaxed);
     standby.follow();
 }
 
-/// Waits until no other agent drains; `false` where this one is told to stop.
+/// Waits until no other agent drains. Returns false if this one has to stop.
 fn wait(
-    keeper: &mut DrainController,
+    controller: &mut DrainController,
     standby: &ActiveLock,
     is_ours: &AtomicBool,
     orders: &Receiver<DrainOrder>,
 ) -> bool {
     let mut wanted = None;
     while !is_ours.load(Ordering::Relaxed) {
-        match orders.recv_timeout(LOOK_EVERY) {
+        match orders.recv_timeout(CHECK_INTERVAL) {
             Ok(DrainOrder::Drain(cause)) => wanted = Some(Some(cause)),
             Ok(DrainOrder::Undrain) => wanted = Some(None),
             Ok(DrainOrder::Answered(_) | DrainOrder::Observed(_))
@@ -280,28 +283,27 @@ fn wait(
         match standby.claim() {
             Ok(claim) => {
                 tracing::info!("no other agent drains any more, and this one does");
-                keeper.take_over(claim);
+                controller.take_over(claim);
                 is_ours.store(true, Ordering::Relaxed);
             }
             Err(_) => standby.follow(),
         }
     }
     if let Some(cause) = wanted {
-        keeper.want(cause);
+        controller.want(cause);
     }
     true
 }
 
-/// Keeps where the node is; `false` where it is told to stop, `true` where another agent was found
-/// to.
-fn keep(keeper: &mut DrainController, orders: &Receiver<DrainOrder>) -> bool {
-    while !keeper.is_theirs() {
-        keeper.look();
-        match orders.recv_timeout(keeper.sleeps_for()) {
-            Ok(DrainOrder::Drain(cause)) => keeper.want(Some(cause)),
-            Ok(DrainOrder::Undrain) => keeper.want(None),
-            Ok(DrainOrder::Observed(conditions)) => keeper.observe(conditions),
-            Ok(DrainOrder::Answered(answered)) => keeper.answered(answered),
+/// Runs the controller. Returns false if it has to stop, true if another agent holds the lock.
+fn run(controller: &mut DrainController, orders: &Receiver<DrainOrder>) -> bool {
+    while !controller.is_theirs() {
+        controller.update();
+        match orders.recv_timeout(controller.sleeps_for()) {
+            Ok(DrainOrder::Drain(cause)) => controller.want(Some(cause)),
+            Ok(DrainOrder::Undrain) => controller.want(None),
+            Ok(DrainOrder::Observed(conditions)) => controller.observe(conditions),
+            Ok(DrainOrder::Answered(answered)) => controller.answered(answered),
             Err(RecvTimeoutError::Timeout) => {}
             Ok(DrainOrder::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
