@@ -1,4 +1,5 @@
-//! The thread that asks: one call at a time, so that a drain and its undrain come in their order.
+//! Client of the receiver of drain requests, on a thread of its own: one call at a time, so that a
+//! drain and its undrain arrive in order.
 
 use std::{
     sync::mpsc::{Receiver, Sender},
@@ -12,10 +13,10 @@ use crate::{
     net::{http_client, redact::Redactor, secret::SecretSource, webhook_signature::SigningKeys},
 };
 
-/// For one call, from the look-up of the name to the last byte of the answer.
+/// Timeout of one call, from the lookup of the name to the last byte of the reply.
 pub const CALL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Most bytes of an answer that are read. One that is longer comes from something else.
+/// Maximum size of a reply in bytes. A longer one comes from something else.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Receiver of drain requests.
@@ -29,11 +30,11 @@ pub struct DrainClient {
 
 /// One attempt at a request.
 pub struct Call {
-    /// The request's identity.
+    /// Id of the request.
     pub id: String,
     /// Request to send.
     pub body: Vec<u8>,
-    /// Set if a grant takes something from this node, so that it has to be proven.
+    /// Set if a grant takes the node out of rotation, so that it has to carry the id.
     pub is_drain: bool,
     /// Timeout of the call.
     pub within: Duration,
@@ -41,14 +42,14 @@ pub struct Call {
 
 /// Result of one call.
 pub struct Attempt {
-    /// The request's identity.
+    /// Id of the request.
     pub id: String,
     /// Meaning of the reply.
     pub meaning: ReplyClass,
 }
 
 impl DrainClient {
-    /// As it is configured; `None` where nobody is to be asked.
+    /// Creates the client; `None` if no receiver is configured.
     pub fn new(config: &DrainConfig) -> Option<Self> {
         let DrainConfig {
             url,
@@ -71,13 +72,13 @@ impl DrainClient {
         })
     }
 
-    /// Certificates by which it is known, and this client.
+    /// TLS options of the receiver.
     pub fn identity(&self) -> &http_client::TlsOptions {
         &self.identity
     }
 
-    /// Makes one call. Secret and certificates are read each time: they are replaced while the
-    /// agent runs.
+    /// Makes one call. Changes of the secret and the certificates are followed, because they may be
+    /// replaced while the agent runs.
     fn call(&self, call: Call, clock: Clock) -> ReplyClass {
         let later = |why: String| ReplyClass::Later(None, why);
         let read =
@@ -115,7 +116,7 @@ impl DrainClient {
     }
 }
 
-/// Makes calls until nobody wants any more.
+/// Makes calls until the channel closes.
 pub fn run<T>(
     endpoint: &DrainClient,
     clock: Clock,

@@ -1,4 +1,4 @@
-//! Harm that can be seen of an incident, to compare it before and after a drain.
+//! Visible harm of an incident, to compare it before and after a drain.
 //!
 //! Pure. A drain has helped where the claim is gone; where a queue or its oldest wait fell by a
 //! quarter, or no overflow is forecast any more; where a leak's end is no nearer than it was
@@ -17,22 +17,21 @@ const CONNECTIONS_LEFT_MAX: f64 = 0.5;
 /// Harm of one incident at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Condition {
-    /// Set if it is a leak: one may drain this node without a granter, and its harm comes at its
-    /// end.
+    /// Set if it is a leak, which may drain this node without a receiver and harms only at its end.
     pub is_leak: bool,
     /// Forecast end of what runs out, in seconds on the observations' clock.
     pub ends_at: Option<f64>,
-    /// Connections that wait.
+    /// Waiting connections.
     pub queued: Option<u64>,
     /// Wait of the oldest one, in microseconds.
     pub oldest_wait_us: Option<u64>,
 }
 
-/// Connections that are served: right after the drain began, and now.
+/// Established connections right after the drain began, and now.
 pub type Connections = [Option<u64>; 2];
 
 impl Condition {
-    /// Reads it from a claim that stands.
+    /// Reads the harm of a raised verdict.
     pub fn of(verdict: &Verdict) -> Self {
         let overload = if let Claim::Overload(claim) = &verdict.claim { Some(claim) } else { None };
         Self {

@@ -1,10 +1,10 @@
-//! What is asked of whoever gives this node its work, and what the answer means.
+//! Drain requests, and the meaning of replies.
 //!
-//! A CloudEvents 1.0 event in JSON, signed as Standard Webhooks 1.0 says. Pure. All attempts at one
-//! request send the same bytes under the same identity, so that a receiver which has seen them
-//! knows them again. A 2xx grants, and to a drain only with the request's `webhook-id` in it: a
-//! proxy or a parked domain that answers 200 to everything is no receiver. Nothing else of an
-//! answer counts.
+//! A request is a CloudEvents 1.0 event in JSON, signed as in Standard Webhooks 1.0. Pure. All
+//! attempts at a request send the same bytes with the same id, so that a receiver recognises
+//! repeats. A 2xx grants; for a drain only if the reply carries the request's `webhook-id`, because
+//! a proxy or a parked domain that answers 200 to everything is no receiver. Nothing else of a
+//! reply counts.
 
 use std::time::Duration;
 
@@ -26,56 +26,56 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestKind {
-    /// No new work.
+    /// Take the node out of rotation.
     Drain,
-    /// Work again.
+    /// Put the node back.
     Undrain,
 }
 
-/// Why a node is drained.
+/// Reason for a drain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainReason {
-    /// The incident; `None` for an operator.
+    /// Incident; `None` for an operator.
     #[serde(rename = "id", with = "incident_or_operator")]
     pub incident: Option<IncidentId>,
-    /// The reason in a sentence, for a person.
+    /// Reason in a sentence, for people.
     pub why: String,
     /// Evidence, as in the verdict.
     pub evidence: Value,
 }
 
-/// One request, however often it is sent.
+/// One request, with all its attempts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Tells it from every other one.
+    /// Unique id.
     pub id: String,
     /// Kind of request.
     pub ask: RequestKind,
-    /// When it was made, in milliseconds since 1970.
+    /// Creation time in milliseconds since 1970.
     pub at_ms: u64,
-    /// When it is of no use any more, likewise.
+    /// Deadline, likewise.
     pub deadline_ms: u64,
-    /// Why.
+    /// Reason.
     pub cause: DrainReason,
 }
 
 /// Meaning of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyClass {
-    /// Yes.
+    /// The receiver grants it.
     Granted,
-    /// No.
+    /// The receiver refuses it.
     Refused(String),
-    /// Nothing is ever to be asked there again.
+    /// The receiver wants no more requests.
     Closed(String),
-    /// A success of somebody who need not have read the request.
+    /// A success from something that may not have read the request.
     Unproven(String),
-    /// It may be asked again, not before this long from now if that is said.
+    /// Try again, after this delay if the receiver names one.
     Later(Option<Duration>, String),
 }
 
 impl RequestKind {
-    /// As it is printed, and part of identities.
+    /// Name in output, and part of ids.
     pub fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
@@ -85,7 +85,7 @@ impl RequestKind {
 }
 
 impl DrainReason {
-    /// Tells if it is a leak's. Its identity says so, which is kept on disk too.
+    /// Returns whether the incident is a leak. Its id shows it, which is on disk too.
     pub fn is_leak(&self) -> bool {
         matches!(self.incident, Some(IncidentId::Leak(..)))
     }
@@ -104,12 +104,12 @@ impl DrainReason {
         Some([forecast, soonest].map(|secs| secs - age_secs))
     }
 
-    /// Tells if it is an operator's.
+    /// Returns whether an operator requested it.
     pub fn is_operator(&self) -> bool {
         self.incident.is_none()
     }
 
-    /// An operator said so.
+    /// Creates the reason of an operator's drain.
     pub fn operator() -> Self {
         Self { incident: None, why: "an operator said so".to_owned(), evidence: Value::Null }
     }
@@ -161,7 +161,7 @@ mod incident_or_operator {
     }
 }
 
-/// Tells if an answer carries the request's identity: as its header `webhook-id`, or as a string of
+/// Returns whether a reply carries the request's id: as its header `webhook-id`, or as a string of
 /// that name in a JSON object.
 pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
     let in_body =
@@ -169,8 +169,8 @@ pub fn echoes(header: Option<&str>, body: &[u8], id: &str) -> bool {
     header.map_or_else(in_body, |header| header.trim() == id)
 }
 
-/// Reads the meaning of an answer. `retry_after` is what its header of that name asks for;
-/// `is_proven` says that it carries the request's identity, or need not.
+/// Classifies a reply. `retry_after` is the value of its header of that name; `is_proven` is set if
+/// it carries the request's id, or need not.
 pub fn meaning(
     status: u16,
     retry_after: Option<Duration>,
@@ -181,7 +181,7 @@ pub fn meaning(
     match status {
         200..300 if is_proven => ReplyClass::Granted,
         200..300 => ReplyClass::Unproven(said),
-        // What is wrong with the request will be wrong the next time.
+        // A request that is wrong now will be wrong the next time.
         400 | 409 | 413 | 422 | 423 => ReplyClass::Refused(said),
         410 => ReplyClass::Closed(said),
         _ => ReplyClass::Later(retry_after, said),

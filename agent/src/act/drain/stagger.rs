@@ -1,4 +1,4 @@
-//! Delay of a drain that nobody grants: nodes with the same leak, started together, must not leave
+//! Delay of a drain without a receiver: nodes with the same leak, started together, must not leave
 //! rotation together.
 //!
 //! Pure. Each node has a share from 0 to 1, from its names. Drains are spread over the first third
@@ -22,8 +22,8 @@ pub struct Delay {
 }
 
 impl Delay {
-    /// Begins at `now`, with so many seconds until the forecast end and until the soonest that may
-    /// be.
+    /// Begins at `now`, with the seconds until the forecast end and until the earliest possible
+    /// end.
     pub fn new(now: f64, left_secs: Option<[f64; 2]>, share: f64) -> Self {
         let left_secs = left_secs.filter(|left| left.iter().all(|secs| secs.is_finite()));
         let [forecast, soonest] = left_secs.unwrap_or_default().map(|secs| secs.max(0.0));
@@ -41,7 +41,7 @@ impl Delay {
         (now - self.since).max(0.0)
     }
 
-    /// Tells if the drain may be asked for. `left_secs` is the latest forecast.
+    /// Returns whether the drain may be requested. `left_secs` is the latest forecast.
     pub fn is_over(&self, now: f64, left_secs: Option<f64>) -> bool {
         now >= self.until || left_secs.is_some_and(|left| left <= self.near_secs)
     }

@@ -1,8 +1,8 @@
-//! Where the node is, on disk before anybody is asked: who starts next goes on there.
+//! State of the drain on disk, saved before any request, so that the next run continues there.
 //!
 //! One small file, replaced as a whole: written beside, synced, renamed, and the directory synced.
-//! One that cannot be read is set aside and told, and the node is taken for healthy. It refuses to
-//! begin a drain that it cannot keep.
+//! A file that cannot be read is set aside and reported, and the node counts as healthy. A drain
+//! whose state cannot be saved does not begin.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ const STEM: &str = "drain";
 const NAME: &str = "drain.json";
 const UNREADABLE: &str = ".unreadable";
 
-/// Largest file. Evidence has some kilobytes.
+/// Maximum size of the file. Evidence has some kilobytes.
 const BYTES_MAX: u64 = 1 << 20;
 
 /// Saved state.
@@ -35,15 +35,15 @@ const BYTES_MAX: u64 = 1 << 20;
 pub struct SavedState {
     #[serde(rename = "spillway_drain")]
     version: u32,
-    /// The state.
+    /// Phase.
     pub phase: DrainPhase,
-    /// Whether work is taken from the node.
+    /// Set if the node is out of rotation.
     pub is_out: bool,
-    /// When it came into the state, in milliseconds since 1970.
+    /// Time at which the phase began, in milliseconds since 1970.
     pub since_ms: u64,
     /// Reason for the drain.
     pub cause: Option<DrainReason>,
-    /// Request that still waits for a reply.
+    /// Request without a final reply.
     pub request: Option<Request>,
 }
 
@@ -54,7 +54,7 @@ pub struct StateFile {
 }
 
 impl SavedState {
-    /// All of it.
+    /// Creates a state to save.
     pub fn new(
         phase: DrainPhase,
         is_out: bool,
@@ -67,13 +67,13 @@ impl SavedState {
 }
 
 impl StateFile {
-    /// The one below `state_dir`.
+    /// Returns the file below `state_dir`.
     pub fn below(state_dir: &Path) -> Self {
         Self { state_dir: state_dir.to_owned() }
     }
 
-    /// What an earlier run has left; `None` where there is nothing. What cannot be read is set
-    /// aside.
+    /// Loads the state of an earlier run; `None` if there is none. A file that cannot be read is
+    /// set aside.
     ///
     /// # Errors
     ///
@@ -92,13 +92,13 @@ impl StateFile {
         }
     }
 
-    /// What whoever keeps it has said last; `None` where there is nothing that can be read. It is
-    /// left as it is.
+    /// Reads the state that another agent saved last; `None` if it cannot be read. The file is left
+    /// as it is.
     pub fn peek(&self) -> Option<SavedState> {
         look(&self.open().ok()??).ok()?
     }
 
-    /// Each file that an agent left and that cannot be read, and why: this one, or one that was set
+    /// Lists the files that cannot be read, with the reason: this one, and those that were set
     /// aside.
     pub fn unreadable(&self) -> Vec<String> {
         let dir = match self.open() {
@@ -123,7 +123,7 @@ impl StateFile {
         })
     }
 
-    /// Keeps it in place of what was there.
+    /// Saves a state in place of the earlier one.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl StateFile {
     }
 }
 
-/// The beginning of the file, whichever version it is of.
+/// Beginning of the file, in every version.
 #[derive(Deserialize)]
 struct StateFileHeader {
     #[serde(rename = "spillway_drain")]

@@ -1,48 +1,48 @@
 //! State machine of a drain: healthy, drain requested, draining, drained, verifying, undrain
 //! requested.
 //!
-//! Pure: `now` is an argument, in seconds on any monotonic clock. No work is taken from the node
-//! before somebody granted it, and none given back before somebody was asked to. An answer that
-//! never came is taken for a no, and is withdrawn, because it may have been a yes that was lost.
-//! Cold start: healthy, and free to ask at once. What an operator says is done first, and at once;
-//! everything else waits out the least time of each state, so that no order of events takes the
-//! node out and back faster than that.
+//! Pure: `now` is an argument, in seconds on any monotonic clock. The node leaves rotation only
+//! after a grant, and returns only after a request. A reply that never came counts as a refusal,
+//! and the request is withdrawn, because the reply may have been a grant that was lost. Cold start:
+//! healthy, and free to request at once. An operator's override acts first, and at once; everything
+//! else waits out the minimum time of each state, so that no order of events can take the node out
+//! and back faster than that.
 
 use serde::{Deserialize, Serialize};
 
-/// A state.
+/// State of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainPhase {
     /// It takes work.
     Healthy,
-    /// It takes work until somebody grants that it need not.
+    /// It takes work until a receiver grants the drain.
     DrainRequested,
-    /// It takes no new work, and ends what it has.
+    /// It takes no new work, and finishes what it has.
     Draining,
-    /// It has none, or none that is waited for.
+    /// It has no work left, or the wait for it has ended.
     Drained,
     /// The reason for the drain seems to be over.
     Verifying,
-    /// It is over, and somebody is asked to give it work again.
+    /// The reason is over, and a receiver is asked to put the node back.
     UndrainRequested,
 }
 
 /// Override by the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Override {
-    /// Out of service, whatever the agent sees.
+    /// Out of rotation, whatever the agent sees.
     Drain,
-    /// The same, and nobody is to look at it once it has no work.
+    /// As `Drain`, and load balancers stop their checks once it has no work.
     Maintenance,
-    /// In service, whatever the agent sees.
+    /// In rotation, whatever the agent sees.
     Undrain,
 }
 
 /// Times, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainTimings {
-    /// Least time in each state that does not wait for an answer.
+    /// Minimum time in each state that does not wait for a reply.
     pub dwell_secs: f64,
     /// Maximum wait for connections to close.
     pub drained_within_secs: f64,
@@ -55,39 +55,39 @@ pub struct DrainTimings {
 /// Inputs of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs {
-    /// Now.
+    /// Current time.
     pub now: f64,
-    /// Whether something is wrong for which the node should be drained.
+    /// Set if there is a reason for a drain.
     pub wanted: bool,
-    /// Whether a new drain may be asked for on that account.
+    /// Set if a new drain may be requested for it.
     pub may_drain: bool,
     /// Set if the drain does not help, so that it ends at once.
     pub is_useless: bool,
     /// Override by the operator.
     pub word: Option<Override>,
-    /// Connections that are served; `None` where nobody knows.
+    /// Established connections; `None` if unknown.
     pub connections: Option<u64>,
 }
 
 /// Reply to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
-    /// Yes.
+    /// The receiver grants the request.
     Granted,
-    /// No.
+    /// The receiver refuses the request.
     Refused,
-    /// Nothing, within the time that there was.
+    /// There was no reply before the deadline.
     Nothing,
-    /// Never again.
+    /// The receiver wants no more requests.
     Closed,
 }
 
-/// A step from one state to another, or from a request to the next.
+/// Transition from one state to another, or from a request to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
-    /// From where.
+    /// State before.
     pub from: DrainPhase,
-    /// To where.
+    /// State after.
     pub to: DrainPhase,
 }
 
@@ -97,18 +97,18 @@ pub struct DrainState {
     pace: DrainTimings,
     phase: DrainPhase,
     since: f64,
-    /// Whether work is taken from it: of a drain that was granted and not ended yet.
+    /// Set while the node is out of rotation, from the grant to the end of the drain.
     is_out: bool,
-    /// Since when nothing calls for the drain.
+    /// Time since which there is no reason for the drain.
     calm_since: Option<f64>,
-    /// Until when nothing is asked for.
+    /// Time until which no request is made.
     held_until: f64,
     /// Override at the last step.
     word: Option<Override>,
 }
 
 impl DrainPhase {
-    /// Every one.
+    /// All states.
     pub const ALL: [Self; 6] = [
         Self::Healthy,
         Self::DrainRequested,
@@ -118,7 +118,7 @@ impl DrainPhase {
         Self::UndrainRequested,
     ];
 
-    /// As it is printed and kept.
+    /// Name in output and on disk.
     pub fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -130,21 +130,21 @@ impl DrainPhase {
         }
     }
 
-    /// Whether an answer is waited for.
+    /// Returns whether the state waits for a reply.
     pub fn is_request(self) -> bool {
         matches!(self, Self::DrainRequested | Self::UndrainRequested)
     }
 }
 
 impl Override {
-    /// Whether it keeps the node out of service.
+    /// Returns whether it keeps the node out of rotation.
     pub fn is_drain(self) -> bool {
         matches!(self, Self::Drain | Self::Maintenance)
     }
 }
 
 impl DrainState {
-    /// Healthy, and free to ask at once.
+    /// Creates a healthy node, free to request a drain at once.
     pub fn new(pace: DrainTimings) -> Self {
         Self::resume(pace, DrainPhase::Healthy, f64::NEG_INFINITY, false)
     }
@@ -167,26 +167,27 @@ impl DrainState {
         self.phase
     }
 
-    /// Since when.
+    /// Time at which the current phase began.
     pub fn since(&self) -> f64 {
         self.since
     }
 
-    /// Whether work is taken from it.
+    /// Returns whether the node is out of rotation.
     pub fn is_out(&self) -> bool {
         self.is_out
     }
 
-    /// Whether something is asked for, or asked for again, only later.
+    /// Returns whether requests have to wait.
     pub fn is_held(&self, now: f64) -> bool {
         now < self.held_until
     }
 
-    /// Goes on if it may. Of [`DrainPhase::UndrainRequested`] to itself it asks again.
+    /// Takes the next transition that the inputs allow. One from
+    /// [`DrainPhase::UndrainRequested`] to itself repeats the request.
     pub fn step(&mut self, facts: Inputs) -> Option<Transition> {
         let Inputs { now, wanted, may_drain, is_useless, word, connections } = facts;
         if std::mem::replace(&mut self.word, word) != word && word.is_some() {
-            // Who says something new is not kept waiting by what was answered before.
+            // A new override does not wait because of an earlier reply.
             self.held_until = f64::NEG_INFINITY;
         }
         let (says_drain, says_undrain) =
@@ -222,7 +223,7 @@ impl DrainState {
                 let calm_secs = self.calm_since.map_or(0.0, |since| now - since.max(self.since));
                 (calm_secs >= self.pace.verify_secs).then_some(DrainPhase::UndrainRequested)
             }
-            // Asked again once it was held for a while: see `answered`.
+            // Requested again after a delay: see `answered`.
             DrainPhase::UndrainRequested => {
                 let due = self.held_until > f64::NEG_INFINITY && !self.is_held(now);
                 due.then_some(if called_for {
@@ -235,7 +236,7 @@ impl DrainState {
         to.map(|to| self.go(now, to))
     }
 
-    /// Takes the answer to what was asked last; nothing where nothing was.
+    /// Takes the reply to the last request; `None` if there was none.
     pub fn answered(&mut self, now: f64, answer: Reply) -> Option<Transition> {
         let to = match (self.phase, answer) {
             (DrainPhase::DrainRequested, Reply::Granted) => {
@@ -243,7 +244,7 @@ impl DrainState {
                 DrainPhase::Draining
             }
             (DrainPhase::DrainRequested, Reply::Refused | Reply::Closed) => {
-                // One that was out, and whose undrain could not be had, may be so still.
+                // A node that was out, and whose undrain failed, may still be out.
                 let was_out = std::mem::replace(&mut self.is_out, false);
                 let stays = was_out && answer == Reply::Refused;
                 let step = self.go(
@@ -261,7 +262,7 @@ impl DrainState {
                 DrainPhase::Healthy
             }
             (DrainPhase::UndrainRequested, Reply::Refused | Reply::Nothing) => {
-                // A node that stays out for the want of an answer is asked for again soon.
+                // A node that stays out for want of a reply is requested again soon.
                 self.held_until = now + self.pace.dwell_secs;
                 return None;
             }

@@ -1,4 +1,4 @@
-//! A drain that was granted, until it is judged by whether it helps.
+//! Judgement of a granted drain: whether it helps.
 //!
 //! Pure. A queue shows that while the node drains; a leak is judged once its node has no more work,
 //! because only then it could slow down.
@@ -8,28 +8,28 @@ use std::collections::BTreeMap;
 use super::{condition::Condition, state_machine::DrainPhase, state_machine::DrainState};
 use crate::decide::IncidentId;
 
-/// A drain to be judged.
+/// Drain that is not judged yet.
 #[derive(Debug, Clone)]
 pub struct Trial {
     id: IncidentId,
-    /// Harm when it was granted, and when that was.
+    /// Harm at the grant, and the time of the grant.
     before: Condition,
     then: f64,
-    /// Connections that were served then, or at the first count after that.
+    /// Connections at the grant, or at the first count after it.
     connections: Option<u64>,
 }
 
-/// An incident for which this node is not drained again, and the reason.
+/// Incident for which this node is not drained again.
 #[derive(Debug, Clone)]
 pub struct GivenUp {
-    /// The incident.
+    /// Incident.
     pub id: IncidentId,
-    /// The reason in a sentence, for a person.
+    /// Reason in a sentence, for people.
     pub why: String,
 }
 
 impl Trial {
-    /// Of a drain for incident `id`, granted at `then`.
+    /// Begins the judgement of a drain for incident `id`, granted at `then`.
     pub fn new(id: &IncidentId, before: Condition, then: f64, connections: Option<u64>) -> Self {
         Self { id: id.clone(), before, then, connections }
     }
@@ -39,7 +39,7 @@ impl Trial {
         self.connections = self.connections.or(connections);
     }
 
-    /// Tells if a drain that helps shows it by now.
+    /// Returns whether a drain that helps would show it by now.
     pub fn is_due(&self, now: f64, machine: &DrainState, helps_within_secs: f64) -> bool {
         let since = match (machine.phase(), self.before.is_leak) {
             (DrainPhase::Drained, true) => machine.since(),
@@ -49,7 +49,7 @@ impl Trial {
         now - since >= helps_within_secs
     }
 
-    /// Judges it by the harm of each incident that stands; gives the incident where it did not
+    /// Judges the drain by the harm of the raised incidents; returns the incident if it did not
     /// help.
     pub fn failed(
         &self,
@@ -99,7 +99,7 @@ mod tests {
                 && !due(true, DrainPhase::Drained, 120.0, 149.0)
         );
         assert!(due(true, DrainPhase::Drained, 120.0, 150.0));
-        // It seems to be over, or is.
+        // The incident seems to be over, or is.
         for phase in [DrainPhase::Verifying, DrainPhase::UndrainRequested, DrainPhase::Healthy] {
             assert!(!due(false, phase, 0.0, 900.0) && !due(true, phase, 0.0, 900.0));
         }

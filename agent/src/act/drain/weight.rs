@@ -1,4 +1,5 @@
-//! Share of its work that a node asks for, by how near a leak's end is and whether a queue stands.
+//! Weight of a node: the share of its work that it takes, by the nearest end of a leak and by its
+//! queues.
 //!
 //! Pure. The whole share while the nearest end of the open leaks is as far off as
 //! `decide.limit_within`, the floor where it is as near as `decide.drain_within`, and even steps in
@@ -9,17 +10,17 @@
 
 use crate::config::DecideConfig;
 
-/// The whole share, in percent.
+/// Full weight, in percent.
 pub const WHOLE: u8 = 100;
-/// A step, in percent.
+/// One step, in percent.
 const STEP: u8 = 10;
-/// How long it stands before it rises, in seconds. A guess: a few of HAProxy's checks.
+/// Time before it rises, in seconds. A guess: a few of HAProxy's checks.
 const RISES_AFTER_SECS: f64 = 10.0;
-/// Least time between two steps for a queue, in seconds. A guess: HAProxy knows of a step after a
+/// Minimum time between two steps for a queue, in seconds. A guess: HAProxy knows of a step after a
 /// second or two, and the queue shows it as long after that.
 const FALLS_EVERY_SECS: f64 = 4.0;
 
-/// The weight, as it stands.
+/// Current weight.
 #[derive(Debug, Clone)]
 pub struct Weight {
     far_secs: f64,
@@ -31,7 +32,7 @@ pub struct Weight {
     shed: Option<Shed>,
 }
 
-/// The last step for a queue.
+/// Last step for a queue.
 #[derive(Debug, Clone, Copy)]
 struct Shed {
     percent: u8,
@@ -40,7 +41,7 @@ struct Shed {
 }
 
 impl Weight {
-    /// The whole share. It never falls below `floor_percent`.
+    /// Creates the full weight. It never falls below `floor_percent`.
     pub fn new(config: &DecideConfig, floor_percent: u32) -> Self {
         let (far_secs, near_secs) =
             (config.limit_within.as_secs_f64(), config.drain_within.as_secs_f64());
@@ -55,7 +56,7 @@ impl Weight {
     }
 
     /// Takes the nearest end of a leak, in seconds from `now`, and the length of a queue that is to
-    /// be relieved; `None` where there is none. Gives the weight in percent.
+    /// be relieved; `None` if there is none. Returns the weight in percent.
     pub fn note(&mut self, now: f64, leak_secs: Option<f64>, queued: Option<u64>) -> u8 {
         let for_leak = leak_secs.map_or(WHOLE, |secs| self.due(secs));
         let due = for_leak.min(self.shed(now, queued)).max(self.floor);
