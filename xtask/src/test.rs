@@ -22,7 +22,8 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child, corpus, python_deps, setup, vm,
+    child::{self, OnInterrupt},
+    corpus, python_deps, setup, vm,
 };
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
@@ -219,7 +220,7 @@ fn provide(command: &mut Command, strict: bool) -> anyhow::Result<()> {
 }
 
 /// Runs the checks that come before the tests, unless some tests alone are wanted, and builds the
-/// agent for them. Returns whether all passed.
+/// agent and the tests. Returns whether all passed.
 fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
     if args.filters.is_empty() {
         let deny = (!args.quick).then(|| setup::cargo_tool(workspace, &DENY)).transpose()?;
@@ -230,6 +231,12 @@ fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
         }
     }
     build::binaries(workspace, false, &[("spillway-agent", "spillway")])?;
+    if args.filters.is_empty() && !args.quick {
+        let mut tests = setup::cargo_tool(workspace, &NEXTEST)?;
+        tests.args(["run", "--workspace", "--locked", "--no-run"]);
+        let hint = "the compiler's message above names the place";
+        child::quiet("build the tests", &mut tests, hint, OnInterrupt::Stop)?;
+    }
     Ok(true)
 }
 
