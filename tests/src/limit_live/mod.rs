@@ -13,6 +13,6 @@ pub use divided::{
     divided, divided_and_killed, divided_and_over, divided_and_used, gathered, replaced,
 };
 pub use options::{backstop, never_wider_than_before, slowed};
-pub use scenarios::{by_hand, changed_by_others, held, over, racing, refused};
+pub use scenarios::{by_hand, changed_by_others, held, over, racing, refused, unreadable};
 pub use stage::{Programs, Stage, is_alive, life};
 pub use thrash::thrashing;

@@ -65,6 +65,48 @@ pub fn held(stage: &Stage) -> String {
     )
 }
 
+/// A cgroup with a process whose program cannot be read is not limited: the program may be one that
+/// must not be. Reading it takes CAP_SYS_PTRACE, or the list that BPF makes.
+///
+/// # Panics
+///
+/// Panics if the cgroup is limited.
+pub fn unreadable(stage: &Stage) -> String {
+    let leak = stage.workload(&["touch", "--anon-bytes=8MiB"]);
+    let before = stage.state();
+    let mut limits = stage.limits();
+    let outcome = std::thread::scope(|scope| {
+        let limited = scope.spawn(|| {
+            drop_ptrace();
+            stage.limit(&mut limits, leak.pid())
+        });
+        limited.join().expect("it reports what it finds")
+    });
+    assert_eq!(outcome.event, OutcomeKind::Failed, "{outcome:?}");
+    let why = format!("the program of pid {} cannot be read", leak.pid());
+    assert!(outcome.why.contains(&why), "{outcome:?}");
+    assert_eq!(stage.state(), before);
+    leak.stop();
+    why
+}
+
+/// Gives up CAP_SYS_PTRACE in this thread.
+fn drop_ptrace() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_SYS_PTRACE: u32 = 19;
+    // Of include/uapi/linux/capability.h: version and pid; effective, permitted and inheritable
+    // capabilities, the low half first.
+    let header = [VERSION_3, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: both calls read or write these two arrays, which have the layout of version 3.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()), 0);
+        sets[0][0] &= !(1 << CAP_SYS_PTRACE);
+        sets[0][1] &= !(1 << CAP_SYS_PTRACE);
+        assert_eq!(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
+    }
+}
+
 /// What should not be limited is refused with the reason, and left as it is.
 ///
 /// # Panics

@@ -11,7 +11,7 @@ use spillway_tests::{
     limit_live::{
         Programs, Share, Stage, backstop, by_hand, changed_by_others, divided, divided_and_killed,
         divided_and_over, divided_and_used, held, is_alive, killed, killed_with_all,
-        never_wider_than_before, over, overtaken, refused, replaced, slowed, thrashing,
+        never_wider_than_before, over, overtaken, refused, replaced, slowed, thrashing, unreadable,
     },
     metric, run_with, skip, wait_for,
 };
@@ -42,6 +42,11 @@ fn leaker_is_held_without_kills_and_released_afterwards() {
 #[test]
 fn ineligible_cgroups_are_refused_with_the_reason() {
     on_stage("refused", refused);
+}
+
+#[test]
+fn cgroup_with_an_unreadable_program_is_not_limited() {
+    on_stage("unreadable", unreadable);
 }
 
 #[test]
