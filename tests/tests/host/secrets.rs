@@ -183,7 +183,7 @@ fn no_secret_is_told_whoever_sends_it_back() {
         assert!(masked >= 3, "{sink}: {masked} times in {log}");
     }
     let why = refused["why"].as_str().unwrap_or_default();
-    assert!(why.starts_with("no receiver granted it within its time: HTTP "), "{why}");
+    assert!(why.starts_with("no receiver granted it before the deadline: HTTP "), "{why}");
     println!(
         "{calls:?} calls, {} bytes of log, {} masked",
         log.len(),

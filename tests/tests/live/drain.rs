@@ -381,7 +381,7 @@ fn node_that_still_serves_is_drained_only_after_a_timeout() {
     let drained = wait_for(SOON, || outcome(&agent, "drained")).expect("it is drained in the end");
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}: {drained}", begun.elapsed());
     let why = drained["why"].as_str().unwrap_or_default();
-    assert!(why.contains("left, and waited for no more"), "{why}");
+    assert!(why.contains("left, and the drain no longer waits for"), "{why}");
     agent.stop();
     drop(backend);
     keep_alive.join().expect("it does not panic");
