@@ -1,6 +1,6 @@
 //! Modes of the agent.
 
-/// Whether decisions are carried out.
+/// Choice between carrying decisions out and only reporting them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Decisions are printed and recorded, not carried out.

@@ -92,7 +92,7 @@ impl ProgramPass {
 struct PathAssembly {
     /// Process of the components at hand.
     pid: u32,
-    /// Its components, the last first.
+    /// Components of its path, the last first.
     reversed: Vec<Vec<u8>>,
     complete: HashMap<u32, PathBuf>,
 }

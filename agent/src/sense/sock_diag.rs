@@ -553,23 +553,20 @@ fn rise(
 
 fn tcp_fact(response: &InetResponse) -> ListenerFact {
     let header = &response.header;
-    ListenerFact {
-        addr: Arc::from(
-            SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)
-                .to_string(),
-        ),
-        backlog: header.recv_queue,
-        backlog_max: header.send_queue,
-        remote_arrived_total: Some(0),
-        ..ListenerFact::default()
-    }
+    let address = SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port);
+    listener_at(address, header.recv_queue, header.send_queue)
 }
 
 fn listed_fact(sample: &SocketSample) -> ListenerFact {
+    let address = addr::inet_addr(sample.family, sample.addr, sample.port);
+    listener_at(address, sample.backlog, sample.backlog_max)
+}
+
+fn listener_at(address: SocketAddr, backlog: u32, backlog_max: u32) -> ListenerFact {
     ListenerFact {
-        addr: Arc::from(addr::inet_addr(sample.family, sample.addr, sample.port).to_string()),
-        backlog: sample.backlog,
-        backlog_max: sample.backlog_max,
+        addr: Arc::from(address.to_string()),
+        backlog,
+        backlog_max,
         remote_arrived_total: Some(0),
         ..ListenerFact::default()
     }

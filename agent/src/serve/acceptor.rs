@@ -132,7 +132,7 @@ impl Acceptor {
 }
 
 impl Connection {
-    /// Whether the peer is this host or in an allowed network.
+    /// Set if the peer is this host or in an allowed network.
     pub fn is_trusted(&self) -> bool {
         self.is_trusted
     }

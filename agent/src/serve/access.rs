@@ -32,7 +32,7 @@ pub enum Endpoint {
 pub enum RequestRefusal {
     /// It has several `Host` headers, or one that is not text.
     BadHost,
-    /// Its `Host` header names another host.
+    /// Another host is named in its `Host` header.
     OtherHost,
     /// It has no token, or a wrong one.
     NoToken,

@@ -33,7 +33,7 @@ pub enum DrainPhase {
 pub enum Override {
     /// Out of rotation, whatever the agent sees.
     Drain,
-    /// As `Drain`, and load balancers stop their checks once it has no work.
+    /// Out of rotation like `Drain`; load balancers also stop their checks once it has no work.
     Maintenance,
     /// In rotation, whatever the agent sees.
     Undrain,

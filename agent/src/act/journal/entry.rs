@@ -37,7 +37,7 @@ pub struct JournalEntry {
     pub incidents: BTreeSet<IncidentId>,
     /// Changes, in the order in which they were made.
     pub changes: Vec<Change>,
-    /// Whether it has been written: a file that is missing then was removed by an undo.
+    /// Set once it has been written: if the file is missing then, an undo has removed it.
     #[serde(skip)]
     pub(super) is_on_disk: bool,
 }
@@ -50,7 +50,7 @@ pub struct ChangedUnit {
     /// Properties that others had set for this boot before.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub had_drop_ins: BTreeSet<String>,
-    /// Whether MemoryHigh was among them, from when only that was set.
+    /// Set if MemoryHigh was among them, from when only that was set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     had_drop_in: bool,
 }

@@ -40,9 +40,9 @@ pub struct ActiveLimit {
     pub controller: LimitController,
     /// Detector of spinning, if CPU throttling is on and not applied yet.
     spin_detector: Option<SpinDetector>,
-    /// Whether it could not be undone, which was reported.
+    /// Set if it could not be undone, which was reported.
     is_stuck: bool,
-    /// Whether it could not be changed, which was reported.
+    /// Set if it could not be changed, which was reported.
     has_reported_failure: bool,
 }
 

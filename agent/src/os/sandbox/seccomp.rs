@@ -100,7 +100,7 @@ const ALLOWED_WITH: &[(c_long, u8, &[u64], &str)] = &[
     allocator's mappings"),
 ];
 
-/// As [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces.
+/// More of [`ALLOWED_WITH`], if BPF does not list the sockets of other network namespaces.
 const ENTERS: &[(c_long, u8, &[u64], &str)] = &[(
     libc::SYS_setns,
     1,
