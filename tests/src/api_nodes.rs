@@ -1,6 +1,6 @@
-//! As much of a Kubernetes API server as reads and patches nodes, over TLS, as the real one does:
-//! who has not the token, or whom the rules do not let, is refused, and so is a patch of what was
-//! changed since it was read, or of what no node has.
+//! As much of a Kubernetes API server as reads and patches nodes, over TLS. It answers as the real
+//! one does: it refuses clients without the token or without the right, patches of a node that has
+//! changed since it was read, and fields that nodes do not have.
 
 use std::{
     collections::BTreeMap,
@@ -13,14 +13,15 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api_server::{HOST, failure, say, service_account},
-    tls::{Answering, Authority, Received, TlsServer},
+    http_server::Request,
+    tls::{Answering, Authority, TlsServer},
 };
 
 const PATH: &str = "/api/v1/nodes";
 
-/// The server; ended when it is dropped.
+/// Server, which ends when it is dropped.
 pub struct NodeServer {
-    /// What it listens on, and who asked.
+    /// HTTPS side: its address and the requests it received.
     pub server: TlsServer,
     authority: Authority,
     cluster: Arc<Mutex<Cluster>>,
@@ -30,20 +31,20 @@ struct Cluster {
     nodes: BTreeMap<String, Value>,
     version: u64,
     token: String,
-    /// The service account whose token it is.
+    /// Service account that the token belongs to.
     user: String,
     rules: Value,
-    /// How often a node is changed by somebody else right after it was read.
+    /// Reads after which somebody else changes the node.
     busy: u32,
 }
 
 impl NodeServer {
-    /// Starts one that has a node of each of these names, for who has this token: a service account
-    /// by this name, which the rules of a ClusterRole let do what they say.
+    /// Starts one with nodes of these names. Its only client is the service account `user`, which
+    /// has this token and the rights that the rules of a ClusterRole grant.
     ///
     /// # Panics
     ///
-    /// Where it cannot listen.
+    /// Panics if it cannot listen.
     pub fn start(names: &[&str], token: &str, user: &str, rules: Value) -> Self {
         let authority = Authority::make();
         let nodes = names.iter().map(|name| ((*name).to_owned(), node(name))).collect();
@@ -51,45 +52,45 @@ impl NodeServer {
         let cluster =
             Arc::new(Mutex::new(Cluster { nodes, version: 4_711, token, user, rules, busy: 0 }));
         let answers = cluster.clone();
-        let server = TlsServer::start(&authority, &[HOST], None, move |received, stream| {
-            act(&answers, received, stream)
+        let server = TlsServer::start(&authority, &[HOST], None, move |request, stream| {
+            act(&answers, request, stream)
         });
         Self { server, authority, cluster }
     }
 
-    /// Writes what a pod finds of it in its service account's directory.
+    /// Writes the directory of a service account, as a pod finds it.
     ///
     /// # Panics
     ///
-    /// Where it cannot be written.
+    /// Panics if it cannot be written.
     pub fn service_account(&self, directory: &Path, token: &str) {
         service_account(&self.authority, directory, token);
     }
 
-    /// A node, as it is now.
+    /// Current state of a node.
     ///
     /// # Panics
     ///
-    /// Where there is none of that name.
+    /// Panics if there is no node of that name.
     pub fn node(&self, name: &str) -> Value {
         lock(&self.cluster).nodes[name].clone()
     }
 
-    /// Changes a node, as somebody with every right does.
+    /// Changes a node, as a client with every right does.
     ///
     /// # Panics
     ///
-    /// Where there is none of that name.
+    /// Panics if there is no node of that name.
     pub fn change(&self, name: &str, patch: &Value) {
         lock(&self.cluster).patch(name, patch).expect("it is a change that a node can have");
     }
 
-    /// Has somebody else change a node right after it was read, so many times.
+    /// Makes somebody else change a node right after it was read, this many times.
     pub fn busy(&self, times: u32) {
         lock(&self.cluster).busy = times;
     }
 
-    /// Has these rules count from now on.
+    /// Replaces the rules.
     pub fn rules(&self, rules: Value) {
         lock(&self.cluster).rules = rules;
     }
@@ -98,12 +99,11 @@ impl NodeServer {
 type Refusal = (u16, &'static str, String);
 
 impl Cluster {
-    fn answer(&mut self, received: &Received) -> Result<Value, Refusal> {
-        if received.header("authorization") != Some(&format!("Bearer {}", self.token)) {
+    fn answer(&mut self, request: &Request) -> Result<Value, Refusal> {
+        if request.header("authorization") != Some(&format!("Bearer {}", self.token)) {
             return Err((401, "Unauthorized", "Unauthorized".to_owned()));
         }
-        let mut words = received.line.split(' ');
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (method, path) = request.method_and_target();
         let unknown =
             || (404, "NotFound", "the server could not find the requested resource".to_owned());
         let name = path.strip_prefix(PATH).ok_or_else(unknown)?.trim_start_matches('/');
@@ -142,7 +142,7 @@ impl Cluster {
                 }
                 Ok(node)
             }
-            "patch" if received.header("content-type") != Some("application/merge-patch+json") => {
+            "patch" if request.header("content-type") != Some("application/merge-patch+json") => {
                 Err((
                     415,
                     "UnsupportedMediaType",
@@ -150,7 +150,7 @@ impl Cluster {
                 ))
             }
             "patch" => {
-                let patch = serde_json::from_slice(&received.body);
+                let patch = serde_json::from_slice(&request.body);
                 self.patch(name, &patch.map_err(|error| (400, "BadRequest", error.to_string()))?)
             }
             _ => Err((501, "NotImplemented", format!("nobody was meant to {verb} nodes"))),
@@ -187,14 +187,14 @@ impl Cluster {
         check(&before, &node).map_err(|message| {
             (422, "Invalid", format!("Node \"{name}\" is invalid: {message}"))
         })?;
-        // What is false is left out.
+        // The real server omits it if it is false.
         if let Some(spec) = node["spec"]
             .as_object_mut()
             .filter(|spec| spec.get("unschedulable") == Some(&json!(false)))
         {
             spec.remove("unschedulable");
         }
-        // Nothing new is no new version.
+        // A patch that changes nothing makes no new version.
         if node != before {
             self.version += 1;
             node["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -204,8 +204,8 @@ impl Cluster {
     }
 }
 
-fn act(cluster: &Mutex<Cluster>, received: &Received, stream: &mut Answering) -> io::Result<()> {
-    match lock(cluster).answer(received) {
+fn act(cluster: &Mutex<Cluster>, request: &Request, stream: &mut Answering) -> io::Result<()> {
+    match lock(cluster).answer(request) {
         Ok(node) => say(stream, "200 OK", &node.to_string()),
         Err((code, reason, message)) => {
             say(stream, &format!("{code} {reason}"), &failure(code, reason, &message).to_string())
@@ -226,7 +226,7 @@ fn node(name: &str) -> Value {
     })
 }
 
-/// What RFC 7396 says.
+/// Merges a patch as RFC 7396 says.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -244,7 +244,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// What a node cannot become.
+/// Returns an error if a node cannot be changed so.
 fn check(before: &Value, after: &Value) -> Result<(), String> {
     let known = |part: &str, keys: &[&str]| {
         let mut found = after[part].as_object().into_iter().flatten().map(|(key, _)| key.as_str());

@@ -1,5 +1,5 @@
-//! As much of a Kubernetes API server as lists the pods of a node, over TLS, as the real one
-//! answers: what it does not know, or whoever may not ask, it refuses as that does.
+//! As much of a Kubernetes API server as lists the pods of a node, over TLS. It refuses unknown
+//! requests and clients without the right in the real one's words.
 
 use std::{
     fs,
@@ -12,101 +12,104 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::tls::{Answering, Authority, Received, TlsServer, answer, reset};
+use crate::{
+    http_server::{Request, reset, respond},
+    tls::{Answering, Authority, TlsServer},
+};
 
-/// The node whose pods it has.
+/// Node whose pods it has.
 pub const NODE: &str = "node-1.internal";
-/// The name for which its certificate is, and where it listens.
+/// Name of its certificate, and the address that it listens on.
 pub const HOST: &str = "127.0.0.1";
 
 const PATH: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1.internal&resourceVersion=0";
 
-/// A pod of its node.
+/// Pod of the node.
 #[derive(Debug, Clone)]
 pub struct PodOf {
     /// Namespace, name and uid.
     pub name: [&'static str; 3],
-    /// Its labels.
+    /// Labels, as an object.
     pub labels: Value,
-    /// The uid by which the kubelet knows it, of one from a file.
+    /// The kubelet's uid of a pod that comes from a file.
     pub mirrored: Option<&'static str>,
 }
 
 /// What it does.
 #[derive(Debug, Clone)]
 pub enum Conduct {
-    /// Lists pods for who has this token.
+    /// Lists pods for clients that have this token.
     Lists {
-        /// The token.
+        /// Bearer token.
         token: String,
-        /// Whether it knows how to leave out all but the metadata.
+        /// Answers with the metadata alone if asked for that, as newer servers do.
         is_partial: bool,
     },
-    /// Lets nobody list pods.
+    /// Answers that the client may not list pods.
     Forbids,
     /// Answers with this body and a status of 200.
     Says(String),
-    /// Answers never.
+    /// Never answers.
     Hangs,
-    /// Breaks off in the midst of its answer.
+    /// Resets the connection in the middle of its answer.
     Resets,
-    /// Does not come to an end.
+    /// Answers without an end.
     Floods,
 }
 
-/// The server; ended when it is dropped.
+/// Server, which ends when it is dropped.
 pub struct ApiServer {
-    /// What it listens on, and who asked.
+    /// HTTPS side: its address and the requests it received.
     pub server: TlsServer,
     authority: Authority,
     conduct: Arc<Mutex<Conduct>>,
 }
 
 impl PodOf {
-    /// One with these labels.
+    /// Pod with these labels.
     pub fn with(name: [&'static str; 3], labels: Value) -> Self {
         Self { name, labels, mirrored: None }
     }
 }
 
 impl ApiServer {
-    /// Starts it.
+    /// Starts one.
     ///
     /// # Panics
     ///
-    /// Where it cannot listen.
+    /// Panics if it cannot listen.
     pub fn start(pods: Vec<PodOf>, conduct: Conduct) -> Self {
         let authority = Authority::make();
         let conduct = Arc::new(Mutex::new(conduct));
         let now = conduct.clone();
-        let server = TlsServer::start(&authority, &[HOST], None, move |received, stream| {
+        let server = TlsServer::start(&authority, &[HOST], None, move |request, stream| {
             let conduct = now.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            act(&pods, &conduct, received, stream)
+            act(&pods, &conduct, request, stream)
         });
         Self { server, authority, conduct }
     }
 
-    /// Has it do something else from now on.
+    /// Changes its conduct from now on.
     pub fn conduct(&self, conduct: Conduct) {
         *self.conduct.lock().unwrap_or_else(PoisonError::into_inner) = conduct;
     }
 
-    /// Has it list pods for who has this token.
+    /// Makes it list pods for clients that have this token.
     pub fn takes(&self, token: &str) {
         self.conduct(Conduct::Lists { token: token.to_owned(), is_partial: true });
     }
 
-    /// Writes what a pod finds of it in its service account's directory.
+    /// Writes the directory of a service account, as a pod finds it.
     ///
     /// # Panics
     ///
-    /// Where it cannot be written.
+    /// Panics if it cannot be written.
     pub fn service_account(&self, directory: &Path, token: &str) {
         service_account(&self.authority, directory, token);
     }
 }
 
-/// Writes what a pod finds in its service account's directory.
+/// Writes the directory of a service account, as a pod finds it.
 pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &str) {
     fs::create_dir_all(directory).expect("a directory can be made");
     fs::write(directory.join("ca.crt"), authority.pem()).expect("a file can be written");
@@ -116,12 +119,12 @@ pub(crate) fn service_account(authority: &Authority, directory: &Path, token: &s
 fn act(
     pods: &[PodOf],
     conduct: &Conduct,
-    received: &Received,
+    request: &Request,
     stream: &mut Answering,
 ) -> io::Result<()> {
     match conduct {
         Conduct::Lists { token, is_partial } => {
-            let (status, body) = list(pods, token, *is_partial, received);
+            let (status, body) = list(pods, token, *is_partial, request);
             say(stream, status, &body.to_string())
         }
         Conduct::Forbids => say(
@@ -144,7 +147,7 @@ fn act(
         Conduct::Resets => {
             write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{{")?;
             stream.flush()?;
-            reset(&stream.sock);
+            reset(&stream.sock)?;
             Err(io::ErrorKind::Other.into())
         }
         Conduct::Floods => {
@@ -158,25 +161,20 @@ fn act(
 }
 
 pub(crate) fn say(stream: &mut Answering, status: &str, body: &str) -> io::Result<()> {
-    answer(stream, status, "application/json", body)
+    respond(stream, status, "content-type: application/json\r\n", body.as_bytes())
 }
 
-fn list(
-    pods: &[PodOf],
-    token: &str,
-    is_partial: bool,
-    received: &Received,
-) -> (&'static str, Value) {
-    if received.header("authorization") != Some(&format!("Bearer {token}")) {
+fn list(pods: &[PodOf], token: &str, is_partial: bool, request: &Request) -> (&'static str, Value) {
+    if request.header("authorization") != Some(&format!("Bearer {token}")) {
         return ("401 Unauthorized", failure(401, "Unauthorized", "Unauthorized"));
     }
-    if received.line != format!("GET {PATH} HTTP/1.1") {
+    if request.line != format!("GET {PATH} HTTP/1.1") {
         return (
             "404 Not Found",
             failure(404, "NotFound", "the server could not find the requested resource"),
         );
     }
-    let accepted = received.header("accept").unwrap_or_default();
+    let accepted = request.header("accept").unwrap_or_default();
     if !accepted.split(", ").any(|one| one == "application/json") {
         return (
             "406 Not Acceptable",
@@ -214,7 +212,7 @@ fn item(pod: &PodOf, is_partial: bool) -> Value {
             "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": { "f:labels": { ".": {}, "f:app": {} } } },
         }],
     });
-    // What is empty is left out.
+    // The real server omits empty labels.
     if pod.labels.as_object().is_some_and(|labels| !labels.is_empty()) {
         metadata["labels"] = pod.labels.clone();
     }

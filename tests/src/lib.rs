@@ -8,6 +8,7 @@ pub mod corpus;
 mod crash_schedule;
 pub mod drain_live;
 mod held;
+pub mod http_server;
 pub mod limit_live;
 pub mod manifests;
 mod netns;

@@ -79,11 +79,12 @@ impl Reference {
     pub fn judge(&self, keys: &[&str], call: &Call) {
         let with = |name: &str, value: String| {
             let mut call = call.clone();
-            call.headers.insert(name.to_owned(), value);
+            call.request.headers.insert(name.to_owned(), value);
             call
         };
         let at: u64 = call.headers["webhook-timestamp"].parse().expect("it is in seconds");
-        let other_body = Call { body: [&call.body[..], b" "].concat(), ..call.clone() };
+        let mut other_body = call.clone();
+        other_body.request.body.push(b' ');
         let other_time = with("webhook-timestamp", (at - 1).to_string());
         let other_id = with("webhook-id", format!("{}0", call.headers["webhook-id"]));
         // As it was an hour ago: it may have been sent by anybody who had listened.

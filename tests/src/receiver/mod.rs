@@ -1,13 +1,12 @@
-//! Somebody who is told of incidents, on this host: takes what a real receiver takes, refuses what
-//! it refuses, and may be slow, down or a liar.
+//! Receiver of notifications on loopback: accepts what a real one accepts, refuses what it refuses,
+//! and can be slow, down or a liar.
 
 mod pagerduty;
-mod served;
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -17,48 +16,55 @@ use hyper::header::{HeaderMap, HeaderName};
 pub use pagerduty::PAGERDUTY_KEY;
 use serde_json::Value;
 
-/// What it answers next.
+use crate::http_server::{Request, reset, respond};
+
+/// Behaviour of a receiver.
 #[derive(Debug, Clone)]
 pub enum Manner {
-    /// What a receiver of this form answers to what it was sent.
+    /// Answers as a receiver of this form does.
     Well,
-    /// This status, with these headers and this body, whatever it was sent.
+    /// Answers any request with this status, these headers and this body.
     Answers(u16, &'static str, Vec<u8>),
-    /// This status and this body, with the request's identity as one that grants has it.
+    /// Answers with this status and body, and echoes the request's id, as a receiver that grants
+    /// does.
     Echoes(u16, Vec<u8>),
-    /// As when all is well, after so long.
+    /// Answers well after this delay.
     Slow(Duration),
-    /// Nothing, for a minute.
+    /// Does not answer for a minute.
     Hangs,
-    /// The connection is reset once the request came.
+    /// Resets the connection once the request has arrived.
     Resets,
 }
 
-/// In which form it is told.
+/// Form of the notifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// PagerDuty's events.
     PagerDuty,
     /// Slack's incoming webhooks.
     Slack,
-    /// CloudEvents, signed; who signed them the test looks at.
+    /// Signed CloudEvents; the tests verify the signatures.
     Webhook,
 }
 
-/// One request.
+/// Request, with the status that it was answered with.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its path.
-    pub path: String,
-    /// Its headers, by name in small letters.
-    pub headers: BTreeMap<String, String>,
-    /// Its body.
-    pub body: Vec<u8>,
-    /// The status that it got; 0 where it got none.
+    /// The request.
+    pub request: Request,
+    /// Status; 0 if there was no answer.
     pub status: u16,
 }
 
-/// A receiver; it ends with the process.
+impl Deref for Call {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        &self.request
+    }
+}
+
+/// Receiver, which ends with the process.
 pub struct Receiver {
     addr: SocketAddr,
     shared: Arc<Mutex<Shared>>,
@@ -76,7 +82,7 @@ impl Receiver {
     ///
     /// # Panics
     ///
-    /// Where there is none.
+    /// Panics if no port is free.
     pub fn start(form: Form) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
         let addr = listener.local_addr().expect("it has an address");
@@ -101,43 +107,43 @@ impl Receiver {
         Self { addr, shared }
     }
 
-    /// Where it is reached.
+    /// URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
-    /// Has it answer so from now on.
+    /// Changes its behaviour from now on.
     pub fn behaves(&self, manner: Manner) {
         lock(&self.shared).manner = manner;
     }
 
-    /// Every call so far.
+    /// Calls so far, in order.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.shared).calls.clone()
     }
 
-    /// What was taken, in its order.
+    /// Accepted calls, in order.
     pub fn taken(&self) -> Vec<Call> {
         self.calls().into_iter().filter(|call| (200..300).contains(&call.status)).collect()
     }
 
-    /// Connections that it has now.
+    /// Open connections.
     pub fn open(&self) -> usize {
         lock(&self.shared).open
     }
 
-    /// Most connections that it had at once.
+    /// Maximum number of connections that were open at once.
     pub fn most_open(&self) -> usize {
         lock(&self.shared).most_open
     }
 }
 
 impl Call {
-    /// Its headers, as libraries take them.
+    /// Headers, in the type that libraries take.
     ///
     /// # Panics
     ///
-    /// Where one is none.
+    /// Panics if one is invalid.
     pub fn header_map(&self) -> HeaderMap {
         let header = |(name, value): (&String, &String)| {
             (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
@@ -145,11 +151,11 @@ impl Call {
         self.headers.iter().map(header).collect()
     }
 
-    /// Its body as JSON.
+    /// Body as JSON.
     ///
     /// # Panics
     ///
-    /// Where it is none.
+    /// Panics if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
@@ -157,7 +163,7 @@ impl Call {
 
 fn serve(form: Form, mut stream: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut call = served::read(&mut stream)?;
+    let mut call = Call { request: Request::read(&mut stream)?, status: 0 };
     let manner = lock(shared).manner.clone();
     let answer = match manner {
         Manner::Well => Some(well(form, &call)),
@@ -176,12 +182,13 @@ fn serve(form: Form, mut stream: TcpStream, shared: &Mutex<Shared>) -> io::Resul
     };
     let Some((status, headers, body)) = answer else {
         lock(shared).calls.push(call);
-        return served::reset(&stream);
+        return reset(&stream);
     };
     call.status = status;
-    // It has it before it says so, as real ones do: who is killed in between tells it again.
+    // As real receivers do, it keeps the call before it answers: an agent that is killed in between
+    // sends it again.
     lock(shared).calls.push(call);
-    served::answer(&mut stream, status, &headers, &body)
+    respond(&mut stream, &format!("{status} Reason"), &headers, &body)
 }
 
 fn well(form: Form, call: &Call) -> (u16, String, Vec<u8>) {
@@ -196,7 +203,7 @@ fn well(form: Form, call: &Call) -> (u16, String, Vec<u8>) {
     (status, headers.to_owned(), body)
 }
 
-/// The request's identity as a header, which proves that it was read.
+/// Header that echoes the request's id, which proves that the request was read.
 fn echo(call: &Call) -> String {
     call.headers.get("webhook-id").map_or_else(String::new, |id| format!("webhook-id: {id}\r\n"))
 }

@@ -1,4 +1,4 @@
-//! PagerDuty's side of its Events API v2: what its published schema refuses is refused.
+//! PagerDuty's side of its Events API v2. It refuses what the published schema refuses.
 //!
 //! Source: <https://developer.pagerduty.com/docs/events-api-v2/overview/>, and the pages on alert
 //! and change events below it.
@@ -7,19 +7,19 @@ use serde_json::{Map, Value, json};
 
 use super::Call;
 
-/// The only integration's key.
+/// Key of the only integration.
 pub const PAGERDUTY_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 const BODY_BYTES_MAX: usize = 512 << 10;
 
 type Checked = Result<(), String>;
 
-/// What it answers.
+/// Status, headers and body of the answer.
 pub fn answer(call: &Call) -> (u16, &'static str, Vec<u8>) {
-    let checked = match call.path.as_str() {
-        "/v2/enqueue" => check(call, alert),
-        "/v2/change/enqueue" => check(call, change),
-        path => Err(format!("nothing is at {path}")),
+    let checked = match call.method_and_target() {
+        ("POST", "/v2/enqueue") => check(call, alert),
+        ("POST", "/v2/change/enqueue") => check(call, change),
+        (method, path) => Err(format!("there is no {method} {path}")),
     };
     match checked {
         Ok(event) => {
@@ -105,7 +105,7 @@ fn change(event: &Map<String, Value>) -> Checked {
     links(event)
 }
 
-/// What alerts and changes have alike.
+/// Checks the fields that alerts and changes share.
 fn described(payload: &Map<String, Value>) -> Checked {
     let summary = text(payload, "summary")?;
     let chars = summary.chars().count();

@@ -8,11 +8,12 @@
 use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use spillway_tests::{
-    ANY_PORT, Held, Knows, Resolver, Running, Scratch, agent, apart, find_metric, is_root, metric,
-    now, own_network, own_resolver,
+    ANY_PORT, Held, Knows, Resolver, Running, Scratch, agent, apart, find_metric,
+    http_server::respond,
+    is_root, metric, now, own_network, own_resolver,
     receiver::{Form, Manner, PAGERDUTY_KEY, Receiver},
     run_with,
-    tls::{Authority, TlsServer, answer},
+    tls::{Authority, TlsServer},
     wait_for,
 };
 
@@ -31,7 +32,7 @@ fn server(
     body: &'static str,
 ) -> TlsServer {
     TlsServer::start(authority, &[name], None, move |_, stream| {
-        answer(stream, status, "application/json", body)
+        respond(stream, status, "content-type: application/json\r\n", body.as_bytes())
     })
 }
 

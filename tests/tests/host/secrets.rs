@@ -2,8 +2,7 @@
 //! answers, each in his way, and the agent logs all that it can.
 
 use std::{
-    fs,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    fs, io,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -15,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use spillway_tests::{Running, Scratch, agent, apart, http_get, run_with, wait_for};
+use spillway_tests::{
+    Running, Scratch, agent, apart, http_get,
+    http_server::{Request, respond},
+    run_with, wait_for,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -53,49 +56,29 @@ impl Echo {
     }
 }
 
-/// The request, in another place of the answer each time.
+/// Answers with the request, in another place of the response each time.
 fn answer(mut stream: TcpStream, nth: usize, shared: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut reader = BufReader::new(&stream);
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        if let Some(bytes) = line.to_lowercase().strip_prefix("content-length:") {
-            length = bytes.trim().parse().map_err(io::Error::other)?;
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-        head.push_str(line.trim());
-        head.push(' ');
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let body = String::from_utf8_lossy(&body).into_owned();
+    let request = Request::read(&mut stream)?;
+    let headers = request.headers.iter().map(|(name, value)| format!(" {name}: {value}"));
+    let head = format!("{}{} ", request.line, headers.collect::<String>());
+    let body = String::from_utf8_lossy(&request.body);
     let (status, said) = match nth % 5 {
         0 => ("401 Unauthorized", format!("{head}{shared}")),
         1 => ("401 Unauthorized", format!("you are not {shared}, with {head}")),
-        // From where its secret is, as far as that goes.
+        // From its secret on, if it has one.
         2 => ("403 Forbidden", body[body.find("routing_key").unwrap_or(0)..].to_owned()),
         3 => {
             ("503 Service Unavailable", format!("{{\"message\":\"{}\"}}", head.replace('/', "\\/")))
         }
         _ => {
-            let location = head.split(' ').nth(1).unwrap_or("/");
-            write!(
-                stream,
-                "HTTP/1.1 302 {shared}\r\nlocation: {location}\r\nx-key: \
-                {shared}\r\ncontent-length: 0\r\n\r\n"
-            )?;
-            return Ok(());
+            let (_, location) = request.method_and_target();
+            let headers = format!("location: {location}\r\nx-key: {shared}\r\n");
+            return respond(&mut stream, &format!("302 {shared}"), &headers, b"");
         }
     };
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nwww-authenticate: {shared}\r\ncontent-length: {}\r\n\r\n{said}",
-        said.len()
-    )
+    let headers = format!("www-authenticate: {shared}\r\n");
+    respond(&mut stream, status, &headers, said.as_bytes())
 }
 
 /// All that is in the files of a directory, and their names.

@@ -23,10 +23,12 @@ use spillway_agent::{
     sense::ProcessId,
 };
 use spillway_tests::{
-    Reference, Scratch, agent, now,
+    Reference, Scratch, agent,
+    http_server::respond,
+    now,
     receiver::{Call, Form, Manner, Receiver},
     skip,
-    tls::{Authority, TlsServer, answer},
+    tls::{Authority, TlsServer},
     wait_for,
 };
 use standardwebhooks::Webhook;
@@ -322,7 +324,10 @@ fn ungranted_drain_takes_no_work_from_the_node() {
         node.receiver.behaves(Manner::Well);
         agent.until(OutcomeKind::UndrainRequested);
         assert!(
-            node.receiver.calls().iter().all(|call| call.path == "/drains"),
+            node.receiver
+                .calls()
+                .iter()
+                .all(|call| call.method_and_target() == ("POST", "/drains")),
             "a redirect was followed"
         );
     }
@@ -783,7 +788,7 @@ fn who_is_asked_over_tls_is_known_and_knows_who_asks() {
     let mut node = Node::make("tls");
     let (servers, clients) = (Authority::make(), Authority::make());
     let server = TlsServer::start(&servers, &["127.0.0.1"], Some(&clients), |_, stream| {
-        answer(stream, "204 No Content", "text/plain", "")
+        respond(stream, "204 No Content", "", b"")
     });
     let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| node.scratch.0.join(name));
     clients.client(&cert_file, &key_file);

@@ -13,9 +13,11 @@ use spillway_agent::net::http_client::{
     ClientFiles, HttpClient, HttpError, RequestLimits, RequestPhase, Response, TlsOptions,
 };
 use spillway_tests::{
-    Held, Knows, Resolver, Scratch, is_root, now, own_network, own_resolver,
+    Held, Knows, Resolver, Scratch,
+    http_server::{reset, respond},
+    is_root, now, own_network, own_resolver,
     receiver::{Form, Receiver},
-    tls::{Authority, TlsServer, answer, reset},
+    tls::{Authority, TlsServer},
 };
 
 const NAMES: &[&str] = &["localhost", "127.0.0.1"];
@@ -69,7 +71,7 @@ fn late(asked: impl FnOnce() -> Result<Response, HttpError>) -> RequestPhase {
 fn request_and_response_arrive_whole() {
     let asker = Asker::make("https-whole");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
-        answer(stream, "418 I'm a teapot", "text/plain", "short and stout")
+        respond(stream, "418 I'm a teapot", "", b"short and stout")
     });
     for host in ["127.0.0.1", "localhost"] {
         let answer = asker
@@ -95,7 +97,7 @@ fn request_and_response_arrive_whole() {
 fn nobody_is_sent_elsewhere() {
     let asker = Asker::make("https-redirect");
     let elsewhere = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
-        answer(stream, "200 OK", "text/plain", "")
+        respond(stream, "200 OK", "", b"")
     });
     let location = elsewhere.addr;
     let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
@@ -123,7 +125,7 @@ fn server_needs_a_trusted_certificate_of_its_name() {
         ),
     ] {
         let server = TlsServer::start(authority, names, None, |_, stream| {
-            answer(stream, "200 OK", "text/plain", "")
+            respond(stream, "200 OK", "", b"")
         });
         match asker.get(server.addr, WHOLE) {
             Err(HttpError::Failed { phase: RequestPhase::Handshaking, why: told }) => {
@@ -140,7 +142,7 @@ fn a_client_shows_its_certificate_where_it_is_asked_to() {
     let asker = Asker::make("https-client");
     let clients = Authority::make();
     let server = TlsServer::start(&asker.authority, NAMES, Some(&clients), |_, stream| {
-        answer(stream, "204 No Content", "text/plain", "")
+        respond(stream, "204 No Content", "", b"")
     });
     assert!(asker.get(server.addr, WHOLE).is_err());
     let [cert_file, key_file] = ["client.crt", "client.key"].map(|name| asker.scratch.0.join(name));
@@ -203,7 +205,7 @@ fn response_is_read_up_to_its_bound() {
         let server = TlsServer::start(&asker.authority, NAMES, None, move |_, stream| {
             let body = "x".repeat(length);
             if says {
-                return answer(stream, "200 OK", "text/plain", &body);
+                return respond(stream, "200 OK", "", body.as_bytes());
             }
             write!(
                 stream,
@@ -293,7 +295,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
     let resetting = thread::spawn(move || {
         let (mut stream, _) = resets.accept().expect("somebody comes");
         stream.read_exact(&mut [0; 16]).expect("it is spoken to");
-        reset(&stream);
+        reset(&stream).expect("it is a socket");
     });
     assert_eq!(phase(asker.get(addr, WHOLE)), RequestPhase::Handshaking);
     resetting.join().expect("it does not panic");
@@ -323,7 +325,7 @@ fn who_breaks_off_is_told_with_what_was_being_done() {
                 stream.write_all(said.as_bytes())?;
                 stream.flush()?;
                 if is_reset {
-                    reset(&stream.sock);
+                    reset(&stream.sock)?;
                     return Err(std::io::ErrorKind::Other.into());
                 }
                 Ok(())
@@ -432,7 +434,7 @@ fn unanswered_lookups_share_one_thread() {
 fn certificates_are_read_again_once_their_file_changes() {
     let asker = Asker::make("https-change");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
-        answer(stream, "204 No Content", "text/plain", "")
+        respond(stream, "204 No Content", "", b"")
     });
     let options = asker.identity(&asker.authority);
     let url = format!("https://{}/", server.addr);
@@ -461,7 +463,7 @@ fn thousand_calls_on_loopback_are_measured() {
     const CALLS: u32 = 1_000;
     let asker = Asker::make("https-cost");
     let server = TlsServer::start(&asker.authority, NAMES, None, |_, stream| {
-        answer(stream, "204 No Content", "text/plain", "")
+        respond(stream, "204 No Content", "", b"")
     });
     let options = asker.identity(&asker.authority);
     // The agent's files are older than this as well: fresh ones are not cached.
