@@ -12,12 +12,13 @@ use std::{
 
 use super::{
     active_lock::ActiveLock,
-    client::{Attempt, CALL_WITHIN, Call},
+    client::{Attempt, Call},
     condition::Condition,
     connections::ConnectionCount,
     operator_override::OverrideFile,
+    pending_request::{EXPIRED, PendingRequest, Progress},
     readiness::ReadinessCell,
-    request::{DrainReason, ReplyClass, Request, RequestKind},
+    request::{DrainReason, Request, RequestKind},
     stagger::{Delay, share},
     state_file::{SavedState, StateFile},
     state_machine::{DrainPhase, DrainState, DrainTimings, Inputs, Override, Reply, Transition},
@@ -32,7 +33,6 @@ use crate::{
     clock::Clock,
     config::{Config, Pattern},
     decide::IncidentId,
-    net::backoff::Backoff,
     os::host,
     sense::SocketList,
 };
@@ -45,25 +45,8 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// once.
 const INHERITED_SECS: f64 = 600.0;
 
-/// Maximum delay between two attempts of a request, in seconds.
-const RETRY_SECS_MAX: f64 = 30.0;
-
-/// Number of successes without the request's id after which the receiver is not expected to send
-/// it. One may come from a proxy while the receiver restarts; and a receiver that drains without
-/// echoing the id must not keep the node out of rotation until the deadline.
-const UNPROVEN_MAX: u32 = 3;
-
-/// Pending request, and the schedule of its calls.
-struct PendingRequest {
-    request: Request,
-    retries: Backoff,
-    /// Number of successes without its id.
-    unproven: u32,
-    /// Time of the next attempt; `None` while a reply is pending.
-    due: Option<f64>,
-    /// Reason that the last attempt failed.
-    last: String,
-}
+/// Reason that a request without a receiver is granted at once.
+const POLLED: &str = "load balancers see it at their next check";
 
 /// State of the node, and all inputs of the next transition.
 pub struct DrainController {
@@ -210,8 +193,7 @@ impl DrainController {
         self.asked = kept.request.map(|request| {
             let left = Duration::from_millis(request.deadline_ms.saturating_sub(unix_ms))
                 .min(self.deadline);
-            let retries = Backoff::new(RETRY_SECS_MAX, Some(t + left.as_secs_f64()));
-            PendingRequest { request, retries, unproven: 0, due: Some(t), last: String::new() }
+            PendingRequest::new(request, t, left)
         });
         tracing::info!(phase = kept.phase.name(), "continuing an earlier run's drain");
     }
@@ -262,41 +244,22 @@ impl DrainController {
         else {
             return;
         };
-        let (asked_for, said) = match answered.meaning {
-            ReplyClass::Granted => return self.settle(now, Reply::Granted, "granted".to_owned()),
-            ReplyClass::Refused(said) => {
-                return self.settle(now, Reply::Refused, format!("refused: {said}"));
-            }
-            ReplyClass::Closed(said) => {
-                tracing::error!(
-                    said,
-                    "the receiver is gone; the agent requests no drain until it is restarted"
-                );
-                self.is_closed = true;
-                return self.settle(now, Reply::Closed, format!("the receiver is gone: {said}"));
-            }
-            ReplyClass::Unproven(said) => {
-                asked.unproven += 1;
-                let why = format!(
-                    "{said}, without the webhook-id of the request\n  hint: have the receiver \
-                     return it as a header, or set act.drain.require_echo = false"
-                );
-                let incident = self.cause.as_ref().and_then(|cause| cause.incident.clone());
-                if let Some(id) = incident.filter(|_| asked.unproven >= UNPROVEN_MAX) {
-                    self.given_up = Some(GivenUp { id, why: why.clone() });
-                    return self.settle(now, Reply::Nothing, why);
+        match asked.progress(now, answered.meaning, self.jitter.next()) {
+            Progress::Retrying => {}
+            Progress::Settled(reply, why) => {
+                if reply == Reply::Closed {
+                    tracing::error!(
+                        why,
+                        "the receiver is gone; the agent requests no drain until it is restarted"
+                    );
+                    self.is_closed = true;
                 }
-                (None, why)
+                self.settle(now, reply, why);
             }
-            ReplyClass::Later(asked_for, said) => (asked_for, said),
-        };
-        asked.due = asked.retries.next(now, asked_for, self.jitter.next());
-        let attempt = said.lines().next().unwrap_or_default();
-        tracing::debug!(id = asked.request.id, attempt, "no grant yet");
-        asked.last = said;
-        if asked.due.is_none() {
-            let why = format!("no receiver granted it before the deadline: {}", asked.last);
-            self.settle(now, Reply::Nothing, why);
+            Progress::Unproven(id, why) => {
+                self.given_up = Some(GivenUp { id, why: why.clone() });
+                self.settle(now, Reply::Nothing, why);
+            }
         }
     }
 
@@ -373,7 +336,7 @@ impl DrainController {
 
     /// Returns the time until something is due.
     pub fn sleeps_for(&self) -> Duration {
-        let due = self.asked.as_ref().and_then(|asked| asked.due);
+        let due = self.asked.as_ref().and_then(PendingRequest::due);
         let until_due =
             due.map(|due| Duration::try_from_secs_f64(due - self.clock.now()).unwrap_or_default());
         until_due.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
@@ -481,11 +444,7 @@ impl DrainController {
             }
             // Load balancers poll.
             _ if to.is_request() && self.calls.is_none() => {
-                self.settle(
-                    now,
-                    Reply::Granted,
-                    "load balancers see it at their next check".to_owned(),
-                );
+                self.settle(now, Reply::Granted, POLLED.to_owned());
             }
             _ if to.is_request() && self.is_closed => {
                 self.settle(now, Reply::Closed, "the receiver is gone".to_owned());
@@ -504,14 +463,7 @@ impl DrainController {
             deadline_ms: at_ms + self.deadline.as_millis() as u64,
             cause: self.cause.clone().unwrap_or_else(DrainReason::operator),
         };
-        let retries = Backoff::new(RETRY_SECS_MAX, Some(now + self.deadline.as_secs_f64()));
-        self.asked = Some(PendingRequest {
-            request,
-            retries,
-            unproven: 0,
-            due: Some(now),
-            last: String::new(),
-        });
+        self.asked = Some(PendingRequest::new(request, now, self.deadline));
     }
 
     /// Sends the request if it is due. One of an earlier run whose deadline has passed gets no
@@ -526,24 +478,15 @@ impl DrainController {
             };
             self.ask(now, ask);
         }
-        let Some(asked) = &mut self.asked else { return };
-        if asked.due.is_none_or(|due| due > now) {
-            return;
-        }
-        let left_secs = asked.retries.left_secs(now);
-        let Some(calls) = self.calls.as_ref().filter(|_| left_secs > 0.0) else {
-            let (answer, why) = match self.calls.is_some() {
-                true => (Reply::Nothing, "no receiver granted it before the deadline"),
-                false => (Reply::Granted, "load balancers see it at their next check"),
-            };
-            return self.settle(now, answer, why.to_owned());
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.is_due(now)) else { return };
+        let Some(calls) = &self.calls else {
+            return self.settle(now, Reply::Granted, POLLED.to_owned());
         };
-        asked.due = None;
-        let (id, body) = (asked.request.id.clone(), asked.request.body(&self.host));
-        let is_drain = asked.request.ask == RequestKind::Drain;
-        let within = CALL_WITHIN.min(Duration::try_from_secs_f64(left_secs).unwrap_or_default());
-        // The thread ends with this one.
-        let _ = calls.send(Call { id, body, is_drain, within });
+        match asked.call(now, &self.host) {
+            // The thread ends with this one.
+            Some(call) => drop(calls.send(call)),
+            None => self.settle(now, Reply::Nothing, EXPIRED.to_owned()),
+        }
     }
 
     fn keep(&mut self, now: f64) -> Result<(), String> {

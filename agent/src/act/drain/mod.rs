@@ -21,6 +21,7 @@ mod condition;
 mod connections;
 mod controller;
 mod operator_override;
+mod pending_request;
 mod readiness;
 mod request;
 mod stagger;
