@@ -3,6 +3,7 @@
 //! - [`trusted`] opens a file that only root and the agent's user can have created or changed.
 //! - [`state_dir`] is such a directory, with every file in it opened relative to its descriptor.
 //! - [`atomic_file`] replaces a file in it atomically, and [`file_lock`] locks one.
+//! - [`capabilities`] reads those that the agent has.
 //! - [`cgroup_dir`] is a directory that is certain to be on a cgroup file system.
 //! - [`host`] reads the host's name and kernel release.
 //! - [`sandbox`] restricts the files and system calls of this process, and [`proc_reader`] reads
@@ -12,6 +13,7 @@
 //!   finds out whether that reader is journald.
 
 pub(crate) mod atomic_file;
+pub(crate) mod capabilities;
 pub(crate) mod cgroup_dir;
 pub(crate) mod file_lock;
 pub(crate) mod host;

@@ -18,6 +18,8 @@ use nix::{
 
 use procfs::process::{MMPermissions, MMapPath};
 
+use super::capabilities::{self, Capability};
+
 /// Makes the agent nearly the last process to be killed, but not the very last: a host with nothing
 /// else left is of no use.
 const OOM_SCORE_ADJ: i32 = -900;
@@ -30,9 +32,6 @@ const SHORT: (f64, f64) = (10.0, 0.1);
 
 /// It is no longer short below this pressure or above this share, so that the state does not flap.
 const RELAXED: (f64, f64) = (5.0, 0.15);
-
-/// Bit of CAP_IPC_LOCK in a set of capabilities.
-const CAP_IPC_LOCK: u32 = 14;
 
 /// Stops allocations in the kernel for this thread, and for threads that it starts from now on,
 /// from waiting for a disk: under pressure the kernel makes an allocating thread write other
@@ -155,7 +154,7 @@ fn set_realtime(realtime: bool) -> io::Result<()> {
 /// locked memory: mappings beyond the limit would fail.
 fn try_lock_memory() -> io::Result<()> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    if soft != RLIM_INFINITY && !may_lock()? {
+    if soft != RLIM_INFINITY && !capabilities::has(Capability::IpcLock)? {
         return Err(io::Error::other(format!("RLIMIT_MEMLOCK is {soft} bytes")));
     }
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
@@ -182,13 +181,6 @@ fn lock_files() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn may_lock() -> io::Result<bool> {
-    let status = procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .map_err(io::Error::other)?;
-    Ok(status.capeff >> CAP_IPC_LOCK & 1 == 1)
 }
 
 /// Leaves a score that is set already, by a unit file or by hand.

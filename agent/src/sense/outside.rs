@@ -6,14 +6,11 @@
 //! are read, so that it takes at most a twentieth of a CPU. The number reported for one user is
 //! bounded too. Failure: [`Loss::ListenersLeftOut`] counts the reads in which some were left out.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr};
 
 use foldhash::HashMap;
 
-use super::{
-    CgroupPaths, ListenerFact, Loss, LossCounters, SocketList,
-    sock_diag::{DiagListener, Kinds, SockDiag},
-};
+use super::{Loss, LossCounters, sock_diag::DiagListener};
 
 /// Time for which they are read after one was turned away: longer than the time between two passes
 /// over every open file.
@@ -32,20 +29,21 @@ const REPORTED_OF_SYSTEM_MAX: u32 = 8_192;
 /// First uid of people and containers, as on the BPF side.
 const ORDINARY_UIDS: u32 = 1_000;
 
-/// Reads listeners that found no room.
+/// Schedule and bounds of the reads of listeners that found no room.
 pub(super) struct Outside {
-    sockets: SockDiag,
     turned_away: u64,
     until: f64,
     next: f64,
 }
 
-impl Outside {
-    /// Creates a reader; no listener has been turned away yet.
-    pub(super) fn new(kinds: Kinds, list: Option<Arc<SocketList>>) -> Self {
-        Self { sockets: SockDiag::of(kinds, list), turned_away: 0, until: f64::MIN, next: f64::MIN }
+impl Default for Outside {
+    /// No listener has been turned away yet.
+    fn default() -> Self {
+        Self { turned_away: 0, until: f64::MIN, next: f64::MIN }
     }
+}
 
+impl Outside {
     /// Returns whether there are any, and a read is due. `turned_away` is the kernel's count.
     pub(super) fn is_due(&mut self, now: f64, turned_away: u64) -> bool {
         if turned_away > self.turned_away {
@@ -54,36 +52,17 @@ impl Outside {
         now < self.until && now >= self.next
     }
 
-    /// Reads them, except those for which `is_known` returns true.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if no namespace could be read.
-    pub(super) fn read(
-        &mut self,
-        now: f64,
-        cgroups: &CgroupPaths,
-        losses: &mut LossCounters,
-        is_known: impl Fn(&DiagListener) -> bool,
-        each: impl FnMut(ListenerFact),
-    ) -> io::Result<()> {
-        self.read_with(now, losses, |sockets, losses, wants| {
-            sockets.scan(true, cgroups, losses, |found| wants(found, is_known(found)), each)
-        })
-    }
-
-    /// Reads them as the caller does. `read` asks of each listener that it finds whether it is
-    /// wanted, and says whether it is known.
+    /// Reads them. `read` asks of each listener that it finds whether it is wanted, and says
+    /// whether it is known.
     ///
     /// # Errors
     ///
     /// Returns the error of `read`.
-    pub(super) fn read_with(
+    pub(super) fn read(
         &mut self,
         now: f64,
         losses: &mut LossCounters,
         read: impl FnOnce(
-            &mut SockDiag,
             &mut LossCounters,
             &mut dyn FnMut(&DiagListener, bool) -> bool,
         ) -> io::Result<()>,
@@ -93,7 +72,7 @@ impl Outside {
             reported.read += 1;
             !is_known && reported.has_room(found)
         };
-        let done = read(&mut self.sockets, losses, &mut wants);
+        let done = read(losses, &mut wants);
         self.next = now + LEAST_SECS.max(reported.read as f64 * SECS_EACH);
         if reported.left_out > 0 {
             losses.count(Loss::ListenersLeftOut);
@@ -139,7 +118,7 @@ mod tests {
 
     #[test]
     fn reads_end_when_none_was_turned_away_for_a_while() {
-        let mut outside = Outside::new(Kinds::Tcp, None);
+        let mut outside = Outside::default();
         for (now, turned_away, is_due) in [
             (0.0, 0, false),
             (1.0, 5, true),

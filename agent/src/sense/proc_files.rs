@@ -9,6 +9,7 @@ use std::{fs, io, sync::Arc};
 use procfs::process::MountInfo;
 
 use super::printable::printable;
+use crate::os::capabilities::{self, Capability};
 
 /// Reads the name of a process, made printable; `None` if the process has ended.
 pub fn comm_of(pid: u32) -> Option<Arc<str>> {
@@ -16,15 +17,12 @@ pub fn comm_of(pid: u32) -> Option<Arc<str>> {
     Some(printable(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
-/// Bit of CAP_SYS_PTRACE in a set of capabilities.
-const CAP_SYS_PTRACE: u32 = 19;
-
 /// Returns whether the agent is root but lacks CAP_SYS_PTRACE, without which files, namespaces and
 /// programs of other users' processes are hidden. Another user expects no more, and some sandboxes
 /// hide their pid 1 even from root with every capability.
 pub fn is_root_without_ptrace() -> bool {
-    let own = procfs::process::Process::myself().and_then(|process| process.status());
-    own.is_ok_and(|status| status.euid == 0 && status.capeff >> CAP_SYS_PTRACE & 1 == 0)
+    nix::unistd::geteuid().is_root()
+        && capabilities::has(Capability::SysPtrace).is_ok_and(|has| !has)
 }
 
 /// Fields of `/proc/PID/stat`.

@@ -40,7 +40,7 @@ pub struct UnixListenerSensor {
 }
 
 enum UnixSource {
-    Bpf { probes: Box<UnixProbes>, known: HashMap<u64, KnownUnixListener>, outside: Box<Outside> },
+    Bpf { probes: Box<UnixProbes>, known: HashMap<u64, KnownUnixListener>, outside: Outside },
     SockDiag(Box<SockDiag>),
 }
 
@@ -125,7 +125,7 @@ impl UnixListenerSensor {
             Some(probes) => UnixSource::Bpf {
                 probes: Box::new(probes),
                 known: HashMap::new(),
-                outside: Box::new(Outside::new(Kinds::Unix, None)),
+                outside: Outside::default(),
             },
             None if bpf.uses_bpf(Probe::AcceptQueue) => {
                 UnixSource::SockDiag(Box::new(SockDiag::of(Kinds::Unix, None)))
@@ -183,7 +183,7 @@ impl UnixListenerSensor {
                 let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
                 if outside.is_due(now, turned_away) {
                     let (cgroups, buffer) = (&self.cgroups, &mut self.buffer);
-                    outside.read_with(now, losses, |_, losses, wants| {
+                    outside.read(now, losses, |losses, wants| {
                         let is_known = |found: &UnixFoundSample| {
                             known.get(&found.sock).is_some_and(|known| known.inode == found.inode)
                         };

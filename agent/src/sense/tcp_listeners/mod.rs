@@ -34,7 +34,7 @@ use super::{
     sensor::{Observations, Schedule, Sensor},
     service_pressure::ServicePressureSensor,
     shares::{self, Shares},
-    sock_diag::{Kinds, SockDiag},
+    sock_diag::{DiagListener, Kinds, SockDiag},
 };
 use crate::bpf::{
     Fallback, FallbackChain, Hook, IterHandle, Loader, Need, Probe, SharedStruct,
@@ -104,6 +104,8 @@ struct BpfSource {
     /// Listeners whose drops rose in this scan.
     dropped: Vec<Dropped>,
     outside: Outside,
+    /// Reads every listener, for those that found no room.
+    every: SockDiag,
     buffer: Vec<u8>,
 }
 
@@ -252,7 +254,7 @@ impl Sensor for TcpListenerSensor {
 
 impl BpfSource {
     fn new(probes: ListenerProbes) -> Self {
-        let outside = Outside::new(Kinds::Tcp, probes.list.clone());
+        let every = SockDiag::of(Kinds::Tcp, probes.list.clone());
         Self {
             probes,
             known: HashMap::new(),
@@ -262,7 +264,8 @@ impl BpfSource {
             pressure: ServicePressureSensor::new(Hierarchy::unified()),
             overflows: Overflows::default(),
             dropped: Vec::new(),
-            outside,
+            outside: Outside::default(),
+            every,
             buffer: Vec::new(),
         }
     }
@@ -287,6 +290,7 @@ impl BpfSource {
             overflows,
             dropped,
             outside,
+            every,
             buffer,
         } = self;
         let (mut closed, mut seen, mut namespaces) = (Vec::new(), 0, Vec::new());
@@ -372,7 +376,10 @@ impl BpfSource {
         }
         let turned_away = probes.outside.get(&0, 0).unwrap_or(0);
         if outside.is_due(now, turned_away) {
-            outside.read(now, cgroups, losses, |found| listens_at(sharing, found), each)?;
+            outside.read(now, losses, |losses, wants| {
+                let wants = |found: &DiagListener| wants(found, listens_at(sharing, found));
+                every.scan(true, cgroups, losses, wants, each)
+            })?;
         }
         Ok(())
     }

@@ -7,41 +7,40 @@
 //! neither is needed: then only the agent's own namespace is asked, for sockets that no process
 //! holds, and the list has the rest.
 
+mod listener;
+mod netlink;
+mod proc_walk;
+
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    fs::{self, File},
-    io,
-    net::SocketAddr,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    path::{Path, PathBuf},
+    collections::{HashMap, HashSet},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     sync::Arc,
-    thread,
 };
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
-    unix::{self, nlas::UnixDiagName},
+    constants::{AF_INET, AF_INET6},
+    inet::{InetResponse, StateFlags, nlas::Nla},
 };
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
-use nix::sched::{CloneFlags, setns};
+use netlink_sys::Socket;
 use spillway_ebpf::SocketSample;
 
+use self::{
+    listener::{ListenerAddr, fact},
+    netlink::{dump, open, tcp_listeners, tcp_sockets, unix_listeners},
+    proc_walk::ProcWalk,
+};
 use super::{
-    CgroupPaths, ListenerFact, Loss, LossCounters, SocketList, addr,
+    CgroupPaths, ListenerFact, Loss, LossCounters, SocketList,
     overflows::{DropRise, Overflows},
     proc_files,
     socket_list::{Listed, SocketOwner},
 };
 use crate::os::proc_reader::unrestricted;
 
-/// Buffer for one response: the kernel fills at most 32 KiB (`NLMSG_GOODSIZE` is 8 KiB, dumps are
-/// larger).
-const ANSWER_BYTES: usize = 64 << 10;
+pub(super) use listener::DiagListener;
+#[cfg(any(test, fuzzing))]
+pub(super) use listener::addresses;
 
 /// Kinds of listeners to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,18 +49,6 @@ pub(super) enum Kinds {
     Both,
     Tcp,
     Unix,
-}
-
-/// A listener in a response, before anything else is read about it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DiagListener {
-    pub(super) netns: u32,
-    /// Owner; 0 for a UNIX listener, whose owner is unknown.
-    pub(super) uid: u32,
-    /// Set if connections wait.
-    pub(super) waiting: bool,
-    /// Address; `None` for a UNIX listener.
-    pub(super) socket: Option<SocketAddr>,
 }
 
 /// A socket in each network namespace, and the owner of each listener.
@@ -370,150 +357,6 @@ impl Scan<'_> {
     }
 }
 
-/// One pass over /proc.
-#[derive(Default)]
-struct ProcWalk {
-    /// Network namespaces of processes, each with one process: the previous one may have ended.
-    seen: HashMap<u64, u32>,
-    /// A socket in each new namespace.
-    opened: HashMap<u64, Socket>,
-    /// Number of processes whose namespace is new and could not be entered.
-    not_entered: usize,
-    /// Set if a process may not be read at all, which needs CAP_SYS_PTRACE.
-    is_hidden: bool,
-    /// Inodes of the sockets that a process holds.
-    sockets: Vec<(u32, Vec<u64>)>,
-}
-
-impl ProcWalk {
-    fn make(known: &HashSet<u64>) -> Self {
-        let mut walk = Self::default();
-        let Ok(processes) = fs::read_dir("/proc") else { return walk };
-        for process in processes.flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-            else {
-                continue;
-            };
-            let path = process.path();
-            let netns = fs::metadata(path.join("ns/net"));
-            walk.is_hidden |=
-                netns.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-            if let Ok(netns) = netns {
-                let inode = netns.ino();
-                walk.seen.insert(inode, pid);
-                if !known.contains(&inode)
-                    && let Entry::Vacant(namespace) = walk.opened.entry(inode)
-                {
-                    match open_in(&path.join("ns/net")) {
-                        Ok(socket) => drop(namespace.insert(socket)),
-                        Err(_) => walk.not_entered += 1,
-                    }
-                }
-            }
-            let sockets = sockets_of(&path);
-            if !sockets.is_empty() {
-                walk.sockets.push((pid, sockets));
-            }
-        }
-        walk
-    }
-}
-
-fn sockets_of(process: &Path) -> Vec<u64> {
-    let Ok(files) = fs::read_dir(process.join("fd")) else { return Vec::new() };
-    let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-    let inode = |target: PathBuf| {
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    };
-    targets.filter_map(inode).collect()
-}
-
-/// Opens a `sock_diag` socket in the network namespace of the calling thread.
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    Ok(socket)
-}
-
-/// Opens the agent's own network namespace; returns its inode with it.
-fn own_namespace() -> io::Result<(u64, NetNamespace)> {
-    let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    Ok((inode, NetNamespace { socket: open()?, pid: std::process::id() }))
-}
-
-/// Opens a `sock_diag` socket inside a network namespace. The agent's own need not be entered,
-/// which would take a privilege.
-fn open_in(netns: &Path) -> io::Result<Socket> {
-    let target = File::open(netns)?;
-    if target.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/net")?.ino() {
-        return open();
-    }
-    let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
-        setns(&target, CloneFlags::CLONE_NEWNET)?;
-        open()
-    })?;
-    entered
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
-}
-
-/// A listener in a response or a list.
-enum ListenerAddr<'a> {
-    Tcp(&'a InetResponse),
-    Unix(&'a unix::UnixResponse),
-    /// TCP listener of a list.
-    Listed(&'a SocketSample),
-}
-
-impl ListenerAddr<'_> {
-    fn found(&self, netns: u64) -> DiagListener {
-        let netns = netns as u32;
-        match self {
-            Self::Tcp(InetResponse { header, .. }) => DiagListener {
-                netns,
-                uid: header.uid,
-                waiting: header.recv_queue > 0,
-                socket: Some(SocketAddr::new(
-                    header.socket_id.source_address,
-                    header.socket_id.source_port,
-                )),
-            },
-            Self::Unix(response) => DiagListener {
-                netns,
-                uid: 0,
-                waiting: response.number_of_pending_connection().is_some_and(|pending| pending > 0),
-                socket: None,
-            },
-            Self::Listed(sample) => DiagListener {
-                netns,
-                uid: sample.uid,
-                waiting: sample.backlog > 0,
-                socket: Some(addr::inet_addr(sample.family, sample.addr, sample.port)),
-            },
-        }
-    }
-}
-
-fn fact(
-    owners: &HashMap<u64, SocketOwner>,
-    netns: u64,
-    response: &ListenerAddr<'_>,
-) -> ListenerFact {
-    let (inode, fact) = match response {
-        ListenerAddr::Tcp(response) => (response.header.inode, tcp_fact(response)),
-        ListenerAddr::Unix(response) => (response.header.inode, unix_fact(response)),
-        ListenerAddr::Listed(sample) => (sample.inode as u32, listed_fact(sample)),
-    };
-    let owner = owners.get(&u64::from(inode));
-    ListenerFact {
-        netns: netns as u32,
-        socket: u64::from(inode),
-        cgroup: owner.map_or_else(|| Arc::from(""), |owner| owner.cgroup.clone()),
-        pid: owner.map(|owner| owner.pid),
-        ..fact
-    }
-}
-
 /// Returns the drops of any kind of a listener since the last scan; `None` if there were none. The
 /// number of arrivals is unknown here, so every queue may have been full in a namespace that was
 /// known at the last scan.
@@ -551,135 +394,8 @@ fn rise(
     })
 }
 
-fn tcp_fact(response: &InetResponse) -> ListenerFact {
-    let header = &response.header;
-    let address = SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port);
-    listener_at(address, header.recv_queue, header.send_queue)
-}
-
-fn listed_fact(sample: &SocketSample) -> ListenerFact {
-    let address = addr::inet_addr(sample.family, sample.addr, sample.port);
-    listener_at(address, sample.backlog, sample.backlog_max)
-}
-
-fn listener_at(address: SocketAddr, backlog: u32, backlog_max: u32) -> ListenerFact {
-    ListenerFact {
-        addr: Arc::from(address.to_string()),
-        backlog,
-        backlog_max,
-        remote_arrived_total: Some(0),
-        ..ListenerFact::default()
-    }
-}
-
-fn unix_fact(response: &unix::UnixResponse) -> ListenerFact {
-    let addr = match response.name() {
-        Some(UnixDiagName::Pathname(path)) => addr::unix_path(path.as_bytes()),
-        Some(UnixDiagName::Abstract(name)) => addr::unix_abstract(name),
-        None => addr::unix_path(b""),
-    };
-    let backlog = response.number_of_pending_connection().unwrap_or(0);
-    ListenerFact {
-        addr,
-        backlog,
-        backlog_max: response.max_number_of_pending_connection().unwrap_or(0),
-        oldest_wait_us: (backlog == 0).then_some(0),
-        remote_arrived_total: Some(0),
-        ..ListenerFact::default()
-    }
-}
-
-fn tcp_listeners(family: u8) -> SockDiagMessage {
-    tcp_sockets(family, StateFlags::LISTEN)
-}
-
-fn tcp_sockets(family: u8, states: StateFlags) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::SKMEMINFO,
-        states,
-        socket_id: SocketId::new_v4(),
-    })
-}
-
-fn unix_listeners() -> SockDiagMessage {
-    SockDiagMessage::UnixRequest(unix::UnixRequest {
-        state_flags: unix::StateFlags::LISTEN,
-        inode: 0,
-        show_flags: unix::ShowFlags::NAME | unix::ShowFlags::RQLEN,
-        cookie: [0xFF; 8],
-    })
-}
-
-fn dump(
-    socket: &Socket,
-    request: SockDiagMessage,
-    mut each: impl FnMut(&ListenerAddr<'_>),
-) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut packet = NetlinkMessage::new(header, request.into());
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    // A malformed message does not end the response: its rest would be read as the next one.
-    let mut unread = Ok(());
-    loop {
-        answer.clear();
-        socket.recv(&mut answer, 0)?;
-        if read_answer(&answer, &mut unread, &mut each)? {
-            return unread;
-        }
-    }
-}
-
-/// Reads a part of a response; returns whether it was the last. `unread` receives the error of a
-/// malformed message.
-fn read_answer(
-    answer: &[u8],
-    unread: &mut io::Result<()>,
-    each: &mut impl FnMut(&ListenerAddr<'_>),
-) -> io::Result<bool> {
-    let mut rest = answer;
-    while !rest.is_empty() {
-        // The length comes first. Messages are aligned to four bytes; a length of zero would never
-        // end.
-        let length = rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest);
-        rest = rest.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
-        let Ok(message) = message.map_err(|error| *unread = Err(io::Error::other(error))) else {
-            continue;
-        };
-        match &message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                each(&ListenerAddr::Tcp(response))
-            }
-            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                each(&ListenerAddr::Unix(response))
-            }
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Returns the addresses in a response, for the fuzz target.
-#[cfg(any(test, fuzzing))]
-pub(super) fn addresses(answer: &[u8]) -> Vec<Arc<str>> {
-    let mut addresses = Vec::new();
-    let mut each = |response: &ListenerAddr<'_>| {
-        addresses.push(match response {
-            ListenerAddr::Tcp(response) => tcp_fact(response).addr,
-            ListenerAddr::Unix(response) => unix_fact(response).addr,
-            ListenerAddr::Listed(sample) => listed_fact(sample).addr,
-        });
-    };
-    let _ = read_answer(answer, &mut Ok(()), &mut each);
-    addresses
+/// Opens the agent's own network namespace; returns its inode with it.
+fn own_namespace() -> io::Result<(u64, NetNamespace)> {
+    let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok((inode, NetNamespace { socket: open()?, pid: std::process::id() }))
 }
