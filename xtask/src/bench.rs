@@ -27,12 +27,7 @@ pub struct Args {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    let wanted = [
-        ("spillway-agent", "spillway"),
-        ("spillway-tests", "workload"),
-        ("spillway-tests", "cost"),
-    ];
-    build::binaries(&workspace, true, &wanted)?;
+    build::binaries(&workspace, true, &["spillway", "workload", "cost"])?;
     let mut ok = true;
     if !args.json {
         let mut core = workspace.cargo("bench");

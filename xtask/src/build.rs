@@ -19,15 +19,11 @@ use crate::{setup, tools};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Optimised binaries of the corpora, the machines and the demo, each with its package.
-pub const RELEASE_BINARIES: [(&str, &str); 6] = [
-    ("spillway-agent", "spillway"),
-    ("spillway-tests", "corpus"),
-    ("spillway-tests", "workload"),
-    ("spillway-tests", "crash_target"),
-    ("spillway-tests", "kernel"),
-    ("spillway-tests", "drain"),
-];
+const HINT: &str = "the compiler's message above names the place";
+
+/// Optimised binaries of the corpora, the machines and the demo.
+pub const RELEASE_BINARIES: [&str; 6] =
+    ["spillway", "corpus", "workload", "crash_target", "kernel", "drain"];
 
 /// Build the BPF programs and the agent.
 #[derive(Debug, clap::Args)]
@@ -45,8 +41,7 @@ pub struct Args {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     bpf(&workspace)?;
-    let packages = [("spillway-agent", "spillway")];
-    binaries(&workspace, args.release, &packages)?;
+    binaries(&workspace, args.release, &["spillway"])?;
     println!("{}", workspace.binary(args.release, "spillway").display());
     Ok(ExitCode::SUCCESS)
 }
@@ -70,28 +65,32 @@ pub fn bpf_with(workspace: &Workspace, compiler: &Compiler) -> anyhow::Result<()
     copy_if_changed(&built, &workspace.bpf_object())
 }
 
-/// Builds binaries of the user's half, each named with its package, in one go.
-pub fn binaries(
-    workspace: &Workspace,
-    release: bool,
-    wanted: &[(&str, &str)],
-) -> anyhow::Result<()> {
-    let mut command = workspace.cargo("build");
-    command.arg("--locked");
+/// Builds binaries of the user's half.
+pub fn binaries(workspace: &Workspace, release: bool, wanted: &[&str]) -> anyhow::Result<()> {
+    let mut command = user_half(workspace, wanted);
     if release {
         command.arg("--release");
     }
-    for (package, binary) in wanted {
-        command.args(["--package", package, "--bin", binary]);
+    child::quiet(&format!("build {}", wanted.join(" and ")), &mut command, HINT, OnInterrupt::Stop)
+}
+
+/// Builds every test, and the agent that they run, with the dependencies that the tests need:
+/// built by itself, the agent would be compiled twice.
+pub fn tests(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut command = user_half(workspace, &["spillway"]);
+    command.arg("--tests");
+    child::quiet("build spillway and the tests", &mut command, HINT, OnInterrupt::Stop)
+}
+
+/// A build of these binaries. It names the whole workspace: cargo chooses the features of
+/// dependencies by the packages named, and would compile some again for another choice.
+fn user_half(workspace: &Workspace, wanted: &[&str]) -> Command {
+    let mut command = workspace.cargo("build");
+    command.args(["--locked", "--workspace"]);
+    for binary in wanted {
+        command.args(["--bin", binary]);
     }
-    let names: Vec<_> = wanted.iter().map(|(_, binary)| *binary).collect();
-    let what = format!("build {}", names.join(" and "));
-    child::quiet(
-        &what,
-        &mut command,
-        "the compiler's message above names the place",
-        OnInterrupt::Stop,
-    )
+    command
 }
 
 fn bpf_command(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {

@@ -28,7 +28,7 @@ pub struct Args {
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    build::binaries(&workspace, true, &[("spillway-agent", "spillway")])?;
+    build::binaries(&workspace, true, &["spillway"])?;
     signals::check()?;
     let binary = workspace.binary(true, "spillway");
     let mut command = if is_root() { Command::new(&binary) } else { Command::new("sudo") };

@@ -22,8 +22,7 @@ use crate::tools::{DENY, NEXTEST};
 use crate::workspace::Workspace;
 use crate::{
     build::{self, RELEASE_BINARIES},
-    child::{self, OnInterrupt},
-    corpus, python_deps, setup, vm,
+    child, corpus, python_deps, setup, vm,
 };
 
 /// Run every test there is: formatting, lints, unit, replay, host and kernel tests.
@@ -230,13 +229,7 @@ fn check_and_build(args: &Args, workspace: &Workspace) -> anyhow::Result<bool> {
             }
         }
     }
-    build::binaries(workspace, false, &[("spillway-agent", "spillway")])?;
-    if args.filters.is_empty() && !args.quick {
-        let mut tests = setup::cargo_tool(workspace, &NEXTEST)?;
-        tests.args(["run", "--workspace", "--locked", "--no-run"]);
-        let hint = "the compiler's message above names the place";
-        child::quiet("build the tests", &mut tests, hint, OnInterrupt::Stop)?;
-    }
+    build::tests(workspace)?;
     Ok(true)
 }
 

@@ -29,7 +29,7 @@ pub fn meets_targets(workspace: &Workspace) -> anyhow::Result<bool> {
 }
 
 fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<ExitCode> {
-    build::binaries(workspace, true, &[("spillway-tests", "corpus")])?;
+    build::binaries(workspace, true, &["corpus"])?;
     let mut corpus = Command::new(workspace.binary(true, "corpus"));
     let code = child::streaming("corpus", corpus.args(arguments))?.code();
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))

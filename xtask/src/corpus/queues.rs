@@ -13,11 +13,7 @@ use crate::{build, child};
 pub fn record(names: &[String]) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
     build::bpf(&workspace)?;
-    build::binaries(
-        &workspace,
-        true,
-        &[("spillway-tests", "record"), ("spillway-tests", "workload")],
-    )?;
+    build::binaries(&workspace, true, &["record", "workload"])?;
     let mut record = Command::new(workspace.binary(true, "record"));
     record.args(names).env("SPILLWAY_SERVERS", SERVERS.provide()?);
     Ok(if child::streaming("record", &mut record)?.success() {

@@ -82,7 +82,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         Some(agent) => agent.clone(),
         None => {
             build::bpf(&workspace)?;
-            build::binaries(&workspace, true, &[("spillway-agent", "spillway")])?;
+            build::binaries(&workspace, true, &["spillway"])?;
             workspace.binary(true, "spillway")
         }
     };

@@ -138,7 +138,6 @@ struct Built {
 /// Builds what is not given, and says where all of it is.
 fn build_all(args: &Args) -> anyhow::Result<Built> {
     let workspace = Workspace::find()?;
-    let [workload, drain] = [("spillway-tests", "workload"), ("spillway-tests", "drain")];
     let agent = match &args.agent {
         Some(agent) if !agent.is_file() => {
             bail!(
@@ -147,12 +146,12 @@ fn build_all(args: &Args) -> anyhow::Result<Built> {
             )
         }
         Some(agent) => {
-            build::binaries(&workspace, true, &[workload, drain])?;
+            build::binaries(&workspace, true, &["workload", "drain"])?;
             std::path::absolute(agent)?
         }
         None => {
             build::bpf(&workspace)?;
-            build::binaries(&workspace, true, &[("spillway-agent", "spillway"), workload, drain])?;
+            build::binaries(&workspace, true, &["spillway", "workload", "drain"])?;
             workspace.binary(true, "spillway")
         }
     };

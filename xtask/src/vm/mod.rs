@@ -108,9 +108,7 @@ fn run(
     arguments: &[String],
 ) -> anyhow::Result<Vec<Report>> {
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    let tests = ["workload", "crash_target", "kernel"].map(|binary| ("spillway-tests", binary));
-    let binaries = [&[("spillway-agent", "spillway")][..], &tests].concat();
-    build::binaries(workspace, true, &binaries)?;
+    build::binaries(workspace, true, &["spillway", "workload", "crash_target", "kernel"])?;
     let directory = workspace.target.join("vm");
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("{} cannot be made", directory.display()))?;
