@@ -132,12 +132,12 @@ pub fn divided_and_killed(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
 
 /// Limits that come and go while everybody allocates.
 pub fn racing(_: &mut Prepared, _: Rung) -> anyhow::Result<Seen> {
-    // Emulated, a change takes 40 ms beside processes that only allocate; here it waits eight times
-    // for the disk.
+    // A change takes some 20 ms: here it waits eight times for the disk, and emulated it takes 40 ms
+    // beside processes that only allocate.
     let least_changes = match (is_thorough(), is_guest()) {
         (true, _) => 10_000,
         (_, true) => 500,
-        _ => 2_000,
+        _ => 1_000,
     };
     on_stage("racing", |stage| limit_live::racing(stage, least_changes))
 }
