@@ -12,12 +12,14 @@
 //! - filling: it grows from sample to sample while connections are accepted all along, and
 //!   overflows within a second;
 //! - standing for `sustain`, and deeper, or with more accepted meanwhile, than random arrivals at
-//!   nine tenths of capacity explain.
+//!   nine tenths of capacity explain;
+//! - slow: four connections or more wait, the oldest for half a second, for three seconds.
 //!
 //! A queue that is not standing and drops connections again and again has a backlog that is too
-//! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), a stricter rule
-//! reads the depth: a quarter of the limit, for twice as long, or full and dropping; its claims say
-//! so and are less certain. Each claim names the resource that the service is short of, as far as
+//! small. If the oldest wait cannot be read (a sensor without BPF, UNIX listeners), stricter rules
+//! read the depth: a quarter of the limit, for twice as long, or full and dropping, or four
+//! connections or more that have not become fewer for thrice as long, so that none was accepted.
+//! Their claims say so and are less certain. Each claim names the resource that the service is short of, as far as
 //! that could be read. An oldest wait that is long proves how long its queue has been standing, so
 //! that a standing time may begin before the first sample. Cold start: none but the standing time
 //! itself. A gap between samples restarts it and the forecast. A sensor that stops looks like a

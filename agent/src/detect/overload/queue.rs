@@ -10,7 +10,7 @@ use super::{
     counter::Counter,
     drops::DropHistory,
     samples::Sample,
-    standing_queue::{DEPTH_MIN, DEPTH_SHARE, StandingQueue, head_secs},
+    standing_queue::{StandingQueue, head_secs, is_deep},
     trigger::Trigger,
 };
 use crate::{config::OverloadConfig, sense::ListenerFact};
@@ -25,6 +25,10 @@ const GAP_SHARE: f64 = 0.5;
 /// Time in which a server that has never accepted a connection may still be starting. A guess: most
 /// servers that bind their port before they have loaded their program accept within it.
 const STARTING_SECS: f64 = 30.0;
+
+/// The same if only the depth is known, so that a server that has long been running may look as if
+/// it had never accepted any. A guess: most servers start within it.
+const STARTING_UNCOUNTED_SECS: f64 = 10.0;
 
 /// Share of the limit that must have been reached for drops to be overflows.
 const FILLED_SHARE: f64 = 0.8;
@@ -52,6 +56,8 @@ pub(super) struct AcceptQueue {
     watched_since_t: f64,
     /// Whether a connection was ever accepted, or accepts are not counted.
     has_accepted: bool,
+    /// Whether the queue ever fell.
+    has_fallen: bool,
 }
 
 /// Result of one sample of a queue.
@@ -98,7 +104,9 @@ impl AcceptQueue {
             } else {
                 0
             };
+        let has_fallen = before.is_some_and(|before| fact.backlog < before.depth);
         self.has_accepted |= fact.accepted_total.is_none_or(|total| total > 0);
+        self.has_fallen |= has_fallen;
         if found_empty_secs(fact).is_some_and(|secs| secs < interval_secs) {
             // It drained since the last sample, and the connections that wait now have arrived
             // since.
@@ -107,7 +115,7 @@ impl AcceptQueue {
         if dropped > 0 {
             self.drops.note(t);
         }
-        match standing_since(t, fact, self.standing.as_deref(), config) {
+        match standing_since(t, fact, self.standing.as_deref(), has_fallen, config) {
             Some(since_t) => {
                 let standing = self
                     .standing
@@ -116,10 +124,14 @@ impl AcceptQueue {
             }
             None => self.end_standing(t),
         }
-        let is_starting = !self.has_accepted && t - self.first_t.unwrap_or(t) < STARTING_SECS;
+        let age_secs = t - self.first_t.unwrap_or(t);
+        let is_starting = !self.has_accepted && age_secs < STARTING_SECS;
+        let may_be_starting = !self.has_fallen && age_secs < STARTING_UNCOUNTED_SECS;
         let watched_since_t = self.watched_since_t;
         let trigger = self.standing.as_mut().filter(|_| !is_starting).and_then(|standing| {
-            let trigger = standing.trigger(t, watched_since_t, fact, &self.baseline, config);
+            let trigger = standing
+                .trigger(t, watched_since_t, fact, &self.baseline, config)
+                .filter(|trigger| *trigger != Trigger::Unfallen || !may_be_starting);
             standing.is_overload |= trigger.is_some();
             trigger
         });
@@ -202,6 +214,7 @@ fn standing_since(
     t: f64,
     fact: &ListenerFact,
     standing: Option<&StandingQueue>,
+    has_fallen: bool,
     config: &OverloadConfig,
 ) -> Option<f64> {
     if fact.backlog == 0 {
@@ -209,10 +222,10 @@ fn standing_since(
     }
     let target_secs = config.target.as_secs_f64();
     let Some(head_secs) = head_secs(fact) else {
-        let deep = f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE;
         // An oldest wait that is missing from one sample does not end the standing time of a queue
         // that had one in the last.
-        return ((fact.backlog >= DEPTH_MIN && deep)
+        return (is_deep(fact)
+            || !has_fallen
             || standing.is_some_and(StandingQueue::knew_last_wait))
         .then_some(t);
     };

@@ -4,7 +4,7 @@
 //! Load that arrives from peers that failed, and clients that retry, are signs of a cascade: they
 //! look like any overload from within and differ in the rates before it. The rate before is a mean
 //! over about a minute, which is not updated while the queue is standing. Cold start: a rate is
-//! known after half a minute.
+//! known after ten seconds, or after half a minute if a drain may depend on it.
 
 use crate::detect::claim::Sign;
 
@@ -15,8 +15,14 @@ const BEFORE_SECS: f64 = 60.0;
 /// an overload takes to be claimed.
 const NOW_SAMPLES: usize = 4;
 
-/// Time on which a rate before must rest.
-const KNOWN_AFTER_SECS: f64 = 30.0;
+/// The same for a slow service, of which so few samples count too little: all that are kept.
+const KEPT_SAMPLES: usize = 16;
+
+/// Time on which a rate before must rest to be compared, with its scatter, with the one now.
+const KNOWN_AFTER_SECS: f64 = 10.0;
+
+/// The same for the claim that the service itself has become slower, which may drain the node.
+const SLOWER_AFTER_SECS: f64 = 30.0;
 
 /// Factor from which a rate has risen. If one of three peers fails, each of the others gets half as
 /// much again.
@@ -28,20 +34,23 @@ const FALLEN: f64 = 0.7;
 /// Standard deviations of a count that a change must exceed.
 const SIGMAS: f64 = 4.0;
 
+/// The same for fewer accepts while more arrive, which is known already.
+const SIGMAS_OF_STORM: f64 = 2.5;
+
 /// A rate, now and before.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rate {
     before_per_sec: f64,
     known_secs: f64,
     /// Seconds and connections of the last samples.
-    now: [(f64, u64); NOW_SAMPLES],
+    now: [(f64, u64); KEPT_SAMPLES],
 }
 
 impl Rate {
     fn take(&mut self, secs: f64, count: u64, is_standing: bool) {
         let rate = count as f64 / secs;
         self.now.rotate_left(1);
-        self.now[NOW_SAMPLES - 1] = (secs, count);
+        self.now[KEPT_SAMPLES - 1] = (secs, count);
         if !is_standing {
             // At first all samples count alike.
             self.known_secs += secs;
@@ -50,34 +59,39 @@ impl Rate {
         }
     }
 
-    fn now_secs(&self) -> f64 {
-        self.now.iter().map(|sample| sample.0).sum()
+    /// Seconds and rate of the last samples.
+    fn last(&self, samples: usize) -> (f64, f64) {
+        let last = self.now.iter().rev().take(samples);
+        let (secs, count) = last.fold((0.0, 0_u64), |(secs, count), sample| {
+            (secs + sample.0, count.saturating_add(sample.1))
+        });
+        (secs, count as f64 / secs.max(f64::MIN_POSITIVE))
     }
 
     fn now_per_sec(&self) -> f64 {
-        let count: u64 = self.now.iter().fold(0, |sum, sample| sum.saturating_add(sample.1));
-        count as f64 / self.now_secs().max(f64::MIN_POSITIVE)
+        self.last(NOW_SAMPLES).1
     }
 
-    fn is_known(&self) -> bool {
-        self.known_secs >= KNOWN_AFTER_SECS
+    fn is_known_for(&self, secs: f64) -> bool {
+        self.known_secs >= secs
     }
 
     fn has_risen(&self) -> bool {
-        let now_per_sec = self.now_per_sec();
-        now_per_sec >= SURGE * self.before_per_sec
-            && now_per_sec - self.before_per_sec >= self.noise()
+        self.differs(SIGMAS, |now, before| now >= SURGE * before)
     }
 
-    fn has_fallen(&self) -> bool {
-        let now_per_sec = self.now_per_sec();
-        now_per_sec <= FALLEN * self.before_per_sec
-            && self.before_per_sec - now_per_sec >= self.noise()
+    fn has_fallen(&self, sigmas: f64) -> bool {
+        self.differs(sigmas, |now, before| now <= FALLEN * before)
     }
 
-    /// Scatter of the rate now.
-    fn noise(&self) -> f64 {
-        SIGMAS * (self.before_per_sec.max(self.now_per_sec()) / self.now_secs()).sqrt()
+    /// Whether the rate now differs from that before as `changes` says, and by more than chance.
+    fn differs(&self, sigmas: f64, changes: impl Fn(f64, f64) -> bool) -> bool {
+        let before = self.before_per_sec;
+        [NOW_SAMPLES, KEPT_SAMPLES].into_iter().any(|samples| {
+            let (secs, now) = self.last(samples);
+            let variance = before.max(now) / secs + before / self.known_secs.min(BEFORE_SECS);
+            changes(now, before) && (now - before).abs() >= sigmas * variance.sqrt()
+        })
     }
 }
 
@@ -88,6 +102,9 @@ pub(super) struct Rates {
     accepts: Rate,
     /// Whether arrivals and accepts were counted in the last sample.
     counts: (bool, bool),
+    /// Whether clients were seen to retry since the queue began to stand. The service may accept as
+    /// many as before again while they still do: connections whose clients have given up.
+    is_storm: bool,
 }
 
 impl Rates {
@@ -110,6 +127,7 @@ impl Rates {
         if let Some(accepted) = accepted {
             self.accepts.take(secs, accepted, is_standing);
         }
+        self.is_storm = is_standing && self.sign() == Some(Sign::RetryStorm);
     }
 
     /// Connections that arrive per second now; `None` if they are not counted.
@@ -127,16 +145,16 @@ impl Rates {
         let (Some(_), Some(_), true, true) = (
             self.arrivals_per_sec(),
             self.accepts_per_sec(),
-            self.arrivals.is_known(),
-            self.accepts.is_known(),
+            self.arrivals.is_known_for(KNOWN_AFTER_SECS),
+            self.accepts.is_known_for(KNOWN_AFTER_SECS),
         ) else {
             return None;
         };
-        match (self.arrivals.has_risen(), self.accepts.has_fallen()) {
-            (true, true) => Some(Sign::RetryStorm),
-            (true, false) => Some(Sign::LoadSurge),
-            (false, _) => None,
+        if !self.arrivals.has_risen() {
+            return None;
         }
+        let is_storm = self.is_storm || self.accepts.has_fallen(SIGMAS_OF_STORM);
+        Some(if is_storm { Sign::RetryStorm } else { Sign::LoadSurge })
     }
 
     /// Change in the rates, in words; `None` if there is none or the rates before are unknown.
@@ -166,7 +184,9 @@ impl Rates {
 
     /// Whether fewer are accepted than before.
     pub(super) fn is_slower(&self) -> bool {
-        self.accepts.is_known() && self.accepts.has_fallen() && self.counts.1
+        self.accepts.is_known_for(SLOWER_AFTER_SECS)
+            && self.accepts.has_fallen(SIGMAS)
+            && self.counts.1
     }
 }
 
@@ -191,8 +211,21 @@ mod tests {
         assert_eq!(rates((400, 400), (600, 200), 60).sign(), Some(Sign::RetryStorm));
         assert_eq!(rates((400, 400), (400, 200), 60).sign(), None);
         assert_eq!(rates((400, 400), (440, 400), 60).sign(), None);
-        assert_eq!(rates((400, 400), (600, 400), 20).sign(), None, "before is not known yet");
+        assert_eq!(rates((400, 400), (600, 400), 9).sign(), None, "before is not known yet");
+        assert_eq!(rates((400, 400), (600, 400), 11).sign(), Some(Sign::LoadSurge));
+        assert!(!rates((400, 400), (400, 200), 20).is_slower(), "that might drain the node");
         assert_eq!(rates((20, 20), (30, 20), 60).sign(), None, "so few scatter that much");
+    }
+
+    #[test]
+    fn storm_goes_on_while_connections_of_clients_that_gave_up_are_accepted() {
+        let mut rates = rates((400, 400), (600, 200), 60);
+        (0..50).for_each(|_| rates.take(0.1, Some(60), Some(50), true));
+        assert_eq!(rates.sign(), Some(Sign::RetryStorm));
+        (0..50).for_each(|_| rates.take(0.1, Some(40), Some(50), true));
+        assert_eq!(rates.sign(), None, "clients retry no more");
+        (0..50).for_each(|_| rates.take(0.1, Some(60), Some(40), true));
+        assert_eq!(rates.sign(), Some(Sign::LoadSurge), "and this is another surge");
     }
 
     #[test]

@@ -75,13 +75,26 @@ const UNCOUNTED_FACTOR: f64 = 2.0;
 
 /// Depth, as a share of the limit, from which a queue of unknown age may be standing. A guess:
 /// healthy queues are near empty.
-pub(super) const DEPTH_SHARE: f64 = 0.25;
+const DEPTH_SHARE: f64 = 0.25;
 
 /// Depth from which a queue of unknown age may be standing, however small its limit.
-pub(super) const DEPTH_MIN: u32 = STUCK_WAITING;
+const DEPTH_MIN: u32 = STUCK_WAITING;
 
 /// Multiple of `sustain` for which a queue of unknown age must have been that deep.
 const DEPTH_SUSTAIN_FACTOR: f64 = 2.0;
+
+/// Multiple of `sustain` for which a queue of unknown age must not have fallen to count as stuck.
+const UNFALLEN_FACTOR: f64 = 3.0;
+
+/// Samples that this takes: while a server accepts, arrivals hide that from each of so many in a
+/// row by no chance.
+const UNFALLEN_SAMPLES: u32 = 8;
+
+/// Wait of the oldest connection that is too long for any service, however few connections wait,
+/// and the time for which every sample must show it: a worker that serves one slow request, or a
+/// pause, is over sooner.
+const SLOW_SECS: f64 = 0.5;
+const SLOW_FOR_SECS: f64 = 3.0;
 
 /// Samples in a row that a standing time takes if the oldest wait is too short to prove it, so that
 /// two coarse samples are not enough.
@@ -122,6 +135,10 @@ pub(super) struct StandingQueue {
     accepted_at_deepest: u64,
     near_limit_since_t: f64,
     full_since_t: f64,
+    slow_since_t: f64,
+    deep_since_t: f64,
+    /// Samples since the queue last fell.
+    unfallen_samples: u32,
 }
 
 impl StandingQueue {
@@ -149,6 +166,9 @@ impl StandingQueue {
             accepted_at_deepest: 0,
             near_limit_since_t: f64::INFINITY,
             full_since_t: f64::INFINITY,
+            slow_since_t: f64::INFINITY,
+            deep_since_t: f64::INFINITY,
+            unfallen_samples: 0,
         }
     }
 
@@ -168,6 +188,9 @@ impl StandingQueue {
             let more = accepted.unwrap_or_else(|| likely_accepted(fact, interval_secs));
             self.accepted = self.accepted.saturating_add(more);
         }
+        let has_fallen = self.samples.last().is_some_and(|last| fact.backlog < last.depth);
+        self.unfallen_samples =
+            if has_fallen { 0 } else { self.unfallen_samples.saturating_add(1) };
         self.samples.push(Sample { t, depth: fact.backlog, accepted });
         if fact.backlog >= self.deepest {
             (self.deepest, self.accepted_at_deepest) = (fact.backlog, self.accepted);
@@ -177,6 +200,10 @@ impl StandingQueue {
         match head_secs(fact) {
             Some(secs) => self.note_head(t, secs, interval_secs, fact, accepted),
             None => {
+                if has_fallen {
+                    self.accepted_t = t;
+                }
+                self.longest_gap_secs = self.longest_gap_secs.max(t - self.accepted_t);
                 self.ageless_samples = self.ageless_samples.saturating_add(1);
                 self.by_age &= self.ageless_samples < AGELESS_SAMPLES_MIN && self.samples_total > 0;
             }
@@ -185,6 +212,9 @@ impl StandingQueue {
         let since = |holds: bool, since_t: f64| if holds { since_t.min(t) } else { f64::INFINITY };
         self.near_limit_since_t = since(is_near_limit(fact), self.near_limit_since_t);
         self.full_since_t = since(is_full(fact), self.full_since_t);
+        let is_slow = head_secs(fact).is_some_and(|secs| reached(secs, SLOW_SECS));
+        self.slow_since_t = since(is_slow, self.slow_since_t);
+        self.deep_since_t = since(is_deep(fact), self.deep_since_t);
     }
 
     fn note_head(
@@ -247,7 +277,10 @@ impl StandingQueue {
         }
         let sure = if trend == Trend::Grows { 1.0 } else { UNCLEAR_FACTOR };
         if !self.by_age {
-            let deep = reached(t - self.since_t, DEPTH_SUSTAIN_FACTOR * sustain_secs)
+            if self.is_unfallen(t, fact, config) && is_unusual {
+                return Some(Trigger::Unfallen);
+            }
+            let deep = reached(t - self.deep_since_t, DEPTH_SUSTAIN_FACTOR * sustain_secs)
                 || (self.overflows > 0 && reached(t - self.full_since_t, sustain_secs));
             return deep.then_some(Trigger::Deep);
         }
@@ -267,7 +300,10 @@ impl StandingQueue {
             reached(t - self.proven_since_t, secs)
                 || reached(t - self.since_t, UNPROVEN_FACTOR * secs)
         };
-        let is_standing = (deep && stands(sure))
+        let is_slow = fact.backlog >= STUCK_WAITING
+            && reached(t - self.slow_since_t.max(self.proven_since_t), SLOW_FOR_SECS);
+        let is_standing = is_slow
+            || (deep && stands(sure))
             || (self.accepted >= ACCEPTED_MIN && stands(1.0))
             || (self.accepted >= ACCEPTED_MIN / 2 && stands(2.0));
         is_standing.then_some(Trigger::Standing)
@@ -299,6 +335,13 @@ impl StandingQueue {
         let wanted_secs = STUCK_SHARE * config.sustain.as_secs_f64();
         head_secs(fact).is_some_and(|secs| reached(secs, wanted_secs))
             && reached(self.unaccepted_secs(t), wanted_secs)
+    }
+
+    /// Whether a queue of unknown age shows that nothing is accepted: it has not fallen for long.
+    fn is_unfallen(&self, t: f64, fact: &ListenerFact, config: &OverloadConfig) -> bool {
+        fact.backlog >= STUCK_WAITING
+            && self.unfallen_samples >= UNFALLEN_SAMPLES
+            && reached(self.unaccepted_secs(t), UNFALLEN_FACTOR * config.sustain.as_secs_f64())
     }
 
     /// Whether nothing has been accepted for so long that no more is to be expected, should the
@@ -345,6 +388,12 @@ pub(super) fn is_full(fact: &ListenerFact) -> bool {
 fn is_near_limit(fact: &ListenerFact) -> bool {
     let half = (f64::from(fact.backlog_max) * LIMIT_SHARE).ceil() as u32;
     fact.backlog >= half.max(NEAR_LIMIT_MIN.min(fact.backlog_max)).max(1)
+}
+
+/// Returns whether a queue of unknown age is so deep that it may be standing.
+pub(super) fn is_deep(fact: &ListenerFact) -> bool {
+    fact.backlog >= DEPTH_MIN
+        && f64::from(fact.backlog) >= f64::from(fact.backlog_max) * DEPTH_SHARE
 }
 
 /// Wait of the oldest connection, in seconds; `None` if it is unknown.

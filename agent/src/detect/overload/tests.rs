@@ -190,6 +190,105 @@ fn server_that_never_accepted_may_start_for_half_a_minute() {
     assert_eq!(run.states(), [(ClaimState::Raised, 30.0)]);
 }
 
+/// A UNIX listener, whose oldest wait and accepts nobody can read.
+fn unix(backlog: u32) -> ListenerFact {
+    ListenerFact {
+        addr: Arc::from("unix:/run/app.sock"),
+        backlog_max: 2_048,
+        ..fact(backlog, None)
+    }
+}
+
+#[test]
+fn unix_queue_that_never_falls_is_claimed_within_four_seconds() {
+    let mut run = Run::new();
+    // Four workers, all stuck; six connections a second.
+    run.looks(0.0, 15.0, |_| ListenerFact { oldest_wait_us: Some(0), ..unix(0) });
+    run.looks(15.0, 10.0, |since| unix((since * 6.0) as u32 + 1));
+    assert_eq!(run.states(), [(ClaimState::Raised, 18.0)]);
+    assert_eq!(
+        run.verdicts[0].why,
+        "unix:/run/app.sock (pid 812) accepts no connection: its queue has not fallen for 3.0 s; \
+         19 connections are waiting, of 2048 that fit, growing by 6/s; the queue overflows in 6 min; its accept loop \
+         is stuck; the oldest wait cannot be read here, so this rests on the depth of the queue"
+    );
+    // The workers go on.
+    run.looks(25.0, 3.0, |since| unix(60 - (since * 20.0) as u32));
+    run.looks(28.0, 8.0, |_| unix(0));
+    assert_eq!(run.states().last(), Some(&(ClaimState::Cleared, 30.0)));
+}
+
+#[test]
+fn unix_queue_that_falls_now_and_then_is_healthy() {
+    let mut run = Run::new();
+    // One worker that takes 2.5 s for a request; a burst of six every half a minute.
+    run.looks(0.0, 300.0, |since| match since % 30.0 {
+        burst if burst < 15.0 => unix(6 - (burst / 2.5) as u32),
+        _ => unix(0),
+    });
+    assert_eq!(run.states(), []);
+    // Few that wait for long are a slow request.
+    run.looks(300.0, 20.0, |_| unix(3));
+    assert_eq!(run.states(), []);
+}
+
+#[test]
+fn unix_server_that_starts_may_let_wait_for_ten_seconds() {
+    let mut run = Run::new();
+    run.looks(0.0, 9.0, |since| unix((since * 2.0) as u32 + 1));
+    run.looks(9.0, 10.0, |_| unix(0));
+    assert_eq!(run.states(), []);
+}
+
+#[test]
+fn waits_of_half_a_second_for_three_seconds_are_an_overload() {
+    let waits = |secs: f64, depth: u32| {
+        let mut run = Run::new();
+        run.looks(0.0, 20.0, |since| ListenerFact {
+            accepted_total: Some((since * 40.0) as u64),
+            arrived_total: Some((since * 40.0) as u64),
+            sojourn_min_us: Some(1_000),
+            ..fact(0, Some(0))
+        });
+        run.looks(20.0, 12.0, |since| ListenerFact {
+            backlog_max: 2_048,
+            accepted_total: Some(800 + (since * 40.0) as u64),
+            arrived_total: Some(800 + (since * 40.0) as u64 + u64::from(depth)),
+            sojourn_min_us: Some((secs * 1e6) as u64),
+            ..fact(depth, wait_us(secs))
+        });
+        run.states()
+    };
+    assert_eq!(waits(0.55, 22), [(ClaimState::Raised, 23.0)]);
+    assert_eq!(waits(0.4, 16), []);
+    assert_eq!(waits(0.55, 3), [], "few wait: slow requests");
+}
+
+#[test]
+fn retry_storm_is_recognised_after_twelve_seconds_of_calm() {
+    let mut run = Run::new();
+    run.looks(0.0, 12.0, |since| ListenerFact {
+        backlog_max: 2_048,
+        accepted_total: Some((since * 14.0) as u64),
+        arrived_total: Some((since * 14.0) as u64),
+        ..fact(0, Some(0))
+    });
+    // The server slows down; its clients give up after a second and try again three times.
+    run.looks(12.0, 6.0, |since| {
+        let arrived = 168 + (since * 14.0 + (since - 1.0).max(0.0) * 41.0) as u64;
+        let accepted = 168 + (since * 5.0) as u64;
+        ListenerFact {
+            backlog_max: 2_048,
+            accepted_total: Some(accepted),
+            arrived_total: Some(arrived),
+            ..fact((arrived - accepted) as u32, wait_us(since * 0.64))
+        }
+    });
+    let Claim::Overload(claim) = &run.verdicts[0].claim else { unreachable!() };
+    assert_eq!(claim.sign, Some(Sign::RetryStorm), "{}", run.verdicts[0].why);
+    assert!(run.verdicts[0].t <= 16.0, "{}", run.verdicts[0].t);
+}
+
 #[test]
 fn nothing_is_claimed_at_the_first_sample_or_after_a_gap() {
     let mut run = Run::new();
@@ -347,9 +446,10 @@ fn a_queue_that_drained_between_looks_does_not_stand() {
 #[test]
 fn without_head_age_depth_takes_longer_and_says_so() {
     let mut run = Run::new();
-    run.looks(0.0, 5.0, |_| fact(31, None));
+    let moves = |since: f64| (since * 10.0).round() as u32 % 2;
+    run.looks(0.0, 5.0, |since| fact(31 - moves(since), None));
     assert_eq!(run.states(), []);
-    run.looks(5.0, 5.0, |_| fact(32, None));
+    run.looks(5.0, 5.0, |since| fact(33 - moves(since), None));
     assert_eq!(run.states(), [(ClaimState::Raised, 7.0)]);
     assert!(run.verdicts[0].confidence < 0.7);
     assert!(

@@ -29,6 +29,9 @@ const CONFIDENCE_BY_AGE: f64 = 0.9;
 /// Confidence for a queue that has been filling for only three samples. A guess.
 const CONFIDENCE_FILLING: f64 = 0.8;
 
+/// Confidence if only the depth is known, and it has not fallen for many samples. A guess.
+const CONFIDENCE_UNFALLEN: f64 = 0.75;
+
 /// Confidence if only the depth is known: a deep queue may turn over quickly. A guess.
 const CONFIDENCE_BY_DEPTH: f64 = 0.6;
 
@@ -55,7 +58,9 @@ impl OverloadedQueue<'_> {
         let is_stuck = self.standing.is_some_and(|standing| {
             let is_stalled =
                 self.trigger == Trigger::Filling && standing.is_stalled(context.t, config);
-            is_stalled || standing.is_stuck(context.t, fact, config)
+            is_stalled
+                || self.trigger == Trigger::Unfallen
+                || standing.is_stuck(context.t, fact, config)
         });
         let pressure = self.standing.map(|standing| standing.pressure).unwrap_or_default();
         let scarce = pressure.scarce(self.trigger, is_stuck);
@@ -66,6 +71,7 @@ impl OverloadedQueue<'_> {
                 (CONFIDENCE_BY_AGE, Rule::QueueAge)
             }
             Trigger::Filling => (CONFIDENCE_FILLING, Rule::QueueAge),
+            Trigger::Unfallen => (CONFIDENCE_UNFALLEN, Rule::QueueDepth),
             Trigger::Deep => (CONFIDENCE_BY_DEPTH, Rule::QueueDepth),
             Trigger::Dropping => (CONFIDENCE_BY_AGE, Rule::QueueDepth),
         };
@@ -125,6 +131,9 @@ impl OverloadedQueue<'_> {
                 "{listener} keeps dropping connections, in three different seconds of the last \
                  minute"
             ),
+            Trigger::Unfallen => format!(
+                "{listener} accepts no connection: its queue has not fallen for {unaccepted}"
+            ),
             _ if is_stuck => format!("{listener} has accepted no connection for {unaccepted}"),
             Trigger::Filling => {
                 format!("{listener} accepts fewer connections than arrive, and its queue fills")
@@ -181,7 +190,7 @@ impl OverloadedQueue<'_> {
         if pressure.refused > 0 {
             more.push(format!("{} connects were refused or abandoned", pressure.refused));
         }
-        if self.trigger == Trigger::Deep {
+        if matches!(self.trigger, Trigger::Deep | Trigger::Unfallen) {
             more.push(
                 "the oldest wait cannot be read here, so this rests on the depth of the queue"
                     .to_owned(),
