@@ -92,7 +92,7 @@ pub struct Subject {
 ///
 /// # Errors
 ///
-/// If either cannot be read, or a line is no entry.
+/// Returns an error if either cannot be read, or a line is no entry.
 pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let mut entries = read(path, "write-manifest")?;
     entries.extend(read(&path.with_file_name("recorded").join("manifest.jsonl"), "record")?);
@@ -126,7 +126,7 @@ pub(crate) fn read<E: DeserializeOwned>(path: &Path, writer: &str) -> anyhow::Re
 ///
 /// # Errors
 ///
-/// If a number is not finite.
+/// Returns an error if a number is not finite.
 pub fn render<E: Serialize>(entries: &[E]) -> anyhow::Result<String> {
     let mut text = String::new();
     for (index, entry) in entries.iter().enumerate() {

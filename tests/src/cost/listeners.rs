@@ -1,5 +1,5 @@
-//! What watching listeners costs: a look at many of them on a busy host, and what it takes from
-//! those who connect and accept.
+//! Cost of watching listeners: reading many of them on a busy host, and the overhead for connecting
+//! and accepting programs.
 
 use std::{thread::sleep, time::Instant};
 
@@ -10,18 +10,18 @@ use crate::{
     Agent, Row, Target, WATCHED, accept_rate, connections, median, tell, thread_cpu_secs, workload,
 };
 
-/// A busy host: the target is set for it.
+/// Size of a busy host, for which the target is set.
 const LISTENERS: usize = 200;
 const CONNECTIONS: usize = 10_000;
-/// Services at which connections wait, each asked in every look what it runs short of: the most
-/// that are in one.
+/// Services with waiting connections, each asked at every reading what it is short of: the maximum
+/// per reading.
 const STANDING: usize = 16;
 
-/// Processes that hold the connections, both ends of each: one alone would need more files than is
-/// usually allowed.
+/// Processes that hold both ends of the connections: one alone would exceed the usual limit on open
+/// files.
 const HOLDERS: usize = 2;
 
-/// The rows that there can be here.
+/// Rows that can be measured here.
 pub fn rows() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::from(look()?);
     rows.extend(connections::rows()?);
@@ -29,8 +29,8 @@ pub fn rows() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The sensor at its default pace, a search for the listeners' owners and all; and the whole agent
-/// beside it.
+/// Cost of the sensor at its default pace, including the search for listeners' owners, and of the
+/// whole agent with it.
 fn look() -> anyhow::Result<[Row; 3]> {
     tell(&format!("holding {LISTENERS} listeners and {CONNECTIONS} connections"));
     let _listeners =
@@ -39,7 +39,7 @@ fn look() -> anyhow::Result<[Row; 3]> {
     let hold = |_| Ok(Workload::start(workload()?.args(["connections", &each])));
     let _connections = (0..HOLDERS).map(hold).collect::<anyhow::Result<Vec<_>>>()?;
 
-    tell(&format!("looking at them for {} s", WATCHED.as_secs()));
+    tell(&format!("reading them for {} s", WATCHED.as_secs()));
     let Looks { share, listeners, median_secs, most_secs } = looks(&mut Sensors::start())?;
     let detail = format!(
         "{listeners} listeners; a look {:.2} ms, with the search for owners {:.1} ms",
@@ -48,7 +48,7 @@ fn look() -> anyhow::Result<[Row; 3]> {
     );
 
     tell(&format!(
-        "looking at them for {} s while connections wait at {STANDING} more",
+        "reading them for {} s while connections wait at {STANDING} more",
         WATCHED.as_secs()
     ));
     let stands = |_| Ok(Workload::start(workload()?.args(["listen", "--pending=5"])));
@@ -75,11 +75,11 @@ fn look() -> anyhow::Result<[Row; 3]> {
     ])
 }
 
-/// What looks at the default pace took.
+/// Cost of readings at the default pace.
 struct Looks {
-    /// Of one core, in percent.
+    /// Share of one core, in percent.
     share: f64,
-    /// Listeners seen in the last.
+    /// Listeners in the last reading.
     listeners: usize,
     median_secs: f64,
     most_secs: f64,

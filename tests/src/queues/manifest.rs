@@ -48,7 +48,7 @@ pub struct Entry {
 ///
 /// # Errors
 ///
-/// If one cannot be read, or a line is no entry.
+/// Returns an error if one cannot be read, or a line is no entry.
 pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let mut entries = read(path, "queues write-manifest")?;
     let recorded = path.with_file_name("recorded").join("manifest.jsonl");
@@ -62,7 +62,7 @@ pub fn load(path: &Path) -> anyhow::Result<Vec<Entry>> {
 ///
 /// # Errors
 ///
-/// If the manifest cannot be read or written.
+/// Returns an error if the manifest cannot be read or written.
 pub fn put(path: &Path, entry: Entry) -> anyhow::Result<()> {
     let mut entries: Vec<Entry> =
         if path.exists() { read(path, "queues record")? } else { Vec::new() };

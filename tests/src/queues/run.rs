@@ -65,7 +65,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// If its family is not known, or its trace cannot be read.
+    /// Returns an error if its family is not known, or its trace cannot be read.
     pub fn open(entry: &Entry, dir: &Path) -> anyhow::Result<Self> {
         match (entry.source, entry.seed, &entry.trace) {
             (Source::Synthetic, Some(seed), _) => {

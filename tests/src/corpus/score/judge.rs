@@ -132,7 +132,7 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// If the run cannot be made or read.
+/// Returns an error if the run cannot be made or read.
 pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let (mut truth, mut truly_used) = (stream.truth.take(), None);

@@ -151,7 +151,7 @@ fn note_harm(observation: &Observation, entry: &Entry, harmed_secs: &mut [Option
 ///
 /// # Errors
 ///
-/// If the run cannot be made or read, or its simulation says something else than the manifest.
+/// Returns an error if the run cannot be made or read, or its simulation says something else than the manifest.
 pub fn score_run(entry: &Entry, dir: &Path) -> anyhow::Result<Scored> {
     let mut stream = Stream::open(entry, dir)?;
     let mut rules = rules(stream.host());
